@@ -1,0 +1,1 @@
+"""The porch: wires the world, exposes the tasks."""

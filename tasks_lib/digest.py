@@ -1,0 +1,67 @@
+"""Digests and integrity: what a definition promises about bytes, as values.
+
+Pure: no I/O. A value is born valid; nobody checks it a second time.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Self
+
+#: Length of the hex form by algorithm. Source: FIPS 180-4 section 1 (256 and 512 bit outputs).
+HEX_LENGTHS: Final = {"sha256": 64, "sha512": 128}
+
+_HEX: Final = re.compile(r"[0-9a-f]+")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Digest:
+    """Algorithm and lower-case hex."""
+
+    algorithm: str
+    hex: str
+
+    def __post_init__(self) -> None:
+        length = HEX_LENGTHS.get(self.algorithm)
+        if length is None:
+            raise ValueError(f"unknown digest algorithm {self.algorithm!r}")
+        if len(self.hex) != length or not _HEX.fullmatch(self.hex):
+            raise ValueError(f"a {self.algorithm} digest is {length} lower-case hex digits")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the digest written as `algorithm:hex`; upper-case hex is lowered.
+
+        Raises:
+            ValueError: unknown algorithm, wrong length, or a character that is no hex digit.
+        """
+        algorithm, _, digits = text.partition(":")
+        return cls(algorithm, digits.lower())
+
+    @classmethod
+    def sha256(cls, hex_digits: str) -> Self:
+        """Return a sha256 digest from its hex digits, of either case.
+
+        Raises:
+            ValueError: not exactly 64 hex digits.
+        """
+        return cls("sha256", hex_digits.lower())
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.hex}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Integrity:
+    """Size in bytes *and* digest: what a definition promises about a blob."""
+
+    size: int
+    digest: Digest
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise ValueError("a size is zero or more bytes")
+
+    def __str__(self) -> str:
+        return f"{self.size} bytes, {self.digest}"

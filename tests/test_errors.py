@@ -1,0 +1,50 @@
+"""The ground: errors travel between processes, and outside text never reaches a terminal raw."""
+
+import pickle
+
+import pytest
+
+from tasks_lib import errors
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain-ü.txt", "plain-ü.txt"),
+        ("a\nb", r"a\nb"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        (b"caf\xe9", r"caf\xe9"),
+        ("\udce9", r"\udce9"),
+    ],
+)
+def test_escaped(text: str | bytes, shown: str) -> None:
+    """Control characters, bidirectional overrides and undecodable bytes are shown as escapes."""
+    assert errors.escaped(text) == shown
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.FetchError("what", hint="next"),
+        errors.DefinitionError((errors.Problem("a.yml", 3, "x.url", "is empty", "write one"),)),
+        errors.HttpStatusError("404", status=404, hint="look", transient=False),
+        errors.DigestMismatchError("differs", expected="sha256:a", actual="sha256:b"),
+        errors.UnsafeEntryError(archive="a.tar", reason="leaves", code="X", entry=b"../x", offset=512),
+        errors.AllSourcesFailedError("none", attempts=(errors.Attempt("https://a.invalid/", "refused"),)),
+    ],
+)
+def test_errors_survive_pickling(error: errors.FetchError) -> None:
+    """An error that crosses a process border keeps its class, text and fields."""
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert copy.__dict__ == error.__dict__
+
+
+def test_archive_error_reads_as_documented() -> None:
+    """A refusal names archive, escaped entry, offset, reason and code in one line."""
+    error = errors.UnsafeEntryError(
+        archive="a.tar.gz", entry=b"../\x1b", offset=1024, reason="leaves the destination", code="DOTDOT"
+    )
+    assert str(error) == r"a.tar.gz: entry '../\x1b' (offset 1024): leaves the destination [DOTDOT]"
