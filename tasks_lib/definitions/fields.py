@@ -1,0 +1,404 @@
+"""The dialect's fields: one declaration each, from which reading, errors and the JSON Schema follow.
+
+A reader takes a node and returns its value, or raises `FieldError`; nothing here stops at the first problem.
+Pure: no I/O.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree
+from tasks_lib.digest import Digest
+from tasks_lib.errors import Problem
+from tasks_lib.relpath import RelPath
+
+#: Longest text of one field in characters; a description of a page is below 4,000.
+MAX_TEXT: Final = 65_536
+#: Characters of a name: it becomes a doit task name, a directory and a part of URLs.
+NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._+~@-]*"
+MAX_NAME: Final = 200
+
+
+class FieldError(Exception):
+    """A value that cannot be read; `line` 0 means the line of the field."""
+
+    def __init__(self, reason: str, hint: str = "", line: int = 0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.hint = hint
+        self.line = line
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A place in a file, and the list that collects its problems."""
+
+    file: str
+    key: str
+    line: int
+    problems: list[Problem]
+
+    def at(self, key: str, line: int) -> Where:
+        """Return the place of a key below this one."""
+        return replace(self, key=f"{self.key}.{key}" if self.key else key, line=line)
+
+    def wrong(self, reason: str, hint: str = "", line: int = 0) -> None:
+        """Note a problem here."""
+        self.problems.append(Problem(self.file, line or self.line, self.key, reason, hint))
+
+
+class Field(NamedTuple):
+    """How one key is read, what its JSON Schema is, and whether it must be there."""
+
+    read: Callable[[Node, Where], Any]
+    schema: dict[str, Any]
+    doc: str = ""
+    required: str = ""  # why it must be there; "" when it need not
+
+    def needed(self, why: str) -> Field:
+        """Return this field as one that must be there."""
+        return self._replace(required=why)
+
+    def about(self, doc: str) -> Field:
+        """Return this field with its description for the schema."""
+        return self._replace(doc=doc)
+
+
+Table = Mapping[str, Field]
+
+
+def read_table(
+    node: Node, where: Where, table: Table, ignored: Callable[[str], bool] = lambda _: False
+) -> dict[str, Any] | None:
+    """Return the values of the mapping `node`, or None when it noted a problem."""
+    if not isinstance(node, Tree):
+        where.wrong("must be a mapping of keys", "write `key: value` lines below it", node.line)
+        return None
+    before = len(where.problems)
+    values: dict[str, Any] = {}
+    for key, inner in node.items.items():
+        place = where.at(key, node.lines.get(key, inner.line))
+        field = table.get(key)
+        if field is None:
+            if not ignored(key):
+                place.wrong("unknown key", nearest(key, table))
+            continue
+        try:
+            values[key] = field.read(inner, place)
+        except FieldError as wrong:
+            place.wrong(wrong.reason, wrong.hint, wrong.line)
+    for key, field in table.items():
+        if field.required and key not in node.items:
+            where.at(key, node.line).wrong("is missing", field.required)
+    return values if len(where.problems) == before else None
+
+
+def schema_of(table: Table, patterns: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the JSON Schema of a mapping with these fields; keys that match `patterns` are ignored."""
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {
+            key: {**field.schema, **({"description": field.doc} if field.doc else {})}
+            for key, field in table.items()
+        },
+        "additionalProperties": False,
+    }
+    if required := [key for key, field in table.items() if field.required]:
+        schema["required"] = required
+    if patterns := list(patterns):
+        schema["patternProperties"] = {pattern: {} for pattern in patterns}
+    return schema
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a hint that names what was probably meant, or what there is."""
+    names = list(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"known: {', '.join(sorted(names))}" if 0 < len(names) <= 20 else ""
+
+
+# --- readers: node -> value -------------------------------------------------------------------
+
+
+def text_of(node: Node, _where: Where | None = None) -> str:
+    """Return the text of a scalar that is not empty.
+
+    Raises:
+        FieldError: a list, a mapping, nothing, or too long.
+    """
+    if not isinstance(node, Scalar):
+        raise FieldError("must be a text, not a list or a mapping", line=node.line)
+    if node.is_null or not node.text:
+        raise FieldError("is empty", "write a value or drop the key")
+    if len(node.text) > MAX_TEXT:
+        raise FieldError(f"is longer than {MAX_TEXT} characters")
+    return node.text
+
+
+def _prefix(node: Node, where: Where) -> str:
+    if isinstance(node, Scalar) and not node.text and not node.plain:
+        return ""
+    prefix = text_of(node, where)
+    _path(prefix)
+    return prefix
+
+
+def _path(text: str) -> RelPath:
+    try:
+        return RelPath.parse(text)
+    except ValueError as error:
+        raise FieldError(str(error), "write a relative path that stays inside") from error
+
+
+def relative(node: Node, where: Where) -> RelPath:
+    """Return a relative path that stays where it is put.
+
+    Raises:
+        FieldError: absolute, `..`, control characters, too long.
+    """
+    return _path(text_of(node, where))
+
+
+def name_of(node: Node, _where: Where | None = None) -> str:
+    """Return a name that is safe as a task, a directory and a part of a URL.
+
+    Raises:
+        FieldError: empty, too long, or another character.
+    """
+    return checked_name(text_of(node))
+
+
+def checked_name(name: str) -> str:
+    """Return `name` when it is a safe name.
+
+    Raises:
+        FieldError: too long, or a character that is not allowed.
+    """
+    if len(name) > MAX_NAME or not re.fullmatch(NAME, name):
+        raise FieldError(
+            f"{name!r} is no safe name", f"letters, digits and . _ + ~ @ - ; at most {MAX_NAME} characters"
+        )
+    return name
+
+
+def file_name(node: Node, where: Where) -> str:
+    """Return the name of a file: one path component.
+
+    Raises:
+        FieldError: holds a slash, or is no safe path.
+    """
+    text = text_of(node, where)
+    if "/" in text:
+        raise FieldError("holds a slash", "an artifact name is one file name")
+    return _path(text).text
+
+
+def sha256(node: Node, where: Where) -> Digest:
+    """Return a sha256 digest, of either case, with or without `sha256:` in front.
+
+    Raises:
+        FieldError: not 64 hex digits.
+    """
+    text = text_of(node, where).removeprefix("sha256:")
+    try:
+        return Digest.sha256(text)
+    except ValueError as error:
+        raise FieldError(
+            f"{len(text)} characters are no sha256: {text[:80]!r}", "64 hex digits are needed"
+        ) from error
+
+
+def count(node: Node, where: Where) -> int:
+    """Return a number of zero or more.
+
+    Raises:
+        FieldError: not digits only, or beyond 63 bits.
+    """
+    text = text_of(node, where)
+    if not re.fullmatch(r"[0-9]{1,19}", text) or int(text) >= 2**63:
+        raise FieldError(f"{text[:40]!r} is no number of zero or more", "write digits only")
+    return int(text)
+
+
+def switch(node: Node, where: Where) -> bool:
+    """Return true or false.
+
+    Raises:
+        FieldError: another word.
+    """
+    words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    word = text_of(node, where).lower()
+    if word not in words:
+        raise FieldError(f"{word[:40]!r} is neither true nor false", "write true or false")
+    return words[word]
+
+
+def url_reader(*schemes: str) -> Callable[[Node, Where], str]:
+    """Return a reader of URLs of these schemes."""
+
+    def read(node: Node, where: Where) -> str:
+        return checked_url(text_of(node, where), schemes)
+
+    return read
+
+
+def checked_url(url: str, schemes: tuple[str, ...]) -> str:
+    """Return `url` when it can be asked for.
+
+    Raises:
+        FieldError: another scheme, no host, blanks or control characters, credentials inside.
+    """
+    if any(ord(character) <= 0x20 or ord(character) == 0x7F for character in url) or "\\" in url:
+        raise FieldError("holds a blank, a backslash or a control character", "percent-encode it")
+    scheme = url.partition(":")[0].lower()
+    if scheme not in schemes or ":" not in url:
+        hint = "use the https form of this origin" if scheme == "ftp" else f"use {' or '.join(schemes)}"
+        raise FieldError(f"the URL scheme {scheme[:20]!r} is not supported", hint)
+    if scheme in ("http", "https"):
+        _check_host(url)
+    return url
+
+
+def _check_host(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise FieldError(f"is no URL: {error}") from error
+    if not host or not re.match(r"https?://", url, re.IGNORECASE):
+        raise FieldError("names no host", "write https://host/path")
+    if parts.username is not None or parts.password is not None:
+        raise FieldError("holds a user name or password", "use `headers:` or a netrc file for credentials")
+
+
+def list_of(read: Callable[[Node, Where], Any]) -> Callable[[Node, Where], tuple[Any, ...]]:
+    """Return a reader of lists whose items `read` reads; every bad item is noted."""
+
+    def read_list(node: Node, where: Where) -> tuple[Any, ...]:
+        if not isinstance(node, Sequence):
+            raise FieldError("must be a list", "write `- item` lines, or [item, item]", node.line)
+        values = []
+        for item in node.items:
+            try:
+                values.append(read(item, where))
+            except FieldError as wrong:
+                where.wrong(wrong.reason, wrong.hint, wrong.line or item.line)
+        return tuple(values)
+
+    return read_list
+
+
+def one_or_list(read: Callable[[Node, Where], Any]) -> Callable[[Node, Where], tuple[Any, ...]]:
+    """Return a reader of one value or a list of them."""
+    many = list_of(read)
+
+    def read_either(node: Node, where: Where) -> tuple[Any, ...]:
+        return many(node, where) if isinstance(node, Sequence) else (read(node, where),)
+
+    return read_either
+
+
+def pairs(node: Node, _where: Where) -> tuple[tuple[str, str], ...]:
+    """Return a mapping of texts as pairs.
+
+    Raises:
+        FieldError: no mapping, or a value that is no text.
+    """
+    if not isinstance(node, Tree):
+        raise FieldError("must be a mapping of texts", "write `NAME: value` lines", node.line)
+    return tuple((key, value.text) for key, value in node.items.items() if _is_text(value, key))
+
+
+def _is_text(node: Node, key: str) -> bool:
+    if not isinstance(node, Scalar):
+        raise FieldError(f"the value of {key!r} must be a text", line=node.line)
+    return True
+
+
+#: A header's name and what its value may not hold. Source: RFC 9110 sections 5.1 and 5.5.
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_RESERVED_HEADERS: Final = frozenset(
+    {"host", "range", "if-range", "content-length", "transfer-encoding", "connection"}
+)
+
+
+def headers(node: Node, where: Where) -> tuple[tuple[str, str], ...]:
+    """Return request headers, given as a mapping (Taskgraph) or as a list of "Name: value" (Gecko).
+
+    Raises:
+        FieldError: a name or value that HTTP does not allow, or a header that the transport owns.
+    """
+    if isinstance(node, Sequence):
+        texts = [text_of(item) for item in node.items]
+        found = [(name.strip(), value.strip()) for name, _, value in (text.partition(":") for text in texts)]
+    else:
+        found = list(pairs(node, where))
+    for name, value in found:
+        if not _HEADER_NAME.fullmatch(name) or _HEADER_FORBIDDEN.search(value) or not value:
+            raise FieldError(f"{name[:60]!r} is no header", 'write `Name: value` or a list of "Name: value"')
+        if name.lower() in _RESERVED_HEADERS:
+            raise FieldError(f"the header {name} is set by the transport", "drop it")
+    return tuple(found)
+
+
+def hex_reader(lengths: tuple[int, ...], what: str) -> Callable[[Node, Where], str]:
+    """Return a reader of hex digits of one of these lengths, lowered."""
+
+    def read(node: Node, where: Where) -> str:
+        text = text_of(node, where).replace(" ", "").lower()
+        if len(text) not in lengths or not re.fullmatch("[0-9a-f]+", text):
+            raise FieldError(
+                f"{text[:80]!r} is no {what}", f"{' or '.join(map(str, lengths))} hex digits are needed"
+            )
+        return text
+
+    return read
+
+
+# --- fields -----------------------------------------------------------------------------------
+
+_TEXT: Final[dict[str, Any]] = {"type": "string", "minLength": 1}
+TEXT: Final = Field(text_of, _TEXT)
+ANYTHING: Final = Field(lambda _node, _where: None, {})
+NAME_FIELD: Final = Field(name_of, {"type": "string", "pattern": f"^{NAME}$", "maxLength": MAX_NAME})
+NAMES: Final = Field(
+    one_or_list(name_of), {"oneOf": [NAME_FIELD.schema, {"type": "array", "items": NAME_FIELD.schema}]}
+)
+SHA256: Final = Field(sha256, {"type": "string", "pattern": "^(sha256:)?[0-9A-Fa-f]{64}$"})
+COUNT: Final = Field(count, {"type": "integer", "minimum": 0})
+SWITCH: Final = Field(switch, {"type": "boolean"})
+RELATIVE: Final = Field(relative, _TEXT)
+PREFIX: Final = Field(_prefix, {"type": "string"})
+FILE_NAME: Final = Field(file_name, {"type": "string", "pattern": "^[^/]+$"})
+TEXTS: Final = Field(list_of(text_of), {"type": "array", "items": _TEXT})
+PAIRS: Final = Field(
+    pairs, {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
+)
+HEADERS: Final = Field(
+    headers,
+    {
+        "oneOf": [
+            {"type": "object", "additionalProperties": {"type": "string"}},
+            {"type": "array", "items": _TEXT},
+        ]
+    },
+)
+FINGERPRINT: Final = Field(hex_reader((40, 64), "primary key fingerprint"), _TEXT)
+REVISION: Final = Field(
+    hex_reader((40, 64), "full commit id"),
+    {"type": "string", "pattern": "^[0-9A-Fa-f]{40}([0-9A-Fa-f]{24})?$"},
+)
+
+
+def url_field(*schemes: str) -> Field:
+    """Return the field of a URL of one of these schemes."""
+    return Field(url_reader(*schemes), {"type": "string", "pattern": f"^({'|'.join(schemes)}):"})

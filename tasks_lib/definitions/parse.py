@@ -1,0 +1,530 @@
+"""Text -> definitions: the dialect of Taskgraph's fetch and toolchain kinds, with mirrors and file URLs.
+
+Every problem of every file is found in one go. A key or a type that is not known is refused by name.
+Pure: no I/O. Source for keys and defaults: taskgraph 24.2 `transforms/fetch.py` and `transforms/run`
+(read as documentation), Gecko's `taskcluster/kinds/{fetch,toolchain}`.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from tasks_lib.definitions.fields import (
+    ANYTHING,
+    COUNT,
+    FILE_NAME,
+    FINGERPRINT,
+    HEADERS,
+    NAME_FIELD,
+    NAMES,
+    PAIRS,
+    PREFIX,
+    RELATIVE,
+    REVISION,
+    SHA256,
+    SWITCH,
+    TEXT,
+    TEXTS,
+    Field,
+    FieldError,
+    Table,
+    Where,
+    checked_name,
+    list_of,
+    name_of,
+    nearest,
+    read_table,
+    relative,
+    schema_of,
+    text_of,
+    url_field,
+)
+from tasks_lib.definitions.linked import check
+from tasks_lib.definitions.values import (
+    Definitions,
+    Fetch,
+    FetchesEntry,
+    FileReference,
+    Git,
+    GpgSignature,
+    Hg,
+    Run,
+    StaticUrl,
+    Toolchain,
+    file_name_of,
+)
+from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, merged, parse_yaml
+from tasks_lib.digest import Integrity
+from tasks_lib.errors import DefinitionError, Problem
+from tasks_lib.relpath import RelPath
+
+#: Keys of a task that mean something to Taskcluster and nothing here.
+#: Source: taskgraph task, run and toolchain schemas.
+_IGNORED: Final = (
+    r"^(treeherder|docker-image|expires-after|worker|worker-.*|run-on-.*|run-task.*|scopes|routes|extra|index|priority|tier)$",
+    r"^(label|dependencies|soft-dependencies|if-dependencies|optimization|when|shipping-.*|always-target|tags)$",
+    r"^(attributes|task-from|use-.*|needs-sccache|deadline-after|from-deps|requires|copy-attributes|retries)$",
+    r"^(python-version|local-.*|require-signing|secrets|platform|job-symbol|trigger-.*|stable-.*)$",
+)
+_RUN_IGNORED: Final = (
+    r"^(using|sparse-profile|toolchain-env|toolchain-extract|tooltool.*|cwd|checkout.*|cache.*|run-as-root|use-.*|job-script|exec-with|workdir|platform|target-.*|digest-data)$",
+)
+#: Keys of `kind.yml` beside the tasks. Source: taskgraph `kind` schema.
+_KIND_IGNORED: Final = (
+    r"^(loader|transforms|kind-dependencies|kind-.*|not-for-locales|only-for-.*|defaults|attributes|.*-defaults|.*-from)$",
+)
+
+_REFUSED_TYPES: Final = {
+    "chromium-fetch": "it runs a script of Mozilla's and asks for 'latest': not reproducible",
+    "cft-chromedriver-fetch": "it runs a script of Mozilla's and asks for 'latest': not reproducible",
+    "onnxruntime-deps-fetch": "it runs a shell script of Mozilla's",
+    "crx3-url": "it runs a script of Mozilla's that rewrites the extension",
+    "fetch-url": "it is the form of 2018, before types",
+}
+
+_GPG: Final[Table] = {
+    "sig-url": TEXT.needed("URL of the detached signature; {url} stands for the URL").about(
+        "URL of the detached signature; {url} stands for the definition's URL"
+    ),
+    "key-path": RELATIVE.needed("the public key, relative to the repository root").about(
+        "file with the public keys, relative to the repository root"
+    ),
+    "fingerprint": FINGERPRINT.about("pins the primary key; without it every key of the file is allowed"),
+}
+
+
+def _gpg(node: Node, where: Where) -> GpgSignature | None:
+    found = read_table(node, where, _GPG)
+    if found is None:
+        return None
+    return GpgSignature(
+        sig_url=found["sig-url"], key_path=found["key-path"], fingerprint=found.get("fingerprint", "")
+    )
+
+
+_NAMED: Final = FILE_NAME.about("file name of the artifact; a .tar.zst name asks for a repack")
+_STATIC_URL: Final[Table] = {
+    "type": TEXT,
+    "url": url_field("https", "http", "file")
+    .needed("where upstream publishes the bytes")
+    .about("the origin"),
+    "mirrors": Field(
+        list_of(url_field("https", "http", "file", "mirror").read),
+        {"type": "array", "items": url_field("https", "http", "file", "mirror").schema},
+        "more URLs with the same bytes, tried in order",
+    ),
+    "sha256": SHA256.needed("run `sha256sum` on the file that you reviewed").about("of the downloaded bytes"),
+    "size": COUNT.needed("run `stat -c %s` on the file that you reviewed").about("bytes of the download"),
+    "artifact-name": _NAMED,
+    "strip-components": COUNT.about("leading path components to drop from every entry"),
+    "add-prefix": PREFIX.about("text put before every entry's name, usually ending in a slash"),
+    "headers": HEADERS.about("request headers, sent to the origin only"),
+    "gpg-signature": Field(_gpg, schema_of(_GPG), "detached signature to verify"),
+}
+_GIT: Final[Table] = {
+    "type": TEXT,
+    "repo": url_field("https", "http", "ssh", "git", "file").needed("URL of the repository"),
+    "revision": REVISION.needed("full commit id: a branch or tag moves").about("full commit id"),
+    "branch": ANYTHING.about("refused: a branch moves"),
+    "path-prefix": RELATIVE.about("directory of the content in the archive"),
+    "artifact-name": _NAMED,
+    "include-dot-git": SWITCH.about("keep .git in the archive"),
+    "ssh-key": TEXT.about("names the key: an environment variable or a file"),
+    "fetch-mode": TEXT.about("accepted for Taskgraph and ignored"),
+}
+_HG: Final[Table] = {
+    key: _GIT[key] for key in ("type", "repo", "revision", "branch", "path-prefix", "artifact-name")
+}
+_SOURCES: Final[Mapping[str, Table]] = {"static-url": _STATIC_URL, "git": _GIT, "hg": _HG}
+
+
+def _static_url(found: dict[str, Any], where: Where) -> StaticUrl | None:
+    url = _resolved(found["url"], where)
+    # Taskgraph takes what follows the last slash, a query included, and its digest depends on it
+    name = found.get("artifact-name") or url.rpartition("/")[2]
+    try:
+        RelPath.parse(name)
+        RelPath.parse(file_name_of(url))
+    except ValueError:
+        where.wrong("no file name can be taken from the URL", "add `artifact-name:`")
+        return None
+    strip, prefix = found.get("strip-components", 0), found.get("add-prefix", "")
+    if (strip or prefix) and not name.endswith(".tar.zst"):
+        where.wrong(
+            f"strip-components and add-prefix make a .tar.zst, but the artifact is called {name!r}",
+            "add `artifact-name: NAME.tar.zst`",
+        )
+        return None
+    return StaticUrl(
+        url=url,
+        integrity=Integrity(size=found["size"], digest=found["sha256"]),
+        artifact_name=name,
+        mirrors=tuple(_resolved(mirror, where) for mirror in found.get("mirrors", ())),
+        strip_components=strip,
+        add_prefix=prefix,
+        headers=found.get("headers", ()),
+        gpg_signature=found.get("gpg-signature"),
+    )
+
+
+def _resolved(url: str, where: Where) -> str:
+    """Return `url`; a `file:` URL becomes absolute, counted from the directory of the YAML file."""
+    if not url.lower().startswith("file:"):
+        return url
+    path = url[5:]
+    if path.startswith("//"):
+        path = (
+            "/" + path[2:].partition("/")[2]
+        )  # a host in a file URL is ignored, as RFC 8089 section 2 allows
+    # quoting is the opener's business (RFC 8089): the path stays percent-encoded
+    return "file://" + posixpath.normpath(posixpath.join(posixpath.dirname(where.file) or ".", path))
+
+
+def _repository(found: dict[str, Any], where: Where) -> Git | Hg | None:
+    if "branch" in found:
+        where.wrong(
+            "a branch moves, so the content would change under the same definition", "pin `revision:`"
+        )
+        return None
+    prefix = str(
+        found.get("path-prefix") or found["repo"].rstrip("/").rpartition("/")[2].removesuffix(".git")
+    )
+    name = found.get("artifact-name") or f"{prefix.replace('/', '-')}.tar.zst"
+    if not name.endswith(".tar.zst"):
+        where.wrong(
+            f"the artifact {name!r} is no .tar.zst", "only .tar.zst archives are made of a repository"
+        )
+        return None
+    places = {
+        "repo": found["repo"],
+        "revision": found["revision"],
+        "path_prefix": prefix,
+        "artifact_name": name,
+    }
+    if found.get("type") == "hg":
+        return Hg(**places)
+    dot_git = "kept" if found.get("include-dot-git") else "dropped"
+    return Git(**places, dot_git=dot_git, ssh_key=found.get("ssh-key", ""))
+
+
+def _source(node: Node, where: Where) -> StaticUrl | Git | Hg | None:
+    kind = node.items.get("type") if isinstance(node, Tree) else None
+    if not isinstance(kind, Scalar) or not isinstance(node, Tree):
+        raise FieldError("has no `type:`", f"one of {', '.join(_SOURCES)}")
+    table = _SOURCES.get(kind.text)
+    if table is None:
+        refused = _REFUSED_TYPES.get(kind.text, "")
+        reason = f"the type {kind.text!r} is not supported" + (f": {refused}" if refused else "")
+        where.at("type", kind.line).wrong(
+            reason, "use static-url" if refused else nearest(kind.text, _SOURCES)
+        )
+        return None
+    found = read_table(node, where, table)
+    if found is None:
+        return None
+    return _static_url(found, where) if kind.text == "static-url" else _repository(found, where)
+
+
+_FETCH: Final[Table] = {
+    "name": NAME_FIELD,
+    "description": TEXT.needed("say in one line what it is"),
+    "fetch": Field(
+        _source, {"oneOf": [schema_of(_STATIC_URL), schema_of(_GIT), schema_of(_HG)]}, "what to obtain"
+    ).needed("say what to obtain: type, url, sha256, size"),
+    "fetch-alias": NAME_FIELD.about("another name, which toolchains may use"),
+    "artifact-prefix": RELATIVE.about("directory of the artifact on Taskcluster"),
+    "attributes": ANYTHING,
+}
+
+_ENTRY: Final[Table] = {
+    "artifact": NAME_FIELD.needed("name of the fetch or toolchain"),
+    "dest": RELATIVE.about("directory below the fetches directory"),
+    "extract": SWITCH.about("false: place the artifact as it is"),
+    "verify-hash": SWITCH.about("accepted for Taskgraph; every artifact is verified here"),
+}
+_ENTRIES_SCHEMA: Final[dict[str, Any]] = {
+    "type": "array",
+    "items": {"oneOf": [NAME_FIELD.schema, schema_of(_ENTRY)]},
+}
+
+
+def _entry(kind: str, node: Node, where: Where) -> FetchesEntry | None:
+    if isinstance(node, Scalar):
+        return FetchesEntry(kind=kind, name=name_of(node), line=node.line)
+    found = read_table(node, where, _ENTRY)
+    if found is None:
+        return None
+    delivery = "extract" if found.get("extract", True) else "place"
+    return FetchesEntry(
+        kind=kind, name=found["artifact"], dest=found.get("dest"), delivery=delivery, line=node.line
+    )
+
+
+def _fetches(node: Node, where: Where) -> tuple[FetchesEntry, ...]:
+    if not isinstance(node, Tree):
+        raise FieldError("must map `fetch:` and `toolchain:` to lists", line=node.line)
+    entries: list[FetchesEntry] = []
+    for kind, items in node.items.items():
+        place = where.at(kind, node.lines[kind])
+        if kind not in ("fetch", "toolchain"):
+            place.wrong(f"fetches of the kind {kind!r} are not supported", "use fetch or toolchain")
+        elif not isinstance(items, Sequence):
+            place.wrong("must be a list", "write `- name` lines", items.line)
+        else:
+            entries += [entry for item in items.items if (entry := _noted_entry(kind, item, place))]
+    return tuple(entries)
+
+
+def _noted_entry(kind: str, node: Node, where: Where) -> FetchesEntry | None:
+    try:
+        return _entry(kind, node, where)
+    except FieldError as wrong:
+        where.wrong(wrong.reason, wrong.hint, wrong.line or node.line)
+        return None
+
+
+def _aliases(node: Node, where: Where) -> tuple[str, ...]:
+    if isinstance(node, Tree):  # Gecko's `by-project:`; which project this is cannot be known here
+        return ()
+    aliases: tuple[str, ...] = NAMES.read(node, where)
+    return aliases
+
+
+def _command(node: Node, where: Where) -> tuple[str, ...]:
+    """Return the words to execute; a text is a line for the shell."""
+    return ("/bin/sh", "-c", text_of(node)) if isinstance(node, Scalar) else TEXTS.read(node, where)
+
+
+_RUN: Final[Table] = {
+    "command": Field(
+        _command, {"oneOf": [TEXT.schema, TEXTS.schema]}, "words to execute, or one line for the shell"
+    ),
+    "script": TEXT.about("file to execute, relative to the YAML file"),
+    "arguments": TEXTS.about("of the script"),
+    "resources": TEXTS.about("files that the script reads, relative to the YAML file; part of its identity"),
+    "toolchain-artifact": RELATIVE.about("what it leaves in $UPLOAD_DIR"),
+    "toolchain-alias": Field(_aliases, {}, "more names of the toolchain"),
+    "env": PAIRS.about("environment of the command; part of its identity"),
+}
+
+
+def _run(node: Node, where: Where) -> tuple[Run | None, tuple[str, ...]]:
+    found = read_table(node, where, _RUN, _matcher(_RUN_IGNORED))
+    if found is None:
+        return None, ()
+    aliases = found.get("toolchain-alias", ())
+    if "command" in found and "script" in found:
+        where.wrong("has both `command` and `script`", "keep one")
+    if "command" not in found and "script" not in found:
+        if "toolchain-artifact" in found:
+            where.wrong("names a toolchain-artifact, but nothing makes it", "add `command:` or `script:`")
+        return None, aliases
+    artifact = found.get("toolchain-artifact")
+    run = Run(
+        command=found.get("command", ()),
+        script=_reference(found["script"], where) if "script" in found else None,
+        arguments=found.get("arguments", ()),
+        resources=tuple(_reference(text, where) for text in found.get("resources", ())),
+        env=found.get("env", ()),
+        toolchain_artifact=RelPath(str(artifact).removeprefix("public/build/")) if artifact else None,
+    )
+    return run, aliases
+
+
+def _reference(text: str, where: Where) -> FileReference:
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(where.file), text))
+    return FileReference(text=text, path=path)
+
+
+_TOOLCHAIN: Final[Table] = {
+    "name": NAME_FIELD,
+    "description": TEXT.needed("say in one line what it is"),
+    "fetches": Field(
+        _fetches,
+        {
+            "type": "object",
+            "properties": {"fetch": _ENTRIES_SCHEMA, "toolchain": _ENTRIES_SCHEMA},
+            "additionalProperties": False,
+        },
+        "artifacts placed in its fetches directory",
+    ),
+    "run": Field(_run, schema_of(_RUN, _RUN_IGNORED), "what it executes there"),
+    "attributes": ANYTHING,
+}
+
+
+def _matcher(patterns: Iterable[str]) -> Any:
+    compiled = re.compile("|".join(patterns))
+    return lambda key: compiled.match(key) is not None
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """One definition file: `kind` is "fetch" or "toolchain", `text` its whole text."""
+
+    kind: str
+    path: str
+    text: str
+
+
+@dataclass(slots=True)
+class _Reading:
+    problems: list[Problem] = field(default_factory=list)
+    fetches: dict[str, Fetch] = field(default_factory=dict)
+    toolchains: dict[str, Toolchain] = field(default_factory=dict)
+
+    def file(self, source: SourceFile, defaults: Tree | None) -> Tree | None:
+        """Read one file; return the task defaults that it states for its kind."""
+        where = Where(source.path, "", 1, self.problems)
+        try:
+            root = parse_yaml(
+                source.text, lambda line, key: where.at(key, line).wrong("stands twice", "drop one")
+            )
+        except YamlFaultError as fault:
+            where.wrong(f"is no YAML: {fault.reason}", "mind indentation and quotes", fault.line)
+            return None
+        if root is None or (isinstance(root, Scalar) and root.is_null):
+            return None
+        if not isinstance(root, Tree):
+            where.wrong("must be a mapping of names", "write `name:` lines", root.line)
+            return None
+        return self.tasks(source, root, where, defaults)
+
+    def tasks(self, source: SourceFile, root: Tree, where: Where, defaults: Tree | None) -> Tree | None:
+        tasks = root
+        own = _first(root, "task-defaults", "job-defaults")
+        if posixpath.basename(source.path) in ("kind.yml", "kind.yaml"):
+            inner = _first(root, "tasks", "jobs")
+            self.kind_keys(root, where)
+            tasks = inner if isinstance(inner, Tree) else Tree({}, {}, root.line)
+        if isinstance(own, Tree):
+            defaults = merged(defaults, own) if defaults else own
+        for name, node in tasks.items.items():
+            if name in ("task-defaults", "job-defaults"):
+                continue
+            self.task(source, name, node, where.at(name, tasks.lines[name]), defaults)
+        return defaults
+
+    def kind_keys(self, root: Tree, where: Where) -> None:
+        ignored = _matcher(_KIND_IGNORED)
+        for key, line in root.lines.items():
+            if key not in ("tasks", "jobs") and not ignored(key):
+                where.at(key, line).wrong(
+                    "unknown key of kind.yml", nearest(key, ["tasks", "task-defaults", "tasks-from"])
+                )
+
+    def task(self, source: SourceFile, name: str, node: Node, where: Where, defaults: Tree | None) -> None:
+        if defaults is not None and isinstance(node, Tree):
+            node = merged(defaults, node)
+        try:
+            checked_name(name)
+        except FieldError as wrong:
+            where.wrong(wrong.reason, wrong.hint)
+        table = _FETCH if source.kind == "fetch" else _TOOLCHAIN
+        known: Mapping[str, Fetch | Toolchain] = self.fetches if source.kind == "fetch" else self.toolchains
+        if name in known:
+            where.wrong("is defined twice", f"the other one is {known[name].file}:{known[name].line}")
+            return
+        found = read_table(node, where, table, _matcher(_IGNORED))
+        if found is not None and source.kind == "fetch":
+            self.fetches[name] = _fetch(name, found, where)
+        elif found is not None:
+            self.toolchains[name] = _toolchain(name, found, where)
+
+
+def _first(tree: Tree, *keys: str) -> Node | None:
+    return next((tree.items[key] for key in keys if key in tree.items), None)
+
+
+def _fetch(name: str, found: dict[str, Any], where: Where) -> Fetch:
+    prefix = found.get("artifact-prefix")
+    return Fetch(
+        name=name,
+        description=found["description"].strip(),
+        source=found["fetch"],
+        alias=found.get("fetch-alias", ""),
+        file=where.file,
+        line=where.line,
+        **({"artifact_prefix": str(prefix)} if prefix else {}),
+    )
+
+
+def _toolchain(name: str, found: dict[str, Any], where: Where) -> Toolchain:
+    run, aliases = found.get("run", (None, ()))
+    return Toolchain(
+        name=name,
+        description=found["description"].strip(),
+        fetches=found.get("fetches", ()),
+        run=run,
+        aliases=aliases,
+        file=where.file,
+        line=where.line,
+    )
+
+
+def parse(files: Iterable[SourceFile]) -> Definitions:
+    """Return the definitions of all files together, which may refer to each other.
+
+    A `kind.yml` states defaults for the files of its kind that come after it.
+
+    Raises:
+        DefinitionError: with every problem of every file, in reading order.
+    """
+    reading = _Reading()
+    defaults: dict[str, Tree | None] = {}
+    for source in files:
+        stated = reading.file(source, defaults.get(source.kind))
+        if posixpath.basename(source.path) in ("kind.yml", "kind.yaml"):
+            defaults[source.kind] = stated
+    fetch_aliases, toolchain_aliases = check(reading.fetches, reading.toolchains, reading.problems)
+    if reading.problems:
+        raise DefinitionError(tuple(reading.problems))
+    return Definitions(
+        fetches=reading.fetches,
+        toolchains=reading.toolchains,
+        _fetch_aliases=fetch_aliases,
+        _toolchain_aliases=toolchain_aliases,
+    )
+
+
+def kind_files(text: str) -> tuple[str, ...] | None:
+    """Return the files that a `kind.yml` names with `tasks-from`, or None when it names none.
+
+    A `kind.yml` that cannot be read names none; `parse` reports what is wrong with it.
+    """
+    try:
+        root = parse_yaml(text, lambda _line, _key: None)
+    except YamlFaultError:
+        return None
+    listed = _first(root, "tasks-from", "jobs-from") if isinstance(root, Tree) else None
+    if not isinstance(listed, Sequence):
+        return None
+    return tuple(item.text for item in listed.items if isinstance(item, Scalar) and _is_plain_file(item))
+
+
+def _is_plain_file(node: Scalar) -> bool:
+    try:
+        relative(node, Where("", "", 0, []))
+    except FieldError:
+        return False
+    return True
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of one definition file of either kind."""
+    kinds = {"fetch": schema_of(_FETCH, _IGNORED), "toolchain": schema_of(_TOOLCHAIN, _IGNORED)}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "doit-fetch definitions: names of fetches (fetch/*.yml) or of toolchains (toolchain/*.yml)",
+        "type": "object",
+        "properties": {"task-defaults": {"type": "object"}, "job-defaults": {"type": "object"}},
+        "additionalProperties": {"anyOf": [{"$ref": f"#/$defs/{kind}"} for kind in kinds]},
+        "$defs": kinds,
+    }

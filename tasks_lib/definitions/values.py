@@ -1,0 +1,165 @@
+"""Fetch definitions and toolchains as values.
+
+Frozen, and born valid: whoever holds one need not check it again. Locators (URLs, mirrors, headers,
+signature places) and identity (size, digest, strip, prefix, artifact name) stand side by side here;
+`recipe` says which is which. Pure: no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from tasks_lib.digest import Integrity
+from tasks_lib.relpath import RelPath
+
+#: Where Taskgraph puts artifacts of fetch tasks. Source: taskgraph `transforms/fetch`, key `artifact-prefix`.
+DEFAULT_ARTIFACT_PREFIX: Final = "public"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpgSignature:
+    """A detached signature: `key_path` is relative to the repository root, `fingerprint` pins a primary key."""
+
+    sig_url: str
+    key_path: RelPath
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaticUrl:
+    """One file with promised bytes; `mirrors` serve the same bytes, in order of preference."""
+
+    url: str
+    integrity: Integrity
+    artifact_name: str
+    mirrors: tuple[str, ...] = ()
+    strip_components: int = 0
+    add_prefix: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    gpg_signature: GpgSignature | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The last segment of the URL's path, percent-encoding kept, query dropped."""
+        return file_name_of(self.url)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Git:
+    """One commit of a git repository as an archive; `revision` is the full commit id."""
+
+    repo: str
+    revision: str
+    path_prefix: str
+    artifact_name: str
+    dot_git: str = "dropped"
+    ssh_key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hg:
+    """One changeset of a Mercurial repository as an archive; `revision` is the full changeset id."""
+
+    repo: str
+    revision: str
+    path_prefix: str
+    artifact_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch:
+    """A fetch definition: which content is wanted, under which name."""
+
+    name: str
+    description: str
+    source: StaticUrl | Git | Hg
+    alias: str = ""
+    artifact_prefix: str = DEFAULT_ARTIFACT_PREFIX
+    file: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchesEntry:
+    """One artifact that a toolchain consumes.
+
+    `kind` is "fetch" or "toolchain", `delivery` is "extract" or "place", `dest` lies below the fetches directory.
+    """
+
+    kind: str
+    name: str
+    dest: RelPath | None = None
+    delivery: str = "extract"
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileReference:
+    """A file that a definition names: `text` as written, `path` where it is."""
+
+    text: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What a toolchain executes in its fetches directory: a command, or a script with arguments."""
+
+    command: tuple[str, ...] = ()
+    script: FileReference | None = None
+    arguments: tuple[str, ...] = ()
+    resources: tuple[FileReference, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    toolchain_artifact: RelPath | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toolchain:
+    """A consumer: its fetches, and optionally what it runs on them."""
+
+    name: str
+    description: str
+    fetches: tuple[FetchesEntry, ...]
+    run: Run | None = None
+    aliases: tuple[str, ...] = ()
+    file: str
+    line: int
+
+    @property
+    def artifact_name(self) -> str:
+        """The file name of what it leaves, "" for none."""
+        artifact = self.run.toolchain_artifact if self.run else None
+        return artifact.components[-1] if artifact else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definitions:
+    """Everything that is wanted, by name; aliases resolve through the two lookups."""
+
+    fetches: Mapping[str, Fetch]
+    toolchains: Mapping[str, Toolchain]
+    _fetch_aliases: Mapping[str, str] = field(default_factory=dict)
+    _toolchain_aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def fetch(self, name: str) -> Fetch:
+        """Return the fetch of that name or alias.
+
+        Raises:
+            KeyError: there is none; impossible for a name taken from these definitions.
+        """
+        return self.fetches[self._fetch_aliases.get(name, name)]
+
+    def toolchain(self, name: str) -> Toolchain:
+        """Return the toolchain of that name or alias.
+
+        Raises:
+            KeyError: there is none; impossible for a name taken from these definitions.
+        """
+        return self.toolchains[self._toolchain_aliases.get(name, name)]
+
+
+def file_name_of(url: str) -> str:
+    """Return the last segment of the path of `url`, without query and fragment."""
+    return url.partition("#")[0].partition("?")[0].rpartition("/")[2]

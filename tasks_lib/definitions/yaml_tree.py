@@ -1,0 +1,175 @@
+"""YAML text -> a tree that remembers its lines.
+
+Owns what YAML means here: mappings, sequences, scalars as text, anchors, aliases and merge keys.
+Refuses tags, several documents and unbounded input. A scalar keeps its text (no `yes` that becomes true by
+itself, no digest that becomes a number): the field that reads it decides what it is. Pure: no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import yaml
+
+#: Deepest nesting of a definition file; real ones stay below 10.
+MAX_DEPTH: Final = 40
+#: Most nodes of one file, aliases counted each time they are used (10,000 definitions have about 300,000).
+MAX_NODES: Final = 4_000_000
+
+#: Plain scalars that mean "nothing". Source: YAML 1.1, https://yaml.org/type/null.html
+_NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """One value as text; `plain` when it was written without quotes."""
+
+    text: str
+    plain: bool
+    line: int
+
+    @property
+    def is_null(self) -> bool:
+        """Whether this is YAML's null."""
+        return self.plain and self.text in _NULLS
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """A list of nodes."""
+
+    items: list[Node]
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A mapping; `lines` tells where each key stands."""
+
+    items: dict[str, Node]
+    lines: dict[str, int]
+    line: int
+
+
+Node = Scalar | Sequence | Tree
+
+
+class YamlFaultError(Exception):
+    """The text is no YAML that is accepted here; `line` counts from 1."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(reason)
+        self.line = line
+        self.reason = reason
+
+
+def parse_yaml(text: str, duplicate: Callable[[int, str], None]) -> Node | None:
+    """Return the tree of the one document in `text`, or None when there is none.
+
+    `duplicate(line, key)` is called for a key that stands twice in one mapping; the first one is kept.
+
+    Raises:
+        YamlFaultError: broken syntax, a tag, an unknown alias, a second document, too deep or too large.
+    """
+    try:
+        return _Builder(iter(yaml.parse(text, Loader=_Loader)), duplicate).document()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise YamlFaultError(mark.line + 1 if mark else 1, error.problem or str(error)) from error
+    except yaml.YAMLError as error:  # an unreadable character has no mark of the usual kind
+        raise YamlFaultError(1, str(error).splitlines()[0]) from error
+
+
+def merged(lower: Tree, upper: Tree) -> Tree:
+    """Return `lower` with `upper` on top, mappings merged deeply. Source: Taskgraph's `task-defaults`."""
+    items = dict(lower.items)
+    for key, node in upper.items.items():
+        under = items.get(key)
+        both = isinstance(under, Tree) and isinstance(node, Tree)
+        items[key] = merged(under, node) if both else node  # type: ignore[arg-type]  # `both` says they are trees
+    return Tree(items, {**lower.lines, **upper.lines}, upper.line)
+
+
+@dataclass(slots=True)
+class _Builder:
+    events: Iterator[Any]
+    duplicate: Callable[[int, str], None]
+    anchors: dict[str, tuple[Node, int]] = field(default_factory=dict)
+    nodes: int = 0
+
+    def document(self) -> Node | None:
+        root: Node | None = None
+        for event in self.events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if root is not None:
+                    raise YamlFaultError(event.start_mark.line + 1, "a second document: one file holds one")
+            elif isinstance(event, yaml.NodeEvent):
+                root = self.node(event, 0)
+        return root
+
+    def count(self, amount: int, line: int) -> None:
+        self.nodes += amount
+        if self.nodes > MAX_NODES:
+            raise YamlFaultError(line, f"more than {MAX_NODES} values")
+
+    def node(self, event: Any, depth: int) -> Node:
+        line = event.start_mark.line + 1
+        if depth > MAX_DEPTH:
+            raise YamlFaultError(line, f"nested deeper than {MAX_DEPTH} levels")
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in self.anchors:
+                raise YamlFaultError(line, f"unknown alias *{event.anchor}")
+            node, size = self.anchors[event.anchor]
+            self.count(size, line)
+            return node
+        if event.tag is not None and not (isinstance(event, yaml.ScalarEvent) and event.implicit[1]):
+            raise YamlFaultError(line, f"the tag {event.tag} is not accepted")
+        before = self.nodes
+        self.count(1, line)
+        made = self.value(event, line, depth)
+        if event.anchor:
+            self.anchors[event.anchor] = (made, self.nodes - before)
+        return made
+
+    def value(self, event: Any, line: int, depth: int) -> Node:
+        if isinstance(event, yaml.ScalarEvent):
+            return Scalar(event.value, event.style is None, line)
+        if isinstance(event, yaml.SequenceStartEvent):
+            items = []
+            while not isinstance(inner := next(self.events), yaml.SequenceEndEvent):
+                items.append(self.node(inner, depth + 1))
+            return Sequence(items, line)
+        return self.mapping(line, depth)
+
+    def mapping(self, line: int, depth: int) -> Tree:
+        items: dict[str, Node] = {}
+        lines: dict[str, int] = {}
+        below: list[Tree] = []
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            key = self.node(event, depth + 1)
+            value = self.node(next(self.events), depth + 1)
+            if not isinstance(key, Scalar):
+                raise YamlFaultError(key.line, "a key is one word, not a list or a mapping")
+            if key.text == "<<" and key.plain:
+                below.extend(_merge_sources(value))
+            elif key.text in items:
+                self.duplicate(key.line, key.text)
+            else:
+                items[key.text], lines[key.text] = value, key.line
+        for tree in below:  # YAML's merge is shallow, and the first source wins
+            for name in tree.items.keys() - items.keys():
+                items[name], lines[name] = tree.items[name], tree.lines[name]
+        return Tree(items, lines, line)
+
+
+def _merge_sources(node: Node) -> list[Tree]:
+    """Return what `<<:` merges. Source: https://yaml.org/type/merge.html."""
+    nodes = node.items if isinstance(node, Sequence) else [node]
+    trees = [item for item in nodes if isinstance(item, Tree)]
+    if len(trees) != len(nodes):
+        raise YamlFaultError(node.line, "<<: takes a mapping or a list of mappings")
+    return trees

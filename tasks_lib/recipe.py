@@ -1,0 +1,113 @@
+"""Identity of a step: everything that shapes its output, and nothing else.
+
+Pure: no I/O. Locators (URLs, mirrors, headers, signature places, descriptions) never enter a key; a test
+fails for a field of a definition that is classified as neither identity nor locator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Final
+
+from tasks_lib.definitions import Fetch, Git, Hg, Run, StaticUrl, Toolchain
+from tasks_lib.digest import Digest, Integrity
+
+#: Raise to make every step run again; change of meaning, not of style.
+RECIPE_VERSION: Final = 1
+
+#: Fields of a definition that say *what* the bytes are.
+IDENTITY: Final = frozenset(
+    {
+        "integrity",
+        "artifact_name",
+        "strip_components",
+        "add_prefix",
+        "revision",
+        "path_prefix",
+        "dot_git",
+    }
+)
+#: Fields that say where the bytes are, who vouches for them and how they are called.
+LOCATORS: Final = frozenset(
+    {
+        "name", "description", "source", "alias", "artifact_prefix", "file", "line",
+        "url", "mirrors", "headers", "gpg_signature", "repo", "ssh_key",
+    }
+)  # fmt: skip
+
+
+def _key(kind: str, *parts: str) -> str:
+    """Return the hex sha256 over the parts, each with its length in front so that none can pose as two."""
+    digest = hashlib.sha256()
+    for part in (f"doit-fetch {RECIPE_VERSION} {kind}", *parts):
+        raw = part.encode("utf-8", "surrogateescape")
+        digest.update(f"{len(raw)}:".encode())
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+def fetch_key(integrity: Integrity) -> str:
+    """Return the key of a fetch: the bytes it promises."""
+    return _key("fetch", str(integrity.size), str(integrity.digest))
+
+
+def repack_key(source: StaticUrl, *, version: int) -> str:
+    """Return the key of a repack by version `version` of the archive writer."""
+    return _key(
+        "repack",
+        str(version),
+        str(source.integrity.size),
+        str(source.integrity.digest),
+        str(source.strip_components),
+        source.add_prefix,
+        source.artifact_name,
+    )
+
+
+def repository_key(source: Git | Hg, *, version: int) -> str:
+    """Return the key of the archive of a commit."""
+    dot_git = source.dot_git if isinstance(source, Git) else ""
+    kind = "git" if isinstance(source, Git) else "hg"
+    return _key(kind, str(version), source.revision, source.path_prefix, dot_git, source.artifact_name)
+
+
+def extract_key(artifact_key: str, *, dest: str, version: int) -> str:
+    """Return the key of one artifact extracted to, or placed in, the directory `dest`."""
+    return _key("extract", str(version), artifact_key, dest)
+
+
+def toolchain_key(toolchain: Toolchain, *, inputs: Mapping[str, str], files: Mapping[str, Digest]) -> str:
+    """Return the key of a toolchain's output.
+
+    Args:
+        toolchain: its own name, description and place do not enter.
+        inputs: `kind:name` of each of its fetches -> the key of its delivery.
+        files: text of each script and resource as written -> digest of its content.
+    """
+    run = toolchain.run or Run()
+    parts = [f"{name}={key}" for name, key in sorted(inputs.items())]
+    parts += ["command", *run.command, "script", run.script.text if run.script else "", *run.arguments]
+    parts += ["files", *(f"{name}={digest}" for name, digest in sorted(files.items()))]
+    parts += ["env", *(f"{name}={value}" for name, value in sorted(run.env))]
+    parts += ["artifact", str(run.toolchain_artifact or "")]
+    return _key("toolchain", *parts)
+
+
+def taskgraph_digest(fetch: Fetch) -> str:
+    """Return the digest under which Taskgraph caches this fetch (`content.v1`), "" for Mercurial.
+
+    Source: taskgraph `transforms/fetch.py`, `digest_data` of each type; newline-joined, sha256.
+    """
+    source = fetch.source
+    if isinstance(source, Hg):
+        return ""
+    if isinstance(source, Git):
+        words = [source.revision, source.path_prefix, source.artifact_name]
+        words += [".git"] if source.dot_git == "kept" else []
+    else:
+        words = ["--sha256", source.integrity.digest.hex, "--size", str(source.integrity.size)]
+        words += ["--strip-components", str(source.strip_components)] if source.strip_components else []
+        words += ["--add-prefix", source.add_prefix] if source.add_prefix else []
+        words.append(source.artifact_name)
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()
