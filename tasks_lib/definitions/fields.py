@@ -314,13 +314,13 @@ def pairs(node: Node, _where: Where) -> tuple[tuple[str, str], ...]:
     """
     if not isinstance(node, Tree):
         raise FieldError("must be a mapping of texts", "write `NAME: value` lines", node.line)
-    return tuple((key, value.text) for key, value in node.items.items() if _is_text(value, key))
+    return tuple((key, _pair_text(value, key)) for key, value in node.items.items())
 
 
-def _is_text(node: Node, key: str) -> bool:
+def _pair_text(node: Node, key: str) -> str:
     if not isinstance(node, Scalar):
         raise FieldError(f"the value of {key!r} must be a text", line=node.line)
-    return True
+    return node.text
 
 
 #: A header's name and what its value may not hold. Source: RFC 9110 sections 5.1 and 5.5.

@@ -113,8 +113,8 @@ _STATIC_URL: Final[Table] = {
     .needed("where upstream publishes the bytes")
     .about("the origin"),
     "mirrors": Field(
-        list_of(url_field("https", "http", "file", "mirror").read),
-        {"type": "array", "items": url_field("https", "http", "file", "mirror").schema},
+        list_of(url_field("https", "http", "file").read),
+        {"type": "array", "items": url_field("https", "http", "file").schema},
         "more URLs with the same bytes, tried in order",
     ),
     "sha256": SHA256.needed("run `sha256sum` on the file that you reviewed").about("of the downloaded bytes"),

@@ -20,7 +20,7 @@ DEFAULT_ARTIFACT_PREFIX: Final = "public"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpgSignature:
-    """A detached signature: `key_path` is relative to the repository root, `fingerprint` pins a primary key."""
+    """A detached signature; `key_path` is relative to the repository root, `fingerprint` pins a key."""
 
     sig_url: str
     key_path: RelPath
@@ -85,7 +85,8 @@ class Fetch:
 class FetchesEntry:
     """One artifact that a toolchain consumes.
 
-    `kind` is "fetch" or "toolchain", `delivery` is "extract" or "place", `dest` lies below the fetches directory.
+    `kind` is "fetch" or "toolchain", `delivery` is "extract" or "place"; `dest` lies below the fetches
+    directory.
     """
 
     kind: str

@@ -1,0 +1,170 @@
+"""The cache: an entry is absent, or complete and exactly the pinned bytes."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from tasks_lib.digest import Digest, Integrity
+from tasks_lib.errors import (
+    BlobCorruptError,
+    BlobMissingError,
+    DigestMismatchError,
+    SizeMismatchError,
+    StoreUnavailableError,
+)
+from tasks_lib.store import Result, Store
+
+BYTES = b"content" * 1000
+
+
+def integrity_of(content: bytes) -> Integrity:
+    return Integrity(size=len(content), digest=Digest.sha256(hashlib.sha256(content).hexdigest()))
+
+
+PINNED = integrity_of(BYTES)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache")
+
+
+def put(store: Store, content: bytes) -> Integrity:
+    with store.writer() as writer:
+        writer.write(content)
+        return writer.commit()
+
+
+def spoil(path: Path) -> None:
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[10] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_blob_is_write_once_and_plain(store: Store) -> None:
+    """A committed blob is mode 0444 under its digest, and nothing temporary remains."""
+    assert put(store, BYTES) == PINNED
+    path = store.path(PINNED.digest)
+    assert path.stat().st_mode & 0o777 == 0o444
+    assert path.read_bytes() == BYTES
+    assert list((store.root / "v1" / "tmp").iterdir()) == []
+
+
+def test_missing_and_invalid_are_different_answers(store: Store) -> None:
+    """A blob that is not here is missing; a damaged one is corrupt once, quarantined, and then missing."""
+    with pytest.raises(BlobMissingError):
+        store.open(PINNED)
+    put(store, BYTES)
+    spoil(store.path(PINNED.digest))
+    with pytest.raises(BlobCorruptError, match="damaged"):
+        store.open(PINNED)
+    with pytest.raises(BlobMissingError):
+        store.open(PINNED)
+    assert (store.root / "v1" / "quarantine" / PINNED.digest.hex).exists()
+
+
+@pytest.mark.parametrize("fresh", ["same store", "another process"])
+def test_has_notices_one_flipped_bit(store: Store, fresh: str) -> None:
+    """The memo of measured files never hides a change, in this process or a later one."""
+    put(store, BYTES)
+    assert store.has(PINNED)
+    spoil(store.path(PINNED.digest))
+    os.utime(store.path(PINNED.digest), (1, 1))
+    store = store if fresh == "same store" else Store(store.root)
+    assert not store.has(PINNED)
+
+
+@pytest.mark.parametrize("replacement", ["symlink", "fifo", "directory"])
+def test_only_a_regular_file_is_a_blob(store: Store, tmp_path: Path, replacement: str) -> None:
+    """A blob replaced by something else is refused without following or blocking."""
+    put(store, BYTES)
+    path = store.path(PINNED.digest)
+    path.unlink()
+    target = tmp_path / "target"
+    target.write_bytes(BYTES)
+    if replacement == "symlink":
+        path.symlink_to(target)
+    elif replacement == "fifo":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    assert not store.has(PINNED)
+    assert target.read_bytes() == BYTES
+
+
+def test_publish_keeps_the_blob_warm(store: Store, tmp_path: Path) -> None:
+    """A hard link changes the blob's ctime; the store still knows it without reading it again."""
+    put(store, BYTES)
+    store.publish(PINNED, tmp_path / "cache" / "artifacts" / "a.bin")
+    fresh = Store(store.root)
+    blob = store.path(PINNED.digest)
+    assert fresh._memo.get(type(next(iter(fresh._memo._loaded())))(*_stamp(blob))) == PINNED.digest.hex
+    assert fresh.matches(tmp_path / "cache" / "artifacts" / "a.bin", PINNED)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def test_commit_refuses_other_bytes(store: Store) -> None:
+    """What is not as promised is never published, and both values are said."""
+    with store.writer() as writer:
+        writer.write(BYTES[:-1])
+        with pytest.raises(SizeMismatchError, match="expected 7000 bytes, got 6999"):
+            writer.commit(PINNED)
+    with store.writer() as writer:
+        writer.write(BYTES[:-1] + b"x")
+        with pytest.raises(DigestMismatchError):
+            writer.commit(PINNED)
+    assert not store.has(PINNED)
+
+
+def test_a_partial_survives_only_with_its_validator(store: Store) -> None:
+    """Bytes of an interrupted download are continued when it is known what they belong to."""
+    with store.partial(PINNED) as partial:
+        partial.restart('"etag"')
+        partial.append(BYTES[:100])
+    with store.partial(PINNED) as partial:
+        assert (partial.size, partial.validator) == (100, '"etag"')
+        partial.append(BYTES[100:])
+        store.finish(partial)
+    assert store.has(PINNED)
+    with store.partial(PINNED) as partial:
+        partial.append(b"no validator")
+    with store.partial(PINNED) as partial:
+        assert partial.size == 0
+
+
+def test_wrong_partial_goes_to_quarantine(store: Store) -> None:
+    """Wrong bytes are kept for the report and never continued."""
+    wrong = BYTES[:-1] + b"x"
+    with store.partial(PINNED) as partial:
+        partial.append(wrong)
+        with pytest.raises(DigestMismatchError):
+            store.finish(partial)
+        aside = partial.quarantine("test")
+        assert partial.size == 0
+    assert aside.read_bytes() == wrong
+    assert not store.has(PINNED)
+
+
+def test_results_round_trip(store: Store) -> None:
+    """A result is found under its key; a broken one counts as none."""
+    key = "ab" * 32
+    assert store.result(key) is None
+    result = Result(key=key, integrity=PINNED, provenance={"url": "https://a.invalid/x"})
+    store.record(result)
+    assert store.result(key) == result
+    (store.root / "v1" / "results" / "ab" / key).write_text("{")
+    assert store.result(key) is None
+
+
+def test_an_unusable_cache_says_so(tmp_path: Path) -> None:
+    """A cache directory that is a file gives one clear error."""
+    (tmp_path / "cache").write_text("in the way")
+    with pytest.raises(StoreUnavailableError, match="cannot be used"), Store(tmp_path / "cache").writer():
+        pass
