@@ -104,8 +104,7 @@ def schema_of(table: Table, patterns: Iterable[str] = ()) -> dict[str, Any]:
     schema: dict[str, Any] = {
         "type": "object",
         "properties": {
-            key: {**field.schema, **({"description": field.doc} if field.doc else {})}
-            for key, field in table.items()
+            key: {**field.schema, **({"description": field.doc} if field.doc else {})} for key, field in table.items()
         },
         "additionalProperties": False,
     }
@@ -211,9 +210,7 @@ def sha256(node: Node, where: Where) -> Digest:
     try:
         return Digest.sha256(text)
     except ValueError as error:
-        raise FieldError(
-            f"{len(text)} characters are no sha256: {text[:80]!r}", "64 hex digits are needed"
-        ) from error
+        raise FieldError(f"{len(text)} characters are no sha256: {text[:80]!r}", "64 hex digits are needed") from error
 
 
 def count(node: Node, where: Where) -> int:
@@ -326,9 +323,7 @@ def _pair_text(node: Node, key: str) -> str:
 #: A header's name and what its value may not hold. Source: RFC 9110 sections 5.1 and 5.5.
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_RESERVED_HEADERS: Final = frozenset(
-    {"host", "range", "if-range", "content-length", "transfer-encoding", "connection"}
-)
+_RESERVED_HEADERS: Final = frozenset({"host", "range", "if-range", "content-length", "transfer-encoding", "connection"})
 
 
 def headers(node: Node, where: Where) -> tuple[tuple[str, str], ...]:
@@ -356,9 +351,7 @@ def hex_reader(lengths: tuple[int, ...], what: str) -> Callable[[Node, Where], s
     def read(node: Node, where: Where) -> str:
         text = text_of(node, where).replace(" ", "").lower()
         if len(text) not in lengths or not re.fullmatch("[0-9a-f]+", text):
-            raise FieldError(
-                f"{text[:80]!r} is no {what}", f"{' or '.join(map(str, lengths))} hex digits are needed"
-            )
+            raise FieldError(f"{text[:80]!r} is no {what}", f"{' or '.join(map(str, lengths))} hex digits are needed")
         return text
 
     return read
@@ -380,9 +373,7 @@ RELATIVE: Final = Field(relative, _TEXT)
 PREFIX: Final = Field(_prefix, {"type": "string"})
 FILE_NAME: Final = Field(file_name, {"type": "string", "pattern": "^[^/]+$"})
 TEXTS: Final = Field(list_of(text_of), {"type": "array", "items": _TEXT})
-PAIRS: Final = Field(
-    pairs, {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
-)
+PAIRS: Final = Field(pairs, {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}})
 HEADERS: Final = Field(
     headers,
     {

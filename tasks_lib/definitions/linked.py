@@ -51,9 +51,7 @@ def _aliases(
     for one, own in named:
         for alias in own:
             if alias in names:
-                problems.append(
-                    _problem(one, key, f"{alias!r} is the name of a definition", "choose another alias")
-                )
+                problems.append(_problem(one, key, f"{alias!r} is the name of a definition", "choose another alias"))
             elif alias in aliases:
                 reason = f"{alias!r} is the alias of {aliases[alias]} too"
                 problems.append(_problem(one, key, reason, "choose another alias"))
@@ -77,9 +75,7 @@ def _check_entries(
         elif entry.kind == "toolchain" and not toolchains[known[entry.name]].artifact_name:
             reason = f"the toolchain {entry.name!r} leaves no artifact"
             problems.append(
-                _problem(
-                    toolchain, "fetches.toolchain", reason, "give it a run.toolchain-artifact", entry.line
-                )
+                _problem(toolchain, "fetches.toolchain", reason, "give it a run.toolchain-artifact", entry.line)
             )
 
 
@@ -97,9 +93,7 @@ def _check_places(
         name = names[entry.kind].get(entry.name, entry.name)
         key = f"fetches.{entry.kind}"
         if name in seen:
-            problems.append(
-                _problem(toolchain, key, f"{entry.name!r} is listed twice", "drop one", entry.line)
-            )
+            problems.append(_problem(toolchain, key, f"{entry.name!r} is listed twice", "drop one", entry.line))
         seen[name] = entry
         if entry.delivery != "place":
             continue
@@ -111,17 +105,13 @@ def _check_places(
         placed[file] = entry.name
 
 
-def _artifact_name(
-    kind: str, name: str, fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain]
-) -> str:
+def _artifact_name(kind: str, name: str, fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain]) -> str:
     if kind == "toolchain":
         return toolchains[name].artifact_name if name in toolchains else name
     return fetches[name].source.artifact_name if name in fetches else name
 
 
-def _check_cycles(
-    toolchains: Mapping[str, Toolchain], names: Mapping[str, str], problems: list[Problem]
-) -> None:
+def _check_cycles(toolchains: Mapping[str, Toolchain], names: Mapping[str, str], problems: list[Problem]) -> None:
     """Refuse toolchains that need themselves; iterative, so that a long chain is no deep recursion."""
     done: set[str] = set()
     for start in toolchains:
@@ -140,7 +130,5 @@ def _check_cycles(
             elif name not in done:
                 path[name] = None
                 stack.append((name, "leave"))
-                needed = [
-                    names[entry.name] for entry in toolchains[name].fetches if entry.kind == "toolchain"
-                ]
+                needed = [names[entry.name] for entry in toolchains[name].fetches if entry.kind == "toolchain"]
                 stack += [(inner, "enter") for inner in needed]

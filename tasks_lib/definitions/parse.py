@@ -101,17 +101,13 @@ def _gpg(node: Node, where: Where) -> GpgSignature | None:
     found = read_table(node, where, _GPG)
     if found is None:
         return None
-    return GpgSignature(
-        sig_url=found["sig-url"], key_path=found["key-path"], fingerprint=found.get("fingerprint", "")
-    )
+    return GpgSignature(sig_url=found["sig-url"], key_path=found["key-path"], fingerprint=found.get("fingerprint", ""))
 
 
 _NAMED: Final = FILE_NAME.about("file name of the artifact; a .tar.zst name asks for a repack")
 _STATIC_URL: Final[Table] = {
     "type": TEXT,
-    "url": url_field("https", "http", "file")
-    .needed("where upstream publishes the bytes")
-    .about("the origin"),
+    "url": url_field("https", "http", "file").needed("where upstream publishes the bytes").about("the origin"),
     "mirrors": Field(
         list_of(url_field("https", "http", "file").read),
         {"type": "array", "items": url_field("https", "http", "file").schema},
@@ -136,9 +132,7 @@ _GIT: Final[Table] = {
     "ssh-key": TEXT.about("names the key: an environment variable or a file"),
     "fetch-mode": TEXT.about("accepted for Taskgraph and ignored"),
 }
-_HG: Final[Table] = {
-    key: _GIT[key] for key in ("type", "repo", "revision", "branch", "path-prefix", "artifact-name")
-}
+_HG: Final[Table] = {key: _GIT[key] for key in ("type", "repo", "revision", "branch", "path-prefix", "artifact-name")}
 _SOURCES: Final[Mapping[str, Table]] = {"static-url": _STATIC_URL, "git": _GIT, "hg": _HG}
 
 
@@ -177,27 +171,19 @@ def _resolved(url: str, where: Where) -> str:
         return url
     path = url[5:]
     if path.startswith("//"):
-        path = (
-            "/" + path[2:].partition("/")[2]
-        )  # a host in a file URL is ignored, as RFC 8089 section 2 allows
+        path = "/" + path[2:].partition("/")[2]  # a host in a file URL is ignored, as RFC 8089 section 2 allows
     # quoting is the opener's business (RFC 8089): the path stays percent-encoded
     return "file://" + posixpath.normpath(posixpath.join(posixpath.dirname(where.file) or ".", path))
 
 
 def _repository(found: dict[str, Any], where: Where) -> Git | Hg | None:
     if "branch" in found:
-        where.wrong(
-            "a branch moves, so the content would change under the same definition", "pin `revision:`"
-        )
+        where.wrong("a branch moves, so the content would change under the same definition", "pin `revision:`")
         return None
-    prefix = str(
-        found.get("path-prefix") or found["repo"].rstrip("/").rpartition("/")[2].removesuffix(".git")
-    )
+    prefix = str(found.get("path-prefix") or found["repo"].rstrip("/").rpartition("/")[2].removesuffix(".git"))
     name = found.get("artifact-name") or f"{prefix.replace('/', '-')}.tar.zst"
     if not name.endswith(".tar.zst"):
-        where.wrong(
-            f"the artifact {name!r} is no .tar.zst", "only .tar.zst archives are made of a repository"
-        )
+        where.wrong(f"the artifact {name!r} is no .tar.zst", "only .tar.zst archives are made of a repository")
         return None
     places = {
         "repo": found["repo"],
@@ -219,9 +205,7 @@ def _source(node: Node, where: Where) -> StaticUrl | Git | Hg | None:
     if table is None:
         refused = _REFUSED_TYPES.get(kind.text, "")
         reason = f"the type {kind.text!r} is not supported" + (f": {refused}" if refused else "")
-        where.at("type", kind.line).wrong(
-            reason, "use static-url" if refused else nearest(kind.text, _SOURCES)
-        )
+        where.at("type", kind.line).wrong(reason, "use static-url" if refused else nearest(kind.text, _SOURCES))
         return None
     found = read_table(node, where, table)
     if found is None:
@@ -259,9 +243,7 @@ def _entry(kind: str, node: Node, where: Where) -> FetchesEntry | None:
     if found is None:
         return None
     delivery = "extract" if found.get("extract", True) else "place"
-    return FetchesEntry(
-        kind=kind, name=found["artifact"], dest=found.get("dest"), delivery=delivery, line=node.line
-    )
+    return FetchesEntry(kind=kind, name=found["artifact"], dest=found.get("dest"), delivery=delivery, line=node.line)
 
 
 def _fetches(node: Node, where: Where) -> tuple[FetchesEntry, ...]:
@@ -300,9 +282,7 @@ def _command(node: Node, where: Where) -> tuple[str, ...]:
 
 
 _RUN: Final[Table] = {
-    "command": Field(
-        _command, {"oneOf": [TEXT.schema, TEXTS.schema]}, "words to execute, or one line for the shell"
-    ),
+    "command": Field(_command, {"oneOf": [TEXT.schema, TEXTS.schema]}, "words to execute, or one line for the shell"),
     "script": TEXT.about("file to execute, relative to the YAML file"),
     "arguments": TEXTS.about("of the script"),
     "resources": TEXTS.about("files that the script reads, relative to the YAML file; part of its identity"),
@@ -384,9 +364,7 @@ class _Reading:
         """Read one file; return the task defaults that it states for its kind."""
         where = Where(source.path, "", 1, self.problems)
         try:
-            root = parse_yaml(
-                source.text, lambda line, key: where.at(key, line).wrong("stands twice", "drop one")
-            )
+            root = parse_yaml(source.text, lambda line, key: where.at(key, line).wrong("stands twice", "drop one"))
         except YamlFaultError as fault:
             where.wrong(f"is no YAML: {fault.reason}", "mind indentation and quotes", fault.line)
             return None

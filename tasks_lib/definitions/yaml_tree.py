@@ -78,8 +78,9 @@ def parse_yaml(text: str, duplicate: Callable[[int, str], None]) -> Node | None:
     try:
         return _Builder(iter(yaml.parse(text, Loader=_Loader)), duplicate).document()
     except yaml.MarkedYAMLError as error:
-        mark: Any = error.problem_mark or error.context_mark
-        raise YamlFaultError(mark.line + 1 if mark else 1, error.problem or str(error)) from error
+        mark = error.problem_mark or error.context_mark
+        line = int(getattr(mark, "line", 0)) + 1
+        raise YamlFaultError(line, error.problem or str(error)) from error
     except yaml.YAMLError as error:  # an unreadable character has no mark of the usual kind
         raise YamlFaultError(1, str(error).splitlines()[0]) from error
 

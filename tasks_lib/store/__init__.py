@@ -244,7 +244,7 @@ class Store:
         """
         directory = self._directory("tmp")
         try:
-            return tempfile.TemporaryFile(dir=directory)  # type: ignore[return-value]  # its wrapper is a BinaryIO
+            return tempfile.TemporaryFile(dir=directory)
         except OSError as error:
             raise files.unusable(directory, error) from error
 

@@ -92,7 +92,7 @@ def open_regular(path: Path) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(f"{path} is no regular file")
-    return os.fdopen(descriptor, "rb", buffering=0)  # type: ignore[return-value]  # FileIO reads bytes
+    return os.fdopen(descriptor, "rb", buffering=0)
 
 
 def sha256_of(file: BinaryIO, progress: Progress | None = None) -> str:

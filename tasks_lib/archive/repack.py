@@ -1,0 +1,204 @@
+"""A validated archive -> one deterministic `.tar.zst`: same content, same bytes, whoever makes it.
+
+Sorted by name, numeric owner 0, modes 0644/0755, one fixed time, pax headers only where ustar has no room, one zstd
+frame with checksum and content size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import BinaryIO, Final
+
+import zstandard
+
+from tasks_lib.archive.entries import DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, Limits, Reshape, Table, reshaped
+from tasks_lib.archive.tar import BLOCK
+from tasks_lib.progress import Progress
+
+#: Raise when the bytes of the same content may come out differently.
+REPACK_VERSION: Final = 1
+#: Modification time of every entry: 1980-01-01T00:00:00Z, the first one that zip can hold; GNU tar warns at 0.
+MTIME: Final = 315_532_800
+#: zstd's default level, and one thread: several threads give other bytes.
+LEVEL: Final = 3
+#: Records of 20 blocks. Source: GNU tar manual, "Blocking"; POSIX pax default.
+_RECORD: Final = 20 * BLOCK
+_CHUNK: Final = 1 << 20
+_TYPES: Final = {FILE: b"0", HARDLINK: b"1", SYMLINK: b"2", DIRECTORY: b"5"}
+
+
+def write_archive(
+    entries: Iterator[Entry],
+    *,
+    reshape: Reshape,
+    limits: Limits,
+    spool: BinaryIO,
+    write: Callable[[bytes], object],
+    progress: Progress,
+) -> str:
+    """Write the archive of `entries` through `write`; return the sha256 hex of its uncompressed tar.
+
+    Args:
+        entries: as they come; content goes through `spool`, since the output is sorted.
+        reshape: applied to every name.
+        limits: for the whole tree.
+        spool: an empty temporary file, owned by the caller.
+        write: takes compressed bytes.
+        progress: told about bytes of content.
+
+    Raises:
+        ArchiveError: an entry that cannot be accepted.
+        OSError: `spool` or `write` failed.
+    """
+    table = Table(limits)
+    places: dict[bytes, int] = {}
+    at = 0
+    for entry in entries:
+        renamed = reshaped(entry, reshape, limits)
+        if renamed is None or not table.add(renamed):
+            continue
+        places[renamed.path] = at
+        for chunk in renamed.chunks() if renamed.kind == FILE else ():
+            spool.write(chunk)
+            at += len(chunk)
+            progress.advance(len(chunk))
+        progress.check()
+    table.check_links()
+    model = [table.entries[path] for path in sorted(table.entries)]
+    return _compressed(_normalised_links(model, places), places, spool, write, progress)
+
+
+def _normalised_links(model: list[Entry], places: dict[bytes, int]) -> list[Entry]:
+    """Let the first name of hard-linked files hold the content, whatever the archive's order was."""
+    by_path = {entry.path: entry for entry in model}
+    first: dict[bytes, bytes] = {}
+    normalised = []
+    for entry in model:
+        source = entry
+        while source.kind == HARDLINK:
+            source = by_path[source.target]
+        if source.kind != FILE or (leader := first.setdefault(source.path, entry.path)) == entry.path:
+            places[entry.path] = places.get(source.path, 0)
+            normalised.append(replace(source, path=entry.path))
+        else:
+            normalised.append(replace(entry, kind=HARDLINK, target=leader, size=0))
+    return normalised
+
+
+def _compressed(
+    model: list[Entry], places: dict[bytes, int], spool: BinaryIO, write: Callable[[bytes], object], progress: Progress
+) -> str:
+    headers = [header(entry) for entry in model]
+    size = sum(map(len, headers)) + sum(entry.size + -entry.size % BLOCK for entry in model) + 2 * BLOCK
+    size += -size % _RECORD
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        LEVEL, source_size=size, write_checksum=True, write_content_size=True, threads=0
+    )
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).chunker(size=size, chunk_size=_CHUNK)
+    digest = hashlib.sha256()
+    written = 0
+    for piece in _pieces(model, headers, places, spool):
+        digest.update(piece)
+        written += len(piece)
+        for chunk in compressor.compress(piece):
+            write(chunk)
+        progress.check()
+    end = bytes(size - written)
+    digest.update(end)
+    for chunk in compressor.compress(end):
+        write(chunk)
+    for chunk in compressor.finish():
+        write(chunk)
+    return digest.hexdigest()
+
+
+def _pieces(model: list[Entry], headers: list[bytes], places: dict[bytes, int], spool: BinaryIO) -> Iterator[bytes]:
+    """Yield the tar: small pieces are joined, so that hashing and compressing see large ones."""
+    held: list[bytes] = []
+    size = 0
+    for entry, head in zip(model, headers, strict=True):
+        held.append(head)
+        size += len(head)
+        if entry.kind != FILE:
+            continue
+        spool.seek(places[entry.path])
+        left = entry.size
+        while left:
+            chunk = spool.read(min(left, _CHUNK))
+            left -= len(chunk)
+            held.append(chunk)
+            size += len(chunk)
+            if size >= _CHUNK:
+                yield b"".join(held)
+                held, size = [], 0
+        held.append(bytes(-entry.size % BLOCK))
+        size += -entry.size % BLOCK
+    yield b"".join(held)
+
+
+def header(entry: Entry) -> bytes:
+    """Return the header block of an entry, after a pax header where ustar has no room."""
+    name = entry.path + (b"/" if entry.kind == DIRECTORY else b"")
+    records = b""
+    prefix, short = _split(name)
+    if short is None:
+        records += _record(b"path", name)
+        prefix, short = b"", name[:100]
+    link = entry.target if entry.kind in (SYMLINK, HARDLINK) else b""
+    if len(link) > 100:
+        records += _record(b"linkpath", link)
+        link = link[:100]
+    size = entry.size if entry.kind == FILE else 0
+    if size >= 8**11:
+        records += _record(b"size", str(size).encode())
+        size = 0
+    mode = 0o755 if entry.executable or entry.kind == DIRECTORY else 0o777 if entry.kind == SYMLINK else 0o644
+    block = _block(short, prefix, mode, size, _TYPES[entry.kind], link)
+    if not records:
+        return block
+    if not records.isascii():
+        records = _encoding_record(records) + records
+    # POSIX leaves the name of the extension header open
+    extension = _block(b"././@PaxHeader", b"", 0o644, len(records), b"x", b"")
+    return extension + records + bytes(-len(records) % BLOCK) + block
+
+
+def _encoding_record(records: bytes) -> bytes:
+    """Say that names are bytes when they are no UTF-8. Source: POSIX pax, keyword hdrcharset."""
+    try:
+        records.decode("utf-8")
+    except UnicodeDecodeError:
+        return _record(b"hdrcharset", b"BINARY")
+    return b""
+
+
+def _split(name: bytes) -> tuple[bytes, bytes | None]:
+    """Return ustar's prefix and name fields; the name is None when it does not fit."""
+    if len(name) <= 100:
+        return b"", name
+    at = name.find(b"/", len(name) - 101, 156)
+    if at <= 0 or len(name) > 256 or len(name) - at - 1 > 100 or at > 155 or at == len(name) - 1:
+        return b"", None
+    return name[:at], name[at + 1 :]
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    """Return a pax record, whose length counts its own digits."""
+    body = b" " + key + b"=" + value + b"\n"
+    size = len(body)
+    while len(str(size)) + len(body) != size:
+        size = len(str(size)) + len(body)
+    return str(size).encode() + body
+
+
+def _block(name: bytes, prefix: bytes, mode: int, size: int, kind: bytes, link: bytes) -> bytes:
+    fields = b"".join(
+        (
+            name.ljust(100, b"\0"), b"%07o\0" % mode, b"0000000\0", b"0000000\0", b"%011o\0" % size,
+            b"%011o\0" % MTIME, b" " * 8, kind, link.ljust(100, b"\0"), b"ustar\x0000", bytes(64),
+            b"0000000\0", b"0000000\0", prefix.ljust(155, b"\0"), bytes(12),
+        )
+    )  # fmt: skip
+    return fields[:148] + b"%06o\0 " % sum(fields) + fields[156:]

@@ -1,0 +1,315 @@
+"""zip -> entries, strictly: local headers and central directory agree, and the parts tile the file.
+
+Source: PKWARE APPNOTE.TXT 6.3.10 (section numbers below). Two readers that disagree about a zip read different
+content; whatever could be read in two ways is refused.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from tasks_lib.archive.entries import (
+    DIRECTORY,
+    FILE,
+    SYMLINK,
+    Entry,
+    Limits,
+    checked_path,
+    damaged,
+    limit,
+    unsafe,
+    unsupported,
+)
+
+_CHUNK: Final = 1 << 18
+_LOCAL: Final = struct.Struct("<4sHHHHHIIIHH")  # 4.3.7
+_CENTRAL: Final = struct.Struct("<4sHHHHHHIIIHHHHHII")  # 4.3.12
+_END: Final = struct.Struct("<4sHHHHIIH")  # 4.3.16
+_END64: Final = struct.Struct("<4sQHHIIQQQQ")  # 4.3.14
+_LOCATOR64: Final = struct.Struct("<4sIQI")  # 4.3.15
+_MAX32: Final = 0xFFFFFFFF
+_MAX16: Final = 0xFFFF
+#: Hosts whose external attributes hold a Unix mode (4.4.2): Unix and macOS.
+_UNIX: Final = (3, 19)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Member:
+    name: bytes
+    raw_name: bytes
+    flags: int
+    method: int
+    crc: int
+    packed: int
+    size: int
+    mode: int
+    offset: int
+
+
+class ZipReader:
+    """Reads the members of a seekable zip in the order of their data."""
+
+    def __init__(self, source: BinaryIO, limits: Limits) -> None:
+        self._source, self._limits = source, limits
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield entries.
+
+        Raises:
+            ArchiveError: one of its kinds; the archive's name is added by the caller.
+        """
+        start, members = self._directory()
+        self._total = 0
+        allowed = self._limits.total_for(self._source.seek(0, 2))
+        members.sort(key=lambda member: member.offset)
+        at = 0
+        for member, end in zip(members, [*[member.offset for member in members[1:]], start], strict=True):
+            if member.offset != at:
+                raise unsafe("a gap or an overlap before it", "ZIP_TILING", member.name, member.offset)
+            begin = self._local(member)
+            self._check_end(member, begin + member.packed, end)
+            self._total += member.size
+            if self._total > allowed:
+                raise limit(f"more than {allowed} bytes decompressed", "TOO_LARGE", member.name, member.offset)
+            yield self._entry(member, begin)
+            at = end
+        if at != start:
+            raise unsafe("data that no member owns", "ZIP_TILING", offset=at)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        self._source.seek(offset)
+        data = self._source.read(size)
+        if len(data) != size:
+            raise damaged("ends too early", "TRUNCATED", offset=offset)
+        return data
+
+    # --- the central directory
+
+    def _directory(self) -> tuple[int, list[_Member]]:
+        total = self._source.seek(0, 2)
+        if total < _END.size:
+            raise damaged("is too short for a zip", "WRONG_FORMAT")
+        tail_size = min(total, _END.size + _MAX16)
+        tail = self._read(total - tail_size, tail_size)
+        at = tail.rfind(b"PK\x05\x06")
+        if at < 0 or at + _END.size > len(tail):
+            raise damaged("has no end-of-central-directory record", "WRONG_FORMAT")
+        end_at = total - tail_size + at
+        _, disk, first_disk, here, count, size, start, comment = _END.unpack_from(tail, at)
+        if at + _END.size + comment != len(tail) or b"PK\x05\x06" in tail[at + 4 :]:
+            raise unsafe("data after its end, or a second end", "ZIP_END", offset=end_at)
+        if b"PK\x05\x06" in tail[:at] and tail.find(b"PK\x05\x06") + _END.size + _MAX16 >= at:
+            first = tail.find(b"PK\x05\x06")
+            if _END.unpack_from(tail, first)[7] + first + _END.size == len(tail):
+                raise unsafe("two ends that both fit", "ZIP_END", offset=end_at)
+        limit_at = end_at
+        if _MAX16 in (here, count) or _MAX32 in (size, start):
+            here, count, size, start, limit_at = self._end64(end_at, (here, count, size, start))
+        if disk or first_disk or here != count:
+            raise unsupported("spans several disks", "ZIP_DISKS", offset=end_at)
+        if start + size != limit_at:
+            raise unsafe("the central directory is not where its end says", "ZIP_TILING", offset=end_at)
+        if count > self._limits.max_entries:
+            raise limit(f"more than {self._limits.max_entries} entries", "TOO_MANY_ENTRIES")
+        return start, self._members(start, size, count)
+
+    def _end64(self, end_at: int, short: tuple[int, int, int, int]) -> tuple[int, int, int, int, int]:
+        if end_at < _LOCATOR64.size + _END64.size:
+            raise damaged("has no zip64 end", "ZIP64")
+        magic, disk, at, disks = _LOCATOR64.unpack(self._read(end_at - _LOCATOR64.size, _LOCATOR64.size))
+        if magic != b"PK\x06\x07" or disk or disks > 1 or at + _END64.size + _LOCATOR64.size != end_at:
+            raise unsafe("its zip64 locator does not fit", "ZIP64", offset=end_at)
+        magic, size64, _, _, disk, first, here, count, size, start = _END64.unpack(self._read(at, _END64.size))
+        if magic != b"PK\x06\x06" or size64 != _END64.size - 12 or disk or first:
+            raise unsafe("its zip64 end is broken", "ZIP64", offset=at)
+        for old, new, top in zip(short, (here, count, size, start), (_MAX16, _MAX16, _MAX32, _MAX32), strict=True):
+            if old not in (top, new):
+                raise unsafe("its zip64 end contradicts its end", "ZIP64", offset=at)
+        return here, count, size, start, at
+
+    def _members(self, start: int, size: int, count: int) -> list[_Member]:
+        if size > count * (_CENTRAL.size + 3 * _MAX16) or size > 1 << 30:
+            raise limit(f"a central directory of {size} bytes", "METADATA_TOO_LARGE")
+        data = self._read(start, size)
+        members, at = [], 0
+        for _ in range(count):
+            if at + _CENTRAL.size > size:
+                raise damaged("its central directory ends too early", "TRUNCATED", offset=start + at)
+            fields = _CENTRAL.unpack_from(data, at)
+            name_at = at + _CENTRAL.size
+            extra_at = name_at + fields[10]
+            comment_at = extra_at + fields[11]
+            members.append(self._member(fields, data[name_at:extra_at], data[extra_at:comment_at], start + at))
+            at = comment_at + fields[12]
+        if at != size:
+            raise unsafe("its central directory holds more than its members", "ZIP_TILING", offset=start + at)
+        return members
+
+    def _member(self, fields: tuple[int, ...], raw_name: bytes, extra: bytes, at: int) -> _Member:
+        magic, made, _, flags, method, _, _, crc, packed, size = fields[:10]
+        disk, _, external, offset = fields[13:17]
+        name = _name_of(raw_name, flags, made >> 8)
+        if magic != b"PK\x01\x02":
+            raise damaged("a broken central directory", "ZIP_HEADER", offset=at)
+        if flags & 0x2041:
+            raise unsupported("is encrypted", "ZIP_ENCRYPTED", name, at)
+        if method not in (0, 8):
+            raise unsupported(f"is compressed by method {method}", "ZIP_METHOD", name, at)
+        size, packed, offset = _wide(extra, (size, packed, offset), raw_name, name, at)
+        if disk or (method == 0 and size != packed):
+            raise unsafe("its sizes or disks contradict each other", "ZIP_SIZE", name, at)
+        if size > self._limits.max_member_bytes:
+            raise limit(f"a member of {size} bytes", "MEMBER_TOO_LARGE", name, at)
+        mode = external >> 16 if made >> 8 in _UNIX else 0
+        return _Member(
+            name=name, raw_name=raw_name, flags=flags, method=method, crc=crc,
+            packed=packed, size=size, mode=mode, offset=offset,
+        )  # fmt: skip
+
+    # --- one member
+
+    def _local(self, member: _Member) -> int:
+        """Check the local header against the central one; return where the data begins."""
+        fields = _LOCAL.unpack(self._read(member.offset, _LOCAL.size))
+        magic, _, flags, method, _, _, crc, packed, size, name_size, extra_size = fields
+        data = self._read(member.offset + _LOCAL.size, name_size + extra_size)
+        name, extra = data[:name_size], data[name_size:]
+        if magic != b"PK\x03\x04":
+            raise damaged("no local header where the directory says", "ZIP_HEADER", member.name, member.offset)
+        if (name, flags & 0x2849, method) != (member.raw_name, member.flags & 0x2849, member.method):
+            raise unsafe("local header and directory disagree", "ZIP_DISAGREE", member.name, member.offset)
+        size, packed, _ = _wide(extra, (size, packed, 0), name, member.name, member.offset)
+        told, known = (crc, packed, size), (member.crc, member.packed, member.size)
+        if told != known and not (flags & 8 and told == (0, 0, 0)):
+            raise unsafe("local header and directory disagree", "ZIP_DISAGREE", member.name, member.offset)
+        return member.offset + _LOCAL.size + name_size + extra_size
+
+    def _check_end(self, member: _Member, at: int, end: int) -> None:
+        """Check that what follows the data is nothing, or the data descriptor that was announced (4.3.9)."""
+        gap = end - at
+        if not member.flags & 8:
+            if gap:
+                raise unsafe("a gap or an overlap after it", "ZIP_TILING", member.name, member.offset)
+            return
+        forms = (
+            struct.pack("<4sIII", b"PK\x07\x08", member.crc, member.packed & _MAX32, member.size & _MAX32),
+            struct.pack("<4sIQQ", b"PK\x07\x08", member.crc, member.packed, member.size),
+        )
+        if gap not in (12, 16, 20, 24) or self._read(at, gap) not in {*forms, *(form[4:] for form in forms)}:
+            raise unsafe("its data descriptor does not fit", "ZIP_DISAGREE", member.name, member.offset)
+
+    def _entry(self, member: _Member, begin: int) -> Entry:
+        kind = {0o120000: SYMLINK, 0o040000: DIRECTORY, 0o100000: FILE, 0: FILE}.get(member.mode & 0o170000)
+        if kind is None:
+            raise unsafe("is a device, FIFO or socket", "TYPE", member.name, member.offset)
+        if member.name.endswith(b"/"):
+            if kind == SYMLINK or member.size:
+                raise unsafe("is a directory with content", "LINK_WITH_CONTENT", member.name, member.offset)
+            kind = DIRECTORY
+        elif kind == DIRECTORY:
+            raise unsafe("is a directory without a closing slash", "ZIP_DISAGREE", member.name, member.offset)
+        path = checked_path(member.name, self._limits, member.offset)
+        if not path and kind != DIRECTORY:
+            raise unsafe("names the destination itself", "ROOT", member.name, member.offset)
+        target = b""
+        if kind == SYMLINK:
+            if member.size > self._limits.max_path_bytes:
+                raise limit("a link target that is too long", "PATH_TOO_LONG", member.name, member.offset)
+            target = b"".join(self._content(member, begin))
+            if not target or b"\0" in target:
+                raise unsafe("has an empty or unusable link target", "LINK_TARGET", member.name, member.offset)
+        return Entry(
+            path=path,
+            kind=kind,
+            size=member.size if kind == FILE else 0,
+            executable=member.mode >> 6 & 1,
+            target=target,
+            offset=member.offset,
+            chunks=lambda: self._content(member, begin),
+        )
+
+    def _content(self, member: _Member, begin: int) -> Iterator[bytes]:
+        crc = got = 0
+        for chunk in self._unpacked(member, begin):
+            crc = zlib.crc32(chunk, crc)
+            got += len(chunk)
+            if got > member.size:
+                break
+            yield chunk
+        if got != member.size:
+            raise damaged(f"expected {member.size} bytes, got {got}", "ZIP_SIZE", member.name, member.offset)
+        if crc != member.crc:
+            raise damaged("wrong checksum", "CHECKSUM", member.name, member.offset)
+
+    def _unpacked(self, member: _Member, begin: int) -> Iterator[bytes]:
+        decoder = zlib.decompressobj(wbits=-15)
+        at, left = begin, member.packed
+        while left:
+            packed = self._read(at, min(left, _CHUNK))
+            at, left = at + len(packed), left - len(packed)
+            if member.method == 0:
+                yield packed
+                continue
+            try:
+                while packed and not decoder.eof:
+                    if chunk := decoder.decompress(packed, _CHUNK):
+                        yield chunk
+                    packed = decoder.unconsumed_tail
+            except zlib.error as error:
+                raise damaged(f"damaged compressed data: {error}", "CORRUPT", member.name, member.offset) from error
+            if decoder.eof and (decoder.unused_data or left):
+                raise damaged("data after its compressed stream", "TRAILING_GARBAGE", member.name, member.offset)
+        if member.method == 8:
+            yield from self._flushed(decoder, member)
+
+    def _flushed(self, decoder: zlib._Decompress, member: _Member) -> Iterator[bytes]:
+        while not decoder.eof:
+            chunk = decoder.decompress(b"", _CHUNK)
+            if not chunk:
+                raise damaged("ends in the middle of the compressed data", "TRUNCATED", member.name, member.offset)
+            yield chunk
+
+
+def _name_of(raw: bytes, flags: int, host: int) -> bytes:
+    """Return the name as UTF-8 when it says so, as it is from Unix, else from code page 437 (appendix D)."""
+    if flags & 0x800 or host in _UNIX or raw.isascii():
+        return raw
+    return raw.decode("cp437").encode()
+
+
+def _wide(extra: bytes, short: tuple[int, int, int], raw_name: bytes, name: bytes, at: int) -> tuple[int, int, int]:
+    """Return sizes and offset, taken from the zip64 field where the short ones say so (4.5.3)."""
+    fields = _extra_fields(extra, name, at)
+    unicode_name = fields.get(0x7075, b"")
+    if unicode_name and unicode_name[5:] != raw_name:
+        raise unsafe("has two different names", "ZIP_DISAGREE", name, at)
+    wanted = [index for index, value in enumerate(short) if value == _MAX32]
+    if not wanted:
+        return short
+    wide = fields.get(1, b"")
+    if len(wide) < 8 * len(wanted):
+        raise damaged("its zip64 field is missing or short", "ZIP64", name, at)
+    values = list(short)
+    for place, index in enumerate(wanted):
+        values[index] = int.from_bytes(wide[8 * place : 8 * place + 8], "little")
+    return values[0], values[1], values[2]
+
+
+def _extra_fields(extra: bytes, name: bytes, at: int) -> dict[int, bytes]:
+    fields: dict[int, bytes] = {}
+    position = 0
+    while position < len(extra):
+        if position + 4 > len(extra):
+            if not extra[position:].strip(b"\0"):  # padding by alignment tools
+                break
+            raise damaged("a broken extra field", "ZIP_HEADER", name, at)
+        identity, size = struct.unpack_from("<HH", extra, position)
+        if position + 4 + size > len(extra) or (identity in fields and identity in (1, 0x7075)):
+            raise damaged("a broken extra field", "ZIP_HEADER", name, at)
+        fields[identity] = extra[position + 4 : position + 4 + size]
+        position += 4 + size
+    return fields

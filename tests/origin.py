@@ -1,0 +1,112 @@
+"""A loopback origin whose answers a test writes byte by byte, and which remembers what it was asked."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Request:
+    """What arrived: the request line's path and the headers, lower-cased names."""
+
+    path: str
+    headers: dict[str, str]
+
+
+Answer = Callable[[socket.socket, Request], None]
+
+
+@dataclass
+class Origin:
+    """A running server; `answers` maps a path to what writes its answer."""
+
+    url: str
+    answers: dict[str, Answer]
+    requests: list[Request] = field(default_factory=list)
+
+    def paths(self) -> list[str]:
+        """Return the paths asked for, in order."""
+        return [request.path for request in self.requests]
+
+
+def reply(body: bytes, status: str = "200 OK", **headers: str) -> Answer:
+    """Return an answer with a right Content-Length, unless a header says otherwise (None drops it)."""
+
+    def answer(connection: socket.socket, _request: Request) -> None:
+        lines = {"Content-Length": str(len(body)), **{name.replace("_", "-"): text for name, text in headers.items()}}
+        head = f"HTTP/1.1 {status}\r\n" + "".join(f"{name}: {text}\r\n" for name, text in lines.items() if text)
+        connection.sendall(head.encode("latin-1") + b"Connection: close\r\n\r\n" + body)
+
+    return answer
+
+
+def raw(data: bytes) -> Answer:
+    """Return an answer that is exactly these bytes."""
+    return lambda connection, _request: connection.sendall(data)
+
+
+def ranged(body: bytes, etag: str = '"v1"', first: int | None = None) -> Answer:
+    """Return an answer that honours Range and If-Range; only `first` bytes of a whole body are sent."""
+
+    def answer(connection: socket.socket, request: Request) -> None:
+        start = request.headers.get("range", "")
+        if start and request.headers.get("if-range") == etag:
+            offset = int(start.removeprefix("bytes=").rstrip("-"))
+            span = f"bytes {offset}-{len(body) - 1}/{len(body)}"
+            reply(body[offset:], "206 Partial Content", ETag=etag, Content_Range=span)(connection, request)
+        else:
+            sent = body[:first] if first is not None else body
+            reply(sent, ETag=etag, Content_Length=str(len(body)))(connection, request)
+
+    return answer
+
+
+def in_turn(*answers: Answer) -> Answer:
+    """Return an answer that gives each of these once, and then the last one for ever."""
+    left = list(answers)
+
+    def answer(connection: socket.socket, request: Request) -> None:
+        (left.pop(0) if len(left) > 1 else left[0])(connection, request)
+
+    return answer
+
+
+@contextlib.contextmanager
+def serving(answers: dict[str, Answer]) -> Iterator[Origin]:
+    """Serve on a free loopback port until the block ends; an unknown path is a 404."""
+    origin = Origin("", answers)
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            words = self.rfile.readline(65536).split()
+            headers: dict[str, str] = {}
+            while (line := self.rfile.readline(65536)) not in (b"\r\n", b"\n", b""):
+                name, _, value = line.decode("latin-1").partition(":")
+                headers[name.strip().lower()] = value.strip()
+            if len(words) < 2:
+                return
+            request = Request(words[1].decode("latin-1"), headers)
+            origin.requests.append(request)
+            answer = origin.answers.get(request.path.partition("?")[0], reply(b"nothing here", "404 Not Found"))
+            with contextlib.suppress(OSError):
+                answer(self.connection, request)
+
+    class Server(socketserver.ThreadingTCPServer):
+        allow_reuse_address = True
+        daemon_threads = True
+        request_queue_size = 64
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        origin.url = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            yield origin
+        finally:
+            server.shutdown()
+            thread.join()

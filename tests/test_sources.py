@@ -1,0 +1,221 @@
+"""A download succeeds whenever the bytes can be had, and no wrong byte is ever accepted."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks_lib.digest import Digest, Integrity
+from tasks_lib.errors import AllSourcesFailedError, FetchError, OfflineError
+from tasks_lib.progress import Silent
+from tasks_lib.sources import Policy, Sources, Wanted
+from tasks_lib.store import Store
+from tasks_lib.transport import Transport, TransportSettings
+from tests.origin import Answer, Origin, Request, in_turn, ranged, raw, reply, serving
+
+BODY = b"0123456789" * 20_000
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+PINNED = Integrity(size=len(BODY), digest=Digest.sha256(hashlib.sha256(BODY).hexdigest()))
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    with serving({}) as one:
+        yield one
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache")
+
+
+def sources(store: Store, network: str = "on", **settings: float) -> Sources:
+    transport = Transport(TransportSettings(**{"connect_timeout_s": 5, "stall_timeout_s": 5, **settings}))  # type: ignore[arg-type]  # numbers only
+    return Sources(store, transport, Policy(backoff_s=0.001, network=network), sleep=lambda _s: None)
+
+
+def wanted(*urls: str, headers: dict[str, str] | None = None) -> Wanted:
+    return Wanted(name="a", integrity=PINNED, urls=urls, headers=headers or {})
+
+
+def stall(connection: socket.socket, _request: Request) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n12345" % len(BODY))
+    connection.recv(1)  # until the client gives up
+
+
+def stall_in_headers(connection: socket.socket, _request: Request) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+    connection.recv(1)
+
+
+def endless_continue(connection: socket.socket, _request: Request) -> None:
+    connection.settimeout(0.01)
+    while True:
+        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 10)
+        try:
+            if connection.recv(1) == b"":
+                return
+        except TimeoutError:
+            pass
+
+
+ACCEPTED: dict[str, tuple[Callable[[], Answer], int]] = {
+    "plain": (lambda: reply(BODY), 1),
+    "no length": (lambda: reply(BODY, Content_Length=""), 1),
+    "gzip claimed, not applied": (lambda: reply(BODY, Content_Encoding="gzip"), 1),
+    "chunked": (
+        lambda: raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n30d40\r\n" + BODY + b"\r\n0\r\n\r\n"),
+        1,
+    ),
+    "short once": (lambda: in_turn(reply(BODY[:500], Content_Length=str(len(BODY))), reply(BODY)), 2),
+    "wrong once": (lambda: in_turn(reply(b"x" + BODY[1:]), reply(BODY)), 2),
+    "503 twice": (lambda: in_turn(reply(b"", "503 Busy"), reply(b"", "503 Busy"), reply(BODY)), 3),
+    "reset before the answer": (lambda: in_turn(raw(b""), reply(BODY)), 2),
+    "resumed": (lambda: in_turn(ranged(BODY, first=777), ranged(BODY)), 2),
+    "changed between": (lambda: in_turn(ranged(b"old" + BODY[3:], '"v0"', first=777), ranged(BODY)), 2),
+}
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_arrives(case: str, origin: Origin, store: Store) -> None:
+    """The promised bytes arrive, with exactly the requests that are needed."""
+    make, requests = ACCEPTED[case]
+    origin.answers["/a"] = make()
+    found = sources(store).obtain(wanted(f"{origin.url}/a"), Silent())
+    assert store.path(PINNED.digest).read_bytes() == BODY
+    assert len(origin.requests) == requests
+    assert found["url"] == f"{origin.url}/a"
+
+
+REFUSED: dict[str, tuple[Answer, int, str]] = {
+    "404": (reply(b"<title>gone</title>", "404 Not Found", Content_Type="text/html"), 1, "HTTP 404.*gone"),
+    "401": (reply(b"", "401 Unauthorized"), 1, "HTTP 401"),
+    "204": (reply(b"", "204 No Content"), 1, "HTTP 204"),
+    "unasked 206": (reply(BODY, "206 Partial Content"), 1, "HTTP 206"),
+    "500 for ever": (reply(b"", "500 Broken"), 4, "HTTP 500"),
+    "wrong bytes": (reply(b"x" + BODY[1:]), 2, "expected sha256:.*, got sha256:"),
+    "login page": (reply(b"<title>Log in", Content_Type="text/html"), 1, "announces 13; text/html beginning .*Log in"),
+    "longer than promised": (reply(BODY + b"more", Content_Length=""), 2, "more than 200000"),
+    "huge length": (reply(b"", Content_Length=str(10**15)), 1, "announces 1000000000000000"),
+    "conflicting lengths": (reply(BODY, Content_Length="200000, 7"), 1, "onflicting"),
+    "redirect loop": (reply(b"", "302 Found", Location="/a"), 11, "more than 10 redirects"),
+    "redirect to a file": (reply(b"", "302 Found", Location="file:///etc/passwd"), 1, "only http and https"),
+    "redirect nowhere": (reply(b"", "302 Found"), 1, "unreadable redirect"),
+    "redirect with a password": (reply(b"", "302 Found", Location="http://u:p@127.0.0.1/"), 1, "credentials"),
+    "no HTTP": (raw(b"garbage\r\n\r\n"), 4, "garbage"),
+    "gzip applied": (reply(b"\x1f\x8b", Content_Encoding="gzip"), 1, "applied Content-Encoding gzip"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case: str, origin: Origin, store: Store) -> None:
+    """What is not the promised content is refused after a bounded number of requests, with its reason."""
+    origin.answers["/a"], requests, reason = REFUSED[case]
+    with pytest.raises(AllSourcesFailedError, match=reason) as caught:
+        sources(store).obtain(wanted(f"{origin.url}/a"), Silent())
+    assert len(origin.requests) == requests
+    assert not store.has(PINNED)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+@pytest.mark.parametrize("answer", [stall, stall_in_headers, endless_continue])
+def test_no_server_holds_us(answer: Answer, origin: Origin, store: Store) -> None:
+    """A server that stalls, in headers, body or endless 100s, is left after the deadline; the mirror delivers."""
+    origin.answers |= {"/a": answer, "/b": reply(BODY)}
+    patient = Sources(
+        store,
+        Transport(TransportSettings(connect_timeout_s=5, stall_timeout_s=0.5, total_timeout_s=1)),
+        Policy(retries=0, backoff_s=0),
+    )
+    patient.obtain(wanted(f"{origin.url}/a", f"{origin.url}/b"), Silent())
+    assert store.has(PINNED)
+
+
+def test_mirror_steps_in_and_every_attempt_is_told(origin: Origin, store: Store) -> None:
+    """A mismatch of one source is not hidden by the failure of another."""
+    origin.answers |= {"/a": reply(b"x" + BODY[1:]), "/b": reply(b"", "404 Not Found")}
+    with pytest.raises(AllSourcesFailedError) as caught:
+        sources(store).obtain(wanted(f"{origin.url}/a", f"{origin.url}/b"), Silent())
+    assert "expected sha256:" in str(caught.value)
+    assert "HTTP 404" in str(caught.value)
+    origin.answers["/b"] = reply(BODY)
+    sources(store).obtain(wanted(f"{origin.url}/a", f"{origin.url}/b"), Silent())
+    assert store.has(PINNED)
+
+
+def test_a_dead_host_is_asked_once(origin: Origin, store: Store) -> None:
+    """After one definition found a host dead, the next one goes to the mirror first."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        dead = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    origin.answers["/a"] = reply(BODY)
+    shared = sources(store)
+    shared.obtain(wanted(f"{dead}/a", f"{origin.url}/a"), Silent())
+    assert shared._ordered((f"{dead}/b", f"{origin.url}/b")) == [f"{origin.url}/b", f"{dead}/b"]
+
+
+def test_secrets_stay_home(store: Store, origin: Origin) -> None:
+    """Headers of the definition go to its origin, not along a redirect to another one, nor to a mirror."""
+    with serving({"/b": reply(BODY[:-1] + b"x")}) as other:
+        origin.answers |= {"/a": reply(b"", "302 Found", Location=f"{other.url}/b")}
+        with pytest.raises(AllSourcesFailedError):
+            sources(store).obtain(wanted(f"{origin.url}/a", f"{other.url}/b", headers={"X-Api-Key": "s"}), Silent())
+        assert all(request.headers["x-api-key"] == "s" for request in origin.requests)
+        assert len(other.requests) == 4
+        assert all("x-api-key" not in request.headers for request in other.requests)
+
+
+def test_a_later_run_resumes(origin: Origin, store: Store) -> None:
+    """What a failed run left is continued by the next one with Range and If-Range."""
+    origin.answers["/a"] = ranged(BODY, first=777)
+    gone = Sources(store, Transport(), Policy(retries=0, backoff_s=0))
+    with pytest.raises(AllSourcesFailedError, match="after 777 of 200000 bytes"):
+        gone.obtain(wanted(f"{origin.url}/a"), Silent())
+    found = sources(store).obtain(wanted(f"{origin.url}/a"), Silent())
+    assert found["resumed"] == 777
+    assert origin.requests[-1].headers["range"] == "bytes=777-"
+    assert store.has(PINNED)
+
+
+def test_offline_opens_no_socket(origin: Origin, store: Store) -> None:
+    """With the network off nothing is asked, and the error says what to do."""
+    origin.answers["/a"] = reply(BODY)
+    with pytest.raises(OfflineError, match="network is off"):
+        sources(store, network="off").obtain(wanted(f"{origin.url}/a"), Silent())
+    assert origin.requests == []
+
+
+def test_file_mirror(store: Store, tmp_path: Path, origin: Origin) -> None:
+    """A file: source works when the origin is down, offline too; a wrong file is refused."""
+    (tmp_path / "a b").write_bytes(BODY)
+    url = (tmp_path / "a b").as_uri()
+    sources(store, network="off").obtain(wanted(f"{origin.url}/a", url), Silent())
+    assert store.has(PINNED)
+    other = Store(tmp_path / "other")
+    (tmp_path / "a b").write_bytes(BODY + b"more")
+    with pytest.raises(AllSourcesFailedError, match="more than 200000"):
+        sources(other).obtain(wanted(url), Silent())
+
+
+def test_two_at_once_download_once(origin: Origin, store: Store) -> None:
+    """Two threads that want the same blob make one download."""
+    origin.answers["/a"] = reply(BODY)
+    shared, failures = sources(store), []
+
+    def work() -> None:
+        try:
+            shared.obtain(wanted(f"{origin.url}/a"), Silent())
+        except FetchError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert origin.paths() == ["/a"]
