@@ -1,0 +1,344 @@
+"""Exactly the tree that the archive describes, or a clean refusal; never outside, never partial."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import io
+import lzma
+import os
+import stat
+import subprocess
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from tasks_lib import archive
+from tasks_lib.archive import Limits, Reshape
+from tasks_lib.errors import ArchiveError, TreeError
+from tasks_lib.progress import Silent
+from tasks_lib.tree import Slot
+from tests.archives import Member, tar, tar_header, zipped
+
+LIMITS = Limits(max_total_bytes=64 << 20, max_entries=1000, max_metadata_bytes=1 << 16)
+
+
+def extract(data: bytes, kind: str, destination: Path, reshape: Reshape | None = None) -> Slot:
+    slot = Slot(destination, destination.parent / "records" / f"{hashlib.sha256(data).hexdigest()[:8]}.json")
+    slot.extract(
+        io.BytesIO(data), name="a", format=kind, reshape=reshape or Reshape(), limits=LIMITS, key="k", progress=Silent()
+    )
+    return slot
+
+
+def repacked(data: bytes, kind: str, reshape: Reshape | None = None) -> bytes:
+    out = io.BytesIO()
+    archive.repack(
+        io.BytesIO(data), name="a", format=kind, reshape=reshape or Reshape(), limits=LIMITS,
+        spool=io.BytesIO(), write=out.write, progress=Silent(),
+    )  # fmt: skip
+    return out.getvalue()
+
+
+def tree_of(root: Path) -> dict[str, str]:
+    """Return path -> what stands there, without following anything."""
+    found = {}
+    for directory, directories, files in os.walk(os.fsencode(root)):
+        for name in directories + files:
+            path = os.path.join(directory, name)  # noqa: PTH118 - names are bytes
+            status = os.lstat(path)
+            mode = "x" if status.st_mode & 0o100 else "-"
+            if stat.S_ISLNK(status.st_mode):
+                what = f"-> {os.fsdecode(os.readlink(path))}"  # noqa: PTH115
+            elif stat.S_ISDIR(status.st_mode):
+                what = "directory"
+            else:
+                with open(path, "rb") as file:  # noqa: PTH123
+                    what = mode + hashlib.sha256(file.read()).hexdigest()
+            found[os.fsdecode(os.path.relpath(path, os.fsencode(root)))] = what
+    return found
+
+
+PLAIN = (
+    Member("d/"),
+    Member("d/a.txt", b"hello"),
+    Member("d/run", b"#!/bin/sh\n", mode=0o755),
+    Member("d/empty/"),
+    Member("d/link", kind=b"2", target="a.txt"),
+    Member("d/hard", kind=b"1", target="d/a.txt"),
+)
+EXPECTED = {
+    "d": "directory",
+    "d/a.txt": "-" + hashlib.sha256(b"hello").hexdigest(),
+    "d/run": "x" + hashlib.sha256(b"#!/bin/sh\n").hexdigest(),
+    "d/empty": "directory",
+    "d/link": "-> a.txt",
+    "d/hard": "-" + hashlib.sha256(b"hello").hexdigest(),
+}
+GZ, BZ, XZ = gzip.compress, bz2.compress, lzma.compress
+ZST = zstandard.ZstdCompressor(write_checksum=True).compress
+SKIPPABLE = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc"
+
+
+ACCEPTED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "tar": ("tar", bytes),
+    "gz": ("tar.gz", GZ),
+    "bz2": ("tar.bz2", BZ),
+    "xz": ("tar.xz", XZ),
+    "zst": ("tar.zst", ZST),
+    "gz of two members": ("tar.gz", lambda data: GZ(data[:700]) + GZ(data[700:])),
+    "gz padded": ("tar.gz", lambda data: GZ(data) + bytes(100)),
+    "bz2 of two streams": ("tar.bz2", lambda data: BZ(data[:700]) + BZ(data[700:])),
+    "xz padded between": ("tar.xz", lambda data: XZ(data[:700]) + bytes(8) + XZ(data[700:])),
+    "zst of two frames": ("tar.zst", lambda data: ZST(data[:700]) + ZST(data[700:])),
+    "zst skippable": ("tar.zst", lambda data: SKIPPABLE + ZST(data) + SKIPPABLE),
+    "long zero tail": ("tar", lambda data: data + bytes(20480)),
+}
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_accepted(case: str, tmp_path: Path) -> None:
+    """A legal archive in every dress gives exactly its tree."""
+    kind, dress = ACCEPTED[case]
+    extract(dress(tar(PLAIN)), kind, tmp_path / "out")
+    assert tree_of(tmp_path / "out") == EXPECTED
+
+
+def member(name: str = "a", content: bytes = b"", **fields: object) -> bytes:
+    return tar([Member(name, content, **fields)])  # type: ignore[arg-type]  # checked by Member itself
+
+
+def pax(records: bytes, name: str = "a", content: bytes = b"") -> bytes:
+    return tar([Member("x", records, kind=b"x"), Member(name, content)])
+
+
+REFUSED: dict[str, tuple[str, bytes, str]] = {
+    "dotdot": ("tar", member("../a"), "DOTDOT"),
+    "dotdot inside": ("tar", member("a/../b"), "DOTDOT"),
+    "leave and return": ("tar", member("../out/x"), "DOTDOT"),
+    "absolute": ("tar", member("/a"), "ABSOLUTE"),
+    "pax dotdot": ("tar", pax(b"13 path=../a\n"), "DOTDOT"),
+    "control": ("tar", member("a\x1b[31m"), "NAME_CONTROL"),
+    "root as a file": ("tar", member("."), "ROOT"),
+    "component": ("tar", tar([Member("L", b"x" * 300, kind=b"L"), Member("a")]), "COMPONENT_TOO_LONG"),
+    "deep": ("tar", tar([Member("L", b"x/" * 300 + b"y", kind=b"L"), Member("a")]), "TOO_DEEP"),
+    "symlink absolute": ("tar", member(kind=b"2", target="/etc"), "SYMLINK_ABSOLUTE"),
+    "symlink outside": ("tar", member("d/a", kind=b"2", target="../../x"), "SYMLINK_OUTSIDE"),
+    "symlink two hops": (
+        "tar", tar([Member("a", kind=b"2", target="."), Member("x", kind=b"2", target="a/..")]), "SYMLINK_OUTSIDE",
+    ),
+    "symlink late": (
+        "tar", tar([Member("x", kind=b"2", target="a/.."), Member("a", kind=b"2", target=".")]), "SYMLINK_OUTSIDE",
+    ),
+    "symlink through nothing": ("tar", member(kind=b"2", target="other/.."), "SYMLINK_OUTSIDE"),
+    "through a symlink": (
+        "tar", tar([Member("d", kind=b"2", target="e"), Member("e/"), Member("d/x", b"x")]), "BELOW_NON_DIRECTORY",
+    ),
+    "below a file": ("tar", tar([Member("d", b"x"), Member("d/x", b"x")]), "BELOW_NON_DIRECTORY"),
+    "hard link outside": ("tar", member(kind=b"1", target="../x"), "DOTDOT"),
+    "hard link missing": ("tar", member(kind=b"1", target="x"), "HARDLINK"),
+    "hard link to a symlink": (
+        "tar", tar([Member("s", kind=b"2", target="x"), Member("h", kind=b"1", target="s")]), "HARDLINK",
+    ),
+    "hard link with content": ("tar", tar([Member("a"), Member("h", b"x", kind=b"1", target="a")]), "LINK_WITH_CONTENT"),
+    "device": ("tar", member(kind=b"3"), "TYPE"),
+    "fifo": ("tar", member(kind=b"6"), "TYPE"),
+    "unknown type": ("tar", member(kind=b"Z"), "TYPE"),
+    "twice": ("tar", tar([Member("a", b"1"), Member("a", b"2")]), "DUPLICATE"),
+    "directory with content": ("tar", member("d", b"x", kind=b"5"), "LINK_WITH_CONTENT"),
+    "file with slash": ("tar", member("d/", b"x", kind=b"0"), "FILE_AS_DIRECTORY"),
+    "checksum": ("tar", member()[:150] + b"9" + member()[151:], "NUMBER"),
+    "bad checksum": ("tar", b"b" + member()[1:], "CHECKSUM"),
+    "no end": ("tar", member()[:512], "NO_END"),
+    "truncated": ("tar", member(content=b"x" * 600)[:800], "TRUNCATED"),
+    "garbage after": ("tar", member() + b"x" * 512, "TRAILING_GARBAGE"),
+    "dangling": ("tar", tar([Member("L", b"name", kind=b"L")]), "DANGLING"),
+    "negative size": ("tar", tar_header(Member("a"), size=b"\xff" * 12) + bytes(1024), "NUMBER"),
+    "huge size": ("tar", tar_header(Member("a"), size=b"\x80" + b"\0" * 3 + b"\x40" + b"\0" * 7) + bytes(1024), "MEMBER"),
+    "size of letters": ("tar", tar_header(Member("a"), size=b"0000000_010\0") + bytes(1024), "NUMBER"),
+    "pax size lies": ("tar", pax(b"12 size=999\n", content=b"x"), "PAX_SIZE"),
+    "pax overrun": ("tar", pax(b"99 path=b\n"), "PAX_RECORD"),
+    "pax twice": ("tar", pax(b"10 path=b\n10 path=c\n"), "PAX_TWICE"),
+    "pax global path": ("tar", tar([Member("g", b"10 path=b\n", kind=b"g"), Member("a")]), "PAX_GLOBAL"),
+    "pax and gnu": (
+        "tar", tar([Member("x", b"10 path=b\n", kind=b"x"), Member("L", b"c", kind=b"L"), Member("a")]), "PAX_TWICE",
+    ),
+    "metadata bomb": ("tar", tar([Member("L", b"x" * (1 << 17), kind=b"L"), Member("a")]), "METADATA_TOO_LARGE"),
+    "too many": ("tar", tar([Member(f"f{n}") for n in range(1001)]), "TOO_MANY_ENTRIES"),
+    "bomb": ("tar.gz", GZ(member(content=bytes(65 << 20))), "TOO_LARGE"),
+    "gz truncated": ("tar.gz", GZ(tar(PLAIN))[:-4], "TRUNCATED"),
+    "gz wrong crc": ("tar.gz", GZ(tar(PLAIN))[:-8] + b"1234" + GZ(tar(PLAIN))[-4:], "CORRUPT"),
+    "gz garbage": ("tar.gz", GZ(tar(PLAIN)) + b"garbage", "TRAILING_GARBAGE"),
+    "bz2 broken second": ("tar.bz2", BZ(tar(PLAIN)) + BZ(b"x")[:-5], "TRUNCATED"),
+    "bz2 garbage": ("tar.bz2", BZ(tar(PLAIN)) + b"garbage", "TRAILING_GARBAGE"),
+    "xz odd padding": ("tar.xz", XZ(tar(PLAIN)) + bytes(3), "TRAILING_GARBAGE"),
+    "xz broken second": ("tar.xz", XZ(tar(PLAIN)) + XZ(b"x" * 99)[:-6], "TRUNCATED"),
+    "xz dictionary": (
+        "tar.xz", lzma.compress(tar(PLAIN), filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}]), "DICTIONARY",
+    ),
+    "zst truncated": ("tar.zst", ZST(tar(PLAIN))[:-1], "TRUNCATED"),
+    "zst no checksum": ("tar.zst", ZST(tar(PLAIN))[:-4], "TRUNCATED"),
+    "zst wrong checksum": ("tar.zst", ZST(tar(PLAIN))[:-4] + b"1234", "CORRUPT"),
+    "zst garbage": ("tar.zst", ZST(tar(PLAIN)) + b"garbage", "TRAILING_GARBAGE"),
+    "zst broken second": ("tar.zst", ZST(tar(PLAIN)) + ZST(b"x" * 99)[:-3], "TRUNCATED"),
+    "html": ("tar.gz", b"<html>log in", "WRONG_FORMAT"),
+    "gz of gz": ("tar.gz", GZ(GZ(tar(PLAIN))), ""),
+    "zip as tar.gz": ("tar.gz", zipped([("a", b"x")]), "WRONG_FORMAT"),
+    "empty": ("tar.gz", b"", "WRONG_FORMAT"),
+    "zip dotdot": ("zip", zipped([("../a", b"x")]), "DOTDOT"),
+    "zip absolute": ("zip", zipped([("/a", b"x")]), "ABSOLUTE"),
+    "zip twice": ("zip", zipped([("a", b"x"), ("a", b"y")]), "DUPLICATE"),
+    "zip prefixed": ("zip", b"#!/bin/sh\n" + zipped([("a", b"x")]), "ZIP_TILING"),
+    "zip garbage after": ("zip", zipped([("a", b"x")]) + b"x", "WRONG_FORMAT"),
+    "zip two": ("zip", zipped([("a", b"x")]) * 2, "ZIP_TILING"),
+    "zip crc": ("zip", zipped([("a", b"xyz")]).replace(b"xyz", b"xyy"), "CHECKSUM"),
+    "zip local name": ("zip", zipped([("aaaa", b"x")]).replace(b"aaaa", b"bbbb", 1), "ZIP_DISAGREE"),
+    "zip symlink outside": ("zip", zipped([("s", b"../x")], mode=0o120777), "SYMLINK_OUTSIDE"),
+    "zip fifo": ("zip", zipped([("s", b"")], mode=0o010644), "TYPE"),
+    "zip truncated": ("zip", zipped([("a", b"x")])[:-1], "WRONG_FORMAT"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case: str, tmp_path: Path) -> None:
+    """A hostile or damaged archive is refused with its code; nothing is left, nothing outside is touched."""
+    kind, data, code = REFUSED[case]
+    (tmp_path / "records").mkdir()
+    with pytest.raises(ArchiveError) as caught:
+        extract(data, kind, tmp_path / "out")
+    assert code in caught.value.code
+    assert str(caught.value).startswith("a:")
+    assert str(caught.value).isprintable()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["records"]
+    with pytest.raises(ArchiveError):
+        repacked(data, kind)
+
+
+@pytest.mark.parametrize("kind", ["gnu", "pax", "ustar", "v7", "oldgnu"])
+def test_agrees_with_gnu_tar(kind: str, tmp_path: Path) -> None:
+    """What GNU tar writes, in each of its formats, is read as GNU tar reads it."""
+    root = tmp_path / "root"
+    (root / "d" / "empty").mkdir(parents=True)
+    (root / "d" / "a").write_bytes(b"a" * 5000)
+    (root / "d" / "run").write_bytes(b"x")
+    (root / "d" / "run").chmod(0o755)
+    (root / "d" / "h").hardlink_to(root / "d" / "a")
+    (root / "d" / "s").symlink_to("a")
+    if kind not in ("v7", "ustar", "oldgnu"):
+        long = root / ("long" * 30) / ("name" * 40)
+        long.parent.mkdir()
+        long.write_bytes(b"long")
+        (root / "s").symlink_to("long" * 30 + "/" + "name" * 40)
+        with (root / "sparse").open("wb") as file:
+            file.seek(3 << 20)
+            file.write(b"end")
+            file.truncate(8 << 20)
+    (root / os.fsdecode(b"latin-\xe9")).write_bytes(b"e")
+    made = subprocess.run(
+        ["tar", f"--format={kind}", "-S", "-C", root, "-cf", "-", "."], stdout=subprocess.PIPE, check=True
+    )
+    extract(made.stdout, "tar", tmp_path / "out")
+    assert tree_of(tmp_path / "out") == tree_of(root)
+    again = tmp_path / "again"
+    again.mkdir()
+    data = zstandard.ZstdDecompressor().decompress(repacked(made.stdout, "tar"))
+    subprocess.run(["tar", "-C", again, "-xf", "-"], input=data, check=True)
+    assert tree_of(again) == tree_of(root)
+
+
+def test_zip_tree(tmp_path: Path) -> None:
+    """A zip with directories, modes and a symlink gives its tree, deflated or stored."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("d/", b"")
+        for name, mode, content in (("d/a", 0o100644, b"a" * 9000), ("d/x", 0o100755, b"x"), ("d/s", 0o120777, b"a")):
+            info = zipfile.ZipInfo(name)
+            info.external_attr, info.create_system = mode << 16, 3
+            made.writestr(info, content)
+    extract(buffer.getvalue(), "zip", tmp_path / "out")
+    assert tree_of(tmp_path / "out") == {
+        "d": "directory",
+        "d/a": "-" + hashlib.sha256(b"a" * 9000).hexdigest(),
+        "d/x": "x" + hashlib.sha256(b"x").hexdigest(),
+        "d/s": "-> a",
+    }
+
+
+def test_strip_and_prefix(tmp_path: Path) -> None:
+    """Names and hard links follow strip and prefix, symlink targets do not; a stripped file is an error."""
+    extract(tar(PLAIN), "tar", tmp_path / "out", Reshape(strip=1, prefix="p/q-"))
+    found = tree_of(tmp_path / "out")
+    assert found["p/q-hard"] == found["p/q-a.txt"]
+    assert found["p/q-link"] == "-> a.txt"
+    assert found["p/q-empty"] == "directory"
+    with pytest.raises(ArchiveError, match="STRIPPED"):
+        extract(tar(PLAIN), "tar", tmp_path / "other", Reshape(strip=2))
+
+
+#: Golden: changes only together with REPACK_VERSION.
+GOLDEN_TAR = "PENDING"
+
+
+def test_repack_is_deterministic() -> None:
+    """The order, owners, times and compression of the input leave no trace; the bytes are golden."""
+    first = repacked(tar(PLAIN), "tar")
+    shuffled = tar([Member("d/run", b"#!/bin/sh\n", mode=0o777, mtime=99), *PLAIN[:2], *PLAIN[3:]])
+    assert repacked(GZ(shuffled), "tar.gz") == first
+    assert repacked(first, "tar.zst") == first
+    plain = zstandard.ZstdDecompressor().decompress(first)
+    assert hashlib.sha256(plain).hexdigest() == GOLDEN_TAR
+
+
+def test_repack_reads_back(tmp_path: Path) -> None:
+    """Python's tarfile reads the normalised archive as the tree it came from."""
+    data = zstandard.ZstdDecompressor().decompress(repacked(GZ(tar(PLAIN)), "tar.gz", Reshape(strip=1, prefix="p/")))
+    with tarfile.open(fileobj=io.BytesIO(data)) as made:
+        assert made.getnames() == ["p", "p/a.txt", "p/empty", "p/hard", "p/link", "p/run"]
+        assert {(one.uid, one.mtime, one.uname) for one in made} == {(0, 315532800, "")}
+        made.extractall(tmp_path / "out", filter="tar")
+    assert set(tree_of(tmp_path / "out" / "p")) == {"a.txt", "empty", "hard", "link", "run"}
+
+
+def test_two_archives_share_a_directory(tmp_path: Path) -> None:
+    """A second archive adds to the directory; clearing the first leaves the second's entries."""
+    first = extract(tar([Member("d/a", b"1")]), "tar", tmp_path / "out")
+    second = extract(tar([Member("d/b", b"2")]), "tar", tmp_path / "out")
+    assert set(tree_of(tmp_path / "out")) == {"d", "d/a", "d/b"}
+    assert first.holds("k")
+    first.clear()
+    assert set(tree_of(tmp_path / "out")) == {"d", "d/b"}
+    assert second.holds("k")
+    assert not first.holds("k")
+
+
+def test_collision_names_both(tmp_path: Path) -> None:
+    """Two archives with one path are an error that names both, and the directory is as before."""
+    extract(tar([Member("d/a", b"1")]), "tar", tmp_path / "out")
+    with pytest.raises(TreeError, match="a and a both put 'd/a'"):
+        extract(tar([Member("c", b"3"), Member("d/a", b"2")]), "tar", tmp_path / "out")
+    assert set(tree_of(tmp_path / "out")) == {"d", "d/a"}
+
+
+def test_a_changed_tree_is_noticed(tmp_path: Path) -> None:
+    """A missing, resized or replaced entry is no longer held."""
+    slot = extract(tar(PLAIN), "tar", tmp_path / "out")
+    assert slot.holds("k")
+    assert not slot.holds("other")
+    (tmp_path / "out" / "d" / "a.txt").write_bytes(b"longer than it was")
+    assert not slot.holds("k")
+
+
+def test_formats_by_name_and_content() -> None:
+    """A format is known by suffix and by first bytes."""
+    assert archive.format_for("x.TGZ") == "tar.gz"
+    assert archive.format_for("x.deb") is None
+    assert archive.format_of(GZ(b"x")) == "tar.gz"
+    assert archive.format_of(tar(PLAIN)[:512]) == "tar"
+    assert archive.format_of(b"\x7fELF") is None
+    assert zlib.crc32(b"") == 0
