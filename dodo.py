@@ -1,1 +1,7 @@
-"""The porch: wires the world, exposes the tasks."""
+"""The porch of this repository: `doit` makes the sample; `doit toolchain:NAME` whatever else is defined."""
+
+from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs
+
+DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["toolchain:sample"]}
+
+__all__ = ["DOIT_CONFIG", "task_fetchdefs"]

@@ -94,7 +94,10 @@ class Response:
         """
         while limit > 0:
             with self._watch.errors("while reading the body"):
-                chunk = self._raw.read1(min(CHUNK, limit), decode_content=False)
+                try:
+                    chunk = self._raw.read1(min(CHUNK, limit), decode_content=False)
+                except urllib3.exceptions.ProtocolError:
+                    chunk = b""  # it ended early: the promised size tells, whatever the framing said
             if not chunk:
                 return
             self._watch.moved(len(chunk))
@@ -470,6 +473,8 @@ def _translated(error: Exception, when: str) -> TransportError:
         return TlsError(f"TLS: {reason}", hint="certificates are always verified; REQUESTS_CA_BUNDLE names another CA")
     if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
         return StalledError(f"timed out {when}", transient=True)
+    if isinstance(error, requests.exceptions.InvalidHeader | urllib3.exceptions.InvalidHeader):
+        return TransportError(f"{reason} {when}")
     if isinstance(error, ValueError) and not isinstance(error, requests.RequestException):
         return TransportError(f"unreadable answer {when}: {reason}")
     return TransportError(f"{reason} {when}", transient=True)

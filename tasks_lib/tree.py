@@ -139,8 +139,9 @@ class Slot:
             if status is None:
                 moved.append(one.path + "/")
             elif not (stat.S_ISDIR(status.st_mode) and one.kind == "directory"):
+                both = f"{escaped(name)} and {self._owner_of(one.path)}"
                 raise TreeError(
-                    f"{escaped(name)} and {self._owner_of(one.path)} both put {escaped(one.path)!r} into {self.destination}",
+                    f"{both} both put {escaped(one.path)!r} into {self.destination}",
                     hint="give one of them a `dest:` of its own",
                 )
         for path in moved:

@@ -146,7 +146,9 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "hard link to a symlink": (
         "tar", tar([Member("s", kind=b"2", target="x"), Member("h", kind=b"1", target="s")]), "HARDLINK",
     ),
-    "hard link with content": ("tar", tar([Member("a"), Member("h", b"x", kind=b"1", target="a")]), "LINK_WITH_CONTENT"),
+    "hard link with content": (
+        "tar", tar([Member("a"), Member("h", b"x", kind=b"1", target="a")]), "LINK_WITH_CONTENT",
+    ),
     "device": ("tar", member(kind=b"3"), "TYPE"),
     "fifo": ("tar", member(kind=b"6"), "TYPE"),
     "unknown type": ("tar", member(kind=b"Z"), "TYPE"),
@@ -160,7 +162,12 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "garbage after": ("tar", member() + b"x" * 512, "TRAILING_GARBAGE"),
     "dangling": ("tar", tar([Member("L", b"name", kind=b"L")]), "DANGLING"),
     "negative size": ("tar", tar_header(Member("a"), size=b"\xff" * 12) + bytes(1024), "NUMBER"),
-    "huge size": ("tar", tar_header(Member("a"), size=b"\x80" + b"\0" * 3 + b"\x40" + b"\0" * 7) + bytes(1024), "MEMBER"),
+    "huge size": (
+        "tar", tar_header(Member("a"), size=b"\x80" + b"\0" * 2 + b"\x40" + b"\0" * 8) + bytes(1024), "NUMBER",
+    ),
+    "large size": (
+        "tar", tar_header(Member("a"), size=b"\x80" + b"\0" * 4 + b"\x40" + b"\0" * 6) + bytes(1024), "MEMBER",
+    ),
     "size of letters": ("tar", tar_header(Member("a"), size=b"0000000_010\0") + bytes(1024), "NUMBER"),
     "pax size lies": ("tar", pax(b"12 size=999\n", content=b"x"), "PAX_SIZE"),
     "pax overrun": ("tar", pax(b"99 path=b\n"), "PAX_RECORD"),
@@ -175,10 +182,10 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "gz truncated": ("tar.gz", GZ(tar(PLAIN))[:-4], "TRUNCATED"),
     "gz wrong crc": ("tar.gz", GZ(tar(PLAIN))[:-8] + b"1234" + GZ(tar(PLAIN))[-4:], "CORRUPT"),
     "gz garbage": ("tar.gz", GZ(tar(PLAIN)) + b"garbage", "TRAILING_GARBAGE"),
-    "bz2 broken second": ("tar.bz2", BZ(tar(PLAIN)) + BZ(b"x")[:-5], "TRUNCATED"),
+    "bz2 broken second": ("tar.bz2", BZ(tar(PLAIN)) + BZ(bytes(99))[:-5], "TRUNCATED"),
     "bz2 garbage": ("tar.bz2", BZ(tar(PLAIN)) + b"garbage", "TRAILING_GARBAGE"),
     "xz odd padding": ("tar.xz", XZ(tar(PLAIN)) + bytes(3), "TRAILING_GARBAGE"),
-    "xz broken second": ("tar.xz", XZ(tar(PLAIN)) + XZ(b"x" * 99)[:-6], "TRUNCATED"),
+    "xz broken second": ("tar.xz", XZ(tar(PLAIN)) + XZ(bytes(99))[:-6], "TRUNCATED"),
     "xz dictionary": (
         "tar.xz", lzma.compress(tar(PLAIN), filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}]), "DICTIONARY",
     ),
@@ -241,7 +248,9 @@ def test_agrees_with_gnu_tar(kind: str, tmp_path: Path) -> None:
             file.truncate(8 << 20)
     (root / os.fsdecode(b"latin-\xe9")).write_bytes(b"e")
     made = subprocess.run(
-        ["tar", f"--format={kind}", "-S", "-C", root, "-cf", "-", "."], stdout=subprocess.PIPE, check=True
+        ["tar", f"--format={kind}", *(["-S"] if kind in ("gnu", "pax") else []), "-C", root, "-cf", "-", "."],
+        stdout=subprocess.PIPE,
+        check=True,
     )
     extract(made.stdout, "tar", tmp_path / "out")
     assert tree_of(tmp_path / "out") == tree_of(root)
@@ -282,7 +291,7 @@ def test_strip_and_prefix(tmp_path: Path) -> None:
 
 
 #: Golden: changes only together with REPACK_VERSION.
-GOLDEN_TAR = "PENDING"
+GOLDEN_TAR = "eaf0663dd4a6f8f160510401cecf8c131e0bd6ef58f9ce5d460b61162162bda5"
 
 
 def test_repack_is_deterministic() -> None:

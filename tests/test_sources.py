@@ -102,7 +102,7 @@ REFUSED: dict[str, tuple[Answer, int, str]] = {
     "login page": (reply(b"<title>Log in", Content_Type="text/html"), 1, "announces 13; text/html beginning .*Log in"),
     "longer than promised": (reply(BODY + b"more", Content_Length=""), 2, "more than 200000"),
     "huge length": (reply(b"", Content_Length=str(10**15)), 1, "announces 1000000000000000"),
-    "conflicting lengths": (reply(BODY, Content_Length="200000, 7"), 1, "onflicting"),
+    "conflicting lengths": (reply(BODY, Content_Length="200000, 7"), 1, "multiple unmatching"),
     "redirect loop": (reply(b"", "302 Found", Location="/a"), 11, "more than 10 redirects"),
     "redirect to a file": (reply(b"", "302 Found", Location="file:///etc/passwd"), 1, "only http and https"),
     "redirect nowhere": (reply(b"", "302 Found"), 1, "unreadable redirect"),

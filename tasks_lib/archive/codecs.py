@@ -10,7 +10,7 @@ import bz2
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 import zstandard
 
@@ -166,7 +166,8 @@ def _zstd(source: BinaryIO, limits: Limits) -> Iterator[bytes]:
     framing = _ZstdFraming(source, limits)
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << limits.zstd_max_window_log)
     try:
-        with decompressor.stream_reader(framing, read_across_frames=True, closefd=False) as reader:
+        # its stub asks for a whole file, but it only ever calls read()
+        with decompressor.stream_reader(cast("BinaryIO", framing), read_across_frames=True, closefd=False) as reader:
             while chunk := reader.read(CHUNK):
                 yield chunk
     except zstandard.ZstdError as error:
@@ -183,7 +184,8 @@ class _ZstdFraming:
 
     def __init__(self, source: BinaryIO, limits: Limits) -> None:
         self._source, self._limits = source, limits
-        self._need, self._state = 4, self._magic
+        self._need = 4
+        self._state: Callable[[bytes], None] = self._magic
         self._held = b""
         self._skip = 0
         self._checksum = 0

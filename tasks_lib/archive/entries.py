@@ -209,27 +209,31 @@ class Table:
 
     def _check_link(self, link: Entry) -> None:
         here = link.path.split(b"/")[:-1]
-        left = link.target.split(b"/")[::-1]
-        if link.target.startswith(b"/"):
-            raise unsafe("is a symlink to an absolute path", "SYMLINK_ABSOLUTE", link.path, link.offset)
+        left = self._steps(link, link)
         hops = 0
         while left:
             part = left.pop()
-            if part in (b"", b"."):
-                continue
             if part == b"..":
-                # `..` of what is not a known directory could lead anywhere later
-                if not here or (standing := self.entries.get(b"/".join(here))) is None or standing.kind != DIRECTORY:
-                    raise unsafe("is a symlink that leads outside", "SYMLINK_OUTSIDE", link.path, link.offset)
-                here.pop()
-                continue
-            here.append(part)
-            standing = self.entries.get(b"/".join(here))
-            if standing is not None and standing.kind == SYMLINK:
-                hops += 1
-                if hops > MAX_HOPS:
-                    return  # a loop leads nowhere: the kernel refuses it as well
-                if standing.target.startswith(b"/"):
-                    raise unsafe("is a symlink that leads outside", "SYMLINK_OUTSIDE", link.path, link.offset)
-                here.pop()
-                left.extend(standing.target.split(b"/")[::-1])
+                self._leave(here, link)
+            elif part not in (b"", b"."):
+                here.append(part)
+                standing = self.entries.get(b"/".join(here))
+                if standing is not None and standing.kind == SYMLINK:
+                    hops += 1
+                    if hops > MAX_HOPS:
+                        return  # a loop leads nowhere: the kernel refuses it as well
+                    here.pop()
+                    left.extend(self._steps(standing, link))
+
+    def _steps(self, followed: Entry, link: Entry) -> list[bytes]:
+        """Return the components of a link's text, the first one last."""
+        if followed.target.startswith(b"/"):
+            raise unsafe("is a symlink that leads to an absolute path", "SYMLINK_ABSOLUTE", link.path, link.offset)
+        return followed.target.split(b"/")[::-1]
+
+    def _leave(self, here: list[bytes], link: Entry) -> None:
+        # `..` of what is no directory of this archive could lead anywhere once another one stands beside it
+        standing = self.entries.get(b"/".join(here)) if here else None
+        if standing is None or standing.kind != DIRECTORY:
+            raise unsafe("is a symlink that leads outside", "SYMLINK_OUTSIDE", link.path, link.offset)
+        here.pop()

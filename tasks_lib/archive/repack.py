@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import zstandard
 
@@ -26,6 +26,8 @@ LEVEL: Final = 3
 #: Records of 20 blocks. Source: GNU tar manual, "Blocking"; POSIX pax default.
 _RECORD: Final = 20 * BLOCK
 _CHUNK: Final = 1 << 20
+#: A symlink has no mode of its own: every Linux shows 0777.
+_MODES: Final = {SYMLINK: 0o777, DIRECTORY: 0o755}
 _TYPES: Final = {FILE: b"0", HARDLINK: b"1", SYMLINK: b"2", DIRECTORY: b"5"}
 
 
@@ -83,7 +85,7 @@ def _normalised_links(model: list[Entry], places: dict[bytes, int]) -> list[Entr
             places[entry.path] = places.get(source.path, 0)
             normalised.append(replace(source, path=entry.path))
         else:
-            normalised.append(replace(entry, kind=HARDLINK, target=leader, size=0))
+            normalised.append(replace(source, path=entry.path, kind=HARDLINK, target=leader, size=0))
     return normalised
 
 
@@ -96,7 +98,7 @@ def _compressed(
     parameters = zstandard.ZstdCompressionParameters.from_level(
         LEVEL, source_size=size, write_checksum=True, write_content_size=True, threads=0
     )
-    compressor = zstandard.ZstdCompressor(compression_params=parameters).chunker(size=size, chunk_size=_CHUNK)
+    compressor: Any = zstandard.ZstdCompressor(compression_params=parameters).chunker(size=size, chunk_size=_CHUNK)
     digest = hashlib.sha256()
     written = 0
     for piece in _pieces(model, headers, places, spool):
@@ -154,7 +156,7 @@ def header(entry: Entry) -> bytes:
     if size >= 8**11:
         records += _record(b"size", str(size).encode())
         size = 0
-    mode = 0o755 if entry.executable or entry.kind == DIRECTORY else 0o777 if entry.kind == SYMLINK else 0o644
+    mode = _MODES.get(entry.kind) or (0o755 if entry.executable else 0o644)
     block = _block(short, prefix, mode, size, _TYPES[entry.kind], link)
     if not records:
         return block

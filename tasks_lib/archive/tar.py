@@ -179,19 +179,18 @@ class TarReader:
             raise limit(f"metadata of {size} bytes", "METADATA_TOO_LARGE", offset=offset)
         data = self._stream.exact(size)
         self._stream.skip(-size % BLOCK)
-        if kind == b"V":  # a volume label names the archive, and nothing in it
-            return
         if kind == b"g":
             records = _pax_records(data, offset)
             if bad := records.keys() & {b"path", b"linkpath", b"size"}:
-                raise unsafe(f"a global header sets {sorted(bad)[0].decode()!r}", "PAX_GLOBAL", offset=offset)
-            return
-        if kind == b"x":
+                raise unsafe(f"a global header sets {min(bad).decode()!r}", "PAX_GLOBAL", offset=offset)
+        elif kind == b"x":
             if pending:
                 raise unsafe("two extension headers for one entry", "PAX_TWICE", offset=offset)
             pending.pax = _pax_records(data, offset) or {b"": b""}
-            return
-        text = data.removesuffix(b"\0")
+        elif kind != b"V":  # a volume label names the archive, and nothing in it
+            self._extend_gnu(pending, kind, data.removesuffix(b"\0"), offset)
+
+    def _extend_gnu(self, pending: _Pending, kind: bytes, text: bytes, offset: int) -> None:
         if b"\0" in text or not text:
             raise damaged("a GNU long name with a NUL inside, or empty", "GNU_NAME", offset=offset)
         if pending.pax or (pending.name if kind == b"L" else pending.link) is not None:
@@ -368,7 +367,7 @@ def _name(block: bytes, pending: _Pending, offset: int) -> bytes:
 
 
 def _pax_records(data: bytes, offset: int) -> dict[bytes, bytes]:
-    """Return the records `LENGTH KEY=VALUE\\n`. Source: POSIX pax Extended Header.
+    """Return the records, a line `LENGTH KEY=VALUE` each. Source: POSIX pax Extended Header.
 
     Raises:
         DamagedArchiveError: a wrong length, no newline, an empty or repeated keyword.

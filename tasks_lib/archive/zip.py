@@ -10,7 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from tasks_lib.archive.entries import (
     DIRECTORY,
@@ -90,22 +90,7 @@ class ZipReader:
     # --- the central directory
 
     def _directory(self) -> tuple[int, list[_Member]]:
-        total = self._source.seek(0, 2)
-        if total < _END.size:
-            raise damaged("is too short for a zip", "WRONG_FORMAT")
-        tail_size = min(total, _END.size + _MAX16)
-        tail = self._read(total - tail_size, tail_size)
-        at = tail.rfind(b"PK\x05\x06")
-        if at < 0 or at + _END.size > len(tail):
-            raise damaged("has no end-of-central-directory record", "WRONG_FORMAT")
-        end_at = total - tail_size + at
-        _, disk, first_disk, here, count, size, start, comment = _END.unpack_from(tail, at)
-        if at + _END.size + comment != len(tail) or b"PK\x05\x06" in tail[at + 4 :]:
-            raise unsafe("data after its end, or a second end", "ZIP_END", offset=end_at)
-        if b"PK\x05\x06" in tail[:at] and tail.find(b"PK\x05\x06") + _END.size + _MAX16 >= at:
-            first = tail.find(b"PK\x05\x06")
-            if _END.unpack_from(tail, first)[7] + first + _END.size == len(tail):
-                raise unsafe("two ends that both fit", "ZIP_END", offset=end_at)
+        end_at, (_, disk, first_disk, here, count, size, start, _) = self._end()
         limit_at = end_at
         if _MAX16 in (here, count) or _MAX32 in (size, start):
             here, count, size, start, limit_at = self._end64(end_at, (here, count, size, start))
@@ -116,6 +101,23 @@ class ZipReader:
         if count > self._limits.max_entries:
             raise limit(f"more than {self._limits.max_entries} entries", "TOO_MANY_ENTRIES")
         return start, self._members(start, size, count)
+
+    def _end(self) -> tuple[int, tuple[Any, ...]]:
+        """Return where the one end record stands, and its fields."""
+        total = self._source.seek(0, 2)
+        tail_size = min(total, _END.size + _MAX16)
+        tail = self._read(total - tail_size, tail_size)
+        fitting = []
+        at = tail.find(b"PK\x05\x06")
+        while 0 <= at <= len(tail) - _END.size:
+            if at + _END.size + _END.unpack_from(tail, at)[7] == len(tail):
+                fitting.append(at)
+            at = tail.find(b"PK\x05\x06", at + 1)
+        if not fitting:
+            raise damaged("has no end-of-central-directory record at its end", "WRONG_FORMAT")
+        if len(fitting) > 1:
+            raise unsafe("two ends that both fit", "ZIP_END", offset=total - tail_size + fitting[0])
+        return total - tail_size + fitting[0], _END.unpack_from(tail, fitting[0])
 
     def _end64(self, end_at: int, short: tuple[int, int, int, int]) -> tuple[int, int, int, int, int]:
         if end_at < _LOCATOR64.size + _END64.size:
@@ -149,7 +151,7 @@ class ZipReader:
             raise unsafe("its central directory holds more than its members", "ZIP_TILING", offset=start + at)
         return members
 
-    def _member(self, fields: tuple[int, ...], raw_name: bytes, extra: bytes, at: int) -> _Member:
+    def _member(self, fields: tuple[Any, ...], raw_name: bytes, extra: bytes, at: int) -> _Member:
         magic, made, _, flags, method, _, _, crc, packed, size = fields[:10]
         disk, _, external, offset = fields[13:17]
         name = _name_of(raw_name, flags, made >> 8)
@@ -175,7 +177,8 @@ class ZipReader:
     def _local(self, member: _Member) -> int:
         """Check the local header against the central one; return where the data begins."""
         fields = _LOCAL.unpack(self._read(member.offset, _LOCAL.size))
-        magic, _, flags, method, _, _, crc, packed, size, name_size, extra_size = fields
+        magic, _, flags, method, _, _, crc, packed, size = fields[:9]
+        name_size, extra_size = int(fields[9]), int(fields[10])
         data = self._read(member.offset + _LOCAL.size, name_size + extra_size)
         name, extra = data[:name_size], data[name_size:]
         if magic != b"PK\x03\x04":
@@ -203,15 +206,7 @@ class ZipReader:
             raise unsafe("its data descriptor does not fit", "ZIP_DISAGREE", member.name, member.offset)
 
     def _entry(self, member: _Member, begin: int) -> Entry:
-        kind = {0o120000: SYMLINK, 0o040000: DIRECTORY, 0o100000: FILE, 0: FILE}.get(member.mode & 0o170000)
-        if kind is None:
-            raise unsafe("is a device, FIFO or socket", "TYPE", member.name, member.offset)
-        if member.name.endswith(b"/"):
-            if kind == SYMLINK or member.size:
-                raise unsafe("is a directory with content", "LINK_WITH_CONTENT", member.name, member.offset)
-            kind = DIRECTORY
-        elif kind == DIRECTORY:
-            raise unsafe("is a directory without a closing slash", "ZIP_DISAGREE", member.name, member.offset)
+        kind = _kind_of(member)
         path = checked_path(member.name, self._limits, member.offset)
         if not path and kind != DIRECTORY:
             raise unsafe("names the destination itself", "ROOT", member.name, member.offset)
@@ -272,6 +267,19 @@ class ZipReader:
             if not chunk:
                 raise damaged("ends in the middle of the compressed data", "TRUNCATED", member.name, member.offset)
             yield chunk
+
+
+def _kind_of(member: _Member) -> str:
+    kind = {0o120000: SYMLINK, 0o040000: DIRECTORY, 0o100000: FILE, 0: FILE}.get(member.mode & 0o170000)
+    if kind is None:
+        raise unsafe("is a device, FIFO or socket", "TYPE", member.name, member.offset)
+    if not member.name.endswith(b"/"):
+        if kind == DIRECTORY:
+            raise unsafe("is a directory without a closing slash", "ZIP_DISAGREE", member.name, member.offset)
+        return kind
+    if kind == SYMLINK or member.size:
+        raise unsafe("is a directory with content", "LINK_WITH_CONTENT", member.name, member.offset)
+    return DIRECTORY
 
 
 def _name_of(raw: bytes, flags: int, host: int) -> bytes:

@@ -45,6 +45,12 @@ class StaticUrl:
         """The last segment of the URL's path, percent-encoding kept, query dropped."""
         return file_name_of(self.url)
 
+    @property
+    def needs_repack(self) -> bool:
+        """Whether the artifact is another archive than what is downloaded."""
+        renamed = self.artifact_name.endswith(".tar.zst") and not self.file_name.lower().endswith((".tar.zst", ".tzst"))
+        return bool(self.strip_components or self.add_prefix or renamed)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Git:

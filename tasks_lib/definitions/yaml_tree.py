@@ -107,7 +107,8 @@ class _Builder:
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent):
                 if root is not None:
-                    raise YamlFaultError(event.start_mark.line + 1, "a second document: one file holds one")
+                    line = event.start_mark.line + 1 if event.start_mark else 1
+                    raise YamlFaultError(line, "a second document: one file holds one")
             elif isinstance(event, yaml.NodeEvent):
                 root = self.node(event, 0)
         return root

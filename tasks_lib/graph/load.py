@@ -1,0 +1,81 @@
+"""Files of definitions -> values: the one place that reads them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Final
+
+from tasks_lib.definitions import Definitions, SourceFile, kind_files, parse
+from tasks_lib.digest import Digest
+from tasks_lib.errors import DefinitionError, Problem
+
+#: Largest definition file in bytes; Gecko's largest is below 200 KB, 10,000 definitions are about 4 MB.
+MAX_FILE_BYTES: Final = 64 << 20
+KINDS: Final = ("fetch", "toolchain")
+_SUFFIXES: Final = (".yml", ".yaml")
+
+
+def load(directory: Path) -> Definitions:
+    """Return the definitions of `directory`/fetch and `directory`/toolchain.
+
+    Raises:
+        DefinitionError: with every problem of every file, or when there is no definition at all.
+    """
+    problems: list[Problem] = []
+    sources = [
+        source
+        for kind in KINDS
+        for path in _files(directory / kind)
+        if (source := _read(kind, path, problems)) is not None
+    ]
+    if not sources and not problems:
+        reason = "holds no fetch/*.yml and no toolchain/*.yml"
+        hint = "set another directory: `doit fetchdefs=DIR` or FETCHDEFS_DIR"
+        raise DefinitionError((Problem(str(directory), 0, "", reason, hint),))
+    try:
+        definitions = parse(sources)
+    except DefinitionError as error:
+        problems += error.problems
+    if problems:
+        raise DefinitionError(tuple(problems))
+    return definitions
+
+
+def _files(directory: Path) -> list[Path]:
+    """Return the definition files of one kind, `kind.yml` first; it may say which others there are."""
+    found = sorted(path for path in directory.glob("*") if path.suffix in _SUFFIXES and path.is_file())
+    kind = next((path for path in found if path.stem == "kind"), None)
+    if kind is None:
+        return found
+    rest = [path for path in found if path != kind]
+    listed = kind_files(kind.read_text("utf-8", "replace")) if kind.stat().st_size <= MAX_FILE_BYTES else None
+    return [kind, *(rest if listed is None else (directory / name for name in listed))]
+
+
+def _read(kind: str, path: Path, problems: list[Problem]) -> SourceFile | None:
+    reason = ""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        text = data.decode("utf-8")
+        if len(data) > MAX_FILE_BYTES:
+            reason = f"is larger than {MAX_FILE_BYTES} bytes"
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror or error}"
+    except UnicodeDecodeError as error:
+        reason = f"is no UTF-8 at byte {error.start}"
+    if reason:
+        problems.append(Problem(str(path), 1, "", reason, ""))
+        return None
+    return SourceFile(kind=kind, path=os.path.normpath(path), text=text)
+
+
+def digest_of(path: str) -> Digest:
+    """Return the digest of a script's or resource's content; a missing file has a digest that none else has."""
+    try:
+        with Path(path).open("rb") as file:
+            return Digest.sha256(hashlib.file_digest(file, "sha256").hexdigest())
+    except OSError:
+        return Digest.sha256(hashlib.sha256(b"missing:" + os.fsencode(path)).hexdigest())

@@ -1,0 +1,62 @@
+"""The porch for doit: reads command line variables and environment, builds the world, exposes the tasks.
+
+The only module that reads `os.environ`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from doit import get_var
+from doit.exceptions import InvalidDodoFile
+
+from tasks_lib.errors import FetchError
+from tasks_lib.graph.load import digest_of, load
+from tasks_lib.graph.tasks import Graph, Task
+from tasks_lib.settings import SETTINGS, Settings
+from tasks_lib.steps import Plan, World
+
+
+def _settings() -> Settings:
+    """Return the settings of this run.
+
+    Raises:
+        InvalidDodoFile: a setting cannot be used; doit prints it in one line.
+    """
+    variables: Mapping[str, Any] = {one.variable: get_var(one.variable) for one in SETTINGS if one.variable}
+    try:
+        settings = Settings.parse(variables=variables, environ=os.environ)
+        settings.cache.mkdir(parents=True, exist_ok=True)  # doit's database lies there
+    except FetchError as error:
+        raise InvalidDodoFile(str(error)) from None
+    except OSError as error:
+        raise InvalidDodoFile(f"the cache directory cannot be made: {error}") from None
+    return settings
+
+
+_SETTINGS: Final = _settings()
+
+DOIT_CONFIG: Final = {
+    "minversion": "0.37.0",
+    "default_tasks": ["toolchain", "repack", "fetch"],  # sinks first: downloads and extractions overlap
+    "backend": "sqlite3",
+    "dep_file": str(_SETTINGS.cache / "doit.db"),
+    "num_process": _SETTINGS.jobs,
+    "par_type": "thread",
+}
+
+
+def task_fetchdefs() -> Iterator[Task]:
+    """Yield every task of the definitions.
+
+    Raises:
+        InvalidDodoFile: the definitions are wrong; doit prints every problem.
+    """
+    try:
+        definitions = load(_SETTINGS.fetchdefs)
+    except FetchError as error:
+        raise InvalidDodoFile(str(error)) from None
+    plan = Plan(definitions, cache=_SETTINGS.cache, build=_SETTINGS.build, digest_of=digest_of)
+    yield from Graph(plan, World(_SETTINGS, dict(os.environ))).tasks()

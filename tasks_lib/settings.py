@@ -1,0 +1,139 @@
+"""Settings: the one place that knows their names, defaults and bounds.
+
+A setting comes from the command line (`doit cache=DIR`), else from the environment (`FETCH_CACHE_DIR`), else from its
+default. The environment is handed in by a porch; nothing below this floor reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from tasks_lib.archive import Limits
+from tasks_lib.errors import SettingError
+from tasks_lib.sources import Policy
+from tasks_lib.transport import TransportSettings
+
+
+class Setting(NamedTuple):
+    """One setting: `variable` on doit's command line, `environ` in the environment."""
+
+    environ: str
+    variable: str
+    default: str | int | float
+    meaning: str
+
+
+#: Every setting, in the order of the documentation.
+SETTINGS: Final = (
+    Setting("FETCHDEFS_DIR", "fetchdefs", "fetchdefs", "directory of the definitions"),
+    Setting("FETCH_CACHE_DIR", "cache", "cache", "directory of the cache; may be deleted at any time"),
+    Setting("FETCH_BUILD_DIR", "build", "build", "directory of extracted trees and toolchains"),
+    Setting("FETCH_OFFLINE", "offline", 0, "1: open no socket"),
+    Setting("FETCH_JOBS", "jobs", 8, "tasks at the same time, when doit's -n does not say"),
+    Setting("FETCH_JOBS_PER_HOST", "jobs_per_host", 8, "requests to one host at the same time"),
+    Setting("FETCH_RETRIES", "retries", 3, "retries of one source after its first attempt"),
+    Setting("FETCH_BACKOFF_S", "backoff", 1.0, "first pause between two attempts, in seconds; doubles, with jitter"),
+    Setting("FETCH_CONNECT_TIMEOUT_S", "connect_timeout", 10.0, "seconds to connect"),
+    Setting("FETCH_STALL_TIMEOUT_S", "stall_timeout", 30.0, "seconds without a byte"),
+    Setting("FETCH_MIN_RATE_BPS", "min_rate", 1024.0, "bytes per second that must arrive over any minute"),
+    Setting("FETCH_TOTAL_TIMEOUT_S", "total_timeout", 0.0, "seconds for one attempt; 0: from the size"),
+    Setting("FETCH_MAX_TOTAL_BYTES", "", Limits().max_total_bytes, "content of one archive"),
+    Setting("FETCH_MAX_MEMBER_BYTES", "", Limits().max_member_bytes, "content of one entry"),
+    Setting("FETCH_MAX_ENTRIES", "", Limits().max_entries, "entries of one archive"),
+    Setting("FETCH_MAX_METADATA_BYTES", "", Limits().max_metadata_bytes, "one metadata record of an archive"),
+    Setting("FETCH_MAX_PATH_BYTES", "", Limits().max_path_bytes, "one path in an archive"),
+    Setting("FETCH_MAX_COMPONENT_BYTES", "", Limits().max_component_bytes, "one component of such a path"),
+    Setting("FETCH_ZSTD_MAX_WINDOW_LOG", "", Limits().zstd_max_window_log, "log2 of a zstd window"),
+    Setting("FETCH_XZ_MEMLIMIT_MIB", "", Limits().xz_memlimit_mib, "MiB for decoding xz"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a run is told from outside."""
+
+    fetchdefs: Path
+    cache: Path
+    build: Path
+    jobs: int
+    policy: Policy
+    transport: TransportSettings
+    limits: Limits
+
+    @classmethod
+    def parse(cls, *, variables: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+        """Return the settings that these two say.
+
+        Args:
+            variables: `name=value` words of doit's command line; unknown names belong to someone else.
+            environ: the process environment.
+
+        Raises:
+            SettingError: a value that cannot be used.
+        """
+        values = {one.environ: _value(one, variables, environ) for one in SETTINGS}
+        return cls(
+            fetchdefs=Path(str(values["FETCHDEFS_DIR"])),
+            cache=Path(str(values["FETCH_CACHE_DIR"])),
+            build=Path(str(values["FETCH_BUILD_DIR"])),
+            jobs=max(1, int(values["FETCH_JOBS"])),
+            policy=Policy(
+                retries=int(values["FETCH_RETRIES"]),
+                backoff_s=float(values["FETCH_BACKOFF_S"]),
+                jobs_per_host=max(1, int(values["FETCH_JOBS_PER_HOST"])),
+                network="off" if int(values["FETCH_OFFLINE"]) else "on",
+            ),
+            transport=TransportSettings(
+                connect_timeout_s=float(values["FETCH_CONNECT_TIMEOUT_S"]),
+                stall_timeout_s=float(values["FETCH_STALL_TIMEOUT_S"]),
+                min_rate_bps=float(values["FETCH_MIN_RATE_BPS"]),
+                total_timeout_s=float(values["FETCH_TOTAL_TIMEOUT_S"]),
+                ca_bundle=environ.get("REQUESTS_CA_BUNDLE") or environ.get("SSL_CERT_FILE", ""),
+                proxies=_proxies(environ),
+                no_proxy=environ.get("no_proxy") or environ.get("NO_PROXY", ""),
+                netrc=_netrc(environ),
+            ),
+            limits=_limits(values),
+        )
+
+
+def _value(one: Setting, variables: Mapping[str, Any], environ: Mapping[str, str]) -> str | int | float:
+    text = variables.get(one.variable) if one.variable else None
+    if text is None:
+        text = environ.get(one.environ)
+    if text is None or text == "":
+        return one.default
+    if isinstance(one.default, str):
+        return str(text)
+    words = {"true": 1, "yes": 1, "on": 1, "false": 0, "no": 0, "off": 0}
+    try:
+        value = type(one.default)(words.get(str(text).lower(), text))
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 62:
+        said = f"{one.environ}={str(text)[:80]!r}"
+        raise SettingError(f"{said} is no number of zero or more", hint=f"it means: {one.meaning}")
+    return value
+
+
+def _limits(values: Mapping[str, str | int | float]) -> Limits:
+    names = [one.environ for one in SETTINGS if one.environ.startswith(("FETCH_MAX_", "FETCH_ZSTD_", "FETCH_XZ_"))]
+    return Limits(**{name.removeprefix("FETCH_").lower(): int(values[name]) for name in names})
+
+
+def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the proxy of each scheme. Source: the convention that curl documents ("Environment")."""
+    both = environ.get("all_proxy") or environ.get("ALL_PROXY", "")
+    found = {
+        "http": environ.get("http_proxy", both),  # upper case is left out: CGI sets HTTP_PROXY from a header
+        "https": environ.get("https_proxy") or environ.get("HTTPS_PROXY") or both,
+    }
+    return {scheme: proxy for scheme, proxy in found.items() if proxy}
+
+
+def _netrc(environ: Mapping[str, str]) -> str:
+    home = environ.get("HOME", "")
+    return environ.get("NETRC") or (f"{home}/.netrc" if home else "")

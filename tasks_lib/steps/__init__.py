@@ -1,0 +1,27 @@
+"""The verbs, in order: fetch, repack, deliver (extract or place), prepare a toolchain.
+
+Each step first adopts what the store holds; each is told its `Progress`; none knows doit.
+"""
+
+from tasks_lib.steps.artifacts import fetch, is_published, repack
+from tasks_lib.steps.plan import Artifact, Delivery, Plan, Preparation
+from tasks_lib.steps.toolchains import SKIPPED, is_prepared, prepare
+from tasks_lib.steps.trees import deliver, is_delivered, slot_of
+from tasks_lib.steps.world import World
+
+__all__ = [
+    "SKIPPED",
+    "Artifact",
+    "Delivery",
+    "Plan",
+    "Preparation",
+    "World",
+    "deliver",
+    "fetch",
+    "is_delivered",
+    "is_prepared",
+    "is_published",
+    "prepare",
+    "repack",
+    "slot_of",
+]

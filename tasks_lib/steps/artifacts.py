@@ -1,0 +1,94 @@
+"""Artifacts: fetched from their sources, repacked, published under a name that says what they are."""
+
+from __future__ import annotations
+
+from tasks_lib.archive import Reshape
+from tasks_lib.archive import repack as repack_archive
+from tasks_lib.definitions import Fetch, StaticUrl
+from tasks_lib.digest import Integrity
+from tasks_lib.errors import ToolError
+from tasks_lib.progress import Progress
+from tasks_lib.sources import Wanted
+from tasks_lib.steps.plan import Artifact
+from tasks_lib.steps.trees import archive_format
+from tasks_lib.steps.world import World
+from tasks_lib.store import Result
+
+
+def integrity_of(world: World, artifact: Artifact) -> Integrity | None:
+    """Return what the artifact's bytes are, None while nobody has made them."""
+    if artifact.integrity is not None:
+        return artifact.integrity
+    result = world.store.result(artifact.key)
+    return result.integrity if result else None
+
+
+def is_published(world: World, artifact: Artifact) -> bool:
+    """Whether the store holds the artifact unchanged, and its file stands."""
+    integrity = integrity_of(world, artifact)
+    return integrity is not None and world.store.has(integrity) and world.store.matches(artifact.path, integrity)
+
+
+def adopt(world: World, artifact: Artifact) -> bool:
+    """Publish the artifact from the store; return False when the store does not hold it.
+
+    Raises:
+        StoreUnavailableError: the cache cannot be written.
+    """
+    integrity = integrity_of(world, artifact)
+    if integrity is None or not world.store.has(integrity):
+        return False
+    if not world.store.matches(artifact.path, integrity):
+        world.store.publish(integrity, artifact.path)
+    return True
+
+
+def fetch(world: World, definition: Fetch, artifact: Artifact, progress: Progress) -> None:
+    """Make the store hold what the definition promises, and publish it.
+
+    Raises:
+        AllSourcesFailedError, OfflineError, StoreUnavailableError, CancelledError: as `Sources.obtain`.
+        ToolError: a repository, which is not supported yet.
+    """
+    source = definition.source
+    if not isinstance(source, StaticUrl):
+        kind = type(source).__name__.lower()
+        raise ToolError(f"{definition.name}: {kind} definitions are read but cannot be fetched yet")
+    urls = (source.url, *source.mirrors)
+    wanted = Wanted(name=definition.name, integrity=source.integrity, urls=urls, headers=dict(source.headers))
+    provenance = world.sources.obtain(wanted, progress)
+    if provenance:
+        world.store.record(Result(key=artifact.key, integrity=source.integrity, provenance=provenance))
+    adopt(world, artifact)
+
+
+def repack(world: World, definition: Fetch, origin: Artifact, artifact: Artifact, progress: Progress) -> None:
+    """Make the normalised archive of a downloaded one, and publish it.
+
+    Raises:
+        ArchiveError: the archive is refused; the download stays in the cache, its bytes were right.
+        BlobMissingError, BlobCorruptError: the download vanished meanwhile.
+        StoreUnavailableError, CancelledError: as `fetch`.
+    """
+    source = definition.source
+    if not isinstance(source, StaticUrl) or origin.integrity is None:
+        raise AssertionError("only static-url definitions are repacked")
+    with world.store.lock(artifact.key, progress):
+        if adopt(world, artifact):
+            return
+        progress.phase("repack", total=source.integrity.size)
+        store = world.store
+        with store.open(origin.integrity) as file, store.temporary() as spool, store.writer() as writer:
+            tar_digest = repack_archive(
+                file,
+                name=source.file_name,
+                format=archive_format(file, source.file_name),
+                reshape=Reshape(strip=source.strip_components, prefix=source.add_prefix),
+                limits=world.settings.limits,
+                spool=spool,
+                write=writer.write,
+                progress=progress,
+            )
+            integrity = writer.commit()
+        store.record(Result(key=artifact.key, integrity=integrity, provenance={"tar": f"sha256:{tar_digest}"}))
+        adopt(world, artifact)

@@ -1,0 +1,150 @@
+"""What each definition becomes: keys, files and directories. Decided from text alone; nothing is looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from tasks_lib import recipe
+from tasks_lib.archive import REPACK_VERSION
+from tasks_lib.definitions import Definitions, Fetch, FetchesEntry, Git, Hg, StaticUrl, Toolchain
+from tasks_lib.digest import Digest, Integrity
+from tasks_lib.tree import TREE_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A published file: its recipe key says what it is; `integrity` is known beforehand only for downloads."""
+
+    key: str
+    path: Path
+    task: str
+    integrity: Integrity | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One artifact on its way into a directory: extracted, or placed as it is."""
+
+    artifact: Artifact
+    entry: FetchesEntry
+    destination: Path
+    record: Path
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """A toolchain with its directories: `fetches` is where it works, `uploads` where it leaves its output."""
+
+    toolchain: Toolchain
+    key: str
+    directory: Path
+    deliveries: tuple[Delivery, ...]
+    output: Artifact | None
+
+    @property
+    def fetches(self) -> Path:
+        """The directory that holds its fetches."""
+        return self.directory / "fetches"
+
+    @property
+    def uploads(self) -> Path:
+        """The directory for what it leaves."""
+        return self.directory / "artifacts"
+
+    @property
+    def stamp(self) -> Path:
+        """The file that says with which key it was prepared."""
+        return self.directory / ".prepared.json"
+
+    @property
+    def log(self) -> Path:
+        """The output of its command."""
+        return self.directory / "run.log"
+
+
+class Plan:
+    """Answers for all definitions; `digest_of` gives the digest of a script or resource."""
+
+    def __init__(
+        self, definitions: Definitions, *, cache: Path, build: Path, digest_of: Callable[[str], Digest]
+    ) -> None:
+        self.definitions = definitions
+        self._artifacts = cache / "artifacts"
+        self._build = build
+        self._digest_of = digest_of
+        self.preparation = lru_cache(maxsize=None)(self._preparation)
+
+    def _artifact(self, name: str, key: str, file_name: str, task: str, integrity: Integrity | None = None) -> Artifact:
+        path = self._artifacts / name / key[:16] / file_name
+        return Artifact(key=key, path=path, task=task, integrity=integrity)
+
+    def fetched(self, fetch: Fetch) -> Artifact:
+        """Return what `fetch:NAME` publishes."""
+        source = fetch.source
+        task = f"fetch:{fetch.name}"
+        if isinstance(source, Git | Hg):
+            return self._artifact(fetch.name, recipe.repository_key(source, version=1), source.artifact_name, task)
+        file_name = source.file_name if source.needs_repack else source.artifact_name
+        return self._artifact(fetch.name, recipe.fetch_key(source.integrity), file_name, task, source.integrity)
+
+    def repacked(self, fetch: Fetch) -> Artifact | None:
+        """Return what `repack:NAME` publishes, None when there is nothing to repack."""
+        source = fetch.source
+        if not isinstance(source, StaticUrl) or not source.needs_repack:
+            return None
+        key = recipe.repack_key(source, version=REPACK_VERSION)
+        return self._artifact(fetch.name, key, source.artifact_name, f"repack:{fetch.name}")
+
+    def published(self, fetch: Fetch) -> Artifact:
+        """Return the artifact of a definition, repacked where it asks for that."""
+        return self.repacked(fetch) or self.fetched(fetch)
+
+    def extraction(self, fetch: Fetch) -> Delivery:
+        """Return what `extract:NAME` makes of an archive on its own."""
+        root = self._build / "extracted"
+        artifact = self.published(fetch)
+        return Delivery(
+            artifact=artifact,
+            entry=FetchesEntry(kind="fetch", name=fetch.name),
+            destination=root / fetch.name,
+            record=root / ".records" / f"{fetch.name}.json",
+            key=recipe.extract_key(artifact.key, dest="", version=TREE_VERSION),
+        )
+
+    def _preparation(self, name: str) -> Preparation:
+        toolchain = self.definitions.toolchain(name)
+        directory = self._build / toolchain.name
+        deliveries = tuple(self._delivery(directory, entry) for entry in toolchain.fetches)
+        run = toolchain.run
+        files = [*run.resources, *([run.script] if run.script else [])] if run else []
+        key = recipe.toolchain_key(
+            toolchain,
+            inputs={f"{one.entry.kind}:{one.entry.name}": one.key for one in deliveries},
+            files={file.text: self._digest_of(file.path) for file in files},
+        )
+        output = None
+        if toolchain.artifact_name:
+            output = self._artifact(toolchain.name, key, toolchain.artifact_name, f"toolchain:{toolchain.name}")
+        return Preparation(toolchain=toolchain, key=key, directory=directory, deliveries=deliveries, output=output)
+
+    def _delivery(self, directory: Path, entry: FetchesEntry) -> Delivery:
+        if entry.kind == "fetch":
+            fetch = self.definitions.fetch(entry.name)
+            name, artifact = fetch.name, self.published(fetch)
+        else:
+            preparation = self.preparation(self.definitions.toolchain(entry.name).name)
+            if preparation.output is None:
+                raise AssertionError(f"{entry.name} leaves no artifact: `definitions` refuses that")
+            name, artifact = preparation.toolchain.name, preparation.output
+        dest = str(entry.dest or "")
+        return Delivery(
+            artifact=artifact,
+            entry=entry,
+            destination=directory / "fetches" / dest,
+            record=directory / ".fetches" / f"{name}.json",
+            key=recipe.extract_key(f"{entry.delivery} {artifact.key}", dest=dest, version=TREE_VERSION),
+        )

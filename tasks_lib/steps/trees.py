@@ -1,0 +1,72 @@
+"""Deliveries: an artifact extracted into a directory, or placed there as it is."""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+from tasks_lib.archive import Reshape, format_for, format_of
+from tasks_lib.errors import BlobMissingError, UnsupportedArchiveError
+from tasks_lib.progress import Progress
+from tasks_lib.steps import artifacts
+from tasks_lib.steps.plan import Delivery
+from tasks_lib.steps.world import World
+from tasks_lib.tree import Slot
+
+
+def slot_of(delivery: Delivery) -> Slot:
+    """Return the place of a delivery."""
+    return Slot(delivery.destination, delivery.record)
+
+
+def is_delivered(delivery: Delivery) -> bool:
+    """Whether every entry stands as delivered."""
+    return slot_of(delivery).holds(delivery.key)
+
+
+def archive_format(file: BinaryIO, name: str) -> str:
+    """Return the format that the name declares; a name that declares none is judged by content.
+
+    Raises:
+        UnsupportedArchiveError: neither says that it is an archive.
+    """
+    declared = format_for(name) or _format_of_content(file)
+    if declared is None:
+        raise UnsupportedArchiveError(archive=name, reason="is no archive that is known here", code="WRONG_FORMAT")
+    return declared
+
+
+def _format_of_content(file: BinaryIO) -> str | None:
+    start = file.read(512)
+    file.seek(0)
+    return format_of(start)
+
+
+def deliver(world: World, delivery: Delivery, progress: Progress) -> None:
+    """Put the artifact into its directory; a file that is no archive is placed, as Taskgraph does.
+
+    Raises:
+        ArchiveError: the archive is refused; the directory is as before.
+        TreeError: another delivery's entry stands in the way.
+        BlobMissingError, BlobCorruptError: the artifact vanished meanwhile.
+        CancelledError: the run was asked to stop.
+    """
+    integrity = artifacts.integrity_of(world, delivery.artifact)
+    if integrity is None:
+        raise BlobMissingError(f"{delivery.entry.name} has not been made", hint=f"run `doit {delivery.artifact.task}`")
+    name = delivery.artifact.path.name
+    with world.store.open(integrity) as file:
+        archive = (format_for(name) or _format_of_content(file)) if delivery.entry.delivery == "extract" else None
+        if archive is None:
+            progress.phase("place", total=integrity.size)
+            slot_of(delivery).place(file, file_name=name, key=delivery.key, progress=progress)
+            return
+        progress.phase("extract", total=integrity.size)
+        slot_of(delivery).extract(
+            file,
+            name=name,
+            format=archive,
+            reshape=Reshape(),
+            limits=world.settings.limits,
+            key=delivery.key,
+            progress=progress,
+        )

@@ -1,0 +1,30 @@
+"""What every step is given: the settings, the store, and sources that are made when first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from tasks_lib.settings import Settings
+from tasks_lib.sources import Sources
+from tasks_lib.store import Store
+from tasks_lib.transport import Transport
+
+
+@dataclass(frozen=True)
+class World:
+    """One run's world; `environ` is what a toolchain's command inherits."""
+
+    settings: Settings
+    environ: Mapping[str, str]
+
+    @cached_property
+    def store(self) -> Store:
+        """The store."""
+        return Store(self.settings.cache)
+
+    @cached_property
+    def sources(self) -> Sources:
+        """Where blobs come from."""
+        return Sources(self.store, Transport(self.settings.transport), self.settings.policy)
