@@ -247,11 +247,9 @@ def test_agrees_with_gnu_tar(kind: str, tmp_path: Path) -> None:
             file.write(b"end")
             file.truncate(8 << 20)
     (root / os.fsdecode(b"latin-\xe9")).write_bytes(b"e")
-    made = subprocess.run(
-        ["tar", f"--format={kind}", *(["-S"] if kind in ("gnu", "pax") else []), "-C", root, "-cf", "-", "."],
-        stdout=subprocess.PIPE,
-        check=True,
-    )
+    sparse = ["-S"] if kind in ("gnu", "pax") else []
+    words = ["tar", f"--format={kind}", *sparse, "-C", root, "-cf", "-", "."]
+    made = subprocess.run(words, stdout=subprocess.PIPE, check=True)
     extract(made.stdout, "tar", tmp_path / "out")
     assert tree_of(tmp_path / "out") == tree_of(root)
     again = tmp_path / "again"

@@ -25,7 +25,11 @@ def _settings() -> Settings:
     Raises:
         InvalidDodoFile: a setting cannot be used; doit prints it in one line.
     """
-    variables: Mapping[str, Any] = {one.variable: get_var(one.variable) for one in SETTINGS if one.variable}
+    variables: Mapping[str, Any] = {
+        one.variable: get_var(one.variable)  # type: ignore[no-untyped-call]  # doit has no types
+        for one in SETTINGS
+        if one.variable
+    }
     try:
         settings = Settings.parse(variables=variables, environ=os.environ)
         settings.cache.mkdir(parents=True, exist_ok=True)  # doit's database lies there
@@ -38,7 +42,7 @@ def _settings() -> Settings:
 
 _SETTINGS: Final = _settings()
 
-DOIT_CONFIG: Final = {
+DOIT_CONFIG = {
     "minversion": "0.37.0",
     "default_tasks": ["toolchain", "repack", "fetch"],  # sinks first: downloads and extractions overlap
     "backend": "sqlite3",
