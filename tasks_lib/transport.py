@@ -493,4 +493,6 @@ def _root_reason(error: BaseException) -> str:
     if isinstance(error, socket.gaierror):
         return "the name of the host cannot be resolved"
     text = getattr(error, "strerror", None) or str(error)
+    if "Failed to resolve" in text:
+        return "the name of the host cannot be resolved"
     return escaped(re.sub(r"^<[^>]*>: ", "", str(text))[:200]) or type(error).__name__

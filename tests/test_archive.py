@@ -248,7 +248,7 @@ def test_agrees_with_gnu_tar(kind: str, tmp_path: Path) -> None:
             file.truncate(8 << 20)
     (root / os.fsdecode(b"latin-\xe9")).write_bytes(b"e")
     sparse = ["-S"] if kind in ("gnu", "pax") else []
-    words = ["tar", f"--format={kind}", *sparse, "-C", root, "-cf", "-", "."]
+    words = ["tar", f"--format={kind}", *sparse, "-C", str(root), "-cf", "-", "."]
     made = subprocess.run(words, stdout=subprocess.PIPE, check=True)
     extract(made.stdout, "tar", tmp_path / "out")
     assert tree_of(tmp_path / "out") == tree_of(root)

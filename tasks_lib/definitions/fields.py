@@ -43,6 +43,7 @@ class Where:
     key: str
     line: int
     problems: list[Problem]
+    base: str = ""  # absolute directory of the file
 
     def at(self, key: str, line: int) -> Where:
         """Return the place of a key below this one."""

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import quote
 
 from tasks_lib.definitions.fields import (
     ANYTHING,
@@ -172,8 +173,7 @@ def _resolved(url: str, where: Where) -> str:
     path = url[5:]
     if path.startswith("//"):
         path = "/" + path[2:].partition("/")[2]  # a host in a file URL is ignored, as RFC 8089 section 2 allows
-    # quoting is the opener's business (RFC 8089): the path stays percent-encoded
-    return "file://" + posixpath.normpath(posixpath.join(posixpath.dirname(where.file) or ".", path))
+    return "file://" + posixpath.normpath(posixpath.join(quote(where.base), path))
 
 
 def _repository(found: dict[str, Any], where: Where) -> Git | Hg | None:
@@ -347,11 +347,12 @@ def _matcher(patterns: Iterable[str]) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
-    """One definition file: `kind` is "fetch" or "toolchain", `text` its whole text."""
+    """One definition file: `kind` is "fetch" or "toolchain", `directory` the absolute path of where it lies."""
 
     kind: str
     path: str
     text: str
+    directory: str = "/"
 
 
 @dataclass(slots=True)
@@ -362,7 +363,7 @@ class _Reading:
 
     def file(self, source: SourceFile, defaults: Tree | None) -> Tree | None:
         """Read one file; return the task defaults that it states for its kind."""
-        where = Where(source.path, "", 1, self.problems)
+        where = Where(source.path, "", 1, self.problems, source.directory)
         try:
             root = parse_yaml(source.text, lambda line, key: where.at(key, line).wrong("stands twice", "drop one"))
         except YamlFaultError as fault:

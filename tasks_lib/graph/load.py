@@ -69,7 +69,8 @@ def _read(kind: str, path: Path, problems: list[Problem]) -> SourceFile | None:
     if reason:
         problems.append(Problem(str(path), 1, "", reason, ""))
         return None
-    return SourceFile(kind=kind, path=os.path.normpath(path), text=text)
+    path = Path(os.path.normpath(path))
+    return SourceFile(kind=kind, path=str(path), text=text, directory=str(path.parent.absolute()))
 
 
 def digest_of(path: str) -> Digest:
