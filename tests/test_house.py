@@ -1,0 +1,50 @@
+"""Rules of the house that a program can check."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted((ROOT / "tasks_lib").rglob("*.py"))
+THINKING = ("errors.py", "digest.py", "relpath.py", "recipe.py", "definitions/")
+IO = {"os", "pathlib", "time", "random", "subprocess", "socket", "requests", "tempfile", "shutil"}
+
+
+def imported(path: Path) -> set[str]:
+    """Return the modules that a file imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT / "tasks_lib").as_posix()
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if name_of(path).startswith(THINKING)], ids=name_of)
+def test_thinking_floors_do_no_io(path: Path) -> None:
+    """What can be decided from text is decided without looking at the world."""
+    assert not {module.partition(".")[0] for module in imported(path)} & IO
+
+
+def test_one_hand_per_substance() -> None:
+    """Only transport knows sockets, only graph knows doit, only the porch reads the environment."""
+    for path in MODULES:
+        roots = {module.partition(".")[0] for module in imported(path)}
+        name = name_of(path)
+        assert not roots & {"requests", "urllib3", "socket"} or name == "transport.py", name
+        assert "doit" not in roots or name.startswith("graph/"), name
+        assert not roots & {"tarfile", "zipfile"}, name
+        assert "os.environ" not in path.read_text("utf-8") or name == "graph/porch.py", name
+
+
+def test_rooms_have_a_purpose() -> None:
+    """No file is called after nothing in particular."""
+    assert not {path.stem for path in MODULES} & {"utils", "util", "helpers", "common", "misc", "base", "manager"}

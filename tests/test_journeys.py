@@ -1,0 +1,282 @@
+"""Journeys with real doit: cold, warm, damaged, changed, offline, elsewhere, and what a person reads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.archives import Member, tar
+from tests.origin import Origin, reply, serving
+
+ROOT = Path(__file__).parent.parent
+LIBRARY = tar(
+    [Member("lib-1.0/"), Member("lib-1.0/lib.h", b"#define LIB 1\n"), Member("lib-1.0/run", b"x", mode=0o755)]
+)
+TOOL = tar([Member("tool/tool.c", b"int main;")])
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("FETCH", "MOZ_", "UPLOAD"))}
+
+
+def doit(directory: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "doit", *words]
+    environment = {**CLEAN, "FETCH_RETRIES": "0", "PYTHONPATH": str(ROOT), **environ}
+    return subprocess.run(
+        command,
+        cwd=directory,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+
+
+def ran(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the tasks whose actions ran."""
+    assert done.returncode == 0, done.stdout
+    return sorted(line[3:].strip() for line in done.stdout.splitlines() if line.startswith(".  "))
+
+
+def definition(name: str, url: str, content: bytes, more: str = "") -> str:
+    sha = hashlib.sha256(content).hexdigest()
+    return (
+        f"{name}:\n  description: the {name}\n  fetch:\n    type: static-url\n    url: {url}\n"
+        f"    sha256: {sha}\n    size: {len(content)}\n{more}"
+    )
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    with serving({"/lib-1.0.tar": reply(LIBRARY), "/tool.tar": reply(TOOL)}) as one:
+        yield one
+
+
+@pytest.fixture
+def repository(tmp_path: Path, origin: Origin) -> Path:
+    """Return a user's repository: one line of dodo.py, two fetches, one toolchain with a command."""
+    repack = "    artifact-name: lib.tar.zst\n    strip-components: 1\n    add-prefix: lib/\n"
+    files = {
+        "dodo.py": "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n",
+        "fetchdefs/fetch/all.yml": definition("lib", f"{origin.url}/lib-1.0.tar", LIBRARY, repack)
+        + definition("tool", f"{origin.url}/tool.tar", TOOL),
+        "fetchdefs/toolchain/all.yml": "built:\n  description: b\n  fetches: {fetch: [lib, {artifact: tool, dest: t}]}\n"
+        "  run:\n    script: build.sh\n    toolchain-artifact: out.txt\n"
+        "user:\n  description: u\n  fetches:\n    fetch: [{artifact: tool, extract: false}]\n    toolchain: [built]\n",
+        "fetchdefs/toolchain/build.sh": '#!/bin/sh\ncat lib/lib.h t/tool/tool.c > "$UPLOAD_DIR/out.txt"\necho "$MOZ_FETCHES"\n',
+    }
+    for name, text in files.items():
+        path = tmp_path / "repository" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "repository/fetchdefs/toolchain/build.sh").chmod(0o755)
+    return tmp_path / "repository"
+
+
+ALL = sorted(
+    ["fetch:lib", "fetch:tool", "repack:lib", "extract:built/lib", "extract:built/tool", "extract:user/built"]
+    + ["toolchain:built", "toolchain:user"]
+)
+
+
+def test_cold_then_warm(repository: Path, origin: Origin) -> None:
+    """A bare doit makes everything that is declared; the second one runs no action and asks nobody."""
+    assert ran(doit(repository)) == ALL
+    assert (repository / "build/built/artifacts/out.txt").read_bytes() == b"#define LIB 1\nint main;"
+    assert (repository / "build/user/fetches/out.txt").read_bytes() == b"#define LIB 1\nint main;"
+    assert (repository / "build/user/fetches/tool.tar").read_bytes() == TOOL
+    assert os.access(repository / "build/built/fetches/lib/run", os.X_OK)
+    assert '"task": "fetch-tool"' in (repository / "build/built/run.log").read_text()
+    assert ran(doit(repository)) == []
+    assert sorted(origin.paths()) == ["/lib-1.0.tar", "/tool.tar"]
+
+
+def test_lost_database_costs_no_network(repository: Path, origin: Origin) -> None:
+    """Without doit's database everything is adopted from the store; no command runs again."""
+    ran(doit(repository))
+    log = repository / "build/built/run.log"
+    before = log.stat().st_mtime_ns
+    (repository / "cache/doit.db").unlink()
+    doit(repository)
+    assert len(origin.requests) == 2
+    assert log.stat().st_mtime_ns == before
+    assert ran(doit(repository, "forget", "fetch:lib")) == []
+    assert ran(doit(repository)) == ["fetch:lib"]
+    assert len(origin.requests) == 2
+
+
+def test_second_machine_with_the_same_cache(repository: Path, origin: Origin) -> None:
+    """With the cache of another machine nothing is asked and no command runs."""
+    ran(doit(repository))
+    shutil.rmtree(repository / "build")
+    (repository / "cache/doit.db").unlink()
+    origin.answers.clear()
+    assert ran(doit(repository)) == ALL
+    assert not (repository / "build/built/run.log").exists()
+    assert (repository / "build/user/fetches/out.txt").read_bytes() == b"#define LIB 1\nint main;"
+    assert len(origin.requests) == 2
+
+
+def test_a_flipped_byte_is_noticed(repository: Path, origin: Origin) -> None:
+    """A damaged blob is quarantined and fetched again; nothing downstream runs, since the content is the same."""
+    ran(doit(repository))
+    digest = hashlib.sha256(LIBRARY).hexdigest()
+    blob = repository / f"cache/v1/blobs/sha256/{digest[:2]}/{digest}"
+    blob.chmod(0o644)
+    content = bytearray(blob.read_bytes())
+    content[600] ^= 1
+    blob.write_bytes(content)
+    assert ran(doit(repository)) == ["fetch:lib"]
+    assert blob.read_bytes() == LIBRARY
+    assert any((repository / "cache/v1/quarantine").iterdir())
+    assert ran(doit(repository)) == []
+
+
+def test_a_changed_digest_runs_exactly_what_depends_on_it(repository: Path, origin: Origin) -> None:
+    """A new version of one fetch runs its own chain; the old state is found again in the cache."""
+    ran(doit(repository))
+    definitions = repository / "fetchdefs/fetch/all.yml"
+    old, new = definitions.read_text(), tar([Member("tool/tool.c", b"int other;")])
+    old_sha, new_sha = hashlib.sha256(TOOL).hexdigest(), hashlib.sha256(new).hexdigest()
+    origin.answers["/tool.tar"] = reply(new)
+    definitions.write_text(old.replace(old_sha, new_sha))
+    affected = ["extract:built/tool", "extract:user/built", "fetch:tool", "toolchain:built", "toolchain:user"]
+    assert ran(doit(repository)) == affected
+    assert (repository / "build/user/fetches/out.txt").read_bytes() == b"#define LIB 1\nint other;"
+    origin.answers.clear()
+    definitions.write_text(old)
+    assert ran(doit(repository)) == affected
+    assert (repository / "build/user/fetches/out.txt").read_bytes() == b"#define LIB 1\nint main;"
+
+
+def test_selection(repository: Path) -> None:
+    """Names, globs, clean, forget, an archive on its own, and threads work as a doit user expects."""
+    assert ran(doit(repository, "-n", "4", "fetch:l*")) == ["fetch:lib"]
+    assert ran(doit(repository, "extract:lib")) == ["extract:lib", "repack:lib"]
+    assert (repository / "build/extracted/lib/lib/lib.h").exists()
+    assert doit(repository, "clean", "extract:lib").returncode == 0
+    assert not (repository / "build/extracted/lib").exists()
+    listed = doit(repository, "list").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == ["extract", "fetch", "repack", "toolchain"]
+    info = doit(repository, "info", "fetch:lib").stdout
+    assert hashlib.sha256(LIBRARY).hexdigest() in info
+    assert "taskgraph_digest" in info
+
+
+def test_elsewhere(repository: Path, tmp_path: Path) -> None:
+    """Definitions and cache can be somewhere else, by word or by environment."""
+    (repository / "fetchdefs").rename(tmp_path / "defs")
+    assert len(ran(doit(repository, f"fetchdefs={tmp_path}/defs", f"cache={tmp_path}/c", "fetch"))) == 2
+    assert (tmp_path / "c/v1/blobs").is_dir()
+    assert ran(doit(repository, "fetch", FETCHDEFS_DIR=f"{tmp_path}/defs", FETCH_CACHE_DIR=f"{tmp_path}/c")) == []
+
+
+def test_offline(repository: Path, origin: Origin) -> None:
+    """Offline, what is cached works and what is not is told; no socket is opened."""
+    ran(doit(repository, "fetch:lib"))
+    asked = len(origin.requests)
+    assert ran(doit(repository, "offline=1", "repack:lib")) == ["repack:lib"]
+    done = doit(repository, "offline=1")
+    assert done.returncode != 0
+    assert "tool: not in the cache, and the network is off" in done.stdout
+    assert len(origin.requests) == asked
+
+
+FAILURES = {
+    "unreachable": ("url: http", "url: http://127.0.0.1:9/x #", "no source gave"),
+    "wrong size": ("size: 2048", "size: 2049", "expected 2049 bytes, but the server announces 2048"),
+    "wrong digest": (hashlib.sha256(TOOL).hexdigest(), "0" * 64, f"got sha256:{hashlib.sha256(TOOL).hexdigest()}"),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_failures_are_told_in_three_lines(case: str, repository: Path) -> None:
+    """A failed fetch says which source, expected and actual, without a traceback; -c finishes the rest."""
+    old, new, told = FAILURES[case]
+    path = repository / "fetchdefs/fetch/all.yml"
+    head, _, tail = path.read_text().partition("tool:\n")
+    path.write_text(f"{head}tool:\n{tail.replace(old, new)}")
+    done = doit(repository, "-c")
+    assert done.returncode != 0
+    assert told in done.stdout
+    assert "Traceback" not in done.stdout
+    message = done.stdout.partition("taskid:fetch:tool\n")[2].partition("\n\n")[0]
+    assert len(message.strip().splitlines()) <= 3
+    assert ".  repack:lib" in done.stdout
+
+
+def test_damaged_archive(repository: Path, origin: Origin) -> None:
+    """A damaged archive is refused with its name, and the download stays in the cache."""
+    damaged = LIBRARY[:1100]
+    origin.answers["/lib-1.0.tar"] = reply(damaged)
+    path = repository / "fetchdefs/fetch/all.yml"
+    text = path.read_text().replace(hashlib.sha256(LIBRARY).hexdigest(), hashlib.sha256(damaged).hexdigest())
+    path.write_text(text.replace(f"size: {len(LIBRARY)}", f"size: {len(damaged)}"))
+    done = doit(repository, "repack:lib")
+    assert done.returncode != 0
+    assert "lib-1.0.tar: (offset 1100): ends too early [TRUNCATED]" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert len(origin.requests) == 1
+    assert doit(repository, "repack:lib").returncode != 0
+    assert len(origin.requests) == 1
+
+
+def test_wrong_definitions_are_all_told(repository: Path) -> None:
+    """Every problem of every file is printed, one line each, and nothing runs."""
+    (repository / "fetchdefs/fetch/bad.yml").write_text("x: {description: d, fetch: {type: nope}}\n")
+    (repository / "fetchdefs/toolchain/bad.yml").write_text("y: {descriptio: d}\n")
+    done = doit(repository)
+    assert done.returncode == 3
+    assert "fetchdefs/fetch/bad.yml:1: x.fetch.type: the type 'nope' is not supported" in done.stdout
+    assert "fetchdefs/toolchain/bad.yml:1: y.descriptio: unknown key" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_a_command_that_cannot_run_here_is_skipped(repository: Path) -> None:
+    """Status 77 is a skip that is said and tried again; another status is a failure with the last line of the log."""
+    script = repository / "fetchdefs/toolchain/build.sh"
+    script.write_text("#!/bin/sh\necho no compiler here\nexit 77\n")
+    done = doit(repository, "toolchain:built")
+    assert "toolchain:built: skipped: no compiler here" in done.stdout
+    assert ran(doit(repository, "toolchain:built")) == ["toolchain:built"]
+    script.write_text("#!/bin/sh\necho broken\nexit 3\n")
+    done = doit(repository, "toolchain:built")
+    assert done.returncode != 0
+    assert "its command ended with status 3: broken" in done.stdout
+
+
+def test_the_sample(tmp_path: Path) -> None:
+    """The repository's own bare doit needs no network, compiles the sample, and is then up to date."""
+    for name in ("dodo.py", "fetchdefs"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    done = doit(tmp_path)
+    assert "toolchain:sample" in ran(done)
+    if shutil.which("cc") is None:
+        assert "skipped: no C compiler" in done.stdout
+        return
+    greeter = tmp_path / "build/sample/artifacts/greeter"
+    greeter.chmod(0o755)
+    assert subprocess.run([greeter], stdout=subprocess.PIPE, check=True).stdout == b"Hello, the origin is down!\n"
+    assert ran(doit(tmp_path)) == []
+
+
+def test_the_sample_is_what_its_script_writes(tmp_path: Path) -> None:
+    """The committed archives are byte for byte what make.py writes."""
+    subprocess.run([sys.executable, ROOT / "fetchdefs/sample/make.py", tmp_path], check=True)
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (ROOT / "fetchdefs/sample" / path.name).read_bytes()
+
+
+def test_database_is_sqlite(repository: Path) -> None:
+    """Doit's state is a database that survives, not the platform's dbm."""
+    ran(doit(repository, "fetch:lib"))
+    with sqlite3.connect(repository / "cache/doit.db") as database:
+        assert database.execute("select count(*) from sqlite_master").fetchone() != (0,)
+    database.close()

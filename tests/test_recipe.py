@@ -1,0 +1,98 @@
+"""Identity: everything that shapes an output, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from tasks_lib import recipe
+from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
+from tasks_lib.digest import Digest, Integrity
+from tasks_lib.graph.load import load
+
+DEFINITIONS = load(Path(__file__).parent.parent / "fetchdefs")
+#: Source: Taskgraph run on the same definitions.
+GOLDEN = {
+    "binutils-2.31.1": "f65a76c6dd78a1a22fcfcc1742eaf4c12d76f7aae97abac2e7d76f6bcc45ee19",
+    "binutils-2.41": "c31a5c43b60da2a74f4717dc5b256072fdef1ac0e5950d272d692cd95bb513b4",
+    "gcc-8.5.0": "18bac5924322f22c653335210824db67697d2162f5f19448cd3023192b54ab16",
+    "gcc-9.5.0": "19179c48b2a1fc8b3b295d49961de2175e4cd5e42337d4072a751a868d458918",
+    "gcc-11.4.0": "3c010520e3163758b832a8803c5fd78d9162354c059372fef83b238de58a2a8b",
+    "gcc-14.2.0": "e3fdf3243c208985f8604ad82614727525ea96e832babd482fde3ae6bdfb59ed",
+    "gmp-6.1.0": "d4bb010795eed9b9d9f8daa8de9803a39b31ce8cd1cf9e0b9a1d993edea86bf0",
+    "isl-0.16.1": "f99630057b64546f679811f0a069411e6b53b305c4db1e6a58117196378fc38c",
+    "mpc-1.0.3": "b62030d7b514ca0dd86d78bd4185ebcebec6605e14e9239b8a3c56db3d19dd7e",
+    "mpfr-3.1.4": "2038a2d66c06e92ef43cf746c352aad9a947bb7658dc0431ad3217234cd67bd1",
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_taskgraph_digest(name: str) -> None:
+    """The cache digest is the one that Taskgraph computes."""
+    assert recipe.taskgraph_digest(DEFINITIONS.fetch(name)) == GOLDEN[name]
+
+
+def made(source: StaticUrl | Git) -> Fetch:
+    return Fetch(name="x", description="d", source=source, file="f", line=1)
+
+
+def test_taskgraph_digest_of_others() -> None:
+    """A plain download and git commits, with and without .git, have Taskgraph's digests too."""
+    sha = "e24ade3e928f7253aa8c14aa44726d1edf3f98643f87c9d72ec1df44b26be8f5"
+    nasm = StaticUrl(
+        url="https://h/nasm-2.14.02.tar.bz2",
+        integrity=Integrity(size=827620, digest=Digest.sha256(sha)),
+        artifact_name="nasm-2.14.02.tar.bz2",
+    )
+    assert recipe.taskgraph_digest(made(nasm)) == "0080bba067990f6dcb6a6603734a361491b96fc5ee53a0611a7e2aee67b6a088"
+    sccache = Git(
+        repo="https://h/sccache",
+        revision="77f67d73445a383ffd8af095fb7a8e41f258e80f",
+        path_prefix="sccache",
+        artifact_name="sccache.tar.zst",
+    )
+    assert recipe.taskgraph_digest(made(sccache)) == "5c363a04c0d7ddb91921ea562bc299aabdb76ff3bdb8149e98901bde60749ba1"
+    rust = replace(
+        sccache,
+        revision="ab1527f1d6560168f9fd36fa8cd7ba677c1d36ad",
+        path_prefix="rust",
+        artifact_name="rust.tar.zst",
+        dot_git="kept",
+    )
+    assert recipe.taskgraph_digest(made(rust)) == "5fdadb460af16ed35218e769bcff28497ed54e232b91b12ba684c5a4f5f90909"
+
+
+@pytest.mark.parametrize("kind", [Fetch, StaticUrl, Git, Hg])
+def test_every_field_is_classified(kind: type) -> None:
+    """A new field is identity or locator, never forgotten."""
+    for one in fields(kind):
+        assert (one.name in recipe.IDENTITY) != (one.name in recipe.LOCATORS), one.name
+
+
+def test_locators_do_not_change_a_key() -> None:
+    """Another mirror, URL or header is the same content; another strip, prefix or name is not."""
+    source = DEFINITIONS.fetch("gmp-6.1.0").source
+    assert isinstance(source, StaticUrl)
+    key = recipe.repack_key(source, version=1)
+    moved = replace(source, url="https://other/", mirrors=("https://m/",), headers=(("A", "b"),), gpg_signature=None)
+    assert recipe.repack_key(moved, version=1) == key
+    others = [
+        replace(source, strip_components=2),
+        replace(source, add_prefix="x"),
+        replace(source, artifact_name="y.tar.zst"),
+    ]
+    assert (
+        len({recipe.repack_key(other, version=1) for other in others} | {key, recipe.repack_key(source, version=2)})
+        == 5
+    )
+
+
+def test_keys_are_golden() -> None:
+    """Keys change only with RECIPE_VERSION."""
+    source = DEFINITIONS.fetch("gmp-6.1.0").source
+    assert isinstance(source, StaticUrl)
+    assert recipe.RECIPE_VERSION == 1
+    assert recipe.fetch_key(source.integrity) == "b189e02d3d40e6e05ddce74d373e8fa2e90ce8747dae9d70d56d28605473156a"
+    assert recipe.repack_key(source, version=1) == "b9405e7e52815bd26c890d43ee9aedf43454c9525aaa452fbf9d0f80e8558146"
