@@ -135,6 +135,7 @@ def test_a_flipped_byte_is_noticed(repository: Path, origin: Origin) -> None:
     assert ran(doit(repository)) == ["fetch:lib"]
     assert blob.read_bytes() == LIBRARY
     assert any((repository / "cache/v1/quarantine").iterdir())
+    assert len(origin.requests) == 3
     assert ran(doit(repository)) == []
 
 

@@ -42,9 +42,9 @@ def test_taskgraph_digest_of_others() -> None:
     """A plain download and git commits, with and without .git, have Taskgraph's digests too."""
     sha = "e24ade3e928f7253aa8c14aa44726d1edf3f98643f87c9d72ec1df44b26be8f5"
     nasm = StaticUrl(
-        url="https://h/nasm-2.14.02.tar.bz2",
+        url="https://h/nasm-2.14.02.tar.xz",
         integrity=Integrity(size=827620, digest=Digest.sha256(sha)),
-        artifact_name="nasm-2.14.02.tar.bz2",
+        artifact_name="nasm-2.14.02.tar.xz",
     )
     assert recipe.taskgraph_digest(made(nasm)) == "0080bba067990f6dcb6a6603734a361491b96fc5ee53a0611a7e2aee67b6a088"
     sccache = Git(
