@@ -302,6 +302,36 @@ def test_repack_is_deterministic() -> None:
     assert hashlib.sha256(plain).hexdigest() == GOLDEN_TAR
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become someone else")
+@pytest.mark.parametrize("verb", ["repack", "extract", "refuse"])
+def test_the_same_for_nobody(verb: str, tmp_path: Path) -> None:
+    """An ordinary user with an open umask gets the same bytes, the same tree and the same refusal as root."""
+    tmp_path.chmod(0o777)
+    for parent in list(tmp_path.parents)[:2]:
+        parent.chmod(0o755)
+    expected = repacked(tar(PLAIN), "tar")
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            os.umask(0)
+            if verb == "repack":
+                status = int(repacked(tar(PLAIN), "tar") != expected)
+            elif verb == "extract":
+                extract(tar(PLAIN), "tar", tmp_path / "out")
+                status = int(tree_of(tmp_path / "out") != EXPECTED)
+            else:
+                try:
+                    extract(member("../a"), "tar", tmp_path / "out")
+                except ArchiveError:
+                    status = int((tmp_path / "out").exists())
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_repack_reads_back(tmp_path: Path) -> None:
     """Python's tarfile reads the normalised archive as the tree it came from."""
     data = zstandard.ZstdDecompressor().decompress(repacked(GZ(tar(PLAIN)), "tar.gz", Reshape(strip=1, prefix="p/")))

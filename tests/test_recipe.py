@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -62,6 +63,21 @@ def test_taskgraph_digest_of_others() -> None:
         dot_git="kept",
     )
     assert recipe.taskgraph_digest(made(rust)) == "5fdadb460af16ed35218e769bcff28497ed54e232b91b12ba684c5a4f5f90909"
+
+
+@pytest.mark.parametrize(
+    ("name", "golden"),
+    [
+        ("gmp-5.1.3", "909cf4b4aceffae06e182bc5c5995b917f1047baf40da0da8bfa4e636b74b6f4"),
+        ("gcc-6.4.0", "21fc85b098fa95b905c637acf35fa01d43cd60cd2de85a7ecafd541a0fdea249"),
+    ],
+)
+def test_figures_of_2018(name: str, golden: str) -> None:
+    """The first generation of Taskgraph hashed digest, size and name: our figures give its values."""
+    source = DEFINITIONS.fetch(name).source
+    assert isinstance(source, StaticUrl)
+    words = [source.integrity.digest.hex, str(source.integrity.size), source.artifact_name]
+    assert hashlib.sha256("\n".join(words).encode()).hexdigest() == golden
 
 
 @pytest.mark.parametrize("kind", [Fetch, StaticUrl, Git, Hg])
