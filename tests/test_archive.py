@@ -11,9 +11,10 @@ import os
 import stat
 import subprocess
 import tarfile
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -302,13 +303,18 @@ def test_repack_is_deterministic() -> None:
     assert hashlib.sha256(plain).hexdigest() == GOLDEN_TAR
 
 
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """Return a directory that everybody may write, outside of pytest's private ones."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become someone else")
 @pytest.mark.parametrize("verb", ["repack", "extract", "refuse"])
-def test_the_same_for_nobody(verb: str, tmp_path: Path) -> None:
+def test_the_same_for_nobody(verb: str, open_directory: Path) -> None:
     """An ordinary user with an open umask gets the same bytes, the same tree and the same refusal as root."""
-    tmp_path.chmod(0o777)
-    for parent in list(tmp_path.parents)[:2]:
-        parent.chmod(0o755)
     expected = repacked(tar(PLAIN), "tar")
     child = os.fork()
     if child == 0:
@@ -320,13 +326,13 @@ def test_the_same_for_nobody(verb: str, tmp_path: Path) -> None:
             if verb == "repack":
                 status = int(repacked(tar(PLAIN), "tar") != expected)
             elif verb == "extract":
-                extract(tar(PLAIN), "tar", tmp_path / "out")
-                status = int(tree_of(tmp_path / "out") != EXPECTED)
+                extract(tar(PLAIN), "tar", open_directory / "out")
+                status = int(tree_of(open_directory / "out") != EXPECTED)
             else:
                 try:
-                    extract(member("../a"), "tar", tmp_path / "out")
+                    extract(member("../a"), "tar", open_directory / "out")
                 except ArchiveError:
-                    status = int((tmp_path / "out").exists())
+                    status = int((open_directory / "out").exists())
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

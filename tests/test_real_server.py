@@ -117,6 +117,8 @@ build() {
         ./configure --prefix="$out" --disable-shared --enable-static --with-gmp="$out" --with-mpfr="$out" &&
         make -j2 MAKEINFO=true && make install MAKEINFO=true) >&2
 }
+# Debian's repacked GMP comes without its manual, whose directory configure wants to see
+test -d "$src/gmp/doc" || { mkdir "$src/gmp/doc" && printf 'all install:\\n' >"$src/gmp/doc/Makefile.in"; }
 (cd "$src/gmp" && find . -name aclocal.m4 | xargs touch && find . -name configure -o -name Makefile.in -o -name 'config*.in' | xargs touch &&
     ./configure --prefix="$out" --disable-shared --enable-static && make -j2 MAKEINFO=true && make install MAKEINFO=true) >&2
 build mpfr
