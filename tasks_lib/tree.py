@@ -16,7 +16,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -188,6 +188,7 @@ class _Writer:
         self._links: list[Entry] = []
         self._progress = progress
         self.made: list[_Made] = []
+        self._files: dict[bytes, _Made] = {}  # what a later hard link may point to
 
     def __enter__(self) -> _Writer:
         return self
@@ -217,7 +218,10 @@ class _Writer:
             self._note(entry, entry.target.hex())
 
     def _note(self, entry: Entry, digest: str) -> None:
-        self.made.append(_Made(os.fsdecode(entry.path), entry.kind, entry.executable, entry.size, digest))
+        one = _Made(os.fsdecode(entry.path), entry.kind, entry.executable, entry.size, digest)
+        self.made.append(one)
+        if entry.kind == "file":
+            self._files[entry.path] = one
 
     def _enter(self, path: bytes) -> int:
         """Return the descriptor of a directory, made when missing; those on the way stay open."""
@@ -254,9 +258,11 @@ class _Writer:
         self._note(entry, digest.hexdigest())
 
     def _link(self, entry: Entry, directory: int, name: bytes) -> None:
-        target = next(one for one in reversed(self.made) if one.path == os.fsdecode(entry.target))
+        target = self._files[entry.target]
         os.link(entry.target, name, src_dir_fd=self._root, dst_dir_fd=directory, follow_symlinks=False)
-        self.made.append(_Made(os.fsdecode(entry.path), "file", target.executable, target.size, target.digest))
+        one = replace(target, path=os.fsdecode(entry.path))
+        self.made.append(one)
+        self._files[entry.path] = one
 
 
 def _from_start(source: BinaryIO, chunks: Iterator[bytes]) -> Iterator[bytes]:
