@@ -80,6 +80,7 @@ WRONG = {
     "strip": (fetch("strip-components: -1"), "a.fetch.strip-components"),
     "strip name": (fetch("strip-components: 1"), "make a .tar.zst, but the artifact is called 'a.tar.gz'"),
     "artifact name": (fetch("artifact-name: a/b"), "a.fetch.artifact-name: holds a slash"),
+    "other archive": (fetch("artifact-name: a.zip"), "a .gz archive cannot become 'a.zip': only .tar.zst archives"),
     "password": (GOOD.replace("https://", "https://u:p@"), "holds a user name or password"),
     "no file name": (GOOD.replace("/a.tar.gz", "/"), "no file name can be taken"),
     "branch": ("a: {description: d, fetch: {type: git, repo: 'https://h/r', revision: " + "a" * 40 + ", branch: b}}", "moves"),

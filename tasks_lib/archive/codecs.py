@@ -172,7 +172,6 @@ def _zstd(source: BinaryIO, limits: Limits) -> Iterator[bytes]:
                 yield chunk
     except zstandard.ZstdError as error:
         raise damaged(f"damaged compressed data: {error}", "CORRUPT") from error
-    framing.finish()
 
 
 class _ZstdFraming:

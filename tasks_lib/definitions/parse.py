@@ -154,6 +154,10 @@ def _static_url(found: dict[str, Any], where: Where) -> StaticUrl | None:
             "add `artifact-name: NAME.tar.zst`",
         )
         return None
+    ends, starts = _archive_suffix(name), _archive_suffix(file_name_of(url))
+    if starts and ends not in ("", starts, "zst"):
+        where.wrong(f"a .{starts} archive cannot become {name!r}", "only .tar.zst archives are made: name it so")
+        return None
     return StaticUrl(
         url=url,
         integrity=Integrity(size=found["size"], digest=found["sha256"]),
@@ -164,6 +168,14 @@ def _static_url(found: dict[str, Any], where: Where) -> StaticUrl | None:
         headers=found.get("headers", ()),
         gpg_signature=found.get("gpg-signature"),
     )
+
+
+def _archive_suffix(name: str) -> str:
+    """Return which archive a file name says it is, in one word of each kind; "" for none."""
+    same = {"tgz": "gz", "tbz2": "bz2", "txz": "xz", "tzst": "zst"}
+    found = re.search(r"\.(?:tar\.(gz|bz2|xz|zst)|(tgz|tbz2|txz|tzst|tar|zip))$", name.lower())
+    suffix = (found[1] or found[2]) if found else ""
+    return same.get(suffix, suffix)
 
 
 def _resolved(url: str, where: Where) -> str:
