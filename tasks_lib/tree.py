@@ -118,6 +118,9 @@ class Slot:
     def _publish(self, staging: Path, made: list[_Made], name: str, key: str) -> None:
         self.record.parent.mkdir(parents=True, exist_ok=True)
         with _locked(self.record.parent / ".lock"):
+            # judged before anything goes: a collision leaves what stood here
+            own = [line[0] for line in _loaded(self.record).get("entries", []) if line[1] != "directory"]
+            self._new_paths(made, name, frozenset(own))
             self.clear()
             if not os.path.lexists(self.destination):
                 staging.rename(self.destination)
@@ -130,22 +133,25 @@ class Slot:
 
     def _merge(self, staging: Path, made: list[_Made], name: str) -> None:
         """Move what is new beside what others put there; nothing moves when one path is taken."""
-        moved: list[str] = []
+        for path in self._new_paths(made, name, frozenset()):
+            (staging / path).rename(self.destination / path)
+
+    def _new_paths(self, made: list[_Made], name: str, own: frozenset[str]) -> list[str]:
+        """Return the topmost paths that nobody has put there yet; those of `own` are about to go."""
+        new: list[str] = []
         for one in made:
-            if moved and one.path.startswith(moved[-1]):
+            if new and one.path.startswith(new[-1] + "/"):
                 continue
-            there = self.destination / one.path
-            status = _lstat(there)
+            status = None if one.path in own else _lstat(self.destination / one.path)
             if status is None:
-                moved.append(one.path + "/")
+                new.append(one.path)
             elif not (stat.S_ISDIR(status.st_mode) and one.kind == "directory"):
                 both = f"{escaped(name)} and {self._owner_of(one.path)}"
                 raise TreeError(
                     f"{both} both put {escaped(one.path)!r} into {self.destination}",
                     hint="give one of them a `dest:` of its own",
                 )
-        for path in moved:
-            (staging / path[:-1]).rename(self.destination / path[:-1])
+        return new
 
     def _owner_of(self, path: str) -> str:
         for record in self.record.parent.glob("*.json"):

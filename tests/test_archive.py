@@ -368,6 +368,19 @@ def test_collision_names_both(tmp_path: Path) -> None:
     assert set(tree_of(tmp_path / "out")) == {"d", "d/a"}
 
 
+def test_a_collision_leaves_what_stood(tmp_path: Path) -> None:
+    """A new version that collides with another archive does not take the old version away."""
+    extract(tar([Member("d/a", b"1")]), "tar", tmp_path / "out")
+    slot = extract(tar([Member("d/b", b"2")]), "tar", tmp_path / "out")
+    with pytest.raises(TreeError, match="both put 'd/a'"):
+        slot.extract(
+            io.BytesIO(tar([Member("d/b", b"3"), Member("d/a", b"3")])), name="new", format="tar",
+            reshape=Reshape(), limits=LIMITS, key="new", progress=Silent(),
+        )  # fmt: skip
+    assert slot.holds("k")
+    assert set(tree_of(tmp_path / "out")) == {"d", "d/a", "d/b"}
+
+
 def test_a_changed_tree_is_noticed(tmp_path: Path) -> None:
     """A missing, resized or replaced entry is no longer held."""
     slot = extract(tar(PLAIN), "tar", tmp_path / "out")
