@@ -121,7 +121,8 @@ def _value(one: Setting, variables: Mapping[str, Any], environ: Mapping[str, str
 
 def _limits(values: Mapping[str, str | int | float]) -> Limits:
     names = [one.environ for one in SETTINGS if one.environ.startswith(("FETCH_MAX_", "FETCH_ZSTD_", "FETCH_XZ_"))]
-    return Limits(**{name.removeprefix("FETCH_").lower(): int(values[name]) for name in names})
+    numbers: dict[str, Any] = {name.removeprefix("FETCH_").lower(): int(values[name]) for name in names}
+    return Limits(**numbers)
 
 
 def _proxies(environ: Mapping[str, str]) -> dict[str, str]:

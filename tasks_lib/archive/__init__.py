@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from tasks_lib.archive.codecs import decoded, format_for, format_of
+from tasks_lib.archive.codecs import beside, decoded, format_for, format_of
 from tasks_lib.archive.entries import Entry, Limits, Reshape, Table, reshaped
 from tasks_lib.archive.repack import REPACK_VERSION, write_archive
 from tasks_lib.archive.tar import TarReader
@@ -32,16 +32,20 @@ def _named(archive: str) -> Iterator[None]:
         raise type(error).of(error, archive=archive) from error.__cause__
 
 
-def _entries(source: BinaryIO, kind: str, limits: Limits) -> Iterator[Entry]:
+@contextlib.contextmanager
+def _entries(source: BinaryIO, kind: str, limits: Limits) -> Iterator[Iterator[Entry]]:
     if kind == "zip":
-        return ZipReader(source, limits).entries()
-    return TarReader(decoded(source, kind, limits), limits).entries()
+        yield ZipReader(source, limits).entries()
+        return
+    # closed here and now: its thread reads `source`, which the caller may close next
+    with contextlib.closing(beside(decoded(source, kind, limits))) as chunks:
+        yield TarReader(chunks, limits).entries()
 
 
 def read(
     source: BinaryIO, *, name: str, format: str, reshape: Reshape, limits: Limits, sink: Callable[[Entry], None]
 ) -> Table:
-    """Give every entry that is accepted to `sink`, in the archive's order; return the whole tree, links judged.
+    """Give every entry that is accepted to `sink`, parents first, in the archive's order; return the judged tree.
 
     A sink may only believe the tree once this returned: symlinks and the archive's end are judged last.
 
@@ -49,11 +53,11 @@ def read(
         ArchiveError: one of its kinds, with the name `name`.
     """
     table = Table(limits)
-    with _named(name):
-        for entry in _entries(source, format, limits):
+    with _named(name), _entries(source, format, limits) as entries:
+        for entry in entries:
             renamed = reshaped(entry, reshape, limits)
-            if renamed is not None and table.add(renamed):
-                sink(renamed)
+            for new in table.add(renamed) if renamed is not None else ():
+                sink(new)
         table.check_links()
     return table
 
@@ -75,6 +79,5 @@ def repack(
         ArchiveError: one of its kinds, with the name `name`.
         OSError: `spool` failed.
     """
-    with _named(name):
-        entries = _entries(source, format, limits)
+    with _named(name), _entries(source, format, limits) as entries:
         return write_archive(entries, reshape=reshape, limits=limits, spool=spool, write=write, progress=progress)

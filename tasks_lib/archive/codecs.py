@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import queue
+import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, BinaryIO, Final, cast
 
 import zstandard
 
 from tasks_lib.archive.entries import Limits, damaged, limit
 
-#: Bytes read and produced at a time.
+#: Bytes read at a time, and produced at a time.
 CHUNK: Final = 1 << 18
+_PRODUCED: Final = 1 << 20
+#: Chunks decoded ahead of whoever takes them.
+_AHEAD: Final = 4
 
 #: First bytes of what is supported. Source: RFC 1952 2.3.1, bzip2 format, xz-file-format 2.1.1.1, RFC 8878 3.1.1,
 #: APPNOTE 4.3.7 and 4.3.16.
@@ -69,6 +74,43 @@ def decoded(source: BinaryIO, kind: str, limits: Limits) -> Iterator[bytes]:
         yield chunk
 
 
+def beside(chunks: Iterator[bytes]) -> Generator[bytes, None, None]:
+    """Yield `chunks` while a thread makes the next ones; decoders release the interpreter lock.
+
+    Closing it stops the thread, and waits for it: what `chunks` reads from may be closed then.
+
+    Raises:
+        whatever `chunks` raises.
+    """
+    made: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
+    room = threading.Semaphore(_AHEAD)
+    stopped = threading.Event()
+
+    def work() -> None:
+        try:
+            for chunk in chunks:
+                made.put(chunk)
+                room.acquire()
+                if stopped.is_set():
+                    return
+            made.put(None)
+        except BaseException as error:
+            made.put(error)
+
+    thread = threading.Thread(target=work, name="decode", daemon=True)
+    thread.start()
+    try:
+        while (chunk := made.get()) is not None:
+            if isinstance(chunk, BaseException):
+                raise chunk
+            room.release()
+            yield chunk
+    finally:
+        stopped.set()
+        room.release()
+        thread.join()
+
+
 def _size_of(source: BinaryIO) -> int:
     here = source.tell()
     size = source.seek(0, 2) - here
@@ -111,7 +153,7 @@ def _buffers(decoder: Any) -> bool:
 def _step(decoder: Any, waiting: bytes) -> tuple[bytes, bytes]:
     """Decode a bounded piece; return it and the input that is still to come."""
     try:
-        produced = decoder.decompress(waiting, CHUNK)
+        produced = decoder.decompress(waiting, _PRODUCED)
     except (zlib.error, OSError, lzma.LZMAError, EOFError) as error:
         if "emory usage limit" in str(error):
             raise limit("needs more memory for its dictionary than xz_memlimit_mib allows", "DICTIONARY") from error
@@ -168,7 +210,7 @@ def _zstd(source: BinaryIO, limits: Limits) -> Iterator[bytes]:
     try:
         # its stub asks for a whole file, but it only ever calls read()
         with decompressor.stream_reader(cast("BinaryIO", framing), read_across_frames=True, closefd=False) as reader:
-            while chunk := reader.read(CHUNK):
+            while chunk := reader.read(_PRODUCED):
                 yield chunk
     except zstandard.ZstdError as error:
         raise damaged(f"damaged compressed data: {error}", "CORRUPT") from error

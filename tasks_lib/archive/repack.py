@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any, BinaryIO, Final
 
 import zstandard
@@ -18,11 +17,14 @@ from tasks_lib.archive.tar import BLOCK
 from tasks_lib.progress import Progress
 
 #: Raise when the bytes of the same content may come out differently.
-REPACK_VERSION: Final = 1
+REPACK_VERSION: Final = 2
 #: Modification time of every entry: 1980-01-01T00:00:00Z, the first one that zip can hold; GNU tar warns at 0.
 MTIME: Final = 315_532_800
-#: zstd's default level, and one thread: several threads give other bytes.
+#: zstd's default level.
 LEVEL: Final = 3
+#: With one worker or more zstd gives the same bytes for any number of them; without workers it gives other ones.
+#: Source: zstd.h, ZSTD_c_nbWorkers.
+_WORKERS: Final = 2
 #: Records of 20 blocks. Source: GNU tar manual, "Blocking"; POSIX pax default.
 _RECORD: Final = 20 * BLOCK
 _CHUNK: Final = 1 << 20
@@ -56,19 +58,21 @@ def write_archive(
     """
     table = Table(limits)
     places: dict[bytes, int] = {}
+    model: list[Entry] = []
     at = 0
     for entry in entries:
         renamed = reshaped(entry, reshape, limits)
-        if renamed is None or not table.add(renamed):
-            continue
-        places[renamed.path] = at
-        for chunk in renamed.chunks() if renamed.kind == FILE else ():
-            spool.write(chunk)
-            at += len(chunk)
-            progress.advance(len(chunk))
+        for new in table.add(renamed) if renamed is not None else ():
+            if new.kind == FILE:
+                places[new.path] = at
+                for chunk in new.chunks:
+                    spool.write(chunk)
+                    at += len(chunk)
+                    progress.advance(len(chunk))
+            model.append(new._replace(chunks=()))
         progress.check()
     table.check_links()
-    model = [table.entries[path] for path in sorted(table.entries)]
+    model.sort()  # by path, as the first field
     return _compressed(_normalised_links(model, places), places, spool, write, progress)
 
 
@@ -83,9 +87,9 @@ def _normalised_links(model: list[Entry], places: dict[bytes, int]) -> list[Entr
             source = by_path[source.target]
         if source.kind != FILE or (leader := first.setdefault(source.path, entry.path)) == entry.path:
             places[entry.path] = places.get(source.path, 0)
-            normalised.append(replace(source, path=entry.path))
+            normalised.append(source._replace(path=entry.path))
         else:
-            normalised.append(replace(source, path=entry.path, kind=HARDLINK, target=leader, size=0))
+            normalised.append(source._replace(path=entry.path, kind=HARDLINK, target=leader, size=0))
     return normalised
 
 
@@ -96,7 +100,7 @@ def _compressed(
     size = sum(map(len, headers)) + sum(entry.size + -entry.size % BLOCK for entry in model) + 2 * BLOCK
     size += -size % _RECORD
     parameters = zstandard.ZstdCompressionParameters.from_level(
-        LEVEL, source_size=size, write_checksum=True, write_content_size=True, threads=0
+        LEVEL, source_size=size, write_checksum=True, write_content_size=True, threads=_WORKERS
     )
     compressor: Any = zstandard.ZstdCompressor(compression_params=parameters).chunker(size=size, chunk_size=_CHUNK)
     digest = hashlib.sha256()

@@ -6,7 +6,8 @@ Source: POSIX.1-2017 pax (ustar Interchange Format, pax Extended Header), GNU ta
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,6 +26,8 @@ from tasks_lib.archive.entries import (
 )
 
 BLOCK: Final = 512
+#: Content up to this many bytes is handed on in one piece.
+_SMALL: Final = 1 << 18
 _ZEROS: Final = bytes(BLOCK)
 #: Most pieces of one sparse file.
 _MAX_SPARSE: Final = 65_536
@@ -106,17 +109,20 @@ def number(text: bytes, what: str, offset: int) -> int:
     Raises:
         DamagedArchiveError: anything but digits, or negative.
     """
+    digits = text.lstrip(b" ").rstrip(b" \0")
+    if digits.isdigit():  # ASCII digits only: no sign, no underscore, no blank inside
+        try:
+            return int(digits, 8)
+        except ValueError:
+            raise damaged(f"its {what} is no octal number", "NUMBER", offset=offset) from None
     if text[0] & 0x80:
         value = int.from_bytes(bytes([text[0] & 0x7F]) + text[1:], "big")
         if text[0] & 0x40 or value >= 1 << 63:
             raise damaged(f"its {what} is negative or too large", "NUMBER", offset=offset)
         return value
-    digits = text.strip(b" \0")
-    if not digits:
-        return 0
-    if digits.strip(b"01234567"):
+    if text.strip(b"\0"):
         raise damaged(f"its {what} is no octal number", "NUMBER", offset=offset)
-    return int(digits, 8)
+    return 0
 
 
 def _decimal(text: bytes, what: str, offset: int) -> int:
@@ -144,13 +150,15 @@ class TarReader:
             offset = self._stream.offset - BLOCK
             kind = block[156:157]
             size = number(block[124:136], "size", offset)
-            if kind in b"xgLKV" and kind:
+            if kind in b"xgLKV":
                 self._extend(pending, kind, size, offset)
                 continue
             yield self._entry(block, kind, size, pending, offset)
-            self._stream.skip(self._left)
-            self._left = 0
-            pending = _Pending()
+            if self._left:
+                self._stream.skip(self._left)
+                self._left = 0
+            if pending:
+                pending = _Pending()
         if pending:
             raise damaged("an extension header without its entry", "DANGLING", offset=self._stream.offset)
 
@@ -161,13 +169,13 @@ class TarReader:
             raise damaged("ends without an end-of-archive block", "NO_END", offset=offset)
         if len(block) < BLOCK:
             block += self._stream.exact(BLOCK - len(block))
-        if block == _ZEROS:
+        if not block[0] and block == _ZEROS:
             while rest := self._stream.piece(1 << 18):
                 if rest.count(0) != len(rest):
                     raise damaged("data after the end of the archive", "TRAILING_GARBAGE", offset=offset)
             return None
         wanted = number(block[148:156], "checksum", offset)
-        actual = sum(block) - sum(block[148:156]) + 8 * 0x20
+        actual = _sum(block) - sum(block[148:156]) + 8 * 0x20
         if wanted != actual:
             signed = actual - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
             if wanted != signed:  # historic tars summed signed bytes
@@ -203,33 +211,20 @@ class TarReader:
     def _entry(self, block: bytes, kind: bytes, size: int, pending: _Pending, offset: int) -> Entry:
         pax = pending.pax
         name = _name(block, pending, offset)
-        if kind not in _KINDS:
-            reason = _REFUSED.get(kind, f"of the unknown type {kind!r}")
-            raise unsafe(f"is {reason}", "TYPE", name, offset)
-        what = _KINDS[kind]
         if b"size" in pax:
             declared = _decimal(pax[b"size"], "size", offset)
             if size not in (0, declared) and not _saturated(block[124:136]):
                 raise unsafe("its size differs between pax and ustar header", "PAX_SIZE", name, offset)
             size = declared
-        if what == FILE and name.endswith(b"/"):
-            if size:
-                raise unsafe("is a file with a name that ends in a slash", "FILE_AS_DIRECTORY", name, offset)
-            what = DIRECTORY
-        if what != FILE and size:
-            raise unsafe(f"is a {what} with content", "LINK_WITH_CONTENT", name, offset)
+        what = _kind(kind, name, size, offset)
         if what == FILE and (kind == b"S" or b"GNU.sparse.major" in pax or b"GNU.sparse.map" in pax):
             return self._sparse(block, kind, size, pax, name, offset)
         self._start_data(size, name, offset)
-        return Entry(
-            path=self._path(name, what, offset),
-            kind=what,
-            size=size if what == FILE else 0,
-            executable=number(block[100:108], "mode", offset) >> 6 & 1,
-            target=self._target(block, what, pending, name, offset),
-            offset=offset,
-            chunks=lambda: self._content(size),
-        )
+        path = self._path(name, what, offset)
+        executable = number(block[100:108], "mode", offset) >> 6 & 1
+        if what != FILE:
+            return Entry(path, what, 0, executable, self._target(block, what, pending, name, offset), offset)
+        return Entry(path, what, size, executable, b"", offset, self._whole(size))
 
     def _path(self, name: bytes, what: str, offset: int) -> bytes:
         path = checked_path(name, self._limits, offset)
@@ -249,6 +244,13 @@ class TarReader:
         if size > self._limits.max_member_bytes:
             raise limit(f"a member of {size} bytes", "MEMBER_TOO_LARGE", name, offset)
         self._left = size + -size % BLOCK
+
+    def _whole(self, size: int) -> Iterable[bytes]:
+        """Return the content: small ones at once, which spares a generator for each of a million files."""
+        if size > _SMALL:
+            return self._content(size)
+        self._left -= size
+        return (self._stream.exact(size),) if size else ()
 
     def _content(self, size: int) -> Iterator[bytes]:
         while size:
@@ -283,7 +285,7 @@ class TarReader:
             size=real,
             executable=number(block[100:108], "mode", offset) >> 6 & 1,
             offset=offset,
-            chunks=lambda: self._filled(pieces, real),
+            chunks=self._filled(pieces, real),
         )
 
     def _old_gnu_map(self, block: bytes, offset: int) -> list[tuple[int, int]]:
@@ -340,6 +342,25 @@ def _check_map(pieces: list[tuple[int, int]], real: int, stored: int, name: byte
         at = first + size
     if sum(size for _, size in pieces) != stored:
         raise damaged("its sparse map does not fit to its data", "SPARSE", name, offset)
+
+
+def _kind(kind: bytes, name: bytes, size: int, offset: int) -> str:
+    if kind not in _KINDS:
+        reason = _REFUSED.get(kind, f"of the unknown type {kind!r}")
+        raise unsafe(f"is {reason}", "TYPE", name, offset)
+    what = _KINDS[kind]
+    if what == FILE and name.endswith(b"/"):
+        if size:
+            raise unsafe("is a file with a name that ends in a slash", "FILE_AS_DIRECTORY", name, offset)
+        what = DIRECTORY
+    if what != FILE and size:
+        raise unsafe(f"is a {what} with content", "LINK_WITH_CONTENT", name, offset)
+    return what
+
+
+def _sum(block: bytes) -> int:
+    """Return the sum of 512 bytes: Adler-32's low half is 1 + the sum, exact below 65,521. Source: RFC 1950 8.2."""
+    return (zlib.adler32(block[:256]) & 0xFFFF) + (zlib.adler32(block[256:]) & 0xFFFF) - 2
 
 
 def _saturated(text: bytes) -> bool:

@@ -224,7 +224,7 @@ class ZipReader:
             executable=member.mode >> 6 & 1,
             target=target,
             offset=member.offset,
-            chunks=lambda: self._content(member, begin),
+            chunks=self._content(member, begin),
         )
 
     def _content(self, member: _Member, begin: int) -> Iterator[bytes]:

@@ -1,0 +1,119 @@
+"""Extraction and repacking against named references, interleaved in one run; see README.md beside this file."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import random
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+DECODERS = {"tar": "cat", "tar.gz": "gzip -dc", "tar.bz2": "bzip2 -dc", "tar.xz": "xz -dc", "tar.zst": "zstd -dc"}
+ENCODERS = {"tar.gz": "gzip -1", "tar.bz2": "bzip2 -1", "tar.xz": "xz -1 -T2", "tar.zst": "zstd -q -3 -T2"}
+
+
+def generate(files: int, mean: int, out: Path) -> None:
+    """Write a tar of `files` text files of `mean` bytes on average, 20 to a directory."""
+    rng = random.Random(1)  # the same archive on every machine
+    words = [f"{rng.getrandbits(rng.choice([16, 24, 32, 40])):x}".encode() for _ in range(4000)]
+    pool = b" ".join(rng.choice(words) for _ in range(1_200_000))
+    with out.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as made:
+        for number in range(files):
+            directory = f"tree/{number // 2000:04d}/dir{number // 20:05d}"
+            if number % 20 == 0:
+                one = tarfile.TarInfo(directory)
+                one.type, one.mode = tarfile.DIRTYPE, 0o755
+                made.addfile(one)
+            size = min(int(rng.expovariate(1 / mean)), 9 * mean) if mean else 0
+            one = tarfile.TarInfo(f"{directory}/source-file-{number}.txt")
+            one.size, one.mode = size, 0o644
+            start = rng.randrange(max(1, len(pool) - size))
+            content = (pool[start:] + pool * (size // len(pool)))[:size] if start + size > len(pool) else b""
+            made.addfile(one, io.BytesIO(content or pool[start : start + size]))
+
+
+def ours(verb: str, archive: Path, kind: str, out: Path) -> None:
+    """Extract, or repack with strip and prefix, through the product's own functions; prints the peak memory."""
+    from tasks_lib.archive import Limits, Reshape, repack
+    from tasks_lib.progress import Silent
+    from tasks_lib.tree import Slot
+
+    limits = Limits(max_entries=2_000_000)
+    with archive.open("rb") as file:
+        if verb == "extract":
+            slot = Slot(out / "tree", out / "records" / "one.json")
+            slot.extract(
+                file, name=archive.name, format=kind, reshape=Reshape(), limits=limits, key="k", progress=Silent()
+            )
+        else:
+            with (out / "made.tar.zst").open("wb") as made, (out / "spool").open("w+b") as spool:
+                repack(
+                    file, name=archive.name, format=kind, reshape=Reshape(strip=1, prefix="p/"), limits=limits,
+                    spool=spool, write=made.write, progress=Silent(),
+                )  # fmt: skip
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+def commands(verb: str, archive: Path, kind: str, out: Path) -> dict[str, list[str]]:
+    """Return name -> command; the first one is the reference."""
+    me = [sys.executable, __file__, "--child", verb, str(archive), kind, str(out)]
+    if verb == "extract":
+        shell = f"{DECODERS[kind]} {archive} | tar -xf - -C {out}"
+        return {"gnu tar": ["sh", "-c", shell], "doit-fetch": me}
+    return {
+        "decode | zstd -3": ["sh", "-c", f"{DECODERS[kind]} {archive} | zstd -q -3 -o {out}/x.zst"],
+        "doit-fetch": me,
+    }
+
+
+def main() -> None:
+    """Run the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("verb", choices=["extract", "repack"])
+    parser.add_argument("kinds", nargs="+", choices=sorted(DECODERS))
+    parser.add_argument("--files", type=int, default=100_000)
+    parser.add_argument("--mean", type=int, default=6_800, help="bytes of a file on average")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--directory", type=Path, default=Path("/dev/shm/doit-fetch-bench"))
+    words = parser.parse_args()
+    words.directory.mkdir(exist_ok=True)
+    plain = words.directory / f"{words.files}x{words.mean}.tar"
+    if not plain.exists():
+        generate(words.files, words.mean, plain)
+    for kind in words.kinds:
+        archive = plain if kind == "tar" else plain.with_name(plain.name.removesuffix(".tar") + f".{kind}")
+        if not archive.exists():
+            subprocess.run(f"{ENCODERS[kind]} -c {plain} > {archive}", shell=True, check=True)
+        out = words.directory / "out"
+        times: dict[str, list[float]] = {}
+        memory = 0
+        for _ in range(words.rounds):
+            for name, command in commands(words.verb, archive, kind, out).items():
+                shutil.rmtree(out, ignore_errors=True)
+                out.mkdir()
+                os.sync()
+                began = time.perf_counter()
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                times.setdefault(name, []).append(time.perf_counter() - began)
+                memory = max(memory, int(done.stdout or 0))
+        shutil.rmtree(out)
+        reference, own = (statistics.median(one) for one in times.values())
+        lows = "/".join(f"{min(one):.2f}" for one in times.values())
+        print(
+            f"{words.verb} {kind} {words.files} files: {next(iter(times))} {reference:.2f} s, doit-fetch {own:.2f} s, "
+            f"ratio {own / reference:.2f} (minima {lows}), peak {memory} MiB"
+        )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        ours(sys.argv[2], Path(sys.argv[3]), sys.argv[4], Path(sys.argv[5]))
+    else:
+        main()

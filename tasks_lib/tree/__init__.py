@@ -1,0 +1,237 @@
+"""Extracted directories: written here and nowhere else, completely or not at all.
+
+Entries go into a private staging directory beside the destination, component by component through directory
+descriptors that follow nothing; symlinks come last; only a whole, judged tree is renamed into place. What stands where
+is recorded outside of the tree, so that no archive can forge it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from tasks_lib.archive import Entry, Limits, Reshape, read
+from tasks_lib.errors import TreeError, escaped
+from tasks_lib.progress import Progress
+from tasks_lib.tree.record import Line, RecordWriter, head, lines
+from tasks_lib.tree.writer import OPEN_DIRECTORY, TreeWriter, remove_tree
+
+__all__ = ["TREE_VERSION", "Slot", "remove_tree"]
+
+#: Raise when the same archive may give another tree.
+TREE_VERSION: Final = 2
+_CHUNK: Final = 1 << 20
+_KINDS: Final = {
+    "file": stat.S_IFREG, "hardlink": stat.S_IFREG, "directory": stat.S_IFDIR, "symlink": stat.S_IFLNK,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One archive's (or file's) place: a directory that it may share, and a record of its own beside it."""
+
+    destination: Path
+    record: Path
+
+    def extract(
+        self,
+        source: BinaryIO,
+        *,
+        name: str,
+        format: str,
+        reshape: Reshape,
+        limits: Limits,
+        key: str,
+        progress: Progress,
+    ) -> None:
+        """Put the archive's tree into the destination, replacing what this slot held.
+
+        Raises:
+            ArchiveError: the archive is refused; the destination is as before.
+            TreeError: another slot's entry stands in the way, or the file system refused.
+            CancelledError: the run was asked to stop.
+        """
+
+        def fill(writer: TreeWriter) -> None:
+            read(source, name=name, format=format, reshape=reshape, limits=limits, sink=writer.add)
+
+        self._fill(fill, name, key, progress, limits.max_total_bytes)
+
+    def place(self, source: BinaryIO, *, file_name: str, key: str, progress: Progress) -> None:
+        """Put one plain file into the destination, replacing what this slot held; ELF files become executable.
+
+        Raises:
+            TreeError, CancelledError: as `extract`.
+        """
+
+        def fill(writer: TreeWriter) -> None:
+            start = source.read(4)
+            runs = int(start == b"\x7fELF" or start.startswith(b"#!"))
+            size = source.seek(0, 2)
+            source.seek(0)
+            chunks = iter(lambda: source.read(_CHUNK), b"")
+            writer.add(Entry(path=os.fsencode(file_name), kind="file", executable=runs, size=size, chunks=chunks))
+
+        self._fill(fill, file_name, key, progress, 0)
+
+    def _fill(self, fill: Callable[[TreeWriter], None], name: str, key: str, progress: Progress, copies: int) -> None:
+        staging = self.destination.with_name(f".{self.destination.name}.{secrets.token_hex(6)}.part")
+        with _translated(self.destination):
+            self.destination.parent.mkdir(parents=True, exist_ok=True)
+            self.record.parent.mkdir(parents=True, exist_ok=True)
+            staging.mkdir(mode=0o700)
+            record = RecordWriter(self.record, key, name)
+            try:
+                with TreeWriter(staging, record, progress, copies) as writer:
+                    fill(writer)
+                    writer.finish()
+                record.close()
+                staging.chmod(0o755 & ~_umask())
+                self._publish(staging, record, name)
+            finally:
+                record.discard()
+                remove_tree(staging)
+
+    def _publish(self, staging: Path, record: RecordWriter, name: str) -> None:
+        with _locked(self.record.parent / ".lock"):
+            if os.path.lexists(self.destination):
+                # judged before anything goes: a collision leaves what stood here
+                own = frozenset(line.path for line in self._lines() if line.kind != "directory")
+                self._new_paths(lines(record.path), name, own)
+                self.clear()
+            if os.path.lexists(self.destination):
+                # move what is new beside what others put there
+                for path in self._new_paths(lines(record.path), name, frozenset()):
+                    (staging / path).rename(self.destination / path)
+            else:
+                staging.rename(self.destination)
+            record.commit()
+
+    def _new_paths(self, made: Iterable[Line], name: str, own: frozenset[str]) -> list[str]:
+        """Return the topmost paths that nobody has put there yet; those of `own` are about to go."""
+        new: list[str] = []
+        for one in sorted(made, key=lambda line: line.path.split("/")):
+            if new and one.path.startswith(new[-1] + "/"):
+                continue
+            status = None if one.path in own else _lstat(self.destination / one.path)
+            if status is None:
+                new.append(one.path)
+            elif not (stat.S_ISDIR(status.st_mode) and one.kind == "directory"):
+                both = f"{escaped(name)} and {self._owner_of(one.path)}"
+                raise TreeError(
+                    f"{both} both put {escaped(one.path)!r} into {self.destination}",
+                    hint="give one of them a `dest:` of its own",
+                )
+        return new
+
+    def _owner_of(self, path: str) -> str:
+        for record in self.record.parent.glob("*.json"):
+            with contextlib.suppress(ValueError, TypeError):
+                if record != self.record and any(line.path == path for line in lines(record)):
+                    return escaped(str(head(record).get("archive", "")))
+        return "something else"
+
+    def _lines(self) -> list[Line]:
+        """Return what this slot put there; nothing when the record is not whole."""
+        try:
+            return list(lines(self.record))
+        except (ValueError, TypeError):
+            return []
+
+    def key(self) -> str:
+        """Return the key of what stands here, "" for nothing."""
+        return str(head(self.record).get("key", ""))
+
+    def holds(self, key: str) -> bool:
+        """Whether this key's entries all still stand: by kind and size, without reading content."""
+        if self.key() != key:
+            return False
+        try:
+            return all(_stands(self.destination / line.path, line) for line in lines(self.record))
+        except (ValueError, TypeError):
+            return False
+
+    def clear(self) -> None:
+        """Remove what this slot put there, directories only when nothing else is in them; then the record.
+
+        Raises:
+            TreeError: the file system refused.
+        """
+        with _translated(self.destination):
+            for line in reversed(self._lines()):
+                _remove_entry(self.destination, line)
+            with contextlib.suppress(OSError):
+                self.destination.rmdir()
+            self.record.unlink(missing_ok=True)
+
+
+def _lstat(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _stands(path: Path, line: Line) -> bool:
+    status = _lstat(path)
+    if status is None or stat.S_IFMT(status.st_mode) != _KINDS.get(line.kind):
+        return False
+    return line.kind != "file" or status.st_size == line.size
+
+
+def _remove_entry(root: Path, line: Line) -> None:
+    """Remove one recorded entry without following a symlink that stands in the way now."""
+    *directories, name = os.fsencode(line.path).split(b"/")
+    opened: list[int] = []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), contextlib.ExitStack() as stack:
+        opened.append(os.open(root, OPEN_DIRECTORY))
+        stack.callback(os.close, opened[-1])
+        for part in directories:
+            try:
+                opened.append(os.open(part, OPEN_DIRECTORY, dir_fd=opened[-1]))
+            except OSError:
+                return
+            stack.callback(os.close, opened[-1])
+        if line.kind == "directory":
+            with contextlib.suppress(OSError):  # something of others is in it
+                os.rmdir(name, dir_fd=opened[-1])
+        else:
+            with contextlib.suppress(IsADirectoryError, PermissionError):
+                os.unlink(name, dir_fd=opened[-1])
+
+
+def _umask() -> int:
+    """Return the umask without changing it, which would be seen by other threads. Source: proc(5), Linux 4.7."""
+    with contextlib.suppress(OSError), Path("/proc/self/status").open(encoding="ascii", errors="replace") as lines:
+        for line in lines:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return 0o022
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _translated(destination: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        place = escaped(str(error.filename)) if error.filename is not None else str(destination)
+        raise TreeError(
+            f"cannot write {destination}: {place}: {error.strerror or error}", hint="check space and permissions"
+        ) from error

@@ -1,0 +1,91 @@
+"""What stands where: one line of JSON per entry, written as the tree grows, read line by line.
+
+The first line says which archive and which key, the last one that the record is whole. A million entries never stand
+in memory at once, and no archive can forge a record, since none lies inside a tree.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from json.encoder import encode_basestring_ascii as quoted
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from tasks_lib.archive import Entry
+
+_END: Final = '"end"\n'
+
+
+class Line(NamedTuple):
+    """One entry; `detail` is a file's sha256 hex, a symlink's text in hex, or the path a hard link shares content with.
+
+    `size` is -1 where it says nothing.
+    """
+
+    path: str
+    kind: str
+    executable: int
+    size: int
+    detail: str
+
+
+class RecordWriter:
+    """Writes a record beside its final place; `commit` moves it there, `discard` removes it."""
+
+    def __init__(self, final: Path, key: str, archive: str) -> None:
+        self._final = final
+        self.path = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
+        self._file = self.path.open("x", encoding="ascii", buffering=1 << 18)
+        self._write = self._file.write
+        self._write(json.dumps({"key": key, "archive": archive}) + "\n")
+
+    def add(self, entry: Entry, detail: str) -> None:
+        """Add one entry, parents before what is in them."""
+        size = -1 if entry.kind == "hardlink" else entry.size
+        self._write(f'[{quoted(os.fsdecode(entry.path))},"{entry.kind}",{entry.executable},{size},{quoted(detail)}]\n')
+
+    def close(self) -> None:
+        """Finish the lines; the record still stands aside, readable there."""
+        self._write(_END)
+        self._file.close()
+
+    def commit(self) -> None:
+        """Let the record stand in its place, atomically."""
+        self.path.replace(self._final)
+
+    def discard(self) -> None:
+        """Remove what stands aside."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+def head(record: Path) -> dict[str, Any]:
+    """Return `key` and `archive` of a record, {} when there is none that can be read."""
+    try:
+        with record.open(encoding="ascii") as file:
+            found = json.loads(file.readline())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def lines(record: Path) -> Iterator[Line]:
+    """Yield the entries; nothing when there is no record.
+
+    Raises:
+        ValueError: the record is not whole.
+    """
+    try:
+        file = record.open(encoding="ascii")
+    except OSError:
+        return
+    with file:
+        file.readline()
+        for text in file:
+            if text == _END:
+                return
+            yield Line(*json.loads(text))
+    raise ValueError(f"{record} ends too early")

@@ -1,0 +1,208 @@
+"""The hand that writes: entries below one fresh directory, and the removal of such directories.
+
+Every step goes through a descriptor of the directory above, `O_NOFOLLOW` and `O_EXCL`; symlinks are made last, so that
+none can stand in the way of a write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+from tasks_lib.archive import Entry
+from tasks_lib.progress import Progress
+from tasks_lib.tree.record import RecordWriter
+
+OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MODES: Final = (0o644, 0o755)
+_CHUNK: Final = 1 << 20
+#: Bytes, or entries, between two words to the watcher: a call for each of a million files is felt.
+_REPORT_BYTES: Final = 1 << 20
+_REPORT_ENTRIES: Final = 64
+#: No more links to this file, or none on this file system.
+_NO_LINK: Final = (errno.EMLINK, errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP)
+
+
+class TreeWriter:
+    """Writes entries below the directory `root`, parents first, and says each to `record`.
+
+    Where the file system has no (more) hard links, up to `copies` bytes are written as copies instead.
+    """
+
+    def __init__(self, root: Path, record: RecordWriter, progress: Progress, copies: int) -> None:
+        self._root = os.open(root, OPEN_DIRECTORY)
+        self._open: list[tuple[bytes, int]] = []  # directories on the way to the last entry
+        self._here: tuple[bytes, int] = (b"", self._root)  # the directory of the last entry
+        self._links: list[Entry] = []
+        self._record = record
+        self._progress = progress
+        self._copies = copies
+        self._bytes = self._entries = 0
+
+    def __enter__(self) -> TreeWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._open:
+            os.close(self._open.pop()[1])
+        os.close(self._root)
+
+    def add(self, entry: Entry) -> None:
+        """Write one entry whose directory stands; a symlink only later.
+
+        Raises:
+            OSError: the file system refused.
+            ArchiveError: the content of the entry is refused.
+            CancelledError: the run was asked to stop.
+        """
+        directory, _, name = entry.path.rpartition(b"/")
+        kind = entry.kind
+        if kind == "file":
+            descriptor = self._here[1] if self._here[0] == directory else self._enter(directory)
+            self._record.add(entry, self._write(entry, descriptor, name))
+        elif kind == "directory":
+            os.mkdir(name, 0o755, dir_fd=self._enter(directory))
+            self._record.add(entry, "")
+        elif kind == "symlink":
+            self._links.append(entry)
+        else:
+            self._link(entry, self._enter(directory), name)
+            self._record.add(entry, os.fsdecode(entry.target))
+        self._entries += 1
+        if self._bytes > _REPORT_BYTES or self._entries > _REPORT_ENTRIES:
+            self._report()
+
+    def finish(self) -> None:
+        """Make the symlinks, now that nothing is written any more."""
+        for entry in self._links:
+            directory, _, name = entry.path.rpartition(b"/")
+            os.symlink(entry.target, name, dir_fd=self._enter(directory))
+            self._record.add(entry, entry.target.hex())
+        self._report()
+
+    def _report(self) -> None:
+        self._progress.advance(self._bytes)
+        self._progress.check()
+        self._bytes = self._entries = 0
+
+    def _enter(self, path: bytes) -> int:
+        """Return the descriptor of a directory that stands; those on the way stay open."""
+        parts = path.split(b"/") if path else []
+        shared = 0
+        while shared < min(len(parts), len(self._open)) and self._open[shared][0] == parts[shared]:
+            shared += 1
+        while len(self._open) > shared:
+            os.close(self._open.pop()[1])
+        descriptor = self._open[-1][1] if self._open else self._root
+        for part in parts[shared:]:
+            descriptor = os.open(part, OPEN_DIRECTORY, dir_fd=descriptor)
+            self._open.append((part, descriptor))
+        self._here = (path, descriptor)
+        return descriptor
+
+    def _write(self, entry: Entry, directory: int, name: bytes) -> str:
+        """Write a file; return the sha256 hex of its content."""
+        digest = hashlib.sha256()
+        descriptor = os.open(name, _CREATE, _MODES[entry.executable], dir_fd=directory)
+        try:
+            for chunk in entry.chunks:
+                written = os.write(descriptor, chunk)
+                while written < len(chunk):
+                    written += os.write(descriptor, memoryview(chunk)[written:])
+                digest.update(chunk)
+                self._bytes += written
+                if self._bytes > _REPORT_BYTES:
+                    self._report()
+        finally:
+            os.close(descriptor)
+        return digest.hexdigest()
+
+    def _link(self, entry: Entry, directory: int, name: bytes) -> None:
+        # no symlink stands below the root yet, so that the target's path leads nowhere else
+        try:
+            os.link(entry.target, name, src_dir_fd=self._root, dst_dir_fd=directory, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+            self._copy(entry, directory, name)
+
+    def _copy(self, entry: Entry, directory: int, name: bytes) -> None:
+        source = os.open(entry.target, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root)
+        with open(source, "rb") as file:  # noqa: PTH123 - a descriptor
+            status = os.fstat(source)
+            executable = status.st_mode >> 6 & 1
+            self._copies -= status.st_size
+            if self._copies < 0:
+                raise OSError(errno.EMLINK, "too many hard links for this file system", os.fsdecode(entry.path))
+            chunks = iter(lambda: file.read(_CHUNK), b"")
+            self._write(entry._replace(executable=executable, chunks=chunks), directory, name)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory whatever is in it: any depth, mode 000, without following anything and without recursion.
+
+    What is found below is moved up until it is empty, so that two descriptors do for any depth.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        _open_up(path)
+        root = os.open(path, OPEN_DIRECTORY)
+        try:
+            _empty(root)
+        finally:
+            os.close(root)
+        path.rmdir()
+
+
+def _empty(root: int) -> None:
+    numbers = count()
+    waiting = _clear_files(root)
+    while waiting:
+        name = waiting.pop()
+        _open_up(name, root)
+        directory = os.open(name, OPEN_DIRECTORY, dir_fd=root)
+        try:
+            for inner in _clear_files(directory):
+                _open_up(inner, directory)  # moving a directory writes its `..`
+                while True:
+                    moved = f".removed.{next(numbers)}"
+                    try:
+                        os.mkdir(moved, 0o700, dir_fd=root)  # a rename onto an empty directory replaces it
+                        break
+                    except FileExistsError:
+                        continue
+                os.rename(inner, moved, src_dir_fd=directory, dst_dir_fd=root)
+                waiting.append(moved)
+        finally:
+            os.close(directory)
+        os.rmdir(name, dir_fd=root)
+
+
+def _clear_files(directory: int) -> list[str]:
+    """Remove everything but directories; return their names."""
+    with os.scandir(directory) as found:
+        entries = [(one.name, one.is_dir(follow_symlinks=False)) for one in found]
+    for name, is_directory in entries:
+        if not is_directory:
+            os.unlink(name, dir_fd=directory)
+    return [name for name, is_directory in entries if is_directory]
+
+
+def _open_up(path: str | Path, above: int | None = None) -> None:
+    """Let the owner read, write and enter a directory, through a descriptor that no symlink can bend."""
+    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+    try:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        if mode & 0o700 != 0o700:
+            os.chmod(f"/proc/self/fd/{descriptor}", mode | 0o700)  # noqa: PTH101
+    finally:
+        os.close(descriptor)
