@@ -32,7 +32,7 @@ IDENTITY: Final = frozenset(
 LOCATORS: Final = frozenset(
     {
         "name", "description", "source", "alias", "artifact_prefix", "file", "line",
-        "url", "mirrors", "headers", "gpg_signature", "repo", "ssh_key",
+        "url", "mirrors", "headers", "gpg_signature", "repo", "ssh_key", "archive",
     }
 )  # fmt: skip
 

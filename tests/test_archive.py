@@ -6,8 +6,10 @@ import bz2
 import gzip
 import hashlib
 import io
+import json
 import lzma
 import os
+import re
 import stat
 import subprocess
 import tarfile
@@ -15,6 +17,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -22,9 +25,10 @@ import zstandard
 
 from tasks_lib import archive
 from tasks_lib.archive import Limits, Reshape
+from tasks_lib.definitions import json_schema
 from tasks_lib.errors import ArchiveError, TreeError
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Slot
+from tasks_lib.tree import Slot, remove_tree
 from tests.archives import Member, tar, tar_header, zipped
 
 LIMITS = Limits(max_total_bytes=64 << 20, max_entries=1000, max_metadata_bytes=1 << 16)
@@ -379,6 +383,106 @@ def test_a_collision_leaves_what_stood(tmp_path: Path) -> None:
         )  # fmt: skip
     assert slot.holds("k")
     assert set(tree_of(tmp_path / "out")) == {"d", "d/a", "d/b"}
+
+
+@pytest.mark.parametrize("version", ["0.0", "0.1", "1.0"])
+def test_sparse_pax(version: str, tmp_path: Path) -> None:
+    """Sparse files of all three pax formats come out whole: data at the end, a hole at the end, nothing but a hole."""
+    root = tmp_path / "root"
+    root.mkdir()
+    for name, pieces, size in (
+        ("end", [(3 << 20, b"end")], 0),
+        ("both", [(0, b"a" * 5000)], 4 << 20),
+        ("none", [], 9000),
+    ):
+        with (root / name).open("wb") as file:
+            for place, content in pieces:
+                file.seek(place)
+                file.write(content)
+            file.truncate(size or None)
+    words = ["tar", "-S", "--format=posix", f"--sparse-version={version}", "-C", str(root), "-cf", "-", "."]
+    made = subprocess.run(words, stdout=subprocess.PIPE, check=True)
+    assert b"GNU.sparse" in made.stdout
+    extract(made.stdout, "tar", tmp_path / "out")
+    assert tree_of(tmp_path / "out") == tree_of(root)
+
+
+OUTWARD = tar([Member("lib", kind=b"2", target="/usr/lib"), Member("d/up", kind=b"2", target="../../x"), Member("d/a")])
+
+
+def test_outward_symlinks_can_be_kept(tmp_path: Path) -> None:
+    """A definition may keep outward symlinks: they are made as they are, and nothing is written through one."""
+    keep = Limits(outward_symlinks="keep")
+    slot = Slot(tmp_path / "out", tmp_path / "records" / "one.json")
+    slot.extract(
+        io.BytesIO(OUTWARD), name="a", format="tar", reshape=Reshape(), limits=keep, key="k", progress=Silent()
+    )
+    assert tree_of(tmp_path / "out")["lib"] == "-> /usr/lib"
+    through = tar([Member("d", kind=b"2", target=str(tmp_path)), Member("d/written", b"x")])
+    with pytest.raises(ArchiveError, match="BELOW_NON_DIRECTORY"):
+        Slot(tmp_path / "two", tmp_path / "records" / "two.json").extract(
+            io.BytesIO(through), name="a", format="tar", reshape=Reshape(), limits=keep, key="k", progress=Silent()
+        )
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "records"}
+
+
+def test_definitions_name_every_limit() -> None:
+    """What a definition may say about its archive are the limits that there are."""
+    table = json_schema()["$defs"] if "$defs" in json_schema() else json_schema()
+    said = set(re.findall(r'"([a-z-]+)": \{"(?:type|enum|description)"', json.dumps(table)))
+    assert {field.name.replace("_", "-") for field in fields(Limits)} <= said
+
+
+def test_removal_of_hostile_trees(tmp_path: Path) -> None:
+    """A tree 1,900 deep with directories of mode 000 goes, and what a symlink points to stays."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "kept").write_bytes(b"x")
+    root = tmp_path / "root"
+    root.mkdir()
+    above = os.open(root, os.O_RDONLY)
+    for _ in range(1900):
+        os.mkdir("d", 0o755, dir_fd=above)
+        os.symlink(tmp_path / "outside", "s", dir_fd=above)
+        below = os.open("d", os.O_RDONLY, dir_fd=above)
+        os.fchmod(above, 0 if os.getuid() == 0 else 0o300)
+        os.close(above)
+        above = below
+    os.close(above)
+    remove_tree(root)
+    assert not root.exists()
+    assert (tmp_path / "outside" / "kept").exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become someone else")
+def test_removal_as_nobody(open_directory: Path) -> None:
+    """An ordinary user can remove directories of mode 000 that he owns."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            (open_directory / "root" / "a" / "b").mkdir(parents=True)
+            (open_directory / "root" / "a" / "b" / "f").write_bytes(b"x")
+            for name in ("root/a/b", "root/a", "root"):
+                (open_directory / name).chmod(0)
+            remove_tree(open_directory / "root")
+            status = int((open_directory / "root").exists())
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
+def test_nobody_else_may_write(mask: int, tmp_path: Path) -> None:
+    """Whatever the umask, group and others cannot write what was extracted."""
+    before = os.umask(mask)
+    try:
+        extract(tar([*PLAIN, Member("d/s", b"x", mode=0o6777)]), "tar", tmp_path / "out")
+    finally:
+        os.umask(before)
+    found = [tmp_path / "out", *(tmp_path / "out").rglob("*")]
+    assert not any(path.lstat().st_mode & 0o7022 for path in found if not path.is_symlink())
 
 
 def test_a_changed_tree_is_noticed(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 from tasks_lib.errors import (
     ArchiveError,
@@ -199,7 +199,10 @@ class Table:
         names[name] = entry.kind
         if entry.kind != FILE:
             self._note(entry)
-        self._charge(entry)
+        self._count += 1
+        self._total += entry.size
+        if self._count > self._limits.max_entries or self._total > self._limits.max_total_bytes:
+            self._refuse(entry)
         return (*implied, entry) if implied else (entry,)
 
     def _note(self, entry: Entry) -> None:
@@ -210,14 +213,11 @@ class Table:
         elif entry.path == entry.target or self.kind(entry.target) not in (FILE, HARDLINK):
             raise unsafe("is a hard link to no earlier file of the archive", "HARDLINK", entry.path, entry.offset)
 
-    def _charge(self, entry: Entry) -> None:
-        self._count += 1
-        self._total += entry.size
+    def _refuse(self, entry: Entry) -> NoReturn:
         if self._count > self._limits.max_entries:
             raise limit(f"more than {self._limits.max_entries} entries", "TOO_MANY_ENTRIES", entry.path, entry.offset)
-        if self._total > self._limits.max_total_bytes:
-            most = self._limits.max_total_bytes
-            raise limit(f"more than {most} bytes of content", "TOO_LARGE", entry.path, entry.offset)
+        most = self._limits.max_total_bytes
+        raise limit(f"more than {most} bytes of content", "TOO_LARGE", entry.path, entry.offset)
 
     def _parents(self, directory: bytes, entry: Entry) -> tuple[Entry, ...]:
         missing: list[bytes] = []

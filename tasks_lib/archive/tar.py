@@ -6,6 +6,7 @@ Source: POSIX.1-2017 pax (ustar Interchange Format, pax Extended Header), GNU ta
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -28,9 +29,13 @@ from tasks_lib.archive.entries import (
 BLOCK: Final = 512
 #: Content up to this many bytes is handed on in one piece.
 _SMALL: Final = 1 << 18
+_NO_NUMBER: Final = -1
+_NEGATIVE: Final = -2
 _ZEROS: Final = bytes(BLOCK)
 #: Most pieces of one sparse file.
 _MAX_SPARSE: Final = 65_536
+_SPARSE_SIGNS: Final = frozenset({b"GNU.sparse.major", b"GNU.sparse.map", b"GNU.sparse.size"})
+_SPARSE_PIECES: Final = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
 _KINDS: Final = {b"0": FILE, b"\0": FILE, b"7": FILE, b"S": FILE, b"1": HARDLINK, b"2": SYMLINK, b"5": DIRECTORY}
 _REFUSED: Final = {
     b"3": "a character device",
@@ -48,16 +53,36 @@ class Stream:
         self._chunks = chunks
         self._held = b""
         self._at = 0
-        self.offset = 0
+        self._before = 0  # bytes before `_held`
+
+    @property
+    def offset(self) -> int:
+        """Bytes read so far."""
+        return self._before + self._at
 
     def piece(self, size: int) -> bytes:
         """Return 1 to `size` bytes, b"" at the end."""
         if self._at == len(self._held):
+            self._before += self._at
             self._held, self._at = next(self._chunks, b""), 0
         piece = self._held[self._at : self._at + size]
         self._at += len(piece)
-        self.offset += len(piece)
         return piece
+
+    def padded(self, size: int) -> bytes:
+        """Return exactly `size` bytes, and skip what fills their last block.
+
+        Raises:
+            DamagedArchiveError: the stream ends before.
+        """
+        at = self._at
+        end = at + size + -size % BLOCK
+        if end <= len(self._held):
+            self._at = end
+            return self._held[at : at + size]
+        data = self.exact(size)
+        self.skip(-size % BLOCK)
+        return data
 
     def exact(self, size: int) -> bytes:
         """Return exactly `size` bytes.
@@ -109,20 +134,23 @@ def number(text: bytes, what: str, offset: int) -> int:
     Raises:
         DamagedArchiveError: anything but digits, or negative.
     """
+    value = _number(text)
+    if value == _NEGATIVE:
+        raise damaged(f"its {what} is negative or too large", "NUMBER", offset=offset)
+    if value == _NO_NUMBER:
+        raise damaged(f"its {what} is no octal number", "NUMBER", offset=offset)
+    return value
+
+
+@functools.lru_cache(4096)  # modes and many sizes come again and again
+def _number(text: bytes) -> int:
     digits = text.lstrip(b" ").rstrip(b" \0")
     if digits.isdigit():  # ASCII digits only: no sign, no underscore, no blank inside
-        try:
-            return int(digits, 8)
-        except ValueError:
-            raise damaged(f"its {what} is no octal number", "NUMBER", offset=offset) from None
+        return _NO_NUMBER if b"8" in digits or b"9" in digits else int(digits, 8)
     if text[0] & 0x80:
         value = int.from_bytes(bytes([text[0] & 0x7F]) + text[1:], "big")
-        if text[0] & 0x40 or value >= 1 << 63:
-            raise damaged(f"its {what} is negative or too large", "NUMBER", offset=offset)
-        return value
-    if text.strip(b"\0"):
-        raise damaged(f"its {what} is no octal number", "NUMBER", offset=offset)
-    return 0
+        return _NEGATIVE if text[0] & 0x40 or value >= 1 << 63 else value
+    return _NO_NUMBER if text.strip(b"\0") else 0
 
 
 def _decimal(text: bytes, what: str, offset: int) -> int:
@@ -217,7 +245,7 @@ class TarReader:
                 raise unsafe("its size differs between pax and ustar header", "PAX_SIZE", name, offset)
             size = declared
         what = _kind(kind, name, size, offset)
-        if what == FILE and (kind == b"S" or b"GNU.sparse.major" in pax or b"GNU.sparse.map" in pax):
+        if what == FILE and (kind == b"S" or not _SPARSE_SIGNS.isdisjoint(pax)):
             return self._sparse(block, kind, size, pax, name, offset)
         self._start_data(size, name, offset)
         path = self._path(name, what, offset)
@@ -249,8 +277,8 @@ class TarReader:
         """Return the content: small ones at once, which spares a generator for each of a million files."""
         if size > _SMALL:
             return self._content(size)
-        self._left -= size
-        return (self._stream.exact(size),) if size else ()
+        self._left = 0
+        return (self._stream.padded(size),) if size else ()
 
     def _content(self, size: int) -> Iterator[bytes]:
         while size:
@@ -274,8 +302,12 @@ class TarReader:
             real = _decimal(pax.get(b"GNU.sparse.realsize", b""), "real size", offset)
             pieces, used = self._pax_map(size, offset)
             stored -= used
+        elif b"GNU.sparse.major" not in pax:  # format 0.1; 0.0 was brought to it
+            name = pax.get(b"GNU.sparse.name", name)
+            real = _decimal(pax.get(b"GNU.sparse.size", b""), "real size", offset)
+            pieces = _inline_map(pax, offset)
         else:
-            raise unsupported("a sparse file of an old pax format", "SPARSE", name, offset)
+            raise unsupported("a sparse file of an unknown pax format", "SPARSE", name, offset)
         _check_map(pieces, real, stored, name, offset)
         if real > self._limits.max_member_bytes:
             raise limit(f"a sparse member of {real} bytes", "MEMBER_TOO_LARGE", name, offset)
@@ -332,6 +364,18 @@ class TarReader:
                 at += step
             yield from self._content(size)
             at += size
+
+
+def _inline_map(pax: dict[bytes, bytes], offset: int) -> list[tuple[int, int]]:
+    """Return the map that stands in a pax header as numbers with commas between them."""
+    text = pax.get(b"GNU.sparse.map", b"")
+    numbers = [_decimal(one, "sparse map", offset) for one in text.split(b",")] if text else []
+    pieces = list(zip(numbers[::2], numbers[1::2], strict=False))
+    if 2 * len(pieces) != len(numbers) or pax.get(b"GNU.sparse.numblocks") != str(len(pieces)).encode():
+        raise damaged("a sparse map that is not as long as it says", "SPARSE", offset=offset)
+    if len(pieces) > _MAX_SPARSE:
+        raise limit(f"more than {_MAX_SPARSE} pieces of a sparse file", "SPARSE", offset=offset)
+    return pieces
 
 
 def _check_map(pieces: list[tuple[int, int]], real: int, stored: int, name: bytes, offset: int) -> None:
@@ -394,6 +438,22 @@ def _pax_records(data: bytes, offset: int) -> dict[bytes, bytes]:
         DamagedArchiveError: a wrong length, no newline, an empty or repeated keyword.
     """
     records: dict[bytes, bytes] = {}
+    pieces: list[bytes] = []
+    for key, value in _pax_lines(data, offset):
+        if key in _SPARSE_PIECES:  # sparse format 0.0 repeats these two, in turn
+            if key != _SPARSE_PIECES[len(pieces) % 2]:
+                raise damaged("a broken sparse map", "SPARSE", offset=offset)
+            pieces.append(value)
+        elif key in records:
+            raise unsafe(f"a pax header sets {key[:40]!r} twice", "PAX_TWICE", offset=offset)
+        else:
+            records[key] = value
+    if pieces and records.setdefault(b"GNU.sparse.map", b",".join(pieces)) != b",".join(pieces):
+        raise unsafe("two sparse maps", "PAX_TWICE", offset=offset)
+    return records
+
+
+def _pax_lines(data: bytes, offset: int) -> Iterator[tuple[bytes, bytes]]:
     at = 0
     while at < len(data):
         space = data.find(b" ", at, at + 20)
@@ -404,8 +464,5 @@ def _pax_records(data: bytes, offset: int) -> dict[bytes, bytes]:
         key, equals, value = data[space + 1 : end - 1].partition(b"=")
         if end > len(data) or end <= space + 1 or data[end - 1 : end] != b"\n" or not key or not equals:
             raise damaged("a broken pax record", "PAX_RECORD", offset=offset)
-        if key in records:
-            raise unsafe(f"a pax header sets {key[:40]!r} twice", "PAX_TWICE", offset=offset)
-        records[key] = value
+        yield key, value
         at = end
-    return records

@@ -304,6 +304,18 @@ def one_or_list(read: Callable[[Node, Where], Any]) -> Callable[[Node, Where], t
     return read_either
 
 
+def one_of(*words: str) -> Field:
+    """Return the field of one of these words."""
+
+    def read(node: Node, _where: Where) -> str:
+        word = text_of(node)
+        if word not in words:
+            raise FieldError(f"{word[:40]!r} is unknown", f"write {' or '.join(words)}")
+        return word
+
+    return Field(read, {"enum": list(words)})
+
+
 def pairs(node: Node, _where: Where) -> tuple[tuple[str, str], ...]:
     """Return a mapping of texts as pairs.
 

@@ -38,6 +38,7 @@ from tasks_lib.definitions.fields import (
     list_of,
     name_of,
     nearest,
+    one_of,
     read_table,
     relative,
     schema_of,
@@ -105,6 +106,22 @@ def _gpg(node: Node, where: Where) -> GpgSignature | None:
     return GpgSignature(sig_url=found["sig-url"], key_path=found["key-path"], fingerprint=found.get("fingerprint", ""))
 
 
+_NUMBERS: Final = (
+    "max-total-bytes", "max-ratio", "free-bytes", "max-member-bytes", "max-entries", "max-metadata-bytes",
+    "max-path-bytes", "max-component-bytes", "max-depth", "zstd-max-window-log", "xz-memlimit-mib",
+)  # fmt: skip
+#: What one archive may cost, and how strictly it is read: the names of `Limits`, which `archive` owns.
+_ARCHIVE: Final[Table] = {
+    **dict.fromkeys(_NUMBERS, COUNT),
+    "outward-symlinks": one_of("refuse", "keep").about("keep: symlinks that lead outside are made, never followed"),
+}
+
+
+def _archive(node: Node, where: Where) -> tuple[tuple[str, int | str], ...]:
+    found = read_table(node, where, _ARCHIVE) or {}
+    return tuple((key.replace("-", "_"), value) for key, value in found.items())
+
+
 _NAMED: Final = FILE_NAME.about("file name of the artifact; a .tar.zst name asks for a repack")
 _STATIC_URL: Final[Table] = {
     "type": TEXT,
@@ -121,6 +138,7 @@ _STATIC_URL: Final[Table] = {
     "add-prefix": PREFIX.about("text put before every entry's name, usually ending in a slash"),
     "headers": HEADERS.about("request headers, sent to the origin only"),
     "gpg-signature": Field(_gpg, schema_of(_GPG), "detached signature to verify"),
+    "archive": Field(_archive, schema_of(_ARCHIVE), "limits of this archive, over those of the settings"),
 }
 _GIT: Final[Table] = {
     "type": TEXT,
@@ -167,6 +185,7 @@ def _static_url(found: dict[str, Any], where: Where) -> StaticUrl | None:
         add_prefix=prefix,
         headers=found.get("headers", ()),
         gpg_signature=found.get("gpg-signature"),
+        archive=found.get("archive", ()),
     )
 
 

@@ -39,6 +39,8 @@ class StaticUrl:
     add_prefix: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     gpg_signature: GpgSignature | None = None
+    #: Limits of this archive, by the names of `archive.Limits`; they decide about refusal, never about the output.
+    archive: tuple[tuple[str, int | str], ...] = ()
 
     @property
     def file_name(self) -> str:

@@ -86,7 +86,7 @@ def repack(world: World, definition: Fetch, origin: Artifact, artifact: Artifact
                 name=source.file_name,
                 format=archive_format(file, source.file_name),
                 reshape=Reshape(strip=source.strip_components, prefix=source.add_prefix),
-                limits=world.settings.limits,
+                limits=world.limits(source.archive),
                 spool=spool,
                 write=writer.write,
                 progress=progress,

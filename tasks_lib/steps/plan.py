@@ -33,6 +33,7 @@ class Delivery:
     destination: Path
     record: Path
     key: str
+    limits: tuple[tuple[str, int | str], ...] = ()  # of this archive, over those of the settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +114,7 @@ class Plan:
             destination=root / fetch.name,
             record=root / ".records" / f"{fetch.name}.json",
             key=recipe.extract_key(artifact.key, dest="", version=TREE_VERSION),
+            limits=_limits(fetch),
         )
 
     def _preparation(self, name: str) -> Preparation:
@@ -134,12 +136,12 @@ class Plan:
     def _delivery(self, directory: Path, entry: FetchesEntry) -> Delivery:
         if entry.kind == "fetch":
             fetch = self.definitions.fetch(entry.name)
-            name, artifact = fetch.name, self.published(fetch)
+            name, artifact, limits = fetch.name, self.published(fetch), _limits(fetch)
         else:
             preparation = self.preparation(self.definitions.toolchain(entry.name).name)
             if preparation.output is None:
                 raise AssertionError(f"{entry.name} leaves no artifact: `definitions` refuses that")
-            name, artifact = preparation.toolchain.name, preparation.output
+            name, artifact, limits = preparation.toolchain.name, preparation.output, ()
         dest = str(entry.dest or "")
         return Delivery(
             artifact=artifact,
@@ -147,4 +149,9 @@ class Plan:
             destination=directory / "fetches" / dest,
             record=directory / ".fetches" / f"{name}.json",
             key=recipe.extract_key(f"{entry.delivery} {artifact.key}", dest=dest, version=TREE_VERSION),
+            limits=limits,
         )
+
+
+def _limits(fetch: Fetch) -> tuple[tuple[str, int | str], ...]:
+    return fetch.source.archive if isinstance(fetch.source, StaticUrl) else ()

@@ -66,7 +66,7 @@ def deliver(world: World, delivery: Delivery, progress: Progress) -> None:
             name=name,
             format=archive,
             reshape=Reshape(),
-            limits=world.settings.limits,
+            limits=world.limits(delivery.limits),
             key=delivery.key,
             progress=progress,
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
+from tasks_lib.archive import Limits
 from tasks_lib.settings import Settings
 from tasks_lib.sources import Sources
 from tasks_lib.store import Store
@@ -28,3 +30,8 @@ class World:
     def sources(self) -> Sources:
         """Where blobs come from."""
         return Sources(self.store, Transport(self.settings.transport), self.settings.policy)
+
+    def limits(self, own: tuple[tuple[str, int | str], ...]) -> Limits:
+        """Return the limits of an archive whose definition says `own`; the settings say the rest."""
+        named: dict[str, Any] = dict(own)
+        return replace(self.settings.limits, **named)

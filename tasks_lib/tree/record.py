@@ -7,8 +7,8 @@ in memory at once, and no archive can forge a record, since none lies inside a t
 from __future__ import annotations
 
 import json
-import os
 import secrets
+import sys
 from collections.abc import Iterator
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
@@ -17,6 +17,8 @@ from typing import Any, Final, NamedTuple
 from tasks_lib.archive import Entry
 
 _END: Final = '"end"\n'
+#: What os.fsdecode uses, without its look-ups for each of a million names.
+_ENCODING: Final = sys.getfilesystemencoding()
 
 
 class Line(NamedTuple):
@@ -45,7 +47,8 @@ class RecordWriter:
     def add(self, entry: Entry, detail: str) -> None:
         """Add one entry, parents before what is in them."""
         size = -1 if entry.kind == "hardlink" else entry.size
-        self._write(f'[{quoted(os.fsdecode(entry.path))},"{entry.kind}",{entry.executable},{size},{quoted(detail)}]\n')
+        path = quoted(entry.path.decode(_ENCODING, "surrogateescape"))
+        self._write(f'[{path},"{entry.kind}",{entry.executable},{size},{quoted(detail)}]\n')
 
     def close(self) -> None:
         """Finish the lines; the record still stands aside, readable there."""

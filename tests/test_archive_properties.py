@@ -1,0 +1,177 @@
+"""What must hold for archives that nobody thought of: exact trees, agreement with GNU tar, clean refusals."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tasks_lib import archive
+from tasks_lib.archive import Limits, Reshape
+from tasks_lib.errors import ArchiveError
+from tasks_lib.progress import Silent
+from tasks_lib.tree import Slot
+from tests.archives import Member, tar, zipped
+from tests.test_archive import BZ, GZ, PLAIN, XZ, ZST, repacked, tree_of
+
+#: More with EXAMPLES=100000, for a run by hand.
+EXAMPLES = int(os.environ.get("EXAMPLES", "150"))
+LIMITS = Limits(
+    max_total_bytes=8 << 20, free_bytes=8 << 20, max_entries=2000, max_metadata_bytes=1 << 16, xz_memlimit_mib=64
+)
+often = settings(
+    max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+
+_names = st.one_of(
+    st.sampled_from([b"a", b"b", b"-rf", b"~", b"x y", b"\xff\xfe", "ü".encode(), b"n" * 120, b"*"]),
+    st.binary(min_size=1, max_size=12).filter(
+        lambda name: b"/" not in name and min(name) >= 0x20 and 0x7F not in name and name not in (b".", b"..")
+    ),
+)
+_contents = st.one_of(st.binary(max_size=40), st.sampled_from([b"x" * 511, b"x" * 512, b"x" * 513, b"y" * 300_000]))
+_trees = st.recursive(
+    st.one_of(
+        _contents.map(lambda content: ("file", content)),
+        _contents.map(lambda content: ("run", content)),
+        st.sampled_from(["a", "missing", "./b"]).map(lambda target: ("link", target)),
+    ),
+    lambda inner: st.dictionaries(_names, inner, max_size=5).map(lambda items: ("directory", items)),
+    max_leaves=12,
+)
+
+
+def build(root: Path, tree: dict[bytes, tuple[str, object]]) -> None:
+    """Make the tree; a link stays inside."""
+    for name, (kind, value) in tree.items():
+        path = Path(os.fsdecode(os.fsencode(root) + b"/" + name))
+        if kind == "directory":
+            path.mkdir()
+            build(path, value)  # type: ignore[arg-type]  # a directory holds a tree
+        elif kind == "link":
+            path.symlink_to(str(value))
+        else:
+            path.write_bytes(value)  # type: ignore[arg-type]  # a file holds bytes
+            path.chmod(0o755 if kind == "run" else 0o644)
+
+
+def extracted(data: bytes, kind: str, destination: Path) -> dict[str, str]:
+    slot = Slot(destination, destination.parent / "records" / "one.json")
+    slot.extract(io.BytesIO(data), name="a", format=kind, reshape=Reshape(), limits=LIMITS, key="k", progress=Silent())
+    assert slot.holds("k")
+    return tree_of(destination)
+
+
+@often
+@given(
+    st.dictionaries(_names, _trees, max_size=6),
+    st.sampled_from(["gnu", "oldgnu", "pax", "posix-sparse-0.0", "posix-sparse-0.1", "gnu-sparse"]),
+)
+def test_reads_what_gnu_tar_makes(tree: dict[bytes, tuple[str, object]], kind: str) -> None:
+    """Any tree that GNU tar packs comes out equal, and equal again through our own archive and GNU tar."""
+    words = {
+        "posix-sparse-0.0": ["--format=posix", "-S", "--sparse-version=0.0"],
+        "posix-sparse-0.1": ["--format=posix", "-S", "--sparse-version=0.1"],
+        "gnu-sparse": ["--format=gnu", "-S"],
+    }.get(kind, [f"--format={kind}"])
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        (base / "root").mkdir()
+        build(base / "root", tree)
+        made = subprocess.run(["tar", *words, "-C", base / "root", "-cf", "-", "."], capture_output=True, check=True)
+        assert extracted(made.stdout, "tar", base / "out") == tree_of(base / "root")
+        again = zstandard.ZstdDecompressor().decompress(repacked(made.stdout, "tar"))
+        (base / "again").mkdir()
+        subprocess.run(["tar", "-C", base / "again", "-xf", "-"], input=again, check=True)
+        assert tree_of(base / "again") == tree_of(base / "root")
+
+
+SEEDS = {
+    "tar": tar([*PLAIN, Member("L", b"long/name", kind=b"L"), Member("x", b"content")]),
+    "tar.gz": GZ(tar(PLAIN)) + GZ(b""),
+    "tar.bz2": BZ(tar(PLAIN)),
+    "tar.xz": XZ(tar(PLAIN)),
+    "tar.zst": ZST(tar(PLAIN)),
+    "zip": zipped([("d/a", b"content"), ("d/b", b"x" * 600)]),
+}
+_mutations = st.lists(
+    st.tuples(
+        st.sampled_from(["flip", "cut", "double", "drop", "number"]), st.integers(0, 1 << 20), st.integers(0, 255)
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def mutated(data: bytes, mutations: list[tuple[str, int, int]]) -> bytes:
+    """Damage `data`; every mutation has a place and a value."""
+    for verb, place, value in mutations:
+        at = place % max(1, len(data))
+        size = value * 3 + 1
+        if verb == "flip":
+            data = data[:at] + bytes([value]) + data[at + 1 :]
+        elif verb == "cut":
+            data = data[:at]
+        elif verb == "double":
+            data = data[: at + size] + data[at:]
+        elif verb == "drop":
+            data = data[:at] + data[at + size :]
+        else:
+            data = data[:at] + str(value).encode() + data[at + 3 :]
+    return data
+
+
+def rechecked(data: bytes) -> bytes:
+    """Give every block that looks like a tar header a right checksum, so that damage reaches deeper."""
+    blocks = bytearray(data)
+    for at in range(0, len(blocks) - 511, 512):
+        if blocks[at + 257 : at + 262] == b"ustar":
+            blocks[at + 148 : at + 156] = b" " * 8
+            blocks[at + 148 : at + 156] = b"%06o\0 " % sum(blocks[at : at + 512])
+    return bytes(blocks)
+
+
+@often
+@given(st.sampled_from(sorted(SEEDS)), _mutations, st.sampled_from(["as it is", "right checksums"]))
+def test_a_damaged_archive_is_exact_or_refused(kind: str, mutations: list[tuple[str, int, int]], finish: str) -> None:
+    """Damage gives a refusal that leaves nothing, or a tree that holds only what the archive says; never more."""
+    data = mutated(SEEDS[kind], mutations)
+    if finish != "as it is" and kind == "tar":
+        data = rechecked(data)
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        (base / "records").mkdir()
+        try:
+            found = extracted(data, kind, base / "in" / "out")
+        except ArchiveError as error:
+            assert str(error).isprintable()
+            assert error.code
+            assert (
+                sorted(path.name for path in base.rglob("*") if not path.is_dir())
+                == [".lock"] * (base / "records" / ".lock").exists()
+            )
+            with pytest.raises(ArchiveError):
+                repacked(data, kind)
+        else:
+            assert not any(path.startswith("..") for path in found)
+            assert {path.name for path in base.iterdir()} == {"in", "records"}
+            assert {path.name for path in (base / "in").iterdir()} <= {"out", "records"}
+            repacked(data, kind)
+
+
+@often
+@given(st.binary(max_size=2000), st.sampled_from(sorted(SEEDS)))
+def test_noise_is_refused(data: bytes, kind: str) -> None:
+    """Bytes that are no archive are refused, behind a right beginning too."""
+    for noise in (data, SEEDS[kind][:20] + data):
+        with pytest.raises(ArchiveError):
+            archive.read(
+                io.BytesIO(noise), name="a", format=kind, reshape=Reshape(), limits=LIMITS, sink=list[object]().append
+            )
