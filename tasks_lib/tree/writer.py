@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import stat
 from itertools import count
@@ -66,15 +65,15 @@ class TreeWriter:
         kind = entry.kind
         if kind == "file":
             descriptor = self._here[1] if self._here[0] == directory else self._enter(directory)
-            self._record.add(entry, self._write(entry, descriptor, name))
+            self._write(entry, descriptor, name)
         elif kind == "directory":
             os.mkdir(name, 0o755, dir_fd=self._enter(directory))
-            self._record.add(entry, "")
         elif kind == "symlink":
             self._links.append(entry)
+            return
         else:
             self._link(entry, self._enter(directory), name)
-            self._record.add(entry, os.fsdecode(entry.target))
+        self._record.add(entry)
         self._entries += 1
         if self._bytes > _REPORT_BYTES or self._entries > _REPORT_ENTRIES:
             self._report()
@@ -84,7 +83,7 @@ class TreeWriter:
         for entry in self._links:
             directory, _, name = entry.path.rpartition(b"/")
             os.symlink(entry.target, name, dir_fd=self._enter(directory))
-            self._record.add(entry, entry.target.hex())
+            self._record.add(entry)
         self._report()
 
     def _report(self) -> None:
@@ -107,22 +106,18 @@ class TreeWriter:
         self._here = (path, descriptor)
         return descriptor
 
-    def _write(self, entry: Entry, directory: int, name: bytes) -> str:
-        """Write a file; return the sha256 hex of its content."""
-        digest = hashlib.sha256()
+    def _write(self, entry: Entry, directory: int, name: bytes) -> None:
         descriptor = os.open(name, _CREATE, _MODES[entry.executable], dir_fd=directory)
         try:
             for chunk in entry.chunks:
                 written = os.write(descriptor, chunk)
                 while written < len(chunk):
                     written += os.write(descriptor, memoryview(chunk)[written:])
-                digest.update(chunk)
                 self._bytes += written
                 if self._bytes > _REPORT_BYTES:
                     self._report()
         finally:
             os.close(descriptor)
-        return digest.hexdigest()
 
     def _link(self, entry: Entry, directory: int, name: bytes) -> None:
         # no symlink stands below the root yet, so that the target's path leads nowhere else
