@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-import io
 import os
-import random
 import resource
 import shutil
-import statistics
-import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 
@@ -21,6 +15,10 @@ ENCODERS = {"tar.gz": "gzip -1", "tar.bz2": "bzip2 -1", "tar.xz": "xz -1 -T2", "
 
 def generate(files: int, mean: int, out: Path) -> None:
     """Write a tar of `files` text files of `mean` bytes on average, 20 to a directory."""
+    import io
+    import random
+    import tarfile
+
     rng = random.Random(1)  # the same archive on every machine
     words = [f"{rng.getrandbits(rng.choice([16, 24, 32, 40])):x}".encode() for _ in range(4000)]
     pool = b" ".join(rng.choice(words) for _ in range(1_200_000))
@@ -75,6 +73,10 @@ def commands(verb: str, archive: Path, kind: str, out: Path) -> dict[str, list[s
 
 def main() -> None:
     """Run the comparison."""
+    import argparse
+    import statistics
+    import subprocess
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("verb", choices=["extract", "repack"])
     parser.add_argument("kinds", nargs="+", choices=sorted(DECODERS))

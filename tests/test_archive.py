@@ -128,6 +128,11 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "dotdot inside": ("tar", member("a/../b"), "DOTDOT"),
     "leave and return": ("tar", member("../out/x"), "DOTDOT"),
     "absolute": ("tar", member("/a"), "ABSOLUTE"),
+    "absolute beside": ("tar", tar([Member("a"), Member("/b")]), "ABSOLUTE"),
+    "dots beside": ("tar", tar([Member("d/a"), Member("d/.."), Member("d/b")]), "DOTDOT"),
+    "dot beside": ("tar", tar([Member("d/a"), Member("d/.", b"x")]), "DUPLICATE"),
+    "slash beside": ("tar", tar([Member("d/a"), Member("d/b/", b"x", kind=b"0")]), "FILE_AS_DIRECTORY"),
+    "control beside": ("tar", tar([Member("d/a"), Member("d/b\n", b"x")]), "NAME_CONTROL"),
     "pax dotdot": ("tar", pax(b"13 path=../a\n"), "DOTDOT"),
     "control": ("tar", member("a\x1b[31m"), "NAME_CONTROL"),
     "root as a file": ("tar", member("."), "ROOT"),
@@ -171,7 +176,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         "tar", tar_header(Member("a"), size=b"\x80" + b"\0" * 2 + b"\x40" + b"\0" * 8) + bytes(1024), "NUMBER",
     ),
     "large size": (
-        "tar", tar_header(Member("a"), size=b"\x80" + b"\0" * 4 + b"\x40" + b"\0" * 6) + bytes(1024), "MEMBER",
+        "tar", tar_header(Member("a"), size=b"\x80" + b"\0" * 4 + b"\x40" + b"\0" * 6) + bytes(1024), "MEMBER_TOO_LARGE",
     ),
     "size of letters": ("tar", tar_header(Member("a"), size=b"0000000_010\0") + bytes(1024), "NUMBER"),
     "pax size lies": ("tar", pax(b"12 size=999\n", content=b"x"), "PAX_SIZE"),
@@ -224,7 +229,7 @@ def test_refused(case: str, tmp_path: Path) -> None:
     (tmp_path / "records").mkdir()
     with pytest.raises(ArchiveError) as caught:
         extract(data, kind, tmp_path / "out")
-    assert code in caught.value.code
+    assert caught.value.code in code.split() or not code
     assert str(caught.value).startswith("a:")
     assert str(caught.value).isprintable()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["records"]

@@ -7,6 +7,7 @@ Source: POSIX.1-2017 pax (ustar Interchange Format, pax Extended Header), GNU ta
 from __future__ import annotations
 
 import functools
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from tasks_lib.archive.entries import (
 )
 
 BLOCK: Final = 512
+_CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 #: Content up to this many bytes is handed on in one piece.
 _SMALL: Final = 1 << 18
 _NO_NUMBER: Final = -1
@@ -165,7 +167,11 @@ class TarReader:
     def __init__(self, chunks: Iterator[bytes], limits: Limits) -> None:
         self._stream = Stream(chunks)
         self._limits = limits
-        self._small = min(_SMALL, limits.max_member_bytes)
+        # short names need no look at these limits unless they are tighter than a header's name field
+        roomy = min(limits.max_path_bytes, limits.max_component_bytes) >= 100
+        self._small = min(_SMALL, limits.max_member_bytes) if roomy else -1
+        self._directory: bytes | None = None  # of the entry before, when its name needed no change
+        self._extensions = 0
         self._left = 0  # bytes of the current entry's data, padding included
 
     def entries(self) -> Iterator[Entry]:
@@ -180,9 +186,12 @@ class TarReader:
             kind = block[156:157]
             size = number(block[124:136], "size", offset)
             if kind in b"xgLKV":
+                self._extensions += 1
+                if self._extensions > 2 * self._limits.max_entries:
+                    raise limit("more extension headers than entries may have", "TOO_MANY_ENTRIES", offset=offset)
                 self._extend(pending, kind, size, offset)
                 continue
-            plain = kind == b"0" and not pending and size <= self._small
+            plain = kind == b"0" and size <= self._small and not pending
             entry = self._short_file(block, size, offset) if plain else None
             yield entry or self._entry(block, kind, size, pending, offset)
             if self._left:
@@ -258,18 +267,24 @@ class TarReader:
         return Entry(path, what, size, executable, b"", offset, self._whole(size))
 
     def _short_file(self, block: bytes, size: int, offset: int) -> Entry | None:
-        """Return a small file with a short name, as nearly all entries are; None for `_entry` to look closer.
+        """Return a small file beside the entry before it, as nearly all are; None for `_entry` to look closer.
 
-        The same rules in fewer calls: worth a tenth of an extraction.
+        The same rules in fewer calls, worth a tenth of an extraction: no prefix, a directory that passed
+        `checked_path` as it is, and a name of at most 100 bytes that is no `.` or `..`.
         """
         name = block[:100].rstrip(b"\0")
-        if block[345] or b"\0" in name or name.endswith(b"/") or not (path := checked_path(name, self._limits, offset)):
+        directory, _, base = name.rpartition(b"/")
+        # without a directory the name could begin with a slash
+        if not directory or directory != self._directory or block[345]:
+            return None
+        if not base or base[0] == 0x2E or _CONTROL.search(base):
             return None
         executable = number(block[100:108], "mode", offset) >> 6 & 1
-        return Entry(path, FILE, size, executable, b"", offset, (self._stream.padded(size),) if size else ())
+        return Entry(name, FILE, size, executable, b"", offset, (self._stream.padded(size),) if size else ())
 
     def _path(self, name: bytes, what: str, offset: int) -> bytes:
         path = checked_path(name, self._limits, offset)
+        self._directory = path.rpartition(b"/")[0] if path == name else None
         if not path and what != DIRECTORY:
             raise unsafe("names the destination itself", "ROOT", name, offset)
         return path
