@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import sys
 import time
@@ -56,7 +55,9 @@ def ours(verb: str, archive: Path, kind: str, out: Path) -> None:
                     file, name=archive.name, format=kind, reshape=Reshape(strip=1, prefix="p/"), limits=limits,
                     spool=spool, write=made.write, progress=Silent(),
                 )  # fmt: skip
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    # not ru_maxrss: that begins with the memory of the process that started this one
+    status = Path("/proc/self/status").read_text("ascii")
+    print(int(status.partition("VmHWM:")[2].split()[0]) // 1024)
 
 
 def commands(verb: str, archive: Path, kind: str, out: Path) -> dict[str, list[str]]:
@@ -87,7 +88,7 @@ def main() -> None:
     words = parser.parse_args()
     words.directory.mkdir(exist_ok=True)
     plain = words.directory / f"{words.files}x{words.mean}.tar"
-    if not plain.exists():
+    if not plain.exists() and words.kinds != [kind for kind in words.kinds if Path(f"{plain}{kind[3:]}").exists()]:
         generate(words.files, words.mean, plain)
     for kind in words.kinds:
         archive = plain if kind == "tar" else plain.with_name(plain.name.removesuffix(".tar") + f".{kind}")

@@ -98,8 +98,7 @@ def _normalised_links(model: list[Entry], places: dict[bytes, int]) -> list[Entr
 def _compressed(
     model: list[Entry], places: dict[bytes, int], spool: BinaryIO, write: Callable[[bytes], object], progress: Progress
 ) -> str:
-    headers = [header(entry) for entry in model]
-    size = sum(map(len, headers)) + sum(entry.size + -entry.size % BLOCK for entry in model) + 2 * BLOCK
+    size = sum(_header_size(entry) + entry.size + -entry.size % BLOCK for entry in model) + 2 * BLOCK
     size += -size % _RECORD
     parameters = zstandard.ZstdCompressionParameters.from_level(
         LEVEL, source_size=size, write_checksum=True, write_content_size=True, threads=_WORKERS
@@ -107,7 +106,7 @@ def _compressed(
     compressor: Any = zstandard.ZstdCompressor(compression_params=parameters).chunker(size=size, chunk_size=_CHUNK)
     digest = hashlib.sha256()
     written = 0
-    with contextlib.closing(beside(_pieces(model, headers, places, spool))) as pieces:
+    with contextlib.closing(beside(_pieces(model, places, spool))) as pieces:
         for piece in pieces:
             digest.update(piece)
             written += len(piece)
@@ -123,11 +122,12 @@ def _compressed(
     return digest.hexdigest()
 
 
-def _pieces(model: list[Entry], headers: list[bytes], places: dict[bytes, int], spool: BinaryIO) -> Iterator[bytes]:
+def _pieces(model: list[Entry], places: dict[bytes, int], spool: BinaryIO) -> Iterator[bytes]:
     """Yield the tar: small pieces are joined, so that hashing and compressing see large ones."""
     held: list[bytes] = []
     size = 0
-    for entry, head in zip(model, headers, strict=True):
+    for entry in model:
+        head = header(entry)
         held.append(head)
         size += len(head)
         if entry.kind != FILE:
@@ -145,6 +145,13 @@ def _pieces(model: list[Entry], headers: list[bytes], places: dict[bytes, int], 
         held.append(bytes(-entry.size % BLOCK))
         size += -entry.size % BLOCK
     yield b"".join(held)
+
+
+def _header_size(entry: Entry) -> int:
+    """Return the length of `header`, mostly without making it."""
+    if len(entry.path) < 100 and len(entry.target) <= 100 and entry.size < 8**11:
+        return BLOCK
+    return len(header(entry))
 
 
 def header(entry: Entry) -> bytes:
