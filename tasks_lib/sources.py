@@ -115,16 +115,22 @@ class Sources:
             return None
         with self._lock:
             retries = 0 if origin in self._dead else self._policy.retries
-        for attempt in range(retries + 1):
+        attempt = 0
+        while attempt <= retries:
             progress.check()
+            resumed = partial.size > 0
             try:
                 return self._once(source, partial, progress)
             except (IntegrityError, TransportError) as error:
                 attempts.append(Attempt(redacted(source.url), error.message))
-                wait_s = self._after(error, source, partial, attempt)
+                # what was put together from two answers says nothing about this source yet
+                spliced = resumed and isinstance(error, IntegrityError)
+                wait_s = self._after(error, source, partial, 0 if spliced else attempt)
                 if wait_s is None:
                     return None
-            if attempt < retries:
+                retries += spliced
+            attempt += 1
+            if attempt <= retries:
                 progress.phase("wait", url=redacted(source.url), seconds=round(wait_s, 1))
                 self._nap(wait_s, progress)
         self._remember_dead(source, attempts)

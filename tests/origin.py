@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import socketserver
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -77,8 +79,8 @@ def in_turn(*answers: Answer) -> Answer:
 
 
 @contextlib.contextmanager
-def serving(answers: dict[str, Answer]) -> Iterator[Origin]:
-    """Serve on a free loopback port until the block ends; an unknown path is a 404."""
+def serving(answers: dict[str, Answer], tls: ssl.SSLContext | None = None) -> Iterator[Origin]:
+    """Serve on a free loopback port until the block ends, as https with a `tls`; an unknown path is a 404."""
     origin = Origin("", answers)
 
     class Handler(socketserver.StreamRequestHandler):
@@ -101,8 +103,16 @@ def serving(answers: dict[str, Answer]) -> Iterator[Origin]:
         daemon_threads = True
         request_queue_size = 64
 
+        def finish_request(self, request: Any, client_address: Any) -> None:
+            if tls is None:
+                super().finish_request(request, client_address)
+                return
+            with contextlib.suppress(OSError), tls.wrap_socket(request, server_side=True) as wrapped:
+                super().finish_request(wrapped, client_address)
+
     with Server(("127.0.0.1", 0), Handler) as server:
-        origin.url = f"http://127.0.0.1:{server.server_address[1]}"
+        scheme = "https" if tls else "http"
+        origin.url = f"{scheme}://127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         try:
