@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from tasks_lib import recipe, steps
 from tasks_lib.archive import format_for
 from tasks_lib.definitions import Fetch, StaticUrl, Toolchain
 from tasks_lib.errors import FetchError, escaped
+from tasks_lib.graph.watch import RUN
 from tasks_lib.steps import Artifact, Delivery, Plan, Preparation, World
 
 #: The groups, with what `doit list` says of them.
@@ -32,29 +32,6 @@ GROUPS: Final = {
 }
 
 Task = dict[str, Any]
-
-
-class Watcher:
-    """What a step says, for a person: warnings on stderr, one flushed line each."""
-
-    def __init__(self, task: str) -> None:
-        self._task = task
-
-    def phase(self, name: str, **facts: str | int | float) -> None:
-        """Say for whom the task waits; other phases are quiet."""
-        if name == "wait" and "holder" in facts:
-            self.warn(f"waiting for process {facts['holder']}")
-
-    def advance(self, size: int) -> None:
-        """Nothing."""
-
-    def warn(self, message: str) -> None:
-        """Write one line."""
-        sys.stderr.write(f"{self._task}: {escaped(message)}\n")
-        sys.stderr.flush()
-
-    def check(self) -> None:
-        """Go on."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +68,13 @@ class Step:
 
     def __call__(self) -> dict[str, str] | TaskFailed:
         """Run the step; our own errors become one message without a traceback."""
-        watcher = Watcher(self.name)
+        progress = RUN.progress(self.name)
         try:
-            skipped = self.verb(*self.arguments, watcher)
+            skipped = self.verb(*self.arguments, progress)
         except FetchError as error:
             return TaskFailed(str(error))  # type: ignore[no-untyped-call]  # doit has no types
         if skipped:
-            watcher.warn(f"skipped: {skipped}")
+            progress.warn(f"skipped: {skipped}")
             return {"key": ""}
         return {"key": self.key}
 

@@ -1,0 +1,109 @@
+"""What the tasks of a run say, and how they are asked to stop: the seam between actions and whoever shows them.
+
+Actions speak through the `Progress` that `Watch.progress` gives; reporters, the event log and the trace listen; the
+runner asks to stop. doit runs one graph in a process, so there is one `RUN`. Nothing here prints but the listener that
+stands in while nobody else listens.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from tasks_lib.errors import CancelledError, escaped
+
+
+class Event(NamedTuple):
+    """One thing that a task said: `phase` (facts: `phase` and its own), `advance` (`size` bytes) or `warn` (`message`).
+
+    `at_s` is monotonic seconds, `worker` the name of the thread that works for the task.
+    """
+
+    task: str
+    name: str
+    at_s: float
+    worker: str
+    facts: Mapping[str, str | int | float]
+
+
+Listener = Callable[[Event], None]
+
+
+class Watch:
+    """Passes what tasks say to its listeners, on the thread that says it; listeners are quick and thread-safe."""
+
+    def __init__(self) -> None:
+        self._listeners: tuple[Listener, ...] = (to_stderr,)
+        self._stop = threading.Event()
+
+    def listen(self, *listeners: Listener) -> None:
+        """Let these be the listeners, instead of those before."""
+        self._listeners = listeners
+
+    def ask_to_stop(self) -> None:
+        """Make every task stop at its next `check`; safe in a signal handler."""
+        self._stop.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run was asked to stop."""
+        return self._stop.is_set()
+
+    def say(self, task: str, name: str, facts: Mapping[str, str | int | float]) -> None:
+        """Tell every listener."""
+        event = Event(task, name, time.monotonic(), threading.current_thread().name, facts)
+        for listener in self._listeners:
+            listener(event)
+
+    def progress(self, task: str) -> TaskProgress:
+        """Return what the step of one task speaks to."""
+        return TaskProgress(self, task)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskProgress:
+    """The `Progress` of one task."""
+
+    watch: Watch
+    task: str
+
+    def phase(self, name: str, **facts: str | int | float) -> None:
+        """Say that a phase begins."""
+        self.watch.say(self.task, "phase", {"phase": name, **facts})
+
+    def advance(self, size: int) -> None:
+        """Say that `size` more bytes are done."""
+        self.watch.say(self.task, "advance", {"size": size})
+
+    def warn(self, message: str) -> None:
+        """Say one line that a person should read."""
+        self.watch.say(self.task, "warn", {"message": message})
+
+    def check(self) -> None:
+        """Return at once, or stop the work.
+
+        Raises:
+            CancelledError: the run was asked to stop.
+        """
+        if self.watch.stopping:
+            raise CancelledError(f"{self.task} was asked to stop")
+
+
+def to_stderr(event: Event) -> None:
+    """Write warnings, and for whom a task waits, on stderr: one flushed line each."""
+    if event.name == "warn":
+        line = str(event.facts["message"])
+    elif event.name == "phase" and "holder" in event.facts:
+        line = f"waiting for process {event.facts['holder']}"
+    else:
+        return
+    sys.stderr.write(f"{event.task}: {escaped(line)}\n")
+    sys.stderr.flush()
+
+
+#: The run of this process.
+RUN: Final = Watch()
