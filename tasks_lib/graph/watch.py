@@ -38,7 +38,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._listeners: tuple[Listener, ...] = (to_stderr,)
-        self._stop = threading.Event()
+        self._stopping = False  # a plain flag: a lock could be held by whom a signal interrupts
 
     def listen(self, *listeners: Listener) -> None:
         """Let these be the listeners, instead of those before."""
@@ -46,12 +46,12 @@ class Watch:
 
     def ask_to_stop(self) -> None:
         """Make every task stop at its next `check`; safe in a signal handler."""
-        self._stop.set()
+        self._stopping = True
 
     @property
     def stopping(self) -> bool:
         """Whether the run was asked to stop."""
-        return self._stop.is_set()
+        return self._stopping
 
     def say(self, task: str, name: str, facts: Mapping[str, str | int | float]) -> None:
         """Tell every listener."""
