@@ -13,8 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from tasks_lib.archive import Limits
 from tasks_lib.errors import SettingError
-from tasks_lib.sources import Policy
-from tasks_lib.transport import TransportSettings
+from tasks_lib.network import Policy, TransportSettings
 
 
 class Setting(NamedTuple):

@@ -26,6 +26,7 @@ from tasks_lib.errors import (
     TransportError,
     escaped,
 )
+from tasks_lib.network import Policy as Policy  # a part of what this module offers
 from tasks_lib.progress import Progress
 from tasks_lib.store import Partial, Store
 from tasks_lib.transport import CHUNK, Response, Transport, origin_of, redacted
@@ -49,16 +50,6 @@ class Wanted:
     integrity: Integrity
     urls: tuple[str, ...]
     headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """How stubborn and how polite to be; `network` is "on" or "off"."""
-
-    retries: int = 3
-    backoff_s: float = 1.0
-    jobs_per_host: int = 8
-    network: str = "on"
 
 
 class Sources:

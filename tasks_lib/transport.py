@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, cast
@@ -31,6 +31,7 @@ from tasks_lib.errors import (
     TransportError,
     escaped,
 )
+from tasks_lib.network import TransportSettings as TransportSettings  # a part of what this module offers
 
 #: Most redirects of one request. Source: faults.md section 6; curl and browsers stop between 10 and 50.
 MAX_REDIRECTS: Final = 10
@@ -45,21 +46,6 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _TICK_S: Final = 0.1
 #: Seconds over which the minimum rate must hold.
 _RATE_WINDOW_S: Final = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransportSettings:
-    """Deadlines in seconds, rate in bytes per second, and whom to trust."""
-
-    connect_timeout_s: float = 10.0
-    stall_timeout_s: float = 30.0
-    min_rate_bps: float = 1024.0
-    total_timeout_s: float = 0.0  # 0: from the size, at least 300 s and 50 KiB/s
-    ca_bundle: str = ""
-    proxies: Mapping[str, str] = field(default_factory=dict)
-    no_proxy: str = ""
-    netrc: str = ""
-    connections: int = 32
 
 
 @dataclass(slots=True, kw_only=True)

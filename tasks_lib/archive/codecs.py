@@ -14,8 +14,6 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, BinaryIO, Final, cast
 
-import zstandard
-
 from tasks_lib.archive.entries import Limits, damaged, limit
 
 #: Bytes read at a time, and produced at a time.
@@ -205,6 +203,8 @@ def _xz(source: BinaryIO, limits: Limits) -> Iterator[bytes]:
 
 
 def _zstd(source: BinaryIO, limits: Limits) -> Iterator[bytes]:
+    import zstandard  # loaded when there is something to decode
+
     framing = _ZstdFraming(source, limits)
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << limits.zstd_max_window_log)
     try:

@@ -11,8 +11,6 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final
 
-import zstandard
-
 from tasks_lib.archive.codecs import beside
 from tasks_lib.archive.entries import DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, Limits, Reshape, Table, reshaped
 from tasks_lib.archive.tar import BLOCK
@@ -98,6 +96,8 @@ def _normalised_links(model: list[Entry], places: dict[bytes, int]) -> list[Entr
 def _compressed(
     model: list[Entry], places: dict[bytes, int], spool: BinaryIO, write: Callable[[bytes], object], progress: Progress
 ) -> str:
+    import zstandard  # loaded when there is something to encode
+
     size = sum(_header_size(entry) + entry.size + -entry.size % BLOCK for entry in model) + 2 * BLOCK
     size += -size % _RECORD
     parameters = zstandard.ZstdCompressionParameters.from_level(

@@ -45,7 +45,7 @@ _SETTINGS: Final = _settings()
 DOIT_CONFIG = {
     "minversion": "0.37.0",
     "default_tasks": ["toolchain", "repack", "fetch"],  # sinks first: downloads and extractions overlap
-    "backend": "sqlite3",
+    "backend": "doit-fetch",
     "dep_file": str(_SETTINGS.cache / "doit.db"),
     "num_process": _SETTINGS.jobs,
     "par_type": "thread",

@@ -8,7 +8,6 @@ from tasks_lib.definitions import Fetch, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import ToolError
 from tasks_lib.progress import Progress
-from tasks_lib.sources import Wanted
 from tasks_lib.steps.plan import Artifact
 from tasks_lib.steps.trees import archive_format
 from tasks_lib.steps.world import World
@@ -54,6 +53,8 @@ def fetch(world: World, definition: Fetch, artifact: Artifact, progress: Progres
     if not isinstance(source, StaticUrl):
         kind = type(source).__name__.lower()
         raise ToolError(f"{definition.name}: {kind} definitions are read but cannot be fetched yet")
+    from tasks_lib.sources import Wanted  # opens sockets: loaded when needed
+
     urls = (source.url, *source.mirrors)
     wanted = Wanted(name=definition.name, integrity=source.integrity, urls=urls, headers=dict(source.headers))
     provenance = world.sources.obtain(wanted, progress)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks_lib.archive import Limits
 from tasks_lib.settings import Settings
-from tasks_lib.sources import Sources
 from tasks_lib.store import Store
-from tasks_lib.transport import Transport
+
+if TYPE_CHECKING:
+    from tasks_lib.sources import Sources
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,10 @@ class World:
 
     @cached_property
     def sources(self) -> Sources:
-        """Where blobs come from."""
+        """Where blobs come from; what opens sockets is loaded when the first one is needed."""
+        from tasks_lib.sources import Sources
+        from tasks_lib.transport import Transport
+
         return Sources(self.store, Transport(self.settings.transport), self.settings.policy)
 
     def limits(self, own: tuple[tuple[str, int | str], ...]) -> Limits:
