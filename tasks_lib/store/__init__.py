@@ -130,6 +130,14 @@ class Store:
             raise files.unusable(path, error) from error
         return path
 
+    def repository(self, name: str) -> Path:
+        """Return where the bare repository `name` (hex digits) is or would be; hold `lock` of its name to change it.
+
+        Raises:
+            StoreUnavailableError: the cache cannot be written.
+        """
+        return self._directory("repositories") / name
+
     # --- reading
 
     def has(self, integrity: Integrity) -> bool:

@@ -1,0 +1,211 @@
+"""One bare repository: made when missing, and filled with one commit at a time.
+
+A commit is here once its ref `refs/doit-fetch/<commit>` stands; git writes that ref after every object arrived.
+The caller holds the repository's lock while it fetches.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from tasks_lib.errors import ToolError, TransportError, escaped
+from tasks_lib.git.program import LOCAL_SERVER, GitSettings, command
+from tasks_lib.programs import Done, last_line, run
+from tasks_lib.progress import Progress
+from tasks_lib.repository_url import scheme_of, shown
+
+_REFS: Final = "refs/doit-fetch"
+#: What a server says that gives no commit by its id: then everything is fetched.
+#: Source: git's fetch-pack.c and remote-curl.c.
+_NOT_BY_ID: Final = re.compile(
+    r"does not allow request for unadvertised object|does not support (?:shallow|--depth)|shallow capabilities"
+    r"|no such remote ref|couldn't find remote ref"
+)
+#: What waiting does not help against. Source: messages of git 2.25 to 2.47, libcurl and OpenSSH.
+_FINAL: Final = re.compile(
+    r"not our ref|authentication failed|could not read (?:username|password)|terminal prompts disabled"
+    r"|permission denied|host key verification failed|repository .*not found|does not appear to be a git repository"
+    r"|returned error: 4(?!08|25|29)\d\d|dubious ownership|not allowed|unable to find remote helper|certificate"
+    r"|repository not exported|unable to look up|no such file|access denied|bad object|mismatched algorithms"
+)
+#: One line of git's progress. Source: git's progress.c.
+_RECEIVED: Final = re.compile(rb"Receiving objects:\s+\d+% \(\d+/\d+\), ([0-9.]+) (bytes|KiB|MiB|GiB)")
+_UNITS: Final = {b"bytes": 1, b"KiB": 1 << 10, b"MiB": 1 << 20, b"GiB": 1 << 30}
+
+
+class FetchFailedError(TransportError):
+    """A repository did not give the commit."""
+
+
+class Repository:
+    """A bare repository in `directory`, which the store gave."""
+
+    def __init__(self, directory: Path, settings: GitSettings) -> None:
+        self.directory, self._settings = directory, settings
+
+    def holds(self, commit: str) -> bool:
+        """Whether the commit was fetched with all that it needs but its history."""
+        return (self.directory / _REFS / commit).is_file()
+
+    def fetch(self, url: str, commit: str, progress: Progress, *, key: Path | None = None) -> None:
+        """Fetch just the commit, or everything where the server gives no commit by its id.
+
+        Args:
+            url: as `repository_url.checked` accepted it.
+            commit: the full id.
+            progress: told about received bytes.
+            key: private key for ssh.
+
+        Raises:
+            FetchFailedError: the server did not give it; `transient` says whether to try again.
+            ToolError: git is missing or cannot write here.
+            CancelledError: the run was asked to stop.
+        """
+        self._prepare(commit, progress)
+        progress.phase("connect", url=shown(url))
+        refspec = f"+{commit}:{_REFS}/{commit}"
+        done = self._call(url, ["--depth=1"], [refspec], progress, key)
+        if done.status and _NOT_BY_ID.search(done.errors.lower()):
+            progress.warn(f"{shown(url)} gives no commit by its id: everything is fetched")
+            more = ["--unshallow"] if (self.directory / "shallow").exists() else []
+            done = self._call(
+                url, more, ["+refs/heads/*:refs/all/heads/*", "+refs/tags/*:refs/all/tags/*"], progress, key
+            )
+            if not done.status and self._plain(["update-ref", f"{_REFS}/{commit}", commit], progress).status:
+                raise FetchFailedError(
+                    f"{shown(url)} has no commit {commit} on any branch or tag",
+                    hint="is the revision right, and was the branch that held it deleted?",
+                )
+        if done.status:
+            raise _failure(url, commit, done)
+
+    def forget(self) -> None:
+        """Remove the whole repository: its objects are damaged."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def resolve(self, url: str, name: str, progress: Progress, *, key: Path | None = None) -> str:
+        """Return the commit that a branch, tag or HEAD of the remote names now.
+
+        Raises:
+            FetchFailedError: there is none of that name, or the server does not answer.
+            ToolError, CancelledError: as `fetch`.
+        """
+        self._prepare("0" * 40, progress)
+        words = ["ls-remote", *_server(url), "--", url, name, f"{name}^{{}}"]
+        done = run(command(self._settings, self.directory, words, scheme=scheme_of(url), key=key), progress)
+        if done.status:
+            raise _failure(url, name, done)
+        found = dict(line.split("\t")[::-1] for line in done.output.decode("utf-8", "replace").splitlines())
+        for ref in (f"refs/tags/{name}^{{}}", f"refs/tags/{name}", f"refs/heads/{name}", f"{name}^{{}}", name):
+            if ref in found:
+                return str(found[ref])
+        raise FetchFailedError(f"{shown(url)} has no branch or tag called {escaped(name)}")
+
+    def _prepare(self, commit: str, progress: Progress) -> None:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for left in _leftovers(self.directory):  # of a process that was killed: the lock is ours
+                left.unlink(missing_ok=True)
+        except OSError as error:
+            raise ToolError(f"{self.directory} cannot be written: {error.strerror or error}") from error
+        if (self.directory / "HEAD").is_file() and (self.directory / "objects").is_dir():
+            return
+        form = "sha1" if len(commit) == 40 else "sha256"
+        done = self._plain(["init", "--quiet", "--bare", "--template=", f"--object-format={form}"], progress)
+        if done.status:
+            raise ToolError(f"git cannot make a repository in {self.directory}: {last_line(done.errors)}")
+
+    def _plain(self, words: Sequence[str], progress: Progress) -> Done:
+        return run(command(self._settings, self.directory, words), progress)
+
+    def _call(
+        self, url: str, words: Sequence[str], refspecs: Sequence[str], progress: Progress, key: Path | None
+    ) -> Done:
+        """Run one `git fetch`."""
+        call = command(
+            self._settings,
+            self.directory,
+            [
+                "fetch",
+                "--progress",
+                "--no-tags",
+                "--no-recurse-submodules",
+                "--force",
+                *words,
+                *_server(url),
+                "--",
+                url,
+                *refspecs,
+            ],
+            scheme=scheme_of(url),
+            key=key,
+        )
+        told = _Received(progress)
+        try:
+            return run(call, progress, told=told.line, look=self._check_size)
+        except ToolError as error:
+            if "is not installed" in str(error):
+                raise
+            raise FetchFailedError(f"{shown(url)}: {error.message}", transient=True) from error
+
+    def _check_size(self) -> None:
+        """Stop a server that sends without end."""
+        size = sum(one.stat(follow_symlinks=False).st_size for one in _scanned(self.directory / "objects" / "pack"))
+        if size > self._settings.max_bytes:
+            raise FetchFailedError(
+                f"the repository is larger than {self._settings.max_bytes} bytes",
+                hint="raise FETCH_MAX_TOTAL_BYTES if it is meant to be",
+            )
+
+
+def _scanned(directory: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            yield from entries
+    except OSError:
+        return
+
+
+def _leftovers(directory: Path) -> Iterator[Path]:
+    """Yield lock files and half packs."""
+    yield from directory.glob("*.lock")
+    yield from (directory / _REFS).glob("*.lock")
+    yield from (directory / "objects" / "pack").glob("tmp_*")
+
+
+def _server(url: str) -> list[str]:
+    return [f"--upload-pack={LOCAL_SERVER}"] if scheme_of(url) == "file" else []
+
+
+def _failure(url: str, wanted: str, done: Done) -> FetchFailedError:
+    lines = [line for line in done.errors.replace("\r", "\n").splitlines() if "fatal:" in line or "error:" in line]
+    said = last_line("\n".join(lines[:1]) or done.errors)
+    final = _FINAL.search(done.errors.lower())
+    hint = ""
+    if "not our ref" in done.errors:
+        hint = f"the repository has no commit {wanted}: is the revision right?"
+    elif "host key verification" in done.errors.lower():
+        hint = "the host's key must be known: add it to known_hosts, or set FETCH_SSH_KNOWN_HOSTS"
+    return FetchFailedError(f"{shown(url)}: git ended with {done.status}: {said}", hint=hint, transient=not final)
+
+
+class _Received:
+    """Reads git's progress."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._size = progress, 0
+
+    def line(self, chunk: bytes) -> None:
+        """Tell how much more was received."""
+        for found in _RECEIVED.finditer(chunk):
+            size = int(float(found[1]) * _UNITS[found[2]])
+            if not self._size:
+                self._progress.phase("body")
+            if size > self._size:
+                self._progress.advance(size - self._size)
+                self._size = size
