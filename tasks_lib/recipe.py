@@ -65,8 +65,13 @@ def repack_key(source: StaticUrl, *, version: int) -> str:
     )
 
 
+def commit_key(source: Git | Hg) -> str:
+    """Return the key of a commit that is held in the cache."""
+    return _key("commit", "git" if isinstance(source, Git) else "hg", source.revision)
+
+
 def repository_key(source: Git | Hg, *, version: int) -> str:
-    """Return the key of the archive of a commit."""
+    """Return the key of the archive of a commit by version `version` of the archive writer."""
     dot_git = source.dot_git if isinstance(source, Git) else ""
     kind = "git" if isinstance(source, Git) else "hg"
     return _key(kind, str(version), source.revision, source.path_prefix, dot_git, source.artifact_name)

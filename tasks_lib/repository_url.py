@@ -9,6 +9,9 @@ import re
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
+#: Transports that repositories may use unless a setting says more. `ext` runs commands and is never accepted.
+#: Source: git-config(1), `protocol.allow`; CVE-2022-39253 for `file`.
+PROTOCOLS: Final = ("https", "ssh", "http", "git")
 #: Longest URL in characters. Source: RFC 9110 section 4.1 asks for 8000 octets at least.
 MAX_URL: Final = 8000
 #: `user@host:path`, which git reads as ssh. Source: gitprotocol, "GIT URLS" of git-fetch(1).

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from tasks_lib.archive import Limits
 from tasks_lib.errors import SettingError
 from tasks_lib.network import Policy, TransportSettings
+from tasks_lib.repository_url import PROTOCOLS
 
 
 class Setting(NamedTuple):
@@ -39,6 +40,8 @@ SETTINGS: Final = (
     Setting("FETCH_STALL_TIMEOUT_S", "stall_timeout", 30.0, "seconds without a byte"),
     Setting("FETCH_MIN_RATE_BPS", "min_rate", 1024.0, "bytes per second that must arrive over any minute"),
     Setting("FETCH_TOTAL_TIMEOUT_S", "total_timeout", 0.0, "seconds for one attempt; 0: from the size"),
+    Setting("FETCH_GIT_PROTOCOLS", "git_protocols", " ".join(PROTOCOLS), "transports of repositories and submodules"),
+    Setting("FETCH_SSH_KNOWN_HOSTS", "known_hosts", "", "file with the keys of ssh hosts, instead of the user's"),
     Setting("FETCH_MAX_TOTAL_BYTES", "", Limits().max_total_bytes, "content of one archive"),
     Setting("FETCH_MAX_MEMBER_BYTES", "", Limits().max_member_bytes, "content of one entry"),
     Setting("FETCH_MAX_ENTRIES", "", Limits().max_entries, "entries of one archive"),
@@ -61,6 +64,8 @@ class Settings:
     policy: Policy
     transport: TransportSettings
     limits: Limits
+    git_protocols: tuple[str, ...]
+    known_hosts: str
 
     @classmethod
     def parse(cls, *, variables: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -96,6 +101,8 @@ class Settings:
                 netrc=_netrc(environ),
             ),
             limits=_limits(values),
+            git_protocols=tuple(str(values["FETCH_GIT_PROTOCOLS"]).replace(",", " ").split()),
+            known_hosts=str(values["FETCH_SSH_KNOWN_HOSTS"]),
         )
 
 

@@ -8,17 +8,29 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from tasks_lib.archive.codecs import beside, decoded, format_for, format_of
-from tasks_lib.archive.entries import Entry, Limits, Reshape, Table, reshaped
+from tasks_lib.archive.entries import SYMLINK, Entry, Limits, Reshape, Table, checked_path, reshaped, unsafe
 from tasks_lib.archive.repack import REPACK_VERSION, write_archive
 from tasks_lib.archive.tar import TarReader
 from tasks_lib.archive.zip import ZipReader
 from tasks_lib.errors import ArchiveError
 from tasks_lib.progress import Progress
 
-__all__ = ["REPACK_VERSION", "Entry", "Limits", "Reshape", "Table", "format_for", "format_of", "read", "repack"]
+__all__ = [
+    "REPACK_VERSION",
+    "Entry",
+    "Limits",
+    "Reshape",
+    "Table",
+    "entry_of",
+    "format_for",
+    "format_of",
+    "read",
+    "repack",
+    "write",
+]
 
 
 @contextlib.contextmanager
@@ -81,3 +93,34 @@ def repack(
     """
     with _named(name), _entries(source, format, limits) as entries:
         return write_archive(entries, reshape=reshape, limits=limits, spool=spool, write=write, progress=progress)
+
+
+def entry_of(path: bytes, kind: str, limits: Limits, **more: Any) -> Entry:
+    """Return an entry that comes from no archive, its path and link target judged like those of one.
+
+    Raises:
+        ArchiveError: absolute, `..`, control characters, too long, or no usable link target.
+    """
+    entry = Entry(checked_path(path, limits, 0), kind, **more)
+    if kind == SYMLINK and (not entry.target or b"\0" in entry.target or len(entry.target) > limits.max_path_bytes):
+        raise unsafe("has an empty or unusable link target", "LINK_TARGET", path)
+    return entry
+
+
+def write(
+    entries: Iterator[Entry],
+    *,
+    name: str,
+    limits: Limits,
+    spool: BinaryIO,
+    write: Callable[[bytes], object],
+    progress: Progress,
+) -> str:
+    """Write the deterministic `.tar.zst` of `entries` through `write`; return the sha256 hex of its tar.
+
+    Raises:
+        ArchiveError: one of its kinds, with the name `name`.
+        OSError: `spool` failed.
+    """
+    with _named(name):
+        return write_archive(entries, reshape=Reshape(), limits=limits, spool=spool, write=write, progress=progress)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
 
+from tasks_lib import repository_url
 from tasks_lib.definitions.fields import (
     ANYTHING,
     COUNT,
@@ -122,6 +123,9 @@ def _archive(node: Node, where: Where) -> tuple[tuple[str, int | str], ...]:
     return tuple((key.replace("-", "_"), value) for key, value in found.items())
 
 
+#: What a definition may name; the settings say which of these a run uses.
+REPOSITORY_SCHEMES: Final = ("https", "ssh", "http", "git", "file")
+
 _NAMED: Final = FILE_NAME.about("file name of the artifact; a .tar.zst name asks for a repack")
 _STATIC_URL: Final[Table] = {
     "type": TEXT,
@@ -140,9 +144,19 @@ _STATIC_URL: Final[Table] = {
     "gpg-signature": Field(_gpg, schema_of(_GPG), "detached signature to verify"),
     "archive": Field(_archive, schema_of(_ARCHIVE), "limits of this archive, over those of the settings"),
 }
+
+
+def _repository_url(node: Node, where: Where) -> str:
+    url = _resolved(text_of(node, where), where)
+    try:
+        return repository_url.checked(url, REPOSITORY_SCHEMES)
+    except ValueError as error:
+        raise FieldError(str(error), "write https://host/path or ssh://user@host/path") from error
+
+
 _GIT: Final[Table] = {
     "type": TEXT,
-    "repo": url_field("https", "http", "ssh", "git", "file").needed("URL of the repository"),
+    "repo": Field(_repository_url, TEXT.schema).needed("URL of the repository").about("URL of the repository"),
     "revision": REVISION.needed("full commit id: a branch or tag moves").about("full commit id"),
     "branch": ANYTHING.about("refused: a branch moves"),
     "path-prefix": RELATIVE.about("directory of the content in the archive"),
@@ -150,8 +164,11 @@ _GIT: Final[Table] = {
     "include-dot-git": SWITCH.about("keep .git in the archive"),
     "ssh-key": TEXT.about("names the key: an environment variable or a file"),
     "fetch-mode": TEXT.about("accepted for Taskgraph and ignored"),
+    "archive": _STATIC_URL["archive"],
 }
-_HG: Final[Table] = {key: _GIT[key] for key in ("type", "repo", "revision", "branch", "path-prefix", "artifact-name")}
+_HG: Final[Table] = {
+    key: _GIT[key] for key in ("type", "repo", "revision", "branch", "path-prefix", "artifact-name", "archive")
+}
 _SOURCES: Final[Mapping[str, Table]] = {"static-url": _STATIC_URL, "git": _GIT, "hg": _HG}
 
 
@@ -211,7 +228,7 @@ def _repository(found: dict[str, Any], where: Where) -> Git | Hg | None:
     if "branch" in found:
         where.wrong("a branch moves, so the content would change under the same definition", "pin `revision:`")
         return None
-    prefix = str(found.get("path-prefix") or found["repo"].rstrip("/").rpartition("/")[2].removesuffix(".git"))
+    prefix = str(found.get("path-prefix") or repository_url.name_of(found["repo"]))
     name = found.get("artifact-name") or f"{prefix.replace('/', '-')}.tar.zst"
     if not name.endswith(".tar.zst"):
         where.wrong(f"the artifact {name!r} is no .tar.zst", "only .tar.zst archives are made of a repository")
@@ -221,6 +238,7 @@ def _repository(found: dict[str, Any], where: Where) -> Git | Hg | None:
         "revision": found["revision"],
         "path_prefix": prefix,
         "artifact_name": name,
+        "archive": found.get("archive", ()),
     }
     if found.get("type") == "hg":
         return Hg(**places)

@@ -63,7 +63,8 @@ class Git:
     path_prefix: str
     artifact_name: str
     dot_git: str = "dropped"
-    ssh_key: str = ""
+    ssh_key: str = ""  # names an environment variable that holds the key, or a file
+    archive: tuple[tuple[str, int | str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,7 @@ class Hg:
     revision: str
     path_prefix: str
     artifact_name: str
+    archive: tuple[tuple[str, int | str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

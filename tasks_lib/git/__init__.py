@@ -7,12 +7,11 @@ but this package's has any effect. Refuses the path and submodule tricks of git'
 
 from tasks_lib.git.listing import Gitlink, Leaf, Listing, listing
 from tasks_lib.git.objects import MissingObjectError, Objects
-from tasks_lib.git.program import PROTOCOLS, GitSettings
+from tasks_lib.git.program import GitSettings
 from tasks_lib.git.repository import FetchFailedError, Repository
 from tasks_lib.git.submodules import Submodule, submodules
 
 __all__ = [
-    "PROTOCOLS",
     "FetchFailedError",
     "GitSettings",
     "Gitlink",

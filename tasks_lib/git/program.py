@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from tasks_lib.programs import Bounds, Command
+from tasks_lib.repository_url import PROTOCOLS
 
-#: Transports that repositories may use unless a setting says more. `ext` runs commands and is never accepted.
-#: Source: git-config(1), `protocol.allow`; CVE-2022-39253 for `file`.
-PROTOCOLS: Final = ("https", "ssh", "http", "git")
 #: Variables of the caller that git needs; everything else, above all GIT_*, is left out.
 _INHERITED: Final = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "SSH_AUTH_SOCK")
 #: Longest silence of a server that counts and compresses, against that of a plain download.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from tasks_lib.archive import Reshape
 from tasks_lib.archive import repack as repack_archive
-from tasks_lib.definitions import Fetch, StaticUrl
+from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import ToolError
 from tasks_lib.progress import Progress
-from tasks_lib.steps.plan import Artifact
+from tasks_lib.steps.plan import Artifact, commit_record
 from tasks_lib.steps.trees import archive_format
 from tasks_lib.steps.world import World
 from tasks_lib.store import Result
@@ -47,12 +47,12 @@ def fetch(world: World, definition: Fetch, artifact: Artifact, progress: Progres
 
     Raises:
         AllSourcesFailedError, OfflineError, StoreUnavailableError, CancelledError: as `Sources.obtain`.
-        ToolError: a repository, which is not supported yet.
+        TransportError, ToolError, ArchiveError, IntegrityError: a commit, as `fetch_commit`.
     """
     source = definition.source
     if not isinstance(source, StaticUrl):
-        kind = type(source).__name__.lower()
-        raise ToolError(f"{definition.name}: {kind} definitions are read but cannot be fetched yet")
+        _fetch_commit(world, source, artifact, progress)
+        return
     from tasks_lib.sources import Wanted  # opens sockets: loaded when needed
 
     urls = (source.url, *source.mirrors)
@@ -65,6 +65,22 @@ def fetch(world: World, definition: Fetch, artifact: Artifact, progress: Progres
     adopt(world, artifact)
 
 
+def _git(source: Git | Hg) -> Git:
+    if isinstance(source, Hg):
+        raise ToolError("hg definitions are read but cannot be fetched yet")
+    return source
+
+
+def _fetch_commit(world: World, source: Git | Hg, artifact: Artifact, progress: Progress) -> None:
+    from tasks_lib.steps.repositories import fetch_commit  # runs programs: loaded when needed
+
+    fetch_commit(world, _git(source), progress)
+    with world.store.writer() as writer:
+        writer.write(commit_record(source))
+        writer.commit(artifact.integrity)
+    adopt(world, artifact)
+
+
 def repack(world: World, definition: Fetch, origin: Artifact, artifact: Artifact, progress: Progress) -> None:
     """Make the normalised archive of a downloaded one, and publish it.
 
@@ -72,10 +88,17 @@ def repack(world: World, definition: Fetch, origin: Artifact, artifact: Artifact
         ArchiveError: the archive is refused; the download stays in the cache, its bytes were right.
         BlobMissingError, BlobCorruptError: the download vanished meanwhile.
         StoreUnavailableError, CancelledError: as `fetch`.
+        TransportError, ToolError, IntegrityError: a commit, as `commit_archive`.
     """
     source = definition.source
-    if not isinstance(source, StaticUrl) or origin.integrity is None:
-        raise AssertionError("only static-url definitions are repacked")
+    if not isinstance(source, StaticUrl):
+        from tasks_lib.steps.repositories import commit_archive
+
+        commit_archive(world, _git(source), progress)
+        adopt(world, artifact)
+        return
+    if origin.integrity is None:
+        raise AssertionError("what a download promises is known from its definition")
     with world.store.lock(artifact.key, progress):
         if adopt(world, artifact):
             return

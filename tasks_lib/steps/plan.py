@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -88,17 +89,21 @@ class Plan:
         source = fetch.source
         task = f"fetch:{fetch.name}"
         if isinstance(source, Git | Hg):
-            return self._artifact(fetch.name, recipe.repository_key(source, version=1), source.artifact_name, task)
+            key = recipe.commit_key(source)
+            content = commit_record(source)
+            integrity = Integrity(size=len(content), digest=Digest.sha256(hashlib.sha256(content).hexdigest()))
+            return self._artifact(fetch.name, key, f"{fetch.name}.commit", task, integrity)
         file_name = source.file_name if source.needs_repack else source.artifact_name
         return self._artifact(fetch.name, recipe.fetch_key(source.integrity), file_name, task, source.integrity)
 
     def repacked(self, fetch: Fetch) -> Artifact | None:
         """Return what `repack:NAME` publishes, None when there is nothing to repack."""
         source = fetch.source
-        if not isinstance(source, StaticUrl) or not source.needs_repack:
-            return None
-        key = recipe.repack_key(source, version=REPACK_VERSION)
-        return self._artifact(fetch.name, key, source.artifact_name, f"repack:{fetch.name}")
+        if isinstance(source, StaticUrl):
+            key = recipe.repack_key(source, version=REPACK_VERSION) if source.needs_repack else ""
+        else:
+            key = recipe.repository_key(source, version=REPACK_VERSION)
+        return self._artifact(fetch.name, key, source.artifact_name, f"repack:{fetch.name}") if key else None
 
     def published(self, fetch: Fetch) -> Artifact:
         """Return the artifact of a definition, repacked where it asks for that."""
@@ -153,5 +158,10 @@ class Plan:
         )
 
 
+def commit_record(source: Git | Hg) -> bytes:
+    """Return what stands in the file that `fetch:NAME` publishes for a commit: which one the cache holds."""
+    return f"{type(source).__name__.lower()} {source.revision}\n".encode()
+
+
 def _limits(fetch: Fetch) -> tuple[tuple[str, int | str], ...]:
-    return fetch.source.archive if isinstance(fetch.source, StaticUrl) else ()
+    return fetch.source.archive

@@ -12,6 +12,7 @@ from tasks_lib.settings import Settings
 from tasks_lib.store import Store
 
 if TYPE_CHECKING:
+    from tasks_lib.git import GitSettings
     from tasks_lib.sources import Sources
 
 
@@ -34,6 +35,25 @@ class World:
         from tasks_lib.transport import Transport
 
         return Sources(self.store, Transport(self.settings.transport), self.settings.policy)
+
+    @property
+    def git(self) -> GitSettings:
+        """How git is run."""
+        from tasks_lib.git import GitSettings
+
+        transport = self.settings.transport
+        return GitSettings(
+            environ=self.environ,
+            protocols=self.settings.git_protocols,
+            connect_timeout_s=transport.connect_timeout_s,
+            stall_timeout_s=transport.stall_timeout_s,
+            total_timeout_s=transport.total_timeout_s,
+            max_bytes=self.settings.limits.max_total_bytes,
+            known_hosts=self.settings.known_hosts,
+            ca_bundle=transport.ca_bundle,
+            proxies=transport.proxies,
+            no_proxy=transport.no_proxy,
+        )
 
     def limits(self, own: tuple[tuple[str, int | str], ...]) -> Limits:
         """Return the limits of an archive whose definition says `own`; the settings say the rest."""

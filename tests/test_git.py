@@ -1,0 +1,172 @@
+"""Commits as archives: the same bytes everywhere, every object proven, the tricks of git's CVEs refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from tasks_lib.definitions import Git
+from tasks_lib.errors import OfflineError, ToolError
+from tasks_lib.progress import Silent
+from tasks_lib.settings import Settings
+from tasks_lib.steps import World
+from tasks_lib.steps.repositories import commit_archive
+from tests.repositories import FILES, committed, git, made, with_submodule
+from tests.test_journeys import doit, ran
+
+ROOT = Path(__file__).parent.parent
+
+
+def world(cache: Path, environ: dict[str, str] | None = None, **variables: Any) -> World:
+    environment = dict(os.environ) | (environ or {})
+    defaults = {"cache": str(cache), "retries": "0", "stall_timeout": "5"}
+    return World(Settings.parse(variables={**defaults, **variables}, environ=environment), environment)
+
+
+def source(repository: Path | str, commit: str, **more: Any) -> Git:
+    url = repository if isinstance(repository, str) else f"file://{repository}"
+    return Git(repo=url, revision=commit, path_prefix="p", artifact_name="p.tar.zst", **more)
+
+
+def archived(home: World, wanted: Git) -> bytes:
+    """Return the tar of a commit."""
+    integrity = commit_archive(home, wanted, Silent())
+    with home.store.open(integrity) as file:
+        return zstandard.ZstdDecompressor().decompress(file.read())
+
+
+def members(tar: bytes) -> dict[str, bytes | str]:
+    """Return name -> content, or target of a symlink, or "directory"."""
+    found: dict[str, bytes | str] = {}
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        for member in archive:
+            content = archive.extractfile(member) if member.isreg() else None
+            found[member.name] = content.read() if content else member.linkname or "directory"
+    return found
+
+
+def test_what_the_archive_holds(tmp_path: Path) -> None:
+    """It holds the tree's own bytes: no attribute, filter or substitution has an effect."""
+    commit = made(tmp_path / "r", FILES)
+    tar = archived(world(tmp_path / "c"), source(tmp_path / "r", commit))
+    found = members(tar)
+    assert {name: found[f"p/{name}"] for name in FILES} == FILES
+    assert (found["p/link"], found["p/d/e"]) == ("README", "directory")
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        modes = {member.name: member.mode for member in archive}
+    assert (modes["p/run"], modes["p/README"], modes["p"]) == (0o755, 0o644, 0o755)
+
+
+CHILD = """
+import os, sys
+from pathlib import Path
+from tasks_lib.definitions import Git
+from tasks_lib.progress import Silent
+from tasks_lib.settings import Settings
+from tasks_lib.steps import World
+from tasks_lib.steps.repositories import commit_archive
+world = World(Settings.parse(variables={"cache": sys.argv[1]}, environ=os.environ), dict(os.environ))
+source = Git(repo=sys.argv[2], revision=sys.argv[3], path_prefix="p", artifact_name="p.tar.zst", dot_git=sys.argv[4])
+print(commit_archive(world, source, Silent()).digest)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv")
+def test_one_digest(tmp_path: Path) -> None:
+    """Two clones, two users, two umasks, core.autocrlf of the user, a later tag: one digest."""
+    commit = made(tmp_path / "r", FILES)
+    git(tmp_path, "clone", "-q", "--no-local", "--bare", "r", "other.git")
+    git(tmp_path / "r", "tag", "-a", "-m", "later", "v1")
+    git(tmp_path / "r", "repack", "-q", "-a", "-d")
+    for path in (tmp_path, *tmp_path.parents[:3]):
+        path.chmod(0o755)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".gitconfig").write_text("[core]\n autocrlf = true\n attributesFile = ~/x\n[tar]\n umask = 0077\n")
+    (home / "x").write_text("* text eol=crlf\n")
+    digests = set()
+    for number, (umask, user, repository) in enumerate(
+        [(0o022, "root", "r"), (0o077, "root", "other.git"), (0o002, "nobody", "r"), (0o077, "nobody", "other.git")]
+    ):
+        cache = tmp_path / f"cache{number}"
+        cache.mkdir()
+        shutil.chown(cache, user)
+        drop = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if user == "nobody" else []
+        words = [*drop, sys.executable, "-c", CHILD, str(cache), f"file://{tmp_path}/{repository}", commit, "dropped"]
+        environ = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(words, env=environ, umask=umask, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        digests.add(done.stdout)
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("form", ["sha1", "sha256"])
+def test_submodules_three_deep(tmp_path: Path, form: str) -> None:
+    """Each submodule is the commit that its parent's tree pins, whatever its branch says now."""
+    for name in ("third", "second", "first", "top"):
+        made(tmp_path / name, {"README": name.encode()}, form=form)
+    with_submodule(tmp_path / "second", "../third", "c")
+    with_submodule(tmp_path / "first", "./../second", "b/b")
+    commit = with_submodule(tmp_path / "top", f"file://{tmp_path}/first", "a")
+    committed(tmp_path / "third", {"README": b"moved"})
+    found = members(archived(world(tmp_path / "c"), source(tmp_path / "top", commit)))
+    contents = [found[f"p{path}/README"] for path in ("", "/a", "/a/b/b", "/a/b/b/c")]
+    assert contents == [b"top", b"first", b"second", b"third"]
+    assert "p/a/.git" not in found
+
+
+def test_the_cache_answers(tmp_path: Path) -> None:
+    """A commit that was fetched needs no repository, and an archive that was made needs no git."""
+    commit = made(tmp_path / "r", FILES)
+    home = world(tmp_path / "c")
+    first = archived(home, source(tmp_path / "r", commit))
+    shutil.rmtree(tmp_path / "r")
+    other = replace(source(tmp_path / "r", commit), path_prefix="q")
+    assert "q/README" in members(archived(home, other))
+    shutil.rmtree(tmp_path / "c/v1/repositories")
+    assert archived(world(tmp_path / "c", {"PATH": "/nowhere"}), source(tmp_path / "r", commit)) == first
+
+
+def test_offline(tmp_path: Path) -> None:
+    """Offline, a commit that is not in the cache is told, and nothing is opened."""
+    wanted = source("https://127.0.0.1:9/r.git", "a" * 40)
+    with pytest.raises(OfflineError, match="is not in the cache, and the network is off"):
+        archived(world(tmp_path / "c", offline="1"), wanted)
+
+
+def test_missing_git(tmp_path: Path) -> None:
+    """Without git the message says what to install."""
+    with pytest.raises(ToolError, match="the program git is not installed"):
+        archived(world(tmp_path / "c", {"PATH": "/nowhere"}), source(tmp_path, "a" * 40))
+
+
+def test_with_doit(tmp_path: Path) -> None:
+    """A toolchain consumes a commit; the second doit does nothing, and a lost database costs no git."""
+    commit = made(tmp_path / "r", FILES)
+    repository = tmp_path / "user"
+    (repository / "fetchdefs/fetch").mkdir(parents=True)
+    (repository / "fetchdefs/toolchain").mkdir()
+    (repository / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (repository / "fetchdefs/fetch/all.yml").write_text(
+        f"lib:\n  description: d\n  fetch: {{type: git, repo: 'file:../../../r', revision: {commit}}}\n"
+    )
+    (repository / "fetchdefs/toolchain/all.yml").write_text("t:\n  description: d\n  fetches: {fetch: [lib]}\n")
+    assert ran(doit(repository)) == ["extract:t/lib", "fetch:lib", "repack:lib", "toolchain:t"]
+    assert (repository / "build/t/fetches/r/hidden").read_bytes() == b"still here\n"
+    assert os.access(repository / "build/t/fetches/r/run", os.X_OK)
+    assert ran(doit(repository)) == []
+    (repository / "cache/doit.db").unlink()
+    shutil.rmtree(repository / "cache/v1/repositories")
+    shutil.rmtree(tmp_path / "r")
+    assert "fetch:lib" in ran(doit(repository))
+    assert ran(doit(repository)) == []
