@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from tasks_lib.archive import Limits
 from tasks_lib.errors import SettingError
 from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.repository_url import PROTOCOLS
+from tasks_lib.store import LinkMode, Options, Trust
+
+_Choice = TypeVar("_Choice", bound=str)
 
 
 class Setting(NamedTuple):
@@ -31,6 +34,11 @@ SETTINGS: Final = (
     Setting("FETCHDEFS_DIR", "fetchdefs", "fetchdefs", "directory of the definitions"),
     Setting("FETCH_CACHE_DIR", "cache", "cache", "directory of the cache; may be deleted at any time"),
     Setting("FETCH_BUILD_DIR", "build", "build", "directory of extracted trees and toolchains"),
+    Setting("FETCH_PRIVATE_CACHE_DIR", "private_cache", "", "write here; FETCH_CACHE_DIR is then only read"),
+    Setting("FETCH_CACHE_TRUST_GROUP", "trust_group", "", "group whose members may write the cache too"),
+    Setting("FETCH_DURABILITY", "durability", "full", "full: survives a power loss; fast: no fsync"),
+    Setting("FETCH_LINK_MODE", "link_mode", "auto", "how content is placed: auto, copy or hardlink"),
+    Setting("FETCH_LOCK_TIMEOUT_S", "lock_timeout", 1800.0, "seconds to wait for another process"),
     Setting("FETCH_OFFLINE", "offline", 0, "1: open no socket"),
     Setting("FETCH_JOBS", "jobs", 8, "tasks at the same time, when doit's -n does not say"),
     Setting("FETCH_JOBS_PER_HOST", "jobs_per_host", 8, "requests to one host at the same time"),
@@ -66,6 +74,8 @@ class Settings:
     limits: Limits
     git_protocols: tuple[str, ...]
     known_hosts: str
+    store: Options
+    link_mode: LinkMode
 
     @classmethod
     def parse(cls, *, variables: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -79,9 +89,10 @@ class Settings:
             SettingError: a value that cannot be used.
         """
         values = {one.environ: _value(one, variables, environ) for one in SETTINGS}
+        cache, private = Path(str(values["FETCH_CACHE_DIR"])), str(values["FETCH_PRIVATE_CACHE_DIR"])
         return cls(
             fetchdefs=Path(str(values["FETCHDEFS_DIR"])),
-            cache=Path(str(values["FETCH_CACHE_DIR"])),
+            cache=Path(private) if private else cache,
             build=Path(str(values["FETCH_BUILD_DIR"])),
             jobs=max(1, int(values["FETCH_JOBS"])),
             policy=Policy(
@@ -103,6 +114,13 @@ class Settings:
             limits=_limits(values),
             git_protocols=tuple(str(values["FETCH_GIT_PROTOCOLS"]).replace(",", " ").split()),
             known_hosts=str(values["FETCH_SSH_KNOWN_HOSTS"]),
+            store=Options(
+                durability=_one_of(values, "FETCH_DURABILITY", ("full", "fast")),
+                lock_timeout_s=float(values["FETCH_LOCK_TIMEOUT_S"]),
+                trust=Trust.of(str(values["FETCH_CACHE_TRUST_GROUP"])),
+                shared=cache if private else None,
+            ),
+            link_mode=_one_of(values, "FETCH_LINK_MODE", ("auto", "copy", "hardlink")),
         )
 
 
@@ -123,6 +141,14 @@ def _value(one: Setting, variables: Mapping[str, Any], environ: Mapping[str, str
         said = f"{one.environ}={str(text)[:80]!r}"
         raise SettingError(f"{said} is no number of zero or more", hint=f"it means: {one.meaning}")
     return value
+
+
+def _one_of(values: Mapping[str, str | int | float], name: str, choices: tuple[_Choice, ...]) -> _Choice:
+    for choice in choices:
+        if values[name] == choice:
+            return choice
+    told = f"{name}={str(values[name])[:80]!r}"
+    raise SettingError(f"{told} is none of {', '.join(choices)}", hint="see the settings in README.md")
 
 
 def _limits(values: Mapping[str, str | int | float]) -> Limits:

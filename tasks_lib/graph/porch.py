@@ -17,6 +17,7 @@ from tasks_lib.graph.load import digest_of, load
 from tasks_lib.graph.tasks import Graph, Task
 from tasks_lib.settings import SETTINGS, Settings
 from tasks_lib.steps import Plan, World
+from tasks_lib.store import Store
 
 
 def _settings() -> Settings:
@@ -32,11 +33,9 @@ def _settings() -> Settings:
     }
     try:
         settings = Settings.parse(variables=variables, environ=os.environ)
-        settings.cache.mkdir(parents=True, exist_ok=True)  # doit's database lies there
+        Store(settings.cache, settings.store).join(settings.fetchdefs)  # doit's database lies there
     except FetchError as error:
         raise InvalidDodoFile(str(error)) from None
-    except OSError as error:
-        raise InvalidDodoFile(f"the cache directory cannot be made: {error}") from None
     return settings
 
 

@@ -26,7 +26,7 @@ class World:
     @cached_property
     def store(self) -> Store:
         """The store."""
-        return Store(self.settings.cache)
+        return Store(self.settings.cache, self.settings.store)
 
     @cached_property
     def sources(self) -> Sources:

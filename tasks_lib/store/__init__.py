@@ -1,7 +1,8 @@
 """The store: owns `cache/`, and nobody else writes there.
 
 Invariant: an entry is either absent, or complete and exactly the pinned bytes; nothing that a failing run does
-can change or remove another entry. Bytes become a blob by one rename after they were measured and synced.
+can change or remove another entry. Bytes become a blob by getting its name once, after they were measured and synced.
+What each file is for, and what happens on shared, read-only and network file systems: docs/cache.md.
 """
 
 from __future__ import annotations
@@ -9,47 +10,44 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
-import secrets
-import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import stat
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.errors import BlobCorruptError, BlobMissingError, DigestMismatchError, SizeMismatchError
+from tasks_lib.errors import (
+    BlobCorruptError,
+    BlobMissingError,
+    DigestMismatchError,
+    SizeMismatchError,
+    StoreUnavailableError,
+)
 from tasks_lib.progress import Progress, Silent
-from tasks_lib.store import files
+from tasks_lib.store import files, locks, results, usage
+from tasks_lib.store.memo import Stamp
+from tasks_lib.store.options import Options
 from tasks_lib.store.partial import Partial
+from tasks_lib.store.placing import LinkMode, fill
+from tasks_lib.store.results import Result
+from tasks_lib.store.shelf import Opened, Shelf, trim
+from tasks_lib.store.trust import Trust
 
-__all__ = ["Partial", "Result", "Store", "Writer"]
+__all__ = ["LinkMode", "Options", "Partial", "Result", "Store", "Trust", "Writer"]
 
-#: Raised when the layout changes; the old directory can then be deleted.
-FORMAT: Final = "v1"
-#: Seconds to wait for another process; a download of some gigabytes fits.
-LOCK_TIMEOUT_S: Final = 1800.0
 #: Source: https://bford.info/cachedir/
 _CACHEDIR_TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# cache of doit-fetch; may be deleted\n"
-
-Provenance = Mapping[str, str | int | float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What a recipe key gave: the integrity of its output, and where it came from."""
-
-    key: str
-    integrity: Integrity
-    provenance: Provenance = field(default_factory=dict)
+#: Attempts to name a blob: each time, something that is not the blob is moved out of its place.
+_NAMING_ATTEMPTS: Final = 3
 
 
 class Writer:
     """Bytes on their way to become a blob; made by `Store.writer`."""
 
-    def __init__(self, store: Store, file: BinaryIO, path: Path) -> None:
-        self._store, self._file, self._path = store, file, path
+    def __init__(self, store: Store, temporary: files.Temporary) -> None:
+        self._store, self._temporary = store, temporary
         self._digest = hashlib.sha256()
         self.size = 0
 
@@ -59,10 +57,8 @@ class Writer:
         Raises:
             StoreUnavailableError: no space, or another refusal of the file system.
         """
-        try:
-            self._file.write(chunk)
-        except OSError as error:
-            raise files.unusable(self._path, error) from error
+        with files.translated(self._store.root, self.size + len(chunk)):
+            self._temporary.file.write(chunk)
         self._digest.update(chunk)
         self.size += len(chunk)
         return len(chunk)
@@ -77,13 +73,9 @@ class Writer:
         actual = Integrity(size=self.size, digest=Digest.sha256(self._digest.hexdigest()))
         if expected is not None and actual != expected:
             _raise_mismatch(expected, actual)
-        try:
-            self._file.flush()
-            os.fchmod(self._file.fileno(), 0o444)
-            os.fsync(self._file.fileno())
-            self._store.adopt(self._path, actual)
-        except OSError as error:
-            raise files.unusable(self._path, error) from error
+        with files.translated(self._store.root, self.size):
+            self._temporary.finish(self._store.options.durability)
+            self._store.name(self._temporary.file.fileno(), self._temporary.path, actual)
         return actual
 
 
@@ -102,32 +94,40 @@ def _raise_mismatch(expected: Integrity, actual: Integrity) -> None:
 class Store:
     """Content-addressed blobs, results and partial downloads under `root`/v1."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, options: Options | None = None) -> None:
         self.root = root
-        self._top = root / FORMAT
-        self._memo = files.Memo(self._top / "measured")
+        self.options = options or Options()
+        self.shelf = Shelf(root, self.options)
+        self._lower = Shelf(self.options.shared, self.options) if self.options.shared else None
 
     # --- places
 
+    @cached_property
+    def _usage(self) -> usage.Usage:
+        return usage.Usage(self.shelf.top)
+
     def path(self, digest: Digest) -> Path:
-        """Return where the blob of that digest is or would be."""
-        return self._top / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
+        """Return where the blob of that digest is or would be.
+
+        Raises:
+            StoreUnavailableError: others can write the cache.
+        """
+        return self.shelf.path(digest)
 
     def _directory(self, name: str) -> Path:
         """Return a directory of the cache, made when missing.
 
         Raises:
-            StoreUnavailableError: it cannot be made.
+            StoreUnavailableError: it cannot be made, or others can write it.
         """
-        path = self._top / name
-        try:
+        path = self.shelf.top / name
+        with files.translated(path):
             if not path.is_dir():
-                path.mkdir(parents=True, exist_ok=True)
+                files.make_directory(path, self.root, self.options.durability)
                 tag = self.root / "CACHEDIR.TAG"
                 if not tag.exists():
-                    tag.write_text(_CACHEDIR_TAG, "ascii")
-        except OSError as error:
-            raise files.unusable(path, error) from error
+                    files.append_text(tag, _CACHEDIR_TAG, "anew")
+            self.options.trust.require(path, path.lstat())
         return path
 
     def repository(self, name: str) -> Path:
@@ -138,78 +138,70 @@ class Store:
         """
         return self._directory("repositories") / name
 
+    def join(self, definitions: Path, progress: Progress | None = None) -> None:
+        """Make the cache directory, note who uses it, and wait while it is pruned; a read-only one is as it is.
+
+        Raises:
+            StoreUnavailableError: it cannot be used, or prune holds it for too long.
+            CancelledError: the run was asked to stop while waiting.
+        """
+        with files.translated(self.root):
+            files.make_directory(self.root, self.root, self.options.durability)
+        top = self.shelf.top
+        if not os.access(top if top.exists() else self.root, os.W_OK):
+            return
+        gate = self._directory("locks") / "prune"
+        usage.remember_definitions(top, self.root, definitions)
+        locks.pass_through(gate, timeout_s=self.options.lock_timeout_s, progress=progress or Silent())
+        locks.sweep(top / "tmp")
+
     # --- reading
 
     def has(self, integrity: Integrity) -> bool:
         """Whether the blob is here and unchanged since it was measured; one lstat when warm.
 
         A blob whose file changed is measured again: right bytes are believed, others go to quarantine.
+
+        Raises:
+            StoreUnavailableError: the system refuses to say.
         """
-        path = self.path(integrity.digest)
-        try:
-            status = path.lstat()
-        except OSError:
-            return False
-        stamp = files.Stamp.of(status)
-        if stamp.size == integrity.size and self._memo.get(stamp) == integrity.digest.hex:
+        if self.shelf.has(integrity) or (self._lower is not None and self._lower.has(integrity)):
+            self._usage.hit(integrity.digest.hex)
             return True
-        try:
-            self.open(integrity).close()
-        except (BlobMissingError, BlobCorruptError):
-            return False
-        return True
+        self._usage.miss(integrity.digest.hex)
+        return False
 
     def open(self, integrity: Integrity) -> BinaryIO:
-        """Open a blob; what is read from the returned file is what was measured.
+        """Open a blob; what is read from the returned file is what was measured, and prune leaves it alone.
 
         Raises:
             BlobMissingError: it is not here.
-            BlobCorruptError: it was here and is not the pinned bytes; it is in quarantine now.
+            BlobCorruptError: it was here and is not the pinned bytes; it is in quarantine now. Reading raises this
+                too, when somebody changes the open file.
+            StoreUnavailableError: the system refuses to read it.
         """
-        path = self.path(integrity.digest)
         try:
-            file = files.open_regular(path)
-        except FileNotFoundError as error:
-            raise BlobMissingError(f"the cache does not hold {integrity.digest}") from error
-        except OSError as error:
-            self._quarantine(path, "no readable regular file")
-            raise BlobCorruptError(f"{path} is no readable regular file; moved to quarantine") from error
-        stamp = files.Stamp.of(os.fstat(file.fileno()))
-        known = self._memo.get(stamp)
-        if stamp.size == integrity.size and known == integrity.digest.hex:
-            return file
-        actual = files.sha256_of(file) if stamp.size == integrity.size else f"{stamp.size} bytes"
-        if actual == integrity.digest.hex:
-            self._memo.put(stamp, actual)
-            return file
-        file.close()
-        aside = self._quarantine(path, f"expected {integrity}, found {actual}")
-        raise BlobCorruptError(
-            f"a cached blob was damaged: expected {integrity}, found {actual}",
-            hint=f"the damaged file was moved to {aside}; the content is fetched again",
-        )
+            return self.shelf.open(integrity)
+        except (BlobMissingError, BlobCorruptError):
+            if self._lower is None:
+                raise
+            return self._lower.open(integrity)
 
     def matches(self, path: Path, integrity: Integrity) -> bool:
         """Whether the file at `path` (anywhere) holds exactly these bytes; remembers what it measured."""
+        memo = self.shelf.memo
         try:
+            stamp = Stamp.of(path.lstat())
+            if stamp.size != integrity.size or memo.get(stamp) == integrity.digest.hex:
+                return stamp.size == integrity.size
             with files.open_regular(path) as file:
-                stamp = files.Stamp.of(os.fstat(file.fileno()))
-                if stamp.size != integrity.size:
-                    return False
-                known = self._memo.get(stamp) or files.sha256_of(file)
-                self._memo.put(stamp, known)
+                stamp = Stamp.of(os.fstat(file.fileno()))
+                actual = files.hex_of(file.fileno(), integrity.digest.algorithm)
+                if Stamp.of(os.fstat(file.fileno())) == stamp:
+                    memo.put(stamp, actual)
         except OSError:
             return False
-        return known == integrity.digest.hex
-
-    def _quarantine(self, path: Path, reason: str) -> Path:
-        aside = self._directory("quarantine") / path.name
-        with contextlib.suppress(OSError):
-            if aside.exists():
-                aside = aside.with_name(f"{path.name}.{secrets.token_hex(4)}")
-            path.rename(aside)
-            aside.with_name(f"{aside.name}.reason").write_text(f"{reason}\n", "utf-8")
-        return aside
+        return actual == integrity.digest.hex
 
     # --- writing
 
@@ -220,29 +212,38 @@ class Store:
         Raises:
             StoreUnavailableError: the cache cannot be written.
         """
-        path = self._directory("tmp") / f"{os.getpid()}-{secrets.token_hex(8)}"
+        directory = self._directory("tmp")
+        with files.translated(directory):
+            temporary = files.Temporary(directory, 0o444)
         try:
-            file = path.open("xb")
-        except OSError as error:
-            raise files.unusable(path, error) from error
-        try:
-            yield Writer(self, file, path)
+            yield Writer(self, temporary)
         finally:
-            with contextlib.suppress(OSError):
-                file.close()
-            path.unlink(missing_ok=True)
+            temporary.close()
 
-    def adopt(self, path: Path, integrity: Integrity) -> None:
-        """Give a measured, synced file of the cache its name as a blob.
+    def name(self, descriptor: int, temporary: Path | None, integrity: Integrity) -> None:
+        """Give a measured, synced, open file of the cache its name as a blob; its temporary name goes.
+
+        What stands there already stays when it is the blob, and goes to quarantine when it is not.
 
         Raises:
             OSError: the file system refused.
         """
         final = self.path(integrity.digest)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(final)
-        files.sync_directory(final.parent)
-        self._memo.put(files.Stamp.of(final.lstat()), integrity.digest.hex)
+        files.make_directory(final.parent, self.root, self.options.durability)
+        for _ in range(_NAMING_ATTEMPTS):
+            try:
+                files.name_once(descriptor, temporary, final)
+                break
+            except FileExistsError:
+                if self.shelf.has(integrity):
+                    break
+        else:
+            raise FileExistsError(errno.EEXIST, "something else stands there again and again", str(final))
+        files.sync_directory(final.parent, self.options.durability)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        if files.is_same(descriptor, final):
+            self.shelf.memo.put(Stamp.of(os.fstat(descriptor)), integrity.digest.hex)
 
     def temporary(self) -> BinaryIO:
         """Return an anonymous file beside the blobs, gone when closed.
@@ -251,10 +252,11 @@ class Store:
             StoreUnavailableError: the cache cannot be written.
         """
         directory = self._directory("tmp")
-        try:
-            return tempfile.TemporaryFile(dir=directory)
-        except OSError as error:
-            raise files.unusable(directory, error) from error
+        with files.translated(directory):
+            temporary = files.Temporary(directory, 0o600)
+            if temporary.path is not None:
+                temporary.path.unlink()
+        return temporary.file
 
     @contextlib.contextmanager
     def partial(self, integrity: Integrity) -> Iterator[Partial]:
@@ -264,16 +266,37 @@ class Store:
             StoreUnavailableError: the cache cannot be written.
         """
         path = self._directory("partial") / f"{integrity.digest.hex}.part"
-        try:
+        with files.translated(path, integrity.size):
+            files.require_space(path.parent, integrity.size - self._resumable(path))
             partial = Partial(path, self._directory("quarantine"), integrity)
-        except OSError as error:
-            raise files.unusable(path, error) from error
         try:
-            yield partial
-        except OSError as error:
-            raise files.unusable(path, error) from error
+            with files.translated(path, integrity.size):
+                yield partial
+        except StoreUnavailableError as error:
+            partial.close()
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
+                path.unlink(missing_ok=True)  # what takes the last space helps nobody
+            raise
         finally:
             partial.close()
+            trim(self.shelf.top / "quarantine")
+
+    def _resumable(self, path: Path) -> int:
+        """Return how many bytes an earlier download left; what cannot be one goes out of the way.
+
+        A kill between naming a blob and dropping the partial's name leaves both: that file is the blob's now.
+        """
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            return 0
+        if not stat.S_ISREG(status.st_mode):
+            self.shelf.quarantine(path, None, "no partial download")
+        elif status.st_nlink > 1 or self.options.trust.objection(status):
+            path.unlink()
+        else:
+            return status.st_size
+        return 0
 
     def finish(self, partial: Partial) -> None:
         """Verify a partial download and make it a blob.
@@ -281,9 +304,7 @@ class Store:
         Raises:
             SizeMismatchError, DigestMismatchError: it is not what was promised.
         """
-        final = self.path(partial.expected.digest)
-        partial.publish(final)
-        self._memo.put(files.Stamp.of(final.lstat()), partial.expected.digest.hex)
+        partial.publish(lambda descriptor, path: self.name(descriptor, path, partial.expected), self.options.durability)
 
     @contextlib.contextmanager
     def lock(self, name: str, progress: Progress | None = None) -> Iterator[None]:
@@ -294,22 +315,21 @@ class Store:
             CancelledError: the run was asked to stop.
         """
         path = self._directory("locks") / name
-        with files.locked(path, timeout_s=LOCK_TIMEOUT_S, progress=progress or Silent()):
+        with locks.locked(path, timeout_s=self.options.lock_timeout_s, progress=progress or Silent()):
             yield
 
     # --- results
 
-    def _result_path(self, key: str) -> Path:
-        return self._top / "results" / key[:2] / key
-
     def result(self, key: str) -> Result | None:
-        """Return what a recipe key gave, or None when nothing readable is recorded."""
-        try:
-            stored = json.loads(self._result_path(key).read_text("utf-8"))
-            integrity = Integrity(size=stored["size"], digest=Digest.parse(stored["digest"]))
-            return Result(key=key, integrity=integrity, provenance=dict(stored["provenance"]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
+        """Return what a recipe key gave, or None when nothing readable is recorded.
+
+        Raises:
+            StoreUnavailableError: others can write the cache.
+        """
+        for shelf in (self.shelf, *([self._lower] if self._lower else [])):
+            with contextlib.suppress(OSError, ValueError):
+                return results.read(shelf.top / "results" / key[:2] / key, key, self.options.trust)
+        return None
 
     def record(self, result: Result) -> None:
         """Remember what a recipe key gave.
@@ -317,51 +337,53 @@ class Store:
         Raises:
             StoreUnavailableError: the cache cannot be written.
         """
-        path = self._result_path(result.key)
-        stored = {
-            "size": result.integrity.size,
-            "digest": str(result.integrity.digest),
-            "provenance": dict(result.provenance),
-        }
+        final = self._directory("results") / result.key[:2] / result.key
+        with files.translated(final):
+            files.make_directory(final.parent, self.root, self.options.durability)
+            with self._scratch(0o644) as (temporary, scratch):
+                temporary.file.write(results.encoded(result).encode("ascii"))
+                temporary.finish(self.options.durability)
+                files.name_over(temporary.file.fileno(), temporary.path, final, scratch)
+            files.sync_directory(final.parent, self.options.durability)
+
+    @contextlib.contextmanager
+    def _scratch(self, mode: int) -> Iterator[tuple[files.Temporary, Path]]:
+        """Give a file in the making and a free name beside it."""
+        directory = self._directory("tmp")
+        temporary = files.Temporary(directory, mode)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            files.replace_text(
-                path,
-                json.dumps(stored, indent=1, sort_keys=True) + "\n",
-                self._directory("tmp") / secrets.token_hex(8),
-            )
-        except OSError as error:
-            raise files.unusable(path, error) from error
+            yield temporary, directory / files.scratch_name()
+        finally:
+            temporary.close()
 
     # --- out of the store
 
     def publish(self, integrity: Integrity, path: Path) -> None:
-        """Put a blob at `path` (inside the cache or the build directory): a hard link, else a copy.
+        """Put a blob at `path` inside the cache: a hard link, else a copy.
 
         Raises:
             BlobMissingError, BlobCorruptError: as `open`.
             StoreUnavailableError: `path` cannot be written.
         """
-        blob = self.path(integrity.digest)
-        with self.open(integrity) as file:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                aside = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")
-                try:
-                    os.link(blob, aside, follow_symlinks=False)
-                except OSError as error:
-                    if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-                        raise
-                    _copy(file, aside)
-                aside.replace(path)
-            except OSError as error:
-                raise files.unusable(path, error) from error
-            # a new link changes the ctime of the very file that was just measured
-            self._memo.put(files.Stamp.of(os.fstat(file.fileno())), integrity.digest.hex)
+        with self.open(integrity) as file, files.translated(path, integrity.size):
+            files.make_directory(path.parent, self.root, self.options.durability)
+            if not self._linked(file, path, integrity):
+                with self._scratch(0o444) as (temporary, scratch):
+                    fill(file, temporary.file.fileno(), "auto")
+                    temporary.finish(self.options.durability)
+                    files.name_over(temporary.file.fileno(), temporary.path, path, scratch)
 
-
-def _copy(file: BinaryIO, path: Path) -> None:
-    with path.open("xb") as copy:
-        while chunk := file.read(files.CHUNK):
-            copy.write(chunk)
-        os.fchmod(copy.fileno(), 0o444)
+    def _linked(self, file: BinaryIO, path: Path, integrity: Integrity) -> bool:
+        """Whether `path` could be made a link to the open blob, whose stamp that changes."""
+        if not isinstance(file, Opened) or not files.is_same(file.fileno(), self.path(integrity.digest)):
+            return False  # a shared cache is not touched
+        file.confirm()
+        try:
+            files.name_over(file.fileno(), None, path, self._directory("tmp") / files.scratch_name())
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOENT):
+                raise
+            return False
+        file.stamp = Stamp.of(os.fstat(file.fileno()))
+        self.shelf.memo.put(file.stamp, integrity.digest.hex)
+        return True

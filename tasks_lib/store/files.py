@@ -1,177 +1,319 @@
-"""Files of the cache: opened without following anything, named only when complete, measured once.
+"""Files of the cache: opened without following anything, named once and only when complete.
 
-Internal to the store. A `Stamp` (device, inode, size, mtime, ctime) stands for "these are the bytes that were
-measured": whatever changes a file's content changes its ctime, which no ordinary program can set back.
+Internal to the store. Nothing here depends on the umask: a directory is made 0755 and a blob 0444 whatever it says
+(a stricter umask keeps a directory private).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import stat
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final, Literal
 
 from tasks_lib.errors import StoreUnavailableError, escaped
 from tasks_lib.progress import Progress
 
+#: "full": what has a name survives a power loss; "fast": no fsync, for machines that are thrown away.
+Durability = Literal["full", "fast"]
 #: Bytes per read while hashing: large enough that hashlib works without the interpreter lock.
 CHUNK: Final = 1 << 20
-#: Seconds between two looks at a lock that another process holds.
-_LOCK_POLL_S: Final = 0.1
+#: Most bytes of a text file of the cache; half a million lines of the memo are 65 MB.
+_MAX_TEXT_BYTES: Final = 256 << 20
+#: What a file system says that has no nameless files, or no links. Source: open(2) O_TMPFILE, link(2).
+_NOT_OFFERED: Final = (
+    errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EPERM, errno.EXDEV, errno.ENOSYS, errno.EMLINK,
+)  # fmt: skip
+_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
-class Stamp(NamedTuple):
-    """What identifies an unchanged file."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Stamp:
-        """Return the stamp of a file's status."""
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-class Memo:
-    """Which stamps were measured to have which sha256: an append-only text file, read once."""
-
-    #: Lines after which the file is begun anew; a line is about 130 bytes.
-    MAX_LINES: Final = 500_000
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._known: dict[Stamp, str] | None = None
-
-    def _loaded(self) -> dict[Stamp, str]:
-        if self._known is None:
-            self._known = {}
-            with contextlib.suppress(OSError, ValueError), self._path.open(encoding="ascii") as lines:
-                for line in lines:
-                    words = line.split()
-                    if len(words) == 6 and line.endswith("\n"):
-                        self._known[Stamp(*map(int, words[1:]))] = words[0]
-        return self._known
-
-    def get(self, stamp: Stamp) -> str:
-        """Return the hex sha256 that was measured, "" when this stamp is not known."""
-        return self._loaded().get(stamp, "")
-
-    def put(self, stamp: Stamp, hex_digest: str) -> None:
-        """Remember a measurement; a cache that cannot be written just forgets."""
-        known = self._loaded()
-        if known.get(stamp) == hex_digest:
-            return
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        if len(known) >= self.MAX_LINES:
-            known.clear()
-            flags |= os.O_TRUNC
-        known[stamp] = hex_digest
-        with contextlib.suppress(OSError):
-            descriptor = os.open(self._path, flags | os.O_CLOEXEC, 0o644)
-            try:
-                os.write(descriptor, f"{hex_digest} {' '.join(map(str, stamp))}\n".encode())
-            finally:
-                os.close(descriptor)
+class NotRegularError(OSError):
+    """A symlink, FIFO, directory or device stands where a regular file belongs."""
 
 
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading, never through a symlink and never blocking on a FIFO.
 
     Raises:
-        OSError: missing, or anything but a regular file.
+        NotRegularError: anything but a regular file.
+        OSError: missing, or refused.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, _READ)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise NotRegularError(error.errno, "no regular file", str(path)) from error
+        raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(f"{path} is no regular file")
+        raise NotRegularError(errno.EINVAL, "no regular file", str(path))
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
-def sha256_of(file: BinaryIO, progress: Progress | None = None) -> str:
-    """Return the hex sha256 of `file` from its start, leaving it at its start."""
-    file.seek(0)
-    digest = hashlib.sha256()
-    while chunk := file.read(CHUNK):
+def text_of(file: BinaryIO) -> str:
+    """Return the text of a file of the cache, which is ASCII.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no text, or endless.
+    """
+    if os.fstat(file.fileno()).st_size > _MAX_TEXT_BYTES:
+        raise ValueError("too long")
+    parts = []
+    while part := file.read(CHUNK):
+        parts.append(part)
+    return b"".join(parts).decode("ascii")
+
+
+def append_text(path: Path, text: str, how: Literal["longer", "anew"]) -> None:
+    """Add `text` in one write, which no other process's write divides; a cache that cannot be written forgets."""
+    flags = _APPEND | (os.O_TRUNC if how == "anew" else 0)
+    with contextlib.suppress(OSError):
+        descriptor = open_common(path, flags)
+        try:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.write(descriptor, text.encode("ascii"))
+        finally:
+            os.close(descriptor)
+
+
+def hex_of(descriptor: int, algorithm: str, progress: Progress | None = None) -> str:
+    """Return the hex digest of an open file's content, leaving its position alone.
+
+    Raises:
+        OSError: it cannot be read.
+        CancelledError: the run was asked to stop.
+    """
+    digest = hashlib.new(algorithm)
+    offset = 0
+    while chunk := os.pread(descriptor, CHUNK, offset):
         digest.update(chunk)
+        offset += len(chunk)
         if progress is not None:
+            progress.advance(len(chunk))
             progress.check()
-    file.seek(0)
     return digest.hexdigest()
 
 
-def sync_directory(path: Path) -> None:
-    """Make a rename in `path` last through a power loss. Source: fsync(2), NOTES on directories."""
+def make_directory(path: Path, root: Path, durability: Durability = "full") -> None:
+    """Make a directory and those above it, writable for its owner only; for a group too where `root` is.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    if path.is_dir():
+        return
+    make_directory(path.parent, root, durability)
+    try:
+        path.mkdir(mode=0o755)
+    except FileExistsError:
+        return
+    shared = path.parent.stat().st_mode & (stat.S_ISGID | stat.S_IWGRP) if root in path.parents else 0
+    if shared & stat.S_IWGRP:
+        path.chmod(0o755 | shared)
+    sync_directory(path.parent, durability)
+
+
+def open_common(path: Path, flags: int) -> int:
+    """Open, or make, a file that whoever may write its directory may write; return its descriptor.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    mode = 0o644 | path.parent.stat().st_mode & stat.S_IWGRP
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+    if mode & stat.S_IWGRP:
+        with contextlib.suppress(OSError):  # somebody else's already
+            os.fchmod(descriptor, mode)
+    return descriptor
+
+
+def sync_directory(path: Path, durability: Durability = "full") -> None:
+    """Make a new name in `path` last through a power loss. Source: fsync(2), NOTES on directories.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    if durability == "fast":
+        return
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system without it
+            raise
     finally:
         os.close(descriptor)
 
 
-def replace_text(path: Path, text: str, temporary: Path) -> None:
-    """Write `text` to `path` in one step: a reader sees the old text or the new one."""
-    with temporary.open("x", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def scratch_name() -> str:
+    """Return a free name that says whose it is, for `tmp`."""
+    return f"{os.getpid()}-{secrets.token_hex(8)}"
+
+
+class Temporary:
+    """A file in the making: nameless where the file system offers that, so that a kill leaves nothing.
+
+    Elsewhere (NFS) it has a name of its own in `directory`, locked while it is written; prune sweeps what is not.
+    """
+
+    def __init__(self, directory: Path, mode: int) -> None:
+        """Make it.
+
+        Raises:
+            OSError: the file system refused.
+        """
+        self.path: Path | None = None
+        flags = os.O_RDWR | os.O_CLOEXEC
+        try:
+            descriptor = os.open(directory, flags | os.O_TMPFILE, 0o600)
+        except OSError as error:
+            if error.errno not in _NOT_OFFERED:
+                raise
+            self.path = directory / scratch_name()
+            descriptor = os.open(self.path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.file: BinaryIO = os.fdopen(descriptor, "r+b")
+        self._mode = mode
+
+    def finish(self, durability: Durability) -> None:
+        """Let the bytes and the mode be on the disk, before any name is.
+
+        Raises:
+            OSError: the file system refused.
+        """
+        self.file.flush()
+        os.fchmod(self.file.fileno(), self._mode)
+        if durability == "full":
+            os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        """Close it; without a final name it is gone."""
+        with contextlib.suppress(OSError):
+            self.file.close()
+        if self.path is not None:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+
+
+def name_once(descriptor: int, temporary: Path | None, final: Path) -> None:
+    """Give an open file the name `final`, which must not stand; it is the open file, whatever its own name is now.
+
+    Raises:
+        FileExistsError: something else stands there.
+        OSError: the file system refused.
+    """
+    directory = os.open(final.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.link(f"/proc/self/fd/{descriptor}", final.name, dst_dir_fd=directory, follow_symlinks=True)
+    except FileExistsError:
+        # over NFS an answer may be lost and the repeated request find its own work
+        if not is_same(descriptor, final):
+            raise
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED or temporary is None:
+            raise
+        _name_by_path(descriptor, temporary, final)
+    finally:
+        os.close(directory)
+
+
+def _name_by_path(descriptor: int, temporary: Path, final: Path) -> None:
+    """Do it without /proc, or without links at all: then another process's same content may be replaced by ours."""
+    if not is_same(descriptor, temporary):
+        raise FileNotFoundError(errno.ENOENT, "was replaced while it was written", str(temporary))
+    try:
+        os.link(temporary, final, follow_symlinks=False)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
+        if os.path.lexists(final):
+            raise FileExistsError(errno.EEXIST, "stands already", str(final)) from error
+        temporary.rename(final)
+
+
+def name_over(descriptor: int, temporary: Path | None, final: Path, scratch: Path) -> None:
+    """As `name_once`, but what stands at `final` is replaced in one step, by way of the free name `scratch`.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    try:
+        name_once(descriptor, temporary, final)
+    except FileExistsError:
+        name_once(descriptor, temporary, scratch)
+        try:
+            scratch.replace(final)
+        finally:
+            scratch.unlink(missing_ok=True)  # a rename onto the same file leaves both names
+
+
+def is_same(descriptor: int, path: Path) -> bool:
+    """Whether `path` is a name of the open file."""
+    try:
+        named = path.lstat()
+    except OSError:
+        return False
+    return os.path.samestat(os.fstat(descriptor), named)
+
+
+def require_space(directory: Path, needed: int) -> None:
+    """Return when `needed` bytes fit, as far as the file system tells.
+
+    Raises:
+        OSError: they do not.
+    """
+    found = os.statvfs(directory)
+    if needed > found.f_bavail * found.f_frsize and found.f_blocks:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, timeout_s: float, progress: Progress) -> Iterator[None]:
-    """Hold the lock at `path`; the kernel frees it when this process ends, however it ends.
+def translated(path: Path, needed: int = 0) -> Iterator[None]:
+    """Turn a refusal of the file system into our own error; see `unusable`.
 
     Raises:
-        StoreUnavailableError: another process held it for `timeout_s` seconds, or it cannot be made.
-        CancelledError: the run was asked to stop while waiting.
+        StoreUnavailableError: instead of any OSError.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise unusable(path, error) from error
-    try:
-        _wait_for(descriptor, path, timeout_s, progress)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        raise unusable(path, error, needed) from error
 
 
-def _wait_for(descriptor: int, path: Path, timeout_s: float, progress: Progress) -> None:
-    begun = time.monotonic()
-    told = ""
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = escaped(os.pread(descriptor, 20, 0)) or "unknown"
-            if holder != told:
-                progress.phase("wait", holder=holder)
-                told = holder
-            if time.monotonic() - begun > timeout_s:
-                raise StoreUnavailableError(
-                    f"waited {timeout_s:.0f} s for process {holder}, which holds {path}",
-                    hint=f"look at process {holder}; when it hangs, stop it and run again",
-                ) from None
-            progress.check()
-            time.sleep(_LOCK_POLL_S)
-        else:
-            return
+def unusable(path: Path, error: OSError, needed: int = 0) -> StoreUnavailableError:
+    """Return the error for a cache path that the system refuses; `needed` is how many bytes were to go there."""
+    told = f"the cache cannot be used: {escaped(str(path))}: {error.strerror or error}"
+    if needed:
+        told += f"; {needed} bytes are needed"
+    if error.errno in _NO_SPACE:
+        return StoreUnavailableError(
+            told + _free(path), hint="free some space (`doit prune --dry-run` says what is not needed) and run again"
+        )
+    hints = {
+        errno.EROFS: "the cache is read-only: what it holds is used; FETCH_PRIVATE_CACHE_DIR gives the rest a place",
+        errno.EACCES: "check its permissions, or give what is new a place of your own: FETCH_PRIVATE_CACHE_DIR",
+        errno.EMFILE: "too many files are open: raise the limit (`ulimit -n`) or run fewer tasks (FETCH_JOBS)",
+        errno.EFBIG: "a file of that size is not allowed here: raise the limit (`ulimit -f`)",
+    }
+    fallback = "check space and permissions, or set another cache directory with FETCH_CACHE_DIR"
+    return StoreUnavailableError(told, hint=hints.get(error.errno or 0, fallback))
 
 
-def unusable(path: Path, error: OSError) -> StoreUnavailableError:
-    """Return the error for a cache path that the system refuses."""
-    return StoreUnavailableError(
-        f"the cache cannot be used: {escaped(str(path))}: {error.strerror or error}",
-        hint="check space and permissions, or set another cache directory with FETCH_CACHE_DIR",
-    )
+def _free(path: Path) -> str:
+    for place in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            found = os.statvfs(place)
+            return f", {found.f_bavail * found.f_frsize} bytes are free"
+    return ""

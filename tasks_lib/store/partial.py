@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -91,8 +92,8 @@ class Partial:
                 actual=actual,
             )
 
-    def publish(self, path: Path) -> None:
-        """Verify, then give the file its final name; the caller remembers the stamp.
+    def publish(self, name: Callable[[int, Path], None], durability: files.Durability) -> None:
+        """Verify, then let `name` give the open file its final name and drop this one.
 
         Raises:
             SizeMismatchError, DigestMismatchError: as `verify`.
@@ -100,10 +101,9 @@ class Partial:
         """
         self.verify()
         os.fchmod(self._file.fileno(), 0o444)
-        os.fsync(self._file.fileno())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.replace(path)
-        files.sync_directory(path.parent)
+        if durability == "full":
+            os.fsync(self._file.fileno())
+        name(self._file.fileno(), self._path)
         self._note.unlink(missing_ok=True)
 
     def quarantine(self, reason: str) -> Path:

@@ -1,0 +1,91 @@
+"""Which files were measured: so that a warm run reads no content twice.
+
+Internal to the store. A `Stamp` (device, inode, size, mtime, ctime) stands for "these are the bytes that were
+measured": whatever changes a file's content changes its ctime, which no ordinary program can set back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tasks_lib.store import files
+from tasks_lib.store.trust import Trust
+
+#: Lengths of a digest's hex form that a line can have; a torn line has others.
+_HEX_LENGTHS: Final = (64, 128)
+
+
+class Stamp(NamedTuple):
+    """What identifies an unchanged file."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        """Return the stamp of a file's status."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+class Memo:
+    """Stamp -> hex digest: an append-only text file, read once. Safe to use from any thread."""
+
+    #: Lines after which the file is begun anew; a line is about 130 bytes.
+    MAX_LINES: Final = 500_000
+
+    def __init__(self, path: Path, trust: Trust) -> None:
+        self._path, self._trust = path, trust
+        self._known: dict[Stamp, str] | None = None
+        self._lock = threading.Lock()
+
+    def _loaded(self) -> dict[Stamp, str]:
+        if self._known is None:
+            with self._lock:
+                if self._known is None:
+                    self._known = self._read()
+        return self._known
+
+    def _read(self) -> dict[Stamp, str]:
+        known: dict[Stamp, str] = {}
+        with contextlib.suppress(OSError, ValueError), files.open_regular(self._path) as file:
+            if self._trust.objection(os.fstat(file.fileno())):
+                return known
+            for line in files.text_of(file).splitlines():
+                words = line.split()
+                if len(words) == 6 and len(words[0]) in _HEX_LENGTHS:
+                    with contextlib.suppress(ValueError):
+                        known[Stamp(*map(int, words[1:]))] = words[0]
+        return known
+
+    def get(self, stamp: Stamp) -> str:
+        """Return the hex digest that was measured, "" when this stamp is not known."""
+        return self._loaded().get(stamp, "")
+
+    def put(self, stamp: Stamp, hex_digest: str) -> None:
+        """Remember a measurement; a cache that cannot be written just forgets."""
+        known = self._loaded()
+        if known.get(stamp) == hex_digest:
+            return
+        with self._lock:
+            full = len(known) >= self.MAX_LINES
+            if full:
+                known.clear()
+            known[stamp] = hex_digest
+            line = f"{hex_digest} {' '.join(map(str, stamp))}\n"
+            files.append_text(self._path, line, "anew" if full else "longer")
+
+    def keep_only(self, hexes: frozenset[str]) -> None:
+        """Forget the measurements of content that is gone."""
+        kept = {stamp: hexed for stamp, hexed in self._loaded().items() if hexed in hexes}
+        if len(kept) < len(self._loaded()):
+            with self._lock:
+                self._known = kept
+                text = "".join(f"{hexed} {' '.join(map(str, stamp))}\n" for stamp, hexed in kept.items())
+                files.append_text(self._path, text, "anew")

@@ -1,0 +1,83 @@
+"""A blob on its way to a place outside: cloned where the file system shares blocks, linked when asked, else copied.
+
+Internal to the store and the tree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from typing import BinaryIO, Final, Literal
+
+from tasks_lib.store import files
+
+#: "auto": a clone where the file system offers it, else a copy; "copy": always a copy; "hardlink": a link to the blob.
+LinkMode = Literal["auto", "copy", "hardlink"]
+#: Source: linux/fs.h, FICLONE = _IOW(0x94, 9, int).
+_FICLONE: Final = 0x40049409
+_CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def place(file: BinaryIO, name: str | bytes, *, directory: int, mode: int, how: LinkMode) -> None:
+    """Put the content of an open blob at `name` in an open directory, where nothing may stand.
+
+    A link keeps the blob's own mode, so that it is made for files that need no other bit.
+
+    Raises:
+        OSError: the file system refused; nothing is left at `name`.
+        BlobCorruptError: the blob changed meanwhile.
+    """
+    if how == "hardlink" and not mode & 0o111 and _link(file, name, directory):
+        return
+    descriptor = os.open(name, _CREATE, mode, dir_fd=directory)
+    try:
+        fill(file, descriptor, how)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=directory)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def fill(file: BinaryIO, descriptor: int, how: LinkMode) -> None:
+    """Give an empty open file the content of an open blob.
+
+    Raises:
+        OSError, BlobCorruptError: as `place`.
+    """
+    file.seek(0)
+    if how != "copy" and _clone(file, descriptor):
+        file.seek(0, os.SEEK_END)
+        file.read(1)  # an open blob says at its end whether it changed
+        return
+    while chunk := file.read(files.CHUNK):
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(descriptor, view) :]
+
+
+def _clone(file: BinaryIO, descriptor: int) -> bool:
+    """Let both files share their blocks until one is written; False where the file system cannot."""
+    try:
+        fcntl.ioctl(descriptor, _FICLONE, file.fileno())
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        return False
+    return True
+
+
+def _link(file: BinaryIO, name: str | bytes, directory: int) -> bool:
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return False
+    try:
+        os.link(f"/proc/self/fd/{file.fileno()}", name, dst_dir_fd=directory, follow_symlinks=True)
+    except FileExistsError:
+        raise
+    except OSError:
+        return False  # another file system, too many links, not ours to link
+    return True

@@ -1,0 +1,258 @@
+"""The blobs of one cache directory: looked up, opened and believed only once measured.
+
+Internal to the store. Missing and invalid are different answers: what cannot be read for a reason of the system (no
+permission, no descriptor left, a bad disk) is neither, and stays where it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from tasks_lib.digest import Digest, Integrity
+from tasks_lib.errors import BlobCorruptError, BlobMissingError, escaped
+from tasks_lib.store import files, locks
+from tasks_lib.store.memo import Memo, Stamp
+from tasks_lib.store.options import FORMAT, Options
+
+#: Most damaged things kept for a look, and most bytes of them.
+MAX_QUARANTINED: Final = 20
+MAX_QUARANTINED_BYTES: Final = 1 << 30
+_MISSING: Final = (errno.ENOENT, errno.ENOTDIR)
+
+
+class Opened(io.FileIO):
+    """A blob that was measured; it is measured again when it changed while it was read.
+
+    The look happens where the content ends and where a `with` block ends, so that nobody who reads to the end believes
+    bytes that somebody wrote into the open file.
+    """
+
+    def __init__(self, descriptor: int, confirm: Callable[[Opened], None]) -> None:
+        super().__init__(descriptor, "rb")
+        self.stamp = Stamp.of(os.fstat(descriptor))
+        self._confirm = confirm
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read; the end is only said of what did not change.
+
+        Raises:
+            BlobCorruptError: the content changed since it was measured.
+        """
+        found = super().read(size)
+        if not found and size != 0:
+            self.confirm()
+        return found
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into `buffer`, as `read`."""
+        count = super().readinto(buffer)
+        if not count and len(buffer):
+            self.confirm()
+        return count
+
+    def readall(self) -> bytes:
+        """Read the rest, as `read`."""
+        found = super().readall()
+        self.confirm()
+        return found
+
+    def confirm(self) -> None:
+        """Return when what was read is what was measured.
+
+        Raises:
+            BlobCorruptError: the content changed since.
+        """
+        if Stamp.of(os.fstat(self.fileno())) != self.stamp:
+            self._confirm(self)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            if kind is None and not self.closed:
+                self.confirm()
+        finally:
+            self.close()
+
+
+class Shelf:
+    """The blobs below `root`; whether they can be written is found out by writing."""
+
+    def __init__(self, root: Path, options: Options) -> None:
+        self.root, self.options = root, options
+        self._top = root / FORMAT
+
+    @cached_property
+    def top(self) -> Path:
+        """The directory of this format, once it is sure that nobody else can write it.
+
+        Raises:
+            StoreUnavailableError: others can write it.
+        """
+        for path in (self.root.resolve(), self._top, *(self._top / name for name in ("blobs", "results", "locks"))):
+            with files.translated(path):
+                try:
+                    status = path.lstat()
+                except FileNotFoundError:
+                    continue
+            self.options.trust.require(path, status)
+        return self._top
+
+    @cached_property
+    def memo(self) -> Memo:
+        """What was measured here.
+
+        Raises:
+            StoreUnavailableError: as `top`.
+        """
+        return Memo(self.top / "measured", self.options.trust)
+
+    @cached_property
+    def _blobs(self) -> str:
+        return str(self.top / "blobs")
+
+    def path(self, digest: Digest) -> Path:
+        """Return where the blob of that digest is or would be."""
+        return Path(self._place(digest))
+
+    def _place(self, digest: Digest) -> str:
+        return f"{self._blobs}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
+
+    def has(self, integrity: Integrity) -> bool:
+        """Whether the blob is here and unchanged since it was measured; one lstat when warm.
+
+        Raises:
+            StoreUnavailableError: the system refuses to say.
+        """
+        place = self._place(integrity.digest)
+        try:
+            stamp = Stamp.of(os.lstat(place))
+        except OSError as error:
+            if error.errno in _MISSING:
+                return False
+            raise files.unusable(Path(place), error) from error
+        if stamp.size == integrity.size and self.memo.get(stamp) == integrity.digest.hex:
+            return True
+        try:
+            self.open(integrity).close()
+        except (BlobMissingError, BlobCorruptError):
+            return False
+        return True
+
+    def open(self, integrity: Integrity) -> Opened:
+        """Open a blob and lease it: prune leaves alone what is open.
+
+        Raises:
+            BlobMissingError: it is not here.
+            BlobCorruptError: it was here and is not the pinned bytes; it is in quarantine now.
+            StoreUnavailableError: the system refuses to read it.
+        """
+        path = self.path(integrity.digest)
+        try:
+            file = files.open_regular(path)
+        except files.NotRegularError as error:
+            raise self._damaged(path, None, "it is no regular file") from error
+        except OSError as error:
+            if error.errno in _MISSING:
+                raise BlobMissingError(f"the cache does not hold {integrity.digest}") from error
+            raise files.unusable(path, error) from error
+        try:
+            locks.lease(file.fileno())
+            self._judge(file.fileno(), integrity, path)
+            with files.translated(path):
+                return Opened(os.dup(file.fileno()), lambda opened: self._again(opened, integrity, path))
+        finally:
+            file.close()
+
+    def _judge(self, descriptor: int, integrity: Integrity, path: Path) -> None:
+        """Return when the open file is the blob, measured now or before."""
+        status = os.fstat(descriptor)
+        stamp = Stamp.of(status)
+        known = self.memo.get(stamp)
+        if known == integrity.digest.hex and stamp.size == integrity.size:
+            return
+        objection = self.options.trust.objection(status)
+        if objection:
+            raise self._damaged(path, descriptor, objection)
+        self._measure(descriptor, integrity, path)
+
+    def _measure(self, descriptor: int, integrity: Integrity, path: Path) -> None:
+        stamp = Stamp.of(os.fstat(descriptor))
+        actual = f"{stamp.size} bytes"
+        if stamp.size == integrity.size:
+            with files.translated(path):
+                actual = files.hex_of(descriptor, integrity.digest.algorithm)
+        if actual != integrity.digest.hex:
+            raise self._damaged(path, descriptor, f"expected {integrity}, found {actual}")
+        if Stamp.of(os.fstat(descriptor)) == stamp:  # nobody wrote meanwhile
+            self.memo.put(stamp, actual)
+
+    def _again(self, opened: Opened, integrity: Integrity, path: Path) -> None:
+        """Measure a blob that changed while it was read; a new link changes its stamp, not its content."""
+        opened.stamp = Stamp.of(os.fstat(opened.fileno()))
+        self._measure(opened.fileno(), integrity, path)
+
+    def _damaged(self, path: Path, descriptor: int | None, reason: str) -> BlobCorruptError:
+        aside = self.quarantine(path, descriptor, reason)
+        where = f"the damaged file was moved to {escaped(str(aside))}" if aside else "it could not be moved aside"
+        return BlobCorruptError(
+            f"a cached blob was damaged: {escaped(str(path))}: {reason}", hint=f"{where}; the content is fetched again"
+        )
+
+    def quarantine(self, path: Path, descriptor: int | None, reason: str) -> Path | None:
+        """Move what stands at `path` aside with a note of the reason; return where, None when it stays.
+
+        Only the very file that was judged goes: another process may have put a right one there meanwhile.
+        """
+        directory = self._top / "quarantine"
+        aside = directory / f"{path.name}.{secrets.token_hex(4)}"
+        if not _is_judged(descriptor, path):
+            return None
+        try:
+            files.make_directory(directory, self.root)
+            path.rename(aside)
+        except OSError:
+            return None
+        if not _is_judged(descriptor, aside):
+            with contextlib.suppress(OSError):
+                os.link(aside, path, follow_symlinks=False)
+                aside.unlink()
+            return None
+        files.append_text(aside.with_name(f"{aside.name}.reason"), ascii(reason)[1:-1] + "\n", "longer")
+        trim(directory)
+        return aside
+
+
+def _is_judged(descriptor: int | None, path: Path) -> bool:
+    """Whether `path` is the open file that was judged; without one, whatever is no regular file."""
+    if descriptor is not None:
+        return files.is_same(descriptor, path)
+    try:
+        return not stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def trim(directory: Path) -> None:
+    """Keep the newest of a quarantine: so many things, so many bytes; at least the newest one."""
+    found = []
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                status = entry.stat(follow_symlinks=False)
+                found.append((status.st_ctime_ns, status.st_size, Path(entry.path)))
+    found.sort(reverse=True)
+    kept = size = 0
+    for _, length, path in found:
+        notes = path.name.endswith((".reason", ".json"))
+        kept, size = kept + (not notes), size + length
+        if kept > 1 and (kept > MAX_QUARANTINED or size > MAX_QUARANTINED_BYTES):
+            with contextlib.suppress(OSError):
+                path.unlink()
