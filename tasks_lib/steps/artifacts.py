@@ -6,7 +6,7 @@ from tasks_lib.archive import Reshape
 from tasks_lib.archive import repack as repack_archive
 from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import ToolError
+from tasks_lib.errors import StoreUnavailableError, ToolError
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Artifact, commit_record
 from tasks_lib.steps.trees import archive_format
@@ -23,9 +23,12 @@ def integrity_of(world: World, artifact: Artifact) -> Integrity | None:
 
 
 def is_published(world: World, artifact: Artifact) -> bool:
-    """Whether the store holds the artifact unchanged, and its file stands."""
-    integrity = integrity_of(world, artifact)
-    return integrity is not None and world.store.has(integrity) and world.store.matches(artifact.path, integrity)
+    """Whether the store holds the artifact unchanged, and its file stands; a store that cannot say makes it False."""
+    try:
+        integrity = integrity_of(world, artifact)
+        return integrity is not None and world.store.has(integrity) and world.store.matches(artifact.path, integrity)
+    except StoreUnavailableError:
+        return False  # the step tells it, in one line
 
 
 def adopt(world: World, artifact: Artifact) -> bool:
@@ -52,6 +55,8 @@ def fetch(world: World, definition: Fetch, artifact: Artifact, progress: Progres
     source = definition.source
     if not isinstance(source, StaticUrl):
         _fetch_commit(world, source, artifact, progress)
+        return
+    if source.gpg_signature is None and adopt(world, artifact):
         return
     from tasks_lib.sources import Wanted  # opens sockets: loaded when needed
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import BinaryIO
 
 from tasks_lib.archive import Reshape, format_for, format_of
-from tasks_lib.errors import BlobMissingError, UnsupportedArchiveError
+from tasks_lib.digest import Integrity
+from tasks_lib.errors import BlobCorruptError, BlobMissingError, UnsupportedArchiveError
 from tasks_lib.progress import Progress
 from tasks_lib.steps import artifacts
 from tasks_lib.steps.plan import Delivery
@@ -48,25 +49,41 @@ def deliver(world: World, delivery: Delivery, progress: Progress) -> None:
         ArchiveError: the archive is refused; the directory is as before.
         TreeError: another delivery's entry stands in the way.
         BlobMissingError, BlobCorruptError: the artifact vanished meanwhile.
+        StoreUnavailableError: another process works on this delivery for too long.
         CancelledError: the run was asked to stop.
     """
     integrity = artifacts.integrity_of(world, delivery.artifact)
     if integrity is None:
         raise BlobMissingError(f"{delivery.entry.name} has not been made", hint=f"run `doit {delivery.artifact.task}`")
+    slot = Slot(delivery.destination, delivery.record, world.settings.store.lock_timeout_s)
+    with slot.held(progress) as news:
+        if news and slot.holds(delivery.key):
+            return  # another process made it while this one waited
+        try:
+            with world.store.open(integrity) as file:
+                _fill(world, delivery, slot, file, integrity, progress)
+        except BlobCorruptError:
+            slot.clear()  # it may have been delivered before its last byte was judged
+            raise
+
+
+def _fill(
+    world: World, delivery: Delivery, slot: Slot, file: BinaryIO, integrity: Integrity, progress: Progress
+) -> None:
     name = delivery.artifact.path.name
-    with world.store.open(integrity) as file:
-        archive = (format_for(name) or _format_of_content(file)) if delivery.entry.delivery == "extract" else None
-        if archive is None:
-            progress.phase("place", total=integrity.size)
-            slot_of(delivery).place(file, file_name=name, key=delivery.key, progress=progress)
-            return
-        progress.phase("extract", total=integrity.size)
-        slot_of(delivery).extract(
-            file,
-            name=name,
-            format=archive,
-            reshape=Reshape(),
-            limits=world.limits(delivery.limits),
-            key=delivery.key,
-            progress=progress,
-        )
+    archive = (format_for(name) or _format_of_content(file)) if delivery.entry.delivery == "extract" else None
+    if archive is None:
+        progress.phase("place", total=integrity.size)
+        how = world.settings.link_mode
+        slot.place(file, file_name=name, key=delivery.key, how=how, progress=progress)
+        return
+    progress.phase("extract", total=integrity.size)
+    slot.extract(
+        file,
+        name=name,
+        format=archive,
+        reshape=Reshape(),
+        limits=world.limits(delivery.limits),
+        key=delivery.key,
+        progress=progress,
+    )

@@ -27,15 +27,16 @@ from tasks_lib.errors import (
 )
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.store import files, locks, results, usage
+from tasks_lib.store.locks import locked
 from tasks_lib.store.memo import Stamp
-from tasks_lib.store.options import Options
+from tasks_lib.store.options import LOCK_TIMEOUT_S, Options
 from tasks_lib.store.partial import Partial
-from tasks_lib.store.placing import LinkMode, fill
+from tasks_lib.store.placing import LinkMode, fill, place
 from tasks_lib.store.results import Result
 from tasks_lib.store.shelf import Opened, Shelf, trim
 from tasks_lib.store.trust import Trust
 
-__all__ = ["LinkMode", "Options", "Partial", "Result", "Store", "Trust", "Writer"]
+__all__ = ["LOCK_TIMEOUT_S", "LinkMode", "Options", "Partial", "Result", "Store", "Trust", "Writer", "locked", "place"]
 
 #: Source: https://bford.info/cachedir/
 _CACHEDIR_TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# cache of doit-fetch; may be deleted\n"
@@ -315,7 +316,7 @@ class Store:
             CancelledError: the run was asked to stop.
         """
         path = self._directory("locks") / name
-        with locks.locked(path, timeout_s=self.options.lock_timeout_s, progress=progress or Silent()):
+        with locked(path, timeout_s=self.options.lock_timeout_s, progress=progress or Silent()):
             yield
 
     # --- results
@@ -369,7 +370,7 @@ class Store:
             files.make_directory(path.parent, self.root, self.options.durability)
             if not self._linked(file, path, integrity):
                 with self._scratch(0o444) as (temporary, scratch):
-                    fill(file, temporary.file.fileno(), "auto")
+                    fill(file, temporary.file.fileno(), "auto", Silent())
                     temporary.finish(self.options.durability)
                     files.name_over(temporary.file.fileno(), temporary.path, path, scratch)
 

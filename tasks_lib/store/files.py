@@ -294,7 +294,7 @@ def translated(path: Path, needed: int = 0) -> Iterator[None]:
 
 def unusable(path: Path, error: OSError, needed: int = 0) -> StoreUnavailableError:
     """Return the error for a cache path that the system refuses; `needed` is how many bytes were to go there."""
-    told = f"the cache cannot be used: {escaped(str(path))}: {error.strerror or error}"
+    told = f"{escaped(str(path))} cannot be used: {error.strerror or error}"
     if needed:
         told += f"; {needed} bytes are needed"
     if error.errno in _NO_SPACE:

@@ -12,6 +12,7 @@ import os
 import stat
 from typing import BinaryIO, Final, Literal
 
+from tasks_lib.progress import Progress
 from tasks_lib.store import files
 
 #: "auto": a clone where the file system offers it, else a copy; "copy": always a copy; "hardlink": a link to the blob.
@@ -21,7 +22,7 @@ _FICLONE: Final = 0x40049409
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def place(file: BinaryIO, name: str | bytes, *, directory: int, mode: int, how: LinkMode) -> None:
+def place(file: BinaryIO, name: str | bytes, *, directory: int, mode: int, how: LinkMode, progress: Progress) -> None:
     """Put the content of an open blob at `name` in an open directory, where nothing may stand.
 
     A link keeps the blob's own mode, so that it is made for files that need no other bit.
@@ -29,12 +30,13 @@ def place(file: BinaryIO, name: str | bytes, *, directory: int, mode: int, how: 
     Raises:
         OSError: the file system refused; nothing is left at `name`.
         BlobCorruptError: the blob changed meanwhile.
+        CancelledError: the run was asked to stop.
     """
     if how == "hardlink" and not mode & 0o111 and _link(file, name, directory):
         return
     descriptor = os.open(name, _CREATE, mode, dir_fd=directory)
     try:
-        fill(file, descriptor, how)
+        fill(file, descriptor, how, progress)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=directory)
@@ -43,11 +45,11 @@ def place(file: BinaryIO, name: str | bytes, *, directory: int, mode: int, how: 
         os.close(descriptor)
 
 
-def fill(file: BinaryIO, descriptor: int, how: LinkMode) -> None:
+def fill(file: BinaryIO, descriptor: int, how: LinkMode, progress: Progress) -> None:
     """Give an empty open file the content of an open blob.
 
     Raises:
-        OSError, BlobCorruptError: as `place`.
+        OSError, BlobCorruptError, CancelledError: as `place`.
     """
     file.seek(0)
     if how != "copy" and _clone(file, descriptor):
@@ -55,6 +57,8 @@ def fill(file: BinaryIO, descriptor: int, how: LinkMode) -> None:
         file.read(1)  # an open blob says at its end whether it changed
         return
     while chunk := file.read(files.CHUNK):
+        progress.advance(len(chunk))
+        progress.check()
         view = memoryview(chunk)
         while view:
             view = view[os.write(descriptor, view) :]

@@ -61,7 +61,7 @@ class Trust:
         told = escaped(str(path))
         if not stat.S_ISDIR(status.st_mode):
             raise StoreUnavailableError(
-                f"the cache cannot be used: {told} is no directory",
+                f"{told} cannot be used as a cache: it is no directory",
                 hint="remove it, or set another cache directory with FETCH_CACHE_DIR",
             )
         objection = self.objection(status)

@@ -8,7 +8,6 @@ is recorded outside of the tree, so that no archive can forge it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import stat
@@ -20,6 +19,7 @@ from typing import BinaryIO, Final
 from tasks_lib.archive import Entry, Limits, Reshape, read
 from tasks_lib.errors import TreeError, escaped
 from tasks_lib.progress import Progress
+from tasks_lib.store import LOCK_TIMEOUT_S, LinkMode, locked
 from tasks_lib.tree.record import Line, RecordWriter, head, lines
 from tasks_lib.tree.writer import OPEN_DIRECTORY, TreeWriter, remove_tree
 
@@ -27,7 +27,6 @@ __all__ = ["TREE_VERSION", "Slot", "remove_tree"]
 
 #: Raise when the same archive may give another tree.
 TREE_VERSION: Final = 2
-_CHUNK: Final = 1 << 20
 _KINDS: Final = {
     "file": stat.S_IFREG, "hardlink": stat.S_IFREG, "directory": stat.S_IFDIR, "symlink": stat.S_IFLNK,
 }  # fmt: skip
@@ -39,6 +38,23 @@ class Slot:
 
     destination: Path
     record: Path
+    lock_timeout_s: float = LOCK_TIMEOUT_S
+
+    @contextlib.contextmanager
+    def held(self, progress: Progress) -> Iterator[bool]:
+        """Keep other processes off this slot; give True when its record changed while this one waited.
+
+        Raises:
+            StoreUnavailableError: another process holds it for too long; the message names it.
+            TreeError: the file system refused.
+            CancelledError: the run was asked to stop while waiting.
+        """
+        with _translated(self.destination):
+            self.record.parent.mkdir(parents=True, exist_ok=True)
+        before = _lstat(self.record)
+        with locked(self.record.with_suffix(".lock"), timeout_s=self.lock_timeout_s, progress=progress):
+            after = _lstat(self.record)
+            yield after is not None and (before is None or not os.path.samestat(before, after))
 
     def extract(
         self,
@@ -64,8 +80,10 @@ class Slot:
 
         self._fill(fill, name, key, progress, limits.max_total_bytes)
 
-    def place(self, source: BinaryIO, *, file_name: str, key: str, progress: Progress) -> None:
+    def place(self, source: BinaryIO, *, file_name: str, key: str, how: LinkMode, progress: Progress) -> None:
         """Put one plain file into the destination, replacing what this slot held; ELF files become executable.
+
+        A file that runs is never a link, since it needs a mode of its own.
 
         Raises:
             TreeError, CancelledError: as `extract`.
@@ -75,9 +93,7 @@ class Slot:
             start = source.read(4)
             runs = int(start == b"\x7fELF" or start.startswith(b"#!"))
             size = source.seek(0, 2)
-            source.seek(0)
-            chunks = iter(lambda: source.read(_CHUNK), b"")
-            writer.add(Entry(path=os.fsencode(file_name), kind="file", executable=runs, size=size, chunks=chunks))
+            writer.place(Entry(path=os.fsencode(file_name), kind="file", executable=runs, size=size), source, how)
 
         self._fill(fill, file_name, key, progress, 0)
 
@@ -94,13 +110,13 @@ class Slot:
                     writer.finish()
                 record.close()
                 staging.chmod(0o755 & ~_umask())
-                self._publish(staging, record, name)
+                self._publish(staging, record, name, progress)
             finally:
                 record.discard()
                 remove_tree(staging)
 
-    def _publish(self, staging: Path, record: RecordWriter, name: str) -> None:
-        with _locked(self.record.parent / ".lock"):
+    def _publish(self, staging: Path, record: RecordWriter, name: str, progress: Progress) -> None:
+        with locked(self.record.parent / ".lock", timeout_s=self.lock_timeout_s, progress=progress):
             if os.path.lexists(self.destination):
                 # judged before anything goes: a collision leaves what stood here
                 own = frozenset(line.path for line in self._lines() if line.kind != "directory")
@@ -214,16 +230,6 @@ def _umask() -> int:
             if line.startswith("Umask:"):
                 return int(line.split()[1], 8)
     return 0o022
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -12,10 +12,11 @@ import os
 import stat
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from tasks_lib.archive import Entry
 from tasks_lib.progress import Progress
+from tasks_lib.store import LinkMode, place
 from tasks_lib.tree.record import RecordWriter
 
 OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -77,6 +78,17 @@ class TreeWriter:
         self._entries += 1
         if self._bytes > _REPORT_BYTES or self._entries > _REPORT_ENTRIES:
             self._report()
+
+    def place(self, entry: Entry, source: BinaryIO, how: LinkMode) -> None:
+        """Write one file whose content is all of `source`.
+
+        Raises:
+            OSError, CancelledError: as `add`.
+            BlobCorruptError: the content changed meanwhile.
+        """
+        mode = _MODES[entry.executable]
+        place(source, entry.path, directory=self._root, mode=mode, how=how, progress=self._progress)
+        self._record.add(entry)
 
     def finish(self) -> None:
         """Make the symlinks, now that nothing is written any more."""
