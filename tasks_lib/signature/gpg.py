@@ -1,0 +1,237 @@
+"""gpg, run so that nothing of the user's and nothing of the network takes part.
+
+A fresh private homedir each time, a clean environment, status lines on a descriptor of their own, a deadline; the
+agent is stopped afterwards. The content is read from the very descriptor that the caller measured.
+Source: faults.md section 7; gpg(1), "--status-fd", "--no-options".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from tasks_lib.errors import SignatureError, ToolError, escaped
+from tasks_lib.progress import Progress
+from tasks_lib.signature.packets import key_packets, signature_packets
+from tasks_lib.signature.status import Allowed, Verdict, judged
+
+#: Seconds for one run of gpg, and bytes of content per second on top. Source: faults.md section 7; SHA-512 makes
+#: 200 MB/s and more, a slow disk 20.
+TIMEOUT_S: Final = 30.0
+_RATE_BPS: Final = 20_000_000
+#: Bytes of gpg's answers that are looked at.
+_MAX_SAID: Final = 1 << 20
+#: Longest directory for a homedir: an agent's socket in it has 108 bytes. Source: unix(7), sun_path.
+_MAX_DIRECTORY: Final = 60
+_LOOK_S: Final = 0.1
+_OPTIONS: Final = (
+    "--no-options", "--batch", "--no-tty", "--no-greeting", "--quiet", "--no-auto-key-retrieve",
+    "--no-auto-key-locate", "--trust-model", "always", "--display-charset", "utf-8", "--exit-on-status-write-error",
+)  # fmt: skip
+_WEAK: Final = ("--weak-digest", "SHA1", "--weak-digest", "RIPEMD160")
+
+
+class Gpg:
+    """gpg as found on `search` (a PATH), with a deadline for each of its runs."""
+
+    def __init__(self, search: str, timeout_s: float = TIMEOUT_S) -> None:
+        self._search = search
+        self._timeout_s = timeout_s
+
+    def verify(
+        self, content: BinaryIO, signature: bytes, *, keys: bytes, fingerprint: str, progress: Progress
+    ) -> Verdict:
+        """Check a detached signature over a whole file.
+
+        Args:
+            content: an open file with a descriptor; read from its start, left at its start.
+            signature: binary or armored.
+            keys: public keys, binary or armored.
+            fingerprint: hex of the one primary key that may sign; "" allows every primary key of `keys`.
+            progress: asked whether to go on.
+
+        Raises:
+            SignatureError: it is not plainly one good signature of an allowed key.
+            ToolError: gpg is missing, hangs or cannot be run.
+            CancelledError: the run was asked to stop.
+        """
+        packets = signature_packets(signature)
+        with self._home(keys, fingerprint, progress) as (home, allowed):
+            home.write("signature", packets)
+            os.lseek(content.fileno(), 0, os.SEEK_SET)  # a buffered file would only move within its buffer
+            arguments = [*_WEAK, "--verify", "--", str(home.path / "signature"), "-"]
+            said = home.run(arguments, stdin=content, size=os.fstat(content.fileno()).st_size)
+            content.seek(0)
+            return judged(said, allowed, time.time())
+
+    def clearsigned(
+        self, message: bytes, *, keys: bytes, fingerprint: str, progress: Progress
+    ) -> tuple[Verdict, bytes]:
+        """Check a clear-signed text; return the verdict and the text as gpg verified it.
+
+        Raises:
+            SignatureError, ToolError, CancelledError: as `verify`.
+        """
+        if b"-----BEGIN PGP SIGNED MESSAGE-----" not in message:
+            raise SignatureError("the text is not signed: it holds no PGP signed message")
+        with self._home(keys, fingerprint, progress) as (home, allowed):
+            home.write("message", message)
+            output = home.path / "text"
+            said = home.run([*_WEAK, "--output", str(output), "--verify", "--", str(home.path / "message")])
+            verdict = judged(said, allowed, time.time())
+            return verdict, output.read_bytes()
+
+    @contextlib.contextmanager
+    def _home(self, keys: bytes, fingerprint: str, progress: Progress) -> Iterator[tuple[_Home, Allowed]]:
+        program = shutil.which("gpg", path=self._search)
+        if program is None:
+            raise ToolError("gpg is not installed, and a signature must be checked", hint="install gnupg")
+        packets = key_packets(keys)
+        directory = tempfile.gettempdir()
+        with tempfile.TemporaryDirectory(
+            prefix="gpg-", dir=directory if len(directory) <= _MAX_DIRECTORY else "/tmp", ignore_cleanup_errors=True
+        ) as path:
+            home = _Home(Path(path), program, self._search, self._timeout_s, progress)
+            try:
+                home.run(["--import"], stdin=home.write("keys", packets))
+                yield home, _pinned(_listed(home.answer(["--with-colons", "--list-keys"])), fingerprint.upper())
+            finally:
+                home.close()
+
+
+class _Home:
+    """One private homedir, and gpg in it; `mkdtemp` made it with mode 0700."""
+
+    def __init__(self, path: Path, program: str, search: str, timeout_s: float, progress: Progress) -> None:
+        self.path = path
+        self._program, self._timeout_s, self._progress = program, timeout_s, progress
+        self._environ = {
+            "PATH": search, "HOME": str(path), "GNUPGHOME": str(path), "LC_ALL": "C", "LANGUAGE": "C", "TZ": "UTC",
+        }  # fmt: skip
+
+    def write(self, name: str, data: bytes) -> Path:
+        """Write a file beside the keyring."""
+        path = self.path / name
+        path.write_bytes(data)
+        return path
+
+    def run(self, arguments: list[str], *, stdin: BinaryIO | Path | None = None, size: int = 0) -> list[str]:
+        """Run gpg; return its status lines. Its exit status means nothing: it is 0 for a revoked key."""
+        with (self.path / "status").open("w+b") as status, (self.path / "stderr").open("w+b") as stderr:
+            whole = [self._program, "--homedir", str(self.path), *_OPTIONS, "--status-fd", str(status.fileno())]
+            self._wait([*whole, *arguments], stdin, stderr, size, keep=status.fileno())
+            status.seek(0)
+            lines = status.read(_MAX_SAID).decode("utf-8", "replace").splitlines()
+        return [line.removeprefix("[GNUPG:] ") for line in lines if line.startswith("[GNUPG:] ")]
+
+    def answer(self, arguments: list[str]) -> list[str]:
+        """Run gpg; return what it writes to its standard output."""
+        with (self.path / "answer").open("w+b") as output:
+            whole = [self._program, "--homedir", str(self.path), *_OPTIONS, *arguments]
+            self._wait(whole, None, subprocess.DEVNULL, 0, output=output)
+            output.seek(0)
+            return output.read(_MAX_SAID * 16).decode("utf-8", "replace").splitlines()
+
+    def _wait(
+        self,
+        command: list[str],
+        stdin: BinaryIO | Path | None,
+        stderr: BinaryIO | int,
+        size: int,
+        *,
+        keep: int = -1,
+        output: BinaryIO | None = None,
+    ) -> None:
+        with contextlib.ExitStack() as stack:
+            given = stack.enter_context(stdin.open("rb")) if isinstance(stdin, Path) else stdin
+            try:
+                process = subprocess.Popen(
+                    command,
+                    stdin=given if given is not None else subprocess.DEVNULL,
+                    stdout=output if output is not None else subprocess.DEVNULL,
+                    stderr=stderr,
+                    env=self._environ,
+                    pass_fds=(keep,) if keep >= 0 else (),
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise ToolError(f"cannot run {escaped(command[0])}: {error.strerror or error}") from error
+            self._until_done(process, self._timeout_s + size / _RATE_BPS)
+
+    def _until_done(self, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+        ends = time.monotonic() + timeout_s
+        try:
+            while True:
+                self._progress.check()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_LOOK_S)
+                    return
+                if time.monotonic() > ends:
+                    raise ToolError(
+                        f"gpg did not answer within {timeout_s:.0f} s and was stopped",
+                        hint=f"run {escaped(self._program)} --version and see whether it works here",
+                    )
+        finally:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def close(self) -> None:
+        """Stop the agent that gpg may have started for this homedir; it would outlive us."""
+        if not any(self.path.glob("S.*")) and not Path("/run/user").is_dir():
+            return
+        program = shutil.which("gpgconf", path=self._environ["PATH"])
+        if program is not None:
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                subprocess.run(
+                    [program, "--homedir", str(self.path), "--kill", "all"],
+                    env=self._environ,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    timeout=self._timeout_s,
+                    check=False,
+                )
+
+
+def _listed(lines: list[str]) -> Allowed:
+    """Return the keys of a listing. Source: GnuPG doc/DETAILS, "Format of the colon listings"."""
+    expiries: dict[str, int] = {}
+    primaries: set[str] = set()
+    record: list[str] = []
+    for line in lines:
+        words = line.split(":")
+        if words[0] in ("pub", "sub"):
+            record = words
+        elif words[0] == "fpr" and record and len(words) > 9:
+            expiries[words[9]] = int(record[6]) if record[6].isdigit() else 0
+            if record[0] == "pub":
+                primaries.add(words[9])
+            record = []
+    return Allowed(primaries=frozenset(primaries), expiries=expiries)
+
+
+def _pinned(keys: Allowed, fingerprint: str) -> Allowed:
+    """Return `keys` with only the pinned primary allowed.
+
+    Raises:
+        SignatureError: there is no usable key, or not the pinned one.
+    """
+    if not keys.primaries:
+        raise SignatureError("gpg accepts no key of the key file", hint="gpg --show-keys FILE says what is in it")
+    if not fingerprint:
+        return keys
+    if fingerprint not in keys.primaries:
+        found = ", ".join(sorted(keys.primaries)[:3])
+        what = "is a subkey: pin its primary key" if fingerprint in keys.expiries else "is not in the key file"
+        raise SignatureError(f"the pinned key {fingerprint} {what}; found {found}")
+    return Allowed(primaries=frozenset({fingerprint}), expiries=keys.expiries)

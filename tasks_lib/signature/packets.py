@@ -1,0 +1,153 @@
+"""OpenPGP framing: which packets a signature or a key file is made of, before gpg sees a byte of it.
+
+What gpg is given afterwards is exactly what was judged here: binary, and nothing but the packets that belong there.
+Source: RFC 4880 sections 4.2 (packet headers), 4.3 (tags) and 6.2 (armor). Pure: no I/O.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from tasks_lib.errors import SignatureError, escaped
+
+#: Largest detached signature in bytes. Source: faults.md section 7; a real one is below 1 KiB.
+MAX_SIGNATURE_BYTES: Final = 64 << 10
+#: Largest key file in bytes: the keyring of all GNU maintainers is below 4 MiB.
+MAX_KEYS_BYTES: Final = 8 << 20
+#: Most signatures in one file: each costs gpg a pass. Source: TUF GHSA-2828-9vh6-9m6j.
+MAX_SIGNATURES: Final = 16
+
+_SIGNATURE: Final = 2
+_MARKER: Final = 10
+#: Secret-Key and Secret-Subkey.
+_SECRET: Final = frozenset({5, 7})
+#: Public-Key, Public-Subkey, User ID, User Attribute, Signature, Trust, Marker.
+_PUBLIC: Final = frozenset({6, 14, 13, 17, _SIGNATURE, 12, _MARKER})
+#: Compressed Data and Literal Data: a message, which brings its own content.
+_MESSAGE: Final = frozenset({8, 11})
+
+_ARMOR: Final = re.compile(
+    rb"^-----BEGIN PGP ([A-Z ]+?)-----[ \t\r]*\n(.*?)^-----END PGP \1-----[ \t\r]*$", re.DOTALL | re.MULTILINE
+)
+
+
+def signature_packets(data: bytes) -> bytes:
+    """Return a detached signature, armored or not, in its binary form.
+
+    Raises:
+        SignatureError: empty, too large, too many, not a signature, or a message with content of its own.
+    """
+    if len(data) > MAX_SIGNATURE_BYTES:
+        raise SignatureError(f"the signature is larger than {MAX_SIGNATURE_BYTES} bytes")
+    binary = _dearmored(data, b"SIGNATURE")
+    tags = []
+    for tag in _tags(binary, "the signature"):
+        if tag in _MESSAGE:  # before its length, which may be indeterminate
+            raise SignatureError(
+                "the signature file brings content of its own: it is a signed message, no detached signature",
+                hint="look for the .sig or .asc that upstream publishes beside the file",
+            )
+        tags += [tag] if tag != _MARKER else []
+    if set(tags) != {_SIGNATURE}:
+        raise _no_signature(data)
+    if len(tags) > MAX_SIGNATURES:
+        raise SignatureError(f"the signature file holds more than {MAX_SIGNATURES} signatures")
+    return binary
+
+
+def key_packets(data: bytes) -> bytes:
+    """Return the public keys of a key file, armored (one block or several) or not, in binary form.
+
+    Raises:
+        SignatureError: empty, too large, no public keys, or a secret key.
+    """
+    if len(data) > MAX_KEYS_BYTES:
+        raise SignatureError(f"the key file is larger than {MAX_KEYS_BYTES} bytes")
+    binary = _dearmored(data, b"PUBLIC KEY BLOCK")
+    tags = set(_tags(binary, "the key file"))
+    if _SECRET & tags:
+        raise SignatureError(
+            "the key file holds a secret key", hint="export the public key: gpg --armor --export FINGERPRINT"
+        )
+    if 6 not in tags or tags - _PUBLIC:
+        raise SignatureError("the key file holds no OpenPGP public key", hint="gpg --armor --export FINGERPRINT")
+    return binary
+
+
+def _no_signature(data: bytes) -> SignatureError:
+    start = escaped(data[:40])
+    return SignatureError(
+        f"the signature file is no OpenPGP signature; it begins with '{start}'",
+        hint="look at the signature's URL in a browser",
+    )
+
+
+def _dearmored(data: bytes, kind: bytes) -> bytes:
+    """Return the binary form of what may be armored in blocks of `kind`.
+
+    Raises:
+        SignatureError: another kind of block, or broken armor.
+    """
+    if b"-----BEGIN PGP " not in data:
+        return data
+    blocks = _ARMOR.findall(data)
+    others = [found for found, _ in blocks if found != kind]
+    if b"-----BEGIN PGP SIGNED MESSAGE-----" in data:
+        others.insert(0, b"SIGNED MESSAGE")
+    if others or not blocks:
+        found = escaped(others[0]) if others else "broken armor"
+        raise SignatureError(f"expected a PGP {kind.decode().lower()}, found {found.lower()}")
+    return b"".join(_decoded(body) for _, body in blocks)
+
+
+def _decoded(body: bytes) -> bytes:
+    """Return the bytes of one armored block: headers end at an empty line, `=` begins the checksum."""
+    lines = [line.strip() for line in body.replace(b"\r", b"").split(b"\n")]
+    if b"" in lines:
+        lines = lines[lines.index(b"") + 1 :]
+    text = b"".join(line for line in lines if line and not re.fullmatch(rb"=[A-Za-z0-9+/]{4}", line))
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except binascii.Error as error:
+        raise SignatureError(f"broken PGP armor: {error}") from error
+
+
+def _tags(data: bytes, what: str) -> Iterator[int]:
+    """Yield the tag of each packet, before its length is judged.
+
+    Raises:
+        SignatureError: the bytes are no sequence of whole packets.
+    """
+    at = 0
+    while at < len(data):
+        first = data[at]
+        if not first & 0x80:
+            raise _no_signature(data) if "signature" in what else SignatureError(f"{what} is no OpenPGP data")
+        new = first & 0x40
+        yield first & 0x3F if new else first >> 2 & 0x0F
+        size_at, size = (_new_length if new else _old_length)(data, at)
+        if size < 0 or size_at + size > len(data):
+            raise SignatureError(f"{what} is cut short or damaged at byte {at}")
+        at = size_at + size
+
+
+def _new_length(data: bytes, at: int) -> tuple[int, int]:
+    """Return where the body begins and its length, -1 for none that is allowed. Source: RFC 4880 section 4.2.2."""
+    length = data[at + 1 : at + 6]
+    if not length or 224 <= length[0] < 255:  # partial lengths are for messages only
+        return at, -1
+    if length[0] < 192:
+        return at + 2, length[0]
+    if length[0] < 224:
+        return (at + 3, (length[0] - 192 << 8) + length[1] + 192) if len(length) > 1 else (at, -1)
+    return (at + 6, int.from_bytes(length[1:5])) if len(length) == 5 else (at, -1)
+
+
+def _old_length(data: bytes, at: int) -> tuple[int, int]:
+    """Return where the body begins and its length, -1 for an indeterminate one. Source: RFC 4880 section 4.2.1."""
+    octets = {0: 1, 1: 2, 2: 4}.get(data[at] & 3, 0)
+    length = data[at + 1 : at + 1 + octets]
+    return (at + 1 + octets, int.from_bytes(length)) if octets and len(length) == octets else (at, -1)
