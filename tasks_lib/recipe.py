@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Final
 
-from tasks_lib.definitions import Fetch, Git, Hg, Run, StaticUrl, Toolchain
+from tasks_lib.definitions import Checksums, Fetch, Git, GpgSignature, Hg, Minisign, Run, StaticUrl, Toolchain
 from tasks_lib.digest import Digest, Integrity
 
 #: Raise to make every step run again; change of meaning, not of style.
@@ -32,7 +32,7 @@ IDENTITY: Final = frozenset(
 LOCATORS: Final = frozenset(
     {
         "name", "description", "source", "alias", "artifact_prefix", "file", "line",
-        "url", "mirrors", "headers", "gpg_signature", "repo", "ssh_key", "archive",
+        "url", "mirrors", "headers", "gpg_signature", "minisign", "checksums", "repo", "ssh_key", "archive",
     }
 )  # fmt: skip
 
@@ -50,6 +50,32 @@ def _key(kind: str, *parts: str) -> str:
 def fetch_key(integrity: Integrity) -> str:
     """Return the key of a fetch: the bytes it promises."""
     return _key("fetch", str(integrity.size), str(integrity.digest))
+
+
+def verdict_key(source: StaticUrl, keys: Mapping[str, Digest]) -> str:
+    """Return the key of "these bytes were vouched for under this policy", "" when nothing needs to.
+
+    Where signatures lie does not enter; who may sign does.
+
+    Args:
+        source: the definition's source.
+        keys: path of each key file -> digest of its content.
+    """
+    parts = [part for voucher in source.vouchers for part in _policy(voucher, source.file_name, keys)]
+    return _key("verdict", str(source.integrity.size), str(source.integrity.digest), *parts) if parts else ""
+
+
+def _policy(voucher: GpgSignature | Minisign | Checksums, name: str, keys: Mapping[str, Digest]) -> list[str]:
+    if isinstance(voucher, Checksums):
+        return ["checksums", name, *_policy(voucher.signed_by, name, keys)]
+    if isinstance(voucher, Minisign):
+        return ["minisign", voucher.public_key]
+    return ["gpg", str(keys[voucher.key_file]), voucher.fingerprint]
+
+
+def evidence_key(integrity: Integrity, url: str) -> str:
+    """Return the key under which the signature (or list) from `url` for these bytes is kept."""
+    return _key("evidence", str(integrity.size), str(integrity.digest), url)
 
 
 def repack_key(source: StaticUrl, *, version: int) -> str:

@@ -58,6 +58,7 @@ class Response:
     start: int
     _raw: Any
     _watch: _Watch
+    broken: bool = False  # the body ended before its framing said so
 
     @property
     def validator(self) -> str:
@@ -83,7 +84,8 @@ class Response:
                 try:
                     chunk = self._raw.read1(min(CHUNK, limit), decode_content=False)
                 except urllib3.exceptions.ProtocolError:
-                    chunk = b""  # it ended early: the promised size tells, whatever the framing said
+                    chunk = b""  # it ended early: a promised size tells more than the framing
+                    self.broken = True
             if not chunk:
                 return
             self._watch.moved(len(chunk))

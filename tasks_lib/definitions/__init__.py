@@ -7,6 +7,7 @@ run whose definitions did not change needs the values only.
 from typing import TYPE_CHECKING, Any
 
 from tasks_lib.definitions.values import (
+    Checksums,
     Definitions,
     Fetch,
     FetchesEntry,
@@ -14,6 +15,7 @@ from tasks_lib.definitions.values import (
     Git,
     GpgSignature,
     Hg,
+    Minisign,
     Run,
     StaticUrl,
     Toolchain,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from tasks_lib.definitions.dialect import SourceFile, json_schema, kind_files, parse
 
 __all__ = [
+    "Checksums",
     "Definitions",
     "Fetch",
     "FetchesEntry",
@@ -30,6 +33,7 @@ __all__ = [
     "Git",
     "GpgSignature",
     "Hg",
+    "Minisign",
     "Run",
     "SourceFile",
     "StaticUrl",

@@ -12,14 +12,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import quote
 
 from tasks_lib import repository_url
 from tasks_lib.definitions.fields import (
     ANYTHING,
     COUNT,
     FILE_NAME,
-    FINGERPRINT,
     HEADERS,
     NAME_FIELD,
     NAMES,
@@ -42,6 +40,7 @@ from tasks_lib.definitions.fields import (
     one_of,
     read_table,
     relative,
+    resolved,
     schema_of,
     text_of,
     url_field,
@@ -53,13 +52,13 @@ from tasks_lib.definitions.values import (
     FetchesEntry,
     FileReference,
     Git,
-    GpgSignature,
     Hg,
     Run,
     StaticUrl,
     Toolchain,
     file_name_of,
 )
+from tasks_lib.definitions.vouchers import VOUCHERS
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, merged, parse_yaml
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import DefinitionError, Problem
@@ -88,24 +87,6 @@ _REFUSED_TYPES: Final = {
     "crx3-url": "it runs a script of Mozilla's that rewrites the extension",
     "fetch-url": "it is the form of 2018, before types",
 }
-
-_GPG: Final[Table] = {
-    "sig-url": TEXT.needed("URL of the detached signature; {url} stands for the URL").about(
-        "URL of the detached signature; {url} stands for the definition's URL"
-    ),
-    "key-path": RELATIVE.needed("the public key, relative to the repository root").about(
-        "file with the public keys, relative to the repository root"
-    ),
-    "fingerprint": FINGERPRINT.about("pins the primary key; without it every key of the file is allowed"),
-}
-
-
-def _gpg(node: Node, where: Where) -> GpgSignature | None:
-    found = read_table(node, where, _GPG)
-    if found is None:
-        return None
-    return GpgSignature(sig_url=found["sig-url"], key_path=found["key-path"], fingerprint=found.get("fingerprint", ""))
-
 
 _NUMBERS: Final = (
     "max-total-bytes", "max-ratio", "free-bytes", "max-member-bytes", "max-entries", "max-metadata-bytes",
@@ -141,13 +122,13 @@ _STATIC_URL: Final[Table] = {
     "strip-components": COUNT.about("leading path components to drop from every entry"),
     "add-prefix": PREFIX.about("text put before every entry's name, usually ending in a slash"),
     "headers": HEADERS.about("request headers, sent to the origin only"),
-    "gpg-signature": Field(_gpg, schema_of(_GPG), "detached signature to verify"),
+    **VOUCHERS,
     "archive": Field(_archive, schema_of(_ARCHIVE), "limits of this archive, over those of the settings"),
 }
 
 
 def _repository_url(node: Node, where: Where) -> str:
-    url = _resolved(text_of(node, where), where)
+    url = resolved(text_of(node, where), where)
     try:
         return repository_url.checked(url, REPOSITORY_SCHEMES)
     except ValueError as error:
@@ -173,7 +154,7 @@ _SOURCES: Final[Mapping[str, Table]] = {"static-url": _STATIC_URL, "git": _GIT, 
 
 
 def _static_url(found: dict[str, Any], where: Where) -> StaticUrl | None:
-    url = _resolved(found["url"], where)
+    url = resolved(found["url"], where)
     # Taskgraph takes what follows the last slash, a query included, and its digest depends on it
     name = found.get("artifact-name") or url.rpartition("/")[2]
     try:
@@ -197,11 +178,13 @@ def _static_url(found: dict[str, Any], where: Where) -> StaticUrl | None:
         url=url,
         integrity=Integrity(size=found["size"], digest=found["sha256"]),
         artifact_name=name,
-        mirrors=tuple(_resolved(mirror, where) for mirror in found.get("mirrors", ())),
+        mirrors=tuple(resolved(mirror, where) for mirror in found.get("mirrors", ())),
         strip_components=strip,
         add_prefix=prefix,
         headers=found.get("headers", ()),
         gpg_signature=found.get("gpg-signature"),
+        minisign=found.get("minisign"),
+        checksums=found.get("checksums"),
         archive=found.get("archive", ()),
     )
 
@@ -212,16 +195,6 @@ def _archive_suffix(name: str) -> str:
     found = re.search(r"\.(?:tar\.(gz|bz2|xz|zst)|(tgz|tbz2|txz|tzst|tar|zip))$", name.lower())
     suffix = (found[1] or found[2]) if found else ""
     return same.get(suffix, suffix)
-
-
-def _resolved(url: str, where: Where) -> str:
-    """Return `url`; a `file:` URL becomes absolute, counted from the directory of the YAML file."""
-    if not url.lower().startswith("file:"):
-        return url
-    path = url[5:]
-    if path.startswith("//"):
-        path = "/" + path[2:].partition("/")[2]  # a host in a file URL is ignored, as RFC 8089 section 2 allows
-    return "file://" + posixpath.normpath(posixpath.join(quote(where.base), path))
 
 
 def _repository(found: dict[str, Any], where: Where) -> Git | Hg | None:
@@ -396,12 +369,16 @@ def _matcher(patterns: Iterable[str]) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
-    """One definition file: `kind` is "fetch" or "toolchain", `directory` the absolute path of where it lies."""
+    """One definition file: `kind` is "fetch" or "toolchain", `directory` the absolute path of where it lies.
+
+    `root` is the repository that key paths count from, "" for the current directory.
+    """
 
     kind: str
     path: str
     text: str
     directory: str = "/"
+    root: str = ""
 
 
 @dataclass(slots=True)
@@ -412,7 +389,7 @@ class _Reading:
 
     def file(self, source: SourceFile, defaults: Tree | None) -> Tree | None:
         """Read one file; return the task defaults that it states for its kind."""
-        where = Where(source.path, "", 1, self.problems, source.directory)
+        where = Where(source.path, "", 1, self.problems, source.directory, source.root)
         try:
             root = parse_yaml(source.text, lambda line, key: where.at(key, line).wrong("stands twice", "drop one"))
         except YamlFaultError as fault:

@@ -7,11 +7,12 @@ Pure: no I/O.
 from __future__ import annotations
 
 import difflib
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree
 from tasks_lib.digest import Digest
@@ -44,6 +45,7 @@ class Where:
     line: int
     problems: list[Problem]
     base: str = ""  # absolute directory of the file
+    root: str = ""  # of the repository, "" for the current directory
 
     def at(self, key: str, line: int) -> Where:
         """Return the place of a key below this one."""
@@ -265,6 +267,16 @@ def checked_url(url: str, schemes: tuple[str, ...]) -> str:
     return url
 
 
+def resolved(url: str, where: Where) -> str:
+    """Return `url`; a `file:` URL becomes absolute, counted from the directory of the YAML file."""
+    if not url.lower().startswith("file:"):
+        return url
+    path = url[5:]
+    if path.startswith("//"):
+        path = "/" + path[2:].partition("/")[2]  # a host in a file URL is ignored, as RFC 8089 section 2 allows
+    return "file://" + posixpath.normpath(posixpath.join(quote(where.base), path))
+
+
 def _check_host(url: str) -> None:
     try:
         parts = urlsplit(url)
@@ -370,6 +382,14 @@ def hex_reader(lengths: tuple[int, ...], what: str) -> Callable[[Node, Where], s
     return read
 
 
+def _minisign_key(node: Node, where: Where) -> str:
+    """Return a minisign public key. Source: minisign, "Public key format": 42 bytes in base64."""
+    text = text_of(node, where)
+    if not re.fullmatch("[A-Za-z0-9+/]{56}", text):
+        raise FieldError(f"{text[:80]!r} is no minisign public key", "the second line of the .pub file: RW...")
+    return text
+
+
 # --- fields -----------------------------------------------------------------------------------
 
 _TEXT: Final[dict[str, Any]] = {"type": "string", "minLength": 1}
@@ -397,6 +417,7 @@ HEADERS: Final = Field(
     },
 )
 FINGERPRINT: Final = Field(hex_reader((40, 64), "primary key fingerprint"), _TEXT)
+MINISIGN_KEY: Final = Field(_minisign_key, {"type": "string", "pattern": "^[A-Za-z0-9+/]{56}$"})
 REVISION: Final = Field(
     hex_reader((40, 64), "full commit id"),
     {"type": "string", "pattern": "^[0-9A-Fa-f]{40}([0-9A-Fa-f]{24})?$"},

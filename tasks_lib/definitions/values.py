@@ -20,11 +20,32 @@ DEFAULT_ARTIFACT_PREFIX: Final = "public"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpgSignature:
-    """A detached signature; `key_path` is relative to the repository root, `fingerprint` pins a key."""
+    """An OpenPGP signature; `fingerprint` pins the one primary key that may sign.
+
+    `key_path` is relative to the repository root, `key_file` is where it is. Without a `sig_url` the text itself is
+    clear-signed (only a list of digests can be).
+    """
 
     sig_url: str
     key_path: RelPath
     fingerprint: str = ""
+    key_file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Minisign:
+    """A minisign signature; `public_key` is the base64 line of the key."""
+
+    sig_url: str
+    public_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checksums:
+    """A list of digests (`sha256sum`) at `url`, itself signed; it must list the file with the pinned digest."""
+
+    url: str
+    signed_by: GpgSignature | Minisign
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +60,8 @@ class StaticUrl:
     add_prefix: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     gpg_signature: GpgSignature | None = None
+    minisign: Minisign | None = None
+    checksums: Checksums | None = None
     #: Limits of this archive, by the names of `archive.Limits`; they decide about refusal, never about the output.
     archive: tuple[tuple[str, int | str], ...] = ()
 
@@ -46,6 +69,11 @@ class StaticUrl:
     def file_name(self) -> str:
         """The last segment of the URL's path, percent-encoding kept, query dropped."""
         return file_name_of(self.url)
+
+    @property
+    def vouchers(self) -> tuple[GpgSignature | Minisign | Checksums, ...]:
+        """What must vouch for the bytes beside their digest."""
+        return tuple(one for one in (self.gpg_signature, self.minisign, self.checksums) if one is not None)
 
     @property
     def needs_repack(self) -> bool:

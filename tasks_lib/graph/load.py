@@ -70,7 +70,18 @@ def _read(kind: str, path: Path, problems: list[Problem]) -> SourceFile | None:
         problems.append(Problem(str(path), 1, "", reason, ""))
         return None
     path = Path(os.path.normpath(path))
-    return SourceFile(kind=kind, path=str(path), text=text, directory=str(path.parent.absolute()))
+    directory = path.parent.absolute()
+    return SourceFile(kind=kind, path=str(path), text=text, directory=str(directory), root=_root_above(directory))
+
+
+def _root_above(directory: Path) -> str:
+    """Return the repository of a Taskgraph tree's kind, "" for definitions that stand elsewhere.
+
+    Source: Taskgraph keeps its kinds in `taskcluster/kinds` (before 2023 in `taskcluster/ci`) below the root.
+    """
+    parents = directory.parents
+    inside = len(parents) > 2 and parents[1].name == "taskcluster" and parents[0].name in ("kinds", "ci")
+    return str(parents[2]) if inside else ""
 
 
 def digest_of(path: str) -> Digest:

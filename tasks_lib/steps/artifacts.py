@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tasks_lib.archive import Reshape
 from tasks_lib.archive import repack as repack_archive
 from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
@@ -23,12 +25,22 @@ def integrity_of(world: World, artifact: Artifact) -> Integrity | None:
 
 
 def is_published(world: World, artifact: Artifact) -> bool:
-    """Whether the store holds the artifact unchanged, and its file stands; a store that cannot say makes it False."""
+    """Whether the store holds the artifact unchanged, its signatures are verified, and its file stands.
+
+    A store that cannot say makes it False.
+    """
     try:
         integrity = integrity_of(world, artifact)
-        return integrity is not None and world.store.has(integrity) and world.store.matches(artifact.path, integrity)
+        if integrity is None or not world.store.has(integrity) or not _is_vouched(world, artifact):
+            return False
+        return world.store.matches(artifact.path, integrity)
     except StoreUnavailableError:
         return False  # the step tells it, in one line
+
+
+def _is_vouched(world: World, artifact: Artifact) -> bool:
+    """Whether its signatures were verified under the policy of today; true when it needs none."""
+    return not artifact.verdict or world.store.result(artifact.verdict) is not None
 
 
 def adopt(world: World, artifact: Artifact) -> bool:
@@ -46,11 +58,12 @@ def adopt(world: World, artifact: Artifact) -> bool:
 
 
 def fetch(world: World, definition: Fetch, artifact: Artifact, progress: Progress) -> None:
-    """Make the store hold what the definition promises, and publish it.
+    """Make the store hold what the definition promises, have its signatures verified, and publish it.
 
     Raises:
         AllSourcesFailedError, OfflineError, StoreUnavailableError, CancelledError: as `Sources.obtain`.
         TransportError, ToolError, ArchiveError, IntegrityError: a commit, as `fetch_commit`.
+        SignatureError: the bytes are not signed as promised; they stay in the cache, their digest was right.
     """
     source = definition.source
     if not isinstance(source, StaticUrl):
@@ -63,10 +76,16 @@ def fetch(world: World, definition: Fetch, artifact: Artifact, progress: Progres
     urls = (source.url, *source.mirrors)
     wanted = Wanted(name=definition.name, integrity=source.integrity, urls=urls, headers=dict(source.headers))
     provenance = world.sources.obtain(wanted, progress)
-    if source.gpg_signature is not None:
-        progress.warn(f"{definition.name}: its signature is not checked yet; size and sha256 are")
-    if provenance:
-        world.store.record(Result(key=artifact.key, integrity=source.integrity, provenance=provenance))
+    verdict: Mapping[str, str | int | float] = {}
+    if source.vouchers:
+        from tasks_lib.steps.vouching import vouch  # runs programs: loaded when needed
+
+        verdict = vouch(world, definition.name, source, artifact.verdict, progress)
+    if provenance or verdict:
+        known = world.store.result(artifact.key)
+        before = known.provenance if known is not None and not provenance else {}
+        told = {**before, **provenance, **verdict}
+        world.store.record(Result(key=artifact.key, integrity=source.integrity, provenance=told))
     adopt(world, artifact)
 
 

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from tasks_lib import recipe
 from tasks_lib.archive import REPACK_VERSION
-from tasks_lib.definitions import Definitions, Fetch, FetchesEntry, Git, Hg, StaticUrl, Toolchain
+from tasks_lib.definitions import (
+    Checksums,
+    Definitions,
+    Fetch,
+    FetchesEntry,
+    Git,
+    GpgSignature,
+    Hg,
+    StaticUrl,
+    Toolchain,
+)
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.tree import TREE_VERSION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """A published file: its recipe key says what it is; `integrity` is known beforehand only for downloads."""
+    """A published file: its recipe key says what it is; `integrity` is known beforehand only for downloads.
+
+    `verdict` is the key of the result that says that its signatures were verified, "" when there are none.
+    """
 
     key: str
     path: Path
     task: str
     integrity: Integrity | None = None
+    verdict: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +91,7 @@ class Plan:
         self.definitions = definitions
         self._artifacts = cache / "artifacts"
         self._build = build
-        self._digest_of = digest_of
+        self._digest_of = lru_cache(maxsize=None)(digest_of)
         self.preparation = lru_cache(maxsize=None)(self._preparation)
 
     def _artifact(self, name: str, key: str, file_name: str, task: str, integrity: Integrity | None = None) -> Artifact:
@@ -94,7 +108,12 @@ class Plan:
             integrity = Integrity(size=len(content), digest=Digest.sha256(hashlib.sha256(content).hexdigest()))
             return self._artifact(fetch.name, key, f"{fetch.name}.commit", task, integrity)
         file_name = source.file_name if source.needs_repack else source.artifact_name
-        return self._artifact(fetch.name, recipe.fetch_key(source.integrity), file_name, task, source.integrity)
+        plain = self._artifact(fetch.name, recipe.fetch_key(source.integrity), file_name, task, source.integrity)
+        return replace(plain, verdict=self.verdict(source)) if source.vouchers else plain
+
+    def verdict(self, source: StaticUrl) -> str:
+        """Return the key of the verdict on the signatures of a download, "" when it has none."""
+        return recipe.verdict_key(source, {path: self._digest_of(path) for path in key_files(source)})
 
     def repacked(self, fetch: Fetch) -> Artifact | None:
         """Return what `repack:NAME` publishes, None when there is nothing to repack."""
@@ -161,6 +180,12 @@ class Plan:
 def commit_record(source: Git | Hg) -> bytes:
     """Return what stands in the file that `fetch:NAME` publishes for a commit: which one the cache holds."""
     return f"{type(source).__name__.lower()} {source.revision}\n".encode()
+
+
+def key_files(source: StaticUrl) -> tuple[str, ...]:
+    """Return the paths of the key files that a download's signatures are checked with."""
+    signed = [one.signed_by if isinstance(one, Checksums) else one for one in source.vouchers]
+    return tuple(one.key_file for one in signed if isinstance(one, GpgSignature))
 
 
 def _limits(fetch: Fetch) -> tuple[tuple[str, int | str], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +14,10 @@ from tasks_lib.store import Store
 
 if TYPE_CHECKING:
     from tasks_lib.git import GitSettings
+    from tasks_lib.signature import Gpg
     from tasks_lib.sources import Sources
+    from tasks_lib.transport import Transport
+    from tasks_lib.unpinned import Unpinned
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,31 @@ class World:
         return Store(self.settings.cache, self.settings.store)
 
     @cached_property
+    def _transport(self) -> Transport:
+        from tasks_lib.transport import Transport
+
+        return Transport(self.settings.transport)
+
+    @cached_property
     def sources(self) -> Sources:
         """Where blobs come from; what opens sockets is loaded when the first one is needed."""
         from tasks_lib.sources import Sources
-        from tasks_lib.transport import Transport
 
-        return Sources(self.store, Transport(self.settings.transport), self.settings.policy)
+        return Sources(self.store, self._transport, self.settings.policy)
+
+    @cached_property
+    def unpinned(self) -> Unpinned:
+        """Where content comes from that nobody pinned."""
+        from tasks_lib.unpinned import Unpinned
+
+        return Unpinned(self.store, self._transport, self.settings.policy)
+
+    @cached_property
+    def gpg(self) -> Gpg:
+        """gpg, as the environment finds it."""
+        from tasks_lib.signature import Gpg
+
+        return Gpg(self.environ.get("PATH", os.defpath))
 
     @property
     def git(self) -> GitSettings:

@@ -64,6 +64,11 @@ class Writer:
         self.size += len(chunk)
         return len(chunk)
 
+    @property
+    def digest(self) -> Digest:
+        """The sha256 of what was written so far."""
+        return Digest.sha256(self._digest.hexdigest())
+
     def commit(self, expected: Integrity | None = None) -> Integrity:
         """Publish what was written and return its integrity.
 
@@ -71,7 +76,7 @@ class Writer:
             SizeMismatchError, DigestMismatchError: it is not what `expected` promises; nothing is published.
             StoreUnavailableError: the file system refused.
         """
-        actual = Integrity(size=self.size, digest=Digest.sha256(self._digest.hexdigest()))
+        actual = Integrity(size=self.size, digest=self.digest)
         if expected is not None and actual != expected:
             _raise_mismatch(expected, actual)
         with files.translated(self._store.root, self.size):

@@ -1,0 +1,107 @@
+"""Content that nobody pinned: bounded, complete, with a server's gzip undone."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tasks_lib.digest import Digest
+from tasks_lib.errors import AllSourcesFailedError, OfflineError
+from tasks_lib.progress import Silent
+from tasks_lib.sources import Policy
+from tasks_lib.store import Store
+from tasks_lib.transport import Transport, TransportSettings
+from tasks_lib.unpinned import Asked, Unpinned
+from tests.origin import Answer, Origin, in_turn, raw, reply, serving
+
+CONTENT = b"some content\n" * 500
+PACKED = gzip.compress(CONTENT)
+SHA = Digest.sha256(hashlib.sha256(CONTENT).hexdigest())
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    with serving({}) as one:
+        yield one
+
+
+def obtained(tmp_path: Path, asked: Asked, policy: Policy = Policy(backoff_s=0.0)) -> bytes:  # noqa: B008 - frozen
+    store = Store(tmp_path / "cache")
+    unpinned = Unpinned(store, Transport(TransportSettings(stall_timeout_s=2)), policy, lambda _: None)
+    with store.open(unpinned.obtain(asked, Silent())) as file:
+        return file.read()
+
+
+def asked(origin: Origin, path: str = "/x") -> Asked:
+    return Asked(name="x", urls=(f"{origin.url}{path}",), limit=100_000)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        reply(CONTENT),
+        reply(CONTENT, Content_Length=""),
+        raw(CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (len(CONTENT), CONTENT)),
+        reply(PACKED, Content_Encoding="gzip"),
+        reply(gzip.compress(CONTENT[:7]) + gzip.compress(CONTENT[7:]), Content_Encoding="x-gzip"),
+        reply(CONTENT, Content_Encoding="gzip"),
+        in_turn(reply(b"busy", "503 Service Unavailable"), reply(CONTENT)),
+        in_turn(reply(CONTENT[:9], Content_Length=str(len(CONTENT))), reply(CONTENT)),
+        in_turn(raw(CHUNKED + b"5\r\nsome \r\n"), reply(CONTENT)),
+    ],
+    ids=["plain", "no length", "chunked", "gzip", "two members", "no gzip", "busy once", "short once", "broken once"],
+)
+@pytest.mark.parametrize("promise", [{}, {"size": len(CONTENT)}, {"digest": SHA}], ids=["none", "size", "digest"])
+def test_accepted(tmp_path: Path, origin: Origin, answer: Answer, promise: dict[str, object]) -> None:
+    """Whole content arrives as it is, whatever was promised of it."""
+    origin.answers["/x"] = answer
+    assert obtained(tmp_path, replace(asked(origin), **promise)) == CONTENT  # type: ignore[arg-type]  # a table
+
+
+@pytest.mark.parametrize(
+    ("answer", "promise", "reason", "requests"),
+    [
+        (reply(b"", "404 Not Found"), {}, "HTTP 404", 1),
+        (reply(CONTENT), {"size": 5}, "expected 5 bytes, but the server announces", 1),
+        (reply(CONTENT, Content_Length=""), {"size": 5}, "expected 5 bytes, got 6500", 2),
+        (reply(b"x" * 6500), {"digest": SHA}, "expected sha256", 2),
+        (reply(CONTENT * 100), {}, "larger than the limit", 2),
+        (reply(gzip.compress(bytes(200_000)), Content_Encoding="gzip"), {}, "larger than the limit", 2),
+        (reply(PACKED[:-9], Content_Encoding="gzip"), {}, "the end is missing", 2),
+        (reply(PACKED[:-8] + bytes(8), Content_Encoding="gzip"), {}, "cannot be decoded", 2),
+        (reply(CONTENT[:9], Content_Length="6500"), {}, "ended after 9 of 6500 bytes", 4),
+        (raw(CHUNKED + b"5\r\nsome \r\n"), {}, "ended after 5 bytes", 4),
+    ],
+)
+def test_refused(
+    tmp_path: Path, origin: Origin, answer: Answer, promise: dict[str, object], reason: str, requests: int
+) -> None:
+    """What is cut, too large or not as promised is refused; what cannot get better is not asked for again."""
+    origin.answers["/x"] = answer
+    with pytest.raises(AllSourcesFailedError, match=reason):
+        obtained(tmp_path, replace(asked(origin), **promise))  # type: ignore[arg-type]  # a table
+    assert len(origin.requests) == requests
+
+
+def test_gz_stays(tmp_path: Path, origin: Origin) -> None:
+    """A URL that says .gz means the packed bytes, unless the unpacked ones were promised."""
+    origin.answers["/x.gz"] = reply(PACKED, Content_Encoding="gzip")
+    assert obtained(tmp_path, asked(origin, "/x.gz")) == PACKED
+    assert obtained(tmp_path, replace(asked(origin, "/x.gz"), digest=SHA)) == CONTENT
+
+
+def test_offline_and_files(tmp_path: Path, origin: Origin) -> None:
+    """Without a network only files are read."""
+    (tmp_path / "file").write_bytes(CONTENT)
+    offline = Policy(network="off")
+    one = replace(asked(origin), urls=(f"{origin.url}/x", f"file://{tmp_path}/file"))
+    assert obtained(tmp_path, one, offline) == CONTENT
+    with pytest.raises(OfflineError):
+        obtained(tmp_path, asked(origin), offline)
+    assert not origin.requests

@@ -1,0 +1,200 @@
+"""Downloads that someone must vouch for: real doit, real gpg, and a policy that changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks_lib.errors import DefinitionError
+from tasks_lib.graph.load import load
+from tests.archives import Member, tar
+from tests.keys import Keyring, keyring
+from tests.origin import Origin, reply, serving
+from tests.test_journeys import definition, doit, ran
+from tests.test_signature import Minisigner
+
+CONTENT = tar([Member("gmp-1/README", b"signed")])
+SIGNED = "    gpg-signature:\n      sig-url: '{url}.sig'\n      key-path: fetchdefs/keys/good.asc\n"
+
+
+@pytest.fixture(scope="module")
+def ring() -> Iterator[Keyring]:
+    """Give two keys; one of them expires soon."""
+    with keyring() as made:
+        made.make("good", expires="41d")
+        made.make("other")
+        yield made
+
+
+@pytest.fixture
+def origin(ring: Keyring) -> Iterator[Origin]:
+    answers = {"/gmp-1.tar": reply(CONTENT), "/gmp-1.tar.sig": reply(ring.sign(CONTENT, "good"))}
+    with serving(answers) as one:
+        yield one
+
+
+@pytest.fixture
+def repository(tmp_path: Path, origin: Origin, ring: Keyring) -> Path:
+    """Return a repository with one signed definition."""
+    (tmp_path / "fetchdefs/fetch").mkdir(parents=True)
+    (tmp_path / "fetchdefs/keys").mkdir()
+    (tmp_path / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (tmp_path / "fetchdefs/keys/good.asc").write_bytes(ring.public("good", armor=True))
+    define(tmp_path, origin, SIGNED)
+    return tmp_path
+
+
+def define(repository: Path, origin: Origin, more: str) -> None:
+    text = definition("gmp", f"{origin.url}/gmp-1.tar", CONTENT, more)
+    (repository / "fetchdefs/fetch/all.yml").write_text(text)
+
+
+def provenance(repository: Path) -> dict[str, str]:
+    """Return what the store's results say of the signature."""
+    records = [json.loads(path.read_text()) for path in repository.glob("cache/v1/results/*/*")]
+    told = [
+        record["provenance"]
+        for record in records
+        if "server_date" in record["provenance"] or "attempts" in record["provenance"]
+    ]
+    assert len(told) == 1
+    found: dict[str, str] = told[0]
+    return found
+
+
+def test_verified_once_and_again_without_a_network(repository: Path, origin: Origin, ring: Keyring) -> None:
+    """The verdict is recorded beside where the bytes came from; the kept signature is verified again offline."""
+    done = doit(repository)
+    assert ran(done) == ["fetch:gmp"]
+    assert "fetch:gmp: gmp: this key expires in 4" in done.stdout
+    told = provenance(repository)
+    assert told["signature"] == "good (OpenPGP)"
+    assert told["signing_key"] == ring.fingerprints("good")[0]
+    assert told["signed_by"] == "good <good@example.org>" and len(told["key_expires"]) == 10
+    assert ran(doit(repository)) == []
+    doit(repository, "forget", "fetch:gmp")
+    again = doit(repository, FETCH_OFFLINE="1")
+    assert ran(again) == ["fetch:gmp"] and "expires in" in again.stdout
+    assert sorted(origin.paths()) == ["/gmp-1.tar", "/gmp-1.tar.sig"]
+    assert provenance(repository) == told
+
+
+def test_a_changed_policy_is_judged_anew(repository: Path, origin: Origin, ring: Keyring) -> None:
+    """What is in the cache already is not believed under another key or pin, with and without a network."""
+    ran(doit(repository))
+    pinned = SIGNED + f"      fingerprint: {ring.fingerprints('good')[0]}\n"
+    define(repository, origin, pinned)
+    assert ran(doit(repository, FETCH_OFFLINE="1")) == ["fetch:gmp"]
+    define(repository, origin, SIGNED + f"      fingerprint: {ring.fingerprints('other')[0]}\n")
+    refused = doit(repository, FETCH_OFFLINE="1")
+    assert refused.returncode and "is not in the key file" in refused.stdout
+    assert doit(repository).returncode
+    define(repository, origin, SIGNED)
+    (repository / "fetchdefs/keys/good.asc").write_bytes(ring.public("other"))
+    refused = doit(repository, FETCH_OFFLINE="1")
+    assert refused.returncode and "not in the key file" in refused.stdout and "Traceback" not in refused.stdout
+
+
+def test_a_signature_added_later(repository: Path, origin: Origin) -> None:
+    """A definition that gets a signature is not done because its bytes are in the cache."""
+    define(repository, origin, "")
+    assert ran(doit(repository)) == ["fetch:gmp"]
+    define(repository, origin, SIGNED)
+    offline = doit(repository, FETCH_OFFLINE="1")
+    assert offline.returncode and "its signature: not in the cache, and the network is off" in offline.stdout
+    assert ran(doit(repository)) == ["fetch:gmp"]
+    assert origin.paths().count("/gmp-1.tar") == 1
+
+
+def test_a_wrong_signature_is_not_kept(repository: Path, origin: Origin, ring: Keyring) -> None:
+    """What a server said wrongly once does no harm once it says it right; nothing is published meanwhile."""
+    origin.answers["/gmp-1.tar.sig"] = reply(ring.sign(b"other content", "good"))
+    refused = doit(repository)
+    assert refused.returncode and "does not fit these bytes" in refused.stdout
+    assert not list(repository.glob("cache/artifacts/gmp/*/*"))
+    origin.answers["/gmp-1.tar.sig"] = reply(ring.sign(CONTENT, "good"))
+    assert ran(doit(repository)) == ["fetch:gmp"]
+
+
+def test_signature_of_a_mirror(repository: Path, origin: Origin) -> None:
+    """Where the origin is gone, the signature beside a mirror is as good."""
+    text = definition(
+        "gmp", "http://127.0.0.1:9/gmp-1.tar", CONTENT, f"    mirrors: ['{origin.url}/gmp-1.tar']\n{SIGNED}"
+    )
+    (repository / "fetchdefs/fetch/all.yml").write_text(text)
+    assert ran(doit(repository)) == ["fetch:gmp"]
+
+
+def test_no_key_file(repository: Path) -> None:
+    """A missing key file is named."""
+    (repository / "fetchdefs/keys/good.asc").unlink()
+    done = doit(repository)
+    assert done.returncode and "key file fetchdefs/keys/good.asc cannot be read" in done.stdout
+
+
+def test_key_path_in_a_taskgraph_tree(repository: Path) -> None:
+    """In a Taskgraph tree key paths count from the root of the repository, wherever doit runs."""
+    kinds = repository / "tree/taskcluster/kinds"
+    shutil.copytree(repository / "fetchdefs/fetch", kinds / "fetch")
+    shutil.copytree(repository / "fetchdefs/keys", repository / "tree/fetchdefs/keys")
+    shutil.rmtree(repository / "fetchdefs")
+    assert ran(doit(repository, f"fetchdefs={kinds}")) == ["fetch:gmp"]
+
+
+@pytest.mark.parametrize("form", ["clear-signed", "detached", "minisign"])
+def test_checksums(repository: Path, origin: Origin, ring: Keyring, form: str) -> None:
+    """A signed list of digests vouches for what it lists, and for nothing that it lists otherwise."""
+    signer = Minisigner()
+    believed = "key-path: fetchdefs/keys/good.asc" if form != "minisign" else f"public-key: {signer.public_key}"
+    believed += ", sig-url: '{url}.asc'" if form == "detached" else ""
+    define(repository, origin, f"    checksums:\n      url: {origin.url}/SHA256SUMS\n      signed-by: {{{believed}}}\n")
+
+    def publish(digest: str) -> None:
+        text = f"{digest}  gmp-1.tar\n{'1' * 64}  other.tar\n".encode()
+        clear = ring.gpg("--local-user", "good", "--clearsign", stdin=text)
+        origin.answers["/SHA256SUMS"] = reply(clear if form == "clear-signed" else text)
+        origin.answers["/SHA256SUMS.asc"] = reply(ring.sign(text, "good"))
+        origin.answers["/SHA256SUMS.minisig"] = reply(signer.sign(text))
+
+    publish("0" * 64)
+    refused = doit(repository)
+    assert refused.returncode and "the signed list of digests says sha256:000" in refused.stdout
+    publish(hashlib.sha256(CONTENT).hexdigest())
+    assert ran(doit(repository)) == ["fetch:gmp"]
+    doit(repository, "forget", "fetch:gmp")
+    assert ran(doit(repository, FETCH_OFFLINE="1")) == ["fetch:gmp"]
+
+
+def test_minisign(repository: Path, origin: Origin) -> None:
+    """A minisign signature is looked for beside the file."""
+    signer = Minisigner()
+    define(repository, origin, f"    minisign:\n      public-key: {signer.public_key}\n")
+    origin.answers["/gmp-1.tar.minisig"] = reply(signer.sign(CONTENT))
+    assert ran(doit(repository)) == ["fetch:gmp"]
+    define(repository, origin, f"    minisign:\n      public-key: {Minisigner().public_key}\n")
+    assert "does not fit these bytes" in doit(repository).stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ("    gpg-signature: {sig-url: 'ftp://x/{url}', key-path: k}\n", "the URL scheme 'ftp'"),
+        ("    gpg-signature: {sig-url: '{url}.sig', key-path: ../k}\n", "key-path"),
+        ("    gpg-signature: {sig-url: '{url}.sig', key-path: k, fingerprint: abcd}\n", "fingerprint"),
+        ("    minisign: {public-key: RWx}\n", "no minisign public key"),
+        ("    checksums: {url: '{url}.sha256'}\n", "signed-by: is missing"),
+        ("    checksums: {url: '{url}.sha256', signed-by: {fingerprint: x}}\n", "fingerprint"),
+        ("    checksums: {url: '{url}.sha256', signed-by: {}}\n", "one key to believe"),
+    ],
+)
+def test_wrong_fields(repository: Path, origin: Origin, more: str, reason: str) -> None:
+    """A policy that cannot be checked is refused when it is read."""
+    define(repository, origin, more)
+    with pytest.raises(DefinitionError, match=re.escape(reason)):
+        load(repository / "fetchdefs")
