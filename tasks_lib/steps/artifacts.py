@@ -69,7 +69,7 @@ def fetch(world: World, definition: Fetch, artifact: Artifact, progress: Progres
     if not isinstance(source, StaticUrl):
         _fetch_commit(world, source, artifact, progress)
         return
-    if source.gpg_signature is None and adopt(world, artifact):
+    if not source.vouchers and adopt(world, artifact):
         return
     from tasks_lib.sources import Wanted  # opens sockets: loaded when needed
 
