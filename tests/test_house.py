@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,17 @@ def test_one_hand_per_substance() -> None:
 def test_rooms_have_a_purpose() -> None:
     """No file is called after nothing in particular."""
     assert not {path.stem for path in MODULES} & {"utils", "util", "helpers", "common", "misc", "base", "manager"}
+
+
+def test_what_the_user_fixed_stays() -> None:
+    """doit, requests and zstandard are the user's choice: no other engine, HTTP client or zstd stands in for them.
+
+    In transport, requests carries each request (an adapter over urllib3's pools; own sockets below a urllib3 connection,
+    which ask our deadline at each wait, are fine; a protocol engine of our own or h11 is not).
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    named = {re.split(r"[<>=!~\[ ]", text)[0] for text in project["dependencies"]}
+    assert {"doit", "requests", "zstandard"} <= named
+    assert not named & {"h11", "httpx", "httpcore", "aiohttp", "pycurl", "urllib3-future"}
+    transport = [path for path in MODULES if name_of(path).startswith("transport")]
+    assert any("requests" in imported(path) | {one.partition(".")[0] for one in imported(path)} for path in transport)
