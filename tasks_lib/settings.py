@@ -50,6 +50,8 @@ SETTINGS: Final = (
     Setting("FETCH_TOTAL_TIMEOUT_S", "total_timeout", 0.0, "seconds for one attempt; 0: from the size"),
     Setting("FETCH_GIT_PROTOCOLS", "git_protocols", " ".join(PROTOCOLS), "transports of repositories and submodules"),
     Setting("FETCH_SSH_KNOWN_HOSTS", "known_hosts", "", "file with the keys of ssh hosts, instead of the user's"),
+    Setting("FETCH_PROGRESS", "progress", "auto", "how a run is shown: auto, live, lines or quiet"),
+    Setting("FETCH_EVENTS", "events", "", "file to which every event is appended as a line of JSON"),
     Setting("FETCH_MAX_TOTAL_BYTES", "", Limits().max_total_bytes, "content of one archive"),
     Setting("FETCH_MAX_MEMBER_BYTES", "", Limits().max_member_bytes, "content of one entry"),
     Setting("FETCH_MAX_ENTRIES", "", Limits().max_entries, "entries of one archive"),
@@ -76,6 +78,8 @@ class Settings:
     known_hosts: str
     store: Options
     link_mode: LinkMode
+    progress: str = "auto"
+    events: str = ""
 
     @classmethod
     def parse(cls, *, variables: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -121,6 +125,8 @@ class Settings:
                 shared=cache if private else None,
             ),
             link_mode=_one_of(values, "FETCH_LINK_MODE", ("auto", "copy", "hardlink")),
+            progress=_one_of(values, "FETCH_PROGRESS", ("auto", "live", "lines", "quiet")),
+            events=str(values["FETCH_EVENTS"]),
         )
 
 

@@ -13,6 +13,7 @@ from doit import get_var
 from doit.exceptions import InvalidDodoFile
 
 from tasks_lib.errors import FetchError
+from tasks_lib.graph import reporter
 from tasks_lib.graph.load import digest_of, load
 from tasks_lib.graph.tasks import Graph, Task
 from tasks_lib.settings import SETTINGS, Settings
@@ -40,6 +41,9 @@ def _settings() -> Settings:
 
 
 _SETTINGS: Final = _settings()
+reporter.Reporter.surroundings = reporter.Surroundings.parse(
+    os.environ, progress=_SETTINGS.progress, events=_SETTINGS.events, build=_SETTINGS.build
+)
 
 DOIT_CONFIG = {
     "minversion": "0.37.0",
@@ -48,6 +52,7 @@ DOIT_CONFIG = {
     "dep_file": str(_SETTINGS.cache / "doit.db"),
     "num_process": _SETTINGS.jobs,
     "par_type": "thread",
+    "reporter": reporter.Reporter,
 }
 
 

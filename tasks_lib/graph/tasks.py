@@ -74,7 +74,7 @@ class Step:
         except FetchError as error:
             return TaskFailed(str(error))  # type: ignore[no-untyped-call]  # doit has no types
         if skipped:
-            progress.warn(f"skipped: {skipped}")
+            RUN.say(self.name, "skip", {"reason": skipped})
             return {"key": ""}
         return {"key": self.key}
 
