@@ -170,3 +170,27 @@ def test_with_doit(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "r")
     assert "fetch:lib" in ran(doit(repository))
     assert ran(doit(repository)) == []
+
+
+@pytest.mark.parametrize("form", ["sha1", "sha256"])
+def test_dot_git(tmp_path: Path, form: str) -> None:
+    """A kept .git is a working repository of the commit, the same bytes from any clone, submodules included."""
+    files = FILES | {"big": bytes(range(256)) * 8192, "empty": b""}
+    made(tmp_path / "inner", files, form=form)
+    made(tmp_path / "r", {"README": b"old"}, form=form)
+    committed(tmp_path / "r", files)
+    commit = with_submodule(tmp_path / "r", "../inner", "in ner")
+    git(tmp_path, "clone", "-q", "--no-local", "--bare", "r", "other.git")
+    git(tmp_path, "clone", "-q", "--no-local", "--bare", "inner", "inner2.git")
+    tar = archived(world(tmp_path / "c"), source(tmp_path / "r", commit, dot_git="kept"))
+    assert archived(world(tmp_path / "c2"), source(tmp_path / "other.git", commit, dot_git="kept")) == tar
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        archive.extractall(tmp_path / "out", filter="tar")
+    for directory in (tmp_path / "out/p", tmp_path / "out/p/in ner"):
+        git(directory, "fsck", "--strict", "--full")
+        assert git(directory, "status", "--porcelain", "-uall") == ""
+        assert len(git(directory, "log", "--format=%H").splitlines()) == 1
+    assert git(tmp_path / "out/p", "rev-parse", "HEAD") == commit
+    assert git(tmp_path / "out/p", "submodule", "status").startswith(git(tmp_path / "inner", "rev-parse", "HEAD"))
+    (tmp_path / "out/p/README").write_text("changed")
+    assert git(tmp_path / "out/p", "status", "--porcelain") == "M README"

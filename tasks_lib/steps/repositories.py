@@ -34,6 +34,7 @@ from tasks_lib.git import (
     Objects,
     Repository,
     Submodule,
+    dot_git,
     listing,
     submodules,
 )
@@ -165,6 +166,8 @@ class Work:
             here = _below(top, part.path)
             for link in part.listing.gitlinks:
                 yield entry_of(_below(here, link.path), "directory", limits)
+            if self.source.dot_git == "kept":
+                yield from self.dot_git(part, _below(here, b".git"))
             with Objects(part.repository.directory, self.world.git, self.progress) as objects:
                 leaves = part.listing.leaves
                 contents = objects.contents([leaf.identity for leaf in leaves])
@@ -174,6 +177,15 @@ class Work:
                         yield entry_of(path, "symlink", limits, target=b"".join(chunks))
                     else:
                         yield entry_of(path, "file", limits, size=size, executable=leaf.executable, chunks=chunks)
+
+    def dot_git(self, part: Part, here: bytes) -> Iterator[Entry]:
+        """Yield the `.git` of one commit."""
+        limits = self.world.limits(self.source.archive)
+        objects = Objects(part.repository.directory, self.world.git, self.progress)
+        with objects, self.world.store.temporary() as spool:
+            for piece in dot_git(part.listing, part.submodules, objects, spool):
+                kind = "directory" if piece.path.endswith(b"/") else "file"
+                yield entry_of(_below(here, piece.path), kind, limits, size=piece.size, chunks=piece.chunks)
 
 
 def _below(directory: bytes, path: bytes) -> bytes:
