@@ -33,3 +33,14 @@ class Policy:
     backoff_s: float = 1.0
     jobs_per_host: int = 8
     network: str = "on"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositorySettings:
+    """What programs that fetch from repositories are told; of `environ`, the caller's, little is passed on."""
+
+    environ: Mapping[str, str]
+    transport: TransportSettings = TransportSettings()
+    protocols: tuple[str, ...] = ()
+    known_hosts: str = ""
+    max_bytes: int = 50 << 30

@@ -8,13 +8,10 @@ but this package's has any effect. Refuses the path and submodule tricks of git'
 from tasks_lib.git.dotgit import dot_git
 from tasks_lib.git.listing import Gitlink, Leaf, Listing, listing
 from tasks_lib.git.objects import MissingObjectError, Objects
-from tasks_lib.git.program import GitSettings
-from tasks_lib.git.repository import FetchFailedError, Repository
+from tasks_lib.git.repository import Repository
 from tasks_lib.git.submodules import Submodule, submodules
 
 __all__ = [
-    "FetchFailedError",
-    "GitSettings",
     "Gitlink",
     "Leaf",
     "Listing",

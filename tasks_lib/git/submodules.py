@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 from tasks_lib.errors import ToolError, UnsafeEntryError
 from tasks_lib.git.listing import Gitlink, Listing
 from tasks_lib.git.objects import Objects
-from tasks_lib.git.program import GitSettings, command
+from tasks_lib.git.program import command
+from tasks_lib.network import RepositorySettings
 from tasks_lib.programs import last_line, run
 from tasks_lib.progress import Progress
 from tasks_lib.repository_url import checked, joined, scheme_of
@@ -39,7 +40,7 @@ def submodules(
     listing: Listing,
     objects: Objects,
     directory: Path,
-    settings: GitSettings,
+    settings: RepositorySettings,
     url: str,
     archive: str,
     progress: Progress,
@@ -84,7 +85,7 @@ def submodules(
 
 
 def _read(
-    content: bytes, directory: Path, settings: GitSettings, progress: Progress
+    content: bytes, directory: Path, settings: RepositorySettings, progress: Progress
 ) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Let git itself read its format. Source: gitmodules(5), git-config(1) `--file -`."""
     words = ["config", "--file", "-", "--no-includes", "--null", "--list"]

@@ -25,10 +25,10 @@ from tasks_lib.errors import (
     DigestMismatchError,
     OfflineError,
     ToolError,
+    TransportError,
     UnsafeEntryError,
 )
 from tasks_lib.git import (
-    FetchFailedError,
     Listing,
     MissingObjectError,
     Objects,
@@ -73,7 +73,7 @@ class Work:
         """Return the commit and its submodules, fetched where the cache does not hold them.
 
         Raises:
-            FetchFailedError, OfflineError: a commit is not here and cannot be had.
+            TransportError, OfflineError: a commit is not here and cannot be had.
             DigestMismatchError, ToolError, ArchiveError: as `git.listing` and `git.submodules`.
         """
         found: list[Part] = []
@@ -103,7 +103,7 @@ class Work:
 
     def read(self, path: bytes, url: str, commit: str, repository: Repository) -> Part:
         """Return what a held commit says."""
-        name, git = self.source.artifact_name, self.world.git
+        name, git = self.source.artifact_name, self.world.repositories
         with Objects(repository.directory, git, self.progress) as objects:
             limits = self.world.limits(self.source.archive)
             found = listing(objects, commit, name=name, max_entries=limits.max_entries)
@@ -115,10 +115,10 @@ class Work:
 
         Raises:
             OfflineError: it does not, and the network is off.
-            FetchFailedError: the server did not give it.
+            TransportError: the server did not give it.
         """
         name = hashlib.sha256(f"{len(commit)} {url}".encode()).hexdigest()
-        repository = Repository(self.world.store.repository(name), self.world.git)
+        repository = Repository(self.world.store.repository(name), self.world.repositories)
         if repository.holds(commit):
             return repository
         with self.world.store.lock(name, self.progress):
@@ -138,7 +138,7 @@ class Work:
         for attempt in range(policy.retries + 1):
             try:
                 return repository.fetch(url, commit, self.progress, key=key)
-            except FetchFailedError as error:
+            except TransportError as error:
                 if not error.transient or attempt == policy.retries:
                     raise
                 self.progress.warn(f"{error.message}; tried again")
@@ -168,7 +168,7 @@ class Work:
                 yield entry_of(_below(here, link.path), "directory", limits)
             if self.source.dot_git == "kept":
                 yield from self.dot_git(part, _below(here, b".git"))
-            with Objects(part.repository.directory, self.world.git, self.progress) as objects:
+            with Objects(part.repository.directory, self.world.repositories, self.progress) as objects:
                 leaves = part.listing.leaves
                 contents = objects.contents([leaf.identity for leaf in leaves])
                 for leaf, (_, size, chunks) in zip(leaves, contents, strict=True):
@@ -181,7 +181,7 @@ class Work:
     def dot_git(self, part: Part, here: bytes) -> Iterator[Entry]:
         """Yield the `.git` of one commit."""
         limits = self.world.limits(self.source.archive)
-        objects = Objects(part.repository.directory, self.world.git, self.progress)
+        objects = Objects(part.repository.directory, self.world.repositories, self.progress)
         with objects, self.world.store.temporary() as spool:
             for piece in dot_git(part.listing, part.submodules, objects, spool):
                 kind = "directory" if piece.path.endswith(b"/") else "file"
@@ -206,7 +206,7 @@ def working(world: World, source: Git, progress: Progress, ssh_key: str = "") ->
         ToolError: the repository may not be asked, or the key that the definition names is not there.
     """
     try:
-        checked(source.repo, (*world.git.protocols, "file"))  # a definition that says `file:` asks for it
+        checked(source.repo, (*world.repositories.protocols, "file"))  # a definition that says `file:` asks for it
     except ValueError as error:
         raise ToolError(f"{shown(source.repo)} {error}", hint="FETCH_GIT_PROTOCOLS says what may be used") from error
     text = ssh_key or (_named_key(world, source.ssh_key) if source.ssh_key else "")
@@ -243,7 +243,7 @@ def fetch_commit(world: World, source: Git, progress: Progress) -> None:
     """Make the cache hold the commit and its submodules, unless it holds their archive.
 
     Raises:
-        FetchFailedError, OfflineError: a commit cannot be had.
+        TransportError, OfflineError: a commit cannot be had.
         ToolError, ArchiveError, IntegrityError: as `commit_archive`.
     """
     made = world.store.result(archive_key(source))
@@ -263,7 +263,7 @@ def commit_archive(world: World, source: Git, progress: Progress, *, ssh_key: st
         ssh_key: text of a private key for the repository's host; "" for what `source.ssh_key` names.
 
     Raises:
-        FetchFailedError, OfflineError: a commit is not here and cannot be had.
+        TransportError, OfflineError: a commit is not here and cannot be had.
         IntegrityError: a repository gave other objects than asked for, twice.
         ArchiveError: a name, symlink or submodule that is refused.
         ToolError: git is missing or failed; the repository may not be asked.
