@@ -16,6 +16,7 @@ import pytest
 import zstandard
 
 from tasks_lib.definitions import Git
+from tasks_lib.digest import Integrity
 from tasks_lib.errors import OfflineError, ToolError
 from tasks_lib.progress import Silent
 from tasks_lib.settings import Settings
@@ -40,7 +41,11 @@ def source(repository: Path | str, commit: str, **more: Any) -> Git:
 
 def archived(home: World, wanted: Git) -> bytes:
     """Return the tar of a commit."""
-    integrity = commit_archive(home, wanted, Silent())
+    return unpacked(home, commit_archive(home, wanted, Silent()))
+
+
+def unpacked(home: World, integrity: Integrity) -> bytes:
+    """Return the tar of an archive that the store holds."""
     with home.store.open(integrity) as file:
         return zstandard.ZstdDecompressor().decompress(file.read())
 
@@ -89,7 +94,7 @@ def test_one_digest(tmp_path: Path) -> None:
     git(tmp_path / "r", "tag", "-a", "-m", "later", "v1")
     git(tmp_path / "r", "repack", "-q", "-a", "-d")
     for path in (tmp_path, *tmp_path.parents[:-2]):  # pytest's own directories are closed to others
-        path.chmod(0o755)
+        path.chmod(path.stat().st_mode | 0o055)
     home = tmp_path / "home"
     home.mkdir()
     (home / ".gitconfig").write_text("[core]\n autocrlf = true\n attributesFile = ~/x\n[tar]\n umask = 0077\n")
