@@ -40,7 +40,7 @@ SETTINGS: Final = (
     Setting("FETCH_LINK_MODE", "link_mode", "auto", "how content is placed: auto, copy or hardlink"),
     Setting("FETCH_LOCK_TIMEOUT_S", "lock_timeout", 1800.0, "seconds to wait for another process"),
     Setting("FETCH_OFFLINE", "offline", 0, "1: open no socket"),
-    Setting("FETCH_JOBS", "jobs", 8, "tasks at the same time, when doit's -n does not say"),
+    Setting("FETCH_JOBS", "jobs", 8, "downloads at the same time, when doit's -n does not say"),
     Setting("FETCH_JOBS_PER_HOST", "jobs_per_host", 8, "requests to one host at the same time"),
     Setting("FETCH_RETRIES", "retries", 3, "retries of one source after its first attempt"),
     Setting("FETCH_BACKOFF_S", "backoff", 1.0, "first pause between two attempts, in seconds; doubles, with jitter"),

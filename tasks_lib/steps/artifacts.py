@@ -43,6 +43,15 @@ def _is_vouched(world: World, artifact: Artifact) -> bool:
     return not artifact.verdict or world.store.result(artifact.verdict) is not None
 
 
+def needs_network(world: World, definition: Fetch, artifact: Artifact) -> bool:
+    """Whether only the network can give what the definition promises: neither the store nor a file has it."""
+    source = definition.source
+    if isinstance(source, StaticUrl) and any(url.lower().startswith("file:") for url in (source.url, *source.mirrors)):
+        return False
+    integrity = integrity_of(world, artifact)
+    return integrity is None or not world.store.has(integrity)
+
+
 def adopt(world: World, artifact: Artifact) -> bool:
     """Publish the artifact from the store; return False when the store does not hold it.
 
