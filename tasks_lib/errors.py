@@ -119,6 +119,10 @@ class StalledError(TransportError):
     """A deadline passed: connecting, between bytes, below the minimum rate, or in total."""
 
 
+class UnreachableError(TransportError):
+    """No connection came about: no such name, no address that answers, a broken handshake."""
+
+
 class TlsError(TransportError):
     """The TLS handshake or the certificate was refused; never retried without verification."""
 

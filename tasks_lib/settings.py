@@ -1,11 +1,14 @@
 """Settings: the one place that knows their names, defaults and bounds.
 
-A setting comes from the command line (`doit cache=DIR`), else from the environment (`FETCH_CACHE_DIR`), else from its
-default. The environment is handed in by a porch; nothing below this floor reads it.
+A setting comes from the command line (`doit cache=DIR`), else from the environment (`FETCH_CACHE_DIR`), else from
+`[tool.doit-fetch]` in pyproject.toml, else from its default. Environment and file are handed in by a porch; nothing
+below this floor reads them.
 """
 
 from __future__ import annotations
 
+import difflib
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from tasks_lib.archive import Limits
 from tasks_lib.errors import SettingError
-from tasks_lib.network import Policy, TransportSettings
+from tasks_lib.network import LINK_LOCAL, Policy, TransportSettings
 from tasks_lib.repository_url import PROTOCOLS
 from tasks_lib.store import LinkMode, Options, Trust
 
@@ -28,6 +31,11 @@ class Setting(NamedTuple):
     default: str | int | float
     meaning: str
 
+    @property
+    def key(self) -> str:
+        """The name in `[tool.doit-fetch]`, with underscores."""
+        return self.variable or self.environ.removeprefix("FETCH_").lower()
+
 
 #: Every setting, in the order of the documentation.
 SETTINGS: Final = (
@@ -40,18 +48,19 @@ SETTINGS: Final = (
     Setting("FETCH_LINK_MODE", "link_mode", "auto", "how content is placed: auto, copy or hardlink"),
     Setting("FETCH_LOCK_TIMEOUT_S", "lock_timeout", 1800.0, "seconds to wait for another process"),
     Setting("FETCH_OFFLINE", "offline", 0, "1: open no socket"),
-    Setting("FETCH_JOBS", "jobs", 8, "downloads at the same time, when doit's -n does not say"),
-    Setting("FETCH_JOBS_PER_HOST", "jobs_per_host", 8, "requests to one host at the same time"),
+    Setting("FETCH_JOBS", "jobs", 16, "tasks at the same time, when doit's -n does not say"),
+    Setting("FETCH_JOBS_PER_HOST", "jobs_per_host", 16, "requests to one host at the same time"),
     Setting("FETCH_RETRIES", "retries", 3, "retries of one source after its first attempt"),
     Setting("FETCH_BACKOFF_S", "backoff", 1.0, "first pause between two attempts, in seconds; doubles, with jitter"),
     Setting("FETCH_CONNECT_TIMEOUT_S", "connect_timeout", 10.0, "seconds to connect"),
     Setting("FETCH_STALL_TIMEOUT_S", "stall_timeout", 30.0, "seconds without a byte"),
-    Setting("FETCH_MIN_RATE_BPS", "min_rate", 1024.0, "bytes per second that must arrive over any minute"),
-    Setting("FETCH_TOTAL_TIMEOUT_S", "total_timeout", 0.0, "seconds for one attempt; 0: from the size"),
+    Setting("FETCH_MIN_RATE_BPS", "min_rate", 1024.0, "bytes per second that must arrive over any minute of waiting"),
+    Setting("FETCH_TOTAL_TIMEOUT_S", "total_timeout", 0.0, "seconds for one source, all attempts; 0: from the size"),
+    Setting("FETCH_CONNECTIONS", "connections", 16, "connections that one large file may have when it comes slowly"),
+    Setting("FETCH_SPLIT_SIZE", "split_size", 16 << 20, "bytes from which a file is large"),
+    Setting("FETCH_DENY_NETWORKS", "deny_networks", ",".join(LINK_LOCAL), "networks that are never asked"),
     Setting("FETCH_GIT_PROTOCOLS", "git_protocols", " ".join(PROTOCOLS), "transports of repositories and submodules"),
     Setting("FETCH_SSH_KNOWN_HOSTS", "known_hosts", "", "file with the keys of ssh hosts, instead of the user's"),
-    Setting("FETCH_PROGRESS", "progress", "auto", "how a run is shown: auto, live, lines or quiet"),
-    Setting("FETCH_EVENTS", "events", "", "file to which every event is appended as a line of JSON"),
     Setting("FETCH_MAX_TOTAL_BYTES", "", Limits().max_total_bytes, "content of one archive"),
     Setting("FETCH_MAX_MEMBER_BYTES", "", Limits().max_member_bytes, "content of one entry"),
     Setting("FETCH_MAX_ENTRIES", "", Limits().max_entries, "entries of one archive"),
@@ -78,21 +87,23 @@ class Settings:
     known_hosts: str
     store: Options
     link_mode: LinkMode
-    progress: str = "auto"
-    events: str = ""
 
     @classmethod
-    def parse(cls, *, variables: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
-        """Return the settings that these two say.
+    def parse(
+        cls, *, variables: Mapping[str, Any], environ: Mapping[str, str], project: Mapping[str, Any] | None = None
+    ) -> Settings:
+        """Return the settings that these three say, the first one before the second before the third.
 
         Args:
             variables: `name=value` words of doit's command line; unknown names belong to someone else.
             environ: the process environment.
+            project: the table `[tool.doit-fetch]`, its keys with dashes or underscores.
 
         Raises:
-            SettingError: a value that cannot be used.
+            SettingError: a value that cannot be used, or an unknown key of the table.
         """
-        values = {one.environ: _value(one, variables, environ) for one in SETTINGS}
+        table = _table(project or {})
+        values = {one.environ: _value(one, variables, environ, table) for one in SETTINGS}
         cache, private = Path(str(values["FETCH_CACHE_DIR"])), str(values["FETCH_PRIVATE_CACHE_DIR"])
         return cls(
             fetchdefs=Path(str(values["FETCHDEFS_DIR"])),
@@ -104,6 +115,8 @@ class Settings:
                 backoff_s=float(values["FETCH_BACKOFF_S"]),
                 jobs_per_host=max(1, int(values["FETCH_JOBS_PER_HOST"])),
                 network="off" if int(values["FETCH_OFFLINE"]) else "on",
+                connections=max(1, int(values["FETCH_CONNECTIONS"])),
+                split_size=int(values["FETCH_SPLIT_SIZE"]),
             ),
             transport=TransportSettings(
                 connect_timeout_s=float(values["FETCH_CONNECT_TIMEOUT_S"]),
@@ -114,6 +127,7 @@ class Settings:
                 proxies=_proxies(environ),
                 no_proxy=environ.get("no_proxy") or environ.get("NO_PROXY", ""),
                 netrc=_netrc(environ),
+                denied=_networks(str(values["FETCH_DENY_NETWORKS"])),
             ),
             limits=_limits(values),
             git_protocols=tuple(str(values["FETCH_GIT_PROTOCOLS"]).replace(",", " ").split()),
@@ -125,26 +139,45 @@ class Settings:
                 shared=cache if private else None,
             ),
             link_mode=_one_of(values, "FETCH_LINK_MODE", ("auto", "copy", "hardlink")),
-            progress=_one_of(values, "FETCH_PROGRESS", ("auto", "live", "lines", "quiet")),
-            events=str(values["FETCH_EVENTS"]),
         )
 
 
-def _value(one: Setting, variables: Mapping[str, Any], environ: Mapping[str, str]) -> str | int | float:
-    text = variables.get(one.variable) if one.variable else None
-    if text is None:
-        text = environ.get(one.environ)
-    if text is None or text == "":
-        return one.default
+def _table(project: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the project's table by our names."""
+    known = {one.key for one in SETTINGS}
+    table = {name.replace("-", "_"): value for name, value in project.items()}
+    for name in table:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else "README.md lists the settings"
+            raise SettingError(f"[tool.doit-fetch] has the unknown key {name!r}", hint=hint)
+    return table
+
+
+def _value(
+    one: Setting, variables: Mapping[str, Any], environ: Mapping[str, str], table: Mapping[str, Any]
+) -> str | int | float:
+    where = [
+        (one.variable, variables.get(one.variable) if one.variable else None),
+        (one.environ, environ.get(one.environ) or None),
+        (f"[tool.doit-fetch] {one.key}", table.get(one.key)),
+    ]
+    for name, given in where:
+        if given is not None and given != "":
+            return _read(one, name, given)
+    return one.default
+
+
+def _read(one: Setting, name: str, given: Any) -> str | int | float:
     if isinstance(one.default, str):
-        return str(text)
+        return str(given)
     words = {"true": 1, "yes": 1, "on": 1, "false": 0, "no": 0, "off": 0}
     try:
-        value = type(one.default)(words.get(str(text).lower(), text))
-    except ValueError:
+        value = type(one.default)(words.get(str(given).lower(), given))
+    except (ValueError, TypeError):
         value = -1
     if not 0 <= value < 1 << 62:
-        said = f"{one.environ}={str(text)[:80]!r}"
+        said = f"{name}={str(given)[:80]!r}"
         raise SettingError(f"{said} is no number of zero or more", hint=f"it means: {one.meaning}")
     return value
 
@@ -155,6 +188,18 @@ def _one_of(values: Mapping[str, str | int | float], name: str, choices: tuple[_
             return choice
     told = f"{name}={str(values[name])[:80]!r}"
     raise SettingError(f"{told} is none of {', '.join(choices)}", hint="see the settings in README.md")
+
+
+def _networks(text: str) -> tuple[str, ...]:
+    words = tuple(word.strip() for word in text.split(",") if word.strip() and word.strip() != "none")
+    for word in words:
+        try:
+            ipaddress.ip_network(word)
+        except ValueError as error:
+            raise SettingError(
+                f"FETCH_DENY_NETWORKS: {word[:80]!r} is no network", hint="write 10.0.0.0/8, or none"
+            ) from error
+    return words
 
 
 def _limits(values: Mapping[str, str | int | float]) -> Limits:

@@ -7,68 +7,136 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import DigestMismatchError, SizeMismatchError
 from tasks_lib.store import files
+from tasks_lib.store.pieces import Pieces, Span
+from tasks_lib.store.quarantine import Quarantine
 
 #: Longest validator that is kept, in characters; longer ones are no validators.
 MAX_VALIDATOR: Final = 512
+_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Partial:
     """One resumable download; made by `Store.partial`, which holds the lock on its digest meanwhile.
 
-    `size` counts the bytes that are there; `validator` is what the server said they belong to.
+    `size` counts the bytes that are there without a gap, all of them measured; `validator` is what the server at
+    `origin` said they belong to.
     """
 
     def __init__(self, path: Path, quarantine: Path, expected: Integrity) -> None:
         self._path = path
         self._note = path.with_suffix(".validator")
-        self._quarantine = quarantine
+        self._map = path.with_suffix(".pieces")
+        self._quarantine = Quarantine(quarantine)
         self.expected = expected
-        self.validator = ""
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            self.validator = self._note.read_text("utf-8")[:MAX_VALIDATOR]
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._file = os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0)
+        self._file = os.open(path, _FLAGS, 0o600)
         self._digest = hashlib.new(expected.digest.algorithm)
+        self._pieces: Pieces | None = None
         self.size = 0
-        self._measure_present()
+        self.validator = self.origin = ""
+        there = os.fstat(self._file).st_size
+        if there:
+            self._continue(there)
 
-    def _measure_present(self) -> None:
-        """Hash what an earlier run left; without its validator it cannot be continued."""
-        if not self.validator or os.fstat(self._file.fileno()).st_size > self.expected.size:
+    def _continue(self, there: int) -> None:
+        """Measure what an earlier run left; without its validator it cannot be continued."""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            self.validator, _, self.origin = self._note.read_text("utf-8")[: 2 * MAX_VALIDATOR].partition("\n")
+        if not self.validator or there > self.expected.size:
             self.restart("")
             return
-        while chunk := self._file.read(files.CHUNK):
+        self._pieces = Pieces.load(self._map, self.expected.size)
+        self._measure(self._pieces.end_of_run(0) if self._pieces else there)
+
+    def _measure(self, end: int) -> None:
+        """Hash what stands between what was measured and `end`."""
+        while self.size < end:
+            chunk = os.pread(self._file, min(files.CHUNK, end - self.size), self.size)
+            if not chunk:
+                return
             self._digest.update(chunk)
             self.size += len(chunk)
 
-    def restart(self, validator: str) -> None:
-        """Drop the bytes; `validator` ("" for none) belongs to those that come now."""
-        self._file.seek(0)
-        self._file.truncate()
-        self._digest = hashlib.new(self.expected.digest.algorithm)
-        self.size = 0
+    def restart(self, validator: str, origin: str = "") -> None:
+        """Drop the bytes; `validator` ("" for none) of `origin` belongs to those that come now."""
+        if self.size or self._pieces:
+            os.ftruncate(self._file, 0)
+            self._digest = hashlib.new(self.expected.digest.algorithm)
+            self.size = 0
+        self._drop_pieces()
+        said = self.validator
         self.validator = validator if len(validator) <= MAX_VALIDATOR else ""
+        self.origin = origin
         if self.validator:
-            self._note.write_text(self.validator, "utf-8")
-        else:
+            self._note.write_text(f"{self.validator}\n{self.origin}", "utf-8")
+        elif said:
             self._note.unlink(missing_ok=True)
 
-    def append(self, chunk: bytes) -> None:
+    def append(self, chunk: bytes | memoryview) -> None:
         """Write and measure `chunk`.
+
+        Raises:
+            OSError: no space, or another refusal of the file system.
+        """
+        if self._pieces:
+            self.join()
+        self.write_at(self.size, chunk)
+        self._digest.update(chunk)
+        self.size += len(chunk)
+
+    def write_at(self, offset: int, chunk: bytes | memoryview) -> None:
+        """Write a part of a piece, from any thread; `mark` says when the piece is complete.
 
         Raises:
             OSError: no space, or another refusal of the file system.
         """
         view = memoryview(chunk)
         while view:
-            view = view[self._file.write(view) :]
-        self._digest.update(chunk)
-        self.size += len(chunk)
+            written = os.pwrite(self._file, view, offset)
+            view, offset = view[written:], offset + written
+
+    @property
+    def is_split(self) -> bool:
+        """Whether pieces came, or may have come, in any order."""
+        return self._pieces is not None
+
+    def reading(self) -> BinaryIO:
+        """Return a file to read what is there from; the caller closes it."""
+        return os.fdopen(os.dup(self._file), "rb")
+
+    def split(self, piece: int) -> list[Span]:
+        """Return the spans that are missing, at most `piece` bytes each; from now on pieces come in any order.
+
+        Raises:
+            OSError: the file system refused.
+        """
+        if self._pieces is None:
+            self._pieces = Pieces.begin(self._map, start=self.size, piece=piece, total=self.expected.size)
+        return self._pieces.missing()
+
+    def mark(self, begin: int) -> None:
+        """Note that the piece that begins there is complete, and measure as far as there is no gap.
+
+        Raises:
+            OSError: the file system refused.
+        """
+        if self._pieces is not None:
+            self._pieces.mark(begin)
+            self._measure(self._pieces.end_of_run(self.size))
+
+    def join(self) -> None:
+        """Drop what lies behind the first gap: one connection goes on from there."""
+        os.ftruncate(self._file, self.size)
+        self._drop_pieces()
+
+    def _drop_pieces(self) -> None:
+        if self._pieces is not None:
+            self._map.unlink(missing_ok=True)
+            self._pieces = None
 
     def verify(self) -> None:
         """Return when size and digest are the promised ones.
@@ -84,13 +152,18 @@ class Partial:
                 expected=self.expected.size,
                 actual=self.size,
             )
-        actual = f"{self.expected.digest.algorithm}:{self._digest.hexdigest()}"
+        actual = self.digest
         if actual != str(self.expected.digest):
             raise DigestMismatchError(
                 f"expected {self.expected.digest}, got {actual}",
                 expected=str(self.expected.digest),
                 actual=actual,
             )
+
+    @property
+    def digest(self) -> str:
+        """The digest of the bytes that are there, as `algorithm:hex`."""
+        return f"{self.expected.digest.algorithm}:{self._digest.hexdigest()}"
 
     def publish(self, name: Callable[[int, Path], None], durability: files.Durability) -> None:
         """Verify, then let `name` give the open file its final name and drop this one.
@@ -100,29 +173,32 @@ class Partial:
             OSError: the file system refused.
         """
         self.verify()
-        os.fchmod(self._file.fileno(), 0o444)
+        os.fchmod(self._file, 0o444)
         if durability == "full":
-            os.fsync(self._file.fileno())
-        name(self._file.fileno(), self._path)
-        self._note.unlink(missing_ok=True)
+            os.fsync(self._file)
+        name(self._file, self._path)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what belonged to the bytes that went."""
+        self._drop_pieces()
+        if self.validator:
+            self._note.unlink(missing_ok=True)
+        self.size, self.validator = 0, ""
 
     def quarantine(self, reason: str) -> Path:
         """Move the wrong bytes aside with a note of the reason; an empty partial remains."""
-        self._quarantine.mkdir(parents=True, exist_ok=True)
-        aside = self._quarantine / f"{self._digest.hexdigest()}.download"
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-            self._path.replace(aside)
-            aside.with_suffix(".reason").write_text(f"{reason}\n", "utf-8")
-        self._file.close()
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._file = os.fdopen(os.open(self._path, flags, 0o600), "r+b", buffering=0)
+        aside = self._quarantine.take(self._path, f"{self._digest.hexdigest()}.download", reason)
+        os.close(self._file)
+        self._file = os.open(self._path, _FLAGS | os.O_TRUNC, 0o600)
         self.restart("")
         return aside
 
     def close(self) -> None:
         """Close the file; an empty one is removed."""
-        self._file.close()
-        if self.size == 0:
+        empty = os.fstat(self._file).st_size == 0
+        os.close(self._file)
+        if self.size == 0 and empty:
             self._path.unlink(missing_ok=True)
-            self._note.unlink(missing_ok=True)
+            if self.validator:
+                self._note.unlink(missing_ok=True)

@@ -1,0 +1,12 @@
+"""Sources: one blob from many places. Order, retries, resume, and a report of every attempt.
+
+A wrong byte is never accepted whoever sent it; a failing source never hides what another one did. Time is bounded for
+each source, attempts are bounded, and a host that was found dead costs the next definition nothing.
+"""
+
+from tasks_lib.network import Policy
+from tasks_lib.sources.obtain import Sources
+from tasks_lib.sources.wait import MAX_RETRY_AFTER_S
+from tasks_lib.sources.wanted import Provenance, Wanted
+
+__all__ = ["MAX_RETRY_AFTER_S", "Policy", "Provenance", "Sources", "Wanted"]

@@ -1,0 +1,123 @@
+"""Pace: whether a download comes so slowly that more connections would bring it sooner, and who would make them.
+
+One connection when in doubt: the server must promise ranges and name the version strongly, the network (not our disk)
+must be what is waited for, and the host must have connections to spare.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from tasks_lib.network import Policy
+from tasks_lib.sources.hosts import Hosts
+from tasks_lib.sources.hunt import Hunt, Trial
+from tasks_lib.sources.wanted import network_origin
+from tasks_lib.transport import Response
+
+#: Least and largest bytes of a piece: large enough that a request costs little, small enough to be fetched again.
+LEAST_PIECE: Final = 4 << 20
+_LARGEST_PIECE: Final = 64 << 20
+#: Pieces that each connection gets, so that a slow one holds nobody up.
+_PIECES_EACH: Final = 8
+#: Seconds of watching before a judgement, and seconds that must be left for it to matter.
+_LOOK_S: Final = 0.1
+_WORTH_S: Final = 2.0
+#: Other places that are asked for pieces too.
+_MAX_MIRRORS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Who fetches pieces: URLs, one a connection, each with what gives its turn back; and the size of a piece."""
+
+    members: tuple[tuple[str, Callable[[], None]], ...]
+    piece: int
+
+    @classmethod
+    def of(cls, hunt: Hunt, trial: Trial, policy: Policy, hosts: Hosts) -> Crew:
+        """Return the source's own connection and as many more as may be spared, mirrors in turn with it."""
+        left = hunt.partial.expected.size - hunt.partial.size
+        most = min(policy.connections, -(-left // LEAST_PIECE))
+        found: list[tuple[str, Callable[[], None]]] = [(trial.url, lambda: None)]  # its turn is held already
+        for url in _in_turns(_places(hunt, trial, hosts), most - 1):
+            origin = network_origin(url)
+            free = hosts.spare_turn(origin) if origin else None
+            if free is not None:
+                found.append((url, free))
+        piece = min(_LARGEST_PIECE, max(LEAST_PIECE, left // (len(found) * _PIECES_EACH)))
+        return cls(tuple(found), piece)
+
+
+def _places(hunt: Hunt, trial: Trial, hosts: Hosts) -> list[str]:
+    wanted = hunt.wanted
+    if wanted.strict:
+        return [trial.url]
+    digest = str(wanted.integrity.digest)
+    others = [
+        url
+        for url in hosts.ordered(wanted.urls)
+        if url != trial.url and network_origin(url) and not hosts.is_suspect(url) and not hosts.known_wrong(url, digest)
+    ]
+    return [trial.url, *others[:_MAX_MIRRORS]]
+
+
+def _in_turns(places: list[str], count: int) -> Iterator[str]:
+    for number in range(count):
+        yield places[(number + 1) % len(places)]
+
+
+class TooSlowError(Exception):
+    """The download is left to a crew; not a failure."""
+
+    def __init__(self, crew: Crew) -> None:
+        super().__init__("more connections would be faster")
+        self.crew = crew
+
+
+class Pace:
+    """Called in every wait of a download; raises `TooSlowError` once a crew is worth its connections."""
+
+    def __init__(self, hunt: Hunt, trial: Trial, policy: Policy, hosts: Hosts) -> None:
+        self._hunt, self._trial, self._policy, self._hosts = hunt, trial, policy, hosts
+        self._response: Response | None = None
+        self._since = self._waited = 0.0
+        self._size = 0
+
+    def begin(self, response: Response) -> None:
+        """Watch the body of `response`, if it could be split at all."""
+        partial, policy = self._hunt.partial, self._policy
+        ranges = response.start > 0 or response.headers.get("Accept-Ranges", "").strip().lower() == "bytes"
+        large = partial.expected.size - partial.size >= max(policy.split_size, 2 * LEAST_PIECE)
+        if large and ranges and partial.validator and policy.connections > 1:
+            self._response = response
+            self._since, self._size = time.monotonic(), partial.size
+
+    def __call__(self) -> None:
+        """Go on, or leave the rest to a crew.
+
+        Raises:
+            TooSlowError: a crew is worth it; its turns are held.
+            CancelledError: the run was asked to stop.
+        """
+        self._hunt.progress.check()
+        if self._response is None or not self._is_slow(self._response):
+            return
+        crew = Crew.of(self._hunt, self._trial, self._policy, self._hosts)
+        if len(crew.members) > 1:
+            raise TooSlowError(crew)
+        self._response = None
+
+    def _is_slow(self, response: Response) -> bool:
+        """Judge the last tenth of a second: mostly waited, and at this rate far from done."""
+        now, partial = time.monotonic(), self._hunt.partial
+        seconds = now - self._since
+        if seconds < _LOOK_S:
+            return False
+        rate = (partial.size - self._size) / seconds
+        waited_s = response.waited_s - self._waited
+        self._since, self._size, self._waited = now, partial.size, response.waited_s
+        left = partial.expected.size - partial.size
+        return left >= 2 * LEAST_PIECE and waited_s > seconds / 2 and left > rate * _WORTH_S

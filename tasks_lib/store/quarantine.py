@@ -1,0 +1,53 @@
+"""Quarantine: wrong and corrupt bytes kept as evidence, each with its reason; the oldest go when it grows too large."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Final
+
+#: Files and bytes that are kept; a report quotes the newest, and evidence must not fill the disk.
+MAX_FILES: Final = 32
+MAX_BYTES: Final = 1 << 30
+_REASON: Final = ".reason"
+
+
+class Quarantine:
+    """One directory of evidence."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def take(self, path: Path, name: str, reason: str) -> Path:
+        """Move the file at `path` here as `name`, with a note of the reason; return where it is.
+
+        Never raises: evidence that cannot be kept is dropped, and what must go from `path` goes.
+        """
+        aside = self._directory / name
+        with contextlib.suppress(OSError):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            path.replace(aside)
+            if aside.stat().st_size > MAX_BYTES:
+                os.truncate(aside, MAX_BYTES)
+            aside.with_name(name + _REASON).write_text(f"{reason}\n", "utf-8")
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        self._shrink(aside)
+        return aside
+
+    def _shrink(self, newest: Path) -> None:
+        """Drop the oldest evidence until number and bytes are within the limits; the newest stays."""
+        kept = []
+        with contextlib.suppress(OSError), os.scandir(self._directory) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if not entry.name.endswith(_REASON):
+                    kept.append((entry.name != newest.name, -status.st_mtime_ns, status.st_size, Path(entry.path)))
+        size = 0
+        for files, (_, _, file_size, path) in enumerate(sorted(kept), 1):
+            size += file_size
+            if files > MAX_FILES or (size > MAX_BYTES and path != newest):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                    path.with_name(path.name + _REASON).unlink(missing_ok=True)

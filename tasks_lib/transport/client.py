@@ -1,0 +1,166 @@
+"""The transport itself: one URL, its redirects, its secrets, and the line that serves it."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import netrc
+import platform
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from tasks_lib.errors import RedirectError
+from tasks_lib.network import TransportSettings
+from tasks_lib.transport.answer import Response, Span, judge
+from tasks_lib.transport.deadline import Deadline, nothing
+from tasks_lib.transport.dial import Network, dial
+from tasks_lib.transport.line import Line
+from tasks_lib.transport.proxy import basic, proxy_for
+from tasks_lib.transport.tls import context_for
+from tasks_lib.transport.tunnel import tunnel
+from tasks_lib.transport.urls import Origin, next_url, redacted, safe_origin
+from tasks_lib.transport.wire import Answer, Route, Wire
+
+#: Most redirects of one request. Source: faults.md section 6; curl and browsers stop between 10 and 50.
+MAX_REDIRECTS: Final = 10
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+
+
+class Transport:
+    """Sockets, shared by all threads of a run."""
+
+    def __init__(self, settings: TransportSettings | None = None) -> None:
+        self.settings = settings or TransportSettings()
+        self._wire = Wire(self._dialled)
+        self._lock = threading.Lock()
+        self._context: ssl.SSLContext | None = None
+        self._netrc = _netrc_of(self.settings.netrc)
+        self._denied: tuple[Network, ...] = tuple(ipaddress.ip_network(text) for text in self.settings.denied)
+        self._agent = f"doit-fetch/{_version()} (Python {platform.python_version()})"
+
+    @contextlib.contextmanager
+    def open(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        size: int,
+        offset: int = 0,
+        stop: int = -1,
+        validator: str = "",
+        ends: float = 0.0,
+        check: Callable[[], None] = nothing,
+    ) -> Iterator[Response]:
+        """Ask for `url` and give the answer of status 200, or 206 for exactly what was asked.
+
+        Args:
+            url: http or https.
+            headers: sent to the origin of `url` only, and never again once a redirect left it.
+            size: bytes that the whole content has, for the deadline and for judging a 206; -1 when unknown.
+            offset: first byte that is wanted, if `validator` still holds; the answer may be the whole content.
+            stop: first byte that is not wanted any more; -1 for the end.
+            validator: strong validator of the content that `offset` counts in.
+            ends: when `time.monotonic` must not be passed; 0 for what the settings allow for `size` bytes.
+            check: called in every wait; raises to stop it.
+
+        Raises:
+            HttpStatusError: another status.
+            RedirectError: a redirect that is not followed.
+            StalledError, TlsError, TransportError: see the class docstrings.
+            CancelledError: `check` raised it.
+        """
+        deadline = Deadline(self.settings, ends or time.monotonic() + self.settings.total_s(size), check)
+        span = Span(offset, size if stop < 0 else stop, size)
+        final, answer = self._follow(url, headers, self._asked(span, validator), deadline)
+        try:
+            start = judge(answer, span, validator, deadline)
+            yield Response(redacted(final), answer.status, answer.headers, start, answer, deadline)
+        finally:
+            answer.close()
+
+    def _asked(self, span: Span, validator: str) -> dict[str, str]:
+        asked = {"User-Agent": self._agent, "Accept": "*/*", "Accept-Encoding": "identity"}
+        if not span.is_whole:
+            asked |= {"Range": span.header} | ({"If-Range": validator} if validator else {})
+        return asked
+
+    def _follow(
+        self, url: str, secret: Mapping[str, str], asked: Mapping[str, str], deadline: Deadline
+    ) -> tuple[str, Answer]:
+        home = safe_origin(url)
+        secret = self._with_login(home, secret)
+        for _ in range(MAX_REDIRECTS + 1):
+            here = safe_origin(url)
+            if here != home:
+                secret = {}  # for good: a way back home was chosen by a stranger
+            deadline.host = here.authority
+            answer = self._wire.ask(self._route(here), url, _merged(asked, secret), deadline)
+            if answer.status not in _REDIRECTS:
+                return url, answer
+            answer.close()
+            url = next_url(url, answer.headers.get("Location", ""))
+        raise RedirectError(f"more than {MAX_REDIRECTS} redirects", hint="use the final URL in the definition")
+
+    def _with_login(self, home: Origin, secret: Mapping[str, str]) -> Mapping[str, str]:
+        """Add what netrc knows of the host that is asked first, unless credentials are given."""
+        if any(name.lower() == "authorization" for name in secret):
+            return secret
+        known = self._netrc is not None and home.host in self._netrc.hosts
+        login = self._netrc.authenticators(home.host) if self._netrc and known else None
+        return {**secret, "Authorization": basic(login[0], login[2] or "")} if login else secret
+
+    def _route(self, origin: Origin) -> Route:
+        return origin, proxy_for(origin, self.settings.proxies, self.settings.no_proxy)
+
+    def _dialled(self, route: Route, deadline: Deadline) -> Line:
+        """Return a new line to an origin, through its proxy when it has one.
+
+        Raises:
+            StalledError, TlsError, TransportError: see the class docstrings.
+        """
+        origin, proxy = route
+        if proxy is None:
+            line = Line(dial(origin.host, origin.port, deadline, self._denied), deadline)
+        else:  # the proxy was chosen by the user, wherever it stands
+            deadline.host = f"{proxy.host}:{proxy.port} (proxy)"
+            line = Line(dial(proxy.host, proxy.port, deadline, ()), deadline)
+        try:
+            if proxy is not None and origin.scheme == "https":
+                tunnel(line, origin, proxy, deadline)
+            deadline.host = origin.authority
+            if origin.scheme == "https":
+                line.secure(self._trust(), origin.host)
+        except BaseException:
+            line.close()
+            raise
+        return line
+
+    def _trust(self) -> ssl.SSLContext:
+        with self._lock:
+            if self._context is None:
+                self._context = context_for(self.settings.ca_bundle)
+            return self._context
+
+
+def _merged(asked: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """Return both; a given header replaces ours of the same name."""
+    names = {name.lower() for name in given}
+    return {name: value for name, value in asked.items() if name.lower() not in names} | dict(given)
+
+
+def _version() -> str:
+    try:
+        return version("doit-fetch")
+    except PackageNotFoundError:
+        return "0"
+
+
+def _netrc_of(path: str) -> netrc.netrc | None:
+    try:
+        return netrc.netrc(path) if path else None
+    except (OSError, netrc.NetrcParseError):
+        return None

@@ -1,0 +1,120 @@
+"""Deadlines of one attempt: connecting, stalling, too slow, too long. Asked before and within every wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from tasks_lib.errors import StalledError, TransportError, UnreachableError
+from tasks_lib.network import TransportSettings
+
+#: Seconds between two looks at whether the run was asked to stop.
+LOOK_S: Final = 0.1
+#: Seconds for a look at something that is not what was wanted.
+_GLANCE_S: Final = 2.0
+_READING: Final = "reading the body"
+_GLANCING: Final = "reading the end"
+
+
+def nothing() -> None:
+    """Never stops."""
+
+
+class Deadline:
+    """How long the wait of this moment may last, and the words for what went wrong in it.
+
+    Only time spent waiting counts for the minimum rate: a slow disk is not the server's fault.
+    """
+
+    def __init__(self, settings: TransportSettings, ends: float, check: Callable[[], None] = nothing) -> None:
+        self._settings, self._ends, self.check = settings, ends, check
+        self._begun = time.monotonic()
+        self._phase_ends = self._begun
+        self._phase_s = 0.0
+        self._waited = 0.0
+        self._window_bytes = 0
+        self.phase = "connecting"
+        self.is_connected = self.is_in_body = False
+        self.host = ""
+        self.received = 0
+        self.total_waited_s = 0.0
+
+    def connecting(self, phase: str) -> None:
+        """Begin a phase before the request: resolving, connecting, TLS."""
+        self.is_connected = self.is_in_body = False
+        self._begin(phase, self._settings.connect_timeout_s)
+
+    def answering(self) -> None:
+        """Begin to wait for the head of the answer, all interim answers included."""
+        self.is_connected, self.is_in_body = True, False
+        self._begin("waiting for the answer", self._settings.stall_timeout_s)
+
+    def reading(self) -> None:
+        """Begin to read the body."""
+        self._begin(_READING, self._settings.stall_timeout_s)
+        self.is_in_body = True
+        self._waited, self._window_bytes, self.total_waited_s = 0.0, 0, 0.0
+
+    def glancing(self) -> None:
+        """Begin to look at what is not worth a long wait: a refusal, or whether nothing comes after the last byte."""
+        self._begin(_GLANCING, min(_GLANCE_S, self._settings.stall_timeout_s))
+        self.is_in_body = True
+
+    def _begin(self, phase: str, seconds: float) -> None:
+        self.phase, self._phase_s = phase, seconds
+        self._phase_ends = time.monotonic() + seconds
+
+    def moved(self, size: int) -> None:
+        """Note that `size` bytes arrived; those of a head extend nothing."""
+        if self.is_in_body:
+            self.received += size
+            self._window_bytes += size
+            if self.phase == _READING:
+                self._phase_ends = time.monotonic() + self._phase_s
+
+    def waited(self, seconds: float) -> None:
+        """Note a wait for bytes of the body.
+
+        Raises:
+            StalledError: fewer bytes came than the minimum rate asks for.
+        """
+        self._waited += seconds
+        self.total_waited_s += seconds
+        window_s = self._settings.rate_window_s
+        if self._waited >= window_s:
+            slow = self._window_bytes < self._settings.min_rate_bps * self._waited
+            if slow and self.phase == _READING:
+                rate = self._settings.min_rate_bps
+                raise self.stalled(f"slower than {rate:g} bytes/s over {window_s:g} s")
+            self._waited, self._window_bytes = 0.0, 0
+
+    def left_s(self) -> float:
+        """Return the seconds that the present wait may still last.
+
+        Raises:
+            StalledError: a deadline passed.
+            CancelledError: the run was asked to stop.
+        """
+        self.check()
+        now = time.monotonic()
+        if now >= self._ends:
+            raise self.stalled(f"not done after {self._ends - self._begun:.3g} s in total")
+        if now >= self._phase_ends:
+            what = "nothing" if self.is_in_body else "not done"
+            raise self.stalled(f"{what} for {self._phase_s:g} s")
+        return min(self._ends, self._phase_ends) - now
+
+    def stalled(self, reason: str) -> StalledError:
+        """Return the error of a deadline that passed."""
+        return StalledError(self.told(reason), transient=True)
+
+    def broken(self, reason: str) -> TransportError:
+        """Return the error of a connection that broke; another one may do better."""
+        kind = TransportError if self.is_connected else UnreachableError
+        return kind(self.told(reason), transient=True)
+
+    def told(self, reason: str) -> str:
+        """Return `reason` with host, phase and the bytes so far."""
+        so_far = f" after {self.received} bytes" if self.is_in_body else ""
+        return f"{self.host}: {reason} while {self.phase}{so_far}"

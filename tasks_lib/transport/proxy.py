@@ -1,0 +1,72 @@
+"""Proxies: which one stands between us and an origin. Its password goes to it alone.
+
+Source: the conventions that curl documents ("Environment", NO_PROXY).
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import ipaddress
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from tasks_lib.errors import TransportError
+from tasks_lib.transport.urls import Origin, redacted
+
+
+class Proxy(NamedTuple):
+    """An HTTP proxy; `login` is its Proxy-Authorization, "" for none."""
+
+    host: str
+    port: int
+    login: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What goes to the proxy alone."""
+        return {"Proxy-Authorization": self.login} if self.login else {}
+
+
+def proxy_for(origin: Origin, proxies: Mapping[str, str], no_proxy: str) -> Proxy | None:
+    """Return the proxy for `origin`, None to ask it directly.
+
+    Raises:
+        TransportError: a proxy of a kind that is not spoken here.
+    """
+    url = proxies.get(origin.scheme, "")
+    if not url or _is_exempt(origin, no_proxy):
+        return None
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme == "http" and parts.hostname:
+            user = parts.username
+            login = "" if user is None else basic(unquote(user), unquote(parts.password or ""))
+            return Proxy(parts.hostname, parts.port or 80, login)
+    raise TransportError(
+        f"the proxy {redacted(url)} is not supported: only http:// proxies are", hint="set http_proxy and https_proxy"
+    )
+
+
+def basic(user: str, password: str) -> str:
+    """Return the credentials as a header says them. Source: RFC 7617."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
+
+
+def _is_exempt(origin: Origin, no_proxy: str) -> bool:
+    return any(_matches(word.strip().lower(), origin) for word in no_proxy.split(",") if word.strip())
+
+
+def _matches(word: str, origin: Origin) -> bool:
+    if word == "*":
+        return True
+    with contextlib.suppress(ValueError):  # an address, or a network in CIDR form
+        return ipaddress.ip_address(origin.host) in ipaddress.ip_network(word.strip("[]"), strict=False)
+    name, colon, port = word.rpartition(":")
+    if colon and port.isdigit():
+        if int(port) != origin.port:
+            return False
+        word = name.strip("[]")
+    word = word.removeprefix("*").removeprefix(".")
+    return origin.host == word or origin.host.endswith(f".{word}")
