@@ -57,3 +57,14 @@ class Policy:
     network: str = "on"
     connections: int = 16
     split_size: int = 16 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositorySettings:
+    """What programs that fetch from repositories are told; of `environ`, the caller's, little is passed on."""
+
+    environ: Mapping[str, str]
+    transport: TransportSettings = TransportSettings()
+    protocols: tuple[str, ...] = ()
+    known_hosts: str = ""
+    max_bytes: int = 50 << 30

@@ -183,7 +183,7 @@ class Stream:
     """A running program whose output is read as it comes; made by `streaming`."""
 
     def __init__(self, process: subprocess.Popen[bytes], command: Command, errors: BinaryIO, watch: _Watch) -> None:
-        self._process, self._command, self._errors = process, command, errors
+        self._process, self._command, self._errors, self._watch = process, command, errors, watch
         if process.stdout is None:
             raise AssertionError("a stream reads the program's output")
         self.reader = io.BufferedReader(_Pipe(process.stdout.fileno(), watch), 1 << 20)
@@ -201,6 +201,13 @@ class Stream:
             self._process.stdin.flush()
         except OSError as error:
             raise self.failure("ended early") from error
+
+    def status(self) -> int:
+        """Return how the program ended, once its output was read to the end."""
+        while self._process.poll() is None:
+            self._watch.look()
+            time.sleep(_TICK_S / 10)
+        return self._process.returncode
 
     def failure(self, reason: str) -> ToolError:
         """Return the error that says what the program did and what it said last."""

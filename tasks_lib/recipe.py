@@ -91,6 +91,10 @@ def repack_key(source: StaticUrl, *, version: int) -> str:
     )
 
 
+#: Raise when the archive of a commit may come out differently although the writer of archives is the same.
+COMMIT_VERSION: Final = 1
+
+
 def commit_key(source: Git | Hg) -> str:
     """Return the key of a commit that is held in the cache."""
     return _key("commit", "git" if isinstance(source, Git) else "hg", source.revision)
@@ -100,7 +104,7 @@ def repository_key(source: Git | Hg, *, version: int) -> str:
     """Return the key of the archive of a commit by version `version` of the archive writer."""
     dot_git = source.dot_git if isinstance(source, Git) else ""
     kind = "git" if isinstance(source, Git) else "hg"
-    return _key(kind, str(version), source.revision, source.path_prefix, dot_git, source.artifact_name)
+    return _key(kind, f"{COMMIT_VERSION}.{version}", source.revision, source.path_prefix, dot_git, source.artifact_name)
 
 
 def extract_key(artifact_key: str, *, dest: str, version: int) -> str:

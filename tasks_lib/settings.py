@@ -48,7 +48,7 @@ SETTINGS: Final = (
     Setting("FETCH_LINK_MODE", "link_mode", "auto", "how content is placed: auto, copy or hardlink"),
     Setting("FETCH_LOCK_TIMEOUT_S", "lock_timeout", 1800.0, "seconds to wait for another process"),
     Setting("FETCH_OFFLINE", "offline", 0, "1: open no socket"),
-    Setting("FETCH_JOBS", "jobs", 16, "tasks at the same time, when doit's -n does not say"),
+    Setting("FETCH_JOBS", "jobs", 16, "downloads at the same time, when doit's -n does not say"),
     Setting("FETCH_JOBS_PER_HOST", "jobs_per_host", 16, "requests to one host at the same time"),
     Setting("FETCH_RETRIES", "retries", 3, "retries of one source after its first attempt"),
     Setting("FETCH_BACKOFF_S", "backoff", 1.0, "first pause between two attempts, in seconds; doubles, with jitter"),
@@ -61,6 +61,8 @@ SETTINGS: Final = (
     Setting("FETCH_DENY_NETWORKS", "deny_networks", ",".join(LINK_LOCAL), "networks that are never asked"),
     Setting("FETCH_GIT_PROTOCOLS", "git_protocols", " ".join(PROTOCOLS), "transports of repositories and submodules"),
     Setting("FETCH_SSH_KNOWN_HOSTS", "known_hosts", "", "file with the keys of ssh hosts, instead of the user's"),
+    Setting("FETCH_PROGRESS", "progress", "auto", "how a run is shown: auto, live, lines or quiet"),
+    Setting("FETCH_EVENTS", "events", "", "file to which every event is appended as a line of JSON"),
     Setting("FETCH_MAX_TOTAL_BYTES", "", Limits().max_total_bytes, "content of one archive"),
     Setting("FETCH_MAX_MEMBER_BYTES", "", Limits().max_member_bytes, "content of one entry"),
     Setting("FETCH_MAX_ENTRIES", "", Limits().max_entries, "entries of one archive"),
@@ -87,6 +89,8 @@ class Settings:
     known_hosts: str
     store: Options
     link_mode: LinkMode
+    progress: str = "auto"
+    events: str = ""
 
     @classmethod
     def parse(
@@ -139,6 +143,8 @@ class Settings:
                 shared=cache if private else None,
             ),
             link_mode=_one_of(values, "FETCH_LINK_MODE", ("auto", "copy", "hardlink")),
+            progress=_one_of(values, "FETCH_PROGRESS", ("auto", "live", "lines", "quiet")),
+            events=str(values["FETCH_EVENTS"]),
         )
 
 

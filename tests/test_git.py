@@ -16,6 +16,7 @@ import pytest
 import zstandard
 
 from tasks_lib.definitions import Git
+from tasks_lib.digest import Integrity
 from tasks_lib.errors import OfflineError, ToolError
 from tasks_lib.progress import Silent
 from tasks_lib.settings import Settings
@@ -40,7 +41,11 @@ def source(repository: Path | str, commit: str, **more: Any) -> Git:
 
 def archived(home: World, wanted: Git) -> bytes:
     """Return the tar of a commit."""
-    integrity = commit_archive(home, wanted, Silent())
+    return unpacked(home, commit_archive(home, wanted, Silent()))
+
+
+def unpacked(home: World, integrity: Integrity) -> bytes:
+    """Return the tar of an archive that the store holds."""
     with home.store.open(integrity) as file:
         return zstandard.ZstdDecompressor().decompress(file.read())
 
@@ -88,8 +93,8 @@ def test_one_digest(tmp_path: Path) -> None:
     git(tmp_path, "clone", "-q", "--no-local", "--bare", "r", "other.git")
     git(tmp_path / "r", "tag", "-a", "-m", "later", "v1")
     git(tmp_path / "r", "repack", "-q", "-a", "-d")
-    for path in (tmp_path, *tmp_path.parents[:3]):
-        path.chmod(0o755)
+    for path in (tmp_path, *tmp_path.parents[:-2]):  # pytest's own directories are closed to others
+        path.chmod(path.stat().st_mode | 0o055)
     home = tmp_path / "home"
     home.mkdir()
     (home / ".gitconfig").write_text("[core]\n autocrlf = true\n attributesFile = ~/x\n[tar]\n umask = 0077\n")
@@ -170,3 +175,27 @@ def test_with_doit(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "r")
     assert "fetch:lib" in ran(doit(repository))
     assert ran(doit(repository)) == []
+
+
+@pytest.mark.parametrize("form", ["sha1", "sha256"])
+def test_dot_git(tmp_path: Path, form: str) -> None:
+    """A kept .git is a working repository of the commit, the same bytes from any clone, submodules included."""
+    files = FILES | {"big": bytes(range(256)) * 8192, "empty": b""}
+    made(tmp_path / "inner", files, form=form)
+    made(tmp_path / "r", {"README": b"old"}, form=form)
+    committed(tmp_path / "r", files)
+    commit = with_submodule(tmp_path / "r", "../inner", "in ner")
+    git(tmp_path, "clone", "-q", "--no-local", "--bare", "r", "other.git")
+    git(tmp_path, "clone", "-q", "--no-local", "--bare", "inner", "inner2.git")
+    tar = archived(world(tmp_path / "c"), source(tmp_path / "r", commit, dot_git="kept"))
+    assert archived(world(tmp_path / "c2"), source(tmp_path / "other.git", commit, dot_git="kept")) == tar
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        archive.extractall(tmp_path / "out", filter="tar")
+    for directory in (tmp_path / "out/p", tmp_path / "out/p/in ner"):
+        git(directory, "fsck", "--strict", "--full")
+        assert git(directory, "status", "--porcelain", "-uall") == ""
+        assert len(git(directory, "log", "--format=%H").splitlines()) == 1
+    assert git(tmp_path / "out/p", "rev-parse", "HEAD") == commit
+    assert git(tmp_path / "out/p", "submodule", "status").startswith(git(tmp_path / "inner", "rev-parse", "HEAD"))
+    (tmp_path / "out/p/README").write_text("changed")
+    assert git(tmp_path / "out/p", "status", "--porcelain") == "M README"

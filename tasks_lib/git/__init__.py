@@ -5,15 +5,13 @@ its parent names it, from the pinned commit down. No checkout, no filter, no att
 but this package's has any effect. Refuses the path and submodule tricks of git's CVEs (docs/git.md).
 """
 
+from tasks_lib.git.dotgit import dot_git
 from tasks_lib.git.listing import Gitlink, Leaf, Listing, listing
 from tasks_lib.git.objects import MissingObjectError, Objects
-from tasks_lib.git.program import GitSettings
-from tasks_lib.git.repository import FetchFailedError, Repository
+from tasks_lib.git.repository import Repository
 from tasks_lib.git.submodules import Submodule, submodules
 
 __all__ = [
-    "FetchFailedError",
-    "GitSettings",
     "Gitlink",
     "Leaf",
     "Listing",
@@ -21,6 +19,7 @@ __all__ = [
     "Objects",
     "Repository",
     "Submodule",
+    "dot_git",
     "listing",
     "submodules",
 ]

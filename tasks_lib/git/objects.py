@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from tasks_lib.errors import DigestMismatchError, ToolError
-from tasks_lib.git.program import GitSettings, command
+from tasks_lib.git.program import command
+from tasks_lib.network import RepositorySettings
 from tasks_lib.programs import Stream, streaming
 from tasks_lib.progress import Progress
 
@@ -38,7 +39,7 @@ def hasher(identity: str) -> hashlib._Hash:
 class Objects:
     """Reads one bare repository; needs no lock, since objects never change."""
 
-    def __init__(self, directory: Path, settings: GitSettings, progress: Progress) -> None:
+    def __init__(self, directory: Path, settings: RepositorySettings, progress: Progress) -> None:
         self._directory, self._settings, self._progress = directory, settings, progress
         self._stream: Stream | None = None
         self._stack = contextlib.ExitStack()

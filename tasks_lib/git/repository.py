@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from tasks_lib.errors import ToolError, TransportError, escaped
-from tasks_lib.git.program import LOCAL_SERVER, GitSettings, command
+from tasks_lib.git.program import LOCAL_SERVER, command
+from tasks_lib.git.submodules import Context
+from tasks_lib.network import RepositorySettings
 from tasks_lib.programs import Done, last_line, run
 from tasks_lib.progress import Progress
 from tasks_lib.repository_url import scheme_of, shown
@@ -38,14 +40,10 @@ _RECEIVED: Final = re.compile(rb"Receiving objects:\s+\d+% \(\d+/\d+\), ([0-9.]+
 _UNITS: Final = {b"bytes": 1, b"KiB": 1 << 10, b"MiB": 1 << 20, b"GiB": 1 << 30}
 
 
-class FetchFailedError(TransportError):
-    """A repository did not give the commit."""
-
-
 class Repository:
     """A bare repository in `directory`, which the store gave."""
 
-    def __init__(self, directory: Path, settings: GitSettings) -> None:
+    def __init__(self, directory: Path, settings: RepositorySettings) -> None:
         self.directory, self._settings = directory, settings
 
     def holds(self, commit: str) -> bool:
@@ -62,7 +60,7 @@ class Repository:
             key: private key for ssh.
 
         Raises:
-            FetchFailedError: the server did not give it; `transient` says whether to try again.
+            TransportError: the server did not give it; `transient` says whether to try again.
             ToolError: git is missing or cannot write here.
             CancelledError: the run was asked to stop.
         """
@@ -77,12 +75,16 @@ class Repository:
                 url, more, ["+refs/heads/*:refs/all/heads/*", "+refs/tags/*:refs/all/tags/*"], progress, key
             )
             if not done.status and self._plain(["update-ref", f"{_REFS}/{commit}", commit], progress).status:
-                raise FetchFailedError(
+                raise TransportError(
                     f"{shown(url)} has no commit {commit} on any branch or tag",
                     hint="is the revision right, and was the branch that held it deleted?",
                 )
         if done.status:
             raise _failure(url, commit, done)
+
+    def context(self, url: str, archive: str) -> Context:
+        """Return where a commit from `url` lies, for reading its submodules."""
+        return Context(self.directory, self._settings, url, archive)
 
     def forget(self) -> None:
         """Remove the whole repository: its objects are damaged."""
@@ -92,7 +94,7 @@ class Repository:
         """Return the commit that a branch, tag or HEAD of the remote names now.
 
         Raises:
-            FetchFailedError: there is none of that name, or the server does not answer.
+            TransportError: there is none of that name, or the server does not answer.
             ToolError, CancelledError: as `fetch`.
         """
         self._prepare("0" * 40, progress)
@@ -104,7 +106,7 @@ class Repository:
         for ref in (f"refs/tags/{name}^{{}}", f"refs/tags/{name}", f"refs/heads/{name}", f"{name}^{{}}", name):
             if ref in found:
                 return str(found[ref])
-        raise FetchFailedError(f"{shown(url)} has no branch or tag called {escaped(name)}")
+        raise TransportError(f"{shown(url)} has no branch or tag called {escaped(name)}")
 
     def _prepare(self, commit: str, progress: Progress) -> None:
         try:
@@ -151,13 +153,13 @@ class Repository:
         except ToolError as error:
             if "is not installed" in str(error):
                 raise
-            raise FetchFailedError(f"{shown(url)}: {error.message}", transient=True) from error
+            raise TransportError(f"{shown(url)}: {error.message}", transient=True) from error
 
     def _check_size(self) -> None:
         """Stop a server that sends without end."""
         size = sum(one.stat(follow_symlinks=False).st_size for one in _scanned(self.directory / "objects" / "pack"))
         if size > self._settings.max_bytes:
-            raise FetchFailedError(
+            raise TransportError(
                 f"the repository is larger than {self._settings.max_bytes} bytes",
                 hint="raise FETCH_MAX_TOTAL_BYTES if it is meant to be",
             )
@@ -182,7 +184,7 @@ def _server(url: str) -> list[str]:
     return [f"--upload-pack={LOCAL_SERVER}"] if scheme_of(url) == "file" else []
 
 
-def _failure(url: str, wanted: str, done: Done) -> FetchFailedError:
+def _failure(url: str, wanted: str, done: Done) -> TransportError:
     lines = [line for line in done.errors.replace("\r", "\n").splitlines() if "fatal:" in line or "error:" in line]
     said = last_line("\n".join(lines[:1]) or done.errors)
     final = _FINAL.search(done.errors.lower())
@@ -191,7 +193,7 @@ def _failure(url: str, wanted: str, done: Done) -> FetchFailedError:
         hint = f"the repository has no commit {wanted}: is the revision right?"
     elif "host key verification" in done.errors.lower():
         hint = "the host's key must be known: add it to known_hosts, or set FETCH_SSH_KNOWN_HOSTS"
-    return FetchFailedError(f"{shown(url)}: git ended with {done.status}: {said}", hint=hint, transient=not final)
+    return TransportError(f"{shown(url)}: git ended with {done.status}: {said}", hint=hint, transient=not final)
 
 
 class _Received:

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tasks_lib.errors import ToolError, UnsafeEntryError
+from tasks_lib.errors import ToolError, UnsafeEntryError, escaped
 from tasks_lib.git.listing import Gitlink, Listing
 from tasks_lib.git.objects import Objects
-from tasks_lib.git.program import GitSettings, command
+from tasks_lib.git.program import command
+from tasks_lib.network import RepositorySettings
 from tasks_lib.programs import last_line, run
 from tasks_lib.progress import Progress
 from tasks_lib.repository_url import checked, joined, scheme_of
@@ -29,30 +30,27 @@ class Submodule(NamedTuple):
     url: str
 
 
-class _Context(NamedTuple):
-    archive: str
+class Context(NamedTuple):
+    """Where a parent commit lies: in the bare repository `directory`, from `url`, on its way into `archive`."""
+
+    directory: Path
+    settings: RepositorySettings
     url: str
-    protocols: tuple[str, ...]
+    archive: str
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """What its submodules may use: `file` only beside a parent that uses it too."""
+        return self.settings.protocols + (("file",) if scheme_of(self.url) == "file" else ())
 
 
-def submodules(
-    listing: Listing,
-    objects: Objects,
-    directory: Path,
-    settings: GitSettings,
-    url: str,
-    archive: str,
-    progress: Progress,
-) -> Iterator[Submodule]:
-    """Yield the submodules of a commit that came from `url`.
+def submodules(listing: Listing, context: Context, objects: Objects, progress: Progress) -> Iterator[Submodule]:
+    """Yield the submodules of a commit.
 
     Args:
         listing: of the parent.
-        objects: of the parent's repository, which lies in `directory`.
-        directory: see there.
-        settings: say which transports a submodule may use; `file` only beside a parent that uses it too.
-        url: of the parent; relative ones count from it.
-        archive: name for refusals.
+        context: of the parent; relative URLs count from its own.
+        objects: of the parent's repository.
         progress: told what stays empty.
 
     Raises:
@@ -64,31 +62,23 @@ def submodules(
     identity = listing.blob(b".gitmodules")
     if not identity:
         for link in listing.gitlinks:
-            progress.warn(
-                f"{archive}: {link.path.decode('utf-8', 'replace')} is a submodule without .gitmodules: left empty"
-            )
+            place = escaped(link.path)
+            progress.warn(f"{context.archive}: {place} is a submodule without .gitmodules: left empty")
             yield Submodule(link.path, "", link.commit, "")
         return
     content = next(objects.small("blob", [identity]))
     if len(content) > _MAX_SETTINGS:
-        raise ToolError(f"{archive}: .gitmodules is larger than {_MAX_SETTINGS} bytes")
-    by_path = {
-        fields.get("path", "").rstrip("/"): (name, fields)
-        for name, fields in _read(content, directory, settings, progress)
-    }
-    protocols = settings.protocols + (("file",) if scheme_of(url) == "file" else ())
-    context = _Context(archive, url, protocols)
+        raise ToolError(f"{context.archive}: .gitmodules is larger than {_MAX_SETTINGS} bytes")
+    by_path = {fields.get("path", "").rstrip("/"): (name, fields) for name, fields in _read(content, context, progress)}
     for link in listing.gitlinks:
         name, fields = by_path.get(link.path.decode("utf-8", "surrogateescape"), ("", {}))
         yield _submodule(link, name, fields, context)
 
 
-def _read(
-    content: bytes, directory: Path, settings: GitSettings, progress: Progress
-) -> Iterator[tuple[str, Mapping[str, str]]]:
+def _read(content: bytes, context: Context, progress: Progress) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Let git itself read its format. Source: gitmodules(5), git-config(1) `--file -`."""
     words = ["config", "--file", "-", "--no-includes", "--null", "--list"]
-    done = run(command(settings, directory, words), progress, input=content)
+    done = run(command(context.settings, context.directory, words), progress, input=content)
     if done.status:
         raise ToolError(f".gitmodules cannot be read: {last_line(done.errors)}")
     found: dict[str, dict[str, str]] = defaultdict(dict)
@@ -100,7 +90,7 @@ def _read(
     yield from found.items()
 
 
-def _submodule(link: Gitlink, name: str, fields: Mapping[str, str], context: _Context) -> Submodule:
+def _submodule(link: Gitlink, name: str, fields: Mapping[str, str], context: Context) -> Submodule:
     def refuse(reason: str, code: str) -> UnsafeEntryError:
         return UnsafeEntryError(archive=context.archive, reason=reason, code=code, entry=link.path)
 

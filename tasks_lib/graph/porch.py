@@ -13,10 +13,10 @@ from doit import get_var
 from doit.exceptions import InvalidDodoFile
 
 from tasks_lib.errors import FetchError
-from tasks_lib.graph.load import digest_of, load
-from tasks_lib.graph.tasks import Graph, Task
+from tasks_lib.graph import reporter
+from tasks_lib.graph.house import House
+from tasks_lib.graph.tasks import Task
 from tasks_lib.settings import SETTINGS, Settings
-from tasks_lib.steps import Plan, World
 from tasks_lib.store import Store
 
 
@@ -39,15 +39,20 @@ def _settings() -> Settings:
     return settings
 
 
-_SETTINGS: Final = _settings()
+#: What this run is built of; the commands find it here.
+HOUSE: Final = House(_settings(), dict(os.environ))
+reporter.Reporter.surroundings = reporter.Surroundings.parse(
+    os.environ, progress=HOUSE.settings.progress, events=HOUSE.settings.events, build=HOUSE.settings.build
+)
 
 DOIT_CONFIG = {
     "minversion": "0.37.0",
     "default_tasks": ["toolchain", "repack", "fetch"],  # sinks first: downloads and extractions overlap
     "backend": "doit-fetch",
-    "dep_file": str(_SETTINGS.cache / "doit.db"),
-    "num_process": _SETTINGS.jobs,
+    "dep_file": str(HOUSE.settings.cache / "doit.db"),
+    "num_process": HOUSE.settings.jobs,
     "par_type": "thread",
+    "reporter": reporter.Reporter,
 }
 
 
@@ -58,8 +63,7 @@ def task_fetchdefs() -> Iterator[Task]:
         InvalidDodoFile: the definitions are wrong; doit prints every problem.
     """
     try:
-        definitions = load(_SETTINGS.fetchdefs)
+        graph = HOUSE.graph
     except FetchError as error:
         raise InvalidDodoFile(str(error)) from None
-    plan = Plan(definitions, cache=_SETTINGS.cache, build=_SETTINGS.build, digest_of=digest_of)
-    yield from Graph(plan, World(_SETTINGS, dict(os.environ))).tasks()
+    yield from graph.tasks()

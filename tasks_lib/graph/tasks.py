@@ -19,7 +19,7 @@ from doit.exceptions import TaskFailed
 from tasks_lib import recipe, steps
 from tasks_lib.archive import format_for
 from tasks_lib.definitions import Fetch, StaticUrl, Toolchain
-from tasks_lib.errors import FetchError, escaped
+from tasks_lib.errors import CancelledError, FetchError, escaped
 from tasks_lib.graph.watch import RUN
 from tasks_lib.steps import Artifact, Delivery, Plan, Preparation, World
 
@@ -71,10 +71,12 @@ class Step:
         progress = RUN.progress(self.name)
         try:
             skipped = self.verb(*self.arguments, progress)
+        except CancelledError as error:  # nobody needs to read it: who asked the run to stop knows
+            return TaskFailed(str(error), report=False)  # type: ignore[no-untyped-call]  # doit has no types
         except FetchError as error:
             return TaskFailed(str(error))  # type: ignore[no-untyped-call]  # doit has no types
         if skipped:
-            progress.warn(f"skipped: {skipped}")
+            RUN.say(self.name, "skip", {"reason": skipped})
             return {"key": ""}
         return {"key": self.key}
 

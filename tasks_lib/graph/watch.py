@@ -18,8 +18,10 @@ from tasks_lib.errors import CancelledError, escaped
 
 
 class Event(NamedTuple):
-    """One thing that a task said: `phase` (facts: `phase` and its own), `advance` (`size` bytes) or `warn` (`message`).
+    """One thing that a task said.
 
+    Names and facts: `phase` (`phase` and its own), `advance` (`size` bytes), `warn` (`message`), `skip` (`reason`);
+    around them the reporter says `start` and `end` (`outcome`, `message`).
     `at_s` is monotonic seconds, `worker` the name of the thread that works for the task.
     """
 
@@ -94,9 +96,11 @@ class TaskProgress:
 
 
 def to_stderr(event: Event) -> None:
-    """Write warnings, and for whom a task waits, on stderr: one flushed line each."""
+    """Write warnings, why a task is skipped, and for whom a task waits, on stderr: one flushed line each."""
     if event.name == "warn":
         line = str(event.facts["message"])
+    elif event.name == "skip":
+        line = f"skipped: {event.facts['reason']}"
     elif event.name == "phase" and "holder" in event.facts:
         line = f"waiting for process {event.facts['holder']}"
     else:

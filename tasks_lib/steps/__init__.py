@@ -3,7 +3,7 @@
 Each step first adopts what the store holds; each is told its `Progress`; none knows doit.
 """
 
-from tasks_lib.steps.artifacts import fetch, is_published, repack
+from tasks_lib.steps.artifacts import fetch, is_published, needs_network, repack
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, Preparation
 from tasks_lib.steps.toolchains import SKIPPED, is_prepared, prepare
 from tasks_lib.steps.trees import deliver, is_delivered, slot_of
@@ -21,6 +21,7 @@ __all__ = [
     "is_delivered",
     "is_prepared",
     "is_published",
+    "needs_network",
     "prepare",
     "repack",
     "slot_of",

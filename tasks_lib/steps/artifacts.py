@@ -8,7 +8,7 @@ from tasks_lib.archive import Reshape
 from tasks_lib.archive import repack as repack_archive
 from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import StoreUnavailableError, ToolError
+from tasks_lib.errors import StoreUnavailableError
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Artifact, commit_record
 from tasks_lib.steps.trees import archive_format
@@ -41,6 +41,15 @@ def is_published(world: World, artifact: Artifact) -> bool:
 def _is_vouched(world: World, artifact: Artifact) -> bool:
     """Whether its signatures were verified under the policy of today; true when it needs none."""
     return not artifact.verdict or world.store.result(artifact.verdict) is not None
+
+
+def needs_network(world: World, definition: Fetch, artifact: Artifact) -> bool:
+    """Whether only the network can give what the definition promises: neither the store nor a file has it."""
+    source = definition.source
+    if isinstance(source, StaticUrl) and any(url.lower().startswith("file:") for url in (source.url, *source.mirrors)):
+        return False
+    integrity = integrity_of(world, artifact)
+    return integrity is None or not world.store.has(integrity)
 
 
 def adopt(world: World, artifact: Artifact) -> bool:
@@ -89,16 +98,10 @@ def fetch(world: World, definition: Fetch, artifact: Artifact, progress: Progres
     adopt(world, artifact)
 
 
-def _git(source: Git | Hg) -> Git:
-    if isinstance(source, Hg):
-        raise ToolError("hg definitions are read but cannot be fetched yet")
-    return source
-
-
 def _fetch_commit(world: World, source: Git | Hg, artifact: Artifact, progress: Progress) -> None:
     from tasks_lib.steps.repositories import fetch_commit  # runs programs: loaded when needed
 
-    fetch_commit(world, _git(source), progress)
+    fetch_commit(world, source, progress)
     with world.store.writer() as writer:
         writer.write(commit_record(source))
         writer.commit(artifact.integrity)
@@ -118,7 +121,7 @@ def repack(world: World, definition: Fetch, origin: Artifact, artifact: Artifact
     if not isinstance(source, StaticUrl):
         from tasks_lib.steps.repositories import commit_archive
 
-        commit_archive(world, _git(source), progress)
+        commit_archive(world, source, progress)
         adopt(world, artifact)
         return
     if origin.integrity is None:

@@ -1,80 +1,58 @@
 """Commits: fetched with their submodules into repositories of the cache, written as one deterministic archive.
 
 The archive is a function of the commit id, the prefix and whether `.git` is kept: never of the clone, the machine,
-the user, git's version or configuration.
+the user, the program's version or its configuration.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
-import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
-from tasks_lib import recipe
-from tasks_lib.archive import REPACK_VERSION, Entry, entry_of
+from tasks_lib import git, hg, recipe
+from tasks_lib.archive import REPACK_VERSION, Entry, Limits, Reshape, entry_of, repack
 from tasks_lib.archive import write as write_archive
-from tasks_lib.definitions import Git
+from tasks_lib.definitions import Git, Hg
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import (
-    DigestMismatchError,
-    OfflineError,
-    ToolError,
-    UnsafeEntryError,
-)
-from tasks_lib.git import (
-    FetchFailedError,
-    Listing,
-    MissingObjectError,
-    Objects,
-    Repository,
-    Submodule,
-    listing,
-    submodules,
-)
+from tasks_lib.errors import DigestMismatchError, UnsafeEntryError
+from tasks_lib.git import MissingObjectError, Objects
 from tasks_lib.progress import Progress
-from tasks_lib.repository_url import checked, host_of, shown
+from tasks_lib.repository_url import shown
+from tasks_lib.steps.access import Access, access
 from tasks_lib.steps.world import World
-from tasks_lib.store import Result
+from tasks_lib.store import Result, Writer
 
 #: Deepest nesting and largest number of submodules. Chromium has about 300, three deep.
 MAX_SUBMODULE_DEPTH: Final = 16
 MAX_SUBMODULES: Final = 2000
-#: Longest pause between two attempts, and between two looks at whether to stop, in seconds.
-_MAX_BACKOFF_S: Final = 30.0
-_NAP_S: Final = 0.1
 
 
 class Part(NamedTuple):
     """A commit at its place in the archive: the wanted one, then its submodules."""
 
     path: bytes
-    repository: Repository
-    listing: Listing
-    submodules: tuple[Submodule, ...]
+    repository: git.Repository
+    listing: git.Listing
+    submodules: tuple[git.Submodule, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What one archive is made of: `key` is a private key for the host of `source.repo`."""
+class _GitWork:
+    """What the archive of one commit is made of."""
 
-    world: World
+    access: Access
     source: Git
-    progress: Progress
-    key: Path | None
+
+    @property
+    def limits(self) -> Limits:
+        return self.access.world.limits(self.source.archive)
+
+    def objects(self, repository: git.Repository) -> Objects:
+        return Objects(repository.directory, self.access.world.repositories, self.access.progress)
 
     def parts(self) -> list[Part]:
-        """Return the commit and its submodules, fetched where the cache does not hold them.
-
-        Raises:
-            FetchFailedError, OfflineError: a commit is not here and cannot be had.
-            DigestMismatchError, ToolError, ArchiveError: as `git.listing` and `git.submodules`.
-        """
+        """Return the commit and its submodules, fetched where the cache does not hold them."""
         found: list[Part] = []
         waiting = [(b"", self.source.repo, self.source.revision, 0)]
         while waiting:
@@ -91,82 +69,36 @@ class Work:
         return found
 
     def part(self, path: bytes, url: str, commit: str) -> Part:
-        """Return one commit, fetched when it is not here; damaged objects are fetched once more."""
-        repository = self.held(url, commit)
+        """Return one commit; damaged objects are fetched once more."""
         try:
-            return self.read(path, url, commit, repository)
+            return self.read(path, url, commit)
         except (MissingObjectError, DigestMismatchError) as error:
-            self.progress.warn(f"{shown(url)}: {error.message}; fetched again")
-            self.forget(repository)
-        return self.read(path, url, commit, self.held(url, commit))
+            self.access.progress.warn(f"{shown(url)}: {error.message}; fetched again")
+            self.access.forget(self.access.held(url, commit))
+        return self.read(path, url, commit)
 
-    def read(self, path: bytes, url: str, commit: str, repository: Repository) -> Part:
-        """Return what a held commit says."""
-        name, git = self.source.artifact_name, self.world.git
-        with Objects(repository.directory, git, self.progress) as objects:
-            limits = self.world.limits(self.source.archive)
-            found = listing(objects, commit, name=name, max_entries=limits.max_entries)
-            inner = submodules(found, objects, repository.directory, git, url, name, self.progress)
+    def read(self, path: bytes, url: str, commit: str) -> Part:
+        repository = self.access.held(url, commit)
+        if not isinstance(repository, git.Repository):
+            raise AssertionError("access gives git repositories to git definitions")
+        name = self.source.artifact_name
+        with self.objects(repository) as objects:
+            found = git.listing(objects, commit, name=name, max_entries=self.limits.max_entries)
+            inner = git.submodules(found, repository.context(url, name), objects, self.access.progress)
             return Part(path, repository, found, tuple(inner))
-
-    def held(self, url: str, commit: str) -> Repository:
-        """Return the repository of a URL, which holds the commit.
-
-        Raises:
-            OfflineError: it does not, and the network is off.
-            FetchFailedError: the server did not give it.
-        """
-        name = hashlib.sha256(f"{len(commit)} {url}".encode()).hexdigest()
-        repository = Repository(self.world.store.repository(name), self.world.git)
-        if repository.holds(commit):
-            return repository
-        with self.world.store.lock(name, self.progress):
-            if not repository.holds(commit):
-                self.obtain(repository, url, commit)
-        return repository
-
-    def obtain(self, repository: Repository, url: str, commit: str) -> None:
-        """Fetch a commit, again after a pause where that may help."""
-        policy = self.world.settings.policy
-        if policy.network == "off" and not url.startswith("file:"):
-            raise OfflineError(
-                f"commit {commit} of {shown(url)} is not in the cache, and the network is off",
-                hint="run once without offline=1",
-            )
-        key = self.key if host_of(url) == host_of(self.source.repo) else None
-        for attempt in range(policy.retries + 1):
-            try:
-                return repository.fetch(url, commit, self.progress, key=key)
-            except FetchFailedError as error:
-                if not error.transient or attempt == policy.retries:
-                    raise
-                self.progress.warn(f"{error.message}; tried again")
-            self.pause(min(policy.backoff_s * 2**attempt, _MAX_BACKOFF_S))
-        return None
-
-    def pause(self, seconds: float) -> None:
-        """Wait, unless the run is asked to stop."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self.progress.check()
-            time.sleep(_NAP_S)
-
-    def forget(self, repository: Repository) -> None:
-        """Drop a repository whose objects are damaged."""
-        with self.world.store.lock(repository.directory.name, self.progress):
-            repository.forget()
 
     def entries(self, parts: list[Part]) -> Iterator[Entry]:
         """Yield everything that the archive holds."""
-        limits = self.world.limits(self.source.archive)
-        top = self.source.path_prefix.encode("utf-8", "surrogateescape")
+        limits, top = self.limits, self.source.path_prefix.encode("utf-8", "surrogateescape")
         yield entry_of(top, "directory", limits)
         for part in parts:
             here = _below(top, part.path)
             for link in part.listing.gitlinks:
                 yield entry_of(_below(here, link.path), "directory", limits)
-            with Objects(part.repository.directory, self.world.git, self.progress) as objects:
-                leaves = part.listing.leaves
+            if self.source.dot_git == "kept":
+                yield from self.dot_git(part, _below(here, b".git"))
+            leaves = part.listing.leaves
+            with self.objects(part.repository) as objects:
                 contents = objects.contents([leaf.identity for leaf in leaves])
                 for leaf, (_, size, chunks) in zip(leaves, contents, strict=True):
                     path = _below(here, leaf.path)
@@ -175,73 +107,103 @@ class Work:
                     else:
                         yield entry_of(path, "file", limits, size=size, executable=leaf.executable, chunks=chunks)
 
+    def dot_git(self, part: Part, here: bytes) -> Iterator[Entry]:
+        """Yield the `.git` of one commit."""
+        with self.objects(part.repository) as objects, self.access.world.store.temporary() as spool:
+            for piece in git.dot_git(part.listing, part.submodules, objects, spool):
+                kind = "directory" if piece.path.endswith(b"/") else "file"
+                path = _below(here, piece.path)
+                yield entry_of(path, kind, self.limits, size=piece.size, chunks=piece.chunks)
+
+    def write(self, spool: BinaryIO, writer: Writer) -> dict[str, str | int]:
+        """Write the archive; return what is remembered of it."""
+        parts = self.parts()
+        self.access.progress.phase("repack")
+        digest = write_archive(
+            self.entries(parts),
+            name=self.source.artifact_name,
+            limits=self.limits,
+            spool=spool,
+            write=writer.write,
+            progress=self.access.progress,
+        )
+        return {"tar": f"sha256:{digest}", "tree": parts[0].listing.tree, "submodules": len(parts) - 1}
+
+    def forget(self) -> None:
+        """Drop the repositories of all parts."""
+        for part in self.parts():
+            self.access.forget(part.repository)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _HgWork:
+    """What the archive of one changeset is made of."""
+
+    access: Access
+    source: Hg
+
+    def parts(self) -> list[hg.Repository]:
+        """Return the repository, which holds the changeset."""
+        repository = self.access.held(self.source.repo, self.source.revision)
+        if not isinstance(repository, hg.Repository):
+            raise AssertionError("access gives hg repositories to hg definitions")
+        return [repository]
+
+    def write(self, spool: BinaryIO, writer: Writer) -> dict[str, str | int]:
+        """Write the archive; return what is remembered of it."""
+        source, world, progress = self.source, self.access.world, self.access.progress
+        (repository,) = self.parts()
+        progress.phase("repack")
+        with world.store.temporary() as made:
+            repository.archive(source.revision, made, source.artifact_name, progress)
+            made.seek(0)
+            digest = repack(
+                made,
+                name=source.artifact_name,
+                format="tar",
+                reshape=Reshape(strip=1, prefix=f"{source.path_prefix}/"),
+                limits=world.limits(source.archive),
+                spool=spool,
+                write=writer.write,
+                progress=progress,
+            )
+        return {"tar": f"sha256:{digest}"}
+
+    def forget(self) -> None:
+        """Drop the repository."""
+        for repository in self.parts():
+            self.access.forget(repository)
+
+
+def _work(one: Access) -> _GitWork | _HgWork:
+    if isinstance(one.source, Git):
+        return _GitWork(access=one, source=one.source)
+    return _HgWork(access=one, source=one.source)
+
 
 def _below(directory: bytes, path: bytes) -> bytes:
     return b"/".join(filter(None, (directory, path)))
 
 
-@contextlib.contextmanager
-def working(world: World, source: Git, progress: Progress, ssh_key: str = "") -> Iterator[Work]:
-    """Give the work on one commit; a private key lies in a file of its own meanwhile.
-
-    Args:
-        world: of this run.
-        source: which commit, from where.
-        progress: told what happens.
-        ssh_key: text of a private key; "" for what the definition names.
-
-    Raises:
-        ToolError: the repository may not be asked, or the key that the definition names is not there.
-    """
-    try:
-        checked(source.repo, (*world.git.protocols, "file"))  # a definition that says `file:` asks for it
-    except ValueError as error:
-        raise ToolError(f"{shown(source.repo)} {error}", hint="FETCH_GIT_PROTOCOLS says what may be used") from error
-    text = ssh_key or (_named_key(world, source.ssh_key) if source.ssh_key else "")
-    if not text:
-        yield Work(world=world, source=source, progress=progress, key=None)
-        return
-    with tempfile.TemporaryDirectory(prefix="doit-fetch-") as directory:  # mode 0700
-        key = Path(directory) / "key"
-        descriptor = os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text.rstrip("\n") + "\n")  # OpenSSH refuses a key without its last line feed
-        yield Work(world=world, source=source, progress=progress, key=key)
+def _made(world: World, source: Git | Hg) -> Integrity | None:
+    """Return the archive that the store holds already."""
+    result = world.store.result(recipe.repository_key(source, version=REPACK_VERSION))
+    return result.integrity if result is not None and world.store.has(result.integrity) else None
 
 
-def _named_key(world: World, name: str) -> str:
-    text = world.environ.get(name, "")
-    if text:
-        return text
-    try:
-        return Path(name).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ToolError(
-            f"the ssh key {name!r} is neither an environment variable nor a readable file",
-            hint="put the private key into that variable, or its path into the definition",
-        ) from error
-
-
-def archive_key(source: Git) -> str:
-    """Return the recipe key of the archive of a commit."""
-    return recipe.repository_key(source, version=REPACK_VERSION)
-
-
-def fetch_commit(world: World, source: Git, progress: Progress) -> None:
+def fetch_commit(world: World, source: Git | Hg, progress: Progress) -> None:
     """Make the cache hold the commit and its submodules, unless it holds their archive.
 
     Raises:
-        FetchFailedError, OfflineError: a commit cannot be had.
-        ToolError, ArchiveError, IntegrityError: as `commit_archive`.
+        TransportError: a commit cannot be had.
+        ToolError, ArchiveError, IntegrityError, StoreUnavailableError, CancelledError: as `commit_archive`.
     """
-    made = world.store.result(archive_key(source))
-    if made is not None and world.store.has(made.integrity):
-        return
-    with working(world, source, progress) as work:
-        work.parts()
+    if _made(world, source) is None:
+        with access(world, source, progress) as one:
+            _work(one).parts()
 
 
-def commit_archive(world: World, source: Git, progress: Progress, *, ssh_key: str = "") -> Integrity:
+def commit_archive(world: World, source: Git | Hg, progress: Progress, *, ssh_key: str = "") -> Integrity:
     """Make the store hold the archive of a commit, fetching what is missing, and return what its bytes are.
 
     Args:
@@ -251,48 +213,32 @@ def commit_archive(world: World, source: Git, progress: Progress, *, ssh_key: st
         ssh_key: text of a private key for the repository's host; "" for what `source.ssh_key` names.
 
     Raises:
-        FetchFailedError, OfflineError: a commit is not here and cannot be had.
+        TransportError: a commit is not here and cannot be had (`OfflineError`: the network is off).
         IntegrityError: a repository gave other objects than asked for, twice.
         ArchiveError: a name, symlink or submodule that is refused.
-        ToolError: git is missing or failed; the repository may not be asked.
+        ToolError: git or hg is missing or failed; the repository may not be asked.
         StoreUnavailableError, CancelledError: as in every step.
     """
-    key = archive_key(source)
+    key = recipe.repository_key(source, version=REPACK_VERSION)
     with world.store.lock(key, progress):
-        made = world.store.result(key)
-        if made is not None and world.store.has(made.integrity):
-            return made.integrity
-        with working(world, source, progress, ssh_key) as work:
+        made = _made(world, source)
+        if made is not None:
+            return made
+        with access(world, source, progress, ssh_key) as one:
+            work = _work(one)
             try:
                 return _written(work, key)
             except (MissingObjectError, DigestMismatchError) as error:
                 progress.warn(f"{shown(source.repo)}: {error.message}; fetched again")
-                for part in work.parts():
-                    work.forget(part.repository)
+                work.forget()
             return _written(work, key)
 
 
-def _written(work: Work, key: str) -> Integrity:
-    world, source, progress = work.world, work.source, work.progress
-    parts = work.parts()
-    progress.phase("repack")
-    store = world.store
+def _written(work: _GitWork | _HgWork, key: str) -> Integrity:
+    store, source = work.access.world.store, work.source
     with store.temporary() as spool, store.writer() as writer:
-        tar_digest = write_archive(
-            work.entries(parts),
-            name=source.artifact_name,
-            limits=world.limits(source.archive),
-            spool=spool,
-            write=writer.write,
-            progress=progress,
-        )
+        facts = work.write(spool, writer)
         integrity = writer.commit()
-    provenance: dict[str, str | int] = {
-        "url": shown(source.repo),
-        "commit": source.revision,
-        "tree": parts[0].listing.tree,
-        "submodules": len(parts) - 1,
-        "tar": f"sha256:{tar_digest}",
-    }
+    provenance = {"url": shown(source.repo), "commit": source.revision, **facts}
     store.record(Result(key=key, integrity=integrity, provenance=provenance))
     return integrity

@@ -23,7 +23,7 @@ from tasks_lib.store import Result
 #: Exit status by which a command says "not on this machine". Source: Automake manual, "Scripts-based Testsuites".
 SKIPPED: Final = 77
 #: Seconds between asking a command to stop and stopping it, and between two looks at it.
-_GRACE_S: Final = 5.0
+_GRACE_S: Final = 0.8
 _LOOK_S: Final = 0.05
 _CHUNK: Final = 1 << 20
 

@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tasks_lib.archive import Limits
+from tasks_lib.network import RepositorySettings
 from tasks_lib.settings import Settings
 from tasks_lib.store import Store
 
 if TYPE_CHECKING:
-    from tasks_lib.git import GitSettings
     from tasks_lib.signature import Gpg
     from tasks_lib.sources import Sources
     from tasks_lib.transport import Transport
@@ -60,22 +60,14 @@ class World:
         return Gpg(self.environ.get("PATH", os.defpath))
 
     @property
-    def git(self) -> GitSettings:
-        """How git is run."""
-        from tasks_lib.git import GitSettings
-
-        transport = self.settings.transport
-        return GitSettings(
+    def repositories(self) -> RepositorySettings:
+        """How programs that fetch from repositories are run."""
+        return RepositorySettings(
             environ=self.environ,
+            transport=self.settings.transport,
             protocols=self.settings.git_protocols,
-            connect_timeout_s=transport.connect_timeout_s,
-            stall_timeout_s=transport.stall_timeout_s,
-            total_timeout_s=transport.total_timeout_s,
-            max_bytes=self.settings.limits.max_total_bytes,
             known_hosts=self.settings.known_hosts,
-            ca_bundle=transport.ca_bundle,
-            proxies=transport.proxies,
-            no_proxy=transport.no_proxy,
+            max_bytes=self.settings.limits.max_total_bytes,
         )
 
     def limits(self, own: tuple[tuple[str, int | str], ...]) -> Limits:

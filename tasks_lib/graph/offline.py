@@ -1,0 +1,51 @@
+"""Offline: what is missing for the whole requested graph is told at once, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from tasks_lib.errors import OfflineError, escaped
+from tasks_lib.graph.tasks import Step
+from tasks_lib.steps import needs_network
+
+#: Most missing artifacts that are named; the rest is counted.
+_NAMED = 100
+
+
+def refuse_missing(tasks: Mapping[str, Any], selected: Iterable[str]) -> None:
+    """Return when the cache, or a file, has everything that the selected tasks fetch.
+
+    Raises:
+        OfflineError: names everything that would have to come from the network.
+    """
+    missing = [
+        step.arguments[1].name
+        for task in needed(tasks, selected)
+        if task.name.startswith("fetch:") and (step := _step_of(task)) is not None and needs_network(*step.arguments)
+    ]
+    if missing:
+        lines = [f"{escaped(name)}: not in the cache, and the network is off" for name in sorted(missing)[:_NAMED]]
+        lines += [f"... and {len(missing) - _NAMED} more"] if len(missing) > _NAMED else []
+        hint = "nothing was run; run once without offline, or copy a cache that holds them"
+        raise OfflineError("\n".join(lines), hint=hint)
+
+
+def needed(tasks: Mapping[str, Any], selected: Iterable[str]) -> Iterator[Any]:
+    """Yield the selected tasks and whatever they depend on, each once."""
+    seen: set[str] = set()
+    todo = list(selected)
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            task = tasks[name]
+            todo += [*task.task_dep, *task.setup_tasks]
+            yield task
+
+
+def _step_of(task: Any) -> Step | None:
+    for action in task._actions:
+        if isinstance(action, tuple) and isinstance(action[0], Step):
+            return action[0]
+    return None

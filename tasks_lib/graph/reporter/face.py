@@ -1,0 +1,54 @@
+"""What shows a run, and which one fits where it is shown."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+from tasks_lib.graph.reporter.ledger import Ledger
+from tasks_lib.graph.reporter.lines import LinesFace
+from tasks_lib.graph.reporter.out import Out
+from tasks_lib.graph.reporter.surroundings import Surroundings
+from tasks_lib.graph.watch import Event
+
+#: Terminals that cannot move their cursor.
+_DUMB: Final = frozenset({"", "dumb", "unknown"})
+
+
+class Face(Protocol):
+    """Shows what happens; called from any thread, after the ledger knows it."""
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between two beats."""
+
+    def begin(self) -> None:
+        """Doit has loaded its tasks."""
+
+    def hear(self, event: Event) -> None:
+        """A task says something."""
+
+    def ended(self, name: str, outcome: str, fail: Any) -> None:
+        """A task ended; `fail` is doit's failure, or None."""
+
+    def passed(self, name: str, outcome: str) -> None:
+        """A task did not have to run, or could not."""
+
+    def beat(self, now: float) -> None:
+        """Time passes (monotonic seconds)."""
+
+    def finish(self) -> None:
+        """The run is over, whatever the reason."""
+
+
+def face_for(kind: str, out: Out, ledger: Ledger, surroundings: Surroundings) -> Face:
+    """Return the face: `kind` is "auto", "live", "lines" or "quiet"."""
+    colour = surroundings.colour
+    if colour == "auto":
+        colour = "always" if out.is_terminal and surroundings.terminal not in _DUMB else "never"
+    can = out.is_terminal and surroundings.terminal not in _DUMB
+    if can and (kind == "live" or (kind == "auto" and not surroundings.ci)):
+        from tasks_lib.graph.reporter.live import LiveFace  # rich is slow to import, and only needed here
+
+        return LiveFace(out, ledger, colour=colour, environ=surroundings.environ)
+    chatter = "quiet" if kind == "quiet" else "all"
+    return LinesFace(out, ledger, ci=surroundings.ci, colour=colour, chatter=chatter)

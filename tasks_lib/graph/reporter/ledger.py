@@ -1,0 +1,270 @@
+"""What is known of a run while it runs: every task with its phases, bytes, source and outcome.
+
+The ledger listens and answers; it prints nothing, reads no clock, and every face (lines, live, JSON, record) reads it.
+Times are monotonic seconds of the events. Text from outside is kept as it came: whoever shows it escapes it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from tasks_lib.graph.watch import Event
+
+#: Phases in which a task only waits or looks: a task with no other one found its result made already.
+IDLE_PHASES: Final = frozenset({"queue", "wait", "verify"})
+#: Most phases kept of one task; a source that is asked again and again must not fill the memory.
+MAX_PHASES: Final = 64
+#: Seconds of which the present rate is the mean: long enough to be calm, short enough to see a stall.
+_WINDOW_S: Final = 5.0
+
+Facts = Mapping[str, str | int | float]
+
+
+@dataclass(slots=True)
+class Phase:
+    """One phase: `start_s` to `end_s` (0 while it lasts), `size` bytes done of `total` (0: unknown)."""
+
+    name: str
+    start_s: float
+    end_s: float = 0.0
+    url: str = ""
+    size: int = 0
+    total: int = 0
+    resumed: int = 0
+
+
+@dataclass(slots=True)
+class TaskRun:
+    """One execution of one task; `outcome` is "" while it lasts."""
+
+    name: str
+    ready_s: float
+    start_s: float
+    worker: str
+    end_s: float = 0.0
+    outcome: str = ""
+    message: str = ""
+    phases: list[Phase] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    _marks: list[tuple[float, int]] = field(default_factory=list)
+
+    @property
+    def phase(self) -> Phase | None:
+        """The present phase."""
+        return self.phases[-1] if self.phases else None
+
+    @property
+    def source(self) -> Phase | None:
+        """The body from which the bytes came (the last one), None when none arrived."""
+        return next((phase for phase in reversed(self.phases) if phase.name == "body"), None)
+
+    @property
+    def worked(self) -> bool:
+        """Whether it did more than find its result."""
+        return any(phase.name not in IDLE_PHASES for phase in self.phases)
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Bytes that arrived from sources, failed attempts included."""
+        return sum(phase.size for phase in self.phases if phase.name == "body")
+
+    def rate(self, now: float) -> float:
+        """Return bytes per second of the present phase over the last seconds."""
+        phase = self.phase
+        if phase is None:
+            return 0.0
+        since = next((mark for mark in self._marks if mark[0] >= now - _WINDOW_S), (phase.start_s, 0))
+        begun = max(phase.start_s, since[0])
+        return (phase.size - since[1]) / (now - begun) if now > begun else 0.0
+
+    def begin(self, name: str, at_s: float, facts: Facts) -> None:
+        """Let a phase begin."""
+        if self.phases:
+            self.phases[-1].end_s = self.phases[-1].end_s or at_s
+        if len(self.phases) >= MAX_PHASES:
+            self.phases.pop(1)
+        number = {key: int(facts[key]) for key in ("total", "resumed") if key in facts}
+        self.phases.append(Phase(name, at_s, url=str(facts.get("url", "")), **number))
+        self._marks = [(at_s, 0)]
+
+    def advance(self, size: int, at_s: float) -> None:
+        """Add bytes to the present phase."""
+        if not self.phases:
+            return
+        phase = self.phases[-1]
+        phase.size += size
+        if at_s - self._marks[-1][0] >= _WINDOW_S / 10:
+            self._marks = [*self._marks[-10:], (at_s, phase.size)]
+
+    def finish(self, at_s: float, outcome: str, message: str) -> None:
+        """Let it end."""
+        if self.phases:
+            self.phases[-1].end_s = self.phases[-1].end_s or at_s
+        self.end_s, self.outcome, self.message = at_s, outcome, message
+
+
+def host_of(url: str) -> str:
+    """Return the host of a URL, "files" for a local one."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        return (f"{host}:{parts.port}" if parts.port else host) or "files"
+    except ValueError:
+        return "(unreadable URL)"
+
+
+class Ledger:
+    """Everything of one run; safe to tell from any thread."""
+
+    def __init__(self) -> None:
+        self.begun_s = 0.0
+        self.runs: dict[str, TaskRun] = {}
+        self.counts: Counter[str] = Counter()
+        self.seen: dict[str, str] = {}  # task -> what became of it without running
+        self.errors: list[str] = []  # of doit itself
+        self.tasks: Mapping[str, Any] = {}
+        self.selected: tuple[str, ...] = ()
+        self._active: dict[str, TaskRun] = {}
+        self._ready: dict[str, float] = {}
+        self._left: dict[str, int] | None = None  # size of each wanted task that has not ended
+        self._left_bytes = self._had_bytes = 0
+        self._lock = threading.Lock()
+
+    def begin(self, tasks: Mapping[str, Any], selected: tuple[str, ...], at_s: float) -> None:
+        """Note what the run is about: doit's tasks by name, and which were asked for."""
+        self.tasks, self.selected, self.begun_s = tasks, selected, at_s
+
+    def ready(self, name: str, at_s: float) -> None:
+        """Note that doit looks at a task: its dependencies are done."""
+        self._ready.setdefault(name, at_s)
+
+    def passed(self, name: str, outcome: str) -> None:
+        """Note what became of a task that did not run: up-to-date, ignored, not-run."""
+        self.seen[name] = outcome
+        self.counts[outcome] += 1
+        self._settle(name)
+
+    def _settle(self, name: str) -> None:
+        if self._left is not None:
+            self._left_bytes -= self._left.pop(name, 0)
+
+    def hear(self, event: Event) -> None:
+        """Take one event of a task that runs."""
+        with self._lock:
+            if event.name == "start":
+                ready = self._ready.get(event.task, event.at_s)
+                began = TaskRun(event.task, ready, event.at_s, event.worker)
+                self.runs[event.task] = self._active[event.task] = began
+                return
+            run = self.runs.get(event.task)
+            if run is None:
+                return
+            if event.name == "phase":
+                run.begin(str(event.facts["phase"]), event.at_s, event.facts)
+            elif event.name == "advance":
+                run.advance(int(event.facts["size"]), event.at_s)
+            elif event.name == "warn":
+                run.warnings.append(str(event.facts["message"]))
+            elif event.name == "skip":
+                run.outcome = "skipped"
+                run.message = str(event.facts["reason"])
+
+    def end(self, name: str, at_s: float, outcome: str, message: str = "") -> str:
+        """Let a task end; return what became of it, in one word.
+
+        Args:
+            name: the task.
+            at_s: when.
+            outcome: "failed", "stopped", or "success", which is told apart here: fetched, made, adopted, skipped.
+            message: why it failed.
+        """
+        with self._lock:
+            run = self.runs.get(name)
+            if run is None and outcome == "not-run":
+                self.passed(name, outcome)
+                return outcome
+            if run is None:  # what doit could not even start
+                run = self.runs[name] = TaskRun(name, at_s, at_s, "")
+            if outcome == "success":
+                outcome, message = run.outcome or _success(run), run.message
+            run.finish(at_s, outcome, message)
+            self._active.pop(name, None)
+            self.counts[outcome] += 1
+            self._settle(name)
+            if outcome == "fetched" and run.source is not None:
+                self._had_bytes += run.source.size + run.source.resumed
+            return outcome
+
+    def active(self) -> list[TaskRun]:
+        """Return what runs now, in the order of its start."""
+        with self._lock:
+            return list(self._active.values())
+
+    def ended(self, *outcomes: str) -> Iterator[TaskRun]:
+        """Yield the runs that ended so, in the order of their start."""
+        with self._lock:
+            runs = list(self.runs.values())
+        return (run for run in runs if run.end_s and run.outcome in outcomes)
+
+    def wanted(self) -> Iterator[str]:
+        """Yield the names of what was asked for and of all that it needs, but for groups."""
+        left, known = list(self.selected), set(self.selected)
+        while left:
+            name = left.pop()
+            task = self.tasks.get(name)
+            needed = {*task.task_dep, *task.setup_tasks} - known if task is not None else set()
+            known |= needed
+            left += needed
+            if task is not None and task.actions:
+                yield name
+
+    def _wanted_sizes(self) -> dict[str, int]:
+        if self._left is None:
+            ended = {name for name, run in self.runs.items() if run.end_s} | self.seen.keys()
+            sizes = {name: _size_of(self.tasks[name]) for name in self.wanted() if name not in ended}
+            self._left, self._left_bytes = sizes, sum(sizes.values())
+        return self._left
+
+    def waiting(self) -> int:
+        """Return how many tasks have not begun."""
+        with self._lock:
+            return len(self._wanted_sizes()) - len(self._active)
+
+    def bytes(self) -> tuple[int, int]:
+        """Return the bytes that were fetched, and those that will have been when all is done, as far as is known."""
+        with self._lock:
+            self._wanted_sizes()
+            bodies = [run.source for run in self._active.values()]
+            have = self._had_bytes + sum(body.size + body.resumed for body in bodies if body is not None)
+            return have, max(have, self._had_bytes + self._left_bytes)
+
+    def by_host(self) -> dict[str, tuple[int, int, float]]:
+        """Return files, bytes and seconds that each host gave, the longest first."""
+        found: dict[str, tuple[int, int, float]] = {}
+        for run in self.ended("fetched"):
+            for phase in run.phases:
+                if phase.name != "body" or not phase.url:
+                    continue
+                files, size, seconds = found.get(host_of(phase.url), (0, 0, 0.0))
+                last = phase is run.source
+                took = seconds + phase.end_s - phase.start_s
+                found[host_of(phase.url)] = (files + last, size + phase.size, took)
+        return dict(sorted(found.items(), key=lambda item: -item[1][2]))
+
+
+def _size_of(task: Any) -> int:
+    size = (task.meta or {}).get("size")
+    return size if isinstance(size, int) else 0
+
+
+def _success(run: TaskRun) -> str:
+    if run.name.startswith("fetch:"):
+        return "fetched" if run.worked else "adopted"
+    if run.name.startswith(("repack:", "toolchain:")) and not run.worked:
+        return "adopted"
+    return "made"

@@ -1,0 +1,183 @@
+"""One flushed line per event, for pipes and CI: no control characters but the markers that a CI asks for.
+
+doit's own marks are kept: `.  TASK` begins, `-- TASK` is up to date, `!! TASK` is ignored, `TaskFailed - taskid:TASK`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tasks_lib.errors import escaped
+from tasks_lib.graph.reporter.ledger import Ledger, TaskRun
+from tasks_lib.graph.reporter.out import Out
+from tasks_lib.graph.reporter.summary import Line, failures, more_failures, totals
+from tasks_lib.graph.reporter.words import escaped_lines, left_text, painted, size_text, time_text
+from tasks_lib.graph.watch import Event
+
+#: Up-to-date tasks that are named; a graph of ten thousand would bury what matters. The summary counts all.
+NAMED: Final = 100
+#: Seconds after which a task that still runs is told again: CI services stop a job that is silent for ten minutes.
+STILL_S: Final = 30.0
+
+
+class LinesFace:
+    """Shows a run line by line; called from any thread."""
+
+    interval_s: Final = 1.0
+
+    def __init__(self, out: Out, ledger: Ledger, *, ci: str, colour: str, chatter: str = "all") -> None:
+        """Make it.
+
+        Args:
+            out: where to.
+            ledger: what is known.
+            ci: "github", "gitlab" or anything else.
+            colour: "always" or "never".
+            chatter: "all", or "quiet" for warnings and failures only.
+        """
+        self._out, self._ledger, self._ci, self._colour, self._chatter = out, ledger, ci, colour, chatter
+        self._lock = threading.Lock()
+        self._named = 0
+        self._open = False
+        self._told: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """Nothing is said before something happens."""
+
+    def hear(self, event: Event) -> None:
+        """Tell what a running task says."""
+        name, facts = escaped(event.task), event.facts
+        if event.name == "start":
+            self._say(f".  {name}", "")
+        elif event.name == "warn":
+            self._say(f"{name}: {escaped(str(facts['message']))}", "warn")
+        elif event.name == "skip":
+            self._say(f"{name}: skipped: {escaped(str(facts['reason']))}", "warn")
+        elif event.name == "phase" and facts["phase"] == "wait":
+            self._say(f"{name}: {_waiting(facts)}", "dim")
+
+    def ended(self, name: str, outcome: str, fail: Any) -> None:
+        """Tell how a task ended."""
+        run = self._ledger.runs.get(name)
+        if outcome == "failed":
+            told = [f"{fail.get_name()} - taskid:{escaped(name)}", *escaped_lines(fail.get_msg())]
+            self._say("\n".join(told) + "\n", "bad")
+        elif outcome == "not-run":
+            self._say(f"not run: {escaped(name)}: it needs {escaped(fail.message)}", "warn")
+        elif run is not None and outcome != "skipped":
+            self._say(f"ok {escaped(name)}: {ending(run)}", "good")
+
+    def passed(self, name: str, outcome: str) -> None:
+        """Tell of a task that is not run, as doit does."""
+        if outcome == "up-to-date" and self._chatter == "all":
+            self._named += 1
+            if self._named > NAMED:
+                return
+            last = "" if self._named < NAMED else "\n-- and more; the summary counts them"
+            self._say(f"-- {escaped(name)}{last}", "dim")
+        elif outcome == "ignored":
+            self._say(f"!! {escaped(name)}", "warn")
+
+    def beat(self, now: float) -> None:
+        """Tell of tasks that run for long, so that nobody thinks that they hang."""
+        for run in self._ledger.active():
+            if now - self._told.setdefault(run.name, run.start_s) >= STILL_S:
+                self._told[run.name] = now
+                self._say(f".. {escaped(run.name)}: {present(run, now)}", "dim")
+
+    def finish(self) -> None:
+        """Write the summary, after the group that holds the events."""
+        if self._open:
+            self._write(self._group_end())
+        quiet = self._chatter == "quiet"
+        for line in [] if quiet else totals(self._ledger, time.monotonic()):
+            self._write(self._styled(line))
+        for run, lines in failures(self._ledger):
+            text = "".join(self._styled(line) for line in ([] if quiet else lines))
+            self._write(text + (self._annotation(run) if self._ci == "github" else ""))
+        for line in more_failures(self._ledger):
+            self._write(self._styled(line))
+
+    def _styled(self, line: Line) -> str:
+        return painted(self._harmless(line.text), line.tone, self._colour) + "\n"
+
+    def _say(self, text: str, tone: str) -> None:
+        if self._chatter == "quiet" and tone not in ("warn", "bad"):
+            return
+        lines = text.split("\n")
+        shown = "\n".join(painted(self._harmless(line), tone if line else "", self._colour) for line in lines)
+        with self._lock:
+            if not self._open and self._ci in ("github", "gitlab") and self._chatter == "all":
+                self._open = True
+                shown = self._group_begin() + shown
+            self._write(shown + "\n")
+
+    def _write(self, text: str) -> None:
+        if text:
+            self._out.write(text)
+
+    def _harmless(self, text: str) -> str:
+        """Keep outside text from being a command of the CI. Source: GitHub, "Workflow commands"."""
+        return f"> {text}" if self._ci == "github" and text.lstrip().startswith(("::", "##[")) else text
+
+    def _group_begin(self) -> str:
+        """Open a group. Source: GitLab, "Custom collapsible sections"; GitHub, "Grouping log lines"."""
+        if self._ci == "github":
+            return "::group::doit\n"
+        return f"\x1b[0Ksection_start:{int(time.time())}:doit\r\x1b[0Kdoit\n"
+
+    def _group_end(self) -> str:
+        return "::endgroup::\n" if self._ci == "github" else f"\x1b[0Ksection_end:{int(time.time())}:doit\r\x1b[0K\n"
+
+    def _annotation(self, run: TaskRun) -> str:
+        """Mark the definition's line. Source: GitHub, "Setting an error message"; its toolkit's escapes."""
+        place = str(_meta(self._ledger.tasks.get(run.name)).get("defined", ""))
+        file, _, line = place.rpartition(":")
+        at = f"file={_property(file)},line={line}," if file and line.isdigit() else ""
+        text = "%0A".join(line.replace("%", "%25") for line in escaped_lines(run.message))
+        return f"::error {at}title={_property(escaped(run.name))}::{text}\n"
+
+
+def _meta(task: Any) -> Mapping[str, Any]:
+    return getattr(task, "meta", None) or {}
+
+
+def _property(text: str) -> str:
+    for character in "%:,":
+        text = text.replace(character, f"%{ord(character):02X}")
+    return escaped(text)
+
+
+def _waiting(facts: Mapping[str, str | int | float]) -> str:
+    if "holder" in facts:
+        return f"waiting for process {escaped(str(facts['holder']))}"
+    if "url" in facts:
+        return f"asks {escaped(str(facts['url']))} again in {facts.get('seconds', 0)} s"
+    return "waiting"
+
+
+def ending(run: TaskRun) -> str:
+    """Return where the bytes came from and how long it took."""
+    took = time_text(run.end_s - run.start_s)
+    if run.outcome == "adopted":
+        return f"from the cache in {took}"
+    source = run.source
+    if run.outcome != "fetched" or source is None:
+        return f"in {took}"
+    size = size_text(source.size + source.resumed)
+    resumed = f" ({size_text(source.resumed)} of it were there)" if source.resumed else ""
+    return f"{size}{resumed} from {escaped(source.url)} in {took}"
+
+
+def present(run: TaskRun, now: float) -> str:
+    """Return what a task does now: phase, bytes, rate, time left, or how long it works already."""
+    phase = run.phase
+    if phase is None or not phase.total:
+        doing = phase.name if phase else "running"
+        return f"{doing} for {time_text(now - run.start_s)}"
+    done, rate = phase.size + phase.resumed, run.rate(now)
+    left = f", {left_text((phase.total - done) / rate)} left" if rate > 0 and done <= phase.total else ""
+    return f"{phase.name}: {size_text(done)} of {size_text(phase.total)}, {size_text(rate)}/s{left}"

@@ -1,0 +1,306 @@
+"""The runner: threads with a limit per class of task, a bounded look-ahead, and an end that loses nothing.
+
+The main thread walks doit's graph, decides what is up to date and records results; workers run actions, and check what
+is large. A task says its class in `meta["pool"]`: `network` (downloads), `cpu` (hashing, compressing, commands); others
+share a class of their own. No exception of an action ends a worker. A signal only sets a flag: the tasks at work are
+asked to stop, what finished meanwhile is recorded.
+
+Builds on doit 0.37: `Runner`, `TaskDispatcher._update_waiting`, `Dependency.get_status`; tests fail when they change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import threading
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from doit.exceptions import BaseFail, InvalidDodoFile, TaskError
+from doit.runner import Runner
+
+from tasks_lib.graph.watch import RUN
+
+#: Ready tasks that are always looked ahead, and the most that are while a class of workers has nothing to do.
+_AHEAD: Final = 64
+_MOST_AHEAD: Final = 4096
+#: Nodes taken from doit's graph between two looks at what has finished.
+_PULLS: Final = 32
+#: Bytes of a task's files from which on it is checked by a worker; less is checked faster than handed over.
+_LARGE: Final = 256 << 10
+#: Seconds that tasks have to stop after a signal; with saving and leaving it stays below two.
+_DRAIN_S: Final = 1.2
+
+_CHECK: Final = "check"
+_RUN: Final = "run"
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """How many tasks of each class run at once, and how many in all."""
+
+    network: int
+    cpu: int
+    others: int
+    total: int
+
+    @classmethod
+    def of(cls, *, network: int, asked: int | None) -> Pools:
+        """Return the limits: `asked` is what `-n` says; without it classes have limits of their own only."""
+        cores = len(os.sched_getaffinity(0))
+        if asked is None:
+            return cls(network=network, cpu=cores, others=cores, total=network + 2 * cores)
+        most = max(1, asked)
+        return cls(network=most, cpu=min(most, cores), others=most, total=most)
+
+    def limit(self, pool: str) -> int:
+        """Return how many tasks of one class run at once."""
+        return {"network": self.network, "cpu": self.cpu}.get(pool, self.others)
+
+
+class Interruption:
+    """The signals that ask a run to end; while it is installed they only set a flag."""
+
+    SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self.times = 0
+        self.wake: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = self.signal or number
+        self.times += 1
+        RUN.ask_to_stop()
+        self.wake.put(None)  # reentrant; Source: Python documentation of queue.SimpleQueue
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Listen to the signals that are not ignored (as under nohup), if this is the main thread."""
+        before: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for one in self.SIGNALS:
+                if signal.getsignal(one) is not signal.SIG_IGN:
+                    before[one] = signal.signal(one, self._note)
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+    @property
+    def status(self) -> int:
+        """The exit status of a process that ended for the signal. Source: POSIX shell, section 2.8.2."""
+        return 128 + self.signal
+
+
+@dataclass(slots=True)
+class _Workers:
+    """The threads of one class; `jobs` feeds them."""
+
+    pool: str
+    jobs: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
+    threads: int = 0
+
+
+class PooledRunner(Runner):
+    """Runs tasks in threads, each class of task with its own limit."""
+
+    def __init__(self, *doit: Any, pools: Pools, interruption: Interruption) -> None:
+        super().__init__(*doit[:5])  # type: ignore[no-untyped-call]  # what comes after that is `-n`, see `Pools`
+        self._pools, self._interruption = pools, interruption
+        self._done = interruption.wake
+        self._ready: dict[str, deque[Any]] = defaultdict(deque)
+        self._running: Counter[str] = Counter()
+        self._workers: dict[str, _Workers] = {}
+        self._statuses: dict[str, Any] = {}
+        self._tasks: Mapping[str, Any] = {}
+        self._check: Any = None
+        self.stuck = 0
+
+    def run_tasks(self, task_dispatcher: Any) -> None:
+        """Run everything; returns when all is done, something failed without `-c`, or a signal came.
+
+        Raises:
+            InvalidDodoFile: tasks wait for each other.
+        """
+        self._tasks = task_dispatcher.tasks
+        self._check = self.dep_manager.get_status
+        self.dep_manager.get_status = lambda task, *rest, **more: (
+            self._statuses.pop(task.name, None) or self._check(task, *rest, **more)
+        )  # what a worker found counts
+        try:
+            self._loop(task_dispatcher)
+        finally:
+            self.dep_manager.get_status = self._check
+            for workers in self._workers.values():
+                for _ in range(workers.threads):
+                    workers.jobs.put(None)
+
+    def _loop(self, dispatcher: Any) -> None:
+        more: bool | None = True
+        while not self._interruption.signal:
+            if self._stop_running:
+                self._ready.clear()
+            else:
+                more = self._pull(dispatcher)
+            self._feed()
+            if not self._busy():
+                if self._stop_running or more is None:
+                    return
+                if not more and not any(self._ready.values()):
+                    raise InvalidDodoFile("tasks wait for each other; `doit list --all --deps` shows for whom")
+                continue
+            with contextlib.suppress(queue.Empty):
+                self._collect(dispatcher, self._done.get(block=not (more and self._hungry())))
+        self._drain(dispatcher)
+
+    def _busy(self) -> int:
+        return sum(self._running.values())
+
+    # --- from the graph into the queues
+
+    def _hungry(self) -> bool:
+        """Whether more tasks should be looked for."""
+        waiting = sum(map(len, self._ready.values()))
+        if waiting < _AHEAD:
+            return True
+        idle = any(not self._ready[pool] and self._running[pool] < self._pools.limit(pool) for pool in _POOLS)
+        return idle and waiting < _MOST_AHEAD
+
+    def _pull(self, dispatcher: Any) -> bool | None:
+        """Take some nodes; return whether there may be more now, None when there is none left at all."""
+        for _ in range(_PULLS):
+            if self._stop_running or not self._hungry():
+                return True
+            try:
+                node = next(dispatcher.generator)
+            except StopIteration:
+                return None
+            if node == "hold on":
+                return False
+            if node.run_status is None and self._is_large(node.task):
+                self._ready["cpu"].append((_CHECK, node))
+                self._feed()
+            else:
+                self._select(dispatcher, node)
+        return True
+
+    def _is_large(self, task: Any) -> bool:
+        size = 0
+        for path in (*task.file_dep, *task.targets):
+            try:
+                size += os.stat(path).st_size  # noqa: PTH116  # ten thousands of them: a Path costs more than the call
+            except OSError:
+                return False
+        return size >= _LARGE
+
+    def _select(self, dispatcher: Any, node: Any) -> None:
+        if self.select_task(node, dispatcher.tasks):  # type: ignore[no-untyped-call]
+            pool = (node.task.meta or {}).get("pool", "")
+            self._ready[pool].append((_RUN, node))
+            self._feed()
+        else:
+            dispatcher._update_waiting(node)
+
+    # --- from the queues to the workers
+
+    def _feed(self) -> None:
+        """Start what may start now; what others wait for longest, work on what is there, goes first."""
+        for pool in sorted(self._ready, key=lambda one: one == "network"):
+            jobs = self._ready[pool]
+            while jobs and self._running[pool] < self._pools.limit(pool) and self._busy() < self._pools.total:
+                self._start(pool, jobs.popleft())
+
+    def _start(self, pool: str, job: tuple[str, Any]) -> None:
+        workers = self._workers.get(pool)
+        if workers is None:
+            workers = self._workers[pool] = _Workers(pool)
+        self._running[pool] += 1
+        if workers.threads < self._running[pool]:
+            workers.threads += 1
+            name = f"{pool or 'task'}-{workers.threads}"
+            threading.Thread(target=self._work, args=(workers,), name=name, daemon=True).start()
+        workers.jobs.put(job)
+
+    def _work(self, workers: _Workers) -> None:
+        while (job := workers.jobs.get()) is not None:
+            kind, node = job
+            fail = None
+            try:
+                if kind == _CHECK:
+                    self._statuses[node.task.name] = self._check(node.task, self._tasks)
+                else:
+                    fail = self._executed(node.task)
+            except BaseException as error:  # SystemExit, asyncio's CancelledError: a task fails, a worker never ends
+                if kind == _RUN:
+                    fail = TaskError(f"{type(error).__name__} in an action", error)  # type: ignore[no-untyped-call]
+            self._done.put((kind, workers.pool, node, fail))
+
+    def _executed(self, task: Any) -> BaseFail | None:
+        fail: BaseFail | None = self.execute_task(task)  # type: ignore[no-untyped-call]
+        prime = getattr(self.dep_manager.checker, "prime", None)
+        if fail is None and prime is not None:
+            for path in task.file_dep:
+                prime(path)
+        return fail
+
+    # --- from the workers into the records
+
+    def _collect(self, dispatcher: Any, done: tuple[str, str, Any, Any] | None) -> None:
+        if done is None:  # a signal
+            return
+        kind, pool, node, fail = done
+        self._running[pool] -= 1
+        if kind == _CHECK:
+            if not (self._stop_running or self._interruption.signal):
+                self._select(dispatcher, node)
+            return
+        if fail is not None and self._interruption.signal and _was_cancelled(fail):
+            return  # it was asked to stop: it neither failed nor is it known to be done
+        self.process_task_result(node, fail)  # type: ignore[no-untyped-call]
+        dispatcher._update_waiting(node)
+
+    def _drain(self, dispatcher: Any) -> None:
+        """Record what still finishes, for a moment; a second signal ends even that."""
+        self._ready.clear()
+        ends = time.monotonic() + _DRAIN_S
+        while self._busy() and self._interruption.times < 2 and (left := ends - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                self._collect(dispatcher, self._done.get(timeout=left))
+        self.stuck = self._busy()
+
+
+_POOLS: Final = ("network", "cpu")
+
+
+def _was_cancelled(fail: Any) -> bool:
+    """Whether a task ended because it was asked to, and not for a fault of its own."""
+    last = fail.traceback[-1] if fail.traceback else ""
+    return not fail.report or last.startswith("tasks_lib.errors.CancelledError")
+
+
+def stop_children() -> None:
+    """Kill what this process started and what still runs: commands of tasks that did not stop in time.
+
+    Source: proc(5), /proc/pid/task/tid/children.
+    """
+    for listed in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError, ValueError):
+            for child in map(int, listed.read_text("ascii").split()):
+                _kill(child)
+
+
+def _kill(child: int) -> None:
+    with contextlib.suppress(OSError):
+        if os.getpgid(child) == child:
+            os.killpg(child, signal.SIGKILL)
+        else:
+            os.kill(child, signal.SIGKILL)

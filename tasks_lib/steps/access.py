@@ -1,0 +1,126 @@
+"""Access to repositories: one of the cache for each URL, filled under its lock, with the key that its host is given."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tasks_lib import git, hg
+from tasks_lib.definitions import Git, Hg
+from tasks_lib.errors import OfflineError, ToolError, TransportError
+from tasks_lib.progress import Progress
+from tasks_lib.repository_url import checked, host_of, shown
+from tasks_lib.steps.world import World
+
+#: Longest pause between two attempts, and between two looks at whether to stop, in seconds.
+_MAX_BACKOFF_S: Final = 30.0
+_NAP_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How the repositories of one definition are reached: `key` is a private key for the host of `source.repo`."""
+
+    world: World
+    source: Git | Hg
+    progress: Progress
+    key: Path | None
+
+    def held(self, url: str, commit: str) -> git.Repository | hg.Repository:
+        """Return the repository of a URL, which holds the commit.
+
+        Raises:
+            OfflineError: it does not, and the network is off.
+            TransportError: the server did not give it.
+            ToolError, StoreUnavailableError, CancelledError: as `Repository.fetch` and `Store.lock`.
+        """
+        kind = git.Repository if isinstance(self.source, Git) else hg.Repository
+        name = hashlib.sha256(f"{kind.__module__} {len(commit)} {url}".encode()).hexdigest()
+        repository = kind(self.world.store.repository(name), self.world.repositories)
+        if repository.holds(commit):
+            return repository
+        with self.world.store.lock(name, self.progress):
+            if not repository.holds(commit):
+                self._obtain(repository, url, commit)
+        return repository
+
+    def forget(self, repository: git.Repository | hg.Repository) -> None:
+        """Drop a repository whose objects are damaged."""
+        with self.world.store.lock(repository.directory.name, self.progress):
+            repository.forget()
+
+    def _obtain(self, repository: git.Repository | hg.Repository, url: str, commit: str) -> None:
+        """Fetch a commit, again after a pause where that may help."""
+        policy = self.world.settings.policy
+        if policy.network == "off" and not url.startswith("file:"):
+            raise OfflineError(
+                f"commit {commit} of {shown(url)} is not in the cache, and the network is off",
+                hint="run once without offline=1",
+            )
+        key = self.key if host_of(url) == host_of(self.source.repo) else None
+        for attempt in range(policy.retries + 1):
+            try:
+                repository.fetch(url, commit, self.progress, key=key)
+            except TransportError as error:
+                if not error.transient or attempt == policy.retries:
+                    raise
+                self.progress.warn(f"{error.message}; tried again")
+                self._pause(min(policy.backoff_s * 2**attempt, _MAX_BACKOFF_S))
+            else:
+                return
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.progress.check()
+            time.sleep(_NAP_S)
+
+
+@contextlib.contextmanager
+def access(world: World, source: Git | Hg, progress: Progress, ssh_key: str = "") -> Iterator[Access]:
+    """Give access to the repositories of one definition; a private key lies in a file of its own meanwhile.
+
+    Args:
+        world: of this run.
+        source: which commit, from where.
+        progress: told what happens.
+        ssh_key: text of a private key; "" for what the definition names.
+
+    Raises:
+        ToolError: the repository may not be asked, or the key that the definition names is not there.
+    """
+    try:
+        checked(source.repo, (*world.repositories.protocols, "file"))  # a definition that says `file:` asks for it
+    except ValueError as error:
+        raise ToolError(f"{shown(source.repo)} {error}", hint="FETCH_GIT_PROTOCOLS says what may be used") from error
+    name = source.ssh_key if isinstance(source, Git) else ""
+    text = ssh_key or (_named_key(world, name) if name else "")
+    if not text:
+        yield Access(world=world, source=source, progress=progress, key=None)
+        return
+    with tempfile.TemporaryDirectory(prefix="doit-fetch-") as directory:  # mode 0700
+        key = Path(directory) / "key"
+        descriptor = os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text.rstrip("\n") + "\n")  # OpenSSH refuses a key without its last line feed
+        yield Access(world=world, source=source, progress=progress, key=key)
+
+
+def _named_key(world: World, name: str) -> str:
+    text = world.environ.get(name, "")
+    if text:
+        return text
+    try:
+        return Path(name).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ToolError(
+            f"the ssh key {name!r} is neither an environment variable nor a readable file",
+            hint="put the private key into that variable, or its path into the definition",
+        ) from error

@@ -1,0 +1,131 @@
+"""What programs read of a run: the event log and the JSON document."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.test_journeys import ROOT
+from tests.test_reporter import DOIT, ENVIRON, HOSTILE, broken, doit, origin, repository
+
+__all__ = ["origin", "repository"]  # fixtures
+
+SCHEMA = json.loads((ROOT / "docs/events.schema.json").read_text())
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of an event log, each one judged by the schema."""
+    lines = [json.loads(line) for line in path.read_text("ascii").splitlines()]
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    for line in lines:
+        validator.validate(line)
+    return lines
+
+
+def test_every_line_is_of_the_schema(repository: Path) -> None:
+    """A run with a success and a failure, then a warm one, both in one file; each line says which run it is of."""
+    log = repository / "events.jsonl"
+    doit(broken(repository), "-c", FETCH_EVENTS=str(log))
+    doit(repository, "fetch:lib", FETCH_EVENTS=str(log))
+    lines = lines_of(log)
+    runs = list(dict.fromkeys(line["run"] for line in lines))
+    assert len(runs) == 2
+    first = [line for line in lines if line["run"] == runs[0]]
+    ends = {line["task"]: line["outcome"] for line in first if line["event"] == "end"}
+    assert ends == {"fetch:lib": "fetched", "repack:lib": "made", "fetch:tool": "failed"}
+    assert [line["event"] for line in (first[0], first[-1])] == ["begin", "finish"]
+    assert [line["at_s"] for line in first] == sorted(line["at_s"] for line in first)
+    phases = [line["phase"] for line in first if line["event"] == "phase" and line["task"] == "fetch:lib"]
+    assert [phase for phase in phases if phase in ("connect", "body", "verify")] == ["connect", "body", "verify"]
+    sizes = [line["size"] for line in first if line["event"] == "progress" and line["task"] == "fetch:lib"]
+    assert sum(sizes) == 2048
+    assert lines[-2] | {"run": "", "at_s": 0} == {
+        "event": "end", "run": "", "at_s": 0, "task": "fetch:lib", "worker": "MainThread", "outcome": "up-to-date",
+    }  # fmt: skip
+
+
+def test_the_schema_refuses() -> None:
+    """The schema is no rubber stamp: a line with a wrong outcome or a missing field is refused."""
+    good = {"event": "end", "run": "0" * 12, "at_s": 1, "task": "a", "worker": "w", "outcome": "made"}
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    assert validator.is_valid(good)
+    assert not validator.is_valid(good | {"outcome": "fine"})
+    assert not validator.is_valid({key: value for key, value in good.items() if key != "task"})
+
+
+def unwritable(kind: str, directory: Path) -> str:
+    if kind == "fifo":
+        os.mkfifo(directory / "fifo")
+    paths = {"directory": ".", "missing": "no/such/place", "full": "/dev/full", "fifo": "fifo", "nul": "a\tb/c"}
+    return paths[kind]
+
+
+@pytest.mark.parametrize("kind", ["directory", "missing", "full", "fifo", "nul"])
+def test_a_log_that_cannot_be_written(kind: str, repository: Path) -> None:
+    """One warning, and the run goes on; nobody waits for a reader."""
+    done = doit(repository, "fetch", FETCH_EVENTS=unwritable(kind, repository))
+    assert done.returncode == 0
+    assert done.stdout.count("the event log") == 1
+    assert "ok fetch:tool" in done.stdout
+
+
+def document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    found = json.loads(done.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_json_document(repository: Path) -> None:
+    """Success, failure and what needs it stand in one document, in doit's fields and beyond."""
+    done = doit(broken(repository), "-c", "-r", "json", "repack:lib", "extract:tool")
+    assert done.returncode != 0
+    found = document(done)
+    tasks = {task["name"]: task for task in found["tasks"]}
+    assert {name: (task["result"], task["outcome"]) for name, task in tasks.items()} == {
+        "fetch:lib": ("success", "fetched"),
+        "repack:lib": ("success", "made"),
+        "fetch:tool": ("fail", "failed"),
+        "extract:tool": ("fail", "not-run"),
+    }
+    assert "no source gave" in tasks["fetch:tool"]["error"]
+    assert tasks["fetch:lib"]["bytes"] == 2048
+    assert tasks["fetch:lib"]["source"].endswith("/lib-1.0.tar")
+    assert tasks["fetch:lib"]["elapsed"] > 0
+    assert found["summary"]["counts"] == {"fetched": 1, "made": 1, "failed": 1, "not-run": 1}
+    assert {"name", "result", "out", "err", "error", "started", "elapsed"} <= set(tasks["extract:tool"])
+
+
+def test_json_document_with_threads_and_talkative_tasks(tmp_path: Path) -> None:
+    """Captured tasks on threads, children that write to stdout, hostile text: the document is whole all the same."""
+    text = HOSTILE + '    yield {"name": "child", "actions": ["echo child; echo \\udcff"], "io": {"capture": False}}\n'
+    text += '    yield from ({"name": str(number), "actions": [talk]} for number in range(60))\n'
+    (tmp_path / "dodo.py").write_text(text, "utf-8", "surrogateescape")
+    done = doit(tmp_path, "-c", "-n", "8", "-P", "thread", "-r", "json")
+    found = document(done)
+    assert len(found["tasks"]) == 63
+    assert {task["result"] for task in found["tasks"]} == {"success", "fail"}
+
+
+def test_json_into_a_file(repository: Path) -> None:
+    """With -o the document goes to the file, and stdout stays empty."""
+    done = doit(repository, "-r", "json", "-o", "out.json", "fetch")
+    assert done.stdout == ""
+    assert json.loads((repository / "out.json").read_text())["summary"]["bytes"] == 4096
+
+
+def test_json_of_a_run_that_cannot_begin(repository: Path) -> None:
+    """A target that two tasks claim is doit's own error: the document tells it."""
+    (repository / "dodo.py").write_text(
+        "from tasks_lib.graph.porch import DOIT_CONFIG\n"
+        "def task_a():\n    return {'actions': ['true'], 'file_dep': ['nowhere']}\n"
+        "DOIT_CONFIG = {**DOIT_CONFIG, 'default_tasks': ['a']}\n"
+    )
+    done = subprocess.run([*DOIT, "-r", "json"], cwd=repository, env=ENVIRON, capture_output=True, check=False)
+    assert done.returncode != 0
+    assert "nowhere" in json.loads(done.stdout)["tasks"][0]["error"]

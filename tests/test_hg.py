@@ -1,0 +1,97 @@
+"""Mercurial changesets as archives: the same bytes everywhere, or a clear message."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tasks_lib.definitions import Hg
+from tasks_lib.errors import ArchiveError, FetchError, ToolError, TransportError
+from tasks_lib.progress import Silent
+from tasks_lib.steps.repositories import commit_archive
+from tests.test_git import members, unpacked, world
+
+needs_hg = pytest.mark.skipif(shutil.which("hg") is None, reason="needs hg")
+
+
+def hg(directory: Path, *words: str) -> str:
+    environ = {**os.environ, "HGRCPATH": "", "HGPLAIN": "1", "HGUSER": "a", "LC_ALL": "C"}
+    done = subprocess.run(["hg", *words], cwd=directory, env=environ, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().strip()
+
+
+def committed(directory: Path) -> str:
+    hg(directory, "addremove", "-q")
+    hg(directory, "commit", "-d", "0 0", "-m", "one")
+    return hg(directory, "log", "-r", ".", "-T", "{node}")
+
+
+def made(directory: Path) -> str:
+    (directory / "d").mkdir(parents=True)
+    hg(directory, "init")
+    (directory / "d/a.txt").write_bytes(b"one\n")
+    (directory / ".hgeol").write_text("[patterns]\n**.txt = CRLF\n")
+    (directory / "run").write_bytes(b"#!/bin/sh\n")
+    (directory / "run").chmod(0o755)
+    (directory / "link").symlink_to("run")
+    return committed(directory)
+
+
+def source(directory: Path, changeset: str) -> Hg:
+    return Hg(repo=f"file://{directory}", revision=changeset, path_prefix="p", artifact_name="p.tar.zst")
+
+
+@pytest.mark.slow
+@needs_hg
+def test_one_digest(tmp_path: Path) -> None:
+    """Two clones, a user's configuration, a later tag: one digest, and the changeset's own bytes."""
+    changeset = made(tmp_path / "r")
+    hg(tmp_path, "clone", "-q", "--pull", "r", "other")
+    hg(tmp_path / "r", "tag", "-d", "0 0", "v1")
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".hgrc").write_text(
+        "[extensions]\neol=\n[eol]\nnative=CRLF\n[encode]\n** = tr a b\n[decode]\n** = tr a b\n"
+    )
+    first, second = world(tmp_path / "c1"), world(tmp_path / "c2", {"HOME": str(home), "HGRCPATH": str(home / ".hgrc")})
+    integrity = commit_archive(first, source(tmp_path / "r", changeset), Silent())
+    assert commit_archive(second, source(tmp_path / "other", changeset), Silent()) == integrity
+    found = members(unpacked(first, integrity))
+    assert (found["p/d/a.txt"], found["p/link"]) == (b"one\n", "run")
+    assert not [name for name in found if name.startswith("p/.hg_archival")]
+    shutil.rmtree(tmp_path / "r")
+    shutil.rmtree(tmp_path / "c1/v1/results")
+    assert commit_archive(first, source(tmp_path / "r", changeset), Silent()) == integrity
+
+
+def refused(tmp_path: Path, wanted: Hg) -> FetchError:
+    with pytest.raises(FetchError) as caught:
+        commit_archive(world(tmp_path / "c"), wanted, Silent())
+    return caught.value
+
+
+@pytest.mark.slow
+@needs_hg
+def test_refusals(tmp_path: Path) -> None:
+    """A changeset that is not there and one with subrepositories are told."""
+    made(tmp_path / "r")
+    error = refused(tmp_path, source(tmp_path / "r", "a" * 40))
+    assert isinstance(error, TransportError)
+    assert not error.transient
+    assert "unknown revision" in str(error)
+    (tmp_path / "r/.hgsub").write_text("inner = https://127.0.0.1:9/inner\n")
+    hg(tmp_path / "r", "init", "inner")
+    error = refused(tmp_path, source(tmp_path / "r", committed(tmp_path / "r")))
+    assert isinstance(error, ArchiveError)
+    assert error.code == "SUBREPOSITORIES"
+
+
+def test_without_hg(tmp_path: Path) -> None:
+    """Without hg the message says what to install."""
+    with pytest.raises(ToolError, match="the program hg is not installed\ninstall hg"):
+        commit_archive(world(tmp_path / "c", {"PATH": "/nowhere"}), source(tmp_path, "a" * 40), Silent())

@@ -1,0 +1,237 @@
+"""What a person reads while doit runs: golden lines, CI markers, colours, closed pipes, hostile text."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.archives import Member, tar
+from tests.origin import Origin, reply, serving
+from tests.test_journeys import CLEAN, ROOT, definition
+
+LIBRARY = tar([Member("lib-1.0/lib.h", b"#define LIB 1\n")])
+TOOL = tar([Member("tool/tool.c", b"int main;")])
+ENVIRON = {
+    name: value
+    for name, value in CLEAN.items()
+    if name not in ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "NO_COLOR", "FORCE_COLOR", "TERM")
+} | {"FETCH_RETRIES": "0", "FETCH_JOBS": "1", "PYTHONPATH": str(ROOT)}
+DOIT = [sys.executable, "-m", "doit"]
+PORCH = "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n"
+#: Tasks of a user's own, whose names and messages come from anywhere.
+HOSTILE = """
+from tasks_lib.graph.porch import DOIT_CONFIG
+DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["x"]}
+def fail():
+    from doit.exceptions import TaskFailed
+    return TaskFailed("a\\x1b[31m\\n::set-env name=A::b\\nnext\\u202estep")
+def talk():
+    print("heard")
+def task_x():
+    yield {"name": "evil\\x1b]0;owned\\x07\\n::error::", "actions": [fail]}
+    yield {"name": "talks", "actions": [talk], "verbosity": 2}
+"""
+
+
+def doit(directory: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*DOIT, *words], cwd=directory, env=ENVIRON | environ, capture_output=True, check=False, timeout=60
+    )
+    return subprocess.CompletedProcess(
+        done.args, done.returncode, done.stdout.decode(), done.stderr.decode(errors="replace")
+    )
+
+
+def masked(text: str, origin: Origin) -> str:
+    """Return the output with times, rates and the port taken out."""
+    text = text.replace(origin.url, "http://ORIGIN").replace(origin.url.removeprefix("http://"), "ORIGIN")
+    text = re.sub(r", [\d.]+ [kMG]?B/s", ", RATE", text)
+    return re.sub(r"\d+\.\d+ s\b", "T s", text)
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    with serving({"/lib-1.0.tar": reply(LIBRARY), "/tool.tar": reply(TOOL)}) as one:
+        yield one
+
+
+@pytest.fixture
+def repository(tmp_path: Path, origin: Origin) -> Path:
+    (tmp_path / "dodo.py").write_text(PORCH)
+    (tmp_path / "fetchdefs/fetch").mkdir(parents=True)
+    repack = "    artifact-name: lib.tar.zst\n"
+    text = definition("lib", f"{origin.url}/lib-1.0.tar", LIBRARY, repack)
+    (tmp_path / "fetchdefs/fetch/a.yml").write_text(text + definition("tool", f"{origin.url}/tool.tar", TOOL))
+    return tmp_path
+
+
+def broken(repository: Path) -> Path:
+    """Let the second definition promise another digest."""
+    path = repository / "fetchdefs/fetch/a.yml"
+    text = path.read_text()
+    at = text.index("sha256:", text.index("tool:"))
+    path.write_text(text[: at + 8] + "0" * 64 + text[at + 72 :])
+    return repository
+
+
+COLD = """\
+.  fetch:lib
+ok fetch:lib: 2.0 kB from http://ORIGIN/lib-1.0.tar in T s
+.  repack:lib
+ok repack:lib: in T s
+.  fetch:tool
+ok fetch:tool: 2.0 kB from http://ORIGIN/tool.tar in T s
+2 fetched (4.1 kB), 1 made; T s
+  from ORIGIN: 2 files, 4.1 kB, RATE each
+"""
+WARM = """\
+-- fetch:lib
+-- repack:lib
+-- fetch:tool
+nothing to do: 3 up to date; T s
+"""
+ADOPTED = """\
+.  fetch:lib
+ok fetch:lib: from the cache in T s
+1 from the cache; T s
+"""
+
+
+def test_golden_lines(repository: Path, origin: Origin) -> None:
+    """Cold, warm and adopted: each event is one line, the summary says where the bytes came from."""
+    assert masked(doit(repository, "-n", "1").stdout, origin) == COLD
+    assert masked(doit(repository).stdout, origin) == WARM
+    doit(repository, "forget", "fetch:lib")
+    assert masked(doit(repository, "fetch:lib").stdout, origin) == ADOPTED
+
+
+def test_golden_failure(repository: Path) -> None:
+    """A failure is told when it happens, and once more at the end with its next step; what needs it is counted."""
+    done = doit(broken(repository), "-c", "fetch:tool", "extract:tool")
+    assert done.returncode != 0
+    assert done.stdout.startswith(".  fetch:tool\nTaskFailed - taskid:fetch:tool\ntool: no source gave")
+    assert "\n\nnot run: extract:tool: it needs fetch:tool\n1 failed, 1 not run; " in done.stdout
+    end = done.stdout.partition("1 failed, ")[2]
+    assert "failed: fetch:tool\n  tool: no source gave" in end
+    assert end.endswith(
+        "\n  ask upstream why it changed; if the new content is right, pin its size and sha256 after a review\n"
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_github(repository: Path) -> None:
+    """On GitHub the events are one group, the summary stands outside, a failure marks its definition."""
+    done = doit(broken(repository), "-c", "fetch", GITHUB_ACTIONS="true")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "::group::doit"
+    assert lines.index("::endgroup::") < lines.index("failed: fetch:tool")
+    annotation = next(line for line in lines if line.startswith("::error "))
+    number = (repository / "fetchdefs/fetch/a.yml").read_text().splitlines().index("tool:") + 1
+    assert annotation.startswith(
+        f"::error file=fetchdefs/fetch/a.yml,line={number},title=fetch%3Atool::tool: no source"
+    )
+    assert "%0Aask upstream" in annotation
+
+
+def test_gitlab(repository: Path) -> None:
+    """On GitLab the events are a section whose markers are right; nothing else has a control character."""
+    text = doit(repository, "fetch", GITLAB_CI="true").stdout
+    begin = re.match(r"\x1b\[0Ksection_start:\d+:doit\r\x1b\[0Kdoit\n", text)
+    assert begin
+    end = re.search(r"\x1b\[0Ksection_end:\d+:doit\r\x1b\[0K\n2 fetched", text)
+    assert end
+    inside = text[begin.end() : end.start()]
+    assert re.search(r"[\x00-\x09\x0b-\x1f\x7f]", inside) is None
+    assert "ok fetch:lib" in inside
+
+
+COLOURS = {
+    "pipe": ({}, False),
+    "forced": ({"FORCE_COLOR": "1"}, True),
+    "refused": ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
+    "empty words do not count": ({"FORCE_COLOR": "", "NO_COLOR": ""}, False),
+}
+
+
+@pytest.mark.parametrize("case", COLOURS)
+def test_colours(case: str, repository: Path) -> None:
+    """A pipe gets no control character unless colour is forced, and none when colour is refused."""
+    environ, coloured = COLOURS[case]
+    assert ("\x1b[" in doit(repository, "fetch", **environ).stdout) is coloured
+
+
+def test_quiet(repository: Path) -> None:
+    """Quiet says nothing of what goes well, by reporter or by setting, and everything of a failure."""
+    assert doit(repository, "-r", "quiet", "fetch:lib").stdout == ""
+    done = doit(broken(repository), "progress=quiet", "fetch:tool")
+    assert done.stdout.startswith("TaskFailed - taskid:fetch:tool\ntool: no source gave")
+    assert ".  fetch" not in done.stdout
+
+
+def test_each_line_comes_at_once(repository: Path, origin: Origin) -> None:
+    """The line of a task that begins is read while the task waits for its server."""
+    may = threading.Event()
+    answer = origin.answers["/lib-1.0.tar"]
+
+    def late(*arguments: object) -> object:
+        may.wait(30)
+        return answer(*arguments)  # type: ignore[arg-type]  # the origin calls it as it calls every answer
+
+    origin.answers["/lib-1.0.tar"] = late  # type: ignore[assignment]  # as above
+    command = [*DOIT, "fetch:lib"]
+    with subprocess.Popen(command, cwd=repository, env=ENVIRON, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == ".  fetch:lib\n"
+        may.set()
+        assert process.stdout.readline().startswith("ok fetch:lib")
+        process.stdout.read()
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("words", [(), ("-r", "json")], ids=["lines", "json"])
+def test_a_closed_pipe_is_no_failure(words: tuple[str, ...], repository: Path) -> None:
+    """Whoever stops reading does not stop the run: no traceback, exit status 0."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [*DOIT, *words], cwd=repository, env=ENVIRON, stdout=write, stderr=subprocess.PIPE, text=True, check=False
+        )
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (repository / "cache/artifacts/tool").is_dir()
+
+
+def test_no_stdout_at_all(repository: Path) -> None:
+    """Doit whose stdout is closed from the start works too."""
+    command = f"exec {sys.executable} -m doit fetch >&-"
+    done = subprocess.run(["sh", "-c", command], cwd=repository, env=ENVIRON, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("ci", ["GITHUB_ACTIONS", "CI"])
+def test_text_from_outside_is_escaped(ci: str, tmp_path: Path) -> None:
+    """Names and messages reach neither the terminal nor the CI as commands."""
+    (tmp_path / "dodo.py").write_text(HOSTILE)
+    done = doit(tmp_path, "-c", **{ci: "true"})
+    assert re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", done.stdout) is None
+    assert r".  x:evil\x1b]0;owned\x07\n::error::" in done.stdout
+    assert "heard" in done.stdout
+    if ci == "GITHUB_ACTIONS":
+        assert not [line for line in done.stdout.splitlines() if re.match(r"\s*::(?!group|endgroup|error )", line)]
+
+
+def test_an_outlandish_encoding(tmp_path: Path) -> None:
+    """A terminal without Unicode gets escapes instead of an exception."""
+    (tmp_path / "dodo.py").write_text(HOSTILE.replace("talks", "größe"))
+    done = doit(tmp_path, "x:größe", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert r"x:gr\xf6\xdfe" in done.stdout

@@ -1,0 +1,312 @@
+"""The runner: limits per class, workers that never die, an end that loses nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks_lib.graph.runner import Pools
+from tests.origin import Request, reply, serving
+from tests.test_journeys import CLEAN, LIBRARY, ROOT, definition, doit, ran
+
+CORES = len(os.sched_getaffinity(0))
+DODO = """
+import asyncio, threading, time
+from pathlib import Path
+from doit.tools import run_once
+from tasks_lib.graph.porch import DOIT_CONFIG
+from tasks_lib.graph.watch import RUN
+DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": None}
+LOG = Path("log")
+def say(*words):
+    with LOG.open("a") as log:
+        log.write(" ".join(map(str, (*words, threading.current_thread().name))) + "\\n")
+def work(name, seconds):
+    say("begin", name)
+    time.sleep(seconds)
+    say("end", name)
+def many(kind, count, pool, seconds=0.05, **more):
+    for i in range(count):
+        yield {"basename": kind, "name": str(i), "actions": [(work, (f"{kind}:{i}", seconds))],
+               "io": {"capture": False}, "meta": {"pool": pool}, **more}
+"""
+
+
+def project(tmp_path: Path, tasks: str) -> Path:
+    (tmp_path / "dodo.py").write_text(DODO + tasks)
+    return tmp_path
+
+
+def log(directory: Path) -> list[list[str]]:
+    return [line.split() for line in (directory / "log").read_text().splitlines()]
+
+
+def most_at_once(directory: Path, kind: str = "") -> int:
+    now = most = 0
+    for word, name, _ in log(directory):
+        if name.startswith(kind):
+            now += {"begin": 1, "end": -1}[word]
+            most = max(most, now)
+    return most
+
+
+def start(directory: Path, *words: str, **environ: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "doit", *words],
+        cwd=directory,
+        env={**CLEAN, "PYTHONPATH": str(ROOT), "FETCH_RETRIES": "0", **environ},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def until(path: Path, text: str = "") -> None:
+    deadline = time.monotonic() + 60
+    while not (path.exists() and text in path.read_text()):
+        assert time.monotonic() < deadline, f"{path} never said {text!r}"
+        time.sleep(0.01)
+
+
+BOTH = 'def task_all():\n    yield from many("net", 40, "network")\n    yield from many("cpu", 10, "cpu")\n'
+
+
+def test_each_class_has_its_limit(tmp_path: Path) -> None:
+    """FETCH_JOBS downloads and as many computations as there are cores, whatever comes first."""
+    directory = project(tmp_path, BOTH)
+    assert len(ran(doit(directory, FETCH_JOBS="6"))) == 50
+    assert most_at_once(directory, "net") == 6
+    assert most_at_once(directory, "cpu") == CORES
+    workers = {worker for _, _, worker in log(directory)}
+    assert workers == {f"network-{i + 1}" for i in range(6)} | {f"cpu-{i + 1}" for i in range(CORES)}
+
+
+@pytest.mark.parametrize(("asked", "network"), [("1", 1), ("0", 1), ("3", 3), ("12", 12)])
+def test_n_limits_everything(asked: str, network: int, tmp_path: Path) -> None:
+    """With -n no more tasks than that run at once, and as many downloads may."""
+    directory = project(tmp_path, BOTH)
+    assert len(ran(doit(directory, "-n", asked))) == 50
+    assert most_at_once(directory) == most_at_once(directory, "net") == network
+
+
+def test_pools() -> None:
+    """Without -n classes are limited, with it the whole is; nothing is ever limited to none."""
+    assert Pools.of(network=8, asked=None).limit("network") == 8
+    assert Pools.of(network=8, asked=-3).total == 1
+    assert Pools.of(network=8, asked=100) == Pools(network=100, cpu=CORES, others=100, total=100)
+
+
+def test_computing_overlaps_downloading(tmp_path: Path) -> None:
+    """What depends on a download begins while others still load, when sinks stand first."""
+    directory = project(
+        tmp_path,
+        "def task_all():\n"
+        "    for i in range(20):\n"
+        '        yield from ({**one, "name": str(i), "task_dep": [f"net:{i}"]} for one in many("cpu", 1, "cpu"))\n'
+        '    yield from many("net", 20, "network")\n',
+    )
+    assert len(ran(doit(directory, FETCH_JOBS="4"))) == 40
+    words = [(word, name.partition(":")[0]) for word, name, _ in log(directory)]
+    assert words.index(("begin", "cpu")) < 20
+    last_download = len(words) - words[::-1].index(("end", "net"))
+    assert sum(word == ("end", "cpu") for word in words[:last_download]) >= 5
+
+
+ENDS = {
+    "SystemExit": "raise SystemExit(7)",
+    "CancelledError": "raise asyncio.CancelledError",
+    "KeyboardInterrupt": "raise KeyboardInterrupt",
+    "GeneratorExit": "raise GeneratorExit",
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_no_exception_ends_a_worker(case: str, tmp_path: Path) -> None:
+    """Whatever an action raises fails its own task; the others run and are remembered."""
+    directory = project(
+        tmp_path,
+        f'def bad():\n    {ENDS[case]}\ndef task_bad():\n    return {{"actions": [bad], "io": {{"capture": False}}}}\n'
+        'def task_all():\n    yield from many("net", 30, "network", 0.01, uptodate=[run_once])\n',
+    )
+    with start(directory, "-c") as process:
+        told = process.communicate(timeout=100)[0]
+    assert process.returncode == 2
+    assert f"{case} in an action" in told
+    assert told.count(".  net:") == 30
+    assert ran(doit(directory, "net")) == []
+
+
+def test_what_is_large_is_checked_by_a_worker(tmp_path: Path) -> None:
+    """The main thread decides on small files, workers look at large ones, and both decide rightly."""
+    (tmp_path / "large").write_bytes(b"x" * (1 << 20))
+    (tmp_path / "small").write_bytes(b"x")
+    directory = project(
+        tmp_path,
+        "def ask(name, key, task, values):\n"
+        '    say("check", name)\n    return values.get("key") == key\n'
+        'def done(key):\n    return {"key": key}\n'
+        "def task_t():\n"
+        '    for name in ("large", "small"):\n'
+        '        yield {"name": name, "actions": [(done, (name,))], "file_dep": [name],\n'
+        '               "uptodate": [(lambda task, values, one=name: ask(one, one, task, values),)],\n'
+        '               "io": {"capture": False}}\n',
+    )
+    assert ran(doit(directory)) == ["t:large", "t:small"]
+    assert ran(doit(directory)) == []
+    checked = {name: worker for _, name, worker in log(directory)}
+    assert checked["small"] == "MainThread"
+    assert checked["large"].startswith("cpu-")
+    assert len(log(directory)) == 4
+
+
+LONG = (
+    "def patient(name):\n"
+    '    say("begin", name)\n    progress = RUN.progress(name)\n'
+    "    while True:\n        time.sleep(0.01)\n        progress.check()\n"
+    "def deaf():\n    say('begin', 'deaf')\n    time.sleep(600)\n"
+    'def task_all():\n    yield from many("net", 3, "network", 0, uptodate=[run_once])\n'
+)
+WAYS = {
+    "SIGINT": (signal.SIGINT, 130, "patient"),
+    "SIGTERM": (signal.SIGTERM, 143, "patient"),
+    "SIGHUP": (signal.SIGHUP, 129, "patient"),
+    "deaf": (signal.SIGTERM, 143, "deaf"),
+}
+
+
+@pytest.mark.parametrize("case", WAYS)
+def test_a_signal_ends_a_run_cleanly(case: str, tmp_path: Path) -> None:
+    """The status says which signal, nothing looks like a crash, what finished is remembered."""
+    number, status, action = WAYS[case]
+    words = '(patient, ("p",))' if action == "patient" else "(deaf,)"
+    directory = project(
+        tmp_path,
+        f'{LONG}def task_last():\n    return {{"actions": [{words}], "io": {{"capture": False}}, "task_dep": ["net"]}}\n',
+    )
+    with start(directory) as process:
+        until(directory / "log", "begin deaf" if action == "deaf" else "begin p")
+        process.send_signal(number)
+        told = process.communicate(timeout=60)[0]
+    assert process.returncode == status, told
+    assert "Traceback" not in told
+    assert "Failed" not in told
+    assert ran(doit(directory, "net")) == []
+
+
+def test_ignored_signals_stay_ignored(tmp_path: Path) -> None:
+    """Under nohup a hang-up does not end the run."""
+    directory = project(tmp_path, 'def task_all():\n    yield from many("net", 1, "network", 0.3)\n')
+    command = [sys.executable, "-c", "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN);"]
+    command[-1] += " os.execv(sys.executable, [sys.executable, '-m', 'doit'])"
+    with subprocess.Popen(command, cwd=directory, env={**CLEAN, "PYTHONPATH": str(ROOT)}) as process:
+        until(directory / "log", "begin")
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 0
+
+
+def test_a_stubborn_command_is_stopped_with_all_it_started(tmp_path: Path) -> None:
+    """A toolchain's command that ignores SIGTERM, and its children, are gone when doit is."""
+    files = {
+        "dodo.py": "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n",
+        "fetchdefs/toolchain/t.yml": "slow:\n  description: d\n  run: {script: s.sh}\n",
+        "fetchdefs/toolchain/s.sh": "#!/bin/sh\ntrap '' TERM\nsleep 987 & echo $! >child\necho $$ >self\nwhile :; do sleep 987; done\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "fetchdefs/toolchain/s.sh").chmod(0o755)
+    with start(tmp_path) as process:
+        until(tmp_path / "build/slow/fetches/self", "\n")
+        process.send_signal(signal.SIGINT)
+        told = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, told
+    for name in ("self", "child"):
+        number = (tmp_path / "build/slow/fetches" / name).read_text().strip()
+        status = Path(f"/proc/{number}/status")
+        assert not status.exists() or "zombie" in status.read_text()
+
+
+def test_an_interrupted_download_is_resumed(tmp_path: Path) -> None:
+    """After Ctrl-C the next run asks for the rest only."""
+    body = LIBRARY * 400
+    asked: list[str] = []
+
+    def halting(connection: object, request: Request) -> None:
+        asked.append(request.headers.get("range", ""))
+        send = connection.sendall  # type: ignore[attr-defined]  # a socket
+        head = 'Content-Length: {}\r\nETag: "v1"\r\nConnection: close\r\n\r\n'
+        if found := re.fullmatch(r"bytes=(\d+)-", asked[-1]):
+            first = int(found[1])
+            send(b"HTTP/1.1 206 P\r\nContent-Range: bytes %d-%d/%d\r\n" % (first, len(body) - 1, len(body)))
+            send(head.format(len(body) - first).encode() + body[first:])
+            return
+        send(b"HTTP/1.1 200 OK\r\n" + head.format(len(body)).encode())
+        for start in range(0, len(body), 1 << 16):
+            send(body[start : start + (1 << 16)])
+            time.sleep(0.02)
+
+    (tmp_path / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    with serving({"/big": halting, "/small": reply(b"x")}) as origin:
+        path = tmp_path / "fetchdefs/fetch/all.yml"
+        path.parent.mkdir(parents=True)
+        path.write_text(definition("big", f"{origin.url}/big", body))
+        with start(tmp_path) as process:
+            partial = tmp_path / "cache/v1/partial"
+            deadline = time.monotonic() + 60
+            while not any(one.stat().st_size > 100_000 for one in partial.glob("*.part")):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            told = process.communicate(timeout=60)[0]
+        assert process.returncode == 130, told
+        assert ran(doit(tmp_path)) == ["fetch:big"]
+    assert asked[0] == ""
+    assert re.fullmatch(r"bytes=[1-9]\d*-", asked[1])
+
+
+def test_offline_lists_everything_at_once(tmp_path: Path) -> None:
+    """Before anything runs, every missing fetch of the requested graph is told; the rest of the graph is not asked."""
+    (tmp_path / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (tmp_path / "fetchdefs/fetch").mkdir(parents=True)
+    (tmp_path / "fetchdefs/toolchain").mkdir()
+    (tmp_path / "local").write_bytes(b"here")
+    text = "".join(definition(name, f"http://127.0.0.1:9/{name}", name.encode()) for name in ("a", "b", "c"))
+    text += definition("near", "file:../../local", b"here")
+    (tmp_path / "fetchdefs/fetch/all.yml").write_text(text)
+    (tmp_path / "fetchdefs/toolchain/all.yml").write_text(
+        "t:\n  description: t\n  fetches: {fetch: [{artifact: a, extract: false}, {artifact: near, extract: false}]}\n"
+    )
+    done = doit(tmp_path, FETCH_OFFLINE="1")
+    assert done.returncode == 1
+    missing = re.findall(r"(\w+): not in the cache, and the network is off", done.stdout)
+    assert missing == ["a", "b", "c"]
+    assert ".  " not in done.stdout
+    assert "Traceback" not in done.stdout
+    done = doit(tmp_path, "offline=1", "toolchain:t")
+    assert re.findall(r"(\w+): not in the cache", done.stdout) == ["a"]
+    assert ran(doit(tmp_path, "offline=1", "fetch:near")) == ["fetch:near"]
+
+
+def test_doit_habits(tmp_path: Path) -> None:
+    """-a, -s, -P process and a failure without -c do what they do in doit."""
+    directory = project(
+        tmp_path,
+        'def task_all():\n    yield from many("net", 3, "network", 0, uptodate=[run_once])\n'
+        'def task_top():\n    return {"actions": [(work, ("top", 0))], "task_dep": ["net"], "io": {"capture": False}}\n'
+        'def task_fails():\n    return {"actions": ["false"]}\n'
+        'def task_after():\n    return {"actions": [(work, ("after", 0))], "task_dep": ["fails"], "io": {"capture": False}}\n',
+    )
+    assert ran(doit(directory, "net")) == ["net:0", "net:1", "net:2"]
+    assert ran(doit(directory, "-a", "net:1")) == ["net:1"]
+    assert ran(doit(directory, "-s", "top")) == ["top"]
+    assert ran(doit(directory, "-P", "process", "-n", "2", "top")) == ["top"]
+    done = doit(directory, "after")
+    assert done.returncode == 1
+    assert "after" not in (directory / "log").read_text().replace("top", "")
