@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import re
 import socket
 import socketserver
 import ssl
@@ -18,6 +20,8 @@ class Request:
 
     path: str
     headers: dict[str, str]
+    connection: int = 0  # counts the connections of the server
+    stays: bool = False  # set by an answer after which the connection takes another request
 
 
 Answer = Callable[[socket.socket, Request], None]
@@ -37,12 +41,17 @@ class Origin:
 
 
 def reply(body: bytes, status: str = "200 OK", **headers: str) -> Answer:
-    """Return an answer with a right Content-Length, unless a header says otherwise (None drops it)."""
+    """Return an answer with a right Content-Length, unless a header says otherwise ("" drops it).
+
+    With `Connection="keep-alive"` the connection stays.
+    """
 
     def answer(connection: socket.socket, _request: Request) -> None:
-        lines = {"Content-Length": str(len(body)), **{name.replace("_", "-"): text for name, text in headers.items()}}
+        named = {name.replace("_", "-"): text for name, text in headers.items()}
+        lines = {"Content-Length": str(len(body)), "Connection": "close", **named}
         head = f"HTTP/1.1 {status}\r\n" + "".join(f"{name}: {text}\r\n" for name, text in lines.items() if text)
-        connection.sendall(head.encode("latin-1") + b"Connection: close\r\n\r\n" + body)
+        connection.sendall(head.encode("latin-1") + b"\r\n" + body)
+        _request.stays = lines["Connection"] == "keep-alive"
 
     return answer
 
@@ -56,14 +65,15 @@ def ranged(body: bytes, etag: str = '"v1"', first: int | None = None) -> Answer:
     """Return an answer that honours Range and If-Range; only `first` bytes of a whole body are sent."""
 
     def answer(connection: socket.socket, request: Request) -> None:
-        start = request.headers.get("range", "")
-        if start and request.headers.get("if-range") == etag:
-            offset = int(start.removeprefix("bytes=").rstrip("-"))
-            span = f"bytes {offset}-{len(body) - 1}/{len(body)}"
-            reply(body[offset:], "206 Partial Content", ETag=etag, Content_Range=span)(connection, request)
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
+        if asked and request.headers.get("if-range", etag) == etag:
+            begin, end = int(asked[1]), int(asked[2] or len(body) - 1)
+            span = f"bytes {begin}-{end}/{len(body)}"
+            reply(body[begin : end + 1], "206 Partial Content", ETag=etag, Content_Range=span)(connection, request)
         else:
             sent = body[:first] if first is not None else body
-            reply(sent, ETag=etag, Content_Length=str(len(body)))(connection, request)
+            length = str(len(body))
+            reply(sent, ETag=etag, Content_Length=length, Accept_Ranges="bytes")(connection, request)
 
     return answer
 
@@ -79,29 +89,41 @@ def in_turn(*answers: Answer) -> Answer:
 
 
 @contextlib.contextmanager
-def serving(answers: dict[str, Answer], tls: ssl.SSLContext | None = None) -> Iterator[Origin]:
+def serving(
+    answers: dict[str, Answer], tls: ssl.SSLContext | None = None, address: str = "127.0.0.1"
+) -> Iterator[Origin]:
     """Serve on a free loopback port until the block ends, as https with a `tls`; an unknown path is a 404."""
     origin = Origin("", answers)
 
+    connections = itertools.count(1)
+
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
+            number = next(connections)
+            with contextlib.suppress(OSError):
+                while self.one(number):
+                    pass
+
+        def one(self, number: int) -> bool:
+            """Answer one request; return whether the connection takes another one."""
             words = self.rfile.readline(65536).split()
             headers: dict[str, str] = {}
             while (line := self.rfile.readline(65536)) not in (b"\r\n", b"\n", b""):
                 name, _, value = line.decode("latin-1").partition(":")
                 headers[name.strip().lower()] = value.strip()
             if len(words) < 2:
-                return
-            request = Request(words[1].decode("latin-1"), headers)
+                return False
+            request = Request(words[1].decode("latin-1"), headers, number)
             origin.requests.append(request)
             answer = origin.answers.get(request.path.partition("?")[0], reply(b"nothing here", "404 Not Found"))
-            with contextlib.suppress(OSError):
-                answer(self.connection, request)
+            answer(self.connection, request)
+            return request.stays
 
     class Server(socketserver.ThreadingTCPServer):
         allow_reuse_address = True
         daemon_threads = True
         request_queue_size = 64
+        address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
 
         def finish_request(self, request: Any, client_address: Any) -> None:
             if tls is None:
@@ -110,9 +132,10 @@ def serving(answers: dict[str, Answer], tls: ssl.SSLContext | None = None) -> It
             with contextlib.suppress(OSError), tls.wrap_socket(request, server_side=True) as wrapped:
                 super().finish_request(wrapped, client_address)
 
-    with Server(("127.0.0.1", 0), Handler) as server:
+    with Server((address, 0), Handler) as server:
         scheme = "https" if tls else "http"
-        origin.url = f"{scheme}://127.0.0.1:{server.server_address[1]}"
+        host = f"[{address}]" if ":" in address else address
+        origin.url = f"{scheme}://{host}:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         try:

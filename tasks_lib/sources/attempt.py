@@ -86,10 +86,12 @@ class Reader:
     def _in_pieces(self, hunt: Hunt, trial: Trial) -> Facts | None:
         """Go on with the pieces that an earlier attempt left; None when there are none of this origin."""
         partial = hunt.partial
-        if not partial.is_split or partial.origin != str(trial.origin) or self._policy.connections < 2:
+        here = partial.origin == str(trial.origin) and not trial.restarts
+        if not (partial.is_split and here and self._policy.connections > 1):
             return None
         facts: Facts = {"url": redacted(trial.url), "resumed": partial.size}
         hunt.progress.phase("body", url=redacted(trial.url), total=partial.expected.size, resumed=partial.size)
+        trial.spliced = True
         trial.told = f" (in pieces from {redacted(trial.url)})"
         return facts | {"connections": self._segments.run(hunt, trial, Crew.of(hunt, trial, self._policy, self._hosts))}
 
@@ -99,12 +101,13 @@ class Reader:
             with self._asked(hunt, trial, pace) as response:
                 assert trial.origin is not None
                 self._hosts.alive(trial.origin)
-                trial.told = _told(response)
+                trial.told, trial.spliced = _told(response), response.start > 0
                 facts = _facts(response)
                 self._check_length(hunt, response)
                 pace.begin(response)
                 self._read_body(hunt, response)
         except TooSlowError as slow:
+            trial.spliced = True
             return facts | {"connections": self._segments.run(hunt, trial, slow.crew)}
         return facts
 

@@ -35,7 +35,8 @@ class Trial:
     mismatches: int = 0
     ends: float = 0.0
     postponed: bool = False
-    told: str = ""  # who sent the last answer
+    spliced: bool = False  # the last content was put together from several answers
+    told: str = ""  # who sent it
     error: FetchError | None = field(default=None)
 
     @classmethod

@@ -91,7 +91,8 @@ class Sources:
         trial.postponed = False
         while True:
             hunt.progress.check()
-            resumed = hunt.partial.size > 0
+            resumed = hunt.partial.size > 0 or hunt.partial.is_split
+            trial.spliced = False
             try:
                 return self._reader.once(hunt, trial)
             except (IntegrityError, TransportError) as error:
@@ -117,7 +118,7 @@ class Sources:
         trial.error = error
         hunt.report.add(trial.url, error)
         if isinstance(error, IntegrityError):
-            return self._after_mismatch(hunt, trial, error, resumed=resumed)
+            return self._after_mismatch(hunt, trial, error)
         assert isinstance(error, TransportError)
         if resumed and isinstance(error, HttpStatusError) and error.status in (206, 416):
             # what was there does not fit to what the server has: begin anew, once
@@ -126,9 +127,9 @@ class Sources:
             return 0.0 if trial.restarts == 1 else None
         return self._after_failure(trial, error, others=others) if error.transient else None
 
-    def _after_mismatch(self, hunt: Hunt, trial: Trial, error: IntegrityError, *, resumed: bool) -> float | None:
+    def _after_mismatch(self, hunt: Hunt, trial: Trial, error: IntegrityError) -> float | None:
         """Begin anew once: the damage may have been done on the way, or by putting two answers together."""
-        if resumed and not trial.restarts:
+        if trial.spliced and not trial.restarts:
             trial.restarts += 1
             return 0.0
         if isinstance(error, DigestMismatchError) and trial.origin and not trial.mismatches and trial.retries:

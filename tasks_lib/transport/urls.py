@@ -23,6 +23,9 @@ class Origin(NamedTuple):
     host: str
     port: int
 
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}"
+
     @property
     def authority(self) -> str:
         """`host` or `host:port`, as a Host header says it. Source: RFC 9110 section 7.2."""
@@ -54,7 +57,7 @@ def safe_origin(url: str) -> Origin:
         origin = origin_of(url)
         if origin.scheme in _PORTS and origin.host:
             return origin
-    raise RedirectError(f"cannot ask for {escaped(url[:200])!r}: no http or https URL")
+    raise RedirectError(f"cannot ask for {_shown(url)!r}: no http or https URL")
 
 
 def target_of(url: str) -> str:
@@ -83,7 +86,7 @@ def next_url(url: str, location: str) -> str:
         RedirectError: nowhere, to another scheme, away from TLS, with credentials, or unreadable.
     """
     if not location or len(location) > _MAX_LOCATION or re.search(r"[\x00-\x20\x7f\\]", location):
-        raise RedirectError(f"an unreadable redirect: {escaped(location[:200])!r}")
+        raise RedirectError(f"an unreadable redirect: {_shown(location)!r}")
     with contextlib.suppress(ValueError):
         target = urljoin(url, location).partition("#")[0]
         parts, origin = urlsplit(target), origin_of(target)
@@ -94,4 +97,9 @@ def next_url(url: str, location: str) -> str:
         if origin.scheme == "http" and url.lower().startswith("https:"):
             raise RedirectError(f"a redirect from https to {redacted(target)} is not followed: it leaves TLS")
         return target
-    raise RedirectError(f"an unreadable redirect: {escaped(location[:200])!r}")
+    raise RedirectError(f"an unreadable redirect: {_shown(location)!r}")
+
+
+def _shown(location: str) -> str:
+    """Return the beginning of what is no URL, without what looks like credentials or a query."""
+    return escaped(re.sub(r"[/\\][^/\\@]*@", "/...@", location.partition("?")[0])[:200])
