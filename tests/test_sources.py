@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,8 +40,11 @@ def sources(store: Store, network: str = "on", **settings: float) -> Sources:
     return Sources(store, transport, Policy(backoff_s=0.001, network=network), sleep=lambda _s: None)
 
 
-def wanted(*urls: str, headers: dict[str, str] | None = None) -> Wanted:
-    return Wanted(name="a", integrity=PINNED, urls=urls, headers=headers or {})
+def wanted(
+    *urls: str, headers: dict[str, str] | None = None, content: tuple[int, str] | None = None, **more: Any
+) -> Wanted:
+    integrity = Integrity(size=content[0], digest=Digest.sha256(content[1])) if content else PINNED
+    return Wanted(name="a", integrity=integrity, urls=urls, headers=headers or {}, **more)
 
 
 def stall(connection: socket.socket, _request: Request) -> None:

@@ -68,7 +68,6 @@ class Deadline:
     def moved(self, size: int) -> None:
         """Note that `size` bytes arrived; those of a head extend nothing."""
         if self.is_in_body:
-            self.received += size
             self._window_bytes += size
             if self.phase == _READING:
                 self._phase_ends = time.monotonic() + self._phase_s

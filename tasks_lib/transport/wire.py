@@ -205,6 +205,7 @@ class Answer:
             if not chunk:
                 return
             limit -= len(chunk)
+            self._deadline.received += len(chunk)
             yield chunk
 
     def close(self) -> None:

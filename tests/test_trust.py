@@ -1,0 +1,318 @@
+"""Whom we trust and what we tell them: certificates, credentials, proxies."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tasks_lib.errors import AllSourcesFailedError
+from tasks_lib.network import Policy, TransportSettings
+from tasks_lib.progress import Silent
+from tasks_lib.sources import Sources
+from tasks_lib.store import Store
+from tasks_lib.transport import Transport
+from tests.origin import Answer, Origin, Request, raw, reply, serving
+from tests.test_sources import BODY, PINNED, wanted
+
+CA = trustme.CA()
+LONG_AGO = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)
+LATER = datetime.datetime(2090, 1, 1, tzinfo=datetime.UTC)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache")
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    with serving({"/a": reply(BODY)}) as one:
+        yield one
+
+
+def https(*names: str, ca: trustme.CA = CA, **facts: datetime.datetime) -> ssl.SSLContext:
+    """Return a server's context with a certificate for these names."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert(*names, **facts).configure_cert(context)  # type: ignore[arg-type]  # datetimes only
+    return context
+
+
+def self_signed(tmp_path: Path) -> ssl.SSLContext:
+    """Return a context whose certificate vouches for itself."""
+    own = trustme.CA()
+    own.cert_pem.write_to_path(str(tmp_path / "own.pem"))
+    own.private_key_pem.write_to_path(str(tmp_path / "own.key"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "own.pem", tmp_path / "own.key")
+    return context
+
+
+def trusting(store: Store, tmp_path: Path, **settings: object) -> Sources:
+    """Return sources that trust our certificate authority only."""
+    CA.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    chosen = {"ca_bundle": str(tmp_path / "ca.pem"), "connect_timeout_s": 2.0, **settings}
+    return Sources(store, Transport(TransportSettings(**chosen)), Policy(retries=1, backoff_s=0.001))  # type: ignore[arg-type]
+
+
+def test_https(store: Store, tmp_path: Path) -> None:
+    """A certificate of the configured authority is trusted."""
+    with serving({"/a": reply(BODY)}, https("127.0.0.1")) as origin:
+        trusting(store, tmp_path).obtain(wanted(f"{origin.url}/a"), Silent())
+    assert store.has(PINNED)
+
+
+BAD_TLS: dict[str, tuple[Callable[[Path], ssl.SSLContext], str]] = {
+    "unknown authority": (lambda _: https("127.0.0.1", ca=trustme.CA()), "authority that is not trusted"),
+    "self-signed": (self_signed, "self-signed|authority that is not trusted"),
+    "wrong host": (lambda _: https("example.org"), "for another address"),
+    "expired": (lambda _: https("127.0.0.1", not_after=LONG_AGO), "has expired"),
+    "not yet valid": (lambda _: https("127.0.0.1", not_before=LATER, not_after=LATER), "is not valid yet"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TLS)
+def test_bad_certificates(case: str, store: Store, tmp_path: Path) -> None:
+    """A certificate that does not fit ends the source at once, with its own reason; the mirror delivers."""
+    made, message = BAD_TLS[case]
+    with serving({"/a": reply(BODY)}, made(tmp_path)) as bad, serving({"/a": reply(BODY)}, https("127.0.0.1")) as good:
+        with pytest.raises(AllSourcesFailedError, match=message) as caught:
+            trusting(store, tmp_path).obtain(wanted(f"{bad.url}/a"), Silent())
+        assert len(caught.value.attempts) == 1
+        assert "certificates are always verified" in str(caught.value)
+        trusting(store, tmp_path).obtain(wanted(f"{bad.url}/a", f"{good.url}/a"), Silent())
+        assert not bad.requests
+    assert store.has(PINNED)
+
+
+def test_an_authority_that_cannot_be_read(store: Store, tmp_path: Path) -> None:
+    """A bundle that is missing is named; nothing is trusted instead."""
+    with serving({"/a": reply(BODY)}, https("127.0.0.1")) as origin:
+        for bundle in (tmp_path / "none.pem", tmp_path):  # a directory without certificates trusts nobody
+            with pytest.raises(AllSourcesFailedError, match=r"none.pem cannot be read|not trusted"):
+                trusting(store, tmp_path, ca_bundle=str(bundle)).obtain(wanted(f"{origin.url}/a"), Silent())
+        assert not origin.requests
+
+
+@contextlib.contextmanager
+def listening(answer: Callable[[socket.socket], None]) -> Iterator[int]:
+    """Let `answer` deal with each connection; gives the port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with contextlib.suppress(OSError), connection:
+                        answer(connection)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+
+
+def plain(connection: socket.socket) -> None:
+    connection.recv(4096)
+    connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+
+def test_not_tls(store: Store, tmp_path: Path) -> None:
+    """A plain server behind an https URL is a failure that says so, at once."""
+    with listening(plain) as port, pytest.raises(AllSourcesFailedError, match="does not speak TLS") as caught:
+        trusting(store, tmp_path).obtain(wanted(f"https://127.0.0.1:{port}/a"), Silent())
+    assert len(caught.value.attempts) == 1
+
+
+def test_tls_that_breaks_off(store: Store, tmp_path: Path) -> None:
+    """A server that hangs up within the handshake is asked again."""
+    with (
+        listening(lambda connection: connection.close()) as port,
+        pytest.raises(AllSourcesFailedError, match=r"closed|reset"),
+    ):
+        trusting(store, tmp_path).obtain(wanted(f"https://127.0.0.1:{port}/a"), Silent())
+
+
+def cut(connection: socket.socket, _request: Request) -> None:
+    """Send half a body without a length, and hang up without TLS's own goodbye."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + BODY[:999])
+    socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+def test_no_close_notify(store: Store, tmp_path: Path) -> None:
+    """A TLS connection that ends without a goodbye is judged by size, never believed."""
+    with serving({"/a": cut}, https("127.0.0.1")) as origin:
+        with pytest.raises(AllSourcesFailedError, match=r"999 of 200000|after 999 bytes"):
+            trusting(store, tmp_path).obtain(wanted(f"{origin.url}/a"), Silent())
+        assert len(origin.requests) == 2
+
+
+def test_no_downgrade(store: Store, tmp_path: Path, origin: Origin) -> None:
+    """Https never leads to http."""
+    answer = reply(b"", "302 Found", Location=f"{origin.url}/a")
+    with serving({"/a": answer}, https("127.0.0.1")) as secure, pytest.raises(AllSourcesFailedError, match="http"):
+        trusting(store, tmp_path).obtain(wanted(f"{secure.url}/a"), Silent())
+    assert not origin.requests
+
+
+# --- credentials --------------------------------------------------------------------------------
+
+SECRETS = {"Authorization": "Bearer hunter2", "PRIVATE-TOKEN": "hunter2", "X-Api-Key": "hunter2", "Cookie": "s=hunter2"}
+
+
+def leads_to(url: str) -> Answer:
+    return reply(b"", "302 Found", Location=url, Set_Cookie="session=hunter3")
+
+
+def netrc_for(tmp_path: Path, host: str = "127.0.0.1") -> str:
+    (tmp_path / "netrc").write_text(f"machine {host} login u password hunter2\n")
+    return str(tmp_path / "netrc")
+
+
+@pytest.mark.parametrize("way", ["another port", "there and back"])
+def test_secrets_stay_home(way: str, store: Store, tmp_path: Path, origin: Origin) -> None:
+    """Every header of a definition, cookies and netrc stay with the origin, also when a stranger leads back to it."""
+    with serving({}) as other:
+        target = f"{other.url}/b"
+        origin.answers |= {"/start": leads_to("/same"), "/same": leads_to(target)}
+        other.answers["/b"] = leads_to(f"{origin.url}/a") if way == "there and back" else reply(BODY)
+        sources = trusting(store, tmp_path, netrc=netrc_for(tmp_path))
+        sources.obtain(wanted(f"{origin.url}/start", headers=SECRETS), Silent())
+        assert [request.headers.get("x-api-key") for request in origin.requests[:2]] == ["hunter2"] * 2
+        assert all("hunter" not in str(request.headers) for request in [*origin.requests[2:], *other.requests])
+        assert all("cookie" not in request.headers for request in other.requests)
+
+
+def test_a_mirror_gets_no_secrets(store: Store, tmp_path: Path, origin: Origin) -> None:
+    """Headers go to the origin of the definition's own URL, wherever it stands in the order."""
+    with serving({"/b": reply(b"", "404 X")}) as other:
+        urls = (f"{other.url}/b", f"{origin.url}/a")
+        trusting(store, tmp_path).obtain(wanted(*urls, headers=SECRETS, home=urls[1]), Silent())
+        assert "hunter2" not in str(other.requests[0].headers)
+        assert origin.requests[0].headers["private-token"] == "hunter2"
+
+
+def test_netrc(store: Store, tmp_path: Path, origin: Origin) -> None:
+    """Netrc speaks for the host that is asked first, never over a header of the definition, never along a redirect."""
+    with serving({"/b": leads_to(f"{origin.url}/a")}) as first:
+        trusting(store, tmp_path, netrc=netrc_for(tmp_path)).obtain(wanted(f"{first.url}/b"), Silent())
+        sent = first.requests[0].headers["authorization"]
+        assert base64.b64decode(sent.removeprefix("Basic ")) == b"u:hunter2"
+        assert "authorization" not in origin.requests[0].headers
+        (tmp_path / "2").mkdir()
+        other = trusting(Store(tmp_path / "2/cache"), tmp_path, netrc=netrc_for(tmp_path))
+        other.obtain(wanted(f"{first.url}/b", headers={"authorization": "Bearer t"}), Silent())
+        assert first.requests[1].headers["authorization"] == "Bearer t"
+
+
+# --- proxies ------------------------------------------------------------------------------------
+
+
+def test_proxy(store: Store, tmp_path: Path, origin: Origin) -> None:
+    """A proxy is asked with the whole URL, its password goes to it and to nobody else; NO_PROXY goes around it."""
+    with serving({}) as proxy:
+        url = f"{origin.url}/a"
+        proxy.answers[url] = reply(b"", "503 X")
+        proxies = {"http": proxy.url.replace("//", "//user:hunter2@")}
+        with pytest.raises(AllSourcesFailedError) as caught:
+            trusting(store, tmp_path, proxies=proxies).obtain(wanted(url), Silent())
+        assert "hunter2" not in str(caught.value)
+        assert proxy.requests[0].path == url
+        assert "proxy-authorization" in proxy.requests[0].headers
+        assert not origin.requests
+        trusting(store, tmp_path, proxies=proxies, no_proxy="127.0.0.0/8").obtain(wanted(url), Silent())
+        assert "proxy-authorization" not in origin.requests[0].headers
+
+
+def tunnelling(seen: list[bytes], status: bytes = b"200 OK") -> Callable[[socket.socket], None]:
+    """Return a proxy that connects, or refuses with another status."""
+
+    def answer(connection: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += connection.recv(4096)
+        seen.append(head)
+        connection.sendall(b"HTTP/1.1 " + status + b"\r\n\r\n")
+        if status[:1] != b"2":
+            return
+        host, port = head.split()[1].decode().split(":")
+        with socket.create_connection((host, int(port))) as onward:
+            back = threading.Thread(target=pump, args=(onward, connection), daemon=True)
+            back.start()
+            pump(connection, onward)
+            back.join()
+
+    return answer
+
+
+def pump(one: socket.socket, other: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := one.recv(65536):
+            other.sendall(data)
+    with contextlib.suppress(OSError):
+        other.shutdown(socket.SHUT_RDWR)
+
+
+def test_tunnel(store: Store, tmp_path: Path) -> None:
+    """Https goes through a proxy in a tunnel that the proxy cannot look into; a refusal says so."""
+    seen: list[bytes] = []
+    with serving({"/a": reply(BODY)}, https("127.0.0.1")) as origin:
+        with listening(tunnelling(seen, b"407 Login")) as port:
+            proxies = {"https": f"http://u:hunter2@127.0.0.1:{port}"}
+            with pytest.raises(AllSourcesFailedError, match="407 Login"):
+                trusting(store, tmp_path, proxies=proxies).obtain(wanted(f"{origin.url}/a"), Silent())
+        with listening(tunnelling(seen)) as port:
+            proxies = {"https": f"http://u:hunter2@127.0.0.1:{port}"}
+            trusting(store, tmp_path, proxies=proxies).obtain(
+                wanted(f"{origin.url}/a", headers={"X-Api-Key": "hunter4"}), Silent()
+            )
+        assert b"Proxy-Authorization" in seen[-1]
+        assert b"hunter4" not in b"".join(seen)
+        assert "proxy-authorization" not in origin.requests[0].headers
+
+
+def test_unsupported_proxy(store: Store, tmp_path: Path, origin: Origin) -> None:
+    """A proxy that is not spoken is named without its password; nobody is asked around it."""
+    proxies = {"http": "socks5://u:hunter2@127.0.0.1:1"}
+    with pytest.raises(AllSourcesFailedError, match="only http:// proxies") as caught:
+        trusting(store, tmp_path, proxies=proxies).obtain(wanted(f"{origin.url}/a"), Silent())
+    assert "hunter2" not in str(caught.value)
+    assert not origin.requests
+
+
+NO_PROXY = {
+    "*": True,
+    "127.0.0.1": True,
+    "127.0.0.0/8, example.org": True,
+    "127.0.0.1:1": False,
+    "example.org": False,
+    ".0.0.1": True,  # a suffix is a suffix
+    "7.0.0.1": False,
+}
+
+
+@pytest.mark.parametrize("text", NO_PROXY)
+def test_no_proxy(text: str, store: Store, tmp_path: Path, origin: Origin) -> None:
+    """NO_PROXY names hosts, domains, networks and ports."""
+    with serving({}) as proxy:
+        proxy.answers[f"{origin.url}/a"] = reply(BODY)
+        sources = trusting(store, tmp_path, proxies={"http": proxy.url}, no_proxy=text)
+        sources.obtain(wanted(f"{origin.url}/a"), Silent())
+        assert bool(origin.requests) is NO_PROXY[text]
+
+
+def test_garbage_from_a_proxy(store: Store, tmp_path: Path) -> None:
+    """What is no proxy is told from an origin that fails."""
+    with (
+        serving({"127.0.0.1:9": raw(b"hello\r\n\r\n")}) as proxy,
+        pytest.raises(AllSourcesFailedError, match="no tunnel"),
+    ):
+        trusting(store, tmp_path, proxies={"https": proxy.url}).obtain(wanted("https://127.0.0.1:9/a"), Silent())
