@@ -113,9 +113,22 @@ class Reporter:
     def complete_run(self) -> None:
         """The run is over, whatever the reason."""
         self._ticker.stop()
+        self._record()
         if self._log is not None:
             self._log.finish(time.monotonic(), self._ledger.counts)
         self._face.finish()
+
+    def _record(self) -> None:
+        """Leave the record of the run for `doit report`; a run in which nothing was done leaves the one before."""
+        path = self.surroundings.record
+        if path is None or not self._ledger.runs:
+            return
+        from tasks_lib.graph.report import record  # needed only here, and it needs the ledger
+
+        try:
+            record.save(record.recorded(self._ledger, now_s=time.monotonic(), ended_at=time.time()), path)
+        except OSError as error:
+            self._warn(f"the record {path} cannot be written: {error.strerror}; `doit report` will not show this run")
 
 
 class JsonReporter(Reporter):

@@ -1,0 +1,77 @@
+"""`doit report`: the last run as one page for people and one trace for Perfetto."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from doit.cmd_base import DoitCmdBase
+from doit.exceptions import InvalidCommand
+
+from tasks_lib.graph.reporter import Reporter
+
+__all__ = ["Report"]
+
+_OPTIONS: Final = (
+    {
+        "name": "page",
+        "short": "o",
+        "long": "page",
+        "type": str,
+        "default": "",
+        "help": "the page [default: report.html in the build directory]",
+    },
+    {
+        "name": "trace",
+        "short": "",
+        "long": "trace",
+        "type": str,
+        "default": "",
+        "help": "the Chrome trace [default: trace.json in the build directory]",
+    },
+)
+
+
+class Report(DoitCmdBase):
+    """doit's command `report`."""
+
+    name = "report"
+    doc_purpose = "write a page and a trace of the last run"
+    doc_usage = ""
+    # doit has no types: mypy takes its default, None, for one
+    doc_description = "The page needs no network; open the trace in Perfetto."  # type: ignore[assignment]
+    cmd_options = _OPTIONS
+
+    def execute(self, params: Any, args: list[str]) -> int:
+        """Write both and say where; no task is loaded.
+
+        Raises:
+            InvalidCommand: nothing is recorded, or a file cannot be written; doit prints it in one line.
+        """
+        from tasks_lib.graph.report.page import page  # every command of doit imports this module
+        from tasks_lib.graph.report.record import RecordError, load
+        from tasks_lib.graph.report.trace import trace
+
+        if args:
+            raise _refused(f"`report` takes no task names, but was given {args[0]!r}")
+        self.loader.setup(params)
+        self.loader.load_doit_config()
+        recorded = Reporter.surroundings.record
+        if recorded is None:
+            raise _refused("this dodo.py does not use tasks_lib.graph.porch, which records runs")
+        files = {
+            Path(params["page"] or recorded.with_name("report.html")): page,
+            Path(params["trace"] or recorded.with_name("trace.json")): trace,
+        }
+        try:
+            record = load(recorded)
+            for path, written in files.items():
+                path.write_text(written(record), "utf-8")
+                self.outstream.write(f"{path}\n")
+        except (RecordError, OSError) as error:
+            raise _refused(str(error)) from None
+        return 0
+
+
+def _refused(reason: str) -> InvalidCommand:
+    return InvalidCommand(reason)  # type: ignore[no-untyped-call]  # doit has no types

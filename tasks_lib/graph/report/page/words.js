@@ -1,0 +1,80 @@
+"use strict";
+// The data of the page, and how it is told: sizes, times, states, colours. Text from outside is only ever `textContent`.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const RECORD = DATA.record;
+const TASKS = RECORD.tasks;
+const PHASES = {
+  queue: "in the queue", wait: "waiting", connect: "connecting", "first-byte": "first byte", body: "body",
+  verify: "verifying", signature: "signature", repack: "repacking", extract: "extracting", place: "placing",
+  run: "running", other: "other",
+};
+const STATES = {
+  failed: "failed", stopped: "stopped", fetched: "fetched", adopted: "from the cache", made: "made", skipped: "skipped",
+  "up-to-date": "up to date", ignored: "ignored", "not-run": "not run",
+};
+
+function sized(bytes) {
+  if (!(bytes > 0)) return bytes === 0 ? "0 B" : "";
+  let unit = 0;
+  while (bytes >= 999.95 && unit < 4) { bytes /= 1000; unit += 1; }
+  return `${unit ? bytes.toFixed(1) : bytes.toFixed(0)} ${["B", "kB", "MB", "GB", "TB"][unit]}`;
+}
+
+function timed(ms) {
+  if (ms === undefined) return "";
+  if (ms < 1000) return `${ms < 10 ? ms.toFixed(1) : ms.toFixed(0)} ms`;
+  const s = ms / 1000;
+  if (s < 60) return `${s.toFixed(s < 10 ? 2 : 1)} s`;
+  const minutes = Math.floor(Math.round(s) / 60);
+  return minutes < 60 ? `${minutes} min ${String(Math.round(s) % 60).padStart(2, "0")} s`
+    : `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
+}
+
+function counted(number) { return number.toLocaleString("en"); }
+
+function hostOf(url) {
+  try { return new URL(url).host || "files"; } catch { return ""; }
+}
+
+// Makes an element; `options` are properties, `class` and `data-`/`aria-` ones are attributes.
+function made(tag, options = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(options)) {
+    if (name.includes("-") || name === "class" || name === "role") element.setAttribute(name, value);
+    else element[name] = value;
+  }
+  element.append(...children);
+  return element;
+}
+
+function swatch(colour) {
+  const mark = made("i", { class: "swatch" });
+  mark.style.background = colour;
+  return mark;
+}
+
+function stateOf(task) {
+  const dot = document.createElement("i");
+  dot.style.background = `var(--${task.outcome in STATES ? task.outcome : "other"})`;
+  return made("span", { class: "state" }, dot, STATES[task.outcome] || task.outcome);
+}
+
+function phaseColour(name) { return name in PHASES ? name : "other"; }
+
+// What the tables and drawings need of each task, computed once.
+TASKS.forEach((task, number) => {
+  task.number = number;
+  task.kind = task.name.includes(":") ? task.name.slice(0, task.name.indexOf(":")) : "other";
+  task.took = "end" in task ? task.end - task.start : undefined;
+  const bodies = (task.phases || []).filter((phase) => phase[0] === "body" && phase.length > 4);
+  const last = bodies[bodies.length - 1];
+  task.host = last ? hostOf(last[4]) : "";
+  task.url = last ? last[4] : "";
+  task.rate = last && last[2] > last[1] ? last[3] / (last[2] - last[1]) * 1000 : undefined;
+  task.feeds = [];
+  task.text = [task.name, task.artifact, task.host, STATES[task.outcome], task.sha256, task.message, ...(task.sources || [])]
+    .join("\n").toLowerCase();
+});
+TASKS.forEach((task) => (task.needs || []).forEach((number) => TASKS[number].feeds.push(task.number)));
+const CRITICAL = new Set(DATA.critical);

@@ -1,0 +1,213 @@
+"""The record of a run, what is read out of it, the trace and the page as text, and `doit report`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks_lib.graph.report import record as records
+from tasks_lib.graph.report.analysis import advice, critical_path, hosts, spent
+from tasks_lib.graph.report.page import page
+from tasks_lib.graph.report.trace import trace
+from tests.records import record
+from tests.test_journeys import definition
+from tests.test_reporter import LIBRARY, TOOL, broken, doit, origin, repository
+
+__all__ = ["origin", "repository"]  # fixtures
+
+
+def task(name: str, start: float, end: float, **more: Any) -> dict[str, Any]:
+    return {
+        "name": name, "outcome": "made", "worker": 0, "ready": start, "start": start, "end": end, "phases": [], **more,
+    }  # fmt: skip
+
+
+def run(*tasks: dict[str, Any], **more: Any) -> dict[str, Any]:
+    ends = [one["end"] for one in tasks if "end" in one]
+    return record(0) | {"tasks": list(tasks), "elapsed": max(ends, default=0)} | more
+
+
+def body(url: str, ms: float, size: int = 1000) -> list[Any]:
+    return ["body", 0, ms, size, url]
+
+
+def test_critical_path() -> None:
+    """From what ended last back through the needed one that ended last; what did not run is no step."""
+    tasks = [
+        task("fetch:a", 0, 50),
+        task("fetch:b", 0, 80),
+        task("extract:a", 50, 60, needs=[0]),
+        task("toolchain:t", 90, 100, needs=[1, 2, 4]),
+        {"name": "fetch:c", "outcome": "up-to-date"},
+        task("fetch:d", 0, 99),
+    ]
+    assert critical_path(run(*tasks)) == [1, 3]
+    assert critical_path(run()) == []
+    assert critical_path(run(task("a", 0, 1, needs=[0])))  # a damaged record ends too
+
+
+SLOW = [
+    task("fetch:a", 0, 7100, outcome="fetched", phases=[body("https://ftp.gnu.org/a", 7100)], sources=["https://ftp.gnu.org/a"]),
+    task("fetch:b", 0, 2900, outcome="fetched", phases=[body("https://b.example/b", 2900)], sources=["1", "2"]),
+]  # fmt: skip
+ADVICE = {
+    "host": (run(*SLOW), "71 % of the time with servers (7.1 s) went to ftp.gnu.org: add a mirror, 1 of its 1 file have no other source."),
+    "mirrored": (run(SLOW[1]), "100 % of the time with servers (2.9 s) went to b.example: put a faster mirror first"),
+    "waits": (run(task("fetch:a", 0, 900, phases=[["wait", 0, 900]])), "1 task waited 0.90 s before asking again"),
+    "queue": (run(task("a", 900, 1000, ready=0), task("b", 900, 1000, ready=0)), "waited 0.90 s for its turn on average"),
+    "command": (
+        run(task("fetch:a", 0, 100), task("toolchain:t", 100, 1100, needs=[0])),
+        "91 % of the critical path is toolchain:t (1.0 s): its command sets the pace",
+    ),
+    "cache": (run(task("a", 0, 1), counts={"up-to-date": 3, "made": 1}), "75 % of the tasks (3) found their result"),
+    "cold": (run(*SLOW, counts={"fetched": 2}), "Nothing was in the cache: 2.0 kB had to be fetched."),
+    "failed": (run(task("a", 0, 1), counts={"failed": 2}), "2 tasks failed: look at their messages first"),
+    "left out": (run(task("a", 0, 1), left_out=7), "The record has room for 1 tasks; 7 more are not shown."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ADVICE)
+def test_advice(case: str) -> None:
+    """Each thing that stands out is a sentence with figures and a next step."""
+    made, told = ADVICE[case]
+    assert any(told in sentence for sentence in advice(made)), advice(made)
+
+
+def test_nothing_to_advise() -> None:
+    """A short run without anything remarkable gets no advice."""
+    assert advice(run(task("a", 0, 100))) == []
+
+
+def test_hosts_and_phases() -> None:
+    """Phases without a URL belong to the host that was asked before; files count for the host that gave the bytes."""
+    phases: list[list[Any]] = [
+        ["connect", 0, 100, 0, "http://bad/x"],
+        ["connect", 100, 150, 0, "http://good:8/x"],
+        ["body", 150, 350, 500, "http://good:8/x"],
+        ["verify", 350, 360],
+    ]
+    made = run(task("fetch:a", 0, 360, outcome="fetched", phases=phases, sources=["http://bad/x", "http://good:8/x"]))
+    assert [tuple(host) for host in hosts(made)] == [("good:8", 1, 500, 250, 0), ("bad", 0, 0, 100, 0)]
+    assert spent(made) == {"connect": 150, "body": 200, "verify": 10}
+
+
+def test_trace() -> None:
+    """The trace has a named thread for each worker, nested slices in microseconds, and counters that end at nothing."""
+    made = record(50, workers=4)
+    events = json.loads(trace(made))["traceEvents"]
+    names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    assert names == {1: "network-0", 2: "network-1", 3: "network-2", 4: "network-3"}
+    slices = [event for event in events if event["ph"] == "X"]
+    outer: dict[int, tuple[int, int]] = {}
+    for one in slices:
+        assert {"ph", "pid", "tid", "name", "cat", "ts", "dur", "args"} <= set(one)
+        if one["cat"] != "phase":
+            assert one["ts"] >= outer.get(one["tid"], (0, 0))[1] - 1
+            outer[one["tid"]] = (one["ts"], one["ts"] + one["dur"])
+        else:
+            begun, ended = outer[one["tid"]]
+            assert begun - 200 <= one["ts"] <= one["ts"] + one["dur"] <= ended + 200
+    running = [event["args"]["running tasks"] for event in events if event["name"] == "running tasks"]
+    assert 1 < max(running) <= 4
+    assert running[-1] == 0
+
+
+def test_a_hostile_record_stays_text() -> None:
+    """No name can end the script, and the policy allows no script and no connection but the page's own."""
+    evil = "</script><script>alert(1)</script><!--<script>&\u2028\x1b"
+    text = page(run(task(evil, 0, 1, message=evil, artifact=evil, sources=[evil])))
+    assert text.count("<script") == 2
+    assert text.count("</script>") == 2
+    assert "alert(1)</" not in text
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    assert data is not None
+    assert json.loads(data[1])["record"]["tasks"][0]["name"] == evil
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy is not None
+    assert policy[1].startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in policy[1]
+    assert re.findall(r"https?://(?!www\.w3\.org/2000/svg)", text) == []
+
+
+def test_report_of_a_run(repository: Path) -> None:
+    """`doit report` writes page and trace of the last run in which something was done, from a sub-directory too."""
+    doit(broken(repository), "-c", "fetch", "repack")
+    found = records.load(repository / "build/.run.json")
+    by_name = {one["name"]: one for one in found["tasks"]}
+    lib = by_name["fetch:lib"]
+    assert found["counts"] == {"fetched": 1, "made": 1, "failed": 1}
+    assert [phase[0] for phase in lib["phases"] if phase[0] in ("connect", "body", "verify")] == [
+        "connect",
+        "body",
+        "verify",
+    ]
+    assert lib["ready"] <= lib["start"] <= lib["phases"][0][1] <= lib["phases"][-1][2] <= lib["end"] <= found["elapsed"]
+    assert lib["size"] == len(LIBRARY)
+    assert lib["defined"] == "fetchdefs/fetch/a.yml:1"
+    assert [found["tasks"][number]["name"] for number in by_name["repack:lib"]["needs"]] == ["fetch:lib"]
+    assert "no source gave" in by_name["fetch:tool"]["message"]
+    assert doit(repository, "fetch:lib").returncode == 0  # nothing to do: the record stays
+    (repository / "sub").mkdir()
+    done = doit(repository / "sub", "report", "-k")
+    assert (done.returncode, done.stdout) == (0, "build/report.html\nbuild/trace.json\n")
+    assert "fetch:tool" in (repository / "build/report.html").read_text()
+    assert json.loads((repository / "build/trace.json").read_text())["otherData"]["program"] == "doit-fetch"
+
+
+def test_secrets_are_in_no_record(repository: Path, origin: Any) -> None:
+    """Credentials and queries of URLs are in neither the record, the event log, nor what is printed."""
+    path = repository / "fetchdefs/fetch/a.yml"
+    path.write_text(definition("tool", f"{origin.url}/tool.tar?token=sesame", TOOL, "    artifact-name: tool.tar\n"))
+    done = doit(repository, "fetch", FETCH_EVENTS="events.jsonl")
+    assert done.returncode == 0
+    doit(repository, "report")
+    for name in ("build/.run.json", "build/report.html", "build/trace.json", "events.jsonl"):
+        text = (repository / name).read_text()
+        assert "tool.tar" in text
+        assert "sesame" not in text
+    assert "sesame" not in done.stdout
+
+
+REFUSALS = {
+    "no run": (None, "no run is recorded in build/.run.json"),
+    "damaged": ("{", "cannot be read"),
+    "other version": ('{"format": 99}', "is of another version"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_no_record(case: str, repository: Path) -> None:
+    """Without a usable record `doit report` says so in a line or two, with what to do."""
+    text, told = REFUSALS[case]
+    (repository / "build").mkdir()
+    if text is not None:
+        (repository / "build/.run.json").write_text(text)
+    done = doit(repository, "report")
+    assert done.returncode == 3
+    assert told in done.stderr
+    assert "run `doit` " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_record_that_cannot_be_written(repository: Path) -> None:
+    """A build directory that is a file costs one warning."""
+    (repository / "build").write_text("")
+    done = doit(repository, "fetch")
+    assert done.returncode == 0
+    assert done.stdout.count("`doit report` will not show this run") == 1
+
+
+def test_a_record_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More tasks than the record has room for are counted, not kept."""
+    from tasks_lib.graph.reporter.ledger import Ledger
+
+    monkeypatch.setattr(records, "MAX_TASKS", 10)
+    ledger = Ledger()
+    for number in range(25):
+        ledger.passed(f"fetch:{number}", "up-to-date")
+    made = records.recorded(ledger, now_s=1.0, ended_at=1000.0)
+    assert (len(made["tasks"]), made["left_out"]) == (10, 15)
