@@ -84,10 +84,10 @@ class Page:
         return [entry["message"] for entry in self._log("browser") if entry["level"] != "INFO"]
 
     def requests(self) -> list[str]:
-        """Return every URL that was asked for, but for those of the browser's own first page."""
+        """Return every URL that was asked for, but for the browser's own pages and what stands in the URL itself."""
         messages = [json.loads(entry["message"])["message"] for entry in self._log("performance")]
         asked = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-        return [url for url in asked if not url.startswith("chrome")]
+        return [url for url in asked if not url.startswith(("chrome", "data:"))]
 
 
 @pytest.fixture(scope="module")

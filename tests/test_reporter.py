@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -235,3 +237,29 @@ def test_an_outlandish_encoding(tmp_path: Path) -> None:
     done = doit(tmp_path, "x:größe", PYTHONIOENCODING="ascii")
     assert done.returncode == 0
     assert r"x:gr\xf6\xdfe" in done.stdout
+
+
+def test_an_interrupted_run_tells_what_was_stopped(repository: Path, origin: Origin) -> None:
+    """After Ctrl-C the summary counts what was done and what was stopped, and so do event log and record."""
+    may = threading.Event()
+    origin.answers["/tool.tar"] = lambda _connection, _request: (may.wait(30), None)[1]
+    environ = ENVIRON | {"FETCH_JOBS": "2", "FETCH_EVENTS": "events.jsonl"}
+    command = [*DOIT, "fetch"]
+    with subprocess.Popen(command, cwd=repository, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        seen = [process.stdout.readline() for _ in range(3)]
+        assert sum(line.startswith("ok fetch:lib") for line in seen) == 1
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+        may.set()
+    assert "1 stopped, 1 fetched (2.0 kB); " in rest
+    events = [json.loads(line) for line in (repository / "events.jsonl").read_text().splitlines()]
+    assert events[-1]["counts"] == {"fetched": 1, "stopped": 1}
+    assert [one["outcome"] for one in events if one.get("task") == "fetch:tool" and one["event"] == "end"] == [
+        "stopped"
+    ]
+    record = json.loads((repository / "build/.run.json").read_text())
+    assert {task["name"]: task["outcome"] for task in record["tasks"]} == {
+        "fetch:lib": "fetched",
+        "fetch:tool": "stopped",
+    }

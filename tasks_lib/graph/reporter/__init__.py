@@ -113,6 +113,8 @@ class Reporter:
     def complete_run(self) -> None:
         """The run is over, whatever the reason."""
         self._ticker.stop()
+        for name in self._ledger.stop(time.monotonic()):
+            RUN.say(name, "end", {"outcome": "stopped"})
         self._record()
         if self._log is not None:
             self._log.finish(time.monotonic(), self._ledger.counts)

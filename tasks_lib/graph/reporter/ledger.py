@@ -200,6 +200,13 @@ class Ledger:
                 self._had_bytes += run.source.size + run.source.resumed
             return outcome
 
+    def stop(self, at_s: float) -> list[str]:
+        """Let everything that still runs end as stopped: the run is over, and nobody will tell of it any more."""
+        left = [run.name for run in self.active()]
+        for name in left:
+            self.end(name, at_s, "stopped")
+        return left
+
     def active(self) -> list[TaskRun]:
         """Return what runs now, in the order of its start."""
         with self._lock:
