@@ -13,9 +13,10 @@ class Progress(Protocol):
     """The seam between a step and its watcher; implementations are safe to call from any thread."""
 
     def phase(self, name: str, **facts: str | int | float) -> None:
-        """Say that a phase begins: wait, connect, body, verify, repack, extract, place, run.
+        """Say that a phase begins: queue, wait, connect, first-byte, body, verify, repack, extract, place, run.
 
-        Usual facts: `url` (secrets redacted), `total` (bytes of this phase), `resumed` (bytes had before).
+        Usual facts: `url` (secrets redacted), `total` (bytes of this phase), `resumed` (bytes had before); of a `wait`
+        `holder` (the process that is waited for) or `seconds` and `reason` (before the source is asked again).
         """
 
     def advance(self, size: int) -> None:

@@ -42,7 +42,7 @@ def test_every_line_is_of_the_schema(repository: Path) -> None:
     assert [line["event"] for line in (first[0], first[-1])] == ["begin", "finish"]
     assert [line["at_s"] for line in first] == sorted(line["at_s"] for line in first)
     phases = [line["phase"] for line in first if line["event"] == "phase" and line["task"] == "fetch:lib"]
-    assert [phase for phase in phases if phase in ("connect", "body", "verify")] == ["connect", "body", "verify"]
+    assert [phase for phase in phases if phase != "wait"] == ["queue", "connect", "first-byte", "body", "verify"]
     sizes = [line["size"] for line in first if line["event"] == "progress" and line["task"] == "fetch:lib"]
     assert sum(sizes) == 2048
     assert lines[-2] | {"run": "", "at_s": 0} == {
@@ -129,3 +129,23 @@ def test_json_of_a_run_that_cannot_begin(repository: Path) -> None:
     done = subprocess.run([*DOIT, "-r", "json"], cwd=repository, env=ENVIRON, capture_output=True, check=False)
     assert done.returncode != 0
     assert "nowhere" in json.loads(done.stdout)["tasks"][0]["error"]
+
+
+REFUSED = {
+    "wrong definitions": ((), "nope.yml", 3, "unknown key"),
+    "unknown task": (("fetch:nothing",), "", None, "fetch:nothing"),
+    "offline": (("offline=1", "fetch"), "", 1, "not in the cache"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_json_of_a_run_that_is_refused(case: str, repository: Path) -> None:
+    """What keeps a run from beginning is told in a document too, by doit's own exit status."""
+    words, extra, status, told = REFUSED[case]
+    if extra:
+        (repository / "fetchdefs/fetch" / extra).write_text("y: {descriptio: d}\n")
+    done = doit(repository, "-r", "json", *words)
+    found = document(done)
+    assert told in found["err"]
+    assert found["tasks"] == []
+    assert done.returncode == status if status else done.returncode != 0

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.archives import Member, tar
-from tests.origin import Origin, reply, serving
+from tests.origin import Origin, in_turn, reply, serving
 from tests.test_journeys import CLEAN, ROOT, definition
 
 LIBRARY = tar([Member("lib-1.0/lib.h", b"#define LIB 1\n")])
@@ -172,6 +172,8 @@ def test_colours(case: str, repository: Path) -> None:
 def test_quiet(repository: Path) -> None:
     """Quiet says nothing of what goes well, by reporter or by setting, and everything of a failure."""
     assert doit(repository, "-r", "quiet", "fetch:lib").stdout == ""
+    assert doit(repository, "--quiet", "repack:lib").stdout == ""
+    assert doit(repository, "run", "-q").stdout == ""
     done = doit(broken(repository), "progress=quiet", "fetch:tool")
     assert done.stdout.startswith("TaskFailed - taskid:fetch:tool\ntool: no source gave")
     assert ".  fetch" not in done.stdout
@@ -263,3 +265,14 @@ def test_an_interrupted_run_tells_what_was_stopped(repository: Path, origin: Ori
         "fetch:lib": "fetched",
         "fetch:tool": "stopped",
     }
+
+
+def test_asking_again_is_told(repository: Path, origin: Origin) -> None:
+    """A line says who is asked again, after how long, and why."""
+    origin.answers["/tool.tar"] = in_turn(reply(b"", "503 Service Unavailable"), reply(TOOL))
+    done = doit(repository, "fetch:tool", FETCH_RETRIES="1", FETCH_BACKOFF_S="0.01")
+    assert done.returncode == 0
+    told = [line for line in masked(done.stdout, origin).splitlines() if " again in " in line]
+    assert len(told) == 1
+    assert told[0].startswith("fetch:tool: asks http://ORIGIN/tool.tar again in T s: ")
+    assert "503" in told[0]

@@ -15,6 +15,7 @@ from doit import cmd_run
 
 from tasks_lib.errors import OfflineError
 from tasks_lib.graph.offline import refuse_missing
+from tasks_lib.graph.reporter.asked import QUIET, shown
 from tasks_lib.graph.runner import Interruption, PooledRunner, Pools, stop_children
 
 #: Where `doit run` looks for its runners; doit has no types.
@@ -31,6 +32,7 @@ class Run(cmd_run.Run):
     """`doit run`, and so bare `doit`."""
 
     name = "run"
+    cmd_options: Any = (*cmd_run.Run.cmd_options, QUIET)
 
     def execute(self, params: Any, args: list[str]) -> int:
         """Run; the exit status is doit's, or 128 + N after signal N."""
@@ -39,7 +41,8 @@ class Run(cmd_run.Run):
         with contextlib.ExitStack() as self._stack:
             self._replace_runner()
             try:
-                status = int(super().execute(params, args) or 0)  # type: ignore[no-untyped-call]
+                with shown(params):
+                    status = int(super().execute(params, args) or 0)  # type: ignore[no-untyped-call]
             except OfflineError as error:
                 sys.stderr.write(f"ERROR: offline: {error}\n")
                 status = 1

@@ -74,6 +74,7 @@ class Reader:
     def _read_url(self, hunt: Hunt, trial: Trial) -> Facts:
         """Read one answer to its end, over more connections when it comes slowly."""
         assert trial.origin is not None
+        hunt.progress.phase("queue", url=redacted(trial.url))
         with self._hosts.turn(trial.origin, hunt.progress.check):
             trial.begin(lambda: self._transport.settings.total_s(hunt.wanted.integrity.size))
             facts = self._in_pieces(hunt, trial)
@@ -126,6 +127,7 @@ class Reader:
             validator=validator if resumable else "",
             ends=trial.ends,
             check=check,
+            asked=lambda: hunt.progress.phase("first-byte", url=redacted(trial.url), total=size),
         ) as response:
             if response.start == 0:
                 partial.restart(response.validator, str(trial.origin))

@@ -101,7 +101,8 @@ class Sources:
             if pause_s is None:
                 return None
             if pause_s:
-                hunt.progress.phase("wait", url=redacted(trial.url), seconds=round(pause_s, 1))
+                why = trial.error.message if trial.error else ""
+                hunt.progress.phase("wait", url=redacted(trial.url), seconds=round(pause_s, 1), reason=why)
                 self._nap(pause_s, hunt.progress)
 
     def _is_skipped(self, hunt: Hunt, trial: Trial) -> bool:

@@ -54,6 +54,7 @@ class Transport:
         validator: str = "",
         ends: float = 0.0,
         check: Callable[[], None] = nothing,
+        asked: Callable[[], None] = nothing,
     ) -> Iterator[Response]:
         """Ask for `url` and give the answer of status 200, or 206 for exactly what was asked.
 
@@ -66,6 +67,7 @@ class Transport:
             validator: strong validator of the content that `offset` counts in.
             ends: when `time.monotonic` must not be passed; 0 for what the settings allow for `size` bytes.
             check: called in every wait; raises to stop it.
+            asked: called when a connection stands and its answer is waited for; again after a redirect.
 
         Raises:
             HttpStatusError: another status.
@@ -73,7 +75,7 @@ class Transport:
             StalledError, TlsError, TransportError: see the class docstrings.
             CancelledError: `check` raised it.
         """
-        deadline = Deadline(self.settings, ends or time.monotonic() + self.settings.total_s(size), check)
+        deadline = Deadline(self.settings, ends or time.monotonic() + self.settings.total_s(size), check, asked)
         span = Span(offset, size if stop < 0 else stop, size)
         final, answer = self._follow(url, headers, self._asked(span, validator), deadline)
         try:

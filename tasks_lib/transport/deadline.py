@@ -27,8 +27,14 @@ class Deadline:
     Only time spent waiting counts for the minimum rate: a slow disk is not the server's fault.
     """
 
-    def __init__(self, settings: TransportSettings, ends: float, check: Callable[[], None] = nothing) -> None:
-        self._settings, self._ends, self.check = settings, ends, check
+    def __init__(
+        self,
+        settings: TransportSettings,
+        ends: float,
+        check: Callable[[], None] = nothing,
+        asked: Callable[[], None] = nothing,
+    ) -> None:
+        self._settings, self._ends, self.check, self._asked = settings, ends, check, asked
         self._begun = time.monotonic()
         self._phase_ends = self._begun
         self._phase_s = 0.0
@@ -49,6 +55,7 @@ class Deadline:
         """Begin to wait for the head of the answer, all interim answers included."""
         self.is_connected, self.is_in_body = True, False
         self._begin("waiting for the answer", self._settings.stall_timeout_s)
+        self._asked()
 
     def reading(self) -> None:
         """Begin to read the body."""

@@ -83,7 +83,7 @@ def _ran(run: TaskRun, workers: list[str], begun_s: float, now_s: float) -> Reco
         "ready": _ms(run.ready_s - begun_s),
         "start": _ms(run.start_s - begun_s),
         "end": _ms(end_s - begun_s),
-        "phases": [_phase(phase, begun_s, end_s) for phase in run.phases],
+        "phases": [_phase(phase, begun_s, end_s) for phase in run.phases if not _is_nothing(phase)],
     }
     if run.message:
         record["message"] = run.message[:_MAX_TEXT]
@@ -95,6 +95,11 @@ def _ran(run: TaskRun, workers: list[str], begun_s: float, now_s: float) -> Reco
 def _phase(phase: Phase, begun_s: float, end_s: float) -> list[str | float | int]:
     row: list[str | float | int] = [phase.name, _ms(phase.start_s - begun_s), _ms((phase.end_s or end_s) - begun_s)]
     return [*row, phase.size, phase.url] if phase.url else [*row, phase.size] if phase.size else row
+
+
+def _is_nothing(phase: Phase) -> bool:
+    """Whether there was no queue."""
+    return phase.name == "queue" and 0 < phase.end_s - phase.start_s < 0.001
 
 
 def _ms(seconds: float) -> float:

@@ -137,9 +137,16 @@ class JsonReporter(Reporter):
     """One document; in place of doit's, which dies of threads."""
 
     desc = "one JSON document at the end"
+    #: Whether the document of this run was written.
+    spoke: ClassVar[bool] = False
 
     def _made(self, out: Out) -> Face:
         return DocumentFace(out, self._ledger)
+
+    def complete_run(self) -> None:
+        """Write the document."""
+        super().complete_run()
+        JsonReporter.spoke = True
 
 
 class LinesReporter(Reporter):

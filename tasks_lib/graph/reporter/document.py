@@ -32,6 +32,12 @@ _RESULTS: Final = {
 _BETWEEN: Final = "\n<------------------------------------------------>\n"
 
 
+def refusal(reason: str) -> dict[str, Any]:
+    """Return the document of a run that could not begin."""
+    summary = {"counts": {}, "bytes": 0, "elapsed_s": 0.0, "hosts": []}
+    return {"format": FORMAT, "tasks": [], "out": "", "err": reason, "summary": summary}
+
+
 class _Text(StringIO):
     """Text kept in memory; a child process that wants a file gets the descriptor, which leads to stderr."""
 

@@ -89,7 +89,9 @@ class TaskRun:
         if len(self.phases) >= MAX_PHASES:
             self.phases.pop(1)
         number = {key: int(facts[key]) for key in ("total", "resumed") if key in facts}
-        self.phases.append(Phase(name, at_s, url=str(facts.get("url", "")), **number))
+        # git and hg say whom they ask when they connect
+        url = self.phases[-1].url if name == "body" and self.phases and "url" not in facts else facts.get("url", "")
+        self.phases.append(Phase(name, at_s, url=str(url), **number))
         self._marks = [(at_s, 0)]
 
     def advance(self, size: int, at_s: float) -> None:

@@ -155,7 +155,8 @@ def _waiting(facts: Mapping[str, str | int | float]) -> str:
     if "holder" in facts:
         return f"waiting for process {escaped(str(facts['holder']))}"
     if "url" in facts:
-        return f"asks {escaped(str(facts['url']))} again in {facts.get('seconds', 0)} s"
+        reason = f": {escaped(str(facts['reason']))}" if facts.get("reason") else ""
+        return f"asks {escaped(str(facts['url']))} again in {facts.get('seconds', 0)} s{reason}"
     return "waiting"
 
 

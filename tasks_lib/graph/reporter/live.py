@@ -35,6 +35,7 @@ _DOING: Final = {
     "queue": "queued",
     "wait": "waiting",
     "connect": "connecting",
+    "first-byte": "asking",
     "body": "fetching",
     "verify": "verifying",
     "repack": "repacking",

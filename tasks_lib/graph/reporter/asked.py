@@ -1,0 +1,47 @@
+"""What `doit run` is asked about showing: `--quiet`, and one JSON document even when nothing can run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from tasks_lib.graph.reporter import JsonReporter
+from tasks_lib.graph.reporter.document import refusal
+from tasks_lib.graph.reporter.out import Out
+
+#: An option of doit's own kind.
+QUIET: Final = {
+    "name": "quiet",
+    "short": "q",
+    "long": "quiet",
+    "type": bool,
+    "default": False,
+    "help": "tell warnings and failures only; the same as `-r quiet`",
+}
+
+
+@contextlib.contextmanager
+def shown(params: Any) -> Iterator[None]:
+    """Choose the reporter for doit's `params`; when its JSON reporter never got to speak, tell in its place why."""
+    if params["quiet"]:
+        params["reporter"] = "quiet"
+    JsonReporter.spoke = False
+    try:
+        yield
+    except BaseException as error:
+        if params["reporter"] == "json" and not JsonReporter.spoke:
+            text = json.dumps(refusal(str(error) or type(error).__name__)) + "\n"
+            _write(text, params["outfile"])
+        raise
+
+
+def _write(text: str, outfile: Any) -> None:
+    if isinstance(outfile, str):
+        with contextlib.suppress(OSError):
+            Path(outfile).write_text(text, "utf-8")
+    else:
+        Out(sys.stdout).write(text)
