@@ -32,7 +32,8 @@ IDENTITY: Final = frozenset(
 LOCATORS: Final = frozenset(
     {
         "name", "description", "source", "alias", "artifact_prefix", "file", "line",
-        "url", "mirrors", "headers", "gpg_signature", "minisign", "checksums", "repo", "ssh_key", "archive",
+        "url", "mirrors", "rewritten", "headers", "gpg_signature", "minisign", "checksums",
+        "repo", "ssh_key", "archive",
     }
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,10 @@ SETTINGS: Final = (
 )
 
 
+#: Who says whom to trust, the first one that is set.
+_TRUST: Final = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What a run is told from outside."""
@@ -127,7 +132,7 @@ class Settings:
                 stall_timeout_s=float(values["FETCH_STALL_TIMEOUT_S"]),
                 min_rate_bps=float(values["FETCH_MIN_RATE_BPS"]),
                 total_timeout_s=float(values["FETCH_TOTAL_TIMEOUT_S"]),
-                ca_bundle=environ.get("REQUESTS_CA_BUNDLE") or environ.get("SSL_CERT_FILE", ""),
+                ca_bundle=next(filter(None, map(environ.get, _TRUST)), ""),
                 proxies=_proxies(environ),
                 no_proxy=environ.get("no_proxy") or environ.get("NO_PROXY", ""),
                 netrc=_netrc(environ),
@@ -146,6 +151,27 @@ class Settings:
             progress=_one_of(values, "FETCH_PROGRESS", ("auto", "live", "lines", "quiet")),
             events=str(values["FETCH_EVENTS"]),
         )
+
+
+def project_table(path: Path) -> Mapping[str, Any]:
+    """Return `[tool.doit-fetch]` of a pyproject.toml, {} when there is none.
+
+    Raises:
+        SettingError: the file is no TOML, or that is no table.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    if "tool.doit-fetch" not in text:
+        return {}  # nothing for us: parsing other people's tables costs more than reading the file
+    try:
+        table = tomllib.loads(text).get("tool", {}).get("doit-fetch", {})
+    except tomllib.TOMLDecodeError as error:
+        raise SettingError(f"{path} is no TOML: {error}", hint="correct it, or set FETCH_* variables") from error
+    if not isinstance(table, dict):
+        raise SettingError(f"{path}: [tool.doit-fetch] is no table", hint="write `name = value` lines below it")
+    return table
 
 
 def _table(project: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,8 +243,9 @@ def _limits(values: Mapping[str, str | int | float]) -> Limits:
 def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the proxy of each scheme. Source: the convention that curl documents ("Environment")."""
     both = environ.get("all_proxy") or environ.get("ALL_PROXY", "")
+    forged = "REQUEST_METHOD" in environ  # under CGI a request header sets HTTP_PROXY. Source: CVE-2016-5385
     found = {
-        "http": environ.get("http_proxy", both),  # upper case is left out: CGI sets HTTP_PROXY from a header
+        "http": environ.get("http_proxy") or ("" if forged else environ.get("HTTP_PROXY", "")) or both,
         "https": environ.get("https_proxy") or environ.get("HTTPS_PROXY") or both,
     }
     return {scheme: proxy for scheme, proxy in found.items() if proxy}

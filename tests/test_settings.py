@@ -1,11 +1,11 @@
-"""Settings: command line before environment before default; nonsense is refused by name."""
+"""Settings: command line before environment before pyproject.toml before default; nonsense is refused by name."""
 
 from pathlib import Path
 
 import pytest
 
 from tasks_lib.errors import SettingError
-from tasks_lib.settings import SETTINGS, Settings
+from tasks_lib.settings import SETTINGS, Settings, project_table
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
@@ -16,6 +16,42 @@ def test_precedence() -> None:
     found = Settings.parse(variables={"cache": "word", "build": None, "offline": "1"}, environ=environ)
     assert (str(found.cache), str(found.build), str(found.fetchdefs)) == ("word", "env", "fetchdefs")
     assert (found.policy.retries, found.policy.network, found.limits.max_entries) == (7, "off", 5)
+
+
+def test_pyproject(tmp_path: Path) -> None:
+    """A table of pyproject.toml comes after command line and environment, its keys with dashes or underscores."""
+    path = tmp_path / "pyproject.toml"
+    path.write_text("[tool.doit-fetch]\nretries = 1\njobs-per-host = 2\nmax_entries = 3\noffline = true\nbackoff=0.5\n")
+    project = project_table(path)
+    found = Settings.parse(variables={"retries": "9"}, environ={"FETCH_BACKOFF_S": "7"}, project=project)
+    assert (found.policy.retries, found.policy.backoff_s, found.policy.jobs_per_host) == (9, 7.0, 2)
+    assert (found.limits.max_entries, found.policy.network) == (3, "off")
+    assert project_table(tmp_path / "none.toml") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("retrys = 1", "unknown key 'retrys'\ndid you mean retries"),
+        ("retries = 'many'", r"\[tool.doit-fetch\] retries='many' is no number"),
+        ("retries = [1]", "is no number"),
+        ("retries = ", "is no TOML"),
+    ],
+)
+def test_pyproject_is_judged(text: str, told: str, tmp_path: Path) -> None:
+    """A key that is not known, a value that cannot be used and broken TOML are refused with a hint."""
+    (tmp_path / "pyproject.toml").write_text(f"[tool.doit-fetch]\n{text}\n")
+    with pytest.raises(SettingError, match=told):
+        Settings.parse(variables={}, environ={}, project=project_table(tmp_path / "pyproject.toml"))
+
+
+def test_networks() -> None:
+    """Networks are lists of CIDR words; `none` denies nothing."""
+    found = Settings.parse(variables={}, environ={"FETCH_DENY_NETWORKS": "10.0.0.0/8, fc00::/7"})
+    assert found.transport.denied == ("10.0.0.0/8", "fc00::/7")
+    assert Settings.parse(variables={"deny_networks": "none"}, environ={}).transport.denied == ()
+    with pytest.raises(SettingError, match="'10.0.0.1/8' is no network"):
+        Settings.parse(variables={}, environ={"FETCH_DENY_NETWORKS": "10.0.0.1/8"})
 
 
 @pytest.mark.parametrize("text", ["-1", "many", "1e99", "nan"])
@@ -31,7 +67,10 @@ def test_every_setting_is_documented() -> None:
 
 
 def test_proxies_and_trust() -> None:
-    """Proxies, CA bundle and netrc come from their usual variables; HTTP_PROXY, which CGI can forge, does not."""
-    environ = {"https_proxy": "http://p:1", "HTTP_PROXY": "http://evil", "SSL_CERT_FILE": "/ca", "NETRC": "/n"}
+    """Proxies, CA bundle and netrc come from their usual variables; HTTP_PROXY under CGI, which forges it, does not."""
+    environ = {"https_proxy": "http://p:1", "HTTP_PROXY": "http://q", "SSL_CERT_FILE": "/ca", "NETRC": "/n"}
+    found = Settings.parse(variables={}, environ=environ).transport
+    assert dict(found.proxies) == {"http": "http://q", "https": "http://p:1"}
+    environ["REQUEST_METHOD"] = "GET"
     found = Settings.parse(variables={}, environ=environ).transport
     assert (dict(found.proxies), found.ca_bundle, found.netrc) == ({"https": "http://p:1"}, "/ca", "/n")

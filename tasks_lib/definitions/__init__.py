@@ -16,13 +16,14 @@ from tasks_lib.definitions.values import (
     GpgSignature,
     Hg,
     Minisign,
+    Place,
     Run,
     StaticUrl,
     Toolchain,
 )
 
 if TYPE_CHECKING:
-    from tasks_lib.definitions.dialect import SourceFile, json_schema, kind_files, parse
+    from tasks_lib.definitions.dialect import SourceFile, json_schema, kind_files, mirrors_schema, parse
 
 __all__ = [
     "Checksums",
@@ -34,12 +35,14 @@ __all__ = [
     "GpgSignature",
     "Hg",
     "Minisign",
+    "Place",
     "Run",
     "SourceFile",
     "StaticUrl",
     "Toolchain",
     "json_schema",
     "kind_files",
+    "mirrors_schema",
     "parse",
 ]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from tasks_lib import repository_url
@@ -46,6 +46,8 @@ from tasks_lib.definitions.fields import (
     url_field,
 )
 from tasks_lib.definitions.linked import check
+from tasks_lib.definitions.mirrors import Mirrors, read_mirrors, unknown_groups
+from tasks_lib.definitions.mirrors import mirrors_schema as mirrors_schema  # a part of what this module offers
 from tasks_lib.definitions.values import (
     Definitions,
     Fetch,
@@ -110,10 +112,12 @@ REPOSITORY_SCHEMES: Final = ("https", "ssh", "http", "git", "file")
 _NAMED: Final = FILE_NAME.about("file name of the artifact; a .tar.zst name asks for a repack")
 _STATIC_URL: Final[Table] = {
     "type": TEXT,
-    "url": url_field("https", "http", "file").needed("where upstream publishes the bytes").about("the origin"),
+    "url": url_field("https", "http", "file", "mirror")
+    .needed("where upstream publishes the bytes")
+    .about("the origin"),
     "mirrors": Field(
-        list_of(url_field("https", "http", "file").read),
-        {"type": "array", "items": url_field("https", "http", "file").schema},
+        list_of(url_field("https", "http", "file", "mirror").read),
+        {"type": "array", "items": url_field("https", "http", "file", "mirror").schema},
         "more URLs with the same bytes, tried in order",
     ),
     "sha256": SHA256.needed("run `sha256sum` on the file that you reviewed").about("of the downloaded bytes"),
@@ -174,6 +178,8 @@ def _static_url(found: dict[str, Any], where: Where) -> StaticUrl | None:
     if starts and ends not in ("", starts, "zst"):
         where.wrong(f"a .{starts} archive cannot become {name!r}", "only .tar.zst archives are made: name it so")
         return None
+    if found.get("headers") and url.startswith("mirror:"):
+        where.wrong("`headers` go to one origin, and a mirror group has many", "write the URL of that origin")
     return StaticUrl(
         url=url,
         integrity=Integrity(size=found["size"], digest=found["sha256"]),
@@ -369,7 +375,7 @@ def _matcher(patterns: Iterable[str]) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
-    """One definition file: `kind` is "fetch" or "toolchain", `directory` the absolute path of where it lies.
+    """One definition file: `kind` is "fetch", "toolchain" or "mirrors", `directory` the absolute path of where it lies.
 
     `root` is the repository that key paths count from, "" for the current directory.
     """
@@ -386,6 +392,7 @@ class _Reading:
     problems: list[Problem] = field(default_factory=list)
     fetches: dict[str, Fetch] = field(default_factory=dict)
     toolchains: dict[str, Toolchain] = field(default_factory=dict)
+    mirrors: Mirrors | None = None
 
     def file(self, source: SourceFile, defaults: Tree | None) -> Tree | None:
         """Read one file; return the task defaults that it states for its kind."""
@@ -396,6 +403,9 @@ class _Reading:
             where.wrong(f"is no YAML: {fault.reason}", "mind indentation and quotes", fault.line)
             return None
         if root is None or (isinstance(root, Scalar) and root.is_null):
+            return None
+        if source.kind == "mirrors":
+            self.mirrors = read_mirrors(root, where)
             return None
         if not isinstance(root, Tree):
             where.wrong("must be a mapping of names", "write `name:` lines", root.line)
@@ -416,6 +426,19 @@ class _Reading:
                 continue
             self.task(source, name, node, where.at(name, tasks.lines[name]), defaults)
         return defaults
+
+    def place(self) -> None:
+        """Say where each download is asked for, once all files were read."""
+        mirrors = self.mirrors or Mirrors()
+        for name, fetch in self.fetches.items():
+            source = fetch.source
+            if not isinstance(source, StaticUrl):
+                continue
+            for group, hint in unknown_groups(source, mirrors):
+                reason = f"there is no mirror group {group!r}"
+                self.problems.append(Problem(fetch.file, fetch.line, f"{name}.fetch.url", reason, hint))
+            if self.mirrors is not None:
+                self.fetches[name] = replace(fetch, source=replace(source, rewritten=mirrors.places(source)))
 
     def kind_keys(self, root: Tree, where: Where) -> None:
         ignored = _matcher(_KIND_IGNORED)
@@ -488,6 +511,7 @@ def parse(files: Iterable[SourceFile]) -> Definitions:
         stated = reading.file(source, defaults.get(source.kind))
         if posixpath.basename(source.path) in ("kind.yml", "kind.yaml"):
             defaults[source.kind] = stated
+    reading.place()
     fetch_aliases, toolchain_aliases = check(reading.fetches, reading.toolchains, reading.problems)
     if reading.problems:
         raise DefinitionError(tuple(reading.problems))

@@ -264,6 +264,8 @@ def checked_url(url: str, schemes: tuple[str, ...]) -> str:
         raise FieldError(f"the URL scheme {scheme[:20]!r} is not supported", hint)
     if scheme in ("http", "https"):
         _check_host(url)
+    if scheme == "mirror" and not re.fullmatch(rf"mirror://{NAME}/.+", url):
+        raise FieldError("names no mirror group and path", "write mirror://GROUP/PATH")
     return url
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from tasks_lib.digest import Integrity
 from tasks_lib.relpath import RelPath
@@ -48,6 +48,19 @@ class Checksums:
     signed_by: GpgSignature | Minisign
 
 
+class Place(NamedTuple):
+    """One URL to ask: the next one follows after "any-error", or only after a 404 or 410 ("not-found").
+
+    `by` is "name" for a place in a tree of files, "content" for one that knows digests; `refused` says why it is not
+    asked at all.
+    """
+
+    url: str
+    go_on: str = "any-error"
+    by: str = "name"
+    refused: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaticUrl:
     """One file with promised bytes; `mirrors` serve the same bytes, in order of preference."""
@@ -64,6 +77,18 @@ class StaticUrl:
     checksums: Checksums | None = None
     #: Limits of this archive, by the names of `archive.Limits`; they decide about refusal, never about the output.
     archive: tuple[tuple[str, int | str], ...] = ()
+    #: Where `mirrors.yml` says to ask; () when it says nothing.
+    rewritten: tuple[Place, ...] = ()
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where to ask for it, in order."""
+        return self.rewritten or tuple(Place(url) for url in (self.url, *self.mirrors))
+
+    @property
+    def locations(self) -> tuple[str, ...]:
+        """The URLs beside which more may lie, a signature for instance."""
+        return tuple(place.url for place in self.places if place.by == "name" and not place.refused)
 
     @property
     def file_name(self) -> str:

@@ -34,6 +34,9 @@ def load(directory: Path) -> Definitions:
         reason = "holds no fetch/*.yml and no toolchain/*.yml"
         hint = "set another directory: `doit fetchdefs=DIR` or FETCHDEFS_DIR"
         raise DefinitionError((Problem(str(directory), 0, "", reason, hint),))
+    mirrors = directory / "mirrors.yml"
+    if mirrors.is_file() and (source := _read("mirrors", mirrors, problems)) is not None:
+        sources.append(source)
     try:
         definitions = parse(sources)
     except DefinitionError as error:

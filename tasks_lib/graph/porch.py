@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from doit import get_var
@@ -16,7 +17,7 @@ from tasks_lib.errors import FetchError
 from tasks_lib.graph import reporter
 from tasks_lib.graph.house import House
 from tasks_lib.graph.tasks import Task
-from tasks_lib.settings import SETTINGS, Settings
+from tasks_lib.settings import SETTINGS, Settings, project_table
 from tasks_lib.store import Store
 
 
@@ -32,7 +33,8 @@ def _settings() -> Settings:
         if one.variable
     }
     try:
-        settings = Settings.parse(variables=variables, environ=os.environ)
+        project = project_table(Path("pyproject.toml"))  # doit is in the directory of dodo.py by now
+        settings = Settings.parse(variables=variables, environ=os.environ, project=project)
         Store(settings.cache, settings.store).join(settings.fetchdefs)  # doit's database lies there
     except FetchError as error:
         raise InvalidDodoFile(str(error)) from None

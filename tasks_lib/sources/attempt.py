@@ -182,13 +182,12 @@ class Reader:
 
     def _verdict(self, hunt: Hunt, size: int) -> Verdict:
         wanted = hunt.wanted
-        name = (wanted.home or wanted.urls[0]).partition("?")[0].rpartition("/")[2]
         with hunt.partial.reading() as file:
             return examine(
                 file,
                 size=size,
                 expected=wanted.integrity,
-                name=name,
+                name=wanted.name_in_url(),
                 earlier=earlier(self._store.root, wanted.name),
             )
 

@@ -76,7 +76,7 @@ class Sources:
                 return _provenance(found, hunt, begun)
             if trial.postponed:
                 postponed.append(trial)
-            if trial.url in strict and not trial.was_missing():
+            if trial.url in strict and trial.error is not None and not trial.was_missing():
                 break
         for trial in postponed:
             found = self._from_one(hunt, trial, None)
@@ -106,6 +106,10 @@ class Sources:
                 self._nap(pause_s, hunt.progress)
 
     def _is_skipped(self, hunt: Hunt, trial: Trial) -> bool:
+        refused = hunt.wanted.refused.get(trial.url, "")
+        if refused:
+            hunt.report.skipped(trial.url, f"not asked: {refused}")
+            return True
         if trial.origin is not None and self._policy.network == "off":
             hunt.report.skipped(trial.url)
             return True

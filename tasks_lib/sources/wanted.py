@@ -18,7 +18,7 @@ class Wanted:
     """What to obtain: `urls` in order of preference.
 
     `headers` go to the origin of `home` only (default: the first URL). After a URL of `strict` the next one is asked
-    only when the answer was 404 or 410.
+    only when the answer was 404 or 410. `refused` says of a URL why it is not asked at all.
     """
 
     name: str
@@ -27,11 +27,16 @@ class Wanted:
     headers: Mapping[str, str] = field(default_factory=dict)
     home: str = ""
     strict: frozenset[str] = frozenset()
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def headers_for(self, url: str) -> Mapping[str, str]:
         """Return the headers that may be sent to `url`."""
         home = self.home or self.urls[0]
         return self.headers if self.headers and network_origin(url) == network_origin(home) else {}
+
+    def name_in_url(self) -> str:
+        """Return the file name that the first URL gives it."""
+        return (self.home or self.urls[0]).partition("?")[0].rpartition("/")[2]
 
 
 def network_origin(url: str) -> tuple[str, str, int] | None:

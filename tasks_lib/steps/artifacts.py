@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from tasks_lib.archive import Reshape
 from tasks_lib.archive import repack as repack_archive
@@ -14,6 +15,9 @@ from tasks_lib.steps.plan import Artifact, commit_record
 from tasks_lib.steps.trees import archive_format
 from tasks_lib.steps.world import World
 from tasks_lib.store import Result
+
+if TYPE_CHECKING:
+    from tasks_lib.sources import Wanted
 
 
 def integrity_of(world: World, artifact: Artifact) -> Integrity | None:
@@ -46,7 +50,7 @@ def _is_vouched(world: World, artifact: Artifact) -> bool:
 def needs_network(world: World, definition: Fetch, artifact: Artifact) -> bool:
     """Whether only the network can give what the definition promises: neither the store nor a file has it."""
     source = definition.source
-    if isinstance(source, StaticUrl) and any(url.lower().startswith("file:") for url in (source.url, *source.mirrors)):
+    if isinstance(source, StaticUrl) and any(place.url.lower().startswith("file:") for place in source.places):
         return False
     integrity = integrity_of(world, artifact)
     return integrity is None or not world.store.has(integrity)
@@ -80,11 +84,7 @@ def fetch(world: World, definition: Fetch, artifact: Artifact, progress: Progres
         return
     if not source.vouchers and adopt(world, artifact):
         return
-    from tasks_lib.sources import Wanted  # opens sockets: loaded when needed
-
-    urls = (source.url, *source.mirrors)
-    wanted = Wanted(name=definition.name, integrity=source.integrity, urls=urls, headers=dict(source.headers))
-    provenance = world.sources.obtain(wanted, progress)
+    provenance = world.sources.obtain(_wanted(definition.name, source), progress)
     verdict: Mapping[str, str | int | float] = {}
     if source.vouchers:
         from tasks_lib.steps.vouching import vouch  # runs programs: loaded when needed
@@ -96,6 +96,21 @@ def fetch(world: World, definition: Fetch, artifact: Artifact, progress: Progres
         told = {**before, **provenance, **verdict}
         world.store.record(Result(key=artifact.key, integrity=source.integrity, provenance=told))
     adopt(world, artifact)
+
+
+def _wanted(name: str, source: StaticUrl) -> Wanted:
+    from tasks_lib.sources import Wanted  # opens sockets: loaded when needed
+
+    places = source.places
+    return Wanted(
+        name=name,
+        integrity=source.integrity,
+        urls=tuple(place.url for place in places),
+        headers=dict(source.headers),
+        home=source.url,
+        strict=frozenset(place.url for place in places if place.go_on == "not-found"),
+        refused={place.url: place.refused for place in places if place.refused},
+    )
 
 
 def _fetch_commit(world: World, source: Git | Hg, artifact: Artifact, progress: Progress) -> None:

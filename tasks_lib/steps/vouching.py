@@ -87,7 +87,7 @@ class _Vouching:
     def verdict(self, voucher: GpgSignature | Minisign | Checksums, content: BinaryIO) -> Verdict:
         if isinstance(voucher, Checksums):
             return self._listed(voucher)
-        return self._signed(voucher, content, self._places(voucher.sig_url, (self._source.url, *self._source.mirrors)))
+        return self._signed(voucher, content, self._places(voucher.sig_url, self._source.locations))
 
     def _signed(self, voucher: GpgSignature | Minisign, content: BinaryIO, urls: tuple[str, ...]) -> Verdict:
         def check(file: BinaryIO) -> Verdict:
@@ -105,7 +105,7 @@ class _Vouching:
         return self._judged("signature", urls, MAX_SIGNATURE_BYTES, check)
 
     def _listed(self, voucher: Checksums) -> Verdict:
-        urls = self._places(voucher.url, (self._source.url, *self._source.mirrors))
+        urls = self._places(voucher.url, self._source.locations)
 
         def check(file: BinaryIO) -> Verdict:
             signer = voucher.signed_by

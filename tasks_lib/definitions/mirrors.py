@@ -1,0 +1,290 @@
+"""Mirrors: where else the bytes of a definition may be asked for: groups, rewriting, content addresses, allow, block.
+
+All of it is location: nothing here enters a key, and whatever a place serves is believed by digest alone. Pure: text
+in, values out. The file is `mirrors.yml` beside `fetch/` (docs/mirrors.md).
+Source of the words: Bazel's downloader configuration (rewrite, allow, block), Go's GOPROXY list (`,` goes on after
+404 and 410, `|` after any error; `direct`), Nix's `mirror://` and hashed mirrors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from tasks_lib.definitions.fields import (
+    NAME,
+    TEXT,
+    TEXTS,
+    Field,
+    FieldError,
+    Table,
+    Where,
+    checked_url,
+    nearest,
+    one_of,
+    one_or_list,
+    read_table,
+    schema_of,
+    text_of,
+)
+from tasks_lib.definitions.values import Place, StaticUrl
+from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree
+from tasks_lib.digest import Integrity
+
+#: Most places of one definition; more would be a mistake in the rules.
+MAX_PLACES: Final = 64
+_MIRROR: Final = re.compile(rf"mirror://({NAME})/(.+)")
+#: In `to:`, the URL as it was. Source: GOPROXY's word for "past the proxies".
+_DIRECT: Final = "direct"
+
+
+class Group(NamedTuple):
+    """A named list of places with the same tree of files."""
+
+    urls: tuple[str, ...]
+    go_on: str
+
+
+class Rule(NamedTuple):
+    """A URL that matches as a whole is asked for at these places instead."""
+
+    match: str
+    to: tuple[str, ...]
+    go_on: str
+
+
+class Address(NamedTuple):
+    """A place that knows content by its digest: a URL with {algo}, {hex} or {sha256}."""
+
+    url: str
+    place: str
+    go_on: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mirrors:
+    """What `mirrors.yml` says."""
+
+    groups: Mapping[str, Group] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
+    addresses: tuple[Address, ...] = ()
+    allow: tuple[str, ...] = ()
+    block: tuple[str, ...] = ()
+    blocked_message: str = ""
+
+    def places(self, source: StaticUrl) -> tuple[Place, ...]:
+        """Return where to ask for a download, in order, each place once."""
+        found: dict[str, Place] = {}
+        named = (place for url in (source.url, *source.mirrors) for place in self._named(url))
+        for place in (*self._addressed(source.integrity, "first"), *named, *self._addressed(source.integrity, "last")):
+            found.setdefault(place.url, self._judged(place))
+        return tuple(found.values())[:MAX_PLACES]
+
+    def unknown_group(self, url: str) -> str:
+        """Return the group that `url` names and that there is not, "" for none."""
+        match = _MIRROR.fullmatch(url)
+        return match[1] if match and match[1] not in self.groups else ""
+
+    def _named(self, url: str) -> Iterator[Place]:
+        """Give the places of one URL: those of the first rule that matches, else its group's, else itself."""
+        for rule in self.rules:
+            match = re.fullmatch(rule.match, url)
+            if match:
+                for template in rule.to:
+                    target = url if template == _DIRECT else match.expand(template)
+                    yield from self._grouped(target, rule.go_on)
+                return
+        yield from self._grouped(url, "any-error")
+
+    def _grouped(self, url: str, go_on: str) -> Iterator[Place]:
+        match = _MIRROR.fullmatch(url)
+        if match is None:
+            yield Place(url=url, go_on=go_on)
+        elif match[1] in self.groups:
+            group = self.groups[match[1]]
+            for base in group.urls:
+                yield Place(url=base + match[2], go_on=group.go_on)
+
+    def _addressed(self, integrity: Integrity, place: str) -> Iterator[Place]:
+        digest = integrity.digest
+        for one in self.addresses:
+            if one.place == place and not ("{sha256}" in one.url and digest.algorithm != "sha256"):
+                url = one.url.replace("{algo}", digest.algorithm).replace("{hex}", digest.hex)
+                yield Place(url=url.replace("{sha256}", digest.hex), go_on=one.go_on, by="content")
+
+    def _judged(self, place: Place) -> Place:
+        """Say why a place is not asked: a host that is blocked, or not among those that are allowed."""
+        host = urlsplit(place.url).hostname or ""
+        if not host:
+            return place
+        reason = ""
+        if any(_is_below(host, one) for one in self.block):
+            reason = f"{host} is blocked by mirrors.yml"
+        elif self.allow and not any(_is_below(host, one) for one in self.allow):
+            reason = f"{host} is not allowed by mirrors.yml"
+        told = f": {self.blocked_message}" if reason and self.blocked_message else ""
+        return place._replace(refused=reason + told)
+
+
+def _is_below(host: str, name: str) -> bool:
+    """Whether `host` is `name` or below it; `*` is everything."""
+    return name == "*" or host == name or host.endswith(f".{name}")
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def _base(node: Node, _where: Where) -> str:
+    url = checked_url(text_of(node), ("https", "http", "file"))
+    if not url.endswith("/"):
+        raise FieldError("does not end in a slash", "write the directory that the paths are put after")
+    return url
+
+
+def _template(node: Node, _where: Where) -> str:
+    text = text_of(node)
+    if text != _DIRECT and not re.match(r"(https?|mirror|file):", text):
+        raise FieldError(f"{text[:60]!r} is no place", r"write a URL with \1, mirror://GROUP/\1, or direct")
+    return text
+
+
+def _address(node: Node, _where: Where) -> str:
+    url = checked_url(text_of(node), ("https", "http"))
+    if "{hex}" not in url and "{sha256}" not in url:
+        raise FieldError("names no digest", "write {algo} and {hex}, or {sha256}, where the digest goes")
+    if left := re.search(r"\{(?!algo\}|hex\}|sha256\})[^}]*\}?", url):
+        raise FieldError(f"{left[0][:40]!r} is unknown", "known: {algo}, {hex}, {sha256}")
+    return url
+
+
+def _pattern(node: Node, _where: Where) -> str:
+    text = text_of(node)
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise FieldError(f"is no regular expression: {error}", "mind dots and brackets") from error
+    return text
+
+
+def _host(node: Node, _where: Where) -> str:
+    text = text_of(node).lower()
+    if not re.fullmatch(r"\*|[a-z0-9_][a-z0-9._-]*", text):
+        raise FieldError(f"{text[:60]!r} is no host", "write example.org, which includes what is below it, or *")
+    return text
+
+
+_GO_ON: Final = one_of("any-error", "not-found")._replace(
+    doc="when the next place is asked: after any error, or only after 404 and 410"
+)
+_LIST: Final[dict[str, Any]] = {"oneOf": [TEXT.schema, TEXTS.schema]}
+_GROUP: Final[Table] = {
+    "urls": Field(one_or_list(_base), _LIST).needed("directories with the same files, in order"),
+    "go-on": _GO_ON,
+}
+_RULE: Final[Table] = {
+    "match": Field(_pattern, TEXT.schema).needed("a regular expression for the whole URL"),
+    "to": Field(one_or_list(_template), _LIST).needed(r"places in order: URLs with \1, mirror://GROUP/\1, direct"),
+    "go-on": _GO_ON,
+}
+_ADDRESS: Final[Table] = {
+    "url": Field(_address, TEXT.schema).needed("a URL with {algo} and {hex}, or {sha256}"),
+    "place": one_of("first", "last"),
+    "go-on": _GO_ON,
+}
+
+
+def _groups(node: Node, where: Where) -> dict[str, Group]:
+    if not isinstance(node, Tree):
+        raise FieldError("must be a mapping of names", "write `NAME:` lines below it", node.line)
+    groups = {}
+    for name, inner in node.items.items():
+        place = where.at(name, node.lines[name])
+        if not re.fullmatch(NAME, name):
+            place.wrong(f"{name!r} is no safe name", "letters, digits and . _ + ~ @ -")
+        found = read_table(inner, place, _GROUP)
+        if found is not None:
+            groups[name] = Group(found["urls"], found.get("go-on", "any-error"))
+    return groups
+
+
+def _rows(table: Table) -> Any:
+    """Return a reader of a list of mappings, each bad one noted."""
+
+    def read(node: Node, where: Where) -> list[dict[str, Any]]:
+        if not isinstance(node, Sequence):
+            raise FieldError("must be a list", "write `- ...` lines", node.line)
+        rows = [read_table(item, where.at(str(n), item.line), table) for n, item in enumerate(node.items, 1)]
+        return [row for row in rows if row is not None]
+
+    return read
+
+
+def _rules(node: Node, where: Where) -> tuple[Rule, ...]:
+    rules = []
+    for row in _rows(_RULE)(node, where):
+        groups = re.compile(row["match"]).groups
+        for template in row["to"]:
+            if any(int(number) > groups for number in re.findall(r"\\(\d+)", template)):
+                where.wrong(
+                    f"{template[:60]!r} names a group that {row['match'][:60]!r} does not have", "count the ( )"
+                )
+        rules.append(Rule(row["match"], row["to"], row.get("go-on", "any-error")))
+    return tuple(rules)
+
+
+def _addresses(node: Node, where: Where) -> tuple[Address, ...]:
+    rows = _rows(_ADDRESS)(node, where)
+    return tuple(Address(row["url"], row.get("place", "last"), row.get("go-on", "any-error")) for row in rows)
+
+
+_HOSTS: Final = Field(one_or_list(_host), _LIST)
+_FILE: Final[Table] = {
+    "groups": Field(_groups, {"type": "object", "additionalProperties": schema_of(_GROUP)}, "mirror://NAME/PATH"),
+    "rewrite": Field(_rules, {"type": "array", "items": schema_of(_RULE)}, "the first rule that matches decides"),
+    "content-addressed": Field(
+        _addresses, {"type": "array", "items": schema_of(_ADDRESS)}, "places that know content by its digest"
+    ),
+    "allow": _HOSTS.about("hosts that may be asked, with those below them; without it every host"),
+    "block": _HOSTS.about("hosts that are never asked, with those below them"),
+    "blocked-message": TEXT.about("what to tell who meets a blocked host"),
+}
+
+
+def read_mirrors(node: Node, where: Where) -> Mirrors:
+    """Return what a `mirrors.yml` says; every problem is noted."""
+    if isinstance(node, Scalar) and node.is_null:
+        return Mirrors()
+    found = read_table(node, where, _FILE)
+    if found is None:
+        return Mirrors()
+    mirrors = Mirrors(
+        groups=found.get("groups", {}),
+        rules=found.get("rewrite", ()),
+        addresses=found.get("content-addressed", ()),
+        allow=found.get("allow", ()),
+        block=found.get("block", ()),
+        blocked_message=found.get("blocked-message", ""),
+    )
+    for rule in mirrors.rules:
+        for template in rule.to:
+            if name := mirrors.unknown_group(template):
+                where.wrong(f"there is no mirror group {name!r}", nearest(name, mirrors.groups))
+    return mirrors
+
+
+def unknown_groups(source: StaticUrl, mirrors: Mirrors) -> Iterable[tuple[str, str]]:
+    """Return the mirror groups that a download names and that there are not, each with a hint."""
+    names = dict.fromkeys(filter(None, map(mirrors.unknown_group, (source.url, *source.mirrors))))
+    return [(name, nearest(name, mirrors.groups) or "mirrors.yml defines the groups") for name in names]
+
+
+def mirrors_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of `mirrors.yml`."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "doit-fetch mirrors.yml: where else content may be asked for",
+        **schema_of(_FILE),
+    }

@@ -1,0 +1,165 @@
+"""Where else bytes may come from: groups, rules, content addresses, allow and block; and no key moves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from tasks_lib import recipe
+from tasks_lib.definitions import Definitions, SourceFile, StaticUrl, mirrors_schema, parse
+from tasks_lib.errors import AllSourcesFailedError, DefinitionError
+from tasks_lib.graph.load import load
+from tasks_lib.progress import Silent
+from tasks_lib.store import Store
+from tests.origin import reply, serving
+from tests.test_journeys import definition, doit, ran
+from tests.test_sources import BODY, PINNED, sources, wanted
+
+ROOT = Path(__file__).parent.parent
+SHA = "a" * 64
+
+
+def parsed(mirrors: str, url: str = "https://origin.example/x/a.tar", more: str = "") -> Definitions:
+    fetch = f"a:\n  description: d\n  fetch: {{type: static-url, url: '{url}', sha256: {SHA}, size: 5{more}}}\n"
+    files = [SourceFile(kind="fetch", path="fetch/a.yml", text=fetch)]
+    files += [SourceFile(kind="mirrors", path="mirrors.yml", text=mirrors)] if mirrors else []
+    return parse(files)
+
+
+def places(mirrors: str, url: str = "https://origin.example/x/a.tar", more: str = "") -> list[str]:
+    source = parsed(mirrors, url, more).fetches["a"].source
+    assert isinstance(source, StaticUrl)
+    return [place.url + (" !" if place.refused else "") for place in source.places]
+
+
+GROUP = "groups: {g: {urls: [https://one.example/, https://two.example/sub/], go-on: not-found}}\n"
+PLACES = {
+    "nothing said": ("", "https://o.example/a", "", ["https://o.example/a"]),
+    "empty file": ("", "https://o.example/a", ", mirrors: ['https://m.example/a']", ["https://o.example/a", "https://m.example/a"]),
+    "group": (GROUP, "mirror://g/x/a", "", ["https://one.example/x/a", "https://two.example/sub/x/a"]),
+    "group as mirror": (GROUP, "https://o.example/a", ", mirrors: ['mirror://g/a']", ["https://o.example/a", "https://one.example/a", "https://two.example/sub/a"]),
+    "rule": ("rewrite: [{match: 'https://o\\.example/(.*)', to: ['https://c.example/\\1', direct]}]", "https://o.example/a", "", ["https://c.example/a", "https://o.example/a"]),
+    "rule to a group": (GROUP + "rewrite: [{match: 'https://o\\.example/(.*)', to: 'mirror://g/\\1'}]", "https://o.example/a", "", ["https://one.example/a", "https://two.example/sub/a"]),
+    "only the first rule": ("rewrite: [{match: '.*', to: 'https://c.example/'}, {match: '.*', to: 'https://d.example/'}]", "https://o.example/a", "", ["https://c.example/"]),
+    "a rule fits the whole URL": ("rewrite: [{match: 'https://o', to: 'https://c.example/'}]", "https://o.example/a", "", ["https://o.example/a"]),
+    "each place once": (GROUP, "https://one.example/a", ", mirrors: ['mirror://g/a']", ["https://one.example/a", "https://two.example/sub/a"]),
+    "content first and last": ("content-addressed: [{url: 'https://t.example/{algo}/{hex}'}, {url: 'https://c.example/cas/{sha256}', place: first}]", "https://o.example/a", "", [f"https://c.example/cas/{SHA}", "https://o.example/a", f"https://t.example/sha256/{SHA}"]),
+    "block": ("block: o.example", "https://sub.o.example/a", ", mirrors: ['https://xo.example/a']", ["https://sub.o.example/a !", "https://xo.example/a"]),
+    "allow": ("allow: [m.example]", "https://o.example/a", ", mirrors: ['https://m.example/a']", ["https://o.example/a !", "https://m.example/a"]),
+    "block wins": ("allow: [m.example]\nblock: ['*']", "https://m.example/a", "", ["https://m.example/a !"]),
+    "block after rewriting": (GROUP + "block: o.example\nrewrite: [{match: 'https://o\\.example/(.*)', to: 'mirror://g/\\1'}]", "https://o.example/a", "", ["https://one.example/a", "https://two.example/sub/a"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_places(case: str) -> None:
+    """What mirrors.yml says becomes an order of places; every URL stands there once."""
+    mirrors, url, more, expected = PLACES[case]
+    assert places(mirrors, url, more) == expected
+
+
+WRONG = {
+    "unknown key": ("group: {}", "mirrors.yml:1: group: unknown key: did you mean groups?"),
+    "no list": ("rewrite: {}", "mirrors.yml:1: rewrite: must be a list"),
+    "no slash": ("groups: {g: {urls: 'https://h.example/a'}}", "does not end in a slash"),
+    "word": ("groups: {g: {urls: 'https://h.example/', go-on: never}}", "'never' is unknown: write any-error or not-found"),
+    "pattern": ("rewrite: [{match: '(', to: direct}]", "is no regular expression"),
+    "back reference": ("rewrite: [{match: 'a', to: 'https://h.example/\\1'}]", "names a group that 'a' does not have"),
+    "unknown group in a rule": (GROUP + "rewrite: [{match: 'a', to: 'mirror://gg/x'}]", "there is no mirror group 'gg': did you mean g?"),
+    "no digest": ("content-addressed: [{url: 'https://h.example/'}]", "names no digest"),
+    "unknown brace": ("content-addressed: [{url: 'https://h.example/{hex}/{md5}'}]", "'{md5}' is unknown"),
+    "no host": ("block: ['https://h.example']", "is no host"),
+    "password": ("groups: {g: {urls: 'https://u:p@h.example/'}}", "holds a user name or password"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_rules_are_told(case: str) -> None:
+    """What cannot be meant is refused with file, line, key and a hint."""
+    mirrors, told = WRONG[case]
+    with pytest.raises(DefinitionError) as caught:
+        parsed(mirrors)
+    assert told in str(caught.value)
+
+
+def test_every_problem_at_once() -> None:
+    """Problems of mirrors.yml and of definitions are told together."""
+    with pytest.raises(DefinitionError) as caught:
+        parsed("block: [':']\nallow: ['/']\nx: y\n", url="mirror://nowhere/a")
+    assert len(caught.value.problems) == 4
+    with pytest.raises(DefinitionError, match="go to one origin"):
+        parsed(GROUP, "mirror://g/a", ", headers: {X: y}")
+
+
+def test_no_key_changes() -> None:
+    """Changing where content is asked for changes no key."""
+    plain, moved = parsed(""), parsed(GROUP + "content-addressed: [{url: 'https://h.example/{hex}'}]\nblock: '*'")
+    keys = [recipe.fetch_key(one.fetches["a"].source.integrity) for one in (plain, moved)]  # type: ignore[union-attr]  # downloads
+    assert keys[0] == keys[1]
+    assert recipe.taskgraph_digest(plain.fetches["a"]) == recipe.taskgraph_digest(moved.fetches["a"])
+
+
+def test_the_repository_knows_gnu() -> None:
+    """Each GNU archive of the GCC definitions has several places, and the archive of nixpkgs is the last resort."""
+    definitions = load(ROOT / "fetchdefs")
+    gnu = [
+        one.source
+        for one in definitions.fetches.values()
+        if isinstance(one.source, StaticUrl) and "gnu.org" in one.source.url
+    ]
+    assert len(gnu) > 5
+    assert all(len(one.locations) >= 3 and one.places[-1].by == "content" for one in gnu)
+
+
+def test_schema_is_current() -> None:
+    """docs/mirrors.schema.json is what the code says."""
+    assert json.loads((ROOT / "docs/mirrors.schema.json").read_text("utf-8")) == json.loads(
+        json.dumps(mirrors_schema())
+    )
+
+
+# --- asking ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("status", "asked"), [("404 X", 1), ("410 X", 1), ("500 X", 0), ("403 X", 0)])
+def test_go_on_only_when_not_found(status: str, asked: int, tmp_path: Path) -> None:
+    """After an authoritative place the next one is asked only when there is no such thing."""
+    store = Store(tmp_path / "cache")
+    with serving({"/a": reply(b"", status)}) as first, serving({"/a": reply(BODY)}) as second:
+        one = wanted(f"{first.url}/a", f"{second.url}/a", strict=frozenset({f"{first.url}/a"}))
+        try:
+            sources(store).obtain(one, Silent())
+        except AllSourcesFailedError:
+            assert not asked
+        assert len(second.requests) == asked
+        assert store.has(PINNED) == bool(asked)
+
+
+def test_a_blocked_place_is_not_asked_and_told(tmp_path: Path) -> None:
+    """A blocked place gets no request, and the report says who forbids it."""
+    with serving({"/a": reply(BODY)}) as origin:
+        url = f"{origin.url}/a"
+        with pytest.raises(AllSourcesFailedError, match="not asked: it is blocked: ask Ann"):
+            sources(Store(tmp_path / "c")).obtain(wanted(url, refused={url: "it is blocked: ask Ann"}), Silent())
+        assert not origin.requests
+
+
+def test_through_doit(tmp_path: Path) -> None:
+    """A dead origin is replaced by a rule, a group and a content address; editing mirrors.yml fetches nothing again."""
+    sha = hashlib.sha256(BODY).hexdigest()
+    with serving({f"/cas/{sha}": reply(BODY)}) as cache, serving({}) as origin:
+        here = tmp_path / "r"
+        (here / "fetchdefs/fetch").mkdir(parents=True)
+        (here / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+        (here / "fetchdefs/fetch/a.yml").write_text(definition("a", "mirror://dead/a.bin", BODY))
+        mirrors = here / "fetchdefs/mirrors.yml"
+        mirrors.write_text(
+            f"groups: {{dead: {{urls: {origin.url}/}}}}\ncontent-addressed: [{{url: '{cache.url}/cas/{{sha256}}'}}]\n"
+        )
+        assert ran(doit(here)) == ["fetch:a"]
+        assert (origin.paths(), len(cache.requests)) == (["/a.bin"], 1)
+        mirrors.write_text("groups: {dead: {urls: 'https://elsewhere.example/'}}\nblock: '*'\n")
+        assert ran(doit(here)) == []
