@@ -50,7 +50,7 @@ def test_networks() -> None:
     found = Settings.parse(variables={}, environ={"FETCH_DENY_NETWORKS": "10.0.0.0/8, fc00::/7"})
     assert found.transport.denied == ("10.0.0.0/8", "fc00::/7")
     assert Settings.parse(variables={"deny_networks": "none"}, environ={}).transport.denied == ()
-    with pytest.raises(SettingError, match="'10.0.0.1/8' is no network"):
+    with pytest.raises(SettingError, match=r"'10\.0\.0\.1/8' is no network"):
         Settings.parse(variables={}, environ={"FETCH_DENY_NETWORKS": "10.0.0.1/8"})
 
 
