@@ -212,13 +212,13 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "zip absolute": ("zip", zipped([("/a", b"x")]), "ABSOLUTE"),
     "zip twice": ("zip", zipped([("a", b"x"), ("a", b"y")]), "DUPLICATE"),
     "zip prefixed": ("zip", b"#!/bin/sh\n" + zipped([("a", b"x")]), "ZIP_TILING"),
-    "zip garbage after": ("zip", zipped([("a", b"x")]) + b"x", "WRONG_FORMAT"),
+    "zip garbage after": ("zip", zipped([("a", b"x")]) + b"x", "TRUNCATED"),
     "zip two": ("zip", zipped([("a", b"x")]) * 2, "ZIP_TILING"),
     "zip crc": ("zip", zipped([("a", b"xyz")]).replace(b"xyz", b"xyy"), "CHECKSUM"),
     "zip local name": ("zip", zipped([("aaaa", b"x")]).replace(b"aaaa", b"bbbb", 1), "ZIP_DISAGREE"),
     "zip symlink outside": ("zip", zipped([("s", b"../x")], mode=0o120777), "SYMLINK_OUTSIDE"),
     "zip fifo": ("zip", zipped([("s", b"")], mode=0o010644), "TYPE"),
-    "zip truncated": ("zip", zipped([("a", b"x")])[:-1], "WRONG_FORMAT"),
+    "zip truncated": ("zip", zipped([("a", b"x")])[:-1], "TRUNCATED"),
 }  # fmt: skip
 
 
@@ -502,7 +502,8 @@ def test_a_changed_tree_is_noticed(tmp_path: Path) -> None:
 def test_formats_by_name_and_content() -> None:
     """A format is known by suffix and by first bytes."""
     assert archive.format_for("x.TGZ") == "tar.gz"
-    assert archive.format_for("x.deb") is None
+    assert archive.format_for("x.deb") == "deb"
+    assert archive.format_for("x.rpm") is None
     assert archive.format_of(GZ(b"x")) == "tar.gz"
     assert archive.format_of(tar(PLAIN)[:512]) == "tar"
     assert archive.format_of(b"\x7fELF") is None

@@ -10,20 +10,32 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-from tasks_lib.archive.codecs import beside, decoded, format_for, format_of
-from tasks_lib.archive.entries import SYMLINK, Entry, Limits, Reshape, Table, checked_path, reshaped, unsafe
+from tasks_lib.archive.codecs import beside, decoded, format_for, size_of
+from tasks_lib.archive.deb import data_of
+from tasks_lib.archive.entries import (
+    HOLE,
+    SYMLINK,
+    Entry,
+    Limits,
+    Reshape,
+    checked_path,
+    checked_target,
+    format_of,
+    reshaped,
+)
 from tasks_lib.archive.repack import REPACK_VERSION, write_archive
+from tasks_lib.archive.table import Table
 from tasks_lib.archive.tar import TarReader
 from tasks_lib.archive.zip import ZipReader
 from tasks_lib.errors import ArchiveError
 from tasks_lib.progress import Progress
 
 __all__ = [
+    "HOLE",
     "REPACK_VERSION",
     "Entry",
     "Limits",
     "Reshape",
-    "Table",
     "entry_of",
     "format_for",
     "format_of",
@@ -34,44 +46,62 @@ __all__ = [
 
 
 @contextlib.contextmanager
-def _named(archive: str) -> Iterator[None]:
-    """Add the archive's name to a refusal."""
+def _named(archive: str, reader: TarReader | ZipReader | None = None) -> Iterator[None]:
+    """Add to a refusal what only the whole knows: the archive's name, and how far reading had come."""
     try:
         yield
     except ArchiveError as error:
         if error.archive:
             raise
-        raise type(error).of(error, archive=archive) from error.__cause__
+        offset, entry = error.offset, error.entry
+        if reader is not None:
+            offset = reader.offset if offset is None else offset
+            entry = reader.last if entry is None else entry
+        raise type(error)(
+            archive=archive, reason=error.reason, code=error.code, entry=entry, offset=offset, hint=error.hint
+        ) from error.__cause__
 
 
 @contextlib.contextmanager
-def _entries(source: BinaryIO, kind: str, limits: Limits) -> Iterator[Iterator[Entry]]:
+def _opened(source: BinaryIO, name: str, kind: str, limits: Limits) -> Iterator[Iterator[Entry]]:
     if kind == "zip":
-        yield ZipReader(source, limits).entries()
+        zipped = ZipReader(source, limits)
+        with _named(name, zipped):
+            yield zipped.entries()
         return
+    if kind == "deb":
+        with _named(name):
+            source, kind = data_of(source, limits)
     # closed here and now: its thread reads `source`, which the caller may close next
     with contextlib.closing(beside(decoded(source, kind, limits))) as chunks:
-        yield TarReader(chunks, limits).entries()
+        reader = TarReader(chunks, limits)
+        with _named(name, reader):
+            yield reader.entries()
 
 
 def read(
     source: BinaryIO, *, name: str, format: str, reshape: Reshape, limits: Limits, sink: Callable[[Entry], None]
-) -> Table:
-    """Give every entry that is accepted to `sink`, parents first, in the archive's order; return the judged tree.
+) -> None:
+    """Give every entry that is accepted to `sink`, parents first, in the archive's order.
 
     A sink may only believe the tree once this returned: symlinks and the archive's end are judged last.
 
     Raises:
         ArchiveError: one of its kinds, with the name `name`.
     """
-    table = Table(limits)
-    with _named(name), _entries(source, format, limits) as entries:
+    table = Table(limits, limits.total_for(size_of(source)))
+    add = table.add
+    plain = not reshape.strip and not reshape.prefix
+    with _opened(source, name, format, limits) as entries:
         for entry in entries:
-            renamed = reshaped(entry, reshape, limits)
-            for new in table.add(renamed) if renamed is not None else ():
+            if not plain or not entry.path:
+                renamed = reshaped(entry, reshape, limits)
+                if renamed is None:
+                    continue
+                entry = renamed
+            for new in add(entry):
                 sink(new)
         table.check_links()
-    return table
 
 
 def repack(
@@ -91,8 +121,11 @@ def repack(
         ArchiveError: one of its kinds, with the name `name`.
         OSError: `spool` failed.
     """
-    with _named(name), _entries(source, format, limits) as entries:
-        return write_archive(entries, reshape=reshape, limits=limits, spool=spool, write=write, progress=progress)
+    table = Table(limits, limits.total_for(size_of(source)))
+    with _opened(source, name, format, limits) as entries:
+        return write_archive(
+            entries, table=table, reshape=reshape, limits=limits, spool=spool, write=write, progress=progress
+        )
 
 
 def entry_of(path: bytes, kind: str, limits: Limits, **more: Any) -> Entry:
@@ -102,8 +135,8 @@ def entry_of(path: bytes, kind: str, limits: Limits, **more: Any) -> Entry:
         ArchiveError: absolute, `..`, control characters, too long, or no usable link target.
     """
     entry = Entry(checked_path(path, limits, 0), kind, **more)
-    if kind == SYMLINK and (not entry.target or b"\0" in entry.target or len(entry.target) > limits.max_path_bytes):
-        raise unsafe("has an empty or unusable link target", "LINK_TARGET", path)
+    if kind == SYMLINK:
+        checked_target(entry.target, kind, limits, path, 0)
     return entry
 
 
@@ -122,5 +155,8 @@ def write(
         ArchiveError: one of its kinds, with the name `name`.
         OSError: `spool` failed.
     """
+    table = Table(limits, limits.max_total_bytes)
     with _named(name):
-        return write_archive(entries, reshape=Reshape(), limits=limits, spool=spool, write=write, progress=progress)
+        return write_archive(
+            entries, table=table, reshape=Reshape(), limits=limits, spool=spool, write=write, progress=progress
+        )

@@ -14,24 +14,16 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, BinaryIO, Final, cast
 
-from tasks_lib.archive.entries import Limits, damaged, limit
+from tasks_lib.archive.entries import Limits, damaged, limit, look
 
 #: Bytes read at a time, and produced at a time.
 CHUNK: Final = 1 << 18
 _PRODUCED: Final = 1 << 20
+#: Bytes of the first piece that a stream is given.
+_FIRST: Final = 1 << 10
 #: Chunks decoded ahead of whoever takes them.
 _AHEAD: Final = 4
 
-#: First bytes of what is supported. Source: RFC 1952 2.3.1, bzip2 format, xz-file-format 2.1.1.1, RFC 8878 3.1.1,
-#: APPNOTE 4.3.7 and 4.3.16.
-MAGIC: Final = (
-    (b"\x1f\x8b", "tar.gz"),
-    (b"BZh", "tar.bz2"),
-    (b"\xfd7zXZ\x00", "tar.xz"),
-    (b"\x28\xb5\x2f\xfd", "tar.zst"),
-    (b"PK\x03\x04", "zip"),
-    (b"PK\x05\x06", "zip"),
-)
 _SUFFIXES: Final = {
     ".tar": "tar",
     ".tar.gz": "tar.gz", ".tgz": "tar.gz", ".crate": "tar.gz",
@@ -39,6 +31,7 @@ _SUFFIXES: Final = {
     ".tar.xz": "tar.xz", ".txz": "tar.xz",
     ".tar.zst": "tar.zst", ".tzst": "tar.zst", ".tar.zstd": "tar.zst",
     ".zip": "zip",
+    ".deb": "deb",
 }  # fmt: skip
 
 
@@ -48,14 +41,6 @@ def format_for(name: str) -> str | None:
     return next((kind for suffix, kind in _SUFFIXES.items() if lowered.endswith(suffix)), None)
 
 
-def format_of(first_bytes: bytes) -> str | None:
-    """Return the format that the first 512 bytes look like; a compressed stream counts as a tar in it."""
-    for magic, kind in MAGIC:
-        if first_bytes.startswith(magic):
-            return kind
-    return "tar" if first_bytes[257:262] == b"ustar" else None
-
-
 def decoded(source: BinaryIO, kind: str, limits: Limits) -> Iterator[bytes]:
     """Yield the decompressed content of `source` in chunks, to its proven end.
 
@@ -63,12 +48,12 @@ def decoded(source: BinaryIO, kind: str, limits: Limits) -> Iterator[bytes]:
         DamagedArchiveError: truncated, wrong checksum, trailing garbage, other bytes than `kind` says.
         ArchiveLimitError: too much output, or too large a window or dictionary.
     """
-    allowed = limits.total_for(_size_of(source))
+    allowed = limits.total_for(size_of(source))
     total = 0
     for chunk in _CODECS[kind](source, limits):
         total += len(chunk)
         if total > allowed:
-            raise limit(f"more than {allowed} bytes decompressed", "TOO_LARGE")
+            raise limit(f"more than {allowed} bytes decompressed ({limits.total_name(allowed)})", "TOO_LARGE")
         yield chunk
 
 
@@ -109,7 +94,8 @@ def beside(chunks: Iterator[bytes]) -> Generator[bytes, None, None]:
         thread.join()
 
 
-def _size_of(source: BinaryIO) -> int:
+def size_of(source: BinaryIO) -> int:
+    """Return how many bytes follow in a seekable file."""
     here = source.tell()
     size = source.seek(0, 2) - here
     source.seek(here)
@@ -121,71 +107,96 @@ def _plain(source: BinaryIO, _limits: Limits) -> Iterator[bytes]:
         yield chunk
 
 
+class _Input:
+    """Compressed bytes, fed in pieces that begin small: what follows a short stream is copied for each of them."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self._piece = _FIRST
+        self._hold(b"")
+
+    def _hold(self, fed: bytes) -> None:
+        self._fed, self._held = fed, memoryview(fed)
+
+    def begin(self) -> None:
+        """Say that a new stream begins here."""
+        self._piece = _FIRST
+
+    def next(self) -> memoryview:
+        """Return the next piece, empty at the end."""
+        if not self._held:
+            self._hold(self._source.read(CHUNK))
+        piece, self._held = self._held[: self._piece], self._held[self._piece :]
+        self._piece = min(2 * self._piece, CHUNK)
+        return piece
+
+    def give_back(self, piece: bytes | memoryview) -> None:
+        """Put back what was not used of the last piece."""
+        if piece:
+            start = len(self._fed) - len(self._held) - len(piece)
+            self._held = memoryview(self._fed)[start:]
+
+    def peek(self, size: int) -> bytes:
+        """Return the next `size` bytes, fewer only at the end, without taking them."""
+        while len(self._held) < size and (more := self._source.read(CHUNK)):
+            self._hold(bytes(self._held) + more)
+        return bytes(self._held[:size])
+
+    def skip_zeros(self) -> int:
+        """Take the zeros that stand here; return how many."""
+        zeros = 0
+        while self.peek(1) == b"\0":
+            piece = bytes(self._held)
+            count = len(piece) - len(piece.lstrip(b"\0"))
+            zeros += count
+            self._held = self._held[count:]
+        return zeros
+
+
 def _streams(source: BinaryIO, start: Callable[[], Any], magic: bytes, padding: int) -> Iterator[bytes]:
     """Decode one stream after the other; `padding` is the unit in bytes of zeros allowed between and after them."""
-    waiting = source.read(CHUNK)
-    if not waiting.startswith(magic):
-        raise damaged(f"does not begin like this format; it looks like {_look(waiting)}", "WRONG_FORMAT")
-    while waiting:
-        decoder = start()
-        while not _ended(decoder):
-            produced, waiting = _step(decoder, waiting)
-            if produced:
-                yield produced
-            if not waiting and not _ended(decoder) and not _buffers(decoder):
-                waiting = source.read(CHUNK)
-                if not waiting:
-                    raise damaged("ends in the middle of the compressed data", "TRUNCATED")
-        waiting = _next_stream(source, waiting, magic, padding)
+    waiting = _Input(source)
+    if waiting.peek(len(magic)) != magic:
+        raise damaged(
+            f"does not begin like this format; it looks like {look(waiting.peek(512))}", "WRONG_FORMAT", offset=0
+        )
+    while waiting.peek(1):
+        yield from _stream(waiting, start())
+        zeros = waiting.skip_zeros() if padding else 0
+        if (zeros and zeros % padding) or waiting.peek(len(magic)) not in (b"", magic):
+            raise damaged("trailing garbage after the compressed data", "TRAILING_GARBAGE")
 
 
-def _ended(decoder: Any) -> bool:
-    return bool(decoder.eof)
+def _stream(waiting: _Input, decoder: Any) -> Iterator[bytes]:
+    """Decode one stream; what follows it goes back to `waiting`."""
+    waiting.begin()
+    piece = waiting.next()
+    while True:
+        produced, unused = _step(decoder, piece)
+        if produced:
+            yield produced
+        if decoder.eof:
+            waiting.give_back(unused)
+            return
+        # zlib hands unused input back; the others say that they hold more output
+        piece = memoryview(unused)
+        if not piece and getattr(decoder, "needs_input", True):
+            piece = waiting.next()
+            if not piece:
+                raise damaged("ends in the middle of the compressed data", "TRUNCATED")
 
 
-def _buffers(decoder: Any) -> bool:
-    """Whether the decoder has output left without more input; zlib hands unused input back instead."""
-    return not getattr(decoder, "needs_input", True)
-
-
-def _step(decoder: Any, waiting: bytes) -> tuple[bytes, bytes]:
+def _step(decoder: Any, piece: bytes | memoryview) -> tuple[bytes, bytes]:
     """Decode a bounded piece; return it and the input that is still to come."""
     try:
-        produced = decoder.decompress(waiting, _PRODUCED)
+        produced = decoder.decompress(piece, _PRODUCED)
     except (zlib.error, OSError, lzma.LZMAError, EOFError) as error:
         if "emory usage limit" in str(error):
-            raise limit("needs more memory for its dictionary than xz_memlimit_mib allows", "DICTIONARY") from error
+            raise limit("needs more memory for its dictionary than xz-memlimit-mib allows", "DICTIONARY") from error
         raise damaged(f"damaged compressed data: {error}", "CORRUPT") from error
     if decoder.eof:
         return produced, decoder.unused_data
     return produced, getattr(decoder, "unconsumed_tail", b"")
-
-
-def _next_stream(source: BinaryIO, waiting: bytes, magic: bytes, padding: int) -> bytes:
-    """Return input that begins with the next stream, or b"" at a proper end."""
-    zeros = 0
-    while True:
-        stripped = waiting.lstrip(b"\x00") if padding else waiting
-        zeros += len(waiting) - len(stripped)
-        if len(stripped) < len(magic):
-            more = source.read(CHUNK)
-            if more:
-                waiting = stripped + more
-                continue
-        if zeros and zeros % padding:
-            raise damaged("trailing garbage after the compressed data", "TRAILING_GARBAGE")
-        if stripped and not stripped.startswith(magic):
-            raise damaged("trailing garbage after the compressed data", "TRAILING_GARBAGE")
-        return stripped
-
-
-def _look(first: bytes) -> str:
-    kind = format_of(first)
-    if kind:
-        return kind
-    if first.lstrip()[:1] == b"<":
-        return "an HTML or XML page"
-    return f"{first[:16]!r}" if first else "an empty file"
 
 
 def _gzip(source: BinaryIO, _limits: Limits) -> Iterator[bytes]:
@@ -270,7 +281,7 @@ class _ZstdFraming:
         elif number & 0xFFFFFFF0 == 0x184D2A50:  # skippable frame
             self._then(4, self._skippable)
         elif not self._frames:
-            raise damaged(f"does not begin like this format; it looks like {_look(held)}", "WRONG_FORMAT")
+            raise damaged(f"does not begin like this format; it looks like {look(held)}", "WRONG_FORMAT", offset=0)
         else:
             raise damaged("trailing garbage after the compressed data", "TRAILING_GARBAGE")
 
@@ -294,12 +305,12 @@ class _ZstdFraming:
     def _header(self, held: bytes) -> None:
         if self._single:
             window = int.from_bytes(held, "little") + (256 if len(held) == 2 else 0)
-            window = min(window, 1 << 62)
         else:
             exponent, mantissa = held[0] >> 3, held[0] & 7
             window = (1 << (10 + exponent)) * (8 + mantissa) // 8
-        if window > 1 << self._limits.zstd_max_window_log and not (self._single and window <= 1 << 27):
-            raise limit(f"needs a window of {window} bytes", "WINDOW")
+        most = 1 << self._limits.zstd_max_window_log
+        if window > most:
+            raise limit(f"needs a window of {window} bytes, more than {most} (zstd-max-window-log)", "WINDOW")
         self._then(3, self._block)
 
     def _block(self, held: bytes) -> None:

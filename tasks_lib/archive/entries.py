@@ -1,7 +1,7 @@
-"""Entries of an archive, the limits they must keep, and the one table that judges them together.
+"""Entries of an archive, the limits they must keep, and their names: judged one by one, as text.
 
-Names are bytes, as archives hold them. Nothing here touches a disk: links are judged against the tree that the
-archive itself describes. Source of the rules: CVE-2007-4559, CVE-2025-4517 and their kin (docs/archives.md).
+Names are bytes, as archives hold them. Nothing here touches a disk. Source of the rules: CVE-2007-4559, CVE-2025-4517
+and their kin (docs/archives.md).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple
 
 from tasks_lib.errors import (
     ArchiveError,
@@ -25,9 +25,22 @@ SYMLINK: Final = "symlink"
 HARDLINK: Final = "hardlink"
 
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
+#: First components that are absolute elsewhere: `C:`, `C:\...` and `\\server`. `C:x` and `\x` are plain names here.
+_DRIVE: Final = re.compile(rb"[A-Za-z]:(\\|\Z)|\\\\")
 
-#: Most symlinks followed for one name. Source: Linux path_resolution(7), 40.
-MAX_HOPS: Final = 40
+#: This very object among the chunks of a file means that many zeros: a sink may leave a hole instead.
+HOLE: Final = bytes(1 << 18)
+
+#: First bytes of what is supported. Source: RFC 1952 2.3.1, bzip2 format, xz-file-format 2.1.1.1, RFC 8878 3.1.1,
+#: APPNOTE 4.3.7 and 4.3.16.
+MAGIC: Final = (
+    (b"\x1f\x8b", "tar.gz"),
+    (b"BZh", "tar.bz2"),
+    (b"\xfd7zXZ\x00", "tar.xz"),
+    (b"\x28\xb5\x2f\xfd", "tar.zst"),
+    (b"PK\x03\x04", "zip"),
+    (b"PK\x05\x06", "zip"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +65,10 @@ class Limits:
         """Return how many bytes may come out of `compressed` bytes."""
         return min(self.max_total_bytes, max(self.free_bytes, self.max_ratio * compressed))
 
+    def total_name(self, allowed: int) -> str:
+        """Return the name of the limit that gave `allowed`."""
+        return "max-total-bytes" if allowed == self.max_total_bytes else "free-bytes or max-ratio"
+
 
 class Entry(NamedTuple):
     """One entry: `chunks` gives the content of a file, once, before the next entry is read.
@@ -65,7 +82,7 @@ class Entry(NamedTuple):
     executable: int = 0  # 1 when the owner may execute it
     target: bytes = b""
     offset: int = 0
-    chunks: Iterable[bytes] = ()
+    chunks: Iterable[bytes | memoryview] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,25 +125,69 @@ def checked_path(name: bytes, limits: Limits, offset: int) -> bytes:
     if name[0] == 0x2F:
         raise unsafe("has an absolute name", "ABSOLUTE", name, offset)
     if len(name) > limits.max_path_bytes:
-        raise limit(f"name longer than {limits.max_path_bytes} bytes", "PATH_TOO_LONG", name[:80], offset)
+        reason = f"name of {len(name)} bytes, more than max-path-bytes {limits.max_path_bytes}"
+        raise limit(reason, "PATH_TOO_LONG", name[:80], offset)
     if _CONTROL.search(name):
         raise unsafe("has a control character in its name", "NAME_CONTROL", name, offset)
     parts = name.split(b"/")
-    if b".." in parts:
+    if b".." in parts or (b"\\" in name and b".." in name.replace(b"\\", b"/").split(b"/")):
         raise unsafe("has `..` in its name", "DOTDOT", name, offset)
     if b"" in parts or b"." in parts:
         parts = [part for part in parts if part not in (b"", b".")]
+    if parts and _DRIVE.match(parts[0]):
+        raise unsafe("begins with a drive", "ABSOLUTE", name, offset)
     _check_lengths(name, parts, limits, offset)
     return b"/".join(parts)
 
 
 def _check_lengths(name: bytes, parts: list[bytes], limits: Limits, offset: int) -> None:
     if len(parts) > limits.max_depth:
-        raise limit(f"deeper than {limits.max_depth} directories", "TOO_DEEP", name[:80], offset)
-    if len(name) > limits.max_component_bytes and any(len(part) > limits.max_component_bytes for part in parts):
         raise limit(
-            f"name component longer than {limits.max_component_bytes} bytes", "COMPONENT_TOO_LONG", name[:80], offset
+            f"{len(parts)} components deep, more than max-depth {limits.max_depth}", "TOO_DEEP", name[:80], offset
         )
+    if len(name) > limits.max_component_bytes and (longest := max(map(len, parts))) > limits.max_component_bytes:
+        reason = f"name component of {longest} bytes, more than max-component-bytes {limits.max_component_bytes}"
+        raise limit(reason, "COMPONENT_TOO_LONG", name[:80], offset)
+
+
+def checked_target(target: bytes, kind: str, limits: Limits, name: bytes, offset: int) -> bytes:
+    """Return what a link points to: a path of the archive for a hard link, text as it is for a symlink.
+
+    Raises:
+        UnsafeEntryError: empty, with control characters, longer than a path, or no path that is accepted.
+    """
+    if not target or len(target) > limits.max_path_bytes or _CONTROL.search(target):
+        raise unsafe("has an empty, too long or unprintable link target", "LINK_TARGET", name, offset)
+    if kind == SYMLINK:
+        return target
+    try:
+        return checked_path(target, limits, offset)
+    except ArchiveError as error:
+        raise type(error)(
+            archive="",
+            reason=f"is a hard link to a name that {error.reason}",
+            code=error.code,
+            entry=name,
+            offset=offset,
+        ) from None
+
+
+def look(first: bytes) -> str:
+    """Return, for a message, what these first bytes look like."""
+    kind = format_of(first)
+    if kind:
+        return kind
+    if first.lstrip()[:1] == b"<":
+        return "an HTML or XML page"
+    return f"{first[:16]!r}" if first else "an empty file"
+
+
+def format_of(first_bytes: bytes) -> str | None:
+    """Return the format that the first 512 bytes look like; a compressed stream counts as a tar in it."""
+    for magic, kind in MAGIC:
+        if first_bytes.startswith(magic):
+            return kind
+    return "tar" if first_bytes[257:262] == b"ustar" else None
 
 
 def reshaped(entry: Entry, reshape: Reshape, limits: Limits) -> Entry | None:
@@ -156,117 +217,7 @@ def _renamed(path: bytes, reshape: Reshape, limits: Limits, offset: int) -> byte
     if not rest:
         return b""
     if not reshape.prefix:
+        if _DRIVE.match(rest[0]):
+            raise unsafe("begins with a drive after stripping", "ABSOLUTE", path, offset)
         return b"/".join(rest)
     return checked_path(reshape.prefix.encode("utf-8", "surrogateescape") + b"/".join(rest), limits, offset)
-
-
-class Table:
-    """The tree that an archive describes, with the directories that names imply.
-
-    Directory by directory, kinds only: what a million entries need stays below 200 MiB.
-    """
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._directories: dict[bytes, dict[bytes, str]] = {b"": {}}
-        self._links: dict[bytes, Entry] = {}
-        self._count = 0
-        self._total = 0
-
-    def kind(self, path: bytes) -> str | None:
-        """Return what stands at a path, None for nothing."""
-        directory, _, name = path.rpartition(b"/")
-        return self._directories.get(directory, {}).get(name)
-
-    def add(self, entry: Entry) -> tuple[Entry, ...]:
-        """Return what is new with this entry: directories that its name implies, then itself; () for a known one.
-
-        Raises:
-            UnsafeEntryError: the name is taken, lies below a file or link, or is a hard link to no earlier file.
-            ArchiveLimitError: too many entries or bytes.
-        """
-        directory, _, name = entry.path.rpartition(b"/")
-        names = self._directories.get(directory)
-        implied: tuple[Entry, ...] = ()
-        if names is None:
-            implied = self._parents(directory, entry)
-            names = self._directories[directory]
-        before = names.get(name)
-        if before is not None:
-            if before == entry.kind == DIRECTORY:
-                return ()
-            raise unsafe("stands twice in the archive", "DUPLICATE", entry.path, entry.offset)
-        names[name] = entry.kind
-        if entry.kind != FILE:
-            self._note(entry)
-        self._count += 1
-        self._total += entry.size
-        if self._count > self._limits.max_entries or self._total > self._limits.max_total_bytes:
-            self._refuse(entry)
-        return (*implied, entry) if implied else (entry,)
-
-    def _note(self, entry: Entry) -> None:
-        if entry.kind == DIRECTORY:
-            self._directories[entry.path] = {}
-        elif entry.kind == SYMLINK:
-            self._links[entry.path] = entry
-        elif entry.path == entry.target or self.kind(entry.target) not in (FILE, HARDLINK):
-            raise unsafe("is a hard link to no earlier file of the archive", "HARDLINK", entry.path, entry.offset)
-
-    def _refuse(self, entry: Entry) -> NoReturn:
-        if self._count > self._limits.max_entries:
-            raise limit(f"more than {self._limits.max_entries} entries", "TOO_MANY_ENTRIES", entry.path, entry.offset)
-        most = self._limits.max_total_bytes
-        raise limit(f"more than {most} bytes of content", "TOO_LARGE", entry.path, entry.offset)
-
-    def _parents(self, directory: bytes, entry: Entry) -> tuple[Entry, ...]:
-        missing: list[bytes] = []
-        while directory not in self._directories:
-            standing = self.kind(directory)
-            if standing is not None:
-                raise unsafe(f"lies below a {standing}", "BELOW_NON_DIRECTORY", entry.path, entry.offset)
-            missing.append(directory)
-            directory = directory.rpartition(b"/")[0]
-        made = (Entry(path=path, kind=DIRECTORY, offset=entry.offset) for path in reversed(missing))
-        return tuple(new for one in made for new in self.add(one))
-
-    def check_links(self) -> None:
-        """Judge every symlink against the whole tree.
-
-        Raises:
-            UnsafeEntryError: a symlink that leads outside, or could once another archive stands beside it.
-        """
-        if self._limits.outward_symlinks == "refuse":
-            for entry in self._links.values():
-                self._check_link(entry)
-
-    def _check_link(self, link: Entry) -> None:
-        here = link.path.split(b"/")[:-1]
-        left = _steps(link, link)
-        hops = 0
-        while left:
-            part = left.pop()
-            if part == b"..":
-                self._leave(here, link)
-            elif part not in (b"", b"."):
-                here.append(part)
-                standing = self._links.get(b"/".join(here))
-                if standing is not None:
-                    hops += 1
-                    if hops > MAX_HOPS:
-                        return  # a loop leads nowhere: the kernel refuses it as well
-                    here.pop()
-                    left.extend(_steps(standing, link))
-
-    def _leave(self, here: list[bytes], link: Entry) -> None:
-        # `..` of what is no directory of this archive could lead anywhere once another one stands beside it
-        if not here or b"/".join(here) not in self._directories:
-            raise unsafe("is a symlink that leads outside", "SYMLINK_OUTSIDE", link.path, link.offset)
-        here.pop()
-
-
-def _steps(followed: Entry, link: Entry) -> list[bytes]:
-    """Return the components of a link's text, the first one last."""
-    if followed.target.startswith(b"/"):
-        raise unsafe("is a symlink that leads to an absolute path", "SYMLINK_ABSOLUTE", link.path, link.offset)
-    return followed.target.split(b"/")[::-1]

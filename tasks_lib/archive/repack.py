@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final
 
 from tasks_lib.archive.codecs import beside
-from tasks_lib.archive.entries import DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, Limits, Reshape, Table, reshaped
-from tasks_lib.archive.tar import BLOCK
+from tasks_lib.archive.entries import DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, Limits, Reshape, reshaped
+from tasks_lib.archive.stream import BLOCK
+from tasks_lib.archive.table import Table
 from tasks_lib.progress import Progress
 
 #: Raise when the bytes of the same content may come out differently.
@@ -36,6 +37,7 @@ _TYPES: Final = {FILE: b"0", HARDLINK: b"1", SYMLINK: b"2", DIRECTORY: b"5"}
 def write_archive(
     entries: Iterator[Entry],
     *,
+    table: Table,
     reshape: Reshape,
     limits: Limits,
     spool: BinaryIO,
@@ -46,6 +48,7 @@ def write_archive(
 
     Args:
         entries: as they come; content goes through `spool`, since the output is sorted.
+        table: judges them; empty.
         reshape: applied to every name.
         limits: for the whole tree.
         spool: an empty temporary file, owned by the caller.
@@ -56,7 +59,6 @@ def write_archive(
         ArchiveError: an entry that cannot be accepted.
         OSError: `spool` or `write` failed.
     """
-    table = Table(limits)
     places: dict[bytes, int] = {}
     model: list[Entry] = []
     at = 0

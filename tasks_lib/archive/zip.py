@@ -19,11 +19,15 @@ from tasks_lib.archive.entries import (
     Entry,
     Limits,
     checked_path,
+    checked_target,
     damaged,
+    format_of,
     limit,
+    look,
     unsafe,
     unsupported,
 )
+from tasks_lib.errors import ArchiveError
 
 _CHUNK: Final = 1 << 18
 _LOCAL: Final = struct.Struct("<4sHHHHHIIIHH")  # 4.3.7
@@ -33,6 +37,8 @@ _END64: Final = struct.Struct("<4sQHHIIQQQQ")  # 4.3.14
 _LOCATOR64: Final = struct.Struct("<4sIQI")  # 4.3.15
 _MAX32: Final = 0xFFFFFFFF
 _MAX16: Final = 0xFFFF
+#: Most bytes of a central directory: a million members with names of 200 bytes.
+_MAX_DIRECTORY: Final = 1 << 28
 #: Hosts whose external attributes hold a Unix mode (4.4.2): Unix and macOS.
 _UNIX: Final = (3, 19)
 
@@ -55,6 +61,8 @@ class ZipReader:
 
     def __init__(self, source: BinaryIO, limits: Limits) -> None:
         self._source, self._limits = source, limits
+        self.last: bytes | None = None  # the name of the member being read
+        self.offset = 0  # of the member being read
 
     def entries(self) -> Iterator[Entry]:
         """Yield entries.
@@ -63,18 +71,14 @@ class ZipReader:
             ArchiveError: one of its kinds; the archive's name is added by the caller.
         """
         start, members = self._directory()
-        self._total = 0
-        allowed = self._limits.total_for(self._source.seek(0, 2))
         members.sort(key=lambda member: member.offset)
         at = 0
         for member, end in zip(members, [*[member.offset for member in members[1:]], start], strict=True):
+            self.last, self.offset = member.name, member.offset
             if member.offset != at:
                 raise unsafe("a gap or an overlap before it", "ZIP_TILING", member.name, member.offset)
             begin = self._local(member)
             self._check_end(member, begin + member.packed, end)
-            self._total += member.size
-            if self._total > allowed:
-                raise limit(f"more than {allowed} bytes decompressed", "TOO_LARGE", member.name, member.offset)
             yield self._entry(member, begin)
             at = end
         if at != start:
@@ -99,7 +103,9 @@ class ZipReader:
         if start + size != limit_at:
             raise unsafe("the central directory is not where its end says", "ZIP_TILING", offset=end_at)
         if count > self._limits.max_entries:
-            raise limit(f"more than {self._limits.max_entries} entries", "TOO_MANY_ENTRIES")
+            raise limit(
+                f"{count} entries, more than max-entries {self._limits.max_entries}", "TOO_MANY_ENTRIES", offset=start
+            )
         return start, self._members(start, size, count)
 
     def _end(self) -> tuple[int, tuple[Any, ...]]:
@@ -114,10 +120,21 @@ class ZipReader:
                 fitting.append(at)
             at = tail.find(b"PK\x05\x06", at + 1)
         if not fitting:
-            raise damaged("has no end-of-central-directory record at its end", "WRONG_FORMAT")
-        if len(fitting) > 1:
-            raise unsafe("two ends that both fit", "ZIP_END", offset=total - tail_size + fitting[0])
+            raise self._no_end(total)
+        # some readers take the last one, whether it fits or not
+        if len(fitting) > 1 or tail.rfind(b"PK\x05\x06") != fitting[0]:
+            raise unsafe("two ends that readers could choose from", "ZIP_END", offset=total - tail_size + fitting[0])
         return total - tail_size + fitting[0], _END.unpack_from(tail, fitting[0])
+
+    def _no_end(self, total: int) -> ArchiveError:
+        first = self._read(0, min(total, 512))
+        if format_of(first) == "zip":
+            return damaged(
+                "has no end-of-central-directory record at its end (truncated, or data after it)",
+                "TRUNCATED",
+                offset=total,
+            )
+        return damaged(f"does not begin like this format; it looks like {look(first)}", "WRONG_FORMAT", offset=0)
 
     def _end64(self, end_at: int, short: tuple[int, int, int, int]) -> tuple[int, int, int, int, int]:
         if end_at < _LOCATOR64.size + _END64.size:
@@ -134,8 +151,9 @@ class ZipReader:
         return here, count, size, start, at
 
     def _members(self, start: int, size: int, count: int) -> list[_Member]:
-        if size > count * (_CENTRAL.size + 3 * _MAX16) or size > 1 << 30:
-            raise limit(f"a central directory of {size} bytes", "METADATA_TOO_LARGE")
+        # 4.3.12: as a whole never more than this; and a name, an extra field and a comment are one record of metadata
+        if size > count * (_CENTRAL.size + min(3 * _MAX16, self._limits.max_metadata_bytes)) or size > _MAX_DIRECTORY:
+            raise limit(f"a central directory of {size} bytes for {count} members", "METADATA_TOO_LARGE", offset=start)
         data = self._read(start, size)
         members, at = [], 0
         for _ in range(count):
@@ -159,14 +177,15 @@ class ZipReader:
             raise damaged("a broken central directory", "ZIP_HEADER", offset=at)
         if flags & 0x2041:
             raise unsupported("is encrypted", "ZIP_ENCRYPTED", name, at)
-        if method not in (0, 8):
+        if method not in (0, 8) or flags & 0x20:  # 4.4.4 bit 5: a patch
             raise unsupported(f"is compressed by method {method}", "ZIP_METHOD", name, at)
         size, packed, offset = _wide(extra, (size, packed, offset), raw_name, name, at)
         if disk or (method == 0 and size != packed):
             raise unsafe("its sizes or disks contradict each other", "ZIP_SIZE", name, at)
         if size > self._limits.max_member_bytes:
-            raise limit(f"a member of {size} bytes", "MEMBER_TOO_LARGE", name, at)
-        mode = external >> 16 if made >> 8 in _UNIX else 0
+            most = self._limits.max_member_bytes
+            raise limit(f"a member of {size} bytes, more than max-member-bytes {most}", "MEMBER_TOO_LARGE", name, at)
+        mode = _mode_of(made >> 8, external, name, at)
         return _Member(
             name=name, raw_name=raw_name, flags=flags, method=method, crc=crc,
             packed=packed, size=size, mode=mode, offset=offset,
@@ -187,7 +206,8 @@ class ZipReader:
             raise unsafe("local header and directory disagree", "ZIP_DISAGREE", member.name, member.offset)
         size, packed, _ = _wide(extra, (size, packed, 0), name, member.name, member.offset)
         told, known = (crc, packed, size), (member.crc, member.packed, member.size)
-        if told != known and not (flags & 8 and told == (0, 0, 0)):
+        fits = [one == other or (flags & 8 and not one) for one, other in zip(told, known, strict=True)]
+        if not all(fits):
             raise unsafe("local header and directory disagree", "ZIP_DISAGREE", member.name, member.offset)
         return member.offset + _LOCAL.size + name_size + extra_size
 
@@ -213,10 +233,9 @@ class ZipReader:
         target = b""
         if kind == SYMLINK:
             if member.size > self._limits.max_path_bytes:
-                raise limit("a link target that is too long", "PATH_TOO_LONG", member.name, member.offset)
+                raise unsafe("has a link target that is too long", "LINK_TARGET", member.name, member.offset)
             target = b"".join(self._content(member, begin))
-            if not target or b"\0" in target:
-                raise unsafe("has an empty or unusable link target", "LINK_TARGET", member.name, member.offset)
+            target = checked_target(target, SYMLINK, self._limits, member.name, member.offset)
         return Entry(
             path=path,
             kind=kind,
@@ -282,6 +301,24 @@ def _kind_of(member: _Member) -> str:
     return DIRECTORY
 
 
+def _mode_of(host: int, external: int, name: bytes, at: int) -> int:
+    """Return the Unix mode, 0 for none.
+
+    Raises:
+        UnsafeEntryError: readers would differ about what it is.
+    """
+    mode = external >> 16
+    if host in _UNIX:
+        return mode
+    if mode & 0o170000 not in (0, 0o100000, 0o040000):
+        raise unsafe("is a link or device of a system that has none", "ZIP_DISAGREE", name, at)
+    if external & 0x10 and not name.endswith(b"/"):  # 4.4.15, the directory attribute of MS-DOS
+        raise unsafe("is a directory without a closing slash", "ZIP_DISAGREE", name, at)
+    if b"\\" in name:  # 4.4.17.1: slashes only, but some take this for one
+        raise unsafe("has a backslash in its name", "ZIP_BACKSLASH", name, at)
+    return 0
+
+
 def _name_of(raw: bytes, flags: int, host: int) -> bytes:
     """Return the name as UTF-8 when it says so, as it is from Unix, else from code page 437 (appendix D)."""
     if flags & 0x800 or host in _UNIX or raw.isascii():
@@ -293,7 +330,7 @@ def _wide(extra: bytes, short: tuple[int, int, int], raw_name: bytes, name: byte
     """Return sizes and offset, taken from the zip64 field where the short ones say so (4.5.3)."""
     fields = _extra_fields(extra, name, at)
     unicode_name = fields.get(0x7075, b"")
-    if unicode_name and unicode_name[5:] != raw_name:
+    if unicode_name and unicode_name[5:] not in (raw_name, name):
         raise unsafe("has two different names", "ZIP_DISAGREE", name, at)
     wanted = [index for index, value in enumerate(short) if value == _MAX32]
     if not wanted:

@@ -1,0 +1,93 @@
+"""A Debian package -> its data archive: a strict ar of exactly three members.
+
+Source: deb(5) "FORMAT"; ar(5) for the sixty bytes before each member.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import BinaryIO, Final
+
+from tasks_lib.archive.codecs import decoded, size_of
+from tasks_lib.archive.entries import Limits, damaged, look, unsafe, unsupported
+from tasks_lib.archive.tar import TarReader
+
+MAGIC: Final = b"!<arch>\n"
+_HEADER: Final = 60
+_KINDS: Final = {b"": "tar", b".gz": "tar.gz", b".bz2": "tar.bz2", b".xz": "tar.xz", b".zst": "tar.zst"}
+
+
+class _Part(io.RawIOBase):
+    """Some bytes of a file as a file of their own."""
+
+    def __init__(self, source: BinaryIO, start: int, size: int) -> None:
+        self._source, self._start, self._size = source, start, size
+        self._at = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to `size` bytes."""
+        left = self._size - self._at
+        self._source.seek(self._start + self._at)
+        data = self._source.read(left if size < 0 else min(size, left))
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move, and return where this is."""
+        self._at = max(0, offset + (0, self._at, self._size)[whence])
+        return self._at
+
+    def tell(self) -> int:
+        """Return where the next byte is read."""
+        return self._at
+
+
+def data_of(source: BinaryIO, limits: Limits) -> tuple[BinaryIO, str]:
+    """Return the data archive of a package and its format; the control archive is judged on the way.
+
+    Raises:
+        ArchiveError: one of its kinds; the archive's name is added by the caller.
+    """
+    members = list(_members(source))
+    names = [name for name, _ in members]
+    kinds = [
+        _KINDS.get(name.removeprefix(stem))
+        for name, stem in zip(names[1:], (b"control.tar", b"data.tar"), strict=False)
+    ]
+    if len(names) != 3 or names[0] != b"debian-binary" or None in kinds:
+        shown = b", ".join(name[:20] for name in names[:5])
+        raise unsupported("holds other members than debian-binary, control.tar.* and data.tar.*", "DEB", shown, 0)
+    version = members[0][1].read(16)
+    if not version.startswith(b"2."):
+        raise unsupported(f"is a package of version {version!r}", "DEB", b"debian-binary", 0)
+    for _ in TarReader(decoded(members[1][1], str(kinds[0]), limits), limits).entries():
+        pass
+    return members[2][1], str(kinds[1])
+
+
+def _members(source: BinaryIO) -> Iterator[tuple[bytes, BinaryIO]]:
+    end = size_of(source)
+    at = len(MAGIC)
+    first = source.read(512)
+    if not first.startswith(MAGIC):
+        raise damaged(f"does not begin like this format; it looks like {look(first)}", "WRONG_FORMAT", offset=0)
+    for _ in range(4):  # one more than there may be
+        if at == end:
+            return
+        source.seek(at)
+        header = source.read(_HEADER)
+        name, size_text = header[:16].rstrip(b" ").removesuffix(b"/"), header[48:58].rstrip(b" ")
+        if len(header) < _HEADER:
+            raise damaged("ends in the middle of a header", "TRUNCATED", offset=at)
+        if header[58:] != b"`\n" or not size_text.isdigit():
+            raise damaged("a broken ar header", "DEB", name, at)
+        start, size = at + _HEADER, int(size_text)
+        if start + size > end:
+            raise damaged("ends too early", "TRUNCATED", name, at)
+        part = _Part(source, start, size)
+        yield name, part  # type: ignore[misc]  # what is used of a BinaryIO it has
+        at = start + size + size % 2
+        if at > end:
+            raise damaged("ends too early", "TRUNCATED", name, at)
+    raise unsafe("holds more members than three", "DEB", offset=at)

@@ -1,0 +1,123 @@
+"""Chunks of bytes -> exact reads, counted; and the numbers that stand in tar headers, strictly.
+
+Source: POSIX.1-2017 pax, ustar Interchange Format; GNU tar manual "Basic Tar Format" for base-256 numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Final
+
+from tasks_lib.archive.entries import damaged
+
+BLOCK: Final = 512
+_NO_NUMBER: Final = -1
+_NEGATIVE: Final = -2
+
+
+class Stream:
+    """Exact reads over chunks; `held[at:]` is what was taken from them and not read yet."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self.held = b""
+        self.at = 0
+        self._before = 0  # bytes before `held`
+
+    @property
+    def offset(self) -> int:
+        """Bytes read so far."""
+        return self._before + self.at
+
+    def piece(self, size: int) -> bytes:
+        """Return 1 to `size` bytes, b"" at the end."""
+        if self.at == len(self.held):
+            self._before += self.at
+            self.held, self.at = next(self._chunks, b""), 0
+        piece = self.held[self.at : self.at + size]
+        self.at += len(piece)
+        return piece
+
+    def padded(self, size: int) -> bytes:
+        """Return exactly `size` bytes, and skip what fills their last block.
+
+        Raises:
+            DamagedArchiveError: the stream ends before.
+        """
+        at = self.at
+        end = at + size + -size % BLOCK
+        if end <= len(self.held):
+            self.at = end
+            return self.held[at : at + size]
+        data = self.exact(size)
+        self.skip(-size % BLOCK)
+        return data
+
+    def exact(self, size: int) -> bytes:
+        """Return exactly `size` bytes.
+
+        Raises:
+            DamagedArchiveError: the stream ends before.
+        """
+        piece = self.piece(size)
+        if len(piece) == size:
+            return piece
+        pieces = [piece]
+        missing = size - len(piece)
+        while missing:
+            piece = self.piece(missing)
+            if not piece:
+                raise damaged("ends too early", "TRUNCATED", offset=self.offset)
+            pieces.append(piece)
+            missing -= len(piece)
+        return b"".join(pieces)
+
+    def skip(self, size: int) -> None:
+        """Skip exactly `size` bytes.
+
+        Raises:
+            DamagedArchiveError: the stream ends before.
+        """
+        while size:
+            piece = self.piece(size)
+            if not piece:
+                raise damaged("ends too early", "TRUNCATED", offset=self.offset)
+            size -= len(piece)
+
+
+def number(text: bytes, what: str, offset: int) -> int:
+    """Return an octal or base-256 field.
+
+    Raises:
+        DamagedArchiveError: anything but digits, or negative.
+    """
+    value = parsed(text)
+    if value == _NEGATIVE:
+        raise damaged(f"its {what} is negative or too large", "NUMBER", offset=offset)
+    if value == _NO_NUMBER:
+        raise damaged(f"its {what} is no octal number", "NUMBER", offset=offset)
+    return value
+
+
+@functools.lru_cache(16384)  # modes, checksums and many sizes come again and again
+def parsed(text: bytes) -> int:
+    """Return the value of a field, below zero when it has none."""
+    digits = text.lstrip(b" ").rstrip(b" \0")
+    if digits.isdigit():  # ASCII digits only: no sign, no underscore, no blank inside
+        return _NO_NUMBER if b"8" in digits or b"9" in digits else int(digits, 8)
+    if text[0] & 0x80:
+        value = int.from_bytes(bytes([text[0] & 0x7F]) + text[1:], "big")
+        return _NEGATIVE if text[0] & 0x40 or value >= 1 << 63 else value
+    return _NO_NUMBER if text.strip(b"\0") else 0
+
+
+def decimal(text: bytes, what: str, offset: int) -> int:
+    """Return a decimal number of an extension.
+
+    Raises:
+        DamagedArchiveError: anything but digits, or 2^63 and more.
+    """
+    if not text.isdigit() or len(text) > 19 or int(text) >= 1 << 63:
+        raise damaged(f"its {what} is no decimal number", "NUMBER", offset=offset)
+    return int(text)
