@@ -44,22 +44,22 @@ class Table:
             UnsafeEntryError: the name is taken, lies below a file or link, or is a hard link to no earlier file.
             ArchiveLimitError: too many entries or bytes.
         """
-        directory, _, name = entry.path.rpartition(b"/")
+        path, kind, size = entry[:3]
+        directory, _, name = path.rpartition(b"/")
         names = self._directories.get(directory)
         implied: tuple[Entry, ...] = ()
         if names is None:
             implied = self._parents(directory, entry)
             names = self._directories[directory]
-        before = names.get(name)
-        if before is not None:
-            if before == entry.kind == DIRECTORY:
+        before = len(names)
+        if names.setdefault(name, kind) is not kind or len(names) == before:
+            if kind == names[name] == DIRECTORY:
                 return ()
-            raise unsafe("stands twice in the archive", "DUPLICATE", entry.path, entry.offset)
-        names[name] = entry.kind
-        if entry.kind != FILE:
+            raise unsafe("stands twice in the archive", "DUPLICATE", path, entry.offset)
+        if kind != FILE:
             self._note(entry)
         self._count += 1
-        self._total += entry.size
+        self._total += size
         if self._count > self._limits.max_entries or self._total > self._allowed:
             self._refuse(entry)
         return (*implied, entry) if implied else (entry,)

@@ -14,11 +14,11 @@ from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tasks_lib.archive import Entry
-
 _END: Final = '"end"\n'
 #: What os.fsdecode uses, without its look-ups for each of a million names.
 _ENCODING: Final = sys.getfilesystemencoding()
+#: Lines written at once.
+_LINES: Final = 1000
 
 
 class Line(NamedTuple):
@@ -42,19 +42,29 @@ class RecordWriter:
         self._final = final
         self.path = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
         self._file = self.path.open("x", encoding="ascii", buffering=1 << 18)
-        self._write = self._file.write
-        self._write(json.dumps({"key": key, "archive": archive}) + "\n")
+        self._lines = [json.dumps({"key": key, "archive": archive}) + "\n"]
 
-    def add(self, entry: Entry) -> None:
+    def add(self, path: bytes, kind: str, executable: int, size: int, target: bytes) -> None:
         """Add one entry, parents before what is in them."""
-        size = -1 if entry.kind == "hardlink" else entry.size
-        path = quoted(entry.path.decode(_ENCODING, "surrogateescape"))
-        target = quoted(_target(entry)) if entry.target else '""'
-        self._write(f'[{path},"{entry.kind}",{entry.executable},{size},{target}]\n')
+        text = quoted(str(path, _ENCODING, "surrogateescape"))
+        if target:
+            size = -1 if kind == "hardlink" else size
+            line = f'[{text},"{kind}",{executable},{size},{_target(kind, target)}]\n'
+        else:
+            line = f'[{text},"{kind}",{executable},{size},""]\n'
+        lines = self._lines
+        lines.append(line)
+        if len(lines) >= _LINES:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._file.write("".join(self._lines))
+        self._lines = []
 
     def close(self) -> None:
         """Finish the lines; the record still stands aside, readable there."""
-        self._write(_END)
+        self._lines.append(_END)
+        self._flush()
         self._file.close()
 
     def commit(self) -> None:
@@ -67,8 +77,8 @@ class RecordWriter:
         self.path.unlink(missing_ok=True)
 
 
-def _target(entry: Entry) -> str:
-    return entry.target.hex() if entry.kind == "symlink" else entry.target.decode(_ENCODING, "surrogateescape")
+def _target(kind: str, target: bytes) -> str:
+    return quoted(target.hex() if kind == "symlink" else target.decode(_ENCODING, "surrogateescape"))
 
 
 def head(record: Path) -> dict[str, Any]:

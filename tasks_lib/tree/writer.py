@@ -10,11 +10,12 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from tasks_lib.archive import Entry
+from tasks_lib.archive import HOLE, Entry
 from tasks_lib.progress import Progress
 from tasks_lib.store import LinkMode, place
 from tasks_lib.tree.record import RecordWriter
@@ -62,21 +63,21 @@ class TreeWriter:
             ArchiveError: the content of the entry is refused.
             CancelledError: the run was asked to stop.
         """
-        directory, _, name = entry.path.rpartition(b"/")
-        kind = entry.kind
+        path, kind, size, executable, _, _, chunks = entry
+        directory, _, name = path.rpartition(b"/")
+        descriptor = self._here[1] if self._here[0] == directory else self._enter(directory)
         if kind == "file":
-            descriptor = self._here[1] if self._here[0] == directory else self._enter(directory)
-            self._write(entry, descriptor, name)
+            self._write(name, executable, size, chunks, descriptor)
         elif kind == "directory":
-            os.mkdir(name, 0o755, dir_fd=self._enter(directory))
+            os.mkdir(name, 0o755, dir_fd=descriptor)
         elif kind == "symlink":
             self._links.append(entry)
             return
         else:
-            self._link(entry, self._enter(directory), name)
-        self._record.add(entry)
+            self._link(entry, descriptor, name)
+        self._record.add(path, kind, executable, size, entry.target)
         self._entries += 1
-        if self._bytes > _REPORT_BYTES or self._entries > _REPORT_ENTRIES:
+        if self._entries > _REPORT_ENTRIES:
             self._report()
 
     def place(self, entry: Entry, source: BinaryIO, how: LinkMode) -> None:
@@ -95,7 +96,7 @@ class TreeWriter:
         for entry in self._links:
             directory, _, name = entry.path.rpartition(b"/")
             os.symlink(entry.target, name, dir_fd=self._enter(directory))
-            self._record.add(entry)
+            self._record.add(entry.path, entry.kind, 0, 0, entry.target)
         self._report()
 
     def _report(self) -> None:
@@ -118,16 +119,23 @@ class TreeWriter:
         self._here = (path, descriptor)
         return descriptor
 
-    def _write(self, entry: Entry, directory: int, name: bytes) -> None:
-        descriptor = os.open(name, _CREATE, _MODES[entry.executable], dir_fd=directory)
+    def _write(
+        self, name: bytes, executable: int, size: int, chunks: Iterable[bytes | memoryview], directory: int
+    ) -> None:
+        descriptor = os.open(name, _CREATE, _MODES[executable], dir_fd=directory)
         try:
-            for chunk in entry.chunks:
+            for chunk in chunks:
+                if chunk is HOLE:
+                    os.lseek(descriptor, len(chunk), os.SEEK_CUR)
+                    continue
                 written = os.write(descriptor, chunk)
                 while written < len(chunk):
                     written += os.write(descriptor, memoryview(chunk)[written:])
                 self._bytes += written
                 if self._bytes > _REPORT_BYTES:
                     self._report()
+            if chunks and size >= len(HOLE):  # it may end in a hole
+                os.ftruncate(descriptor, size)
         finally:
             os.close(descriptor)
 
@@ -149,7 +157,7 @@ class TreeWriter:
             if self._copies < 0:
                 raise OSError(errno.EMLINK, "too many hard links for this file system", os.fsdecode(entry.path))
             chunks = iter(lambda: file.read(_CHUNK), b"")
-            self._write(entry._replace(executable=executable, chunks=chunks), directory, name)
+            self._write(name, executable, 0, chunks, directory)
 
 
 def remove_tree(path: Path) -> None:
