@@ -18,11 +18,11 @@ from tasks_lib.archive.entries import Limits, damaged, limit, look
 
 #: Bytes read at a time, and produced at a time.
 CHUNK: Final = 1 << 18
-_PRODUCED: Final = 1 << 20
+_PRODUCED: Final = 1 << 18
 #: Bytes of the first piece that a stream is given.
 _FIRST: Final = 1 << 10
 #: Chunks decoded ahead of whoever takes them.
-_AHEAD: Final = 4
+_AHEAD: Final = 8
 
 _SUFFIXES: Final = {
     ".tar": "tar",
