@@ -89,7 +89,7 @@ class TreeWriter:
         """
         mode = _MODES[entry.executable]
         place(source, entry.path, directory=self._root, mode=mode, how=how, progress=self._progress)
-        self._record.add(entry)
+        self._record.add(entry.path, entry.kind, entry.executable, entry.size, b"")
 
     def finish(self) -> None:
         """Make the symlinks, now that nothing is written any more."""
