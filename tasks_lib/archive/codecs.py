@@ -224,6 +224,7 @@ def _zstd(source: BinaryIO, limits: Limits) -> Iterator[bytes]:
             while chunk := reader.read(_PRODUCED):
                 yield chunk
     except zstandard.ZstdError as error:
+        framing.judge_rest()
         raise damaged(f"damaged compressed data: {error}", "CORRUPT") from error
 
 
@@ -251,8 +252,15 @@ class _ZstdFraming:
         self._walk(chunk)
         return chunk
 
+    def judge_rest(self) -> None:
+        """Refuse what stands after a frame and is no other one, even if it is too short to tell."""
+        if self._frames and self._state == self._magic and self._held:
+            raise damaged("trailing garbage after the compressed data", "TRAILING_GARBAGE")
+
     def finish(self) -> None:
         """Check that the source ended where a frame ended."""
+        if not self._source.tell():
+            raise damaged("does not begin like this format; it looks like an empty file", "WRONG_FORMAT", offset=0)
         if self._skip or self._held or self._state != self._magic or not self._frames:
             raise damaged("ends in the middle of the compressed data", "TRUNCATED")
 

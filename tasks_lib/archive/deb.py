@@ -12,6 +12,7 @@ from typing import BinaryIO, Final
 from tasks_lib.archive.codecs import decoded, size_of
 from tasks_lib.archive.entries import Limits, damaged, look, unsafe, unsupported
 from tasks_lib.archive.tar import TarReader
+from tasks_lib.errors import ArchiveError
 
 MAGIC: Final = b"!<arch>\n"
 _HEADER: Final = 60
@@ -61,8 +62,14 @@ def data_of(source: BinaryIO, limits: Limits) -> tuple[BinaryIO, str]:
     version = members[0][1].read(16)
     if not version.startswith(b"2."):
         raise unsupported(f"is a package of version {version!r}", "DEB", b"debian-binary", 0)
-    for _ in TarReader(decoded(members[1][1], str(kinds[0]), limits), limits).entries():
-        pass
+    control = TarReader(decoded(members[1][1], str(kinds[0]), limits), limits)
+    try:
+        for _ in control.entries():
+            pass
+    except ArchiveError as error:
+        raise type(error)(
+            archive="", reason=f"its control archive: {error.reason}", code=error.code, entry=names[1], offset=control.offset
+        ) from error
     return members[2][1], str(kinds[1])
 
 

@@ -73,7 +73,8 @@ class ZipReader:
         start, members = self._directory()
         members.sort(key=lambda member: member.offset)
         at = 0
-        for member, end in zip(members, [*[member.offset for member in members[1:]], start], strict=True):
+        ends = [*[member.offset for member in members[1:]], start][: len(members)]
+        for member, end in zip(members, ends, strict=True):
             self.last, self.offset = member.name, member.offset
             if member.offset != at:
                 raise unsafe("a gap or an overlap before it", "ZIP_TILING", member.name, member.offset)

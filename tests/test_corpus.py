@@ -1,0 +1,198 @@
+"""Every archive of the corpus gives its exact tree or its clean refusal; here, and through the real program."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks_lib import archive
+from tasks_lib.archive import Limits, Reshape
+from tasks_lib.errors import ArchiveError
+from tasks_lib.progress import Silent
+from tasks_lib.tree import Slot, remove_tree
+from tests.archives import Member, tar
+from tests.corpus import CASES, ZST, Tree
+
+ROOT = Path(__file__).parent.parent
+LIMITS = Limits(max_total_bytes=8 << 20, max_entries=1000, max_metadata_bytes=1 << 16)
+ENVIRON = {"FETCH_MAX_TOTAL_BYTES": str(8 << 20), "FETCH_MAX_ENTRIES": "1000", "FETCH_MAX_METADATA_BYTES": "65536"}
+REFUSAL = re.compile(r"([^ :]+):(?: entry '.*')? \(offset \d+\): .+ \[([A-Z0-9_]+)\]")
+NOBODY = 65534
+
+
+def leaves(root: Path) -> Tree:
+    """Return what stands below `root`, as a tree of `Case`; a directory only when nothing is in it."""
+    found: Tree = {}
+    for directory, directories, files in os.walk(os.fsencode(root)):
+        for name in directories + files:
+            path = os.path.join(directory, name)  # noqa: PTH118 - names are bytes
+            text = os.fsdecode(os.path.relpath(path, os.fsencode(root)))
+            mode = os.lstat(path).st_mode
+            if os.path.islink(path):  # noqa: PTH114 - the same
+                found[text] = f"-> {os.fsdecode(os.readlink(path))}"  # noqa: PTH115 - the same
+                continue
+            assert not mode & 0o7022, text
+            if name in files:
+                with open(path, "rb") as file:  # noqa: PTH123 - the same
+                    found[text] = (b"x" if mode & 0o100 else b"") + file.read()
+            elif not os.listdir(path):  # noqa: PTH208 - the same
+                found[text] = "/"
+    return found
+
+
+def wanted(tree: Tree) -> Tree:
+    """Return the tree without the directories that something is in."""
+    return {path: what for path, what in tree.items() if what != "/" or not any(o.startswith(f"{path}/") for o in tree)}
+
+
+def stripped(tree: Tree) -> Tree | None:
+    """Return the tree with one leading component less; None when a file or link would vanish."""
+    if any("/" not in path and what != "/" for path, what in tree.items()):
+        return None
+    return {path.partition("/")[2]: what for path, what in tree.items() if "/" in path}
+
+
+def extract(data: bytes, kind: str, destination: Path) -> None:
+    slot = Slot(destination, destination.parent / "records" / "one.json")
+    slot.extract(
+        io.BytesIO(data), name="a", format=kind, reshape=Reshape(), limits=LIMITS, key="k", progress=Silent()
+    )
+    assert slot.holds("k")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_exact_or_refused(name: str, tmp_path: Path) -> None:
+    """The tree is exactly what the archive says; or it is refused by its code, and nothing has changed."""
+    case = CASES[name]
+    data = case.make()
+    if not case.code:
+        extract(data, case.kind, tmp_path / "out")
+        assert leaves(tmp_path / "out") == wanted(case.tree)
+    else:
+        (tmp_path / "records").mkdir()
+        with pytest.raises(ArchiveError) as caught:
+            extract(data, case.kind, tmp_path / "out")
+        said = REFUSAL.fullmatch(str(caught.value))
+        assert said, str(caught.value)
+        assert said[2] in case.code.split(), str(caught.value)
+        assert str(caught.value).isprintable()
+        assert {path.name for path in tmp_path.rglob("*")} <= {"records", ".lock"}
+    remove_tree(tmp_path)  # pytest's own removal gives up at such depths
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_repacked_the_same(name: str, tmp_path: Path) -> None:
+    """What is extracted can be repacked, to the same tree and the same bytes again; what is refused is refused there."""
+    case = CASES[name]
+
+    def repacked(data: bytes, kind: str) -> bytes:
+        made = io.BytesIO()
+        archive.repack(
+            io.BytesIO(data), name="a", format=kind, reshape=Reshape(), limits=LIMITS, spool=io.BytesIO(), write=made.write, progress=Silent(),
+        )  # fmt: skip
+        return made.getvalue()
+
+    if case.code:
+        with pytest.raises(ArchiveError) as caught:
+            repacked(case.make(), case.kind)
+        assert caught.value.code in case.code.split()
+        return
+    made = repacked(case.make(), case.kind)
+    assert repacked(made, "tar.zst") == made
+    extract(made, "tar.zst", tmp_path / "out")
+    assert leaves(tmp_path / "out") == wanted(case.tree)
+    remove_tree(tmp_path)
+
+
+def test_zstd_cut_anywhere() -> None:
+    """A zstd frame that lacks its last byte, or any more, is never taken for a whole one."""
+    plain = tar([Member("a", bytes(range(256)) * 8)])
+    for data in (ZST(plain), ZST(plain[:1000]) + ZST(plain[1000:])):
+        for size in range(len(data)):
+            with pytest.raises(ArchiveError):
+                archive.read(
+                    io.BytesIO(data[:size]), name="a", format="tar.zst", reshape=Reshape(), limits=LIMITS, sink=list[object]().append
+                )  # fmt: skip
+
+
+# --- through the real program
+
+
+@pytest.fixture
+def directory(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Return a directory on the wanted file system that anybody may use."""
+    with tempfile.TemporaryDirectory(dir=request.param if Path(request.param).is_dir() else None) as name:
+        path = Path(name)
+        path.chmod(0o777)
+        yield path
+        for left in path.iterdir():
+            remove_tree(left)
+
+
+def repository(directory: Path, strip: int) -> None:
+    """Write all of the corpus with its definitions; `strip` makes `repack:` tasks of them."""
+    (directory / "fetchdefs/fetch").mkdir(parents=True)
+    (directory / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    definitions = []
+    for number, case in enumerate(CASES.values()):
+        data = case.make()
+        (directory / f"{number}.{case.kind}").write_bytes(data)
+        definitions.append(
+            f"c{number}:\n  description: d\n  fetch:\n    type: static-url\n    url: file:../../{number}.{case.kind}\n"
+            f"    sha256: {hashlib.sha256(data).hexdigest()}\n    size: {len(data)}\n"
+            + (f"    strip-components: {strip}\n    artifact-name: {number}.tar.zst\n" if strip else "")
+        )
+    (directory / "fetchdefs/fetch/all.yml").write_text("".join(definitions))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become someone else")
+@pytest.mark.parametrize(
+    ("directory", "user", "umask", "strip"),
+    [("/dev/shm", 0, 0o000, 0), ("/var/tmp", NOBODY, 0o077, 0), ("/dev/shm", NOBODY, 0o000, 1), ("/var/tmp", 0, 0o077, 1)],
+    indirect=["directory"],
+)  # fmt: skip
+def test_through_the_program(directory: Path, user: int, umask: int, strip: int) -> None:
+    """The real program does the same for root and for nobody, with any umask, on tmpfs and on disk, stripped or not."""
+    home = directory / "home"
+    home.mkdir()
+    repository(home, strip)
+    for path in (home, *home.rglob("*")):
+        os.chown(path, user, user)
+    # he may read whatever root may, since Python itself can stand below /root; he may write nothing but his own
+    become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+    become += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"] if user else []
+    done = subprocess.run(
+        [*become, sys.executable, "-m", "doit", "-c", "-n", "2", "extract:*"],
+        cwd=home, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(home), **ENVIRON},
+        umask=umask, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "Traceback" not in said
+    assert all(line.isprintable() for line in said.splitlines())
+    refusals = {match[1]: match[2] for line in said.splitlines() if (match := REFUSAL.fullmatch(line.strip()))}
+    extracted = home / "build/extracted"
+    for number, (name, case) in enumerate(CASES.items()):
+        code = refusals.get(f"{number}.{case.kind}", "")
+        tree = stripped(case.tree) if strip else case.tree
+        if case.code or tree is None:
+            expected = [*case.code.split(), *(["STRIPPED"] if strip else [])]
+            assert code in expected, f"{name}: {code or 'not refused'}"
+            assert not os.path.lexists(extracted / f"c{number}"), name
+        elif case.kind != "zip" or case.make():
+            assert not code, f"{name}: {code}"
+            assert leaves(extracted / f"c{number}") == wanted(tree), name
+    assert {path.name for path in extracted.iterdir()} <= {".records", *(f"c{number}" for number in range(len(CASES)))}
+    assert not [path for path in (home / "cache").rglob("*") if path.name.endswith(".part") or path.parent.name == "tmp"]
+    assert {path.name for path in directory.iterdir()} == {"home"}
