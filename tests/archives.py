@@ -22,7 +22,7 @@ class Member:
 
 
 def field(text: str, size: int) -> bytes:
-    """Return a text field; `\\udcXX` stands for a byte that is no UTF-8."""
+    r"""Return a text field; `\udcXX` stands for a byte that is no UTF-8."""
     return text.encode("utf-8", "surrogateescape").ljust(size, b"\0")[:size]
 
 

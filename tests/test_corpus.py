@@ -20,7 +20,8 @@ from tasks_lib.errors import ArchiveError
 from tasks_lib.progress import Silent
 from tasks_lib.tree import Slot, remove_tree
 from tests.archives import Member, tar
-from tests.corpus import CASES, ZST, Tree
+from tests.cases import ZST, Tree
+from tests.corpus import CASES
 
 ROOT = Path(__file__).parent.parent
 LIMITS = Limits(max_total_bytes=8 << 20, max_entries=1000, max_metadata_bytes=1 << 16)
@@ -63,9 +64,7 @@ def stripped(tree: Tree) -> Tree | None:
 
 def extract(data: bytes, kind: str, destination: Path) -> None:
     slot = Slot(destination, destination.parent / "records" / "one.json")
-    slot.extract(
-        io.BytesIO(data), name="a", format=kind, reshape=Reshape(), limits=LIMITS, key="k", progress=Silent()
-    )
+    slot.extract(io.BytesIO(data), name="a", format=kind, reshape=Reshape(), limits=LIMITS, key="k", progress=Silent())
     assert slot.holds("k")
 
 
@@ -194,5 +193,7 @@ def test_through_the_program(directory: Path, user: int, umask: int, strip: int)
             assert not code, f"{name}: {code}"
             assert leaves(extracted / f"c{number}") == wanted(tree), name
     assert {path.name for path in extracted.iterdir()} <= {".records", *(f"c{number}" for number in range(len(CASES)))}
-    assert not [path for path in (home / "cache").rglob("*") if path.name.endswith(".part") or path.parent.name == "tmp"]
+    assert not [
+        path for path in (home / "cache").rglob("*") if path.name.endswith(".part") or path.parent.name == "tmp"
+    ]
     assert {path.name for path in directory.iterdir()} == {"home"}

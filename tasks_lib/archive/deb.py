@@ -68,7 +68,11 @@ def data_of(source: BinaryIO, limits: Limits) -> tuple[BinaryIO, str]:
             pass
     except ArchiveError as error:
         raise type(error)(
-            archive="", reason=f"its control archive: {error.reason}", code=error.code, entry=names[1], offset=control.offset
+            archive="",
+            reason=f"its control archive: {error.reason}",
+            code=error.code,
+            entry=names[1],
+            offset=control.offset,
         ) from error
     return members[2][1], str(kinds[1])
 
