@@ -1,0 +1,164 @@
+"""One run of the command: settings, a cache that is its own unless the user names one, and where bytes come from."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tasks_lib.errors import CancelledError, TransportError
+from tasks_lib.fetch_content.porch import log
+from tasks_lib.settings import Settings
+from tasks_lib.sources import Sources
+from tasks_lib.store import Store, place
+from tasks_lib.transport import Transport
+from tasks_lib.unpinned import Unpinned
+
+if TYPE_CHECKING:
+    from tasks_lib.digest import Integrity
+
+#: Directories that this command makes and removes begin like this.
+PRIVATE: Final = ".fetch-content."
+#: Seconds for a body of unknown size, when no setting says: only stalls and the minimum rate end it earlier.
+_TOTAL_S: Final = 24 * 3600.0
+#: Longest pause before a secret is asked for again, in seconds.
+_MAX_PAUSE_S: Final = 30.0
+
+
+class Told:
+    """What a step says, as lines of the task's log; `cancel` makes every step stop at its next look."""
+
+    def __init__(self) -> None:
+        self._stopped = threading.Event()
+
+    def phase(self, name: str, **facts: str | int | float) -> None:
+        """Say where bytes come from, and what is waited for."""
+        if name == "connect":
+            log(f"Downloading {facts.get('url', '')}")
+        elif name == "wait" and "seconds" in facts:
+            log(f"sleeping for {facts['seconds']} s")
+        elif name == "wait":
+            log(f"waiting for process {facts.get('holder', '')}")
+
+    def advance(self, size: int) -> None:
+        """Nothing: a log of a task is no place for progress bars."""
+
+    def warn(self, message: str) -> None:
+        """Write one line."""
+        log(message)
+
+    def check(self) -> None:
+        """Return at once, or stop the work.
+
+        Raises:
+            CancelledError: the run was asked to stop.
+        """
+        if self._stopped.is_set():
+            raise CancelledError("stopped")
+
+    def cancel(self) -> None:
+        """Ask every step to stop."""
+        self._stopped.set()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every subcommand is given."""
+
+    settings: Settings
+    environ: Mapping[str, str]
+    progress: Told
+
+    @cached_property
+    def store(self) -> Store:
+        """The cache."""
+        return Store(self.settings.cache, self.settings.store)
+
+    @cached_property
+    def _transport(self) -> Transport:
+        own = self.settings.transport
+        return Transport(replace(own, total_timeout_s=own.total_timeout_s or _TOTAL_S))
+
+    @cached_property
+    def sources(self) -> Sources:
+        """Where pinned content comes from."""
+        return Sources(self.store, self._transport, self.settings.policy)
+
+    @cached_property
+    def unpinned(self) -> Unpinned:
+        """Where other content comes from."""
+        return Unpinned(self.store, self._transport, self.settings.policy)
+
+    def read(self, url: str, limit: int) -> bytes:
+        """Return a short answer that must not be kept anywhere: a secret.
+
+        Raises:
+            TransportError: it did not arrive.
+            CancelledError: the run was asked to stop.
+        """
+        policy = self.settings.policy
+        for attempt in range(policy.retries + 1):
+            self.progress.check()
+            try:
+                with self._transport.open(url, headers={}, size=-1) as response:
+                    return b"".join(response.chunks(limit))
+            except TransportError as error:
+                if not error.transient or attempt == policy.retries:
+                    raise
+            time.sleep(min(policy.backoff_s * 2**attempt, _MAX_PAUSE_S))
+        raise AssertionError("the last attempt returns or raises")
+
+    def put(self, integrity: Integrity, path: Path) -> None:
+        """Let a blob stand at `path`, whatever stood there; a reader sees the old file or the whole new one.
+
+        Raises:
+            OSError, StoreError: the file system refused, or the blob vanished.
+            CancelledError: the run was asked to stop.
+        """
+        with private_directory(path.parent) as staging, self.store.open(integrity) as file:
+            directory = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                place(file, path.name, directory=directory, mode=0o666, how="auto", progress=self.progress)
+            finally:
+                os.close(directory)
+            (staging / path.name).replace(path)
+
+
+@contextlib.contextmanager
+def running(environ: Mapping[str, str], beside: Path) -> Iterator[Run]:
+    """Give a run; without FETCH_CACHE_DIR its cache is a private directory in `beside`, gone afterwards.
+
+    Raises:
+        SettingError: a setting that cannot be used.
+        OSError: `beside` cannot be made or written.
+    """
+    beside.mkdir(parents=True, exist_ok=True)
+    progress = Told()
+    if environ.get("FETCH_CACHE_DIR"):
+        yield Run(Settings.parse(variables={}, environ=environ), environ, progress)
+        return
+    with private_directory(beside) as cache:
+        variables = {"cache": str(cache), "durability": "fast"}
+        yield Run(Settings.parse(variables=variables, environ=environ), environ, progress)
+
+
+@contextlib.contextmanager
+def private_directory(beside: Path) -> Iterator[Path]:
+    """Give a new directory in `beside`, on its file system, removed afterwards.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path = Path(tempfile.mkdtemp(prefix=PRIVATE, dir=beside))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,205 @@
+"""`static-url`: one file with a promised digest, repacked where its name asks for that."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, BinaryIO, Final
+from urllib.parse import urlsplit
+
+from tasks_lib.digest import Digest, Integrity
+from tasks_lib.errors import AllSourcesFailedError, IntegrityError, SettingError, UnsupportedArchiveError
+from tasks_lib.fetch_content.porch import log
+from tasks_lib.fetch_content.run import Run, running
+from tasks_lib.sources import Wanted
+from tasks_lib.transport import redacted
+from tasks_lib.unpinned import Asked
+
+if TYPE_CHECKING:
+    from tasks_lib.archive import Entry, Limits
+
+_CHUNK: Final = 1 << 20
+#: ELF, and Mach-O of both widths, byte orders and fat. Source: elf(5); mach-o/loader.h, mach-o/fat.h.
+_PROGRAMS: Final = (
+    b"\x7fELF", b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf", b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe",
+)  # fmt: skip
+#: Days before a key's expiry from which on it is told.
+_WARN_DAYS: Final = 90
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The flags; `single` says what becomes of a file that is no archive: "keep" or "wrap"."""
+
+    url: str
+    dest: str
+    sha256: str
+    size: int
+    headers: tuple[str, ...] = ()
+    sig_url: str = ""
+    key_env: str = ""
+    strip: int = 0
+    prefix: str = ""
+    single: str = "keep"
+
+    @property
+    def original(self) -> str:
+        """The name that decides about a repack: the destination's own, when the URL's name ends like it."""
+        last = urlsplit(self.url).path.rpartition("/")[2]
+        name = Path(self.dest).name
+        return name if not last or last.endswith("".join(PurePosixPath(name).suffixes)) else last
+
+    @property
+    def needs_repack(self) -> bool:
+        """Whether another archive is made. Source: the contract, section 1.2."""
+        before, after = PurePosixPath(self.original), PurePosixPath(Path(self.dest).name)
+        if self.strip or self.prefix or self.single == "wrap":
+            return True
+        if before.suffixes == after.suffixes:
+            return False
+        return after.name.endswith(".tar.zst") or before.suffix != after.suffix
+
+
+def static_url(request: Request, environ: Mapping[str, str]) -> None:
+    """Fetch, verify, repack and place.
+
+    Raises:
+        FetchError: whatever prevented it, in one of its kinds.
+        OSError: the destination cannot be written.
+    """
+    if bool(request.sig_url) != bool(request.key_env):
+        raise SettingError("--gpg-sig-url and --gpg-key-env must both be defined")
+    dest = Path(request.dest)
+    if request.needs_repack and not dest.name.endswith(".tar.zst"):
+        reason = f"{request.original} would have to become {dest.name}, and only .tar.zst archives are made"
+        raise UnsupportedArchiveError(archive=request.original, reason=reason, code="WRONG_FORMAT")
+    headers = _headers(request.headers)
+    digest = _digest(request.sha256)
+    with running(environ, dest.parent) as run:
+        integrity = _obtained(run, request, headers, digest)
+        if request.sig_url:
+            _verify(run, request, integrity)
+        if request.needs_repack:
+            integrity = _repacked(run, request, integrity)
+        run.put(integrity, dest)
+
+
+def _headers(texts: tuple[str, ...]) -> dict[str, str]:
+    """Return the headers; a value may hold colons."""
+    found = {}
+    for text in texts:
+        name, colon, value = text.partition(":")
+        if not colon or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name.strip()):
+            raise SettingError(f"--header {text[:80]!r} is no 'Name: value'")
+        if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
+            raise SettingError(f"--header {name}: a value cannot hold control characters")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def _digest(text: str) -> Digest | None:
+    if not text:
+        log("WARNING: no sha256 is given; whatever the server sends is believed")
+        return None
+    try:
+        return Digest.sha256(text)
+    except ValueError as error:
+        raise IntegrityError(f"--sha256 {text[:80]!r} is no sha256: nothing can match it") from error
+
+
+def _obtained(run: Run, request: Request, headers: Mapping[str, str], digest: Digest | None) -> Integrity:
+    begun = time.monotonic()
+    integrity = _downloaded(run, request, headers, digest)
+    url = redacted(request.url)
+    seconds = time.monotonic() - begun
+    log(f"{url} resolved to {integrity.size} bytes with sha256 {integrity.digest.hex} in {seconds:.3f}s")
+    if request.size > 0:
+        log(f"Verified size of {url}")
+    if digest is not None:
+        log(f"Verified sha256 integrity of {url}")
+    return integrity
+
+
+def _downloaded(run: Run, request: Request, headers: Mapping[str, str], digest: Digest | None) -> Integrity:
+    if digest is not None and request.size > 0:
+        integrity = Integrity(size=request.size, digest=digest)
+        wanted = Wanted(name=request.original, integrity=integrity, urls=(request.url,), headers=headers)
+        try:
+            run.sources.obtain(wanted, run.progress)
+        except AllSourcesFailedError as error:
+            if "Content-Encoding" not in str(error):
+                raise
+        else:
+            return integrity
+    asked = Asked(
+        name=request.original,
+        urls=(request.url,),
+        limit=run.settings.limits.max_total_bytes,
+        headers=headers,
+        size=request.size or -1,
+        digest=digest,
+    )
+    return run.unpinned.obtain(asked, run.progress)
+
+
+def _verify(run: Run, request: Request, integrity: Integrity) -> None:
+    from tasks_lib.signature import MAX_SIGNATURE_BYTES, Gpg
+
+    keys = run.environ.get(request.key_env)
+    if keys is None:
+        raise SettingError(f"--gpg-key-env names {request.key_env}, which is not set")
+    asked = Asked(name=f"the signature of {request.original}", urls=(request.sig_url,), limit=MAX_SIGNATURE_BYTES)
+    signature = run.unpinned.obtain(asked, run.progress)
+    with run.store.open(integrity) as content, run.store.open(signature) as file:
+        gpg = Gpg(run.environ.get("PATH", os.defpath))
+        verdict = gpg.verify(content, file.read(), keys=os.fsencode(keys), fingerprint="", progress=run.progress)
+    log(f"Verified signature of {redacted(request.url)}: {verdict.key} ({verdict.signed_by})")
+    days = verdict.days_left(time.time())
+    if days is not None and days < _WARN_DAYS:
+        log(f"WARNING: this key expires in {days} days: {verdict.key}")
+
+
+def _repacked(run: Run, request: Request, integrity: Integrity) -> Integrity:
+    from tasks_lib import archive
+    from tasks_lib.fetch_content.kinds import kind_of
+
+    log(f"Repacking {request.original} as {request.dest}")
+    # what upstream packs is packed: symlinks are written as they are, and nothing is ever written through one
+    limits = replace(run.settings.limits, outward_symlinks="keep")
+    with run.store.open(integrity) as file, run.store.temporary() as spool, run.store.writer() as writer:
+        kind = kind_of(file, request.original, limits)
+        if kind is not None:
+            archive.repack(
+                file,
+                name=request.original,
+                format=kind,
+                reshape=archive.Reshape(strip=request.strip, prefix=request.prefix),
+                limits=limits,
+                spool=spool,
+                write=writer.write,
+                progress=run.progress,
+            )
+        elif request.single == "wrap" and not request.strip:
+            entries = _single(file, request, integrity.size, limits)
+            archive.write(
+                entries, name=request.original, limits=limits, spool=spool, write=writer.write, progress=run.progress
+            )
+        else:
+            reason = "is no archive that is known here" if not request.strip else "is one file: nothing can be stripped"
+            raise UnsupportedArchiveError(archive=request.original, reason=reason, code="WRONG_FORMAT")
+        return writer.commit()
+
+
+def _single(file: BinaryIO, request: Request, size: int, limits: Limits) -> Iterator[Entry]:
+    """Yield the one entry of a file that is wrapped; programs can be executed."""
+    from tasks_lib.archive import entry_of
+
+    start = file.read(4)
+    file.seek(0)
+    name = os.fsencode(request.prefix + request.original)
+    chunks = iter(lambda: file.read(_CHUNK), b"")
+    yield entry_of(name, "file", limits, size=size, executable=int(start in _PROGRAMS), chunks=chunks)

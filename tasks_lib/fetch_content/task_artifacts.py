@@ -1,0 +1,161 @@
+"""`task-artifacts`: what MOZ_FETCHES lists, in parallel, each laid out aside and merged in the order of the list."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from tasks_lib.digest import Digest, Integrity
+from tasks_lib.errors import DamagedArchiveError, IntegrityError
+from tasks_lib.fetch_content import perfherder
+from tasks_lib.fetch_content.moz_fetches import Artifact, parse
+from tasks_lib.fetch_content.porch import log
+from tasks_lib.fetch_content.run import Run, private_directory, running
+from tasks_lib.transport import redacted
+from tasks_lib.unpinned import Asked
+
+#: Largest chain of trust in bytes: about 150 for each artifact of a task.
+_MAX_TRUST_BYTES: Final = 64 << 20
+
+
+def task_artifacts(dest: str, environ: Mapping[str, str]) -> None:
+    """Fetch and place every artifact; nothing of a later one is placed before an earlier one.
+
+    Raises:
+        FetchError: whatever prevented it, in one of its kinds; what was placed before stays.
+        OSError: a directory cannot be written.
+    """
+    begun = time.monotonic()
+    artifacts = parse(environ, Path(os.path.abspath(dest)))  # noqa: PTH100 - keeps symlinks of the user's as they are
+    if artifacts:
+        with running(environ, Path(dest)) as run:
+            _all(run, artifacts)
+    perfherder.report(time.monotonic() - begun, environ)
+
+
+def _all(run: Run, artifacts: list[Artifact]) -> None:
+    trust = _Trust(run)
+    with ExitStack() as stack:
+        pool = ThreadPoolExecutor(max(1, run.settings.jobs), "fetch")
+        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+        stack.callback(run.progress.cancel)  # first of the two: whoever still works is asked to stop
+        staged: list[tuple[Artifact, Future[_Staged]]] = []
+        for artifact in artifacts:
+            staged.append((artifact, pool.submit(_staged, run, artifact, trust)))
+        for artifact, future in staged:
+            future.result().merge(artifact)
+
+
+@dataclass(frozen=True)
+class _Staged:
+    """What waits to be merged: `close` removes its staging directory."""
+
+    tree: Path
+    close: Callable[[], None]
+
+    def merge(self, artifact: Artifact) -> None:
+        """Move it into its directory; what it brings replaces what stands there."""
+        from tasks_lib.tree.merge import merge
+
+        try:
+            merge(self.tree, artifact.directory)
+        finally:
+            self.close()
+
+
+def _staged(run: Run, artifact: Artifact, trust: _Trust) -> _Staged:
+    """Obtain one artifact and lay out what becomes of it, beside its directory."""
+    begun = time.monotonic()
+    url = redacted(artifact.url)
+    digest = trust.digest_of(artifact) if artifact.trust else None
+    limit = run.settings.limits.max_total_bytes
+    asked = Asked(name=artifact.name, urls=(artifact.url,), limit=limit, digest=digest)
+    integrity = run.unpinned.obtain(asked, run.progress)
+    seconds = time.monotonic() - begun
+    log(f"{url} resolved to {integrity.size} bytes with sha256 {integrity.digest.hex} in {seconds:.3f}s")
+    if digest is not None:
+        log(f"Verified sha256 integrity of {url}")
+    artifact.directory.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        staging = stack.enter_context(private_directory(artifact.directory))
+        tree = staging / "tree"
+        _lay_out(run, artifact, integrity, tree, staging)
+        return _Staged(tree, stack.pop_all().close)
+
+
+def _lay_out(run: Run, artifact: Artifact, integrity: Integrity, tree: Path, staging: Path) -> None:
+    from tasks_lib.archive import Reshape
+    from tasks_lib.fetch_content.kinds import kind_of
+    from tasks_lib.tree import Slot
+
+    begun = time.monotonic()
+    # symlinks are made as the archive has them, last, and nothing is ever written through one
+    limits = replace(run.settings.limits, outward_symlinks="keep")
+    with run.store.open(integrity) as file:
+        kind = kind_of(file, artifact.file_name, limits) if artifact.delivery == "extract" else None
+        if kind is None:
+            tree.mkdir()
+            run.put(integrity, tree / artifact.file_name)
+            return
+        Slot(tree, staging / "record").extract(
+            file,
+            name=artifact.file_name,
+            format=kind,
+            reshape=Reshape(),
+            limits=limits,
+            key="",
+            progress=run.progress,
+        )
+    log(f"{redacted(artifact.url)} extracted to {artifact.directory} in {time.monotonic() - begun:.3f}s")
+
+
+class _Trust:
+    """Chains of trust, each asked for once."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._lock = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+        self._known: dict[str, Mapping[str, object]] = {}
+
+    def digest_of(self, artifact: Artifact) -> Digest:
+        """Return the sha256 that the task's chain of trust gives.
+
+        Raises:
+            FetchError: it cannot be had, or does not list the artifact.
+        """
+        with self._lock:
+            own = self._locks.setdefault(artifact.trust, threading.Lock())
+        with own:
+            if artifact.trust not in self._known:
+                self._known[artifact.trust] = self._listed(artifact)
+        listed = self._known[artifact.trust].get(artifact.name)
+        text = listed.get("sha256") if isinstance(listed, dict) else None
+        try:
+            return Digest.sha256(str(text))
+        except ValueError as error:
+            raise IntegrityError(
+                f"the chain of trust of task {artifact.task} has no sha256 of {artifact.name}",
+                hint="only artifacts that the worker uploaded itself are listed; drop `verify-hash` for others",
+            ) from error
+
+    def _listed(self, artifact: Artifact) -> Mapping[str, object]:
+        run = self._run
+        name = f"the chain of trust of task {artifact.task}"
+        asked = Asked(name=name, urls=(artifact.trust,), limit=_MAX_TRUST_BYTES)
+        with run.store.open(run.unpinned.obtain(asked, run.progress)) as file:
+            try:
+                listed = json.loads(file.read())["artifacts"]
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise DamagedArchiveError(
+                    archive="chain-of-trust.json", reason=f"no list of artifacts: {error}", code="WRONG_FORMAT"
+                ) from error
+        return listed if isinstance(listed, dict) else {}
