@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from tests.origin import Answer, Origin, reply, serving
@@ -29,7 +30,7 @@ class Taskcluster:
     proxy: Origin
     fetches: list[dict[str, object]] = field(default_factory=list)
 
-    def publish(self, name: str, content: bytes | Answer, task: str = "TASK", **more: object) -> None:
+    def publish(self, name: str, content: bytes | Answer, *, task: str = "TASK", **more: Any) -> None:
         """Let a task have an artifact, and list it in MOZ_FETCHES."""
         server = self.root if name.startswith("public/") else self.proxy
         server.answers[f"/api/queue/v1/task/{task}/artifacts/{quote(name)}"] = (

@@ -56,6 +56,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _die(number: int) -> NoReturn:
     """End as by this signal, whatever threads still do."""
+    from tasks_lib.fetch_content.run import remove_private_directories
+
+    remove_private_directories()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     os._exit(128 + number)  # a signal that is blocked

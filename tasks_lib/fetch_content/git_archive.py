@@ -113,7 +113,7 @@ def _ssh_key(run: Run, name: str) -> str:
     proxy = run.environ.get("TASKCLUSTER_PROXY_URL")
     if not proxy:
         raise SettingError("TASKCLUSTER_PROXY_URL is not set, and it is needed to ask for the ssh key")
-    text = run.read(f"{proxy.rstrip('/')}/api/secrets/v1/secret/{quote(name, safe='')}", _MAX_SECRET_BYTES)
+    text = run.read(f"{proxy.rstrip('/')}/api/secrets/v1/secret/{quote(name)}", _MAX_SECRET_BYTES)
     try:
         key = json.loads(text)["secret"]["ssh_privkey"]
     except (ValueError, KeyError, TypeError, RecursionError):

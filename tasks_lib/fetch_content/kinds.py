@@ -14,6 +14,8 @@ from tasks_lib.archive.codecs import decoded
 from tasks_lib.errors import ArchiveError, DamagedArchiveError
 
 _BLOCK: Final = 512
+#: What upstream takes for an archive; a Debian package, say, is a file like any other.
+_KINDS: Final = ("tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst", "zip")
 #: Where a tar header holds its checksum. Source: POSIX ustar, v7 tar.
 _CHECKSUM: Final = slice(148, 156)
 
@@ -27,7 +29,9 @@ def kind_of(file: BinaryIO, name: str, limits: Limits) -> str | None:
     file.seek(0)
     start = file.read(_BLOCK)
     claimed = format_for(name)
-    kind = format_of(start) or (claimed if claimed != "zip" else None)
+    claimed = claimed if claimed in _KINDS else None
+    looks = format_of(start)
+    kind = looks if looks in _KINDS else claimed if claimed != "zip" else None
     try:
         found = _judged(file, start, kind, claimed, limits)
     except ArchiveError as error:

@@ -33,6 +33,10 @@ _TOTAL_S: Final = 24 * 3600.0
 _MAX_PAUSE_S: Final = 30.0
 
 
+#: Private directories that stand.
+_made: Final[set[Path]] = set()
+
+
 class Told:
     """What a step says, as lines of the task's log; `cancel` makes every step stop at its next look."""
 
@@ -158,7 +162,15 @@ def private_directory(beside: Path) -> Iterator[Path]:
         OSError: it cannot be made.
     """
     path = Path(tempfile.mkdtemp(prefix=PRIVATE, dir=beside))
+    _made.add(path)
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        _made.discard(path)
+
+
+def remove_private_directories() -> None:
+    """Remove what is still there although threads work in it: the process ends now."""
+    while _made:
+        shutil.rmtree(_made.pop(), ignore_errors=True)

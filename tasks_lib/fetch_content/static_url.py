@@ -21,6 +21,8 @@ from tasks_lib.unpinned import Asked
 
 if TYPE_CHECKING:
     from tasks_lib.archive import Entry, Limits
+    from tasks_lib.fetch_content.run import Told
+    from tasks_lib.store import Writer
 
 _CHUNK: Final = 1 << 20
 #: ELF, and Mach-O of both widths, byte orders and fat. Source: elf(5); mach-o/loader.h, mach-o/fat.h.
@@ -164,7 +166,6 @@ def _verify(run: Run, request: Request, integrity: Integrity) -> None:
 
 
 def _repacked(run: Run, request: Request, integrity: Integrity) -> Integrity:
-    from tasks_lib import archive
     from tasks_lib.fetch_content.kinds import kind_of
 
     log(f"Repacking {request.original} as {request.dest}")
@@ -172,26 +173,62 @@ def _repacked(run: Run, request: Request, integrity: Integrity) -> Integrity:
     limits = replace(run.settings.limits, outward_symlinks="keep")
     with run.store.open(integrity) as file, run.store.temporary() as spool, run.store.writer() as writer:
         kind = kind_of(file, request.original, limits)
-        if kind is not None:
-            archive.repack(
-                file,
-                name=request.original,
-                format=kind,
-                reshape=archive.Reshape(strip=request.strip, prefix=request.prefix),
-                limits=limits,
-                spool=spool,
-                write=writer.write,
-                progress=run.progress,
-            )
-        elif request.single == "wrap" and not request.strip:
-            entries = _single(file, request, integrity.size, limits)
-            archive.write(
-                entries, name=request.original, limits=limits, spool=spool, write=writer.write, progress=run.progress
-            )
+        if kind is None:
+            _wrap(file, request, integrity.size, spool, writer, limits, run.progress)
+        elif kind == "zip" or request.strip or request.prefix:
+            _reshape(file, request, kind, spool, writer, limits, run.progress)
         else:
-            reason = "is no archive that is known here" if not request.strip else "is one file: nothing can be stripped"
-            raise UnsupportedArchiveError(archive=request.original, reason=reason, code="WRONG_FORMAT")
+            _recompress(file, request, kind, writer, limits, run.progress)
         return writer.commit()
+
+
+def _reshape(
+    file: BinaryIO, request: Request, kind: str, spool: BinaryIO, writer: Writer, limits: Limits, progress: Told
+) -> None:
+    """Write the normalised archive, as `repack:NAME` does."""
+    from tasks_lib.archive import Reshape, repack
+
+    repack(
+        file,
+        name=request.original,
+        format=kind,
+        reshape=Reshape(strip=request.strip, prefix=request.prefix),
+        limits=limits,
+        spool=spool,
+        write=writer.write,
+        progress=progress,
+    )
+
+
+def _recompress(file: BinaryIO, request: Request, kind: str, writer: Writer, limits: Limits, progress: Told) -> None:
+    """Write the very same tar, once it was read to its end and accepted."""
+    from tasks_lib.archive import Reshape, read
+    from tasks_lib.archive.recompress import recompress
+
+    def look(entry: Entry) -> None:
+        for _ in entry.chunks:
+            progress.check()
+
+    read(file, name=request.original, format=kind, reshape=Reshape(), limits=limits, sink=look)
+    file.seek(0)
+    recompress(file, format=kind, limits=limits, write=writer.write, progress=progress)
+
+
+def _wrap(
+    file: BinaryIO, request: Request, size: int, spool: BinaryIO, writer: Writer, limits: Limits, progress: Told
+) -> None:
+    """Write an archive with the one file in it.
+
+    Raises:
+        UnsupportedArchiveError: it was not asked for, or the file would lose its name.
+    """
+    from tasks_lib.archive import write
+
+    if request.single != "wrap" or request.strip:
+        reason = "is one file: nothing can be stripped" if request.single == "wrap" else "is no archive known here"
+        raise UnsupportedArchiveError(archive=request.original, reason=reason, code="WRONG_FORMAT")
+    entries = _single(file, request, size, limits)
+    write(entries, name=request.original, limits=limits, spool=spool, write=writer.write, progress=progress)
 
 
 def _single(file: BinaryIO, request: Request, size: int, limits: Limits) -> Iterator[Entry]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -45,13 +46,18 @@ def _all(run: Run, artifacts: list[Artifact]) -> None:
     trust = _Trust(run)
     with ExitStack() as stack:
         pool = ThreadPoolExecutor(max(1, run.settings.jobs), "fetch")
-        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-        stack.callback(run.progress.cancel)  # first of the two: whoever still works is asked to stop
+        stack.push(partial(_end, run, pool))
         staged: list[tuple[Artifact, Future[_Staged]]] = []
         for artifact in artifacts:
             staged.append((artifact, pool.submit(_staged, run, artifact, trust)))
         for artifact, future in staged:
             future.result().merge(artifact)
+
+
+def _end(run: Run, pool: ThreadPoolExecutor, kind: type[BaseException] | None, *_: object) -> None:
+    """Ask whoever still works to stop, and wait for it; after a signal nobody is waited for."""
+    run.progress.cancel()
+    pool.shutdown(wait=kind is None or issubclass(kind, Exception), cancel_futures=True)
 
 
 @dataclass(frozen=True)
