@@ -55,7 +55,7 @@ SLOW = [
     task("fetch:b", 0, 2900, outcome="fetched", phases=[body("https://b.example/b", 2900)], sources=["1", "2"]),
 ]  # fmt: skip
 ADVICE = {
-    "host": (run(*SLOW), "71 % of the time with servers (7.1 s) went to ftp.gnu.org: add a mirror, 1 of its 1 file have no other source."),
+    "host": (run(*SLOW), "71 % of the time with servers (7.1 s) went to ftp.gnu.org: add a mirror, its file has no other source."),
     "mirrored": (run(SLOW[1]), "100 % of the time with servers (2.9 s) went to b.example: put a faster mirror first"),
     "waits": (run(task("fetch:a", 0, 900, phases=[["wait", 0, 900]])), "1 task waited 0.90 s before asking again"),
     "queue": (run(task("a", 900, 1000, ready=0), task("b", 900, 1000, ready=0)), "waited 0.90 s for its turn on average"),
@@ -65,7 +65,7 @@ ADVICE = {
     ),
     "cache": (run(task("a", 0, 1), counts={"up-to-date": 3, "made": 1}), "75 % of the tasks (3) found their result"),
     "cold": (run(*SLOW, counts={"fetched": 2}), "Nothing was in the cache: 2.0 kB had to be fetched."),
-    "failed": (run(task("a", 0, 1), counts={"failed": 2}), "2 tasks failed: look at their messages first"),
+    "failed": (run(task("a", 0, 1), counts={"failed": 2}), "2 tasks failed: their messages say what to do"),
     "left out": (run(task("a", 0, 1), left_out=7), "The record has room for 1 tasks; 7 more are not shown."),
 }  # fmt: skip
 

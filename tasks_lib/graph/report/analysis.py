@@ -89,7 +89,8 @@ def advice(record: Record) -> list[str]:
 
 def _failures(record: Record) -> Iterator[str]:
     if failed := record["counts"].get("failed", 0):
-        yield f"{counted(failed, 'task')} failed: look at their messages first, the rest of the page is about time."
+        whose = "its message says" if failed == 1 else "their messages say"
+        yield f"{counted(failed, 'task')} failed: {whose} what to do; the rest of this page is about time."
     if record["left_out"]:
         yield f"The record has room for {len(record['tasks']):,} tasks; {record['left_out']:,} more are not shown."
 
@@ -103,7 +104,8 @@ def _host(record: Record) -> Iterator[str]:
     share = f"{first.ms / total:.0%}".replace("%", " %")
     sentence = f"{share} of the time with servers ({time_text(first.ms / 1000)}) went to {first.name}"
     if first.alone:
-        yield f"{sentence}: add a mirror, {first.alone:,} of its {counted(first.files, 'file')} have no other source."
+        which = "its file has" if first.files == 1 else f"{first.alone:,} of its {first.files:,} files have"
+        yield f"{sentence}: add a mirror, {which} no other source."
     else:
         yield f"{sentence}: put a faster mirror first, or keep a shared cache near."
 

@@ -42,7 +42,7 @@ def recorded(ledger: Ledger, *, now_s: float, ended_at: float) -> Record:
     names = [*ledger.runs, *(name for name in ledger.seen if name not in ledger.runs)]
     kept = names[:MAX_TASKS]
     numbers = {name: number for number, name in enumerate(kept)}
-    workers = sorted({run.worker for run in ledger.runs.values() if run.worker})
+    workers = sorted({run.worker for run in ledger.runs.values() if run.worker}, key=_natural)
     elapsed_s = now_s - ledger.begun_s
     return {
         "format": FORMAT,
@@ -100,6 +100,12 @@ def _phase(phase: Phase, begun_s: float, end_s: float) -> list[str | float | int
 def _is_nothing(phase: Phase) -> bool:
     """Whether there was no queue."""
     return phase.name == "queue" and 0 < phase.end_s - phase.start_s < 0.001
+
+
+def _natural(name: str) -> tuple[str, int]:
+    """Return a key by which `network-2` stands before `network-10`."""
+    kind, _, number = name.rpartition("-")
+    return (kind, int(number)) if number.isdecimal() else (name, 0)
 
 
 def _ms(seconds: float) -> float:

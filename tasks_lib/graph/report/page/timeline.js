@@ -134,10 +134,12 @@ class Timeline {
       pen.fillStyle = this.colour("line");
       pen.fillRect(x - 0.5, AXIS - 6, 1, this.height);
       pen.fillStyle = this.colour("muted");
-      pen.fillText(at === 0 ? "0" : timed(Number(at.toPrecision(12))), x, 14);
+      pen.fillText(at === 0 ? "0" : this.mark(at), x, 14);
     }
     pen.textAlign = "left";
   }
+
+  mark(ms) { return ms >= 1000 && ms < 60000 ? `${Number((ms / 1000).toFixed(3))} s` : timed(Number(ms.toPrecision(9))); }
 
   lane(pen, lane, top, name) {
     const [from, to] = this.view;
