@@ -188,6 +188,7 @@ def test_a_terminal_of_any_size(size: tuple[int, int], tmp_path: Path, gate: Gat
             terminal.read(0.05)
         rows = terminal.text.splitlines()
         assert len(rows) <= size[1]
+        assert not terminal.screen.history.top, "a frame is higher than the screen"
         assert sum(row.startswith("0 done"[: size[0] - 2]) for row in rows) == 1
         gate.open.set()
         terminal.drain(process)

@@ -23,7 +23,7 @@ TOOL = tar([Member("tool/tool.c", b"int main;")])
 ENVIRON = {
     name: value
     for name, value in CLEAN.items()
-    if name not in ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "NO_COLOR", "FORCE_COLOR", "TERM")
+    if name not in ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "NO_COLOR", "FORCE_COLOR", "TERM", "PYTHONUNBUFFERED")
 } | {"FETCH_RETRIES": "0", "FETCH_JOBS": "1", "PYTHONPATH": str(ROOT)}
 DOIT = [sys.executable, "-m", "doit"]
 PORCH = "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n"
