@@ -52,7 +52,8 @@ def doit(directory: Path, *words: str, **environ: str) -> subprocess.CompletedPr
 
 
 def masked(text: str, origin: Origin) -> str:
-    """Return the output with times, rates and the port taken out."""
+    """Return the output with times, rates and the port taken out, and what is told of a run that took long."""
+    text = re.sub(r"(?m)^  slowest: .*\n", "", text)
     text = text.replace(origin.url, "http://ORIGIN").replace(origin.url.removeprefix("http://"), "ORIGIN")
     text = re.sub(r", [\d.]+ [kMG]?B/s", ", RATE", text)
     return re.sub(r"\d+\.\d+ s\b", "T s", text)
@@ -265,6 +266,14 @@ def test_an_interrupted_run_tells_what_was_stopped(repository: Path, origin: Ori
         "fetch:lib": "fetched",
         "fetch:tool": "stopped",
     }
+
+
+def test_other_processes_are_not_heard(repository: Path) -> None:
+    """With doit's own processes it is not claimed that something came from the cache."""
+    done = doit(repository, "-n", "2", "-P", "process")
+    assert done.returncode == 0
+    assert "\n3 made; " in done.stdout
+    assert "cache" not in done.stdout
 
 
 def test_asking_again_is_told(repository: Path, origin: Origin) -> None:

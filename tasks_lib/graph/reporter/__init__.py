@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from multiprocessing import active_children
 from typing import Any, ClassVar
 
 from doit.exceptions import UnmetDependency
@@ -67,7 +68,9 @@ class Reporter:
     def add_success(self, task: Any) -> None:
         """A task ended well."""
         if _shown(task):
-            self._end(task, "success", None)
+            # what a task of another process (`-P process`) says is not heard here: it did something, who knows what
+            unheard = bool(active_children()) and not self._ledger.runs[task.name].phases
+            self._end(task, "made" if unheard else "success", None)
 
     def add_failure(self, task: Any, fail: Any) -> None:
         """A task failed, or could not run because another one failed."""
