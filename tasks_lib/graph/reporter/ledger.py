@@ -52,6 +52,7 @@ class TaskRun:
     phases: list[Phase] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     _marks: list[tuple[float, int]] = field(default_factory=list)
+    _moved_s: float = 0.0
 
     @property
     def phase(self) -> Phase | None:
@@ -74,13 +75,13 @@ class TaskRun:
         return sum(phase.size for phase in self.phases if phase.name == "body")
 
     def rate(self, now: float) -> float:
-        """Return bytes per second of the present phase over the last seconds."""
+        """Return bytes per second of the present phase over the last seconds, 0 when nothing came in them."""
         phase = self.phase
-        if phase is None:
+        if phase is None or now - self._moved_s >= _WINDOW_S:
             return 0.0
-        since = next((mark for mark in self._marks if mark[0] >= now - _WINDOW_S), (phase.start_s, 0))
-        begun = max(phase.start_s, since[0])
-        return (phase.size - since[1]) / (now - begun) if now > begun else 0.0
+        before = [mark for mark in self._marks if mark[0] <= now - _WINDOW_S]
+        at_s, size = before[-1] if before else self._marks[0]
+        return (phase.size - size) / (now - at_s) if now > at_s else 0.0
 
     def begin(self, name: str, at_s: float, facts: Facts) -> None:
         """Let a phase begin."""
@@ -92,7 +93,7 @@ class TaskRun:
         # git and hg say whom they ask when they connect
         url = self.phases[-1].url if name == "body" and self.phases and "url" not in facts else facts.get("url", "")
         self.phases.append(Phase(name, at_s, url=str(url), **number))
-        self._marks = [(at_s, 0)]
+        self._marks, self._moved_s = [(at_s, 0)], at_s
 
     def advance(self, size: int, at_s: float) -> None:
         """Add bytes to the present phase."""
@@ -100,8 +101,9 @@ class TaskRun:
             return
         phase = self.phases[-1]
         phase.size += size
+        self._moved_s = at_s
         if at_s - self._marks[-1][0] >= _WINDOW_S / 10:
-            self._marks = [*self._marks[-10:], (at_s, phase.size)]
+            self._marks = [*self._marks[-11:], (at_s, phase.size)]
 
     def finish(self, at_s: float, outcome: str, message: str) -> None:
         """Let it end."""

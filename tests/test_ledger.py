@@ -1,0 +1,209 @@
+"""What a run's ledger knows, and how lines tell it: on a clock of the test's own, without doit."""
+
+from __future__ import annotations
+
+import io
+import re
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks_lib.graph.reporter.ledger import MAX_PHASES, Ledger, host_of
+from tasks_lib.graph.reporter.lines import NAMED, LinesFace
+from tasks_lib.graph.reporter.out import Out
+from tasks_lib.graph.reporter.summary import failures, totals
+from tasks_lib.graph.reporter.words import counted, left_text, size_text, time_text
+from tasks_lib.graph.watch import Event
+
+
+class Said:
+    """A ledger with a face of lines; what a task says comes at a time that the test gives."""
+
+    def __init__(
+        self, ci: str = "", colour: str = "never", chatter: str = "all", tasks: dict[str, Any] | None = None
+    ) -> None:
+        self.stream = io.StringIO()
+        self.ledger = Ledger()
+        self.face = LinesFace(Out(self.stream), self.ledger, ci=ci, colour=colour, chatter=chatter)
+        self.ledger.begin(tasks or {}, tuple(tasks or ()), 0.0)
+
+    def say(self, at_s: float, task: str, name: str, **facts: str | int | float) -> None:
+        event = Event(task, name, at_s, "w", facts)
+        self.ledger.hear(event)
+        self.face.hear(event)
+
+    @property
+    def text(self) -> str:
+        return self.stream.getvalue()
+
+
+def task(size: int = 0, *needs: str) -> SimpleNamespace:
+    return SimpleNamespace(actions=[1], task_dep=list(needs), setup_tasks=[], meta={"size": size})
+
+
+def test_what_runs_for_long_is_told_again() -> None:
+    """Every half minute a line tells phase, bytes, rate and what is left, and nothing in between."""
+    said = Said()
+    said.say(0, "fetch:a", "start")
+    said.say(1, "fetch:a", "phase", phase="body", url="http://a/x", total=100_000)
+    for second in range(2, 62):
+        said.say(second, "fetch:a", "advance", size=1000)
+        said.face.beat(float(second))
+    told = [line for line in said.text.splitlines() if line.startswith("..")]
+    assert told == [
+        ".. fetch:a: body: 29.0 kB of 100.0 kB, 1.0 kB/s, 71 s left",
+        ".. fetch:a: body: 59.0 kB of 100.0 kB, 1.0 kB/s, 41 s left",
+    ]
+    said.say(61, "fetch:a", "phase", phase="run")
+    said.face.beat(95.0)
+    assert said.text.endswith(".. fetch:a: run for 1 min 35 s\n")
+
+
+def test_the_rate_is_that_of_the_last_seconds() -> None:
+    """A stall shows within seconds, however fast it was before."""
+    said = Said()
+    said.say(0, "fetch:a", "start")
+    said.say(0, "fetch:a", "phase", phase="body", total=1 << 30)
+    for step in range(100):
+        said.say(step / 10, "fetch:a", "advance", size=1_000_000)
+    run = said.ledger.runs["fetch:a"]
+    assert run.rate(10.0) == pytest.approx(10_000_000, rel=0.15)
+    assert 0 < run.rate(14.0) < 2_500_000
+    assert run.rate(15.0) == 0
+
+
+def test_bytes_and_counts_of_the_whole() -> None:
+    """What is up to date leaves the whole, what failed does too, what arrived stays in it."""
+    tasks = {"a": task(100), "b": task(200), "c": task(300, "a"), "d": task(400), "group": task(0, "a", "b", "c", "d")}
+    tasks["group"].actions = []
+    said = Said(tasks=tasks)
+    ledger = said.ledger
+    assert set(ledger.wanted()) == {"a", "b", "c", "d"}
+    assert (ledger.waiting(), ledger.bytes()) == (4, (0, 1000))
+    ledger.passed("d", "up-to-date")
+    assert (ledger.waiting(), ledger.bytes()) == (3, (0, 600))
+    said.say(0, "a", "start")
+    said.say(0, "a", "phase", phase="body", url="http://h/a", resumed=20)
+    said.say(1, "a", "advance", size=30)
+    assert (ledger.waiting(), ledger.bytes()) == (2, (50, 600))
+    said.say(2, "a", "advance", size=50)
+    assert ledger.end("a", 3, "success") == "made"  # no fetch: by its name
+    said.say(3, "b", "start")
+    assert ledger.end("b", 4, "failed", "no") == "failed"
+    assert (ledger.waiting(), ledger.bytes()) == (1, (0, 300))
+
+
+OUTCOMES = {
+    "fetched": ("fetch:a", ["connect", "body"], "fetched"),
+    "adopted": ("fetch:a", ["wait", "verify"], "adopted"),
+    "repacked": ("repack:a", ["repack"], "made"),
+    "repacked before": ("repack:a", [], "adopted"),
+    "extracted": ("extract:a", ["extract"], "made"),
+    "extracted without a word": ("extract:a", [], "made"),
+    "a user's own": ("other", [], "made"),
+}
+
+
+@pytest.mark.parametrize("case", OUTCOMES)
+def test_outcomes(case: str) -> None:
+    """What a task did is told by what it said."""
+    name, phases, outcome = OUTCOMES[case]
+    said = Said()
+    said.say(0, name, "start")
+    for phase in phases:
+        said.say(1, name, "phase", phase=phase)
+    assert said.ledger.end(name, 2, "success") == outcome
+
+
+def test_phases_are_bounded_and_closed() -> None:
+    """A source that is asked for ever fills no memory; each phase ends where the next one begins."""
+    said = Said()
+    said.say(0, "fetch:a", "start")
+    for second in range(1000):
+        said.say(second, "fetch:a", "phase", phase="wait", url="http://a/")
+    said.ledger.end("fetch:a", 1000, "failed", "no")
+    phases = said.ledger.runs["fetch:a"].phases
+    assert len(phases) <= MAX_PHASES
+    assert all(one.end_s == other.start_s for one, other in pairwise(phases[1:]))
+    assert phases[-1].end_s == 1000
+
+
+def test_the_body_of_a_repository_is_of_whom_was_connected() -> None:
+    """A body without a URL of its own belongs to the host that was asked before."""
+    said = Said()
+    said.say(0, "fetch:a", "start")
+    said.say(0, "fetch:a", "phase", phase="connect", url="https://git.example/x")
+    said.say(1, "fetch:a", "phase", phase="body")
+    said.say(2, "fetch:a", "advance", size=5)
+    said.ledger.end("fetch:a", 3, "success")
+    assert said.ledger.by_host() == {"git.example": (1, 5, 2.0)}
+
+
+def test_many_up_to_date_tasks_are_counted() -> None:
+    """A hundred are named, as doit does; ten thousand more are a figure of the summary."""
+    said = Said()
+    for number in range(NAMED + 10_000):
+        said.ledger.passed(f"t{number}", "up-to-date")
+        said.face.passed(f"t{number}", "up-to-date")
+    assert said.text.count("\n") == NAMED + 1
+    assert totals(said.ledger, 1.0)[0].text == "nothing to do: 10,100 up to date; 1.0 s"
+
+
+def test_a_traceback_is_not_repeated() -> None:
+    """The summary says what was raised; the traceback stood where it happened."""
+    said = Said()
+    said.ledger.end("x", 1, "failed", "PythonAction Error\nTraceback (most recent call last):\n  File\nValueError: no")
+    [(_, lines)] = failures(said.ledger)
+    assert [line.text for line in lines] == [
+        "failed: x",
+        "  PythonAction Error",
+        "  ValueError: no",
+        "  this is a fault of the program: its traceback stands above",
+    ]
+
+
+HOSTILE = st.text(st.characters(codec="utf-16", exclude_categories=()), max_size=60) | st.sampled_from(
+    ["\x1b]0;x\x07", "::error::x", "\r\n::set-env", "a\u2028b", "\u202e", "##[group]", "\ud800"]
+)
+
+
+@given(name=HOSTILE, message=HOSTILE, ci=st.sampled_from(["", "github", "other"]))
+def test_whatever_is_said_stays_text(name: str, message: str, ci: str) -> None:
+    """No name and no message becomes a control character, another event's line, or a command of the CI."""
+    said = Said(ci=ci)
+    said.say(0, name, "start")
+    said.say(1, name, "warn", message=message)
+    said.say(1, name, "phase", phase="wait", url=message, seconds=1, reason=message)
+    said.say(1, name, "skip", reason=message)
+    fail = SimpleNamespace(get_name=lambda: "TaskFailed", get_msg=lambda: message, message=message)
+    said.ledger.end(name, 2, "failed", message)
+    said.face.ended(name, "failed", fail)
+    said.face.finish()
+    assert re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]", said.text) is None
+    if ci == "github":
+        commands = [line for line in said.text.split("\n") if line.lstrip().startswith(("::", "##["))]
+        assert [line.partition(" ")[0].partition("::doit")[0] for line in commands] == [
+            "::group",
+            "::endgroup::",
+            "::error",
+        ]
+
+
+WORDS: dict[str, tuple[Any, dict[Any, str]]] = {
+    "size": (size_text, {0: "0 B", 999: "999 B", 1000: "1.0 kB", 999_949: "999.9 kB", 999_950: "1.0 MB", 5e12: "5.0 TB"}),
+    "time": (time_text, {-1: "0.00 s", 0.123: "0.12 s", 59.94: "59.9 s", 60: "1 min 00 s", 3599.6: "1 h 00 min"}),
+    "left": (left_text, {0.1: "1 s", 99.4: "99 s", 100: "2 min", 5880: "98 min", 6000: "1 h 40 min"}),
+    "count": (lambda number: counted(number, "file"), {0: "0 files", 1: "1 file", 1234: "1,234 files"}),
+    "host": (host_of, {"http://a:8/x": "a:8", "file:///x": "files", "https://u:p@h/": "h", "http://[::1": "(unreadable URL)"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WORDS)
+def test_words(case: str) -> None:
+    """Figures are told with few digits and a unit."""
+    told, table = WORDS[case]
+    assert {value: told(value) for value in table} == table
