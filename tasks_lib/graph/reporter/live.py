@@ -215,10 +215,10 @@ class LiveFace:
         counts, active = self._ledger.counts, self._ledger.active()
         failed = counts["failed"]
         done = sum(counts.values()) - failed
-        row = Text(f"{done:,} done", "green")
+        row = Text().append(f"{done:,} done", "green")
         if failed:
             row.append(f", {failed:,} failed", "red")
-        row.append(f", {len(active)} running, {max(0, self._ledger.waiting()):,} waiting", "")
+        row.append(f", {len(active)} running, {max(0, self._ledger.waiting()):,} waiting")
         have, wanted = self._ledger.bytes()
         self._arrived.append((now, have))
         (then, before), span = self._arrived[0], now - self._arrived[0][0]
