@@ -150,7 +150,7 @@ def test_many_up_to_date_tasks_are_counted() -> None:
         said.ledger.passed(f"t{number}", "up-to-date")
         said.face.passed(f"t{number}", "up-to-date")
     assert said.text.count("\n") == NAMED + 1
-    assert totals(said.ledger, 1.0)[0].text == "nothing to do: 10,100 up to date; 1.0 s"
+    assert totals(said.ledger, 1.0)[0].text == "nothing to do: 10,100 cached; 1.0 s"
 
 
 def test_a_traceback_is_not_repeated() -> None:

@@ -162,7 +162,7 @@ def test_what_a_person_sees(tmp_path: Path, terminal: Terminal, gate: Gate) -> N
         )
         terminal.screen.reset()
     with terminal.running(tmp_path, "fetch") as process:
-        assert terminal.drain(process).startswith("nothing to do: 1 up to date; ")
+        assert terminal.drain(process).startswith("nothing to do: 1 cached; ")
 
 
 def test_it_is_calm(tmp_path: Path, terminal: Terminal, gate: Gate) -> None:

@@ -98,12 +98,12 @@ WARM = """\
 -- fetch:lib
 -- repack:lib
 -- fetch:tool
-nothing to do: 3 up to date; T s
+nothing to do: 3 cached; T s
 """
 ADOPTED = """\
 .  fetch:lib
-ok fetch:lib: from the cache in T s
-1 from the cache; T s
+ok fetch:lib: adopted from the cache in T s
+1 adopted; T s
 """
 
 

@@ -164,7 +164,7 @@ def ending(run: TaskRun) -> str:
     """Return where the bytes came from and how long it took."""
     took = time_text(run.end_s - run.start_s)
     if run.outcome == "adopted":
-        return f"from the cache in {took}"
+        return f"adopted from the cache in {took}"
     source = run.source
     if run.outcome != "fetched" or source is None:
         return f"in {took}"

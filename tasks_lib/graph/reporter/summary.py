@@ -19,10 +19,10 @@ OUTCOMES: Final = {
     "failed": "failed",
     "stopped": "stopped",
     "fetched": "fetched",
-    "adopted": "from the cache",
+    "adopted": "adopted",
     "made": "made",
     "skipped": "skipped",
-    "up-to-date": "up to date",
+    "up-to-date": "cached",
     "ignored": "ignored",
     "not-run": "not run",
 }
