@@ -39,6 +39,7 @@ class Terminal:
         self.raw = b""
         self.writes = 0
         self._master, self._slave = pty.openpty()
+        self.stderr = self._slave
         self.resize(columns, lines)
 
     def resize(self, columns: int, lines: int) -> None:
@@ -55,7 +56,7 @@ class Terminal:
             env=environment,
             stdin=self._slave,
             stdout=self._slave,
-            stderr=self._slave,
+            stderr=self.stderr,
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         ) as process:
@@ -253,6 +254,7 @@ def talk():
         print(f"printed {number}")
         time.sleep(0.1)
     sys.stderr.write("\\x1b[2Jto stderr\\n")
+    sys.stdout.write("unended")
 def task_x():
     yield {"name": "slow", "actions": ["sleep 1"]}
     yield {"name": "talks", "actions": [talk], "verbosity": 2, "io": {"capture": False}}
@@ -273,6 +275,18 @@ def test_output_of_others_does_not_break_it(tmp_path: Path, terminal: Terminal) 
         assert f"piped {number}" in lines
         assert f"owned {number}" in lines
     assert lines[-1].startswith("4 made; ") or lines[-2].startswith("4 made; ")
+
+
+def test_a_stream_that_leads_elsewhere_stays(tmp_path: Path, terminal: Terminal) -> None:
+    """With stderr in a file, what is written there does not come to the terminal; an unended line does."""
+    (tmp_path / "dodo.py").write_text(NOISY)
+    with (tmp_path / "err").open("wb") as err:
+        terminal.stderr = err.fileno()
+        with terminal.running(tmp_path, "x:slow", "x:talks") as process:
+            terminal.drain(process)
+    assert (tmp_path / "err").read_text() == "\x1b[2Jto stderr\n"
+    assert "to stderr" not in terminal.everything
+    assert "\nunended\n" in terminal.everything
 
 
 LINES = {"dumb": {"TERM": "dumb"}, "ci": {"CI": "true"}, "lines": {"FETCH_PROGRESS": "lines"}}

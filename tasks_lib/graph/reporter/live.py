@@ -69,12 +69,15 @@ class LiveFace:
         self._noisy: set[str] = set()  # tasks whose children own the terminal
         self._arrived: deque[tuple[float, int]] = deque(maxlen=int(5 / self.interval_s))
         self._streams: tuple[Any, Any] = (sys.stdout, sys.stderr)
+        self._proxies: list[_Above] = []
 
     def begin(self) -> None:
-        """Let what Python prints appear above the block."""
+        """Let what Python prints on the terminal appear above the block; a stream that leads elsewhere stays."""
         self._streams = (sys.stdout, sys.stderr)
-        sys.stdout = _Above(self._said, sys.stdout)
-        sys.stderr = _Above(self._said, sys.stderr)
+        self._proxies = [_Above(self._said, stream) for stream in self._streams if Out(stream).is_terminal]
+        sys.stdout, sys.stderr = (
+            next((proxy for proxy in self._proxies if proxy.real is stream), stream) for stream in self._streams
+        )
 
     def hear(self, event: Event) -> None:
         """Keep what a person should read; leave the terminal to a child that writes to it."""
@@ -108,6 +111,8 @@ class LiveFace:
         """Erase the block and leave the summary."""
         with self._lock:
             sys.stdout, sys.stderr = self._streams
+            for proxy in self._proxies:
+                proxy.finish()
             self._noisy.add("")  # no frame after this
             self._erase()
             lines = totals(self._ledger, time.monotonic())
@@ -248,7 +253,7 @@ class _Above(io.TextIOBase):
 
     def __init__(self, say: Callable[[str], None], real: Any) -> None:
         super().__init__()
-        self._say, self._real, self._held = say, real, ""
+        self._say, self.real, self._held = say, real, ""
 
     def writable(self) -> bool:
         return True
@@ -257,10 +262,16 @@ class _Above(io.TextIOBase):
         return True
 
     def fileno(self) -> int:
-        return int(self._real.fileno())
+        return int(self.real.fileno())
 
     def write(self, text: str) -> int:
         *lines, self._held = (self._held + text).split("\n")
         for line in lines:
             self._say(line)
         return len(text)
+
+    def finish(self) -> None:
+        """Show the line that was not ended."""
+        if self._held:
+            self._say(self._held)
+        self._held = ""
