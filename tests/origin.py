@@ -9,6 +9,7 @@ import socket
 import socketserver
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,6 +75,26 @@ def ranged(body: bytes, etag: str = '"v1"', first: int | None = None) -> Answer:
             sent = body[:first] if first is not None else body
             length = str(len(body))
             reply(sent, ETag=etag, Content_Length=length, Accept_Ranges="bytes")(connection, request)
+
+    return answer
+
+
+def throttled(body: bytes, rate: float, etag: str = '"v1"') -> Answer:
+    """Return an answer that honours ranges and gives each connection `rate` bytes a second."""
+
+    def answer(connection: socket.socket, request: Request) -> None:
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
+        whole = asked is None or request.headers.get("if-range", etag) != etag
+        begin, end = (0, len(body) - 1) if whole or asked is None else (int(asked[1]), int(asked[2] or len(body) - 1))
+        status = "200 OK" if whole else "206 Partial Content"
+        lines = f"Content-Length: {end + 1 - begin}\r\nETag: {etag}\r\nAccept-Ranges: bytes\r\n"
+        lines += "" if whole else f"Content-Range: bytes {begin}-{end}/{len(body)}\r\n"
+        connection.sendall(f"HTTP/1.1 {status}\r\n{lines}\r\n".encode())
+        begun, step = time.monotonic(), max(1, int(rate / 50))
+        for at in range(begin, end + 1, step):
+            connection.sendall(body[at : min(at + step, end + 1)])
+            time.sleep(max(0.0, begun + (at + step - begin) / rate - time.monotonic()))
+        request.stays = True
 
     return answer
 

@@ -91,12 +91,11 @@ class Sources:
         trial.postponed = False
         while True:
             hunt.progress.check()
-            resumed = hunt.partial.size > 0 or hunt.partial.is_split
             trial.spliced = False
             try:
                 return self._reader.once(hunt, trial)
             except (IntegrityError, TransportError) as error:
-                pause_s = self._after(hunt, trial, error, resumed=resumed, others=bool(others))
+                pause_s = self._after(hunt, trial, error, others=bool(others))
             trial.attempts += 1
             if pause_s is None:
                 return None
@@ -118,14 +117,15 @@ class Sources:
             hunt.report.skipped(trial.url, f"not asked again: {reason}")
         return bool(reason)
 
-    def _after(self, hunt: Hunt, trial: Trial, error: FetchError, *, resumed: bool, others: bool) -> float | None:
+    def _after(self, hunt: Hunt, trial: Trial, error: FetchError, *, others: bool) -> float | None:
         """Return the seconds to wait before the same source is asked again, None to leave it."""
         trial.error = error
         hunt.report.add(trial.url, error)
         if isinstance(error, IntegrityError):
             return self._after_mismatch(hunt, trial, error)
         assert isinstance(error, TransportError)
-        if resumed and isinstance(error, HttpStatusError) and error.status in (206, 416):
+        there = hunt.partial.size > 0 or hunt.partial.is_split
+        if there and isinstance(error, HttpStatusError) and error.status in (206, 416):
             # what was there does not fit to what the server has: begin anew, once
             hunt.partial.restart("")
             trial.restarts += 1

@@ -1,0 +1,182 @@
+"""Downloads through real doit: killed, continued, shared by two processes, resumed by another run, seen from outside."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.origin import Answer, Origin, ranged, reply, serving, throttled
+from tests.test_journeys import CLEAN, ROOT, definition, doit, ran
+
+
+def repository(tmp_path: Path, *definitions: str) -> Path:
+    here = tmp_path / "repository"
+    (here / "fetchdefs/fetch").mkdir(parents=True)
+    (here / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (here / "fetchdefs/fetch/all.yml").write_text("".join(definitions))
+    return here
+
+
+def started(here: Path, **environ: str) -> subprocess.Popen[bytes]:
+    environment = {**CLEAN, "PYTHONPATH": str(ROOT), **environ}
+    return subprocess.Popen(
+        [sys.executable, "-m", "doit"], cwd=here, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def partial_size(here: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in here.glob("cache/v1/partial/*.part"))
+
+
+def killed_after(here: Path, size: int, **environ: str) -> None:
+    """Kill doit with -9 when `size` bytes of a download are on the disk."""
+    process = started(here, **environ)
+    ends = time.monotonic() + 60
+    while partial_size(here) < size and process.poll() is None and time.monotonic() < ends:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert partial_size(here) >= size
+
+
+def blob_is_right(here: Path, content: bytes) -> bool:
+    digest = hashlib.sha256(content).hexdigest()
+    blob = here / f"cache/v1/blobs/sha256/{digest[:2]}/{digest}"
+    return hashlib.sha256(blob.read_bytes()).hexdigest() == digest
+
+
+LARGE = 100 << 20
+
+
+def content_of(seed: int, size: int = LARGE) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("connections", ["1", "8"])
+def test_a_killed_download_is_continued(connections: str, tmp_path: Path) -> None:
+    """Kill -9 amid 100 MiB, in one stream or in pieces: the next run asks for the rest only, and the digest is right."""
+    content = content_of(1)
+    rate = 60 << 20 if connections == "1" else 4 << 20
+    with serving({"/a.bin": throttled(content, rate)}) as origin:
+        here = repository(tmp_path, definition("a", f"{origin.url}/a.bin", content))
+        killed_after(here, 40 << 20, FETCH_CONNECTIONS=connections)
+        before = len(origin.requests)
+        assert ran(doit(here, FETCH_CONNECTIONS=connections)) == ["fetch:a"]
+        after = [request.headers.get("range", "") for request in origin.requests[before:]]
+        assert after
+        assert all(one.startswith("bytes=") for one in after)
+        assert all(request.headers["if-range"] == '"v1"' for request in origin.requests[before:])
+        assert asked_for(after) < LARGE - (30 << 20)
+    assert blob_is_right(here, content)
+    assert not list(here.glob("cache/v1/partial/*"))
+
+
+def asked_for(ranges: list[str]) -> int:
+    """Return the bytes that these ranges ask for."""
+    spans = [one.removeprefix("bytes=").split("-") for one in ranges]
+    return sum((int(end) + 1 if end else LARGE) - int(begin) for begin, end in spans)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("connections", ["1", "8"])
+def test_a_killed_download_of_what_changed(connections: str, tmp_path: Path) -> None:
+    """When the object changed between the runs nothing of the old one is kept: no mixed file."""
+    old, new = content_of(1), content_of(2)
+    rate = 60 << 20 if connections == "1" else 4 << 20
+    with serving({"/a.bin": throttled(old, rate, '"old"')}) as origin:
+        here = repository(tmp_path, definition("a", f"{origin.url}/a.bin", new))
+        killed_after(here, 40 << 20, FETCH_CONNECTIONS=connections)
+        origin.answers["/a.bin"] = ranged(new, '"new"')
+        assert ran(doit(here, FETCH_CONNECTIONS=connections)) == ["fetch:a"]
+    assert blob_is_right(here, new)
+
+
+def test_killed_and_continued(tmp_path: Path) -> None:
+    """Kill -9 amid a download: the next run asks for the rest only."""
+    content = content_of(3, 3 << 20)
+    with serving({"/a.bin": throttled(content, 2 << 20)}) as origin:
+        here = repository(tmp_path, definition("a", f"{origin.url}/a.bin", content))
+        killed_after(here, 1 << 20)
+        origin.answers["/a.bin"] = ranged(content)
+        assert ran(doit(here)) == ["fetch:a"]
+        assert int(origin.requests[-1].headers["range"].removeprefix("bytes=").rstrip("-")) > 900_000
+    assert blob_is_right(here, content)
+
+
+def test_two_processes_make_one_download(tmp_path: Path) -> None:
+    """Two doits that want one definition at once: one asks, both succeed."""
+    content = content_of(4, 1 << 20)
+    with serving({"/a.bin": throttled(content, 1 << 20)}) as origin:
+        here = repository(tmp_path, definition("a", f"{origin.url}/a.bin", content))
+        other = repository(tmp_path / "other", definition("a", f"{origin.url}/a.bin", content))
+        both = [started(one, FETCH_CACHE_DIR=str(tmp_path / "shared")) for one in (here, other)]
+        told = [one.communicate(timeout=60)[0] for one in both]
+        assert [one.returncode for one in both] == [0, 0], told
+        assert len(origin.requests) == 1
+
+
+def test_offline_asks_nobody(tmp_path: Path) -> None:
+    """Offline no socket is opened, not even to resolve a name: strace sees none (where there is strace)."""
+    here = repository(tmp_path, definition("a", "http://name.invalid/a", b"x"))
+    done = doit(here, "offline=1")
+    assert done.returncode != 0
+    assert "a" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_dead_hosts_through_doit(tmp_path: Path) -> None:
+    """Ten definitions whose origin swallows everything and whose mirror lives all arrive, in bounded time."""
+    contents = [content_of(number, 1000) for number in range(10)]
+    with socket.create_server(("127.0.0.1", 0)) as silent, serving({}) as origin:
+        dead = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        origin.answers |= {f"/{number}": reply(content) for number, content in enumerate(contents)}
+        here = repository(
+            tmp_path,
+            *(
+                definition(f"a{n}", f"{dead}/{n}", content, f"    mirrors: ['{origin.url}/{n}']\n")
+                for n, content in enumerate(contents)
+            ),
+        )
+        begun = time.monotonic()
+        assert len(ran(doit(here, FETCH_STALL_TIMEOUT_S="1", FETCH_RETRIES="3", FETCH_JOBS="2"))) == 10
+        assert time.monotonic() - begun < 15
+        assert len(origin.requests) == 10
+
+
+@pytest.mark.parametrize("fault", ["short", "mute", "wrong"])
+def test_a_fault_is_told_in_few_lines(fault: str, tmp_path: Path) -> None:
+    """What fails is told by place, reason and next step, without a traceback, in bounded time."""
+
+    def stay(_connection: object, _request: object) -> None:
+        time.sleep(3)
+
+    content = content_of(5, 5000)
+    answers: dict[str, Answer] = {
+        "short": reply(content[:99], Content_Length="5000"),
+        "mute": stay,
+        "wrong": reply(content[::-1]),
+    }
+    with serving({"/a.bin": answers[fault]}) as origin:
+        here = repository(tmp_path, definition("a", f"{origin.url}/a.bin", content))
+        begun = time.monotonic()
+        patience = {"FETCH_RETRIES": "1", "FETCH_BACKOFF_S": "0.05", "FETCH_STALL_TIMEOUT_S": "0.5"}
+        done = doit(here, **patience, FETCH_TOTAL_TIMEOUT_S="3")
+        assert time.monotonic() - begun < 15
+        assert_asked(origin, 2)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout
+    assert f"{origin.url}/a.bin: " in done.stdout
+
+
+def assert_asked(origin: Origin, times: int) -> None:
+    assert len(origin.requests) == times

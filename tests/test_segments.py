@@ -1,0 +1,172 @@
+"""Large files that come slowly: several connections, piece by piece, never a wrong byte."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks_lib.errors import CancelledError
+from tasks_lib.network import Policy, TransportSettings
+from tasks_lib.progress import Silent
+from tasks_lib.sources import Sources, Wanted
+from tasks_lib.store import Store
+from tasks_lib.transport import Transport
+from tests.origin import Answer, Origin, Request, in_turn, reply, serving, throttled
+from tests.test_sources import wanted
+
+BODY = random.Random(1).randbytes(17 << 20)
+SHA = hashlib.sha256(BODY).hexdigest()
+#: Bytes per second of one connection: alone it would take 17 s.
+RATE = 1 << 20
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache")
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    with serving({}) as one:
+        yield one
+
+
+def sources(store: Store, **policy: Any) -> Sources:
+    options = {"retries": 2, "backoff_s": 0.001, "split_size": 8 << 20, **policy}
+    return Sources(store, Transport(TransportSettings(stall_timeout_s=5, total_timeout_s=60)), Policy(**options))
+
+
+def large(*urls: str, **more: Any) -> Wanted:
+    return wanted(*urls, content=(len(BODY), SHA), **more)
+
+
+def is_there(store: Store) -> bool:
+    return hashlib.sha256(store.path(large("http://h/").integrity.digest).read_bytes()).hexdigest() == SHA
+
+
+def ranges(origin: Origin) -> list[str]:
+    return [request.headers["range"] for request in origin.requests if "range" in request.headers]
+
+
+def test_a_slow_file_is_split(store: Store, origin: Origin) -> None:
+    """Pieces over several connections bring a slow file in a fraction of the time, each byte once."""
+    origin.answers["/a"] = throttled(BODY, 4 * RATE)
+    found = sources(store).obtain(large(f"{origin.url}/a"), Silent())
+    assert found["connections"] == 5
+    assert is_there(store)
+    spans = sorted(tuple(map(int, one.removeprefix("bytes=").split("-"))) for one in ranges(origin) if one[-1] != "-")
+    assert len(ranges(origin)) >= 4
+    assert all(one[0] > before[0] for before, one in itertools.pairwise(spans))
+    assert all(request.headers["if-range"] == '"v1"' for request in origin.requests[1:])
+    assert not list((store.root / "v1/partial").iterdir())
+
+
+IN_ONE: dict[str, tuple[dict[str, Any], Answer]] = {
+    "switched off": ({"connections": 1}, throttled(BODY, 30 << 20)),
+    "small": ({"split_size": 20 << 20}, throttled(BODY, 30 << 20)),
+    "fast": ({}, reply(BODY, ETag='"v1"', Accept_Ranges="bytes")),
+    "weak validator": ({}, throttled(BODY, 30 << 20, 'W/"v1"')),
+    "no connection to spare": ({"jobs_per_host": 1}, throttled(BODY, 8 << 20)),
+}
+
+
+@pytest.mark.parametrize("case", IN_ONE)
+def test_one_connection_when_in_doubt(case: str, store: Store, origin: Origin) -> None:
+    """A file that is small, fast, without a strong validator, or whose host is busy, comes over one connection."""
+    policy, origin.answers["/a"] = IN_ONE[case]
+    found = sources(store, **policy).obtain(large(f"{origin.url}/a"), Silent())
+    assert "connections" not in found
+    assert len(origin.requests) == 1
+    assert is_there(store)
+
+
+def test_mirrors_help(store: Store, origin: Origin) -> None:
+    """Pieces come from the mirrors too; secrets and validator stay with the origin."""
+    origin.answers["/a"] = throttled(BODY, 4 * RATE)
+    with serving({"/a": throttled(BODY, 4 * RATE, '"other"')}) as mirror:
+        one = large(f"{origin.url}/a", f"{mirror.url}/a", headers={"X-Key": "s"})
+        sources(store).obtain(one, Silent())
+        assert mirror.requests
+        assert all("x-key" not in request.headers and "if-range" not in request.headers for request in mirror.requests)
+    assert is_there(store)
+
+
+def once(bad: Answer, good: Answer) -> Answer:
+    """Return an answer to pieces that goes wrong for the first one only."""
+    lock, left = threading.Lock(), [bad]
+
+    def answer(connection: socket.socket, request: Request) -> None:
+        with lock:
+            chosen = left.pop() if left and "range" in request.headers else good
+        chosen(connection, request)
+
+    return answer
+
+
+def half(connection: socket.socket, request: Request) -> None:
+    asked = request.headers["range"].removeprefix("bytes=")
+    begin, end = map(int, asked.split("-"))
+    head = f'HTTP/1.1 206 X\r\nETag: "v1"\r\nContent-Length: {end + 1 - begin}\r\n'
+    connection.sendall(f"{head}Content-Range: bytes {asked}/{len(BODY)}\r\n\r\n".encode() + BODY[begin : begin + 99])
+
+
+PIECE_FAULTS: dict[str, Answer] = {"cut short": half, "503": reply(b"", "503 Busy"), "reset": lambda c, _r: c.close()}
+
+
+@pytest.mark.parametrize("case", PIECE_FAULTS)
+def test_a_piece_is_asked_for_again(case: str, store: Store, origin: Origin) -> None:
+    """A piece that fails is fetched again, alone: the whole is asked for once."""
+    origin.answers["/a"] = once(PIECE_FAULTS[case], throttled(BODY, 4 * RATE))
+    sources(store).obtain(large(f"{origin.url}/a"), Silent())
+    assert is_there(store)
+    assert [("range" in request.headers) for request in origin.requests].count(False) == 1
+
+
+def test_a_changed_object_is_not_mixed(store: Store, origin: Origin) -> None:
+    """An object that changes after the first answer is fetched anew; no piece of the old one stays."""
+    old = throttled(b"x" * len(BODY), 4 * RATE, '"v0"')
+    origin.answers["/a"] = in_turn(old, throttled(BODY, 30 << 20))
+    sources(store).obtain(large(f"{origin.url}/a"), Silent())
+    assert is_there(store)
+    assert [request.headers.get("if-range") for request in origin.requests][-1] is None
+
+
+def test_wrong_pieces_of_a_mirror_end_in_one_connection(store: Store, origin: Origin) -> None:
+    """When the whole is wrong because a mirror lied, it is fetched anew over one connection and is right."""
+    origin.answers["/a"] = throttled(BODY, 8 * RATE)
+    with serving({"/a": throttled(b"x" * len(BODY), 8 * RATE)}) as mirror:
+        found = sources(store).obtain(large(f"{origin.url}/a", f"{mirror.url}/a"), Silent())
+    assert is_there(store)
+    assert "connections" not in found
+
+
+def test_pieces_survive(store: Store, origin: Origin) -> None:
+    """Pieces of a run that was stopped are not fetched again."""
+
+    class Stopper(Silent):
+        size = 0
+
+        def advance(self, size: int) -> None:
+            self.size += size
+
+        def check(self) -> None:
+            if self.size > 13 << 20:
+                raise CancelledError("stop")
+
+    origin.answers["/a"] = throttled(BODY, 4 * RATE)
+    with pytest.raises(CancelledError):
+        sources(store).obtain(large(f"{origin.url}/a"), Stopper())
+    before = len(origin.requests)
+    found = sources(store).obtain(large(f"{origin.url}/a"), Silent())
+    assert is_there(store)
+    assert found["resumed"]
+    assert len(origin.requests) - before <= 5
+    assert all("range" in request.headers for request in origin.requests[before:])
