@@ -1,0 +1,270 @@
+"""Downloads against named references from a real nginx, interleaved in one run; see README.md beside this file.
+
+Ours goes through the whole of doit: start, definitions, graph, cold cache, sha256 verified, fsync on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import random
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What is served, how, and which reference decides."""
+
+    files: int
+    size: int
+    reference: str
+    jobs: int = 16
+    rate: int = 0  # bytes per second of one connection
+    delay_ms: int = 0  # one way
+
+
+SCENARIOS = {
+    "large": Scenario(1, 1024 * MIB, "curl+openssl"),
+    "eight": Scenario(8, 128 * MIB, "curl+openssl"),
+    "small": Scenario(2000, 20 << 10, "aria2c"),
+    "latency": Scenario(200, MIB, "aria2c", delay_ms=25),
+    "limited": Scenario(1, 200 * MIB, "aria2c", rate=10 * MIB),
+}
+
+URLLIB = """
+import concurrent.futures, hashlib, sys, urllib.request
+def fetch(line):
+    url, out, sha = line.split()
+    digest = hashlib.sha256()
+    with urllib.request.urlopen(url) as answer, open(out, "wb") as file:
+        while chunk := answer.read(65536):
+            digest.update(chunk)
+            file.write(chunk)
+    assert digest.hexdigest() == sha
+with concurrent.futures.ThreadPoolExecutor() as pool:
+    list(pool.map(fetch, open(sys.argv[1])))
+"""
+POOCH = """
+import logging, pooch, sys
+pooch.get_logger().setLevel(logging.ERROR)
+for line in open(sys.argv[1]):
+    url, out, sha = line.split()
+    pooch.retrieve(url, known_hash=sha, fname=out, path=".")
+"""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One scenario made concrete: where the files are and what they must be."""
+
+    scenario: Scenario
+    base: str
+    files: tuple[tuple[str, str], ...]  # name, sha256
+
+    def urls(self) -> list[str]:
+        return [f"{self.base}/{name}" for name, _ in self.files]
+
+
+def generate(root: Path, scenario: Scenario) -> tuple[tuple[str, str], ...]:
+    """Write the served files, the same on every machine."""
+    made = []
+    block = random.Random(1).randbytes(MIB)
+    for number in range(scenario.files):
+        digest, left = hashlib.sha256(), scenario.size
+        with (root / f"f{number}.bin").open("wb") as file:
+            while left:
+                piece = (number.to_bytes(8) + left.to_bytes(8) + block[16:])[: min(left, MIB)]
+                file.write(piece)
+                digest.update(piece)
+                left -= len(piece)
+        made.append((f"f{number}.bin", digest.hexdigest()))
+    return tuple(made)
+
+
+# --- candidates: prepare once, then run in an empty directory ------------------------------------
+
+
+def ours(work: Work, here: Path) -> list[str]:
+    (here / "fetchdefs/fetch").mkdir(parents=True)
+    (here / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    text = "".join(
+        f"{name[:-4]}:\n  description: d\n  fetch: {{type: static-url, url: '{work.base}/{name}', sha256: {sha}, "
+        f"size: {work.scenario.size}}}\n"
+        for name, sha in work.files
+    )
+    (here / "fetchdefs/fetch/all.yml").write_text(text)
+    jobs = str(work.scenario.jobs)
+    return [sys.executable, "-m", "doit", f"jobs={jobs}", f"jobs_per_host={jobs}"]
+
+
+def aria2c(work: Work, here: Path) -> list[str]:
+    lines = [f"{work.base}/{name}\n  out={name}\n  checksum=sha-256={sha}\n" for name, sha in work.files]
+    (here / "list").write_text("".join(lines))
+    split = ["-x16", "-s16", "-k1M"] if work.scenario.rate else []
+    return ["aria2c", "-q", f"-j{work.scenario.jobs}", "-i", "list", "--file-allocation=none", *split]
+
+
+def curl(work: Work, here: Path) -> list[str]:
+    (here / "list").write_text("".join(f'url = "{work.base}/{n}"\noutput = "{n}"\n' for n, _ in work.files))
+    (here / "sums").write_text("".join(f"{sha} *{name}\n" for name, sha in work.files))
+    check = "ls f*.bin | sort | xargs openssl dgst -sha256 -r | sort >got && sort sums | cmp - got"
+    return ["sh", "-c", f"curl -sf --parallel --parallel-max {work.scenario.jobs} -K list && {check}"]
+
+
+def wget2(work: Work, here: Path) -> list[str]:
+    (here / "list").write_text("\n".join(work.urls()))
+    (here / "sums").write_text("".join(f"{sha} *{name}\n" for name, sha in work.files))
+    check = "ls f*.bin | sort | xargs openssl dgst -sha256 -r | sort >got && sort sums | cmp - got"
+    return ["sh", "-c", f"wget2 -q --max-threads={work.scenario.jobs} -i list && {check}"]
+
+
+def python(text: str) -> Callable[[Work, Path], list[str]]:
+    def prepare(work: Work, here: Path) -> list[str]:
+        (here / "list").write_text("".join(f"{work.base}/{name} {name} {sha}\n" for name, sha in work.files))
+        return [sys.executable, "-c", text, "list"]
+
+    return prepare
+
+
+CANDIDATES: dict[str, Callable[[Work, Path], list[str]]] = {
+    "ours": ours,
+    "aria2c": aria2c,
+    "curl+openssl": curl,
+    "wget2+openssl": wget2,
+    "pooch": python(POOCH),
+    "urllib-threads": python(URLLIB),
+}
+
+
+def run(prepare: Callable[[Work, Path], list[str]], work: Work, top: Path) -> tuple[float, int]:
+    """Run a candidate in an empty directory; return seconds and its largest process in MiB."""
+    here = top / "run"
+    shutil.rmtree(here, ignore_errors=True)
+    here.mkdir()
+    command = prepare(work, here)
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("FETCH")} | {"PYTHONPATH": str(ROOT)}
+    begun = time.monotonic()
+    process = subprocess.Popen(command, cwd=here, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    told = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - begun
+    if status:
+        raise SystemExit(f"{command[:3]} failed: {told[-2000:].decode(errors='replace')}")
+    return seconds, usage.ru_maxrss // 1024
+
+
+# --- the server -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def network(delay_ms: int) -> Iterator[tuple[list[str], str]]:
+    """Give how to run the server and its address: loopback, or a namespace of its own behind a delay."""
+    if not delay_ms:
+        yield [], "127.0.0.1"
+        return
+    name = f"bench{os.getpid()}"
+    ours, theirs = f"b{os.getpid()}a", f"b{os.getpid()}b"
+    inside = ["ip", "netns", "exec", name]
+    try:
+        for command in (
+            f"ip netns add {name}",
+            f"ip link add {ours} type veth peer name {theirs}",
+            f"ip link set {theirs} netns {name}",
+            f"ip addr add 10.213.7.1/30 dev {ours}",
+            f"ip link set {ours} up",
+            f"tc qdisc add dev {ours} root netem delay {delay_ms}ms limit 100000",
+        ):
+            subprocess.run(command.split(), check=True)
+        for command in (
+            f"ip addr add 10.213.7.2/30 dev {theirs}",
+            f"ip link set {theirs} up",
+            f"tc qdisc add dev {theirs} root netem delay {delay_ms}ms limit 100000",
+        ):
+            subprocess.run([*inside, *command.split()], check=True)
+        yield inside, "10.213.7.2"
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=False)
+        subprocess.run(["ip", "link", "del", ours], check=False, stderr=subprocess.DEVNULL)
+
+
+@contextlib.contextmanager
+def nginx(top: Path, rate: int, inside: list[str], address: str) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    paths = "".join(f"{kind}_temp_path {top}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    limit = f"limit_rate {rate};" if rate else ""
+    conf = top / "nginx.conf"
+    conf.write_text(
+        f"daemon off; worker_processes 2; pid {top}/pid; error_log {top}/error.log; user root;"
+        f"events {{ worker_connections 1024; }} http {{ access_log off; {paths} sendfile on; tcp_nopush on;"
+        f"keepalive_requests 1000000; server {{ listen {address}:{port} backlog=1024; root {top}/served; {limit} }} }}"
+    )
+    program = shutil.which("nginx") or "/usr/sbin/nginx"
+    process = subprocess.Popen([*inside, program, "-c", str(conf), "-e", f"{top}/error.log"])
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError):
+                socket.create_connection((address, port), 1).close()
+                break
+            time.sleep(0.05)
+        yield f"http://{address}:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scenarios", nargs="*", default=list(SCENARIOS), help=", ".join(SCENARIOS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--candidates", default="ours,aria2c,curl+openssl,wget2+openssl,pooch,urllib-threads")
+    parser.add_argument("--directory", default="/dev/shm", help="tmpfs by default, so that a slow disk does not decide")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the file sizes, to try it out")
+    chosen = parser.parse_args()
+    names = chosen.candidates.split(",")
+    for title in chosen.scenarios:
+        scenario = SCENARIOS[title]
+        scenario = Scenario(**{**vars(scenario), "size": int(scenario.size * chosen.scale)})
+        with tempfile.TemporaryDirectory(dir=chosen.directory) as directory:
+            top = Path(directory)
+            top.chmod(0o755)
+            (top / "served").mkdir()
+            files = generate(top / "served", scenario)
+            seconds: dict[str, list[float]] = {name: [] for name in names}
+            memory = dict.fromkeys(names, 0)
+            with network(scenario.delay_ms) as (inside, address), nginx(top, scenario.rate, inside, address) as base:
+                work = Work(scenario, base, files)
+                for number in range(chosen.rounds):
+                    for name in names[number % len(names) :] + names[: number % len(names)]:
+                        took, peak = run(CANDIDATES[name], work, top)
+                        seconds[name].append(took)
+                        memory[name] = max(memory[name], peak)
+        report(title, scenario.reference, seconds, memory)
+
+
+def report(title: str, reference: str, seconds: dict[str, list[float]], memory: dict[str, int]) -> None:
+    print(f"\n{title}: seconds, median (minimum); ratio to {reference}, of medians (of minima); MiB at most")
+    base = seconds.get(reference)
+    for name, took in seconds.items():
+        median, least = statistics.median(took), min(took)
+        ratio = f"{median / statistics.median(base):.2f} ({least / min(base):.2f})" if base else "-"
+        print(f"  {name:16} {median:8.3f} ({least:.3f})   x {ratio}   {memory[name]} MiB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
