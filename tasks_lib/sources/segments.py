@@ -20,6 +20,9 @@ from tasks_lib.transport import Transport
 #: Seconds between two looks at whether the run was asked to stop.
 _LOOK_S: Final = 0.1
 
+#: Bytes per read of one of many connections.
+_READ: Final = 256 << 10
+
 Span = tuple[int, int]
 
 
@@ -129,7 +132,7 @@ class Segments:
                     "asked for a piece, got the whole: it changed, or ranges are not served", status=206
                 )
             at = begin
-            for chunk in response.chunks(end - begin):
+            for chunk in response.chunks(end - begin, _READ):
                 partial.write_at(at, chunk)
                 at += len(chunk)
                 hunt.progress.advance(len(chunk))

@@ -92,8 +92,10 @@ class Response:
         """Seconds spent waiting for the network since the body began."""
         return self._deadline.total_waited_s
 
-    def chunks(self, limit: int) -> Iterator[bytes]:
+    def chunks(self, limit: int, largest: int = CHUNK) -> Iterator[bytes]:
         """Yield the raw body as it comes, at most `limit` bytes; one whose framing breaks off ends, and is `broken`.
+
+        A piece has at most `largest` bytes: what a connection may need in memory.
 
         Raises:
             StalledError: a deadline passed or the rate was too low.
@@ -101,7 +103,7 @@ class Response:
             CancelledError: the run was asked to stop.
         """
         self._deadline.reading()
-        yield from self._answer.body(limit)
+        yield from self._answer.body(limit, largest)
 
 
 def _strong(etag: str) -> str:

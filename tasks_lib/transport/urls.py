@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
@@ -13,6 +14,8 @@ from tasks_lib.errors import RedirectError, escaped
 _MAX_LOCATION: Final = 8192
 #: What a request target may hold unescaped; "%" stays, since it is escaped already. Source: RFC 3986 section 2.
 _SAFE: Final = "%/:=&?~+!$,;'@()*[]-._"
+#: URLs that are not parsed again: each is looked at several times on its way.
+_REMEMBERED: Final = 1024
 _PORTS: Final = {"https": 443, "http": 80}
 
 
@@ -33,6 +36,7 @@ class Origin(NamedTuple):
         return host if _PORTS.get(self.scheme) == self.port else f"{host}:{self.port}"
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def origin_of(url: str) -> Origin:
     """Return the origin of `url`.
 
@@ -60,6 +64,7 @@ def safe_origin(url: str) -> Origin:
     raise RedirectError(f"cannot ask for {_shown(url)!r}: no http or https URL")
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def target_of(url: str) -> str:
     """Return path and query of `url`, as a request line says it. Source: RFC 9112 section 3.2.1."""
     parts = urlsplit(url)
@@ -67,6 +72,7 @@ def target_of(url: str) -> str:
     return f"{target}?{quote(parts.query, safe=_SAFE)}" if parts.query else target
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def redacted(url: str) -> str:
     """Return `url` fit for a message: no credentials, no query (presigned URLs hold secrets there)."""
     try:

@@ -188,7 +188,7 @@ class Answer:
             return int(only)
         raise TransportError(self._deadline.told(f"conflicting or unreadable Content-Length {escaped(text[:80])!r}"))
 
-    def body(self, limit: int) -> Iterator[bytes]:
+    def body(self, limit: int, largest: int = CHUNK) -> Iterator[bytes]:
         """Yield the raw body, at most `limit` bytes; one whose framing breaks off ends, and is `broken`.
 
         Raises:
@@ -198,7 +198,7 @@ class Answer:
             if limit == 1:  # all that is wanted came; one more byte is only waited for to know that there is none
                 self._deadline.glancing()
             try:
-                chunk = self._raw.read1(min(CHUNK, limit), decode_content=False)
+                chunk = self._raw.read1(min(largest, limit), decode_content=False)
             except (urllib3.exceptions.HTTPError, OSError, ValueError):
                 self.broken = True
                 return
