@@ -185,7 +185,11 @@ def _server(url: str) -> list[str]:
 
 
 def _failure(url: str, wanted: str, done: Done) -> TransportError:
-    lines = [line for line in done.errors.replace("\r", "\n").splitlines() if "fatal:" in line or "error:" in line]
+    lines = [
+        line
+        for line in done.errors.replace("\r", "\n").splitlines()
+        if "fatal:" in line or "error:" in line or _FINAL.search(line.lower())  # ssh speaks before git does
+    ]
     said = last_line("\n".join(lines[:1]) or done.errors)
     final = _FINAL.search(done.errors.lower())
     hint = ""

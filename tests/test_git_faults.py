@@ -1,0 +1,360 @@
+"""What a server, a repository or git itself can do wrong, and what is said then."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tasks_lib.definitions import Git
+from tasks_lib.errors import ArchiveError, ArchiveLimitError, CancelledError, FetchError, ToolError, TransportError
+from tasks_lib.progress import Silent
+from tasks_lib.steps.repositories import commit_archive
+from tests.githost import daemon, http, mute, ssh
+from tests.repositories import FILES, committed, forged, git, made, with_submodule
+from tests.test_git import archived, members, source, world
+
+
+class Listening(Silent):
+    """Remembers warnings and phases; asks to stop once `stop` is set."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.phases: list[str] = []
+        self.stop = threading.Event()
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def phase(self, name: str, **facts: str | int | float) -> None:
+        self.phases.append(f"{name} {facts}")
+
+    def check(self) -> None:
+        if self.stop.is_set():
+            raise CancelledError("stopped")
+
+
+def refused(cache: Path, wanted: Git, environ: dict[str, str] | None = None, **settings: str) -> FetchError:
+    with pytest.raises(FetchError) as caught:
+        commit_archive(world(cache, environ, **settings), wanted, Silent())
+    assert len(str(caught.value).splitlines()) <= 3
+    return caught.value
+
+
+# --- servers
+
+
+def history(directory: Path) -> list[str]:
+    """Make three commits; return them."""
+    return [made(directory, {"README": b"0"}), *(committed(directory, {"README": b"%d" % n}) for n in (1, 2))]
+
+
+@pytest.mark.parametrize("kind", ["smart", "old", "dumb", "daemon"])
+def test_servers(tmp_path: Path, kind: str) -> None:
+    """A commit that is no tip comes by its id where the server allows it, with everything otherwise."""
+    commits = history(tmp_path / "r")
+    git(tmp_path, "clone", "-q", "--bare", "r", "r.git")
+    git(tmp_path / "r.git", "update-server-info")
+    listening = Listening()
+    with daemon(tmp_path) if kind == "daemon" else http(tmp_path, kind=kind) as host:
+        url = host if isinstance(host, str) else host.url
+        home = world(tmp_path / "c")
+        commit_archive(home, source(f"{url}/r.git", commits[1]), listening)
+    (repository,) = (tmp_path / "c/v1/repositories").iterdir()
+    fetched = int(git(repository, "rev-list", "--count", commits[1]))
+    assert (fetched, bool(listening.warnings)) == ((2, True) if kind in ("old", "dumb") else (1, False))
+    assert archived(home, source("http://127.0.0.1:9/", commits[1])) == archived(
+        world(tmp_path / "c2"), source(tmp_path / "r", commits[1])
+    )
+
+
+def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
+    """A 503 is followed by another attempt; a 403 is final; both are told."""
+    commit = made(tmp_path / "r", FILES)
+    listening = Listening()
+    with http(tmp_path) as host:
+        host.faults = [503, 503]
+        home = world(tmp_path / "c", retries="2", backoff="0")
+        commit_archive(home, source(f"{host.url}/r/.git", commit), listening)
+        assert len(listening.warnings) == 2
+        host.faults, host.requests[:] = [403, 403], []
+        error = refused(tmp_path / "c2", source(f"{host.url}/r/.git", commit), retries="2", backoff="0")
+    assert "403" in str(error)
+    assert len(host.requests) == 1
+
+
+def test_a_mute_server(tmp_path: Path) -> None:
+    """A server that says nothing is given up after the deadline."""
+    with mute() as url:
+        error = refused(tmp_path / "c", source(f"{url}/r", "a" * 40), stall_timeout="0.1")
+    assert isinstance(error, TransportError)
+    assert "git said nothing for 0.4 s" in str(error)
+
+
+def test_cancel(tmp_path: Path) -> None:
+    """Asked to stop, a fetch ends within a second and leaves no program behind."""
+    listening = Listening()
+    with mute() as url:
+        timer = threading.Timer(0.3, listening.stop.set)
+        timer.start()
+        begun = time.monotonic()
+        with pytest.raises(CancelledError):
+            commit_archive(world(tmp_path / "c"), source(f"{url}/r", "a" * 40), listening)
+        timer.join()
+    assert time.monotonic() - begun < 4
+    assert url.encode() not in b"".join(
+        path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("file:///nowhere/r", "does not appear to be a git repository"),
+        ("http://127.0.0.1:9/r", "git ended with 128"),
+        ("git://127.0.0.1:9/r", "git ended with 128"),
+    ],
+)
+def test_no_repository(tmp_path: Path, url: str, said: str) -> None:
+    """Git's own reason is told in one line."""
+    assert said in str(refused(tmp_path / "c", source(url, "a" * 40)))
+
+
+def test_no_commit(tmp_path: Path) -> None:
+    """A commit that the repository has not, and the id of a tag, are told with what to do."""
+    made(tmp_path / "r", FILES)
+    assert "the repository has no commit " + "a" * 40 in str(refused(tmp_path / "c", source(tmp_path / "r", "a" * 40)))
+    git(tmp_path / "r", "tag", "-a", "-m", "t", "v1")
+    tag = git(tmp_path / "r", "rev-parse", "v1")
+    assert "is a tag, not a commit" in str(refused(tmp_path / "c", source(tmp_path / "r", tag)))
+
+
+def test_protocols_of_the_setting(tmp_path: Path) -> None:
+    """A transport that the setting does not name is refused before git runs."""
+    wanted = source("git://127.0.0.1:9/r", "a" * 40)
+    error = refused(tmp_path / "c", wanted, {"PATH": "/nowhere"}, git_protocols="https,ssh")
+    assert "uses the transport 'git', which is not allowed here" in str(error)
+
+
+# --- repositories that lie or were damaged
+
+
+def rotten(cache: Path, commit: str, path: str = "README") -> None:
+    """Put other bytes under the id of one object: git's own cat-file believes a loose object."""
+    (repository,) = (cache / "v1/repositories").iterdir()
+    for pack in (repository / "objects/pack").glob("*.pack"):
+        moved = cache / pack.name
+        pack.rename(moved)
+        git(repository, "unpack-objects", "-q", input=moved.read_bytes())
+    for left in (repository / "objects/pack").iterdir():
+        left.unlink()
+    identity = git(repository, "rev-parse", f"{commit}:{path}" if path else commit)
+    loose = repository / "objects" / identity[:2] / identity[2:]
+    kind = git(repository, "cat-file", "-t", identity)
+    content = b"other" if kind == "blob" else git(repository, "cat-file", kind, identity).encode() + b"more\n"
+    loose.chmod(0o644)
+    loose.write_bytes(zlib.compress(b"%s %d\0" % (kind.encode(), len(content)) + content))
+
+
+@pytest.mark.parametrize("path", ["README", ""])
+def test_other_bytes_under_an_id(tmp_path: Path, path: str) -> None:
+    """Bytes that are not what their id says are noticed and fetched anew; without an origin nothing is made."""
+    commit = made(tmp_path / "r", FILES)
+    first = archived(world(tmp_path / "c"), source(tmp_path / "r", commit))
+    shutil.rmtree(tmp_path / "c/v1/results")
+    rotten(tmp_path / "c", commit, path)
+    listening = Listening()
+    home = world(tmp_path / "c")
+    commit_archive(home, source(tmp_path / "r", commit), listening)
+    assert "gave another" in listening.warnings[0]
+    assert archived(home, source(tmp_path / "r", commit)) == first
+    shutil.rmtree(tmp_path / "c/v1/results")
+    rotten(tmp_path / "c", commit, path)
+    shutil.rmtree(tmp_path / "r")
+    refused(tmp_path / "c", source(tmp_path / "r", commit))
+    assert not (tmp_path / "c/v1/results").exists()
+
+
+def test_leftovers_of_a_killed_fetch(tmp_path: Path) -> None:
+    """Locks and half packs of a process that was killed do not stop the next one."""
+    commits = history(tmp_path / "r")
+    archived(world(tmp_path / "c"), source(tmp_path / "r", commits[0]))
+    (repository,) = (tmp_path / "c/v1/repositories").iterdir()
+    (repository / "shallow.lock").touch()
+    (repository / f"refs/doit-fetch/{commits[1]}.lock").touch()
+    (repository / "objects/pack/tmp_pack_x").write_bytes(b"half")
+    archived(world(tmp_path / "c"), source(tmp_path / "r", commits[1]))
+    assert not (repository / "objects/pack/tmp_pack_x").exists()
+
+
+def program(directory: Path, text: str) -> dict[str, str]:
+    """Return an environment whose git is this script; the real one is $GIT."""
+    directory.mkdir()
+    script = directory / "git"
+    script.write_text(f"#!/bin/sh\nGIT={shutil.which('git')}\n{text}\n")
+    script.chmod(0o755)
+    return {"PATH": f"{directory}:/usr/bin:/bin"}
+
+
+FAILING = {
+    "dies while it writes": ('case "$*" in *--buffer*) "$GIT" "$@" | head -c 100; exit 3;; esac; exec "$GIT" "$@"', ToolError),
+    "hangs while it writes": ('case "$*" in *--buffer*) sleep 60;; esac; exec "$GIT" "$@"', ToolError),
+    "says nothing": ('case "$*" in *cat-file*) exit 0;; esac; exec "$GIT" "$@"', ToolError),
+    "fails": ("exit 3", ToolError),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FAILING)
+def test_a_failing_git_is_an_error(tmp_path: Path, case: str) -> None:
+    """Whatever git does, no archive is made of a part."""
+    text, kind = FAILING[case]
+    commit = made(tmp_path / "r", FILES)
+    error = refused(
+        tmp_path / "c", source(tmp_path / "r", commit), program(tmp_path / "bin", text), stall_timeout="0.5"
+    )
+    assert isinstance(error, kind)
+    assert not list((tmp_path / "c/v1").glob("blobs/*/*/*"))
+
+
+def test_limits(tmp_path: Path) -> None:
+    """Too many entries and too many bytes are refused, by the definition's own limits too."""
+    commit = made(tmp_path / "r", FILES)
+    for limits in ((("max_entries", 3),), (("max_total_bytes", 100),)):
+        error = refused(tmp_path / "c", source(tmp_path / "r", commit, archive=limits))
+        assert isinstance(error, ArchiveLimitError)
+
+
+# --- tricks
+
+
+BLOB = b"content"
+TREES = {
+    "dot git": ([("40000", ".git", b"")], "GIT_NAME"),
+    "upper case": ([("100644", ".GIT", BLOB)], "GIT_NAME"),
+    "HFS+": ([("100644", ".g\u200cit", BLOB)], "GIT_NAME"),
+    "NTFS short name": ([("100644", "git~1", BLOB)], "GIT_NAME"),
+    "NTFS tail": ([("100644", ".git. ", BLOB)], "GIT_NAME"),
+    "NTFS stream": ([("100644", ".git::$INDEX_ALLOCATION", BLOB)], "GIT_NAME"),
+    "NTFS separator": ([("100644", "x\\.git\\config", BLOB)], "GIT_NAME"),
+    "parent": ([("100644", "..", BLOB)], "GIT_NAME"),
+    "dot": ([("100644", ".", BLOB)], "GIT_NAME"),
+    "slash": ([("100644", "a/../../b", BLOB)], "GIT_NAME"),
+    "symlink as .gitmodules": ([("120000", ".gitmodules", b"x")], "GITMODULES_SYMLINK"),
+    "symlink as .gitmodules on NTFS": ([("120000", "GITMOD~1", b"x")], "GITMODULES_SYMLINK"),
+    "outward symlink": ([("120000", "x", b"../../etc/passwd")], "SYMLINK_OUTSIDE"),
+    "absolute symlink": ([("120000", "x", b"/etc/passwd")], "SYMLINK_ABSOLUTE"),
+    "empty symlink": ([("120000", "x", b"")], "LINK_TARGET"),
+    "twice": ([("100644", "x", BLOB), ("120000", "x", b"y")], "DUPLICATE"),
+    "control character": ([("100644", "a\x1bb", BLOB)], "NAME_CONTROL"),
+    "mode": ([("140000", "x", BLOB)], "GIT_MODE"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TREES)
+def test_trees(tmp_path: Path, case: str) -> None:
+    """Trees that git itself would not make are refused by name."""
+    entries, code = TREES[case]
+    made(tmp_path / "r", {"README": b""})
+    error = refused(tmp_path / "c", source(tmp_path / "r", forged(tmp_path / "r", entries)))
+    assert isinstance(error, ArchiveError)
+    assert error.code == code
+    assert error.archive == "p.tar.zst"
+
+
+SUBMODULES = {
+    "no URL": ("", "SUBMODULE_URL"),
+    "another path": ('[submodule "s"]\npath = t\nurl = ../inner\n', "SUBMODULE_URL"),
+    "name": ('[submodule "../s"]\npath = s\nurl = ../inner\n', "SUBMODULE_NAME"),
+    "option as name": ('[submodule "-s"]\npath = s\nurl = ../inner\n', "SUBMODULE_NAME"),
+    "option as URL": ('[submodule "s"]\npath = s\nurl = --upload-pack=touch /tmp/x\n', "SUBMODULE_URL"),
+    "option as host": ('[submodule "s"]\npath = s\nurl = ssh://-oProxyCommand=x/y\n', "SUBMODULE_URL"),
+    "ext": ('[submodule "s"]\npath = s\nurl = ext::sh -c touch%20/tmp/x\n', "SUBMODULE_URL"),
+    "local path": ('[submodule "s"]\npath = s\nurl = /etc\n', "SUBMODULE_URL"),
+    "command": ('[submodule "s"]\npath = s\nurl = ../inner\nupdate = !touch /tmp/x\n', "SUBMODULE_UPDATE"),
+    "line feed": ('[submodule "s"]\npath = s\nurl = "https://h/x\\nhost=evil"\n', "SUBMODULE_URL"),
+    "encoded line feed": ('[submodule "s"]\npath = s\nurl = https://h/%0ahost=evil\n', "SUBMODULE_URL"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SUBMODULES)
+def test_submodule_tricks(tmp_path: Path, case: str) -> None:
+    """Names, paths and URLs of git's CVEs are refused before anything is fetched."""
+    text, code = SUBMODULES[case]
+    inner = made(tmp_path / "inner", {"README": b""})
+    made(tmp_path / "r", {"README": b""})
+    entries = [("160000", "s", inner.encode()), ("100644", ".gitmodules", text.encode())]
+    error = refused(tmp_path / "c", source(tmp_path / "r", forged(tmp_path / "r", entries)))
+    assert isinstance(error, ArchiveError)
+    assert error.code == code
+
+
+def test_a_remote_repository_reads_no_file(tmp_path: Path) -> None:
+    """A submodule on this machine is refused beside a parent from elsewhere, and taken when a setting asks."""
+    made(tmp_path / "inner", {"README": b"inner"})
+    made(tmp_path / "r", {"README": b""})
+    commit = with_submodule(tmp_path / "r", f"file://{tmp_path}/inner", "s")
+    with http(tmp_path) as host:
+        wanted = source(f"{host.url}/r/.git", commit)
+        error = refused(tmp_path / "c", wanted)
+        assert isinstance(error, ArchiveError)
+        assert error.code == "SUBMODULE_URL"
+        assert "uses the transport 'file'" in str(error)
+        found = members(archived(world(tmp_path / "c", git_protocols="http file"), wanted))
+    assert found["p/s/README"] == b"inner"
+
+
+def test_submodules_that_stay_empty(tmp_path: Path) -> None:
+    """`update = none`, and a pinned commit without .gitmodules, give an empty directory; the latter is said."""
+    made(tmp_path / "r", {"README": b""})
+    entries = [("160000", "s", b"a" * 40)]
+    listening = Listening()
+    home = world(tmp_path / "c")
+    commit_archive(home, source(tmp_path / "r", forged(tmp_path / "r", entries)), listening)
+    assert "s is a submodule without .gitmodules: left empty" in listening.warnings[0]
+    text = b'[submodule "s"]\npath = s\nurl = ../inner\nupdate = none\n'
+    commit = forged(tmp_path / "r", [*entries, ("100644", ".gitmodules", text)], below="2")
+    assert members(archived(home, source(tmp_path / "r", commit)))["p/s"] == "directory"
+
+
+def test_chains_of_submodules_end(tmp_path: Path) -> None:
+    """A repository that pins its own earlier commits ever deeper is refused at the bound."""
+    commit = made(tmp_path / "r", {"README": b""})
+    text = b'[submodule "s"]\npath = s\nurl = ../r\n'
+    for number in range(18):
+        entries = [("160000", "s", commit.encode()), ("100644", ".gitmodules", text)]
+        commit = forged(tmp_path / "r", entries, below=str(number))
+    error = refused(tmp_path / "c", source(tmp_path / "r", commit))
+    assert "has too many submodules" in str(error)
+
+
+# --- ssh
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/usr/sbin/sshd").exists() or os.geteuid() != 0, reason="needs sshd and root")
+def test_ssh(tmp_path: Path) -> None:
+    """A key comes from a variable, a file or the caller; a host is asked only when its key is known."""
+    commit = made(tmp_path / "r", FILES)
+    with ssh(tmp_path / "ssh") as (url, key, known):
+        wanted = source(f"{url}{tmp_path}/r", commit, ssh_key="THE_KEY")
+        environ = {"THE_KEY": key, "HOME": str(tmp_path), "SSH_AUTH_SOCK": ""}
+        assert "host's key must be known" in str(refused(tmp_path / "c", wanted, environ))
+        home = world(tmp_path / "c1", environ, known_hosts=str(known))
+        assert members(archived(home, wanted))["p/hidden"] == b"still here\n"
+        by_file = replace(wanted, ssh_key=str(tmp_path / "ssh/user"))
+        assert archived(world(tmp_path / "c2", environ, known_hosts=str(known)), by_file)
+        without = replace(wanted, ssh_key="")
+        given = world(tmp_path / "c3", environ, known_hosts=str(known))
+        commit_archive(given, without, Silent(), ssh_key=key)
+        (tmp_path / "known_hosts").write_text(known.read_text().replace("ssh-ed25519 A", "ssh-ed25519 B"))
+        refused(tmp_path / "c4", wanted, environ, known_hosts=str(tmp_path / "known_hosts"))
+        told = refused(tmp_path / "c5", without, environ, known_hosts=str(known), retries="3")
+        assert "ermission denied" in str(told)
+        missing = replace(wanted, ssh_key="NO_KEY")
+        assert "neither an environment variable nor a readable file" in str(refused(tmp_path / "c6", missing, environ))

@@ -1,0 +1,77 @@
+"""URLs of repositories: judged as text, before any program sees them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks_lib.repository_url import PROTOCOLS, checked, host_of, joined, name_of, scheme_of, shown
+
+GOOD = {
+    "https://github.com/a/b.git": ("https", "github.com", "b"),
+    "ssh://git@h.example:22/a/b/": ("ssh", "h.example:22", "b"),
+    "git@github.com:a/b.git": ("ssh", "github.com", "b"),
+    "git@h:b": ("ssh", "h", "b"),
+    "http://[::1]:8000/r": ("http", "[::1]:8000", "r"),
+    "git://h/r": ("git", "h", "r"),
+}
+
+
+@pytest.mark.parametrize("url", GOOD)
+def test_good(url: str) -> None:
+    """What git users write is accepted, and its parts are known."""
+    assert checked(url, PROTOCOLS) == url
+    assert (scheme_of(url), host_of(url), name_of(url)) == GOOD[url]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "/etc", "../x", "x", "-x", "--upload-pack=x", "ext::sh -c x", "ext::x", "fd::3", "file:///r", "ftp://h/r",
+        "ssh://-oProxyCommand=x/r", "ssh://-u@h/r", "https://-h/r", "https:///r", "https://u@h/r", "https://u:p@h/r",
+        "ssh://u:p@h/r", "-u@h:r", "u@-h:r", "https://h/a b", "https://h/a\nb", "https://h/%0a", "https://h/%00x",
+        "https://h\\@evil/r", "https://h:x/r", "transport::https://h/r", "https::h", "HTTPS", "u@h:", "u@h:a:b",
+        "https://" + "a" * 9000,
+    ],
+)  # fmt: skip
+def test_refused(url: str) -> None:
+    """Options, commands, other transports, credentials and control characters are not."""
+    with pytest.raises(ValueError, match=r"\w"):
+        checked(url, PROTOCOLS)
+
+
+def test_file() -> None:
+    """A file URL is absolute and names no host; it is accepted only where it is asked for."""
+    assert checked("file:///a/b", ("file",)) == "file:///a/b"
+    for url in ("file://h/a", "file:a", "file:///"[:7]):
+        with pytest.raises(ValueError, match=r"\w"):
+            checked(url, ("file",))
+
+
+JOINED = {
+    ("https://h/a/b.git", "../c.git"): "https://h/a/c.git",
+    ("https://h/a/b/", "./c"): "https://h/a/b/c",
+    ("https://h/a/b", "../../x/./y/"): "https://h/x/y",
+    ("git@h:a/b", "../c"): "git@h:a/c",
+    ("git@h:/a/b", "../c"): "git@h:/a/c",
+    ("file:///a/b", "../c"): "file:///a/c",
+    ("https://h/a", "https://other/x"): "https://other/x",
+    ("https://h/a", "-x"): "-x",
+}
+
+
+@pytest.mark.parametrize(("parent", "text"), JOINED)
+def test_joined(parent: str, text: str) -> None:
+    """A relative URL counts from the parent's, an absolute one stands for itself."""
+    assert joined(parent, text) == JOINED[parent, text]
+
+
+@pytest.mark.parametrize("text", ["../..", "../../x", "../../../evil.example/x", ".."])
+def test_joined_stays_on_its_host(text: str) -> None:
+    """Nothing climbs out of the host, and something must be left."""
+    with pytest.raises(ValueError, match=r"climbs|leads"):
+        joined("https://h/a", text)
+
+
+def test_shown() -> None:
+    """A message shows no user, password or query."""
+    assert shown("https://u:p@h/a?t=1") == "https://h/a"
