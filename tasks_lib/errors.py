@@ -75,6 +75,11 @@ class Problem:
         return ": ".join(part for part in parts if part)
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Refusal(Problem):
+    """A definition that is understood and cannot be made here, whatever is corrected in its text."""
+
+
 class DefinitionError(FetchError):
     """Definitions are wrong; holds every problem of every file, in reading order."""
 

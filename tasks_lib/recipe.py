@@ -31,7 +31,7 @@ IDENTITY: Final = frozenset(
 #: Fields that say where the bytes are, who vouches for them and how they are called.
 LOCATORS: Final = frozenset(
     {
-        "name", "description", "source", "alias", "artifact_prefix", "file", "line",
+        "name", "description", "source", "alias", "artifact_prefix", "ignored", "file", "line",
         "url", "mirrors", "rewritten", "headers", "gpg_signature", "minisign", "checksums",
         "repo", "ssh_key", "archive",
     }

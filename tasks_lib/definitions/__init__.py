@@ -17,13 +17,16 @@ from tasks_lib.definitions.values import (
     Hg,
     Minisign,
     Place,
+    Refused,
     Run,
     StaticUrl,
     Toolchain,
 )
 
 if TYPE_CHECKING:
-    from tasks_lib.definitions.dialect import SourceFile, json_schema, kind_files, mirrors_schema, parse
+    from tasks_lib.definitions.dialect import json_schema
+    from tasks_lib.definitions.mirrors import mirrors_schema
+    from tasks_lib.definitions.reading import SourceFile, kind_files, parse
 
 __all__ = [
     "Checksums",
@@ -36,6 +39,7 @@ __all__ = [
     "Hg",
     "Minisign",
     "Place",
+    "Refused",
     "Run",
     "SourceFile",
     "StaticUrl",
@@ -53,4 +57,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name)
     from importlib import import_module
 
-    return getattr(import_module("tasks_lib.definitions.dialect"), name)
+    room = {"json_schema": "dialect", "mirrors_schema": "mirrors"}.get(name, "reading")
+    return getattr(import_module(f"tasks_lib.definitions.{room}"), name)

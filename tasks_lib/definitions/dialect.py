@@ -10,7 +10,6 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from tasks_lib import repository_url
@@ -33,42 +32,33 @@ from tasks_lib.definitions.fields import (
     FieldError,
     Table,
     Where,
-    checked_name,
     list_of,
     name_of,
     nearest,
     one_of,
     read_table,
-    relative,
     resolved,
     schema_of,
     text_of,
     url_field,
 )
-from tasks_lib.definitions.linked import check
-from tasks_lib.definitions.mirrors import Mirrors, read_mirrors, unknown_groups
-from tasks_lib.definitions.mirrors import mirrors_schema as mirrors_schema  # a part of what this module offers
 from tasks_lib.definitions.values import (
-    Definitions,
-    Fetch,
     FetchesEntry,
     FileReference,
     Git,
     Hg,
     Run,
     StaticUrl,
-    Toolchain,
     file_name_of,
 )
 from tasks_lib.definitions.vouchers import VOUCHERS
-from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, merged, parse_yaml
+from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import DefinitionError, Problem
 from tasks_lib.relpath import RelPath
 
 #: Keys of a task that mean something to Taskcluster and nothing here.
 #: Source: taskgraph task, run and toolchain schemas.
-_IGNORED: Final = (
+IGNORED: Final = (
     r"^(treeherder|docker-image|expires-after|worker|worker-.*|run-on-.*|run-task.*|scopes|routes|extra|index|priority|tier)$",
     r"^(label|dependencies|soft-dependencies|if-dependencies|optimization|when|shipping-.*|always-target|tags)$",
     r"^(attributes|task-from|use-.*|needs-sccache|deadline-after|from-deps|requires|copy-attributes|retries)$",
@@ -78,7 +68,7 @@ _RUN_IGNORED: Final = (
     r"^(using|sparse-profile|toolchain-env|toolchain-extract|tooltool.*|cwd|checkout.*|cache.*|run-as-root|use-.*|job-script|exec-with|workdir|platform|target-.*|digest-data)$",
 )
 #: Keys of `kind.yml` beside the tasks. Source: taskgraph `kind` schema.
-_KIND_IGNORED: Final = (
+KIND_IGNORED: Final = (
     r"^(loader|transforms|kind-dependencies|kind-.*|not-for-locales|only-for-.*|defaults|attributes|.*-defaults|.*-from)$",
 )
 
@@ -204,9 +194,6 @@ def _archive_suffix(name: str) -> str:
 
 
 def _repository(found: dict[str, Any], where: Where) -> Git | Hg | None:
-    if "branch" in found:
-        where.wrong("a branch moves, so the content would change under the same definition", "pin `revision:`")
-        return None
     prefix = str(found.get("path-prefix") or repository_url.name_of(found["repo"]))
     name = found.get("artifact-name") or f"{prefix.replace('/', '-')}.tar.zst"
     if not name.endswith(".tar.zst"):
@@ -231,9 +218,15 @@ def _source(node: Node, where: Where) -> StaticUrl | Git | Hg | None:
         raise FieldError("has no `type:`", f"one of {', '.join(_SOURCES)}")
     table = _SOURCES.get(kind.text)
     if table is None:
-        refused = _REFUSED_TYPES.get(kind.text, "")
-        reason = f"the type {kind.text!r} is not supported" + (f": {refused}" if refused else "")
-        where.at("type", kind.line).wrong(reason, "use static-url" if refused else nearest(kind.text, _SOURCES))
+        place, reason = where.at("type", kind.line), f"the type {kind.text!r} is not supported"
+        if kind.text in _REFUSED_TYPES:
+            place.refuse(f"{reason}: {_REFUSED_TYPES[kind.text]}", "use static-url")
+        else:
+            place.wrong(reason, nearest(kind.text, _SOURCES))
+        return None
+    if table is not _STATIC_URL and "branch" in node.items:
+        place = where.at("branch", node.lines["branch"])
+        place.refuse("a branch moves, so the content would change under the same definition", "pin `revision:`")
         return None
     found = read_table(node, where, table)
     if found is None:
@@ -241,7 +234,7 @@ def _source(node: Node, where: Where) -> StaticUrl | Git | Hg | None:
     return _static_url(found, where) if kind.text == "static-url" else _repository(found, where)
 
 
-_FETCH: Final[Table] = {
+FETCH: Final[Table] = {
     "name": NAME_FIELD,
     "description": TEXT.needed("say in one line what it is"),
     "fetch": Field(
@@ -321,7 +314,7 @@ _RUN: Final[Table] = {
 
 
 def _run(node: Node, where: Where) -> tuple[Run | None, tuple[str, ...]]:
-    found = read_table(node, where, _RUN, _matcher(_RUN_IGNORED))
+    found = read_table(node, where, _RUN, matcher(_RUN_IGNORED))
     if found is None:
         return None, ()
     aliases = found.get("toolchain-alias", ())
@@ -334,21 +327,34 @@ def _run(node: Node, where: Where) -> tuple[Run | None, tuple[str, ...]]:
     artifact = found.get("toolchain-artifact")
     run = Run(
         command=found.get("command", ()),
-        script=_reference(found["script"], where) if "script" in found else None,
+        script=_script(found["script"], where) if "script" in found else None,
         arguments=found.get("arguments", ()),
-        resources=tuple(_reference(text, where) for text in found.get("resources", ())),
+        resources=tuple(_resource(text, where) for text in found.get("resources", ())),
         env=found.get("env", ()),
-        toolchain_artifact=RelPath(str(artifact).removeprefix("public/build/")) if artifact else None,
+        toolchain_artifact=_left(artifact, where) if artifact else None,
     )
     return run, aliases
 
 
-def _reference(text: str, where: Where) -> FileReference:
-    path = posixpath.normpath(posixpath.join(posixpath.dirname(where.file), text))
-    return FileReference(text=text, path=path)
+def _script(text: str, where: Where) -> FileReference:
+    base = where.scripts or posixpath.dirname(where.file)
+    return FileReference(text=text, path=posixpath.normpath(posixpath.join(base, text)))
 
 
-_TOOLCHAIN: Final[Table] = {
+def _resource(text: str, where: Where) -> FileReference:
+    base = where.root or posixpath.dirname(where.file)
+    return FileReference(text=text, path=posixpath.normpath(posixpath.join(base, text)))
+
+
+def _left(artifact: RelPath, where: Where) -> RelPath:
+    """Return where a command leaves its artifact, below $UPLOAD_DIR.
+
+    Source: Taskgraph publishes $UPLOAD_DIR under the directory of `toolchain-artifact`.
+    """
+    return RelPath(artifact.components[-1] if where.root else str(artifact).removeprefix("public/build/"))
+
+
+TOOLCHAIN: Final[Table] = {
     "name": NAME_FIELD,
     "description": TEXT.needed("say in one line what it is"),
     "fetches": Field(
@@ -365,190 +371,15 @@ _TOOLCHAIN: Final[Table] = {
 }
 
 
-def _matcher(patterns: Iterable[str]) -> Any:
+def matcher(patterns: Iterable[str]) -> Any:
+    """Return a check whether a key matches one of the patterns."""
     compiled = re.compile("|".join(patterns))
     return lambda key: compiled.match(key) is not None
 
 
-# --- files ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceFile:
-    """One definition file: `kind` is "fetch", "toolchain" or "mirrors", `directory` the absolute path of where it lies.
-
-    `root` is the repository that key paths count from, "" for the current directory.
-    """
-
-    kind: str
-    path: str
-    text: str
-    directory: str = "/"
-    root: str = ""
-
-
-@dataclass(slots=True)
-class _Reading:
-    problems: list[Problem] = field(default_factory=list)
-    fetches: dict[str, Fetch] = field(default_factory=dict)
-    toolchains: dict[str, Toolchain] = field(default_factory=dict)
-    mirrors: Mirrors | None = None
-
-    def file(self, source: SourceFile, defaults: Tree | None) -> Tree | None:
-        """Read one file; return the task defaults that it states for its kind."""
-        where = Where(source.path, "", 1, self.problems, source.directory, source.root)
-        try:
-            root = parse_yaml(source.text, lambda line, key: where.at(key, line).wrong("stands twice", "drop one"))
-        except YamlFaultError as fault:
-            where.wrong(f"is no YAML: {fault.reason}", "mind indentation and quotes", fault.line)
-            return None
-        if root is None or (isinstance(root, Scalar) and root.is_null):
-            return None
-        if source.kind == "mirrors":
-            self.mirrors = read_mirrors(root, where)
-            return None
-        if not isinstance(root, Tree):
-            where.wrong("must be a mapping of names", "write `name:` lines", root.line)
-            return None
-        return self.tasks(source, root, where, defaults)
-
-    def tasks(self, source: SourceFile, root: Tree, where: Where, defaults: Tree | None) -> Tree | None:
-        tasks = root
-        own = _first(root, "task-defaults", "job-defaults")
-        if posixpath.basename(source.path) in ("kind.yml", "kind.yaml"):
-            inner = _first(root, "tasks", "jobs")
-            self.kind_keys(root, where)
-            tasks = inner if isinstance(inner, Tree) else Tree({}, {}, root.line)
-        if isinstance(own, Tree):
-            defaults = merged(defaults, own) if defaults else own
-        for name, node in tasks.items.items():
-            if name in ("task-defaults", "job-defaults"):
-                continue
-            self.task(source, name, node, where.at(name, tasks.lines[name]), defaults)
-        return defaults
-
-    def place(self) -> None:
-        """Say where each download is asked for, once all files were read."""
-        mirrors = self.mirrors or Mirrors()
-        for name, fetch in self.fetches.items():
-            source = fetch.source
-            if not isinstance(source, StaticUrl):
-                continue
-            for group, hint in unknown_groups(source, mirrors):
-                reason = f"there is no mirror group {group!r}"
-                self.problems.append(Problem(fetch.file, fetch.line, f"{name}.fetch.url", reason, hint))
-            if self.mirrors is not None:
-                self.fetches[name] = replace(fetch, source=replace(source, rewritten=mirrors.places(source)))
-
-    def kind_keys(self, root: Tree, where: Where) -> None:
-        ignored = _matcher(_KIND_IGNORED)
-        for key, line in root.lines.items():
-            if key not in ("tasks", "jobs") and not ignored(key):
-                where.at(key, line).wrong(
-                    "unknown key of kind.yml", nearest(key, ["tasks", "task-defaults", "tasks-from"])
-                )
-
-    def task(self, source: SourceFile, name: str, node: Node, where: Where, defaults: Tree | None) -> None:
-        if defaults is not None and isinstance(node, Tree):
-            node = merged(defaults, node)
-        try:
-            checked_name(name)
-        except FieldError as wrong:
-            where.wrong(wrong.reason, wrong.hint)
-        table = _FETCH if source.kind == "fetch" else _TOOLCHAIN
-        known: Mapping[str, Fetch | Toolchain] = self.fetches if source.kind == "fetch" else self.toolchains
-        if name in known:
-            where.wrong("is defined twice", f"the other one is {known[name].file}:{known[name].line}")
-            return
-        found = read_table(node, where, table, _matcher(_IGNORED))
-        if found is not None and source.kind == "fetch":
-            self.fetches[name] = _fetch(name, found, where)
-        elif found is not None:
-            self.toolchains[name] = _toolchain(name, found, where)
-
-
-def _first(tree: Tree, *keys: str) -> Node | None:
-    return next((tree.items[key] for key in keys if key in tree.items), None)
-
-
-def _fetch(name: str, found: dict[str, Any], where: Where) -> Fetch:
-    prefix = found.get("artifact-prefix")
-    return Fetch(
-        name=name,
-        description=found["description"].strip(),
-        source=found["fetch"],
-        alias=found.get("fetch-alias", ""),
-        file=where.file,
-        line=where.line,
-        **({"artifact_prefix": str(prefix)} if prefix else {}),
-    )
-
-
-def _toolchain(name: str, found: dict[str, Any], where: Where) -> Toolchain:
-    run, aliases = found.get("run", (None, ()))
-    return Toolchain(
-        name=name,
-        description=found["description"].strip(),
-        fetches=found.get("fetches", ()),
-        run=run,
-        aliases=aliases,
-        file=where.file,
-        line=where.line,
-    )
-
-
-def parse(files: Iterable[SourceFile]) -> Definitions:
-    """Return the definitions of all files together, which may refer to each other.
-
-    A `kind.yml` states defaults for the files of its kind that come after it.
-
-    Raises:
-        DefinitionError: with every problem of every file, in reading order.
-    """
-    reading = _Reading()
-    defaults: dict[str, Tree | None] = {}
-    for source in files:
-        stated = reading.file(source, defaults.get(source.kind))
-        if posixpath.basename(source.path) in ("kind.yml", "kind.yaml"):
-            defaults[source.kind] = stated
-    reading.place()
-    fetch_aliases, toolchain_aliases = check(reading.fetches, reading.toolchains, reading.problems)
-    if reading.problems:
-        raise DefinitionError(tuple(reading.problems))
-    return Definitions(
-        fetches=reading.fetches,
-        toolchains=reading.toolchains,
-        _fetch_aliases=fetch_aliases,
-        _toolchain_aliases=toolchain_aliases,
-    )
-
-
-def kind_files(text: str) -> tuple[str, ...] | None:
-    """Return the files that a `kind.yml` names with `tasks-from`, or None when it names none.
-
-    A `kind.yml` that cannot be read names none; `parse` reports what is wrong with it.
-    """
-    try:
-        root = parse_yaml(text, lambda _line, _key: None)
-    except YamlFaultError:
-        return None
-    listed = _first(root, "tasks-from", "jobs-from") if isinstance(root, Tree) else None
-    if not isinstance(listed, Sequence):
-        return None
-    return tuple(item.text for item in listed.items if isinstance(item, Scalar) and _is_plain_file(item))
-
-
-def _is_plain_file(node: Scalar) -> bool:
-    try:
-        relative(node, Where("", "", 0, []))
-    except FieldError:
-        return False
-    return True
-
-
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of one definition file of either kind."""
-    kinds = {"fetch": schema_of(_FETCH, _IGNORED), "toolchain": schema_of(_TOOLCHAIN, _IGNORED)}
+    kinds = {"fetch": schema_of(FETCH, IGNORED), "toolchain": schema_of(TOOLCHAIN, IGNORED)}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "doit-fetch definitions: names of fetches (fetch/*.yml) or of toolchains (toolchain/*.yml)",

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree
 from tasks_lib.digest import Digest
-from tasks_lib.errors import Problem
+from tasks_lib.errors import Problem, Refusal
 from tasks_lib.relpath import RelPath
 
 #: Longest text of one field in characters; a description of a page is below 4,000.
@@ -46,10 +46,15 @@ class Where:
     problems: list[Problem]
     base: str = ""  # absolute directory of the file
     root: str = ""  # of the repository, "" for the current directory
+    scripts: str = ""  # where a Taskgraph tree keeps the scripts of its toolchains
 
     def at(self, key: str, line: int) -> Where:
         """Return the place of a key below this one."""
         return replace(self, key=f"{self.key}.{key}" if self.key else key, line=line)
+
+    def refuse(self, reason: str, hint: str = "") -> None:
+        """Note that what stands here is understood and not supported."""
+        self.problems.append(Refusal(self.file, self.line, self.key, reason, hint))
 
     def wrong(self, reason: str, hint: str = "", line: int = 0) -> None:
         """Note a problem here."""

@@ -5,10 +5,10 @@ Pure: no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from tasks_lib.definitions.fields import nearest
-from tasks_lib.definitions.values import Fetch, FetchesEntry, Toolchain
+from tasks_lib.definitions.values import Fetch, FetchesEntry, Refused, Toolchain
 from tasks_lib.errors import Problem
 
 Aliases = dict[str, str]
@@ -19,21 +19,65 @@ def check(
 ) -> tuple[Aliases, Aliases]:
     """Return alias -> name of fetches and of toolchains; add to `problems` what does not fit together."""
     whole = not problems  # beside a broken definition, a missing name may only be a consequence
-    named = [(fetch, (fetch.alias,) if fetch.alias else ()) for fetch in fetches.values()]
-    fetch_aliases = _aliases(fetches, named, "fetch-alias", problems)
-    toolchain_aliases = _aliases(
-        toolchains, [(one, one.aliases) for one in toolchains.values()], "run.toolchain-alias", problems
-    )
-    names = {
-        "fetch": {name: name for name in fetches} | fetch_aliases,
-        "toolchain": {name: name for name in toolchains} | toolchain_aliases,
-    }
+    fetch_aliases, toolchain_aliases = _all_aliases(fetches, toolchains, problems)
+    names = _names(fetches, toolchains, fetch_aliases, toolchain_aliases)
     for toolchain in toolchains.values():
         _check_entries(toolchain, names, toolchains, problems if whole else [])
         _check_places(toolchain, names, fetches, toolchains, problems)
     if whole and not problems:
         _check_cycles(toolchains, names["toolchain"], problems)
     return fetch_aliases, toolchain_aliases
+
+
+def refusals(
+    fetches: Mapping[str, Fetch], toolchains: dict[str, Toolchain], trees: Collection[str], known: Mapping[str, Refused]
+) -> dict[str, Refused]:
+    """Take toolchains of Taskgraph trees that need what cannot be had out of `toolchains`; return them, by task.
+
+    Args:
+        fetches: by name.
+        toolchains: by name; shortened here.
+        trees: files that belong to a Taskgraph tree.
+        known: what is refused already.
+    """
+    found: dict[str, Refused] = {}
+    while True:
+        names = _names(fetches, toolchains, *_all_aliases(fetches, toolchains, []))
+        wrong: list[tuple[Toolchain, Problem]] = []
+        for toolchain in toolchains.values():
+            own: list[Problem] = []
+            if toolchain.file in trees:
+                _check_entries(toolchain, names, toolchains, own)
+                _check_places(toolchain, names, fetches, toolchains, own)
+            wrong += [(toolchain, problem) for problem in own[:1]]
+        if not wrong:
+            return found
+        for toolchain, problem in wrong:
+            needed = {f"{entry.kind}:{entry.name}" for entry in toolchain.fetches} & (known.keys() | found.keys())
+            reason = f"it needs {min(needed)}, which is refused" if needed else problem.reason
+            task = f"toolchain:{toolchain.name}"
+            found[task] = Refused(task=task, reason=reason, file=problem.file, line=problem.line)
+            del toolchains[toolchain.name]
+
+
+def _all_aliases(
+    fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], problems: list[Problem]
+) -> tuple[Aliases, Aliases]:
+    named = [(fetch, (fetch.alias,) if fetch.alias else ()) for fetch in fetches.values()]
+    others = [(one, one.aliases) for one in toolchains.values()]
+    return (
+        _aliases(fetches, named, "fetch-alias", problems),
+        _aliases(toolchains, others, "run.toolchain-alias", problems),
+    )
+
+
+def _names(
+    fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], fetch_aliases: Aliases, others: Aliases
+) -> dict[str, dict[str, str]]:
+    return {
+        "fetch": {name: name for name in fetches} | fetch_aliases,
+        "toolchain": {name: name for name in toolchains} | others,
+    }
 
 
 def _problem(one: Fetch | Toolchain, key: str, reason: str, hint: str, line: int = 0) -> Problem:

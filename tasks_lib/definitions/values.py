@@ -140,6 +140,7 @@ class Fetch:
     source: StaticUrl | Git | Hg
     alias: str = ""
     artifact_prefix: str = DEFAULT_ARTIFACT_PREFIX
+    ignored: tuple[str, ...] = ()  # keys that mean something to Taskcluster and nothing here
     file: str
     line: int
 
@@ -199,11 +200,22 @@ class Toolchain:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A definition of a Taskgraph tree that cannot be made here, and why; `task` is what it would be called."""
+
+    task: str
+    reason: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Definitions:
     """Everything that is wanted, by name; aliases resolve through the two lookups."""
 
     fetches: Mapping[str, Fetch]
     toolchains: Mapping[str, Toolchain]
+    refused: tuple[Refused, ...] = ()
     _fetch_aliases: Mapping[str, str] = field(default_factory=dict)
     _toolchain_aliases: Mapping[str, str] = field(default_factory=dict)
 

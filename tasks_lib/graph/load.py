@@ -24,11 +24,12 @@ def load(directory: Path) -> Definitions:
         DefinitionError: with every problem of every file, or when there is no definition at all.
     """
     problems: list[Problem] = []
+    root = _root_above(Path(os.path.normpath(directory.absolute())))
     sources = [
         source
         for kind in KINDS
         for path in _files(directory / kind)
-        if (source := _read(kind, path, problems)) is not None
+        if (source := _read(kind, path, root, problems)) is not None
     ]
     if not sources and not problems:
         reason = "holds no fetch/*.yml and no toolchain/*.yml"
@@ -57,7 +58,7 @@ def _files(directory: Path) -> list[Path]:
     return [kind, *(rest if listed is None else (directory / name for name in listed))]
 
 
-def _read(kind: str, path: Path, problems: list[Problem]) -> SourceFile | None:
+def _read(kind: str, path: Path, root: str, problems: list[Problem]) -> SourceFile | None:
     reason = ""
     try:
         with path.open("rb") as file:
@@ -74,17 +75,27 @@ def _read(kind: str, path: Path, problems: list[Problem]) -> SourceFile | None:
         return None
     path = Path(os.path.normpath(path))
     directory = path.parent.absolute()
-    return SourceFile(kind=kind, path=str(path), text=text, directory=str(directory), root=_root_above(directory))
+    scripts = str(_scripts(Path(root))) if root else ""
+    return SourceFile(kind=kind, path=str(path), text=text, directory=str(directory), root=root, scripts=scripts)
 
 
 def _root_above(directory: Path) -> str:
-    """Return the repository of a Taskgraph tree's kind, "" for definitions that stand elsewhere.
+    """Return the repository whose kinds stand in `directory`, "" for definitions that are no Taskgraph tree.
 
     Source: Taskgraph keeps its kinds in `taskcluster/kinds` (before 2023 in `taskcluster/ci`) below the root.
     """
-    parents = directory.parents
-    inside = len(parents) > 2 and parents[1].name == "taskcluster" and parents[0].name in ("kinds", "ci")
-    return str(parents[2]) if inside else ""
+    parts = directory.parent.name, directory.name
+    return str(directory.parents[1]) if parts in (("taskcluster", "kinds"), ("taskcluster", "ci")) else ""
+
+
+def _scripts(root: Path) -> Path:
+    """Return where a tree keeps the scripts of its toolchains.
+
+    Source: `toolchain-script` of Taskgraph runs `taskcluster/scripts/toolchain/NAME`, that of Gecko
+    `taskcluster/scripts/misc/NAME`.
+    """
+    own = root / "taskcluster" / "scripts" / "toolchain"
+    return own if own.is_dir() else own.with_name("misc")
 
 
 def digest_of(path: str) -> Digest:

@@ -18,9 +18,10 @@ from doit.exceptions import TaskFailed
 
 from tasks_lib import recipe, steps
 from tasks_lib.archive import format_for
-from tasks_lib.definitions import Fetch, StaticUrl, Toolchain
-from tasks_lib.errors import CancelledError, FetchError, escaped
+from tasks_lib.definitions import Fetch, Refused, StaticUrl, Toolchain
+from tasks_lib.errors import CancelledError, FetchError, ToolError, escaped
 from tasks_lib.graph.watch import RUN
+from tasks_lib.progress import Progress
 from tasks_lib.steps import Artifact, Delivery, Plan, Preparation, World
 
 #: The groups, with what `doit list` says of them.
@@ -101,6 +102,15 @@ def remove_preparation(preparation: Preparation, dryrun: bool) -> None:
         preparation.output.path.unlink(missing_ok=True)
 
 
+def refuse(_world: World, reason: str, _progress: Progress) -> None:
+    """Say why a definition of a Taskgraph tree is not made here.
+
+    Raises:
+        ToolError: always.
+    """
+    raise ToolError(reason)
+
+
 def key_stands(delivery: Delivery) -> bool:
     """Whether a delivery that a command may have worked in is still the one that was made."""
     return steps.slot_of(delivery).key() == delivery.key and delivery.destination.is_dir()
@@ -120,6 +130,8 @@ class Graph:
             yield from self._toolchain(toolchain)
         for fetch in self._plan.definitions.fetches.values():
             yield from self._fetch(fetch)
+        for refused in self._plan.definitions.refused:
+            yield self._refused(refused)
 
     def _task(self, name: str, key: str, doc: str, verb: Callable[..., str | None], *arguments: Any) -> Task:
         group, _, rest = name.partition(":")
@@ -146,6 +158,12 @@ class Graph:
             "clean": True,
             "meta": _facts(fetch, fetched) | {"pool": "network"},
         }
+
+    def _refused(self, one: Refused) -> Task:
+        """Return a task that stands beside the groups: nothing runs it but its own name, and it fails."""
+        task = self._task(one.task, "", f"refused: {one.reason}", refuse, f"{one.task}: {one.reason}")
+        del task["name"]
+        return task | {"basename": one.task, "meta": {"defined": f"{one.file}:{one.line}", "refused": one.reason}}
 
     def _repack(self, fetch: Fetch, fetched: Artifact, repacked: Artifact) -> Task:
         task = self._task(
@@ -208,6 +226,11 @@ def _facts(fetch: Fetch, fetched: Artifact) -> dict[str, Any]:
         facts["size"] = fetch.source.integrity.size
         facts["sha256"] = fetch.source.integrity.digest.hex
         facts["sources"] = [fetch.source.url, *fetch.source.mirrors]
+    else:
+        facts["revision"] = fetch.source.revision
+        facts["sources"] = [fetch.source.repo]
     facts["recipe_key"] = fetched.key
     facts["taskgraph_digest"] = recipe.taskgraph_digest(fetch)
+    if fetch.ignored:
+        facts["ignored"] = list(fetch.ignored)
     return facts
