@@ -112,8 +112,11 @@ def _rooted(url: str) -> tuple[str, str, str]:
 
 
 def name_of(url: str) -> str:
-    """Return the last segment of a repository's URL, without `.git`: how its directory is called."""
-    return re.split(r"[/:]", url.rstrip("/"))[-1].removesuffix(".git")
+    """Return the last segment of a repository's URL, `.git` kept.
+
+    Source: taskgraph `transforms/fetch`, `path-prefix`.
+    """
+    return re.split(r"[/:]", url.rstrip("/"))[-1]
 
 
 def shown(url: str) -> str:

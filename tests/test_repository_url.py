@@ -7,9 +7,9 @@ import pytest
 from tasks_lib.repository_url import PROTOCOLS, checked, host_of, joined, name_of, scheme_of, shown
 
 GOOD = {
-    "https://github.com/a/b.git": ("https", "github.com", "b"),
+    "https://github.com/a/b.git": ("https", "github.com", "b.git"),
     "ssh://git@h.example:22/a/b/": ("ssh", "h.example:22", "b"),
-    "git@github.com:a/b.git": ("ssh", "github.com", "b"),
+    "git@github.com:a/b.git": ("ssh", "github.com", "b.git"),
     "git@h:b": ("ssh", "h", "b"),
     "http://[::1]:8000/r": ("http", "[::1]:8000", "r"),
     "git://h/r": ("git", "h", "r"),

@@ -39,8 +39,10 @@ def hasher(identity: str) -> hashlib._Hash:
 class Objects:
     """Reads one bare repository; needs no lock, since objects never change."""
 
-    def __init__(self, directory: Path, settings: RepositorySettings, progress: Progress) -> None:
-        self._directory, self._settings, self._progress = directory, settings, progress
+    def __init__(
+        self, directory: Path, settings: RepositorySettings, progress: Progress, beside: Path | None = None
+    ) -> None:
+        self._directory, self._settings, self._progress, self._beside = directory, settings, progress, beside
         self._stream: Stream | None = None
         self._stack = contextlib.ExitStack()
 
@@ -63,7 +65,7 @@ class Objects:
         if self._stream is None:
             words = ["cat-file", "--batch"]
             self._stream = self._stack.enter_context(
-                streaming(command(self._settings, self._directory, words), self._progress)
+                streaming(command(self._settings, self._directory, words, beside=self._beside), self._progress)
             )
         for at in range(0, len(identities), _AT_ONCE):
             some = identities[at : at + _AT_ONCE]
@@ -83,7 +85,8 @@ class Objects:
         with tempfile.TemporaryFile() as wanted:
             wanted.writelines(f"{one}\n".encode() for one in identities)
             wanted.seek(0)
-            call = command(self._settings, self._directory, ["cat-file", "--batch", "--buffer"])
+            words = ["cat-file", "--batch", "--buffer"]
+            call = command(self._settings, self._directory, words, beside=self._beside)
             with streaming(call, self._progress, input=wanted) as stream:
                 for identity in identities:
                     size = _size(stream, "blob", identity)

@@ -28,7 +28,13 @@ LOCAL_SERVER: Final = "git -c 'safe.directory=*' -c uploadpack.allowAnySHA1InWan
 
 
 def command(
-    settings: RepositorySettings, directory: Path, words: Sequence[str], *, scheme: str = "", key: Path | None = None
+    settings: RepositorySettings,
+    directory: Path,
+    words: Sequence[str],
+    *,
+    scheme: str = "",
+    key: Path | None = None,
+    beside: Path | None = None,
 ) -> Command:
     """Return the call of git in the bare repository `directory`.
 
@@ -37,12 +43,14 @@ def command(
         directory: its repository; the only one that git looks at.
         words: the subcommand and what follows.
         scheme: the one transport that this call may use, redirects included; "" for none.
-        key: private key for ssh; "None" lets ssh choose.
+        key: private key for ssh; None lets ssh choose.
+        beside: directory of objects that count as this repository's own; nothing else of theirs is looked at.
     """
     config = [word for one in _CONFIG for word in ("-c", one)]
     return Command(
         words=["git", f"--git-dir={directory.absolute()}", *config, *words],
-        environ=_environment(settings, scheme, key),
+        environ=_environment(settings, scheme, key)
+        | ({"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(beside)} if beside is not None else {}),
         directory=directory,
         bounds=fetch_bounds(settings),
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from tasks_lib.errors import ToolError, TransportError, escaped
+from tasks_lib.git.local import REFS, copied
 from tasks_lib.git.program import LOCAL_SERVER, command
 from tasks_lib.git.submodules import Context
 from tasks_lib.network import RepositorySettings
@@ -21,7 +22,6 @@ from tasks_lib.programs import Done, last_line, run
 from tasks_lib.progress import Progress
 from tasks_lib.repository_url import scheme_of, shown
 
-_REFS: Final = "refs/doit-fetch"
 #: What a server says that gives no commit by its id: then everything is fetched.
 #: Source: git's fetch-pack.c and remote-curl.c.
 _NOT_BY_ID: Final = re.compile(
@@ -48,7 +48,7 @@ class Repository:
 
     def holds(self, commit: str) -> bool:
         """Whether the commit was fetched with all that it needs but its history."""
-        return (self.directory / _REFS / commit).is_file()
+        return (self.directory / REFS / commit).is_file()
 
     def fetch(self, url: str, commit: str, progress: Progress, *, key: Path | None = None) -> None:
         """Fetch just the commit, or everything where the server gives no commit by its id.
@@ -66,15 +66,17 @@ class Repository:
         """
         self._prepare(commit, progress)
         progress.phase("connect", url=shown(url))
-        refspec = f"+{commit}:{_REFS}/{commit}"
+        if scheme_of(url) == "file" and copied(self.directory, self._settings, url, commit, progress):
+            return
+        refspec = f"+{commit}:{REFS}/{commit}"
         done = self._call(url, ["--depth=1"], [refspec], progress, key)
         if done.status and _NOT_BY_ID.search(done.errors.lower()):
             progress.warn(f"{shown(url)} gives no commit by its id: everything is fetched")
-            more = ["--unshallow"] if (self.directory / "shallow").exists() else []
+            more = ["--prune", "--unshallow"] if (self.directory / "shallow").exists() else ["--prune"]
             done = self._call(
                 url, more, ["+refs/heads/*:refs/all/heads/*", "+refs/tags/*:refs/all/tags/*"], progress, key
             )
-            if not done.status and self._plain(["update-ref", f"{_REFS}/{commit}", commit], progress).status:
+            if not done.status and self._plain(["update-ref", f"{REFS}/{commit}", commit], progress).status:
                 raise TransportError(
                     f"{shown(url)} has no commit {commit} on any branch or tag",
                     hint="is the revision right, and was the branch that held it deleted?",
@@ -176,7 +178,7 @@ def _scanned(directory: Path) -> Iterator[os.DirEntry[str]]:
 def _leftovers(directory: Path) -> Iterator[Path]:
     """Yield lock files and half packs."""
     yield from directory.glob("*.lock")
-    yield from (directory / _REFS).glob("*.lock")
+    yield from (directory / REFS).glob("*.lock")
     yield from (directory / "objects" / "pack").glob("tmp_*")
 
 
