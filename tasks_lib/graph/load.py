@@ -36,7 +36,7 @@ def load(directory: Path) -> Definitions:
         hint = "set another directory: `doit fetchdefs=DIR` or FETCHDEFS_DIR"
         raise DefinitionError((Problem(str(directory), 0, "", reason, hint),))
     mirrors = directory / "mirrors.yml"
-    if mirrors.is_file() and (source := _read("mirrors", mirrors, problems)) is not None:
+    if mirrors.is_file() and (source := _read("mirrors", mirrors, root, problems)) is not None:
         sources.append(source)
     try:
         definitions = parse(sources)
