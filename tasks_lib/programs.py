@@ -7,6 +7,7 @@ unless that is given. Whoever waits for one is cancelled within a tenth of a sec
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 import select
@@ -30,6 +31,8 @@ _GRACE_S: Final = 3.0
 _MAX_ERRORS: Final = 16 << 10
 _MAX_OUTPUT: Final = 64 << 20
 _CHUNK: Final = 1 << 16
+#: Bytes that wait between a streaming program and its reader. Source: Linux pipe(7), /proc/sys/fs/pipe-max-size.
+_PIPE: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +189,9 @@ class Stream:
         self._process, self._command, self._errors, self._watch = process, command, errors, watch
         if process.stdout is None:
             raise AssertionError("a stream reads the program's output")
-        self.reader = io.BufferedReader(_Pipe(process.stdout.fileno(), watch), 1 << 20)
+        with contextlib.suppress(OSError):  # more than the system allows one user: then it is slower
+            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE)
+        self.reader = io.BufferedReader(_Pipe(process.stdout.fileno(), watch), _PIPE)
 
     def send(self, text: bytes) -> None:
         """Write to the program's standard input, at most what a pipe holds before the answer is read.

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,14 +88,18 @@ print(commit_archive(world, source, Silent()).digest)
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv")
-def test_one_digest(tmp_path: Path) -> None:
+def test_one_digest() -> None:
     """Two clones, two users, two umasks, core.autocrlf of the user, a later tag: one digest."""
+    with tempfile.TemporaryDirectory() as directory:  # pytest's own are closed to other users
+        Path(directory).chmod(0o755)
+        same_for_all(Path(directory))
+
+
+def same_for_all(tmp_path: Path) -> None:
     commit = made(tmp_path / "r", FILES)
     git(tmp_path, "clone", "-q", "--no-local", "--bare", "r", "other.git")
     git(tmp_path / "r", "tag", "-a", "-m", "later", "v1")
     git(tmp_path / "r", "repack", "-q", "-a", "-d")
-    for path in (tmp_path, *tmp_path.parents[:-2]):  # pytest's own directories are closed to others
-        path.chmod(path.stat().st_mode | 0o055)
     home = tmp_path / "home"
     home.mkdir()
     (home / ".gitconfig").write_text("[core]\n autocrlf = true\n attributesFile = ~/x\n[tar]\n umask = 0077\n")

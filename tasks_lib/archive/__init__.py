@@ -7,7 +7,7 @@ each refusal names archive, entry, offset, reason and code (docs/archives.md).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 from tasks_lib.archive.codecs import beside, decoded, format_for, size_of
@@ -23,7 +23,7 @@ from tasks_lib.archive.entries import (
     format_of,
     reshaped,
 )
-from tasks_lib.archive.repack import REPACK_VERSION, write_archive
+from tasks_lib.archive.repack import REPACK_VERSION, write_archive, write_in_order
 from tasks_lib.archive.table import Table
 from tasks_lib.archive.tar import TarReader
 from tasks_lib.archive.zip import ZipReader
@@ -42,6 +42,7 @@ __all__ = [
     "read",
     "repack",
     "write",
+    "write_known",
 ]
 
 
@@ -128,15 +129,18 @@ def repack(
         )
 
 
-def entry_of(path: bytes, kind: str, limits: Limits, **more: Any) -> Entry:
+def entry_of(path: bytes, kind: str, limits: Limits, *, archive: str = "", **more: Any) -> Entry:
     """Return an entry that comes from no archive, its path and link target judged like those of one.
 
     Raises:
-        ArchiveError: absolute, `..`, control characters, too long, or no usable link target.
+        ArchiveError: absolute, `..`, control characters, too long, or no usable link target; it names `archive`.
     """
-    entry = Entry(checked_path(path, limits, 0), kind, **more)
-    if kind == SYMLINK:
-        checked_target(entry.target, kind, limits, path, 0)
+    try:
+        entry = Entry(checked_path(path, limits, 0), kind, **more)
+        if kind == SYMLINK:
+            checked_target(entry.target, kind, limits, path, 0)
+    except ArchiveError as error:
+        raise type(error).of(error, archive=archive) from None
     return entry
 
 
@@ -160,3 +164,23 @@ def write(
         return write_archive(
             entries, table=table, reshape=Reshape(), limits=limits, spool=spool, write=write, progress=progress
         )
+
+
+def write_known(
+    entries: Iterable[Entry],
+    contents: Callable[[Entry], Iterable[bytes]],
+    *,
+    name: str,
+    limits: Limits,
+    write: Callable[[bytes], object],
+    progress: Progress,
+) -> str:
+    """Write the deterministic `.tar.zst` of entries whose sizes are known; as `repack.write_in_order`.
+
+    Raises:
+        ArchiveError: one of its kinds, with the name `name`.
+        whatever `contents` raises.
+    """
+    table = Table(limits, limits.max_total_bytes)
+    with _named(name):
+        return write_in_order(entries, contents, table=table, write=write, progress=progress)

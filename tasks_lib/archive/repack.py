@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, Final
 
 from tasks_lib.archive.codecs import beside
-from tasks_lib.archive.entries import DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, Limits, Reshape, reshaped
+from tasks_lib.archive.entries import DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, Limits, Reshape, damaged, reshaped
 from tasks_lib.archive.stream import BLOCK
 from tasks_lib.archive.table import Table
 from tasks_lib.progress import Progress
@@ -75,7 +75,33 @@ def write_archive(
         progress.check()
     table.check_links()
     model.sort()  # by path, as the first field
-    return _compressed(_normalised_links(model, places), places, spool, write, progress)
+    return _compressed(_normalised_links(model, places), _spooled(places, spool), write, progress)
+
+
+def write_in_order(
+    entries: Iterable[Entry],
+    contents: Callable[[Entry], Iterable[bytes]],
+    *,
+    table: Table,
+    write: Callable[[bytes], object],
+    progress: Progress,
+) -> str:
+    """Write the archive of `entries` through `write`, without a spool; return the sha256 hex of its tar.
+
+    Args:
+        entries: in any order, their sizes known; no hard links.
+        contents: gives the content of each file, asked for in the order of the paths, from another thread.
+        table: judges them; empty.
+        write: takes compressed bytes.
+        progress: asked whether to go on.
+
+    Raises:
+        ArchiveError: an entry that cannot be accepted, or a content of another size.
+        whatever `contents` raises.
+    """
+    model = sorted(new for entry in entries for new in table.add(entry))
+    table.check_links()
+    return _compressed(model, contents, write, progress)
 
 
 def _normalised_links(model: list[Entry], places: dict[bytes, int]) -> list[Entry]:
@@ -95,8 +121,23 @@ def _normalised_links(model: list[Entry], places: dict[bytes, int]) -> list[Entr
     return normalised
 
 
+def _spooled(places: dict[bytes, int], spool: BinaryIO) -> Callable[[Entry], Iterable[bytes]]:
+    def contents(entry: Entry) -> Iterator[bytes]:
+        spool.seek(places[entry.path])
+        left = entry.size
+        while left:
+            chunk = spool.read(min(left, _CHUNK))
+            left -= len(chunk)
+            yield chunk
+
+    return contents
+
+
 def _compressed(
-    model: list[Entry], places: dict[bytes, int], spool: BinaryIO, write: Callable[[bytes], object], progress: Progress
+    model: list[Entry],
+    contents: Callable[[Entry], Iterable[bytes]],
+    write: Callable[[bytes], object],
+    progress: Progress,
 ) -> str:
     import zstandard  # loaded when there is something to encode
 
@@ -108,7 +149,7 @@ def _compressed(
     compressor: Any = zstandard.ZstdCompressor(compression_params=parameters).chunker(size=size, chunk_size=_CHUNK)
     digest = hashlib.sha256()
     written = 0
-    with contextlib.closing(beside(_pieces(model, places, spool))) as pieces:
+    with contextlib.closing(beside(_pieces(model, contents))) as pieces:
         for piece in pieces:
             digest.update(piece)
             written += len(piece)
@@ -124,7 +165,7 @@ def _compressed(
     return digest.hexdigest()
 
 
-def _pieces(model: list[Entry], places: dict[bytes, int], spool: BinaryIO) -> Iterator[bytes]:
+def _pieces(model: list[Entry], contents: Callable[[Entry], Iterable[bytes]]) -> Iterator[bytes]:
     """Yield the tar: small pieces are joined, so that hashing and compressing see large ones."""
     held: list[bytes] = []
     size = 0
@@ -134,16 +175,16 @@ def _pieces(model: list[Entry], places: dict[bytes, int], spool: BinaryIO) -> It
         size += len(head)
         if entry.kind != FILE:
             continue
-        spool.seek(places[entry.path])
         left = entry.size
-        while left:
-            chunk = spool.read(min(left, _CHUNK))
+        for chunk in contents(entry):
             left -= len(chunk)
             held.append(chunk)
             size += len(chunk)
             if size >= _CHUNK:
                 yield b"".join(held)
                 held, size = [], 0
+        if left:
+            raise damaged(f"has {entry.size - left} bytes of content, {entry.size} were announced", "SIZE", entry.path)
         held.append(bytes(-entry.size % BLOCK))
         size += -entry.size % BLOCK
     yield b"".join(held)

@@ -40,7 +40,7 @@ def dot_git(listing: Listing, submodules: Iterable[Submodule], objects: Objects,
         listing: of the commit.
         submodules: of the commit; they are marked as active.
         objects: of its repository.
-        spool: an empty temporary file, which holds the pack while it is read.
+        spool: a temporary file; the pack is appended, and read from there.
 
     Raises:
         MissingObjectError, DigestMismatchError, ToolError: as `Objects`.
@@ -55,6 +55,7 @@ def dot_git(listing: Listing, submodules: Iterable[Submodule], objects: Objects,
     for name, text in texts.items():
         yield Piece(name, len(text), (text,))
     yield Piece(b"refs/", 0, ())
+    begin = spool.seek(0, 2)
     pack = _Pack(spool, listing.commit)
     count = 1 + len(listing.trees) + len({leaf.identity for leaf in listing.leaves})
     pack.begin(count)
@@ -67,13 +68,13 @@ def dot_git(listing: Listing, submodules: Iterable[Submodule], objects: Objects,
     name = pack.end()
     index = pack.index()
     yield Piece(b"objects/pack/pack-%s.idx" % name, len(index), (index,))
-    yield Piece(b"objects/pack/pack-%s.pack" % name, spool.tell(), _read(spool))
+    yield Piece(b"objects/pack/pack-%s.pack" % name, spool.tell() - begin, _read(spool, begin, spool.tell()))
 
 
-def _read(spool: BinaryIO) -> Iterator[bytes]:
-    spool.seek(0)
-    while chunk := spool.read(_CHUNK):
-        yield chunk
+def _read(spool: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
+    spool.seek(begin)
+    for at in range(begin, end, _CHUNK):
+        yield spool.read(min(_CHUNK, end - at))
 
 
 def _config(commit: str, submodules: Iterable[Submodule]) -> bytes:

@@ -76,24 +76,39 @@ class Objects:
                     raise ToolError(f"the {kind} {identity} is larger than {MAX_SMALL} bytes")
                 yield _whole(self._stream, kind, identity, size)
 
+    def sizes(self, identities: Sequence[str]) -> Iterator[int]:
+        """Yield the size of each blob, in this order; what is said here is compared when the content is read.
+
+        Raises:
+            MissingObjectError, ToolError: as `small`.
+        """
+        with self._asked(identities, "--batch-check") as stream:
+            for identity in identities:
+                yield _size(stream, "blob", identity)
+
     def contents(self, identities: Sequence[str]) -> Iterator[tuple[str, int, Iterator[bytes] | tuple[bytes]]]:
         """Yield id, size and content of blobs in this order; read each content before the next one.
 
         Raises:
             MissingObjectError, DigestMismatchError, ToolError: as `small`, while the content is read.
         """
+        with self._asked(identities, "--batch") as stream:
+            for identity in identities:
+                size = _size(stream, "blob", identity)
+                if size <= _CHUNK:
+                    yield identity, size, (_whole(stream, "blob", identity, size),)
+                else:
+                    yield identity, size, _pieces(stream, identity, size)
+
+    @contextlib.contextmanager
+    def _asked(self, identities: Sequence[str], how: str) -> Iterator[Stream]:
+        """Let git answer for all of these, without waiting for each."""
         with tempfile.TemporaryFile() as wanted:
             wanted.writelines(f"{one}\n".encode() for one in identities)
             wanted.seek(0)
-            words = ["cat-file", "--batch", "--buffer"]
-            call = command(self._settings, self._directory, words, beside=self._beside)
+            call = command(self._settings, self._directory, ["cat-file", how, "--buffer"], beside=self._beside)
             with streaming(call, self._progress, input=wanted) as stream:
-                for identity in identities:
-                    size = _size(stream, "blob", identity)
-                    if size <= _CHUNK:
-                        yield identity, size, (_whole(stream, "blob", identity, size),)
-                    else:
-                        yield identity, size, _pieces(stream, identity, size)
+                yield stream
 
 
 def _size(stream: Stream, kind: str, identity: str) -> int:

@@ -6,13 +6,13 @@ the user, the program's version or its configuration.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from tasks_lib import git, hg, recipe
-from tasks_lib.archive import REPACK_VERSION, Entry, Limits, Reshape, entry_of, repack
-from tasks_lib.archive import write as write_archive
+from tasks_lib.archive import REPACK_VERSION, Entry, Limits, Reshape, entry_of, repack, write_known
 from tasks_lib.definitions import Git, Hg
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import DigestMismatchError, UnsafeEntryError
@@ -37,6 +37,22 @@ class Part(NamedTuple):
     submodules: tuple[git.Submodule, ...]
 
 
+class _Flow:
+    """Contents in order, of which `left` are still to be taken; the last one ends the program behind it."""
+
+    def __init__(self, contents: Generator[Iterable[bytes], None, None], left: int = 1) -> None:
+        self._contents, self._left = contents, left
+
+    def take(self, progress: Progress) -> Iterator[bytes]:
+        """Yield the next content."""
+        self._left -= 1
+        for chunk in next(self._contents):
+            progress.advance(len(chunk))
+            yield chunk
+        if not self._left:
+            self._contents.close()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _GitWork:
     """What the archive of one commit is made of."""
@@ -47,6 +63,10 @@ class _GitWork:
     @property
     def limits(self) -> Limits:
         return self.access.world.limits(self.source.archive)
+
+    @property
+    def keeps(self) -> bool:
+        return self.source.dot_git == "kept"
 
     def objects(self, repository: git.Repository) -> Objects:
         return Objects(repository.directory, self.access.world.repositories, self.access.progress)
@@ -87,46 +107,65 @@ class _GitWork:
             inner = git.submodules(found, repository.context(url, name), objects, self.access.progress)
             return Part(path, repository, found, tuple(inner))
 
-    def entries(self, parts: list[Part]) -> Iterator[Entry]:
-        """Yield everything that the archive holds."""
-        limits, top = self.limits, self.source.path_prefix.encode("utf-8", "surrogateescape")
-        yield entry_of(top, "directory", limits)
-        for part in parts:
-            here = _below(top, part.path)
-            for link in part.listing.gitlinks:
-                yield entry_of(_below(here, link.path), "directory", limits)
-            if self.source.dot_git == "kept":
-                yield from self.dot_git(part, _below(here, b".git"))
-            leaves = part.listing.leaves
-            with self.objects(part.repository) as objects:
-                contents = objects.contents([leaf.identity for leaf in leaves])
-                for leaf, (_, size, chunks) in zip(leaves, contents, strict=True):
-                    path = _below(here, leaf.path)
-                    if leaf.kind == "symlink":
-                        yield entry_of(path, "symlink", limits, target=b"".join(chunks))
-                    else:
-                        yield entry_of(path, "file", limits, size=size, executable=leaf.executable, chunks=chunks)
+    def entry(self, path: bytes, kind: str, **more: Any) -> Entry:
+        return entry_of(path, kind, self.limits, archive=self.source.artifact_name, **more)
 
-    def dot_git(self, part: Part, here: bytes) -> Iterator[Entry]:
-        """Yield the `.git` of one commit."""
-        with self.objects(part.repository) as objects, self.access.world.store.temporary() as spool:
+    def entries(self, part: Part, here: bytes) -> Iterator[Entry]:
+        """Yield what one commit holds, files without their content."""
+        leaves = part.listing.leaves
+        links = [leaf.identity for leaf in leaves if leaf.kind == "symlink"]
+        with self.objects(part.repository) as objects:
+            targets = dict(zip(links, objects.small("blob", links), strict=True))
+            sizes = objects.sizes([leaf.identity for leaf in leaves])
+            for leaf, size in zip(leaves, sizes, strict=True):
+                path = _below(here, leaf.path)
+                if leaf.kind == "symlink":
+                    yield self.entry(path, "symlink", target=targets[leaf.identity])
+                else:
+                    yield self.entry(path, "file", size=size, executable=leaf.executable)
+        for link in part.listing.gitlinks:
+            yield self.entry(_below(here, link.path), "directory")
+
+    def contents(self, part: Part) -> Generator[Iterable[bytes], None, None]:
+        """Yield the content of each file of one commit, in the order of the paths."""
+        files = [leaf.identity for leaf in part.listing.leaves if leaf.kind == "file"]
+        with self.objects(part.repository) as objects:
+            for _, _, chunks in objects.contents(files):
+                yield chunks
+
+    def dot_git(self, part: Part, here: bytes, spool: BinaryIO) -> Iterator[tuple[Entry, Iterable[bytes]]]:
+        """Yield the `.git` of one commit, its content beside each entry."""
+        with self.objects(part.repository) as objects:
             for piece in git.dot_git(part.listing, part.submodules, objects, spool):
                 kind = "directory" if piece.path.endswith(b"/") else "file"
-                path = _below(here, piece.path)
-                yield entry_of(path, kind, self.limits, size=piece.size, chunks=piece.chunks)
+                yield self.entry(_below(here, piece.path), kind, size=piece.size), piece.chunks
 
     def write(self, spool: BinaryIO, writer: Writer) -> dict[str, str | int]:
         """Write the archive; return what is remembered of it."""
-        parts = self.parts()
-        self.access.progress.phase("repack")
-        digest = write_archive(
-            self.entries(parts),
-            name=self.source.artifact_name,
-            limits=self.limits,
-            spool=spool,
-            write=writer.write,
-            progress=self.access.progress,
-        )
+        parts, progress = self.parts(), self.access.progress
+        progress.phase("repack")
+        top = self.source.path_prefix.encode("utf-8", "surrogateescape")
+        entries = [self.entry(top, "directory")]
+        flows: dict[bytes, _Flow] = {}
+        with contextlib.ExitStack() as stack:
+            for part in parts:
+                here = _below(top, part.path)
+                own = list(self.entries(part, here))
+                files = [one.path for one in own if one.kind == "file"]
+                contents = stack.enter_context(contextlib.closing(self.contents(part)))
+                flows |= dict.fromkeys(files, _Flow(contents, len(files)))
+                for entry, chunks in self.dot_git(part, _below(here, b".git"), spool) if self.keeps else ():
+                    own.append(entry)
+                    flows[entry.path] = _Flow(chunk for chunk in (chunks,))
+                entries += own
+            digest = write_known(
+                entries,
+                lambda entry: flows[entry.path].take(progress),
+                name=self.source.artifact_name,
+                limits=self.limits,
+                write=writer.write,
+                progress=progress,
+            )
         return {"tar": f"sha256:{digest}", "tree": parts[0].listing.tree, "submodules": len(parts) - 1}
 
     def forget(self) -> None:
