@@ -23,7 +23,7 @@ from tasks_lib.progress import Silent
 from tasks_lib.settings import Settings
 from tasks_lib.steps import World
 from tasks_lib.steps.repositories import commit_archive
-from tests.repositories import FILES, committed, git, made, with_submodule
+from tests.repositories import FILES, committed, forged, git, made, with_submodule
 from tests.test_journeys import doit, ran
 
 ROOT = Path(__file__).parent.parent
@@ -71,6 +71,15 @@ def test_what_the_archive_holds(tmp_path: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
         modes = {member.name: member.mode for member in archive}
     assert (modes["p/run"], modes["p/README"], modes["p"]) == (0o755, 0o644, 0o755)
+
+
+def test_outward_symlinks(tmp_path: Path) -> None:
+    """A symlink that leads outside is kept as it is where the definition says so."""
+    made(tmp_path / "r", FILES)
+    commit = forged(tmp_path / "r", [("120000", "x", b"/usr/lib"), ("120000", "y", b"../../z")])
+    wanted = source(tmp_path / "r", commit, archive=(("outward_symlinks", "keep"),))
+    found = members(archived(world(tmp_path / "c"), wanted))
+    assert (found["p/x"], found["p/y"]) == ("/usr/lib", "../../z")
 
 
 CHILD = """

@@ -68,6 +68,7 @@ def _archive(run: Run, checkout: Checkout, key: str) -> Integrity:
         path_prefix=prefix.rstrip("/"),
         artifact_name=Path(checkout.dest).name,
         dot_git=checkout.dot_git,
+        archive=(("outward_symlinks", "keep"),),  # whoever extracts it decides
     )
     commit = checkout.commit.lower()
     if not _COMMIT.fullmatch(commit):
