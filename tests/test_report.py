@@ -161,7 +161,7 @@ def test_report_of_a_run(repository: Path) -> None:
 def test_secrets_are_in_no_record(repository: Path, origin: Any) -> None:
     """Credentials and queries of URLs are in neither the record, the event log, nor what is printed."""
     path = repository / "fetchdefs/fetch/a.yml"
-    path.write_text(definition("tool", f"{origin.url}/tool.tar?token=sesame", TOOL, "    artifact-name: tool.tar\n"))
+    path.write_text(definition("tool", f"{origin.url}/tool.tar?token=sesame", TOOL))
     done = doit(repository, "fetch", FETCH_EVENTS="events.jsonl")
     assert done.returncode == 0
     doit(repository, "report")

@@ -69,6 +69,8 @@ def _task(ledger: Ledger, name: str, numbers: Mapping[str, int], workers: list[s
     for key in ("artifact", "size", "sha256", "defined"):
         if facts.get(key):
             record[key] = facts[key]
+    if "?" in str(record.get("artifact", "")):  # Taskgraph names an artifact after its URL, and a query may be a secret
+        record["artifact"] = f"{record['artifact'].partition('?')[0]}?..."
     if facts.get("sources"):
         from tasks_lib.transport import redacted  # slow to import, and loaded by now where anything was fetched
 
