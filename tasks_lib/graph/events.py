@@ -68,7 +68,7 @@ class EventLog:
     def finish(self, at_s: float, counts: Mapping[str, int]) -> None:
         """Write that the run is over."""
         with self._lock:
-            self._write("finish", at_s, {"counts": dict(counts)})
+            self._write("finish", at_s, {"counts": {outcome: number for outcome, number in counts.items() if number}})
             if self._descriptor >= 0:
                 os.close(self._descriptor)
                 self._descriptor = -1

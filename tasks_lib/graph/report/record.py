@@ -49,7 +49,7 @@ def recorded(ledger: Ledger, *, now_s: float, ended_at: float) -> Record:
         "version": installed_version(),
         "started": datetime.fromtimestamp(ended_at - elapsed_s, UTC).isoformat(timespec="seconds"),
         "elapsed": _ms(elapsed_s),
-        "counts": dict(ledger.counts),
+        "counts": dict(+ledger.counts),
         "errors": [error[:_MAX_TEXT] for error in ledger.errors[:_MAX_WARNINGS]],
         "workers": workers,
         "left_out": len(names) - len(kept),

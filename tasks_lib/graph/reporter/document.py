@@ -97,7 +97,7 @@ class DocumentFace:
             "out": out,
             "err": err + "\n".join(self._ledger.errors),
             "summary": {
-                "counts": dict(self._ledger.counts),
+                "counts": dict(+self._ledger.counts),
                 "bytes": sum(run.fetched_bytes for run in self._ledger.runs.values()),
                 "elapsed_s": round(now - self._ledger.begun_s, 4),
                 "hosts": [
