@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -127,6 +127,18 @@ class Plan:
     def published(self, fetch: Fetch) -> Artifact:
         """Return the artifact of a definition, repacked where it asks for that."""
         return self.repacked(fetch) or self.fetched(fetch)
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Yield everything that the definitions publish."""
+        for fetch in self.definitions.fetches.values():
+            yield self.fetched(fetch)
+            repacked = self.repacked(fetch)
+            if repacked is not None:
+                yield repacked
+        for name in self.definitions.toolchains:
+            output = self.preparation(name).output
+            if output is not None:
+                yield output
 
     def extraction(self, fetch: Fetch) -> Delivery:
         """Return what `extract:NAME` makes of an archive on its own."""

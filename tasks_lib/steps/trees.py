@@ -67,6 +67,23 @@ def deliver(world: World, delivery: Delivery, progress: Progress) -> None:
             raise
 
 
+def compare(world: World, delivery: Delivery, progress: Progress) -> dict[str, str]:
+    """Return path -> what is wrong there, of what was delivered; the artifact is read again for that.
+
+    Raises:
+        ArchiveError, BlobMissingError, BlobCorruptError: the artifact cannot be read.
+        StoreUnavailableError, CancelledError: as `deliver`.
+    """
+    integrity = artifacts.integrity_of(world, delivery.artifact)
+    if integrity is None:
+        raise BlobMissingError("its artifact is not in the cache")
+    name = delivery.artifact.path.name
+    with world.store.open(integrity) as file:
+        archive = (format_for(name) or _format_of_content(file)) if delivery.entry.delivery == "extract" else None
+        limits = world.limits(delivery.limits)
+        return slot_of(delivery).differences(file, name=name, format=archive, limits=limits, progress=progress)
+
+
 def _fill(
     world: World, delivery: Delivery, slot: Slot, file: BinaryIO, integrity: Integrity, progress: Progress
 ) -> None:

@@ -12,10 +12,10 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Literal
 
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import (
@@ -34,9 +34,22 @@ from tasks_lib.store.partial import Partial
 from tasks_lib.store.placing import LinkMode, fill, place
 from tasks_lib.store.results import Result
 from tasks_lib.store.shelf import Opened, Shelf, trim
+from tasks_lib.store.survey import Item, discard, survey
 from tasks_lib.store.trust import Trust
 
-__all__ = ["LOCK_TIMEOUT_S", "LinkMode", "Options", "Partial", "Result", "Store", "Trust", "Writer", "locked", "place"]
+__all__ = [
+    "LOCK_TIMEOUT_S",
+    "Item",
+    "LinkMode",
+    "Options",
+    "Partial",
+    "Result",
+    "Store",
+    "Trust",
+    "Writer",
+    "locked",
+    "place",
+]
 
 #: Source: https://bford.info/cachedir/
 _CACHEDIR_TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# cache of doit-fetch; may be deleted\n"
@@ -171,11 +184,14 @@ class Store:
         Raises:
             StoreUnavailableError: the system refuses to say.
         """
-        if self.shelf.has(integrity) or (self._lower is not None and self._lower.has(integrity)):
-            self._usage.hit(integrity.digest.hex)
-            return True
-        self._usage.miss(integrity.digest.hex)
-        return False
+        written_s = self.shelf.found(integrity)
+        if written_s is None and self._lower is not None:
+            written_s = self._lower.found(integrity)
+        if written_s is None:
+            self._usage.miss(integrity.digest.hex)
+            return False
+        self._usage.hit(integrity.digest.hex, written_s)
+        return True
 
     def open(self, integrity: Integrity) -> BinaryIO:
         """Open a blob; what is read from the returned file is what was measured, and prune leaves it alone.
@@ -193,13 +209,15 @@ class Store:
                 raise
             return self._lower.open(integrity)
 
-    def matches(self, path: Path, integrity: Integrity) -> bool:
-        """Whether the file at `path` (anywhere) holds exactly these bytes; remembers what it measured."""
+    def matches(self, path: Path, integrity: Integrity, how: Literal["remembered", "afresh"] = "remembered") -> bool:
+        """Whether the file at `path` (anywhere) holds exactly these bytes; what was measured counts unless `afresh`."""
         memo = self.shelf.memo
         try:
             stamp = Stamp.of(path.lstat())
-            if stamp.size != integrity.size or memo.get(stamp) == integrity.digest.hex:
-                return stamp.size == integrity.size
+            if stamp.size != integrity.size:
+                return False
+            if how == "remembered" and memo.get(stamp) == integrity.digest.hex:
+                return True
             with files.open_regular(path) as file:
                 stamp = Stamp.of(os.fstat(file.fileno()))
                 actual = files.hex_of(file.fileno(), integrity.digest.algorithm)
@@ -241,7 +259,7 @@ class Store:
                 files.name_once(descriptor, temporary, final)
                 break
             except FileExistsError:
-                if self.shelf.has(integrity):
+                if self.shelf.found(integrity) is not None:
                     break
         else:
             raise FileExistsError(errno.EEXIST, "something else stands there again and again", str(final))
@@ -323,6 +341,75 @@ class Store:
         path = self._directory("locks") / name
         with locked(path, timeout_s=self.options.lock_timeout_s, progress=progress or Silent()):
             yield
+
+    # --- upkeep
+
+    def items(self) -> list[Item]:
+        """Return everything that lies in the cache.
+
+        Raises:
+            StoreUnavailableError: others can write it.
+        """
+        return list(survey(self.shelf.top.parent))
+
+    def inspect(self, item: Item, progress: Progress) -> str:
+        """Read a blob or a result whatever is remembered of it; return what is wrong, "" for nothing.
+
+        What is wrong goes to quarantine.
+
+        Raises:
+            StoreUnavailableError: the system refuses to read it.
+            CancelledError: the run was asked to stop.
+        """
+        path = Path(item.path)
+        if item.kind == "blob":
+            return self.shelf.inspect(path, progress)
+        try:
+            results.read(path, item.name, self.options.trust)
+        except FileNotFoundError:
+            return ""
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and not isinstance(error, files.NotRegularError):
+                raise files.unusable(path, error) from error
+            self.set_aside(path, f"no result: {error}")
+            return str(error)
+        return ""
+
+    def set_aside(self, path: Path, reason: str) -> None:
+        """Move a damaged file, of the cache or of an extracted tree, to quarantine; one that cannot go stays."""
+        directory = self._directory("quarantine")
+        aside = directory / f"{path.name[:100]}.{files.scratch_name()}"
+        with contextlib.suppress(OSError):
+            path.rename(aside)
+            files.append_text(aside.with_name(f"{aside.name}.reason"), ascii(reason)[1:-1] + "\n", "longer")
+        trim(directory)
+
+    @contextlib.contextmanager
+    def pruning(self, progress: Progress) -> Iterator[Callable[[Item, Callable[[Path], None]], str]]:
+        """Give what takes a thing away and returns why it stays, "" when it went; no run starts meanwhile.
+
+        Raises:
+            StoreUnavailableError: another prune holds the cache for too long, or it is read-only.
+            CancelledError: the run was asked to stop while waiting.
+        """
+        with self.lock("prune", progress):
+            yield lambda item, remove_tree: discard(item, self.root, remove_tree)
+            left = frozenset(item.name for item in self.items() if item.kind == "blob")
+            self.shelf.memo.keep_only(left)
+            uses = {name: when for name, when in self.last_uses().items() if name in left}
+            usage.compact(self.shelf.top, uses)
+
+    def last_uses(self) -> dict[str, int]:
+        """Return hex digest -> when it was last used, as far as that is later than when it was written."""
+        return usage.last_uses(self.shelf.top)
+
+    def runs(self) -> list[tuple[int, int, int]]:
+        """Return (when, found here, obtained) of the runs that are remembered, oldest first."""
+        return usage.runs(self.shelf.top)
+
+    def definitions(self) -> dict[Path, Path]:
+        """Return note -> definitions directory of everybody who used this cache."""
+        return usage.definitions(self.shelf.top)
 
     # --- results
 

@@ -59,18 +59,18 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def text_of(file: BinaryIO) -> str:
-    """Return the text of a file of the cache, which is ASCII.
+    """Return the rest of a text file of the cache, which is ASCII; anything else in it becomes U+FFFD.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no text, or endless.
+        ValueError: it is endless.
     """
     if os.fstat(file.fileno()).st_size > _MAX_TEXT_BYTES:
         raise ValueError("too long")
     parts = []
     while part := file.read(CHUNK):
         parts.append(part)
-    return b"".join(parts).decode("ascii")
+    return b"".join(parts).decode("ascii", "replace")
 
 
 def append_text(path: Path, text: str, how: Literal["longer", "anew"]) -> None:

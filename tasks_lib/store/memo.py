@@ -43,30 +43,43 @@ class Memo:
     def __init__(self, path: Path, trust: Trust) -> None:
         self._path, self._trust = path, trust
         self._known: dict[Stamp, str] | None = None
+        self._read = 0  # bytes of the file that are known
         self._lock = threading.Lock()
 
     def _loaded(self) -> dict[Stamp, str]:
         if self._known is None:
             with self._lock:
                 if self._known is None:
-                    self._known = self._read()
+                    known: dict[Stamp, str] = {}
+                    self._read_on(known)
+                    self._known = known
         return self._known
 
-    def _read(self) -> dict[Stamp, str]:
-        known: dict[Stamp, str] = {}
+    def _read_on(self, known: dict[Stamp, str]) -> None:
+        """Add what this and other processes have written since the last look."""
         with contextlib.suppress(OSError, ValueError), files.open_regular(self._path) as file:
-            if self._trust.objection(os.fstat(file.fileno())):
-                return known
-            for line in files.text_of(file).splitlines():
+            status = os.fstat(file.fileno())
+            if self._trust.objection(status):
+                return
+            file.seek(self._read if status.st_size >= self._read else 0)
+            text = files.text_of(file)
+            whole = text.rfind("\n") + 1  # somebody may be writing the last line
+            self._read = file.tell() - len(text) + whole
+            for line in text[:whole].splitlines():
                 words = line.split()
                 if len(words) == 6 and len(words[0]) in _HEX_LENGTHS:
                     with contextlib.suppress(ValueError):
                         known[Stamp(*map(int, words[1:]))] = words[0]
-        return known
 
     def get(self, stamp: Stamp) -> str:
-        """Return the hex digest that was measured, "" when this stamp is not known."""
-        return self._loaded().get(stamp, "")
+        """Return the hex digest that was measured here or by another process, "" when this stamp is not known."""
+        known = self._loaded()
+        found = known.get(stamp, "")
+        if not found:
+            with self._lock:
+                self._read_on(known)
+            found = known.get(stamp, "")
+        return found
 
     def put(self, stamp: Stamp, hex_digest: str) -> None:
         """Remember a measurement; a cache that cannot be written just forgets."""

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.errors import BlobCorruptError, BlobMissingError, escaped
+from tasks_lib.errors import BlobCorruptError, BlobMissingError, StoreUnavailableError, escaped
+from tasks_lib.progress import Progress
 from tasks_lib.store import files, locks
 from tasks_lib.store.memo import Memo, Stamp
 from tasks_lib.store.options import FORMAT, Options
@@ -125,8 +126,8 @@ class Shelf:
     def _place(self, digest: Digest) -> str:
         return f"{self._blobs}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
 
-    def has(self, integrity: Integrity) -> bool:
-        """Whether the blob is here and unchanged since it was measured; one lstat when warm.
+    def found(self, integrity: Integrity) -> float | None:
+        """Return when a blob was written that is here and unchanged since it was measured; one lstat when warm.
 
         Raises:
             StoreUnavailableError: the system refuses to say.
@@ -136,15 +137,14 @@ class Shelf:
             stamp = Stamp.of(os.lstat(place))
         except OSError as error:
             if error.errno in _MISSING:
-                return False
+                return None
             raise files.unusable(Path(place), error) from error
-        if stamp.size == integrity.size and self.memo.get(stamp) == integrity.digest.hex:
-            return True
-        try:
-            self.open(integrity).close()
-        except (BlobMissingError, BlobCorruptError):
-            return False
-        return True
+        if stamp.size != integrity.size or self.memo.get(stamp) != integrity.digest.hex:
+            try:
+                self.open(integrity).close()
+            except (BlobMissingError, BlobCorruptError):
+                return None
+        return stamp.mtime_ns / 1e9
 
     def open(self, integrity: Integrity) -> Opened:
         """Open a blob and lease it: prune leaves alone what is open.
@@ -184,20 +184,64 @@ class Shelf:
         self._measure(descriptor, integrity, path)
 
     def _measure(self, descriptor: int, integrity: Integrity, path: Path) -> None:
+        """Return when the open file is the blob, as read now.
+
+        A right blob stays whatever size somebody expects of it: then the expectation is wrong.
+        """
         stamp = Stamp.of(os.fstat(descriptor))
-        actual = f"{stamp.size} bytes"
-        if stamp.size == integrity.size:
+        actual = self.memo.get(stamp)
+        if actual != integrity.digest.hex:
             with files.translated(path):
                 actual = files.hex_of(descriptor, integrity.digest.algorithm)
-        if actual != integrity.digest.hex:
-            raise self._damaged(path, descriptor, f"expected {integrity}, found {actual}")
-        if Stamp.of(os.fstat(descriptor)) == stamp:  # nobody wrote meanwhile
-            self.memo.put(stamp, actual)
+            if actual != integrity.digest.hex:
+                found = f"{stamp.size} bytes, {integrity.digest.algorithm}:{actual}"
+                raise self._damaged(path, descriptor, f"expected {integrity}, found {found}")
+            if Stamp.of(os.fstat(descriptor)) == stamp:  # nobody wrote meanwhile
+                self.memo.put(stamp, actual)
+        if stamp.size != integrity.size:
+            raise BlobMissingError(
+                f"the cache holds {integrity.digest} with {stamp.size} bytes, but {integrity.size} are expected",
+                hint="correct the size in the definition",
+            )
 
     def _again(self, opened: Opened, integrity: Integrity, path: Path) -> None:
         """Measure a blob that changed while it was read; a new link changes its stamp, not its content."""
         opened.stamp = Stamp.of(os.fstat(opened.fileno()))
         self._measure(opened.fileno(), integrity, path)
+
+    def inspect(self, path: Path, progress: Progress) -> str:
+        """Read what stands at a blob's path to its end, whatever is remembered; return what is wrong, "" for nothing.
+
+        What is wrong goes to quarantine; what vanished meanwhile is nothing.
+
+        Raises:
+            StoreUnavailableError: the system refuses to read it.
+            CancelledError: the run was asked to stop.
+        """
+        try:
+            digest = Digest(path.parent.parent.name, path.name)
+            with files.translated(path), files.open_regular(path) as file:
+                locks.lease(file.fileno())
+                reason = self.options.trust.objection(os.fstat(file.fileno()))
+                stamp = Stamp.of(os.fstat(file.fileno()))
+                actual = files.hex_of(file.fileno(), digest.algorithm, progress)
+                if actual != digest.hex:
+                    reason = f"its content is {digest.algorithm}:{actual}, {stamp.size} bytes"
+                if reason:
+                    self.quarantine(path, file.fileno(), reason)
+                elif Stamp.of(os.fstat(file.fileno())) == stamp:
+                    self.memo.put(stamp, actual)
+                return reason
+        except ValueError:
+            reason = "its name is no digest"
+        except StoreUnavailableError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return ""
+            if not isinstance(error.__cause__, files.NotRegularError):
+                raise
+            reason = "it is no regular file"
+        self.quarantine(path, None, reason)
+        return reason
 
     def _damaged(self, path: Path, descriptor: int | None, reason: str) -> BlobCorruptError:
         aside = self.quarantine(path, descriptor, reason)

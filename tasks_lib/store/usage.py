@@ -17,8 +17,8 @@ from typing import Final
 
 from tasks_lib.store import files
 
-#: Seconds within which a second use of the same content is not written down again; below `prune`'s hour.
-_SAME_USE_S: Final = 1800
+#: Seconds after which a use is worth a line: the file's own time, or the last line, says it as well before.
+_SAME_USE_S: Final = 12 * 3600
 #: Uses that wait to be written, and seconds that they wait at most while more come.
 _BATCH: Final = 256
 _BATCH_S: Final = 5.0
@@ -42,17 +42,20 @@ class Usage:
         self._written_s = time.monotonic()
         weakref.finalize(self, _write_run, top, clock, self._hits, self._missed, self._pending)
 
-    def hit(self, hex_digest: str) -> None:
-        """Remember that this content was there."""
+    def hit(self, hex_digest: str, written_s: float) -> None:
+        """Remember that this content was there, which was written at `written_s`."""
         if hex_digest in self._seen:
             return
         with self._lock:
             self._seen.add(hex_digest)
             if hex_digest not in self._missed:
                 self._hits.add(hex_digest)
+            now = self._clock()
+            if now - written_s < _SAME_USE_S:
+                return
             if self._recent is None:
                 self._recent = last_uses(self._top)
-            if 0 <= self._clock() - self._recent.get(hex_digest, 0) < _SAME_USE_S:
+            if now - self._recent.get(hex_digest, 0) < _SAME_USE_S:
                 return
             self._pending.append(hex_digest)
             if len(self._pending) >= _BATCH or time.monotonic() - self._written_s > _BATCH_S:
@@ -94,8 +97,13 @@ def _lines(path: Path, words: int) -> list[list[str]]:
 
 
 def last_uses(top: Path) -> dict[str, int]:
-    """Return hex digest -> seconds since the epoch of its last recorded use."""
-    return {hexed: int(when) for hexed, when in _lines(top / "used", 2)}
+    """Return hex digest -> seconds since the epoch of its last recorded use, never later than the record itself."""
+    path = top / "used"
+    try:
+        newest = int(path.stat().st_mtime) + 1
+    except OSError:
+        return {}
+    return {hexed: min(int(when), newest) for hexed, when in _lines(path, 2)}
 
 
 def compact(top: Path, uses: dict[str, int]) -> None:

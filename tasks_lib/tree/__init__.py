@@ -20,6 +20,7 @@ from tasks_lib.archive import Entry, Limits, Reshape, read
 from tasks_lib.errors import TreeError, escaped
 from tasks_lib.progress import Progress
 from tasks_lib.store import LOCK_TIMEOUT_S, LinkMode, locked
+from tasks_lib.tree.compare import Comparison
 from tasks_lib.tree.record import Line, RecordWriter, head, lines
 from tasks_lib.tree.writer import OPEN_DIRECTORY, TreeWriter, remove_tree
 
@@ -27,6 +28,7 @@ __all__ = ["TREE_VERSION", "Slot", "remove_tree"]
 
 #: Raise when the same archive may give another tree.
 TREE_VERSION: Final = 2
+_CHUNK: Final = 1 << 20
 _KINDS: Final = {
     "file": stat.S_IFREG, "hardlink": stat.S_IFREG, "directory": stat.S_IFDIR, "symlink": stat.S_IFLNK,
 }  # fmt: skip
@@ -90,12 +92,55 @@ class Slot:
         """
 
         def fill(writer: TreeWriter) -> None:
-            start = source.read(4)
-            runs = int(start == b"\x7fELF" or start.startswith(b"#!"))
-            size = source.seek(0, 2)
-            writer.place(Entry(path=os.fsencode(file_name), kind="file", executable=runs, size=size), source, how)
+            for entry in _placed(source, file_name):
+                writer.place(entry, source, how)
 
         self._fill(fill, file_name, key, progress, 0)
+
+    def differences(
+        self,
+        source: BinaryIO,
+        *,
+        name: str,
+        format: str | None,
+        limits: Limits,
+        progress: Progress,
+    ) -> dict[str, str]:
+        """Return path -> what is wrong there, of what this slot put into its destination.
+
+        Args:
+            source: the archive, or the file that was placed.
+            name: its name; that of the placed file.
+            format: the format of the archive, None for a file that was placed.
+            limits: of this archive.
+            progress: told of every byte.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+            CancelledError: the run was asked to stop.
+        """
+        comparison = Comparison(self.destination, progress)
+        if format is None:
+            for entry in _placed(source, name):
+                comparison.add(entry)
+        else:
+            read(source, name=name, format=format, reshape=Reshape(), limits=limits, sink=comparison.add)
+        return comparison.differences
+
+    def distrust(self) -> None:
+        """Let the record say that what stands is not what was delivered: the next delivery replaces it.
+
+        Raises:
+            TreeError: the file system refused.
+        """
+        with _translated(self.destination):
+            record = RecordWriter(self.record, "", str(head(self.record).get("archive", "")))
+            try:
+                record.take(self._lines())
+                record.close()
+                record.commit()
+            finally:
+                record.discard()
 
     def _fill(self, fill: Callable[[TreeWriter], None], name: str, key: str, progress: Progress, copies: int) -> None:
         staging = self.destination.with_name(f".{self.destination.name}.{secrets.token_hex(6)}.part")
@@ -186,6 +231,16 @@ class Slot:
             with contextlib.suppress(OSError):
                 self.destination.rmdir()
             self.record.unlink(missing_ok=True)
+
+
+def _placed(source: BinaryIO, file_name: str) -> Iterator[Entry]:
+    """Yield the one entry of a placed file; `source` stands at its start then."""
+    start = source.read(4)
+    runs = int(start == b"\x7fELF" or start.startswith(b"#!"))
+    size = source.seek(0, 2)
+    source.seek(0)
+    chunks = iter(lambda: source.read(_CHUNK), b"")
+    yield Entry(path=os.fsencode(file_name), kind="file", executable=runs, size=size, chunks=chunks)
 
 
 def _lstat(path: Path) -> os.stat_result | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -60,6 +60,11 @@ class RecordWriter:
     def _flush(self) -> None:
         self._file.write("".join(self._lines))
         self._lines = []
+
+    def take(self, kept: Iterable[Line]) -> None:
+        """Add the lines of another record."""
+        for line in kept:
+            self._write(json.dumps(line) + "\n")
 
     def close(self) -> None:
         """Finish the lines; the record still stands aside, readable there."""

@@ -1,0 +1,147 @@
+"""Prune: what of the cache no definitions need, and what of that goes.
+
+Judged from names, sizes and times alone; never by link counts, which say nothing once files are cloned.
+What a root reaches stays whatever a bound says; then the bound is missed, and that is said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from tasks_lib.definitions import Git, Hg
+from tasks_lib.steps.plan import Plan
+from tasks_lib.steps.world import World
+from tasks_lib.store import Item
+
+#: Seconds for which anything stays: a run may be about to use it.
+YOUNG_S: Final = 3600.0
+#: Kinds that are never content: they go once they are not young.
+_RUBBISH: Final = frozenset(("temporary", "lock", "quarantine", "format"))
+_DAY_S: Final = 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What is asked for; without any, everything goes that no root reaches."""
+
+    older_than_s: float | None = None
+    max_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """The names of all that some definitions need."""
+
+    keys: frozenset[str]
+    digests: frozenset[str]
+    artifacts: frozenset[str]
+    repositories: frozenset[str]
+
+    def holds(self, item: Item) -> bool:
+        """Whether a thing of the cache is needed."""
+        if item.kind == "blob":
+            return item.name in self.digests
+        if item.kind == "partial":
+            return item.name.partition(".")[0] in self.digests
+        if item.kind == "artifact":
+            return item.name in self.artifacts
+        return item.name in {"result": self.keys, "repository": self.repositories}.get(item.kind, ())
+
+
+class Verdict(NamedTuple):
+    """One thing, whether it goes, and why; `used_s` is when it was last written or used."""
+
+    item: Item
+    goes: bool
+    why: str
+    used_s: float
+
+
+def reach(world: World, plans: Iterable[Plan]) -> Reach:
+    """Return what these plans need of the cache, and what they have made of it."""
+    keys: set[str] = set()
+    digests: set[str] = set()
+    artifacts: set[str] = set()
+    repositories: set[str] = set()
+    for plan in plans:
+        for artifact in plan.artifacts():
+            keys.add(artifact.key)
+            artifacts.add("/".join(artifact.path.parts[-3:]))
+            if artifact.integrity is not None:
+                digests.add(artifact.integrity.digest.hex)
+            result = world.store.result(artifact.key)
+            if result is not None:
+                digests.add(result.integrity.digest.hex)
+        for fetch in plan.definitions.fetches.values():
+            if isinstance(fetch.source, Git | Hg):
+                repositories.add(repository_name(fetch.source.repo, fetch.source.revision))
+    return Reach(
+        keys=frozenset(keys),
+        digests=frozenset(digests),
+        artifacts=frozenset(artifacts),
+        repositories=frozenset(repositories),
+    )
+
+
+def repository_name(url: str, commit: str) -> str:
+    """Return the name under which the cache holds the repository of a URL."""
+    return hashlib.sha256(f"{len(commit)} {url}".encode()).hexdigest()
+
+
+def judge(
+    items: Iterable[Item], reached: Reach, uses: Mapping[str, int], bounds: Bounds, now_s: float
+) -> list[Verdict]:
+    """Return what goes and what stays, with the reason of each."""
+    verdicts = []
+    for item in items:
+        used_s = max(item.written_s, uses.get(item.name, 0)) if item.kind == "blob" else item.written_s
+        verdicts.append(_judged(item, reached, used_s, bounds, now_s))
+    return verdicts if bounds.max_size is None else _bounded(verdicts, bounds.max_size, now_s)
+
+
+def _judged(item: Item, reached: Reach, used_s: float, bounds: Bounds, now_s: float) -> Verdict:
+    age_s = now_s - used_s
+    if reached.holds(item):
+        return Verdict(item, False, "needed", used_s)
+    if age_s < YOUNG_S:  # a time in the future counts as young
+        return Verdict(item, False, "younger than an hour", used_s)
+    if item.kind in _RUBBISH:
+        return Verdict(item, True, f"left behind, {_age(age_s)} old", used_s)
+    why = f"no definition needs it, last used {_age(age_s)} ago"
+    if bounds.older_than_s is not None and age_s >= bounds.older_than_s:
+        return Verdict(item, True, why, used_s)
+    if bounds.older_than_s is None and bounds.max_size is None:
+        return Verdict(item, True, why, used_s)
+    return Verdict(item, False, "within the bounds", used_s)
+
+
+def _bounded(verdicts: list[Verdict], max_size: int, now_s: float) -> list[Verdict]:
+    """Let the longest unused go until the rest fits."""
+    names = Counter(one.item.inode for one in verdicts if not one.goes)
+    size = size_of(one.item for one in verdicts if not one.goes)
+    spare = [place for place, one in enumerate(verdicts) if not one.goes and one.why == "within the bounds"]
+    for place in sorted(spare, key=lambda place: verdicts[place].used_s):
+        if size <= max_size:
+            break
+        one = verdicts[place]
+        why = f"over the size, no definition needs it, last used {_age(now_s - one.used_s)} ago"
+        verdicts[place] = one._replace(goes=True, why=why)
+        names[one.item.inode] -= 1
+        if not names[one.item.inode]:
+            size -= one.item.size
+    return verdicts
+
+
+def size_of(items: Iterable[Item]) -> int:
+    """Return how many bytes these things take; two names of one file count once."""
+    return sum({item.inode: item.size for item in items}.values())
+
+
+def _age(seconds: float) -> str:
+    if seconds >= _DAY_S:
+        return f"{seconds / _DAY_S:.0f} d"
+    return f"{seconds / 3600:.0f} h"

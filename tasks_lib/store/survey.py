@@ -1,0 +1,168 @@
+"""What lies in a cache, thing by thing, and how a thing is taken away while others work.
+
+Internal to the store, but for `Item`. A survey reads names, sizes and times, no content. Something unknown is nobody's:
+it is not listed and never removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+from tasks_lib.store import files, locks
+from tasks_lib.store.options import FORMAT
+
+Kind = Literal["blob", "result", "artifact", "partial", "repository", "quarantine", "temporary", "lock", "format"]
+_HEX: Final = re.compile(r"[0-9a-f]{40,128}")
+_FORMAT: Final = re.compile(r"v([0-9]{1,4})")
+
+
+class Item(NamedTuple):
+    """One thing: `name` is its digest, key or path below the cache; `size` in bytes; `inode` tells links apart."""
+
+    kind: Kind
+    name: str
+    path: str
+    size: int
+    inode: tuple[int, int]
+    written_s: float
+
+
+def survey(root: Path) -> Iterator[Item]:
+    """Yield everything that is known in the cache."""
+    top = root / FORMAT
+    for algorithm in _directories(top / "blobs"):
+        for fan in _directories(algorithm):
+            yield from _whole(fan, "blob")
+    for fan in _directories(top / "results"):
+        yield from _files(fan, "result")
+    for name in _directories(root / "artifacts"):
+        for key in _directories(name):
+            yield from _files(key, "artifact", str(root / "artifacts"))
+    yield from _files(top / "partial", "partial")
+    yield from _files(top / "tmp", "temporary")
+    yield from _files(top / "locks", "lock")
+    yield from _whole(top / "quarantine", "quarantine")
+    yield from _whole(top / "repositories", "repository")
+    for one in _directories(root):
+        found = _FORMAT.fullmatch(one.name)
+        if found and int(found[1]) < int(FORMAT[1:]):
+            yield _tree(one, "format")
+
+
+def _directories(path: Path) -> list[Path]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(Path(one.path) for one in entries if one.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
+
+
+def _files(directory: Path, kind: Kind, below: str = "") -> Iterator[Item]:
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for one in entries:
+            try:
+                status = one.stat(follow_symlinks=False)
+            except OSError:
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                continue
+            name = one.path[len(below) + 1 :] if below else one.name
+            inode = (status.st_dev, status.st_ino)
+            yield Item(kind, name, one.path, status.st_size, inode, status.st_mtime)
+
+
+def _whole(directory: Path, kind: Kind) -> Iterator[Item]:
+    yield from _files(directory, kind)
+    for one in _directories(directory):
+        yield _tree(one, kind)
+
+
+def _tree(path: Path, kind: Kind) -> Item:
+    """Return a directory with all that is in it as one thing, as young as the youngest of it."""
+    status = path.lstat()
+    size, newest = 0, status.st_mtime
+    waiting = [path]
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for one in entries:
+                with contextlib.suppress(OSError):
+                    inner = one.stat(follow_symlinks=False)
+                    size, newest = size + inner.st_size, max(newest, inner.st_mtime)
+                    if stat.S_ISDIR(inner.st_mode):
+                        waiting.append(Path(one.path))
+    return Item(kind, path.name, str(path), size, (status.st_dev, status.st_ino), newest)
+
+
+def discard(item: Item, root: Path, remove_tree: Callable[[Path], None]) -> str:
+    """Take a thing away; return "" or why it stays.
+
+    A thing that somebody works on (the lock of its name) or reads (its lease) stays, and so does one that is another
+    one since it was surveyed.
+    """
+    path = Path(item.path)
+    with contextlib.ExitStack() as stack:
+        if item.kind in ("blob", "partial", "result", "repository"):
+            name = item.name.partition(".")[0]
+            if _HEX.fullmatch(name) and not stack.enter_context(locks.tried(root / FORMAT / "locks" / name)):
+                return "locked"
+        if item.kind in ("blob", "temporary", "lock") and not stack.enter_context(_unleased(path)):
+            return "in use"
+        try:
+            _remove(item, root, remove_tree)
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            return error.strerror or "refused"
+    return ""
+
+
+def _remove(item: Item, root: Path, remove_tree: Callable[[Path], None]) -> None:
+    path = Path(item.path)
+    status = path.lstat()
+    if (status.st_dev, status.st_ino) != item.inode:
+        raise OSError(errno.ESTALE, "it is another one now")
+    if not stat.S_ISDIR(status.st_mode):
+        path.unlink()
+    else:
+        aside = root / FORMAT / "tmp" / files.scratch_name()
+        files.make_directory(aside.parent, root)
+        path.rename(aside)
+        remove_tree(aside)
+    if item.kind == "artifact":
+        _drop_empty(path.parent, root / "artifacts")
+
+
+@contextlib.contextmanager
+def _unleased(path: Path) -> Iterator[bool]:
+    """Give whether nobody has the file open under a lease; nobody gets one meanwhile."""
+    try:
+        file = files.open_regular(path)
+    except OSError:
+        yield not path.is_file()
+        return
+    with file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        except OSError:
+            yield True  # a file system without leases, or one that locks only what it may write (NFS)
+        else:
+            yield True
+
+
+def _drop_empty(directory: Path, root: Path) -> None:
+    while directory != root and root in directory.parents:
+        try:
+            directory.rmdir()
+        except OSError:
+            return
+        directory = directory.parent
