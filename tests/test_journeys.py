@@ -26,7 +26,7 @@ CLEAN = {name: value for name, value in os.environ.items() if not name.startswit
 
 def doit(directory: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "doit", *words]
-    environment = {**CLEAN, "FETCH_RETRIES": "0", "PYTHONPATH": str(ROOT), **environ}
+    environment = {**CLEAN, "FETCH_RETRIES": "0", "FETCH_DURABILITY": "fast", "PYTHONPATH": str(ROOT), **environ}
     return subprocess.run(
         command,
         cwd=directory,

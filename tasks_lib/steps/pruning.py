@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from tasks_lib.definitions import Git, Hg
+from tasks_lib import recipe
+from tasks_lib.definitions import Checksums, Git, Hg, StaticUrl
 from tasks_lib.steps.plan import Plan
 from tasks_lib.steps.world import World
 from tasks_lib.store import Item
@@ -69,22 +70,39 @@ def reach(world: World, plans: Iterable[Plan]) -> Reach:
     repositories: set[str] = set()
     for plan in plans:
         for artifact in plan.artifacts():
-            keys.add(artifact.key)
+            keys |= {artifact.key, artifact.verdict}
             artifacts.add("/".join(artifact.path.parts[-3:]))
             if artifact.integrity is not None:
                 digests.add(artifact.integrity.digest.hex)
-            result = world.store.result(artifact.key)
-            if result is not None:
-                digests.add(result.integrity.digest.hex)
         for fetch in plan.definitions.fetches.values():
             if isinstance(fetch.source, Git | Hg):
                 repositories.add(repository_name(fetch.source.repo, fetch.source.revision))
+            else:
+                keys |= evidence_keys(fetch.source)
+    for key in keys:
+        result = world.store.result(key) if key else None
+        if result is not None:
+            digests.add(result.integrity.digest.hex)
     return Reach(
         keys=frozenset(keys),
         digests=frozenset(digests),
         artifacts=frozenset(artifacts),
         repositories=frozenset(repositories),
     )
+
+
+def evidence_keys(source: StaticUrl) -> set[str]:
+    """Return the keys of the signatures and lists that vouch for a download."""
+    found = set()
+    for voucher in source.vouchers:
+        places = [voucher.url if isinstance(voucher, Checksums) else voucher.sig_url]
+        if isinstance(voucher, Checksums) and voucher.signed_by.sig_url:
+            places.append(voucher.signed_by.sig_url)
+        url = source.url
+        for template in places:
+            url = template.replace("{url}", url)
+            found.add(recipe.evidence_key(source.integrity, url))
+    return found
 
 
 def repository_name(url: str, commit: str) -> str:

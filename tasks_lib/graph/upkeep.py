@@ -1,0 +1,288 @@
+"""`doit verify`, `doit prune` and `doit cache`: thin faces on the upkeep of the cache.
+
+They need the definitions, not the tasks: dodo.py is loaded for its directory and settings, no task is made and doit's
+database is not opened. Exit status: 0 all is well; 1 something is damaged, or a bound is not met; 3 it could not be
+done; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from doit.cmd_base import DoitCmdBase
+from doit.exceptions import InvalidCommand
+
+from tasks_lib.errors import DefinitionError, FetchError, SettingError, StoreError, escaped
+from tasks_lib.graph.amounts import PERIODS, UNITS, Told, bytes_told, days_told, quantity, whole
+from tasks_lib.graph.load import digest_of, load
+from tasks_lib.steps import Plan, World
+from tasks_lib.steps.pruning import Bounds, Reach, Verdict, judge, reach, size_of
+from tasks_lib.steps.upkeep import Damage, Report, Verification
+from tasks_lib.store import Item
+from tasks_lib.tree import remove_tree
+
+#: Things that `doit cache` names as the largest and as the oldest.
+_NAMED: Final = 5
+
+
+class _Upkeep(DoitCmdBase):
+    """A command on the cache of this run's settings."""
+
+    doc_usage = ""
+
+    def execute(self, params: Any, args: list[str]) -> int:
+        """Load dodo.py for its settings and do the work; every error of ours is one short text."""
+        self.loader.setup(params)
+        progress = Told()
+        try:
+            from tasks_lib.graph.porch import HOUSE  # reads the settings of this run
+
+            return self.work(HOUSE.world, params, args, progress)
+        except (SettingError, DefinitionError) as error:
+            raise _refused(str(error)) from None
+        except FetchError as error:
+            sys.stderr.write(f"{error}\n")
+            return 3
+        except KeyboardInterrupt:
+            progress.stop()
+            sys.stderr.write("interrupted\n")
+            return 130
+        finally:
+            _flush()
+
+    def work(self, world: World, params: Any, args: list[str], progress: Told) -> int:
+        """Do it; return the exit status."""
+        raise NotImplementedError
+
+
+class Verify(_Upkeep):
+    """`doit verify`."""
+
+    doc_purpose = "read the cache and what was extracted to the end, and compare with the digests"
+    doc_usage = "[TASK or GLOB ...]"
+    doc_description: Any = (
+        "Without names: every blob and result of the cache, every artifact and extracted tree of the definitions. "
+        "What is damaged goes to quarantine and is named. "
+        "Exit status: 0 all is right, or repaired; 1 damaged; 3 it could not be done."
+    )
+    cmd_options = (
+        {
+            "name": "repair", "short": "", "long": "repair", "type": bool, "default": False,
+            "help": "make again what is damaged: fetch, repack, extract",
+        },
+    )  # fmt: skip
+
+    def work(self, world: World, params: Any, args: list[str], progress: Told) -> int:
+        """Verify."""
+        plan = plan_of(world, world.settings.fetchdefs)
+        verification = Verification(world, plan, args, progress)
+        report = verification.run(_tell_damage, repair="yes" if params["repair"] else "no")
+        return _summed_up(report, progress)
+
+
+class Prune(_Upkeep):
+    """`doit prune`."""
+
+    doc_purpose = "remove from the cache what no definitions need"
+    doc_description: Any = (
+        "Needed is what the current definitions reach, and those of every other directory that used this cache. "
+        "Nothing goes that is younger than an hour, in use or locked. Exit status: 0 done; 1 over --max-size; 3 failed."
+    )
+    cmd_options = (
+        {
+            "name": "max_size", "short": "", "long": "max-size", "type": str, "default": "",
+            "help": "remove the longest unused until the cache is no larger (20GiB, 500MB)",
+        },
+        {
+            "name": "older_than", "short": "", "long": "older-than", "type": str, "default": "",
+            "help": "remove what was not used for so long (30d, 12h)",
+        },
+        {
+            "name": "dry_run", "short": "", "long": "dry-run", "type": bool, "default": False,
+            "help": "say what would go, why, and how much that is",
+        },
+    )  # fmt: skip
+
+    def work(self, world: World, params: Any, args: list[str], progress: Told) -> int:
+        """Prune."""
+        if args:
+            raise _refused(f"prune takes no names: {escaped(args[0])}")
+        bounds = Bounds(
+            older_than_s=quantity(params["older_than"], PERIODS, "--older-than", "30d or 12h"),
+            max_size=whole(quantity(params["max_size"], UNITS, "--max-size", "20GiB or 500MB")),
+        )
+        if params["dry_run"]:
+            return _told_verdicts(_judged(world, bounds), bounds, {}, "would go")
+        with world.store.pruning(progress) as discard:
+            verdicts = _judged(world, bounds)
+            kept = {}
+            for one in (one for one in verdicts if one.goes):
+                progress.check()
+                why = discard(one.item, remove_tree)
+                if why:
+                    kept[one.item.path] = why
+        return _told_verdicts(verdicts, bounds, kept, "gone")
+
+
+class Cache(_Upkeep):
+    """`doit cache`."""
+
+    doc_purpose = "show what the cache holds: sizes by kind, hit rates, the largest and the oldest"
+
+    def work(self, world: World, params: Any, args: list[str], progress: Told) -> int:
+        """Show."""
+        del params, args, progress
+        items = world.store.items()
+        lines = [f"cache {world.store.root.absolute()}", "", *_sizes(items), "", *_rates(world.store.runs())]
+        blobs = [item for item in items if item.kind in ("blob", "repository")]
+        names = _human_names(items)
+        now_s = time.time()
+        largest = sorted(blobs, key=lambda item: -item.size)[:_NAMED]
+        oldest = sorted(blobs, key=lambda item: item.written_s)[:_NAMED]
+        lines += ["", "largest:", *(f"  {bytes_told(item.size):>10}  {_called(item, names)}" for item in largest)]
+        lines += ["oldest:", *(f"  {days_told(now_s - item.written_s):>10}  {_called(item, names)}" for item in oldest)]
+        lines += ["used by the definitions in:"]
+        lines += sorted(f"  {escaped(str(path))}" for path in world.store.definitions().values())
+        _say(lines)
+        return 0
+
+
+# --- prune
+
+
+def plan_of(world: World, fetchdefs: Path) -> Plan:
+    """Return the plan of the definitions in a directory, for the cache of this run.
+
+    Raises:
+        DefinitionError: they cannot be read.
+    """
+    settings = world.settings
+    return Plan(load(fetchdefs), cache=settings.cache, build=settings.build, digest_of=digest_of)
+
+
+def _roots(world: World) -> Reach:
+    """Return what the current definitions need, and all others that used this cache.
+
+    A directory that is gone needs nothing; one whose definitions are wrong needs nobody knows what.
+
+    Raises:
+        StoreError: the definitions of a directory cannot be read.
+    """
+    own = world.settings.fetchdefs.absolute()
+    directories = {own, *world.store.definitions().values()}
+    plans = []
+    for directory in sorted(path for path in directories if path == own or path.is_dir()):
+        try:
+            plans.append(plan_of(world, directory))
+        except DefinitionError as error:
+            raise StoreError(
+                f"{escaped(str(directory))} used this cache, and its definitions cannot be read:"
+                f" {str(error).splitlines()[0]}",
+                hint="correct them or remove that directory: nothing goes while it is unknown what they need",
+            ) from None
+    return reach(world, plans)
+
+
+def _judged(world: World, bounds: Bounds) -> list[Verdict]:
+    return judge(world.store.items(), _roots(world), world.store.last_uses(), bounds, time.time())
+
+
+def _told_verdicts(verdicts: list[Verdict], bounds: Bounds, kept: Mapping[str, str], word: str) -> int:
+    """Say what goes and why, what stays and why, and whether the bound is met; return the exit status."""
+    told = [one for one in verdicts if one.item.kind != "lock"]  # empty files, of no interest to anybody
+    going = [one for one in told if one.goes and one.item.path not in kept]
+    staying = [one for one in told if not (one.goes and one.item.path not in kept)]
+    lines = [f"{one.item.kind} {escaped(one.item.name)}: {bytes_told(one.item.size)}: {one.why}" for one in going]
+    lines += [f"stays: {escaped(one.item.path)}: {kept[one.item.path]}" for one in staying if one.item.path in kept]
+    left = size_of(one.item for one in staying)
+    freed = size_of(one.item for one in told) - left
+    lines.append(f"{len(going)} {word}, {bytes_told(freed)}; {len(staying)} stay, {bytes_told(left)}")
+    status = 0
+    if bounds.max_size is not None and left > bounds.max_size:
+        status = 1
+        lines.append(
+            f"still over --max-size ({bytes_told(bounds.max_size)}), since these stay: {_reasons(staying, kept)}"
+        )
+    _say(lines)
+    return status
+
+
+def _reasons(staying: list[Verdict], kept: Mapping[str, str]) -> str:
+    by_reason: dict[str, list[Item]] = defaultdict(list)
+    for one in staying:
+        by_reason[kept.get(one.item.path, one.why)].append(one.item)
+    return ", ".join(f"{bytes_told(size_of(items))} {why}" for why, items in sorted(by_reason.items()))
+
+
+# --- verify
+
+
+def _tell_damage(damage: Damage) -> None:
+    tasks = ", ".join(damage.tasks) or "no current definition"
+    _say([f"damaged {damage.kind} {escaped(damage.name)}: {escaped(damage.reason)}; needed by {escaped(tasks)}"])
+    _flush()
+
+
+def _summed_up(report: Report, progress: Told) -> int:
+    lines = [f"not checked: {escaped(text)}" for text in report.unchecked]
+    lines += [f"not in the cache: {escaped(task)}" for task in report.missing]
+    lines += [f"repaired: {escaped(task)}" for task in report.repaired]
+    lines += [f"not repaired: {escaped(task)}" for task in report.failed]
+    looked = ", ".join(f"{count} {kind}s" for kind, count in report.checked.items()) or "nothing"
+    lines.append(f"verified {looked}, {bytes_told(progress.size)} read; {len(report.damaged)} damaged")
+    _say(lines)
+    unrepaired = [one for one in report.damaged if not set(one.tasks) & set(report.repaired)]
+    return 1 if unrepaired or report.failed else 0
+
+
+# --- cache
+
+
+def _sizes(items: list[Item]) -> list[str]:
+    by_kind: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        by_kind[item.kind].append(item)
+    lines = [f"  {kind:<12}{len(found):>8}{bytes_told(size_of(found)):>12}" for kind, found in sorted(by_kind.items())]
+    return [*lines, f"  {'together':<12}{len(items):>8}{bytes_told(size_of(items)):>12}  (links counted once)"]
+
+
+def _rates(runs: list[tuple[int, int, int]]) -> list[str]:
+    if not runs:
+        return ["no run is remembered"]
+
+    def rate(some: Iterable[tuple[int, int, int]]) -> str:
+        hits, missed = map(sum, zip(*((hits, missed) for _, hits, missed in some), strict=True))
+        return f"{hits} of {hits + missed} found here ({100 * hits / max(1, hits + missed):.0f} %)"
+
+    return [f"last run: {rate(runs[-1:])}", f"last {len(runs)} runs: {rate(runs)}"]
+
+
+def _human_names(items: list[Item]) -> dict[tuple[int, int], str]:
+    return {item.inode: item.name for item in items if item.kind == "artifact"}
+
+
+def _called(item: Item, names: Mapping[tuple[int, int], str]) -> str:
+    known = names.get(item.inode)
+    return f"{item.kind} {escaped(item.name)}" + (f" ({escaped(known)})" if known else "")
+
+
+# --- words
+
+
+def _say(lines: list[str]) -> None:
+    if sys.stdout is not None:
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _refused(message: str) -> InvalidCommand:
+    return InvalidCommand(message)  # type: ignore[no-untyped-call]  # doit has no types

@@ -1,0 +1,219 @@
+"""doit verify, prune and cache, on a real repository: what is damaged is found and named, what is needed stays."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.archives import Member, tar
+from tests.origin import Origin, reply, serving
+from tests.test_journeys import LIBRARY, TOOL, definition, doit, ran
+
+ZIPPED = tar([Member("data/numbers", b"1234567890" * 50), Member("data/words", b"abc")])
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    answers = {"/lib-1.0.tar": reply(LIBRARY), "/tool.tar": reply(TOOL), "/data.tar": reply(ZIPPED)}
+    with serving(answers) as one:
+        yield one
+
+
+@pytest.fixture
+def repository(tmp_path: Path, origin: Origin) -> Path:
+    """Return a repository that is made: two fetches, one repacked, a toolchain that extracts one and places another."""
+    top = tmp_path / "repository"
+    repack = "    artifact-name: lib.tar.zst\n    strip-components: 1\n    add-prefix: lib/\n"
+    files = {
+        "dodo.py": "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n",
+        "fetchdefs/fetch/all.yml": definition("lib", f"{origin.url}/lib-1.0.tar", LIBRARY, repack)
+        + definition("data", f"{origin.url}/data.tar", ZIPPED)
+        + definition("tool", f"{origin.url}/tool.tar", TOOL),
+        "fetchdefs/toolchain/all.yml": "kit:\n  description: k\n"
+        "  fetches:\n    fetch: [data, {artifact: lib, dest: l}, {artifact: tool, extract: false}]\n",
+    }
+    for name, text in files.items():
+        path = top / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    ran(doit(top))
+    return top
+
+
+def blob(top: Path, content: bytes) -> Path:
+    digest = hashlib.sha256(content).hexdigest()
+    return top / f"cache/v1/blobs/sha256/{digest[:2]}/{digest}"
+
+
+def change(path: Path) -> None:
+    """Flip one bit in place, keeping size, mode and modification time."""
+    status = path.stat()
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    with path.open("r+b") as file:
+        file.write(content)
+    path.chmod(status.st_mode & 0o777)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def age(top: Path, hours: float) -> None:
+    """Let everything in the cache be older."""
+    then = time.time() - hours * 3600
+    for path in [*(top / "cache").rglob("*")]:
+        if path.name != "doit.db":
+            os.utime(path, (then, then), follow_symlinks=False)
+
+
+def test_a_right_cache_is_verified(repository: Path) -> None:
+    """Everything is looked at, nothing is damaged, the status is 0."""
+    done = doit(repository, "verify")
+    assert done.returncode == 0, done.stdout
+    assert "verified 4 blobs, 4 results, 4 artifacts, 3 trees" in done.stdout
+    assert "0 damaged" in done.stdout
+
+
+#: what is changed -> the kind that is told, a task that is named, what a repair says.
+DAMAGES = {
+    "cache/v1/blobs/LIB": ("damaged blob", "fetch:lib", "repaired: fetch:lib"),
+    "cache/v1/results/RESULT": ("damaged result", "repack:lib", "repaired: repack:lib"),
+    "build/kit/fetches/data/numbers": ("damaged tree", "extract:kit/data", "repaired: extract:kit/data"),
+    "build/kit/fetches/l/lib/lib.h": ("damaged tree", "extract:kit/lib", "repaired: extract:kit/lib"),
+    "build/kit/fetches/tool.tar": ("damaged tree", "extract:kit/tool", "repaired: extract:kit/tool"),
+}
+
+
+def place_of(repository: Path, name: str) -> Path:
+    if name.endswith("LIB"):
+        return blob(repository, LIBRARY)
+    if name.endswith("RESULT"):
+        return next(
+            path
+            for path in repository.glob("cache/v1/results/*/*")
+            if "sha256:" in path.read_text().split("tar", 1)[-1]
+        )
+    return repository / name
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_one_flipped_bit_is_found_and_repaired(name: str, repository: Path) -> None:
+    """A change that keeps size and time is found, quarantined, named with its task; --repair makes it again."""
+    kind, task, repaired = DAMAGES[name]
+    path = place_of(repository, name)
+    right = path.read_bytes()
+    change(path)
+    done = doit(repository, "verify")
+    assert done.returncode == 1, done.stdout
+    assert kind in done.stdout
+    assert task in done.stdout
+    assert any((repository / "cache/v1/quarantine").iterdir())
+    if path.parent.parent.name != "results":
+        ran(doit(repository))
+        assert path.read_bytes() == right
+        change(path)
+    done = doit(repository, "verify", "--repair")
+    assert repaired in done.stdout or path.parent.parent.name == "results", done.stdout
+    assert done.returncode == 0, done.stdout
+    assert doit(repository, "verify").returncode == 0
+    ran(doit(repository))
+    assert path.read_bytes() == right
+
+
+def test_a_hard_link_changed_in_place_is_found(repository: Path) -> None:
+    """What was placed as a link and changed there has changed the blob: it is found, and both come back."""
+    shutil.rmtree(repository / "build")
+    ran(doit(repository, "link_mode=hardlink"))
+    placed = repository / "build/kit/fetches/tool.tar"
+    assert placed.stat().st_ino == blob(repository, TOOL).stat().st_ino
+    change(placed)
+    done = doit(repository, "verify", "--repair", "link_mode=copy")
+    assert "damaged blob" in done.stdout
+    assert done.returncode == 0, done.stdout
+    assert placed.read_bytes() == blob(repository, TOOL).read_bytes() == TOOL
+
+
+def test_verify_by_name(repository: Path) -> None:
+    """A name or a glob limits what is looked at; a name that no task has is refused."""
+    change(blob(repository, LIBRARY))
+    assert doit(repository, "verify", "fetch:tool").returncode == 0
+    assert doit(repository, "verify", "fetch:l*").returncode == 1
+    done = doit(repository, "verify", "nothing")
+    assert done.returncode == 3
+    assert "no task is called 'nothing'" in done.stdout
+
+
+def drop(repository: Path, name: str) -> None:
+    """Take a definition out, with what uses it."""
+    path = repository / "fetchdefs/fetch/all.yml"
+    before, _, after = path.read_text().partition(f"{name}:\n")
+    rest = after.partition("\ntool:")[2]
+    path.write_text(before + ("tool:" + rest if rest else ""))
+    toolchain = repository / "fetchdefs/toolchain/all.yml"
+    toolchain.write_text(toolchain.read_text().replace(f"[{name}, ", "["))
+
+
+def test_prune_removes_what_no_definitions_need(repository: Path) -> None:
+    """Unneeded things older than an hour go, with reason and size; what is needed stays and nothing runs again."""
+    drop(repository, "data")
+    done = doit(repository, "prune")
+    assert "0 gone" in done.stdout, done.stdout
+    age(repository, 2)
+    done = doit(repository, "prune", "--dry-run")
+    assert (
+        f"blob {hashlib.sha256(ZIPPED).hexdigest()}: 3.0 KiB: no definition needs it, last used 2 h ago" in done.stdout
+    )
+    assert blob(repository, ZIPPED).exists()
+    done = doit(repository, "prune")
+    assert done.returncode == 0, done.stdout
+    assert not blob(repository, ZIPPED).exists()
+    assert not (repository / "cache/artifacts/data").exists()
+    assert blob(repository, LIBRARY).exists()
+    assert doit(repository, "verify").returncode == 0
+    ran(doit(repository))
+
+
+def test_prune_asks_every_directory_that_used_the_cache(repository: Path, tmp_path: Path) -> None:
+    """What another definitions directory needs stays until that directory is gone; broken definitions stop all."""
+    shutil.copytree(repository / "fetchdefs", tmp_path / "other")
+    doit(repository, f"fetchdefs={tmp_path}/other", "list")
+    drop(repository, "data")
+    age(repository, 2)
+    assert "0 gone" in doit(repository, "prune").stdout
+    (tmp_path / "other/fetch/all.yml").write_text("x: {")
+    done = doit(repository, "prune")
+    assert done.returncode == 3
+    assert "other used this cache, and its definitions cannot be read" in done.stdout
+    shutil.rmtree(tmp_path / "other")
+    doit(repository, "prune")
+    assert not blob(repository, ZIPPED).exists()
+
+
+def test_bounds(repository: Path) -> None:
+    """--older-than and --max-size choose among what is not needed; a bound that cannot be met is told with status 1."""
+    drop(repository, "data")
+    age(repository, 48)
+    assert "0 would go" in doit(repository, "prune", "--dry-run", "--older-than", "3d").stdout
+    assert "0 would go" in doit(repository, "prune", "--dry-run", "--max-size", "1GiB").stdout
+    assert "3 would go" in doit(repository, "prune", "--dry-run", "--older-than", "1d").stdout
+    done = doit(repository, "prune", "--max-size", "1KiB")
+    assert done.returncode == 1
+    assert "still over --max-size (1.0 KiB), since these stay:" in done.stdout
+    assert "needed" in done.stdout
+    assert not blob(repository, ZIPPED).exists()
+    assert doit(repository, "prune", "--max-size", "lots").returncode == 3
+
+
+def test_the_cache_is_shown(repository: Path) -> None:
+    """Sizes by kind, hit rates, the largest by their human names, and who uses it."""
+    told = doit(repository, "cache").stdout
+    assert "blob               4" in told
+    assert "of" in told
+    assert "found here" in told
+    assert "data/" in told
+    assert str(repository / "fetchdefs") in told
