@@ -7,6 +7,7 @@ done; 130 interrupted.
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections import defaultdict
@@ -37,6 +38,7 @@ class _Upkeep(DoitCmdBase):
 
     def execute(self, params: Any, args: list[str]) -> int:
         """Load dodo.py for its settings and do the work; every error of ours is one short text."""
+        gc.disable()  # a survey makes a million small values and frees none of them
         self.loader.setup(params)
         progress = Told()
         try:
@@ -197,7 +199,7 @@ def _told_verdicts(verdicts: list[Verdict], bounds: Bounds, kept: Mapping[str, s
     told = [one for one in verdicts if one.item.kind != "lock"]  # empty files, of no interest to anybody
     going = [one for one in told if one.goes and one.item.path not in kept]
     staying = [one for one in told if not (one.goes and one.item.path not in kept)]
-    lines = [f"{one.item.kind} {escaped(one.item.name)}: {bytes_told(one.item.size)}: {one.why}" for one in going]
+    lines = [f"{item.kind} {escaped(item.name)}: {bytes_told(item.size)}: {why}" for item, _, why, _ in going]
     lines += [f"stays: {escaped(one.item.path)}: {kept[one.item.path]}" for one in staying if one.item.path in kept]
     left = size_of(one.item for one in staying)
     freed = size_of(one.item for one in told) - left

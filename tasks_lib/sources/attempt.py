@@ -55,17 +55,17 @@ class Reader:
         partial, progress = hunt.partial, hunt.progress
         partial.restart("")
         progress.phase("body", url=trial.url, total=partial.expected.size)
-        try:
-            with local_path(trial.url).open("rb") as file:
-                while partial.size <= partial.expected.size:
+        with _readable():
+            source = local_path(trial.url).open("rb")
+        with source as file:
+            while partial.size <= partial.expected.size:
+                with _readable():
                     chunk = file.read(min(CHUNK, partial.expected.size + 1 - partial.size))
-                    if not chunk:
-                        break
-                    partial.append(chunk)
-                    progress.advance(len(chunk))
-                    progress.check()
-        except OSError as error:
-            raise TransportError(f"cannot read the file: {error.strerror or error}") from error
+                if not chunk:
+                    break
+                partial.append(chunk)
+                progress.advance(len(chunk))
+                progress.check()
         with self._explained(hunt, "", size=partial.size):
             partial.verify()
 
@@ -190,6 +190,15 @@ class Reader:
                 name=wanted.name_in_url(),
                 earlier=earlier(self._store.root, wanted.name),
             )
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Say that the source is at fault; a cache that cannot be written is another matter."""
+    try:
+        yield
+    except OSError as error:
+        raise TransportError(f"cannot read the file: {error.strerror or error}") from error
 
 
 def _facts(response: Response) -> Facts:

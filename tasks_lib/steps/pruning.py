@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from tasks_lib import recipe
@@ -23,6 +24,7 @@ YOUNG_S: Final = 3600.0
 #: Kinds that are never content: they go once they are not young.
 _RUBBISH: Final = frozenset(("temporary", "lock", "quarantine", "format"))
 _DAY_S: Final = 86400.0
+_WITHIN: Final = "within the bounds"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,34 +116,36 @@ def judge(
     items: Iterable[Item], reached: Reach, uses: Mapping[str, int], bounds: Bounds, now_s: float
 ) -> list[Verdict]:
     """Return what goes and what stays, with the reason of each."""
+    age_of = lru_cache(maxsize=None)(_age)  # most things of a cache have ages of a few days
     verdicts = []
     for item in items:
         used_s = max(item.written_s, uses.get(item.name, 0)) if item.kind == "blob" else item.written_s
-        verdicts.append(_judged(item, reached, used_s, bounds, now_s))
+        age_s = now_s - used_s
+        if reached.holds(item):
+            verdicts.append(Verdict(item, False, "needed", used_s))
+        elif age_s < YOUNG_S:  # a time in the future counts as young
+            verdicts.append(Verdict(item, False, "younger than an hour", used_s))
+        elif item.kind in _RUBBISH:
+            verdicts.append(Verdict(item, True, f"left behind, {age_of(int(age_s))} old", used_s))
+        elif _is_asked_for(age_s, bounds):
+            why = f"no definition needs it, last used {age_of(int(age_s))} ago"
+            verdicts.append(Verdict(item, True, why, used_s))
+        else:
+            verdicts.append(Verdict(item, False, _WITHIN, used_s))
     return verdicts if bounds.max_size is None else _bounded(verdicts, bounds.max_size, now_s)
 
 
-def _judged(item: Item, reached: Reach, used_s: float, bounds: Bounds, now_s: float) -> Verdict:
-    age_s = now_s - used_s
-    if reached.holds(item):
-        return Verdict(item, False, "needed", used_s)
-    if age_s < YOUNG_S:  # a time in the future counts as young
-        return Verdict(item, False, "younger than an hour", used_s)
-    if item.kind in _RUBBISH:
-        return Verdict(item, True, f"left behind, {_age(age_s)} old", used_s)
-    why = f"no definition needs it, last used {_age(age_s)} ago"
-    if bounds.older_than_s is not None and age_s >= bounds.older_than_s:
-        return Verdict(item, True, why, used_s)
-    if bounds.older_than_s is None and bounds.max_size is None:
-        return Verdict(item, True, why, used_s)
-    return Verdict(item, False, "within the bounds", used_s)
+def _is_asked_for(age_s: float, bounds: Bounds) -> bool:
+    if bounds.older_than_s is not None:
+        return age_s >= bounds.older_than_s
+    return bounds.max_size is None
 
 
 def _bounded(verdicts: list[Verdict], max_size: int, now_s: float) -> list[Verdict]:
     """Let the longest unused go until the rest fits."""
     names = Counter(one.item.inode for one in verdicts if not one.goes)
     size = size_of(one.item for one in verdicts if not one.goes)
-    spare = [place for place, one in enumerate(verdicts) if not one.goes and one.why == "within the bounds"]
+    spare = [place for place, one in enumerate(verdicts) if not one.goes and one.why == _WITHIN]
     for place in sorted(spare, key=lambda place: verdicts[place].used_s):
         if size <= max_size:
             break
@@ -160,6 +164,7 @@ def size_of(items: Iterable[Item]) -> int:
 
 
 def _age(seconds: float) -> str:
+    """Return an age in the largest unit that it fills."""
     if seconds >= _DAY_S:
         return f"{seconds / _DAY_S:.0f} d"
     return f"{seconds / 3600:.0f} h"

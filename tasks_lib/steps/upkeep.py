@@ -11,13 +11,13 @@ import fnmatch
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 from tasks_lib.errors import FetchError, SettingError
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import integrity_of
+from tasks_lib.steps.inspecting import inspected
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, Preparation
 from tasks_lib.steps.remaking import deliveries, remake
 from tasks_lib.steps.trees import compare, slot_of
@@ -133,13 +133,11 @@ class Verification:
                 yield Damage(item.kind, item.name, reason, tuple(needed.get(item.name, ())))
 
     def _inspected(self, items: list[Item]) -> Iterator[tuple[Item, str]]:
-        store = self.world.store
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            try:
-                yield from zip(items, pool.map(lambda item: store.inspect(item, self.progress), items), strict=True)
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        for item, reason in inspected(self.world.store, items, self.progress):
+            if item.kind == "blob":
+                self.progress.advance(item.size)
+            self.progress.check()
+            yield item, reason
 
     def _published(self, chosen: frozenset[str], report: Report) -> Iterator[Damage]:
         """Yield artifacts under human names that are not their blob any more."""

@@ -53,6 +53,8 @@ __all__ = [
 
 #: Source: https://bford.info/cachedir/
 _CACHEDIR_TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# cache of doit-fetch; may be deleted\n"
+#: What is said when no more bytes go into a file.
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: Attempts to name a blob: each time, something that is not the blob is moved out of its place.
 _NAMING_ATTEMPTS: Final = 3
 
@@ -270,7 +272,7 @@ class Store:
             self.shelf.memo.put(Stamp.of(os.fstat(descriptor)), integrity.digest.hex)
 
     def temporary(self) -> BinaryIO:
-        """Return an anonymous file beside the blobs, gone when closed.
+        """Return an anonymous file beside the blobs, gone when closed; it raises StoreUnavailableError when it is full.
 
         Raises:
             StoreUnavailableError: the cache cannot be written.
@@ -280,7 +282,7 @@ class Store:
             temporary = files.Temporary(directory, 0o600)
             if temporary.path is not None:
                 temporary.path.unlink()
-        return temporary.file
+        return temporary.spool(directory)
 
     @contextlib.contextmanager
     def partial(self, integrity: Integrity) -> Iterator[Partial]:
@@ -293,16 +295,17 @@ class Store:
         with files.translated(path, integrity.size):
             files.require_space(path.parent, integrity.size - self._resumable(path))
             partial = Partial(path, self._directory("quarantine"), integrity)
+        full = False
         try:
             with files.translated(path, integrity.size):
                 yield partial
         except StoreUnavailableError as error:
-            partial.close()
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
-                path.unlink(missing_ok=True)  # what takes the last space helps nobody
+            full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
             raise
         finally:
             partial.close()
+            if full:
+                path.unlink(missing_ok=True)  # what takes the last space helps nobody
             trim(self.shelf.top / "quarantine")
 
     def _resumable(self, path: Path) -> int:
@@ -477,6 +480,8 @@ class Store:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOENT):
                 raise
             return False
-        file.stamp = Stamp.of(os.fstat(file.fileno()))
-        self.shelf.memo.put(file.stamp, integrity.digest.hex)
+        stamp = Stamp.of(os.fstat(file.fileno()))
+        if (stamp.mtime_ns, stamp.size) == (file.stamp.mtime_ns, file.stamp.size):
+            file.stamp = stamp  # only the links changed
+            self.shelf.memo.put(stamp, integrity.digest.hex)
         return True

@@ -10,12 +10,14 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import secrets
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 from tasks_lib.errors import StoreUnavailableError, escaped
 from tasks_lib.progress import Progress
@@ -30,6 +32,11 @@ _MAX_TEXT_BYTES: Final = 256 << 20
 _NOT_OFFERED: Final = (
     errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EPERM, errno.EXDEV, errno.ENOSYS, errno.EMLINK,
 )  # fmt: skip
+#: Bytes that are read and hashed while they are still in the processor's cache, into one buffer for each thread.
+_HASH_CHUNK: Final = 1 << 18
+_OWN: Final = threading.local()
+#: Bytes that a spool collects before it writes.
+_SPOOL_BUFFER: Final = 1 << 18
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -93,12 +100,15 @@ def hex_of(descriptor: int, algorithm: str, progress: Progress | None = None) ->
         CancelledError: the run was asked to stop.
     """
     digest = hashlib.new(algorithm)
+    if not hasattr(_OWN, "view"):
+        _OWN.view = memoryview(bytearray(_HASH_CHUNK))
+    view: memoryview = _OWN.view
     offset = 0
-    while chunk := os.pread(descriptor, CHUNK, offset):
-        digest.update(chunk)
-        offset += len(chunk)
+    while count := os.preadv(descriptor, (view,), offset):
+        digest.update(view[:count])
+        offset += count
         if progress is not None:
-            progress.advance(len(chunk))
+            progress.advance(count)
             progress.check()
     return digest.hexdigest()
 
@@ -159,6 +169,26 @@ def scratch_name() -> str:
     return f"{os.getpid()}-{secrets.token_hex(8)}"
 
 
+class _Spool(io.FileIO):
+    """An anonymous file whose refusals are ours."""
+
+    def __init__(self, descriptor: int, directory: Path) -> None:
+        super().__init__(descriptor, "r+b")
+        self._directory = directory
+        self._size = 0
+
+    def write(self, chunk: Any) -> int:
+        """Write some of `chunk`.
+
+        Raises:
+            StoreUnavailableError: no space, or another refusal of the file system.
+        """
+        with translated(self._directory, self._size + len(chunk)):
+            written = super().write(chunk)
+        self._size += written
+        return written
+
+
 class Temporary:
     """A file in the making: nameless where the file system offers that, so that a kill leaves nothing.
 
@@ -184,6 +214,12 @@ class Temporary:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.file: BinaryIO = os.fdopen(descriptor, "r+b")
         self._mode = mode
+
+    def spool(self, directory: Path) -> BinaryIO:
+        """Return the file alone, for what is written and read again and never named."""
+        spool = _Spool(os.dup(self.file.fileno()), directory)
+        self.close()
+        return io.BufferedRandom(spool, _SPOOL_BUFFER)
 
     def finish(self, durability: Durability) -> None:
         """Let the bytes and the mode be on the disk, before any name is.

@@ -12,6 +12,7 @@ import io
 import os
 import secrets
 import stat
+import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,8 @@ from tasks_lib.store.options import FORMAT, Options
 #: Most damaged things kept for a look, and most bytes of them.
 MAX_QUARANTINED: Final = 20
 MAX_QUARANTINED_BYTES: Final = 1 << 30
+#: Seconds after which a write of ordinary length is done.
+_SETTLE_S: Final = 0.05
 _MISSING: Final = (errno.ENOENT, errno.ENOTDIR)
 
 
@@ -37,9 +40,9 @@ class Opened(io.FileIO):
     bytes that somebody wrote into the open file.
     """
 
-    def __init__(self, descriptor: int, confirm: Callable[[Opened], None]) -> None:
+    def __init__(self, descriptor: int, stamp: Stamp, confirm: Callable[[Opened], None]) -> None:
         super().__init__(descriptor, "rb")
-        self.stamp = Stamp.of(os.fstat(descriptor))
+        self.stamp = stamp
         self._confirm = confirm
 
     def read(self, size: int | None = -1) -> bytes:
@@ -165,30 +168,30 @@ class Shelf:
             raise files.unusable(path, error) from error
         try:
             locks.lease(file.fileno())
-            self._judge(file.fileno(), integrity, path)
+            stamp = self._judge(file.fileno(), integrity, path)
             with files.translated(path):
-                return Opened(os.dup(file.fileno()), lambda opened: self._again(opened, integrity, path))
+                return Opened(os.dup(file.fileno()), stamp, lambda opened: self._again(opened, integrity, path))
         finally:
             file.close()
 
-    def _judge(self, descriptor: int, integrity: Integrity, path: Path) -> None:
-        """Return when the open file is the blob, measured now or before."""
+    def _judge(self, descriptor: int, integrity: Integrity, path: Path) -> Stamp:
+        """Return the stamp with which the open file is the blob, as measured now or before."""
         status = os.fstat(descriptor)
         stamp = Stamp.of(status)
         known = self.memo.get(stamp)
         if known == integrity.digest.hex and stamp.size == integrity.size:
-            return
+            return stamp
         objection = self.options.trust.objection(status)
         if objection:
             raise self._damaged(path, descriptor, objection)
-        self._measure(descriptor, integrity, path)
+        return self._measure(descriptor, integrity, path)
 
-    def _measure(self, descriptor: int, integrity: Integrity, path: Path) -> None:
-        """Return when the open file is the blob, as read now.
+    def _measure(self, descriptor: int, integrity: Integrity, path: Path) -> Stamp:
+        """Return the stamp with which the open file is the blob, as read now.
 
         A right blob stays whatever size somebody expects of it: then the expectation is wrong.
         """
-        stamp = Stamp.of(os.fstat(descriptor))
+        stamp = _settled(descriptor)
         actual = self.memo.get(stamp)
         if actual != integrity.digest.hex:
             with files.translated(path):
@@ -203,11 +206,20 @@ class Shelf:
                 f"the cache holds {integrity.digest} with {stamp.size} bytes, but {integrity.size} are expected",
                 hint="correct the size in the definition",
             )
+        return stamp
 
     def _again(self, opened: Opened, integrity: Integrity, path: Path) -> None:
-        """Measure a blob that changed while it was read; a new link changes its stamp, not its content."""
-        opened.stamp = Stamp.of(os.fstat(opened.fileno()))
-        self._measure(opened.fileno(), integrity, path)
+        """Judge a blob that changed while it was read: a new link changes its stamp, not its content.
+
+        Raises:
+            BlobCorruptError: it is another content now, or was in between.
+        """
+        stamp = self._measure(opened.fileno(), integrity, path)
+        if (stamp.mtime_ns, stamp.size) != (opened.stamp.mtime_ns, opened.stamp.size):
+            raise BlobCorruptError(
+                f"{escaped(str(path))} was written while it was read", hint="see who writes there, and run again"
+            )
+        opened.stamp = stamp
 
     def inspect(self, path: Path, progress: Progress) -> str:
         """Read what stands at a blob's path to its end, whatever is remembered; return what is wrong, "" for nothing.
@@ -272,6 +284,20 @@ class Shelf:
         files.append_text(aside.with_name(f"{aside.name}.reason"), ascii(reason)[1:-1] + "\n", "longer")
         trim(directory)
         return aside
+
+
+def _settled(descriptor: int) -> Stamp:
+    """Return the stamp of an open file once it is old enough to tell of a write that is still going on.
+
+    The kernel sets the times when a write begins: content that is read just then would be remembered with the stamp of
+    what is about to be there.
+    """
+    stamp = Stamp.of(os.fstat(descriptor))
+    age_s = time.time() - stamp.ctime_ns / 1e9
+    if 0 <= age_s < _SETTLE_S:
+        time.sleep(_SETTLE_S - age_s)
+        stamp = Stamp.of(os.fstat(descriptor))
+    return stamp
 
 
 def _is_judged(descriptor: int | None, path: Path) -> bool:

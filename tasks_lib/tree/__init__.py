@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -55,6 +56,7 @@ class Slot:
             self.record.parent.mkdir(parents=True, exist_ok=True)
         before = _lstat(self.record)
         with locked(self.record.with_suffix(".lock"), timeout_s=self.lock_timeout_s, progress=progress):
+            self._sweep()
             after = _lstat(self.record)
             yield after is not None and (before is None or not os.path.samestat(before, after))
 
@@ -138,12 +140,12 @@ class Slot:
             try:
                 record.take(self._lines())
                 record.close()
-                record.commit()
+                record.commit(self.record)
             finally:
                 record.discard()
 
     def _fill(self, fill: Callable[[TreeWriter], None], name: str, key: str, progress: Progress, copies: int) -> None:
-        staging = self.destination.with_name(f".{self.destination.name}.{secrets.token_hex(6)}.part")
+        staging = self.destination.with_name(f"{self._staging}{secrets.token_hex(6)}.part")
         with _translated(self.destination):
             self.destination.parent.mkdir(parents=True, exist_ok=True)
             self.record.parent.mkdir(parents=True, exist_ok=True)
@@ -162,18 +164,71 @@ class Slot:
 
     def _publish(self, staging: Path, record: RecordWriter, name: str, progress: Progress) -> None:
         with locked(self.record.parent / ".lock", timeout_s=self.lock_timeout_s, progress=progress):
+            self._recover()
             if os.path.lexists(self.destination):
                 # judged before anything goes: a collision leaves what stood here
                 own = frozenset(line.path for line in self._lines() if line.kind != "directory")
                 self._new_paths(lines(record.path), name, own)
                 self.clear()
-            if os.path.lexists(self.destination):
-                # move what is new beside what others put there
-                for path in self._new_paths(lines(record.path), name, frozenset()):
-                    (staging / path).rename(self.destination / path)
-            else:
-                staging.rename(self.destination)
-            record.commit()
+            record.commit(self._moving)
+            try:
+                self._move(staging, name)
+            except BaseException:
+                self._recover()
+                raise
+            self._moving.replace(self.record)
+
+    def _move(self, staging: Path, name: str) -> None:
+        if not os.path.lexists(self.destination):
+            staging.rename(self.destination)
+            return
+        # what is new goes beside what others put there
+        for path in self._new_paths(lines(self._moving), name, frozenset()):
+            (staging / path).rename(self.destination / path)
+
+    @property
+    def _moving(self) -> Path:
+        """Where the record stands while its entries come or go: what a kill leaves there is cleared up by the next."""
+        return self.record.with_suffix(".moving")
+
+    @property
+    def _staging(self) -> str:
+        return f".{self.destination.name[:60]}.{self.record.stem[:100]}."
+
+    def _recover(self) -> None:
+        """Remove what a delivery or a removal that was killed left behind, but for what others own by now."""
+        if not os.path.lexists(self._moving):
+            return
+        others: set[str] = set()
+        for record in self.record.parent.glob("*.json"):
+            if record != self.record:
+                with contextlib.suppress(ValueError, TypeError):
+                    others.update(line.path for line in lines(record))
+        self._remove(frozenset(others))
+
+    def _remove(self, others: frozenset[str]) -> None:
+        """Remove the entries that the moving record names, then itself."""
+        with contextlib.suppress(ValueError, TypeError):
+            for line in reversed(list(lines(self._moving))):
+                if line.path not in others:
+                    _remove_entry(self.destination, line)
+        with contextlib.suppress(OSError):
+            self.destination.rmdir()
+        self._moving.unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Remove what killed deliveries of this slot left half-written; nobody else works on it now."""
+        for directory, name in (
+            (self.destination.parent, re.escape(self._staging) + r"[0-9a-f]{12}\.part"),
+            (self.record.parent, re.escape(f".{self.record.name}.") + "[0-9a-f]{8}"),
+        ):
+            with contextlib.suppress(OSError), os.scandir(directory) as entries:
+                left = [Path(entry.path) for entry in entries if re.fullmatch(name, entry.name)]
+                for path in left:
+                    if path.is_dir():
+                        remove_tree(path)
+                    else:
+                        path.unlink()
 
     def _new_paths(self, made: Iterable[Line], name: str, own: frozenset[str]) -> list[str]:
         """Return the topmost paths that nobody has put there yet; those of `own` are about to go."""
@@ -226,11 +281,10 @@ class Slot:
             TreeError: the file system refused.
         """
         with _translated(self.destination):
-            for line in reversed(self._lines()):
-                _remove_entry(self.destination, line)
-            with contextlib.suppress(OSError):
-                self.destination.rmdir()
-            self.record.unlink(missing_ok=True)
+            self._recover()
+            with contextlib.suppress(FileNotFoundError):
+                self.record.replace(self._moving)
+            self._remove(frozenset())
 
 
 def _placed(source: BinaryIO, file_name: str) -> Iterator[Entry]:

@@ -36,10 +36,9 @@ class Line(NamedTuple):
 
 
 class RecordWriter:
-    """Writes a record beside its final place; `commit` moves it there, `discard` removes it."""
+    """Writes a record beside its final place; `commit` moves it, `discard` removes it."""
 
     def __init__(self, final: Path, key: str, archive: str) -> None:
-        self._final = final
         self.path = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
         self._file = self.path.open("x", encoding="ascii", buffering=1 << 18)
         self._lines = [json.dumps({"key": key, "archive": archive}) + "\n"]
@@ -72,9 +71,9 @@ class RecordWriter:
         self._flush()
         self._file.close()
 
-    def commit(self) -> None:
-        """Let the record stand in its place, atomically."""
-        self.path.replace(self._final)
+    def commit(self, place: Path) -> None:
+        """Let the record stand at `place`, atomically."""
+        self.path.replace(place)
 
     def discard(self) -> None:
         """Remove what stands aside."""

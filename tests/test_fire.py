@@ -1,0 +1,666 @@
+"""The cache under fire: the real program is killed, starved and lied to.
+
+After each fault every visible entry is right, the earlier ones are byte-identical, the next run succeeds, and nothing
+grows.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tasks_lib.digest import Digest, Integrity
+from tasks_lib.errors import BlobCorruptError, BlobMissingError, FetchError
+from tasks_lib.store import Store
+from tests.archives import Member, tar
+from tests.origin import Origin, Request, reply, serving
+from tests.test_journeys import CLEAN, ROOT, definition
+
+BIG = random.Random(7).randbytes(300_000)
+LIBRARY = tar([Member("lib-1/"), Member("lib-1/lib.h", b"#define A 1\n" * 50), Member("lib-1/big", BIG[:100_000])])
+TREE = {"lib/lib.h": b"#define A 1\n" * 50, "lib/big": BIG[:100_000]}
+REPACK = "    artifact-name: lib.tar.zst\n    strip-components: 1\n    add-prefix: lib/\n"
+#: Settings without which nothing differs but the time of a test.
+ENVIRON = {**CLEAN, "PYTHONPATH": str(ROOT), "FETCH_RETRIES": "0", "FETCH_LOCK_TIMEOUT_S": "20"}
+
+
+@dataclass
+class Farm:
+    """A repository whose sources are files, and what its cache must never lose."""
+
+    top: Path
+
+    def doit(self, *words: str, before: tuple[str, ...] = (), **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*before, sys.executable, "-m", "doit", *words],
+            cwd=self.top,
+            env={**ENVIRON, **environ},
+            text=True,
+            errors="replace",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            timeout=120,
+        )
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "doit", *words],
+            cwd=self.top,
+            env=ENVIRON,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    @property
+    def cache(self) -> Path:
+        return self.top / "cache"
+
+    def blobs(self) -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in self.cache.glob("v1/blobs/*/*/*")}
+
+    def clear(self) -> None:
+        """Let a run make everything again but what came from the beginning; what a kill left in the build stays."""
+        for record in self.top.glob("build/*/.fetches/*.json"):
+            record.write_text(record.read_text().replace('"key": "', '"key": "x'))
+        for name in ("v1/results", "artifacts"):
+            shutil.rmtree(self.cache / name, ignore_errors=True)
+        for path in [*self.cache.glob("doit.db*"), *self.cache.glob("v1/blobs/*/*/*")]:
+            if path not in self.earlier:
+                path.unlink()
+
+    earlier: dict[Path, bytes] = None  # type: ignore[assignment]  # set by `farm`
+
+    def check(self) -> None:
+        """Check that every entry that can be seen is complete and right, and that the earlier ones are as they were."""
+        for path, content in self.earlier.items():
+            assert path.read_bytes() == content, path
+        for path in self.cache.glob("v1/blobs/*/*/*"):
+            status = path.lstat()
+            assert stat.S_ISREG(status.st_mode), path
+            assert stat.S_IMODE(status.st_mode) == 0o444, path
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
+        for path in self.cache.glob("v1/results/*/*"):
+            stored = json.loads(path.read_text())
+            assert re.fullmatch(r"sha256:[0-9a-f]{64}", stored["digest"]), path
+        for path in (path for path in self.cache.glob("artifacts/*/*/*")):
+            assert hashlib.sha256(path.read_bytes()).hexdigest() in {
+                one.name for one in self.cache.glob("v1/blobs/*/*/*")
+            }
+        self.check_tree()
+
+    def check_tree(self) -> None:
+        record = self.top / "build/kit/.fetches/lib.json"
+        if record.exists() and json.loads(record.read_text().splitlines()[0])["key"]:
+            for name, content in TREE.items():
+                assert (self.top / "build/kit/fetches" / name).read_bytes() == content
+
+    def succeed(self) -> None:
+        """Check that the next run makes everything, and that all of it verifies."""
+        done = self.doit()
+        assert done.returncode == 0, done.stdout
+        for name, content in TREE.items():
+            assert (self.top / "build/kit/fetches" / name).read_bytes() == content
+        self.check()
+        assert not [*self.cache.glob("v1/tmp/*"), *self.cache.glob("v1/partial/*")]
+        assert not [path for path in self.top.glob("build/**/.*") if path.suffix in (".part", ".moving")]
+
+    def files(self) -> set[str]:
+        """Return the names of all files but doit's and those that are named by chance."""
+        return {str(path.relative_to(self.top)) for path in self.top.rglob("*") if "doit.db" not in path.name}
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> Farm:
+    """Return a farm with one entry that was there before: `old`."""
+    top = tmp_path / "farm"
+    (top / "fetchdefs/fetch").mkdir(parents=True)
+    (top / "fetchdefs/toolchain").mkdir()
+    (tmp_path / "lib-1.tar").write_bytes(LIBRARY)
+    (tmp_path / "big.bin").write_bytes(BIG)
+    (tmp_path / "old.bin").write_bytes(b"old")
+    (top / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (top / "fetchdefs/fetch/a.yml").write_text(
+        definition("lib", f"file://{tmp_path}/lib-1.tar", LIBRARY, REPACK)
+        + definition("big", f"file://{tmp_path}/big.bin", BIG)
+        + definition("old", f"file://{tmp_path}/old.bin", b"old")
+    )
+    (top / "fetchdefs/toolchain/a.yml").write_text(
+        "kit:\n  description: k\n  fetches: {fetch: [lib, {artifact: big, extract: false}]}\n"
+    )
+    made = Farm(top)
+    made.earlier = {}
+    done = made.doit("fetch:old")
+    assert done.returncode == 0, done.stdout
+    made.earlier = made.blobs()
+    return made
+
+
+def is_clean(text: str) -> bool:
+    """Whether a failure is told as ours: no traceback, and a path or a next step."""
+    return "Traceback" not in text
+
+
+# --- killed
+
+
+def test_killed_at_random(farm: Farm) -> None:
+    """A kill at any moment leaves only right entries, and the next run succeeds."""
+    killed_at_random(farm, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_at_200_random_moments(farm: Farm) -> None:
+    """After 200 kills nothing has grown."""
+    killed_at_random(farm, 200)
+
+
+def killed_at_random(farm: Farm, times: int) -> None:
+    farm.succeed()
+    clean = farm.files()
+    moments = random.Random(11)
+    for _ in range(times):
+        farm.clear()
+        process = farm.start()
+        time.sleep(moments.uniform(0.12, 0.5))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        farm.check()
+        if moments.random() < 0.1:
+            farm.succeed()
+    farm.succeed()
+    assert farm.files() <= clean | {name for name in farm.files() if "/v1/locks/" in name}
+
+
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+#: System calls by which a run changes the disk: each of them, each time, is a moment to die or to fail.
+CALLS = (
+    "fsync",
+    "linkat",
+    "mkdir",
+    "unlink",
+    "unlinkat",
+    "rename",
+    "fchmod",
+    "ftruncate",
+    "flock",
+    "write",
+    "pwrite64",
+)
+
+
+def counted(farm: Farm) -> dict[str, int]:
+    """Return how often one thread makes each call, at most, in a run that makes everything."""
+    farm.clear()
+    log = farm.top.parent / "strace"
+    done = farm.doit(before=("strace", "-f", "-o", str(log), "-e", "trace=" + ",".join(CALLS)))
+    assert done.returncode == 0, done.stdout
+    found: collections.Counter[tuple[str, str]] = collections.Counter()
+    for line in log.read_text(errors="replace").splitlines():
+        called = re.match(r"(\d+) +(\w+)\(", line)
+        if called:
+            found[called[1], called[2]] += 1
+    most: dict[str, int] = {}
+    for (_, call), count in found.items():
+        most[call] = max(most.get(call, 0), count)
+    return most
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_at_each_call(farm: Farm) -> None:
+    """A kill at each single call that changes the disk leaves only right entries."""
+    moments = [(call, when) for call, count in counted(farm).items() for when in range(1, min(count, 12) + 1)]
+    assert len(moments) > 30
+    for call, when in moments:
+        farm.clear()
+        farm.doit(before=("strace", "-f", "-o", "/dev/null", "-e", f"inject={call}:signal=KILL:when={when}"))
+        try:
+            farm.check()
+            if when % 3 == 0:
+                farm.succeed()
+        except AssertionError as error:
+            raise AssertionError(f"killed at {call} number {when}") from error
+    farm.succeed()
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("errno", ["ENOSPC", "EDQUOT", "EIO", "EMFILE", "EROFS"])
+def test_each_call_refused(farm: Farm, errno: str) -> None:
+    """A call that the system refuses is a clear failure, or none; nothing is lost and the next run succeeds."""
+    calls = set(CALLS) - {"pwrite64", "flock"}  # sqlite's own, and what is never refused for want of space
+    for call, count in counted(farm).items():
+        for when in range(1, min(count, 6) + 1) if call in calls else ():
+            farm.clear()
+            inject = f"inject={call}:error={errno}:when={when}"
+            done = farm.doit(before=("strace", "-f", "-o", "/dev/null", "-e", inject))
+            try:
+                assert "Traceback" not in done.stdout, done.stdout
+                farm.check()
+            except AssertionError as error:
+                raise AssertionError(inject) from error
+    farm.succeed()
+
+
+# --- no room
+
+
+@contextlib.contextmanager
+def mounted(place: Path, *words: str) -> Iterator[None]:
+    place.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", *words, str(place)], check=False, capture_output=True)
+    if done.returncode:
+        pytest.skip(f"cannot mount: {done.stderr.decode().strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@root_only
+@pytest.mark.parametrize("task", ["fetch:big", "repack:lib"])
+def test_no_space(farm: Farm, task: str, tmp_path: Path) -> None:
+    """A full disk is told with path, needed and free bytes; nothing temporary stays; with space it goes on."""
+    place = tmp_path / "small"
+    with mounted(place, "-t", "tmpfs", "-o", "size=1m", "tmpfs"):
+        small = Farm(farm.top)
+        cache = f"cache={place}/cache"
+        assert small.doit(cache, "fetch:old").returncode == 0
+        small.earlier = {path: path.read_bytes() for path in place.glob("cache/v1/blobs/*/*/*")}
+        room = 200_000 if task == "fetch:big" else 150_000
+        free = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize
+        (place / "ballast").write_bytes(b"x" * (free - room))
+        done = small.doit(cache, task)
+        assert done.returncode != 0
+        assert "No space left on device" in done.stdout, done.stdout
+        assert str(place) in done.stdout
+        assert re.search(r"\d+ bytes are needed, \d+ bytes are free", done.stdout), done.stdout
+        assert "Traceback" not in done.stdout
+        assert not [*place.glob("cache/v1/tmp/*"), *place.glob("cache/v1/partial/*")]
+        for path, content in small.earlier.items():
+            assert path.read_bytes() == content
+        (place / "ballast").unlink()
+        done = small.doit(cache, task)
+        assert done.returncode == 0, done.stdout
+
+
+@root_only
+@pytest.mark.slow
+def test_quota(farm: Farm, tmp_path: Path) -> None:
+    """A quota that is used up is told like a full disk."""
+    image, place = tmp_path / "image", tmp_path / "quota"
+    with image.open("wb") as file:
+        file.truncate(150 << 20)
+    if shutil.which("mkfs.btrfs") is None:
+        pytest.skip("btrfs-progs is not installed")
+    subprocess.run(["mkfs.btrfs", "-q", str(image)], check=True)
+    with mounted(place, "-o", "loop", str(image)):
+        for words in (["quota", "enable", str(place)], ["subvolume", "create", f"{place}/sub"]):
+            subprocess.run(["btrfs", *words], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["btrfs", "qgroup", "limit", "300K", f"{place}/sub"], check=True)
+        done = farm.doit(f"cache={place}/sub/cache", "fetch:big")
+        assert done.returncode != 0
+        assert "Disk quota exceeded" in done.stdout, done.stdout
+        assert "300000 bytes are needed" in done.stdout
+        assert not [*place.glob("sub/cache/v1/partial/*")]
+
+
+#: shell words before doit -> what must be told when it fails.
+STARVED = {"ulimit -f 100": "File too large", "ulimit -n 20": "Too many open files", "ulimit -n 32": ""}
+
+
+@pytest.mark.parametrize("limit", STARVED)
+def test_limits_of_the_process(farm: Farm, limit: str) -> None:
+    """With too small files or too few descriptors it works, or fails clearly; nothing is lost."""
+    done = subprocess.run(
+        ["sh", "-c", f"{limit}; exec {sys.executable} -m doit"],
+        cwd=farm.top, env=ENVIRON, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        assert STARVED[limit] in done.stdout, done.stdout
+        assert "Traceback" not in done.stdout
+    farm.check()
+    farm.succeed()
+
+
+# --- who may write
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o777, 0o775])
+@pytest.mark.parametrize("place", ["cache", "cache/v1", "cache/v1/blobs"])
+def test_a_cache_that_others_can_write_is_refused(farm: Farm, mode: int, place: str) -> None:
+    """The refusal says who can write and what to do; trusting the group is an option."""
+    (farm.top / place).chmod(mode)
+    done = farm.doit("list")
+    assert done.returncode != 0
+    assert "is not safe" in done.stdout
+    assert "chmod go-w" in done.stdout
+    assert "Traceback" not in done.stdout
+    trusted = farm.doit("fetch", "trust_group=0")
+    assert (trusted.returncode == 0) == (mode == 0o775), trusted.stdout
+
+
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+
+
+def readable(farm: Farm) -> None:
+    for path in [farm.top, *farm.top.parents]:
+        if path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o055)
+
+
+@root_only
+def test_a_read_only_cache(farm: Farm, tmp_path: Path) -> None:
+    """Of a cache that cannot be written, hits are served; a miss fails clearly, or goes to a private cache."""
+    readable(farm)
+    done = farm.doit("fetch:lib", "repack:lib")
+    assert done.returncode == 0
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o777)
+    build = f"build={home}/build"
+    before = farm.files()
+    hit = farm.doit(build, "extract:lib", before=NOBODY)
+    assert hit.returncode == 0, hit.stdout
+    assert (home / "build/extracted/lib/lib/lib.h").read_bytes() == TREE["lib/lib.h"]
+    miss = farm.doit(build, "fetch:big", before=NOBODY)
+    assert miss.returncode != 0
+    assert "FETCH_PRIVATE_CACHE_DIR" in miss.stdout, miss.stdout
+    assert "Traceback" not in miss.stdout
+    private = farm.doit(build, f"private_cache={home}/own", before=NOBODY)
+    assert private.returncode == 0, private.stdout
+    assert farm.files() == before
+    assert len([*(home / "own").glob("v1/blobs/*/*/*")]) == 1
+
+
+def umasked(farm: Farm, mask: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", "-c", f"umask {mask}; exec {sys.executable} -m doit cache=fresh/cache build=fresh/build"],
+        cwd=farm.top, env=ENVIRON, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("mask", ["000", "077"])
+def test_umask(farm: Farm, mask: str) -> None:
+    """Whatever the umask: the same content, blobs 0444, nothing that others can write."""
+    for _ in range(2):
+        done = umasked(farm, mask)
+        assert done.returncode == 0, done.stdout
+    farm.succeed()
+    fresh = farm.top / "fresh/cache"
+    names = {path.name for path in fresh.glob("v1/blobs/*/*/*")}
+    assert names == {path.name for path in farm.cache.glob("v1/blobs/*/*/*")}
+    for path in fresh.rglob("*"):
+        if "doit.db" not in path.name and not path.is_symlink():
+            assert path.stat().st_mode & 0o022 == 0, path
+        if path.parent.parent.name == "sha256":
+            assert path.stat().st_mode & 0o777 == 0o444
+
+
+#: name -> environment and words around the program.
+SURROUNDINGS = {
+    "LANG=C": ({"LANG": "C", "LC_ALL": "C"}, ()),
+    "no HOME": ({"HOME": ""}, ("env", "-u", "HOME")),
+    "closed stdout": ({}, ("sh", "-c", 'exec "$@" >&-', "sh")),
+    "closed everything": ({}, ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh")),
+    "TZ": ({"TZ": "Pacific/Kiritimati"}, ()),
+}
+
+
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_surroundings(farm: Farm, name: str) -> None:
+    """The same results in every surrounding."""
+    environ, before = SURROUNDINGS[name]
+    done = farm.doit(before=before, **environ)
+    assert done.returncode == 0, done.stdout
+    farm.succeed()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed")
+@pytest.mark.parametrize("when", ["1970-01-02 00:00:00", "2100-01-01 00:00:00", "-400d"])
+def test_clock(farm: Farm, when: str) -> None:
+    """A clock that jumps hangs nothing, ages nothing that is new, and removes nothing that is needed."""
+    done = farm.doit(before=("faketime", "-f", when))
+    assert done.returncode == 0, done.stdout
+    blobs = farm.blobs()
+    for time_of_prune in (when, "+0d"):
+        done = farm.doit("prune", before=("faketime", "-f", time_of_prune))
+        assert done.returncode == 0, done.stdout
+        assert farm.blobs() == blobs
+    farm.succeed()
+
+
+# --- what stands in a blob's place
+
+
+def replace(path: Path, kind: str, elsewhere: Path) -> None:
+    content = path.read_bytes()
+    path.chmod(0o644)
+    if kind == "bit flip":
+        flipped = bytearray(content)
+        flipped[len(flipped) // 2] ^= 1
+        path.write_bytes(flipped)
+    elif kind == "truncation":
+        os.truncate(path, len(content) - 1)
+    elif kind == "others can write":
+        path.chmod(0o666)
+    else:
+        path.unlink()
+        elsewhere.write_bytes(b"not ours")
+        if kind == "symlink":
+            path.symlink_to(elsewhere)
+        elif kind == "hard link":
+            path.hardlink_to(elsewhere)
+        elif kind == "FIFO":
+            os.mkfifo(path)
+        elif kind == "directory":
+            path.mkdir()
+
+
+@pytest.mark.parametrize(
+    "kind", ["bit flip", "truncation", "symlink", "hard link", "FIFO", "directory", "others can write"]
+)
+def test_replaced_blob(farm: Farm, kind: str, tmp_path: Path) -> None:
+    """What is no blob is never followed or served; it goes to quarantine, and the content is fetched again."""
+    farm.succeed()
+    elsewhere = tmp_path / "elsewhere"
+    path = farm.cache / "v1/blobs/sha256" / hashlib.sha256(BIG).hexdigest()[:2] / hashlib.sha256(BIG).hexdigest()
+    replace(path, kind, elsewhere)
+    found = farm.doit("verify")
+    assert found.returncode == 1, found.stdout
+    assert "fetch:big" in found.stdout
+    assert not os.path.lexists(path)
+    farm.succeed()
+    replace(path, kind, elsewhere)
+    farm.succeed()
+    if elsewhere.exists():
+        assert elsewhere.read_bytes() == b"not ours"
+    assert any((farm.cache / "v1/quarantine").iterdir())
+
+
+# --- others at work
+
+
+@contextlib.contextmanager
+def stubborn(body: bytes) -> Iterator[tuple[Origin, threading.Event]]:
+    """Serve `/slow`: half of the body, and the rest when the event is set."""
+    go = threading.Event()
+
+    def answer(connection: object, request: Request) -> None:
+        del request
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+        connection.sendall(head + body[: len(body) // 2])  # type: ignore[attr-defined]
+        go.wait(60)
+        connection.sendall(body[len(body) // 2 :])  # type: ignore[attr-defined]
+
+    with serving({"/slow": answer}) as origin:
+        yield origin, go
+
+
+def test_a_stopped_holder(farm: Farm) -> None:
+    """Who waits for a stopped process names it and gives up in time; when it goes on, both succeed."""
+    body = b"slow" * 1000
+    with stubborn(body) as (origin, go):
+        (farm.top / "fetchdefs/fetch/slow.yml").write_text(definition("slow", f"{origin.url}/slow", body))
+        process = farm.start("fetch:slow")
+        while not origin.requests:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGSTOP)
+        begun = time.monotonic()
+        done = farm.doit("fetch:slow", "lock_timeout=1")
+        took_s = time.monotonic() - begun
+        assert done.returncode != 0
+        assert f"waited 1 s for process {process.pid}" in done.stdout, done.stdout
+        assert took_s < 15
+        os.kill(process.pid, signal.SIGCONT)
+        go.set()
+        assert process.wait(30) == 0
+        assert farm.doit("fetch:slow").returncode == 0
+        assert len(origin.requests) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_eight_processes_and_a_reader(tmp_path: Path) -> None:
+    """8 processes x 50 definitions on one cache: each is fetched once, and a reader that verifies sees no torn blob."""
+    bodies = {f"n{number}": random.Random(number).randbytes(20_000 + 997 * number) for number in range(50)}
+    with serving({f"/{name}": reply(body) for name, body in bodies.items()}) as origin:
+        text = "".join(definition(name, f"{origin.url}/{name}", body) for name, body in bodies.items())
+        farms = []
+        for number in range(8):
+            top = tmp_path / f"r{number}"
+            (top / "fetchdefs/fetch").mkdir(parents=True)
+            (top / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+            (top / "fetchdefs/fetch/a.yml").write_text(text)
+            farms.append(Farm(top))
+        cache = f"cache={tmp_path}/cache"
+        processes = [farm.start(cache) for farm in farms]
+        torn, looks = 0, 0
+        while any(process.poll() is None for process in processes):
+            for path in tmp_path.glob("cache/v1/blobs/*/*/*"):
+                torn += hashlib.sha256(path.read_bytes()).hexdigest() != path.name
+            assert farms[0].doit(cache, "verify").returncode == 0
+            looks += 1
+        assert [process.returncode for process in processes] == [0] * 8
+        assert torn == 0
+        assert looks
+        assert collections.Counter(origin.paths()) == {f"/{name}": 1 for name in bodies}
+
+
+@pytest.mark.parametrize("times", [40, pytest.param(2_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["rename", "in place"])
+def test_swaps_between_verify_and_use(tmp_path: Path, how: str, times: int) -> None:
+    """While somebody swaps a blob's content all the time, whoever opens it reads the right bytes or is told."""
+    right, wrong = b"right" * 2000, b"wrong" * 2000
+    pinned = Integrity(size=len(right), digest=Digest.sha256(hashlib.sha256(right).hexdigest()))
+    store = Store(tmp_path / "cache")
+
+    def put() -> None:
+        with store.writer() as writer:
+            writer.write(right)
+            writer.commit()
+
+    put()
+    path = store.path(pinned.digest)
+    stop = threading.Event()
+    pauses = random.Random(3)
+
+    def swap() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            time.sleep(pauses.choice([0, 0, 0.001, 0.12]))
+            with contextlib.suppress(OSError):
+                if how == "rename":
+                    other = tmp_path / f"other{number % 7}"
+                    other.write_bytes(wrong if number % 2 else right)
+                    other.chmod(0o444)
+                    other.rename(path)
+                else:
+                    with path.open("r+b") as file:
+                        file.write(wrong if number % 2 else right)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    served = refused = 0
+    try:
+        for _ in range(times):
+            try:
+                with store.open(pinned) as file:
+                    content = b"".join(iter(lambda: file.read(4096), b""))
+                assert content == right
+                served += 1
+            except BlobMissingError:
+                with contextlib.suppress(FetchError):
+                    put()
+            except BlobCorruptError:
+                refused += 1
+    finally:
+        stop.set()
+        thread.join()
+    assert served
+    assert len(list((tmp_path / "cache/v1/quarantine").iterdir())) < 100
+
+
+def test_an_open_blob_survives_prune(farm: Farm) -> None:
+    """What somebody reads is leased: prune says that it stays, and takes it when it is closed."""
+    farm.succeed()
+    path = next(iter(farm.earlier))
+    definitions = farm.top / "fetchdefs/fetch/a.yml"
+    definitions.write_text(definitions.read_text().partition("old:\n")[0])
+    then = time.time() - 7200
+    for one in farm.cache.rglob("*"):
+        if "doit.db" not in one.name:
+            os.utime(one, (then, then), follow_symlinks=False)
+    with path.open("rb") as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_SH)
+        done = farm.doit("prune")
+        assert "in use" in done.stdout, done.stdout
+        assert path.exists()
+    farm.doit("prune")
+    assert not path.exists()
+    farm.earlier = {}
+    farm.succeed()
+
+
+def test_failures_keep_no_descriptor(tmp_path: Path) -> None:
+    """A thousand failures leave as many descriptors open as before."""
+    store = Store(tmp_path / "cache")
+    pinned = Integrity(size=3, digest=Digest.sha256(hashlib.sha256(b"abc").hexdigest()))
+    store.has(pinned)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(1000):
+        with pytest.raises(FetchError), store.writer() as writer:
+            writer.write(b"abd")
+            writer.commit(pinned)
+        with pytest.raises(FetchError):
+            store.open(pinned)
+        assert not store.has(pinned)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
