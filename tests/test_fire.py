@@ -248,7 +248,7 @@ def test_killed_at_each_call(farm: Farm) -> None:
 @needs_strace
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("errno", ["ENOSPC", "EDQUOT", "EIO", "EMFILE", "EROFS"])
+@pytest.mark.parametrize("errno", ["ENOSPC", "EIO", "EMFILE"])
 def test_each_call_refused(farm: Farm, errno: str) -> None:
     """A call that the system refuses is a clear failure, or none; nothing is lost and the next run succeeds."""
     calls = set(CALLS) - {"pwrite64", "flock"}  # sqlite's own, and what is never refused for want of space
@@ -664,3 +664,53 @@ def test_failures_keep_no_descriptor(tmp_path: Path) -> None:
             store.open(pinned)
         assert not store.has(pinned)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@needs_strace
+@pytest.mark.slow
+def test_has_is_one_stat(farm: Farm) -> None:
+    """Asked again, the store looks at a blob with one lstat and nothing else."""
+    content = b"old"
+    code = (
+        "import os; from pathlib import Path\n"
+        "from tasks_lib.digest import Digest, Integrity; from tasks_lib.store import Store\n"
+        f"pinned = Integrity(size=3, digest=Digest.sha256('{hashlib.sha256(content).hexdigest()}'))\n"
+        "store = Store(Path('cache')); assert store.has(pinned)\n"
+        "os.access('/begin', 0)\n"
+        "for _ in range(10): assert store.has(pinned)\n"
+        "os.access('/end', 0)\n"
+    )
+    log = farm.top.parent / "log"
+    words = ["strace", "-o", str(log), sys.executable, "-c", code]
+    subprocess.run(words, cwd=farm.top, env=ENVIRON, check=True)
+    calls = log.read_text().partition('"/begin"')[2].partition('"/end"')[0].splitlines()[1:-1]
+    assert len(calls) == 10, calls
+    assert all("stat" in call for call in calls)
+
+
+@root_only
+@pytest.mark.slow
+def test_clones(farm: Farm, tmp_path: Path) -> None:
+    """Where the file system shares blocks, placing takes no space, and a write to what was placed leaves the blob."""
+    image, place = tmp_path / "image", tmp_path / "btrfs"
+    with image.open("wb") as file:
+        file.truncate(200 << 20)
+    if shutil.which("mkfs.btrfs") is None:
+        pytest.skip("btrfs-progs is not installed")
+    subprocess.run(["mkfs.btrfs", "-q", str(image)], check=True)
+    with mounted(place, "-o", "loop", str(image)):
+        words = (f"cache={place}/cache", f"build={place}/build")
+        assert farm.doit(*words).returncode == 0
+        placed = place / "build/kit/fetches/big.bin"
+        blob = next(place.glob(f"cache/v1/blobs/*/*/{hashlib.sha256(BIG).hexdigest()}"))
+        assert placed.stat().st_ino != blob.stat().st_ino
+        extents = [
+            subprocess.run(["filefrag", "-v", path], stdout=subprocess.PIPE, text=True).stdout
+            for path in (placed, blob)
+        ]
+        assert "shared" in extents[0]
+        placed.write_bytes(b"changed")
+        assert blob.read_bytes() == BIG
+        shutil.rmtree(place / "build")
+        farm.doit(*words, "link_mode=hardlink")
+        assert placed.stat().st_ino == blob.stat().st_ino
