@@ -13,6 +13,7 @@ import pytest
 
 from tests.archives import Member, tar
 from tests.origin import Origin, reply, serving
+from tests.test_fire import some_slow
 from tests.test_journeys import LIBRARY, TOOL, definition, doit, ran
 
 ZIPPED = tar([Member("data/numbers", b"1234567890" * 50), Member("data/words", b"abc")])
@@ -88,6 +89,8 @@ DAMAGES = {
     "build/kit/fetches/tool.tar": ("damaged tree", "extract:kit/tool", "repaired: extract:kit/tool"),
 }
 
+QUICK = ["cache/v1/blobs/LIB", "build/kit/fetches/data/numbers"]
+
 
 def place_of(repository: Path, name: str) -> Path:
     if name.endswith("LIB"):
@@ -101,7 +104,7 @@ def place_of(repository: Path, name: str) -> Path:
     return repository / name
 
 
-@pytest.mark.parametrize("name", DAMAGES)
+@pytest.mark.parametrize("name", [*QUICK, *some_slow(DAMAGES.keys() - QUICK)])
 def test_one_flipped_bit_is_found_and_repaired(name: str, repository: Path) -> None:
     """A change that keeps size and time is found, quarantined, named with its task; --repair makes it again."""
     kind, task, repaired = DAMAGES[name]

@@ -62,8 +62,8 @@ class RecordWriter:
 
     def take(self, kept: Iterable[Line]) -> None:
         """Add the lines of another record."""
-        for line in kept:
-            self._write(json.dumps(line) + "\n")
+        self._lines += [json.dumps(line) + "\n" for line in kept]
+        self._flush()
 
     def close(self) -> None:
         """Finish the lines; the record still stands aside, readable there."""
