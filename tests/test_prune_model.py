@@ -97,10 +97,10 @@ class Pruning(RuleBasedStateMachine):
         must = {n for n in spare if older is not None and self.ages[n] >= older}
         if older is None and most is None:
             must = spare
-        verdicts = judge(self.store.items(), reached, self.store.last_uses(), bounds, time.time())
+        verdicts = judge(self.store.upkeep.items(), reached, self.store.upkeep.last_uses(), bounds, time.time())
         if dry:
             return
-        with self.store.pruning(Silent()) as discard:
+        with self.store.upkeep.pruning(Silent()) as discard:
             for one in verdicts:
                 if one.goes:
                     discard(one.item, remove_tree)
@@ -112,7 +112,7 @@ class Pruning(RuleBasedStateMachine):
         if most is None:
             assert gone == must - set(self.open)
         else:
-            size = size_of(item for item in self.store.items() if item.kind in ("blob", "artifact"))
+            size = size_of(item for item in self.store.upkeep.items() if item.kind in ("blob", "artifact"))
             assert size <= most or not spare - gone - set(self.open)
             # of what went for its size alone, nothing was used later than what stayed
             by_size = gone - must

@@ -120,7 +120,7 @@ class Prune(_Upkeep):
         )
         if params["dry_run"]:
             return _told_verdicts(_judged(world, bounds), bounds, {}, "would go")
-        with world.store.pruning(progress) as discard:
+        with world.store.upkeep.pruning(progress) as discard:
             verdicts = _judged(world, bounds)
             kept = {}
             for one in (one for one in verdicts if one.goes):
@@ -139,8 +139,8 @@ class Cache(_Upkeep):
     def work(self, world: World, params: Any, args: list[str], progress: Told) -> int:
         """Show."""
         del params, args, progress
-        items = world.store.items()
-        lines = [f"cache {world.store.root.absolute()}", "", *_sizes(items), "", *_rates(world.store.runs())]
+        items = world.store.upkeep.items()
+        lines = [f"cache {world.store.root.absolute()}", "", *_sizes(items), "", *_rates(world.store.upkeep.runs())]
         blobs = [item for item in items if item.kind in ("blob", "repository")]
         names = _human_names(items)
         now_s = time.time()
@@ -149,7 +149,7 @@ class Cache(_Upkeep):
         lines += ["", "largest:", *(f"  {bytes_told(item.size):>10}  {_called(item, names)}" for item in largest)]
         lines += ["oldest:", *(f"  {days_told(now_s - item.written_s):>10}  {_called(item, names)}" for item in oldest)]
         lines += ["used by the definitions in:"]
-        lines += sorted(f"  {escaped(str(path))}" for path in world.store.definitions().values())
+        lines += sorted(f"  {escaped(str(path))}" for path in world.store.upkeep.definitions().values())
         _say(lines)
         return 0
 
@@ -176,7 +176,7 @@ def _roots(world: World) -> Reach:
         StoreError: the definitions of a directory cannot be read.
     """
     own = world.settings.fetchdefs.absolute()
-    directories = {own, *world.store.definitions().values()}
+    directories = {own, *world.store.upkeep.definitions().values()}
     plans = []
     for directory in sorted(path for path in directories if path == own or path.is_dir()):
         try:
@@ -191,7 +191,7 @@ def _roots(world: World) -> Reach:
 
 
 def _judged(world: World, bounds: Bounds) -> list[Verdict]:
-    return judge(world.store.items(), _roots(world), world.store.last_uses(), bounds, time.time())
+    return judge(world.store.upkeep.items(), _roots(world), world.store.upkeep.last_uses(), bounds, time.time())
 
 
 def _told_verdicts(verdicts: list[Verdict], bounds: Bounds, kept: Mapping[str, str], word: str) -> int:

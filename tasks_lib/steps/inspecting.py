@@ -37,7 +37,7 @@ def inspected(store: Store, items: list[Item], progress: Progress) -> Iterator[t
     if workers < 2:
         for item in items:
             progress.check()
-            yield item, store.inspect(item, Silent())
+            yield item, store.upkeep.inspect(item, Silent())
         return
     context = multiprocessing.get_context("fork")  # a store is not sent, it is inherited
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(store,))
@@ -60,4 +60,4 @@ def _begin(store: Store) -> None:
 
 
 def _inspect(item: Item) -> str:
-    return _store[0].inspect(item, Silent())
+    return _store[0].upkeep.inspect(item, Silent())

@@ -123,7 +123,7 @@ class Verification:
                 needed[integrity.digest.hex].append(task)
             elif self.names and task in chosen:
                 report.missing.append(task)
-        items = [item for item in self.world.store.items() if item.kind in ("blob", "result")]
+        items = [item for item in self.world.store.upkeep.items() if item.kind in ("blob", "result")]
         if self.names:
             items = [item for item in items if chosen & set(needed.get(item.name, ()))]
         self.progress.phase("verify", total=sum(item.size for item in items if item.kind == "blob"))
@@ -148,7 +148,7 @@ class Verification:
             report.checked["artifact"] += 1
             if not self.world.store.matches(artifact.path, integrity, "afresh"):
                 reason = f"it is not {integrity}"
-                self.world.store.set_aside(artifact.path, reason)
+                self.world.store.upkeep.set_aside(artifact.path, reason)
                 yield Damage("artifact", str(artifact.path), reason, (task,))
 
     def _delivered(self, chosen: frozenset[str], report: Report) -> Iterator[Damage]:
@@ -179,7 +179,9 @@ class Verification:
             return
         slot_of(delivery).distrust()
         for path in [path for path, reason in differences.items() if "content" in reason][:_MOST_NAMED]:
-            self.world.store.set_aside(delivery.destination / path, f"{delivery.destination / path}: content changed")
+            self.world.store.upkeep.set_aside(
+                delivery.destination / path, f"{delivery.destination / path}: content changed"
+            )
         told = [f"{path}: {reason}" for path, reason in differences.items()]
         more = f"; and {len(told) - _MOST_NAMED} more" if len(told) > _MOST_NAMED else ""
         yield Damage("tree", str(delivery.destination), "; ".join(told[:_MOST_NAMED]) + more, (task,))

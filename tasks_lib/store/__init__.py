@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
@@ -21,8 +20,6 @@ from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import (
     BlobCorruptError,
     BlobMissingError,
-    DigestMismatchError,
-    SizeMismatchError,
     StoreUnavailableError,
 )
 from tasks_lib.progress import Progress, Silent
@@ -33,9 +30,11 @@ from tasks_lib.store.options import LOCK_TIMEOUT_S, Options
 from tasks_lib.store.partial import Partial
 from tasks_lib.store.placing import LinkMode, fill, place
 from tasks_lib.store.results import Result
-from tasks_lib.store.shelf import Opened, Shelf, trim
-from tasks_lib.store.survey import Item, discard, survey
+from tasks_lib.store.shelf import Opened, Shelf
+from tasks_lib.store.survey import Item
 from tasks_lib.store.trust import Trust
+from tasks_lib.store.upkeep import Upkeep
+from tasks_lib.store.writer import Writer
 
 __all__ = [
     "LOCK_TIMEOUT_S",
@@ -59,59 +58,6 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NAMING_ATTEMPTS: Final = 3
 
 
-class Writer:
-    """Bytes on their way to become a blob; made by `Store.writer`."""
-
-    def __init__(self, store: Store, temporary: files.Temporary) -> None:
-        self._store, self._temporary = store, temporary
-        self._digest = hashlib.sha256()
-        self.size = 0
-
-    def write(self, chunk: bytes) -> int:
-        """Write and measure.
-
-        Raises:
-            StoreUnavailableError: no space, or another refusal of the file system.
-        """
-        with files.translated(self._store.root, self.size + len(chunk)):
-            self._temporary.file.write(chunk)
-        self._digest.update(chunk)
-        self.size += len(chunk)
-        return len(chunk)
-
-    @property
-    def digest(self) -> Digest:
-        """The sha256 of what was written so far."""
-        return Digest.sha256(self._digest.hexdigest())
-
-    def commit(self, expected: Integrity | None = None) -> Integrity:
-        """Publish what was written and return its integrity.
-
-        Raises:
-            SizeMismatchError, DigestMismatchError: it is not what `expected` promises; nothing is published.
-            StoreUnavailableError: the file system refused.
-        """
-        actual = Integrity(size=self.size, digest=self.digest)
-        if expected is not None and actual != expected:
-            _raise_mismatch(expected, actual)
-        with files.translated(self._store.root, self.size):
-            self._temporary.finish(self._store.options.durability)
-            self._store.name(self._temporary.file.fileno(), self._temporary.path, actual)
-        return actual
-
-
-def _raise_mismatch(expected: Integrity, actual: Integrity) -> None:
-    if expected.size != actual.size:
-        raise SizeMismatchError(
-            f"expected {expected.size} bytes, got {actual.size}", expected=expected.size, actual=actual.size
-        )
-    raise DigestMismatchError(
-        f"expected {expected.digest}, got {actual.digest}",
-        expected=str(expected.digest),
-        actual=str(actual.digest),
-    )
-
-
 class Store:
     """Content-addressed blobs, results and partial downloads under `root`/v1."""
 
@@ -122,6 +68,11 @@ class Store:
         self._lower = Shelf(self.options.shared, self.options) if self.options.shared else None
 
     # --- places
+
+    @cached_property
+    def upkeep(self) -> Upkeep:
+        """What prune and verify work with."""
+        return Upkeep(self.shelf)
 
     @cached_property
     def _usage(self) -> usage.Usage:
@@ -242,7 +193,7 @@ class Store:
         with files.translated(directory):
             temporary = files.Temporary(directory, 0o444)
         try:
-            yield Writer(self, temporary)
+            yield Writer(self.root, temporary, self.options.durability, self.name)
         finally:
             temporary.close()
 
@@ -306,7 +257,6 @@ class Store:
             partial.close()
             if full:
                 path.unlink(missing_ok=True)  # what takes the last space helps nobody
-            trim(self.shelf.top / "quarantine")
 
     def _resumable(self, path: Path) -> int:
         """Return how many bytes an earlier download left; what cannot be one goes out of the way.
@@ -344,75 +294,6 @@ class Store:
         path = self._directory("locks") / name
         with locked(path, timeout_s=self.options.lock_timeout_s, progress=progress or Silent()):
             yield
-
-    # --- upkeep
-
-    def items(self) -> list[Item]:
-        """Return everything that lies in the cache.
-
-        Raises:
-            StoreUnavailableError: others can write it.
-        """
-        return list(survey(self.shelf.top.parent))
-
-    def inspect(self, item: Item, progress: Progress) -> str:
-        """Read a blob or a result whatever is remembered of it; return what is wrong, "" for nothing.
-
-        What is wrong goes to quarantine.
-
-        Raises:
-            StoreUnavailableError: the system refuses to read it.
-            CancelledError: the run was asked to stop.
-        """
-        path = Path(item.path)
-        if item.kind == "blob":
-            return self.shelf.inspect(path, progress)
-        try:
-            results.read(path, item.name, self.options.trust)
-        except FileNotFoundError:
-            return ""
-        except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and not isinstance(error, files.NotRegularError):
-                raise files.unusable(path, error) from error
-            self.set_aside(path, f"no result: {error}")
-            return str(error)
-        return ""
-
-    def set_aside(self, path: Path, reason: str) -> None:
-        """Move a damaged file, of the cache or of an extracted tree, to quarantine; one that cannot go stays."""
-        directory = self._directory("quarantine")
-        aside = directory / f"{path.name[:100]}.{files.scratch_name()}"
-        with contextlib.suppress(OSError):
-            path.rename(aside)
-            files.append_text(aside.with_name(f"{aside.name}.reason"), ascii(reason)[1:-1] + "\n", "longer")
-        trim(directory)
-
-    @contextlib.contextmanager
-    def pruning(self, progress: Progress) -> Iterator[Callable[[Item, Callable[[Path], None]], str]]:
-        """Give what takes a thing away and returns why it stays, "" when it went; no run starts meanwhile.
-
-        Raises:
-            StoreUnavailableError: another prune holds the cache for too long, or it is read-only.
-            CancelledError: the run was asked to stop while waiting.
-        """
-        with self.lock("prune", progress):
-            yield lambda item, remove_tree: discard(item, self.root, remove_tree)
-            left = frozenset(item.name for item in self.items() if item.kind == "blob")
-            self.shelf.memo.keep_only(left)
-            uses = {name: when for name, when in self.last_uses().items() if name in left}
-            usage.compact(self.shelf.top, uses)
-
-    def last_uses(self) -> dict[str, int]:
-        """Return hex digest -> when it was last used, as far as that is later than when it was written."""
-        return usage.last_uses(self.shelf.top)
-
-    def runs(self) -> list[tuple[int, int, int]]:
-        """Return (when, found here, obtained) of the runs that are remembered, oldest first."""
-        return usage.runs(self.shelf.top)
-
-    def definitions(self) -> dict[Path, Path]:
-        """Return note -> definitions directory of everybody who used this cache."""
-        return usage.definitions(self.shelf.top)
 
     # --- results
 

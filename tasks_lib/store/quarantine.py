@@ -33,10 +33,10 @@ class Quarantine:
             aside.with_name(name + _REASON).write_text(f"{reason}\n", "utf-8")
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
-        self._shrink(aside)
+        self.shrink(aside)
         return aside
 
-    def _shrink(self, newest: Path) -> None:
+    def shrink(self, newest: Path) -> None:
         """Drop the oldest evidence until number and bytes are within the limits; the newest stays."""
         kept = []
         with contextlib.suppress(OSError), os.scandir(self._directory) as entries:

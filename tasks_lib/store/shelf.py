@@ -24,10 +24,8 @@ from tasks_lib.progress import Progress
 from tasks_lib.store import files, locks
 from tasks_lib.store.memo import Memo, Stamp
 from tasks_lib.store.options import FORMAT, Options
+from tasks_lib.store.quarantine import Quarantine
 
-#: Most damaged things kept for a look, and most bytes of them.
-MAX_QUARANTINED: Final = 20
-MAX_QUARANTINED_BYTES: Final = 1 << 30
 #: Seconds after which a write of ordinary length is done.
 _SETTLE_S: Final = 0.05
 _MISSING: Final = (errno.ENOENT, errno.ENOTDIR)
@@ -282,7 +280,7 @@ class Shelf:
                 aside.unlink()
             return None
         files.append_text(aside.with_name(f"{aside.name}.reason"), ascii(reason)[1:-1] + "\n", "longer")
-        trim(directory)
+        Quarantine(directory).shrink(aside)
         return aside
 
 
@@ -308,21 +306,3 @@ def _is_judged(descriptor: int | None, path: Path) -> bool:
         return not stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         return False
-
-
-def trim(directory: Path) -> None:
-    """Keep the newest of a quarantine: so many things, so many bytes; at least the newest one."""
-    found = []
-    with contextlib.suppress(OSError), os.scandir(directory) as entries:
-        for entry in entries:
-            with contextlib.suppress(OSError):
-                status = entry.stat(follow_symlinks=False)
-                found.append((status.st_ctime_ns, status.st_size, Path(entry.path)))
-    found.sort(reverse=True)
-    kept = size = 0
-    for _, length, path in found:
-        notes = path.name.endswith((".reason", ".json"))
-        kept, size = kept + (not notes), size + length
-        if kept > 1 and (kept > MAX_QUARANTINED or size > MAX_QUARANTINED_BYTES):
-            with contextlib.suppress(OSError):
-                path.unlink()

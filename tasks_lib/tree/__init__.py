@@ -165,7 +165,10 @@ class Slot:
     def _publish(self, staging: Path, record: RecordWriter, name: str, progress: Progress) -> None:
         with locked(self.record.parent / ".lock", timeout_s=self.lock_timeout_s, progress=progress):
             self._recover()
-            if os.path.lexists(self.destination):
+            status = _lstat(self.destination)
+            if status is not None and not stat.S_ISDIR(status.st_mode):
+                raise TreeError(f"{self.destination} is no directory", hint="remove what stands there, and run again")
+            if status is not None:
                 # judged before anything goes: a collision leaves what stood here
                 own = frozenset(line.path for line in self._lines() if line.kind != "directory")
                 self._new_paths(lines(record.path), name, own)
