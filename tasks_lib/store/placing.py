@@ -15,8 +15,8 @@ from typing import BinaryIO, Final, Literal
 from tasks_lib.progress import Progress
 from tasks_lib.store import files
 
-#: "auto": a clone where the file system offers it, else a copy; "copy": always a copy; "hardlink": a link to the blob.
-LinkMode = Literal["auto", "copy", "hardlink"]
+#: "auto" and "reflink": a clone where the file system offers it, else a copy; "hardlink": a link to the blob.
+LinkMode = Literal["auto", "reflink", "copy", "hardlink"]
 #: Source: linux/fs.h, FICLONE = _IOW(0x94, 9, int).
 _FICLONE: Final = 0x40049409
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
