@@ -269,8 +269,8 @@ class Store:
             return 0
         if not stat.S_ISREG(status.st_mode):
             self.shelf.quarantine(path, None, "no partial download")
-        elif status.st_nlink > 1 or self.options.trust.objection(status):
-            path.unlink()
+        elif status.st_nlink > 1 or self.options.trust.objection(status) or not os.access(path, os.R_OK | os.W_OK):
+            path.unlink()  # or it is a download of somebody else of the group
         else:
             return status.st_size
         return 0
