@@ -108,6 +108,12 @@ def repository_key(source: Git | Hg, *, version: int) -> str:
     return _key(kind, f"{COMMIT_VERSION}.{version}", source.revision, source.path_prefix, dot_git, source.artifact_name)
 
 
+def repository_name(source: Git | Hg, url: str, commit: str) -> str:
+    """Return the name of the cache's repository for commits of that kind from a URL, `source`'s or a submodule's."""
+    kind = "git" if isinstance(source, Git) else "hg"
+    return hashlib.sha256(f"{kind} {len(commit)} {url}".encode()).hexdigest()
+
+
 def extract_key(artifact_key: str, *, dest: str, version: int) -> str:
     """Return the key of one artifact extracted to, or placed in, the directory `dest`."""
     return _key("extract", str(version), artifact_key, dest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import tempfile
 import time
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tasks_lib import git, hg
+from tasks_lib import git, hg, recipe
 from tasks_lib.definitions import Git, Hg
 from tasks_lib.errors import OfflineError, ToolError, TransportError
 from tasks_lib.progress import Progress
@@ -42,7 +41,7 @@ class Access:
             ToolError, StoreUnavailableError, CancelledError: as `Repository.fetch` and `Store.lock`.
         """
         kind = git.Repository if isinstance(self.source, Git) else hg.Repository
-        name = hashlib.sha256(f"{kind.__module__} {len(commit)} {url}".encode()).hexdigest()
+        name = recipe.repository_name(self.source, url, commit)
         repository = kind(self.world.store.repository(name), self.world.repositories)
         if repository.holds(commit):
             return repository

@@ -6,7 +6,6 @@ What a root reaches stays whatever a bound says; then the bound is missed, and t
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -78,7 +77,7 @@ def reach(world: World, plans: Iterable[Plan]) -> Reach:
                 digests.add(artifact.integrity.digest.hex)
         for fetch in plan.definitions.fetches.values():
             if isinstance(fetch.source, Git | Hg):
-                repositories.add(repository_name(fetch.source.repo, fetch.source.revision))
+                repositories.add(recipe.repository_name(fetch.source, fetch.source.repo, fetch.source.revision))
             else:
                 keys |= evidence_keys(fetch.source)
     for key in keys:
@@ -105,11 +104,6 @@ def evidence_keys(source: StaticUrl) -> set[str]:
             url = template.replace("{url}", url)
             found.add(recipe.evidence_key(source.integrity, url))
     return found
-
-
-def repository_name(url: str, commit: str) -> str:
-    """Return the name under which the cache holds the repository of a URL."""
-    return hashlib.sha256(f"{len(commit)} {url}".encode()).hexdigest()
 
 
 def judge(
