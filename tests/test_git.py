@@ -23,6 +23,7 @@ from tasks_lib.progress import Silent
 from tasks_lib.settings import Settings
 from tasks_lib.steps import World
 from tasks_lib.steps.repositories import commit_archive
+from tests.githost import http
 from tests.repositories import FILES, committed, forged, git, made, with_submodule
 from tests.test_journeys import doit, ran
 
@@ -213,3 +214,23 @@ def test_dot_git(tmp_path: Path, form: str) -> None:
     assert git(tmp_path / "out/p", "submodule", "status").startswith(git(tmp_path / "inner", "rev-parse", "HEAD"))
     (tmp_path / "out/p/README").write_text("changed")
     assert git(tmp_path / "out/p", "status", "--porcelain") == "M README"
+
+
+def test_offline_with_doit(tmp_path: Path) -> None:
+    """Offline, a commit whose archive is cached is served and another one is told before anything runs."""
+    commit = made(tmp_path / "hosted/r", FILES)
+    repository = tmp_path / "user"
+    (repository / "fetchdefs/fetch").mkdir(parents=True)
+    (repository / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    with http(tmp_path / "hosted") as host:
+        text = f"lib:\n  description: d\n  fetch: {{type: git, repo: '{host.url}/r/.git', path-prefix: p, revision: {commit}}}\n"
+        (repository / "fetchdefs/fetch/all.yml").write_text(text)
+        told = doit(repository, "offline=1", "repack:lib")
+        assert told.returncode != 0
+        assert "lib: not in the cache, and the network is off" in told.stdout
+        assert host.requests == []
+        assert ran(doit(repository, "repack:lib")) == ["fetch:lib", "repack:lib"]
+    for path in (repository / "cache/doit.db", *(repository / "cache/artifacts/lib").glob("*/lib.commit")):
+        path.unlink()
+    shutil.rmtree(repository / "cache/v1/repositories")
+    assert ran(doit(repository, "offline=1", "repack:lib"))

@@ -260,6 +260,9 @@ def test_with_doit(tree: Path, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "fetch:linux64-chromium: the type 'chromium-fetch' is not supported: it runs a script" in done.stdout
     assert "Traceback" not in done.stdout
+    offline = doit(repository, where, "offline=1", "fetch:linux64-chromium").stdout
+    assert "is not supported: it runs a script" in offline
+    assert "Traceback" not in offline
     listed = doit(repository, where, "list").stdout
     assert "refused: fetches of the kind 'build' are not supported" in listed
     info = doit(repository, where, "info", "fetch:nasm").stdout

@@ -42,7 +42,7 @@ def command(
         settings: of this run.
         directory: its repository; the only one that git looks at.
         words: the subcommand and what follows.
-        scheme: the one transport that this call may use, redirects included; "" for none.
+        scheme: the transport that this call may use, redirects included; http may become https, "" is none.
         key: private key for ssh; None lets ssh choose.
         beside: directory of objects that count as this repository's own; nothing else of theirs is looked at.
     """
@@ -74,7 +74,7 @@ def _environment(settings: RepositorySettings, scheme: str, key: Path | None) ->
             "SSH_ASKPASS_REQUIRE": "never",
             "GIT_OPTIONAL_LOCKS": "0",
             "GIT_PROTOCOL_FROM_USER": "0",
-            "GIT_ALLOW_PROTOCOL": scheme or "none",
+            "GIT_ALLOW_PROTOCOL": "http:https" if scheme == "http" else scheme or "none",
             "GIT_SSH_VARIANT": "ssh",
             "GIT_SSH_COMMAND": ssh_command(settings, key),
         }

@@ -119,8 +119,8 @@ class Repository:
             raise ToolError(f"{self.directory} cannot be written: {error.strerror or error}") from error
         if (self.directory / "HEAD").is_file() and (self.directory / "objects").is_dir():
             return
-        form = "sha1" if len(commit) == 40 else "sha256"
-        done = self._plain(["init", "--quiet", "--bare", "--template=", f"--object-format={form}"], progress)
+        form = [] if len(commit) == 40 else ["--object-format=sha256"]  # git 2.28 and before know no other than SHA-1
+        done = self._plain(["init", "--quiet", "--bare", "--template=", *form], progress)
         if done.status:
             raise ToolError(f"git cannot make a repository in {self.directory}: {last_line(done.errors)}")
 

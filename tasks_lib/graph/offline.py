@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from tasks_lib.definitions import Fetch
 from tasks_lib.errors import OfflineError, escaped
 from tasks_lib.graph.tasks import Step
 from tasks_lib.steps import needs_network
@@ -22,7 +23,10 @@ def refuse_missing(tasks: Mapping[str, Any], selected: Iterable[str]) -> None:
     missing = [
         step.arguments[1].name
         for task in needed(tasks, selected)
-        if task.name.startswith("fetch:") and (step := _step_of(task)) is not None and needs_network(*step.arguments)
+        if task.name.startswith("fetch:")
+        and (step := _step_of(task)) is not None
+        and isinstance(step.arguments[1], Fetch)  # not one that is refused anyway
+        and needs_network(*step.arguments)
     ]
     if missing:
         lines = [f"{escaped(name)}: not in the cache, and the network is off" for name in sorted(missing)[:_NAMED]]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from tasks_lib.archive import Reshape
+from tasks_lib import recipe
+from tasks_lib.archive import REPACK_VERSION, Reshape
 from tasks_lib.archive import repack as repack_archive
 from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
 from tasks_lib.digest import Integrity
@@ -50,7 +51,11 @@ def _is_vouched(world: World, artifact: Artifact) -> bool:
 def needs_network(world: World, definition: Fetch, artifact: Artifact) -> bool:
     """Whether only the network can give what the definition promises: neither the store nor a file has it."""
     source = definition.source
-    if isinstance(source, StaticUrl) and any(place.url.lower().startswith("file:") for place in source.places):
+    if isinstance(source, Git | Hg):
+        made = world.store.result(recipe.repository_key(source, version=REPACK_VERSION))
+        if source.repo.startswith("file:") or (made is not None and world.store.has(made.integrity)):
+            return False
+    elif any(place.url.lower().startswith("file:") for place in source.places):
         return False
     integrity = integrity_of(world, artifact)
     return integrity is None or not world.store.has(integrity)
