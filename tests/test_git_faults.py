@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -18,7 +20,7 @@ from tasks_lib.progress import Silent
 from tasks_lib.steps.repositories import commit_archive
 from tests.githost import daemon, http, mute, ssh
 from tests.repositories import FILES, committed, forged, git, made, with_submodule
-from tests.test_git import archived, members, source, world
+from tests.test_git import CHILD, ROOT, archived, members, source, world
 
 
 class Listening(Silent):
@@ -331,6 +333,22 @@ def test_chains_of_submodules_end(tmp_path: Path) -> None:
         commit = forged(tmp_path / "r", entries, below=str(number))
     error = refused(tmp_path / "c", source(tmp_path / "r", commit))
     assert "has too many submodules" in str(error)
+
+
+def test_two_at_once(tmp_path: Path) -> None:
+    """Two processes with one cache fetch a commit once, and both have its archive."""
+    commits = history(tmp_path / "r")
+    with http(tmp_path) as host:
+        words = [sys.executable, "-c", CHILD, str(tmp_path / "c"), f"{host.url}/r/.git"]
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        both = [
+            subprocess.Popen([*words, commit, "dropped"], env=environ, stdout=subprocess.PIPE, text=True)
+            for commit in (commits[0], commits[0], commits[2])
+        ]
+        digests = [one.communicate()[0] for one in both]
+    assert [one.returncode for one in both] == [0, 0, 0]
+    assert digests[0] == digests[1] != digests[2]
+    assert len([one for one in host.requests if one.startswith("GET")]) == 2
 
 
 # --- ssh

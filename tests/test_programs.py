@@ -1,0 +1,96 @@
+"""Programs of the system: bounded, cancelled, ended with whatever they started."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks_lib.errors import CancelledError, ToolError
+from tasks_lib.programs import Bounds, Command, last_line, run, streaming
+from tasks_lib.progress import Silent
+
+ENVIRON = {"PATH": os.environ["PATH"]}
+
+
+def shell(text: str, **bounds: float) -> Command:
+    return Command(words=["sh", "-c", text], environ=ENVIRON, bounds=Bounds(**bounds))
+
+
+def test_how_it_ended() -> None:
+    """Status, output and the end of the errors are told; it sees its input and nothing of our environment."""
+    told: list[bytes] = []
+    done = run(shell('cat; echo "$HOME" >&2; exit 3'), Silent(), input=b"given", told=told.append)
+    assert (done.status, done.output, done.errors) == (3, b"given", "\n")
+    assert b"".join(told) == b"\n"
+    assert run(shell("kill -9 $$"), Silent()).status == -9
+
+
+def test_missing() -> None:
+    """A program that is not there is said with what to do."""
+    with pytest.raises(ToolError, match="the program nothing-of-that-name is not installed\ninstall nothing-of"):
+        run(Command(words=["nothing-of-that-name"], environ=ENVIRON), Silent())
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (shell("while :; do echo x; sleep 0.05; done", total_s=0.3), "did not end within 0.3 s"),
+        (shell("sleep 60", silence_s=0.3), "said nothing for 0.3 s"),
+        (shell("yes"), "wrote more than"),
+    ],
+)
+def test_bounds(command: Command, said: str) -> None:
+    """Time in total, silence and output are bounded."""
+    with pytest.raises(ToolError, match=said):
+        run(command, Silent())
+
+
+class Stopping(Silent):
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+
+    def check(self) -> None:
+        if self.stop.is_set():
+            raise CancelledError("stopped")
+
+
+def test_cancelled_with_all_it_started(tmp_path: Path) -> None:
+    """Asked to stop, it ends at once, and so does what it left in the background."""
+    progress = Stopping()
+    pid = tmp_path / "pid"
+    threading.Timer(0.3, progress.stop.set).start()
+    with pytest.raises(CancelledError):
+        run(shell(f"sleep 60 & echo $! > {pid}; wait"), progress)
+    for _ in range(100):
+        status = Path(f"/proc/{int(pid.read_text())}/stat")
+        if not status.exists() or " Z " in status.read_text():
+            return
+        time.sleep(0.05)
+    pytest.fail("what it started still runs")
+
+
+def test_streaming() -> None:
+    """Question and answer go to and fro; a program that ends early is told with its last words."""
+    with streaming(shell('while read line; do echo "<$line>"; done'), Silent()) as stream:
+        for word in (b"one", b"two"):
+            stream.send(word + b"\n")
+            assert stream.reader.readline() == b"<%s>\n" % word
+    with streaming(shell("echo why >&2; exit 4"), Silent()) as stream:
+        assert stream.reader.read() == b""
+        assert stream.status() == 4
+        assert str(stream.failure("gave up")) == "sh gave up: why"
+    with (
+        streaming(shell("sleep 60", silence_s=0.2), Silent()) as stream,
+        pytest.raises(ToolError, match="said nothing"),
+    ):
+        stream.reader.read(1)
+
+
+def test_last_line() -> None:
+    """The last line that says anything, on one line and printable."""
+    assert last_line(b"a\rb\x1b\n\n") == "b\\x1b"
+    assert last_line("") == "it said nothing"
