@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import threading
-import time
 import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,20 +100,23 @@ def test_a_mute_server(tmp_path: Path) -> None:
     assert "git said nothing for 0.4 s" in str(error)
 
 
+def command_lines() -> Iterator[str]:
+    """Yield what every program of this machine was called with."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            yield path.read_text("utf-8", "replace")
+
+
 def test_cancel(tmp_path: Path) -> None:
-    """Asked to stop, a fetch ends within a second and leaves no program behind."""
+    """Asked to stop, a fetch ends long before its deadline and leaves no program behind."""
     listening = Listening()
     with mute() as url:
         timer = threading.Timer(0.3, listening.stop.set)
         timer.start()
-        begun = time.monotonic()
         with pytest.raises(CancelledError):
             commit_archive(world(tmp_path / "c"), source(f"{url}/r", "a" * 40), listening)
         timer.join()
-    assert time.monotonic() - begun < 4
-    assert url.encode() not in b"".join(
-        path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()
-    )
+    assert url not in " ".join(command_lines())
 
 
 @pytest.mark.parametrize(
