@@ -33,6 +33,10 @@ _TOTAL_S: Final = 24 * 3600.0
 _MAX_PAUSE_S: Final = 30.0
 
 
+#: Most tries to remove a directory in which threads still work, and seconds between two of them.
+_REMOVALS: Final = 50
+_REMOVAL_S: Final = 0.02
+
 #: Private directories that stand.
 _made: Final[set[Path]] = set()
 
@@ -173,4 +177,9 @@ def private_directory(beside: Path) -> Iterator[Path]:
 def remove_private_directories() -> None:
     """Remove what is still there although threads work in it: the process ends now."""
     while _made:
-        shutil.rmtree(_made.pop(), ignore_errors=True)
+        path = _made.pop()
+        for _ in range(_REMOVALS):
+            shutil.rmtree(path, ignore_errors=True)
+            if not path.exists():
+                break
+            time.sleep(_REMOVAL_S)  # a thread made one more file meanwhile
