@@ -15,7 +15,7 @@ MAX_HOPS: Final = 40
 #: Components looked at to judge all symlinks: some, and so many for each; real links have four or five. A hundred
 #: thousand links of 2,000 components each would take minutes.
 _STEPS: Final = 100_000
-_STEPS_EACH: Final = 32
+_STEPS_EACH: Final = 64
 
 
 class Table:
