@@ -14,7 +14,8 @@ from typing import Any, BinaryIO, Final
 from tasks_lib.archive.codecs import beside
 from tasks_lib.archive.entries import DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, Limits, Reshape, damaged, reshaped
 from tasks_lib.archive.stream import BLOCK
-from tasks_lib.archive.table import Table
+from tasks_lib.archive.table import Table, folded
+from tasks_lib.errors import escaped
 from tasks_lib.progress import Progress
 
 #: Raise when the bytes of the same content may come out differently.
@@ -73,6 +74,7 @@ def write_archive(
     pile.flush()
     table.check_links()
     model.sort()  # by path, as the first field
+    _warn_of_twins(model, progress)
     return _compressed(_normalised_links(model), _spooled(spool), write, progress)
 
 
@@ -100,6 +102,19 @@ def write_in_order(
     model = sorted(new for entry in entries for new in table.add(entry))
     table.check_links()
     return _compressed(model, contents, write, progress)
+
+
+def _warn_of_twins(model: list[Entry], progress: Progress) -> None:
+    seen: set[int] = set()  # of hashes: a warning may be wrong once in 2^64, and a million names take room
+    for entry in model:
+        name = hash(folded(entry.path))
+        if name in seen:
+            shown = escaped(entry.path)
+            progress.warn(
+                f"'{shown}' differs from another name in case or form only: some file systems hold one of them"
+            )
+            return
+        seen.add(name)
 
 
 class _Spool:
