@@ -222,17 +222,17 @@ class Slot:
     def _remove(self, others: frozenset[str]) -> None:
         """Remove the entries that the moving record names, then itself."""
         directories = []
-        with contextlib.suppress(ValueError, TypeError, FileNotFoundError, NotADirectoryError):
-            with Descent(self.destination) as descent:
-                for line in lines(self._moving):
-                    if line.path in others:
-                        continue
-                    if line.kind == "directory":
-                        directories.append(line.path)
-                    else:
-                        _drop(descent, line.path, os.unlink)
-                for path in reversed(directories):
-                    _drop(descent, path, os.rmdir)
+        missing = contextlib.suppress(ValueError, TypeError, FileNotFoundError, NotADirectoryError)
+        with missing, Descent(self.destination) as descent:
+            for line in lines(self._moving):
+                if line.path in others:
+                    continue
+                if line.kind == "directory":
+                    directories.append(line.path)
+                else:
+                    _drop(descent, line.path, os.unlink)
+            for path in reversed(directories):
+                _drop(descent, path, os.rmdir)
         with contextlib.suppress(OSError):
             self.destination.rmdir()
         self._moving.unlink(missing_ok=True)
