@@ -72,6 +72,14 @@ def commands(verb: str, archive: Path, kind: str, out: Path) -> dict[str, list[s
     }
 
 
+def cpu() -> float:
+    """Return the seconds of processor that ended children took."""
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main() -> None:
     """Run the comparison."""
     import argparse
@@ -96,22 +104,24 @@ def main() -> None:
             subprocess.run(f"{ENCODERS[kind]} -c {plain} > {archive}", shell=True, check=True)
         out = words.directory / "out"
         times: dict[str, list[float]] = {}
+        spends: dict[str, list[float]] = {}
         memory = 0
         for _ in range(words.rounds):
             for name, command in commands(words.verb, archive, kind, out).items():
                 shutil.rmtree(out, ignore_errors=True)
                 out.mkdir()
                 os.sync()
-                began = time.perf_counter()
+                began, spent = time.perf_counter(), cpu()
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 times.setdefault(name, []).append(time.perf_counter() - began)
+                spends.setdefault(name, []).append(cpu() - spent)
                 memory = max(memory, int(done.stdout or 0))
         shutil.rmtree(out)
         reference, own = (statistics.median(one) for one in times.values())
-        lows = "/".join(f"{min(one):.2f}" for one in times.values())
+        lows, spent = ("/".join(f"{min(one):.2f}" for one in all.values()) for all in (times, spends))
         print(
             f"{words.verb} {kind} {words.files} files: {next(iter(times))} {reference:.2f} s, doit-fetch {own:.2f} s, "
-            f"ratio {own / reference:.2f} (minima {lows}), peak {memory} MiB"
+            f"ratio {own / reference:.2f} (minima {lows}, cpu {spent}), peak {memory} MiB"
         )
 
 

@@ -70,6 +70,9 @@ SETTINGS: Final = (
     Setting("FETCH_MAX_METADATA_BYTES", "", Limits().max_metadata_bytes, "one metadata record of an archive"),
     Setting("FETCH_MAX_PATH_BYTES", "", Limits().max_path_bytes, "one path in an archive"),
     Setting("FETCH_MAX_COMPONENT_BYTES", "", Limits().max_component_bytes, "one component of such a path"),
+    Setting("FETCH_MAX_DEPTH", "", Limits().max_depth, "components of such a path"),
+    Setting("FETCH_MAX_RATIO", "", Limits().max_ratio, "decompressed : compressed, once FETCH_FREE_BYTES came out"),
+    Setting("FETCH_FREE_BYTES", "", Limits().free_bytes, "bytes of an archive that need no ratio"),
     Setting("FETCH_ZSTD_MAX_WINDOW_LOG", "", Limits().zstd_max_window_log, "log2 of a zstd window"),
     Setting("FETCH_XZ_MEMLIMIT_MIB", "", Limits().xz_memlimit_mib, "MiB for decoding xz"),
 )
@@ -235,7 +238,11 @@ def _networks(text: str) -> tuple[str, ...]:
 
 
 def _limits(values: Mapping[str, str | int | float]) -> Limits:
-    names = [one.environ for one in SETTINGS if one.environ.startswith(("FETCH_MAX_", "FETCH_ZSTD_", "FETCH_XZ_"))]
+    names = [
+        one.environ
+        for one in SETTINGS
+        if one.environ.startswith(("FETCH_MAX_", "FETCH_FREE_", "FETCH_ZSTD_", "FETCH_XZ_"))
+    ]
     numbers: dict[str, Any] = {name.removeprefix("FETCH_").lower(): int(values[name]) for name in names}
     return Limits(**numbers)
 

@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -429,6 +430,31 @@ def test_outward_symlinks_can_be_kept(tmp_path: Path) -> None:
             io.BytesIO(through), name="a", format="tar", reshape=Reshape(), limits=keep, key="k", progress=Silent()
         )
     assert {path.name for path in tmp_path.iterdir()} == {"out", "records"}
+
+
+def test_case_twins_can_be_kept(tmp_path: Path) -> None:
+    """A definition may accept a symlink that differs from a directory in case only; repacking tells of twins."""
+    data = tar([Member("Python", kind=b"2", target="python"), Member("python/x", b"1")])
+    words: dict[str, Any] = {"name": "a", "format": "tar", "reshape": Reshape(), "limits": Limits(case_twins="keep")}
+    slot = Slot(tmp_path / "out", tmp_path / "records" / "one.json")
+    slot.extract(io.BytesIO(data), key="k", progress=Silent(), **words)
+    assert set(tree_of(tmp_path / "out")) == {"Python", "python", "python/x"}
+    heard = Listener()
+    archive.repack(io.BytesIO(data), spool=io.BytesIO(), write=io.BytesIO().write, progress=heard, **words)
+    assert heard.warnings == [
+        "'python' differs from another name in case or form only: some file systems hold one of them"
+    ]
+
+
+class Listener(Silent):
+    """Remembers warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        """Remember."""
+        self.warnings.append(message)
 
 
 def test_definitions_name_every_limit() -> None:

@@ -24,6 +24,10 @@ _FIRST: Final = 1 << 10
 #: Chunks decoded ahead of whoever takes them.
 _AHEAD: Final = 8
 
+#: Least and most log2 of a zstd window that its library takes. Source: zstd.h, ZSTD_WINDOWLOG_ABSOLUTEMIN, _MAX_64.
+_WINDOWS: Final = (10, 31)
+#: Source: lzma/container.h, memlimit is a uint64_t.
+_MOST_MEMORY: Final = (1 << 64) - 1
 _SUFFIXES: Final = {
     ".tar": "tar",
     ".tar.gz": "tar.gz", ".tgz": "tar.gz", ".crate": "tar.gz",
@@ -208,7 +212,7 @@ def _bzip2(source: BinaryIO, _limits: Limits) -> Iterator[bytes]:
 
 
 def _xz(source: BinaryIO, limits: Limits) -> Iterator[bytes]:
-    memory = limits.xz_memlimit_mib << 20
+    memory = min(limits.xz_memlimit_mib << 20, _MOST_MEMORY)
     # xz-file-format 2.2: stream padding is a multiple of four zero bytes
     return _streams(source, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=memory), b"\xfd7zXZ\x00", 4)
 
@@ -217,7 +221,9 @@ def _zstd(source: BinaryIO, limits: Limits) -> Iterator[bytes]:
     import zstandard  # loaded when there is something to decode
 
     framing = _ZstdFraming(source, limits)
-    decompressor = zstandard.ZstdDecompressor(max_window_size=1 << limits.zstd_max_window_log)
+    decompressor = zstandard.ZstdDecompressor(
+        max_window_size=1 << min(max(limits.zstd_max_window_log, _WINDOWS[0]), _WINDOWS[1])
+    )
     try:
         # its stub asks for a whole file, but it only ever calls read()
         with decompressor.stream_reader(cast("BinaryIO", framing), read_across_frames=True, closefd=False) as reader:

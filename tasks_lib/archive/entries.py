@@ -60,6 +60,8 @@ class Limits:
     xz_memlimit_mib: int = 256
     #: "refuse", or "keep": create them as they are (a sysroot's /lib -> /usr/lib); nothing is ever written through one
     outward_symlinks: str = "refuse"
+    #: "refuse", or "keep": a symlink may have a directory's name but for case or Unicode form (`Python -> python`)
+    case_twins: str = "refuse"
 
     def total_for(self, compressed: int) -> int:
         """Return how many bytes may come out of `compressed` bytes."""

@@ -14,7 +14,8 @@ from typing import Any, BinaryIO, Final
 from tasks_lib.archive.codecs import beside
 from tasks_lib.archive.entries import DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, Limits, Reshape, damaged, reshaped
 from tasks_lib.archive.stream import BLOCK
-from tasks_lib.archive.table import Table
+from tasks_lib.archive.table import Table, folded
+from tasks_lib.errors import escaped
 from tasks_lib.progress import Progress
 
 #: Raise when the bytes of the same content may come out differently.
@@ -29,6 +30,8 @@ _WORKERS: Final = 2
 #: Records of 20 blocks. Source: GNU tar manual, "Blocking"; POSIX pax default.
 _RECORD: Final = 20 * BLOCK
 _CHUNK: Final = 1 << 20
+#: Entries between two words to the watcher, at most.
+_REPORT_ENTRIES: Final = 1000
 #: A symlink has no mode of its own: every Linux shows 0777.
 _MODES: Final = {SYMLINK: 0o777, DIRECTORY: 0o755}
 _TYPES: Final = {FILE: b"0", HARDLINK: b"1", SYMLINK: b"2", DIRECTORY: b"5"}
@@ -59,23 +62,20 @@ def write_archive(
         ArchiveError: an entry that cannot be accepted.
         OSError: `spool` or `write` failed.
     """
-    places: dict[bytes, int] = {}
-    model: list[Entry] = []
-    at = 0
+    model = []
+    pile = _Spool(spool, progress)
     for entry in entries:
         renamed = reshaped(entry, reshape, limits)
         for new in table.add(renamed) if renamed is not None else ():
-            if new.kind == FILE:
-                places[new.path] = at
-                for chunk in new.chunks:
-                    spool.write(chunk)
-                    at += len(chunk)
-                    progress.advance(len(chunk))
-            model.append(new._replace(chunks=()))
-        progress.check()
+            path, kind, size, executable, target, _, chunks = new
+            # from here on `offset` is where the content stands in the spool
+            model.append(Entry(path, kind, size, executable, target, pile.at))
+            pile.add(chunks)
+    pile.flush()
     table.check_links()
     model.sort()  # by path, as the first field
-    return _compressed(_normalised_links(model, places), _spooled(places, spool), write, progress)
+    _warn_of_twins(model, progress)
+    return _compressed(_normalised_links(model), _spooled(spool), write, progress)
 
 
 def write_in_order(
@@ -104,27 +104,87 @@ def write_in_order(
     return _compressed(model, contents, write, progress)
 
 
-def _normalised_links(model: list[Entry], places: dict[bytes, int]) -> list[Entry]:
-    """Let the first name of hard-linked files hold the content, whatever the archive's order was."""
-    by_path = {entry.path: entry for entry in model}
-    first: dict[bytes, bytes] = {}
-    normalised = []
+def _warn_of_twins(model: list[Entry], progress: Progress) -> None:
+    seen: set[int] = set()  # of hashes: a warning may be wrong once in 2^64, and a million names take room
     for entry in model:
-        source = entry
-        while source.kind == HARDLINK:
-            source = by_path[source.target]
-        if source.kind != FILE or (leader := first.setdefault(source.path, entry.path)) == entry.path:
-            places[entry.path] = places.get(source.path, 0)
-            normalised.append(source._replace(path=entry.path))
-        else:
-            normalised.append(source._replace(path=entry.path, kind=HARDLINK, target=leader, size=0))
-    return normalised
+        name = hash(folded(entry.path))
+        if name in seen:
+            shown = escaped(entry.path)
+            progress.warn(
+                f"'{shown}' differs from another name in case or form only: some file systems hold one of them"
+            )
+            return
+        seen.add(name)
 
 
-def _spooled(places: dict[bytes, int], spool: BinaryIO) -> Callable[[Entry], Iterable[bytes]]:
+class _Spool:
+    """Content on its way into the spool, a megabyte at a time."""
+
+    def __init__(self, spool: BinaryIO, progress: Progress) -> None:
+        self._spool, self._progress = spool, progress
+        self._held: list[bytes | memoryview] = []
+        self._entries = self._size = 0
+        self.at = 0
+
+    def add(self, chunks: Iterable[bytes | memoryview]) -> None:
+        """Add the content of one entry.
+
+        Raises:
+            OSError, ArchiveError, CancelledError: as `write_archive`.
+        """
+        for chunk in chunks:
+            self._held.append(chunk)
+            self._size += len(chunk)
+            self.at += len(chunk)
+            if self._size >= _CHUNK:
+                self.flush()
+        self._entries += 1
+        if self._entries >= _REPORT_ENTRIES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held.
+
+        Raises:
+            OSError, CancelledError: as `write_archive`.
+        """
+        self._spool.write(b"".join(self._held))
+        self._progress.advance(self._size)
+        self._progress.check()
+        self._held, self._entries, self._size = [], 0, 0
+
+
+def _normalised_links(model: list[Entry]) -> list[Entry]:
+    """Let the first name of hard-linked files hold the content, whatever the archive's order was."""
+    links = {entry.path: entry.target for entry in model if entry.kind == HARDLINK}
+    groups: dict[bytes, list[bytes]] = {}
+    for path in links:
+        source = path
+        while source in links:
+            source = links[source]
+        groups.setdefault(source, [source]).append(path)
+    leaders = {path: min(group) for group in groups.values() for path in group}
+    content = {leaders[entry.path]: entry for entry in model if entry.path in groups}
+    return [_regrouped(entry, leaders, content) if entry.path in leaders else entry for entry in model]
+
+
+def _regrouped(entry: Entry, leaders: dict[bytes, bytes], content: dict[bytes, Entry]) -> Entry:
+    leader = leaders[entry.path]
+    source = content[leader]
+    if leader == entry.path:
+        return source._replace(path=leader)
+    return Entry(entry.path, HARDLINK, 0, source.executable, leader)
+
+
+def _spooled(spool: BinaryIO) -> Callable[[Entry], Iterable[bytes]]:
+    at = -1  # where the spool stands
+
     def contents(entry: Entry) -> Iterator[bytes]:
-        spool.seek(places[entry.path])
+        nonlocal at
         left = entry.size
+        if at != entry.offset:
+            spool.seek(entry.offset)
+        at = entry.offset + left
         while left:
             chunk = spool.read(min(left, _CHUNK))
             left -= len(chunk)

@@ -15,7 +15,7 @@ MAX_HOPS: Final = 40
 #: Components looked at to judge all symlinks: some, and so many for each; real links have four or five. A hundred
 #: thousand links of 2,000 components each would take minutes.
 _STEPS: Final = 100_000
-_STEPS_EACH: Final = 32
+_STEPS_EACH: Final = 64
 
 
 class Table:
@@ -105,12 +105,13 @@ class Table:
         if self._limits.outward_symlinks == "refuse":
             for entry in self._links.values():
                 self._check_link(entry)
-        self._check_twins()
+        if self._limits.case_twins == "refuse":
+            self._check_twins()
 
     def _check_twins(self) -> None:
-        links = {_folded(path): entry for path, entry in self._links.items()}
+        links = {folded(path): entry for path, entry in self._links.items()}
         for path in self._directories if links else ():
-            link = links.get(_folded(path))
+            link = links.get(folded(path))
             if link is not None:
                 reason = "is a symlink that another file system takes for a directory of the archive"
                 raise unsafe(reason, "CASE_TWIN", link.path, link.offset)
@@ -159,7 +160,10 @@ def _steps(followed: Entry, link: Entry, hops: int = 0) -> list[bytes]:
     return followed.target.split(b"/")[::-1]
 
 
-def _folded(path: bytes) -> str:
+def folded(path: bytes) -> bytes:
     """Return what file systems without case or with one Unicode form take this name for. Source: Unicode 5.18."""
+    if path.isascii():
+        return path.lower()
     text = path.decode("utf-8", "surrogateescape")
-    return unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    return text.encode("utf-8", "surrogateescape")

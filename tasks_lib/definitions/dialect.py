@@ -88,6 +88,7 @@ _NUMBERS: Final = (
 _ARCHIVE: Final[Table] = {
     **dict.fromkeys(_NUMBERS, COUNT),
     "outward-symlinks": one_of("refuse", "keep").about("keep: symlinks that lead outside are made, never followed"),
+    "case-twins": one_of("refuse", "keep").about("keep: a symlink may differ from a directory in case only"),
 }
 
 

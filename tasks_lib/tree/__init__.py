@@ -8,6 +8,7 @@ is recorded outside of the tree, so that no archive can forge it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -22,8 +23,9 @@ from tasks_lib.errors import TreeError, escaped
 from tasks_lib.progress import Progress
 from tasks_lib.store import LOCK_TIMEOUT_S, LinkMode, locked
 from tasks_lib.tree.compare import Comparison
+from tasks_lib.tree.descent import Descent
 from tasks_lib.tree.record import Line, RecordWriter, head, lines
-from tasks_lib.tree.writer import OPEN_DIRECTORY, TreeWriter, remove_tree
+from tasks_lib.tree.writer import TreeWriter, remove_tree
 
 __all__ = ["TREE_VERSION", "Slot", "remove_tree"]
 
@@ -169,8 +171,13 @@ class Slot:
             if status is not None and not stat.S_ISDIR(status.st_mode):
                 raise TreeError(f"{self.destination} is no directory", hint="remove what stands there, and run again")
             if status is not None:
+                if status.st_dev != staging.lstat().st_dev:
+                    raise TreeError(
+                        f"{self.destination} is on another file system than its parent",
+                        hint="mount the parent directory instead",
+                    )
                 # judged before anything goes: a collision leaves what stood here
-                own = frozenset(line.path for line in self._lines() if line.kind != "directory")
+                own = frozenset(line.path for line in self._lines())
                 self._new_paths(lines(record.path), name, own)
                 self.clear()
             record.commit(self._moving)
@@ -186,8 +193,11 @@ class Slot:
             staging.rename(self.destination)
             return
         # what is new goes beside what others put there
-        for path in self._new_paths(lines(self._moving), name, frozenset()):
-            (staging / path).rename(self.destination / path)
+        new = self._new_paths(lines(self._moving), name, frozenset())
+        with Descent(staging) as made, Descent(self.destination) as there:
+            for path in new:
+                directory, _, last = os.fsencode(path).rpartition(b"/")
+                os.rename(last, last, src_dir_fd=made.enter(directory), dst_dir_fd=there.enter(directory))
 
     @property
     def _moving(self) -> Path:
@@ -211,10 +221,18 @@ class Slot:
 
     def _remove(self, others: frozenset[str]) -> None:
         """Remove the entries that the moving record names, then itself."""
-        with contextlib.suppress(ValueError, TypeError):
-            for line in reversed(list(lines(self._moving))):
-                if line.path not in others:
-                    _remove_entry(self.destination, line)
+        directories = []
+        missing = contextlib.suppress(ValueError, TypeError, FileNotFoundError, NotADirectoryError)
+        with missing, Descent(self.destination) as descent:
+            for line in lines(self._moving):
+                if line.path in others:
+                    continue
+                if line.kind == "directory":
+                    directories.append(line.path)
+                else:
+                    _drop(descent, line.path, os.unlink)
+            for path in reversed(directories):
+                _drop(descent, path, os.rmdir)
         with contextlib.suppress(OSError):
             self.destination.rmdir()
         self._moving.unlink(missing_ok=True)
@@ -236,18 +254,22 @@ class Slot:
     def _new_paths(self, made: Iterable[Line], name: str, own: frozenset[str]) -> list[str]:
         """Return the topmost paths that nobody has put there yet; those of `own` are about to go."""
         new: list[str] = []
-        for one in sorted(made, key=lambda line: line.path.split("/")):
-            if new and one.path.startswith(new[-1] + "/"):
-                continue
-            status = None if one.path in own else _lstat(self.destination / one.path)
-            if status is None:
-                new.append(one.path)
-            elif not (stat.S_ISDIR(status.st_mode) and one.kind == "directory"):
-                both = f"{escaped(name)} and {self._owner_of(one.path)}"
-                raise TreeError(
-                    f"{both} both put {escaped(one.path)!r} into {self.destination}",
-                    hint="give one of them a `dest:` of its own",
-                )
+        shared = {""}  # directories that both have
+        with Descent(self.destination) as descent:
+            for one in made:  # parents first
+                if one.path.rpartition("/")[0] not in shared:
+                    continue  # comes with a directory that is new
+                status = _found(descent, one.path)
+                if status is not None and stat.S_ISDIR(status.st_mode) and one.kind == "directory":
+                    shared.add(one.path)
+                elif status is None or one.path in own:
+                    new.append(one.path)
+                else:
+                    both = f"{escaped(name)} and {self._owner_of(one.path)}"
+                    raise TreeError(
+                        f"{both} both put {escaped(one.path)!r} into {self.destination}",
+                        hint="give one of them a `dest:` of its own",
+                    )
         return new
 
     def _owner_of(self, path: str) -> str:
@@ -273,8 +295,9 @@ class Slot:
         if self.key() != key:
             return False
         try:
-            return all(_stands(self.destination / line.path, line) for line in lines(self.record))
-        except (ValueError, TypeError):
+            with Descent(self.destination) as descent:
+                return all(_stands(descent, line) for line in lines(self.record))
+        except (OSError, ValueError, TypeError):
             return False
 
     def clear(self) -> None:
@@ -307,32 +330,29 @@ def _lstat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _stands(path: Path, line: Line) -> bool:
-    status = _lstat(path)
+def _found(descent: Descent, path: str) -> os.stat_result | None:
+    directory, _, name = os.fsencode(path).rpartition(b"/")
+    try:
+        return os.stat(name, dir_fd=descent.enter(directory), follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _stands(descent: Descent, line: Line) -> bool:
+    status = _found(descent, line.path)
     if status is None or stat.S_IFMT(status.st_mode) != _KINDS.get(line.kind):
         return False
     return line.kind != "file" or status.st_size == line.size
 
 
-def _remove_entry(root: Path, line: Line) -> None:
-    """Remove one recorded entry without following a symlink that stands in the way now."""
-    *directories, name = os.fsencode(line.path).split(b"/")
-    opened: list[int] = []
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), contextlib.ExitStack() as stack:
-        opened.append(os.open(root, OPEN_DIRECTORY))
-        stack.callback(os.close, opened[-1])
-        for part in directories:
-            try:
-                opened.append(os.open(part, OPEN_DIRECTORY, dir_fd=opened[-1]))
-            except OSError:
-                return
-            stack.callback(os.close, opened[-1])
-        if line.kind == "directory":
-            with contextlib.suppress(OSError):  # something of others is in it
-                os.rmdir(name, dir_fd=opened[-1])
-        else:
-            with contextlib.suppress(IsADirectoryError, PermissionError):
-                os.unlink(name, dir_fd=opened[-1])
+def _drop(descent: Descent, path: str, verb: Callable[..., None]) -> None:
+    """Remove one recorded entry; something of others in it, or in its place, stays."""
+    directory, _, name = os.fsencode(path).rpartition(b"/")
+    try:
+        verb(name, dir_fd=descent.enter(directory))
+    except OSError as error:
+        if error.errno in (errno.EROFS, errno.EIO):
+            raise
 
 
 def _umask() -> int:

@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 from tasks_lib.errors import TreeError, escaped
-from tasks_lib.tree.writer import OPEN_DIRECTORY
+from tasks_lib.tree.descent import OPEN_DIRECTORY
 
 
 def merge(tree: Path, destination: Path) -> None:

@@ -18,9 +18,9 @@ from typing import BinaryIO, Final
 from tasks_lib.archive import HOLE, Entry
 from tasks_lib.progress import Progress
 from tasks_lib.store import LinkMode, place
+from tasks_lib.tree.descent import OPEN_DIRECTORY, Descent
 from tasks_lib.tree.record import RecordWriter
 
-OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODES: Final = (0o644, 0o755)
 _CHUNK: Final = 1 << 20
@@ -38,22 +38,19 @@ class TreeWriter:
     """
 
     def __init__(self, root: Path, record: RecordWriter, progress: Progress, copies: int) -> None:
-        self._root = os.open(root, OPEN_DIRECTORY)
-        self._open: list[tuple[bytes, int]] = []  # directories on the way to the last entry
-        self._here: tuple[bytes, int] = (b"", self._root)  # the directory of the last entry
+        self._descent = Descent(root)
         self._links: list[Entry] = []
         self._record = record
         self._progress = progress
         self._copies = copies
+        self._copied: dict[bytes, bytes] = {}  # a file that can have no more links -> its last copy
         self._bytes = self._entries = 0
 
     def __enter__(self) -> TreeWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        while self._open:
-            os.close(self._open.pop()[1])
-        os.close(self._root)
+        self._descent.__exit__()
 
     def add(self, entry: Entry) -> None:
         """Write one entry whose directory stands; a symlink only later.
@@ -65,7 +62,8 @@ class TreeWriter:
         """
         path, kind, size, executable, _, _, chunks = entry
         directory, _, name = path.rpartition(b"/")
-        descriptor = self._here[1] if self._here[0] == directory else self._enter(directory)
+        here = self._descent.here
+        descriptor = here[1] if here[0] == directory else self._descent.enter(directory)
         if kind == "file":
             self._write(name, executable, size, chunks, descriptor)
         elif kind == "directory":
@@ -88,14 +86,14 @@ class TreeWriter:
             BlobCorruptError: the content changed meanwhile.
         """
         mode = _MODES[entry.executable]
-        place(source, entry.path, directory=self._root, mode=mode, how=how, progress=self._progress)
+        place(source, entry.path, directory=self._descent.root, mode=mode, how=how, progress=self._progress)
         self._record.add(entry.path, entry.kind, entry.executable, entry.size, b"")
 
     def finish(self) -> None:
         """Make the symlinks, now that nothing is written any more."""
         for entry in self._links:
             directory, _, name = entry.path.rpartition(b"/")
-            os.symlink(entry.target, name, dir_fd=self._enter(directory))
+            os.symlink(entry.target, name, dir_fd=self._descent.enter(directory))
             self._record.add(entry.path, entry.kind, 0, 0, entry.target)
         self._report()
 
@@ -103,21 +101,6 @@ class TreeWriter:
         self._progress.advance(self._bytes)
         self._progress.check()
         self._bytes = self._entries = 0
-
-    def _enter(self, path: bytes) -> int:
-        """Return the descriptor of a directory that stands; those on the way stay open."""
-        parts = path.split(b"/") if path else []
-        shared = 0
-        while shared < min(len(parts), len(self._open)) and self._open[shared][0] == parts[shared]:
-            shared += 1
-        while len(self._open) > shared:
-            os.close(self._open.pop()[1])
-        descriptor = self._open[-1][1] if self._open else self._root
-        for part in parts[shared:]:
-            descriptor = os.open(part, OPEN_DIRECTORY, dir_fd=descriptor)
-            self._open.append((part, descriptor))
-        self._here = (path, descriptor)
-        return descriptor
 
     def _write(
         self, name: bytes, executable: int, size: int, chunks: Iterable[bytes | memoryview], directory: int
@@ -142,14 +125,15 @@ class TreeWriter:
     def _link(self, entry: Entry, directory: int, name: bytes) -> None:
         # no symlink stands below the root yet, so that the target's path leads nowhere else
         try:
-            os.link(entry.target, name, src_dir_fd=self._root, dst_dir_fd=directory, follow_symlinks=False)
+            target = self._copied.get(entry.target, entry.target)
+            os.link(target, name, src_dir_fd=self._descent.root, dst_dir_fd=directory, follow_symlinks=False)
         except OSError as error:
             if error.errno not in _NO_LINK:
                 raise
             self._copy(entry, directory, name)
 
     def _copy(self, entry: Entry, directory: int, name: bytes) -> None:
-        source = os.open(entry.target, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root)
+        source = os.open(entry.target, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._descent.root)
         with open(source, "rb") as file:  # noqa: PTH123 - a descriptor
             status = os.fstat(source)
             executable = status.st_mode >> 6 & 1
@@ -158,6 +142,7 @@ class TreeWriter:
                 raise OSError(errno.EMLINK, "too many hard links for this file system", os.fsdecode(entry.path))
             chunks = iter(lambda: file.read(_CHUNK), b"")
             self._write(name, executable, 0, chunks, directory)
+        self._copied[entry.target] = entry.path
 
 
 def remove_tree(path: Path) -> None:
