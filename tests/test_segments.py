@@ -40,7 +40,7 @@ def origin() -> Iterator[Origin]:
 
 
 def sources(store: Store, **policy: Any) -> Sources:
-    options = {"retries": 2, "backoff_s": 0.001, "split_size": 8 << 20, **policy}
+    options = {"connections": 16, "retries": 2, "backoff_s": 0.001, "split_size": 8 << 20, **policy}
     return Sources(store, Transport(TransportSettings(stall_timeout_s=5, total_timeout_s=60)), Policy(**options))
 
 
@@ -86,6 +86,25 @@ def test_one_connection_when_in_doubt(case: str, store: Store, origin: Origin) -
     assert "connections" not in found
     assert len(origin.requests) == 1
     assert is_there(store)
+
+
+def test_many_downloads_are_not_split(store: Store, origin: Origin) -> None:
+    """Several downloads from one host are several connections already."""
+    origin.answers |= {f"/{n}": throttled(BODY[n:], 8 * RATE) for n in range(5)}
+    shared, found = sources(store), []
+
+    def work(number: int) -> None:
+        content = BODY[number:]
+        one = wanted(f"{origin.url}/{number}", content=(len(content), hashlib.sha256(content).hexdigest()))
+        found.append(shared.obtain(one, Silent()))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ["connections" in one for one in found] == [False] * 5
+    assert len(origin.requests) == 5
 
 
 def test_mirrors_help(store: Store, origin: Origin) -> None:
