@@ -18,7 +18,7 @@ from tasks_lib.sources.wanted import network_origin
 from tasks_lib.transport import Response
 
 #: Least and largest bytes of a piece: large enough that a request costs little, small enough to be fetched again.
-LEAST_PIECE: Final = 4 << 20
+LEAST_PIECE: Final = 2 << 20
 _LARGEST_PIECE: Final = 64 << 20
 #: Pieces that each connection gets, so that a slow one holds nobody up.
 _PIECES_EACH: Final = 8
