@@ -335,6 +335,24 @@ def test_a_hang_up_is_answered_by_the_mirror_at_once(origin: Origin, store: Stor
     assert len(origin.requests) == 1
 
 
+def test_a_login_page_costs_no_progress(origin: Origin, store: Store) -> None:
+    """What one place brought stays when another one shows a page, and a third one goes on with it."""
+    page = reply(b"<html><title>Log in</title>", Content_Type="text/html")
+    origin.answers |= {"/a": in_turn(ranged(BODY, first=777), page), "/b": ranged(BODY)}
+    found = impatient(store).obtain(wanted(f"{origin.url}/a", f"{origin.url}/b"), Silent())
+    assert found["resumed"] == 777
+    assert store.has(PINNED)
+
+
+def test_time_spent_elsewhere_is_not_counted(origin: Origin, store: Store) -> None:
+    """A source that was left for another one has its own time when it is asked again."""
+    origin.answers["/a"] = in_turn(mute(b""), reply(BODY))
+    with serving({"/a": endless(b"x", HEAD + LENGTH + b"\r\n", 0.05)}) as slow:
+        patient = impatient(store, total_timeout_s=0.8)
+        patient.obtain(wanted(f"{origin.url}/a", f"{slow.url}/a"), Silent())
+    assert len(origin.requests) == 2
+
+
 def test_retry_after_is_a_floor(origin: Origin, store: Store) -> None:
     """A wait that the server asks for is kept, and one beyond the time of the source ends it."""
     origin.answers["/a"] = in_turn(reply(b"", "429 X", Retry_After="1"), reply(BODY))
