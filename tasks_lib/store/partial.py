@@ -210,9 +210,12 @@ class Partial:
         return aside
 
     def close(self) -> None:
-        """Close the file; an empty one is removed."""
+        """Close the file; an empty one is removed. Closing again does nothing."""
+        if self._file < 0:
+            return
         empty = os.fstat(self._file).st_size == 0
         os.close(self._file)
+        self._file = -1
         if self.size == 0 and empty:
             self._path.unlink(missing_ok=True)
             self._drop_note()
