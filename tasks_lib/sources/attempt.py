@@ -24,6 +24,10 @@ _BEYOND: Final = LOOK_BYTES
 #: Largest wrong content that is read to its end for its autopsy.
 _MAX_WRONG: Final = 256 << 20
 
+#: Bytes from which a file is read in large pieces, and the pieces of a smaller one: many of those run at a time.
+_LARGE: Final = 8 << 20
+_SMALL_READ: Final = 256 << 10
+
 Facts = dict[str, str | int | float]
 
 
@@ -163,7 +167,7 @@ class Reader:
         partial, progress = hunt.partial, hunt.progress
         size = partial.expected.size
         try:
-            for chunk in response.chunks(size + 1 - partial.size):
+            for chunk in response.chunks(size + 1 - partial.size, CHUNK if size >= _LARGE else _SMALL_READ):
                 partial.append(chunk)
                 progress.advance(len(chunk))
                 progress.check()
