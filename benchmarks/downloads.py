@@ -25,6 +25,34 @@ ROOT = Path(__file__).resolve().parent.parent
 MIB = 1 << 20
 
 
+#: Delays bytes both ways where the kernel has no netem: a round trip before the first byte, and one for each request.
+RELAY = """
+import asyncio, sys
+delay, host, port, listen = float(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+async def pump(reader, writer):
+    queue, loop = asyncio.Queue(64), asyncio.get_running_loop()
+    async def late():
+        while (item := await queue.get()) is not None:
+            await asyncio.sleep(max(0, item[0] - loop.time()))
+            writer.write(item[1])
+            await writer.drain()
+        writer.close()
+    task = asyncio.create_task(late())
+    while data := await reader.read(1 << 18):
+        await queue.put((loop.time() + delay, data))
+    await queue.put(None)
+    await task
+async def serve(reader, writer):
+    await asyncio.sleep(2 * delay)
+    there, back = await asyncio.open_connection(host, port)
+    await asyncio.gather(pump(reader, back), pump(there, writer), return_exceptions=True)
+async def main():
+    async with await asyncio.start_server(serve, "127.0.0.1", listen, backlog=1024) as server:
+        await server.serve_forever()
+asyncio.run(main())
+"""
+
+
 @dataclass(frozen=True)
 class Scenario:
     """What is served, how, and which reference decides."""
@@ -202,6 +230,30 @@ def network(delay_ms: int) -> Iterator[tuple[list[str], str]]:
         subprocess.run(["ip", "link", "del", ours], check=False, stderr=subprocess.DEVNULL)
 
 
+def has_netem() -> bool:
+    """Whether this kernel can delay packets."""
+    asked = ["unshare", "-rn", "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
+    return subprocess.run(asked, check=False, capture_output=True).returncode == 0
+
+
+@contextlib.contextmanager
+def relayed(base: str, delay_ms: int) -> Iterator[str]:
+    """Give the address of a relay before `base` that delays every byte; `base` itself without a delay."""
+    if not delay_ms:
+        yield base
+        return
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        listen = free.getsockname()[1]
+    host, port = base.removeprefix("http://").split(":")
+    relay = subprocess.Popen([sys.executable, "-c", RELAY, str(delay_ms / 1000), host, port, str(listen)])
+    try:
+        time.sleep(1)
+        yield f"http://127.0.0.1:{listen}"
+    finally:
+        relay.terminate()
+        relay.wait()
+
+
 @contextlib.contextmanager
 def nginx(top: Path, rate: int, inside: list[str], address: str) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -247,7 +299,12 @@ def main() -> None:
             files = generate(top / "served", scenario)
             seconds: dict[str, list[float]] = {name: [] for name in names}
             memory = dict.fromkeys(names, 0)
-            with network(scenario.delay_ms) as (inside, address), nginx(top, scenario.rate, inside, address) as base:
+            netem = scenario.delay_ms if scenario.delay_ms and has_netem() else 0
+            with (
+                network(netem) as (inside, address),
+                nginx(top, scenario.rate, inside, address) as direct,
+                relayed(direct, scenario.delay_ms - netem) as base,
+            ):
                 work = Work(scenario, base, files)
                 for number in range(chosen.rounds):
                     for name in names[number % len(names) :] + names[: number % len(names)]:

@@ -22,9 +22,9 @@ from tasks_lib.transport import Transport
 from tests.origin import Answer, Origin, Request, in_turn, reply, serving, throttled
 from tests.test_sources import wanted
 
-BODY = random.Random(1).randbytes(17 << 20)
+BODY = random.Random(1).randbytes(9 << 20)
 SHA = hashlib.sha256(BODY).hexdigest()
-#: Bytes per second of one connection: alone it would take 17 s.
+#: Bytes per second of one connection: alone it would take 9 s.
 RATE = 1 << 20
 
 
@@ -40,7 +40,7 @@ def origin() -> Iterator[Origin]:
 
 
 def sources(store: Store, **policy: Any) -> Sources:
-    options = {"retries": 2, "backoff_s": 0.001, "split_size": 8 << 20, **policy}
+    options = {"connections": 16, "retries": 2, "backoff_s": 0.001, "split_size": 4 << 20, **policy}
     return Sources(store, Transport(TransportSettings(stall_timeout_s=5, total_timeout_s=60)), Policy(**options))
 
 
@@ -58,7 +58,7 @@ def ranges(origin: Origin) -> list[str]:
 
 def test_a_slow_file_is_split(store: Store, origin: Origin) -> None:
     """Pieces over several connections bring a slow file in a fraction of the time, each byte once."""
-    origin.answers["/a"] = throttled(BODY, 4 * RATE)
+    origin.answers["/a"] = throttled(BODY, 2 * RATE)
     found = sources(store).obtain(large(f"{origin.url}/a"), Silent())
     assert found["connections"] == 5
     assert is_there(store)
@@ -71,7 +71,7 @@ def test_a_slow_file_is_split(store: Store, origin: Origin) -> None:
 
 IN_ONE: dict[str, tuple[dict[str, Any], Answer]] = {
     "switched off": ({"connections": 1}, throttled(BODY, 30 << 20)),
-    "small": ({"split_size": 20 << 20}, throttled(BODY, 30 << 20)),
+    "small": ({"split_size": 10 << 20}, throttled(BODY, 30 << 20)),
     "fast": ({}, reply(BODY, ETag='"v1"', Accept_Ranges="bytes")),
     "weak validator": ({}, throttled(BODY, 30 << 20, 'W/"v1"')),
     "no connection to spare": ({"jobs_per_host": 1}, throttled(BODY, 8 << 20)),
@@ -88,10 +88,29 @@ def test_one_connection_when_in_doubt(case: str, store: Store, origin: Origin) -
     assert is_there(store)
 
 
+def test_many_downloads_are_not_split(store: Store, origin: Origin) -> None:
+    """Several downloads from one host are several connections already."""
+    origin.answers |= {f"/{n}": throttled(BODY[n:], 4 * RATE) for n in range(5)}
+    shared, found = sources(store), []
+
+    def work(number: int) -> None:
+        content = BODY[number:]
+        one = wanted(f"{origin.url}/{number}", content=(len(content), hashlib.sha256(content).hexdigest()))
+        found.append(shared.obtain(one, Silent()))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ["connections" in one for one in found] == [False] * 5
+    assert len(origin.requests) == 5
+
+
 def test_mirrors_help(store: Store, origin: Origin) -> None:
     """Pieces come from the mirrors too; secrets and validator stay with the origin."""
-    origin.answers["/a"] = throttled(BODY, 4 * RATE)
-    with serving({"/a": throttled(BODY, 4 * RATE, '"other"')}) as mirror:
+    origin.answers["/a"] = throttled(BODY, 2 * RATE)
+    with serving({"/a": throttled(BODY, 2 * RATE, '"other"')}) as mirror:
         one = large(f"{origin.url}/a", f"{mirror.url}/a", headers={"X-Key": "s"})
         sources(store).obtain(one, Silent())
         assert mirror.requests
@@ -124,7 +143,7 @@ PIECE_FAULTS: dict[str, Answer] = {"cut short": half, "503": reply(b"", "503 Bus
 @pytest.mark.parametrize("case", PIECE_FAULTS)
 def test_a_piece_is_asked_for_again(case: str, store: Store, origin: Origin) -> None:
     """A piece that fails is fetched again, alone: the whole is asked for once."""
-    origin.answers["/a"] = once(PIECE_FAULTS[case], throttled(BODY, 4 * RATE))
+    origin.answers["/a"] = once(PIECE_FAULTS[case], throttled(BODY, 2 * RATE))
     sources(store).obtain(large(f"{origin.url}/a"), Silent())
     assert is_there(store)
     assert [("range" in request.headers) for request in origin.requests].count(False) == 1
@@ -132,7 +151,7 @@ def test_a_piece_is_asked_for_again(case: str, store: Store, origin: Origin) -> 
 
 def test_a_changed_object_is_not_mixed(store: Store, origin: Origin) -> None:
     """An object that changes after the first answer is fetched anew; no piece of the old one stays."""
-    old = throttled(b"x" * len(BODY), 4 * RATE, '"v0"')
+    old = throttled(b"x" * len(BODY), 2 * RATE, '"v0"')
     origin.answers["/a"] = in_turn(old, throttled(BODY, 30 << 20))
     sources(store).obtain(large(f"{origin.url}/a"), Silent())
     assert is_there(store)
@@ -141,8 +160,8 @@ def test_a_changed_object_is_not_mixed(store: Store, origin: Origin) -> None:
 
 def test_wrong_pieces_of_a_mirror_end_in_one_connection(store: Store, origin: Origin) -> None:
     """When the whole is wrong because a mirror lied, it is fetched anew over one connection and is right."""
-    origin.answers["/a"] = throttled(BODY, 8 * RATE)
-    with serving({"/a": throttled(b"x" * len(BODY), 8 * RATE)}) as mirror:
+    origin.answers["/a"] = throttled(BODY, 2 * RATE)
+    with serving({"/a": throttled(b"x" * len(BODY), 2 * RATE)}) as mirror:
         found = sources(store).obtain(large(f"{origin.url}/a", f"{mirror.url}/a"), Silent())
     assert is_there(store)
     assert "connections" not in found
@@ -158,15 +177,15 @@ def test_pieces_survive(store: Store, origin: Origin) -> None:
             self.size += size
 
         def check(self) -> None:
-            if self.size > 13 << 20:
+            if self.size > 6 << 20:
                 raise CancelledError("stop")
 
-    origin.answers["/a"] = throttled(BODY, 4 * RATE)
+    origin.answers["/a"] = throttled(BODY, 2 * RATE)
     with pytest.raises(CancelledError):
         sources(store).obtain(large(f"{origin.url}/a"), Stopper())
     before = len(origin.requests)
     found = sources(store).obtain(large(f"{origin.url}/a"), Silent())
     assert is_there(store)
     assert found["resumed"]
-    assert len(origin.requests) - before <= 5
+    assert len(origin.requests) - before <= 4
     assert all("range" in request.headers for request in origin.requests[before:])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import BinaryIO, Final
 
 from tasks_lib.errors import IntegrityError, SizeMismatchError, TransportError, escaped
 from tasks_lib.network import Policy
@@ -22,6 +23,10 @@ from tasks_lib.transport import CHUNK, Response, Transport, redacted
 _BEYOND: Final = LOOK_BYTES
 #: Largest wrong content that is read to its end for its autopsy.
 _MAX_WRONG: Final = 256 << 20
+
+#: Bytes from which a file is read in large pieces, and the pieces of a smaller one: many of those run at a time.
+_LARGE: Final = 8 << 20
+_SMALL_READ: Final = 256 << 10
 
 Facts = dict[str, str | int | float]
 
@@ -104,7 +109,6 @@ class Reader:
                 self._hosts.alive(trial.origin)
                 trial.told, trial.spliced = _told(response), response.start > 0
                 facts = _facts(response)
-                self._check_length(hunt, response)
                 pace.begin(response)
                 self._read_body(hunt, response)
         except TooSlowError as slow:
@@ -129,24 +133,33 @@ class Reader:
             check=check,
             asked=lambda: hunt.progress.phase("first-byte", url=redacted(trial.url), total=size),
         ) as response:
+            self._check_length(hunt, response)
             if response.start == 0:
                 partial.restart(response.validator, str(trial.origin))
             hunt.progress.phase("body", url=response.url, total=size, resumed=response.start)
             yield response
 
     def _check_length(self, hunt: Hunt, response: Response) -> None:
-        """Refuse an answer of another length at once; what there is of it is looked at, and no more."""
-        size, length = hunt.wanted.integrity.size, response.length
+        """Refuse an answer of another length at once; what there is of it is looked at, and no more.
+
+        What an earlier answer brought stays: a login page says nothing about it.
+        """
+        partial, size, length = hunt.partial, hunt.wanted.integrity.size, response.length
         if response.start or length in (-1, size):
             return
-        sample = LOOK_BYTES if response.kind.startswith("text/") else 0
+        small = length <= min(size + _BEYOND, _MAX_WRONG) and not partial.size
+        sample = LOOK_BYTES if small or response.kind.startswith("text/") else 0
+        start = io.BytesIO()
         with contextlib.suppress(TransportError):
-            for chunk in response.chunks(length if length <= min(size + _BEYOND, _MAX_WRONG) else sample):
-                hunt.partial.append(chunk)
+            for chunk in response.chunks(length if small else min(length, sample)):
+                (partial.append if small else start.write)(chunk)
+        told = f"expected {size} bytes, but the server announces {length}"
+        error = SizeMismatchError(told, expected=size, actual=length)
+        if partial.size and not small:
+            self._explain(error, self._verdict(hunt, start, length), _told(response))
+            raise error
         with self._explained(hunt, _told(response), size=length):
-            raise SizeMismatchError(
-                f"expected {size} bytes, but the server announces {length}", expected=size, actual=length
-            )
+            raise error
 
     @staticmethod
     def _read_body(hunt: Hunt, response: Response) -> None:
@@ -154,7 +167,7 @@ class Reader:
         partial, progress = hunt.partial, hunt.progress
         size = partial.expected.size
         try:
-            for chunk in response.chunks(size + 1 - partial.size):
+            for chunk in response.chunks(size + 1 - partial.size, CHUNK if size >= _LARGE else _SMALL_READ):
                 partial.append(chunk)
                 progress.advance(len(chunk))
                 progress.check()
@@ -172,24 +185,22 @@ class Reader:
         try:
             yield
         except IntegrityError as error:
-            verdict = self._verdict(hunt, size)
-            error.message += f": {verdict.words}{told}"
-            error.hint = verdict.advice
+            with hunt.partial.reading() as file:
+                self._explain(error, self._verdict(hunt, file, size), told)
             if hunt.partial.size:
                 aside = hunt.partial.quarantine(f"{hunt.wanted.name}: {error.message}")
                 error.message += f"; kept as {escaped(str(aside))}"
             raise
 
-    def _verdict(self, hunt: Hunt, size: int) -> Verdict:
+    @staticmethod
+    def _explain(error: IntegrityError, verdict: Verdict, told: str) -> None:
+        error.message += f": {verdict.words}{told}"
+        error.hint = verdict.advice
+
+    def _verdict(self, hunt: Hunt, file: BinaryIO, size: int) -> Verdict:
         wanted = hunt.wanted
-        with hunt.partial.reading() as file:
-            return examine(
-                file,
-                size=size,
-                expected=wanted.integrity,
-                name=wanted.name_in_url(),
-                earlier=earlier(self._store.root, wanted.name),
-            )
+        kept = earlier(self._store.root, wanted.name)
+        return examine(file, size=size, expected=wanted.integrity, name=wanted.name_in_url(), earlier=kept)
 
 
 @contextlib.contextmanager

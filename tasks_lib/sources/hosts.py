@@ -24,6 +24,7 @@ class Hosts:
         self._suspect: set[Origin] = set()
         self._dead: set[Origin] = set()
         self._wrong: dict[tuple[str, str], str] = {}
+        self._running: dict[Origin, int] = defaultdict(int)
         self._turns: dict[Origin, threading.Semaphore] = defaultdict(lambda: threading.Semaphore(jobs_per_host))
 
     def ordered(self, urls: tuple[str, ...]) -> list[str]:
@@ -75,10 +76,18 @@ class Hosts:
             turns = self._turns[origin]
         while not turns.acquire(timeout=_LOOK_S):
             check()
+        with self._lock:
+            self._running[origin] += 1
         try:
             yield
         finally:
+            with self._lock:
+                self._running[origin] -= 1
             turns.release()
+
+    def running(self, origin: Origin) -> int:
+        """Return how many downloads from this host run now."""
+        return self._running.get(origin, 0)
 
     def spare_turn(self, origin: Origin) -> Callable[[], None] | None:
         """Take one more connection if one is free; return what gives it back, None when there is none."""

@@ -34,6 +34,7 @@ class Trial:
     restarts: int = 0
     mismatches: int = 0
     ends: float = 0.0
+    left_s: float = 0.0  # of a trial that was postponed
     postponed: bool = False
     spliced: bool = False  # the last content was put together from several answers
     told: str = ""  # who sent it
@@ -45,9 +46,14 @@ class Trial:
         return cls(url, retries, network_origin(url))
 
     def begin(self, total_s: Callable[[], float]) -> None:
-        """Start the clock of this source with its first attempt."""
+        """Start the clock of this source with its first attempt, or go on after it was postponed."""
         if not self.ends:
-            self.ends = time.monotonic() + total_s()
+            self.ends = time.monotonic() + (self.left_s or total_s())
+
+    def postpone(self) -> None:
+        """Stop the clock: others are asked first."""
+        self.postponed = True
+        self.left_s, self.ends = max(1.0, self.ends - time.monotonic()), 0.0
 
     def was_missing(self) -> bool:
         """Whether the source said that it has no such thing."""

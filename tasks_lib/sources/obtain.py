@@ -155,7 +155,7 @@ class Sources:
             return None
         pause_s = wait_s(self._policy, trial.attempts, error)
         if others and (silent or pause_s > _PATIENCE_S):
-            trial.postponed = True
+            trial.postpone()
             return None
         if time.monotonic() + pause_s >= trial.ends:
             return None

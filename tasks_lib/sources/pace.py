@@ -18,13 +18,15 @@ from tasks_lib.sources.wanted import network_origin
 from tasks_lib.transport import Response
 
 #: Least and largest bytes of a piece: large enough that a request costs little, small enough to be fetched again.
-LEAST_PIECE: Final = 4 << 20
+LEAST_PIECE: Final = 2 << 20
 _LARGEST_PIECE: Final = 64 << 20
 #: Pieces that each connection gets, so that a slow one holds nobody up.
 _PIECES_EACH: Final = 8
 #: Seconds of watching before a judgement, and seconds that must be left for it to matter.
 _LOOK_S: Final = 0.1
 _WORTH_S: Final = 2.0
+#: Connections that one of several downloads from a host must be able to have for a split to pay.
+_LEAST_SHARE: Final = 4
 #: Other places that are asked for pieces too.
 _MAX_MIRRORS: Final = 3
 
@@ -40,7 +42,9 @@ class Crew:
     def of(cls, hunt: Hunt, trial: Trial, policy: Policy, hosts: Hosts) -> Crew:
         """Return the source's own connection and as many more as may be spared, mirrors in turn with it."""
         left = hunt.partial.expected.size - hunt.partial.size
-        most = min(policy.connections, -(-left // LEAST_PIECE))
+        running = hosts.running(trial.origin) if trial.origin else 1
+        share = policy.connections // max(1, running)  # several downloads are several connections already
+        most = min(share if share >= _LEAST_SHARE else 1, -(-left // LEAST_PIECE))
         found: list[tuple[str, Callable[[], None]]] = [(trial.url, lambda: None)]  # its turn is held already
         for url in _in_turns(_places(hunt, trial, hosts), most - 1):
             origin = network_origin(url)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from tasks_lib import recipe
 from tasks_lib.archive import REPACK_VERSION, Reshape
 from tasks_lib.archive import repack as repack_archive
-from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
+from tasks_lib.definitions import Fetch, Git, Hg, Place, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import StoreUnavailableError
 from tasks_lib.progress import Progress
@@ -55,10 +57,15 @@ def needs_network(world: World, definition: Fetch, artifact: Artifact) -> bool:
         made = world.store.result(recipe.repository_key(source, version=REPACK_VERSION))
         if source.repo.startswith("file:") or (made is not None and world.store.has(made.integrity)):
             return False
-    elif any(place.url.lower().startswith("file:") for place in source.places):
+    elif any(_is_at_hand(place) for place in source.places):
         return False
     integrity = integrity_of(world, artifact)
     return integrity is None or not world.store.has(integrity)
+
+
+def _is_at_hand(place: Place) -> bool:
+    """Whether a place is a file of this machine that is there."""
+    return place.url.lower().startswith("file:") and Path(unquote(urlsplit(place.url).path)).is_file()
 
 
 def adopt(world: World, artifact: Artifact) -> bool:

@@ -38,6 +38,7 @@ class Partial:
         self._pieces: Pieces | None = None
         self.size = 0
         self.validator = self.origin = ""
+        self._noted = False
         there = os.fstat(self._file).st_size
         if there:
             self._continue(there)
@@ -46,6 +47,7 @@ class Partial:
         """Measure what an earlier run left; without its validator it cannot be continued."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
             self.validator, _, self.origin = self._note.read_text("utf-8")[: 2 * MAX_VALIDATOR].partition("\n")
+            self._noted = True
         if not self.validator or there > self.expected.size:
             self.restart("")
             return
@@ -68,12 +70,23 @@ class Partial:
             self._digest = hashlib.new(self.expected.digest.algorithm)
             self.size = 0
         self._drop_pieces()
-        said = self.validator
         self.validator = validator if len(validator) <= MAX_VALIDATOR else ""
         self.origin = origin
-        if self.validator:
-            self._note.write_text(f"{self.validator}\n{self.origin}", "utf-8")
-        elif said:
+        self._drop_note()  # the next one is written before bytes that may have to be continued
+
+    def _write_note(self) -> None:
+        """Say whose bytes these are, before they come; what arrives in one piece needs no note."""
+        if self.validator and not self._noted:
+            self._noted = True
+            descriptor = os.open(self._note, _FLAGS | os.O_TRUNC, 0o600)
+            try:
+                os.write(descriptor, f"{self.validator}\n{self.origin}".encode())
+            finally:
+                os.close(descriptor)
+
+    def _drop_note(self) -> None:
+        if self._noted:
+            self._noted = False
             self._note.unlink(missing_ok=True)
 
     def append(self, chunk: bytes | memoryview) -> None:
@@ -84,6 +97,8 @@ class Partial:
         """
         if self._pieces:
             self.join()
+        if self.size + len(chunk) < self.expected.size:
+            self._write_note()
         self.write_at(self.size, chunk)
         self._digest.update(chunk)
         self.size += len(chunk)
@@ -114,6 +129,7 @@ class Partial:
         Raises:
             OSError: the file system refused.
         """
+        self._write_note()
         if self._pieces is None:
             self._pieces = Pieces.begin(self._map, start=self.size, piece=piece, total=self.expected.size)
         return self._pieces.missing()
@@ -182,8 +198,7 @@ class Partial:
     def _forget(self) -> None:
         """Drop what belonged to the bytes that went."""
         self._drop_pieces()
-        if self.validator:
-            self._note.unlink(missing_ok=True)
+        self._drop_note()
         self.size, self.validator = 0, ""
 
     def quarantine(self, reason: str) -> Path:
@@ -195,10 +210,12 @@ class Partial:
         return aside
 
     def close(self) -> None:
-        """Close the file; an empty one is removed."""
+        """Close the file; an empty one is removed. Closing again does nothing."""
+        if self._file < 0:
+            return
         empty = os.fstat(self._file).st_size == 0
         os.close(self._file)
+        self._file = -1
         if self.size == 0 and empty:
             self._path.unlink(missing_ok=True)
-            if self.validator:
-                self._note.unlink(missing_ok=True)
+            self._drop_note()

@@ -104,7 +104,7 @@ class Transport:
             if answer.status not in _REDIRECTS:
                 return url, answer
             answer.close()
-            url = next_url(url, answer.headers.get("Location", ""))
+            url = next_url(url, _as_utf8(answer.headers.get("Location", "")))
         raise RedirectError(f"more than {MAX_REDIRECTS} redirects", hint="use the final URL in the definition")
 
     def _with_login(self, home: Origin, secret: Mapping[str, str]) -> Mapping[str, str]:
@@ -146,6 +146,13 @@ class Transport:
             if self._context is None:
                 self._context = context_for(self.settings.ca_bundle)
             return self._context
+
+
+def _as_utf8(location: str) -> str:
+    """Return a Location whose bytes are UTF-8 as what they mean; header values are read as latin-1."""
+    with contextlib.suppress(UnicodeError):
+        return location.encode("latin-1").decode("utf-8")
+    return location
 
 
 def _merged(asked: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
