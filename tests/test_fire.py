@@ -19,6 +19,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -138,6 +139,18 @@ class Farm:
 @pytest.fixture
 def farm(tmp_path: Path) -> Farm:
     """Return a farm with one entry that was there before: `old`."""
+    return planted(tmp_path)
+
+
+@pytest.fixture
+def public() -> Iterator[Farm]:
+    """Return such a farm where everybody may read: other sessions close pytest's own directories."""
+    with tempfile.TemporaryDirectory(prefix="farm-") as name:
+        Path(name).chmod(0o755)
+        yield planted(Path(name))
+
+
+def planted(tmp_path: Path) -> Farm:
     top = tmp_path / "farm"
     (top / "fetchdefs/fetch").mkdir(parents=True)
     (top / "fetchdefs/toolchain").mkdir()
@@ -386,19 +399,13 @@ def test_a_cache_that_others_can_write_is_refused(farm: Farm, place: str, mode: 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
 
-def readable(farm: Farm) -> None:
-    for path in [farm.top, *farm.top.parents]:
-        if path != Path("/"):
-            path.chmod(path.stat().st_mode | 0o055)
-
-
 @root_only
-def test_a_read_only_cache(farm: Farm, tmp_path: Path) -> None:
+def test_a_read_only_cache(public: Farm) -> None:
     """Of a cache that cannot be written, hits are served; a miss fails clearly, or goes to a private cache."""
-    readable(farm)
+    farm = public
     done = farm.doit("fetch:lib", "repack:lib")
     assert done.returncode == 0
-    home = tmp_path / "home"
+    home = farm.top.parent / "home"
     home.mkdir()
     home.chmod(0o777)
     build = f"build={home}/build"
@@ -731,3 +738,59 @@ def test_clones(farm: Farm, tmp_path: Path) -> None:
         shutil.rmtree(place / "build")
         farm.doit(*words, "link_mode=hardlink")
         assert placed.stat().st_ino == blob.stat().st_ino
+
+
+def children(process: int) -> list[int]:
+    path = Path(f"/proc/{process}/task/{process}/children")
+    return [int(word) for word in path.read_text().split()] if path.exists() else []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_a_verify_that_is_stopped(farm: Farm, number: str) -> None:
+    """Stopped, verify ends soon, its workers with it, and SIGINT is told by status 130."""
+    for place in range(8):
+        with farm.cache.joinpath("ballast").open("wb") as file:
+            file.truncate((200 << 20) + place)
+        digest = f"{place:064x}"
+        name = farm.cache / "v1/blobs/sha256" / digest[:2] / digest
+        name.parent.mkdir(exist_ok=True)
+        farm.cache.joinpath("ballast").rename(name)
+    process = farm.start("verify")
+    while not (workers := children(process.pid)):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, getattr(signal, number)) if number == "SIGINT" else process.send_signal(
+        getattr(signal, number)
+    )
+    begun = time.monotonic()
+    status = process.wait(30)
+    assert time.monotonic() - begun < 10
+    assert status == (130 if number == "SIGINT" else -getattr(signal, number))
+    time.sleep(0.5)
+    for worker in workers:
+        state = Path(f"/proc/{worker}/stat")
+        assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@needs_strace
+@pytest.mark.slow
+def test_order_for_a_power_loss(farm: Farm) -> None:
+    """Each file of the store is synced before it has its name, and the directory of the name afterwards."""
+    farm.clear()
+    log = farm.top.parent / "log"
+    words = ("strace", "-f", "-y", "-o", str(log), "-e", "trace=fsync,linkat")
+    assert farm.doit(before=words, FETCH_DURABILITY="full").returncode == 0
+    synced: dict[str, list[str]] = collections.defaultdict(list)  # of each thread, since its last name
+    named = 0
+    lines = log.read_text(errors="replace").splitlines()
+    for number, line in enumerate(lines):
+        if found := re.search(r"fsync\(\d+<([^>]*)>", line):
+            synced[line.split()[0]].append(found[1])
+        elif found := re.search(r'linkat\(.*, "/proc/self/fd/\d+", \d+<([^>]*)>, "([0-9a-f]{64})"', line):
+            named += 1
+            assert any("/v1/partial/" in path or "/v1/tmp/" in path for path in synced[line.split()[0]]), line
+            later = [one for one in lines[number:] if f"<{found[1]}>" in one and "fsync" in one]
+            assert later, line
+            synced[line.split()[0]].clear()
+    assert named >= 4
