@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
+from tests.origin import Origin
 from tests.test_journeys import ROOT
 from tests.test_reporter import DOIT, ENVIRON, HOSTILE, broken, doit, origin, repository
 
@@ -151,3 +155,30 @@ def test_json_of_a_run_that_is_refused(case: str, repository: Path) -> None:
     assert told in found["err"]
     assert found["tasks"] == []
     assert done.returncode == status if status else done.returncode != 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_json_of_a_run_that_is_stopped(number: signal.Signals, repository: Path, origin: Origin) -> None:
+    """A signal ends the run with one whole document that says what was done and what was stopped, and nothing else."""
+    may, asked = threading.Event(), threading.Event()
+
+    def late(_connection: object, _request: object) -> None:
+        asked.set()
+        may.wait(30)
+
+    origin.answers["/tool.tar"] = late
+    command = [*DOIT, "-r", "json", "fetch"]
+    environ = ENVIRON | {"FETCH_JOBS": "4", "FETCH_EVENTS": "events.jsonl"}
+    with subprocess.Popen(
+        command, cwd=repository, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert asked.wait(30)
+        log = repository / "events.jsonl"
+        while '"end"' not in log.read_text():
+            time.sleep(0.02)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+        may.set()
+    assert (process.returncode, err) == (128 + number, b"")
+    outcomes = {task["name"]: task["outcome"] for task in json.loads(out)["tasks"]}
+    assert outcomes == {"fetch:lib": "fetched", "fetch:tool": "stopped"}
