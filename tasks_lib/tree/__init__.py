@@ -30,6 +30,8 @@ __all__ = ["TREE_VERSION", "Slot", "remove_tree"]
 #: Raise when the same archive may give another tree.
 TREE_VERSION: Final = 2
 _CHUNK: Final = 1 << 20
+#: How often a directory is made again that another slot removed because it was empty.
+_TRIES: Final = 20
 _KINDS: Final = {
     "file": stat.S_IFREG, "hardlink": stat.S_IFREG, "directory": stat.S_IFDIR, "symlink": stat.S_IFLNK,
 }  # fmt: skip
@@ -147,9 +149,8 @@ class Slot:
     def _fill(self, fill: Callable[[TreeWriter], None], name: str, key: str, progress: Progress, copies: int) -> None:
         staging = self.destination.with_name(f"{self._staging}{secrets.token_hex(6)}.part")
         with _translated(self.destination):
-            self.destination.parent.mkdir(parents=True, exist_ok=True)
             self.record.parent.mkdir(parents=True, exist_ok=True)
-            staging.mkdir(mode=0o700)
+            _make(staging)
             record = RecordWriter(self.record, key, name)
             try:
                 with TreeWriter(staging, record, progress, copies) as writer:
@@ -277,6 +278,11 @@ class Slot:
         except (ValueError, TypeError):
             return False
 
+    def paths(self) -> Iterator[Path]:
+        """Yield every path that this slot put there; nothing when its record is not whole."""
+        for line in self._lines():
+            yield self.destination / line.path
+
     def clear(self) -> None:
         """Remove what this slot put there, directories only when nothing else is in them; then the record.
 
@@ -298,6 +304,20 @@ def _placed(source: BinaryIO, file_name: str) -> Iterator[Entry]:
     source.seek(0)
     chunks = iter(lambda: source.read(_CHUNK), b"")
     yield Entry(path=os.fsencode(file_name), kind="file", executable=runs, size=size, chunks=chunks)
+
+
+def _make(staging: Path) -> None:
+    """Make a private directory; another slot that is cleared may take the empty parent away meanwhile.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    for _ in range(_TRIES):
+        staging.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            staging.mkdir(mode=0o700)
+            return
+    staging.mkdir(mode=0o700)
 
 
 def _lstat(path: Path) -> os.stat_result | None:
