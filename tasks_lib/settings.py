@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-from tasks_lib.archive import Limits
 from tasks_lib.errors import SettingError
+from tasks_lib.limits import Limits
 from tasks_lib.network import LINK_LOCAL, Policy, TransportSettings
 from tasks_lib.repository_url import PROTOCOLS
 from tasks_lib.store import LinkMode, Options, Trust

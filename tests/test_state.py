@@ -120,9 +120,9 @@ def test_what_is_forgotten_takes_the_stamp_along(tmp_path: Path) -> None:
         forget(one)
         assert not stamp.exists()
         one.dump()
-    assert not watching.undisturbed()
+    assert not watching.save()
     watching.dump()
-    assert state(tmp_path).undisturbed()
+    assert state(tmp_path).save()
 
 
 def _stock(path: Path) -> None:

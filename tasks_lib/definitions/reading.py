@@ -7,9 +7,9 @@ Pure: no I/O. Source: taskgraph's default loader (`tasks`, `tasks-from`, `task-d
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from tasks_lib.definitions.dialect import FETCH, IGNORED, KIND_IGNORED, TOOLCHAIN, matcher
 from tasks_lib.definitions.fields import FieldError, Where, checked_name, nearest, read_table, relative
@@ -43,6 +43,18 @@ class _Reading:
     toolchains: dict[str, Toolchain] = field(default_factory=dict)
     refused: dict[str, Refused] = field(default_factory=dict)
     mirrors: Mirrors | None = None
+
+    def known(self, source: SourceFile, defaults: Tree | None, memory: Memory | None) -> None:
+        """Read one file, or what `memory` knows of it."""
+        found = memory.recall(source, defaults) if memory is not None else None
+        if found is None or found[0].keys() & self.fetches.keys() or found[1].keys() & self.toolchains.keys():
+            before = len(self.problems), len(self.refused), len(self.fetches), len(self.toolchains)
+            self.file(source, defaults)
+            if memory is not None and (len(self.problems), len(self.refused)) == before[:2]:
+                memory.keep(source, defaults, list(self.fetches)[before[2] :], list(self.toolchains)[before[3] :])
+            return
+        self.fetches |= found[0]
+        self.toolchains |= found[1]
 
     def file(self, source: SourceFile, defaults: Tree | None) -> Tree | None:
         """Read one file; return the task defaults that it states for its kind."""
@@ -161,7 +173,17 @@ def _toolchain(name: str, found: dict[str, Any], where: Where) -> Toolchain:
     )
 
 
-def parse(files: Collection[SourceFile]) -> Definitions:
+class Memory(Protocol):
+    """Who knows what single files define: asked before a file is parsed, told afterwards."""
+
+    def recall(self, source: SourceFile, defaults: object) -> tuple[dict[str, Fetch], dict[str, Toolchain]] | None:
+        """Return what the file defines, None when it must be parsed."""
+
+    def keep(self, source: SourceFile, defaults: object, fetches: Iterable[str], toolchains: Iterable[str]) -> None:
+        """Learn which names a file without a problem defines."""
+
+
+def parse(files: Collection[SourceFile], memory: Memory | None = None) -> Definitions:
     """Return the definitions of all files together, which may refer to each other.
 
     A `kind.yml` states defaults for the files of its kind that come after it. In a Taskgraph tree, a fetch of a type
@@ -173,9 +195,10 @@ def parse(files: Collection[SourceFile]) -> Definitions:
     reading = _Reading()
     defaults: dict[str, Tree | None] = {}
     for source in files:
-        stated = reading.file(source, defaults.get(source.kind))
-        if posixpath.basename(source.path) in ("kind.yml", "kind.yaml"):
-            defaults[source.kind] = stated
+        if source.kind == "mirrors" or posixpath.basename(source.path) in ("kind.yml", "kind.yaml"):
+            defaults[source.kind] = reading.file(source, defaults.get(source.kind))
+        else:
+            reading.known(source, defaults.get(source.kind), memory)
     reading.place()
     trees = {source.path for source in files if source.root}
     reading.refused |= refusals(reading.fetches, reading.toolchains, trees, reading.refused)

@@ -1,4 +1,4 @@
-"""doit's commands, as they are here: `run` with the pooled runner.
+"""doit's commands, as they are here: names, globs and paths for all of them, the pooled runner for `run`.
 
 Registered by entry points of the installed package, so that they hold from every directory and with `-f`. For a
 `dodo.py` that has nothing of ours they are doit's own.
@@ -7,28 +7,107 @@ Registered by entry points of the installed package, so that they hold from ever
 from __future__ import annotations
 
 import contextlib
+import gc
+import getopt
 import os
 import sys
-from typing import Any
+from typing import Any, Final
 
 from doit import cmd_run
+from doit.cmd_base import DoitCmdBase
+from doit.cmd_clean import Clean as DoitClean
+from doit.cmd_forget import Forget as DoitForget
+from doit.cmd_list import List as DoitList
+from doit.exceptions import InvalidCommand
 
-from tasks_lib.errors import OfflineError
+from tasks_lib.errors import FetchError, OfflineError
+from tasks_lib.graph.loader import Loader, house
+from tasks_lib.graph.names import UnknownNameError
 from tasks_lib.graph.offline import refuse_missing
 from tasks_lib.graph.reporter.asked import QUIET, shown
 from tasks_lib.graph.runner import Interruption, PooledRunner, Pools, stop_children
+
+#: Exit statuses: a task failed, or something is missing; nothing is called so; nothing could run; whoever read our
+#: output went away (128 + SIGPIPE, as of a program that is killed by it); Ctrl-C before anything ran.
+FAILED: Final = 1
+NOT_FOUND: Final = 2
+NOTHING_RAN: Final = 3
+PIPE_CLOSED: Final = 141
+INTERRUPTED: Final = 130
 
 #: Where `doit run` looks for its runners; doit has no types.
 _DOIT: Any = cmd_run
 
 
-def house() -> Any:
-    """Return what the porch built, None when no dodo.py asked for it."""
-    porch = sys.modules.get("tasks_lib.graph.porch")
-    return getattr(porch, "HOUSE", None)
+# doit's classes as something without types: each command's `_execute` takes what its own options are called
+_COMMAND: Any = DoitCmdBase
+_LIST: Any = DoitList
+_FORGET: Any = DoitForget
+_CLEAN: Any = DoitClean
 
 
-class Run(cmd_run.Run):
+class Named(_COMMAND):  # type: ignore[misc]
+    """A command that takes names, globs and paths of targets, and says what is wrong in a line."""
+
+    loader: Any
+    params: Any
+    sel_tasks: Any
+
+    def parse_execute(self, in_args: list[str]) -> int:
+        """Execute what was written; options may stand after names too."""
+        if not self.execute_tasks:  # words after the name of a task that runs may be options of that task
+            with contextlib.suppress(getopt.GetoptError):
+                parser = self.cmdparser
+                options, words = getopt.gnu_getopt(in_args, parser.get_short(), parser.get_long())
+                in_args = [word for option in options for word in option if word] + words
+        return int(super().parse_execute(in_args))
+
+    def telling(self) -> contextlib.AbstractContextManager[None]:
+        """Prepare for telling what happens."""
+        return contextlib.nullcontext()
+
+    def execute(self, params: Any, args: list[str]) -> int:
+        """Execute; a word that means nothing, a closed pipe and Ctrl-C end without a traceback."""
+        self.params = params
+        gc.disable()  # what is loaded stays: looking for garbage in it costs a third of the time
+        self.loader = Loader(self.loader)
+        try:
+            with self.telling():
+                status = int(super().execute(params, args) or 0)
+            _flush()
+        except FetchError as error:
+            return _refused(error)
+        except InvalidCommand as error:
+            if house() is None or error.not_found is None:
+                raise
+            return _refused(self.loader.unknown(str(error.not_found)))
+        except BrokenPipeError:
+            _silence()
+            return PIPE_CLOSED
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        return status
+
+
+def _refused(error: FetchError) -> int:
+    """Tell why nothing was done, and return the exit status that says so."""
+    statuses = {UnknownNameError: NOT_FOUND, OfflineError: FAILED}
+    sys.stderr.write(f"ERROR: {error}\n")
+    return statuses.get(type(error), NOTHING_RAN)
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # it may have been closed from the start
+        sys.stdout.flush()
+
+
+def _silence() -> None:
+    """Let what is still in a buffer go nowhere. Source: Python documentation of SIGPIPE."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Run(Named, _DOIT.Run):  # type: ignore[misc]
     """`doit run`, and so bare `doit`."""
 
     name = "run"
@@ -38,19 +117,25 @@ class Run(cmd_run.Run):
         """Run; the exit status is doit's, or 128 + N after signal N."""
         self._asked = params["num_process"] if "num_process" in params._non_default_keys else None
         self._interruption = Interruption()
+        self._runners: list[PooledRunner] = []
         with contextlib.ExitStack() as self._stack:
             self._replace_runner()
-            try:
-                with shown(params):
-                    status = int(super().execute(params, args) or 0)  # type: ignore[no-untyped-call]
-            except OfflineError as error:
-                sys.stderr.write(f"ERROR: offline: {error}\n")
-                status = 1
-            except KeyboardInterrupt:  # while the tasks were loaded: nothing ran
-                return 130
-            if self._interruption.signal:
-                return self._ended(self._interruption.status)
+            status = super().execute(params, args)
+            if self._interruption.signal and self._runners:
+                return self._ended(self._runners[0].stuck, self._interruption.status)
         return status
+
+    def telling(self) -> contextlib.AbstractContextManager[None]:
+        """Choose the reporter."""
+        return shown(self.params)
+
+    @property
+    def scope(self) -> str:
+        """What a run without names loads: "stamp" when an answer without every single task is one."""
+        given = self.params._non_default_keys
+        whole = self.params["always"] or self.params["single"] or self.params["par_type"] == "process"
+        ours = hasattr(self.params["reporter"], "standing") and "reporter" not in given
+        return "stamp" if ours and not whole else "all"
 
     def _replace_runner(self) -> None:
         """Let doit make our runner instead of its own, but for `-P process`."""
@@ -71,14 +156,44 @@ class Run(cmd_run.Run):
             refuse_missing(self.control.tasks, self.control.selected_tasks or ())
         self._stack.enter_context(self._interruption.installed())
         pools = Pools.of(network=found.settings.jobs, asked=self._asked)
-        self._made = PooledRunner(*words, pools=pools, interruption=self._interruption)
-        return self._made
+        runner = PooledRunner(*words, pools=pools, interruption=self._interruption, keeping=self.loader.keeping)
+        self._runners.append(runner)
+        return runner
 
-    def _ended(self, status: int) -> int:
+    def _ended(self, stuck: int, status: int) -> int:
         """Leave nothing running that was started here; a worker that hangs cannot hold the process."""
         stop_children()
-        if self._made.stuck:
-            sys.stdout.flush()
+        if stuck:
+            _flush()
             sys.stderr.flush()
             os._exit(status)
         return status
+
+
+class List(Named, _LIST):  # type: ignore[misc]
+    """`doit list`."""
+
+    name = "list"
+
+    @property
+    def scope(self) -> str:
+        """Without names and `--all` only groups are shown, so only groups are loaded."""
+        return "all" if self.params["subtasks"] or self.params["status"] else "groups"
+
+
+class Forget(Named, _FORGET):  # type: ignore[misc]
+    """`doit forget`; without names the default tasks, or all groups when there are no defaults."""
+
+    name = "forget"
+
+    def _execute(self, forget_sub: bool, forget_disable_default: bool, forget_all: bool) -> int:
+        if not forget_all:
+            self.sel_tasks = self.loader.selection(self.task_list, self.sel_tasks)
+        super()._execute(forget_sub, forget_disable_default, forget_all)
+        return 0
+
+
+class Clean(Named, _CLEAN):  # type: ignore[misc]
+    """`doit clean`."""
+
+    name = "clean"

@@ -1,16 +1,25 @@
-"""What one run is built of: settings, definitions, plan and graph, each made when it is first asked for."""
+"""What one run is built of: settings, definitions, plan and graph, each made when it is first asked for.
+
+What only a part of the commands needs is imported then, too: half of the time of `doit list` would go into that.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tasks_lib.definitions import Definitions
-from tasks_lib.graph.load import digest_of, load
-from tasks_lib.graph.tasks import Graph
+from tasks_lib.graph.library import Library, code_mark, roots
 from tasks_lib.settings import Settings
-from tasks_lib.steps import Plan, World
+
+if TYPE_CHECKING:
+    from tasks_lib.definitions import Definitions
+    from tasks_lib.graph.tasks import Graph
+    from tasks_lib.steps import Plan, World
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,20 @@ class House:
     @cached_property
     def world(self) -> World:
         """What every step is given."""
+        from tasks_lib.steps import World
+
         return World(self.settings, self.environ)
+
+    @cached_property
+    def library(self) -> Library:
+        """Where parsed definitions are kept."""
+        where = hashlib.sha256(os.fsencode(self.settings.fetchdefs.absolute())).hexdigest()
+        return Library(self.settings.cache / f"definitions-{where[:12]}.parsed", code_mark())
+
+    @property
+    def roots(self) -> list[Path]:
+        """Where definitions are looked for."""
+        return roots(self.settings.fetchdefs)
 
     @cached_property
     def definitions(self) -> Definitions:
@@ -32,14 +54,21 @@ class House:
         Raises:
             DefinitionError: with every problem of every file.
         """
-        return load(self.settings.fetchdefs)
+        from tasks_lib.graph.load import load
+
+        return load(self.settings.fetchdefs, self.library)
 
     @cached_property
     def plan(self) -> Plan:
         """What each definition becomes."""
+        from tasks_lib.graph.load import digest_of
+        from tasks_lib.steps import Plan
+
         return Plan(self.definitions, cache=self.settings.cache, build=self.settings.build, digest_of=digest_of)
 
     @cached_property
     def graph(self) -> Graph:
         """All tasks."""
+        from tasks_lib.graph.tasks import Graph
+
         return Graph(self.plan, self.world)

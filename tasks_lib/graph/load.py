@@ -5,41 +5,75 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from tasks_lib.definitions import Definitions, SourceFile, kind_files, parse
+from tasks_lib.definitions import Definitions
 from tasks_lib.digest import Digest
 from tasks_lib.errors import DefinitionError, Problem
+from tasks_lib.graph.library import (
+    KINDS,
+    MIRRORS,
+    Library,
+    Mark,
+    Memory,
+    definitions_of,
+    mark_of,
+    roots,
+    unchanged,
+)
+
+if TYPE_CHECKING:
+    from tasks_lib.definitions import SourceFile
 
 #: Largest definition file in bytes; Gecko's largest is below 200 KB, 10,000 definitions are about 4 MB.
 MAX_FILE_BYTES: Final = 64 << 20
-KINDS: Final = ("fetch", "toolchain")
 _SUFFIXES: Final = (".yml", ".yaml")
 
 
-def load(directory: Path) -> Definitions:
+def load(directory: Path, library: Library | None = None) -> Definitions:
     """Return the definitions of `directory`/fetch and `directory`/toolchain.
+
+    Args:
+        directory: where they are.
+        library: where parsed definitions are kept; what it knows is not parsed again.
 
     Raises:
         DefinitionError: with every problem of every file, or when there is no definition at all.
     """
+    kept = library.read() if library is not None else None
+    if kept is not None and unchanged(kept.marks, roots(directory)):
+        return definitions_of(kept)
+    marks = {str(root): mark_of(root) for root in roots(directory)}
+    memory = Memory(kept)
+    definitions = _parsed(directory, marks, memory)
+    if library is None:
+        return definitions
+    made = memory.kept(library.code, marks, definitions)
+    library.write(made)
+    return definitions_of(made, definitions)
+
+
+def _parsed(directory: Path, marks: dict[str, Mark], memory: Memory) -> Definitions:
+    from tasks_lib.definitions import parse  # loads YAML: only when something is to be parsed
+
     problems: list[Problem] = []
     root = _root_above(Path(os.path.normpath(directory.absolute())))
-    sources = [
-        source
-        for kind in KINDS
-        for path in _files(directory / kind)
-        if (source := _read(kind, path, root, problems)) is not None
-    ]
+    sources = []
+    for kind in KINDS:
+        for path in _files(directory / kind):
+            marks[str(path)] = mark_of(path)
+            if (source := _read(kind, path, root, problems)) is not None:
+                sources.append(source)
     if not sources and not problems:
         reason = "holds no fetch/*.yml and no toolchain/*.yml"
         hint = "set another directory: `doit fetchdefs=DIR` or FETCHDEFS_DIR"
         raise DefinitionError((Problem(str(directory), 0, "", reason, hint),))
-    mirrors = directory / "mirrors.yml"
+    mirrors = directory / MIRRORS
     if mirrors.is_file() and (source := _read("mirrors", mirrors, root, problems)) is not None:
         sources.append(source)
+        memory.common = source.text
     try:
-        definitions = parse(sources)
+        definitions = parse(sources, memory)
     except DefinitionError as error:
         problems += error.problems
     if problems:
@@ -49,6 +83,8 @@ def load(directory: Path) -> Definitions:
 
 def _files(directory: Path) -> list[Path]:
     """Return the definition files of one kind, `kind.yml` first; it may say which others there are."""
+    from tasks_lib.definitions import kind_files
+
     found = sorted(path for path in directory.glob("*") if path.suffix in _SUFFIXES and path.is_file())
     kind = next((path for path in found if path.stem == "kind"), None)
     if kind is None:
@@ -59,6 +95,8 @@ def _files(directory: Path) -> list[Path]:
 
 
 def _read(kind: str, path: Path, root: str, problems: list[Problem]) -> SourceFile | None:
+    from tasks_lib.definitions import SourceFile
+
     reason = ""
     try:
         with path.open("rb") as file:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks_lib.definitions import Fetch
 from tasks_lib.errors import OfflineError, escaped
-from tasks_lib.graph.tasks import Step
-from tasks_lib.steps import needs_network
+
+if TYPE_CHECKING:
+    from tasks_lib.graph.tasks import Step
 
 #: Most missing artifacts that are named; the rest is counted.
 _NAMED = 100
@@ -20,6 +21,8 @@ def refuse_missing(tasks: Mapping[str, Any], selected: Iterable[str]) -> None:
     Raises:
         OfflineError: names everything that would have to come from the network.
     """
+    from tasks_lib.steps import needs_network  # loads what a run needs, and other commands do not
+
     missing = [
         step.arguments[1].name
         for task in needed(tasks, selected)
@@ -32,7 +35,7 @@ def refuse_missing(tasks: Mapping[str, Any], selected: Iterable[str]) -> None:
         lines = [f"{escaped(name)}: not in the cache, and the network is off" for name in sorted(missing)[:_NAMED]]
         lines += [f"... and {len(missing) - _NAMED} more"] if len(missing) > _NAMED else []
         hint = "nothing was run; run once without offline, or copy a cache that holds them"
-        raise OfflineError("\n".join(lines), hint=hint)
+        raise OfflineError("offline, and this is missing:\n" + "\n".join(lines), hint=hint)
 
 
 def needed(tasks: Mapping[str, Any], selected: Iterable[str]) -> Iterator[Any]:
@@ -49,6 +52,8 @@ def needed(tasks: Mapping[str, Any], selected: Iterable[str]) -> Iterator[Any]:
 
 
 def _step_of(task: Any) -> Step | None:
+    from tasks_lib.graph.tasks import Step
+
     for action in task._actions:
         if isinstance(action, tuple) and isinstance(action[0], Step):
             return action[0]

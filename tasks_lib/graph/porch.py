@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from doit import get_var
 from doit.exceptions import InvalidDodoFile
@@ -16,9 +16,11 @@ from doit.exceptions import InvalidDodoFile
 from tasks_lib.errors import FetchError
 from tasks_lib.graph import reporter
 from tasks_lib.graph.house import House
-from tasks_lib.graph.tasks import Task
 from tasks_lib.settings import SETTINGS, Settings, project_table
 from tasks_lib.store import Store
+
+if TYPE_CHECKING:
+    from tasks_lib.graph.tasks import Task
 
 
 def _settings() -> Settings:

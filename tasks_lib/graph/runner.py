@@ -11,6 +11,7 @@ Builds on doit 0.37: `Runner`, `TaskDispatcher._update_waiting`, `Dependency.get
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import queue
 import signal
@@ -26,6 +27,9 @@ from typing import Any, Final
 from doit.exceptions import BaseFail, InvalidDodoFile, TaskError
 from doit.runner import Runner
 
+from tasks_lib.graph.loader import Keeping
+from tasks_lib.graph.offline import needed
+from tasks_lib.graph.stamp import Row
 from tasks_lib.graph.watch import RUN
 
 #: Ready tasks that are always looked ahead, and the most that are while a class of workers has nothing to do.
@@ -113,16 +117,18 @@ class _Workers:
 class PooledRunner(Runner):
     """Runs tasks in threads, each class of task with its own limit."""
 
-    def __init__(self, *doit: Any, pools: Pools, interruption: Interruption) -> None:
+    def __init__(self, *doit: Any, pools: Pools, interruption: Interruption, keeping: Keeping | None = None) -> None:
         super().__init__(*doit[:5])  # type: ignore[no-untyped-call]  # what comes after that is `-n`, see `Pools`
-        self._pools, self._interruption = pools, interruption
+        self._pools, self._interruption, self._keeping = pools, interruption, keeping
         self._done = interruption.wake
         self._ready: dict[str, deque[Any]] = defaultdict(deque)
         self._running: Counter[str] = Counter()
         self._workers: dict[str, _Workers] = {}
         self._statuses: dict[str, Any] = {}
+        self._rows: dict[str, Row | None] = {}
         self._tasks: Mapping[str, Any] = {}
         self._check: Any = None
+        self._selected: list[str] = []
         self.stuck = 0
 
     def run_tasks(self, task_dispatcher: Any) -> None:
@@ -131,7 +137,12 @@ class PooledRunner(Runner):
         Raises:
             InvalidDodoFile: tasks wait for each other.
         """
+        gc.freeze()
+        gc.enable()
         self._tasks = task_dispatcher.tasks
+        self._selected = task_dispatcher.selected_tasks
+        if self._keeping is not None:
+            self.reporter.standing(self._keeping.names)
         self._check = self.dep_manager.get_status
         self.dep_manager.get_status = lambda task, *rest, **more: (
             self._statuses.pop(task.name, None) or self._check(task, *rest, **more)
@@ -203,12 +214,20 @@ class PooledRunner(Runner):
         return size >= _LARGE
 
     def _select(self, dispatcher: Any, node: Any) -> None:
-        if self.select_task(node, dispatcher.tasks):  # type: ignore[no-untyped-call]
+        row = self._rows.pop(node.task.name, None) or self._look(node.task)
+        selected = self.select_task(node, dispatcher.tasks)  # type: ignore[no-untyped-call]
+        if node.run_status == "up-to-date" and self._keeping is not None:
+            self._keeping.recorder.found(node.task, row)
+        if selected:
             pool = (node.task.meta or {}).get("pool", "")
             self._ready[pool].append((_RUN, node))
             self._feed()
         else:
             dispatcher._update_waiting(node)
+
+    def _look(self, task: Any) -> Row | None:
+        """Look at a task's files before it is checked, for the stamp."""
+        return self._keeping.recorder.look(task) if self._keeping is not None else None
 
     # --- from the queues to the workers
 
@@ -236,6 +255,7 @@ class PooledRunner(Runner):
             fail = None
             try:
                 if kind == _CHECK:
+                    self._rows[node.task.name] = self._look(node.task)
                     self._statuses[node.task.name] = self._check(node.task, self._tasks)
                 else:
                     fail = self._executed(node.task)
@@ -266,7 +286,22 @@ class PooledRunner(Runner):
         if fail is not None and self._interruption.signal and _was_cancelled(fail):
             return  # it was asked to stop: it neither failed nor is it known to be done
         self.process_task_result(node, fail)  # type: ignore[no-untyped-call]
+        if node.run_status == "successful" and self._keeping is not None:
+            self._keeping.recorder.made(node.task)
         dispatcher._update_waiting(node)
+
+    def finish(self) -> int:
+        """Save and report; then leave a stamp for the next run, unless a signal wants the end now."""
+        keeping, backend = self._keeping, self.dep_manager.backend
+        wanted = keeping is not None and not self._interruption.signal
+        if keeping is not None and wanted:
+            keeping.recorder.settle()
+        saved = wanted and backend.save()
+        status = int(super().finish())  # type: ignore[no-untyped-call]
+        if keeping is not None and saved:
+            asked = (task.name for task in needed(self._tasks, self._selected) if task.actions)
+            keeping.leave(backend.name, asked)
+        return status
 
     def _drain(self, dispatcher: Any) -> None:
         """Record what still finishes, for a moment; a second signal ends even that."""

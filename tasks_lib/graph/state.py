@@ -144,13 +144,19 @@ class State:
 
     # --- what the stamp asks
 
-    def undisturbed(self) -> bool:
-        """Return whether nobody else made this database forget anything since it was opened."""
+    def begin(self) -> None:
+        """Open the database: whatever is forgotten from now on is noticed by `save`."""
+        with self._lock:
+            self._open()
+
+    def save(self) -> bool:
+        """Write now; return whether everything is written and nobody else made this database forget anything."""
         with self._lock:
             if not self._opened:
                 return True
+            self._commit()
             try:
-                return self._times() == self._forgotten
+                return not (self._dirty or self._deleted) and self._times() == self._forgotten
             except sqlite3.Error:
                 return False
 

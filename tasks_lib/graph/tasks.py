@@ -8,8 +8,9 @@ Source of these rules: doit 0.37, measured.
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -20,19 +21,15 @@ from tasks_lib import recipe, steps
 from tasks_lib.archive import format_for
 from tasks_lib.definitions import Fetch, Refused, StaticUrl, Toolchain
 from tasks_lib.errors import CancelledError, FetchError, ToolError, escaped
+from tasks_lib.graph import identity
+from tasks_lib.graph.names import GROUPS
 from tasks_lib.graph.watch import RUN
 from tasks_lib.progress import Progress
 from tasks_lib.steps import Artifact, Delivery, Plan, Preparation, World
 
-#: The groups, with what `doit list` says of them.
-GROUPS: Final = {
-    "fetch": "obtain what a definition promises, verified, into the cache",
-    "repack": "make the normalised .tar.zst of a fetched archive",
-    "extract": "extract an archive: TOOLCHAIN/NAME for a toolchain, NAME on its own",
-    "toolchain": "prepare a toolchain: its fetches in place, its command run",
-}
-
 Task = dict[str, Any]
+#: Most missing files that are named.
+_TOLD: Final = 5
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,7 @@ class Check:
     key: str
     stands: Callable[..., bool]
     arguments: tuple[Any, ...]
+    sources: tuple[str, ...] = ()  # files whose content entered the key when the tasks were loaded
     # doit inspects each callable at each run; a ready signature makes a no-op a fifth faster
     __signature__: ClassVar = inspect.Signature(
         [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("task", "values")]
@@ -51,6 +49,30 @@ class Check:
         """Return whether nothing needs to be done; `forget` drops the values and so makes the task run."""
         del task  # doit hands it to every check by name
         return values.get("key") == self.key and self.stands(*self.arguments)
+
+    def holds(self) -> bool:
+        """Return whether what it looks at stands, whatever doit remembers."""
+        return self.stands(*self.arguments)
+
+    def witnesses(self) -> Iterator[Path]:
+        """Yield the files on which the answer depends: while none of them changes, neither does it."""
+        yield from _WITNESSES[self.stands](*self.arguments)
+
+    def complaints(self) -> list[str]:
+        """Return what of the made things does not stand, when the last success had this key."""
+        missing = [str(path) for path in self.witnesses() if not os.path.lexists(path)]
+        told = [f"{escaped(path)} is missing" for path in missing[:_TOLD]]
+        told += [f"and {len(missing) - _TOLD} more are missing"] if len(missing) > _TOLD else []
+        return told or ["what it made was changed by something else"]
+
+    def history(self) -> dict[str, Any]:
+        """Return what is recorded of how the output was made; {} for what leaves no record."""
+        told: dict[str, Any] = {}
+        for one in self.arguments[1:]:
+            artifact = getattr(one, "output", one)
+            if isinstance(artifact, Artifact):
+                told |= steps.history(self.arguments[0], artifact)
+        return told
 
     def __repr__(self) -> str:
         return f"made and unchanged (key {self.key[:16]})"
@@ -62,12 +84,13 @@ class Step:
 
     name: str
     key: str
+    identity: Mapping[str, str]
     verb: Callable[..., str | None]
     arguments: tuple[Any, ...]
     __signature__: ClassVar = inspect.Signature([])
     __name__: ClassVar = "step"
 
-    def __call__(self) -> dict[str, str] | TaskFailed:
+    def __call__(self) -> dict[str, Any] | TaskFailed:
         """Run the step; our own errors become one message without a traceback."""
         progress = RUN.progress(self.name)
         try:
@@ -79,7 +102,7 @@ class Step:
         if skipped:
             RUN.say(self.name, "skip", {"reason": skipped})
             return {"key": ""}
-        return {"key": self.key}
+        return {"key": self.key, "identity": dict(self.identity)}
 
 
 def remove_delivery(delivery: Delivery, dryrun: bool) -> None:
@@ -116,30 +139,51 @@ def key_stands(delivery: Delivery) -> bool:
     return steps.slot_of(delivery).key() == delivery.key and delivery.destination.is_dir()
 
 
+_WITNESSES: Final[Mapping[Callable[..., bool], Callable[..., Iterable[Path]]]] = {
+    steps.is_published: steps.published_by,
+    steps.is_delivered: steps.delivered_by,
+    steps.is_prepared: steps.prepared_by,
+    key_stands: lambda delivery: (delivery.record, delivery.destination),
+}
+
+
 class Graph:
     """All tasks of a plan."""
 
     def __init__(self, plan: Plan, world: World) -> None:
         self._plan, self._world = plan, world
 
-    def tasks(self) -> Iterator[Task]:
-        """Yield groups first, then sinks before what they need: doit starts tasks in this order."""
+    def tasks(self, fetches: Iterable[str] | None = None, toolchains: Iterable[str] | None = None) -> Iterator[Task]:
+        """Yield groups first, then sinks before what they need: doit starts tasks in this order.
+
+        Args:
+            fetches: names of the definitions whose tasks are wanted; None for all.
+            toolchains: the same for toolchains.
+        """
+        definitions = self._plan.definitions
         for group, doc in GROUPS.items():
             yield {"basename": group, "name": None, "doc": doc}
-        for toolchain in self._plan.definitions.toolchains.values():
-            yield from self._toolchain(toolchain)
-        for fetch in self._plan.definitions.fetches.values():
-            yield from self._fetch(fetch)
-        for refused in self._plan.definitions.refused:
-            yield self._refused(refused)
+        for name in definitions.toolchains if toolchains is None else toolchains:
+            yield from self._toolchain(definitions.toolchains[name])
+        for name in definitions.fetches if fetches is None else fetches:
+            yield from self._fetch(definitions.fetches[name])
+        if fetches is None:
+            yield from self.refused()
 
-    def _task(self, name: str, key: str, doc: str, verb: Callable[..., str | None], *arguments: Any) -> Task:
+    def refused(self) -> Iterator[Task]:
+        """Yield what is refused: tasks that stand beside the groups."""
+        for one in self._plan.definitions.refused:
+            yield self._refused(one)
+
+    def _task(
+        self, name: str, key: str, parts: identity.Identity, doc: str, verb: Callable[..., str | None], *arguments: Any
+    ) -> Task:
         group, _, rest = name.partition(":")
         return {
             "basename": group,
             "name": rest,
             "doc": escaped(doc.splitlines()[0]) if doc else "",
-            "actions": [(Step(name, key, verb, (self._world, *arguments)),)],
+            "actions": [(Step(name, key, parts, verb, (self._world, *arguments)),)],
             "io": {"capture": False},
             "verbosity": 2,
         }
@@ -151,7 +195,9 @@ class Graph:
         if format_for(self._plan.published(fetch).path.name):
             delivery = self._plan.extraction(fetch)
             yield self._extract(f"extract:{fetch.name}", delivery, Check(delivery.key, steps.is_delivered, (delivery,)))
-        task = self._task(f"fetch:{fetch.name}", fetched.key, fetch.description, steps.fetch, fetch, fetched)
+        task = self._task(
+            f"fetch:{fetch.name}", fetched.key, identity.of_fetch(fetch), fetch.description, steps.fetch, fetch, fetched
+        )
         yield task | {
             "targets": [str(fetched.path)],
             "uptodate": [Check(fetched.key, steps.is_published, (self._world, fetched))],
@@ -161,13 +207,20 @@ class Graph:
 
     def _refused(self, one: Refused) -> Task:
         """Return a task that stands beside the groups: nothing runs it but its own name, and it fails."""
-        task = self._task(one.task, "", f"refused: {one.reason}", refuse, f"{one.task}: {one.reason}")
+        task = self._task(one.task, "", {}, f"refused: {one.reason}", refuse, f"{one.task}: {one.reason}")
         del task["name"]
         return task | {"basename": one.task, "meta": {"defined": f"{one.file}:{one.line}", "refused": one.reason}}
 
     def _repack(self, fetch: Fetch, fetched: Artifact, repacked: Artifact) -> Task:
         task = self._task(
-            repacked.task, repacked.key, f"{repacked.path.name} of {fetch.name}", steps.repack, fetch, fetched, repacked
+            repacked.task,
+            repacked.key,
+            identity.of_repack(fetch),
+            f"{repacked.path.name} of {fetch.name}",
+            steps.repack,
+            fetch,
+            fetched,
+            repacked,
         )
         return task | {
             "file_dep": [str(fetched.path)],
@@ -180,7 +233,7 @@ class Graph:
 
     def _extract(self, name: str, delivery: Delivery, check: Check) -> Task:
         doc = f"{delivery.artifact.path.name} into {delivery.destination}"
-        return self._task(name, delivery.key, doc, steps.deliver, delivery) | {
+        return self._task(name, delivery.key, identity.of_delivery(delivery), doc, steps.deliver, delivery) | {
             "file_dep": [str(delivery.artifact.path)],
             "task_dep": [delivery.artifact.task],
             "targets": [str(delivery.record)],
@@ -195,7 +248,12 @@ class Graph:
         placed = [one for one in preparation.deliveries if one.entry.delivery == "place"]
         names = {one.record: f"extract:{toolchain.name}/{one.record.stem}" for one in extracted}
         task = self._task(
-            f"toolchain:{toolchain.name}", preparation.key, toolchain.description, steps.prepare, preparation
+            f"toolchain:{toolchain.name}",
+            preparation.key,
+            identity.of_preparation(preparation),
+            toolchain.description,
+            steps.prepare,
+            preparation,
         )
         targets = [preparation.stamp, *([preparation.output.path] if preparation.output else [])]
         run = toolchain.run
@@ -208,7 +266,14 @@ class Graph:
             ],
             "task_dep": [*names.values(), *(one.artifact.task for one in placed)],
             "targets": [str(path) for path in targets],
-            "uptodate": [Check(preparation.key, steps.is_prepared, (self._world, preparation))],
+            "uptodate": [
+                Check(
+                    preparation.key,
+                    steps.is_prepared,
+                    (self._world, preparation),
+                    tuple(file.path for file in files),
+                )
+            ],
             "clean": [(remove_preparation, [preparation])],
             "meta": {"recipe_key": preparation.key, "directory": str(preparation.directory), "pool": "cpu"},
         }

@@ -3,10 +3,10 @@
 Each step first adopts what the store holds; each is told its `Progress`; none knows doit.
 """
 
-from tasks_lib.steps.artifacts import fetch, is_published, needs_network, repack
+from tasks_lib.steps.artifacts import fetch, history, is_published, needs_network, published_by, repack
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, Preparation
-from tasks_lib.steps.toolchains import SKIPPED, is_prepared, prepare
-from tasks_lib.steps.trees import deliver, is_delivered, slot_of
+from tasks_lib.steps.toolchains import SKIPPED, is_prepared, prepare, prepared_by
+from tasks_lib.steps.trees import deliver, delivered_by, is_delivered, slot_of
 from tasks_lib.steps.world import World
 
 __all__ = [
@@ -17,12 +17,16 @@ __all__ = [
     "Preparation",
     "World",
     "deliver",
+    "delivered_by",
     "fetch",
+    "history",
     "is_delivered",
     "is_prepared",
     "is_published",
     "needs_network",
     "prepare",
+    "prepared_by",
+    "published_by",
     "repack",
     "slot_of",
 ]

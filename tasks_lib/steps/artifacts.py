@@ -45,6 +45,26 @@ def is_published(world: World, artifact: Artifact) -> bool:
         return False  # the step tells it, in one line
 
 
+def published_by(world: World, artifact: Artifact) -> list[Path]:
+    """Return the files on which `is_published` depends."""
+    integrity = integrity_of(world, artifact)
+    files = [artifact.path, *(world.store.witnesses(digest=integrity.digest) if integrity else [])]
+    keys = [artifact.verdict, "" if artifact.integrity else artifact.key]
+    return files + [path for key in keys if key for path in world.store.witnesses(key=key)]
+
+
+def history(world: World, artifact: Artifact) -> dict[str, str | int | float]:
+    """Return what is recorded of how the artifact was made, and of who vouched for it; {} when nothing is."""
+    facts: dict[str, str | int | float] = {}
+    for key in (artifact.key, artifact.verdict):
+        result = world.store.result(key) if key else None
+        if result is not None:
+            facts |= dict(result.provenance)
+            facts.setdefault("made size", result.integrity.size)
+            facts.setdefault("made digest", str(result.integrity.digest))
+    return facts
+
+
 def _is_vouched(world: World, artifact: Artifact) -> bool:
     """Whether its signatures were verified under the policy of today; true when it needs none."""
     return not artifact.verdict or world.store.result(artifact.verdict) is not None

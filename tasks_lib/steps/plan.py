@@ -60,6 +60,7 @@ class Preparation:
     directory: Path
     deliveries: tuple[Delivery, ...]
     output: Artifact | None
+    files: tuple[tuple[str, str], ...] = ()  # text and digest of each script and resource
 
     @property
     def fetches(self) -> Path:
@@ -159,15 +160,21 @@ class Plan:
         deliveries = tuple(self._delivery(directory, entry) for entry in toolchain.fetches)
         run = toolchain.run
         files = [*run.resources, *([run.script] if run.script else [])] if run else []
+        digests = {file.text: self._digest_of(file.path) for file in files}
         key = recipe.toolchain_key(
-            toolchain,
-            inputs={f"{one.entry.kind}:{one.entry.name}": one.key for one in deliveries},
-            files={file.text: self._digest_of(file.path) for file in files},
+            toolchain, inputs={f"{one.entry.kind}:{one.entry.name}": one.key for one in deliveries}, files=digests
         )
         output = None
         if toolchain.artifact_name:
             output = self._artifact(toolchain.name, key, toolchain.artifact_name, f"toolchain:{toolchain.name}")
-        return Preparation(toolchain=toolchain, key=key, directory=directory, deliveries=deliveries, output=output)
+        return Preparation(
+            toolchain=toolchain,
+            key=key,
+            directory=directory,
+            deliveries=deliveries,
+            output=output,
+            files=tuple((text, digest.hex) for text, digest in digests.items()),
+        )
 
     def _delivery(self, directory: Path, entry: FetchesEntry) -> Delivery:
         if entry.kind == "fetch":

@@ -14,7 +14,7 @@ from typing import Final
 
 from tasks_lib.errors import CancelledError, StoreUnavailableError, ToolError, escaped
 from tasks_lib.progress import Progress
-from tasks_lib.steps.artifacts import adopt, is_published
+from tasks_lib.steps.artifacts import adopt, is_published, published_by
 from tasks_lib.steps.plan import Delivery, Preparation
 from tasks_lib.steps.trees import deliver, slot_of
 from tasks_lib.steps.world import World
@@ -36,6 +36,13 @@ def is_prepared(world: World, preparation: Preparation) -> bool:
     if not all(slot_of(one).key() == one.key for one in placed):
         return False
     return preparation.output is None or is_published(world, preparation.output)
+
+
+def prepared_by(world: World, preparation: Preparation) -> list[Path]:
+    """Return the files on which `is_prepared` depends."""
+    placed = [one.record for one in preparation.deliveries if one.entry.delivery == "place"]
+    output = published_by(world, preparation.output) if preparation.output is not None else []
+    return [preparation.stamp, *placed, *output]
 
 
 def prepare(world: World, preparation: Preparation, progress: Progress) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 from tasks_lib.archive import Reshape, format_for, format_of
@@ -22,6 +24,12 @@ def slot_of(delivery: Delivery) -> Slot:
 def is_delivered(delivery: Delivery) -> bool:
     """Whether every entry stands as delivered."""
     return slot_of(delivery).holds(delivery.key)
+
+
+def delivered_by(delivery: Delivery) -> Iterator[Path]:
+    """Yield the files on which `is_delivered` depends: whatever was delivered, and its record."""
+    yield delivery.record
+    yield from slot_of(delivery).paths()
 
 
 def archive_format(file: BinaryIO, name: str) -> str:

@@ -295,6 +295,12 @@ class Store:
         with locked(path, timeout_s=self.options.lock_timeout_s, progress=progress or Silent()):
             yield
 
+    def witnesses(self, *, digest: Digest | None = None, key: str = "") -> list[Path]:
+        """Return the files that decide whether a blob is here, or what is recorded for a recipe key."""
+        shelves = (self.shelf, *([self._lower] if self._lower else []))
+        blobs = [shelf.path(digest) for shelf in shelves] if digest is not None else []
+        return blobs + ([shelf.top / "results" / key[:2] / key for shelf in shelves] if key else [])
+
     # --- results
 
     def result(self, key: str) -> Result | None:

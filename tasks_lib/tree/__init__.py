@@ -149,9 +149,11 @@ class Slot:
     def _fill(self, fill: Callable[[TreeWriter], None], name: str, key: str, progress: Progress, copies: int) -> None:
         staging = self.destination.with_name(f"{self._staging}{secrets.token_hex(6)}.part")
         with _translated(self.destination):
-            self.destination.parent.mkdir(parents=True, exist_ok=True)
             self.record.parent.mkdir(parents=True, exist_ok=True)
-            staging.mkdir(mode=0o700)
+            # another slot may take the empty parent away, or be moved to where this one begins
+            with locked(self.record.parent / ".lock", timeout_s=self.lock_timeout_s, progress=progress):
+                self.destination.parent.mkdir(parents=True, exist_ok=True)
+                staging.mkdir(mode=0o700)
             record = RecordWriter(self.record, key, name)
             try:
                 with TreeWriter(staging, record, progress, copies) as writer:
@@ -299,6 +301,11 @@ class Slot:
                 return all(_stands(descent, line) for line in lines(self.record))
         except (OSError, ValueError, TypeError):
             return False
+
+    def paths(self) -> Iterator[Path]:
+        """Yield every path that this slot put there; nothing when its record is not whole."""
+        for line in self._lines():
+            yield self.destination / line.path
 
     def clear(self) -> None:
         """Remove what this slot put there, directories only when nothing else is in them; then the record.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from multiprocessing import active_children
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from tasks_lib.graph.events import EventLog
 from tasks_lib.graph.reporter.document import DocumentFace
 from tasks_lib.graph.reporter.face import Face, face_for
 from tasks_lib.graph.reporter.ledger import Ledger
+from tasks_lib.graph.reporter.lines import NAMED
 from tasks_lib.graph.reporter.out import Out
 from tasks_lib.graph.reporter.surroundings import Surroundings
 from tasks_lib.graph.watch import RUN, Event
@@ -86,6 +88,13 @@ class Reporter:
         outcome = self._ledger.end(task.name, time.monotonic(), outcome, message)
         RUN.say(task.name, "end", {"outcome": outcome, "message": message})
         self._face.ended(task.name, outcome, fail)
+
+    def standing(self, names: Sequence[str]) -> None:
+        """These tasks are known to be up to date without a look at each."""
+        shown = names if self._log is not None else names[: NAMED + 1]
+        for name in shown:
+            self._pass(name, "up-to-date")
+        self._ledger.stand(names[len(shown) :])
 
     def skip_uptodate(self, task: Any) -> None:
         """A task is up to date."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -152,6 +152,12 @@ class Ledger:
         self.seen[name] = outcome
         self.counts[outcome] += 1
         self._settle(name)
+
+    def stand(self, names: Iterable[str]) -> None:
+        """Note tasks that are up to date, all at once."""
+        before = len(self.seen)
+        self.seen.update(dict.fromkeys(names, "up-to-date"))
+        self.counts["up-to-date"] += len(self.seen) - before
 
     def _settle(self, name: str) -> None:
         if self._left is not None:

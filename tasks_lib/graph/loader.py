@@ -1,0 +1,357 @@
+"""What doit's commands load: as few tasks as answer the question.
+
+A bare `doit` loads nothing when the stamp says that nothing changed, and otherwise the definitions that are affected,
+with what they need. Named tasks load their closure. A `dodo.py` with tasks of its own beside ours loads everything, as
+doit does, and so does whatever is not understood here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from doit.cmd_base import NamespaceTaskLoader
+from doit.exceptions import InvalidDodoFile
+from doit.loader import TASK_STRING
+from doit.task import Task
+
+from tasks_lib.errors import DefinitionError
+from tasks_lib.graph import stamp as stamps
+from tasks_lib.graph.house import House
+from tasks_lib.graph.library import Lazy, unchanged
+from tasks_lib.graph.names import GROUPS, UnknownNameError, resolved
+from tasks_lib.graph.stamp import Head, Recorder, Row, Stamp
+from tasks_lib.graph.state import stamp_of
+
+if TYPE_CHECKING:
+    from tasks_lib.definitions import Definitions
+
+#: Share of all definitions from which on everything is loaded: then nothing is saved by choosing.
+_MOST: Final = 0.5
+
+
+def house() -> House | None:
+    """Return what the porch built, None when no dodo.py asked for it."""
+    porch = sys.modules.get("tasks_lib.graph.porch")
+    return getattr(porch, "HOUSE", None)
+
+
+@dataclass
+class Keeping:
+    """What a bare run knows beforehand, and what it leaves for the next one."""
+
+    recorder: Recorder
+    head: Head
+    house: House
+    standing: dict[str, Row] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    whole: bool = False
+
+    def leave(self, database: str, wanted: Iterable[str]) -> None:
+        """Write the stamp."""
+        if self.whole:
+            return  # it says so already
+        definitions = self.house.definitions
+        head = Head(self.head.code, self.head.settings, self.head.selection, stamps.inode_of(database))
+        rows = self.standing | self.recorder.rows
+        digests = tuple(stamps.digests_of(one) for one in _raw(definitions))
+        stamps.write(stamp_of(database), head, self.house.library, (digests[0], digests[1]), rows, [*rows, *wanted])
+
+
+class Loader:
+    """doit's loader, with a choice of what is loaded; everything else is the inner one's."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.keeping: Keeping | None = None
+        self._tasks: dict[str, Task] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def load_tasks(self, cmd: Any, pos_args: list[str]) -> list[Task]:
+        """Return the tasks that a command needs.
+
+        Raises:
+            InvalidDodoFile: the definitions are wrong.
+        """
+        found = house()
+        if found is None:
+            return self._all(cmd, pos_args)
+        try:
+            if not _only_ours(getattr(self._inner, "namespace", None)):
+                return self._named(self._all(cmd, pos_args), pos_args)
+            return self._configured(self._chosen(found, cmd, pos_args))
+        except DefinitionError as error:
+            raise InvalidDodoFile(str(error)) from None
+
+    def _all(self, cmd: Any, pos_args: list[str]) -> list[Task]:
+        tasks: list[Task] = self._inner.load_tasks(cmd=cmd, pos_args=pos_args)
+        return tasks
+
+    def _configured(self, tasks: list[Task]) -> list[Task]:
+        """Give the tasks what pyproject.toml says of them, as doit does."""
+        for task in tasks:
+            if (stanza := f"task:{task.name}") in (self._inner.config or ()):
+                task.cfg_values = self._inner.config[stanza]
+        return tasks
+
+    def _named(self, tasks: list[Task], words: list[str]) -> list[Task]:
+        """Replace the words of the command line by the names of tasks; words for tasks with parameters stay.
+
+        Raises:
+            UnknownNameError: a word means nothing.
+        """
+        self._tasks = {task.name: task for task in tasks}
+        taking = any(task.params or task.creator_params or task.pos_arg or task.loader for task in tasks)
+        if words and not taking:
+            words[:] = resolved(words, self._tasks, self._inner.cmd_names)
+        return tasks
+
+    def unknown(self, word: str) -> UnknownNameError:
+        """Return the error for a word that doit did not find."""
+        try:
+            resolved([word], self._tasks, self._inner.cmd_names)
+        except UnknownNameError as error:
+            return error
+        raise AssertionError("doit finds what is found here")
+
+    def selection(self, tasks: Iterable[Task], selected: list[str] | None) -> list[str]:
+        """Return the names of the tasks that are selected: by words, else by default, else all groups."""
+        by_name = {task.name: task for task in tasks}
+        if selected is None:
+            return [task.name for task in by_name.values() if not task.subtask_of]
+        return resolved(selected, by_name, self._inner.cmd_names)
+
+    def users(self, task: str) -> set[str]:
+        """Return the tasks that use what a task of a definition publishes, even those that are not loaded."""
+        found = house()
+        if found is None or not isinstance(self._inner, NamespaceTaskLoader):
+            return set()
+        kind, name = owner_of(task)
+        if kind == "fetch" and found.plan.published(found.definitions.fetches[name]).task != task:
+            return set()
+        users = found.library.consumers.get(f"{kind}:{name}", ()) if "/" not in task else ()
+        return {f"toolchain:{user}" for user in users}
+
+    def _chosen(self, found: House, cmd: Any, pos_args: list[str]) -> list[Task]:
+        if pos_args:
+            names = _owners(found, pos_args)
+            if names is not None:
+                with contextlib.suppress(UnknownNameError):
+                    return self._named(_made(found, _closure(found.definitions, *names)), pos_args)
+            return self._named(_made(found, None), pos_args)
+        scope = getattr(cmd, "scope", "all")
+        if scope == "groups":
+            refused = found.definitions.refused  # what is wrong is told even where no task is shown
+            return [*_groups().values(), *(_alone(found) if refused else ())]
+        return self._bare(found, cmd) if scope == "stamp" else _made(found, None)
+
+    def _bare(self, found: House, cmd: Any) -> list[Task]:
+        """Return the tasks that a bare run has to look at."""
+        database = cmd.dep_manager.name
+        loaded = time.time_ns()
+        code, settings = found.library.code, _digest(found.settings, Path.cwd())
+        head = Head(code, settings, repr(cmd.sel_tasks), stamps.inode_of(database))
+        self.keeping = keeping = Keeping(Recorder(loaded), head, found)
+        stamp = stamps.read(stamp_of(database), head)
+        if stamp is None:
+            return _made(found, None)
+        same, changed = unchanged(stamp.marks, found.roots), stamp.changed()
+        if same and not (changed or stamp.open):
+            keeping.whole, keeping.names, cmd.sel_tasks = True, stamp.names(), []
+            return []
+        definitions = found.definitions
+        cmd.dep_manager.backend.begin()
+        if not stamp_of(database).exists():  # something was forgotten since it was read
+            return _made(found, None)
+        affected = _affected(stamp, changed, definitions, found.library.identity)
+        closure = _closure(definitions, *affected)
+        if len(closure[0]) + len(closure[1]) > _MOST * (len(definitions.fetches) + len(definitions.toolchains)):
+            return _made(found, None)
+        for name, row in stamp.rows().items():
+            kind, owner = owner_of(name)
+            known = definitions.fetches if kind == "fetch" else definitions.toolchains
+            if owner in known and owner not in closure[0 if kind == "fetch" else 1]:
+                keeping.standing[name] = row
+        keeping.names = list(keeping.standing)
+        tasks = _made(found, closure)
+        if cmd.sel_tasks is not None:
+            there = {task.name for task in tasks}
+            cmd.sel_tasks = [name for name in cmd.sel_tasks if name in there or "*" in name]
+        return tasks
+
+
+_Names = tuple[dict[str, None], dict[str, None]]
+
+
+def owner_of(task: str) -> tuple[str, str]:
+    """Return kind and name of the definition that a task belongs to; ("", "") when it is none of ours."""
+    group, _, rest = task.partition(":")
+    if group not in GROUPS or not rest:
+        return "", ""
+    name, _, inner = rest.partition("/")
+    return ("toolchain" if inner or group == "toolchain" else "fetch"), name
+
+
+def _only_ours(namespace: Mapping[str, Any] | None) -> bool:
+    """Whether a dodo.py defines our tasks and none of its own. Source: doit.loader._get_task_creators."""
+    porch = sys.modules.get("tasks_lib.graph.porch")
+    if namespace is None or porch is None:
+        return False
+    creators = [
+        value
+        for name, value in namespace.items()
+        if (name.startswith(TASK_STRING) and inspect.isroutine(value)) or hasattr(value, "create_doit_tasks")
+    ]
+    return creators == [porch.task_fetchdefs]
+
+
+def _digest(*values: object) -> str:
+    said = repr((*values, sys.version_info))
+    return hashlib.sha256(said.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _raw(definitions: Definitions) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
+    """Return the kept text of each definition."""
+    return _texts(definitions.fetches), _texts(definitions.toolchains)
+
+
+def _texts(one: Mapping[str, Any]) -> Mapping[str, bytes]:
+    if not isinstance(one, Lazy):
+        raise AssertionError("a house keeps its definitions in a library")
+    return {name: bytes(raw) for name, raw in one.raw.items()}
+
+
+def _affected(stamp: Stamp, changed: list[int], definitions: Definitions, library: bytes) -> _Names:
+    """Return the definitions with anything that may not be up to date."""
+    found: _Names = ({}, {})
+    touched = {*stamp.open, *(stamp.touched(changed) if changed else ())}
+    if stamp.library != library:
+        others = _others(stamp, definitions)
+        found[0].update(dict.fromkeys(others[0]))
+        found[1].update(dict.fromkeys(others[1]))
+        touched |= {task for task in stamp.names() if _is_one_of(task, found)}
+    for task in _with_dependents(stamp, touched):
+        kind, name = owner_of(task)
+        if kind:
+            found[0 if kind == "fetch" else 1][name] = None
+    known = definitions.fetches, definitions.toolchains
+    return (
+        {name: None for name in found[0] if name in known[0]},
+        {name: None for name in found[1] if name in known[1]},
+    )
+
+
+def _others(stamp: Stamp, definitions: Definitions) -> tuple[set[str], set[str]]:
+    """Return the definitions that are not as they were, or are gone."""
+    changed = []
+    for before, raw in zip(stamp.digests(), _raw(definitions), strict=True):
+        now = stamps.digests_of(raw)
+        changed.append({name for name in before.keys() | now.keys() if before.get(name) != now.get(name)})
+    return changed[0], changed[1]
+
+
+def _is_one_of(task: str, names: _Names) -> bool:
+    kind, name = owner_of(task)
+    return bool(kind) and name in names[0 if kind == "fetch" else 1]
+
+
+def _with_dependents(stamp: Stamp, tasks: set[str]) -> set[str]:
+    """Return the tasks, and whatever depends on them: a script that changed gives its users another key."""
+    if not tasks:
+        return tasks
+    users: dict[str, list[str]] = {}
+    for task, row in stamp.rows().items():
+        for need in row.needs:
+            users.setdefault(need, []).append(task)
+    todo, seen = list(tasks), set(tasks)
+    while todo:
+        more = [user for user in users.get(todo.pop(), ()) if user not in seen]
+        seen.update(more)
+        todo += more
+    return seen
+
+
+def _owners(found: House, words: Iterable[str]) -> _Names | None:
+    """Return the definitions whose tasks are named, None when a word may mean more than that."""
+    definitions = found.definitions
+    names: _Names = ({}, {})
+    for word in words:
+        kind, name = owner_of(word)
+        for one in [name] if kind else _in_path(found, word):
+            if one in definitions.fetches and kind != "toolchain":
+                names[0][one] = None
+            if one in definitions.toolchains and kind != "fetch":
+                names[1][one] = None
+        if not any(one in names[0] or one in names[1] for one in ([name] if kind else _in_path(found, word))):
+            return None
+    return names
+
+
+def _in_path(found: House, word: str) -> list[str]:
+    """Return the definitions that a path of a target may belong to, by the shape of the cache and of the build."""
+    path = Path(os.path.abspath(word))  # noqa: PTH100  # a text, not a file
+    for top in (found.settings.cache / "artifacts", found.settings.build / "extracted/.records", found.settings.build):
+        with contextlib.suppress(ValueError):
+            first = path.relative_to(top.absolute()).parts[:1]
+            return [*first, *(one.removesuffix(".json") for one in first)]
+    return []
+
+
+def _closure(definitions: Definitions, fetches: Iterable[str], toolchains: Iterable[str]) -> _Names:
+    """Return these definitions and all that they consume."""
+    found: _Names = (dict.fromkeys(fetches), {})
+    todo = list(toolchains)
+    while todo:
+        name = todo.pop()
+        if name in found[1]:
+            continue
+        found[1][name] = None
+        for entry in definitions.toolchains[name].fetches:
+            if entry.kind == "fetch":
+                found[0][definitions.fetch(entry.name).name] = None
+            else:
+                todo.append(definitions.toolchain(entry.name).name)
+    return found
+
+
+def _made(found: House, names: _Names | None) -> list[Task]:
+    """Return the tasks of these definitions (None: of all), groups first."""
+    return _tasks(found.graph.tasks(*(names or (None, None))))
+
+
+def _tasks(described: Iterable[dict[str, Any]]) -> list[Task]:
+    groups = _groups()
+    tasks: list[Task] = []
+    for one in described:
+        group, name = one.pop("basename"), one.pop("name", "")
+        if name is None:
+            continue
+        if not name:  # it stands beside the groups
+            tasks.append(Task(group, **one))  # type: ignore[no-untyped-call]
+            continue
+        task = Task(f"{group}:{name}", subtask_of=group, **one)  # type: ignore[no-untyped-call]
+        groups[group].task_dep.append(task.name)
+        tasks.append(task)
+    return [*groups.values(), *tasks]
+
+
+def _groups() -> dict[str, Task]:
+    return {
+        name: Task(name, None, doc=doc, has_subtask=True)  # type: ignore[no-untyped-call]
+        for name, doc in GROUPS.items()
+    }
+
+
+def _alone(found: House) -> list[Task]:
+    """Return the tasks that stand beside the groups."""
+    return [task for task in _tasks(found.graph.refused()) if task.name not in GROUPS]

@@ -1,0 +1,173 @@
+"""The commands that explain: `info` a task, `why` it would run, `graph` of what depends on what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from doit.cmd_info import opt_hide_status
+from doit.control import TaskControl
+from doit.exceptions import InvalidCommand
+
+from tasks_lib.errors import escaped
+from tasks_lib.graph import drawing
+from tasks_lib.graph.commands import Named
+from tasks_lib.graph.offline import needed
+from tasks_lib.graph.tasks import Check
+from tasks_lib.graph.told import reasons
+
+_FORMAT: Final = {
+    "name": "format",
+    "long": "format",
+    "type": str,
+    "default": "mermaid",
+    "choices": (("mermaid", "for Markdown pages"), ("dot", "for Graphviz"), ("json", "for programs")),
+    "help": "how to write it [default: %(default)s]",
+}
+_OUTPUT: Final = {
+    "name": "into",
+    "short": "o",
+    "long": "output-file",
+    "type": str,
+    "default": "",
+    "help": "write into this file [default: stdout]",
+}
+
+
+class _Telling(Named):
+    """What the three have in common: doit's tasks with all their edges."""
+
+    def control(self) -> TaskControl:
+        """Return doit's view of the tasks, in which every input that another task makes is a dependency."""
+        return TaskControl(self.task_list)  # type: ignore[no-untyped-call]
+
+    def status_of(self, task: Any, control: TaskControl) -> tuple[str, list[str]]:
+        """Return doit's word for the state of a task, and why it would run."""
+        if self.dep_manager.status_is_ignore(task):
+            return "ignored", ["`doit forget` makes it run again"]
+        status = self.dep_manager.get_status(task, control.tasks, get_log=True)
+        return status.status, reasons(task, status, self.dep_manager.get_values(task.name), control.targets)
+
+
+class Info(_Telling):
+    """`doit info`."""
+
+    name = "info"
+    doc_purpose = "show all about a task: artifact, sources, where it came from, what uses it, why it would run"
+    doc_usage = "TASK/TARGET..."
+    doc_description = None
+    cmd_options = (opt_hide_status,)
+
+    def _execute(self, pos_args: list[str], hide_status: bool = False) -> int:
+        """Show; 1 when a task is not up to date, as in doit."""
+        if not pos_args:
+            raise InvalidCommand(  # type: ignore[no-untyped-call]
+                f"`info` needs a task.\nCheck `{self.bin_name} help info`."
+            )
+        control = self.control()
+        statuses = [self._show(control.tasks[name], control, hide_status) for name in pos_args]
+        return max(statuses)
+
+    def _show(self, task: Any, control: TaskControl, hide_status: bool) -> int:
+        write = self.outstream.write
+        write(f"\n{escaped(task.name)}\n" + (f"\n{escaped(task.doc)}\n" if task.doc else ""))
+        code = 0
+        if not hide_status and task.actions:
+            state, why = self.status_of(task, control)
+            write(f"\nstatus     : {state}\n" + "".join(f" * {one}\n" for one in why))
+            code = int(state not in ("up-to-date", "ignored"))
+        meta = {key: value for key, value in (task.meta or {}).items() if key != "pool"}
+        for name, value in (meta | self._history(task)).items():
+            write(f"\n{name:11s}: {_lines(value)}")
+        users = self.loader.users(task.name) | {one.name for one in self.task_list if task.name in one.task_dep}
+        for name, values in (
+            ("file_dep", sorted(task.file_dep)),
+            ("task_dep", task.task_dep),
+            ("targets", task.targets),
+            ("used by", sorted(users - {task.subtask_of})),
+        ):
+            if values:
+                write(f"\n{name:11s}: {_lines(values)}")
+        return code
+
+    def _history(self, task: Any) -> dict[str, Any]:
+        """Return what is recorded of how the output was made: where it came from, how long that took, who signed."""
+        told: dict[str, Any] = {}
+        for check, *_ in task.uptodate:
+            if isinstance(check, Check):
+                told |= check.history()
+        return told
+
+
+def _lines(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return "\n" + "".join(f" - {escaped(str(one))}\n" for one in value)
+    if isinstance(value, Mapping):
+        return "\n" + "".join(f" - {escaped(str(key))}: {escaped(str(one))}\n" for key, one in value.items())
+    return f"{escaped(str(value))}\n"
+
+
+class Why(_Telling):
+    """`doit why`."""
+
+    name = "why"
+    doc_purpose = "say what would run, and which input is not what it was last time"
+    doc_usage = "[TASK/TARGET...]"
+    doc_description = "Without a name: for the default tasks. Nothing is run."
+    cmd_options = ()
+
+    def _execute(self, pos_args: list[str]) -> int:
+        del pos_args  # they are `sel_tasks`
+        control = self.control()
+        selected = self.loader.selection(self.task_list, self.sel_tasks)
+        running: dict[str, list[str]] = {}
+        tasks = [task for task in _in_order(control.tasks, selected) if task.actions]
+        for task in tasks:
+            state, why = self.status_of(task, control)
+            before = [name for name in task.task_dep if name in running]
+            if state != "up-to-date":
+                running[task.name] = why
+            elif before:
+                running[task.name] = [f"it is up to date now, but {', '.join(before[:5])} would run before it"]
+        for name, why in running.items():
+            self.outstream.write(f"{escaped(name)}\n" + "".join(f"  {one}\n" for one in why))
+        self.outstream.write(f"{len(running)} of {len(tasks)} tasks would be looked into\n")
+        return 0
+
+
+def _in_order(tasks: Mapping[str, Any], selected: Iterable[str]) -> list[Any]:
+    """Return the selected tasks and what they need, what is needed first."""
+    order: dict[str, Any] = {}
+    for name in selected:
+        stack = [(name, "enter")]
+        while stack:
+            one, step = stack.pop()
+            if step == "leave":
+                order[one] = tasks[one]
+            elif one not in order:
+                stack.append((one, "leave"))
+                stack += [(other, "enter") for other in (*tasks[one].task_dep, *tasks[one].setup_tasks)]
+    return list(order.values())
+
+
+class Graph(_Telling):
+    """`doit graph`."""
+
+    name = "graph"
+    doc_purpose = "write the graph of tasks as Mermaid, DOT or JSON"
+    doc_usage = "[TASK/TARGET...]"
+    doc_description = "Without a name: of the default tasks. Nothing is run, no other program is needed."
+    cmd_options = (_FORMAT, _OUTPUT)
+
+    def _execute(self, pos_args: list[str], format: str, into: str) -> int:
+        del pos_args  # they are `sel_tasks`
+        control = self.control()
+        selected = self.loader.selection(self.task_list, self.sel_tasks)
+        nodes = sorted((task for task in needed(control.tasks, selected) if task.actions), key=lambda task: task.name)
+        text = drawing.FORMATS[format](nodes)
+        if into:
+            Path(into).write_text(text, "utf-8")
+        else:
+            self.outstream.write(text)
+        return 0

@@ -1,0 +1,214 @@
+"""Commands: what a person may write for a task, what is explained, and the graph as text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.origin import Origin, reply, serving
+from tests.test_journeys import CLEAN, LIBRARY, ROOT, TOOL, definition, doit, ran
+
+NEW = TOOL.replace(b"int main;", b"int less;")
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    with serving({"/lib-1.0.tar": reply(LIBRARY), "/tool.tar": reply(TOOL)}) as one:
+        yield one
+
+
+@pytest.fixture
+def repository(tmp_path: Path, origin: Origin) -> Path:
+    repack = "    artifact-name: lib.tar.zst\n"
+    files = {
+        "dodo.py": "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n",
+        "fetchdefs/fetch/all.yml": definition("lib", f"{origin.url}/lib-1.0.tar", LIBRARY, repack)
+        + definition("tool", f"{origin.url}/tool.tar", TOOL),
+        "fetchdefs/toolchain/all.yml": "built:\n  description: b\n  fetches: {fetch: [lib]}\n"
+        "  run: {command: [cp, lib-1.0/lib.h, ../artifacts/out.txt], toolchain-artifact: out.txt}\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def target(repository: Path, name: str = "tool") -> str:
+    (path,) = (repository / "cache/artifacts" / name).glob("*/*")
+    return str(path)
+
+
+def test_a_task_by_name_glob_and_path(repository: Path) -> None:
+    """Run, info, forget, clean and list take the same words, however a path is written."""
+    assert ran(doit(repository, "fetch:too?")) == ["fetch:tool"]
+    path = target(repository)
+    for word in (
+        "fetch:tool",
+        "fetch:t*",
+        path,
+        "./" + str(Path(path).relative_to(repository)),
+        f"cache/../{path}"[9:],
+    ):
+        assert "\nfetch:tool\n" in doit(repository, "info", word).stdout, word
+        assert doit(repository, "forget", word).stdout == "forgetting fetch:tool\n"
+        assert ran(doit(repository, word)) == ["fetch:tool"]
+    assert "fetch:tool" in doit(repository, "list", "fetch:t*").stdout
+    assert "removing file" in doit(repository, "clean", path).stdout
+    assert not Path(path).exists()
+    assert ran(doit(repository, str(Path(path).relative_to(repository)))) == ["fetch:tool"]
+
+
+TYPOS = {
+    ("fetch:libb",): "did you mean fetch:lib?",
+    ("run", "toolchain:buildt"): "did you mean toolchain:built?",
+    ("info", "fetch:tol"): "did you mean fetch:tool?",
+    ("forget", "fecth:tool"): "did you mean fetch:tool?",
+    ("clean", "fetch:toool"): "did you mean fetch:tool?",
+    ("list", "fetchs"): "did you mean fetch?",
+    ("why", "repack:lab"): "did you mean repack:lib?",
+    ("graph", "extract:built/lab"): "did you mean extract:built/lib?",
+    ("tool",): "did you mean extract:tool?",
+    ("lst",): "did you mean list?",
+    ("nothing-like-it-at-all",): "shows every task",
+    ("fetch:x*",): "no task is called like 'fetch:x*'",
+    ("info", "evil\x1b[31m"): r"evil\\x1b[31m",
+}
+
+
+@pytest.mark.parametrize("words", TYPOS, ids=" ".join)
+def test_a_typo(words: tuple[str, ...], repository: Path) -> None:
+    """A word that means nothing gets a proposal and status 2, never a traceback, and nothing is done."""
+    done = doit(repository, *words)
+    assert done.returncode == 2, done.stdout
+    assert TYPOS[words] in done.stdout
+    assert len(done.stdout.splitlines()) == 2
+    assert "\x1b" not in done.stdout
+
+
+def test_info_tells_where_it_came_from_and_who_uses_it(repository: Path, origin: Origin) -> None:
+    """Artifact, identity, sources, provenance, consumers and state stand in one page."""
+    told = doit(repository, "info", "fetch:lib")
+    assert told.returncode == 1
+    assert "status     : run" in told.stdout
+    assert " * it has not been made here yet" in told.stdout
+    ran(doit(repository))
+    done = doit(repository, "info", "fetch:lib")
+    assert done.returncode == 0, done.stdout
+    for text in (
+        "status     : up-to-date",
+        "artifact   : lib.tar.zst",
+        f"size       : {len(LIBRARY)}",
+        hashlib.sha256(LIBRARY).hexdigest(),
+        "taskgraph_digest: ",
+        f"sources    : \n - {origin.url}/lib-1.0.tar",
+        f"url        : {origin.url}/lib-1.0.tar",
+        "seconds    : ",
+        "used by    : \n - repack:lib",
+    ):
+        assert text in done.stdout, text
+    assert "used by    : \n - extract:lib\n - toolchain:built" in doit(repository, "info", "repack:lib").stdout
+    assert "Traceback" not in doit(repository, "info").stdout
+
+
+def test_why_names_the_input_that_changed(repository: Path) -> None:
+    """What changed since last time is told with its old and its new value; what follows from it is told too."""
+    assert "fetch:lib\n  it has not been made here yet" in doit(repository, "why", "fetch:lib").stdout
+    ran(doit(repository))
+    assert doit(repository, "why").stdout == "0 of 5 tasks would be looked into\n"
+    path = repository / "fetchdefs/fetch/all.yml"
+    old, new = (hashlib.sha256(one).hexdigest() for one in (TOOL, NEW))
+    path.write_text(
+        path.read_text().replace(old, new).replace("artifact-name: lib.tar.zst", "artifact-name: l.tar.zst")
+    )
+    told = doit(repository, "why").stdout
+    assert f"fetch:tool\n  sha256 was {old}, is {new}\n" in told
+    assert "repack:lib\n  artifact-name was lib.tar.zst, is l.tar.zst\n" in told
+    assert "l.tar.zst is not there yet: repack:lib makes it" in told
+    assert "toolchain:built\n  fetch lib was " in told
+    assert "fetch:lib\n" not in told
+    (repository / "fetchdefs/fetch/all.yml").write_text(path.read_text().replace("l.tar.zst", "lib.tar.zst"))
+    Path(target(repository, "built")).unlink()
+    assert "out.txt is missing" in doit(repository, "why", "toolchain:built").stdout
+    assert doit(repository, "info", "toolchain:built").returncode == 1
+
+
+def test_the_graph_as_text(repository: Path) -> None:
+    """Mermaid, DOT and JSON show what was asked for with all that it needs; options may stand behind."""
+    mermaid = doit(repository, "graph", "toolchain:built").stdout
+    assert mermaid.startswith("flowchart LR\n")
+    assert 't2["repack:lib"]' in mermaid
+    assert "t2 --> t0" in mermaid
+    dot = doit(repository, "graph", "toolchain:built", "--format", "dot").stdout
+    assert '    "repack:lib" -> "extract:built/lib";\n' in dot
+    assert "tool" not in dot.replace("toolchain", "")
+    assert doit(repository, "graph", "--format", "json", "-o", "graph.json").returncode == 0
+    tasks = json.loads((repository / "graph.json").read_text())["tasks"]
+    assert {task["name"]: task["needs"] for task in tasks}["extract:built/lib"] == ["repack:lib"]
+    assert len(tasks) == 5
+    assert doit(repository, "graph", "--format", "picture").returncode == 3
+
+
+def test_from_a_subdirectory_and_with_f(repository: Path) -> None:
+    """Backend, runner and commands hold wherever doit is started."""
+    below = repository / "some/where"
+    below.mkdir(parents=True)
+    assert len(ran(doit(below, "-k"))) == 5
+    assert "nothing to do" in doit(below, "-k").stdout
+    assert "nothing to do" in doit(Path("/"), "-f", str(repository / "dodo.py")).stdout
+    assert doit(below, "forget", "-k", "fetch:tool").stdout == "forgetting fetch:tool\n"
+    assert doit(below, "info", "-f", "../../dodo.py", "fetch:typo").returncode == 2
+    assert [path.name for path in repository.glob("*.db*")] == []
+    assert list(below.iterdir()) == []
+
+
+def test_a_closed_pipe_is_no_crash(repository: Path) -> None:
+    """`doit list --all | head -1` shows one line and nothing else."""
+    lines = "".join(definition(f"p{number}", f"http://127.0.0.1:9/{number}", b"x") for number in range(2000))
+    (repository / "fetchdefs/fetch/many.yml").write_text(lines)
+    for command in ("list --all", "graph fetch", "why fetch"):
+        line = f"{sys.executable} -m doit {command} | head -1"
+        environment = {**CLEAN, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(line, shell=True, cwd=repository, env=environment, capture_output=True, check=False)
+        assert done.stdout.count(b"\n") == 1, command
+        assert done.stderr == b"", command
+
+
+def test_forget_without_defaults(repository: Path) -> None:
+    """A dodo.py that says default_tasks: None forgets all groups, where doit itself crashes."""
+    ran(doit(repository))
+    porch = "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n"
+    (repository / "dodo.py").write_text(porch + 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": None}\n')
+    assert "forgetting toolchain:built" in doit(repository, "forget").stdout
+
+
+def test_a_dodo_without_ours_is_doits_own(tmp_path: Path) -> None:
+    """In a project that never heard of doit-fetch commands are stock: other words, other statuses."""
+    (tmp_path / "dodo.py").write_text('def task_a():\n    return {"actions": ["echo hello"], "verbosity": 2}\n')
+    done = doit(tmp_path)
+    assert done.stdout == ".  a\nhello\n"
+    assert doit(tmp_path, "b").returncode == 3
+    assert "a" in doit(tmp_path, "list").stdout
+    assert doit(tmp_path, "clean", "a").returncode == 0
+    assert not (tmp_path / "cache").exists()
+
+
+def test_own_tasks_beside_ours(repository: Path) -> None:
+    """Own tasks depend on ours, take parameters, and are found by the same words."""
+    with (repository / "dodo.py").open("a") as file:
+        file.write(
+            "def task_ship():\n"
+            '    return {"actions": ["echo shipping %(to)s"], "task_dep": ["toolchain:built"], "verbosity": 2,\n'
+            '            "params": [{"name": "to", "short": "t", "default": "home"}]}\n'
+        )
+    done = doit(repository, "ship", "-t", "moon")
+    assert "shipping moon" in done.stdout
+    assert ".  toolchain:built" in done.stdout
+    assert "ship" in doit(repository, "list").stdout
+    done = doit(repository, "shipp")
+    assert (done.returncode, "did you mean ship?" in done.stdout) == (2, True)

@@ -1,0 +1,188 @@
+"""Parsed definitions are kept: what is known is not parsed again, and whatever changes is."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks_lib.definitions import reading
+from tasks_lib.definitions.packed import packed, unpacked
+from tasks_lib.definitions.yaml_tree import Tree
+from tasks_lib.errors import DefinitionError
+from tasks_lib.graph.library import RACY_NS, Library
+from tasks_lib.graph.load import load
+from tests.test_journeys import ROOT, definition
+
+SIGNED = (
+    "signed:\n  description: d\n  fetch:\n    type: static-url\n    url: https://example.org/a-1.tar.gz\n"
+    f"    sha256: {'0' * 64}\n    size: 1\n    mirrors: [https://m.example.org/a]\n    headers: {{X-A: b}}\n"
+    "    archive: {max-entries: 5}\n"
+    "commit:\n  description: d\n  fetch:\n    type: git\n    repo: https://example.org/r\n"
+    f"    revision: {'a' * 40}\n  fetch-alias: other\n"
+)
+USER = (
+    "user:\n  description: u\n  fetches: {fetch: [one, {artifact: other, dest: d, extract: false}]}\n"
+    "  run: {script: s.sh, arguments: [a], resources: [r], env: {A: b}, toolchain-artifact: out/x.tar}\n"
+)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    for name, text in {
+        "fetch/one.yml": definition("one", "https://example.org/one.tar", b"1"),
+        "fetch/more.yml": SIGNED,
+        "toolchain/all.yml": USER,
+    }.items():
+        path = tmp_path / "defs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    time.sleep(2 * RACY_NS / 1e9)
+    return tmp_path / "defs"
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that grows by the name of each file that is parsed."""
+    names: list[str] = []
+    true = reading._Reading.file
+
+    def noted(self: reading._Reading, source: reading.SourceFile, defaults: Tree | None) -> object:
+        names.append(Path(source.path).name)
+        return true(self, source, defaults)
+
+    monkeypatch.setattr(reading._Reading, "file", noted)
+    return names
+
+
+def library(directory: Path, code: str = "code") -> Library:
+    return Library(directory.parent / "kept", code)
+
+
+def test_values_survive(directory: Path) -> None:
+    """What is read from the library equals what was parsed, every field of it."""
+    first = load(directory)
+    load(directory, library(directory))
+    again = load(directory, library(directory))
+    assert dict(again.fetches) == dict(first.fetches)
+    assert dict(again.toolchains) == dict(first.toolchains)
+    assert again.fetch("other") == first.fetch("other")
+
+
+@pytest.mark.parametrize("made", [{"Fetch": []}, {"Nobody": [1]}, {"Digest": ["sha256", "xyz"]}, {"a": 1, "b": 2}])
+def test_a_damaged_value_is_none(made: object) -> None:
+    """A value is made by its own initialiser or not at all."""
+    with pytest.raises(ValueError, match=r"."):
+        unpacked(made)
+    with pytest.raises(TypeError):
+        packed({"a": "mapping"})
+
+
+def test_only_what_changed_is_parsed(directory: Path, parsed: list[str]) -> None:
+    """A byte makes its own file be parsed, a touch or a new line elsewhere none."""
+    for code, edit, expected in (
+        ("code", lambda: None, ["more.yml", "one.yml", "all.yml"]),
+        ("code", lambda: None, []),
+        ("code", lambda: os.utime(directory / "fetch/one.yml"), []),
+        (
+            "code",
+            lambda: (directory / "fetch/one.yml").write_text("# new\n" + SIGNED.partition("commit:")[2][:0]),
+            None,
+        ),
+    ):
+        edit()
+        time.sleep(2 * RACY_NS / 1e9)
+        parsed.clear()
+        if expected is None:
+            with pytest.raises(DefinitionError):
+                load(directory, library(directory, code))
+            assert parsed == ["one.yml"]
+        else:
+            load(directory, library(directory, code))
+            assert parsed == expected
+
+
+def test_a_changed_size_is_seen(directory: Path, parsed: list[str]) -> None:
+    """The new text counts, and the other files are not parsed for it."""
+    load(directory, library(directory))
+    path = directory / "fetch/one.yml"
+    path.write_text(path.read_text().replace("size: 1", "size: 2"))
+    parsed.clear()
+    found = load(directory, library(directory))
+    assert "size=2" in repr(found.fetches["one"])
+    assert parsed == ["one.yml"]
+
+
+@pytest.mark.parametrize("at", [0, 30, 80, 400, -1])
+def test_a_damaged_file_is_ignored(at: int, directory: Path, parsed: list[str]) -> None:
+    """A flipped byte anywhere makes everything be parsed again, and the file be written again."""
+    load(directory, library(directory))
+    path = directory.parent / "kept"
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0x11
+    path.write_bytes(content)
+    parsed.clear()
+    load(directory, library(directory))
+    assert len(parsed) == 3
+    parsed.clear()
+    load(directory, library(directory))
+    assert parsed == []
+
+
+def test_other_code_parses_again(directory: Path, parsed: list[str]) -> None:
+    """What other code wrote is not believed."""
+    load(directory, library(directory))
+    parsed.clear()
+    load(directory, library(directory, "other"))
+    assert len(parsed) == 3
+
+
+def test_new_gone_and_double(directory: Path, parsed: list[str]) -> None:
+    """A new file is read, a lost one is missed, the same name twice is told although both files are known."""
+    load(directory, library(directory))
+    (directory / "fetch/two.yml").write_text(definition("two", "https://example.org/2", b"2"))
+    assert "two" in load(directory, library(directory)).fetches
+    assert parsed[-1] == "two.yml"
+    (directory / "fetch/two.yml").unlink()
+    assert "two" not in load(directory, library(directory)).fetches
+    (directory / "fetch/copy.yml").write_text((directory / "fetch/one.yml").read_text())
+    with pytest.raises(DefinitionError, match="is defined twice"):
+        load(directory, library(directory))
+    (directory / "fetch/copy.yml").unlink()
+    (directory / "fetch/one.yml").unlink()
+    with pytest.raises(DefinitionError, match="there is no fetch called 'one'"):
+        load(directory, library(directory))
+
+
+def test_defaults_and_mirrors_concern_every_file(directory: Path, parsed: list[str]) -> None:
+    """A change of kind.yml's defaults or of mirrors.yml makes the files be read anew."""
+    load(directory, library(directory))
+    (directory / "fetch/kind.yml").write_text("task-defaults:\n  artifact-prefix: private\n")
+    assert load(directory, library(directory)).fetches["one"].artifact_prefix == "private"
+    (directory / "fetch/kind.yml").unlink()
+    assert load(directory, library(directory)).fetches["one"].artifact_prefix == "public"
+    (directory / "mirrors.yml").write_text("{}\n")
+    parsed.clear()
+    load(directory, library(directory))
+    assert set(parsed) == {"mirrors.yml", "one.yml", "more.yml", "all.yml"}
+    (directory / "mirrors.yml").unlink()
+    assert load(directory, library(directory)).fetches["one"] == load(directory).fetches["one"]
+
+
+def test_heavy_modules_stay_out(directory: Path) -> None:
+    """Loading the porch imports nothing that opens sockets, compresses or parses YAML."""
+    import subprocess
+    import sys
+
+    code = "import sys; import tasks_lib.graph.porch; print(*sorted({'requests','urllib3','zstandard','rich','yaml','ssl'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=directory.parent,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == ""
