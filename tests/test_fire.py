@@ -731,3 +731,36 @@ def test_clones(farm: Farm, tmp_path: Path) -> None:
         shutil.rmtree(place / "build")
         farm.doit(*words, "link_mode=hardlink")
         assert placed.stat().st_ino == blob.stat().st_ino
+
+
+def children(process: int) -> list[int]:
+    path = Path(f"/proc/{process}/task/{process}/children")
+    return [int(word) for word in path.read_text().split()] if path.exists() else []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_a_verify_that_is_stopped(farm: Farm, number: str) -> None:
+    """Stopped, verify ends soon, its workers with it, and SIGINT is told by status 130."""
+    for place in range(8):
+        with farm.cache.joinpath("ballast").open("wb") as file:
+            file.truncate((200 << 20) + place)
+        digest = f"{place:064x}"
+        name = farm.cache / "v1/blobs/sha256" / digest[:2] / digest
+        name.parent.mkdir(exist_ok=True)
+        farm.cache.joinpath("ballast").rename(name)
+    process = farm.start("verify")
+    while not (workers := children(process.pid)):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, getattr(signal, number)) if number == "SIGINT" else process.send_signal(
+        getattr(signal, number)
+    )
+    begun = time.monotonic()
+    status = process.wait(30)
+    assert time.monotonic() - begun < 10
+    assert status == (130 if number == "SIGINT" else -getattr(signal, number))
+    time.sleep(0.5)
+    for worker in workers:
+        state = Path(f"/proc/{worker}/stat")
+        assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"

@@ -5,6 +5,7 @@ Threads would hand Python's lock over for every chunk, which costs a fifth of th
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -21,6 +22,8 @@ from tasks_lib.store import Item, Store
 _WORTH_A_PROCESS: Final = 32 << 20
 #: Things handed over at once: small ones are read faster than they are handed over.
 _CHUNK: Final = 16
+#: Source: linux/prctl.h.
+_PR_SET_PDEATHSIG: Final = 1
 
 #: What a worker inspects with; set in workers only, right after they begin.
 _store: list[Store] = []
@@ -40,10 +43,15 @@ def inspected(store: Store, items: list[Item], progress: Progress) -> Iterator[t
             yield item, store.upkeep.inspect(item, Silent())
         return
     context = multiprocessing.get_context("fork")  # a store is not sent, it is inherited
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(store,))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(store, os.getpid()))
     try:
         size = max(1, min(_CHUNK, len(items) // (4 * workers)))
-        yield from zip(items, pool.map(_inspect, items, chunksize=size), strict=True)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # workers begin with it blocked, and ignore it then
+        try:
+            found = pool.map(_inspect, items, chunksize=size)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        yield from zip(items, found, strict=True)
     except BrokenProcessPool as error:
         raise StoreError("a process that reads the cache was killed", hint="is there memory enough?") from error
     except BaseException:
@@ -54,8 +62,11 @@ def inspected(store: Store, items: list[Item], progress: Progress) -> Iterator[t
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(store: Store) -> None:
+def _begin(store: Store, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the first process decides
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # however that one ends
+    if os.getppid() != parent:  # it has ended already
+        os._exit(1)
     _store.append(store)
 
 
