@@ -19,6 +19,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -138,6 +139,18 @@ class Farm:
 @pytest.fixture
 def farm(tmp_path: Path) -> Farm:
     """Return a farm with one entry that was there before: `old`."""
+    return planted(tmp_path)
+
+
+@pytest.fixture
+def public() -> Iterator[Farm]:
+    """Return such a farm where everybody may read: other sessions close pytest's own directories."""
+    with tempfile.TemporaryDirectory(prefix="farm-") as name:
+        Path(name).chmod(0o755)
+        yield planted(Path(name))
+
+
+def planted(tmp_path: Path) -> Farm:
     top = tmp_path / "farm"
     (top / "fetchdefs/fetch").mkdir(parents=True)
     (top / "fetchdefs/toolchain").mkdir()
@@ -386,19 +399,13 @@ def test_a_cache_that_others_can_write_is_refused(farm: Farm, place: str, mode: 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
 
-def readable(farm: Farm) -> None:
-    for path in [farm.top, *farm.top.parents]:
-        if path != Path("/"):
-            path.chmod(path.stat().st_mode | 0o055)
-
-
 @root_only
-def test_a_read_only_cache(farm: Farm, tmp_path: Path) -> None:
+def test_a_read_only_cache(public: Farm) -> None:
     """Of a cache that cannot be written, hits are served; a miss fails clearly, or goes to a private cache."""
-    readable(farm)
+    farm = public
     done = farm.doit("fetch:lib", "repack:lib")
     assert done.returncode == 0
-    home = tmp_path / "home"
+    home = farm.top.parent / "home"
     home.mkdir()
     home.chmod(0o777)
     build = f"build={home}/build"
