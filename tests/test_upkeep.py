@@ -182,7 +182,7 @@ def test_prune_removes_what_no_definitions_need(repository: Path) -> None:
 
 
 def test_prune_asks_every_directory_that_used_the_cache(repository: Path, tmp_path: Path) -> None:
-    """What another definitions directory needs stays until that directory is gone; broken definitions stop all."""
+    """What another definitions directory needs stays until that directory is empty; broken definitions stop all."""
     shutil.copytree(repository / "fetchdefs", tmp_path / "other")
     doit(repository, f"fetchdefs={tmp_path}/other", "list")
     drop(repository, "data")
@@ -192,7 +192,8 @@ def test_prune_asks_every_directory_that_used_the_cache(repository: Path, tmp_pa
     done = doit(repository, "prune")
     assert done.returncode == 3
     assert "other used this cache, and its definitions cannot be read" in done.stdout
-    shutil.rmtree(tmp_path / "other")
+    shutil.rmtree(tmp_path / "other/fetch")
+    shutil.rmtree(tmp_path / "other/toolchain")
     doit(repository, "prune")
     assert not blob(repository, ZIPPED).exists()
 

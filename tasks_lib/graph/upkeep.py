@@ -170,7 +170,7 @@ def plan_of(world: World, fetchdefs: Path) -> Plan:
 def _roots(world: World) -> Reach:
     """Return what the current definitions need, and all others that used this cache.
 
-    A directory that is gone needs nothing; one whose definitions are wrong needs nobody knows what.
+    A directory that is gone, or empty, needs nothing; one whose definitions are wrong needs nobody knows what.
 
     Raises:
         StoreError: the definitions of a directory cannot be read.
@@ -178,7 +178,7 @@ def _roots(world: World) -> Reach:
     own = world.settings.fetchdefs.absolute()
     directories = {own, *world.store.upkeep.definitions().values()}
     plans = []
-    for directory in sorted(path for path in directories if path == own or path.is_dir()):
+    for directory in sorted(path for path in directories if path == own or any(path.glob("*/*.y*ml"))):
         try:
             plans.append(plan_of(world, directory))
         except DefinitionError as error:
