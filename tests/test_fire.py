@@ -771,3 +771,26 @@ def test_a_verify_that_is_stopped(farm: Farm, number: str) -> None:
     for worker in workers:
         state = Path(f"/proc/{worker}/stat")
         assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@needs_strace
+@pytest.mark.slow
+def test_order_for_a_power_loss(farm: Farm) -> None:
+    """Each file of the store is synced before it has its name, and the directory of the name afterwards."""
+    farm.clear()
+    log = farm.top.parent / "log"
+    words = ("strace", "-f", "-y", "-o", str(log), "-e", "trace=fsync,linkat")
+    assert farm.doit(before=words, FETCH_DURABILITY="full").returncode == 0
+    synced: dict[str, list[str]] = collections.defaultdict(list)  # of each thread, since its last name
+    named = 0
+    lines = log.read_text(errors="replace").splitlines()
+    for number, line in enumerate(lines):
+        if found := re.search(r"fsync\(\d+<([^>]*)>", line):
+            synced[line.split()[0]].append(found[1])
+        elif found := re.search(r'linkat\(.*, "/proc/self/fd/\d+", \d+<([^>]*)>, "([0-9a-f]{64})"', line):
+            named += 1
+            assert any("/v1/partial/" in path or "/v1/tmp/" in path for path in synced[line.split()[0]]), line
+            later = [one for one in lines[number:] if f"<{found[1]}>" in one and "fsync" in one]
+            assert later, line
+            synced[line.split()[0]].clear()
+    assert named >= 4
