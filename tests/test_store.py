@@ -14,8 +14,10 @@ from tasks_lib.errors import (
     SizeMismatchError,
     StoreUnavailableError,
 )
+from tasks_lib.progress import Silent
 from tasks_lib.store import Result, Store
 from tasks_lib.store.memo import Stamp
+from tasks_lib.tree import remove_tree
 
 BYTES = b"content" * 1000
 
@@ -164,3 +166,40 @@ def test_an_unusable_cache_says_so(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("in the way")
     with pytest.raises(StoreUnavailableError, match="cannot be used"), Store(tmp_path / "cache").writer():
         pass
+
+
+def test_what_is_open_is_leased(store: Store) -> None:
+    """Prune leaves alone what somebody reads, or works on under its lock, and takes it afterwards."""
+    put(store, BYTES)
+    (item,) = [one for one in store.upkeep.items() if one.kind == "blob"]
+    with store.upkeep.pruning(Silent()) as discard:
+        with store.open(PINNED):
+            assert discard(item, remove_tree) == "in use"
+        with store.lock(item.name):
+            assert discard(item, remove_tree) == "locked"
+        assert store.has(PINNED)
+        assert discard(item, remove_tree) == ""
+    assert not store.has(PINNED)
+
+
+def test_a_wrong_size_in_a_definition_harms_no_blob(store: Store) -> None:
+    """The right digest with another size is a wrong expectation: the blob stays where it is."""
+    put(store, BYTES)
+    wrong = Integrity(size=PINNED.size + 1, digest=PINNED.digest)
+    assert not store.has(wrong)
+    with pytest.raises(BlobMissingError, match="7001 are expected"):
+        store.open(wrong)
+    assert store.has(PINNED)
+
+
+def test_a_second_name_never_replaces_the_first(store: Store) -> None:
+    """The same content written again leaves the first file; something wrong in its place goes to quarantine."""
+    put(store, BYTES)
+    path = store.path(PINNED.digest)
+    first = path.stat().st_ino
+    put(store, BYTES)
+    assert path.stat().st_ino == first
+    spoil(path)
+    put(store, BYTES)
+    assert path.read_bytes() == BYTES
+    assert list((store.root / "v1/quarantine").glob(f"{path.name}.*"))
