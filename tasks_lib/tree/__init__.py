@@ -8,6 +8,7 @@ is recorded outside of the tree, so that no archive can forge it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -30,6 +31,8 @@ __all__ = ["TREE_VERSION", "Slot", "remove_tree"]
 #: Raise when the same archive may give another tree.
 TREE_VERSION: Final = 2
 _CHUNK: Final = 1 << 20
+#: How often a directory is made again that another slot removed because it was empty.
+_TRIES: Final = 20
 _KINDS: Final = {
     "file": stat.S_IFREG, "hardlink": stat.S_IFREG, "directory": stat.S_IFDIR, "symlink": stat.S_IFLNK,
 }  # fmt: skip
@@ -148,10 +151,7 @@ class Slot:
         staging = self.destination.with_name(f"{self._staging}{secrets.token_hex(6)}.part")
         with _translated(self.destination):
             self.record.parent.mkdir(parents=True, exist_ok=True)
-            # another slot may take the empty parent away, or be moved to where this one begins
-            with locked(self.record.parent / ".lock", timeout_s=self.lock_timeout_s, progress=progress):
-                self.destination.parent.mkdir(parents=True, exist_ok=True)
-                staging.mkdir(mode=0o700)
+            _make(staging)
             record = RecordWriter(self.record, key, name)
             try:
                 with TreeWriter(staging, record, progress, copies) as writer:
@@ -185,8 +185,12 @@ class Slot:
 
     def _move(self, staging: Path, name: str) -> None:
         if not os.path.lexists(self.destination):
-            staging.rename(self.destination)
-            return
+            try:
+                staging.rename(self.destination)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise  # else another slot just began below the place where this one goes
         # what is new goes beside what others put there
         for path in self._new_paths(lines(self._moving), name, frozenset()):
             (staging / path).rename(self.destination / path)
@@ -305,6 +309,20 @@ def _placed(source: BinaryIO, file_name: str) -> Iterator[Entry]:
     source.seek(0)
     chunks = iter(lambda: source.read(_CHUNK), b"")
     yield Entry(path=os.fsencode(file_name), kind="file", executable=runs, size=size, chunks=chunks)
+
+
+def _make(staging: Path) -> None:
+    """Make a private directory; another slot that is cleared may take the empty parent away meanwhile.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    for _ in range(_TRIES):
+        staging.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            staging.mkdir(mode=0o700)
+            return
+    staging.mkdir(mode=0o700)
 
 
 def _lstat(path: Path) -> os.stat_result | None:
