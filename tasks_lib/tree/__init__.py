@@ -57,9 +57,12 @@ class Slot:
         """
         with _translated(self.destination):
             self.record.parent.mkdir(parents=True, exist_ok=True)
+        # what was begun before has its lock: looking for leftovers lists a directory that all trees share
+        begun = os.path.lexists(self.record.with_suffix(".lock"))
         before = _lstat(self.record)
         with locked(self.record.with_suffix(".lock"), timeout_s=self.lock_timeout_s, progress=progress):
-            self._sweep()
+            if begun:
+                self._sweep()
             after = _lstat(self.record)
             yield after is not None and (before is None or not os.path.samestat(before, after))
 
