@@ -106,6 +106,19 @@ def code_mark() -> str:
     return digest.hexdigest()
 
 
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write a file in one step, so that nobody else can write it; a cache that refuses just does not help."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with contextlib.suppress(OSError):
+        try:
+            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
 class Library:
     """The file at `path`; `code` says which code wrote it."""
 
@@ -138,13 +151,7 @@ class Library:
         """Keep it; a cache that cannot be written just does not help."""
         body = msgspec.msgpack.encode(kept)
         self.identity, self.consumers, self.marks = hashlib.sha256(body).digest(), kept.consumers, kept.marks
-        aside = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
-        with contextlib.suppress(OSError):
-            try:
-                aside.write_bytes(_MAGIC + self.identity + body)
-                aside.replace(self._path)
-            finally:
-                aside.unlink(missing_ok=True)
+        replace_bytes(self._path, _MAGIC + self.identity + body)
 
 
 def unchanged(marks: Mapping[str, Mark], roots: Iterable[Path]) -> bool:

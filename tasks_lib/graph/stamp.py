@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from tasks_lib.graph.library import RACY_NS, Library, Mark
+from tasks_lib.graph.library import RACY_NS, Library, Mark, replace_bytes
 
 _MAGIC: Final = b"doit-fetch stamp 1\n"
 _DIRECTORY: Final = 0o040000
@@ -220,13 +219,7 @@ def write(
             msgspec.Raw(encode(made)),
         )
     )
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with contextlib.suppress(OSError):
-        try:
-            aside.write_bytes(_MAGIC + hashlib.sha256(body).digest() + body)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+    replace_bytes(path, _MAGIC + hashlib.sha256(body).digest() + body)
 
 
 class Recorder:

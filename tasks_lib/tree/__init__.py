@@ -32,6 +32,8 @@ __all__ = ["TREE_VERSION", "Slot", "remove_tree"]
 #: Raise when the same archive may give another tree.
 TREE_VERSION: Final = 2
 _CHUNK: Final = 1 << 20
+#: How often a directory is made again that another slot removed because it was empty.
+_TRIES: Final = 20
 _KINDS: Final = {
     "file": stat.S_IFREG, "hardlink": stat.S_IFREG, "directory": stat.S_IFDIR, "symlink": stat.S_IFLNK,
 }  # fmt: skip
@@ -56,9 +58,12 @@ class Slot:
         """
         with _translated(self.destination):
             self.record.parent.mkdir(parents=True, exist_ok=True)
+        # what was begun before has its lock: looking for leftovers lists a directory that all trees share
+        begun = os.path.lexists(self.record.with_suffix(".lock"))
         before = _lstat(self.record)
         with locked(self.record.with_suffix(".lock"), timeout_s=self.lock_timeout_s, progress=progress):
-            self._sweep()
+            if begun:
+                self._sweep()
             after = _lstat(self.record)
             yield after is not None and (before is None or not os.path.samestat(before, after))
 
@@ -150,10 +155,7 @@ class Slot:
         staging = self.destination.with_name(f"{self._staging}{secrets.token_hex(6)}.part")
         with _translated(self.destination):
             self.record.parent.mkdir(parents=True, exist_ok=True)
-            # another slot may take the empty parent away, or be moved to where this one begins
-            with locked(self.record.parent / ".lock", timeout_s=self.lock_timeout_s, progress=progress):
-                self.destination.parent.mkdir(parents=True, exist_ok=True)
-                staging.mkdir(mode=0o700)
+            _make(staging)
             record = RecordWriter(self.record, key, name)
             try:
                 with TreeWriter(staging, record, progress, copies) as writer:
@@ -192,8 +194,12 @@ class Slot:
 
     def _move(self, staging: Path, name: str) -> None:
         if not os.path.lexists(self.destination):
-            staging.rename(self.destination)
-            return
+            try:
+                staging.rename(self.destination)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise  # else another slot just began below the place where this one goes
         # what is new goes beside what others put there
         new = self._new_paths(lines(self._moving), name, frozenset())
         with Descent(staging) as made, Descent(self.destination) as there:
@@ -328,6 +334,20 @@ def _placed(source: BinaryIO, file_name: str) -> Iterator[Entry]:
     source.seek(0)
     chunks = iter(lambda: source.read(_CHUNK), b"")
     yield Entry(path=os.fsencode(file_name), kind="file", executable=runs, size=size, chunks=chunks)
+
+
+def _make(staging: Path) -> None:
+    """Make a private directory; another slot that is cleared may take the empty parent away meanwhile.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    for _ in range(_TRIES):
+        staging.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            staging.mkdir(mode=0o700)
+            return
+    staging.mkdir(mode=0o700)
 
 
 def _lstat(path: Path) -> os.stat_result | None:
