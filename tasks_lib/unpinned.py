@@ -29,12 +29,13 @@ from tasks_lib.errors import (
     TransportError,
     escaped,
 )
+from tasks_lib.network import Policy
 from tasks_lib.progress import Progress
-from tasks_lib.sources import MAX_RETRY_AFTER_S, Policy
 from tasks_lib.store import Store, Writer
 from tasks_lib.transport import CHUNK, Response, Transport, redacted
 
-#: Longest backoff in seconds.
+#: Longest wait that a server can ask for, in seconds, and longest backoff.
+MAX_RETRY_AFTER_S: Final = 120.0
 _MAX_BACKOFF_S: Final = 30.0
 _NAP_S: Final = 0.1
 #: zlib's number for "gzip wrapper, largest window". Source: zlib manual, inflateInit2.

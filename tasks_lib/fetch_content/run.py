@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Final
 from tasks_lib.errors import CancelledError, TransportError
 from tasks_lib.fetch_content.porch import log
 from tasks_lib.settings import Settings
-from tasks_lib.sources import Sources
 from tasks_lib.store import Store, place
 from tasks_lib.transport import Transport
 from tasks_lib.unpinned import Unpinned
 
 if TYPE_CHECKING:
     from tasks_lib.digest import Integrity
+    from tasks_lib.sources import Sources
 
 #: Directories that this command makes and removes begin like this.
 PRIVATE: Final = ".fetch-content."
@@ -94,6 +94,8 @@ class Run:
     @cached_property
     def sources(self) -> Sources:
         """Where pinned content comes from."""
+        from tasks_lib.sources import Sources
+
         return Sources(self.store, self._transport, self.settings.policy)
 
     @cached_property

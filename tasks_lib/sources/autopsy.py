@@ -14,7 +14,6 @@ from typing import Any, BinaryIO, Final
 
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import escaped
-from tasks_lib.sources.comparison import MAX_COMPARED_BYTES, compared, members
 
 #: Bytes that are looked at to recognise a page or an error.
 LOOK_BYTES: Final = 64 << 10
@@ -110,6 +109,8 @@ def _wrapped(file: BinaryIO, expected: Integrity) -> Verdict | None:
 def _archive(file: BinaryIO, size: int, name: str, earlier: Iterable[Path]) -> Verdict | None:
     """Compare with what once was right; a complete archive of other content was not cut off on the way."""
     file.seek(0, 2)
+    from tasks_lib.sources.comparison import MAX_COMPARED_BYTES, compared, members  # reads archives: loaded when needed
+
     if file.tell() != size or size > MAX_COMPARED_BYTES:
         return None
     theirs = members(file, name)
