@@ -72,7 +72,7 @@ def test_verified_once_and_again_without_a_network(repository: Path, origin: Ori
     """The verdict is recorded beside where the bytes came from; the kept signature is verified again offline."""
     done = doit(repository)
     assert ran(done) == ["fetch:gmp"]
-    assert "fetch:gmp: gmp: this key expires in 4" in done.stdout
+    assert "gmp: this key expires in 4" in done.stdout and ".sig" not in done.stdout
     told = provenance(repository)
     assert told["signature"] == "good (OpenPGP)"
     assert told["signing_key"] == ring.fingerprints("good")[0]
@@ -99,6 +99,19 @@ def test_a_changed_policy_is_judged_anew(repository: Path, origin: Origin, ring:
     (repository / "fetchdefs/keys/good.asc").write_bytes(ring.public("other"))
     refused = doit(repository, FETCH_OFFLINE="1")
     assert refused.returncode and "not in the key file" in refused.stdout and "Traceback" not in refused.stdout
+
+
+def test_a_changed_key_file_is_noticed(repository: Path, ring: Keyring) -> None:
+    """What was done is not done any more once the key file, and nothing else, says something else."""
+    ran(doit(repository))
+    assert ran(doit(repository)) == []
+    assert ran(doit(repository)) == []
+    (repository / "fetchdefs/keys/good.asc").write_bytes(ring.public("good", "other"))
+    assert ran(doit(repository, FETCH_OFFLINE="1")) == ["fetch:gmp"]
+    assert ran(doit(repository)) == []
+    (repository / "fetchdefs/keys/good.asc").write_bytes(ring.public("other"))
+    refused = doit(repository, FETCH_OFFLINE="1")
+    assert refused.returncode and "not in the key file" in refused.stdout
 
 
 def test_a_signature_added_later(repository: Path, origin: Origin) -> None:

@@ -14,6 +14,8 @@ from tasks_lib.errors import SignatureError, escaped
 
 #: Seconds that a signer's clock may be ahead of ours.
 MAX_AHEAD_S: Final = 24 * 3600
+#: Days before a key's expiry from which on it is told: time for a review of a new key file.
+WARN_DAYS: Final = 90
 #: MD5, SHA-1, RIPEMD-160. Source: RFC 4880 section 9.4; RFC 9580 section 9.5 forbids them.
 WEAK_DIGESTS: Final = {"1": "MD5", "2": "SHA-1", "3": "RIPEMD-160"}
 #: Binary document, canonical text document. Source: RFC 4880 section 5.2.1.
@@ -58,6 +60,13 @@ class Verdict:
         if self.signer != self.key:
             facts["signing_subkey"] = self.signer
         return {name: fact for name, fact in facts.items() if fact}
+
+    def warning(self, now: float) -> str:
+        """Return that the key expires soon, "" when it does not."""
+        days = self.days_left(now)
+        if days is None or days >= WARN_DAYS:
+            return ""
+        return f"this key expires in {days} days: {self.key} ({self.signed_by})"
 
     def days_left(self, now: float) -> int | None:
         """Return the whole days until the key expires, None when it never does."""

@@ -26,8 +26,6 @@ from tasks_lib.unpinned import Asked
 
 #: Largest list of digests in bytes: 100,000 lines.
 MAX_LIST_BYTES: Final = 16 << 20
-#: Days before a key's expiry from which on it is told.
-WARN_DAYS: Final = 90
 
 Check = Callable[[BinaryIO], Verdict]
 
@@ -51,15 +49,10 @@ def vouch(
         for one in source.vouchers:
             found = voucher.verdict(one, content)
             facts |= {**found.facts(), **({"signature": f"{facts['signature']}, {found.kind}"} if facts else {})}
-            _warn(name, found, progress)
+            if warning := found.warning(time.time()):
+                progress.warn(f"{name}: {warning}")
     world.store.record(Result(key=verdict, integrity=source.integrity, provenance=facts))
     return facts
-
-
-def _warn(name: str, verdict: Verdict, progress: Progress) -> None:
-    days = verdict.days_left(time.time())
-    if days is not None and days < WARN_DAYS:
-        progress.warn(f"{name}: this key expires in {days} days: {verdict.key} ({verdict.signed_by})")
 
 
 def keys_of(path: str) -> bytes:
@@ -157,7 +150,7 @@ class _Vouching:
     def _obtained(self, what: str, urls: tuple[str, ...], limit: int, refusal: SignatureError | None) -> Integrity:
         try:
             asked = Asked(name=f"{self._name}: its {what}", urls=urls, limit=limit, headers=self._headers(urls[0]))
-            return self._world.unpinned.obtain(asked, self._progress)
+            return self._world.unpinned.obtain(asked, _Aside(self._progress))
         except (AllSourcesFailedError, OfflineError):
             if refusal is not None:
                 raise refusal from None
@@ -166,6 +159,33 @@ class _Vouching:
     def _headers(self, url: str) -> Mapping[str, str]:
         """Return the definition's headers when the signature lies at the origin that they are for."""
         return dict(self._source.headers) if _origin(url) == _origin(self._source.url) else {}
+
+
+class _Aside:
+    """What is told of a signature on its way: nothing that would pass for the download itself."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def phase(self, name: str, **facts: str | int | float) -> None:
+        """Say only what is waited for."""
+        if name == "wait":
+            self._progress.phase(name, **facts)
+
+    def advance(self, size: int) -> None:
+        """Nothing: a signature is small."""
+
+    def warn(self, message: str) -> None:
+        """Pass it on."""
+        self._progress.warn(message)
+
+    def check(self) -> None:
+        """Stop the work when the run was asked to.
+
+        Raises:
+            CancelledError: it was.
+        """
+        self._progress.check()
 
 
 def _origin(url: str) -> str:
