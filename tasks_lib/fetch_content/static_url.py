@@ -29,8 +29,6 @@ _CHUNK: Final = 1 << 20
 _PROGRAMS: Final = (
     b"\x7fELF", b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf", b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe",
 )  # fmt: skip
-#: Days before a key's expiry from which on it is told.
-_WARN_DAYS: Final = 90
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,9 +158,8 @@ def _verify(run: Run, request: Request, integrity: Integrity) -> None:
         gpg = Gpg(run.environ.get("PATH", os.defpath))
         verdict = gpg.verify(content, file.read(), keys=os.fsencode(keys), fingerprint="", progress=run.progress)
     log(f"Verified signature of {redacted(request.url)}: {verdict.key} ({verdict.signed_by})")
-    days = verdict.days_left(time.time())
-    if days is not None and days < _WARN_DAYS:
-        log(f"WARNING: this key expires in {days} days: {verdict.key}")
+    if warning := verdict.warning(time.time()):
+        log(f"WARNING: {warning}")
 
 
 def _repacked(run: Run, request: Request, integrity: Integrity) -> Integrity:

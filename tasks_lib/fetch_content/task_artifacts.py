@@ -72,7 +72,7 @@ class _Staged:
         from tasks_lib.tree.merge import merge
 
         try:
-            merge(self.tree, artifact.directory)
+            merge(self.tree, artifact.directory, self.tree.parent)
         finally:
             self.close()
 
@@ -101,6 +101,7 @@ def _lay_out(run: Run, artifact: Artifact, integrity: Integrity, tree: Path, sta
     from tasks_lib.archive import Reshape
     from tasks_lib.fetch_content.kinds import kind_of
     from tasks_lib.tree import Slot
+    from tasks_lib.tree.merge import settle
 
     begun = time.monotonic()
     # symlinks are made as the archive has them, last, and nothing is ever written through one
@@ -120,6 +121,7 @@ def _lay_out(run: Run, artifact: Artifact, integrity: Integrity, tree: Path, sta
             key="",
             progress=run.progress,
         )
+    settle(tree, time.time_ns())
     log(f"{redacted(artifact.url)} extracted to {artifact.directory} in {time.monotonic() - begun:.3f}s")
 
 
