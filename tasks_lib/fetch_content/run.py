@@ -33,12 +33,10 @@ _TOTAL_S: Final = 24 * 3600.0
 _MAX_PAUSE_S: Final = 30.0
 
 
-#: Most tries to remove a directory in which threads still work, and seconds between two of them.
-_REMOVALS: Final = 50
-_REMOVAL_S: Final = 0.02
-
-#: Private directories that stand.
-_made: Final[set[Path]] = set()
+#: Seconds between the two looks for what is left when a signal ends the command.
+_LAST_LOOK_S: Final = 0.2
+#: Private directories that were made.
+_made: Final[list[Path]] = []
 
 
 class Told:
@@ -168,20 +166,19 @@ def private_directory(beside: Path) -> Iterator[Path]:
         OSError: it cannot be made.
     """
     path = Path(tempfile.mkdtemp(prefix=PRIVATE, dir=beside))
-    _made.add(path)
+    _made.append(path)
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
-        _made.discard(path)
 
 
 def remove_private_directories() -> None:
-    """Remove what is still there although threads work in it: the process ends now."""
-    while _made:
-        path = _made.pop()
-        for _ in range(_REMOVALS):
+    """Remove every one of them, although threads may work in them: the process ends now.
+
+    A thread whose answer came in this very moment makes its directory again, so that there is a second look.
+    """
+    for pause_s in (_LAST_LOOK_S, 0.0):
+        for path in _made:
             shutil.rmtree(path, ignore_errors=True)
-            if not path.exists():
-                break
-            time.sleep(_REMOVAL_S)  # a thread made one more file meanwhile
+        time.sleep(pause_s)
