@@ -97,6 +97,13 @@ print(commit_archive(world, source, Silent()).digest)
 """
 
 
+#: May read what Python and this checkout are, wherever they lie, and write only what is its own.
+DROP = [
+    "setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups",
+    "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search",
+]  # fmt: skip
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv")
 def test_one_digest() -> None:
     """Two clones, two users, two umasks, core.autocrlf of the user, a later tag: one digest."""
@@ -121,7 +128,7 @@ def same_for_all(tmp_path: Path) -> None:
         cache = tmp_path / f"cache{number}"
         cache.mkdir()
         shutil.chown(cache, user)
-        drop = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if user == "nobody" else []
+        drop = DROP if user == "nobody" else []
         words = [*drop, sys.executable, "-c", CHILD, str(cache), f"file://{tmp_path}/{repository}", commit, "dropped"]
         environ = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(words, env=environ, umask=umask, capture_output=True, text=True, check=False)
