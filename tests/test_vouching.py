@@ -77,6 +77,8 @@ def test_verified_once_and_again_without_a_network(repository: Path, origin: Ori
     assert told["signature"] == "good (OpenPGP)"
     assert told["signing_key"] == ring.fingerprints("good")[0]
     assert told["signed_by"] == "good <good@example.org>" and len(told["key_expires"]) == 10
+    shown = doit(repository, "info", "fetch:gmp").stdout
+    assert "good (OpenPGP)" in shown and told["key_expires"] in shown and told["signing_key"] in shown
     assert ran(doit(repository)) == []
     doit(repository, "forget", "fetch:gmp")
     again = doit(repository, FETCH_OFFLINE="1")
