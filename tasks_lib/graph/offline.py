@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tasks_lib.definitions import Fetch
 from tasks_lib.errors import OfflineError, escaped
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ def refuse_missing(tasks: Mapping[str, Any], selected: Iterable[str]) -> None:
     Raises:
         OfflineError: names everything that would have to come from the network.
     """
+    from tasks_lib.definitions import Fetch
     from tasks_lib.steps import needs_network  # loads what a run needs, and other commands do not
 
     missing = [
