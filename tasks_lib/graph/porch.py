@@ -1,6 +1,6 @@
 """The porch for doit: reads command line variables and environment, builds the world, exposes the tasks.
 
-The only module that reads `os.environ`.
+Beside `fetch_content.porch` the only module that reads `os.environ`.
 """
 
 from __future__ import annotations
