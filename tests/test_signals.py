@@ -94,6 +94,17 @@ def test_random_signals(repository: Path) -> None:
     assert ran(doit(repository)) == []
 
 
+@pytest.mark.parametrize("command", ["run", "list", "forget"])
+def test_an_interrupt_while_python_leaves(repository: Path, command: str) -> None:
+    """Ctrl-C after the work is done, while Python tears itself down, ends the process without a traceback."""
+    with (repository / "dodo.py").open("a") as dodo:
+        dodo.write("import atexit, os, signal\natexit.register(os.kill, os.getpid(), signal.SIGINT)\n")
+    done = doit(repository, command, *(["fetch:p0"] if command == "run" else []))
+    assert done.returncode == -signal.SIGINT
+    assert "Traceback" not in done.stdout
+    assert whole(repository)
+
+
 @pytest.mark.slow
 def test_two_runs_at_once(repository: Path) -> None:
     """Two bare runs of the same repository both end well, fetch nothing twice, and leave a state that both know."""

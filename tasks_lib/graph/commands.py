@@ -10,6 +10,7 @@ import contextlib
 import gc
 import getopt
 import os
+import signal
 import sys
 from typing import Any, Final
 
@@ -86,6 +87,8 @@ class Named(_COMMAND):  # type: ignore[misc]
             return PIPE_CLOSED
         except KeyboardInterrupt:
             return INTERRUPTED
+        finally:
+            _let_signals_end_us()
         return status
 
 
@@ -99,6 +102,13 @@ def _refused(error: FetchError) -> int:
 def _flush() -> None:
     if sys.stdout is not None:  # it may have been closed from the start
         sys.stdout.flush()
+
+
+def _let_signals_end_us() -> None:
+    """Nothing is left to do but to leave: Ctrl-C now is an end by signal, not a traceback out of Python's own exit."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        with contextlib.suppress(ValueError):  # not the main thread, to which no signal comes
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _silence() -> None:

@@ -87,7 +87,10 @@ class Interruption:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Listen to the signals that are not ignored (as under nohup), if this is the main thread."""
+        """Listen to the signals that are not ignored (as under nohup), if this is the main thread.
+
+        Afterwards all is saved: Ctrl-C then ends the process where it stands, without Python's traceback.
+        """
         before: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for one in self.SIGNALS:
@@ -97,7 +100,7 @@ class Interruption:
             yield
         finally:
             for one, handler in before.items():
-                signal.signal(one, handler)
+                signal.signal(one, signal.SIG_DFL if handler is signal.default_int_handler else handler)
 
     @property
     def status(self) -> int:
