@@ -24,6 +24,7 @@ from tasks_lib.errors import (
 )
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.store import files, locks, results, usage
+from tasks_lib.store.directories import Directories
 from tasks_lib.store.locks import locked
 from tasks_lib.store.memo import Stamp
 from tasks_lib.store.options import LOCK_TIMEOUT_S, Options
@@ -50,10 +51,10 @@ __all__ = [
     "place",
 ]
 
-#: Source: https://bford.info/cachedir/
-_CACHEDIR_TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# cache of doit-fetch; may be deleted\n"
 #: What is said when no more bytes go into a file.
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: Bytes that are just written: whether they fit is found out as fast as it is asked.
+_SMALL: Final = 1 << 20
 #: Attempts to name a blob: each time, something that is not the blob is moved out of its place.
 _NAMING_ATTEMPTS: Final = 3
 
@@ -65,6 +66,7 @@ class Store:
         self.root = root
         self.options = options or Options()
         self.shelf = Shelf(root, self.options)
+        self._directories = Directories(root, self.options)
         self._lower = Shelf(self.options.shared, self.options) if self.options.shared else None
 
     # --- places
@@ -92,15 +94,7 @@ class Store:
         Raises:
             StoreUnavailableError: it cannot be made, or others can write it.
         """
-        path = self.shelf.top / name
-        with files.translated(path):
-            if not path.is_dir():
-                files.make_directory(path, self.root, self.options.durability)
-                tag = self.root / "CACHEDIR.TAG"
-                if not tag.exists():
-                    files.append_text(tag, _CACHEDIR_TAG, "anew")
-            self.options.trust.require(path, path.lstat())
-        return path
+        return self._directories.own(self.shelf.top / name)
 
     def repository(self, name: str) -> Path:
         """Return where the bare repository `name` (hex digits) is or would be; hold `lock` of its name to change it.
@@ -206,21 +200,26 @@ class Store:
             OSError: the file system refused.
         """
         final = self.path(integrity.digest)
-        files.make_directory(final.parent, self.root, self.options.durability)
-        for _ in range(_NAMING_ATTEMPTS):
-            try:
-                files.name_once(descriptor, temporary, final)
-                break
-            except FileExistsError:
-                if self.shelf.found(integrity) is not None:
-                    break
-        else:
-            raise FileExistsError(errno.EEXIST, "something else stands there again and again", str(final))
+        self._directories.make(final.parent, self.options.durability)
+        named = self._named(descriptor, temporary, integrity, final)
         files.sync_directory(final.parent, self.options.durability)
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        if files.is_same(descriptor, final):
+        if named == "now":
             self.shelf.memo.put(Stamp.of(os.fstat(descriptor)), integrity.digest.hex)
+
+    def _named(
+        self, descriptor: int, temporary: Path | None, integrity: Integrity, final: Path
+    ) -> Literal["now", "before"]:
+        for _ in range(_NAMING_ATTEMPTS):
+            try:
+                files.name_once(descriptor, temporary, final)
+            except FileExistsError:
+                if self.shelf.found(integrity) is not None:
+                    return "before"
+            else:
+                return "now"
+        raise FileExistsError(errno.EEXIST, "something else stands there again and again", str(final))
 
     def temporary(self) -> BinaryIO:
         """Return an anonymous file beside the blobs, gone when closed; it raises StoreUnavailableError when it is full.
@@ -244,7 +243,9 @@ class Store:
         """
         path = self._directory("partial") / f"{integrity.digest.hex}.part"
         with files.translated(path, integrity.size):
-            files.require_space(path.parent, integrity.size - self._resumable(path))
+            missing = integrity.size - self._resumable(path)
+            if missing > _SMALL:
+                files.require_space(path.parent, missing)
             partial = Partial(path, self._directory("quarantine"), integrity)
         full = False
         try:
@@ -264,7 +265,7 @@ class Store:
         A kill between naming a blob and dropping the partial's name leaves both: that file is the blob's now.
         """
         try:
-            status = path.lstat()
+            status = os.lstat(path)
         except FileNotFoundError:
             return 0
         if not stat.S_ISREG(status.st_mode):
@@ -317,17 +318,18 @@ class Store:
     def record(self, result: Result) -> None:
         """Remember what a recipe key gave.
 
+        Nothing is synced: a note that a power loss took or tore fails its own check, and is made again.
+
         Raises:
             StoreUnavailableError: the cache cannot be written.
         """
         final = self._directory("results") / result.key[:2] / result.key
         with files.translated(final):
-            files.make_directory(final.parent, self.root, self.options.durability)
+            self._directories.make(final.parent, "fast")
             with self._scratch(0o644) as (temporary, scratch):
-                temporary.file.write(results.encoded(result).encode("ascii"))
-                temporary.finish(self.options.durability)
-                files.name_over(temporary.file.fileno(), temporary.path, final, scratch)
-            files.sync_directory(final.parent, self.options.durability)
+                temporary.write(results.encoded(result).encode("ascii"))
+                temporary.finish("fast")
+                files.name_over(temporary.descriptor, temporary.path, final, scratch)
 
     @contextlib.contextmanager
     def _scratch(self, mode: int) -> Iterator[tuple[files.Temporary, Path]]:
@@ -349,12 +351,12 @@ class Store:
             StoreUnavailableError: `path` cannot be written.
         """
         with self.open(integrity) as file, files.translated(path, integrity.size):
-            files.make_directory(path.parent, self.root, self.options.durability)
+            self._directories.make(path.parent, "fast")  # a link that a power loss takes is made again
             if not self._linked(file, path, integrity):
                 with self._scratch(0o444) as (temporary, scratch):
-                    fill(file, temporary.file.fileno(), "auto", Silent())
+                    fill(file, temporary.descriptor, "auto", Silent())
                     temporary.finish(self.options.durability)
-                    files.name_over(temporary.file.fileno(), temporary.path, path, scratch)
+                    files.name_over(temporary.descriptor, temporary.path, path, scratch)
 
     def _linked(self, file: BinaryIO, path: Path, integrity: Integrity) -> bool:
         """Whether `path` could be made a link to the open blob, whose stamp that changes."""

@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import io
+import itertools
 import os
 import secrets
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
@@ -37,6 +40,9 @@ _HASH_CHUNK: Final = 1 << 18
 _OWN: Final = threading.local()
 #: Bytes that a spool collects before it writes.
 _SPOOL_BUFFER: Final = 1 << 18
+#: What makes names free: this process among all of its number, and its names among each other.
+_RUN: Final = secrets.token_hex(8)
+_NUMBERS: Final = itertools.count()
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -47,7 +53,12 @@ class NotRegularError(OSError):
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading, never through a symlink and never blocking on a FIFO.
+    """Open a regular file for reading, as `regular`."""
+    return os.fdopen(regular(path)[0], "rb", buffering=0)
+
+
+def regular(path: Path) -> tuple[int, os.stat_result]:
+    """Open a regular file for reading, never through a symlink and never blocking on a FIFO; what it is comes along.
 
     Raises:
         NotRegularError: anything but a regular file.
@@ -59,10 +70,11 @@ def open_regular(path: Path) -> BinaryIO:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise NotRegularError(error.errno, "no regular file", str(path)) from error
         raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise NotRegularError(errno.EINVAL, "no regular file", str(path))
-    return os.fdopen(descriptor, "rb", buffering=0)
+    return descriptor, status
 
 
 def text_of(file: BinaryIO) -> str:
@@ -122,11 +134,20 @@ def make_directory(path: Path, root: Path, durability: Durability = "full") -> N
     if path.is_dir():
         return
     make_directory(path.parent, root, durability)
+    make_one(path, root, durability)
+
+
+def make_one(path: Path, root: Path, durability: Durability) -> None:
+    """Make one directory in one that is there, as `make_directory`.
+
+    Raises:
+        OSError: the file system refused.
+    """
     try:
         path.mkdir(mode=0o755)
     except FileExistsError:
         return
-    shared = path.parent.stat().st_mode & (stat.S_ISGID | stat.S_IWGRP) if root in path.parents else 0
+    shared = _shared(str(path.parent), int(time.monotonic())) if root in path.parents else 0
     if shared & stat.S_IWGRP:
         path.chmod(0o755 | shared)
     sync_directory(path.parent, durability)
@@ -138,12 +159,18 @@ def open_common(path: Path, flags: int) -> int:
     Raises:
         OSError: the file system refused.
     """
-    mode = 0o644 | path.parent.stat().st_mode & stat.S_IWGRP
+    mode = 0o644 | _shared(str(path.parent), int(time.monotonic())) & stat.S_IWGRP
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
     if mode & stat.S_IWGRP:
         with contextlib.suppress(OSError):  # somebody else's already
             os.fchmod(descriptor, mode)
     return descriptor
+
+
+@functools.lru_cache(maxsize=64)
+def _shared(directory: str, _second: int) -> int:
+    """Return the bits of a directory that what is new in it takes on; thousands of files ask within a second."""
+    return os.stat(directory).st_mode & (stat.S_ISGID | stat.S_IWGRP)  # noqa: PTH116 - the key of the cache is a string
 
 
 def sync_directory(path: Path, durability: Durability = "full") -> None:
@@ -166,7 +193,7 @@ def sync_directory(path: Path, durability: Durability = "full") -> None:
 
 def scratch_name() -> str:
     """Return a free name that says whose it is, for `tmp`."""
-    return f"{os.getpid()}-{secrets.token_hex(8)}"
+    return f"{os.getpid()}-{_RUN}{next(_NUMBERS):x}"
 
 
 class _Spool(io.FileIO):
@@ -204,20 +231,29 @@ class Temporary:
         self.path: Path | None = None
         flags = os.O_RDWR | os.O_CLOEXEC
         try:
-            descriptor = os.open(directory, flags | os.O_TMPFILE, 0o600)
+            self.descriptor = os.open(directory, flags | os.O_TMPFILE, 0o600)
         except OSError as error:
             if error.errno not in _NOT_OFFERED:
                 raise
             self.path = directory / scratch_name()
-            descriptor = os.open(self.path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            self.descriptor = os.open(self.path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self.file: BinaryIO = os.fdopen(descriptor, "r+b")
+                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._mode = mode
+
+    def write(self, chunk: bytes) -> None:
+        """Write the whole of `chunk`.
+
+        Raises:
+            OSError: the file system refused.
+        """
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(self.descriptor, view) :]
 
     def spool(self, directory: Path) -> BinaryIO:
         """Return the file alone, for what is written and read again and never named."""
-        spool = _Spool(os.dup(self.file.fileno()), directory)
+        spool = _Spool(os.dup(self.descriptor), directory)
         self.close()
         return io.BufferedRandom(spool, _SPOOL_BUFFER)
 
@@ -227,15 +263,14 @@ class Temporary:
         Raises:
             OSError: the file system refused.
         """
-        self.file.flush()
-        os.fchmod(self.file.fileno(), self._mode)
+        os.fchmod(self.descriptor, self._mode)
         if durability == "full":
-            os.fsync(self.file.fileno())
+            os.fsync(self.descriptor)
 
     def close(self) -> None:
         """Close it; without a final name it is gone."""
         with contextlib.suppress(OSError):
-            self.file.close()
+            os.close(self.descriptor)
         if self.path is not None:
             with contextlib.suppress(OSError):
                 self.path.unlink()
@@ -248,9 +283,9 @@ def name_once(descriptor: int, temporary: Path | None, final: Path) -> None:
         FileExistsError: something else stands there.
         OSError: the file system refused.
     """
-    directory = os.open(final.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.link(f"/proc/self/fd/{descriptor}", final.name, dst_dir_fd=directory, follow_symlinks=True)
+        # with a descriptor Python calls linkat, which can follow; the path is absolute, so that it means nothing else
+        os.link(f"/proc/self/fd/{descriptor}", final, src_dir_fd=descriptor, follow_symlinks=True)
     except FileExistsError:
         # over NFS an answer may be lost and the repeated request find its own work
         if not is_same(descriptor, final):
@@ -259,8 +294,6 @@ def name_once(descriptor: int, temporary: Path | None, final: Path) -> None:
         if error.errno not in _NOT_OFFERED or temporary is None:
             raise
         _name_by_path(descriptor, temporary, final)
-    finally:
-        os.close(directory)
 
 
 def _name_by_path(descriptor: int, temporary: Path, final: Path) -> None:
@@ -298,7 +331,7 @@ def name_over(descriptor: int, temporary: Path | None, final: Path, scratch: Pat
 def is_same(descriptor: int, path: Path) -> bool:
     """Whether `path` is a name of the open file."""
     try:
-        named = path.lstat()
+        named = os.lstat(path)
     except OSError:
         return False
     return os.path.samestat(os.fstat(descriptor), named)

@@ -20,6 +20,8 @@ from tasks_lib.store import files
 
 #: Seconds between two looks at a lock that another process holds.
 _POLL_S: Final = 0.1
+#: Bytes of the holder's process id in a lock file, filled with blanks over what an earlier holder left.
+_HOLDER: Final = 20
 _FLAGS: Final = os.O_RDWR | os.O_CREAT
 
 
@@ -34,8 +36,7 @@ def locked(path: Path, *, timeout_s: float, progress: Progress) -> Iterator[None
     descriptor = _taken(path, fcntl.LOCK_EX, timeout_s, progress)
     try:
         with contextlib.suppress(OSError):  # a full disk: the lock holds without its note
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            os.pwrite(descriptor, b"%-*d" % (_HOLDER, os.getpid()), 0)
         yield
     finally:
         os.close(descriptor)
@@ -122,7 +123,7 @@ def _wait_for(descriptor: int, kind: int, path: Path, timeout_s: float, progress
     begun = time.monotonic()
     told = ""
     while not _lock(descriptor, kind, path):
-        holder = escaped(os.pread(descriptor, 20, 0)) or "unknown"
+        holder = escaped(os.pread(descriptor, _HOLDER, 0).strip()) or "unknown"
         if holder != told:
             progress.phase("wait", holder=holder)
             told = holder

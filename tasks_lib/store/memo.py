@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
+import weakref
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -34,6 +36,11 @@ class Stamp(NamedTuple):
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
+#: Measurements that wait to be written, and the seconds that they wait while more come: a kill forgets as many.
+_BATCH: Final = 128
+_BATCH_S: Final = 0.5
+
+
 class Memo:
     """Stamp -> hex digest: an append-only text file, read once. Safe to use from any thread."""
 
@@ -45,6 +52,9 @@ class Memo:
         self._known: dict[Stamp, str] | None = None
         self._read = 0  # bytes of the file that are known
         self._lock = threading.Lock()
+        self._pending: list[str] = []
+        self._written_s = 0.0
+        weakref.finalize(self, _write, path, self._pending)
 
     def _loaded(self) -> dict[Stamp, str]:
         if self._known is None:
@@ -87,12 +97,16 @@ class Memo:
         if known.get(stamp) == hex_digest:
             return
         with self._lock:
-            full = len(known) >= self.MAX_LINES
-            if full:
+            if len(known) >= self.MAX_LINES:
                 known.clear()
+                self._pending.clear()
+                files.append_text(self._path, "", "anew")
             known[stamp] = hex_digest
-            line = f"{hex_digest} {' '.join(map(str, stamp))}\n"
-            files.append_text(self._path, line, "anew" if full else "longer")
+            self._pending.append(_line(stamp, hex_digest))
+            now = time.monotonic()
+            if len(self._pending) >= _BATCH or now - self._written_s > _BATCH_S:
+                _write(self._path, self._pending)
+                self._written_s = now
 
     def keep_only(self, hexes: frozenset[str]) -> None:
         """Forget the measurements of content that is gone."""
@@ -100,5 +114,16 @@ class Memo:
         if len(kept) < len(self._loaded()):
             with self._lock:
                 self._known = kept
-                text = "".join(f"{hexed} {' '.join(map(str, stamp))}\n" for stamp, hexed in kept.items())
-                files.append_text(self._path, text, "anew")
+                self._pending.clear()
+                files.append_text(self._path, "".join(_line(*one) for one in kept.items()), "anew")
+
+
+def _line(stamp: Stamp, hex_digest: str) -> str:
+    return f"{hex_digest} {' '.join(map(str, stamp))}\n"
+
+
+def _write(path: Path, pending: list[str]) -> None:
+    text = "".join(pending)
+    pending.clear()
+    if text:
+        files.append_text(path, text, "longer")

@@ -193,13 +193,10 @@ class Partial:
         if durability == "full":
             os.fsync(self._file)
         name(self._file, self._path)
-        self._forget()
-
-    def _forget(self) -> None:
-        """Drop what belonged to the bytes that went."""
         self._drop_pieces()
         self._drop_note()
-        self.size, self.validator = 0, ""
+        os.close(self._file)
+        self._file = -1
 
     def quarantine(self, reason: str) -> Path:
         """Move the wrong bytes aside with a note of the reason; an empty partial remains."""
@@ -213,9 +210,9 @@ class Partial:
         """Close the file; an empty one is removed. Closing again does nothing."""
         if self._file < 0:
             return
-        empty = os.fstat(self._file).st_size == 0
+        empty = self.size == 0 and os.fstat(self._file).st_size == 0
         os.close(self._file)
         self._file = -1
-        if self.size == 0 and empty:
+        if empty:
             self._path.unlink(missing_ok=True)
             self._drop_note()

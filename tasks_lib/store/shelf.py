@@ -157,7 +157,7 @@ class Shelf:
         """
         path = self.path(integrity.digest)
         try:
-            file = files.open_regular(path)
+            descriptor, status = files.regular(path)
         except files.NotRegularError as error:
             raise self._damaged(path, None, "it is no regular file") from error
         except OSError as error:
@@ -165,16 +165,15 @@ class Shelf:
                 raise BlobMissingError(f"the cache does not hold {integrity.digest}") from error
             raise files.unusable(path, error) from error
         try:
-            locks.lease(file.fileno())
-            stamp = self._judge(file.fileno(), integrity, path)
-            with files.translated(path):
-                return Opened(os.dup(file.fileno()), stamp, lambda opened: self._again(opened, integrity, path))
-        finally:
-            file.close()
+            locks.lease(descriptor)
+            stamp = self._judge(descriptor, status, integrity, path)
+            return Opened(descriptor, stamp, lambda opened: self._again(opened, integrity, path))
+        except BaseException:
+            os.close(descriptor)
+            raise
 
-    def _judge(self, descriptor: int, integrity: Integrity, path: Path) -> Stamp:
+    def _judge(self, descriptor: int, status: os.stat_result, integrity: Integrity, path: Path) -> Stamp:
         """Return the stamp with which the open file is the blob, as measured now or before."""
-        status = os.fstat(descriptor)
         stamp = Stamp.of(status)
         known = self.memo.get(stamp)
         if known == integrity.digest.hex and stamp.size == integrity.size:

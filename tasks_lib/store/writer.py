@@ -28,7 +28,7 @@ class Writer:
             StoreUnavailableError: no space, or another refusal of the file system.
         """
         with files.translated(self._root, self.size + len(chunk)):
-            self._temporary.file.write(chunk)
+            self._temporary.write(chunk)
         self._digest.update(chunk)
         self.size += len(chunk)
         return len(chunk)
@@ -50,7 +50,7 @@ class Writer:
             _raise_mismatch(expected, actual)
         with files.translated(self._root, self.size):
             self._temporary.finish(self._durability)
-            self._name(self._temporary.file.fileno(), self._temporary.path, actual)
+            self._name(self._temporary.descriptor, self._temporary.path, actual)
         return actual
 
 

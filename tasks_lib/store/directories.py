@@ -1,0 +1,61 @@
+"""The directories of one cache: made when missing, believed when nobody else can write them.
+
+Internal to the store. Thousands of small files ask for the same few: each is looked at once a second. One that goes
+within that second makes the file system refuse what was to go there, and the next run makes it again.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Final
+
+from tasks_lib.store import files
+from tasks_lib.store.options import Options
+
+#: Source: https://bford.info/cachedir/
+_CACHEDIR_TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# cache of doit-fetch; may be deleted\n"
+#: Seconds for which a directory is taken to be as it was.
+_SEEN_S: Final = 1.0
+
+
+class Directories:
+    """What stands below `root`; safe to use from any thread."""
+
+    def __init__(self, root: Path, options: Options) -> None:
+        self._root, self._options = root, options
+        self._own: dict[Path, float] = {}
+        self._seen: dict[Path, float] = {}
+
+    def own(self, path: Path) -> Path:
+        """Return a directory that belongs to the store, made when missing.
+
+        Raises:
+            StoreUnavailableError: it cannot be made, or others can write it.
+        """
+        now = time.monotonic()
+        if now - self._own.get(path, -_SEEN_S) < _SEEN_S:
+            return path
+        with files.translated(path):
+            if not path.is_dir():
+                files.make_directory(path, self._root, self._options.durability)
+                tag = self._root / "CACHEDIR.TAG"
+                if not tag.exists():
+                    files.append_text(tag, _CACHEDIR_TAG, "anew")
+            self._options.trust.require(path, path.lstat())
+        self._own[path] = now
+        return path
+
+    def make(self, path: Path, durability: files.Durability) -> None:
+        """Make a directory below one of the store's, with those between them.
+
+        Raises:
+            OSError: the file system refused.
+        """
+        now = time.monotonic()
+        if now - self._seen.get(path, -_SEEN_S) < _SEEN_S:
+            return
+        if not path.is_dir():
+            self.make(path.parent, durability)
+            files.make_one(path, self._root, durability)
+        self._seen[path] = now
