@@ -66,7 +66,7 @@ class Store:
         self.root = root
         self.options = options or Options()
         self.shelf = Shelf(root, self.options)
-        self._directories = Directories(root, self.options)
+        self._directories = Directories(self.shelf)
         self._lower = Shelf(self.options.shared, self.options) if self.options.shared else None
 
     # --- places
@@ -94,7 +94,7 @@ class Store:
         Raises:
             StoreUnavailableError: it cannot be made, or others can write it.
         """
-        return self._directories.own(self.shelf.top / name)
+        return self._directories.own(name)
 
     def repository(self, name: str) -> Path:
         """Return where the bare repository `name` (hex digits) is or would be; hold `lock` of its name to change it.
@@ -300,7 +300,7 @@ class Store:
         """Return the files that decide whether a blob is here, or what is recorded for a recipe key."""
         shelves = (self.shelf, *([self._lower] if self._lower else []))
         blobs = [shelf.path(digest) for shelf in shelves] if digest is not None else []
-        return blobs + ([shelf.top / "results" / key[:2] / key for shelf in shelves] if key else [])
+        return blobs + ([shelf.result_path(key) for shelf in shelves] if key else [])
 
     # --- results
 
@@ -312,7 +312,7 @@ class Store:
         """
         for shelf in (self.shelf, *([self._lower] if self._lower else [])):
             with contextlib.suppress(OSError, ValueError):
-                return results.read(shelf.top / "results" / key[:2] / key, key, self.options.trust)
+                return results.read(shelf.result_path(key), key, self.options.trust)
         return None
 
     def record(self, result: Result) -> None:
@@ -323,21 +323,21 @@ class Store:
         Raises:
             StoreUnavailableError: the cache cannot be written.
         """
-        final = self._directory("results") / result.key[:2] / result.key
+        self._directory("results")
+        final = self.shelf.result_path(result.key)
         with files.translated(final):
             self._directories.make(final.parent, "fast")
-            with self._scratch(0o644) as (temporary, scratch):
+            with self._scratch(0o644) as temporary:
                 temporary.write(results.encoded(result).encode("ascii"))
                 temporary.finish("fast")
-                files.name_over(temporary.descriptor, temporary.path, final, scratch)
+                files.name_over(temporary.descriptor, temporary.path, final, self._directory("tmp"))
 
     @contextlib.contextmanager
-    def _scratch(self, mode: int) -> Iterator[tuple[files.Temporary, Path]]:
-        """Give a file in the making and a free name beside it."""
-        directory = self._directory("tmp")
-        temporary = files.Temporary(directory, mode)
+    def _scratch(self, mode: int) -> Iterator[files.Temporary]:
+        """Give a file in the making."""
+        temporary = files.Temporary(self._directory("tmp"), mode)
         try:
-            yield temporary, directory / files.scratch_name()
+            yield temporary
         finally:
             temporary.close()
 
@@ -353,10 +353,10 @@ class Store:
         with self.open(integrity) as file, files.translated(path, integrity.size):
             self._directories.make(path.parent, "fast")  # a link that a power loss takes is made again
             if not self._linked(file, path, integrity):
-                with self._scratch(0o444) as (temporary, scratch):
+                with self._scratch(0o444) as temporary:
                     fill(file, temporary.descriptor, "auto", Silent())
                     temporary.finish(self.options.durability)
-                    files.name_over(temporary.descriptor, temporary.path, path, scratch)
+                    files.name_over(temporary.descriptor, temporary.path, path, self._directory("tmp"))
 
     def _linked(self, file: BinaryIO, path: Path, integrity: Integrity) -> bool:
         """Whether `path` could be made a link to the open blob, whose stamp that changes."""
@@ -364,7 +364,7 @@ class Store:
             return False  # a shared cache is not touched
         file.confirm()
         try:
-            files.name_over(file.fileno(), None, path, self._directory("tmp") / files.scratch_name())
+            files.name_over(file.fileno(), None, path, self._directory("tmp"))
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOENT):
                 raise

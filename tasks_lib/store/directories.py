@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tasks_lib.store import files
-from tasks_lib.store.options import Options
+from tasks_lib.store.shelf import Shelf
 
 #: Source: https://bford.info/cachedir/
 _CACHEDIR_TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# cache of doit-fetch; may be deleted\n"
@@ -20,21 +20,22 @@ _SEEN_S: Final = 1.0
 
 
 class Directories:
-    """What stands below `root`; safe to use from any thread."""
+    """What stands below the root of a shelf; safe to use from any thread."""
 
-    def __init__(self, root: Path, options: Options) -> None:
-        self._root, self._options = root, options
-        self._own: dict[Path, float] = {}
-        self._seen: dict[Path, float] = {}
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf, self._root, self._options = shelf, shelf.root, shelf.options
+        self._own: dict[str, tuple[Path, float]] = {}
+        self._seen: dict[str, float] = {}
 
-    def own(self, path: Path) -> Path:
-        """Return a directory that belongs to the store, made when missing.
+    def own(self, name: str) -> Path:
+        """Return a directory of the store, made when missing.
 
         Raises:
             StoreUnavailableError: it cannot be made, or others can write it.
         """
         now = time.monotonic()
-        if now - self._own.get(path, -_SEEN_S) < _SEEN_S:
+        path, until = self._own.get(name) or (self._shelf.top / name, 0.0)
+        if now < until:
             return path
         with files.translated(path):
             if not path.is_dir():
@@ -43,7 +44,7 @@ class Directories:
                 if not tag.exists():
                     files.append_text(tag, _CACHEDIR_TAG, "anew")
             self._options.trust.require(path, path.lstat())
-        self._own[path] = now
+        self._own[name] = path, now + _SEEN_S
         return path
 
     def make(self, path: Path, durability: files.Durability) -> None:
@@ -52,10 +53,10 @@ class Directories:
         Raises:
             OSError: the file system refused.
         """
-        now = time.monotonic()
-        if now - self._seen.get(path, -_SEEN_S) < _SEEN_S:
+        now, place = time.monotonic(), str(path)
+        if now < self._seen.get(place, 0.0):
             return
         if not path.is_dir():
             self.make(path.parent, durability)
             files.make_one(path, self._root, durability)
-        self._seen[path] = now
+        self._seen[place] = now + _SEEN_S

@@ -312,8 +312,8 @@ def _name_by_path(descriptor: int, temporary: Path, final: Path) -> None:
         temporary.rename(final)
 
 
-def name_over(descriptor: int, temporary: Path | None, final: Path, scratch: Path) -> None:
-    """As `name_once`, but what stands at `final` is replaced in one step, by way of the free name `scratch`.
+def name_over(descriptor: int, temporary: Path | None, final: Path, scratches: Path) -> None:
+    """As `name_once`, but what stands at `final` is replaced in one step, by way of a free name in `scratches`.
 
     Raises:
         OSError: the file system refused.
@@ -321,6 +321,7 @@ def name_over(descriptor: int, temporary: Path | None, final: Path, scratch: Pat
     try:
         name_once(descriptor, temporary, final)
     except FileExistsError:
+        scratch = scratches / scratch_name()
         name_once(descriptor, temporary, scratch)
         try:
             scratch.replace(final)

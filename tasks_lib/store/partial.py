@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -29,8 +30,6 @@ class Partial:
 
     def __init__(self, path: Path, quarantine: Path, expected: Integrity) -> None:
         self._path = path
-        self._note = path.with_suffix(".validator")
-        self._map = path.with_suffix(".pieces")
         self._quarantine = Quarantine(quarantine)
         self.expected = expected
         self._file = os.open(path, _FLAGS, 0o600)
@@ -42,6 +41,14 @@ class Partial:
         there = os.fstat(self._file).st_size
         if there:
             self._continue(there)
+
+    @cached_property
+    def _note(self) -> Path:
+        return self._path.with_suffix(".validator")
+
+    @cached_property
+    def _map(self) -> Path:
+        return self._path.with_suffix(".pieces")
 
     def _continue(self, there: int) -> None:
         """Measure what an earlier run left; without its validator it cannot be continued."""

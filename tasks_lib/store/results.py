@@ -36,7 +36,7 @@ def encoded(result: Result) -> str:
         "provenance": dict(result.provenance),
     }
     stored["check"] = _check(result.key, stored)
-    return json.dumps(stored, indent=1, sort_keys=True) + "\n"
+    return json.dumps(stored, sort_keys=True) + "\n"
 
 
 def read(path: Path, key: str, trust: Trust) -> Result:

@@ -124,6 +124,14 @@ class Shelf:
         """Return where the blob of that digest is or would be."""
         return Path(self._place(digest))
 
+    def result_path(self, key: str) -> Path:
+        """Return where what is recorded for a recipe key is or would be.
+
+        Raises:
+            StoreUnavailableError: as `top`.
+        """
+        return Path(f"{self.top}/results/{key[:2]}/{key}")
+
     def _place(self, digest: Digest) -> str:
         return f"{self._blobs}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
 
