@@ -139,11 +139,16 @@ def ours(work: Work, here: Path) -> list[str]:
     return [sys.executable, "-m", "doit", f"jobs={jobs}", f"jobs_per_host={jobs}"]
 
 
-def aria2c(work: Work, here: Path) -> list[str]:
+def aria2c(work: Work, here: Path, *more: str) -> list[str]:
+    """It makes pieces of 20 MiB at least by itself, so that 200 MiB are ten connections; see `aria2c-k1M`."""
     lines = [f"{work.base}/{name}\n  out={name}\n  checksum=sha-256={sha}\n" for name, sha in work.files]
     (here / "list").write_text("".join(lines))
-    split = ["-x16", "-s16", "-k1M"] if work.scenario.rate else []
-    return ["aria2c", "-q", f"-j{work.scenario.jobs}", "-i", "list", "--file-allocation=none", *split]
+    split = ["-x16", "-s16"] if work.scenario.rate else []
+    return ["aria2c", "-q", f"-j{work.scenario.jobs}", "-i", "list", "--file-allocation=none", *split, *more]
+
+
+def aria2c_k1m(work: Work, here: Path) -> list[str]:
+    return aria2c(work, here, "-k1M")
 
 
 def curl(work: Work, here: Path) -> list[str]:
@@ -171,6 +176,7 @@ def python(text: str) -> Callable[[Work, Path], list[str]]:
 CANDIDATES: dict[str, Callable[[Work, Path], list[str]]] = {
     "ours": ours,
     "aria2c": aria2c,
+    "aria2c-k1M": aria2c_k1m,
     "curl+openssl": curl,
     "wget2+openssl": wget2,
     "pooch": python(POOCH),

@@ -213,6 +213,21 @@ def test_netrc(store: Store, tmp_path: Path, origin: Origin) -> None:
         assert first.requests[1].headers["authorization"] == "Bearer t"
 
 
+def test_a_netrc_that_cannot_be_read(store: Store, tmp_path: Path) -> None:
+    """Whoever is refused for want of a login learns why none was sent, without a word of the file; others nothing."""
+    path = tmp_path / "netrc"
+    path.write_text("machine 127.0.0.1 login u\n hunter2 password\n")
+    with serving({"/a": reply(b"", "401 Unauthorized"), "/b": reply(b"", "404 Not Found")}) as origin:
+        told = {}
+        for name in ("a", "b"):
+            with pytest.raises(AllSourcesFailedError) as caught:
+                trusting(store, tmp_path, netrc=str(path)).obtain(wanted(f"{origin.url}/{name}"), Silent())
+            told[name] = str(caught.value)
+    assert f"no login was sent, since {path} is no netrc file, see its line 2" in told["a"]
+    assert "netrc" not in told["b"]
+    assert "hunter2" not in told["a"]
+
+
 # --- proxies ------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from tasks_lib.errors import RedirectError
+from tasks_lib.errors import HttpStatusError, RedirectError, escaped
 from tasks_lib.network import TransportSettings
 from tasks_lib.transport.answer import Response, Span, judge
 from tasks_lib.transport.deadline import Deadline, nothing
@@ -38,7 +38,7 @@ class Transport:
         self._wire = Wire(self._dialled)
         self._lock = threading.Lock()
         self._context: ssl.SSLContext | None = None
-        self._netrc = _netrc_of(self.settings.netrc)
+        self._netrc, self._unread = _netrc_of(self.settings.netrc)
         self._denied: tuple[Network, ...] = tuple(ipaddress.ip_network(text) for text in self.settings.denied)
         self._agent = f"doit-fetch/{_version()} (Python {platform.python_version()})"
 
@@ -79,10 +79,19 @@ class Transport:
         span = Span(offset, size if stop < 0 else stop, size)
         final, answer = self._follow(url, headers, self._asked(span, validator), deadline)
         try:
-            start = judge(answer, span, validator, deadline)
+            start = self._judged(answer, span, validator, deadline)
             yield Response(redacted(final), answer.status, answer.headers, start, answer, deadline)
         finally:
             answer.close()
+
+    def _judged(self, answer: Answer, span: Span, validator: str, deadline: Deadline) -> int:
+        """As `judge`; whoever was refused for want of a login learns that there may be one that cannot be read."""
+        try:
+            return judge(answer, span, validator, deadline)
+        except HttpStatusError as error:
+            if self._unread and error.status in (401, 403):
+                error.hint = f"no login was sent, since {self._unread}; correct that file"
+            raise
 
     def _asked(self, span: Span, validator: str) -> dict[str, str]:
         asked = {"User-Agent": self._agent, "Accept": "*/*", "Accept-Encoding": "identity"}
@@ -168,8 +177,13 @@ def _version() -> str:
         return "0"
 
 
-def _netrc_of(path: str) -> netrc.netrc | None:
+def _netrc_of(path: str) -> tuple[netrc.netrc | None, str]:
+    """Return the logins of a netrc file, and why there is one that cannot be read."""
     try:
-        return netrc.netrc(path) if path else None
-    except (OSError, netrc.NetrcParseError):
-        return None
+        return netrc.netrc(path) if path else None, ""
+    except FileNotFoundError:
+        return None, ""
+    except netrc.NetrcParseError as error:
+        return None, f"{escaped(path)} is no netrc file, see its line {error.lineno}"  # its words may be secret
+    except (OSError, UnicodeError) as error:
+        return None, f"{escaped(path)} cannot be read: {escaped(str(error))}"
