@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from tasks_lib.errors import (
     StoreUnavailableError,
 )
 from tasks_lib.progress import Silent
-from tasks_lib.store import Result, Store
+from tasks_lib.store import Result, Store, hashing
 from tasks_lib.store.memo import Stamp
 from tasks_lib.tree import remove_tree
 
@@ -202,3 +204,27 @@ def test_a_second_name_never_replaces_the_first(store: Store) -> None:
     put(store, BYTES)
     assert path.read_bytes() == BYTES
     assert list((store.root / "v1/quarantine").glob(f"{path.name}.*"))
+
+
+@pytest.mark.parametrize("free", [0, 1])
+def test_hashing_beside(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the content comes, on a core of its own or not, and asked for in between, the digest is right."""
+    chance = random.Random(free)
+    monkeypatch.setattr(hashing, "_FREE", threading.Semaphore(free))
+    for size in (hashing._LARGE - 1, hashing._LARGE):
+        one, two = hashing.Hashing("sha256", size), hashlib.sha256()
+        content, threads = chance.randbytes(size), set[str]()
+        at = 0
+        while at < size:
+            chunk = content[at : at + chance.choice([1, 70_000, 1 << 20, 3 << 20])]
+            one.update(chunk)
+            two.update(chunk)
+            at += len(chunk)
+            threads |= {thread.name for thread in threading.enumerate()}
+            if chance.random() < 0.1:
+                assert one.hexdigest() == two.hexdigest()
+        assert one.hexdigest() == two.hexdigest()
+        assert ("hash" in threads) == (free > 0 and size >= hashing._LARGE)
+        assert hashing._FREE.acquire(blocking=False) == (free > 0)  # given back
+        if free:
+            hashing._FREE.release()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import BinaryIO, Final
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import DigestMismatchError, SizeMismatchError
 from tasks_lib.store import files
+from tasks_lib.store.hashing import Hashing
 from tasks_lib.store.pieces import Pieces, Span
 from tasks_lib.store.quarantine import Quarantine
 
@@ -33,7 +33,7 @@ class Partial:
         self._quarantine = Quarantine(quarantine)
         self.expected = expected
         self._file = os.open(path, _FLAGS, 0o600)
-        self._digest = hashlib.new(expected.digest.algorithm)
+        self._digest = Hashing(expected.digest.algorithm, expected.size)
         self._pieces: Pieces | None = None
         self.size = 0
         self.validator = self.origin = ""
@@ -74,7 +74,8 @@ class Partial:
         """Drop the bytes; `validator` ("" for none) of `origin` belongs to those that come now."""
         if self.size or self._pieces:
             os.ftruncate(self._file, 0)
-            self._digest = hashlib.new(self.expected.digest.algorithm)
+            self._digest.close()
+            self._digest = Hashing(self.expected.digest.algorithm, self.expected.size)
             self.size = 0
         self._drop_pieces()
         self.validator = validator if len(validator) <= MAX_VALIDATOR else ""
@@ -96,7 +97,7 @@ class Partial:
             self._noted = False
             self._note.unlink(missing_ok=True)
 
-    def append(self, chunk: bytes | memoryview) -> None:
+    def append(self, chunk: bytes) -> None:
         """Write and measure `chunk`.
 
         Raises:
@@ -215,6 +216,7 @@ class Partial:
 
     def close(self) -> None:
         """Close the file; an empty one is removed. Closing again does nothing."""
+        self._digest.close()
         if self._file < 0:
             return
         empty = self.size == 0 and os.fstat(self._file).st_size == 0
