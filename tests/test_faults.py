@@ -167,6 +167,13 @@ SURVIVED = {
     "type lies": Row(lambda: reply(BODY, Content_Type="text/html"), 1),
     "disposition": Row(lambda: reply(BODY, Content_Disposition="attachment; filename=../../etc/passwd"), 1),
     "huge cookie": Row(lambda: reply(BODY, Set_Cookie="a=" + "x" * 8000), 1),
+    "early hints": Row(
+        lambda: raw(
+            b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </s.css>; rel=preload\r\n\r\n"
+            + HEAD + LENGTH + b"\r\n" + BODY
+        ),
+        1,
+    ),
     "one 100": Row(lambda: raw(b"HTTP/1.1 100 Continue\r\n\r\n" + HEAD + LENGTH + b"\r\n" + BODY), 1),
     "folded header": Row(lambda: raw(HEAD + LENGTH + b"X: a\r\n b\r\n\r\n" + BODY), 1),
     "wrong bytes once": Row(lambda: in_turn(reply(ANOTHER), reply(BODY)), 2),
@@ -281,6 +288,7 @@ LOST = {
     "stall": Row(lambda: mute(HEAD + LENGTH + b"\r\n123"), 4, "nothing for 0.3 s while reading the body after 3 bytes"),
     "stall in the headers": Row(lambda: mute(HEAD + b"X: "), 4, "not done for 0.3 s while waiting for the answer"),
     "mute": Row(lambda: mute(b""), 4, "not done for 0.3 s while waiting for the answer"),
+    "endless 103": Row(lambda: endless(b"HTTP/1.1 103 Early Hints\r\n\r\n", b""), 4, "while waiting for the answer"),
     "endless 100": Row(lambda: endless(b"HTTP/1.1 100 Continue\r\n\r\n", b""), 4, "while waiting for the answer"),
     "endless 102": Row(lambda: endless(b"HTTP/1.1 102 Processing\r\n\r\n", b""), 1, "HTTP 102"),
     "closed": Row(lambda: raw(b""), 4, "the server closed the connection while waiting for the answer"),

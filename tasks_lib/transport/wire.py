@@ -7,6 +7,7 @@ of them is applied on purpose elsewhere. What a library raises becomes an error 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -34,8 +35,21 @@ Dial = Callable[[Route, Deadline], Line]
 _serving = threading.local()
 
 
+class _Head(http.client.HTTPResponse):
+    """The head of the final answer: Python skips the interim answer 100 before it, RFC 9110 section 15.2 wants all."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        while True:
+            found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]  # tests fail when it goes
+            if not 102 <= found[1] < 200:
+                return found
+            http.client.parse_headers(self.fp)
+
+
 class _Connection(urllib3.connection.HTTPConnection):
     """A connection along a route; it serves the attempt of the thread that uses it."""
+
+    response_class = _Head
 
     def __init__(self, *arguments: Any, route: Route, dial: Dial, **options: Any) -> None:
         super().__init__(*arguments, **options)
