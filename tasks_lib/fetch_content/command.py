@@ -66,7 +66,7 @@ def _die(number: int) -> NoReturn:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into an exception; a second one ends at once."""
+    """Turn the first SIGINT or SIGTERM into an exception; a second one ends at once, as does one after the work."""
 
     def stop(number: int, _frame: object) -> NoReturn:
         for one in (signal.SIGINT, signal.SIGTERM):
@@ -78,7 +78,7 @@ def _signals() -> Iterator[None]:
         yield
     finally:
         for one, handler in before.items():
-            signal.signal(one, handler)
+            signal.signal(one, signal.SIG_DFL if handler is signal.default_int_handler else handler)
 
 
 def _static_url(options: argparse.Namespace, environ: Mapping[str, str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from tasks_lib.errors import (
@@ -71,7 +71,7 @@ class Sources:
         trials = [Trial.of(url, self._policy.retries) for url in urls]
         postponed: list[Trial] = []
         for number, trial in enumerate(trials, 1):
-            found = self._from_one(hunt, trial, None if strict else trials[number:])
+            found = self._from_one(hunt, trial, () if strict else trials[number:])
             if found is not None:
                 return _provenance(found, hunt, begun)
             if trial.postponed:
@@ -79,13 +79,13 @@ class Sources:
             if trial.url in strict and trial.error is not None and not trial.was_missing():
                 break
         for trial in postponed:
-            found = self._from_one(hunt, trial, None)
+            found = self._from_one(hunt, trial, ())
             if found is not None:
                 return _provenance(found, hunt, begun)
         raise hunt.report.failure()
 
-    def _from_one(self, hunt: Hunt, trial: Trial, others: list[Trial] | None) -> Facts | None:
-        """Try one source until it gives the content, or asking again makes no sense."""
+    def _from_one(self, hunt: Hunt, trial: Trial, others: Sequence[Trial]) -> Facts | None:
+        """Try one source until it gives the content, or asking again makes no sense; `others` were not asked yet."""
         if self._is_skipped(hunt, trial):
             return None
         trial.postponed = False
@@ -95,7 +95,7 @@ class Sources:
             try:
                 return self._reader.once(hunt, trial)
             except (IntegrityError, TransportError) as error:
-                pause_s = self._after(hunt, trial, error, others=bool(others))
+                pause_s = self._after(hunt, trial, error, others)
             trial.attempts += 1
             if pause_s is None:
                 return None
@@ -117,7 +117,7 @@ class Sources:
             hunt.report.skipped(trial.url, f"not asked again: {reason}")
         return bool(reason)
 
-    def _after(self, hunt: Hunt, trial: Trial, error: FetchError, *, others: bool) -> float | None:
+    def _after(self, hunt: Hunt, trial: Trial, error: FetchError, others: Sequence[Trial]) -> float | None:
         """Return the seconds to wait before the same source is asked again, None to leave it."""
         trial.error = error
         hunt.report.add(trial.url, error)
@@ -130,7 +130,7 @@ class Sources:
             hunt.partial.restart("")
             trial.restarts += 1
             return 0.0 if trial.restarts == 1 else None
-        return self._after_failure(trial, error, others=others) if error.transient else None
+        return self._after_failure(trial, error, others) if error.transient else None
 
     def _after_mismatch(self, hunt: Hunt, trial: Trial, error: IntegrityError) -> float | None:
         """Begin anew once: the damage may have been done on the way, or by putting two answers together."""
@@ -144,7 +144,7 @@ class Sources:
         self._hosts.wrong(trial.url, str(hunt.wanted.integrity.digest), error.message)
         return None
 
-    def _after_failure(self, trial: Trial, error: TransportError, *, others: bool) -> float | None:
+    def _after_failure(self, trial: Trial, error: TransportError, others: Sequence[Trial]) -> float | None:
         origin = trial.origin
         assert origin is not None
         silent = isinstance(error, StalledError | UnreachableError)
