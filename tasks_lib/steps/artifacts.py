@@ -123,8 +123,8 @@ def fetch(world: World, definition: Fetch, artifact: Artifact, progress: Progres
 
         verdict = vouch(world, definition.name, source, artifact.verdict, progress)
     if provenance or verdict:
-        known = world.store.result(artifact.key)
-        before = known.provenance if known is not None and not provenance else {}
+        known = None if provenance else world.store.result(artifact.key)
+        before = known.provenance if known is not None else {}
         told = {**before, **provenance, **verdict}
         world.store.record(Result(key=artifact.key, integrity=source.integrity, provenance=told))
     adopt(world, artifact)
