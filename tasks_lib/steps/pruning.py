@@ -86,7 +86,9 @@ def reach(world: World, plans: Iterable[Plan]) -> Reach:
                 digests.add(artifact.integrity.digest.hex)
         for fetch in plan.definitions.fetches.values():
             if isinstance(fetch.source, Git | Hg):
-                repositories.add(recipe.repository_name(fetch.source, fetch.source.repo, fetch.source.revision))
+                from tasks_lib.steps.held import repository_names  # runs git: loaded when needed
+
+                repositories |= repository_names(world, fetch.source)
             else:
                 keys |= evidence_keys(fetch.source)
     for key in keys:
