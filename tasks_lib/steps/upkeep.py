@@ -181,7 +181,7 @@ class Verification:
             one.record
             for preparation in self._toolchains().values()
             for one in preparation.deliveries
-            if (preparation.directory / ".worked").exists()
+            if preparation.worked.exists()
         }
         for task, delivery in self._deliveries().items():
             owner = f"toolchain:{task.removeprefix('extract:').partition('/')[0]}"
