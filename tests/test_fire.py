@@ -620,7 +620,7 @@ def test_eight_processes_and_a_reader(tmp_path: Path) -> None:
         assert collections.Counter(origin.paths()) == {f"/{name}": 1 for name in bodies}
 
 
-@pytest.mark.parametrize("times", [40, pytest.param(2_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [40, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("how", ["rename", "in place"])
 def test_swaps_between_verify_and_use(tmp_path: Path, how: str, times: int) -> None:
     """While somebody swaps a blob's content all the time, whoever opens it reads the right bytes or is told."""
