@@ -119,6 +119,19 @@ def extract_key(artifact_key: str, *, dest: str, version: int) -> str:
     return _key("extract", str(version), artifact_key, dest)
 
 
+def unpacked_key(integrity: Integrity, *, format: str, limits: Mapping[str, int | str], version: str) -> str:
+    """Return the key of the tree that an archive becomes when it is unpacked.
+
+    Args:
+        integrity: of the archive.
+        format: that its name declares, "" when its content says it.
+        limits: all of them: what one definition refuses is not to be had through another one's permission.
+        version: of what unpacks.
+    """
+    words = (f"{name}={value}" for name, value in sorted(limits.items()))
+    return _key("unpacked", version, str(integrity.size), str(integrity.digest), format, *words)
+
+
 def toolchain_key(toolchain: Toolchain, *, inputs: Mapping[str, str], files: Mapping[str, Digest]) -> str:
     """Return the key of a toolchain's output.
 

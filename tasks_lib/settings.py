@@ -46,7 +46,7 @@ SETTINGS: Final = (
     Setting("FETCH_PRIVATE_CACHE_DIR", "private_cache", "", "write here; FETCH_CACHE_DIR is then only read"),
     Setting("FETCH_CACHE_TRUST_GROUP", "trust_group", "", "group whose members may write the cache too"),
     Setting("FETCH_DURABILITY", "durability", "full", "full: survives a power loss; fast: no fsync"),
-    Setting("FETCH_LINK_MODE", "link_mode", "auto", "how content is placed: auto (or reflink), copy, hardlink"),
+    Setting("FETCH_LINK_MODE", "link_mode", "auto", "how content is placed: auto, reflink, copy, hardlink"),
     Setting("FETCH_LOCK_TIMEOUT_S", "lock_timeout", 1800.0, "seconds to wait for another process"),
     Setting("FETCH_OFFLINE", "offline", 0, "1: open no socket"),
     Setting("FETCH_JOBS", "jobs", 16, "downloads at the same time, when doit's -n does not say"),

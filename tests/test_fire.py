@@ -89,7 +89,7 @@ class Farm:
         """Let a run make everything again but what came from the beginning; what a kill left in the build stays."""
         for record in self.top.glob("build/*/.fetches/*.json"):
             record.write_text(record.read_text().replace('"key": "', '"key": "x'))
-        for name in ("v1/results", "artifacts"):
+        for name in ("v1/results", "v1/trees", "artifacts"):
             shutil.rmtree(self.cache / name, ignore_errors=True)
         for path in [*self.cache.glob("doit.db*"), *self.cache.glob("v1/blobs/*/*/*")]:
             if path not in self.earlier:
@@ -113,6 +113,9 @@ class Farm:
             assert hashlib.sha256(path.read_bytes()).hexdigest() in {
                 one.name for one in self.cache.glob("v1/blobs/*/*/*")
             }
+        for path in self.cache.glob("v1/trees/*/*"):
+            for name, content in () if path.suffix == ".part" else TREE.items():
+                assert (path / "tree" / name).read_bytes() == content
         self.check_tree()
 
     def check_tree(self) -> None:
@@ -128,7 +131,11 @@ class Farm:
         for name, content in TREE.items():
             assert (self.top / "build/kit/fetches" / name).read_bytes() == content
         self.check()
-        assert not [*self.cache.glob("v1/tmp/*"), *self.cache.glob("v1/partial/*")]
+        assert not [
+            *self.cache.glob("v1/tmp/*"),
+            *self.cache.glob("v1/partial/*"),
+            *self.cache.glob("v1/trees/*/*.part"),
+        ]
         assert not [path for path in self.top.glob("build/**/.*") if path.suffix in (".part", ".moving")]
 
     def files(self) -> set[str]:
@@ -185,6 +192,11 @@ def some_slow(rows: Iterable[object]) -> list[object]:
 # --- killed
 
 
+def linking(farm: Farm) -> None:
+    """Let trees be unpacked in the cache, and placed from there."""
+    (farm.top / "pyproject.toml").write_text('[tool.doit-fetch]\nlink-mode = "hardlink"\n')
+
+
 def test_killed_at_random(farm: Farm) -> None:
     """A kill at any moment leaves only right entries, and the next run succeeds."""
     killed_at_random(farm, 3)
@@ -192,8 +204,11 @@ def test_killed_at_random(farm: Farm) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_at_200_random_moments(farm: Farm) -> None:
+@pytest.mark.parametrize("mode", ["auto", "hardlink"])
+def test_killed_at_200_random_moments(farm: Farm, mode: str) -> None:
     """After 200 kills nothing has grown."""
+    if mode == "hardlink":
+        linking(farm)
     killed_at_random(farm, 200)
 
 
@@ -252,8 +267,11 @@ def counted(farm: Farm) -> dict[str, int]:
 @needs_strace
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_at_each_call(farm: Farm) -> None:
+@pytest.mark.parametrize("mode", ["auto", "hardlink"])
+def test_killed_at_each_call(farm: Farm, mode: str) -> None:
     """A kill at each single call that changes the disk leaves only right entries."""
+    if mode == "hardlink":
+        linking(farm)
     moments = [(call, when) for call, count in counted(farm).items() for when in range(1, min(count, 8) + 1)]
     assert len(moments) > 30
     for call, when in moments:
@@ -602,7 +620,7 @@ def test_eight_processes_and_a_reader(tmp_path: Path) -> None:
         assert collections.Counter(origin.paths()) == {f"/{name}": 1 for name in bodies}
 
 
-@pytest.mark.parametrize("times", [40, pytest.param(2_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [40, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("how", ["rename", "in place"])
 def test_swaps_between_verify_and_use(tmp_path: Path, how: str, times: int) -> None:
     """While somebody swaps a blob's content all the time, whoever opens it reads the right bytes or is told."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tasks_lib.steps import World
 from tasks_lib.steps.repositories import commit_archive
 from tests.githost import http
 from tests.repositories import FILES, committed, forged, git, made, with_submodule
-from tests.test_journeys import doit, ran
+from tests.test_journeys import definition, doit, ran
 
 ROOT = Path(__file__).parent.parent
 
@@ -221,6 +222,46 @@ def test_dot_git(tmp_path: Path, form: str) -> None:
     assert git(tmp_path / "out/p", "submodule", "status").startswith(git(tmp_path / "inner", "rev-parse", "HEAD"))
     (tmp_path / "out/p/README").write_text("changed")
     assert git(tmp_path / "out/p", "status", "--porcelain") == "M README"
+
+
+@pytest.mark.parametrize("known", ["fetched", "archived", "without git"])
+def test_prune_leaves_the_repositories_of_submodules(tmp_path: Path, known: str) -> None:
+    """What a commit's submodules lie in stays, three deep, and goes with the definition; unknown ones stay too."""
+    for name in ("third", "second", "top", "alien"):
+        made(tmp_path / name, {"README": name.encode()})
+    with_submodule(tmp_path / "second", "../third", "c")
+    commit = with_submodule(tmp_path / "top", "../second", "b")
+    alien = git(tmp_path / "alien", "rev-parse", "HEAD")
+    user = tmp_path / "user"
+    (user / "fetchdefs/fetch").mkdir(parents=True)
+    (user / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    define = "{0}:\n  description: d\n  fetch: {{type: git, repo: 'file:../../../{0}', revision: {1}}}\n".format
+    (user / "fetchdefs/fetch/top.yml").write_text(define("top", commit))
+    (user / "fetchdefs/fetch/alien.yml").write_text(define("alien", alien))
+    ran(doit(user, "fetch"))
+    if known == "archived":
+        ran(doit(user, "repack"))
+    (user / "fetchdefs/fetch/alien.yml").unlink()
+    repositories = user / "cache/v1/repositories"
+    assert len([*repositories.iterdir()]) == 4
+    then = time.time() - 7200
+    for path in (user / "cache").rglob("*"):
+        os.utime(path, (then, then), follow_symlinks=False)
+    environ = {"PATH": "/nowhere"} if known == "without git" else {}
+    told = doit(user, "prune", **environ)
+    assert told.returncode == 0, told.stdout
+    assert len([*repositories.iterdir()]) == (4 if known == "without git" else 3), told.stdout
+    for name in ("second", "third", "top"):
+        shutil.rmtree(tmp_path / name)
+    for name in ("v1/results", "v1/blobs", "artifacts"):
+        shutil.rmtree(user / "cache" / name, ignore_errors=True)
+    ran(doit(user, "offline=1", "repack"))  # nothing but the repositories is left, and they have everything
+    (user / "fetchdefs/fetch/top.yml").write_text(definition("other", "file:/dev/null", b""))
+    ran(doit(user, "list"))
+    for path in (user / "cache").rglob("*"):
+        os.utime(path, (then, then), follow_symlinks=False)
+    assert doit(user, "prune").returncode == 0
+    assert not [*repositories.iterdir()]
 
 
 def test_offline_with_doit(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def remove_preparation(preparation: Preparation, dryrun: bool) -> None:
     """Clean a toolchain's directory, but for what its extractions own."""
     if dryrun:
         return
-    for path in (preparation.stamp, preparation.log, preparation.directory / ".worked"):
+    for path in (preparation.stamp, preparation.log, preparation.worked):
         path.unlink(missing_ok=True)
     shutil.rmtree(preparation.uploads, ignore_errors=True)
     for delivery in preparation.deliveries:
@@ -134,16 +134,24 @@ def refuse(_world: World, reason: str, _progress: Progress) -> None:
     raise ToolError(reason)
 
 
-def key_stands(delivery: Delivery) -> bool:
-    """Whether a delivery that a command may have worked in is still the one that was made."""
+def stands(delivery: Delivery, worked: Path) -> bool:
+    """Whether a delivery is still the one that was made: whole, until `worked` says that a command has worked in it."""
+    if not worked.exists():
+        return steps.is_delivered(delivery)
     return steps.slot_of(delivery).key() == delivery.key and delivery.destination.is_dir()
+
+
+def stood_by(delivery: Delivery, worked: Path) -> Iterable[Path]:
+    """Return the files on which `stands` depends."""
+    known = (delivery.record,) if worked.exists() else steps.delivered_by(delivery)
+    return (worked, delivery.destination, *known)
 
 
 _WITNESSES: Final[Mapping[Callable[..., bool], Callable[..., Iterable[Path]]]] = {
     steps.is_published: steps.published_by,
     steps.is_delivered: steps.delivered_by,
     steps.is_prepared: steps.prepared_by,
-    key_stands: lambda delivery: (delivery.record, delivery.destination),
+    stands: stood_by,
 }
 
 
@@ -279,9 +287,7 @@ class Graph:
         }
         for one in extracted:
             # a command may change what it works on: then only the record can be compared
-            works = run is not None and bool(run.command or run.script)
-            stands = key_stands if works else steps.is_delivered
-            yield self._extract(names[one.record], one, Check(one.key, stands, (one,)))
+            yield self._extract(names[one.record], one, Check(one.key, stands, (one, preparation.worked)))
 
 
 def _facts(fetch: Fetch, fetched: Artifact) -> dict[str, Any]:

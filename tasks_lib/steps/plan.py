@@ -78,6 +78,11 @@ class Preparation:
         return self.directory / ".prepared.json"
 
     @property
+    def worked(self) -> Path:
+        """The file that says that its command has worked in its fetches."""
+        return self.directory / ".worked"
+
+    @property
     def log(self) -> Path:
         """The output of its command."""
         return self.directory / "run.log"

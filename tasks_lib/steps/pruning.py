@@ -7,21 +7,27 @@ What a root reaches stays whatever a bound says; then the bound is missed, and t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 from tasks_lib import recipe
 from tasks_lib.definitions import Checksums, Git, Hg, StaticUrl
+from tasks_lib.steps.artifacts import integrity_of
 from tasks_lib.steps.plan import Plan
+from tasks_lib.steps.remaking import deliveries
+from tasks_lib.steps.unpacking import tree_key
 from tasks_lib.steps.world import World
 from tasks_lib.store import Item
+from tasks_lib.tree import remove_tree
 
 #: Seconds for which anything stays: a run may be about to use it.
 YOUNG_S: Final = 3600.0
 #: Kinds that are never content: they go once they are not young.
 _RUBBISH: Final = frozenset(("temporary", "lock", "quarantine", "format"))
+#: Kinds whose uses are noted.
+_USED: Final = frozenset(("blob", "tree"))
 _DAY_S: Final = 86400.0
 _WITHIN: Final = "within the bounds"
 
@@ -42,6 +48,7 @@ class Reach:
     digests: frozenset[str]
     artifacts: frozenset[str]
     repositories: frozenset[str]
+    trees: frozenset[str] = frozenset()
 
     def holds(self, item: Item) -> bool:
         """Whether a thing of the cache is needed."""
@@ -51,7 +58,8 @@ class Reach:
             return item.name.partition(".")[0] in self.digests
         if item.kind == "artifact":
             return item.name in self.artifacts
-        return item.name in {"result": self.keys, "repository": self.repositories}.get(item.kind, ())
+        by_name = {"result": self.keys, "repository": self.repositories, "tree": self.trees}
+        return item.name in by_name.get(item.kind, ())
 
 
 class Verdict(NamedTuple):
@@ -69,6 +77,7 @@ def reach(world: World, plans: Iterable[Plan]) -> Reach:
     digests: set[str] = set()
     artifacts: set[str] = set()
     repositories: set[str] = set()
+    plans = list(plans)
     for plan in plans:
         for artifact in plan.artifacts():
             keys |= {artifact.key, artifact.verdict}
@@ -77,7 +86,9 @@ def reach(world: World, plans: Iterable[Plan]) -> Reach:
                 digests.add(artifact.integrity.digest.hex)
         for fetch in plan.definitions.fetches.values():
             if isinstance(fetch.source, Git | Hg):
-                repositories.add(recipe.repository_name(fetch.source, fetch.source.repo, fetch.source.revision))
+                from tasks_lib.steps.held import repository_names  # runs git: loaded when needed
+
+                repositories |= repository_names(world, fetch.source)
             else:
                 keys |= evidence_keys(fetch.source)
     for key in keys:
@@ -89,7 +100,19 @@ def reach(world: World, plans: Iterable[Plan]) -> Reach:
         digests=frozenset(digests),
         artifacts=frozenset(artifacts),
         repositories=frozenset(repositories),
+        trees=frozenset(_trees(world, plans)),
     )
+
+
+def _trees(world: World, plans: Iterable[Plan]) -> Iterator[str]:
+    """Yield the keys of unpacked trees that these plans place from; none when nothing is placed from the cache."""
+    if world.settings.link_mode == "copy" or not world.store.trees(remove_tree).any():
+        return
+    for plan in plans:
+        for delivery in deliveries(plan).values():
+            integrity = integrity_of(world, delivery.artifact)
+            if integrity is not None:
+                yield tree_key(world, delivery, integrity)
 
 
 def evidence_keys(source: StaticUrl) -> set[str]:
@@ -113,7 +136,7 @@ def judge(
     age_of = lru_cache(maxsize=None)(_age)  # most things of a cache have ages of a few days
     verdicts = []
     for item in items:
-        used_s = max(item.written_s, uses.get(item.name, 0)) if item.kind == "blob" else item.written_s
+        used_s = max(item.written_s, uses.get(item.name, 0)) if item.kind in _USED else item.written_s
         age_s = now_s - used_s
         if reached.holds(item):
             verdicts.append(Verdict(item, False, "needed", used_s))

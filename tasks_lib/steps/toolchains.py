@@ -16,7 +16,7 @@ from tasks_lib.errors import CancelledError, StoreUnavailableError, ToolError, e
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import adopt, is_published, published_by
 from tasks_lib.steps.plan import Delivery, Preparation
-from tasks_lib.steps.trees import deliver, slot_of
+from tasks_lib.steps.trees import deliver, delivered_by, slot_of
 from tasks_lib.steps.world import World
 from tasks_lib.store import Result
 
@@ -32,17 +32,23 @@ def is_prepared(world: World, preparation: Preparation) -> bool:
     """Whether it stands prepared with this key, its output in the store."""
     if _stamped(preparation.stamp) != preparation.key:
         return False
-    placed = [one for one in preparation.deliveries if one.entry.delivery == "place"]
-    if not all(slot_of(one).key() == one.key for one in placed):
+    if not all(_is_placed(preparation, one) for one in preparation.deliveries if one.entry.delivery == "place"):
         return False
     return preparation.output is None or is_published(world, preparation.output)
 
 
+def _is_placed(preparation: Preparation, delivery: Delivery) -> bool:
+    """Whether a file stands as it was placed; what a command has worked with is its own."""
+    slot = slot_of(delivery)
+    return slot.key() == delivery.key if preparation.worked.exists() else slot.holds(delivery.key)
+
+
 def prepared_by(world: World, preparation: Preparation) -> list[Path]:
     """Return the files on which `is_prepared` depends."""
-    placed = [one.record for one in preparation.deliveries if one.entry.delivery == "place"]
+    placed = [one for one in preparation.deliveries if one.entry.delivery == "place"]
+    files = [path for one in placed for path in delivered_by(one)]
     output = published_by(world, preparation.output) if preparation.output is not None else []
-    return [preparation.stamp, *placed, *output]
+    return [preparation.stamp, preparation.worked, *files, *output]
 
 
 def prepare(world: World, preparation: Preparation, progress: Progress) -> str:
@@ -56,7 +62,7 @@ def prepare(world: World, preparation: Preparation, progress: Progress) -> str:
     """
     with world.store.lock(preparation.key, progress):
         for delivery in preparation.deliveries:
-            if delivery.entry.delivery == "place" and slot_of(delivery).key() != delivery.key:
+            if delivery.entry.delivery == "place" and not _is_placed(preparation, delivery):
                 deliver(world, delivery, progress)
         if preparation.output is None or not adopt(world, preparation.output):
             skipped = _build(world, preparation, progress)
@@ -78,7 +84,7 @@ def _build(world: World, preparation: Preparation, progress: Progress) -> str:
     run = preparation.toolchain.run
     if run is None or not (run.command or run.script):
         return ""
-    worked = preparation.directory / ".worked"
+    worked = preparation.worked
     if worked.exists():
         _restore(world, preparation, progress)
     shutil.rmtree(preparation.uploads, ignore_errors=True)

@@ -12,6 +12,7 @@ from tasks_lib.errors import BlobCorruptError, BlobMissingError, UnsupportedArch
 from tasks_lib.progress import Progress
 from tasks_lib.steps import artifacts
 from tasks_lib.steps.plan import Delivery
+from tasks_lib.steps.unpacking import Archive, is_laid
 from tasks_lib.steps.world import World
 from tasks_lib.tree import Slot
 
@@ -102,13 +103,9 @@ def _fill(
         how = world.settings.link_mode
         slot.place(file, file_name=name, key=delivery.key, how=how, progress=progress)
         return
+    limits = world.limits(delivery.limits)
+    if is_laid(world, delivery, slot, Archive(file, integrity, name, archive, limits), progress):
+        return
     progress.phase("extract", total=integrity.size)
-    slot.extract(
-        file,
-        name=name,
-        format=archive,
-        reshape=Reshape(),
-        limits=world.limits(delivery.limits),
-        key=delivery.key,
-        progress=progress,
-    )
+    file.seek(0)
+    slot.extract(file, name=name, format=archive, reshape=Reshape(), limits=limits, key=delivery.key, progress=progress)

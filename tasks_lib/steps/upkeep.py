@@ -21,8 +21,10 @@ from tasks_lib.steps.inspecting import inspected
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, Preparation
 from tasks_lib.steps.remaking import deliveries, remake
 from tasks_lib.steps.trees import compare, slot_of
+from tasks_lib.steps.unpacking import judged, tree_key
 from tasks_lib.steps.world import World
 from tasks_lib.store import Item
+from tasks_lib.tree import remove_tree
 
 #: Differences of one tree that are named.
 _MOST_NAMED: Final = 20
@@ -72,7 +74,8 @@ class Verification:
         """
         report = Report()
         chosen = self._chosen()
-        for found in (self._stored(chosen, report), self._published(chosen, report), self._delivered(chosen, report)):
+        looks = (self._stored, self._published, self._unpacked, self._delivered)
+        for found in (look(chosen, report) for look in looks):
             damaged = []
             for damage in found:
                 damaged.append(damage)
@@ -151,13 +154,34 @@ class Verification:
                 self.world.store.upkeep.set_aside(artifact.path, reason)
                 yield Damage("artifact", str(artifact.path), reason, (task,))
 
+    def _unpacked(self, chosen: frozenset[str], report: Report) -> Iterator[Damage]:
+        """Yield unpacked trees of the cache that are not what their archive gives; those who stand placed need them."""
+        items = [item for item in self.world.store.upkeep.items() if item.kind == "tree"] if self._has_trees() else []
+        placed: dict[str, list[str]] = defaultdict(list)
+        for task, delivery in self._deliveries().items() if items else ():
+            integrity = integrity_of(self.world, delivery.artifact)
+            if integrity is not None and (not self.names or task in chosen):
+                key = tree_key(self.world, delivery, integrity)
+                placed[key] += [task] if slot_of(delivery).key() == delivery.key else []
+        items = [item for item in items if not self.names or item.name in placed]
+        for item, reason, unjudged in judged(self.world, items, self.progress):
+            if unjudged:
+                report.unchecked.append(f"unpacked tree {item.name}: {unjudged}")
+                continue
+            report.checked["unpacked tree"] += 1
+            if reason:
+                yield Damage("unpacked tree", item.name, reason, tuple(placed.get(item.name, ())))
+
+    def _has_trees(self) -> bool:
+        return self.world.store.trees(remove_tree).any()
+
     def _delivered(self, chosen: frozenset[str], report: Report) -> Iterator[Damage]:
         """Yield trees and placed files that are not what was delivered."""
         worked = {
             one.record
             for preparation in self._toolchains().values()
             for one in preparation.deliveries
-            if (preparation.directory / ".worked").exists()
+            if preparation.worked.exists()
         }
         for task, delivery in self._deliveries().items():
             owner = f"toolchain:{task.removeprefix('extract:').partition('/')[0]}"

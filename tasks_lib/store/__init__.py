@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
@@ -29,10 +29,11 @@ from tasks_lib.store.locks import locked
 from tasks_lib.store.memo import Stamp
 from tasks_lib.store.options import LOCK_TIMEOUT_S, Options
 from tasks_lib.store.partial import Partial
-from tasks_lib.store.placing import LinkMode, fill, place
+from tasks_lib.store.placing import LinkMode, can_clone, fill, place, place_named
 from tasks_lib.store.results import Result
 from tasks_lib.store.shelf import Opened, Shelf
 from tasks_lib.store.survey import Item
+from tasks_lib.store.trees import Trees
 from tasks_lib.store.trust import Trust
 from tasks_lib.store.upkeep import Upkeep
 from tasks_lib.store.writer import Writer
@@ -47,8 +48,10 @@ __all__ = [
     "Store",
     "Trust",
     "Writer",
+    "can_clone",
     "locked",
     "place",
+    "place_named",
 ]
 
 #: What is said when no more bytes go into a file.
@@ -79,6 +82,10 @@ class Store:
     @cached_property
     def _usage(self) -> usage.Usage:
         return usage.Usage(self.shelf.top)
+
+    def trees(self, remove_tree: Callable[[Path], None]) -> Trees:
+        """Return the unpacked trees; `remove_tree` is how a directory is removed."""
+        return Trees(self.shelf, self._lower, self._usage, remove_tree)
 
     def path(self, digest: Digest) -> Path:
         """Return where the blob of that digest is or would be.

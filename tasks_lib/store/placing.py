@@ -1,4 +1,4 @@
-"""A blob on its way to a place outside: cloned where the file system shares blocks, linked when asked, else copied.
+"""Content on its way to a place outside: cloned where the file system shares blocks, linked when asked, else copied.
 
 Internal to the store and the tree.
 """
@@ -10,15 +10,20 @@ import errno
 import fcntl
 import os
 import stat
+from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
 from tasks_lib.progress import Progress
 from tasks_lib.store import files
 
 #: "auto" and "reflink": a clone where the file system offers it, else a copy; "hardlink": a link to the blob.
+#: What they mean for an archive: docs/cache.md, "Placement".
 LinkMode = Literal["auto", "reflink", "copy", "hardlink"]
 #: Source: linux/fs.h, FICLONE = _IOW(0x94, 9, int).
 _FICLONE: Final = 0x40049409
+#: No link to this file: on another file system, too many already, not ours to link, none here.
+_NO_LINK: Final = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS)
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -52,7 +57,7 @@ def fill(file: BinaryIO, descriptor: int, how: LinkMode, progress: Progress) -> 
         OSError, BlobCorruptError, CancelledError: as `place`.
     """
     file.seek(0)
-    if how != "copy" and _clone(file, descriptor):
+    if how != "copy" and _clone(file.fileno(), descriptor):
         file.seek(0, os.SEEK_END)
         file.read(1)  # an open blob says at its end whether it changed
         return
@@ -64,10 +69,55 @@ def fill(file: BinaryIO, descriptor: int, how: LinkMode, progress: Progress) -> 
             view = view[os.write(descriptor, view) :]
 
 
-def _clone(file: BinaryIO, descriptor: int) -> bool:
+def place_named(name: bytes, source: int, directory: int, *, mode: int, how: LinkMode) -> os.stat_result:
+    """Put the file `name` of the open directory `source` into another one, where nothing of that name may stand.
+
+    A file of its own has `mode`, a link what it has. Returned is the status, at the end, of the file that was taken.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    if how == "hardlink":
+        try:
+            os.link(name, name, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False)
+            return os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+    taken = os.open(name, _READ, dir_fd=source)
+    try:
+        made = os.open(name, _CREATE, mode, dir_fd=directory)
+        try:
+            if not _clone(taken, made):
+                while chunk := os.read(taken, files.CHUNK):
+                    view = memoryview(chunk)
+                    while view:
+                        view = view[os.write(made, view) :]
+        finally:
+            os.close(made)
+        return os.fstat(taken)
+    finally:
+        os.close(taken)
+
+
+def can_clone(file: BinaryIO, directory: Path) -> bool:
+    """Whether a file in `directory` can share the blocks of an open one."""
+    try:
+        descriptor = os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return False
+    try:
+        return _clone(file.fileno(), descriptor)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _clone(file: int, descriptor: int) -> bool:
     """Let both files share their blocks until one is written; False where the file system cannot."""
     try:
-        fcntl.ioctl(descriptor, _FICLONE, file.fileno())
+        fcntl.ioctl(descriptor, _FICLONE, file)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise

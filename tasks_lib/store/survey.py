@@ -19,7 +19,9 @@ from typing import Final, Literal, NamedTuple
 from tasks_lib.store import files, locks
 from tasks_lib.store.options import FORMAT
 
-Kind = Literal["blob", "result", "artifact", "partial", "repository", "quarantine", "temporary", "lock", "format"]
+Kind = Literal[
+    "blob", "result", "artifact", "partial", "repository", "tree", "quarantine", "temporary", "lock", "format"
+]  # fmt: skip
 _HEX: Final = re.compile(r"[0-9a-f]{40,128}")
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FORMAT: Final = re.compile(r"v([0-9]{1,4})")
@@ -40,15 +42,15 @@ def survey(root: Path) -> Iterator[Item]:
     """Yield everything that is known in the cache."""
     top = root / FORMAT
     for algorithm in _directories(top / "blobs"):
-        for fan in _directories(algorithm):
-            yield from _whole(fan, "blob")
+        yield from _fanned(algorithm, "blob")
     for fan in _directories(top / "results"):
         yield from _files(fan, "result")
     for name in _directories(root / "artifacts"):
         for key in _directories(name):
             yield from _files(key, "artifact", str(root / "artifacts"))
     yield from _files(top / "partial", "partial")
-    yield from _files(top / "tmp", "temporary")
+    yield from _fanned(top / "trees", "tree")
+    yield from _whole(top / "tmp", "temporary")
     yield from _files(top / "locks", "lock")
     yield from _whole(top / "quarantine", "quarantine")
     yield from _whole(top / "repositories", "repository")
@@ -64,6 +66,11 @@ def _directories(path: Path) -> list[Path]:
             return sorted(Path(one.path) for one in entries if one.is_dir(follow_symlinks=False))
     except OSError:
         return []
+
+
+def _fanned(path: Path, kind: Kind) -> Iterator[Item]:
+    for fan in _directories(path):
+        yield from _whole(fan, kind)
 
 
 def _files(directory: Path, kind: Kind, below: str = "") -> Iterator[Item]:
@@ -119,11 +126,11 @@ def discard(item: Item, root: Path, remove_tree: Callable[[Path], None]) -> str:
     """
     path = Path(item.path)
     with contextlib.ExitStack() as stack:
-        if item.kind in ("blob", "partial", "result", "repository"):
+        if item.kind in ("blob", "partial", "result", "repository", "tree"):
             name = item.name.partition(".")[0]
             if _HEX.fullmatch(name) and not stack.enter_context(locks.tried(root / FORMAT / "locks" / name)):
                 return "locked"
-        if item.kind in ("blob", "temporary", "lock") and not stack.enter_context(_unleased(path)):
+        if item.kind in ("blob", "tree", "temporary", "lock") and not stack.enter_context(_unleased(path)):
             return "in use"
         try:
             _remove(item, root, remove_tree)
@@ -152,21 +159,23 @@ def _remove(item: Item, root: Path, remove_tree: Callable[[Path], None]) -> None
 
 @contextlib.contextmanager
 def _unleased(path: Path) -> Iterator[bool]:
-    """Give whether nobody has the file open under a lease; nobody gets one meanwhile."""
+    """Give whether nobody has the file or tree open under a lease; nobody gets one meanwhile."""
     try:
-        file = files.open_regular(path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         yield not path.is_file()
         return
-    with file:
+    try:
         try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
         except OSError:
             yield True  # a file system without leases, or one that locks only what it may write (NFS)
         else:
             yield True
+    finally:
+        os.close(descriptor)
 
 
 def _drop_empty(directory: Path, root: Path) -> None:

@@ -80,9 +80,10 @@ class Upkeep:
             files.make_directory(gate.parent, self._root)
         with locked(gate, timeout_s=self._options.lock_timeout_s, progress=progress):
             yield lambda item, remove_tree: discard(item, self._root, remove_tree)
-            left = frozenset(item.name for item in self.items() if item.kind == "blob")
-            self._shelf.memo.keep_only(left)
-            uses = {name: when for name, when in self.last_uses().items() if name in left}
+            left = [item for item in self.items() if item.kind in ("blob", "tree")]
+            self._shelf.memo.keep_only(frozenset(item.name for item in left if item.kind == "blob"))
+            names = frozenset(item.name for item in left)
+            uses = {name: when for name, when in self.last_uses().items() if name in names}
             usage.compact(self._shelf.top, uses)
 
     def last_uses(self) -> dict[str, int]:

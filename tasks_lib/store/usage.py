@@ -50,17 +50,27 @@ class Usage:
             self._seen.add(hex_digest)
             if hex_digest not in self._missed:
                 self._hits.add(hex_digest)
-            now = self._clock()
-            if now - written_s < _SAME_USE_S:
-                return
-            if self._recent is None:
-                self._recent = last_uses(self._top)
-            if now - self._recent.get(hex_digest, 0) < _SAME_USE_S:
-                return
-            self._pending.append(hex_digest)
-            if len(self._pending) >= _BATCH or time.monotonic() - self._written_s > _BATCH_S:
-                _write_uses(self._top, self._clock, self._pending)
-                self._written_s = time.monotonic()
+            self._note(hex_digest, written_s)
+
+    def used(self, key: str, written_s: float) -> None:
+        """Remember that a tree was used, which was written at `written_s`; hit rates are of content alone."""
+        with self._lock:
+            if key not in self._seen:
+                self._seen.add(key)
+                self._note(key, written_s)
+
+    def _note(self, name: str, written_s: float) -> None:
+        now = self._clock()
+        if now - written_s < _SAME_USE_S:
+            return
+        if self._recent is None:
+            self._recent = last_uses(self._top)
+        if now - self._recent.get(name, 0) < _SAME_USE_S:
+            return
+        self._pending.append(name)
+        if len(self._pending) >= _BATCH or time.monotonic() - self._written_s > _BATCH_S:
+            _write_uses(self._top, self._clock, self._pending)
+            self._written_s = time.monotonic()
 
     def miss(self, hex_digest: str) -> None:
         """Remember that this content had to be obtained."""

@@ -25,9 +25,10 @@ from tasks_lib.store import LOCK_TIMEOUT_S, LinkMode, locked
 from tasks_lib.tree.compare import Comparison
 from tasks_lib.tree.descent import Descent
 from tasks_lib.tree.record import Line, RecordWriter, head, lines
+from tasks_lib.tree.unpacked import UNPACKED_VERSION, DamagedTreeError, Unpacked, unpack
 from tasks_lib.tree.writer import TreeWriter, remove_tree
 
-__all__ = ["TREE_VERSION", "Slot", "remove_tree"]
+__all__ = ["TREE_VERSION", "UNPACKED_VERSION", "DamagedTreeError", "Slot", "Unpacked", "remove_tree", "unpack"]
 
 #: Raise when the same archive may give another tree.
 TREE_VERSION: Final = 2
@@ -90,6 +91,17 @@ class Slot:
             read(source, name=name, format=format, reshape=reshape, limits=limits, sink=writer.add)
 
         self._fill(fill, name, key, progress, limits.max_total_bytes)
+
+    def lay(
+        self, unpacked: Unpacked, *, name: str, how: LinkMode, limits: Limits, key: str, progress: Progress
+    ) -> None:
+        """Put an unpacked tree into the destination, replacing what this slot held.
+
+        Raises:
+            DamagedTreeError: the unpacked tree is not what it was; the destination is as before.
+            TreeError, CancelledError: as `extract`.
+        """
+        self._fill(lambda writer: unpacked.lay(writer, how), name, key, progress, limits.max_total_bytes)
 
     def place(self, source: BinaryIO, *, file_name: str, key: str, how: LinkMode, progress: Progress) -> None:
         """Put one plain file into the destination, replacing what this slot held; ELF files become executable.

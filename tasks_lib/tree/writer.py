@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -22,7 +22,8 @@ from tasks_lib.tree.descent import OPEN_DIRECTORY, Descent
 from tasks_lib.tree.record import RecordWriter
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_MODES: Final = (0o644, 0o755)
+#: Of a file that does not run, and of one that does; the umask takes from them.
+MODES: Final = (0o644, 0o755)
 _CHUNK: Final = 1 << 20
 #: Bytes, or entries, between two words to the watcher: a call for each of a million files is felt.
 _REPORT_BYTES: Final = 1 << 20
@@ -37,11 +38,14 @@ class TreeWriter:
     Where the file system has no (more) hard links, up to `copies` bytes are written as copies instead.
     """
 
-    def __init__(self, root: Path, record: RecordWriter, progress: Progress, copies: int) -> None:
+    def __init__(
+        self, root: Path, record: RecordWriter, progress: Progress, copies: int, modes: tuple[int, int] = MODES
+    ) -> None:
         self._descent = Descent(root)
         self._links: list[Entry] = []
         self._record = record
         self._progress = progress
+        self._modes = modes
         self._copies = copies
         self._copied: dict[bytes, bytes] = {}  # a file that can have no more links -> its last copy
         self._bytes = self._entries = 0
@@ -85,9 +89,24 @@ class TreeWriter:
             OSError, CancelledError: as `add`.
             BlobCorruptError: the content changed meanwhile.
         """
-        mode = _MODES[entry.executable]
+        mode = self._modes[entry.executable]
         place(source, entry.path, directory=self._descent.root, mode=mode, how=how, progress=self._progress)
         self._record.add(entry.path, entry.kind, entry.executable, entry.size, b"")
+
+    def take(self, path: bytes, executable: int, size: int, put: Callable[[bytes, int, int], None]) -> None:
+        """Let `put` make one file, told its name, the open directory for it, and its mode.
+
+        Raises:
+            OSError, CancelledError: as `add`.
+            whatever `put` raises.
+        """
+        directory, _, name = path.rpartition(b"/")
+        put(name, self._descent.enter(directory), self._modes[executable])
+        self._record.add(path, "file", executable, size, b"")
+        self._bytes += size
+        self._entries += 1
+        if self._entries > _REPORT_ENTRIES:
+            self._report()
 
     def finish(self) -> None:
         """Make the symlinks, now that nothing is written any more."""
@@ -105,7 +124,7 @@ class TreeWriter:
     def _write(
         self, name: bytes, executable: int, size: int, chunks: Iterable[bytes | memoryview], directory: int
     ) -> None:
-        descriptor = os.open(name, _CREATE, _MODES[executable], dir_fd=directory)
+        descriptor = os.open(name, _CREATE, self._modes[executable], dir_fd=directory)
         try:
             for chunk in chunks:
                 if chunk is HOLE:
