@@ -291,7 +291,7 @@ def _stamped(directory: Path, *names: str) -> tuple[Path, stamps.Head]:
 
 
 SECOND: dict[str, tuple[Edit, bool]] = {
-    "nothing": (lambda d: None, False),
+    "nothing": (lambda d: d.touch(), False),
     "another file beside it": (lambda d: (d / "blobs/new").write_text("2"), False),
     "renamed": (lambda d: (d / "blobs/b").rename(d / "blobs/c"), True),
     "removed": (lambda d: (d / "blobs/b").unlink(), True),
