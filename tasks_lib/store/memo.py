@@ -33,6 +33,11 @@ class Stamp(NamedTuple):
         """Return the stamp of a file's status."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
+    @property
+    def text(self) -> str:
+        """The stamp as a line has it: ten thousand of them are compared as they are read, none is taken apart."""
+        return f"{self.device} {self.inode} {self.size} {self.mtime_ns} {self.ctime_ns}"
+
 
 class Memo:
     """Stamp -> hex digest: an append-only text file, read once. Safe to use from any thread."""
@@ -42,20 +47,20 @@ class Memo:
 
     def __init__(self, path: Path, trust: Trust) -> None:
         self._path, self._trust = path, trust
-        self._known: dict[Stamp, str] | None = None
+        self._known: dict[str, str] | None = None  # by the text of a stamp
         self._read = 0  # bytes of the file that are known
         self._lock = threading.Lock()
 
-    def _loaded(self) -> dict[Stamp, str]:
+    def _loaded(self) -> dict[str, str]:
         if self._known is None:
             with self._lock:
                 if self._known is None:
-                    known: dict[Stamp, str] = {}
+                    known: dict[str, str] = {}
                     self._read_on(known)
                     self._known = known
         return self._known
 
-    def _read_on(self, known: dict[Stamp, str]) -> None:
+    def _read_on(self, known: dict[str, str]) -> None:
         """Add what this and other processes have written since the last look."""
         with contextlib.suppress(OSError, ValueError), files.open_regular(self._path) as file:
             status = os.fstat(file.fileno())
@@ -65,34 +70,31 @@ class Memo:
             text = files.text_of(file)
             whole = text.rfind("\n") + 1  # somebody may be writing the last line
             self._read = file.tell() - len(text) + whole
-            for line in text[:whole].splitlines():
-                words = line.split()
-                if len(words) == 6 and len(words[0]) in _HEX_LENGTHS:
-                    with contextlib.suppress(ValueError):
-                        known[Stamp(*map(int, words[1:]))] = words[0]
+            words = (line.partition(" ") for line in text[:whole].split("\n"))
+            known.update((stamp, hexed) for hexed, _, stamp in words if len(hexed) in _HEX_LENGTHS)
 
     def get(self, stamp: Stamp) -> str:
         """Return the hex digest that was measured here or by another process, "" when this stamp is not known."""
         known = self._loaded()
-        found = known.get(stamp, "")
+        key = stamp.text
+        found = known.get(key, "")
         if not found:
             with self._lock:
                 self._read_on(known)
-            found = known.get(stamp, "")
+            found = known.get(key, "")
         return found
 
     def put(self, stamp: Stamp, hex_digest: str) -> None:
         """Remember a measurement; a cache that cannot be written just forgets."""
-        known = self._loaded()
-        if known.get(stamp) == hex_digest:
+        known, key = self._loaded(), stamp.text
+        if known.get(key) == hex_digest:
             return
         with self._lock:
             full = len(known) >= self.MAX_LINES
             if full:
                 known.clear()
-            known[stamp] = hex_digest
-            line = f"{hex_digest} {' '.join(map(str, stamp))}\n"
-            files.append_text(self._path, line, "anew" if full else "longer")
+            known[key] = hex_digest
+            files.append_text(self._path, f"{hex_digest} {key}\n", "anew" if full else "longer")
 
     def keep_only(self, hexes: frozenset[str]) -> None:
         """Forget the measurements of content that is gone."""
@@ -100,5 +102,5 @@ class Memo:
         if len(kept) < len(self._loaded()):
             with self._lock:
                 self._known = kept
-                text = "".join(f"{hexed} {' '.join(map(str, stamp))}\n" for stamp, hexed in kept.items())
+                text = "".join(f"{hexed} {stamp}\n" for stamp, hexed in kept.items())
                 files.append_text(self._path, text, "anew")
