@@ -15,6 +15,7 @@ from doit.exceptions import InvalidDodoFile
 
 from tasks_lib.errors import FetchError
 from tasks_lib.graph import reporter
+from tasks_lib.graph.checker import MD5Checker
 from tasks_lib.graph.house import House
 from tasks_lib.graph.state import stamp_of
 from tasks_lib.settings import SETTINGS, Settings, project_table
@@ -54,6 +55,7 @@ DOIT_CONFIG = {
     "minversion": "0.37.0",
     "default_tasks": ["toolchain", "repack", "fetch"],  # sinks first: downloads and extractions overlap
     "backend": "doit-fetch",
+    "check_file_uptodate": MD5Checker,
     "dep_file": str(HOUSE.database),
     "num_process": HOUSE.settings.jobs,
     "par_type": "thread",

@@ -266,7 +266,7 @@ class PooledRunner(Runner):
 
     def _executed(self, task: Any) -> BaseFail | None:
         fail: BaseFail | None = self.execute_task(task)  # type: ignore[no-untyped-call]
-        prime = getattr(self.dep_manager.checker, "prime", None)
+        prime = getattr(self.dep_manager.checker, "prime", None)  # a dodo.py may choose another checker
         if fail is None and prime is not None:
             for path in task.file_dep:
                 prime(path)
