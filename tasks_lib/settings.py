@@ -7,19 +7,19 @@ below this floor reads them.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from tasks_lib.errors import SettingError
 from tasks_lib.limits import Limits
 from tasks_lib.network import LINK_LOCAL, Policy, TransportSettings
 from tasks_lib.repository_url import PROTOCOLS
-from tasks_lib.store import LinkMode, Options, Trust
+
+if TYPE_CHECKING:
+    from tasks_lib.store import Durability, LinkMode, Options
 
 _Choice = TypeVar("_Choice", bound=str)
 
@@ -95,10 +95,29 @@ class Settings:
     limits: Limits
     git_protocols: tuple[str, ...]
     known_hosts: str
-    store: Options
+    durability: Durability
+    lock_timeout_s: float
+    trust_group: str
+    shared: Path | None
     link_mode: LinkMode
     progress: str = "auto"
     events: str = ""
+
+    @property
+    def store(self) -> Options:
+        """How the store is to behave; the store is loaded for that.
+
+        Raises:
+            SettingError: there is no such group.
+        """
+        from tasks_lib.store import Options, Trust
+
+        return Options(
+            durability=self.durability,
+            lock_timeout_s=self.lock_timeout_s,
+            trust=Trust.of(self.trust_group),
+            shared=self.shared,
+        )
 
     @classmethod
     def parse(
@@ -144,12 +163,10 @@ class Settings:
             limits=_limits(values),
             git_protocols=tuple(str(values["FETCH_GIT_PROTOCOLS"]).replace(",", " ").split()),
             known_hosts=str(values["FETCH_SSH_KNOWN_HOSTS"]),
-            store=Options(
-                durability=_one_of(values, "FETCH_DURABILITY", ("full", "fast")),
-                lock_timeout_s=float(values["FETCH_LOCK_TIMEOUT_S"]),
-                trust=Trust.of(str(values["FETCH_CACHE_TRUST_GROUP"])),
-                shared=cache if private else None,
-            ),
+            durability=_one_of(values, "FETCH_DURABILITY", ("full", "fast")),
+            lock_timeout_s=float(values["FETCH_LOCK_TIMEOUT_S"]),
+            trust_group=str(values["FETCH_CACHE_TRUST_GROUP"]),
+            shared=cache if private else None,
             link_mode=_one_of(values, "FETCH_LINK_MODE", ("auto", "reflink", "copy", "hardlink")),
             progress=_one_of(values, "FETCH_PROGRESS", ("auto", "live", "lines", "quiet")),
             events=str(values["FETCH_EVENTS"]),
@@ -168,6 +185,8 @@ def project_table(path: Path) -> Mapping[str, Any]:
         return {}
     if "tool.doit-fetch" not in text:
         return {}  # nothing for us: parsing other people's tables costs more than reading the file
+    import tomllib
+
     try:
         table = tomllib.loads(text).get("tool", {}).get("doit-fetch", {})
     except tomllib.TOMLDecodeError as error:
@@ -183,6 +202,8 @@ def _table(project: Mapping[str, Any]) -> dict[str, Any]:
     table = {name.replace("-", "_"): value for name, value in project.items()}
     for name in table:
         if name not in known:
+            import difflib
+
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else "README.md lists the settings"
             raise SettingError(f"[tool.doit-fetch] has the unknown key {name!r}", hint=hint)

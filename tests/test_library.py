@@ -12,8 +12,9 @@ from tasks_lib.definitions import reading
 from tasks_lib.definitions.packed import packed, unpacked
 from tasks_lib.definitions.yaml_tree import Tree
 from tasks_lib.errors import DefinitionError
-from tasks_lib.graph.library import RACY_NS, Library
+from tasks_lib.graph.library import Library
 from tasks_lib.graph.load import load
+from tasks_lib.graph.marks import RACY_NS
 from tests.test_journeys import ROOT, definition
 
 SIGNED = (

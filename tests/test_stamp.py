@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from tasks_lib.graph import stamp as stamps
-from tasks_lib.graph.library import RACY_NS, Library, code_mark, mark_of
+from tasks_lib.graph.library import Library
+from tasks_lib.graph.marks import RACY, RACY_NS, code_mark, look_at, mark_of, signs_of
 from tests.archives import Member, tar
 from tests.origin import Origin, reply, serving
 from tests.test_journeys import CLEAN, LIBRARY, ROOT, TOOL, definition, doit, ran
@@ -150,6 +151,12 @@ EDITS: dict[str, tuple[Edit, list[str]]] = {
     "output replaced": (lambda r: replaced(artifact(r, "tool.tar"), b"other"), ["fetch:tool"]),
     "output flipped, times set back": (lambda r: flip(artifact(r, "lib-1.0.tar")), ["fetch:lib"]),
     "blob lost": (lambda r: _blob(r).unlink(), ["fetch:lib"]),
+    "blob renamed": (lambda r: _blob(r).rename(_blob(r).with_name("aside")), ["fetch:lib"]),
+    "blob moved away": (lambda r: _blob(r).rename(r / "aside"), ["fetch:lib"]),
+    "blobs moved away": (
+        lambda r: (r / "cache/v1/blobs/sha256").rename(r / "aside"),
+        ["fetch:lib", "fetch:tool", "repack:lib", "toolchain:built"],
+    ),
     "digest in a definition": (_new_version, ["extract:user/tool", "fetch:tool", "toolchain:user"]),
     "new definition file": (_new_file, ["fetch:more"]),
     "new toolchain": (_new_toolchain, ["extract:third/tool", "toolchain:third"]),
@@ -259,13 +266,13 @@ def test_other_code_is_noticed(tmp_path: Path) -> None:
     """A stamp by other code is none; and the code is known by every file of it."""
     head = stamps.Head("code", "settings", "selection", 1)
     stamps.write(
-        tmp_path / "s", head, Library(tmp_path / "l", ""), ({}, {}), {"t": stamps.Row((), ("/",), (1,))}, ["t"]
+        tmp_path / "s", head, Library(tmp_path / "l", ""), ({}, {}), [], {"t": stamps.Row((), ("/",), (1,))}, ["t"]
     )
     assert stamps.read(tmp_path / "s", head) is not None
     for other in (("new", "settings", "selection", 1), ("code", "settings", "selection", 2)):
         assert stamps.read(tmp_path / "s", stamps.Head(*other)) is None
     shutil.copytree(ROOT / "tasks_lib", tmp_path / "tasks_lib")
-    command = [sys.executable, "-c", "from tasks_lib.graph.library import code_mark; print(code_mark())"]
+    command = [sys.executable, "-c", "from tasks_lib.graph.marks import code_mark; print(code_mark())"]
     marks = []
     for text in ("", "#\n"):
         append(tmp_path / "tasks_lib/tree/record.py", text)
@@ -274,13 +281,64 @@ def test_other_code_is_noticed(tmp_path: Path) -> None:
     assert code_mark() == code_mark()
 
 
+def _stamped(directory: Path, *names: str) -> tuple[Path, stamps.Head]:
+    """Leave a stamp of one task with these files."""
+    time.sleep(2 * RACY_NS / 1e9)
+    head, paths = stamps.Head("code", "settings", "selection", 1), [str(directory / name) for name in names]
+    row = stamps.Row((), tuple(paths), look_at(paths))
+    stamps.write(directory / "s", head, Library(directory / "l", ""), ({}, {}), [], {"t": row}, ["t"])
+    return directory / "s", head
+
+
+SECOND: dict[str, tuple[Edit, bool]] = {
+    "nothing": (lambda d: d.touch(), False),
+    "another file beside it": (lambda d: (d / "blobs/new").write_text("2"), False),
+    "renamed": (lambda d: (d / "blobs/b").rename(d / "blobs/c"), True),
+    "removed": (lambda d: (d / "blobs/b").unlink(), True),
+    "another file in its place": (lambda d: replaced(d / "blobs/b", b"1"), True),
+    "written through it": (lambda d: (d / "blobs/b").write_text("2"), True),
+    "written through the other": (lambda d: (d / "artifact").write_text("2"), True),
+    "its directory gone": (lambda d: (d / "blobs").rename(d / "aside"), True),
+    "another directory": (
+        lambda d: ((d / "blobs").rename(d / "aside"), shutil.copytree(d / "aside", d / "blobs")),
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("edit", SECOND)
+def test_a_second_name_is_looked_at_through_its_directory(edit: str, tmp_path: Path) -> None:
+    """A file with two names costs one look, and whatever happens to either name is noticed."""
+    change, noticed = SECOND[edit]
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "artifact").write_text("1")
+    (tmp_path / "blobs/b").hardlink_to(tmp_path / "artifact")
+    path, head = _stamped(tmp_path, "artifact", "blobs/b")
+    before = stamps.read(path, head)
+    assert before is not None
+    assert before.first == [str(tmp_path / "artifact")]
+    change(tmp_path)
+    assert bool(before.changed()) == noticed
+
+
+def test_a_directory_that_is_too_young_vouches_for_nothing(tmp_path: Path) -> None:
+    """What came into a directory just now could have gone in the same tick: its names are looked at one by one."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "artifact").write_text("1")
+    (tmp_path / "blobs/b").hardlink_to(tmp_path / "artifact")
+    time.sleep(2 * RACY_NS / 1e9)
+    (tmp_path / "blobs/new").write_text("2")
+    signs = dict(zip(names := [str(tmp_path / "artifact"), str(tmp_path / "blobs/b")], look_at(names), strict=True))
+    assert stamps._second_names(signs) == {names[1]: RACY}
+
+
 def test_a_file_that_is_too_young_is_not_believed(tmp_path: Path) -> None:
     """Within a tick of the clock a file could change twice: its sign fits to nothing."""
     path = tmp_path / "young"
     path.write_text("1")
     assert mark_of(path) == ()
-    assert stamps.look_at([str(path)])[0] == -1
+    assert look_at([str(path)])[0] == RACY
     time.sleep(2 * RACY_NS / 1e9)
-    assert stamps.look_at([str(path)]) == tuple(stamps.signs_of([str(path)]))
+    assert look_at([str(path)]) == tuple(signs_of([str(path)]))
     assert mark_of(path) != ()
-    assert stamps.look_at([str(path)], before=path.stat().st_ctime_ns)[0] == -1
+    assert look_at([str(path)], before=path.stat().st_ctime_ns)[0] == RACY

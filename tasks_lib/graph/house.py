@@ -8,16 +8,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks_lib.graph.library import Library, code_mark, roots
+from tasks_lib.graph.marks import code_mark, roots
 from tasks_lib.settings import Settings
 
 if TYPE_CHECKING:
     from tasks_lib.definitions import Definitions
+    from tasks_lib.graph.library import Library
     from tasks_lib.graph.tasks import Graph
     from tasks_lib.steps import Plan, World
 
@@ -28,6 +29,7 @@ class House:
 
     settings: Settings
     environ: Mapping[str, str]
+    _entered: list[bool] = field(default_factory=list)
 
     @cached_property
     def world(self) -> World:
@@ -39,8 +41,33 @@ class House:
     @cached_property
     def library(self) -> Library:
         """Where parsed definitions are kept."""
+        from tasks_lib.graph.library import Library
+
         where = hashlib.sha256(os.fsencode(self.settings.fetchdefs.absolute())).hexdigest()
-        return Library(self.settings.cache / f"definitions-{where[:12]}.parsed", code_mark())
+        return Library(self.settings.cache / f"definitions-{where[:12]}.parsed", self.code)
+
+    def enter(self) -> None:
+        """Make the cache directory, note who uses it, and wait while it is pruned; done once.
+
+        Raises:
+            StoreUnavailableError: it cannot be used, or prune holds it for too long.
+            SettingError: there is no such trusted group.
+        """
+        from tasks_lib.store import Store
+
+        if not self._entered:
+            Store(self.settings.cache, self.settings.store).join(self.settings.fetchdefs)
+            self._entered.append(True)
+
+    @property
+    def database(self) -> Path:
+        """Where doit's database is."""
+        return self.settings.cache / "doit.db"
+
+    @cached_property
+    def code(self) -> str:
+        """What this package's own files are known by."""
+        return code_mark()
 
     @property
     def roots(self) -> list[Path]:

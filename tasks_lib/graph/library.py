@@ -11,26 +11,19 @@ import contextlib
 import hashlib
 import os
 import secrets
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
 
-#: First bytes of the file; raise the number when its layout changes.
-_MAGIC: Final = b"doit-fetch definitions 1\n"
-#: Nanoseconds that a file must be older than the look at it: within a tick of the kernel's clock it could change twice.
-#: Source: CONFIG_HZ is at least 100.
-RACY_NS: Final = 20_000_000
+from tasks_lib.graph.marks import Mark
 
-#: Where definitions stand in their directory.
-KINDS: Final = ("fetch", "toolchain")
-MIRRORS: Final = "mirrors.yml"
-
-Mark = tuple[int, ...]
 if TYPE_CHECKING:
     from tasks_lib.definitions import Definitions, Fetch, SourceFile, Toolchain
+
+#: First bytes of the file; raise the number when its layout changes.
+_MAGIC: Final = b"doit-fetch definitions 1\n"
 
 Value = TypeVar("Value", bound="Fetch | Toolchain")
 
@@ -76,34 +69,6 @@ def decoded(raw: msgspec.Raw) -> Any:
     from tasks_lib.definitions.packed import unpacked
 
     return unpacked(msgspec.msgpack.decode(raw))
-
-
-def roots(directory: Path) -> list[Path]:
-    """Return where definitions are looked for: what is new there is noticed."""
-    return [*(directory / kind for kind in KINDS), directory / MIRRORS]
-
-
-def mark_of(path: Path | str) -> Mark:
-    """Return what identifies an unchanged file or directory, or its absence; () when it is too young to tell."""
-    try:
-        status = os.stat(path)  # noqa: PTH116  # thousands of them
-    except OSError:
-        return (0,)
-    if time.time_ns() - status.st_ctime_ns < RACY_NS:
-        return ()
-    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-def code_mark() -> str:
-    """Return a digest of this package's own files: other code may read the same text differently."""
-    digest = hashlib.sha256()
-    top = Path(__file__).parent.parent
-    for directory in sorted([str(top), *(entry.path for entry in os.scandir(top) if entry.is_dir())]):
-        for entry in sorted(os.scandir(directory), key=lambda one: one.name):
-            if entry.name.endswith(".py"):
-                status = entry.stat()
-                digest.update(f"{entry.path} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
@@ -152,13 +117,6 @@ class Library:
         body = msgspec.msgpack.encode(kept)
         self.identity, self.consumers, self.marks = hashlib.sha256(body).digest(), kept.consumers, kept.marks
         replace_bytes(self._path, _MAGIC + self.identity + body)
-
-
-def unchanged(marks: Mapping[str, Mark], roots: Iterable[Path]) -> bool:
-    """Whether nothing of what definitions were read from has changed; `roots` are the places that are looked into."""
-    if any(str(root) not in marks for root in roots):
-        return False
-    return all(mark and mark_of(path) == mark for path, mark in marks.items())
 
 
 def definitions_of(kept: Kept, parsed: Definitions | None = None) -> Definitions:

@@ -10,17 +10,8 @@ from typing import TYPE_CHECKING, Final
 from tasks_lib.definitions import Definitions
 from tasks_lib.digest import Digest
 from tasks_lib.errors import DefinitionError, Problem
-from tasks_lib.graph.library import (
-    KINDS,
-    MIRRORS,
-    Library,
-    Mark,
-    Memory,
-    definitions_of,
-    mark_of,
-    roots,
-    unchanged,
-)
+from tasks_lib.graph.library import Library, Memory, definitions_of
+from tasks_lib.graph.marks import KINDS, MIRRORS, Mark, mark_of, roots, unchanged
 
 if TYPE_CHECKING:
     from tasks_lib.definitions import SourceFile

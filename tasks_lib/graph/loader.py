@@ -26,9 +26,10 @@ from doit.task import Task
 from tasks_lib.errors import DefinitionError
 from tasks_lib.graph import stamp as stamps
 from tasks_lib.graph.house import House
-from tasks_lib.graph.library import Lazy, unchanged
+from tasks_lib.graph.marks import unchanged
 from tasks_lib.graph.names import GROUPS, UnknownNameError, resolved
-from tasks_lib.graph.stamp import Head, Recorder, Row, Stamp
+from tasks_lib.graph.recorder import Recorder
+from tasks_lib.graph.stamp import Head, Row, Stamp
 from tasks_lib.graph.state import stamp_of
 
 if TYPE_CHECKING:
@@ -63,7 +64,15 @@ class Keeping:
         head = Head(self.head.code, self.head.settings, self.head.selection, stamps.inode_of(database))
         rows = self.standing | self.recorder.rows
         digests = tuple(stamps.digests_of(one) for one in _raw(definitions))
-        stamps.write(stamp_of(database), head, self.house.library, (digests[0], digests[1]), rows, [*rows, *wanted])
+        stamps.write(
+            stamp_of(database),
+            head,
+            self.house.library,
+            (digests[0], digests[1]),
+            self.house.world.store.guarded(),
+            rows,
+            [*rows, *wanted],
+        )
 
 
 class Loader:
@@ -88,6 +97,7 @@ class Loader:
             return self._all(cmd, pos_args)
         try:
             if not _only_ours(getattr(self._inner, "namespace", None)):
+                found.enter()
                 return self._named(self._all(cmd, pos_args), pos_args)
             return self._configured(self._chosen(found, cmd, pos_args))
         except DefinitionError as error:
@@ -143,39 +153,49 @@ class Loader:
         return {f"toolchain:{user}" for user in users}
 
     def _chosen(self, found: House, cmd: Any, pos_args: list[str]) -> list[Task]:
+        scope = getattr(cmd, "scope", "all")
+        if scope == "stamp" and not pos_args:
+            return self._bare(found, cmd)
+        found.enter()
         if pos_args:
             names = _owners(found, pos_args)
             if names is not None:
                 with contextlib.suppress(UnknownNameError):
                     return self._named(_made(found, _closure(found.definitions, *names)), pos_args)
             return self._named(_made(found, None), pos_args)
-        scope = getattr(cmd, "scope", "all")
         if scope == "groups":
             refused = found.definitions.refused  # what is wrong is told even where no task is shown
             return [*_groups().values(), *(_alone(found) if refused else ())]
-        return self._bare(found, cmd) if scope == "stamp" else _made(found, None)
+        return _made(found, None)
 
     def _bare(self, found: House, cmd: Any) -> list[Task]:
         """Return the tasks that a bare run has to look at."""
         database = cmd.dep_manager.name
         loaded = time.time_ns()
-        code, settings = found.library.code, _digest(found.settings, Path.cwd())
+        code, settings = found.code, _digest(found.settings, Path.cwd())
         head = Head(code, settings, repr(cmd.sel_tasks), stamps.inode_of(database))
         self.keeping = keeping = Keeping(Recorder(loaded), head, found)
         stamp = stamps.read(stamp_of(database), head)
+        if stamp is None or not stamp.guarded:
+            found.enter()
         if stamp is None:
             return _made(found, None)
         same, changed = unchanged(stamp.marks, found.roots), stamp.changed()
         if same and not (changed or stamp.open):
-            keeping.whole, keeping.names, cmd.sel_tasks = True, stamp.names(), []
+            keeping.whole, keeping.names, cmd.sel_tasks = True, stamp.names, []
             return []
+        found.enter()
         definitions = found.definitions
         cmd.dep_manager.backend.begin()
         if not stamp_of(database).exists():  # something was forgotten since it was read
             return _made(found, None)
-        affected = _affected(stamp, changed, definitions, found.library.identity)
+        return self._beside(found, cmd, _affected(stamp, changed, definitions, found.library.identity), stamp)
+
+    def _beside(self, found: House, cmd: Any, affected: _Names, stamp: Stamp) -> list[Task]:
+        """Return the tasks of the affected definitions with what they need; the others stand."""
+        definitions, keeping = found.definitions, self.keeping
         closure = _closure(definitions, *affected)
-        if len(closure[0]) + len(closure[1]) > _MOST * (len(definitions.fetches) + len(definitions.toolchains)):
+        if keeping is None or sum(map(len, closure)) > _MOST * (len(definitions.fetches) + len(definitions.toolchains)):
             return _made(found, None)
         for name, row in stamp.rows().items():
             kind, owner = owner_of(name)
@@ -216,7 +236,7 @@ def _only_ours(namespace: Mapping[str, Any] | None) -> bool:
 
 
 def _digest(*values: object) -> str:
-    said = repr((*values, _boot(), sys.version_info))
+    said = repr((*values, _boot(), sys.version_info, os.geteuid()))
     return hashlib.sha256(said.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -238,6 +258,8 @@ def _raw(definitions: Definitions) -> tuple[Mapping[str, bytes], Mapping[str, by
 
 
 def _texts(one: Mapping[str, Any]) -> Mapping[str, bytes]:
+    from tasks_lib.graph.library import Lazy
+
     if not isinstance(one, Lazy):
         raise AssertionError("a house keeps its definitions in a library")
     return {name: bytes(raw) for name, raw in one.raw.items()}
@@ -251,7 +273,7 @@ def _affected(stamp: Stamp, changed: list[int], definitions: Definitions, librar
         others = _others(stamp, definitions)
         found[0].update(dict.fromkeys(others[0]))
         found[1].update(dict.fromkeys(others[1]))
-        touched |= {task for task in stamp.names() if _is_one_of(task, found)}
+        touched |= {task for task in stamp.names if _is_one_of(task, found)}
     for task in _with_dependents(stamp, touched):
         kind, name = owner_of(task)
         if kind:

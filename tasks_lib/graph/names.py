@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import os
 from collections.abc import Iterable, Mapping
@@ -66,6 +65,8 @@ def _relative(word: str) -> str:
 def _unknown(word: str, tasks: Mapping[str, Any], others: Iterable[str]) -> UnknownNameError:
     if _GLOB.intersection(word):
         return UnknownNameError(f"no task is called like {escaped(word)!r}", hint="`doit list --all` shows every task")
+    import difflib
+
     names = [*others, *list(tasks)[:_COMPARED]]
     group, _, rest = word.partition(":")
     close = difflib.get_close_matches(word, names, n=1, cutoff=_ALIKE)

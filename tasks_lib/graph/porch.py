@@ -15,19 +15,20 @@ from doit.exceptions import InvalidDodoFile
 
 from tasks_lib.errors import FetchError
 from tasks_lib.graph import reporter
+from tasks_lib.graph.checker import MD5Checker
 from tasks_lib.graph.house import House
+from tasks_lib.graph.state import stamp_of
 from tasks_lib.settings import SETTINGS, Settings, project_table
-from tasks_lib.store import Store
 
 if TYPE_CHECKING:
     from tasks_lib.graph.tasks import Task
 
 
-def _settings() -> Settings:
-    """Return the settings of this run.
+def _house() -> House:
+    """Return what this run is built of.
 
     Raises:
-        InvalidDodoFile: a setting cannot be used; doit prints it in one line.
+        InvalidDodoFile: a setting or the cache cannot be used; doit prints it in one line.
     """
     variables: Mapping[str, Any] = {
         one.variable: get_var(one.variable)  # type: ignore[no-untyped-call]  # doit has no types
@@ -36,15 +37,16 @@ def _settings() -> Settings:
     }
     try:
         project = project_table(Path("pyproject.toml"))  # doit is in the directory of dodo.py by now
-        settings = Settings.parse(variables=variables, environ=os.environ, project=project)
-        Store(settings.cache, settings.store).join(settings.fetchdefs)  # doit's database lies there
+        house = House(Settings.parse(variables=variables, environ=os.environ, project=project), dict(os.environ))
+        if not stamp_of(str(house.database)).exists():  # whoever left one was here, and may answer alone
+            house.enter()
     except FetchError as error:
         raise InvalidDodoFile(str(error)) from None
-    return settings
+    return house
 
 
 #: What this run is built of; the commands find it here.
-HOUSE: Final = House(_settings(), dict(os.environ))
+HOUSE: Final = _house()
 reporter.Reporter.surroundings = reporter.Surroundings.parse(
     os.environ, progress=HOUSE.settings.progress, events=HOUSE.settings.events, build=HOUSE.settings.build
 )
@@ -53,7 +55,8 @@ DOIT_CONFIG = {
     "minversion": "0.37.0",
     "default_tasks": ["toolchain", "repack", "fetch"],  # sinks first: downloads and extractions overlap
     "backend": "doit-fetch",
-    "dep_file": str(HOUSE.settings.cache / "doit.db"),
+    "check_file_uptodate": MD5Checker,
+    "dep_file": str(HOUSE.database),
     "num_process": HOUSE.settings.jobs,
     "par_type": "thread",
     "reporter": reporter.Reporter,
@@ -67,6 +70,7 @@ def task_fetchdefs() -> Iterator[Task]:
         InvalidDodoFile: the definitions are wrong; doit prints every problem.
     """
     try:
+        HOUSE.enter()
         graph = HOUSE.graph
     except FetchError as error:
         raise InvalidDodoFile(str(error)) from None

@@ -226,7 +226,7 @@ class PooledRunner(Runner):
             self._ready[pool].append((_RUN, node))
             self._feed()
         else:
-            dispatcher._update_waiting(node)
+            _wake(dispatcher, node)
 
     def _look(self, task: Any) -> Row | None:
         """Look at a task's files before it is checked, for the stamp."""
@@ -269,7 +269,7 @@ class PooledRunner(Runner):
 
     def _executed(self, task: Any) -> BaseFail | None:
         fail: BaseFail | None = self.execute_task(task)  # type: ignore[no-untyped-call]
-        prime = getattr(self.dep_manager.checker, "prime", None)
+        prime = getattr(self.dep_manager.checker, "prime", None)  # a dodo.py may choose another checker
         if fail is None and prime is not None:
             for path in task.file_dep:
                 prime(path)
@@ -291,7 +291,7 @@ class PooledRunner(Runner):
         self.process_task_result(node, fail)  # type: ignore[no-untyped-call]
         if node.run_status == "successful" and self._keeping is not None:
             self._keeping.recorder.made(node.task)
-        dispatcher._update_waiting(node)
+        _wake(dispatcher, node)
 
     def finish(self) -> int:
         """Save and report; then leave a stamp for the next run, unless a signal wants the end now."""
@@ -317,6 +317,17 @@ class PooledRunner(Runner):
 
 
 _POOLS: Final = ("network", "cpu")
+
+
+def _wake(dispatcher: Any, node: Any) -> None:
+    """Let doit know that a node is done; what waited for it goes before what nobody waited for.
+
+    doit puts it behind all that is ready: behind the downloads of a whole group, however early its own was done.
+    """
+    before = len(dispatcher.ready)
+    dispatcher._update_waiting(node)
+    for _ in range(len(dispatcher.ready) - before):
+        dispatcher.ready.appendleft(dispatcher.ready.pop())
 
 
 def _was_cancelled(fail: Any) -> bool:

@@ -11,22 +11,23 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
-import time
+import posixpath
+import struct
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-import msgspec
+from tasks_lib.graph.marks import RACY, Mark, entries_of, rights_of, signs_of
 
-from tasks_lib.graph.library import RACY_NS, Library, Mark, replace_bytes
+if TYPE_CHECKING:
+    from tasks_lib.graph.library import Library
 
-_MAGIC: Final = b"doit-fetch stamp 1\n"
-_DIRECTORY: Final = 0o040000
-_FORMAT: Final = 0o170000
-#: What stands for a file that changed so lately that it could change again without being noticed.
-_RACY: Final = -1
+_MAGIC: Final = b"doit-fetch stamp 2\n"
+#: How long the first parts of the file are; the last one is the rest.
+_SIZES: Final = struct.Struct("5Q")
 
 
 class Row(NamedTuple):
@@ -37,7 +38,7 @@ class Row(NamedTuple):
     signs: tuple[int, ...]
 
 
-class Head(msgspec.Struct, array_like=True, frozen=True):
+class Head(NamedTuple):
     """What must be the same for any row to be believed."""
 
     code: str
@@ -46,50 +47,55 @@ class Head(msgspec.Struct, array_like=True, frozen=True):
     database: int
 
 
-class _Body(msgspec.Struct, array_like=True):
-    head: Head
-    open: list[str]
-    library: bytes
-    marks: dict[str, Mark]
-    fetches: msgspec.Raw
-    toolchains: msgspec.Raw
-    paths: list[str]
-    signs: list[int]
-    rows: msgspec.Raw
-
-
 _Rows = dict[str, tuple[list[str], list[int]]]
 
 
-@dataclass(frozen=True)
-class Stamp:
-    """A stamp as it was read; `open` are the tasks that were asked for and are not known to be up to date."""
+class Stamp(NamedTuple):
+    """A stamp as it was read; `open` are the tasks that were asked for and are not known to be up to date.
+
+    A file with two names (a blob and its artifact) is looked at once: `others` are the second names, by `directories`.
+    While nothing came or went in such a directory, and the file is as it was, the second name stands.
+    """
 
     library: bytes
     marks: dict[str, Mark]
+    guards: dict[str, Mark]
     open: list[str]
-    paths: list[str]
+    directories: dict[str, list[int]]  # sign, and how many second names
+    first: list[str]
+    others: str
     signs: list[int]
-    _fetches: msgspec.Raw
-    _toolchains: msgspec.Raw
-    _rows: msgspec.Raw
+    names: list[str]  # of the tasks that have rows
+    more: bytes  # what only matters when something changed
+
+    @property
+    def guarded(self) -> bool:
+        """Whether nobody else may write the cache: nobody could when it was written."""
+        return all(rights_of(path) == rights for path, rights in self.guards.items())
+
+    @property
+    def paths(self) -> list[str]:
+        """The files: those that are looked at, then the second names."""
+        return self.first + _words(self.others)
 
     def changed(self) -> list[int]:
         """Return which files are not as they were; [] when all are."""
-        now = signs_of(self.paths)
-        if now == self.signs:
-            return []
-        return [number for number, (one, two) in enumerate(zip(now, self.signs, strict=True)) if one != two]
+        at = len(self.first)
+        found = _different(self.first, self.signs[:at], 0)
+        for directory, (sign, count) in self.directories.items():
+            if entries_of(directory) != sign or sign == RACY:
+                found += _different(self.paths[at : at + count], self.signs[at : at + count], at)
+            at += count
+        return found
 
     def digests(self) -> tuple[dict[str, bytes], dict[str, bytes]]:
         """Return the digest of each fetch and of each toolchain that it was made with."""
-        decode = msgspec.msgpack.decode
-        return decode(self._fetches, type=dict[str, bytes]), decode(self._toolchains, type=dict[str, bytes])
+        fetches, toolchains, _ = _unpacked(self.more)
+        return fetches, toolchains
 
     def rows(self) -> dict[str, Row]:
         """Return the rows by the names of their tasks."""
-        made: _Rows = msgspec.msgpack.decode(self._rows, type=_Rows)
-        paths, signs = self.paths, self.signs
+        made, paths, signs = _unpacked(self.more)[2], self.paths, self.signs
         return {
             task: Row(tuple(needs), tuple([paths[at] for at in places]), tuple([signs[at] for at in places]))
             for task, (needs, places) in made.items()
@@ -97,47 +103,21 @@ class Stamp:
 
     def touched(self, changed: Iterable[int]) -> set[str]:
         """Return the tasks that depend on any of these files."""
-        made: _Rows = msgspec.msgpack.decode(self._rows, type=_Rows)
         places = frozenset(changed)
-        return {task for task, (_, at) in made.items() if not places.isdisjoint(at)}
-
-    def names(self) -> list[str]:
-        """Return the tasks that have rows."""
-        return list(msgspec.msgpack.decode(self._rows, type=dict[str, msgspec.Raw]))
+        return {task for task, (_, at) in _unpacked(self.more)[2].items() if not places.isdisjoint(at)}
 
 
-def signs_of(paths: Iterable[str]) -> list[int]:
-    """Return what identifies the content of each file: 0 when it is missing, a directory by its identity only."""
-    signs: list[int] = []
-    add, look = signs.append, os.lstat
-    for path in paths:
-        try:
-            status = look(path)
-        except OSError:
-            add(0)
-            continue
-        inode = status.st_ino
-        add(inode if status.st_mode & _FORMAT == _DIRECTORY else status.st_ctime_ns ^ inode)
-    return signs
+def _different(paths: list[str], signs: list[int], start: int) -> list[int]:
+    now = signs_of(paths)
+    if now == signs:
+        return []
+    return [start + at for at, (one, two) in enumerate(zip(now, signs, strict=True)) if one != two]
 
 
-def look_at(paths: Iterable[str], before: int = 0) -> tuple[int, ...]:
-    """Return the signs to be remembered: a file that changed just now gets one that never fits again.
+def _unpacked(more: bytes) -> tuple[dict[str, bytes], dict[str, bytes], _Rows]:
+    import msgspec  # slow to import, and not needed when nothing changed
 
-    Args:
-        paths: the files.
-        before: nanoseconds of the clock at which they were read, if they were.
-    """
-    names = list(paths)
-    young = (before or time.time_ns()) - RACY_NS
-    signs = []
-    for path, sign in zip(names, signs_of(names), strict=True):
-        with contextlib.suppress(OSError):
-            status = os.lstat(path)  # ten thousands of them
-            if status.st_ctime_ns > young and status.st_mode & _FORMAT != _DIRECTORY:
-                sign = _RACY  # the sign of this very path
-        signs.append(sign)
-    return tuple(signs)
+    return msgspec.msgpack.decode(more, type=tuple[dict[str, bytes], dict[str, bytes], _Rows])
 
 
 def digests_of(raw: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -156,20 +136,48 @@ def inode_of(path: str) -> int:
 def read(path: Path, head: Head) -> Stamp | None:
     """Return the stamp, None when there is none that fits to `head`."""
     try:
-        data = path.read_bytes()
+        data = memoryview(path.read_bytes())
     except OSError:
         return None
-    start = len(_MAGIC)
-    body = data[start + 32 :]
-    if data[:start] != _MAGIC or hashlib.sha256(body).digest() != data[start : start + 32]:
+    start = len(_MAGIC) + 32
+    if bytes(data[: start - 32]) != _MAGIC or hashlib.sha256(data[start:]).digest() != bytes(data[start - 32 : start]):
         return None
     try:
-        made = msgspec.msgpack.decode(body, type=_Body)
-    except msgspec.MsgspecError:
+        *parts, more = _cut(data[start:])
+        known = json.loads(bytes(parts[0]))
+        if Head(*known["head"]) != head:
+            return None
+        return Stamp(
+            library=bytes.fromhex(known["library"]),
+            marks={name: tuple(mark) for name, mark in known["marks"].items()},
+            guards={name: tuple(mark) for name, mark in known["guards"].items()},
+            open=known["open"],
+            directories=known["directories"],
+            first=_words(_text(parts[2])),
+            others=_text(parts[3]),
+            signs=array("Q", bytes(parts[1])).tolist(),
+            names=_words(_text(parts[4])),
+            more=bytes(more),
+        )
+    except (ValueError, TypeError, KeyError, struct.error):
         return None
-    if made.head != head or len(made.paths) != len(made.signs):
-        return None
-    return Stamp(made.library, made.marks, made.open, made.paths, made.signs, made.fetches, made.toolchains, made.rows)
+
+
+def _cut(body: memoryview) -> Iterator[memoryview]:
+    """Yield the parts of a stamp's body: those whose sizes stand before them, and the rest."""
+    at = _SIZES.size
+    for size in _SIZES.unpack_from(body):
+        yield body[at : at + size]
+        at += size
+    yield body[at:]
+
+
+def _text(part: memoryview) -> str:
+    return str(part, "utf-8", "surrogateescape")
+
+
+def _words(text: str) -> list[str]:
+    return text.split("\0") if text else []
 
 
 def write(
@@ -177,6 +185,7 @@ def write(
     head: Head,
     library: Library,
     digests: tuple[Mapping[str, bytes], Mapping[str, bytes]],
+    guarded: Iterable[Path],
     rows: Mapping[str, Row],
     wanted: Iterable[str],
 ) -> None:
@@ -187,85 +196,65 @@ def write(
         head: what must be the same for it to be believed.
         library: the parsed definitions.
         digests: of each fetch and each toolchain.
+        guarded: the directories of the cache that nobody else may write.
         rows: of the tasks that are up to date.
         wanted: all tasks that were asked for.
     """
-    places: dict[str, int] = {}
-    signs: list[int] = []
-    made: _Rows = {}
-    for task, row in rows.items():
-        at = []
-        for one, sign in zip(row.paths, row.signs, strict=True):
-            place = places.setdefault(one, len(signs))
-            if place == len(signs):
-                signs.append(sign)
-            elif signs[place] != sign:
-                signs[place] = _RACY  # it changed between two looks: neither is to be believed
-            at.append(place)
-        made[task] = (list(row.needs), at)
-    encode = msgspec.msgpack.encode
-    fetches, toolchains = (msgspec.Raw(encode(dict(one))) for one in digests)
-    still = [task for task in wanted if task not in rows]
-    body = encode(
-        _Body(
-            head,
-            still,
-            library.identity,
-            dict(library.marks),
-            fetches,
-            toolchains,
-            list(places),
-            signs,
-            msgspec.Raw(encode(made)),
-        )
-    )
+    import msgspec
+
+    from tasks_lib.graph.library import replace_bytes  # both are slow to import, and most runs write none
+
+    signs = _agreed(rows)
+    seconds = _second_names(signs)
+    first = [one for one in signs if one not in seconds]
+    others = sorted(seconds, key=posixpath.dirname)
+    places = {one: at for at, one in enumerate((*first, *others))}
+    made: _Rows = {task: (list(row.needs), [places[one] for one in row.paths]) for task, row in rows.items()}
+    directories: dict[str, list[int]] = {}
+    for one in others:
+        directories.setdefault(posixpath.dirname(one), [seconds[one], 0])[1] += 1
+    known = {
+        "head": head,
+        "open": [task for task in wanted if task not in rows],
+        "library": library.identity.hex(),
+        "marks": dict(library.marks),
+        "guards": {str(one): rights_of(one) for one in guarded},
+        "directories": directories,
+    }
+    texts = ("\0".join(one).encode("utf-8", "surrogateescape") for one in (first, others, made))
+    parts = [json.dumps(known).encode("ascii"), array("Q", [signs[one] for one in places]).tobytes(), *texts]
+    rest = msgspec.msgpack.encode((*map(dict, digests), made))
+    body = b"".join((_SIZES.pack(*map(len, parts)), *parts, rest))
     replace_bytes(path, _MAGIC + hashlib.sha256(body).digest() + body)
 
 
-class Recorder:
-    """Collects rows during a run: of each task that doit finds up to date, and of each that was made."""
-
-    def __init__(self, loaded_ns: int) -> None:
-        self._loaded_ns = loaded_ns
-        self.rows: dict[str, Row] = {}
-        self._made: list[tuple[int, Any]] = []
-
-    def look(self, task: Any) -> Row | None:
-        """Look at the files of a task before it is checked; None for a task that is not ours to judge."""
-        sources = tuple(path for check, *_ in task.uptodate for path in getattr(check, "sources", ()))
-        paths = tuple(path for path in dict.fromkeys(_paths_of(task)) if path not in sources)
-        if not paths:
-            return None
-        links = tuple(path for path in map(os.path.realpath, sources) if path not in sources)
-        signs = look_at(paths) + look_at(sources + links, self._loaded_ns)
-        return Row(tuple(task.task_dep), paths + sources + links, signs)
-
-    def found(self, task: Any, row: Row | None) -> None:
-        """Keep what was seen before the check that found the task up to date."""
-        if row is not None:
-            self.rows[task.name] = row
-
-    def made(self, task: Any) -> None:
-        """Note that a task was made; its files are too young to be believed yet."""
-        self._made.append((time.time_ns(), task))
-
-    def settle(self) -> None:
-        """Look at the tasks that were made, and check each once more."""
-        if self._made:
-            time.sleep(max(0, self._made[-1][0] + 2 * RACY_NS - time.time_ns()) / 1e9)
-        for _, task in self._made:
-            row = self.look(task)
-            if row is not None and all(check.holds() for check, *_ in task.uptodate):
-                self.rows[task.name] = row
-        self._made.clear()
+def _agreed(rows: Mapping[str, Row]) -> dict[str, int]:
+    """Return the sign of each file; one that two tasks saw differently, or of before 1970, is not to be believed."""
+    signs: dict[str, int] = {}
+    for row in rows.values():
+        for one, sign in zip(row.paths, row.signs, strict=True):
+            if signs.setdefault(one, sign) != sign or sign < 0:
+                signs[one] = RACY
+    return signs
 
 
-def _paths_of(task: Any) -> Iterator[str]:
-    """Yield the files on which a task's state depends; nothing for a task with checks that are not ours."""
-    checks = [item[0] for item in task.uptodate]
-    if not checks or not all(hasattr(check, "witnesses") for check in checks):
-        return
-    for check in checks:
-        yield from map(str, check.witnesses())
-    yield from task.targets
-    yield from task.file_dep
+def _second_names(signs: Mapping[str, int]) -> dict[str, int]:
+    """Return the names of files that have another one among these, with the sign of the directory in which they stand.
+
+    The directory is looked at before its names are: what happens to one of them later changes the sign.
+    """
+    found: dict[str, int] = {}
+    owners: dict[int, str] = {}
+    directories: dict[str, int] = {}
+    for name, sign in signs.items():
+        owner = owners.setdefault(sign, name)
+        if owner == name or sign in (0, RACY):
+            continue
+        directory = posixpath.dirname(name)
+        if directory not in directories:
+            directories[directory] = entries_of(directory)
+        with contextlib.suppress(OSError):
+            one, two = os.lstat(owner), os.lstat(name)
+            if os.path.samestat(one, two) and two.st_ctime_ns ^ two.st_ino == sign:
+                found[name] = directories[directory]
+    return found

@@ -25,6 +25,7 @@ from tasks_lib.errors import (
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.store import files, locks, results, usage
 from tasks_lib.store.directories import Directories
+from tasks_lib.store.files import Durability
 from tasks_lib.store.locks import locked
 from tasks_lib.store.memo import Stamp
 from tasks_lib.store.options import LOCK_TIMEOUT_S, Options
@@ -40,6 +41,7 @@ from tasks_lib.store.writer import Writer
 
 __all__ = [
     "LOCK_TIMEOUT_S",
+    "Durability",
     "Item",
     "LinkMode",
     "Options",
@@ -302,6 +304,10 @@ class Store:
         path = self._directory("locks") / name
         with locked(path, timeout_s=self.options.lock_timeout_s, progress=progress or Silent()):
             yield
+
+    def guarded(self) -> list[Path]:
+        """Return the directories that nobody else may write: while their rights are the same, so is that answer."""
+        return [path for shelf in (self.shelf, *([self._lower] if self._lower else [])) for path in shelf.guarded]
 
     def witnesses(self, *, digest: Digest | None = None, key: str = "") -> list[Path]:
         """Return the files that decide whether a blob is here, or what is recorded for a recipe key."""

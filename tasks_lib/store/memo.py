@@ -35,6 +35,11 @@ class Stamp(NamedTuple):
         """Return the stamp of a file's status."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
+    @property
+    def text(self) -> str:
+        """The stamp as a line has it: ten thousand of them are compared as they are read, none is taken apart."""
+        return f"{self.device} {self.inode} {self.size} {self.mtime_ns} {self.ctime_ns}"
+
 
 #: Measurements that wait to be written, and the seconds that they wait while more come: a kill forgets as many.
 _BATCH: Final = 128
@@ -49,23 +54,23 @@ class Memo:
 
     def __init__(self, path: Path, trust: Trust) -> None:
         self._path, self._trust = path, trust
-        self._known: dict[Stamp, str] | None = None
+        self._known: dict[str, str] | None = None  # by the text of a stamp
         self._read = 0  # bytes of the file that are known
         self._lock = threading.Lock()
         self._pending: list[str] = []
         self._written_s = 0.0
         weakref.finalize(self, _write, path, self._pending)
 
-    def _loaded(self) -> dict[Stamp, str]:
+    def _loaded(self) -> dict[str, str]:
         if self._known is None:
             with self._lock:
                 if self._known is None:
-                    known: dict[Stamp, str] = {}
+                    known: dict[str, str] = {}
                     self._read_on(known)
                     self._known = known
         return self._known
 
-    def _read_on(self, known: dict[Stamp, str]) -> None:
+    def _read_on(self, known: dict[str, str]) -> None:
         """Add what this and other processes have written since the last look."""
         with contextlib.suppress(OSError, ValueError), files.open_regular(self._path) as file:
             status = os.fstat(file.fileno())
@@ -75,34 +80,32 @@ class Memo:
             text = files.text_of(file)
             whole = text.rfind("\n") + 1  # somebody may be writing the last line
             self._read = file.tell() - len(text) + whole
-            for line in text[:whole].splitlines():
-                words = line.split()
-                if len(words) == 6 and len(words[0]) in _HEX_LENGTHS:
-                    with contextlib.suppress(ValueError):
-                        known[Stamp(*map(int, words[1:]))] = words[0]
+            words = (line.partition(" ") for line in text[:whole].split("\n"))
+            known.update((stamp, hexed) for hexed, _, stamp in words if len(hexed) in _HEX_LENGTHS)
 
     def get(self, stamp: Stamp) -> str:
         """Return the hex digest that was measured here or by another process, "" when this stamp is not known."""
         known = self._loaded()
-        found = known.get(stamp, "")
+        key = stamp.text
+        found = known.get(key, "")
         if not found:
             with self._lock:
                 self._read_on(known)
-            found = known.get(stamp, "")
+            found = known.get(key, "")
         return found
 
     def put(self, stamp: Stamp, hex_digest: str) -> None:
         """Remember a measurement; a cache that cannot be written just forgets."""
-        known = self._loaded()
-        if known.get(stamp) == hex_digest:
+        known, key = self._loaded(), stamp.text
+        if known.get(key) == hex_digest:
             return
         with self._lock:
             if len(known) >= self.MAX_LINES:
                 known.clear()
                 self._pending.clear()
                 files.append_text(self._path, "", "anew")
-            known[stamp] = hex_digest
-            self._pending.append(_line(stamp, hex_digest))
+            known[key] = hex_digest
+            self._pending.append(f"{hex_digest} {key}\n")
             now = time.monotonic()
             if len(self._pending) >= _BATCH or now - self._written_s > _BATCH_S:
                 _write(self._path, self._pending)
@@ -115,11 +118,8 @@ class Memo:
             with self._lock:
                 self._known = kept
                 self._pending.clear()
-                files.append_text(self._path, "".join(_line(*one) for one in kept.items()), "anew")
-
-
-def _line(stamp: Stamp, hex_digest: str) -> str:
-    return f"{hex_digest} {' '.join(map(str, stamp))}\n"
+                text = "".join(f"{hexed} {stamp}\n" for stamp, hexed in kept.items())
+                files.append_text(self._path, text, "anew")
 
 
 def _write(path: Path, pending: list[str]) -> None:

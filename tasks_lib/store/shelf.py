@@ -91,6 +91,11 @@ class Shelf:
         self.root, self.options = root, options
         self._top = root / FORMAT
 
+    @property
+    def guarded(self) -> tuple[Path, ...]:
+        """The directories that nobody else may write."""
+        return (self.root.resolve(), self._top, *(self._top / name for name in ("blobs", "results", "locks")))
+
     @cached_property
     def top(self) -> Path:
         """The directory of this format, once it is sure that nobody else can write it.
@@ -98,7 +103,7 @@ class Shelf:
         Raises:
             StoreUnavailableError: others can write it.
         """
-        for path in (self.root.resolve(), self._top, *(self._top / name for name in ("blobs", "results", "locks"))):
+        for path in self.guarded:
             with files.translated(path):
                 try:
                     status = path.lstat()

@@ -1,0 +1,273 @@
+"""Each remedy for a fault of doit is needed: what holds with it does not hold when it is switched off.
+
+A case is one claim, with doit's own part (or none) put in the place of ours by a line of dodo.py. Both halves must hold:
+a claim that stands without the remedy proves nothing, and a remedy that doit has learnt meanwhile can go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doit.dependency import JSONCodec, SqliteDB
+
+from tasks_lib.definitions import reading
+from tasks_lib.graph.library import Library
+from tasks_lib.graph.load import load
+from tasks_lib.graph.state import State
+from tests.test_journeys import definition, doit
+from tests.test_runner import CORES, project
+
+# --- the state
+
+
+def _filled(kind: Any, path: Path) -> Any:
+    """Return a backend of a kind, with 300 tasks in its file."""
+    backend = kind(str(path), JSONCodec())  # type: ignore[no-untyped-call]  # doit has no types
+    for number in range(300):
+        backend.set(f"t{number}", "_values_:", {})
+        backend.set(f"t{number}", "deps:", ())
+    backend.dump()
+    return kind(str(path), JSONCodec())  # type: ignore[no-untyped-call]
+
+
+def _connection(backend: Any) -> sqlite3.Connection:
+    if isinstance(backend, State):
+        backend.begin()
+        assert backend._connection is not None
+        return backend._connection
+    found: sqlite3.Connection = backend._conn
+    return found
+
+
+def _reads_at_once(kind: Any, directory: Path) -> bool:
+    statements: list[str] = []
+    backend = _filled(kind, directory / "db")
+    _connection(backend).set_trace_callback(statements.append)
+    assert all(backend.get(f"t{number}", "_values_:") == {} for number in range(300))
+    return len(statements) < 100
+
+
+def _holds_no_lock(kind: Any, directory: Path) -> bool:
+    backend = _filled(kind, directory / "db")
+    backend.remove("t1")  # a task failed
+    with contextlib.closing(sqlite3.connect(directory / "db", timeout=0)) as other:
+        try:
+            other.execute("begin immediate")
+        except sqlite3.OperationalError:
+            return False
+    return True
+
+
+STATE = {"all rows are read at once": _reads_at_once, "a failed task locks nobody out": _holds_no_lock}
+
+
+@pytest.mark.parametrize("claim", STATE)
+def test_the_backend(claim: str, tmp_path: Path) -> None:
+    """The claim holds for our backend and not for doit's own sqlite."""
+    for kind in (State, SqliteDB):
+        (tmp_path / kind.__name__).mkdir()
+        assert STATE[claim](kind, tmp_path / kind.__name__) == (kind is State)
+
+
+# --- the run
+
+KILLED = """
+import os, signal, sqlite3
+def die():
+    for _ in range(500):
+        try:
+            with sqlite3.connect("state") as state:
+                if state.execute("select count(*) from tasks").fetchone()[0]:
+                    break
+        except sqlite3.Error:
+            pass
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+def task_first():
+    return {"actions": [(work, ("first", 0))], "uptodate": [run_once], "io": {"capture": False}}
+def task_second():
+    return {"actions": [die], "task_dep": ["first"], "io": {"capture": False}}
+DOIT_CONFIG["dep_file"] = "state"
+"""
+MIXED = 'def task_all():\n    yield from many("cpu", 12, "cpu", 0.3)\n    yield from many("net", 12, "network", 0.3)\n'
+FAR = 'def task_all():\n    yield from many("net", 20, "network", 0.1)\n    yield from many("cpu", 2, "cpu", 0)\n'
+ENDING = (
+    "def end():\n    raise SystemExit(7)\n"
+    'def task_all():\n    yield {"basename": "all", "name": "end", "actions": [end], "io": {"capture": False}}\n'
+    '    yield from many("net", 8, "network", 0)\n'
+)
+STOPPED = (
+    "import os, signal\n"
+    "def stop():\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(0.5)\n"
+    'def task_all():\n    return {"actions": [stop], "io": {"capture": False}}\n'
+)
+LARGE = (
+    "open('large', 'wb').write(b'x' * (1 << 20))\n"
+    "def asked(task, values):\n    say('check', 'large')\n    return False\n"
+    'def task_t():\n    return {"actions": [(work, ("t", 0))], "file_dep": ["large"], "uptodate": [(asked,)],\n'
+    '            "io": {"capture": False}}\n'
+)
+STOCK = (
+    "from doit import cmd_run, runner\ncmd_run.MThreadRunner, cmd_run.Runner = runner.MThreadRunner, runner.Runner\n"
+)
+NEAR = "from tasks_lib.graph import runner\nrunner._AHEAD = runner._MOST_AHEAD = 1\n"
+AT_THE_END = "runner._wake = lambda dispatcher, node: dispatcher._update_waiting(node)\n"
+MAIN = "from tasks_lib.graph import runner\nrunner._LARGE = 1 << 60\n"
+ORDER = (
+    "from tasks_lib.graph.porch import task_fetchdefs\n"
+    'DOIT_CONFIG["default_tasks"] = ["toolchain", "fetch"]\n'
+    "from tasks_lib.graph import runner\nrunner._AHEAD = runner._MOST_AHEAD = 1\n"
+)
+
+
+def _log(directory: Path) -> list[tuple[str, str, str]]:
+    """Return word, task and thread of each line; doit's own threads have names with spaces."""
+    lines = (directory / "log").read_text().splitlines() if (directory / "log").exists() else []
+    return [(word, task, thread) for word, task, thread in (line.split(" ", 2) for line in lines)]
+
+
+def _remembered(directory: Path) -> bool:
+    assert doit(directory, "second").returncode != 0
+    doit(directory, "first")
+    return sum(words[:2] == ("begin", "first") for words in _log(directory)) == 1
+
+
+def _limited(directory: Path) -> bool:
+    doit(directory, FETCH_JOBS=str(CORES + 4))
+    now = most = 0
+    for word, task, _ in _log(directory):
+        now += {"begin": 1, "end": -1}[word] if task.startswith("cpu") else 0
+        most = max(most, now)
+    return most <= CORES
+
+
+def _overlaps(directory: Path) -> bool:
+    doit(directory, FETCH_JOBS="2")
+    words = [(word, name.partition(":")[0]) for word, name, _ in _log(directory)]
+    return words.index(("begin", "cpu")) < 10
+
+
+def _goes_on(directory: Path) -> bool:
+    doit(directory, "-c", "-n", "1")
+    return sum(word == "end" for word, *_ in _log(directory)) == 8
+
+
+def _ends_in_order(directory: Path) -> bool:
+    return doit(directory).returncode == 143
+
+
+def _checks_beside(directory: Path) -> bool:
+    doit(directory)
+    return _log(directory)[0][2] != "MainThread"
+
+
+def _begins_early(directory: Path) -> bool:
+    for number in range(8):
+        (directory / f"s{number}").write_bytes(str(number).encode())
+    _defined(
+        directory,
+        "toolchain",
+        "".join(
+            f"t{n}:\n  description: t\n  fetches: {{fetch: [{{artifact: f{n}, extract: false}}]}}\n" for n in range(8)
+        ),
+    )
+    _defined(directory, "fetch", "".join(definition(f"f{n}", f"file:../../s{n}", str(n).encode()) for n in range(8)))
+    told = [line[3:] for line in doit(directory, "-n", "1").stdout.splitlines() if line.startswith(".  ")]
+    assert len(told) == 16
+    return told.index("toolchain:t0") < told.index("fetch:f7")
+
+
+def _defined(directory: Path, kind: str, text: str) -> None:
+    (directory / "fetchdefs" / kind).mkdir(parents=True)
+    (directory / "fetchdefs" / kind / "all.yml").write_text(text)
+
+
+RUN: dict[str, tuple[str, str, Callable[[Path], bool]]] = {
+    "finished tasks are in the file soon": (KILLED, 'DOIT_CONFIG["backend"] = "sqlite3"\n', _remembered),
+    "each class has its limit": (MIXED, STOCK, _limited),
+    "what computes does not wait behind downloads": (FAR, NEAR, _overlaps),
+    "whatever an action raises, the others run": (ENDING, STOCK, _goes_on),
+    "what was waited for goes first": (ORDER, AT_THE_END, _begins_early),
+    "a signal ends a run in order": (STOPPED, STOCK, _ends_in_order),
+    "large files are checked by workers": (LARGE, MAIN, _checks_beside),
+    "sinks come first": (ORDER, 'DOIT_CONFIG["default_tasks"] = ["fetch", "toolchain"]\n', _begins_early),
+}
+
+
+@pytest.mark.parametrize("claim", RUN)
+def test_the_run(claim: str, tmp_path: Path) -> None:
+    """The claim holds, and does not with doit's own part in the place of ours."""
+    tasks, off, holds = RUN[claim]
+    for name, text in (("on", tasks), ("off", tasks + off)):
+        (tmp_path / name).mkdir()
+        assert holds(project(tmp_path / name, text)) == (name == "on")
+
+
+# --- what is loaded
+
+COUNTED = """
+import atexit
+from doit.task import Task
+made = []
+true = Task.__init__
+def noted(self, *words, **more):
+    made.append(self)
+    true(self, *words, **more)
+Task.__init__ = noted
+atexit.register(lambda: open("made", "w").write(str(len(made))))
+from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs
+DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["fetch"]}
+"""
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """Return a repository of thirty local files, all fetched."""
+    (tmp_path / "dodo.py").write_text(COUNTED)
+    for number in range(30):
+        (tmp_path / f"s{number}").write_bytes(str(number).encode())
+    _defined(tmp_path, "fetch", "".join(definition(f"f{n}", f"file:../../s{n}", str(n).encode()) for n in range(30)))
+    assert doit(tmp_path).returncode == 0
+    return tmp_path
+
+
+def _made(directory: Path, *words: str) -> int:
+    """Return how many tasks doit makes for a command."""
+    done = doit(directory, *words)
+    assert done.returncode == 0, done.stdout
+    return int((directory / "made").read_text())
+
+
+def test_only_what_is_named_is_loaded(many: Path) -> None:
+    """A named task is loaded with what it needs; where our loader cannot choose, everything is."""
+    assert _made(many, "info", "fetch:f7") < 10
+    (many / "dodo.py").write_text(COUNTED + 'def task_own():\n    return {"actions": None}\n')
+    assert _made(many, "info", "fetch:f7") > 30
+
+
+def test_the_stamp_answers_alone(many: Path) -> None:
+    """A bare doit makes no task at all while nothing changed; without its stamp it makes all."""
+    assert _made(many) == 0
+    (many / "cache/doit.stamp").unlink()
+    assert _made(many) > 30
+
+
+def test_parsed_definitions_are_kept(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What did not change is not parsed again; without the library everything is, each time."""
+    names: list[str] = []
+    true = reading._Reading.file
+
+    def noted(self: Any, source: reading.SourceFile, defaults: Any) -> object:
+        names.append(source.path)
+        return true(self, source, defaults)
+
+    monkeypatch.setattr(reading._Reading, "file", noted)
+    kept = Library(many / "kept", "code")
+    for library, parsed in ((kept, 1), (kept, 1), (None, 2), (None, 3)):
+        load(many / "fetchdefs", library)
+        assert len(names) == parsed
