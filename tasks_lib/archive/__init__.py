@@ -18,10 +18,10 @@ from tasks_lib.archive.entries import (
     Entry,
     Limits,
     Reshape,
+    Reshaper,
     checked_path,
     checked_target,
     format_of,
-    reshaped,
 )
 from tasks_lib.archive.repack import REPACK_VERSION, write_archive, write_in_order
 from tasks_lib.archive.table import Table
@@ -93,10 +93,11 @@ def read(
     table = Table(limits, limits.total_for(size_of(source)))
     add = table.add
     plain = not reshape.strip and not reshape.prefix
+    reshaped = Reshaper(reshape, limits).reshaped
     with _opened(source, name, format, limits) as entries:
         for entry in entries:
             if not plain or not entry.path:
-                renamed = reshaped(entry, reshape, limits)
+                renamed = reshaped(entry)
                 if renamed is None:
                     continue
                 entry = renamed

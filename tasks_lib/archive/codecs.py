@@ -7,6 +7,7 @@ garbage are damage. The wrappers of Python's own library hide some of that (faul
 from __future__ import annotations
 
 import bz2
+import functools
 import lzma
 import queue
 import threading
@@ -19,6 +20,10 @@ from tasks_lib.archive.entries import Limits, damaged, limit, look
 #: Bytes read at a time, and produced at a time.
 CHUNK: Final = 1 << 18
 _PRODUCED: Final = 1 << 18
+#: Produced at a time by the slow ones, whose decoding decides how long all takes: two of the blocks (32 and 64 KiB) in
+#: which CPython's decoders produce. They ask for the interpreter's lock after each block, and have it without waiting
+#: when the thread that takes the pieces is done with the piece before, which takes it as long as a first block.
+_PRODUCED_SLOWLY: Final = 96 << 10
 #: Bytes of the first piece that a stream is given.
 _FIRST: Final = 1 << 10
 #: Chunks decoded ahead of whoever takes them.
@@ -157,26 +162,34 @@ class _Input:
         return zeros
 
 
-def _streams(source: BinaryIO, start: Callable[[], Any], magic: bytes, padding: int) -> Iterator[bytes]:
-    """Decode one stream after the other; `padding` is the unit in bytes of zeros allowed between and after them."""
+def _streams(source: BinaryIO, start: Callable[[], Any], magic: bytes, padding: int, most: int) -> Iterator[bytes]:
+    """Decode one stream after the other.
+
+    Args:
+        source: the compressed bytes.
+        start: gives a decoder for one stream.
+        magic: what a stream begins with.
+        padding: the unit in bytes of zeros allowed between and after streams, 0 for none.
+        most: bytes that are produced at a time.
+    """
     waiting = _Input(source)
     if waiting.peek(len(magic)) != magic:
         raise damaged(
             f"does not begin like this format; it looks like {look(waiting.peek(512))}", "WRONG_FORMAT", offset=0
         )
     while waiting.peek(1):
-        yield from _stream(waiting, start())
+        yield from _stream(waiting, start(), most)
         zeros = waiting.skip_zeros() if padding else 0
         if (zeros and zeros % padding) or waiting.peek(len(magic)) not in (b"", magic):
             raise damaged("trailing garbage after the compressed data", "TRAILING_GARBAGE")
 
 
-def _stream(waiting: _Input, decoder: Any) -> Iterator[bytes]:
+def _stream(waiting: _Input, decoder: Any, most: int) -> Iterator[bytes]:
     """Decode one stream; what follows it goes back to `waiting`."""
     waiting.begin()
     piece = waiting.next()
     while True:
-        produced, unused = _step(decoder, piece)
+        produced, unused = _step(decoder, piece, most)
         if produced:
             yield produced
         if decoder.eof:
@@ -190,10 +203,10 @@ def _stream(waiting: _Input, decoder: Any) -> Iterator[bytes]:
                 raise damaged("ends in the middle of the compressed data", "TRUNCATED")
 
 
-def _step(decoder: Any, piece: bytes | memoryview) -> tuple[bytes, bytes]:
+def _step(decoder: Any, piece: bytes | memoryview, most: int) -> tuple[bytes, bytes]:
     """Decode a bounded piece; return it and the input that is still to come."""
     try:
-        produced = decoder.decompress(piece, _PRODUCED)
+        produced = decoder.decompress(piece, most)
     except (zlib.error, OSError, lzma.LZMAError, EOFError) as error:
         if "emory usage limit" in str(error):
             raise limit("needs more memory for its dictionary than xz-memlimit-mib allows", "DICTIONARY") from error
@@ -204,17 +217,18 @@ def _step(decoder: Any, piece: bytes | memoryview) -> tuple[bytes, bytes]:
 
 
 def _gzip(source: BinaryIO, _limits: Limits) -> Iterator[bytes]:
-    return _streams(source, lambda: zlib.decompressobj(wbits=31), b"\x1f\x8b", 1)
+    return _streams(source, lambda: zlib.decompressobj(wbits=31), b"\x1f\x8b", 1, _PRODUCED)
 
 
 def _bzip2(source: BinaryIO, _limits: Limits) -> Iterator[bytes]:
-    return _streams(source, bz2.BZ2Decompressor, b"BZh", 0)
+    return _streams(source, bz2.BZ2Decompressor, b"BZh", 0, _PRODUCED_SLOWLY)
 
 
 def _xz(source: BinaryIO, limits: Limits) -> Iterator[bytes]:
     memory = min(limits.xz_memlimit_mib << 20, _MOST_MEMORY)
     # xz-file-format 2.2: stream padding is a multiple of four zero bytes
-    return _streams(source, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=memory), b"\xfd7zXZ\x00", 4)
+    start = functools.partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, memlimit=memory)
+    return _streams(source, start, b"\xfd7zXZ\x00", 4, _PRODUCED_SLOWLY)
 
 
 def _zstd(source: BinaryIO, limits: Limits) -> Iterator[bytes]:
