@@ -65,6 +65,15 @@ def test_names_follow_the_rules_wherever_they_stand(strip: int, prefix: str) -> 
                     names_of(path, before, reshape)
 
 
+def test_no_time_is_later_than_the_source_date() -> None:
+    """Every entry has one time, 1980 or SOURCE_DATE_EPOCH if that is earlier; keys tell such archives apart."""
+    assert [archive.mtime_for(epoch) for epoch in (None, 1 << 50, 7, 0)] == [315_532_800, 315_532_800, 7, 0]
+    assert len({archive.writer_version(mtime) for mtime in (315_532_800, 7, 0)}) == 3
+    made = repacked(tar([*TREE, *LINKS]), "tar", Reshape(prefix=PREFIX), mtime=7)
+    with tarfile.open(fileobj=io.BytesIO(zstandard.ZstdDecompressor().decompress(made))) as read:
+        assert {one.mtime for one in read} == {7}
+
+
 LONG = "n" * 90
 #: Glued to each first component: names that ustar splits, and a component that needs a pax header.
 PREFIX = "p" * 30 + "-"
@@ -126,7 +135,7 @@ def test_twins_are_told(names: list[str], twin: str | None) -> None:
     heard = Listener()
     archive.repack(
         io.BytesIO(tar([Member(name, b"1") for name in names])), name="a", format="tar", reshape=Reshape(),
-        limits=Limits(), spool=io.BytesIO(), write=io.BytesIO().write, progress=heard,
+        limits=Limits(), mtime=0, spool=io.BytesIO(), write=io.BytesIO().write, progress=heard,
     )  # fmt: skip
     told = f"'{twin}' differs from another name in case or form only: some file systems hold one of them"
     assert heard.warnings == ([told] if twin else [])

@@ -23,7 +23,7 @@ from tasks_lib.archive.entries import (
     checked_target,
     format_of,
 )
-from tasks_lib.archive.repack import REPACK_VERSION, write_archive, write_in_order
+from tasks_lib.archive.repack import mtime_for, write_archive, write_in_order, writer_version
 from tasks_lib.archive.table import Table
 from tasks_lib.archive.tar import TarReader
 from tasks_lib.archive.zip import ZipReader
@@ -32,17 +32,18 @@ from tasks_lib.progress import Progress
 
 __all__ = [
     "HOLE",
-    "REPACK_VERSION",
     "Entry",
     "Limits",
     "Reshape",
     "entry_of",
     "format_for",
     "format_of",
+    "mtime_for",
     "read",
     "repack",
     "write",
     "write_known",
+    "writer_version",
 ]
 
 
@@ -113,11 +114,14 @@ def repack(
     format: str,
     reshape: Reshape,
     limits: Limits,
+    mtime: int,
     spool: BinaryIO,
     write: Callable[[bytes], object],
     progress: Progress,
 ) -> str:
     """Write the deterministic `.tar.zst` of an archive through `write`; return the sha256 hex of its tar.
+
+    `mtime` comes from `mtime_for`, as everywhere here; keys of the outcome contain `writer_version` of it.
 
     Raises:
         ArchiveError: one of its kinds, with the name `name`.
@@ -126,7 +130,14 @@ def repack(
     table = Table(limits, limits.total_for(size_of(source)))
     with _opened(source, name, format, limits) as entries:
         return write_archive(
-            entries, table=table, reshape=reshape, limits=limits, spool=spool, write=write, progress=progress
+            entries,
+            table=table,
+            reshape=reshape,
+            limits=limits,
+            mtime=mtime,
+            spool=spool,
+            write=write,
+            progress=progress,
         )
 
 
@@ -150,6 +161,7 @@ def write(
     *,
     name: str,
     limits: Limits,
+    mtime: int,
     spool: BinaryIO,
     write: Callable[[bytes], object],
     progress: Progress,
@@ -163,7 +175,14 @@ def write(
     table = Table(limits, limits.max_total_bytes)
     with _named(name):
         return write_archive(
-            entries, table=table, reshape=Reshape(), limits=limits, spool=spool, write=write, progress=progress
+            entries,
+            table=table,
+            reshape=Reshape(),
+            limits=limits,
+            mtime=mtime,
+            spool=spool,
+            write=write,
+            progress=progress,
         )
 
 
@@ -173,6 +192,7 @@ def write_known(
     *,
     name: str,
     limits: Limits,
+    mtime: int,
     write: Callable[[bytes], object],
     progress: Progress,
 ) -> str:
@@ -184,4 +204,4 @@ def write_known(
     """
     table = Table(limits, limits.max_total_bytes)
     with _named(name):
-        return write_in_order(entries, contents, table=table, write=write, progress=progress)
+        return write_in_order(entries, contents, table=table, mtime=mtime, write=write, progress=progress)

@@ -24,7 +24,7 @@ from tasks_lib.progress import Progress
 #: Raise when the bytes of the same content may come out differently.
 REPACK_VERSION: Final = 2
 #: Modification time of every entry: 1980-01-01T00:00:00Z, the first one that zip can hold; GNU tar warns at 0.
-MTIME: Final = 315_532_800
+_MTIME: Final = 315_532_800
 #: zstd's default level.
 LEVEL: Final = 3
 #: With one worker or more zstd gives the same bytes for any number of them; without workers it gives other ones.
@@ -39,12 +39,26 @@ _REPORT_ENTRIES: Final = 1000
 _PLACE: Final = Struct(">QIQ?")
 
 
+def mtime_for(source_date_epoch: int | None) -> int:
+    """Return the time of every entry, which is no later than `source_date_epoch`.
+
+    Source: reproducible-builds.org, SOURCE_DATE_EPOCH specification, "timestamp clamping".
+    """
+    return _MTIME if source_date_epoch is None else min(_MTIME, source_date_epoch)
+
+
+def writer_version(mtime: int) -> str:
+    """Return what every key of an archive by this writer must contain: all that shapes it and is in no definition."""
+    return str(REPACK_VERSION) if mtime == _MTIME else f"{REPACK_VERSION}, mtime {mtime}"
+
+
 def write_archive(
     entries: Iterator[Entry],
     *,
     table: Table,
     reshape: Reshape,
     limits: Limits,
+    mtime: int,
     spool: BinaryIO,
     write: Callable[[bytes], object],
     progress: Progress,
@@ -59,6 +73,7 @@ def write_archive(
         table: judges them; empty.
         reshape: applied to every name.
         limits: for the whole tree.
+        mtime: the time of all entries, from `mtime_for`.
         spool: an empty temporary file, owned by the caller.
         write: takes compressed bytes.
         progress: told about bytes of content.
@@ -67,7 +82,7 @@ def write_archive(
         ArchiveError: an entry that cannot be accepted.
         OSError: `spool` or `write` failed.
     """
-    pile = _Pile(spool, progress)
+    pile = _Pile(spool, mtime, progress)
     reshaped = Reshaper(reshape, limits).reshaped
     for entry in entries:
         renamed = reshaped(entry)
@@ -77,7 +92,7 @@ def write_archive(
     table.check_links()
     _warn_of_twins(table, progress)
     pile.records.sort()
-    regrouped = _regrouped(pile.records, pile.links)
+    regrouped = _regrouped(pile.records, pile.links, mtime)
     size = sum(len(head) + length for head, _, length in _runs(pile.records, regrouped))
     return _compressed(_spooled(_runs(pile.records, regrouped), spool), size, write, progress)
 
@@ -87,6 +102,7 @@ def write_in_order(
     contents: Callable[[Entry], Iterable[bytes]],
     *,
     table: Table,
+    mtime: int,
     write: Callable[[bytes], object],
     progress: Progress,
 ) -> str:
@@ -96,6 +112,7 @@ def write_in_order(
         entries: in any order, their sizes known; no hard links.
         contents: gives the content of each file, asked for in the order of the paths, from another thread.
         table: judges them; empty.
+        mtime: the time of all entries, from `mtime_for`.
         write: takes compressed bytes.
         progress: asked whether to go on.
 
@@ -106,7 +123,7 @@ def write_in_order(
     model = sorted(new for entry in entries for new in table.add(entry))
     table.check_links()
     size = sum(header_size(entry) + entry.size + -entry.size % BLOCK for entry in model)
-    return _compressed(_pieces(model, contents), size, write, progress)
+    return _compressed(_pieces(model, contents, mtime), size, write, progress)
 
 
 def _warn_of_twins(table: Table, progress: Progress) -> None:
@@ -124,8 +141,8 @@ class _Pile:
     them; in the order of these strings are the paths, which hold no NUL.
     """
 
-    def __init__(self, spool: BinaryIO, progress: Progress) -> None:
-        self._spool, self._progress = spool, progress
+    def __init__(self, spool: BinaryIO, mtime: int, progress: Progress) -> None:
+        self._spool, self._mtime, self._progress = spool, mtime, progress
         self._held: list[bytes | memoryview] = []
         self._entries = self._size = self._content = 0
         self._at = 0
@@ -141,7 +158,7 @@ class _Pile:
         path, kind, size, executable, target, _, chunks = entry
         if kind == HARDLINK:
             self.links[path] = target
-        head = header(entry, MTIME)
+        head = header(entry, self._mtime)
         self.records.append(path + b"\0" + _PLACE.pack(self._at, len(head), size, executable))
         self._hold(head)
         for chunk in chunks:
@@ -176,7 +193,7 @@ class _Pile:
 _Run = tuple[bytes, int, int]
 
 
-def _regrouped(records: list[bytes], links: dict[bytes, bytes]) -> dict[bytes, _Run]:
+def _regrouped(records: list[bytes], links: dict[bytes, bytes], mtime: int) -> dict[bytes, _Run]:
     """Let the first name of hard-linked files hold the content, whatever the archive's order was."""
     groups: dict[bytes, list[bytes]] = {}
     for path in links:
@@ -190,8 +207,8 @@ def _regrouped(records: list[bytes], links: dict[bytes, bytes]) -> dict[bytes, _
         at, head, size, executable = _PLACE.unpack_from(record, len(source) + 1)
         leader = min(paths)
         for path in paths:
-            made[path] = header(Entry(path, HARDLINK, 0, executable, leader), MTIME), 0, 0
-        content = header(Entry(leader, FILE, size, executable), MTIME)
+            made[path] = header(Entry(path, HARDLINK, 0, executable, leader), mtime), 0, 0
+        content = header(Entry(leader, FILE, size, executable), mtime)
         made[leader] = content, at + head, size + -size % BLOCK
     return made
 
@@ -257,12 +274,12 @@ def _compressed(pieces: Iterator[bytes], size: int, write: Callable[[bytes], obj
     return digest.hexdigest()
 
 
-def _pieces(model: list[Entry], contents: Callable[[Entry], Iterable[bytes]]) -> Iterator[bytes]:
+def _pieces(model: list[Entry], contents: Callable[[Entry], Iterable[bytes]], mtime: int) -> Iterator[bytes]:
     """Yield the records: small pieces are joined, so that hashing and compressing see large ones."""
     held: list[bytes] = []
     size = 0
     for entry in model:
-        head = header(entry, MTIME)
+        head = header(entry, mtime)
         held.append(head)
         size += len(head)
         if entry.kind != FILE:
