@@ -189,6 +189,19 @@ def test_offline(repository: Path, origin: Origin) -> None:
     assert len(origin.requests) == asked
 
 
+def test_an_edited_tree_is_extracted_again(repository: Path) -> None:
+    """doit after an edit that keeps the size puts back what the archive says."""
+    assert "extract:tool" in ran(doit(repository, "extract:tool"))
+    assert ran(doit(repository, "extract:tool")) == []
+    edited = repository / "build/extracted/tool/tool/tool.c"
+    content = edited.read_bytes()
+    later = (repository / "build/extracted/.records/tool.json").stat().st_mtime_ns + 1
+    edited.write_bytes(content.upper())
+    os.utime(edited, ns=(later, later))
+    assert ran(doit(repository, "extract:tool")) == ["extract:tool"]
+    assert edited.read_bytes() == content
+
+
 def test_the_source_date_is_a_part_of_the_key(repository: Path) -> None:
     """An earlier SOURCE_DATE_EPOCH makes another archive beside the first; a later one, as machines have it, none."""
     assert ran(doit(repository, "repack:lib")) == ["fetch:lib", "repack:lib"]

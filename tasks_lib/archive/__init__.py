@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
-from tasks_lib.archive.codecs import beside, decoded, format_for, size_of
+from tasks_lib.archive.codecs import LARGE, SMALL, beside, decoded, format_for, size_of
 from tasks_lib.archive.deb import data_of
 from tasks_lib.archive.entries import (
     HOLE,
@@ -65,7 +65,7 @@ def _named(archive: str, reader: TarReader | ZipReader | None = None) -> Iterato
 
 
 @contextlib.contextmanager
-def _opened(source: BinaryIO, name: str, kind: str, limits: Limits) -> Iterator[Iterator[Entry]]:
+def _opened(source: BinaryIO, name: str, kind: str, limits: Limits, slow_piece: int) -> Iterator[Iterator[Entry]]:
     if kind == "zip":
         zipped = ZipReader(source, limits)
         with _named(name, zipped):
@@ -75,7 +75,7 @@ def _opened(source: BinaryIO, name: str, kind: str, limits: Limits) -> Iterator[
         with _named(name):
             source, kind = data_of(source, limits)
     # closed here and now: its thread reads `source`, which the caller may close next
-    with contextlib.closing(beside(decoded(source, kind, limits))) as chunks:
+    with contextlib.closing(beside(decoded(source, kind, limits, slow_piece))) as chunks:
         reader = TarReader(chunks, limits)
         with _named(name, reader):
             yield reader.entries()
@@ -95,7 +95,7 @@ def read(
     add = table.add
     plain = not reshape.strip and not reshape.prefix
     reshaped = Reshaper(reshape, limits).reshaped
-    with _opened(source, name, format, limits) as entries:
+    with _opened(source, name, format, limits, LARGE) as entries:
         for entry in entries:
             if not plain or not entry.path:
                 renamed = reshaped(entry)
@@ -128,7 +128,7 @@ def repack(
         OSError: `spool` failed.
     """
     table = Table(limits, limits.total_for(size_of(source)))
-    with _opened(source, name, format, limits) as entries:
+    with _opened(source, name, format, limits, SMALL) as entries:
         return write_archive(
             entries,
             table=table,

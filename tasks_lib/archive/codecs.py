@@ -20,10 +20,12 @@ from tasks_lib.archive.entries import Limits, damaged, limit, look
 #: Bytes read at a time, and produced at a time.
 CHUNK: Final = 1 << 18
 _PRODUCED: Final = 1 << 18
-#: Produced at a time by the slow ones, whose decoding decides how long all takes: two of the blocks (32 and 64 KiB) in
-#: which CPython's decoders produce. They ask for the interpreter's lock after each block, and have it without waiting
-#: when the thread that takes the pieces is done with the piece before, which takes it as long as a first block.
-_PRODUCED_SLOWLY: Final = 96 << 10
+#: Bytes that the slow decoders (bzip2, xz) produce at a time. CPython's ask for the interpreter's lock after 32, 64 and
+#: 256 KiB of each piece. Who writes files gives it away at each of them, and the fewer ask for it the better: large
+#: pieces. Who repacks holds it until done with a piece, in a third of the time that decoding it took: within a piece
+#: of two blocks nobody waits. Measured: docs/decisions/0011.
+LARGE: Final = 1 << 20
+SMALL: Final = 96 << 10
 #: Bytes of the first piece that a stream is given.
 _FIRST: Final = 1 << 10
 #: Chunks decoded ahead of whoever takes them.
@@ -50,8 +52,14 @@ def format_for(name: str) -> str | None:
     return next((kind for suffix, kind in _SUFFIXES.items() if lowered.endswith(suffix)), None)
 
 
-def decoded(source: BinaryIO, kind: str, limits: Limits) -> Iterator[bytes]:
+def decoded(source: BinaryIO, kind: str, limits: Limits, slow_piece: int = LARGE) -> Iterator[bytes]:
     """Yield the decompressed content of `source` in chunks, to its proven end.
+
+    Args:
+        source: the compressed bytes.
+        kind: their format.
+        limits: for memory and output.
+        slow_piece: bytes that a slow decoder produces at a time: `LARGE` or `SMALL`.
 
     Raises:
         DamagedArchiveError: truncated, wrong checksum, trailing garbage, other bytes than `kind` says.
@@ -59,7 +67,7 @@ def decoded(source: BinaryIO, kind: str, limits: Limits) -> Iterator[bytes]:
     """
     allowed = limits.total_for(size_of(source))
     total = 0
-    for chunk in _CODECS[kind](source, limits):
+    for chunk in _CODECS[kind](source, limits, slow_piece):
         total += len(chunk)
         if total > allowed:
             raise limit(f"more than {allowed} bytes decompressed ({limits.total_name(allowed)})", "TOO_LARGE")
@@ -111,7 +119,7 @@ def size_of(source: BinaryIO) -> int:
     return size
 
 
-def _plain(source: BinaryIO, _limits: Limits) -> Iterator[bytes]:
+def _plain(source: BinaryIO, _limits: Limits, _piece: int) -> Iterator[bytes]:
     while chunk := source.read(CHUNK):
         yield chunk
 
@@ -216,22 +224,22 @@ def _step(decoder: Any, piece: bytes | memoryview, most: int) -> tuple[bytes, by
     return produced, getattr(decoder, "unconsumed_tail", b"")
 
 
-def _gzip(source: BinaryIO, _limits: Limits) -> Iterator[bytes]:
+def _gzip(source: BinaryIO, _limits: Limits, _piece: int) -> Iterator[bytes]:
     return _streams(source, lambda: zlib.decompressobj(wbits=31), b"\x1f\x8b", 1, _PRODUCED)
 
 
-def _bzip2(source: BinaryIO, _limits: Limits) -> Iterator[bytes]:
-    return _streams(source, bz2.BZ2Decompressor, b"BZh", 0, _PRODUCED_SLOWLY)
+def _bzip2(source: BinaryIO, _limits: Limits, piece: int) -> Iterator[bytes]:
+    return _streams(source, bz2.BZ2Decompressor, b"BZh", 0, piece)
 
 
-def _xz(source: BinaryIO, limits: Limits) -> Iterator[bytes]:
+def _xz(source: BinaryIO, limits: Limits, piece: int) -> Iterator[bytes]:
     memory = min(limits.xz_memlimit_mib << 20, _MOST_MEMORY)
     # xz-file-format 2.2: stream padding is a multiple of four zero bytes
     start = functools.partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, memlimit=memory)
-    return _streams(source, start, b"\xfd7zXZ\x00", 4, _PRODUCED_SLOWLY)
+    return _streams(source, start, b"\xfd7zXZ\x00", 4, piece)
 
 
-def _zstd(source: BinaryIO, limits: Limits) -> Iterator[bytes]:
+def _zstd(source: BinaryIO, limits: Limits, _piece: int) -> Iterator[bytes]:
     import zstandard  # loaded when there is something to decode
 
     framing = _ZstdFraming(source, limits)
@@ -361,7 +369,7 @@ class _ZstdFraming:
         self._then(4, self._magic)
 
 
-_CODECS: Final[dict[str, Callable[[BinaryIO, Limits], Iterator[bytes]]]] = {
+_CODECS: Final[dict[str, Callable[[BinaryIO, Limits, int], Iterator[bytes]]]] = {
     "tar": _plain,
     "tar.gz": _gzip,
     "tar.bz2": _bzip2,
