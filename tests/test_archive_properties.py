@@ -26,8 +26,9 @@ from tests.test_archive import BZ, GZ, PLAIN, XZ, ZST, repacked, tree_of
 #: More with EXAMPLES=100000, for a run by hand.
 EXAMPLES = int(os.environ.get("EXAMPLES", "150"))
 LIMITS = Limits(
-    max_total_bytes=8 << 20, free_bytes=8 << 20, max_entries=2000, max_metadata_bytes=1 << 16, xz_memlimit_mib=64
-)
+    max_total_bytes=8 << 20, free_bytes=8 << 20, max_entries=2000, max_metadata_bytes=1 << 16, xz_memlimit_mib=64,
+    case_twins="keep",
+)  # fmt: skip
 often = settings(
     max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
