@@ -190,7 +190,7 @@ def test_offline(repository: Path, origin: Origin) -> None:
 
 
 def test_an_edited_tree_is_extracted_again(repository: Path) -> None:
-    """doit after an edit that keeps the size puts back what the archive says."""
+    """An edit that keeps the size is noticed: the next run puts back what the archive says."""
     assert "extract:tool" in ran(doit(repository, "extract:tool"))
     assert ran(doit(repository, "extract:tool")) == []
     edited = repository / "build/extracted/tool/tool/tool.c"
