@@ -38,7 +38,7 @@ def generate(files: int, mean: int, out: Path) -> None:
 
 def ours(verb: str, archive: Path, kind: str, out: Path) -> None:
     """Extract, or repack with strip and prefix, through the product's own functions; prints the peak memory."""
-    from tasks_lib.archive import Limits, Reshape, repack
+    from tasks_lib.archive import Limits, Reshape, mtime_for, repack
     from tasks_lib.progress import Silent
     from tasks_lib.tree import Slot
 
@@ -53,7 +53,7 @@ def ours(verb: str, archive: Path, kind: str, out: Path) -> None:
             with (out / "made.tar.zst").open("wb") as made, (out / "spool").open("w+b") as spool:
                 repack(
                     file, name=archive.name, format=kind, reshape=Reshape(strip=1, prefix="p/"), limits=limits,
-                    spool=spool, write=made.write, progress=Silent(),
+                    mtime=mtime_for(None), spool=spool, write=made.write, progress=Silent(),
                 )  # fmt: skip
     # not ru_maxrss: that begins with the memory of the process that started this one
     status = Path("/proc/self/status").read_text("ascii")

@@ -79,11 +79,11 @@ def evidence_key(integrity: Integrity, url: str) -> str:
     return _key("evidence", str(integrity.size), str(integrity.digest), url)
 
 
-def repack_key(source: StaticUrl, *, version: int) -> str:
+def repack_key(source: StaticUrl, *, version: str) -> str:
     """Return the key of a repack by version `version` of the archive writer."""
     return _key(
         "repack",
-        str(version),
+        version,
         str(source.integrity.size),
         str(source.integrity.digest),
         str(source.strip_components),
@@ -101,7 +101,7 @@ def commit_key(source: Git | Hg) -> str:
     return _key("commit", "git" if isinstance(source, Git) else "hg", source.revision)
 
 
-def repository_key(source: Git | Hg, *, version: int) -> str:
+def repository_key(source: Git | Hg, *, version: str) -> str:
     """Return the key of the archive of a commit by version `version` of the archive writer."""
     dot_git = source.dot_git if isinstance(source, Git) else ""
     kind = "git" if isinstance(source, Git) else "hg"

@@ -78,6 +78,8 @@ SETTINGS: Final = (
 )
 
 
+#: Digits that a time may have: more than any clock will show.
+_DIGITS: Final = 18
 #: Who says whom to trust, the first one that is set.
 _TRUST: Final = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
@@ -102,6 +104,7 @@ class Settings:
     link_mode: LinkMode
     progress: str = "auto"
     events: str = ""
+    source_date_epoch: int | None = None
 
     @property
     def store(self) -> Options:
@@ -170,6 +173,7 @@ class Settings:
             link_mode=_one_of(values, "FETCH_LINK_MODE", ("auto", "reflink", "copy", "hardlink")),
             progress=_one_of(values, "FETCH_PROGRESS", ("auto", "live", "lines", "quiet")),
             events=str(values["FETCH_EVENTS"]),
+            source_date_epoch=_epoch(environ),
         )
 
 
@@ -277,6 +281,17 @@ def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
         "https": environ.get("https_proxy") or environ.get("HTTPS_PROXY") or both,
     }
     return {scheme: proxy for scheme, proxy in found.items() if proxy}
+
+
+def _epoch(environ: Mapping[str, str]) -> int | None:
+    """Return SOURCE_DATE_EPOCH. Source: its specification at reproducible-builds.org: the digits of `date +%s`."""
+    given = environ.get("SOURCE_DATE_EPOCH") or None
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdigit() and len(given) <= _DIGITS):
+        said = f"SOURCE_DATE_EPOCH={given[:80]!r}"
+        raise SettingError(f"{said} is no number of seconds since 1970", hint="write what `date +%s` prints")
+    return int(given)
 
 
 def _netrc(environ: Mapping[str, str]) -> str:

@@ -43,11 +43,11 @@ def extract(data: bytes, kind: str, destination: Path, reshape: Reshape | None =
     return slot
 
 
-def repacked(data: bytes, kind: str, reshape: Reshape | None = None) -> bytes:
+def repacked(data: bytes, kind: str, reshape: Reshape | None = None, mtime: int = archive.mtime_for(None)) -> bytes:
     out = io.BytesIO()
     archive.repack(
         io.BytesIO(data), name="a", format=kind, reshape=reshape or Reshape(), limits=LIMITS,
-        spool=io.BytesIO(), write=out.write, progress=Silent(),
+        mtime=mtime, spool=io.BytesIO(), write=out.write, progress=Silent(),
     )  # fmt: skip
     return out.getvalue()
 
@@ -440,7 +440,7 @@ def test_case_twins_can_be_kept(tmp_path: Path) -> None:
     slot.extract(io.BytesIO(data), key="k", progress=Silent(), **words)
     assert set(tree_of(tmp_path / "out")) == {"Python", "python", "python/x"}
     heard = Listener()
-    archive.repack(io.BytesIO(data), spool=io.BytesIO(), write=io.BytesIO().write, progress=heard, **words)
+    archive.repack(io.BytesIO(data), mtime=0, spool=io.BytesIO(), write=io.BytesIO().write, progress=heard, **words)
     assert heard.warnings == [
         "'python' differs from another name in case or form only: some file systems hold one of them"
     ]

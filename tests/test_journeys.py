@@ -189,6 +189,34 @@ def test_offline(repository: Path, origin: Origin) -> None:
     assert len(origin.requests) == asked
 
 
+def test_an_edited_tree_is_extracted_again(repository: Path) -> None:
+    """An edit that keeps the size is noticed: the next run puts back what the archive says."""
+    assert "extract:tool" in ran(doit(repository, "extract:tool"))
+    assert ran(doit(repository, "extract:tool")) == []
+    edited = repository / "build/extracted/tool/tool/tool.c"
+    content = edited.read_bytes()
+    later = (repository / "build/extracted/.records/tool.json").stat().st_mtime_ns + 1
+    edited.write_bytes(content.upper())
+    os.utime(edited, ns=(later, later))
+    assert ran(doit(repository, "extract:tool")) == ["extract:tool"]
+    assert edited.read_bytes() == content
+
+
+def test_the_source_date_is_a_part_of_the_key(repository: Path) -> None:
+    """An earlier SOURCE_DATE_EPOCH makes another archive beside the first; a later one, as machines have it, none."""
+    assert ran(doit(repository, "repack:lib")) == ["fetch:lib", "repack:lib"]
+    assert ran(doit(repository, "repack:lib", SOURCE_DATE_EPOCH="1700000000")) == []
+    assert ran(doit(repository, "repack:lib", SOURCE_DATE_EPOCH="86400")) == ["repack:lib"]
+    assert ran(doit(repository, "repack:lib", SOURCE_DATE_EPOCH="86400")) == []
+    made = (repository / "cache/artifacts/lib").glob("*/lib.tar.zst")
+    first, second = sorted(path.read_bytes() for path in made)
+    assert first != second
+    done = doit(repository, "repack:lib", SOURCE_DATE_EPOCH="yesterday")
+    assert done.returncode != 0
+    assert "SOURCE_DATE_EPOCH='yesterday' is no number of seconds since 1970" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
 FAILURES = {
     "unreachable": ("url: http", "url: http://127.0.0.1:9/x #", "no source gave"),
     "wrong size": ("size: 2048", "size: 2049", "expected 2049 bytes, but the server announces 2048"),

@@ -131,7 +131,7 @@ def compare(path: Path, base: Path) -> None:
         Slot(base / "out", base / "one.json").extract(file, key="k", **words)  # type: ignore[arg-type]
         file.seek(0)
         with (base / "spool").open("w+b") as spool, (base / "made.tar.zst").open("wb") as made:
-            archive.repack(file, spool=spool, write=made.write, **words)  # type: ignore[arg-type]
+            archive.repack(file, mtime=0, spool=spool, write=made.write, **words)  # type: ignore[arg-type]
     subprocess.run(["tar", "--zstd", "-C", base / "again", "-xf", base / "made.tar.zst"], check=True)
     wanted, found, again = (tree_of(base / name) for name in ("reference", "out", "again"))
     assert again == found, path.name

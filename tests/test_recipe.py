@@ -91,16 +91,16 @@ def test_locators_do_not_change_a_key() -> None:
     """Another mirror, URL or header is the same content; another strip, prefix or name is not."""
     source = DEFINITIONS.fetch("gmp-6.1.0").source
     assert isinstance(source, StaticUrl)
-    key = recipe.repack_key(source, version=1)
+    key = recipe.repack_key(source, version="1")
     moved = replace(source, url="https://other/", mirrors=("https://m/",), headers=(("A", "b"),), gpg_signature=None)
-    assert recipe.repack_key(moved, version=1) == key
+    assert recipe.repack_key(moved, version="1") == key
     others = [
         replace(source, strip_components=2),
         replace(source, add_prefix="x"),
         replace(source, artifact_name="y.tar.zst"),
     ]
     assert (
-        len({recipe.repack_key(other, version=1) for other in others} | {key, recipe.repack_key(source, version=2)})
+        len({recipe.repack_key(other, version="1") for other in others} | {key, recipe.repack_key(source, version="2")})
         == 5
     )
 
@@ -111,4 +111,4 @@ def test_keys_are_golden() -> None:
     assert isinstance(source, StaticUrl)
     assert recipe.RECIPE_VERSION == 1
     assert recipe.fetch_key(source.integrity) == "b189e02d3d40e6e05ddce74d373e8fa2e90ce8747dae9d70d56d28605473156a"
-    assert recipe.repack_key(source, version=1) == "b9405e7e52815bd26c890d43ee9aedf43454c9525aaa452fbf9d0f80e8558146"
+    assert recipe.repack_key(source, version="1") == "b9405e7e52815bd26c890d43ee9aedf43454c9525aaa452fbf9d0f80e8558146"

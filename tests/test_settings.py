@@ -61,6 +61,15 @@ def test_nonsense_is_refused(text: str) -> None:
         Settings.parse(variables={}, environ={"FETCH_BACKOFF_S": text})
 
 
+@pytest.mark.parametrize("text", ["-1", "+1", "1.5", " 1", "1_0", "0x10", "tomorrow", "\u0661", "1" * 19])
+def test_a_source_date_that_is_no_time_is_refused(text: str) -> None:
+    """SOURCE_DATE_EPOCH is digits, or refused by name; empty is not set."""
+    with pytest.raises(SettingError, match="SOURCE_DATE_EPOCH"):
+        Settings.parse(variables={}, environ={"SOURCE_DATE_EPOCH": text})
+    assert Settings.parse(variables={}, environ={"SOURCE_DATE_EPOCH": ""}).source_date_epoch is None
+    assert Settings.parse(variables={}, environ={"SOURCE_DATE_EPOCH": "007"}).source_date_epoch == 7
+
+
 def test_every_setting_is_documented() -> None:
     """The README names every setting."""
     assert [one.environ for one in SETTINGS if f"`{one.environ}`" not in README] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,21 @@ import pytest
 from tasks_lib.archive import Limits, Reshape
 from tasks_lib.errors import TreeError
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Slot
+from tasks_lib.tree import Slot, remove_tree
 from tests.archives import Member, gnu, pax, record, tar
+
+
+def differences(slot: Slot, *members: Member) -> dict[str, str]:
+    return slot.differences(
+        io.BytesIO(tar(members)), name="a.tar", format="tar", limits=Limits(), progress=Silent()
+    )  # fmt: skip
+
+
+def edited(path: Path, content: bytes, record: Path) -> None:
+    """Write over a file, surely later than the record: the clock of a file system ticks slowly."""
+    path.write_bytes(content)
+    later = record.stat().st_mtime_ns + 1
+    os.utime(path, ns=(later, later))
 
 
 def extract(slot: Slot, *members: Member, key: str = "k") -> None:
@@ -46,8 +60,18 @@ def test_a_destination_of_any_length(size: int, tmp_path: Path) -> None:
     parent = tmp_path / "/".join(["p" * 99] * (size // 100))
     slot = Slot(parent / "out", tmp_path / "records" / "one.json")
     deep = "/".join(["d" * 250] * 15) + "/f"
-    extract(slot, gnu(deep), Member("x", b"1"), Member("top", b"2"))
+    members = [gnu(deep), Member("x", b"1"), Member("top", b"2"), gnu(f"{deep}2"), Member("x", kind=b"1", target="top")]
+    extract(slot, *members)
     assert slot.holds("k")
+    assert differences(slot, *members) == {}
+    changed = [
+        gnu(deep),
+        Member("x", b"2"),
+        Member("top", b"3"),
+        gnu(f"{deep}2"),
+        Member("x", b"", kind=b"1", target="top"),
+    ]
+    assert differences(slot, *changed) == {deep: "its content changed", "top": "its content changed"}
     extract(slot, Member("top", b"3"), key="new")
     assert slot.holds("new")
     assert [path.name for path in (parent / "out").iterdir()] == ["top"]
@@ -76,6 +100,57 @@ def test_a_run_killed_while_it_moved_is_made_good(slot: Slot) -> None:
     extract(slot, Member("a", b"1"), Member("d/b", b"2"), Member("e/c", b"3"))
     assert slot.holds("k")
     assert (slot.destination / "other").read_bytes() == b"of others"
+
+
+LINKED = (
+    Member("a", b"one"),
+    Member("d/b", b"two"),
+    Member("d/hard", kind=b"1", target="a"),
+    Member("s", kind=b"2", target="a"),
+)
+
+
+def test_an_edit_that_keeps_the_size_is_noticed(slot: Slot) -> None:
+    """A file or symlink that was written after its record is not what was extracted; what others add is theirs."""
+    extract(slot, *LINKED)
+    (slot.destination / "d" / "built").write_bytes(b"by someone")
+    assert slot.holds("k")
+    for path in ("a", "d/b"):
+        edited(slot.destination / path, b"TWO", slot.record)
+        assert not slot.holds("k")
+        extract(slot, *LINKED)
+        assert slot.holds("k")
+    (slot.destination / "s").unlink()
+    (slot.destination / "s").symlink_to("b")
+    later = slot.record.stat().st_mtime_ns + 1
+    os.utime(slot.destination / "s", ns=(later, later), follow_symlinks=False)
+    assert not slot.holds("k")
+
+
+def test_each_difference_is_told(slot: Slot) -> None:
+    """What stands is compared entry by entry: kind, content, executable bit, target of both kinds of links."""
+    extract(slot, *LINKED)
+    assert differences(slot, *LINKED) == {}
+    there = slot.destination
+    (there / "d" / "hard").unlink()
+    (there / "d" / "hard").write_bytes(b"one")  # a copy is as good
+    assert differences(slot, *LINKED) == {}
+    (there / "d" / "hard").write_bytes(b"ONE")
+    (there / "s").unlink()
+    (there / "s").symlink_to("d")
+    (there / "d" / "b").chmod(0o755)
+    assert differences(slot, *LINKED) == {
+        "d/hard": "differs from the file that it is linked to",
+        "s": "leads elsewhere",
+        "d/b": "its executable bit changed",
+    }
+    (there / "a").write_bytes(b"one more")
+    (there / "d" / "b").unlink()
+    (there / "d" / "b").mkdir()
+    found = differences(slot, *LINKED)
+    assert (found["a"], found["d/b"]) == ("it is longer", "is no file")
+    remove_tree(there)
+    assert set(differences(slot, *LINKED).values()) == {"No such file or directory"}
 
 
 def test_holes_stay_holes(slot: Slot) -> None:

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
-from tasks_lib.archive.codecs import beside, decoded, format_for, size_of
+from tasks_lib.archive.codecs import LARGE, SMALL, beside, decoded, format_for, size_of
 from tasks_lib.archive.deb import data_of
 from tasks_lib.archive.entries import (
     HOLE,
@@ -18,12 +18,12 @@ from tasks_lib.archive.entries import (
     Entry,
     Limits,
     Reshape,
+    Reshaper,
     checked_path,
     checked_target,
     format_of,
-    reshaped,
 )
-from tasks_lib.archive.repack import REPACK_VERSION, write_archive, write_in_order
+from tasks_lib.archive.repack import mtime_for, write_archive, write_in_order, writer_version
 from tasks_lib.archive.table import Table
 from tasks_lib.archive.tar import TarReader
 from tasks_lib.archive.zip import ZipReader
@@ -32,17 +32,18 @@ from tasks_lib.progress import Progress
 
 __all__ = [
     "HOLE",
-    "REPACK_VERSION",
     "Entry",
     "Limits",
     "Reshape",
     "entry_of",
     "format_for",
     "format_of",
+    "mtime_for",
     "read",
     "repack",
     "write",
     "write_known",
+    "writer_version",
 ]
 
 
@@ -64,7 +65,7 @@ def _named(archive: str, reader: TarReader | ZipReader | None = None) -> Iterato
 
 
 @contextlib.contextmanager
-def _opened(source: BinaryIO, name: str, kind: str, limits: Limits) -> Iterator[Iterator[Entry]]:
+def _opened(source: BinaryIO, name: str, kind: str, limits: Limits, slow_piece: int) -> Iterator[Iterator[Entry]]:
     if kind == "zip":
         zipped = ZipReader(source, limits)
         with _named(name, zipped):
@@ -74,7 +75,7 @@ def _opened(source: BinaryIO, name: str, kind: str, limits: Limits) -> Iterator[
         with _named(name):
             source, kind = data_of(source, limits)
     # closed here and now: its thread reads `source`, which the caller may close next
-    with contextlib.closing(beside(decoded(source, kind, limits))) as chunks:
+    with contextlib.closing(beside(decoded(source, kind, limits, slow_piece))) as chunks:
         reader = TarReader(chunks, limits)
         with _named(name, reader):
             yield reader.entries()
@@ -93,10 +94,11 @@ def read(
     table = Table(limits, limits.total_for(size_of(source)))
     add = table.add
     plain = not reshape.strip and not reshape.prefix
-    with _opened(source, name, format, limits) as entries:
+    reshaped = Reshaper(reshape, limits).reshaped
+    with _opened(source, name, format, limits, LARGE) as entries:
         for entry in entries:
             if not plain or not entry.path:
-                renamed = reshaped(entry, reshape, limits)
+                renamed = reshaped(entry)
                 if renamed is None:
                     continue
                 entry = renamed
@@ -112,20 +114,30 @@ def repack(
     format: str,
     reshape: Reshape,
     limits: Limits,
+    mtime: int,
     spool: BinaryIO,
     write: Callable[[bytes], object],
     progress: Progress,
 ) -> str:
     """Write the deterministic `.tar.zst` of an archive through `write`; return the sha256 hex of its tar.
 
+    `mtime` comes from `mtime_for`, as everywhere here; keys of the outcome contain `writer_version` of it.
+
     Raises:
         ArchiveError: one of its kinds, with the name `name`.
         OSError: `spool` failed.
     """
     table = Table(limits, limits.total_for(size_of(source)))
-    with _opened(source, name, format, limits) as entries:
+    with _opened(source, name, format, limits, SMALL) as entries:
         return write_archive(
-            entries, table=table, reshape=reshape, limits=limits, spool=spool, write=write, progress=progress
+            entries,
+            table=table,
+            reshape=reshape,
+            limits=limits,
+            mtime=mtime,
+            spool=spool,
+            write=write,
+            progress=progress,
         )
 
 
@@ -149,6 +161,7 @@ def write(
     *,
     name: str,
     limits: Limits,
+    mtime: int,
     spool: BinaryIO,
     write: Callable[[bytes], object],
     progress: Progress,
@@ -162,7 +175,14 @@ def write(
     table = Table(limits, limits.max_total_bytes)
     with _named(name):
         return write_archive(
-            entries, table=table, reshape=Reshape(), limits=limits, spool=spool, write=write, progress=progress
+            entries,
+            table=table,
+            reshape=Reshape(),
+            limits=limits,
+            mtime=mtime,
+            spool=spool,
+            write=write,
+            progress=progress,
         )
 
 
@@ -172,6 +192,7 @@ def write_known(
     *,
     name: str,
     limits: Limits,
+    mtime: int,
     write: Callable[[bytes], object],
     progress: Progress,
 ) -> str:
@@ -183,4 +204,4 @@ def write_known(
     """
     table = Table(limits, limits.max_total_bytes)
     with _named(name):
-        return write_in_order(entries, contents, table=table, write=write, progress=progress)
+        return write_in_order(entries, contents, table=table, mtime=mtime, write=write, progress=progress)

@@ -7,6 +7,7 @@ garbage are damage. The wrappers of Python's own library hide some of that (faul
 from __future__ import annotations
 
 import bz2
+import functools
 import lzma
 import queue
 import threading
@@ -19,6 +20,12 @@ from tasks_lib.archive.entries import Limits, damaged, limit, look
 #: Bytes read at a time, and produced at a time.
 CHUNK: Final = 1 << 18
 _PRODUCED: Final = 1 << 18
+#: Bytes that the slow decoders (bzip2, xz) produce at a time. CPython's ask for the interpreter's lock after 32, 64 and
+#: 256 KiB of each piece. Who writes files gives it away at each of them, and the fewer ask for it the better: large
+#: pieces. Who repacks holds it until done with a piece, in a third of the time that decoding it took: within a piece
+#: of two blocks nobody waits. Measured: docs/decisions/0011.
+LARGE: Final = 1 << 20
+SMALL: Final = 96 << 10
 #: Bytes of the first piece that a stream is given.
 _FIRST: Final = 1 << 10
 #: Chunks decoded ahead of whoever takes them.
@@ -45,8 +52,14 @@ def format_for(name: str) -> str | None:
     return next((kind for suffix, kind in _SUFFIXES.items() if lowered.endswith(suffix)), None)
 
 
-def decoded(source: BinaryIO, kind: str, limits: Limits) -> Iterator[bytes]:
+def decoded(source: BinaryIO, kind: str, limits: Limits, slow_piece: int = LARGE) -> Iterator[bytes]:
     """Yield the decompressed content of `source` in chunks, to its proven end.
+
+    Args:
+        source: the compressed bytes.
+        kind: their format.
+        limits: for memory and output.
+        slow_piece: bytes that a slow decoder produces at a time: `LARGE` or `SMALL`.
 
     Raises:
         DamagedArchiveError: truncated, wrong checksum, trailing garbage, other bytes than `kind` says.
@@ -54,7 +67,7 @@ def decoded(source: BinaryIO, kind: str, limits: Limits) -> Iterator[bytes]:
     """
     allowed = limits.total_for(size_of(source))
     total = 0
-    for chunk in _CODECS[kind](source, limits):
+    for chunk in _CODECS[kind](source, limits, slow_piece):
         total += len(chunk)
         if total > allowed:
             raise limit(f"more than {allowed} bytes decompressed ({limits.total_name(allowed)})", "TOO_LARGE")
@@ -106,7 +119,7 @@ def size_of(source: BinaryIO) -> int:
     return size
 
 
-def _plain(source: BinaryIO, _limits: Limits) -> Iterator[bytes]:
+def _plain(source: BinaryIO, _limits: Limits, _piece: int) -> Iterator[bytes]:
     while chunk := source.read(CHUNK):
         yield chunk
 
@@ -157,26 +170,34 @@ class _Input:
         return zeros
 
 
-def _streams(source: BinaryIO, start: Callable[[], Any], magic: bytes, padding: int) -> Iterator[bytes]:
-    """Decode one stream after the other; `padding` is the unit in bytes of zeros allowed between and after them."""
+def _streams(source: BinaryIO, start: Callable[[], Any], magic: bytes, padding: int, most: int) -> Iterator[bytes]:
+    """Decode one stream after the other.
+
+    Args:
+        source: the compressed bytes.
+        start: gives a decoder for one stream.
+        magic: what a stream begins with.
+        padding: the unit in bytes of zeros allowed between and after streams, 0 for none.
+        most: bytes that are produced at a time.
+    """
     waiting = _Input(source)
     if waiting.peek(len(magic)) != magic:
         raise damaged(
             f"does not begin like this format; it looks like {look(waiting.peek(512))}", "WRONG_FORMAT", offset=0
         )
     while waiting.peek(1):
-        yield from _stream(waiting, start())
+        yield from _stream(waiting, start(), most)
         zeros = waiting.skip_zeros() if padding else 0
         if (zeros and zeros % padding) or waiting.peek(len(magic)) not in (b"", magic):
             raise damaged("trailing garbage after the compressed data", "TRAILING_GARBAGE")
 
 
-def _stream(waiting: _Input, decoder: Any) -> Iterator[bytes]:
+def _stream(waiting: _Input, decoder: Any, most: int) -> Iterator[bytes]:
     """Decode one stream; what follows it goes back to `waiting`."""
     waiting.begin()
     piece = waiting.next()
     while True:
-        produced, unused = _step(decoder, piece)
+        produced, unused = _step(decoder, piece, most)
         if produced:
             yield produced
         if decoder.eof:
@@ -190,10 +211,10 @@ def _stream(waiting: _Input, decoder: Any) -> Iterator[bytes]:
                 raise damaged("ends in the middle of the compressed data", "TRUNCATED")
 
 
-def _step(decoder: Any, piece: bytes | memoryview) -> tuple[bytes, bytes]:
+def _step(decoder: Any, piece: bytes | memoryview, most: int) -> tuple[bytes, bytes]:
     """Decode a bounded piece; return it and the input that is still to come."""
     try:
-        produced = decoder.decompress(piece, _PRODUCED)
+        produced = decoder.decompress(piece, most)
     except (zlib.error, OSError, lzma.LZMAError, EOFError) as error:
         if "emory usage limit" in str(error):
             raise limit("needs more memory for its dictionary than xz-memlimit-mib allows", "DICTIONARY") from error
@@ -203,21 +224,22 @@ def _step(decoder: Any, piece: bytes | memoryview) -> tuple[bytes, bytes]:
     return produced, getattr(decoder, "unconsumed_tail", b"")
 
 
-def _gzip(source: BinaryIO, _limits: Limits) -> Iterator[bytes]:
-    return _streams(source, lambda: zlib.decompressobj(wbits=31), b"\x1f\x8b", 1)
+def _gzip(source: BinaryIO, _limits: Limits, _piece: int) -> Iterator[bytes]:
+    return _streams(source, lambda: zlib.decompressobj(wbits=31), b"\x1f\x8b", 1, _PRODUCED)
 
 
-def _bzip2(source: BinaryIO, _limits: Limits) -> Iterator[bytes]:
-    return _streams(source, bz2.BZ2Decompressor, b"BZh", 0)
+def _bzip2(source: BinaryIO, _limits: Limits, piece: int) -> Iterator[bytes]:
+    return _streams(source, bz2.BZ2Decompressor, b"BZh", 0, piece)
 
 
-def _xz(source: BinaryIO, limits: Limits) -> Iterator[bytes]:
+def _xz(source: BinaryIO, limits: Limits, piece: int) -> Iterator[bytes]:
     memory = min(limits.xz_memlimit_mib << 20, _MOST_MEMORY)
     # xz-file-format 2.2: stream padding is a multiple of four zero bytes
-    return _streams(source, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=memory), b"\xfd7zXZ\x00", 4)
+    start = functools.partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, memlimit=memory)
+    return _streams(source, start, b"\xfd7zXZ\x00", 4, piece)
 
 
-def _zstd(source: BinaryIO, limits: Limits) -> Iterator[bytes]:
+def _zstd(source: BinaryIO, limits: Limits, _piece: int) -> Iterator[bytes]:
     import zstandard  # loaded when there is something to decode
 
     framing = _ZstdFraming(source, limits)
@@ -347,7 +369,7 @@ class _ZstdFraming:
         self._then(4, self._magic)
 
 
-_CODECS: Final[dict[str, Callable[[BinaryIO, Limits], Iterator[bytes]]]] = {
+_CODECS: Final[dict[str, Callable[[BinaryIO, Limits, int], Iterator[bytes]]]] = {
     "tar": _plain,
     "tar.gz": _gzip,
     "tar.bz2": _bzip2,

@@ -164,26 +164,56 @@ def format_of(first_bytes: bytes) -> str | None:
     return "tar" if first_bytes[257:262] == b"ustar" else None
 
 
-def reshaped(entry: Entry, reshape: Reshape, limits: Limits) -> Entry | None:
-    """Return the entry under its new name, or None for a directory that is stripped away.
+class Reshaper:
+    """Gives entries their new names; those of one directory, which come one after the other, are cheap."""
 
-    The name that a hard link points to follows; the text of a symlink does not, since it is relative.
+    def __init__(self, reshape: Reshape, limits: Limits) -> None:
+        self._reshape, self._limits = reshape, limits
+        self._same = not reshape.strip and not reshape.prefix
+        self._directory = b""
+        self._renamed: bytes | None = None  # the directory's new name, None for one that needs all the rules
 
-    Raises:
-        UnsafeEntryError: a member that is no directory would be stripped away, or the new name is unsafe.
-    """
-    if not reshape.strip and not reshape.prefix and entry.path:
-        return entry
-    path = _renamed(entry.path, reshape, limits, entry.offset)
-    if not path:
-        if entry.kind == DIRECTORY:
+    def reshaped(self, entry: Entry) -> Entry | None:
+        """Return the entry under its new name, or None for a directory that is stripped away.
+
+        The name that a hard link points to follows; the text of a symlink does not, since it is relative.
+
+        Raises:
+            UnsafeEntryError: a member that is no directory would be stripped away, or the new name is unsafe.
+            ArchiveLimitError: the new name is too long or too deep.
+        """
+        path = entry[0]
+        if self._same and path:
+            return entry
+        directory, _, name = path.rpartition(b"/")
+        if directory != self._directory:
+            self._directory, self._renamed = directory, self._of_directory(directory, entry.offset)
+        if self._renamed is not None and entry[1] != HARDLINK:
+            # the name was judged when it was read, the directory just now: only together they can be too long
+            renamed = self._renamed + b"/" + name
+            if len(renamed) <= self._limits.max_path_bytes:
+                return Entry(renamed, *entry[1:])
+        return self._by_all_rules(entry)
+
+    def _of_directory(self, directory: bytes, offset: int) -> bytes | None:
+        try:
+            renamed = _renamed(directory, self._reshape, self._limits, offset)
+        except ArchiveError:
             return None
-        raise unsafe(
-            f"nothing is left of its name after stripping {reshape.strip}", "STRIPPED", entry.path, entry.offset
-        )
-    if entry.kind != HARDLINK:
-        return entry._replace(path=path)
-    return entry._replace(path=path, target=_renamed(entry.target, reshape, limits, entry.offset))
+        return renamed if renamed and renamed.count(b"/") + 2 <= self._limits.max_depth else None
+
+    def _by_all_rules(self, entry: Entry) -> Entry | None:
+        reshape, limits = self._reshape, self._limits
+        path = _renamed(entry.path, reshape, limits, entry.offset)
+        if not path:
+            if entry.kind == DIRECTORY:
+                return None
+            raise unsafe(
+                f"nothing is left of its name after stripping {reshape.strip}", "STRIPPED", entry.path, entry.offset
+            )
+        if entry.kind != HARDLINK:
+            return entry._replace(path=path)
+        return entry._replace(path=path, target=_renamed(entry.target, reshape, limits, entry.offset))
 
 
 def _renamed(path: bytes, reshape: Reshape, limits: Limits, offset: int) -> bytes:

@@ -1,6 +1,6 @@
 """A validated archive -> one deterministic `.tar.zst`: same content, same bytes, whoever makes it.
 
-Sorted by name, numeric owner 0, modes 0644/0755, one fixed time, pax headers only where ustar has no room, one zstd
+Sorted by name, numeric owner 0, modes 0644/0755, one time for all, pax headers only where ustar has no room, one zstd
 frame with checksum and content size.
 """
 
@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from struct import Struct
 from typing import Any, BinaryIO, Final
 
 from tasks_lib.archive.codecs import beside
-from tasks_lib.archive.entries import DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, Limits, Reshape, damaged, reshaped
+from tasks_lib.archive.entries import FILE, HARDLINK, Entry, Limits, Reshape, Reshaper, damaged
+from tasks_lib.archive.headers import header, header_size
 from tasks_lib.archive.stream import BLOCK
-from tasks_lib.archive.table import Table, folded
+from tasks_lib.archive.table import Table
 from tasks_lib.errors import escaped
 from tasks_lib.progress import Progress
 
 #: Raise when the bytes of the same content may come out differently.
 REPACK_VERSION: Final = 2
 #: Modification time of every entry: 1980-01-01T00:00:00Z, the first one that zip can hold; GNU tar warns at 0.
-MTIME: Final = 315_532_800
+_MTIME: Final = 315_532_800
 #: zstd's default level.
 LEVEL: Final = 3
 #: With one worker or more zstd gives the same bytes for any number of them; without workers it gives other ones.
@@ -32,9 +35,21 @@ _RECORD: Final = 20 * BLOCK
 _CHUNK: Final = 1 << 20
 #: Entries between two words to the watcher, at most.
 _REPORT_ENTRIES: Final = 1000
-#: A symlink has no mode of its own: every Linux shows 0777.
-_MODES: Final = {SYMLINK: 0o777, DIRECTORY: 0o755}
-_TYPES: Final = {FILE: b"0", HARDLINK: b"1", SYMLINK: b"2", DIRECTORY: b"5"}
+#: Where a record begins in the spool, how long its header is, how long its content, whether it may be executed.
+_PLACE: Final = Struct(">QIQ?")
+
+
+def mtime_for(source_date_epoch: int | None) -> int:
+    """Return the time of every entry, which is no later than `source_date_epoch`.
+
+    Source: reproducible-builds.org, SOURCE_DATE_EPOCH specification, "timestamp clamping".
+    """
+    return _MTIME if source_date_epoch is None else min(_MTIME, source_date_epoch)
+
+
+def writer_version(mtime: int) -> str:
+    """Return what every key of an archive by this writer must contain: all that shapes it and is in no definition."""
+    return str(REPACK_VERSION) if mtime == _MTIME else f"{REPACK_VERSION}, mtime {mtime}"
 
 
 def write_archive(
@@ -43,17 +58,22 @@ def write_archive(
     table: Table,
     reshape: Reshape,
     limits: Limits,
+    mtime: int,
     spool: BinaryIO,
     write: Callable[[bytes], object],
     progress: Progress,
 ) -> str:
     """Write the archive of `entries` through `write`; return the sha256 hex of its uncompressed tar.
 
+    What can be made of an entry is made while the next ones are decoded; what is left for the end is to read the
+    finished records from the spool in the order of their names, in runs as long as they already stand in it.
+
     Args:
-        entries: as they come; content goes through `spool`, since the output is sorted.
+        entries: as they come; records go through `spool`, since the output is sorted.
         table: judges them; empty.
         reshape: applied to every name.
         limits: for the whole tree.
+        mtime: the time of all entries, from `mtime_for`.
         spool: an empty temporary file, owned by the caller.
         write: takes compressed bytes.
         progress: told about bytes of content.
@@ -62,20 +82,19 @@ def write_archive(
         ArchiveError: an entry that cannot be accepted.
         OSError: `spool` or `write` failed.
     """
-    model = []
-    pile = _Spool(spool, progress)
+    pile = _Pile(spool, mtime, progress)
+    reshaped = Reshaper(reshape, limits).reshaped
     for entry in entries:
-        renamed = reshaped(entry, reshape, limits)
+        renamed = reshaped(entry)
         for new in table.add(renamed) if renamed is not None else ():
-            path, kind, size, executable, target, _, chunks = new
-            # from here on `offset` is where the content stands in the spool
-            model.append(Entry(path, kind, size, executable, target, pile.at))
-            pile.add(chunks)
+            pile.add(new)
     pile.flush()
     table.check_links()
-    model.sort()  # by path, as the first field
-    _warn_of_twins(model, progress)
-    return _compressed(_normalised_links(model), _spooled(spool), write, progress)
+    _warn_of_twins(table, progress)
+    pile.records.sort()
+    regrouped = _regrouped(pile.records, pile.links, mtime)
+    size = sum(len(head) + length for head, _, length in _runs(pile.records, regrouped))
+    return _compressed(_spooled(_runs(pile.records, regrouped), spool), size, write, progress)
 
 
 def write_in_order(
@@ -83,6 +102,7 @@ def write_in_order(
     contents: Callable[[Entry], Iterable[bytes]],
     *,
     table: Table,
+    mtime: int,
     write: Callable[[bytes], object],
     progress: Progress,
 ) -> str:
@@ -92,6 +112,7 @@ def write_in_order(
         entries: in any order, their sizes known; no hard links.
         contents: gives the content of each file, asked for in the order of the paths, from another thread.
         table: judges them; empty.
+        mtime: the time of all entries, from `mtime_for`.
         write: takes compressed bytes.
         progress: asked whether to go on.
 
@@ -101,45 +122,59 @@ def write_in_order(
     """
     model = sorted(new for entry in entries for new in table.add(entry))
     table.check_links()
-    return _compressed(model, contents, write, progress)
+    size = sum(header_size(entry) + entry.size + -entry.size % BLOCK for entry in model)
+    return _compressed(_pieces(model, contents, mtime), size, write, progress)
 
 
-def _warn_of_twins(model: list[Entry], progress: Progress) -> None:
-    seen: set[int] = set()  # of hashes: a warning may be wrong once in 2^64, and a million names take room
-    for entry in model:
-        name = hash(folded(entry.path))
-        if name in seen:
-            shown = escaped(entry.path)
-            progress.warn(
-                f"'{shown}' differs from another name in case or form only: some file systems hold one of them"
-            )
-            return
-        seen.add(name)
+def _warn_of_twins(table: Table, progress: Progress) -> None:
+    twin = table.twin()
+    if twin is not None:
+        progress.warn(
+            f"'{escaped(twin)}' differs from another name in case or form only: some file systems hold one of them"
+        )
 
 
-class _Spool:
-    """Content on its way into the spool, a megabyte at a time."""
+class _Pile:
+    """Finished records on their way into the spool, a megabyte at a time.
 
-    def __init__(self, spool: BinaryIO, progress: Progress) -> None:
-        self._spool, self._progress = spool, progress
+    `records` says where each stands: its path, a NUL, and `_PLACE`. One string, since an archive holds a million of
+    them; in the order of these strings are the paths, which hold no NUL.
+    """
+
+    def __init__(self, spool: BinaryIO, mtime: int, progress: Progress) -> None:
+        self._spool, self._mtime, self._progress = spool, mtime, progress
         self._held: list[bytes | memoryview] = []
-        self._entries = self._size = 0
-        self.at = 0
+        self._entries = self._size = self._content = 0
+        self._at = 0
+        self.records: list[bytes] = []
+        self.links: dict[bytes, bytes] = {}  # path of a hard link -> the earlier name
 
-    def add(self, chunks: Iterable[bytes | memoryview]) -> None:
-        """Add the content of one entry.
+    def add(self, entry: Entry) -> None:
+        """Add one entry.
 
         Raises:
             OSError, ArchiveError, CancelledError: as `write_archive`.
         """
+        path, kind, size, executable, target, _, chunks = entry
+        if kind == HARDLINK:
+            self.links[path] = target
+        head = header(entry, self._mtime)
+        self.records.append(path + b"\0" + _PLACE.pack(self._at, len(head), size, executable))
+        self._hold(head)
         for chunk in chunks:
-            self._held.append(chunk)
-            self._size += len(chunk)
-            self.at += len(chunk)
-            if self._size >= _CHUNK:
-                self.flush()
+            self._hold(chunk)
+            self._content += len(chunk)
+        if size:
+            self._hold(bytes(-size % BLOCK))
         self._entries += 1
         if self._entries >= _REPORT_ENTRIES:
+            self.flush()
+
+    def _hold(self, piece: bytes | memoryview) -> None:
+        self._held.append(piece)
+        self._size += len(piece)
+        self._at += len(piece)
+        if self._size >= _CHUNK:
             self.flush()
 
     def flush(self) -> None:
@@ -149,74 +184,88 @@ class _Spool:
             OSError, CancelledError: as `write_archive`.
         """
         self._spool.write(b"".join(self._held))
-        self._progress.advance(self._size)
+        self._progress.advance(self._content)
         self._progress.check()
-        self._held, self._entries, self._size = [], 0, 0
+        self._held, self._entries, self._size, self._content = [], 0, 0, 0
 
 
-def _normalised_links(model: list[Entry]) -> list[Entry]:
+#: A header of its own or b"", then where in the spool the rest stands, and how much it is.
+_Run = tuple[bytes, int, int]
+
+
+def _regrouped(records: list[bytes], links: dict[bytes, bytes], mtime: int) -> dict[bytes, _Run]:
     """Let the first name of hard-linked files hold the content, whatever the archive's order was."""
-    links = {entry.path: entry.target for entry in model if entry.kind == HARDLINK}
     groups: dict[bytes, list[bytes]] = {}
     for path in links:
         source = path
         while source in links:
             source = links[source]
         groups.setdefault(source, [source]).append(path)
-    leaders = {path: min(group) for group in groups.values() for path in group}
-    content = {leaders[entry.path]: entry for entry in model if entry.path in groups}
-    return [_regrouped(entry, leaders, content) if entry.path in leaders else entry for entry in model]
+    made: dict[bytes, _Run] = {}
+    for source, paths in groups.items():
+        record = records[bisect_left(records, source + b"\0")]
+        at, head, size, executable = _PLACE.unpack_from(record, len(source) + 1)
+        leader = min(paths)
+        for path in paths:
+            made[path] = header(Entry(path, HARDLINK, 0, executable, leader), mtime), 0, 0
+        content = header(Entry(leader, FILE, size, executable), mtime)
+        made[leader] = content, at + head, size + -size % BLOCK
+    return made
 
 
-def _regrouped(entry: Entry, leaders: dict[bytes, bytes], content: dict[bytes, Entry]) -> Entry:
-    leader = leaders[entry.path]
-    source = content[leader]
-    if leader == entry.path:
-        return source._replace(path=leader)
-    return Entry(entry.path, HARDLINK, 0, source.executable, leader)
+def _runs(records: list[bytes], regrouped: dict[bytes, _Run]) -> Iterator[_Run]:
+    """Yield what the tar consists of, in order; records that stand one after the other are one run."""
+    first = end = 0
+    for record in records:
+        place = len(record) - _PLACE.size
+        at, head, size, _ = _PLACE.unpack_from(record, place)
+        own = regrouped.get(record[: place - 1]) if regrouped else None
+        if own is None and at == end:
+            end += head + size + -size % BLOCK
+            continue
+        yield b"", first, end - first
+        first, end = (at, at + head + size + -size % BLOCK) if own is None else (0, 0)
+        if own is not None:
+            yield own
+    yield b"", first, end - first
 
 
-def _spooled(spool: BinaryIO) -> Callable[[Entry], Iterable[bytes]]:
-    at = -1  # where the spool stands
+def _spooled(runs: Iterator[_Run], spool: BinaryIO) -> Iterator[bytes]:
+    held: list[bytes] = []
+    size = 0
+    for head, at, length in runs:
+        held.append(head)
+        size += len(head)
+        if length:
+            spool.seek(at)
+        while length:
+            chunk = spool.read(min(length, _CHUNK))
+            length -= len(chunk)
+            held.append(chunk)
+            size += len(chunk)
+            if size >= _CHUNK:
+                yield b"".join(held)
+                held, size = [], 0
+    yield b"".join(held)
 
-    def contents(entry: Entry) -> Iterator[bytes]:
-        nonlocal at
-        left = entry.size
-        if at != entry.offset:
-            spool.seek(entry.offset)
-        at = entry.offset + left
-        while left:
-            chunk = spool.read(min(left, _CHUNK))
-            left -= len(chunk)
-            yield chunk
 
-    return contents
-
-
-def _compressed(
-    model: list[Entry],
-    contents: Callable[[Entry], Iterable[bytes]],
-    write: Callable[[bytes], object],
-    progress: Progress,
-) -> str:
+def _compressed(pieces: Iterator[bytes], size: int, write: Callable[[bytes], object], progress: Progress) -> str:
+    """Write `size` bytes of records, and the end of the tar, as one frame; return the sha256 hex of the tar."""
     import zstandard  # loaded when there is something to encode
 
-    size = sum(_header_size(entry) + entry.size + -entry.size % BLOCK for entry in model) + 2 * BLOCK
-    size += -size % _RECORD
+    end = bytes(2 * BLOCK + -(size + 2 * BLOCK) % _RECORD)
+    size += len(end)
     parameters = zstandard.ZstdCompressionParameters.from_level(
         LEVEL, source_size=size, write_checksum=True, write_content_size=True, threads=_WORKERS
     )
     compressor: Any = zstandard.ZstdCompressor(compression_params=parameters).chunker(size=size, chunk_size=_CHUNK)
     digest = hashlib.sha256()
-    written = 0
-    with contextlib.closing(beside(_pieces(model, contents))) as pieces:
-        for piece in pieces:
+    with contextlib.closing(beside(pieces)) as made:
+        for piece in made:
             digest.update(piece)
-            written += len(piece)
             for chunk in compressor.compress(piece):
                 write(chunk)
             progress.check()
-    end = bytes(size - written)
     digest.update(end)
     for chunk in compressor.compress(end):
         write(chunk)
@@ -225,12 +274,12 @@ def _compressed(
     return digest.hexdigest()
 
 
-def _pieces(model: list[Entry], contents: Callable[[Entry], Iterable[bytes]]) -> Iterator[bytes]:
-    """Yield the tar: small pieces are joined, so that hashing and compressing see large ones."""
+def _pieces(model: list[Entry], contents: Callable[[Entry], Iterable[bytes]], mtime: int) -> Iterator[bytes]:
+    """Yield the records: small pieces are joined, so that hashing and compressing see large ones."""
     held: list[bytes] = []
     size = 0
     for entry in model:
-        head = header(entry)
+        head = header(entry, mtime)
         held.append(head)
         size += len(head)
         if entry.kind != FILE:
@@ -248,76 +297,3 @@ def _pieces(model: list[Entry], contents: Callable[[Entry], Iterable[bytes]]) ->
         held.append(bytes(-entry.size % BLOCK))
         size += -entry.size % BLOCK
     yield b"".join(held)
-
-
-def _header_size(entry: Entry) -> int:
-    """Return the length of `header`, mostly without making it."""
-    if len(entry.path) < 100 and len(entry.target) <= 100 and entry.size < 8**11:
-        return BLOCK
-    return len(header(entry))
-
-
-def header(entry: Entry) -> bytes:
-    """Return the header block of an entry, after a pax header where ustar has no room."""
-    name = entry.path + (b"/" if entry.kind == DIRECTORY else b"")
-    records = b""
-    prefix, short = _split(name)
-    if short is None:
-        records += _record(b"path", name)
-        prefix, short = b"", name[:100]
-    link = entry.target if entry.kind in (SYMLINK, HARDLINK) else b""
-    if len(link) > 100:
-        records += _record(b"linkpath", link)
-        link = link[:100]
-    size = entry.size if entry.kind == FILE else 0
-    if size >= 8**11:
-        records += _record(b"size", str(size).encode())
-        size = 0
-    mode = _MODES.get(entry.kind) or (0o755 if entry.executable else 0o644)
-    block = _block(short, prefix, mode, size, _TYPES[entry.kind], link)
-    if not records:
-        return block
-    if not records.isascii():
-        records = _encoding_record(records) + records
-    # POSIX leaves the name of the extension header open
-    extension = _block(b"././@PaxHeader", b"", 0o644, len(records), b"x", b"")
-    return extension + records + bytes(-len(records) % BLOCK) + block
-
-
-def _encoding_record(records: bytes) -> bytes:
-    """Say that names are bytes when they are no UTF-8. Source: POSIX pax, keyword hdrcharset."""
-    try:
-        records.decode("utf-8")
-    except UnicodeDecodeError:
-        return _record(b"hdrcharset", b"BINARY")
-    return b""
-
-
-def _split(name: bytes) -> tuple[bytes, bytes | None]:
-    """Return ustar's prefix and name fields; the name is None when it does not fit."""
-    if len(name) <= 100:
-        return b"", name
-    at = name.find(b"/", len(name) - 101, 156)
-    if at <= 0 or len(name) > 256 or len(name) - at - 1 > 100 or at > 155 or at == len(name) - 1:
-        return b"", None
-    return name[:at], name[at + 1 :]
-
-
-def _record(key: bytes, value: bytes) -> bytes:
-    """Return a pax record, whose length counts its own digits."""
-    body = b" " + key + b"=" + value + b"\n"
-    size = len(body)
-    while len(str(size)) + len(body) != size:
-        size = len(str(size)) + len(body)
-    return str(size).encode() + body
-
-
-def _block(name: bytes, prefix: bytes, mode: int, size: int, kind: bytes, link: bytes) -> bytes:
-    fields = b"".join(
-        (
-            name.ljust(100, b"\0"), b"%07o\0" % mode, b"0000000\0", b"0000000\0", b"%011o\0" % size,
-            b"%011o\0" % MTIME, b" " * 8, kind, link.ljust(100, b"\0"), b"ustar\x0000", bytes(64),
-            b"0000000\0", b"0000000\0", prefix.ljust(155, b"\0"), bytes(12),
-        )
-    )  # fmt: skip
-    return fields[:148] + b"%06o\0 " % sum(fields) + fields[156:]

@@ -6,6 +6,7 @@ Source: POSIX.1-2017 pax, ustar Interchange Format; GNU tar manual "Basic Tar Fo
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Iterator
 from typing import Final
 
@@ -121,3 +122,8 @@ def decimal(text: bytes, what: str, offset: int) -> int:
     if not text.isdigit() or len(text) > 19 or int(text) >= 1 << 63:
         raise damaged(f"its {what} is no decimal number", "NUMBER", offset=offset)
     return int(text)
+
+
+def summed(piece: bytes) -> int:
+    """Return the sum of at most 256 bytes: Adler-32's low half is 1 + the sum, below 65,521. Source: RFC 1950 8.2."""
+    return (zlib.adler32(piece) & 0xFFFF) - 1

@@ -108,6 +108,19 @@ class Table:
         if self._limits.case_twins == "refuse":
             self._check_twins()
 
+    def twin(self) -> bytes | None:
+        """Return a path that differs from another one in case or form only, None when there is none.
+
+        Two such paths part in one directory, so that the names of one directory at a time need to be compared.
+        """
+        for directory, names in self._directories.items():
+            seen: set[bytes] = set()
+            for name in sorted(names):
+                if folded(name) in seen:
+                    return directory + b"/" + name if directory else name
+                seen.add(folded(name))
+        return None
+
     def _check_twins(self) -> None:
         links = {folded(path): entry for path, entry in self._links.items()}
         for path in self._directories if links else ():

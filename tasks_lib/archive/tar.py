@@ -27,7 +27,7 @@ from tasks_lib.archive.entries import (
     unsafe,
 )
 from tasks_lib.archive.pax import SPARSE, Pending
-from tasks_lib.archive.stream import BLOCK, Stream, decimal, number, parsed
+from tasks_lib.archive.stream import BLOCK, Stream, decimal, number, parsed, summed
 
 #: Content up to this many bytes is handed on in one piece.
 _SMALL: Final = 1 << 18
@@ -101,7 +101,7 @@ class TarReader:
         stream, start, tail = self._stream, self._start, self._tail
         small, plain_name, adler32 = self._small, _PLAIN_NAME.fullmatch, zlib.adler32
         prefix = self._directory + b"/" if self._directory else b""
-        rest = _sum(tail[:189]) + _sum(tail[189:]) + 8 * 0x20 - 1  # see `_sum`
+        rest = summed(tail[:189]) + summed(tail[189:]) + 8 * 0x20 - 1  # see `summed`
         begin = len(start)
         held, at = stream.held, stream.at
         base = stream.offset - at
@@ -292,16 +292,11 @@ def _kind(kind: bytes, name: bytes, size: int, offset: int) -> str:
 def _has_checksum(block: bytes) -> bool:
     """Whether the checksum fits: the sum of all bytes with its own field as blanks; some summed signed bytes."""
     wanted = parsed(block[148:156])
-    actual = _sum(block[:148]) + _sum(block[156:345]) + _sum(block[345:]) + 8 * 0x20
+    actual = summed(block[:148]) + summed(block[156:345]) + summed(block[345:]) + 8 * 0x20
     if wanted == actual:
         return True
     signed = actual - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
     return wanted >= 0 and wanted == signed
-
-
-def _sum(piece: bytes) -> int:
-    """Return the sum of at most 256 bytes: Adler-32's low half is 1 + the sum, below 65,521. Source: RFC 1950 8.2."""
-    return (zlib.adler32(piece) & 0xFFFF) - 1
 
 
 def _saturated(text: bytes) -> bool:

@@ -6,8 +6,10 @@ content; whatever could be read in two ways is refused.
 
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
@@ -70,11 +72,12 @@ class ZipReader:
         Raises:
             ArchiveError: one of its kinds; the archive's name is added by the caller.
         """
-        start, members = self._directory()
-        members.sort(key=lambda member: member.offset)
+        start, data, offsets, places = self._directory()
         at = 0
-        ends = [*[member.offset for member in members[1:]], start][: len(members)]
-        for member, end in zip(members, ends, strict=True):
+        order = sorted(range(len(offsets)), key=offsets.__getitem__)
+        for number, following in itertools.zip_longest(order, order[1:]):
+            member, _ = self._member(data, places[number], start)
+            end = start if following is None else offsets[following]
             self.last, self.offset = member.name, member.offset
             if member.offset != at:
                 raise unsafe("a gap or an overlap before it", "ZIP_TILING", member.name, member.offset)
@@ -94,7 +97,12 @@ class ZipReader:
 
     # --- the central directory
 
-    def _directory(self) -> tuple[int, list[_Member]]:
+    def _directory(self) -> tuple[int, bytes, array[int], array[int]]:
+        """Return where the central directory begins, its bytes, and of each member: its offset and its place in them.
+
+        Members are made one by one when it is their turn, and once here to judge them all first: a million of them
+        would take more room than anything else.
+        """
         end_at, (_, disk, first_disk, here, count, size, start, _) = self._end()
         limit_at = end_at
         if _MAX16 in (here, count) or _MAX32 in (size, start):
@@ -107,7 +115,18 @@ class ZipReader:
             raise limit(
                 f"{count} entries, more than max-entries {self._limits.max_entries}", "TOO_MANY_ENTRIES", offset=start
             )
-        return start, self._members(start, size, count)
+        data = self._central(start, size, count)
+        offsets, places, at = array("Q"), array("L"), 0
+        for _ in range(count):
+            if at + _CENTRAL.size > size:
+                raise damaged("its central directory ends too early", "TRUNCATED", offset=start + at)
+            member, following = self._member(data, at, start)
+            offsets.append(member.offset)
+            places.append(at)
+            at = following
+        if at != size:
+            raise unsafe("its central directory holds more than its members", "ZIP_TILING", offset=start + at)
+        return start, data, offsets, places
 
     def _end(self) -> tuple[int, tuple[Any, ...]]:
         """Return where the one end record stands, and its fields."""
@@ -151,26 +170,19 @@ class ZipReader:
                 raise unsafe("its zip64 end contradicts its end", "ZIP64", offset=at)
         return here, count, size, start, at
 
-    def _members(self, start: int, size: int, count: int) -> list[_Member]:
+    def _central(self, start: int, size: int, count: int) -> bytes:
         # 4.3.12: as a whole never more than this; and a name, an extra field and a comment are one record of metadata
         if size > count * (_CENTRAL.size + min(3 * _MAX16, self._limits.max_metadata_bytes)) or size > _MAX_DIRECTORY:
             raise limit(f"a central directory of {size} bytes for {count} members", "METADATA_TOO_LARGE", offset=start)
-        data = self._read(start, size)
-        members, at = [], 0
-        for _ in range(count):
-            if at + _CENTRAL.size > size:
-                raise damaged("its central directory ends too early", "TRUNCATED", offset=start + at)
-            fields = _CENTRAL.unpack_from(data, at)
-            name_at = at + _CENTRAL.size
-            extra_at = name_at + fields[10]
-            comment_at = extra_at + fields[11]
-            members.append(self._member(fields, data[name_at:extra_at], data[extra_at:comment_at], start + at))
-            at = comment_at + fields[12]
-        if at != size:
-            raise unsafe("its central directory holds more than its members", "ZIP_TILING", offset=start + at)
-        return members
+        return self._read(start, size)
 
-    def _member(self, fields: tuple[Any, ...], raw_name: bytes, extra: bytes, at: int) -> _Member:
+    def _member(self, data: bytes, place: int, start: int) -> tuple[_Member, int]:
+        """Return the member that stands at a place of the central directory, and the place of the next one."""
+        fields = _CENTRAL.unpack_from(data, place)
+        extra_at = place + _CENTRAL.size + fields[10]
+        comment_at = extra_at + fields[11]
+        raw_name, extra = data[place + _CENTRAL.size : extra_at], data[extra_at:comment_at]
+        at = start + place
         magic, made, _, flags, method, _, _, crc, packed, size = fields[:10]
         disk, _, external, offset = fields[13:17]
         name = _name_of(raw_name, flags, made >> 8)
@@ -187,10 +199,11 @@ class ZipReader:
             most = self._limits.max_member_bytes
             raise limit(f"a member of {size} bytes, more than max-member-bytes {most}", "MEMBER_TOO_LARGE", name, at)
         mode = _mode_of(made >> 8, external, name, at)
-        return _Member(
+        member = _Member(
             name=name, raw_name=raw_name, flags=flags, method=method, crc=crc,
             packed=packed, size=size, mode=mode, offset=offset,
         )  # fmt: skip
+        return member, comment_at + fields[12]
 
     # --- one member
 

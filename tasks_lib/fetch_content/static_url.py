@@ -171,19 +171,19 @@ def _repacked(run: Run, request: Request, integrity: Integrity) -> Integrity:
     with run.store.open(integrity) as file, run.store.temporary() as spool, run.store.writer() as writer:
         kind = kind_of(file, request.original, limits)
         if kind is None:
-            _wrap(file, request, integrity.size, spool, writer, limits, run.progress)
+            _wrap(run, file, request, integrity.size, spool, writer, limits)
         elif kind == "zip" or request.strip or request.prefix:
-            _reshape(file, request, kind, spool, writer, limits, run.progress)
+            _reshape(run, file, request, kind, spool, writer, limits)
         else:
             _recompress(file, request, kind, writer, limits, run.progress)
         return writer.commit()
 
 
 def _reshape(
-    file: BinaryIO, request: Request, kind: str, spool: BinaryIO, writer: Writer, limits: Limits, progress: Told
+    run: Run, file: BinaryIO, request: Request, kind: str, spool: BinaryIO, writer: Writer, limits: Limits
 ) -> None:
     """Write the normalised archive, as `repack:NAME` does."""
-    from tasks_lib.archive import Reshape, repack
+    from tasks_lib.archive import Reshape, mtime_for, repack
 
     repack(
         file,
@@ -191,9 +191,10 @@ def _reshape(
         format=kind,
         reshape=Reshape(strip=request.strip, prefix=request.prefix),
         limits=limits,
+        mtime=mtime_for(run.settings.source_date_epoch),
         spool=spool,
         write=writer.write,
-        progress=progress,
+        progress=run.progress,
     )
 
 
@@ -212,20 +213,28 @@ def _recompress(file: BinaryIO, request: Request, kind: str, writer: Writer, lim
 
 
 def _wrap(
-    file: BinaryIO, request: Request, size: int, spool: BinaryIO, writer: Writer, limits: Limits, progress: Told
+    run: Run, file: BinaryIO, request: Request, size: int, spool: BinaryIO, writer: Writer, limits: Limits
 ) -> None:
     """Write an archive with the one file in it.
 
     Raises:
         UnsupportedArchiveError: it was not asked for, or the file would lose its name.
     """
-    from tasks_lib.archive import write
+    from tasks_lib.archive import mtime_for, write
 
     if request.single != "wrap" or request.strip:
         reason = "is one file: nothing can be stripped" if request.single == "wrap" else "is no archive known here"
         raise UnsupportedArchiveError(archive=request.original, reason=reason, code="WRONG_FORMAT")
     entries = _single(file, request, size, limits)
-    write(entries, name=request.original, limits=limits, spool=spool, write=writer.write, progress=progress)
+    write(
+        entries,
+        name=request.original,
+        limits=limits,
+        mtime=mtime_for(run.settings.source_date_epoch),
+        spool=spool,
+        write=writer.write,
+        progress=run.progress,
+    )
 
 
 def _single(file: BinaryIO, request: Request, size: int, limits: Limits) -> Iterator[Entry]:

@@ -91,7 +91,13 @@ class House:
         from tasks_lib.graph.load import digest_of
         from tasks_lib.steps import Plan
 
-        return Plan(self.definitions, cache=self.settings.cache, build=self.settings.build, digest_of=digest_of)
+        return Plan(
+            self.definitions,
+            cache=self.settings.cache,
+            build=self.settings.build,
+            writer_version=self.world.writer_version,
+            digest_of=digest_of,
+        )
 
     @cached_property
     def graph(self) -> Graph:

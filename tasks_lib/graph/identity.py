@@ -5,7 +5,6 @@ The recipe key decides; these are its parts as a person knows them.
 
 from __future__ import annotations
 
-from tasks_lib.archive import REPACK_VERSION
 from tasks_lib.definitions import Fetch, StaticUrl
 from tasks_lib.steps import Delivery, Preparation
 from tasks_lib.tree import TREE_VERSION
@@ -24,10 +23,10 @@ def of_fetch(fetch: Fetch) -> Identity:
     return {"revision": source.revision}
 
 
-def of_repack(fetch: Fetch) -> Identity:
+def of_repack(fetch: Fetch, writer_version: str) -> Identity:
     """Return what a normalised archive depends on."""
     source = fetch.source
-    shape = {"artifact-name": source.artifact_name, "version of the archive writer": str(REPACK_VERSION)}
+    shape = {"artifact-name": source.artifact_name, "version of the archive writer": writer_version}
     if isinstance(source, StaticUrl):
         shape |= {"strip-components": str(source.strip_components), "add-prefix": source.add_prefix}
     else:

@@ -223,7 +223,7 @@ class Graph:
         task = self._task(
             repacked.task,
             repacked.key,
-            identity.of_repack(fetch),
+            identity.of_repack(fetch, self._plan.writer_version),
             f"{repacked.path.name} of {fetch.name}",
             steps.repack,
             fetch,

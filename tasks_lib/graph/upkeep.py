@@ -165,7 +165,13 @@ def plan_of(world: World, fetchdefs: Path) -> Plan:
         DefinitionError: they cannot be read.
     """
     settings = world.settings
-    return Plan(load(fetchdefs), cache=settings.cache, build=settings.build, digest_of=digest_of)
+    return Plan(
+        load(fetchdefs),
+        cache=settings.cache,
+        build=settings.build,
+        writer_version=world.writer_version,
+        digest_of=digest_of,
+    )
 
 
 def _roots(world: World) -> Reach:

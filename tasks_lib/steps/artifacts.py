@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from tasks_lib import recipe
-from tasks_lib.archive import REPACK_VERSION, Reshape
+from tasks_lib.archive import Reshape
 from tasks_lib.archive import repack as repack_archive
 from tasks_lib.definitions import Fetch, Git, Hg, Place, StaticUrl
 from tasks_lib.digest import Integrity
@@ -74,7 +74,7 @@ def needs_network(world: World, definition: Fetch, artifact: Artifact) -> bool:
     """Whether only the network can give what the definition promises: neither the store nor a file has it."""
     source = definition.source
     if isinstance(source, Git | Hg):
-        made = world.store.result(recipe.repository_key(source, version=REPACK_VERSION))
+        made = world.store.result(recipe.repository_key(source, version=world.writer_version))
         if source.repo.startswith("file:") or (made is not None and world.store.has(made.integrity)):
             return False
     elif any(_is_at_hand(place) for place in source.places):
@@ -185,6 +185,7 @@ def repack(world: World, definition: Fetch, origin: Artifact, artifact: Artifact
                 format=archive_format(file, source.file_name),
                 reshape=Reshape(strip=source.strip_components, prefix=source.add_prefix),
                 limits=world.limits(source.archive),
+                mtime=world.mtime,
                 spool=spool,
                 write=writer.write,
                 progress=progress,

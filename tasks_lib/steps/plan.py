@@ -9,7 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 
 from tasks_lib import recipe
-from tasks_lib.archive import REPACK_VERSION
 from tasks_lib.definitions import (
     Checksums,
     Definitions,
@@ -89,12 +88,28 @@ class Preparation:
 
 
 class Plan:
-    """Answers for all definitions; `digest_of` gives the digest of a script or resource."""
+    """Answers for all definitions."""
 
     def __init__(
-        self, definitions: Definitions, *, cache: Path, build: Path, digest_of: Callable[[str], Digest]
+        self,
+        definitions: Definitions,
+        *,
+        cache: Path,
+        build: Path,
+        writer_version: str,
+        digest_of: Callable[[str], Digest],
     ) -> None:
+        """Keep what the answers depend on.
+
+        Args:
+            definitions: all of them.
+            cache: its directory.
+            build: the directory of extracted trees and toolchains.
+            writer_version: that of archives, `World.writer_version`.
+            digest_of: gives the digest of a script or resource.
+        """
         self.definitions = definitions
+        self.writer_version = writer_version
         self._artifacts = cache / "artifacts"
         self._build = build
         self._digest_of = lru_cache(maxsize=None)(digest_of)
@@ -125,9 +140,9 @@ class Plan:
         """Return what `repack:NAME` publishes, None when there is nothing to repack."""
         source = fetch.source
         if isinstance(source, StaticUrl):
-            key = recipe.repack_key(source, version=REPACK_VERSION) if source.needs_repack else ""
+            key = recipe.repack_key(source, version=self.writer_version) if source.needs_repack else ""
         else:
-            key = recipe.repository_key(source, version=REPACK_VERSION)
+            key = recipe.repository_key(source, version=self.writer_version)
         return self._artifact(fetch.name, key, source.artifact_name, f"repack:{fetch.name}") if key else None
 
     def published(self, fetch: Fetch) -> Artifact:

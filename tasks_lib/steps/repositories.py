@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from tasks_lib import git, hg, recipe
-from tasks_lib.archive import REPACK_VERSION, Entry, Limits, Reshape, entry_of, repack, write_known
+from tasks_lib.archive import Entry, Limits, Reshape, entry_of, repack, write_known
 from tasks_lib.definitions import Git, Hg
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import DigestMismatchError, UnsafeEntryError
@@ -163,6 +163,7 @@ class _GitWork:
                 lambda entry: flows[entry.path].take(progress),
                 name=self.source.artifact_name,
                 limits=self.limits,
+                mtime=self.access.world.mtime,
                 write=writer.write,
                 progress=progress,
             )
@@ -202,6 +203,7 @@ class _HgWork:
                 format="tar",
                 reshape=Reshape(strip=1, prefix=f"{source.path_prefix}/"),
                 limits=world.limits(source.archive),
+                mtime=world.mtime,
                 spool=spool,
                 write=writer.write,
                 progress=progress,
@@ -226,7 +228,7 @@ def _below(directory: bytes, path: bytes) -> bytes:
 
 def _made(world: World, source: Git | Hg) -> Integrity | None:
     """Return the archive that the store holds already."""
-    result = world.store.result(recipe.repository_key(source, version=REPACK_VERSION))
+    result = world.store.result(recipe.repository_key(source, version=world.writer_version))
     return result.integrity if result is not None and world.store.has(result.integrity) else None
 
 
@@ -258,7 +260,7 @@ def commit_archive(world: World, source: Git | Hg, progress: Progress, *, ssh_ke
         ToolError: git or hg is missing or failed; the repository may not be asked.
         StoreUnavailableError, CancelledError: as in every step.
     """
-    key = recipe.repository_key(source, version=REPACK_VERSION)
+    key = recipe.repository_key(source, version=world.writer_version)
     with world.store.lock(key, progress):
         made = _made(world, source)
         if made is not None:

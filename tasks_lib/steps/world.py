@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tasks_lib.archive import Limits
+from tasks_lib.archive import Limits, mtime_for, writer_version
 from tasks_lib.network import RepositorySettings
 from tasks_lib.settings import Settings
 from tasks_lib.store import Store
@@ -69,6 +69,16 @@ class World:
             known_hosts=self.settings.known_hosts,
             max_bytes=self.settings.limits.max_total_bytes,
         )
+
+    @property
+    def mtime(self) -> int:
+        """The time of every entry of the archives that this run writes."""
+        return mtime_for(self.settings.source_date_epoch)
+
+    @property
+    def writer_version(self) -> str:
+        """What the keys of the archives that this run writes contain."""
+        return writer_version(self.mtime)
 
     def limits(self, own: tuple[tuple[str, int | str], ...]) -> Limits:
         """Return the limits of an archive whose definition says `own`; the settings say the rest."""

@@ -140,12 +140,12 @@ class Slot:
             ArchiveError: the archive cannot be read.
             CancelledError: the run was asked to stop.
         """
-        comparison = Comparison(self.destination, progress)
-        if format is None:
-            for entry in _placed(source, name):
-                comparison.add(entry)
-        else:
-            read(source, name=name, format=format, reshape=Reshape(), limits=limits, sink=comparison.add)
+        with Comparison(self.destination, progress) as comparison:
+            if format is None:
+                for entry in _placed(source, name):
+                    comparison.add(entry)
+            else:
+                read(source, name=name, format=format, reshape=Reshape(), limits=limits, sink=comparison.add)
         return comparison.differences
 
     def distrust(self) -> None:
@@ -311,12 +311,16 @@ class Slot:
         return str(head(self.record).get("key", ""))
 
     def holds(self, key: str) -> bool:
-        """Whether this key's entries all still stand: by kind and size, without reading content."""
+        """Whether this key's entries all still stand: by kind, size and time, without reading content.
+
+        A record is written after all that it names: a file that was written later was written by someone else.
+        """
         if self.key() != key:
             return False
         try:
+            written_ns = self.record.stat().st_mtime_ns
             with Descent(self.destination) as descent:
-                return all(_stands(descent, line) for line in lines(self.record))
+                return all(_stands(descent, line, written_ns) for line in lines(self.record))
         except (OSError, ValueError, TypeError):
             return False
 
@@ -377,11 +381,13 @@ def _found(descent: Descent, path: str) -> os.stat_result | None:
         return None
 
 
-def _stands(descent: Descent, line: Line) -> bool:
+def _stands(descent: Descent, line: Line, written_ns: int) -> bool:
     status = _found(descent, line.path)
     if status is None or stat.S_IFMT(status.st_mode) != _KINDS.get(line.kind):
         return False
-    return line.kind != "file" or status.st_size == line.size
+    if line.kind == "directory":
+        return True  # what others put into it is theirs
+    return status.st_mtime_ns <= written_ns and (line.kind != "file" or status.st_size == line.size)
 
 
 def _drop(descent: Descent, path: str, verb: Callable[..., None]) -> None:

@@ -6,13 +6,15 @@ what stands, so that an edit that keeps the size is found too. Nothing is follow
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from tasks_lib.archive import Entry
 from tasks_lib.progress import Progress
+from tasks_lib.tree.descent import Descent
 
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _KINDS: Final = {
@@ -22,12 +24,26 @@ _CHUNK: Final = 1 << 20
 
 
 class Comparison:
-    """A sink for `archive.read`; `differences` tells path -> what is wrong there."""
+    """A sink for `archive.read`; `differences` tells path -> what is wrong there.
+
+    It may be used once, and gives its descriptors back at the end of a `with`.
+    """
 
     def __init__(self, root: Path, progress: Progress) -> None:
-        self._root = os.fsencode(root)
         self._progress = progress
         self.differences: dict[str, str] = {}
+        self._missing = ""  # why there is nothing to compare with
+        self._stack = contextlib.ExitStack()
+        try:
+            self._descent = self._stack.enter_context(Descent(root))
+        except OSError as error:
+            self._missing = error.strerror or "cannot be read"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     def add(self, entry: Entry) -> None:
         """Compare one entry.
@@ -38,7 +54,7 @@ class Comparison:
         """
         self._progress.check()
         try:
-            reason = self._reason(entry)
+            reason = self._missing or self._reason(entry)
         except OSError as error:
             reason = error.strerror or "cannot be read"
         for _ in entry.chunks:  # the reader goes on behind the content
@@ -47,24 +63,30 @@ class Comparison:
             self.differences[os.fsdecode(entry.path)] = reason
 
     def _reason(self, entry: Entry) -> str:
-        path = self._root + b"/" + entry.path
-        status = os.lstat(path)
+        directory, name = self._place(entry.path)
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if stat.S_IFMT(status.st_mode) != _KINDS[entry.kind]:
             return f"is no {entry.kind}"
         if entry.kind == "symlink":
-            return "" if os.readlink(path) == entry.target else "leads elsewhere"  # noqa: PTH115 - bytes
+            return "" if os.readlink(name, dir_fd=directory) == entry.target else "leads elsewhere"
         if entry.kind == "hardlink":
-            other = os.lstat(self._root + b"/" + entry.target)
-            same = os.path.samestat(status, other) or self._same_files(path, self._root + b"/" + entry.target)
-            return "" if same else "differs from the file that it is linked to"
+            return "" if self._same_files(entry) else "differs from the file that it is linked to"
         if entry.kind == "directory":
             return ""
         if bool(status.st_mode & 0o100) != bool(entry.executable):
             return "its executable bit changed"
-        return self._content(path, entry)
+        return self._content(entry)
 
-    def _content(self, path: bytes, entry: Entry) -> str:
-        descriptor = os.open(path, _OPEN)
+    def _place(self, path: bytes) -> tuple[int, bytes]:
+        directory, _, name = path.rpartition(b"/")
+        return self._descent.enter(directory), name
+
+    def _open(self, path: bytes) -> int:
+        directory, name = self._place(path)
+        return os.open(name, _OPEN, dir_fd=directory)
+
+    def _content(self, entry: Entry) -> str:
+        descriptor = self._open(entry.path)
         try:
             for chunk in entry.chunks:
                 self._progress.advance(len(chunk))
@@ -75,16 +97,20 @@ class Comparison:
         finally:
             os.close(descriptor)
 
-    def _same_files(self, one: bytes, other: bytes) -> bool:
-        first, second = os.open(one, _OPEN), os.open(other, _OPEN)
-        try:
-            while chunk := _read(first, _CHUNK):
-                if _read(second, len(chunk)) != chunk:
+    def _same_files(self, entry: Entry) -> bool:
+        """Whether two names stand for one file, or for two with the same content."""
+        with contextlib.ExitStack() as stack:
+            one = self._open(entry.path)
+            stack.callback(os.close, one)
+            other = self._open(entry.target)
+            stack.callback(os.close, other)
+            if os.path.sameopenfile(one, other):
+                return True
+            while chunk := _read(one, _CHUNK):
+                self._progress.check()
+                if _read(other, len(chunk)) != chunk:
                     return False
-            return not os.read(second, 1)
-        finally:
-            os.close(first)
-            os.close(second)
+            return not os.read(other, 1)
 
 
 def _read(descriptor: int, size: int) -> bytes:

@@ -1,0 +1,141 @@
+"""The normalised archive: new names, one order, one holder of linked content, whatever the archive looked like."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import random
+import tarfile
+
+import pytest
+import zstandard
+
+from tasks_lib import archive
+from tasks_lib.archive import Limits, Reshape
+from tasks_lib.errors import ArchiveError
+from tasks_lib.progress import Silent
+from tests.archives import Member, tar
+from tests.test_archive import repacked
+
+TIGHT = Limits(max_path_bytes=9, max_depth=3)
+#: Every path of at most four components: shallow and deep ones follow each other.
+PATHS = ["/".join(parts) for count in range(1, 5) for parts in itertools.product(("a", "bb"), repeat=count)]
+
+
+def expected(path: str, strip: int, prefix: str) -> str | None:
+    """Return the new name by the rules as they are documented, "" for nothing left, None for a refusal."""
+    rest = "/".join(path.split("/")[strip:])
+    if not rest:
+        return ""
+    named = (prefix + rest).split("/")
+    if prefix and (len(prefix + rest) > TIGHT.max_path_bytes or len(named) > TIGHT.max_depth):
+        return None
+    return prefix + rest
+
+
+def judged(paths: list[str]) -> list[str]:
+    return [path for path in paths if len(path) <= TIGHT.max_path_bytes and path.count("/") < TIGHT.max_depth]
+
+
+def names_of(path: str, before: list[str], reshape: Reshape) -> list[str]:
+    """Return the names under which files come out: those of `before`, then that of `path`."""
+    found: list[str] = []
+    archive.read(
+        io.BytesIO(tar([Member(name, b"x") for name in [*before, path]])),
+        name="a", format="tar", reshape=reshape, limits=TIGHT,
+        sink=lambda entry: found.append(entry.path.decode()) if entry.kind == "file" else None,
+    )  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("prefix", ["", "p/", "p-", "pp/q/"])
+@pytest.mark.parametrize("strip", [0, 1, 2])
+def test_names_follow_the_rules_wherever_they_stand(strip: int, prefix: str) -> None:
+    """A name is the same, or refused the same, first of its directory or after others of it."""
+    reshape = Reshape(strip=strip, prefix=prefix)
+    for path in judged(PATHS):
+        directory = path.rpartition("/")[0]
+        first = f"{directory}/a0" if directory else "a0"
+        for before in ([], [first]):
+            wanted = [expected(one, strip, prefix) for one in [*before, path]]
+            if len(path) <= TIGHT.max_path_bytes and all(wanted) and all(len(one) <= 9 for one in before):
+                assert names_of(path, before, reshape) == wanted
+            else:
+                with pytest.raises(ArchiveError, match=r"STRIPPED|TOO_DEEP|PATH_TOO_LONG"):
+                    names_of(path, before, reshape)
+
+
+def test_no_time_is_later_than_the_source_date() -> None:
+    """Every entry has one time, 1980 or SOURCE_DATE_EPOCH if that is earlier; keys tell such archives apart."""
+    assert [archive.mtime_for(epoch) for epoch in (None, 1 << 50, 7, 0)] == [315_532_800, 315_532_800, 7, 0]
+    assert len({archive.writer_version(mtime) for mtime in (315_532_800, 7, 0)}) == 3
+    made = repacked(tar([*TREE, *LINKS]), "tar", Reshape(prefix=PREFIX), mtime=7)
+    with tarfile.open(fileobj=io.BytesIO(zstandard.ZstdDecompressor().decompress(made))) as read:
+        assert {one.mtime for one in read} == {7}
+
+
+LONG = "n" * 90
+#: Glued to each first component: names that ustar splits, and a component that needs a pax header.
+PREFIX = "p" * 30 + "-"
+TREE = [
+    *(Member(f"d{number % 7}/{LONG}{number:02}", bytes([number]) * (number * 97)) for number in range(40)),
+    Member("d0/link", kind=b"2", target=f"{LONG}00"),
+    Member(LONG, b"x"),
+]
+#: Hard links to a file in the middle of the others: one sorts before it, the others after.
+LINKS = [
+    Member("a-first", kind=b"1", target=f"d3/{LONG}10"),
+    Member("d3/z-last", kind=b"1", target="a-first"),
+    Member("z" * 95, kind=b"1", target=f"d3/{LONG}10"),
+]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_leaves_no_trace(seed: int) -> None:
+    """Any order of the members gives the same bytes, which Python's tarfile reads as the same tree, in order."""
+    shuffled = random.Random(seed).sample(TREE, len(TREE))
+    made = repacked(tar([*shuffled, *LINKS]), "tar", Reshape(prefix=PREFIX))
+    assert made == repacked(tar([*TREE, *LINKS]), "tar", Reshape(prefix=PREFIX))
+    plain = zstandard.ZstdDecompressor().decompress(made)
+    assert zstandard.frame_content_size(made) == len(plain)
+    with tarfile.open(fileobj=io.BytesIO(plain)) as read:
+        found = {one.name: one for one in read}
+        assert list(found) == sorted(found, key=str.encode)
+        contents = {name: (read.extractfile(one) or io.BytesIO()).read() for name, one in found.items() if one.isreg()}
+    linked = f"{PREFIX}d3/{LONG}10"
+    wanted = {PREFIX + member.name: member.content for member in TREE if member.kind != b"2"}
+    wanted[f"{PREFIX}a-first"] = wanted.pop(linked)
+    assert contents == wanted
+    links = {one.name: one.linkname for one in found.values() if one.islnk()}
+    assert links == dict.fromkeys([linked, f"{PREFIX}d3/z-last", PREFIX + "z" * 95], f"{PREFIX}a-first")
+
+
+class Listener(Silent):
+    """Remembers warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        """Remember."""
+        self.warnings.append(message)
+
+
+@pytest.mark.parametrize(
+    ("names", "twin"),
+    [
+        (["a/x", "b/X", "x", "b/c/x"], None),
+        (["a/b/x", "a/b/X"], "a/b/x"),
+        (["A/x", "a/y"], "a"),
+        (["d/\u00e9", "d/e\u0301"], "d/\u00e9"),
+    ],
+)
+def test_twins_are_told(names: list[str], twin: str | None) -> None:
+    """Two names of one directory that differ in case or form only are told; equal names in two directories are not."""
+    heard = Listener()
+    archive.repack(
+        io.BytesIO(tar([Member(name, b"1") for name in names])), name="a", format="tar", reshape=Reshape(),
+        limits=Limits(), mtime=0, spool=io.BytesIO(), write=io.BytesIO().write, progress=heard,
+    )  # fmt: skip
+    told = f"'{twin}' differs from another name in case or form only: some file systems hold one of them"
+    assert heard.warnings == ([told] if twin else [])
