@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Final
 
 from tasks_lib import git, recipe
-from tasks_lib.archive import REPACK_VERSION
 from tasks_lib.definitions import Git, Hg
 from tasks_lib.errors import ArchiveError, IntegrityError, StoreError, ToolError
 from tasks_lib.git import Objects
@@ -47,7 +46,7 @@ def repository_names(world: World, source: Git | Hg) -> set[str]:
 
 def _has_none(world: World, source: Git) -> bool:
     """Whether it is recorded that the commit has no submodules, so that git need not be asked."""
-    result = world.store.result(recipe.repository_key(source, version=REPACK_VERSION))
+    result = world.store.result(recipe.repository_key(source, version=world.writer_version))
     return result is not None and result.provenance.get("submodules") == 0
 
 
