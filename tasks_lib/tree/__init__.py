@@ -177,8 +177,10 @@ class Slot:
                 staging.chmod(0o755 & ~_umask())
                 self._publish(staging, record, name, progress)
             finally:
-                record.discard()
-                remove_tree(staging)
+                try:
+                    record.discard()
+                finally:
+                    remove_tree(staging)
 
     def _publish(self, staging: Path, record: RecordWriter, name: str, progress: Progress) -> None:
         with locked(self.record.parent / ".lock", timeout_s=self.lock_timeout_s, progress=progress):
@@ -199,6 +201,7 @@ class Slot:
             record.commit(self._moving)
             try:
                 self._move(staging, name)
+                remove_tree(staging)  # before the record stands: what cannot go is swept by the next delivery
             except BaseException:
                 self._recover()
                 raise
