@@ -291,9 +291,14 @@ def test_killed_at_each_call(farm: Farm, mode: str) -> None:
 @needs_strace
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("errno", "most"), [("ENOSPC", 4), ("EIO", 4), ("EDQUOT", 99), ("EROFS", 99)])
-def test_each_call_refused(farm: Farm, errno: str, most: int) -> None:
+@pytest.mark.parametrize(
+    ("errno", "most", "mode"),
+    [("ENOSPC", 4, "auto"), ("EIO", 4, "auto"), ("EDQUOT", 99, "auto"), ("EROFS", 99, "auto"), ("EDQUOT", 8, "hardlink")],
+)
+def test_each_call_refused(farm: Farm, errno: str, most: int, mode: str) -> None:
     """A call that the system refuses is a clear failure, or none; nothing is lost and the next run succeeds."""
+    if mode == "hardlink":
+        linking(farm)
     calls = set(CALLS) - {"pwrite64", "flock"}  # sqlite's own, and what is never refused for want of space
     for call, count in counted(farm).items():
         for when in range(1, min(count, most) + 1) if call in calls else ():
