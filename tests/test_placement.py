@@ -208,10 +208,14 @@ def test_prune(farm: Farm) -> None:
     (farm.cache / "v1/trees/ab").mkdir()
     half = farm.cache / f"v1/trees/ab/{'ab' * 32}.part"
     half.mkdir()
+    dropped = farm.cache / "v1/tmp/999999999-00/tree"  # a kill in the middle of a removal
+    dropped.mkdir(parents=True)
+    (dropped / "file").touch()
     assert "0 gone" in run(farm, "prune", "link_mode=copy")
     age(farm, 2)
     run(farm, "prune")
     assert not half.exists()
+    assert not dropped.parent.exists()
     tree = unpacked(farm)
     assert "right, but copied or touched" in run(farm, "verify")  # its times are others now
     descriptor = os.open(tree, os.O_RDONLY)

@@ -198,6 +198,22 @@ def test_prune_asks_every_directory_that_used_the_cache(repository: Path, tmp_pa
     assert not blob(repository, ZIPPED).exists()
 
 
+def test_prune_drops_what_is_left_of_a_finished_download(repository: Path) -> None:
+    """A partial download whose content has become a blob is needed by nobody, even if a definition needs the blob."""
+    digest = hashlib.sha256(LIBRARY).hexdigest()
+    left = repository / f"cache/v1/partial/{digest}.part"
+    left.hardlink_to(blob(repository, LIBRARY))
+    resumable = repository / f"cache/v1/partial/{hashlib.sha256(TOOL).hexdigest()}.part"
+    resumable.write_bytes(TOOL[:100])
+    blob(repository, TOOL).unlink()
+    age(repository, 2)
+    told = doit(repository, "prune").stdout
+    assert f"partial {digest}.part: 3.5 KiB: left behind, 2 h old" in told, told
+    assert not left.exists()
+    assert blob(repository, LIBRARY).exists()
+    assert resumable.exists()
+
+
 def test_bounds(repository: Path) -> None:
     """--older-than and --max-size choose among what is not needed; a bound that cannot be met is told with status 1."""
     drop(repository, "data")

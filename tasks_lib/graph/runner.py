@@ -24,9 +24,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from doit.exceptions import BaseFail, InvalidDodoFile, TaskError
+from doit.exceptions import BaseFail, InvalidDodoFile, TaskError, TaskFailed
 from doit.runner import Runner
 
+from tasks_lib.errors import escaped
 from tasks_lib.graph.loader import Keeping
 from tasks_lib.graph.offline import needed
 from tasks_lib.graph.stamp import Row
@@ -288,7 +289,13 @@ class PooledRunner(Runner):
             return
         if fail is not None and self._interruption.signal and _was_cancelled(fail):
             return  # it was asked to stop: it neither failed nor is it known to be done
-        self.process_task_result(node, fail)  # type: ignore[no-untyped-call]
+        try:
+            self.process_task_result(node, fail)  # type: ignore[no-untyped-call]
+        except OSError as error:  # doit reads dependencies, and foresees only that one is missing
+            if error.filename is None:
+                raise
+            told = f"{escaped(str(error.filename))} cannot be read: {error.strerror}\nsee why, and run again"
+            self._handle_task_error(node, TaskFailed(told))  # type: ignore[no-untyped-call]
         if node.run_status == "successful" and self._keeping is not None:
             self._keeping.recorder.made(node.task)
         _wake(dispatcher, node)

@@ -313,6 +313,9 @@ def _connect(name: str) -> sqlite3.Connection:
             with _alone(Path(name).parent):  # two processes that turn WAL on at once would not wait for each other
                 _make(connection)
         connection.execute("pragma synchronous=normal")
+    except OSError as error:  # no descriptor left
+        connection.close()
+        raise sqlite3.OperationalError(str(error)) from error
     except BaseException:
         connection.close()
         raise

@@ -135,14 +135,16 @@ def judge(
     """Return what goes and what stays, with the reason of each."""
     age_of = lru_cache(maxsize=None)(_age)  # most things of a cache have ages of a few days
     verdicts = []
+    items = list(items)
+    finished = _finished(items)
     for item in items:
         used_s = max(item.written_s, uses.get(item.name, 0)) if item.kind in _USED else item.written_s
         age_s = now_s - used_s
-        if reached.holds(item):
+        if reached.holds(item) and item.path not in finished:
             verdicts.append(Verdict(item, False, "needed", used_s))
         elif age_s < YOUNG_S:  # a time in the future counts as young
             verdicts.append(Verdict(item, False, "younger than an hour", used_s))
-        elif item.kind in _RUBBISH:
+        elif item.kind in _RUBBISH or item.path in finished:
             verdicts.append(Verdict(item, True, f"left behind, {age_of(int(age_s))} old", used_s))
         elif _is_asked_for(age_s, bounds):
             why = f"no definition needs it, last used {age_of(int(age_s))} ago"
@@ -150,6 +152,13 @@ def judge(
         else:
             verdicts.append(Verdict(item, False, _WITHIN, used_s))
     return verdicts if bounds.max_size is None else _bounded(verdicts, bounds.max_size, now_s)
+
+
+def _finished(items: list[Item]) -> frozenset[str]:
+    """Return the paths of partial downloads whose content is a blob already: a kill left them in that moment."""
+    partials = [item for item in items if item.kind == "partial"]
+    blobs = {item.name for item in items if item.kind == "blob"} if partials else ()
+    return frozenset(item.path for item in partials if item.name.partition(".")[0] in blobs)
 
 
 def _is_asked_for(age_s: float, bounds: Bounds) -> bool:

@@ -9,10 +9,11 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tasks_lib.errors import CancelledError, StoreUnavailableError, ToolError, escaped
+from tasks_lib.errors import CancelledError, StoreUnavailableError, ToolError, TreeError, escaped
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import adopt, is_published, published_by
 from tasks_lib.steps.plan import Delivery, Preparation
@@ -60,7 +61,7 @@ def prepare(world: World, preparation: Preparation, progress: Progress) -> str:
         ToolError: the command is missing, failed, or left no artifact.
         TreeError, BlobMissingError, BlobCorruptError, StoreUnavailableError, CancelledError: as the steps before.
     """
-    with world.store.lock(preparation.key, progress):
+    with world.store.lock(preparation.key, progress), _translated(preparation.directory):
         for delivery in preparation.deliveries:
             if delivery.entry.delivery == "place" and not _is_placed(preparation, delivery):
                 deliver(world, delivery, progress)
@@ -71,6 +72,17 @@ def prepare(world: World, preparation: Preparation, progress: Progress) -> str:
         preparation.directory.mkdir(parents=True, exist_ok=True)
         preparation.stamp.write_text(json.dumps({"key": preparation.key}), "ascii")
     return ""
+
+
+@contextlib.contextmanager
+def _translated(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        place = escaped(str(error.filename or directory))
+        raise TreeError(
+            f"cannot prepare {directory}: {place}: {error.strerror or error}", hint="check space and permissions"
+        ) from error
 
 
 def _stamped(stamp: Path) -> str:

@@ -72,7 +72,7 @@ def is_laid(world: World, delivery: Delivery, slot: Slot, archive: Archive, prog
         ArchiveError, TreeError, BlobCorruptError, CancelledError: as `Slot.extract`.
     """
     how, trees = world.settings.link_mode, world.store.trees(remove_tree)
-    if how == "copy" or not _can_share(world, archive.file, slot.destination):
+    if how == "copy" or not _can_share(world, archive, slot.destination):
         return False
     for _ in range(_ATTEMPTS):
         try:
@@ -98,12 +98,15 @@ def is_laid(world: World, delivery: Delivery, slot: Slot, archive: Archive, prog
     return False
 
 
-def _can_share(world: World, file: BinaryIO, destination: Path) -> bool:
-    """Whether files of the cache can be placed without a copy."""
+def _can_share(world: World, archive: Archive, destination: Path) -> bool:
+    """Whether files of the cache can be placed without a copy; `auto` asks only when there are any."""
+    how = world.settings.link_mode
+    if how == "auto" and not world.store.trees(remove_tree).holds(archive.key):
+        return False
     above = next(path for path in (destination.absolute().parent, *destination.absolute().parents) if path.is_dir())
-    if world.settings.link_mode == "hardlink":
-        return os.fstat(file.fileno()).st_dev == above.stat().st_dev
-    return can_clone(file, above)
+    if how == "hardlink":
+        return os.fstat(archive.file.fileno()).st_dev == above.stat().st_dev
+    return can_clone(archive.file, above)
 
 
 def _unpack(empty: Path, archive: Archive, progress: Progress) -> None:

@@ -33,6 +33,14 @@ class Trees:
         """Whether the cache has ever held one."""
         return (self._shelf.top / "trees").is_dir()
 
+    def holds(self, key: str) -> bool:
+        """Whether a tree is here, by one stat; whether it still is, and can be used, its lease says."""
+        return any(os.path.isdir(self._place(shelf, key)) for shelf in self._shelves)  # noqa: PTH112 - a stat, no Path
+
+    @property
+    def _shelves(self) -> tuple[Shelf, ...]:
+        return (self._shelf, *([self._lower] if self._lower else []))
+
     @contextlib.contextmanager
     def leased(self, key: str) -> Iterator[Path | None]:
         """Give the directory of a tree, which prune leaves alone meanwhile; None when there is none.
@@ -40,7 +48,7 @@ class Trees:
         Raises:
             StoreUnavailableError: others can write the cache.
         """
-        for shelf in (self._shelf, *([self._lower] if self._lower else [])):
+        for shelf in self._shelves:
             path = self._place(shelf, key)
             try:
                 descriptor = os.open(path, _DIRECTORY)

@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -25,6 +25,7 @@ from tasks_lib.store import LOCK_TIMEOUT_S, LinkMode, locked
 from tasks_lib.tree.compare import Comparison
 from tasks_lib.tree.descent import Descent
 from tasks_lib.tree.record import Line, RecordWriter, head, lines
+from tasks_lib.tree.standing import all_stand, new_paths, remove_entries
 from tasks_lib.tree.unpacked import UNPACKED_VERSION, DamagedTreeError, Unpacked, unpack
 from tasks_lib.tree.writer import TreeWriter, remove_tree
 
@@ -35,9 +36,6 @@ TREE_VERSION: Final = 2
 _CHUNK: Final = 1 << 20
 #: How often a directory is made again that another slot removed because it was empty.
 _TRIES: Final = 20
-_KINDS: Final = {
-    "file": stat.S_IFREG, "hardlink": stat.S_IFREG, "directory": stat.S_IFDIR, "symlink": stat.S_IFLNK,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +175,10 @@ class Slot:
                 staging.chmod(0o755 & ~_umask())
                 self._publish(staging, record, name, progress)
             finally:
-                record.discard()
-                remove_tree(staging)
+                try:
+                    record.discard()
+                finally:
+                    remove_tree(staging)
 
     def _publish(self, staging: Path, record: RecordWriter, name: str, progress: Progress) -> None:
         with locked(self.record.parent / ".lock", timeout_s=self.lock_timeout_s, progress=progress):
@@ -194,11 +194,12 @@ class Slot:
                     )
                 # judged before anything goes: a collision leaves what stood here
                 own = frozenset(line.path for line in self._lines())
-                self._new_paths(lines(record.path), name, own)
+                new_paths(self.destination, lines(record.path), own, lambda path: self._clash(name, path))
                 self.clear()
             record.commit(self._moving)
             try:
                 self._move(staging, name)
+                remove_tree(staging)  # before the record stands: what cannot go is swept by the next delivery
             except BaseException:
                 self._recover()
                 raise
@@ -213,7 +214,7 @@ class Slot:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise  # else another slot just began below the place where this one goes
         # what is new goes beside what others put there
-        new = self._new_paths(lines(self._moving), name, frozenset())
+        new = new_paths(self.destination, lines(self._moving), frozenset(), lambda path: self._clash(name, path))
         with Descent(staging) as made, Descent(self.destination) as there:
             for path in new:
                 directory, _, last = os.fsencode(path).rpartition(b"/")
@@ -237,22 +238,12 @@ class Slot:
             if record != self.record:
                 with contextlib.suppress(ValueError, TypeError):
                     others.update(line.path for line in lines(record))
-        self._remove(frozenset(others))
+        self._unmake(frozenset(others))
 
-    def _remove(self, others: frozenset[str]) -> None:
-        """Remove the entries that the moving record names, then itself."""
-        directories = []
-        missing = contextlib.suppress(ValueError, TypeError, FileNotFoundError, NotADirectoryError)
-        with missing, Descent(self.destination) as descent:
-            for line in lines(self._moving):
-                if line.path in others:
-                    continue
-                if line.kind == "directory":
-                    directories.append(line.path)
-                else:
-                    _drop(descent, line.path, os.unlink)
-            for path in reversed(directories):
-                _drop(descent, path, os.rmdir)
+    def _unmake(self, others: frozenset[str]) -> None:
+        """Remove the entries that the moving record names, but for those of others, then itself."""
+        with contextlib.suppress(ValueError, TypeError, FileNotFoundError, NotADirectoryError):
+            remove_entries(self.destination, (line for line in lines(self._moving) if line.path not in others))
         with contextlib.suppress(OSError):
             self.destination.rmdir()
         self._moving.unlink(missing_ok=True)
@@ -271,26 +262,11 @@ class Slot:
                     else:
                         path.unlink()
 
-    def _new_paths(self, made: Iterable[Line], name: str, own: frozenset[str]) -> list[str]:
-        """Return the topmost paths that nobody has put there yet; those of `own` are about to go."""
-        new: list[str] = []
-        shared = {""}  # directories that both have
-        with Descent(self.destination) as descent:
-            for one in made:  # parents first
-                if one.path.rpartition("/")[0] not in shared:
-                    continue  # comes with a directory that is new
-                status = _found(descent, one.path)
-                if status is not None and stat.S_ISDIR(status.st_mode) and one.kind == "directory":
-                    shared.add(one.path)
-                elif status is None or one.path in own:
-                    new.append(one.path)
-                else:
-                    both = f"{escaped(name)} and {self._owner_of(one.path)}"
-                    raise TreeError(
-                        f"{both} both put {escaped(one.path)!r} into {self.destination}",
-                        hint="give one of them a `dest:` of its own",
-                    )
-        return new
+    def _clash(self, name: str, path: str) -> TreeError:
+        return TreeError(
+            f"{escaped(name)} and {self._owner_of(path)} both put {escaped(path)!r} into {self.destination}",
+            hint="give one of them a `dest:` of its own",
+        )
 
     def _owner_of(self, path: str) -> str:
         for record in self.record.parent.glob("*.json"):
@@ -319,8 +295,7 @@ class Slot:
             return False
         try:
             written_ns = self.record.stat().st_mtime_ns
-            with Descent(self.destination) as descent:
-                return all(_stands(descent, line, written_ns) for line in lines(self.record))
+            return all_stand(self.destination, lines(self.record), written_ns)
         except (OSError, ValueError, TypeError):
             return False
 
@@ -339,7 +314,7 @@ class Slot:
             self._recover()
             with contextlib.suppress(FileNotFoundError):
                 self.record.replace(self._moving)
-            self._remove(frozenset())
+            self._unmake(frozenset())
 
 
 def _placed(source: BinaryIO, file_name: str) -> Iterator[Entry]:
@@ -371,33 +346,6 @@ def _lstat(path: Path) -> os.stat_result | None:
         return path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def _found(descent: Descent, path: str) -> os.stat_result | None:
-    directory, _, name = os.fsencode(path).rpartition(b"/")
-    try:
-        return os.stat(name, dir_fd=descent.enter(directory), follow_symlinks=False)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _stands(descent: Descent, line: Line, written_ns: int) -> bool:
-    status = _found(descent, line.path)
-    if status is None or stat.S_IFMT(status.st_mode) != _KINDS.get(line.kind):
-        return False
-    if line.kind == "directory":
-        return True  # what others put into it is theirs
-    return status.st_mtime_ns <= written_ns and (line.kind != "file" or status.st_size == line.size)
-
-
-def _drop(descent: Descent, path: str, verb: Callable[..., None]) -> None:
-    """Remove one recorded entry; something of others in it, or in its place, stays."""
-    directory, _, name = os.fsencode(path).rpartition(b"/")
-    try:
-        verb(name, dir_fd=descent.enter(directory))
-    except OSError as error:
-        if error.errno in (errno.EROFS, errno.EIO):
-            raise
 
 
 def _umask() -> int:

@@ -42,6 +42,7 @@ class RecordWriter:
         self.path = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
         self._file = self.path.open("x", encoding="ascii", buffering=1 << 18)
         self._lines = [json.dumps({"key": key, "archive": archive}) + "\n"]
+        self._aside = True
 
     def add(self, path: bytes, kind: str, executable: int, size: int, target: bytes) -> None:
         """Add one entry, parents before what is in them."""
@@ -74,11 +75,13 @@ class RecordWriter:
     def commit(self, place: Path) -> None:
         """Let the record stand at `place`, atomically."""
         self.path.replace(place)
+        self._aside = False
 
     def discard(self) -> None:
         """Remove what stands aside."""
         self._file.close()
-        self.path.unlink(missing_ok=True)
+        if self._aside:
+            self.path.unlink(missing_ok=True)
 
 
 def _target(kind: str, target: bytes) -> str:
