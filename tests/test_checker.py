@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from tasks_lib.graph.checker import MD5Checker
+from tasks_lib.graph.checker import LARGE, MD5Checker
 from tasks_lib.graph.marks import RACY_NS
 from tests.test_journeys import doit, ran
 
@@ -31,8 +31,8 @@ def task_t():
 
 
 def readers(directory: Path, checker: str) -> list[str]:
-    """Return the threads that read a file on which four tasks depend, the workers' names without a number."""
-    (directory / "archive").write_bytes(b"x" * 1000)
+    """Return the threads that read a large file on which four tasks depend, the workers' names without a number."""
+    (directory / "archive").write_bytes(b"x" * LARGE)
     (directory / "dodo.py").write_text(DODO.replace("CHECKER", checker))
     time.sleep(2 * RACY_NS / 1e9)
     assert len(ran(doit(directory, "-n", "1"))) == 4

@@ -117,7 +117,7 @@ STOCK = (
 )
 NEAR = "from tasks_lib.graph import runner\nrunner._AHEAD = runner._MOST_AHEAD = 1\n"
 AT_THE_END = "runner._wake = lambda dispatcher, node: dispatcher._update_waiting(node)\n"
-MAIN = "from tasks_lib.graph import runner\nrunner._LARGE = 1 << 60\n"
+MAIN = "from tasks_lib.graph import runner\nrunner.LARGE = 1 << 60\n"
 ORDER = (
     "from tasks_lib.graph.porch import task_fetchdefs\n"
     'DOIT_CONFIG["default_tasks"] = ["toolchain", "fetch"]\n'

@@ -210,4 +210,4 @@ def test_a_record_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(25):
         ledger.passed(f"fetch:{number}", "up-to-date")
     made = records.recorded(ledger, now_s=1.0, ended_at=1000.0)
-    assert (len(made["tasks"]), made["left_out"]) == (10, 15)
+    assert (len(list(made["tasks"])), made["left_out"]) == (10, 15)

@@ -1,4 +1,4 @@
-"""How doit compares the files that a task depends on: as its own checker does, but each is read once, by a worker.
+"""How doit compares the files that a task depends on: as its own checker does, but a worker reads large ones, once.
 
 doit's own reads every file of a finished task on the main thread, again for each task that depends on it; an archive of
 a gigabyte stalls all workers for two seconds. And it takes a file of another size with the same time for unchanged.
@@ -12,11 +12,14 @@ import contextlib
 import hashlib
 import os
 import time
-from typing import Any
+from typing import Any, Final
 
 from doit import dependency
 
 from tasks_lib.graph.marks import RACY_NS
+
+#: Bytes of a file from which on a worker reads it, and what was read is kept; less is read faster than handed over.
+LARGE: Final = 256 << 10
 
 _DOIT: Any = dependency  # doit has no types
 _State = tuple[float, int, str]
@@ -44,9 +47,11 @@ class MD5Checker(_DOIT.MD5Checker):  # type: ignore[misc]
         return status.st_mtime, status.st_size, self._digest(dep, status)
 
     def prime(self, path: str) -> None:
-        """Read a file now, on this thread; who asks for its state later need not."""
+        """Read a large file now, on this thread; who asks for its state later need not."""
         with contextlib.suppress(OSError):
-            self._digest(path, os.stat(path))  # noqa: PTH116
+            status = os.stat(path)  # noqa: PTH116
+            if status.st_size >= LARGE:
+                self._digest(path, status)
 
     def _digest(self, path: str, status: os.stat_result) -> str:
         key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -55,6 +60,7 @@ class MD5Checker(_DOIT.MD5Checker):  # type: ignore[misc]
             return known[1]
         with open(path, "rb") as file:  # noqa: PTH123
             digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-        if time.time_ns() - status.st_ctime_ns > RACY_NS:  # else it could change without another time
+        # one that is too young could change without another time
+        if status.st_size >= LARGE and time.time_ns() - status.st_ctime_ns > RACY_NS:
             self._known[path] = key, digest
         return digest

@@ -26,6 +26,7 @@ from doit.task import Task
 from tasks_lib.errors import DefinitionError
 from tasks_lib.graph import stamp as stamps
 from tasks_lib.graph.house import House
+from tasks_lib.graph.lean import compact
 from tasks_lib.graph.marks import unchanged
 from tasks_lib.graph.names import GROUPS, UnknownNameError, resolved
 from tasks_lib.graph.recorder import Recorder
@@ -373,7 +374,7 @@ def _tasks(described: Iterable[dict[str, Any]]) -> list[Task]:
         if not name:  # it stands beside the groups
             tasks.append(Task(group, **one))  # type: ignore[no-untyped-call]
             continue
-        task = Task(f"{group}:{name}", subtask_of=group, **one)  # type: ignore[no-untyped-call]
+        task = compact(Task(f"{group}:{name}", subtask_of=group, **one))  # type: ignore[no-untyped-call]
         groups[group].task_dep.append(task.name)
         tasks.append(task)
     return [*groups.values(), *tasks]

@@ -17,7 +17,8 @@ class Recorder:
     def __init__(self, loaded_ns: int) -> None:
         self._loaded_ns = loaded_ns
         self.rows: dict[str, Row] = {}
-        self._made: list[tuple[int, Any]] = []
+        self._made: list[Any] = []
+        self._last_ns = 0
 
     def look(self, task: Any) -> Row | None:
         """Look at the files of a task before it is checked; None for a task that is not ours to judge."""
@@ -36,13 +37,14 @@ class Recorder:
 
     def made(self, task: Any) -> None:
         """Note that a task was made; its files are too young to be believed yet."""
-        self._made.append((time.time_ns(), task))
+        self._made.append(task)
+        self._last_ns = time.time_ns()
 
     def settle(self) -> None:
         """Look at the tasks that were made, and check each once more."""
         if self._made:
-            time.sleep(max(0, self._made[-1][0] + 2 * RACY_NS - time.time_ns()) / 1e9)
-        for _, task in self._made:
+            time.sleep(max(0, self._last_ns + 2 * RACY_NS - time.time_ns()) / 1e9)
+        for task in self._made:
             row = self.look(task)
             if row is not None and all(check.holds() for check, *_ in task.uptodate):
                 self.rows[task.name] = row

@@ -28,6 +28,8 @@ from doit.exceptions import BaseFail, InvalidDodoFile, TaskError, TaskFailed
 from doit.runner import Runner
 
 from tasks_lib.errors import escaped
+from tasks_lib.graph import lean
+from tasks_lib.graph.checker import LARGE
 from tasks_lib.graph.loader import Keeping
 from tasks_lib.graph.offline import needed
 from tasks_lib.graph.stamp import Row
@@ -38,8 +40,6 @@ _AHEAD: Final = 64
 _MOST_AHEAD: Final = 4096
 #: Nodes taken from doit's graph between two looks at what has finished.
 _PULLS: Final = 32
-#: Bytes of a task's files from which on it is checked by a worker; less is checked faster than handed over.
-_LARGE: Final = 256 << 10
 #: Seconds that tasks have to stop after a signal; with saving and leaving it stays below two.
 _DRAIN_S: Final = 1.2
 
@@ -215,7 +215,7 @@ class PooledRunner(Runner):
                 size += os.stat(path).st_size  # noqa: PTH116  # ten thousands of them: a Path costs more than the call
             except OSError:
                 return False
-        return size >= _LARGE
+        return size >= LARGE
 
     def _select(self, dispatcher: Any, node: Any) -> None:
         row = self._rows.pop(node.task.name, None) or self._look(node.task)
@@ -296,8 +296,10 @@ class PooledRunner(Runner):
                 raise
             told = f"{escaped(str(error.filename))} cannot be read: {error.strerror}\nsee why, and run again"
             self._handle_task_error(node, TaskFailed(told))  # type: ignore[no-untyped-call]
-        if node.run_status == "successful" and self._keeping is not None:
-            self._keeping.recorder.made(node.task)
+        if node.run_status == "successful":
+            if self._keeping is not None:
+                self._keeping.recorder.made(node.task)
+            lean.release_task(node.task)
         _wake(dispatcher, node)
 
     def finish(self) -> int:
@@ -335,6 +337,7 @@ def _wake(dispatcher: Any, node: Any) -> None:
     dispatcher._update_waiting(node)
     for _ in range(len(dispatcher.ready) - before):
         dispatcher.ready.appendleft(dispatcher.ready.pop())
+    lean.release_node(node)
 
 
 def _was_cancelled(fail: Any) -> bool:

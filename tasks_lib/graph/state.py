@@ -80,6 +80,7 @@ class State:
         self._asked = 0
         self._raw: dict[str, str] = {}
         self._rows: dict[str, Row] = {}
+        self._written: dict[str, str] = {}  # rows of this run that are in the file: a text takes a third of the room
         self._dirty: set[str] = set()
         self._deleted: set[str] = set()
         self._wiped = self._closing = self._told = False
@@ -115,8 +116,8 @@ class State:
         """Forget a task."""
         with self._lock:
             self._forget()
-            self._rows.pop(task, None)
-            self._raw.pop(task, None)
+            for known in (self._rows, self._written, self._raw):
+                known.pop(task, None)
             self._dirty.discard(task)
             self._deleted.add(task)
             self._start()
@@ -126,8 +127,8 @@ class State:
         with self._lock:
             self._forget()
             self._whole = self._wiped = True
-            self._rows.clear()
-            self._raw.clear()
+            for known in (self._rows, self._written, self._raw):
+                known.clear()
             self._dirty.clear()
 
     def dump(self) -> None:
@@ -180,6 +181,8 @@ class State:
             return row
 
     def _text(self, task: str) -> str | None:
+        if task in self._written:
+            return self._written[task]
         if self._whole:
             return self._raw.get(task)
         if task in self._deleted:
@@ -235,7 +238,7 @@ class State:
         aside = _set_aside(self.name)
         if aside is not None:
             self._warn(f"{self.name} cannot be used ({error}); moved to {aside}, nothing is fetched again for that")
-        self._dirty.update(self._rows)
+        self._dirty.update(self._rows, self._written)
         with contextlib.suppress(_UnusableError, sqlite3.Error):  # whoever writes next says what is wrong
             self._connection = _connect(self.name)
             self._forgotten = self._times()
@@ -277,6 +280,9 @@ class State:
     def _transaction(self, connection: sqlite3.Connection) -> None:
         lost = self._wiped or bool(self._deleted)
         rows = [(task, self._codec.encode(self._rows[task])) for task in self._dirty if task in self._rows]
+        rows += [
+            (task, self._written[task]) for task in self._dirty if task not in self._rows and task in self._written
+        ]
         connection.execute("begin immediate")
         if self._wiped:
             connection.execute("delete from tasks")
@@ -286,6 +292,9 @@ class State:
             connection.execute("update forgotten set times=times+1")
         connection.execute("commit")
         self._forgotten += lost
+        self._written.update(rows)
+        for task, _ in rows:
+            self._rows.pop(task, None)
         self._dirty.clear()
         self._deleted.clear()
         self._wiped = False

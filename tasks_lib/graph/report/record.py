@@ -32,7 +32,7 @@ class RecordError(FetchError):
 
 
 def recorded(ledger: Ledger, *, now_s: float, ended_at: float) -> Record:
-    """Return the record of a run that ends now.
+    """Return the record of a run that ends now; its tasks are made while they are taken.
 
     Args:
         ledger: what is known of it.
@@ -53,7 +53,7 @@ def recorded(ledger: Ledger, *, now_s: float, ended_at: float) -> Record:
         "errors": [error[:_MAX_TEXT] for error in ledger.errors[:_MAX_WARNINGS]],
         "workers": workers,
         "left_out": len(names) - len(kept),
-        "tasks": [_task(ledger, name, numbers, workers, now_s) for name in kept],
+        "tasks": (_task(ledger, name, numbers, workers, now_s) for name in kept),
     }
 
 
@@ -115,14 +115,19 @@ def _ms(seconds: float) -> float:
 
 
 def save(record: Record, path: Path) -> None:
-    """Replace the record at `path` in one step.
+    """Replace the record at `path` in one step; task by task, since all at once would take the memory of the run again.
 
     Raises:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.new")
-    temporary.write_text(json.dumps(record, separators=(",", ":")), "ascii")
+    encode = json.JSONEncoder(separators=(",", ":")).encode
+    with temporary.open("w", encoding="ascii") as file:
+        file.write(encode({name: value for name, value in record.items() if name != "tasks"})[:-1] + ',"tasks":[')
+        for number, task in enumerate(record["tasks"]):
+            file.write(("," if number else "") + encode(task))
+        file.write("]}")
     temporary.replace(path)
 
 

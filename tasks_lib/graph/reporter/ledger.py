@@ -110,6 +110,7 @@ class TaskRun:
         if self.phases:
             self.phases[-1].end_s = self.phases[-1].end_s or at_s
         self.end_s, self.outcome, self.message = at_s, outcome, message
+        self._marks = self._marks[:1]  # ten thousand runs are kept to the end
 
 
 def host_of(url: str) -> str:

