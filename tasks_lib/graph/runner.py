@@ -289,6 +289,10 @@ class PooledRunner(Runner):
             return
         if fail is not None and self._interruption.signal and _was_cancelled(fail):
             return  # it was asked to stop: it neither failed nor is it known to be done
+        self._record(node, fail)
+        _wake(dispatcher, node)
+
+    def _record(self, node: Any, fail: Any) -> None:
         try:
             self.process_task_result(node, fail)  # type: ignore[no-untyped-call]
         except OSError as error:  # doit reads dependencies, and foresees only that one is missing
@@ -300,7 +304,6 @@ class PooledRunner(Runner):
             if self._keeping is not None:
                 self._keeping.recorder.made(node.task)
             lean.release_task(node.task)
-        _wake(dispatcher, node)
 
     def finish(self) -> int:
         """Save and report; then leave a stamp for the next run, unless a signal wants the end now."""
