@@ -80,6 +80,20 @@ def cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def measured(command: list[str], out: Path, then: list[str]) -> tuple[float, float, int]:
+    """Return the seconds of a command and what comes `then`, its seconds of processor, and the MiB that it tells."""
+    import subprocess
+
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    os.sync()
+    began, spent = time.perf_counter(), cpu()
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    spent = cpu() - spent
+    subprocess.run(then, check=True)
+    return time.perf_counter() - began, spent, int(done.stdout or 0)
+
+
 def main() -> None:
     """Run the comparison."""
     import argparse
@@ -93,6 +107,9 @@ def main() -> None:
     parser.add_argument("--mean", type=int, default=6_800, help="bytes of a file on average")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--directory", type=Path, default=Path("/dev/shm/doit-fetch-bench"))
+    parser.add_argument(
+        "--disk", action="store_true", help="count until all is on the disk; remove nothing before the end"
+    )
     words = parser.parse_args()
     words.directory.mkdir(exist_ok=True)
     plain = words.directory / f"{words.files}x{words.mean}.tar"
@@ -102,26 +119,28 @@ def main() -> None:
         archive = plain if kind == "tar" else plain.with_name(plain.name.removesuffix(".tar") + f".{kind}")
         if not archive.exists():
             subprocess.run(f"{ENCODERS[kind]} -c {plain} > {archive}", shell=True, check=True)
-        out = words.directory / "out"
-        times: dict[str, list[float]] = {}
-        spends: dict[str, list[float]] = {}
+        outs = [words.directory / "out"]
+        names = list(commands(words.verb, archive, kind, outs[0]))
+        times: dict[str, list[float]] = {name: [] for name in names}
+        spends: dict[str, list[float]] = {name: [] for name in names}
         memory = 0
-        for _ in range(words.rounds):
-            for name, command in commands(words.verb, archive, kind, out).items():
-                shutil.rmtree(out, ignore_errors=True)
-                out.mkdir()
-                os.sync()
-                began, spent = time.perf_counter(), cpu()
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
-                times.setdefault(name, []).append(time.perf_counter() - began)
-                spends.setdefault(name, []).append(cpu() - spent)
-                memory = max(memory, int(done.stdout or 0))
-        shutil.rmtree(out)
+        for name in names * words.rounds:
+            if words.disk:
+                outs.append(words.directory / f"out{len(outs)}")
+            command = commands(words.verb, archive, kind, outs[-1])[name]
+            seconds, spent, peak = measured(
+                command, outs[-1], ["sync", "-f", str(outs[-1])] if words.disk else ["true"]
+            )
+            times[name].append(seconds)
+            spends[name].append(spent)
+            memory = max(memory, peak)
+        for out in outs:
+            shutil.rmtree(out, ignore_errors=True)
         reference, own = (statistics.median(one) for one in times.values())
-        lows, spent = ("/".join(f"{min(one):.2f}" for one in all.values()) for all in (times, spends))
+        lows, spents = ("/".join(f"{min(one):.2f}" for one in all.values()) for all in (times, spends))
         print(
             f"{words.verb} {kind} {words.files} files: {next(iter(times))} {reference:.2f} s, doit-fetch {own:.2f} s, "
-            f"ratio {own / reference:.2f} (minima {lows}, cpu {spent}), peak {memory} MiB"
+            f"ratio {own / reference:.2f} (minima {lows}, cpu {spents}), peak {memory} MiB"
         )
 
 
