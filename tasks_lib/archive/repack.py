@@ -231,22 +231,14 @@ def _runs(records: list[bytes], regrouped: dict[bytes, _Run]) -> Iterator[_Run]:
 
 
 def _spooled(runs: Iterator[_Run], spool: BinaryIO) -> Iterator[bytes]:
-    held: list[bytes] = []
-    size = 0
     for head, at, length in runs:
-        held.append(head)
-        size += len(head)
+        yield head
         if length:
             spool.seek(at)
         while length:
             chunk = spool.read(min(length, _CHUNK))
             length -= len(chunk)
-            held.append(chunk)
-            size += len(chunk)
-            if size >= _CHUNK:
-                yield b"".join(held)
-                held, size = [], 0
-    yield b"".join(held)
+            yield chunk
 
 
 def _compressed(pieces: Iterator[bytes], size: int, write: Callable[[bytes], object], progress: Progress) -> str:
@@ -260,7 +252,7 @@ def _compressed(pieces: Iterator[bytes], size: int, write: Callable[[bytes], obj
     )
     compressor: Any = zstandard.ZstdCompressor(compression_params=parameters).chunker(size=size, chunk_size=_CHUNK)
     digest = hashlib.sha256()
-    with contextlib.closing(beside(pieces)) as made:
+    with contextlib.closing(beside(_joined(pieces))) as made:
         for piece in made:
             digest.update(piece)
             for chunk in compressor.compress(piece):
@@ -275,25 +267,27 @@ def _compressed(pieces: Iterator[bytes], size: int, write: Callable[[bytes], obj
 
 
 def _pieces(model: list[Entry], contents: Callable[[Entry], Iterable[bytes]], mtime: int) -> Iterator[bytes]:
-    """Yield the records: small pieces are joined, so that hashing and compressing see large ones."""
-    held: list[bytes] = []
-    size = 0
     for entry in model:
-        head = header(entry, mtime)
-        held.append(head)
-        size += len(head)
+        yield header(entry, mtime)
         if entry.kind != FILE:
             continue
         left = entry.size
         for chunk in contents(entry):
             left -= len(chunk)
-            held.append(chunk)
-            size += len(chunk)
-            if size >= _CHUNK:
-                yield b"".join(held)
-                held, size = [], 0
+            yield chunk
         if left:
             raise damaged(f"has {entry.size - left} bytes of content, {entry.size} were announced", "SIZE", entry.path)
-        held.append(bytes(-entry.size % BLOCK))
-        size += -entry.size % BLOCK
+        yield bytes(-entry.size % BLOCK)
+
+
+def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in large pieces: hashing, compressing and handing over cost by the piece too."""
+    held: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= _CHUNK:
+            yield b"".join(held)
+            held, size = [], 0
     yield b"".join(held)
