@@ -224,8 +224,11 @@ def write(
     texts = ("\0".join(one).encode("utf-8", "surrogateescape") for one in (first, others, made))
     parts = [json.dumps(known).encode("ascii"), array("Q", [signs[one] for one in places]).tobytes(), *texts]
     rest = msgspec.msgpack.encode((*map(dict, digests), made))
-    body = b"".join((_SIZES.pack(*map(len, parts)), *parts, rest))
-    replace_bytes(path, _MAGIC + hashlib.sha256(body).digest() + body)
+    body = [_SIZES.pack(*map(len, parts)), *parts, rest]
+    digest = hashlib.sha256()
+    for part in body:
+        digest.update(part)
+    replace_bytes(path, b"".join((_MAGIC, digest.digest(), *body)))
 
 
 def _agreed(rows: Mapping[str, Row]) -> dict[str, int]:
