@@ -144,7 +144,7 @@ class Run(Named, _DOIT.Run):  # type: ignore[misc]
         """What a run without names loads: "stamp" when an answer without every single task is one."""
         given = self.params._non_default_keys
         whole = self.params["always"] or self.params["single"] or self.params["par_type"] == "process"
-        ours = hasattr(self.params["reporter"], "standing") and "reporter" not in given
+        ours = self.params["quiet"] or (hasattr(self.params["reporter"], "standing") and "reporter" not in given)
         return "stamp" if ours and not whole else "all"
 
     def _replace_runner(self) -> None:

@@ -10,18 +10,34 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from doit.action import PythonAction
+from doit.task import IOConfig
+
+
+def _done() -> None:
+    """Stand for what was done."""
+
+
 #: What is left of the steps of a finished node; shared, as all that follows: it never changes.
 _NO_STEPS: Final[Iterator[Any]] = iter(())
-#: Stands for the actions of a task that is done: doit asks whether it had any.
-_DONE: Final = (None,)
+#: Stands for the actions of a task that is done: doit asks whether it had any, and what they wrote.
+_DONE: Final = (PythonAction(_done),)  # type: ignore[no-untyped-call]  # doit has no types
 #: What stands for empty lists and sets, of which each task has a dozen.
-_EMPTY: Final[dict[type, Any]] = {list: (), set: frozenset()}
 _NO_WORDS: Final[dict[str, Any]] = {}
+_EMPTY: Final[dict[type, Any]] = {list: (), set: frozenset(), dict: _NO_WORDS, tuple: ()}
+_NOT_CAPTURED: Final = IOConfig({"capture": False})  # type: ignore[no-untyped-call]
+#: Attributes that doit fills when a task is made, or never.
+_NEVER_FILLED: Final = ("getargs", "teardown", "wild_dep", "value_savers")
 
 
 def compact(task: Any) -> Any:
     """Return a new task in half the room: its attributes are too many for the table that objects of a class share."""
     task.__dict__ = dict(task.__dict__)
+    if task.io.capture is False:
+        task.io = _NOT_CAPTURED
+    for name in _NEVER_FILLED:
+        if not (value := getattr(task, name)):
+            setattr(task, name, _EMPTY[type(value)])
     return task
 
 
@@ -37,8 +53,14 @@ def release_task(task: Any) -> None:
     if not task.uptodate or not all(hasattr(check, "witnesses") for check, *_ in task.uptodate):
         return
     task._actions = task._action_instances = _DONE
-    task.values, task.result = _NO_WORDS, None
+    task.values, task.result, task.dep_changed = _NO_WORDS, None, _EMPTY[list]
     task.uptodate = [(check, (), _NO_WORDS) for check, *_ in task.uptodate]
     for name, value in task.__dict__.items():
         if not value and type(value) in _EMPTY:
             setattr(task, name, _EMPTY[type(value)])
+
+
+def release_checks(task: Any) -> None:
+    """Drop what a task was checked by; call when a row of the stamp stands for that."""
+    task.uptodate = task.targets = task.clean_actions = _EMPTY[list]
+    task.file_dep = _EMPTY[set]

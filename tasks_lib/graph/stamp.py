@@ -47,7 +47,7 @@ class Head(NamedTuple):
     database: int
 
 
-_Rows = dict[str, tuple[list[str], list[int]]]
+_Rows = dict[str, tuple[tuple[str, ...], tuple[int, ...]]]
 
 
 class Stamp(NamedTuple):
@@ -97,7 +97,7 @@ class Stamp(NamedTuple):
         """Return the rows by the names of their tasks."""
         made, paths, signs = _unpacked(self.more)[2], self.paths, self.signs
         return {
-            task: Row(tuple(needs), tuple([paths[at] for at in places]), tuple([signs[at] for at in places]))
+            task: Row(needs, tuple([paths[at] for at in places]), tuple([signs[at] for at in places]))
             for task, (needs, places) in made.items()
         }
 
@@ -209,7 +209,7 @@ def write(
     first = [one for one in signs if one not in seconds]
     others = sorted(seconds, key=posixpath.dirname)
     places = {one: at for at, one in enumerate((*first, *others))}
-    made: _Rows = {task: (list(row.needs), [places[one] for one in row.paths]) for task, row in rows.items()}
+    made: _Rows = {task: (row.needs, tuple([places[one] for one in row.paths])) for task, row in rows.items()}
     directories: dict[str, list[int]] = {}
     for one in others:
         directories.setdefault(posixpath.dirname(one), [seconds[one], 0])[1] += 1
@@ -224,8 +224,11 @@ def write(
     texts = ("\0".join(one).encode("utf-8", "surrogateescape") for one in (first, others, made))
     parts = [json.dumps(known).encode("ascii"), array("Q", [signs[one] for one in places]).tobytes(), *texts]
     rest = msgspec.msgpack.encode((*map(dict, digests), made))
-    body = b"".join((_SIZES.pack(*map(len, parts)), *parts, rest))
-    replace_bytes(path, _MAGIC + hashlib.sha256(body).digest() + body)
+    body = [_SIZES.pack(*map(len, parts)), *parts, rest]
+    digest = hashlib.sha256()
+    for part in body:
+        digest.update(part)
+    replace_bytes(path, b"".join((_MAGIC, digest.digest(), *body)))
 
 
 def _agreed(rows: Mapping[str, Row]) -> dict[str, int]:

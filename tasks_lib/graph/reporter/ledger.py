@@ -168,7 +168,7 @@ class Ledger:
         """Take one event of a task that runs."""
         with self._lock:
             if event.name == "start":
-                ready = self._ready.get(event.task, event.at_s)
+                ready = self._ready.pop(event.task, event.at_s)
                 began = TaskRun(event.task, ready, event.at_s, event.worker)
                 self.runs[event.task] = self._active[event.task] = began
                 return
