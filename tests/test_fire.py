@@ -293,7 +293,13 @@ def test_killed_at_each_call(farm: Farm, mode: str) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("errno", "most", "mode"),
-    [("ENOSPC", 4, "auto"), ("EIO", 4, "auto"), ("EDQUOT", 99, "auto"), ("EROFS", 99, "auto"), ("EDQUOT", 8, "hardlink")],
+    [
+        ("ENOSPC", 4, "auto"),
+        ("EIO", 4, "auto"),
+        ("EDQUOT", 99, "auto"),
+        ("EROFS", 99, "auto"),
+        ("EDQUOT", 8, "hardlink"),
+    ],
 )
 def test_each_call_refused(farm: Farm, errno: str, most: int, mode: str) -> None:
     """A call that the system refuses is a clear failure, or none; nothing is lost and the next run succeeds."""
