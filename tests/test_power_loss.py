@@ -16,8 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from tasks_lib.errors import TreeError
+from tasks_lib.tree import Slot, remove_tree
+from tests.archives import Member
 from tests.test_fire import BIG, TREE, Farm, mounted, planted, root_only
 from tests.test_journeys import definition, doit, ran
+from tests.test_tree import extract
 
 
 @pytest.fixture
@@ -83,6 +87,52 @@ def test_no_command_works_on_a_torn_tree(farm: Farm, task: str, tmp_path: Path) 
     assert made.read_bytes() == TREE["lib/lib.h"] + b"tool"
     assert torn.read_bytes() == b""  # as the command left it
     assert ran(doit(farm.top)) == []
+
+
+@pytest.fixture
+def slot(tmp_path: Path) -> Slot:
+    return Slot(tmp_path / "out", tmp_path / "records" / "one.json")
+
+
+@pytest.mark.parametrize("size", [0, 60, -1])
+@pytest.mark.parametrize("place", ["one.json", "one.moving"])
+def test_a_torn_record(place: str, size: int, slot: Slot) -> None:
+    """After a power loss a record may be short: its entries are still known as ours, and those of others stay."""
+    slot.destination.mkdir()
+    (slot.destination / "other").write_bytes(b"of others")
+    second = Slot(slot.destination, slot.record.with_name("two.json"))
+    extract(slot, Member("a", b"1"), Member("d/b", b"2"))
+    extract(second, Member("d/c", b"3"))
+    torn = slot.record.with_name(place)
+    slot.record.rename(torn)
+    os.truncate(torn, size if size >= 0 else torn.stat().st_size - 1)
+    assert not slot.holds("k")
+    if torn == slot.record:
+        slot.distrust()
+    slot.clear()
+    extract(slot, Member("a", b"4"), Member("d/b", b"5"), key="new")
+    assert slot.holds("new")
+    assert second.holds("k")
+    assert (slot.destination / "other").read_bytes() == b"of others"
+    assert (slot.destination / "a").read_bytes() == b"4"
+    assert {path.name for path in slot.record.parent.iterdir()} >= {"one.json", "two.json"}
+    assert not slot.record.with_name("one.moving").exists()
+    with pytest.raises(TreeError, match="something else both put 'other'"):
+        extract(slot, Member("other", b"1"), key="third")
+
+
+@pytest.mark.parametrize("size", [0, 60, -1])
+def test_a_torn_record_of_a_directory_of_its_own(size: int, slot: Slot) -> None:
+    """The same where nobody else put anything."""
+    extract(slot, Member("a", b"1"), Member("d/b", b"2"))
+    os.truncate(slot.record, size if size >= 0 else slot.record.stat().st_size - 1)
+    (slot.destination / "a").unlink()
+    extract(slot, Member("a", b"1"), Member("d/b", b"2"))
+    assert slot.holds("k")
+    os.truncate(slot.record, size if size >= 0 else slot.record.stat().st_size - 1)
+    remove_tree(slot.destination)
+    extract(slot, Member("a", b"1"), Member("d/b", b"2"))
+    assert slot.holds("k")
 
 
 #: Source: linux/fs.h FS_IOC_SHUTDOWN = _IOR('X', 125, __u32); xfs_fs.h XFS_FSOP_GOING_FLAGS_LOGFLUSH, ..._NOLOGFLUSH.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from tasks_lib.archive import Limits, Reshape
 from tasks_lib.errors import TreeError
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Slot, remove_tree
+from tasks_lib.tree import Slot
 from tests.archives import Member, gnu, pax, record, tar
 
 
@@ -77,47 +76,6 @@ def test_a_run_killed_while_it_moved_is_made_good(slot: Slot) -> None:
     extract(slot, Member("a", b"1"), Member("d/b", b"2"), Member("e/c", b"3"))
     assert slot.holds("k")
     assert (slot.destination / "other").read_bytes() == b"of others"
-
-
-@pytest.mark.parametrize("size", [0, 60, -1])
-@pytest.mark.parametrize("place", ["one.json", "one.moving"])
-def test_a_torn_record(place: str, size: int, slot: Slot) -> None:
-    """After a power loss a record may be short: its entries are still known as ours, and those of others stay."""
-    slot.destination.mkdir()
-    (slot.destination / "other").write_bytes(b"of others")
-    second = Slot(slot.destination, slot.record.with_name("two.json"))
-    extract(slot, Member("a", b"1"), Member("d/b", b"2"))
-    extract(second, Member("d/c", b"3"))
-    torn = slot.record.with_name(place)
-    slot.record.rename(torn)
-    os.truncate(torn, size if size >= 0 else torn.stat().st_size - 1)
-    assert not slot.holds("k")
-    if torn == slot.record:
-        slot.distrust()
-    slot.clear()
-    extract(slot, Member("a", b"4"), Member("d/b", b"5"), key="new")
-    assert slot.holds("new")
-    assert second.holds("k")
-    assert (slot.destination / "other").read_bytes() == b"of others"
-    assert (slot.destination / "a").read_bytes() == b"4"
-    assert {path.name for path in slot.record.parent.iterdir()} >= {"one.json", "two.json"}
-    assert not slot.record.with_name("one.moving").exists()
-    with pytest.raises(TreeError, match="something else both put 'other'"):
-        extract(slot, Member("other", b"1"), key="third")
-
-
-@pytest.mark.parametrize("size", [0, 60, -1])
-def test_a_torn_record_of_a_directory_of_its_own(size: int, slot: Slot) -> None:
-    """The same where nobody else put anything."""
-    extract(slot, Member("a", b"1"), Member("d/b", b"2"))
-    os.truncate(slot.record, size if size >= 0 else slot.record.stat().st_size - 1)
-    (slot.destination / "a").unlink()
-    extract(slot, Member("a", b"1"), Member("d/b", b"2"))
-    assert slot.holds("k")
-    os.truncate(slot.record, size if size >= 0 else slot.record.stat().st_size - 1)
-    remove_tree(slot.destination)
-    extract(slot, Member("a", b"1"), Member("d/b", b"2"))
-    assert slot.holds("k")
 
 
 def test_holes_stay_holes(slot: Slot) -> None:
