@@ -754,7 +754,6 @@ def test_failures_keep_no_descriptor(tmp_path: Path) -> None:
 
 
 @needs_strace
-@pytest.mark.slow
 def test_has_is_one_stat(farm: Farm) -> None:
     """Asked again, the store looks at a blob with one lstat and nothing else."""
     content = b"old"

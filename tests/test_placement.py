@@ -204,7 +204,9 @@ def age(farm: Farm, hours: float) -> None:
 def test_prune(farm: Farm) -> None:
     """A tree stays while definitions place from it, while it is young, and while it is leased; then it goes."""
     run(farm, "link_mode=hardlink")
-    assert "tree               1" in run(farm, "cache")
+    shown = run(farm, "cache")
+    assert "tree               1" in shown
+    assert f"tree {unpacked(farm).name}" in shown.partition("largest:")[2]
     (farm.cache / "v1/trees/ab").mkdir()
     half = farm.cache / f"v1/trees/ab/{'ab' * 32}.part"
     half.mkdir()

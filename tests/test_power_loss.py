@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import os
 import shutil
 import sqlite3
+import struct
+import subprocess
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.test_fire import TREE, Farm, planted, root_only
+from tasks_lib.errors import TreeError
+from tasks_lib.tree import Slot, remove_tree
+from tests.archives import Member
+from tests.test_fire import BIG, TREE, Farm, mounted, planted, root_only
 from tests.test_journeys import definition, doit, ran
+from tests.test_tree import extract
 
 
 @pytest.fixture
 def farm(tmp_path: Path) -> Farm:
     return planted(tmp_path)
+
+
+def booted(place: Path, identity: str) -> tuple[str, ...]:
+    """Return the words before a program that let it believe that the machine was started as `identity`."""
+    (place / "boot_id").write_text(identity)
+    script = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"'
+    return ("unshare", "-m", "sh", "-c", script, str(place / "boot_id"))
 
 
 @root_only
@@ -29,13 +46,9 @@ def test_no_stamp_outlives_a_boot(farm: Farm, tmp_path: Path) -> None:
         database.execute("update tasks set data='{}'")  # whoever asks the database runs everything
         database.commit()
 
-    def booted(identity: str) -> list[str]:
-        (tmp_path / "boot_id").write_text(identity)
-        script = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"'
-        return ran(farm.doit(before=("unshare", "-m", "sh", "-c", script, str(tmp_path / "boot_id"))))
-
-    assert booted(Path("/proc/sys/kernel/random/boot_id").read_text()) == []
-    assert booted("another\n")
+    same = Path("/proc/sys/kernel/random/boot_id").read_text()
+    assert ran(farm.doit(before=booted(tmp_path, same))) == []
+    assert ran(farm.doit(before=booted(tmp_path, "another\n")))
 
 
 @pytest.mark.parametrize("name", ["lib/lib.h", "lib/big", "big.bin"])
@@ -74,3 +87,109 @@ def test_no_command_works_on_a_torn_tree(farm: Farm, task: str, tmp_path: Path) 
     assert made.read_bytes() == TREE["lib/lib.h"] + b"tool"
     assert torn.read_bytes() == b""  # as the command left it
     assert ran(doit(farm.top)) == []
+
+
+@pytest.fixture
+def slot(tmp_path: Path) -> Slot:
+    return Slot(tmp_path / "out", tmp_path / "records" / "one.json")
+
+
+@pytest.mark.parametrize("size", [0, 60, -1])
+@pytest.mark.parametrize("place", ["one.json", "one.moving"])
+def test_a_torn_record(place: str, size: int, slot: Slot) -> None:
+    """After a power loss a record may be short: its entries are still known as ours, and those of others stay."""
+    slot.destination.mkdir()
+    (slot.destination / "other").write_bytes(b"of others")
+    second = Slot(slot.destination, slot.record.with_name("two.json"))
+    extract(slot, Member("a", b"1"), Member("d/b", b"2"))
+    extract(second, Member("d/c", b"3"))
+    torn = slot.record.with_name(place)
+    slot.record.rename(torn)
+    os.truncate(torn, size if size >= 0 else torn.stat().st_size - 1)
+    assert not slot.holds("k")
+    if torn == slot.record:
+        slot.distrust()
+    slot.clear()
+    extract(slot, Member("a", b"4"), Member("d/b", b"5"), key="new")
+    assert slot.holds("new")
+    assert second.holds("k")
+    assert (slot.destination / "other").read_bytes() == b"of others"
+    assert (slot.destination / "a").read_bytes() == b"4"
+    assert {path.name for path in slot.record.parent.iterdir()} >= {"one.json", "two.json"}
+    assert not slot.record.with_name("one.moving").exists()
+    with pytest.raises(TreeError, match="something else both put 'other'"):
+        extract(slot, Member("other", b"1"), key="third")
+
+
+@pytest.mark.parametrize("size", [0, 60, -1])
+def test_a_torn_record_of_a_directory_of_its_own(size: int, slot: Slot) -> None:
+    """The same where nobody else put anything."""
+    extract(slot, Member("a", b"1"), Member("d/b", b"2"))
+    os.truncate(slot.record, size if size >= 0 else slot.record.stat().st_size - 1)
+    (slot.destination / "a").unlink()
+    extract(slot, Member("a", b"1"), Member("d/b", b"2"))
+    assert slot.holds("k")
+    os.truncate(slot.record, size if size >= 0 else slot.record.stat().st_size - 1)
+    remove_tree(slot.destination)
+    extract(slot, Member("a", b"1"), Member("d/b", b"2"))
+    assert slot.holds("k")
+
+
+#: Source: linux/fs.h FS_IOC_SHUTDOWN = _IOR('X', 125, __u32); xfs_fs.h XFS_FSOP_GOING_FLAGS_LOGFLUSH, ..._NOLOGFLUSH.
+_SHUTDOWN = 0x8004587D
+_FLAGS = {"log flushed": 1, "log lost": 2}
+
+
+@contextlib.contextmanager
+def image(kind: str, tmp_path: Path) -> Iterator[Path]:
+    """Give a file that holds an empty file system."""
+    if shutil.which(f"mkfs.{kind}") is None:
+        pytest.skip(f"mkfs.{kind} is not installed")
+    file = tmp_path / f"{kind}.image"
+    with file.open("wb") as made:
+        made.truncate(400 << 20)
+    subprocess.run([f"mkfs.{kind}", *(["-F"] if kind == "ext4" else []), "-q", str(file)], check=True)
+    yield file
+
+
+def cut_off(place: Path, how: str) -> None:
+    """Let the file system lose, in this moment, whatever is not on its disk."""
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.ioctl(descriptor, _SHUTDOWN, struct.pack("I", _FLAGS[how]))
+    finally:
+        os.close(descriptor)
+
+
+@root_only
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is not installed")
+@pytest.mark.parametrize("how", _FLAGS)
+@pytest.mark.parametrize("mode", ["auto", "hardlink"])
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_a_real_power_loss(kind: str, mode: str, how: str, farm: Farm, tmp_path: Path) -> None:
+    """Cut off right after a run, every entry of the cache is right, and the next run makes what was torn."""
+    with image(kind, tmp_path) as file:
+        place = tmp_path / "disk"
+        words = (f"cache={place}/cache", f"build={place}/build", f"link_mode={mode}", "durability=full")
+        with mounted(place, "-o", "loop", str(file)):
+            ran(farm.doit(*words))
+            cut_off(place, how)
+        with mounted(place, "-o", "loop", str(file)):
+            lost = Farm(place)
+            lost.earlier = {}
+            check_cache(lost)
+            assert len(lost.blobs()) == 4  # all had their names before the run ended
+            ran(farm.doit(*words, before=booted(tmp_path, "another\n")))
+            for name, content in TREE.items():
+                assert (place / "build/kit/fetches" / name).read_bytes() == content, name
+            assert (place / "build/kit/fetches/big.bin").read_bytes() == BIG
+            check_cache(lost)
+
+
+def check_cache(farm: Farm) -> None:
+    for path in farm.cache.glob("v1/blobs/*/*/*"):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
+    for path in farm.cache.glob("v1/trees/*/*"):
+        for name, content in () if path.suffix == ".part" else TREE.items():
+            assert (path / "tree" / name).read_bytes() == content

@@ -142,7 +142,7 @@ class Cache(_Upkeep):
         del params, args, progress
         items = world.store.upkeep.items()
         lines = [f"cache {world.store.root.absolute()}", "", *_sizes(items), "", *_rates(world.store.upkeep.runs())]
-        blobs = [item for item in items if item.kind in ("blob", "repository")]
+        blobs = [item for item in items if item.kind in ("blob", "repository", "tree")]
         names = _human_names(items)
         now_s = time.time()
         largest = sorted(blobs, key=lambda item: -item.size)[:_NAMED]

@@ -105,7 +105,7 @@ def _can_share(world: World, archive: Archive, destination: Path) -> bool:
         return False
     above = next(path for path in (destination.absolute().parent, *destination.absolute().parents) if path.is_dir())
     if how == "hardlink":
-        return os.fstat(archive.file.fileno()).st_dev == above.stat().st_dev
+        return world.store.root.stat().st_dev == above.stat().st_dev  # directories: overlayfs has others for files
     return can_clone(archive.file, above)
 
 

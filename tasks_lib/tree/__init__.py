@@ -24,7 +24,7 @@ from tasks_lib.progress import Progress
 from tasks_lib.store import LOCK_TIMEOUT_S, LinkMode, locked
 from tasks_lib.tree.compare import Comparison
 from tasks_lib.tree.descent import Descent
-from tasks_lib.tree.record import Line, RecordWriter, head, lines
+from tasks_lib.tree.record import Line, RecordWriter, head, is_torn, lines
 from tasks_lib.tree.standing import all_stand, new_paths, remove_entries
 from tasks_lib.tree.unpacked import UNPACKED_VERSION, DamagedTreeError, Unpacked, unpack
 from tasks_lib.tree.writer import TreeWriter, remove_tree
@@ -152,6 +152,8 @@ class Slot:
         Raises:
             TreeError: the file system refused.
         """
+        if is_torn(self.record):
+            return
         with _translated(self.destination):
             record = RecordWriter(self.record, "", str(head(self.record).get("archive", "")))
             try:
@@ -183,6 +185,7 @@ class Slot:
     def _publish(self, staging: Path, record: RecordWriter, name: str, progress: Progress) -> None:
         with locked(self.record.parent / ".lock", timeout_s=self.lock_timeout_s, progress=progress):
             self._recover()
+            self._presume(record)
             status = _lstat(self.destination)
             if status is not None and not stat.S_ISDIR(status.st_mode):
                 raise TreeError(f"{self.destination} is no directory", hint="remove what stands there, and run again")
@@ -229,6 +232,20 @@ class Slot:
     def _staging(self) -> str:
         return f".{self.destination.name[:60]}.{self.record.stem[:100]}."
 
+    def _presume(self, coming: RecordWriter) -> None:
+        """Where the record of what stands is torn, take it that it named what is coming: nobody else knows."""
+        if not any(os.path.lexists(one) and is_torn(one) for one in (self.record, self._moving)):
+            return
+        guess = RecordWriter(self.record, "", "")
+        try:
+            guess.take(lines(coming.path))
+            guess.close()
+            guess.commit(self._moving)
+        finally:
+            guess.discard()
+        self.record.unlink(missing_ok=True)
+        self._recover()
+
     def _recover(self) -> None:
         """Remove what a delivery or a removal that was killed left behind, but for what others own by now."""
         if not os.path.lexists(self._moving):
@@ -242,8 +259,12 @@ class Slot:
 
     def _unmake(self, others: frozenset[str]) -> None:
         """Remove the entries that the moving record names, but for those of others, then itself."""
-        with contextlib.suppress(ValueError, TypeError, FileNotFoundError, NotADirectoryError):
+        try:
             remove_entries(self.destination, (line for line in lines(self._moving) if line.path not in others))
+        except (ValueError, TypeError):
+            return  # it is torn, and says so to the next delivery
+        except (FileNotFoundError, NotADirectoryError):
+            pass
         with contextlib.suppress(OSError):
             self.destination.rmdir()
         self._moving.unlink(missing_ok=True)

@@ -98,6 +98,16 @@ def head(record: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def is_torn(record: Path) -> bool:
+    """Whether a record stands that is not whole: records are not synced, and a power loss empties what is new."""
+    try:
+        for _ in lines(record):
+            pass
+    except (ValueError, TypeError):
+        return True
+    return False
+
+
 def lines(record: Path) -> Iterator[Line]:
     """Yield the entries; nothing when there is no record.
 
