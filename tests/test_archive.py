@@ -43,10 +43,16 @@ def extract(data: bytes, kind: str, destination: Path, reshape: Reshape | None =
     return slot
 
 
-def repacked(data: bytes, kind: str, reshape: Reshape | None = None, mtime: int = archive.mtime_for(None)) -> bytes:
+def repacked(
+    data: bytes,
+    kind: str,
+    reshape: Reshape | None = None,
+    mtime: int = archive.mtime_for(None),
+    limits: Limits = LIMITS,
+) -> bytes:
     out = io.BytesIO()
     archive.repack(
-        io.BytesIO(data), name="a", format=kind, reshape=reshape or Reshape(), limits=LIMITS,
+        io.BytesIO(data), name="a", format=kind, reshape=reshape or Reshape(), limits=limits,
         mtime=mtime, spool=io.BytesIO(), write=out.write, progress=Silent(),
     )  # fmt: skip
     return out.getvalue()

@@ -94,7 +94,7 @@ def test_reads_what_gnu_tar_makes(tree: dict[bytes, tuple[str, object]], kind: s
         build(base / "root", tree)
         made = subprocess.run(["tar", *words, "-C", base / "root", "-cf", "-", "."], capture_output=True, check=True)
         assert extracted(made.stdout, "tar", base / "out") == tree_of(base / "root")
-        again = zstandard.ZstdDecompressor().decompress(repacked(made.stdout, "tar"))
+        again = zstandard.ZstdDecompressor().decompress(repacked(made.stdout, "tar", limits=LIMITS))
         (base / "again").mkdir()
         subprocess.run(["tar", "-C", base / "again", "-xf", "-"], input=again, check=True)
         assert tree_of(base / "again") == tree_of(base / "root")
@@ -174,12 +174,12 @@ def test_a_damaged_archive_is_exact_or_refused(seed: str, mutations: list[tuple[
                 == [".lock"] * (base / "records" / ".lock").exists()
             )
             with pytest.raises(ArchiveError):
-                repacked(data, kind)
+                repacked(data, kind, limits=LIMITS)
         else:
             assert not any(path.startswith("..") for path in found)
             assert {path.name for path in base.iterdir()} == {"in", "records"}
             assert {path.name for path in (base / "in").iterdir()} <= {"out", "records"}
-            repacked(data, kind)
+            repacked(data, kind, limits=LIMITS)
 
 
 @often
