@@ -241,6 +241,17 @@ def test_a_lost_database_is_noticed(repository: Path, origin: Origin) -> None:
     assert len(origin.requests) == asked
 
 
+@pytest.mark.parametrize("place", ["cache", "cache/v1", "cache/v1/blobs"])
+def test_a_stamp_in_a_cache_that_others_can_write(place: str, repository: Path) -> None:
+    """A stamp answers only while nobody else may write the cache; else the store is asked, and refuses."""
+    (repository / place).chmod(0o777)
+    done = doit(repository)
+    assert done.returncode == 3
+    assert "is not safe" in done.stdout
+    (repository / place).chmod(0o755)
+    assert ran(doit(repository)) == []
+
+
 def test_a_damaged_stamp_is_no_stamp(repository: Path) -> None:
     """A flipped byte anywhere makes doit check everything."""
     content = bytearray(stamp(repository).read_bytes())
