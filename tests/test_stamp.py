@@ -241,6 +241,17 @@ def test_a_lost_database_is_noticed(repository: Path, origin: Origin) -> None:
     assert len(origin.requests) == asked
 
 
+@pytest.mark.parametrize("place", ["cache", "cache/v1", "cache/v1/blobs"])
+def test_a_stamp_in_a_cache_that_others_can_write(place: str, repository: Path) -> None:
+    """A stamp answers only while nobody else may write the cache; else the store is asked, and refuses."""
+    (repository / place).chmod(0o777)
+    done = doit(repository)
+    assert done.returncode == 3
+    assert "is not safe" in done.stdout
+    (repository / place).chmod(0o755)
+    assert ran(doit(repository)) == []
+
+
 def test_a_damaged_stamp_is_no_stamp(repository: Path) -> None:
     """A flipped byte anywhere makes doit check everything."""
     content = bytearray(stamp(repository).read_bytes())
@@ -321,6 +332,21 @@ def test_a_second_name_is_looked_at_through_its_directory(edit: str, tmp_path: P
     assert bool(before.changed()) == noticed
 
 
+@pytest.mark.parametrize("edit", SECOND)
+def test_a_second_name_of_the_stamp_before(edit: str, tmp_path: Path) -> None:
+    """What the stamp before knew of a second name is not looked at again, and is not believed after any edit."""
+    change, noticed = SECOND[edit]
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "artifact").write_text("1")
+    (tmp_path / "blobs/b").hardlink_to(tmp_path / "artifact")
+    before = stamps.read(*_stamped(tmp_path, "artifact", "blobs/b"))
+    assert before is not None
+    change(tmp_path)
+    again = stamps._second_names(dict(zip(before.paths, before.signs, strict=True)), stamps._verified(before))
+    first_changed = signs_of(before.first) != before.signs[:1]  # which the next run looks at anyway
+    assert (before.paths[1] not in again or first_changed) == noticed
+
+
 def test_a_directory_that_is_too_young_vouches_for_nothing(tmp_path: Path) -> None:
     """What came into a directory just now could have gone in the same tick: its names are looked at one by one."""
     (tmp_path / "blobs").mkdir()
@@ -329,7 +355,7 @@ def test_a_directory_that_is_too_young_vouches_for_nothing(tmp_path: Path) -> No
     time.sleep(2 * RACY_NS / 1e9)
     (tmp_path / "blobs/new").write_text("2")
     signs = dict(zip(names := [str(tmp_path / "artifact"), str(tmp_path / "blobs/b")], look_at(names), strict=True))
-    assert stamps._second_names(signs) == {names[1]: RACY}
+    assert stamps._second_names(signs, {}) == {names[1]: RACY}
 
 
 def test_a_file_that_is_too_young_is_not_believed(tmp_path: Path) -> None:

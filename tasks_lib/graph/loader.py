@@ -56,6 +56,7 @@ class Keeping:
     standing: dict[str, Row] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     whole: bool = False
+    before: Stamp | None = None
 
     def leave(self, database: str, wanted: Iterable[str]) -> None:
         """Write the stamp."""
@@ -73,6 +74,7 @@ class Keeping:
             self.house.world.store.guarded(),
             rows,
             [*rows, *wanted],
+            self.before,
         )
 
 
@@ -177,6 +179,7 @@ class Loader:
         head = Head(code, settings, repr(cmd.sel_tasks), stamps.inode_of(database))
         self.keeping = keeping = Keeping(Recorder(loaded), head, found)
         stamp = stamps.read(stamp_of(database), head)
+        keeping.before = stamp
         if stamp is None or not stamp.guarded:
             found.enter()
         if stamp is None:

@@ -9,7 +9,6 @@ checked by doit.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -188,6 +187,7 @@ def write(
     guarded: Iterable[Path],
     rows: Mapping[str, Row],
     wanted: Iterable[str],
+    before: Stamp | None = None,
 ) -> None:
     """Write a stamp in one step; what cannot be written just does not help.
 
@@ -199,13 +199,14 @@ def write(
         guarded: the directories of the cache that nobody else may write.
         rows: of the tasks that are up to date.
         wanted: all tasks that were asked for.
+        before: the stamp that this one takes the place of.
     """
     import msgspec
 
     from tasks_lib.graph.library import replace_bytes  # both are slow to import, and most runs write none
 
     signs = _agreed(rows)
-    seconds = _second_names(signs)
+    seconds = _second_names(signs, _verified(before) if before is not None else {})
     first = [one for one in signs if one not in seconds]
     others = sorted(seconds, key=posixpath.dirname)
     places = {one: at for at, one in enumerate((*first, *others))}
@@ -241,10 +242,21 @@ def _agreed(rows: Mapping[str, Row]) -> dict[str, int]:
     return signs
 
 
-def _second_names(signs: Mapping[str, int]) -> dict[str, int]:
+def _verified(before: Stamp) -> dict[str, tuple[str, int, int]]:
+    """Return each second name of a stamp with the first one, its sign, and that of its directory."""
+    owners: dict[int, str] = {}
+    for name, sign in zip(before.first, before.signs, strict=False):
+        owners[sign] = name if sign not in owners else ""  # two files with one sign: neither is the owner
+    ends = [sign for sign, count in before.directories.values() for _ in range(count)]
+    names = zip(_words(before.others), before.signs[len(before.first) :], ends, strict=True)
+    return {name: (owners.get(sign, ""), sign, end) for name, sign, end in names if end != RACY}
+
+
+def _second_names(signs: Mapping[str, int], known: Mapping[str, tuple[str, int, int]]) -> dict[str, int]:
     """Return the names of files that have another one among these, with the sign of the directory in which they stand.
 
-    The directory is looked at before its names are: what happens to one of them later changes the sign.
+    The directory is looked at before its names are: what happens to one of them later changes the sign. What is `known`
+    of a name holds while its directory and the file are as they were.
     """
     found: dict[str, int] = {}
     owners: dict[int, str] = {}
@@ -256,8 +268,16 @@ def _second_names(signs: Mapping[str, int]) -> dict[str, int]:
         directory = posixpath.dirname(name)
         if directory not in directories:
             directories[directory] = entries_of(directory)
-        with contextlib.suppress(OSError):
-            one, two = os.lstat(owner), os.lstat(name)
-            if os.path.samestat(one, two) and two.st_ctime_ns ^ two.st_ino == sign:
-                found[name] = directories[directory]
+        end = directories[directory]
+        if known.get(name) == (owner, sign, end) or _is_one_file(owner, name, sign):
+            found[name] = end
     return found
+
+
+def _is_one_file(one: str, two: str, sign: int) -> bool:
+    """Whether both are names of one file, which has that sign."""
+    try:
+        first, second = os.lstat(one), os.lstat(two)
+    except OSError:
+        return False
+    return os.path.samestat(first, second) and second.st_ctime_ns ^ second.st_ino == sign
