@@ -112,7 +112,10 @@ def test_info_tells_where_it_came_from_and_who_uses_it(repository: Path, origin:
         "used by    : \n - repack:lib",
     ):
         assert text in done.stdout, text
-    assert "used by    : \n - extract:lib\n - toolchain:built" in doit(repository, "info", "repack:lib").stdout
+    assert (
+        "used by    : \n - extract:built/lib\n - extract:lib\n - toolchain:built"
+        in doit(repository, "info", "repack:lib").stdout
+    )
     assert "Traceback" not in doit(repository, "info").stdout
 
 

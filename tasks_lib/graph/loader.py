@@ -153,7 +153,13 @@ class Loader:
         if kind == "fetch" and found.plan.published(found.definitions.fetches[name]).task != task:
             return set()
         users = found.library.consumers.get(f"{kind}:{name}", ()) if "/" not in task else ()
-        return {f"toolchain:{user}" for user in users}
+        extractions = {
+            f"extract:{user}/{one.record.stem}"
+            for user in users
+            for one in found.plan.preparation(user).deliveries
+            if one.entry.delivery == "extract" and one.artifact.task == task
+        }
+        return extractions | {f"toolchain:{user}" for user in users}
 
     def _chosen(self, found: House, cmd: Any, pos_args: list[str]) -> list[Task]:
         scope = getattr(cmd, "scope", "all")
