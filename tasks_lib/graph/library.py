@@ -7,10 +7,7 @@ are decoded when they are asked for. What cannot be read, or was written by othe
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -71,19 +68,6 @@ def decoded(raw: msgspec.Raw) -> Any:
     return unpacked(msgspec.msgpack.decode(raw))
 
 
-def replace_bytes(path: Path, content: bytes) -> None:
-    """Write a file in one step, so that nobody else can write it; a cache that refuses just does not help."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with contextlib.suppress(OSError):
-        try:
-            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
-
-
 class Library:
     """The file at `path`; `code` says which code wrote it."""
 
@@ -116,7 +100,9 @@ class Library:
         """Keep it; a cache that cannot be written just does not help."""
         body = msgspec.msgpack.encode(kept)
         self.identity, self.consumers, self.marks = hashlib.sha256(body).digest(), kept.consumers, kept.marks
-        replace_bytes(self._path, _MAGIC + self.identity + body)
+        from tasks_lib.store import write_hint  # slow to import, and most runs write none
+
+        write_hint(self._path, _MAGIC + self.identity + body)
 
 
 def definitions_of(kept: Kept, parsed: Definitions | None = None) -> Definitions:

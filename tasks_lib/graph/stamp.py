@@ -203,7 +203,7 @@ def write(
     """
     import msgspec
 
-    from tasks_lib.graph.library import replace_bytes  # both are slow to import, and most runs write none
+    from tasks_lib.store import write_hint  # both are slow to import, and most runs write none
 
     signs = _agreed(rows)
     seconds = _second_names(signs, _verified(before) if before is not None else {})
@@ -229,7 +229,7 @@ def write(
     digest = hashlib.sha256()
     for part in body:
         digest.update(part)
-    replace_bytes(path, b"".join((_MAGIC, digest.digest(), *body)))
+    write_hint(path, b"".join((_MAGIC, digest.digest(), *body)))
 
 
 def _agreed(rows: Mapping[str, Row]) -> dict[str, int]:

@@ -26,6 +26,7 @@ from tasks_lib.progress import Progress, Silent
 from tasks_lib.store import files, locks, results, usage
 from tasks_lib.store.directories import Directories
 from tasks_lib.store.files import Durability
+from tasks_lib.store.hints import write_hint
 from tasks_lib.store.locks import locked
 from tasks_lib.store.memo import Stamp
 from tasks_lib.store.options import LOCK_TIMEOUT_S, Options
@@ -54,6 +55,7 @@ __all__ = [
     "locked",
     "place",
     "place_named",
+    "write_hint",
 ]
 
 #: What is said when no more bytes go into a file.

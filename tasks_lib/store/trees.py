@@ -7,7 +7,6 @@ it gets its name once, is leased while somebody uses it, and is taken away.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -116,6 +115,8 @@ def _sync_file_system(directory: Path) -> None:
     Raises:
         OSError: the file system refused.
     """
+    import ctypes  # slow to import, and most runs unpack nothing
+
     descriptor = os.open(directory, _DIRECTORY)
     try:
         if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):

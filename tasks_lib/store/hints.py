@@ -1,0 +1,21 @@
+"""Hints: files beside the store that only save time. Lost or wrong they do no harm, and their readers check them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+
+def write_hint(path: Path, content: bytes) -> None:
+    """Write a file in one step, so that nobody else can write it; a cache that refuses just does not help."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with contextlib.suppress(OSError):
+        try:
+            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
