@@ -228,3 +228,19 @@ def test_hashing_beside(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
         assert hashing._FREE.acquire(blocking=False) == (free > 0)  # given back
         if free:
             hashing._FREE.release()
+
+
+def test_directories_that_go_meanwhile(store: Store, tmp_path: Path) -> None:
+    """What another process removed since it was looked at (prune, an empty one) is made again where it is needed."""
+    result = Result(key="ab" * 32, integrity=put(store, b"one"))
+    for _ in range(2):
+        put(store, b"one")
+        store.record(result)
+        store.publish(result.integrity, tmp_path / "cache/artifacts/a/k/f")
+        for name in ("v1/blobs", "v1/results", "artifacts"):
+            remove_tree(tmp_path / "cache" / name)
+    put(store, b"one")
+    store.record(result)
+    store.publish(result.integrity, tmp_path / "cache/artifacts/a/k/f")
+    assert store.result(result.key) == result
+    assert (tmp_path / "cache/artifacts/a/k/f").read_bytes() == b"one"

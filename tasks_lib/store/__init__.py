@@ -211,9 +211,11 @@ class Store:
             OSError: the file system refused.
         """
         final = self.path(integrity.digest)
-        self._directories.make(final.parent, self.options.durability)
-        named = self._named(descriptor, temporary, integrity, final)
-        files.sync_directory(final.parent, self.options.durability)
+        durability = self.options.durability
+        named = self._directories.inside(
+            final.parent, durability, lambda: self._named(descriptor, temporary, integrity, final)
+        )
+        files.sync_directory(final.parent, durability)
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         if named == "now":
@@ -340,12 +342,15 @@ class Store:
         """
         self._directory("results")
         final = self.shelf.result_path(result.key)
-        with files.translated(final):
-            self._directories.make(final.parent, "fast")
-            with self._scratch(0o644) as temporary:
-                temporary.write(results.encoded(result).encode("ascii"))
-                temporary.finish("fast")
-                files.name_over(temporary.descriptor, temporary.path, final, self._directory("tmp"))
+        with files.translated(final), self._scratch(0o644) as temporary:
+            temporary.write(results.encoded(result).encode("ascii"))
+            temporary.finish("fast")
+            scratches = self._directory("tmp")
+            self._directories.inside(
+                final.parent,
+                "fast",
+                lambda: files.name_over(temporary.descriptor, temporary.path, final, scratches),
+            )
 
     @contextlib.contextmanager
     def _scratch(self, mode: int) -> Iterator[files.Temporary]:
@@ -366,12 +371,15 @@ class Store:
             StoreUnavailableError: `path` cannot be written.
         """
         with self.open(integrity) as file, files.translated(path, integrity.size):
-            self._directories.make(path.parent, "fast")  # a link that a power loss takes is made again
-            if not self._linked(file, path, integrity):
-                with self._scratch(0o444) as temporary:
-                    fill(file, temporary.descriptor, "auto", Silent())
-                    temporary.finish(self.options.durability)
-                    files.name_over(temporary.descriptor, temporary.path, path, self._directory("tmp"))
+            # a link that a power loss takes is made again, so that no directory is synced
+            self._directories.inside(path.parent, "fast", lambda: self._put(file, path, integrity))
+
+    def _put(self, file: BinaryIO, path: Path, integrity: Integrity) -> None:
+        if not self._linked(file, path, integrity):
+            with self._scratch(0o444) as temporary:
+                fill(file, temporary.descriptor, "auto", Silent())
+                temporary.finish(self.options.durability)
+                files.name_over(temporary.descriptor, temporary.path, path, self._directory("tmp"))
 
     def _linked(self, file: BinaryIO, path: Path, integrity: Integrity) -> bool:
         """Whether `path` could be made a link to the open blob, whose stamp that changes."""

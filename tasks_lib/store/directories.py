@@ -1,14 +1,14 @@
 """The directories of one cache: made when missing, believed when nobody else can write them.
 
-Internal to the store. Thousands of small files ask for the same few: each is looked at once a second. One that goes
-within that second makes the file system refuse what was to go there, and the next run makes it again.
+Internal to the store. Thousands of small files ask for the same few: each is looked at once a second.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from tasks_lib.store import files
 from tasks_lib.store.shelf import Shelf
@@ -17,6 +17,8 @@ from tasks_lib.store.shelf import Shelf
 _CACHEDIR_TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# cache of doit-fetch; may be deleted\n"
 #: Seconds for which a directory is taken to be as it was.
 _SEEN_S: Final = 1.0
+
+Done = TypeVar("Done")
 
 
 class Directories:
@@ -47,16 +49,27 @@ class Directories:
         self._own[name] = path, now + _SEEN_S
         return path
 
-    def make(self, path: Path, durability: files.Durability) -> None:
-        """Make a directory below one of the store's, with those between them.
+    def inside(self, path: Path, durability: files.Durability, act: Callable[[], Done]) -> Done:
+        """Return what `act` returns, which needs a directory below one of the store's: made when missing.
+
+        Another process may have removed it since it was seen: then it is made again, and `act` called once more.
 
         Raises:
             OSError: the file system refused.
         """
+        self._make(path, durability)
+        try:
+            return act()
+        except FileNotFoundError:
+            self._seen.clear()
+            self._make(path, durability)
+            return act()
+
+    def _make(self, path: Path, durability: files.Durability) -> None:
         now, place = time.monotonic(), str(path)
         if now < self._seen.get(place, 0.0):
             return
         if not path.is_dir():
-            self.make(path.parent, durability)
+            self._make(path.parent, durability)
             files.make_one(path, self._root, durability)
         self._seen[place] = now + _SEEN_S
