@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tasks_lib.progress import Silent
-from tasks_lib.steps.pruning import Bounds, Reach, judge, size_of
+from tasks_lib.steps.pruning import Bounds, Reach, judge, removed, size_of
 from tasks_lib.store import Store
 from tasks_lib.tree import remove_tree
 
@@ -101,9 +101,7 @@ class Pruning(RuleBasedStateMachine):
         if dry:
             return
         with self.store.upkeep.pruning(Silent()) as discard:
-            for one in verdicts:
-                if one.goes:
-                    discard(one.item, remove_tree)
+            removed(verdicts, bounds, lambda item: discard(item, remove_tree), time.time())
         left = {n for n in before if any(self.store.root.glob(f"v1/blobs/*/*/{hexed(n)}"))}
         gone = before - left
         assert not gone & self.needed
@@ -152,3 +150,22 @@ class TestPruningLong(Pruning.TestCase):  # type: ignore[valid-type,misc]  # mad
     settings = settings(
         max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), database=None
     )
+
+
+def test_what_is_in_use_makes_the_next_one_go(tmp_path: Path) -> None:
+    """Where the longest unused cannot go, the size is met by the one after it."""
+    store, nothing = Store(tmp_path / "cache"), frozenset[str]()
+    made = []
+    for number, hours in ((10, 3), (7, 2)):
+        with store.writer() as writer:
+            writer.write(content(number))
+            made.append(writer.commit())
+        then = time.time() - hours * HOUR_S
+        os.utime(store.path(made[-1].digest), (then, then))
+    bounds = Bounds(older_than_s=None, max_size=1000)
+    reached = Reach(keys=nothing, digests=nothing, artifacts=nothing, repositories=nothing)
+    with store.open(made[0]), store.upkeep.pruning(Silent()) as discard:
+        verdicts = judge(store.upkeep.items(), reached, {}, bounds, time.time())
+        _, kept = removed(verdicts, bounds, lambda item: discard(item, remove_tree), time.time())
+    assert kept == {str(store.path(made[0].digest)): "in use"}
+    assert [item.name for item in store.upkeep.items() if item.kind == "blob"] == [made[0].digest.hex]

@@ -22,7 +22,7 @@ from tasks_lib.errors import DefinitionError, FetchError, SettingError, StoreErr
 from tasks_lib.graph.amounts import PERIODS, UNITS, Told, bytes_told, days_told, quantity, whole
 from tasks_lib.graph.load import digest_of, load
 from tasks_lib.steps import Plan, World
-from tasks_lib.steps.pruning import Bounds, Reach, Verdict, judge, reach, size_of
+from tasks_lib.steps.pruning import Bounds, Reach, Verdict, judge, reach, removed, size_of
 from tasks_lib.steps.upkeep import Damage, Report, Verification
 from tasks_lib.store import Item
 from tasks_lib.tree import remove_tree
@@ -122,13 +122,12 @@ class Prune(_Upkeep):
         if params["dry_run"]:
             return _told_verdicts(_judged(world, bounds), bounds, {}, "would go")
         with world.store.upkeep.pruning(progress) as discard:
-            verdicts = _judged(world, bounds)
-            kept = {}
-            for one in (one for one in verdicts if one.goes):
+
+            def taken_away(item: Item) -> str:
                 progress.check()
-                why = discard(one.item, remove_tree)
-                if why:
-                    kept[one.item.path] = why
+                return discard(item, remove_tree)
+
+            verdicts, kept = removed(_judged(world, bounds), bounds, taken_away, time.time())
         return _told_verdicts(verdicts, bounds, kept, "gone")
 
 

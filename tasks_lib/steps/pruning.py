@@ -7,7 +7,7 @@ What a root reaches stays whatever a bound says; then the bound is missed, and t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -152,6 +152,36 @@ def judge(
         else:
             verdicts.append(Verdict(item, False, _WITHIN, used_s))
     return verdicts if bounds.max_size is None else _bounded(verdicts, bounds.max_size, now_s)
+
+
+def removed(
+    verdicts: list[Verdict], bounds: Bounds, discard: Callable[[Item], str], now_s: float
+) -> tuple[list[Verdict], dict[str, str]]:
+    """Take away what goes; return the verdicts as they then are, and path -> why of what had to stay.
+
+    What cannot go (in use, locked) makes room for the next longest unused, where a size is to be met.
+
+    Args:
+        verdicts: from `judge`.
+        bounds: as there.
+        discard: takes a thing away and returns why it stays, "" when it went.
+        now_s: as there.
+
+    Raises:
+        what `discard` raises.
+    """
+    kept: dict[str, str] = {}
+    tried: set[str] = set()
+    while going := [one.item for one in verdicts if one.goes and one.item.path not in tried]:
+        for item in going:
+            tried.add(item.path)
+            why = discard(item)
+            if why:
+                kept[item.path] = why
+        if bounds.max_size is not None:
+            standing = [one._replace(goes=False, why="stays") if one.item.path in kept else one for one in verdicts]
+            verdicts = _bounded(standing, bounds.max_size, now_s)
+    return verdicts, kept
 
 
 def _finished(items: list[Item]) -> frozenset[str]:
