@@ -25,6 +25,7 @@ from doit.task import Task
 
 from tasks_lib.errors import DefinitionError
 from tasks_lib.graph import stamp as stamps
+from tasks_lib.graph.closure import Names, affected, closure, owner_of, owners, raw
 from tasks_lib.graph.house import House
 from tasks_lib.graph.lean import compact
 from tasks_lib.graph.marks import unchanged
@@ -34,7 +35,7 @@ from tasks_lib.graph.stamp import Head, Row, Stamp
 from tasks_lib.graph.state import stamp_of
 
 if TYPE_CHECKING:
-    from tasks_lib.definitions import Definitions
+    pass
 
 #: Share of all definitions from which on everything is loaded: then nothing is saved by choosing.
 _MOST: Final = 0.5
@@ -65,7 +66,7 @@ class Keeping:
         definitions = self.house.definitions
         head = Head(self.head.code, self.head.settings, self.head.selection, stamps.inode_of(database))
         rows = self.standing | self.recorder.rows
-        digests = tuple(stamps.digests_of(one) for one in _raw(definitions))
+        digests = tuple(stamps.digests_of(one) for one in raw(definitions))
         stamps.write(
             stamp_of(database),
             head,
@@ -167,10 +168,10 @@ class Loader:
             return self._bare(found, cmd)
         found.enter()
         if pos_args:
-            names = _owners(found, pos_args)
+            names = owners(found, pos_args)
             if names is not None:
                 with contextlib.suppress(UnknownNameError):
-                    return self._named(_made(found, _closure(found.definitions, *names)), pos_args)
+                    return self._named(_made(found, closure(found.definitions, *names)), pos_args)
             return self._named(_made(found, None), pos_args)
         if scope == "groups":
             refused = found.definitions.refused  # what is wrong is told even where no task is shown
@@ -199,37 +200,25 @@ class Loader:
         cmd.dep_manager.backend.begin()
         if not stamp_of(database).exists():  # something was forgotten since it was read
             return _made(found, None)
-        return self._beside(found, cmd, _affected(stamp, changed, definitions, found.library.identity), stamp)
+        return self._beside(found, cmd, affected(stamp, changed, definitions, found.library.identity), stamp)
 
-    def _beside(self, found: House, cmd: Any, affected: _Names, stamp: Stamp) -> list[Task]:
+    def _beside(self, found: House, cmd: Any, affected: Names, stamp: Stamp) -> list[Task]:
         """Return the tasks of the affected definitions with what they need; the others stand."""
         definitions, keeping = found.definitions, self.keeping
-        closure = _closure(definitions, *affected)
-        if keeping is None or sum(map(len, closure)) > _MOST * (len(definitions.fetches) + len(definitions.toolchains)):
+        wanted = closure(definitions, *affected)
+        if keeping is None or sum(map(len, wanted)) > _MOST * (len(definitions.fetches) + len(definitions.toolchains)):
             return _made(found, None)
         for name, row in stamp.rows().items():
             kind, owner = owner_of(name)
             known = definitions.fetches if kind == "fetch" else definitions.toolchains
-            if owner in known and owner not in closure[0 if kind == "fetch" else 1]:
+            if owner in known and owner not in wanted[0 if kind == "fetch" else 1]:
                 keeping.standing[name] = row
         keeping.names = list(keeping.standing)
-        tasks = _made(found, closure)
+        tasks = _made(found, wanted)
         if cmd.sel_tasks is not None:
             there = {task.name for task in tasks}
             cmd.sel_tasks = [name for name in cmd.sel_tasks if name in there or "*" in name]
         return tasks
-
-
-_Names = tuple[dict[str, None], dict[str, None]]
-
-
-def owner_of(task: str) -> tuple[str, str]:
-    """Return kind and name of the definition that a task belongs to; ("", "") when it is none of ours."""
-    group, _, rest = task.partition(":")
-    if group not in GROUPS or not rest:
-        return "", ""
-    name, _, inner = rest.partition("/")
-    return ("toolchain" if inner or group == "toolchain" else "fetch"), name
 
 
 def _only_ours(namespace: Mapping[str, Any] | None) -> bool:
@@ -262,113 +251,7 @@ def _boot() -> str:
         return ""
 
 
-def _raw(definitions: Definitions) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
-    """Return the kept text of each definition."""
-    return _texts(definitions.fetches), _texts(definitions.toolchains)
-
-
-def _texts(one: Mapping[str, Any]) -> Mapping[str, bytes]:
-    from tasks_lib.graph.library import Lazy
-
-    if not isinstance(one, Lazy):
-        raise AssertionError("a house keeps its definitions in a library")
-    return {name: bytes(raw) for name, raw in one.raw.items()}
-
-
-def _affected(stamp: Stamp, changed: list[int], definitions: Definitions, library: bytes) -> _Names:
-    """Return the definitions with anything that may not be up to date."""
-    found: _Names = ({}, {})
-    touched = {*stamp.open, *(stamp.touched(changed) if changed else ())}
-    if stamp.library != library:
-        others = _others(stamp, definitions)
-        found[0].update(dict.fromkeys(others[0]))
-        found[1].update(dict.fromkeys(others[1]))
-        touched |= {task for task in stamp.names if _is_one_of(task, found)}
-    for task in _with_dependents(stamp, touched):
-        kind, name = owner_of(task)
-        if kind:
-            found[0 if kind == "fetch" else 1][name] = None
-    known = definitions.fetches, definitions.toolchains
-    return (
-        {name: None for name in found[0] if name in known[0]},
-        {name: None for name in found[1] if name in known[1]},
-    )
-
-
-def _others(stamp: Stamp, definitions: Definitions) -> tuple[set[str], set[str]]:
-    """Return the definitions that are not as they were, or are gone."""
-    changed = []
-    for before, raw in zip(stamp.digests(), _raw(definitions), strict=True):
-        now = stamps.digests_of(raw)
-        changed.append({name for name in before.keys() | now.keys() if before.get(name) != now.get(name)})
-    return changed[0], changed[1]
-
-
-def _is_one_of(task: str, names: _Names) -> bool:
-    kind, name = owner_of(task)
-    return bool(kind) and name in names[0 if kind == "fetch" else 1]
-
-
-def _with_dependents(stamp: Stamp, tasks: set[str]) -> set[str]:
-    """Return the tasks, and whatever depends on them: a script that changed gives its users another key."""
-    if not tasks:
-        return tasks
-    users: dict[str, list[str]] = {}
-    for task, row in stamp.rows().items():
-        for need in row.needs:
-            users.setdefault(need, []).append(task)
-    todo, seen = list(tasks), set(tasks)
-    while todo:
-        more = [user for user in users.get(todo.pop(), ()) if user not in seen]
-        seen.update(more)
-        todo += more
-    return seen
-
-
-def _owners(found: House, words: Iterable[str]) -> _Names | None:
-    """Return the definitions whose tasks are named, None when a word may mean more than that."""
-    definitions = found.definitions
-    names: _Names = ({}, {})
-    for word in words:
-        kind, name = owner_of(word)
-        for one in [name] if kind else _in_path(found, word):
-            if one in definitions.fetches and kind != "toolchain":
-                names[0][one] = None
-            if one in definitions.toolchains and kind != "fetch":
-                names[1][one] = None
-        if not any(one in names[0] or one in names[1] for one in ([name] if kind else _in_path(found, word))):
-            return None
-    return names
-
-
-def _in_path(found: House, word: str) -> list[str]:
-    """Return the definitions that a path of a target may belong to, by the shape of the cache and of the build."""
-    path = Path(os.path.abspath(word))  # noqa: PTH100  # a text, not a file
-    for top in (found.settings.cache / "artifacts", found.settings.build / "extracted/.records", found.settings.build):
-        with contextlib.suppress(ValueError):
-            first = path.relative_to(top.absolute()).parts[:1]
-            return [*first, *(one.removesuffix(".json") for one in first)]
-    return []
-
-
-def _closure(definitions: Definitions, fetches: Iterable[str], toolchains: Iterable[str]) -> _Names:
-    """Return these definitions and all that they consume."""
-    found: _Names = (dict.fromkeys(fetches), {})
-    todo = list(toolchains)
-    while todo:
-        name = todo.pop()
-        if name in found[1]:
-            continue
-        found[1][name] = None
-        for entry in definitions.toolchains[name].fetches:
-            if entry.kind == "fetch":
-                found[0][definitions.fetch(entry.name).name] = None
-            else:
-                todo.append(definitions.toolchain(entry.name).name)
-    return found
-
-
-def _made(found: House, names: _Names | None) -> list[Task]:
+def _made(found: House, names: Names | None) -> list[Task]:
     """Return the tasks of these definitions (None: of all), groups first."""
     return _tasks(found.graph.tasks(*(names or (None, None))))
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tasks_lib.errors import OfflineError, escaped
+from tasks_lib.graph.closure import needed
 
 if TYPE_CHECKING:
     from tasks_lib.graph.tasks import Step
@@ -36,19 +37,6 @@ def refuse_missing(tasks: Mapping[str, Any], selected: Iterable[str]) -> None:
         lines += [f"... and {len(missing) - _NAMED} more"] if len(missing) > _NAMED else []
         hint = "nothing was run; run once without offline, or copy a cache that holds them"
         raise OfflineError("offline, and this is missing:\n" + "\n".join(lines), hint=hint)
-
-
-def needed(tasks: Mapping[str, Any], selected: Iterable[str]) -> Iterator[Any]:
-    """Yield the selected tasks and whatever they depend on, each once."""
-    seen: set[str] = set()
-    todo = list(selected)
-    while todo:
-        name = todo.pop()
-        if name not in seen:
-            seen.add(name)
-            task = tasks[name]
-            todo += [*task.task_dep, *task.setup_tasks]
-            yield task
 
 
 def _step_of(task: Any) -> Step | None:

@@ -30,8 +30,8 @@ from doit.runner import Runner
 from tasks_lib.errors import escaped
 from tasks_lib.graph import lean
 from tasks_lib.graph.checker import LARGE
+from tasks_lib.graph.closure import needed
 from tasks_lib.graph.loader import Keeping
-from tasks_lib.graph.offline import needed
 from tasks_lib.graph.stamp import Row
 from tasks_lib.graph.watch import RUN
 

@@ -12,8 +12,8 @@ from doit.exceptions import InvalidCommand
 
 from tasks_lib.errors import escaped
 from tasks_lib.graph import drawing
+from tasks_lib.graph.closure import needed
 from tasks_lib.graph.commands import Named
-from tasks_lib.graph.offline import needed
 from tasks_lib.graph.tasks import Check
 from tasks_lib.graph.told import reasons
 

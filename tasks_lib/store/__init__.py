@@ -23,7 +23,7 @@ from tasks_lib.errors import (
     StoreUnavailableError,
 )
 from tasks_lib.progress import Progress, Silent
-from tasks_lib.store import files, locks, results, usage
+from tasks_lib.store import files, locks, naming, results, usage
 from tasks_lib.store.directories import Directories
 from tasks_lib.store.files import Durability
 from tasks_lib.store.hints import write_hint
@@ -196,7 +196,7 @@ class Store:
         """
         directory = self._directory("tmp")
         with files.translated(directory):
-            temporary = files.Temporary(directory, 0o444)
+            temporary = naming.Temporary(directory, 0o444)
         try:
             yield Writer(self.root, temporary, self.options.durability, self.name)
         finally:
@@ -226,7 +226,7 @@ class Store:
     ) -> Literal["now", "before"]:
         for _ in range(_NAMING_ATTEMPTS):
             try:
-                files.name_once(descriptor, temporary, final)
+                naming.name_once(descriptor, temporary, final)
             except FileExistsError:
                 if self.shelf.found(integrity) is not None:
                     return "before"
@@ -242,7 +242,7 @@ class Store:
         """
         directory = self._directory("tmp")
         with files.translated(directory):
-            temporary = files.Temporary(directory, 0o600)
+            temporary = naming.Temporary(directory, 0o600)
             if temporary.path is not None:
                 temporary.path.unlink()
         return temporary.spool(directory)
@@ -349,13 +349,13 @@ class Store:
             self._directories.inside(
                 final.parent,
                 "fast",
-                lambda: files.name_over(temporary.descriptor, temporary.path, final, scratches),
+                lambda: naming.name_over(temporary.descriptor, temporary.path, final, scratches),
             )
 
     @contextlib.contextmanager
-    def _scratch(self, mode: int) -> Iterator[files.Temporary]:
+    def _scratch(self, mode: int) -> Iterator[naming.Temporary]:
         """Give a file in the making."""
-        temporary = files.Temporary(self._directory("tmp"), mode)
+        temporary = naming.Temporary(self._directory("tmp"), mode)
         try:
             yield temporary
         finally:
@@ -379,15 +379,15 @@ class Store:
             with self._scratch(0o444) as temporary:
                 fill(file, temporary.descriptor, "auto", Silent())
                 temporary.finish(self.options.durability)
-                files.name_over(temporary.descriptor, temporary.path, path, self._directory("tmp"))
+                naming.name_over(temporary.descriptor, temporary.path, path, self._directory("tmp"))
 
     def _linked(self, file: BinaryIO, path: Path, integrity: Integrity) -> bool:
         """Whether `path` could be made a link to the open blob, whose stamp that changes."""
-        if not isinstance(file, Opened) or not files.is_same(file.fileno(), self.path(integrity.digest)):
+        if not isinstance(file, Opened) or not naming.is_same(file.fileno(), self.path(integrity.digest)):
             return False  # a shared cache is not touched
         file.confirm()
         try:
-            files.name_over(file.fileno(), None, path, self._directory("tmp"))
+            naming.name_over(file.fileno(), None, path, self._directory("tmp"))
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOENT):
                 raise

@@ -67,9 +67,6 @@ class Directories:
 
     def _make(self, path: Path, durability: files.Durability) -> None:
         now, place = time.monotonic(), str(path)
-        if now < self._seen.get(place, 0.0):
-            return
-        if not path.is_dir():
-            self._make(path.parent, durability)
-            files.make_one(path, self._root, durability)
-        self._seen[place] = now + _SEEN_S
+        if now >= self._seen.get(place, 0.0):
+            files.make_directory(path, self._root, durability)
+            self._seen[place] = now + _SEEN_S

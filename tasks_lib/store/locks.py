@@ -16,7 +16,7 @@ from typing import Final
 
 from tasks_lib.errors import StoreUnavailableError, escaped
 from tasks_lib.progress import Progress
-from tasks_lib.store import files
+from tasks_lib.store import files, naming
 
 #: Seconds between two looks at a lock that another process holds.
 _POLL_S: Final = 0.1
@@ -106,7 +106,7 @@ def _taken(path: Path, kind: int, timeout_s: float, progress: Progress) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        if files.is_same(descriptor, path):
+        if naming.is_same(descriptor, path):
             return descriptor
         os.close(descriptor)
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError, StoreUnavailableError, escaped
 from tasks_lib.progress import Progress
-from tasks_lib.store import files, locks
+from tasks_lib.store import files, locks, naming
 from tasks_lib.store.memo import Memo, Stamp
 from tasks_lib.store.options import FORMAT, Options
 from tasks_lib.store.quarantine import Quarantine
@@ -313,7 +313,7 @@ def _settled(descriptor: int) -> Stamp:
 def _is_judged(descriptor: int | None, path: Path) -> bool:
     """Whether `path` is the open file that was judged; without one, whatever is no regular file."""
     if descriptor is not None:
-        return files.is_same(descriptor, path)
+        return naming.is_same(descriptor, path)
     try:
         return not stat.S_ISREG(path.lstat().st_mode)
     except OSError:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from tasks_lib.store import files, locks
+from tasks_lib.store import files, locks, naming
 from tasks_lib.store.options import FORMAT
 
 Kind = Literal[
@@ -149,12 +149,21 @@ def _remove(item: Item, root: Path, remove_tree: Callable[[Path], None]) -> None
     if not stat.S_ISDIR(status.st_mode):
         path.unlink()
     else:
-        aside = root / FORMAT / "tmp" / files.scratch_name()
-        files.make_directory(aside.parent, root)
-        path.rename(aside)
-        remove_tree(aside)
+        take_away(path, root, remove_tree)
     if item.kind == "artifact":
         _drop_empty(path.parent, root / "artifacts")
+
+
+def take_away(directory: Path, root: Path, remove_tree: Callable[[Path], None]) -> None:
+    """Take a directory out of its place in one step, then remove it.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    aside = root / FORMAT / "tmp" / naming.scratch_name()
+    files.make_directory(aside.parent, root)
+    directory.rename(aside)
+    remove_tree(aside)
 
 
 @contextlib.contextmanager

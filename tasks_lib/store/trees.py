@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from tasks_lib.store import files, locks
+from tasks_lib.store import files, locks, naming
 from tasks_lib.store.shelf import Shelf
+from tasks_lib.store.survey import take_away
 from tasks_lib.store.usage import Usage
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -56,7 +57,7 @@ class Trees:
             try:
                 locks.lease(descriptor)
                 status = os.fstat(descriptor)
-                if files.is_same(descriptor, path) and not shelf.options.trust.objection(status):
+                if naming.is_same(descriptor, path) and not shelf.options.trust.objection(status):
                     self._usage.used(key, status.st_mtime)
                     yield path
                     return
@@ -101,10 +102,7 @@ class Trees:
         """
         path = self._place(self._shelf, key)
         with files.translated(path), contextlib.suppress(FileNotFoundError):
-            aside = self._shelf.top / "tmp" / files.scratch_name()
-            files.make_directory(aside.parent, self._shelf.root)
-            path.rename(aside)
-            self._remove_tree(aside)
+            take_away(path, self._shelf.root, self._remove_tree)
 
 
 def _sync_file_system(directory: Path) -> None:

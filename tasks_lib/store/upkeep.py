@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tasks_lib.progress import Progress
-from tasks_lib.store import files, results, usage
+from tasks_lib.store import files, naming, results, usage
 from tasks_lib.store.locks import locked
 from tasks_lib.store.quarantine import Quarantine
 from tasks_lib.store.shelf import Shelf
@@ -60,7 +60,7 @@ class Upkeep:
     def set_aside(self, path: Path, reason: str) -> None:
         """Move a damaged file, of the cache or of an extracted tree, to quarantine; one that cannot go stays."""
         directory = self._shelf.top / "quarantine"
-        aside = directory / f"{path.name[:100]}.{files.scratch_name()}"
+        aside = directory / f"{path.name[:100]}.{naming.scratch_name()}"
         with contextlib.suppress(OSError):
             files.make_directory(directory, self._root)
             path.rename(aside)

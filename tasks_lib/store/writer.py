@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import DigestMismatchError, SizeMismatchError
-from tasks_lib.store import files
+from tasks_lib.store import files, naming
 
 Name = Callable[[int, Path | None, Integrity], None]
 
@@ -16,7 +16,7 @@ Name = Callable[[int, Path | None, Integrity], None]
 class Writer:
     """Bytes on their way to become a blob; made by `Store.writer`."""
 
-    def __init__(self, root: Path, temporary: files.Temporary, durability: files.Durability, name: Name) -> None:
+    def __init__(self, root: Path, temporary: naming.Temporary, durability: files.Durability, name: Name) -> None:
         self._root, self._temporary, self._durability, self._name = root, temporary, durability, name
         self._digest = hashlib.sha256()
         self.size = 0

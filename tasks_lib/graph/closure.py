@@ -1,0 +1,142 @@
+"""Which definitions and tasks a question is about: those that are named or affected, and all that they need."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks_lib.graph import stamp as stamps
+from tasks_lib.graph.names import GROUPS
+
+if TYPE_CHECKING:
+    from tasks_lib.definitions import Definitions
+    from tasks_lib.graph.house import House
+    from tasks_lib.graph.stamp import Stamp
+
+#: Names of fetches and of toolchains, in order.
+Names = tuple[dict[str, None], dict[str, None]]
+
+
+def owner_of(task: str) -> tuple[str, str]:
+    """Return kind and name of the definition that a task belongs to; ("", "") when it is none of ours."""
+    group, _, rest = task.partition(":")
+    if group not in GROUPS or not rest:
+        return "", ""
+    name, _, inner = rest.partition("/")
+    return ("toolchain" if inner or group == "toolchain" else "fetch"), name
+
+
+def reached(begin: Iterable[str], leads_to: Callable[[str], Iterable[str]]) -> Iterator[str]:
+    """Yield what can be reached, each once, what one begins with too."""
+    seen: set[str] = set()
+    todo = list(begin)
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            todo += leads_to(name)
+            yield name
+
+
+def needed(tasks: Mapping[str, Any], selected: Iterable[str]) -> Iterator[Any]:
+    """Yield the selected tasks and whatever they depend on, each once."""
+    for name in reached(selected, lambda one: (*tasks[one].task_dep, *tasks[one].setup_tasks)):
+        yield tasks[name]
+
+
+def raw(definitions: Definitions) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
+    """Return the kept text of each definition."""
+    return _texts(definitions.fetches), _texts(definitions.toolchains)
+
+
+def _texts(one: Mapping[str, Any]) -> Mapping[str, bytes]:
+    from tasks_lib.graph.library import Lazy
+
+    if not isinstance(one, Lazy):
+        raise AssertionError("a house keeps its definitions in a library")
+    return {name: bytes(raw) for name, raw in one.raw.items()}
+
+
+def affected(stamp: Stamp, changed: list[int], definitions: Definitions, library: bytes) -> Names:
+    """Return the definitions with anything that may not be up to date."""
+    found: Names = ({}, {})
+    touched = {*stamp.open, *(stamp.touched(changed) if changed else ())}
+    if stamp.library != library:
+        others = _others(stamp, definitions)
+        found[0].update(dict.fromkeys(others[0]))
+        found[1].update(dict.fromkeys(others[1]))
+        touched |= {task for task in stamp.names if _is_one_of(task, found)}
+    for task in _with_dependents(stamp, touched):
+        kind, name = owner_of(task)
+        if kind:
+            found[0 if kind == "fetch" else 1][name] = None
+    known = definitions.fetches, definitions.toolchains
+    return (
+        {name: None for name in found[0] if name in known[0]},
+        {name: None for name in found[1] if name in known[1]},
+    )
+
+
+def _others(stamp: Stamp, definitions: Definitions) -> tuple[set[str], set[str]]:
+    """Return the definitions that are not as they were, or are gone."""
+    changed = []
+    for before, texts in zip(stamp.digests(), raw(definitions), strict=True):
+        now = stamps.digests_of(texts)
+        changed.append({name for name in before.keys() | now.keys() if before.get(name) != now.get(name)})
+    return changed[0], changed[1]
+
+
+def _is_one_of(task: str, names: Names) -> bool:
+    kind, name = owner_of(task)
+    return bool(kind) and name in names[0 if kind == "fetch" else 1]
+
+
+def _with_dependents(stamp: Stamp, tasks: set[str]) -> Iterable[str]:
+    """Return the tasks, and whatever depends on them: a script that changed gives its users another key."""
+    users: dict[str, list[str]] = {}
+    for task, row in stamp.rows().items() if tasks else ():
+        for need in row.needs:
+            users.setdefault(need, []).append(task)
+    return reached(tasks, lambda task: users.get(task, ()))
+
+
+def owners(found: House, words: Iterable[str]) -> Names | None:
+    """Return the definitions whose tasks are named, None when a word may mean more than that."""
+    definitions = found.definitions
+    names: Names = ({}, {})
+    for word in words:
+        kind, name = owner_of(word)
+        meant = [name] if kind else _in_path(found, word)
+        for one in meant:
+            if one in definitions.fetches and kind != "toolchain":
+                names[0][one] = None
+            if one in definitions.toolchains and kind != "fetch":
+                names[1][one] = None
+        if not any(one in names[0] or one in names[1] for one in meant):
+            return None
+    return names
+
+
+def _in_path(found: House, word: str) -> list[str]:
+    """Return the definitions that a path of a target may belong to, by the shape of the cache and of the build."""
+    path = Path(os.path.abspath(word))  # noqa: PTH100  # a text, not a file
+    for top in (found.settings.cache / "artifacts", found.settings.build / "extracted/.records", found.settings.build):
+        with contextlib.suppress(ValueError):
+            first = path.relative_to(top.absolute()).parts[:1]
+            return [*first, *(one.removesuffix(".json") for one in first)]
+    return []
+
+
+def closure(definitions: Definitions, fetches: Iterable[str], toolchains: Iterable[str]) -> Names:
+    """Return these definitions and all that they consume."""
+
+    def consumed(name: str, kind: str) -> list[str]:
+        entries = definitions.toolchains[name].fetches
+        kept = definitions.fetch if kind == "fetch" else definitions.toolchain
+        return [kept(entry.name).name for entry in entries if entry.kind == kind]
+
+    found = dict.fromkeys(reached(toolchains, lambda name: consumed(name, "toolchain")))
+    return dict.fromkeys([*fetches, *(one for name in found for one in consumed(name, "fetch"))]), found
