@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Final
 from urllib.parse import urlsplit
@@ -167,7 +167,7 @@ def _repacked(run: Run, request: Request, integrity: Integrity) -> Integrity:
 
     log(f"Repacking {request.original} as {request.dest}")
     # what upstream packs is packed: symlinks are written as they are, and nothing is ever written through one
-    limits = replace(run.settings.limits, outward_symlinks="keep")
+    limits = run.settings.limits._replace(outward_symlinks="keep")
     with run.store.open(integrity) as file, run.store.temporary() as spool, run.store.writer() as writer:
         kind = kind_of(file, request.original, limits)
         if kind is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,13 +22,12 @@ if TYPE_CHECKING:
     from tasks_lib.steps import Plan, World
 
 
-@dataclass(frozen=True)
 class House:
     """One run; the porch makes it."""
 
-    settings: Settings
-    environ: Mapping[str, str]
-    _entered: list[bool] = field(default_factory=list)
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        self.settings, self.environ = settings, environ
+        self._entered = False
 
     @cached_property
     def world(self) -> World:
@@ -57,7 +55,7 @@ class House:
 
         if not self._entered:
             Store(self.settings.cache, self.settings.store).join(self.settings.fetchdefs)
-            self._entered.append(True)
+            self._entered = True
 
     @property
     def database(self) -> Path:

@@ -14,9 +14,8 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from doit.cmd_base import NamespaceTaskLoader
 from doit.exceptions import InvalidDodoFile
@@ -34,9 +33,6 @@ from tasks_lib.graph.recorder import Recorder
 from tasks_lib.graph.stamp import Head, Row, Stamp
 from tasks_lib.graph.state import stamp_of
 
-if TYPE_CHECKING:
-    pass
-
 #: Share of all definitions from which on everything is loaded: then nothing is saved by choosing.
 _MOST: Final = 0.5
 
@@ -47,17 +43,15 @@ def house() -> House | None:
     return getattr(porch, "HOUSE", None)
 
 
-@dataclass
 class Keeping:
     """What a bare run knows beforehand, and what it leaves for the next one."""
 
-    recorder: Recorder
-    head: Head
-    house: House
-    standing: dict[str, Row] = field(default_factory=dict)
-    names: list[str] = field(default_factory=list)
-    whole: bool = False
-    before: Stamp | None = None
+    def __init__(self, recorder: Recorder, head: Head, house: House) -> None:
+        self.recorder, self.head, self.house = recorder, head, house
+        self.standing: dict[str, Row] = {}
+        self.names: list[str] = []
+        self.whole = False
+        self.before: Stamp | None = None
 
     def leave(self, database: str, wanted: Iterable[str]) -> None:
         """Write the stamp."""

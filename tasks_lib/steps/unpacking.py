@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
@@ -55,7 +54,7 @@ class Archive(NamedTuple):
 
 def _key(integrity: Integrity, name: str, limits: Limits) -> str:
     version = f"{TREE_VERSION}.{UNPACKED_VERSION}"
-    return recipe.unpacked_key(integrity, format=format_for(name) or "", limits=asdict(limits), version=version)
+    return recipe.unpacked_key(integrity, format=format_for(name) or "", limits=limits._asdict(), version=version)
 
 
 def tree_key(world: World, delivery: Delivery, integrity: Integrity) -> str:
@@ -116,7 +115,7 @@ def _unpack(empty: Path, archive: Archive, progress: Progress) -> None:
         "format": archive.format,
         "size": archive.integrity.size,
         "digest": str(archive.integrity.digest),
-        "limits": asdict(archive.limits),
+        "limits": archive.limits._asdict(),
     }
     copies = archive.limits.max_total_bytes
     unpack(empty, lambda writer: archive.read(writer.add), facts, copies=copies, progress=progress)

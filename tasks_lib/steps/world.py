@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +19,11 @@ if TYPE_CHECKING:
     from tasks_lib.unpinned import Unpinned
 
 
-@dataclass(frozen=True)
 class World:
     """One run's world; `environ` is what a toolchain's command inherits."""
 
-    settings: Settings
-    environ: Mapping[str, str]
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        self.settings, self.environ = settings, environ
 
     @cached_property
     def store(self) -> Store:
@@ -83,4 +81,4 @@ class World:
     def limits(self, own: tuple[tuple[str, int | str], ...]) -> Limits:
         """Return the limits of an archive whose definition says `own`; the settings say the rest."""
         named: dict[str, Any] = dict(own)
-        return replace(self.settings.limits, **named)
+        return self.settings.limits._replace(**named)

@@ -14,9 +14,8 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 from tasks_lib.archive import Entry, Limits, Reshape, read
 from tasks_lib.errors import TreeError, escaped
@@ -38,8 +37,7 @@ _CHUNK: Final = 1 << 20
 _TRIES: Final = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """One archive's (or file's) place: a directory that it may share, and a record of its own beside it."""
 
     destination: Path
