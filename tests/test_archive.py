@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from tasks_lib import archive
+from tasks_lib import archive, formats
 from tasks_lib.archive import Limits, Reshape
 from tasks_lib.definitions import json_schema
 from tasks_lib.errors import ArchiveError, TreeError
@@ -46,7 +46,7 @@ def repacked(
     data: bytes,
     kind: str,
     reshape: Reshape | None = None,
-    mtime: int = archive.mtime_for(None),
+    mtime: int = formats.mtime_for(None),
     limits: Limits = LIMITS,
 ) -> bytes:
     out = io.BytesIO()
@@ -532,9 +532,9 @@ def test_a_changed_tree_is_noticed(tmp_path: Path) -> None:
 
 def test_formats_by_name_and_content() -> None:
     """A format is known by suffix and by first bytes."""
-    assert archive.format_for("x.TGZ") == "tar.gz"
-    assert archive.format_for("x.deb") == "deb"
-    assert archive.format_for("x.rpm") is None
+    assert formats.format_for("x.TGZ") == "tar.gz"
+    assert formats.format_for("x.deb") == "deb"
+    assert formats.format_for("x.rpm") is None
     assert archive.format_of(GZ(b"x")) == "tar.gz"
     assert archive.format_of(tar(PLAIN)[:512]) == "tar"
     assert archive.format_of(b"\x7fELF") is None

@@ -183,7 +183,8 @@ def _reshape(
     run: Run, file: BinaryIO, request: Request, kind: str, spool: BinaryIO, writer: Writer, limits: Limits
 ) -> None:
     """Write the normalised archive, as `repack:NAME` does."""
-    from tasks_lib.archive import Reshape, mtime_for, repack
+    from tasks_lib.archive import Reshape, repack
+    from tasks_lib.formats import mtime_for
 
     repack(
         file,
@@ -220,7 +221,8 @@ def _wrap(
     Raises:
         UnsupportedArchiveError: it was not asked for, or the file would lose its name.
     """
-    from tasks_lib.archive import mtime_for, write
+    from tasks_lib.archive import write
+    from tasks_lib.formats import mtime_for
 
     if request.single != "wrap" or request.strip:
         reason = "is one file: nothing can be stripped" if request.single == "wrap" else "is no archive known here"

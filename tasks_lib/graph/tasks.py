@@ -18,9 +18,9 @@ import msgspec
 from doit.exceptions import TaskFailed
 
 from tasks_lib import recipe, steps
-from tasks_lib.archive import format_for
 from tasks_lib.definitions import Fetch, Refused, StaticUrl, Toolchain
 from tasks_lib.errors import CancelledError, FetchError, ToolError, escaped
+from tasks_lib.formats import format_for
 from tasks_lib.graph import identity
 from tasks_lib.graph.names import GROUPS
 from tasks_lib.graph.watch import RUN

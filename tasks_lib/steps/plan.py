@@ -22,7 +22,7 @@ from tasks_lib.definitions import (
     Toolchain,
 )
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.tree import TREE_VERSION
+from tasks_lib.formats import TREE_VERSION
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):

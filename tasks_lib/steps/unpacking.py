@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from tasks_lib import recipe
-from tasks_lib.archive import Entry, Limits, Reshape, format_for, read
+from tasks_lib.archive import Entry, Limits, Reshape, read
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import ArchiveError, StoreError, StoreUnavailableError
+from tasks_lib.formats import TREE_VERSION, format_for
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Delivery
 from tasks_lib.steps.world import World
 from tasks_lib.store import Item, can_clone
 from tasks_lib.store.trees import Trees
-from tasks_lib.tree import TREE_VERSION, UNPACKED_VERSION, DamagedTreeError, Slot, Unpacked, remove_tree, unpack
+from tasks_lib.tree import UNPACKED_VERSION, DamagedTreeError, Slot, Unpacked, remove_tree, unpack
 
 #: Unpacked trees that are tried for one delivery: when the first one is damaged, a new one is made.
 _ATTEMPTS: Final = 2

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tasks_lib.archive import Limits, mtime_for, writer_version
+from tasks_lib.formats import mtime_for, writer_version
+from tasks_lib.limits import Limits
 from tasks_lib.network import RepositorySettings
 from tasks_lib.settings import Settings
 from tasks_lib.store import Store

@@ -28,10 +28,8 @@ from tasks_lib.tree.standing import all_stand, new_paths, remove_entries
 from tasks_lib.tree.unpacked import UNPACKED_VERSION, DamagedTreeError, Unpacked, unpack
 from tasks_lib.tree.writer import TreeWriter, remove_tree
 
-__all__ = ["TREE_VERSION", "UNPACKED_VERSION", "DamagedTreeError", "Slot", "Unpacked", "remove_tree", "unpack"]
+__all__ = ["UNPACKED_VERSION", "DamagedTreeError", "Slot", "Unpacked", "remove_tree", "unpack"]
 
-#: Raise when the same archive may give another tree.
-TREE_VERSION: Final = 2
 _CHUNK: Final = 1 << 20
 #: How often a directory is made again that another slot removed because it was empty.
 _TRIES: Final = 20
