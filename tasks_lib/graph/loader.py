@@ -25,7 +25,7 @@ from doit.task import Task
 from tasks_lib.errors import DefinitionError
 from tasks_lib.graph import stamp as stamps
 from tasks_lib.graph.closure import Names, affected, closure, owner_of, owners, raw
-from tasks_lib.graph.house import House
+from tasks_lib.graph.house import House, house
 from tasks_lib.graph.lean import compact
 from tasks_lib.graph.marks import unchanged
 from tasks_lib.graph.names import GROUPS, UnknownNameError, resolved
@@ -35,12 +35,6 @@ from tasks_lib.graph.state import stamp_of
 
 #: Share of all definitions from which on everything is loaded: then nothing is saved by choosing.
 _MOST: Final = 0.5
-
-
-def house() -> House | None:
-    """Return what the porch built, None when no dodo.py asked for it."""
-    porch = sys.modules.get("tasks_lib.graph.porch")
-    return getattr(porch, "HOUSE", None)
 
 
 class Keeping:
