@@ -24,7 +24,7 @@ from doit.task import Task
 
 from tasks_lib.errors import DefinitionError
 from tasks_lib.graph import stamp as stamps
-from tasks_lib.graph.closure import Names, affected, closure, owner_of, owners, raw
+from tasks_lib.graph.closure import Names, affected, closure, digests, owner_of, owners
 from tasks_lib.graph.house import House, house
 from tasks_lib.graph.lean import compact
 from tasks_lib.graph.marks import unchanged
@@ -51,15 +51,13 @@ class Keeping:
         """Write the stamp."""
         if self.whole:
             return  # it says so already
-        definitions = self.house.definitions
         head = Head(self.head.code, self.head.settings, self.head.selection, stamps.inode_of(database))
         rows = self.standing | self.recorder.rows
-        digests = tuple(stamps.digests_of(one) for one in raw(definitions))
         stamps.write(
             stamp_of(database),
             head,
             self.house.library,
-            (digests[0], digests[1]),
+            digests(self.house.definitions),
             self.house.world.store.guarded(),
             rows,
             [*rows, *wanted],
