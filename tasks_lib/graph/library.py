@@ -116,9 +116,11 @@ class Lazy(Mapping[str, Value], Generic[Value]):
 
     def _place(self, name: object) -> int:
         """Return which one has that name, -1 when none has."""
+        if not isinstance(name, str) or "\0" in name:
+            return -1
         if self._glances >= _GLANCES:
             self._places = self._places or {one: at for at, one in enumerate(self)}
-            return self._places.get(name, -1) if isinstance(name, str) else -1
+            return self._places.get(name, -1)
         self._glances += 1
         at = self._block.names.find(f"\0{name}\0")
         return -1 if at < 0 else self._block.names.count("\0", 0, at)
