@@ -8,19 +8,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from doit import get_var
 from doit.exceptions import InvalidDodoFile
+from doit.task import Task
 
 from tasks_lib.errors import FetchError
 from tasks_lib.graph.checker import MD5Checker
 from tasks_lib.graph.house import House
+from tasks_lib.graph.lean import made
 from tasks_lib.graph.state import stamp_of
 from tasks_lib.settings import SETTINGS, Settings, project_table
-
-if TYPE_CHECKING:
-    from tasks_lib.graph.tasks import Task
 
 
 def _house() -> House:
@@ -70,4 +69,4 @@ def task_fetchdefs() -> Iterator[Task]:
         graph = HOUSE.graph
     except FetchError as error:
         raise InvalidDodoFile(str(error)) from None
-    yield from graph.tasks()
+    yield from made(graph.tasks())

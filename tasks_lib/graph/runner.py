@@ -141,6 +141,7 @@ class PooledRunner(Runner):
         """
         gc.freeze()
         gc.enable()
+        lean.Portions(task_dispatcher)
         self._tasks = task_dispatcher.tasks
         self._selected = task_dispatcher.selected_tasks
         if self._keeping is not None:
@@ -301,7 +302,8 @@ class PooledRunner(Runner):
         if node.run_status == "successful":
             if self._keeping is not None:
                 self._keeping.recorder.made(node.task)
-            lean.release_task(node.task)
+            if isinstance(node.task, lean.LeanTask):
+                node.task.release()
 
     def finish(self) -> int:
         """Save and report; then leave a stamp for the next run, unless a signal wants the end now."""
