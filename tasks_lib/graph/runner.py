@@ -39,6 +39,8 @@ _AHEAD: Final = 64
 _MOST_AHEAD: Final = 4096
 #: Nodes taken from doit's graph between two looks at what has finished.
 _PULLS: Final = 32
+#: Tasks from which on looks for garbage leave them out while they run.
+_MANY: Final = 1000
 #: Seconds that tasks have to stop after a signal; with saving and leaving it stays below two.
 _DRAIN_S: Final = 1.2
 
@@ -139,7 +141,8 @@ class PooledRunner(Runner):
         Raises:
             InvalidDodoFile: tasks wait for each other.
         """
-        gc.freeze()
+        if len(task_dispatcher.tasks) > _MANY:
+            gc.freeze()
         gc.enable()
         lean.Portions(task_dispatcher)
         self._tasks = task_dispatcher.tasks
@@ -316,6 +319,8 @@ class PooledRunner(Runner):
         if keeping is not None and saved:
             asked = (task.name for task in needed(self._tasks, self._selected) if task.actions)
             keeping.leave(backend.name, asked)
+        if len(self._tasks) > _MANY:
+            gc.unfreeze()
         return status
 
     def _drain(self, dispatcher: Any) -> None:
