@@ -298,7 +298,7 @@ class Shelf:
 
 @lru_cache(maxsize=64)
 def _path(place: str) -> Path:
-    """Return a path: whoever downloads a small file asks for its blob's three times, and each costs ten microseconds."""
+    """Return a path: who downloads a small file asks for its blob three times, ten microseconds each."""
     return Path(place)
 
 
