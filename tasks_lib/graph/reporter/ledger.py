@@ -25,6 +25,31 @@ _WINDOW_S: Final = 5.0
 Facts = Mapping[str, str | int | float]
 
 
+class _Flow:
+    """What arrives, and how fast it did lately."""
+
+    __slots__ = ("_marks", "_moved_s", "_size")
+
+    def __init__(self, at_s: float) -> None:
+        self._size, self._moved_s = 0, at_s
+        self._marks = [(at_s, 0)]  # two a second, of the last seconds
+
+    def add(self, size: int, at_s: float) -> None:
+        """Note that `size` bytes came."""
+        self._size += size
+        self._moved_s = at_s
+        if at_s - self._marks[-1][0] >= _WINDOW_S / 10:
+            self._marks = [*self._marks[-11:], (at_s, self._size)]
+
+    def rate(self, now: float) -> float:
+        """Return bytes per second over the last seconds, 0 when nothing came in them."""
+        if now - self._moved_s >= _WINDOW_S:
+            return 0.0
+        before = [mark for mark in self._marks if mark[0] <= now - _WINDOW_S]
+        at_s, size = before[-1] if before else self._marks[0]
+        return (self._size - size) / (now - at_s) if now > at_s else 0.0
+
+
 @dataclass(slots=True)
 class Phase:
     """One phase: `start_s` to `end_s` (0 while it lasts), `size` bytes done of `total` (0: unknown)."""
@@ -51,8 +76,7 @@ class TaskRun:
     message: str = ""
     phases: list[Phase] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    _marks: list[tuple[float, int]] = field(default_factory=list)
-    _moved_s: float = 0.0
+    _flow: _Flow | None = None  # of the present phase
 
     @property
     def phase(self) -> Phase | None:
@@ -76,12 +100,7 @@ class TaskRun:
 
     def rate(self, now: float) -> float:
         """Return bytes per second of the present phase over the last seconds, 0 when nothing came in them."""
-        phase = self.phase
-        if phase is None or now - self._moved_s >= _WINDOW_S:
-            return 0.0
-        before = [mark for mark in self._marks if mark[0] <= now - _WINDOW_S]
-        at_s, size = before[-1] if before else self._marks[0]
-        return (phase.size - size) / (now - at_s) if now > at_s else 0.0
+        return self._flow.rate(now) if self._flow is not None else 0.0
 
     def begin(self, name: str, at_s: float, facts: Facts) -> None:
         """Let a phase begin."""
@@ -93,24 +112,20 @@ class TaskRun:
         # git and hg say whom they ask when they connect
         url = self.phases[-1].url if name == "body" and self.phases and "url" not in facts else facts.get("url", "")
         self.phases.append(Phase(name, at_s, url=str(url), **number))
-        self._marks, self._moved_s = [(at_s, 0)], at_s
+        self._flow = _Flow(at_s)
 
     def advance(self, size: int, at_s: float) -> None:
         """Add bytes to the present phase."""
-        if not self.phases:
-            return
-        phase = self.phases[-1]
-        phase.size += size
-        self._moved_s = at_s
-        if at_s - self._marks[-1][0] >= _WINDOW_S / 10:
-            self._marks = [*self._marks[-11:], (at_s, phase.size)]
+        if self._flow is not None:
+            self.phases[-1].size += size
+            self._flow.add(size, at_s)
 
     def finish(self, at_s: float, outcome: str, message: str) -> None:
         """Let it end."""
         if self.phases:
             self.phases[-1].end_s = self.phases[-1].end_s or at_s
         self.end_s, self.outcome, self.message = at_s, outcome, message
-        self._marks = self._marks[:1]  # ten thousand runs are kept to the end
+        self._flow = None  # ten thousand runs are kept to the end
 
 
 def host_of(url: str) -> str:
@@ -138,11 +153,13 @@ class Ledger:
         self._ready: dict[str, float] = {}
         self._left: dict[str, int] | None = None  # size of each wanted task that has not ended
         self._left_bytes = self._had_bytes = 0
+        self._flow = _Flow(0.0)  # of all downloads
         self._lock = threading.Lock()
 
     def begin(self, tasks: Mapping[str, Any], selected: tuple[str, ...], at_s: float) -> None:
         """Note what the run is about: doit's tasks by name, and which were asked for."""
         self.tasks, self.selected, self.begun_s = tasks, selected, at_s
+        self._flow = _Flow(at_s)
 
     def ready(self, name: str, at_s: float) -> None:
         """Note that doit looks at a task: its dependencies are done."""
@@ -178,7 +195,10 @@ class Ledger:
             if event.name == "phase":
                 run.begin(str(event.facts["phase"]), event.at_s, event.facts)
             elif event.name == "advance":
-                run.advance(int(event.facts["size"]), event.at_s)
+                size = int(event.facts["size"])
+                run.advance(size, event.at_s)
+                if run.phase is not None and run.phase.name == "body":
+                    self._flow.add(size, event.at_s)
             elif event.name == "warn":
                 run.warnings.append(str(event.facts["message"]))
             elif event.name == "skip":
@@ -260,6 +280,11 @@ class Ledger:
             bodies = [run.source for run in self._active.values()]
             have = self._had_bytes + sum(body.size + body.resumed for body in bodies if body is not None)
             return have, max(have, self._had_bytes + self._left_bytes)
+
+    def rate(self, now: float) -> float:
+        """Return bytes per second that all sources together gave lately; what is resumed came before."""
+        with self._lock:
+            return self._flow.rate(now)
 
     def by_host(self) -> dict[str, tuple[int, int, float]]:
         """Return files, bytes and seconds that each host gave, the longest first."""
