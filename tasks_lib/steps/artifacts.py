@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from tasks_lib import recipe
-from tasks_lib.archive import Reshape
-from tasks_lib.archive import repack as repack_archive
 from tasks_lib.definitions import Fetch, Git, Hg, Place, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import StoreUnavailableError
 from tasks_lib.interpreter import alone
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Artifact, commit_record
-from tasks_lib.steps.trees import archive_format
 from tasks_lib.steps.world import World
 from tasks_lib.store import Result
 
@@ -175,6 +172,10 @@ def repack(world: World, definition: Fetch, origin: Artifact, artifact: Artifact
         StoreUnavailableError, CancelledError: as `fetch`.
         TransportError, ToolError, IntegrityError: a commit, as `commit_archive`.
     """
+    from tasks_lib.archive import Reshape  # what decodes is loaded when needed
+    from tasks_lib.archive import repack as repack_archive
+    from tasks_lib.steps.trees import archive_format
+
     source = definition.source
     if not isinstance(source, StaticUrl):
         from tasks_lib.steps.repositories import commit_archive

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import io
 import os
-import secrets
 import stat
 import time
 from collections.abc import Callable
@@ -278,7 +277,7 @@ class Shelf:
         Only the very file that was judged goes: another process may have put a right one there meanwhile.
         """
         directory = self._top / "quarantine"
-        aside = directory / f"{path.name}.{secrets.token_hex(4)}"
+        aside = directory / f"{path.name}.{os.urandom(4).hex()}"
         if not _is_judged(descriptor, path):
             return None
         try:

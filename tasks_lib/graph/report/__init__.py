@@ -8,7 +8,7 @@ from typing import Any, Final
 from doit.cmd_base import DoitCmdBase
 from doit.exceptions import InvalidCommand
 
-from tasks_lib.graph.reporter import Reporter
+from tasks_lib.graph.house import house
 
 __all__ = ["Report"]
 
@@ -56,7 +56,8 @@ class Report(DoitCmdBase):
             raise _refused(f"`report` takes no task names, but was given {args[0]!r}")
         self.loader.setup(params)
         self.loader.load_doit_config()
-        recorded = Reporter.surroundings.record
+        found = house()
+        recorded = found.surroundings.record if found is not None else None
         if recorded is None:
             raise _refused("this dodo.py does not use tasks_lib.graph.porch, which records runs")
         files = {

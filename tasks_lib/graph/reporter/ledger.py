@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -50,33 +49,30 @@ class _Flow:
         return (self._size - size) / (now - at_s) if now > at_s else 0.0
 
 
-@dataclass(slots=True)
 class Phase:
     """One phase: `start_s` to `end_s` (0 while it lasts), `size` bytes done of `total` (0: unknown)."""
 
-    name: str
-    start_s: float
-    end_s: float = 0.0
-    url: str = ""
-    size: int = 0
-    total: int = 0
-    resumed: int = 0
+    __slots__ = ("end_s", "name", "resumed", "size", "start_s", "total", "url")
+
+    def __init__(self, name: str, start_s: float, url: str = "", total: int = 0, resumed: int = 0) -> None:
+        self.name, self.start_s, self.end_s, self.url = name, start_s, 0.0, url
+        self.size, self.total, self.resumed = 0, total, resumed
 
 
-@dataclass(slots=True)
 class TaskRun:
     """One execution of one task; `outcome` is "" while it lasts."""
 
-    name: str
-    ready_s: float
-    start_s: float
-    worker: str
-    end_s: float = 0.0
-    outcome: str = ""
-    message: str = ""
-    phases: list[Phase] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    _flow: _Flow | None = None  # of the present phase
+    __slots__ = (
+        "_flow", "end_s", "message", "name", "outcome",
+        "phases", "ready_s", "start_s", "warnings", "worker",
+    )  # fmt: skip
+
+    def __init__(self, name: str, ready_s: float, start_s: float, worker: str) -> None:
+        self.name, self.ready_s, self.start_s, self.worker = name, ready_s, start_s, worker
+        self.end_s, self.outcome, self.message = 0.0, "", ""
+        self.phases: list[Phase] = []
+        self.warnings: list[str] = []
+        self._flow: _Flow | None = None  # of the present phase
 
     @property
     def phase(self) -> Phase | None:
