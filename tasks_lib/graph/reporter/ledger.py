@@ -40,7 +40,10 @@ class Phase:
 
 @dataclass(slots=True)
 class TaskRun:
-    """One execution of one task; `outcome` is "" while it lasts."""
+    """One execution of one task; `outcome` is "" while it lasts.
+
+    `done_s` is when its worker was done with it (0: nobody said), before doit heard of that.
+    """
 
     name: str
     ready_s: float
@@ -49,6 +52,7 @@ class TaskRun:
     end_s: float = 0.0
     outcome: str = ""
     message: str = ""
+    done_s: float = 0.0
     phases: list[Phase] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     _marks: list[tuple[float, int]] = field(default_factory=list)
@@ -106,10 +110,10 @@ class TaskRun:
             self._marks = [*self._marks[-11:], (at_s, phase.size)]
 
     def finish(self, at_s: float, outcome: str, message: str) -> None:
-        """Let it end."""
+        """Let it end, at the latest now."""
+        self.end_s, self.outcome, self.message = self.done_s or at_s, outcome, message
         if self.phases:
-            self.phases[-1].end_s = self.phases[-1].end_s or at_s
-        self.end_s, self.outcome, self.message = at_s, outcome, message
+            self.phases[-1].end_s = self.phases[-1].end_s or self.end_s
         self._marks = self._marks[:1]  # ten thousand runs are kept to the end
 
 
@@ -179,6 +183,8 @@ class Ledger:
                 run.begin(str(event.facts["phase"]), event.at_s, event.facts)
             elif event.name == "advance":
                 run.advance(int(event.facts["size"]), event.at_s)
+            elif event.name == "done":
+                run.done_s = event.at_s
             elif event.name == "warn":
                 run.warnings.append(str(event.facts["message"]))
             elif event.name == "skip":
