@@ -49,11 +49,12 @@ def repacked(
     reshape: Reshape | None = None,
     mtime: int = archive.mtime_for(None),
     limits: Limits = LIMITS,
+    duplicates: str = "refuse",
 ) -> bytes:
     out = io.BytesIO()
     archive.repack(
         io.BytesIO(data), name="a", format=kind, reshape=reshape or Reshape(), limits=limits,
-        mtime=mtime, spool=io.BytesIO(), write=out.write, progress=Silent(),
+        mtime=mtime, spool=io.BytesIO(), write=out.write, progress=Silent(), duplicates=duplicates,
     )  # fmt: skip
     return out.getvalue()
 
