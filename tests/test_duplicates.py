@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from tasks_lib.archive import Limits, Reshape
 from tasks_lib.errors import ArchiveError
 from tests.archives import Member, Zipped, tar, zip_of
+from tests.project import PORCH, definition
 from tests.test_archive import LIMITS, extract, repacked, tree_of
-from tests.test_journeys import definition
-from tests.test_reporter import PORCH, doit
+from tests.test_reporter import doit
 
 
 def hard(name: str, target: str) -> Member:

@@ -33,7 +33,7 @@ from tasks_lib.errors import BlobCorruptError, BlobMissingError, FetchError
 from tasks_lib.store import Store
 from tests.archives import Member, tar
 from tests.origin import Origin, Request, reply, serving
-from tests.test_journeys import CLEAN, ROOT, definition
+from tests.project import CLEAN, PORCH, ROOT, definition
 
 BIG = random.Random(7).randbytes(300_000)
 LIBRARY = tar([Member("lib-1/"), Member("lib-1/lib.h", b"#define A 1\n" * 50), Member("lib-1/big", BIG[:100_000])])
@@ -165,7 +165,7 @@ def planted(tmp_path: Path) -> Farm:
     (tmp_path / "lib-1.tar").write_bytes(LIBRARY)
     (tmp_path / "big.bin").write_bytes(BIG)
     (tmp_path / "old.bin").write_bytes(b"old")
-    (top / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (top / "dodo.py").write_text(PORCH)
     (top / "fetchdefs/fetch/a.yml").write_text(
         definition("lib", f"file://{tmp_path}/lib-1.tar", LIBRARY, REPACK)
         + definition("big", f"file://{tmp_path}/big.bin", BIG)
@@ -644,7 +644,7 @@ def test_eight_processes_and_a_reader(tmp_path: Path) -> None:
         for number in range(8):
             top = tmp_path / f"r{number}"
             (top / "fetchdefs/fetch").mkdir(parents=True)
-            (top / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+            (top / "dodo.py").write_text(PORCH)
             (top / "fetchdefs/fetch/a.yml").write_text(text)
             farms.append(Farm(top))
         cache = f"cache={tmp_path}/cache"

@@ -20,9 +20,9 @@ from tasks_lib.graph.report.trace import trace
 from tests.archives import Member, tar
 from tests.browser import BROWSER, headless
 from tests.origin import reply, serving
+from tests.project import PORCH, definition
 from tests.records import record
-from tests.test_journeys import definition
-from tests.test_reporter import PORCH, doit
+from tests.test_reporter import doit
 
 pytestmark = [
     pytest.mark.slow,

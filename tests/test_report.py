@@ -14,11 +14,9 @@ from tasks_lib.graph.report import record as records
 from tasks_lib.graph.report.analysis import advice, critical_path, hosts, spent
 from tasks_lib.graph.report.page import page
 from tasks_lib.graph.report.trace import trace
+from tests.project import LIBRARY, TOOL, definition
 from tests.records import record
-from tests.test_journeys import definition
-from tests.test_reporter import LIBRARY, TOOL, broken, doit, origin, repository
-
-__all__ = ["origin", "repository"]  # fixtures
+from tests.test_reporter import broken, doit
 
 
 def task(name: str, start: float, end: float, **more: Any) -> dict[str, Any]:
@@ -175,7 +173,7 @@ def test_report_of_a_run(repository: Path) -> None:
     ]
     assert lib["ready"] <= lib["start"] <= lib["phases"][0][1] <= lib["phases"][-1][2] <= lib["end"] <= found["elapsed"]
     assert lib["size"] == len(LIBRARY)
-    assert lib["defined"] == "fetchdefs/fetch/a.yml:1"
+    assert lib["defined"] == "fetchdefs/fetch/all.yml:1"
     assert [found["tasks"][number]["name"] for number in by_name["repack:lib"]["needs"]] == ["fetch:lib"]
     assert "no source gave" in by_name["fetch:tool"]["message"]
     assert doit(repository, "fetch:lib").returncode == 0  # nothing to do: the record stays
@@ -199,7 +197,7 @@ def test_no_worker_is_in_two_places(tmp_path: Path) -> None:
 
 def test_secrets_are_in_no_record(repository: Path, origin: Any) -> None:
     """Credentials and queries of URLs are in neither the record, the event log, nor what is printed."""
-    path = repository / "fetchdefs/fetch/a.yml"
+    path = repository / "fetchdefs/fetch/all.yml"
     path.write_text(definition("tool", f"{origin.url}/tool.tar?token=sesame", TOOL))
     done = doit(repository, "fetch", FETCH_EVENTS="events.jsonl")
     assert done.returncode == 0
