@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks_lib.store import Store
 from tests.origin import Origin, reply, serving
 from tests.project import LIBRARY, PORCH, TOOL, definition, written
 
@@ -23,6 +24,12 @@ def origin() -> Iterator[Origin]:
     """Give a server with two archives."""
     with serving({"/lib-1.0.tar": reply(LIBRARY), "/tool.tar": reply(TOOL)}) as one:
         yield one
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Return an empty store."""
+    return Store(tmp_path / "cache")
 
 
 @pytest.fixture

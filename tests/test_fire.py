@@ -393,17 +393,22 @@ def test_no_space(farm: Farm, task: str, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout
 
 
+def btrfs(image: Path) -> str:
+    """Make a file system that knows quotas and shares blocks; return its image."""
+    if shutil.which("mkfs.btrfs") is None:
+        pytest.skip("btrfs-progs is not installed")
+    with image.open("wb") as file:
+        file.truncate(200 << 20)
+    subprocess.run(["mkfs.btrfs", "-q", str(image)], check=True)
+    return str(image)
+
+
 @root_only
 @pytest.mark.slow
 def test_quota(farm: Farm, tmp_path: Path) -> None:
     """A quota that is used up is told like a full disk."""
-    image, place = tmp_path / "image", tmp_path / "quota"
-    with image.open("wb") as file:
-        file.truncate(150 << 20)
-    if shutil.which("mkfs.btrfs") is None:
-        pytest.skip("btrfs-progs is not installed")
-    subprocess.run(["mkfs.btrfs", "-q", str(image)], check=True)
-    with mounted(place, "-o", "loop", str(image)):
+    place = tmp_path / "quota"
+    with mounted(place, "-o", "loop", btrfs(tmp_path / "image")):
         for words in (["quota", "enable", str(place)], ["subvolume", "create", f"{place}/sub"]):
             subprocess.run(["btrfs", *words], check=True, stdout=subprocess.DEVNULL)
         subprocess.run(["btrfs", "qgroup", "limit", "300K", f"{place}/sub"], check=True)
@@ -778,13 +783,8 @@ def test_has_is_one_stat(farm: Farm) -> None:
 @pytest.mark.slow
 def test_clones(farm: Farm, tmp_path: Path) -> None:
     """Where the file system shares blocks, placing takes no space, and a write to what was placed leaves the blob."""
-    image, place = tmp_path / "image", tmp_path / "btrfs"
-    with image.open("wb") as file:
-        file.truncate(200 << 20)
-    if shutil.which("mkfs.btrfs") is None:
-        pytest.skip("btrfs-progs is not installed")
-    subprocess.run(["mkfs.btrfs", "-q", str(image)], check=True)
-    with mounted(place, "-o", "loop", str(image)):
+    place = tmp_path / "btrfs"
+    with mounted(place, "-o", "loop", btrfs(tmp_path / "image")):
         words = (f"cache={place}/cache", f"build={place}/build")
         assert farm.doit(*words).returncode == 0
         placed = place / "build/kit/fetches/big.bin"
