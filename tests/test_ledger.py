@@ -146,6 +146,21 @@ def test_phases_are_bounded_and_closed() -> None:
     assert phases[-1].end_s == 1000
 
 
+def test_a_task_ends_when_its_worker_is_done() -> None:
+    """However late doit hears of it: the worker may be at work on the next task by then."""
+    said = Said()
+    said.say(0, "fetch:a", "start")
+    said.say(1, "fetch:a", "phase", phase="body", url="http://a/")
+    said.say(2, "fetch:a", "done")
+    said.say(3, "fetch:b", "start")
+    assert [run.name for run in said.ledger.active()] == ["fetch:a", "fetch:b"]
+    said.ledger.end("fetch:a", 4, "success")
+    said.ledger.end("fetch:b", 5, "success")
+    runs = said.ledger.runs
+    assert [(run.start_s, run.end_s) for run in runs.values()] == [(0, 2), (3, 5)]
+    assert runs["fetch:a"].phases[-1].end_s == 2
+
+
 def test_the_body_of_a_repository_is_of_whom_was_connected() -> None:
     """A body without a URL of its own belongs to the host that was asked before."""
     said = Said()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,6 @@ from tests.origin import Answer, Origin, Request, in_turn, ranged, raw, reply, s
 BODY = b"0123456789" * 20_000
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 PINNED = Integrity(size=len(BODY), digest=Digest.sha256(hashlib.sha256(BODY).hexdigest()))
-
-
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    with serving({}) as one:
-        yield one
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "cache")
 
 
 def sources(store: Store, network: str = "on", **settings: float) -> Sources:

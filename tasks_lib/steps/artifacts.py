@@ -201,6 +201,7 @@ def repack(world: World, definition: Fetch, origin: Artifact, artifact: Artifact
                 spool=spool,
                 write=writer.write,
                 progress=progress,
+                duplicates=source.duplicates,
             )
             integrity = writer.commit()
         store.record(Result(key=artifact.key, integrity=integrity, provenance={"tar": f"sha256:{tar_digest}"}))

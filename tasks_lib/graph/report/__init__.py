@@ -9,6 +9,7 @@ from doit.cmd_base import DoitCmdBase
 from doit.exceptions import InvalidCommand
 
 from tasks_lib.graph.house import house
+from tasks_lib.graph.started import set_up
 
 __all__ = ["Report"]
 
@@ -54,7 +55,7 @@ class Report(DoitCmdBase):
 
         if args:
             raise _refused(f"`report` takes no task names, but was given {args[0]!r}")
-        self.loader.setup(params)
+        set_up(self.loader, params)
         self.loader.load_doit_config()
         found = house()
         recorded = found.surroundings.record if found is not None else None

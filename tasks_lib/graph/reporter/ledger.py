@@ -60,16 +60,19 @@ class Phase:
 
 
 class TaskRun:
-    """One execution of one task; `outcome` is "" while it lasts."""
+    """One execution of one task; `outcome` is "" while it lasts.
+
+    `done_s` is when its worker was done with it (0: nobody said), before doit heard of that.
+    """
 
     __slots__ = (
-        "_flow", "end_s", "message", "name", "outcome",
+        "_flow", "done_s", "end_s", "message", "name", "outcome",
         "phases", "ready_s", "start_s", "warnings", "worker",
     )  # fmt: skip
 
     def __init__(self, name: str, ready_s: float, start_s: float, worker: str) -> None:
         self.name, self.ready_s, self.start_s, self.worker = name, ready_s, start_s, worker
-        self.end_s, self.outcome, self.message = 0.0, "", ""
+        self.done_s, self.end_s, self.outcome, self.message = 0.0, 0.0, "", ""
         self.phases: list[Phase] = []
         self.warnings: list[str] = []
         self._flow: _Flow | None = None  # of the present phase
@@ -98,8 +101,20 @@ class TaskRun:
         """Return bytes per second of the present phase over the last seconds, 0 when nothing came in them."""
         return self._flow.rate(now) if self._flow is not None else 0.0
 
-    def begin(self, name: str, at_s: float, facts: Facts) -> None:
-        """Let a phase begin."""
+    def hear(self, event: Event) -> None:
+        """Take one event that came after its start."""
+        if event.name == "phase":
+            self._begin(str(event.facts["phase"]), event.at_s, event.facts)
+        elif event.name == "advance":
+            self._advance(int(event.facts["size"]), event.at_s)
+        elif event.name == "done":
+            self.done_s = event.at_s
+        elif event.name == "warn":
+            self.warnings.append(str(event.facts["message"]))
+        elif event.name == "skip":
+            self.outcome, self.message = "skipped", str(event.facts["reason"])
+
+    def _begin(self, name: str, at_s: float, facts: Facts) -> None:
         if self.phases:
             self.phases[-1].end_s = self.phases[-1].end_s or at_s
         if len(self.phases) >= MAX_PHASES:
@@ -110,17 +125,16 @@ class TaskRun:
         self.phases.append(Phase(name, at_s, url=str(url), **number))
         self._flow = _Flow(at_s)
 
-    def advance(self, size: int, at_s: float) -> None:
-        """Add bytes to the present phase."""
+    def _advance(self, size: int, at_s: float) -> None:
         if self._flow is not None:
             self.phases[-1].size += size
             self._flow.add(size, at_s)
 
     def finish(self, at_s: float, outcome: str, message: str) -> None:
-        """Let it end."""
+        """Let it end, at the latest now."""
+        self.end_s, self.outcome, self.message = self.done_s or at_s, outcome, message
         if self.phases:
-            self.phases[-1].end_s = self.phases[-1].end_s or at_s
-        self.end_s, self.outcome, self.message = at_s, outcome, message
+            self.phases[-1].end_s = self.phases[-1].end_s or self.end_s
         self._flow = None  # ten thousand runs are kept to the end
 
 
@@ -188,18 +202,9 @@ class Ledger:
             run = self.runs.get(event.task)
             if run is None:
                 return
-            if event.name == "phase":
-                run.begin(str(event.facts["phase"]), event.at_s, event.facts)
-            elif event.name == "advance":
-                size = int(event.facts["size"])
-                run.advance(size, event.at_s)
-                if run.phase is not None and run.phase.name == "body":
-                    self._flow.add(size, event.at_s)
-            elif event.name == "warn":
-                run.warnings.append(str(event.facts["message"]))
-            elif event.name == "skip":
-                run.outcome = "skipped"
-                run.message = str(event.facts["reason"])
+            run.hear(event)
+            if event.name == "advance" and run.phase is not None and run.phase.name == "body":
+                self._flow.add(int(event.facts["size"]), event.at_s)
 
     def end(self, name: str, at_s: float, outcome: str, message: str = "") -> str:
         """Let a task end; return what became of it, in one word.
