@@ -36,7 +36,7 @@ class Line(NamedTuple):
 
 
 def totals(ledger: Ledger, now: float) -> list[Line]:
-    """Return the counts with bytes and time, the next step after a stop, the hosts that gave bytes, and what took long."""
+    """Return the counts with bytes and time, the next step after a stop, the hosts that gave bytes, what took long."""
     if not ledger.counts:
         return []
     fetched = sum(run.fetched_bytes for run in ledger.ended("fetched"))
