@@ -136,7 +136,7 @@ def _fetch_url(world: World, name: str, source: StaticUrl, artifact: Artifact, p
         before = known.provenance if known is not None else {}
         told = {**before, **provenance, **verdict}
         world.store.record(Result(key=artifact.key, integrity=source.integrity, provenance=told))
-    adopt(world, artifact)
+    world.store.publish(source.integrity, artifact.path)
 
 
 def _wanted(name: str, source: StaticUrl) -> Wanted:
