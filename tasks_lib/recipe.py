@@ -23,6 +23,7 @@ IDENTITY: Final = frozenset(
         "artifact_name",
         "strip_components",
         "add_prefix",
+        "duplicates",
         "revision",
         "path_prefix",
         "dot_git",
@@ -89,6 +90,7 @@ def repack_key(source: StaticUrl, *, version: str) -> str:
         str(source.strip_components),
         source.add_prefix,
         source.artifact_name,
+        *([f"duplicates {source.duplicates}"] if source.duplicates != "refuse" else []),
     )
 
 

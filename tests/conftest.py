@@ -3,9 +3,38 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks_lib.store import Store
+from tests.origin import Origin, reply, serving
+from tests.project import LIBRARY, PORCH, TOOL, definition, written
 
 # a job in the background of a shell ignores Ctrl-C, and so would every program that a test starts and interrupts
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # the same under nohup
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    """Give a server with two archives."""
+    with serving({"/lib-1.0.tar": reply(LIBRARY), "/tool.tar": reply(TOOL)}) as one:
+        yield one
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Return an empty store."""
+    return Store(tmp_path / "cache")
+
+
+@pytest.fixture
+def repository(tmp_path: Path, origin: Origin) -> Path:
+    """Return a user's repository that fetches both, and repacks one; tests with toolchains have their own."""
+    fetches = definition("lib", f"{origin.url}/lib-1.0.tar", LIBRARY, "    artifact-name: lib.tar.zst\n")
+    fetches += definition("tool", f"{origin.url}/tool.tar", TOOL)
+    return written(tmp_path, {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": fetches})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks_lib.graph.checker import LARGE, MD5Checker
 from tasks_lib.graph.marks import RACY_NS
-from tests.test_journeys import doit, ran
+from tests.project import doit, ran
 
 DODO = """
 import hashlib, threading

@@ -6,37 +6,24 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.origin import Origin, reply, serving
-from tests.test_journeys import CLEAN, LIBRARY, ROOT, TOOL, definition, doit, ran
+from tests.origin import Origin
+from tests.project import CLEAN, LIBRARY, PORCH, ROOT, TOOL, definition, doit, ran, written
 
 NEW = TOOL.replace(b"int main;", b"int less;")
 
 
 @pytest.fixture
-def origin() -> Iterator[Origin]:
-    with serving({"/lib-1.0.tar": reply(LIBRARY), "/tool.tar": reply(TOOL)}) as one:
-        yield one
-
-
-@pytest.fixture
-def repository(tmp_path: Path, origin: Origin) -> Path:
-    repack = "    artifact-name: lib.tar.zst\n"
-    files = {
-        "dodo.py": "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n",
-        "fetchdefs/fetch/all.yml": definition("lib", f"{origin.url}/lib-1.0.tar", LIBRARY, repack)
-        + definition("tool", f"{origin.url}/tool.tar", TOOL),
-        "fetchdefs/toolchain/all.yml": "built:\n  description: b\n  fetches: {fetch: [lib]}\n"
-        "  run: {command: [cp, lib-1.0/lib.h, ../artifacts/out.txt], toolchain-artifact: out.txt}\n",
-    }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    return tmp_path
+def repository(repository: Path) -> Path:
+    """Return it with a toolchain."""
+    built = (
+        "built:\n  description: b\n  fetches: {fetch: [lib]}\n"
+        "  run: {command: [cp, lib-1.0/lib.h, ../artifacts/out.txt], toolchain-artifact: out.txt}\n"
+    )
+    return written(repository, {"fetchdefs/toolchain/all.yml": built})
 
 
 def target(repository: Path, name: str = "tool") -> str:
@@ -89,6 +76,24 @@ def test_a_typo(words: tuple[str, ...], repository: Path) -> None:
     assert TYPOS[words] in done.stdout
     assert len(done.stdout.splitlines()) == 2
     assert "\x1b" not in done.stdout
+
+
+COMMANDS = ["run", "list", "info", "why", "graph", "forget", "clean", "verify", "prune", "cache", "report"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, repository: Path) -> None:
+    """`--help` shows what `doit help` does; an option that there is not is named, with where the others stand."""
+    asked = doit(repository, name, "--help")
+    assert (asked.returncode, asked.stdout) == (0, doit(repository, "help", name).stdout)
+    refused = doit(repository, name, "--odd")
+    assert refused.returncode == 3
+    assert refused.stdout == f"ERROR: {name}: option --odd not recognized\n`doit help {name}` shows its options\n"
+
+
+def test_help_after_a_task_is_the_tasks(repository: Path) -> None:
+    """What stands after the name of a task may be an option of its own."""
+    assert "there is no task, target or command called '--help'" in doit(repository, "fetch:lib", "--help").stdout
 
 
 def test_info_tells_where_it_came_from_and_who_uses_it(repository: Path, origin: Origin) -> None:
@@ -185,7 +190,7 @@ def test_a_closed_pipe_is_no_crash(repository: Path) -> None:
 def test_forget_without_defaults(repository: Path) -> None:
     """A dodo.py that says default_tasks: None forgets all groups, where doit itself crashes."""
     ran(doit(repository))
-    porch = "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n"
+    porch = PORCH
     (repository / "dodo.py").write_text(porch + 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": None}\n')
     assert "forgetting toolchain:built" in doit(repository, "forget").stdout
 
@@ -245,3 +250,17 @@ def test_what_a_dodo_leaves_open_is_written(words: str, written: str, ours: str,
     (repository / "dodo.py").write_text(ours)
     doit(repository, *words.split())
     assert (repository / "log").read_text() == written
+
+
+@pytest.mark.parametrize("words", ["list", "", "info fetch:tool", "verify", "report", "-f ../dodo.py list", "graph"])
+def test_a_directory_that_was_removed(words: str, repository: Path) -> None:
+    """Started where nothing is any more, every command says so, and doit's traceback is not shown."""
+    gone = repository / "gone"
+    gone.mkdir()
+    script = f'rmdir ../gone && exec "$0" -m doit {words}'
+    done = subprocess.run(
+        ["/bin/sh", "-c", script, sys.executable], cwd=gone, env=CLEAN | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    told = "ERROR: the directory in which doit was started was removed\nchange into one that is there, and run again\n"
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", told)

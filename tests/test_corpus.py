@@ -22,6 +22,7 @@ from tasks_lib.tree import Slot, remove_tree
 from tests.archives import Member, tar
 from tests.cases import ZST, Tree
 from tests.corpus import CASES
+from tests.project import PORCH
 
 ROOT = Path(__file__).parent.parent
 LIMITS = Limits(max_total_bytes=8 << 20, max_entries=1000, max_metadata_bytes=1 << 16)
@@ -151,7 +152,7 @@ def directory(request: pytest.FixtureRequest) -> Iterator[Path]:
 def repository(directory: Path, strip: int) -> None:
     """Write all of the corpus with its definitions; `strip` makes `repack:` tasks of them."""
     (directory / "fetchdefs/fetch").mkdir(parents=True)
-    (directory / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (directory / "dodo.py").write_text(PORCH)
     definitions = []
     for number, case in enumerate(CASES.values()):
         data = case.make()

@@ -78,6 +78,8 @@ WRONG = {
     "name": (GOOD.replace("a:", "'../a':", 1), "'../a' is no safe name"),
     "prefix": (fetch("add-prefix: ../x, artifact-name: a.tar.zst"), "a.fetch.add-prefix: holds the component '..'"),
     "strip": (fetch("strip-components: -1"), "a.fetch.strip-components"),
+    "duplicates": (fetch("duplicates: first"), "'first' is unknown: write refuse or last"),
+    "duplicates name": (fetch("duplicates: last"), "make a .tar.zst, but the artifact is called 'a.tar.gz'"),
     "strip name": (fetch("strip-components: 1"), "make a .tar.zst, but the artifact is called 'a.tar.gz'"),
     "artifact name": (fetch("artifact-name: a/b"), "a.fetch.artifact-name: holds a slash"),
     "other archive": (fetch("artifact-name: a.zip"), "a .gz archive cannot become 'a.zip': only .tar.zst archives"),

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from tests.origin import Answer, Origin, ranged, reply, serving, throttled
-from tests.test_journeys import CLEAN, ROOT, definition, doit, ran
+from tests.project import CLEAN, PORCH, ROOT, definition, doit, ran
 
 
 def repository(tmp_path: Path, *definitions: str) -> Path:
     here = tmp_path / "repository"
     (here / "fetchdefs/fetch").mkdir(parents=True)
-    (here / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (here / "dodo.py").write_text(PORCH)
     (here / "fetchdefs/fetch/all.yml").write_text("".join(definitions))
     return here
 

@@ -15,10 +15,8 @@ import jsonschema
 import pytest
 
 from tests.origin import Origin
-from tests.test_journeys import ROOT
-from tests.test_reporter import DOIT, ENVIRON, HOSTILE, broken, doit, origin, repository
-
-__all__ = ["origin", "repository"]  # fixtures
+from tests.project import LIBRARY, ROOT, TOOL
+from tests.test_reporter import DOIT, ENVIRON, HOSTILE, broken, doit
 
 SCHEMA = json.loads((ROOT / "docs/events.schema.json").read_text())
 
@@ -48,9 +46,9 @@ def test_every_line_is_of_the_schema(repository: Path) -> None:
         times = [line["at_s"] for line in first if line.get("worker") == worker]
         assert times == sorted(times)
     phases = [line["phase"] for line in first if line["event"] == "phase" and line["task"] == "fetch:lib"]
-    assert [phase for phase in phases if phase != "wait"] == ["queue", "connect", "first-byte", "body", "verify"]
+    assert [phase for phase in phases if phase != "wait"] == ["connect", "first-byte", "body", "verify"]
     sizes = [line["size"] for line in first if line["event"] == "progress" and line["task"] == "fetch:lib"]
-    assert sum(sizes) == 2048
+    assert sum(sizes) == len(LIBRARY)
     assert lines[-2] | {"run": "", "at_s": 0} == {
         "event": "end", "run": "", "at_s": 0, "task": "fetch:lib", "worker": "MainThread", "outcome": "up-to-date",
     }  # fmt: skip
@@ -100,7 +98,7 @@ def test_json_document(repository: Path) -> None:
         "extract:tool": ("fail", "not-run"),
     }
     assert "no source gave" in tasks["fetch:tool"]["error"]
-    assert tasks["fetch:lib"]["bytes"] == 2048
+    assert tasks["fetch:lib"]["bytes"] == len(LIBRARY)
     assert tasks["fetch:lib"]["source"].endswith("/lib-1.0.tar")
     assert tasks["fetch:lib"]["elapsed"] > 0
     assert found["summary"]["counts"] == {"fetched": 1, "made": 1, "failed": 1, "not-run": 1}
@@ -122,7 +120,7 @@ def test_json_into_a_file(repository: Path) -> None:
     """With -o the document goes to the file, and stdout stays empty."""
     done = doit(repository, "-r", "json", "-o", "out.json", "fetch")
     assert done.stdout == ""
-    assert json.loads((repository / "out.json").read_text())["summary"]["bytes"] == 4096
+    assert json.loads((repository / "out.json").read_text())["summary"]["bytes"] == len(LIBRARY) + len(TOOL)
 
 
 def test_json_of_a_run_that_cannot_begin(repository: Path) -> None:

@@ -33,17 +33,6 @@ STALL_S, TOTAL_S = 0.3, 0.9
 MEMORY_KIB = 60 << 10
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "cache")
-
-
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    with serving({}) as one:
-        yield one
-
-
 def impatient(store: Store, **settings: float) -> Sources:
     deadlines = {"connect_timeout_s": 2.0, "stall_timeout_s": STALL_S, "total_timeout_s": TOTAL_S, **settings}
     return Sources(store, Transport(TransportSettings(**deadlines)), Policy(backoff_s=0.001))  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ from tasks_lib.errors import BlobCorruptError, BlobMissingError, FetchError
 from tasks_lib.store import Store
 from tests.archives import Member, tar
 from tests.origin import Origin, Request, reply, serving
-from tests.test_journeys import CLEAN, ROOT, definition
+from tests.project import CLEAN, PORCH, ROOT, definition
 
 BIG = random.Random(7).randbytes(300_000)
 LIBRARY = tar([Member("lib-1/"), Member("lib-1/lib.h", b"#define A 1\n" * 50), Member("lib-1/big", BIG[:100_000])])
@@ -165,7 +165,7 @@ def planted(tmp_path: Path) -> Farm:
     (tmp_path / "lib-1.tar").write_bytes(LIBRARY)
     (tmp_path / "big.bin").write_bytes(BIG)
     (tmp_path / "old.bin").write_bytes(b"old")
-    (top / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (top / "dodo.py").write_text(PORCH)
     (top / "fetchdefs/fetch/a.yml").write_text(
         definition("lib", f"file://{tmp_path}/lib-1.tar", LIBRARY, REPACK)
         + definition("big", f"file://{tmp_path}/big.bin", BIG)
@@ -393,17 +393,22 @@ def test_no_space(farm: Farm, task: str, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout
 
 
+def btrfs(image: Path) -> str:
+    """Make a file system that knows quotas and shares blocks; return its image."""
+    if shutil.which("mkfs.btrfs") is None:
+        pytest.skip("btrfs-progs is not installed")
+    with image.open("wb") as file:
+        file.truncate(200 << 20)
+    subprocess.run(["mkfs.btrfs", "-q", str(image)], check=True)
+    return str(image)
+
+
 @root_only
 @pytest.mark.slow
 def test_quota(farm: Farm, tmp_path: Path) -> None:
     """A quota that is used up is told like a full disk."""
-    image, place = tmp_path / "image", tmp_path / "quota"
-    with image.open("wb") as file:
-        file.truncate(150 << 20)
-    if shutil.which("mkfs.btrfs") is None:
-        pytest.skip("btrfs-progs is not installed")
-    subprocess.run(["mkfs.btrfs", "-q", str(image)], check=True)
-    with mounted(place, "-o", "loop", str(image)):
+    place = tmp_path / "quota"
+    with mounted(place, "-o", "loop", btrfs(tmp_path / "image")):
         for words in (["quota", "enable", str(place)], ["subvolume", "create", f"{place}/sub"]):
             subprocess.run(["btrfs", *words], check=True, stdout=subprocess.DEVNULL)
         subprocess.run(["btrfs", "qgroup", "limit", "300K", f"{place}/sub"], check=True)
@@ -644,7 +649,7 @@ def test_eight_processes_and_a_reader(tmp_path: Path) -> None:
         for number in range(8):
             top = tmp_path / f"r{number}"
             (top / "fetchdefs/fetch").mkdir(parents=True)
-            (top / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+            (top / "dodo.py").write_text(PORCH)
             (top / "fetchdefs/fetch/a.yml").write_text(text)
             farms.append(Farm(top))
         cache = f"cache={tmp_path}/cache"
@@ -778,13 +783,8 @@ def test_has_is_one_stat(farm: Farm) -> None:
 @pytest.mark.slow
 def test_clones(farm: Farm, tmp_path: Path) -> None:
     """Where the file system shares blocks, placing takes no space, and a write to what was placed leaves the blob."""
-    image, place = tmp_path / "image", tmp_path / "btrfs"
-    with image.open("wb") as file:
-        file.truncate(200 << 20)
-    if shutil.which("mkfs.btrfs") is None:
-        pytest.skip("btrfs-progs is not installed")
-    subprocess.run(["mkfs.btrfs", "-q", str(image)], check=True)
-    with mounted(place, "-o", "loop", str(image)):
+    place = tmp_path / "btrfs"
+    with mounted(place, "-o", "loop", btrfs(tmp_path / "image")):
         words = (f"cache={place}/cache", f"build={place}/build")
         assert farm.doit(*words).returncode == 0
         placed = place / "build/kit/fetches/big.bin"

@@ -25,8 +25,8 @@ from tasks_lib.settings import Settings
 from tasks_lib.steps import World
 from tasks_lib.steps.repositories import commit_archive
 from tests.githost import http
+from tests.project import PORCH, definition, doit, ran
 from tests.repositories import FILES, committed, forged, git, made, with_submodule
-from tests.test_journeys import definition, doit, ran
 
 ROOT = Path(__file__).parent.parent
 
@@ -184,7 +184,7 @@ def test_with_doit(tmp_path: Path) -> None:
     repository = tmp_path / "user"
     (repository / "fetchdefs/fetch").mkdir(parents=True)
     (repository / "fetchdefs/toolchain").mkdir()
-    (repository / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (repository / "dodo.py").write_text(PORCH)
     (repository / "fetchdefs/fetch/all.yml").write_text(
         f"lib:\n  description: d\n  fetch: {{type: git, repo: 'file:../../../r', revision: {commit}}}\n"
     )
@@ -234,7 +234,7 @@ def test_prune_leaves_the_repositories_of_submodules(tmp_path: Path, known: str)
     alien = git(tmp_path / "alien", "rev-parse", "HEAD")
     user = tmp_path / "user"
     (user / "fetchdefs/fetch").mkdir(parents=True)
-    (user / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (user / "dodo.py").write_text(PORCH)
     define = "{0}:\n  description: d\n  fetch: {{type: git, repo: 'file:../../../{0}', revision: {1}}}\n".format
     (user / "fetchdefs/fetch/top.yml").write_text(define("top", commit))
     (user / "fetchdefs/fetch/alien.yml").write_text(define("alien", alien))
@@ -269,7 +269,7 @@ def test_offline_with_doit(tmp_path: Path) -> None:
     commit = made(tmp_path / "hosted/r", FILES)
     repository = tmp_path / "user"
     (repository / "fetchdefs/fetch").mkdir(parents=True)
-    (repository / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (repository / "dodo.py").write_text(PORCH)
     with http(tmp_path / "hosted") as host:
         text = f"lib:\n  description: d\n  fetch: {{type: git, repo: '{host.url}/r/.git', path-prefix: p, revision: {commit}}}\n"
         (repository / "fetchdefs/fetch/all.yml").write_text(text)

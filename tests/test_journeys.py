@@ -8,54 +8,13 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.archives import Member, tar
-from tests.origin import Origin, reply, serving
-
-ROOT = Path(__file__).parent.parent
-LIBRARY = tar(
-    [Member("lib-1.0/"), Member("lib-1.0/lib.h", b"#define LIB 1\n"), Member("lib-1.0/run", b"x", mode=0o755)]
-)
-TOOL = tar([Member("tool/tool.c", b"int main;")])
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("FETCH", "MOZ_", "UPLOAD"))}
-
-
-def doit(directory: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "doit", *words]
-    environment = {**CLEAN, "FETCH_RETRIES": "0", "FETCH_DURABILITY": "fast", "PYTHONPATH": str(ROOT), **environ}
-    return subprocess.run(
-        command,
-        cwd=directory,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-
-
-def ran(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """Return the tasks whose actions ran."""
-    assert done.returncode == 0, done.stdout
-    return sorted(line[3:].strip() for line in done.stdout.splitlines() if line.startswith(".  "))
-
-
-def definition(name: str, url: str, content: bytes, more: str = "") -> str:
-    sha = hashlib.sha256(content).hexdigest()
-    return (
-        f"{name}:\n  description: the {name}\n  fetch:\n    type: static-url\n    url: {url}\n"
-        f"    sha256: {sha}\n    size: {len(content)}\n{more}"
-    )
-
-
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    with serving({"/lib-1.0.tar": reply(LIBRARY), "/tool.tar": reply(TOOL)}) as one:
-        yield one
+from tests.origin import Origin, reply
+from tests.project import LIBRARY, PORCH, ROOT, TOOL, definition, doit, ran, written
 
 
 @pytest.fixture
@@ -63,7 +22,7 @@ def repository(tmp_path: Path, origin: Origin) -> Path:
     """Return a user's repository: one line of dodo.py, two fetches, one toolchain with a command."""
     repack = "    artifact-name: lib.tar.zst\n    strip-components: 1\n    add-prefix: lib/\n"
     files = {
-        "dodo.py": "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n",
+        "dodo.py": PORCH,
         "fetchdefs/fetch/all.yml": definition("lib", f"{origin.url}/lib-1.0.tar", LIBRARY, repack)
         + definition("tool", f"{origin.url}/tool.tar", TOOL),
         "fetchdefs/toolchain/all.yml": "built:\n  description: b\n  fetches: {fetch: [lib, {artifact: tool, dest: t}]}\n"
@@ -71,12 +30,7 @@ def repository(tmp_path: Path, origin: Origin) -> Path:
         "user:\n  description: u\n  fetches:\n    fetch: [{artifact: tool, extract: false}]\n    toolchain: [built]\n",
         "fetchdefs/toolchain/build.sh": '#!/bin/sh\ncat lib/lib.h t/tool/tool.c > "$UPLOAD_DIR/out.txt"\necho "$MOZ_FETCHES"\n',
     }
-    for name, text in files.items():
-        path = tmp_path / "repository" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    (tmp_path / "repository/fetchdefs/toolchain/build.sh").chmod(0o755)
-    return tmp_path / "repository"
+    return written(tmp_path / "repository", files)
 
 
 ALL = sorted(

@@ -72,8 +72,22 @@ def test_the_rate_is_that_of_the_last_seconds() -> None:
         said.say(step / 10, "fetch:a", "advance", size=1_000_000)
     run = said.ledger.runs["fetch:a"]
     assert run.rate(10.0) == pytest.approx(10_000_000, rel=0.15)
+    assert said.ledger.rate(10.0) == pytest.approx(10_000_000, rel=0.15)
     assert 0 < run.rate(14.0) < 2_500_000
     assert run.rate(15.0) == 0
+
+
+def test_the_rate_of_all_counts_what_arrives() -> None:
+    """A burst at the beginning counts from the beginning; what was resumed or written is no arrival."""
+    said = Said()
+    for name in ("fetch:a", "fetch:b"):
+        said.say(0.1, name, "start")
+        said.say(0.1, name, "phase", phase="body", total=10_000_000, resumed=5_000_000)
+        said.say(0.1, name, "advance", size=600_000)
+    assert said.ledger.rate(1.0) == pytest.approx(1_200_000)
+    said.say(1.0, "fetch:a", "phase", phase="repack")
+    said.say(1.0, "fetch:a", "advance", size=10_000_000)
+    assert said.ledger.rate(2.0) == pytest.approx(600_000)
 
 
 def test_bytes_and_counts_of_the_whole() -> None:
@@ -130,6 +144,21 @@ def test_phases_are_bounded_and_closed() -> None:
     assert len(phases) <= MAX_PHASES
     assert all(one.end_s == other.start_s for one, other in pairwise(phases[1:]))
     assert phases[-1].end_s == 1000
+
+
+def test_a_task_ends_when_its_worker_is_done() -> None:
+    """However late doit hears of it: the worker may be at work on the next task by then."""
+    said = Said()
+    said.say(0, "fetch:a", "start")
+    said.say(1, "fetch:a", "phase", phase="body", url="http://a/")
+    said.say(2, "fetch:a", "done")
+    said.say(3, "fetch:b", "start")
+    assert [run.name for run in said.ledger.active()] == ["fetch:a", "fetch:b"]
+    said.ledger.end("fetch:a", 4, "success")
+    said.ledger.end("fetch:b", 5, "success")
+    runs = said.ledger.runs
+    assert [(run.start_s, run.end_s) for run in runs.values()] == [(0, 2), (3, 5)]
+    assert runs["fetch:a"].phases[-1].end_s == 2
 
 
 def test_the_body_of_a_repository_is_of_whom_was_connected() -> None:

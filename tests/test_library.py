@@ -16,7 +16,7 @@ from tasks_lib.graph.closure import digests
 from tasks_lib.graph.library import Library
 from tasks_lib.graph.load import load
 from tasks_lib.graph.marks import RACY_NS
-from tests.test_journeys import ROOT, definition
+from tests.project import ROOT, definition, written
 
 SIGNED = (
     "signed:\n  description: d\n  fetch:\n    type: static-url\n    url: https://example.org/a-1.tar.gz\n"
@@ -33,14 +33,12 @@ USER = (
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    for name, text in {
+    files = {
         "fetch/one.yml": definition("one", "https://example.org/one.tar", b"1"),
         "fetch/more.yml": SIGNED,
         "toolchain/all.yml": USER,
-    }.items():
-        path = tmp_path / "defs" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    }
+    written(tmp_path / "defs", files)
     time.sleep(2 * RACY_NS / 1e9)
     return tmp_path / "defs"
 

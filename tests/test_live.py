@@ -23,11 +23,11 @@ import pytest
 
 from tests.archives import Member, tar
 from tests.origin import Answer, Origin, Request, serving
-from tests.test_journeys import definition
+from tests.project import PORCH, definition
 from tests.test_reporter import DOIT, ENVIRON
 
 BODY = tar([Member("big", b"x" * 400_000)])
-PORCH = "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n"
+PORCH = PORCH
 
 
 class Terminal:

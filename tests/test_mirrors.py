@@ -15,7 +15,7 @@ from tasks_lib.graph.load import load
 from tasks_lib.progress import Silent
 from tasks_lib.store import Store
 from tests.origin import reply, serving
-from tests.test_journeys import definition, doit, ran
+from tests.project import PORCH, definition, doit, ran
 from tests.test_sources import BODY, PINNED, sources, wanted
 
 ROOT = Path(__file__).parent.parent
@@ -153,7 +153,7 @@ def test_through_doit(tmp_path: Path) -> None:
     with serving({f"/cas/{sha}": reply(BODY)}) as cache, serving({}) as origin:
         here = tmp_path / "r"
         (here / "fetchdefs/fetch").mkdir(parents=True)
-        (here / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+        (here / "dodo.py").write_text(PORCH)
         (here / "fetchdefs/fetch/a.yml").write_text(definition("a", "mirror://dead/a.bin", BODY))
         mirrors = here / "fetchdefs/mirrors.yml"
         mirrors.write_text(

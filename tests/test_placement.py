@@ -25,9 +25,9 @@ from tasks_lib.progress import Silent
 from tasks_lib.tree import DamagedTreeError, Slot, Unpacked, remove_tree, unpack
 from tests.archives import Member, tar
 from tests.cases import CASES
+from tests.project import PORCH, definition
 from tests.test_corpus import LIMITS, leaves, wanted
 from tests.test_fire import NOBODY, Farm, mounted, needs_strace, root_only
-from tests.test_journeys import definition
 from tests.test_upkeep import change
 
 BODY = random.Random(3).randbytes(200_000)
@@ -55,7 +55,7 @@ def planted(place: Path) -> Farm:
     (top / "fetchdefs/fetch").mkdir(parents=True)
     (top / "fetchdefs/toolchain").mkdir()
     (place / "a.tar").write_bytes(ARCHIVE)
-    (top / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (top / "dodo.py").write_text(PORCH)
     (top / "fetchdefs/fetch/a.yml").write_text(definition("a", f"file://{place}/a.tar", ARCHIVE))
     kits = "".join(f"{kit}:\n  description: k\n  fetches: {{fetch: [a]}}\n" for kit in ("one", "two"))
     (top / "fetchdefs/toolchain/a.yml").write_text(kits)

@@ -19,8 +19,8 @@ import pytest
 from tasks_lib.errors import TreeError
 from tasks_lib.tree import Slot, remove_tree
 from tests.archives import Member
+from tests.project import definition, doit, ran
 from tests.test_fire import BIG, TREE, Farm, mounted, planted, root_only
-from tests.test_journeys import definition, doit, ran
 from tests.test_tree import extract
 
 

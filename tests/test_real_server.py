@@ -16,7 +16,7 @@ import pytest
 import zstandard
 
 from tests.archives import Member, tar
-from tests.test_journeys import definition, doit, ran
+from tests.project import PORCH, definition, doit, ran, written
 
 pytestmark = pytest.mark.slow
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -71,17 +71,13 @@ def nginx(tmp_path: Path) -> Iterator[Server]:
 
 
 def repository(tmp_path: Path, fetches: str, toolchains: str = "", script: str = "") -> Path:
-    for name, text in {
-        "dodo.py": "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n",
+    files = {
+        "dodo.py": PORCH,
         "fetchdefs/fetch/all.yml": fetches,
         "fetchdefs/toolchain/all.yml": toolchains,
         "fetchdefs/toolchain/build.sh": script,
-    }.items():
-        path = tmp_path / "repository" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    (tmp_path / "repository/fetchdefs/toolchain/build.sh").chmod(0o755)
-    return tmp_path / "repository"
+    }
+    return written(tmp_path / "repository", files)
 
 
 def test_cold_noop_lost_database_and_dead_server(nginx: Server, tmp_path: Path) -> None:

@@ -99,10 +99,11 @@ def test_locators_do_not_change_a_key() -> None:
         replace(source, strip_components=2),
         replace(source, add_prefix="x"),
         replace(source, artifact_name="y.tar.zst"),
+        replace(source, duplicates="last"),
     ]
     assert (
         len({recipe.repack_key(other, version="1") for other in others} | {key, recipe.repack_key(source, version="2")})
-        == 5
+        == 6
     )
 
 

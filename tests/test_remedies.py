@@ -21,7 +21,7 @@ from tasks_lib.definitions import reading
 from tasks_lib.graph.library import Library
 from tasks_lib.graph.load import load
 from tasks_lib.graph.state import State
-from tests.test_journeys import CLEAN, definition, doit
+from tests.project import CLEAN, definition, doit
 from tests.test_runner import CORES, project
 
 # --- the state

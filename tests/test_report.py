@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,9 @@ from tasks_lib.graph.report import record as records
 from tasks_lib.graph.report.analysis import advice, critical_path, hosts, spent
 from tasks_lib.graph.report.page import page
 from tasks_lib.graph.report.trace import trace
+from tests.project import LIBRARY, TOOL, definition
 from tests.records import record
-from tests.test_journeys import definition
-from tests.test_reporter import LIBRARY, TOOL, broken, doit, origin, repository
-
-__all__ = ["origin", "repository"]  # fixtures
+from tests.test_reporter import broken, doit
 
 
 def task(name: str, start: float, end: float, **more: Any) -> dict[str, Any]:
@@ -100,20 +99,31 @@ def test_trace() -> None:
     made = record(50, workers=4)
     events = json.loads(trace(made))["traceEvents"]
     names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
-    assert names == {1: "network-0", 2: "network-1", 3: "network-2", 4: "network-3"}
+    assert names == {1: "main", 2: "network-0", 3: "network-1", 4: "network-2", 5: "network-3"}
     slices = [event for event in events if event["ph"] == "X"]
+    assert len([one for one in slices if one["cat"] != "phase"]) == sum("start" in one for one in made["tasks"])
     outer: dict[int, tuple[int, int]] = {}
+    at = 0
     for one in slices:
         assert {"ph", "pid", "tid", "name", "cat", "ts", "dur", "args"} <= set(one)
+        begun, ended = outer.get(one["tid"], (0, 0))
         if one["cat"] != "phase":
-            assert one["ts"] >= outer.get(one["tid"], (0, 0))[1] - 1
-            outer[one["tid"]] = (one["ts"], one["ts"] + one["dur"])
+            assert one["ts"] >= ended
+            outer[one["tid"]] = (at := one["ts"], one["ts"] + one["dur"])
         else:
-            begun, ended = outer[one["tid"]]
-            assert begun - 200 <= one["ts"] <= one["ts"] + one["dur"] <= ended + 200
-    running = [event["args"]["running tasks"] for event in events if event["name"] == "running tasks"]
+            assert begun <= at <= one["ts"] <= (at := one["ts"] + one["dur"]) <= ended
+    running = [event["args"]["running"] for event in events if event["name"] == "tasks"]
     assert 1 < max(running) <= 4
     assert running[-1] == 0
+
+
+def test_slices_of_a_trace_nest_whatever_the_record_says() -> None:
+    """Phases that overlap, or stand out of their task, are cut: a reader would drop them."""
+    made = run(
+        task("fetch:a", 10, 20, phases=[["wait", 5, 12], ["body", 11, 30, 7], ["verify", 40, 50]]), workers=["w"]
+    )
+    spans = [(one["name"], one["ts"], one["dur"]) for one in json.loads(trace(made))["traceEvents"] if one["ph"] == "X"]
+    assert spans == [("fetch:a", 10000, 10000), ("wait", 10000, 2000), ("body", 12000, 8000), ("verify", 20000, 0)]
 
 
 def test_a_hostile_record_stays_text() -> None:
@@ -133,6 +143,22 @@ def test_a_hostile_record_stays_text() -> None:
     assert re.findall(r"https?://(?!www\.w3\.org/2000/svg)", text) == []
 
 
+#: Quick tasks, each with a check that keeps doit's own thread from hearing of them at once.
+BUSY = """
+import time
+from tasks_lib.graph.porch import DOIT_CONFIG
+DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["x"]}
+def act():
+    pass
+def check():
+    time.sleep(0.001)
+    return False
+def task_x():
+    for number in range(200):
+        yield {"name": f"{number:03}", "actions": [act], "uptodate": [check]}
+"""
+
+
 def test_report_of_a_run(repository: Path) -> None:
     """`doit report` writes page and trace of the last run in which something was done, from a sub-directory too."""
     doit(broken(repository), "-c", "fetch", "repack")
@@ -147,7 +173,7 @@ def test_report_of_a_run(repository: Path) -> None:
     ]
     assert lib["ready"] <= lib["start"] <= lib["phases"][0][1] <= lib["phases"][-1][2] <= lib["end"] <= found["elapsed"]
     assert lib["size"] == len(LIBRARY)
-    assert lib["defined"] == "fetchdefs/fetch/a.yml:1"
+    assert lib["defined"] == "fetchdefs/fetch/all.yml:1"
     assert [found["tasks"][number]["name"] for number in by_name["repack:lib"]["needs"]] == ["fetch:lib"]
     assert "no source gave" in by_name["fetch:tool"]["message"]
     assert doit(repository, "fetch:lib").returncode == 0  # nothing to do: the record stays
@@ -158,9 +184,20 @@ def test_report_of_a_run(repository: Path) -> None:
     assert json.loads((repository / "build/trace.json").read_text())["otherData"]["program"] == "doit-fetch"
 
 
+def test_no_worker_is_in_two_places(tmp_path: Path) -> None:
+    """A task ends when its worker is done with it, not when doit, which is busy with others, hears of it."""
+    (tmp_path / "dodo.py").write_text(BUSY)
+    assert doit(tmp_path, "-n", "4").returncode == 0
+    found = records.load(tmp_path / "build/.run.json")
+    assert {one["worker"] for one in found["tasks"]} == set(range(len(found["workers"])))
+    for worker in range(len(found["workers"])):
+        spans = sorted((one["start"], one["end"]) for one in found["tasks"] if one["worker"] == worker)
+        assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
+
+
 def test_secrets_are_in_no_record(repository: Path, origin: Any) -> None:
     """Credentials and queries of URLs are in neither the record, the event log, nor what is printed."""
-    path = repository / "fetchdefs/fetch/a.yml"
+    path = repository / "fetchdefs/fetch/all.yml"
     path.write_text(definition("tool", f"{origin.url}/tool.tar?token=sesame", TOOL))
     done = doit(repository, "fetch", FETCH_EVENTS="events.jsonl")
     assert done.returncode == 0

@@ -9,24 +9,19 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.archives import Member, tar
-from tests.origin import Origin, in_turn, reply, serving
-from tests.test_journeys import CLEAN, ROOT, definition
+from tests.origin import Origin, in_turn, reply
+from tests.project import CLEAN, ROOT, TOOL
 
-LIBRARY = tar([Member("lib-1.0/lib.h", b"#define LIB 1\n")])
-TOOL = tar([Member("tool/tool.c", b"int main;")])
 ENVIRON = {
     name: value
     for name, value in CLEAN.items()
     if name not in ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "NO_COLOR", "FORCE_COLOR", "TERM", "PYTHONUNBUFFERED")
 } | {"FETCH_RETRIES": "0", "FETCH_JOBS": "1", "PYTHONPATH": str(ROOT)}
 DOIT = [sys.executable, "-m", "doit"]
-PORCH = "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n"
 #: Tasks of a user's own, whose names and messages come from anywhere.
 HOSTILE = """
 from tasks_lib.graph.porch import DOIT_CONFIG
@@ -59,25 +54,9 @@ def masked(text: str, origin: Origin) -> str:
     return re.sub(r"\d+\.\d+ s\b", "T s", text)
 
 
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    with serving({"/lib-1.0.tar": reply(LIBRARY), "/tool.tar": reply(TOOL)}) as one:
-        yield one
-
-
-@pytest.fixture
-def repository(tmp_path: Path, origin: Origin) -> Path:
-    (tmp_path / "dodo.py").write_text(PORCH)
-    (tmp_path / "fetchdefs/fetch").mkdir(parents=True)
-    repack = "    artifact-name: lib.tar.zst\n"
-    text = definition("lib", f"{origin.url}/lib-1.0.tar", LIBRARY, repack)
-    (tmp_path / "fetchdefs/fetch/a.yml").write_text(text + definition("tool", f"{origin.url}/tool.tar", TOOL))
-    return tmp_path
-
-
 def broken(repository: Path) -> Path:
     """Let the second definition promise another digest."""
-    path = repository / "fetchdefs/fetch/a.yml"
+    path = repository / "fetchdefs/fetch/all.yml"
     text = path.read_text()
     at = text.index("sha256:", text.index("tool:"))
     path.write_text(text[: at + 8] + "0" * 64 + text[at + 72 :])
@@ -86,13 +65,13 @@ def broken(repository: Path) -> Path:
 
 COLD = """\
 .  fetch:lib
-ok fetch:lib: 2.0 kB from http://ORIGIN/lib-1.0.tar in T s
+ok fetch:lib: 3.6 kB from http://ORIGIN/lib-1.0.tar in T s
 .  repack:lib
 ok repack:lib: in T s
 .  fetch:tool
 ok fetch:tool: 2.0 kB from http://ORIGIN/tool.tar in T s
-2 fetched (4.1 kB), 1 made; T s
-  from ORIGIN: 2 files, 4.1 kB, RATE each
+2 fetched (5.6 kB), 1 made; T s
+  from ORIGIN: 2 files, 5.6 kB, RATE each
 """
 WARM = """\
 -- fetch:lib
@@ -136,9 +115,9 @@ def test_github(repository: Path) -> None:
     assert lines[0] == "::group::doit"
     assert lines.index("::endgroup::") < lines.index("failed: fetch:tool")
     annotation = next(line for line in lines if line.startswith("::error "))
-    number = (repository / "fetchdefs/fetch/a.yml").read_text().splitlines().index("tool:") + 1
+    number = (repository / "fetchdefs/fetch/all.yml").read_text().splitlines().index("tool:") + 1
     assert annotation.startswith(
-        f"::error file=fetchdefs/fetch/a.yml,line={number},title=fetch%3Atool::tool: no source"
+        f"::error file=fetchdefs/fetch/all.yml,line={number},title=fetch%3Atool::tool: no source"
     )
     assert "%0Aask upstream" in annotation
 
@@ -255,7 +234,7 @@ def test_an_interrupted_run_tells_what_was_stopped(repository: Path, origin: Ori
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
         may.set()
-    assert "1 stopped, 1 fetched (2.0 kB); " in rest
+    assert "1 stopped, 1 fetched (3.6 kB); " in rest
     events = [json.loads(line) for line in (repository / "events.jsonl").read_text().splitlines()]
     assert events[-1]["counts"] == {"fetched": 1, "stopped": 1}
     assert [one["outcome"] for one in events if one.get("task") == "fetch:tool" and one["event"] == "end"] == [

@@ -14,7 +14,7 @@ import pytest
 
 from tasks_lib.graph.runner import Pools
 from tests.origin import Request, reply, serving
-from tests.test_journeys import CLEAN, LIBRARY, ROOT, definition, doit, ran
+from tests.project import CLEAN, LIBRARY, PORCH, ROOT, definition, doit, ran
 
 CORES = len(os.sched_getaffinity(0))
 DODO = """
@@ -214,7 +214,7 @@ def test_ignored_signals_stay_ignored(tmp_path: Path) -> None:
 def test_a_stubborn_command_is_stopped_with_all_it_started(tmp_path: Path) -> None:
     """A toolchain's command that ignores SIGTERM, and its children, are gone when doit is."""
     files = {
-        "dodo.py": "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n",
+        "dodo.py": PORCH,
         "fetchdefs/toolchain/t.yml": "slow:\n  description: d\n  run: {script: s.sh}\n",
         "fetchdefs/toolchain/s.sh": "#!/bin/sh\ntrap '' TERM\nsleep 987 & echo $! >child\necho $$ >self\nwhile :; do sleep 987; done\n",
     }
@@ -252,7 +252,7 @@ def test_an_interrupted_download_is_resumed(tmp_path: Path) -> None:
             send(body[start : start + (1 << 16)])
             time.sleep(0.02)
 
-    (tmp_path / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (tmp_path / "dodo.py").write_text(PORCH)
     with serving({"/big": halting, "/small": reply(b"x")}) as origin:
         path = tmp_path / "fetchdefs/fetch/all.yml"
         path.parent.mkdir(parents=True)
@@ -273,7 +273,7 @@ def test_an_interrupted_download_is_resumed(tmp_path: Path) -> None:
 
 def test_offline_lists_everything_at_once(tmp_path: Path) -> None:
     """Before anything runs, every missing fetch of the requested graph is told; the rest of the graph is not asked."""
-    (tmp_path / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (tmp_path / "dodo.py").write_text(PORCH)
     (tmp_path / "fetchdefs/fetch").mkdir(parents=True)
     (tmp_path / "fetchdefs/toolchain").mkdir()
     (tmp_path / "local").write_bytes(b"here")

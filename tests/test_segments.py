@@ -7,8 +7,6 @@ import itertools
 import random
 import socket
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,17 +24,6 @@ BODY = random.Random(1).randbytes(9 << 20)
 SHA = hashlib.sha256(BODY).hexdigest()
 #: Bytes per second of one connection: alone it would take 9 s.
 RATE = 1 << 20
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "cache")
-
-
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    with serving({}) as one:
-        yield one
 
 
 def sources(store: Store, **policy: Any) -> Sources:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.archives import Member, tar
 from tests.origin import Origin, Request, serving
-from tests.test_journeys import definition, doit, ran
+from tests.project import PORCH, definition, doit, ran
 from tests.test_runner import start, until
 
 COUNT = 40
@@ -40,7 +40,7 @@ def origin() -> Iterator[Origin]:
 
 @pytest.fixture
 def repository(tmp_path: Path, origin: Origin) -> Path:
-    (tmp_path / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (tmp_path / "dodo.py").write_text(PORCH)
     for name in ("fetch", "toolchain"):
         (tmp_path / "fetchdefs" / name).mkdir(parents=True)
     (tmp_path / "fetchdefs/fetch/all.yml").write_text(

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -19,19 +19,12 @@ from tasks_lib.graph import stamp as stamps
 from tasks_lib.graph.library import Library
 from tasks_lib.graph.marks import RACY, RACY_NS, code_mark, look_at, mark_of, signs_of
 from tests.archives import Member, tar
-from tests.origin import Origin, reply, serving
-from tests.test_journeys import CLEAN, LIBRARY, ROOT, TOOL, definition, doit, ran
+from tests.origin import Origin, reply
+from tests.project import CLEAN, LIBRARY, PORCH, ROOT, TOOL, definition, doit, ran, written
 
 NEW = tar([Member("tool/tool.c", b"int other;")])
 DIGEST = hashlib.sha256(LIBRARY).hexdigest()
 BUILT = ["toolchain:built"]
-PORCH = "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n"
-
-
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    with serving({"/lib-1.0.tar": reply(LIBRARY), "/tool.tar": reply(TOOL)}) as one:
-        yield one
 
 
 @pytest.fixture
@@ -48,11 +41,7 @@ def repository(tmp_path: Path, origin: Origin) -> Path:
         "fetchdefs/toolchain/build.sh": '#!/bin/sh\ncat lib/lib.h > "$UPLOAD_DIR/out.txt"\n',
         "fetchdefs/toolchain/words.txt": "words",
     }
-    for name, text in files.items():
-        path = tmp_path / "r" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    (tmp_path / "r/fetchdefs/toolchain/build.sh").chmod(0o755)
+    written(tmp_path / "r", files)
     time.sleep(2 * RACY_NS / 1e9)
     assert len(ran(doit(tmp_path / "r"))) == 7
     return tmp_path / "r"

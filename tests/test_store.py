@@ -32,11 +32,6 @@ def integrity_of(content: bytes) -> Integrity:
 PINNED = integrity_of(BYTES)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "cache")
-
-
 def put(store: Store, content: bytes) -> Integrity:
     with store.writer() as writer:
         writer.write(content)

@@ -19,9 +19,9 @@ from tasks_lib.graph.load import load
 from tests.archives import Member, tar
 from tests.githost import http
 from tests.origin import reply, serving
+from tests.project import PORCH, doit, ran
 from tests.repositories import FILES, git, made
 from tests.taskcluster import fetch_content, taskcluster
-from tests.test_journeys import doit, ran
 
 pytestmark = pytest.mark.slow
 
@@ -164,7 +164,7 @@ def test_its_tasks_run_with_our_script(project: Path, tmp_path: Path) -> None:
     definitions = load(project / "taskcluster/kinds")
     user = tmp_path / "user"
     user.mkdir()
-    (user / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (user / "dodo.py").write_text(PORCH)
     ran(doit(user, f"fetchdefs={project}/taskcluster/kinds"))
     contents: dict[str, dict[str, bytes]] = {}
     for name, fetch in definitions.fetches.items():

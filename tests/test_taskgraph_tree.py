@@ -13,7 +13,7 @@ from tasks_lib.errors import DefinitionError
 from tasks_lib.graph.load import load
 from tests.archives import Member, tar
 from tests.origin import Origin, reply, serving
-from tests.test_journeys import doit, ran
+from tests.project import PORCH, doit, ran
 
 GMP = tar([Member("gmp-6.1.0/"), Member("gmp-6.1.0/gmp.h", b"gmp")])
 NASM = tar([Member("nasm/nasm.c", b"nasm")])
@@ -248,7 +248,7 @@ def test_with_doit(tree: Path, tmp_path: Path) -> None:
     path.write_text(text[: text.index("    gpg-signature")] + text[text.index("    artifact-name: gmp") :])
     repository = tmp_path / "user"
     repository.mkdir()
-    (repository / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (repository / "dodo.py").write_text(PORCH)
     where = "fetchdefs=../gecko/taskcluster/kinds"
     made = ran(doit(repository, where, "toolchain:user"))
     assert made == sorted(

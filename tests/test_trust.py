@@ -29,11 +29,6 @@ LATER = datetime.datetime(2090, 1, 1, tzinfo=datetime.UTC)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "cache")
-
-
-@pytest.fixture
 def origin() -> Iterator[Origin]:
     with serving({"/a": reply(BODY)}) as one:
         yield one

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,18 +16,12 @@ from tasks_lib.sources import Policy
 from tasks_lib.store import Store
 from tasks_lib.transport import Transport, TransportSettings
 from tasks_lib.unpinned import Asked, Unpinned
-from tests.origin import Answer, Origin, in_turn, raw, reply, serving
+from tests.origin import Answer, Origin, in_turn, raw, reply
 
 CONTENT = b"some content\n" * 500
 PACKED = gzip.compress(CONTENT)
 SHA = Digest.sha256(hashlib.sha256(CONTENT).hexdigest())
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    with serving({}) as one:
-        yield one
 
 
 def obtained(tmp_path: Path, asked: Asked, policy: Policy = Policy(backoff_s=0.0)) -> bytes:  # noqa: B008 - frozen

@@ -13,8 +13,8 @@ import pytest
 
 from tests.archives import Member, tar
 from tests.origin import Origin, reply, serving
+from tests.project import LIBRARY, PORCH, TOOL, definition, doit, ran, written
 from tests.test_fire import some_slow
-from tests.test_journeys import LIBRARY, TOOL, definition, doit, ran
 
 ZIPPED = tar([Member("data/numbers", b"1234567890" * 50), Member("data/words", b"abc")])
 
@@ -32,17 +32,14 @@ def repository(tmp_path: Path, origin: Origin) -> Path:
     top = tmp_path / "repository"
     repack = "    artifact-name: lib.tar.zst\n    strip-components: 1\n    add-prefix: lib/\n"
     files = {
-        "dodo.py": "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n",
+        "dodo.py": PORCH,
         "fetchdefs/fetch/all.yml": definition("lib", f"{origin.url}/lib-1.0.tar", LIBRARY, repack)
         + definition("data", f"{origin.url}/data.tar", ZIPPED)
         + definition("tool", f"{origin.url}/tool.tar", TOOL),
         "fetchdefs/toolchain/all.yml": "kit:\n  description: k\n"
         "  fetches:\n    fetch: [data, {artifact: lib, dest: l}, {artifact: tool, extract: false}]\n",
     }
-    for name, text in files.items():
-        path = top / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    written(top, files)
     ran(doit(top))
     return top
 

@@ -16,7 +16,7 @@ from tasks_lib.graph.load import load
 from tests.archives import Member, tar
 from tests.keys import Keyring, keyring
 from tests.origin import Origin, reply, serving
-from tests.test_journeys import definition, doit, ran
+from tests.project import PORCH, definition, doit, ran
 from tests.test_signature import Minisigner
 
 CONTENT = tar([Member("gmp-1/README", b"signed")])
@@ -44,7 +44,7 @@ def repository(tmp_path: Path, origin: Origin, ring: Keyring) -> Path:
     """Return a repository with one signed definition."""
     (tmp_path / "fetchdefs/fetch").mkdir(parents=True)
     (tmp_path / "fetchdefs/keys").mkdir()
-    (tmp_path / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (tmp_path / "dodo.py").write_text(PORCH)
     (tmp_path / "fetchdefs/keys/good.asc").write_bytes(ring.public("good", armor=True))
     define(tmp_path, origin, SIGNED)
     return tmp_path

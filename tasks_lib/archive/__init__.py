@@ -62,9 +62,11 @@ def _named(archive: str, reader: TarReader | ZipReader | None = None) -> Iterato
 
 
 @contextlib.contextmanager
-def _opened(source: BinaryIO, name: str, kind: str, limits: Limits, slow_piece: int) -> Iterator[Iterator[Entry]]:
+def _opened(
+    source: BinaryIO, name: str, kind: str, limits: Limits, slow_piece: int, duplicates: str = "refuse"
+) -> Iterator[Iterator[Entry]]:
     if kind == "zip":
-        zipped = ZipReader(source, limits)
+        zipped = ZipReader(source, limits, duplicates)
         with _named(name, zipped):
             yield zipped.entries()
         return
@@ -115,17 +117,19 @@ def repack(
     spool: BinaryIO,
     write: Callable[[bytes], object],
     progress: Progress,
+    duplicates: str = "refuse",
 ) -> str:
     """Write the deterministic `.tar.zst` of an archive through `write`; return the sha256 hex of its tar.
 
-    `mtime` comes from `mtime_for`, as everywhere here; keys of the outcome contain `writer_version` of it.
+    `mtime` comes from `mtime_for`, as everywhere here; keys of the outcome contain `writer_version` of it. `duplicates`
+    is "refuse", or "last": of entries with one name the last one counts, as GNU tar extracts them.
 
     Raises:
         ArchiveError: one of its kinds, with the name `name`.
         OSError: `spool` failed.
     """
-    table = Table(limits, limits.total_for(size_of(source)))
-    with _opened(source, name, format, limits, SMALL) as entries:
+    table = Table(limits, limits.total_for(size_of(source)), duplicates)
+    with _opened(source, name, format, limits, SMALL, duplicates) as entries:
         return write_archive(
             entries,
             table=table,

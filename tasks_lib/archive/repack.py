@@ -33,6 +33,7 @@ _CHUNK: Final = 1 << 20
 _REPORT_ENTRIES: Final = 1000
 #: Where a record begins in the spool, how long its header is, how long its content, whether it may be executed.
 _PLACE: Final = Struct(">QIQ?")
+_AT: Final = Struct(">Q")
 
 
 def write_archive(
@@ -74,10 +75,13 @@ def write_archive(
     pile.flush()
     table.check_links()
     _warn_of_twins(table, progress)
-    pile.records.sort()
-    regrouped = _regrouped(pile.records, pile.links, mtime)
-    size = sum(len(head) + length for head, _, length in _runs(pile.records, regrouped))
-    return _compressed(_spooled(_runs(pile.records, regrouped), spool), size, write, progress)
+    records = pile.records
+    records.sort()
+    regrouped = _regrouped(records, pile.links, mtime)
+    if table.replaced:
+        records = [record for number, record in enumerate(records) if _is_last(records, number)]
+    size = sum(len(head) + length for head, _, length in _runs(records, regrouped))
+    return _compressed(_spooled(_runs(records, regrouped), spool), size, write, progress)
 
 
 def write_in_order(
@@ -121,7 +125,7 @@ class _Pile:
     """Finished records on their way into the spool, a megabyte at a time.
 
     `records` says where each stands: its path, a NUL, and `_PLACE`. One string, since an archive holds a million of
-    them; in the order of these strings are the paths, which hold no NUL.
+    them; in the order of these strings are the paths, which hold no NUL, and those of one path as they came.
     """
 
     def __init__(self, spool: BinaryIO, mtime: int, progress: Progress) -> None:
@@ -130,7 +134,7 @@ class _Pile:
         self._entries = self._size = self._content = 0
         self._at = 0
         self.records: list[bytes] = []
-        self.links: dict[bytes, bytes] = {}  # path of a hard link -> the earlier name
+        self.links: dict[bytes, bytes] = {}  # path of a hard link -> what the next record after its content sorts as
 
     def add(self, entry: Entry) -> None:
         """Add one entry.
@@ -140,7 +144,9 @@ class _Pile:
         """
         path, kind, size, executable, target, _, chunks = entry
         if kind == HARDLINK:
-            self.links[path] = target
+            self.links[path] = self.links.get(target) or target + b"\0" + _AT.pack(self._at)
+        elif path in self.links:
+            del self.links[path]
         head = header(entry, self._mtime)
         self.records.append(path + b"\0" + _PLACE.pack(self._at, len(head), size, executable))
         self._hold(head)
@@ -177,23 +183,30 @@ _Run = tuple[bytes, int, int]
 
 
 def _regrouped(records: list[bytes], links: dict[bytes, bytes], mtime: int) -> dict[bytes, _Run]:
-    """Let the first name of hard-linked files hold the content, whatever the archive's order was."""
-    groups: dict[bytes, list[bytes]] = {}
-    for path in links:
-        source = path
-        while source in links:
-            source = links[source]
-        groups.setdefault(source, [source]).append(path)
+    """Let the first name of hard-linked files hold the content, whatever the archive's order was.
+
+    A link is one to what stood under the earlier name when it was made; something else may stand there since.
+    """
+    groups: dict[int, list[bytes]] = {}
+    for path, after in links.items():
+        groups.setdefault(bisect_left(records, after) - 1, []).append(path)
     made: dict[bytes, _Run] = {}
-    for source, paths in groups.items():
-        record = records[bisect_left(records, source + b"\0")]
-        at, head, size, executable = _PLACE.unpack_from(record, len(source) + 1)
+    for number, paths in groups.items():
+        record = records[number]
+        at, head, size, executable = _PLACE.unpack_from(record, len(record) - _PLACE.size)
+        if _is_last(records, number):
+            paths.append(record[: -_PLACE.size - 1])
         leader = min(paths)
         for path in paths:
             made[path] = header(Entry(path, HARDLINK, 0, executable, leader), mtime), 0, 0
         content = header(Entry(leader, FILE, size, executable), mtime)
         made[leader] = content, at + head, size + -size % BLOCK
     return made
+
+
+def _is_last(records: list[bytes], number: int) -> bool:
+    """Whether no later entry of the archive has this one's name."""
+    return not records[number + 1 : number + 2] or not records[number + 1].startswith(records[number][: -_PLACE.size])
 
 
 def _runs(records: list[bytes], regrouped: dict[bytes, _Run]) -> Iterator[_Run]:

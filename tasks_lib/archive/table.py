@@ -22,11 +22,16 @@ class Table:
     """The tree that an archive describes, with the directories that names imply.
 
     Directory by directory, kinds only: what a million entries need stays below 200 MiB.
+
+    Where `duplicates` is "last", an entry takes the place of an earlier one of its name unless one of the two is a
+    directory; `replaced` says whether one did. All of them count for the limits.
     """
 
-    def __init__(self, limits: Limits, allowed: int) -> None:
+    def __init__(self, limits: Limits, allowed: int, duplicates: str = "refuse") -> None:
         self._limits = limits
         self._allowed = allowed  # bytes of content
+        self._duplicates = duplicates
+        self.replaced = False
         self._directories: dict[bytes, dict[bytes, str]] = {b"": {}}
         self._links: dict[bytes, Entry] = {}
         self._count = 0
@@ -55,7 +60,7 @@ class Table:
         if names.setdefault(name, kind) is not kind or len(names) == before:
             if kind == names[name] == DIRECTORY:
                 return ()
-            raise unsafe("stands twice in the archive", "DUPLICATE", path, entry.offset)
+            self._replace(names, name, entry)
         if kind != FILE:
             self._note(entry)
         self._count += 1
@@ -63,6 +68,13 @@ class Table:
         if self._count > self._limits.max_entries or self._total > self._allowed:
             self._refuse(entry)
         return (*implied, entry) if implied else (entry,)
+
+    def _replace(self, names: dict[bytes, str], name: bytes, entry: Entry) -> None:
+        if self._duplicates != "last" or DIRECTORY in (entry.kind, names[name]):
+            raise unsafe("stands twice in the archive", "DUPLICATE", entry.path, entry.offset)
+        names[name] = entry.kind
+        self._links.pop(entry.path, None)
+        self.replaced = True
 
     def _note(self, entry: Entry) -> None:
         if entry.kind == DIRECTORY:

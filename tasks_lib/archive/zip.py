@@ -59,10 +59,13 @@ class _Member:
 
 
 class ZipReader:
-    """Reads the members of a seekable zip in the order of their data."""
+    """Reads the members of a seekable zip in the order of their data.
 
-    def __init__(self, source: BinaryIO, limits: Limits) -> None:
-        self._source, self._limits = source, limits
+    Where the last one of a name counts (`duplicates` is "last"), its directory must be in that order too.
+    """
+
+    def __init__(self, source: BinaryIO, limits: Limits, duplicates: str = "refuse") -> None:
+        self._source, self._limits, self._duplicates = source, limits, duplicates
         self.last: bytes | None = None  # the name of the member being read
         self.offset = 0  # of the member being read
 
@@ -75,6 +78,9 @@ class ZipReader:
         start, data, offsets, places = self._directory()
         at = 0
         order = sorted(range(len(offsets)), key=offsets.__getitem__)
+        if self._duplicates == "last" and order != list(range(len(order))):
+            # some readers go by the directory, some by the data
+            raise unsafe("its directory has another order than its data: which is the last?", "ZIP_DISAGREE", offset=0)
         for number, following in itertools.zip_longest(order, order[1:]):
             member, _ = self._member(data, places[number], start)
             end = start if following is None else offsets[following]

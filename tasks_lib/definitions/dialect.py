@@ -116,6 +116,7 @@ _STATIC_URL: Final[Table] = {
     "artifact-name": _NAMED,
     "strip-components": COUNT.about("leading path components to drop from every entry"),
     "add-prefix": PREFIX.about("text put before every entry's name, usually ending in a slash"),
+    "duplicates": one_of("refuse", "last").about("last: of entries with one name the last one counts"),
     "headers": HEADERS.about("request headers, sent to the origin only"),
     **VOUCHERS,
     "archive": Field(_archive, schema_of(_ARCHIVE), "limits of this archive, over those of the settings"),
@@ -159,9 +160,10 @@ def _static_url(found: dict[str, Any], where: Where) -> StaticUrl | None:
         where.wrong("no file name can be taken from the URL", "add `artifact-name:`")
         return None
     strip, prefix = found.get("strip-components", 0), found.get("add-prefix", "")
-    if (strip or prefix) and not name.endswith(".tar.zst"):
+    duplicates = found.get("duplicates", "refuse")
+    if (strip or prefix or duplicates == "last") and not name.endswith(".tar.zst"):
         where.wrong(
-            f"strip-components and add-prefix make a .tar.zst, but the artifact is called {name!r}",
+            f"strip-components, add-prefix and duplicates make a .tar.zst, but the artifact is called {name!r}",
             "add `artifact-name: NAME.tar.zst`",
         )
         return None
@@ -178,6 +180,7 @@ def _static_url(found: dict[str, Any], where: Where) -> StaticUrl | None:
         mirrors=tuple(resolved(mirror, where) for mirror in found.get("mirrors", ())),
         strip_components=strip,
         add_prefix=prefix,
+        duplicates=duplicates,
         headers=found.get("headers", ()),
         gpg_signature=found.get("gpg-signature"),
         minisign=found.get("minisign"),

@@ -68,6 +68,8 @@ class StaticUrl(msgspec.Struct, frozen=True, kw_only=True):
     mirrors: tuple[str, ...] = ()
     strip_components: int = 0
     add_prefix: str = ""
+    #: "refuse", or "last": of entries with one name the last one counts
+    duplicates: str = "refuse"
     headers: tuple[tuple[str, str], ...] = ()
     gpg_signature: GpgSignature | None = None
     minisign: Minisign | None = None
@@ -101,7 +103,7 @@ class StaticUrl(msgspec.Struct, frozen=True, kw_only=True):
     def needs_repack(self) -> bool:
         """Whether the artifact is another archive than what is downloaded."""
         renamed = self.artifact_name.endswith(".tar.zst") and not self.file_name.lower().endswith((".tar.zst", ".tzst"))
-        return bool(self.strip_components or self.add_prefix or renamed)
+        return bool(self.strip_components or self.add_prefix or self.duplicates != "refuse" or renamed)
 
 
 class Git(msgspec.Struct, frozen=True, kw_only=True):

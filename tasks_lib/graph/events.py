@@ -58,6 +58,8 @@ class EventLog:
             if event.name == "advance":
                 self._progress(event)
                 return
+            if event.name == "done":  # `end` says it, and what became of the task
+                return
             if event.name in ("phase", "end"):
                 self._rest(event)
             facts = {key: _short(value) for key, value in event.facts.items() if value != ""}

@@ -29,6 +29,7 @@ def of_repack(fetch: Fetch, writer_version: str) -> Identity:
     shape = {"artifact-name": source.artifact_name, "version of the archive writer": writer_version}
     if isinstance(source, StaticUrl):
         shape |= {"strip-components": str(source.strip_components), "add-prefix": source.add_prefix}
+        shape |= {"duplicates": source.duplicates} if source.duplicates != "refuse" else {}
     else:
         shape |= {"path-prefix": source.path_prefix}
     return of_fetch(fetch) | shape

@@ -31,6 +31,7 @@ from tasks_lib.graph.marks import unchanged
 from tasks_lib.graph.names import GROUPS, UnknownNameError, resolved
 from tasks_lib.graph.recorder import Recorder
 from tasks_lib.graph.stamp import Head, Row, Stamp
+from tasks_lib.graph.started import set_up
 from tasks_lib.graph.state import stamp_of
 
 #: Share of all definitions from which on everything is loaded: then nothing is saved by choosing.
@@ -75,6 +76,14 @@ class Loader:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+    def setup(self, params: Any) -> None:
+        """Load the dodo.py.
+
+        Raises:
+            InvalidCommand: as `set_up`.
+        """
+        set_up(self._inner, params)
 
     def load_tasks(self, cmd: Any, pos_args: list[str]) -> list[Task]:
         """Return the tasks that a command needs.

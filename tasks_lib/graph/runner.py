@@ -268,6 +268,8 @@ class PooledRunner(Runner):
             except BaseException as error:  # SystemExit, asyncio's CancelledError: a task fails, a worker never ends
                 if kind == _RUN:
                     fail = TaskError(f"{type(error).__name__} in an action", error)  # type: ignore[no-untyped-call]
+            if kind == _RUN:
+                RUN.say(node.task.name, "done", {})
             self._done.put((kind, workers.pool, node, fail))
 
     def _executed(self, task: Any) -> BaseFail | None:

@@ -20,7 +20,8 @@ class Event(NamedTuple):
     """One thing that a task said.
 
     Names and facts: `phase` (`phase` and its own), `advance` (`size` bytes), `warn` (`message`), `skip` (`reason`);
-    around them the reporter says `start` and `end` (`outcome`, `message`).
+    around them the reporter says `start` and `end` (`outcome`, `message`), and before `end` the runner `done`, on the
+    worker's thread: what became of a task is known only when doit hears of it.
     `at_s` is monotonic seconds, `worker` the name of the thread that works for the task.
     """
 

@@ -1,5 +1,8 @@
 """A record as a Chrome trace, for Perfetto and chrome://tracing. Pure.
 
+A reader drops slices of one thread that overlap without one lying in the other: a task's phases stand in the task, one
+after the other.
+
 Source: "Trace Event Format", the JSON object form with complete (`X`), counter (`C`) and metadata (`M`) events;
 timestamps and durations in microseconds.
 """
@@ -9,9 +12,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import Any
+from typing import Any, Final
 
 from tasks_lib.graph.report.record import Record
+
+#: The thread of a process whose number is the process's own is shown as its main one: workers come after it.
+_MAIN: Final = 1
 
 
 def trace(record: Record) -> str:
@@ -25,28 +31,30 @@ def trace(record: Record) -> str:
 
 
 def _threads(record: Record) -> Iterator[dict[str, Any]]:
-    yield {"ph": "M", "pid": 1, "tid": 0, "name": "process_name", "args": {"name": "doit"}}
-    for number, worker in enumerate(record["workers"], 1):
-        yield {"ph": "M", "pid": 1, "tid": number, "name": "thread_name", "args": {"name": worker}}
-        yield {"ph": "M", "pid": 1, "tid": number, "name": "thread_sort_index", "args": {"sort_index": number}}
+    yield {"ph": "M", "pid": _MAIN, "tid": _MAIN, "name": "process_name", "args": {"name": "doit"}}
+    for thread, name in enumerate(("main", *record["workers"]), _MAIN):
+        yield {"ph": "M", "pid": _MAIN, "tid": thread, "name": "thread_name", "args": {"name": name}}
+        yield {"ph": "M", "pid": _MAIN, "tid": thread, "name": "thread_sort_index", "args": {"sort_index": thread}}
 
 
 def _slices(record: Record) -> Iterator[dict[str, Any]]:
     for task in record["tasks"]:
         if "start" not in task:
             continue
-        place = {"ph": "X", "pid": 1, "tid": task["worker"] + 1}
+        place = {"ph": "X", "pid": _MAIN, "tid": _MAIN + 1 + task["worker"]}  # -1: doit could not start it
         facts = {key: task[key] for key in ("outcome", "artifact", "size", "sha256", "message") if key in task}
         queued = {"queued_ms": round(task["start"] - task["ready"], 1)}
         kind = task["name"].partition(":")[0]
-        yield place | {"name": task["name"], "cat": kind, "args": facts | queued} | _span(task["start"], task["end"])
+        at, ends = _us(task["start"]), _us(task["end"])
+        yield place | {"name": task["name"], "cat": kind, "args": facts | queued, "ts": at, "dur": ends - at}
         for name, start, end, *more in task["phases"]:
+            begins, at = min(max(at, _us(start)), ends), min(max(at, _us(end)), ends)
             arguments = dict(zip(("bytes", "url"), more, strict=False))
-            yield place | {"name": name, "cat": "phase", "args": arguments} | _span(start, end)
+            yield place | {"name": name, "cat": "phase", "args": arguments, "ts": begins, "dur": at - begins}
 
 
-def _span(start: float, end: float) -> dict[str, float]:
-    return {"ts": round(start * 1000), "dur": max(0, round(end * 1000) - round(start * 1000))}
+def _us(ms: float) -> int:
+    return round(ms * 1000)
 
 
 def _counters(record: Record) -> Iterator[dict[str, Any]]:
@@ -54,15 +62,15 @@ def _counters(record: Record) -> Iterator[dict[str, Any]]:
     edges: list[tuple[float, float]] = sorted(
         edge for task in record["tasks"] if "start" in task for edge in ((task["start"], 1), (task["end"], -1))
     )
-    yield from _counter("running tasks", edges)
+    yield from _counter("tasks", "running", edges)
     rates = []
     for task in record["tasks"]:
         for name, start, end, *more in task.get("phases", ()):
             if name == "body" and more and end > start:
                 rates += [(start, more[0] / (end - start)), (end, -more[0] / (end - start))]
-    yield from _counter("kB/s", sorted(rates))
+    yield from _counter("downloads", "kB/s", sorted(rates))
 
 
-def _counter(name: str, edges: list[tuple[float, float]]) -> Iterator[dict[str, Any]]:
+def _counter(name: str, unit: str, edges: list[tuple[float, float]]) -> Iterator[dict[str, Any]]:
     for (at, _), value in zip(edges, accumulate(change for _, change in edges), strict=True):
-        yield {"ph": "C", "pid": 1, "name": name, "ts": round(at * 1000), "args": {name: round(max(0.0, value), 1)}}
+        yield {"ph": "C", "pid": _MAIN, "name": name, "ts": _us(at), "args": {unit: round(max(0.0, value), 1)}}

@@ -1,0 +1,61 @@
+"""A user's repository and real doit in it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.archives import Member, tar
+
+ROOT = Path(__file__).parent.parent
+#: The environment, without what would be heard here.
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("FETCH", "MOZ_", "UPLOAD"))}
+#: All that a user's dodo.py needs.
+PORCH = "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n"
+LIBRARY = tar(
+    [Member("lib-1.0/"), Member("lib-1.0/lib.h", b"#define LIB 1\n"), Member("lib-1.0/run", b"x", mode=0o755)]
+)
+TOOL = tar([Member("tool/tool.c", b"int main;")])
+
+
+def doit(directory: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "doit", *words]
+    environment = {**CLEAN, "FETCH_RETRIES": "0", "FETCH_DURABILITY": "fast", "PYTHONPATH": str(ROOT), **environ}
+    return subprocess.run(
+        command,
+        cwd=directory,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+
+
+def ran(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the tasks whose actions ran."""
+    assert done.returncode == 0, done.stdout
+    return sorted(line[3:].strip() for line in done.stdout.splitlines() if line.startswith(".  "))
+
+
+def definition(name: str, url: str, content: bytes, more: str = "") -> str:
+    sha = hashlib.sha256(content).hexdigest()
+    return (
+        f"{name}:\n  description: the {name}\n  fetch:\n    type: static-url\n    url: {url}\n"
+        f"    sha256: {sha}\n    size: {len(content)}\n{more}"
+    )
+
+
+def written(root: Path, files: Mapping[str, str]) -> Path:
+    """Write files below a directory, scripts executable; return the directory."""
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        if name.endswith(".sh"):
+            path.chmod(0o755)
+    return root
