@@ -5,8 +5,16 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
+import pytest
+
+from tasks_lib import interpreter
+from tasks_lib.definitions import FetchesEntry
 from tasks_lib.interpreter import alone, waiting
+from tasks_lib.progress import Silent
+from tasks_lib.settings import Settings
+from tasks_lib.steps import Artifact, Delivery, World, deliver
 
 
 def started(work: Callable[[], None]) -> threading.Thread:
@@ -92,3 +100,41 @@ def test_waiting_is_nothing_to_others() -> None:
         pass
     done.set()
     other.join()
+
+
+class Watched(Silent):
+    """Notes whether a step has the turn when it begins its work."""
+
+    def __init__(self) -> None:
+        self.alone: list[bool] = []
+
+    def phase(self, name: str, **facts: str | int | float) -> None:
+        del name, facts
+        self.alone.append(interpreter._own.turn is not None)
+
+
+@pytest.mark.parametrize(("size", "takes"), [(1, True), (1 << 20, False)])
+def test_small_deliveries_take_turns(size: int, takes: bool, tmp_path: Path) -> None:
+    """An artifact whose delivery is mostly system calls is delivered alone; a large one is nobody's business."""
+    settings = Settings.parse(
+        variables={"cache": str(tmp_path / "cache"), "build": str(tmp_path / "build")}, environ={}
+    )
+    world, content, watched = World(settings, {}), b"x" * size, Watched()
+    with world.store.writer() as writer:
+        writer.write(content)
+        integrity = writer.commit()
+    artifact = Artifact(key="k", path=tmp_path / "one.bin", task="fetch:one", integrity=integrity)
+    deliver(
+        world,
+        Delivery(
+            artifact=artifact,
+            entry=FetchesEntry(kind="fetch", name="one", delivery="place"),
+            destination=tmp_path / "there",
+            record=tmp_path / ".records/one.json",
+            key="k",
+        ),
+        watched,
+    )
+    assert (tmp_path / "there/one.bin").read_bytes() == content
+    assert set(watched.alone) == {takes}
+    assert interpreter._own.turn is None

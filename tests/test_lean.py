@@ -11,6 +11,7 @@ from doit.exceptions import TaskError, TaskFailed
 from doit.task import Task
 
 from tasks_lib.graph import lean
+from tasks_lib.graph.tasks import Facts
 
 
 class Check:
@@ -223,3 +224,10 @@ def test_a_circle_is_found_in_a_portion() -> None:
     lean.Portions(one)
     with pytest.raises(InvalidDodoFile, match="Cyclic"):
         walked(one, lambda _: "successful", 0)
+
+
+def test_facts_are_told_alike() -> None:
+    """One by one, all at once and as a plain dict the facts of a task are the same, its class of workers among them."""
+    facts = Facts("cpu", lambda key: {"recipe_key": key, "size": 1}, "k")
+    assert dict(facts.items()) == {name: facts[name] for name in facts} == {"recipe_key": "k", "size": 1, "pool": "cpu"}
+    assert (len(facts), facts.get("size"), facts.get("other")) == (3, 1, None)

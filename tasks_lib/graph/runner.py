@@ -67,7 +67,7 @@ class Pools(NamedTuple):
 
     def limit(self, pool: str) -> int:
         """Return how many tasks of one class run at once."""
-        return {"network": self.network, "cpu": self.cpu}.get(pool, self.others)
+        return self.network if pool == "network" else self.cpu if pool == "cpu" else self.others
 
 
 class Interruption:
@@ -203,12 +203,16 @@ class PooledRunner(Runner):
                 return None
             if node == "hold on":
                 return False
-            if node.run_status is None and self._is_large(node.task):
+            if node.run_status is None and self._is_known(node.task) and self._is_large(node.task):
                 self._ready["cpu"].append((_CHECK, node))
                 self._feed()
             else:
                 self._select(dispatcher, node)
         return True
+
+    def _is_known(self, task: Any) -> bool:
+        """Whether doit remembers that it succeeded; if not, one of ours runs, whatever its files are."""
+        return not isinstance(task, lean.LeanTask) or bool(self.dep_manager.backend.in_(task.name))
 
     def _is_large(self, task: Any) -> bool:
         size = 0
@@ -233,7 +237,7 @@ class PooledRunner(Runner):
 
     def _look(self, task: Any) -> Row | None:
         """Look at a task's files before it is checked, for the stamp."""
-        return self._keeping.recorder.look(task) if self._keeping is not None else None
+        return self._keeping.recorder.look(task) if self._keeping is not None and self._is_known(task) else None
 
     # --- from the queues to the workers
 

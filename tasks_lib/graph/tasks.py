@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -167,15 +167,18 @@ class Facts(Mapping[str, Any]):
     def __init__(self, pool: str, tell: Callable[..., dict[str, Any]], *words: Any) -> None:
         self._pool, self._tell, self._words = pool, tell, words
 
+    def items(self) -> ItemsView[str, Any]:
+        """Return all of them, made once for whoever wants more than one."""
+        return (self._tell(*self._words) | {"pool": self._pool}).items()
+
     def __getitem__(self, name: str) -> Any:
         return self._pool if name == "pool" else self._tell(*self._words)[name]
 
     def __iter__(self) -> Iterator[str]:
-        yield from self._tell(*self._words)
-        yield "pool"
+        return iter(dict(self.items()))
 
     def __len__(self) -> int:
-        return len(self._tell(*self._words)) + 1
+        return len(self.items())
 
 
 class Graph:

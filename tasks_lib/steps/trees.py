@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError, UnsupportedArchiveError
 from tasks_lib.formats import format_for
+from tasks_lib.interpreter import alone
 from tasks_lib.progress import Progress
 from tasks_lib.steps import artifacts
 from tasks_lib.steps.plan import Delivery
@@ -16,6 +18,9 @@ from tasks_lib.steps.world import World
 
 if TYPE_CHECKING:
     from tasks_lib.tree import Slot
+
+#: Bytes of an artifact up to which delivering it is mostly system calls: two at once would only hand the lock over.
+_SMALL: Final = 256 << 10
 
 
 def slot_of(delivery: Delivery) -> Slot:
@@ -70,7 +75,8 @@ def deliver(world: World, delivery: Delivery, progress: Progress) -> None:
     if integrity is None:
         raise BlobMissingError(f"{delivery.entry.name} has not been made", hint=f"run `doit {delivery.artifact.task}`")
     slot = slot_of(delivery)._replace(lock_timeout_s=world.settings.lock_timeout_s)
-    with slot.held(progress) as news:
+    turn = alone if integrity.size <= _SMALL else contextlib.nullcontext()
+    with turn, slot.held(progress) as news:
         if news and slot.holds(delivery.key):
             return  # another process made it while this one waited
         try:

@@ -72,7 +72,7 @@ class Reporter:
         """A task ended well."""
         if _shown(task):
             # what a task of another process (`-P process`) says is not heard here: it did something, who knows what
-            unheard = bool(active_children()) and not self._ledger.runs[task.name].phases
+            unheard = not self._ledger.runs[task.name].phases and bool(active_children())
             self._end(task, "made" if unheard else "success", None)
 
     def add_failure(self, task: Any, fail: Any) -> None:

@@ -294,10 +294,11 @@ class Ledger:
             for phase in run.phases:
                 if phase.name != "body" or not phase.url:
                     continue
-                files, size, seconds = found.get(host_of(phase.url), (0, 0, 0.0))
+                host = host_of(phase.url)
+                files, size, seconds = found.get(host, (0, 0, 0.0))
                 last = phase is run.source
                 took = seconds + phase.end_s - phase.start_s
-                found[host_of(phase.url)] = (files + last, size + phase.size, took)
+                found[host] = (files + last, size + phase.size, took)
         return dict(sorted(found.items(), key=lambda item: -item[1][2]))
 
 
