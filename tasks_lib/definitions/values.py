@@ -19,7 +19,7 @@ from tasks_lib.relpath import RelPath
 DEFAULT_ARTIFACT_PREFIX: Final = "public"
 
 
-class GpgSignature(msgspec.Struct, frozen=True, kw_only=True):
+class GpgSignature(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """An OpenPGP signature; `fingerprint` pins the one primary key that may sign.
 
     `key_path` is relative to the repository root, `key_file` is where it is. Without a `sig_url` the text itself is
@@ -32,14 +32,14 @@ class GpgSignature(msgspec.Struct, frozen=True, kw_only=True):
     key_file: str = ""
 
 
-class Minisign(msgspec.Struct, frozen=True, kw_only=True):
+class Minisign(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """A minisign signature; `public_key` is the base64 line of the key."""
 
     sig_url: str
     public_key: str
 
 
-class Checksums(msgspec.Struct, frozen=True, kw_only=True):
+class Checksums(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """A list of digests (`sha256sum`) at `url`, itself signed; it must list the file with the pinned digest."""
 
     url: str
@@ -59,7 +59,7 @@ class Place(NamedTuple):
     refused: str = ""
 
 
-class StaticUrl(msgspec.Struct, frozen=True, kw_only=True):
+class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """One file with promised bytes; `mirrors` serve the same bytes, in order of preference."""
 
     url: str
@@ -106,7 +106,7 @@ class StaticUrl(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.strip_components or self.add_prefix or self.duplicates != "refuse" or renamed)
 
 
-class Git(msgspec.Struct, frozen=True, kw_only=True):
+class Git(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """One commit of a git repository as an archive; `revision` is the full commit id."""
 
     repo: str
@@ -118,7 +118,7 @@ class Git(msgspec.Struct, frozen=True, kw_only=True):
     archive: tuple[tuple[str, int | str], ...] = ()
 
 
-class Hg(msgspec.Struct, frozen=True, kw_only=True):
+class Hg(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """One changeset of a Mercurial repository as an archive; `revision` is the full changeset id."""
 
     repo: str
@@ -128,7 +128,7 @@ class Hg(msgspec.Struct, frozen=True, kw_only=True):
     archive: tuple[tuple[str, int | str], ...] = ()
 
 
-class Fetch(msgspec.Struct, frozen=True, kw_only=True):
+class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """A fetch definition: which content is wanted, under which name."""
 
     name: str
@@ -141,7 +141,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True):
     line: int
 
 
-class FetchesEntry(msgspec.Struct, frozen=True, kw_only=True):
+class FetchesEntry(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """One artifact that a toolchain consumes.
 
     `kind` is "fetch" or "toolchain", `delivery` is "extract" or "place"; `dest` lies below the fetches
@@ -155,14 +155,14 @@ class FetchesEntry(msgspec.Struct, frozen=True, kw_only=True):
     line: int = 0
 
 
-class FileReference(msgspec.Struct, frozen=True, kw_only=True):
+class FileReference(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """A file that a definition names: `text` as written, `path` where it is."""
 
     text: str
     path: str
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
+class Run(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """What a toolchain executes in its fetches directory: a command, or a script with arguments."""
 
     command: tuple[str, ...] = ()
@@ -173,7 +173,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     toolchain_artifact: RelPath | None = None
 
 
-class Toolchain(msgspec.Struct, frozen=True, kw_only=True):
+class Toolchain(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """A consumer: its fetches, and optionally what it runs on them."""
 
     name: str
@@ -191,7 +191,7 @@ class Toolchain(msgspec.Struct, frozen=True, kw_only=True):
         return artifact.components[-1] if artifact else ""
 
 
-class Refused(msgspec.Struct, frozen=True, kw_only=True):
+class Refused(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """A definition of a Taskgraph tree that cannot be made here, and why; `task` is what it would be called."""
 
     task: str

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: Length of the digest of a definition: it tells whether that is what it was, and nobody gains from two alike.
 _DIGEST_BYTES: Final = 8
 #: First bytes of the file; raise the number when its layout changes.
-_MAGIC: Final = b"doit-fetch definitions 2\n"
+_MAGIC: Final = b"doit-fetch definitions 3\n"
 #: Names that are looked for in the text of all names before a table of them is made, which takes as long as fifty.
 _GLANCES: Final = 16
 
@@ -126,11 +126,15 @@ class Lazy(Mapping[str, Value], Generic[Value]):
         return -1 if at < 0 else self._block.names.count("\0", 0, at)
 
 
-def decoded(text: bytes | memoryview | msgspec.Raw) -> Any:
-    """Return the definition of its bytes."""
+def decoded(text: memoryview) -> Any:
+    """Return the definition of its bytes.
+
+    Raises:
+        ValueError: they are none.
+    """
     from tasks_lib.definitions.packed import unpacked
 
-    return unpacked(msgspec.msgpack.decode(text))
+    return unpacked(text)
 
 
 class Library:
@@ -178,11 +182,12 @@ class Library:
 def definitions_of(kept: Kept, parsed: Definitions | None = None) -> Definitions:
     """Return the definitions, each decoded when it is asked for, if it was not `parsed` just now."""
     from tasks_lib.definitions import Definitions
+    from tasks_lib.definitions.packed import unpacked_refused
 
     return Definitions(
         fetches=Lazy(kept.fetches, parsed.fetches if parsed else {}),
         toolchains=Lazy(kept.toolchains, parsed.toolchains if parsed else {}),
-        refused=parsed.refused if parsed else decoded(kept.refused),
+        refused=parsed.refused if parsed else unpacked_refused(kept.refused),
         _fetch_aliases=kept.fetch_aliases,
         _toolchain_aliases=kept.toolchain_aliases,
     )
@@ -249,14 +254,14 @@ class Memory:
             fetch_aliases=dict(definitions._fetch_aliases),
             toolchain_aliases=dict(definitions._toolchain_aliases),
             consumers=_raw(consumers_of(definitions)),
-            refused=_raw(packed(definitions.refused)),
+            refused=msgspec.Raw(packed(definitions.refused)),
         )
 
     def _encoded(self, value: Fetch | Toolchain) -> bytes:
         from tasks_lib.definitions.packed import packed
 
         known = self._raw.get(id(value))
-        return known[1] if known else msgspec.msgpack.encode(packed(value))
+        return known[1] if known else packed(value)
 
     def _key(self, source: SourceFile, defaults: object) -> str:
         """Return the digest of everything that shapes what one file defines."""
