@@ -25,34 +25,6 @@ ROOT = Path(__file__).resolve().parent.parent
 MIB = 1 << 20
 
 
-#: Delays bytes both ways where the kernel has no netem: a round trip before the first byte, and one for each request.
-RELAY = """
-import asyncio, sys
-delay, host, port, listen = float(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-async def pump(reader, writer):
-    queue, loop = asyncio.Queue(64), asyncio.get_running_loop()
-    async def late():
-        while (item := await queue.get()) is not None:
-            await asyncio.sleep(max(0, item[0] - loop.time()))
-            writer.write(item[1])
-            await writer.drain()
-        writer.close()
-    task = asyncio.create_task(late())
-    while data := await reader.read(1 << 18):
-        await queue.put((loop.time() + delay, data))
-    await queue.put(None)
-    await task
-async def serve(reader, writer):
-    await asyncio.sleep(2 * delay)
-    there, back = await asyncio.open_connection(host, port)
-    await asyncio.gather(pump(reader, back), pump(there, writer), return_exceptions=True)
-async def main():
-    async with await asyncio.start_server(serve, "127.0.0.1", listen, backlog=1024) as server:
-        await server.serve_forever()
-asyncio.run(main())
-"""
-
-
 @dataclass(frozen=True)
 class Scenario:
     """What is served, how, and which reference decides."""
@@ -207,57 +179,25 @@ def run(prepare: Callable[[Work, Path], list[str]], work: Work, top: Path) -> tu
 
 @contextlib.contextmanager
 def network(delay_ms: int) -> Iterator[tuple[list[str], str]]:
-    """Give how to run the server and its address: loopback, or a namespace of its own behind a delay."""
+    """Give how to run the server and its address: loopback, or a namespace of its own behind `delay.py`."""
     if not delay_ms:
         yield [], "127.0.0.1"
         return
     name = f"bench{os.getpid()}"
-    ours, theirs = f"b{os.getpid()}a", f"b{os.getpid()}b"
-    inside = ["ip", "netns", "exec", name]
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    carrier = subprocess.Popen(
+        [sys.executable, str(ROOT / "benchmarks/delay.py"), name, str(delay_ms)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     try:
-        for command in (
-            f"ip netns add {name}",
-            f"ip link add {ours} type veth peer name {theirs}",
-            f"ip link set {theirs} netns {name}",
-            f"ip addr add 10.213.7.1/30 dev {ours}",
-            f"ip link set {ours} up",
-            f"tc qdisc add dev {ours} root netem delay {delay_ms}ms limit 100000",
-        ):
-            subprocess.run(command.split(), check=True)
-        for command in (
-            f"ip addr add 10.213.7.2/30 dev {theirs}",
-            f"ip link set {theirs} up",
-            f"tc qdisc add dev {theirs} root netem delay {delay_ms}ms limit 100000",
-        ):
-            subprocess.run([*inside, *command.split()], check=True)
-        yield inside, "10.213.7.2"
+        assert carrier.stdout is not None
+        if carrier.stdout.readline() != b"ready\n":
+            raise SystemExit("no delay: that needs root, /dev/net/tun and `ip`")
+        yield ["ip", "netns", "exec", name], "10.213.7.2"
     finally:
+        carrier.communicate()
         subprocess.run(["ip", "netns", "del", name], check=False)
-        subprocess.run(["ip", "link", "del", ours], check=False, stderr=subprocess.DEVNULL)
-
-
-def has_netem() -> bool:
-    """Whether this kernel can delay packets."""
-    asked = ["unshare", "-rn", "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
-    return subprocess.run(asked, check=False, capture_output=True).returncode == 0
-
-
-@contextlib.contextmanager
-def relayed(base: str, delay_ms: int) -> Iterator[str]:
-    """Give the address of a relay before `base` that delays every byte; `base` itself without a delay."""
-    if not delay_ms:
-        yield base
-        return
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        listen = free.getsockname()[1]
-    host, port = base.removeprefix("http://").split(":")
-    relay = subprocess.Popen([sys.executable, "-c", RELAY, str(delay_ms / 1000), host, port, str(listen)])
-    try:
-        time.sleep(1)
-        yield f"http://127.0.0.1:{listen}"
-    finally:
-        relay.terminate()
-        relay.wait()
 
 
 @contextlib.contextmanager
@@ -305,11 +245,9 @@ def main() -> None:
             files = generate(top / "served", scenario)
             seconds: dict[str, list[float]] = {name: [] for name in names}
             memory = dict.fromkeys(names, 0)
-            netem = scenario.delay_ms if scenario.delay_ms and has_netem() else 0
             with (
-                network(netem) as (inside, address),
-                nginx(top, scenario.rate, inside, address) as direct,
-                relayed(direct, scenario.delay_ms - netem) as base,
+                network(scenario.delay_ms) as (inside, address),
+                nginx(top, scenario.rate, inside, address) as base,
             ):
                 work = Work(scenario, base, files)
                 for number in range(chosen.rounds):

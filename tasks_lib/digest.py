@@ -6,8 +6,9 @@ Pure: no I/O. A value is born valid; nobody checks it a second time.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final, Self
+
+import msgspec
 
 #: Length of the hex form by algorithm. Source: FIPS 180-4 section 1 (256 and 512 bit outputs).
 HEX_LENGTHS: Final = {"sha256": 64, "sha512": 128}
@@ -15,8 +16,7 @@ HEX_LENGTHS: Final = {"sha256": 64, "sha512": 128}
 _HEX: Final = re.compile(r"[0-9a-f]+")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Digest:
+class Digest(msgspec.Struct, frozen=True, order=True):
     """Algorithm and lower-case hex."""
 
     algorithm: str
@@ -52,8 +52,7 @@ class Digest:
         return f"{self.algorithm}:{self.hex}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Integrity:
+class Integrity(msgspec.Struct, frozen=True, kw_only=True):
     """Size in bytes *and* digest: what a definition promises about a blob."""
 
     size: int

@@ -8,8 +8,7 @@ This module imports nothing of the house.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 
 def escaped(text: str | bytes) -> str:
@@ -59,8 +58,7 @@ class CancelledError(FetchError):
 # --- our text is wrong ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing wrong in one definition file: `file:line: key: reason: hint`."""
 
     file: str
@@ -75,9 +73,10 @@ class Problem:
         return ": ".join(part for part in parts if part)
 
 
-@dataclass(frozen=True, slots=True, order=True)
 class Refusal(Problem):
     """A definition that is understood and cannot be made here, whatever is corrected in its text."""
+
+    __slots__ = ()
 
 
 class DefinitionError(FetchError):
@@ -258,8 +257,7 @@ class ToolError(FetchError):
 # --- all of it --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One try at one source; `url` has its secrets redacted, `reason` is one line."""
 
     url: str

@@ -5,11 +5,10 @@ They stand apart from `archive`, so that settings can be read without loading wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(NamedTuple):
     """What an archive may cost; bytes unless the name says otherwise."""
 
     max_total_bytes: int = 50 << 30

@@ -7,8 +7,7 @@ of the time of `doit list` would go into that. Pure: no I/O.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 #: Networks that no public content lives in, and whose addresses give secrets away on cloud machines.
 #: Source: RFC 3927 and RFC 4291 section 2.5.6 (link-local); faults.md section 6, "SSRF-like targets".
@@ -18,10 +17,10 @@ _LEAST_BPS: Final = 50 * 1024
 _LEAST_TOTAL_S: Final = 300.0
 #: Longest window over which the minimum rate must hold, in seconds.
 _MAX_WINDOW_S: Final = 60.0
+_NONE: Final[Mapping[str, str]] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransportSettings:
+class TransportSettings(NamedTuple):
     """Deadlines in seconds, rate in bytes per second, and whom to trust."""
 
     connect_timeout_s: float = 10.0
@@ -29,7 +28,7 @@ class TransportSettings:
     min_rate_bps: float = 1024.0
     total_timeout_s: float = 0.0  # 0: from the size
     ca_bundle: str = ""
-    proxies: Mapping[str, str] = field(default_factory=dict)
+    proxies: Mapping[str, str] = _NONE
     no_proxy: str = ""
     netrc: str = ""
     denied: tuple[str, ...] = LINK_LOCAL
@@ -44,8 +43,7 @@ class TransportSettings:
         return self.total_timeout_s or max(_LEAST_TOTAL_S, size / _LEAST_BPS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(NamedTuple):
     """How stubborn and how polite to be; `network` is "on" or "off".
 
     A file of at least `split_size` bytes that comes slowly is fetched over up to `connections` lines.
@@ -59,8 +57,7 @@ class Policy:
     split_size: int = 16 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RepositorySettings:
+class RepositorySettings(NamedTuple):
     """What programs that fetch from repositories are told; of `environ`, the caller's, little is passed on."""
 
     environ: Mapping[str, str]

@@ -5,8 +5,9 @@ Pure: no I/O, and no resolving: a path is judged by its text, component by compo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Self
+
+import msgspec
 
 #: Longest component in bytes. Source: POSIX limits.h NAME_MAX, 255 on every Linux file system of note.
 MAX_COMPONENT_BYTES: Final = 255
@@ -14,8 +15,7 @@ MAX_COMPONENT_BYTES: Final = 255
 MAX_PATH_BYTES: Final = 4095
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class RelPath:
+class RelPath(msgspec.Struct, frozen=True, order=True):
     """A normalised relative slash path with no `.`, no `..`, no control character."""
 
     text: str

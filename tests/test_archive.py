@@ -17,14 +17,13 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zstandard
 
-from tasks_lib import archive
+from tasks_lib import archive, formats
 from tasks_lib.archive import Limits, Reshape
 from tasks_lib.definitions import json_schema
 from tasks_lib.errors import ArchiveError, TreeError
@@ -47,7 +46,7 @@ def repacked(
     data: bytes,
     kind: str,
     reshape: Reshape | None = None,
-    mtime: int = archive.mtime_for(None),
+    mtime: int = formats.mtime_for(None),
     limits: Limits = LIMITS,
     duplicates: str = "refuse",
 ) -> bytes:
@@ -475,7 +474,7 @@ def test_definitions_name_every_limit() -> None:
     """What a definition may say about its archive are the limits that there are."""
     table = json_schema()["$defs"] if "$defs" in json_schema() else json_schema()
     said = set(re.findall(r'"([a-z-]+)": \{"(?:type|enum|description)"', json.dumps(table)))
-    assert {field.name.replace("_", "-") for field in fields(Limits)} <= said
+    assert {name.replace("_", "-") for name in Limits._fields} <= said
 
 
 def test_removal_of_hostile_trees(tmp_path: Path) -> None:
@@ -536,9 +535,9 @@ def test_a_changed_tree_is_noticed(tmp_path: Path) -> None:
 
 def test_formats_by_name_and_content() -> None:
     """A format is known by suffix and by first bytes."""
-    assert archive.format_for("x.TGZ") == "tar.gz"
-    assert archive.format_for("x.deb") == "deb"
-    assert archive.format_for("x.rpm") is None
+    assert formats.format_for("x.TGZ") == "tar.gz"
+    assert formats.format_for("x.deb") == "deb"
+    assert formats.format_for("x.rpm") is None
     assert archive.format_of(GZ(b"x")) == "tar.gz"
     assert archive.format_of(tar(PLAIN)[:512]) == "tar"
     assert archive.format_of(b"\x7fELF") is None

@@ -46,7 +46,7 @@ def test_every_line_is_of_the_schema(repository: Path) -> None:
         times = [line["at_s"] for line in first if line.get("worker") == worker]
         assert times == sorted(times)
     phases = [line["phase"] for line in first if line["event"] == "phase" and line["task"] == "fetch:lib"]
-    assert [phase for phase in phases if phase != "wait"] == ["queue", "connect", "first-byte", "body", "verify"]
+    assert [phase for phase in phases if phase != "wait"] == ["connect", "first-byte", "body", "verify"]
     sizes = [line["size"] for line in first if line["event"] == "progress" and line["task"] == "fetch:lib"]
     assert sum(sizes) == len(LIBRARY)
     assert lines[-2] | {"run": "", "at_s": 0} == {

@@ -10,12 +10,12 @@ import sys
 import tarfile
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zstandard
+from msgspec.structs import replace
 
 from tasks_lib.definitions import Git
 from tasks_lib.digest import Integrity

@@ -10,10 +10,10 @@ import sys
 import threading
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tasks_lib.definitions import Git
 from tasks_lib.errors import ArchiveError, ArchiveLimitError, CancelledError, FetchError, ToolError, TransportError

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "tasks_lib").rglob("*.py"))
-THINKING = ("errors.py", "digest.py", "relpath.py", "repository_url.py", "recipe.py", "definitions/")
+THINKING = ("errors.py", "digest.py", "relpath.py", "formats.py", "repository_url.py", "recipe.py", "definitions/")
 IO = {"os", "pathlib", "time", "random", "subprocess", "socket", "requests", "tempfile", "shutil"}
 
 

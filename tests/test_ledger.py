@@ -72,8 +72,22 @@ def test_the_rate_is_that_of_the_last_seconds() -> None:
         said.say(step / 10, "fetch:a", "advance", size=1_000_000)
     run = said.ledger.runs["fetch:a"]
     assert run.rate(10.0) == pytest.approx(10_000_000, rel=0.15)
+    assert said.ledger.rate(10.0) == pytest.approx(10_000_000, rel=0.15)
     assert 0 < run.rate(14.0) < 2_500_000
     assert run.rate(15.0) == 0
+
+
+def test_the_rate_of_all_counts_what_arrives() -> None:
+    """A burst at the beginning counts from the beginning; what was resumed or written is no arrival."""
+    said = Said()
+    for name in ("fetch:a", "fetch:b"):
+        said.say(0.1, name, "start")
+        said.say(0.1, name, "phase", phase="body", total=10_000_000, resumed=5_000_000)
+        said.say(0.1, name, "advance", size=600_000)
+    assert said.ledger.rate(1.0) == pytest.approx(1_200_000)
+    said.say(1.0, "fetch:a", "phase", phase="repack")
+    said.say(1.0, "fetch:a", "advance", size=10_000_000)
+    assert said.ledger.rate(2.0) == pytest.approx(600_000)
 
 
 def test_bytes_and_counts_of_the_whole() -> None:

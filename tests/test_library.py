@@ -12,6 +12,7 @@ from tasks_lib.definitions import reading
 from tasks_lib.definitions.packed import packed, unpacked
 from tasks_lib.definitions.yaml_tree import Tree
 from tasks_lib.errors import DefinitionError
+from tasks_lib.graph.closure import digests
 from tasks_lib.graph.library import Library
 from tasks_lib.graph.load import load
 from tasks_lib.graph.marks import RACY_NS
@@ -168,6 +169,35 @@ def test_defaults_and_mirrors_concern_every_file(directory: Path, parsed: list[s
     assert set(parsed) == {"mirrors.yml", "one.yml", "more.yml", "all.yml"}
     (directory / "mirrors.yml").unlink()
     assert load(directory, library(directory)).fetches["one"] == load(directory).fetches["one"]
+
+
+def test_one_or_all(directory: Path) -> None:
+    """A name is found the same among few that are asked for and among all; one that is a part of another is none."""
+    text = "".join(definition(f"n{number}", f"https://example.org/{number}", b"%d" % number) for number in range(40))
+    (directory / "fetch/many.yml").write_text(text)
+    load(directory, library(directory))
+    names = ["n3", "n39", "one", "n0", "commit"]
+    for before in (0, 100):
+        found = load(directory, library(directory)).fetches
+        for _ in range(before):
+            assert "n7" in found
+        assert [found[name].name for name in names] == names
+        for wrong in ("n", "", "3", "n40", "n3\0n4"):
+            assert wrong not in found
+            with pytest.raises(KeyError):
+                found[wrong]
+        assert len(found) == len(list(found)) == 43
+
+
+def test_a_definition_is_known_by_its_digest(directory: Path) -> None:
+    """Another text of a definition has another digest, the others keep theirs."""
+    before = digests(load(directory, library(directory)))
+    path = directory / "fetch/one.yml"
+    path.write_text(path.read_text().replace("size: 1", "size: 2"))
+    after = digests(load(directory, library(directory)))
+    assert {name for name in before[0] if before[0][name] != after[0][name]} == {"one"}
+    assert before[1] == after[1]
+    assert len(set(before[0].values())) == len(before[0]) == 3
 
 
 def test_heavy_modules_stay_out(directory: Path) -> None:

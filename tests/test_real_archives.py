@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks_lib import archive
+from tasks_lib import archive, formats
 from tasks_lib.archive import Limits, Reshape
 from tasks_lib.progress import Silent
 from tasks_lib.tree import Slot, remove_tree
@@ -96,7 +96,7 @@ def archives() -> Iterator[list[Path]]:
 
 
 def kind_of(path: Path) -> str:
-    return archive.format_for(path.name) or ("zip" if path.suffix in (".whl", ".jar") else "")
+    return formats.format_for(path.name) or ("zip" if path.suffix in (".whl", ".jar") else "")
 
 
 def reference(path: Path, directory: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import fields, replace
 from pathlib import Path
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from tasks_lib import recipe
 from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
@@ -83,7 +84,7 @@ def test_figures_of_2018(name: str, golden: str) -> None:
 @pytest.mark.parametrize("kind", [Fetch, StaticUrl, Git, Hg])
 def test_every_field_is_classified(kind: type) -> None:
     """A new field is identity or locator, never forgotten."""
-    for one in fields(kind):
+    for one in msgspec.structs.fields(kind):
         assert (one.name in recipe.IDENTITY) != (one.name in recipe.LOCATORS), one.name
 
 

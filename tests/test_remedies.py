@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from tasks_lib.definitions import reading
 from tasks_lib.graph.library import Library
 from tasks_lib.graph.load import load
 from tasks_lib.graph.state import State
-from tests.project import definition, doit
+from tests.project import CLEAN, definition, doit
 from tests.test_runner import CORES, project
 
 # --- the state
@@ -248,6 +250,86 @@ def test_only_what_is_named_is_loaded(many: Path) -> None:
     assert _made(many, "info", "fetch:f7") < 10
     (many / "dodo.py").write_text(COUNTED + 'def task_own():\n    return {"actions": None}\n')
     assert _made(many, "info", "fetch:f7") > 30
+
+
+LOADED = """
+import atexit, sys
+def noted():
+    ours = [module for name, module in sys.modules.items() if name.startswith("tasks_lib")]
+    classes = {one for module in ours for one in vars(module).values() if isinstance(one, type)}
+    slow = {"dataclass:" + one.__name__ for one in classes if one.__module__.startswith("tasks_lib") and "__dataclass_fields__" in vars(one)}
+    open("loaded", "w").write(" ".join([*sys.modules, *slow]))
+atexit.register(noted)
+from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs
+DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["fetch"]}
+"""
+#: What opens, decodes, extracts, runs or shows, and what else takes long to load.
+_HEAVY = {
+    "requests",
+    "ssl",
+    "zstandard",
+    "yaml",
+    "rich",
+    "tasks_lib.transport",
+    "tasks_lib.sources",
+    "tasks_lib.archive",
+    "tasks_lib.tree",
+    "tasks_lib.signature",
+}
+_RUNNING = {"tasks_lib.graph.runner", "tasks_lib.graph.reporter"}
+
+
+WITHOUT = {
+    "info fetch:f7": _HEAVY | _RUNNING,
+    "why fetch:f7": _HEAVY | _RUNNING,
+    "list": _HEAVY | _RUNNING | {"tasks_lib.steps", "tasks_lib.recipe"},
+    "forget fetch:f7": _HEAVY | _RUNNING,
+    "": _HEAVY | {"msgspec", "tasks_lib.store", "tasks_lib.steps", "tasks_lib.definitions"},
+}
+
+
+@pytest.mark.parametrize("words", WITHOUT)
+def test_a_command_loads_what_it_shows(words: str, many: Path) -> None:
+    """A command imports nothing that it has no use for, and no class that takes half a millisecond to make."""
+    (many / "dodo.py").write_text(LOADED)
+    assert doit(many, *words.split()).returncode == 0
+    loaded = (many / "loaded").read_text().split()
+    assert not WITHOUT[words] & set(loaded)
+    assert [name for name in loaded if name.startswith("dataclass:")] == []
+    assert doit(many, "-a", "fetch:f7").returncode == 0  # what runs loads what runs it
+    assert set((many / "loaded").read_text().split()) >= _RUNNING
+
+
+PLUGGED = """
+import sys
+import doit.plugin
+true, groups = doit.plugin.entry_points_impl(), []
+doit.plugin.entry_points_impl = lambda: lambda group: groups.append(group) or true(group=group)
+from doit.doit_cmd import DoitMain
+status = DoitMain().run(sys.argv[1:])
+open("groups", "w").write(f"{status} " + " ".join(group.removeprefix("doit.") for group in sorted(set(groups))))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "looked"),
+    [
+        ("", "0 COMMAND"),
+        ("list", "0 COMMAND"),
+        ("info fetch:f7", "0 COMMAND"),
+        ("-r lines", "0 COMMAND REPORTER"),
+        ("-r nothing", "3 COMMAND REPORTER"),
+        ("list --backend json --db-file other.json", "0 BACKEND COMMAND"),
+        ("list --backend nothing", "3 BACKEND COMMAND"),
+        ("help run", "0 BACKEND COMMAND REPORTER"),
+    ],
+)
+def test_plug_ins_of_others_are_looked_for_when_they_are_named(words: str, looked: str, many: Path) -> None:
+    """The metadata of every package is read for commands only, until a backend or reporter that is not ours is named."""
+    subprocess.run(
+        [sys.executable, "-c", PLUGGED, *words.split()], cwd=many, check=True, capture_output=True, env=CLEAN
+    )
+    assert (many / "groups").read_text() == looked
 
 
 def test_the_stamp_answers_alone(many: Path) -> None:

@@ -10,7 +10,7 @@ import tarfile
 import pytest
 import zstandard
 
-from tasks_lib import archive
+from tasks_lib import archive, formats
 from tasks_lib.archive import Limits, Reshape
 from tasks_lib.errors import ArchiveError
 from tasks_lib.progress import Silent
@@ -67,8 +67,8 @@ def test_names_follow_the_rules_wherever_they_stand(strip: int, prefix: str) -> 
 
 def test_no_time_is_later_than_the_source_date() -> None:
     """Every entry has one time, 1980 or SOURCE_DATE_EPOCH if that is earlier; keys tell such archives apart."""
-    assert [archive.mtime_for(epoch) for epoch in (None, 1 << 50, 7, 0)] == [315_532_800, 315_532_800, 7, 0]
-    assert len({archive.writer_version(mtime) for mtime in (315_532_800, 7, 0)}) == 3
+    assert [formats.mtime_for(epoch) for epoch in (None, 1 << 50, 7, 0)] == [315_532_800, 315_532_800, 7, 0]
+    assert len({formats.writer_version(mtime) for mtime in (315_532_800, 7, 0)}) == 3
     made = repacked(tar([*TREE, *LINKS]), "tar", Reshape(prefix=PREFIX), mtime=7)
     with tarfile.open(fileobj=io.BytesIO(zstandard.ZstdDecompressor().decompress(made))) as read:
         assert {one.mtime for one in read} == {7}

@@ -216,3 +216,30 @@ def test_two_at_once_download_once(origin: Origin, store: Store) -> None:
         thread.join()
     assert failures == []
     assert origin.paths() == ["/a"]
+
+
+def test_who_waits_for_a_turn_at_a_host_says_so(origin: Origin, store: Store) -> None:
+    """The second request to a host that serves one at a time is in the queue until the first is answered."""
+    asked, go_on = threading.Event(), threading.Event()
+    waited: list[str] = []
+
+    def held(connection: socket.socket, request: Request) -> None:
+        asked.set()
+        assert go_on.wait(60)
+        reply(BODY)(connection, request)
+
+    class Told(Silent):
+        def phase(self, name: str, **facts: str | int | float) -> None:
+            if name == "queue":
+                waited.append(str(facts["url"]))
+                go_on.set()
+
+    origin.answers.update({"/a": held, "/b": reply(b"b")})
+    transport = Transport(TransportSettings())
+    one = Sources(store, transport, Policy(jobs_per_host=1))
+    first = threading.Thread(target=one.obtain, args=(wanted(f"{origin.url}/a"), Told()))
+    first.start()
+    assert asked.wait(60)
+    one.obtain(wanted(f"{origin.url}/b", content=(1, hashlib.sha256(b"b").hexdigest())), Told())
+    first.join()
+    assert waited == [f"{origin.url}/b"]

@@ -18,7 +18,8 @@ from tasks_lib.errors import (
 )
 from tasks_lib.progress import Silent
 from tasks_lib.store import Result, Store, hashing
-from tasks_lib.store.memo import Stamp
+from tasks_lib.store.memo import Memo, Stamp
+from tasks_lib.store.trust import Trust
 from tasks_lib.tree import remove_tree
 
 BYTES = b"content" * 1000
@@ -239,3 +240,24 @@ def test_directories_that_go_meanwhile(store: Store, tmp_path: Path) -> None:
     store.publish(result.integrity, tmp_path / "cache/artifacts/a/k/f")
     assert store.result(result.key) == result
     assert (tmp_path / "cache/artifacts/a/k/f").read_bytes() == b"one"
+
+
+def test_few_and_many_are_remembered_alike(tmp_path: Path) -> None:
+    """What is found in the text of the memo is what is found in its table: the last word on a stamp, whole lines only."""
+    path = tmp_path / "measured"
+    stamps = [Stamp(1, number, 2, 3, 4) for number in range(40)]
+    lines = [f"{number:064x} {stamp.text}\n" for number, stamp in enumerate(stamps)]
+    lines += [f"{99:064x} {stamps[3].text}\n", f"torn {stamps[5].text}\n", f"{7:064x} {stamps[39].text}"]
+    for first in (0, 30):  # the first ones are looked for in the text
+        path.write_text("".join(lines))
+        path.chmod(0o600)
+        memo = Memo(path, Trust())
+        for stamp in stamps[10 : 10 + first]:
+            assert memo.get(stamp) == f"{stamp.inode:064x}"
+        assert memo.get(stamps[3]) == f"{99:064x}"
+        assert memo.get(stamps[39]) == f"{39:064x}"
+        assert memo.get(stamps[5]) == f"{5:064x}"
+        assert memo.get(Stamp(1, 0, 2, 3, 44)) == memo.get(Stamp(11, 0, 2, 3, 4)) == ""
+        with path.open("a") as file:
+            file.write(f"\n{8:064x} {Stamp(9, 9, 9, 9, 9).text}\n")
+        assert memo.get(Stamp(9, 9, 9, 9, 9)) == f"{8:064x}"

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
-from tasks_lib.archive.codecs import LARGE, SMALL, beside, decoded, format_for, size_of
+from tasks_lib.archive.codecs import LARGE, SMALL, beside, decoded, size_of
 from tasks_lib.archive.deb import data_of
 from tasks_lib.archive.entries import (
     HOLE,
@@ -23,7 +23,7 @@ from tasks_lib.archive.entries import (
     checked_target,
     format_of,
 )
-from tasks_lib.archive.repack import mtime_for, write_archive, write_in_order, writer_version
+from tasks_lib.archive.repack import write_archive, write_in_order
 from tasks_lib.archive.table import Table
 from tasks_lib.archive.tar import TarReader
 from tasks_lib.archive.zip import ZipReader
@@ -36,14 +36,11 @@ __all__ = [
     "Limits",
     "Reshape",
     "entry_of",
-    "format_for",
     "format_of",
-    "mtime_for",
     "read",
     "repack",
     "write",
     "write_known",
-    "writer_version",
 ]
 
 

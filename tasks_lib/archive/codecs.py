@@ -36,21 +36,6 @@ _AHEAD: Final = 8
 _WINDOWS: Final = (10, 31)
 #: Source: lzma/container.h, memlimit is a uint64_t.
 _MOST_MEMORY: Final = (1 << 64) - 1
-_SUFFIXES: Final = {
-    ".tar": "tar",
-    ".tar.gz": "tar.gz", ".tgz": "tar.gz", ".crate": "tar.gz",
-    ".tar.bz2": "tar.bz2", ".tbz2": "tar.bz2", ".tbz": "tar.bz2",
-    ".tar.xz": "tar.xz", ".txz": "tar.xz",
-    ".tar.zst": "tar.zst", ".tzst": "tar.zst", ".tar.zstd": "tar.zst",
-    ".zip": "zip",
-    ".deb": "deb",
-}  # fmt: skip
-
-
-def format_for(name: str) -> str | None:
-    """Return the archive format that a file name declares, None for none."""
-    lowered = name.lower()
-    return next((kind for suffix, kind in _SUFFIXES.items() if lowered.endswith(suffix)), None)
 
 
 def decoded(source: BinaryIO, kind: str, limits: Limits, slow_piece: int = LARGE) -> Iterator[bytes]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+import msgspec
 
 from tasks_lib.errors import (
     ArchiveError,
@@ -59,8 +60,7 @@ class Entry(NamedTuple):
     chunks: Iterable[bytes | memoryview] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reshape:
+class Reshape(msgspec.Struct, frozen=True, kw_only=True):
     """Drop `strip` leading components of every name, then put the text `prefix` before it."""
 
     strip: int = 0

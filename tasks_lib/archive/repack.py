@@ -21,10 +21,6 @@ from tasks_lib.archive.table import Table
 from tasks_lib.errors import escaped
 from tasks_lib.progress import Progress
 
-#: Raise when the bytes of the same content may come out differently.
-REPACK_VERSION: Final = 2
-#: Modification time of every entry: 1980-01-01T00:00:00Z, the first one that zip can hold; GNU tar warns at 0.
-_MTIME: Final = 315_532_800
 #: zstd's default level.
 LEVEL: Final = 3
 #: With one worker or more zstd gives the same bytes for any number of them; without workers it gives other ones.
@@ -38,19 +34,6 @@ _REPORT_ENTRIES: Final = 1000
 #: Where a record begins in the spool, how long its header is, how long its content, whether it may be executed.
 _PLACE: Final = Struct(">QIQ?")
 _AT: Final = Struct(">Q")
-
-
-def mtime_for(source_date_epoch: int | None) -> int:
-    """Return the time of every entry, which is no later than `source_date_epoch`.
-
-    Source: reproducible-builds.org, SOURCE_DATE_EPOCH specification, "timestamp clamping".
-    """
-    return _MTIME if source_date_epoch is None else min(_MTIME, source_date_epoch)
-
-
-def writer_version(mtime: int) -> str:
-    """Return what every key of an archive by this writer must contain: all that shapes it and is in no definition."""
-    return str(REPACK_VERSION) if mtime == _MTIME else f"{REPACK_VERSION}, mtime {mtime}"
 
 
 def write_archive(

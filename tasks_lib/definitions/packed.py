@@ -6,22 +6,24 @@ they are born valid however the cache was damaged. Pure: no I/O.
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
 from tasks_lib import digest, relpath
 from tasks_lib.definitions import values
 
+
+def _fields_of(kind: type[Any]) -> tuple[str, ...]:
+    """Return the names of the fields of a value's class, () for another one."""
+    return tuple(getattr(kind, "__struct_fields__", ())) or tuple(getattr(kind, "_fields", ()))
+
+
 _CLASSES: Final[dict[str, type[Any]]] = {
     name: one
     for module in (values, digest, relpath)
     for name, one in vars(module).items()
-    if isinstance(one, type) and (is_dataclass(one) or hasattr(one, "_fields"))
+    if isinstance(one, type) and _fields_of(one)
 }
-_NAMES: Final = {
-    one: (name, tuple(field.name for field in fields(one)) if is_dataclass(one) else tuple(one._fields))
-    for name, one in _CLASSES.items()
-}
+_NAMES: Final = {one: (name, _fields_of(one)) for name, one in _CLASSES.items()}
 _FIELDS: Final = {name: (one, _NAMES[one][1]) for name, one in _CLASSES.items()}
 
 

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import msgspec
+
 from tasks_lib.definitions.dialect import IGNORED, KIND_IGNORED
 from tasks_lib.definitions.fetches import FETCH
 from tasks_lib.definitions.fields import checked_name, relative
@@ -103,7 +105,9 @@ class _Reading:
                 reason = f"there is no mirror group {group!r}"
                 self.problems.append(Problem(fetch.file, fetch.line, f"{name}.fetch.url", reason, hint))
             if self.mirrors is not None:
-                self.fetches[name] = replace(fetch, source=replace(source, rewritten=mirrors.places(source)))
+                self.fetches[name] = msgspec.structs.replace(
+                    fetch, source=msgspec.structs.replace(source, rewritten=mirrors.places(source))
+                )
 
     def kind_keys(self, root: Tree, where: Where) -> None:
         ignored = matcher(KIND_IGNORED)

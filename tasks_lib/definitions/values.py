@@ -8,8 +8,9 @@ signature places) and identity (size, digest, strip, prefix, artifact name) stan
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
+
+import msgspec
 
 from tasks_lib.digest import Integrity
 from tasks_lib.relpath import RelPath
@@ -18,8 +19,7 @@ from tasks_lib.relpath import RelPath
 DEFAULT_ARTIFACT_PREFIX: Final = "public"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpgSignature:
+class GpgSignature(msgspec.Struct, frozen=True, kw_only=True):
     """An OpenPGP signature; `fingerprint` pins the one primary key that may sign.
 
     `key_path` is relative to the repository root, `key_file` is where it is. Without a `sig_url` the text itself is
@@ -32,16 +32,14 @@ class GpgSignature:
     key_file: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Minisign:
+class Minisign(msgspec.Struct, frozen=True, kw_only=True):
     """A minisign signature; `public_key` is the base64 line of the key."""
 
     sig_url: str
     public_key: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checksums:
+class Checksums(msgspec.Struct, frozen=True, kw_only=True):
     """A list of digests (`sha256sum`) at `url`, itself signed; it must list the file with the pinned digest."""
 
     url: str
@@ -61,8 +59,7 @@ class Place(NamedTuple):
     refused: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StaticUrl:
+class StaticUrl(msgspec.Struct, frozen=True, kw_only=True):
     """One file with promised bytes; `mirrors` serve the same bytes, in order of preference."""
 
     url: str
@@ -109,8 +106,7 @@ class StaticUrl:
         return bool(self.strip_components or self.add_prefix or self.duplicates != "refuse" or renamed)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Git:
+class Git(msgspec.Struct, frozen=True, kw_only=True):
     """One commit of a git repository as an archive; `revision` is the full commit id."""
 
     repo: str
@@ -122,8 +118,7 @@ class Git:
     archive: tuple[tuple[str, int | str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hg:
+class Hg(msgspec.Struct, frozen=True, kw_only=True):
     """One changeset of a Mercurial repository as an archive; `revision` is the full changeset id."""
 
     repo: str
@@ -133,8 +128,7 @@ class Hg:
     archive: tuple[tuple[str, int | str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fetch:
+class Fetch(msgspec.Struct, frozen=True, kw_only=True):
     """A fetch definition: which content is wanted, under which name."""
 
     name: str
@@ -147,8 +141,7 @@ class Fetch:
     line: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FetchesEntry:
+class FetchesEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One artifact that a toolchain consumes.
 
     `kind` is "fetch" or "toolchain", `delivery` is "extract" or "place"; `dest` lies below the fetches
@@ -162,16 +155,14 @@ class FetchesEntry:
     line: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileReference:
+class FileReference(msgspec.Struct, frozen=True, kw_only=True):
     """A file that a definition names: `text` as written, `path` where it is."""
 
     text: str
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Run(msgspec.Struct, frozen=True, kw_only=True):
     """What a toolchain executes in its fetches directory: a command, or a script with arguments."""
 
     command: tuple[str, ...] = ()
@@ -182,8 +173,7 @@ class Run:
     toolchain_artifact: RelPath | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Toolchain:
+class Toolchain(msgspec.Struct, frozen=True, kw_only=True):
     """A consumer: its fetches, and optionally what it runs on them."""
 
     name: str
@@ -201,8 +191,7 @@ class Toolchain:
         return artifact.components[-1] if artifact else ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True, kw_only=True):
     """A definition of a Taskgraph tree that cannot be made here, and why; `task` is what it would be called."""
 
     task: str
@@ -211,15 +200,14 @@ class Refused:
     line: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Definitions:
+class Definitions(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is wanted, by name; aliases resolve through the two lookups."""
 
     fetches: Mapping[str, Fetch]
     toolchains: Mapping[str, Toolchain]
     refused: tuple[Refused, ...] = ()
-    _fetch_aliases: Mapping[str, str] = field(default_factory=dict)
-    _toolchain_aliases: Mapping[str, str] = field(default_factory=dict)
+    _fetch_aliases: Mapping[str, str] = msgspec.field(default_factory=dict)
+    _toolchain_aliases: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     def fetch(self, name: str) -> Fetch:
         """Return the fetch of that name or alias.

@@ -7,10 +7,12 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
+
+import msgspec
 
 from tasks_lib.errors import SettingError, UnsupportedArchiveError
 from tasks_lib.fetch_content.porch import log
@@ -75,7 +77,7 @@ def _archive(run: Run, checkout: Checkout, key: str) -> Integrity:
         commit = _named(world, source, checkout.commit, key, run.progress)
         log(f"WARNING: {checkout.commit} of {redacted(repo)} moves; today it is commit {commit}")
     log(f"Making {checkout.dest} of commit {commit} of {redacted(repo)}")
-    return commit_archive(world, replace(source, revision=commit), run.progress, ssh_key=key)
+    return commit_archive(world, msgspec.structs.replace(source, revision=commit), run.progress, ssh_key=key)
 
 
 def _named(world: World, source: Git, name: str, key: str, progress: Told) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from typing import BinaryIO, Final
 
-from tasks_lib.archive import Limits, format_for, format_of
+from tasks_lib.archive import Limits, format_of
 from tasks_lib.archive.codecs import decoded
 from tasks_lib.errors import ArchiveError, DamagedArchiveError
+from tasks_lib.formats import format_for
 
 _BLOCK: Final = 512
 #: What upstream takes for an archive; a Debian package, say, is a file like any other.

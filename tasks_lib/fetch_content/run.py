@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -91,7 +91,7 @@ class Run:
     @cached_property
     def _transport(self) -> Transport:
         own = self.settings.transport
-        return Transport(replace(own, total_timeout_s=own.total_timeout_s or _TOTAL_S))
+        return Transport(own._replace(total_timeout_s=own.total_timeout_s or _TOTAL_S))
 
     @cached_property
     def sources(self) -> Sources:

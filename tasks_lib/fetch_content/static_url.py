@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Final
 from urllib.parse import urlsplit
@@ -167,7 +167,7 @@ def _repacked(run: Run, request: Request, integrity: Integrity) -> Integrity:
 
     log(f"Repacking {request.original} as {request.dest}")
     # what upstream packs is packed: symlinks are written as they are, and nothing is ever written through one
-    limits = replace(run.settings.limits, outward_symlinks="keep")
+    limits = run.settings.limits._replace(outward_symlinks="keep")
     with run.store.open(integrity) as file, run.store.temporary() as spool, run.store.writer() as writer:
         kind = kind_of(file, request.original, limits)
         if kind is None:
@@ -183,7 +183,8 @@ def _reshape(
     run: Run, file: BinaryIO, request: Request, kind: str, spool: BinaryIO, writer: Writer, limits: Limits
 ) -> None:
     """Write the normalised archive, as `repack:NAME` does."""
-    from tasks_lib.archive import Reshape, mtime_for, repack
+    from tasks_lib.archive import Reshape, repack
+    from tasks_lib.formats import mtime_for
 
     repack(
         file,
@@ -220,7 +221,8 @@ def _wrap(
     Raises:
         UnsupportedArchiveError: it was not asked for, or the file would lose its name.
     """
-    from tasks_lib.archive import mtime_for, write
+    from tasks_lib.archive import write
+    from tasks_lib.formats import mtime_for
 
     if request.single != "wrap" or request.strip:
         reason = "is one file: nothing can be stripped" if request.single == "wrap" else "is no archive known here"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -105,7 +105,7 @@ def _lay_out(run: Run, artifact: Artifact, integrity: Integrity, tree: Path, sta
 
     begun = time.monotonic()
     # symlinks are made as the archive has them, last, and nothing is ever written through one
-    limits = replace(run.settings.limits, outward_symlinks="keep")
+    limits = run.settings.limits._replace(outward_symlinks="keep")
     with run.store.open(integrity) as file:
         kind = kind_of(file, artifact.file_name, limits) if artifact.delivery == "extract" else None
         if kind is None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks_lib.graph import stamp as stamps
 from tasks_lib.graph.names import GROUPS
 
 if TYPE_CHECKING:
@@ -47,17 +46,17 @@ def needed(tasks: Mapping[str, Any], selected: Iterable[str]) -> Iterator[Any]:
         yield tasks[name]
 
 
-def raw(definitions: Definitions) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
-    """Return the kept text of each definition."""
-    return _texts(definitions.fetches), _texts(definitions.toolchains)
+def digests(definitions: Definitions) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Return a short digest of each fetch and of each toolchain as it is kept."""
+    return _digests(definitions.fetches), _digests(definitions.toolchains)
 
 
-def _texts(one: Mapping[str, Any]) -> Mapping[str, bytes]:
+def _digests(one: Mapping[str, Any]) -> dict[str, bytes]:
     from tasks_lib.graph.library import Lazy
 
     if not isinstance(one, Lazy):
         raise AssertionError("a house keeps its definitions in a library")
-    return {name: bytes(raw) for name, raw in one.raw.items()}
+    return one.digests()
 
 
 def affected(stamp: Stamp, changed: list[int], definitions: Definitions, library: bytes) -> Names:
@@ -83,8 +82,7 @@ def affected(stamp: Stamp, changed: list[int], definitions: Definitions, library
 def _others(stamp: Stamp, definitions: Definitions) -> tuple[set[str], set[str]]:
     """Return the definitions that are not as they were, or are gone."""
     changed = []
-    for before, texts in zip(stamp.digests(), raw(definitions), strict=True):
-        now = stamps.digests_of(texts)
+    for before, now in zip(stamp.digests(), digests(definitions), strict=True):
         changed.append({name for name in before.keys() | now.keys() if before.get(name) != now.get(name)})
     return changed[0], changed[1]
 

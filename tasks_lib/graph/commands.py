@@ -12,7 +12,8 @@ import getopt
 import os
 import signal
 import sys
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from doit import cmd_run
 from doit.cmd_base import DoitCmdBase
@@ -22,11 +23,14 @@ from doit.cmd_list import List as DoitList
 from doit.exceptions import InvalidCommand
 
 from tasks_lib.errors import FetchError, OfflineError
-from tasks_lib.graph.loader import Loader, house
+from tasks_lib.graph.house import house
+from tasks_lib.graph.late import Late
+from tasks_lib.graph.loader import Loader
 from tasks_lib.graph.names import UnknownNameError
-from tasks_lib.graph.offline import refuse_missing
-from tasks_lib.graph.reporter.asked import QUIET, shown
-from tasks_lib.graph.runner import Interruption, PooledRunner, Pools, stop_children
+from tasks_lib.graph.state import State
+
+if TYPE_CHECKING:
+    from tasks_lib.graph.runner import PooledRunner
 
 #: Exit statuses: a task failed, or something is missing; nothing is called so; nothing could run; whoever read our
 #: output went away (128 + SIGPIPE, as of a program that is killed by it); Ctrl-C before anything ran.
@@ -39,6 +43,16 @@ INTERRUPTED: Final = 130
 #: Where `doit run` looks for its runners; doit has no types.
 _DOIT: Any = cmd_run
 
+
+#: An option of doit's own kind.
+QUIET: Final = {
+    "name": "quiet",
+    "short": "q",
+    "long": "quiet",
+    "type": bool,
+    "default": False,
+    "help": "tell warnings and failures only; the same as `-r quiet`",
+}
 
 # doit's classes as something without types: each command's `_execute` takes what its own options are called
 _COMMAND: Any = DoitCmdBase
@@ -53,6 +67,11 @@ class Named(_COMMAND):  # type: ignore[misc]
     loader: Any
     params: Any
     sel_tasks: Any
+
+    def get_backends(self) -> Mapping[str, Any]:
+        """Return doit's backends and ours; those of other packages are looked for when one of them is asked for."""
+        stock = super().get_backends
+        return Late(self.cmdparser, "backend", {"doit-fetch": lambda: State}, stock)
 
     def parse_execute(self, in_args: list[str]) -> int:
         """Execute what was written; options may stand after names too."""
@@ -88,8 +107,15 @@ class Named(_COMMAND):  # type: ignore[misc]
         except KeyboardInterrupt:
             return INTERRUPTED
         finally:
+            gc.freeze()  # all of it ends with the process: Python looks for garbage once more, for a tenth of the time
             _let_signals_end_us()
         return status
+
+
+def _reporter() -> Any:
+    from tasks_lib.graph.reporter import Reporter
+
+    return Reporter
 
 
 def _refused(error: FetchError) -> int:
@@ -125,6 +151,8 @@ class Run(Named, _DOIT.Run):  # type: ignore[misc]
 
     def execute(self, params: Any, args: list[str]) -> int:
         """Run; the exit status is doit's, or 128 + N after signal N."""
+        from tasks_lib.graph.runner import Interruption  # what runs is loaded to run
+
         self._asked = params["num_process"] if "num_process" in params._non_default_keys else None
         self._interruption = Interruption()
         self._runners: list[PooledRunner] = []
@@ -137,14 +165,22 @@ class Run(Named, _DOIT.Run):  # type: ignore[misc]
 
     def telling(self) -> contextlib.AbstractContextManager[None]:
         """Choose the reporter."""
+        from tasks_lib.graph.reporter.asked import shown
+
         return shown(self.params)
+
+    def get_reporters(self) -> Mapping[str, Any]:
+        """Return the reporters, as `get_backends`."""
+        return Late(self.cmdparser, "reporter", {"fetch": _reporter}, super().get_reporters)
 
     @property
     def scope(self) -> str:
         """What a run without names loads: "stamp" when an answer without every single task is one."""
         given = self.params._non_default_keys
         whole = self.params["always"] or self.params["single"] or self.params["par_type"] == "process"
-        ours = self.params["quiet"] or (hasattr(self.params["reporter"], "standing") and "reporter" not in given)
+        reporter = self.params["reporter"]
+        told = "reporter" not in given and (reporter == "fetch" or hasattr(reporter, "standing"))
+        ours = self.params["quiet"] or told
         return "stamp" if ours and not whole else "all"
 
     def _replace_runner(self) -> None:
@@ -162,7 +198,11 @@ class Run(Named, _DOIT.Run):  # type: ignore[misc]
         found = house()
         if found is None:
             return stock(*words)
+        from tasks_lib.graph.runner import PooledRunner, Pools
+
         if found.settings.policy.network == "off":
+            from tasks_lib.graph.offline import refuse_missing
+
             refuse_missing(self.control.tasks, self.control.selected_tasks or ())
         self._stack.enter_context(self._interruption.installed())
         pools = Pools.of(network=found.settings.jobs, asked=self._asked)
@@ -172,6 +212,8 @@ class Run(Named, _DOIT.Run):  # type: ignore[misc]
 
     def _ended(self, stuck: int, status: int) -> int:
         """Leave nothing running that was started here; a worker that hangs cannot hold the process."""
+        from tasks_lib.graph.runner import stop_children
+
         stop_children()
         if stuck:
             _flush()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,17 +19,23 @@ from tasks_lib.settings import Settings
 if TYPE_CHECKING:
     from tasks_lib.definitions import Definitions
     from tasks_lib.graph.library import Library
+    from tasks_lib.graph.reporter.surroundings import Surroundings
     from tasks_lib.graph.tasks import Graph
     from tasks_lib.steps import Plan, World
 
 
-@dataclass(frozen=True)
+def house() -> House | None:
+    """Return what the porch built, None when no dodo.py asked for it."""
+    porch = sys.modules.get("tasks_lib.graph.porch")
+    return getattr(porch, "HOUSE", None)
+
+
 class House:
     """One run; the porch makes it."""
 
-    settings: Settings
-    environ: Mapping[str, str]
-    _entered: list[bool] = field(default_factory=list)
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        self.settings, self.environ = settings, environ
+        self._entered = False
 
     @cached_property
     def world(self) -> World:
@@ -57,7 +63,15 @@ class House:
 
         if not self._entered:
             Store(self.settings.cache, self.settings.store).join(self.settings.fetchdefs)
-            self._entered.append(True)
+            self._entered = True
+
+    @cached_property
+    def surroundings(self) -> Surroundings:
+        """Where the run is shown, and where its record goes."""
+        from tasks_lib.graph.reporter.surroundings import Surroundings
+
+        told = self.settings
+        return Surroundings.parse(self.environ, progress=told.progress, events=told.events, build=told.build)
 
     @property
     def database(self) -> Path:

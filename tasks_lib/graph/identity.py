@@ -6,8 +6,8 @@ The recipe key decides; these are its parts as a person knows them.
 from __future__ import annotations
 
 from tasks_lib.definitions import Fetch, StaticUrl
+from tasks_lib.formats import TREE_VERSION
 from tasks_lib.steps import Delivery, Preparation
-from tasks_lib.tree import TREE_VERSION
 
 #: Hex digits of a key that are shown: enough to tell two apart.
 _SHOWN = 16

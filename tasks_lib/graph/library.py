@@ -8,7 +8,9 @@ are decoded when they are asked for. What cannot be read, or was written by othe
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -19,53 +21,116 @@ from tasks_lib.graph.marks import Mark
 if TYPE_CHECKING:
     from tasks_lib.definitions import Definitions, Fetch, SourceFile, Toolchain
 
+#: Length of the digest of a definition: it tells whether that is what it was, and nobody gains from two alike.
+_DIGEST_BYTES: Final = 8
 #: First bytes of the file; raise the number when its layout changes.
-_MAGIC: Final = b"doit-fetch definitions 1\n"
+_MAGIC: Final = b"doit-fetch definitions 2\n"
+#: Names that are looked for in the text of all names before a table of them is made, which takes as long as fifty.
+_GLANCES: Final = 16
+
+_NOTHING: Final = msgspec.msgpack.encode({})
+_Sources = dict[str, tuple[list[str], list[str]]]
 
 Value = TypeVar("Value", bound="Fetch | Toolchain")
 
 
+class Block(msgspec.Struct, array_like=True):
+    """Definitions of one kind, one after the other, so that one of ten thousand is found without making the others.
+
+    Attributes:
+        names: each with a NUL before and after it.
+        ends: where each one ends in `texts`, eight bytes a number.
+        digests: of each one, eight bytes.
+        texts: all of them.
+    """
+
+    names: str
+    ends: bytes
+    digests: bytes
+    texts: memoryview
+
+    @classmethod
+    def of(cls, texts: Mapping[str, bytes]) -> Block:
+        """Return the block of these texts."""
+        return cls(
+            "".join(f"\0{name}" for name in texts) + "\0",
+            array("Q", accumulate(map(len, texts.values()))).tobytes(),
+            b"".join(hashlib.blake2b(text, digest_size=_DIGEST_BYTES).digest() for text in texts.values()),
+            memoryview(b"".join(texts.values())),
+        )
+
+
 class Kept(msgspec.Struct, array_like=True):
-    """What the file holds; `files` are digests of sources with the names of what they define."""
+    """What the file holds; `sources` are digests of files with the names of what they define."""
 
     code: str
     marks: dict[str, Mark]
-    sources: dict[str, tuple[list[str], list[str]]]
-    fetches: dict[str, msgspec.Raw]
-    toolchains: dict[str, msgspec.Raw]
+    sources: msgspec.Raw
+    fetches: Block
+    toolchains: Block
     fetch_aliases: dict[str, str]
     toolchain_aliases: dict[str, str]
-    consumers: dict[str, list[str]]
+    consumers: msgspec.Raw
     refused: msgspec.Raw
 
 
 class Lazy(Mapping[str, Value], Generic[Value]):
     """Definitions that are decoded when they are asked for."""
 
-    def __init__(self, raw: Mapping[str, msgspec.Raw], made: Mapping[str, Value]) -> None:
-        self.raw = raw
+    def __init__(self, block: Block, made: Mapping[str, Value]) -> None:
+        self._block = block
         self._made: dict[str, Value] = dict(made)
+        self._ends = array("Q", block.ends)
+        self._places: dict[str, int] = {}
+        self._glances = 0
 
     def __getitem__(self, name: str) -> Value:
         if name not in self._made:
-            self._made[name] = decoded(self.raw[name])
+            self._made[name] = decoded(self.text(name))
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.raw)
+        return iter(self._block.names[1:-1].split("\0") if self._ends else ())
 
     def __len__(self) -> int:
-        return len(self.raw)
+        return len(self._ends)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.raw
+        return self._place(name) >= 0
+
+    def text(self, name: str) -> memoryview:
+        """Return the bytes of a definition.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        place = self._place(name)
+        if place < 0:
+            raise KeyError(name)
+        return self._block.texts[self._ends[place - 1] if place else 0 : self._ends[place]]
+
+    def digests(self) -> dict[str, bytes]:
+        """Return a short digest of the bytes of each definition."""
+        digests = self._block.digests
+        return {name: digests[at * _DIGEST_BYTES : (at + 1) * _DIGEST_BYTES] for at, name in enumerate(self)}
+
+    def _place(self, name: object) -> int:
+        """Return which one has that name, -1 when none has."""
+        if not isinstance(name, str) or "\0" in name:
+            return -1
+        if self._glances >= _GLANCES:
+            self._places = self._places or {one: at for at, one in enumerate(self)}
+            return self._places.get(name, -1)
+        self._glances += 1
+        at = self._block.names.find(f"\0{name}\0")
+        return -1 if at < 0 else self._block.names.count("\0", 0, at)
 
 
-def decoded(raw: msgspec.Raw) -> Any:
+def decoded(text: bytes | memoryview | msgspec.Raw) -> Any:
     """Return the definition of its bytes."""
     from tasks_lib.definitions.packed import unpacked
 
-    return unpacked(msgspec.msgpack.decode(raw))
+    return unpacked(msgspec.msgpack.decode(text))
 
 
 class Library:
@@ -74,7 +139,7 @@ class Library:
     def __init__(self, path: Path, code: str) -> None:
         self._path, self.code = path, code
         self.identity = b""
-        self.consumers: Mapping[str, list[str]] = {}
+        self._consumers = msgspec.Raw(_NOTHING)
         self.marks: Mapping[str, Mark] = {}
 
     def read(self) -> Kept | None:
@@ -93,13 +158,18 @@ class Library:
             return None
         if kept.code != self.code:
             return None
-        self.identity, self.consumers, self.marks = identity, kept.consumers, kept.marks
+        self.identity, self._consumers, self.marks = identity, kept.consumers, kept.marks
         return kept
+
+    @property
+    def consumers(self) -> Mapping[str, list[str]]:
+        """Which toolchains consume each `fetch:NAME` and `toolchain:NAME`."""
+        return msgspec.msgpack.decode(self._consumers, type=dict[str, list[str]])
 
     def write(self, kept: Kept) -> None:
         """Keep it; a cache that cannot be written just does not help."""
         body = msgspec.msgpack.encode(kept)
-        self.identity, self.consumers, self.marks = hashlib.sha256(body).digest(), kept.consumers, kept.marks
+        self.identity, self._consumers, self.marks = hashlib.sha256(body).digest(), kept.consumers, kept.marks
         from tasks_lib.store import write_hint  # slow to import, and most runs write none
 
         write_hint(self._path, _MAGIC + self.identity + body)
@@ -128,32 +198,38 @@ def consumers_of(definitions: Definitions) -> dict[str, list[str]]:
     return consumers
 
 
+def _raw(value: object) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.msgpack.encode(value))
+
+
 class Memory:
     """What is known of single files while they are read; `parse` asks it before it parses."""
 
     def __init__(self, kept: Kept | None) -> None:
-        self._kept = kept
+        self._fetches: Lazy[Any] | None = Lazy(kept.fetches, {}) if kept else None
+        self._toolchains: Lazy[Any] | None = Lazy(kept.toolchains, {}) if kept else None
+        self._known = msgspec.msgpack.decode(kept.sources, type=_Sources) if kept else {}
         self.common = ""  # text that shapes what every file defines
-        self._sources: dict[str, tuple[list[str], list[str]]] = {}
-        self._raw: dict[int, tuple[object, msgspec.Raw]] = {}
+        self._sources: _Sources = {}
+        self._raw: dict[int, tuple[object, bytes]] = {}
 
     def recall(self, source: SourceFile, defaults: object) -> tuple[dict[str, Fetch], dict[str, Toolchain]] | None:
         """Return what a file with this content defines, None when it must be parsed."""
         key = self._key(source, defaults)
-        if self._kept is None or key not in self._kept.sources:
+        names = self._known.get(key)
+        if names is None or self._fetches is None or self._toolchains is None:
             return None
-        names = self._kept.sources[key]
         try:
-            fetches = {name: self._decoded(self._kept.fetches[name]) for name in names[0]}
-            toolchains = {name: self._decoded(self._kept.toolchains[name]) for name in names[1]}
+            fetches = {name: self._decoded(self._fetches.text(name)) for name in names[0]}
+            toolchains = {name: self._decoded(self._toolchains.text(name)) for name in names[1]}
         except (KeyError, ValueError):
             return None
         self._sources[key] = names
         return fetches, toolchains
 
-    def _decoded(self, raw: msgspec.Raw) -> Any:
-        value = decoded(raw)
-        self._raw[id(value)] = value, raw  # held, so that no other value gets its id
+    def _decoded(self, text: memoryview) -> Any:
+        value = decoded(text)
+        self._raw[id(value)] = value, bytes(text)  # held, so that no other value gets its id
         return value
 
     def keep(self, source: SourceFile, defaults: object, fetches: Iterable[str], toolchains: Iterable[str]) -> None:
@@ -167,20 +243,20 @@ class Memory:
         return Kept(
             code=code,
             marks=marks,
-            sources=self._sources,
-            fetches={name: self._encoded(one) for name, one in definitions.fetches.items()},
-            toolchains={name: self._encoded(one) for name, one in definitions.toolchains.items()},
+            sources=_raw(self._sources),
+            fetches=Block.of({name: self._encoded(one) for name, one in definitions.fetches.items()}),
+            toolchains=Block.of({name: self._encoded(one) for name, one in definitions.toolchains.items()}),
             fetch_aliases=dict(definitions._fetch_aliases),
             toolchain_aliases=dict(definitions._toolchain_aliases),
-            consumers=consumers_of(definitions),
-            refused=msgspec.Raw(msgspec.msgpack.encode(packed(definitions.refused))),
+            consumers=_raw(consumers_of(definitions)),
+            refused=_raw(packed(definitions.refused)),
         )
 
-    def _encoded(self, value: Fetch | Toolchain) -> msgspec.Raw:
+    def _encoded(self, value: Fetch | Toolchain) -> bytes:
         from tasks_lib.definitions.packed import packed
 
         known = self._raw.get(id(value))
-        return known[1] if known else msgspec.Raw(msgspec.msgpack.encode(packed(value)))
+        return known[1] if known else msgspec.msgpack.encode(packed(value))
 
     def _key(self, source: SourceFile, defaults: object) -> str:
         """Return the digest of everything that shapes what one file defines."""

@@ -14,9 +14,8 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from doit.cmd_base import NamespaceTaskLoader
 from doit.exceptions import InvalidDodoFile
@@ -25,8 +24,8 @@ from doit.task import Task
 
 from tasks_lib.errors import DefinitionError
 from tasks_lib.graph import stamp as stamps
-from tasks_lib.graph.closure import Names, affected, closure, owner_of, owners, raw
-from tasks_lib.graph.house import House
+from tasks_lib.graph.closure import Names, affected, closure, digests, owner_of, owners
+from tasks_lib.graph.house import House, house
 from tasks_lib.graph.lean import compact
 from tasks_lib.graph.marks import unchanged
 from tasks_lib.graph.names import GROUPS, UnknownNameError, resolved
@@ -35,44 +34,31 @@ from tasks_lib.graph.stamp import Head, Row, Stamp
 from tasks_lib.graph.started import set_up
 from tasks_lib.graph.state import stamp_of
 
-if TYPE_CHECKING:
-    pass
-
 #: Share of all definitions from which on everything is loaded: then nothing is saved by choosing.
 _MOST: Final = 0.5
 
 
-def house() -> House | None:
-    """Return what the porch built, None when no dodo.py asked for it."""
-    porch = sys.modules.get("tasks_lib.graph.porch")
-    return getattr(porch, "HOUSE", None)
-
-
-@dataclass
 class Keeping:
     """What a bare run knows beforehand, and what it leaves for the next one."""
 
-    recorder: Recorder
-    head: Head
-    house: House
-    standing: dict[str, Row] = field(default_factory=dict)
-    names: list[str] = field(default_factory=list)
-    whole: bool = False
-    before: Stamp | None = None
+    def __init__(self, recorder: Recorder, head: Head, house: House) -> None:
+        self.recorder, self.head, self.house = recorder, head, house
+        self.standing: dict[str, Row] = {}
+        self.names: list[str] = []
+        self.whole = False
+        self.before: Stamp | None = None
 
     def leave(self, database: str, wanted: Iterable[str]) -> None:
         """Write the stamp."""
         if self.whole:
             return  # it says so already
-        definitions = self.house.definitions
         head = Head(self.head.code, self.head.settings, self.head.selection, stamps.inode_of(database))
         rows = self.standing | self.recorder.rows
-        digests = tuple(stamps.digests_of(one) for one in raw(definitions))
         stamps.write(
             stamp_of(database),
             head,
             self.house.library,
-            (digests[0], digests[1]),
+            digests(self.house.definitions),
             self.house.world.store.guarded(),
             rows,
             [*rows, *wanted],

@@ -14,7 +14,6 @@ from doit import get_var
 from doit.exceptions import InvalidDodoFile
 
 from tasks_lib.errors import FetchError
-from tasks_lib.graph import reporter
 from tasks_lib.graph.checker import MD5Checker
 from tasks_lib.graph.house import House
 from tasks_lib.graph.state import stamp_of
@@ -47,9 +46,6 @@ def _house() -> House:
 
 #: What this run is built of; the commands find it here.
 HOUSE: Final = _house()
-reporter.Reporter.surroundings = reporter.Surroundings.parse(
-    os.environ, progress=HOUSE.settings.progress, events=HOUSE.settings.events, build=HOUSE.settings.build
-)
 
 DOIT_CONFIG = {
     "minversion": "0.37.0",
@@ -59,7 +55,7 @@ DOIT_CONFIG = {
     "dep_file": str(HOUSE.database),
     "num_process": HOUSE.settings.jobs,
     "par_type": "thread",
-    "reporter": reporter.Reporter,
+    "reporter": "fetch",
 }
 
 

@@ -19,10 +19,9 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from doit.exceptions import BaseFail, InvalidDodoFile, TaskError, TaskFailed
 from doit.runner import Runner
@@ -47,8 +46,7 @@ _CHECK: Final = "check"
 _RUN: Final = "run"
 
 
-@dataclass(frozen=True, slots=True)
-class Pools:
+class Pools(NamedTuple):
     """How many tasks of each class run at once, and how many in all."""
 
     network: int
@@ -109,13 +107,13 @@ class Interruption:
         return 128 + self.signal
 
 
-@dataclass(slots=True)
 class _Workers:
     """The threads of one class; `jobs` feeds them."""
 
-    pool: str
-    jobs: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
-    threads: int = 0
+    def __init__(self, pool: str) -> None:
+        self.pool = pool
+        self.jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.threads = 0
 
 
 class PooledRunner(Runner):

@@ -119,11 +119,6 @@ def _unpacked(more: bytes) -> tuple[dict[str, bytes], dict[str, bytes], _Rows]:
     return msgspec.msgpack.decode(more, type=tuple[dict[str, bytes], dict[str, bytes], _Rows])
 
 
-def digests_of(raw: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return a short digest of each definition's own text as it is kept."""
-    return {name: hashlib.blake2b(text, digest_size=8).digest() for name, text in raw.items()}
-
-
 def inode_of(path: str) -> int:
     """Return the inode of doit's database, 0 when there is none: with it everything is forgotten."""
     try:

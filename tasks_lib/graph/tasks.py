@@ -11,16 +11,16 @@ import inspect
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+import msgspec
 from doit.exceptions import TaskFailed
 
 from tasks_lib import recipe, steps
-from tasks_lib.archive import format_for
 from tasks_lib.definitions import Fetch, Refused, StaticUrl, Toolchain
 from tasks_lib.errors import CancelledError, FetchError, ToolError, escaped
+from tasks_lib.formats import format_for
 from tasks_lib.graph import identity
 from tasks_lib.graph.names import GROUPS
 from tasks_lib.graph.watch import RUN
@@ -32,8 +32,7 @@ Task = dict[str, Any]
 _TOLD: Final = 5
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(msgspec.Struct, frozen=True):
     """An uptodate item: the last success had this key, and what it made still stands."""
 
     key: str
@@ -78,8 +77,7 @@ class Check:
         return f"made and unchanged (key {self.key[:16]})"
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """An action: runs a step and returns the values that `Check` looks for."""
 
     name: str

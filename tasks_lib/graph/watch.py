@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from tasks_lib.errors import CancelledError, escaped
@@ -67,8 +66,7 @@ class Watch:
         return TaskProgress(self, task)
 
 
-@dataclass(frozen=True, slots=True)
-class TaskProgress:
+class TaskProgress(NamedTuple):
     """The `Progress` of one task."""
 
     watch: Watch

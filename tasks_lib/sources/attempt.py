@@ -79,8 +79,7 @@ class Reader:
     def _read_url(self, hunt: Hunt, trial: Trial) -> Facts:
         """Read one answer to its end, over more connections when it comes slowly."""
         assert trial.origin is not None
-        hunt.progress.phase("queue", url=redacted(trial.url))
-        with self._hosts.turn(trial.origin, hunt.progress.check):
+        with self._hosts.turn(trial.origin, redacted(trial.url), hunt.progress):
             trial.begin(lambda: self._transport.settings.total_s(hunt.wanted.integrity.size))
             facts = self._in_pieces(hunt, trial)
             if facts is None:

@@ -6,8 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from tasks_lib.archive import Entry, Limits, Reshape, format_for, format_of, read
+from tasks_lib.archive import Entry, Limits, Reshape, format_of, read
 from tasks_lib.errors import ArchiveError, escaped
+from tasks_lib.formats import format_for
 
 #: Largest archive that is compared, and what may come out of it: a report must not take minutes.
 MAX_COMPARED_BYTES: Final = 256 << 20

@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from tasks_lib.interpreter import waiting
+from tasks_lib.progress import Progress
 from tasks_lib.sources.wanted import network_origin
 
 #: Seconds between two looks at whether the run was asked to stop.
@@ -70,12 +72,19 @@ class Hosts:
         return self._wrong.get((url, digest), "")
 
     @contextlib.contextmanager
-    def turn(self, origin: Origin, check: Callable[[], None]) -> Iterator[None]:
-        """Hold one of the connections that this host may have at a time."""
+    def turn(self, origin: Origin, url: str, progress: Progress) -> Iterator[None]:
+        """Hold one of the connections that this host may have at a time; `url` is for whom that is waited for.
+
+        Raises:
+            CancelledError: the run was asked to stop.
+        """
         with self._lock:
             turns = self._turns[origin]
-        while not turns.acquire(timeout=_LOOK_S):
-            check()
+        if not turns.acquire(blocking=False):
+            progress.phase("queue", url=url)
+            with waiting:
+                while not turns.acquire(timeout=_LOOK_S):
+                    progress.check()
         with self._lock:
             self._running[origin] += 1
         try:

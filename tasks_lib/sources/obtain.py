@@ -15,6 +15,7 @@ from tasks_lib.errors import (
     TransportError,
     UnreachableError,
 )
+from tasks_lib.interpreter import waiting
 from tasks_lib.network import Policy
 from tasks_lib.progress import Progress
 from tasks_lib.sources.attempt import Facts, Reader
@@ -165,7 +166,8 @@ class Sources:
     def _nap(self, seconds: float, progress: Progress) -> None:
         while seconds > 0:
             progress.check()
-            self._sleep(min(seconds, _NAP_S))
+            with waiting:
+                self._sleep(min(seconds, _NAP_S))
             seconds -= _NAP_S
 
 

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from tasks_lib import recipe
-from tasks_lib.archive import Reshape
-from tasks_lib.archive import repack as repack_archive
 from tasks_lib.definitions import Fetch, Git, Hg, Place, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import StoreUnavailableError
+from tasks_lib.interpreter import alone
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Artifact, commit_record
-from tasks_lib.steps.trees import archive_format
 from tasks_lib.steps.world import World
 from tasks_lib.store import Result
 
 if TYPE_CHECKING:
     from tasks_lib.sources import Wanted
+
+#: Bytes up to which a download is mostly bookkeeping; a larger one is hashed and written beside others.
+_SMALL: Final = 1 << 20
 
 
 def integrity_of(world: World, artifact: Artifact) -> Integrity | None:
@@ -113,15 +114,22 @@ def fetch(world: World, definition: Fetch, artifact: Artifact, progress: Progres
     source = definition.source
     if not isinstance(source, StaticUrl):
         _fetch_commit(world, source, artifact, progress)
-        return
+    elif source.integrity.size > _SMALL:
+        _fetch_url(world, definition.name, source, artifact, progress)
+    else:
+        with alone:
+            _fetch_url(world, definition.name, source, artifact, progress)
+
+
+def _fetch_url(world: World, name: str, source: StaticUrl, artifact: Artifact, progress: Progress) -> None:
     if not source.vouchers and adopt(world, artifact):
         return
-    provenance = world.sources.obtain(_wanted(definition.name, source), progress)
+    provenance = world.sources.obtain(_wanted(name, source), progress)
     verdict: Mapping[str, str | int | float] = {}
     if source.vouchers:
         from tasks_lib.steps.vouching import vouch  # runs programs: loaded when needed
 
-        verdict = vouch(world, definition.name, source, artifact.verdict, progress)
+        verdict = vouch(world, name, source, artifact.verdict, progress)
     if provenance or verdict:
         known = None if provenance else world.store.result(artifact.key)
         before = known.provenance if known is not None else {}
@@ -164,6 +172,10 @@ def repack(world: World, definition: Fetch, origin: Artifact, artifact: Artifact
         StoreUnavailableError, CancelledError: as `fetch`.
         TransportError, ToolError, IntegrityError: a commit, as `commit_archive`.
     """
+    from tasks_lib.archive import Reshape  # what decodes is loaded when needed
+    from tasks_lib.archive import repack as repack_archive
+    from tasks_lib.steps.trees import archive_format
+
     source = definition.source
     if not isinstance(source, StaticUrl):
         from tasks_lib.steps.repositories import commit_archive

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+
+import msgspec
 
 from tasks_lib import recipe
 from tasks_lib.definitions import (
@@ -21,11 +22,10 @@ from tasks_lib.definitions import (
     Toolchain,
 )
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.tree import TREE_VERSION
+from tasks_lib.formats import TREE_VERSION
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Artifact:
+class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     """A published file: its recipe key says what it is; `integrity` is known beforehand only for downloads.
 
     `verdict` is the key of the result that says that its signatures were verified, "" when there are none.
@@ -38,8 +38,7 @@ class Artifact:
     verdict: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """One artifact on its way into a directory: extracted, or placed as it is."""
 
     artifact: Artifact
@@ -50,8 +49,7 @@ class Delivery:
     limits: tuple[tuple[str, int | str], ...] = ()  # of this archive, over those of the settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preparation:
+class Preparation(msgspec.Struct, frozen=True, kw_only=True):
     """A toolchain with its directories: `fetches` is where it works, `uploads` where it leaves its output."""
 
     toolchain: Toolchain
@@ -130,7 +128,7 @@ class Plan:
             return self._artifact(fetch.name, key, f"{fetch.name}.commit", task, integrity)
         file_name = source.file_name if source.needs_repack else source.artifact_name
         plain = self._artifact(fetch.name, recipe.fetch_key(source.integrity), file_name, task, source.integrity)
-        return replace(plain, verdict=self.verdict(source)) if source.vouchers else plain
+        return msgspec.structs.replace(plain, verdict=self.verdict(source)) if source.vouchers else plain
 
     def verdict(self, source: StaticUrl) -> str:
         """Return the key of the verdict on the signatures of a download, "" when it has none."""

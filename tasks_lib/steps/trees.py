@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from tasks_lib.archive import Reshape, format_for, format_of
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError, UnsupportedArchiveError
+from tasks_lib.formats import format_for
 from tasks_lib.progress import Progress
 from tasks_lib.steps import artifacts
 from tasks_lib.steps.plan import Delivery
-from tasks_lib.steps.unpacking import Archive, is_laid
 from tasks_lib.steps.world import World
-from tasks_lib.tree import Slot
+
+if TYPE_CHECKING:
+    from tasks_lib.tree import Slot
 
 
 def slot_of(delivery: Delivery) -> Slot:
     """Return the place of a delivery."""
+    from tasks_lib.tree import Slot  # what extracts is loaded when a tree is looked at
+
     return Slot(delivery.destination, delivery.record)
 
 
@@ -46,6 +49,8 @@ def archive_format(file: BinaryIO, name: str) -> str:
 
 
 def _format_of_content(file: BinaryIO) -> str | None:
+    from tasks_lib.archive import format_of
+
     start = file.read(512)
     file.seek(0)
     return format_of(start)
@@ -64,7 +69,7 @@ def deliver(world: World, delivery: Delivery, progress: Progress) -> None:
     integrity = artifacts.integrity_of(world, delivery.artifact)
     if integrity is None:
         raise BlobMissingError(f"{delivery.entry.name} has not been made", hint=f"run `doit {delivery.artifact.task}`")
-    slot = Slot(delivery.destination, delivery.record, world.settings.store.lock_timeout_s)
+    slot = slot_of(delivery)._replace(lock_timeout_s=world.settings.lock_timeout_s)
     with slot.held(progress) as news:
         if news and slot.holds(delivery.key):
             return  # another process made it while this one waited
@@ -96,6 +101,9 @@ def compare(world: World, delivery: Delivery, progress: Progress) -> dict[str, s
 def _fill(
     world: World, delivery: Delivery, slot: Slot, file: BinaryIO, integrity: Integrity, progress: Progress
 ) -> None:
+    from tasks_lib.archive import Reshape
+    from tasks_lib.steps.unpacking import Archive, is_laid
+
     name = delivery.artifact.path.name
     archive = (format_for(name) or _format_of_content(file)) if delivery.entry.delivery == "extract" else None
     if archive is None:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from tasks_lib import recipe
-from tasks_lib.archive import Entry, Limits, Reshape, format_for, read
+from tasks_lib.archive import Entry, Limits, Reshape, read
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import ArchiveError, StoreError, StoreUnavailableError
+from tasks_lib.formats import TREE_VERSION, format_for
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Delivery
 from tasks_lib.steps.world import World
 from tasks_lib.store import Item, can_clone
 from tasks_lib.store.trees import Trees
-from tasks_lib.tree import TREE_VERSION, UNPACKED_VERSION, DamagedTreeError, Slot, Unpacked, remove_tree, unpack
+from tasks_lib.tree import UNPACKED_VERSION, DamagedTreeError, Slot, Unpacked, remove_tree, unpack
 
 #: Unpacked trees that are tried for one delivery: when the first one is damaged, a new one is made.
 _ATTEMPTS: Final = 2
@@ -55,7 +55,7 @@ class Archive(NamedTuple):
 
 def _key(integrity: Integrity, name: str, limits: Limits) -> str:
     version = f"{TREE_VERSION}.{UNPACKED_VERSION}"
-    return recipe.unpacked_key(integrity, format=format_for(name) or "", limits=asdict(limits), version=version)
+    return recipe.unpacked_key(integrity, format=format_for(name) or "", limits=limits._asdict(), version=version)
 
 
 def tree_key(world: World, delivery: Delivery, integrity: Integrity) -> str:
@@ -116,7 +116,7 @@ def _unpack(empty: Path, archive: Archive, progress: Progress) -> None:
         "format": archive.format,
         "size": archive.integrity.size,
         "digest": str(archive.integrity.digest),
-        "limits": asdict(archive.limits),
+        "limits": archive.limits._asdict(),
     }
     copies = archive.limits.max_total_bytes
     unpack(empty, lambda writer: archive.read(writer.add), facts, copies=copies, progress=progress)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tasks_lib.archive import Limits, mtime_for, writer_version
+from tasks_lib.formats import mtime_for, writer_version
+from tasks_lib.limits import Limits
 from tasks_lib.network import RepositorySettings
 from tasks_lib.settings import Settings
 from tasks_lib.store import Store
@@ -20,12 +20,11 @@ if TYPE_CHECKING:
     from tasks_lib.unpinned import Unpinned
 
 
-@dataclass(frozen=True)
 class World:
     """One run's world; `environ` is what a toolchain's command inherits."""
 
-    settings: Settings
-    environ: Mapping[str, str]
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        self.settings, self.environ = settings, environ
 
     @cached_property
     def store(self) -> Store:
@@ -83,4 +82,4 @@ class World:
     def limits(self, own: tuple[tuple[str, int | str], ...]) -> Limits:
         """Return the limits of an archive whose definition says `own`; the settings say the rest."""
         named: dict[str, Any] = dict(own)
-        return replace(self.settings.limits, **named)
+        return self.settings.limits._replace(**named)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
 from tasks_lib.errors import StoreUnavailableError, escaped
+from tasks_lib.interpreter import waiting
 from tasks_lib.progress import Progress
 
 #: "full": what has a name survives a power loss; "fast": no fsync, for machines that are thrown away.
@@ -118,17 +119,34 @@ def make_directory(path: Path, root: Path, durability: Durability = "full") -> N
     Raises:
         OSError: the file system refused.
     """
-    if path.is_dir():
-        return
-    make_directory(path.parent, root, durability)
     try:
-        path.mkdir(mode=0o755)
-    except FileExistsError:
+        new = _made(path)
+    except FileNotFoundError:
+        make_directory(path.parent, root, durability)
+        new = _made(path)
+    if not new:
         return
-    shared = _shared(str(path.parent), int(time.monotonic())) if root in path.parents else 0
+    above, top = str(path.parent), str(root)
+    inside = top in (".", above) or above.startswith(f"{top}/")
+    shared = _shared(above, int(time.monotonic())) if inside else 0
     if shared & stat.S_IWGRP:
         path.chmod(0o755 | shared)
     sync_directory(path.parent, durability)
+
+
+def _made(path: Path) -> bool:
+    """Make one directory; False when it stands, which a read-only file system may say in its own way."""
+    try:
+        path.mkdir(mode=0o755)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        raise
+    except OSError:
+        if path.is_dir():
+            return False
+        raise
+    return True
 
 
 def open_common(path: Path, flags: int) -> int:
@@ -161,7 +179,8 @@ def sync_directory(path: Path, durability: Durability = "full") -> None:
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        with waiting:
+            os.fsync(descriptor)
     except OSError as error:
         if error.errno != errno.EINVAL:  # a file system without it
             raise

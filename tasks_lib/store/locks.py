@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from tasks_lib.errors import StoreUnavailableError, escaped
+from tasks_lib.interpreter import waiting
 from tasks_lib.progress import Progress
 from tasks_lib.store import files, naming
 
@@ -134,7 +135,8 @@ def _wait_for(descriptor: int, kind: int, path: Path, timeout_s: float, progress
                 " FETCH_LOCK_TIMEOUT_S says how long to wait",
             )
         progress.check()
-        time.sleep(_POLL_S)
+        with waiting:
+            time.sleep(_POLL_S)
 
 
 def _lock(descriptor: int, kind: int, path: Path) -> bool:

@@ -44,6 +44,8 @@ class Stamp(NamedTuple):
 #: Measurements that wait to be written, and the seconds that they wait while more come: a kill forgets as many.
 _BATCH: Final = 128
 _BATCH_S: Final = 0.5
+#: Stamps that are looked for in the text before it is taken apart, which takes as long as finding forty.
+_GLANCES: Final = 8
 
 
 class Memo:
@@ -56,6 +58,8 @@ class Memo:
         self._path, self._trust = path, trust
         self._known: dict[str, str] | None = None  # by the text of a stamp
         self._read = 0  # bytes of the file that are known
+        self._lines = ""  # what was read and not taken apart yet
+        self._glances = 0
         self._lock = threading.Lock()
         self._pending: list[str] = []
         self._written_s = 0.0
@@ -65,32 +69,43 @@ class Memo:
         if self._known is None:
             with self._lock:
                 if self._known is None:
-                    known: dict[str, str] = {}
-                    self._read_on(known)
-                    self._known = known
+                    self._known = _parsed(self._lines + self._new_lines())
+                    self._lines = ""
         return self._known
 
-    def _read_on(self, known: dict[str, str]) -> None:
-        """Add what this and other processes have written since the last look."""
+    def _glanced(self, key: str) -> str:
+        """Return what the lines say of one stamp, "" when they do not, or too many were looked for in this way."""
+        with self._lock:
+            self._glances += 1
+            if self._glances > _GLANCES or self._known is not None:
+                return ""
+            self._lines = self._lines or self._new_lines()
+            at = self._lines.rfind(f" {key}\n")
+            hexed = self._lines[self._lines.rfind("\n", 0, at) + 1 : at] if at >= 0 else ""
+            return hexed if len(hexed) in _HEX_LENGTHS else ""
+
+    def _new_lines(self) -> str:
+        """Return what this and other processes have written since the last look."""
         with contextlib.suppress(OSError, ValueError), files.open_regular(self._path) as file:
             status = os.fstat(file.fileno())
             if self._trust.objection(status):
-                return
+                return ""
             file.seek(self._read if status.st_size >= self._read else 0)
             text = files.text_of(file)
             whole = text.rfind("\n") + 1  # somebody may be writing the last line
             self._read = file.tell() - len(text) + whole
-            words = (line.partition(" ") for line in text[:whole].split("\n"))
-            known.update((stamp, hexed) for hexed, _, stamp in words if len(hexed) in _HEX_LENGTHS)
+            return text[:whole]
+        return ""
 
     def get(self, stamp: Stamp) -> str:
         """Return the hex digest that was measured here or by another process, "" when this stamp is not known."""
-        known = self._loaded()
         key = stamp.text
-        found = known.get(key, "")
+        found = self._glanced(key) if self._known is None else self._known.get(key, "")
         if not found:
-            with self._lock:
-                self._read_on(known)
+            known = self._loaded()
+            if key not in known:
+                with self._lock:
+                    known.update(_parsed(self._new_lines()))
             found = known.get(key, "")
         return found
 
@@ -120,6 +135,12 @@ class Memo:
                 self._pending.clear()
                 text = "".join(f"{hexed} {stamp}\n" for stamp, hexed in kept.items())
                 files.append_text(self._path, text, "anew")
+
+
+def _parsed(lines: str) -> dict[str, str]:
+    """Return the digest by the text of each stamp."""
+    words = (line.partition(" ") for line in lines.split("\n"))
+    return {stamp: hexed for hexed, _, stamp in words if len(hexed) in _HEX_LENGTHS}
 
 
 def _write(path: Path, pending: list[str]) -> None:

@@ -11,7 +11,6 @@ import fcntl
 import io
 import itertools
 import os
-import secrets
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -24,7 +23,7 @@ _NOT_OFFERED: Final = (
 #: Bytes that a spool collects before it writes.
 _SPOOL_BUFFER: Final = 1 << 18
 #: What makes names free: this process among all of its number, and its names among each other.
-_RUN: Final = secrets.token_hex(8)
+_RUN: Final = os.urandom(8).hex()
 _NUMBERS: Final = itertools.count()
 
 

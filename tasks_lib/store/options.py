@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from tasks_lib.store.files import Durability
 from tasks_lib.store.trust import NOBODY, Trust
@@ -15,8 +14,7 @@ FORMAT: Final = "v1"
 LOCK_TIMEOUT_S: Final = 1800.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(NamedTuple):
     """`shared` is a second cache that is only read: what it holds is used from there."""
 
     durability: Durability = "full"

@@ -11,6 +11,7 @@ from typing import BinaryIO, Final
 
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import DigestMismatchError, SizeMismatchError
+from tasks_lib.interpreter import waiting
 from tasks_lib.store import files
 from tasks_lib.store.hashing import Hashing
 from tasks_lib.store.pieces import Pieces, Span
@@ -199,7 +200,8 @@ class Partial:
         self.verify()
         os.fchmod(self._file, 0o444)
         if durability == "full":
-            os.fsync(self._file)
+            with waiting:
+                os.fsync(self._file)
         name(self._file, self._path)
         self._drop_pieces()
         self._drop_note()

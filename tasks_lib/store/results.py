@@ -9,8 +9,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.store import files
@@ -19,13 +20,12 @@ from tasks_lib.store.trust import Trust
 Provenance = Mapping[str, str | int | float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What a recipe key gave: the integrity of its output, and where it came from."""
 
     key: str
     integrity: Integrity
-    provenance: Provenance = field(default_factory=dict)
+    provenance: Provenance = msgspec.field(default_factory=dict)
 
 
 def encoded(result: Result) -> str:

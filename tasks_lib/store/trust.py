@@ -11,15 +11,13 @@ import grp
 import os
 import pwd
 import stat
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from tasks_lib.errors import SettingError, StoreUnavailableError, escaped
 
 
-@dataclass(frozen=True, slots=True)
-class Trust:
+class Trust(NamedTuple):
     """Whose files are believed; `group` is the id of a trusted group, -1 for none."""
 
     group: int = -1

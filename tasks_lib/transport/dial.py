@@ -15,6 +15,7 @@ import time
 from typing import Any, Final
 
 from tasks_lib.errors import TransportError, UnreachableError
+from tasks_lib.interpreter import waiting
 from tasks_lib.transport.deadline import LOOK_S, Deadline
 
 #: Seconds before the next address is tried beside one that does not answer. Source: RFC 8305 section 5.
@@ -75,7 +76,7 @@ def _resolved(host: str, port: int, deadline: Deadline) -> list[Address]:
 
     threading.Thread(target=ask, name="resolver", daemon=True).start()
     while True:
-        with contextlib.suppress(queue.Empty):
+        with contextlib.suppress(queue.Empty), waiting:
             answer = answers.get(timeout=min(LOOK_S, deadline.left_s()))
             if isinstance(answer, list) and answer:
                 return answer
@@ -145,7 +146,9 @@ class _Race:
         wait_s = min(LOOK_S, self._deadline.left_s())
         if self._waiting:
             wait_s = min(wait_s, max(0.0, self._next_at - time.monotonic()))
-        for descriptor, _ in self._poll.poll(wait_s * 1000):
+        with waiting:
+            answered = self._poll.poll(wait_s * 1000)
+        for descriptor, _ in answered:
             sock = self._running[descriptor]
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if not code:

@@ -14,6 +14,7 @@ import time
 from typing import Any, Final
 
 from tasks_lib.errors import TransportError
+from tasks_lib.interpreter import waiting
 from tasks_lib.transport.deadline import LOOK_S, Deadline
 from tasks_lib.transport.tls import refused
 
@@ -143,7 +144,8 @@ class Line:
         while True:
             left_s = min(LOOK_S, self._deadline.left_s())
             begun = time.monotonic()
-            ready = self._poll.poll(left_s * 1000)
+            with waiting:
+                ready = self._poll.poll(left_s * 1000)
             self._deadline.waited(time.monotonic() - begun)
             if ready:
                 return

@@ -14,9 +14,8 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 from tasks_lib.archive import Entry, Limits, Reshape, read
 from tasks_lib.errors import TreeError, escaped
@@ -29,17 +28,14 @@ from tasks_lib.tree.standing import all_stand, new_paths, remove_entries
 from tasks_lib.tree.unpacked import UNPACKED_VERSION, DamagedTreeError, Unpacked, unpack
 from tasks_lib.tree.writer import TreeWriter, remove_tree
 
-__all__ = ["TREE_VERSION", "UNPACKED_VERSION", "DamagedTreeError", "Slot", "Unpacked", "remove_tree", "unpack"]
+__all__ = ["UNPACKED_VERSION", "DamagedTreeError", "Slot", "Unpacked", "remove_tree", "unpack"]
 
-#: Raise when the same archive may give another tree.
-TREE_VERSION: Final = 2
 _CHUNK: Final = 1 << 20
 #: How often a directory is made again that another slot removed because it was empty.
 _TRIES: Final = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """One archive's (or file's) place: a directory that it may share, and a record of its own beside it."""
 
     destination: Path

@@ -8,7 +8,7 @@ from typing import Any, Final
 from doit.cmd_base import DoitCmdBase
 from doit.exceptions import InvalidCommand
 
-from tasks_lib.graph.reporter import Reporter
+from tasks_lib.graph.house import house
 from tasks_lib.graph.started import set_up
 
 __all__ = ["Report"]
@@ -57,7 +57,8 @@ class Report(DoitCmdBase):
             raise _refused(f"`report` takes no task names, but was given {args[0]!r}")
         set_up(self.loader, params)
         self.loader.load_doit_config()
-        recorded = Reporter.surroundings.record
+        found = house()
+        recorded = found.surroundings.record if found is not None else None
         if recorded is None:
             raise _refused("this dodo.py does not use tasks_lib.graph.porch, which records runs")
         files = {

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from doit.exceptions import UnmetDependency
 
 from tasks_lib.graph.events import EventLog
+from tasks_lib.graph.house import house
 from tasks_lib.graph.reporter.document import DocumentFace
 from tasks_lib.graph.reporter.face import Face, face_for
 from tasks_lib.graph.reporter.ledger import Ledger
@@ -31,11 +32,11 @@ class Reporter:
 
     desc = "live on a terminal, one line per event elsewhere; a summary with every failure"
     kind: ClassVar[str] = ""
-    #: Set by the porch: doit makes reporters with two arguments only.
-    surroundings: ClassVar[Surroundings] = Surroundings()
 
     def __init__(self, outstream: Any, options: object = None) -> None:
         del options  # failures are always repeated at the end
+        found = house()  # doit makes reporters with two arguments only
+        self.surroundings = found.surroundings if found is not None else Surroundings()
         self._ledger = Ledger()
         self._face = self._made(Out(outstream))
         self._ticker = _Ticker(self._face)

@@ -1,4 +1,4 @@
-"""What `doit run` is asked about showing: `--quiet`, and one JSON document even when nothing can run."""
+"""What `doit run` shows: what was asked for, and one JSON document even when nothing can run."""
 
 from __future__ import annotations
 
@@ -7,21 +7,11 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from tasks_lib.graph.reporter import JsonReporter
 from tasks_lib.graph.reporter.document import refusal
 from tasks_lib.graph.reporter.out import Out
-
-#: An option of doit's own kind.
-QUIET: Final = {
-    "name": "quiet",
-    "short": "q",
-    "long": "quiet",
-    "type": bool,
-    "default": False,
-    "help": "tell warnings and failures only; the same as `-r quiet`",
-}
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -25,38 +24,58 @@ _WINDOW_S: Final = 5.0
 Facts = Mapping[str, str | int | float]
 
 
-@dataclass(slots=True)
+class _Flow:
+    """What arrives, and how fast it did lately."""
+
+    __slots__ = ("_marks", "_moved_s", "_size")
+
+    def __init__(self, at_s: float) -> None:
+        self._size, self._moved_s = 0, at_s
+        self._marks = [(at_s, 0)]  # two a second, of the last seconds
+
+    def add(self, size: int, at_s: float) -> None:
+        """Note that `size` bytes came."""
+        self._size += size
+        self._moved_s = at_s
+        if at_s - self._marks[-1][0] >= _WINDOW_S / 10:
+            self._marks = [*self._marks[-11:], (at_s, self._size)]
+
+    def rate(self, now: float) -> float:
+        """Return bytes per second over the last seconds, 0 when nothing came in them."""
+        if now - self._moved_s >= _WINDOW_S:
+            return 0.0
+        before = [mark for mark in self._marks if mark[0] <= now - _WINDOW_S]
+        at_s, size = before[-1] if before else self._marks[0]
+        return (self._size - size) / (now - at_s) if now > at_s else 0.0
+
+
 class Phase:
     """One phase: `start_s` to `end_s` (0 while it lasts), `size` bytes done of `total` (0: unknown)."""
 
-    name: str
-    start_s: float
-    end_s: float = 0.0
-    url: str = ""
-    size: int = 0
-    total: int = 0
-    resumed: int = 0
+    __slots__ = ("end_s", "name", "resumed", "size", "start_s", "total", "url")
+
+    def __init__(self, name: str, start_s: float, url: str = "", total: int = 0, resumed: int = 0) -> None:
+        self.name, self.start_s, self.end_s, self.url = name, start_s, 0.0, url
+        self.size, self.total, self.resumed = 0, total, resumed
 
 
-@dataclass(slots=True)
 class TaskRun:
     """One execution of one task; `outcome` is "" while it lasts.
 
     `done_s` is when its worker was done with it (0: nobody said), before doit heard of that.
     """
 
-    name: str
-    ready_s: float
-    start_s: float
-    worker: str
-    end_s: float = 0.0
-    outcome: str = ""
-    message: str = ""
-    done_s: float = 0.0
-    phases: list[Phase] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    _marks: list[tuple[float, int]] = field(default_factory=list)
-    _moved_s: float = 0.0
+    __slots__ = (
+        "_flow", "done_s", "end_s", "message", "name", "outcome",
+        "phases", "ready_s", "start_s", "warnings", "worker",
+    )  # fmt: skip
+
+    def __init__(self, name: str, ready_s: float, start_s: float, worker: str) -> None:
+        self.name, self.ready_s, self.start_s, self.worker = name, ready_s, start_s, worker
+        self.done_s, self.end_s, self.outcome, self.message = 0.0, 0.0, "", ""
+        self.phases: list[Phase] = []
+        self.warnings: list[str] = []
+        self._flow: _Flow | None = None  # of the present phase
 
     @property
     def phase(self) -> Phase | None:
@@ -80,15 +99,22 @@ class TaskRun:
 
     def rate(self, now: float) -> float:
         """Return bytes per second of the present phase over the last seconds, 0 when nothing came in them."""
-        phase = self.phase
-        if phase is None or now - self._moved_s >= _WINDOW_S:
-            return 0.0
-        before = [mark for mark in self._marks if mark[0] <= now - _WINDOW_S]
-        at_s, size = before[-1] if before else self._marks[0]
-        return (phase.size - size) / (now - at_s) if now > at_s else 0.0
+        return self._flow.rate(now) if self._flow is not None else 0.0
 
-    def begin(self, name: str, at_s: float, facts: Facts) -> None:
-        """Let a phase begin."""
+    def hear(self, event: Event) -> None:
+        """Take one event that came after its start."""
+        if event.name == "phase":
+            self._begin(str(event.facts["phase"]), event.at_s, event.facts)
+        elif event.name == "advance":
+            self._advance(int(event.facts["size"]), event.at_s)
+        elif event.name == "done":
+            self.done_s = event.at_s
+        elif event.name == "warn":
+            self.warnings.append(str(event.facts["message"]))
+        elif event.name == "skip":
+            self.outcome, self.message = "skipped", str(event.facts["reason"])
+
+    def _begin(self, name: str, at_s: float, facts: Facts) -> None:
         if self.phases:
             self.phases[-1].end_s = self.phases[-1].end_s or at_s
         if len(self.phases) >= MAX_PHASES:
@@ -97,24 +123,19 @@ class TaskRun:
         # git and hg say whom they ask when they connect
         url = self.phases[-1].url if name == "body" and self.phases and "url" not in facts else facts.get("url", "")
         self.phases.append(Phase(name, at_s, url=str(url), **number))
-        self._marks, self._moved_s = [(at_s, 0)], at_s
+        self._flow = _Flow(at_s)
 
-    def advance(self, size: int, at_s: float) -> None:
-        """Add bytes to the present phase."""
-        if not self.phases:
-            return
-        phase = self.phases[-1]
-        phase.size += size
-        self._moved_s = at_s
-        if at_s - self._marks[-1][0] >= _WINDOW_S / 10:
-            self._marks = [*self._marks[-11:], (at_s, phase.size)]
+    def _advance(self, size: int, at_s: float) -> None:
+        if self._flow is not None:
+            self.phases[-1].size += size
+            self._flow.add(size, at_s)
 
     def finish(self, at_s: float, outcome: str, message: str) -> None:
         """Let it end, at the latest now."""
         self.end_s, self.outcome, self.message = self.done_s or at_s, outcome, message
         if self.phases:
             self.phases[-1].end_s = self.phases[-1].end_s or self.end_s
-        self._marks = self._marks[:1]  # ten thousand runs are kept to the end
+        self._flow = None  # ten thousand runs are kept to the end
 
 
 def host_of(url: str) -> str:
@@ -142,11 +163,13 @@ class Ledger:
         self._ready: dict[str, float] = {}
         self._left: dict[str, int] | None = None  # size of each wanted task that has not ended
         self._left_bytes = self._had_bytes = 0
+        self._flow = _Flow(0.0)  # of all downloads
         self._lock = threading.Lock()
 
     def begin(self, tasks: Mapping[str, Any], selected: tuple[str, ...], at_s: float) -> None:
         """Note what the run is about: doit's tasks by name, and which were asked for."""
         self.tasks, self.selected, self.begun_s = tasks, selected, at_s
+        self._flow = _Flow(at_s)
 
     def ready(self, name: str, at_s: float) -> None:
         """Note that doit looks at a task: its dependencies are done."""
@@ -179,17 +202,9 @@ class Ledger:
             run = self.runs.get(event.task)
             if run is None:
                 return
-            if event.name == "phase":
-                run.begin(str(event.facts["phase"]), event.at_s, event.facts)
-            elif event.name == "advance":
-                run.advance(int(event.facts["size"]), event.at_s)
-            elif event.name == "done":
-                run.done_s = event.at_s
-            elif event.name == "warn":
-                run.warnings.append(str(event.facts["message"]))
-            elif event.name == "skip":
-                run.outcome = "skipped"
-                run.message = str(event.facts["reason"])
+            run.hear(event)
+            if event.name == "advance" and run.phase is not None and run.phase.name == "body":
+                self._flow.add(int(event.facts["size"]), event.at_s)
 
     def end(self, name: str, at_s: float, outcome: str, message: str = "") -> str:
         """Let a task end; return what became of it, in one word.
@@ -266,6 +281,11 @@ class Ledger:
             bodies = [run.source for run in self._active.values()]
             have = self._had_bytes + sum(body.size + body.resumed for body in bodies if body is not None)
             return have, max(have, self._had_bytes + self._left_bytes)
+
+    def rate(self, now: float) -> float:
+        """Return bytes per second that all sources together gave lately; what is resumed came before."""
+        with self._lock:
+            return self._flow.rate(now)
 
     def by_host(self) -> dict[str, tuple[int, int, float]]:
         """Return files, bytes and seconds that each host gave, the longest first."""

@@ -13,7 +13,6 @@ import os
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -30,6 +29,8 @@ from tasks_lib.graph.watch import Event
 #: Terminal size where the terminal does not say. Source: POSIX, the VT100's.
 _SIZE: Final = os.terminal_size((80, 24))
 _BAR: Final = 12
+#: Seconds before the end of a run is foretold.
+_CALM_S: Final = 1.0
 _STYLES: Final = {"bad": "red", "good": "green", "warn": "yellow", "accent": "cyan", "dim": "dim", "strong": "bold"}
 _DOING: Final = {
     "queue": "queued",
@@ -67,7 +68,6 @@ class LiveFace:
         self._lock = threading.RLock()
         self._drawn = ""
         self._noisy: set[str] = set()  # tasks whose children own the terminal
-        self._arrived: deque[tuple[float, int]] = deque(maxlen=int(5 / self.interval_s))
         self._streams: tuple[Any, Any] = (sys.stdout, sys.stderr)
         self._proxies: list[_Above] = []
 
@@ -225,13 +225,11 @@ class LiveFace:
             row.append(f", {failed:,} failed", "red")
         row.append(f", {len(active)} running, {max(0, self._ledger.waiting()):,} waiting")
         have, wanted = self._ledger.bytes()
-        self._arrived.append((now, have))
-        (then, before), span = self._arrived[0], now - self._arrived[0][0]
-        rate = (have - before) / span if span > 0 else 0.0
+        elapsed, rate = now - self._ledger.begun_s, self._ledger.rate(now)
         if wanted:
             row.append(f"   {size_text(have)} of {size_text(wanted)}")
-        row.append(f"   {time_text(now - self._ledger.begun_s)}", "dim")
-        if rate > 0 and have < wanted and now - then >= self.interval_s * 4:
+        row.append(f"   {time_text(elapsed)}", "dim")
+        if rate > 0 and have < wanted and elapsed >= _CALM_S:
             row.append(f", {left_text((wanted - have) / rate)} left", "dim")
         return row
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Final, NamedTuple, Self
+
+_NONE: Final[Mapping[str, str]] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class Surroundings(NamedTuple):
     """What a reporter is told from outside.
 
     Attributes:
@@ -28,7 +28,7 @@ class Surroundings:
     terminal: str = ""
     events: str = ""
     record: Path | None = None
-    environ: Mapping[str, str] = field(default_factory=dict)
+    environ: Mapping[str, str] = _NONE
 
     @classmethod
     def parse(cls, environ: Mapping[str, str], *, progress: str, events: str, build: Path) -> Self:

@@ -1,0 +1,94 @@
+"""Turns at the interpreter: one after another, given up in every wait, and never something to hang for."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+from tasks_lib.interpreter import alone, waiting
+
+
+def started(work: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_one_after_another() -> None:
+    """Of many threads that work alone at most one is at work."""
+    at_work, most = [0], [0]
+
+    def work() -> None:
+        for _ in range(200):
+            with alone:
+                at_work[0] += 1
+                most[0] = max(most[0], at_work[0])
+                open("/dev/null").close()  # noqa: PTH123  # gives Python's own lock away
+                at_work[0] -= 1
+
+    for thread in [started(work) for _ in range(8)]:
+        thread.join()
+    assert most[0] == 1
+
+
+def test_others_work_while_one_waits() -> None:
+    """What one waits for can be done by another that works alone; afterwards the first has its turn again."""
+    asked: queue.SimpleQueue[str] = queue.SimpleQueue()
+    answered: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def answer() -> None:
+        for _ in range(100):
+            with alone:
+                answered.put(asked.get())
+
+    other = started(answer)
+    for number in range(100):
+        with alone:
+            asked.put(str(number))
+            with waiting:
+                assert answered.get(timeout=60) == str(number)
+    other.join()
+
+
+def test_who_hangs_is_passed() -> None:
+    """A thread that waits without saying so loses its turn; others go on, and so does it in the end."""
+    hangs, go_on, passed = threading.Event(), threading.Event(), threading.Event()
+
+    def hang() -> None:
+        with alone:
+            hangs.set()
+            assert go_on.wait(60)
+        with alone:
+            passed.set()
+
+    def work() -> None:
+        for _ in range(3):
+            with alone:
+                pass
+
+    first = started(hang)
+    assert hangs.wait(60)
+    for thread in [started(work) for _ in range(4)]:
+        thread.join(60)
+        assert not thread.is_alive()
+    go_on.set()
+    first.join(60)
+    assert passed.is_set()
+
+
+def test_waiting_is_nothing_to_others() -> None:
+    """A thread that does not work alone neither takes a turn nor gives one up."""
+    holds, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with alone:
+            holds.set()
+            assert done.wait(60)
+
+    other = started(hold)
+    assert holds.wait(60)
+    with waiting:
+        pass
+    done.set()
+    other.join()
