@@ -45,7 +45,6 @@ class _Upkeep(DoitCmdBase):
         try:
             from tasks_lib.graph.porch import HOUSE  # reads the settings of this run
 
-            HOUSE.enter()
             return self.work(HOUSE.world, params, args, progress)
         except (SettingError, DefinitionError) as error:
             raise _refused(str(error)) from None
