@@ -59,7 +59,7 @@ class CancelledError(FetchError):
 
 
 class Problem(NamedTuple):
-    """One thing wrong in one definition file: `file:line: key: reason: hint`."""
+    """One thing wrong in one definition file, as `file:line: key: reason: hint`; line 0 is the file as a whole."""
 
     file: str
     line: int
@@ -68,7 +68,7 @@ class Problem(NamedTuple):
     hint: str
 
     def __str__(self) -> str:
-        place = escaped(f"{self.file}:{self.line}")
+        place = escaped(f"{self.file}:{self.line}" if self.line else self.file)
         parts = [place, escaped(self.key), escaped(self.reason), escaped(self.hint)]
         return ": ".join(part for part in parts if part)
 

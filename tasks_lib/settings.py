@@ -8,7 +8,7 @@ below this floor reads them.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -77,6 +77,9 @@ SETTINGS: Final = (
 )
 
 
+#: How alike a name of the environment and one of the command line is to a setting's when it is taken for a mistake;
+#: words of the command line may well be a dodo.py's own.
+_ALIKE: Final = (0.82, 0.9)
 #: Digits that a time may have: more than any clock will show.
 _DIGITS: Final = 18
 #: Who says whom to trust, the first one that is set.
@@ -173,6 +176,25 @@ class Settings(NamedTuple):
             events=str(values["FETCH_EVENTS"]),
             source_date_epoch=_epoch(environ),
         )
+
+
+def misspelt(variables: Iterable[str], environ: Iterable[str]) -> list[str]:
+    """Return a line for each name that is nearly a setting's: it belongs to someone else, or what it says is not done.
+
+    Args:
+        variables: names of doit's command line.
+        environ: names of the environment.
+    """
+    names = {one.environ for one in SETTINGS}, {one.variable for one in SETTINGS} - {""}
+    given = [name for name in environ if name.startswith("FETCH")], variables
+    odd = [(name, known, like) for known, some, like in zip(names, given, _ALIKE, strict=True) for name in some]
+    odd = [(name, known, like) for name, known, like in odd if name not in known]
+    if not odd:
+        return []
+    import difflib
+
+    pairs = ((name, difflib.get_close_matches(name, known, n=1, cutoff=like)) for name, known, like in odd)
+    return [f"{name} is no setting and changes nothing; did you mean {close[0]}?" for name, close in pairs if close]
 
 
 def project_table(path: Path) -> Mapping[str, Any]:

@@ -78,6 +78,24 @@ def test_a_typo(words: tuple[str, ...], repository: Path) -> None:
     assert "\x1b" not in done.stdout
 
 
+COMMANDS = ["run", "list", "info", "why", "graph", "forget", "clean", "verify", "prune", "cache", "report"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, repository: Path) -> None:
+    """`--help` shows what `doit help` does; an option that there is not is named, with where the others stand."""
+    asked = doit(repository, name, "--help")
+    assert (asked.returncode, asked.stdout) == (0, doit(repository, "help", name).stdout)
+    refused = doit(repository, name, "--odd")
+    assert refused.returncode == 3
+    assert refused.stdout == f"ERROR: {name}: option --odd not recognized\n`doit help {name}` shows its options\n"
+
+
+def test_help_after_a_task_is_the_tasks(repository: Path) -> None:
+    """What stands after the name of a task may be an option of its own."""
+    assert "there is no task, target or command called '--help'" in doit(repository, "fetch:lib", "--help").stdout
+
+
 def test_info_tells_where_it_came_from_and_who_uses_it(repository: Path, origin: Origin) -> None:
     """Artifact, identity, sources, provenance, consumers and state stand in one page."""
     told = doit(repository, "info", "fetch:lib")

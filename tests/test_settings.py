@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tasks_lib.errors import SettingError
-from tasks_lib.settings import SETTINGS, Settings, project_table
+from tasks_lib.settings import SETTINGS, Settings, misspelt, project_table
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
@@ -83,3 +83,14 @@ def test_proxies_and_trust() -> None:
     environ["REQUEST_METHOD"] = "GET"
     found = Settings.parse(variables={}, environ=environ).transport
     assert (dict(found.proxies), found.ca_bundle, found.netrc) == ({"https": "http://p:1"}, "/ca", "/n")
+
+
+def test_what_is_nearly_a_setting_is_told() -> None:
+    """A slip of the pen is told, for it changes nothing; what others call their own things is not."""
+    environ = ["FETCH_JOBZ", "FETCH_CACHE", "FETCH_RETRIES", "FETCH_TOKEN", "FETCH_HOST", "JOBS", "FETCHED"]
+    assert misspelt(["offlin", "job", "jobs", "target"], environ) == [
+        "FETCH_JOBZ is no setting and changes nothing; did you mean FETCH_JOBS?",
+        "FETCH_CACHE is no setting and changes nothing; did you mean FETCH_CACHE_DIR?",
+        "offlin is no setting and changes nothing; did you mean offline?",
+    ]
+    assert misspelt([], [one.environ for one in SETTINGS]) == []

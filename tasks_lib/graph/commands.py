@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from doit import cmd_run
-from doit.cmd_base import DoitCmdBase
 from doit.cmd_clean import Clean as DoitClean
 from doit.cmd_forget import Forget as DoitForget
 from doit.cmd_list import List as DoitList
@@ -27,6 +26,7 @@ from tasks_lib.graph.house import house
 from tasks_lib.graph.late import Late
 from tasks_lib.graph.loader import Loader
 from tasks_lib.graph.names import UnknownNameError
+from tasks_lib.graph.started import Command
 from tasks_lib.graph.state import State
 
 if TYPE_CHECKING:
@@ -55,13 +55,12 @@ QUIET: Final = {
 }
 
 # doit's classes as something without types: each command's `_execute` takes what its own options are called
-_COMMAND: Any = DoitCmdBase
 _LIST: Any = DoitList
 _FORGET: Any = DoitForget
 _CLEAN: Any = DoitClean
 
 
-class Named(_COMMAND):  # type: ignore[misc]
+class Named(Command):
     """A command that takes names, globs and paths of targets, and says what is wrong in a line."""
 
     loader: Any

@@ -6,18 +6,19 @@ Beside `fetch_content.porch` the only module that reads `os.environ`.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from doit import get_var
+from doit import doit_cmd, get_var
 from doit.exceptions import InvalidDodoFile
 
-from tasks_lib.errors import FetchError
+from tasks_lib.errors import FetchError, escaped
 from tasks_lib.graph.checker import MD5Checker
 from tasks_lib.graph.house import House
 from tasks_lib.graph.state import stamp_of
-from tasks_lib.settings import SETTINGS, Settings, project_table
+from tasks_lib.settings import SETTINGS, Settings, misspelt, project_table
 
 if TYPE_CHECKING:
     from tasks_lib.graph.tasks import Task
@@ -41,6 +42,8 @@ def _house() -> House:
             house.enter()
     except FetchError as error:
         raise InvalidDodoFile(str(error)) from None
+    for line in misspelt(getattr(doit_cmd, "_CMDLINE_VARS", None) or (), os.environ):
+        sys.stderr.write(f"warning: {escaped(line)}\n")
     return house
 
 

@@ -1,11 +1,39 @@
-"""Where doit is started: loading a dodo.py needs that directory, wherever the dodo.py is."""
+"""How a command starts: its words are read, then a dodo.py is loaded, wherever that is."""
 
 from __future__ import annotations
 
+import getopt
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from doit.cmd_base import DoitCmdBase
+from doit.cmdparse import CmdParseError
 from doit.exceptions import InvalidCommand
+
+_COMMAND: Any = DoitCmdBase  # doit has no types
+_HELP: Final = ("--help", "-h")
+
+
+class Command(_COMMAND):  # type: ignore[misc]
+    """A command that explains itself, and says in two lines which option it does not know."""
+
+    def parse_execute(self, in_args: list[str]) -> int:
+        """Execute what was written, or show the help that it asks for; after a task's name words may be the task's.
+
+        Raises:
+            CmdParseError: an option that there is not; doit prints it.
+        """
+        own = in_args[:1] if self.execute_tasks else in_args
+        if any(word in _HELP for word in own):
+            sys.stdout.write(f"{self.help()}\n")
+            return 0
+        try:
+            return int(super().parse_execute(in_args) or 0)
+        except CmdParseError as error:
+            why = error.__context__
+            told = str(why) if isinstance(why, getopt.GetoptError) else " ".join(str(error).split())
+            raise CmdParseError(f"{self.name}: {told}\n`doit help {self.name}` shows its options") from None
 
 
 def set_up(loader: Any, params: Any) -> None:

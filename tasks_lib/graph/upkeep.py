@@ -15,13 +15,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from doit.cmd_base import DoitCmdBase
 from doit.exceptions import InvalidCommand
 
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, StoreError, escaped
 from tasks_lib.graph.amounts import PERIODS, UNITS, Told, bytes_told, days_told, quantity, whole
 from tasks_lib.graph.load import digest_of, load
-from tasks_lib.graph.started import set_up
+from tasks_lib.graph.started import Command, set_up
 from tasks_lib.steps import Plan, World
 from tasks_lib.steps.pruning import Bounds, Reach, Verdict, judge, reach, removed, size_of
 from tasks_lib.steps.upkeep import Damage, Report, Verification
@@ -32,7 +31,7 @@ from tasks_lib.tree import remove_tree
 _NAMED: Final = 5
 
 
-class _Upkeep(DoitCmdBase):
+class _Upkeep(Command):
     """A command on the cache of this run's settings."""
 
     doc_usage = ""

@@ -9,7 +9,8 @@ from tasks_lib.sources.wanted import Wanted
 from tasks_lib.transport import redacted
 
 _OFFLINE: Final = "not asked: offline"
-_ADVICE: Final = "add a mirror to the definition, or correct its size and sha256 after a review of the content"
+_OTHER_CONTENT: Final = "add a mirror to the definition, or correct its size and sha256 after a review of the content"
+_NO_ANSWER: Final = "check the URL and the network, or add a mirror to the definition"
 
 
 class Report:
@@ -18,7 +19,7 @@ class Report:
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
         self._attempts: list[Attempt] = []
-        self._advice = ""
+        self._advice, self._fallback = "", _NO_ANSWER
 
     def __len__(self) -> int:
         return len(self._attempts)
@@ -26,6 +27,8 @@ class Report:
     def add(self, url: str, error: FetchError) -> None:
         """Note a failed attempt; the advice of a mismatch is worth more than that of a connection."""
         self._attempts.append(Attempt(redacted(url), " ".join(error.message.split())))
+        if isinstance(error, IntegrityError):
+            self._fallback = _OTHER_CONTENT
         if error.hint and (isinstance(error, IntegrityError) or not self._advice):
             self._advice = error.hint
 
@@ -48,7 +51,7 @@ class Report:
         return AllSourcesFailedError(
             "\n".join([f"{wanted.name}: no source gave {wanted.integrity}", *lines]),
             attempts=tuple(self._attempts),
-            hint=self._advice or _ADVICE,
+            hint=self._advice or self._fallback,
         )
 
 

@@ -20,7 +20,8 @@ from tasks_lib.store import Result
 if TYPE_CHECKING:
     from tasks_lib.sources import Wanted
 
-#: Bytes up to which a download is mostly bookkeeping; a larger one is hashed and written beside others.
+#: Bytes up to which a download is mostly bookkeeping, so that one at a time is fastest; a larger one is hashed and
+#: written beside others.
 _SMALL: Final = 1 << 20
 
 
@@ -114,7 +115,7 @@ def fetch(world: World, definition: Fetch, artifact: Artifact, progress: Progres
     source = definition.source
     if not isinstance(source, StaticUrl):
         _fetch_commit(world, source, artifact, progress)
-    elif source.integrity.size > _SMALL:
+    elif source.integrity.size > _SMALL or source.vouchers:  # signatures are judged by programs
         _fetch_url(world, definition.name, source, artifact, progress)
     else:
         with alone:
@@ -135,7 +136,7 @@ def _fetch_url(world: World, name: str, source: StaticUrl, artifact: Artifact, p
         before = known.provenance if known is not None else {}
         told = {**before, **provenance, **verdict}
         world.store.record(Result(key=artifact.key, integrity=source.integrity, provenance=told))
-    adopt(world, artifact)
+    world.store.publish(source.integrity, artifact.path)
 
 
 def _wanted(name: str, source: StaticUrl) -> Wanted:

@@ -69,7 +69,7 @@ class Memo:
         if self._known is None:
             with self._lock:
                 if self._known is None:
-                    self._known = _parsed(self._lines + self._new_lines())
+                    self._known = _parsed(self._lines or self._new_lines())
                     self._lines = ""
         return self._known
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from doit.cmd_base import DoitCmdBase
 from doit.exceptions import InvalidCommand
 
 from tasks_lib.graph.house import house
-from tasks_lib.graph.started import set_up
+from tasks_lib.graph.started import Command, set_up
 
 __all__ = ["Report"]
 
@@ -33,14 +32,13 @@ _OPTIONS: Final = (
 )
 
 
-class Report(DoitCmdBase):
+class Report(Command):
     """doit's command `report`."""
 
     name = "report"
     doc_purpose = "write a page and a trace of the last run"
     doc_usage = ""
-    # doit has no types: mypy takes its default, None, for one
-    doc_description = "The page needs no network; open the trace in Perfetto."  # type: ignore[assignment]
+    doc_description = "The page needs no network; open the trace in Perfetto."
     cmd_options = _OPTIONS
 
     def execute(self, params: Any, args: list[str]) -> int:

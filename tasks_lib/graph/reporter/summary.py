@@ -36,7 +36,7 @@ class Line(NamedTuple):
 
 
 def totals(ledger: Ledger, now: float) -> list[Line]:
-    """Return the counts with bytes and time, the hosts that gave bytes, and what took long."""
+    """Return the counts with bytes and time, the next step after a stop, the hosts that gave bytes, what took long."""
     if not ledger.counts:
         return []
     fetched = sum(run.fetched_bytes for run in ledger.ended("fetched"))
@@ -48,6 +48,8 @@ def totals(ledger: Ledger, now: float) -> list[Line]:
     failed = ledger.counts["failed"] or ledger.counts["stopped"]
     tone = "bad" if failed else "good"
     lines = [Line(f"{start}{', '.join(told)}; {time_text(now - ledger.begun_s)}", tone)]
+    if ledger.counts["stopped"]:
+        lines.append(Line("  run again to go on; of a download that can be resumed only the rest is fetched", "dim"))
     return [*lines, *_hosts(ledger), *_slowest(ledger, now)]
 
 
