@@ -234,3 +234,33 @@ def test_a_directory_that_was_removed(words: str, repository: Path) -> None:
     )  # fmt: skip
     told = "ERROR: the directory in which doit was started was removed\nchange into one that is there, and run again\n"
     assert (done.returncode, done.stdout, done.stderr) == (3, "", told)
+
+
+LEFT_OPEN = """
+log = open("log", "w")
+log.write("loaded")
+def act():
+    log.write(" acted")
+def task_own():
+    return {"actions": [act], "io": {"capture": False}}
+"""
+
+
+@pytest.mark.parametrize(
+    "ours", [LEFT_OPEN, "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n" + LEFT_OPEN]
+)
+@pytest.mark.parametrize(
+    ("words", "written"),
+    [
+        ("own", "loaded acted"),
+        ("list", "loaded"),
+        ("info own", "loaded"),
+        ("forget own", "loaded"),
+        ("fetch:tool", "loaded"),
+    ],
+)
+def test_what_a_dodo_leaves_open_is_written(words: str, written: str, ours: str, repository: Path) -> None:
+    """A file that dodo.py never closes holds what was written to it once doit has ended, as with doit alone."""
+    (repository / "dodo.py").write_text(ours)
+    doit(repository, *words.split())
+    assert (repository / "log").read_text() == written

@@ -1,50 +1,225 @@
-"""What is dropped of a task that is done is what nobody asks for."""
+"""Our tasks are doit's in every attribute, a large group is taken in portions, and what is dropped nobody asks for."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
+from doit.control import TaskControl, TaskDispatcher
+from doit.exceptions import TaskError, TaskFailed
 from doit.task import Task
 
 from tasks_lib.graph import lean
 
 
-class Ours:
+class Check:
     """A check that says by what it knows."""
 
     def __call__(self) -> bool:
         return True
 
-    def witnesses(self) -> tuple[str, ...]:
-        return ()
+
+class Act:
+    """An action that gives what it is told to."""
+
+    def __init__(self, gives: Any) -> None:
+        self.gives = gives
+
+    def __call__(self) -> Any:
+        if isinstance(self.gives, Exception):
+            raise self.gives
+        return self.gives
 
 
-def act() -> dict[str, int]:
-    return {"key": 1}
+def remove(path: str, dryrun: bool) -> None:
+    """Clean."""
 
 
-def made(check: Any) -> Any:
-    task = Task("a:b", [act], targets=["t"], file_dep=["f"], task_dep=["c"], uptodate=[check], meta={"size": 1})  # type: ignore[no-untyped-call]
-    lean.compact(task)
-    assert len(task.actions) == 1
-    task.values = {"key": 1}
-    return task
+CHECK, ACT = Check(), Act({"key": "k", "identity": {"a": "b"}})
+BOTH: dict[str, Any] = {
+    "basename": "extract", "name": "a", "doc": "d", "actions": [(ACT,)], "io": {"capture": False}, "verbosity": 2,
+    "targets": ["t"], "uptodate": [CHECK], "meta": {"pool": "cpu"},
+}  # fmt: skip
+TOLD: dict[str, dict[str, Any]] = {
+    "made of something": {**BOTH, "file_dep": ["f", "g"], "task_dep": ["fetch:a"], "clean": [(remove, ["x"])]},
+    "made of nothing": {**BOTH, "clean": True},
+}
 
 
-def test_a_task_of_ours_keeps_what_is_asked_for() -> None:
-    """Whether it had actions and what they wrote, its edges, its targets, its checks and its facts stay."""
-    task = made(Ours())
-    lean.release_task(task)
-    assert task.actions
-    assert [(action.out, action.err) for action in task.actions] == [(None, None)]
-    assert (task.targets, task.file_dep, task.task_dep, task.meta) == (["t"], {"f"}, ["c"], {"size": 1})
-    assert isinstance(task.uptodate[0][0], Ours)
-    assert task.values == {}
+def both(told: dict[str, Any]) -> tuple[Any, Any]:
+    words = {key: value for key, value in told.items() if key not in ("basename", "name")}
+    stock = Task("extract:a", subtask_of="extract", **words)  # type: ignore[no-untyped-call]  # doit has no types
+    return stock, lean.LeanTask("extract:a", "extract", told)
 
 
-def test_a_task_of_others_is_left_alone() -> None:
-    """Its values may be asked for by another task."""
-    task = made(True)
-    lean.release_task(task)
-    assert task.values == {"key": 1}
-    assert task.actions[0].py_callable is act
+def plain(value: Any) -> Any:
+    """Return a value as something that compares, whatever holds it."""
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if isinstance(value, set | frozenset):
+        return set(value)
+    known = type(value).__name__ in ("IOConfig", "PythonAction")
+    return {name: plain(one) for name, one in vars(value).items() if name != "task"} if known else value
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_every_attribute_is_as_doit_makes_it(name: str) -> None:
+    """Whatever doit, a reporter or a command reads of a task, it reads the same; also after another process had it."""
+    stock, ours = both(TOLD[name])
+    stock.init_options()  # before anything runs
+    known = vars(stock).keys()
+    for one in known:
+        assert plain(getattr(ours, one)) == plain(getattr(stock, one)), one
+    assert [plain(one) for one in ours.clean_actions] == [plain(one) for one in stock.clean_actions]
+    assert len(ours.actions) == len(stock.actions) == 1
+    stock_back, back = both(TOLD[name])
+    back.update_from_pickle(ours.pickle_safe_dict())
+    stock_back.update_from_pickle(stock.pickle_safe_dict())
+    for one in known:
+        assert plain(getattr(back, one)) == plain(getattr(stock_back, one)), one
+
+
+def test_nothing_that_tasks_share_changes() -> None:
+    """Making, running and releasing tasks leaves what belongs to the class as it was."""
+    for told in TOLD.values():
+        ours = lean.LeanTask("extract:a", "extract", told)
+        assert ours.execute(None) is None
+        ours.calc_dep.add("x")
+        ours.save_extra_values()
+        ours.release()
+        ours.release_checks()
+    assert ([], {}, frozenset()) == (lean._NO_LIST, lean._NO_WORDS, lean._NO_SET)
+    assert lean.LeanTask("extract:b", "extract", TOLD["made of nothing"]).calc_dep == set()
+
+
+FAIL = TaskFailed("no")  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("gives", [{"key": "k", "identity": {}}, {"key": ""}, FAIL, ValueError("x")], ids=repr)
+def test_it_runs_as_doit_runs_it(gives: Any) -> None:
+    """What an action gives, refuses or raises arrives as it does with doit."""
+    stock, ours = both({**TOLD["made of nothing"], "actions": [(Act(gives),)]})
+
+    class Stream:
+        def _get_out_err(self, _verbosity: int) -> tuple[None, None]:
+            return None, None
+
+    expected, found = stock.execute(Stream()), ours.execute(Stream())
+    assert type(found) is type(expected)
+    assert (ours.values, ours.executed) == (stock.values, stock.executed)
+    assert bool(ours.result) == bool(stock.result)
+    if isinstance(expected, TaskError):
+        assert found.message == expected.message
+        assert found.traceback[-1] == expected.traceback[-1] == "ValueError: x\n"
+
+
+def test_words_after_a_name_are_no_options() -> None:
+    """Doit goes on with the words behind the name of a task."""
+    control = TaskControl(
+        [lean.LeanTask(f"extract:{one}", "extract", {**TOLD["made of nothing"], "targets": [one]}) for one in "ab"]
+    )  # type: ignore[no-untyped-call]
+    control.process(["extract:a", "extract:b"])  # type: ignore[no-untyped-call]
+    assert control.selected_tasks == ["extract:a", "extract:b"]
+
+
+def test_what_is_asked_for_of_a_finished_task_stays() -> None:
+    """Whether it had actions and what they wrote, its edges, its targets, its check and its facts."""
+    _, ours = both(TOLD["made of something"])
+    assert ours.execute(None) is None
+    ours.release()
+    assert [(action.out, action.err) for action in ours.actions] == [(None, None)]
+    assert (ours.targets, ours.file_dep, ours.task_dep, ours.meta) == (["t"], {"f", "g"}, ["fetch:a"], {"pool": "cpu"})
+    assert (ours.uptodate[0][0], ours.values, ours.result) == (CHECK, {}, None)
+
+
+# --- groups
+
+
+def dispatcher(count: int) -> Any:
+    """Return doit's dispatcher of two groups, where each task of the first needs one of the second."""
+    told = [
+        {
+            **TOLD["made of nothing"],
+            "basename": "extract",
+            "name": f"{n}",
+            "task_dep": [f"fetch:{n}"],
+            "targets": [f"e{n}"],
+        }
+        for n in range(count)
+    ] + [{**TOLD["made of nothing"], "basename": "fetch", "name": f"{n}", "targets": [f"f{n}"]} for n in range(count)]
+    control = TaskControl(list(lean.made(told)))  # type: ignore[no-untyped-call]
+    control.process(["extract", "fetch"])  # type: ignore[no-untyped-call]
+    return control.task_dispatcher()  # type: ignore[no-untyped-call]
+
+
+def walked(one: Any, outcome: Callable[[str], str], ahead: int) -> list[str]:
+    """Return the names of the tasks in the order in which they come; up to `ahead` are at work at once."""
+    order: list[str] = []
+    working: list[Any] = []
+    while True:
+        try:
+            node = next(one.generator)
+        except StopIteration:
+            for done in working:
+                done.run_status = "failure" if done.bad_deps else outcome(done.task.name)
+            break
+        if node != "hold on":
+            order.append(node.task.name)
+            working.append(node)
+        elif not working:
+            raise AssertionError("everybody waits")
+        while len(working) > ahead or (node == "hold on" and working):
+            done = working.pop(0)
+            done.run_status = "failure" if done.bad_deps else outcome(done.task.name)
+            one._update_waiting(done)
+            if node == "hold on":
+                break
+    assert not one.waiting
+    return order
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 50, 5000])
+@pytest.mark.parametrize("count", [1, lean.PORTION, lean.PORTION + 1, 3 * lean.PORTION + 7])
+def test_a_group_in_portions_is_the_whole_group(count: int, ahead: int) -> None:
+    """Every task comes once, after what it needs, and a group after all of its tasks, as with doit; also when some fail."""
+    for bad in ("", "fetch:0", f"extract:{count - 1}"):
+        stock, ours = dispatcher(count), dispatcher(count)
+        lean.Portions(ours)
+
+        def outcome(name: str, bad: str = bad) -> str:
+            return "failure" if name == bad else "successful"
+
+        expected, found = walked(stock, outcome, ahead), walked(ours, outcome, ahead)
+        assert len(found) == len(set(found))
+        assert set(found) == set(expected)
+        at = {name: place for place, name in enumerate(found)}
+        assert all(at[f"fetch:{n}"] < at[f"extract:{n}"] < at["extract"] for n in range(count))
+        assert all(at[f"fetch:{n}"] < at["fetch"] for n in range(count))
+        states = [{name: node.run_status for name, node in one.nodes.items()} for one in (stock, ours)]
+        assert states[0] == states[1]
+
+
+def test_only_a_portion_is_made_known_beforehand() -> None:
+    """While workers have enough to do no more tasks are made ready; doit makes all of them so before the first one."""
+    stock, ours = dispatcher(4 * lean.PORTION), dispatcher(4 * lean.PORTION)
+    lean.Portions(ours)
+    for one, least, most in ((stock, 8 * lean.PORTION, 9 * lean.PORTION), (ours, lean.PORTION, 2 * lean.PORTION + 2)):
+        assert next(one.generator).task.name == "fetch:0"
+        assert least <= len(one.nodes) <= most
+
+
+def test_a_circle_is_found_in_a_portion() -> None:
+    """A task of a large group that needs its own group is refused, as by doit."""
+    from doit.exceptions import InvalidDodoFile
+
+    names = [f"t{n}" for n in range(2 * lean.PORTION)]
+    made: Any = Task  # doit has no types
+    tasks = [
+        made("all", None, task_dep=names),
+        *(made(name, None, task_dep=["all"] if name == names[-1] else []) for name in names),
+    ]
+    one = TaskDispatcher({task.name: task for task in tasks}, {}, ["all"])  # type: ignore[no-untyped-call]
+    lean.Portions(one)
+    with pytest.raises(InvalidDodoFile, match="Cyclic"):
+        walked(one, lambda _: "successful", 0)

@@ -67,6 +67,12 @@ class Named(Command):
     params: Any
     sel_tasks: Any
 
+    def __new__(cls, *words: Any, **named: Any) -> Any:
+        """Make a command; what is loaded by now stays: no look for garbage needs to go through it, at the end least."""
+        del words, named
+        gc.freeze()
+        return super().__new__(cls)
+
     def get_backends(self) -> Mapping[str, Any]:
         """Return doit's backends and ours; those of other packages are looked for when one of them is asked for."""
         stock = super().get_backends
@@ -106,7 +112,7 @@ class Named(Command):
         except KeyboardInterrupt:
             return INTERRUPTED
         finally:
-            gc.freeze()  # all of it ends with the process: Python looks for garbage once more, for a tenth of the time
+            gc.enable()  # what a dodo.py left open is found by the last look, and its buffers are written
             _let_signals_end_us()
         return status
 

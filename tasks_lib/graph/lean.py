@@ -1,66 +1,200 @@
-"""What doit holds of each task, made small: it keeps twelve kilobytes of every task to the end of a run.
+"""What doit holds of each task, made small: its own would keep twelve kilobytes of every task to the end of a run.
 
-Nothing that doit, a reporter or the stamp still asks for is dropped: what a finished task was to do, and for whom it
-waited. Tasks whose checks are not ours are left as they are.
-Source: doit 0.37, `Task`, `ExecNode`, `TaskDispatcher`.
+Our tasks are doit's with everything that all of them have in common in the class; a group makes its tasks known in
+portions, as workers get hungry; what is done keeps only what doit, a reporter or the stamp still asks for. Tasks of a
+user's own are left as they are.
+Source: doit 0.37, `Task`, `ExecNode`, `TaskDispatcher`; tests compare.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from doit.action import PythonAction
-from doit.task import IOConfig
+from doit.action import PythonAction, create_action
+from doit.exceptions import BaseFail, TaskError
+from doit.task import IOConfig, Task
+
+from tasks_lib.graph.names import GROUPS
+
+#: Tasks that a group makes known to doit at once: enough for every worker, few enough to be no burden.
+PORTION: Final = 256
 
 
 def _done() -> None:
     """Stand for what was done."""
 
 
+#: Stands for the actions of a task: doit asks whether it has any, and what they wrote.
+_SOME: Final = (PythonAction(_done),)  # type: ignore[no-untyped-call]  # doit has no types
 #: What is left of the steps of a finished node; shared, as all that follows: it never changes.
 _NO_STEPS: Final[Iterator[Any]] = iter(())
-#: Stands for the actions of a task that is done: doit asks whether it had any, and what they wrote.
-_DONE: Final = (PythonAction(_done),)  # type: ignore[no-untyped-call]  # doit has no types
-#: What stands for empty lists and sets, of which each task has a dozen.
 _NO_WORDS: Final[dict[str, Any]] = {}
-_EMPTY: Final[dict[type, Any]] = {list: (), set: frozenset(), dict: _NO_WORDS, tuple: ()}
-_NOT_CAPTURED: Final = IOConfig({"capture": False})  # type: ignore[no-untyped-call]
-#: Attributes that doit fills when a task is made, or never.
-_NEVER_FILLED: Final = ("getargs", "teardown", "wild_dep", "value_savers")
+_NO_LIST: Final[list[Any]] = []
+_NO_SET: Final[frozenset[Any]] = frozenset()
+#: What another process has no use for. Source: doit 0.37, `Task.pickle_safe_dict`.
+_NOT_SENT: Final = frozenset({"_actions", "_check", "_clean"})
 
 
-def compact(task: Any) -> Any:
-    """Return a new task in half the room: its attributes are too many for the table that objects of a class share."""
-    task.__dict__ = dict(task.__dict__)
-    if task.io.capture is False:
-        task.io = _NOT_CAPTURED
-    for name in _NEVER_FILLED:
-        if not (value := getattr(task, name)):
-            setattr(task, name, _EMPTY[type(value)])
-    return task
+_TASK: Any = Task  # doit has no types
+
+
+class LeanTask(_TASK):  # type: ignore[misc]
+    """One of our tasks: one action that returns a dict or fails, one check, no options, no output of its own."""
+
+    params = watch = ()
+    creator_params = setup_tasks = wild_dep = value_savers = teardown = _NO_LIST
+    options = getargs = _NO_WORDS
+    pos_arg = pos_arg_val = loader = cfg_values = custom_title = _action_instances = None
+    result: Any
+    io = IOConfig({"capture": False})  # type: ignore[no-untyped-call]
+    verbosity = 2
+    has_subtask = False
+
+    def __init__(self, name: str, group: str, told: dict[str, Any]) -> None:
+        """Make the task that a dict of doit's kind tells of."""
+        self.name, self.subtask_of = name, group
+        self.doc, self.meta = told["doc"], told["meta"]
+        self._actions = told["actions"]
+        ((self._check),) = told["uptodate"]
+        self.task_dep: list[str] = told.get("task_dep") or []
+        self.file_dep = set(told["file_dep"]) if told.get("file_dep") else _NO_SET
+        self.targets: list[str] = told["targets"]
+        self._clean = told["clean"]
+        # what a run sets: an attribute that is new to its class would give each task a table of its own
+        self.executed, self.result, self.values, self.dep_changed = False, None, _NO_WORDS, None
+
+    @property
+    def calc_dep(self) -> set[str]:
+        """None of ours computes what it depends on."""
+        return set()
+
+    @property
+    def uptodate(self) -> list[tuple[Any, list[Any], dict[str, Any]]]:
+        """The check as doit wants it."""
+        return [] if self._check is None else [(self._check, _NO_LIST, _NO_WORDS)]
+
+    @property
+    def actions(self) -> tuple[Any, ...]:
+        """Something that says that there is an action."""
+        return _SOME
+
+    @property
+    def _remove_targets(self) -> bool:
+        return self._clean is True
+
+    @property
+    def clean_actions(self) -> list[Any]:
+        """What `doit clean` does."""
+        kept = () if self._clean is True else self._clean
+        return [create_action(one, self, "clean") for one in kept]  # type: ignore[no-untyped-call]
+
+    def init_options(self, args: list[str] | None = None) -> list[str] | None:
+        """Return the words that follow the name on the command line: there are no options to take from them."""
+        return args
+
+    def overwrite_verbosity(self, stream: object) -> None:
+        """Nothing of ours writes on its own."""
+
+    def execute(self, _stream: object) -> BaseFail | None:
+        """Run the action; what it raises is told as doit tells it."""
+        self.executed = True
+        ((action,),) = self._actions
+        try:
+            made = action()
+        except Exception as error:
+            return TaskError("PythonAction Error", error)  # type: ignore[no-untyped-call]
+        if isinstance(made, BaseFail):
+            return made
+        self.values = made
+        self.result = made["key"] or "skipped"  # what `result_dep` of a user's task compares
+        return None
+
+    def pickle_safe_dict(self) -> dict[str, Any]:
+        """Return what another process is sent."""
+        return {name: value for name, value in self.__dict__.items() if name not in _NOT_SENT}
+
+    def release(self) -> None:
+        """Drop what was done and what it gave; call when its success is recorded."""
+        self.result, self.values, self.dep_changed, self._actions = None, _NO_WORDS, None, _SOME
+
+    def release_checks(self) -> None:
+        """Drop what it was checked by; call when a row of the stamp stands for that."""
+        self._check = self._clean = None
+        self.targets = _NO_LIST
+        self.file_dep = _NO_SET
+
+
+def made(described: Iterable[dict[str, Any]]) -> Iterator[Task]:
+    """Yield the groups, then the tasks that dicts of doit's kind tell of."""
+    groups = empty_groups()
+    tasks: list[Task] = []
+    for one in described:
+        group, name = one["basename"], one.get("name", "")
+        if name is None:
+            continue
+        if name:
+            tasks.append(LeanTask(f"{group}:{name}", group, one))
+            groups[group].task_dep.append(tasks[-1].name)
+        else:  # it stands beside the groups
+            del one["basename"]
+            tasks.append(Task(group, **one))  # type: ignore[no-untyped-call]
+    yield from groups.values()
+    yield from tasks
+
+
+def empty_groups() -> dict[str, Task]:
+    """Return the groups without any task in them."""
+    return {
+        name: Task(name, None, doc=doc, has_subtask=True)  # type: ignore[no-untyped-call]
+        for name, doc in GROUPS.items()
+    }
+
+
+class Portions:
+    """Lets doit's dispatcher take the tasks of a large group portion by portion, the next one when nothing is ready.
+
+    It would make a node of each at once, of two kilobytes and a half, before the first task runs.
+    """
+
+    def __init__(self, dispatcher: Any) -> None:
+        self._dispatcher, self._paused = dispatcher, list[Any]()
+        self._whole, self._next = dispatcher._add_task, dispatcher._get_next_node
+        dispatcher._add_task, dispatcher._get_next_node = self._add_task, self._get_next_node
+
+    def _add_task(self, node: Any) -> Iterator[Any]:
+        task = node.task
+        plain = not (task.calc_dep or task.setup_tasks or task.loader)
+        large = plain and len(node.task_dep) > PORTION
+        return self._steps(node) if large else self._whole(node)
+
+    def _steps(self, node: Any) -> Iterator[Any]:
+        names, node.task_dep = node.task_dep, []
+        for start in range(0, len(names), PORTION):
+            if start:
+                self._paused.append(node)
+                yield "wait"
+                if node in self._paused:  # all of the portions before are done
+                    self._paused.remove(node)
+            portion = names[start : start + PORTION]
+            for name in portion:
+                if (new := self._dispatcher._gen_node(node, name)) is not None:
+                    yield new
+            self._dispatcher._node_add_wait_run(node, portion)
+        if node.wait_run:
+            yield "wait"
+        yield node.task
+
+    def _get_next_node(self, ready: Any, tasks_to_run: list[str]) -> Any:
+        if ready or not self._paused:
+            return self._next(ready, tasks_to_run)
+        node = self._paused.pop(0)
+        self._dispatcher.waiting.discard(node)
+        return node
 
 
 def release_node(node: Any) -> None:
     """Drop what a node waited for, and who waited for it; call when doit knows that it is done."""
     node.generator = _NO_STEPS
-    node.calc_dep = node.wait_run = node.wait_run_calc = node.waiting_me = _EMPTY[set]
-    node.ancestors = node.task_dep = node.bad_deps = node.ignored_deps = _EMPTY[list]
-
-
-def release_task(task: Any) -> None:
-    """Drop what a task did and gave; call when its success is recorded."""
-    if not task.uptodate or not all(hasattr(check, "witnesses") for check, *_ in task.uptodate):
-        return
-    task._actions = task._action_instances = _DONE
-    task.values, task.result, task.dep_changed = _NO_WORDS, None, _EMPTY[list]
-    task.uptodate = [(check, (), _NO_WORDS) for check, *_ in task.uptodate]
-    for name, value in task.__dict__.items():
-        if not value and type(value) in _EMPTY:
-            setattr(task, name, _EMPTY[type(value)])
-
-
-def release_checks(task: Any) -> None:
-    """Drop what a task was checked by; call when a row of the stamp stands for that."""
-    task.uptodate = task.targets = task.clean_actions = _EMPTY[list]
-    task.file_dep = _EMPTY[set]
+    node.calc_dep = node.wait_run = node.wait_run_calc = node.waiting_me = _NO_SET
+    node.ancestors = node.task_dep = node.bad_deps = node.ignored_deps = _NO_LIST

@@ -23,10 +23,10 @@ from doit.loader import TASK_STRING
 from doit.task import Task
 
 from tasks_lib.errors import DefinitionError
+from tasks_lib.graph import lean
 from tasks_lib.graph import stamp as stamps
 from tasks_lib.graph.closure import Names, affected, closure, digests, owner_of, owners
 from tasks_lib.graph.house import House, house
-from tasks_lib.graph.lean import compact
 from tasks_lib.graph.marks import unchanged
 from tasks_lib.graph.names import GROUPS, UnknownNameError, resolved
 from tasks_lib.graph.recorder import Recorder
@@ -168,7 +168,7 @@ class Loader:
             return self._named(_made(found, None), pos_args)
         if scope == "groups":
             refused = found.definitions.refused  # what is wrong is told even where no task is shown
-            return [*_groups().values(), *(_alone(found) if refused else ())]
+            return [*lean.empty_groups().values(), *(_alone(found) if refused else ())]
         return _made(found, None)
 
     def _bare(self, found: House, cmd: Any) -> list[Task]:
@@ -245,32 +245,9 @@ def _boot() -> str:
 
 def _made(found: House, names: Names | None) -> list[Task]:
     """Return the tasks of these definitions (None: of all), groups first."""
-    return _tasks(found.graph.tasks(*(names or (None, None))))
-
-
-def _tasks(described: Iterable[dict[str, Any]]) -> list[Task]:
-    groups = _groups()
-    tasks: list[Task] = []
-    for one in described:
-        group, name = one.pop("basename"), one.pop("name", "")
-        if name is None:
-            continue
-        if not name:  # it stands beside the groups
-            tasks.append(Task(group, **one))  # type: ignore[no-untyped-call]
-            continue
-        task = compact(Task(f"{group}:{name}", subtask_of=group, **one))  # type: ignore[no-untyped-call]
-        groups[group].task_dep.append(task.name)
-        tasks.append(task)
-    return [*groups.values(), *tasks]
-
-
-def _groups() -> dict[str, Task]:
-    return {
-        name: Task(name, None, doc=doc, has_subtask=True)  # type: ignore[no-untyped-call]
-        for name, doc in GROUPS.items()
-    }
+    return list(lean.made(found.graph.tasks(*(names or (None, None)))))
 
 
 def _alone(found: House) -> list[Task]:
     """Return the tasks that stand beside the groups."""
-    return [task for task in _tasks(found.graph.refused()) if task.name not in GROUPS]
+    return [task for task in lean.made(found.graph.refused()) if task.name not in GROUPS]

@@ -9,19 +9,18 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from doit import doit_cmd, get_var
 from doit.exceptions import InvalidDodoFile
+from doit.task import Task
 
 from tasks_lib.errors import FetchError, escaped
 from tasks_lib.graph.checker import MD5Checker
 from tasks_lib.graph.house import House
+from tasks_lib.graph.lean import made
 from tasks_lib.graph.state import stamp_of
 from tasks_lib.settings import SETTINGS, Settings, misspelt, project_table
-
-if TYPE_CHECKING:
-    from tasks_lib.graph.tasks import Task
 
 
 def _house() -> House:
@@ -72,4 +71,4 @@ def task_fetchdefs() -> Iterator[Task]:
         graph = HOUSE.graph
     except FetchError as error:
         raise InvalidDodoFile(str(error)) from None
-    yield from graph.tasks()
+    yield from made(graph.tasks())

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tasks_lib.graph.lean import release_checks
+from tasks_lib.graph.lean import LeanTask
 from tasks_lib.graph.marks import RACY_NS, look_at
 from tasks_lib.graph.stamp import Row
 
@@ -49,7 +49,8 @@ class Recorder:
             row = self.look(task)
             if row is not None and all(check.holds() for check, *_ in task.uptodate):
                 self.rows[task.name] = row
-                release_checks(task)
+                if isinstance(task, LeanTask):
+                    task.release_checks()
         self._made.clear()
 
 

@@ -39,6 +39,8 @@ _AHEAD: Final = 64
 _MOST_AHEAD: Final = 4096
 #: Nodes taken from doit's graph between two looks at what has finished.
 _PULLS: Final = 32
+#: Tasks from which on looks for garbage leave them out while they run.
+_MANY: Final = 1000
 #: Seconds that tasks have to stop after a signal; with saving and leaving it stays below two.
 _DRAIN_S: Final = 1.2
 
@@ -139,8 +141,10 @@ class PooledRunner(Runner):
         Raises:
             InvalidDodoFile: tasks wait for each other.
         """
-        gc.freeze()
+        if len(task_dispatcher.tasks) > _MANY:
+            gc.freeze()
         gc.enable()
+        lean.Portions(task_dispatcher)
         self._tasks = task_dispatcher.tasks
         self._selected = task_dispatcher.selected_tasks
         if self._keeping is not None:
@@ -303,7 +307,8 @@ class PooledRunner(Runner):
         if node.run_status == "successful":
             if self._keeping is not None:
                 self._keeping.recorder.made(node.task)
-            lean.release_task(node.task)
+            if isinstance(node.task, lean.LeanTask):
+                node.task.release()
 
     def finish(self) -> int:
         """Save and report; then leave a stamp for the next run, unless a signal wants the end now."""
@@ -316,6 +321,8 @@ class PooledRunner(Runner):
         if keeping is not None and saved:
             asked = (task.name for task in needed(self._tasks, self._selected) if task.actions)
             keeping.leave(backend.name, asked)
+        if len(self._tasks) > _MANY:
+            gc.unfreeze()
         return status
 
     def _drain(self, dispatcher: Any) -> None:

@@ -82,11 +82,17 @@ class Step(msgspec.Struct, frozen=True):
 
     name: str
     key: str
-    identity: Mapping[str, str]
+    parts: tuple[Any, ...]
     verb: Callable[..., str | None]
     arguments: tuple[Any, ...]
     __signature__: ClassVar = inspect.Signature([])
     __name__: ClassVar = "step"
+
+    @property
+    def identity(self) -> identity.Identity:
+        """What shapes the output, in words; made when somebody asks."""
+        tell, *words = self.parts
+        return dict(tell(*words))
 
     def __call__(self) -> dict[str, Any] | TaskFailed:
         """Run the step; our own errors become one message without a traceback."""
@@ -100,7 +106,7 @@ class Step(msgspec.Struct, frozen=True):
         if skipped:
             RUN.say(self.name, "skip", {"reason": skipped})
             return {"key": ""}
-        return {"key": self.key, "identity": dict(self.identity)}
+        return {"key": self.key, "identity": self.identity}
 
 
 def remove_delivery(delivery: Delivery, dryrun: bool) -> None:
@@ -153,6 +159,25 @@ _WITNESSES: Final[Mapping[Callable[..., bool], Callable[..., Iterable[Path]]]] =
 }
 
 
+class Facts(Mapping[str, Any]):
+    """What `doit info` shows of a task, and the class of workers for it; made when somebody asks for more than that."""
+
+    __slots__ = ("_pool", "_tell", "_words")
+
+    def __init__(self, pool: str, tell: Callable[..., dict[str, Any]], *words: Any) -> None:
+        self._pool, self._tell, self._words = pool, tell, words
+
+    def __getitem__(self, name: str) -> Any:
+        return self._pool if name == "pool" else self._tell(*self._words)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._tell(*self._words)
+        yield "pool"
+
+    def __len__(self) -> int:
+        return len(self._tell(*self._words)) + 1
+
+
 class Graph:
     """All tasks of a plan."""
 
@@ -182,7 +207,7 @@ class Graph:
             yield self._refused(one)
 
     def _task(
-        self, name: str, key: str, parts: identity.Identity, doc: str, verb: Callable[..., str | None], *arguments: Any
+        self, name: str, key: str, parts: tuple[Any, ...], doc: str, verb: Callable[..., str | None], *arguments: Any
     ) -> Task:
         group, _, rest = name.partition(":")
         return {
@@ -202,18 +227,24 @@ class Graph:
             delivery = self._plan.extraction(fetch)
             yield self._extract(f"extract:{fetch.name}", delivery, Check(delivery.key, steps.is_delivered, (delivery,)))
         task = self._task(
-            f"fetch:{fetch.name}", fetched.key, identity.of_fetch(fetch), fetch.description, steps.fetch, fetch, fetched
+            f"fetch:{fetch.name}",
+            fetched.key,
+            (identity.of_fetch, fetch),
+            fetch.description,
+            steps.fetch,
+            fetch,
+            fetched,
         )
         yield task | {
             "targets": [str(fetched.path)],
             "uptodate": [Check(fetched.key, steps.is_published, (self._world, fetched))],
             "clean": True,
-            "meta": _facts(fetch, fetched) | {"pool": "network"},
+            "meta": Facts("network", _facts, fetch, fetched.key),
         }
 
     def _refused(self, one: Refused) -> Task:
         """Return a task that stands beside the groups: nothing runs it but its own name, and it fails."""
-        task = self._task(one.task, "", {}, f"refused: {one.reason}", refuse, f"{one.task}: {one.reason}")
+        task = self._task(one.task, "", (dict,), f"refused: {one.reason}", refuse, f"{one.task}: {one.reason}")
         del task["name"]
         return task | {"basename": one.task, "meta": {"defined": f"{one.file}:{one.line}", "refused": one.reason}}
 
@@ -221,7 +252,7 @@ class Graph:
         task = self._task(
             repacked.task,
             repacked.key,
-            identity.of_repack(fetch, self._plan.writer_version),
+            (identity.of_repack, fetch, self._plan.writer_version),
             f"{repacked.path.name} of {fetch.name}",
             steps.repack,
             fetch,
@@ -234,18 +265,18 @@ class Graph:
             "targets": [str(repacked.path)],
             "uptodate": [Check(repacked.key, steps.is_published, (self._world, repacked))],
             "clean": True,
-            "meta": {"artifact": repacked.path.name, "recipe_key": repacked.key, "pool": "cpu"},
+            "meta": Facts("cpu", _of_artifact, repacked),
         }
 
     def _extract(self, name: str, delivery: Delivery, check: Check) -> Task:
         doc = f"{delivery.artifact.path.name} into {delivery.destination}"
-        return self._task(name, delivery.key, identity.of_delivery(delivery), doc, steps.deliver, delivery) | {
+        return self._task(name, delivery.key, (identity.of_delivery, delivery), doc, steps.deliver, delivery) | {
             "file_dep": [str(delivery.artifact.path)],
             "task_dep": [delivery.artifact.task],
             "targets": [str(delivery.record)],
             "uptodate": [check],
             "clean": [(remove_delivery, [delivery])],
-            "meta": {"recipe_key": delivery.key, "pool": "cpu"},
+            "meta": Facts("cpu", _of_key, delivery),
         }
 
     def _toolchain(self, toolchain: Toolchain) -> Iterator[Task]:
@@ -256,7 +287,7 @@ class Graph:
         task = self._task(
             f"toolchain:{toolchain.name}",
             preparation.key,
-            identity.of_preparation(preparation),
+            (identity.of_preparation, preparation),
             toolchain.description,
             steps.prepare,
             preparation,
@@ -281,14 +312,26 @@ class Graph:
                 )
             ],
             "clean": [(remove_preparation, [preparation])],
-            "meta": {"recipe_key": preparation.key, "directory": str(preparation.directory), "pool": "cpu"},
+            "meta": Facts("cpu", _of_preparation, preparation),
         }
         for one in extracted:
             # a command may change what it works on: then only the record can be compared
             yield self._extract(names[one.record], one, Check(one.key, stands, (one, preparation.worked)))
 
 
-def _facts(fetch: Fetch, fetched: Artifact) -> dict[str, Any]:
+def _of_key(made: Delivery) -> dict[str, Any]:
+    return {"recipe_key": made.key}
+
+
+def _of_artifact(made: Artifact) -> dict[str, Any]:
+    return {"artifact": made.path.name, "recipe_key": made.key}
+
+
+def _of_preparation(made: Preparation) -> dict[str, Any]:
+    return {"recipe_key": made.key, "directory": str(made.directory)}
+
+
+def _facts(fetch: Fetch, key: str) -> dict[str, Any]:
     """Return what `doit info` shows of a fetch."""
     facts: dict[str, Any] = {"artifact": fetch.source.artifact_name, "defined": f"{fetch.file}:{fetch.line}"}
     if isinstance(fetch.source, StaticUrl):
@@ -298,7 +341,7 @@ def _facts(fetch: Fetch, fetched: Artifact) -> dict[str, Any]:
     else:
         facts["revision"] = fetch.source.revision
         facts["sources"] = [fetch.source.repo]
-    facts["recipe_key"] = fetched.key
+    facts["recipe_key"] = key
     facts["taskgraph_digest"] = recipe.taskgraph_digest(fetch)
     if fetch.ignored:
         facts["ignored"] = list(fetch.ignored)

@@ -77,7 +77,7 @@ class Info(_Telling):
             state, why = self.status_of(task, control)
             write(f"\nstatus     : {state}\n" + "".join(f" * {one}\n" for one in why))
             code = int(state not in ("up-to-date", "ignored"))
-        meta = {key: value for key, value in (task.meta or {}).items() if key != "pool"}
+        meta = {key: value for key, value in dict(task.meta or {}).items() if key != "pool"}
         for name, value in (meta | self._history(task)).items():
             write(f"\n{name:11s}: {_lines(value)}")
         users = self.loader.users(task.name) | {one.name for one in self.task_list if task.name in one.task_dep}

@@ -110,6 +110,7 @@ class Plan:
         self.writer_version = writer_version
         self._artifacts = cache / "artifacts"
         self._build = build
+        self._last: tuple[Fetch, Artifact] | None = None  # a graph asks for one fetch three times
         self._digest_of = lru_cache(maxsize=None)(digest_of)
         self.preparation = lru_cache(maxsize=None)(self._preparation)
 
@@ -119,6 +120,12 @@ class Plan:
 
     def fetched(self, fetch: Fetch) -> Artifact:
         """Return what `fetch:NAME` publishes."""
+        known = self._last
+        if known is None or known[0] is not fetch:
+            known = self._last = fetch, self._fetched(fetch)
+        return known[1]
+
+    def _fetched(self, fetch: Fetch) -> Artifact:
         source = fetch.source
         task = f"fetch:{fetch.name}"
         if isinstance(source, Git | Hg):

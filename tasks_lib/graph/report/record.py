@@ -59,7 +59,7 @@ def recorded(ledger: Ledger, *, now_s: float, ended_at: float) -> Record:
 
 def _task(ledger: Ledger, name: str, numbers: Mapping[str, int], workers: list[str], now_s: float) -> Record:
     task, run = ledger.tasks.get(name), ledger.runs.get(name)
-    facts = (task.meta or {}) if task is not None else {}
+    facts = dict(task.meta or {}) if task is not None else {}
     record: Record = {
         "name": name,
         "outcome": ledger.seen.get(name, "stopped") if run is None else run.outcome or "stopped",
