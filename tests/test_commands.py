@@ -222,6 +222,20 @@ def test_own_tasks_beside_ours(repository: Path) -> None:
     assert (done.returncode, "did you mean ship?" in done.stdout) == (2, True)
 
 
+@pytest.mark.parametrize("words", ["list", "", "info fetch:tool", "verify", "report", "-f ../dodo.py list", "graph"])
+def test_a_directory_that_was_removed(words: str, repository: Path) -> None:
+    """Started where nothing is any more, every command says so, and doit's traceback is not shown."""
+    gone = repository / "gone"
+    gone.mkdir()
+    script = f'rmdir ../gone && exec "$0" -m doit {words}'
+    done = subprocess.run(
+        ["/bin/sh", "-c", script, sys.executable], cwd=gone, env=CLEAN | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    told = "ERROR: the directory in which doit was started was removed\nchange into one that is there, and run again\n"
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", told)
+
+
 LEFT_OPEN = """
 log = open("log", "w")
 log.write("loaded")
@@ -250,17 +264,3 @@ def test_what_a_dodo_leaves_open_is_written(words: str, written: str, ours: str,
     (repository / "dodo.py").write_text(ours)
     doit(repository, *words.split())
     assert (repository / "log").read_text() == written
-
-
-@pytest.mark.parametrize("words", ["list", "", "info fetch:tool", "verify", "report", "-f ../dodo.py list", "graph"])
-def test_a_directory_that_was_removed(words: str, repository: Path) -> None:
-    """Started where nothing is any more, every command says so, and doit's traceback is not shown."""
-    gone = repository / "gone"
-    gone.mkdir()
-    script = f'rmdir ../gone && exec "$0" -m doit {words}'
-    done = subprocess.run(
-        ["/bin/sh", "-c", script, sys.executable], cwd=gone, env=CLEAN | {"PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    told = "ERROR: the directory in which doit was started was removed\nchange into one that is there, and run again\n"
-    assert (done.returncode, done.stdout, done.stderr) == (3, "", told)

@@ -234,3 +234,10 @@ def test_the_cache_is_shown(repository: Path) -> None:
     assert "found here" in told
     assert "data/" in told
     assert str(repository / "fetchdefs") in told
+
+
+def test_a_look_at_the_cache_counts_as_use(repository: Path) -> None:
+    """Definitions for which nothing was ever run are known to the cache once a command asked about it."""
+    shutil.copytree(repository / "fetchdefs", repository / "others")
+    done = doit(repository, "cache", "fetchdefs=others")
+    assert f"used by the definitions in:\n  {repository / 'fetchdefs'}\n  {repository / 'others'}\n" in done.stdout

@@ -28,6 +28,7 @@ from tasks_lib.archive.table import Table
 from tasks_lib.archive.tar import TarReader
 from tasks_lib.archive.zip import ZipReader
 from tasks_lib.errors import ArchiveError
+from tasks_lib.formats import format_for
 from tasks_lib.progress import Progress
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Reshape",
     "entry_of",
     "format_of",
+    "kind_of",
     "read",
     "repack",
     "write",
@@ -59,6 +61,16 @@ def _named(archive: str, reader: TarReader | ZipReader | None = None) -> Iterato
         raise type(error)(
             archive=archive, reason=error.reason, code=error.code, entry=entry, offset=offset, hint=error.hint
         ) from error.__cause__
+
+
+def kind_of(file: BinaryIO, name: str) -> str | None:
+    """Return the format that `name` declares, else what the content of `file` looks like; None for no archive."""
+    declared = format_for(name)
+    if declared is None:
+        file.seek(0)
+        declared = format_of(file.read(512))
+        file.seek(0)
+    return declared
 
 
 @contextlib.contextmanager

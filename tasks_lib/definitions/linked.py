@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from tasks_lib.definitions.fields import nearest
+from tasks_lib.definitions.tables import nearest
 from tasks_lib.definitions.values import Fetch, FetchesEntry, Refused, Toolchain
 from tasks_lib.errors import Problem
 

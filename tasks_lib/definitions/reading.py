@@ -13,10 +13,13 @@ from typing import Any, Protocol
 
 import msgspec
 
-from tasks_lib.definitions.dialect import FETCH, IGNORED, KIND_IGNORED, TOOLCHAIN, matcher
-from tasks_lib.definitions.fields import FieldError, Where, checked_name, nearest, read_table, relative
+from tasks_lib.definitions.dialect import IGNORED, KIND_IGNORED
+from tasks_lib.definitions.fetches import FETCH
+from tasks_lib.definitions.fields import checked_name, relative
 from tasks_lib.definitions.linked import check, refusals
 from tasks_lib.definitions.mirrors import Mirrors, read_mirrors, unknown_groups
+from tasks_lib.definitions.tables import FieldError, Where, matcher, nearest, read_table
+from tasks_lib.definitions.toolchains import TOOLCHAIN
 from tasks_lib.definitions.values import Definitions, Fetch, Refused, StaticUrl, Toolchain
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, merged, parse_yaml
 from tasks_lib.errors import DefinitionError, Problem, Refusal

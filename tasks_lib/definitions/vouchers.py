@@ -5,20 +5,8 @@ from __future__ import annotations
 import posixpath
 from typing import Any, Final
 
-from tasks_lib.definitions.fields import (
-    FINGERPRINT,
-    MINISIGN_KEY,
-    RELATIVE,
-    TEXT,
-    Field,
-    FieldError,
-    Table,
-    Where,
-    checked_url,
-    read_table,
-    resolved,
-    schema_of,
-)
+from tasks_lib.definitions.fields import FINGERPRINT, MINISIGN_KEY, RELATIVE, TEXT, checked_url, resolved
+from tasks_lib.definitions.tables import Field, FieldError, Table, Where, read_table, schema_of
 from tasks_lib.definitions.values import Checksums, GpgSignature, Minisign
 from tasks_lib.definitions.yaml_tree import Node
 

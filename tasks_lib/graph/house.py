@@ -39,21 +39,26 @@ class House:
 
     @cached_property
     def world(self) -> World:
-        """What every step is given."""
+        """What every step is given; whoever asks for it is in."""
         from tasks_lib.steps import World
 
+        self.enter()
         return World(self.settings, self.environ)
 
     @cached_property
     def library(self) -> Library:
-        """Where parsed definitions are kept."""
+        """Where parsed definitions are kept; whoever asks for it is in."""
         from tasks_lib.graph.library import Library
 
+        self.enter()
         where = hashlib.sha256(os.fsencode(self.settings.fetchdefs.absolute())).hexdigest()
         return Library(self.settings.cache / f"definitions-{where[:12]}.parsed", self.code)
 
     def enter(self) -> None:
         """Make the cache directory, note who uses it, and wait while it is pruned; done once.
+
+        What stands in the cache is had through `world` and `library`, which enter by themselves; only who looks at the
+        directory alone says so.
 
         Raises:
             StoreUnavailableError: it cannot be used, or prune holds it for too long.

@@ -96,7 +96,6 @@ class Loader:
             return self._all(cmd, pos_args)
         try:
             if not _only_ours(getattr(self._inner, "namespace", None)):
-                found.enter()
                 return self._named(self._all(cmd, pos_args), pos_args)
             return self._configured(self._chosen(found, cmd, pos_args))
         except DefinitionError as error:
@@ -161,7 +160,6 @@ class Loader:
         scope = getattr(cmd, "scope", "all")
         if scope == "stamp" and not pos_args:
             return self._bare(found, cmd)
-        found.enter()
         if pos_args:
             names = owners(found, pos_args)
             if names is not None:
@@ -190,7 +188,6 @@ class Loader:
         if same and not (changed or stamp.open):
             keeping.whole, keeping.names, cmd.sel_tasks = True, stamp.names, []
             return []
-        found.enter()
         definitions = found.definitions
         cmd.dep_manager.backend.begin()
         if not stamp_of(database).exists():  # something was forgotten since it was read

@@ -68,7 +68,6 @@ def task_fetchdefs() -> Iterator[Task]:
         InvalidDodoFile: the definitions are wrong; doit prints every problem.
     """
     try:
-        HOUSE.enter()
         graph = HOUSE.graph
     except FetchError as error:
         raise InvalidDodoFile(str(error)) from None

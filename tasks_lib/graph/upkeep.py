@@ -44,7 +44,6 @@ class _Upkeep(Command):
         try:
             from tasks_lib.graph.porch import HOUSE  # reads the settings of this run
 
-            HOUSE.enter()
             return self.work(HOUSE.world, params, args, progress)
         except (SettingError, DefinitionError) as error:
             raise _refused(str(error)) from None

@@ -6,9 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from tasks_lib.archive import Entry, Limits, Reshape, format_of, read
+from tasks_lib.archive import Entry, Limits, Reshape, kind_of, read
 from tasks_lib.errors import ArchiveError, escaped
-from tasks_lib.formats import format_for
 
 #: Largest archive that is compared, and what may come out of it: a report must not take minutes.
 MAX_COMPARED_BYTES: Final = 256 << 20
@@ -22,8 +21,7 @@ Members = dict[bytes, tuple[object, ...]]
 def members(file: BinaryIO, name: str) -> Members | None:
     """Return what the archive holds, by path; None when it is none that can be read to its end."""
     file.seek(0)
-    kind = format_for(name) or format_of(file.read(512))
-    file.seek(0)
+    kind = kind_of(file, name)
     found: Members = {}
 
     def note(entry: Entry) -> None:

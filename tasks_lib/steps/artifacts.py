@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from tasks_lib import recipe
 from tasks_lib.definitions import Fetch, Git, Hg, Place, StaticUrl
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import StoreUnavailableError
+from tasks_lib.errors import StoreUnavailableError, UnsupportedArchiveError
 from tasks_lib.interpreter import alone
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Artifact, commit_record
@@ -173,9 +173,8 @@ def repack(world: World, definition: Fetch, origin: Artifact, artifact: Artifact
         StoreUnavailableError, CancelledError: as `fetch`.
         TransportError, ToolError, IntegrityError: a commit, as `commit_archive`.
     """
-    from tasks_lib.archive import Reshape  # what decodes is loaded when needed
+    from tasks_lib.archive import Reshape, kind_of  # what decodes is loaded when needed
     from tasks_lib.archive import repack as repack_archive
-    from tasks_lib.steps.trees import archive_format
 
     source = definition.source
     if not isinstance(source, StaticUrl):
@@ -192,10 +191,14 @@ def repack(world: World, definition: Fetch, origin: Artifact, artifact: Artifact
         progress.phase("repack", total=source.integrity.size)
         store = world.store
         with store.open(origin.integrity) as file, store.temporary() as spool, store.writer() as writer:
+            kind = kind_of(file, source.file_name)
+            if kind is None:
+                told = "is no archive that is known here"
+                raise UnsupportedArchiveError(archive=source.file_name, reason=told, code="WRONG_FORMAT")
             tar_digest = repack_archive(
                 file,
                 name=source.file_name,
-                format=archive_format(file, source.file_name),
+                format=kind,
                 reshape=Reshape(strip=source.strip_components, prefix=source.add_prefix),
                 limits=world.limits(source.archive),
                 mtime=world.mtime,

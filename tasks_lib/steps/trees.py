@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import BlobCorruptError, BlobMissingError, UnsupportedArchiveError
-from tasks_lib.formats import format_for
+from tasks_lib.errors import BlobCorruptError, BlobMissingError
 from tasks_lib.interpreter import alone
 from tasks_lib.progress import Progress
 from tasks_lib.steps import artifacts
@@ -39,26 +38,6 @@ def delivered_by(delivery: Delivery) -> Iterator[Path]:
     """Yield the files on which `is_delivered` depends: whatever was delivered, and its record."""
     yield delivery.record
     yield from slot_of(delivery).paths()
-
-
-def archive_format(file: BinaryIO, name: str) -> str:
-    """Return the format that the name declares; a name that declares none is judged by content.
-
-    Raises:
-        UnsupportedArchiveError: neither says that it is an archive.
-    """
-    declared = format_for(name) or _format_of_content(file)
-    if declared is None:
-        raise UnsupportedArchiveError(archive=name, reason="is no archive that is known here", code="WRONG_FORMAT")
-    return declared
-
-
-def _format_of_content(file: BinaryIO) -> str | None:
-    from tasks_lib.archive import format_of
-
-    start = file.read(512)
-    file.seek(0)
-    return format_of(start)
 
 
 def deliver(world: World, delivery: Delivery, progress: Progress) -> None:
@@ -94,12 +73,14 @@ def compare(world: World, delivery: Delivery, progress: Progress) -> dict[str, s
         ArchiveError, BlobMissingError, BlobCorruptError: the artifact cannot be read.
         StoreUnavailableError, CancelledError: as `deliver`.
     """
+    from tasks_lib.archive import kind_of  # what decodes is loaded when needed
+
     integrity = artifacts.integrity_of(world, delivery.artifact)
     if integrity is None:
         raise BlobMissingError("its artifact is not in the cache")
     name = delivery.artifact.path.name
     with world.store.open(integrity) as file:
-        archive = (format_for(name) or _format_of_content(file)) if delivery.entry.delivery == "extract" else None
+        archive = kind_of(file, name) if delivery.entry.delivery == "extract" else None
         limits = world.limits(delivery.limits)
         return slot_of(delivery).differences(file, name=name, format=archive, limits=limits, progress=progress)
 
@@ -107,11 +88,11 @@ def compare(world: World, delivery: Delivery, progress: Progress) -> dict[str, s
 def _fill(
     world: World, delivery: Delivery, slot: Slot, file: BinaryIO, integrity: Integrity, progress: Progress
 ) -> None:
-    from tasks_lib.archive import Reshape
+    from tasks_lib.archive import Reshape, kind_of
     from tasks_lib.steps.unpacking import Archive, is_laid
 
     name = delivery.artifact.path.name
-    archive = (format_for(name) or _format_of_content(file)) if delivery.entry.delivery == "extract" else None
+    archive = kind_of(file, name) if delivery.entry.delivery == "extract" else None
     if archive is None:
         progress.phase("place", total=integrity.size)
         how = world.settings.link_mode
