@@ -278,6 +278,9 @@ _HEAVY = {
     "tasks_lib.archive",
     "tasks_lib.tree",
     "tasks_lib.signature",
+    "tasks_lib.store.upkeep",
+    "tasks_lib.store.survey",
+    "tasks_lib.store.trees",
 }
 _RUNNING = {"tasks_lib.graph.runner", "tasks_lib.graph.reporter"}
 

@@ -2,3 +2,7 @@
 
 A user's `dodo.py` is one line: `from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs`.
 """
+
+import gc
+
+gc.freeze()  # doit is loaded by now: no look for garbage while this floor is loaded needs to go through it

@@ -24,7 +24,7 @@ from tasks_lib.graph.started import Command, set_up
 from tasks_lib.steps import Plan, World
 from tasks_lib.steps.pruning import Bounds, Reach, Verdict, judge, reach, removed, size_of
 from tasks_lib.steps.upkeep import Damage, Report, Verification
-from tasks_lib.store import Item
+from tasks_lib.store.survey import Item
 from tasks_lib.tree import remove_tree
 
 #: Things that `doit cache` names as the largest and as the oldest.

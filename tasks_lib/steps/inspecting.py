@@ -16,7 +16,8 @@ from typing import Final
 
 from tasks_lib.errors import StoreError
 from tasks_lib.progress import Progress, Silent
-from tasks_lib.store import Item, Store
+from tasks_lib.store import Store
+from tasks_lib.store.survey import Item
 
 #: Bytes that one process reads in the time that another one takes to start.
 _WORTH_A_PROCESS: Final = 32 << 20

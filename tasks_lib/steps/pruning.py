@@ -19,7 +19,7 @@ from tasks_lib.steps.plan import Plan
 from tasks_lib.steps.remaking import deliveries
 from tasks_lib.steps.unpacking import tree_key
 from tasks_lib.steps.world import World
-from tasks_lib.store import Item
+from tasks_lib.store.survey import Item
 from tasks_lib.tree import remove_tree
 
 #: Seconds for which anything stays: a run may be about to use it.

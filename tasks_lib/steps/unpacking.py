@@ -19,7 +19,8 @@ from tasks_lib.formats import TREE_VERSION, format_for
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Delivery
 from tasks_lib.steps.world import World
-from tasks_lib.store import Item, can_clone
+from tasks_lib.store import can_clone
+from tasks_lib.store.survey import Item
 from tasks_lib.store.trees import Trees
 from tasks_lib.tree import UNPACKED_VERSION, DamagedTreeError, Slot, Unpacked, remove_tree, unpack
 

@@ -23,7 +23,7 @@ from tasks_lib.steps.remaking import deliveries, remake
 from tasks_lib.steps.trees import compare, slot_of
 from tasks_lib.steps.unpacking import judged, tree_key
 from tasks_lib.steps.world import World
-from tasks_lib.store import Item
+from tasks_lib.store.survey import Item
 from tasks_lib.tree import remove_tree
 
 #: Differences of one tree that are named.

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import (
@@ -34,16 +34,16 @@ from tasks_lib.store.partial import Partial
 from tasks_lib.store.placing import LinkMode, can_clone, fill, place, place_named
 from tasks_lib.store.results import Result
 from tasks_lib.store.shelf import Opened, Shelf
-from tasks_lib.store.survey import Item
-from tasks_lib.store.trees import Trees
 from tasks_lib.store.trust import Trust
-from tasks_lib.store.upkeep import Upkeep
 from tasks_lib.store.writer import Writer
+
+if TYPE_CHECKING:
+    from tasks_lib.store.trees import Trees
+    from tasks_lib.store.upkeep import Upkeep
 
 __all__ = [
     "LOCK_TIMEOUT_S",
     "Durability",
-    "Item",
     "LinkMode",
     "Options",
     "Partial",
@@ -81,6 +81,8 @@ class Store:
     @cached_property
     def upkeep(self) -> Upkeep:
         """What prune and verify work with."""
+        from tasks_lib.store.upkeep import Upkeep  # loaded when asked for: most runs prune and verify nothing
+
         return Upkeep(self.shelf)
 
     @cached_property
@@ -89,6 +91,8 @@ class Store:
 
     def trees(self, remove_tree: Callable[[Path], None]) -> Trees:
         """Return the unpacked trees; `remove_tree` is how a directory is removed."""
+        from tasks_lib.store.trees import Trees
+
         return Trees(self.shelf, self._lower, self._usage, remove_tree)
 
     def path(self, digest: Digest) -> Path:
