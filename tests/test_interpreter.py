@@ -47,8 +47,9 @@ def test_others_work_while_one_waits() -> None:
 
     def answer() -> None:
         for _ in range(100):
+            question = asked.get()
             with alone:
-                answered.put(asked.get())
+                answered.put(question)
 
     other = started(answer)
     for number in range(100):
