@@ -103,6 +103,36 @@ def test_pools() -> None:
     assert Pools.of(network=8, asked=100) == Pools(network=100, cpu=CORES, others=100, total=100)
 
 
+AFTER_A_FAILURE = """
+import sys
+def stopped():
+    frame = sys._current_frames()[threading.main_thread().ident]
+    while frame is not None and not getattr(frame.f_locals.get("self"), "_stop_running", False):
+        frame = frame.f_back
+    return frame is not None
+def one(number):
+    say("begin", str(number))
+    if not number:
+        return False
+    while not stopped():
+        time.sleep(0.01)
+def task_all():
+    for number in range(100):
+        yield {"name": str(number), "actions": [(one, (number,))], "io": {"capture": False}, "meta": {"pool": "cpu"}}
+"""
+
+
+def test_after_a_failure_nothing_begins(tmp_path: Path) -> None:
+    """What a worker has at hand when something fails is not begun; with `-c` it is."""
+    assert doit(project(tmp_path, AFTER_A_FAILURE), "all").returncode == 1
+    begun = [name for _, name, _ in log(tmp_path)]
+    assert sorted(begun, key=int) == [str(number) for number in range(CORES)]
+    (tmp_path / "log").unlink()
+    always = AFTER_A_FAILURE.replace("not stopped()", "False")
+    assert doit(project(tmp_path, always), "-c", "all").returncode != 0
+    assert len(log(tmp_path)) == 100
+
+
 def test_computing_overlaps_downloading(tmp_path: Path) -> None:
     """What depends on a download begins while others still load, when sinks stand first."""
     directory = project(

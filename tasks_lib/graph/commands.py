@@ -156,7 +156,7 @@ class Run(Named, _DOIT.Run):  # type: ignore[misc]
 
     def execute(self, params: Any, args: list[str]) -> int:
         """Run; the exit status is doit's, or 128 + N after signal N."""
-        from tasks_lib.graph.runner import Interruption  # what runs is loaded to run
+        from tasks_lib.graph.interruption import Interruption  # what runs is loaded to run
 
         self._asked = params["num_process"] if "num_process" in params._non_default_keys else None
         self._interruption = Interruption()
@@ -217,7 +217,7 @@ class Run(Named, _DOIT.Run):  # type: ignore[misc]
 
     def _ended(self, stuck: int, status: int) -> int:
         """Leave nothing running that was started here; a worker that hangs cannot hold the process."""
-        from tasks_lib.graph.runner import stop_children
+        from tasks_lib.graph.interruption import stop_children
 
         stop_children()
         if stuck:

@@ -14,13 +14,10 @@ import contextlib
 import gc
 import os
 import queue
-import signal
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from types import FrameType
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from doit.exceptions import BaseFail, InvalidDodoFile, TaskError, TaskFailed
@@ -30,9 +27,11 @@ from tasks_lib.errors import escaped
 from tasks_lib.graph import lean
 from tasks_lib.graph.checker import LARGE
 from tasks_lib.graph.closure import needed
+from tasks_lib.graph.interruption import Interruption
 from tasks_lib.graph.loader import Keeping
 from tasks_lib.graph.stamp import Row
 from tasks_lib.graph.watch import RUN
+from tasks_lib.interpreter import alone, waiting
 
 #: Ready tasks that are always looked ahead, and the most that are while a class of workers has nothing to do.
 _AHEAD: Final = 64
@@ -43,25 +42,28 @@ _PULLS: Final = 32
 _MANY: Final = 1000
 #: Seconds that tasks have to stop after a signal; with saving and leaving it stays below two.
 _DRAIN_S: Final = 1.2
+#: Seconds that the main thread leaves the interpreter to workers that need nothing: a task or two.
+_PAUSE_S: Final = 0.002
 
 _CHECK: Final = "check"
 _RUN: Final = "run"
+_DROP: Final = "drop"
 
 
 class Pools(NamedTuple):
-    """How many tasks of each class run at once, and how many in all."""
+    """How many tasks of each class run at once, and how many in all (None: as many as the classes allow)."""
 
     network: int
     cpu: int
     others: int
-    total: int
+    total: int | None
 
     @classmethod
     def of(cls, *, network: int, asked: int | None) -> Pools:
         """Return the limits: `asked` is what `-n` says; without it classes have limits of their own only."""
         cores = len(os.sched_getaffinity(0))
         if asked is None:
-            return cls(network=network, cpu=cores, others=cores, total=network + 2 * cores)
+            return cls(network=network, cpu=cores, others=cores, total=None)
         most = max(1, asked)
         return cls(network=most, cpu=min(most, cores), others=most, total=most)
 
@@ -69,44 +71,19 @@ class Pools(NamedTuple):
         """Return how many tasks of one class run at once."""
         return self.network if pool == "network" else self.cpu if pool == "cpu" else self.others
 
+    def has_room(self, pool: str, given: Counter[str]) -> bool:
+        """Whether one more task may be given to the workers of a class, beside those of each class that are `given`.
 
-class Interruption:
-    """The signals that ask a run to end; while it is installed they only set a flag."""
-
-    SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def __init__(self) -> None:
-        self.signal = 0
-        self.times = 0
-        self.wake: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.signal = self.signal or number
-        self.times += 1
-        RUN.ask_to_stop()
-        self.wake.put(None)  # reentrant; Source: Python documentation of queue.SimpleQueue
-
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
-        """Listen to the signals that are not ignored (as under nohup), if this is the main thread.
-
-        Afterwards all is saved: Ctrl-C then ends the process where it stands, without Python's traceback.
+        Without a limit for all together each worker has a next task at hand: to fall asleep and be woken costs more
+        than many a task.
         """
-        before: dict[signal.Signals, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for one in self.SIGNALS:
-                if signal.getsignal(one) is not signal.SIG_IGN:
-                    before[one] = signal.signal(one, self._note)
-        try:
-            yield
-        finally:
-            for one, handler in before.items():
-                signal.signal(one, signal.SIG_DFL if handler is signal.default_int_handler else handler)
+        if self.total is None:
+            return given[pool] < 2 * self.limit(pool)
+        return given[pool] < self.limit(pool) and sum(given.values()) < self.total
 
-    @property
-    def status(self) -> int:
-        """The exit status of a process that ended for the signal. Source: POSIX shell, section 2.8.2."""
-        return 128 + self.signal
+    def are_full(self, given: Counter[str]) -> bool:
+        """Whether every class that works has more than its workers work for now."""
+        return self.total is None and all(number > self.limit(pool) for pool, number in given.items() if number)
 
 
 class _Workers:
@@ -133,6 +110,7 @@ class PooledRunner(Runner):
         self._tasks: Mapping[str, Any] = {}
         self._check: Any = None
         self._selected: list[str] = []
+        self._ending = False  # something failed, and the main thread may not know yet
         self.stuck = 0
 
     def run_tasks(self, task_dispatcher: Any) -> None:
@@ -154,7 +132,8 @@ class PooledRunner(Runner):
             self._statuses.pop(task.name, None) or self._check(task, *rest, **more)
         )  # what a worker found counts
         try:
-            self._loop(task_dispatcher)
+            with alone:  # this thread is one more that does little between many system calls
+                self._loop(task_dispatcher)
         finally:
             self.dep_manager.get_status = self._check
             for workers in self._workers.values():
@@ -176,8 +155,18 @@ class PooledRunner(Runner):
                     raise InvalidDodoFile("tasks wait for each other; `doit list --all --deps` shows for whom")
                 continue
             with contextlib.suppress(queue.Empty):
-                self._collect(dispatcher, self._done.get(block=not (more and self._hungry())))
+                hungry = more and self._hungry()
+                self._collect(dispatcher, self._done.get(block=False) if hungry else self._next_done())
         self._drain(dispatcher)
+
+    def _next_done(self) -> Any:
+        """Wait for a worker; while each has a next task there is no hurry, and several are heard at once."""
+        with contextlib.suppress(queue.Empty):
+            return self._done.get(block=False)
+        with waiting:
+            if self._pools.are_full(self._running):
+                time.sleep(_PAUSE_S)
+            return self._done.get()
 
     def _busy(self) -> int:
         return sum(self._running.values())
@@ -245,7 +234,7 @@ class PooledRunner(Runner):
         """Start what may start now; what others wait for longest, work on what is there, goes first."""
         for pool in sorted(self._ready, key=lambda one: one == "network"):
             jobs = self._ready[pool]
-            while jobs and self._running[pool] < self._pools.limit(pool) and self._busy() < self._pools.total:
+            while jobs and self._pools.has_room(pool, self._running):
                 self._start(pool, jobs.popleft())
 
     def _start(self, pool: str, job: tuple[str, Any]) -> None:
@@ -253,7 +242,7 @@ class PooledRunner(Runner):
         if workers is None:
             workers = self._workers[pool] = _Workers(pool)
         self._running[pool] += 1
-        if workers.threads < self._running[pool]:
+        if workers.threads < min(self._running[pool], self._pools.limit(pool)):
             workers.threads += 1
             name = f"{pool or 'task'}-{workers.threads}"
             threading.Thread(target=self._work, args=(workers,), name=name, daemon=True).start()
@@ -262,6 +251,9 @@ class PooledRunner(Runner):
     def _work(self, workers: _Workers) -> None:
         while (job := workers.jobs.get()) is not None:
             kind, node = job
+            if self._ending or self._stop_running or self._interruption.signal:
+                self._done.put((_DROP, workers.pool, node, None))
+                continue
             fail = None
             try:
                 if kind == _CHECK:
@@ -274,6 +266,8 @@ class PooledRunner(Runner):
                     fail = TaskError(f"{type(error).__name__} in an action", error)  # type: ignore[no-untyped-call]
             if kind == _RUN:
                 RUN.say(node.task.name, "done", {})
+            if fail is not None and not self.continue_:
+                self._ending = True
             self._done.put((kind, workers.pool, node, fail))
 
     def _executed(self, task: Any) -> BaseFail | None:
@@ -291,6 +285,8 @@ class PooledRunner(Runner):
             return
         kind, pool, node, fail = done
         self._running[pool] -= 1
+        if kind == _DROP:
+            return
         if kind == _CHECK:
             if not (self._stop_running or self._interruption.signal):
                 self._select(dispatcher, node)
@@ -335,7 +331,9 @@ class PooledRunner(Runner):
         ends = time.monotonic() + _DRAIN_S
         while self._busy() and self._interruption.times < 2 and (left := ends - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
-                self._collect(dispatcher, self._done.get(timeout=left))
+                with waiting:
+                    done = self._done.get(timeout=left)
+                self._collect(dispatcher, done)
         self.stuck = self._busy()
 
 
@@ -358,22 +356,3 @@ def _was_cancelled(fail: Any) -> bool:
     """Whether a task ended because it was asked to, and not for a fault of its own."""
     last = fail.traceback[-1] if fail.traceback else ""
     return not fail.report or last.startswith("tasks_lib.errors.CancelledError")
-
-
-def stop_children() -> None:
-    """Kill what this process started and what still runs: commands of tasks that did not stop in time.
-
-    Source: proc(5), /proc/pid/task/tid/children.
-    """
-    for listed in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError, ValueError):
-            for child in map(int, listed.read_text("ascii").split()):
-                _kill(child)
-
-
-def _kill(child: int) -> None:
-    with contextlib.suppress(OSError):
-        if os.getpgid(child) == child:
-            os.killpg(child, signal.SIGKILL)
-        else:
-            os.kill(child, signal.SIGKILL)
