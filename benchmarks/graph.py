@@ -161,12 +161,12 @@ def run(what: list[str], count: int, rounds: int, directory: Path) -> None:
                 project,
             )
     if "cold" in what:
-        cold(directory, count)
+        cold(directory, count, rounds)
     if "schedule" in what:
         schedule(directory)
 
 
-def cold(directory: Path, count: int) -> None:
+def cold(directory: Path, count: int, rounds: int) -> None:
     """Compare a cold run with the steps alone, called one after the other in one process."""
     project = directory / "cold"
     definitions(project, count)
@@ -182,13 +182,17 @@ def cold(directory: Path, count: int) -> None:
         "    steps.fetch(world, fetch, plan.fetched(fetch), Silent())\n"
         "    steps.deliver(world, plan.extraction(fetch), Silent())\n"
     )
-    actions = spent([sys.executable, "-c", script], project)
-    shutil.rmtree(project / "cache")
-    shutil.rmtree(project / "build")
-    whole = spent(DOIT, project)
-    over = (whole[0] - actions[0]) / (2 * count) * 1000
-    print(f"cold, {2 * count} tasks: {whole[0]:.1f} s CPU, steps alone {actions[0]:.1f}, {over:.2f} ms a task over")
-    print(f"cold: at most {whole[2]} MiB")
+    found: dict[str, list[tuple[float, float, int]]] = {"steps": [], "whole": []}
+    for _ in range(rounds):
+        for name, command in (("steps", [sys.executable, "-c", script]), ("whole", DOIT)):
+            found[name].append(spent(command, project))
+            shutil.rmtree(project / "cache")
+            shutil.rmtree(project / "build")
+    pairs = zip(found["whole"], found["steps"], strict=True)
+    over = sorted((whole[0] - steps[0]) / (2 * count) * 1000 for whole, steps in pairs)
+    told = ", ".join(f"{one:.2f}" for one in over)
+    print(f"cold, {2 * count} tasks: {statistics.median(over):.2f} ms a task over the steps alone ({told})")
+    print(f"cold: at most {max(whole[2] for whole in found['whole'])} MiB")
 
 
 def schedule(directory: Path) -> None:

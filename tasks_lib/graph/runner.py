@@ -220,7 +220,8 @@ class PooledRunner(Runner):
         if selected:
             pool = (node.task.meta or {}).get("pool", "")
             self._ready[pool].append((_RUN, node))
-            self._feed()
+            if self._pools.has_room(pool, self._running):
+                self._feed()
         else:
             _wake(dispatcher, node)
 
