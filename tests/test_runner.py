@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks_lib.graph.runner import Pools
+from tasks_lib.graph.pools import Pools
 from tests.origin import Request, reply, serving
 from tests.project import CLEAN, LIBRARY, PORCH, ROOT, definition, doit, ran
 

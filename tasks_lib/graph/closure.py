@@ -31,12 +31,12 @@ def owner_of(task: str) -> tuple[str, str]:
 def reached(begin: Iterable[str], leads_to: Callable[[str], Iterable[str]]) -> Iterator[str]:
     """Yield what can be reached, each once, what one begins with too."""
     seen: set[str] = set()
-    todo = list(begin)
-    while todo:
-        name = todo.pop()
+    left = list(begin)
+    while left:
+        name = left.pop()
         if name not in seen:
             seen.add(name)
-            todo += leads_to(name)
+            left += leads_to(name)
             yield name
 
 

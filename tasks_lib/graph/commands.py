@@ -68,7 +68,10 @@ class Named(Command):
     sel_tasks: Any
 
     def __new__(cls, *words: Any, **named: Any) -> Any:
-        """Make a command; what is loaded by now stays: no look for garbage needs to go through it, at the end least."""
+        """Make a command; what is loaded by now stays: no look for garbage needs to go through it, at the end least.
+
+        Not later: dodo.py is loaded next, and what that leaves open is found at the end only if it is looked at.
+        """
         del words, named
         gc.freeze()
         return super().__new__(cls)
@@ -203,7 +206,8 @@ class Run(Named, _DOIT.Run):  # type: ignore[misc]
         found = house()
         if found is None:
             return stock(*words)
-        from tasks_lib.graph.runner import PooledRunner, Pools
+        from tasks_lib.graph.pools import Pools
+        from tasks_lib.graph.runner import PooledRunner
 
         if found.settings.policy.network == "off":
             from tasks_lib.graph.offline import refuse_missing

@@ -41,6 +41,7 @@ def _house() -> House:
             house.enter()
     except FetchError as error:
         raise InvalidDodoFile(str(error)) from None
+    # Source: doit 0.37, `doit_cmd.get_var`; it tells of one variable, and not which there are
     for line in misspelt(getattr(doit_cmd, "_CMDLINE_VARS", None) or (), os.environ):
         sys.stderr.write(f"warning: {escaped(line)}\n")
     return house

@@ -18,7 +18,7 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from doit.exceptions import BaseFail, InvalidDodoFile, TaskError, TaskFailed
 from doit.runner import Runner
@@ -29,6 +29,7 @@ from tasks_lib.graph.checker import LARGE
 from tasks_lib.graph.closure import needed
 from tasks_lib.graph.interruption import Interruption
 from tasks_lib.graph.loader import Keeping
+from tasks_lib.graph.pools import Pools
 from tasks_lib.graph.stamp import Row
 from tasks_lib.graph.watch import RUN
 from tasks_lib.interpreter import alone, waiting
@@ -45,45 +46,11 @@ _DRAIN_S: Final = 1.2
 #: Seconds that the main thread leaves the interpreter to workers that need nothing: a task or two.
 _PAUSE_S: Final = 0.002
 
+#: The classes whose workers are kept busy by looking further ahead.
+_POOLS: Final = ("network", "cpu")
 _CHECK: Final = "check"
 _RUN: Final = "run"
 _DROP: Final = "drop"
-
-
-class Pools(NamedTuple):
-    """How many tasks of each class run at once, and how many in all (None: as many as the classes allow)."""
-
-    network: int
-    cpu: int
-    others: int
-    total: int | None
-
-    @classmethod
-    def of(cls, *, network: int, asked: int | None) -> Pools:
-        """Return the limits: `asked` is what `-n` says; without it classes have limits of their own only."""
-        cores = len(os.sched_getaffinity(0))
-        if asked is None:
-            return cls(network=network, cpu=cores, others=cores, total=None)
-        most = max(1, asked)
-        return cls(network=most, cpu=min(most, cores), others=most, total=most)
-
-    def limit(self, pool: str) -> int:
-        """Return how many tasks of one class run at once."""
-        return self.network if pool == "network" else self.cpu if pool == "cpu" else self.others
-
-    def has_room(self, pool: str, given: Counter[str]) -> bool:
-        """Whether one more task may be given to the workers of a class, beside those of each class that are `given`.
-
-        Without a limit for all together each worker has a next task at hand: to fall asleep and be woken costs more
-        than many a task.
-        """
-        if self.total is None:
-            return given[pool] < 2 * self.limit(pool)
-        return given[pool] < self.limit(pool) and sum(given.values()) < self.total
-
-    def are_full(self, given: Counter[str]) -> bool:
-        """Whether every class that works has more than its workers work for now."""
-        return self.total is None and all(number > self.limit(pool) for pool, number in given.items() if number)
 
 
 class _Workers:
@@ -175,11 +142,11 @@ class PooledRunner(Runner):
 
     def _hungry(self) -> bool:
         """Whether more tasks should be looked for."""
-        waiting = sum(map(len, self._ready.values()))
-        if waiting < _AHEAD:
+        ready = sum(map(len, self._ready.values()))
+        if ready < _AHEAD:
             return True
         idle = any(not self._ready[pool] and self._running[pool] < self._pools.limit(pool) for pool in _POOLS)
-        return idle and waiting < _MOST_AHEAD
+        return idle and ready < _MOST_AHEAD
 
     def _pull(self, dispatcher: Any) -> bool | None:
         """Take some nodes; return whether there may be more now, None when there is none left at all."""
@@ -220,8 +187,7 @@ class PooledRunner(Runner):
         if selected:
             pool = (node.task.meta or {}).get("pool", "")
             self._ready[pool].append((_RUN, node))
-            if self._pools.has_room(pool, self._running):
-                self._feed()
+            self._feed()
         else:
             _wake(dispatcher, node)
 
@@ -336,9 +302,6 @@ class PooledRunner(Runner):
                     done = self._done.get(timeout=left)
                 self._collect(dispatcher, done)
         self.stuck = self._busy()
-
-
-_POOLS: Final = ("network", "cpu")
 
 
 def _wake(dispatcher: Any, node: Any) -> None:

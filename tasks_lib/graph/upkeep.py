@@ -7,6 +7,7 @@ done; 130 interrupted.
 
 from __future__ import annotations
 
+import abc
 import gc
 import sys
 import time
@@ -31,7 +32,7 @@ from tasks_lib.tree import remove_tree
 _NAMED: Final = 5
 
 
-class _Upkeep(Command):
+class _Upkeep(Command, abc.ABC):
     """A command on the cache of this run's settings."""
 
     doc_usage = ""
@@ -57,9 +58,9 @@ class _Upkeep(Command):
         finally:
             _flush()
 
+    @abc.abstractmethod
     def work(self, world: World, params: Any, args: list[str], progress: Told) -> int:
         """Do it; return the exit status."""
-        raise NotImplementedError
 
 
 class Verify(_Upkeep):
