@@ -11,7 +11,7 @@ from doit.exceptions import TaskError, TaskFailed
 from doit.task import Task
 
 from tasks_lib.graph import lean
-from tasks_lib.graph.tasks import Facts
+from tasks_lib.graph.facts import Facts
 
 
 class Check:

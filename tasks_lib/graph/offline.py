@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks_lib.errors import OfflineError, escaped
 from tasks_lib.graph.closure import needed
-
-if TYPE_CHECKING:
-    from tasks_lib.graph.tasks import Step
 
 #: Most missing artifacts that are named; the rest is counted.
 _NAMED = 100
@@ -22,13 +19,14 @@ def refuse_missing(tasks: Mapping[str, Any], selected: Iterable[str]) -> None:
         OfflineError: names everything that would have to come from the network.
     """
     from tasks_lib.definitions import Fetch
+    from tasks_lib.graph.tasks import step_of
     from tasks_lib.steps import needs_network  # loads what a run needs, and other commands do not
 
     missing = [
         step.arguments[1].name
         for task in needed(tasks, selected)
         if task.name.startswith("fetch:")
-        and (step := _step_of(task)) is not None
+        and (step := step_of(task)) is not None
         and isinstance(step.arguments[1], Fetch)  # not one that is refused anyway
         and needs_network(*step.arguments)
     ]
@@ -37,12 +35,3 @@ def refuse_missing(tasks: Mapping[str, Any], selected: Iterable[str]) -> None:
         lines += [f"... and {len(missing) - _NAMED} more"] if len(missing) > _NAMED else []
         hint = "nothing was run; run once without offline, or copy a cache that holds them"
         raise OfflineError("offline, and this is missing:\n" + "\n".join(lines), hint=hint)
-
-
-def _step_of(task: Any) -> Step | None:
-    from tasks_lib.graph.tasks import Step
-
-    for action in task._actions:
-        if isinstance(action, tuple) and isinstance(action[0], Step):
-            return action[0]
-    return None

@@ -10,18 +10,18 @@ from __future__ import annotations
 import inspect
 import os
 import shutil
-from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import msgspec
 from doit.exceptions import TaskFailed
 
-from tasks_lib import recipe, steps
-from tasks_lib.definitions import Fetch, Refused, StaticUrl, Toolchain
+from tasks_lib import steps
+from tasks_lib.definitions import Fetch, Refused, Toolchain
 from tasks_lib.errors import CancelledError, FetchError, ToolError, escaped
 from tasks_lib.formats import format_for
-from tasks_lib.graph import identity
+from tasks_lib.graph import facts, identity
 from tasks_lib.graph.names import GROUPS
 from tasks_lib.graph.watch import RUN
 from tasks_lib.progress import Progress
@@ -85,8 +85,6 @@ class Step(msgspec.Struct, frozen=True):
     parts: tuple[Any, ...]
     verb: Callable[..., str | None]
     arguments: tuple[Any, ...]
-    __signature__: ClassVar = inspect.Signature([])
-    __name__: ClassVar = "step"
 
     @property
     def identity(self) -> identity.Identity:
@@ -107,6 +105,14 @@ class Step(msgspec.Struct, frozen=True):
             RUN.say(self.name, "skip", {"reason": skipped})
             return {"key": ""}
         return {"key": self.key, "identity": self.identity}
+
+
+def step_of(task: Any) -> Step | None:
+    """Return the step of a task that is to be done, None of one that is not ours."""
+    for action in task._actions:
+        if isinstance(action, tuple) and isinstance(action[0], Step):
+            return action[0]
+    return None
 
 
 def remove_delivery(delivery: Delivery, dryrun: bool) -> None:
@@ -157,28 +163,6 @@ _WITNESSES: Final[Mapping[Callable[..., bool], Callable[..., Iterable[Path]]]] =
     steps.is_prepared: steps.prepared_by,
     stands: stood_by,
 }
-
-
-class Facts(Mapping[str, Any]):
-    """What `doit info` shows of a task, and the class of workers for it; made when somebody asks for more than that."""
-
-    __slots__ = ("_pool", "_tell", "_words")
-
-    def __init__(self, pool: str, tell: Callable[..., dict[str, Any]], *words: Any) -> None:
-        self._pool, self._tell, self._words = pool, tell, words
-
-    def items(self) -> ItemsView[str, Any]:
-        """Return all of them, made once for whoever wants more than one."""
-        return (self._tell(*self._words) | {"pool": self._pool}).items()
-
-    def __getitem__(self, name: str) -> Any:
-        return self._pool if name == "pool" else self._tell(*self._words)[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(dict(self.items()))
-
-    def __len__(self) -> int:
-        return len(self.items())
 
 
 class Graph:
@@ -242,7 +226,7 @@ class Graph:
             "targets": [str(fetched.path)],
             "uptodate": [Check(fetched.key, steps.is_published, (self._world, fetched))],
             "clean": True,
-            "meta": Facts("network", _facts, fetch, fetched.key),
+            "meta": facts.Facts("network", facts.of_fetch, fetch, fetched.key),
         }
 
     def _refused(self, one: Refused) -> Task:
@@ -268,7 +252,7 @@ class Graph:
             "targets": [str(repacked.path)],
             "uptodate": [Check(repacked.key, steps.is_published, (self._world, repacked))],
             "clean": True,
-            "meta": Facts("cpu", _of_artifact, repacked),
+            "meta": facts.Facts("cpu", facts.of_artifact, repacked),
         }
 
     def _extract(self, name: str, delivery: Delivery, check: Check) -> Task:
@@ -279,7 +263,7 @@ class Graph:
             "targets": [str(delivery.record)],
             "uptodate": [check],
             "clean": [(remove_delivery, [delivery])],
-            "meta": Facts("cpu", _of_key, delivery),
+            "meta": facts.Facts("cpu", facts.of_delivery, delivery),
         }
 
     def _toolchain(self, toolchain: Toolchain) -> Iterator[Task]:
@@ -315,37 +299,8 @@ class Graph:
                 )
             ],
             "clean": [(remove_preparation, [preparation])],
-            "meta": Facts("cpu", _of_preparation, preparation),
+            "meta": facts.Facts("cpu", facts.of_preparation, preparation),
         }
         for one in extracted:
             # a command may change what it works on: then only the record can be compared
             yield self._extract(names[one.record], one, Check(one.key, stands, (one, preparation.worked)))
-
-
-def _of_key(made: Delivery) -> dict[str, Any]:
-    return {"recipe_key": made.key}
-
-
-def _of_artifact(made: Artifact) -> dict[str, Any]:
-    return {"artifact": made.path.name, "recipe_key": made.key}
-
-
-def _of_preparation(made: Preparation) -> dict[str, Any]:
-    return {"recipe_key": made.key, "directory": str(made.directory)}
-
-
-def _facts(fetch: Fetch, key: str) -> dict[str, Any]:
-    """Return what `doit info` shows of a fetch."""
-    facts: dict[str, Any] = {"artifact": fetch.source.artifact_name, "defined": f"{fetch.file}:{fetch.line}"}
-    if isinstance(fetch.source, StaticUrl):
-        facts["size"] = fetch.source.integrity.size
-        facts["sha256"] = fetch.source.integrity.digest.hex
-        facts["sources"] = [fetch.source.url, *fetch.source.mirrors]
-    else:
-        facts["revision"] = fetch.source.revision
-        facts["sources"] = [fetch.source.repo]
-    facts["recipe_key"] = key
-    facts["taskgraph_digest"] = recipe.taskgraph_digest(fetch)
-    if fetch.ignored:
-        facts["ignored"] = list(fetch.ignored)
-    return facts

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from tasks_lib.errors import escaped
-from tasks_lib.graph.tasks import Check, Step
+from tasks_lib.graph.tasks import Check, step_of
 
 _SENTENCES: Final = {
     "missing_target": "is missing",
@@ -54,7 +54,8 @@ def _of_checks(task: Any, status: Any, values: Mapping[str, Any]) -> Iterator[st
 
 def _differences(task: Any, values: Mapping[str, Any]) -> Iterator[str]:
     """Yield which identity inputs differ from those of the last success."""
-    before, now = values.get("identity"), identity_of(task)
+    step = step_of(task)
+    before, now = values.get("identity"), step.identity if step is not None else {}
     if values.get("key") == "":
         yield "its command said last time that it cannot run here; it is tried again"
     elif not isinstance(before, dict) or not now:
@@ -64,14 +65,6 @@ def _differences(task: Any, values: Mapping[str, Any]) -> Iterator[str]:
             old, new = before.get(name), now.get(name)
             if old != new:
                 yield f"{escaped(name)} was {_said(old)}, is {_said(new)}"
-
-
-def identity_of(task: Any) -> Mapping[str, str]:
-    """Return what shapes the output of a task as it is defined now, {} for a task that is not ours."""
-    for action in task._actions:
-        if isinstance(action, tuple) and isinstance(action[0], Step):
-            return action[0].identity
-    return {}
 
 
 def _said(value: object) -> str:
