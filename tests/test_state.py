@@ -194,7 +194,7 @@ def test_a_lock_of_another_program_is_no_error(
     one = state(tmp_path)
     save(one, "a")
     one.dump()
-    monkeypatch.setattr("tasks_lib.graph.state._BUSY_S", 0.05)
+    monkeypatch.setattr("tasks_lib.graph.database._BUSY_S", 0.05)
     two = state(tmp_path)
     with contextlib.closing(sqlite3.connect(tmp_path / "doit.db", isolation_level=None)) as other:
         other.execute("begin immediate")

@@ -11,36 +11,18 @@ Invariants: a row is written only when its task is complete; whatever makes a ta
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import sqlite3
 import sys
 import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-#: Marks the file as ours, and its layout; raise VERSION when the layout changes.
-#: Source: https://www.sqlite.org/pragma.html#pragma_application_id
-APPLICATION: Final = 0x646F6974
-VERSION: Final = 1
+from tasks_lib.graph.database import UnusableError, connect, readable, set_aside
+
 #: Seconds that a finished task may be unwritten.
 INTERVAL_S: Final = 0.5
-#: Seconds to wait for another process's transaction, which takes milliseconds.
-_BUSY_S: Final = 60.0
 #: Rows that are read singly before all are read at once.
 _SINGLE: Final = 64
-
-_SCHEMA: Final = f"""
-begin immediate;
-create table if not exists tasks (name text not null primary key, data text not null) without rowid;
-create table if not exists forgotten (times integer not null);
-insert into forgotten select 0 where not exists (select 1 from forgotten);
-pragma application_id={APPLICATION};
-pragma user_version={VERSION};
-commit;
-"""
 
 Row = dict[str, Any]
 
@@ -53,10 +35,6 @@ class Codec(Protocol):
 
     def decode(self, data: str) -> Any:
         """Return the row of a text."""
-
-
-class _UnusableError(Exception):
-    """The file is no database of ours."""
 
 
 def stamp_of(database: str) -> Path:
@@ -220,12 +198,12 @@ class State:
             return
         self._opened = True
         try:
-            self._connection = _connect(self.name)
+            self._connection = connect(self.name)
             self._forgotten = self._times()
-        except _UnusableError as error:
+        except UnusableError as error:
             self._replace(error)
         except sqlite3.OperationalError:
-            self._raw, self._whole = _readable(self.name), True  # no space or no permission: reading may still go
+            self._raw, self._whole = readable(self.name), True  # no space or no permission: reading may still go
         except sqlite3.DatabaseError as error:
             self._replace(error)
 
@@ -235,12 +213,12 @@ class State:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
         self._connection = None
-        aside = _set_aside(self.name)
+        aside = set_aside(self.name)
         if aside is not None:
             self._warn(f"{self.name} cannot be used ({error}); moved to {aside}, nothing is fetched again for that")
         self._dirty.update(self._rows, self._written)
-        with contextlib.suppress(_UnusableError, sqlite3.Error):  # whoever writes next says what is wrong
-            self._connection = _connect(self.name)
+        with contextlib.suppress(UnusableError, sqlite3.Error):  # whoever writes next says what is wrong
+            self._connection = connect(self.name)
             self._forgotten = self._times()
 
     def _warn(self, line: str) -> None:
@@ -270,9 +248,9 @@ class State:
             return
         self._open()
         try:
-            self._connection = self._connection or _connect(self.name)
+            self._connection = self._connection or connect(self.name)
             self._transaction(self._connection)
-        except (sqlite3.OperationalError, _UnusableError) as error:
+        except (sqlite3.OperationalError, UnusableError) as error:
             self._rolled_back(error)
         except sqlite3.DatabaseError as error:
             self._replace(error)
@@ -306,85 +284,3 @@ class State:
         if self._closing or not self._told:
             self._told = True
             self._warn(f"cannot write {self.name}: {error}; finished tasks are found again in the cache")
-
-
-def _connect(name: str) -> sqlite3.Connection:
-    """Open the database, made when missing.
-
-    Raises:
-        _UnusableError: it is of another program or version.
-        sqlite3.OperationalError: it cannot be opened: permissions, space, a lock.
-        sqlite3.DatabaseError: it is broken.
-    """
-    connection = sqlite3.connect(name, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-    try:
-        if _marks(connection) != (APPLICATION, VERSION):
-            with _alone(Path(name).parent):  # two processes that turn WAL on at once would not wait for each other
-                _make(connection)
-        connection.execute("pragma synchronous=normal")
-    except OSError as error:  # no descriptor left
-        connection.close()
-        raise sqlite3.OperationalError(str(error)) from error
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _readable(name: str) -> dict[str, str]:
-    """Return the rows of a database that cannot be opened for writing."""
-    address = f"{Path(name).absolute().as_uri()}?immutable=1"
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
-        return dict(connection.execute("select name, data from tasks"))
-    return {}
-
-
-def _marks(connection: sqlite3.Connection) -> tuple[int, ...]:
-    return tuple(connection.execute(f"pragma {mark}").fetchone()[0] for mark in ("application_id", "user_version"))
-
-
-def _make(connection: sqlite3.Connection) -> None:
-    if _marks(connection) == (APPLICATION, VERSION):
-        return
-    if connection.execute("select count(*) from sqlite_master").fetchone()[0]:
-        raise _UnusableError("it is of another version")
-    connection.execute("pragma journal_mode=wal")
-    connection.executescript(_SCHEMA)
-
-
-def _set_aside(name: str) -> Path | None:
-    """Rename the database with its companions; None when another process did so already, or it cannot be done."""
-    path = Path(name)
-    aside = path.with_name(f"{path.name}.unusable-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-    with contextlib.suppress(OSError), _alone(path.parent):
-        if _is_whole(path):
-            return None
-        for suffix in ("-wal", "-shm", ""):
-            with contextlib.suppress(FileNotFoundError):
-                path.with_name(path.name + suffix).replace(aside.with_name(aside.name + suffix))
-        return aside
-    return None
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether the file is a whole database of ours, or cannot be looked at now."""
-    try:
-        with contextlib.closing(sqlite3.connect(path, timeout=_BUSY_S)) as connection:
-            ours = _marks(connection) == (APPLICATION, VERSION)
-            return ours and connection.execute("pragma quick_check(1)").fetchone()[0] == "ok"
-    except sqlite3.OperationalError:
-        return True
-    except sqlite3.DatabaseError:
-        return False
-
-
-@contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Let one process at a time make the file or set it aside."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
