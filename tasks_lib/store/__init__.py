@@ -17,11 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.errors import (
-    BlobCorruptError,
-    BlobMissingError,
-    StoreUnavailableError,
-)
+from tasks_lib.errors import BlobCorruptError, BlobMissingError
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.store import files, locks, naming, results, usage
 from tasks_lib.store.directories import Directories
@@ -30,7 +26,7 @@ from tasks_lib.store.hints import write_hint
 from tasks_lib.store.locks import locked
 from tasks_lib.store.memo import Stamp
 from tasks_lib.store.options import LOCK_TIMEOUT_S, Options
-from tasks_lib.store.partial import Partial
+from tasks_lib.store.partial import Partial, opened
 from tasks_lib.store.placing import LinkMode, can_clone, fill, place, place_named
 from tasks_lib.store.results import Result
 from tasks_lib.store.shelf import Opened, Shelf
@@ -58,8 +54,6 @@ __all__ = [
     "write_hint",
 ]
 
-#: What is said when no more bytes go into a file.
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: Bytes that are just written: whether they fit is found out as fast as it is asked.
 _SMALL: Final = 1 << 20
 #: Attempts to name a blob: each time, something that is not the blob is moved out of its place.
@@ -75,6 +69,7 @@ class Store:
         self.shelf = Shelf(root, self.options)
         self._directories = Directories(self.shelf)
         self._lower = Shelf(self.options.shared, self.options) if self.options.shared else None
+        self._shelves = (self.shelf,) if self._lower is None else (self.shelf, self._lower)
 
     # --- places
 
@@ -198,13 +193,8 @@ class Store:
         Raises:
             StoreUnavailableError: the cache cannot be written.
         """
-        directory = self._directory("tmp")
-        with files.translated(directory):
-            temporary = naming.Temporary(directory, 0o444)
-        try:
+        with self._scratch(0o444) as temporary:
             yield Writer(self.root, temporary, self.options.durability, self.name)
-        finally:
-            temporary.close()
 
     def name(self, descriptor: int, temporary: Path | None, integrity: Integrity) -> None:
         """Give a measured, synced, open file of the cache its name as a blob; its temporary name goes.
@@ -263,18 +253,8 @@ class Store:
             missing = integrity.size - self._resumable(path)
             if missing > _SMALL:
                 files.require_space(path.parent, missing)
-            partial = Partial(path, self._directory("quarantine"), integrity)
-        full = False
-        try:
-            with files.translated(path, integrity.size):
-                yield partial
-        except StoreUnavailableError as error:
-            full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
-            raise
-        finally:
-            partial.close()
-            if full:
-                path.unlink(missing_ok=True)  # what takes the last space helps nobody
+        with opened(path, self._directory("quarantine"), integrity) as partial:
+            yield partial
 
     def _resumable(self, path: Path) -> int:
         """Return how many bytes an earlier download left; what cannot be one goes out of the way.
@@ -315,13 +295,12 @@ class Store:
 
     def guarded(self) -> list[Path]:
         """Return the directories that nobody else may write: while their rights are the same, so is that answer."""
-        return [path for shelf in (self.shelf, *([self._lower] if self._lower else [])) for path in shelf.guarded]
+        return [path for shelf in self._shelves for path in shelf.guarded]
 
     def witnesses(self, *, digest: Digest | None = None, key: str = "") -> list[Path]:
         """Return the files that decide whether a blob is here, or what is recorded for a recipe key."""
-        shelves = (self.shelf, *([self._lower] if self._lower else []))
-        blobs = [shelf.path(digest) for shelf in shelves] if digest is not None else []
-        return blobs + ([shelf.result_path(key) for shelf in shelves] if key else [])
+        blobs = [shelf.path(digest) for shelf in self._shelves] if digest is not None else []
+        return blobs + ([shelf.result_path(key) for shelf in self._shelves] if key else [])
 
     # --- results
 
@@ -331,7 +310,7 @@ class Store:
         Raises:
             StoreUnavailableError: others can write the cache.
         """
-        for shelf in (self.shelf, *([self._lower] if self._lower else [])):
+        for shelf in self._shelves:
             with contextlib.suppress(OSError, ValueError):
                 return results.read(shelf.result_path(key), key, self.options.trust)
         return None
@@ -358,8 +337,14 @@ class Store:
 
     @contextlib.contextmanager
     def _scratch(self, mode: int) -> Iterator[naming.Temporary]:
-        """Give a file in the making."""
-        temporary = naming.Temporary(self._directory("tmp"), mode)
+        """Give a file in the making.
+
+        Raises:
+            StoreUnavailableError: the cache cannot be written.
+        """
+        directory = self._directory("tmp")
+        with files.translated(directory):
+            temporary = naming.Temporary(directory, mode)
         try:
             yield temporary
         finally:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import DigestMismatchError, SizeMismatchError
+from tasks_lib.errors import DigestMismatchError, SizeMismatchError, StoreUnavailableError
 from tasks_lib.interpreter import waiting
 from tasks_lib.store import files
 from tasks_lib.store.hashing import Hashing
@@ -22,8 +23,34 @@ MAX_VALIDATOR: Final = 512
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+#: What is said when no more bytes go into a file.
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def opened(path: Path, quarantine: Path, expected: Integrity) -> Iterator[Partial]:
+    """Give the download at `path`; one that finds no space goes, since what takes the last of it helps nobody.
+
+    Raises:
+        StoreUnavailableError: the cache cannot be written.
+    """
+    with files.translated(path, expected.size):
+        partial = Partial(path, quarantine, expected)
+    full = False
+    try:
+        with files.translated(path, expected.size):
+            yield partial
+    except StoreUnavailableError as error:
+        full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
+        raise
+    finally:
+        partial.close()
+        if full:
+            path.unlink(missing_ok=True)
+
+
 class Partial:
-    """One resumable download; made by `Store.partial`, which holds the lock on its digest meanwhile.
+    """One resumable download; made by `opened` for `Store.partial`, which holds the lock on its digest meanwhile.
 
     `size` counts the bytes that are there without a gap, all of them measured; `validator` is what the server at
     `origin` said they belong to.
