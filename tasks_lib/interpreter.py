@@ -8,6 +8,7 @@ for long takes the turn from whoever has it, so that nothing hangs for it, and w
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Final
 
@@ -71,3 +72,13 @@ _own: Final = _Own()
 #: Neither keeps anything of its own, so that one of each serves all threads; `waiting` inside `waiting` is no use.
 alone: Final = _Alone()
 waiting: Final = _Waiting()
+
+
+def turn(size: int, small: int) -> contextlib.AbstractContextManager[None]:
+    """Return `alone` for work on at most `small` bytes, mostly system calls; nothing for more, mostly done outside.
+
+    Args:
+        size: bytes that are worked on.
+        small: how many of them a lot of calls are made for.
+    """
+    return alone if size <= small else contextlib.nullcontext()

@@ -11,7 +11,7 @@ from tasks_lib import recipe
 from tasks_lib.definitions import Fetch, Git, Hg, Place, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import StoreUnavailableError, UnsupportedArchiveError
-from tasks_lib.interpreter import alone
+from tasks_lib.interpreter import turn
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Artifact, commit_record
 from tasks_lib.steps.world import World
@@ -115,16 +115,15 @@ def fetch(world: World, definition: Fetch, artifact: Artifact, progress: Progres
     source = definition.source
     if not isinstance(source, StaticUrl):
         _fetch_commit(world, source, artifact, progress)
-    elif source.integrity.size > _SMALL or source.vouchers:  # signatures are judged by programs
-        _fetch_url(world, definition.name, source, artifact, progress)
+    elif source.vouchers:
+        _fetch_url(world, definition.name, source, artifact, progress)  # judged by programs: no work to do alone
     else:
-        with alone:
-            _fetch_url(world, definition.name, source, artifact, progress)
+        with turn(source.integrity.size, _SMALL):
+            if not adopt(world, artifact):
+                _fetch_url(world, definition.name, source, artifact, progress)
 
 
 def _fetch_url(world: World, name: str, source: StaticUrl, artifact: Artifact, progress: Progress) -> None:
-    if not source.vouchers and adopt(world, artifact):
-        return
     provenance = world.sources.obtain(_wanted(name, source), progress)
     verdict: Mapping[str, str | int | float] = {}
     if source.vouchers:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError
-from tasks_lib.interpreter import alone
+from tasks_lib.interpreter import turn
 from tasks_lib.progress import Progress
 from tasks_lib.steps import artifacts
 from tasks_lib.steps.plan import Delivery
@@ -54,8 +53,7 @@ def deliver(world: World, delivery: Delivery, progress: Progress) -> None:
     if integrity is None:
         raise BlobMissingError(f"{delivery.entry.name} has not been made", hint=f"run `doit {delivery.artifact.task}`")
     slot = slot_of(delivery)._replace(lock_timeout_s=world.settings.lock_timeout_s)
-    turn = alone if integrity.size <= _SMALL else contextlib.nullcontext()
-    with turn, slot.held(progress) as news:
+    with turn(integrity.size, _SMALL), slot.held(progress) as news:
         if news and slot.holds(delivery.key):
             return  # another process made it while this one waited
         try:

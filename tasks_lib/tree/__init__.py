@@ -15,24 +15,21 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO, NamedTuple
 
-from tasks_lib.archive import Entry, Limits, Reshape, read
+from tasks_lib.archive import Limits, Reshape, read
 from tasks_lib.errors import TreeError, escaped
 from tasks_lib.progress import Progress
 from tasks_lib.store import LOCK_TIMEOUT_S, LinkMode, locked
+from tasks_lib.tree import staging
 from tasks_lib.tree.compare import Comparison
 from tasks_lib.tree.descent import Descent
 from tasks_lib.tree.record import Line, RecordWriter, head, is_torn, lines
 from tasks_lib.tree.standing import all_stand, new_paths, remove_entries
 from tasks_lib.tree.unpacked import UNPACKED_VERSION, DamagedTreeError, Unpacked, unpack
-from tasks_lib.tree.writer import TreeWriter, remove_tree
+from tasks_lib.tree.writer import TreeWriter, placed, remove_tree
 
 __all__ = ["UNPACKED_VERSION", "DamagedTreeError", "Slot", "Unpacked", "remove_tree", "unpack"]
-
-_CHUNK: Final = 1 << 20
-#: How often a directory is made again that another slot removed because it was empty.
-_TRIES: Final = 20
 
 
 class Slot(NamedTuple):
@@ -107,7 +104,7 @@ class Slot(NamedTuple):
         """
 
         def fill(writer: TreeWriter) -> None:
-            for entry in _placed(source, file_name):
+            for entry in placed(source, file_name):
                 writer.place(entry, source, how)
 
         self._fill(fill, file_name, key, progress, 0)
@@ -136,7 +133,7 @@ class Slot(NamedTuple):
         """
         with Comparison(self.destination, progress) as comparison:
             if format is None:
-                for entry in _placed(source, name):
+                for entry in placed(source, name):
                     comparison.add(entry)
             else:
                 read(source, name=name, format=format, reshape=Reshape(), limits=limits, sink=comparison.add)
@@ -160,25 +157,25 @@ class Slot(NamedTuple):
                 record.discard()
 
     def _fill(self, fill: Callable[[TreeWriter], None], name: str, key: str, progress: Progress, copies: int) -> None:
-        staging = self.destination.with_name(f"{self._staging}{secrets.token_hex(6)}.part")
+        made = self.destination.with_name(f"{self._staging}{secrets.token_hex(6)}.part")
         with _translated(self.destination):
             self.record.parent.mkdir(parents=True, exist_ok=True)
-            _make(staging)
+            staging.make(made)
             record = RecordWriter(self.record, key, name)
             try:
-                with TreeWriter(staging, record, progress, copies) as writer:
+                with TreeWriter(made, record, progress, copies) as writer:
                     fill(writer)
                     writer.finish()
                 record.close()
-                staging.chmod(0o755 & ~_umask())
-                self._publish(staging, record, name, progress)
+                staging.open_up(made)
+                self._publish(made, record, name, progress)
             finally:
                 try:
                     record.discard()
                 finally:
-                    remove_tree(staging)
+                    remove_tree(made)
 
-    def _publish(self, staging: Path, record: RecordWriter, name: str, progress: Progress) -> None:
+    def _publish(self, made: Path, record: RecordWriter, name: str, progress: Progress) -> None:
         with locked(self.record.parent / ".lock", timeout_s=self.lock_timeout_s, progress=progress):
             self._recover()
             self._presume(record)
@@ -186,7 +183,7 @@ class Slot(NamedTuple):
             if status is not None and not stat.S_ISDIR(status.st_mode):
                 raise TreeError(f"{self.destination} is no directory", hint="remove what stands there, and run again")
             if status is not None:
-                if status.st_dev != staging.lstat().st_dev:
+                if status.st_dev != made.lstat().st_dev:
                     raise TreeError(
                         f"{self.destination} is on another file system than its parent",
                         hint="mount the parent directory instead",
@@ -197,27 +194,27 @@ class Slot(NamedTuple):
                 self.clear()
             record.commit(self._moving)
             try:
-                self._move(staging, name)
-                remove_tree(staging)  # before the record stands: what cannot go is swept by the next delivery
+                self._move(made, name)
+                remove_tree(made)  # before the record stands: what cannot go is swept by the next delivery
             except BaseException:
                 self._recover()
                 raise
             self._moving.replace(self.record)
 
-    def _move(self, staging: Path, name: str) -> None:
+    def _move(self, made: Path, name: str) -> None:
         if not os.path.lexists(self.destination):
             try:
-                staging.rename(self.destination)
+                made.rename(self.destination)
                 return
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise  # else another slot just began below the place where this one goes
         # what is new goes beside what others put there
         new = new_paths(self.destination, lines(self._moving), frozenset(), lambda path: self._clash(name, path))
-        with Descent(staging) as made, Descent(self.destination) as there:
+        with Descent(made) as here, Descent(self.destination) as there:
             for path in new:
                 directory, _, last = os.fsencode(path).rpartition(b"/")
-                os.rename(last, last, src_dir_fd=made.enter(directory), dst_dir_fd=there.enter(directory))
+                os.rename(last, last, src_dir_fd=here.enter(directory), dst_dir_fd=there.enter(directory))
 
     @property
     def _moving(self) -> Path:
@@ -271,13 +268,7 @@ class Slot(NamedTuple):
             (self.destination.parent, re.escape(self._staging) + r"[0-9a-f]{12}\.part"),
             (self.record.parent, re.escape(f".{self.record.name}.") + "[0-9a-f]{8}"),
         ):
-            with contextlib.suppress(OSError), os.scandir(directory) as entries:
-                left = [Path(entry.path) for entry in entries if re.fullmatch(name, entry.name)]
-                for path in left:
-                    if path.is_dir():
-                        remove_tree(path)
-                    else:
-                        path.unlink()
+            staging.sweep(directory, name)
 
     def _clash(self, name: str, path: str) -> TreeError:
         return TreeError(
@@ -334,44 +325,11 @@ class Slot(NamedTuple):
             self._unmake(frozenset())
 
 
-def _placed(source: BinaryIO, file_name: str) -> Iterator[Entry]:
-    """Yield the one entry of a placed file; `source` stands at its start then."""
-    start = source.read(4)
-    runs = int(start == b"\x7fELF" or start.startswith(b"#!"))
-    size = source.seek(0, 2)
-    source.seek(0)
-    chunks = iter(lambda: source.read(_CHUNK), b"")
-    yield Entry(path=os.fsencode(file_name), kind="file", executable=runs, size=size, chunks=chunks)
-
-
-def _make(staging: Path) -> None:
-    """Make a private directory; another slot that is cleared may take the empty parent away meanwhile.
-
-    Raises:
-        OSError: the file system refused.
-    """
-    for _ in range(_TRIES):
-        staging.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            staging.mkdir(mode=0o700)
-            return
-    staging.mkdir(mode=0o700)
-
-
 def _lstat(path: Path) -> os.stat_result | None:
     try:
         return path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def _umask() -> int:
-    """Return the umask without changing it, which would be seen by other threads. Source: proc(5), Linux 4.7."""
-    with contextlib.suppress(OSError), Path("/proc/self/status").open(encoding="ascii", errors="replace") as lines:
-        for line in lines:
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    return 0o022
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -162,6 +162,16 @@ class TreeWriter:
             chunks = iter(lambda: file.read(_CHUNK), b"")
             self._write(name, executable, 0, chunks, directory)
         self._copied[entry.target] = entry.path
+
+
+def placed(source: BinaryIO, file_name: str) -> Iterator[Entry]:
+    """Yield the one entry of a placed file; `source` stands at its start then."""
+    start = source.read(4)
+    runs = int(start == b"\x7fELF" or start.startswith(b"#!"))
+    size = source.seek(0, 2)
+    source.seek(0)
+    chunks = iter(lambda: source.read(_CHUNK), b"")
+    yield Entry(path=os.fsencode(file_name), kind="file", executable=runs, size=size, chunks=chunks)
 
 
 def remove_tree(path: Path) -> None:
