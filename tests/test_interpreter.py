@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import queue
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from tasks_lib import interpreter
-from tasks_lib.definitions import FetchesEntry
+from tasks_lib.definitions import Fetch, FetchesEntry, StaticUrl
+from tasks_lib.digest import Digest, Integrity
 from tasks_lib.interpreter import alone, waiting
 from tasks_lib.progress import Silent
 from tasks_lib.settings import Settings
-from tasks_lib.steps import Artifact, Delivery, World, deliver
+from tasks_lib.steps import Artifact, Delivery, World, deliver, fetch
+from tests.origin import Request, reply, serving
 
 
 def started(work: Callable[[], None]) -> threading.Thread:
@@ -56,7 +60,9 @@ def test_others_work_while_one_waits() -> None:
         with alone:
             asked.put(str(number))
             with waiting:
+                assert interpreter._own.turn is None
                 assert answered.get(timeout=60) == str(number)
+            assert interpreter._own.turn is not None
     other.join()
 
 
@@ -99,6 +105,7 @@ def test_waiting_is_nothing_to_others() -> None:
     assert holds.wait(60)
     with waiting:
         pass
+    assert interpreter._own.turn is None
     done.set()
     other.join()
 
@@ -139,3 +146,30 @@ def test_small_deliveries_take_turns(size: int, takes: bool, tmp_path: Path) -> 
     assert (tmp_path / "there/one.bin").read_bytes() == content
     assert set(watched.alone) == {takes}
     assert interpreter._own.turn is None
+
+
+@pytest.mark.parametrize(("size", "takes"), [(1, True), (2 << 20, False)])
+def test_small_downloads_take_turns(size: int, takes: bool, tmp_path: Path) -> None:
+    """A download that is mostly system calls works alone, and gives its turn up while it waits for the server."""
+    content, given_up = b"x" * size, []
+
+    def held(connection: socket.socket, request: Request) -> None:
+        before = interpreter._turn
+        with alone:
+            given_up.append(interpreter._turn is before)  # else it was taken from whoever waits for this answer
+        reply(content)(connection, request)
+
+    with serving({f"/{number}": held for number in range(10)}) as origin:
+        for number in range(10):
+            settings = Settings.parse(variables={"cache": str(tmp_path / str(number))}, environ={})
+            world, watched = World(settings, {}), Watched()
+            digest = Digest.sha256(hashlib.sha256(content).hexdigest())
+            source = StaticUrl(
+                url=f"{origin.url}/{number}", integrity=Integrity(size=size, digest=digest), artifact_name="one"
+            )
+            artifact = Artifact(key="0" * 64, path=tmp_path / "one", task="fetch:one", integrity=source.integrity)
+            fetch(world, Fetch(name="one", description="d", source=source, file="f", line=1), artifact, watched)
+            assert (tmp_path / "one").read_bytes() == content
+            assert set(watched.alone) == {takes}
+            assert interpreter._own.turn is None
+    assert any(given_up)

@@ -140,7 +140,7 @@ def _made(path: Path) -> bool:
         return False
     except FileNotFoundError:
         raise
-    except OSError:
+    except OSError:  # of what stands a system may say first that it is read-only. Source: CPython, os.makedirs
         if path.is_dir():
             return False
         raise
