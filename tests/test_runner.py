@@ -103,8 +103,10 @@ def test_pools() -> None:
     assert Pools.of(network=8, asked=100) == Pools(network=100, cpu=CORES, others=100, total=100)
 
 
-AFTER_A_FAILURE = """
+AFTER_A_FAILURE = f"""
 import sys
+CORES = {CORES}
+every_worker_has_one = threading.Barrier(CORES)
 def stopped():
     frame = sys._current_frames()[threading.main_thread().ident]
     while frame is not None and not getattr(frame.f_locals.get("self"), "_stop_running", False):
@@ -112,13 +114,16 @@ def stopped():
     return frame is not None
 def one(number):
     say("begin", str(number))
+    if number < CORES:
+        every_worker_has_one.wait(60)
     if not number:
         return False
     while not stopped():
         time.sleep(0.01)
 def task_all():
     for number in range(100):
-        yield {"name": str(number), "actions": [(one, (number,))], "io": {"capture": False}, "meta": {"pool": "cpu"}}
+        meta = {{"pool": "cpu"}}
+        yield {{"name": str(number), "actions": [(one, (number,))], "io": {{"capture": False}}, "meta": meta}}
 """
 
 
