@@ -235,6 +235,7 @@ def test_an_interrupted_run_tells_what_was_stopped(repository: Path, origin: Ori
         rest = process.stdout.read()
         may.set()
     assert "1 stopped, 1 fetched (3.6 kB); " in rest
+    assert "\n  run again to go on; of a download that can be resumed only the rest is fetched\n" in rest
     events = [json.loads(line) for line in (repository / "events.jsonl").read_text().splitlines()]
     assert events[-1]["counts"] == {"fetched": 1, "stopped": 1}
     assert [one["outcome"] for one in events if one.get("task") == "fetch:tool" and one["event"] == "end"] == [

@@ -145,6 +145,45 @@ def test_mirror_steps_in_and_every_attempt_is_told(origin: Origin, store: Store)
     assert store.has(PINNED)
 
 
+NOT_FOUND, OTHER, PAGE = reply(b"", "404 Not Found"), reply(b"x" + BODY[1:]), reply(b"<title>Log in")
+#: answers in order -> the next step: what fits the content goes before what fits a connection, whichever was first
+NEXT_STEPS: dict[str, tuple[list[Answer], str]] = {
+    "no answer": ([raw(b"")], "check the URL and the network, or add a mirror to the definition"),
+    "not found": ([NOT_FOUND], "look at the URL in a browser"),
+    "other bytes": ([OTHER], "ask upstream why it changed"),
+    "not found, other bytes": ([NOT_FOUND, OTHER], "ask upstream why it changed"),
+    "other bytes, not found": ([OTHER, NOT_FOUND], "ask upstream why it changed"),
+    "a page, other bytes": ([PAGE, OTHER], "ask upstream why it changed"),
+}
+
+
+@pytest.mark.parametrize("case", NEXT_STEPS)
+def test_the_next_step_fits_what_happened(case: str, origin: Origin, store: Store) -> None:
+    """An error ends with what a person can do about the cause that matters most."""
+    answers, told = NEXT_STEPS[case]
+    origin.answers |= {f"/{number}": answer for number, answer in enumerate(answers)}
+    with pytest.raises(AllSourcesFailedError) as caught:
+        sources(store).obtain(wanted(*(f"{origin.url}/{number}" for number in range(len(answers)))), Silent())
+    assert caught.value.hint.startswith(told)
+
+
+def test_the_next_step_when_nobody_was_asked(origin: Origin, store: Store) -> None:
+    """What gave other content before is not asked again, what may not be asked never: the next step tells what to change."""
+    origin.answers |= {"/a": OTHER}
+    shared, url = sources(store), f"{origin.url}/a"
+    steps = []
+    for one in (wanted(url), wanted(url), wanted(url, refused={url: "mirrors.yml blocks it"})):
+        with pytest.raises(AllSourcesFailedError) as caught:
+            shared.obtain(one, Silent())
+        steps.append(caught.value.hint.partition(",")[0])
+    assert steps == [
+        "ask upstream why it changed; if the new content is right",
+        "add a mirror to the definition",
+        "mirrors.yml says so: add a mirror that it allows",
+    ]
+    assert len(origin.requests) == 2
+
+
 def test_a_dead_host_is_asked_once(origin: Origin, store: Store) -> None:
     """After one definition found a host dead, the next one goes to the mirror first."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

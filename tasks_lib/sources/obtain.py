@@ -108,14 +108,14 @@ class Sources:
     def _is_skipped(self, hunt: Hunt, trial: Trial) -> bool:
         refused = hunt.wanted.refused.get(trial.url, "")
         if refused:
-            hunt.report.skipped(trial.url, f"not asked: {refused}")
+            hunt.report.refused(trial.url, refused)
             return True
         if trial.origin is not None and self._policy.network == "off":
-            hunt.report.skipped(trial.url)
+            hunt.report.offline(trial.url)
             return True
         reason = self._hosts.known_wrong(trial.url, str(hunt.wanted.integrity.digest))
         if reason:
-            hunt.report.skipped(trial.url, f"not asked again: {reason}")
+            hunt.report.known_wrong(trial.url, reason)
         return bool(reason)
 
     def _after(self, hunt: Hunt, trial: Trial, error: FetchError, others: Sequence[Trial]) -> float | None:

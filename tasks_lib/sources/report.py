@@ -10,6 +10,7 @@ from tasks_lib.transport import redacted
 
 _OFFLINE: Final = "not asked: offline"
 _OTHER_CONTENT: Final = "add a mirror to the definition, or correct its size and sha256 after a review of the content"
+_REFUSED: Final = "mirrors.yml says so: add a mirror that it allows, or change its rule"
 _NO_ANSWER: Final = "check the URL and the network, or add a mirror to the definition"
 
 
@@ -19,7 +20,7 @@ class Report:
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
         self._attempts: list[Attempt] = []
-        self._advice, self._fallback = "", _NO_ANSWER
+        self._of_content = self._of_connection = ""
 
     def __len__(self) -> int:
         return len(self._attempts)
@@ -28,13 +29,23 @@ class Report:
         """Note a failed attempt; the advice of a mismatch is worth more than that of a connection."""
         self._attempts.append(Attempt(redacted(url), " ".join(error.message.split())))
         if isinstance(error, IntegrityError):
-            self._fallback = _OTHER_CONTENT
-        if error.hint and (isinstance(error, IntegrityError) or not self._advice):
-            self._advice = error.hint
+            self._of_content = error.hint
+        else:
+            self._of_connection = self._of_connection or error.hint
 
-    def skipped(self, url: str, reason: str = _OFFLINE) -> None:
-        """Note a source that was not asked."""
-        self._attempts.append(Attempt(redacted(url), reason))
+    def offline(self, url: str) -> None:
+        """Note a source that was not asked because the network is off."""
+        self._attempts.append(Attempt(redacted(url), _OFFLINE))
+
+    def refused(self, url: str, reason: str) -> None:
+        """Note a source that may not be asked."""
+        self._attempts.append(Attempt(redacted(url), f"not asked: {reason}"))
+        self._of_connection = self._of_connection or _REFUSED
+
+    def known_wrong(self, url: str, reason: str) -> None:
+        """Note a source that gave other content to an earlier task of this run."""
+        self._attempts.append(Attempt(redacted(url), f"not asked again: {reason}"))
+        self._of_content = self._of_content or _OTHER_CONTENT
 
     def failure(self) -> AllSourcesFailedError | OfflineError:
         """Return the error: one line a source with each of its reasons, and the next step."""
@@ -51,7 +62,7 @@ class Report:
         return AllSourcesFailedError(
             "\n".join([f"{wanted.name}: no source gave {wanted.integrity}", *lines]),
             attempts=tuple(self._attempts),
-            hint=self._advice or self._fallback,
+            hint=self._of_content or self._of_connection or _NO_ANSWER,
         )
 
 
