@@ -244,11 +244,18 @@ def act():
 def task_own():
     return {"actions": [act], "io": {"capture": False}}
 """
-
-
-@pytest.mark.parametrize(
-    "ours", [LEFT_OPEN, "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n" + LEFT_OPEN]
+OF_OURS = "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n" + LEFT_OPEN
+MANY = (
+    OF_OURS
+    + """
+def task_many():
+    for number in range(2000):
+        yield {"name": str(number), "actions": []}
+"""
 )
+
+
+@pytest.mark.parametrize("ours", [LEFT_OPEN, OF_OURS, MANY], ids=["doit", "ours", "many"])
 @pytest.mark.parametrize(
     ("words", "written"),
     [

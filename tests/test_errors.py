@@ -48,3 +48,9 @@ def test_archive_error_reads_as_documented() -> None:
         archive="a.tar.gz", entry=b"../\x1b", offset=1024, reason="leaves the destination", code="DOTDOT"
     )
     assert str(error) == r"a.tar.gz: entry '../\x1b' (offset 1024): leaves the destination [DOTDOT]"
+
+
+@pytest.mark.parametrize(("line", "told"), [(3, "a.yml:3: x: is empty"), (0, "a.yml: x: is empty")])
+def test_a_problem_of_the_whole_file_names_no_line(line: int, told: str) -> None:
+    """Line 0 is no line."""
+    assert str(errors.Problem("a.yml", line, "x", "is empty", "")) == told

@@ -97,7 +97,9 @@ def test_nothing_that_tasks_share_changes() -> None:
 FAIL = TaskFailed("no")  # type: ignore[no-untyped-call]
 
 
-@pytest.mark.parametrize("gives", [{"key": "k", "identity": {}}, {"key": ""}, FAIL, ValueError("x")], ids=repr)
+@pytest.mark.parametrize(
+    "gives", [{"key": "k", "identity": {}}, {"key": ""}, FAIL, ValueError("x"), LookupError("x")], ids=repr
+)
 def test_it_runs_as_doit_runs_it(gives: Any) -> None:
     """What an action gives, refuses or raises arrives as it does with doit."""
     stock, ours = both({**TOLD["made of nothing"], "actions": [(Act(gives),)]})
@@ -112,7 +114,15 @@ def test_it_runs_as_doit_runs_it(gives: Any) -> None:
     assert bool(ours.result) == bool(stock.result)
     if isinstance(expected, TaskError):
         assert found.message == expected.message
-        assert found.traceback[-1] == expected.traceback[-1] == "ValueError: x\n"
+        assert found.traceback[-1] == expected.traceback[-1] == f"{type(gives).__name__}: x\n"
+
+
+def test_another_process_is_sent_no_action() -> None:
+    """With `-P process` neither doit's tasks nor ours carry what only runs where they were made."""
+    stock, ours = both(TOLD["made of something"])
+    assert not {"_actions", "_action_instances", "_check", "_clean", "uptodate"} & ours.pickle_safe_dict().keys()
+    assert not {"_actions", "_action_instances", "clean_actions"} & stock.pickle_safe_dict().keys()
+    assert ours.pickle_safe_dict()["values"] == stock.pickle_safe_dict()["values"]
 
 
 def test_words_after_a_name_are_no_options() -> None:

@@ -1,7 +1,7 @@
 """A record as a Chrome trace, for Perfetto and chrome://tracing. Pure.
 
 A reader drops slices of one thread that overlap without one lying in the other: a task's phases stand in the task, one
-after the other.
+after the other. One that took no time that the record knows is left out: the next would be taken for its parent.
 
 Source: "Trace Event Format", the JSON object form with complete (`X`), counter (`C`) and metadata (`M`) events;
 timestamps and durations in microseconds.
@@ -49,8 +49,9 @@ def _slices(record: Record) -> Iterator[dict[str, Any]]:
         yield place | {"name": task["name"], "cat": kind, "args": facts | queued, "ts": at, "dur": ends - at}
         for name, start, end, *more in task["phases"]:
             begins, at = min(max(at, _us(start)), ends), min(max(at, _us(end)), ends)
-            arguments = dict(zip(("bytes", "url"), more, strict=False))
-            yield place | {"name": name, "cat": "phase", "args": arguments, "ts": begins, "dur": at - begins}
+            if at > begins:
+                arguments = dict(zip(("bytes", "url"), more, strict=False))
+                yield place | {"name": name, "cat": "phase", "args": arguments, "ts": begins, "dur": at - begins}
 
 
 def _us(ms: float) -> int:
