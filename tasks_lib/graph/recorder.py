@@ -60,6 +60,6 @@ def _paths_of(task: Any) -> Iterator[str]:
     if not checks or not all(hasattr(check, "witnesses") for check in checks):
         return
     for check in checks:
-        yield from map(str, check.witnesses())
+        yield from check.witnesses()
     yield from task.targets
     yield from task.file_dep

@@ -53,13 +53,13 @@ class Check(msgspec.Struct, frozen=True):
         """Return whether what it looks at stands, whatever doit remembers."""
         return self.stands(*self.arguments)
 
-    def witnesses(self) -> Iterator[Path]:
+    def witnesses(self) -> Iterator[str]:
         """Yield the files on which the answer depends: while none of them changes, neither does it."""
         yield from _WITNESSES[self.stands](*self.arguments)
 
     def complaints(self) -> list[str]:
         """Return what of the made things does not stand, when the last success had this key."""
-        missing = [str(path) for path in self.witnesses() if not os.path.lexists(path)]
+        missing = [path for path in self.witnesses() if not os.path.lexists(path)]
         told = [f"{escaped(path)} is missing" for path in missing[:_TOLD]]
         told += [f"and {len(missing) - _TOLD} more are missing"] if len(missing) > _TOLD else []
         return told or ["what it made was changed by something else"]
@@ -151,13 +151,13 @@ def stands(delivery: Delivery, worked: Path) -> bool:
     return steps.slot_of(delivery).key() == delivery.key and delivery.destination.is_dir()
 
 
-def stood_by(delivery: Delivery, worked: Path) -> Iterable[Path]:
+def stood_by(delivery: Delivery, worked: Path) -> Iterable[str]:
     """Return the files on which `stands` depends."""
-    known = (delivery.record,) if worked.exists() else steps.delivered_by(delivery)
-    return (worked, delivery.destination, *known)
+    known = (str(delivery.record),) if worked.exists() else steps.delivered_by(delivery)
+    return (str(worked), str(delivery.destination), *known)
 
 
-_WITNESSES: Final[Mapping[Callable[..., bool], Callable[..., Iterable[Path]]]] = {
+_WITNESSES: Final[Mapping[Callable[..., bool], Callable[..., Iterable[str]]]] = {
     steps.is_published: steps.published_by,
     steps.is_delivered: steps.delivered_by,
     steps.is_prepared: steps.prepared_by,

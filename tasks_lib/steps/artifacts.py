@@ -47,10 +47,10 @@ def is_published(world: World, artifact: Artifact) -> bool:
         return False  # the step tells it, in one line
 
 
-def published_by(world: World, artifact: Artifact) -> list[Path]:
+def published_by(world: World, artifact: Artifact) -> list[str]:
     """Return the files on which `is_published` depends."""
     integrity = integrity_of(world, artifact)
-    files = [artifact.path, *(world.store.witnesses(digest=integrity.digest) if integrity else [])]
+    files = [str(artifact.path), *(world.store.witnesses(digest=integrity.digest) if integrity else [])]
     keys = [artifact.verdict, "" if artifact.integrity else artifact.key]
     return files + [path for key in keys if key for path in world.store.witnesses(key=key)]
 

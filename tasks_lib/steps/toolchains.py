@@ -44,12 +44,12 @@ def _is_placed(preparation: Preparation, delivery: Delivery) -> bool:
     return slot.key() == delivery.key if preparation.worked.exists() else slot.holds(delivery.key)
 
 
-def prepared_by(world: World, preparation: Preparation) -> list[Path]:
+def prepared_by(world: World, preparation: Preparation) -> list[str]:
     """Return the files on which `is_prepared` depends."""
     placed = [one for one in preparation.deliveries if one.entry.delivery == "place"]
     files = [path for one in placed for path in delivered_by(one)]
     output = published_by(world, preparation.output) if preparation.output is not None else []
-    return [preparation.stamp, preparation.worked, *files, *output]
+    return [str(preparation.stamp), str(preparation.worked), *files, *output]
 
 
 def prepare(world: World, preparation: Preparation, progress: Progress) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from tasks_lib.digest import Integrity
@@ -33,10 +32,10 @@ def is_delivered(delivery: Delivery) -> bool:
     return slot_of(delivery).holds(delivery.key)
 
 
-def delivered_by(delivery: Delivery) -> Iterator[Path]:
+def delivered_by(delivery: Delivery) -> Iterator[str]:
     """Yield the files on which `is_delivered` depends: whatever was delivered, and its record."""
-    yield delivery.record
-    yield from slot_of(delivery).paths()
+    yield str(delivery.record)
+    yield from map(str, slot_of(delivery).paths())
 
 
 def deliver(world: World, delivery: Delivery, progress: Progress) -> None:

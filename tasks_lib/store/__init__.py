@@ -297,10 +297,10 @@ class Store:
         """Return the directories that nobody else may write: while their rights are the same, so is that answer."""
         return [path for shelf in self._shelves for path in shelf.guarded]
 
-    def witnesses(self, *, digest: Digest | None = None, key: str = "") -> list[Path]:
+    def witnesses(self, *, digest: Digest | None = None, key: str = "") -> list[str]:
         """Return the files that decide whether a blob is here, or what is recorded for a recipe key."""
-        blobs = [shelf.path(digest) for shelf in self._shelves] if digest is not None else []
-        return blobs + ([shelf.result_path(key) for shelf in self._shelves] if key else [])
+        blobs = [shelf.place(digest) for shelf in self._shelves] if digest is not None else []
+        return blobs + ([shelf.result_place(key) for shelf in self._shelves] if key else [])
 
     # --- results
 
@@ -312,7 +312,7 @@ class Store:
         """
         for shelf in self._shelves:
             with contextlib.suppress(OSError, ValueError):
-                return results.read(shelf.result_path(key), key, self.options.trust)
+                return results.read(Path(shelf.result_place(key)), key, self.options.trust)
         return None
 
     def record(self, result: Result) -> None:
@@ -324,7 +324,7 @@ class Store:
             StoreUnavailableError: the cache cannot be written.
         """
         self._directory("results")
-        final = self.shelf.result_path(result.key)
+        final = Path(self.shelf.result_place(result.key))
         with files.translated(final), self._scratch(0o644) as temporary:
             temporary.write(results.encoded(result).encode("ascii"))
             temporary.finish("fast")

@@ -121,23 +121,24 @@ class Shelf:
         return Memo(self.top / "measured", self.options.trust)
 
     @cached_property
-    def _blobs(self) -> str:
-        return str(self.top / "blobs")
+    def _place(self) -> str:
+        return str(self.top)
 
     def path(self, digest: Digest) -> Path:
         """Return where the blob of that digest is or would be."""
-        return _path(self._place(digest))
+        return _path(self.place(digest))
 
-    def result_path(self, key: str) -> Path:
+    def place(self, digest: Digest) -> str:
+        """Return the same as a text: ten thousand of them are looked at, and a `Path` costs more than the look."""
+        return f"{self._place}/blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
+
+    def result_place(self, key: str) -> str:
         """Return where what is recorded for a recipe key is or would be.
 
         Raises:
             StoreUnavailableError: as `top`.
         """
-        return Path(f"{self.top}/results/{key[:2]}/{key}")
-
-    def _place(self, digest: Digest) -> str:
-        return f"{self._blobs}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
+        return f"{self._place}/results/{key[:2]}/{key}"
 
     def found(self, integrity: Integrity) -> float | None:
         """Return when a blob was written that is here and unchanged since it was measured; one lstat when warm.
@@ -145,7 +146,7 @@ class Shelf:
         Raises:
             StoreUnavailableError: the system refuses to say.
         """
-        place = self._place(integrity.digest)
+        place = self.place(integrity.digest)
         try:
             stamp = Stamp.of(os.lstat(place))
         except OSError as error:

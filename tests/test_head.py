@@ -1,0 +1,47 @@
+"""The fields of an answer's head: read fast, and never otherwise than Python reads them."""
+
+from __future__ import annotations
+
+import http.client
+import io
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tasks_lib.transport.wire import _fields
+
+ODD = [b"A: 1", b"a:2", b"A : 3", b" folded", b"\tfolded", b"no colon", b": empty name", b"B:", b"C:  x \t", b"D: a\rb", b"E: \xe9\x00\x85", b"F\xe9: 1", b"From x", b"G: \x0b\x0c\x1c"]  # fmt: skip
+ENDS = [b"\r\n", b"\n", b"\r\r\n"]
+
+
+def read(head: bytes, parse: object) -> tuple[list[tuple[str, str]], list[str], object, bytes] | str:
+    """Return fields, defects, payload and what was left unread, or the error."""
+    file = io.BytesIO(head)
+    try:
+        found = parse(file)  # type: ignore[operator]
+    except http.client.HTTPException as error:
+        return repr(error)
+    return found.items(), [type(one).__name__ for one in found.defects], found.get_payload() or "", file.read()
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(ODD) | st.binary(max_size=12), st.sampled_from(ENDS))),
+    st.sampled_from(["\r\n", "\n", ""]),
+)
+@example([], "\r\n")
+@example([(b"A: 1", b"\r\n")] * 101, "\r\n")
+@example([(b"A: " + b"x" * 70_000, b"\r\n")], "\r\n")
+def test_a_head_means_what_python_says(lines: list[tuple[bytes, bytes]], end: str) -> None:
+    """Names, values, their order, defects, and where the body begins are the same, whatever the head is."""
+    head = b"".join(line + stop for line, stop in lines) + end.encode() + b"body"
+    assert read(head, _fields) == read(head, http.client.parse_headers)
+
+
+@pytest.mark.parametrize("odd", [b"", b" folded\r\n", b"no colon\r\n", b"A : 1\r\n"])
+def test_an_ordinary_head_needs_no_parser_of_mail(odd: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is odd is given to it."""
+    asked: list[bytes] = []
+    monkeypatch.setattr(http.client, "parse_headers", lambda file: asked.append(file.read()))
+    _fields(io.BytesIO(b"Content-Length: 3\r\n" + odd + b"\r\n"))
+    assert bool(asked) == bool(odd)
