@@ -1,6 +1,7 @@
 """The directories of one cache: made when missing, believed when nobody else can write them.
 
-Internal to the store. Thousands of small files ask for the same few: each is looked at once a second.
+Internal to the store. Thousands of small files ask for the same few: who may write one is looked at once a second, and
+what goes into one that stands is just put there.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Directories:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf, self._root, self._options = shelf, shelf.root, shelf.options
         self._own: dict[str, tuple[Path, float]] = {}
-        self._seen: dict[str, float] = {}
+        self._made: set[str] = set()
 
     def own(self, name: str) -> Path:
         """Return a directory of the store, made when missing.
@@ -61,12 +62,11 @@ class Directories:
         try:
             return act()
         except FileNotFoundError:
-            self._seen.clear()
+            self._made.clear()
             self._make(path, durability)
             return act()
 
     def _make(self, path: Path, durability: files.Durability) -> None:
-        now, place = time.monotonic(), str(path)
-        if now >= self._seen.get(place, 0.0):
+        if (place := str(path)) not in self._made:
             files.make_directory(path, self._root, durability)
-            self._seen[place] = now + _SEEN_S
+            self._made.add(place)

@@ -126,7 +126,7 @@ def make_directory(path: Path, root: Path, durability: Durability = "full") -> N
         new = _made(path)
     if not new:
         return
-    shared = _shared(str(path.parent), int(time.monotonic())) if root in path.parents else 0
+    shared = _shared(str(path.parent), int(time.monotonic())) if str(path).startswith(f"{root}/") else 0
     if shared & stat.S_IWGRP:
         path.chmod(0o755 | shared)
     sync_directory(path.parent, durability)

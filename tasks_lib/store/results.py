@@ -35,8 +35,8 @@ def encoded(result: Result) -> str:
         "digest": str(result.integrity.digest),
         "provenance": dict(result.provenance),
     }
-    stored["check"] = _check(result.key, stored)
-    return json.dumps(stored, sort_keys=True) + "\n"
+    text = json.dumps(stored, sort_keys=True)
+    return f'{{"check": "{_check(result.key, text)}", {text[1:]}\n'
 
 
 def read(path: Path, key: str, trust: Trust) -> Result:
@@ -53,7 +53,7 @@ def read(path: Path, key: str, trust: Trust) -> Result:
         text = files.text_of(file)
     try:
         stored = json.loads(text)
-        if stored.pop("check") != _check(key, stored):
+        if stored.pop("check") != _check(key, json.dumps(stored, sort_keys=True)):
             raise ValueError("it is not what was written")
         integrity = Integrity(size=stored["size"], digest=Digest.parse(stored["digest"]))
         return Result(key=key, integrity=integrity, provenance=dict(stored["provenance"]))
@@ -61,5 +61,5 @@ def read(path: Path, key: str, trust: Trust) -> Result:
         raise ValueError("it is no result") from error
 
 
-def _check(key: str, stored: Mapping[str, object]) -> str:
-    return hashlib.sha256(f"{key} {json.dumps(stored, sort_keys=True)}".encode()).hexdigest()
+def _check(key: str, text: str) -> str:
+    return hashlib.sha256(f"{key} {text}".encode()).hexdigest()

@@ -124,12 +124,9 @@ class _Adapter(HTTPAdapter):
     def request_url(self, request: Any, proxies: Any) -> str:  # noqa: ARG002  # requests' own signature
         return cast(str, request.target)
 
-    def build_response(self, req: Any, resp: Any) -> requests.Response:
-        response = requests.Response()
-        response.status_code, response.reason = resp.status, resp.reason
-        response.headers = requests.structures.CaseInsensitiveDict(resp.headers)
-        response.raw, response.request, response.url = resp, req, req.url
-        return response
+    def build_response(self, req: Any, resp: Any) -> Any:  # noqa: ARG002  # requests' own signature
+        """Return urllib3's answer itself: what requests adds (cookies, text, history) is not asked for."""
+        return resp
 
 
 class Wire:
@@ -203,11 +200,11 @@ def _reason(error: BaseException) -> str:
 class Answer:
     """The head of an answer, and its body as it comes."""
 
-    def __init__(self, response: requests.Response, deadline: Deadline) -> None:
-        self._raw: Any = response.raw
-        self._deadline = deadline
-        self.status, self.reason = response.status_code, response.reason or ""
-        self.headers = cast("Mapping[str, str]", response.headers)
+    def __init__(self, response: Any, deadline: Deadline) -> None:
+        self._raw, self._deadline = response, deadline
+        self.status: int = response.status
+        self.reason: str = response.reason or ""
+        self.headers: Mapping[str, str] = response.headers
         self.broken = False
 
     @property
