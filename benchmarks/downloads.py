@@ -145,7 +145,8 @@ def python(text: str) -> Callable[[Work, Path], list[str]]:
     return prepare
 
 
-CANDIDATES: dict[str, Callable[[Work, Path], list[str]]] = {
+Candidate = Callable[[Work, Path], list[str]]
+CANDIDATES: dict[str, Candidate] = {
     "ours": ours,
     "aria2c": aria2c,
     "aria2c-k1M": aria2c_k1m,
@@ -156,11 +157,8 @@ CANDIDATES: dict[str, Callable[[Work, Path], list[str]]] = {
 }
 
 
-def run(prepare: Callable[[Work, Path], list[str]], work: Work, top: Path) -> tuple[float, int]:
-    """Run a candidate in an empty directory; return seconds and its largest process in MiB."""
-    here = top / "run"
-    shutil.rmtree(here, ignore_errors=True)
-    here.mkdir()
+def run(prepare: Candidate, work: Work, here: Path, after: list[str]) -> tuple[float, int]:
+    """Run a candidate in an empty directory; return seconds until `after` it, and MiB of its largest process."""
     command = prepare(work, here)
     environ = {k: v for k, v in os.environ.items() if not k.startswith("FETCH")} | {"PYTHONPATH": str(ROOT)}
     begun = time.monotonic()
@@ -168,6 +166,7 @@ def run(prepare: Callable[[Work, Path], list[str]], work: Work, top: Path) -> tu
     assert process.stderr is not None
     told = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
+    subprocess.run(after, check=True)
     seconds = time.monotonic() - begun
     if status:
         raise SystemExit(f"{command[:3]} failed: {told[-2000:].decode(errors='replace')}")
@@ -232,6 +231,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--candidates", default="ours,aria2c,curl+openssl,wget2+openssl,pooch,urllib-threads")
     parser.add_argument("--directory", default="/dev/shm", help="tmpfs by default, so that a slow disk does not decide")
+    parser.add_argument(
+        "--disk", action="store_true", help="count until all is on the disk; remove nothing before the end"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="of the file sizes, to try it out")
     chosen = parser.parse_args()
     names = chosen.candidates.split(",")
@@ -252,7 +254,11 @@ def main() -> None:
                 work = Work(scenario, base, files)
                 for number in range(chosen.rounds):
                     for name in names[number % len(names) :] + names[: number % len(names)]:
-                        took, peak = run(CANDIDATES[name], work, top)
+                        here = Path(tempfile.mkdtemp(dir=top))
+                        after = ["sync", "-f", str(here)] if chosen.disk else ["true"]
+                        took, peak = run(CANDIDATES[name], work, here, after)
+                        if not chosen.disk:
+                            shutil.rmtree(here)
                         seconds[name].append(took)
                         memory[name] = max(memory[name], peak)
         report(title, scenario.reference, seconds, memory)
