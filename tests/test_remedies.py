@@ -201,6 +201,7 @@ RUN: dict[str, tuple[str, str, Callable[[Path], bool]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("claim", RUN)
 def test_the_run(claim: str, tmp_path: Path) -> None:
     """The claim holds, and does not with doit's own part in the place of ours."""
