@@ -305,7 +305,7 @@ class PooledRunner(Runner):
 
 
 def _wake(dispatcher: Any, node: Any) -> None:
-    """Let doit know that a node is done; what waited for it goes before what nobody waited for.
+    """Let doit know that a node is done, or was looked at; what waited for it goes before what nobody waited for.
 
     doit puts it behind all that is ready: behind the downloads of a whole group, however early its own was done.
     """
@@ -313,7 +313,8 @@ def _wake(dispatcher: Any, node: Any) -> None:
     dispatcher._update_waiting(node)
     for _ in range(len(dispatcher.ready) - before):
         dispatcher.ready.appendleft(dispatcher.ready.pop())
-    lean.release_node(node)
+    if node.run_status != "run":  # it was only looked at, and comes again once its setup tasks are done
+        lean.release_node(node)
 
 
 def _was_cancelled(fail: Any) -> bool:
