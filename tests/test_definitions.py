@@ -54,6 +54,17 @@ def test_taskgraph_keys_are_ignored_and_defaults_merged() -> None:
     assert (source.integrity.size, source.integrity.digest.hex, source.artifact_name) == (3, SHA, "x")
 
 
+def test_merge_keys_and_nulls() -> None:
+    """`<<:` gives what the mapping itself does not say, the first source first; a null is no text, a quoted one is."""
+    text = fetch("artifact-name: x").replace("a:", "a: &a", 1) + "b:\n  <<: [*a, {fetch: {}}]\n  description: 'null'\n"
+    found = read(text)
+    assert found.fetch("b").source == found.fetch("a").source
+    assert found.fetch("b").description == "null"
+    assert read("~\n").fetches == {}
+    with pytest.raises(DefinitionError, match=r"a\.fetch\.artifact-name: is empty"):
+        read(fetch("artifact-name: ~"))
+
+
 def test_file_urls_count_from_the_yaml_file() -> None:
     """A file: URL is relative to the file that holds it."""
     source = (
@@ -76,6 +87,7 @@ WRONG = {
     "unknown type": (GOOD.replace("static-url", "static"), "the type 'static' is not supported: did you mean static-url"),
     "mozilla type": (GOOD.replace("static-url", "chromium-fetch"), "it runs a script of Mozilla's"),
     "name": (GOOD.replace("a:", "'../a':", 1), "'../a' is no safe name"),
+    "name begins": (GOOD.replace("a:", "_a:", 1), "'_a' is no safe name: a letter or digit, then letters"),
     "prefix": (fetch("add-prefix: ../x, artifact-name: a.tar.zst"), "a.fetch.add-prefix: holds the component '..'"),
     "strip": (fetch("strip-components: -1"), "a.fetch.strip-components"),
     "duplicates": (fetch("duplicates: first"), "'first' is unknown: write refuse or last"),

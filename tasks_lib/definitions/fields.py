@@ -82,7 +82,8 @@ def checked_name(name: str) -> str:
     """
     if len(name) > MAX_NAME or not re.fullmatch(NAME, name):
         raise FieldError(
-            f"{name!r} is no safe name", f"letters, digits and . _ + ~ @ - ; at most {MAX_NAME} characters"
+            f"{name!r} is no safe name",
+            f"a letter or digit, then letters, digits and . _ + ~ @ - ; at most {MAX_NAME} characters",
         )
     return name
 
