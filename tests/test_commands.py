@@ -222,6 +222,50 @@ def test_own_tasks_beside_ours(repository: Path) -> None:
     assert (done.returncode, "did you mean ship?" in done.stdout) == (2, True)
 
 
+def test_words_beside_own_tasks_that_take_words(repository: Path) -> None:
+    """A path or a typo is what it is beside tasks with parameters and tasks that are made late, for every command."""
+    with (repository / "dodo.py").open("a") as file:
+        file.write(
+            "from doit import create_after\n"
+            'def task_takes():\n    return {"actions": ["echo %(pos)s > said"], "pos_arg": "pos"}\n'
+            'def task_flag():\n    return {"actions": [], "params": [{"name": "a", "short": "a", "default": ""}]}\n'
+            'def task_own():\n    return {"actions": ["touch own.h"], "targets": ["own.h"]}\n'
+            '@create_after(executed="own", target_regex=r".*\\.late")\n'
+            'def task_late():\n    yield {"name": "0", "actions": ["touch 0.late"], "targets": ["0.late"]}\n'
+        )
+    for words in (["run"], ["info"], ["list"], ["why"], ["forget"]):
+        assert "own" in doit(repository, *words, "./own.h").stdout
+        done = doit(repository, *words, "nothing-like-it-at-all")
+        assert (done.returncode, len(done.stdout.splitlines())) == (2, 2), done.stdout
+    done = doit(repository, "flag", "-a", "x", "./own.h")
+    assert (done.returncode, done.stdout) == (2, "ERROR: no task is called './own.h'\ndid you mean own?\n")
+    assert doit(repository, "*.late").returncode == 2
+    assert ran(doit(repository, "./own.h", "takes", "./own.h", "x*")) == ["own", "takes"]
+    assert (repository / "said").read_text() == "./own.h x*\n"
+    assert ran(doit(repository, "0.late")) == ran(doit(repository, "late:0")) == ["late:0", "own"]
+
+
+@pytest.mark.parametrize("words", ["graph -o", "report -o", "report --trace"])
+def test_a_file_that_cannot_be_written(words: str, repository: Path) -> None:
+    """What was asked for with an option and cannot be written is named, with what to look at."""
+    ran(doit(repository))
+    done = doit(repository, *words.split(), "none/here")
+    assert done.returncode == 3
+    assert done.stdout.splitlines()[-2:] == [
+        "ERROR: none/here cannot be written: No such file or directory",
+        "see that its directory is there and may be written",
+    ]
+
+
+@pytest.mark.parametrize("words", ["--backend sqlite3 --db-file other.db", "--db-file ."])
+def test_another_database(words: str, repository: Path) -> None:
+    """With another backend doit is as it is everywhere; a database that cannot be opened is told."""
+    ran(doit(repository))
+    everything = ran(doit(repository, *words.split()))
+    assert "fetch:lib" in everything
+    assert ran(doit(repository, *words.split())) == ([] if "sqlite3" in words else everything)
+
+
 @pytest.mark.parametrize("words", ["list", "", "info fetch:tool", "verify", "report", "-f ../dodo.py list", "graph"])
 def test_a_directory_that_was_removed(words: str, repository: Path) -> None:
     """Started where nothing is any more, every command says so, and doit's traceback is not shown."""

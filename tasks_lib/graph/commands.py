@@ -189,7 +189,8 @@ class Run(Named, _DOIT.Run):  # type: ignore[misc]
         reporter = self.params["reporter"]
         told = "reporter" not in given and (reporter == "fetch" or hasattr(reporter, "standing"))
         ours = self.params["quiet"] or told
-        return "stamp" if ours and not whole else "all"
+        known = self.params["backend"] == "doit-fetch"  # another one does not say what was forgotten
+        return "stamp" if known and ours and not whole else "all"
 
     def _replace_runner(self) -> None:
         """Let doit make our runner instead of its own, but for `-P process`."""

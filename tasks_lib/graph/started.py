@@ -11,6 +11,8 @@ from doit.cmd_base import DoitCmdBase
 from doit.cmdparse import CmdParseError
 from doit.exceptions import InvalidCommand
 
+from tasks_lib.errors import escaped
+
 _COMMAND: Any = DoitCmdBase  # doit has no types
 _HELP: Final = ("--help", "-h")
 
@@ -34,6 +36,13 @@ class Command(_COMMAND):  # type: ignore[misc]
             why = error.__context__
             told = str(why) if isinstance(why, getopt.GetoptError) else " ".join(str(error).split())
             raise CmdParseError(f"{self.name}: {told}\n`doit help {self.name}` shows its options") from None
+
+
+def unwritten(path: object, error: OSError) -> str:
+    """Return what to say of a file that was asked for with an option."""
+    return (
+        f"{escaped(str(path))} cannot be written: {error.strerror}\nsee that its directory is there and may be written"
+    )
 
 
 def set_up(loader: Any, params: Any) -> None:

@@ -14,6 +14,7 @@ from tasks_lib.errors import escaped
 from tasks_lib.graph import drawing
 from tasks_lib.graph.closure import needed
 from tasks_lib.graph.commands import Named
+from tasks_lib.graph.started import unwritten
 from tasks_lib.graph.tasks import Check
 from tasks_lib.graph.told import reasons
 
@@ -166,8 +167,11 @@ class Graph(_Telling):
         selected = self.loader.selection(self.task_list, self.sel_tasks)
         nodes = sorted((task for task in needed(control.tasks, selected) if task.actions), key=lambda task: task.name)
         text = drawing.FORMATS[format](nodes)
-        if into:
-            Path(into).write_text(text, "utf-8")
-        else:
+        if not into:
             self.outstream.write(text)
+            return 0
+        try:
+            Path(into).write_text(text, "utf-8")
+        except OSError as error:
+            raise InvalidCommand(unwritten(into, error)) from None  # type: ignore[no-untyped-call]
         return 0
