@@ -234,6 +234,30 @@ def test_a_command_that_cannot_run_here_is_skipped(repository: Path) -> None:
     assert "its command ended with status 3: broken" in done.stdout
 
 
+def test_a_toolchain_that_asks_for_something_else(repository: Path) -> None:
+    """Another version where one stood, another directory, one artifact less: what stands is what is asked for now."""
+    for version in ("1", "2"):
+        content = tar([Member(f"lib-{version}/lib.h", version.encode()), Member(f"lib-{version}/v{version}", b"")])
+        (repository / f"g{version}.tar").write_bytes(content)
+        more = "    artifact-name: g.tar.zst\n    strip-components: 1\n    add-prefix: g/\n"
+        text = definition(f"g-{version}", f"file:../../g{version}.tar", content, more)
+        written(repository, {f"fetchdefs/fetch/g{version}.yml": text})
+    asked = {
+        "g-1, {artifact: tool, dest: x, extract: false}": {"g/lib.h", "g/v1", "x/tool.tar"},
+        "g-2, {artifact: tool, dest: y, extract: false}": {"g/lib.h", "g/v2", "y/tool.tar"},
+        "{artifact: tool, extract: false}": {"tool.tar"},
+        "g-1": {"g/lib.h", "g/v1"},
+        "": set[str](),
+    }
+    made = repository / "build/kit/fetches"
+    for fetches, files in asked.items():
+        text = f"kit: {{description: k, fetches: {{fetch: [{fetches}]}}}}\n"
+        written(repository, {"fetchdefs/toolchain/kit.yml": text})
+        assert "toolchain:kit" in ran(doit(repository, "toolchain:kit"))
+        assert {str(one.relative_to(made)) for one in made.rglob("*") if one.is_file()} == files
+        assert ran(doit(repository, "toolchain:kit")) == []
+
+
 def test_the_sample(tmp_path: Path) -> None:
     """The repository's own bare doit needs no network, compiles the sample, and is then up to date."""
     for name in ("dodo.py", "fetchdefs"):

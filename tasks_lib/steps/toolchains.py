@@ -17,7 +17,7 @@ from tasks_lib.errors import CancelledError, StoreUnavailableError, ToolError, T
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import adopt, is_published, published_by
 from tasks_lib.steps.plan import Delivery, Preparation
-from tasks_lib.steps.trees import deliver, delivered_by, slot_of
+from tasks_lib.steps.trees import deliver, delivered_by, drop_others, slot_of
 from tasks_lib.steps.world import World
 from tasks_lib.store import Result
 
@@ -61,7 +61,9 @@ def prepare(world: World, preparation: Preparation, progress: Progress) -> str:
         ToolError: the command is missing, failed, or left no artifact.
         TreeError, BlobMissingError, BlobCorruptError, StoreUnavailableError, CancelledError: as the steps before.
     """
+    wanted = [one.record.stem for one in preparation.deliveries]
     with world.store.lock(preparation.key, progress), _translated(preparation.directory):
+        drop_others(world, preparation.fetches, preparation.records, wanted, progress)
         for delivery in preparation.deliveries:
             if delivery.entry.delivery == "place" and not _is_placed(preparation, delivery):
                 deliver(world, delivery, progress)
