@@ -68,10 +68,12 @@ def test_merge_keys_and_nulls() -> None:
 def test_file_urls_count_from_the_yaml_file() -> None:
     """A file: URL is relative to the file that holds it."""
     source = (
-        read(fetch("mirrors: ['file:../m/a%20b.tar.gz', 'file:///x']"), directory="/base dir/fetch").fetch("a").source
+        read(fetch("mirrors: ['file:../m/a%20b.tar.gz', 'file:///x']"), directory="/base dir\udcff/fetch")
+        .fetch("a")
+        .source
     )
     assert isinstance(source, StaticUrl)
-    assert source.mirrors == ("file:///base%20dir/m/a%20b.tar.gz", "file:///x")
+    assert source.mirrors == ("file:///base%20dir%FF/m/a%20b.tar.gz", "file:///x")
 
 
 WRONG = {
@@ -81,6 +83,7 @@ WRONG = {
     "digest": (GOOD.replace(SHA, "zz"), "a.fetch.sha256: 2 characters are no sha256"),
     "size": (GOOD.replace("size: 3", "size: -1"), "a.fetch.size"),
     "missing": (GOOD.replace(", size: 3", ""), "a.fetch.size: is missing: run `stat"),
+    "NUL": (GOOD.replace("https://h/a", "file:%00/a"), "a.fetch.url: holds a NUL"),
     "ftp": (GOOD.replace("https:", "ftp:"), "a.fetch.url: the URL scheme 'ftp' is not supported: use the https form"),
     "unknown key": (fetch("strip-component: 1"), "a.fetch.strip-component: unknown key: did you mean strip-components"),
     "unknown task key": (GOOD.replace("description", "descriptoin"), "a.descriptoin: unknown key: did you mean"),

@@ -132,6 +132,23 @@ def test_elsewhere(repository: Path, tmp_path: Path) -> None:
     assert ran(doit(repository, "fetch", FETCHDEFS_DIR=f"{tmp_path}/defs", FETCH_CACHE_DIR=f"{tmp_path}/c")) == []
 
 
+def test_a_directory_whose_name_is_no_text(repository: Path) -> None:
+    """Below a name that is no UTF-8 everything works by relative paths; a file of such a name is refused."""
+    odd = repository / os.fsdecode(b"odd\xff")
+    written(odd, {"dodo.py": PORCH, "fetchdefs/fetch/near.yml": definition("near", "file:../../near.tar", TOOL)})
+    (odd / "near.tar").write_bytes(TOOL)
+    assert ran(doit(odd, "offline=1", "extract:near")) == ["extract:near", "fetch:near"]
+    assert (odd / "build/extracted/near/tool/tool.c").exists()
+    for fetchdefs in (str(odd / "fetchdefs"), "fetchdefs"):
+        done = doit(odd, f"fetchdefs={fetchdefs}", "list")
+        assert (done.returncode, "Traceback" in done.stdout) == (3 if fetchdefs != "fetchdefs" else 0, False)
+    (odd / "fetchdefs/fetch/near.yml").rename(odd / os.fsdecode(b"fetchdefs/fetch/\xe9.yml"))
+    told = (
+        r"ERROR: fetchdefs/fetch/\udce9.yml:1: has a path that is no UTF-8: rename it, or give a relative `fetchdefs=`"
+    )
+    assert doit(odd, "list").stdout.strip() == told
+
+
 def test_offline(repository: Path, origin: Origin) -> None:
     """Offline, what is cached works and what is not is told; no socket is opened."""
     ran(doit(repository, "fetch:lib"))

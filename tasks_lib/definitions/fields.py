@@ -161,6 +161,8 @@ def checked_url(url: str, schemes: tuple[str, ...]) -> str:
         raise FieldError(f"the URL scheme {scheme[:20]!r} is not supported", hint)
     if scheme in ("http", "https"):
         _check_host(url)
+    if scheme == "file" and "%00" in url:
+        raise FieldError("holds a NUL", "write the name of a file that can be there")
     if scheme == "mirror" and not re.fullmatch(rf"mirror://{NAME}/.+", url):
         raise FieldError("names no mirror group and path", "write mirror://GROUP/PATH")
     return url
@@ -173,7 +175,7 @@ def resolved(url: str, where: Where) -> str:
     path = url[5:]
     if path.startswith("//"):
         path = "/" + path[2:].partition("/")[2]  # a host in a file URL is ignored, as RFC 8089 section 2 allows
-    return "file://" + posixpath.normpath(posixpath.join(quote(where.base), path))
+    return "file://" + posixpath.normpath(posixpath.join(quote(where.base, errors="surrogateescape"), path))
 
 
 def _check_host(url: str) -> None:

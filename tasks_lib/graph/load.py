@@ -88,8 +88,9 @@ def _files(directory: Path) -> list[Path]:
 def _read(kind: str, path: Path, root: str, problems: list[Problem]) -> SourceFile | None:
     from tasks_lib.definitions import SourceFile
 
-    reason = ""
+    reason = hint = ""
     try:
+        f"{path}{root}".encode()  # they stand in what is kept of its definitions
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
         text = data.decode("utf-8")
@@ -98,9 +99,11 @@ def _read(kind: str, path: Path, root: str, problems: list[Problem]) -> SourceFi
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
     except UnicodeDecodeError as error:
-        reason = f"is no UTF-8 at byte {error.start}"
+        reason, hint = f"is no UTF-8 at byte {error.start}", "write it as UTF-8"
+    except UnicodeEncodeError:
+        reason, hint = "has a path that is no UTF-8", "rename it, or give a relative `fetchdefs=`"
     if reason:
-        problems.append(Problem(str(path), 1, "", reason, ""))
+        problems.append(Problem(str(path), 1, "", reason, hint))
         return None
     path = Path(os.path.normpath(path))
     directory = path.parent.absolute()
