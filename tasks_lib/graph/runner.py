@@ -20,7 +20,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from typing import Any, Final
 
-from doit.exceptions import BaseFail, InvalidDodoFile, TaskError, TaskFailed
+from doit.exceptions import BaseFail, InvalidDodoFile, TaskError, TaskFailed, UnmetDependency
 from doit.runner import Runner
 
 from tasks_lib.errors import escaped
@@ -276,6 +276,13 @@ class PooledRunner(Runner):
                 self._keeping.recorder.made(node.task)
             if isinstance(node.task, lean.LeanTask):
                 node.task.release()
+
+    def _handle_task_error(self, node: Any, base_fail: BaseFail) -> None:
+        """Count a failure; a task that was not run adds nothing to the status, since what it needs counted."""
+        before = self.final_result
+        super()._handle_task_error(node, base_fail)  # type: ignore[no-untyped-call]
+        if isinstance(base_fail, UnmetDependency):
+            self.final_result = before
 
     def finish(self) -> int:
         """Save and report; then leave a stamp for the next run, unless a signal wants the end now."""
