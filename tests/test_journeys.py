@@ -251,6 +251,16 @@ def test_a_command_that_cannot_run_here_is_skipped(repository: Path) -> None:
     assert "its command ended with status 3: broken" in done.stdout
 
 
+@pytest.mark.parametrize("resource", ["gone.txt", "."])
+def test_a_resource_that_is_no_file(resource: str, repository: Path) -> None:
+    """What a command reads is a part of its key: a resource that is missing, or a directory, is refused."""
+    text = f"kit:\n  description: k\n  run: {{command: ['true'], resources: [{resource}]}}\n"
+    written(repository, {"fetchdefs/toolchain/kit.yml": text})
+    done = doit(repository, "toolchain:kit")
+    assert done.returncode == 1
+    assert f"toolchain kit: its resource {resource} is no file\nname each file that the command reads" in done.stdout
+
+
 def test_a_toolchain_that_asks_for_something_else(repository: Path) -> None:
     """Another version where one stood, another directory, one artifact less: what stands is what is asked for now."""
     for version in ("1", "2"):
