@@ -169,6 +169,10 @@ def test_from_a_subdirectory_and_with_f(repository: Path) -> None:
     assert len(ran(doit(below, "-k"))) == 5
     assert "nothing to do" in doit(below, "-k").stdout
     assert "nothing to do" in doit(Path("/"), "-f", str(repository / "dodo.py")).stdout
+    path = Path(target(repository)).relative_to(repository)
+    for word in (f"../../{path}", str(path)):  # as a shell completes it there, and as `doit info` shows it
+        assert doit(below, "forget", "-k", word).stdout == "forgetting fetch:tool\n"
+        assert ran(doit(below, "-k", word)) == ["fetch:tool"]
     assert doit(below, "forget", "-k", "fetch:tool").stdout == "forgetting fetch:tool\n"
     assert doit(below, "info", "-f", "../../dodo.py", "fetch:typo").returncode == 2
     assert [path.name for path in repository.glob("*.db*")] == []
@@ -245,7 +249,7 @@ def test_words_beside_own_tasks_that_take_words(repository: Path) -> None:
     assert ran(doit(repository, "0.late")) == ran(doit(repository, "late:0")) == ["late:0", "own"]
 
 
-@pytest.mark.parametrize("words", ["graph -o", "report -o", "report --trace"])
+@pytest.mark.parametrize("words", ["graph -o", "report -o", "report --trace", "run -o", "run -r lines -o"])
 def test_a_file_that_cannot_be_written(words: str, repository: Path) -> None:
     """What was asked for with an option and cannot be written is named, with what to look at."""
     ran(doit(repository))

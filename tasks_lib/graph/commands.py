@@ -26,7 +26,7 @@ from tasks_lib.graph.house import house
 from tasks_lib.graph.late import Late
 from tasks_lib.graph.loader import Loader
 from tasks_lib.graph.names import UnknownNameError
-from tasks_lib.graph.started import Command
+from tasks_lib.graph.started import Command, unwritten
 from tasks_lib.graph.state import State
 
 if TYPE_CHECKING:
@@ -112,6 +112,10 @@ class Named(Command):
         except BrokenPipeError:
             _silence()
             return PIPE_CLOSED
+        except OSError as error:
+            if error.filename is None or error.filename != params.get("outfile"):
+                raise
+            raise InvalidCommand(unwritten(error.filename, error)) from None  # type: ignore[no-untyped-call]
         except KeyboardInterrupt:
             return INTERRUPTED
         finally:
