@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -160,6 +162,44 @@ def test_the_graph_as_text(repository: Path) -> None:
     assert {task["name"]: task["needs"] for task in tasks}["extract:built/lib"] == ["repack:lib"]
     assert len(tasks) == 5
     assert doit(repository, "graph", "--format", "picture").returncode == 3
+
+
+def refused(repository: Path, *words: str) -> list[str]:
+    """Return what doit says, with status 3, as one whom permissions bind: root is without its rights over files."""
+    bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*bound, sys.executable, "-m", "doit", *words], cwd=repository, env=CLEAN | {"PYTHONPATH": str(ROOT)},
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stdout
+    return done.stdout.splitlines()
+
+
+needs_setpriv = pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root needs setpriv")
+
+
+@needs_setpriv
+def test_what_cannot_be_removed(repository: Path) -> None:
+    """`doit clean` names the file that it may not remove, with what to look at."""
+    ran(doit(repository, "fetch:tool"))
+    path = Path(target(repository)).relative_to(repository)
+    (repository / path).parent.chmod(0o555)
+    told = [f"ERROR: {path} cannot be removed: Permission denied", "check its permissions"]
+    assert refused(repository, "clean", "fetch:tool")[-2:] == told
+
+
+@needs_setpriv
+@pytest.mark.parametrize("name", ["fetchdefs", "fetchdefs/fetch", "fetchdefs/fetch/kind.yml"])
+def test_definitions_that_cannot_be_read(name: str, repository: Path) -> None:
+    """What cannot be read is told, and is not taken for a directory without definitions: nothing is pruned."""
+    ran(doit(repository))
+    (repository / "fetchdefs/fetch/kind.yml").write_text("tasks-from: [all.yml]\n")
+    (repository / name).chmod(0)
+    place = name if name != "fetchdefs" else "fetchdefs/fetch"
+    assert f"ERROR: {place}: cannot be read: Permission denied: check its permissions" in refused(repository, "list")
+    assert "cannot be read: Permission denied" in "".join(refused(repository, "prune"))
+    (repository / name).chmod(0o755)
+    assert ran(doit(repository)) == []
 
 
 def test_from_a_subdirectory_and_with_f(repository: Path) -> None:

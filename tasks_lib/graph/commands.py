@@ -21,7 +21,7 @@ from doit.cmd_forget import Forget as DoitForget
 from doit.cmd_list import List as DoitList
 from doit.exceptions import InvalidCommand
 
-from tasks_lib.errors import FetchError, OfflineError
+from tasks_lib.errors import FetchError, OfflineError, escaped
 from tasks_lib.graph.house import house
 from tasks_lib.graph.late import Late
 from tasks_lib.graph.loader import Loader
@@ -263,3 +263,17 @@ class Clean(Named, _CLEAN):  # type: ignore[misc]
     """`doit clean`."""
 
     name = "clean"
+
+    def execute(self, params: Any, args: list[str]) -> int:
+        """Clean.
+
+        Raises:
+            InvalidCommand: a file cannot be removed; doit prints it.
+        """
+        try:
+            return super().execute(params, args)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            told = f"{escaped(str(error.filename))} cannot be removed: {error.strerror}\ncheck its permissions"
+            raise InvalidCommand(told) from None  # type: ignore[no-untyped-call]
