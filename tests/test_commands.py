@@ -148,6 +148,28 @@ def test_why_names_the_input_that_changed(repository: Path) -> None:
     assert doit(repository, "info", "toolchain:built").returncode == 1
 
 
+def test_why_tells_what_is_ignored(repository: Path) -> None:
+    """An ignored task and what needs it are no tasks that would run."""
+    ran(doit(repository))
+    doit(repository, "ignore", "repack:lib")
+    told = doit(repository, "why", "toolchain:built").stdout
+    assert "repack:lib\n  it is ignored: `doit forget` makes it run again\n" in told
+    assert "extract:built/lib\n  it is ignored, as repack:lib\n" in told
+    assert "0 of 4 tasks would be looked into\n" in told
+    assert doit(repository, "toolchain:built").stdout.count("!! ") == 3
+
+
+def test_default_tasks_that_name_nothing(repository: Path) -> None:
+    """A default task that is none is told by every command that takes the default tasks; no default task is no work."""
+    porch = repository / "dodo.py"
+    porch.write_text(PORCH + 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["nothing-like-it-at-all"]}\n')
+    for command in ("run", "why", "graph", "forget", "clean"):
+        done = doit(repository, command)
+        assert (done.returncode, len(done.stdout.splitlines())) == (2, 2), done.stdout
+    porch.write_text(PORCH + 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": []}\n')
+    assert doit(repository).stdout.startswith("nothing to do; ")
+
+
 def test_the_graph_as_text(repository: Path) -> None:
     """Mermaid, DOT and JSON show what was asked for with all that it needs; options may stand behind."""
     mermaid = doit(repository, "graph", "toolchain:built").stdout

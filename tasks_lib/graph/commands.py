@@ -277,3 +277,9 @@ class Clean(Named, _CLEAN):  # type: ignore[misc]
                 raise
             told = f"{escaped(str(error.filename))} cannot be removed: {error.strerror}\ncheck its permissions"
             raise InvalidCommand(told) from None  # type: ignore[no-untyped-call]
+
+    def _execute(self, dryrun: bool, cleandep: bool, cleanall: bool, cleanforget: bool, pos_args: Any = None) -> int:
+        if self.sel_tasks is not None and not cleanall:  # default tasks, which may name nothing
+            self.sel_tasks = self.loader.selection(self.task_list, self.sel_tasks)
+        super()._execute(dryrun, cleandep, cleanall, cleanforget, pos_args)
+        return 0

@@ -123,15 +123,21 @@ class Why(_Telling):
         control = self.control()
         selected = self.loader.selection(self.task_list, self.sel_tasks)
         running: dict[str, list[str]] = {}
+        ignored: dict[str, list[str]] = {}
         tasks = [task for task in _in_order(control.tasks, selected) if task.actions]
         for task in tasks:
             state, why = self.status_of(task, control)
             before = [name for name in task.task_dep if name in running]
-            if state != "up-to-date":
+            held = [name for name in task.task_dep if name in ignored]
+            if state == "ignored" or held:
+                ignored[task.name] = [
+                    f"it is ignored, as {', '.join(held[:5])}" if held else f"it is ignored: {'; '.join(why)}"
+                ]
+            elif state != "up-to-date":
                 running[task.name] = why
             elif before:
                 running[task.name] = [f"it is up to date now, but {', '.join(before[:5])} would run before it"]
-        for name, why in running.items():
+        for name, why in (running | ignored).items():
             self.outstream.write(f"{escaped(name)}\n" + "".join(f"  {one}\n" for one in why))
         self.outstream.write(f"{len(running)} of {len(tasks)} tasks would be looked into\n")
         return 0
