@@ -170,6 +170,16 @@ def test_default_tasks_that_name_nothing(repository: Path) -> None:
     assert doit(repository).stdout.startswith("nothing to do; ")
 
 
+def test_letters_that_the_output_cannot_write(repository: Path) -> None:
+    """A description in any letters is shown on an output of any encoding, as far as that goes."""
+    path = repository / "fetchdefs/fetch/all.yml"
+    path.write_text(path.read_text("utf-8").replace("the tool", "größe \u2713"), "utf-8")
+    for command in ("list --all", "info fetch:tool", "fetch:tool", "why", "graph", "clean"):
+        done = doit(repository, *command.split(), PYTHONIOENCODING="ascii")
+        assert done.returncode in (0, 1) and "Traceback" not in done.stdout, done.stdout
+    assert r"gr\xf6\xdfe \u2713" in doit(repository, "list", "--all", PYTHONIOENCODING="ascii").stdout
+
+
 def test_the_graph_as_text(repository: Path) -> None:
     """Mermaid, DOT and JSON show what was asked for with all that it needs; options may stand behind."""
     mermaid = doit(repository, "graph", "toolchain:built").stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getopt
+import io
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +27,8 @@ class Command(_COMMAND):  # type: ignore[misc]
         Raises:
             CmdParseError: an option that there is not; doit prints it.
         """
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="backslashreplace")  # a description may be in letters that it cannot write
         own = in_args[:1] if self.execute_tasks else in_args
         if any(word in _HELP for word in own):
             sys.stdout.write(f"{self.help()}\n")
