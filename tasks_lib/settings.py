@@ -207,7 +207,7 @@ def project_table(path: Path) -> Mapping[str, Any]:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError):
         return {}
-    if "tool.doit-fetch" not in text:
+    if "doit-fetch" not in text:
         return {}  # nothing for us: parsing other people's tables costs more than reading the file
     import tomllib
 
@@ -250,11 +250,15 @@ def _value(
 
 def _read(one: Setting, name: str, given: Any) -> str | int | float:
     if isinstance(one.default, str):
-        return str(given)
-    words = {"true": 1, "yes": 1, "on": 1, "false": 0, "no": 0, "off": 0}
+        if not isinstance(given, str) or "\0" in given:  # TOML has lists, numbers and any character
+            raise SettingError(
+                f"{name}={str(given)[:80]!r} is no text", hint=f'write it as "..."; it means: {one.meaning}'
+            )
+        return given
+    word = str(given).lower()
     try:
-        value = type(one.default)(words.get(str(given).lower(), given))
-    except (ValueError, TypeError):
+        value = type(one.default)({"true": 1, "yes": 1, "on": 1, "false": 0, "no": 0, "off": 0}.get(word, word))
+    except ValueError:
         value = -1
     if not 0 <= value < 1 << 62:
         said = f"{name}={str(given)[:80]!r}"

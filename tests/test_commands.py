@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +148,38 @@ def test_why_names_the_input_that_changed(repository: Path) -> None:
     assert doit(repository, "info", "toolchain:built").returncode == 1
 
 
+def test_why_tells_what_is_ignored(repository: Path) -> None:
+    """An ignored task and what needs it are no tasks that would run."""
+    ran(doit(repository))
+    doit(repository, "ignore", "repack:lib")
+    told = doit(repository, "why", "toolchain:built").stdout
+    assert "repack:lib\n  it is ignored: `doit forget` makes it run again\n" in told
+    assert "extract:built/lib\n  it is ignored, as repack:lib\n" in told
+    assert "0 of 4 tasks would be looked into\n" in told
+    assert doit(repository, "toolchain:built").stdout.count("!! ") == 3
+
+
+def test_default_tasks_that_name_nothing(repository: Path) -> None:
+    """A default task that is none is told by every command that takes the default tasks; no default task is no work."""
+    porch = repository / "dodo.py"
+    porch.write_text(PORCH + 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["nothing-like-it-at-all"]}\n')
+    for command in ("run", "why", "graph", "forget", "clean"):
+        done = doit(repository, command)
+        assert (done.returncode, len(done.stdout.splitlines())) == (2, 2), done.stdout
+    porch.write_text(PORCH + 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": []}\n')
+    assert doit(repository).stdout.startswith("nothing to do; ")
+
+
+def test_letters_that_the_output_cannot_write(repository: Path) -> None:
+    """A description in any letters is shown on an output of any encoding, as far as that goes."""
+    path = repository / "fetchdefs/fetch/all.yml"
+    path.write_text(path.read_text("utf-8").replace("the tool", "größe \u2713"), "utf-8")
+    for command in ("list --all", "info fetch:tool", "fetch:tool", "why", "graph", "clean"):
+        done = doit(repository, *command.split(), PYTHONIOENCODING="ascii")
+        assert done.returncode in (0, 1) and "Traceback" not in done.stdout, done.stdout
+    assert r"gr\xf6\xdfe \u2713" in doit(repository, "list", "--all", PYTHONIOENCODING="ascii").stdout
+
+
 def test_the_graph_as_text(repository: Path) -> None:
     """Mermaid, DOT and JSON show what was asked for with all that it needs; options may stand behind."""
     mermaid = doit(repository, "graph", "toolchain:built").stdout
@@ -162,6 +196,44 @@ def test_the_graph_as_text(repository: Path) -> None:
     assert doit(repository, "graph", "--format", "picture").returncode == 3
 
 
+def refused(repository: Path, *words: str) -> list[str]:
+    """Return what doit says, with status 3, as one whom permissions bind: root is without its rights over files."""
+    bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*bound, sys.executable, "-m", "doit", *words], cwd=repository, env=CLEAN | {"PYTHONPATH": str(ROOT)},
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stdout
+    return done.stdout.splitlines()
+
+
+needs_setpriv = pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root needs setpriv")
+
+
+@needs_setpriv
+def test_what_cannot_be_removed(repository: Path) -> None:
+    """`doit clean` names the file that it may not remove, with what to look at."""
+    ran(doit(repository, "fetch:tool"))
+    path = Path(target(repository)).relative_to(repository)
+    (repository / path).parent.chmod(0o555)
+    told = [f"ERROR: {path} cannot be removed: Permission denied", "check its permissions"]
+    assert refused(repository, "clean", "fetch:tool")[-2:] == told
+
+
+@needs_setpriv
+@pytest.mark.parametrize("name", ["fetchdefs", "fetchdefs/fetch", "fetchdefs/fetch/kind.yml"])
+def test_definitions_that_cannot_be_read(name: str, repository: Path) -> None:
+    """What cannot be read is told, and is not taken for a directory without definitions: nothing is pruned."""
+    ran(doit(repository))
+    (repository / "fetchdefs/fetch/kind.yml").write_text("tasks-from: [all.yml]\n")
+    (repository / name).chmod(0)
+    place = name if name != "fetchdefs" else "fetchdefs/fetch"
+    assert f"ERROR: {place}: cannot be read: Permission denied: check its permissions" in refused(repository, "list")
+    assert "cannot be read: Permission denied" in "".join(refused(repository, "prune"))
+    (repository / name).chmod(0o755)
+    assert ran(doit(repository)) == []
+
+
 def test_from_a_subdirectory_and_with_f(repository: Path) -> None:
     """Backend, runner and commands hold wherever doit is started."""
     below = repository / "some/where"
@@ -169,6 +241,10 @@ def test_from_a_subdirectory_and_with_f(repository: Path) -> None:
     assert len(ran(doit(below, "-k"))) == 5
     assert "nothing to do" in doit(below, "-k").stdout
     assert "nothing to do" in doit(Path("/"), "-f", str(repository / "dodo.py")).stdout
+    path = Path(target(repository)).relative_to(repository)
+    for word in (f"../../{path}", str(path)):  # as a shell completes it there, and as `doit info` shows it
+        assert doit(below, "forget", "-k", word).stdout == "forgetting fetch:tool\n"
+        assert ran(doit(below, "-k", word)) == ["fetch:tool"]
     assert doit(below, "forget", "-k", "fetch:tool").stdout == "forgetting fetch:tool\n"
     assert doit(below, "info", "-f", "../../dodo.py", "fetch:typo").returncode == 2
     assert [path.name for path in repository.glob("*.db*")] == []
@@ -220,6 +296,50 @@ def test_own_tasks_beside_ours(repository: Path) -> None:
     assert "ship" in doit(repository, "list").stdout
     done = doit(repository, "shipp")
     assert (done.returncode, "did you mean ship?" in done.stdout) == (2, True)
+
+
+def test_words_beside_own_tasks_that_take_words(repository: Path) -> None:
+    """A path or a typo is what it is beside tasks with parameters and tasks that are made late, for every command."""
+    with (repository / "dodo.py").open("a") as file:
+        file.write(
+            "from doit import create_after\n"
+            'def task_takes():\n    return {"actions": ["echo %(pos)s > said"], "pos_arg": "pos"}\n'
+            'def task_flag():\n    return {"actions": [], "params": [{"name": "a", "short": "a", "default": ""}]}\n'
+            'def task_own():\n    return {"actions": ["touch own.h"], "targets": ["own.h"]}\n'
+            '@create_after(executed="own", target_regex=r".*\\.late")\n'
+            'def task_late():\n    yield {"name": "0", "actions": ["touch 0.late"], "targets": ["0.late"]}\n'
+        )
+    for words in (["run"], ["info"], ["list"], ["why"], ["forget"]):
+        assert "own" in doit(repository, *words, "./own.h").stdout
+        done = doit(repository, *words, "nothing-like-it-at-all")
+        assert (done.returncode, len(done.stdout.splitlines())) == (2, 2), done.stdout
+    done = doit(repository, "flag", "-a", "x", "./own.h")
+    assert (done.returncode, done.stdout) == (2, "ERROR: no task is called './own.h'\ndid you mean own?\n")
+    assert doit(repository, "*.late").returncode == 2
+    assert ran(doit(repository, "./own.h", "takes", "./own.h", "x*")) == ["own", "takes"]
+    assert (repository / "said").read_text() == "./own.h x*\n"
+    assert ran(doit(repository, "0.late")) == ran(doit(repository, "late:0")) == ["late:0", "own"]
+
+
+@pytest.mark.parametrize("words", ["graph -o", "report -o", "report --trace", "run -o", "run -r lines -o"])
+def test_a_file_that_cannot_be_written(words: str, repository: Path) -> None:
+    """What was asked for with an option and cannot be written is named, with what to look at."""
+    ran(doit(repository))
+    done = doit(repository, *words.split(), "none/here")
+    assert done.returncode == 3
+    assert done.stdout.splitlines()[-2:] == [
+        "ERROR: none/here cannot be written: No such file or directory",
+        "see that its directory is there and may be written",
+    ]
+
+
+@pytest.mark.parametrize("words", ["--backend sqlite3 --db-file other.db", "--db-file ."])
+def test_another_database(words: str, repository: Path) -> None:
+    """With another backend doit is as it is everywhere; a database that cannot be opened is told."""
+    ran(doit(repository))
+    everything = ran(doit(repository, *words.split()))
+    assert "fetch:lib" in everything
+    assert ran(doit(repository, *words.split())) == ([] if "sqlite3" in words else everything)
 
 
 @pytest.mark.parametrize("words", ["list", "", "info fetch:tool", "verify", "report", "-f ../dodo.py list", "graph"])

@@ -54,13 +54,26 @@ def test_taskgraph_keys_are_ignored_and_defaults_merged() -> None:
     assert (source.integrity.size, source.integrity.digest.hex, source.artifact_name) == (3, SHA, "x")
 
 
+def test_merge_keys_and_nulls() -> None:
+    """`<<:` gives what the mapping itself does not say, the first source first; a null is no text, a quoted one is."""
+    text = fetch("artifact-name: x").replace("a:", "a: &a", 1) + "b:\n  <<: [*a, {fetch: {}}]\n  description: 'null'\n"
+    found = read(text)
+    assert found.fetch("b").source == found.fetch("a").source
+    assert found.fetch("b").description == "null"
+    assert read("~\n").fetches == {}
+    with pytest.raises(DefinitionError, match=r"a\.fetch\.artifact-name: is empty"):
+        read(fetch("artifact-name: ~"))
+
+
 def test_file_urls_count_from_the_yaml_file() -> None:
     """A file: URL is relative to the file that holds it."""
     source = (
-        read(fetch("mirrors: ['file:../m/a%20b.tar.gz', 'file:///x']"), directory="/base dir/fetch").fetch("a").source
+        read(fetch("mirrors: ['file:../m/a%20b.tar.gz', 'file:///x']"), directory="/base dir\udcff/fetch")
+        .fetch("a")
+        .source
     )
     assert isinstance(source, StaticUrl)
-    assert source.mirrors == ("file:///base%20dir/m/a%20b.tar.gz", "file:///x")
+    assert source.mirrors == ("file:///base%20dir%FF/m/a%20b.tar.gz", "file:///x")
 
 
 WRONG = {
@@ -70,12 +83,14 @@ WRONG = {
     "digest": (GOOD.replace(SHA, "zz"), "a.fetch.sha256: 2 characters are no sha256"),
     "size": (GOOD.replace("size: 3", "size: -1"), "a.fetch.size"),
     "missing": (GOOD.replace(", size: 3", ""), "a.fetch.size: is missing: run `stat"),
+    "NUL": (GOOD.replace("https://h/a", "file:%00/a"), "a.fetch.url: holds a NUL"),
     "ftp": (GOOD.replace("https:", "ftp:"), "a.fetch.url: the URL scheme 'ftp' is not supported: use the https form"),
     "unknown key": (fetch("strip-component: 1"), "a.fetch.strip-component: unknown key: did you mean strip-components"),
     "unknown task key": (GOOD.replace("description", "descriptoin"), "a.descriptoin: unknown key: did you mean"),
     "unknown type": (GOOD.replace("static-url", "static"), "the type 'static' is not supported: did you mean static-url"),
     "mozilla type": (GOOD.replace("static-url", "chromium-fetch"), "it runs a script of Mozilla's"),
     "name": (GOOD.replace("a:", "'../a':", 1), "'../a' is no safe name"),
+    "name begins": (GOOD.replace("a:", "_a:", 1), "'_a' is no safe name: a letter or digit, then letters"),
     "prefix": (fetch("add-prefix: ../x, artifact-name: a.tar.zst"), "a.fetch.add-prefix: holds the component '..'"),
     "strip": (fetch("strip-components: -1"), "a.fetch.strip-components"),
     "duplicates": (fetch("duplicates: first"), "'first' is unknown: write refuse or last"),

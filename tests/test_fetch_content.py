@@ -282,6 +282,19 @@ def test_refused(run: Run, tmp_path: Path, origin: Origin, name: str, dest: str,
     assert tree_of(tmp_path) == {dest: "older"}
 
 
+def test_what_is_no_file_is_not_replaced(run: Run, tmp_path: Path, origin: Origin) -> None:
+    """A device (a FIFO stands for it), what a link names as such, and a directory stay; nothing is asked for."""
+    os.mkfifo(tmp_path / "fifo.tar.zst")
+    (tmp_path / "link.tar.zst").symlink_to("fifo.tar.zst")
+    for dest in ("fifo.tar.zst", "link.tar.zst", "."):
+        ended = run("static-url", *pinned(TAR), f"{origin.url}/d/a.tar", dest)
+        assert ended.status == 1 and f"{dest} is no regular file" in ended.err
+        ended = run("git-checkout-archive", str(tmp_path), "a" * 40, dest)
+        assert ended.status == 1 and f"{dest} is no regular file" in ended.err
+    assert (tmp_path / "fifo.tar.zst").is_fifo() and (tmp_path / "link.tar.zst").is_symlink()
+    assert origin.paths() == []
+
+
 def test_permanent_errors_are_asked_once(run: Run, tmp_path: Path, origin: Origin) -> None:
     """A 404 does not get better by waiting; a 503 does."""
     run("static-url", *pinned(b"x"), f"{origin.url}/missing", tmp_path / "x")

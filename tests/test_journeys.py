@@ -132,6 +132,23 @@ def test_elsewhere(repository: Path, tmp_path: Path) -> None:
     assert ran(doit(repository, "fetch", FETCHDEFS_DIR=f"{tmp_path}/defs", FETCH_CACHE_DIR=f"{tmp_path}/c")) == []
 
 
+def test_a_directory_whose_name_is_no_text(repository: Path) -> None:
+    """Below a name that is no UTF-8 everything works by relative paths; a file of such a name is refused."""
+    odd = repository / os.fsdecode(b"odd\xff")
+    written(odd, {"dodo.py": PORCH, "fetchdefs/fetch/near.yml": definition("near", "file:../../near.tar", TOOL)})
+    (odd / "near.tar").write_bytes(TOOL)
+    assert ran(doit(odd, "offline=1", "extract:near")) == ["extract:near", "fetch:near"]
+    assert (odd / "build/extracted/near/tool/tool.c").exists()
+    for fetchdefs in (str(odd / "fetchdefs"), "fetchdefs"):
+        done = doit(odd, f"fetchdefs={fetchdefs}", "list")
+        assert (done.returncode, "Traceback" in done.stdout) == (3 if fetchdefs != "fetchdefs" else 0, False)
+    (odd / "fetchdefs/fetch/near.yml").rename(odd / os.fsdecode(b"fetchdefs/fetch/\xe9.yml"))
+    told = (
+        r"ERROR: fetchdefs/fetch/\udce9.yml:1: has a path that is no UTF-8: rename it, or give a relative `fetchdefs=`"
+    )
+    assert doit(odd, "list").stdout.strip() == told
+
+
 def test_offline(repository: Path, origin: Origin) -> None:
     """Offline, what is cached works and what is not is told; no socket is opened."""
     ran(doit(repository, "fetch:lib"))
@@ -232,6 +249,40 @@ def test_a_command_that_cannot_run_here_is_skipped(repository: Path) -> None:
     done = doit(repository, "toolchain:built")
     assert done.returncode != 0
     assert "its command ended with status 3: broken" in done.stdout
+
+
+@pytest.mark.parametrize("resource", ["gone.txt", "."])
+def test_a_resource_that_is_no_file(resource: str, repository: Path) -> None:
+    """What a command reads is a part of its key: a resource that is missing, or a directory, is refused."""
+    text = f"kit:\n  description: k\n  run: {{command: ['true'], resources: [{resource}]}}\n"
+    written(repository, {"fetchdefs/toolchain/kit.yml": text})
+    done = doit(repository, "toolchain:kit")
+    assert done.returncode == 1
+    assert f"toolchain kit: its resource {resource} is no file\nname each file that the command reads" in done.stdout
+
+
+def test_a_toolchain_that_asks_for_something_else(repository: Path) -> None:
+    """Another version where one stood, another directory, one artifact less: what stands is what is asked for now."""
+    for version in ("1", "2"):
+        content = tar([Member(f"lib-{version}/lib.h", version.encode()), Member(f"lib-{version}/v{version}", b"")])
+        (repository / f"g{version}.tar").write_bytes(content)
+        more = "    artifact-name: g.tar.zst\n    strip-components: 1\n    add-prefix: g/\n"
+        text = definition(f"g-{version}", f"file:../../g{version}.tar", content, more)
+        written(repository, {f"fetchdefs/fetch/g{version}.yml": text})
+    asked = {
+        "g-1, {artifact: tool, dest: x, extract: false}": {"g/lib.h", "g/v1", "x/tool.tar"},
+        "g-2, {artifact: tool, dest: y, extract: false}": {"g/lib.h", "g/v2", "y/tool.tar"},
+        "{artifact: tool, extract: false}": {"tool.tar"},
+        "g-1": {"g/lib.h", "g/v1"},
+        "": set[str](),
+    }
+    made = repository / "build/kit/fetches"
+    for fetches, files in asked.items():
+        text = f"kit: {{description: k, fetches: {{fetch: [{fetches}]}}}}\n"
+        written(repository, {"fetchdefs/toolchain/kit.yml": text})
+        assert "toolchain:kit" in ran(doit(repository, "toolchain:kit"))
+        assert {str(one.relative_to(made)) for one in made.rglob("*") if one.is_file()} == files
+        assert ran(doit(repository, "toolchain:kit")) == []
 
 
 def test_the_sample(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_after_a_failure_nothing_begins(tmp_path: Path) -> None:
     assert sorted(begun, key=int) == [str(number) for number in range(CORES)]
     (tmp_path / "log").unlink()
     always = AFTER_A_FAILURE.replace("not stopped()", "False")
-    assert doit(project(tmp_path, always), "-c", "all").returncode != 0
+    assert doit(project(tmp_path, always), "-c", "all").returncode == 1
     assert len(log(tmp_path)) == 100
 
 
@@ -345,3 +345,21 @@ def test_doit_habits(tmp_path: Path) -> None:
     done = doit(directory, "after")
     assert done.returncode == 1
     assert "after" not in (directory / "log").read_text().replace("top", "")
+
+
+def test_setup_tasks_and_values_of_other_tasks(tmp_path: Path) -> None:
+    """A task with setup tasks, or with a value of another task, runs once after them, whatever it reads."""
+    (tmp_path / "large").write_bytes(b"x" * (1 << 20))
+    directory = project(
+        tmp_path,
+        'def task_bed():\n    return {"actions": ["echo made >> bed"], "teardown": ["echo down >> bed"]}\n'
+        'def task_value():\n    return {"actions": [lambda: {"n": 3}]}\n'
+        'def task_takes():\n    return {"actions": ["echo %(n)s >> bed"], "getargs": {"n": ("value", "n")},\n'
+        '                        "setup": ["bed"], "file_dep": ["large"]}\n',
+    )
+    assert ran(doit(directory, "takes")) == ["bed", "takes", "value"]
+    assert (directory / "bed").read_text().split() == ["made", "3", "down"]
+    assert ran(doit(directory, "takes")) == []
+    (directory / "large").write_bytes(b"y" * (1 << 20))
+    assert ran(doit(directory, "-n", "4", "takes")) == ["bed", "takes", "value"]
+    assert (directory / "bed").read_text().split() == ["made", "3", "down"] * 2

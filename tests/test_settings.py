@@ -35,7 +35,12 @@ def test_pyproject(tmp_path: Path) -> None:
         ("retrys = 1", "unknown key 'retrys'\ndid you mean retries"),
         ("retries = 'many'", r"\[tool.doit-fetch\] retries='many' is no number"),
         ("retries = [1]", "is no number"),
+        ("retries = 1.5", "retries='1.5' is no number"),
         ("retries = ", "is no TOML"),
+        ("cache = ['a']", r"cache=\"\['a'\]\" is no text"),
+        ("cache = false", "cache='False' is no text"),
+        ("git-protocols = ['https']", "git_protocols=.* is no text\nwrite it as"),
+        ('build = "a\\u0000"', "is no text"),
     ],
 )
 def test_pyproject_is_judged(text: str, told: str, tmp_path: Path) -> None:
@@ -43,6 +48,15 @@ def test_pyproject_is_judged(text: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(f"[tool.doit-fetch]\n{text}\n")
     with pytest.raises(SettingError, match=told):
         Settings.parse(variables={}, environ={}, project=project_table(tmp_path / "pyproject.toml"))
+
+
+@pytest.mark.parametrize(
+    "text", ['[tool."doit-fetch"]\njobs = 3', "[tool]\ndoit-fetch = {jobs = 3}", "[ tool . doit-fetch ]\njobs = 3"]
+)
+def test_pyproject_in_any_spelling(text: str, tmp_path: Path) -> None:
+    """TOML has several ways to write one table."""
+    (tmp_path / "pyproject.toml").write_text(text)
+    assert project_table(tmp_path / "pyproject.toml") == {"jobs": 3}
 
 
 def test_networks() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -235,6 +236,15 @@ def test_file_mirror(store: Store, tmp_path: Path, origin: Origin) -> None:
     (tmp_path / "a b").write_bytes(BODY + b"more")
     with pytest.raises(AllSourcesFailedError, match="more than 200000"):
         sources(other).obtain(wanted(url), Silent())
+
+
+def test_a_fifo_is_not_waited_for(store: Store, tmp_path: Path) -> None:
+    """A FIFO is no source, since nobody may write it; neither it nor a name that is too long is at hand offline."""
+    os.mkfifo(tmp_path / "fifo")
+    urls = ((tmp_path / "fifo").as_uri(), f"file:///{'x' * 300}")
+    with pytest.raises(AllSourcesFailedError, match="it is a FIFO"):
+        sources(store).obtain(wanted(*urls), Silent())
+    assert sources(store).needs_network(wanted(*urls))
 
 
 def test_two_at_once_download_once(origin: Origin, store: Store) -> None:

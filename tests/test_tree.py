@@ -11,7 +11,7 @@ import pytest
 from tasks_lib.archive import Limits, Reshape
 from tasks_lib.errors import TreeError
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Slot, remove_tree
+from tasks_lib.tree import Slot, drop_strays, remove_tree
 from tests.archives import Member, gnu, pax, record, tar
 
 
@@ -164,3 +164,40 @@ def test_holes_stay_holes(slot: Slot) -> None:
     with (slot.destination / "a").open("rb") as file:
         file.seek(7_999_999)
         assert file.read(5) == b"\0end\0"
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_strays_go(killed: bool, slot: Slot) -> None:
+    """What nobody asks for any more goes from where it was put, but for what a slot that is kept has too."""
+    kept = Slot(slot.destination, slot.record.with_name("kept.json"))
+    elsewhere = Slot(slot.destination / "sub", slot.record.with_name("sub-1.0.json"))
+    extract(slot, Member("d/a", b"1"), Member("d/both", b"1"))
+    (slot.destination / "d/both").unlink()
+    extract(kept, Member("d/both", b"2"), Member("sub/b", b"2"))
+    extract(elsewhere, Member("a", b"3"))
+    (slot.destination / "d/own").write_bytes(b"of others")
+    if killed:
+        slot.record.rename(slot.record.with_suffix(".moving"))
+    drop_strays(slot.destination, slot.record.parent, ["kept"], 1, Silent())
+    left = {str(path.relative_to(slot.destination)) for path in slot.destination.rglob("*")}
+    assert left == {"d", "d/both", "d/own", "sub", "sub/b"}
+    assert kept.holds("k")
+    assert [path.name for path in slot.record.parent.iterdir() if path.suffix != ".lock" and path.name != ".lock"] == [
+        "kept.json"
+    ]
+    drop_strays(slot.destination, slot.record.parent / "none", [], 1, Silent())
+
+
+def test_a_slot_that_moves(slot: Slot) -> None:
+    """Delivered to another directory, a slot leaves nothing where it was; a collision leaves it there."""
+    moved = slot._replace(destination=slot.destination / "sub")
+    extract(slot, Member("d/a", b"1"))
+    moved.destination.mkdir()
+    (moved.destination / "d").write_bytes(b"of others")
+    with pytest.raises(TreeError, match=r"something else both put 'd' into .*\nremove what stands there"):
+        extract(moved, Member("d/a", b"1"))
+    assert slot.holds("k")
+    (moved.destination / "d").unlink()
+    extract(moved, Member("d/a", b"1"))
+    assert moved.holds("k")
+    assert not (slot.destination / "d").exists()

@@ -82,7 +82,8 @@ def checked_name(name: str) -> str:
     """
     if len(name) > MAX_NAME or not re.fullmatch(NAME, name):
         raise FieldError(
-            f"{name!r} is no safe name", f"letters, digits and . _ + ~ @ - ; at most {MAX_NAME} characters"
+            f"{name!r} is no safe name",
+            f"a letter or digit, then letters, digits and . _ + ~ @ - ; at most {MAX_NAME} characters",
         )
     return name
 
@@ -160,6 +161,8 @@ def checked_url(url: str, schemes: tuple[str, ...]) -> str:
         raise FieldError(f"the URL scheme {scheme[:20]!r} is not supported", hint)
     if scheme in ("http", "https"):
         _check_host(url)
+    if scheme == "file" and "%00" in url:
+        raise FieldError("holds a NUL", "write the name of a file that can be there")
     if scheme == "mirror" and not re.fullmatch(rf"mirror://{NAME}/.+", url):
         raise FieldError("names no mirror group and path", "write mirror://GROUP/PATH")
     return url
@@ -172,7 +175,7 @@ def resolved(url: str, where: Where) -> str:
     path = url[5:]
     if path.startswith("//"):
         path = "/" + path[2:].partition("/")[2]  # a host in a file URL is ignored, as RFC 8089 section 2 allows
-    return "file://" + posixpath.normpath(posixpath.join(quote(where.base), path))
+    return "file://" + posixpath.normpath(posixpath.join(quote(where.base, errors="surrogateescape"), path))
 
 
 def _check_host(url: str) -> None:

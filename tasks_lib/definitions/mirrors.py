@@ -189,7 +189,7 @@ def _groups(node: Node, where: Where) -> dict[str, Group]:
     for name, inner in node.items.items():
         place = where.at(name, node.lines[name])
         if not re.fullmatch(NAME, name):
-            place.wrong(f"{name!r} is no safe name", "letters, digits and . _ + ~ @ -")
+            place.wrong(f"{name!r} is no safe name", "a letter or digit, then letters, digits and . _ + ~ @ -")
         found = read_table(inner, place, _GROUP)
         if found is not None:
             groups[name] = Group(found["urls"], found.get("go-on", "any-error"))

@@ -139,7 +139,7 @@ class _Builder:
 
     def value(self, event: Any, line: int, depth: int) -> Node:
         if isinstance(event, yaml.ScalarEvent):
-            return Scalar(event.value, event.style is None, line)
+            return Scalar(event.value, not event.style, line)  # plain: libyaml says "", Python's own parser None
         if isinstance(event, yaml.SequenceStartEvent):
             items = []
             while not isinstance(inner := next(self.events), yaml.SequenceEndEvent):
@@ -163,8 +163,9 @@ class _Builder:
             else:
                 items[key.text], lines[key.text] = value, key.line
         for tree in below:  # YAML's merge is shallow, and the first source wins
-            for name in tree.items.keys() - items.keys():
-                items[name], lines[name] = tree.items[name], tree.lines[name]
+            for name in tree.items:
+                if name not in items:
+                    items[name], lines[name] = tree.items[name], tree.lines[name]
         return Tree(items, lines, line)
 
 

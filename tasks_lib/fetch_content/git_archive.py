@@ -16,7 +16,7 @@ import msgspec
 
 from tasks_lib.errors import SettingError, UnsupportedArchiveError
 from tasks_lib.fetch_content.porch import log
-from tasks_lib.fetch_content.run import Run, Told, running
+from tasks_lib.fetch_content.run import Run, Told, destination, running
 from tasks_lib.transport import redacted
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def git_checkout_archive(checkout: Checkout, environ: Mapping[str, str]) -> None
         FetchError: whatever prevented it, in one of its kinds.
         OSError: the destination cannot be written.
     """
-    dest = Path(checkout.dest)
+    dest = destination(checkout.dest)
     if not dest.name.endswith(".tar.zst"):
         raise UnsupportedArchiveError(archive=dest.name, reason="only .tar.zst archives are made", code="WRONG_FORMAT")
     with running(environ, dest.parent) as run:

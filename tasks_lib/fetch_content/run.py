@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tasks_lib.errors import CancelledError, TransportError
+from tasks_lib.errors import CancelledError, SettingError, TransportError, escaped
 from tasks_lib.fetch_content.porch import log
 from tasks_lib.settings import Settings
 from tasks_lib.store import Store, place
@@ -138,6 +138,18 @@ class Run:
             finally:
                 os.close(directory)
             (staging / path.name).replace(path)
+
+
+def destination(text: str) -> Path:
+    """Return where a file is to stand.
+
+    Raises:
+        SettingError: what stands there is no file: a device would be replaced, and be missed by all who use it.
+    """
+    path = Path(text)
+    if path.exists() and not path.is_file():
+        raise SettingError(f"{escaped(text)} is no regular file, and would be replaced", hint="name a file")
+    return path
 
 
 @contextlib.contextmanager

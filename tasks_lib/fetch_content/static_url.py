@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import AllSourcesFailedError, IntegrityError, SettingError, UnsupportedArchiveError
 from tasks_lib.fetch_content.porch import log
-from tasks_lib.fetch_content.run import Run, running
+from tasks_lib.fetch_content.run import Run, destination, running
 from tasks_lib.sources import Wanted
 from tasks_lib.transport import redacted
 from tasks_lib.unpinned import Asked
@@ -73,7 +73,7 @@ def static_url(request: Request, environ: Mapping[str, str]) -> None:
     """
     if bool(request.sig_url) != bool(request.key_env):
         raise SettingError("--gpg-sig-url and --gpg-key-env must both be defined")
-    dest = Path(request.dest)
+    dest = destination(request.dest)
     if request.needs_repack and not dest.name.endswith(".tar.zst"):
         reason = f"{request.original} would have to become {dest.name}, and only .tar.zst archives are made"
         raise UnsupportedArchiveError(archive=request.original, reason=reason, code="WRONG_FORMAT")

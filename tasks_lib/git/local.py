@@ -31,7 +31,7 @@ def copied(directory: Path, settings: RepositorySettings, url: str, commit: str,
         ToolError: git is missing.
         CancelledError: the run was asked to stop.
     """
-    place = Path(unquote(urlsplit(url).path))
+    place = Path(unquote(urlsplit(url).path, errors="surrogateescape"))
     objects = next((one / "objects" for one in (place / ".git", place) if (one / "objects").is_dir()), None)
     if objects is None:
         return False

@@ -21,12 +21,12 @@ from doit.cmd_forget import Forget as DoitForget
 from doit.cmd_list import List as DoitList
 from doit.exceptions import InvalidCommand
 
-from tasks_lib.errors import FetchError, OfflineError
+from tasks_lib.errors import FetchError, OfflineError, escaped
 from tasks_lib.graph.house import house
 from tasks_lib.graph.late import Late
 from tasks_lib.graph.loader import Loader
 from tasks_lib.graph.names import UnknownNameError
-from tasks_lib.graph.started import Command
+from tasks_lib.graph.started import Command, unwritten
 from tasks_lib.graph.state import State
 
 if TYPE_CHECKING:
@@ -112,6 +112,10 @@ class Named(Command):
         except BrokenPipeError:
             _silence()
             return PIPE_CLOSED
+        except OSError as error:
+            if error.filename is None or error.filename != params.get("outfile"):
+                raise
+            raise InvalidCommand(unwritten(error.filename, error)) from None  # type: ignore[no-untyped-call]
         except KeyboardInterrupt:
             return INTERRUPTED
         finally:
@@ -189,7 +193,8 @@ class Run(Named, _DOIT.Run):  # type: ignore[misc]
         reporter = self.params["reporter"]
         told = "reporter" not in given and (reporter == "fetch" or hasattr(reporter, "standing"))
         ours = self.params["quiet"] or told
-        return "stamp" if ours and not whole else "all"
+        known = self.params["backend"] == "doit-fetch"  # another one does not say what was forgotten
+        return "stamp" if known and ours and not whole else "all"
 
     def _replace_runner(self) -> None:
         """Let doit make our runner instead of its own, but for `-P process`."""
@@ -258,3 +263,23 @@ class Clean(Named, _CLEAN):  # type: ignore[misc]
     """`doit clean`."""
 
     name = "clean"
+
+    def execute(self, params: Any, args: list[str]) -> int:
+        """Clean.
+
+        Raises:
+            InvalidCommand: a file cannot be removed; doit prints it.
+        """
+        try:
+            return super().execute(params, args)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            told = f"{escaped(str(error.filename))} cannot be removed: {error.strerror}\ncheck its permissions"
+            raise InvalidCommand(told) from None  # type: ignore[no-untyped-call]
+
+    def _execute(self, dryrun: bool, cleandep: bool, cleanall: bool, cleanforget: bool, pos_args: Any = None) -> int:
+        if self.sel_tasks is not None and not cleanall:  # default tasks, which may name nothing
+            self.sel_tasks = self.loader.selection(self.task_list, self.sel_tasks)
+        super()._execute(dryrun, cleandep, cleanall, cleanforget, pos_args)
+        return 0

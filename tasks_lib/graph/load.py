@@ -51,7 +51,7 @@ def _parsed(directory: Path, marks: dict[str, Mark], memory: Memory) -> Definiti
     root = _root_above(Path(os.path.normpath(directory.absolute())))
     sources = []
     for kind in KINDS:
-        for path in _files(directory / kind):
+        for path in _files(directory / kind, problems):
             marks[str(path)] = mark_of(path)
             if (source := _read(kind, path, root, problems)) is not None:
                 sources.append(source)
@@ -60,7 +60,8 @@ def _parsed(directory: Path, marks: dict[str, Mark], memory: Memory) -> Definiti
         hint = "set another directory: `doit fetchdefs=DIR` or FETCHDEFS_DIR"
         raise DefinitionError((Problem(str(directory), 0, "", reason, hint),))
     mirrors = directory / MIRRORS
-    if mirrors.is_file() and (source := _read("mirrors", mirrors, root, problems)) is not None:
+    # where that cannot be asked, the directories of the kinds told it
+    if os.path.isfile(mirrors) and (source := _read("mirrors", mirrors, root, problems)) is not None:  # noqa: PTH113
         sources.append(source)
         memory.common = source.text
     try:
@@ -72,11 +73,23 @@ def _parsed(directory: Path, marks: dict[str, Mark], memory: Memory) -> Definiti
     return definitions
 
 
-def _files(directory: Path) -> list[Path]:
-    """Return the definition files of one kind, `kind.yml` first; it may say which others there are."""
+def _files(directory: Path, problems: list[Problem]) -> list[Path]:
+    """Return the definition files of one kind; a directory that cannot be read is none that holds nothing."""
+    try:
+        return _listed(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}"
+        problems.append(Problem(str(error.filename or directory), 0, "", reason, "check its permissions"))
+        return []
+
+
+def _listed(directory: Path) -> list[Path]:
+    """Return the files of a directory, `kind.yml` first; it may say which others there are."""
     from tasks_lib.definitions import kind_files
 
-    found = sorted(path for path in directory.glob("*") if path.suffix in _SUFFIXES and path.is_file())
+    found = sorted(path for path in directory.iterdir() if path.suffix in _SUFFIXES and path.is_file())
     kind = next((path for path in found if path.stem == "kind"), None)
     if kind is None:
         return found
@@ -88,8 +101,9 @@ def _files(directory: Path) -> list[Path]:
 def _read(kind: str, path: Path, root: str, problems: list[Problem]) -> SourceFile | None:
     from tasks_lib.definitions import SourceFile
 
-    reason = ""
+    reason = hint = ""
     try:
+        f"{path}{root}".encode()  # they stand in what is kept of its definitions
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
         text = data.decode("utf-8")
@@ -98,9 +112,11 @@ def _read(kind: str, path: Path, root: str, problems: list[Problem]) -> SourceFi
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
     except UnicodeDecodeError as error:
-        reason = f"is no UTF-8 at byte {error.start}"
+        reason, hint = f"is no UTF-8 at byte {error.start}", "write it as UTF-8"
+    except UnicodeEncodeError:
+        reason, hint = "has a path that is no UTF-8", "rename it, or give a relative `fetchdefs=`"
     if reason:
-        problems.append(Problem(str(path), 1, "", reason, ""))
+        problems.append(Problem(str(path), 1, "", reason, hint))
         return None
     path = Path(os.path.normpath(path))
     directory = path.parent.absolute()

@@ -22,7 +22,7 @@ from doit.exceptions import InvalidDodoFile
 from doit.loader import TASK_STRING
 from doit.task import Task
 
-from tasks_lib.errors import DefinitionError
+from tasks_lib.errors import DefinitionError, escaped
 from tasks_lib.graph import lean
 from tasks_lib.graph import stamp as stamps
 from tasks_lib.graph.closure import Names, affected, closure, digests, owner_of, owners
@@ -96,7 +96,7 @@ class Loader:
             return self._all(cmd, pos_args)
         try:
             if not _only_ours(getattr(self._inner, "namespace", None)):
-                return self._named(self._all(cmd, pos_args), pos_args)
+                return self._named(self._all(cmd, pos_args), pos_args, runs=cmd.execute_tasks)
             return self._configured(self._chosen(found, cmd, pos_args))
         except DefinitionError as error:
             raise InvalidDodoFile(str(error)) from None
@@ -112,25 +112,41 @@ class Loader:
                 task.cfg_values = self._inner.config[stanza]
         return tasks
 
-    def _named(self, tasks: list[Task], words: list[str]) -> list[Task]:
-        """Replace the words of the command line by the names of tasks; words for tasks with parameters stay.
+    def _named(self, tasks: list[Task], words: list[str], *, runs: bool = False) -> list[Task]:
+        """Replace the words of the command line by the names of tasks.
+
+        Where tasks run, what follows the name of one with parameters may be its own, and a word may be of a task that
+        is made while they run: those words stay.
 
         Raises:
             UnknownNameError: a word means nothing.
         """
         self._tasks = {task.name: task for task in tasks}
-        taking = any(task.params or task.creator_params or task.pos_arg or task.loader for task in tasks)
-        if words and not taking:
-            words[:] = resolved(words, self._tasks, self._inner.cmd_names)
+        taking = {task.name for task in tasks if runs and (task.params or task.creator_params or task.pos_arg)}
+        own = next((at for at, word in enumerate(words) if word in taking), len(words))
+        late = runs and any(task.loader for task in tasks)
+        if own and late:
+            words[:own] = [name for word in words[:own] for name in self._perhaps(word)]
+        elif own:
+            words[:own] = resolved(words[:own], self._tasks, self._inner.cmd_names)
         return tasks
 
-    def unknown(self, word: str) -> UnknownNameError:
-        """Return the error for a word that doit did not find."""
+    def _perhaps(self, word: str) -> list[str]:
+        """Return the names that a word means, the word itself when it may be of a task that is not there yet."""
         try:
-            resolved([word], self._tasks, self._inner.cmd_names)
+            return resolved([word], self._tasks, self._inner.cmd_names)
+        except UnknownNameError:
+            if "*" in word:  # doit looks among those that are there
+                raise
+            return [word]
+
+    def unknown(self, word: str) -> UnknownNameError:
+        """Return the error for a word that doit did not find, behind the name of a task with parameters perhaps."""
+        try:
+            (name, *_) = resolved([word], self._tasks, self._inner.cmd_names)
         except UnknownNameError as error:
             return error
-        raise AssertionError("doit finds what is found here")
+        return UnknownNameError(f"no task is called {escaped(word)!r}", hint=f"did you mean {escaped(name)}?")
 
     def selection(self, tasks: Iterable[Task], selected: list[str] | None) -> list[str]:
         """Return the names of the tasks that are selected: by words, else by default, else all groups."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
+
+from doit import get_initial_workdir
 
 from tasks_lib.errors import FetchError, escaped
 
@@ -46,13 +48,20 @@ def resolved(words: Iterable[str], tasks: Mapping[str, Any], others: Iterable[st
             continue
         if not targets:
             targets = {os.path.normpath(path): task.name for task in tasks.values() for path in task.targets}
-        if (path := _relative(word)) in targets:
+        if path := next((one for one in _paths(word) if one in targets), ""):
             found[targets[path]] = None
         elif _GLOB.intersection(word) and (matches := fnmatch.filter(tasks, word)):
             found.update(dict.fromkeys(matches))
         else:
             raise _unknown(word, tasks, others)
     return list(found)
+
+
+def _paths(word: str) -> Iterator[str]:
+    """Yield the paths that a word may mean: from the directory of dodo.py, then from that in which doit was started."""
+    yield _relative(word)
+    if start := get_initial_workdir():  # type: ignore[no-untyped-call]  # doit has no types
+        yield _relative(os.path.join(start, word))  # noqa: PTH118  # texts, not files
 
 
 def _relative(word: str) -> str:

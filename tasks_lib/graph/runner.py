@@ -20,7 +20,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from typing import Any, Final
 
-from doit.exceptions import BaseFail, InvalidDodoFile, TaskError, TaskFailed
+from doit.exceptions import BaseFail, InvalidDodoFile, TaskError, TaskFailed, UnmetDependency
 from doit.runner import Runner
 
 from tasks_lib.errors import escaped
@@ -277,6 +277,13 @@ class PooledRunner(Runner):
             if isinstance(node.task, lean.LeanTask):
                 node.task.release()
 
+    def _handle_task_error(self, node: Any, base_fail: BaseFail) -> None:
+        """Count a failure; a task that was not run adds nothing to the status, since what it needs counted."""
+        before = self.final_result
+        super()._handle_task_error(node, base_fail)  # type: ignore[no-untyped-call]
+        if isinstance(base_fail, UnmetDependency):
+            self.final_result = before
+
     def finish(self) -> int:
         """Save and report; then leave a stamp for the next run, unless a signal wants the end now."""
         keeping, backend = self._keeping, self.dep_manager.backend
@@ -305,7 +312,7 @@ class PooledRunner(Runner):
 
 
 def _wake(dispatcher: Any, node: Any) -> None:
-    """Let doit know that a node is done; what waited for it goes before what nobody waited for.
+    """Let doit know that a node is done, or was looked at; what waited for it goes before what nobody waited for.
 
     doit puts it behind all that is ready: behind the downloads of a whole group, however early its own was done.
     """
@@ -313,7 +320,8 @@ def _wake(dispatcher: Any, node: Any) -> None:
     dispatcher._update_waiting(node)
     for _ in range(len(dispatcher.ready) - before):
         dispatcher.ready.appendleft(dispatcher.ready.pop())
-    lean.release_node(node)
+    if node.run_status != "run":  # it was only looked at, and comes again once its setup tasks are done
+        lean.release_node(node)
 
 
 def _was_cancelled(fail: Any) -> bool:

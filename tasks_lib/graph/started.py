@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getopt
+import io
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +11,8 @@ from typing import Any, Final
 from doit.cmd_base import DoitCmdBase
 from doit.cmdparse import CmdParseError
 from doit.exceptions import InvalidCommand
+
+from tasks_lib.errors import escaped
 
 _COMMAND: Any = DoitCmdBase  # doit has no types
 _HELP: Final = ("--help", "-h")
@@ -24,6 +27,8 @@ class Command(_COMMAND):  # type: ignore[misc]
         Raises:
             CmdParseError: an option that there is not; doit prints it.
         """
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="backslashreplace")  # a description may be in letters that it cannot write
         own = in_args[:1] if self.execute_tasks else in_args
         if any(word in _HELP for word in own):
             sys.stdout.write(f"{self.help()}\n")
@@ -34,6 +39,13 @@ class Command(_COMMAND):  # type: ignore[misc]
             why = error.__context__
             told = str(why) if isinstance(why, getopt.GetoptError) else " ".join(str(error).split())
             raise CmdParseError(f"{self.name}: {told}\n`doit help {self.name}` shows its options") from None
+
+
+def unwritten(path: object, error: OSError) -> str:
+    """Return what to say of a file that was asked for with an option."""
+    return (
+        f"{escaped(str(path))} cannot be written: {error.strerror}\nsee that its directory is there and may be written"
+    )
 
 
 def set_up(loader: Any, params: Any) -> None:

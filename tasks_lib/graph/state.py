@@ -11,6 +11,7 @@ Invariants: a row is written only when its task is complete; whatever makes a ta
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import sys
 import threading
@@ -39,7 +40,7 @@ class Codec(Protocol):
 
 def stamp_of(database: str) -> Path:
     """Return the file that says that nothing at all changed; it lies beside the database."""
-    return Path(database).with_suffix(".stamp")
+    return Path(f"{os.path.splitext(database)[0]}.stamp")  # noqa: PTH122  # a Path has no suffix to change where it is "."
 
 
 class State:

@@ -14,6 +14,7 @@ from tasks_lib.errors import escaped
 from tasks_lib.graph import drawing
 from tasks_lib.graph.closure import needed
 from tasks_lib.graph.commands import Named
+from tasks_lib.graph.started import unwritten
 from tasks_lib.graph.tasks import Check
 from tasks_lib.graph.told import reasons
 
@@ -122,15 +123,21 @@ class Why(_Telling):
         control = self.control()
         selected = self.loader.selection(self.task_list, self.sel_tasks)
         running: dict[str, list[str]] = {}
+        ignored: dict[str, list[str]] = {}
         tasks = [task for task in _in_order(control.tasks, selected) if task.actions]
         for task in tasks:
             state, why = self.status_of(task, control)
             before = [name for name in task.task_dep if name in running]
-            if state != "up-to-date":
+            held = [name for name in task.task_dep if name in ignored]
+            if state == "ignored" or held:
+                ignored[task.name] = [
+                    f"it is ignored, as {', '.join(held[:5])}" if held else f"it is ignored: {'; '.join(why)}"
+                ]
+            elif state != "up-to-date":
                 running[task.name] = why
             elif before:
                 running[task.name] = [f"it is up to date now, but {', '.join(before[:5])} would run before it"]
-        for name, why in running.items():
+        for name, why in (running | ignored).items():
             self.outstream.write(f"{escaped(name)}\n" + "".join(f"  {one}\n" for one in why))
         self.outstream.write(f"{len(running)} of {len(tasks)} tasks would be looked into\n")
         return 0
@@ -166,8 +173,11 @@ class Graph(_Telling):
         selected = self.loader.selection(self.task_list, self.sel_tasks)
         nodes = sorted((task for task in needed(control.tasks, selected) if task.actions), key=lambda task: task.name)
         text = drawing.FORMATS[format](nodes)
-        if into:
-            Path(into).write_text(text, "utf-8")
-        else:
+        if not into:
             self.outstream.write(text)
+            return 0
+        try:
+            Path(into).write_text(text, "utf-8")
+        except OSError as error:
+            raise InvalidCommand(unwritten(into, error)) from None  # type: ignore[no-untyped-call]
         return 0

@@ -12,9 +12,9 @@ from tasks_lib.network import Policy
 from tasks_lib.sources.autopsy import LOOK_BYTES, Verdict, examine
 from tasks_lib.sources.hosts import Hosts
 from tasks_lib.sources.hunt import Hunt, Trial
+from tasks_lib.sources.local import opened
 from tasks_lib.sources.pace import Crew, Pace, TooSlowError
 from tasks_lib.sources.segments import Segments
-from tasks_lib.sources.wanted import local_path
 from tasks_lib.store import Store
 from tasks_lib.store.earlier import earlier
 from tasks_lib.transport import CHUNK, Response, Transport, redacted
@@ -61,7 +61,7 @@ class Reader:
         partial.restart("")
         progress.phase("body", url=trial.url, total=partial.expected.size)
         with _readable():
-            source = local_path(trial.url).open("rb")
+            source = opened(trial.url)
         with source as file:
             while partial.size <= partial.expected.size:
                 with _readable():

@@ -21,9 +21,10 @@ from tasks_lib.progress import Progress
 from tasks_lib.sources.attempt import Facts, Reader
 from tasks_lib.sources.hosts import Hosts
 from tasks_lib.sources.hunt import Hunt, Trial
+from tasks_lib.sources.local import is_at_hand
 from tasks_lib.sources.report import Report
 from tasks_lib.sources.wait import wait_s
-from tasks_lib.sources.wanted import Provenance, Wanted, local_path, network_origin
+from tasks_lib.sources.wanted import Provenance, Wanted
 from tasks_lib.store import Store
 from tasks_lib.transport import Transport, redacted
 
@@ -47,7 +48,7 @@ class Sources:
         """Whether neither the store nor a local file holds it; opens no socket."""
         if self._store.has(wanted.integrity):
             return False
-        return not any(network_origin(url) is None and local_path(url).is_file() for url in wanted.urls)
+        return not any(map(is_at_hand, wanted.urls))
 
     def obtain(self, wanted: Wanted, progress: Progress) -> Provenance:
         """Make the store hold what is wanted, and return where it came from; {} when it was there.

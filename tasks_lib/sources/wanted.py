@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from tasks_lib.digest import Integrity
 from tasks_lib.transport import origin_of
@@ -46,8 +44,3 @@ def network_origin(url: str) -> tuple[str, str, int] | None:
         ValueError: no URL; `definitions` refuses those.
     """
     return None if url.lower().startswith("file:") else origin_of(url)
-
-
-def local_path(url: str) -> Path:
-    """Return the path of a `file:` URL."""
-    return Path(unquote(urlsplit(url).path))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote, urlsplit
 
 from tasks_lib import recipe
 from tasks_lib.definitions import Fetch, Git, Hg, Place, StaticUrl
@@ -87,7 +85,9 @@ def needs_network(world: World, definition: Fetch, artifact: Artifact) -> bool:
 
 def _is_at_hand(place: Place) -> bool:
     """Whether a place is a file of this machine that is there."""
-    return place.url.lower().startswith("file:") and Path(unquote(urlsplit(place.url).path)).is_file()
+    from tasks_lib.sources.local import is_at_hand  # asked offline only
+
+    return is_at_hand(place.url)
 
 
 def adopt(world: World, artifact: Artifact) -> bool:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -23,6 +24,9 @@ from tasks_lib.definitions import (
 )
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.formats import TREE_VERSION
+
+#: The directory, in a toolchain's own, that says what was put into its fetches.
+RECORDS: Final = ".fetches"
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +51,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     record: Path
     key: str
     limits: tuple[tuple[str, int | str], ...] = ()  # of this archive, over those of the settings
+    beside: tuple[str, ...] = ()  # names of all deliveries into this directory: what others put there is not wanted now
 
 
 class Preparation(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +68,11 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
     def fetches(self) -> Path:
         """The directory that holds its fetches."""
         return self.directory / "fetches"
+
+    @property
+    def records(self) -> Path:
+        """The directory that says what was put into `fetches`."""
+        return self.directory / RECORDS
 
     @property
     def uploads(self) -> Path:
@@ -182,7 +192,9 @@ class Plan:
     def _preparation(self, name: str) -> Preparation:
         toolchain = self.definitions.toolchain(name)
         directory = self._build / toolchain.name
-        deliveries = tuple(self._delivery(directory, entry) for entry in toolchain.fetches)
+        alone = [self._delivery(directory, entry) for entry in toolchain.fetches]
+        beside = tuple(one.record.stem for one in alone)
+        deliveries = tuple(msgspec.structs.replace(one, beside=beside) for one in alone)
         run = toolchain.run
         files = [*run.resources, *([run.script] if run.script else [])] if run else []
         digests = {file.text: self._digest_of(file.path) for file in files}
@@ -215,7 +227,7 @@ class Plan:
             artifact=artifact,
             entry=entry,
             destination=directory / "fetches" / dest,
-            record=directory / ".fetches" / f"{name}.json",
+            record=directory / RECORDS / f"{name}.json",
             key=recipe.extract_key(f"{entry.delivery} {artifact.key}", dest=dest, version=TREE_VERSION),
             limits=limits,
         )

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from tasks_lib.definitions import Toolchain
 from tasks_lib.errors import CancelledError, StoreUnavailableError, ToolError, TreeError, escaped
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import adopt, is_published, published_by
 from tasks_lib.steps.plan import Delivery, Preparation
-from tasks_lib.steps.trees import deliver, delivered_by, slot_of
+from tasks_lib.steps.trees import deliver, delivered_by, drop_others, slot_of
 from tasks_lib.steps.world import World
 from tasks_lib.store import Result
 
@@ -58,10 +59,13 @@ def prepare(world: World, preparation: Preparation, progress: Progress) -> str:
     An output that the store holds under this key is adopted: the command does not run.
 
     Raises:
-        ToolError: the command is missing, failed, or left no artifact.
+        ToolError: a resource or the command is missing, the command failed, or left no artifact.
         TreeError, BlobMissingError, BlobCorruptError, StoreUnavailableError, CancelledError: as the steps before.
     """
+    _check_resources(preparation.toolchain)
+    wanted = [one.record.stem for one in preparation.deliveries]
     with world.store.lock(preparation.key, progress), _translated(preparation.directory):
+        drop_others(world, preparation.fetches, preparation.records, wanted, progress)
         for delivery in preparation.deliveries:
             if delivery.entry.delivery == "place" and not _is_placed(preparation, delivery):
                 deliver(world, delivery, progress)
@@ -72,6 +76,16 @@ def prepare(world: World, preparation: Preparation, progress: Progress) -> str:
         preparation.directory.mkdir(parents=True, exist_ok=True)
         preparation.stamp.write_text(json.dumps({"key": preparation.key}), "ascii")
     return ""
+
+
+def _check_resources(toolchain: Toolchain) -> None:
+    """Refuse a resource that is no file: the key holds the content of files, and other changes would go unnoticed."""
+    for one in toolchain.run.resources if toolchain.run else ():
+        if not Path(one.path).is_file():
+            raise ToolError(
+                f"toolchain {toolchain.name}: its resource {escaped(one.text)} is no file",
+                hint="name each file that the command reads",
+            )
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from tasks_lib.digest import Integrity
@@ -52,6 +53,8 @@ def deliver(world: World, delivery: Delivery, progress: Progress) -> None:
     if integrity is None:
         raise BlobMissingError(f"{delivery.entry.name} has not been made", hint=f"run `doit {delivery.artifact.task}`")
     slot = slot_of(delivery)._replace(lock_timeout_s=world.settings.lock_timeout_s)
+    if delivery.beside:  # an earlier version may stand where this one goes
+        drop_others(world, slot.destination, slot.record.parent, delivery.beside, progress)
     with turn(integrity.size, _SMALL), slot.held(progress) as news:
         if news and slot.holds(delivery.key):
             return  # another process made it while this one waited
@@ -61,6 +64,18 @@ def deliver(world: World, delivery: Delivery, progress: Progress) -> None:
         except BlobCorruptError:
             slot.clear()  # it may have been delivered before its last byte was judged
             raise
+
+
+def drop_others(world: World, fetches: Path, records: Path, wanted: Collection[str], progress: Progress) -> None:
+    """Remove what deliveries put into a toolchain's directory that it does not ask for any more.
+
+    Raises:
+        TreeError: the file system refused.
+        StoreUnavailableError, CancelledError: as `deliver`.
+    """
+    from tasks_lib.tree import drop_strays
+
+    drop_strays(fetches, records, wanted, world.settings.lock_timeout_s, progress)
 
 
 def compare(world: World, delivery: Delivery, progress: Progress) -> dict[str, str]:

@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -29,7 +29,7 @@ from tasks_lib.tree.standing import all_stand, new_paths, remove_entries
 from tasks_lib.tree.unpacked import UNPACKED_VERSION, DamagedTreeError, Unpacked, unpack
 from tasks_lib.tree.writer import TreeWriter, placed, remove_tree
 
-__all__ = ["UNPACKED_VERSION", "DamagedTreeError", "Slot", "Unpacked", "remove_tree", "unpack"]
+__all__ = ["UNPACKED_VERSION", "DamagedTreeError", "Slot", "Unpacked", "drop_strays", "remove_tree", "unpack"]
 
 
 class Slot(NamedTuple):
@@ -148,7 +148,7 @@ class Slot(NamedTuple):
         if is_torn(self.record):
             return
         with _translated(self.destination):
-            record = RecordWriter(self.record, "", str(head(self.record).get("archive", "")))
+            record = RecordWriter(self.record, "", str(head(self.record).get("archive", "")), self._into)
             try:
                 record.take(self._lines())
                 record.close()
@@ -161,7 +161,7 @@ class Slot(NamedTuple):
         with _translated(self.destination):
             self.record.parent.mkdir(parents=True, exist_ok=True)
             staging.make(made)
-            record = RecordWriter(self.record, key, name)
+            record = RecordWriter(self.record, key, name, self._into)
             try:
                 with TreeWriter(made, record, progress, copies) as writer:
                     fill(writer)
@@ -179,6 +179,7 @@ class Slot(NamedTuple):
         with locked(self.record.parent / ".lock", timeout_s=self.lock_timeout_s, progress=progress):
             self._recover()
             self._presume(record)
+            stood = self._stood()
             status = _lstat(self.destination)
             if status is not None and not stat.S_ISDIR(status.st_mode):
                 raise TreeError(f"{self.destination} is no directory", hint="remove what stands there, and run again")
@@ -188,10 +189,11 @@ class Slot(NamedTuple):
                         f"{self.destination} is on another file system than its parent",
                         hint="mount the parent directory instead",
                     )
-                # judged before anything goes: a collision leaves what stood here
-                own = frozenset(line.path for line in self._lines())
+                # judged before anything goes: a collision leaves what stood
+                own = frozenset(line.path for line in self._lines()) if stood is self else frozenset()
                 new_paths(self.destination, lines(record.path), own, lambda path: self._clash(name, path))
-                self.clear()
+            if status is not None or stood is not self:
+                stood.clear()
             record.commit(self._moving)
             try:
                 self._move(made, name)
@@ -217,6 +219,15 @@ class Slot(NamedTuple):
                 os.rename(last, last, src_dir_fd=here.enter(directory), dst_dir_fd=there.enter(directory))
 
     @property
+    def _into(self) -> str:
+        return os.path.relpath(self.destination, self.record.parent)
+
+    def _stood(self) -> Slot:
+        """Return this slot where its record says that it put what it holds; earlier records did not say it."""
+        into = head(self.record).get("into") or head(self._moving).get("into")
+        return self._replace(destination=self.record.parent / into) if into and into != self._into else self
+
+    @property
     def _moving(self) -> Path:
         """Where the record stands while its entries come or go: what a kill leaves there is cleared up by the next."""
         return self.record.with_suffix(".moving")
@@ -229,7 +240,7 @@ class Slot(NamedTuple):
         """Where the record of what stands is torn, take it that it named what is coming: nobody else knows."""
         if not any(os.path.lexists(one) and is_torn(one) for one in (self.record, self._moving)):
             return
-        guess = RecordWriter(self.record, "", "")
+        guess = RecordWriter(self.record, "", "", self._into)
         try:
             guess.take(lines(coming.path))
             guess.close()
@@ -271,9 +282,10 @@ class Slot(NamedTuple):
             staging.sweep(directory, name)
 
     def _clash(self, name: str, path: str) -> TreeError:
+        owner = self._owner_of(path)
         return TreeError(
-            f"{escaped(name)} and {self._owner_of(path)} both put {escaped(path)!r} into {self.destination}",
-            hint="give one of them a `dest:` of its own",
+            f"{escaped(name)} and {owner or 'something else'} both put {escaped(path)!r} into {self.destination}",
+            hint=f"{'give one of them' if owner else 'remove what stands there, or give it'} a `dest:` of its own",
         )
 
     def _owner_of(self, path: str) -> str:
@@ -281,7 +293,7 @@ class Slot(NamedTuple):
             with contextlib.suppress(ValueError, TypeError):
                 if record != self.record and any(line.path == path for line in lines(record)):
                     return escaped(str(head(record).get("archive", "")))
-        return "something else"
+        return ""
 
     def _lines(self) -> list[Line]:
         """Return what this slot put there; nothing when the record is not whole."""
@@ -323,6 +335,36 @@ class Slot(NamedTuple):
             with contextlib.suppress(FileNotFoundError):
                 self.record.replace(self._moving)
             self._unmake(frozenset())
+
+
+def drop_strays(destination: Path, records: Path, kept: Collection[str], timeout_s: float, progress: Progress) -> None:
+    """Remove what slots put there that nobody asks for any more; what one that is kept has too stays.
+
+    Args:
+        destination: where those put it whose record does not say.
+        records: the directory of the records.
+        kept: names of the slots that are still asked for.
+        timeout_s: seconds to wait for another process.
+        progress: told of waiting.
+
+    Raises:
+        StoreUnavailableError, TreeError, CancelledError: as `Slot.held`.
+    """
+    if not _strays(records, kept):
+        return
+    with _translated(destination), locked(records / ".lock", timeout_s=timeout_s, progress=progress):
+        for record in _strays(records, kept):
+            stray = Slot(destination, record)._stood()
+            stray._recover()
+            with contextlib.suppress(FileNotFoundError):
+                record.replace(stray._moving)
+            stray._recover()
+
+
+def _strays(records: Path, kept: Collection[str]) -> list[Path]:
+    """Return the records of slots that are not kept, those too of which a killed removal left something."""
+    found = {one.with_suffix(".json") for one in records.glob("*") if one.suffix in (".json", ".moving")}
+    return sorted(one for one in found if one.stem not in kept)
 
 
 def _lstat(path: Path) -> os.stat_result | None:

@@ -38,10 +38,10 @@ class Line(NamedTuple):
 class RecordWriter:
     """Writes a record beside its final place; `commit` moves it, `discard` removes it."""
 
-    def __init__(self, final: Path, key: str, archive: str) -> None:
+    def __init__(self, final: Path, key: str, archive: str, into: str = "") -> None:
         self.path = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
         self._file = self.path.open("x", encoding="ascii", buffering=1 << 18)
-        self._lines = [json.dumps({"key": key, "archive": archive}) + "\n"]
+        self._lines = [json.dumps({"key": key, "archive": archive, "into": into}) + "\n"]
         self._aside = True
 
     def add(self, path: bytes, kind: str, executable: int, size: int, target: bytes) -> None:
@@ -89,7 +89,7 @@ def _target(kind: str, target: bytes) -> str:
 
 
 def head(record: Path) -> dict[str, Any]:
-    """Return `key` and `archive` of a record, {} when there is none that can be read."""
+    """Return `key`, `archive` and `into`, the way from the record to the destination; {} when it cannot be read."""
     try:
         with record.open(encoding="ascii") as file:
             found = json.loads(file.readline())

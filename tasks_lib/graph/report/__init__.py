@@ -8,7 +8,7 @@ from typing import Any, Final
 from doit.exceptions import InvalidCommand
 
 from tasks_lib.graph.house import house
-from tasks_lib.graph.started import Command, set_up
+from tasks_lib.graph.started import Command, set_up, unwritten
 
 __all__ = ["Report"]
 
@@ -65,11 +65,14 @@ class Report(Command):
         }
         try:
             record = load(recorded)
-            for path, written in files.items():
-                path.write_text(written(record), "utf-8")
-                self.outstream.write(f"{path}\n")
         except (RecordError, OSError) as error:
             raise _refused(str(error)) from None
+        for path, written in files.items():
+            try:
+                path.write_text(written(record), "utf-8")
+            except OSError as error:
+                raise _refused(unwritten(path, error)) from None
+            self.outstream.write(f"{path}\n")
         return 0
 
 
