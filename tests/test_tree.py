@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from pathlib import Path
 
@@ -186,6 +187,22 @@ def test_strays_go(killed: bool, slot: Slot) -> None:
         "kept.json"
     ]
     drop_strays(slot.destination, slot.record.parent / "none", [], 1, Silent())
+
+
+@pytest.mark.parametrize("into", ["{outside}", "../../outside", "../x/../../outside", "..", 7])
+def test_a_record_cannot_lead_elsewhere(into: str | int, slot: Slot, tmp_path: Path) -> None:
+    """What a record says of where its entries stand is believed only beside it."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a").write_bytes(b"1")
+    slot = slot._replace(record=tmp_path / "in/records/x.json", destination=tmp_path / "in/tree")
+    extract(slot, Member("a", b"1"))
+    told = slot.record.read_text().replace(
+        '"../tree"', json.dumps(str(into).format(outside=outside) if into != 7 else 7)
+    )
+    slot.record.write_text(told)
+    drop_strays(slot.destination, slot.record.parent, [], 1, Silent())
+    assert (outside / "a").exists()
 
 
 def test_a_slot_that_moves(slot: Slot) -> None:

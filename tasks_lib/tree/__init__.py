@@ -223,9 +223,13 @@ class Slot(NamedTuple):
         return os.path.relpath(self.destination, self.record.parent)
 
     def _stood(self) -> Slot:
-        """Return this slot where its record says that it put what it holds; earlier records did not say it."""
-        into = head(self.record).get("into") or head(self._moving).get("into")
-        return self._replace(destination=self.record.parent / into) if into and into != self._into else self
+        """Return this slot where its record says that it put what it holds; earlier records did not say it.
+
+        A place that is not beside the directory of the records was never asked for, and is nobody's to clear.
+        """
+        into = os.path.normpath(str(head(self.record).get("into") or head(self._moving).get("into") or self._into))
+        beside = into.startswith("../") and not into.startswith("../..")
+        return self._replace(destination=self.record.parent / into) if beside and into != self._into else self
 
     @property
     def _moving(self) -> Path:
