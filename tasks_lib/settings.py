@@ -7,10 +7,12 @@ below this floor reads them.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from tasks_lib.errors import SettingError
 from tasks_lib.limits import Limits
@@ -20,16 +22,15 @@ from tasks_lib.repository_url import PROTOCOLS
 if TYPE_CHECKING:
     from tasks_lib.store import Durability, LinkMode, Options
 
-_Choice = TypeVar("_Choice", bound=str)
-
 
 class Setting(NamedTuple):
-    """One setting: `variable` on doit's command line, `environ` in the environment."""
+    """One setting: `variable` on doit's command line, `environ` in the environment; `choices` are all it may be."""
 
     environ: str
     variable: str
     default: str | int | float
     meaning: str
+    choices: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -44,8 +45,14 @@ SETTINGS: Final = (
     Setting("FETCH_BUILD_DIR", "build", "build", "directory of extracted trees and toolchains"),
     Setting("FETCH_PRIVATE_CACHE_DIR", "private_cache", "", "write here; FETCH_CACHE_DIR is then only read"),
     Setting("FETCH_CACHE_TRUST_GROUP", "trust_group", "", "group whose members may write the cache too"),
-    Setting("FETCH_DURABILITY", "durability", "full", "full: survives a power loss; fast: no fsync"),
-    Setting("FETCH_LINK_MODE", "link_mode", "auto", "how content is placed: auto, reflink, copy, hardlink"),
+    Setting("FETCH_DURABILITY", "durability", "full", "full: survives a power loss; fast: no fsync", ("full", "fast")),
+    Setting(
+        "FETCH_LINK_MODE",
+        "link_mode",
+        "auto",
+        "how content is placed: auto, reflink, copy, hardlink",
+        ("auto", "reflink", "copy", "hardlink"),
+    ),
     Setting("FETCH_LOCK_TIMEOUT_S", "lock_timeout", 1800.0, "seconds to wait for another process"),
     Setting("FETCH_OFFLINE", "offline", 0, "1: open no socket"),
     Setting("FETCH_JOBS", "jobs", 16, "downloads at the same time, when doit's -n does not say"),
@@ -61,7 +68,13 @@ SETTINGS: Final = (
     Setting("FETCH_DENY_NETWORKS", "deny_networks", ",".join(LINK_LOCAL), "networks that are never asked"),
     Setting("FETCH_GIT_PROTOCOLS", "git_protocols", " ".join(PROTOCOLS), "transports of repositories and submodules"),
     Setting("FETCH_SSH_KNOWN_HOSTS", "known_hosts", "", "file with the keys of ssh hosts, instead of the user's"),
-    Setting("FETCH_PROGRESS", "progress", "auto", "how a run is shown: auto, live, lines or quiet"),
+    Setting(
+        "FETCH_PROGRESS",
+        "progress",
+        "auto",
+        "how a run is shown: auto, live, lines or quiet",
+        ("auto", "live", "lines", "quiet"),
+    ),
     Setting("FETCH_EVENTS", "events", "", "file to which every event is appended as a line of JSON"),
     Setting("FETCH_MAX_TOTAL_BYTES", "", Limits().max_total_bytes, "content of one archive"),
     Setting("FETCH_MAX_MEMBER_BYTES", "", Limits().max_member_bytes, "content of one entry"),
@@ -80,6 +93,9 @@ SETTINGS: Final = (
 #: How alike a name of the environment and one of the command line is to a setting's when it is taken for a mistake;
 #: words of the command line may well be a dodo.py's own.
 _ALIKE: Final = (0.82, 0.9)
+#: The settings that are directories, and what a system says of a path that can never be one.
+_DIRECTORIES: Final = ("FETCHDEFS_DIR", "FETCH_CACHE_DIR", "FETCH_BUILD_DIR", "FETCH_PRIVATE_CACHE_DIR")
+_NO_PLACE: Final = (errno.ELOOP, errno.ENAMETOOLONG)
 #: Digits that a time may have: more than any clock will show.
 _DIGITS: Final = 18
 #: Who says whom to trust, the first one that is set.
@@ -167,12 +183,12 @@ class Settings(NamedTuple):
             limits=_limits(values),
             git_protocols=tuple(str(values["FETCH_GIT_PROTOCOLS"]).replace(",", " ").split()),
             known_hosts=str(values["FETCH_SSH_KNOWN_HOSTS"]),
-            durability=_one_of(values, "FETCH_DURABILITY", ("full", "fast")),
+            durability=cast("Durability", values["FETCH_DURABILITY"]),
             lock_timeout_s=float(values["FETCH_LOCK_TIMEOUT_S"]),
             trust_group=str(values["FETCH_CACHE_TRUST_GROUP"]),
             shared=cache if private else None,
-            link_mode=_one_of(values, "FETCH_LINK_MODE", ("auto", "reflink", "copy", "hardlink")),
-            progress=_one_of(values, "FETCH_PROGRESS", ("auto", "live", "lines", "quiet")),
+            link_mode=cast("LinkMode", values["FETCH_LINK_MODE"]),
+            progress=str(values["FETCH_PROGRESS"]),
             events=str(values["FETCH_EVENTS"]),
             source_date_epoch=_epoch(environ),
         )
@@ -241,10 +257,14 @@ def _value(
         (one.variable, variables.get(one.variable) if one.variable else None),
         (one.environ, environ.get(one.environ) or None),
         (f"[tool.doit-fetch] {one.key}", table.get(one.key)),
+        (one.environ, one.default),
     ]
     for name, given in where:
         if given is not None and given != "":
-            return _read(one, name, given)
+            value = _read(one, name, given)
+            if one.environ in _DIRECTORIES:
+                return _directory(name, str(value), environ.get("HOME", ""))
+            return value
     return one.default
 
 
@@ -253,6 +273,10 @@ def _read(one: Setting, name: str, given: Any) -> str | int | float:
         if not isinstance(given, str) or "\0" in given:  # TOML has lists, numbers and any character
             raise SettingError(
                 f"{name}={str(given)[:80]!r} is no text", hint=f'write it as "..."; it means: {one.meaning}'
+            )
+        if one.choices and given not in one.choices:
+            raise SettingError(
+                f"{name}={given[:80]!r} is none of {', '.join(one.choices)}", hint="see the settings in README.md"
             )
         return given
     word = str(given).lower()
@@ -266,12 +290,19 @@ def _read(one: Setting, name: str, given: Any) -> str | int | float:
     return value
 
 
-def _one_of(values: Mapping[str, str | int | float], name: str, choices: tuple[_Choice, ...]) -> _Choice:
-    for choice in choices:
-        if values[name] == choice:
-            return choice
-    told = f"{name}={str(values[name])[:80]!r}"
-    raise SettingError(f"{told} is none of {', '.join(choices)}", hint="see the settings in README.md")
+def _directory(name: str, given: str, home: str) -> str:
+    """Return where a directory is or will be; `~/` is the home of the user, as a shell has it."""
+    path = home + given[1:] if home and given.startswith("~/") else given
+    reason = ""
+    try:
+        os.stat(path)  # noqa: PTH116  # a text
+    except FileNotFoundError:
+        reason = "is a symlink that leads nowhere" if os.path.islink(path) else ""  # noqa: PTH114
+    except OSError as error:
+        reason = f"can be no directory: {error.strerror}" if error.errno in _NO_PLACE else ""
+    if reason:
+        raise SettingError(f"{name}={given[:80]!r} {reason}", hint="correct that, or name another directory")
+    return path
 
 
 def _networks(text: str) -> tuple[str, ...]:

@@ -170,6 +170,22 @@ def test_default_tasks_that_name_nothing(repository: Path) -> None:
     assert doit(repository).stdout.startswith("nothing to do; ")
 
 
+@pytest.mark.parametrize(
+    "words", ["list", "info fetch:tool", "why", "graph", "cache", "verify", "forget", "clean", "run"]
+)
+def test_an_output_that_takes_nothing(words: str, repository: Path) -> None:
+    """A full or closed output ends without a traceback; a run goes on, since its work is not its output."""
+    ran(doit(repository, "fetch:tool"))
+    told = "ERROR: the output cannot be written: No space left on device\nsee where it goes, and run again\n"
+    for where, status, err in ((">/dev/full", 3, told), (">&-", 0, ""), (">&- 2>&-", 0, "")):
+        done = subprocess.run(
+            ["/bin/sh", "-c", f"{sys.executable} -m doit {words} {where}"], cwd=repository,
+            env=CLEAN | {"PYTHONPATH": str(ROOT), "FETCH_RETRIES": "0"}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        expected = (0, "") if words == "run" else (status, err)
+        assert (done.returncode, done.stderr) == expected, where
+
+
 def test_letters_that_the_output_cannot_write(repository: Path) -> None:
     """A description in any letters is shown on an output of any encoding, as far as that goes."""
     path = repository / "fetchdefs/fetch/all.yml"

@@ -211,6 +211,7 @@ def test_secrets_are_in_no_record(repository: Path, origin: Any) -> None:
 REFUSALS = {
     "no run": (None, "no run is recorded in build/.run.json"),
     "damaged": ("{", "cannot be read"),
+    "of other things": ('{"format": 1, "tasks": [{}], "workers": 7}', "is damaged"),
     "other version": ('{"format": 99}', "is of another version"),
 }
 

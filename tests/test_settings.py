@@ -59,6 +59,37 @@ def test_pyproject_in_any_spelling(text: str, tmp_path: Path) -> None:
     assert project_table(tmp_path / "pyproject.toml") == {"jobs": 3}
 
 
+def test_a_directory_is_one_that_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can never be a directory is refused by the name under which it was given; `~/` is the user's home."""
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "gone").symlink_to("nowhere")
+    monkeypatch.chdir(tmp_path)
+    for text, told in (
+        ("loop", "cache='loop' can be no directory: Too many levels of symbolic links\ncorrect that"),
+        ("x" * 300, "can be no directory: File name too long"),
+        ("gone", "cache='gone' is a symlink that leads nowhere"),
+    ):
+        with pytest.raises(SettingError, match=told):
+            Settings.parse(variables={"cache": text}, environ={})
+    (tmp_path / "build").symlink_to("nowhere")
+    with pytest.raises(SettingError, match=r"^FETCH_BUILD_DIR='build' is a symlink"):
+        Settings.parse(variables={}, environ={})
+    project, environ = {"fetchdefs": "~/d"}, {"HOME": "/home/ann"}
+    found = Settings.parse(variables={"build": "~ann", "cache": "~/c"}, environ=environ, project=project)
+    assert (found.cache, found.build, found.fetchdefs) == (Path("/home/ann/c"), Path("~ann"), Path("/home/ann/d"))
+
+
+def test_a_word_is_one_of_some() -> None:
+    """A word that is none of the choices is told with the name under which it was given."""
+    for variables, environ, project, name in (
+        ({"link_mode": "soft"}, {}, {}, "link_mode"),
+        ({}, {"FETCH_LINK_MODE": "soft"}, {}, "FETCH_LINK_MODE"),
+        ({}, {}, {"link-mode": "soft"}, r"\[tool.doit-fetch\] link_mode"),
+    ):
+        with pytest.raises(SettingError, match=f"^{name}='soft' is none of auto, reflink, copy, hardlink"):
+            Settings.parse(variables=variables, environ=environ, project=project)
+
+
 def test_networks() -> None:
     """Networks are lists of CIDR words; `none` denies nothing."""
     found = Settings.parse(variables={}, environ={"FETCH_DENY_NETWORKS": "10.0.0.0/8, fc00::/7"})

@@ -32,12 +32,11 @@ from tasks_lib.graph.state import State
 if TYPE_CHECKING:
     from tasks_lib.graph.runner import PooledRunner
 
-#: Exit statuses: a task failed, or something is missing; nothing is called so; nothing could run; whoever read our
-#: output went away (128 + SIGPIPE, as of a program that is killed by it); Ctrl-C before anything ran.
+#: Exit statuses: a task failed, or something is missing; nothing is called so; nothing could run; Ctrl-C before
+#: anything ran.
 FAILED: Final = 1
 NOT_FOUND: Final = 2
 NOTHING_RAN: Final = 3
-PIPE_CLOSED: Final = 141
 INTERRUPTED: Final = 130
 
 #: Where `doit run` looks for its runners; doit has no types.
@@ -102,16 +101,12 @@ class Named(Command):
         try:
             with self.telling():
                 status = int(super().execute(params, args) or 0)
-            _flush()
         except FetchError as error:
             return _refused(error)
         except InvalidCommand as error:
             if house() is None or error.not_found is None:
                 raise
             return _refused(self.loader.unknown(str(error.not_found)))
-        except BrokenPipeError:
-            _silence()
-            return PIPE_CLOSED
         except OSError as error:
             if error.filename is None or error.filename != params.get("outfile"):
                 raise
@@ -137,22 +132,11 @@ def _refused(error: FetchError) -> int:
     return statuses.get(type(error), NOTHING_RAN)
 
 
-def _flush() -> None:
-    if sys.stdout is not None:  # it may have been closed from the start
-        sys.stdout.flush()
-
-
 def _let_signals_end_us() -> None:
     """Nothing is left to do but to leave: Ctrl-C now is an end by signal, not a traceback out of Python's own exit."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         with contextlib.suppress(ValueError):  # not the main thread, to which no signal comes
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _silence() -> None:
-    """Let what is still in a buffer go nowhere. Source: Python documentation of SIGPIPE."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Run(Named, _DOIT.Run):  # type: ignore[misc]
@@ -230,8 +214,9 @@ class Run(Named, _DOIT.Run):  # type: ignore[misc]
 
         stop_children()
         if stuck:
-            _flush()
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
             os._exit(status)
         return status
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import getopt
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -16,17 +19,26 @@ from tasks_lib.errors import escaped
 
 _COMMAND: Any = DoitCmdBase  # doit has no types
 _HELP: Final = ("--help", "-h")
+#: What is said where no more text goes.
+_UNWRITTEN: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+#: Exit status when whoever read our output went away: 128 + SIGPIPE, as of a program that is killed by it.
+PIPE_CLOSED: Final = 141
 
 
 class Command(_COMMAND):  # type: ignore[misc]
     """A command that explains itself, and says in two lines which option it does not know."""
+
+    outstream: Any
 
     def parse_execute(self, in_args: list[str]) -> int:
         """Execute what was written, or show the help that it asks for; after a task's name words may be the task's.
 
         Raises:
             CmdParseError: an option that there is not; doit prints it.
+            InvalidCommand: the output cannot be written; doit prints it.
         """
+        _open_closed()
+        self.outstream = self.outstream or sys.stdout
         if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
             sys.stdout.reconfigure(errors="backslashreplace")  # a description may be in letters that it cannot write
         own = in_args[:1] if self.execute_tasks else in_args
@@ -34,11 +46,35 @@ class Command(_COMMAND):  # type: ignore[misc]
             sys.stdout.write(f"{self.help()}\n")
             return 0
         try:
-            return int(super().parse_execute(in_args) or 0)
+            status = int(super().parse_execute(in_args) or 0)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _silence()
+            return PIPE_CLOSED
+        except OSError as error:
+            if error.filename is not None or error.errno not in _UNWRITTEN:
+                raise
+            _silence()
+            told = f"the output cannot be written: {error.strerror}\nsee where it goes, and run again"
+            raise InvalidCommand(told) from None  # type: ignore[no-untyped-call]  # doit has no types
         except CmdParseError as error:
             why = error.__context__
             told = str(why) if isinstance(why, getopt.GetoptError) else " ".join(str(error).split())
             raise CmdParseError(f"{self.name}: {told}\n`doit help {self.name}` shows its options") from None
+        return status
+
+
+def _open_closed() -> None:
+    """Let what is said on a closed output go nowhere; a database that got its descriptor would hear it."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123  # to the end
+
+
+def _silence() -> None:
+    """Let what is still in a buffer go nowhere. Source: Python documentation of SIGPIPE."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def unwritten(path: object, error: OSError) -> str:

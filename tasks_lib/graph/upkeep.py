@@ -55,8 +55,6 @@ class _Upkeep(Command, abc.ABC):
             progress.stop()
             sys.stderr.write("interrupted\n")
             return 130
-        finally:
-            _flush()
 
     @abc.abstractmethod
     def work(self, world: World, params: Any, args: list[str], progress: Told) -> int:
@@ -233,7 +231,7 @@ def _reasons(staying: list[Verdict], kept: Mapping[str, str]) -> str:
 def _tell_damage(damage: Damage) -> None:
     tasks = ", ".join(damage.tasks) or "no current definition"
     _say([f"damaged {damage.kind} {escaped(damage.name)}: {escaped(damage.reason)}; needed by {escaped(tasks)}"])
-    _flush()
+    sys.stdout.flush()
 
 
 def _summed_up(report: Report, progress: Told) -> int:
@@ -283,13 +281,7 @@ def _called(item: Item, names: Mapping[tuple[int, int], str]) -> str:
 
 
 def _say(lines: list[str]) -> None:
-    if sys.stdout is not None:
-        sys.stdout.write("".join(f"{line}\n" for line in lines))
-
-
-def _flush() -> None:
-    if sys.stdout is not None:
-        sys.stdout.flush()
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
 def _refused(message: str) -> InvalidCommand:

@@ -65,11 +65,14 @@ class Report(Command):
         }
         try:
             record = load(recorded)
+            texts = {path: written(record) for path, written in files.items()}
         except (RecordError, OSError) as error:
             raise _refused(str(error)) from None
-        for path, written in files.items():
+        except (LookupError, TypeError, ValueError, AttributeError):  # somebody else wrote it: ours appears in one step
+            raise _refused(f"the record {recorded} is damaged\nrun `doit` again") from None
+        for path, text in texts.items():
             try:
-                path.write_text(written(record), "utf-8")
+                path.write_text(text, "utf-8")
             except OSError as error:
                 raise _refused(unwritten(path, error)) from None
             self.outstream.write(f"{path}\n")
