@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime
+import re
 import socket
 import ssl
 import threading
@@ -298,6 +299,17 @@ def test_unsupported_proxy(store: Store, tmp_path: Path, origin: Origin) -> None
     assert not origin.requests
 
 
+@pytest.mark.parametrize(
+    "proxy", ["u:hunter2@h:80a", "u:hunter2@h:99999", "u:hunter2@", "u:hunter2@[::1", "u:hun/ter2@h"]
+)
+def test_the_password_of_an_unreadable_proxy(proxy: str, store: Store, tmp_path: Path, origin: Origin) -> None:
+    """A proxy that is written without its scheme, and wrong, is not quoted: it may hold a password."""
+    with pytest.raises(AllSourcesFailedError, match="only http:// proxies") as caught:
+        trusting(store, tmp_path, proxies={"http": proxy}).obtain(wanted(f"{origin.url}/a"), Silent())
+    assert not {"hunter2", "ter2"} & set(re.findall("[a-z0-9]+", str(caught.value)))
+    assert not origin.requests
+
+
 NO_PROXY = {
     "*": True,
     "127.0.0.1": True,
@@ -306,6 +318,9 @@ NO_PROXY = {
     "example.org": False,
     ".0.0.1": True,  # a suffix is a suffix
     "7.0.0.1": False,
+    "example.org 127.0.0.1": True,  # curl takes blanks too
+    "127.0.0.1:\u00b2": False,
+    "127.0.0.1:" + "9" * 5000: False,
 }
 
 

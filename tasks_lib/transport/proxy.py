@@ -38,8 +38,9 @@ def proxy_for(origin: Origin, proxies: Mapping[str, str], no_proxy: str) -> Prox
     url = proxies.get(origin.scheme, "")
     if not url or _is_exempt(origin, no_proxy):
         return None
+    url = url if "://" in url else f"http://{url}"
     with contextlib.suppress(ValueError):
-        parts = urlsplit(url if "://" in url else f"http://{url}")
+        parts = urlsplit(url)
         if parts.scheme == "http" and parts.hostname:
             user = parts.username
             login = "" if user is None else basic(unquote(user), unquote(parts.password or ""))
@@ -55,7 +56,7 @@ def basic(user: str, password: str) -> str:
 
 
 def _is_exempt(origin: Origin, no_proxy: str) -> bool:
-    return any(_matches(word.strip().lower(), origin) for word in no_proxy.split(",") if word.strip())
+    return any(_matches(word, origin) for word in no_proxy.lower().replace(",", " ").split())
 
 
 def _matches(word: str, origin: Origin) -> bool:
@@ -64,8 +65,8 @@ def _matches(word: str, origin: Origin) -> bool:
     with contextlib.suppress(ValueError):  # an address, or a network in CIDR form
         return ipaddress.ip_address(origin.host) in ipaddress.ip_network(word.strip("[]"), strict=False)
     name, colon, port = word.rpartition(":")
-    if colon and port.isdigit():
-        if int(port) != origin.port:
+    if colon and port.isdecimal():
+        if port != str(origin.port):
             return False
         word = name.strip("[]")
     word = word.removeprefix("*").removeprefix(".")
