@@ -13,9 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import BinaryIO, Final
-from urllib.parse import unquote, urlsplit
 
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import (
@@ -31,6 +29,7 @@ from tasks_lib.errors import (
 )
 from tasks_lib.network import Policy
 from tasks_lib.progress import Progress
+from tasks_lib.sources.wanted import open_local, readable
 from tasks_lib.store import Store, Writer
 from tasks_lib.transport import CHUNK, Response, Transport, redacted
 
@@ -117,13 +116,9 @@ class Unpinned:
             seconds -= _NAP_S
 
     def _from_file(self, asked: Asked, url: str) -> Integrity:
-        path = Path(unquote(urlsplit(url).path))
-        try:
-            with path.open("rb") as file, self._store.writer() as writer:
-                _copy(file, writer, asked.limit)
-                return _committed(writer, asked)
-        except OSError as error:
-            raise TransportError(f"cannot read the file: {error.strerror or error}") from error
+        with readable(), open_local(url) as file, self._store.writer() as writer:
+            _copy(file, writer, asked.limit)
+            return _committed(writer, asked)
 
     def _once(self, asked: Asked, url: str, headers: Mapping[str, str], progress: Progress) -> Integrity:
         progress.phase("connect", url=redacted(url))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from tasks_lib.progress import Silent
 from tasks_lib.sources import Policy, Sources, Wanted
 from tasks_lib.store import Store
 from tasks_lib.transport import Transport, TransportSettings
+from tasks_lib.unpinned import Asked, Unpinned
 from tests.origin import Answer, Origin, Request, in_turn, ranged, raw, reply, serving
 
 BODY = b"0123456789" * 20_000
@@ -235,6 +237,24 @@ def test_file_mirror(store: Store, tmp_path: Path, origin: Origin) -> None:
     (tmp_path / "a b").write_bytes(BODY + b"more")
     with pytest.raises(AllSourcesFailedError, match="more than 200000"):
         sources(other).obtain(wanted(url), Silent())
+
+
+@pytest.mark.parametrize(("name", "told"), [("pipe", "no regular file"), ("device", "no regular file"), ("loop", "symbolic"), ("a%00b", "names no path"), ("none", "No such file"), ("dir", "no regular file"), ("[::1", "names no path")])  # fmt: skip
+def test_what_is_no_file(name: str, told: str, store: Store, tmp_path: Path) -> None:
+    """A pipe does not hold us, a device is not read, and whatever else is no file is told; a link to a file is one."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "right").write_bytes(BODY)
+    for link, target in {"device": "/dev/zero", "loop": "loop", "link": "right"}.items():
+        (tmp_path / link).symlink_to(target)
+    url = f"file://{name}" if name[0] == "[" else f"file://{tmp_path}/{name}"
+    with pytest.raises(AllSourcesFailedError, match=f"cannot read the file: .*{told}"):
+        sources(store).obtain(wanted(url), Silent())
+    asked = Asked(name="a", urls=(url,), limit=1 << 20)
+    with pytest.raises(AllSourcesFailedError, match=f"cannot read the file: .*{told}"):
+        Unpinned(store, Transport(TransportSettings()), Policy()).obtain(asked, Silent())
+    sources(store).obtain(wanted(f"file://{tmp_path}/link"), Silent())
+    assert store.has(PINNED)
 
 
 def test_two_at_once_download_once(origin: Origin, store: Store) -> None:

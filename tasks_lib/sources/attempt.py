@@ -14,7 +14,7 @@ from tasks_lib.sources.hosts import Hosts
 from tasks_lib.sources.hunt import Hunt, Trial
 from tasks_lib.sources.pace import Crew, Pace, TooSlowError
 from tasks_lib.sources.segments import Segments
-from tasks_lib.sources.wanted import local_path
+from tasks_lib.sources.wanted import open_local, readable
 from tasks_lib.store import Store
 from tasks_lib.store.earlier import earlier
 from tasks_lib.transport import CHUNK, Response, Transport, redacted
@@ -60,11 +60,9 @@ class Reader:
         partial, progress = hunt.partial, hunt.progress
         partial.restart("")
         progress.phase("body", url=trial.url, total=partial.expected.size)
-        with _readable():
-            source = local_path(trial.url).open("rb")
-        with source as file:
+        with open_local(trial.url) as file:
             while partial.size <= partial.expected.size:
-                with _readable():
+                with readable():
                     chunk = file.read(min(CHUNK, partial.expected.size + 1 - partial.size))
                 if not chunk:
                     break
@@ -200,15 +198,6 @@ class Reader:
         wanted = hunt.wanted
         kept = earlier(self._store.root, wanted.name)
         return examine(file, size=size, expected=wanted.integrity, name=wanted.name_in_url(), earlier=kept)
-
-
-@contextlib.contextmanager
-def _readable() -> Iterator[None]:
-    """Say that the source is at fault; a cache that cannot be written is another matter."""
-    try:
-        yield
-    except OSError as error:
-        raise TransportError(f"cannot read the file: {error.strerror or error}") from error
 
 
 def _facts(response: Response) -> Facts:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from tasks_lib.digest import Integrity
+from tasks_lib.errors import TransportError
+from tasks_lib.store import files
 from tasks_lib.transport import origin_of
 
 Provenance = Mapping[str, str | int | float]
@@ -51,3 +56,30 @@ def network_origin(url: str) -> tuple[str, str, int] | None:
 def local_path(url: str) -> Path:
     """Return the path of a `file:` URL."""
     return Path(unquote(urlsplit(url).path))
+
+
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+    """Say that the source is at fault; a cache that cannot be written is another matter.
+
+    Raises:
+        TransportError: a local file cannot be read.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise TransportError(f"cannot read the file: {error.strerror or error}") from error
+
+
+def open_local(url: str) -> BinaryIO:
+    """Open the file of a `file:` URL; a pipe may hold us for ever, and a device has no end.
+
+    Raises:
+        TransportError: it is no regular file, nor a link to one.
+    """
+    try:
+        path = local_path(url)
+        with readable():
+            return files.open_regular(Path(os.path.realpath(path, strict=True)))
+    except ValueError as error:  # a NUL, or what is no URL
+        raise TransportError("cannot read the file: its URL names no path") from error
