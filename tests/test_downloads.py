@@ -134,6 +134,15 @@ def test_offline_asks_nobody(tmp_path: Path) -> None:
     assert "Traceback" not in done.stdout
 
 
+def test_a_cache_that_cannot_be_looked_at(tmp_path: Path) -> None:
+    """A path of the cache that the system refuses to look at is told in two lines."""
+    here = repository(tmp_path, definition("a", "http://name.invalid/a", b"x"))
+    done = doit(here, FETCH_CACHE_DIR="c" * 300)
+    assert done.returncode == 3
+    assert "cannot be used: File name too long" in done.stdout
+    assert len(done.stdout.splitlines()) == 2
+
+
 def test_dead_hosts_through_doit(tmp_path: Path) -> None:
     """Ten definitions whose origin swallows everything and whose mirror lives all arrive, in bounded time."""
     contents = [content_of(number, 1000) for number in range(10)]
