@@ -254,7 +254,7 @@ def _read(one: Setting, name: str, given: Any) -> str | int | float:
     words = {"true": 1, "yes": 1, "on": 1, "false": 0, "no": 0, "off": 0}
     try:
         value = type(one.default)(words.get(str(given).lower(), given))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         value = -1
     if not 0 <= value < 1 << 62:
         said = f"{name}={str(given)[:80]!r}"

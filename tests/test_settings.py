@@ -35,6 +35,8 @@ def test_pyproject(tmp_path: Path) -> None:
         ("retrys = 1", "unknown key 'retrys'\ndid you mean retries"),
         ("retries = 'many'", r"\[tool.doit-fetch\] retries='many' is no number"),
         ("retries = [1]", "is no number"),
+        ("retries = inf", "retries='inf' is no number"),
+        ("backoff = 1" + "0" * 400, "is no number"),
         ("retries = ", "is no TOML"),
     ],
 )
