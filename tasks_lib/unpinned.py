@@ -105,7 +105,7 @@ class Unpinned:
     def _backoff_s(self, attempt: int, error: IntegrityError | TransportError) -> float:
         """Return seconds to wait: full jitter, and never less than the server asks for."""
         told = error.retry_after_s if isinstance(error, HttpStatusError) else None
-        wait_s = random.uniform(0, min(_MAX_BACKOFF_S, self._policy.backoff_s * 2.0**attempt))
+        wait_s = random.uniform(0, min(_MAX_BACKOFF_S, self._policy.backoff_s * 2.0 ** min(attempt, 30)))
         return max(wait_s, min(told or 0.0, MAX_RETRY_AFTER_S))
 
     def _nap(self, seconds: float, progress: Progress) -> None:
