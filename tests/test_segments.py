@@ -7,11 +7,12 @@ import itertools
 import random
 import socket
 import threading
+import time
 from typing import Any
 
 import pytest
 
-from tasks_lib.errors import CancelledError
+from tasks_lib.errors import AllSourcesFailedError, CancelledError
 from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
 from tasks_lib.sources import Sources, Wanted
@@ -176,3 +177,37 @@ def test_pieces_survive(store: Store, origin: Origin) -> None:
     assert found["resumed"]
     assert len(origin.requests) - before <= 4
     assert all("range" in request.headers for request in origin.requests[before:])
+
+
+def in_pieces(pieces: Answer, whole: Answer) -> Answer:
+    """Return an answer that gives `pieces` to whoever asks for a part with an end."""
+
+    def answer(connection: socket.socket, request: Request) -> None:
+        (pieces if request.headers.get("range", "-")[-1] != "-" else whole)(connection, request)
+
+    return answer
+
+
+def test_what_a_mirror_did_is_not_the_fault_of_the_origin(store: Store, origin: Origin) -> None:
+    """A mirror that fails last, with what asking again does not mend, leaves the origin and what came untouched."""
+
+    def late(connection: socket.socket, request: Request) -> None:
+        time.sleep(1.5)  # the origin's own connections found nothing more to do
+        reply(b"", "404 Not Found")(connection, request)
+
+    origin.answers["/a"] = in_pieces(throttled(BODY, 16 * RATE), throttled(BODY, 2 * RATE))
+    with serving({"/a": late}) as mirror:
+        sources(store).obtain(large(f"{origin.url}/a", f"{mirror.url}/a"), Silent())
+    assert is_there(store)
+    assert [("range" in request.headers) for request in origin.requests].count(False) == 1
+
+
+def test_a_report_names_who_failed(store: Store, origin: Origin) -> None:
+    """When the pieces of both fail, each one's reason stands beside its own URL."""
+    origin.answers["/a"] = in_turn(throttled(BODY, 2 * RATE), reply(b"", "500 Origin"))
+    with serving({"/a": reply(b"", "502 Mirror")}) as mirror, pytest.raises(AllSourcesFailedError) as caught:
+        sources(store).obtain(large(f"{origin.url}/a", f"{mirror.url}/a"), Silent())
+    assert {(one.url == f"{origin.url}/a", "500 Origin" in one.reason) for one in caught.value.attempts} == {
+        (True, True),
+        (False, False),
+    }

@@ -33,11 +33,17 @@ class _Work:
     waiting: deque[Span]
     came: queue.SimpleQueue[Span | None] = field(default_factory=queue.SimpleQueue)
     stop: threading.Event = field(default_factory=threading.Event)
-    errors: list[TransportError | OSError] = field(default_factory=list)
+    errors: list[tuple[str, TransportError | OSError]] = field(default_factory=list)
 
     def check(self) -> None:
         if self.stop.is_set():
             raise CancelledError("the other connections stopped")
+
+    def failure(self, url: str) -> TransportError | OSError:
+        """Return why pieces are missing: our disk, else the source `url`; what a mirror did says nothing of either."""
+        told = [error for place, error in self.errors if place == url or isinstance(error, OSError)]
+        told.sort(key=lambda error: isinstance(error, TransportError))
+        return next(iter(told), TransportError("the other connections did not bring the rest", transient=True))
 
 
 class Segments:
@@ -64,6 +70,8 @@ class Segments:
             for thread in threads:
                 thread.start()
             self._gather(hunt, work, len(threads))
+            if hunt.partial.size < hunt.partial.expected.size:
+                raise work.failure(trial.url)
         finally:
             work.stop.set()
             for thread in threads:
@@ -87,8 +95,6 @@ class Segments:
             running -= 1
             if not running and work.came.empty():
                 break
-        if hunt.partial.size < hunt.partial.expected.size:
-            raise next(iter(work.errors), TransportError("no connection brought the rest", transient=True))
 
     def _worker(self, hunt: Hunt, trial: Trial, url: str, work: _Work) -> None:
         """Fetch pieces until none is left, or this place failed too often."""
@@ -104,7 +110,7 @@ class Segments:
                     failures = 0
                 except (TransportError, OSError) as error:
                     work.waiting.appendleft(span)
-                    work.errors.append(error)
+                    work.errors.append((url, error))
                     failures = self._failed(error, failures)
         work.came.put(None)
 
