@@ -18,7 +18,7 @@ from tasks_lib.progress import Silent
 from tasks_lib.sources import Sources, Wanted
 from tasks_lib.store import Store
 from tasks_lib.transport import Transport
-from tests.origin import Answer, Origin, Request, in_turn, reply, serving, throttled
+from tests.origin import Answer, Origin, Request, in_turn, raw, reply, serving, throttled
 from tests.test_sources import wanted
 
 BODY = random.Random(1).randbytes(9 << 20)
@@ -211,3 +211,35 @@ def test_a_report_names_who_failed(store: Store, origin: Origin) -> None:
         (True, True),
         (False, False),
     }
+
+
+CROWDS: dict[str, Answer] = {
+    "forbidden": reply(b"", "403 One connection only"),
+    "no parts": reply(b"", "404 Not Found"),
+    "busy": reply(b"", "503 Busy"),
+    "too many": reply(b"", "429 Slow down", Retry_After="0"),
+    "hung up": raw(b""),
+    "no HTTP": raw(b"go away\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("case", CROWDS)
+def test_a_host_that_wants_no_crowd(case: str, store: Store, origin: Origin) -> None:
+    """Who refuses several connections, or parts, gives the rest to one, that goes on where the first stopped."""
+    origin.answers["/a"] = in_pieces(CROWDS[case], throttled(BODY, 4 * RATE))
+    found = sources(store).obtain(large(f"{origin.url}/a"), Silent())
+    assert is_there(store)
+    assert "connections" not in found
+    assert found["resumed"]
+    limit = 4 * 5 if case in ("busy", "too many") else 4 * 5 * 3  # lines that are told to come later ask once each
+    assert len(origin.requests) < limit
+
+
+def test_what_refused_pieces_does_not_stay(store: Store, origin: Origin) -> None:
+    """Pieces that a run left, of a host that now refuses parts, do not keep the next run from its bytes."""
+    origin.answers["/a"] = in_pieces(reply(b"", "403 X"), in_turn(throttled(BODY, 2 * RATE), reply(b"", "403 X")))
+    with pytest.raises(AllSourcesFailedError, match="403"):
+        sources(store).obtain(large(f"{origin.url}/a"), Silent())
+    origin.answers["/a"] = in_pieces(reply(b"", "403 X"), throttled(BODY, 16 * RATE))
+    sources(store).obtain(large(f"{origin.url}/a"), Silent())
+    assert is_there(store)

@@ -90,11 +90,11 @@ class Reader:
         """Go on with the pieces that an earlier attempt left; None when there are none of this origin."""
         partial = hunt.partial
         here = partial.origin == str(trial.origin) and not trial.restarts
-        if not (partial.is_split and here and self._policy.connections > 1):
+        if not (partial.is_split and here and self._policy.connections > 1) or trial.alone:
             return None
         facts: Facts = {"url": redacted(trial.url), "resumed": partial.size}
         hunt.progress.phase("body", url=redacted(trial.url), total=partial.expected.size, resumed=partial.size)
-        trial.spliced = True
+        trial.spliced = trial.shared = True
         trial.told = f" (in pieces from {redacted(trial.url)})"
         return facts | {"connections": self._segments.run(hunt, trial, Crew.of(hunt, trial, self._policy, self._hosts))}
 
@@ -109,7 +109,7 @@ class Reader:
                 pace.begin(response)
                 self._read_body(hunt, response)
         except TooSlowError as slow:
-            trial.spliced = True
+            trial.spliced = trial.shared = True
             return facts | {"connections": self._segments.run(hunt, trial, slow.crew)}
         return facts
 

@@ -92,7 +92,7 @@ class Sources:
         trial.postponed = False
         while True:
             hunt.progress.check()
-            trial.spliced = False
+            trial.spliced = trial.shared = False
             try:
                 return self._reader.once(hunt, trial)
             except (IntegrityError, TransportError) as error:
@@ -131,7 +131,11 @@ class Sources:
             hunt.partial.restart("")
             trial.restarts += 1
             return 0.0 if trial.restarts == 1 else None
-        return self._after_failure(trial, error, others) if error.transient else None
+        pause_s = self._after_failure(trial, error, others) if error.transient else None
+        if pause_s is None and trial.shared and not trial.alone and time.monotonic() < trial.ends:
+            trial.alone = True  # a server that refuses many connections, or parts, may well give the rest to one
+            return 0.0
+        return pause_s
 
     def _after_mismatch(self, hunt: Hunt, trial: Trial, error: IntegrityError) -> float | None:
         """Begin anew once: the damage may have been done on the way, or by putting two answers together."""

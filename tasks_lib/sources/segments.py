@@ -14,6 +14,7 @@ from tasks_lib.network import Policy
 from tasks_lib.sources.hosts import Hosts
 from tasks_lib.sources.hunt import Hunt, Trial
 from tasks_lib.sources.pace import Crew
+from tasks_lib.sources.wait import is_busy
 from tasks_lib.sources.wanted import network_origin
 from tasks_lib.transport import Transport
 
@@ -115,8 +116,8 @@ class Segments:
         work.came.put(None)
 
     def _failed(self, error: TransportError | OSError, failures: int) -> int:
-        """Return the failures of a place after `error`; one that asking again does not mend counts as all."""
-        mends = isinstance(error, TransportError) and error.transient
+        """Return the failures of a place after `error`; one that asking again at once does not mend counts as all."""
+        mends = isinstance(error, TransportError) and error.transient and not is_busy(error)
         return failures + 1 if mends else self._policy.retries + 1
 
     def _piece(self, hunt: Hunt, trial: Trial, url: str, span: Span, work: _Work) -> None:
