@@ -290,6 +290,48 @@ def test_tunnel(store: Store, tmp_path: Path) -> None:
         assert "proxy-authorization" not in origin.requests[0].headers
 
 
+PASSED = [b"200 Connection established", b"204 No Content", b"200 OK\r\nTransfer-Encoding: chunked", b"200 "]
+
+
+@pytest.mark.parametrize("status", PASSED)
+def test_every_success_of_a_proxy_is_a_tunnel(status: bytes, store: Store, tmp_path: Path) -> None:
+    """Any 2xx opens it, and what its head says of a body means nothing. Source: RFC 9110 section 9.3.6."""
+    with serving({"/a": reply(BODY)}, https("127.0.0.1")) as origin, listening(tunnelling([], status)) as port:
+        proxies = {"https": f"http://127.0.0.1:{port}"}
+        trusting(store, tmp_path, proxies=proxies).obtain(wanted(f"{origin.url}/a"), Silent())
+    assert store.has(PINNED)
+
+
+#: what the proxy says -> how often it is asked, and the next step
+NO_TUNNEL = {
+    b"407 Login": (1, "the proxy wants a login"),
+    b"403 Forbidden": (1, "check the proxy"),
+    b"503 Busy": (2, "check the proxy"),
+}
+
+
+@pytest.mark.parametrize("status", NO_TUNNEL)
+def test_no_tunnel(status: bytes, store: Store, tmp_path: Path) -> None:
+    """A proxy that cannot now is asked again, one that will not is not; the next step is about the proxy."""
+    seen: list[bytes] = []
+    asked, hint = NO_TUNNEL[status]
+    with listening(tunnelling(seen, status)) as port, pytest.raises(AllSourcesFailedError) as caught:
+        proxies = {"https": f"http://127.0.0.1:{port}"}
+        trusting(store, tmp_path, proxies=proxies).obtain(wanted("https://127.0.0.1:1/a"), Silent())
+    assert len(seen) == asked
+    assert caught.value.hint.startswith(hint)
+
+
+def test_the_next_step_is_about_the_proxy(store: Store, tmp_path: Path) -> None:
+    """One that wants a login for http, and one that is not there, are not cured by looking at the URL."""
+    with serving({"http://h.invalid/a": reply(b"", "407 Login")}) as proxy:
+        pass_by = (({"http": proxy.url}, "the proxy wants a login"), ({"http": "127.0.0.1:1"}, "check the proxy"))
+        for proxies, hint in pass_by:
+            with pytest.raises(AllSourcesFailedError) as caught:
+                trusting(store, tmp_path, proxies=proxies).obtain(wanted("http://h.invalid/a"), Silent())
+            assert caught.value.hint.startswith(hint)
+
+
 def test_unsupported_proxy(store: Store, tmp_path: Path, origin: Origin) -> None:
     """A proxy that is not spoken is named without its password; nobody is asked around it."""
     proxies = {"http": "socks5://u:hunter2@127.0.0.1:1"}

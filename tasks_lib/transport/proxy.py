@@ -9,11 +9,15 @@ import base64
 import contextlib
 import ipaddress
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from tasks_lib.errors import TransportError
 from tasks_lib.transport.urls import Origin, redacted
+
+#: What helps who cannot pass a proxy.
+LOGIN_HINT: Final = "the proxy wants a login: write http://USER:PASSWORD@HOST:PORT in http_proxy and https_proxy"
+PROXY_HINT: Final = "check the proxy: http_proxy and https_proxy name it, no_proxy goes around it"
 
 
 class Proxy(NamedTuple):
