@@ -8,6 +8,7 @@ import datetime
 import re
 import socket
 import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,6 +64,18 @@ def test_https(store: Store, tmp_path: Path) -> None:
     """A certificate of the configured authority is trusted."""
     with serving({"/a": reply(BODY)}, https("127.0.0.1")) as origin:
         trusting(store, tmp_path).obtain(wanted(f"{origin.url}/a"), Silent())
+    assert store.has(PINNED)
+
+
+def test_directories_of_certificates(store: Store, tmp_path: Path) -> None:
+    """SSL_CERT_DIR may name several directories, and some that are not there."""
+    hashed = tmp_path / "hashed"
+    hashed.mkdir()
+    CA.cert_pem.write_to_path(str(hashed / "ca.pem"))
+    name = subprocess.run(["openssl", "x509", "-hash", "-noout", "-in", hashed / "ca.pem"], capture_output=True, text=True, check=True)  # fmt: skip
+    (hashed / "ca.pem").rename(hashed / f"{name.stdout.strip()}.0")
+    with serving({"/a": reply(BODY)}, https("127.0.0.1")) as origin:
+        trusting(store, tmp_path, ca_bundle=f"/nowhere:{tmp_path}:{hashed}").obtain(wanted(f"{origin.url}/a"), Silent())
     assert store.has(PINNED)
 
 
