@@ -400,10 +400,16 @@ def talkative(connection: socket.socket, request: Request) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
 
 
+def both(connection: socket.socket, request: Request) -> None:
+    connection.sendall(CHUNKED[:-2] + b"Content-Length: 7\r\n\r\n30d40\r\n" + BODY + b"\r\n0\r\n\r\n")
+    request.stays = True
+
+
 BAD_CONNECTIONS: dict[str, Callable[[], Answer]] = {
     "short": lambda: raw(HEAD + LENGTH + b"\r\n" + BODY[:99]),
     "unread": lambda: kept(b"x" * 1_000_000),
     "more than declared": lambda: talkative,
+    "chunked and length": lambda: both,
 }
 
 

@@ -76,6 +76,11 @@ class _Head(http.client.HTTPResponse):
                 return found
             _fields(self.fp)
 
+    def _check_close(self) -> bool:
+        """Whether nothing more is asked over this connection. Source for "both": RFC 9112 section 6.3, item 3."""
+        both = "Transfer-Encoding" in self.headers and "Content-Length" in self.headers
+        return both or bool(super()._check_close())  # type: ignore[misc]  # tests fail when it goes
+
 
 class _Connection(urllib3.connection.HTTPConnection):
     """A connection along a route; it serves the attempt of the thread that uses it."""
@@ -255,8 +260,7 @@ class Answer:
 
     def close(self) -> None:
         """Give the connection back when the body was read to its end, else close it: it never serves again."""
-        both = "Transfer-Encoding" in self.headers and "Content-Length" in self.headers
-        if self.broken or both or not self._is_over():
+        if self.broken or not self._is_over():
             self._raw.close()
         self._raw.release_conn()
 
