@@ -219,6 +219,34 @@ def test_a_later_run_resumes(origin: Origin, store: Store) -> None:
     assert store.has(PINNED)
 
 
+LEFT: dict[str, tuple[bytes, bytes, bytes]] = {
+    "more than promised": (BODY + b"more", b"", b""),
+    "more than promised, resumable": (b"x" * 300_000, b'"v1"\nORIGIN', b""),
+    "more than promised, in pieces": (b"x" * 300_000, b'"v1"\nORIGIN', b"0 100000\n11"),
+    "no validator": (b"x" * 777, b"", b"0 100000\n11"),
+    "a validator of no server": (BODY[:777], '"\u20ac"\nORIGIN'.encode(), b""),
+    "pieces of a byte": (BODY, b'"v1"\nORIGIN', b"0 1\n"),
+}
+
+
+@pytest.mark.parametrize("case", LEFT)
+def test_what_an_earlier_run_left(case: str, origin: Origin, store: Store) -> None:
+    """Whatever stands where a download is made, the blob is the promised bytes and no other, and nothing else stays."""
+    origin.answers["/a"] = ranged(BODY)
+    partial, note, pieces = LEFT[case]
+    with store.partial(PINNED):
+        pass
+    place = store.root / "v1/partial" / PINNED.digest.hex
+    place.with_suffix(".part").write_bytes(partial)
+    for suffix, content in {".validator": note, ".pieces": pieces}.items():
+        if content:
+            place.with_suffix(suffix).write_bytes(content.replace(b"ORIGIN", origin.url.encode()))
+    sources(store, total_timeout_s=5).obtain(wanted(f"{origin.url}/a"), Silent())
+    assert store.path(PINNED.digest).read_bytes() == BODY
+    assert len(origin.requests) <= 2
+    assert not list(place.parent.iterdir())
+
+
 def test_offline_opens_no_socket(origin: Origin, store: Store) -> None:
     """With the network off nothing is asked, and the error says what to do."""
     origin.answers["/a"] = reply(BODY)
