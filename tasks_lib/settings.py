@@ -80,6 +80,8 @@ SETTINGS: Final = (
 #: How alike a name of the environment and one of the command line is to a setting's when it is taken for a mistake;
 #: words of the command line may well be a dodo.py's own.
 _ALIKE: Final = (0.82, 0.9)
+#: Times of which zero is none, and no way to say that there is no limit.
+_NOT_ZERO: Final = frozenset({"FETCH_CONNECT_TIMEOUT_S", "FETCH_STALL_TIMEOUT_S"})
 #: Digits that a time may have: more than any clock will show.
 _DIGITS: Final = 18
 #: Who says whom to trust, the first one that is set.
@@ -259,6 +261,8 @@ def _read(one: Setting, name: str, given: Any) -> str | int | float:
     if not 0 <= value < 1 << 62:
         said = f"{name}={str(given)[:80]!r}"
         raise SettingError(f"{said} is no number of zero or more", hint=f"it means: {one.meaning}")
+    if not value and one.environ in _NOT_ZERO:
+        raise SettingError(f"{name}=0 leaves no time for anything", hint=f"it means: {one.meaning}")
     return value
 
 

@@ -56,6 +56,14 @@ def test_networks() -> None:
         Settings.parse(variables={}, environ={"FETCH_DENY_NETWORKS": "10.0.0.1/8"})
 
 
+@pytest.mark.parametrize("name", ["CONNECT", "STALL"])
+def test_no_time_is_refused(name: str) -> None:
+    """A deadline that has passed before anything began is refused; no total deadline means one from the size."""
+    with pytest.raises(SettingError, match=f"FETCH_{name}_TIMEOUT_S=0 leaves no time"):
+        Settings.parse(variables={}, environ={f"FETCH_{name}_TIMEOUT_S": "0"})
+    assert Settings.parse(variables={}, environ={"FETCH_TOTAL_TIMEOUT_S": "0"}).transport.total_s(1) > 0
+
+
 @pytest.mark.parametrize("text", ["-1", "many", "1e99", "nan"])
 def test_nonsense_is_refused(text: str) -> None:
     """A value that is no number of zero or more is refused, with the setting's name."""
