@@ -265,6 +265,7 @@ LOST = {
     "redirect with a backslash": Row(lambda: redirect("http:\\\\h\\a"), 1, "unreadable redirect"),
     "redirect to no URL": Row(lambda: redirect("http://[::1"), 1, "unreadable redirect"),
     "redirect to no port": Row(lambda: redirect("http://h:99999/"), 1, "unreadable redirect"),
+    "redirect to port 0": Row(lambda: redirect("http://127.0.0.1:0/"), 1, "unreadable redirect"),
     "redirect nowhere": Row(lambda: reply(b"", "302 Found"), 1, "unreadable redirect"),
     "401": Row(lambda: reply(b"", "401 Unauthorized", WWW_Authenticate='Basic realm="x"'), 1, "HTTP 401"),
     "403": Row(lambda: reply(b'{"message": "rate limit"}', "403 No", Content_Type="application/json"), 1, "rate limit"),

@@ -45,7 +45,7 @@ def proxy_for(origin: Origin, proxies: Mapping[str, str], no_proxy: str) -> Prox
     url = url if "://" in url else f"http://{url}"
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
-        if parts.scheme == "http" and parts.hostname:
+        if parts.scheme == "http" and parts.hostname and parts.port != 0:
             user = parts.username
             login = "" if user is None else basic(unquote(user), unquote(parts.password or ""))
             return Proxy(parts.hostname, parts.port or 80, login)
