@@ -243,3 +243,14 @@ def test_what_refused_pieces_does_not_stay(store: Store, origin: Origin) -> None
     origin.answers["/a"] = in_pieces(reply(b"", "403 X"), throttled(BODY, 16 * RATE))
     sources(store).obtain(large(f"{origin.url}/a"), Silent())
     assert is_there(store)
+
+
+def test_a_blocked_mirror_is_not_asked_for_pieces(store: Store, origin: Origin) -> None:
+    """What may not be asked is not asked for a part either."""
+    origin.answers["/a"] = throttled(BODY, 2 * RATE)
+    with serving({"/a": throttled(BODY, 2 * RATE)}) as mirror:
+        url = f"{mirror.url}/a"
+        found = sources(store).obtain(large(f"{origin.url}/a", url, refused={url: "blocked"}), Silent())
+        assert found["connections"] == 5
+        assert not mirror.requests
+    assert is_there(store)

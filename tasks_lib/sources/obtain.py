@@ -47,7 +47,7 @@ class Sources:
         """Whether neither the store nor a local file holds it; opens no socket."""
         if self._store.has(wanted.integrity):
             return False
-        return not any(network_origin(url) is None and local_path(url).is_file() for url in wanted.urls)
+        return not any(network_origin(url) is None and local_path(url).is_file() for url in wanted.allowed)
 
     def obtain(self, wanted: Wanted, progress: Progress) -> Provenance:
         """Make the store hold what is wanted, and return where it came from; {} when it was there.
@@ -68,7 +68,7 @@ class Sources:
         """Ask source after source; those that are not worth waiting for get their rest when all were asked."""
         begun = time.monotonic()
         strict = hunt.wanted.strict
-        urls = list(hunt.wanted.urls) if strict else self._hosts.ordered(hunt.wanted.urls)
+        urls = list(hunt.wanted.allowed) if strict else self._hosts.ordered(hunt.wanted.allowed)
         trials = [Trial.of(url, self._policy.retries) for url in urls]
         postponed: list[Trial] = []
         for number, trial in enumerate(trials, 1):
@@ -83,6 +83,8 @@ class Sources:
             found = self._from_one(hunt, trial, ())
             if found is not None:
                 return _provenance(found, hunt, begun)
+        for url, why in hunt.wanted.refused.items():
+            hunt.report.refused(url, why)
         raise hunt.report.failure()
 
     def _from_one(self, hunt: Hunt, trial: Trial, others: Sequence[Trial]) -> Facts | None:
@@ -106,10 +108,6 @@ class Sources:
                 self._nap(pause_s, hunt.progress)
 
     def _is_skipped(self, hunt: Hunt, trial: Trial) -> bool:
-        refused = hunt.wanted.refused.get(trial.url, "")
-        if refused:
-            hunt.report.refused(trial.url, refused)
-            return True
         if trial.origin is not None and self._policy.network == "off":
             hunt.report.offline(trial.url)
             return True

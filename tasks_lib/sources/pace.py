@@ -62,7 +62,7 @@ def _places(hunt: Hunt, trial: Trial, hosts: Hosts) -> list[str]:
     digest = str(wanted.integrity.digest)
     others = [
         url
-        for url in hosts.ordered(wanted.urls)
+        for url in hosts.ordered(wanted.allowed)
         if url != trial.url and network_origin(url) and not hosts.is_suspect(url) and not hosts.known_wrong(url, digest)
     ]
     return [trial.url, *others[:_MAX_MIRRORS]]
