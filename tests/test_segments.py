@@ -254,3 +254,17 @@ def test_a_blocked_mirror_is_not_asked_for_pieces(store: Store, origin: Origin) 
         assert found["connections"] == 5
         assert not mirror.requests
     assert is_there(store)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_line_that_ends_by_a_fault_of_ours_holds_nobody(store: Store, origin: Origin) -> None:
+    """Whatever ends the thread of a line is not waited for; one line goes on alone."""
+
+    class Faulty(Silent):
+        def advance(self, size: int) -> None:
+            if size and threading.current_thread().name == "piece":
+                raise RuntimeError("a fault")
+
+    origin.answers["/a"] = throttled(BODY, 4 * RATE)
+    sources(store, retries=0).obtain(large(f"{origin.url}/a"), Faulty())
+    assert is_there(store)

@@ -98,22 +98,28 @@ class Segments:
                 break
 
     def _worker(self, hunt: Hunt, trial: Trial, url: str, work: _Work) -> None:
+        """Fetch pieces as `_pieces`; that it ended is told however it did, since it is waited for."""
+        try:
+            with contextlib.suppress(CancelledError):
+                self._pieces(hunt, trial, url, work)
+        finally:
+            work.came.put(None)
+
+    def _pieces(self, hunt: Hunt, trial: Trial, url: str, work: _Work) -> None:
         """Fetch pieces until none is left, or this place failed too often."""
         failures = 0
-        with contextlib.suppress(CancelledError):
-            while not work.stop.is_set() and failures <= self._policy.retries:
-                try:
-                    span = work.waiting.popleft()
-                except IndexError:
-                    break
-                try:
-                    self._piece(hunt, trial, url, span, work)
-                    failures = 0
-                except (TransportError, OSError) as error:
-                    work.waiting.appendleft(span)
-                    work.errors.append((url, error))
-                    failures = self._failed(error, failures)
-        work.came.put(None)
+        while not work.stop.is_set() and failures <= self._policy.retries:
+            try:
+                span = work.waiting.popleft()
+            except IndexError:
+                break
+            try:
+                self._piece(hunt, trial, url, span, work)
+                failures = 0
+            except (TransportError, OSError) as error:
+                work.waiting.appendleft(span)
+                work.errors.append((url, error))
+                failures = self._failed(error, failures)
 
     def _failed(self, error: TransportError | OSError, failures: int) -> int:
         """Return the failures of a place after `error`; one that asking again at once does not mend counts as all."""
