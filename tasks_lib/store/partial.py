@@ -46,7 +46,8 @@ def opened(path: Path, quarantine: Path, expected: Integrity) -> Iterator[Partia
     finally:
         partial.close()
         if full:
-            path.unlink(missing_ok=True)
+            for name in (path, path.with_suffix(".validator"), path.with_suffix(".pieces")):
+                name.unlink(missing_ok=True)
 
 
 class Partial:
