@@ -96,6 +96,8 @@ _ALIKE: Final = (0.82, 0.9)
 #: The settings that are directories, and what a system says of a path that can never be one.
 _DIRECTORIES: Final = ("FETCHDEFS_DIR", "FETCH_CACHE_DIR", "FETCH_BUILD_DIR", "FETCH_PRIVATE_CACHE_DIR")
 _NO_PLACE: Final = (errno.ELOOP, errno.ENAMETOOLONG)
+#: Times of which zero is none, and no way to say that there is no limit.
+_NOT_ZERO: Final = frozenset({"FETCH_CONNECT_TIMEOUT_S", "FETCH_STALL_TIMEOUT_S"})
 #: Digits that a time may have: more than any clock will show.
 _DIGITS: Final = 18
 #: Who says whom to trust, the first one that is set.
@@ -282,11 +284,13 @@ def _read(one: Setting, name: str, given: Any) -> str | int | float:
     word = str(given).lower()
     try:
         value = type(one.default)({"true": 1, "yes": 1, "on": 1, "false": 0, "no": 0, "off": 0}.get(word, word))
-    except ValueError:
+    except (ValueError, OverflowError):
         value = -1
     if not 0 <= value < 1 << 62:
         said = f"{name}={str(given)[:80]!r}"
         raise SettingError(f"{said} is no number of zero or more", hint=f"it means: {one.meaning}")
+    if not value and one.environ in _NOT_ZERO:
+        raise SettingError(f"{name}=0 leaves no time for anything", hint=f"it means: {one.meaning}")
     return value
 
 

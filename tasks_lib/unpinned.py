@@ -29,7 +29,7 @@ from tasks_lib.errors import (
 )
 from tasks_lib.network import Policy
 from tasks_lib.progress import Progress
-from tasks_lib.sources.local import opened
+from tasks_lib.sources.local import open_local, readable
 from tasks_lib.store import Store, Writer
 from tasks_lib.transport import CHUNK, Response, Transport, redacted
 
@@ -105,7 +105,7 @@ class Unpinned:
     def _backoff_s(self, attempt: int, error: IntegrityError | TransportError) -> float:
         """Return seconds to wait: full jitter, and never less than the server asks for."""
         told = error.retry_after_s if isinstance(error, HttpStatusError) else None
-        wait_s = random.uniform(0, min(_MAX_BACKOFF_S, self._policy.backoff_s * 2.0**attempt))
+        wait_s = random.uniform(0, min(_MAX_BACKOFF_S, self._policy.backoff_s * 2.0 ** min(attempt, 30)))
         return max(wait_s, min(told or 0.0, MAX_RETRY_AFTER_S))
 
     def _nap(self, seconds: float, progress: Progress) -> None:
@@ -116,12 +116,9 @@ class Unpinned:
             seconds -= _NAP_S
 
     def _from_file(self, asked: Asked, url: str) -> Integrity:
-        try:
-            with opened(url) as file, self._store.writer() as writer:
-                _copy(file, writer, asked.limit)
-                return _committed(writer, asked)
-        except OSError as error:
-            raise TransportError(f"cannot read the file: {error.strerror or error}") from error
+        with readable(), open_local(url) as file, self._store.writer() as writer:
+            _copy(file, writer, asked.limit)
+            return _committed(writer, asked)
 
     def _once(self, asked: Asked, url: str, headers: Mapping[str, str], progress: Progress) -> Integrity:
         progress.phase("connect", url=redacted(url))

@@ -84,6 +84,8 @@ WRONG = {
     "size": (GOOD.replace("size: 3", "size: -1"), "a.fetch.size"),
     "missing": (GOOD.replace(", size: 3", ""), "a.fetch.size: is missing: run `stat"),
     "NUL": (GOOD.replace("https://h/a", "file:%00/a"), "a.fetch.url: holds a NUL"),
+    "port 0": (GOOD.replace("//h/", "//h:0/"), "a.fetch.url: names port 0, which nobody listens at: leave it out"),
+    "no letters of a host": (GOOD.replace("//h/", "//\u00e4..h/"), "a.fetch.url: is no URL: "),
     "ftp": (GOOD.replace("https:", "ftp:"), "a.fetch.url: the URL scheme 'ftp' is not supported: use the https form"),
     "unknown key": (fetch("strip-component: 1"), "a.fetch.strip-component: unknown key: did you mean strip-components"),
     "unknown task key": (GOOD.replace("description", "descriptoin"), "a.descriptoin: unknown key: did you mean"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -132,6 +133,28 @@ def test_offline_asks_nobody(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "a" in done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_few_open_files(tmp_path: Path) -> None:
+    """Large files that come slowly, from several hosts, arrive where a process may open 64 files."""
+    contents = [content_of(number, 20 << 20) for number in range(5)]
+    with contextlib.ExitStack() as stack:
+        urls = [stack.enter_context(serving({"/a": throttled(one, 4 << 20)})).url for one in contents]
+        pairs = enumerate(zip(urls, contents, strict=True))
+        here = repository(tmp_path, *(definition(f"a{n}", f"{url}/a", one) for n, (url, one) in pairs))
+        few = f"ulimit -n 64; exec {sys.executable} -m doit"
+        environ = {**CLEAN, "PYTHONPATH": str(ROOT), "FETCH_DURABILITY": "fast"}
+        done = subprocess.run(["sh", "-c", few], cwd=here, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_cache_that_cannot_be_looked_at(tmp_path: Path) -> None:
+    """A path of the cache that the system refuses to look at is told in two lines."""
+    here = repository(tmp_path, definition("a", "http://name.invalid/a", b"x"))
+    done = doit(here, FETCH_CACHE_DIR="c" * 300)
+    assert done.returncode == 3
+    assert "can be no directory: File name too long" in done.stdout
+    assert len(done.stdout.splitlines()) == 2
 
 
 def test_dead_hosts_through_doit(tmp_path: Path) -> None:

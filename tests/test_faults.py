@@ -144,6 +144,7 @@ SURVIVED = {
     "longer than declared": Row(lambda: raw(HEAD + LENGTH + b"\r\n" + BODY + b"more"), 1),
     "chunked": Row(lambda: raw(CHUNKED + b"30d40\r\n" + BODY + b"\r\n0\r\n\r\n"), 1),
     "chunk size negative, all bytes there": Row(lambda: raw(CHUNKED + b"-5\r\n" + BODY), 1),
+    "chunked, then a blank": Row(lambda: raw(CHUNKED[:-4] + b" \t\r\n\r\n30d40\r\n" + BODY + b"\r\n0\r\n\r\n"), 1),
     "chunk extension": Row(lambda: raw(CHUNKED + b"30d40;a=b\r\n" + BODY + b"\r\n0\r\nX: y\r\n\r\n"), 1),
     "chunked and length": Row(lambda: raw(CHUNKED[:-2] + b"Content-Length: 7\r\n\r\n30d40\r\n" + BODY + b"\r\n0\r\n\r\n"), 1),
     "chunk cut once": Row(lambda: in_turn(raw(CHUNKED + b"400\r\n" + BODY[:100]), reply(BODY)), 2),
@@ -200,6 +201,7 @@ SURVIVED = {
     "stall once": Row(lambda: in_turn(mute(HEAD + LENGTH + b"\r\n123"), reply(BODY)), 2),
     "stall in the headers once": Row(lambda: in_turn(mute(HEAD + b"X"), reply(BODY)), 2),
     "301 relative": Row(lambda: redirect("b", "301 X"), 2),
+    "301, then a blank": Row(lambda: redirect("/b ", "301 X"), 2),
     "302 protocol-relative": Row(lambda: in_turn(lambda c, r: redirect(f"//{r.headers['host']}/b")(c, r)), 2),
     "303 to letters of UTF-8": Row(lambda: raw("HTTP/1.1 303 X\r\nLocation: /ä?c\r\nContent-Length: 0\r\n\r\n".encode()), 2),
     "307": Row(lambda: redirect("/b", "307 X"), 2),
@@ -263,6 +265,7 @@ LOST = {
     "redirect with a backslash": Row(lambda: redirect("http:\\\\h\\a"), 1, "unreadable redirect"),
     "redirect to no URL": Row(lambda: redirect("http://[::1"), 1, "unreadable redirect"),
     "redirect to no port": Row(lambda: redirect("http://h:99999/"), 1, "unreadable redirect"),
+    "redirect to port 0": Row(lambda: redirect("http://127.0.0.1:0/"), 1, "unreadable redirect"),
     "redirect nowhere": Row(lambda: reply(b"", "302 Found"), 1, "unreadable redirect"),
     "401": Row(lambda: reply(b"", "401 Unauthorized", WWW_Authenticate='Basic realm="x"'), 1, "HTTP 401"),
     "403": Row(lambda: reply(b'{"message": "rate limit"}', "403 No", Content_Type="application/json"), 1, "rate limit"),
@@ -398,10 +401,16 @@ def talkative(connection: socket.socket, request: Request) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
 
 
+def both(connection: socket.socket, request: Request) -> None:
+    connection.sendall(CHUNKED[:-2] + b"Content-Length: 7\r\n\r\n30d40\r\n" + BODY + b"\r\n0\r\n\r\n")
+    request.stays = True
+
+
 BAD_CONNECTIONS: dict[str, Callable[[], Answer]] = {
     "short": lambda: raw(HEAD + LENGTH + b"\r\n" + BODY[:99]),
     "unread": lambda: kept(b"x" * 1_000_000),
     "more than declared": lambda: talkative,
+    "chunked and length": lambda: both,
 }
 
 

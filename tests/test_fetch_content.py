@@ -295,6 +295,17 @@ def test_what_is_no_file_is_not_replaced(run: Run, tmp_path: Path, origin: Origi
     assert origin.paths() == []
 
 
+@pytest.mark.parametrize("url", ["http://h:99999/x", "http://u:hunter2@h:x/", "http://[::1/x", "file://[::1/x"])
+@pytest.mark.parametrize("size", ["0", "1"])
+def test_unreadable_urls(run: Run, tmp_path: Path, size: str, url: str) -> None:
+    """A URL without a host or port that can be one is refused at once, unquoted, for the file and for its signature."""
+    words = ("static-url", "--sha256", "0" * 64, "--size", size)
+    signed = ("--gpg-sig-url", url, "--gpg-key-env", "KEY", "http://127.0.0.1:1/x")
+    for ended in (run(*words, url, tmp_path / "x"), run(*words, *signed, tmp_path / "x", KEY="k")):
+        assert ended.status == 1
+        assert ended.err == "fetch-content: (unreadable URL): its host or port is none\nwrite https://HOST/PATH\n"
+
+
 def test_permanent_errors_are_asked_once(run: Run, tmp_path: Path, origin: Origin) -> None:
     """A 404 does not get better by waiting; a 503 does."""
     run("static-url", *pinned(b"x"), f"{origin.url}/missing", tmp_path / "x")

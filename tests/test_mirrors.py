@@ -15,7 +15,7 @@ from tasks_lib.graph.load import load
 from tasks_lib.progress import Silent
 from tasks_lib.store import Store
 from tests.origin import reply, serving
-from tests.project import PORCH, definition, doit, ran
+from tests.project import PORCH, definition, doit, ran, written
 from tests.test_sources import BODY, PINNED, sources, wanted
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +48,9 @@ PLACES = {
     "each place once": (GROUP, "https://one.example/a", ", mirrors: ['mirror://g/a']", ["https://one.example/a", "https://two.example/sub/a"]),
     "content first and last": ("content-addressed: [{url: 'https://t.example/{algo}/{hex}'}, {url: 'https://c.example/cas/{sha256}', place: first}]", "https://o.example/a", "", [f"https://c.example/cas/{SHA}", "https://o.example/a", f"https://t.example/sha256/{SHA}"]),
     "block": ("block: o.example", "https://sub.o.example/a", ", mirrors: ['https://xo.example/a']", ["https://sub.o.example/a !", "https://xo.example/a"]),
+    "block with a dot": ("block: o.example", "https://o.example./a", "", ["https://o.example./a !"]),
+    "a rule makes no URL": ("rewrite: [{match: 'https://o.example/(.*)', to: ['http://[\\1/', 'https://h:\\1/', direct]}]", "https://o.example/x", "", ["http://[x/ !", "https://h:x/ !", "https://o.example/x"]),
+    "a rule makes a scheme": ("rewrite: [{match: 'https://o.example/(.*)', to: ['mirror://\\1']}]", "https://o.example/x", "", ["mirror://x !"]),
     "allow": ("allow: [m.example]", "https://o.example/a", ", mirrors: ['https://m.example/a']", ["https://o.example/a !", "https://m.example/a"]),
     "block wins": ("allow: [m.example]\nblock: ['*']", "https://m.example/a", "", ["https://m.example/a !"]),
     "block after rewriting": (GROUP + "block: o.example\nrewrite: [{match: 'https://o\\.example/(.*)', to: 'mirror://g/\\1'}]", "https://o.example/a", "", ["https://one.example/a", "https://two.example/sub/a"]),
@@ -145,6 +148,15 @@ def test_a_blocked_place_is_not_asked_and_told(tmp_path: Path) -> None:
         with pytest.raises(AllSourcesFailedError, match="not asked: it is blocked: ask Ann"):
             sources(Store(tmp_path / "c")).obtain(wanted(url, refused={url: "it is blocked: ask Ann"}), Silent())
         assert not origin.requests
+
+
+def test_what_a_rule_makes_of_a_url(tmp_path: Path) -> None:
+    """A rule that makes no URL costs its place and no more."""
+    with serving({"/a": reply(BODY)}) as origin:
+        one = definition("a", f"{origin.url}/a", BODY, "    artifact-name: a\n")
+        rule = "rewrite: [{match: '(http://.*/)(.*)', to: ['https://h:\\2/', direct]}]"
+        here = written(tmp_path, {"dodo.py": PORCH, "fetchdefs/fetch/a.yml": one, "fetchdefs/mirrors.yml": rule})
+        assert ran(doit(here)) == ["fetch:a"]
 
 
 def test_through_doit(tmp_path: Path) -> None:

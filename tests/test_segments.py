@@ -7,17 +7,18 @@ import itertools
 import random
 import socket
 import threading
+import time
 from typing import Any
 
 import pytest
 
-from tasks_lib.errors import CancelledError
+from tasks_lib.errors import AllSourcesFailedError, CancelledError
 from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
 from tasks_lib.sources import Sources, Wanted
 from tasks_lib.store import Store
 from tasks_lib.transport import Transport
-from tests.origin import Answer, Origin, Request, in_turn, reply, serving, throttled
+from tests.origin import Answer, Origin, Request, in_turn, raw, reply, serving, throttled
 from tests.test_sources import wanted
 
 BODY = random.Random(1).randbytes(9 << 20)
@@ -176,3 +177,94 @@ def test_pieces_survive(store: Store, origin: Origin) -> None:
     assert found["resumed"]
     assert len(origin.requests) - before <= 4
     assert all("range" in request.headers for request in origin.requests[before:])
+
+
+def in_pieces(pieces: Answer, whole: Answer) -> Answer:
+    """Return an answer that gives `pieces` to whoever asks for a part with an end."""
+
+    def answer(connection: socket.socket, request: Request) -> None:
+        (pieces if request.headers.get("range", "-")[-1] != "-" else whole)(connection, request)
+
+    return answer
+
+
+def test_what_a_mirror_did_is_not_the_fault_of_the_origin(store: Store, origin: Origin) -> None:
+    """A mirror that fails last, with what asking again does not mend, leaves the origin and what came untouched."""
+
+    def late(connection: socket.socket, request: Request) -> None:
+        time.sleep(1.5)  # the origin's own connections found nothing more to do
+        reply(b"", "404 Not Found")(connection, request)
+
+    origin.answers["/a"] = in_pieces(throttled(BODY, 16 * RATE), throttled(BODY, 2 * RATE))
+    with serving({"/a": late}) as mirror:
+        sources(store).obtain(large(f"{origin.url}/a", f"{mirror.url}/a"), Silent())
+    assert is_there(store)
+    assert [("range" in request.headers) for request in origin.requests].count(False) == 1
+
+
+def test_a_report_names_who_failed(store: Store, origin: Origin) -> None:
+    """When the pieces of both fail, each one's reason stands beside its own URL."""
+    origin.answers["/a"] = in_turn(throttled(BODY, 2 * RATE), reply(b"", "500 Origin"))
+    with serving({"/a": reply(b"", "502 Mirror")}) as mirror, pytest.raises(AllSourcesFailedError) as caught:
+        sources(store).obtain(large(f"{origin.url}/a", f"{mirror.url}/a"), Silent())
+    assert {(one.url == f"{origin.url}/a", "500 Origin" in one.reason) for one in caught.value.attempts} == {
+        (True, True),
+        (False, False),
+    }
+
+
+CROWDS: dict[str, Answer] = {
+    "forbidden": reply(b"", "403 One connection only"),
+    "no parts": reply(b"", "404 Not Found"),
+    "busy": reply(b"", "503 Busy"),
+    "too many": reply(b"", "429 Slow down", Retry_After="0"),
+    "hung up": raw(b""),
+    "no HTTP": raw(b"go away\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("case", CROWDS)
+def test_a_host_that_wants_no_crowd(case: str, store: Store, origin: Origin) -> None:
+    """Who refuses several connections, or parts, gives the rest to one, that goes on where the first stopped."""
+    origin.answers["/a"] = in_pieces(CROWDS[case], throttled(BODY, 4 * RATE))
+    found = sources(store).obtain(large(f"{origin.url}/a"), Silent())
+    assert is_there(store)
+    assert "connections" not in found
+    assert found["resumed"]
+    limit = 4 * 5 if case in ("busy", "too many") else 4 * 5 * 3  # lines that are told to come later ask once each
+    assert len(origin.requests) < limit
+
+
+def test_what_refused_pieces_does_not_stay(store: Store, origin: Origin) -> None:
+    """Pieces that a run left, of a host that now refuses parts, do not keep the next run from its bytes."""
+    origin.answers["/a"] = in_pieces(reply(b"", "403 X"), in_turn(throttled(BODY, 2 * RATE), reply(b"", "403 X")))
+    with pytest.raises(AllSourcesFailedError, match="403"):
+        sources(store).obtain(large(f"{origin.url}/a"), Silent())
+    origin.answers["/a"] = in_pieces(reply(b"", "403 X"), throttled(BODY, 16 * RATE))
+    sources(store).obtain(large(f"{origin.url}/a"), Silent())
+    assert is_there(store)
+
+
+def test_a_blocked_mirror_is_not_asked_for_pieces(store: Store, origin: Origin) -> None:
+    """What may not be asked is not asked for a part either."""
+    origin.answers["/a"] = throttled(BODY, 2 * RATE)
+    with serving({"/a": throttled(BODY, 2 * RATE)}) as mirror:
+        url = f"{mirror.url}/a"
+        found = sources(store).obtain(large(f"{origin.url}/a", url, refused={url: "blocked"}), Silent())
+        assert found["connections"] == 5
+        assert not mirror.requests
+    assert is_there(store)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_line_that_ends_by_a_fault_of_ours_holds_nobody(store: Store, origin: Origin) -> None:
+    """Whatever ends the thread of a line is not waited for; one line goes on alone."""
+
+    class Faulty(Silent):
+        def advance(self, size: int) -> None:
+            if size and threading.current_thread().name == "piece":
+                raise RuntimeError("a fault")
+
+    origin.answers["/a"] = throttled(BODY, 4 * RATE)
+    sources(store, retries=0).obtain(large(f"{origin.url}/a"), Faulty())
+    assert is_there(store)

@@ -36,6 +36,8 @@ def test_pyproject(tmp_path: Path) -> None:
         ("retries = 'many'", r"\[tool.doit-fetch\] retries='many' is no number"),
         ("retries = [1]", "is no number"),
         ("retries = 1.5", "retries='1.5' is no number"),
+        ("retries = inf", "retries='inf' is no number"),
+        ("backoff = 1" + "0" * 400, "is no number"),
         ("retries = ", "is no TOML"),
         ("cache = ['a']", r"cache=\"\['a'\]\" is no text"),
         ("cache = false", "cache='False' is no text"),
@@ -97,6 +99,14 @@ def test_networks() -> None:
     assert Settings.parse(variables={"deny_networks": "none"}, environ={}).transport.denied == ()
     with pytest.raises(SettingError, match=r"'10\.0\.0\.1/8' is no network"):
         Settings.parse(variables={}, environ={"FETCH_DENY_NETWORKS": "10.0.0.1/8"})
+
+
+@pytest.mark.parametrize("name", ["CONNECT", "STALL"])
+def test_no_time_is_refused(name: str) -> None:
+    """A deadline that has passed before anything began is refused; no total deadline means one from the size."""
+    with pytest.raises(SettingError, match=f"FETCH_{name}_TIMEOUT_S=0 leaves no time"):
+        Settings.parse(variables={}, environ={f"FETCH_{name}_TIMEOUT_S": "0"})
+    assert Settings.parse(variables={}, environ={"FETCH_TOTAL_TIMEOUT_S": "0"}).transport.total_s(1) > 0
 
 
 @pytest.mark.parametrize("text", ["-1", "many", "1e99", "nan"])

@@ -18,6 +18,7 @@ from tasks_lib.progress import Silent
 from tasks_lib.sources import Policy, Sources, Wanted
 from tasks_lib.store import Store
 from tasks_lib.transport import Transport, TransportSettings
+from tasks_lib.unpinned import Asked, Unpinned
 from tests.origin import Answer, Origin, Request, in_turn, ranged, raw, reply, serving
 
 BODY = b"0123456789" * 20_000
@@ -218,6 +219,34 @@ def test_a_later_run_resumes(origin: Origin, store: Store) -> None:
     assert store.has(PINNED)
 
 
+LEFT: dict[str, tuple[bytes, bytes, bytes]] = {
+    "more than promised": (BODY + b"more", b"", b""),
+    "more than promised, resumable": (b"x" * 300_000, b'"v1"\nORIGIN', b""),
+    "more than promised, in pieces": (b"x" * 300_000, b'"v1"\nORIGIN', b"0 100000\n11"),
+    "no validator": (b"x" * 777, b"", b"0 100000\n11"),
+    "a validator of no server": (BODY[:777], '"\u20ac"\nORIGIN'.encode(), b""),
+    "pieces of a byte": (BODY, b'"v1"\nORIGIN', b"0 1\n"),
+}
+
+
+@pytest.mark.parametrize("case", LEFT)
+def test_what_an_earlier_run_left(case: str, origin: Origin, store: Store) -> None:
+    """Whatever stands where a download is made, the blob is the promised bytes and no other, and nothing else stays."""
+    origin.answers["/a"] = ranged(BODY)
+    partial, note, pieces = LEFT[case]
+    with store.partial(PINNED):
+        pass
+    place = store.root / "v1/partial" / PINNED.digest.hex
+    place.with_suffix(".part").write_bytes(partial)
+    for suffix, content in {".validator": note, ".pieces": pieces}.items():
+        if content:
+            place.with_suffix(suffix).write_bytes(content.replace(b"ORIGIN", origin.url.encode()))
+    sources(store, total_timeout_s=5).obtain(wanted(f"{origin.url}/a"), Silent())
+    assert store.path(PINNED.digest).read_bytes() == BODY
+    assert len(origin.requests) <= 2
+    assert not list(place.parent.iterdir())
+
+
 def test_offline_opens_no_socket(origin: Origin, store: Store) -> None:
     """With the network off nothing is asked, and the error says what to do."""
     origin.answers["/a"] = reply(BODY)
@@ -238,13 +267,23 @@ def test_file_mirror(store: Store, tmp_path: Path, origin: Origin) -> None:
         sources(other).obtain(wanted(url), Silent())
 
 
-def test_a_fifo_is_not_waited_for(store: Store, tmp_path: Path) -> None:
-    """A FIFO is no source, since nobody may write it; neither it nor a name that is too long is at hand offline."""
-    os.mkfifo(tmp_path / "fifo")
-    urls = ((tmp_path / "fifo").as_uri(), f"file:///{'x' * 300}")
-    with pytest.raises(AllSourcesFailedError, match="it is a FIFO"):
-        sources(store).obtain(wanted(*urls), Silent())
-    assert sources(store).needs_network(wanted(*urls))
+@pytest.mark.parametrize(("name", "told"), [("pipe", "no regular file"), ("device", "no regular file"), ("loop", "symbolic"), ("a%00b", "names no path"), ("none", "No such file"), ("dir", "no regular file"), ("[::1", "names no path"), ("x" * 300, "too long")])  # fmt: skip
+def test_what_is_no_file(name: str, told: str, store: Store, tmp_path: Path) -> None:
+    """A pipe does not hold us, a device is not read, and whatever else is no file is told; a link to a file is one."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "right").write_bytes(BODY)
+    for link, target in {"device": "/dev/zero", "loop": "loop", "link": "right"}.items():
+        (tmp_path / link).symlink_to(target)
+    url = f"file://{name}" if name[0] == "[" else f"file://{tmp_path}/{name}"
+    assert sources(store).needs_network(wanted(url))
+    with pytest.raises(AllSourcesFailedError, match=f"cannot read the file: .*{told}"):
+        sources(store).obtain(wanted(url), Silent())
+    asked = Asked(name="a", urls=(url,), limit=1 << 20)
+    with pytest.raises(AllSourcesFailedError, match=f"cannot read the file: .*{told}"):
+        Unpinned(store, Transport(TransportSettings()), Policy()).obtain(asked, Silent())
+    sources(store).obtain(wanted(f"file://{tmp_path}/link"), Silent())
+    assert store.has(PINNED)
 
 
 def test_two_at_once_download_once(origin: Origin, store: Store) -> None:

@@ -1,5 +1,6 @@
 """The cache: an entry is absent, or complete and exactly the pinned bytes."""
 
+import errno
 import hashlib
 import os
 import random
@@ -261,3 +262,13 @@ def test_few_and_many_are_remembered_alike(tmp_path: Path) -> None:
         with path.open("a") as file:
             file.write(f"\n{8:064x} {Stamp(9, 9, 9, 9, 9).text}\n")
         assert memo.get(Stamp(9, 9, 9, 9, 9)) == f"{8:064x}"
+
+
+def test_no_space_leaves_nothing_of_a_download(store: Store) -> None:
+    """What found no space goes with its notes, which would speak of other bytes later."""
+    with pytest.raises(StoreUnavailableError), store.partial(PINNED) as partial:
+        partial.restart('"etag"', "http://h")
+        partial.append(BYTES[:10])
+        partial.split(5)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not list((store.root / "v1/partial").iterdir())

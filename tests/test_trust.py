@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime
+import re
 import socket
 import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,6 +64,18 @@ def test_https(store: Store, tmp_path: Path) -> None:
     """A certificate of the configured authority is trusted."""
     with serving({"/a": reply(BODY)}, https("127.0.0.1")) as origin:
         trusting(store, tmp_path).obtain(wanted(f"{origin.url}/a"), Silent())
+    assert store.has(PINNED)
+
+
+def test_directories_of_certificates(store: Store, tmp_path: Path) -> None:
+    """SSL_CERT_DIR may name several directories, and some that are not there."""
+    hashed = tmp_path / "hashed"
+    hashed.mkdir()
+    CA.cert_pem.write_to_path(str(hashed / "ca.pem"))
+    name = subprocess.run(["openssl", "x509", "-hash", "-noout", "-in", hashed / "ca.pem"], capture_output=True, text=True, check=True)  # fmt: skip
+    (hashed / "ca.pem").rename(hashed / f"{name.stdout.strip()}.0")
+    with serving({"/a": reply(BODY)}, https("127.0.0.1")) as origin:
+        trusting(store, tmp_path, ca_bundle=f"/nowhere:{tmp_path}:{hashed}").obtain(wanted(f"{origin.url}/a"), Silent())
     assert store.has(PINNED)
 
 
@@ -289,12 +303,65 @@ def test_tunnel(store: Store, tmp_path: Path) -> None:
         assert "proxy-authorization" not in origin.requests[0].headers
 
 
+PASSED = [b"200 Connection established", b"204 No Content", b"200 OK\r\nTransfer-Encoding: chunked", b"200 "]
+
+
+@pytest.mark.parametrize("status", PASSED)
+def test_every_success_of_a_proxy_is_a_tunnel(status: bytes, store: Store, tmp_path: Path) -> None:
+    """Any 2xx opens it, and what its head says of a body means nothing. Source: RFC 9110 section 9.3.6."""
+    with serving({"/a": reply(BODY)}, https("127.0.0.1")) as origin, listening(tunnelling([], status)) as port:
+        proxies = {"https": f"http://127.0.0.1:{port}"}
+        trusting(store, tmp_path, proxies=proxies).obtain(wanted(f"{origin.url}/a"), Silent())
+    assert store.has(PINNED)
+
+
+#: what the proxy says -> how often it is asked, and the next step
+NO_TUNNEL = {
+    b"407 Login": (1, "the proxy wants a login"),
+    b"403 Forbidden": (1, "check the proxy"),
+    b"503 Busy": (2, "check the proxy"),
+}
+
+
+@pytest.mark.parametrize("status", NO_TUNNEL)
+def test_no_tunnel(status: bytes, store: Store, tmp_path: Path) -> None:
+    """A proxy that cannot now is asked again, one that will not is not; the next step is about the proxy."""
+    seen: list[bytes] = []
+    asked, hint = NO_TUNNEL[status]
+    with listening(tunnelling(seen, status)) as port, pytest.raises(AllSourcesFailedError) as caught:
+        proxies = {"https": f"http://127.0.0.1:{port}"}
+        trusting(store, tmp_path, proxies=proxies).obtain(wanted("https://127.0.0.1:1/a"), Silent())
+    assert len(seen) == asked
+    assert caught.value.hint.startswith(hint)
+
+
+def test_the_next_step_is_about_the_proxy(store: Store, tmp_path: Path) -> None:
+    """One that wants a login for http, and one that is not there, are not cured by looking at the URL."""
+    with serving({"http://h.invalid/a": reply(b"", "407 Login")}) as proxy:
+        pass_by = (({"http": proxy.url}, "the proxy wants a login"), ({"http": "127.0.0.1:1"}, "check the proxy"))
+        for proxies, hint in pass_by:
+            with pytest.raises(AllSourcesFailedError) as caught:
+                trusting(store, tmp_path, proxies=proxies).obtain(wanted("http://h.invalid/a"), Silent())
+            assert caught.value.hint.startswith(hint)
+
+
 def test_unsupported_proxy(store: Store, tmp_path: Path, origin: Origin) -> None:
     """A proxy that is not spoken is named without its password; nobody is asked around it."""
     proxies = {"http": "socks5://u:hunter2@127.0.0.1:1"}
     with pytest.raises(AllSourcesFailedError, match="only http:// proxies") as caught:
         trusting(store, tmp_path, proxies=proxies).obtain(wanted(f"{origin.url}/a"), Silent())
     assert "hunter2" not in str(caught.value)
+    assert not origin.requests
+
+
+@pytest.mark.parametrize(
+    "proxy", ["u:hunter2@h:80a", "u:hunter2@h:99999", "u:hunter2@", "u:hunter2@[::1", "u:hun/ter2@h"]
+)
+def test_the_password_of_an_unreadable_proxy(proxy: str, store: Store, tmp_path: Path, origin: Origin) -> None:
+    """A proxy that is written without its scheme, and wrong, is not quoted: it may hold a password."""
+    with pytest.raises(AllSourcesFailedError, match="only http:// proxies") as caught:
+        trusting(store, tmp_path, proxies={"http": proxy}).obtain(wanted(f"{origin.url}/a"), Silent())
+    assert not {"hunter2", "ter2"} & set(re.findall("[a-z0-9]+", str(caught.value)))
     assert not origin.requests
 
 
@@ -306,6 +373,9 @@ NO_PROXY = {
     "example.org": False,
     ".0.0.1": True,  # a suffix is a suffix
     "7.0.0.1": False,
+    "example.org 127.0.0.1": True,  # curl takes blanks too
+    "127.0.0.1:\u00b2": False,
+    "127.0.0.1:" + "9" * 5000: False,
 }
 
 

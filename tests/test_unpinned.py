@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,3 +99,11 @@ def test_offline_and_files(tmp_path: Path, origin: Origin) -> None:
     with pytest.raises(OfflineError):
         obtained(tmp_path, asked(origin), offline)
     assert not origin.requests
+
+
+def test_many_retries(tmp_path: Path) -> None:
+    """The pause between two attempts stays a number however often it doubled."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        dead = f"http://127.0.0.1:{taken.getsockname()[1]}/x"
+    with pytest.raises(AllSourcesFailedError, match="connection refused"):
+        obtained(tmp_path, Asked(name="x", urls=(dead,), limit=1), Policy(retries=1100, backoff_s=0.0))

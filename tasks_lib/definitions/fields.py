@@ -181,9 +181,13 @@ def resolved(url: str, where: Where) -> str:
 def _check_host(url: str) -> None:
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
+        host, port = parts.hostname, parts.port
+        if host and not host.isascii():
+            host.encode("idna")
     except ValueError as error:
         raise FieldError(f"is no URL: {error}") from error
+    if port == 0:
+        raise FieldError("names port 0, which nobody listens at", "leave it out for the usual one")
     if not host or not re.match(r"https?://", url, re.IGNORECASE):
         raise FieldError("names no host", "write https://host/path")
     if parts.username is not None or parts.password is not None:

@@ -80,8 +80,10 @@ class Mirrors:
             match = re.fullmatch(rule.match, url)
             if match:
                 for template in rule.to:
-                    target = url if template == _DIRECT else match.expand(template)
-                    yield from self._grouped(target, rule.go_on)
+                    if template == _DIRECT:
+                        yield from self._grouped(url, rule.go_on)
+                    else:
+                        yield from map(_checked, self._grouped(match.expand(template), rule.go_on))
                 return
         yield from self._grouped(url, "any-error")
 
@@ -102,8 +104,8 @@ class Mirrors:
                 yield Place(url=url.replace("{sha256}", digest.hex), go_on=one.go_on, by="content")
 
     def _judged(self, place: Place) -> Place:
-        """Say why a place is not asked: a host that is blocked, or not among those that are allowed."""
-        host = urlsplit(place.url).hostname or ""
+        """Say why a place is not asked: no URL, a host that is blocked, or not among those that are allowed."""
+        host = "" if place.refused else (urlsplit(place.url).hostname or "").rstrip(".")  # "h." is "h", RFC 1034 3.1
         if not host:
             return place
         reason = ""
@@ -113,6 +115,15 @@ class Mirrors:
             reason = f"{host} is not allowed by mirrors.yml"
         told = f": {self.blocked_message}" if reason and self.blocked_message else ""
         return place._replace(refused=reason + told)
+
+
+def _checked(place: Place) -> Place:
+    """Say why what a rule made of a URL cannot be asked for: any text can stand in the parts of it."""
+    try:
+        checked_url(place.url, ("https", "http", "file"))
+    except FieldError as error:
+        return place._replace(refused=f"what mirrors.yml makes of the URL {error.reason}")
+    return place
 
 
 def _is_below(host: str, name: str) -> bool:

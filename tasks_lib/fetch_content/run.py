@@ -121,7 +121,7 @@ class Run:
             except TransportError as error:
                 if not error.transient or attempt == policy.retries:
                     raise
-            time.sleep(min(policy.backoff_s * 2**attempt, _MAX_PAUSE_S))
+            time.sleep(min(policy.backoff_s * 2.0 ** min(attempt, 30), _MAX_PAUSE_S))
         raise AssertionError("the last attempt returns or raises")
 
     def put(self, integrity: Integrity, path: Path) -> None:

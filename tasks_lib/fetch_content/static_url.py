@@ -16,7 +16,7 @@ from tasks_lib.errors import AllSourcesFailedError, IntegrityError, SettingError
 from tasks_lib.fetch_content.porch import log
 from tasks_lib.fetch_content.run import Run, destination, running
 from tasks_lib.sources import Wanted
-from tasks_lib.transport import redacted
+from tasks_lib.transport import origin_of, redacted
 from tasks_lib.unpinned import Asked
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ def static_url(request: Request, environ: Mapping[str, str]) -> None:
     """
     if bool(request.sig_url) != bool(request.key_env):
         raise SettingError("--gpg-sig-url and --gpg-key-env must both be defined")
+    for url in filter(None, (request.url, request.sig_url)):
+        _check(url)
     dest = destination(request.dest)
     if request.needs_repack and not dest.name.endswith(".tar.zst"):
         reason = f"{request.original} would have to become {dest.name}, and only .tar.zst archives are made"
@@ -86,6 +88,14 @@ def static_url(request: Request, environ: Mapping[str, str]) -> None:
         if request.needs_repack:
             integrity = _repacked(run, request, integrity)
         run.put(integrity, dest)
+
+
+def _check(url: str) -> None:
+    """Return when host and port of a URL can be read; what it holds may be secret, and is not quoted."""
+    try:
+        origin_of(url)
+    except ValueError as error:
+        raise SettingError(f"{redacted(url)}: its host or port is none", hint="write https://HOST/PATH") from error
 
 
 def _headers(texts: tuple[str, ...]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from tasks_lib.network import Policy
 from tasks_lib.sources.autopsy import LOOK_BYTES, Verdict, examine
 from tasks_lib.sources.hosts import Hosts
 from tasks_lib.sources.hunt import Hunt, Trial
-from tasks_lib.sources.local import opened
+from tasks_lib.sources.local import open_local, readable
 from tasks_lib.sources.pace import Crew, Pace, TooSlowError
 from tasks_lib.sources.segments import Segments
 from tasks_lib.store import Store
@@ -60,11 +60,9 @@ class Reader:
         partial, progress = hunt.partial, hunt.progress
         partial.restart("")
         progress.phase("body", url=trial.url, total=partial.expected.size)
-        with _readable():
-            source = opened(trial.url)
-        with source as file:
+        with open_local(trial.url) as file:
             while partial.size <= partial.expected.size:
-                with _readable():
+                with readable():
                     chunk = file.read(min(CHUNK, partial.expected.size + 1 - partial.size))
                 if not chunk:
                     break
@@ -92,11 +90,11 @@ class Reader:
         """Go on with the pieces that an earlier attempt left; None when there are none of this origin."""
         partial = hunt.partial
         here = partial.origin == str(trial.origin) and not trial.restarts
-        if not (partial.is_split and here and self._policy.connections > 1):
+        if not (partial.is_split and here and self._policy.connections > 1) or trial.alone:
             return None
         facts: Facts = {"url": redacted(trial.url), "resumed": partial.size}
         hunt.progress.phase("body", url=redacted(trial.url), total=partial.expected.size, resumed=partial.size)
-        trial.spliced = True
+        trial.spliced = trial.shared = True
         trial.told = f" (in pieces from {redacted(trial.url)})"
         return facts | {"connections": self._segments.run(hunt, trial, Crew.of(hunt, trial, self._policy, self._hosts))}
 
@@ -111,7 +109,7 @@ class Reader:
                 pace.begin(response)
                 self._read_body(hunt, response)
         except TooSlowError as slow:
-            trial.spliced = True
+            trial.spliced = trial.shared = True
             return facts | {"connections": self._segments.run(hunt, trial, slow.crew)}
         return facts
 
@@ -200,15 +198,6 @@ class Reader:
         wanted = hunt.wanted
         kept = earlier(self._store.root, wanted.name)
         return examine(file, size=size, expected=wanted.integrity, name=wanted.name_in_url(), earlier=kept)
-
-
-@contextlib.contextmanager
-def _readable() -> Iterator[None]:
-    """Say that the source is at fault; a cache that cannot be written is another matter."""
-    try:
-        yield
-    except OSError as error:
-        raise TransportError(f"cannot read the file: {error.strerror or error}") from error
 
 
 def _facts(response: Response) -> Facts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -14,6 +15,12 @@ from tasks_lib.sources.wanted import network_origin
 
 #: Seconds between two looks at whether the run was asked to stop.
 _LOOK_S: Final = 0.2
+
+#: Files that a run needs without more connections: three a download, doit's own and what programs are given; the
+#: share of the others that may be connections, and how many are enough for everybody.
+_NEEDED_FILES: Final = 96
+_SHARE: Final = 2
+_UNLIMITED: Final = 1 << 16
 
 Origin = tuple[str, str, int]
 
@@ -28,6 +35,7 @@ class Hosts:
         self._wrong: dict[tuple[str, str], str] = {}
         self._running: dict[Origin, int] = defaultdict(int)
         self._turns: dict[Origin, threading.Semaphore] = defaultdict(lambda: threading.Semaphore(jobs_per_host))
+        self._spare = threading.Semaphore(_spare_files())
 
     def ordered(self, urls: tuple[str, ...]) -> list[str]:
         """Return the URLs with those last whose host did not answer lately."""
@@ -102,4 +110,20 @@ class Hosts:
         """Take one more connection if one is free; return what gives it back, None when there is none."""
         with self._lock:
             turns = self._turns[origin]
-        return turns.release if turns.acquire(blocking=False) else None
+        if not self._spare.acquire(blocking=False):
+            return None
+        if not turns.acquire(blocking=False):
+            self._spare.release()
+            return None
+
+        def give_back() -> None:
+            turns.release()
+            self._spare.release()
+
+        return give_back
+
+
+def _spare_files() -> int:
+    """Return how many files this process may open for connections beyond one a download: a part of what is left."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _UNLIMITED if limit == resource.RLIM_INFINITY else max(0, limit - _NEEDED_FILES) // _SHARE

@@ -37,6 +37,8 @@ class Trial:
     left_s: float = 0.0  # of a trial that was postponed
     postponed: bool = False
     spliced: bool = False  # the last content was put together from several answers
+    shared: bool = False  # the last attempt was left to several connections
+    alone: bool = False  # several connections are not tried any more
     told: str = ""  # who sent it
     error: FetchError | None = field(default=None)
 

@@ -48,7 +48,7 @@ class Sources:
         """Whether neither the store nor a local file holds it; opens no socket."""
         if self._store.has(wanted.integrity):
             return False
-        return not any(map(is_at_hand, wanted.urls))
+        return not any(map(is_at_hand, wanted.allowed))
 
     def obtain(self, wanted: Wanted, progress: Progress) -> Provenance:
         """Make the store hold what is wanted, and return where it came from; {} when it was there.
@@ -69,7 +69,7 @@ class Sources:
         """Ask source after source; those that are not worth waiting for get their rest when all were asked."""
         begun = time.monotonic()
         strict = hunt.wanted.strict
-        urls = list(hunt.wanted.urls) if strict else self._hosts.ordered(hunt.wanted.urls)
+        urls = list(hunt.wanted.allowed) if strict else self._hosts.ordered(hunt.wanted.allowed)
         trials = [Trial.of(url, self._policy.retries) for url in urls]
         postponed: list[Trial] = []
         for number, trial in enumerate(trials, 1):
@@ -84,6 +84,8 @@ class Sources:
             found = self._from_one(hunt, trial, ())
             if found is not None:
                 return _provenance(found, hunt, begun)
+        for url, why in hunt.wanted.refused.items():
+            hunt.report.refused(url, why)
         raise hunt.report.failure()
 
     def _from_one(self, hunt: Hunt, trial: Trial, others: Sequence[Trial]) -> Facts | None:
@@ -93,7 +95,7 @@ class Sources:
         trial.postponed = False
         while True:
             hunt.progress.check()
-            trial.spliced = False
+            trial.spliced = trial.shared = False
             try:
                 return self._reader.once(hunt, trial)
             except (IntegrityError, TransportError) as error:
@@ -107,10 +109,6 @@ class Sources:
                 self._nap(pause_s, hunt.progress)
 
     def _is_skipped(self, hunt: Hunt, trial: Trial) -> bool:
-        refused = hunt.wanted.refused.get(trial.url, "")
-        if refused:
-            hunt.report.refused(trial.url, refused)
-            return True
         if trial.origin is not None and self._policy.network == "off":
             hunt.report.offline(trial.url)
             return True
@@ -132,7 +130,11 @@ class Sources:
             hunt.partial.restart("")
             trial.restarts += 1
             return 0.0 if trial.restarts == 1 else None
-        return self._after_failure(trial, error, others) if error.transient else None
+        pause_s = self._after_failure(trial, error, others) if error.transient else None
+        if pause_s is None and trial.shared and not trial.alone and time.monotonic() < trial.ends:
+            trial.alone = True  # a server that refuses many connections, or parts, may well give the rest to one
+            return 0.0
+        return pause_s
 
     def _after_mismatch(self, hunt: Hunt, trial: Trial, error: IntegrityError) -> float | None:
         """Begin anew once: the damage may have been done on the way, or by putting two answers together."""

@@ -62,7 +62,7 @@ def _places(hunt: Hunt, trial: Trial, hosts: Hosts) -> list[str]:
     digest = str(wanted.integrity.digest)
     others = [
         url
-        for url in hosts.ordered(wanted.urls)
+        for url in hosts.ordered(wanted.allowed)
         if url != trial.url and network_origin(url) and not hosts.is_suspect(url) and not hosts.known_wrong(url, digest)
     ]
     return [trial.url, *others[:_MAX_MIRRORS]]
@@ -95,7 +95,8 @@ class Pace:
         partial, policy = self._hunt.partial, self._policy
         ranges = response.start > 0 or response.headers.get("Accept-Ranges", "").strip().lower() == "bytes"
         large = partial.expected.size - partial.size >= max(policy.split_size, 2 * LEAST_PIECE)
-        doubted = self._trial.restarts > 0  # what was put together from several answers was wrong before
+        # what was put together from several answers was wrong before, or several connections were refused
+        doubted = self._trial.restarts > 0 or self._trial.alone
         if large and ranges and partial.validator and policy.connections > 1 and not doubted:
             self._response = response
             self._since, self._size = time.monotonic(), partial.size

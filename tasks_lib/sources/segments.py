@@ -14,6 +14,7 @@ from tasks_lib.network import Policy
 from tasks_lib.sources.hosts import Hosts
 from tasks_lib.sources.hunt import Hunt, Trial
 from tasks_lib.sources.pace import Crew
+from tasks_lib.sources.wait import is_busy
 from tasks_lib.sources.wanted import network_origin
 from tasks_lib.transport import Transport
 
@@ -33,11 +34,17 @@ class _Work:
     waiting: deque[Span]
     came: queue.SimpleQueue[Span | None] = field(default_factory=queue.SimpleQueue)
     stop: threading.Event = field(default_factory=threading.Event)
-    errors: list[TransportError | OSError] = field(default_factory=list)
+    errors: list[tuple[str, TransportError | OSError]] = field(default_factory=list)
 
     def check(self) -> None:
         if self.stop.is_set():
             raise CancelledError("the other connections stopped")
+
+    def failure(self, url: str) -> TransportError | OSError:
+        """Return why pieces are missing: our disk, else the source `url`; what a mirror did says nothing of either."""
+        told = [error for place, error in self.errors if place == url or isinstance(error, OSError)]
+        told.sort(key=lambda error: isinstance(error, TransportError))
+        return next(iter(told), TransportError("the other connections did not bring the rest", transient=True))
 
 
 class Segments:
@@ -64,6 +71,8 @@ class Segments:
             for thread in threads:
                 thread.start()
             self._gather(hunt, work, len(threads))
+            if hunt.partial.size < hunt.partial.expected.size:
+                raise work.failure(trial.url)
         finally:
             work.stop.set()
             for thread in threads:
@@ -87,30 +96,34 @@ class Segments:
             running -= 1
             if not running and work.came.empty():
                 break
-        if hunt.partial.size < hunt.partial.expected.size:
-            raise next(iter(work.errors), TransportError("no connection brought the rest", transient=True))
 
     def _worker(self, hunt: Hunt, trial: Trial, url: str, work: _Work) -> None:
+        """Fetch pieces as `_pieces`; that it ended is told however it did, since it is waited for."""
+        try:
+            with contextlib.suppress(CancelledError):
+                self._pieces(hunt, trial, url, work)
+        finally:
+            work.came.put(None)
+
+    def _pieces(self, hunt: Hunt, trial: Trial, url: str, work: _Work) -> None:
         """Fetch pieces until none is left, or this place failed too often."""
         failures = 0
-        with contextlib.suppress(CancelledError):
-            while not work.stop.is_set() and failures <= self._policy.retries:
-                try:
-                    span = work.waiting.popleft()
-                except IndexError:
-                    break
-                try:
-                    self._piece(hunt, trial, url, span, work)
-                    failures = 0
-                except (TransportError, OSError) as error:
-                    work.waiting.appendleft(span)
-                    work.errors.append(error)
-                    failures = self._failed(error, failures)
-        work.came.put(None)
+        while not work.stop.is_set() and failures <= self._policy.retries:
+            try:
+                span = work.waiting.popleft()
+            except IndexError:
+                break
+            try:
+                self._piece(hunt, trial, url, span, work)
+                failures = 0
+            except (TransportError, OSError) as error:
+                work.waiting.appendleft(span)
+                work.errors.append((url, error))
+                failures = self._failed(error, failures)
 
     def _failed(self, error: TransportError | OSError, failures: int) -> int:
-        """Return the failures of a place after `error`; one that asking again does not mend counts as all."""
-        mends = isinstance(error, TransportError) and error.transient
+        """Return the failures of a place after `error`; one that asking again at once does not mend counts as all."""
+        mends = isinstance(error, TransportError) and error.transient and not is_busy(error)
         return failures + 1 if mends else self._policy.retries + 1
 
     def _piece(self, hunt: Hunt, trial: Trial, url: str, span: Span, work: _Work) -> None:

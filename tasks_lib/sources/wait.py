@@ -24,13 +24,17 @@ def asked_s(error: TransportError) -> float:
     return asked if asked is not None and asked <= MAX_RETRY_AFTER_S else 0.0
 
 
+def is_busy(error: Exception) -> bool:
+    """Whether the server says that it is asked too much."""
+    return isinstance(error, HttpStatusError) and error.status in _BUSY
+
+
 def wait_s(policy: Policy, attempt: int, error: TransportError) -> float:
     """Return seconds to wait after `attempt` (from 0): full jitter above what the server asks for.
 
     Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015; RFC 9110 section 10.2.3.
     """
-    busy = isinstance(error, HttpStatusError) and error.status in _BUSY
-    base_s = policy.backoff_s * (_BUSY_FACTOR if busy else 1)
+    base_s = policy.backoff_s * (_BUSY_FACTOR if is_busy(error) else 1)
     jitter_s = random.uniform(0, min(_MAX_BACKOFF_S, base_s * 2.0 ** min(attempt, 30)))
     floor_s = asked_s(error)
     return min(MAX_RETRY_AFTER_S, floor_s + jitter_s) if floor_s else jitter_s

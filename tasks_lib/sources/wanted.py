@@ -27,6 +27,11 @@ class Wanted:
     strict: frozenset[str] = frozenset()
     refused: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """The URLs that may be asked; a refused one may even be none."""
+        return tuple(url for url in self.urls if url not in self.refused) if self.refused else self.urls
+
     def headers_for(self, url: str) -> Mapping[str, str]:
         """Return the headers that may be sent to `url`."""
         home = self.home or self.urls[0]

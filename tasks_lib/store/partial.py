@@ -46,7 +46,8 @@ def opened(path: Path, quarantine: Path, expected: Integrity) -> Iterator[Partia
     finally:
         partial.close()
         if full:
-            path.unlink(missing_ok=True)
+            for name in (path, path.with_suffix(".validator"), path.with_suffix(".pieces")):
+                name.unlink(missing_ok=True)
 
 
 class Partial:
@@ -81,12 +82,16 @@ class Partial:
     def _continue(self, there: int) -> None:
         """Measure what an earlier run left; without its validator it cannot be continued."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            self.validator, _, self.origin = self._note.read_text("utf-8")[: 2 * MAX_VALIDATOR].partition("\n")
+            self.validator, _, self.origin = self._note.read_text("ascii")[: 2 * MAX_VALIDATOR].partition("\n")
             self._noted = True
         if not self.validator or there > self.expected.size:
+            os.ftruncate(self._file, 0)  # else bytes would stay behind the end of what comes now
+            self._map.unlink(missing_ok=True)
             self.restart("")
             return
         self._pieces = Pieces.load(self._map, self.expected.size)
+        if self._pieces is None:
+            self._map.unlink(missing_ok=True)  # one that cannot be read, if any
         self._measure(self._pieces.end_of_run(0) if self._pieces else there)
 
     def _measure(self, end: int) -> None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
+
+#: Most pieces of a map that is believed: at 64 MiB each, the largest that are made, 4 TiB.
+_MOST: Final = 1 << 16
 
 Span = tuple[int, int]
 
@@ -40,7 +43,7 @@ class Pieces:
         with contextlib.suppress(OSError, ValueError):
             head, _, done = path.read_bytes().partition(b"\n")
             start, piece = map(int, head.split())
-            if 0 <= start < total and piece > 0:
+            if 0 <= start < total and piece > 0 and total - start <= piece * _MOST:
                 return cls(path, start, piece, total, done)
         return None
 

@@ -12,13 +12,16 @@ from typing import Final
 
 from tasks_lib.errors import HttpStatusError, TransportError, escaped
 from tasks_lib.transport.deadline import Deadline
+from tasks_lib.transport.proxy import LOGIN_HINT
 from tasks_lib.transport.wire import CHUNK, Answer
 
 __all__ = ["CHUNK", "Response", "Span", "judge"]
 
 #: Status codes after which the same request may succeed. Source: RFC 9110 section 15, RFC 6585 section 4; 52x are
 #: what a content delivery network says of its origin.
-_TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 520, 521, 522, 523, 524})
+TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 520, 521, 522, 523, 524})
+_BROWSE: Final = "look at the URL in a browser"
+_NEXT_STEP: Final = {401: _BROWSE, 403: _BROWSE, 404: _BROWSE, 407: LOGIN_HINT, 410: _BROWSE}
 #: What no header may hold. Source: RFC 9110 section 5.5.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 #: Characters of an answer that are quoted, and the bytes that are read for them.
@@ -135,9 +138,9 @@ def judge(answer: Answer, span: Span, validator: str, deadline: Deadline) -> int
         raise HttpStatusError(
             told,
             status=status,
-            transient=status in _TRANSIENT,
+            transient=status in TRANSIENT,
             retry_after_s=_retry_after(answer.headers.get("Retry-After", "")),
-            hint="look at the URL in a browser" if status in (401, 403, 404, 410) else "",
+            hint=_NEXT_STEP.get(status, ""),
         )
     return 0
 

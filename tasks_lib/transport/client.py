@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from tasks_lib.errors import HttpStatusError, RedirectError, escaped
+from tasks_lib.errors import HttpStatusError, RedirectError, TransportError, escaped
 from tasks_lib.network import TransportSettings
 from tasks_lib.transport.answer import Response, Span, judge
 from tasks_lib.transport.deadline import Deadline, nothing
 from tasks_lib.transport.dial import Network, dial
 from tasks_lib.transport.line import Line
-from tasks_lib.transport.proxy import basic, proxy_for
+from tasks_lib.transport.proxy import PROXY_HINT, Proxy, basic, proxy_for
 from tasks_lib.transport.tls import context_for
 from tasks_lib.transport.tunnel import tunnel
 from tasks_lib.transport.urls import Origin, next_url, redacted, safe_origin
@@ -136,13 +136,9 @@ class Transport:
         origin, proxy = route
         if proxy is None:
             line = Line(dial(origin.host, origin.port, deadline, self._denied), deadline)
-        else:  # the proxy was chosen by the user, wherever it stands
-            deadline.host = f"{proxy.host}:{proxy.port} (proxy)"
-            line = Line(dial(proxy.host, proxy.port, deadline, ()), deadline)
+        else:
+            line = _through(proxy, origin, deadline)
         try:
-            if proxy is not None and origin.scheme == "https":
-                tunnel(line, origin, proxy, deadline)
-            deadline.host = origin.authority
             if origin.scheme == "https":
                 line.secure(self._trust(), origin.host)
         except BaseException:
@@ -155,6 +151,24 @@ class Transport:
             if self._context is None:
                 self._context = context_for(self.settings.ca_bundle)
             return self._context
+
+
+def _through(proxy: Proxy, origin: Origin, deadline: Deadline) -> Line:
+    """Return a line to a proxy, which is the user's choice wherever it stands, or through it for https."""
+    deadline.host = f"{proxy.host}:{proxy.port} (proxy)"
+    line = None
+    try:
+        line = Line(dial(proxy.host, proxy.port, deadline, ()), deadline)
+        if origin.scheme == "https":
+            tunnel(line, origin, proxy, deadline)
+    except BaseException as error:
+        if line is not None:
+            line.close()
+        if isinstance(error, TransportError):
+            error.hint = error.hint or PROXY_HINT
+        raise
+    deadline.host = origin.authority
+    return line
 
 
 def _as_utf8(location: str) -> str:

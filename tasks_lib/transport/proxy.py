@@ -9,11 +9,15 @@ import base64
 import contextlib
 import ipaddress
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from tasks_lib.errors import TransportError
 from tasks_lib.transport.urls import Origin, redacted
+
+#: What helps who cannot pass a proxy.
+LOGIN_HINT: Final = "the proxy wants a login: write http://USER:PASSWORD@HOST:PORT in http_proxy and https_proxy"
+PROXY_HINT: Final = "check the proxy: http_proxy and https_proxy name it, no_proxy goes around it"
 
 
 class Proxy(NamedTuple):
@@ -38,9 +42,10 @@ def proxy_for(origin: Origin, proxies: Mapping[str, str], no_proxy: str) -> Prox
     url = proxies.get(origin.scheme, "")
     if not url or _is_exempt(origin, no_proxy):
         return None
+    url = url if "://" in url else f"http://{url}"
     with contextlib.suppress(ValueError):
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme == "http" and parts.hostname:
+        parts = urlsplit(url)
+        if parts.scheme == "http" and parts.hostname and parts.port != 0:
             user = parts.username
             login = "" if user is None else basic(unquote(user), unquote(parts.password or ""))
             return Proxy(parts.hostname, parts.port or 80, login)
@@ -55,7 +60,7 @@ def basic(user: str, password: str) -> str:
 
 
 def _is_exempt(origin: Origin, no_proxy: str) -> bool:
-    return any(_matches(word.strip().lower(), origin) for word in no_proxy.split(",") if word.strip())
+    return any(_matches(word, origin) for word in no_proxy.lower().replace(",", " ").split())
 
 
 def _matches(word: str, origin: Origin) -> bool:
@@ -64,8 +69,8 @@ def _matches(word: str, origin: Origin) -> bool:
     with contextlib.suppress(ValueError):  # an address, or a network in CIDR form
         return ipaddress.ip_address(origin.host) in ipaddress.ip_network(word.strip("[]"), strict=False)
     name, colon, port = word.rpartition(":")
-    if colon and port.isdigit():
-        if int(port) != origin.port:
+    if colon and port.isdecimal():
+        if port != str(origin.port):
             return False
         word = name.strip("[]")
     word = word.removeprefix("*").removeprefix(".")

@@ -5,6 +5,7 @@ Source for "never": CVE-2024-47174 (Nix: "the hash is checked, so TLS is unneces
 
 from __future__ import annotations
 
+import os
 import ssl
 from pathlib import Path
 from typing import Final
@@ -31,7 +32,9 @@ _BROKEN: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError)
 
 
 def context_for(ca_bundle: str) -> ssl.SSLContext:
-    """Return a verifying context that trusts `ca_bundle` (a file or a directory), "" for the system's authorities.
+    """Return a verifying context that trusts `ca_bundle`, "" for the system's authorities.
+
+    It is a file, a directory or several, with colons between them. Source: OpenSSL, X509_LOOKUP_hash_dir(3).
 
     Raises:
         TlsError: the bundle cannot be read.
@@ -39,7 +42,7 @@ def context_for(ca_bundle: str) -> ssl.SSLContext:
     if not ca_bundle:
         return ssl.create_default_context()
     try:
-        if Path(ca_bundle).is_dir():
+        if any(Path(one).is_dir() for one in ca_bundle.split(os.pathsep)):
             return ssl.create_default_context(capath=ca_bundle)
         return ssl.create_default_context(cafile=ca_bundle)
     except OSError as error:

@@ -41,9 +41,11 @@ def origin_of(url: str) -> Origin:
     """Return the origin of `url`.
 
     Raises:
-        ValueError: the text is no URL.
+        ValueError: the text is no URL, or its port is zero, which nobody listens at.
     """
     parts = urlsplit(url)
+    if parts.port == 0:
+        raise ValueError("port 0")
     scheme = parts.scheme.lower()
     host = (parts.hostname or "").lower()
     if not host.isascii():

@@ -42,14 +42,22 @@ _FIELD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n]*\r?\n")
 
 
 def _fields(file: io.BufferedIOBase) -> http.client.HTTPMessage:
-    """Return the fields of a head; Python's own parser of mail, ten times slower, is asked what odd lines mean."""
+    """Return the fields of a head; Python's own parser of mail, ten times slower, is asked what odd lines mean.
+
+    Blanks around a value are no part of it, which neither Python nor urllib3 knows. Source: RFC 9112 section 5.1.
+    """
     lines: list[bytes] = http.client._read_headers(file)  # type: ignore[attr-defined]  # tests fail when it goes
-    if not lines[-1] or not all(map(_FIELD.fullmatch, lines[:-1])):
-        return http.client.parse_headers(io.BytesIO(b"".join(lines)))
     head = http.client.HTTPMessage()
-    for line in lines[:-1]:
-        name, _, value = line.decode("iso-8859-1").partition(":")
-        head.set_raw(name, value.lstrip(" \t").rstrip("\r\n"))
+    if not lines[-1] or not all(map(_FIELD.fullmatch, lines[:-1])):
+        head = http.client.parse_headers(io.BytesIO(b"".join(lines)))
+        given = head.items()
+        for name, _ in given:
+            del head[name]
+    else:
+        parts = (line.decode("iso-8859-1").rstrip("\r\n").partition(":") for line in lines[:-1])
+        given = [(name, value) for name, _, value in parts]
+    for name, value in given:
+        head.set_raw(name, value.strip(" \t"))
     return head
 
 
@@ -67,6 +75,11 @@ class _Head(http.client.HTTPResponse):
             if not 102 <= found[1] < 200:
                 return found
             _fields(self.fp)
+
+    def _check_close(self) -> bool:
+        """Whether nothing more is asked over this connection. Source for "both": RFC 9112 section 6.3, item 3."""
+        both = "Transfer-Encoding" in self.headers and "Content-Length" in self.headers
+        return both or bool(super()._check_close())  # type: ignore[misc]  # tests fail when it goes
 
 
 class _Connection(urllib3.connection.HTTPConnection):
@@ -244,8 +257,7 @@ class Answer:
 
     def close(self) -> None:
         """Give the connection back when the body was read to its end, else close it: it never serves again."""
-        both = "Transfer-Encoding" in self.headers and "Content-Length" in self.headers
-        if self.broken or both or not self._is_over():
+        if self.broken or not self._is_over():
             self._raw.close()
         self._raw.release_conn()
 
