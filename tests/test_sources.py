@@ -247,6 +247,16 @@ def test_what_an_earlier_run_left(case: str, origin: Origin, store: Store) -> No
     assert not list(place.parent.iterdir())
 
 
+def test_only_what_was_measured_becomes_a_blob(store: Store) -> None:
+    """Bytes that come behind the end of a download, from wherever, are no part of its blob."""
+    with store.partial(PINNED) as partial:
+        partial.restart("")
+        partial.append(BODY)
+        partial.write_at(len(BODY), b"more")
+        store.finish(partial)
+    assert store.path(PINNED.digest).read_bytes() == BODY
+
+
 def test_offline_opens_no_socket(origin: Origin, store: Store) -> None:
     """With the network off nothing is asked, and the error says what to do."""
     origin.answers["/a"] = reply(BODY)

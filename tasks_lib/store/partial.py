@@ -230,6 +230,8 @@ class Partial:
             OSError: the file system refused.
         """
         self.verify()
+        if os.fstat(self._file).st_size != self.size:
+            os.ftruncate(self._file, self.size)  # what stands behind the bytes that were measured is none of them
         os.fchmod(self._file, 0o444)
         if durability == "full":
             with waiting:
