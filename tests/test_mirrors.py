@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,24 @@ def test_what_a_rule_makes_of_a_url(tmp_path: Path) -> None:
         rule = "rewrite: [{match: '(http://.*/)(.*)', to: ['https://h:\\2/', direct]}]"
         here = written(tmp_path, {"dodo.py": PORCH, "fetchdefs/fetch/a.yml": one, "fetchdefs/mirrors.yml": rule})
         assert ran(doit(here)) == ["fetch:a"]
+
+
+@pytest.mark.parametrize("rule", ["block: [localhost]", "allow: [127.0.0.1]", "allow: ['*']"])
+def test_a_redirect_leads_only_where_may_be_asked(rule: str, tmp_path: Path) -> None:
+    """A host that is blocked, or not allowed, is not asked along a redirect either."""
+    with serving({"/b": reply(BODY)}) as other, serving({}) as origin:
+        origin.answers["/a"] = reply(b"", "302 Found", Location=other.url.replace("127.0.0.1", "localhost") + "/b")
+        (tmp_path / "dodo.py").write_text(PORCH)
+        (tmp_path / "fetchdefs/fetch").mkdir(parents=True)
+        (tmp_path / "fetchdefs/fetch/a.yml").write_text(definition("a", f"{origin.url}/a", BODY))
+        (tmp_path / "fetchdefs/mirrors.yml").write_text(f"{rule}\nblocked-message: ask Ann\n")
+        done = doit(tmp_path, "fetch:a")
+        assert (done.returncode == 0) == bool(other.requests) == ("*" in rule), done.stdout
+        if "*" not in rule:
+            assert re.search(
+                r"a redirect to http://localhost:\d+ is not followed: localhost is .* by mirrors.yml: ask Ann",
+                done.stdout,
+            )
 
 
 def test_through_doit(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ Source of the words: Bazel's downloader configuration (rewrite, allow, block), G
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 from tasks_lib.definitions.fields import NAME, TEXT, TEXTS, checked_url, one_of, one_or_list, text_of
 from tasks_lib.definitions.tables import Field, FieldError, Table, Where, nearest, read_table, schema_of
 from tasks_lib.definitions.values import Place, StaticUrl
-from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree
+from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, parse_yaml
 from tasks_lib.digest import Integrity
 
 #: Most places of one definition; more would be a mistake in the rules.
@@ -105,16 +106,18 @@ class Mirrors:
 
     def _judged(self, place: Place) -> Place:
         """Say why a place is not asked: no URL, a host that is blocked, or not among those that are allowed."""
-        host = "" if place.refused else (urlsplit(place.url).hostname or "").rstrip(".")  # "h." is "h", RFC 1034 3.1
-        if not host:
-            return place
+        host = "" if place.refused else urlsplit(place.url).hostname or ""
+        return place._replace(refused=self.refusal(host)) if host else place
+
+    def refusal(self, host: str) -> str:
+        """Return why a host is not asked: it is blocked, or not among those that are allowed; "" when it may be."""
+        host = host.rstrip(".")  # "h." is "h", RFC 1034 3.1
         reason = ""
         if any(_is_below(host, one) for one in self.block):
             reason = f"{host} is blocked by mirrors.yml"
         elif self.allow and not any(_is_below(host, one) for one in self.allow):
             reason = f"{host} is not allowed by mirrors.yml"
-        told = f": {self.blocked_message}" if reason and self.blocked_message else ""
-        return place._replace(refused=reason + told)
+        return f"{reason}: {self.blocked_message}" if reason and self.blocked_message else reason
 
 
 def _checked(place: Place) -> Place:
@@ -270,6 +273,14 @@ def read_mirrors(node: Node, where: Where) -> Mirrors:
             if name := mirrors.unknown_group(template):
                 where.wrong(f"there is no mirror group {name!r}", nearest(name, mirrors.groups))
     return mirrors
+
+
+def mirrors_of(text: str) -> Mirrors:
+    """Return what the text of a `mirrors.yml` says that was judged before; nothing of what is wrong in it."""
+    with contextlib.suppress(YamlFaultError):
+        root = parse_yaml(text, lambda _line, _key: None)
+        return read_mirrors(root, Where("", "", 1, [])) if root is not None else Mirrors()
+    return Mirrors()
 
 
 def unknown_groups(source: StaticUrl, mirrors: Mirrors) -> Iterable[tuple[str, str]]:

@@ -35,7 +35,14 @@ class World:
     def _transport(self) -> Transport:
         from tasks_lib.transport import Transport
 
-        return Transport(self.settings.transport)
+        try:
+            text = (self.settings.fetchdefs / "mirrors.yml").read_text("utf-8")
+        except (OSError, UnicodeDecodeError):  # there is none, or the definitions were refused for it
+            return Transport(self.settings.transport)
+        from tasks_lib.definitions.mirrors import mirrors_of
+
+        # where definitions lead is judged with them; a redirect may lead anywhere
+        return Transport(self.settings.transport, mirrors_of(text).refusal)
 
     @cached_property
     def sources(self) -> Sources:

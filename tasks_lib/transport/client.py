@@ -30,11 +30,17 @@ MAX_REDIRECTS: Final = 10
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
+def nobody(_host: str) -> str:
+    """Refuse no host."""
+    return ""
+
+
 class Transport:
     """Sockets, shared by all threads of a run."""
 
-    def __init__(self, settings: TransportSettings | None = None) -> None:
-        self.settings = settings or TransportSettings()
+    def __init__(self, settings: TransportSettings | None = None, refusal: Callable[[str], str] = nobody) -> None:
+        """Make it; `refusal` says of a host why a redirect to it is not followed, "" when it is."""
+        self.settings, self._refusal = settings or TransportSettings(), refusal
         self._wire = Wire(self._dialled)
         self._lock = threading.Lock()
         self._context: ssl.SSLContext | None = None
@@ -107,6 +113,7 @@ class Transport:
         for _ in range(MAX_REDIRECTS + 1):
             here = safe_origin(url)
             if here != home:
+                self._require(here)
                 secret = {}  # for good: a way back home was chosen by a stranger
             deadline.host = here.authority
             answer = self._wire.ask(self._route(here), url, _merged(asked, secret), deadline)
@@ -115,6 +122,16 @@ class Transport:
             answer.close()
             url = next_url(url, _as_utf8(answer.headers.get("Location", "")))
         raise RedirectError(f"more than {MAX_REDIRECTS} redirects", hint="use the final URL in the definition")
+
+    def _require(self, origin: Origin) -> None:
+        """Return when a redirect may lead there.
+
+        Raises:
+            RedirectError: it may not.
+        """
+        if reason := self._refusal(origin.host):
+            told = f"a redirect to {origin} is not followed: {reason}"
+            raise RedirectError(told, hint="allow that host in mirrors.yml, or name another place")
 
     def _with_login(self, home: Origin, secret: Mapping[str, str]) -> Mapping[str, str]:
         """Add what netrc knows of the host that is asked first, unless credentials are given."""
