@@ -18,7 +18,7 @@ from tasks_lib.errors import (
     StoreUnavailableError,
 )
 from tasks_lib.progress import Silent
-from tasks_lib.store import Result, Store, hashing
+from tasks_lib.store import Result, Store, hashing, write_hint
 from tasks_lib.store.memo import Memo, Stamp
 from tasks_lib.store.trust import Trust
 from tasks_lib.tree import remove_tree
@@ -272,3 +272,15 @@ def test_no_space_leaves_nothing_of_a_download(store: Store) -> None:
         partial.split(5)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert not list((store.root / "v1/partial").iterdir())
+
+
+def test_hints_leave_nothing(tmp_path: Path) -> None:
+    """What a killed run left of a hint goes with the next one; names of others stay."""
+    for name in (".a[b.stamp.0123abcd", ".a[b.stamp.x", ".a[b.stampede", "a[b.stamp"):
+        (tmp_path / name).write_bytes(b"old")
+    write_hint(tmp_path / "a[b.stamp", b"new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        ".a[b.stampede": b"old",
+        "a[b.stamp": b"new",
+    }
+    write_hint(tmp_path / "none/a", b"new")

@@ -8,9 +8,16 @@ from pathlib import Path
 
 
 def write_hint(path: Path, content: bytes) -> None:
-    """Write a file in one step, so that nobody else can write it; a cache that refuses just does not help."""
-    aside = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+    """Write a file in one step, so that nobody else can write it; a cache that refuses just does not help.
+
+    What killed runs left of theirs goes; another process that is writing just now loses a hint.
+    """
+    asides = f".{path.name}."
+    aside = path.with_name(asides + os.urandom(4).hex())
     with contextlib.suppress(OSError):
+        for name in os.listdir(path.parent):  # noqa: PTH208  # a name that begins so, and may hold any character
+            if name.startswith(asides):
+                path.with_name(name).unlink()
         try:
             descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             with os.fdopen(descriptor, "wb") as file:

@@ -354,15 +354,16 @@ def drop_strays(destination: Path, records: Path, kept: Collection[str], timeout
     Raises:
         StoreUnavailableError, TreeError, CancelledError: as `Slot.held`.
     """
-    if not _strays(records, kept):
-        return
-    with _translated(destination), locked(records / ".lock", timeout_s=timeout_s, progress=progress):
-        for record in _strays(records, kept):
-            stray = Slot(destination, record)._stood()
-            stray._recover()
-            with contextlib.suppress(FileNotFoundError):
-                record.replace(stray._moving)
-            stray._recover()
+    with _translated(destination):
+        if not _strays(records, kept):
+            return
+        with locked(records / ".lock", timeout_s=timeout_s, progress=progress):
+            for record in _strays(records, kept):
+                stray = Slot(destination, record)._stood()
+                stray._recover()
+                with contextlib.suppress(FileNotFoundError):
+                    record.replace(stray._moving)
+                stray._recover()
 
 
 def _strays(records: Path, kept: Collection[str]) -> list[Path]:
