@@ -334,6 +334,8 @@ def test_words_beside_own_tasks_that_take_words(repository: Path) -> None:
     assert doit(repository, "*.late").returncode == 2
     assert ran(doit(repository, "./own.h", "takes", "./own.h", "x*")) == ["own", "takes"]
     assert (repository / "said").read_text() == "./own.h x*\n"
+    assert ran(doit(repository, "[t-z]akes", "*lag", "own")) == ["own", "takes"]
+    assert (repository / "said").read_text() == "\n"
     assert ran(doit(repository, "0.late")) == ran(doit(repository, "late:0")) == ["late:0", "own"]
 
 
