@@ -363,3 +363,14 @@ def test_setup_tasks_and_values_of_other_tasks(tmp_path: Path) -> None:
     (directory / "large").write_bytes(b"y" * (1 << 20))
     assert ran(doit(directory, "-n", "4", "takes")) == ["bed", "takes", "value"]
     assert (directory / "bed").read_text().split() == ["made", "3", "down"] * 2
+
+
+def test_what_computes_dependencies_and_is_one(tmp_path: Path) -> None:
+    """A task that is both `calc_dep` and `task_dep` of another one is waited for once."""
+    directory = project(
+        tmp_path,
+        'def task_finds():\n    return {"actions": ["echo x > found", lambda: {"file_dep": ["found"]}],\n'
+        '                        "targets": ["found"]}\n'
+        'def task_uses():\n    return {"actions": ["cat found"], "calc_dep": ["finds"], "task_dep": ["finds"]}\n',
+    )
+    assert ran(doit(directory, "uses")) == ["finds", "uses"]

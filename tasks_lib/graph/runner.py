@@ -314,8 +314,12 @@ class PooledRunner(Runner):
 def _wake(dispatcher: Any, node: Any) -> None:
     """Let doit know that a node is done, or was looked at; what waited for it goes before what nobody waited for.
 
-    doit puts it behind all that is ready: behind the downloads of a whole group, however early its own was done.
+    doit puts it behind all that is ready: behind the downloads of a whole group, however early its own was done. And it
+    would wait for ever for one that is both its `calc_dep` and its `task_dep`, since doit then clears one of the two.
     """
+    for waiting_node in node.waiting_me if node.run_status != "run" else ():
+        if node.task.name in waiting_node.wait_run_calc:
+            waiting_node.wait_run.discard(node.task.name)
     before = len(dispatcher.ready)
     dispatcher._update_waiting(node)
     for _ in range(len(dispatcher.ready) - before):
