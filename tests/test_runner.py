@@ -374,3 +374,18 @@ def test_what_computes_dependencies_and_is_one(tmp_path: Path) -> None:
         'def task_uses():\n    return {"actions": ["cat found"], "calc_dep": ["finds"], "task_dep": ["finds"]}\n',
     )
     assert ran(doit(directory, "uses")) == ["finds", "uses"]
+
+
+def test_a_value_that_changes_in_a_run(tmp_path: Path) -> None:
+    """What takes the value of a task is checked when that task is done, as it is one by one."""
+    directory = project(
+        tmp_path,
+        'def value():\n    time.sleep(0.2)\n    return {"n": Path("n").read_text()}\n'
+        'def task_value():\n    return {"actions": [value], "file_dep": ["n"]}\n'
+        'def task_takes():\n    return {"actions": ["echo %(n)s"], "getargs": {"n": ("value", "n")}, "file_dep": ["large"]}\n'
+        'def task_late():\n    return {"actions": [], "task_dep": ["takes"]}\n',
+    )
+    (tmp_path / "large").write_text("")
+    for text in ("1", "2"):
+        (tmp_path / "n").write_text(text)
+        assert ran(doit(directory, "value", "takes")) == ["takes", "value"]

@@ -77,6 +77,7 @@ class PooledRunner(Runner):
         self._tasks: Mapping[str, Any] = {}
         self._check: Any = None
         self._selected: list[str] = []
+        self._held: list[Any] = []  # nodes that are checked once what sets them up is done
         self._ending = False  # something failed, and the main thread may not know yet
         self.stuck = 0
 
@@ -118,7 +119,9 @@ class PooledRunner(Runner):
             if not self._busy():
                 if self._stop_running or more is None:
                     return
-                if not more and not any(self._ready.values()):
+                if not more and self._held:  # those wait for what waits for them
+                    self._begin(dispatcher, self._held.pop(0))
+                elif not more and not any(self._ready.values()):
                     raise InvalidDodoFile("tasks wait for each other; `doit list --all --deps` shows for whom")
                 continue
             with contextlib.suppress(queue.Empty):
@@ -159,12 +162,18 @@ class PooledRunner(Runner):
                 return None
             if node == "hold on":
                 return False
-            if node.run_status is None and self._is_known(node.task) and self._is_large(node.task):
-                self._ready["cpu"].append((_CHECK, node))
-                self._feed()
+            if _is_early(dispatcher, node):
+                self._held.append(node)
             else:
-                self._select(dispatcher, node)
+                self._begin(dispatcher, node)
         return True
+
+    def _begin(self, dispatcher: Any, node: Any) -> None:
+        if node.run_status is None and self._is_known(node.task) and self._is_large(node.task):
+            self._ready["cpu"].append((_CHECK, node))
+            self._feed()
+        else:
+            self._select(dispatcher, node)
 
     def _is_known(self, task: Any) -> bool:
         """Whether doit remembers that it succeeded; if not, one of ours runs, whatever its files are."""
@@ -262,6 +271,11 @@ class PooledRunner(Runner):
             return  # it was asked to stop: it neither failed nor is it known to be done
         self._record(node, fail)
         _wake(dispatcher, node)
+        if not (self._stop_running or self._interruption.signal):
+            free = [one for one in self._held if not _is_early(dispatcher, one)]
+            self._held = [one for one in self._held if one not in free]
+            for one in free:
+                self._begin(dispatcher, one)
 
     def _record(self, node: Any, fail: Any) -> None:
         try:
@@ -309,6 +323,17 @@ class PooledRunner(Runner):
                     done = self._done.get(timeout=left)
                 self._collect(dispatcher, done)
         self.stuck = self._busy()
+
+
+def _is_early(dispatcher: Any, node: Any) -> bool:
+    """Whether what sets a task up is still to be done, and goes before it: it may depend on the value of that.
+
+    doit waits for it only once the task is to run; one by one, what was selected before is done by then.
+    """
+    if node.run_status is not None:
+        return False
+    setup = (dispatcher.nodes.get(name) for name in node.task.setup_tasks)
+    return any(one is not None and one.run_status in (None, "run") for one in setup)
 
 
 def _wake(dispatcher: Any, node: Any) -> None:
