@@ -389,3 +389,19 @@ def test_a_value_that_changes_in_a_run(tmp_path: Path) -> None:
     for text in ("1", "2"):
         (tmp_path / "n").write_text(text)
         assert ran(doit(directory, "value", "takes")) == ["takes", "value"]
+
+
+def test_each_action_has_its_own_streams(tmp_path: Path) -> None:
+    """What tasks print side by side is shown or kept as for one alone, and a command may write where doit does."""
+    directory = project(
+        tmp_path,
+        "from doit.tools import LongRunning\n"
+        "def tell(name):\n    for i in range(20):\n        print(name)\n        time.sleep(0.01)\n"
+        'def task_kept():\n    for i in range(3):\n        yield {"name": str(i), "actions": [(tell, ["kept!"])]}\n'
+        "def task_shown():\n    for i in range(2):\n"
+        '        yield {"name": str(i), "actions": [(tell, ["shown!"]), "echo shown!"], "verbosity": 2}\n'
+        'def task_long():\n    return {"actions": [LongRunning("echo shown!")] * 9, "verbosity": 2}\n',
+    )
+    done = doit(directory, "-n", "9")
+    assert done.returncode == 0, done.stdout
+    assert (done.stdout.count("kept!"), done.stdout.count("shown!")) == (0, 2 * 21 + 9)

@@ -31,6 +31,7 @@ from tasks_lib.graph.interruption import Interruption
 from tasks_lib.graph.loader import Keeping
 from tasks_lib.graph.pools import Pools
 from tasks_lib.graph.stamp import Row
+from tasks_lib.graph.streams import apart
 from tasks_lib.graph.watch import RUN
 from tasks_lib.interpreter import alone, waiting
 
@@ -100,7 +101,7 @@ class PooledRunner(Runner):
             self._statuses.pop(task.name, None) or self._check(task, *rest, **more)
         )  # what a worker found counts
         try:
-            with alone:  # this thread is one more that does little between many system calls
+            with apart(), alone:  # this thread is one more that does little between many system calls
                 self._loop(task_dispatcher)
         finally:
             self.dep_manager.get_status = self._check
