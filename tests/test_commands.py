@@ -314,6 +314,14 @@ def test_own_tasks_beside_ours(repository: Path) -> None:
     assert (done.returncode, "did you mean ship?" in done.stdout) == (2, True)
 
 
+def test_own_tasks_that_are_called_like_ours(repository: Path) -> None:
+    """A task whose name could be one of a definition is its user's own."""
+    with (repository / "dodo.py").open("a") as file:
+        file.write('def task_own():\n    yield {"basename": "fetch:own", "actions": ["true"], "uptodate": [True]}\n')
+    done = doit(repository, "info", "fetch:own")
+    assert (done.returncode, "up-to-date" in done.stdout) == (0, True), done.stdout
+
+
 def test_words_beside_own_tasks_that_take_words(repository: Path) -> None:
     """A path or a typo is what it is beside tasks with parameters and tasks that are made late, for every command."""
     with (repository / "dodo.py").open("a") as file:

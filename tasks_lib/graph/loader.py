@@ -165,6 +165,9 @@ class Loader:
         if found is None or not isinstance(self._inner, NamespaceTaskLoader):
             return set()
         kind, name = owner_of(task)
+        known = found.definitions.fetches if kind == "fetch" else found.definitions.toolchains
+        if name not in known:  # a task of a user's own that is called like one of ours
+            return set()
         if kind == "fetch" and found.plan.published(found.definitions.fetches[name]).task != task:
             return set()
         users = found.library.consumers.get(f"{kind}:{name}", ()) if "/" not in task else ()
