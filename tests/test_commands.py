@@ -314,6 +314,19 @@ def test_own_tasks_beside_ours(repository: Path) -> None:
     assert (done.returncode, "did you mean ship?" in done.stdout) == (2, True)
 
 
+def test_info_tells_what_an_own_task_takes(repository: Path) -> None:
+    """What sets a task up, gives it values or computes what it depends on is told as doit tells it."""
+    with (repository / "dodo.py").open("a") as file:
+        file.write(
+            'def task_gives():\n    return {"actions": ["true"], "uptodate": [True]}\n'
+            'def task_takes():\n    return {"actions": ["true"], "setup": ["gives"], "calc_dep": ["gives"],\n'
+            '            "getargs": {"n": ("gives", None)}, "params": [{"name": "to", "default": "home"}]}\n'
+        )
+    told = doit(repository, "info", "takes").stdout
+    for line in ("setup_tasks: \n - gives\n", "calc_dep   : \n - gives\n", " - n: ('gives', None)\n", "'name': 'to'"):
+        assert line in told
+
+
 def test_own_tasks_that_are_called_like_ours(repository: Path) -> None:
     """A task whose name could be one of a definition is its user's own."""
     with (repository / "dodo.py").open("a") as file:
