@@ -365,6 +365,17 @@ def test_setup_tasks_and_values_of_other_tasks(tmp_path: Path) -> None:
     assert (directory / "bed").read_text().split() == ["made", "3", "down"] * 2
 
 
+def test_one_after_the_other(tmp_path: Path) -> None:
+    """With `-n 1` a task is checked when the one before it is done, even if nothing says that it depends on it."""
+    directory = project(
+        tmp_path,
+        'def task_makes():\n    return {"actions": ["sleep 0.2; echo >> it"]}\n'
+        'def task_takes():\n    return {"actions": ["cat it"], "file_dep": ["it"]}\n',
+    )
+    for _ in range(2):
+        assert ran(doit(directory, "-n", "1")) == ["makes", "takes"]
+
+
 def test_what_computes_dependencies_and_is_one(tmp_path: Path) -> None:
     """A task that is both `calc_dep` and `task_dep` of another one is waited for once."""
     directory = project(

@@ -147,6 +147,8 @@ class PooledRunner(Runner):
     def _hungry(self) -> bool:
         """Whether more tasks should be looked for."""
         ready = sum(map(len, self._ready.values()))
+        if self._pools.total == 1:  # one after the other: what one leaves behind counts when the next one is checked
+            return not (ready or self._busy())
         if ready < _AHEAD:
             return True
         idle = any(not self._ready[pool] and self._running[pool] < self._pools.limit(pool) for pool in _POOLS)
