@@ -314,6 +314,27 @@ def test_own_tasks_beside_ours(repository: Path) -> None:
     assert (done.returncode, "did you mean ship?" in done.stdout) == (2, True)
 
 
+def test_info_tells_what_an_own_task_takes(repository: Path) -> None:
+    """What sets a task up, gives it values or computes what it depends on is told as doit tells it."""
+    with (repository / "dodo.py").open("a") as file:
+        file.write(
+            'def task_gives():\n    return {"actions": ["true"], "uptodate": [True]}\n'
+            'def task_takes():\n    return {"actions": ["true"], "setup": ["gives"], "calc_dep": ["gives"],\n'
+            '            "getargs": {"n": ("gives", None)}, "params": [{"name": "to", "default": "home"}]}\n'
+        )
+    told = doit(repository, "info", "takes").stdout
+    for line in ("setup_tasks: \n - gives\n", "calc_dep   : \n - gives\n", " - n: ('gives', None)\n", "'name': 'to'"):
+        assert line in told
+
+
+def test_own_tasks_that_are_called_like_ours(repository: Path) -> None:
+    """A task whose name could be one of a definition is its user's own."""
+    with (repository / "dodo.py").open("a") as file:
+        file.write('def task_own():\n    yield {"basename": "fetch:own", "actions": ["true"], "uptodate": [True]}\n')
+    done = doit(repository, "info", "fetch:own")
+    assert (done.returncode, "up-to-date" in done.stdout) == (0, True), done.stdout
+
+
 def test_words_beside_own_tasks_that_take_words(repository: Path) -> None:
     """A path or a typo is what it is beside tasks with parameters and tasks that are made late, for every command."""
     with (repository / "dodo.py").open("a") as file:
@@ -334,6 +355,8 @@ def test_words_beside_own_tasks_that_take_words(repository: Path) -> None:
     assert doit(repository, "*.late").returncode == 2
     assert ran(doit(repository, "./own.h", "takes", "./own.h", "x*")) == ["own", "takes"]
     assert (repository / "said").read_text() == "./own.h x*\n"
+    assert ran(doit(repository, "[t-z]akes", "*lag", "own")) == ["own", "takes"]
+    assert (repository / "said").read_text() == "\n"
     assert ran(doit(repository, "0.late")) == ran(doit(repository, "late:0")) == ["late:0", "own"]
 
 

@@ -210,7 +210,7 @@ def test_whatever_is_said_stays_text(name: str, message: str, ci: str) -> None:
     said.say(1, name, "skip", reason=message)
     fail = SimpleNamespace(get_name=lambda: "TaskFailed", get_msg=lambda: message, message=message)
     said.ledger.end(name, 2, "failed", message)
-    said.face.ended(name, "failed", fail)
+    said.face.ended(name, "failed", fail, "")
     said.face.finish()
     assert re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]", said.text) is None
     if ci == "github":

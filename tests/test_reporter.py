@@ -265,3 +265,17 @@ def test_asking_again_is_told(repository: Path, origin: Origin) -> None:
     assert len(told) == 1
     assert told[0].startswith("fetch:tool: asks http://ORIGIN/tool.tar again in T s: ")
     assert "503" in told[0]
+
+
+@pytest.mark.parametrize("verbosity", [0, 1, 2])
+def test_what_a_failed_task_wrote(verbosity: int, tmp_path: Path) -> None:
+    """What a failed task of a user's own said is told once: while it runs, or when it failed, as doit does."""
+    (tmp_path / "dodo.py").write_text(
+        "from tasks_lib.graph.porch import DOIT_CONFIG\n"
+        'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": None}\n'
+        'def task_x():\n    return {"actions": ["echo its; echo erring >&2; exit 1"],'
+        f' "verbosity": {verbosity}}}\n'
+    )
+    done = doit(tmp_path)
+    lines = (done.stdout + done.stderr).splitlines()
+    assert (lines.count("its"), lines.count("erring")) == (1, 1), done.stdout

@@ -363,3 +363,56 @@ def test_setup_tasks_and_values_of_other_tasks(tmp_path: Path) -> None:
     (directory / "large").write_bytes(b"y" * (1 << 20))
     assert ran(doit(directory, "-n", "4", "takes")) == ["bed", "takes", "value"]
     assert (directory / "bed").read_text().split() == ["made", "3", "down"] * 2
+
+
+def test_one_after_the_other(tmp_path: Path) -> None:
+    """With `-n 1` a task is checked when the one before it is done, even if nothing says that it depends on it."""
+    directory = project(
+        tmp_path,
+        'def task_makes():\n    return {"actions": ["sleep 0.2; echo >> it"]}\n'
+        'def task_takes():\n    return {"actions": ["cat it"], "file_dep": ["it"]}\n',
+    )
+    for _ in range(2):
+        assert ran(doit(directory, "-n", "1")) == ["makes", "takes"]
+
+
+def test_what_computes_dependencies_and_is_one(tmp_path: Path) -> None:
+    """A task that is both `calc_dep` and `task_dep` of another one is waited for once."""
+    directory = project(
+        tmp_path,
+        'def task_finds():\n    return {"actions": ["echo x > found", lambda: {"file_dep": ["found"]}],\n'
+        '                        "targets": ["found"]}\n'
+        'def task_uses():\n    return {"actions": ["cat found"], "calc_dep": ["finds"], "task_dep": ["finds"]}\n',
+    )
+    assert ran(doit(directory, "uses")) == ["finds", "uses"]
+
+
+def test_a_value_that_changes_in_a_run(tmp_path: Path) -> None:
+    """What takes the value of a task is checked when that task is done, as it is one by one."""
+    directory = project(
+        tmp_path,
+        'def value():\n    time.sleep(0.2)\n    return {"n": Path("n").read_text()}\n'
+        'def task_value():\n    return {"actions": [value], "file_dep": ["n"]}\n'
+        'def task_takes():\n    return {"actions": ["echo %(n)s"], "getargs": {"n": ("value", "n")}, "file_dep": ["large"]}\n'
+        'def task_late():\n    return {"actions": [], "task_dep": ["takes"]}\n',
+    )
+    (tmp_path / "large").write_text("")
+    for text in ("1", "2"):
+        (tmp_path / "n").write_text(text)
+        assert ran(doit(directory, "value", "takes")) == ["takes", "value"]
+
+
+def test_each_action_has_its_own_streams(tmp_path: Path) -> None:
+    """What tasks print side by side is shown or kept as for one alone, and a command may write where doit does."""
+    directory = project(
+        tmp_path,
+        "from doit.tools import LongRunning\n"
+        "def tell(name):\n    for i in range(20):\n        print(name)\n        time.sleep(0.01)\n"
+        'def task_kept():\n    for i in range(3):\n        yield {"name": str(i), "actions": [(tell, ["kept!"])]}\n'
+        "def task_shown():\n    for i in range(2):\n"
+        '        yield {"name": str(i), "actions": [(tell, ["shown!"]), "echo shown!"], "verbosity": 2}\n'
+        'def task_long():\n    return {"actions": [LongRunning("echo shown!")] * 9, "verbosity": 2}\n',
+    )
+    done = doit(directory, "-n", "9")
+    assert done.returncode == 0, done.stdout
+    assert (done.stdout.count("kept!"), done.stdout.count("shown!")) == (0, 2 * 21 + 9)

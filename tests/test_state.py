@@ -98,6 +98,21 @@ def test_a_finished_task_is_in_the_file_soon(tmp_path: Path) -> None:
     one.dump()
 
 
+def test_a_value_that_is_no_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A task whose value JSON cannot hold is not remembered, not even as it was before; all others are."""
+    one = state(tmp_path)
+    save(one, "odd", "first")
+    one.dump()
+    two = state(tmp_path)
+    two.set("odd", "_values_:", {"a": {1, 2}})
+    two.set("odd", "deps:", ())
+    save(two, "last")
+    two.dump()
+    assert tasks(tmp_path) == {"first", "last"}
+    assert two.get("odd", "_values_:") == {"a": {1, 2}}
+    assert "odd returned what cannot be kept" in capsys.readouterr().err
+
+
 def test_two_at_once_keep_what_both_finished(tmp_path: Path) -> None:
     """Each writes its own rows only, and none waits for the other's end."""
     one, two = state(tmp_path), state(tmp_path)

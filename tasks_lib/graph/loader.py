@@ -116,7 +116,7 @@ class Loader:
         """Replace the words of the command line by the names of tasks.
 
         Where tasks run, what follows the name of one with parameters may be its own, and a word may be of a task that
-        is made while they run: those words stay.
+        is made while they run: those words stay. What follows a glob or a path never is a task's own.
 
         Raises:
             UnknownNameError: a word means nothing.
@@ -125,10 +125,14 @@ class Loader:
         taking = {task.name for task in tasks if runs and (task.params or task.creator_params or task.pos_arg)}
         own = next((at for at, word in enumerate(words) if word in taking), len(words))
         late = runs and any(task.loader for task in tasks)
-        if own and late:
-            words[:own] = [name for word in words[:own] for name in self._perhaps(word)]
-        elif own:
-            words[:own] = resolved(words[:own], self._tasks, self._inner.cmd_names)
+        if late:
+            meant = [name for word in words[:own] for name in self._perhaps(word)]
+        else:
+            meant = resolved(words[:own], self._tasks, self._inner.cmd_names)
+        for name in taking.intersection(meant):
+            # else doit would give it the names behind it, and not run them
+            self._tasks[name].pos_arg_val = self._tasks[name].pos_arg_val or []
+        words[:own] = meant
         return tasks
 
     def _perhaps(self, word: str) -> list[str]:
@@ -161,6 +165,9 @@ class Loader:
         if found is None or not isinstance(self._inner, NamespaceTaskLoader):
             return set()
         kind, name = owner_of(task)
+        known = found.definitions.fetches if kind == "fetch" else found.definitions.toolchains
+        if name not in known:  # a task of a user's own that is called like one of ours
+            return set()
         if kind == "fetch" and found.plan.published(found.definitions.fetches[name]).task != task:
             return set()
         users = found.library.consumers.get(f"{kind}:{name}", ()) if "/" not in task else ()

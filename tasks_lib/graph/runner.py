@@ -31,6 +31,7 @@ from tasks_lib.graph.interruption import Interruption
 from tasks_lib.graph.loader import Keeping
 from tasks_lib.graph.pools import Pools
 from tasks_lib.graph.stamp import Row
+from tasks_lib.graph.streams import apart
 from tasks_lib.graph.watch import RUN
 from tasks_lib.interpreter import alone, waiting
 
@@ -77,6 +78,7 @@ class PooledRunner(Runner):
         self._tasks: Mapping[str, Any] = {}
         self._check: Any = None
         self._selected: list[str] = []
+        self._held: list[Any] = []  # nodes that are checked once what sets them up is done
         self._ending = False  # something failed, and the main thread may not know yet
         self.stuck = 0
 
@@ -99,7 +101,7 @@ class PooledRunner(Runner):
             self._statuses.pop(task.name, None) or self._check(task, *rest, **more)
         )  # what a worker found counts
         try:
-            with alone:  # this thread is one more that does little between many system calls
+            with apart(), alone:  # this thread is one more that does little between many system calls
                 self._loop(task_dispatcher)
         finally:
             self.dep_manager.get_status = self._check
@@ -118,7 +120,9 @@ class PooledRunner(Runner):
             if not self._busy():
                 if self._stop_running or more is None:
                     return
-                if not more and not any(self._ready.values()):
+                if not more and self._held:  # those wait for what waits for them
+                    self._begin(dispatcher, self._held.pop(0))
+                elif not more and not any(self._ready.values()):
                     raise InvalidDodoFile("tasks wait for each other; `doit list --all --deps` shows for whom")
                 continue
             with contextlib.suppress(queue.Empty):
@@ -143,6 +147,8 @@ class PooledRunner(Runner):
     def _hungry(self) -> bool:
         """Whether more tasks should be looked for."""
         ready = sum(map(len, self._ready.values()))
+        if self._pools.total == 1:  # one after the other: what one leaves behind counts when the next one is checked
+            return not (ready or self._busy())
         if ready < _AHEAD:
             return True
         idle = any(not self._ready[pool] and self._running[pool] < self._pools.limit(pool) for pool in _POOLS)
@@ -159,12 +165,18 @@ class PooledRunner(Runner):
                 return None
             if node == "hold on":
                 return False
-            if node.run_status is None and self._is_known(node.task) and self._is_large(node.task):
-                self._ready["cpu"].append((_CHECK, node))
-                self._feed()
+            if _is_early(dispatcher, node):
+                self._held.append(node)
             else:
-                self._select(dispatcher, node)
+                self._begin(dispatcher, node)
         return True
+
+    def _begin(self, dispatcher: Any, node: Any) -> None:
+        if node.run_status is None and self._is_known(node.task) and self._is_large(node.task):
+            self._ready["cpu"].append((_CHECK, node))
+            self._feed()
+        else:
+            self._select(dispatcher, node)
 
     def _is_known(self, task: Any) -> bool:
         """Whether doit remembers that it succeeded; if not, one of ours runs, whatever its files are."""
@@ -262,6 +274,11 @@ class PooledRunner(Runner):
             return  # it was asked to stop: it neither failed nor is it known to be done
         self._record(node, fail)
         _wake(dispatcher, node)
+        if not (self._stop_running or self._interruption.signal):
+            free = [one for one in self._held if not _is_early(dispatcher, one)]
+            self._held = [one for one in self._held if one not in free]
+            for one in free:
+                self._begin(dispatcher, one)
 
     def _record(self, node: Any, fail: Any) -> None:
         try:
@@ -311,11 +328,26 @@ class PooledRunner(Runner):
         self.stuck = self._busy()
 
 
+def _is_early(dispatcher: Any, node: Any) -> bool:
+    """Whether what sets a task up is still to be done, and goes before it: it may depend on the value of that.
+
+    doit waits for it only once the task is to run; one by one, what was selected before is done by then.
+    """
+    if node.run_status is not None:
+        return False
+    setup = (dispatcher.nodes.get(name) for name in node.task.setup_tasks)
+    return any(one is not None and one.run_status in (None, "run") for one in setup)
+
+
 def _wake(dispatcher: Any, node: Any) -> None:
     """Let doit know that a node is done, or was looked at; what waited for it goes before what nobody waited for.
 
-    doit puts it behind all that is ready: behind the downloads of a whole group, however early its own was done.
+    doit puts it behind all that is ready: behind the downloads of a whole group, however early its own was done. And it
+    would wait for ever for one that is both its `calc_dep` and its `task_dep`, since doit then clears one of the two.
     """
+    for waiting_node in node.waiting_me if node.run_status != "run" else ():
+        if node.task.name in waiting_node.wait_run_calc:
+            waiting_node.wait_run.discard(node.task.name)
     before = len(dispatcher.ready)
     dispatcher._update_waiting(node)
     for _ in range(len(dispatcher.ready) - before):

@@ -18,6 +18,7 @@ import threading
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from tasks_lib.errors import escaped
 from tasks_lib.graph.database import UnusableError, connect, readable, set_aside
 
 #: Seconds that a finished task may be unwritten.
@@ -257,8 +258,8 @@ class State:
             self._replace(error)
 
     def _transaction(self, connection: sqlite3.Connection) -> None:
+        rows = [row for task in self._dirty if task in self._rows and (row := self._encoded(task)) is not None]
         lost = self._wiped or bool(self._deleted)
-        rows = [(task, self._codec.encode(self._rows[task])) for task in self._dirty if task in self._rows]
         rows += [
             (task, self._written[task]) for task in self._dirty if task not in self._rows and task in self._written
         ]
@@ -277,6 +278,18 @@ class State:
         self._dirty.clear()
         self._deleted.clear()
         self._wiped = False
+
+    def _encoded(self, task: str) -> tuple[str, str] | None:
+        """Return a row as it is written, None for what a task of a user's own returned and JSON has no text for.
+
+        That concerns this task alone: what an earlier run wrote of it does not hold either.
+        """
+        try:
+            return task, self._codec.encode(self._rows[task])
+        except (TypeError, ValueError) as error:
+            self._warn(f"{escaped(task)} returned what cannot be kept ({error}); it runs again next time")
+            self._deleted.add(task)
+            return None
 
     def _rolled_back(self, error: Exception) -> None:
         if self._connection is not None and self._connection.in_transaction:

@@ -85,7 +85,11 @@ class Info(_Telling):
         for name, values in (
             ("file_dep", sorted(task.file_dep)),
             ("task_dep", task.task_dep),
+            ("setup_tasks", task.setup_tasks),
+            ("calc_dep", sorted(task.calc_dep)),
             ("targets", task.targets),
+            ("getargs", task.getargs),
+            ("params", list(task.params)),
             ("used by", sorted(users - {task.subtask_of})),
         ):
             if values:

@@ -88,7 +88,7 @@ class Reporter:
         message = str(fail.get_msg()).strip() if fail is not None else ""
         outcome = self._ledger.end(task.name, time.monotonic(), outcome, message)
         RUN.say(task.name, "end", {"outcome": outcome, "message": message})
-        self._face.ended(task.name, outcome, fail)
+        self._face.ended(task.name, outcome, fail, _kept(task) if outcome == "failed" else "")
 
     def standing(self, names: Sequence[str]) -> None:
         """These tasks are known to be up to date without a look at each."""
@@ -178,6 +178,16 @@ class QuietReporter(Reporter):
 
 def _shown(task: Any) -> bool:
     return bool(task.actions) and not task.name.startswith("_")
+
+
+def _kept(task: Any) -> str:
+    """Return what a failed task wrote and nobody saw: a test that fails says there why.
+
+    Source: doit 0.37, `ConsoleReporter.complete_run`.
+    """
+    kept = [("err", 1), ("out", 2)] if task.executed else []
+    unseen = [name for name, shown_from in kept if (task.verbosity or 0) < shown_from]
+    return "".join(getattr(action, name) or "" for name in unseen for action in task.actions)
 
 
 class _Ticker:

@@ -73,7 +73,7 @@ class DocumentFace:
     def hear(self, event: Event) -> None:
         """The ledger has it."""
 
-    def ended(self, name: str, outcome: str, fail: Any) -> None:
+    def ended(self, name: str, outcome: str, fail: Any, kept: str) -> None:
         """The ledger has it."""
 
     def passed(self, name: str, outcome: str) -> None:

@@ -27,8 +27,8 @@ class Face(Protocol):
     def hear(self, event: Event) -> None:
         """A task says something."""
 
-    def ended(self, name: str, outcome: str, fail: Any) -> None:
-        """A task ended; `fail` is doit's failure, or None."""
+    def ended(self, name: str, outcome: str, fail: Any, kept: str) -> None:
+        """A task ended; `fail` is doit's failure, or None, and `kept` what it wrote and nobody saw."""
 
     def passed(self, name: str, outcome: str) -> None:
         """A task did not have to run, or could not."""

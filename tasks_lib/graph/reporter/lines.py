@@ -59,11 +59,11 @@ class LinesFace:
         elif event.name == "phase" and facts["phase"] == "wait":
             self._say(f"{name}: {_waiting(facts)}", "dim")
 
-    def ended(self, name: str, outcome: str, fail: Any) -> None:
+    def ended(self, name: str, outcome: str, fail: Any, kept: str) -> None:
         """Tell how a task ended."""
         run = self._ledger.runs.get(name)
         if outcome == "failed":
-            told = [f"{fail.get_name()} - taskid:{escaped(name)}", *escaped_lines(fail.get_msg())]
+            told = [f"{fail.get_name()} - taskid:{escaped(name)}", *escaped_lines(f"{fail.get_msg()}\n{kept}")]
             self._say("\n".join(told) + "\n", "bad")
         elif outcome == "not-run":
             self._say(f"not run: {escaped(name)}: it needs {escaped(fail.message)}", "warn")

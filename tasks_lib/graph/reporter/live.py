@@ -91,11 +91,11 @@ class LiveFace:
                 self._noisy.add(event.task)
                 self._erase()
 
-    def ended(self, name: str, outcome: str, fail: Any) -> None:
+    def ended(self, name: str, outcome: str, fail: Any, kept: str) -> None:
         """Keep a failure; successes are counted."""
         self._noisy.discard(name)
         if outcome == "failed":
-            told = [f"{fail.get_name()} - taskid:{escaped(name)}", *escaped_lines(fail.get_msg())]
+            told = [f"{fail.get_name()} - taskid:{escaped(name)}", *escaped_lines(f"{fail.get_msg()}\n{kept}")]
             self._above([Line(line, "bad") for line in told])
 
     def passed(self, name: str, outcome: str) -> None:
