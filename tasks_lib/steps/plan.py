@@ -27,6 +27,9 @@ from tasks_lib.formats import TREE_VERSION
 
 #: The directory, in a toolchain's own, that says what was put into its fetches.
 RECORDS: Final = ".fetches"
+#: The directory, beside it, in which its command works, and the file that says that it has.
+FETCHES: Final = "fetches"
+WORKED: Final = ".worked"
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +55,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     limits: tuple[tuple[str, int | str], ...] = ()  # of this archive, over those of the settings
     beside: tuple[str, ...] = ()  # names of all deliveries into this directory: what others put there is not wanted now
+    worked: Path | None = None  # stands once a command has worked in this directory: what it left is not wanted then
 
 
 class Preparation(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +71,7 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def fetches(self) -> Path:
         """The directory that holds its fetches."""
-        return self.directory / "fetches"
+        return self.directory / FETCHES
 
     @property
     def records(self) -> Path:
@@ -87,7 +91,7 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def worked(self) -> Path:
         """The file that says that its command has worked in its fetches."""
-        return self.directory / ".worked"
+        return self.directory / WORKED
 
     @property
     def log(self) -> Path:
@@ -226,10 +230,11 @@ class Plan:
         return Delivery(
             artifact=artifact,
             entry=entry,
-            destination=directory / "fetches" / dest,
+            destination=directory / FETCHES / dest,
             record=directory / RECORDS / f"{name}.json",
             key=recipe.extract_key(f"{entry.delivery} {artifact.key}", dest=dest, version=TREE_VERSION),
             limits=limits,
+            worked=directory / WORKED,
         )
 
 

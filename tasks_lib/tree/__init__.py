@@ -29,7 +29,9 @@ from tasks_lib.tree.standing import all_stand, new_paths, remove_entries
 from tasks_lib.tree.unpacked import UNPACKED_VERSION, DamagedTreeError, Unpacked, unpack
 from tasks_lib.tree.writer import TreeWriter, placed, remove_tree
 
-__all__ = ["UNPACKED_VERSION", "DamagedTreeError", "Slot", "Unpacked", "drop_strays", "remove_tree", "unpack"]
+__all__ = [
+    "UNPACKED_VERSION", "DamagedTreeError", "Slot", "Unpacked", "drop_strays", "remove_tree", "start_over", "unpack",
+]  # fmt: skip
 
 
 class Slot(NamedTuple):
@@ -155,6 +157,16 @@ class Slot(NamedTuple):
                 record.commit(self.record)
             finally:
                 record.discard()
+
+    def _forget(self) -> None:
+        """Let the record name nothing: what it named is about to go with the whole directory."""
+        record = RecordWriter(self.record, "", "", self._into)
+        try:
+            record.close()
+            record.commit(self.record)
+        finally:
+            record.discard()
+        self._moving.unlink(missing_ok=True)
 
     def _fill(self, fill: Callable[[TreeWriter], None], name: str, key: str, progress: Progress, copies: int) -> None:
         made = self.destination.with_name(f"{self._staging}{secrets.token_hex(6)}.part")
@@ -363,6 +375,36 @@ def drop_strays(destination: Path, records: Path, kept: Collection[str], timeout
             with contextlib.suppress(FileNotFoundError):
                 record.replace(stray._moving)
             stray._recover()
+
+
+def start_over(destination: Path, records: Path, worked: Path, timeout_s: float, progress: Progress) -> None:
+    """Remove all that stands where somebody has worked, with what they left; each record then names nothing.
+
+    The records stay as files, since they are what doit looks for.
+
+    Args:
+        destination: the directory that goes as a whole.
+        records: the directory of the records of what was put there.
+        worked: the file that says that somebody worked there; without it nothing happens. It goes last.
+        timeout_s: seconds to wait for another process.
+        progress: told of waiting.
+
+    Raises:
+        StoreUnavailableError, TreeError, CancelledError: as `Slot.held`.
+    """
+    if not os.path.lexists(worked):
+        return
+    with _translated(destination):
+        records.mkdir(parents=True, exist_ok=True)
+        with locked(records / ".lock", timeout_s=timeout_s, progress=progress):
+            if not os.path.lexists(worked):
+                return  # another one began anew, and has put something there since
+            for record in _strays(records, ()):
+                Slot(destination, record)._forget()
+            if destination.is_symlink() or destination.is_file():
+                destination.unlink()
+            remove_tree(destination)
+            worked.unlink()
 
 
 def _strays(records: Path, kept: Collection[str]) -> list[Path]:
