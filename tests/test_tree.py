@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks_lib.archive import Limits, Reshape
-from tasks_lib.errors import TreeError
+from tasks_lib.errors import TreeError, UnsafeEntryError
 from tasks_lib.progress import Silent
 from tasks_lib.tree import Slot, drop_strays, remove_tree
 from tests.archives import Member, gnu, pax, record, tar
@@ -218,3 +218,22 @@ def test_a_slot_that_moves(slot: Slot) -> None:
     extract(moved, Member("d/a", b"1"))
     assert moved.holds("k")
     assert not (slot.destination / "d").exists()
+
+
+def test_the_way_to_a_destination_goes_with_it(tmp_path: Path) -> None:
+    """No empty directory is left where nothing stands any more: a file of that name can come there."""
+    records = tmp_path / "records"
+    deep, flat = Slot(tmp_path / "out/a/b", records / "deep.json"), Slot(tmp_path / "out", records / "flat.json")
+    extract(deep, Member("f", b"1"))
+    extract(flat, Member("kept", b"1"))
+    with pytest.raises(TreeError, match="both put 'a'"):
+        extract(flat, Member("a", b"2"))
+    deep.clear()
+    extract(flat, Member("a", b"2"))
+    with pytest.raises(TreeError):
+        extract(deep, Member("f", b"1"))
+    with pytest.raises(UnsafeEntryError):
+        extract(Slot(tmp_path / "out/c/d", records / "bad.json"), Member("../f", b"1"))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a"]
+    flat.clear()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["records"]

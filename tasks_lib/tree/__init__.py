@@ -181,6 +181,10 @@ class Slot(NamedTuple):
                 record.close()
                 staging.open_up(made)
                 self._publish(made, record, name, progress)
+            except BaseException:
+                remove_tree(made)
+                self._leave()
+                raise
             finally:
                 try:
                     record.discard()
@@ -285,9 +289,24 @@ class Slot(NamedTuple):
             return  # it is torn, and says so to the next delivery
         except (FileNotFoundError, NotADirectoryError):
             pass
-        with contextlib.suppress(OSError):
-            self.destination.rmdir()
+        self._leave()
         self._moving.unlink(missing_ok=True)
+
+    def _leave(self) -> None:
+        """Remove the destination, and the directories on the way to it, as far as nothing is in them.
+
+        Left empty, they would be in the way of an archive that has a file of that name.
+        """
+        top = self.record.parent.parent
+        for place in (self.destination, *self.destination.parents):
+            if top not in place.parents:
+                return
+            try:
+                place.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return
 
     def _sweep(self) -> None:
         """Remove what killed deliveries of this slot left half-written; nobody else works on it now."""
