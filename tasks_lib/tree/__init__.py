@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import secrets
@@ -206,7 +207,7 @@ class Slot(NamedTuple):
                         hint="mount the parent directory instead",
                     )
                 # judged before anything goes: a collision leaves what stood
-                own = frozenset(line.path for line in self._lines()) if stood is self else frozenset()
+                own = frozenset(stood._below(self.destination))
                 new_paths(self.destination, lines(record.path), own, lambda path: self._clash(name, path))
             if status is not None or stood is not self:
                 stood.clear()
@@ -245,7 +246,9 @@ class Slot(NamedTuple):
         """
         into = os.path.normpath(str(head(self.record).get("into") or head(self._moving).get("into") or self._into))
         beside = into.startswith("../") and not into.startswith("../..")
-        return self._replace(destination=self.record.parent / into) if beside and into != self._into else self
+        if not beside or into == self._into:
+            return self
+        return self._replace(destination=Path(os.path.normpath(self.record.parent / into)))
 
     @property
     def _moving(self) -> Path:
@@ -275,11 +278,30 @@ class Slot(NamedTuple):
         if not os.path.lexists(self._moving):
             return
         others: set[str] = set()
+        for other in self._others():
+            others.update(other._below(self.destination))
+        self._unmake(frozenset(others))
+
+    def _others(self) -> Iterator[Slot]:
+        """Yield the other slots that have records beside this one's, each where it put what it holds."""
         for record in self.record.parent.glob("*.json"):
             if record != self.record:
-                with contextlib.suppress(ValueError, TypeError):
-                    others.update(line.path for line in lines(record))
-        self._unmake(frozenset(others))
+                yield Slot(self.destination, record)._stood()
+
+    def _below(self, directory: Path) -> Iterator[str]:
+        """Yield the paths, as counted from `directory`, of what this slot put there, as far as its record can be read.
+
+        A record counts from its own destination, which may lie in another one's.
+        """
+        above = f"{directory}/"
+        places = itertools.chain(
+            map(str, (self.destination, *self.destination.parents)),
+            (f"{self.destination}/{line.path}" for line in lines(self.record)),
+        )
+        with contextlib.suppress(ValueError, TypeError):
+            for place in places:
+                if place.startswith(above):
+                    yield place[len(above) :]
 
     def _unmake(self, others: frozenset[str]) -> None:
         """Remove the entries that the moving record names, but for those of others, then itself."""
@@ -324,10 +346,9 @@ class Slot(NamedTuple):
         )
 
     def _owner_of(self, path: str) -> str:
-        for record in self.record.parent.glob("*.json"):
-            with contextlib.suppress(ValueError, TypeError):
-                if record != self.record and any(line.path == path for line in lines(record)):
-                    return escaped(str(head(record).get("archive", "")))
+        for other in self._others():
+            if path in other._below(self.destination):
+                return escaped(str(head(other.record).get("archive", "")))
         return ""
 
     def _lines(self) -> list[Line]:
