@@ -325,6 +325,26 @@ def test_what_a_command_left_is_in_nobodys_way(change: str, repository: Path) ->
         assert ran(doit(repository, "toolchain:kit")) == []
 
 
+def test_a_file_that_moves_to_another_fetch(repository: Path) -> None:
+    """Two fetches that change together, one bringing what the other had before: in whichever order they are delivered."""
+
+    def kit(a: list[str], z: list[str]) -> set[str]:
+        for name, files in (("a", a), ("z", z)):
+            content = tar([Member(file, name.encode()) for file in files])
+            (repository / f"{name}.tar").write_bytes(content)
+            text = definition(name, f"file://{repository}/{name}.tar", content)
+            written(repository, {f"fetchdefs/fetch/{name}.yml": text})
+        text = "kit: {description: k, fetches: {fetch: [a, z]}}\n"
+        written(repository, {"fetchdefs/toolchain/kit.yml": text})
+        ran(doit(repository, "-n", "1", "toolchain:kit"))
+        made = repository / "build/kit/fetches"
+        return {f"{one.relative_to(made)}={one.read_text()}" for one in made.iterdir()}
+
+    assert kit(["f"], ["g", "h"]) == {"f=a", "g=z", "h=z"}
+    assert kit(["f", "g"], ["h"]) == {"f=a", "g=a", "h=z"}
+    assert kit(["f"], ["g", "h"]) == {"f=a", "g=z", "h=z"}
+
+
 def test_the_sample(tmp_path: Path) -> None:
     """The repository's own bare doit needs no network, compiles the sample, and is then up to date."""
     for name in ("dodo.py", "fetchdefs"):

@@ -54,7 +54,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     record: Path
     key: str
     limits: tuple[tuple[str, int | str], ...] = ()  # of this archive, over those of the settings
-    beside: tuple[str, ...] = ()  # names of all deliveries into this directory: what others put there is not wanted now
+    # name and key of all deliveries into this directory: what else was put there is not wanted now
+    beside: tuple[tuple[str, str], ...] = ()
     worked: Path | None = None  # stands once a command has worked in this directory: what it left is not wanted then
 
 
@@ -197,7 +198,7 @@ class Plan:
         toolchain = self.definitions.toolchain(name)
         directory = self._build / toolchain.name
         alone = [self._delivery(directory, entry) for entry in toolchain.fetches]
-        beside = tuple(one.record.stem for one in alone)
+        beside = tuple((one.record.stem, one.key) for one in alone)
         deliveries = tuple(msgspec.structs.replace(one, beside=beside) for one in alone)
         run = toolchain.run
         files = [*run.resources, *([run.script] if run.script else [])] if run else []

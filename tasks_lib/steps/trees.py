@@ -54,9 +54,9 @@ def deliver(world: World, delivery: Delivery, progress: Progress) -> None:
         raise BlobMissingError(f"{delivery.entry.name} has not been made", hint=f"run `doit {delivery.artifact.task}`")
     if delivery.worked is not None:
         start_over(world, delivery.worked, progress)
-    slot = slot_of(delivery)._replace(lock_timeout_s=world.settings.lock_timeout_s)
+    slot = slot_of(delivery)._replace(lock_timeout_s=world.settings.lock_timeout_s, beside=delivery.beside)
     if delivery.beside:  # an earlier version may stand where this one goes
-        drop_others(world, slot.destination, slot.record.parent, delivery.beside, progress)
+        drop_others(world, slot.destination, slot.record.parent, [name for name, _ in delivery.beside], progress)
     with turn(integrity.size, _SMALL), slot.held(progress) as news:
         if news and slot.holds(delivery.key):
             return  # another process made it while this one waited

@@ -36,11 +36,15 @@ __all__ = [
 
 
 class Slot(NamedTuple):
-    """One archive's (or file's) place: a directory that it may share, and a record of its own beside it."""
+    """One archive's (or file's) place: a directory that it may share, and a record of its own beside it.
+
+    `beside` gives name and key of the slots that share it: what one of them holds with another key is about to go.
+    """
 
     destination: Path
     record: Path
     lock_timeout_s: float = LOCK_TIMEOUT_S
+    beside: tuple[tuple[str, str], ...] = ()
 
     @contextlib.contextmanager
     def held(self, progress: Progress) -> Iterator[bool]:
@@ -208,7 +212,7 @@ class Slot(NamedTuple):
                     )
                 # judged before anything goes: a collision leaves what stood
                 own = frozenset(stood._below(self.destination))
-                new_paths(self.destination, lines(record.path), own, lambda path: self._clash(name, path))
+                self._make_way(record, own, name)
             if status is not None or stood is not self:
                 stood.clear()
             record.commit(self._moving)
@@ -219,6 +223,23 @@ class Slot(NamedTuple):
                 self._recover()
                 raise
             self._moving.replace(self.record)
+
+    def _make_way(self, coming: RecordWriter, own: frozenset[str], name: str) -> None:
+        """Judge whether what comes has room; an earlier version of a neighbour that is yet to be replaced gives way."""
+
+        def judge() -> None:
+            new_paths(self.destination, lines(coming.path), own, lambda path: self._clash(name, path))
+
+        try:
+            judge()
+        except TreeError:
+            wanted = dict(self.beside)
+            earlier = [one for one in self._others() if one.key() != wanted.get(one.record.stem, one.key())]
+            if not earlier:
+                raise
+            for one in earlier:
+                one.clear()
+            judge()
 
     def _move(self, made: Path, name: str) -> None:
         if not os.path.lexists(self.destination):
