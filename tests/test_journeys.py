@@ -285,6 +285,66 @@ def test_a_toolchain_that_asks_for_something_else(repository: Path) -> None:
         assert ran(doit(repository, "toolchain:kit")) == []
 
 
+#: Says what its fetches are, and leaves a file there that the other version of the library has too, read-only.
+MESSY = """#!/bin/sh
+find . -type f | sort > "$UPLOAD_DIR/out"
+mkdir -p made lib && echo made > made/lib.h && chmod 555 made
+rm -r lib && echo made > lib
+"""
+
+
+@pytest.mark.parametrize("change", ["version", "clean", "no command"])
+def test_what_a_command_left_is_in_nobodys_way(change: str, repository: Path) -> None:
+    """Before fetches come anew all goes that a command left there: its next run, and what stands, know nothing of it."""
+    for name, top in (("lib-1", "lib"), ("lib-2", "made")):
+        content = tar([Member(f"{top}/lib.h", name.encode())])
+        (repository / f"{name}.tar").write_bytes(content)
+        text = definition(name, f"file://{repository}/{name}.tar", content)
+        written(repository, {f"fetchdefs/fetch/{name}.yml": text})
+    kit = "kit:\n  description: k\n  fetches: {fetch: [FETCH]}\n  run: {script: make.sh, toolchain-artifact: out}\n"
+    files = {"fetchdefs/toolchain/make.sh": MESSY, "fetchdefs/toolchain/kit.yml": kit.replace("FETCH", "lib-1")}
+    written(repository, files)
+    ran(doit(repository, "toolchain:kit"))
+    left, made = repository / "build/kit/fetches", repository / "build/kit/artifacts/out"
+    assert made.read_text() == "./lib/lib.h\n"
+    assert (left / "lib").is_file()
+    if change == "version":
+        written(repository, {"fetchdefs/toolchain/kit.yml": kit.replace("FETCH", "lib-2")})
+        ran(doit(repository, "toolchain:kit"))
+        assert made.read_text() == "./made/lib.h\n"
+    elif change == "clean":
+        assert doit(repository, "clean", "toolchain:kit").returncode == 0
+        shutil.rmtree(repository / "cache")
+        ran(doit(repository, "toolchain:kit"))
+        assert made.read_text() == "./lib/lib.h\n"
+    else:
+        text = kit.replace("FETCH", "lib-1").partition("  run:")[0]
+        written(repository, {"fetchdefs/toolchain/kit.yml": text})
+        ran(doit(repository, "toolchain:kit"))
+        assert [str(one.relative_to(left)) for one in left.rglob("*") if one.is_file()] == ["lib/lib.h"]
+        assert ran(doit(repository, "toolchain:kit")) == []
+
+
+def test_a_file_that_moves_to_another_fetch(repository: Path) -> None:
+    """Two fetches that change together, one bringing what the other had before: in whichever order they are delivered."""
+
+    def kit(a: list[str], z: list[str]) -> set[str]:
+        for name, files in (("a", a), ("z", z)):
+            content = tar([Member(file, name.encode()) for file in files])
+            (repository / f"{name}.tar").write_bytes(content)
+            text = definition(name, f"file://{repository}/{name}.tar", content)
+            written(repository, {f"fetchdefs/fetch/{name}.yml": text})
+        text = "kit: {description: k, fetches: {fetch: [a, z]}}\n"
+        written(repository, {"fetchdefs/toolchain/kit.yml": text})
+        ran(doit(repository, "-n", "1", "toolchain:kit"))
+        made = repository / "build/kit/fetches"
+        return {f"{one.relative_to(made)}={one.read_text()}" for one in made.iterdir()}
+
+    assert kit(["f"], ["g", "h"]) == {"f=a", "g=z", "h=z"}
+    assert kit(["f", "g"], ["h"]) == {"f=a", "g=a", "h=z"}
+    assert kit(["f"], ["g", "h"]) == {"f=a", "g=z", "h=z"}
+
+
 def test_the_sample(tmp_path: Path) -> None:
     """The repository's own bare doit needs no network, compiles the sample, and is then up to date."""
     for name in ("dodo.py", "fetchdefs"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks_lib.archive import Limits, Reshape
-from tasks_lib.errors import TreeError
+from tasks_lib.errors import TreeError, UnsafeEntryError
 from tasks_lib.progress import Silent
 from tasks_lib.tree import Slot, drop_strays, remove_tree
 from tests.archives import Member, gnu, pax, record, tar
@@ -218,3 +218,43 @@ def test_a_slot_that_moves(slot: Slot) -> None:
     extract(moved, Member("d/a", b"1"))
     assert moved.holds("k")
     assert not (slot.destination / "d").exists()
+
+
+def test_the_way_to_a_destination_goes_with_it(tmp_path: Path) -> None:
+    """No empty directory is left where nothing stands any more: a file of that name can come there."""
+    records = tmp_path / "records"
+    deep, flat = Slot(tmp_path / "out/a/b", records / "deep.json"), Slot(tmp_path / "out", records / "flat.json")
+    extract(deep, Member("f", b"1"))
+    extract(flat, Member("kept", b"1"))
+    with pytest.raises(TreeError, match="both put 'a'"):
+        extract(flat, Member("a", b"2"))
+    deep.clear()
+    extract(flat, Member("a", b"2"))
+    with pytest.raises(TreeError):
+        extract(deep, Member("f", b"1"))
+    with pytest.raises(UnsafeEntryError):
+        extract(Slot(tmp_path / "out/c/d", records / "bad.json"), Member("../f", b"1"))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a"]
+    flat.clear()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["records"]
+
+
+def test_slots_in_each_others_directories(tmp_path: Path) -> None:
+    """A record counts from its own destination: what another one has under that name elsewhere keeps nothing here."""
+    records, out = tmp_path / "records", tmp_path / "out"
+    stray, deep = Slot(out, records / "stray.json"), Slot(out / "sub", records / "deep.json")
+    extract(stray, Member("f", b"stray"), Member("sub/"), Member("sub/f2", b"stray"))
+    extract(deep, Member("f", b"deep"))
+    with pytest.raises(TreeError, match=r"a\.tar and a\.tar both put 'sub/f'"):
+        extract(Slot(out, records / "other.json"), Member("sub/"), Member("sub/f", b"other"))
+    drop_strays(out, records, ["deep"], 1.0, Silent())
+    assert [str(path.relative_to(out)) for path in sorted(out.rglob("*"))] == ["sub", "sub/f"]
+    assert (out / "sub/f").read_bytes() == b"deep"
+
+
+def test_a_slot_that_moves_up(tmp_path: Path) -> None:
+    """What comes may have the name of the directory that held what goes."""
+    records = tmp_path / "records"
+    extract(Slot(tmp_path / "out/a/b", records / "one.json"), Member("f", b"1"))
+    extract(Slot(tmp_path / "out", records / "one.json"), Member("a", b"2"))
+    assert (tmp_path / "out/a").read_bytes() == b"2"

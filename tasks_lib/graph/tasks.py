@@ -24,7 +24,7 @@ from tasks_lib.formats import format_for
 from tasks_lib.graph import facts, identity
 from tasks_lib.graph.names import GROUPS
 from tasks_lib.graph.watch import RUN
-from tasks_lib.progress import Progress
+from tasks_lib.progress import Progress, Silent
 from tasks_lib.steps import Artifact, Delivery, Plan, Preparation, World
 
 Task = dict[str, Any]
@@ -121,12 +121,13 @@ def remove_delivery(delivery: Delivery, dryrun: bool) -> None:
         steps.slot_of(delivery).clear()
 
 
-def remove_preparation(preparation: Preparation, dryrun: bool) -> None:
-    """Clean a toolchain's directory, but for what its extractions own."""
+def remove_preparation(world: World, preparation: Preparation, dryrun: bool) -> None:
+    """Clean a toolchain's directory, but for what its extractions own, unless its command has worked in that."""
     if dryrun:
         return
-    for path in (preparation.stamp, preparation.log, preparation.worked):
+    for path in (preparation.stamp, preparation.log):
         path.unlink(missing_ok=True)
+    steps.start_over(world, preparation.worked, Silent())  # else the next command works on what this one left
     shutil.rmtree(preparation.uploads, ignore_errors=True)
     for delivery in preparation.deliveries:
         if delivery.entry.delivery == "place":
@@ -298,7 +299,7 @@ class Graph:
                     tuple(file.path for file in files),
                 )
             ],
-            "clean": [(remove_preparation, [preparation])],
+            "clean": [(remove_preparation, [self._world, preparation])],
             "meta": facts.Facts("cpu", facts.of_preparation, preparation),
         }
         for one in extracted:

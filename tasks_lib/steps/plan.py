@@ -27,6 +27,9 @@ from tasks_lib.formats import TREE_VERSION
 
 #: The directory, in a toolchain's own, that says what was put into its fetches.
 RECORDS: Final = ".fetches"
+#: The directory, beside it, in which its command works, and the file that says that it has.
+FETCHES: Final = "fetches"
+WORKED: Final = ".worked"
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +54,9 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     record: Path
     key: str
     limits: tuple[tuple[str, int | str], ...] = ()  # of this archive, over those of the settings
-    beside: tuple[str, ...] = ()  # names of all deliveries into this directory: what others put there is not wanted now
+    # name and key of all deliveries into this directory: what else was put there is not wanted now
+    beside: tuple[tuple[str, str], ...] = ()
+    worked: Path | None = None  # stands once a command has worked in this directory: what it left is not wanted then
 
 
 class Preparation(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +72,7 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def fetches(self) -> Path:
         """The directory that holds its fetches."""
-        return self.directory / "fetches"
+        return self.directory / FETCHES
 
     @property
     def records(self) -> Path:
@@ -87,7 +92,7 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def worked(self) -> Path:
         """The file that says that its command has worked in its fetches."""
-        return self.directory / ".worked"
+        return self.directory / WORKED
 
     @property
     def log(self) -> Path:
@@ -193,7 +198,7 @@ class Plan:
         toolchain = self.definitions.toolchain(name)
         directory = self._build / toolchain.name
         alone = [self._delivery(directory, entry) for entry in toolchain.fetches]
-        beside = tuple(one.record.stem for one in alone)
+        beside = tuple((one.record.stem, one.key) for one in alone)
         deliveries = tuple(msgspec.structs.replace(one, beside=beside) for one in alone)
         run = toolchain.run
         files = [*run.resources, *([run.script] if run.script else [])] if run else []
@@ -226,10 +231,11 @@ class Plan:
         return Delivery(
             artifact=artifact,
             entry=entry,
-            destination=directory / "fetches" / dest,
+            destination=directory / FETCHES / dest,
             record=directory / RECORDS / f"{name}.json",
             key=recipe.extract_key(f"{entry.delivery} {artifact.key}", dest=dest, version=TREE_VERSION),
             limits=limits,
+            worked=directory / WORKED,
         )
 
 

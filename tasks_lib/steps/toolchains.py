@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -18,7 +17,7 @@ from tasks_lib.errors import CancelledError, StoreUnavailableError, ToolError, T
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import adopt, is_published, published_by
 from tasks_lib.steps.plan import Delivery, Preparation
-from tasks_lib.steps.trees import deliver, delivered_by, drop_others, slot_of
+from tasks_lib.steps.trees import deliver, delivered_by, drop_others, slot_of, start_over
 from tasks_lib.steps.world import World
 from tasks_lib.store import Result
 
@@ -66,9 +65,9 @@ def prepare(world: World, preparation: Preparation, progress: Progress) -> str:
     wanted = [one.record.stem for one in preparation.deliveries]
     with world.store.lock(preparation.key, progress), _translated(preparation.directory):
         drop_others(world, preparation.fetches, preparation.records, wanted, progress)
-        for delivery in preparation.deliveries:
-            if delivery.entry.delivery == "place" and not _is_placed(preparation, delivery):
-                deliver(world, delivery, progress)
+        if not _has_command(preparation):  # an earlier definition had one
+            start_over(world, preparation.worked, progress)
+        _complete(world, preparation, progress)
         if preparation.output is None or not adopt(world, preparation.output):
             skipped = _build(world, preparation, progress)
             if skipped:
@@ -107,16 +106,16 @@ def _stamped(stamp: Path) -> str:
 
 
 def _build(world: World, preparation: Preparation, progress: Progress) -> str:
-    run = preparation.toolchain.run
-    if run is None or not (run.command or run.script):
+    from tasks_lib.tree import remove_tree  # what extracts is loaded when a tree is looked at
+
+    if not _has_command(preparation):
         return ""
-    worked = preparation.worked
-    if worked.exists():
-        _restore(world, preparation, progress)
-    shutil.rmtree(preparation.uploads, ignore_errors=True)
+    start_over(world, preparation.worked, progress)  # the command gets untouched fetches
+    _complete(world, preparation, progress)
+    remove_tree(preparation.uploads)
     preparation.uploads.mkdir(parents=True)
     preparation.fetches.mkdir(parents=True, exist_ok=True)
-    worked.touch()
+    preparation.worked.touch()
     status = _execute(world, preparation, progress)
     if status == SKIPPED:
         return _last_lines(preparation.log, 1) or "its command says that it cannot run here"
@@ -131,13 +130,20 @@ def _build(world: World, preparation: Preparation, progress: Progress) -> str:
     return ""
 
 
-def _restore(world: World, preparation: Preparation, progress: Progress) -> None:
-    """Give the command untouched fetches again: an earlier one may have worked in them."""
+def _has_command(preparation: Preparation) -> bool:
+    run = preparation.toolchain.run
+    return run is not None and bool(run.command or run.script)
+
+
+def _complete(world: World, preparation: Preparation, progress: Progress) -> None:
+    """Deliver what is placed, and what was extracted before all was removed."""
     for delivery in preparation.deliveries:
-        slot_of(delivery).record.unlink(missing_ok=True)
-    shutil.rmtree(preparation.fetches, ignore_errors=True)
-    for delivery in preparation.deliveries:
-        deliver(world, delivery, progress)
+        if delivery.entry.delivery == "place":
+            is_there = _is_placed(preparation, delivery)
+        else:
+            is_there = slot_of(delivery).key() == delivery.key
+        if not is_there:
+            deliver(world, delivery, progress)
 
 
 def _keep(world: World, preparation: Preparation) -> None:

@@ -11,7 +11,7 @@ from tasks_lib.errors import BlobCorruptError, BlobMissingError
 from tasks_lib.interpreter import turn
 from tasks_lib.progress import Progress
 from tasks_lib.steps import artifacts
-from tasks_lib.steps.plan import Delivery
+from tasks_lib.steps.plan import FETCHES, RECORDS, Delivery
 from tasks_lib.steps.world import World
 
 if TYPE_CHECKING:
@@ -52,9 +52,11 @@ def deliver(world: World, delivery: Delivery, progress: Progress) -> None:
     integrity = artifacts.integrity_of(world, delivery.artifact)
     if integrity is None:
         raise BlobMissingError(f"{delivery.entry.name} has not been made", hint=f"run `doit {delivery.artifact.task}`")
-    slot = slot_of(delivery)._replace(lock_timeout_s=world.settings.lock_timeout_s)
+    if delivery.worked is not None:
+        start_over(world, delivery.worked, progress)
+    slot = slot_of(delivery)._replace(lock_timeout_s=world.settings.lock_timeout_s, beside=delivery.beside)
     if delivery.beside:  # an earlier version may stand where this one goes
-        drop_others(world, slot.destination, slot.record.parent, delivery.beside, progress)
+        drop_others(world, slot.destination, slot.record.parent, [name for name, _ in delivery.beside], progress)
     with turn(integrity.size, _SMALL), slot.held(progress) as news:
         if news and slot.holds(delivery.key):
             return  # another process made it while this one waited
@@ -76,6 +78,21 @@ def drop_others(world: World, fetches: Path, records: Path, wanted: Collection[s
     from tasks_lib.tree import drop_strays
 
     drop_strays(fetches, records, wanted, world.settings.lock_timeout_s, progress)
+
+
+def start_over(world: World, worked: Path, progress: Progress) -> None:
+    """Remove everything from the fetches of a toolchain whose command has worked in them, so that all comes anew.
+
+    What a command made may have the name of what another version of a fetch brings, and would stay in its way.
+
+    Raises:
+        TreeError: the file system refused.
+        StoreUnavailableError, CancelledError: as `deliver`.
+    """
+    from tasks_lib import tree
+
+    directory = worked.parent
+    tree.start_over(directory / FETCHES, directory / RECORDS, worked, world.settings.lock_timeout_s, progress)
 
 
 def compare(world: World, delivery: Delivery, progress: Progress) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import secrets
@@ -29,15 +30,21 @@ from tasks_lib.tree.standing import all_stand, new_paths, remove_entries
 from tasks_lib.tree.unpacked import UNPACKED_VERSION, DamagedTreeError, Unpacked, unpack
 from tasks_lib.tree.writer import TreeWriter, placed, remove_tree
 
-__all__ = ["UNPACKED_VERSION", "DamagedTreeError", "Slot", "Unpacked", "drop_strays", "remove_tree", "unpack"]
+__all__ = [
+    "UNPACKED_VERSION", "DamagedTreeError", "Slot", "Unpacked", "drop_strays", "remove_tree", "start_over", "unpack",
+]  # fmt: skip
 
 
 class Slot(NamedTuple):
-    """One archive's (or file's) place: a directory that it may share, and a record of its own beside it."""
+    """One archive's (or file's) place: a directory that it may share, and a record of its own beside it.
+
+    `beside` gives name and key of the slots that share it: what one of them holds with another key is about to go.
+    """
 
     destination: Path
     record: Path
     lock_timeout_s: float = LOCK_TIMEOUT_S
+    beside: tuple[tuple[str, str], ...] = ()
 
     @contextlib.contextmanager
     def held(self, progress: Progress) -> Iterator[bool]:
@@ -156,6 +163,16 @@ class Slot(NamedTuple):
             finally:
                 record.discard()
 
+    def _forget(self) -> None:
+        """Let the record name nothing: what it named is about to go with the whole directory."""
+        record = RecordWriter(self.record, "", "", self._into)
+        try:
+            record.close()
+            record.commit(self.record)
+        finally:
+            record.discard()
+        self._moving.unlink(missing_ok=True)
+
     def _fill(self, fill: Callable[[TreeWriter], None], name: str, key: str, progress: Progress, copies: int) -> None:
         made = self.destination.with_name(f"{self._staging}{secrets.token_hex(6)}.part")
         with _translated(self.destination):
@@ -169,6 +186,10 @@ class Slot(NamedTuple):
                 record.close()
                 staging.open_up(made)
                 self._publish(made, record, name, progress)
+            except BaseException:
+                remove_tree(made)
+                self._leave()
+                raise
             finally:
                 try:
                     record.discard()
@@ -190,8 +211,8 @@ class Slot(NamedTuple):
                         hint="mount the parent directory instead",
                     )
                 # judged before anything goes: a collision leaves what stood
-                own = frozenset(line.path for line in self._lines()) if stood is self else frozenset()
-                new_paths(self.destination, lines(record.path), own, lambda path: self._clash(name, path))
+                own = frozenset(stood._below(self.destination))
+                self._make_way(record, own, name)
             if status is not None or stood is not self:
                 stood.clear()
             record.commit(self._moving)
@@ -202,6 +223,23 @@ class Slot(NamedTuple):
                 self._recover()
                 raise
             self._moving.replace(self.record)
+
+    def _make_way(self, coming: RecordWriter, own: frozenset[str], name: str) -> None:
+        """Judge whether what comes has room; an earlier version of a neighbour that is yet to be replaced gives way."""
+
+        def judge() -> None:
+            new_paths(self.destination, lines(coming.path), own, lambda path: self._clash(name, path))
+
+        try:
+            judge()
+        except TreeError:
+            wanted = dict(self.beside)
+            earlier = [one for one in self._others() if one.key() != wanted.get(one.record.stem, one.key())]
+            if not earlier:
+                raise
+            for one in earlier:
+                one.clear()
+            judge()
 
     def _move(self, made: Path, name: str) -> None:
         if not os.path.lexists(self.destination):
@@ -229,7 +267,9 @@ class Slot(NamedTuple):
         """
         into = os.path.normpath(str(head(self.record).get("into") or head(self._moving).get("into") or self._into))
         beside = into.startswith("../") and not into.startswith("../..")
-        return self._replace(destination=self.record.parent / into) if beside and into != self._into else self
+        if not beside or into == self._into:
+            return self
+        return self._replace(destination=Path(os.path.normpath(self.record.parent / into)))
 
     @property
     def _moving(self) -> Path:
@@ -259,11 +299,30 @@ class Slot(NamedTuple):
         if not os.path.lexists(self._moving):
             return
         others: set[str] = set()
+        for other in self._others():
+            others.update(other._below(self.destination))
+        self._unmake(frozenset(others))
+
+    def _others(self) -> Iterator[Slot]:
+        """Yield the other slots that have records beside this one's, each where it put what it holds."""
         for record in self.record.parent.glob("*.json"):
             if record != self.record:
-                with contextlib.suppress(ValueError, TypeError):
-                    others.update(line.path for line in lines(record))
-        self._unmake(frozenset(others))
+                yield Slot(self.destination, record)._stood()
+
+    def _below(self, directory: Path) -> Iterator[str]:
+        """Yield the paths, as counted from `directory`, of what this slot put there, as far as its record can be read.
+
+        A record counts from its own destination, which may lie in another one's.
+        """
+        above = f"{directory}/"
+        places = itertools.chain(
+            map(str, (self.destination, *self.destination.parents)),
+            (f"{self.destination}/{line.path}" for line in lines(self.record)),
+        )
+        with contextlib.suppress(ValueError, TypeError):
+            for place in places:
+                if place.startswith(above):
+                    yield place[len(above) :]
 
     def _unmake(self, others: frozenset[str]) -> None:
         """Remove the entries that the moving record names, but for those of others, then itself."""
@@ -273,9 +332,24 @@ class Slot(NamedTuple):
             return  # it is torn, and says so to the next delivery
         except (FileNotFoundError, NotADirectoryError):
             pass
-        with contextlib.suppress(OSError):
-            self.destination.rmdir()
+        self._leave()
         self._moving.unlink(missing_ok=True)
+
+    def _leave(self) -> None:
+        """Remove the destination, and the directories on the way to it, as far as nothing is in them.
+
+        Left empty, they would be in the way of an archive that has a file of that name.
+        """
+        top = self.record.parent.parent
+        for place in (self.destination, *self.destination.parents):
+            if top not in place.parents:
+                return
+            try:
+                place.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return
 
     def _sweep(self) -> None:
         """Remove what killed deliveries of this slot left half-written; nobody else works on it now."""
@@ -293,10 +367,9 @@ class Slot(NamedTuple):
         )
 
     def _owner_of(self, path: str) -> str:
-        for record in self.record.parent.glob("*.json"):
-            with contextlib.suppress(ValueError, TypeError):
-                if record != self.record and any(line.path == path for line in lines(record)):
-                    return escaped(str(head(record).get("archive", "")))
+        for other in self._others():
+            if path in other._below(self.destination):
+                return escaped(str(head(other.record).get("archive", "")))
         return ""
 
     def _lines(self) -> list[Line]:
@@ -364,6 +437,36 @@ def drop_strays(destination: Path, records: Path, kept: Collection[str], timeout
                 with contextlib.suppress(FileNotFoundError):
                     record.replace(stray._moving)
                 stray._recover()
+
+
+def start_over(destination: Path, records: Path, worked: Path, timeout_s: float, progress: Progress) -> None:
+    """Remove all that stands where somebody has worked, with what they left; each record then names nothing.
+
+    The records stay as files, since they are what doit looks for.
+
+    Args:
+        destination: the directory that goes as a whole.
+        records: the directory of the records of what was put there.
+        worked: the file that says that somebody worked there; without it nothing happens. It goes last.
+        timeout_s: seconds to wait for another process.
+        progress: told of waiting.
+
+    Raises:
+        StoreUnavailableError, TreeError, CancelledError: as `Slot.held`.
+    """
+    if not os.path.lexists(worked):
+        return
+    with _translated(destination):
+        records.mkdir(parents=True, exist_ok=True)
+        with locked(records / ".lock", timeout_s=timeout_s, progress=progress):
+            if not os.path.lexists(worked):
+                return  # another one began anew, and has put something there since
+            for record in _strays(records, ()):
+                Slot(destination, record)._forget()
+            if destination.is_symlink() or destination.is_file():
+                destination.unlink()
+            remove_tree(destination)
+            worked.unlink()
 
 
 def _strays(records: Path, kept: Collection[str]) -> list[Path]:
