@@ -76,6 +76,7 @@ def extracted(data: bytes, kind: str, destination: Path) -> dict[str, str]:
     return tree_of(destination)
 
 
+@pytest.mark.slow
 @often
 @given(
     st.dictionaries(_names, _trees, max_size=6),

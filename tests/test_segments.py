@@ -146,6 +146,7 @@ def test_a_changed_object_is_not_mixed(store: Store, origin: Origin) -> None:
     assert [request.headers.get("if-range") for request in origin.requests][-1] is None
 
 
+@pytest.mark.slow
 def test_wrong_pieces_of_a_mirror_end_in_one_connection(store: Store, origin: Origin) -> None:
     """When the whole is wrong because a mirror lied, it is fetched anew over one connection and is right."""
     origin.answers["/a"] = throttled(BODY, 2 * RATE)

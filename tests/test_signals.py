@@ -117,6 +117,7 @@ def test_two_runs_at_once(repository: Path) -> None:
     assert ran(doit(repository)) == []
 
 
+@pytest.mark.slow
 def test_a_run_beside_forget(repository: Path) -> None:
     """What is forgotten while a run goes on is not believed by the next one."""
     ran(doit(repository))
