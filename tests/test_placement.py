@@ -153,6 +153,7 @@ def test_a_tree_that_changed_is_not_placed_again(farm: Farm, harm: str) -> None:
     assert "its unpacked tree in the cache is not used" in told
     assert leaves(farm.top / "build/two/fetches") == TREE
     assert leaves(unpacked(farm) / "tree") == TREE
+    assert inodes(unpacked(farm) / "tree") == inodes(farm.top / "build/two/fetches")
     evidence = [path.name for path in farm.cache.glob("v1/quarantine/*") if path.suffix != ".reason"]
     assert bool(evidence) == (harm in ("edited", "mode", "replaced", "truncated")), evidence
     assert not [*farm.cache.glob("v1/tmp/*"), *farm.cache.glob("v1/trees/*/*.part")]

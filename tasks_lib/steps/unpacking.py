@@ -24,8 +24,8 @@ from tasks_lib.store.survey import Item
 from tasks_lib.store.trees import Trees
 from tasks_lib.tree import UNPACKED_VERSION, DamagedTreeError, Slot, Unpacked, remove_tree, unpack
 
-#: Unpacked trees that are tried for one delivery: when the first one is damaged, a new one is made.
-_ATTEMPTS: Final = 2
+#: Rounds for one delivery: a tree that is damaged goes, a new one is made, and that is placed.
+_ROUNDS: Final = 3
 #: Changed files of one tree that are kept as evidence.
 _MOST_KEPT: Final = 20
 
@@ -75,7 +75,7 @@ def is_laid(world: World, delivery: Delivery, slot: Slot, archive: Archive, prog
     how, trees = world.settings.link_mode, world.store.trees(remove_tree)
     if how == "copy" or not _can_share(world, archive, slot.destination):
         return False
-    for _ in range(_ATTEMPTS):
+    for _ in range(_ROUNDS):
         try:
             with trees.leased(archive.key) as directory:
                 if directory is not None:
