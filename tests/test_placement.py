@@ -162,6 +162,20 @@ def test_a_tree_that_changed_is_not_placed_again(farm: Farm, harm: str) -> None:
     assert leaves(farm.top / "build/one/fetches") == TREE
 
 
+def test_a_tree_of_a_shared_cache_that_changed(farm: Farm) -> None:
+    """It is told and stays as it is, since that cache is only read; the private one gets a tree of its own."""
+    run(farm, "link_mode=hardlink", "toolchain:one")
+    edit(unpacked(farm) / "tree/d/numbers")
+    before = {*farm.cache.rglob("*")}
+    own = farm.top.parent / "own"
+    told = run(farm, "link_mode=hardlink", f"private_cache={own}", "toolchain:two")
+    assert "its unpacked tree in the cache is not used" in told
+    assert leaves(farm.top / "build/two/fetches") == TREE
+    assert {*farm.cache.rglob("*")} == before
+    (made,) = own.glob("v1/trees/*/*")
+    assert inodes(made / "tree") == inodes(farm.top / "build/two/fetches")
+
+
 def test_verify_finds_an_edit_that_keeps_its_time(farm: Farm) -> None:
     """A hard link changed in place, size and time as before, is found in the cache and in every place; all come back."""
     run(farm, "link_mode=hardlink")

@@ -126,11 +126,14 @@ def _unpack(empty: Path, archive: Archive, progress: Progress) -> None:
 
 
 def _is_dropped(world: World, trees: Trees, key: str, differences: dict[str, str]) -> bool:
-    """Keep what shows the damage as evidence and take the tree away; False when the cache cannot be written."""
+    """Keep what shows the damage as evidence and take the tree away; False when the cache cannot be written.
+
+    A shared cache keeps what it has.
+    """
     try:
         with trees.leased(key) as directory:
             for path, reason in list(differences.items())[:_MOST_KEPT]:
-                if directory is not None and path:
+                if directory is not None and path and world.store.root in directory.parents:
                     file = directory / "tree" / path
                     world.store.upkeep.set_aside(file, f"{file}: {reason}")
         trees.drop(key)
