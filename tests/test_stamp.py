@@ -366,7 +366,7 @@ def test_a_clock_that_is_set_back_is_not_waited_for(monkeypatch: pytest.MonkeyPa
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
     recorder = Recorder(0)
-    recorder.made(Task("made", None))
+    recorder.made(Task("made", None))  # type: ignore[no-untyped-call]  # doit has no types
     monkeypatch.setattr(time, "time_ns", lambda: 0)
     recorder.settle()
     assert sum(slept) <= 2 * RACY_NS / 1e9
