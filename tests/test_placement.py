@@ -22,7 +22,9 @@ from tasks_lib import recipe
 from tasks_lib.archive import Entry, Limits, Reshape, read
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.progress import Silent
+from tasks_lib.store import place_named
 from tasks_lib.tree import DamagedTreeError, Slot, Unpacked, remove_tree, unpack
+from tasks_lib.tree.descent import Descent
 from tests.archives import Member, tar
 from tests.cases import CASES
 from tests.project import PORCH, definition
@@ -160,6 +162,23 @@ def test_a_tree_that_changed_is_not_placed_again(farm: Farm, harm: str) -> None:
     done = farm.doit("verify", "--repair")  # the first place is damaged where it shares the file
     assert done.returncode == 0, done.stdout
     assert leaves(farm.top / "build/one/fetches") == TREE
+
+
+def test_a_file_of_the_future(farm: Farm, tmp_path: Path) -> None:
+    """What was made before the clock was set back is copied: linked, it would look edited at every run."""
+    entry = "{artifact: a, extract: false}"
+    (farm.top / "fetchdefs/toolchain/a.yml").write_text(f"one:\n  description: k\n  fetches: {{fetch: [{entry}]}}\n")
+    run(farm, "link_mode=hardlink", "fetch:a")
+    (blob,) = farm.cache.glob("v1/blobs/*/*/*")
+    ahead = time.time() + 1e6
+    os.utime(blob, (ahead, ahead))
+    run(farm, "link_mode=hardlink")
+    assert "nothing to do" in run(farm, "link_mode=hardlink")
+    (tmp_path / "to").mkdir()
+    with Descent(blob.parent) as there, Descent(tmp_path / "to") as to:
+        name = os.fsencode(blob.name)
+        place_named(name, there.enter(b""), to.enter(b""), mode=0o644, how="hardlink")
+    assert not (tmp_path / "to" / blob.name).samefile(blob)
 
 
 def test_a_tree_of_a_shared_cache_that_changed(farm: Farm) -> None:
