@@ -56,6 +56,8 @@ def _fault(url: str, schemes: tuple[str, ...]) -> str:
     if url.startswith("-") or "\\" in url:
         return "begins with a dash or holds a backslash"
     scheme = scheme_of(url)
+    if ":" not in url:
+        return "names no transport; a path of this machine begins with file://"
     if scheme not in schemes:
         return f"uses the transport {(scheme or url.partition(':')[0])[:20]!r}, which is not allowed here"
     return "" if _SCP.fullmatch(url) else _fault_of_parts(url, scheme)

@@ -22,7 +22,9 @@ from tasks_lib import recipe
 from tasks_lib.archive import Entry, Limits, Reshape, read
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.progress import Silent
+from tasks_lib.store import place_named
 from tasks_lib.tree import DamagedTreeError, Slot, Unpacked, remove_tree, unpack
+from tasks_lib.tree.descent import Descent
 from tests.archives import Member, tar
 from tests.cases import CASES
 from tests.project import PORCH, definition
@@ -153,12 +155,44 @@ def test_a_tree_that_changed_is_not_placed_again(farm: Farm, harm: str) -> None:
     assert "its unpacked tree in the cache is not used" in told
     assert leaves(farm.top / "build/two/fetches") == TREE
     assert leaves(unpacked(farm) / "tree") == TREE
+    assert inodes(unpacked(farm) / "tree") == inodes(farm.top / "build/two/fetches")
     evidence = [path.name for path in farm.cache.glob("v1/quarantine/*") if path.suffix != ".reason"]
     assert bool(evidence) == (harm in ("edited", "mode", "replaced", "truncated")), evidence
     assert not [*farm.cache.glob("v1/tmp/*"), *farm.cache.glob("v1/trees/*/*.part")]
     done = farm.doit("verify", "--repair")  # the first place is damaged where it shares the file
     assert done.returncode == 0, done.stdout
     assert leaves(farm.top / "build/one/fetches") == TREE
+
+
+def test_a_file_of_the_future(farm: Farm, tmp_path: Path) -> None:
+    """What was made before the clock was set back is copied: linked, it would look edited at every run."""
+    entry = "{artifact: a, extract: false}"
+    (farm.top / "fetchdefs/toolchain/a.yml").write_text(f"one:\n  description: k\n  fetches: {{fetch: [{entry}]}}\n")
+    run(farm, "link_mode=hardlink", "fetch:a")
+    (blob,) = farm.cache.glob("v1/blobs/*/*/*")
+    ahead = time.time() + 1e6
+    os.utime(blob, (ahead, ahead))
+    run(farm, "link_mode=hardlink")
+    assert "nothing to do" in run(farm, "link_mode=hardlink")
+    (tmp_path / "to").mkdir()
+    with Descent(blob.parent) as there, Descent(tmp_path / "to") as to:
+        name = os.fsencode(blob.name)
+        place_named(name, there.enter(b""), to.enter(b""), mode=0o644, how="hardlink")
+    assert not (tmp_path / "to" / blob.name).samefile(blob)
+
+
+def test_a_tree_of_a_shared_cache_that_changed(farm: Farm) -> None:
+    """It is told and stays as it is, since that cache is only read; the private one gets a tree of its own."""
+    run(farm, "link_mode=hardlink", "toolchain:one")
+    edit(unpacked(farm) / "tree/d/numbers")
+    before = {*farm.cache.rglob("*")}
+    own = farm.top.parent / "own"
+    told = run(farm, "link_mode=hardlink", f"private_cache={own}", "toolchain:two")
+    assert "its unpacked tree in the cache is not used" in told
+    assert leaves(farm.top / "build/two/fetches") == TREE
+    assert {*farm.cache.rglob("*")} == before
+    (made,) = own.glob("v1/trees/*/*")
+    assert inodes(made / "tree") == inodes(farm.top / "build/two/fetches")
 
 
 def test_verify_finds_an_edit_that_keeps_its_time(farm: Farm) -> None:

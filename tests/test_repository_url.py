@@ -59,6 +59,12 @@ JOINED = {
 }
 
 
+def test_a_path_is_told_as_what_it_is() -> None:
+    """A path is no transport that would have to be allowed."""
+    with pytest.raises(ValueError, match="names no transport"):
+        checked("/srv/lib", PROTOCOLS)
+
+
 @pytest.mark.parametrize(("parent", "text"), JOINED)
 def test_joined(parent: str, text: str) -> None:
     """A relative URL counts from the parent's, an absolute one stands for itself."""

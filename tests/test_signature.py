@@ -290,11 +290,16 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
         f"{DIGEST.upper()} *file.tar",
         f"{DIGEST}  ./some/where/file.tar",
         f"SHA256 (file.tar) = {DIGEST}",
+        f"{DIGEST} file.tar",
+        f"  {DIGEST}  file.tar",
+        f"{DIGEST}\tfile.tar",
+        f"SHA256(file.tar)= {DIGEST}",
+        f"SHA2-256(file.tar)= {DIGEST}",
         f"{'0' * 64}  not-file.tar\n{DIGEST}  file.tar\n{DIGEST}  file.tar\n",
     ],
 )
 def test_listed(line: str) -> None:
-    """Both common forms of a list are read."""
+    """Every form of a list is read that `sha256sum --check` reads, and what today's openssl writes."""
     assert listed_digest(line.encode(), "file.tar").hex == DIGEST
 
 

@@ -14,10 +14,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from doit.task import Task
 
 from tasks_lib.graph import stamp as stamps
 from tasks_lib.graph.library import Library
 from tasks_lib.graph.marks import RACY, RACY_NS, code_mark, look_at, mark_of, signs_of
+from tasks_lib.graph.recorder import Recorder
 from tests.archives import Member, tar
 from tests.origin import Origin, reply
 from tests.project import CLEAN, LIBRARY, PORCH, ROOT, TOOL, definition, doit, ran, written
@@ -357,3 +359,14 @@ def test_a_file_that_is_too_young_is_not_believed(tmp_path: Path) -> None:
     assert look_at([str(path)]) == tuple(signs_of([str(path)]))
     assert mark_of(path) != ()
     assert look_at([str(path)], before=path.stat().st_ctime_ns)[0] == RACY
+
+
+def test_a_clock_that_is_set_back_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run waits for its files to be old enough, and not for the time that the clock had before."""
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    recorder = Recorder(0)
+    recorder.made(Task("made", None))  # type: ignore[no-untyped-call]  # doit has no types
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    recorder.settle()
+    assert sum(slept) <= 2 * RACY_NS / 1e9

@@ -18,7 +18,7 @@ from tasks_lib.errors import (
     StoreUnavailableError,
 )
 from tasks_lib.progress import Silent
-from tasks_lib.store import Result, Store, hashing, write_hint
+from tasks_lib.store import Options, Result, Store, hashing, write_hint
 from tasks_lib.store.memo import Memo, Stamp
 from tasks_lib.store.trust import Trust
 from tasks_lib.tree import remove_tree
@@ -77,6 +77,26 @@ def test_has_notices_one_flipped_bit(store: Store, fresh: str) -> None:
     os.utime(store.path(PINNED.digest), (1, 1))
     store = store if fresh == "same store" else Store(store.root)
     assert not store.has(PINNED)
+
+
+def test_a_shared_cache_is_only_read(store: Store, tmp_path: Path) -> None:
+    """What is measured in a shared cache is remembered in the private one; what is damaged there stays as it is."""
+    other = put(store, b"other")
+    put(store, BYTES)
+    spoil(store.path(PINNED.digest))
+    (store.root / "v1" / "measured").unlink(missing_ok=True)
+    before = {path: Stamp.of(path.lstat()) for path in store.root.rglob("*")}
+    private = Store(tmp_path / "private", Options(durability="fast", shared=store.root))
+    assert private.has(other)
+    assert not private.has(PINNED)
+    with pytest.raises(BlobCorruptError, match="could not be moved aside"):
+        private.open(PINNED)
+    assert {path: Stamp.of(path.lstat()) for path in store.root.rglob("*")} == before
+    stamp = Stamp.of(store.path(other.digest).lstat())
+    assert private.shelf.memo.get(stamp) == other.digest.hex
+    put(private, BYTES)
+    with private.open(PINNED) as file:
+        assert file.read() == BYTES
 
 
 @pytest.mark.parametrize("replacement", ["symlink", "fifo", "directory"])

@@ -39,12 +39,12 @@ class Recorder:
     def made(self, task: Any) -> None:
         """Note that a task was made; its files are too young to be believed yet."""
         self._made.append(task)
-        self._last_ns = time.time_ns()
+        self._last_ns = time.monotonic_ns()
 
     def settle(self) -> None:
         """Look at the tasks that were made, and check each once more."""
         if self._made:
-            time.sleep(max(0, self._last_ns + 2 * RACY_NS - time.time_ns()) / 1e9)
+            time.sleep(max(0, self._last_ns + 2 * RACY_NS - time.monotonic_ns()) / 1e9)
         for task in self._made:
             row = self.look(task)
             if row is not None and all(check.holds() for check, *_ in task.uptodate):

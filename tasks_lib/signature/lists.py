@@ -1,6 +1,7 @@
-"""Lists of digests, as `sha256sum` and BSD's `sha256` write them. Pure: no I/O.
+"""Lists of digests, as `sha256sum`, BSD's `sha256` (`-r` too) and `openssl dgst` write them. Pure: no I/O.
 
-Source: GNU coreutils manual, "cksum output modes" (escaping of names included).
+Source: GNU coreutils manual, "cksum output modes" (escaping of names included); src/cksum.c, split_3 and bsd_split_3
+(blanks, BSD's reversed mode, OpenSSL's form); openssl-dgst(1): since 3.0 the digest is called SHA2-256.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from tasks_lib.errors import SignatureError, escaped
 
 #: Most lines of one list: Debian's longest SHA256SUMS has about 100,000.
 _MAX_LINES: Final = 500_000
-_GNU: Final = re.compile(r"(\\?)([0-9A-Fa-f]{64}) [ *](.+)")
-_BSD: Final = re.compile(r"(\\?)SHA256 \((.+)\) = ([0-9A-Fa-f]{64})")
+_GNU: Final = re.compile(r"[ \t]*(\\?)([0-9A-Fa-f]{64})[ \t][ *]?(.+)")
+_BSD: Final = re.compile(r"[ \t]*(\\?)SHA(?:2-)?256 ?\((.+)\)[ \t]*=[ \t]*([0-9A-Fa-f]{64})")
 
 
 def listed_digest(text: bytes, file_name: str) -> Digest:

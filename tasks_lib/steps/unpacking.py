@@ -24,8 +24,8 @@ from tasks_lib.store.survey import Item
 from tasks_lib.store.trees import Trees
 from tasks_lib.tree import UNPACKED_VERSION, DamagedTreeError, Slot, Unpacked, remove_tree, unpack
 
-#: Unpacked trees that are tried for one delivery: when the first one is damaged, a new one is made.
-_ATTEMPTS: Final = 2
+#: Rounds for one delivery: a tree that is damaged goes, a new one is made, and that is placed.
+_ROUNDS: Final = 3
 #: Changed files of one tree that are kept as evidence.
 _MOST_KEPT: Final = 20
 
@@ -75,7 +75,7 @@ def is_laid(world: World, delivery: Delivery, slot: Slot, archive: Archive, prog
     how, trees = world.settings.link_mode, world.store.trees(remove_tree)
     if how == "copy" or not _can_share(world, archive, slot.destination):
         return False
-    for _ in range(_ATTEMPTS):
+    for _ in range(_ROUNDS):
         try:
             with trees.leased(archive.key) as directory:
                 if directory is not None:
@@ -126,11 +126,14 @@ def _unpack(empty: Path, archive: Archive, progress: Progress) -> None:
 
 
 def _is_dropped(world: World, trees: Trees, key: str, differences: dict[str, str]) -> bool:
-    """Keep what shows the damage as evidence and take the tree away; False when the cache cannot be written."""
+    """Keep what shows the damage as evidence and take the tree away; False when the cache cannot be written.
+
+    A shared cache keeps what it has.
+    """
     try:
         with trees.leased(key) as directory:
             for path, reason in list(differences.items())[:_MOST_KEPT]:
-                if directory is not None and path:
+                if directory is not None and path and world.store.root in directory.parents:
                     file = directory / "tree" / path
                     world.store.upkeep.set_aside(file, f"{file}: {reason}")
         trees.drop(key)

@@ -68,7 +68,7 @@ class Store:
         self.options = options or Options()
         self.shelf = Shelf(root, self.options)
         self._directories = Directories(self.shelf)
-        self._lower = Shelf(self.options.shared, self.options) if self.options.shared else None
+        self._lower = Shelf(self.options.shared, self.options, self.shelf) if self.options.shared else None
         self._shelves = (self.shelf,) if self._lower is None else (self.shelf, self._lower)
 
     # --- places

@@ -49,13 +49,16 @@ _GLANCES: Final = 8
 
 
 class Memo:
-    """Stamp -> hex digest: an append-only text file, read once. Safe to use from any thread."""
+    """Stamp -> hex digest: an append-only text file, read once. Safe to use from any thread.
+
+    One that has an `upper` is only read, and remembers there.
+    """
 
     #: Lines after which the file is begun anew; a line is about 130 bytes.
     MAX_LINES: Final = 500_000
 
-    def __init__(self, path: Path, trust: Trust) -> None:
-        self._path, self._trust = path, trust
+    def __init__(self, path: Path, trust: Trust, upper: Memo | None = None) -> None:
+        self._path, self._trust, self._upper = path, trust, upper
         self._known: dict[str, str] | None = None  # by the text of a stamp
         self._read = 0  # bytes of the file that are known
         self._lines = ""  # what was read and not taken apart yet
@@ -107,10 +110,13 @@ class Memo:
                 with self._lock:
                     known.update(_parsed(self._new_lines()))
             found = known.get(key, "")
-        return found
+        return found or (self._upper.get(stamp) if self._upper else "")
 
     def put(self, stamp: Stamp, hex_digest: str) -> None:
         """Remember a measurement; a cache that cannot be written just forgets."""
+        if self._upper is not None:
+            self._upper.put(stamp, hex_digest)
+            return
         known, key = self._loaded(), stamp.text
         if known.get(key) == hex_digest:
             return

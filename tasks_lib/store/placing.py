@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
@@ -79,8 +80,9 @@ def place_named(name: bytes, source: int, directory: int, *, mode: int, how: Lin
     """
     if how == "hardlink":
         try:
-            os.link(name, name, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False)
-            return os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if not _is_of_the_future(os.stat(name, dir_fd=source, follow_symlinks=False)):
+                os.link(name, name, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False)
+                return os.stat(name, dir_fd=directory, follow_symlinks=False)
         except OSError as error:
             if error.errno not in _NO_LINK:
                 raise
@@ -126,7 +128,8 @@ def _clone(file: int, descriptor: int) -> bool:
 
 
 def _link(file: BinaryIO, name: str | bytes, directory: int) -> bool:
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode) or _is_of_the_future(status):
         return False
     try:
         os.link(f"/proc/self/fd/{file.fileno()}", name, dst_dir_fd=directory, follow_symlinks=True)
@@ -135,3 +138,8 @@ def _link(file: BinaryIO, name: str | bytes, directory: int) -> bool:
     except OSError:
         return False  # another file system, too many links, not ours to link
     return True
+
+
+def _is_of_the_future(status: os.stat_result) -> bool:
+    """Whether the clock was set back since a file was written: a link to it would look edited after it was placed."""
+    return status.st_mtime > time.time()

@@ -84,11 +84,14 @@ class Opened(io.FileIO):
 
 
 class Shelf:
-    """The blobs below `root`; whether they can be written is found out by writing."""
+    """The blobs below `root`; whether they can be written is found out by writing.
 
-    def __init__(self, root: Path, options: Options) -> None:
+    One that has an `upper` is only read: what was measured in it is remembered there, what is damaged stays.
+    """
+
+    def __init__(self, root: Path, options: Options, upper: Shelf | None = None) -> None:
         self.root, self.options = root, options
-        self._top = root / FORMAT
+        self._top, self._upper = root / FORMAT, upper
 
     @property
     def guarded(self) -> tuple[Path, ...]:
@@ -118,7 +121,7 @@ class Shelf:
         Raises:
             StoreUnavailableError: as `top`.
         """
-        return Memo(self.top / "measured", self.options.trust)
+        return Memo(self.top / "measured", self.options.trust, self._upper.memo if self._upper else None)
 
     @cached_property
     def _place(self) -> str:
@@ -279,7 +282,7 @@ class Shelf:
         """
         directory = self._top / "quarantine"
         aside = directory / f"{path.name}.{os.urandom(4).hex()}"
-        if not _is_judged(descriptor, path):
+        if self._upper is not None or not _is_judged(descriptor, path):
             return None
         try:
             files.make_directory(directory, self.root)

@@ -97,9 +97,12 @@ class Trees:
     def drop(self, key: str) -> None:
         """Take a tree away that is not what it was; whoever places from it finds its files gone and begins anew.
 
+        That of the shared cache, which is only read, is not used any more.
+
         Raises:
             StoreUnavailableError: the cache cannot be written.
         """
+        self._lower = None
         path = self._place(self._shelf, key)
         with files.translated(path), contextlib.suppress(FileNotFoundError):
             take_away(path, self._shelf.root, self._remove_tree)
