@@ -171,7 +171,20 @@ def test_default_tasks_that_name_nothing(repository: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["list", "info fetch:tool", "why", "graph", "cache", "verify", "forget", "clean", "run"]
+    "words",
+    [
+        "list",
+        "info fetch:tool",
+        "why",
+        "graph",
+        "cache",
+        "verify",
+        "forget",
+        "clean",
+        "run",
+        "list --help",
+        "run --help",
+    ],
 )
 def test_an_output_that_takes_nothing(words: str, repository: Path) -> None:
     """A full or closed output ends without a traceback; a run goes on, since its work is not its output."""

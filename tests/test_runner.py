@@ -417,3 +417,17 @@ def test_each_action_has_its_own_streams(tmp_path: Path) -> None:
     done = doit(directory, "-n", "9")
     assert done.returncode == 0, done.stdout
     assert (done.stdout.count("kept!"), done.stdout.count("shown!")) == (0, 2 * 21 + 9)
+
+
+def test_what_is_set_up_by_something_up_to_date(tmp_path: Path) -> None:
+    """A task that was held until the one that sets it up is looked at goes on then, whatever else is still at work."""
+    directory = project(
+        tmp_path,
+        'def waits():\n    for _ in range(100):\n        if Path("mark").exists():\n            return True\n'
+        "        time.sleep(0.05)\n    return False\n"
+        'def task_long():\n    return {"actions": [waits]}\n'
+        'def task_before():\n    return {"actions": ["sleep 0.2"]}\n'
+        'def task_bed():\n    return {"actions": ["true"], "task_dep": ["before"], "uptodate": [True]}\n'
+        'def task_sleeper():\n    return {"actions": ["echo > mark"], "setup": ["bed"]}\n',
+    )
+    assert ran(doit(directory, "-n", "3", "long", "bed", "sleeper")) == ["before", "long", "sleeper"]

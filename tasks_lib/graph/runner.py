@@ -78,7 +78,8 @@ class PooledRunner(Runner):
         self._tasks: Mapping[str, Any] = {}
         self._check: Any = None
         self._selected: list[str] = []
-        self._held: list[Any] = []  # nodes that are checked once what sets them up is done
+        self._held: dict[str, deque[Any]] = defaultdict(deque)  # nodes that are checked once that task is done
+        self._free: deque[Any] = deque()  # nodes whose task is done
         self._ending = False  # something failed, and the main thread may not know yet
         self.stuck = 0
 
@@ -121,7 +122,7 @@ class PooledRunner(Runner):
                 if self._stop_running or more is None:
                     return
                 if not more and self._held:  # those wait for what waits for them
-                    self._begin(dispatcher, self._held.pop(0))
+                    self._begin(dispatcher, self._held_longest())
                 elif not more and not any(self._ready.values()):
                     raise InvalidDodoFile("tasks wait for each other; `doit list --all --deps` shows for whom")
                 continue
@@ -160,16 +161,23 @@ class PooledRunner(Runner):
             if self._stop_running or not self._hungry():
                 return True
             try:
-                node = next(dispatcher.generator)
+                node = self._free.popleft() if self._free else next(dispatcher.generator)
             except StopIteration:
                 return None
             if node == "hold on":
                 return False
-            if _is_early(dispatcher, node):
-                self._held.append(node)
+            if name := _setup_of(dispatcher, node):
+                self._held[name].append(node)
             else:
                 self._begin(dispatcher, node)
         return True
+
+    def _held_longest(self) -> Any:
+        name = next(iter(self._held))
+        node = self._held[name].popleft()
+        if not self._held[name]:
+            del self._held[name]
+        return node
 
     def _begin(self, dispatcher: Any, node: Any) -> None:
         if node.run_status is None and self._is_known(node.task) and self._is_large(node.task):
@@ -201,7 +209,12 @@ class PooledRunner(Runner):
             self._ready[pool].append((_RUN, node))
             self._feed()
         else:
-            _wake(dispatcher, node)
+            self._wake(dispatcher, node)
+
+    def _wake(self, dispatcher: Any, node: Any) -> None:
+        _wake(dispatcher, node)
+        if node.run_status != "run":
+            self._free.extend(self._held.pop(node.task.name, ()))
 
     def _look(self, task: Any) -> Row | None:
         """Look at a task's files before it is checked, for the stamp."""
@@ -273,12 +286,7 @@ class PooledRunner(Runner):
         if fail is not None and self._interruption.signal and _was_cancelled(fail):
             return  # it was asked to stop: it neither failed nor is it known to be done
         self._record(node, fail)
-        _wake(dispatcher, node)
-        if not (self._stop_running or self._interruption.signal):
-            free = [one for one in self._held if not _is_early(dispatcher, one)]
-            self._held = [one for one in self._held if one not in free]
-            for one in free:
-                self._begin(dispatcher, one)
+        self._wake(dispatcher, node)
 
     def _record(self, node: Any, fail: Any) -> None:
         try:
@@ -328,15 +336,16 @@ class PooledRunner(Runner):
         self.stuck = self._busy()
 
 
-def _is_early(dispatcher: Any, node: Any) -> bool:
-    """Whether what sets a task up is still to be done, and goes before it: it may depend on the value of that.
+def _setup_of(dispatcher: Any, node: Any) -> str:
+    """Return which of the tasks that set one up is still to be done and goes before it, "" for none.
 
-    doit waits for it only once the task is to run; one by one, what was selected before is done by then.
+    It may depend on the value of that. doit waits for it only once the task is to run; one by one, what was selected
+    before is done by then.
     """
     if node.run_status is not None:
-        return False
-    setup = (dispatcher.nodes.get(name) for name in node.task.setup_tasks)
-    return any(one is not None and one.run_status in (None, "run") for one in setup)
+        return ""
+    setup = ((name, dispatcher.nodes.get(name)) for name in node.task.setup_tasks)
+    return next((name for name, one in setup if one is not None and one.run_status in (None, "run")), "")
 
 
 def _wake(dispatcher: Any, node: Any) -> None:

@@ -42,11 +42,12 @@ class Command(_COMMAND):  # type: ignore[misc]
         if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
             sys.stdout.reconfigure(errors="backslashreplace")  # a description may be in letters that it cannot write
         own = in_args[:1] if self.execute_tasks else in_args
-        if any(word in _HELP for word in own):
-            sys.stdout.write(f"{self.help()}\n")
-            return 0
+        status = 0
         try:
-            status = int(super().parse_execute(in_args) or 0)
+            if any(word in _HELP for word in own):
+                sys.stdout.write(f"{self.help()}\n")
+            else:
+                status = int(super().parse_execute(in_args) or 0)
             sys.stdout.flush()
         except BrokenPipeError:
             _silence()

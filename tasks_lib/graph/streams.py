@@ -49,6 +49,9 @@ class _Sys:
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
     """Let each thread have streams of its own, as far as doit's actions are concerned."""
+    if any(isinstance(module.sys, _Sys) for module in _DOIT):
+        yield  # a run within an action of another one, which goes on when this one ends
+        return
     own = _Sys()
     before = {name: getattr(sys, name) for name in own.standing}
     for module in _DOIT:

@@ -1,0 +1,52 @@
+"""What actions of several threads print, each to its own."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from doit.action import PythonAction
+from doit.task import Task
+
+from tasks_lib.graph.streams import apart
+
+
+def printed(act: Callable[[], None]) -> Any:
+    """Return what an action of doit's kept of what was printed."""
+    task = Task("task", [act])  # type: ignore[no-untyped-call]  # doit has no types
+    task.options = {}
+    action = PythonAction(act, task=task)  # type: ignore[no-untyped-call]
+    action.execute()  # type: ignore[no-untyped-call]
+    return action.out
+
+
+def test_a_run_within_an_action() -> None:
+    """Another run in the same process, once it is done, leaves the threads of the outer one apart."""
+    began, ends = threading.Event(), threading.Event()
+    before, kept = sys.stdout, list[Any]()
+
+    def first() -> None:
+        began.set()
+        ends.wait(10)
+        sys.stdout.write("first")
+
+    def second() -> None:
+        began.wait(10)
+        ends.set()
+        worker.join(10)
+        sys.stdout.write("second")
+
+    def outer() -> None:
+        with apart():
+            sys.stdout.write("inner ")
+        sys.stdout.write("outer")
+
+    with apart():
+        kept.append(printed(outer))
+        worker = threading.Thread(target=lambda: kept.append(printed(first)))
+        worker.start()
+        kept.append(printed(second))
+    assert kept == ["inner outer", "first", "second"]
+    assert sys.stdout is before
