@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 #: Raise when the bytes of the same content may come out differently from the writer of archives.
-REPACK_VERSION: Final = 2
+REPACK_VERSION: Final = 3
 #: Raise when the same archive may give another tree.
 TREE_VERSION: Final = 2
 #: Modification time of every entry: 1980-01-01T00:00:00Z, the first one that zip can hold; GNU tar warns at 0.

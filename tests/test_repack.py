@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import itertools
 import random
+import subprocess
 import tarfile
+import zipfile
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -15,7 +18,7 @@ from tasks_lib.archive import Limits, Reshape
 from tasks_lib.errors import ArchiveError
 from tasks_lib.progress import Silent
 from tests.archives import Member, tar
-from tests.test_archive import repacked
+from tests.test_archive import repacked, tree_of
 
 TIGHT = Limits(max_path_bytes=9, max_depth=3)
 #: Every path of at most four components: shallow and deep ones follow each other.
@@ -63,6 +66,50 @@ def test_names_follow_the_rules_wherever_they_stand(strip: int, prefix: str) -> 
             else:
                 with pytest.raises(ArchiveError, match=r"STRIPPED|TOO_DEEP|PATH_TOO_LONG"):
                     names_of(path, before, reshape)
+
+
+DOTTED = {
+    "from a directory": ["./", "./a", "./top/", "./top/x", "./top/y", "./top/deep/z"],
+    "some": ["top/x", "./top/y", "././top/z", "top/./w"],
+    "many in a row": [f"./top/{number}" for number in range(40)],
+}
+
+
+@pytest.mark.parametrize("strip", [1, 2, 3])
+@pytest.mark.parametrize("case", DOTTED)
+def test_stripping_counts_as_tar_does(case: str, strip: int, tmp_path: Path) -> None:
+    """A name is stripped as it is written, its dots included; a hard link's target is, too."""
+    members = [Member(name, b"" if name.endswith("/") else name.encode()) for name in DOTTED[case]]
+    names = [one for one in DOTTED[case] if len(one.removesuffix("/").split("/")) > strip and not one.endswith("/")]
+    if names:
+        members.append(Member("./" * strip + "link", kind=b"1", target=names[-1]))
+    kept = [one for one in members if len(one.name.removesuffix("/").split("/")) > strip or one.name.endswith("/")]
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    theirs.mkdir()
+    command = ["tar", f"--strip-components={strip}", "-C", str(theirs), "-xf", "-"]
+    subprocess.run(command, input=tar(kept), check=True, capture_output=True)
+    ours.mkdir()
+    plain = zstandard.ZstdDecompressor().decompress(repacked(tar(kept), "tar", Reshape(strip=strip)))
+    subprocess.run(["tar", "-C", ours, "-xf", "-"], input=plain, check=True)
+    assert tree_of(ours) == tree_of(theirs)
+    if len(kept) < len(members):
+        with pytest.raises(ArchiveError, match="nothing is left of its name"):
+            repacked(tar(members), "tar", Reshape(strip=strip))
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+@pytest.mark.parametrize("name", ["./a/b", ".//a/b", "a//b/c", "a/./b", "././a", "a/b/./c"])
+def test_stripping_counts_as_taskgraph_does(name: str, kind: str) -> None:
+    """Taskgraph cuts the text at each slash; tar agrees but for doubled ones."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as zipped:
+        zipped.writestr(name, b"x")
+    data = made.getvalue() if kind == "zip" else tar([Member(name, b"x")])
+    for strip in (1, 2):
+        rest = "/".join(one for one in name.split("/")[strip:] if one not in ("", "."))
+        plain = zstandard.ZstdDecompressor().decompress(repacked(data, kind, Reshape(strip=strip)))
+        with tarfile.open(fileobj=io.BytesIO(plain)) as read:
+            assert read.getnames()[-1] == rest
 
 
 def test_no_time_is_later_than_the_source_date() -> None:

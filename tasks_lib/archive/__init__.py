@@ -75,10 +75,10 @@ def kind_of(file: BinaryIO, name: str) -> str | None:
 
 @contextlib.contextmanager
 def _opened(
-    source: BinaryIO, name: str, kind: str, limits: Limits, slow_piece: int, duplicates: str = "refuse"
+    source: BinaryIO, name: str, kind: str, limits: Limits, strip: int, slow_piece: int, duplicates: str = "refuse"
 ) -> Iterator[Iterator[Entry]]:
     if kind == "zip":
-        zipped = ZipReader(source, limits, duplicates)
+        zipped = ZipReader(source, limits, strip, duplicates)
         with _named(name, zipped):
             yield zipped.entries()
         return
@@ -87,7 +87,7 @@ def _opened(
             source, kind = data_of(source, limits)
     # closed here and now: its thread reads `source`, which the caller may close next
     with contextlib.closing(beside(decoded(source, kind, limits, slow_piece))) as chunks:
-        reader = TarReader(chunks, limits)
+        reader = TarReader(chunks, limits, strip)
         with _named(name, reader):
             yield reader.entries()
 
@@ -106,7 +106,7 @@ def read(
     add = table.add
     plain = not reshape.strip and not reshape.prefix
     reshaped = Reshaper(reshape, limits).reshaped
-    with _opened(source, name, format, limits, LARGE) as entries:
+    with _opened(source, name, format, limits, reshape.strip, LARGE) as entries:
         for entry in entries:
             if not plain or not entry.path:
                 renamed = reshaped(entry)
@@ -141,7 +141,7 @@ def repack(
         OSError: `spool` failed.
     """
     table = Table(limits, limits.total_for(size_of(source)), duplicates)
-    with _opened(source, name, format, limits, SMALL, duplicates) as entries:
+    with _opened(source, name, format, limits, reshape.strip, SMALL, duplicates) as entries:
         return write_archive(
             entries,
             table=table,

@@ -114,6 +114,16 @@ def checked_path(name: bytes, limits: Limits, offset: int) -> bytes:
     return b"/".join(parts)
 
 
+def counted(path: bytes, name: bytes, strip: int) -> bytes:
+    """Return the path of `name` with a `.` for each component that stripping drops and the path has no more.
+
+    A name is stripped as it is written: `./top/x` without its first component is `top/x`. Source: Taskgraph,
+    fetch-content, `name.split("/")`; GNU tar does the same but for doubled slashes.
+    """
+    dropped = sum(part in (b"", b".") for part in name.split(b"/")[:strip]) if strip else 0
+    return (b"./" * dropped + path).rstrip(b"/") if dropped else path
+
+
 def _check_lengths(name: bytes, parts: list[bytes], limits: Limits, offset: int) -> None:
     if len(parts) > limits.max_depth:
         raise limit(

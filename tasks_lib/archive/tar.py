@@ -21,6 +21,7 @@ from tasks_lib.archive.entries import (
     Limits,
     checked_path,
     checked_target,
+    counted,
     damaged,
     limit,
     look,
@@ -48,9 +49,10 @@ _new: Final = tuple.__new__  # of an Entry: half the time of the class's own, an
 class TarReader:
     """Reads entries one by one; `entries()` can be used once."""
 
-    def __init__(self, chunks: Iterator[bytes], limits: Limits) -> None:
+    def __init__(self, chunks: Iterator[bytes], limits: Limits, strip: int = 0) -> None:
+        """Make it; of names of which `strip` components are dropped later, what is dropped is there: see `counted`."""
         self._stream = Stream(chunks)
-        self._limits = limits
+        self._limits, self._strip = limits, strip
         # short names need no look at these limits unless they are tighter than a header's name field
         roomy = min(limits.max_path_bytes, limits.max_component_bytes) >= 100
         self._small = min(_SMALL, limits.max_member_bytes) if roomy else -1
@@ -211,6 +213,7 @@ class TarReader:
         path = checked_path(name, self._limits, offset)
         if not path and what != DIRECTORY:
             raise unsafe("names the destination itself", "ROOT", name, offset)
+        path = counted(path, name, self._strip)
         self._remember(block, name, path, what)
         return path
 
@@ -220,7 +223,8 @@ class TarReader:
         target = pending.pax.get(b"linkpath", pending.link)
         if target is None:
             target = _field(block[157:257], name, offset)
-        return checked_target(target, what, self._limits, name, offset)
+        checked = checked_target(target, what, self._limits, name, offset)
+        return counted(checked, target, self._strip) if what == HARDLINK else checked
 
     def _start_data(self, size: int, name: bytes, offset: int) -> None:
         if size > self._limits.max_member_bytes:

@@ -19,6 +19,7 @@ from tasks_lib.archive.entries import (
     Limits,
     checked_path,
     checked_target,
+    counted,
     damaged,
     unsafe,
 )
@@ -32,11 +33,12 @@ _MAX32: Final = 0xFFFFFFFF
 class ZipReader:
     """Reads the members of a seekable zip in the order of their data.
 
-    Where the last one of a name counts (`duplicates` is "last"), its directory must be in that order too.
+    Where the last one of a name counts (`duplicates` is "last"), its directory must be in that order too. `strip` is as
+    for a tar.
     """
 
-    def __init__(self, source: BinaryIO, limits: Limits, duplicates: str = "refuse") -> None:
-        self._source, self._limits, self._duplicates = source, limits, duplicates
+    def __init__(self, source: BinaryIO, limits: Limits, strip: int, duplicates: str = "refuse") -> None:
+        self._source, self._limits, self._strip, self._duplicates = source, limits, strip, duplicates
         self.last: bytes | None = None  # the name of the member being read
         self.offset = 0  # of the member being read
 
@@ -96,6 +98,7 @@ class ZipReader:
         path = checked_path(member.name, self._limits, member.offset)
         if not path and kind != DIRECTORY:
             raise unsafe("names the destination itself", "ROOT", member.name, member.offset)
+        path = counted(path, member.name, self._strip)
         target = b""
         if kind == SYMLINK:
             if member.size > self._limits.max_path_bytes:
