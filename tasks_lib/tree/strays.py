@@ -25,12 +25,11 @@ def drop_strays(destination: Path, records: Path, kept: Collection[str], timeout
     Raises:
         StoreUnavailableError, TreeError, CancelledError: as `Slot.held`.
     """
-    wanted = frozenset(kept)
     with translated(destination):
-        if not _strays(records, wanted):
+        if not _strays(records, kept):
             return
         with locked(records / ".lock", timeout_s=timeout_s, progress=progress):
-            for record in _strays(records, wanted):
+            for record in _strays(records, kept):
                 Slot(destination, record).drop()
 
 
@@ -56,7 +55,7 @@ def start_over(destination: Path, records: Path, worked: Path, timeout_s: float,
         with locked(records / ".lock", timeout_s=timeout_s, progress=progress):
             if not os.path.lexists(worked):
                 return  # another one began anew, and has put something there since
-            for record in _strays(records, frozenset()):
+            for record in _strays(records, ()):
                 Slot(destination, record).forget()
             if destination.is_symlink() or destination.is_file():
                 destination.unlink()
@@ -64,14 +63,7 @@ def start_over(destination: Path, records: Path, worked: Path, timeout_s: float,
             worked.unlink()
 
 
-def _strays(records: Path, kept: frozenset[str]) -> list[Path]:
-    """Return the records of slots that are not kept, those too of which a killed removal left something.
-
-    Each delivery asks: names are compared as texts, and nothing is made of those that are kept.
-    """
-    try:
-        names = os.listdir(records)  # noqa: PTH208  # as above
-    except FileNotFoundError:
-        return []
-    found = {os.path.splitext(name)[0] for name in names if name.endswith((".json", ".moving"))}  # noqa: PTH122
-    return sorted(records / f"{stem}.json" for stem in found - kept)
+def _strays(records: Path, kept: Collection[str]) -> list[Path]:
+    """Return the records of slots that are not kept, those too of which a killed removal left something."""
+    found = {one.with_suffix(".json") for one in records.glob("*") if one.suffix in (".json", ".moving")}
+    return sorted(one for one in found if one.stem not in kept)
