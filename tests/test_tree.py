@@ -258,30 +258,3 @@ def test_a_slot_that_moves_up(tmp_path: Path) -> None:
     extract(Slot(tmp_path / "out/a/b", records / "one.json"), Member("f", b"1"))
     extract(Slot(tmp_path / "out", records / "one.json"), Member("a", b"2"))
     assert (tmp_path / "out/a").read_bytes() == b"2"
-
-
-def test_a_neighbour_that_held_all_there_was(tmp_path: Path) -> None:
-    """What an earlier version of a neighbour leaves behind may be nothing at all, not even the directory."""
-    out, records = tmp_path / "out", tmp_path / "records"
-    extract(Slot(out, records / "one.json"), Member("f", b"1"), key="earlier")
-    other = Slot(out, records / "two.json", beside=(("one", "now"), ("two", "k")))
-    extract(other, Member("f", b"2"))
-    assert other.holds("k")
-    assert (out / "f").read_bytes() == b"2"
-
-
-@pytest.mark.parametrize("killed", [False, True])
-@pytest.mark.parametrize("then", ["cleared", "delivered"])
-def test_a_slot_that_moved_meanwhile(then: str, killed: bool, tmp_path: Path) -> None:
-    """What goes is looked for where it was put, also by a run that was killed, and not where it would be put now."""
-    records = tmp_path / "records"
-    before, now = (Slot(tmp_path / "out" / name, records / "one.json") for name in ("before", "now"))
-    extract(before, Member("f", b"1"))
-    if killed:
-        before.record.rename(before.record.with_suffix(".moving"))
-    if then == "cleared":
-        now.clear()
-    else:
-        extract(now, Member("g", b"2"))
-    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.name != ".lock"}
-    assert left == {"records"} | ({"out", "out/now", "out/now/g", "records/one.json"} if then != "cleared" else set())

@@ -160,7 +160,11 @@ class Slot(NamedTuple):
         Raises:
             OSError: the file system refused; the next one goes on.
         """
-        self._going()._recover()
+        stood = self._stood()
+        stood._recover()
+        with contextlib.suppress(FileNotFoundError):
+            self.record.replace(stood._moving)
+        stood._recover()
 
     def forget(self) -> None:
         """Let the record name nothing: what it named is about to go with the whole directory.
@@ -201,7 +205,7 @@ class Slot(NamedTuple):
 
     def _publish(self, made: Path, record: RecordWriter, name: str, progress: Progress) -> None:
         with locked(self.record.parent / ".lock", timeout_s=self.lock_timeout_s, progress=progress):
-            self._stood()._recover()
+            self._recover()
             self._presume(record)
             stood = self._stood()
             status = _lstat(self.destination)
@@ -242,8 +246,7 @@ class Slot(NamedTuple):
                 raise
             for one in earlier:
                 one.clear()
-            if os.path.lexists(self.destination):  # it goes with the last that was in it
-                judge()
+            judge()
 
     def _move(self, made: Path, name: str) -> None:
         if not os.path.lexists(self.destination):
@@ -274,14 +277,6 @@ class Slot(NamedTuple):
         if not beside or into == self._into:
             return self
         return self._replace(destination=Path(os.path.normpath(self.record.parent / into)))
-
-    def _going(self) -> Slot:
-        """Return this slot where it put what it holds, once its record says that all of it goes."""
-        stood = self._stood()
-        stood._recover()
-        with contextlib.suppress(FileNotFoundError):
-            self.record.replace(self._moving)
-        return stood
 
     @property
     def _moving(self) -> Path:
@@ -414,13 +409,16 @@ class Slot(NamedTuple):
             yield self.destination / line.path
 
     def clear(self) -> None:
-        """Remove what this slot put there, wherever that was, directories only when nothing else is in them.
+        """Remove what this slot put there, directories only when nothing else is in them; then the record.
 
         Raises:
             TreeError: the file system refused.
         """
         with translated(self.destination):
-            self._going()._unmake(frozenset())
+            self._recover()
+            with contextlib.suppress(FileNotFoundError):
+                self.record.replace(self._moving)
+            self._unmake(frozenset())
 
 
 def _lstat(path: Path) -> os.stat_result | None:
