@@ -135,6 +135,7 @@ def test_offline_asks_nobody(tmp_path: Path) -> None:
     assert "Traceback" not in done.stdout
 
 
+@pytest.mark.slow
 def test_few_open_files(tmp_path: Path) -> None:
     """Large files that come slowly, from several hosts, arrive where a process may open 64 files."""
     contents = [content_of(number, 20 << 20) for number in range(5)]

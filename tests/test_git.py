@@ -224,6 +224,7 @@ def test_dot_git(tmp_path: Path, form: str) -> None:
     assert git(tmp_path / "out/p", "status", "--porcelain") == "M README"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", ["fetched", "archived", "without git"])
 def test_prune_leaves_the_repositories_of_submodules(tmp_path: Path, known: str) -> None:
     """What a commit's submodules lie in stays, three deep, and goes with the definition; unknown ones stay too."""

@@ -146,6 +146,7 @@ HARMS: dict[str, Callable[[Path], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_tree_that_changed_is_not_placed_again(farm: Farm, harm: str) -> None:
     """What somebody changed through a link, or in the cache, is told, kept as evidence, and made anew."""

@@ -180,6 +180,7 @@ EDITS: dict[str, tuple[Edit, list[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", EDITS)
 def test_every_edit_is_noticed(edit: str, repository: Path, origin: Origin) -> None:
     """After an edit exactly what it concerns runs; after that the stamp holds again."""
