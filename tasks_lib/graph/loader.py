@@ -96,7 +96,8 @@ class Loader:
             return self._all(cmd, pos_args)
         try:
             if not _only_ours(getattr(self._inner, "namespace", None)):
-                return self._named(self._all(cmd, pos_args), pos_args, runs=cmd.execute_tasks)
+                named = self._named_to_run if cmd.execute_tasks else self._named
+                return named(self._all(cmd, pos_args), pos_args)
             return self._configured(self._chosen(found, cmd, pos_args))
         except DefinitionError as error:
             raise InvalidDodoFile(str(error)) from None
@@ -112,20 +113,29 @@ class Loader:
                 task.cfg_values = self._inner.config[stanza]
         return tasks
 
-    def _named(self, tasks: list[Task], words: list[str], *, runs: bool = False) -> list[Task]:
+    def _named(self, tasks: list[Task], words: list[str]) -> list[Task]:
         """Replace the words of the command line by the names of tasks.
-
-        Where tasks run, what follows the name of one with parameters may be its own, and a word may be of a task that
-        is made while they run: those words stay. What follows a glob or a path never is a task's own.
 
         Raises:
             UnknownNameError: a word means nothing.
         """
         self._tasks = {task.name: task for task in tasks}
-        taking = {task.name for task in tasks if runs and (task.params or task.creator_params or task.pos_arg)}
+        words[:] = resolved(words, self._tasks, self._inner.cmd_names)
+        return tasks
+
+    def _named_to_run(self, tasks: list[Task], words: list[str]) -> list[Task]:
+        """As `_named`, where tasks run.
+
+        What follows the name of one with parameters may be its own, and a word may be of a task that is made while they
+        run: those words stay. What follows a glob or a path never is a task's own.
+
+        Raises:
+            UnknownNameError: a word means nothing.
+        """
+        self._tasks = {task.name: task for task in tasks}
+        taking = {task.name for task in tasks if task.params or task.creator_params or task.pos_arg}
         own = next((at for at, word in enumerate(words) if word in taking), len(words))
-        late = runs and any(task.loader for task in tasks)
-        if late:
+        if any(task.loader for task in tasks):
             meant = [name for word in words[:own] for name in self._perhaps(word)]
         else:
             meant = resolved(words[:own], self._tasks, self._inner.cmd_names)

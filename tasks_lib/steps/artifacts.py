@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from tasks_lib import recipe
-from tasks_lib.definitions import Fetch, Git, Hg, Place, StaticUrl
+from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import StoreUnavailableError, UnsupportedArchiveError
 from tasks_lib.interpreter import turn
@@ -77,17 +77,13 @@ def needs_network(world: World, definition: Fetch, artifact: Artifact) -> bool:
         made = world.store.result(recipe.repository_key(source, version=world.writer_version))
         if source.repo.startswith("file:") or (made is not None and world.store.has(made.integrity)):
             return False
-    elif any(_is_at_hand(place) for place in source.places):
-        return False
+    else:
+        from tasks_lib.sources.local import is_at_hand  # asked offline only
+
+        if any(is_at_hand(place.url) for place in source.places):
+            return False
     integrity = integrity_of(world, artifact)
     return integrity is None or not world.store.has(integrity)
-
-
-def _is_at_hand(place: Place) -> bool:
-    """Whether a place is a file of this machine that is there."""
-    from tasks_lib.sources.local import is_at_hand  # asked offline only
-
-    return is_at_hand(place.url)
 
 
 def adopt(world: World, artifact: Artifact) -> bool:

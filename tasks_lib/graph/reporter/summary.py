@@ -44,12 +44,11 @@ def totals(ledger: Ledger, now: float) -> list[Line]:
     for outcome, words in OUTCOMES.items():
         if number := ledger.counts[outcome]:
             told.append(f"{number:,} {words}" + (f" ({size_text(fetched)})" if outcome == "fetched" else ""))
-    idle = [] if ledger.runs or ledger.counts["failed"] else ["nothing to do"]
+    idle = "" if ledger.runs or ledger.counts["failed"] else "nothing to do"
     failed = ledger.counts["failed"] or ledger.counts["stopped"]
     tone = "bad" if failed else "good"
-    lines = [
-        Line(f"{': '.join([*idle, *([', '.join(told)] if told else [])])}; {time_text(now - ledger.begun_s)}", tone)
-    ]
+    said = ": ".join(filter(None, (idle, ", ".join(told))))
+    lines = [Line(f"{said}; {time_text(now - ledger.begun_s)}", tone)]
     if ledger.counts["stopped"]:
         lines.append(Line("  run again to go on; of a download that can be resumed only the rest is fetched", "dim"))
     return [*lines, *_hosts(ledger), *_slowest(ledger, now)]
