@@ -325,6 +325,25 @@ def test_what_a_command_left_is_in_nobodys_way(change: str, repository: Path) ->
         assert ran(doit(repository, "toolchain:kit")) == []
 
 
+@pytest.mark.parametrize("extract", ["true", "false"])
+def test_fetches_are_whole_when_the_output_is_adopted(extract: str, repository: Path) -> None:
+    """Back to an earlier version, whose output is known: no command runs, and what did not change comes anew as well."""
+    for name in ("a", "b-1", "b-2"):
+        content = tar([Member(f"{name}.h", name.encode())])
+        (repository / f"{name}.tar").write_bytes(content)
+        text = definition(name, f"file://{repository}/{name}.tar", content)
+        written(repository, {f"fetchdefs/fetch/{name}.yml": text})
+    written(repository, {"fetchdefs/toolchain/make.sh": '#!/bin/sh\nls > "$UPLOAD_DIR/out"\n'})
+    for name in ("b-1", "b-2", "b-1"):
+        fetches = f"[{{artifact: a, extract: {extract}}}, {{artifact: {name}, extract: false}}]"
+        text = f"kit:\n  description: k\n  fetches: {{fetch: {fetches}}}\n  run: {{script: make.sh, toolchain-artifact: out}}\n"
+        written(repository, {"fetchdefs/toolchain/kit.yml": text})
+        assert "toolchain:kit" in ran(doit(repository, "toolchain:kit"))
+        made = sorted(path.name for path in (repository / "build/kit/fetches").iterdir())
+        assert made == ["a.h" if extract == "true" else "a.tar", f"{name}.tar"]
+    assert ran(doit(repository, "toolchain:kit")) == []
+
+
 def test_a_file_that_moves_to_another_fetch(repository: Path) -> None:
     """Two fetches that change together, one bringing what the other had before: in whichever order they are delivered."""
 

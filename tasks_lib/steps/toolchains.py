@@ -136,14 +136,19 @@ def _has_command(preparation: Preparation) -> bool:
 
 
 def _complete(world: World, preparation: Preparation, progress: Progress) -> None:
-    """Deliver what is placed, and what was extracted before all was removed."""
+    """Deliver what is not there; where a command has worked all goes first, and then nothing is."""
+    if not all(_is_there(preparation, one) for one in preparation.deliveries):
+        start_over(world, preparation.worked, progress)
     for delivery in preparation.deliveries:
-        if delivery.entry.delivery == "place":
-            is_there = _is_placed(preparation, delivery)
-        else:
-            is_there = slot_of(delivery).key() == delivery.key
-        if not is_there:
+        if not _is_there(preparation, delivery):
             deliver(world, delivery, progress)
+
+
+def _is_there(preparation: Preparation, delivery: Delivery) -> bool:
+    """Whether a fetch is placed, or was extracted by its task, and not removed since."""
+    if delivery.entry.delivery == "place":
+        return _is_placed(preparation, delivery)
+    return slot_of(delivery).key() == delivery.key
 
 
 def _keep(world: World, preparation: Preparation) -> None:
