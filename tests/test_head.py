@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tasks_lib.transport.wire import _fields
+from tasks_lib.transport.wire import _read_fields
 
 ODD = [b"A: 1", b"a:2", b"A : 3", b" folded", b"\tfolded", b"no colon", b": empty name", b"B:", b"C:  x \t", b"D: a\rb", b"E: \xe9\x00\x85", b"F\xe9: 1", b"From x", b"G: \x0b\x0c\x1c"]  # fmt: skip
 ENDS = [b"\r\n", b"\n", b"\r\r\n"]
@@ -42,8 +42,8 @@ def test_a_head_means_what_python_says(lines: list[tuple[bytes, bytes]], end: st
     """Names, values, their order, defects, and where the body begins are the same, whatever the head is."""
     head = b"".join(line + stop for line, stop in lines) + end.encode() + b"body"
     with contextlib.suppress(http.client.HTTPException):
-        assert all(value == value.strip(" \t") for value in _fields(io.BytesIO(head)).values())
-    assert read(head, _fields) == read(head, http.client.parse_headers)
+        assert all(value == value.strip(" \t") for value in _read_fields(io.BytesIO(head)).values())
+    assert read(head, _read_fields) == read(head, http.client.parse_headers)
 
 
 @pytest.mark.parametrize("odd", [b"", b" folded\r\n", b"no colon\r\n", b"A : 1\r\n"])
@@ -56,5 +56,5 @@ def test_an_ordinary_head_needs_no_parser_of_mail(odd: bytes, monkeypatch: pytes
         return http.client.HTTPMessage()
 
     monkeypatch.setattr(http.client, "parse_headers", parser_of_mail)
-    _fields(io.BytesIO(b"Content-Length: 3\r\n" + odd + b"\r\n"))
+    _read_fields(io.BytesIO(b"Content-Length: 3\r\n" + odd + b"\r\n"))
     assert bool(asked) == bool(odd)

@@ -49,6 +49,6 @@ def face_for(kind: str, out: Out, ledger: Ledger, surroundings: Surroundings) ->
     if can and (kind == "live" or (kind == "auto" and not surroundings.ci)):
         from tasks_lib.graph.reporter.live import LiveFace  # rich is slow to import, and only needed here
 
-        return LiveFace(out, ledger, colour=colour, environ=surroundings.environ)
+        return LiveFace(out, ledger, colour=colour)
     chatter = "quiet" if kind == "quiet" else "all"
     return LinesFace(out, ledger, ci=surroundings.ci, colour=colour, chatter=chatter)

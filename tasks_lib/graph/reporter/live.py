@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 from rich.console import Console
@@ -51,8 +51,8 @@ class LiveFace:
 
     interval_s: Final = 0.125  # eight frames a second: below the ten at which a display begins to look restless
 
-    def __init__(self, out: Out, ledger: Ledger, *, colour: str, environ: Mapping[str, str]) -> None:
-        """Make it; `colour` is "always" or "never", `environ` tells rich what the terminal can do."""
+    def __init__(self, out: Out, ledger: Ledger, *, colour: str) -> None:
+        """Make it; `colour` is "always" or "never"."""
         self._out, self._ledger = out, ledger
         self._console = Console(
             file=io.StringIO(),
@@ -62,7 +62,6 @@ class LiveFace:
             markup=False,
             emoji=False,
             legacy_windows=False,
-            _environ=dict(environ),
         )
         self._marks = "━╌" if out.speaks("━╌…") else "=."
         self._lock = threading.RLock()

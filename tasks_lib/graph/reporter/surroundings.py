@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, NamedTuple, Self
-
-_NONE: Final[Mapping[str, str]] = {}
+from typing import NamedTuple, Self
 
 
 class Surroundings(NamedTuple):
@@ -19,7 +17,6 @@ class Surroundings(NamedTuple):
         terminal: the TERM of the environment.
         events: path of the event log, "" for none.
         record: where the record of the run goes, None for nowhere.
-        environ: what rich looks at to know a terminal.
     """
 
     progress: str = "auto"
@@ -28,7 +25,6 @@ class Surroundings(NamedTuple):
     terminal: str = ""
     events: str = ""
     record: Path | None = None
-    environ: Mapping[str, str] = _NONE
 
     @classmethod
     def parse(cls, environ: Mapping[str, str], *, progress: str, events: str, build: Path) -> Self:
@@ -40,7 +36,6 @@ class Surroundings(NamedTuple):
         named = {"GITHUB_ACTIONS": "github", "GITLAB_CI": "gitlab", "CI": "other"}
         ci = next((host for name, host in named.items() if environ.get(name, "") not in ("", "0", "false")), "")
         colour = "never" if environ.get("NO_COLOR") else "always" if environ.get("FORCE_COLOR") else "auto"
-        names = ("TERM", "COLORTERM", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
         return cls(
             progress=progress,
             ci=ci,
@@ -48,5 +43,4 @@ class Surroundings(NamedTuple):
             terminal=environ.get("TERM", ""),
             events=events,
             record=build / ".run.json",
-            environ={name: environ[name] for name in names if name in environ},
         )
