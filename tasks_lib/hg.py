@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from tasks_lib.errors import ToolError, TransportError, UnsupportedArchiveError
+from tasks_lib.errors import HttpStatusError, ToolError, TransportError, UnsupportedArchiveError
 from tasks_lib.network import RepositorySettings
 from tasks_lib.outside import fetch_bounds, inherited, ssh_command
 from tasks_lib.programs import Bounds, Command, Done, last_line, run, streaming
@@ -25,6 +25,8 @@ _FINAL: Final = re.compile(
     r"|host key verification|certificate|no suitable response|unsupported url|http error 4(?!08|25|29)\d\d"
     r"|repository .* not found|is not a repository|access denied"
 )
+#: The status of an HTTP answer that ended a pull. Source: Python's urllib.error.HTTPError.
+_HTTP_STATUS: Final = re.compile(r"HTTP Error (\d{3})")
 #: Leading component of hg's own archive, which the caller strips.
 TOP: Final = "x"
 _CHUNK: Final = 1 << 20
@@ -64,8 +66,7 @@ class Repository:
                 raise
             raise TransportError(f"{shown(url)}: {error.message}", transient=True) from error
         if done.status:
-            final = _FINAL.search(done.errors.lower())
-            raise TransportError(f"{shown(url)}: hg ended with {done.status}: {_said(done)}", transient=not final)
+            raise _failure(url, done)
         self._marker(changeset).parent.mkdir(exist_ok=True)
         self._marker(changeset).touch()
 
@@ -127,6 +128,13 @@ class Repository:
             directory=self.directory,
             bounds=Bounds(total_s=patience.total_s, silence_s=patience.total_s),  # hg pulls without a word
         )
+
+
+def _failure(url: str, done: Done) -> TransportError:
+    told, final = f"{shown(url)}: hg ended with {done.status}: {_said(done)}", _FINAL.search(done.errors.lower())
+    if status := _HTTP_STATUS.search(done.errors):  # hg tells no header, so that a Retry-After stays unknown
+        return HttpStatusError(told, status=int(status[1]), transient=not final)
+    return TransportError(told, transient=not final)
 
 
 def _said(done: Done) -> str:

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from tasks_lib.definitions import Git
 from tasks_lib.errors import ArchiveError, ArchiveLimitError, CancelledError, FetchError, ToolError, TransportError
+from tasks_lib.git.trace import http_trace
 from tasks_lib.progress import Silent
 from tasks_lib.steps.repositories import commit_archive
 from tests.githost import daemon, http, mute, ssh
@@ -380,3 +381,22 @@ def test_ssh(tmp_path: Path) -> None:
         assert "ermission denied" in str(told)
         missing = replace(wanted, ssh_key="NO_KEY")
         assert "neither an environment variable nor a readable file" in str(refused(tmp_path / "c6", missing, environ))
+
+
+# --- what git's HTTP library heard
+
+
+def test_headers_of_the_last_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the last answer's Retry-After counts, the trace stays small, and nothing of it is left."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with http_trace() as trace:
+        path = Path(trace.environ["GIT_TRACE_CURL"])
+        first = "<= Recv header: HTTP/1.1 302 Found\n<= Recv header: Retry-After: 7\n"
+        path.write_text(first)
+        assert trace.retry_after_s() == 7
+        path.write_text(f"{first}<= Recv header: HTTP/2 503\n<= Recv header: server: x\n")
+        assert trace.retry_after_s() is None
+        path.write_text("x" * (2 << 20))
+        trace.bound()
+        assert path.stat().st_size == 0
+    assert list(tmp_path.iterdir()) == []

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tasks_lib.definitions import Hg
-from tasks_lib.errors import ArchiveError, FetchError, ToolError, TransportError
+from tasks_lib.errors import ArchiveError, FetchError, HttpStatusError, ToolError, TransportError
 from tasks_lib.progress import Silent
 from tasks_lib.steps.repositories import commit_archive
+from tests.origin import Origin, reply
 from tests.test_git import members, unpacked, world
 
 needs_hg = pytest.mark.skipif(shutil.which("hg") is None, reason="needs hg")
@@ -95,3 +96,13 @@ def test_without_hg(tmp_path: Path) -> None:
     """Without hg the message says what to install."""
     with pytest.raises(ToolError, match="the program hg is not installed\ninstall hg"):
         commit_archive(world(tmp_path / "c", {"PATH": "/nowhere"}), source(tmp_path, "a" * 40), Silent())
+
+
+@pytest.mark.slow
+@needs_hg
+def test_a_busy_server(tmp_path: Path, origin: Origin) -> None:
+    """A status of HTTP is told as such, so that a busy server is waited for longer."""
+    origin.answers["/r"] = reply(b"", "429 Slow down")
+    error = refused(tmp_path, Hg(repo=f"{origin.url}/r", revision="a" * 40, path_prefix="p", artifact_name="p.tar.zst"))
+    assert isinstance(error, HttpStatusError)
+    assert (error.status, error.transient) == (429, True)

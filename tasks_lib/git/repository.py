@@ -10,13 +10,15 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from tasks_lib.errors import ToolError, TransportError, escaped
+from tasks_lib.errors import HttpStatusError, ToolError, TransportError, escaped
 from tasks_lib.git.local import REFS, copied
 from tasks_lib.git.program import LOCAL_SERVER, command
 from tasks_lib.git.submodules import Context
+from tasks_lib.git.trace import HttpTrace, http_trace
 from tasks_lib.network import RepositorySettings
 from tasks_lib.programs import Done, last_line, run
 from tasks_lib.progress import Progress
@@ -35,6 +37,8 @@ _FINAL: Final = re.compile(
     r"|returned error: 4(?!08|25|29)\d\d|dubious ownership|not allowed|unable to find remote helper|certificate"
     r"|repository not exported|unable to look up|no such file|access denied|bad object|mismatched algorithms"
 )
+#: The status of an HTTP answer that ended a fetch. Source: libcurl's message for CURLE_HTTP_RETURNED_ERROR.
+_HTTP_STATUS: Final = re.compile(r"The requested URL returned error: (\d{3})")
 #: One line of git's progress. Source: git's progress.c.
 _RECEIVED: Final = re.compile(rb"Receiving objects:\s+\d+% \(\d+/\d+\), ([0-9.]+) (bytes|KiB|MiB|GiB)")
 _UNITS: Final = {b"bytes": 1, b"KiB": 1 << 10, b"MiB": 1 << 20, b"GiB": 1 << 30}
@@ -68,21 +72,28 @@ class Repository:
         progress.phase("connect", url=shown(url))
         if scheme_of(url) == "file" and copied(self.directory, self._settings, url, commit, progress):
             return
-        refspec = f"+{commit}:{REFS}/{commit}"
-        done = self._call(url, ["--depth=1"], [refspec], progress, key)
+        with http_trace() as trace:
+            done = self._received(url, commit, progress, key, trace)
+            if done.status:
+                raise _failure(url, commit, done, trace.retry_after_s())
+
+    def _received(self, url: str, commit: str, progress: Progress, key: Path | None, trace: HttpTrace) -> Done:
+        """Run the one or two calls of git that a commit needs; return how the last one ended."""
+
+        def call(words: Sequence[str], *refspecs: str) -> Done:
+            return self._call(url, [*words, *_server(url), "--", url, *refspecs], progress, key, trace)
+
+        done = call(["--depth=1"], f"+{commit}:{REFS}/{commit}")
         if done.status and _NOT_BY_ID.search(done.errors.lower()):
             progress.warn(f"{shown(url)} gives no commit by its id: everything is fetched")
             more = ["--prune", "--unshallow"] if (self.directory / "shallow").exists() else ["--prune"]
-            done = self._call(
-                url, more, ["+refs/heads/*:refs/all/heads/*", "+refs/tags/*:refs/all/tags/*"], progress, key
-            )
+            done = call(more, "+refs/heads/*:refs/all/heads/*", "+refs/tags/*:refs/all/tags/*")
             if not done.status and self._plain(["update-ref", f"{REFS}/{commit}", commit], progress).status:
                 raise TransportError(
                     f"{shown(url)} has no commit {commit} on any branch or tag",
                     hint="is the revision right, and was the branch that held it deleted?",
                 )
-        if done.status:
-            raise _failure(url, commit, done)
+        return done
 
     def context(self, url: str, archive: str) -> Context:
         """Return where a commit from `url` lies, for reading its submodules."""
@@ -127,31 +138,19 @@ class Repository:
     def _plain(self, words: Sequence[str], progress: Progress) -> Done:
         return run(command(self._settings, self.directory, words), progress)
 
-    def _call(
-        self, url: str, words: Sequence[str], refspecs: Sequence[str], progress: Progress, key: Path | None
-    ) -> Done:
+    def _call(self, url: str, words: Sequence[str], progress: Progress, key: Path | None, trace: HttpTrace) -> Done:
         """Run one `git fetch`."""
-        call = command(
-            self._settings,
-            self.directory,
-            [
-                "fetch",
-                "--progress",
-                "--no-tags",
-                "--no-recurse-submodules",
-                "--force",
-                *words,
-                *_server(url),
-                "--",
-                url,
-                *refspecs,
-            ],
-            scheme=scheme_of(url),
-            key=key,
-        )
+        words = ["fetch", "--progress", "--no-tags", "--no-recurse-submodules", "--force", *words]
+        call = command(self._settings, self.directory, words, scheme=scheme_of(url), key=key)
+        call = replace(call, environ={**call.environ, **trace.environ})
+
+        def look() -> None:
+            self._check_size()
+            trace.bound()
+
         told = _Received(progress)
         try:
-            return run(call, progress, told=told.line, look=self._check_size)
+            return run(call, progress, told=told.line, look=look)
         except ToolError as error:
             if "is not installed" in str(error):
                 raise
@@ -186,7 +185,7 @@ def _server(url: str) -> list[str]:
     return [f"--upload-pack={LOCAL_SERVER}"] if scheme_of(url) == "file" else []
 
 
-def _failure(url: str, wanted: str, done: Done) -> TransportError:
+def _failure(url: str, wanted: str, done: Done, retry_after_s: float | None = None) -> TransportError:
     lines = [
         line
         for line in done.errors.replace("\r", "\n").splitlines()
@@ -199,7 +198,10 @@ def _failure(url: str, wanted: str, done: Done) -> TransportError:
         hint = f"the repository has no commit {wanted}: is the revision right?"
     elif "host key verification" in done.errors.lower():
         hint = "the host's key must be known: add it to known_hosts, or set FETCH_SSH_KNOWN_HOSTS"
-    return TransportError(f"{shown(url)}: git ended with {done.status}: {said}", hint=hint, transient=not final)
+    told = f"{shown(url)}: git ended with {done.status}: {said}"
+    if status := _HTTP_STATUS.search(done.errors):
+        return HttpStatusError(told, status=int(status[1]), hint=hint, transient=not final, retry_after_s=retry_after_s)
+    return TransportError(told, hint=hint, transient=not final)
 
 
 class _Received:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from tasks_lib.errors import HttpStatusError, TransportError, escaped
+from tasks_lib.retry import retry_after_s
 from tasks_lib.transport.deadline import Deadline
 from tasks_lib.transport.proxy import LOGIN_HINT
 from tasks_lib.transport.wire import CHUNK, Answer
@@ -139,7 +138,7 @@ def judge(answer: Answer, span: Span, validator: str, deadline: Deadline) -> int
             told,
             status=status,
             transient=status in TRANSIENT,
-            retry_after_s=_retry_after(answer.headers.get("Retry-After", "")),
+            retry_after_s=retry_after_s(answer.headers.get("Retry-After", "")),
             hint=_NEXT_STEP.get(status, ""),
         )
     return 0
@@ -171,12 +170,3 @@ def first_words(answer: Answer, deadline: Deadline) -> str:
             start += piece
     words = " ".join(start.decode("utf-8", "replace").split())
     return f"; {escaped(kind[:40])} beginning {escaped(words[:_QUOTED])!r}"
-
-
-def _retry_after(text: str) -> float | None:
-    """Return the seconds that the server asks to wait. Source: RFC 9110 section 10.2.3."""
-    if re.fullmatch("[0-9]{1,15}", text.strip()):
-        return float(text)
-    with contextlib.suppress(ValueError, TypeError, OverflowError):
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    return None
