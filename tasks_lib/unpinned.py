@@ -1,26 +1,24 @@
 """Content whose digest nobody promised: a signature file, a list of digests, an artifact of a task.
 
-It becomes a blob under the digest that it turns out to have. The same retries, deadlines and politeness as in
-`sources`, but no resume: without a promise, two answers cannot be put together. Truncation is still noticed, by
-Content-Length or by the framing.
+It becomes a blob under the digest that it turns out to have. The same retries and deadlines as in `sources`, but no
+resume: without a promise, two answers cannot be put together. Truncation is still noticed, by Content-Length or by the
+framing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import random
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import (
     AllSourcesFailedError,
     Attempt,
     DigestMismatchError,
-    HttpStatusError,
     IntegrityError,
     OfflineError,
     SizeMismatchError,
@@ -29,14 +27,11 @@ from tasks_lib.errors import (
 )
 from tasks_lib.network import Policy
 from tasks_lib.progress import Progress
+from tasks_lib.retry import Retry, rounds
 from tasks_lib.sources.local import open_local, readable
 from tasks_lib.store import Store, Writer
 from tasks_lib.transport import CHUNK, Response, Transport, redacted
 
-#: Longest wait that a server can ask for, in seconds, and longest backoff.
-MAX_RETRY_AFTER_S: Final = 120.0
-_MAX_BACKOFF_S: Final = 30.0
-_NAP_S: Final = 0.1
 #: zlib's number for "gzip wrapper, largest window". Source: zlib manual, inflateInit2.
 _GZIP: Final = 31
 #: Source: RFC 1952 section 2.3.1.
@@ -59,6 +54,14 @@ class Asked:
     digest: Digest | None = None
 
 
+class _Place(NamedTuple):
+    """One URL that is asked: what is sent there, and its retries."""
+
+    url: str
+    headers: Mapping[str, str]
+    retry: Retry
+
+
 class Unpinned:
     """Obtains what nobody pinned."""
 
@@ -77,52 +80,51 @@ class Unpinned:
             CancelledError: the run was asked to stop.
         """
         attempts: list[Attempt] = []
-        for url in asked.urls:
-            if not _is_file(url) and self._policy.network == "off":
-                attempts.append(Attempt(redacted(url), "not asked: offline"))
-                continue
-            headers = asked.headers if url == asked.urls[0] else {}
-            found = self._from_one(asked, url, headers, attempts, progress)
+        total_s = self._transport.settings.total_s(asked.size if asked.size >= 0 else asked.limit)
+        places = [
+            _Place(url, asked.headers if url == asked.urls[0] else {}, Retry(self._policy, total_s, self._sleep))
+            for url in asked.urls
+        ]
+        for number, others in rounds([place.retry for place in places], progress):
+            found = self._from_one(asked, places[number], others, attempts, progress)
             if found is not None:
                 return found
         raise _failed(asked, attempts)
 
     def _from_one(
-        self, asked: Asked, url: str, headers: Mapping[str, str], attempts: list[Attempt], progress: Progress
+        self, asked: Asked, place: _Place, others: int, attempts: list[Attempt], progress: Progress
     ) -> Integrity | None:
-        for attempt in range(self._policy.retries + 1):
+        url = redacted(place.url)
+        if not _is_file(place.url) and self._policy.network == "off":
+            attempts.append(Attempt(url, "not asked: offline"))
+            return None
+        again = True
+        while again:
             progress.check()
             try:
-                return self._from_file(asked, url) if _is_file(url) else self._once(asked, url, headers, progress)
-            except (IntegrityError, TransportError) as error:
-                attempts.append(Attempt(redacted(url), error.message))
-                transient = error.transient if isinstance(error, TransportError) else attempt == 0 and not _is_file(url)
-                if not transient or attempt == self._policy.retries:
-                    return None
-                self._nap(self._backoff_s(attempt, error), progress)
+                return self._from_file(asked, place.url) if _is_file(place.url) else self._once(asked, place, progress)
+            except IntegrityError as error:
+                failure: IntegrityError | TransportError = error
+                again = not _is_file(place.url) and place.retry.once_more()
+            except TransportError as error:
+                failure = error
+                again = place.retry.again(error, progress, url, others)
+            attempts.append(Attempt(url, failure.message))
         return None
-
-    def _backoff_s(self, attempt: int, error: IntegrityError | TransportError) -> float:
-        """Return seconds to wait: full jitter, and never less than the server asks for."""
-        told = error.retry_after_s if isinstance(error, HttpStatusError) else None
-        wait_s = random.uniform(0, min(_MAX_BACKOFF_S, self._policy.backoff_s * 2.0 ** min(attempt, 30)))
-        return max(wait_s, min(told or 0.0, MAX_RETRY_AFTER_S))
-
-    def _nap(self, seconds: float, progress: Progress) -> None:
-        progress.phase("wait", seconds=round(seconds, 1))
-        while seconds > 0:
-            progress.check()
-            self._sleep(min(seconds, _NAP_S))
-            seconds -= _NAP_S
 
     def _from_file(self, asked: Asked, url: str) -> Integrity:
         with readable(), open_local(url) as file, self._store.writer() as writer:
             _copy(file, writer, asked.limit)
             return _committed(writer, asked)
 
-    def _once(self, asked: Asked, url: str, headers: Mapping[str, str], progress: Progress) -> Integrity:
-        progress.phase("connect", url=redacted(url))
-        with self._transport.open(url, headers=headers, size=-1) as response, self._store.writer() as writer:
+    def _once(self, asked: Asked, place: _Place, progress: Progress) -> Integrity:
+        progress.phase("connect", url=redacted(place.url))
+        with (
+            self._transport.open(
+                place.url, headers=place.headers, size=-1, ends=place.retry.begin(), check=progress.check
+            ) as response,
+            self._store.writer() as writer,
+        ):
             encoded = response.encoding in ("gzip", "x-gzip")
             length = _announced(response)
             if asked.size >= 0 and length >= 0 and not encoded and length != asked.size:
@@ -132,7 +134,7 @@ class Unpinned:
             progress.phase("body", url=response.url, **({"total": length} if length >= 0 else {}))
             pieces = _bounded(_whole(response, length, progress), asked.limit)
             if encoded:
-                return self._decoded(asked, url, pieces)
+                return self._decoded(asked, place.url, pieces)
             for piece in pieces:
                 writer.write(piece)
             return _committed(writer, asked)

@@ -17,10 +17,11 @@ from pathlib import Path
 
 @dataclass
 class Host:
-    """A running server: `faults` are statuses for the next requests, `requests` what was asked."""
+    """A running server: `faults` are statuses for the next requests, sent with `retry_after`; `requests` what was asked."""
 
     url: str
     faults: list[int] = field(default_factory=list)
+    retry_after: str = ""
     requests: list[str] = field(default_factory=list)
 
 
@@ -45,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
         host = self.server.host
         host.requests.append(f"{self.command} {self.path}")
         if host.faults:
-            self.send_error(host.faults.pop(0))
+            self.send(host.faults.pop(0), [f"Retry-After: {host.retry_after}"] if host.retry_after else [], b"")
         elif self.server.kind == "dumb":
             self.file()
         else:

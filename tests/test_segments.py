@@ -237,6 +237,15 @@ def test_a_host_that_wants_no_crowd(case: str, store: Store, origin: Origin) -> 
     assert len(origin.requests) < limit
 
 
+@pytest.mark.slow
+def test_a_crowd_that_is_told_to_wait_for_a_day(store: Store, origin: Origin) -> None:
+    """A wait that outlasts the time of the source ends the crowd; one connection is still tried."""
+    busy = reply(b"", "429 Slow down", Retry_After="86400")
+    origin.answers["/a"] = in_pieces(busy, throttled(BODY, 4 * RATE))
+    assert "connections" not in sources(store).obtain(large(f"{origin.url}/a"), Silent())
+    assert is_there(store)
+
+
 def test_what_refused_pieces_does_not_stay(store: Store, origin: Origin) -> None:
     """Pieces that a run left, of a host that now refuses parts, do not keep the next run from its bytes."""
     origin.answers["/a"] = in_pieces(reply(b"", "403 X"), in_turn(throttled(BODY, 2 * RATE), reply(b"", "403 X")))

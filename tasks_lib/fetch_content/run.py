@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Final
 
 from tasks_lib.errors import CancelledError, SettingError, TransportError, escaped
 from tasks_lib.fetch_content.porch import log
+from tasks_lib.retry import Retry
 from tasks_lib.settings import Settings
 from tasks_lib.store import Store, place
-from tasks_lib.transport import Transport
+from tasks_lib.transport import Transport, redacted
 from tasks_lib.unpinned import Unpinned
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 PRIVATE: Final = ".fetch-content."
 #: Seconds for a body of unknown size, when no setting says: only stalls and the minimum rate end it earlier.
 _TOTAL_S: Final = 24 * 3600.0
-#: Longest pause before a secret is asked for again, in seconds.
-_MAX_PAUSE_S: Final = 30.0
-
 
 #: Seconds between the two looks for what is left when a signal ends the command.
 _LAST_LOOK_S: Final = 0.2
@@ -112,17 +110,14 @@ class Run:
             TransportError: it did not arrive.
             CancelledError: the run was asked to stop.
         """
-        policy = self.settings.policy
-        for attempt in range(policy.retries + 1):
-            self.progress.check()
+        retry, check = Retry(self.settings.policy, self.settings.transport.total_s(limit)), self.progress.check
+        while True:
             try:
-                with self._transport.open(url, headers={}, size=-1) as response:
+                with self._transport.open(url, headers={}, size=-1, ends=retry.begin(), check=check) as response:
                     return b"".join(response.chunks(limit))
             except TransportError as error:
-                if not error.transient or attempt == policy.retries:
+                if not retry.again(error, self.progress, redacted(url)):
                     raise
-            time.sleep(min(policy.backoff_s * 2.0 ** min(attempt, 30), _MAX_PAUSE_S))
-        raise AssertionError("the last attempt returns or raises")
 
     def put(self, integrity: Integrity, path: Path) -> None:
         """Let a blob stand at `path`, whatever stood there; a reader sees the old file or the whole new one.

@@ -6,7 +6,6 @@ each source, attempts are bounded, and a host that was found dead costs the next
 
 from tasks_lib.network import Policy
 from tasks_lib.sources.obtain import Sources
-from tasks_lib.sources.wait import MAX_RETRY_AFTER_S
 from tasks_lib.sources.wanted import Provenance, Wanted
 
-__all__ = ["MAX_RETRY_AFTER_S", "Policy", "Provenance", "Sources", "Wanted"]
+__all__ = ["Policy", "Provenance", "Sources", "Wanted"]

@@ -78,7 +78,7 @@ class Reader:
         """Read one answer to its end, over more connections when it comes slowly."""
         assert trial.origin is not None
         with self._hosts.turn(trial.origin, redacted(trial.url), hunt.progress):
-            trial.begin(lambda: self._transport.settings.total_s(hunt.wanted.integrity.size))
+            trial.retry.begin()
             facts = self._in_pieces(hunt, trial)
             if facts is None:
                 facts = self._in_order(hunt, trial)
@@ -126,7 +126,7 @@ class Reader:
             size=size,
             offset=partial.size if resumable else 0,
             validator=validator if resumable else "",
-            ends=trial.ends,
+            ends=trial.retry.ends,
             check=check,
             asked=lambda: hunt.progress.phase("first-byte", url=redacted(trial.url), total=size),
         ) as response:

@@ -11,10 +11,10 @@ from typing import Final
 
 from tasks_lib.errors import CancelledError, HttpStatusError, TransportError
 from tasks_lib.network import Policy
+from tasks_lib.retry import is_busy
 from tasks_lib.sources.hosts import Hosts
 from tasks_lib.sources.hunt import Hunt, Trial
 from tasks_lib.sources.pace import Crew
-from tasks_lib.sources.wait import is_busy
 from tasks_lib.sources.wanted import network_origin
 from tasks_lib.transport import Transport
 
@@ -137,7 +137,7 @@ class Segments:
             offset=begin,
             stop=end,
             validator=partial.validator if own else "",
-            ends=trial.ends,
+            ends=trial.retry.ends,
             check=work.check,
         ) as response:
             if response.status != 206 or response.start != begin:

@@ -5,22 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from tasks_lib import git, hg, recipe
 from tasks_lib.definitions import Git, Hg
 from tasks_lib.errors import OfflineError, ToolError, TransportError
+from tasks_lib.outside import fetch_bounds
 from tasks_lib.progress import Progress
 from tasks_lib.repository_url import checked, host_of, shown
+from tasks_lib.retry import Retry
 from tasks_lib.steps.world import World
-
-#: Longest pause between two attempts, and between two looks at whether to stop, in seconds.
-_MAX_BACKOFF_S: Final = 30.0
-_NAP_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,22 +60,17 @@ class Access:
                 hint="run once without offline=1",
             )
         key = self.key if host_of(url) == host_of(self.source.repo) else None
-        for attempt in range(policy.retries + 1):
+        retry = Retry(policy, fetch_bounds(self.world.repositories).total_s)
+        retry.begin()
+        while True:
             try:
                 repository.fetch(url, commit, self.progress, key=key)
             except TransportError as error:
-                if not error.transient or attempt == policy.retries:
+                if not retry.again(error, self.progress, shown(url)):
                     raise
                 self.progress.warn(f"{error.message}; tried again")
-                self._pause(min(policy.backoff_s * 2**attempt, _MAX_BACKOFF_S))
             else:
                 return
-
-    def _pause(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self.progress.check()
-            time.sleep(_NAP_S)
 
 
 @contextlib.contextmanager
