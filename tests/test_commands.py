@@ -80,7 +80,7 @@ def test_a_typo(words: tuple[str, ...], repository: Path) -> None:
     assert "\x1b" not in done.stdout
 
 
-COMMANDS = ["run", "list", "info", "why", "graph", "forget", "clean", "verify", "prune", "cache", "report"]
+COMMANDS = ["run", "list", "info", "why", "graph", "forget", "clean", "verify", "prune", "cache", "report", "help"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -186,6 +186,9 @@ def test_default_tasks_that_name_nothing(repository: Path) -> None:
         "run",
         "list --help",
         "run --help",
+        "help",
+        "help run",
+        "help settings",
     ],
 )
 def test_an_output_that_takes_nothing(words: str, repository: Path) -> None:

@@ -16,6 +16,7 @@ from tasks_lib.graph.checker import MD5Checker
 from tasks_lib.graph.configuration import Configuration
 from tasks_lib.graph.house import House
 from tasks_lib.graph.lean import made
+from tasks_lib.graph.started import SETTINGS_ONLY
 from tasks_lib.graph.state import stamp_of
 from tasks_lib.settings import Settings, misspelt
 
@@ -30,7 +31,7 @@ def _house() -> House:
         configuration = Configuration.read()
         house = House(Settings.parse(**configuration._asdict()), configuration.environ)
         # whoever left a stamp was here, and may answer alone; a path that cannot even be looked at is told by `enter`
-        if not os.path.exists(stamp_of(str(house.database))):  # noqa: PTH110 - never raises
+        if not SETTINGS_ONLY.get() and not os.path.exists(stamp_of(str(house.database))):  # noqa: PTH110 - never raises
             house.enter()
     except FetchError as error:
         raise InvalidDodoFile(str(error)) from None

@@ -21,6 +21,7 @@ from tasks_lib.graph.told import reasons
 _FORMAT: Final = {
     "name": "format",
     "long": "format",
+    "metavar": "FORMAT",
     "type": str,
     "default": "mermaid",
     "choices": (("mermaid", "for Markdown pages"), ("dot", "for Graphviz"), ("json", "for programs")),
@@ -30,6 +31,7 @@ _OUTPUT: Final = {
     "name": "into",
     "short": "o",
     "long": "output-file",
+    "metavar": "FILE",
     "type": str,
     "default": "",
     "help": "write into this file [default: stdout]",
