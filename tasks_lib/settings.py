@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
@@ -36,6 +36,14 @@ class Setting(NamedTuple):
     def key(self) -> str:
         """The name in `[tool.doit-fetch]`, with underscores."""
         return self.variable or self.environ.removeprefix("FETCH_").lower()
+
+
+class Given(NamedTuple):
+    """What is given for a setting: the `name` it has there, the value, and the `origin`: where that is."""
+
+    name: str
+    value: Any
+    origin: str
 
 
 #: Every setting, in the order of the documentation.
@@ -102,6 +110,8 @@ _NOT_ZERO: Final = frozenset({"FETCH_CONNECT_TIMEOUT_S", "FETCH_STALL_TIMEOUT_S"
 _DIGITS: Final = 18
 #: Who says whom to trust, the first one that is set.
 _TRUST: Final = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+#: Variables of the environment that other programs read too; a proxy's may hold a password.
+CONVENTIONS: Final = (*_TRUST, "http_proxy", "https_proxy", "all_proxy", "no_proxy", "NETRC", "SOURCE_DATE_EPOCH")
 
 
 class Settings(NamedTuple):
@@ -238,36 +248,57 @@ def project_table(path: Path) -> Mapping[str, Any]:
     return table
 
 
+def in_force(
+    variables: Mapping[str, Any], environ: Mapping[str, str], project: Mapping[str, Any]
+) -> Iterator[tuple[Setting, Given, str]]:
+    """Yield each setting, its value in force, and why that value cannot be used ("" when it can)."""
+    table = _keyed(project)
+    for one in SETTINGS:
+        given = _given(one, variables, environ, table)
+        try:
+            yield one, given._replace(value=_value(one, variables, environ, table)), ""
+        except SettingError as error:
+            yield one, given, str(error).splitlines()[0]
+
+
+def _keyed(project: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.replace("-", "_"): value for name, value in project.items()}
+
+
 def _table(project: Mapping[str, Any]) -> dict[str, Any]:
     """Return the project's table by our names."""
     known = {one.key for one in SETTINGS}
-    table = {name.replace("-", "_"): value for name, value in project.items()}
+    table = _keyed(project)
     for name in table:
         if name not in known:
             import difflib
 
             close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else "README.md lists the settings"
+            hint = f"did you mean {close[0]}?" if close else "`doit help settings` lists the settings"
             raise SettingError(f"[tool.doit-fetch] has the unknown key {name!r}", hint=hint)
     return table
+
+
+def _given(one: Setting, variables: Mapping[str, Any], environ: Mapping[str, str], table: Mapping[str, Any]) -> Given:
+    """Return what the first place says that says anything."""
+    places = (
+        Given(one.variable, variables.get(one.variable) if one.variable else None, "command line"),
+        Given(one.environ, environ.get(one.environ), "environment"),
+        Given(f"[tool.doit-fetch] {one.key}", table.get(one.key), "pyproject.toml"),
+    )
+    return next(
+        (place for place in places if place.value not in (None, "")), Given(one.environ, one.default, "default")
+    )
 
 
 def _value(
     one: Setting, variables: Mapping[str, Any], environ: Mapping[str, str], table: Mapping[str, Any]
 ) -> str | int | float:
-    where = [
-        (one.variable, variables.get(one.variable) if one.variable else None),
-        (one.environ, environ.get(one.environ) or None),
-        (f"[tool.doit-fetch] {one.key}", table.get(one.key)),
-        (one.environ, one.default),
-    ]
-    for name, given in where:
-        if given is not None and given != "":
-            value = _read(one, name, given)
-            if one.environ in _DIRECTORIES:
-                return _directory(name, str(value), environ.get("HOME", ""))
-            return value
-    return one.default
+    name, given, _ = _given(one, variables, environ, table)
+    if given == "":
+        return ""
+    value = _read(one, name, given)
+    return _directory(name, str(value), environ.get("HOME", "")) if one.environ in _DIRECTORIES else value
 
 
 def _read(one: Setting, name: str, given: Any) -> str | int | float:
@@ -278,7 +309,8 @@ def _read(one: Setting, name: str, given: Any) -> str | int | float:
             )
         if one.choices and given not in one.choices:
             raise SettingError(
-                f"{name}={given[:80]!r} is none of {', '.join(one.choices)}", hint="see the settings in README.md"
+                f"{name}={given[:80]!r} is none of {', '.join(one.choices)}",
+                hint="`doit help settings` lists the settings",
             )
         return given
     word = str(given).lower()

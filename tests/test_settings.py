@@ -1,5 +1,6 @@
 """Settings: command line before environment before pyproject.toml before default; nonsense is refused by name."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -126,8 +127,16 @@ def test_a_source_date_that_is_no_time_is_refused(text: str) -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    """The README names every setting."""
+    """The README's table has every setting with its names and default, in the order of the settings; limits are named."""
+    rows = re.findall(r"^\| `(\w+)=[^`]+` \| `(\w+)` \| (.*?) ?\|", README, re.MULTILINE)
+    named = [one for one in SETTINGS if one.variable]
+    assert rows == [(one.variable, one.environ, written(one.default)) for one in named]
     assert [one.environ for one in SETTINGS if f"`{one.environ}`" not in README] == []
+
+
+def written(default: str | float) -> str:
+    """Return a default as the README has it."""
+    return f"{default:.10g}" if isinstance(default, float) else str(default)
 
 
 def test_proxies_and_trust() -> None:

@@ -1,26 +1,24 @@
-"""The porch for doit: reads command line variables and environment, builds the world, exposes the tasks.
-
-Beside `fetch_content.porch` the only module that reads `os.environ`.
-"""
+"""The porch for doit: builds the world of what the run is configured by, exposes the tasks."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
-from doit import doit_cmd, get_var
+from doit import doit_cmd
 from doit.exceptions import InvalidDodoFile
 from doit.task import Task
 
 from tasks_lib.errors import FetchError, escaped
 from tasks_lib.graph.checker import MD5Checker
+from tasks_lib.graph.configuration import Configuration
 from tasks_lib.graph.house import House
 from tasks_lib.graph.lean import made
+from tasks_lib.graph.started import SETTINGS_ONLY
 from tasks_lib.graph.state import stamp_of
-from tasks_lib.settings import SETTINGS, Settings, misspelt, project_table
+from tasks_lib.settings import Settings, misspelt
 
 
 def _house() -> House:
@@ -29,21 +27,16 @@ def _house() -> House:
     Raises:
         InvalidDodoFile: a setting or the cache cannot be used; doit prints it in one line.
     """
-    variables: Mapping[str, Any] = {
-        one.variable: get_var(one.variable)  # type: ignore[no-untyped-call]  # doit has no types
-        for one in SETTINGS
-        if one.variable
-    }
     try:
-        project = project_table(Path("pyproject.toml"))  # doit is in the directory of dodo.py by now
-        house = House(Settings.parse(variables=variables, environ=os.environ, project=project), dict(os.environ))
+        configuration = Configuration.read()
+        house = House(Settings.parse(**configuration._asdict()), configuration.environ)
         # whoever left a stamp was here, and may answer alone; a path that cannot even be looked at is told by `enter`
-        if not os.path.exists(stamp_of(str(house.database))):  # noqa: PTH110 - never raises
+        if not SETTINGS_ONLY.get() and not os.path.exists(stamp_of(str(house.database))):  # noqa: PTH110 - never raises
             house.enter()
     except FetchError as error:
         raise InvalidDodoFile(str(error)) from None
     # Source: doit 0.37, `doit_cmd.get_var`; it tells of one variable, and not which there are
-    for line in misspelt(getattr(doit_cmd, "_CMDLINE_VARS", None) or (), os.environ):
+    for line in misspelt(getattr(doit_cmd, "_CMDLINE_VARS", None) or (), configuration.environ):
         sys.stderr.write(f"warning: {escaped(line)}\n")
     return house
 

@@ -8,19 +8,24 @@ import getopt
 import io
 import os
 import sys
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final
 
+from doit import doit_cmd
 from doit.cmd_base import DoitCmdBase
 from doit.cmdparse import CmdParseError
 from doit.exceptions import InvalidCommand
 
 from tasks_lib.errors import escaped
+from tasks_lib.graph.house import house
 
 _COMMAND: Any = DoitCmdBase  # doit has no types
 _HELP: Final = ("--help", "-h")
 #: What is said where no more text goes.
 _UNWRITTEN: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+#: Whether dodo.py is loaded for its settings only: nothing is made then, and nothing is waited for.
+SETTINGS_ONLY: Final = ContextVar("settings only", default=False)
 #: Exit status when whoever read our output went away: 128 + SIGPIPE, as of a program that is killed by it.
 PIPE_CLOSED: Final = 141
 
@@ -45,7 +50,7 @@ class Command(_COMMAND):  # type: ignore[misc]
         status = 0
         try:
             if any(word in _HELP for word in own):
-                sys.stdout.write(f"{self.help()}\n")
+                sys.stdout.write(f"{self._manual(in_args)}\n")
             else:
                 status = int(super().parse_execute(in_args) or 0)
             sys.stdout.flush()
@@ -63,6 +68,25 @@ class Command(_COMMAND):  # type: ignore[misc]
             told = str(why) if isinstance(why, getopt.GetoptError) else " ".join(str(error).split())
             raise CmdParseError(f"{self.name}: {told}\n`doit help {self.name}` shows its options") from None
         return status
+
+    def help(self) -> str:
+        """Return the help page; without a dodo.py of ours a command that replaces one of doit keeps doit's page."""
+        from tasks_lib.graph import manual  # laid out only when it is shown
+
+        is_stock = house() is None and isinstance(self, doit_cmd.DoitMain.DOIT_CMDS)
+        return str(super().help()) if is_stock else manual.page(self)
+
+    def _manual(self, in_args: list[str]) -> str:
+        """Return the help page that `--help` among these words asks for."""
+        from tasks_lib.graph import manual
+
+        words = [word for word in in_args if word not in _HELP]
+        try:
+            params, _ = self.cmdparser.parse(words)
+        except CmdParseError:  # an option that there is not: the page shows which there are
+            params, _ = self.cmdparser.parse([])
+        params.update(self.opt_vals)
+        return manual.of(self, self.loader, params)
 
 
 def _open_closed() -> None:
@@ -89,12 +113,21 @@ def set_up(loader: Any, params: Any) -> None:
     """Let doit's loader load the dodo.py.
 
     Raises:
-        InvalidCommand: the directory in which doit was started is gone; doit prints it.
+        InvalidCommand: as `require_directory`.
         whatever the dodo.py raises.
+    """
+    require_directory()
+    loader.setup(params)
+
+
+def require_directory() -> None:
+    """Refuse to go on without the directory in which doit was started.
+
+    Raises:
+        InvalidCommand: it is gone; doit prints it.
     """
     try:
         Path.cwd()
     except FileNotFoundError:
         told = "the directory in which doit was started was removed\nchange into one that is there, and run again"
         raise InvalidCommand(told) from None  # type: ignore[no-untyped-call]  # doit has no types
-    loader.setup(params)

@@ -21,6 +21,7 @@ from tasks_lib.graph.told import reasons
 _FORMAT: Final = {
     "name": "format",
     "long": "format",
+    "metavar": "FORMAT",
     "type": str,
     "default": "mermaid",
     "choices": (("mermaid", "for Markdown pages"), ("dot", "for Graphviz"), ("json", "for programs")),
@@ -30,6 +31,7 @@ _OUTPUT: Final = {
     "name": "into",
     "short": "o",
     "long": "output-file",
+    "metavar": "FILE",
     "type": str,
     "default": "",
     "help": "write into this file [default: stdout]",
@@ -143,8 +145,15 @@ class Why(_Telling):
                 running[task.name] = [f"it is up to date now, but {', '.join(before[:5])} would run before it"]
         for name, why in (running | ignored).items():
             self.outstream.write(f"{escaped(name)}\n" + "".join(f"  {one}\n" for one in why))
-        self.outstream.write(f"{len(running)} of {len(tasks)} tasks would be looked into\n")
+        self.outstream.write(f"{_sum_of(len(tasks), len(running), len(ignored))}\n")
         return 0
+
+
+def _sum_of(tasks: int, running: int, ignored: int) -> str:
+    """Return in a line how many tasks may run: one whose dependency runs is checked again before it does."""
+    if running:
+        return f"{running} of {tasks} task{'' if tasks == 1 else 's'} may run"
+    return f"nothing to do: {tasks - ignored} up to date" + (f", {ignored} ignored" if ignored else "")
 
 
 def _in_order(tasks: Mapping[str, Any], selected: Iterable[str]) -> list[Any]:

@@ -96,11 +96,11 @@ class Prune(_Upkeep):
     )
     cmd_options = (
         {
-            "name": "max_size", "short": "", "long": "max-size", "type": str, "default": "",
+            "name": "max_size", "short": "", "long": "max-size", "metavar": "SIZE", "type": str, "default": "",
             "help": "remove the longest unused until the cache is no larger (20GiB, 500MB)",
         },
         {
-            "name": "older_than", "short": "", "long": "older-than", "type": str, "default": "",
+            "name": "older_than", "short": "", "long": "older-than", "metavar": "AGE", "type": str, "default": "",
             "help": "remove what was not used for so long (30d, 12h)",
         },
         {
