@@ -21,6 +21,7 @@ from tasks_lib.network import RepositorySettings
 from tasks_lib.programs import Done, last_line, run
 from tasks_lib.progress import Progress
 from tasks_lib.repository_url import scheme_of, shown
+from tasks_lib.units import format_size, parse_size
 
 #: What a server says that gives no commit by its id: then everything is fetched.
 #: Source: git's fetch-pack.c and remote-curl.c.
@@ -36,8 +37,9 @@ _FINAL: Final = re.compile(
     r"|repository not exported|unable to look up|no such file|access denied|bad object|mismatched algorithms"
 )
 #: One line of git's progress. Source: git's progress.c.
-_RECEIVED: Final = re.compile(rb"Receiving objects:\s+\d+% \(\d+/\d+\), ([0-9.]+) (bytes|KiB|MiB|GiB)")
-_UNITS: Final = {b"bytes": 1, b"KiB": 1 << 10, b"MiB": 1 << 20, b"GiB": 1 << 30}
+_RECEIVED: Final = re.compile(
+    rb"Receiving objects:\s+\d+% \(\d+/\d+\), ([0-9]{1,9}(?:\.[0-9]{1,9})? (?:bytes|KiB|MiB|GiB))"
+)
 
 
 class Repository:
@@ -162,7 +164,7 @@ class Repository:
         size = sum(one.stat(follow_symlinks=False).st_size for one in _scanned(self.directory / "objects" / "pack"))
         if size > self._settings.max_bytes:
             raise TransportError(
-                f"the repository is larger than {self._settings.max_bytes} bytes",
+                f"the repository is larger than {format_size(self._settings.max_bytes)}",
                 hint="raise FETCH_MAX_TOTAL_BYTES if it is meant to be",
             )
 
@@ -211,7 +213,7 @@ class _Received:
     def line(self, chunk: bytes) -> None:
         """Tell how much more was received."""
         for found in _RECEIVED.finditer(chunk):
-            size = int(float(found[1]) * _UNITS[found[2]])
+            size = parse_size(found[1].decode(), "git")
             if not self._size:
                 self._progress.phase("body")
             if size > self._size:

@@ -16,6 +16,7 @@ from tasks_lib.network import RepositorySettings
 from tasks_lib.programs import last_line, run
 from tasks_lib.progress import Progress
 from tasks_lib.repository_url import checked, joined, scheme_of
+from tasks_lib.units import format_size
 
 #: Largest `.gitmodules` in bytes; that of a project with 600 submodules is about 100 KB.
 _MAX_SETTINGS: Final = 4 << 20
@@ -68,7 +69,7 @@ def submodules(listing: Listing, context: Context, objects: Objects, progress: P
         return
     content = next(objects.small("blob", [identity]))
     if len(content) > _MAX_SETTINGS:
-        raise ToolError(f"{context.archive}: .gitmodules is larger than {_MAX_SETTINGS} bytes")
+        raise ToolError(f"{context.archive}: .gitmodules is larger than {format_size(_MAX_SETTINGS)}")
     by_path = {fields.get("path", "").rstrip("/"): (name, fields) for name, fields in _read(content, context, progress)}
     for link in listing.gitlinks:
         name, fields = by_path.get(link.path.decode("utf-8", "surrogateescape"), ("", {}))

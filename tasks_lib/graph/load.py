@@ -12,6 +12,7 @@ from tasks_lib.digest import Digest
 from tasks_lib.errors import DefinitionError, Problem
 from tasks_lib.graph.library import Library, Memory, definitions_of
 from tasks_lib.graph.marks import KINDS, MIRRORS, Mark, mark_of, roots, unchanged
+from tasks_lib.units import format_size
 
 if TYPE_CHECKING:
     from tasks_lib.definitions import SourceFile
@@ -108,7 +109,7 @@ def _read(kind: str, path: Path, root: str, problems: list[Problem]) -> SourceFi
             data = file.read(MAX_FILE_BYTES + 1)
         text = data.decode("utf-8")
         if len(data) > MAX_FILE_BYTES:
-            reason = f"is larger than {MAX_FILE_BYTES} bytes"
+            reason = f"is larger than {format_size(MAX_FILE_BYTES)}"
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
     except UnicodeDecodeError as error:
