@@ -16,12 +16,13 @@ import msgspec
 
 from tasks_lib.errors import SettingError, UnsupportedArchiveError
 from tasks_lib.fetch_content.porch import log
-from tasks_lib.fetch_content.run import Run, Told, destination, running
+from tasks_lib.fetch_content.run import Run, destination, running
 from tasks_lib.transport import redacted
 
 if TYPE_CHECKING:
     from tasks_lib.definitions import Git
     from tasks_lib.digest import Integrity
+    from tasks_lib.progress import Progress
     from tasks_lib.steps.world import World
 
 #: Largest answer of the secrets service in bytes. Source: Taskcluster keeps secrets in one database row.
@@ -80,7 +81,7 @@ def _archive(run: Run, checkout: Checkout, key: str) -> Integrity:
     return commit_archive(world, msgspec.structs.replace(source, revision=commit), run.progress, ssh_key=key)
 
 
-def _named(world: World, source: Git, name: str, key: str, progress: Told) -> str:
+def _named(world: World, source: Git, name: str, key: str, progress: Progress) -> str:
     """Return the commit that a branch or tag names now.
 
     Raises:

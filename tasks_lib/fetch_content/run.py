@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tasks_lib.errors import CancelledError, SettingError, TransportError, escaped
+from tasks_lib.errors import SettingError, TransportError, escaped
 from tasks_lib.fetch_content.porch import log
+from tasks_lib.progress import Facts, LineProgress, describe_wait
 from tasks_lib.settings import Settings
 from tasks_lib.store import Store, place
 from tasks_lib.transport import Transport
@@ -39,40 +39,13 @@ _LAST_LOOK_S: Final = 0.2
 _made: Final[list[Path]] = []
 
 
-class Told:
-    """What a step says, as lines of the task's log; `cancel` makes every step stop at its next look."""
-
-    def __init__(self) -> None:
-        self._stopped = threading.Event()
-
-    def phase(self, name: str, **facts: str | int | float) -> None:
-        """Say where bytes come from, and what is waited for."""
-        if name == "connect":
-            log(f"Downloading {facts.get('url', '')}")
-        elif name == "wait" and "seconds" in facts:
-            log(f"sleeping for {facts['seconds']} s")
-        elif name == "wait":
-            log(f"waiting for process {facts.get('holder', '')}")
-
-    def advance(self, size: int) -> None:
-        """Nothing: a log of a task is no place for progress bars."""
-
-    def warn(self, message: str) -> None:
-        """Write one line."""
-        log(message)
-
-    def check(self) -> None:
-        """Return at once, or stop the work.
-
-        Raises:
-            CancelledError: the run was asked to stop.
-        """
-        if self._stopped.is_set():
-            raise CancelledError("stopped")
-
-    def cancel(self) -> None:
-        """Ask every step to stop."""
-        self._stopped.set()
+def _described(name: str, facts: Facts) -> str:
+    """Return the line of the task's log for a phase; a log is no place for progress bars."""
+    if name == "connect":
+        return f"Downloading {facts.get('url', '')}"
+    if name == "wait" and "seconds" in facts:
+        return f"sleeping for {facts['seconds']} s"
+    return describe_wait(name, facts)
 
 
 @dataclass(frozen=True)
@@ -81,7 +54,7 @@ class Run:
 
     settings: Settings
     environ: Mapping[str, str]
-    progress: Told
+    progress: LineProgress
 
     @cached_property
     def store(self) -> Store:
@@ -161,7 +134,7 @@ def running(environ: Mapping[str, str], beside: Path) -> Iterator[Run]:
         OSError: `beside` cannot be made or written.
     """
     beside.mkdir(parents=True, exist_ok=True)
-    progress = Told()
+    progress = LineProgress(log, _described)
     if environ.get("FETCH_CACHE_DIR"):
         yield Run(Settings.parse(variables={}, environ=environ), environ, progress)
         return

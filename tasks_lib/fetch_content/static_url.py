@@ -21,7 +21,7 @@ from tasks_lib.unpinned import Asked
 
 if TYPE_CHECKING:
     from tasks_lib.archive import Entry, Limits
-    from tasks_lib.fetch_content.run import Told
+    from tasks_lib.progress import Progress
     from tasks_lib.store import Writer
 
 _CHUNK: Final = 1 << 20
@@ -209,7 +209,9 @@ def _reshape(
     )
 
 
-def _recompress(file: BinaryIO, request: Request, kind: str, writer: Writer, limits: Limits, progress: Told) -> None:
+def _recompress(
+    file: BinaryIO, request: Request, kind: str, writer: Writer, limits: Limits, progress: Progress
+) -> None:
     """Write the very same tar, once it was read to its end and accepted."""
     from tasks_lib.archive import Reshape, read
     from tasks_lib.archive.recompress import recompress

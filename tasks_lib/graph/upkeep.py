@@ -19,9 +19,10 @@ from typing import Any, Final
 from doit.exceptions import InvalidCommand
 
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, StoreError, escaped
-from tasks_lib.graph.amounts import Told
 from tasks_lib.graph.load import digest_of, load
 from tasks_lib.graph.started import Command, set_up
+from tasks_lib.graph.watch import write_to_stderr
+from tasks_lib.progress import Facts, LineProgress, describe_wait
 from tasks_lib.steps import Plan, World
 from tasks_lib.steps.pruning import Bounds, Reach, Verdict, judge, reach, removed, size_of
 from tasks_lib.steps.upkeep import Damage, Report, Verification
@@ -31,6 +32,8 @@ from tasks_lib.units import format_age, format_size, parse_duration, parse_size
 
 #: Things that `doit cache` names as the largest and as the oldest.
 _NAMED: Final = 5
+#: Seconds between two lines that say how far it is.
+_EVERY_S: Final = 5.0
 
 
 class _Upkeep(Command, abc.ABC):
@@ -42,7 +45,7 @@ class _Upkeep(Command, abc.ABC):
         """Load dodo.py for its settings and do the work; every error of ours is one short text."""
         gc.disable()  # a survey makes a million small values and frees none of them
         set_up(self.loader, params)
-        progress = Told()
+        progress = LineProgress(write_to_stderr, _described, _EVERY_S)
         try:
             from tasks_lib.graph.porch import HOUSE  # reads the settings of this run
 
@@ -53,12 +56,12 @@ class _Upkeep(Command, abc.ABC):
             sys.stderr.write(f"{error}\n")
             return 3
         except KeyboardInterrupt:
-            progress.stop()
+            progress.cancel()
             sys.stderr.write("interrupted\n")
             return 130
 
     @abc.abstractmethod
-    def work(self, world: World, params: Any, args: list[str], progress: Told) -> int:
+    def work(self, world: World, params: Any, args: list[str], progress: LineProgress) -> int:
         """Do it; return the exit status."""
 
 
@@ -79,7 +82,7 @@ class Verify(_Upkeep):
         },
     )  # fmt: skip
 
-    def work(self, world: World, params: Any, args: list[str], progress: Told) -> int:
+    def work(self, world: World, params: Any, args: list[str], progress: LineProgress) -> int:
         """Verify."""
         plan = plan_of(world, world.settings.fetchdefs)
         verification = Verification(world, plan, args, progress)
@@ -110,7 +113,7 @@ class Prune(_Upkeep):
         },
     )  # fmt: skip
 
-    def work(self, world: World, params: Any, args: list[str], progress: Told) -> int:
+    def work(self, world: World, params: Any, args: list[str], progress: LineProgress) -> int:
         """Prune."""
         if args:
             raise _refused(f"prune takes no names: {escaped(args[0])}")
@@ -136,7 +139,7 @@ class Cache(_Upkeep):
 
     doc_purpose = "show what the cache holds: sizes by kind, hit rates, the largest and the oldest"
 
-    def work(self, world: World, params: Any, args: list[str], progress: Told) -> int:
+    def work(self, world: World, params: Any, args: list[str], progress: LineProgress) -> int:
         """Show."""
         del params, args, progress
         items = world.store.upkeep.items()
@@ -237,7 +240,7 @@ def _tell_damage(damage: Damage) -> None:
     sys.stdout.flush()
 
 
-def _summed_up(report: Report, progress: Told) -> int:
+def _summed_up(report: Report, progress: LineProgress) -> int:
     lines = [f"not checked: {escaped(text)}" for text in report.unchecked]
     lines += [f"not in the cache: {escaped(task)}" for task in report.missing]
     lines += [f"repaired: {escaped(task)}" for task in report.repaired]
@@ -281,6 +284,14 @@ def _called(item: Item, names: Mapping[tuple[int, int], str]) -> str:
 
 
 # --- words
+
+
+def _described(name: str, facts: Facts) -> str:
+    """Return the line for a phase: who is waited for, or how much was read."""
+    if name != "advance":
+        return describe_wait(name, facts)
+    size, total = float(facts["size"]), float(facts["total"])
+    return f"{format_size(size)}{f' of {format_size(total)}' if total > size else ''} read"
 
 
 def _say(lines: list[str]) -> None:

@@ -16,6 +16,7 @@ from tasks_lib.graph.reporter.out import Out
 from tasks_lib.graph.reporter.summary import Line, failures, more_failures, totals
 from tasks_lib.graph.reporter.words import escaped_lines, painted
 from tasks_lib.graph.watch import Event
+from tasks_lib.progress import describe_wait
 from tasks_lib.units import format_duration, format_estimate, format_size
 
 #: Up-to-date tasks that are named; a graph of ten thousand would bury what matters. The summary counts all.
@@ -58,7 +59,7 @@ class LinesFace:
         elif event.name == "skip":
             self._say(f"{name}: skipped: {escaped(str(facts['reason']))}", "warn")
         elif event.name == "phase" and facts["phase"] == "wait":
-            self._say(f"{name}: {_waiting(facts)}", "dim")
+            self._say(f"{name}: {escaped(_waiting(facts))}", "dim")
 
     def ended(self, name: str, outcome: str, fail: Any, kept: str) -> None:
         """Tell how a task ended."""
@@ -153,12 +154,10 @@ def _property(text: str) -> str:
 
 
 def _waiting(facts: Mapping[str, str | int | float]) -> str:
-    if "holder" in facts:
-        return f"waiting for process {escaped(str(facts['holder']))}"
-    if "url" in facts:
-        reason = f": {escaped(str(facts['reason']))}" if facts.get("reason") else ""
-        return f"asks {escaped(str(facts['url']))} again in {facts.get('seconds', 0)} s{reason}"
-    return "waiting"
+    if "url" not in facts:
+        return describe_wait("wait", facts) or "waiting"
+    reason = f": {facts['reason']}" if facts.get("reason") else ""
+    return f"asks {facts['url']} again in {facts.get('seconds', 0)} s{reason}"
 
 
 def ending(run: TaskRun) -> str:
