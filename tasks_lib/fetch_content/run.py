@@ -8,22 +8,18 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tasks_lib.context import Context
 from tasks_lib.errors import SettingError, TransportError, escaped
 from tasks_lib.fetch_content.porch import log
 from tasks_lib.progress import Facts, LineProgress, describe_wait
 from tasks_lib.settings import Settings
-from tasks_lib.store import Store, place
-from tasks_lib.transport import Transport
-from tasks_lib.unpinned import Unpinned
+from tasks_lib.store import place
 
 if TYPE_CHECKING:
     from tasks_lib.digest import Integrity
-    from tasks_lib.sources import Sources
 
 #: Directories that this command makes and removes begin like this.
 PRIVATE: Final = ".fetch-content."
@@ -48,35 +44,12 @@ def _described(name: str, facts: Facts) -> str:
     return describe_wait(name, facts)
 
 
-@dataclass(frozen=True)
-class Run:
-    """What every subcommand is given."""
+class Run(Context):
+    """Hold what every subcommand needs: a context and the task's log."""
 
-    settings: Settings
-    environ: Mapping[str, str]
-    progress: LineProgress
-
-    @cached_property
-    def store(self) -> Store:
-        """The cache."""
-        return Store(self.settings.cache, self.settings.store)
-
-    @cached_property
-    def _transport(self) -> Transport:
-        own = self.settings.transport
-        return Transport(own._replace(total_timeout_s=own.total_timeout_s or _TOTAL_S))
-
-    @cached_property
-    def sources(self) -> Sources:
-        """Where pinned content comes from."""
-        from tasks_lib.sources import Sources
-
-        return Sources(self.store, self._transport, self.settings.policy)
-
-    @cached_property
-    def unpinned(self) -> Unpinned:
-        """Where other content comes from."""
-        return Unpinned(self.store, self._transport, self.settings.policy)
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        super().__init__(settings, environ, mirrors="none", total_s=_TOTAL_S)
+        self.progress: Final = LineProgress(log, _described)
 
     def read(self, url: str, limit: int) -> bytes:
         """Return a short answer that must not be kept anywhere: a secret.
@@ -134,13 +107,12 @@ def running(environ: Mapping[str, str], beside: Path) -> Iterator[Run]:
         OSError: `beside` cannot be made or written.
     """
     beside.mkdir(parents=True, exist_ok=True)
-    progress = LineProgress(log, _described)
     if environ.get("FETCH_CACHE_DIR"):
-        yield Run(Settings.parse(variables={}, environ=environ), environ, progress)
+        yield Run(Settings.parse(variables={}, environ=environ), environ)
         return
     with private_directory(beside) as cache:
         variables = {"cache": str(cache), "durability": "fast"}
-        yield Run(Settings.parse(variables=variables, environ=environ), environ, progress)
+        yield Run(Settings.parse(variables=variables, environ=environ), environ)
 
 
 @contextlib.contextmanager

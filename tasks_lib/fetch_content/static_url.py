@@ -157,7 +157,7 @@ def _downloaded(run: Run, request: Request, headers: Mapping[str, str], digest: 
 
 
 def _verify(run: Run, request: Request, integrity: Integrity) -> None:
-    from tasks_lib.signature import MAX_SIGNATURE_BYTES, Gpg
+    from tasks_lib.signature import MAX_SIGNATURE_BYTES
 
     keys = run.environ.get(request.key_env)
     if keys is None:
@@ -165,8 +165,7 @@ def _verify(run: Run, request: Request, integrity: Integrity) -> None:
     asked = Asked(name=f"the signature of {request.original}", urls=(request.sig_url,), limit=MAX_SIGNATURE_BYTES)
     signature = run.unpinned.obtain(asked, run.progress)
     with run.store.open(integrity) as content, run.store.open(signature) as file:
-        gpg = Gpg(run.environ.get("PATH", os.defpath))
-        verdict = gpg.verify(content, file.read(), keys=os.fsencode(keys), fingerprint="", progress=run.progress)
+        verdict = run.gpg.verify(content, file.read(), keys=os.fsencode(keys), fingerprint="", progress=run.progress)
     log(f"Verified signature of {redacted(request.url)}: {verdict.key} ({verdict.signed_by})")
     if warning := verdict.warning(time.time()):
         log(f"WARNING: {warning}")

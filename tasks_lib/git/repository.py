@@ -16,7 +16,7 @@ from typing import Final
 from tasks_lib.errors import ToolError, TransportError, escaped
 from tasks_lib.git.local import REFS, copied
 from tasks_lib.git.program import LOCAL_SERVER, command
-from tasks_lib.git.submodules import Context
+from tasks_lib.git.submodules import Superproject
 from tasks_lib.network import RepositorySettings
 from tasks_lib.programs import Done, last_line, run
 from tasks_lib.progress import Progress
@@ -86,9 +86,9 @@ class Repository:
         if done.status:
             raise _failure(url, commit, done)
 
-    def context(self, url: str, archive: str) -> Context:
+    def context(self, url: str, archive: str) -> Superproject:
         """Return where a commit from `url` lies, for reading its submodules."""
-        return Context(self.directory, self._settings, url, archive)
+        return Superproject(self.directory, self._settings, url, archive)
 
     def forget(self) -> None:
         """Remove the whole repository: its objects are damaged."""

@@ -31,7 +31,7 @@ class Submodule(NamedTuple):
     url: str
 
 
-class Context(NamedTuple):
+class Superproject(NamedTuple):
     """Where a parent commit lies: in the bare repository `directory`, from `url`, on its way into `archive`."""
 
     directory: Path
@@ -45,7 +45,7 @@ class Context(NamedTuple):
         return self.settings.protocols + (("file",) if scheme_of(self.url) == "file" else ())
 
 
-def submodules(listing: Listing, context: Context, objects: Objects, progress: Progress) -> Iterator[Submodule]:
+def submodules(listing: Listing, context: Superproject, objects: Objects, progress: Progress) -> Iterator[Submodule]:
     """Yield the submodules of a commit.
 
     Args:
@@ -76,7 +76,7 @@ def submodules(listing: Listing, context: Context, objects: Objects, progress: P
         yield _submodule(link, name, fields, context)
 
 
-def _read(content: bytes, context: Context, progress: Progress) -> Iterator[tuple[str, Mapping[str, str]]]:
+def _read(content: bytes, context: Superproject, progress: Progress) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Let git itself read its format. Source: gitmodules(5), git-config(1) `--file -`."""
     words = ["config", "--file", "-", "--no-includes", "--null", "--list"]
     done = run(command(context.settings, context.directory, words), progress, input=content)
@@ -91,7 +91,7 @@ def _read(content: bytes, context: Context, progress: Progress) -> Iterator[tupl
     yield from found.items()
 
 
-def _submodule(link: Gitlink, name: str, fields: Mapping[str, str], context: Context) -> Submodule:
+def _submodule(link: Gitlink, name: str, fields: Mapping[str, str], context: Superproject) -> Submodule:
     def refuse(reason: str, code: str) -> UnsafeEntryError:
         return UnsafeEntryError(archive=context.archive, reason=reason, code=code, entry=link.path)
 

@@ -18,12 +18,13 @@ from typing import Any, Final
 
 from doit.exceptions import InvalidCommand
 
+from tasks_lib.context import Context
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, StoreError, escaped
 from tasks_lib.graph.load import digest_of, load
 from tasks_lib.graph.started import Command, set_up
 from tasks_lib.graph.watch import write_to_stderr
 from tasks_lib.progress import Facts, LineProgress, describe_wait
-from tasks_lib.steps import Plan, World
+from tasks_lib.steps import Plan
 from tasks_lib.steps.pruning import Bounds, Reach, Verdict, judge, reach, removed, size_of
 from tasks_lib.steps.upkeep import Damage, Report, Verification
 from tasks_lib.store.survey import Item
@@ -61,7 +62,7 @@ class _Upkeep(Command, abc.ABC):
             return 130
 
     @abc.abstractmethod
-    def work(self, world: World, params: Any, args: list[str], progress: LineProgress) -> int:
+    def work(self, world: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Do it; return the exit status."""
 
 
@@ -82,7 +83,7 @@ class Verify(_Upkeep):
         },
     )  # fmt: skip
 
-    def work(self, world: World, params: Any, args: list[str], progress: LineProgress) -> int:
+    def work(self, world: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Verify."""
         plan = plan_of(world, world.settings.fetchdefs)
         verification = Verification(world, plan, args, progress)
@@ -113,7 +114,7 @@ class Prune(_Upkeep):
         },
     )  # fmt: skip
 
-    def work(self, world: World, params: Any, args: list[str], progress: LineProgress) -> int:
+    def work(self, world: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Prune."""
         if args:
             raise _refused(f"prune takes no names: {escaped(args[0])}")
@@ -139,7 +140,7 @@ class Cache(_Upkeep):
 
     doc_purpose = "show what the cache holds: sizes by kind, hit rates, the largest and the oldest"
 
-    def work(self, world: World, params: Any, args: list[str], progress: LineProgress) -> int:
+    def work(self, world: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Show."""
         del params, args, progress
         items = world.store.upkeep.items()
@@ -161,7 +162,7 @@ class Cache(_Upkeep):
 # --- prune
 
 
-def plan_of(world: World, fetchdefs: Path) -> Plan:
+def plan_of(world: Context, fetchdefs: Path) -> Plan:
     """Return the plan of the definitions in a directory, for the cache of this run.
 
     Raises:
@@ -177,7 +178,7 @@ def plan_of(world: World, fetchdefs: Path) -> Plan:
     )
 
 
-def _roots(world: World) -> Reach:
+def _roots(world: Context) -> Reach:
     """Return what the current definitions need, and all others that used this cache.
 
     A directory that is gone, or empty, needs nothing; one whose definitions are wrong needs nobody knows what.
@@ -200,7 +201,7 @@ def _roots(world: World) -> Reach:
     return reach(world, plans)
 
 
-def _judged(world: World, bounds: Bounds) -> list[Verdict]:
+def _judged(world: Context, bounds: Bounds) -> list[Verdict]:
     return judge(world.store.upkeep.items(), _roots(world), world.store.upkeep.last_uses(), bounds, time.time())
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from tasks_lib import git, hg, recipe
+from tasks_lib.context import Context
 from tasks_lib.definitions import Git, Hg
 from tasks_lib.errors import OfflineError, ToolError, TransportError
 from tasks_lib.progress import Progress
 from tasks_lib.repository_url import checked, host_of, shown
-from tasks_lib.steps.world import World
 
 #: Longest pause between two attempts, and between two looks at whether to stop, in seconds.
 _MAX_BACKOFF_S: Final = 30.0
@@ -27,7 +27,7 @@ _NAP_S: Final = 0.1
 class Access:
     """How the repositories of one definition are reached: `key` is a private key for the host of `source.repo`."""
 
-    world: World
+    world: Context
     source: Git | Hg
     progress: Progress
     key: Path | None
@@ -83,7 +83,7 @@ class Access:
 
 
 @contextlib.contextmanager
-def access(world: World, source: Git | Hg, progress: Progress, ssh_key: str = "") -> Iterator[Access]:
+def access(world: Context, source: Git | Hg, progress: Progress, ssh_key: str = "") -> Iterator[Access]:
     """Give access to the repositories of one definition; a private key lies in a file of its own meanwhile.
 
     Args:
@@ -112,7 +112,7 @@ def access(world: World, source: Git | Hg, progress: Progress, ssh_key: str = ""
         yield Access(world=world, source=source, progress=progress, key=key)
 
 
-def _named_key(world: World, name: str) -> str:
+def _named_key(world: Context, name: str) -> str:
     text = world.environ.get(name, "")
     if text:
         return text

@@ -13,12 +13,12 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from tasks_lib import recipe
+from tasks_lib.context import Context
 from tasks_lib.definitions import Checksums, Git, Hg, StaticUrl
 from tasks_lib.steps.artifacts import integrity_of
 from tasks_lib.steps.plan import Plan
 from tasks_lib.steps.remaking import deliveries
 from tasks_lib.steps.unpacking import tree_key
-from tasks_lib.steps.world import World
 from tasks_lib.store.survey import Item
 from tasks_lib.tree import remove_tree
 from tasks_lib.units import format_age
@@ -71,7 +71,7 @@ class Verdict(NamedTuple):
     used_s: float
 
 
-def reach(world: World, plans: Iterable[Plan]) -> Reach:
+def reach(world: Context, plans: Iterable[Plan]) -> Reach:
     """Return what these plans need of the cache, and what they have made of it."""
     keys: set[str] = set()
     digests: set[str] = set()
@@ -104,7 +104,7 @@ def reach(world: World, plans: Iterable[Plan]) -> Reach:
     )
 
 
-def _trees(world: World, plans: Iterable[Plan]) -> Iterator[str]:
+def _trees(world: Context, plans: Iterable[Plan]) -> Iterator[str]:
     """Yield the keys of unpacked trees that these plans place from; none when nothing is placed from the cache."""
     if world.settings.link_mode == "copy" or not world.store.trees(remove_tree).any():
         return

@@ -1,11 +1,11 @@
-"""What every step is given: the settings, the store, and sources that are made when first needed."""
+"""Build what every step needs from settings and environment: the one composition root of graph and fetch_content."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tasks_lib.formats import mtime_for, writer_version
 from tasks_lib.limits import Limits
@@ -20,11 +20,29 @@ if TYPE_CHECKING:
     from tasks_lib.unpinned import Unpinned
 
 
-class World:
-    """One run's world; `environ` is what a toolchain's command inherits."""
+class Context:
+    """Hold what the steps of one run share; each part is created on first use."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
-        self.settings, self.environ = settings, environ
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        *,
+        mirrors: Literal["definitions", "none"] = "definitions",
+        total_s: float = 0.0,
+    ) -> None:
+        """Create it.
+
+        Args:
+            settings: of the run.
+            environ: what a toolchain's command inherits.
+            mirrors: "definitions": their `mirrors.yml` says where a redirect may lead; "none": anywhere.
+            total_s: seconds for one download when no setting says; 0: from its size.
+        """
+        self.settings: Final = settings
+        self.environ: Final = environ
+        self._mirrors: Final = mirrors
+        self._total_s: Final = total_s
 
     @cached_property
     def store(self) -> Store:
@@ -35,14 +53,18 @@ class World:
     def _transport(self) -> Transport:
         from tasks_lib.transport import Transport
 
+        own = self.settings.transport
+        own = own._replace(total_timeout_s=own.total_timeout_s or self._total_s)
+        if self._mirrors == "none":
+            return Transport(own)
         try:
             text = (self.settings.fetchdefs / "mirrors.yml").read_text("utf-8")
         except (OSError, UnicodeDecodeError):  # there is none, or the definitions were refused for it
-            return Transport(self.settings.transport)
+            return Transport(own)
         from tasks_lib.definitions.mirrors import mirrors_of
 
         # where definitions lead is judged with them; a redirect may lead anywhere
-        return Transport(self.settings.transport, mirrors_of(text).refusal)
+        return Transport(own, mirrors_of(text).refusal)
 
     @cached_property
     def sources(self) -> Sources:
