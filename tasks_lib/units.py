@@ -27,7 +27,8 @@ _HOUR_S: Final = 3600.0
 _DAY_S: Final = 24 * _HOUR_S
 #: Seconds of each unit that people write; a number alone is days.
 _SECONDS: Final = {"": _DAY_S, "s": 1.0, "m": 60.0, "h": _HOUR_S, "d": _DAY_S, "w": 7 * _DAY_S}
-_NUMBER: Final = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([a-z]*)")
+#: Compiled when it is first needed: a run with nothing to do parses no size.
+_NUMBER: Final = r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([a-z]*)"
 
 
 def format_size(size: float) -> str:
@@ -85,7 +86,7 @@ def parse_duration(text: str, name: str) -> float:
 
 
 def _parse(text: str, units: Mapping[str, float], name: str, expected: str) -> float:
-    found = _NUMBER.fullmatch(text.strip().lower())
+    found = re.fullmatch(_NUMBER, text.strip().lower())
     if found is None or found[2] not in units:
         raise SettingError(f"invalid value '{escaped(text[:80])}' for {name}: expected {expected}")
     return float(found[1]) * units[found[2]]
