@@ -32,13 +32,13 @@ def generate(files: int, mean: int, out: Path) -> str:
 
 def ours(repository: Path, commit: str, cache: Path) -> None:
     """Write the archive through the product's own step; prints the peak memory."""
+    from tasks_lib.context import Context
     from tasks_lib.definitions import Git
     from tasks_lib.progress import Silent
     from tasks_lib.settings import Settings
-    from tasks_lib.steps import World
     from tasks_lib.steps.repositories import commit_archive
 
-    world = World(Settings.parse(variables={"cache": str(cache)}, environ=os.environ), dict(os.environ))
+    world = Context(Settings.parse(variables={"cache": str(cache)}, environ=os.environ), dict(os.environ))
     source = Git(repo=f"file://{repository}", revision=commit, path_prefix="p", artifact_name="p.tar.zst")
     commit_archive(world, source, Silent())
     # not ru_maxrss: that begins with the memory of the process that started this one

@@ -173,9 +173,9 @@ def cold(directory: Path, count: int, rounds: int) -> None:
     script = (
         "import os, pathlib\n"
         "from tasks_lib.graph.load import digest_of, load\nfrom tasks_lib.progress import Silent\n"
-        "from tasks_lib.settings import Settings\nfrom tasks_lib import steps\n"
+        "from tasks_lib.settings import Settings\nfrom tasks_lib import context, steps\n"
         "settings = Settings.parse(variables={}, environ={})\n"
-        "world = steps.World(settings, {})\n"
+        "world = context.Context(settings, {})\n"
         "plan = steps.Plan(load(settings.fetchdefs), cache=settings.cache, build=settings.build,\n"
         "    writer_version=world.writer_version, digest_of=digest_of)\n"
         "for fetch in plan.definitions.fetches.values():\n"

@@ -211,6 +211,16 @@ def test_kept_as_it_is(run: Run, tmp_path: Path, origin: Origin, name: str, dest
     assert f"resolved to {len(content)} bytes with sha256" in ended.err and "Verified sha256 integrity of" in ended.err
 
 
+def test_rules_of_definitions_are_not_its(run: Run, tmp_path: Path, origin: Origin) -> None:
+    """A mirrors.yml where the command runs says nothing about what a task was told to download."""
+    (tmp_path / "fetchdefs").mkdir()
+    (tmp_path / "fetchdefs/mirrors.yml").write_text("block: [localhost]\n")
+    elsewhere = origin.url.replace("127.0.0.1", "localhost") + "/d/plain.txt"
+    origin.answers["/moved/plain.txt"] = reply(b"", "302 Found", Location=elsewhere)
+    ended = run("static-url", *pinned(PLAIN["plain.txt"]), f"{origin.url}/moved/plain.txt", tmp_path / "plain.txt")
+    assert ended.status == 0, ended.err
+
+
 @pytest.mark.parametrize("name", [name for name in FILES if name != "a.tar.zst"])
 def test_repacked(run: Run, tmp_path: Path, origin: Origin, name: str) -> None:
     """A .tar.zst destination is made of any archive, whatever its name says; a tar in it is the very same tar."""

@@ -17,12 +17,12 @@ import pytest
 import zstandard
 from msgspec.structs import replace
 
+from tasks_lib.context import Context
 from tasks_lib.definitions import Git
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import OfflineError, ToolError
 from tasks_lib.progress import Silent
 from tasks_lib.settings import Settings
-from tasks_lib.steps import World
 from tasks_lib.steps.repositories import commit_archive
 from tests.githost import http
 from tests.project import PORCH, definition, doit, ran
@@ -31,10 +31,10 @@ from tests.repositories import FILES, committed, forged, git, made, with_submodu
 ROOT = Path(__file__).parent.parent
 
 
-def world(cache: Path, environ: dict[str, str] | None = None, **variables: Any) -> World:
+def world(cache: Path, environ: dict[str, str] | None = None, **variables: Any) -> Context:
     environment = dict(os.environ) | (environ or {})
     defaults = {"cache": str(cache), "retries": "0", "stall_timeout": "5"}
-    return World(Settings.parse(variables={**defaults, **variables}, environ=environment), environment)
+    return Context(Settings.parse(variables={**defaults, **variables}, environ=environment), environment)
 
 
 def source(repository: Path | str, commit: str, **more: Any) -> Git:
@@ -42,12 +42,12 @@ def source(repository: Path | str, commit: str, **more: Any) -> Git:
     return Git(repo=url, revision=commit, path_prefix="p", artifact_name="p.tar.zst", **more)
 
 
-def archived(home: World, wanted: Git) -> bytes:
+def archived(home: Context, wanted: Git) -> bytes:
     """Return the tar of a commit."""
     return unpacked(home, commit_archive(home, wanted, Silent()))
 
 
-def unpacked(home: World, integrity: Integrity) -> bytes:
+def unpacked(home: Context, integrity: Integrity) -> bytes:
     """Return the tar of an archive that the store holds."""
     with home.store.open(integrity) as file:
         return zstandard.ZstdDecompressor().decompress(file.read())
@@ -90,9 +90,9 @@ from pathlib import Path
 from tasks_lib.definitions import Git
 from tasks_lib.progress import Silent
 from tasks_lib.settings import Settings
-from tasks_lib.steps import World
+from tasks_lib.context import Context
 from tasks_lib.steps.repositories import commit_archive
-world = World(Settings.parse(variables={"cache": sys.argv[1]}, environ=os.environ), dict(os.environ))
+world = Context(Settings.parse(variables={"cache": sys.argv[1]}, environ=os.environ), dict(os.environ))
 source = Git(repo=sys.argv[2], revision=sys.argv[3], path_prefix="p", artifact_name="p.tar.zst", dot_git=sys.argv[4])
 print(commit_archive(world, source, Silent()).digest)
 """

@@ -65,3 +65,18 @@ def test_what_the_user_fixed_stays() -> None:
     assert not named & {"h11", "httpx", "httpcore", "aiohttp", "pycurl", "urllib3-future"}
     transport = [path for path in MODULES if name_of(path).startswith("transport")]
     assert any("requests" in imported(path) | {one.partition(".")[0] for one in imported(path)} for path in transport)
+
+
+#: What a run is composed of: each is created in one module, for every command.
+COMPOSED = {"Store", "Transport", "Sources", "Unpinned", "Gpg", "RepositorySettings"}
+
+
+def test_one_composition_root() -> None:
+    """The parts of a run are put together in one module; everything else is given them."""
+    creators = {
+        name_of(path)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in COMPOSED
+    }
+    assert creators == {"context.py"}

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from tasks_lib import interpreter
+from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, FetchesEntry, StaticUrl
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.interpreter import alone, waiting
 from tasks_lib.progress import Silent
 from tasks_lib.settings import Settings
-from tasks_lib.steps import Artifact, Delivery, World, deliver, fetch
+from tasks_lib.steps import Artifact, Delivery, deliver, fetch
 from tests.origin import Request, reply, serving
 
 
@@ -127,7 +128,7 @@ def test_small_deliveries_take_turns(size: int, takes: bool, tmp_path: Path) -> 
     settings = Settings.parse(
         variables={"cache": str(tmp_path / "cache"), "build": str(tmp_path / "build")}, environ={}
     )
-    world, content, watched = World(settings, {}), b"x" * size, Watched()
+    world, content, watched = Context(settings, {}), b"x" * size, Watched()
     with world.store.writer() as writer:
         writer.write(content)
         integrity = writer.commit()
@@ -162,7 +163,7 @@ def test_small_downloads_take_turns(size: int, takes: bool, tmp_path: Path) -> N
     with serving({f"/{number}": held for number in range(10)}) as origin:
         for number in range(10):
             settings = Settings.parse(variables={"cache": str(tmp_path / str(number))}, environ={})
-            world, watched = World(settings, {}), Watched()
+            world, watched = Context(settings, {}), Watched()
             digest = Digest.sha256(hashlib.sha256(content).hexdigest())
             source = StaticUrl(
                 url=f"{origin.url}/{number}", integrity=Integrity(size=size, digest=digest), artifact_name="one"

@@ -14,10 +14,10 @@ from tasks_lib.definitions import FetchesEntry, Toolchain, reading
 from tasks_lib.definitions.packed import packed, unpacked
 from tasks_lib.definitions.yaml_tree import Tree
 from tasks_lib.errors import DefinitionError
+from tasks_lib.fingerprint import RACY_NS
 from tasks_lib.graph.closure import digests
 from tasks_lib.graph.library import Library
 from tasks_lib.graph.load import load
-from tasks_lib.graph.marks import RACY_NS
 from tasks_lib.relpath import RelPath
 from tests.project import ROOT, definition, written
 

@@ -152,14 +152,14 @@ def test_what_a_person_sees(tmp_path: Path, terminal: Terminal, gate: Gate) -> N
         shown = terminal.until(lambda text: "fetching" in text and "50%" in text)
         host = origin.url.removeprefix("http://")
         assert re.search(
-            rf"^fetch:one +fetching +━+╌+ +50% 201.0 kB of 401.9 kB +[\d.]+ [kM]?B/s .*{host}$", shown, re.M
+            rf"^fetch:one +fetching +━+╌+ +50% 196.3 KiB of 392.5 KiB +[\d.]+ (?:[KM]i)?B/s .*{host}$", shown, re.M
         )
-        assert re.search(r"^0 done, 1 running, 0 waiting   201.0 kB of 401.9 kB   \d+\.\d+ s", shown, re.M)
+        assert re.search(r"^0 done, 1 running, 0 waiting   196.3 KiB of 392.5 KiB   \d+\.\d+ s", shown, re.M)
         gate.open.set()
         shown = terminal.drain(process)
         assert process.returncode == 0
         assert re.fullmatch(
-            rf"1 fetched \(401.9 kB\); [\d.]+ s\n  from {host}: 1 file, 401.9 kB.*(\n  slowest.*)?", shown
+            rf"1 fetched \(392.5 KiB\); [\d.]+ s\n  from {host}: 1 file, 392.5 KiB.*(\n  slowest.*)?", shown
         )
         terminal.screen.reset()
     with terminal.running(tmp_path, "fetch") as process:
@@ -300,7 +300,7 @@ def test_where_no_live_display_is_wanted(case: str, tmp_path: Path, terminal: Te
     gate.open.set()
     with repository(tmp_path, gate.answer, ["one"]), terminal.running(tmp_path, "fetch", **LINES[case]) as process:
         shown = terminal.drain(process)
-    assert ".  fetch:one\nok fetch:one: 401.9 kB from" in shown
+    assert ".  fetch:one\nok fetch:one: 392.5 KiB from" in shown
     assert b"\x1b[J" not in terminal.raw
     assert (b"\x1b[" in terminal.raw) is (case != "dumb")
 

@@ -158,7 +158,7 @@ def test_its_counters(opened: Callable[[str], Query]) -> None:
         JOIN counter_track ON counter.track_id = counter_track.id
         JOIN (SELECT track_id, MAX(ts) AS last FROM counter GROUP BY track_id) USING (track_id) GROUP BY 1
     """
-    assert asked(last) == [["downloads kB/s", 0, 1, 0], ["tasks running", 0, 1, 0]]
+    assert asked(last) == [["downloads KiB/s", 0, 1, 0], ["tasks running", 0, 1, 0]]
 
 
 def test_hostile_names(opened: Callable[[str], Query]) -> None:

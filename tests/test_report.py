@@ -63,7 +63,7 @@ ADVICE = {
         "91 % of the critical path is toolchain:t (1.0 s): its command sets the pace",
     ),
     "cache": (run(task("a", 0, 1), counts={"up-to-date": 3, "made": 1}), "75 % of the tasks (3) found their result"),
-    "cold": (run(*SLOW, counts={"fetched": 2}), "Nothing was in the cache: 2.0 kB had to be fetched."),
+    "cold": (run(*SLOW, counts={"fetched": 2}), "Nothing was in the cache: 2.0 KiB had to be fetched."),
     "failed": (run(task("a", 0, 1), counts={"failed": 2}), "2 tasks failed: their messages say what to do"),
     "left out": (run(task("a", 0, 1), left_out=7), "The record has room for 1 tasks; 7 more are not shown."),
 }  # fmt: skip

@@ -14,6 +14,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from tasks_lib.graph.report.page import page
+from tasks_lib.units import format_duration, format_size
 from tests.browser import BROWSER, headless
 from tests.records import record
 
@@ -132,9 +133,20 @@ def test_it_sorts(browser: Page, pages: Callable[[int], Path]) -> None:
     assert browser.one("#head th").get_attribute("aria-sort") == "descending"
     heads[3].click()
     sizes = browser.run("return [...document.querySelectorAll('#rows tr.row')].map((row) => row.cells[3].textContent)")
-    numbers = [float(text.split()[0]) * {"kB": 1, "MB": 1000}[text.split()[1]] for text in sizes if text]
+    numbers = [float(text.split()[0]) * {"KiB": 1, "MiB": 1024}[text.split()[1]] for text in sizes if text]
     assert numbers == sorted(numbers, reverse=True)
     assert browser.complaints() == []
+
+
+def test_figures_are_those_of_the_run(browser: Page, pages: Callable[[int], Path]) -> None:
+    """The page tells sizes as the run's lines do, and durations too from one second on."""
+    browser.open(pages(60))
+    sizes = sorted(
+        {0, 1, 1023, 1280, 10_240_000, *(unit << at for at in range(43) for unit in (1, 3, 999, 1000, 1023))}
+    )
+    assert browser.run("return arguments[0].map(sized)", sizes) == [format_size(size) for size in sizes]
+    times_ms = [1000, 1250, 9950, 59_940, 59_950, 60_500, 3_599_400, 3_599_500, 7_384_000, 100_000_000]
+    assert browser.run("return arguments[0].map(timed)", times_ms) == [format_duration(ms / 1000) for ms in times_ms]
 
 
 def test_it_filters(browser: Page, pages: Callable[[int], Path]) -> None:

@@ -50,7 +50,7 @@ def masked(text: str, origin: Origin) -> str:
     """Return the output with times, rates and the port taken out, and what is told of a run that took long."""
     text = re.sub(r"(?m)^  slowest: .*\n", "", text)
     text = text.replace(origin.url, "http://ORIGIN").replace(origin.url.removeprefix("http://"), "ORIGIN")
-    text = re.sub(r", [\d.]+ [kMG]?B/s", ", RATE", text)
+    text = re.sub(r", [\d.]+ (?:[KMG]i)?B/s", ", RATE", text)
     return re.sub(r"\d+\.\d+ s\b", "T s", text)
 
 
@@ -65,13 +65,13 @@ def broken(repository: Path) -> Path:
 
 COLD = """\
 .  fetch:lib
-ok fetch:lib: 3.6 kB from http://ORIGIN/lib-1.0.tar in T s
+ok fetch:lib: 3.5 KiB from http://ORIGIN/lib-1.0.tar in T s
 .  repack:lib
 ok repack:lib: in T s
 .  fetch:tool
-ok fetch:tool: 2.0 kB from http://ORIGIN/tool.tar in T s
-2 fetched (5.6 kB), 1 made; T s
-  from ORIGIN: 2 files, 5.6 kB, RATE each
+ok fetch:tool: 2.0 KiB from http://ORIGIN/tool.tar in T s
+2 fetched (5.5 KiB), 1 made; T s
+  from ORIGIN: 2 files, 5.5 KiB, RATE each
 """
 WARM = """\
 -- fetch:lib
@@ -234,7 +234,7 @@ def test_an_interrupted_run_tells_what_was_stopped(repository: Path, origin: Ori
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
         may.set()
-    assert "1 stopped, 1 fetched (3.6 kB); " in rest
+    assert "1 stopped, 1 fetched (3.5 KiB); " in rest
     assert "\n  run again to go on; of a download that can be resumed only the rest is fetched\n" in rest
     events = [json.loads(line) for line in (repository / "events.jsonl").read_text().splitlines()]
     assert events[-1]["counts"] == {"fetched": 1, "stopped": 1}

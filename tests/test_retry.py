@@ -27,9 +27,9 @@ from tasks_lib.errors import (
     TransportError,
     UnreachableError,
 )
-from tasks_lib.fetch_content.run import Run, Told
+from tasks_lib.fetch_content.run import Run
 from tasks_lib.network import Policy, TransportSettings
-from tasks_lib.progress import Progress, Silent
+from tasks_lib.progress import LineProgress, Progress, Silent
 from tasks_lib.retry import Retry, retry_after_s, rounds
 from tasks_lib.settings import Settings
 from tasks_lib.sources import Sources
@@ -49,11 +49,11 @@ AGES_S, TOTAL_S = 1e6, 60.0
 POLICY = Policy(retries=1, backoff_s=0.0)
 
 
-class Watching(Told):
+class Watching(LineProgress):
     """Remembers waits as (URL, seconds, reason)."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(lambda _line: None, lambda _name, _facts: "")
         self.waits: list[tuple[str, float, str]] = []
 
     def phase(self, name: str, **facts: str | int | float) -> None:
@@ -98,7 +98,7 @@ def unpinned(
 
 def secret(root: Path, urls: tuple[str, ...], total_s: float, progress: Progress) -> object:
     variables = {"cache": str(root / "cache"), "retries": "1", "backoff": "0", "total_timeout": str(total_s)}
-    assert isinstance(progress, Told)
+    assert isinstance(progress, LineProgress)
     return Run(Settings.parse(variables=variables, environ={}), {}, progress).read(urls[0], 1 << 20)
 
 

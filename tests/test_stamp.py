@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 from doit.task import Task
 
+from tasks_lib.fingerprint import RACY_NS, UNTRUSTED, Fingerprint
 from tasks_lib.graph import stamp as stamps
 from tasks_lib.graph.library import Library
-from tasks_lib.graph.marks import RACY, RACY_NS, code_mark, look_at, mark_of, signs_of
+from tasks_lib.graph.marks import RACY, code_mark, look_at, signs_of
 from tasks_lib.graph.recorder import Recorder
 from tests.archives import Member, tar
 from tests.origin import Origin, reply
@@ -354,11 +355,11 @@ def test_a_file_that_is_too_young_is_not_believed(tmp_path: Path) -> None:
     """Within a tick of the clock a file could change twice: its sign fits to nothing."""
     path = tmp_path / "young"
     path.write_text("1")
-    assert mark_of(path) == ()
+    assert Fingerprint.at(path) == UNTRUSTED
     assert look_at([str(path)])[0] == RACY
     time.sleep(2 * RACY_NS / 1e9)
     assert look_at([str(path)]) == tuple(signs_of([str(path)]))
-    assert mark_of(path) != ()
+    assert Fingerprint.at(path) == Fingerprint.of(path.stat())
     assert look_at([str(path)], before=path.stat().st_ctime_ns)[0] == RACY
 
 

@@ -17,9 +17,10 @@ from tasks_lib.errors import (
     SizeMismatchError,
     StoreUnavailableError,
 )
+from tasks_lib.fingerprint import Fingerprint
 from tasks_lib.progress import Silent
 from tasks_lib.store import Options, Result, Store, hashing, write_hint
-from tasks_lib.store.memo import Memo, Stamp
+from tasks_lib.store.memo import Memo
 from tasks_lib.store.trust import Trust
 from tasks_lib.tree import remove_tree
 
@@ -85,14 +86,14 @@ def test_a_shared_cache_is_only_read(store: Store, tmp_path: Path) -> None:
     put(store, BYTES)
     spoil(store.path(PINNED.digest))
     (store.root / "v1" / "measured").unlink(missing_ok=True)
-    before = {path: Stamp.of(path.lstat()) for path in store.root.rglob("*")}
+    before = {path: Fingerprint.of(path.lstat()) for path in store.root.rglob("*")}
     private = Store(tmp_path / "private", Options(durability="fast", shared=store.root))
     assert private.has(other)
     assert not private.has(PINNED)
     with pytest.raises(BlobCorruptError, match="could not be moved aside"):
         private.open(PINNED)
-    assert {path: Stamp.of(path.lstat()) for path in store.root.rglob("*")} == before
-    stamp = Stamp.of(store.path(other.digest).lstat())
+    assert {path: Fingerprint.of(path.lstat()) for path in store.root.rglob("*")} == before
+    stamp = Fingerprint.of(store.path(other.digest).lstat())
     assert private.shelf.memo.get(stamp) == other.digest.hex
     put(private, BYTES)
     with private.open(PINNED) as file:
@@ -122,7 +123,7 @@ def test_publish_keeps_the_blob_warm(store: Store, tmp_path: Path) -> None:
     put(store, BYTES)
     store.publish(PINNED, tmp_path / "cache" / "artifacts" / "a.bin")
     blob = store.path(PINNED.digest)
-    assert store.shelf.memo.get(Stamp.of(blob.lstat())) == PINNED.digest.hex
+    assert store.shelf.memo.get(Fingerprint.of(blob.lstat())) == PINNED.digest.hex
     assert store.matches(tmp_path / "cache" / "artifacts" / "a.bin", PINNED)
 
 
@@ -266,7 +267,7 @@ def test_directories_that_go_meanwhile(store: Store, tmp_path: Path) -> None:
 def test_few_and_many_are_remembered_alike(tmp_path: Path) -> None:
     """What is found in the text of the memo is what is found in its table: the last word on a stamp, whole lines only."""
     path = tmp_path / "measured"
-    stamps = [Stamp(1, number, 2, 3, 4) for number in range(40)]
+    stamps = [Fingerprint(1, number, 2, 3, 4) for number in range(40)]
     lines = [f"{number:064x} {stamp.text}\n" for number, stamp in enumerate(stamps)]
     lines += [f"{99:064x} {stamps[3].text}\n", f"torn {stamps[5].text}\n", f"{7:064x} {stamps[39].text}"]
     for first in (0, 30):  # the first ones are looked for in the text
@@ -278,10 +279,10 @@ def test_few_and_many_are_remembered_alike(tmp_path: Path) -> None:
         assert memo.get(stamps[3]) == f"{99:064x}"
         assert memo.get(stamps[39]) == f"{39:064x}"
         assert memo.get(stamps[5]) == f"{5:064x}"
-        assert memo.get(Stamp(1, 0, 2, 3, 44)) == memo.get(Stamp(11, 0, 2, 3, 4)) == ""
+        assert memo.get(Fingerprint(1, 0, 2, 3, 44)) == memo.get(Fingerprint(11, 0, 2, 3, 4)) == ""
         with path.open("a") as file:
-            file.write(f"\n{8:064x} {Stamp(9, 9, 9, 9, 9).text}\n")
-        assert memo.get(Stamp(9, 9, 9, 9, 9)) == f"{8:064x}"
+            file.write(f"\n{8:064x} {Fingerprint(9, 9, 9, 9, 9).text}\n")
+        assert memo.get(Fingerprint(9, 9, 9, 9, 9)) == f"{8:064x}"
 
 
 def test_no_space_leaves_nothing_of_a_download(store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -223,7 +224,9 @@ def test_bounds(repository: Path) -> None:
     assert "still over --max-size (1.0 KiB), since these stay:" in done.stdout
     assert "needed" in done.stdout
     assert not blob(repository, ZIPPED).exists()
-    assert doit(repository, "prune", "--max-size", "lots").returncode == 3
+    refused = doit(repository, "prune", "--older-than", "banana")
+    assert refused.returncode == 3
+    assert "invalid value 'banana' for --older-than: expected a duration such as 30d or 12h\n" in refused.stdout
 
 
 def test_the_cache_is_shown(repository: Path) -> None:
@@ -234,6 +237,16 @@ def test_the_cache_is_shown(repository: Path) -> None:
     assert "found here" in told
     assert "data/" in told
     assert str(repository / "fetchdefs") in told
+
+
+def test_a_size_is_one_text(repository: Path) -> None:
+    """A run, its totals and `doit cache` tell one size alike."""
+    shutil.rmtree(repository / "cache")
+    done = doit(repository, "-r", "lines", "fetch:tool")
+    size = re.search(r"ok fetch:tool: (\S+ \S+) from", done.stdout)
+    assert size is not None, done
+    assert f"1 fetched ({size[1]})" in done.stdout
+    assert f"  {size[1]:>10}  blob {hashlib.sha256(TOOL).hexdigest()}" in doit(repository, "cache").stdout
 
 
 def test_a_look_at_the_cache_counts_as_use(repository: Path) -> None:

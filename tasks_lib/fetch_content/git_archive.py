@@ -16,13 +16,12 @@ import msgspec
 
 from tasks_lib.errors import SettingError, UnsupportedArchiveError
 from tasks_lib.fetch_content.porch import log
-from tasks_lib.fetch_content.run import Run, Told, destination, running
+from tasks_lib.fetch_content.run import Run, destination, running
 from tasks_lib.transport import redacted
 
 if TYPE_CHECKING:
     from tasks_lib.definitions import Git
     from tasks_lib.digest import Integrity
-    from tasks_lib.steps.world import World
 
 #: Largest answer of the secrets service in bytes. Source: Taskcluster keeps secrets in one database row.
 _MAX_SECRET_BYTES: Final = 1 << 20
@@ -59,9 +58,7 @@ def git_checkout_archive(checkout: Checkout, environ: Mapping[str, str]) -> None
 def _archive(run: Run, checkout: Checkout, key: str) -> Integrity:
     from tasks_lib.definitions import Git
     from tasks_lib.steps.repositories import commit_archive
-    from tasks_lib.steps.world import World
 
-    world = World(run.settings, run.environ)
     repo = _url(checkout.repo)
     prefix = checkout.prefix or checkout.repo.rstrip("/").rpartition("/")[2]
     source = Git(
@@ -74,13 +71,13 @@ def _archive(run: Run, checkout: Checkout, key: str) -> Integrity:
     )
     commit = checkout.commit.lower()
     if not _COMMIT.fullmatch(commit):
-        commit = _named(world, source, checkout.commit, key, run.progress)
+        commit = _named(run, source, checkout.commit, key)
         log(f"WARNING: {checkout.commit} of {redacted(repo)} moves; today it is commit {commit}")
     log(f"Making {checkout.dest} of commit {commit} of {redacted(repo)}")
-    return commit_archive(world, msgspec.structs.replace(source, revision=commit), run.progress, ssh_key=key)
+    return commit_archive(run, msgspec.structs.replace(source, revision=commit), run.progress, ssh_key=key)
 
 
-def _named(world: World, source: Git, name: str, key: str, progress: Told) -> str:
+def _named(run: Run, source: Git, name: str, key: str) -> str:
     """Return the commit that a branch or tag names now.
 
     Raises:
@@ -92,9 +89,9 @@ def _named(world: World, source: Git, name: str, key: str, progress: Told) -> st
 
     if not re.fullmatch(r"[^-\s*?\[~^:\\][^\s*?\[~^:\\]{0,250}", name):
         raise SettingError(f"{name[:80]!r} is neither a commit id nor a branch or tag")
-    with access(world, source, progress, key) as one, tempfile.TemporaryDirectory(prefix="doit-fetch-") as directory:
-        repository = Repository(Path(directory) / "names", world.repositories)
-        return repository.resolve(source.repo, name, progress, key=one.key)
+    with access(run, source, run.progress, key) as one, tempfile.TemporaryDirectory(prefix="doit-fetch-") as directory:
+        repository = Repository(Path(directory) / "names", run.repositories)
+        return repository.resolve(source.repo, name, run.progress, key=one.key)
 
 
 def _url(repo: str) -> str:

@@ -6,102 +6,46 @@ import contextlib
 import os
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tasks_lib.errors import CancelledError, SettingError, TransportError, escaped
+from tasks_lib.context import Context
+from tasks_lib.errors import SettingError, TransportError, escaped
 from tasks_lib.fetch_content.porch import log
+from tasks_lib.progress import Facts, LineProgress, describe_wait
 from tasks_lib.retry import Retry
 from tasks_lib.settings import Settings
-from tasks_lib.store import Store, place
-from tasks_lib.transport import Transport, redacted
-from tasks_lib.unpinned import Unpinned
+from tasks_lib.store import place
+from tasks_lib.transport import redacted
 
 if TYPE_CHECKING:
     from tasks_lib.digest import Integrity
-    from tasks_lib.sources import Sources
 
 #: Directories that this command makes and removes begin like this.
 PRIVATE: Final = ".fetch-content."
-#: Seconds for a body of unknown size, when no setting says: only stalls and the minimum rate end it earlier.
-_TOTAL_S: Final = 24 * 3600.0
-
 #: Seconds between the two looks for what is left when a signal ends the command.
 _LAST_LOOK_S: Final = 0.2
 #: Private directories that were made.
 _made: Final[list[Path]] = []
 
 
-class Told:
-    """What a step says, as lines of the task's log; `cancel` makes every step stop at its next look."""
-
-    def __init__(self) -> None:
-        self._stopped = threading.Event()
-
-    def phase(self, name: str, **facts: str | int | float) -> None:
-        """Say where bytes come from, and what is waited for."""
-        if name == "connect":
-            log(f"Downloading {facts.get('url', '')}")
-        elif name == "wait" and "seconds" in facts:
-            log(f"sleeping for {facts['seconds']} s")
-        elif name == "wait":
-            log(f"waiting for process {facts.get('holder', '')}")
-
-    def advance(self, size: int) -> None:
-        """Nothing: a log of a task is no place for progress bars."""
-
-    def warn(self, message: str) -> None:
-        """Write one line."""
-        log(message)
-
-    def check(self) -> None:
-        """Return at once, or stop the work.
-
-        Raises:
-            CancelledError: the run was asked to stop.
-        """
-        if self._stopped.is_set():
-            raise CancelledError("stopped")
-
-    def cancel(self) -> None:
-        """Ask every step to stop."""
-        self._stopped.set()
+def _described(name: str, facts: Facts) -> str:
+    """Return the line of the task's log for a phase; a log is no place for progress bars."""
+    if name == "connect":
+        return f"Downloading {facts.get('url', '')}"
+    if name == "wait" and "seconds" in facts:
+        return f"sleeping for {facts['seconds']} s"
+    return describe_wait(name, facts)
 
 
-@dataclass(frozen=True)
-class Run:
-    """What every subcommand is given."""
+class Run(Context):
+    """Hold what every subcommand needs: a context and the task's log."""
 
-    settings: Settings
-    environ: Mapping[str, str]
-    progress: Told
-
-    @cached_property
-    def store(self) -> Store:
-        """The cache."""
-        return Store(self.settings.cache, self.settings.store)
-
-    @cached_property
-    def _transport(self) -> Transport:
-        own = self.settings.transport
-        return Transport(own._replace(total_timeout_s=own.total_timeout_s or _TOTAL_S))
-
-    @cached_property
-    def sources(self) -> Sources:
-        """Where pinned content comes from."""
-        from tasks_lib.sources import Sources
-
-        return Sources(self.store, self._transport, self.settings.policy)
-
-    @cached_property
-    def unpinned(self) -> Unpinned:
-        """Where other content comes from."""
-        return Unpinned(self.store, self._transport, self.settings.policy)
+    def __init__(self, settings: Settings, environ: Mapping[str, str], progress: LineProgress) -> None:
+        super().__init__(settings, environ, mirrors="none")
+        self.progress: Final = progress
 
     def read(self, url: str, limit: int) -> bytes:
         """Return a short answer that must not be kept anywhere: a secret.
@@ -156,13 +100,17 @@ def running(environ: Mapping[str, str], beside: Path) -> Iterator[Run]:
         OSError: `beside` cannot be made or written.
     """
     beside.mkdir(parents=True, exist_ok=True)
-    progress = Told()
+    progress = LineProgress(log, _described)
     if environ.get("FETCH_CACHE_DIR"):
-        yield Run(Settings.parse(variables={}, environ=environ), environ, progress)
+        yield _run(environ, progress, {})
         return
     with private_directory(beside) as cache:
-        variables = {"cache": str(cache), "durability": "fast"}
-        yield Run(Settings.parse(variables=variables, environ=environ), environ, progress)
+        yield _run(environ, progress, {"cache": str(cache), "durability": "fast"})
+
+
+def _run(environ: Mapping[str, str], progress: LineProgress, variables: Mapping[str, str]) -> Run:
+    settings = Settings.parse(variables=variables, environ=environ)
+    return Run(settings, environ, progress)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from tasks_lib.unpinned import Asked
 
 if TYPE_CHECKING:
     from tasks_lib.archive import Entry, Limits
-    from tasks_lib.fetch_content.run import Told
+    from tasks_lib.progress import Progress
     from tasks_lib.store import Writer
 
 _CHUNK: Final = 1 << 20
@@ -157,7 +157,7 @@ def _downloaded(run: Run, request: Request, headers: Mapping[str, str], digest: 
 
 
 def _verify(run: Run, request: Request, integrity: Integrity) -> None:
-    from tasks_lib.signature import MAX_SIGNATURE_BYTES, Gpg
+    from tasks_lib.signature import MAX_SIGNATURE_BYTES
 
     keys = run.environ.get(request.key_env)
     if keys is None:
@@ -165,8 +165,7 @@ def _verify(run: Run, request: Request, integrity: Integrity) -> None:
     asked = Asked(name=f"the signature of {request.original}", urls=(request.sig_url,), limit=MAX_SIGNATURE_BYTES)
     signature = run.unpinned.obtain(asked, run.progress)
     with run.store.open(integrity) as content, run.store.open(signature) as file:
-        gpg = Gpg(run.environ.get("PATH", os.defpath))
-        verdict = gpg.verify(content, file.read(), keys=os.fsencode(keys), fingerprint="", progress=run.progress)
+        verdict = run.gpg.verify(content, file.read(), keys=os.fsencode(keys), fingerprint="", progress=run.progress)
     log(f"Verified signature of {redacted(request.url)}: {verdict.key} ({verdict.signed_by})")
     if warning := verdict.warning(time.time()):
         log(f"WARNING: {warning}")
@@ -209,7 +208,9 @@ def _reshape(
     )
 
 
-def _recompress(file: BinaryIO, request: Request, kind: str, writer: Writer, limits: Limits, progress: Told) -> None:
+def _recompress(
+    file: BinaryIO, request: Request, kind: str, writer: Writer, limits: Limits, progress: Progress
+) -> None:
     """Write the very same tar, once it was read to its end and accepted."""
     from tasks_lib.archive import Reshape, read
     from tasks_lib.archive.recompress import recompress

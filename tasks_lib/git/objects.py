@@ -15,6 +15,7 @@ from tasks_lib.git.program import command
 from tasks_lib.network import RepositorySettings
 from tasks_lib.programs import Stream, streaming
 from tasks_lib.progress import Progress
+from tasks_lib.units import format_size
 
 #: Largest commit, tree or file of settings in bytes; a tree of a million names is about 50 MiB.
 MAX_SMALL: Final = 64 << 20
@@ -73,7 +74,7 @@ class Objects:
             for identity in some:
                 size = _size(self._stream, kind, identity)
                 if size > MAX_SMALL:
-                    raise ToolError(f"the {kind} {identity} is larger than {MAX_SMALL} bytes")
+                    raise ToolError(f"the {kind} {identity} is larger than {format_size(MAX_SMALL)}")
                 yield _whole(self._stream, kind, identity, size)
 
     def sizes(self, identities: Sequence[str]) -> Iterator[int]:

@@ -17,12 +17,13 @@ from typing import Final
 from tasks_lib.errors import HttpStatusError, ToolError, TransportError, escaped
 from tasks_lib.git.local import REFS, copied
 from tasks_lib.git.program import LOCAL_SERVER, command
-from tasks_lib.git.submodules import Context
+from tasks_lib.git.submodules import Superproject
 from tasks_lib.git.trace import HttpTrace, http_trace
 from tasks_lib.network import RepositorySettings
 from tasks_lib.programs import Done, last_line, run
 from tasks_lib.progress import Progress
 from tasks_lib.repository_url import scheme_of, shown
+from tasks_lib.units import format_size, parse_size
 
 #: What a server says that gives no commit by its id: then everything is fetched.
 #: Source: git's fetch-pack.c and remote-curl.c.
@@ -40,8 +41,9 @@ _FINAL: Final = re.compile(
 #: The status of an HTTP answer that ended a fetch. Source: libcurl's message for CURLE_HTTP_RETURNED_ERROR.
 _HTTP_STATUS: Final = re.compile(r"The requested URL returned error: (\d{3})")
 #: One line of git's progress. Source: git's progress.c.
-_RECEIVED: Final = re.compile(rb"Receiving objects:\s+\d+% \(\d+/\d+\), ([0-9.]+) (bytes|KiB|MiB|GiB)")
-_UNITS: Final = {b"bytes": 1, b"KiB": 1 << 10, b"MiB": 1 << 20, b"GiB": 1 << 30}
+_RECEIVED: Final = re.compile(
+    rb"Receiving objects:\s+\d+% \(\d+/\d+\), ([0-9]{1,9}(?:\.[0-9]{1,9})? (?:bytes|KiB|MiB|GiB))"
+)
 
 
 class Repository:
@@ -95,9 +97,9 @@ class Repository:
                 )
         return done
 
-    def context(self, url: str, archive: str) -> Context:
+    def context(self, url: str, archive: str) -> Superproject:
         """Return where a commit from `url` lies, for reading its submodules."""
-        return Context(self.directory, self._settings, url, archive)
+        return Superproject(self.directory, self._settings, url, archive)
 
     def forget(self) -> None:
         """Remove the whole repository: its objects are damaged."""
@@ -161,7 +163,7 @@ class Repository:
         size = sum(one.stat(follow_symlinks=False).st_size for one in _scanned(self.directory / "objects" / "pack"))
         if size > self._settings.max_bytes:
             raise TransportError(
-                f"the repository is larger than {self._settings.max_bytes} bytes",
+                f"the repository is larger than {format_size(self._settings.max_bytes)}",
                 hint="raise FETCH_MAX_TOTAL_BYTES if it is meant to be",
             )
 
@@ -213,7 +215,7 @@ class _Received:
     def line(self, chunk: bytes) -> None:
         """Tell how much more was received."""
         for found in _RECEIVED.finditer(chunk):
-            size = int(float(found[1]) * _UNITS[found[2]])
+            size = parse_size(found[1].decode(), "git")
             if not self._size:
                 self._progress.phase("body")
             if size > self._size:

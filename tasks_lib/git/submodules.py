@@ -16,6 +16,7 @@ from tasks_lib.network import RepositorySettings
 from tasks_lib.programs import last_line, run
 from tasks_lib.progress import Progress
 from tasks_lib.repository_url import checked, joined, scheme_of
+from tasks_lib.units import format_size
 
 #: Largest `.gitmodules` in bytes; that of a project with 600 submodules is about 100 KB.
 _MAX_SETTINGS: Final = 4 << 20
@@ -30,7 +31,7 @@ class Submodule(NamedTuple):
     url: str
 
 
-class Context(NamedTuple):
+class Superproject(NamedTuple):
     """Where a parent commit lies: in the bare repository `directory`, from `url`, on its way into `archive`."""
 
     directory: Path
@@ -44,7 +45,7 @@ class Context(NamedTuple):
         return self.settings.protocols + (("file",) if scheme_of(self.url) == "file" else ())
 
 
-def submodules(listing: Listing, context: Context, objects: Objects, progress: Progress) -> Iterator[Submodule]:
+def submodules(listing: Listing, context: Superproject, objects: Objects, progress: Progress) -> Iterator[Submodule]:
     """Yield the submodules of a commit.
 
     Args:
@@ -68,14 +69,14 @@ def submodules(listing: Listing, context: Context, objects: Objects, progress: P
         return
     content = next(objects.small("blob", [identity]))
     if len(content) > _MAX_SETTINGS:
-        raise ToolError(f"{context.archive}: .gitmodules is larger than {_MAX_SETTINGS} bytes")
+        raise ToolError(f"{context.archive}: .gitmodules is larger than {format_size(_MAX_SETTINGS)}")
     by_path = {fields.get("path", "").rstrip("/"): (name, fields) for name, fields in _read(content, context, progress)}
     for link in listing.gitlinks:
         name, fields = by_path.get(link.path.decode("utf-8", "surrogateescape"), ("", {}))
         yield _submodule(link, name, fields, context)
 
 
-def _read(content: bytes, context: Context, progress: Progress) -> Iterator[tuple[str, Mapping[str, str]]]:
+def _read(content: bytes, context: Superproject, progress: Progress) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Let git itself read its format. Source: gitmodules(5), git-config(1) `--file -`."""
     words = ["config", "--file", "-", "--no-includes", "--null", "--list"]
     done = run(command(context.settings, context.directory, words), progress, input=content)
@@ -90,7 +91,7 @@ def _read(content: bytes, context: Context, progress: Progress) -> Iterator[tupl
     yield from found.items()
 
 
-def _submodule(link: Gitlink, name: str, fields: Mapping[str, str], context: Context) -> Submodule:
+def _submodule(link: Gitlink, name: str, fields: Mapping[str, str], context: Superproject) -> Submodule:
     def refuse(reason: str, code: str) -> UnsafeEntryError:
         return UnsafeEntryError(archive=context.archive, reason=reason, code=code, entry=link.path)
 

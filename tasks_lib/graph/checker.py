@@ -16,21 +16,20 @@ from typing import Any, Final
 
 from doit import dependency
 
-from tasks_lib.graph.marks import RACY_NS
+from tasks_lib.fingerprint import Fingerprint, is_racy
 
 #: Bytes of a file from which on a worker reads it, and what was read is kept; less is read faster than handed over.
 LARGE: Final = 256 << 10
 
 _DOIT: Any = dependency  # doit has no types
 _State = tuple[float, int, str]
-_Key = tuple[int, int, int, int, int]
 
 
 class MD5Checker(_DOIT.MD5Checker):  # type: ignore[misc]
     """Compares time, size and MD5; safe to use from any thread."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[_Key, str]] = {}
+        self._known: dict[str, tuple[Fingerprint, str]] = {}
 
     def check_modified(self, file_path: str, file_stat: os.stat_result, state: _State) -> bool:
         """Return whether a file is not what it was when its task succeeded."""
@@ -54,13 +53,13 @@ class MD5Checker(_DOIT.MD5Checker):  # type: ignore[misc]
                 self._digest(path, status)
 
     def _digest(self, path: str, status: os.stat_result) -> str:
-        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        fingerprint = Fingerprint.of(status)
         known = self._known.get(path)
-        if known is not None and known[0] == key:
+        if known is not None and known[0] == fingerprint:
             return known[1]
         with open(path, "rb") as file:  # noqa: PTH123
             digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         # one that is too young could change without another time
-        if status.st_size >= LARGE and time.time_ns() - status.st_ctime_ns > RACY_NS:
-            self._known[path] = key, digest
+        if status.st_size >= LARGE and not is_racy(status, time.time_ns()):
+            self._known[path] = fingerprint, digest
         return digest

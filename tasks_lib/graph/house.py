@@ -17,11 +17,12 @@ from tasks_lib.graph.marks import code_mark, roots
 from tasks_lib.settings import Settings
 
 if TYPE_CHECKING:
+    from tasks_lib.context import Context
     from tasks_lib.definitions import Definitions
     from tasks_lib.graph.library import Library
     from tasks_lib.graph.reporter.surroundings import Surroundings
     from tasks_lib.graph.tasks import Graph
-    from tasks_lib.steps import Plan, World
+    from tasks_lib.steps import Plan
 
 
 def house() -> House | None:
@@ -37,13 +38,17 @@ class House:
         self.settings, self.environ = settings, environ
         self._entered = False
 
-    @cached_property
-    def world(self) -> World:
+    @property
+    def world(self) -> Context:
         """What every step is given; whoever asks for it is in."""
-        from tasks_lib.steps import World
-
         self.enter()
-        return World(self.settings, self.environ)
+        return self._context
+
+    @cached_property
+    def _context(self) -> Context:
+        from tasks_lib.context import Context
+
+        return Context(self.settings, self.environ)
 
     @cached_property
     def library(self) -> Library:
@@ -64,10 +69,8 @@ class House:
             StoreUnavailableError: it cannot be used, or prune holds it for too long.
             SettingError: there is no such trusted group.
         """
-        from tasks_lib.store import Store
-
         if not self._entered:
-            Store(self.settings.cache, self.settings.store).join(self.settings.fetchdefs)
+            self._context.store.join(self.settings.fetchdefs)
             self._entered = True
 
     @cached_property

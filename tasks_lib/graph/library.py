@@ -1,6 +1,6 @@
 """Parsed definitions, kept: a file of the cache that is read a hundred times faster than YAML.
 
-An unchanged directory is known by the status of its files (inode, size, times) and costs one small look at each;
+An unchanged directory is known by the fingerprints of its files and costs one small look at each;
 otherwise each file is known by the digest of its content, and only a file with new content is parsed again. Definitions
 are decoded when they are asked for. What cannot be read, or was written by other code, is as if it were not there.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
 
-from tasks_lib.graph.marks import Mark
+from tasks_lib.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
     from tasks_lib.definitions import Definitions, Fetch, SourceFile, Toolchain
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: Length of the digest of a definition: it tells whether that is what it was, and nobody gains from two alike.
 _DIGEST_BYTES: Final = 8
 #: First bytes of the file; raise the number when its layout changes.
-_MAGIC: Final = b"doit-fetch definitions 3\n"
+_MAGIC: Final = b"doit-fetch definitions 4\n"
 #: Names that are looked for in the text of all names before a table of them is made, which takes as long as fifty.
 _GLANCES: Final = 16
 
@@ -64,7 +64,7 @@ class Kept(msgspec.Struct, array_like=True):
     """What the file holds; `sources` are digests of files with the names of what they define."""
 
     code: str
-    marks: dict[str, Mark]
+    marks: dict[str, Fingerprint]
     sources: msgspec.Raw
     fetches: Block
     toolchains: Block
@@ -144,7 +144,7 @@ class Library:
         self._path, self.code = path, code
         self.identity = b""
         self._consumers = msgspec.Raw(_NOTHING)
-        self.marks: Mapping[str, Mark] = {}
+        self.marks: Mapping[str, Fingerprint] = {}
 
     def read(self) -> Kept | None:
         """Return what is kept, None when there is nothing that can be used."""
@@ -241,7 +241,7 @@ class Memory:
         """Remember which names a file defines."""
         self._sources[self._key(source, defaults)] = (list(fetches), list(toolchains))
 
-    def kept(self, code: str, marks: dict[str, Mark], definitions: Definitions) -> Kept:
+    def kept(self, code: str, marks: dict[str, Fingerprint], definitions: Definitions) -> Kept:
         """Return what is to be kept of all definitions."""
         from tasks_lib.definitions.packed import packed
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Final
 from tasks_lib.definitions import Definitions
 from tasks_lib.digest import Digest
 from tasks_lib.errors import DefinitionError, Problem
+from tasks_lib.fingerprint import Fingerprint
 from tasks_lib.graph.library import Library, Memory, definitions_of
-from tasks_lib.graph.marks import KINDS, MIRRORS, Mark, mark_of, roots, unchanged
+from tasks_lib.graph.marks import KINDS, MIRRORS, roots, unchanged
+from tasks_lib.units import format_size
 
 if TYPE_CHECKING:
     from tasks_lib.definitions import SourceFile
@@ -34,7 +36,7 @@ def load(directory: Path, library: Library | None = None) -> Definitions:
     kept = library.read() if library is not None else None
     if kept is not None and unchanged(kept.marks, roots(directory)):
         return definitions_of(kept)
-    marks = {str(root): mark_of(root) for root in roots(directory)}
+    marks = {str(root): Fingerprint.at(root) for root in roots(directory)}
     memory = Memory(kept)
     definitions = _parsed(directory, marks, memory)
     if library is None:
@@ -44,7 +46,7 @@ def load(directory: Path, library: Library | None = None) -> Definitions:
     return definitions_of(made, definitions)
 
 
-def _parsed(directory: Path, marks: dict[str, Mark], memory: Memory) -> Definitions:
+def _parsed(directory: Path, marks: dict[str, Fingerprint], memory: Memory) -> Definitions:
     from tasks_lib.definitions import parse  # loads YAML: only when something is to be parsed
 
     problems: list[Problem] = []
@@ -52,7 +54,7 @@ def _parsed(directory: Path, marks: dict[str, Mark], memory: Memory) -> Definiti
     sources = []
     for kind in KINDS:
         for path in _files(directory / kind, problems):
-            marks[str(path)] = mark_of(path)
+            marks[str(path)] = Fingerprint.at(path)
             if (source := _read(kind, path, root, problems)) is not None:
                 sources.append(source)
     if not sources and not problems:
@@ -108,7 +110,7 @@ def _read(kind: str, path: Path, root: str, problems: list[Problem]) -> SourceFi
             data = file.read(MAX_FILE_BYTES + 1)
         text = data.decode("utf-8")
         if len(data) > MAX_FILE_BYTES:
-            reason = f"is larger than {MAX_FILE_BYTES} bytes"
+            reason = f"is larger than {format_size(MAX_FILE_BYTES)}"
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
     except UnicodeDecodeError as error:

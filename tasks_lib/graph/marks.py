@@ -12,16 +12,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-#: Nanoseconds that a file must be older than the look at it: within a tick of the kernel's clock it could change twice.
-#: Source: CONFIG_HZ is at least 100.
-RACY_NS: Final = 20_000_000
+from tasks_lib.fingerprint import Fingerprint, compact_of, copy_stable, is_racy
 
 #: Where definitions stand in their directory.
 KINDS: Final = ("fetch", "toolchain")
 MIRRORS: Final = "mirrors.yml"
-
-Mark = tuple[int, ...]
-
 
 _DIRECTORY: Final = 0o040000
 _FORMAT: Final = 0o170000
@@ -39,8 +34,7 @@ def signs_of(paths: Iterable[str]) -> list[int]:
         except OSError:
             add(0)
             continue
-        inode = status.st_ino
-        add(inode if status.st_mode & _FORMAT == _DIRECTORY else status.st_ctime_ns ^ inode)
+        add(status.st_ino if status.st_mode & _FORMAT == _DIRECTORY else compact_of(status))
     return signs
 
 
@@ -51,7 +45,7 @@ def look_at(paths: Iterable[str], before: int = 0) -> tuple[int, ...]:
         paths: the files.
         before: nanoseconds of the clock at which they were read, if they were.
     """
-    young = (before or time.time_ns()) - RACY_NS
+    looked_ns = before or time.time_ns()
     signs = []
     for path in paths:
         try:
@@ -62,7 +56,7 @@ def look_at(paths: Iterable[str], before: int = 0) -> tuple[int, ...]:
         if status.st_mode & _FORMAT == _DIRECTORY:
             signs.append(status.st_ino)
         else:
-            signs.append(RACY if status.st_ctime_ns > young else status.st_ctime_ns ^ status.st_ino)
+            signs.append(RACY if is_racy(status, looked_ns) else compact_of(status))
     return tuple(signs)
 
 
@@ -75,9 +69,7 @@ def entries_of(directory: str) -> int:
         status = os.stat(directory)  # noqa: PTH116  # a text, as paths are kept
     except OSError:
         return RACY
-    if time.time_ns() - status.st_ctime_ns < RACY_NS:
-        return RACY
-    return status.st_ctime_ns ^ status.st_ino
+    return RACY if is_racy(status, time.time_ns()) else compact_of(status)
 
 
 def roots(directory: Path) -> list[Path]:
@@ -85,18 +77,7 @@ def roots(directory: Path) -> list[Path]:
     return [*(directory / kind for kind in KINDS), directory / MIRRORS]
 
 
-def mark_of(path: Path | str) -> Mark:
-    """Return what identifies an unchanged file or directory, or its absence; () when it is too young to tell."""
-    try:
-        status = os.stat(path)  # noqa: PTH116  # thousands of them
-    except OSError:
-        return (0,)
-    if time.time_ns() - status.st_ctime_ns < RACY_NS:
-        return ()
-    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-def rights_of(path: Path | str) -> Mark:
+def rights_of(path: Path | str) -> tuple[int, ...]:
     """Return what says who may change a directory, (0,) when it is missing."""
     try:
         status = os.lstat(path)
@@ -112,13 +93,13 @@ def code_mark() -> str:
     for directory in sorted([str(top), *(entry.path for entry in os.scandir(top) if entry.is_dir())]):
         for entry in sorted(os.scandir(directory), key=lambda one: one.name):
             if entry.name.endswith(".py"):
-                status = entry.stat()
-                digest.update(f"{entry.path} {status.st_size} {status.st_mtime_ns}\n".encode())
+                size, mtime_ns = copy_stable(entry.stat())
+                digest.update(f"{entry.path} {size} {mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
-def unchanged(marks: Mapping[str, Mark], roots: Iterable[Path]) -> bool:
+def unchanged(marks: Mapping[str, Fingerprint], roots: Iterable[Path]) -> bool:
     """Whether nothing of what definitions were read from has changed; `roots` are the places that are looked into."""
     if any(str(root) not in marks for root in roots):
         return False
-    return all(mark and mark_of(path) == mark for path, mark in marks.items())
+    return all(mark.is_at(path) for path, mark in marks.items())

@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from tasks_lib.fingerprint import RACY_NS
 from tasks_lib.graph.lean import LeanTask
-from tasks_lib.graph.marks import RACY_NS, look_at
+from tasks_lib.graph.marks import look_at
 from tasks_lib.graph.stamp import Row
 
 

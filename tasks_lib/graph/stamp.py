@@ -19,12 +19,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tasks_lib.graph.marks import RACY, Mark, entries_of, rights_of, signs_of
+from tasks_lib.fingerprint import Fingerprint, compact_of
+from tasks_lib.graph.marks import RACY, entries_of, rights_of, signs_of
 
 if TYPE_CHECKING:
     from tasks_lib.graph.library import Library
 
-_MAGIC: Final = b"doit-fetch stamp 2\n"
+_MAGIC: Final = b"doit-fetch stamp 3\n"
 #: How long the first parts of the file are; the last one is the rest.
 _SIZES: Final = struct.Struct("5Q")
 
@@ -57,8 +58,8 @@ class Stamp(NamedTuple):
     """
 
     library: bytes
-    marks: dict[str, Mark]
-    guards: dict[str, Mark]
+    marks: dict[str, Fingerprint]
+    guards: dict[str, tuple[int, ...]]
     open: list[str]
     directories: dict[str, list[int]]  # sign, and how many second names
     first: list[str]
@@ -143,7 +144,7 @@ def read(path: Path, head: Head) -> Stamp | None:
             return None
         return Stamp(
             library=bytes.fromhex(known["library"]),
-            marks={name: tuple(mark) for name, mark in known["marks"].items()},
+            marks={name: Fingerprint(*mark) for name, mark in known["marks"].items()},
             guards={name: tuple(mark) for name, mark in known["guards"].items()},
             open=known["open"],
             directories=known["directories"],
@@ -275,4 +276,4 @@ def _is_one_file(one: str, two: str, sign: int) -> bool:
         first, second = os.lstat(one), os.lstat(two)
     except OSError:
         return False
-    return os.path.samestat(first, second) and second.st_ctime_ns ^ second.st_ino == sign
+    return os.path.samestat(first, second) and compact_of(second) == sign

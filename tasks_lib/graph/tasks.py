@@ -18,6 +18,7 @@ import msgspec
 from doit.exceptions import TaskFailed
 
 from tasks_lib import steps
+from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, Refused, Toolchain
 from tasks_lib.errors import CancelledError, FetchError, ToolError, escaped
 from tasks_lib.formats import format_for
@@ -25,7 +26,7 @@ from tasks_lib.graph import facts, identity
 from tasks_lib.graph.names import GROUPS
 from tasks_lib.graph.watch import RUN
 from tasks_lib.progress import Progress, Silent
-from tasks_lib.steps import Artifact, Delivery, Plan, Preparation, World
+from tasks_lib.steps import Artifact, Delivery, Plan, Preparation
 
 Task = dict[str, Any]
 #: Most missing files that are named.
@@ -121,7 +122,7 @@ def remove_delivery(delivery: Delivery, dryrun: bool) -> None:
         steps.slot_of(delivery).clear()
 
 
-def remove_preparation(world: World, preparation: Preparation, dryrun: bool) -> None:
+def remove_preparation(world: Context, preparation: Preparation, dryrun: bool) -> None:
     """Clean a toolchain's directory, but for what its extractions own, unless its command has worked in that."""
     if dryrun:
         return
@@ -136,7 +137,7 @@ def remove_preparation(world: World, preparation: Preparation, dryrun: bool) -> 
         preparation.output.path.unlink(missing_ok=True)
 
 
-def refuse(_world: World, reason: str, _progress: Progress) -> None:
+def refuse(_world: Context, reason: str, _progress: Progress) -> None:
     """Say why a definition of a Taskgraph tree is not made here.
 
     Raises:
@@ -169,7 +170,7 @@ _WITNESSES: Final[Mapping[Callable[..., bool], Callable[..., Iterable[str]]]] = 
 class Graph:
     """All tasks of a plan."""
 
-    def __init__(self, plan: Plan, world: World) -> None:
+    def __init__(self, plan: Plan, world: Context) -> None:
         self._plan, self._world = plan, world
 
     def tasks(self, fetches: Iterable[str] | None = None, toolchains: Iterable[str] | None = None) -> Iterator[Task]:

@@ -18,18 +18,23 @@ from typing import Any, Final
 
 from doit.exceptions import InvalidCommand
 
+from tasks_lib.context import Context
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, StoreError, escaped
-from tasks_lib.graph.amounts import PERIODS, UNITS, Told, bytes_told, days_told, quantity, whole
 from tasks_lib.graph.load import digest_of, load
 from tasks_lib.graph.started import Command, set_up
-from tasks_lib.steps import Plan, World
+from tasks_lib.graph.watch import write_to_stderr
+from tasks_lib.progress import Facts, LineProgress, describe_wait
+from tasks_lib.steps import Plan
 from tasks_lib.steps.pruning import Bounds, Reach, Verdict, judge, reach, removed, size_of
 from tasks_lib.steps.upkeep import Damage, Report, Verification
 from tasks_lib.store.survey import Item
 from tasks_lib.tree import remove_tree
+from tasks_lib.units import format_age, format_size, parse_duration, parse_size
 
 #: Things that `doit cache` names as the largest and as the oldest.
 _NAMED: Final = 5
+#: Seconds between two lines that say how far it is.
+_EVERY_S: Final = 5.0
 
 
 class _Upkeep(Command, abc.ABC):
@@ -41,7 +46,7 @@ class _Upkeep(Command, abc.ABC):
         """Load dodo.py for its settings and do the work; every error of ours is one short text."""
         gc.disable()  # a survey makes a million small values and frees none of them
         set_up(self.loader, params)
-        progress = Told()
+        progress = LineProgress(write_to_stderr, _described, _EVERY_S)
         try:
             from tasks_lib.graph.porch import HOUSE  # reads the settings of this run
 
@@ -52,12 +57,12 @@ class _Upkeep(Command, abc.ABC):
             sys.stderr.write(f"{error}\n")
             return 3
         except KeyboardInterrupt:
-            progress.stop()
+            progress.cancel()
             sys.stderr.write("interrupted\n")
             return 130
 
     @abc.abstractmethod
-    def work(self, world: World, params: Any, args: list[str], progress: Told) -> int:
+    def work(self, world: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Do it; return the exit status."""
 
 
@@ -78,7 +83,7 @@ class Verify(_Upkeep):
         },
     )  # fmt: skip
 
-    def work(self, world: World, params: Any, args: list[str], progress: Told) -> int:
+    def work(self, world: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Verify."""
         plan = plan_of(world, world.settings.fetchdefs)
         verification = Verification(world, plan, args, progress)
@@ -109,13 +114,14 @@ class Prune(_Upkeep):
         },
     )  # fmt: skip
 
-    def work(self, world: World, params: Any, args: list[str], progress: Told) -> int:
+    def work(self, world: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Prune."""
         if args:
             raise _refused(f"prune takes no names: {escaped(args[0])}")
+        older_than, max_size = params["older_than"], params["max_size"]
         bounds = Bounds(
-            older_than_s=quantity(params["older_than"], PERIODS, "--older-than", "30d or 12h"),
-            max_size=whole(quantity(params["max_size"], UNITS, "--max-size", "20GiB or 500MB")),
+            older_than_s=parse_duration(older_than, "--older-than") if older_than else None,
+            max_size=parse_size(max_size, "--max-size") if max_size else None,
         )
         if params["dry_run"]:
             return _told_verdicts(_judged(world, bounds), bounds, {}, "would go")
@@ -134,7 +140,7 @@ class Cache(_Upkeep):
 
     doc_purpose = "show what the cache holds: sizes by kind, hit rates, the largest and the oldest"
 
-    def work(self, world: World, params: Any, args: list[str], progress: Told) -> int:
+    def work(self, world: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Show."""
         del params, args, progress
         items = world.store.upkeep.items()
@@ -144,8 +150,9 @@ class Cache(_Upkeep):
         now_s = time.time()
         largest = sorted(blobs, key=lambda item: -item.size)[:_NAMED]
         oldest = sorted(blobs, key=lambda item: item.written_s)[:_NAMED]
-        lines += ["", "largest:", *(f"  {bytes_told(item.size):>10}  {_called(item, names)}" for item in largest)]
-        lines += ["oldest:", *(f"  {days_told(now_s - item.written_s):>10}  {_called(item, names)}" for item in oldest)]
+        lines += ["", "largest:", *(f"  {format_size(item.size):>10}  {_called(item, names)}" for item in largest)]
+        ages = ((format_age(now_s - item.written_s), item) for item in oldest)
+        lines += ["oldest:", *(f"  {age:>10}  {_called(item, names)}" for age, item in ages)]
         lines += ["used by the definitions in:"]
         lines += sorted(f"  {escaped(str(path))}" for path in world.store.upkeep.definitions().values())
         _say(lines)
@@ -155,7 +162,7 @@ class Cache(_Upkeep):
 # --- prune
 
 
-def plan_of(world: World, fetchdefs: Path) -> Plan:
+def plan_of(world: Context, fetchdefs: Path) -> Plan:
     """Return the plan of the definitions in a directory, for the cache of this run.
 
     Raises:
@@ -171,7 +178,7 @@ def plan_of(world: World, fetchdefs: Path) -> Plan:
     )
 
 
-def _roots(world: World) -> Reach:
+def _roots(world: Context) -> Reach:
     """Return what the current definitions need, and all others that used this cache.
 
     A directory that is gone, or empty, needs nothing; one whose definitions are wrong needs nobody knows what.
@@ -194,7 +201,7 @@ def _roots(world: World) -> Reach:
     return reach(world, plans)
 
 
-def _judged(world: World, bounds: Bounds) -> list[Verdict]:
+def _judged(world: Context, bounds: Bounds) -> list[Verdict]:
     return judge(world.store.upkeep.items(), _roots(world), world.store.upkeep.last_uses(), bounds, time.time())
 
 
@@ -203,16 +210,16 @@ def _told_verdicts(verdicts: list[Verdict], bounds: Bounds, kept: Mapping[str, s
     told = [one for one in verdicts if one.item.kind != "lock"]  # empty files, of no interest to anybody
     going = [one for one in told if one.goes and one.item.path not in kept]
     staying = [one for one in told if not (one.goes and one.item.path not in kept)]
-    lines = [f"{item.kind} {escaped(item.name)}: {bytes_told(item.size)}: {why}" for item, _, why, _ in going]
+    lines = [f"{item.kind} {escaped(item.name)}: {format_size(item.size)}: {why}" for item, _, why, _ in going]
     lines += [f"stays: {escaped(one.item.path)}: {kept[one.item.path]}" for one in staying if one.item.path in kept]
     left = size_of(one.item for one in staying)
     freed = size_of(one.item for one in told) - left
-    lines.append(f"{len(going)} {word}, {bytes_told(freed)}; {len(staying)} stay, {bytes_told(left)}")
+    lines.append(f"{len(going)} {word}, {format_size(freed)}; {len(staying)} stay, {format_size(left)}")
     status = 0
     if bounds.max_size is not None and left > bounds.max_size:
         status = 1
         lines.append(
-            f"still over --max-size ({bytes_told(bounds.max_size)}), since these stay: {_reasons(staying, kept)}"
+            f"still over --max-size ({format_size(bounds.max_size)}), since these stay: {_reasons(staying, kept)}"
         )
     _say(lines)
     return status
@@ -222,7 +229,7 @@ def _reasons(staying: list[Verdict], kept: Mapping[str, str]) -> str:
     by_reason: dict[str, list[Item]] = defaultdict(list)
     for one in staying:
         by_reason[kept.get(one.item.path, one.why)].append(one.item)
-    return ", ".join(f"{bytes_told(size_of(items))} {why}" for why, items in sorted(by_reason.items()))
+    return ", ".join(f"{format_size(size_of(items))} {why}" for why, items in sorted(by_reason.items()))
 
 
 # --- verify
@@ -234,13 +241,13 @@ def _tell_damage(damage: Damage) -> None:
     sys.stdout.flush()
 
 
-def _summed_up(report: Report, progress: Told) -> int:
+def _summed_up(report: Report, progress: LineProgress) -> int:
     lines = [f"not checked: {escaped(text)}" for text in report.unchecked]
     lines += [f"not in the cache: {escaped(task)}" for task in report.missing]
     lines += [f"repaired: {escaped(task)}" for task in report.repaired]
     lines += [f"not repaired: {escaped(task)}" for task in report.failed]
     looked = ", ".join(f"{count} {kind}s" for kind, count in report.checked.items()) or "nothing"
-    lines.append(f"verified {looked}, {bytes_told(progress.size)} read; {len(report.damaged)} damaged")
+    lines.append(f"verified {looked}, {format_size(progress.size)} read; {len(report.damaged)} damaged")
     _say(lines)
     unrepaired = [one for one in report.damaged if not set(one.tasks) & set(report.repaired)]
     return 1 if unrepaired or report.failed else 0
@@ -253,8 +260,8 @@ def _sizes(items: list[Item]) -> list[str]:
     by_kind: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         by_kind[item.kind].append(item)
-    lines = [f"  {kind:<12}{len(found):>8}{bytes_told(size_of(found)):>12}" for kind, found in sorted(by_kind.items())]
-    return [*lines, f"  {'together':<12}{len(items):>8}{bytes_told(size_of(items)):>12}  (links counted once)"]
+    lines = [f"  {kind:<12}{len(found):>8}{format_size(size_of(found)):>12}" for kind, found in sorted(by_kind.items())]
+    return [*lines, f"  {'together':<12}{len(items):>8}{format_size(size_of(items)):>12}  (links counted once)"]
 
 
 def _rates(runs: list[tuple[int, int, int]]) -> list[str]:
@@ -278,6 +285,14 @@ def _called(item: Item, names: Mapping[tuple[int, int], str]) -> str:
 
 
 # --- words
+
+
+def _described(name: str, facts: Facts) -> str:
+    """Return the line for a phase: who is waited for, or how much was read."""
+    if name != "advance":
+        return describe_wait(name, facts)
+    size, total = float(facts["size"]), float(facts["total"])
+    return f"{format_size(size)}{f' of {format_size(total)}' if total > size else ''} read"
 
 
 def _say(lines: list[str]) -> None:

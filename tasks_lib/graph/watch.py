@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from tasks_lib.errors import CancelledError, escaped
+from tasks_lib.progress import LineProgress, describe_wait
 
 
 class Event(NamedTuple):
@@ -97,15 +98,25 @@ class TaskProgress(NamedTuple):
 def to_stderr(event: Event) -> None:
     """Write warnings, why a task is skipped, and for whom a task waits, on stderr: one flushed line each."""
     if event.name == "warn":
-        line = str(event.facts["message"])
+        message = str(event.facts["message"])
     elif event.name == "skip":
-        line = f"skipped: {event.facts['reason']}"
-    elif event.name == "phase" and "holder" in event.facts:
-        line = f"waiting for process {event.facts['holder']}"
+        message = f"skipped: {event.facts['reason']}"
+    elif event.name == "phase":
+        message = describe_wait(str(event.facts["phase"]), event.facts)
     else:
         return
-    sys.stderr.write(f"{event.task}: {escaped(line)}\n")
-    sys.stderr.flush()
+    if message:
+        _LINES.warn(f"{event.task}: {message}")
+
+
+def write_to_stderr(message: str) -> None:
+    """Write one flushed line on stderr, if there is one."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"{escaped(message)}\n")
+        sys.stderr.flush()
+
+
+_LINES: Final = LineProgress(write_to_stderr, describe_wait)
 
 
 #: The run of this process.

@@ -16,6 +16,7 @@ from tasks_lib.errors import SignatureError, ToolError, escaped
 from tasks_lib.progress import Progress
 from tasks_lib.signature.packets import MAX_SIGNATURE_BYTES
 from tasks_lib.signature.status import Verdict
+from tasks_lib.units import format_size
 
 #: Largest content that a legacy signature, which is over the content itself, is checked for: it must fit in memory.
 MAX_LEGACY_BYTES: Final = 64 << 20
@@ -39,7 +40,7 @@ def verify_minisign(content: BinaryIO, signature: bytes, *, public_key: str, pro
         CancelledError: the run was asked to stop.
     """
     if len(signature) > MAX_SIGNATURE_BYTES:
-        raise SignatureError(f"the signature is larger than {MAX_SIGNATURE_BYTES} bytes")
+        raise SignatureError(f"the signature is larger than {format_size(MAX_SIGNATURE_BYTES)}")
     key_id, key = _parts(_decoded(public_key, "public key"), (_LEGACY,), 32, "public key")[1:]
     lines = signature.decode("utf-8", "surrogateescape").splitlines()
     if len(lines) < 4 or not lines[2].startswith(_TRUSTED):
@@ -112,5 +113,7 @@ def _whole(content: BinaryIO) -> bytes:
     data = content.read(MAX_LEGACY_BYTES + 1)
     content.seek(0)
     if len(data) > MAX_LEGACY_BYTES:
-        raise SignatureError(f"a legacy minisign signature over more than {MAX_LEGACY_BYTES} bytes is not checked")
+        raise SignatureError(
+            f"a legacy minisign signature over more than {format_size(MAX_LEGACY_BYTES)} is not checked"
+        )
     return data

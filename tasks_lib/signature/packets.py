@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from tasks_lib.errors import SignatureError, escaped
+from tasks_lib.units import format_size
 
 #: Largest detached signature in bytes. Source: faults.md section 7; a real one is below 1 KiB.
 MAX_SIGNATURE_BYTES: Final = 64 << 10
@@ -41,7 +42,7 @@ def signature_packets(data: bytes) -> bytes:
         SignatureError: empty, too large, too many, not a signature, or a message with content of its own.
     """
     if len(data) > MAX_SIGNATURE_BYTES:
-        raise SignatureError(f"the signature is larger than {MAX_SIGNATURE_BYTES} bytes")
+        raise SignatureError(f"the signature is larger than {format_size(MAX_SIGNATURE_BYTES)}")
     binary = _dearmored(data, b"SIGNATURE")
     tags = []
     for tag in _tags(binary, "the signature"):
@@ -65,7 +66,7 @@ def key_packets(data: bytes) -> bytes:
         SignatureError: empty, too large, no public keys, or a secret key.
     """
     if len(data) > MAX_KEYS_BYTES:
-        raise SignatureError(f"the key file is larger than {MAX_KEYS_BYTES} bytes")
+        raise SignatureError(f"the key file is larger than {format_size(MAX_KEYS_BYTES)}")
     binary = _dearmored(data, b"PUBLIC KEY BLOCK")
     tags = set(_tags(binary, "the key file"))
     if _SECRET & tags:

@@ -7,7 +7,6 @@ from tasks_lib.steps.artifacts import fetch, history, is_published, needs_networ
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, Preparation
 from tasks_lib.steps.toolchains import SKIPPED, is_prepared, prepare, prepared_by
 from tasks_lib.steps.trees import deliver, delivered_by, is_delivered, slot_of, start_over
-from tasks_lib.steps.world import World
 
 __all__ = [
     "SKIPPED",
@@ -15,7 +14,6 @@ __all__ = [
     "Delivery",
     "Plan",
     "Preparation",
-    "World",
     "deliver",
     "delivered_by",
     "fetch",

@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks_lib import git, hg, recipe
+from tasks_lib.context import Context
 from tasks_lib.definitions import Git, Hg
 from tasks_lib.errors import OfflineError, ToolError, TransportError
 from tasks_lib.outside import fetch_bounds
 from tasks_lib.progress import Progress
 from tasks_lib.repository_url import checked, host_of, shown
 from tasks_lib.retry import Retry
-from tasks_lib.steps.world import World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
     """How the repositories of one definition are reached: `key` is a private key for the host of `source.repo`."""
 
-    world: World
+    world: Context
     source: Git | Hg
     progress: Progress
     key: Path | None
@@ -74,7 +74,7 @@ class Access:
 
 
 @contextlib.contextmanager
-def access(world: World, source: Git | Hg, progress: Progress, ssh_key: str = "") -> Iterator[Access]:
+def access(world: Context, source: Git | Hg, progress: Progress, ssh_key: str = "") -> Iterator[Access]:
     """Give access to the repositories of one definition; a private key lies in a file of its own meanwhile.
 
     Args:
@@ -103,7 +103,7 @@ def access(world: World, source: Git | Hg, progress: Progress, ssh_key: str = ""
         yield Access(world=world, source=source, progress=progress, key=key)
 
 
-def _named_key(world: World, name: str) -> str:
+def _named_key(world: Context, name: str) -> str:
     text = world.environ.get(name, "")
     if text:
         return text

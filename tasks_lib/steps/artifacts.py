@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from tasks_lib import recipe
+from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import StoreUnavailableError, UnsupportedArchiveError
 from tasks_lib.interpreter import turn
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Artifact, commit_record
-from tasks_lib.steps.world import World
 from tasks_lib.store import Result
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SMALL: Final = 1 << 20
 
 
-def integrity_of(world: World, artifact: Artifact) -> Integrity | None:
+def integrity_of(world: Context, artifact: Artifact) -> Integrity | None:
     """Return what the artifact's bytes are, None while nobody has made them."""
     if artifact.integrity is not None:
         return artifact.integrity
@@ -31,7 +31,7 @@ def integrity_of(world: World, artifact: Artifact) -> Integrity | None:
     return result.integrity if result else None
 
 
-def is_published(world: World, artifact: Artifact) -> bool:
+def is_published(world: Context, artifact: Artifact) -> bool:
     """Whether the store holds the artifact unchanged, its signatures are verified, and its file stands.
 
     A store that cannot say makes it False.
@@ -45,7 +45,7 @@ def is_published(world: World, artifact: Artifact) -> bool:
         return False  # the step tells it, in one line
 
 
-def published_by(world: World, artifact: Artifact) -> list[str]:
+def published_by(world: Context, artifact: Artifact) -> list[str]:
     """Return the files on which `is_published` depends."""
     integrity = integrity_of(world, artifact)
     files = [str(artifact.path), *(world.store.witnesses(digest=integrity.digest) if integrity else [])]
@@ -53,7 +53,7 @@ def published_by(world: World, artifact: Artifact) -> list[str]:
     return files + [path for key in keys if key for path in world.store.witnesses(key=key)]
 
 
-def history(world: World, artifact: Artifact) -> dict[str, str | int | float]:
+def history(world: Context, artifact: Artifact) -> dict[str, str | int | float]:
     """Return what is recorded of how the artifact was made, and of who vouched for it; {} when nothing is."""
     facts: dict[str, str | int | float] = {}
     for key in (artifact.key, artifact.verdict):
@@ -65,12 +65,12 @@ def history(world: World, artifact: Artifact) -> dict[str, str | int | float]:
     return facts
 
 
-def _is_vouched(world: World, artifact: Artifact) -> bool:
+def _is_vouched(world: Context, artifact: Artifact) -> bool:
     """Whether its signatures were verified under the policy of today; true when it needs none."""
     return not artifact.verdict or world.store.result(artifact.verdict) is not None
 
 
-def needs_network(world: World, definition: Fetch, artifact: Artifact) -> bool:
+def needs_network(world: Context, definition: Fetch, artifact: Artifact) -> bool:
     """Whether only the network can give what the definition promises: neither the store nor a file has it."""
     source = definition.source
     if isinstance(source, Git | Hg):
@@ -86,7 +86,7 @@ def needs_network(world: World, definition: Fetch, artifact: Artifact) -> bool:
     return integrity is None or not world.store.has(integrity)
 
 
-def adopt(world: World, artifact: Artifact) -> bool:
+def adopt(world: Context, artifact: Artifact) -> bool:
     """Publish the artifact from the store; return False when the store does not hold it.
 
     Raises:
@@ -100,7 +100,7 @@ def adopt(world: World, artifact: Artifact) -> bool:
     return True
 
 
-def fetch(world: World, definition: Fetch, artifact: Artifact, progress: Progress) -> None:
+def fetch(world: Context, definition: Fetch, artifact: Artifact, progress: Progress) -> None:
     """Make the store hold what the definition promises, have its signatures verified, and publish it.
 
     Raises:
@@ -119,7 +119,7 @@ def fetch(world: World, definition: Fetch, artifact: Artifact, progress: Progres
                 _fetch_url(world, definition.name, source, artifact, progress)
 
 
-def _fetch_url(world: World, name: str, source: StaticUrl, artifact: Artifact, progress: Progress) -> None:
+def _fetch_url(world: Context, name: str, source: StaticUrl, artifact: Artifact, progress: Progress) -> None:
     provenance = world.sources.obtain(_wanted(name, source), progress)
     verdict: Mapping[str, str | int | float] = {}
     if source.vouchers:
@@ -149,7 +149,7 @@ def _wanted(name: str, source: StaticUrl) -> Wanted:
     )
 
 
-def _fetch_commit(world: World, source: Git | Hg, artifact: Artifact, progress: Progress) -> None:
+def _fetch_commit(world: Context, source: Git | Hg, artifact: Artifact, progress: Progress) -> None:
     from tasks_lib.steps.repositories import fetch_commit  # runs programs: loaded when needed
 
     fetch_commit(world, source, progress)
@@ -159,7 +159,7 @@ def _fetch_commit(world: World, source: Git | Hg, artifact: Artifact, progress: 
     adopt(world, artifact)
 
 
-def repack(world: World, definition: Fetch, origin: Artifact, artifact: Artifact, progress: Progress) -> None:
+def repack(world: Context, definition: Fetch, origin: Artifact, artifact: Artifact, progress: Progress) -> None:
     """Make the normalised archive of a downloaded one, and publish it.
 
     Raises:

@@ -8,17 +8,17 @@ from __future__ import annotations
 from typing import Final
 
 from tasks_lib import git, recipe
+from tasks_lib.context import Context
 from tasks_lib.definitions import Git, Hg
 from tasks_lib.errors import ArchiveError, IntegrityError, StoreError, ToolError
 from tasks_lib.git import Objects
 from tasks_lib.progress import Silent
-from tasks_lib.steps.world import World
 
 #: What a repository says of a commit that it does not hold whole, or that nobody accepts.
 _UNREADABLE: Final = (ArchiveError, IntegrityError, StoreError, ToolError)
 
 
-def repository_names(world: World, source: Git | Hg) -> set[str]:
+def repository_names(world: Context, source: Git | Hg) -> set[str]:
     """Return the names of the cache's repositories that a definition needs.
 
     Where one cannot be read (no git here, damage), nobody knows what its submodules are: all that there are stay.
@@ -44,13 +44,13 @@ def repository_names(world: World, source: Git | Hg) -> set[str]:
     return found
 
 
-def _has_none(world: World, source: Git) -> bool:
+def _has_none(world: Context, source: Git) -> bool:
     """Whether it is recorded that the commit has no submodules, so that git need not be asked."""
     result = world.store.result(recipe.repository_key(source, version=world.writer_version))
     return result is not None and result.provenance.get("submodules") == 0
 
 
-def _submodules(world: World, source: Git, url: str, commit: str) -> list[tuple[str, str]]:
+def _submodules(world: Context, source: Git, url: str, commit: str) -> list[tuple[str, str]]:
     """Return URL and commit of each submodule of a commit; nothing when the cache does not hold it."""
     directory = world.store.repository(recipe.repository_name(source, url, commit))
     repository = git.Repository(directory, world.repositories)

@@ -118,7 +118,7 @@ class Plan:
             definitions: all of them.
             cache: its directory.
             build: the directory of extracted trees and toolchains.
-            writer_version: that of archives, `World.writer_version`.
+            writer_version: that of archives, `Context.writer_version`.
             digest_of: gives the digest of a script or resource.
         """
         self.definitions = definitions

@@ -13,14 +13,15 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from tasks_lib import recipe
+from tasks_lib.context import Context
 from tasks_lib.definitions import Checksums, Git, Hg, StaticUrl
 from tasks_lib.steps.artifacts import integrity_of
 from tasks_lib.steps.plan import Plan
 from tasks_lib.steps.remaking import deliveries
 from tasks_lib.steps.unpacking import tree_key
-from tasks_lib.steps.world import World
 from tasks_lib.store.survey import Item
 from tasks_lib.tree import remove_tree
+from tasks_lib.units import format_age
 
 #: Seconds for which anything stays: a run may be about to use it.
 YOUNG_S: Final = 3600.0
@@ -28,7 +29,6 @@ YOUNG_S: Final = 3600.0
 _RUBBISH: Final = frozenset(("temporary", "lock", "quarantine", "format"))
 #: Kinds whose uses are noted.
 _USED: Final = frozenset(("blob", "tree"))
-_DAY_S: Final = 86400.0
 _WITHIN: Final = "within the bounds"
 
 
@@ -71,7 +71,7 @@ class Verdict(NamedTuple):
     used_s: float
 
 
-def reach(world: World, plans: Iterable[Plan]) -> Reach:
+def reach(world: Context, plans: Iterable[Plan]) -> Reach:
     """Return what these plans need of the cache, and what they have made of it."""
     keys: set[str] = set()
     digests: set[str] = set()
@@ -104,7 +104,7 @@ def reach(world: World, plans: Iterable[Plan]) -> Reach:
     )
 
 
-def _trees(world: World, plans: Iterable[Plan]) -> Iterator[str]:
+def _trees(world: Context, plans: Iterable[Plan]) -> Iterator[str]:
     """Yield the keys of unpacked trees that these plans place from; none when nothing is placed from the cache."""
     if world.settings.link_mode == "copy" or not world.store.trees(remove_tree).any():
         return
@@ -133,7 +133,7 @@ def judge(
     items: Iterable[Item], reached: Reach, uses: Mapping[str, int], bounds: Bounds, now_s: float
 ) -> list[Verdict]:
     """Return what goes and what stays, with the reason of each."""
-    age_of = lru_cache(maxsize=None)(_age)  # most things of a cache have ages of a few days
+    age_of = lru_cache(maxsize=None)(format_age)  # most things of a cache have ages of a few days
     verdicts = []
     items = list(items)
     finished = _finished(items)
@@ -206,7 +206,7 @@ def _bounded(verdicts: list[Verdict], max_size: int, now_s: float) -> list[Verdi
         if size <= max_size:
             break
         one = verdicts[place]
-        why = f"over the size, no definition needs it, last used {_age(now_s - one.used_s)} ago"
+        why = f"over the size, no definition needs it, last used {format_age(now_s - one.used_s)} ago"
         verdicts[place] = one._replace(goes=True, why=why)
         names[one.item.inode] -= 1
         if not names[one.item.inode]:
@@ -217,10 +217,3 @@ def _bounded(verdicts: list[Verdict], max_size: int, now_s: float) -> list[Verdi
 def size_of(items: Iterable[Item]) -> int:
     """Return how many bytes these things take; two names of one file count once."""
     return sum({item.inode: item.size for item in items}.values())
-
-
-def _age(seconds: float) -> str:
-    """Return an age in the largest unit that it fills."""
-    if seconds >= _DAY_S:
-        return f"{seconds / _DAY_S:.0f} d"
-    return f"{seconds / 3600:.0f} h"

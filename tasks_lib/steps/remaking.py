@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from tasks_lib.context import Context
 from tasks_lib.errors import StoreError
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import adopt, fetch, repack
 from tasks_lib.steps.plan import Artifact, Delivery, Plan
 from tasks_lib.steps.toolchains import prepare
 from tasks_lib.steps.trees import deliver, slot_of
-from tasks_lib.steps.world import World
 
 
 def deliveries(plan: Plan) -> dict[str, Delivery]:
@@ -20,7 +20,7 @@ def deliveries(plan: Plan) -> dict[str, Delivery]:
     return found
 
 
-def remake(world: World, plan: Plan, task: str, progress: Progress) -> None:
+def remake(world: Context, plan: Plan, task: str, progress: Progress) -> None:
     """Run the step of a task; what its input needs is made first where the store does not hold it.
 
     Raises:
@@ -45,11 +45,11 @@ def remake(world: World, plan: Plan, task: str, progress: Progress) -> None:
             raise StoreError(f"its command was skipped: {skipped}")
 
 
-def _redeliver(world: World, plan: Plan, delivery: Delivery, progress: Progress) -> None:
+def _redeliver(world: Context, plan: Plan, delivery: Delivery, progress: Progress) -> None:
     _provide(world, plan, delivery.artifact, progress)
     deliver(world, delivery, progress)
 
 
-def _provide(world: World, plan: Plan, artifact: Artifact, progress: Progress) -> None:
+def _provide(world: Context, plan: Plan, artifact: Artifact, progress: Progress) -> None:
     if not adopt(world, artifact):
         remake(world, plan, artifact.task, progress)

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 from tasks_lib import git, hg, recipe
 from tasks_lib.archive import Entry, Limits, Reshape, entry_of, repack, write_known
+from tasks_lib.context import Context
 from tasks_lib.definitions import Git, Hg
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import DigestMismatchError, UnsafeEntryError
@@ -20,7 +21,6 @@ from tasks_lib.git import MissingObjectError, Objects
 from tasks_lib.progress import Progress
 from tasks_lib.repository_url import shown
 from tasks_lib.steps.access import Access, access
-from tasks_lib.steps.world import World
 from tasks_lib.store import Result, Writer
 
 #: Deepest nesting and largest number of submodules. Chromium has about 300, three deep.
@@ -226,13 +226,13 @@ def _below(directory: bytes, path: bytes) -> bytes:
     return b"/".join(filter(None, (directory, path)))
 
 
-def _made(world: World, source: Git | Hg) -> Integrity | None:
+def _made(world: Context, source: Git | Hg) -> Integrity | None:
     """Return the archive that the store holds already."""
     result = world.store.result(recipe.repository_key(source, version=world.writer_version))
     return result.integrity if result is not None and world.store.has(result.integrity) else None
 
 
-def fetch_commit(world: World, source: Git | Hg, progress: Progress) -> None:
+def fetch_commit(world: Context, source: Git | Hg, progress: Progress) -> None:
     """Make the cache hold the commit and its submodules, unless it holds their archive.
 
     Raises:
@@ -244,7 +244,7 @@ def fetch_commit(world: World, source: Git | Hg, progress: Progress) -> None:
             _work(one).parts()
 
 
-def commit_archive(world: World, source: Git | Hg, progress: Progress, *, ssh_key: str = "") -> Integrity:
+def commit_archive(world: Context, source: Git | Hg, progress: Progress, *, ssh_key: str = "") -> Integrity:
     """Make the store hold the archive of a commit, fetching what is missing, and return what its bytes are.
 
     Args:

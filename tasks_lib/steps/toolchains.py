@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from tasks_lib.context import Context
 from tasks_lib.definitions import Toolchain
 from tasks_lib.errors import CancelledError, StoreUnavailableError, ToolError, TreeError, escaped
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import adopt, is_published, published_by
 from tasks_lib.steps.plan import Delivery, Preparation
 from tasks_lib.steps.trees import deliver, delivered_by, drop_others, slot_of, start_over
-from tasks_lib.steps.world import World
 from tasks_lib.store import Result
 
 #: Exit status by which a command says "not on this machine". Source: Automake manual, "Scripts-based Testsuites".
@@ -29,7 +29,7 @@ _LOOK_S: Final = 0.05
 _CHUNK: Final = 1 << 20
 
 
-def is_prepared(world: World, preparation: Preparation) -> bool:
+def is_prepared(world: Context, preparation: Preparation) -> bool:
     """Whether it stands prepared with this key, its output in the store."""
     if _stamped(preparation.stamp) != preparation.key:
         return False
@@ -44,7 +44,7 @@ def _is_placed(preparation: Preparation, delivery: Delivery) -> bool:
     return slot.key() == delivery.key if preparation.worked.exists() else slot.holds(delivery.key)
 
 
-def prepared_by(world: World, preparation: Preparation) -> list[str]:
+def prepared_by(world: Context, preparation: Preparation) -> list[str]:
     """Return the files on which `is_prepared` depends."""
     placed = [one for one in preparation.deliveries if one.entry.delivery == "place"]
     files = [path for one in placed for path in delivered_by(one)]
@@ -52,7 +52,7 @@ def prepared_by(world: World, preparation: Preparation) -> list[str]:
     return [str(preparation.stamp), str(preparation.worked), *files, *output]
 
 
-def prepare(world: World, preparation: Preparation, progress: Progress) -> str:
+def prepare(world: Context, preparation: Preparation, progress: Progress) -> str:
     """Place what is not extracted, run the command, keep its output; return "" or why it was skipped.
 
     An output that the store holds under this key is adopted: the command does not run.
@@ -105,7 +105,7 @@ def _stamped(stamp: Path) -> str:
         return ""
 
 
-def _build(world: World, preparation: Preparation, progress: Progress) -> str:
+def _build(world: Context, preparation: Preparation, progress: Progress) -> str:
     from tasks_lib.tree import remove_tree  # what extracts is loaded when a tree is looked at
 
     if not _has_command(preparation):
@@ -135,7 +135,7 @@ def _has_command(preparation: Preparation) -> bool:
     return run is not None and bool(run.command or run.script)
 
 
-def _complete(world: World, preparation: Preparation, progress: Progress) -> None:
+def _complete(world: Context, preparation: Preparation, progress: Progress) -> None:
     """Deliver what is not there; where a command has worked all goes first, and then nothing is."""
     if not all(_is_there(preparation, one) for one in preparation.deliveries):
         start_over(world, preparation.worked, progress)
@@ -151,7 +151,7 @@ def _is_there(preparation: Preparation, delivery: Delivery) -> bool:
     return slot_of(delivery).key() == delivery.key
 
 
-def _keep(world: World, preparation: Preparation) -> None:
+def _keep(world: Context, preparation: Preparation) -> None:
     run, output = preparation.toolchain.run, preparation.output
     if run is None or output is None:
         raise AssertionError("only a command leaves an output")
@@ -169,7 +169,7 @@ def _keep(world: World, preparation: Preparation) -> None:
     world.store.publish(integrity, output.path)
 
 
-def _execute(world: World, preparation: Preparation, progress: Progress) -> int:
+def _execute(world: Context, preparation: Preparation, progress: Progress) -> int:
     """Run the command in its own process group, its output into the log; return its exit status."""
     command = _command(preparation)
     progress.phase("run", command=escaped(" ".join(command))[:200])
@@ -226,7 +226,7 @@ def _command(preparation: Preparation) -> list[str]:
     return [str(Path(run.script.path).absolute()), *run.arguments]
 
 
-def _environment(world: World, preparation: Preparation) -> dict[str, str]:
+def _environment(world: Context, preparation: Preparation) -> dict[str, str]:
     """Return what the command sees. Source: Taskgraph's `fetches`: MOZ_FETCHES, MOZ_FETCHES_DIR, UPLOAD_DIR."""
     run = preparation.toolchain.run
     told = sorted((_told(one) for one in preparation.deliveries), key=lambda entry: str(entry["artifact"]))

@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from tasks_lib.context import Context
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError
 from tasks_lib.interpreter import turn
 from tasks_lib.progress import Progress
 from tasks_lib.steps import artifacts
 from tasks_lib.steps.plan import FETCHES, RECORDS, Delivery
-from tasks_lib.steps.world import World
 
 if TYPE_CHECKING:
     from tasks_lib.tree import Slot
@@ -39,7 +39,7 @@ def delivered_by(delivery: Delivery) -> Iterator[str]:
     yield from map(str, slot_of(delivery).paths())
 
 
-def deliver(world: World, delivery: Delivery, progress: Progress) -> None:
+def deliver(world: Context, delivery: Delivery, progress: Progress) -> None:
     """Put the artifact into its directory; a file that is no archive is placed, as Taskgraph does.
 
     Raises:
@@ -68,7 +68,7 @@ def deliver(world: World, delivery: Delivery, progress: Progress) -> None:
             raise
 
 
-def drop_others(world: World, fetches: Path, records: Path, wanted: Collection[str], progress: Progress) -> None:
+def drop_others(world: Context, fetches: Path, records: Path, wanted: Collection[str], progress: Progress) -> None:
     """Remove what deliveries put into a toolchain's directory that it does not ask for any more.
 
     Raises:
@@ -80,7 +80,7 @@ def drop_others(world: World, fetches: Path, records: Path, wanted: Collection[s
     drop_strays(fetches, records, wanted, world.settings.lock_timeout_s, progress)
 
 
-def start_over(world: World, worked: Path, progress: Progress) -> None:
+def start_over(world: Context, worked: Path, progress: Progress) -> None:
     """Remove everything from the fetches of a toolchain whose command has worked in them, so that all comes anew.
 
     What a command made may have the name of what another version of a fetch brings, and would stay in its way.
@@ -95,7 +95,7 @@ def start_over(world: World, worked: Path, progress: Progress) -> None:
     tree.start_over(directory / FETCHES, directory / RECORDS, worked, world.settings.lock_timeout_s, progress)
 
 
-def compare(world: World, delivery: Delivery, progress: Progress) -> dict[str, str]:
+def compare(world: Context, delivery: Delivery, progress: Progress) -> dict[str, str]:
     """Return path -> what is wrong there, of what was delivered; the artifact is read again for that.
 
     Raises:
@@ -115,7 +115,7 @@ def compare(world: World, delivery: Delivery, progress: Progress) -> dict[str, s
 
 
 def _fill(
-    world: World, delivery: Delivery, slot: Slot, file: BinaryIO, integrity: Integrity, progress: Progress
+    world: Context, delivery: Delivery, slot: Slot, file: BinaryIO, integrity: Integrity, progress: Progress
 ) -> None:
     from tasks_lib.archive import Reshape, kind_of
     from tasks_lib.steps.unpacking import Archive, is_laid

@@ -13,12 +13,12 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 from tasks_lib import recipe
 from tasks_lib.archive import Entry, Limits, Reshape, read
+from tasks_lib.context import Context
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import ArchiveError, StoreError, StoreUnavailableError
 from tasks_lib.formats import TREE_VERSION, format_for
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Delivery
-from tasks_lib.steps.world import World
 from tasks_lib.store import can_clone
 from tasks_lib.store.survey import Item
 from tasks_lib.store.trees import Trees
@@ -59,12 +59,12 @@ def _key(integrity: Integrity, name: str, limits: Limits) -> str:
     return recipe.unpacked_key(integrity, format=format_for(name) or "", limits=limits._asdict(), version=version)
 
 
-def tree_key(world: World, delivery: Delivery, integrity: Integrity) -> str:
+def tree_key(world: Context, delivery: Delivery, integrity: Integrity) -> str:
     """Return the key of the unpacked tree that a delivery is placed from where there is one."""
     return _key(integrity, delivery.artifact.path.name, world.limits(delivery.limits))
 
 
-def is_laid(world: World, delivery: Delivery, slot: Slot, archive: Archive, progress: Progress) -> bool:
+def is_laid(world: Context, delivery: Delivery, slot: Slot, archive: Archive, progress: Progress) -> bool:
     """Whether the archive's tree could be placed from the cache; else it has to be extracted.
 
     `auto` clones from an unpacked tree that stands and makes none; `reflink` and `hardlink` make it.
@@ -99,7 +99,7 @@ def is_laid(world: World, delivery: Delivery, slot: Slot, archive: Archive, prog
     return False
 
 
-def _can_share(world: World, archive: Archive, destination: Path) -> bool:
+def _can_share(world: Context, archive: Archive, destination: Path) -> bool:
     """Whether files of the cache can be placed without a copy; `auto` asks only when there are any."""
     how = world.settings.link_mode
     if how == "auto" and not world.store.trees(remove_tree).holds(archive.key):
@@ -125,7 +125,7 @@ def _unpack(empty: Path, archive: Archive, progress: Progress) -> None:
     archive.file.read(1)  # an open blob says at its end whether it changed
 
 
-def _is_dropped(world: World, trees: Trees, key: str, differences: dict[str, str]) -> bool:
+def _is_dropped(world: Context, trees: Trees, key: str, differences: dict[str, str]) -> bool:
     """Keep what shows the damage as evidence and take the tree away; False when the cache cannot be written.
 
     A shared cache keeps what it has.
@@ -142,7 +142,7 @@ def _is_dropped(world: World, trees: Trees, key: str, differences: dict[str, str
     return True
 
 
-def judged(world: World, items: Iterable[Item], progress: Progress) -> Iterator[tuple[Item, str, str]]:
+def judged(world: Context, items: Iterable[Item], progress: Progress) -> Iterator[tuple[Item, str, str]]:
     """Yield each unpacked tree, what is wrong with it, and why it could not be judged; "" for nothing.
 
     One that is damaged goes; the next placement makes it again.
@@ -173,7 +173,7 @@ def judged(world: World, items: Iterable[Item], progress: Progress) -> Iterator[
         yield item, "; ".join(told[:_MOST_KEPT]) + more, ""
 
 
-def _differences(world: World, unpacked: Unpacked, key: str, progress: Progress) -> dict[str, str]:
+def _differences(world: Context, unpacked: Unpacked, key: str, progress: Progress) -> dict[str, str]:
     archive = _made_of(unpacked.facts())
     if _key(archive[0], archive[1], archive[3]) != key:
         raise DamagedTreeError("its list is of another tree")

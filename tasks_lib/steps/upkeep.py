@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
+from tasks_lib.context import Context
 from tasks_lib.errors import FetchError, SettingError
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import integrity_of
@@ -22,7 +23,6 @@ from tasks_lib.steps.plan import Artifact, Delivery, Plan, Preparation
 from tasks_lib.steps.remaking import deliveries, remake
 from tasks_lib.steps.trees import compare, slot_of
 from tasks_lib.steps.unpacking import judged, tree_key
-from tasks_lib.steps.world import World
 from tasks_lib.store.survey import Item
 from tasks_lib.tree import remove_tree
 
@@ -55,7 +55,7 @@ class Report:
 class Verification:
     """Verifies for one plan; `names` are task names or globs, none of them mean everything."""
 
-    world: World
+    world: Context
     plan: Plan
     names: Sequence[str]
     progress: Progress

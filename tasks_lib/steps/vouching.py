@@ -15,12 +15,12 @@ from typing import BinaryIO, Final
 from urllib.parse import unquote
 
 from tasks_lib import recipe
+from tasks_lib.context import Context
 from tasks_lib.definitions import Checksums, GpgSignature, Minisign, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import AllSourcesFailedError, OfflineError, SignatureError, StoreError
 from tasks_lib.progress import Progress
 from tasks_lib.signature import MAX_KEYS_BYTES, MAX_SIGNATURE_BYTES, Verdict, listed_digest, verify_minisign
-from tasks_lib.steps.world import World
 from tasks_lib.store import Result
 from tasks_lib.unpinned import Asked
 
@@ -31,7 +31,7 @@ Check = Callable[[BinaryIO], Verdict]
 
 
 def vouch(
-    world: World, name: str, source: StaticUrl, verdict: str, progress: Progress
+    world: Context, name: str, source: StaticUrl, verdict: str, progress: Progress
 ) -> Mapping[str, str | int | float]:
     """Verify every signature of a download that the store holds; return what a result should tell of it.
 
@@ -74,7 +74,7 @@ def keys_of(path: str) -> bytes:
 class _Vouching:
     """One download on its way to be verified."""
 
-    def __init__(self, world: World, name: str, source: StaticUrl, progress: Progress) -> None:
+    def __init__(self, world: Context, name: str, source: StaticUrl, progress: Progress) -> None:
         self._world, self._name, self._source, self._progress = world, name, source, progress
 
     def verdict(self, voucher: GpgSignature | Minisign | Checksums, content: BinaryIO) -> Verdict:

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError
+from tasks_lib.fingerprint import Fingerprint
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.store import files, locks, naming, results, usage
 from tasks_lib.store.directories import Directories
 from tasks_lib.store.files import Durability
 from tasks_lib.store.hints import write_hint
 from tasks_lib.store.locks import locked
-from tasks_lib.store.memo import Stamp
 from tasks_lib.store.options import LOCK_TIMEOUT_S, Options
 from tasks_lib.store.partial import Partial, opened
 from tasks_lib.store.placing import LinkMode, can_clone, fill, place, place_named
@@ -170,16 +170,16 @@ class Store:
         """Whether the file at `path` (anywhere) holds exactly these bytes; what was measured counts unless `afresh`."""
         memo = self.shelf.memo
         try:
-            stamp = Stamp.of(path.lstat())
-            if stamp.size != integrity.size:
+            fingerprint = Fingerprint.of(path.lstat())
+            if fingerprint.size != integrity.size:
                 return False
-            if how == "remembered" and memo.get(stamp) == integrity.digest.hex:
+            if how == "remembered" and memo.get(fingerprint) == integrity.digest.hex:
                 return True
             with files.open_regular(path) as file:
-                stamp = Stamp.of(os.fstat(file.fileno()))
+                fingerprint = Fingerprint.of(os.fstat(file.fileno()))
                 actual = files.hex_of(file.fileno(), integrity.digest.algorithm)
-                if Stamp.of(os.fstat(file.fileno())) == stamp:
-                    memo.put(stamp, actual)
+                if Fingerprint.of(os.fstat(file.fileno())) == fingerprint:
+                    memo.put(fingerprint, actual)
         except OSError:
             return False
         return actual == integrity.digest.hex
@@ -213,7 +213,7 @@ class Store:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         if named == "now":
-            self.shelf.memo.put(Stamp.of(os.fstat(descriptor)), integrity.digest.hex)
+            self.shelf.memo.put(Fingerprint.of(os.fstat(descriptor)), integrity.digest.hex)
 
     def _named(
         self, descriptor: int, temporary: Path | None, integrity: Integrity, final: Path
@@ -371,7 +371,7 @@ class Store:
                 naming.name_over(temporary.descriptor, temporary.path, path, self._directory("tmp"))
 
     def _linked(self, file: BinaryIO, path: Path, integrity: Integrity) -> bool:
-        """Whether `path` could be made a link to the open blob, whose stamp that changes."""
+        """Whether `path` could be made a link to the open blob, whose fingerprint that changes."""
         if not isinstance(file, Opened) or not naming.is_same(file.fileno(), self.path(integrity.digest)):
             return False  # a shared cache is not touched
         file.confirm()
@@ -381,8 +381,8 @@ class Store:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOENT):
                 raise
             return False
-        stamp = Stamp.of(os.fstat(file.fileno()))
-        if (stamp.mtime_ns, stamp.size) == (file.stamp.mtime_ns, file.stamp.size):
-            file.stamp = stamp  # only the links changed
-            self.shelf.memo.put(stamp, integrity.digest.hex)
+        fingerprint = Fingerprint.of(os.fstat(file.fileno()))
+        if (fingerprint.mtime_ns, fingerprint.size) == (file.fingerprint.mtime_ns, file.fingerprint.size):
+            file.fingerprint = fingerprint  # only the links changed
+            self.shelf.memo.put(fingerprint, integrity.digest.hex)
         return True

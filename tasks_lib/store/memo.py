@@ -1,7 +1,6 @@
 """Which files were measured: so that a warm run reads no content twice.
 
-Internal to the store. A `Stamp` (device, inode, size, mtime, ctime) stands for "these are the bytes that were
-measured": whatever changes a file's content changes its ctime, which no ordinary program can set back.
+Internal to the store. The fingerprint of a file stands for "these are the bytes that were measured".
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ import threading
 import time
 import weakref
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
+from tasks_lib.fingerprint import Fingerprint
 from tasks_lib.store import files
 from tasks_lib.store.trust import Trust
 
@@ -21,35 +21,15 @@ from tasks_lib.store.trust import Trust
 _HEX_LENGTHS: Final = (64, 128)
 
 
-class Stamp(NamedTuple):
-    """What identifies an unchanged file."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Stamp:
-        """Return the stamp of a file's status."""
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-    @property
-    def text(self) -> str:
-        """The stamp as a line has it: ten thousand of them are compared as they are read, none is taken apart."""
-        return f"{self.device} {self.inode} {self.size} {self.mtime_ns} {self.ctime_ns}"
-
-
 #: Measurements that wait to be written, and the seconds that they wait while more come: a kill forgets as many.
 _BATCH: Final = 128
 _BATCH_S: Final = 0.5
-#: Stamps that are looked for in the text before it is taken apart, which takes as long as finding forty.
+#: Fingerprints that are looked for in the text before it is taken apart, which takes as long as finding forty.
 _GLANCES: Final = 8
 
 
 class Memo:
-    """Stamp -> hex digest: an append-only text file, read once. Safe to use from any thread.
+    """Fingerprint -> hex digest: an append-only text file, read once. Safe to use from any thread.
 
     One that has an `upper` is only read, and remembers there.
     """
@@ -59,7 +39,7 @@ class Memo:
 
     def __init__(self, path: Path, trust: Trust, upper: Memo | None = None) -> None:
         self._path, self._trust, self._upper = path, trust, upper
-        self._known: dict[str, str] | None = None  # by the text of a stamp
+        self._known: dict[str, str] | None = None  # by the text of a fingerprint
         self._read = 0  # bytes of the file that are known
         self._lines = ""  # what was read and not taken apart yet
         self._glances = 0
@@ -77,7 +57,7 @@ class Memo:
         return self._known
 
     def _glanced(self, key: str) -> str:
-        """Return what the lines say of one stamp, "" when they do not, or too many were looked for in this way."""
+        """Return what the lines say of one fingerprint, "" when they do not, or too many were looked for so."""
         with self._lock:
             self._glances += 1
             if self._glances > _GLANCES or self._known is not None:
@@ -100,9 +80,9 @@ class Memo:
             return text[:whole]
         return ""
 
-    def get(self, stamp: Stamp) -> str:
-        """Return the hex digest that was measured here or by another process, "" when this stamp is not known."""
-        key = stamp.text
+    def get(self, fingerprint: Fingerprint) -> str:
+        """Return the hex digest that was measured here or by another process, "" when this fingerprint is not known."""
+        key = fingerprint.text
         found = self._glanced(key) if self._known is None else self._known.get(key, "")
         if not found:
             known = self._loaded()
@@ -110,14 +90,14 @@ class Memo:
                 with self._lock:
                     known.update(_parsed(self._new_lines()))
             found = known.get(key, "")
-        return found or (self._upper.get(stamp) if self._upper else "")
+        return found or (self._upper.get(fingerprint) if self._upper else "")
 
-    def put(self, stamp: Stamp, hex_digest: str) -> None:
+    def put(self, fingerprint: Fingerprint, hex_digest: str) -> None:
         """Remember a measurement; a cache that cannot be written just forgets."""
         if self._upper is not None:
-            self._upper.put(stamp, hex_digest)
+            self._upper.put(fingerprint, hex_digest)
             return
-        known, key = self._loaded(), stamp.text
+        known, key = self._loaded(), fingerprint.text
         if known.get(key) == hex_digest:
             return
         with self._lock:
@@ -134,19 +114,19 @@ class Memo:
 
     def keep_only(self, hexes: frozenset[str]) -> None:
         """Forget the measurements of content that is gone."""
-        kept = {stamp: hexed for stamp, hexed in self._loaded().items() if hexed in hexes}
+        kept = {key: hexed for key, hexed in self._loaded().items() if hexed in hexes}
         if len(kept) < len(self._loaded()):
             with self._lock:
                 self._known = kept
                 self._pending.clear()
-                text = "".join(f"{hexed} {stamp}\n" for stamp, hexed in kept.items())
+                text = "".join(f"{hexed} {key}\n" for key, hexed in kept.items())
                 files.append_text(self._path, text, "anew")
 
 
 def _parsed(lines: str) -> dict[str, str]:
-    """Return the digest by the text of each stamp."""
+    """Return the digest by the text of each fingerprint."""
     words = (line.partition(" ") for line in lines.split("\n"))
-    return {stamp: hexed for hexed, _, stamp in words if len(hexed) in _HEX_LENGTHS}
+    return {key: hexed for hexed, _, key in words if len(hexed) in _HEX_LENGTHS}
 
 
 def _write(path: Path, pending: list[str]) -> None:

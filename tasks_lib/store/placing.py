@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
+from tasks_lib.fingerprint import predates
 from tasks_lib.progress import Progress
 from tasks_lib.store import files
 
@@ -142,4 +143,4 @@ def _link(file: BinaryIO, name: str | bytes, directory: int) -> bool:
 
 def _is_of_the_future(status: os.stat_result) -> bool:
     """Whether the clock was set back since a file was written: a link to it would look edited after it was placed."""
-    return status.st_mtime > time.time()
+    return not predates(status, time.time_ns())

@@ -11,7 +11,6 @@ import errno
 import io
 import os
 import stat
-import time
 from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -19,14 +18,13 @@ from typing import Any, Final
 
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError, StoreUnavailableError, escaped
+from tasks_lib.fingerprint import Fingerprint, settled
 from tasks_lib.progress import Progress
 from tasks_lib.store import files, locks, naming
-from tasks_lib.store.memo import Memo, Stamp
+from tasks_lib.store.memo import Memo
 from tasks_lib.store.options import FORMAT, Options
 from tasks_lib.store.quarantine import Quarantine
 
-#: Seconds after which a write of ordinary length is done.
-_SETTLE_S: Final = 0.05
 _MISSING: Final = (errno.ENOENT, errno.ENOTDIR)
 
 
@@ -37,9 +35,9 @@ class Opened(io.FileIO):
     bytes that somebody wrote into the open file.
     """
 
-    def __init__(self, descriptor: int, stamp: Stamp, confirm: Callable[[Opened], None]) -> None:
+    def __init__(self, descriptor: int, fingerprint: Fingerprint, confirm: Callable[[Opened], None]) -> None:
         super().__init__(descriptor, "rb")
-        self.stamp = stamp
+        self.fingerprint = fingerprint
         self._confirm = confirm
 
     def read(self, size: int | None = -1) -> bytes:
@@ -72,7 +70,7 @@ class Opened(io.FileIO):
         Raises:
             BlobCorruptError: the content changed since.
         """
-        if Stamp.of(os.fstat(self.fileno())) != self.stamp:
+        if Fingerprint.of(os.fstat(self.fileno())) != self.fingerprint:
             self._confirm(self)
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
@@ -151,17 +149,17 @@ class Shelf:
         """
         place = self.place(integrity.digest)
         try:
-            stamp = Stamp.of(os.lstat(place))
+            fingerprint = Fingerprint.of(os.lstat(place))
         except OSError as error:
             if error.errno in _MISSING:
                 return None
             raise files.unusable(Path(place), error) from error
-        if stamp.size != integrity.size or self.memo.get(stamp) != integrity.digest.hex:
+        if fingerprint.size != integrity.size or self.memo.get(fingerprint) != integrity.digest.hex:
             try:
                 self.open(integrity).close()
             except (BlobMissingError, BlobCorruptError):
                 return None
-        return stamp.mtime_ns / 1e9
+        return fingerprint.mtime_ns / 1e9
 
     def open(self, integrity: Integrity) -> Opened:
         """Open a blob and lease it: prune leaves alone what is open.
@@ -182,57 +180,57 @@ class Shelf:
             raise files.unusable(path, error) from error
         try:
             locks.lease(descriptor)
-            stamp = self._judge(descriptor, status, integrity, path)
-            return Opened(descriptor, stamp, lambda opened: self._again(opened, integrity, path))
+            fingerprint = self._judge(descriptor, status, integrity, path)
+            return Opened(descriptor, fingerprint, lambda opened: self._again(opened, integrity, path))
         except BaseException:
             os.close(descriptor)
             raise
 
-    def _judge(self, descriptor: int, status: os.stat_result, integrity: Integrity, path: Path) -> Stamp:
-        """Return the stamp with which the open file is the blob, as measured now or before."""
-        stamp = Stamp.of(status)
-        known = self.memo.get(stamp)
-        if known == integrity.digest.hex and stamp.size == integrity.size:
-            return stamp
+    def _judge(self, descriptor: int, status: os.stat_result, integrity: Integrity, path: Path) -> Fingerprint:
+        """Return the fingerprint with which the open file is the blob, as measured now or before."""
+        fingerprint = Fingerprint.of(status)
+        known = self.memo.get(fingerprint)
+        if known == integrity.digest.hex and fingerprint.size == integrity.size:
+            return fingerprint
         objection = self.options.trust.objection(status)
         if objection:
             raise self._damaged(path, descriptor, objection)
         return self._measure(descriptor, integrity, path)
 
-    def _measure(self, descriptor: int, integrity: Integrity, path: Path) -> Stamp:
-        """Return the stamp with which the open file is the blob, as read now.
+    def _measure(self, descriptor: int, integrity: Integrity, path: Path) -> Fingerprint:
+        """Return the fingerprint with which the open file is the blob, as read now.
 
         A right blob stays whatever size somebody expects of it: then the expectation is wrong.
         """
-        stamp = _settled(descriptor)
-        actual = self.memo.get(stamp)
+        fingerprint = settled(descriptor)
+        actual = self.memo.get(fingerprint)
         if actual != integrity.digest.hex:
             with files.translated(path):
                 actual = files.hex_of(descriptor, integrity.digest.algorithm)
             if actual != integrity.digest.hex:
-                found = f"{stamp.size} bytes, {integrity.digest.algorithm}:{actual}"
+                found = f"{fingerprint.size} bytes, {integrity.digest.algorithm}:{actual}"
                 raise self._damaged(path, descriptor, f"expected {integrity}, found {found}")
-            if Stamp.of(os.fstat(descriptor)) == stamp:  # nobody wrote meanwhile
-                self.memo.put(stamp, actual)
-        if stamp.size != integrity.size:
+            if Fingerprint.of(os.fstat(descriptor)) == fingerprint:  # nobody wrote meanwhile
+                self.memo.put(fingerprint, actual)
+        if fingerprint.size != integrity.size:
             raise BlobMissingError(
-                f"the cache holds {integrity.digest} with {stamp.size} bytes, but {integrity.size} are expected",
+                f"the cache holds {integrity.digest} with {fingerprint.size} bytes, but {integrity.size} are expected",
                 hint="correct the size in the definition",
             )
-        return stamp
+        return fingerprint
 
     def _again(self, opened: Opened, integrity: Integrity, path: Path) -> None:
-        """Judge a blob that changed while it was read: a new link changes its stamp, not its content.
+        """Judge a blob that changed while it was read: a new link changes its fingerprint, not its content.
 
         Raises:
             BlobCorruptError: it is another content now, or was in between.
         """
-        stamp = self._measure(opened.fileno(), integrity, path)
-        if (stamp.mtime_ns, stamp.size) != (opened.stamp.mtime_ns, opened.stamp.size):
+        fingerprint = self._measure(opened.fileno(), integrity, path)
+        if fingerprint.link_stable != opened.fingerprint.link_stable:
             raise BlobCorruptError(
                 f"{escaped(str(path))} was written while it was read", hint="see who writes there, and run again"
             )
-        opened.stamp = stamp
+        opened.fingerprint = fingerprint
 
     def inspect(self, path: Path, progress: Progress) -> str:
         """Read what stands at a blob's path to its end, whatever is remembered; return what is wrong, "" for nothing.
@@ -248,14 +246,14 @@ class Shelf:
             with files.translated(path), files.open_regular(path) as file:
                 locks.lease(file.fileno())
                 reason = self.options.trust.objection(os.fstat(file.fileno()))
-                stamp = Stamp.of(os.fstat(file.fileno()))
+                fingerprint = Fingerprint.of(os.fstat(file.fileno()))
                 actual = files.hex_of(file.fileno(), digest.algorithm, progress)
                 if actual != digest.hex:
-                    reason = f"its content is {digest.algorithm}:{actual}, {stamp.size} bytes"
+                    reason = f"its content is {digest.algorithm}:{actual}, {fingerprint.size} bytes"
                 if reason:
                     self.quarantine(path, file.fileno(), reason)
-                elif Stamp.of(os.fstat(file.fileno())) == stamp:
-                    self.memo.put(stamp, actual)
+                elif Fingerprint.of(os.fstat(file.fileno())) == fingerprint:
+                    self.memo.put(fingerprint, actual)
                 return reason
         except ValueError:
             reason = "its name is no digest"
@@ -303,20 +301,6 @@ class Shelf:
 def _path(place: str) -> Path:
     """Return a path: who downloads a small file asks for its blob three times, ten microseconds each."""
     return Path(place)
-
-
-def _settled(descriptor: int) -> Stamp:
-    """Return the stamp of an open file once it is old enough to tell of a write that is still going on.
-
-    The kernel sets the times when a write begins: content that is read just then would be remembered with the stamp of
-    what is about to be there.
-    """
-    stamp = Stamp.of(os.fstat(descriptor))
-    age_s = time.time() - stamp.ctime_ns / 1e9
-    if 0 <= age_s < _SETTLE_S:
-        time.sleep(_SETTLE_S - age_s)
-        stamp = Stamp.of(os.fstat(descriptor))
-    return stamp
 
 
 def _is_judged(descriptor: int | None, path: Path) -> bool:

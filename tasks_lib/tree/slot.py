@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 
 from tasks_lib.archive import Limits, Reshape, read
 from tasks_lib.errors import TreeError, escaped
+from tasks_lib.fingerprint import Fingerprint
 from tasks_lib.progress import Progress
 from tasks_lib.store import LOCK_TIMEOUT_S, LinkMode, locked
 from tasks_lib.tree import staging
@@ -55,7 +56,7 @@ class Slot(NamedTuple):
             if begun:
                 self._sweep()
             after = _lstat(self.record)
-            yield after is not None and (before is None or not os.path.samestat(before, after))
+            yield after is not None and (before is None or Fingerprint.of(before) != Fingerprint.of(after))
 
     def extract(
         self,

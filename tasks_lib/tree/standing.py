@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from tasks_lib.fingerprint import predates
 from tasks_lib.tree.descent import Descent
 from tasks_lib.tree.record import Line
 
@@ -94,7 +95,7 @@ def _stands(descent: Descent, line: Line, written_ns: int) -> bool:
         return False
     if line.kind == "directory":
         return True  # what others put into it is theirs
-    return status.st_mtime_ns <= written_ns and (line.kind != "file" or status.st_size == line.size)
+    return predates(status, written_ns) and (line.kind != "file" or status.st_size == line.size)
 
 
 def _drop(descent: Descent, path: str, verb: Callable[..., None]) -> None:

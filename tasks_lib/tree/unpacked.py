@@ -2,8 +2,8 @@
 
 `tree/` holds the entries, its files 0444 or 0555; `list` says what each file was when it was written: inode, size, time
 of modification, mode. A placed hard link is another name of that same file, so that whoever changes it in place changes
-the file here: nothing is placed whose status differs. Neither ctime nor the number of links is asked, which change with
-each link. What keeps even its time is found by `verify`, which reads the archive again.
+the file here: nothing is placed whose status differs, as far as links leave it alone (`Fingerprint.link_stable`). What
+keeps even its time is found by `verify`, which reads the archive again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from tasks_lib.archive import Entry
 from tasks_lib.errors import StoreError, escaped
+from tasks_lib.fingerprint import RACY_NS, Fingerprint
 from tasks_lib.progress import Progress
 from tasks_lib.store import LinkMode, place_named
 from tasks_lib.tree.compare import Comparison
@@ -29,8 +30,6 @@ from tasks_lib.tree.writer import TreeWriter
 UNPACKED_VERSION: Final = 1
 #: A link keeps its mode: nobody but root writes such a file without meaning to.
 _MODES: Final = (0o444, 0o555)
-#: Seconds after which a write has another time than the one before. Source: CONFIG_HZ is at least 100.
-_TICK_S: Final = 0.02
 _Put = Callable[[bytes, int, int], None]
 
 
@@ -88,7 +87,7 @@ def unpack(
         _list(directory, lines(record.path), facts)
     finally:
         record.discard()
-    time.sleep(_TICK_S)
+    time.sleep(RACY_NS / 1e9)  # a later write has another time
 
 
 def _list(directory: Path, made: Iterator[Line], facts: Mapping[str, Any]) -> None:
@@ -107,7 +106,8 @@ def _list(directory: Path, made: Iterator[Line], facts: Mapping[str, Any]) -> No
             if line.kind == "file":
                 above, _, name = os.fsencode(line.path).rpartition(b"/")
                 status = os.stat(name, dir_fd=descent.enter(above), follow_symlinks=False)
-                identity = (status.st_ino, status.st_mtime_ns, status.st_mode)
+                inode, _, mtime_ns, mode = _identity(status)
+                identity = (inode, mtime_ns, mode)
             put([*line, *identity])
         put(digest.hexdigest())
 
@@ -219,7 +219,7 @@ class Unpacked:
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
-    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode)
+    return (*Fingerprint.of(status).link_stable, status.st_mode)
 
 
 def _of(row: _Row) -> tuple[int, int, int, int]:

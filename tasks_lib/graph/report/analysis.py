@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple
 
 from tasks_lib.graph.report.record import Record
 from tasks_lib.graph.reporter.ledger import host_of
-from tasks_lib.graph.reporter.words import counted, size_text, time_text
+from tasks_lib.graph.reporter.words import counted
+from tasks_lib.units import format_duration, format_size
 
 #: Phases that wait for another machine.
 _NETWORK: Final = frozenset({"connect", "first-byte", "body"})
@@ -102,7 +103,7 @@ def _host(record: Record) -> Iterator[str]:
         return
     first = remote[0]
     share = f"{first.ms / total:.0%}".replace("%", " %")
-    sentence = f"{share} of the time with servers ({time_text(first.ms / 1000)}) went to {first.name}"
+    sentence = f"{share} of the time with servers ({format_duration(first.ms / 1000)}) went to {first.name}"
     if first.alone:
         which = "its file has" if first.files == 1 else f"{first.alone:,} of its {first.files:,} files have"
         yield f"{sentence}: add a mirror, {which} no other source."
@@ -115,8 +116,8 @@ def _waits(record: Record) -> Iterator[str]:
     if waited >= _WORTH_MS:
         tasks = sum(any(phase[0] == "wait" for phase in task.get("phases", ())) for task in record["tasks"])
         yield (
-            f"{counted(tasks, 'task')} waited {time_text(waited / 1000)} before asking again or for another process: "
-            "a source that is often down belongs behind its mirrors."
+            f"{counted(tasks, 'task')} waited {format_duration(waited / 1000)} before asking again or for another "
+            "process: a source that is often down belongs behind its mirrors."
         )
 
 
@@ -125,8 +126,8 @@ def _queue(record: Record) -> Iterator[str]:
     queued, ran, elapsed = sum(turns) + spent(record).get("queue", 0.0), len(turns), record["elapsed"]
     if ran and elapsed >= _WORTH_MS and queued / ran > _SHARE / 2 * elapsed:
         yield (
-            f"A task that was ready waited {time_text(queued / ran / 1000)} for its turn on average: if the line and "
-            "the servers allow it, raise FETCH_JOBS and FETCH_JOBS_PER_HOST."
+            f"A task that was ready waited {format_duration(queued / ran / 1000)} for its turn on average: if the "
+            "line and the servers allow it, raise FETCH_JOBS and FETCH_JOBS_PER_HOST."
         )
 
 
@@ -147,7 +148,7 @@ def _path(record: Record) -> Iterator[str]:
     }
     share = f"{took / whole:.0%}".replace("%", " %")
     hint = words.get(longest["name"].partition(":")[0], "it sets the pace")
-    yield f"{share} of the critical path is {longest['name']} ({time_text(took / 1000)}): {hint}."
+    yield f"{share} of the critical path is {longest['name']} ({format_duration(took / 1000)}): {hint}."
 
 
 def _cache(record: Record) -> Iterator[str]:
@@ -159,4 +160,4 @@ def _cache(record: Record) -> Iterator[str]:
         yield f"{share} of the tasks ({have:,}) found their result made already."
     elif counts.get("fetched", 0):
         size = sum(host.bytes for host in hosts(record))
-        yield f"Nothing was in the cache: {size_text(size)} had to be fetched. Keep the cache directory between runs."
+        yield f"Nothing was in the cache: {format_size(size)} had to be fetched. Keep the cache directory between runs."

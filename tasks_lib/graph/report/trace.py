@@ -68,8 +68,9 @@ def _counters(record: Record) -> Iterator[dict[str, Any]]:
     for task in record["tasks"]:
         for name, start, end, *more in task.get("phases", ()):
             if name == "body" and more and end > start:
-                rates += [(start, more[0] / (end - start)), (end, -more[0] / (end - start))]
-    yield from _counter("downloads", "kB/s", sorted(rates))
+                rate = more[0] / 1024 / (end - start) * 1000
+                rates += [(start, rate), (end, -rate)]
+    yield from _counter("downloads", "KiB/s", sorted(rates))
 
 
 def _counter(name: str, unit: str, edges: list[tuple[float, float]]) -> Iterator[dict[str, Any]]:

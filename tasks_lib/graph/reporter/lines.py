@@ -14,8 +14,10 @@ from tasks_lib.errors import escaped
 from tasks_lib.graph.reporter.ledger import Ledger, TaskRun
 from tasks_lib.graph.reporter.out import Out
 from tasks_lib.graph.reporter.summary import Line, failures, more_failures, totals
-from tasks_lib.graph.reporter.words import escaped_lines, left_text, painted, size_text, time_text
+from tasks_lib.graph.reporter.words import escaped_lines, painted
 from tasks_lib.graph.watch import Event
+from tasks_lib.progress import describe_wait
+from tasks_lib.units import format_duration, format_estimate, format_size
 
 #: Up-to-date tasks that are named; a graph of ten thousand would bury what matters. The summary counts all.
 NAMED: Final = 100
@@ -57,7 +59,7 @@ class LinesFace:
         elif event.name == "skip":
             self._say(f"{name}: skipped: {escaped(str(facts['reason']))}", "warn")
         elif event.name == "phase" and facts["phase"] == "wait":
-            self._say(f"{name}: {_waiting(facts)}", "dim")
+            self._say(f"{name}: {escaped(_waiting(facts))}", "dim")
 
     def ended(self, name: str, outcome: str, fail: Any, kept: str) -> None:
         """Tell how a task ended."""
@@ -152,24 +154,22 @@ def _property(text: str) -> str:
 
 
 def _waiting(facts: Mapping[str, str | int | float]) -> str:
-    if "holder" in facts:
-        return f"waiting for process {escaped(str(facts['holder']))}"
-    if "url" in facts:
-        reason = f": {escaped(str(facts['reason']))}" if facts.get("reason") else ""
-        return f"asks {escaped(str(facts['url']))} again in {facts.get('seconds', 0)} s{reason}"
-    return "waiting"
+    if "url" not in facts:
+        return describe_wait("wait", facts) or "waiting"
+    reason = f": {facts['reason']}" if facts.get("reason") else ""
+    return f"asks {facts['url']} again in {facts.get('seconds', 0)} s{reason}"
 
 
 def ending(run: TaskRun) -> str:
     """Return where the bytes came from and how long it took."""
-    took = time_text(run.end_s - run.start_s)
+    took = format_duration(run.end_s - run.start_s)
     if run.outcome == "adopted":
         return f"adopted from the cache in {took}"
     source = run.source
     if run.outcome != "fetched" or source is None:
         return f"in {took}"
-    size = size_text(source.size + source.resumed)
-    resumed = f" ({size_text(source.resumed)} of it were there)" if source.resumed else ""
+    size = format_size(source.size + source.resumed)
+    resumed = f" ({format_size(source.resumed)} of it were there)" if source.resumed else ""
     return f"{size}{resumed} from {escaped(source.url)} in {took}"
 
 
@@ -178,7 +178,7 @@ def present(run: TaskRun, now: float) -> str:
     phase = run.phase
     if phase is None or not phase.total:
         doing = phase.name if phase else "running"
-        return f"{doing} for {time_text(now - run.start_s)}"
+        return f"{doing} for {format_duration(now - run.start_s)}"
     done, rate = phase.size + phase.resumed, run.rate(now)
-    left = f", {left_text((phase.total - done) / rate)} left" if rate > 0 and done <= phase.total else ""
-    return f"{phase.name}: {size_text(done)} of {size_text(phase.total)}, {size_text(rate)}/s{left}"
+    left = f", {format_estimate((phase.total - done) / rate)} left" if rate > 0 and done <= phase.total else ""
+    return f"{phase.name}: {format_size(done)} of {format_size(phase.total)}, {format_size(rate)}/s{left}"

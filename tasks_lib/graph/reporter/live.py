@@ -23,12 +23,13 @@ from tasks_lib.errors import escaped
 from tasks_lib.graph.reporter.ledger import IDLE_PHASES, Ledger, TaskRun, host_of
 from tasks_lib.graph.reporter.out import Out
 from tasks_lib.graph.reporter.summary import Line, failures, more_failures, totals
-from tasks_lib.graph.reporter.words import escaped_lines, left_text, size_text, time_text
+from tasks_lib.graph.reporter.words import escaped_lines
 from tasks_lib.graph.watch import Event
+from tasks_lib.units import format_duration, format_estimate, format_size
 
 #: Terminal size where the terminal does not say. Source: POSIX, the VT100's.
 _SIZE: Final = os.terminal_size((80, 24))
-_BAR: Final = 12
+_BAR: Final = 9
 #: Seconds before the end of a run is foretold.
 _CALM_S: Final = 1.0
 _STYLES: Final = {"bad": "red", "good": "green", "warn": "yellow", "accent": "cyan", "dim": "dim", "strong": "bold"}
@@ -200,17 +201,17 @@ class LiveFace:
         name = f"{_shortened(escaped(run.name), columns):<{columns}}"
         cells = [((0, 0), name, "bold"), ((1, 1), f"{doing:<10}", "cyan")]
         if phase is None or not phase.total or phase.name in IDLE_PHASES:
-            return [*cells, ((2, 2), time_text(now - run.start_s), "dim")]
+            return [*cells, ((2, 2), format_duration(now - run.start_s), "dim")]
         done, rate = phase.size + phase.resumed, run.rate(now)
         share = min(1.0, done / phase.total)
-        left = left_text((phase.total - done) / rate) if rate > 0 and share < 1 else ""
+        left = format_estimate((phase.total - done) / rate) if rate > 0 and share < 1 else ""
         full = round(share * _BAR)
         return [
             *cells,
             ((2, 7), self._marks[0] * full + self._marks[1] * (_BAR - full), "green"),
             ((3, 2), f"{share:>4.0%}", ""),
-            ((4, 5), f"{size_text(done):>8} of {size_text(phase.total):<8}", ""),
-            ((5, 3), f"{size_text(rate) + '/s':>10}", ""),
+            ((4, 5), f"{format_size(done):>9} of {format_size(phase.total):<9}", ""),
+            ((5, 3), f"{format_size(rate) + '/s':>11}", ""),
             ((6, 4), f"{left:>8}", "dim"),
             ((7, 6), _shortened(escaped(host_of(phase.url)), 28) if phase.url else "", "dim"),
         ]
@@ -226,10 +227,10 @@ class LiveFace:
         have, wanted = self._ledger.bytes()
         elapsed, rate = now - self._ledger.begun_s, self._ledger.rate(now)
         if wanted:
-            row.append(f"   {size_text(have)} of {size_text(wanted)}")
-        row.append(f"   {time_text(elapsed)}", "dim")
+            row.append(f"   {format_size(have)} of {format_size(wanted)}")
+        row.append(f"   {format_duration(elapsed)}", "dim")
         if rate > 0 and have < wanted and elapsed >= _CALM_S:
-            row.append(f", {left_text((wanted - have) / rate)} left", "dim")
+            row.append(f", {format_estimate((wanted - have) / rate)} left", "dim")
         return row
 
 

@@ -6,7 +6,8 @@ from typing import Final, NamedTuple
 
 from tasks_lib.errors import escaped
 from tasks_lib.graph.reporter.ledger import Ledger, TaskRun
-from tasks_lib.graph.reporter.words import counted, escaped_lines, size_text, time_text
+from tasks_lib.graph.reporter.words import counted, escaped_lines
+from tasks_lib.units import format_duration, format_size
 
 #: Hosts, slow tasks and failures that the summary names; the page and the event log have all.
 _HOSTS: Final = 5
@@ -43,12 +44,12 @@ def totals(ledger: Ledger, now: float) -> list[Line]:
     told = []
     for outcome, words in OUTCOMES.items():
         if number := ledger.counts[outcome]:
-            told.append(f"{number:,} {words}" + (f" ({size_text(fetched)})" if outcome == "fetched" else ""))
+            told.append(f"{number:,} {words}" + (f" ({format_size(fetched)})" if outcome == "fetched" else ""))
     idle = "" if ledger.runs or ledger.counts["failed"] else "nothing to do"
     failed = ledger.counts["failed"] or ledger.counts["stopped"]
     tone = "bad" if failed else "good"
     said = ": ".join(filter(None, (idle, ", ".join(told))))
-    lines = [Line(f"{said}; {time_text(now - ledger.begun_s)}", tone)]
+    lines = [Line(f"{said}; {format_duration(now - ledger.begun_s)}", tone)]
     if ledger.counts["stopped"]:
         lines.append(Line("  run again to go on; of a download that can be resumed only the rest is fetched", "dim"))
     return [*lines, *_hosts(ledger), *_slowest(ledger, now)]
@@ -58,8 +59,8 @@ def _hosts(ledger: Ledger) -> list[Line]:
     hosts = ledger.by_host()
     lines = []
     for host, (files, size, seconds) in list(hosts.items())[:_HOSTS]:
-        rate = f", {size_text(size / seconds)}/s{' each' if files > 1 else ''}" if seconds > 0 else ""
-        lines.append(Line(f"  from {escaped(host)}: {counted(files, 'file')}, {size_text(size)}{rate}", "dim"))
+        rate = f", {format_size(size / seconds)}/s{' each' if files > 1 else ''}" if seconds > 0 else ""
+        lines.append(Line(f"  from {escaped(host)}: {counted(files, 'file')}, {format_size(size)}{rate}", "dim"))
     if len(hosts) > _HOSTS:
         lines.append(Line(f"  and {counted(len(hosts) - _HOSTS, 'more host')}", "dim"))
     return lines
@@ -72,7 +73,7 @@ def _slowest(ledger: Ledger, now: float) -> list[Line]:
     told = []
     for run in runs:
         source = f" from {escaped(run.source.url)}" if run.source else ""
-        told.append(f"{escaped(run.name)} {time_text(run.end_s - run.start_s)}{source}")
+        told.append(f"{escaped(run.name)} {format_duration(run.end_s - run.start_s)}{source}")
     return [Line(f"  slowest: {'; '.join(told)}", "dim")] if told else []
 
 

@@ -14,20 +14,25 @@ const STATES = {
   "up-to-date": "up to date", ignored: "ignored", "not-run": "not run",
 };
 
+function tenths(number) { return (Math.floor(number * 10 + 0.5) / 10).toFixed(1); }
+
+// Both are as tasks_lib/units.py has them; below a second a time is in milliseconds, since phases are as short.
 function sized(bytes) {
-  if (!(bytes > 0)) return bytes === 0 ? "0 B" : "";
+  if (!(bytes >= 0)) return "";
+  if (bytes < 1024) return `${bytes.toFixed(0)} B`;
+  bytes /= 1024;
   let unit = 0;
-  while (bytes >= 999.95 && unit < 4) { bytes /= 1000; unit += 1; }
-  return `${unit ? bytes.toFixed(1) : bytes.toFixed(0)} ${["B", "kB", "MB", "GB", "TB"][unit]}`;
+  while (bytes >= 999.95 && unit < 3) { bytes /= 1024; unit += 1; }
+  return `${tenths(bytes)} ${["KiB", "MiB", "GiB", "TiB"][unit]}`;
 }
 
 function timed(ms) {
   if (ms === undefined) return "";
   if (ms < 1000) return `${ms < 10 ? ms.toFixed(1) : ms.toFixed(0)} ms`;
   const s = ms / 1000;
-  if (s < 60) return `${s.toFixed(s < 10 ? 2 : 1)} s`;
-  const minutes = Math.floor(Math.round(s) / 60);
-  return minutes < 60 ? `${minutes} min ${String(Math.round(s) % 60).padStart(2, "0")} s`
+  if (s < 59.95) return `${tenths(s)} s`;
+  const minutes = Math.floor(Math.floor(s + 0.5) / 60);
+  return minutes < 60 ? `${minutes} min ${String(Math.floor(s + 0.5) % 60).padStart(2, "0")} s`
     : `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
 }
 

@@ -1,11 +1,12 @@
-"""What every step is given: the settings, the store, and sources that are made when first needed."""
+"""Build what every step needs from settings and environment: the one composition root of graph and fetch_content."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tasks_lib.formats import mtime_for, writer_version
 from tasks_lib.limits import Limits
@@ -20,45 +21,76 @@ if TYPE_CHECKING:
     from tasks_lib.unpinned import Unpinned
 
 
-class World:
-    """One run's world; `environ` is what a toolchain's command inherits."""
+if TYPE_CHECKING:
+    shared = cached_property
+else:
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
-        self.settings, self.environ = settings, environ
+    class shared(cached_property):  # noqa: N801  # reads as the decorator that it is
+        """A cached property that two threads never compute twice; since Python 3.12 that of functools has no lock."""
 
-    @cached_property
+        def __get__(self, instance: Any, owner: type | None = None) -> Any:
+            with instance.lock:
+                return super().__get__(instance, owner)
+
+
+class Context:
+    """Hold what the steps of one run share; each part is created on first use."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        *,
+        mirrors: Literal["definitions", "none"] = "definitions",
+    ) -> None:
+        """Create it.
+
+        Args:
+            settings: of the run.
+            environ: what a toolchain's command inherits.
+            mirrors: "definitions": their `mirrors.yml` says where a redirect may lead; "none": anywhere.
+        """
+        self.settings: Final = settings
+        self.environ: Final = environ
+        self._mirrors: Final = mirrors
+        self.lock: Final = threading.RLock()
+
+    @shared
     def store(self) -> Store:
         """The store."""
         return Store(self.settings.cache, self.settings.store)
 
-    @cached_property
+    @shared
     def _transport(self) -> Transport:
         from tasks_lib.transport import Transport
 
+        own = self.settings.transport
+        if self._mirrors == "none":
+            return Transport(own)
         try:
             text = (self.settings.fetchdefs / "mirrors.yml").read_text("utf-8")
         except (OSError, UnicodeDecodeError):  # there is none, or the definitions were refused for it
-            return Transport(self.settings.transport)
+            return Transport(own)
         from tasks_lib.definitions.mirrors import mirrors_of
 
         # where definitions lead is judged with them; a redirect may lead anywhere
-        return Transport(self.settings.transport, mirrors_of(text).refusal)
+        return Transport(own, mirrors_of(text).refusal)
 
-    @cached_property
+    @shared
     def sources(self) -> Sources:
         """Where blobs come from; what opens sockets is loaded when the first one is needed."""
         from tasks_lib.sources import Sources
 
         return Sources(self.store, self._transport, self.settings.policy)
 
-    @cached_property
+    @shared
     def unpinned(self) -> Unpinned:
         """Where content comes from that nobody pinned."""
         from tasks_lib.unpinned import Unpinned
 
         return Unpinned(self.store, self._transport, self.settings.policy)
 
-    @cached_property
+    @shared
     def gpg(self) -> Gpg:
         """gpg, as the environment finds it."""
         from tasks_lib.signature import Gpg

@@ -1,0 +1,92 @@
+"""Format and parse sizes and durations for people.
+
+Sizes use binary units (1 KiB = 1024 bytes), as settings, limits and the documentation do. Two numbers that are compared
+in an error (expected and actual size, space needed and free) stay in bytes: rounded, they may look equal. JSON output
+has bytes and seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from tasks_lib.errors import SettingError, escaped
+
+#: Source: IEC 80000-13. `graph/report/page/words.js` repeats these; tests/test_report_page.py compares both.
+_SIZE_UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
+#: Bytes of each unit that people write; "kB" and its multiples are decimal (SI), a lone letter is binary.
+_BYTES: Final = {
+    "": 1, "b": 1, "byte": 1, "bytes": 1,
+    "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40,
+    "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
+    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+}  # fmt: skip
+_HOUR_S: Final = 3600.0
+_DAY_S: Final = 24 * _HOUR_S
+#: Seconds of each unit that people write; a number alone is days.
+_SECONDS: Final = {"": _DAY_S, "s": 1.0, "m": 60.0, "h": _HOUR_S, "d": _DAY_S, "w": 7 * _DAY_S}
+#: Compiled when it is first needed: a run with nothing to do parses no size.
+_NUMBER: Final = r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([a-z]*)"
+
+
+def format_size(size: float) -> str:
+    """Return bytes in the largest unit that needs at most three digits before the point: `999 B`, `9.8 MiB`."""
+    if size < 1024:
+        return f"{size:.0f} B"
+    size /= 1024
+    units = iter(_SIZE_UNITS)
+    unit = next(units)
+    while size >= 999.95 and unit != _SIZE_UNITS[-1]:
+        size /= 1024
+        unit = next(units)
+    return f"{math.floor(size * 10 + 0.5) / 10:.1f} {unit}"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a measured time: `0.12 s`, `8.3 s`, `2 min 05 s`, `3 h 20 min`."""
+    if seconds < 1:
+        return f"{max(seconds, 0):.2f} s"
+    if seconds < 59.95:
+        return f"{math.floor(seconds * 10 + 0.5) / 10:.1f} s"
+    minutes, rest = divmod(math.floor(seconds + 0.5), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def format_estimate(seconds: float) -> str:
+    """Return a time to wait, which no fraction makes better: `12 s`, `2 min`, `3 h 20 min`."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def format_age(seconds: float) -> str:
+    """Return an age in days, or in hours below one day: `30 d`, `2 h`."""
+    return f"{seconds / _DAY_S:.0f} d" if seconds >= _DAY_S else f"{max(seconds, 0) / _HOUR_S:.0f} h"
+
+
+def parse_size(text: str, name: str) -> int:
+    """Return the bytes of a size such as `20GiB` or `500MB`; a number alone is bytes.
+
+    Raises:
+        SettingError: `text` is not a size; the message names `name`.
+    """
+    return int(_parse(text, _BYTES, name, "a size such as 20GiB or 500MB"))
+
+
+def parse_duration(text: str, name: str) -> float:
+    """Return the seconds of a duration such as `30d` or `12h`; a number alone is days.
+
+    Raises:
+        SettingError: `text` is not a duration; the message names `name`.
+    """
+    return _parse(text, _SECONDS, name, "a duration such as 30d or 12h")
+
+
+def _parse(text: str, units: Mapping[str, float], name: str, expected: str) -> float:
+    found = re.fullmatch(_NUMBER, text.strip().lower())
+    if found is None or found[2] not in units:
+        raise SettingError(f"invalid value '{escaped(text[:80])}' for {name}: expected {expected}")
+    return float(found[1]) * units[found[2]]

@@ -1,0 +1,151 @@
+"""What tells that a file is unchanged, without reading it."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks_lib.fingerprint import (
+    ABSENT,
+    RACY_NS,
+    UNTRUSTED,
+    Fingerprint,
+    compact_of,
+    copy_stable,
+    is_racy,
+    predates,
+    settled,
+)
+from tasks_lib.graph.marks import unchanged
+from tasks_lib.progress import Silent
+from tasks_lib.tree import Slot
+from tests.test_house import MODULES, name_of
+
+
+def rewritten(path: Path) -> None:
+    """Write other content of the same size and set mtime back, as an archiver or `touch -r` does."""
+    before = path.stat()
+    path.write_text("x" * before.st_size)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def swapped(path: Path) -> None:
+    """Put another file of the same content in its place."""
+    other = path.with_name("other")
+    shutil.copy2(path, other)
+    other.replace(path)
+
+
+#: what happens to a file -> whether the fingerprint, its link-stable and its copy-stable part notice
+EVENTS: dict[str, tuple[Callable[[Path], object], tuple[bool, bool, bool]]] = {
+    "nothing": (lambda path: path.read_text(), (False, False, False)),
+    "written": (lambda path: path.write_text("longer"), (True, True, True)),
+    "written, its size and time as before": (rewritten, (True, False, False)),
+    "linked": (lambda path: path.with_name("link").hardlink_to(path), (True, False, False)),
+    "copied over": (swapped, (True, True, False)),
+    "touched": (lambda path: os.utime(path, ns=(1, 1)), (True, True, True)),
+    "another mode": (lambda path: path.chmod(0o600), (True, False, False)),
+}
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_what_is_noticed(event: str, tmp_path: Path) -> None:
+    """A fingerprint notices every event, a part of one exactly what it is documented for."""
+    happen, noticed = EVENTS[event]
+    path = tmp_path / "file"
+    path.write_text("text")
+    time.sleep(2 * RACY_NS / 1e9)
+    before, status = Fingerprint.at(path), path.stat()
+    happen(path)
+    after = Fingerprint.of(path.stat())
+    copied = copy_stable(path.stat()) != copy_stable(status)
+    assert (after != before, after.link_stable != before.link_stable, copied) == noticed
+    assert (compact_of(path.stat()) != compact_of(status)) == (not before.is_at(path)) == noticed[0]
+
+
+def test_every_field_counts(tmp_path: Path) -> None:
+    """Definitions are parsed again when any field differs, the device too."""
+    time.sleep(2 * RACY_NS / 1e9)
+    kept = Fingerprint.at(tmp_path)
+    if kept == UNTRUSTED:
+        time.sleep(2 * RACY_NS / 1e9)
+        kept = Fingerprint.at(tmp_path)
+    assert unchanged({str(tmp_path): kept}, [tmp_path])
+    for field in Fingerprint._fields:
+        other = kept._replace(**{field: getattr(kept, field) + 1})
+        assert not unchanged({str(tmp_path): other}, [tmp_path]), field
+
+
+def test_what_is_absent(tmp_path: Path) -> None:
+    """Absence is known, and is no longer true once there is a file."""
+    path = tmp_path / "file"
+    assert Fingerprint.at(path) == ABSENT
+    assert ABSENT.is_at(path)
+    path.touch()
+    assert not ABSENT.is_at(path)
+
+
+def test_what_is_racy(tmp_path: Path) -> None:
+    """A file that could change again in the same tick is believed neither now nor later."""
+    path = tmp_path / "file"
+    path.touch()
+    status = path.stat()
+    assert Fingerprint.at(path) == UNTRUSTED
+    assert not UNTRUSTED.is_at(path)
+    assert is_racy(status, status.st_ctime_ns + RACY_NS)
+    assert not is_racy(status, status.st_ctime_ns + RACY_NS + 1)
+    assert is_racy(status, 0), "a clock that was set back"
+    assert predates(status, status.st_mtime_ns)
+    assert not predates(status, status.st_mtime_ns - 1)
+
+
+def test_a_file_settles(tmp_path: Path) -> None:
+    """The fingerprint of an open file is taken when it is racy no more."""
+    with (tmp_path / "file").open("w+b") as file:
+        found = settled(file.fileno())
+        assert not is_racy(os.fstat(file.fileno()), time.time_ns())
+        assert found == Fingerprint.of(os.fstat(file.fileno()))
+
+
+def test_one_notion() -> None:
+    """Change times are looked at in one module: there is no other notion of an unchanged file."""
+    users = {
+        name_of(path)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr.startswith("st_ctime")
+    }
+    assert users == {"fingerprint.py"}
+
+
+def test_a_record_that_changed_in_place(tmp_path: Path) -> None:
+    """Who waited for a slot is told that its record changed even when its inode did not: systems use numbers again."""
+    slot = Slot(tmp_path / "tree", tmp_path / ".records/tree.json")
+    slot.record.parent.mkdir()
+    slot.record.write_text("{}\n")
+    told: list[bool] = []
+
+    class Waits(Silent):
+        def phase(self, name: str, **facts: str | int | float) -> None:
+            assert name == "wait" and "holder" in facts
+            waits.set()
+
+    def second() -> None:
+        with slot.held(Waits()) as changed:
+            told.append(changed)
+
+    waits = threading.Event()
+    with slot.held(Silent()):
+        thread = threading.Thread(target=second)
+        thread.start()
+        waits.wait()
+        slot.record.write_text('{"key": "k"}\n')
+    thread.join()
+    assert told == [True]
