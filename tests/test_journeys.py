@@ -344,6 +344,27 @@ def test_fetches_are_whole_when_the_output_is_adopted(extract: str, repository: 
     assert ran(doit(repository, "toolchain:kit")) == []
 
 
+@pytest.mark.parametrize("then", ["clean", "run"])
+def test_another_dest(then: str, repository: Path) -> None:
+    """After a `dest:` changed, clean and the next run remove what stands at the earlier one, and nothing of the user's."""
+    kit = "kit: {description: k, fetches: {fetch: [{artifact: tool, dest: DEST}, {artifact: lib, dest: DEST, extract: false}]}}\n"
+    written(repository, {"fetchdefs/toolchain/kit.yml": kit.replace("DEST", "x")})
+    ran(doit(repository, "toolchain:kit"))
+    made = repository / "build/kit/fetches"
+    written(
+        repository, {"fetchdefs/toolchain/kit.yml": kit.replace("DEST", "y"), "build/kit/fetches/y/tool/own": "mine"}
+    )
+    if then == "clean":
+        written(repository, {"build/kit/fetches/y/lib.tar.zst": "mine", "build/kit/fetches/y/tool/tool.c": "mine"})
+        assert doit(repository, "clean", "-c", "toolchain:kit").returncode == 0
+        left = {"y/tool/own", "y/tool/tool.c", "y/lib.tar.zst"}
+    else:
+        ran(doit(repository, "toolchain:kit"))
+        left = {"y/tool/own", "y/tool/tool.c", "y/lib.tar.zst"}
+    assert {str(one.relative_to(made)) for one in made.rglob("*") if one.is_file()} == left
+    assert ((made / "y/tool/tool.c").read_text() == "mine") == (then == "clean")
+
+
 def test_a_file_that_moves_to_another_fetch(repository: Path) -> None:
     """Two fetches that change together, one bringing what the other had before: in whichever order they are delivered."""
 

@@ -64,7 +64,7 @@ def deliver(world: World, delivery: Delivery, progress: Progress) -> None:
             with world.store.open(integrity) as file:
                 _fill(world, delivery, slot, file, integrity, progress)
         except BlobCorruptError:
-            slot.clear()  # it may have been delivered before its last byte was judged
+            slot.clear(progress)  # it may have been delivered before its last byte was judged
             raise
 
 
