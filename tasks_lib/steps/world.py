@@ -25,6 +25,8 @@ class World:
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         self.settings, self.environ = settings, environ
+        # directory of records -> the list of deliveries, for which it was looked through in this run
+        self.looked_through: dict[str, object] = {}
 
     @cached_property
     def store(self) -> Store:
