@@ -54,6 +54,8 @@ class Context:
         self.environ: Final = environ
         self._mirrors: Final = mirrors
         self.lock: Final = threading.RLock()
+        # directory of records -> the list of deliveries, for which it was looked through in this run
+        self.looked_through: Final[dict[str, object]] = {}
 
     @shared
     def store(self) -> Store:

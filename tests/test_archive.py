@@ -377,7 +377,7 @@ def test_two_archives_share_a_directory(tmp_path: Path) -> None:
     second = extract(tar([Member("d/b", b"2")]), "tar", tmp_path / "out")
     assert set(tree_of(tmp_path / "out")) == {"d", "d/a", "d/b"}
     assert first.holds("k")
-    first.clear()
+    first.clear(Silent())
     assert set(tree_of(tmp_path / "out")) == {"d", "d/b"}
     assert second.holds("k")
     assert not first.holds("k")

@@ -344,6 +344,78 @@ def test_fetches_are_whole_when_the_output_is_adopted(extract: str, repository: 
     assert ran(doit(repository, "toolchain:kit")) == []
 
 
+@pytest.mark.parametrize("then", ["clean", "run"])
+def test_another_dest(then: str, repository: Path) -> None:
+    """After a `dest:` changed, clean and the next run remove what stands at the earlier one, and nothing of the user's."""
+    kit = "kit: {description: k, fetches: {fetch: [{artifact: tool, dest: DEST}, {artifact: lib, dest: DEST, extract: false}]}}\n"
+    written(repository, {"fetchdefs/toolchain/kit.yml": kit.replace("DEST", "x")})
+    ran(doit(repository, "toolchain:kit"))
+    made = repository / "build/kit/fetches"
+    written(
+        repository, {"fetchdefs/toolchain/kit.yml": kit.replace("DEST", "y"), "build/kit/fetches/y/tool/own": "mine"}
+    )
+    if then == "clean":
+        written(repository, {"build/kit/fetches/y/lib.tar.zst": "mine", "build/kit/fetches/y/tool/tool.c": "mine"})
+        assert doit(repository, "clean", "-c", "toolchain:kit").returncode == 0
+        left = {"y/tool/own", "y/tool/tool.c", "y/lib.tar.zst"}
+    else:
+        ran(doit(repository, "toolchain:kit"))
+        left = {"y/tool/own", "y/tool/tool.c", "y/lib.tar.zst"}
+    assert {str(one.relative_to(made)) for one in made.rglob("*") if one.is_file()} == left
+    assert ((made / "y/tool/tool.c").read_text() == "mine") == (then == "clean")
+
+
+#: Says which files of the build a run opens, and which of its directories it lists.
+AUDITED = (
+    PORCH
+    + """
+import os, sys
+log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def audit(event, words):
+    if event in ("open", "os.listdir", "os.scandir") and "build" in str(words[0]):
+        os.write(log, f"{event} {words[0]}\\n".encode())
+sys.addaudithook(audit)
+"""
+)
+
+
+def test_many_fetches_of_one_toolchain(repository: Path) -> None:
+    """Per fetch nothing grows with their number: cold, all in another version, all replaced by others, cleaned."""
+    written(repository, {"dodo.py": AUDITED})
+
+    def looks(*words: str) -> tuple[int, int]:
+        """Run doit; return how often it opened something, and how often it listed a directory, of the build."""
+        (repository / "log").unlink(missing_ok=True)
+        done = doit(repository, *words)
+        assert done.returncode == 0, done.stdout
+        lines = (repository / "log").read_text().splitlines()
+        return sum(line.startswith("open ") for line in lines), sum(
+            ".fetches" in line and "os." in line for line in lines
+        )
+
+    def defined(count: int, start: int, version: int) -> None:
+        texts, asked = [], []
+        for number in range(start, start + count):
+            content = tar([Member(f"p{number}/f", b"%d" % version)])
+            (repository / f"p{number}.tar").write_bytes(content)
+            texts.append(definition(f"p{number}", f"file://{repository}/p{number}.tar", content))
+            asked.append(f"{{artifact: p{number}, extract: {'true' if number % 2 else 'false'}}}")
+        kit = f"kit: {{description: k, fetches: {{fetch: [{', '.join(asked)}]}}}}\n"
+        written(repository, {"fetchdefs/fetch/many.yml": "".join(texts), "fetchdefs/toolchain/kit.yml": kit})
+
+    found: dict[str, list[tuple[int, int]]] = {}
+    for count in (10, 40):
+        shutil.rmtree(repository / "build", ignore_errors=True)
+        for step, (start, version) in {"cold": (0, 1), "versions": (0, 2), "others": (1000, 1)}.items():
+            defined(count, start, version)
+            found.setdefault(step, []).append(looks("toolchain:kit"))
+        found.setdefault("clean", []).append(looks("clean", "-c", "toolchain:kit"))
+        assert not (repository / "build/kit/fetches").exists()
+    for step, (few, many) in found.items():
+        assert many[0] <= 5 * few[0], (step, found)
+        assert many[1] <= few[1] + 4, (step, found)  # workers that begin at once
+
+
 def test_a_file_that_moves_to_another_fetch(repository: Path) -> None:
     """Two fetches that change together, one bringing what the other had before: in whichever order they are delivered."""
 

@@ -134,6 +134,35 @@ def test_words_after_a_name_are_no_options() -> None:
     assert control.selected_tasks == ["extract:a", "extract:b"]
 
 
+class Counted(str):
+    """A name that counts how often it is compared."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return str(self) is str(other) or str.__eq__(self, other)
+
+
+def test_many_dependencies_are_not_compared_with_each_other() -> None:
+    """Doit looks for the maker of each file among the tasks that are needed: the work grows as their number."""
+    numbers = range(1000)
+    makers = [
+        lean.LeanTask(Counted(f"extract:{one}"), "extract", {**TOLD["made of nothing"], "targets": [str(one)]})
+        for one in numbers
+    ]
+    needs = {"task_dep": [f"extract:{one}" for one in numbers], "file_dep": [str(one) for one in numbers]}
+    kit = lean.LeanTask("toolchain:kit", "toolchain", {**TOLD["made of nothing"], **needs})
+    Counted.compared = 0
+    TaskControl([kit, *makers])  # type: ignore[no-untyped-call]
+    assert len(kit.task_dep) == len(numbers)
+    assert Counted.compared < 10 * len(numbers)
+    kit.task_dep.append("extract:more")
+    assert "extract:more" in kit.task_dep
+    assert "extract:none" not in kit.task_dep
+
+
 def test_what_is_asked_for_of_a_finished_task_stays() -> None:
     """Whether it had actions and what they wrote, its edges, its targets, its check and its facts."""
     _, ours = both(TOLD["made of something"])

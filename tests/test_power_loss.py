@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tasks_lib.errors import TreeError
+from tasks_lib.progress import Silent
 from tasks_lib.tree import Slot, remove_tree
 from tests.archives import Member
 from tests.project import definition, doit, ran
@@ -108,8 +109,8 @@ def test_a_torn_record(place: str, size: int, slot: Slot) -> None:
     os.truncate(torn, size if size >= 0 else torn.stat().st_size - 1)
     assert not slot.holds("k")
     if torn == slot.record:
-        slot.distrust()
-    slot.clear()
+        slot.distrust(Silent())
+    slot.clear(Silent())
     extract(slot, Member("a", b"4"), Member("d/b", b"5"), key="new")
     assert slot.holds("new")
     assert second.holds("k")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tasks_lib.archive import Limits, Reshape
 from tasks_lib.errors import TreeError, UnsafeEntryError
 from tasks_lib.progress import Silent
 from tasks_lib.tree import Slot, drop_strays, remove_tree
+from tasks_lib.tree.record import head, is_torn, lines
 from tests.archives import Member, gnu, pax, record, tar
 
 
@@ -77,7 +79,7 @@ def test_a_destination_of_any_length(size: int, tmp_path: Path) -> None:
     assert slot.holds("new")
     assert [path.name for path in (parent / "out").iterdir()] == ["top"]
     extract(slot, gnu(deep), Member("x", b"1"))
-    slot.clear()
+    slot.clear(Silent())
     assert not (parent / "out").exists()
 
 
@@ -228,14 +230,14 @@ def test_the_way_to_a_destination_goes_with_it(tmp_path: Path) -> None:
     extract(flat, Member("kept", b"1"))
     with pytest.raises(TreeError, match="both put 'a'"):
         extract(flat, Member("a", b"2"))
-    deep.clear()
+    deep.clear(Silent())
     extract(flat, Member("a", b"2"))
     with pytest.raises(TreeError):
         extract(deep, Member("f", b"1"))
     with pytest.raises(UnsafeEntryError):
         extract(Slot(tmp_path / "out/c/d", records / "bad.json"), Member("../f", b"1"))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a"]
-    flat.clear()
+    flat.clear(Silent())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["records"]
 
 
@@ -258,3 +260,136 @@ def test_a_slot_that_moves_up(tmp_path: Path) -> None:
     extract(Slot(tmp_path / "out/a/b", records / "one.json"), Member("f", b"1"))
     extract(Slot(tmp_path / "out", records / "one.json"), Member("a", b"2"))
     assert (tmp_path / "out/a").read_bytes() == b"2"
+
+
+def left(tmp_path: Path) -> set[str]:
+    """Return what stands below a directory, but for locks."""
+    found = (str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    return {path for path in found if not path.endswith(".lock")}
+
+
+def test_a_neighbour_that_held_all_there_was(tmp_path: Path) -> None:
+    """An earlier version of a neighbour that gives way may leave nothing behind, not even the directory."""
+    out, records = tmp_path / "out/a/b", tmp_path / "records"
+    extract(Slot(out, records / "one.json"), Member("f", b"1"), key="earlier")
+    other = Slot(out, records / "two.json", beside=(("one", "now"), ("two", "k")))
+    extract(other, Member("f", b"2"))
+    assert other.holds("k")
+    assert (out / "f").read_bytes() == b"2"
+
+
+@pytest.mark.parametrize("file", ["a", "a/b", "a/b/c"])
+def test_a_neighbour_on_the_way(file: str, tmp_path: Path) -> None:
+    """An earlier version of a neighbour gives way that has a file or symlink where the way to a destination goes."""
+    out, records = tmp_path / "out", tmp_path / "records"
+    earlier = Slot(out, records / "one.json")
+    other = Slot(out / "a/b/c", records / "two.json", beside=(("one", "now"), ("two", "k")))
+    for member in (Member(file, b"1"), Member(file, kind=b"2", target="elsewhere")):
+        extract(earlier, member, Member("elsewhere/"), key="earlier")
+        extract(other, Member("f", b"2"))
+        assert other.holds("k")
+        assert left(out) == {"a", "a/b", "a/b/c", "a/b/c/f"}
+        other.clear(Silent())
+
+
+@pytest.mark.parametrize("kind", ["file", "symlink"])
+def test_a_way_that_is_no_directory(kind: str, tmp_path: Path) -> None:
+    """What others put on the way to a destination stays, and nothing is written through it."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    if kind == "file":
+        (out / "a").write_bytes(b"kept")
+    else:
+        (out / "a").symlink_to("../elsewhere")
+    with pytest.raises(TreeError, match="a is no directory\nremove what stands there"):
+        extract(Slot(out / "a/b", tmp_path / "records/one.json"), Member("f", b"1"))
+    assert left(tmp_path) == {"out", "out/a", "elsewhere", "records"}
+
+
+def test_a_neighbour_that_was_killed(tmp_path: Path) -> None:
+    """What a killed delivery of a neighbour left gives way, since its next delivery makes it anew."""
+    out, records = tmp_path / "out", tmp_path / "records"
+    killed = Slot(out, records / "one.json")
+    extract(killed, Member("f", b"1"), Member("g", b"1"))
+    killed.record.rename(killed.record.with_suffix(".moving"))
+    other = Slot(out, records / "two.json", beside=(("one", "k"), ("two", "k")))
+    extract(other, Member("f", b"2"))
+    assert left(tmp_path) == {"out", "out/f", "records", "records/two.json"}
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("then", ["cleared", "delivered"])
+def test_a_slot_that_moved_meanwhile(then: str, killed: bool, tmp_path: Path) -> None:
+    """Entries go from where they were put, also by a killed run; what others have at the new place stays."""
+    records = tmp_path / "records"
+    before, now = (Slot(tmp_path / "out" / name, records / "one.json") for name in ("before", "now"))
+    other = Slot(tmp_path / "out/now", records / "two.json")
+    extract(before, Member("f", b"1"), Member("own", b"1"))
+    extract(other, Member("f", b"2"))
+    (now.destination / "own").write_bytes(b"of the user")
+    if killed:
+        before.record.rename(before.record.with_suffix(".moving"))
+    if then == "cleared":
+        now.clear(Silent())
+    else:
+        extract(now, Member("g", b"2"))
+    made = {"out/now/g", "records/one.json"} if then == "delivered" else set()
+    assert left(tmp_path) == {"out", "out/now", "out/now/f", "out/now/own", "records", "records/two.json"} | made
+    assert other.holds("k")
+
+
+def test_a_delivery_that_was_killed_before_it_moved(tmp_path: Path) -> None:
+    """A half-written tree goes with the next delivery, wherever that puts it, and with a fetch that nobody asks for."""
+    records = tmp_path / "records"
+    slot = Slot(tmp_path / "out/now", records / "one.json")
+    for _ in range(2):
+        (records / "one.part/d").mkdir(parents=True)
+        (records / "one.new").write_text("half")
+        with slot.held(Silent()):
+            extract(slot, Member("f", b"1"))
+        assert left(records) == {"one.json"}
+    (records / "one.part").mkdir()
+    (records / "gone.part").mkdir()
+    (records / "gone.next").write_text("half")
+    drop_strays(tmp_path / "out", records, ["one"], 1, Silent())
+    assert not (records / "gone.lock").exists()
+    assert left(records) == {"one.json", "one.part"}  # the delivery of one that is asked for may be at work
+
+
+def test_strays_are_removed_together(tmp_path: Path) -> None:
+    """Of entries that several slots name those stay that one has which is still asked for."""
+    out, records = tmp_path / "out", tmp_path / "records"
+    kept = Slot(out / "sub", records / "kept.json")
+    for name in "abc":
+        extract(Slot(out, records / f"{name}.json"), Member("sub/"), Member("sub/f", b"1"), Member(name, b"1"))
+        (out / "sub/f").unlink()
+    extract(kept, Member("f", b"2"))
+    drop_strays(out, records, ["kept"], 1, Silent())
+    assert left(tmp_path) == {"out", "out/sub", "out/sub/f", "records", "records/kept.json"}
+
+
+def test_a_record_that_cannot_be_read_is_not_an_absent_one(slot: Slot) -> None:
+    """Entries of a record that cannot be opened now are neither forgotten nor taken for somebody else's."""
+    extract(slot, Member("f", b"1"))
+    other = Slot(slot.destination, slot.record.with_name("two.json"))
+    aside = slot.record.rename(slot.record.with_name("aside"))
+    slot.record.symlink_to(slot.record.name)  # ELOOP
+    readers: tuple[Callable[[Path], object], ...] = (head, is_torn, lambda record: list(lines(record)))
+    for read in readers:
+        with pytest.raises(OSError, match="symbolic links"):
+            read(slot.record)
+    assert not slot.holds("k")
+    assert slot.key() == ""
+    assert not list(slot.paths())
+    attempts: tuple[Callable[[], None], ...] = (
+        lambda: extract(slot, Member("f", b"2")),
+        lambda: slot.clear(Silent()),
+        lambda: extract(other, Member("f", b"2")),
+    )
+    for attempt in attempts:
+        with pytest.raises(TreeError, match="symbolic links"):
+            attempt()
+        assert (slot.destination / "f").read_bytes() == b"1"
+    aside.replace(slot.record)
+    assert slot.holds("k")

@@ -36,6 +36,23 @@ _NO_SET: Final[frozenset[Any]] = frozenset()
 _NOT_SENT: Final = frozenset({"_actions", "_check", "_clean"})
 
 
+class Names(list[str]):
+    """Many names of tasks: find one among them without comparing each.
+
+    doit asks for the maker of each file dependency. Source: doit 0.37, `TaskControl.add_implicit_task_dep`.
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__(names)
+        self._known = frozenset(self)
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether a name is among them, even if it was added later."""
+        return name in self._known or super().__contains__(name)
+
+
 _TASK: Any = Task  # doit has no types
 
 
@@ -57,7 +74,8 @@ class LeanTask(_TASK):  # type: ignore[misc]
         self.doc, self.meta = told["doc"], told["meta"]
         self._actions = told["actions"]
         ((self._check),) = told["uptodate"]
-        self.task_dep: list[str] = told.get("task_dep") or []
+        needs: list[str] = told.get("task_dep") or []
+        self.task_dep = Names(needs) if len(needs) > PORTION else needs
         self.file_dep = set(told["file_dep"]) if told.get("file_dep") else _NO_SET
         self.targets: list[str] = told["targets"]
         self._clean = told["clean"]

@@ -119,7 +119,7 @@ def step_of(task: Any) -> Step | None:
 def remove_delivery(delivery: Delivery, dryrun: bool) -> None:
     """Clean what a delivery put into its directory (doit names the parameter)."""
     if not dryrun:
-        steps.slot_of(delivery).clear()
+        steps.slot_of(delivery).clear(Silent())
 
 
 def remove_preparation(world: Context, preparation: Preparation, dryrun: bool) -> None:
@@ -132,7 +132,7 @@ def remove_preparation(world: Context, preparation: Preparation, dryrun: bool) -
     shutil.rmtree(preparation.uploads, ignore_errors=True)
     for delivery in preparation.deliveries:
         if delivery.entry.delivery == "place":
-            steps.slot_of(delivery).clear()
+            steps.slot_of(delivery).clear(Silent())
     if preparation.output is not None:
         preparation.output.path.unlink(missing_ok=True)
 

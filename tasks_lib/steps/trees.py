@@ -55,8 +55,8 @@ def deliver(world: Context, delivery: Delivery, progress: Progress) -> None:
     if delivery.worked is not None:
         start_over(world, delivery.worked, progress)
     slot = slot_of(delivery)._replace(lock_timeout_s=world.settings.lock_timeout_s, beside=delivery.beside)
-    if delivery.beside:  # an earlier version may stand where this one goes
-        drop_others(world, slot.destination, slot.record.parent, [name for name, _ in delivery.beside], progress)
+    if delivery.beside:  # what is not listed any more may stand where this one goes
+        _drop_others_once(world, delivery, progress)
     with turn(integrity.size, _SMALL), slot.held(progress) as news:
         if news and slot.holds(delivery.key):
             return  # another process made it while this one waited
@@ -64,7 +64,7 @@ def deliver(world: Context, delivery: Delivery, progress: Progress) -> None:
             with world.store.open(integrity) as file:
                 _fill(world, delivery, slot, file, integrity, progress)
         except BlobCorruptError:
-            slot.clear()  # it may have been delivered before its last byte was judged
+            slot.clear(progress)  # it may have been delivered before its last byte was judged
             raise
 
 
@@ -78,6 +78,18 @@ def drop_others(world: Context, fetches: Path, records: Path, wanted: Collection
     from tasks_lib.tree import drop_strays
 
     drop_strays(fetches, records, wanted, world.settings.lock_timeout_s, progress)
+
+
+def _drop_others_once(world: Context, delivery: Delivery, progress: Progress) -> None:
+    """Call `drop_others` for the first delivery of a toolchain in this run: a look for each costs their square.
+
+    Threads that begin at once may each look.
+    """
+    records = str(delivery.record.parent)
+    if world.looked_through.get(records) is not delivery.beside:  # all deliveries of a toolchain have the same tuple
+        wanted = [name for name, _ in delivery.beside]
+        drop_others(world, delivery.destination, delivery.record.parent, wanted, progress)
+        world.looked_through[records] = delivery.beside
 
 
 def start_over(world: Context, worked: Path, progress: Progress) -> None:

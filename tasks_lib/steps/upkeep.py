@@ -201,7 +201,7 @@ class Verification:
         report.checked["tree"] += 1
         if not differences:
             return
-        slot_of(delivery).distrust()
+        slot_of(delivery).distrust(self.progress)
         for path in [path for path, reason in differences.items() if "content" in reason][:_MOST_NAMED]:
             self.world.store.upkeep.set_aside(
                 delivery.destination / path, f"{delivery.destination / path}: content changed"

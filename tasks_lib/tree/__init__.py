@@ -1,8 +1,8 @@
 """Extracted directories: written here and nowhere else, completely or not at all.
 
-Entries go into a private staging directory beside the destination, component by component through directory
-descriptors that follow nothing; symlinks come last; only a whole, judged tree is renamed into place. What stands where
-is recorded outside of the tree, so that no archive can forge it.
+Entries go into a staging directory beside the record, component by component through directory descriptors that follow
+nothing; symlinks come last; only a whole, judged tree is renamed into place. What stands where is recorded outside of
+the tree, so that no archive can forge it.
 """
 
 from tasks_lib.tree.slot import Slot

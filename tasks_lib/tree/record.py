@@ -7,7 +7,7 @@ in memory at once, and no archive can forge a record, since none lies inside a t
 from __future__ import annotations
 
 import json
-import secrets
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from json.encoder import encode_basestring_ascii as quoted
@@ -36,11 +36,11 @@ class Line(NamedTuple):
 
 
 class RecordWriter:
-    """Writes a record beside its final place; `commit` moves it, `discard` removes it."""
+    """Writes a record aside, at `path`; `commit` moves it, `discard` removes it."""
 
-    def __init__(self, final: Path, key: str, archive: str, into: str = "") -> None:
-        self.path = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
-        self._file = self.path.open("x", encoding="ascii", buffering=1 << 18)
+    def __init__(self, path: Path, key: str, archive: str, into: str = "") -> None:
+        self.path = path
+        self._file = path.open("w", encoding="ascii", buffering=1 << 18)
         self._lines = [json.dumps({"key": key, "archive": archive, "into": into}) + "\n"]
         self._aside = True
 
@@ -89,17 +89,25 @@ def _target(kind: str, target: bytes) -> str:
 
 
 def head(record: Path) -> dict[str, Any]:
-    """Return `key`, `archive` and `into`, the way from the record to the destination; {} when it cannot be read."""
+    """Return `key`, `archive` and `into`, the way from the record to the destination; {} when there is none, or torn.
+
+    Raises:
+        OSError: the record stands and cannot be read.
+    """
     try:
         with record.open(encoding="ascii") as file:
             found = json.loads(file.readline())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def is_torn(record: Path) -> bool:
-    """Whether a record stands that is not whole: records are not synced, and a power loss empties what is new."""
+    """Whether a record stands that is not whole: records are not synced, and a power loss empties what is new.
+
+    Raises:
+        OSError: the record stands and cannot be read.
+    """
     try:
         for _ in lines(record):
             pass
@@ -112,11 +120,12 @@ def lines(record: Path) -> Iterator[Line]:
     """Yield the entries; nothing when there is no record.
 
     Raises:
+        OSError: the record stands and cannot be read.
         ValueError: the record is not whole.
     """
     try:
         file = record.open(encoding="ascii")
-    except OSError:
+    except FileNotFoundError:
         return
     with file:
         file.readline()
@@ -125,3 +134,16 @@ def lines(record: Path) -> Iterator[Line]:
                 return
             yield Line(*json.loads(text))
     raise ValueError(f"{record} ends too early")
+
+
+def stems(records: Path, *suffixes: str) -> set[str]:
+    """Return the names, without suffix, of the files in a directory of records that end in one of `suffixes`.
+
+    Raises:
+        OSError: the directory stands and cannot be listed.
+    """
+    try:
+        names = os.listdir(records)  # noqa: PTH208 - a Path for each of thousands costs more than the call
+    except FileNotFoundError:
+        return set()
+    return {stem for stem, suffix in map(os.path.splitext, names) if suffix in suffixes}

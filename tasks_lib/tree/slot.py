@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import os
-import re
-import secrets
 import stat
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePath
 from typing import BinaryIO, NamedTuple
 
 from tasks_lib.archive import Limits, Reshape, read
@@ -18,10 +15,9 @@ from tasks_lib.errors import TreeError, escaped
 from tasks_lib.fingerprint import Fingerprint
 from tasks_lib.progress import Progress
 from tasks_lib.store import LOCK_TIMEOUT_S, LinkMode, locked
-from tasks_lib.tree import staging
 from tasks_lib.tree.compare import Comparison
 from tasks_lib.tree.descent import Descent
-from tasks_lib.tree.record import Line, RecordWriter, head, is_torn, lines
+from tasks_lib.tree.record import Line, RecordWriter, head, is_torn, lines, stems
 from tasks_lib.tree.standing import all_stand, new_paths, remove_entries
 from tasks_lib.tree.unpacked import Unpacked
 from tasks_lib.tree.writer import TreeWriter, placed, remove_tree
@@ -49,12 +45,8 @@ class Slot(NamedTuple):
         """
         with translated(self.destination):
             self.record.parent.mkdir(parents=True, exist_ok=True)
-        # what was begun before has its lock: looking for leftovers lists a directory that all trees share
-        begun = os.path.lexists(self.record.with_suffix(".lock"))
         before = _lstat(self.record)
-        with locked(self.record.with_suffix(".lock"), timeout_s=self.lock_timeout_s, progress=progress):
-            if begun:
-                self._sweep()
+        with locked(self.lock, timeout_s=self.lock_timeout_s, progress=progress):
             after = _lstat(self.record)
             yield after is not None and (before is None or Fingerprint.of(before) != Fingerprint.of(after))
 
@@ -138,128 +130,139 @@ class Slot(NamedTuple):
                 read(source, name=name, format=format, reshape=Reshape(), limits=limits, sink=comparison.add)
         return comparison.differences
 
-    def distrust(self) -> None:
+    def distrust(self, progress: Progress) -> None:
         """Let the record say that what stands is not what was delivered: the next delivery replaces it.
 
         Raises:
             TreeError: the file system refused.
+            StoreUnavailableError, CancelledError: as `held`.
         """
-        if is_torn(self.record):
-            return
-        with translated(self.destination):
-            record = RecordWriter(self.record, "", str(head(self.record).get("archive", "")), self._into)
-            try:
-                record.take(self._lines())
-                record.close()
-                record.commit(self.record)
-            finally:
-                record.discard()
-
-    def drop(self) -> None:
-        """Remove what this slot put there, wherever that was, and its record; hold the lock of the records meanwhile.
-
-        Raises:
-            OSError: the file system refused; the next one goes on.
-        """
-        stood = self._stood()
-        stood._recover()
-        with contextlib.suppress(FileNotFoundError):
-            self.record.replace(stood._moving)
-        stood._recover()
+        with translated(self.destination), self._locked(progress):
+            if not is_torn(self.record):
+                self._rewrite(self.record, str(head(self.record).get("archive", "")), lines(self.record))
 
     def forget(self) -> None:
         """Let the record name nothing: what it named is about to go with the whole directory.
 
+        Hold the lock of the records meanwhile.
+
         Raises:
             OSError: the file system refused.
         """
-        record = RecordWriter(self.record, "", "", self._into)
-        try:
-            record.close()
-            record.commit(self.record)
-        finally:
-            record.discard()
+        self._rewrite(self.record, "", ())
         self._moving.unlink(missing_ok=True)
 
+    def sweep(self) -> None:
+        """Remove what a killed delivery left half-written; hold this slot meanwhile.
+
+        Raises:
+            OSError: the file system refused.
+        """
+        remove_tree(self._part)
+        self._new.unlink(missing_ok=True)
+
+    def _rewrite(self, place: Path, archive: str, kept: Iterable[Line]) -> None:
+        """Write a record without a key at `place`; hold the lock of the records meanwhile."""
+        record = RecordWriter(self._next, "", archive, self._into)
+        try:
+            record.take(kept)
+            record.close()
+            record.commit(place)
+        finally:
+            record.discard()
+
     def _fill(self, fill: Callable[[TreeWriter], None], name: str, key: str, progress: Progress, copies: int) -> None:
-        made = self.destination.with_name(f"{self._staging}{secrets.token_hex(6)}.part")
         with translated(self.destination):
             self.record.parent.mkdir(parents=True, exist_ok=True)
-            staging.make(made)
-            record = RecordWriter(self.record, key, name, self._into)
+            self.sweep()
+            self._part.mkdir(mode=0o755)
+            record = RecordWriter(self._new, key, name, self._into)
             try:
-                with TreeWriter(made, record, progress, copies) as writer:
+                with TreeWriter(self._part, record, progress, copies) as writer:
                     fill(writer)
                     writer.finish()
                 record.close()
-                staging.open_up(made)
-                self._publish(made, record, name, progress)
-            except BaseException:
-                remove_tree(made)
-                self._leave()
-                raise
+                self._publish(record, name, progress)
             finally:
                 try:
                     record.discard()
                 finally:
-                    remove_tree(made)
+                    remove_tree(self._part)
 
-    def _publish(self, made: Path, record: RecordWriter, name: str, progress: Progress) -> None:
-        with locked(self.record.parent / ".lock", timeout_s=self.lock_timeout_s, progress=progress):
-            self._recover()
+    def _publish(self, record: RecordWriter, name: str, progress: Progress) -> None:
+        with self._locked(progress):
+            self.recover()
             self._presume(record)
-            stood = self._stood()
-            status = _lstat(self.destination)
-            if status is not None and not stat.S_ISDIR(status.st_mode):
-                raise TreeError(f"{self.destination} is no directory", hint="remove what stands there, and run again")
-            if status is not None:
-                if status.st_dev != made.lstat().st_dev:
-                    raise TreeError(
-                        f"{self.destination} is on another file system than its parent",
-                        hint="mount the parent directory instead",
-                    )
-                # judged before anything goes: a collision leaves what stood
-                own = frozenset(stood._below(self.destination))
-                self._make_way(record, own, name)
-            if status is not None or stood is not self:
-                stood.clear()
+            self._make_way(record, name)  # judged before anything goes: a collision leaves what stood
+            if os.path.lexists(self.record):
+                self.withdraw()
             record.commit(self._moving)
             try:
-                self._move(made, name)
-                remove_tree(made)  # before the record stands: what cannot go is swept by the next delivery
+                self._move(name)
+                remove_tree(self._part)  # before the record stands: what cannot go is swept by the next delivery
             except BaseException:
-                self._recover()
+                self.recover()
                 raise
             self._moving.replace(self.record)
 
-    def _make_way(self, coming: RecordWriter, own: frozenset[str], name: str) -> None:
+    def _locked(self, progress: Progress) -> contextlib.AbstractContextManager[None]:
+        """Let no other slot of these records publish or remove anything."""
+        return locked(self.record.parent / ".lock", timeout_s=self.lock_timeout_s, progress=progress)
+
+    def _make_way(self, coming: RecordWriter, name: str) -> None:
         """Judge whether what comes has room; an earlier version of a neighbour that is yet to be replaced gives way."""
-
-        def judge() -> None:
-            new_paths(self.destination, lines(coming.path), own, lambda path: self._clash(name, path))
-
         try:
-            judge()
+            self._judge(coming, name)
         except TreeError:
-            wanted = dict(self.beside)
-            earlier = [one for one in self._others() if one.key() != wanted.get(one.record.stem, one.key())]
-            if not earlier:
+            if not self._clear_earlier():
                 raise
-            for one in earlier:
-                one.clear()
-            judge()
+            self._judge(coming, name)
 
-    def _move(self, made: Path, name: str) -> None:
-        if not os.path.lexists(self.destination):
-            try:
-                made.rename(self.destination)
+    def _judge(self, coming: RecordWriter, name: str) -> None:
+        """Refuse what stands where an entry of `coming` goes, and is not this slot's own.
+
+        Raises:
+            TreeError: there is something.
+        """
+        for place in reversed(self._way()):
+            status = _lstat(place)
+            if status is None:
                 return
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise  # else another slot just began below the place where this one goes
+            if not stat.S_ISDIR(status.st_mode):
+                raise TreeError(f"{place} is no directory", hint="remove what stands there, and run again")
+        status = self.destination.lstat()
+        if status.st_dev != self._part.lstat().st_dev:
+            raise TreeError(
+                f"{self.destination} is on another file system than {self.record.parent}",
+                hint="mount the directory above both instead",
+            )
+        into = f"{self._into}/"
+        own = frozenset(path.removeprefix(into) for path in self.owned() if path.startswith(into))
+        new_paths(self.destination, lines(coming.path), own, lambda path: self._clash(name, path))
+
+    def _clear_earlier(self) -> bool:
+        """Remove earlier versions of neighbours, which are yet to be replaced; return whether there was any.
+
+        What a killed run left of a neighbour counts as one.
+        """
+        wanted = dict(self.beside)
+        found = False
+        for one in self._others(".json", ".moving"):
+            key = head(one.record).get("key", "")
+            if os.path.lexists(one._moving) or wanted.get(one.record.stem, key) != key:
+                one.recover()
+                one.withdraw()
+                found = True
+        return found
+
+    def _move(self, name: str) -> None:
+        if not os.path.lexists(self.destination):
+            self.destination.parent.mkdir(parents=True, exist_ok=True)
+            self._part.rename(self.destination)
+            return
         # what is new goes beside what others put there
         new = new_paths(self.destination, lines(self._moving), frozenset(), lambda path: self._clash(name, path))
-        with Descent(made) as here, Descent(self.destination) as there:
+        with Descent(self._part) as here, Descent(self.destination) as there:
             for path in new:
                 directory, _, last = os.fsencode(path).rpartition(b"/")
                 os.rename(last, last, src_dir_fd=here.enter(directory), dst_dir_fd=there.enter(directory))
@@ -269,11 +272,15 @@ class Slot(NamedTuple):
         return os.path.relpath(self.destination, self.record.parent)
 
     def _stood(self) -> Slot:
-        """Return this slot where its record says that it put what it holds; earlier records did not say it.
+        """Return this slot where its record says that it put what it holds."""
+        return self._placed_by(self.record)
+
+    def _placed_by(self, record: Path) -> Slot:
+        """Return this slot at the place that a record names; earlier records did not name any.
 
         A place that is not beside the directory of the records was never asked for, and is nobody's to clear.
         """
-        into = os.path.normpath(str(head(self.record).get("into") or head(self._moving).get("into") or self._into))
+        into = os.path.normpath(str(head(record).get("into") or self._into))
         beside = into.startswith("../") and not into.startswith("../..")
         if not beside or into == self._into:
             return self
@@ -285,73 +292,106 @@ class Slot(NamedTuple):
         return self.record.with_suffix(".moving")
 
     @property
-    def _staging(self) -> str:
-        return f".{self.destination.name[:60]}.{self.record.stem[:100]}."
+    def lock(self) -> Path:
+        """Whose lock keeps other processes off this slot."""
+        return self.record.with_suffix(".lock")
+
+    @property
+    def _part(self) -> Path:
+        """Where a delivery is made, on the file system of its destination; who holds this slot has it alone."""
+        return self.record.with_suffix(".part")
+
+    @property
+    def _new(self) -> Path:
+        """Where the record of a delivery is made."""
+        return self.record.with_suffix(".new")
+
+    @property
+    def _next(self) -> Path:
+        """Where a record is written anew; who holds the lock of the records has it alone."""
+        return self.record.with_suffix(".next")
 
     def _presume(self, coming: RecordWriter) -> None:
         """Where the record of what stands is torn, take it that it named what is coming: nobody else knows."""
-        if not any(os.path.lexists(one) and is_torn(one) for one in (self.record, self._moving)):
+        torn = [one for one in (self.record, self._moving) if os.path.lexists(one) and is_torn(one)]
+        if not torn:
             return
-        guess = RecordWriter(self.record, "", "", self._into)
-        try:
-            guess.take(lines(coming.path))
-            guess.close()
-            guess.commit(self._moving)
-        finally:
-            guess.discard()
+        self._placed_by(torn[0])._rewrite(self._moving, "", lines(coming.path))
         self.record.unlink(missing_ok=True)
-        self._recover()
+        self.recover()
 
-    def _recover(self) -> None:
-        """Remove what a delivery or a removal that was killed left behind, but for what others own by now."""
+    def recover(self, others: frozenset[str] | None = None) -> None:
+        """Remove what a delivery or a removal that was killed left behind; hold the lock of the records meanwhile.
+
+        It stands where the killed run put it, wherever this slot goes now.
+
+        Args:
+            others: what other slots own, as `owned` gives it, which stays; None: look for it.
+
+        Raises:
+            OSError: the file system refused; the next call goes on.
+        """
         if not os.path.lexists(self._moving):
             return
-        others: set[str] = set()
-        for other in self._others():
-            others.update(other._below(self.destination))
-        self._unmake(frozenset(others))
+        if others is None:
+            others = frozenset(path for other in self._others(".json") for path in other.owned())
+        self._placed_by(self._moving)._unmake(others)
 
-    def _others(self) -> Iterator[Slot]:
-        """Yield the other slots that have records beside this one's, each where it put what it holds."""
-        for record in self.record.parent.glob("*.json"):
-            if record != self.record:
-                yield Slot(self.destination, record)._stood()
+    def withdraw(self, others: frozenset[str] = frozenset()) -> None:
+        """Remove what this slot put somewhere, wherever that was; hold the lock of the records meanwhile.
 
-    def _below(self, directory: Path) -> Iterator[str]:
-        """Yield the paths, as counted from `directory`, of what this slot put there, as far as its record can be read.
+        Args:
+            others: what other slots own, as `owned` gives it, which stays.
 
-        A record counts from its own destination, which may lie in another one's.
+        Raises:
+            OSError: the file system refused; the next call of `recover` goes on.
         """
-        above = f"{directory}/"
-        places = itertools.chain(
-            map(str, (self.destination, *self.destination.parents)),
-            (f"{self.destination}/{line.path}" for line in lines(self.record)),
-        )
+        stood = self._stood()
+        with contextlib.suppress(FileNotFoundError):
+            self.record.replace(self._moving)
+        stood._unmake(others)
+
+    def _others(self, *suffixes: str) -> Iterator[Slot]:
+        """Yield the other slots that have files with one of these suffixes beside this one's record."""
+        for stem in sorted(stems(self.record.parent, *suffixes) - {self.record.stem}):
+            yield Slot(self.destination, self.record.with_name(f"{stem}.json"))
+
+    def owned(self) -> Iterator[str]:
+        """Yield the paths, as counted from the directory of the records, of what this slot put somewhere.
+
+        The destination and the directories on the way to it are among them. A record that is torn gives what can be
+        read.
+
+        Raises:
+            OSError: the record cannot be read.
+        """
+        stood = self._stood()
+        into = stood._into
+        yield from map(str, (into, *PurePath(into).parents))
         with contextlib.suppress(ValueError, TypeError):
-            for place in places:
-                if place.startswith(above):
-                    yield place[len(above) :]
+            for line in lines(self.record):
+                yield f"{into}/{line.path}"
 
     def _unmake(self, others: frozenset[str]) -> None:
-        """Remove the entries that the moving record names, but for those of others, then itself."""
+        """Remove the entries that the moving record names, but for what others own, then itself."""
+        into = self._into
+        gone = (line for line in lines(self._moving) if f"{into}/{line.path}" not in others)
         try:
-            remove_entries(self.destination, (line for line in lines(self._moving) if line.path not in others))
+            remove_entries(self.destination, gone)
         except (ValueError, TypeError):
             return  # it is torn, and says so to the next delivery
         except (FileNotFoundError, NotADirectoryError):
             pass
         self._leave()
-        self._moving.unlink(missing_ok=True)
+        for path in (self._next, self._moving):
+            path.unlink(missing_ok=True)
 
     def _leave(self) -> None:
         """Remove the destination, and the directories on the way to it, as far as nothing is in them.
 
         Left empty, they would be in the way of an archive that has a file of that name.
         """
-        top = self.record.parent.parent
-        for place in (self.destination, *self.destination.parents):
-            if top not in place.parents:
-                return
+        for place in self._way():
             try:
                 place.rmdir()
             except FileNotFoundError:
@@ -359,13 +399,11 @@ class Slot(NamedTuple):
             except OSError:
                 return
 
-    def _sweep(self) -> None:
-        """Remove what killed deliveries of this slot left half-written; nobody else works on it now."""
-        for directory, name in (
-            (self.destination.parent, re.escape(self._staging) + r"[0-9a-f]{12}\.part"),
-            (self.record.parent, re.escape(f".{self.record.name}.") + "[0-9a-f]{8}"),
-        ):
-            staging.sweep(directory, name)
+    def _way(self) -> list[Path]:
+        """Return the destination and the directories above it, as far as deliveries make them."""
+        top = self.record.parent.parent
+        places = (self.destination, *self.destination.parents)
+        return list(itertools.takewhile(lambda place: top in place.parents, places))
 
     def _clash(self, name: str, path: str) -> TreeError:
         owner = self._owner_of(path)
@@ -375,21 +413,17 @@ class Slot(NamedTuple):
         )
 
     def _owner_of(self, path: str) -> str:
-        for other in self._others():
-            if path in other._below(self.destination):
+        for other in self._others(".json"):
+            if f"{self._into}/{path}" in other.owned():
                 return escaped(str(head(other.record).get("archive", "")))
         return ""
 
-    def _lines(self) -> list[Line]:
-        """Return what this slot put there; nothing when the record is not whole."""
-        try:
-            return list(lines(self.record))
-        except (ValueError, TypeError):
-            return []
-
     def key(self) -> str:
-        """Return the key of what stands here, "" for nothing."""
-        return str(head(self.record).get("key", ""))
+        """Return the key of what stands here, "" for nothing, and for what cannot be read."""
+        try:
+            return str(head(self.record).get("key", ""))
+        except OSError:
+            return ""
 
     def holds(self, key: str) -> bool:
         """Whether this key's entries all still stand: by kind, size and time, without reading content.
@@ -405,21 +439,23 @@ class Slot(NamedTuple):
             return False
 
     def paths(self) -> Iterator[Path]:
-        """Yield every path that this slot put there; nothing when its record is not whole."""
-        for line in self._lines():
-            yield self.destination / line.path
+        """Yield every path that this slot put there; nothing when its record is not whole, or cannot be read."""
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            made = list(lines(self.record))
+            yield from (self.destination / line.path for line in made)
 
-    def clear(self) -> None:
-        """Remove what this slot put there, directories only when nothing else is in them; then the record.
+    def clear(self, progress: Progress) -> None:
+        """Remove what this slot put there, wherever that was, directories only when nothing else is in them.
 
         Raises:
             TreeError: the file system refused.
+            StoreUnavailableError, CancelledError: as `held`.
         """
-        with translated(self.destination):
-            self._recover()
-            with contextlib.suppress(FileNotFoundError):
-                self.record.replace(self._moving)
-            self._unmake(frozenset())
+        if not any(map(os.path.lexists, (self.record, self._moving))):
+            return
+        with translated(self.destination), self._locked(progress):
+            self.recover()
+            self.withdraw()
 
 
 def _lstat(path: Path) -> os.stat_result | None:

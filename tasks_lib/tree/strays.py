@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Final
 
-from tasks_lib.progress import Progress
+from tasks_lib.errors import StoreUnavailableError
+from tasks_lib.progress import Progress, Silent
 from tasks_lib.store import locked
+from tasks_lib.tree.record import stems
 from tasks_lib.tree.slot import Slot, translated
 from tasks_lib.tree.writer import remove_tree
+
+#: The files of a slot but its lock: a record, one whose entries come or go, and what is left of a delivery.
+_SUFFIXES: Final = (".json", ".moving", ".part", ".new", ".next")
 
 
 def drop_strays(destination: Path, records: Path, kept: Collection[str], timeout_s: float, progress: Progress) -> None:
@@ -26,11 +33,10 @@ def drop_strays(destination: Path, records: Path, kept: Collection[str], timeout
         StoreUnavailableError, TreeError, CancelledError: as `Slot.held`.
     """
     with translated(destination):
-        if not _strays(records, kept):
+        if not stems(records, *_SUFFIXES).difference(kept):
             return
         with locked(records / ".lock", timeout_s=timeout_s, progress=progress):
-            for record in _strays(records, kept):
-                Slot(destination, record).drop()
+            _drop(destination, records, stems(records, *_SUFFIXES).difference(kept))
 
 
 def start_over(destination: Path, records: Path, worked: Path, timeout_s: float, progress: Progress) -> None:
@@ -55,15 +61,27 @@ def start_over(destination: Path, records: Path, worked: Path, timeout_s: float,
         with locked(records / ".lock", timeout_s=timeout_s, progress=progress):
             if not os.path.lexists(worked):
                 return  # another one began anew, and has put something there since
-            for record in _strays(records, ()):
-                Slot(destination, record).forget()
+            for name in stems(records, ".json", ".moving"):
+                Slot(destination, records / f"{name}.json").forget()
             if destination.is_symlink() or destination.is_file():
                 destination.unlink()
             remove_tree(destination)
             worked.unlink()
 
 
-def _strays(records: Path, kept: Collection[str]) -> list[Path]:
-    """Return the records of slots that are not kept, those too of which a killed removal left something."""
-    found = {one.with_suffix(".json") for one in records.glob("*") if one.suffix in (".json", ".moving")}
-    return sorted(one for one in found if one.stem not in kept)
+def _drop(destination: Path, records: Path, names: Collection[str]) -> None:
+    """Remove what slots put somewhere; what the others own is looked for once for all of them.
+
+    Raises:
+        OSError: the file system refused; the next call goes on.
+    """
+    kept = (Slot(destination, records / f"{name}.json") for name in stems(records, ".json").difference(names))
+    others = frozenset(path for slot in kept for path in slot.owned())
+    for name in sorted(names):
+        slot = Slot(destination, records / f"{name}.json")
+        slot.recover(others)
+        slot.withdraw(others)
+        # another process may deliver it at this moment, for definitions of its own
+        with contextlib.suppress(StoreUnavailableError), locked(slot.lock, timeout_s=0, progress=Silent()):
+            slot.sweep()
+            slot.lock.unlink(missing_ok=True)  # whoever waits for it takes it anew
