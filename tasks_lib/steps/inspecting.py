@@ -5,10 +5,10 @@ Threads would hand Python's lock over for every chunk, which costs a fifth of th
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -23,8 +23,6 @@ from tasks_lib.store.survey import Item
 _WORTH_A_PROCESS: Final = 32 << 20
 #: Things handed over at once: small ones are read faster than they are handed over.
 _CHUNK: Final = 16
-#: Source: linux/prctl.h.
-_PR_SET_PDEATHSIG: Final = 1
 
 #: What a worker inspects with; set in workers only, right after they begin.
 _store: list[Store] = []
@@ -44,7 +42,7 @@ def inspected(store: Store, items: list[Item], progress: Progress) -> Iterator[t
             yield item, store.upkeep.inspect(item, Silent())
         return
     context = multiprocessing.get_context("fork")  # a store is not sent, it is inherited
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(store, os.getpid()))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(store,))
     try:
         size = max(1, min(_CHUNK, len(items) // (4 * workers)))
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # workers begin with it blocked, and ignore it then
@@ -63,12 +61,18 @@ def inspected(store: Store, items: list[Item], progress: Progress) -> Iterator[t
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(store: Store, parent: int) -> None:
+def _begin(store: Store) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the first process decides
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # however that one ends
-    if os.getppid() != parent:  # it has ended already
-        os._exit(1)
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     _store.append(store)
+
+
+def _end_with_parent() -> None:
+    """End this worker with the process that started it, however that one ends."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _inspect(item: Item) -> str:
