@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Final
 
 from tasks_lib.errors import StoreError
+from tasks_lib.fs.system_calls import usable_cores
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.store import Store
 from tasks_lib.store.survey import Item
@@ -35,7 +36,7 @@ def inspected(store: Store, items: list[Item], progress: Progress) -> Iterator[t
         StoreError: a worker ended without a word.
         StoreUnavailableError, CancelledError: as `Store.inspect`.
     """
-    workers = min(os.cpu_count() or 1, len(items), 1 + sum(item.size for item in items) // _WORTH_A_PROCESS)
+    workers = min(usable_cores(), len(items), 1 + sum(item.size for item in items) // _WORTH_A_PROCESS)
     if workers < 2:
         for item in items:
             progress.check()

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Final
 
+from tasks_lib.fs.system_calls import current_umask
 from tasks_lib.tree.writer import remove_tree
 
 #: How often a directory is made again that another slot removed because it was empty.
@@ -34,7 +35,7 @@ def open_up(staging: Path) -> None:
     Raises:
         OSError: the file system refused.
     """
-    staging.chmod(0o755 & ~_umask())
+    staging.chmod(0o755 & ~current_umask())
 
 
 def sweep(directory: Path, name: str) -> None:
@@ -46,12 +47,3 @@ def sweep(directory: Path, name: str) -> None:
                 remove_tree(path)
             else:
                 path.unlink()
-
-
-def _umask() -> int:
-    """Return the umask without changing it, which would be seen by other threads. Source: proc(5), Linux 4.7."""
-    with contextlib.suppress(OSError), Path("/proc/self/status").open(encoding="ascii", errors="replace") as lines:
-        for line in lines:
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    return 0o022
