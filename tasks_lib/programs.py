@@ -7,7 +7,6 @@ unless that is given. Whoever waits for one is cancelled within a tenth of a sec
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import os
 import select
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from tasks_lib.errors import ToolError, escaped
+from tasks_lib.fs.system_calls import signal_group, widen_pipe
 from tasks_lib.progress import Progress
 
 #: Seconds between two looks, and between asking a program to end and ending it.
@@ -81,12 +81,10 @@ def _started(command: Command, **streams: Any) -> subprocess.Popen[bytes]:
 def stop(process: subprocess.Popen[bytes]) -> None:
     """Ask the whole group of a program to end, then end it; returns when it is gone."""
     if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
+        signal_group(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_GRACE_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    signal_group(process.pid, signal.SIGKILL)
     process.wait()
 
 
@@ -189,8 +187,7 @@ class Stream:
         self._process, self._command, self._errors, self._watch = process, command, errors, watch
         if process.stdout is None:
             raise AssertionError("a stream reads the program's output")
-        with contextlib.suppress(OSError):  # more than the system allows one user: then it is slower
-            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE)
+        widen_pipe(process.stdout.fileno(), _PIPE)
         self.reader = io.BufferedReader(_Pipe(process.stdout.fileno(), watch), _PIPE)
 
     def send(self, text: bytes) -> None:

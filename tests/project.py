@@ -12,6 +12,10 @@ from pathlib import Path
 from tests.archives import Member, tar
 
 ROOT = Path(__file__).parent.parent
+#: Where a program finds this package, and `tests/portable` when the tests themselves run with it.
+PYTHONPATH = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+#: The same for a program that has all fallbacks; see there.
+PORTABLE = os.pathsep.join((str(ROOT), str(ROOT / "tests/portable")))
 #: The environment, without what would be heard here.
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("FETCH", "MOZ_", "UPLOAD"))}
 #: All that a user's dodo.py needs.
@@ -24,7 +28,7 @@ TOOL = tar([Member("tool/tool.c", b"int main;")])
 
 def doit(directory: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "doit", *words]
-    environment = {**CLEAN, "FETCH_RETRIES": "0", "FETCH_DURABILITY": "fast", "PYTHONPATH": str(ROOT), **environ}
+    environment = {**CLEAN, "FETCH_RETRIES": "0", "FETCH_DURABILITY": "fast", "PYTHONPATH": PYTHONPATH, **environ}
     return subprocess.run(
         command,
         cwd=directory,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.origin import Origin
-from tests.project import CLEAN, LIBRARY, PORCH, ROOT, TOOL, definition, doit, ran, written
+from tests.project import CLEAN, LIBRARY, PORCH, PYTHONPATH, TOOL, definition, doit, ran, written
 
 NEW = TOOL.replace(b"int main;", b"int less;")
 
@@ -198,7 +198,7 @@ def test_an_output_that_takes_nothing(words: str, repository: Path) -> None:
     for where, status, err in ((">/dev/full", 3, told), (">&-", 0, ""), (">&- 2>&-", 0, "")):
         done = subprocess.run(
             ["/bin/sh", "-c", f"{sys.executable} -m doit {words} {where}"], cwd=repository,
-            env=CLEAN | {"PYTHONPATH": str(ROOT), "FETCH_RETRIES": "0"}, capture_output=True, text=True, check=False,
+            env=CLEAN | {"PYTHONPATH": PYTHONPATH, "FETCH_RETRIES": "0"}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         expected = (0, "") if words == "run" else (status, err)
         assert (done.returncode, done.stderr) == expected, where
@@ -234,7 +234,7 @@ def refused(repository: Path, *words: str) -> list[str]:
     """Return what doit says, with status 3, as one whom permissions bind: root is without its rights over files."""
     bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
     done = subprocess.run(
-        [*bound, sys.executable, "-m", "doit", *words], cwd=repository, env=CLEAN | {"PYTHONPATH": str(ROOT)},
+        [*bound, sys.executable, "-m", "doit", *words], cwd=repository, env=CLEAN | {"PYTHONPATH": PYTHONPATH},
         text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
     assert done.returncode == 3, done.stdout
@@ -291,7 +291,7 @@ def test_a_closed_pipe_is_no_crash(repository: Path) -> None:
     (repository / "fetchdefs/fetch/many.yml").write_text(lines)
     for command in ("list --all", "graph fetch", "why fetch"):
         line = f"{sys.executable} -m doit {command} | head -1"
-        environment = {**CLEAN, "PYTHONPATH": str(ROOT)}
+        environment = {**CLEAN, "PYTHONPATH": PYTHONPATH}
         done = subprocess.run(line, shell=True, cwd=repository, env=environment, capture_output=True, check=False)
         assert done.stdout.count(b"\n") == 1, command
         assert done.stderr == b"", command
@@ -406,7 +406,7 @@ def test_a_directory_that_was_removed(words: str, repository: Path) -> None:
     gone.mkdir()
     script = f'rmdir ../gone && exec "$0" -m doit {words}'
     done = subprocess.run(
-        ["/bin/sh", "-c", script, sys.executable], cwd=gone, env=CLEAN | {"PYTHONPATH": str(ROOT)},
+        ["/bin/sh", "-c", script, sys.executable], cwd=gone, env=CLEAN | {"PYTHONPATH": PYTHONPATH},
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     told = "ERROR: the directory in which doit was started was removed\nchange into one that is there, and run again\n"

@@ -22,7 +22,7 @@ from tasks_lib.tree import Slot, remove_tree
 from tests.archives import Member, tar
 from tests.cases import ZST, Tree
 from tests.corpus import CASES
-from tests.project import PORCH
+from tests.project import PORCH, PYTHONPATH
 
 ROOT = Path(__file__).parent.parent
 LIMITS = Limits(max_total_bytes=8 << 20, max_entries=1000, max_metadata_bytes=1 << 16)
@@ -191,7 +191,7 @@ def test_through_the_program(directory: Path, user: int, umask: int, strip: int)
     become += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"] if user else []
     done = subprocess.run(
         [*become, sys.executable, "-m", "doit", "-c", "-n", "2", "extract:*"],
-        cwd=home, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(home), **ENVIRON},
+        cwd=home, env={"PATH": os.environ["PATH"], "PYTHONPATH": PYTHONPATH, "HOME": str(home), **ENVIRON},
         umask=umask, capture_output=True, text=True, check=False,
     )  # fmt: skip
     said = done.stdout + done.stderr

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.origin import Answer, Origin, ranged, reply, serving, throttled
-from tests.project import CLEAN, PORCH, ROOT, definition, doit, ran
+from tests.project import CLEAN, PORCH, PYTHONPATH, definition, doit, ran
 
 
 def repository(tmp_path: Path, *definitions: str) -> Path:
@@ -28,7 +28,7 @@ def repository(tmp_path: Path, *definitions: str) -> Path:
 
 
 def started(here: Path, **environ: str) -> subprocess.Popen[bytes]:
-    environment = {**CLEAN, "PYTHONPATH": str(ROOT), **environ}
+    environment = {**CLEAN, "PYTHONPATH": PYTHONPATH, **environ}
     return subprocess.Popen(
         [sys.executable, "-m", "doit"], cwd=here, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -144,7 +144,7 @@ def test_few_open_files(tmp_path: Path) -> None:
         pairs = enumerate(zip(urls, contents, strict=True))
         here = repository(tmp_path, *(definition(f"a{n}", f"{url}/a", one) for n, (url, one) in pairs))
         few = f"ulimit -n 64; exec {sys.executable} -m doit"
-        environ = {**CLEAN, "PYTHONPATH": str(ROOT), "FETCH_DURABILITY": "fast"}
+        environ = {**CLEAN, "PYTHONPATH": PYTHONPATH, "FETCH_DURABILITY": "fast"}
         done = subprocess.run(["sh", "-c", few], cwd=here, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -30,10 +30,11 @@ import pytest
 
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError, FetchError
+from tasks_lib.fs import system_calls
 from tasks_lib.store import Store
 from tests.archives import Member, tar
 from tests.origin import Origin, Request, reply, serving
-from tests.project import CLEAN, PORCH, ROOT, definition
+from tests.project import CLEAN, PORCH, PYTHONPATH, definition
 
 BIG = random.Random(7).randbytes(300_000)
 LIBRARY = tar([Member("lib-1/"), Member("lib-1/lib.h", b"#define A 1\n" * 50), Member("lib-1/big", BIG[:100_000])])
@@ -42,7 +43,7 @@ REPACK = "    artifact-name: lib.tar.zst\n    strip-components: 1\n    add-prefi
 #: Settings without which nothing differs but the time of a test.
 ENVIRON = {
     **CLEAN,
-    "PYTHONPATH": str(ROOT),
+    "PYTHONPATH": PYTHONPATH,
     "FETCH_RETRIES": "0",
     "FETCH_LOCK_TIMEOUT_S": "20",
     "FETCH_DURABILITY": "fast",
@@ -231,6 +232,7 @@ def killed_at_random(farm: Farm, times: int) -> None:
 
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+needs_clones = pytest.mark.skipif(not system_calls.OFFERED.clone, reason="no clones are made here")
 #: System calls by which a run changes the disk: each of them, each time, is a moment to die or to fail.
 CALLS = (
     "fsync",
@@ -782,6 +784,7 @@ def test_has_is_one_stat(farm: Farm) -> None:
 
 @root_only
 @pytest.mark.slow
+@needs_clones
 def test_clones(farm: Farm, tmp_path: Path) -> None:
     """Where the file system shares blocks, placing takes no space, and a write to what was placed leaves the blob."""
     place = tmp_path / "btrfs"
@@ -851,7 +854,8 @@ def test_order_for_a_power_loss(farm: Farm) -> None:
         if found := re.search(r"fsync\(\d+<([^>]*)>", line):
             synced[line.split()[0]].append(found[1])
         elif found := re.search(
-            r'linkat\(.*, "/proc/self/fd/\d+", .*, "[^"]*/v1/(blobs/sha256/..)/([0-9a-f]{64})"', line
+            r'linkat\(.*, "(?:/proc/self/fd/\d+|[^"]*/v1/(?:partial|tmp)/[^"]+)", .*, "[^"]*/v1/(blobs/sha256/..)/([0-9a-f]{64})"',
+            line,
         ):
             named += 1
             assert any("/v1/partial/" in path or "/v1/tmp/" in path for path in synced[line.split()[0]]), line

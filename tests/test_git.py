@@ -25,7 +25,7 @@ from tasks_lib.progress import Silent
 from tasks_lib.settings import Settings
 from tasks_lib.steps.repositories import commit_archive
 from tests.githost import http
-from tests.project import PORCH, definition, doit, ran
+from tests.project import PORCH, PYTHONPATH, definition, doit, ran
 from tests.repositories import FILES, committed, forged, git, made, with_submodule
 
 ROOT = Path(__file__).parent.parent
@@ -131,7 +131,7 @@ def same_for_all(tmp_path: Path) -> None:
         shutil.chown(cache, user)
         drop = DROP if user == "nobody" else []
         words = [*drop, sys.executable, "-c", CHILD, str(cache), f"file://{tmp_path}/{repository}", commit, "dropped"]
-        environ = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        environ = {**os.environ, "HOME": str(home), "PYTHONPATH": PYTHONPATH, "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(words, env=environ, umask=umask, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         digests.add(done.stdout)

@@ -21,8 +21,9 @@ from tasks_lib.git.trace import http_trace
 from tasks_lib.progress import Silent
 from tasks_lib.steps.repositories import commit_archive
 from tests.githost import daemon, http, mute, ssh
+from tests.project import PYTHONPATH
 from tests.repositories import FILES, committed, forged, git, made, with_submodule
-from tests.test_git import CHILD, ROOT, archived, members, source, world
+from tests.test_git import CHILD, archived, members, source, world
 
 
 class Listening(Silent):
@@ -345,7 +346,7 @@ def test_two_at_once(tmp_path: Path) -> None:
     commits = history(tmp_path / "r")
     with http(tmp_path) as host:
         words = [sys.executable, "-c", CHILD, str(tmp_path / "c"), f"{host.url}/r/.git"]
-        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environ = {**os.environ, "PYTHONPATH": PYTHONPATH}
         both = [
             subprocess.Popen([*words, commit, "dropped"], env=environ, stdout=subprocess.PIPE, text=True)
             for commit in (commits[0], commits[0], commits[2])

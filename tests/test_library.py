@@ -19,7 +19,7 @@ from tasks_lib.graph.closure import digests
 from tasks_lib.graph.library import Library
 from tasks_lib.graph.load import load
 from tasks_lib.relpath import RelPath
-from tests.project import ROOT, definition, written
+from tests.project import PYTHONPATH, definition, written
 
 SIGNED = (
     "signed:\n  description: d\n  fetch:\n    type: static-url\n    url: https://example.org/a-1.tar.gz\n"
@@ -217,7 +217,7 @@ def test_heavy_modules_stay_out(directory: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=directory.parent,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": PYTHONPATH},
         capture_output=True,
         text=True,
         check=True,

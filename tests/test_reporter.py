@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from tests.origin import Origin, in_turn, reply
-from tests.project import CLEAN, ROOT, TOOL
+from tests.project import CLEAN, PYTHONPATH, TOOL
 
 ENVIRON = {
     name: value
     for name, value in CLEAN.items()
     if name not in ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "NO_COLOR", "FORCE_COLOR", "TERM", "PYTHONUNBUFFERED")
-} | {"FETCH_RETRIES": "0", "FETCH_JOBS": "1", "PYTHONPATH": str(ROOT)}
+} | {"FETCH_RETRIES": "0", "FETCH_JOBS": "1", "PYTHONPATH": PYTHONPATH}
 DOIT = [sys.executable, "-m", "doit"]
 #: Tasks of a user's own, whose names and messages come from anywhere.
 HOSTILE = """

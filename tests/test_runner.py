@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -12,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tasks_lib.fs.system_calls import usable_cores
 from tasks_lib.graph.pools import Pools
 from tests.origin import Request, reply, serving
-from tests.project import CLEAN, LIBRARY, PORCH, ROOT, definition, doit, ran
+from tests.project import CLEAN, LIBRARY, PORCH, PYTHONPATH, definition, doit, ran
 
-CORES = len(os.sched_getaffinity(0))
+CORES = usable_cores()
 DODO = """
 import asyncio, threading, time
 from pathlib import Path
@@ -61,7 +61,7 @@ def start(directory: Path, *words: str, **environ: str) -> subprocess.Popen[str]
     return subprocess.Popen(
         [sys.executable, "-m", "doit", *words],
         cwd=directory,
-        env={**CLEAN, "PYTHONPATH": str(ROOT), "FETCH_RETRIES": "0", **environ},
+        env={**CLEAN, "PYTHONPATH": PYTHONPATH, "FETCH_RETRIES": "0", **environ},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -241,7 +241,7 @@ def test_ignored_signals_stay_ignored(tmp_path: Path) -> None:
     directory = project(tmp_path, 'def task_all():\n    yield from many("net", 1, "network", 0.3)\n')
     command = [sys.executable, "-c", "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN);"]
     command[-1] += " os.execv(sys.executable, [sys.executable, '-m', 'doit'])"
-    with subprocess.Popen(command, cwd=directory, env={**CLEAN, "PYTHONPATH": str(ROOT)}) as process:
+    with subprocess.Popen(command, cwd=directory, env={**CLEAN, "PYTHONPATH": PYTHONPATH}) as process:
         until(directory / "log", "begin")
         process.send_signal(signal.SIGHUP)
         assert process.wait(60) == 0

@@ -8,10 +8,10 @@ import queue
 import signal
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from tasks_lib.fs.system_calls import child_processes
 from tasks_lib.graph.watch import RUN
 
 
@@ -55,14 +55,9 @@ class Interruption:
 
 
 def stop_children() -> None:
-    """Kill what this process started and what still runs: commands of tasks that did not stop in time.
-
-    Source: proc(5), /proc/pid/task/tid/children.
-    """
-    for listed in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError, ValueError):
-            for child in map(int, listed.read_text("ascii").split()):
-                _kill(child)
+    """Kill what this process started and what still runs: commands of tasks that did not stop in time."""
+    for child in child_processes():
+        _kill(child)
 
 
 def _kill(child: int) -> None:

@@ -23,6 +23,7 @@ from doit.loader import TASK_STRING
 from doit.task import Task
 
 from tasks_lib.errors import DefinitionError, escaped
+from tasks_lib.fs.system_calls import boot_identity
 from tasks_lib.graph import lean
 from tasks_lib.graph import stamp as stamps
 from tasks_lib.graph.closure import Names, affected, closure, digests, owner_of, owners
@@ -260,20 +261,9 @@ def _only_ours(namespace: Mapping[str, Any] | None) -> bool:
 
 
 def _digest(*values: object) -> str:
-    said = repr((*values, _boot(), sys.version_info, os.geteuid()))
+    # trees are not synced: after a power loss a file may be shorter with the inode and the times that a stamp knows
+    said = repr((*values, boot_identity(), sys.version_info, os.geteuid()))
     return hashlib.sha256(said.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _boot() -> str:
-    """Return what is another text after each start of the machine, "" where the kernel does not say.
-
-    Trees are not synced: after a power loss a file may be shorter with the inode and the times that a stamp knows.
-    Source: random(4), boot_id.
-    """
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
-    except (OSError, UnicodeDecodeError):
-        return ""
 
 
 def _made(found: House, names: Names | None) -> list[Task]:

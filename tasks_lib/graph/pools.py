@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from typing import NamedTuple
+
+from tasks_lib.fs.system_calls import usable_cores
 
 
 class Pools(NamedTuple):
@@ -18,7 +19,7 @@ class Pools(NamedTuple):
     @classmethod
     def of(cls, *, network: int, asked: int | None) -> Pools:
         """Return the limits: `asked` is what `-n` says; without it classes have limits of their own only."""
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         if asked is None:
             return cls(network=network, cpu=cores, others=cores, total=None)
         most = max(1, asked)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from tasks_lib.errors import SignatureError, ToolError, escaped
+from tasks_lib.fs.system_calls import signal_group
 from tasks_lib.progress import Progress
 from tasks_lib.signature.packets import key_packets, signature_packets
 from tasks_lib.signature.status import Allowed, Verdict, judged
@@ -181,8 +182,7 @@ class _Home:
                     )
         finally:
             if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                signal_group(process.pid, signal.SIGKILL)
                 process.wait()
 
     def close(self) -> None:

@@ -5,16 +5,17 @@ Threads would hand Python's lock over for every chunk, which costs a fifth of th
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Final
 
 from tasks_lib.errors import StoreError
+from tasks_lib.fs.system_calls import usable_cores
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.store import Store
 from tasks_lib.store.survey import Item
@@ -23,8 +24,6 @@ from tasks_lib.store.survey import Item
 _WORTH_A_PROCESS: Final = 32 << 20
 #: Things handed over at once: small ones are read faster than they are handed over.
 _CHUNK: Final = 16
-#: Source: linux/prctl.h.
-_PR_SET_PDEATHSIG: Final = 1
 
 #: What a worker inspects with; set in workers only, right after they begin.
 _store: list[Store] = []
@@ -37,14 +36,14 @@ def inspected(store: Store, items: list[Item], progress: Progress) -> Iterator[t
         StoreError: a worker ended without a word.
         StoreUnavailableError, CancelledError: as `Store.inspect`.
     """
-    workers = min(os.cpu_count() or 1, len(items), 1 + sum(item.size for item in items) // _WORTH_A_PROCESS)
+    workers = min(usable_cores(), len(items), 1 + sum(item.size for item in items) // _WORTH_A_PROCESS)
     if workers < 2:
         for item in items:
             progress.check()
             yield item, store.upkeep.inspect(item, Silent())
         return
     context = multiprocessing.get_context("fork")  # a store is not sent, it is inherited
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(store, os.getpid()))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(store,))
     try:
         size = max(1, min(_CHUNK, len(items) // (4 * workers)))
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # workers begin with it blocked, and ignore it then
@@ -63,12 +62,18 @@ def inspected(store: Store, items: list[Item], progress: Progress) -> Iterator[t
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(store: Store, parent: int) -> None:
+def _begin(store: Store) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the first process decides
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # however that one ends
-    if os.getppid() != parent:  # it has ended already
-        os._exit(1)
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     _store.append(store)
+
+
+def _end_with_parent() -> None:
+    """End this worker with the process that started it, however that one ends."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _inspect(item: Item) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import time
@@ -15,6 +14,7 @@ from typing import Final
 from tasks_lib.context import Context
 from tasks_lib.definitions import Toolchain
 from tasks_lib.errors import CancelledError, StoreUnavailableError, ToolError, TreeError, escaped
+from tasks_lib.fs.system_calls import signal_group
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import adopt, is_published, published_by
 from tasks_lib.steps.plan import Delivery, Preparation
@@ -207,13 +207,11 @@ def _waited(process: subprocess.Popen[bytes], progress: Progress) -> int:
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """Ask the whole group to end, then end it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
+    signal_group(process.pid, signal.SIGTERM)
     try:
         process.wait(_GRACE_S)
     except subprocess.TimeoutExpired:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        signal_group(process.pid, signal.SIGKILL)
         process.wait()
 
 

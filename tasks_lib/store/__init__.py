@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError
 from tasks_lib.fingerprint import Fingerprint
+from tasks_lib.fs import system_calls
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.store import files, locks, naming, results, usage
 from tasks_lib.store.directories import Directories
@@ -372,13 +373,14 @@ class Store:
 
     def _linked(self, file: BinaryIO, path: Path, integrity: Integrity) -> bool:
         """Whether `path` could be made a link to the open blob, whose fingerprint that changes."""
-        if not isinstance(file, Opened) or not naming.is_same(file.fileno(), self.path(integrity.digest)):
+        blob = self.path(integrity.digest)
+        if not isinstance(file, Opened) or not system_calls.is_same(file.fileno(), blob):
             return False  # a shared cache is not touched
         file.confirm()
         try:
-            naming.name_over(file.fileno(), None, path, self._directory("tmp"))
+            naming.link_over(file.fileno(), blob, path, self._directory("tmp"))
         except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOENT):
+            if error.errno not in system_calls.NOT_OFFERED:
                 raise
             return False
         fingerprint = Fingerprint.of(os.fstat(file.fileno()))

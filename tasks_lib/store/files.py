@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
 from tasks_lib.errors import StoreUnavailableError, escaped
+from tasks_lib.fs import system_calls
 from tasks_lib.interpreter import waiting
 from tasks_lib.progress import Progress
 
@@ -32,6 +33,8 @@ _MAX_TEXT_BYTES: Final = 256 << 20
 _HASH_CHUNK: Final = 1 << 18
 _OWN: Final = threading.local()
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
+#: What opening a symlink and opening a socket says. Source: open(2) of Linux and of macOS.
+_NOT_REGULAR: Final = (errno.ELOOP, errno.ENXIO, errno.EOPNOTSUPP)
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
@@ -55,7 +58,7 @@ def regular(path: Path) -> tuple[int, os.stat_result]:
     try:
         descriptor = os.open(path, _READ)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):
+        if error.errno in _NOT_REGULAR:
             raise NotRegularError(error.errno, "no regular file", str(path)) from error
         raise
     status = os.fstat(descriptor)
@@ -178,7 +181,7 @@ def sync_directory(path: Path, durability: Durability = "full") -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with waiting:
-            os.fsync(descriptor)
+            system_calls.sync(descriptor)
     except OSError as error:
         if error.errno != errno.EINVAL:  # a file system without it
             raise

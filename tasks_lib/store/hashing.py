@@ -7,10 +7,11 @@ hashes; where all cores have work the digest is computed in place, and nothing i
 from __future__ import annotations
 
 import hashlib
-import os
 import queue
 import threading
 from typing import Final
+
+from tasks_lib.fs import system_calls
 
 #: Bytes from which a thread of its own pays.
 _LARGE: Final = 16 << 20
@@ -18,7 +19,7 @@ _LARGE: Final = 16 << 20
 _BATCH: Final = 1 << 20
 _AHEAD: Final = 4
 #: One core is for the downloads.
-_FREE: Final = threading.Semaphore(len(os.sched_getaffinity(0)) - 1)
+_FREE: Final = threading.Semaphore(system_calls.usable_cores() - 1)
 
 Batch = list[bytes]
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from tasks_lib.errors import StoreUnavailableError, escaped
+from tasks_lib.fs import system_calls
 from tasks_lib.interpreter import waiting
 from tasks_lib.progress import Progress
-from tasks_lib.store import files, naming
+from tasks_lib.store import files
 
 #: Seconds between two looks at a lock that another process holds.
 _POLL_S: Final = 0.1
@@ -107,7 +108,7 @@ def _taken(path: Path, kind: int, timeout_s: float, progress: Progress) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        if naming.is_same(descriptor, path):
+        if system_calls.is_same(descriptor, path):
             return descriptor
         os.close(descriptor)
 

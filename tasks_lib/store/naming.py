@@ -11,20 +11,19 @@ import fcntl
 import io
 import itertools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from tasks_lib.fs import system_calls
 from tasks_lib.store.files import Durability, translated
 
-#: What a file system says that has no nameless files, or no links. Source: open(2) O_TMPFILE, link(2).
-_NOT_OFFERED: Final = (
-    errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EPERM, errno.EXDEV, errno.ENOSYS, errno.EMLINK,
-)  # fmt: skip
 #: Bytes that a spool collects before it writes.
 _SPOOL_BUFFER: Final = 1 << 18
 #: What makes names free: this process among all of its number, and its names among each other.
 _RUN: Final = os.urandom(8).hex()
 _NUMBERS: Final = itertools.count()
+_CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def scratch_name() -> str:
@@ -53,9 +52,10 @@ class _Spool(io.FileIO):
 
 
 class Temporary:
-    """A file in the making: nameless where the file system offers that, so that a kill leaves nothing.
+    """A file in the making: nameless where the system offers that, so that a kill leaves nothing.
 
-    Elsewhere (NFS) it has a name of its own in `directory`, locked while it is written; prune sweeps what is not.
+    Elsewhere (NFS, macOS) it has a name of its own in `directory`, locked while it is written; the next run sweeps what
+    is not.
     """
 
     def __init__(self, directory: Path, mode: int) -> None:
@@ -65,17 +65,15 @@ class Temporary:
             OSError: the file system refused.
         """
         self.path: Path | None = None
-        flags = os.O_RDWR | os.O_CLOEXEC
-        try:
-            self.descriptor = os.open(directory, flags | os.O_TMPFILE, 0o600)
-        except OSError as error:
-            if error.errno not in _NOT_OFFERED:
-                raise
-            self.path = directory / scratch_name()
-            self.descriptor = os.open(self.path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-            with contextlib.suppress(OSError):
-                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._mode = mode
+        nameless = system_calls.open_nameless(directory)
+        if nameless is not None:
+            self.descriptor = nameless
+            return
+        self.path = directory / scratch_name()
+        self.descriptor = os.open(self.path, _CREATE, 0o600)
+        with contextlib.suppress(OSError):
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def write(self, chunk: bytes) -> None:
         """Write the whole of `chunk`.
@@ -101,7 +99,7 @@ class Temporary:
         """
         os.fchmod(self.descriptor, self._mode)
         if durability == "full":
-            os.fsync(self.descriptor)
+            system_calls.sync(self.descriptor)
 
     def close(self) -> None:
         """Close it; without a final name it is gone."""
@@ -115,33 +113,21 @@ class Temporary:
 def name_once(descriptor: int, temporary: Path | None, final: Path) -> None:
     """Give an open file the name `final`, which must not stand; it is the open file, whatever its own name is now.
 
+    On a file system without links its temporary name is changed to it, and then another process's same content may be
+    replaced by ours.
+
     Raises:
         FileExistsError: something else stands there.
         OSError: the file system refused.
     """
     try:
-        # with a descriptor Python calls linkat, which can follow; the path is absolute, so that it means nothing else
-        os.link(f"/proc/self/fd/{descriptor}", final, src_dir_fd=descriptor, follow_symlinks=True)
-    except FileExistsError:
-        # over NFS an answer may be lost and the repeated request find its own work
-        if not is_same(descriptor, final):
-            raise
-    except OSError as error:
-        if error.errno not in _NOT_OFFERED or temporary is None:
-            raise
-        _name_by_path(descriptor, temporary, final)
-
-
-def _name_by_path(descriptor: int, temporary: Path, final: Path) -> None:
-    """Do it without /proc, or without links at all: then another process's same content may be replaced by ours."""
-    if not is_same(descriptor, temporary):
-        raise FileNotFoundError(errno.ENOENT, "was replaced while it was written", str(temporary))
-    try:
-        os.link(temporary, final, follow_symlinks=False)
+        system_calls.link_open_file(descriptor, final, known_as=temporary)
     except FileExistsError:
         raise
     except OSError as error:
-        if error.errno not in _NOT_OFFERED:
+        if error.errno not in system_calls.NOT_OFFERED or temporary is None:
+            raise
+        if not system_calls.is_same(descriptor, temporary):
             raise
         if os.path.lexists(final):
             raise FileExistsError(errno.EEXIST, "stands already", str(final)) from error
@@ -154,21 +140,26 @@ def name_over(descriptor: int, temporary: Path | None, final: Path, scratches: P
     Raises:
         OSError: the file system refused.
     """
+    _replace(final, scratches, lambda name: name_once(descriptor, temporary, name))
+
+
+def link_over(descriptor: int, known_as: Path, final: Path, scratches: Path) -> None:
+    """As `name_over`, for an open file that keeps the name `known_as`.
+
+    Raises:
+        OSError: the file system refused; one of `NOT_OFFERED` where it has no links for this file.
+    """
+    _replace(final, scratches, lambda name: system_calls.link_open_file(descriptor, name, known_as=known_as))
+
+
+def _replace(final: Path, scratches: Path, give: Callable[[Path], None]) -> None:
+    """Let `give` give a file the name `final`, or else a free name that is renamed to `final`."""
     try:
-        name_once(descriptor, temporary, final)
+        give(final)
     except FileExistsError:
         scratch = scratches / scratch_name()
-        name_once(descriptor, temporary, scratch)
         try:
+            give(scratch)
             scratch.replace(final)
         finally:
             scratch.unlink(missing_ok=True)  # a rename onto the same file leaves both names
-
-
-def is_same(descriptor: int, path: Path) -> bool:
-    """Whether `path` is a name of the open file."""
-    try:
-        named = os.lstat(path)
-    except OSError:
-        return False
-    return os.path.samestat(os.fstat(descriptor), named)

@@ -12,6 +12,7 @@ from typing import BinaryIO, Final
 
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import DigestMismatchError, SizeMismatchError, StoreUnavailableError
+from tasks_lib.fs import system_calls
 from tasks_lib.interpreter import waiting
 from tasks_lib.store import files
 from tasks_lib.store.hashing import Hashing
@@ -235,7 +236,7 @@ class Partial:
         os.fchmod(self._file, 0o444)
         if durability == "full":
             with waiting:
-                os.fsync(self._file)
+                system_calls.sync(self._file)
         name(self._file, self._path)
         self._drop_pieces()
         self._drop_note()

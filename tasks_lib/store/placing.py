@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 import time
@@ -15,16 +14,16 @@ from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
 from tasks_lib.fingerprint import predates
+from tasks_lib.fs import system_calls
 from tasks_lib.progress import Progress
 from tasks_lib.store import files
+from tasks_lib.store.shelf import Opened
 
 #: "auto" and "reflink": a clone where the file system offers it, else a copy; "hardlink": a link to the blob.
 #: What they mean for an archive: docs/cache.md, "Placement".
 LinkMode = Literal["auto", "reflink", "copy", "hardlink"]
-#: Source: linux/fs.h, FICLONE = _IOW(0x94, 9, int).
-_FICLONE: Final = 0x40049409
-#: No link to this file: on another file system, too many already, not ours to link, none here.
-_NO_LINK: Final = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS)
+#: No link to this file: as `NO_LINK`, or it is not ours to link.
+_NO_LINK: Final = (*system_calls.NO_LINK, errno.EACCES)
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -59,7 +58,7 @@ def fill(file: BinaryIO, descriptor: int, how: LinkMode, progress: Progress) -> 
         OSError, BlobCorruptError, CancelledError: as `place`.
     """
     file.seek(0)
-    if how != "copy" and _clone(file.fileno(), descriptor):
+    if how != "copy" and system_calls.clone(file.fileno(), descriptor):
         file.seek(0, os.SEEK_END)
         file.read(1)  # an open blob says at its end whether it changed
         return
@@ -91,7 +90,7 @@ def place_named(name: bytes, source: int, directory: int, *, mode: int, how: Lin
     try:
         made = os.open(name, _CREATE, mode, dir_fd=directory)
         try:
-            if not _clone(taken, made):
+            if not system_calls.clone(taken, made):
                 while chunk := os.read(taken, files.CHUNK):
                     view = memoryview(chunk)
                     while view:
@@ -105,35 +104,23 @@ def place_named(name: bytes, source: int, directory: int, *, mode: int, how: Lin
 
 def can_clone(file: BinaryIO, directory: Path) -> bool:
     """Whether a file in `directory` can share the blocks of an open one."""
-    try:
-        descriptor = os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-    except OSError:
-        return False
-    try:
-        return _clone(file.fileno(), descriptor)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-
-
-def _clone(file: int, descriptor: int) -> bool:
-    """Let both files share their blocks until one is written; False where the file system cannot."""
-    try:
-        fcntl.ioctl(descriptor, _FICLONE, file)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            raise
-        return False
-    return True
+    with contextlib.suppress(OSError):
+        descriptor = system_calls.open_nameless(directory)
+        if descriptor is not None:
+            try:
+                return system_calls.clone(file.fileno(), descriptor)
+            finally:
+                os.close(descriptor)
+    return False
 
 
 def _link(file: BinaryIO, name: str | bytes, directory: int) -> bool:
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode) or _is_of_the_future(status):
         return False
+    known_as = file.path if isinstance(file, Opened) else None
     try:
-        os.link(f"/proc/self/fd/{file.fileno()}", name, dst_dir_fd=directory, follow_symlinks=True)
+        system_calls.link_open_file(file.fileno(), name, known_as=known_as, directory=directory)
     except FileExistsError:
         raise
     except OSError:

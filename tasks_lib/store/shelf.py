@@ -19,8 +19,9 @@ from typing import Any, Final
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError, StoreUnavailableError, escaped
 from tasks_lib.fingerprint import Fingerprint, settled
+from tasks_lib.fs import system_calls
 from tasks_lib.progress import Progress
-from tasks_lib.store import files, locks, naming
+from tasks_lib.store import files, locks
 from tasks_lib.store.memo import Memo
 from tasks_lib.store.options import FORMAT, Options
 from tasks_lib.store.quarantine import Quarantine
@@ -35,9 +36,11 @@ class Opened(io.FileIO):
     bytes that somebody wrote into the open file.
     """
 
-    def __init__(self, descriptor: int, fingerprint: Fingerprint, confirm: Callable[[Opened], None]) -> None:
+    def __init__(
+        self, descriptor: int, path: Path, fingerprint: Fingerprint, confirm: Callable[[Opened], None]
+    ) -> None:
         super().__init__(descriptor, "rb")
-        self.fingerprint = fingerprint
+        self.path, self.fingerprint = path, fingerprint
         self._confirm = confirm
 
     def read(self, size: int | None = -1) -> bytes:
@@ -181,7 +184,7 @@ class Shelf:
         try:
             locks.lease(descriptor)
             fingerprint = self._judge(descriptor, status, integrity, path)
-            return Opened(descriptor, fingerprint, lambda opened: self._again(opened, integrity, path))
+            return Opened(descriptor, path, fingerprint, lambda opened: self._again(opened, integrity, path))
         except BaseException:
             os.close(descriptor)
             raise
@@ -306,7 +309,7 @@ def _path(place: str) -> Path:
 def _is_judged(descriptor: int | None, path: Path) -> bool:
     """Whether `path` is the open file that was judged; without one, whatever is no regular file."""
     if descriptor is not None:
-        return naming.is_same(descriptor, path)
+        return system_calls.is_same(descriptor, path)
     try:
         return not stat.S_ISREG(path.lstat().st_mode)
     except OSError:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from tasks_lib.store import files, locks, naming
+from tasks_lib.fs import system_calls
+from tasks_lib.store import files, locks
 from tasks_lib.store.shelf import Shelf
 from tasks_lib.store.survey import take_away
 from tasks_lib.store.usage import Usage
@@ -57,7 +58,7 @@ class Trees:
             try:
                 locks.lease(descriptor)
                 status = os.fstat(descriptor)
-                if naming.is_same(descriptor, path) and not shelf.options.trust.objection(status):
+                if system_calls.is_same(descriptor, path) and not shelf.options.trust.objection(status):
                     self._usage.used(key, status.st_mtime)
                     yield path
                     return
@@ -87,7 +88,7 @@ class Trees:
             try:
                 write(staging)
                 if durability == "full":
-                    _sync_file_system(staging)
+                    system_calls.sync_tree(staging)
                 staging.rename(final)
             except BaseException:
                 self._remove_tree(staging)
@@ -106,22 +107,3 @@ class Trees:
         path = self._place(self._shelf, key)
         with files.translated(path), contextlib.suppress(FileNotFoundError):
             take_away(path, self._shelf.root, self._remove_tree)
-
-
-def _sync_file_system(directory: Path) -> None:
-    """Let everything in a directory survive a power loss: one call, where one for each file takes a hundred times long.
-
-    Source: syncfs(2): since Linux 5.8 it reports errors of writing back.
-
-    Raises:
-        OSError: the file system refused.
-    """
-    import ctypes  # slow to import, and most runs unpack nothing
-
-    descriptor = os.open(directory, _DIRECTORY)
-    try:
-        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(directory))
-    finally:
-        os.close(descriptor)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from tasks_lib.archive import HOLE, Entry
+from tasks_lib.fs.system_calls import NO_LINK, make_accessible
 from tasks_lib.progress import Progress
 from tasks_lib.store import LinkMode, place
 from tasks_lib.tree.descent import OPEN_DIRECTORY, Descent
@@ -28,8 +28,6 @@ _CHUNK: Final = 1 << 20
 #: Bytes, or entries, between two words to the watcher: a call for each of a million files is felt.
 _REPORT_BYTES: Final = 1 << 20
 _REPORT_ENTRIES: Final = 64
-#: No more links to this file, or none on this file system.
-_NO_LINK: Final = (errno.EMLINK, errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP)
 
 
 class TreeWriter:
@@ -147,7 +145,7 @@ class TreeWriter:
             target = self._copied.get(entry.target, entry.target)
             os.link(target, name, src_dir_fd=self._descent.root, dst_dir_fd=directory, follow_symlinks=False)
         except OSError as error:
-            if error.errno not in _NO_LINK:
+            if error.errno not in NO_LINK:
                 raise
             self._copy(entry, directory, name)
 
@@ -183,7 +181,7 @@ def remove_tree(path: Path) -> None:
         OSError: the file system refused.
     """
     with contextlib.suppress(FileNotFoundError):
-        _open_up(path)
+        make_accessible(path)
         root = os.open(path, OPEN_DIRECTORY)
         try:
             _empty(root)
@@ -197,11 +195,11 @@ def _empty(root: int) -> None:
     waiting = _clear_files(root)
     while waiting:
         name = waiting.pop()
-        _open_up(name, root)
+        make_accessible(name, root)
         directory = os.open(name, OPEN_DIRECTORY, dir_fd=root)
         try:
             for inner in _clear_files(directory):
-                _open_up(inner, directory)  # moving a directory writes its `..`
+                make_accessible(inner, directory)  # moving a directory writes its `..`
                 while True:
                     moved = f".removed.{next(numbers)}"
                     try:
@@ -224,14 +222,3 @@ def _clear_files(directory: int) -> list[str]:
         if not is_directory:
             os.unlink(name, dir_fd=directory)
     return [name for name, is_directory in entries if is_directory]
-
-
-def _open_up(path: str | Path, above: int | None = None) -> None:
-    """Let the owner read, write and enter a directory, through a descriptor that no symlink can bend."""
-    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
-    try:
-        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-        if mode & 0o700 != 0o700:
-            os.chmod(f"/proc/self/fd/{descriptor}", mode | 0o700)  # noqa: PTH101
-    finally:
-        os.close(descriptor)
