@@ -41,6 +41,15 @@ def gz_with(flags: int, fields: bytes) -> bytes:
     return head + GZ(TAR)[10:]
 
 
+def gz_broken() -> bytes:
+    """Return a gzip member whose second block is of the reserved type, whatever zlib makes of the rest.
+
+    Source: RFC 1952 section 2.3, RFC 1951 section 3.2.3.
+    """
+    deflate = zlib.compressobj(wbits=31)
+    return deflate.compress(TAR[:CUT]) + deflate.flush(zlib.Z_FULL_FLUSH) + b"\xff" * 99
+
+
 def xz_with(dictionary: int) -> bytes:
     """Return an xz stream that says it needs a dictionary of such a code. Source: xz-file-format 3.1 and 5.3.1."""
     stream = bytearray(XZ(TAR))
@@ -101,7 +110,8 @@ for label, kind, pack in (("gz", "tar.gz", GZ), ("bz2", "tar.bz2", BZ), ("xz", "
     refused(f"{label}-second-corrupt", "CORRUPT TRUNCATED", packed + second[:12] + b"\xff\xfe" + second[14:], kind)
     refused(f"{label}-trailing-garbage", "TRAILING_GARBAGE", packed + b"garbage", kind)
     refused(f"{label}-trailing-byte", "TRAILING_GARBAGE", packed + b"x", kind)
-    refused(f"{label}-corrupt", "CORRUPT TRUNCATED CHECKSUM", packed[:200] + bytes(99) + packed[299:], kind)
+    damaged = gz_broken() if label == "gz" else packed[:200] + bytes(99) + packed[299:]
+    refused(f"{label}-corrupt", "CORRUPT TRUNCATED CHECKSUM", damaged, kind)
     refused(f"{label}-no-tar", "WRONG_FORMAT", pack(b"hello world, no tar here" * 99), kind)
     refused(f"{label}-of-itself", "WRONG_FORMAT", pack(packed), kind)
     refused(f"{label}-html", "WRONG_FORMAT", b"<!DOCTYPE html><html>log in</html>", kind)

@@ -14,6 +14,7 @@ import stat
 import subprocess
 import tarfile
 import tempfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -329,7 +330,9 @@ def open_directory() -> Iterator[Path]:
 
 def as_nobody(act: Callable[[], bool]) -> bool:
     """Return what a child says that is an ordinary user, False when it raises."""
-    child = os.fork()
+    with warnings.catch_warnings():  # pytest-xdist has threads; the child uses files only, no lock that they may hold
+        warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         status = 1
         try:

@@ -55,6 +55,21 @@ def test_rooms_have_a_purpose() -> None:
     assert not {path.stem for path in MODULES} & {"utils", "util", "helpers", "common", "misc", "base", "manager"}
 
 
+def test_supported_pythons_are_tested() -> None:
+    """The classifiers name exactly the Pythons that .ci/python has and .ci/run runs; README names them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    prefix = "Programming Language :: Python :: "
+    named = {text.removeprefix(prefix) for text in project["classifiers"] if text.startswith(prefix)}
+    run, python = ((ROOT / ".ci" / name).read_text("utf-8") for name in ("run", "python"))
+    cases = re.findall(r"^    ([\d. |]+)\) release=", python, re.MULTILINE)
+    loop = re.findall(r"^for version in ([\d. ]+); do", run, re.MULTILINE)
+    assert named == set(re.findall(r"[\d.]+", " ".join(cases)))
+    assert named == set(re.findall(r"[\d.]+", " ".join(loop))) | set(
+        re.findall(r"^\.ci/python ([\d.]+)", run, re.MULTILINE)
+    )
+    assert f"Python {', '.join(sorted(named)[:-1])} and {max(named)}" in (ROOT / "README.md").read_text("utf-8")
+
+
 def test_what_the_user_fixed_stays() -> None:
     """doit, requests and zstandard are the user's choice: no other engine, HTTP client or zstd stands in for them.
 

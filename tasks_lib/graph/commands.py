@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import getopt
+import multiprocessing
 import os
 import signal
 import sys
@@ -139,6 +140,19 @@ def _let_signals_end_us() -> None:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+class ProcessRunner(_DOIT.MRunner):  # type: ignore[misc]
+    """doit's runner of `-P process`, whose processes inherit the tasks: what pickle leaves of a task cannot run.
+
+    Source: doit 0.37, `Task.__getstate__`. Python 3.14 changed the default of Linux from fork to forkserver.
+    """
+
+    def run_tasks(self, task_dispatcher: Any) -> None:
+        """Run everything; a start method that dodo.py chose stays."""
+        if multiprocessing.get_start_method(allow_none=True) is None:
+            multiprocessing.set_start_method("fork")
+        super().run_tasks(task_dispatcher)
+
+
 class Run(Named, _DOIT.Run):  # type: ignore[misc]
     """`doit run`, and so bare `doit`."""
 
@@ -181,13 +195,14 @@ class Run(Named, _DOIT.Run):  # type: ignore[misc]
         return "stamp" if known and ours and not whole else "all"
 
     def _replace_runner(self) -> None:
-        """Let doit make our runner instead of its own, but for `-P process`."""
-        threads, serial = _DOIT.MThreadRunner, _DOIT.Runner
+        """Let doit make our runners instead of its own."""
+        threads, serial, processes = _DOIT.MThreadRunner, _DOIT.Runner, _DOIT.MRunner
 
         def restore() -> None:
-            _DOIT.MThreadRunner, _DOIT.Runner = threads, serial
+            _DOIT.MThreadRunner, _DOIT.Runner, _DOIT.MRunner = threads, serial, processes
 
         self._stack.callback(restore)
+        _DOIT.MRunner = ProcessRunner
         _DOIT.MThreadRunner = lambda *words: self._runner(threads, words)
         _DOIT.Runner = lambda *words: self._runner(serial, words)
 
