@@ -179,30 +179,6 @@ def _allow_by_name(path: str | Path, above: int | None) -> None:
     os.chmod(path, stat.S_IMODE(status.st_mode) | 0o700, dir_fd=above, follow_symlinks=follow)
 
 
-def current_umask() -> int:
-    """Return the umask without changing it, which other threads would see. Source: proc(5), Linux 4.7.
-
-    Raises:
-        OSError: without /proc, a file is made to look at its mode, and that was refused.
-    """
-    if OFFERED.proc:
-        with contextlib.suppress(OSError), Path(f"{OFFERED.proc}/status").open("rb") as lines:
-            for line in lines:
-                if line.startswith(b"Umask:"):
-                    return int(line.split()[1], 8)
-    import tempfile  # slow to import
-
-    with tempfile.TemporaryDirectory() as private:
-        descriptor = os.open(f"{private}/mode", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o777)
-        try:
-            return 0o777 & ~os.fstat(descriptor).st_mode
-        finally:
-            os.close(descriptor)
-
-
-# --- durability
-
-
 def sync(descriptor: int) -> None:
     """Let an open file or directory survive a power loss.
 
