@@ -38,8 +38,9 @@ def generate(files: int, mean: int, out: Path) -> None:
 
 def ours(verb: str, archive: Path, kind: str, out: Path) -> None:
     """Extract, or repack with strip and prefix, through the product's own functions; prints the peak memory."""
-    from tasks_lib.archive import Limits, Reshape, repack
+    from tasks_lib.archive import Reshape, repack
     from tasks_lib.formats import mtime_for
+    from tasks_lib.limits import Limits
     from tasks_lib.progress import Silent
     from tasks_lib.tree import Slot
 

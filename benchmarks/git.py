@@ -36,7 +36,7 @@ def ours(repository: Path, commit: str, cache: Path) -> None:
     from tasks_lib.definitions import Git
     from tasks_lib.progress import Silent
     from tasks_lib.settings import Settings
-    from tasks_lib.steps.repositories import commit_archive
+    from tasks_lib.steps.commit import commit_archive
 
     world = Context(Settings.parse(variables={"cache": str(cache)}, environ=os.environ), dict(os.environ))
     source = Git(repo=f"file://{repository}", revision=commit, path_prefix="p", artifact_name="p.tar.zst")

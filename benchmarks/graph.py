@@ -172,7 +172,7 @@ def cold(directory: Path, count: int, rounds: int) -> None:
     definitions(project, count)
     script = (
         "import os, pathlib\n"
-        "from tasks_lib.graph.load import digest_of, load\nfrom tasks_lib.progress import Silent\n"
+        "from tasks_lib.incremental.definition_files import digest_of, load\nfrom tasks_lib.progress import Silent\n"
         "from tasks_lib.settings import Settings\nfrom tasks_lib import context, steps\n"
         "settings = Settings.parse(variables={}, environ={})\n"
         "world = context.Context(settings, {})\n"

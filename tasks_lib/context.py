@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from tasks_lib.cache import Store
 from tasks_lib.formats import mtime_for, writer_version
 from tasks_lib.limits import Limits
 from tasks_lib.network import RepositorySettings
 from tasks_lib.settings import Settings
-from tasks_lib.store import Store
 
 if TYPE_CHECKING:
+    from tasks_lib.download import Sources
+    from tasks_lib.download.unverified import Unpinned
     from tasks_lib.signature import Gpg
-    from tasks_lib.sources import Sources
     from tasks_lib.transport import Transport
-    from tasks_lib.unpinned import Unpinned
 
 
 if TYPE_CHECKING:
@@ -81,14 +81,14 @@ class Context:
     @shared
     def sources(self) -> Sources:
         """Where blobs come from; what opens sockets is loaded when the first one is needed."""
-        from tasks_lib.sources import Sources
+        from tasks_lib.download import Sources
 
         return Sources(self.store, self._transport, self.settings.policy)
 
     @shared
     def unpinned(self) -> Unpinned:
         """Where content comes from that nobody pinned."""
-        from tasks_lib.unpinned import Unpinned
+        from tasks_lib.download.unverified import Unpinned
 
         return Unpinned(self.store, self._transport, self.settings.policy)
 

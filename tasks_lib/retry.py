@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from tasks_lib.errors import HttpStatusError, StalledError, TransportError, UnreachableError
-from tasks_lib.interpreter import waiting
+from tasks_lib.gil import waiting
 from tasks_lib.network import Policy
 from tasks_lib.progress import Progress
 

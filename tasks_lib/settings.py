@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from tasks_lib.errors import SettingError
 from tasks_lib.limits import Limits
 from tasks_lib.network import LINK_LOCAL, Policy, TransportSettings
-from tasks_lib.repository_url import PROTOCOLS
+from tasks_lib.vcs.urls import PROTOCOLS
 
 if TYPE_CHECKING:
-    from tasks_lib.store import Durability, LinkMode, Options
+    from tasks_lib.cache import Options
+    from tasks_lib.fs.copying import LinkMode
+    from tasks_lib.fs.files import Durability
 
 
 class Setting(NamedTuple):
@@ -142,7 +144,7 @@ class Settings(NamedTuple):
         Raises:
             SettingError: there is no such group.
         """
-        from tasks_lib.store import Options, Trust
+        from tasks_lib.cache import Options, Trust
 
         return Options(
             durability=self.durability,

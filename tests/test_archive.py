@@ -25,9 +25,10 @@ import pytest
 import zstandard
 
 from tasks_lib import archive, formats
-from tasks_lib.archive import Limits, Reshape
+from tasks_lib.archive import Reshape
 from tasks_lib.definitions import json_schema
 from tasks_lib.errors import ArchiveError, TreeError
+from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
 from tasks_lib.tree import Slot, remove_tree
 from tests.archives import Member, tar, tar_header, zipped

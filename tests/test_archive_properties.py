@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks_lib import archive
-from tasks_lib.archive import Limits, Reshape
+from tasks_lib.archive import Reshape
 from tasks_lib.errors import ArchiveError
+from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
 from tasks_lib.tree import Slot
 from tests.archives import Member, ar, pax, record, resummed, tar, zipped

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tasks_lib.cache import Store, quarantine
+from tasks_lib.cache.quarantine import Quarantine
 from tasks_lib.digest import Digest, Integrity
+from tasks_lib.download.diagnosis import examine
 from tasks_lib.errors import AllSourcesFailedError
 from tasks_lib.progress import Silent
-from tasks_lib.sources.autopsy import examine
-from tasks_lib.store import Store, quarantine
-from tasks_lib.store.quarantine import Quarantine
 from tests.archives import Member, tar
 from tests.origin import reply, serving
 from tests.test_sources import BODY, sources, wanted

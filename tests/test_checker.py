@@ -6,8 +6,8 @@ import os
 import time
 from pathlib import Path
 
-from tasks_lib.fingerprint import RACY_NS
-from tasks_lib.graph.checker import LARGE, MD5Checker
+from tasks_lib.engine.checker import LARGE, MD5Checker
+from tasks_lib.fs.fingerprint import RACY_NS
 from tests.project import doit, ran
 
 DODO = """

@@ -9,7 +9,7 @@ import pytest
 
 from tasks_lib.definitions import Definitions, SourceFile, StaticUrl, json_schema, kind_files, parse
 from tasks_lib.errors import DefinitionError
-from tasks_lib.graph.load import load
+from tasks_lib.incremental.definition_files import load
 
 ROOT = Path(__file__).parent.parent
 SHA = "ab" * 32

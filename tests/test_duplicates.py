@@ -12,8 +12,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks_lib.archive import Limits, Reshape
+from tasks_lib.archive import Reshape
 from tasks_lib.errors import ArchiveError
+from tasks_lib.limits import Limits
 from tests.archives import Member, Zipped, tar, zip_of
 from tests.project import PORCH, definition
 from tests.test_archive import LIMITS, extract, repacked, tree_of

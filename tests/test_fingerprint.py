@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks_lib.fingerprint import (
+from tasks_lib.fs.fingerprint import (
     ABSENT,
     RACY_NS,
     UNTRUSTED,
@@ -23,7 +23,7 @@ from tasks_lib.fingerprint import (
     predates,
     settled,
 )
-from tasks_lib.graph.marks import unchanged
+from tasks_lib.incremental.marks import unchanged
 from tasks_lib.progress import Silent
 from tasks_lib.tree import Slot
 from tests.test_house import MODULES, name_of

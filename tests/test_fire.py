@@ -28,10 +28,10 @@ from pathlib import Path
 
 import pytest
 
+from tasks_lib.cache import Store
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError, FetchError
 from tasks_lib.fs import system_calls
-from tasks_lib.store import Store
 from tests.archives import Member, tar
 from tests.origin import Origin, Request, reply, serving
 from tests.project import CLEAN, PORCH, PYTHONPATH, definition
@@ -767,7 +767,7 @@ def test_has_is_one_stat(farm: Farm) -> None:
     content = b"old"
     code = (
         "import os; from pathlib import Path\n"
-        "from tasks_lib.digest import Digest, Integrity; from tasks_lib.store import Store\n"
+        "from tasks_lib.digest import Digest, Integrity; from tasks_lib.cache import Store\n"
         f"pinned = Integrity(size=3, digest=Digest.sha256('{hashlib.sha256(content).hexdigest()}'))\n"
         "store = Store(Path('cache')); assert store.has(pinned)\n"
         "os.access('/begin', 0)\n"

@@ -23,7 +23,7 @@ from tasks_lib.digest import Integrity
 from tasks_lib.errors import OfflineError, ToolError
 from tasks_lib.progress import Silent
 from tasks_lib.settings import Settings
-from tasks_lib.steps.repositories import commit_archive
+from tasks_lib.steps.commit import commit_archive
 from tests.githost import http
 from tests.project import PORCH, PYTHONPATH, definition, doit, ran
 from tests.repositories import FILES, committed, forged, git, made, with_submodule
@@ -91,7 +91,7 @@ from tasks_lib.definitions import Git
 from tasks_lib.progress import Silent
 from tasks_lib.settings import Settings
 from tasks_lib.context import Context
-from tasks_lib.steps.repositories import commit_archive
+from tasks_lib.steps.commit import commit_archive
 world = Context(Settings.parse(variables={"cache": sys.argv[1]}, environ=os.environ), dict(os.environ))
 source = Git(repo=sys.argv[2], revision=sys.argv[3], path_prefix="p", artifact_name="p.tar.zst", dot_git=sys.argv[4])
 print(commit_archive(world, source, Silent()).digest)

@@ -17,9 +17,9 @@ from msgspec.structs import replace
 
 from tasks_lib.definitions import Git
 from tasks_lib.errors import ArchiveError, ArchiveLimitError, CancelledError, FetchError, ToolError, TransportError
-from tasks_lib.git.trace import http_trace
 from tasks_lib.progress import Silent
-from tasks_lib.steps.repositories import commit_archive
+from tasks_lib.steps.commit import commit_archive
+from tasks_lib.vcs.git.http_trace import http_trace
 from tests.githost import daemon, http, mute, ssh
 from tests.project import PYTHONPATH
 from tests.repositories import FILES, committed, forged, git, made, with_submodule

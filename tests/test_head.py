@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tasks_lib.transport.wire import _read_fields
+from tasks_lib.transport.http_connection import _read_fields
 
 ODD = [b"A: 1", b"a:2", b"A : 3", b" folded", b"\tfolded", b"no colon", b": empty name", b"B:", b"C:  x \t", b"D: a\rb", b"E: \xe9\x00\x85", b"F\xe9: 1", b"From x", b"G: \x0b\x0c\x1c"]  # fmt: skip
 ENDS = [b"\r\n", b"\n", b"\r\r\n"]

@@ -12,7 +12,7 @@ import pytest
 from tasks_lib.definitions import Hg
 from tasks_lib.errors import ArchiveError, FetchError, HttpStatusError, ToolError, TransportError
 from tasks_lib.progress import Silent
-from tasks_lib.steps.repositories import commit_archive
+from tasks_lib.steps.commit import commit_archive
 from tests.origin import Origin, reply
 from tests.test_git import members, unpacked, world
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "tasks_lib").rglob("*.py"))
-THINKING = ("errors.py", "digest.py", "relpath.py", "formats.py", "repository_url.py", "recipe.py", "definitions/")
+THINKING = ("errors.py", "digest.py", "relpath.py", "formats.py", "vcs/urls.py", "recipe.py", "definitions/")
 IO = {"os", "pathlib", "time", "random", "subprocess", "socket", "requests", "tempfile", "shutil"}
 
 
@@ -37,16 +37,16 @@ def test_thinking_floors_do_no_io(path: Path) -> None:
 
 
 def test_one_hand_per_substance() -> None:
-    """Only transport knows sockets, only graph doit, only two modules the environment, only fs what POSIX lacks."""
+    """Only transport knows sockets, three packages doit, only two modules the environment, only fs what POSIX lacks."""
     for path in MODULES:
         roots = {module.partition(".")[0] for module in imported(path)}
         name = name_of(path)
         assert not roots & {"requests", "urllib3", "socket", "ssl"} or name.startswith("transport/"), name
-        assert "doit" not in roots or name.startswith("graph/"), name
+        assert "doit" not in roots or name.startswith(("graph/", "engine/", "cli/")), name
         assert not roots & {"tarfile", "zipfile"}, name
         if name != "fs/system_calls.py":  # attributes of modules that only Linux has: mypy --platform darwin
             assert "ctypes" not in roots and not re.search(r"\bioctl\(|[\"']/proc/", path.read_text("utf-8")), name
-        environment = ("graph/configuration.py", "fetch_content/porch.py")
+        environment = ("engine/configuration.py", "fetch_content/porch.py")
         assert "os.environ" not in path.read_text("utf-8") or name in environment, name
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks_lib import interpreter
+from tasks_lib import gil
 from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, FetchesEntry, StaticUrl
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.interpreter import alone, waiting
+from tasks_lib.gil import alone, waiting
 from tasks_lib.progress import Silent
 from tasks_lib.settings import Settings
 from tasks_lib.steps import Artifact, Delivery, deliver, fetch
@@ -61,9 +61,9 @@ def test_others_work_while_one_waits() -> None:
         with alone:
             asked.put(str(number))
             with waiting:
-                assert interpreter._own.turn is None
+                assert gil._own.turn is None
                 assert answered.get(timeout=60) == str(number)
-            assert interpreter._own.turn is not None
+            assert gil._own.turn is not None
     other.join()
 
 
@@ -106,7 +106,7 @@ def test_waiting_is_nothing_to_others() -> None:
     assert holds.wait(60)
     with waiting:
         pass
-    assert interpreter._own.turn is None
+    assert gil._own.turn is None
     done.set()
     other.join()
 
@@ -119,7 +119,7 @@ class Watched(Silent):
 
     def phase(self, name: str, **facts: str | int | float) -> None:
         del name, facts
-        self.alone.append(interpreter._own.turn is not None)
+        self.alone.append(gil._own.turn is not None)
 
 
 @pytest.mark.parametrize(("size", "takes"), [(1, True), (1 << 20, False)])
@@ -146,7 +146,7 @@ def test_small_deliveries_take_turns(size: int, takes: bool, tmp_path: Path) -> 
     )
     assert (tmp_path / "there/one.bin").read_bytes() == content
     assert set(watched.alone) == {takes}
-    assert interpreter._own.turn is None
+    assert gil._own.turn is None
 
 
 @pytest.mark.parametrize(("size", "takes"), [(1, True), (2 << 20, False)])
@@ -155,9 +155,9 @@ def test_small_downloads_take_turns(size: int, takes: bool, tmp_path: Path) -> N
     content, given_up = b"x" * size, []
 
     def held(connection: socket.socket, request: Request) -> None:
-        before = interpreter._turn
+        before = gil._turn
         with alone:
-            given_up.append(interpreter._turn is before)  # else it was taken from whoever waits for this answer
+            given_up.append(gil._turn is before)  # else it was taken from whoever waits for this answer
         reply(content)(connection, request)
 
     with serving({f"/{number}": held for number in range(10)}) as origin:
@@ -172,5 +172,5 @@ def test_small_downloads_take_turns(size: int, takes: bool, tmp_path: Path) -> N
             fetch(world, Fetch(name="one", description="d", source=source, file="f", line=1), artifact, watched)
             assert (tmp_path / "one").read_bytes() == content
             assert set(watched.alone) == {takes}
-            assert interpreter._own.turn is None
+            assert gil._own.turn is None
     assert any(given_up)

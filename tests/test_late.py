@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from tasks_lib.graph.late import Late
+from tasks_lib.engine.late import Late
 
 
 def test_what_is_ours_needs_no_look_at_others() -> None:

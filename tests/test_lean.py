@@ -10,8 +10,8 @@ from doit.control import TaskControl, TaskDispatcher
 from doit.exceptions import TaskError, TaskFailed
 from doit.task import Task
 
-from tasks_lib.graph import lean
-from tasks_lib.graph.facts import Facts
+from tasks_lib.engine import slim_task
+from tasks_lib.graph.task_info import Facts
 
 
 class Check:
@@ -51,7 +51,7 @@ TOLD: dict[str, dict[str, Any]] = {
 def both(told: dict[str, Any]) -> tuple[Any, Any]:
     words = {key: value for key, value in told.items() if key not in ("basename", "name")}
     stock = Task("extract:a", subtask_of="extract", **words)  # type: ignore[no-untyped-call]  # doit has no types
-    return stock, lean.LeanTask("extract:a", "extract", told)
+    return stock, slim_task.LeanTask("extract:a", "extract", told)
 
 
 def plain(value: Any) -> Any:
@@ -84,14 +84,14 @@ def test_every_attribute_is_as_doit_makes_it(name: str) -> None:
 def test_nothing_that_tasks_share_changes() -> None:
     """Making, running and releasing tasks leaves what belongs to the class as it was."""
     for told in TOLD.values():
-        ours = lean.LeanTask("extract:a", "extract", told)
+        ours = slim_task.LeanTask("extract:a", "extract", told)
         assert ours.execute(None) is None
         ours.calc_dep.add("x")
         ours.save_extra_values()
         ours.release()
         ours.release_checks()
-    assert ([], {}, frozenset()) == (lean._NO_LIST, lean._NO_WORDS, lean._NO_SET)
-    assert lean.LeanTask("extract:b", "extract", TOLD["made of nothing"]).calc_dep == set()
+    assert ([], {}, frozenset()) == (slim_task._NO_LIST, slim_task._NO_WORDS, slim_task._NO_SET)
+    assert slim_task.LeanTask("extract:b", "extract", TOLD["made of nothing"]).calc_dep == set()
 
 
 FAIL = TaskFailed("no")  # type: ignore[no-untyped-call]
@@ -128,7 +128,7 @@ def test_another_process_is_sent_no_action() -> None:
 def test_words_after_a_name_are_no_options() -> None:
     """Doit goes on with the words behind the name of a task."""
     control = TaskControl(
-        [lean.LeanTask(f"extract:{one}", "extract", {**TOLD["made of nothing"], "targets": [one]}) for one in "ab"]
+        [slim_task.LeanTask(f"extract:{one}", "extract", {**TOLD["made of nothing"], "targets": [one]}) for one in "ab"]
     )  # type: ignore[no-untyped-call]
     control.process(["extract:a", "extract:b"])  # type: ignore[no-untyped-call]
     assert control.selected_tasks == ["extract:a", "extract:b"]
@@ -149,11 +149,11 @@ def test_many_dependencies_are_not_compared_with_each_other() -> None:
     """Doit looks for the maker of each file among the tasks that are needed: the work grows as their number."""
     numbers = range(1000)
     makers = [
-        lean.LeanTask(Counted(f"extract:{one}"), "extract", {**TOLD["made of nothing"], "targets": [str(one)]})
+        slim_task.LeanTask(Counted(f"extract:{one}"), "extract", {**TOLD["made of nothing"], "targets": [str(one)]})
         for one in numbers
     ]
     needs = {"task_dep": [f"extract:{one}" for one in numbers], "file_dep": [str(one) for one in numbers]}
-    kit = lean.LeanTask("toolchain:kit", "toolchain", {**TOLD["made of nothing"], **needs})
+    kit = slim_task.LeanTask("toolchain:kit", "toolchain", {**TOLD["made of nothing"], **needs})
     Counted.compared = 0
     TaskControl([kit, *makers])  # type: ignore[no-untyped-call]
     assert len(kit.task_dep) == len(numbers)
@@ -188,7 +188,7 @@ def dispatcher(count: int) -> Any:
         }
         for n in range(count)
     ] + [{**TOLD["made of nothing"], "basename": "fetch", "name": f"{n}", "targets": [f"f{n}"]} for n in range(count)]
-    control = TaskControl(list(lean.made(told)))  # type: ignore[no-untyped-call]
+    control = TaskControl(list(slim_task.made(told)))  # type: ignore[no-untyped-call]
     control.process(["extract", "fetch"])  # type: ignore[no-untyped-call]
     return control.task_dispatcher()  # type: ignore[no-untyped-call]
 
@@ -220,12 +220,12 @@ def walked(one: Any, outcome: Callable[[str], str], ahead: int) -> list[str]:
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 50, 5000])
-@pytest.mark.parametrize("count", [1, lean.PORTION, lean.PORTION + 1, 3 * lean.PORTION + 7])
+@pytest.mark.parametrize("count", [1, slim_task.PORTION, slim_task.PORTION + 1, 3 * slim_task.PORTION + 7])
 def test_a_group_in_portions_is_the_whole_group(count: int, ahead: int) -> None:
     """Every task comes once, after what it needs, and a group after all of its tasks, as with doit; also when some fail."""
     for bad in ("", "fetch:0", f"extract:{count - 1}"):
         stock, ours = dispatcher(count), dispatcher(count)
-        lean.Portions(ours)
+        slim_task.Portions(ours)
 
         def outcome(name: str, bad: str = bad) -> str:
             return "failure" if name == bad else "successful"
@@ -242,9 +242,12 @@ def test_a_group_in_portions_is_the_whole_group(count: int, ahead: int) -> None:
 
 def test_only_a_portion_is_made_known_beforehand() -> None:
     """While workers have enough to do no more tasks are made ready; doit makes all of them so before the first one."""
-    stock, ours = dispatcher(4 * lean.PORTION), dispatcher(4 * lean.PORTION)
-    lean.Portions(ours)
-    for one, least, most in ((stock, 8 * lean.PORTION, 9 * lean.PORTION), (ours, lean.PORTION, 2 * lean.PORTION + 2)):
+    stock, ours = dispatcher(4 * slim_task.PORTION), dispatcher(4 * slim_task.PORTION)
+    slim_task.Portions(ours)
+    for one, least, most in (
+        (stock, 8 * slim_task.PORTION, 9 * slim_task.PORTION),
+        (ours, slim_task.PORTION, 2 * slim_task.PORTION + 2),
+    ):
         assert next(one.generator).task.name == "fetch:0"
         assert least <= len(one.nodes) <= most
 
@@ -253,14 +256,14 @@ def test_a_circle_is_found_in_a_portion() -> None:
     """A task of a large group that needs its own group is refused, as by doit."""
     from doit.exceptions import InvalidDodoFile
 
-    names = [f"t{n}" for n in range(2 * lean.PORTION)]
+    names = [f"t{n}" for n in range(2 * slim_task.PORTION)]
     made: Any = Task  # doit has no types
     tasks = [
         made("all", None, task_dep=names),
         *(made(name, None, task_dep=["all"] if name == names[-1] else []) for name in names),
     ]
     one = TaskDispatcher({task.name: task for task in tasks}, {}, ["all"])  # type: ignore[no-untyped-call]
-    lean.Portions(one)
+    slim_task.Portions(one)
     with pytest.raises(InvalidDodoFile, match="Cyclic"):
         walked(one, lambda _: "successful", 0)
 

@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks_lib.graph.reporter.ledger import MAX_PHASES, Ledger, host_of
-from tasks_lib.graph.reporter.lines import NAMED, LinesFace
-from tasks_lib.graph.reporter.out import Out
-from tasks_lib.graph.reporter.summary import failures, totals
-from tasks_lib.graph.reporter.words import counted
-from tasks_lib.graph.watch import Event
+from tasks_lib.ui.events import Event
+from tasks_lib.ui.formatting import counted
+from tasks_lib.ui.lines import NAMED, LinesFace, failures, totals
+from tasks_lib.ui.output import Out
+from tasks_lib.ui.run_state import MAX_PHASES, Ledger, host_of
 
 
 class Said:

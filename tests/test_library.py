@@ -10,14 +10,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tasks_lib.definitions import FetchesEntry, Toolchain, reading
-from tasks_lib.definitions.packed import packed, unpacked
+from tasks_lib.definitions import FetchesEntry, Toolchain, parser
+from tasks_lib.definitions.codec import packed, unpacked
 from tasks_lib.definitions.yaml_tree import Tree
 from tasks_lib.errors import DefinitionError
-from tasks_lib.fingerprint import RACY_NS
-from tasks_lib.graph.closure import digests
-from tasks_lib.graph.library import Library
-from tasks_lib.graph.load import load
+from tasks_lib.fs.fingerprint import RACY_NS
+from tasks_lib.incremental.definition_cache import Library
+from tasks_lib.incremental.definition_files import load
+from tasks_lib.incremental.selection import digests
 from tasks_lib.relpath import RelPath
 from tests.project import PYTHONPATH, definition, written
 
@@ -50,13 +50,13 @@ def directory(tmp_path: Path) -> Path:
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that grows by the name of each file that is parsed."""
     names: list[str] = []
-    true = reading._Reading.file
+    true = parser._Reading.file
 
-    def noted(self: reading._Reading, source: reading.SourceFile, defaults: Tree | None) -> object:
+    def noted(self: parser._Reading, source: parser.SourceFile, defaults: Tree | None) -> object:
         names.append(Path(source.path).name)
         return true(self, source, defaults)
 
-    monkeypatch.setattr(reading._Reading, "file", noted)
+    monkeypatch.setattr(parser._Reading, "file", noted)
     return names
 
 

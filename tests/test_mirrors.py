@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tasks_lib import recipe
+from tasks_lib.cache import Store
 from tasks_lib.definitions import Definitions, SourceFile, StaticUrl, mirrors_schema, parse
 from tasks_lib.errors import AllSourcesFailedError, DefinitionError
-from tasks_lib.graph.load import load
+from tasks_lib.incremental.definition_files import load
 from tasks_lib.progress import Silent
-from tasks_lib.store import Store
 from tests.origin import reply, serving
 from tests.project import PORCH, definition, doit, ran, written
 from tests.test_sources import BODY, PINNED, sources, wanted

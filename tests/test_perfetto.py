@@ -15,8 +15,8 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tasks_lib.graph.report import record as records
-from tasks_lib.graph.report.trace import trace
+from tasks_lib.report import record as records
+from tasks_lib.report.trace import trace
 from tests.archives import Member, tar
 from tests.browser import BROWSER, headless
 from tests.origin import reply, serving

@@ -20,13 +20,14 @@ from pathlib import Path
 import pytest
 
 from tasks_lib import recipe
-from tasks_lib.archive import Entry, Limits, Reshape, read
+from tasks_lib.archive import Entry, Reshape, read
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.fs import system_calls
+from tasks_lib.fs.copying import place_named
+from tasks_lib.fs.dirfd import Descent
+from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
-from tasks_lib.store import place_named
 from tasks_lib.tree import DamagedTreeError, Slot, Unpacked, remove_tree, unpack
-from tasks_lib.tree.descent import Descent
 from tests.archives import Member, tar
 from tests.cases import CASES
 from tests.project import PORCH, definition

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tasks_lib.errors import CancelledError, ToolError
-from tasks_lib.programs import Bounds, Command, last_line, run, streaming
 from tasks_lib.progress import Silent
+from tasks_lib.subprocesses import Bounds, Command, last_line, run, streaming
 
 ENVIRON = {"PATH": os.environ["PATH"]}
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tasks_lib.errors import CancelledError
+from tasks_lib.fs.locks import locked
 from tasks_lib.progress import Facts, LineProgress, Silent, describe_wait
-from tasks_lib.store import locked
 from tests.origin import reply, serving
 from tests.project import CLEAN, PORCH, ROOT, TOOL, definition, written
 

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from tasks_lib.cache import Store
 from tasks_lib.progress import Silent
-from tasks_lib.steps.pruning import Bounds, Reach, judge, removed, size_of
-from tasks_lib.store import Store
+from tasks_lib.steps.prune import Bounds, Reach, judge, removed, size_of
 from tasks_lib.tree import remove_tree
 
 NAMES = st.integers(0, 11)

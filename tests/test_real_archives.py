@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from tasks_lib import archive, formats
-from tasks_lib.archive import Limits, Reshape
+from tasks_lib.archive import Reshape
+from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
 from tasks_lib.tree import Slot, remove_tree
 from tests.test_archive import tree_of

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from tasks_lib import recipe
 from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.graph.load import load
+from tasks_lib.incremental.definition_files import load
 
 DEFINITIONS = load(Path(__file__).parent.parent / "fetchdefs")
 #: Source: Taskgraph run on the same definitions.

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from doit.dependency import JSONCodec, SqliteDB
 
-from tasks_lib.definitions import reading
-from tasks_lib.graph.library import Library
-from tasks_lib.graph.load import load
-from tasks_lib.graph.state import State
+from tasks_lib.definitions import parser
+from tasks_lib.engine.state import State
+from tasks_lib.incremental.definition_cache import Library
+from tasks_lib.incremental.definition_files import load
 from tests.project import CLEAN, definition, doit
 from tests.test_runner import CORES, project
 
@@ -225,7 +225,7 @@ def noted(self, *words, **more):
     made.append(self)
     true(self, *words, **more)
 Task.__init__ = noted
-from tasks_lib.graph.lean import LeanTask
+from tasks_lib.engine.slim_task import LeanTask
 ours = LeanTask.__init__
 LeanTask.__init__ = lambda self, *words: made.append(self) or ours(self, *words)
 atexit.register(lambda: open("made", "w").write(str(len(made))))
@@ -278,15 +278,14 @@ _HEAVY = {
     "yaml",
     "rich",
     "tasks_lib.transport",
-    "tasks_lib.sources",
+    "tasks_lib.download",
     "tasks_lib.archive",
     "tasks_lib.tree",
     "tasks_lib.signature",
-    "tasks_lib.store.upkeep",
-    "tasks_lib.store.survey",
-    "tasks_lib.store.trees",
+    "tasks_lib.cache.maintenance",
+    "tasks_lib.cache.trees",
 }
-_RUNNING = {"tasks_lib.graph.runner", "tasks_lib.graph.reporter"}
+_RUNNING = {"tasks_lib.engine.runner", "tasks_lib.engine.reporter"}
 
 
 WITHOUT = {
@@ -294,7 +293,7 @@ WITHOUT = {
     "why fetch:f7": _HEAVY | _RUNNING,
     "list": _HEAVY | _RUNNING | {"tasks_lib.steps", "tasks_lib.recipe"},
     "forget fetch:f7": _HEAVY | _RUNNING,
-    "": _HEAVY | {"msgspec", "tasks_lib.store", "tasks_lib.steps", "tasks_lib.definitions"},
+    "": _HEAVY | {"msgspec", "tasks_lib.cache", "tasks_lib.steps", "tasks_lib.definitions"},
 }
 
 
@@ -359,13 +358,13 @@ def test_the_stamp_answers_alone(many: Path) -> None:
 def test_parsed_definitions_are_kept(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What did not change is not parsed again; without the library everything is, each time."""
     names: list[str] = []
-    true = reading._Reading.file
+    true = parser._Reading.file
 
-    def noted(self: Any, source: reading.SourceFile, defaults: Any) -> object:
+    def noted(self: Any, source: parser.SourceFile, defaults: Any) -> object:
         names.append(source.path)
         return true(self, source, defaults)
 
-    monkeypatch.setattr(reading._Reading, "file", noted)
+    monkeypatch.setattr(parser._Reading, "file", noted)
     kept = Library(many / "kept", "code")
     for library, parsed in ((kept, 1), (kept, 1), (None, 2), (None, 3)):
         load(many / "fetchdefs", library)

@@ -14,8 +14,9 @@ import pytest
 import zstandard
 
 from tasks_lib import archive, formats
-from tasks_lib.archive import Limits, Reshape
+from tasks_lib.archive import Reshape
 from tasks_lib.errors import ArchiveError
+from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
 from tests.archives import Member, tar
 from tests.test_archive import repacked, tree_of

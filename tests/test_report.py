@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tasks_lib.graph.report import record as records
-from tasks_lib.graph.report.analysis import advice, critical_path, hosts, spent
-from tasks_lib.graph.report.page import page
-from tasks_lib.graph.report.trace import trace
+from tasks_lib.report import record as records
+from tasks_lib.report.analysis import advice, critical_path, hosts, spent
+from tasks_lib.report.page import page
+from tasks_lib.report.trace import trace
 from tests.project import LIBRARY, TOOL, definition
 from tests.records import record
 from tests.test_reporter import broken, doit
@@ -240,7 +240,7 @@ def test_a_record_that_cannot_be_written(repository: Path) -> None:
 
 def test_a_record_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """More tasks than the record has room for are counted, not kept."""
-    from tasks_lib.graph.reporter.ledger import Ledger
+    from tasks_lib.ui.run_state import Ledger
 
     monkeypatch.setattr(records, "MAX_TASKS", 10)
     ledger = Ledger()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks_lib.repository_url import PROTOCOLS, checked, host_of, joined, name_of, scheme_of, shown
+from tasks_lib.vcs.urls import PROTOCOLS, checked, host_of, joined, name_of, scheme_of, shown
 
 GOOD = {
     "https://github.com/a/b.git": ("https", "github.com", "b.git"),

@@ -18,7 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks_lib import interpreter
+from tasks_lib import gil
+from tasks_lib.cache import Store
+from tasks_lib.download import Sources
+from tasks_lib.download.unverified import Asked, Unpinned
 from tasks_lib.errors import (
     AllSourcesFailedError,
     CancelledError,
@@ -32,11 +35,8 @@ from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import LineProgress, Progress, Silent
 from tasks_lib.retry import Retry, retry_after_s, rounds
 from tasks_lib.settings import Settings
-from tasks_lib.sources import Sources
-from tasks_lib.steps.repositories import commit_archive
-from tasks_lib.store import Store
+from tasks_lib.steps.commit import commit_archive
 from tasks_lib.transport import Transport
-from tasks_lib.unpinned import Asked, Unpinned
 from tests.githost import http
 from tests.origin import Origin, Request, in_turn, reply, serving
 from tests.project import CLEAN, PORCH, ROOT, definition, written
@@ -440,10 +440,10 @@ def test_wrong_content_is_asked_for_once_more() -> None:
 def test_a_wait_gives_the_turn_away() -> None:
     """Whoever waits while it works alone lets others work, and has its turn again afterwards."""
     seen: list[object] = []
-    retry = Retry(POLICY, 60.0, lambda _: seen.append(interpreter._own.turn))
-    with interpreter.alone:
+    retry = Retry(POLICY, 60.0, lambda _: seen.append(gil._own.turn))
+    with gil.alone:
         retry.again(status(503, 0.15), Silent(), "u")
-        assert interpreter._own.turn is not None
+        assert gil._own.turn is not None
     assert seen == [None, None]
 
 

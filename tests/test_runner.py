@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks_lib.engine.pools import Pools
 from tasks_lib.fs.system_calls import usable_cores
-from tasks_lib.graph.pools import Pools
 from tests.origin import Request, reply, serving
 from tests.project import CLEAN, LIBRARY, PORCH, PYTHONPATH, definition, doit, ran
 
@@ -22,7 +22,7 @@ import asyncio, threading, time
 from pathlib import Path
 from doit.tools import run_once
 from tasks_lib.graph.porch import DOIT_CONFIG
-from tasks_lib.graph.watch import RUN
+from tasks_lib.ui.events import RUN
 DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": None}
 LOG = Path("log")
 def say(*words):

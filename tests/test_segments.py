@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from tasks_lib.cache import Store
+from tasks_lib.download import Sources, Wanted
 from tasks_lib.errors import AllSourcesFailedError, CancelledError
 from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
-from tasks_lib.sources import Sources, Wanted
-from tasks_lib.store import Store
 from tasks_lib.transport import Transport
 from tests.origin import Answer, Origin, Request, in_turn, raw, reply, serving, throttled
 from tests.test_sources import wanted

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from tasks_lib.cache import Store
 from tasks_lib.digest import Digest, Integrity
+from tasks_lib.download import Sources, Wanted
+from tasks_lib.download.unverified import Asked, Unpinned
 from tasks_lib.errors import AllSourcesFailedError, FetchError, OfflineError
+from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
-from tasks_lib.sources import Policy, Sources, Wanted
-from tasks_lib.store import Store
-from tasks_lib.transport import Transport, TransportSettings
-from tasks_lib.unpinned import Asked, Unpinned
+from tasks_lib.transport import Transport
 from tests.origin import Answer, Origin, Request, in_turn, ranged, raw, reply, serving
 
 BODY = b"0123456789" * 20_000

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from doit.task import Task
 
-from tasks_lib.fingerprint import RACY_NS, UNTRUSTED, Fingerprint
-from tasks_lib.graph import stamp as stamps
-from tasks_lib.graph.library import Library
-from tasks_lib.graph.marks import RACY, code_mark, look_at, signs_of
-from tasks_lib.graph.recorder import Recorder
+from tasks_lib.fs.fingerprint import RACY_NS, UNTRUSTED, Fingerprint
+from tasks_lib.incremental import snapshot as stamps
+from tasks_lib.incremental.definition_cache import Library
+from tasks_lib.incremental.marks import RACY, code_mark, look_at, signs_of
+from tasks_lib.incremental.recorder import Recorder
 from tests.archives import Member, tar
 from tests.origin import Origin, reply
 from tests.project import CLEAN, LIBRARY, PORCH, ROOT, TOOL, definition, doit, ran, written
@@ -276,10 +276,10 @@ def test_other_code_is_noticed(tmp_path: Path) -> None:
     for other in (("new", "settings", "selection", 1), ("code", "settings", "selection", 2)):
         assert stamps.read(tmp_path / "s", stamps.Head(*other)) is None
     shutil.copytree(ROOT / "tasks_lib", tmp_path / "tasks_lib")
-    command = [sys.executable, "-c", "from tasks_lib.graph.marks import code_mark; print(code_mark())"]
+    command = [sys.executable, "-c", "from tasks_lib.incremental.marks import code_mark; print(code_mark())"]
     marks = []
     for text in ("", "#\n"):
-        append(tmp_path / "tasks_lib/tree/record.py", text)
+        append(tmp_path / "tasks_lib/tree/manifest.py", text)
         marks.append(subprocess.check_output(command, cwd=tmp_path, env={**CLEAN, "PYTHONPATH": str(tmp_path)}))
     assert marks[0] != marks[1]
     assert code_mark() == code_mark()

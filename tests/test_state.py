@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from doit.dependency import JSONCodec
 
-from tasks_lib.graph.state import State, stamp_of
+from tasks_lib.engine.state import State, stamp_of
 
 DODO = """
 import time
-from tasks_lib.graph.state import State
+from tasks_lib.engine.state import State
 DOIT_CONFIG = {"backend": "doit-fetch", "dep_file": "doit.db", "verbosity": 0}
 def work(targets, seconds):
     time.sleep(seconds)
@@ -209,7 +209,7 @@ def test_a_lock_of_another_program_is_no_error(
     one = state(tmp_path)
     save(one, "a")
     one.dump()
-    monkeypatch.setattr("tasks_lib.graph.database._BUSY_S", 0.05)
+    monkeypatch.setattr("tasks_lib.engine.state_database._BUSY_S", 0.05)
     two = state(tmp_path)
     with contextlib.closing(sqlite3.connect(tmp_path / "doit.db", isolation_level=None)) as other:
         other.execute("begin immediate")

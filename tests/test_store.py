@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tasks_lib.cache import Options, Result, Store, background_hash
+from tasks_lib.cache.hash_cache import Memo
+from tasks_lib.cache.trust import Trust
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import (
     BlobCorruptError,
@@ -17,11 +20,9 @@ from tasks_lib.errors import (
     SizeMismatchError,
     StoreUnavailableError,
 )
-from tasks_lib.fingerprint import Fingerprint
+from tasks_lib.fs.atomic import write_hint
+from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.progress import Silent
-from tasks_lib.store import Options, Result, Store, hashing, write_hint
-from tasks_lib.store.memo import Memo
-from tasks_lib.store.trust import Trust
 from tasks_lib.tree import remove_tree
 
 BYTES = b"content" * 1000
@@ -228,9 +229,9 @@ def test_a_second_name_never_replaces_the_first(store: Store) -> None:
 def test_hashing_beside(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However the content comes, on a core of its own or not, and asked for in between, the digest is right."""
     chance = random.Random(free)
-    monkeypatch.setattr(hashing, "_FREE", threading.Semaphore(free))
-    for size in (hashing._LARGE - 1, hashing._LARGE):
-        one, two = hashing.Hashing("sha256", size), hashlib.sha256()
+    monkeypatch.setattr(background_hash, "_FREE", threading.Semaphore(free))
+    for size in (background_hash._LARGE - 1, background_hash._LARGE):
+        one, two = background_hash.Hashing("sha256", size), hashlib.sha256()
         content, threads = chance.randbytes(size), set[str]()
         at = 0
         while at < size:
@@ -242,10 +243,10 @@ def test_hashing_beside(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
             if chance.random() < 0.1:
                 assert one.hexdigest() == two.hexdigest()
         assert one.hexdigest() == two.hexdigest()
-        assert ("hash" in threads) == (free > 0 and size >= hashing._LARGE)
-        assert hashing._FREE.acquire(blocking=False) == (free > 0)  # given back
+        assert ("hash" in threads) == (free > 0 and size >= background_hash._LARGE)
+        assert background_hash._FREE.acquire(blocking=False) == (free > 0)  # given back
         if free:
-            hashing._FREE.release()
+            background_hash._FREE.release()
 
 
 def test_directories_that_go_meanwhile(store: Store, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from doit.action import PythonAction
 from doit.task import Task
 
-from tasks_lib.graph.streams import apart
+from tasks_lib.engine.stdio import apart
 
 
 def printed(act: Callable[[], None]) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tasks_lib import recipe
-from tasks_lib.graph.load import load
+from tasks_lib.incremental.definition_files import load
 from tests.archives import Member, tar
 from tests.githost import http
 from tests.origin import reply, serving

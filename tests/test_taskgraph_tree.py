@@ -10,7 +10,7 @@ import pytest
 
 from tasks_lib.definitions import Definitions, GpgSignature, StaticUrl
 from tasks_lib.errors import DefinitionError
-from tasks_lib.graph.load import load
+from tasks_lib.incremental.definition_files import load
 from tests.archives import Member, tar
 from tests.origin import Origin, reply, serving
 from tests.project import PORCH, doit, ran

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks_lib.archive import Limits, Reshape
+from tasks_lib.archive import Reshape
 from tasks_lib.errors import TreeError, UnsafeEntryError
+from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
 from tasks_lib.tree import Slot, drop_strays, remove_tree
-from tasks_lib.tree.record import head, is_torn, lines
+from tasks_lib.tree.manifest import head, is_torn, lines
 from tests.archives import Member, gnu, pax, record, tar
 
 

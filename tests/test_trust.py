@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 import trustme
 
+from tasks_lib.cache import Store
+from tasks_lib.download import Sources
 from tasks_lib.errors import AllSourcesFailedError
 from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
-from tasks_lib.sources import Sources
-from tasks_lib.store import Store
 from tasks_lib.transport import Transport
 from tests.origin import Answer, Origin, Request, raw, reply, serving
 from tests.test_sources import BODY, PINNED, wanted

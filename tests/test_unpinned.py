@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tasks_lib.cache import Store
 from tasks_lib.digest import Digest
+from tasks_lib.download.unverified import Asked, Unpinned
 from tasks_lib.errors import AllSourcesFailedError, OfflineError
+from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
-from tasks_lib.sources import Policy
-from tasks_lib.store import Store
-from tasks_lib.transport import Transport, TransportSettings
-from tasks_lib.unpinned import Asked, Unpinned
+from tasks_lib.transport import Transport
 from tests.origin import Answer, Origin, in_turn, raw, reply
 
 CONTENT = b"some content\n" * 500

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks_lib.errors import DefinitionError
-from tasks_lib.graph.load import load
+from tasks_lib.incremental.definition_files import load
 from tests.archives import Member, tar
 from tests.keys import Keyring, keyring
 from tests.origin import Origin, reply, serving

@@ -12,23 +12,14 @@ from typing import Any, BinaryIO
 
 from tasks_lib.archive.codecs import LARGE, SMALL, beside, decoded, size_of
 from tasks_lib.archive.deb import data_of
-from tasks_lib.archive.entries import (
-    HOLE,
-    SYMLINK,
-    Entry,
-    Limits,
-    Reshape,
-    Reshaper,
-    checked_path,
-    checked_target,
-    format_of,
-)
-from tasks_lib.archive.repack import write_archive, write_in_order
-from tasks_lib.archive.table import Table
+from tasks_lib.archive.entries import HOLE, SYMLINK, Entry, Reshape, Reshaper, checked_path, checked_target, format_of
 from tasks_lib.archive.tar import TarReader
+from tasks_lib.archive.validator import Table
+from tasks_lib.archive.writer import write_archive, write_in_order
 from tasks_lib.archive.zip import ZipReader
 from tasks_lib.errors import ArchiveError
 from tasks_lib.formats import format_for
+from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 
 __all__ = [

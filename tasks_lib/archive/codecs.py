@@ -15,8 +15,9 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, BinaryIO, Final, cast
 
-from tasks_lib.archive.entries import Limits, damaged, limit, look
-from tasks_lib.archive.zstd_framing import ZstdFraming
+from tasks_lib.archive.entries import damaged, limit, look
+from tasks_lib.archive.zstd_frames import ZstdFraming
+from tasks_lib.limits import Limits
 
 #: Bytes read at a time, and produced at a time.
 CHUNK: Final = 1 << 18

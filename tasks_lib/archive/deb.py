@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 from tasks_lib.archive.codecs import decoded, size_of
-from tasks_lib.archive.entries import Limits, damaged, look, unsafe, unsupported
+from tasks_lib.archive.entries import damaged, look, unsafe, unsupported
 from tasks_lib.archive.tar import TarReader
 from tasks_lib.errors import ArchiveError
+from tasks_lib.limits import Limits
 
 MAGIC: Final = b"!<arch>\n"
 _HEADER: Final = 60

@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from tasks_lib.archive import sparse
 from tasks_lib.archive.entries import (
     DIRECTORY,
     FILE,
@@ -18,7 +17,6 @@ from tasks_lib.archive.entries import (
     HOLE,
     SYMLINK,
     Entry,
-    Limits,
     checked_path,
     checked_target,
     counted,
@@ -27,8 +25,9 @@ from tasks_lib.archive.entries import (
     look,
     unsafe,
 )
-from tasks_lib.archive.pax import SPARSE, Pending
-from tasks_lib.archive.stream import BLOCK, Stream, decimal, number, parsed, summed
+from tasks_lib.archive.exact_reader import BLOCK, Stream, decimal, number, parsed, summed
+from tasks_lib.archive.pax import SPARSE, Pending, Sparse, old_gnu_sparse, pax_sparse
+from tasks_lib.limits import Limits
 
 #: Content up to this many bytes is handed on in one piece.
 _SMALL: Final = 1 << 18
@@ -253,9 +252,9 @@ class TarReader:
     def _sparse(self, block: bytes, kind: bytes, size: int, pax: dict[bytes, bytes], name: bytes, offset: int) -> Entry:
         self._start_data(size, name, offset)
         if kind == b"S":
-            found = sparse.old_gnu(block, self._stream, size, name, offset)
+            found = old_gnu_sparse(block, self._stream, size, name, offset)
         else:
-            found = sparse.in_pax(pax, self._stream, size, name, offset)
+            found = pax_sparse(pax, self._stream, size, name, offset)
         if found.real > self._limits.max_member_bytes:
             raise limit(
                 f"a sparse member of {found.real} bytes, more than max-member-bytes {self._limits.max_member_bytes}",
@@ -268,7 +267,7 @@ class TarReader:
         executable = number(block[100:108], "mode", offset) >> 6 & 1
         return Entry(path, FILE, found.real, executable, b"", offset, self._filled(found))
 
-    def _filled(self, found: sparse.Sparse) -> Iterator[bytes]:
+    def _filled(self, found: Sparse) -> Iterator[bytes]:
         at = 0
         for first, size in [*found.pieces, (found.real, 0)]:
             while at < first:

@@ -16,7 +16,6 @@ from tasks_lib.archive.entries import (
     FILE,
     SYMLINK,
     Entry,
-    Limits,
     checked_path,
     checked_target,
     counted,
@@ -24,6 +23,7 @@ from tasks_lib.archive.entries import (
     unsafe,
 )
 from tasks_lib.archive.zip_directory import Directory, Member, read_at, wide
+from tasks_lib.limits import Limits
 
 _CHUNK: Final = 1 << 18
 _LOCAL: Final = struct.Struct("<4sHHHHHIIIHH")  # 4.3.7

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
-from tasks_lib.archive.entries import Limits, damaged, format_of, limit, look, unsafe, unsupported
+from tasks_lib.archive.entries import damaged, format_of, limit, look, unsafe, unsupported
 from tasks_lib.errors import ArchiveError
+from tasks_lib.limits import Limits
 
 _CENTRAL: Final = struct.Struct("<4sHHHHHHIIIHHHHHII")  # 4.3.12
 _END: Final = struct.Struct("<4sHHHHIIH")  # 4.3.16

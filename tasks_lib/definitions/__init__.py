@@ -24,9 +24,8 @@ from tasks_lib.definitions.values import (
 )
 
 if TYPE_CHECKING:
-    from tasks_lib.definitions.dialect import json_schema
     from tasks_lib.definitions.mirrors import mirrors_schema
-    from tasks_lib.definitions.reading import SourceFile, kind_files, parse
+    from tasks_lib.definitions.parser import SourceFile, json_schema, kind_files, parse
 
 __all__ = [
     "Checksums",
@@ -57,5 +56,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name)
     from importlib import import_module
 
-    room = {"json_schema": "dialect", "mirrors_schema": "mirrors"}.get(name, "reading")
-    return getattr(import_module(f"tasks_lib.definitions.{room}"), name)
+    module = "mirrors" if name == "mirrors_schema" else "parser"
+    return getattr(import_module(f"tasks_lib.definitions.{module}"), name)

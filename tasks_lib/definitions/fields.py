@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-from tasks_lib.definitions.tables import Field, FieldError, Where
+from tasks_lib.definitions.schema import Field, FieldError, Where
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree
 from tasks_lib.digest import Digest
 from tasks_lib.relpath import RelPath

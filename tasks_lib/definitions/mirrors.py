@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from tasks_lib.definitions.fields import NAME, TEXT, TEXTS, checked_url, one_of, one_or_list, text_of
-from tasks_lib.definitions.tables import Field, FieldError, Table, Where, nearest, read_table, schema_of
+from tasks_lib.definitions.schema import Field, FieldError, Table, Where, nearest, read_table, schema_of
 from tasks_lib.definitions.values import Place, StaticUrl
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, parse_yaml
 from tasks_lib.digest import Integrity

@@ -57,7 +57,7 @@ def git_checkout_archive(checkout: Checkout, environ: Mapping[str, str]) -> None
 
 def _archive(run: Run, checkout: Checkout, key: str) -> Integrity:
     from tasks_lib.definitions import Git
-    from tasks_lib.steps.repositories import commit_archive
+    from tasks_lib.steps.commit import commit_archive
 
     repo = _url(checkout.repo)
     prefix = checkout.prefix or checkout.repo.rstrip("/").rpartition("/")[2]
@@ -84,8 +84,8 @@ def _named(run: Run, source: Git, name: str, key: str) -> str:
         SettingError: it can be no name.
         TransportError, ToolError, CancelledError: as `git.Repository.resolve`.
     """
-    from tasks_lib.git import Repository
-    from tasks_lib.steps.access import access
+    from tasks_lib.steps.repository_access import access
+    from tasks_lib.vcs.git import Repository
 
     if not re.fullmatch(r"[^-\s*?\[~^:\\][^\s*?\[~^:\\]{0,250}", name):
         raise SettingError(f"{name[:80]!r} is neither a commit id nor a branch or tag")

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from typing import BinaryIO, Final
 
-from tasks_lib.archive import Limits, format_of
+from tasks_lib.archive import format_of
 from tasks_lib.archive.codecs import decoded
 from tasks_lib.errors import ArchiveError, DamagedArchiveError
 from tasks_lib.formats import format_for
+from tasks_lib.limits import Limits
 
 _BLOCK: Final = 512
 #: What upstream takes for an archive; a Debian package, say, is a file like any other.

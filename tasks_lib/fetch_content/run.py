@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 from tasks_lib.context import Context
 from tasks_lib.errors import SettingError, TransportError, escaped
 from tasks_lib.fetch_content.porch import log
+from tasks_lib.fs.copying import place
 from tasks_lib.progress import Facts, LineProgress, describe_wait
 from tasks_lib.retry import Retry
 from tasks_lib.settings import Settings
-from tasks_lib.store import place
 from tasks_lib.transport import redacted
 
 if TYPE_CHECKING:

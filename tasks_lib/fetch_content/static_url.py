@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -12,17 +13,19 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from urllib.parse import urlsplit
 
 from tasks_lib.digest import Digest, Integrity
+from tasks_lib.download import Wanted
+from tasks_lib.download.unverified import Asked
 from tasks_lib.errors import AllSourcesFailedError, IntegrityError, SettingError, UnsupportedArchiveError
 from tasks_lib.fetch_content.porch import log
 from tasks_lib.fetch_content.run import Run, destination, running
-from tasks_lib.sources import Wanted
 from tasks_lib.transport import origin_of, redacted
-from tasks_lib.unpinned import Asked
 
 if TYPE_CHECKING:
-    from tasks_lib.archive import Entry, Limits
+    from tasks_lib.archive import Entry
+    from tasks_lib.cache import Writer
+    from tasks_lib.limits import Limits
     from tasks_lib.progress import Progress
-    from tasks_lib.store import Writer
+
 
 _CHUNK: Final = 1 << 20
 #: ELF, and Mach-O of both widths, byte orders and fat. Source: elf(5); mach-o/loader.h, mach-o/fat.h.
@@ -213,7 +216,7 @@ def _recompress(
 ) -> None:
     """Write the very same tar, once it was read to its end and accepted."""
     from tasks_lib.archive import Reshape, read
-    from tasks_lib.archive.recompress import recompress
+    from tasks_lib.archive.writer import recompress
 
     def look(entry: Entry) -> None:
         for _ in entry.chunks:
@@ -259,3 +262,17 @@ def _single(file: BinaryIO, request: Request, size: int, limits: Limits) -> Iter
     name = os.fsencode(request.prefix + request.original)
     chunks = iter(lambda: file.read(_CHUNK), b"")
     yield entry_of(name, "file", limits, size=size, executable=int(start in _PROGRAMS), chunks=chunks)
+
+
+def report(seconds: float, environ: Mapping[str, str]) -> None:
+    """Log how long all artifacts took; in automation also into the file that the environment names.
+
+    Raises:
+        OSError: that file cannot be written.
+    """
+    suite = {"name": "fetch_content", "value": seconds, "lowerIsBetter": True, "shouldAlert": False, "subtests": []}
+    text = json.dumps({"framework": {"name": "build_metrics"}, "suites": [suite]})
+    log(f"PERFHERDER_DATA: {text}")
+    path = environ.get("PERFHERDER_FETCH_CONTENT_JSON_PATH")
+    if path and environ.get("MOZ_AUTOMATION") == "1":
+        Path(path).write_text(text, "utf-8")

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from tasks_lib.digest import Digest, Integrity
+from tasks_lib.download.unverified import Asked
 from tasks_lib.errors import DamagedArchiveError, IntegrityError
-from tasks_lib.fetch_content import perfherder
+from tasks_lib.fetch_content import static_url
 from tasks_lib.fetch_content.moz_fetches import Artifact, parse
 from tasks_lib.fetch_content.porch import log
 from tasks_lib.fetch_content.run import Run, private_directory, running
 from tasks_lib.transport import redacted
-from tasks_lib.unpinned import Asked
 
 #: Largest chain of trust in bytes: about 150 for each artifact of a task.
 _MAX_TRUST_BYTES: Final = 64 << 20
@@ -39,7 +39,7 @@ def task_artifacts(dest: str, environ: Mapping[str, str]) -> None:
     if artifacts:
         with running(environ, Path(dest)) as run:
             _all(run, artifacts)
-    perfherder.report(time.monotonic() - begun, environ)
+    static_url.report(time.monotonic() - begun, environ)
 
 
 def _all(run: Run, artifacts: list[Artifact]) -> None:

@@ -11,13 +11,13 @@ from doit import doit_cmd
 from doit.exceptions import InvalidDodoFile
 from doit.task import Task
 
+from tasks_lib.engine.base_command import SETTINGS_ONLY
+from tasks_lib.engine.checker import MD5Checker
+from tasks_lib.engine.configuration import Configuration
+from tasks_lib.engine.slim_task import made
+from tasks_lib.engine.state import stamp_of
 from tasks_lib.errors import FetchError, escaped
-from tasks_lib.graph.checker import MD5Checker
-from tasks_lib.graph.configuration import Configuration
-from tasks_lib.graph.house import House
-from tasks_lib.graph.lean import made
-from tasks_lib.graph.started import SETTINGS_ONLY
-from tasks_lib.graph.state import stamp_of
+from tasks_lib.session import House
 from tasks_lib.settings import Settings, misspelt
 
 

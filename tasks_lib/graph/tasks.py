@@ -22,11 +22,11 @@ from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, Refused, Toolchain
 from tasks_lib.errors import CancelledError, FetchError, ToolError, escaped
 from tasks_lib.formats import format_for
-from tasks_lib.graph import facts, identity
+from tasks_lib.graph import task_info
 from tasks_lib.graph.names import GROUPS
-from tasks_lib.graph.watch import RUN
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.steps import Artifact, Delivery, Plan, Preparation
+from tasks_lib.ui.events import RUN
 
 Task = dict[str, Any]
 #: Most missing files that are named.
@@ -88,7 +88,7 @@ class Step(msgspec.Struct, frozen=True):
     arguments: tuple[Any, ...]
 
     @property
-    def identity(self) -> identity.Identity:
+    def identity(self) -> task_info.Identity:
         """What shapes the output, in words; made when somebody asks."""
         tell, *words = self.parts
         return dict(tell(*words))
@@ -218,7 +218,7 @@ class Graph:
         task = self._task(
             f"fetch:{fetch.name}",
             fetched.key,
-            (identity.of_fetch, fetch),
+            (task_info.fetch_identity, fetch),
             fetch.description,
             steps.fetch,
             fetch,
@@ -228,7 +228,7 @@ class Graph:
             "targets": [str(fetched.path)],
             "uptodate": [Check(fetched.key, steps.is_published, (self._world, fetched))],
             "clean": True,
-            "meta": facts.Facts("network", facts.of_fetch, fetch, fetched.key),
+            "meta": task_info.Facts("network", task_info.fetch_info, fetch, fetched.key),
         }
 
     def _refused(self, one: Refused) -> Task:
@@ -241,7 +241,7 @@ class Graph:
         task = self._task(
             repacked.task,
             repacked.key,
-            (identity.of_repack, fetch, self._plan.writer_version),
+            (task_info.repack_identity, fetch, self._plan.writer_version),
             f"{repacked.path.name} of {fetch.name}",
             steps.repack,
             fetch,
@@ -254,18 +254,18 @@ class Graph:
             "targets": [str(repacked.path)],
             "uptodate": [Check(repacked.key, steps.is_published, (self._world, repacked))],
             "clean": True,
-            "meta": facts.Facts("cpu", facts.of_artifact, repacked),
+            "meta": task_info.Facts("cpu", task_info.artifact_info, repacked),
         }
 
     def _extract(self, name: str, delivery: Delivery, check: Check) -> Task:
         doc = f"{delivery.artifact.path.name} into {delivery.destination}"
-        return self._task(name, delivery.key, (identity.of_delivery, delivery), doc, steps.deliver, delivery) | {
+        return self._task(name, delivery.key, (task_info.delivery_identity, delivery), doc, steps.deliver, delivery) | {
             "file_dep": [str(delivery.artifact.path)],
             "task_dep": [delivery.artifact.task],
             "targets": [str(delivery.record)],
             "uptodate": [check],
             "clean": [(remove_delivery, [delivery])],
-            "meta": facts.Facts("cpu", facts.of_delivery, delivery),
+            "meta": task_info.Facts("cpu", task_info.delivery_info, delivery),
         }
 
     def _toolchain(self, toolchain: Toolchain) -> Iterator[Task]:
@@ -276,7 +276,7 @@ class Graph:
         task = self._task(
             f"toolchain:{toolchain.name}",
             preparation.key,
-            (identity.of_preparation, preparation),
+            (task_info.toolchain_identity, preparation),
             toolchain.description,
             steps.prepare,
             preparation,
@@ -301,7 +301,7 @@ class Graph:
                 )
             ],
             "clean": [(remove_preparation, [self._world, preparation])],
-            "meta": facts.Facts("cpu", facts.of_preparation, preparation),
+            "meta": task_info.Facts("cpu", task_info.toolchain_info, preparation),
         }
         for one in extracted:
             # a command may change what it works on: then only the record can be compared

@@ -5,8 +5,8 @@ Three kinds on one seam: OpenPGP (gpg does the arithmetic, we judge what it says
 believed. Nothing here fetches anything.
 """
 
+from tasks_lib.signature.checksum_lists import listed_digest
 from tasks_lib.signature.gpg import Gpg
-from tasks_lib.signature.lists import listed_digest
 from tasks_lib.signature.minisign import verify_minisign
 from tasks_lib.signature.packets import MAX_KEYS_BYTES, MAX_SIGNATURE_BYTES
 from tasks_lib.signature.status import Verdict

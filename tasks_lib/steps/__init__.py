@@ -4,9 +4,9 @@ Each step first adopts what the store holds; each is told its `Progress`; none k
 """
 
 from tasks_lib.steps.artifacts import fetch, history, is_published, needs_network, published_by, repack
+from tasks_lib.steps.extract import deliver, delivered_by, is_delivered, slot_of, start_over
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, Preparation
-from tasks_lib.steps.toolchains import SKIPPED, is_prepared, prepare, prepared_by
-from tasks_lib.steps.trees import deliver, delivered_by, is_delivered, slot_of, start_over
+from tasks_lib.steps.toolchain import SKIPPED, is_prepared, prepare, prepared_by
 
 __all__ = [
     "SKIPPED",

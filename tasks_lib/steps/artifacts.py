@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from tasks_lib import recipe
+from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import StoreUnavailableError, UnsupportedArchiveError
-from tasks_lib.interpreter import turn
+from tasks_lib.gil import turn
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Artifact, commit_record
-from tasks_lib.store import Result
 
 if TYPE_CHECKING:
-    from tasks_lib.sources import Wanted
+    from tasks_lib.download import Wanted
 
 #: Bytes up to which a download is mostly bookkeeping, so that one at a time is fastest; a larger one is hashed and
 #: written beside others.
@@ -78,7 +78,7 @@ def needs_network(world: Context, definition: Fetch, artifact: Artifact) -> bool
         if source.repo.startswith("file:") or (made is not None and world.store.has(made.integrity)):
             return False
     else:
-        from tasks_lib.sources.local import is_at_hand  # asked offline only
+        from tasks_lib.download.local_files import is_at_hand  # asked offline only
 
         if any(is_at_hand(place.url) for place in source.places):
             return False
@@ -123,7 +123,7 @@ def _fetch_url(world: Context, name: str, source: StaticUrl, artifact: Artifact,
     provenance = world.sources.obtain(_wanted(name, source), progress)
     verdict: Mapping[str, str | int | float] = {}
     if source.vouchers:
-        from tasks_lib.steps.vouching import vouch  # runs programs: loaded when needed
+        from tasks_lib.steps.signatures import vouch  # runs programs: loaded when needed
 
         verdict = vouch(world, name, source, artifact.verdict, progress)
     if provenance or verdict:
@@ -135,7 +135,7 @@ def _fetch_url(world: Context, name: str, source: StaticUrl, artifact: Artifact,
 
 
 def _wanted(name: str, source: StaticUrl) -> Wanted:
-    from tasks_lib.sources import Wanted  # opens sockets: loaded when needed
+    from tasks_lib.download import Wanted  # opens sockets: loaded when needed
 
     places = source.places
     return Wanted(
@@ -150,7 +150,7 @@ def _wanted(name: str, source: StaticUrl) -> Wanted:
 
 
 def _fetch_commit(world: Context, source: Git | Hg, artifact: Artifact, progress: Progress) -> None:
-    from tasks_lib.steps.repositories import fetch_commit  # runs programs: loaded when needed
+    from tasks_lib.steps.commit import fetch_commit  # runs programs: loaded when needed
 
     fetch_commit(world, source, progress)
     with world.store.writer() as writer:
@@ -173,7 +173,7 @@ def repack(world: Context, definition: Fetch, origin: Artifact, artifact: Artifa
 
     source = definition.source
     if not isinstance(source, StaticUrl):
-        from tasks_lib.steps.repositories import commit_archive
+        from tasks_lib.steps.commit import commit_archive
 
         commit_archive(world, source, progress)
         adopt(world, artifact)

@@ -6,8 +6,9 @@ leaves undone can hold us. No retry: whether to try again is decided in `sources
 """
 
 from tasks_lib.network import TransportSettings as TransportSettings  # a part of what this offers
-from tasks_lib.transport.answer import CHUNK, Response
 from tasks_lib.transport.client import MAX_REDIRECTS, Transport
+from tasks_lib.transport.http_connection import CHUNK
+from tasks_lib.transport.response import Response
 from tasks_lib.transport.urls import origin_of, redacted
 
 __all__ = [

@@ -15,15 +15,14 @@ from typing import Final
 
 from tasks_lib.errors import HttpStatusError, RedirectError, TransportError, escaped
 from tasks_lib.network import TransportSettings
-from tasks_lib.transport.answer import Response, Span, judge
+from tasks_lib.transport.connect import Network, dial, tunnel
 from tasks_lib.transport.deadline import Deadline, nothing
-from tasks_lib.transport.dial import Network, dial
-from tasks_lib.transport.line import Line
+from tasks_lib.transport.deadline_socket import Line
+from tasks_lib.transport.http_connection import Answer, Route, Wire
 from tasks_lib.transport.proxy import PROXY_HINT, Proxy, basic, proxy_for
+from tasks_lib.transport.response import Response, Span, judge
 from tasks_lib.transport.tls import context_for
-from tasks_lib.transport.tunnel import tunnel
 from tasks_lib.transport.urls import Origin, next_url, redacted, safe_origin
-from tasks_lib.transport.wire import Answer, Route, Wire
 
 #: Most redirects of one request. Source: faults.md section 6; curl and browsers stop between 10 and 50.
 MAX_REDIRECTS: Final = 10

@@ -5,9 +5,9 @@ nothing; symlinks come last; only a whole, judged tree is renamed into place. Wh
 the tree, so that no archive can forge it.
 """
 
-from tasks_lib.tree.slot import Slot
-from tasks_lib.tree.strays import drop_strays, start_over
-from tasks_lib.tree.unpacked import UNPACKED_VERSION, DamagedTreeError, Unpacked, unpack
+from tasks_lib.tree.cached_tree import UNPACKED_VERSION, DamagedTreeError, Unpacked, unpack
+from tasks_lib.tree.extraction import Slot
+from tasks_lib.tree.stale_entries import drop_strays, start_over
 from tasks_lib.tree.writer import remove_tree
 
 __all__ = [

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from tasks_lib.archive import Entry
+from tasks_lib.fs.dirfd import Descent
 from tasks_lib.progress import Progress
-from tasks_lib.tree.descent import Descent
 
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _KINDS: Final = {

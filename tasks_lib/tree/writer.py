@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from tasks_lib.archive import HOLE, Entry
+from tasks_lib.fs.copying import LinkMode, place
+from tasks_lib.fs.dirfd import OPEN_DIRECTORY, Descent
 from tasks_lib.fs.system_calls import NO_LINK, make_accessible
 from tasks_lib.progress import Progress
-from tasks_lib.store import LinkMode, place
-from tasks_lib.tree.descent import OPEN_DIRECTORY, Descent
-from tasks_lib.tree.record import RecordWriter
+from tasks_lib.tree.manifest import RecordWriter
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Of a file that does not run, and of one that does; the umask takes from them.

@@ -1,0 +1,101 @@
+"""An entry -> its tar header: ustar, after a pax header where ustar has no room.
+
+Source: POSIX.1-2017 pax (ustar Interchange Format, pax Header Block).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Final
+
+from tasks_lib.archive.entries import DIRECTORY, FILE, HARDLINK, SYMLINK, Entry
+from tasks_lib.archive.exact_reader import BLOCK, summed
+
+#: A symlink has no mode of its own: every Linux shows 0777.
+_MODES: Final = {SYMLINK: 0o777, DIRECTORY: 0o755}
+_TYPES: Final = {FILE: b"0", HARDLINK: b"1", SYMLINK: b"2", DIRECTORY: b"5"}
+#: User and group.
+_OWNERS: Final = 2 * b"0000000\0"
+#: The first size that the field has no room for.
+_TOO_LARGE: Final = 8**11
+
+
+def header_size(entry: Entry) -> int:
+    """Return how long the header of an entry is; most are known to have one block without being made."""
+    if len(entry.path) < 100 and len(entry.target) <= 100 and entry.size < _TOO_LARGE:
+        return BLOCK
+    return len(header(entry, 0))
+
+
+def header(entry: Entry, mtime: int) -> bytes:
+    """Return the header of an entry; `mtime` is the time of its modification in seconds since 1970."""
+    name = entry.path + (b"/" if entry.kind == DIRECTORY else b"")
+    records = b""
+    prefix, short = _split(name)
+    if short is None:
+        records += _record(b"path", name)
+        prefix, short = b"", name[:100]
+    link = entry.target if entry.kind in (SYMLINK, HARDLINK) else b""
+    if len(link) > 100:
+        records += _record(b"linkpath", link)
+        link = link[:100]
+    size = entry.size if entry.kind == FILE else 0
+    if size >= _TOO_LARGE:
+        records += _record(b"size", str(size).encode())
+        size = 0
+    mode = _MODES.get(entry.kind) or (0o755 if entry.executable else 0o644)
+    block = _block(short, mode, size, mtime, _tail(_TYPES[entry.kind], link, prefix))
+    if not records:
+        return block
+    if not records.isascii():
+        records = _encoding_record(records) + records
+    # POSIX leaves the name of the extension header open
+    extension = _block(b"././@PaxHeader", 0o644, len(records), mtime, _tail(b"x", b"", b""))
+    return extension + records + bytes(-len(records) % BLOCK) + block
+
+
+def _encoding_record(records: bytes) -> bytes:
+    """Say that names are bytes when they are no UTF-8. Source: POSIX pax, keyword hdrcharset."""
+    try:
+        records.decode("utf-8")
+    except UnicodeDecodeError:
+        return _record(b"hdrcharset", b"BINARY")
+    return b""
+
+
+def _split(name: bytes) -> tuple[bytes, bytes | None]:
+    """Return ustar's prefix and name fields; the name is None when it does not fit."""
+    if len(name) <= 100:
+        return b"", name
+    at = name.find(b"/", len(name) - 101, 156)
+    if at <= 0 or len(name) > 256 or len(name) - at - 1 > 100 or at > 155 or at == len(name) - 1:
+        return b"", None
+    return name[:at], name[at + 1 :]
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    """Return a pax record, whose length counts its own digits."""
+    body = b" " + key + b"=" + value + b"\n"
+    size = len(body)
+    while len(str(size)) + len(body) != size:
+        size = len(str(size)) + len(body)
+    return str(size).encode() + body
+
+
+@functools.lru_cache(256)  # that of plain files comes again and again
+def _tail(kind: bytes, link: bytes, prefix: bytes) -> tuple[bytes, int]:
+    """Return a header's part from its type on, and what the checksum counts that is no part before: blanks."""
+    fields = b"".join(
+        (
+            kind, link.ljust(100, b"\0"), b"ustar\x0000", bytes(64), b"0000000\0", b"0000000\0",
+            prefix.ljust(155, b"\0"), bytes(12),
+        )
+    )  # fmt: skip
+    return fields, summed(fields[:189]) + summed(fields[189:]) + 8 * 0x20
+
+
+def _block(name: bytes, mode: int, size: int, mtime: int, tail: tuple[bytes, int]) -> bytes:
+    numbers = b"%07o\0%b%011o\0%011o\0" % (mode, _OWNERS, size, mtime)
+    front = name.ljust(100, b"\0") + numbers
+    rest, counted = tail
+    return front + b"%06o\0 " % (summed(front) + counted) + rest

@@ -1,0 +1,136 @@
+"""Which files were measured: so that a warm run reads no content twice.
+
+Internal to the store. The fingerprint of a file stands for "these are the bytes that were measured".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import Final
+
+from tasks_lib.cache.trust import Trust
+from tasks_lib.fs import files
+from tasks_lib.fs.fingerprint import Fingerprint
+
+#: Lengths of a digest's hex form that a line can have; a torn line has others.
+_HEX_LENGTHS: Final = (64, 128)
+
+
+#: Measurements that wait to be written, and the seconds that they wait while more come: a kill forgets as many.
+_BATCH: Final = 128
+_BATCH_S: Final = 0.5
+#: Fingerprints that are looked for in the text before it is taken apart, which takes as long as finding forty.
+_GLANCES: Final = 8
+
+
+class Memo:
+    """Fingerprint -> hex digest: an append-only text file, read once. Safe to use from any thread.
+
+    One that has an `upper` is only read, and remembers there.
+    """
+
+    #: Lines after which the file is begun anew; a line is about 130 bytes.
+    MAX_LINES: Final = 500_000
+
+    def __init__(self, path: Path, trust: Trust, upper: Memo | None = None) -> None:
+        self._path, self._trust, self._upper = path, trust, upper
+        self._known: dict[str, str] | None = None  # by the text of a fingerprint
+        self._read = 0  # bytes of the file that are known
+        self._lines = ""  # what was read and not taken apart yet
+        self._glances = 0
+        self._lock = threading.Lock()
+        self._pending: list[str] = []
+        self._written_s = 0.0
+        weakref.finalize(self, _write, path, self._pending)
+
+    def _loaded(self) -> dict[str, str]:
+        if self._known is None:
+            with self._lock:
+                if self._known is None:
+                    self._known = _parsed(self._lines or self._new_lines())
+                    self._lines = ""
+        return self._known
+
+    def _glanced(self, key: str) -> str:
+        """Return what the lines say of one fingerprint, "" when they do not, or too many were looked for so."""
+        with self._lock:
+            self._glances += 1
+            if self._glances > _GLANCES or self._known is not None:
+                return ""
+            self._lines = self._lines or self._new_lines()
+            at = self._lines.rfind(f" {key}\n")
+            hexed = self._lines[self._lines.rfind("\n", 0, at) + 1 : at] if at >= 0 else ""
+            return hexed if len(hexed) in _HEX_LENGTHS else ""
+
+    def _new_lines(self) -> str:
+        """Return what this and other processes have written since the last look."""
+        with contextlib.suppress(OSError, ValueError), files.open_regular(self._path) as file:
+            status = os.fstat(file.fileno())
+            if self._trust.objection(status):
+                return ""
+            file.seek(self._read if status.st_size >= self._read else 0)
+            text = files.text_of(file)
+            whole = text.rfind("\n") + 1  # somebody may be writing the last line
+            self._read = file.tell() - len(text) + whole
+            return text[:whole]
+        return ""
+
+    def get(self, fingerprint: Fingerprint) -> str:
+        """Return the hex digest that was measured here or by another process, "" when this fingerprint is not known."""
+        key = fingerprint.text
+        found = self._glanced(key) if self._known is None else self._known.get(key, "")
+        if not found:
+            known = self._loaded()
+            if key not in known:
+                with self._lock:
+                    known.update(_parsed(self._new_lines()))
+            found = known.get(key, "")
+        return found or (self._upper.get(fingerprint) if self._upper else "")
+
+    def put(self, fingerprint: Fingerprint, hex_digest: str) -> None:
+        """Remember a measurement; a cache that cannot be written just forgets."""
+        if self._upper is not None:
+            self._upper.put(fingerprint, hex_digest)
+            return
+        known, key = self._loaded(), fingerprint.text
+        if known.get(key) == hex_digest:
+            return
+        with self._lock:
+            if len(known) >= self.MAX_LINES:
+                known.clear()
+                self._pending.clear()
+                files.append_text(self._path, "", "anew")
+            known[key] = hex_digest
+            self._pending.append(f"{hex_digest} {key}\n")
+            now = time.monotonic()
+            if len(self._pending) >= _BATCH or now - self._written_s > _BATCH_S:
+                _write(self._path, self._pending)
+                self._written_s = now
+
+    def keep_only(self, hexes: frozenset[str]) -> None:
+        """Forget the measurements of content that is gone."""
+        kept = {key: hexed for key, hexed in self._loaded().items() if hexed in hexes}
+        if len(kept) < len(self._loaded()):
+            with self._lock:
+                self._known = kept
+                self._pending.clear()
+                text = "".join(f"{hexed} {key}\n" for key, hexed in kept.items())
+                files.append_text(self._path, text, "anew")
+
+
+def _parsed(lines: str) -> dict[str, str]:
+    """Return the digest by the text of each fingerprint."""
+    words = (line.partition(" ") for line in lines.split("\n"))
+    return {key: hexed for hexed, _, key in words if len(hexed) in _HEX_LENGTHS}
+
+
+def _write(path: Path, pending: list[str]) -> None:
+    text = "".join(pending)
+    pending.clear()
+    if text:
+        files.append_text(path, text, "longer")

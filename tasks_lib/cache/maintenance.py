@@ -1,0 +1,283 @@
+"""What prune, verify and `doit cache` do to the files of a cache; what they decide is decided above.
+
+Internal to the store, but for what `Store.upkeep` gives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+from tasks_lib.cache import results, usage
+from tasks_lib.cache.blobs import Shelf
+from tasks_lib.cache.quarantine import Quarantine
+from tasks_lib.cache.trust import FORMAT
+from tasks_lib.fs import atomic, files, locks
+from tasks_lib.fs.locks import locked
+from tasks_lib.progress import Progress
+
+RemoveTree = Callable[[Path], None]
+
+
+class Upkeep:
+    """The upkeep of one cache directory."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._root, self._options = shelf.root, shelf.options
+
+    def items(self) -> list[Item]:
+        """Return everything that lies in the cache.
+
+        Raises:
+            StoreUnavailableError: others can write it.
+        """
+        return list(survey(self._shelf.top.parent))
+
+    def inspect(self, item: Item, progress: Progress) -> str:
+        """Read a blob or a result whatever is remembered of it; return what is wrong, "" for nothing.
+
+        What is wrong goes to quarantine.
+
+        Raises:
+            StoreUnavailableError: the system refuses to read it.
+            CancelledError: the run was asked to stop.
+        """
+        path = Path(item.path)
+        if item.kind == "blob":
+            return self._shelf.inspect(path, progress)
+        try:
+            results.read(path, item.name, self._options.trust)
+        except FileNotFoundError:
+            return ""
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and not isinstance(error, files.NotRegularError):
+                raise files.unusable(path, error) from error
+            self.set_aside(path, f"no result: {error}")
+            return str(error)
+        return ""
+
+    def set_aside(self, path: Path, reason: str) -> None:
+        """Move a damaged file, of the cache or of an extracted tree, to quarantine; one that cannot go stays."""
+        directory = self._shelf.top / "quarantine"
+        aside = directory / f"{path.name[:100]}.{atomic.scratch_name()}"
+        with contextlib.suppress(OSError):
+            files.make_directory(directory, self._root)
+            path.rename(aside)
+            files.append_text(aside.with_name(f"{aside.name}.reason"), ascii(reason)[1:-1] + "\n", "longer")
+        Quarantine(directory).shrink(aside)
+
+    @contextlib.contextmanager
+    def pruning(self, progress: Progress) -> Iterator[Callable[[Item, RemoveTree], str]]:
+        """Give what takes a thing away and returns why it stays, "" when it went; no run starts meanwhile.
+
+        Raises:
+            StoreUnavailableError: another prune holds the cache for too long, or it is read-only.
+            CancelledError: the run was asked to stop while waiting.
+        """
+        gate = self._shelf.top / "locks" / "prune"
+        with files.translated(gate):
+            files.make_directory(gate.parent, self._root)
+        with locked(gate, timeout_s=self._options.lock_timeout_s, progress=progress):
+            yield lambda item, remove_tree: discard(item, self._root, remove_tree)
+            left = [item for item in self.items() if item.kind in ("blob", "tree")]
+            self._shelf.memo.keep_only(frozenset(item.name for item in left if item.kind == "blob"))
+            names = frozenset(item.name for item in left)
+            uses = {name: when for name, when in self.last_uses().items() if name in names}
+            usage.compact(self._shelf.top, uses)
+
+    def last_uses(self) -> dict[str, int]:
+        """Return hex digest -> when it was last used, as far as that is later than when it was written."""
+        return usage.last_uses(self._shelf.top)
+
+    def runs(self) -> list[tuple[int, int, int]]:
+        """Return (when, found here, obtained) of the runs that are remembered, oldest first."""
+        return usage.runs(self._shelf.top)
+
+    def definitions(self) -> dict[Path, Path]:
+        """Return note -> definitions directory of everybody who used this cache."""
+        return usage.definitions(self._shelf.top)
+
+
+Kind = Literal[
+    "blob", "result", "artifact", "partial", "repository", "tree", "quarantine", "temporary", "lock", "format"
+]  # fmt: skip
+_HEX: Final = re.compile(r"[0-9a-f]{40,128}")
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FORMAT: Final = re.compile(r"v([0-9]{1,4})")
+
+
+class Item(NamedTuple):
+    """One thing: `name` is its digest, key or path below the cache; `size` in bytes; `inode` tells links apart."""
+
+    kind: Kind
+    name: str
+    path: str
+    size: int
+    inode: tuple[int, int]
+    written_s: float
+
+
+def survey(root: Path) -> Iterator[Item]:
+    """Yield everything that is known in the cache."""
+    top = root / FORMAT
+    for algorithm in _directories(top / "blobs"):
+        yield from _fanned(algorithm, "blob")
+    for fan in _directories(top / "results"):
+        yield from _files(fan, "result")
+    for name in _directories(root / "artifacts"):
+        for key in _directories(name):
+            yield from _files(key, "artifact", str(root / "artifacts"))
+    yield from _files(top / "partial", "partial")
+    yield from _fanned(top / "trees", "tree")
+    yield from _whole(top / "tmp", "temporary")
+    yield from _files(top / "locks", "lock")
+    yield from _whole(top / "quarantine", "quarantine")
+    yield from _whole(top / "repositories", "repository")
+    for one in _directories(root):
+        found = _FORMAT.fullmatch(one.name)
+        if found and int(found[1]) < int(FORMAT[1:]):
+            yield _tree(one, "format")
+
+
+def _directories(path: Path) -> list[Path]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(Path(one.path) for one in entries if one.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
+
+
+def _fanned(path: Path, kind: Kind) -> Iterator[Item]:
+    for fan in _directories(path):
+        yield from _whole(fan, kind)
+
+
+def _files(directory: Path, kind: Kind, below: str = "") -> Iterator[Item]:
+    """Yield the files of a directory; directories in it are none of its business."""
+    return _whole(directory, kind, below, "skip")
+
+
+def _whole(directory: Path, kind: Kind, below: str = "", inner: Literal["tree", "skip"] = "tree") -> Iterator[Item]:
+    """Yield what lies in a directory; each directory in it is one thing."""
+    place = str(directory)
+    prefix = f"{place[len(below) + 1 :]}/" if below else ""
+    try:
+        descriptor = os.open(directory, _DIRECTORY)
+    except OSError:
+        return
+    try:  # by descriptor and not by os.scandir, whose paths cost the kernel a walk for each of 100,000 names
+        for name in os.listdir(descriptor):  # noqa: PTH208 - a descriptor
+            try:
+                status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+            except OSError:
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                if inner == "tree":
+                    yield _tree(directory / name, kind)
+                continue
+            inode = (status.st_dev, status.st_ino)
+            yield Item(kind, prefix + name, f"{place}/{name}", status.st_size, inode, status.st_mtime)
+    finally:
+        os.close(descriptor)
+
+
+def _tree(path: Path, kind: Kind) -> Item:
+    """Return a directory with all that is in it as one thing, as young as the youngest of it."""
+    status = path.lstat()
+    size, newest = 0, status.st_mtime
+    waiting = [path]
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for one in entries:
+                with contextlib.suppress(OSError):
+                    inner = one.stat(follow_symlinks=False)
+                    size, newest = size + inner.st_size, max(newest, inner.st_mtime)
+                    if stat.S_ISDIR(inner.st_mode):
+                        waiting.append(Path(one.path))
+    return Item(kind, path.name, str(path), size, (status.st_dev, status.st_ino), newest)
+
+
+def discard(item: Item, root: Path, remove_tree: Callable[[Path], None]) -> str:
+    """Take a thing away; return "" or why it stays.
+
+    A thing that somebody works on (the lock of its name) or reads (its lease) stays, and so does one that is another
+    one since it was surveyed.
+    """
+    path = Path(item.path)
+    with contextlib.ExitStack() as stack:
+        if item.kind in ("blob", "partial", "result", "repository", "tree"):
+            name = item.name.partition(".")[0]
+            if _HEX.fullmatch(name) and not stack.enter_context(locks.tried(root / FORMAT / "locks" / name)):
+                return "locked"
+        if item.kind in ("blob", "tree", "temporary", "lock") and not stack.enter_context(_unleased(path)):
+            return "in use"
+        try:
+            _remove(item, root, remove_tree)
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            return error.strerror or "refused"
+    return ""
+
+
+def _remove(item: Item, root: Path, remove_tree: Callable[[Path], None]) -> None:
+    path = Path(item.path)
+    status = path.lstat()
+    if (status.st_dev, status.st_ino) != item.inode:
+        raise OSError(errno.ESTALE, "it is another one now")
+    if not stat.S_ISDIR(status.st_mode):
+        path.unlink()
+    else:
+        take_away(path, root, remove_tree)
+    if item.kind == "artifact":
+        _drop_empty(path.parent, root / "artifacts")
+
+
+def take_away(directory: Path, root: Path, remove_tree: Callable[[Path], None]) -> None:
+    """Take a directory out of its place in one step, then remove it.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    aside = root / FORMAT / "tmp" / atomic.scratch_name()
+    files.make_directory(aside.parent, root)
+    directory.rename(aside)
+    remove_tree(aside)
+
+
+@contextlib.contextmanager
+def _unleased(path: Path) -> Iterator[bool]:
+    """Give whether nobody has the file or tree open under a lease; nobody gets one meanwhile."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        yield not path.is_file()
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        except OSError:
+            yield True  # a file system without leases, or one that locks only what it may write (NFS)
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def _drop_empty(directory: Path, root: Path) -> None:
+    while directory != root and root in directory.parents:
+        try:
+            directory.rmdir()
+        except OSError:
+            return
+        directory = directory.parent

@@ -1,0 +1,155 @@
+"""Who uses the cache and when: definitions directories, last uses of content, and how often it was there.
+
+Internal to the store. All of it is for prune and for people; a cache that cannot be written just does not remember.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from tasks_lib.fs import files
+
+#: Seconds after which a use is worth a line: the file's own time, or the last line, says it as well before.
+_SAME_USE_S: Final = 12 * 3600
+#: Uses that wait to be written, and seconds that they wait at most while more come.
+_BATCH: Final = 256
+_BATCH_S: Final = 5.0
+#: Bytes of the file of uses after which only the last use of each content is kept.
+_COMPACT_BYTES: Final = 32 << 20
+#: Runs whose hit rate is remembered.
+KEPT_RUNS: Final = 500
+
+
+class Usage:
+    """Counts and remembers for one process; safe to use from any thread."""
+
+    def __init__(self, top: Path, clock: Callable[[], float] = time.time) -> None:
+        self._top, self._clock = top, clock
+        self._lock = threading.Lock()
+        self._recent: dict[str, int] | None = None
+        self._seen: set[str] = set()
+        self._hits: set[str] = set()
+        self._missed: set[str] = set()
+        self._pending: list[str] = []
+        self._written_s = time.monotonic()
+        weakref.finalize(self, _write_run, top, clock, self._hits, self._missed, self._pending)
+
+    def hit(self, hex_digest: str, written_s: float) -> None:
+        """Remember that this content was there, which was written at `written_s`."""
+        if hex_digest in self._seen:
+            return
+        with self._lock:
+            self._seen.add(hex_digest)
+            if hex_digest not in self._missed:
+                self._hits.add(hex_digest)
+            self._note(hex_digest, written_s)
+
+    def used(self, key: str, written_s: float) -> None:
+        """Remember that a tree was used, which was written at `written_s`; hit rates are of content alone."""
+        with self._lock:
+            if key not in self._seen:
+                self._seen.add(key)
+                self._note(key, written_s)
+
+    def _note(self, name: str, written_s: float) -> None:
+        now = self._clock()
+        if now - written_s < _SAME_USE_S:
+            return
+        if self._recent is None:
+            self._recent = last_uses(self._top)
+        if now - self._recent.get(name, 0) < _SAME_USE_S:
+            return
+        self._pending.append(name)
+        if len(self._pending) >= _BATCH or time.monotonic() - self._written_s > _BATCH_S:
+            _write_uses(self._top, self._clock, self._pending)
+            self._written_s = time.monotonic()
+
+    def miss(self, hex_digest: str) -> None:
+        """Remember that this content had to be obtained."""
+        if hex_digest not in self._seen:
+            self._missed.add(hex_digest)
+
+
+def _write_uses(top: Path, clock: Callable[[], float], pending: list[str]) -> None:
+    now = int(clock())
+    lines = "".join(f"{hexed} {now}\n" for hexed in pending)
+    pending.clear()
+    files.append_text(top / "used", lines, "longer")
+    with contextlib.suppress(OSError):
+        if (top / "used").stat().st_size > _COMPACT_BYTES:
+            compact(top, last_uses(top))
+
+
+def _write_run(top: Path, clock: Callable[[], float], hits: set[str], missed: set[str], pending: list[str]) -> None:
+    if pending:
+        _write_uses(top, clock, pending)
+    if missed or hits:
+        files.append_text(top / "runs", f"{int(clock())} {len(hits)} {len(missed)}\n", "longer")
+        found = runs(top)
+        if len(found) > 2 * KEPT_RUNS:
+            text = "".join(f"{when} {there} {got}\n" for when, there, got in found[-KEPT_RUNS:])
+            files.append_text(top / "runs", text, "anew")
+
+
+def _lines(path: Path, words: int) -> list[list[str]]:
+    with contextlib.suppress(OSError, ValueError), files.open_regular(path) as file:
+        found = (line.split() for line in files.text_of(file).splitlines())
+        return [line for line in found if len(line) == words and line[-1].isdigit()]
+    return []
+
+
+def last_uses(top: Path) -> dict[str, int]:
+    """Return hex digest -> seconds since the epoch of its last recorded use, never later than the record itself."""
+    path = top / "used"
+    try:
+        newest = int(path.stat().st_mtime) + 1
+    except OSError:
+        return {}
+    return {hexed: min(int(when), newest) for hexed, when in _lines(path, 2)}
+
+
+def compact(top: Path, uses: dict[str, int]) -> None:
+    """Let the file of uses say only these."""
+    files.append_text(top / "used", "".join(f"{hexed} {when}\n" for hexed, when in uses.items()), "anew")
+
+
+def runs(top: Path) -> list[tuple[int, int, int]]:
+    """Return (when, found here, obtained) of each run that is remembered."""
+    return [(int(when), int(hits), int(missed)) for when, hits, missed in _lines(top / "runs", 3)]
+
+
+def remember_definitions(top: Path, root: Path, directory: Path) -> None:
+    """Note that the definitions in `directory` use this cache."""
+    text = os.fsencode(directory.absolute()).hex()
+    note = top / "roots" / hashlib.sha256(text.encode()).hexdigest()[:32]
+    if note.exists():
+        return
+    with contextlib.suppress(OSError):
+        files.make_directory(note.parent, root)
+        files.append_text(note, text + "\n", "anew")
+
+
+def definitions(top: Path) -> dict[Path, Path]:
+    """Return note -> definitions directory that used this cache."""
+    found: dict[Path, Path] = {}
+    with contextlib.suppress(OSError):
+        for note in sorted((top / "roots").iterdir()):
+            for (text,) in _lines_of_hex(note):
+                found[note] = Path(os.fsdecode(bytes.fromhex(text)))
+    return found
+
+
+def _lines_of_hex(note: Path) -> list[list[str]]:
+    with contextlib.suppress(OSError, ValueError), files.open_regular(note) as file:
+        text = files.text_of(file).strip()
+        bytes.fromhex(text)
+        return [[text]] if text else []
+    return []

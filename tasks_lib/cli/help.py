@@ -1,0 +1,80 @@
+"""`doit help`: as doit's own, with the defaults that are in force and the settings of the project."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Final
+
+from doit.cmd_base import DoitCmdBase
+from doit.cmd_help import Help as DoitHelp
+from doit.exceptions import InvalidCommand
+
+from tasks_lib.engine import help_pages
+from tasks_lib.engine.base_command import Command, require_directory
+from tasks_lib.errors import SettingError
+from tasks_lib.session import house
+
+_HELP: Any = DoitHelp  # doit has no types
+#: What a dodo.py defines that has a task of its own called "settings".
+_OWN: Final = "task_settings"
+
+
+class Help(Command, _HELP):  # type: ignore[misc]
+    """`doit help`."""
+
+    name = "help"
+
+    def __init__(self, cmds: Any = None, **named: Any) -> None:
+        """Keep the commands; unlike doit's own, load only those that are shown."""
+        DoitCmdBase.__init__(self, cmds=cmds, **named)  # type: ignore[no-untyped-call]  # doit has no types
+        self.init_kwargs, self._cmds = named, cmds
+
+    @cached_property
+    def cmds(self) -> Mapping[str, Any]:
+        """Every command by name."""
+        commands: Mapping[str, Any] = self._cmds.to_dict()
+        return commands
+
+    def print_usage(self, cmds: Mapping[str, Any]) -> None:
+        """Write the commands, and what else there is help on."""
+        super().print_usage(cmds)
+        if self._is_ours:
+            sys.stdout.write(f"  {self.bin_name} help settings     show the settings of this project\n")
+
+    def execute(self, params: Any, args: list[str]) -> int:
+        """Show help on a command or the settings; what else there is help on is doit's.
+
+        Raises:
+            InvalidCommand: pyproject.toml cannot be read, or as `require_directory`; doit prints it.
+        """
+        self._is_ours = help_pages.is_ours(params)
+        topic = args[0] if len(args) == 1 else ""
+        if topic in self._cmds and topic != "task":
+            command = self._cmds.get_plugin(topic)(cmds=self._cmds, **self.init_kwargs)
+            sys.stdout.write(f"{help_pages.of(command, self.loader, params)}\n")
+            return 0
+        if topic == "settings" and self._is_ours:
+            help_pages.load(self.loader, params)
+            if _OWN not in (getattr(self.loader, "namespace", None) or ()):
+                return self._show_settings()
+            self.task_list = self.loader.load_tasks(cmd=self, pos_args=args)
+            self._execute(args)
+            return 0
+        if topic not in ("", "task"):
+            require_directory()
+        return int(super().execute(params, args) or 0)
+
+    def _execute(self, pos_args: list[str]) -> bool:
+        """Show help on a task; on the settings when no task is called so, for a dodo.py that uses us indirectly."""
+        if super()._execute(pos_args):
+            return True
+        return house() is not None and pos_args == ["settings"] and self._show_settings() == 0
+
+    def _show_settings(self) -> int:
+        try:
+            sys.stdout.write(f"{help_pages.settings_page()}\n")
+        except SettingError as error:
+            raise InvalidCommand(str(error)) from None  # type: ignore[no-untyped-call]  # doit has no types
+        return 0

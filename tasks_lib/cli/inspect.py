@@ -1,0 +1,258 @@
+"""The commands that explain: `info` a task, `why` it would run, `graph` of what depends on what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from doit.cmd_info import opt_hide_status
+from doit.control import TaskControl
+from doit.exceptions import InvalidCommand
+
+from tasks_lib.cli.commands import Named
+from tasks_lib.engine.base_command import unwritten
+from tasks_lib.errors import escaped
+from tasks_lib.graph import render
+from tasks_lib.graph.tasks import Check, step_of
+from tasks_lib.incremental.selection import needed
+
+_FORMAT: Final = {
+    "name": "format",
+    "long": "format",
+    "metavar": "FORMAT",
+    "type": str,
+    "default": "mermaid",
+    "choices": (("mermaid", "for Markdown pages"), ("dot", "for Graphviz"), ("json", "for programs")),
+    "help": "how to write it [default: %(default)s]",
+}
+_OUTPUT: Final = {
+    "name": "into",
+    "short": "o",
+    "long": "output-file",
+    "metavar": "FILE",
+    "type": str,
+    "default": "",
+    "help": "write into this file [default: stdout]",
+}
+
+
+class _Telling(Named):
+    """What the three have in common: doit's tasks with all their edges."""
+
+    def control(self) -> TaskControl:
+        """Return doit's view of the tasks, in which every input that another task makes is a dependency."""
+        return TaskControl(self.task_list)  # type: ignore[no-untyped-call]
+
+    def status_of(self, task: Any, control: TaskControl) -> tuple[str, list[str]]:
+        """Return doit's word for the state of a task, and why it would run."""
+        if self.dep_manager.status_is_ignore(task):
+            return "ignored", ["`doit forget` makes it run again"]
+        status = self.dep_manager.get_status(task, control.tasks, get_log=True)
+        return status.status, reasons(task, status, self.dep_manager.get_values(task.name), control.targets)
+
+
+class Info(_Telling):
+    """`doit info`."""
+
+    name = "info"
+    doc_purpose = "show all about a task: artifact, sources, where it came from, what uses it, why it would run"
+    doc_usage = "TASK/TARGET..."
+    doc_description = None
+    cmd_options = (opt_hide_status,)
+
+    def _execute(self, pos_args: list[str], hide_status: bool = False) -> int:
+        """Show; 1 when a task is not up to date, as in doit."""
+        if not pos_args:
+            raise InvalidCommand(  # type: ignore[no-untyped-call]
+                f"`info` needs a task.\nCheck `{self.bin_name} help info`."
+            )
+        control = self.control()
+        statuses = [self._show(control.tasks[name], control, hide_status) for name in pos_args]
+        return max(statuses)
+
+    def _show(self, task: Any, control: TaskControl, hide_status: bool) -> int:
+        write = self.outstream.write
+        write(f"\n{escaped(task.name)}\n" + (f"\n{escaped(task.doc)}\n" if task.doc else ""))
+        code = 0
+        if not hide_status and task.actions:
+            state, why = self.status_of(task, control)
+            write(f"\nstatus     : {state}\n" + "".join(f" * {one}\n" for one in why))
+            code = int(state not in ("up-to-date", "ignored"))
+        meta = {key: value for key, value in (task.meta or {}).items() if key != "pool"}
+        for name, value in (meta | self._history(task)).items():
+            write(f"\n{name:11s}: {_lines(value)}")
+        users = self.loader.users(task.name) | {one.name for one in self.task_list if task.name in one.task_dep}
+        for name, values in (
+            ("file_dep", sorted(task.file_dep)),
+            ("task_dep", task.task_dep),
+            ("setup_tasks", task.setup_tasks),
+            ("calc_dep", sorted(task.calc_dep)),
+            ("targets", task.targets),
+            ("getargs", task.getargs),
+            ("params", list(task.params)),
+            ("used by", sorted(users - {task.subtask_of})),
+        ):
+            if values:
+                write(f"\n{name:11s}: {_lines(values)}")
+        return code
+
+    def _history(self, task: Any) -> dict[str, Any]:
+        """Return what is recorded of how the output was made: where it came from, how long that took, who signed."""
+        told: dict[str, Any] = {}
+        for check, *_ in task.uptodate:
+            if isinstance(check, Check):
+                told |= check.history()
+        return told
+
+
+def _lines(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return "\n" + "".join(f" - {escaped(str(one))}\n" for one in value)
+    if isinstance(value, Mapping):
+        return "\n" + "".join(f" - {escaped(str(key))}: {escaped(str(one))}\n" for key, one in value.items())
+    return f"{escaped(str(value))}\n"
+
+
+class Why(_Telling):
+    """`doit why`."""
+
+    name = "why"
+    doc_purpose = "say what would run, and which input is not what it was last time"
+    doc_usage = "[TASK/TARGET...]"
+    doc_description = "Without a name: for the default tasks. Nothing is run."
+    cmd_options = ()
+
+    def _execute(self, pos_args: list[str]) -> int:
+        del pos_args  # they are `sel_tasks`
+        control = self.control()
+        selected = self.loader.selection(self.task_list, self.sel_tasks)
+        running: dict[str, list[str]] = {}
+        ignored: dict[str, list[str]] = {}
+        tasks = [task for task in _in_order(control.tasks, selected) if task.actions]
+        for task in tasks:
+            state, why = self.status_of(task, control)
+            before = [name for name in task.task_dep if name in running]
+            held = [name for name in task.task_dep if name in ignored]
+            if state == "ignored" or held:
+                ignored[task.name] = [
+                    f"it is ignored, as {', '.join(held[:5])}" if held else f"it is ignored: {'; '.join(why)}"
+                ]
+            elif state != "up-to-date":
+                running[task.name] = why
+            elif before:
+                running[task.name] = [f"it is up to date now, but {', '.join(before[:5])} would run before it"]
+        for name, why in (running | ignored).items():
+            self.outstream.write(f"{escaped(name)}\n" + "".join(f"  {one}\n" for one in why))
+        self.outstream.write(f"{_sum_of(len(tasks), len(running), len(ignored))}\n")
+        return 0
+
+
+def _sum_of(tasks: int, running: int, ignored: int) -> str:
+    """Return in a line how many tasks may run: one whose dependency runs is checked again before it does."""
+    if running:
+        return f"{running} of {tasks} task{'' if tasks == 1 else 's'} may run"
+    return f"nothing to do: {tasks - ignored} up to date" + (f", {ignored} ignored" if ignored else "")
+
+
+def _in_order(tasks: Mapping[str, Any], selected: Iterable[str]) -> list[Any]:
+    """Return the selected tasks and what they need, what is needed first."""
+    order: dict[str, Any] = {}
+    for name in selected:
+        stack = [(name, "enter")]
+        while stack:
+            one, step = stack.pop()
+            if step == "leave":
+                order[one] = tasks[one]
+            elif one not in order:
+                stack.append((one, "leave"))
+                stack += [(other, "enter") for other in (*tasks[one].task_dep, *tasks[one].setup_tasks)]
+    return list(order.values())
+
+
+class Graph(_Telling):
+    """`doit graph`."""
+
+    name = "graph"
+    doc_purpose = "write the graph of tasks as Mermaid, DOT or JSON"
+    doc_usage = "[TASK/TARGET...]"
+    doc_description = "Without a name: of the default tasks. Nothing is run, no other program is needed."
+    cmd_options = (_FORMAT, _OUTPUT)
+
+    def _execute(self, pos_args: list[str], format: str, into: str) -> int:
+        del pos_args  # they are `sel_tasks`
+        control = self.control()
+        selected = self.loader.selection(self.task_list, self.sel_tasks)
+        nodes = sorted((task for task in needed(control.tasks, selected) if task.actions), key=lambda task: task.name)
+        text = render.FORMATS[format](nodes)
+        if not into:
+            self.outstream.write(text)
+            return 0
+        try:
+            Path(into).write_text(text, "utf-8")
+        except OSError as error:
+            raise InvalidCommand(unwritten(into, error)) from None  # type: ignore[no-untyped-call]
+        return 0
+
+
+_SENTENCES: Final = {
+    "missing_target": "is missing",
+    "changed_file_dep": "has changed",
+    "added_file_dep": "is a new input",
+    "removed_file_dep": "is no input any more",
+}
+
+
+def reasons(task: Any, status: Any, values: Mapping[str, Any], makers: Mapping[str, str]) -> list[str]:
+    """Return why a task would run, most telling first; [] when it would not.
+
+    Args:
+        task: doit's task.
+        status: what doit found, with its log.
+        values: what the last success left.
+        makers: path of a target -> name of the task that makes it.
+    """
+    if status.status == "up-to-date":
+        return []
+    told = list(_of_checks(task, status, values))
+    for kind, sentence in _SENTENCES.items():
+        told += [f"{escaped(path)} {sentence}" for path in sorted(status.reasons.get(kind) or ())]
+    for path in sorted(status.reasons.get("missing_file_dep") or ()):
+        maker = makers.get(path)
+        told.append(f"{escaped(path)} is not there yet" + (f": {maker} makes it" if maker else ""))
+    if status.reasons.get("checker_changed"):
+        told.append("files are compared in another way than last time")
+    if status.reasons.get("has_no_dependencies"):
+        told.append("nothing says when it is up to date: it runs every time")
+    return list(dict.fromkeys(told))
+
+
+def _of_checks(task: Any, status: Any, values: Mapping[str, Any]) -> Iterator[str]:
+    for check, *_ in status.reasons.get("uptodate_false") or ():
+        if not isinstance(check, Check):
+            yield f"its own check says so: {escaped(str(check))}"
+        elif not values:
+            yield "it has not been made here yet, or was forgotten; what the cache holds is adopted"
+        elif values.get("key") == check.key:
+            yield from check.complaints()
+        else:
+            yield from _differences(task, values)
+
+
+def _differences(task: Any, values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which identity inputs differ from those of the last success."""
+    step = step_of(task)
+    before, now = values.get("identity"), step.identity if step is not None else {}
+    if values.get("key") == "":
+        yield "its command said last time that it cannot run here; it is tried again"
+    elif not isinstance(before, dict) or not now:
+        yield "its recipe is another one than last time"
+    else:
+        for name in sorted(before.keys() | now.keys()):
+            old, new = before.get(name), now.get(name)
+            if old != new:
+                yield f"{escaped(name)} was {_said(old)}, is {_said(new)}"
+
+
+def _said(value: object) -> str:
+    return "not there" if value is None else escaped(str(value))[:100]

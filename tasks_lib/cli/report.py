@@ -1,0 +1,85 @@
+"""`doit report`: the last run as one page for people and one trace for Perfetto."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from doit.exceptions import InvalidCommand
+
+from tasks_lib.engine.base_command import Command, set_up, unwritten
+from tasks_lib.session import house
+
+__all__ = ["Report"]
+
+_OPTIONS: Final = (
+    {
+        "name": "page",
+        "short": "o",
+        "long": "page",
+        "metavar": "FILE",
+        "type": str,
+        "default": "",
+        "help": "the page [default: report.html in the build directory]",
+    },
+    {
+        "name": "trace",
+        "short": "",
+        "long": "trace",
+        "metavar": "FILE",
+        "type": str,
+        "default": "",
+        "help": "the Chrome trace [default: trace.json in the build directory]",
+    },
+)
+
+
+class Report(Command):
+    """doit's command `report`."""
+
+    name = "report"
+    doc_purpose = "write a page and a trace of the last run"
+    doc_usage = ""
+    doc_description = "The page needs no network; open the trace in Perfetto."
+    cmd_options = _OPTIONS
+
+    def execute(self, params: Any, args: list[str]) -> int:
+        """Write both and say where; no task is loaded.
+
+        Raises:
+            InvalidCommand: nothing is recorded, or a file cannot be written; doit prints it in one line.
+        """
+        from tasks_lib.report.page import page  # every command of doit imports this module
+        from tasks_lib.report.record import RecordError, load
+        from tasks_lib.report.trace import trace
+
+        if args:
+            raise _refused(f"`report` takes no task names, but was given {args[0]!r}")
+        set_up(self.loader, params)
+        self.loader.load_doit_config()
+        found = house()
+        recorded = found.surroundings.record if found is not None else None
+        if recorded is None:
+            raise _refused("this dodo.py does not use tasks_lib.graph.porch, which records runs")
+        files = {
+            Path(params["page"] or recorded.with_name("report.html")): page,
+            Path(params["trace"] or recorded.with_name("trace.json")): trace,
+        }
+        try:
+            record = load(recorded)
+            texts = {path: written(record) for path, written in files.items()}
+        except (RecordError, OSError) as error:
+            raise _refused(str(error)) from None
+        except (LookupError, TypeError, ValueError, AttributeError):  # somebody else wrote it: ours appears in one step
+            raise _refused(f"the record {recorded} is damaged\nrun `doit` again") from None
+        for path, text in texts.items():
+            try:
+                path.write_text(text, "utf-8")
+            except OSError as error:
+                raise _refused(unwritten(path, error)) from None
+            self.outstream.write(f"{path}\n")
+        return 0
+
+
+def _refused(reason: str) -> InvalidCommand:
+    return InvalidCommand(reason)  # type: ignore[no-untyped-call]  # doit has no types

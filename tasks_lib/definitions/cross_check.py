@@ -1,0 +1,178 @@
+"""What only all definitions together can tell: names that exist, no cycles, nothing delivered twice.
+
+Pure: no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from tasks_lib.definitions.schema import nearest
+from tasks_lib.definitions.values import Fetch, FetchesEntry, Refused, Toolchain
+from tasks_lib.errors import Problem
+
+Aliases = dict[str, str]
+
+
+def check(
+    fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], problems: list[Problem]
+) -> tuple[Aliases, Aliases]:
+    """Return alias -> name of fetches and of toolchains; add to `problems` what does not fit together."""
+    whole = not problems  # beside a broken definition, a missing name may only be a consequence
+    fetch_aliases, toolchain_aliases = _all_aliases(fetches, toolchains, problems)
+    names = _names(fetches, toolchains, fetch_aliases, toolchain_aliases)
+    for toolchain in toolchains.values():
+        _check_entries(toolchain, names, toolchains, problems if whole else [])
+        _check_places(toolchain, names, fetches, toolchains, problems)
+    if whole and not problems:
+        _check_cycles(toolchains, names["toolchain"], problems)
+    return fetch_aliases, toolchain_aliases
+
+
+def refusals(
+    fetches: Mapping[str, Fetch], toolchains: dict[str, Toolchain], trees: Collection[str], known: Mapping[str, Refused]
+) -> dict[str, Refused]:
+    """Take toolchains of Taskgraph trees that need what cannot be had out of `toolchains`; return them, by task.
+
+    Args:
+        fetches: by name.
+        toolchains: by name; shortened here.
+        trees: files that belong to a Taskgraph tree.
+        known: what is refused already.
+    """
+    found: dict[str, Refused] = {}
+    while True:
+        names = _names(fetches, toolchains, *_all_aliases(fetches, toolchains, []))
+        wrong: list[tuple[Toolchain, Problem]] = []
+        for toolchain in toolchains.values():
+            own: list[Problem] = []
+            if toolchain.file in trees:
+                _check_entries(toolchain, names, toolchains, own)
+                _check_places(toolchain, names, fetches, toolchains, own)
+            wrong += [(toolchain, problem) for problem in own[:1]]
+        if not wrong:
+            return found
+        for toolchain, problem in wrong:
+            needed = {f"{entry.kind}:{entry.name}" for entry in toolchain.fetches} & (known.keys() | found.keys())
+            reason = f"it needs {min(needed)}, which is refused" if needed else problem.reason
+            task = f"toolchain:{toolchain.name}"
+            found[task] = Refused(task=task, reason=reason, file=problem.file, line=problem.line)
+            del toolchains[toolchain.name]
+
+
+def _all_aliases(
+    fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], problems: list[Problem]
+) -> tuple[Aliases, Aliases]:
+    named = [(fetch, (fetch.alias,) if fetch.alias else ()) for fetch in fetches.values()]
+    others = [(one, one.aliases) for one in toolchains.values()]
+    return (
+        _aliases(fetches, named, "fetch-alias", problems),
+        _aliases(toolchains, others, "run.toolchain-alias", problems),
+    )
+
+
+def _names(
+    fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], fetch_aliases: Aliases, others: Aliases
+) -> dict[str, dict[str, str]]:
+    return {
+        "fetch": {name: name for name in fetches} | fetch_aliases,
+        "toolchain": {name: name for name in toolchains} | others,
+    }
+
+
+def _problem(one: Fetch | Toolchain, key: str, reason: str, hint: str, line: int = 0) -> Problem:
+    return Problem(one.file, line or one.line, f"{one.name}.{key}", reason, hint)
+
+
+def _aliases(
+    known: Iterable[str],
+    named: Iterable[tuple[Fetch | Toolchain, tuple[str, ...]]],
+    key: str,
+    problems: list[Problem],
+) -> Aliases:
+    names = set(known)
+    aliases: Aliases = {}
+    for one, own in named:
+        for alias in own:
+            if alias in names:
+                problems.append(_problem(one, key, f"{alias!r} is the name of a definition", "choose another alias"))
+            elif alias in aliases:
+                reason = f"{alias!r} is the alias of {aliases[alias]} too"
+                problems.append(_problem(one, key, reason, "choose another alias"))
+            else:
+                aliases[alias] = one.name
+    return aliases
+
+
+def _check_entries(
+    toolchain: Toolchain,
+    names: Mapping[str, Mapping[str, str]],
+    toolchains: Mapping[str, Toolchain],
+    problems: list[Problem],
+) -> None:
+    for entry in toolchain.fetches:
+        known = names[entry.kind]
+        if entry.name not in known:
+            reason = f"there is no {entry.kind} called {entry.name!r}"
+            hint = nearest(entry.name, known)
+            problems.append(_problem(toolchain, f"fetches.{entry.kind}", reason, hint, entry.line))
+        elif entry.kind == "toolchain" and not toolchains[known[entry.name]].artifact_name:
+            reason = f"the toolchain {entry.name!r} leaves no artifact"
+            problems.append(
+                _problem(toolchain, "fetches.toolchain", reason, "give it a run.toolchain-artifact", entry.line)
+            )
+
+
+def _check_places(
+    toolchain: Toolchain,
+    names: Mapping[str, Mapping[str, str]],
+    fetches: Mapping[str, Fetch],
+    toolchains: Mapping[str, Toolchain],
+    problems: list[Problem],
+) -> None:
+    """Refuse what would be delivered twice; two archives that collide are found when they are extracted."""
+    seen: dict[str, FetchesEntry] = {}
+    placed: dict[str, str] = {}
+    for entry in toolchain.fetches:
+        name = names[entry.kind].get(entry.name, entry.name)
+        key = f"fetches.{entry.kind}"
+        if name in seen:
+            problems.append(_problem(toolchain, key, f"{entry.name!r} is listed twice", "drop one", entry.line))
+        seen[name] = entry
+        if entry.delivery != "place":
+            continue
+        file = f"{entry.dest}/" if entry.dest else ""
+        file += _artifact_name(entry.kind, name, fetches, toolchains)
+        if file in placed:
+            reason = f"{placed[file]} and {entry.name} are both placed at {file!r}"
+            problems.append(_problem(toolchain, key, reason, "give one a `dest:`", entry.line))
+        placed[file] = entry.name
+
+
+def _artifact_name(kind: str, name: str, fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain]) -> str:
+    if kind == "toolchain":
+        return toolchains[name].artifact_name if name in toolchains else name
+    return fetches[name].source.artifact_name if name in fetches else name
+
+
+def _check_cycles(toolchains: Mapping[str, Toolchain], names: Mapping[str, str], problems: list[Problem]) -> None:
+    """Refuse toolchains that need themselves; iterative, so that a long chain is no deep recursion."""
+    done: set[str] = set()
+    for start in toolchains:
+        path: dict[str, None] = {}
+        stack = [(start, "enter")]
+        while stack:
+            name, step = stack.pop()
+            if step == "leave":
+                path.pop(name)
+                done.add(name)
+            elif name in path:
+                circle = [*list(path)[list(path).index(name) :], name]
+                reason = f"needs itself: {' -> '.join(circle)}"
+                problems.append(_problem(toolchains[name], "fetches.toolchain", reason, "break the circle"))
+                return
+            elif name not in done:
+                path[name] = None
+                stack.append((name, "leave"))
+                needed = [names[entry.name] for entry in toolchains[name].fetches if entry.kind == "toolchain"]
+                stack += [(inner, "enter") for inner in needed]

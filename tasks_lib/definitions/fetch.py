@@ -1,0 +1,307 @@
+"""Text -> a fetch: its keys, and what each type of source takes. Pure: no I/O.
+
+Source for keys and defaults: taskgraph 24.2 `transforms/fetch.py` (read as documentation), Gecko's
+`taskcluster/kinds/fetch`.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tasks_lib.definitions.fields import (
+    ANYTHING,
+    COUNT,
+    FILE_NAME,
+    FINGERPRINT,
+    HEADERS,
+    MINISIGN_KEY,
+    NAME_FIELD,
+    PREFIX,
+    RELATIVE,
+    REVISION,
+    SHA256,
+    SWITCH,
+    TEXT,
+    checked_url,
+    list_of,
+    one_of,
+    resolved,
+    text_of,
+    url_field,
+)
+from tasks_lib.definitions.schema import Field, FieldError, Table, Where, nearest, read_table, schema_of
+from tasks_lib.definitions.values import Checksums, Git, GpgSignature, Hg, Minisign, StaticUrl, file_name_of
+from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
+from tasks_lib.digest import Integrity
+from tasks_lib.relpath import RelPath
+from tasks_lib.vcs import urls
+
+_SIG_URL: Final = "URL of the detached signature; {url} stands for the URL of what is signed"
+_GPG_KEYS: Final[Table] = {
+    "key-path": RELATIVE.needed("the public key, relative to the repository root").about(
+        "file with the public keys, relative to the repository root"
+    ),
+    "fingerprint": FINGERPRINT.about("pins the primary key; without it every key of the file is allowed"),
+}
+_GPG: Final[Table] = {"sig-url": TEXT.needed(_SIG_URL).about(_SIG_URL), **_GPG_KEYS}
+_MINISIGN: Final[Table] = {
+    "public-key": MINISIGN_KEY.needed("the base64 line of the public key, RW...").about(
+        "base64 line of the public key"
+    ),
+    "sig-url": TEXT.about(f"{_SIG_URL}; {{url}}.minisig when it does not say"),
+}
+_SIGNED_BY: Final[Table] = {
+    "sig-url": TEXT.about(f"{_SIG_URL}; without it the list is clear-signed"),
+    **{key: field._replace(required="") for key, field in _GPG_KEYS.items()},
+    "public-key": MINISIGN_KEY.about("base64 line of a minisign public key, instead of key-path"),
+}
+
+
+def _sig_url(found: dict[str, Any], where: Where, default: str = "") -> str:
+    """Return the URL of a signature, with `{url}` in it, that would make a URL.
+
+    Raises:
+        FieldError: it would not.
+    """
+    text: str = found.get("sig-url", default)
+    if not text:
+        return ""
+    checked_url(text.replace("{url}", "https://host/file"), ("https", "http", "file"))
+    return resolved(text, where)
+
+
+def _gpg(node: Node, where: Where) -> GpgSignature | None:
+    found = read_table(node, where, _GPG)
+    return _gpg_of(found, where) if found is not None else None
+
+
+def _gpg_of(found: dict[str, Any], where: Where) -> GpgSignature:
+    return GpgSignature(
+        sig_url=_sig_url(found, where),
+        key_path=found["key-path"],
+        fingerprint=found.get("fingerprint", ""),
+        key_file=posixpath.join(where.root, str(found["key-path"])),
+    )
+
+
+def _minisign(node: Node, where: Where) -> Minisign | None:
+    found = read_table(node, where, _MINISIGN)
+    if found is None:
+        return None
+    return Minisign(sig_url=_sig_url(found, where, "{url}.minisig"), public_key=found["public-key"])
+
+
+def _signed_by(node: Node, where: Where) -> GpgSignature | Minisign | None:
+    found = read_table(node, where, _SIGNED_BY)
+    if found is None:
+        return None
+    if ("key-path" in found) == ("public-key" in found):
+        raise FieldError("needs one key to believe", "`key-path:` (OpenPGP) or `public-key:` (minisign), not both")
+    if "key-path" in found:
+        return _gpg_of(found, where)
+    return Minisign(sig_url=_sig_url(found, where, "{url}.minisig"), public_key=found["public-key"])
+
+
+_CHECKSUMS: Final[Table] = {
+    "url": TEXT.needed("URL of the list").about("URL of a `sha256sum` list; {url} stands for the definition's URL"),
+    "signed-by": Field(_signed_by, schema_of(_SIGNED_BY), "who signed the list").needed(
+        "a list that nobody signed proves nothing that `sha256:` does not prove"
+    ),
+}
+
+
+def _checksums(node: Node, where: Where) -> Checksums | None:
+    found = read_table(node, where, _CHECKSUMS)
+    if found is None:
+        return None
+    url = _sig_url({"sig-url": found["url"]}, where)
+    return Checksums(url=url, signed_by=found["signed-by"])
+
+
+#: Keys of a `static-url`.
+VOUCHERS: Final[Table] = {
+    "gpg-signature": Field(_gpg, schema_of(_GPG), "detached OpenPGP signature to verify"),
+    "minisign": Field(_minisign, schema_of(_MINISIGN), "minisign signature to verify"),
+    "checksums": Field(_checksums, schema_of(_CHECKSUMS), "signed list of digests that must agree"),
+}
+
+
+_REFUSED_TYPES: Final = {
+    "chromium-fetch": "it runs a script of Mozilla's and asks for 'latest': not reproducible",
+    "cft-chromedriver-fetch": "it runs a script of Mozilla's and asks for 'latest': not reproducible",
+    "onnxruntime-deps-fetch": "it runs a shell script of Mozilla's",
+    "crx3-url": "it runs a script of Mozilla's that rewrites the extension",
+    "fetch-url": "it is the form of 2018, before types",
+}
+
+_NUMBERS: Final = (
+    "max-total-bytes", "max-ratio", "free-bytes", "max-member-bytes", "max-entries", "max-metadata-bytes",
+    "max-path-bytes", "max-component-bytes", "max-depth", "zstd-max-window-log", "xz-memlimit-mib",
+)  # fmt: skip
+#: What one archive may cost, and how strictly it is read: the names of `Limits`, which `archive` owns.
+_ARCHIVE: Final[Table] = {
+    **dict.fromkeys(_NUMBERS, COUNT),
+    "outward-symlinks": one_of("refuse", "keep").about("keep: symlinks that lead outside are made, never followed"),
+    "case-twins": one_of("refuse", "keep").about("keep: a symlink may differ from a directory in case only"),
+}
+
+
+def _archive(node: Node, where: Where) -> tuple[tuple[str, int | str], ...]:
+    found = read_table(node, where, _ARCHIVE) or {}
+    return tuple((key.replace("-", "_"), value) for key, value in found.items())
+
+
+#: What a definition may name; the settings say which of these a run uses.
+REPOSITORY_SCHEMES: Final = ("https", "ssh", "http", "git", "file")
+
+_NAMED: Final = FILE_NAME.about("file name of the artifact; a .tar.zst name asks for a repack")
+_STATIC_URL: Final[Table] = {
+    "type": TEXT,
+    "url": url_field("https", "http", "file", "mirror")
+    .needed("where upstream publishes the bytes")
+    .about("the origin"),
+    "mirrors": Field(
+        list_of(url_field("https", "http", "file", "mirror").read),
+        {"type": "array", "items": url_field("https", "http", "file", "mirror").schema},
+        "more URLs with the same bytes, tried in order",
+    ),
+    "sha256": SHA256.needed("run `sha256sum` on the file that you reviewed").about("of the downloaded bytes"),
+    "size": COUNT.needed("run `stat -c %s` on the file that you reviewed").about("bytes of the download"),
+    "artifact-name": _NAMED,
+    "strip-components": COUNT.about("leading path components to drop from every entry"),
+    "add-prefix": PREFIX.about("text put before every entry's name, usually ending in a slash"),
+    "duplicates": one_of("refuse", "last").about("last: of entries with one name the last one counts"),
+    "headers": HEADERS.about("request headers, sent to the origin only"),
+    **VOUCHERS,
+    "archive": Field(_archive, schema_of(_ARCHIVE), "limits of this archive, over those of the settings"),
+}
+
+
+def _repository_url(node: Node, where: Where) -> str:
+    url = resolved(text_of(node, where), where)
+    try:
+        return urls.checked(url, REPOSITORY_SCHEMES)
+    except ValueError as error:
+        raise FieldError(str(error), "write https://host/path or ssh://user@host/path") from error
+
+
+_GIT: Final[Table] = {
+    "type": TEXT,
+    "repo": Field(_repository_url, TEXT.schema).needed("URL of the repository").about("URL of the repository"),
+    "revision": REVISION.needed("full commit id: a branch or tag moves").about("full commit id"),
+    "branch": ANYTHING.about("refused: a branch moves"),
+    "path-prefix": RELATIVE.about("directory of the content in the archive"),
+    "artifact-name": _NAMED,
+    "include-dot-git": SWITCH.about("keep .git in the archive"),
+    "ssh-key": TEXT.about("names the key: an environment variable or a file"),
+    "fetch-mode": TEXT.about("accepted for Taskgraph and ignored"),
+    "archive": _STATIC_URL["archive"],
+}
+_HG: Final[Table] = {
+    key: _GIT[key] for key in ("type", "repo", "revision", "branch", "path-prefix", "artifact-name", "archive")
+}
+_SOURCES: Final[Mapping[str, Table]] = {"static-url": _STATIC_URL, "git": _GIT, "hg": _HG}
+
+
+def _static_url(found: dict[str, Any], where: Where) -> StaticUrl | None:
+    url = resolved(found["url"], where)
+    # Taskgraph takes what follows the last slash, a query included, and its digest depends on it
+    name = found.get("artifact-name") or url.rpartition("/")[2]
+    try:
+        RelPath.parse(name)
+        RelPath.parse(file_name_of(url))
+    except ValueError:
+        where.wrong("no file name can be taken from the URL", "add `artifact-name:`")
+        return None
+    strip, prefix = found.get("strip-components", 0), found.get("add-prefix", "")
+    duplicates = found.get("duplicates", "refuse")
+    if (strip or prefix or duplicates == "last") and not name.endswith(".tar.zst"):
+        where.wrong(
+            f"strip-components, add-prefix and duplicates make a .tar.zst, but the artifact is called {name!r}",
+            "add `artifact-name: NAME.tar.zst`",
+        )
+        return None
+    ends, starts = _archive_suffix(name), _archive_suffix(file_name_of(url))
+    if starts and ends not in ("", starts, "zst"):
+        where.wrong(f"a .{starts} archive cannot become {name!r}", "only .tar.zst archives are made: name it so")
+        return None
+    if found.get("headers") and url.startswith("mirror:"):
+        where.wrong("`headers` go to one origin, and a mirror group has many", "write the URL of that origin")
+    return StaticUrl(
+        url=url,
+        integrity=Integrity(size=found["size"], digest=found["sha256"]),
+        artifact_name=name,
+        mirrors=tuple(resolved(mirror, where) for mirror in found.get("mirrors", ())),
+        strip_components=strip,
+        add_prefix=prefix,
+        duplicates=duplicates,
+        headers=found.get("headers", ()),
+        gpg_signature=found.get("gpg-signature"),
+        minisign=found.get("minisign"),
+        checksums=found.get("checksums"),
+        archive=found.get("archive", ()),
+    )
+
+
+def _archive_suffix(name: str) -> str:
+    """Return which archive a file name says it is, in one word of each kind; "" for none."""
+    same = {"tgz": "gz", "tbz2": "bz2", "txz": "xz", "tzst": "zst"}
+    found = re.search(r"\.(?:tar\.(gz|bz2|xz|zst)|(tgz|tbz2|txz|tzst|tar|zip))$", name.lower())
+    suffix = (found[1] or found[2]) if found else ""
+    return same.get(suffix, suffix)
+
+
+def _repository(found: dict[str, Any], where: Where) -> Git | Hg | None:
+    prefix = str(found.get("path-prefix") or urls.name_of(found["repo"]))
+    name = found.get("artifact-name") or f"{prefix.replace('/', '-')}.tar.zst"
+    if not name.endswith(".tar.zst"):
+        where.wrong(f"the artifact {name!r} is no .tar.zst", "only .tar.zst archives are made of a repository")
+        return None
+    places = {
+        "repo": found["repo"],
+        "revision": found["revision"],
+        "path_prefix": prefix,
+        "artifact_name": name,
+        "archive": found.get("archive", ()),
+    }
+    if found.get("type") == "hg":
+        return Hg(**places)
+    dot_git = "kept" if found.get("include-dot-git") else "dropped"
+    return Git(**places, dot_git=dot_git, ssh_key=found.get("ssh-key", ""))
+
+
+def _source(node: Node, where: Where) -> StaticUrl | Git | Hg | None:
+    kind = node.items.get("type") if isinstance(node, Tree) else None
+    if not isinstance(kind, Scalar) or not isinstance(node, Tree):
+        raise FieldError("has no `type:`", f"one of {', '.join(_SOURCES)}")
+    table = _SOURCES.get(kind.text)
+    if table is None:
+        place, reason = where.at("type", kind.line), f"the type {kind.text!r} is not supported"
+        if kind.text in _REFUSED_TYPES:
+            place.refuse(f"{reason}: {_REFUSED_TYPES[kind.text]}", "use static-url")
+        else:
+            place.wrong(reason, nearest(kind.text, _SOURCES))
+        return None
+    if table is not _STATIC_URL and "branch" in node.items:
+        place = where.at("branch", node.lines["branch"])
+        place.refuse("a branch moves, so the content would change under the same definition", "pin `revision:`")
+        return None
+    found = read_table(node, where, table)
+    if found is None:
+        return None
+    return _static_url(found, where) if kind.text == "static-url" else _repository(found, where)
+
+
+FETCH: Final[Table] = {
+    "name": NAME_FIELD,
+    "description": TEXT.needed("say in one line what it is"),
+    "fetch": Field(
+        _source, {"oneOf": [schema_of(_STATIC_URL), schema_of(_GIT), schema_of(_HG)]}, "what to obtain"
+    ).needed("say what to obtain: type, url, sha256, size"),
+    "fetch-alias": NAME_FIELD.about("another name, which toolchains may use"),
+    "artifact-prefix": RELATIVE.about("directory of the artifact on Taskcluster"),
+    "attributes": ANYTHING,
+}

@@ -1,0 +1,271 @@
+"""Files of definitions -> values: defaults merged, every problem of every file found in one go.
+
+In a Taskgraph tree whose texts were written for other machines, what cannot be made here is set aside with its reason.
+Pure: no I/O. Source: taskgraph's default loader (`tasks`, `tasks-from`, `task-defaults`), read as documentation.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from tasks_lib.definitions.cross_check import check, refusals
+from tasks_lib.definitions.fetch import FETCH
+from tasks_lib.definitions.fields import checked_name, relative
+from tasks_lib.definitions.mirrors import Mirrors, read_mirrors, unknown_groups
+from tasks_lib.definitions.schema import FieldError, Where, matcher, nearest, read_table, schema_of
+from tasks_lib.definitions.toolchain import TOOLCHAIN
+from tasks_lib.definitions.values import Definitions, Fetch, Refused, StaticUrl, Toolchain
+from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, merged, parse_yaml
+from tasks_lib.errors import DefinitionError, Problem, Refusal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """One definition file: `kind` is "fetch", "toolchain" or "mirrors", `directory` the absolute path of where it lies.
+
+    `root` is the repository of a Taskgraph tree, which key paths and resources count from, and `scripts` where the tree
+    keeps the scripts of its toolchains; both are "" for definitions that stand elsewhere.
+    """
+
+    kind: str
+    path: str
+    text: str
+    directory: str = "/"
+    root: str = ""
+    scripts: str = ""
+
+
+@dataclass(slots=True)
+class _Reading:
+    problems: list[Problem] = field(default_factory=list)
+    fetches: dict[str, Fetch] = field(default_factory=dict)
+    toolchains: dict[str, Toolchain] = field(default_factory=dict)
+    refused: dict[str, Refused] = field(default_factory=dict)
+    mirrors: Mirrors | None = None
+
+    def known(self, source: SourceFile, defaults: Tree | None, memory: Memory | None) -> None:
+        """Read one file, or what `memory` knows of it."""
+        found = memory.recall(source, defaults) if memory is not None else None
+        if found is None or found[0].keys() & self.fetches.keys() or found[1].keys() & self.toolchains.keys():
+            before = len(self.problems), len(self.refused), len(self.fetches), len(self.toolchains)
+            self.file(source, defaults)
+            if memory is not None and (len(self.problems), len(self.refused)) == before[:2]:
+                memory.keep(source, defaults, list(self.fetches)[before[2] :], list(self.toolchains)[before[3] :])
+            return
+        self.fetches |= found[0]
+        self.toolchains |= found[1]
+
+    def file(self, source: SourceFile, defaults: Tree | None) -> Tree | None:
+        """Read one file; return the task defaults that it states for its kind."""
+        where = Where(source.path, "", 1, self.problems, source.directory, source.root, source.scripts)
+        try:
+            root = parse_yaml(source.text, lambda line, key: where.at(key, line).wrong("stands twice", "drop one"))
+        except YamlFaultError as fault:
+            where.wrong(f"is no YAML: {fault.reason}", "mind indentation and quotes", fault.line)
+            return None
+        if root is None or (isinstance(root, Scalar) and root.is_null):
+            return None
+        if source.kind == "mirrors":
+            self.mirrors = read_mirrors(root, where)
+            return None
+        if not isinstance(root, Tree):
+            where.wrong("must be a mapping of names", "write `name:` lines", root.line)
+            return None
+        return self.tasks(source, root, where, defaults)
+
+    def tasks(self, source: SourceFile, root: Tree, where: Where, defaults: Tree | None) -> Tree | None:
+        tasks = root
+        own = _first(root, "task-defaults", "job-defaults")
+        if posixpath.basename(source.path) in ("kind.yml", "kind.yaml"):
+            inner = _first(root, "tasks", "jobs")
+            self.kind_keys(root, where)
+            tasks = inner if isinstance(inner, Tree) else Tree({}, {}, root.line)
+        if isinstance(own, Tree):
+            defaults = merged(defaults, own) if defaults else own
+        for name, node in tasks.items.items():
+            if name in ("task-defaults", "job-defaults"):
+                continue
+            self.task(source, name, node, where.at(name, tasks.lines[name]), defaults)
+        return defaults
+
+    def place(self) -> None:
+        """Say where each download is asked for, once all files were read."""
+        mirrors = self.mirrors or Mirrors()
+        for name, fetch in self.fetches.items():
+            source = fetch.source
+            if not isinstance(source, StaticUrl):
+                continue
+            for group, hint in unknown_groups(source, mirrors):
+                reason = f"there is no mirror group {group!r}"
+                self.problems.append(Problem(fetch.file, fetch.line, f"{name}.fetch.url", reason, hint))
+            if self.mirrors is not None:
+                self.fetches[name] = msgspec.structs.replace(
+                    fetch, source=msgspec.structs.replace(source, rewritten=mirrors.places(source))
+                )
+
+    def kind_keys(self, root: Tree, where: Where) -> None:
+        ignored = matcher(KIND_IGNORED)
+        for key, line in root.lines.items():
+            if key not in ("tasks", "jobs") and not ignored(key):
+                where.at(key, line).wrong(
+                    "unknown key of kind.yml", nearest(key, ["tasks", "task-defaults", "tasks-from"])
+                )
+
+    def task(self, source: SourceFile, name: str, node: Node, where: Where, defaults: Tree | None) -> None:
+        if defaults is not None and isinstance(node, Tree):
+            node = merged(defaults, node)
+        try:
+            checked_name(name)
+        except FieldError as wrong:
+            where.wrong(wrong.reason, wrong.hint)
+        own: list[Problem] = []
+        self.definition(source, name, node, replace(where, problems=own))
+        if source.root and own and (source.kind == "toolchain" or all(isinstance(one, Refusal) for one in own)):
+            first = own[0]
+            task = f"{source.kind}:{name}"
+            self.refused[task] = Refused(task=task, reason=first.reason, file=first.file, line=first.line)
+        else:
+            self.problems += own
+
+    def definition(self, source: SourceFile, name: str, node: Node, where: Where) -> None:
+        table = FETCH if source.kind == "fetch" else TOOLCHAIN
+        known: Mapping[str, Fetch | Toolchain] = self.fetches if source.kind == "fetch" else self.toolchains
+        if name in known:
+            where.wrong("is defined twice", f"the other one is {known[name].file}:{known[name].line}")
+            return
+        found = read_table(node, where, table, matcher(IGNORED))
+        if found is None or not isinstance(node, Tree):
+            return
+        if source.kind == "fetch":
+            ignored = tuple(key for key in node.items if key not in table or key == "attributes")
+            self.fetches[name] = _fetch(name, found, ignored, where)
+        else:
+            self.toolchains[name] = _toolchain(name, found, where)
+
+
+def _first(tree: Tree, *keys: str) -> Node | None:
+    return next((tree.items[key] for key in keys if key in tree.items), None)
+
+
+def _fetch(name: str, found: dict[str, Any], ignored: tuple[str, ...], where: Where) -> Fetch:
+    prefix = found.get("artifact-prefix")
+    return Fetch(
+        name=name,
+        description=found["description"].strip(),
+        source=found["fetch"],
+        alias=found.get("fetch-alias", ""),
+        ignored=ignored,
+        file=where.file,
+        line=where.line,
+        **({"artifact_prefix": str(prefix)} if prefix else {}),
+    )
+
+
+def _toolchain(name: str, found: dict[str, Any], where: Where) -> Toolchain:
+    run, aliases = found.get("run", (None, ()))
+    return Toolchain(
+        name=name,
+        description=found["description"].strip(),
+        fetches=found.get("fetches", ()),
+        run=run,
+        aliases=aliases,
+        file=where.file,
+        line=where.line,
+    )
+
+
+class Memory(Protocol):
+    """Who knows what single files define: asked before a file is parsed, told afterwards."""
+
+    def recall(self, source: SourceFile, defaults: object) -> tuple[dict[str, Fetch], dict[str, Toolchain]] | None:
+        """Return what the file defines, None when it must be parsed."""
+
+    def keep(self, source: SourceFile, defaults: object, fetches: Iterable[str], toolchains: Iterable[str]) -> None:
+        """Learn which names a file without a problem defines."""
+
+
+def parse(files: Collection[SourceFile], memory: Memory | None = None) -> Definitions:
+    """Return the definitions of all files together, which may refer to each other.
+
+    A `kind.yml` states defaults for the files of its kind that come after it. In a Taskgraph tree, a fetch of a type
+    that is refused and a toolchain that cannot be made here do not stop the others: they are among `refused`.
+
+    Raises:
+        DefinitionError: with every problem of every file, in reading order.
+    """
+    reading = _Reading()
+    defaults: dict[str, Tree | None] = {}
+    for source in files:
+        if source.kind == "mirrors" or posixpath.basename(source.path) in ("kind.yml", "kind.yaml"):
+            defaults[source.kind] = reading.file(source, defaults.get(source.kind))
+        else:
+            reading.known(source, defaults.get(source.kind), memory)
+    reading.place()
+    trees = {source.path for source in files if source.root}
+    reading.refused |= refusals(reading.fetches, reading.toolchains, trees, reading.refused)
+    fetch_aliases, toolchain_aliases = check(reading.fetches, reading.toolchains, reading.problems)
+    if reading.problems:
+        raise DefinitionError(tuple(reading.problems))
+    return Definitions(
+        fetches=reading.fetches,
+        toolchains=reading.toolchains,
+        refused=tuple(reading.refused.values()),
+        _fetch_aliases=fetch_aliases,
+        _toolchain_aliases=toolchain_aliases,
+    )
+
+
+def kind_files(text: str) -> tuple[str, ...] | None:
+    """Return the files that a `kind.yml` names with `tasks-from`, or None when it holds no tasks and names none.
+
+    A `kind.yml` that cannot be read names none; `parse` reports what is wrong with it.
+    """
+    try:
+        root = parse_yaml(text, lambda _line, _key: None)
+    except YamlFaultError:
+        return None
+    listed = _first(root, "tasks-from", "jobs-from") if isinstance(root, Tree) else None
+    if not isinstance(listed, Sequence):
+        own = _first(root, "tasks", "jobs") if isinstance(root, Tree) else None
+        return () if isinstance(own, Tree) and own.items else None
+    return tuple(item.text for item in listed.items if isinstance(item, Scalar) and _is_plain_file(item))
+
+
+def _is_plain_file(node: Scalar) -> bool:
+    try:
+        relative(node, Where("", "", 0, []))
+    except FieldError:
+        return False
+    return True
+
+
+#: Keys of a task that mean something to Taskcluster and nothing here.
+#: Source: taskgraph task, run and toolchain schemas.
+IGNORED: Final = (
+    r"^(treeherder|docker-image|expires-after|worker|worker-.*|run-on-.*|run-task.*|scopes|routes|extra|index|priority|tier)$",
+    r"^(label|dependencies|soft-dependencies|if-dependencies|optimization|when|shipping-.*|always-target|tags)$",
+    r"^(attributes|task-from|use-.*|needs-sccache|deadline-after|from-deps|requires|copy-attributes|retries)$",
+    r"^(python-version|local-.*|require-signing|secrets|platform|job-symbol|trigger-.*|stable-.*)$",
+)
+#: Keys of `kind.yml` beside the tasks. Source: taskgraph `kind` schema.
+KIND_IGNORED: Final = (
+    r"^(loader|transforms|kind-dependencies|kind-.*|not-for-locales|only-for-.*|defaults|attributes|.*-defaults|.*-from)$",
+)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of one definition file of either kind."""
+    kinds = {"fetch": schema_of(FETCH, IGNORED), "toolchain": schema_of(TOOLCHAIN, IGNORED)}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "doit-fetch definitions: names of fetches (fetch/*.yml) or of toolchains (toolchain/*.yml)",
+        "type": "object",
+        "properties": {"task-defaults": {"type": "object"}, "job-defaults": {"type": "object"}},
+        "additionalProperties": {"anyOf": [{"$ref": f"#/$defs/{kind}"} for kind in kinds]},
+        "$defs": kinds,
+    }

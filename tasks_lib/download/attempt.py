@@ -1,0 +1,214 @@
+"""One attempt: an answer read into the partial download, resumed when it can be, judged at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Final
+
+from tasks_lib.cache import Store
+from tasks_lib.cache.previous import earlier
+from tasks_lib.download.diagnosis import LOOK_BYTES, Verdict, examine
+from tasks_lib.download.hosts import Hosts
+from tasks_lib.download.local_files import open_local, readable
+from tasks_lib.download.source_state import Hunt, Trial
+from tasks_lib.download.split import Crew, Pace, Segments, TooSlowError
+from tasks_lib.errors import IntegrityError, SizeMismatchError, TransportError, escaped
+from tasks_lib.network import Policy
+from tasks_lib.transport import CHUNK, Response, Transport, redacted
+
+#: Bytes beyond the promised size that are read of a wrong content, for its autopsy alone.
+_BEYOND: Final = LOOK_BYTES
+#: Largest wrong content that is read to its end for its autopsy.
+_MAX_WRONG: Final = 256 << 20
+
+#: Bytes from which a file is read in large pieces, and the pieces of a smaller one: many of those run at a time.
+_LARGE: Final = 8 << 20
+_SMALL_READ: Final = 256 << 10
+
+Facts = dict[str, str | int | float]
+
+
+class Reader:
+    """Makes attempts; shared by all threads of a run."""
+
+    def __init__(self, store: Store, transport: Transport, policy: Policy, hosts: Hosts) -> None:
+        self._store, self._transport, self._policy, self._hosts = store, transport, policy, hosts
+        self._segments = Segments(transport, policy, hosts)
+
+    def once(self, hunt: Hunt, trial: Trial) -> Facts:
+        """Ask one source once, and publish what it gave; return where it came from.
+
+        Raises:
+            IntegrityError: the content is not the promised one; it is in quarantine, and the message says what it is.
+            TransportError: it did not arrive; what arrived stays when it can be resumed.
+        """
+        if trial.origin is None:
+            facts: Facts = {"url": trial.url}
+            self._read_file(hunt, trial)
+        else:
+            facts = self._read_url(hunt, trial)
+        hunt.progress.phase("verify")
+        self._store.finish(hunt.partial)
+        return facts
+
+    # --- files
+
+    def _read_file(self, hunt: Hunt, trial: Trial) -> None:
+        partial, progress = hunt.partial, hunt.progress
+        partial.restart("")
+        progress.phase("body", url=trial.url, total=partial.expected.size)
+        with open_local(trial.url) as file:
+            while partial.size <= partial.expected.size:
+                with readable():
+                    chunk = file.read(min(CHUNK, partial.expected.size + 1 - partial.size))
+                if not chunk:
+                    break
+                partial.append(chunk)
+                progress.advance(len(chunk))
+                progress.check()
+        with self._explained(hunt, "", size=partial.size):
+            partial.verify()
+
+    # --- answers
+
+    def _read_url(self, hunt: Hunt, trial: Trial) -> Facts:
+        """Read one answer to its end, over more connections when it comes slowly."""
+        assert trial.origin is not None
+        with self._hosts.turn(trial.origin, redacted(trial.url), hunt.progress):
+            trial.retry.begin()
+            facts = self._in_pieces(hunt, trial)
+            if facts is None:
+                facts = self._in_order(hunt, trial)
+        with self._explained(hunt, trial.told, size=hunt.partial.size):
+            hunt.partial.verify()
+        return facts
+
+    def _in_pieces(self, hunt: Hunt, trial: Trial) -> Facts | None:
+        """Go on with the pieces that an earlier attempt left; None when there are none of this origin."""
+        partial = hunt.partial
+        here = partial.origin == str(trial.origin) and not trial.restarts
+        if not (partial.is_split and here and self._policy.connections > 1) or trial.alone:
+            return None
+        facts: Facts = {"url": redacted(trial.url), "resumed": partial.size}
+        hunt.progress.phase("body", url=redacted(trial.url), total=partial.expected.size, resumed=partial.size)
+        trial.spliced = trial.shared = True
+        trial.told = f" (in pieces from {redacted(trial.url)})"
+        return facts | {"connections": self._segments.run(hunt, trial, Crew.of(hunt, trial, self._policy, self._hosts))}
+
+    def _in_order(self, hunt: Hunt, trial: Trial) -> Facts:
+        pace = Pace(hunt, trial, self._policy, self._hosts)
+        try:
+            with self._asked(hunt, trial, pace) as response:
+                assert trial.origin is not None
+                self._hosts.alive(trial.origin)
+                trial.told, trial.spliced = _told(response), response.start > 0
+                facts = _facts(response)
+                pace.begin(response)
+                self._read_body(hunt, response)
+        except TooSlowError as slow:
+            trial.spliced = trial.shared = True
+            return facts | {"connections": self._segments.run(hunt, trial, slow.crew)}
+        return facts
+
+    @contextlib.contextmanager
+    def _asked(self, hunt: Hunt, trial: Trial, check: Callable[[], None]) -> Iterator[Response]:
+        partial, size = hunt.partial, hunt.wanted.integrity.size
+        resumable = partial.validator and 0 < partial.size < size
+        # at another origin the validator says nothing; there the digest alone tells whether the parts fit
+        validator = partial.validator if partial.origin == str(trial.origin) else ""
+        hunt.progress.phase("connect", url=redacted(trial.url), total=size)
+        with self._transport.open(
+            trial.url,
+            headers=hunt.wanted.headers_for(trial.url),
+            size=size,
+            offset=partial.size if resumable else 0,
+            validator=validator if resumable else "",
+            ends=trial.retry.ends,
+            check=check,
+            asked=lambda: hunt.progress.phase("first-byte", url=redacted(trial.url), total=size),
+        ) as response:
+            self._check_length(hunt, response)
+            if response.start == 0:
+                partial.restart(response.validator, str(trial.origin))
+            hunt.progress.phase("body", url=response.url, total=size, resumed=response.start)
+            yield response
+
+    def _check_length(self, hunt: Hunt, response: Response) -> None:
+        """Refuse an answer of another length at once; what there is of it is looked at, and no more.
+
+        What an earlier answer brought stays: a login page says nothing about it.
+        """
+        partial, size, length = hunt.partial, hunt.wanted.integrity.size, response.length
+        if response.start or length in (-1, size):
+            return
+        small = length <= min(size + _BEYOND, _MAX_WRONG) and not partial.size
+        sample = LOOK_BYTES if small or response.kind.startswith("text/") else 0
+        start = io.BytesIO()
+        with contextlib.suppress(TransportError):
+            for chunk in response.chunks(length if small else min(length, sample)):
+                (partial.append if small else start.write)(chunk)
+        told = f"expected {size} bytes, but the server announces {length}"
+        error = SizeMismatchError(told, expected=size, actual=length)
+        if partial.size and not small:
+            self._explain(error, self._verdict(hunt, start, length), _told(response))
+            raise error
+        with self._explained(hunt, _told(response), size=length):
+            raise error
+
+    @staticmethod
+    def _read_body(hunt: Hunt, response: Response) -> None:
+        """Append the body; one byte more than promised is enough to know that it is too long."""
+        partial, progress = hunt.partial, hunt.progress
+        size = partial.expected.size
+        try:
+            for chunk in response.chunks(size + 1 - partial.size, CHUNK if size >= _LARGE else _SMALL_READ):
+                partial.append(chunk)
+                progress.advance(len(chunk))
+                progress.check()
+        except TransportError:
+            if partial.size != size:  # what comes after the last promised byte is of no interest
+                raise
+        if partial.size < size:
+            raise TransportError(f"the connection ended after {partial.size} of {size} bytes", transient=True)
+
+    # --- what is wrong
+
+    @contextlib.contextmanager
+    def _explained(self, hunt: Hunt, told: str, *, size: int) -> Iterator[None]:
+        """Put wrong bytes into quarantine, and say what they are, who sent them, and what to do."""
+        try:
+            yield
+        except IntegrityError as error:
+            with hunt.partial.reading() as file:
+                self._explain(error, self._verdict(hunt, file, size), told)
+            if hunt.partial.size:
+                aside = hunt.partial.quarantine(f"{hunt.wanted.name}: {error.message}")
+                error.message += f"; kept as {escaped(str(aside))}"
+            raise
+
+    @staticmethod
+    def _explain(error: IntegrityError, verdict: Verdict, told: str) -> None:
+        error.message += f": {verdict.words}{told}"
+        error.hint = verdict.advice
+
+    def _verdict(self, hunt: Hunt, file: BinaryIO, size: int) -> Verdict:
+        wanted = hunt.wanted
+        kept = earlier(self._store.root, wanted.name)
+        return examine(file, size=size, expected=wanted.integrity, name=wanted.name_in_url(), earlier=kept)
+
+
+def _facts(response: Response) -> Facts:
+    facts: Facts = {"url": response.url}
+    if "Date" in response.headers:
+        facts["server_date"] = escaped(response.headers["Date"][:64])
+    return facts | ({"resumed": response.start} if response.start else {})
+
+
+def _told(response: Response) -> str:
+    """Return who sent it: status, type, final URL and the server's date, and what was done to it."""
+    kind = f" {escaped(response.kind[:40])}" if response.kind else ""
+    applied = f"; the server applied Content-Encoding {escaped(response.encoding[:40])}" if response.encoding else ""
+    date = f", {escaped(response.headers['Date'][:40])}" if "Date" in response.headers else ""
+    return f" (HTTP {response.status}{kind} from {response.url}{date}){applied}"

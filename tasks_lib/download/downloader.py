@@ -1,0 +1,135 @@
+"""Obtaining: every source in order, each with its attempts, until one gave the promised bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from tasks_lib.cache import Store
+from tasks_lib.download.attempt import Facts, Reader
+from tasks_lib.download.hosts import Hosts
+from tasks_lib.download.local_files import is_at_hand
+from tasks_lib.download.request import Provenance, Wanted
+from tasks_lib.download.source_state import Hunt, Report, Trial
+from tasks_lib.errors import DigestMismatchError, HttpStatusError, IntegrityError, TransportError
+from tasks_lib.network import Policy
+from tasks_lib.progress import Progress
+from tasks_lib.retry import Retry, is_silent, rounds
+from tasks_lib.transport import Transport, redacted
+
+
+class Sources:
+    """Obtains blobs; remembers within one run which hosts are dead and which URLs serve other content."""
+
+    def __init__(
+        self, store: Store, transport: Transport, policy: Policy, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._store, self._transport, self._policy, self._sleep = store, transport, policy, sleep
+        self._hosts = Hosts(policy.jobs_per_host)
+        self._reader = Reader(store, transport, policy, self._hosts)
+
+    def needs_network(self, wanted: Wanted) -> bool:
+        """Whether neither the store nor a local file holds it; opens no socket."""
+        if self._store.has(wanted.integrity):
+            return False
+        return not any(map(is_at_hand, wanted.allowed))
+
+    def obtain(self, wanted: Wanted, progress: Progress) -> Provenance:
+        """Make the store hold what is wanted, and return where it came from; {} when it was there.
+
+        Raises:
+            AllSourcesFailedError: no source gave it; holds every attempt.
+            OfflineError: the network is off and no local source gave it.
+            StoreUnavailableError: the cache cannot be written.
+            CancelledError: the run was asked to stop.
+        """
+        with self._store.lock(wanted.integrity.digest.hex, progress):
+            if self._store.has(wanted.integrity):
+                return {}
+            with self._store.partial(wanted.integrity) as partial:
+                return self._from_any(Hunt(wanted, partial, progress, Report(wanted)))
+
+    def _from_any(self, hunt: Hunt) -> Provenance:
+        """Ask source after source; those that are not worth waiting for get their rest when all were asked."""
+        begun = time.monotonic()
+        wanted = hunt.wanted
+        total_s = self._transport.settings.total_s(wanted.integrity.size)
+        urls = wanted.allowed if wanted.strict else self._hosts.ordered(wanted.allowed)
+        trials = [Trial.of(url, Retry(self._policy, total_s, self._sleep)) for url in urls]
+        for number, others in rounds([trial.retry for trial in trials], hunt.progress):
+            trial = trials[number]
+            found = self._from_one(hunt, trial, 0 if wanted.strict else others)
+            if found is not None:
+                return _provenance(found, hunt, begun)
+            if trial.url in wanted.strict and trial.error is not None and not trial.was_missing():
+                break
+        for url, why in wanted.refused.items():
+            hunt.report.refused(url, why)
+        raise hunt.report.failure()
+
+    def _from_one(self, hunt: Hunt, trial: Trial, others: int) -> Facts | None:
+        """Try one source until it gives the content, or asking again makes no sense; `others` were not asked yet."""
+        if self._is_skipped(hunt, trial):
+            return None
+        again = True
+        while again:
+            hunt.progress.check()
+            trial.spliced = trial.shared = False
+            try:
+                return self._reader.once(hunt, trial)
+            except (IntegrityError, TransportError) as error:
+                trial.error = failure = error
+            again = self._again(hunt, trial, failure, others)
+            hunt.report.add(trial.url, failure)
+        return None
+
+    def _is_skipped(self, hunt: Hunt, trial: Trial) -> bool:
+        if trial.origin is not None and self._policy.network == "off":
+            hunt.report.offline(trial.url)
+            return True
+        reason = self._hosts.known_wrong(trial.url, str(hunt.wanted.integrity.digest))
+        if reason:
+            hunt.report.known_wrong(trial.url, reason)
+        return bool(reason)
+
+    def _again(self, hunt: Hunt, trial: Trial, error: IntegrityError | TransportError, others: int) -> bool:
+        """Return whether the same source is asked again, once that makes sense."""
+        if isinstance(error, IntegrityError):
+            return self._after_mismatch(hunt, trial, error)
+        there = hunt.partial.size > 0 or hunt.partial.is_split
+        if there and isinstance(error, HttpStatusError) and error.status in (206, 416):
+            # what was there does not fit to what the server has: begin anew, once
+            hunt.partial.restart("")
+            trial.restarts += 1
+            return trial.restarts == 1
+        if error.transient and self._after_failure(hunt, trial, error, others):
+            return True
+        retry = trial.retry
+        if trial.shared and not trial.alone and not retry.is_postponed and retry.left_s > 0:
+            trial.alone = True  # a server that refuses many connections, or parts, may well give the rest to one
+            return True
+        return False
+
+    def _after_mismatch(self, hunt: Hunt, trial: Trial, error: IntegrityError) -> bool:
+        """Begin anew once: the damage may have been done on the way, or by putting two answers together."""
+        if trial.spliced and not trial.restarts:
+            trial.restarts += 1
+            return True
+        if isinstance(error, DigestMismatchError) and trial.origin and trial.retry.once_more():
+            return True
+        self._hosts.wrong(trial.url, str(hunt.wanted.integrity.digest), error.message)
+        return False
+
+    def _after_failure(self, hunt: Hunt, trial: Trial, error: TransportError, others: int) -> bool:
+        origin = trial.origin
+        assert origin is not None
+        if is_silent(error):
+            self._hosts.suspect(origin)
+        if trial.retry.is_used_up or self._hosts.is_dead(origin):
+            self._hosts.dead(origin)
+            return False
+        return trial.retry.again(error, hunt.progress, redacted(trial.url), others)
+
+
+def _provenance(facts: Facts, hunt: Hunt, begun: float) -> Provenance:
+    return {**facts, "seconds": round(time.monotonic() - begun, 3), "attempts": len(hunt.report) + 1}

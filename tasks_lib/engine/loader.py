@@ -1,0 +1,276 @@
+"""What doit's commands load: as few tasks as answer the question.
+
+A bare `doit` loads nothing when the stamp says that nothing changed, and otherwise the definitions that are affected,
+with what they need. Named tasks load their closure. A `dodo.py` with tasks of its own beside ours loads everything, as
+doit does, and so does whatever is not understood here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from doit.cmd_base import NamespaceTaskLoader
+from doit.exceptions import InvalidDodoFile
+from doit.loader import TASK_STRING
+from doit.task import Task
+
+from tasks_lib.engine import slim_task
+from tasks_lib.engine.base_command import set_up
+from tasks_lib.engine.state import stamp_of
+from tasks_lib.errors import DefinitionError, escaped
+from tasks_lib.fs.system_calls import boot_identity
+from tasks_lib.graph.names import GROUPS, UnknownNameError, resolved
+from tasks_lib.incremental import snapshot as stamps
+from tasks_lib.incremental.marks import unchanged
+from tasks_lib.incremental.recorder import Recorder
+from tasks_lib.incremental.selection import Names, affected, closure, digests, owner_of, owners
+from tasks_lib.incremental.snapshot import Head, Row, Stamp
+from tasks_lib.session import House, house
+
+#: Share of all definitions from which on everything is loaded: then nothing is saved by choosing.
+_MOST: Final = 0.5
+
+
+class Keeping:
+    """What a bare run knows beforehand, and what it leaves for the next one."""
+
+    def __init__(self, recorder: Recorder, head: Head, house: House) -> None:
+        self.recorder, self.head, self.house = recorder, head, house
+        self.standing: dict[str, Row] = {}
+        self.names: list[str] = []
+        self.whole = False
+        self.before: Stamp | None = None
+
+    def leave(self, database: str, wanted: Iterable[str]) -> None:
+        """Write the stamp."""
+        if self.whole:
+            return  # it says so already
+        head = Head(self.head.code, self.head.settings, self.head.selection, stamps.inode_of(database))
+        rows = self.standing | self.recorder.rows
+        stamps.write(
+            stamp_of(database),
+            head,
+            self.house.library,
+            digests(self.house.definitions),
+            self.house.world.store.guarded(),
+            rows,
+            [*rows, *wanted],
+            self.before,
+        )
+
+
+class Loader:
+    """doit's loader, with a choice of what is loaded; everything else is the inner one's."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.keeping: Keeping | None = None
+        self._tasks: dict[str, Task] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def setup(self, params: Any) -> None:
+        """Load the dodo.py.
+
+        Raises:
+            InvalidCommand: as `set_up`.
+        """
+        set_up(self._inner, params)
+
+    def load_tasks(self, cmd: Any, pos_args: list[str]) -> list[Task]:
+        """Return the tasks that a command needs.
+
+        Raises:
+            InvalidDodoFile: the definitions are wrong.
+        """
+        found = house()
+        if found is None:
+            return self._all(cmd, pos_args)
+        try:
+            if not _only_ours(getattr(self._inner, "namespace", None)):
+                named = self._named_to_run if cmd.execute_tasks else self._named
+                return named(self._all(cmd, pos_args), pos_args)
+            return self._configured(self._chosen(found, cmd, pos_args))
+        except DefinitionError as error:
+            raise InvalidDodoFile(str(error)) from None
+
+    def _all(self, cmd: Any, pos_args: list[str]) -> list[Task]:
+        tasks: list[Task] = self._inner.load_tasks(cmd=cmd, pos_args=pos_args)
+        return tasks
+
+    def _configured(self, tasks: list[Task]) -> list[Task]:
+        """Give the tasks what pyproject.toml says of them, as doit does."""
+        for task in tasks:
+            if (stanza := f"task:{task.name}") in (self._inner.config or ()):
+                task.cfg_values = self._inner.config[stanza]
+        return tasks
+
+    def _named(self, tasks: list[Task], words: list[str]) -> list[Task]:
+        """Replace the words of the command line by the names of tasks.
+
+        Raises:
+            UnknownNameError: a word means nothing.
+        """
+        self._tasks = {task.name: task for task in tasks}
+        words[:] = resolved(words, self._tasks, self._inner.cmd_names)
+        return tasks
+
+    def _named_to_run(self, tasks: list[Task], words: list[str]) -> list[Task]:
+        """As `_named`, where tasks run.
+
+        What follows the name of one with parameters may be its own, and a word may be of a task that is made while they
+        run: those words stay. What follows a glob or a path never is a task's own.
+
+        Raises:
+            UnknownNameError: a word means nothing.
+        """
+        self._tasks = {task.name: task for task in tasks}
+        taking = {task.name for task in tasks if task.params or task.creator_params or task.pos_arg}
+        own = next((at for at, word in enumerate(words) if word in taking), len(words))
+        if any(task.loader for task in tasks):
+            meant = [name for word in words[:own] for name in self._perhaps(word)]
+        else:
+            meant = resolved(words[:own], self._tasks, self._inner.cmd_names)
+        for name in taking.intersection(meant):
+            # else doit would give it the names behind it, and not run them
+            self._tasks[name].pos_arg_val = self._tasks[name].pos_arg_val or []
+        words[:own] = meant
+        return tasks
+
+    def _perhaps(self, word: str) -> list[str]:
+        """Return the names that a word means, the word itself when it may be of a task that is not there yet."""
+        try:
+            return resolved([word], self._tasks, self._inner.cmd_names)
+        except UnknownNameError:
+            if "*" in word:  # doit looks among those that are there
+                raise
+            return [word]
+
+    def unknown(self, word: str) -> UnknownNameError:
+        """Return the error for a word that doit did not find, behind the name of a task with parameters perhaps."""
+        try:
+            (name, *_) = resolved([word], self._tasks, self._inner.cmd_names)
+        except UnknownNameError as error:
+            return error
+        return UnknownNameError(f"no task is called {escaped(word)!r}", hint=f"did you mean {escaped(name)}?")
+
+    def selection(self, tasks: Iterable[Task], selected: list[str] | None) -> list[str]:
+        """Return the names of the tasks that are selected: by words, else by default, else all groups."""
+        by_name = {task.name: task for task in tasks}
+        if selected is None:
+            return [task.name for task in by_name.values() if not task.subtask_of]
+        return resolved(selected, by_name, self._inner.cmd_names)
+
+    def users(self, task: str) -> set[str]:
+        """Return the tasks that use what a task of a definition publishes, even those that are not loaded."""
+        found = house()
+        if found is None or not isinstance(self._inner, NamespaceTaskLoader):
+            return set()
+        kind, name = owner_of(task)
+        known = found.definitions.fetches if kind == "fetch" else found.definitions.toolchains
+        if name not in known:  # a task of a user's own that is called like one of ours
+            return set()
+        if kind == "fetch" and found.plan.published(found.definitions.fetches[name]).task != task:
+            return set()
+        users = found.library.consumers.get(f"{kind}:{name}", ()) if "/" not in task else ()
+        extractions = {
+            f"extract:{user}/{one.record.stem}"
+            for user in users
+            for one in found.plan.preparation(user).deliveries
+            if one.entry.delivery == "extract" and one.artifact.task == task
+        }
+        return extractions | {f"toolchain:{user}" for user in users}
+
+    def _chosen(self, found: House, cmd: Any, pos_args: list[str]) -> list[Task]:
+        scope = getattr(cmd, "scope", "all")
+        if scope == "stamp" and not pos_args:
+            return self._bare(found, cmd)
+        if pos_args:
+            names = owners(found.definitions, found.settings, pos_args)
+            if names is not None:
+                with contextlib.suppress(UnknownNameError):
+                    return self._named(_made(found, closure(found.definitions, *names)), pos_args)
+            return self._named(_made(found, None), pos_args)
+        if scope == "groups":
+            refused = found.definitions.refused  # what is wrong is told even where no task is shown
+            return [*slim_task.empty_groups().values(), *(_alone(found) if refused else ())]
+        return _made(found, None)
+
+    def _bare(self, found: House, cmd: Any) -> list[Task]:
+        """Return the tasks that a bare run has to look at."""
+        database = cmd.dep_manager.name
+        loaded = time.time_ns()
+        code, settings = found.code, _digest(found.settings, Path.cwd())
+        head = Head(code, settings, repr(cmd.sel_tasks), stamps.inode_of(database))
+        self.keeping = keeping = Keeping(Recorder(loaded), head, found)
+        stamp = stamps.read(stamp_of(database), head)
+        keeping.before = stamp
+        if stamp is None or not stamp.guarded:
+            found.enter()
+        if stamp is None:
+            return _made(found, None)
+        same, changed = unchanged(stamp.marks, found.roots), stamp.changed()
+        if same and not (changed or stamp.open):
+            keeping.whole, keeping.names, cmd.sel_tasks = True, stamp.names, []
+            return []
+        definitions = found.definitions
+        cmd.dep_manager.backend.begin()
+        if not stamp_of(database).exists():  # something was forgotten since it was read
+            return _made(found, None)
+        return self._beside(found, cmd, affected(stamp, changed, definitions, found.library.identity), stamp)
+
+    def _beside(self, found: House, cmd: Any, affected: Names, stamp: Stamp) -> list[Task]:
+        """Return the tasks of the affected definitions with what they need; the others stand."""
+        definitions, keeping = found.definitions, self.keeping
+        wanted = closure(definitions, *affected)
+        if keeping is None or sum(map(len, wanted)) > _MOST * (len(definitions.fetches) + len(definitions.toolchains)):
+            return _made(found, None)
+        for name, row in stamp.rows().items():
+            kind, owner = owner_of(name)
+            known = definitions.fetches if kind == "fetch" else definitions.toolchains
+            if owner in known and owner not in wanted[0 if kind == "fetch" else 1]:
+                keeping.standing[name] = row
+        keeping.names = list(keeping.standing)
+        tasks = _made(found, wanted)
+        if cmd.sel_tasks is not None:
+            there = {task.name for task in tasks}
+            cmd.sel_tasks = [name for name in cmd.sel_tasks if name in there or "*" in name]
+        return tasks
+
+
+def _only_ours(namespace: Mapping[str, Any] | None) -> bool:
+    """Whether a dodo.py defines our tasks and none of its own. Source: doit.loader._get_task_creators."""
+    porch = sys.modules.get("tasks_lib.graph.porch")
+    if namespace is None or porch is None:
+        return False
+    creators = [
+        value
+        for name, value in namespace.items()
+        if (name.startswith(TASK_STRING) and inspect.isroutine(value)) or hasattr(value, "create_doit_tasks")
+    ]
+    return creators == [porch.task_fetchdefs]
+
+
+def _digest(*values: object) -> str:
+    # trees are not synced: after a power loss a file may be shorter with the inode and the times that a stamp knows
+    said = repr((*values, boot_identity(), sys.version_info, os.geteuid()))
+    return hashlib.sha256(said.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _made(found: House, names: Names | None) -> list[Task]:
+    """Return the tasks of these definitions (None: of all), groups first."""
+    return list(slim_task.made(found.graph.tasks(*(names or (None, None)))))
+
+
+def _alone(found: House) -> list[Task]:
+    """Return the tasks that stand beside the groups."""
+    return [task for task in slim_task.made(found.graph.refused()) if task.name not in GROUPS]

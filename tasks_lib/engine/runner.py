@@ -1,0 +1,371 @@
+"""The runner: threads with a limit per class of task, a bounded look-ahead, and an end that loses nothing.
+
+The main thread walks doit's graph, decides what is up to date and records results; workers run actions, and check what
+is large. A task says its class in `meta["pool"]`: `network` (downloads), `cpu` (hashing, compressing, commands); others
+share a class of their own. No exception of an action ends a worker. A signal only sets a flag: the tasks at work are
+asked to stop, what finished meanwhile is recorded.
+
+Builds on doit 0.37: `Runner`, `TaskDispatcher._update_waiting`, `Dependency.get_status`; tests fail when they change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import queue
+import threading
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Mapping
+from typing import Any, Final
+
+from doit.exceptions import BaseFail, InvalidDodoFile, TaskError, TaskFailed, UnmetDependency
+from doit.runner import Runner
+
+from tasks_lib.engine import slim_task
+from tasks_lib.engine.checker import LARGE
+from tasks_lib.engine.loader import Keeping
+from tasks_lib.engine.pools import Pools
+from tasks_lib.engine.signals import Interruption
+from tasks_lib.engine.stdio import apart
+from tasks_lib.errors import escaped
+from tasks_lib.gil import alone, waiting
+from tasks_lib.incremental.selection import needed
+from tasks_lib.incremental.snapshot import Row
+from tasks_lib.ui.events import RUN
+
+#: Ready tasks that are always looked ahead, and the most that are while a class of workers has nothing to do.
+_AHEAD: Final = 64
+_MOST_AHEAD: Final = 4096
+#: Nodes taken from doit's graph between two looks at what has finished.
+_PULLS: Final = 32
+#: Tasks from which on looks for garbage leave them out while they run.
+_MANY: Final = 1000
+#: Seconds that tasks have to stop after a signal; with saving and leaving it stays below two.
+_DRAIN_S: Final = 1.2
+#: Seconds that the main thread leaves the interpreter to workers that need nothing: a task or two.
+_PAUSE_S: Final = 0.002
+
+#: The classes whose workers are kept busy by looking further ahead.
+_POOLS: Final = ("network", "cpu")
+_CHECK: Final = "check"
+_RUN: Final = "run"
+_DROP: Final = "drop"
+
+
+class _Workers:
+    """The threads of one class; `jobs` feeds them."""
+
+    def __init__(self, pool: str) -> None:
+        self.pool = pool
+        self.jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.threads = 0
+
+
+class PooledRunner(Runner):
+    """Runs tasks in threads, each class of task with its own limit."""
+
+    def __init__(self, *doit: Any, pools: Pools, interruption: Interruption, keeping: Keeping | None = None) -> None:
+        super().__init__(*doit[:5])  # type: ignore[no-untyped-call]  # what comes after that is `-n`, see `Pools`
+        self._pools, self._interruption, self._keeping = pools, interruption, keeping
+        self._done = interruption.wake
+        self._ready: dict[str, deque[Any]] = defaultdict(deque)
+        self._running: Counter[str] = Counter()
+        self._workers: dict[str, _Workers] = {}
+        self._statuses: dict[str, Any] = {}
+        self._rows: dict[str, Row | None] = {}
+        self._tasks: Mapping[str, Any] = {}
+        self._check: Any = None
+        self._selected: list[str] = []
+        self._held: dict[str, deque[Any]] = defaultdict(deque)  # nodes that are checked once that task is done
+        self._free: deque[Any] = deque()  # nodes whose task is done
+        self._ending = False  # something failed, and the main thread may not know yet
+        self.stuck = 0
+
+    def run_tasks(self, task_dispatcher: Any) -> None:
+        """Run everything; returns when all is done, something failed without `-c`, or a signal came.
+
+        Raises:
+            InvalidDodoFile: tasks wait for each other.
+        """
+        if len(task_dispatcher.tasks) > _MANY:
+            gc.freeze()
+        gc.enable()
+        slim_task.Portions(task_dispatcher)
+        self._tasks = task_dispatcher.tasks
+        self._selected = task_dispatcher.selected_tasks
+        if self._keeping is not None:
+            self.reporter.standing(self._keeping.names)
+        self._check = self.dep_manager.get_status
+        self.dep_manager.get_status = lambda task, *rest, **more: (
+            self._statuses.pop(task.name, None) or self._check(task, *rest, **more)
+        )  # what a worker found counts
+        try:
+            with apart(), alone:  # this thread is one more that does little between many system calls
+                self._loop(task_dispatcher)
+        finally:
+            self.dep_manager.get_status = self._check
+            for workers in self._workers.values():
+                for _ in range(workers.threads):
+                    workers.jobs.put(None)
+
+    def _loop(self, dispatcher: Any) -> None:
+        more: bool | None = True
+        while not self._interruption.signal:
+            if self._stop_running:
+                self._ready.clear()
+            else:
+                more = self._pull(dispatcher)
+            self._feed()
+            if not self._busy():
+                if self._stop_running or more is None:
+                    return
+                if not more and self._held:  # those wait for what waits for them
+                    self._begin(dispatcher, self._held_longest())
+                elif not more and not any(self._ready.values()):
+                    raise InvalidDodoFile("tasks wait for each other; `doit list --all --deps` shows for whom")
+                continue
+            with contextlib.suppress(queue.Empty):
+                hungry = more and self._hungry()
+                self._collect(dispatcher, self._done.get(block=False) if hungry else self._next_done())
+        self._drain(dispatcher)
+
+    def _next_done(self) -> Any:
+        """Wait for a worker; while each has a next task there is no hurry, and several are heard at once."""
+        with contextlib.suppress(queue.Empty):
+            return self._done.get(block=False)
+        with waiting:
+            if self._pools.are_full(self._running):
+                time.sleep(_PAUSE_S)
+            return self._done.get()
+
+    def _busy(self) -> int:
+        return sum(self._running.values())
+
+    # --- from the graph into the queues
+
+    def _hungry(self) -> bool:
+        """Whether more tasks should be looked for."""
+        ready = sum(map(len, self._ready.values()))
+        if self._pools.total == 1:  # one after the other: what one leaves behind counts when the next one is checked
+            return not (ready or self._busy())
+        if ready < _AHEAD:
+            return True
+        idle = any(not self._ready[pool] and self._running[pool] < self._pools.limit(pool) for pool in _POOLS)
+        return idle and ready < _MOST_AHEAD
+
+    def _pull(self, dispatcher: Any) -> bool | None:
+        """Take some nodes; return whether there may be more now, None when there is none left at all."""
+        for _ in range(_PULLS):
+            if self._stop_running or not self._hungry():
+                return True
+            try:
+                node = self._free.popleft() if self._free else next(dispatcher.generator)
+            except StopIteration:
+                return None
+            if node == "hold on":
+                return False
+            if name := _setup_of(dispatcher, node):
+                self._held[name].append(node)
+            else:
+                self._begin(dispatcher, node)
+        return True
+
+    def _held_longest(self) -> Any:
+        name = next(iter(self._held))
+        node = self._held[name].popleft()
+        if not self._held[name]:
+            del self._held[name]
+        return node
+
+    def _begin(self, dispatcher: Any, node: Any) -> None:
+        if node.run_status is None and self._is_known(node.task) and self._is_large(node.task):
+            self._ready["cpu"].append((_CHECK, node))
+            self._feed()
+        else:
+            self._select(dispatcher, node)
+
+    def _is_known(self, task: Any) -> bool:
+        """Whether doit remembers that it succeeded; if not, one of ours runs, whatever its files are."""
+        return not isinstance(task, slim_task.LeanTask) or bool(self.dep_manager.backend.in_(task.name))
+
+    def _is_large(self, task: Any) -> bool:
+        size = 0
+        for path in (*task.file_dep, *task.targets):
+            try:
+                size += os.stat(path).st_size  # noqa: PTH116  # ten thousands of them: a Path costs more than the call
+            except OSError:
+                return False
+        return size >= LARGE
+
+    def _select(self, dispatcher: Any, node: Any) -> None:
+        row = self._rows.pop(node.task.name, None) or self._look(node.task)
+        selected = self.select_task(node, dispatcher.tasks)  # type: ignore[no-untyped-call]
+        if node.run_status == "up-to-date" and self._keeping is not None:
+            self._keeping.recorder.found(node.task, row)
+        if selected:
+            pool = (node.task.meta or {}).get("pool", "")
+            self._ready[pool].append((_RUN, node))
+            self._feed()
+        else:
+            self._wake(dispatcher, node)
+
+    def _wake(self, dispatcher: Any, node: Any) -> None:
+        _wake(dispatcher, node)
+        if node.run_status != "run":
+            self._free.extend(self._held.pop(node.task.name, ()))
+
+    def _look(self, task: Any) -> Row | None:
+        """Look at a task's files before it is checked, for the stamp."""
+        return self._keeping.recorder.look(task) if self._keeping is not None and self._is_known(task) else None
+
+    # --- from the queues to the workers
+
+    def _feed(self) -> None:
+        """Start what may start now; what others wait for longest, work on what is there, goes first."""
+        for pool in sorted(self._ready, key=lambda one: one == "network"):
+            jobs = self._ready[pool]
+            while jobs and self._pools.has_room(pool, self._running):
+                self._start(pool, jobs.popleft())
+
+    def _start(self, pool: str, job: tuple[str, Any]) -> None:
+        workers = self._workers.get(pool)
+        if workers is None:
+            workers = self._workers[pool] = _Workers(pool)
+        self._running[pool] += 1
+        if workers.threads < min(self._running[pool], self._pools.limit(pool)):
+            workers.threads += 1
+            name = f"{pool or 'task'}-{workers.threads}"
+            threading.Thread(target=self._work, args=(workers,), name=name, daemon=True).start()
+        workers.jobs.put(job)
+
+    def _work(self, workers: _Workers) -> None:
+        while (job := workers.jobs.get()) is not None:
+            kind, node = job
+            if self._ending or self._stop_running or self._interruption.signal:
+                self._done.put((_DROP, workers.pool, node, None))
+                continue
+            fail = None
+            try:
+                if kind == _CHECK:
+                    self._rows[node.task.name] = self._look(node.task)
+                    self._statuses[node.task.name] = self._check(node.task, self._tasks)
+                else:
+                    fail = self._executed(node.task)
+            except BaseException as error:  # SystemExit, asyncio's CancelledError: a task fails, a worker never ends
+                if kind == _RUN:
+                    fail = TaskError(f"{type(error).__name__} in an action", error)  # type: ignore[no-untyped-call]
+            if kind == _RUN:
+                RUN.say(node.task.name, "done", {})
+            if fail is not None and not self.continue_:
+                self._ending = True
+            self._done.put((kind, workers.pool, node, fail))
+
+    def _executed(self, task: Any) -> BaseFail | None:
+        fail: BaseFail | None = self.execute_task(task)  # type: ignore[no-untyped-call]
+        prime = getattr(self.dep_manager.checker, "prime", None)  # a dodo.py may choose another checker
+        if fail is None and prime is not None:
+            for path in task.file_dep:
+                prime(path)
+        return fail
+
+    # --- from the workers into the records
+
+    def _collect(self, dispatcher: Any, done: tuple[str, str, Any, Any] | None) -> None:
+        if done is None:  # a signal
+            return
+        kind, pool, node, fail = done
+        self._running[pool] -= 1
+        if kind == _DROP:
+            return
+        if kind == _CHECK:
+            if not (self._stop_running or self._interruption.signal):
+                self._select(dispatcher, node)
+            return
+        if fail is not None and self._interruption.signal and _was_cancelled(fail):
+            return  # it was asked to stop: it neither failed nor is it known to be done
+        self._record(node, fail)
+        self._wake(dispatcher, node)
+
+    def _record(self, node: Any, fail: Any) -> None:
+        try:
+            self.process_task_result(node, fail)  # type: ignore[no-untyped-call]
+        except OSError as error:  # doit reads dependencies, and foresees only that one is missing
+            if error.filename is None:
+                raise
+            told = f"{escaped(str(error.filename))} cannot be read: {error.strerror}\nsee why, and run again"
+            self._handle_task_error(node, TaskFailed(told))  # type: ignore[no-untyped-call]
+        if node.run_status == "successful":
+            if self._keeping is not None:
+                self._keeping.recorder.made(node.task)
+            if isinstance(node.task, slim_task.LeanTask):
+                node.task.release()
+
+    def _handle_task_error(self, node: Any, base_fail: BaseFail) -> None:
+        """Count a failure; a task that was not run adds nothing to the status, since what it needs counted."""
+        before = self.final_result
+        super()._handle_task_error(node, base_fail)  # type: ignore[no-untyped-call]
+        if isinstance(base_fail, UnmetDependency):
+            self.final_result = before
+
+    def finish(self) -> int:
+        """Save and report; then leave a stamp for the next run, unless a signal wants the end now."""
+        keeping, backend = self._keeping, self.dep_manager.backend
+        wanted = keeping is not None and not self._interruption.signal
+        if keeping is not None and wanted:
+            keeping.recorder.settle()
+        saved = wanted and backend.save()
+        status = int(super().finish())  # type: ignore[no-untyped-call]
+        if keeping is not None and saved:
+            asked = (task.name for task in needed(self._tasks, self._selected) if task.actions)
+            keeping.leave(backend.name, asked)
+        if len(self._tasks) > _MANY:
+            gc.unfreeze()
+        return status
+
+    def _drain(self, dispatcher: Any) -> None:
+        """Record what still finishes, for a moment; a second signal ends even that."""
+        self._ready.clear()
+        ends = time.monotonic() + _DRAIN_S
+        while self._busy() and self._interruption.times < 2 and (left := ends - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                with waiting:
+                    done = self._done.get(timeout=left)
+                self._collect(dispatcher, done)
+        self.stuck = self._busy()
+
+
+def _setup_of(dispatcher: Any, node: Any) -> str:
+    """Return which of the tasks that set one up is still to be done and goes before it, "" for none.
+
+    It may depend on the value of that. doit waits for it only once the task is to run; one by one, what was selected
+    before is done by then.
+    """
+    if node.run_status is not None:
+        return ""
+    setup = ((name, dispatcher.nodes.get(name)) for name in node.task.setup_tasks)
+    return next((name for name, one in setup if one is not None and one.run_status in (None, "run")), "")
+
+
+def _wake(dispatcher: Any, node: Any) -> None:
+    """Let doit know that a node is done, or was looked at; what waited for it goes before what nobody waited for.
+
+    doit puts it behind all that is ready: behind the downloads of a whole group, however early its own was done. And it
+    would wait for ever for one that is both its `calc_dep` and its `task_dep`, since doit then clears one of the two.
+    """
+    for waiting_node in node.waiting_me if node.run_status != "run" else ():
+        if node.task.name in waiting_node.wait_run_calc:
+            waiting_node.wait_run.discard(node.task.name)
+    before = len(dispatcher.ready)
+    dispatcher._update_waiting(node)
+    for _ in range(len(dispatcher.ready) - before):
+        dispatcher.ready.appendleft(dispatcher.ready.pop())
+    if node.run_status != "run":  # it was only looked at, and comes again once its setup tasks are done
+        slim_task.release_node(node)
+
+
+def _was_cancelled(fail: Any) -> bool:
+    """Whether a task ended because it was asked to, and not for a fault of its own."""
+    last = fail.traceback[-1] if fail.traceback else ""
+    return not fail.report or last.startswith("tasks_lib.errors.CancelledError")

@@ -1,0 +1,68 @@
+"""Signals that ask a run to end, and what it started that must end with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, Final
+
+from tasks_lib.fs.system_calls import child_processes
+from tasks_lib.ui.events import RUN
+
+
+class Interruption:
+    """The signals that ask a run to end; while it is installed they only set a flag."""
+
+    SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self.times = 0
+        self.wake: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = self.signal or number
+        self.times += 1
+        RUN.ask_to_stop()
+        self.wake.put(None)  # reentrant; Source: Python documentation of queue.SimpleQueue
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Listen to the signals that are not ignored (as under nohup), if this is the main thread.
+
+        Afterwards all is saved: Ctrl-C then ends the process where it stands, without Python's traceback.
+        """
+        before: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for one in self.SIGNALS:
+                if signal.getsignal(one) is not signal.SIG_IGN:
+                    before[one] = signal.signal(one, self._note)
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, signal.SIG_DFL if handler is signal.default_int_handler else handler)
+
+    @property
+    def status(self) -> int:
+        """The exit status of a process that ended for the signal. Source: POSIX shell, section 2.8.2."""
+        return 128 + self.signal
+
+
+def stop_children() -> None:
+    """Kill what this process started and what still runs: commands of tasks that did not stop in time."""
+    for child in child_processes():
+        _kill(child)
+
+
+def _kill(child: int) -> None:
+    with contextlib.suppress(OSError):
+        if os.getpgid(child) == child:
+            os.killpg(child, signal.SIGKILL)
+        else:
+            os.kill(child, signal.SIGKILL)

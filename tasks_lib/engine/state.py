@@ -1,0 +1,300 @@
+"""What doit remembers, as a backend of doit: one sqlite file that survives whatever happens to a run.
+
+Rows are read singly while few are asked for, all at once after that; finished tasks are written by a thread of its own
+in one short transaction every half second, and no lock is held in between. A database that cannot be used is set aside
+with a line that says so. The store is the truth: losing this file costs no network, only work that is adopted.
+
+Invariants: a row is written only when its task is complete; whatever makes a task forgotten removes the stamp
+(`stamp_of`) before it is committed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from tasks_lib.engine.state_database import UnusableError, connect, readable, set_aside
+from tasks_lib.errors import escaped
+
+#: Seconds that a finished task may be unwritten.
+INTERVAL_S: Final = 0.5
+#: Rows that are read singly before all are read at once.
+_SINGLE: Final = 64
+
+Row = dict[str, Any]
+
+
+class Codec(Protocol):
+    """How doit wants a row as text."""
+
+    def encode(self, data: Any) -> str:
+        """Return the text of a row."""
+
+    def decode(self, data: str) -> Any:
+        """Return the row of a text."""
+
+
+def stamp_of(database: str) -> Path:
+    """Return the file that says that nothing at all changed; it lies beside the database."""
+    return Path(f"{os.path.splitext(database)[0]}.stamp")  # noqa: PTH122  # a Path has no suffix to change where it is "."
+
+
+class State:
+    """The backend; doit calls it from one thread, its own thread commits."""
+
+    desc = "sqlite, committed every half second"
+
+    def __init__(self, name: str, codec: Codec, *, module_name: str | None = None) -> None:
+        del module_name  # of doit's dbm backend
+        self.name = name
+        self._codec = codec
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._opened = False
+        self._whole = False
+        self._asked = 0
+        self._raw: dict[str, str] = {}
+        self._rows: dict[str, Row] = {}
+        self._written: dict[str, str] = {}  # rows of this run that are in the file: a text takes a third of the room
+        self._dirty: set[str] = set()
+        self._deleted: set[str] = set()
+        self._wiped = self._closing = self._told = False
+        self._forgotten = 0
+        self._writer: threading.Thread | None = None
+        self._wake = threading.Event()
+
+    # --- what doit calls
+
+    def get(self, task: str, key: str) -> Any:
+        """Return one value of a task's row, None when there is none."""
+        row = self._row(task)
+        return None if row is None else row.get(key)
+
+    def set(self, task: str, key: str, value: Any) -> None:
+        """Change one value of a task's row; it is written once the row is complete."""
+        with self._lock:
+            row = self._row(task)
+            if row is None:
+                row = self._rows[task] = {}
+            row[key] = value
+            if key == "ignore:":
+                self._forget()
+            if key in ("deps:", "ignore:"):  # what doit sets last, and what it sets alone
+                self._dirty.add(task)
+                self._start()
+
+    def in_(self, task: str) -> bool:
+        """Return whether the task has a row."""
+        return self._row(task) is not None
+
+    def remove(self, task: str) -> None:
+        """Forget a task."""
+        with self._lock:
+            self._forget()
+            for known in (self._rows, self._written, self._raw):
+                known.pop(task, None)
+            self._dirty.discard(task)
+            self._deleted.add(task)
+            self._start()
+
+    def remove_all(self) -> None:
+        """Forget every task."""
+        with self._lock:
+            self._forget()
+            self._whole = self._wiped = True
+            for known in (self._rows, self._written, self._raw):
+                known.clear()
+            self._dirty.clear()
+
+    def dump(self) -> None:
+        """Write everything and close."""
+        self._closing = True
+        self._wake.set()
+        if self._writer is not None:
+            self._writer.join()
+        with self._lock:
+            self._commit()
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    # --- what the stamp asks
+
+    def begin(self) -> None:
+        """Open the database: whatever is forgotten from now on is noticed by `save`."""
+        with self._lock:
+            self._open()
+
+    def save(self) -> bool:
+        """Write now; return whether everything is written and nobody else made this database forget anything."""
+        with self._lock:
+            if not self._opened:
+                return True
+            self._commit()
+            try:
+                return not (self._dirty or self._deleted) and self._times() == self._forgotten
+            except sqlite3.Error:
+                return False
+
+    # --- reading
+
+    def _row(self, task: str) -> Row | None:
+        row = self._rows.get(task)
+        if row is not None:
+            return row
+        with self._lock:
+            text = self._text(task)
+            if text is None:
+                return None
+            try:
+                row = self._codec.decode(text)
+            except (ValueError, TypeError):
+                row = None  # a damaged row is as good as none: its task is checked anew
+            if not isinstance(row, dict):
+                return None
+            self._rows[task] = row
+            return row
+
+    def _text(self, task: str) -> str | None:
+        if task in self._written:
+            return self._written[task]
+        if self._whole:
+            return self._raw.get(task)
+        if task in self._deleted:
+            return None
+        self._open()
+        self._asked += 1
+        try:
+            if self._asked > _SINGLE:
+                return self._read_all().get(task)
+            if self._connection is None:
+                return None
+            found = self._connection.execute("select data from tasks where name=?", (task,)).fetchone()
+            return None if found is None else str(found[0])
+        except sqlite3.DatabaseError as error:
+            self._replace(error)
+            return None
+
+    def _read_all(self) -> dict[str, str]:
+        if self._connection is not None:
+            self._raw = dict(self._connection.execute("select name, data from tasks"))
+        for task in self._deleted:
+            self._raw.pop(task, None)
+        self._whole = True
+        return self._raw
+
+    def _times(self) -> int:
+        if self._connection is None:
+            return 0
+        return int(self._connection.execute("select times from forgotten").fetchone()[0])
+
+    # --- opening
+
+    def _open(self) -> None:
+        if self._opened:
+            return
+        self._opened = True
+        try:
+            self._connection = connect(self.name)
+            self._forgotten = self._times()
+        except UnusableError as error:
+            self._replace(error)
+        except sqlite3.OperationalError:
+            self._raw, self._whole = readable(self.name), True  # no space or no permission: reading may still go
+        except sqlite3.DatabaseError as error:
+            self._replace(error)
+
+    def _replace(self, error: Exception) -> None:
+        """Set the file aside and begin anew with what is in memory."""
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+        self._connection = None
+        aside = set_aside(self.name)
+        if aside is not None:
+            self._warn(f"{self.name} cannot be used ({error}); moved to {aside}, nothing is fetched again for that")
+        self._dirty.update(self._rows, self._written)
+        with contextlib.suppress(UnusableError, sqlite3.Error):  # whoever writes next says what is wrong
+            self._connection = connect(self.name)
+            self._forgotten = self._times()
+
+    def _warn(self, line: str) -> None:
+        sys.stderr.write(f"doit-fetch: {line}\n")
+        sys.stderr.flush()
+
+    # --- writing
+
+    def _forget(self) -> None:
+        with contextlib.suppress(OSError):
+            stamp_of(self.name).unlink()
+
+    def _start(self) -> None:
+        self._open()
+        if self._writer is None and not self._closing:
+            self._writer = threading.Thread(target=self._write, name="state", daemon=True)
+            self._writer.start()
+
+    def _write(self) -> None:
+        while not self._wake.wait(INTERVAL_S):
+            with self._lock:
+                self._commit()
+
+    def _commit(self) -> None:
+        """Write what is new in one transaction; what cannot be written now stays for the next time."""
+        if not (self._dirty or self._deleted or self._wiped):
+            return
+        self._open()
+        try:
+            self._connection = self._connection or connect(self.name)
+            self._transaction(self._connection)
+        except (sqlite3.OperationalError, UnusableError) as error:
+            self._rolled_back(error)
+        except sqlite3.DatabaseError as error:
+            self._replace(error)
+
+    def _transaction(self, connection: sqlite3.Connection) -> None:
+        rows = [row for task in self._dirty if task in self._rows and (row := self._encoded(task)) is not None]
+        lost = self._wiped or bool(self._deleted)
+        rows += [
+            (task, self._written[task]) for task in self._dirty if task not in self._rows and task in self._written
+        ]
+        connection.execute("begin immediate")
+        if self._wiped:
+            connection.execute("delete from tasks")
+        connection.executemany("delete from tasks where name=?", [(task,) for task in self._deleted])
+        connection.executemany("insert or replace into tasks values (?, ?)", rows)
+        if lost:
+            connection.execute("update forgotten set times=times+1")
+        connection.execute("commit")
+        self._forgotten += lost
+        self._written.update(rows)
+        for task, _ in rows:
+            self._rows.pop(task, None)
+        self._dirty.clear()
+        self._deleted.clear()
+        self._wiped = False
+
+    def _encoded(self, task: str) -> tuple[str, str] | None:
+        """Return a row as it is written, None for what a task of a user's own returned and JSON has no text for.
+
+        That concerns this task alone: what an earlier run wrote of it does not hold either.
+        """
+        try:
+            return task, self._codec.encode(self._rows[task])
+        except (TypeError, ValueError) as error:
+            self._warn(f"{escaped(task)} returned what cannot be kept ({error}); it runs again next time")
+            self._deleted.add(task)
+            return None
+
+    def _rolled_back(self, error: Exception) -> None:
+        if self._connection is not None and self._connection.in_transaction:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("rollback")
+        if self._closing or not self._told:
+            self._told = True
+            self._warn(f"cannot write {self.name}: {error}; finished tasks are found again in the cache")

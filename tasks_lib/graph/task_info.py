@@ -1,0 +1,113 @@
+"""What `doit info` shows of a task beside its edges: artifact, identity, where it is defined and comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, ItemsView, Iterator, Mapping
+from typing import Any
+
+from tasks_lib import recipe
+from tasks_lib.definitions import Fetch, StaticUrl
+from tasks_lib.formats import TREE_VERSION
+from tasks_lib.steps import Artifact, Delivery, Preparation
+
+
+class Facts(Mapping[str, Any]):
+    """What `doit info` shows of a task, and the class of workers for it; made when somebody asks for more than that."""
+
+    __slots__ = ("_pool", "_tell", "_words")
+
+    def __init__(self, pool: str, tell: Callable[..., dict[str, Any]], *words: Any) -> None:
+        self._pool, self._tell, self._words = pool, tell, words
+
+    def items(self) -> ItemsView[str, Any]:
+        """Return all of them, made once for whoever wants more than one."""
+        return (self._tell(*self._words) | {"pool": self._pool}).items()
+
+    def __getitem__(self, name: str) -> Any:
+        return self._pool if name == "pool" else self._tell(*self._words)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict(self.items()))
+
+    def __len__(self) -> int:
+        return len(self.items())
+
+
+def delivery_info(made: Delivery) -> dict[str, Any]:
+    """Return what is shown of an extraction."""
+    return {"recipe_key": made.key}
+
+
+def artifact_info(made: Artifact) -> dict[str, Any]:
+    """Return what is shown of a repacked artifact."""
+    return {"artifact": made.path.name, "recipe_key": made.key}
+
+
+def toolchain_info(made: Preparation) -> dict[str, Any]:
+    """Return what is shown of a toolchain."""
+    return {"recipe_key": made.key, "directory": str(made.directory)}
+
+
+def fetch_info(fetch: Fetch, key: str) -> dict[str, Any]:
+    """Return what is shown of a fetch; `key` is its recipe key."""
+    facts: dict[str, Any] = {"artifact": fetch.source.artifact_name, "defined": f"{fetch.file}:{fetch.line}"}
+    if isinstance(fetch.source, StaticUrl):
+        facts["size"] = fetch.source.integrity.size
+        facts["sha256"] = fetch.source.integrity.digest.hex
+        facts["sources"] = [fetch.source.url, *fetch.source.mirrors]
+    else:
+        facts["revision"] = fetch.source.revision
+        facts["sources"] = [fetch.source.repo]
+    facts["recipe_key"] = key
+    facts["taskgraph_digest"] = recipe.taskgraph_digest(fetch)
+    if fetch.ignored:
+        facts["ignored"] = list(fetch.ignored)
+    return facts
+
+
+#: Hex digits of a key that are shown: enough to tell two apart.
+_SHOWN = 16
+
+Identity = dict[str, str]
+
+
+def fetch_identity(fetch: Fetch) -> Identity:
+    """Return what the content of a fetch depends on."""
+    source = fetch.source
+    if isinstance(source, StaticUrl):
+        return {"size": str(source.integrity.size), source.integrity.digest.algorithm: source.integrity.digest.hex}
+    return {"revision": source.revision}
+
+
+def repack_identity(fetch: Fetch, writer_version: str) -> Identity:
+    """Return what a normalised archive depends on."""
+    source = fetch.source
+    shape = {"artifact-name": source.artifact_name, "version of the archive writer": writer_version}
+    if isinstance(source, StaticUrl):
+        shape |= {"strip-components": str(source.strip_components), "add-prefix": source.add_prefix}
+        shape |= {"duplicates": source.duplicates} if source.duplicates != "refuse" else {}
+    else:
+        shape |= {"path-prefix": source.path_prefix}
+    return fetch_identity(fetch) | shape
+
+
+def delivery_identity(delivery: Delivery) -> Identity:
+    """Return what an extracted or placed artifact depends on."""
+    return {
+        f"artifact {delivery.artifact.path.name}": delivery.artifact.key[:_SHOWN],
+        "dest": str(delivery.entry.dest or ""),
+        "delivery": delivery.entry.delivery,
+        "version of the tree writer": str(TREE_VERSION),
+    }
+
+
+def toolchain_identity(preparation: Preparation) -> Identity:
+    """Return what a toolchain depends on."""
+    run = preparation.toolchain.run
+    identity = {f"{one.entry.kind} {one.entry.name}": one.key[:_SHOWN] for one in preparation.deliveries}
+    identity |= {f"content of {text}": digest for text, digest in preparation.files}
+    if run is not None:
+        identity |= {f"env {name}": value for name, value in run.env}
+        identity |= {"command": " ".join(run.command), "script": run.script.text if run.script else ""}
+        identity |= {"arguments": " ".join(run.arguments), "toolchain-artifact": str(run.toolchain_artifact or "")}
+    return {name: value for name, value in identity.items() if value}

@@ -1,0 +1,270 @@
+"""Parsed definitions, kept: a file of the cache that is read a hundred times faster than YAML.
+
+An unchanged directory is known by the fingerprints of its files and costs one small look at each;
+otherwise each file is known by the digest of its content, and only a file with new content is parsed again. Definitions
+are decoded when they are asked for. What cannot be read, or was written by other code, is as if it were not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+import msgspec
+
+from tasks_lib.fs.fingerprint import Fingerprint
+
+if TYPE_CHECKING:
+    from tasks_lib.definitions import Definitions, Fetch, SourceFile, Toolchain
+
+#: Length of the digest of a definition: it tells whether that is what it was, and nobody gains from two alike.
+_DIGEST_BYTES: Final = 8
+#: First bytes of the file; raise the number when its layout changes.
+_MAGIC: Final = b"doit-fetch definitions 4\n"
+#: Names that are looked for in the text of all names before a table of them is made, which takes as long as fifty.
+_GLANCES: Final = 16
+
+_NOTHING: Final = msgspec.msgpack.encode({})
+_Sources = dict[str, tuple[list[str], list[str]]]
+
+Value = TypeVar("Value", bound="Fetch | Toolchain")
+
+
+class Block(msgspec.Struct, array_like=True):
+    """Definitions of one kind, one after the other, so that one of ten thousand is found without making the others.
+
+    Attributes:
+        names: each with a NUL before and after it.
+        ends: where each one ends in `texts`, eight bytes a number.
+        digests: of each one, eight bytes.
+        texts: all of them.
+    """
+
+    names: str
+    ends: bytes
+    digests: bytes
+    texts: memoryview
+
+    @classmethod
+    def of(cls, texts: Mapping[str, bytes]) -> Block:
+        """Return the block of these texts."""
+        return cls(
+            "".join(f"\0{name}" for name in texts) + "\0",
+            array("Q", accumulate(map(len, texts.values()))).tobytes(),
+            b"".join(hashlib.blake2b(text, digest_size=_DIGEST_BYTES).digest() for text in texts.values()),
+            memoryview(b"".join(texts.values())),
+        )
+
+
+class Kept(msgspec.Struct, array_like=True):
+    """What the file holds; `sources` are digests of files with the names of what they define."""
+
+    code: str
+    marks: dict[str, Fingerprint]
+    sources: msgspec.Raw
+    fetches: Block
+    toolchains: Block
+    fetch_aliases: dict[str, str]
+    toolchain_aliases: dict[str, str]
+    consumers: msgspec.Raw
+    refused: msgspec.Raw
+
+
+class Lazy(Mapping[str, Value], Generic[Value]):
+    """Definitions that are decoded when they are asked for."""
+
+    def __init__(self, block: Block, made: Mapping[str, Value]) -> None:
+        self._block = block
+        self._made: dict[str, Value] = dict(made)
+        self._ends = array("Q", block.ends)
+        self._places: dict[str, int] = {}
+        self._glances = 0
+
+    def __getitem__(self, name: str) -> Value:
+        if name not in self._made:
+            self._made[name] = decoded(self.text(name))
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._block.names[1:-1].split("\0") if self._ends else ())
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __contains__(self, name: object) -> bool:
+        return self._place(name) >= 0
+
+    def text(self, name: str) -> memoryview:
+        """Return the bytes of a definition.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        place = self._place(name)
+        if place < 0:
+            raise KeyError(name)
+        return self._block.texts[self._ends[place - 1] if place else 0 : self._ends[place]]
+
+    def digests(self) -> dict[str, bytes]:
+        """Return a short digest of the bytes of each definition."""
+        digests = self._block.digests
+        return {name: digests[at * _DIGEST_BYTES : (at + 1) * _DIGEST_BYTES] for at, name in enumerate(self)}
+
+    def _place(self, name: object) -> int:
+        """Return which one has that name, -1 when none has."""
+        if not isinstance(name, str) or "\0" in name:
+            return -1
+        if self._glances >= _GLANCES:
+            self._places = self._places or {one: at for at, one in enumerate(self)}
+            return self._places.get(name, -1)
+        self._glances += 1
+        at = self._block.names.find(f"\0{name}\0")
+        return -1 if at < 0 else self._block.names.count("\0", 0, at)
+
+
+def decoded(text: memoryview) -> Any:
+    """Return the definition of its bytes.
+
+    Raises:
+        ValueError: they are none.
+    """
+    from tasks_lib.definitions.codec import unpacked
+
+    return unpacked(text)
+
+
+class Library:
+    """The file at `path`; `code` says which code wrote it."""
+
+    def __init__(self, path: Path, code: str) -> None:
+        self._path, self.code = path, code
+        self.identity = b""
+        self._consumers = msgspec.Raw(_NOTHING)
+        self.marks: Mapping[str, Fingerprint] = {}
+
+    def read(self) -> Kept | None:
+        """Return what is kept, None when there is nothing that can be used."""
+        try:
+            data = self._path.read_bytes()
+        except OSError:
+            return None
+        start = len(_MAGIC)
+        identity, body = data[start : start + 32], data[start + 32 :]
+        if data[:start] != _MAGIC or hashlib.sha256(body).digest() != identity:
+            return None
+        try:
+            kept = msgspec.msgpack.decode(body, type=Kept)
+        except msgspec.MsgspecError:
+            return None
+        if kept.code != self.code:
+            return None
+        self.identity, self._consumers, self.marks = identity, kept.consumers, kept.marks
+        return kept
+
+    @property
+    def consumers(self) -> Mapping[str, list[str]]:
+        """Which toolchains consume each `fetch:NAME` and `toolchain:NAME`."""
+        return msgspec.msgpack.decode(self._consumers, type=dict[str, list[str]])
+
+    def write(self, kept: Kept) -> None:
+        """Keep it; a cache that cannot be written just does not help."""
+        body = msgspec.msgpack.encode(kept)
+        self.identity, self._consumers, self.marks = hashlib.sha256(body).digest(), kept.consumers, kept.marks
+        from tasks_lib.fs.atomic import write_hint  # slow to import, and most runs write none
+
+        write_hint(self._path, _MAGIC + self.identity + body)
+
+
+def definitions_of(kept: Kept, parsed: Definitions | None = None) -> Definitions:
+    """Return the definitions, each decoded when it is asked for, if it was not `parsed` just now."""
+    from tasks_lib.definitions import Definitions
+    from tasks_lib.definitions.codec import unpacked_refused
+
+    return Definitions(
+        fetches=Lazy(kept.fetches, parsed.fetches if parsed else {}),
+        toolchains=Lazy(kept.toolchains, parsed.toolchains if parsed else {}),
+        refused=parsed.refused if parsed else unpacked_refused(kept.refused),
+        _fetch_aliases=kept.fetch_aliases,
+        _toolchain_aliases=kept.toolchain_aliases,
+    )
+
+
+def consumers_of(definitions: Definitions) -> dict[str, list[str]]:
+    """Return which toolchains consume each `fetch:NAME` and `toolchain:NAME`."""
+    consumers: dict[str, list[str]] = {}
+    for toolchain in definitions.toolchains.values():
+        for entry in toolchain.fetches:
+            one = definitions.fetch(entry.name) if entry.kind == "fetch" else definitions.toolchain(entry.name)
+            consumers.setdefault(f"{entry.kind}:{one.name}", []).append(toolchain.name)
+    return consumers
+
+
+def _raw(value: object) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.msgpack.encode(value))
+
+
+class Memory:
+    """What is known of single files while they are read; `parse` asks it before it parses."""
+
+    def __init__(self, kept: Kept | None) -> None:
+        self._fetches: Lazy[Any] | None = Lazy(kept.fetches, {}) if kept else None
+        self._toolchains: Lazy[Any] | None = Lazy(kept.toolchains, {}) if kept else None
+        self._known = msgspec.msgpack.decode(kept.sources, type=_Sources) if kept else {}
+        self.common = ""  # text that shapes what every file defines
+        self._sources: _Sources = {}
+        self._raw: dict[int, tuple[object, bytes]] = {}
+
+    def recall(self, source: SourceFile, defaults: object) -> tuple[dict[str, Fetch], dict[str, Toolchain]] | None:
+        """Return what a file with this content defines, None when it must be parsed."""
+        key = self._key(source, defaults)
+        names = self._known.get(key)
+        if names is None or self._fetches is None or self._toolchains is None:
+            return None
+        try:
+            fetches = {name: self._decoded(self._fetches.text(name)) for name in names[0]}
+            toolchains = {name: self._decoded(self._toolchains.text(name)) for name in names[1]}
+        except (KeyError, ValueError):
+            return None
+        self._sources[key] = names
+        return fetches, toolchains
+
+    def _decoded(self, text: memoryview) -> Any:
+        value = decoded(text)
+        self._raw[id(value)] = value, bytes(text)  # held, so that no other value gets its id
+        return value
+
+    def keep(self, source: SourceFile, defaults: object, fetches: Iterable[str], toolchains: Iterable[str]) -> None:
+        """Remember which names a file defines."""
+        self._sources[self._key(source, defaults)] = (list(fetches), list(toolchains))
+
+    def kept(self, code: str, marks: dict[str, Fingerprint], definitions: Definitions) -> Kept:
+        """Return what is to be kept of all definitions."""
+        from tasks_lib.definitions.codec import packed
+
+        return Kept(
+            code=code,
+            marks=marks,
+            sources=_raw(self._sources),
+            fetches=Block.of({name: self._encoded(one) for name, one in definitions.fetches.items()}),
+            toolchains=Block.of({name: self._encoded(one) for name, one in definitions.toolchains.items()}),
+            fetch_aliases=dict(definitions._fetch_aliases),
+            toolchain_aliases=dict(definitions._toolchain_aliases),
+            consumers=_raw(consumers_of(definitions)),
+            refused=msgspec.Raw(packed(definitions.refused)),
+        )
+
+    def _encoded(self, value: Fetch | Toolchain) -> bytes:
+        from tasks_lib.definitions.codec import packed
+
+        known = self._raw.get(id(value))
+        return known[1] if known else packed(value)
+
+    def _key(self, source: SourceFile, defaults: object) -> str:
+        """Return the digest of everything that shapes what one file defines."""
+        place = (source.kind, source.path, source.directory, source.root, source.scripts)
+        words = (*place, repr(defaults), self.common, source.text)
+        return hashlib.sha256("\0".join(words).encode("utf-8", "surrogatepass")).hexdigest()

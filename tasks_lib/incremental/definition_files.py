@@ -1,0 +1,154 @@
+"""Files of definitions -> values: the one place that reads them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tasks_lib.definitions import Definitions
+from tasks_lib.digest import Digest
+from tasks_lib.errors import DefinitionError, Problem
+from tasks_lib.fs.fingerprint import Fingerprint
+from tasks_lib.incremental.definition_cache import Library, Memory, definitions_of
+from tasks_lib.incremental.marks import KINDS, MIRRORS, roots, unchanged
+from tasks_lib.units import format_size
+
+if TYPE_CHECKING:
+    from tasks_lib.definitions import SourceFile
+
+#: Largest definition file in bytes; Gecko's largest is below 200 KB, 10,000 definitions are about 4 MB.
+MAX_FILE_BYTES: Final = 64 << 20
+_SUFFIXES: Final = (".yml", ".yaml")
+
+
+def load(directory: Path, library: Library | None = None) -> Definitions:
+    """Return the definitions of `directory`/fetch and `directory`/toolchain.
+
+    Args:
+        directory: where they are.
+        library: where parsed definitions are kept; what it knows is not parsed again.
+
+    Raises:
+        DefinitionError: with every problem of every file, or when there is no definition at all.
+    """
+    kept = library.read() if library is not None else None
+    if kept is not None and unchanged(kept.marks, roots(directory)):
+        return definitions_of(kept)
+    marks = {str(root): Fingerprint.at(root) for root in roots(directory)}
+    memory = Memory(kept)
+    definitions = _parsed(directory, marks, memory)
+    if library is None:
+        return definitions
+    made = memory.kept(library.code, marks, definitions)
+    library.write(made)
+    return definitions_of(made, definitions)
+
+
+def _parsed(directory: Path, marks: dict[str, Fingerprint], memory: Memory) -> Definitions:
+    from tasks_lib.definitions import parse  # loads YAML: only when something is to be parsed
+
+    problems: list[Problem] = []
+    root = _root_above(Path(os.path.normpath(directory.absolute())))
+    sources = []
+    for kind in KINDS:
+        for path in _files(directory / kind, problems):
+            marks[str(path)] = Fingerprint.at(path)
+            if (source := _read(kind, path, root, problems)) is not None:
+                sources.append(source)
+    if not sources and not problems:
+        reason = "holds no fetch/*.yml and no toolchain/*.yml"
+        hint = "set another directory: `doit fetchdefs=DIR` or FETCHDEFS_DIR"
+        raise DefinitionError((Problem(str(directory), 0, "", reason, hint),))
+    mirrors = directory / MIRRORS
+    # where that cannot be asked, the directories of the kinds told it
+    if os.path.isfile(mirrors) and (source := _read("mirrors", mirrors, root, problems)) is not None:  # noqa: PTH113
+        sources.append(source)
+        memory.common = source.text
+    try:
+        definitions = parse(sources, memory)
+    except DefinitionError as error:
+        problems += error.problems
+    if problems:
+        raise DefinitionError(tuple(problems))
+    return definitions
+
+
+def _files(directory: Path, problems: list[Problem]) -> list[Path]:
+    """Return the definition files of one kind; a directory that cannot be read is none that holds nothing."""
+    try:
+        return _listed(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}"
+        problems.append(Problem(str(error.filename or directory), 0, "", reason, "check its permissions"))
+        return []
+
+
+def _listed(directory: Path) -> list[Path]:
+    """Return the files of a directory, `kind.yml` first; it may say which others there are."""
+    from tasks_lib.definitions import kind_files
+
+    found = sorted(path for path in directory.iterdir() if path.suffix in _SUFFIXES and path.is_file())
+    kind = next((path for path in found if path.stem == "kind"), None)
+    if kind is None:
+        return found
+    rest = [path for path in found if path != kind]
+    listed = kind_files(kind.read_text("utf-8", "replace")) if kind.stat().st_size <= MAX_FILE_BYTES else None
+    return [kind, *(rest if listed is None else (directory / name for name in listed))]
+
+
+def _read(kind: str, path: Path, root: str, problems: list[Problem]) -> SourceFile | None:
+    from tasks_lib.definitions import SourceFile
+
+    reason = hint = ""
+    try:
+        f"{path}{root}".encode()  # they stand in what is kept of its definitions
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        text = data.decode("utf-8")
+        if len(data) > MAX_FILE_BYTES:
+            reason = f"is larger than {format_size(MAX_FILE_BYTES)}"
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror or error}"
+    except UnicodeDecodeError as error:
+        reason, hint = f"is no UTF-8 at byte {error.start}", "write it as UTF-8"
+    except UnicodeEncodeError:
+        reason, hint = "has a path that is no UTF-8", "rename it, or give a relative `fetchdefs=`"
+    if reason:
+        problems.append(Problem(str(path), 1, "", reason, hint))
+        return None
+    path = Path(os.path.normpath(path))
+    directory = path.parent.absolute()
+    scripts = str(_scripts(Path(root))) if root else ""
+    return SourceFile(kind=kind, path=str(path), text=text, directory=str(directory), root=root, scripts=scripts)
+
+
+def _root_above(directory: Path) -> str:
+    """Return the repository whose kinds stand in `directory`, "" for definitions that are no Taskgraph tree.
+
+    Source: Taskgraph keeps its kinds in `taskcluster/kinds` (before 2023 in `taskcluster/ci`) below the root.
+    """
+    parts = directory.parent.name, directory.name
+    return str(directory.parents[1]) if parts in (("taskcluster", "kinds"), ("taskcluster", "ci")) else ""
+
+
+def _scripts(root: Path) -> Path:
+    """Return where a tree keeps the scripts of its toolchains.
+
+    Source: `toolchain-script` of Taskgraph runs `taskcluster/scripts/toolchain/NAME`, that of Gecko
+    `taskcluster/scripts/misc/NAME`.
+    """
+    own = root / "taskcluster" / "scripts" / "toolchain"
+    return own if own.is_dir() else own.with_name("misc")
+
+
+def digest_of(path: str) -> Digest:
+    """Return the digest of a script's or resource's content; a missing file has a digest that none else has."""
+    try:
+        with Path(path).open("rb") as file:
+            return Digest.sha256(hashlib.file_digest(file, "sha256").hexdigest())
+    except OSError:
+        return Digest.sha256(hashlib.sha256(b"missing:" + os.fsencode(path)).hexdigest())

@@ -1,0 +1,139 @@
+"""Which definitions and tasks a question is about: those that are named or affected, and all that they need."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks_lib.graph.names import GROUPS
+
+if TYPE_CHECKING:
+    from tasks_lib.definitions import Definitions
+    from tasks_lib.incremental.snapshot import Stamp
+    from tasks_lib.settings import Settings
+
+#: Names of fetches and of toolchains, in order.
+Names = tuple[dict[str, None], dict[str, None]]
+
+
+def owner_of(task: str) -> tuple[str, str]:
+    """Return kind and name of the definition that a task belongs to; ("", "") when it is none of ours."""
+    group, _, rest = task.partition(":")
+    if group not in GROUPS or not rest:
+        return "", ""
+    name, _, inner = rest.partition("/")
+    return ("toolchain" if inner or group == "toolchain" else "fetch"), name
+
+
+def reached(begin: Iterable[str], leads_to: Callable[[str], Iterable[str]]) -> Iterator[str]:
+    """Yield what can be reached, each once, what one begins with too."""
+    seen: set[str] = set()
+    left = list(begin)
+    while left:
+        name = left.pop()
+        if name not in seen:
+            seen.add(name)
+            left += leads_to(name)
+            yield name
+
+
+def needed(tasks: Mapping[str, Any], selected: Iterable[str]) -> Iterator[Any]:
+    """Yield the selected tasks and whatever they depend on, each once."""
+    for name in reached(selected, lambda one: (*tasks[one].task_dep, *tasks[one].setup_tasks)):
+        yield tasks[name]
+
+
+def digests(definitions: Definitions) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Return a short digest of each fetch and of each toolchain as it is kept."""
+    return _digests(definitions.fetches), _digests(definitions.toolchains)
+
+
+def _digests(one: Mapping[str, Any]) -> dict[str, bytes]:
+    from tasks_lib.incremental.definition_cache import Lazy
+
+    if not isinstance(one, Lazy):
+        raise AssertionError("a house keeps its definitions in a library")
+    return one.digests()
+
+
+def affected(stamp: Stamp, changed: list[int], definitions: Definitions, library: bytes) -> Names:
+    """Return the definitions with anything that may not be up to date."""
+    found: Names = ({}, {})
+    touched = {*stamp.open, *(stamp.touched(changed) if changed else ())}
+    if stamp.library != library:
+        others = _others(stamp, definitions)
+        found[0].update(dict.fromkeys(others[0]))
+        found[1].update(dict.fromkeys(others[1]))
+        touched |= {task for task in stamp.names if _is_one_of(task, found)}
+    for task in _with_dependents(stamp, touched):
+        kind, name = owner_of(task)
+        if kind:
+            found[0 if kind == "fetch" else 1][name] = None
+    known = definitions.fetches, definitions.toolchains
+    return (
+        {name: None for name in found[0] if name in known[0]},
+        {name: None for name in found[1] if name in known[1]},
+    )
+
+
+def _others(stamp: Stamp, definitions: Definitions) -> tuple[set[str], set[str]]:
+    """Return the definitions that are not as they were, or are gone."""
+    changed = []
+    for before, now in zip(stamp.digests(), digests(definitions), strict=True):
+        changed.append({name for name in before.keys() | now.keys() if before.get(name) != now.get(name)})
+    return changed[0], changed[1]
+
+
+def _is_one_of(task: str, names: Names) -> bool:
+    kind, name = owner_of(task)
+    return bool(kind) and name in names[0 if kind == "fetch" else 1]
+
+
+def _with_dependents(stamp: Stamp, tasks: set[str]) -> Iterable[str]:
+    """Return the tasks, and whatever depends on them: a script that changed gives its users another key."""
+    users: dict[str, list[str]] = {}
+    for task, row in stamp.rows().items() if tasks else ():
+        for need in row.needs:
+            users.setdefault(need, []).append(task)
+    return reached(tasks, lambda task: users.get(task, ()))
+
+
+def owners(definitions: Definitions, settings: Settings, words: Iterable[str]) -> Names | None:
+    """Return the definitions whose tasks are named, None when a word may mean more than that."""
+    names: Names = ({}, {})
+    for word in words:
+        kind, name = owner_of(word)
+        meant = [name] if kind else _in_path(settings, word)
+        for one in meant:
+            if one in definitions.fetches and kind != "toolchain":
+                names[0][one] = None
+            if one in definitions.toolchains and kind != "fetch":
+                names[1][one] = None
+        if not any(one in names[0] or one in names[1] for one in meant):
+            return None
+    return names
+
+
+def _in_path(settings: Settings, word: str) -> list[str]:
+    """Return the definitions that a path of a target may belong to, by the shape of the cache and of the build."""
+    path = Path(os.path.abspath(word))  # noqa: PTH100  # a text, not a file
+    for top in (settings.cache / "artifacts", settings.build / "extracted/.records", settings.build):
+        with contextlib.suppress(ValueError):
+            first = path.relative_to(top.absolute()).parts[:1]
+            return [*first, *(one.removesuffix(".json") for one in first)]
+    return []
+
+
+def closure(definitions: Definitions, fetches: Iterable[str], toolchains: Iterable[str]) -> Names:
+    """Return these definitions and all that they consume."""
+
+    def consumed(name: str, kind: str) -> list[str]:
+        entries = definitions.toolchains[name].fetches
+        kept = definitions.fetch if kind == "fetch" else definitions.toolchain
+        return [kept(entry.name).name for entry in entries if entry.kind == kind]
+
+    found = dict.fromkeys(reached(toolchains, lambda name: consumed(name, "toolchain")))
+    return dict.fromkeys([*fetches, *(one for name in found for one in consumed(name, "fetch"))]), found

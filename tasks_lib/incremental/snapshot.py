@@ -1,0 +1,279 @@
+"""The stamp: says that nothing at all changed since everything was checked, at the price of one look at each file.
+
+For every task that was found up to date it keeps the files on which that answer depends, and what identified their
+content when they were looked at, *before* the check: inode and change time, which no ordinary program can set back.
+A task is believed without being checked only while all of that, its definition, the settings, the code and doit's
+database are the same. The stamp is only ever a shorter way to an answer that doit would give; what it does not know is
+checked by doit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import posixpath
+import struct
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tasks_lib.fs.fingerprint import Fingerprint, compact_of
+from tasks_lib.incremental.marks import RACY, entries_of, rights_of, signs_of
+
+if TYPE_CHECKING:
+    from tasks_lib.incremental.definition_cache import Library
+
+_MAGIC: Final = b"doit-fetch stamp 3\n"
+#: How long the first parts of the file are; the last one is the rest.
+_SIZES: Final = struct.Struct("5Q")
+
+
+class Row(NamedTuple):
+    """One task that is up to date: what it depends on, the files that prove it, and their signs."""
+
+    needs: tuple[str, ...]
+    paths: tuple[str, ...]
+    signs: tuple[int, ...]
+
+
+class Head(NamedTuple):
+    """What must be the same for any row to be believed."""
+
+    code: str
+    settings: str
+    selection: str
+    database: int
+
+
+_Rows = dict[str, tuple[tuple[str, ...], tuple[int, ...]]]
+
+
+class Stamp(NamedTuple):
+    """A stamp as it was read; `open` are the tasks that were asked for and are not known to be up to date.
+
+    A file with two names (a blob and its artifact) is looked at once: `others` are the second names, by `directories`.
+    While nothing came or went in such a directory, and the file is as it was, the second name stands.
+    """
+
+    library: bytes
+    marks: dict[str, Fingerprint]
+    guards: dict[str, tuple[int, ...]]
+    open: list[str]
+    directories: dict[str, list[int]]  # sign, and how many second names
+    first: list[str]
+    others: str
+    signs: list[int]
+    names: list[str]  # of the tasks that have rows
+    more: bytes  # what only matters when something changed
+
+    @property
+    def guarded(self) -> bool:
+        """Whether nobody else may write the cache: nobody could when it was written."""
+        return all(rights_of(path) == rights for path, rights in self.guards.items())
+
+    @property
+    def paths(self) -> list[str]:
+        """The files: those that are looked at, then the second names."""
+        return self.first + _words(self.others)
+
+    def changed(self) -> list[int]:
+        """Return which files are not as they were; [] when all are."""
+        at = len(self.first)
+        found = _different(self.first, self.signs[:at], 0)
+        for directory, (sign, count) in self.directories.items():
+            if entries_of(directory) != sign or sign == RACY:
+                found += _different(self.paths[at : at + count], self.signs[at : at + count], at)
+            at += count
+        return found
+
+    def digests(self) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        """Return the digest of each fetch and of each toolchain that it was made with."""
+        fetches, toolchains, _ = _unpacked(self.more)
+        return fetches, toolchains
+
+    def rows(self) -> dict[str, Row]:
+        """Return the rows by the names of their tasks."""
+        made, paths, signs = _unpacked(self.more)[2], self.paths, self.signs
+        return {
+            task: Row(needs, tuple([paths[at] for at in places]), tuple([signs[at] for at in places]))
+            for task, (needs, places) in made.items()
+        }
+
+    def touched(self, changed: Iterable[int]) -> set[str]:
+        """Return the tasks that depend on any of these files."""
+        places = frozenset(changed)
+        return {task for task, (_, at) in _unpacked(self.more)[2].items() if not places.isdisjoint(at)}
+
+
+def _different(paths: list[str], signs: list[int], start: int) -> list[int]:
+    now = signs_of(paths)
+    if now == signs:
+        return []
+    return [start + at for at, (one, two) in enumerate(zip(now, signs, strict=True)) if one != two]
+
+
+def _unpacked(more: bytes) -> tuple[dict[str, bytes], dict[str, bytes], _Rows]:
+    import msgspec  # slow to import, and not needed when nothing changed
+
+    return msgspec.msgpack.decode(more, type=tuple[dict[str, bytes], dict[str, bytes], _Rows])
+
+
+def inode_of(path: str) -> int:
+    """Return the inode of doit's database, 0 when there is none: with it everything is forgotten."""
+    try:
+        return os.stat(path).st_ino  # noqa: PTH116
+    except OSError:
+        return 0
+
+
+def read(path: Path, head: Head) -> Stamp | None:
+    """Return the stamp, None when there is none that fits to `head`."""
+    try:
+        data = memoryview(path.read_bytes())
+    except OSError:
+        return None
+    start = len(_MAGIC) + 32
+    if bytes(data[: start - 32]) != _MAGIC or hashlib.sha256(data[start:]).digest() != bytes(data[start - 32 : start]):
+        return None
+    try:
+        *parts, more = _cut(data[start:])
+        known = json.loads(bytes(parts[0]))
+        if Head(*known["head"]) != head:
+            return None
+        return Stamp(
+            library=bytes.fromhex(known["library"]),
+            marks={name: Fingerprint(*mark) for name, mark in known["marks"].items()},
+            guards={name: tuple(mark) for name, mark in known["guards"].items()},
+            open=known["open"],
+            directories=known["directories"],
+            first=_words(_text(parts[2])),
+            others=_text(parts[3]),
+            signs=array("Q", bytes(parts[1])).tolist(),
+            names=_words(_text(parts[4])),
+            more=bytes(more),
+        )
+    except (ValueError, TypeError, KeyError, struct.error):
+        return None
+
+
+def _cut(body: memoryview) -> Iterator[memoryview]:
+    """Yield the parts of a stamp's body: those whose sizes stand before them, and the rest."""
+    at = _SIZES.size
+    for size in _SIZES.unpack_from(body):
+        yield body[at : at + size]
+        at += size
+    yield body[at:]
+
+
+def _text(part: memoryview) -> str:
+    return str(part, "utf-8", "surrogateescape")
+
+
+def _words(text: str) -> list[str]:
+    return text.split("\0") if text else []
+
+
+def write(
+    path: Path,
+    head: Head,
+    library: Library,
+    digests: tuple[Mapping[str, bytes], Mapping[str, bytes]],
+    guarded: Iterable[Path],
+    rows: Mapping[str, Row],
+    wanted: Iterable[str],
+    before: Stamp | None = None,
+) -> None:
+    """Write a stamp in one step; what cannot be written just does not help.
+
+    Args:
+        path: where to.
+        head: what must be the same for it to be believed.
+        library: the parsed definitions.
+        digests: of each fetch and each toolchain.
+        guarded: the directories of the cache that nobody else may write.
+        rows: of the tasks that are up to date.
+        wanted: all tasks that were asked for.
+        before: the stamp that this one takes the place of.
+    """
+    import msgspec
+
+    from tasks_lib.fs.atomic import write_hint  # both are slow to import, and most runs write none
+
+    signs = _agreed(rows)
+    seconds = _second_names(signs, _verified(before) if before is not None else {})
+    first = [one for one in signs if one not in seconds]
+    others = sorted(seconds, key=posixpath.dirname)
+    places = {one: at for at, one in enumerate((*first, *others))}
+    made: _Rows = {task: (row.needs, tuple([places[one] for one in row.paths])) for task, row in rows.items()}
+    directories: dict[str, list[int]] = {}
+    for one in others:
+        directories.setdefault(posixpath.dirname(one), [seconds[one], 0])[1] += 1
+    known = {
+        "head": head,
+        "open": [task for task in wanted if task not in rows],
+        "library": library.identity.hex(),
+        "marks": dict(library.marks),
+        "guards": {str(one): rights_of(one) for one in guarded},
+        "directories": directories,
+    }
+    texts = ("\0".join(one).encode("utf-8", "surrogateescape") for one in (first, others, made))
+    parts = [json.dumps(known).encode("ascii"), array("Q", [signs[one] for one in places]).tobytes(), *texts]
+    rest = msgspec.msgpack.encode((*map(dict, digests), made))
+    body = [_SIZES.pack(*map(len, parts)), *parts, rest]
+    digest = hashlib.sha256()
+    for part in body:
+        digest.update(part)
+    write_hint(path, b"".join((_MAGIC, digest.digest(), *body)))
+
+
+def _agreed(rows: Mapping[str, Row]) -> dict[str, int]:
+    """Return the sign of each file; one that two tasks saw differently, or of before 1970, is not to be believed."""
+    signs: dict[str, int] = {}
+    for row in rows.values():
+        for one, sign in zip(row.paths, row.signs, strict=True):
+            if signs.setdefault(one, sign) != sign or sign < 0:
+                signs[one] = RACY
+    return signs
+
+
+def _verified(before: Stamp) -> dict[str, tuple[str, int, int]]:
+    """Return each second name of a stamp with the first one, its sign, and that of its directory."""
+    owners: dict[int, str] = {}
+    for name, sign in zip(before.first, before.signs, strict=False):
+        owners[sign] = name if sign not in owners else ""  # two files with one sign: neither is the owner
+    ends = [sign for sign, count in before.directories.values() for _ in range(count)]
+    names = zip(_words(before.others), before.signs[len(before.first) :], ends, strict=True)
+    return {name: (owners.get(sign, ""), sign, end) for name, sign, end in names if end != RACY}
+
+
+def _second_names(signs: Mapping[str, int], known: Mapping[str, tuple[str, int, int]]) -> dict[str, int]:
+    """Return the names of files that have another one among these, with the sign of the directory in which they stand.
+
+    The directory is looked at before its names are: what happens to one of them later changes the sign. What is `known`
+    of a name holds while its directory and the file are as they were.
+    """
+    found: dict[str, int] = {}
+    owners: dict[int, str] = {}
+    directories: dict[str, int] = {}
+    for name, sign in signs.items():
+        owner = owners.setdefault(sign, name)
+        if owner == name or sign in (0, RACY):
+            continue
+        directory = posixpath.dirname(name)
+        if directory not in directories:
+            directories[directory] = entries_of(directory)
+        end = directories[directory]
+        if known.get(name) == (owner, sign, end) or _is_one_file(owner, name, sign):
+            found[name] = end
+    return found
+
+
+def _is_one_file(one: str, two: str, sign: int) -> bool:
+    """Whether both are names of one file, which has that sign."""
+    try:
+        first, second = os.lstat(one), os.lstat(two)
+    except OSError:
+        return False
+    return os.path.samestat(first, second) and compact_of(second) == sign

@@ -1,0 +1,1 @@
+"""The page and the trace of the last run, made from its record."""

@@ -1,0 +1,163 @@
+"""What a record means: what the run waited for, and what would make it faster. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from tasks_lib.report.record import Record
+from tasks_lib.ui.formatting import counted
+from tasks_lib.ui.run_state import host_of
+from tasks_lib.units import format_duration, format_size
+
+#: Phases that wait for another machine.
+_NETWORK: Final = frozenset({"connect", "first-byte", "body"})
+#: Share of a whole from which it is worth a sentence, and the shortest time in ms that is.
+_SHARE: Final = 0.5
+_WORTH_MS: Final = 500.0
+#: Longest critical path that is followed: a graph has fewer levels, a damaged record must not loop.
+_MAX_STEPS: Final = 1000
+
+
+class Host(NamedTuple):
+    """What one host did: files and bytes it gave, ms that were spent with it, tasks that have no other source."""
+
+    name: str
+    files: int
+    bytes: int
+    ms: float
+    alone: int
+
+
+def critical_path(record: Record) -> list[int]:
+    """Return the tasks that the end of the run waited for, first one first.
+
+    From the task that ended last back to the needed one that ended last, as long as there is one that ran.
+    """
+    tasks = record["tasks"]
+    ran = [number for number, task in enumerate(tasks) if "end" in task]
+    if not ran:
+        return []
+    path = [max(ran, key=lambda number: tasks[number]["end"])]
+    while len(path) < _MAX_STEPS:
+        needs = [number for number in tasks[path[-1]].get("needs", ()) if "end" in tasks[number]]
+        if not needs:
+            break
+        path.append(max(needs, key=lambda number: tasks[number]["end"]))
+    return path[::-1]
+
+
+def hosts(record: Record) -> list[Host]:
+    """Return the hosts that were asked, the one that took longest first."""
+    found: dict[str, list[Any]] = defaultdict(lambda: [0, 0, 0.0, 0])
+    for task in record["tasks"]:
+        bodies = [phase for phase in task.get("phases", ()) if phase[0] == "body" and len(phase) > 4]
+        for name, start, end, size, url in _asked(task):
+            host = found[host_of(url)]
+            host[1] += size if name == "body" else 0
+            host[2] += end - start
+        if bodies and task["outcome"] == "fetched":
+            host = found[host_of(bodies[-1][4])]
+            host[0] += 1
+            host[3] += len(task.get("sources", ())) < 2
+    return sorted((Host(name, *numbers) for name, numbers in found.items()), key=lambda host: -host.ms)
+
+
+def _asked(task: Record) -> Iterator[tuple[str, float, float, int, str]]:
+    """Yield the phases that were spent with a host; a phase without a URL belongs to the one before."""
+    url = ""
+    for phase in task.get("phases", ()):
+        url = phase[4] if len(phase) > 4 else url
+        if phase[0] in _NETWORK and url:
+            yield phase[0], phase[1], phase[2], phase[3] if len(phase) > 3 else 0, url
+
+
+def spent(record: Record) -> dict[str, float]:
+    """Return the ms of all tasks in each phase."""
+    found: dict[str, float] = defaultdict(float)
+    for task in record["tasks"]:
+        for phase in task.get("phases", ()):
+            found[phase[0]] += phase[2] - phase[1]
+    return dict(found)
+
+
+def advice(record: Record) -> list[str]:
+    """Return what would help, in sentences, the most important first."""
+    rules = (_failures, _host, _waits, _queue, _path, _cache)
+    return [sentence for rule in rules for sentence in rule(record)]
+
+
+def _failures(record: Record) -> Iterator[str]:
+    if failed := record["counts"].get("failed", 0):
+        whose = "its message says" if failed == 1 else "their messages say"
+        yield f"{counted(failed, 'task')} failed: {whose} what to do; the rest of this page is about time."
+    if record["left_out"]:
+        yield f"The record has room for {len(record['tasks']):,} tasks; {record['left_out']:,} more are not shown."
+
+
+def _host(record: Record) -> Iterator[str]:
+    remote = [host for host in hosts(record) if host.name != "files"]
+    total = sum(host.ms for host in remote)
+    if not remote or total < _WORTH_MS or remote[0].ms < _SHARE * total:
+        return
+    first = remote[0]
+    share = f"{first.ms / total:.0%}".replace("%", " %")
+    sentence = f"{share} of the time with servers ({format_duration(first.ms / 1000)}) went to {first.name}"
+    if first.alone:
+        which = "its file has" if first.files == 1 else f"{first.alone:,} of its {first.files:,} files have"
+        yield f"{sentence}: add a mirror, {which} no other source."
+    else:
+        yield f"{sentence}: put a faster mirror first, or keep a shared cache near."
+
+
+def _waits(record: Record) -> Iterator[str]:
+    waited = spent(record).get("wait", 0.0)
+    if waited >= _WORTH_MS:
+        tasks = sum(any(phase[0] == "wait" for phase in task.get("phases", ())) for task in record["tasks"])
+        yield (
+            f"{counted(tasks, 'task')} waited {format_duration(waited / 1000)} before asking again or for another "
+            "process: a source that is often down belongs behind its mirrors."
+        )
+
+
+def _queue(record: Record) -> Iterator[str]:
+    turns = [task["start"] - task["ready"] for task in record["tasks"] if "end" in task]
+    queued, ran, elapsed = sum(turns) + spent(record).get("queue", 0.0), len(turns), record["elapsed"]
+    if ran and elapsed >= _WORTH_MS and queued / ran > _SHARE / 2 * elapsed:
+        yield (
+            f"A task that was ready waited {format_duration(queued / ran / 1000)} for its turn on average: if the "
+            "line and the servers allow it, raise FETCH_JOBS and FETCH_JOBS_PER_HOST."
+        )
+
+
+def _path(record: Record) -> Iterator[str]:
+    tasks = [record["tasks"][number] for number in critical_path(record)]
+    whole = sum(task["end"] - task["start"] for task in tasks)
+    if whole < _WORTH_MS:
+        return
+    longest = max(tasks, key=lambda task: task["end"] - task["start"])
+    took = longest["end"] - longest["start"]
+    if took < _SHARE * whole or len(tasks) < 2:
+        return
+    words = {
+        "fetch": "a nearer mirror or a shared cache helps most there",
+        "repack": "a shared cache would bring it repacked",
+        "extract": "a smaller archive, or strip and exclude, would help",
+        "toolchain": "its command sets the pace, faster downloads will not help",
+    }
+    share = f"{took / whole:.0%}".replace("%", " %")
+    hint = words.get(longest["name"].partition(":")[0], "it sets the pace")
+    yield f"{share} of the critical path is {longest['name']} ({format_duration(took / 1000)}): {hint}."
+
+
+def _cache(record: Record) -> Iterator[str]:
+    counts = record["counts"]
+    have = counts.get("adopted", 0) + counts.get("up-to-date", 0)
+    whole = have + counts.get("fetched", 0) + counts.get("made", 0)
+    if have and whole:
+        share = f"{have / whole:.0%}".replace("%", " %")
+        yield f"{share} of the tasks ({have:,}) found their result made already."
+    elif counts.get("fetched", 0):
+        size = sum(host.bytes for host in hosts(record))
+        yield f"Nothing was in the cache: {format_size(size)} had to be fetched. Keep the cache directory between runs."

@@ -1,0 +1,150 @@
+"""The record of a run, as `doit report` reads it: compact JSON of bounded size, written once at the end.
+
+Times are milliseconds since the run began. Nothing secret goes in: URLs are without credentials and query. A record
+that cannot be written or read is said; it never fails a run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from tasks_lib.errors import FetchError
+from tasks_lib.ui.event_log import installed_version
+from tasks_lib.ui.run_state import Ledger, Phase, TaskRun
+
+#: Raise when the page would misread an older record.
+FORMAT: Final = 1
+#: Most tasks of a record: those that ran come first. A page of more would be slow to open.
+MAX_TASKS: Final = 60_000
+#: Longest message kept, in characters, and most warnings of a task.
+_MAX_TEXT: Final = 2000
+_MAX_WARNINGS: Final = 20
+
+Record = dict[str, Any]
+
+
+class RecordError(FetchError):
+    """There is no record, or it cannot be used."""
+
+
+def recorded(ledger: Ledger, *, now_s: float, ended_at: float) -> Record:
+    """Return the record of a run that ends now; its tasks are made while they are taken.
+
+    Args:
+        ledger: what is known of it.
+        now_s: monotonic seconds.
+        ended_at: the same moment in seconds since the epoch.
+    """
+    names = [*ledger.runs, *(name for name in ledger.seen if name not in ledger.runs)]
+    kept = names[:MAX_TASKS]
+    numbers = {name: number for number, name in enumerate(kept)}
+    workers = sorted({run.worker for run in ledger.runs.values() if run.worker}, key=_natural)
+    elapsed_s = now_s - ledger.begun_s
+    return {
+        "format": FORMAT,
+        "version": installed_version(),
+        "started": datetime.fromtimestamp(ended_at - elapsed_s, UTC).isoformat(timespec="seconds"),
+        "elapsed": _ms(elapsed_s),
+        "counts": dict(+ledger.counts),
+        "errors": [error[:_MAX_TEXT] for error in ledger.errors[:_MAX_WARNINGS]],
+        "workers": workers,
+        "left_out": len(names) - len(kept),
+        "tasks": (_task(ledger, name, numbers, workers, now_s) for name in kept),
+    }
+
+
+def _task(ledger: Ledger, name: str, numbers: Mapping[str, int], workers: list[str], now_s: float) -> Record:
+    task, run = ledger.tasks.get(name), ledger.runs.get(name)
+    facts = dict((task.meta or {}).items()) if task is not None else {}
+    record: Record = {
+        "name": name,
+        "outcome": ledger.seen.get(name, "stopped") if run is None else run.outcome or "stopped",
+    }
+    if task is not None:
+        record["needs"] = sorted(numbers[other] for other in task.task_dep if other in numbers)
+    for key in ("artifact", "size", "sha256", "defined"):
+        if facts.get(key):
+            record[key] = facts[key]
+    if "?" in str(record.get("artifact", "")):  # Taskgraph names an artifact after its URL, and a query may be a secret
+        record["artifact"] = f"{record['artifact'].partition('?')[0]}?..."
+    if facts.get("sources"):
+        from tasks_lib.transport import redacted  # slow to import, and loaded by now where anything was fetched
+
+        record["sources"] = [redacted(str(url)) for url in facts["sources"]]
+    return record | (_ran(run, workers, ledger.begun_s, now_s) if run is not None else {})
+
+
+def _ran(run: TaskRun, workers: list[str], begun_s: float, now_s: float) -> Record:
+    end_s = run.end_s or now_s
+    record: Record = {
+        "worker": workers.index(run.worker) if run.worker else -1,
+        "ready": _ms(run.ready_s - begun_s),
+        "start": _ms(run.start_s - begun_s),
+        "end": _ms(end_s - begun_s),
+        "phases": [_phase(phase, begun_s, end_s) for phase in run.phases if not _is_nothing(phase)],
+    }
+    if run.message:
+        record["message"] = run.message[:_MAX_TEXT]
+    if run.warnings:
+        record["warnings"] = [warning[:_MAX_TEXT] for warning in run.warnings[:_MAX_WARNINGS]]
+    return record
+
+
+def _phase(phase: Phase, begun_s: float, end_s: float) -> list[str | float | int]:
+    row: list[str | float | int] = [phase.name, _ms(phase.start_s - begun_s), _ms((phase.end_s or end_s) - begun_s)]
+    return [*row, phase.size, phase.url] if phase.url else [*row, phase.size] if phase.size else row
+
+
+def _is_nothing(phase: Phase) -> bool:
+    """Whether there was no queue."""
+    return phase.name == "queue" and 0 < phase.end_s - phase.start_s < 0.001
+
+
+def _natural(name: str) -> tuple[str, int]:
+    """Return a key by which `network-2` stands before `network-10`."""
+    kind, _, number = name.rpartition("-")
+    return (kind, int(number)) if number.isdecimal() else (name, 0)
+
+
+def _ms(seconds: float) -> float:
+    return round(max(0.0, seconds) * 1000, 1)
+
+
+def save(record: Record, path: Path) -> None:
+    """Replace the record at `path` in one step; task by task, since all at once would take the memory of the run again.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.new")
+    encode = json.JSONEncoder(separators=(",", ":")).encode
+    with temporary.open("w", encoding="ascii") as file:
+        file.write(encode({name: value for name, value in record.items() if name != "tasks"})[:-1] + ',"tasks":[')
+        for number, task in enumerate(record["tasks"]):
+            file.write(("," if number else "") + encode(task))
+        file.write("]}")
+    temporary.replace(path)
+
+
+def load(path: Path) -> Record:
+    """Return the record at `path`.
+
+    Raises:
+        RecordError: there is none, or this version cannot read it.
+    """
+    try:
+        record = json.loads(path.read_text("ascii"))
+    except FileNotFoundError:
+        raise RecordError(
+            f"no run is recorded in {path}", hint="run `doit` first: a run in which nothing is done leaves no record"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RecordError(f"the record {path} cannot be read: {error}", hint="run `doit` again") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise RecordError(f"the record {path} is of another version", hint="run `doit` again")
+    return record

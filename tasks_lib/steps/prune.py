@@ -1,0 +1,219 @@
+"""Prune: what of the cache no definitions need, and what of that goes.
+
+Judged from names, sizes and times alone; never by link counts, which say nothing once files are cloned.
+What a root reaches stays whatever a bound says; then the bound is missed, and that is said.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from tasks_lib import recipe
+from tasks_lib.cache.maintenance import Item
+from tasks_lib.context import Context
+from tasks_lib.definitions import Checksums, Git, Hg, StaticUrl
+from tasks_lib.steps.artifacts import integrity_of
+from tasks_lib.steps.plan import Plan
+from tasks_lib.steps.rebuild import deliveries
+from tasks_lib.steps.shared_trees import tree_key
+from tasks_lib.tree import remove_tree
+from tasks_lib.units import format_age
+
+#: Seconds for which anything stays: a run may be about to use it.
+YOUNG_S: Final = 3600.0
+#: Kinds that are never content: they go once they are not young.
+_RUBBISH: Final = frozenset(("temporary", "lock", "quarantine", "format"))
+#: Kinds whose uses are noted.
+_USED: Final = frozenset(("blob", "tree"))
+_WITHIN: Final = "within the bounds"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What is asked for; without any, everything goes that no root reaches."""
+
+    older_than_s: float | None = None
+    max_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """The names of all that some definitions need."""
+
+    keys: frozenset[str]
+    digests: frozenset[str]
+    artifacts: frozenset[str]
+    repositories: frozenset[str]
+    trees: frozenset[str] = frozenset()
+
+    def holds(self, item: Item) -> bool:
+        """Whether a thing of the cache is needed."""
+        if item.kind == "blob":
+            return item.name in self.digests
+        if item.kind == "partial":
+            return item.name.partition(".")[0] in self.digests
+        if item.kind == "artifact":
+            return item.name in self.artifacts
+        by_name = {"result": self.keys, "repository": self.repositories, "tree": self.trees}
+        return item.name in by_name.get(item.kind, ())
+
+
+class Verdict(NamedTuple):
+    """One thing, whether it goes, and why; `used_s` is when it was last written or used."""
+
+    item: Item
+    goes: bool
+    why: str
+    used_s: float
+
+
+def reach(world: Context, plans: Iterable[Plan]) -> Reach:
+    """Return what these plans need of the cache, and what they have made of it."""
+    keys: set[str] = set()
+    digests: set[str] = set()
+    artifacts: set[str] = set()
+    repositories: set[str] = set()
+    plans = list(plans)
+    for plan in plans:
+        for artifact in plan.artifacts():
+            keys |= {artifact.key, artifact.verdict}
+            artifacts.add("/".join(artifact.path.parts[-3:]))
+            if artifact.integrity is not None:
+                digests.add(artifact.integrity.digest.hex)
+        for fetch in plan.definitions.fetches.values():
+            if isinstance(fetch.source, Git | Hg):
+                from tasks_lib.steps.repository_access import repository_names  # runs git: loaded when needed
+
+                repositories |= repository_names(world, fetch.source)
+            else:
+                keys |= evidence_keys(fetch.source)
+    for key in keys:
+        result = world.store.result(key) if key else None
+        if result is not None:
+            digests.add(result.integrity.digest.hex)
+    return Reach(
+        keys=frozenset(keys),
+        digests=frozenset(digests),
+        artifacts=frozenset(artifacts),
+        repositories=frozenset(repositories),
+        trees=frozenset(_trees(world, plans)),
+    )
+
+
+def _trees(world: Context, plans: Iterable[Plan]) -> Iterator[str]:
+    """Yield the keys of unpacked trees that these plans place from; none when nothing is placed from the cache."""
+    if world.settings.link_mode == "copy" or not world.store.trees(remove_tree).any():
+        return
+    for plan in plans:
+        for delivery in deliveries(plan).values():
+            integrity = integrity_of(world, delivery.artifact)
+            if integrity is not None:
+                yield tree_key(world, delivery, integrity)
+
+
+def evidence_keys(source: StaticUrl) -> set[str]:
+    """Return the keys of the signatures and lists that vouch for a download."""
+    found = set()
+    for voucher in source.vouchers:
+        places = [voucher.url if isinstance(voucher, Checksums) else voucher.sig_url]
+        if isinstance(voucher, Checksums) and voucher.signed_by.sig_url:
+            places.append(voucher.signed_by.sig_url)
+        url = source.url
+        for template in places:
+            url = template.replace("{url}", url)
+            found.add(recipe.evidence_key(source.integrity, url))
+    return found
+
+
+def judge(
+    items: Iterable[Item], reached: Reach, uses: Mapping[str, int], bounds: Bounds, now_s: float
+) -> list[Verdict]:
+    """Return what goes and what stays, with the reason of each."""
+    age_of = lru_cache(maxsize=None)(format_age)  # most things of a cache have ages of a few days
+    verdicts = []
+    items = list(items)
+    finished = _finished(items)
+    for item in items:
+        used_s = max(item.written_s, uses.get(item.name, 0)) if item.kind in _USED else item.written_s
+        age_s = now_s - used_s
+        if reached.holds(item) and item.path not in finished:
+            verdicts.append(Verdict(item, False, "needed", used_s))
+        elif age_s < YOUNG_S:  # a time in the future counts as young
+            verdicts.append(Verdict(item, False, "younger than an hour", used_s))
+        elif item.kind in _RUBBISH or item.path in finished:
+            verdicts.append(Verdict(item, True, f"left behind, {age_of(int(age_s))} old", used_s))
+        elif _is_asked_for(age_s, bounds):
+            why = f"no definition needs it, last used {age_of(int(age_s))} ago"
+            verdicts.append(Verdict(item, True, why, used_s))
+        else:
+            verdicts.append(Verdict(item, False, _WITHIN, used_s))
+    return verdicts if bounds.max_size is None else _bounded(verdicts, bounds.max_size, now_s)
+
+
+def removed(
+    verdicts: list[Verdict], bounds: Bounds, discard: Callable[[Item], str], now_s: float
+) -> tuple[list[Verdict], dict[str, str]]:
+    """Take away what goes; return the verdicts as they then are, and path -> why of what had to stay.
+
+    What cannot go (in use, locked) makes room for the next longest unused, where a size is to be met.
+
+    Args:
+        verdicts: from `judge`.
+        bounds: as there.
+        discard: takes a thing away and returns why it stays, "" when it went.
+        now_s: as there.
+
+    Raises:
+        what `discard` raises.
+    """
+    kept: dict[str, str] = {}
+    tried: set[str] = set()
+    while going := [one.item for one in verdicts if one.goes and one.item.path not in tried]:
+        for item in going:
+            tried.add(item.path)
+            why = discard(item)
+            if why:
+                kept[item.path] = why
+        if bounds.max_size is not None:
+            standing = [one._replace(goes=False, why="stays") if one.item.path in kept else one for one in verdicts]
+            verdicts = _bounded(standing, bounds.max_size, now_s)
+    return verdicts, kept
+
+
+def _finished(items: list[Item]) -> frozenset[str]:
+    """Return the paths of partial downloads whose content is a blob already: a kill left them in that moment."""
+    partials = [item for item in items if item.kind == "partial"]
+    blobs = {item.name for item in items if item.kind == "blob"} if partials else ()
+    return frozenset(item.path for item in partials if item.name.partition(".")[0] in blobs)
+
+
+def _is_asked_for(age_s: float, bounds: Bounds) -> bool:
+    if bounds.older_than_s is not None:
+        return age_s >= bounds.older_than_s
+    return bounds.max_size is None
+
+
+def _bounded(verdicts: list[Verdict], max_size: int, now_s: float) -> list[Verdict]:
+    """Let the longest unused go until the rest fits."""
+    names = Counter(one.item.inode for one in verdicts if not one.goes)
+    size = size_of(one.item for one in verdicts if not one.goes)
+    spare = [place for place, one in enumerate(verdicts) if not one.goes and one.why == _WITHIN]
+    for place in sorted(spare, key=lambda place: verdicts[place].used_s):
+        if size <= max_size:
+            break
+        one = verdicts[place]
+        why = f"over the size, no definition needs it, last used {format_age(now_s - one.used_s)} ago"
+        verdicts[place] = one._replace(goes=True, why=why)
+        names[one.item.inode] -= 1
+        if not names[one.item.inode]:
+            size -= one.item.size
+    return verdicts
+
+
+def size_of(items: Iterable[Item]) -> int:
+    """Return how many bytes these things take; two names of one file count once."""
+    return sum({item.inode: item.size for item in items}.values())

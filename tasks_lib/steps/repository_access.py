@@ -1,0 +1,168 @@
+"""Access to repositories: one of the cache for each URL, filled under its lock, with the key that its host is given."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tasks_lib import recipe
+from tasks_lib.context import Context
+from tasks_lib.definitions import Git, Hg
+from tasks_lib.errors import ArchiveError, IntegrityError, OfflineError, StoreError, ToolError, TransportError
+from tasks_lib.progress import Progress, Silent
+from tasks_lib.retry import Retry
+from tasks_lib.vcs import git, hg
+from tasks_lib.vcs.environment import fetch_bounds
+from tasks_lib.vcs.git import Objects
+from tasks_lib.vcs.urls import checked, host_of, shown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How the repositories of one definition are reached: `key` is a private key for the host of `source.repo`."""
+
+    world: Context
+    source: Git | Hg
+    progress: Progress
+    key: Path | None
+
+    def held(self, url: str, commit: str) -> git.Repository | hg.Repository:
+        """Return the repository of a URL, which holds the commit.
+
+        Raises:
+            OfflineError: it does not, and the network is off.
+            TransportError: the server did not give it.
+            ToolError, StoreUnavailableError, CancelledError: as `Repository.fetch` and `Store.lock`.
+        """
+        kind = git.Repository if isinstance(self.source, Git) else hg.Repository
+        name = recipe.repository_name(self.source, url, commit)
+        repository = kind(self.world.store.repository(name), self.world.repositories)
+        if repository.holds(commit):
+            return repository
+        with self.world.store.lock(name, self.progress):
+            if not repository.holds(commit):
+                self._obtain(repository, url, commit)
+        return repository
+
+    def forget(self, repository: git.Repository | hg.Repository) -> None:
+        """Drop a repository whose objects are damaged."""
+        with self.world.store.lock(repository.directory.name, self.progress):
+            repository.forget()
+
+    def _obtain(self, repository: git.Repository | hg.Repository, url: str, commit: str) -> None:
+        """Fetch a commit, again after a pause where that may help."""
+        policy = self.world.settings.policy
+        if policy.network == "off" and not url.startswith("file:"):
+            raise OfflineError(
+                f"commit {commit} of {shown(url)} is not in the cache, and the network is off",
+                hint="run once without offline=1",
+            )
+        key = self.key if host_of(url) == host_of(self.source.repo) else None
+        retry = Retry(policy, fetch_bounds(self.world.repositories).total_s)
+        retry.begin()
+        while True:
+            try:
+                repository.fetch(url, commit, self.progress, key=key)
+            except TransportError as error:
+                if not retry.again(error, self.progress, shown(url)):
+                    raise
+                self.progress.warn(f"{error.message}; tried again")
+            else:
+                return
+
+
+@contextlib.contextmanager
+def access(world: Context, source: Git | Hg, progress: Progress, ssh_key: str = "") -> Iterator[Access]:
+    """Give access to the repositories of one definition; a private key lies in a file of its own meanwhile.
+
+    Args:
+        world: of this run.
+        source: which commit, from where.
+        progress: told what happens.
+        ssh_key: text of a private key; "" for what the definition names.
+
+    Raises:
+        ToolError: the repository may not be asked, or the key that the definition names is not there.
+    """
+    try:
+        checked(source.repo, (*world.repositories.protocols, "file"))  # a definition that says `file:` asks for it
+    except ValueError as error:
+        raise ToolError(f"{shown(source.repo)} {error}", hint="FETCH_GIT_PROTOCOLS says what may be used") from error
+    name = source.ssh_key if isinstance(source, Git) else ""
+    text = ssh_key or (_named_key(world, name) if name else "")
+    if not text:
+        yield Access(world=world, source=source, progress=progress, key=None)
+        return
+    with tempfile.TemporaryDirectory(prefix="doit-fetch-") as directory:  # mode 0700
+        key = Path(directory) / "key"
+        descriptor = os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text.rstrip("\n") + "\n")  # OpenSSH refuses a key without its last line feed
+        yield Access(world=world, source=source, progress=progress, key=key)
+
+
+def _named_key(world: Context, name: str) -> str:
+    text = world.environ.get(name, "")
+    if text:
+        return text
+    try:
+        return Path(name).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ToolError(
+            f"the ssh key {name!r} is neither an environment variable nor a readable file",
+            hint="put the private key into that variable, or its path into the definition",
+        ) from error
+
+
+#: What a repository says of a commit that it does not hold whole, or that nobody accepts.
+_UNREADABLE: Final = (ArchiveError, IntegrityError, StoreError, ToolError)
+
+
+def repository_names(world: Context, source: Git | Hg) -> set[str]:
+    """Return the names of the cache's repositories that a definition needs.
+
+    Where one cannot be read (no git here, damage), nobody knows what its submodules are: all that there are stay.
+
+    Raises:
+        StoreUnavailableError: others can write the cache.
+    """
+    top = recipe.repository_name(source, source.repo, source.revision)
+    if isinstance(source, Hg) or _has_none(world, source):
+        return {top}
+    found: set[str] = set()
+    waiting = [(source.repo, source.revision)]
+    seen = set(waiting)
+    while waiting:
+        url, commit = waiting.pop()
+        found.add(recipe.repository_name(source, url, commit))
+        try:
+            inner = set(_submodules(world, source, url, commit)) - seen
+        except _UNREADABLE:
+            return found | {item.name for item in world.store.upkeep.items() if item.kind == "repository"}
+        seen |= inner
+        waiting += inner
+    return found
+
+
+def _has_none(world: Context, source: Git) -> bool:
+    """Whether it is recorded that the commit has no submodules, so that git need not be asked."""
+    result = world.store.result(recipe.repository_key(source, version=world.writer_version))
+    return result is not None and result.provenance.get("submodules") == 0
+
+
+def _submodules(world: Context, source: Git, url: str, commit: str) -> list[tuple[str, str]]:
+    """Return URL and commit of each submodule of a commit; nothing when the cache does not hold it."""
+    directory = world.store.repository(recipe.repository_name(source, url, commit))
+    repository = git.Repository(directory, world.repositories)
+    if not repository.holds(commit):
+        return []
+    limits = world.limits(source.archive)
+    with Objects(directory, world.repositories, Silent()) as objects:
+        listing = git.listing(objects, commit, name=source.artifact_name, max_entries=limits.max_entries)
+        found = git.submodules(listing, repository.context(url, source.artifact_name), objects, Silent())
+        return [(one.url, one.commit) for one in found if one.url]

@@ -1,0 +1,258 @@
+"""Toolchains: fetches in place, the command run on them, its output kept under the recipe's key."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tasks_lib.cache import Result
+from tasks_lib.context import Context
+from tasks_lib.definitions import Toolchain
+from tasks_lib.errors import CancelledError, StoreUnavailableError, ToolError, TreeError, escaped
+from tasks_lib.fs.system_calls import signal_group
+from tasks_lib.progress import Progress
+from tasks_lib.steps.artifacts import adopt, is_published, published_by
+from tasks_lib.steps.extract import deliver, delivered_by, drop_others, slot_of, start_over
+from tasks_lib.steps.plan import Delivery, Preparation
+
+#: Exit status by which a command says "not on this machine". Source: Automake manual, "Scripts-based Testsuites".
+SKIPPED: Final = 77
+#: Seconds between asking a command to stop and stopping it, and between two looks at it.
+_GRACE_S: Final = 0.8
+_LOOK_S: Final = 0.05
+_CHUNK: Final = 1 << 20
+
+
+def is_prepared(world: Context, preparation: Preparation) -> bool:
+    """Whether it stands prepared with this key, its output in the store."""
+    if _stamped(preparation.stamp) != preparation.key:
+        return False
+    if not all(_is_placed(preparation, one) for one in preparation.deliveries if one.entry.delivery == "place"):
+        return False
+    return preparation.output is None or is_published(world, preparation.output)
+
+
+def _is_placed(preparation: Preparation, delivery: Delivery) -> bool:
+    """Whether a file stands as it was placed; what a command has worked with is its own."""
+    slot = slot_of(delivery)
+    return slot.key() == delivery.key if preparation.worked.exists() else slot.holds(delivery.key)
+
+
+def prepared_by(world: Context, preparation: Preparation) -> list[str]:
+    """Return the files on which `is_prepared` depends."""
+    placed = [one for one in preparation.deliveries if one.entry.delivery == "place"]
+    files = [path for one in placed for path in delivered_by(one)]
+    output = published_by(world, preparation.output) if preparation.output is not None else []
+    return [str(preparation.stamp), str(preparation.worked), *files, *output]
+
+
+def prepare(world: Context, preparation: Preparation, progress: Progress) -> str:
+    """Place what is not extracted, run the command, keep its output; return "" or why it was skipped.
+
+    An output that the store holds under this key is adopted: the command does not run.
+
+    Raises:
+        ToolError: a resource or the command is missing, the command failed, or left no artifact.
+        TreeError, BlobMissingError, BlobCorruptError, StoreUnavailableError, CancelledError: as the steps before.
+    """
+    _check_resources(preparation.toolchain)
+    wanted = [one.record.stem for one in preparation.deliveries]
+    with world.store.lock(preparation.key, progress), _translated(preparation.directory):
+        drop_others(world, preparation.fetches, preparation.records, wanted, progress)
+        if not _has_command(preparation):  # an earlier definition had one
+            start_over(world, preparation.worked, progress)
+        _complete(world, preparation, progress)
+        if preparation.output is None or not adopt(world, preparation.output):
+            skipped = _build(world, preparation, progress)
+            if skipped:
+                return skipped
+        preparation.directory.mkdir(parents=True, exist_ok=True)
+        preparation.stamp.write_text(json.dumps({"key": preparation.key}), "ascii")
+    return ""
+
+
+def _check_resources(toolchain: Toolchain) -> None:
+    """Refuse a resource that is no file: the key holds the content of files, and other changes would go unnoticed."""
+    for one in toolchain.run.resources if toolchain.run else ():
+        if not Path(one.path).is_file():
+            raise ToolError(
+                f"toolchain {toolchain.name}: its resource {escaped(one.text)} is no file",
+                hint="name each file that the command reads",
+            )
+
+
+@contextlib.contextmanager
+def _translated(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        place = escaped(str(error.filename or directory))
+        raise TreeError(
+            f"cannot prepare {directory}: {place}: {error.strerror or error}", hint="check space and permissions"
+        ) from error
+
+
+def _stamped(stamp: Path) -> str:
+    try:
+        return str(json.loads(stamp.read_text("ascii"))["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _build(world: Context, preparation: Preparation, progress: Progress) -> str:
+    from tasks_lib.tree import remove_tree  # what extracts is loaded when a tree is looked at
+
+    if not _has_command(preparation):
+        return ""
+    start_over(world, preparation.worked, progress)  # the command gets untouched fetches
+    _complete(world, preparation, progress)
+    remove_tree(preparation.uploads)
+    preparation.uploads.mkdir(parents=True)
+    preparation.fetches.mkdir(parents=True, exist_ok=True)
+    preparation.worked.touch()
+    status = _execute(world, preparation, progress)
+    if status == SKIPPED:
+        return _last_lines(preparation.log, 1) or "its command says that it cannot run here"
+    if status:
+        how = f"status {status}" if status > 0 else f"signal {-status}"
+        raise ToolError(
+            f"toolchain {preparation.toolchain.name}: its command ended with {how}: {_last_lines(preparation.log, 1)}",
+            hint=f"the whole output is in {preparation.log}",
+        )
+    if preparation.output is not None:
+        _keep(world, preparation)
+    return ""
+
+
+def _has_command(preparation: Preparation) -> bool:
+    run = preparation.toolchain.run
+    return run is not None and bool(run.command or run.script)
+
+
+def _complete(world: Context, preparation: Preparation, progress: Progress) -> None:
+    """Deliver what is not there; where a command has worked all goes first, and then nothing is."""
+    if not all(_is_there(preparation, one) for one in preparation.deliveries):
+        start_over(world, preparation.worked, progress)
+    for delivery in preparation.deliveries:
+        if not _is_there(preparation, delivery):
+            deliver(world, delivery, progress)
+
+
+def _is_there(preparation: Preparation, delivery: Delivery) -> bool:
+    """Whether a fetch is placed, or was extracted by its task, and not removed since."""
+    if delivery.entry.delivery == "place":
+        return _is_placed(preparation, delivery)
+    return slot_of(delivery).key() == delivery.key
+
+
+def _keep(world: Context, preparation: Preparation) -> None:
+    run, output = preparation.toolchain.run, preparation.output
+    if run is None or output is None:
+        raise AssertionError("only a command leaves an output")
+    left = preparation.uploads / str(run.toolchain_artifact)
+    if left.is_symlink() or not left.is_file():
+        raise ToolError(
+            f"toolchain {preparation.toolchain.name}: its command left no {run.toolchain_artifact} in $UPLOAD_DIR",
+            hint=f"the whole output is in {preparation.log}",
+        )
+    with left.open("rb") as file, world.store.writer() as writer:
+        while chunk := file.read(_CHUNK):
+            writer.write(chunk)
+        integrity = writer.commit()
+    world.store.record(Result(key=output.key, integrity=integrity, provenance={"made": "here"}))
+    world.store.publish(integrity, output.path)
+
+
+def _execute(world: Context, preparation: Preparation, progress: Progress) -> int:
+    """Run the command in its own process group, its output into the log; return its exit status."""
+    command = _command(preparation)
+    progress.phase("run", command=escaped(" ".join(command))[:200])
+    try:
+        with preparation.log.open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=preparation.fetches,
+                env=_environment(world, preparation),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            return _waited(process, progress)
+    except OSError as error:
+        if error.filename == str(preparation.log):
+            raise StoreUnavailableError(f"cannot write {preparation.log}: {error.strerror}") from error
+        raise ToolError(
+            f"toolchain {preparation.toolchain.name}: cannot execute {escaped(command[0])}: {error.strerror}",
+            hint="is it there, and executable?",
+        ) from error
+
+
+def _waited(process: subprocess.Popen[bytes], progress: Progress) -> int:
+    try:
+        while process.poll() is None:
+            progress.check()
+            time.sleep(_LOOK_S)
+    except CancelledError:
+        _stop(process)
+        raise
+    return process.returncode
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask the whole group to end, then end it."""
+    signal_group(process.pid, signal.SIGTERM)
+    try:
+        process.wait(_GRACE_S)
+    except subprocess.TimeoutExpired:
+        signal_group(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _command(preparation: Preparation) -> list[str]:
+    run = preparation.toolchain.run
+    if run is None:
+        raise AssertionError("only a toolchain with `run` is executed")
+    if run.script is None:
+        return list(run.command)
+    return [str(Path(run.script.path).absolute()), *run.arguments]
+
+
+def _environment(world: Context, preparation: Preparation) -> dict[str, str]:
+    """Return what the command sees. Source: Taskgraph's `fetches`: MOZ_FETCHES, MOZ_FETCHES_DIR, UPLOAD_DIR."""
+    run = preparation.toolchain.run
+    told = sorted((_told(one) for one in preparation.deliveries), key=lambda entry: str(entry["artifact"]))
+    return {
+        **world.environ,
+        **dict(run.env if run else ()),
+        "MOZ_FETCHES": json.dumps(told, sort_keys=True),
+        "MOZ_FETCHES_DIR": str(preparation.fetches.absolute()),
+        "UPLOAD_DIR": str(preparation.uploads.absolute()),
+    }
+
+
+def _told(delivery: Delivery) -> dict[str, str | bool]:
+    """Return one entry of MOZ_FETCHES. Source: taskgraph `use_fetches`."""
+    told: dict[str, str | bool] = {
+        "artifact": f"public/{delivery.artifact.path.name}",
+        "extract": delivery.entry.delivery == "extract",
+        "task": delivery.artifact.task.replace(":", "-"),
+    }
+    return told | ({"dest": str(delivery.entry.dest)} if delivery.entry.dest else {})
+
+
+def _last_lines(log: Path, count: int) -> str:
+    """Return the last lines of a log that hold anything, escaped."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 8192))
+            lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    except OSError:
+        return ""
+    return escaped("; ".join(lines[-count:])[:300])

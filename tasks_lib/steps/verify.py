@@ -1,0 +1,286 @@
+"""Verify: is what the cache and the build directory hold still what was promised? Whatever is remembered of it.
+
+Blobs and results are read to their end, in parallel; an extracted tree is compared with its archive, a published
+artifact with its blob. What is damaged goes to quarantine and is named, with the tasks that need it; repairing runs
+those tasks' own steps.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import multiprocessing
+import os
+import signal
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+
+from tasks_lib.cache import Store
+from tasks_lib.cache.maintenance import Item
+from tasks_lib.context import Context
+from tasks_lib.errors import FetchError, SettingError, StoreError
+from tasks_lib.fs.system_calls import usable_cores
+from tasks_lib.progress import Progress, Silent
+from tasks_lib.steps.artifacts import integrity_of
+from tasks_lib.steps.extract import compare, slot_of
+from tasks_lib.steps.plan import Artifact, Delivery, Plan, Preparation
+from tasks_lib.steps.rebuild import deliveries, remake
+from tasks_lib.steps.shared_trees import judged, tree_key
+from tasks_lib.tree import remove_tree
+
+#: Differences of one tree that are named.
+_MOST_NAMED: Final = 20
+
+
+class Damage(NamedTuple):
+    """Something that is not what it was: `tasks` need it, and make it again."""
+
+    kind: str
+    name: str
+    reason: str
+    tasks: tuple[str, ...]
+
+
+@dataclass
+class Report:
+    """What was looked at and found; `missing` is not made yet, `unchecked` could not be judged and says why."""
+
+    checked: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    damaged: list[Damage] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Verifies for one plan; `names` are task names or globs, none of them mean everything."""
+
+    world: Context
+    plan: Plan
+    names: Sequence[str]
+    progress: Progress
+
+    def run(self, tell: Callable[[Damage], None], *, repair: Literal["no", "yes"] = "no") -> Report:
+        """Look at everything that is asked for; `tell` hears of each damage at once.
+
+        Args:
+            tell: told of each damage when it is found.
+            repair: "yes" to make again what is damaged.
+
+        Raises:
+            SettingError: a name that no task has.
+            StoreUnavailableError: the cache cannot be read.
+            CancelledError: the run was asked to stop.
+        """
+        report = Report()
+        chosen = self._chosen()
+        looks = (self._stored, self._published, self._unpacked, self._delivered)
+        for found in (look(chosen, report) for look in looks):
+            damaged = []
+            for damage in found:
+                damaged.append(damage)
+                tell(damage)
+            report.damaged += damaged
+            if repair == "yes":
+                self._repair([task for damage in damaged for task in damage.tasks], report)
+        return report
+
+    # --- which
+
+    def _chosen(self) -> frozenset[str]:
+        """Return the tasks that are asked for.
+
+        Raises:
+            SettingError: a name that no task has.
+        """
+        tasks = [*self._makers(), *self._deliveries(), *(f"toolchain:{name}" for name in self._toolchains())]
+        if not self.names:
+            return frozenset(tasks)
+        chosen: set[str] = set()
+        for name in self.names:
+            found = fnmatch.filter(tasks, name) or [one for one in tasks if one.startswith(f"{name}:")]
+            if not found:
+                raise SettingError(f"no task is called {name!r}", hint="`doit list --all` shows their names")
+            chosen.update(found)
+        return frozenset(chosen)
+
+    def _toolchains(self) -> dict[str, Preparation]:
+        return {name: self.plan.preparation(name) for name in self.plan.definitions.toolchains}
+
+    def _makers(self) -> dict[str, Artifact]:
+        """Return task -> the artifact that it makes."""
+        return {artifact.task: artifact for artifact in self.plan.artifacts()}
+
+    def _deliveries(self) -> dict[str, Delivery]:
+        return deliveries(self.plan)
+
+    # --- looking
+
+    def _stored(self, chosen: frozenset[str], report: Report) -> Iterator[Damage]:
+        """Yield damaged blobs and results."""
+        needed = defaultdict(list)
+        for task, artifact in self._makers().items():
+            needed[artifact.key].append(task)
+            integrity = integrity_of(self.world, artifact)
+            if integrity is not None:
+                needed[integrity.digest.hex].append(task)
+            elif self.names and task in chosen:
+                report.missing.append(task)
+        items = [item for item in self.world.store.upkeep.items() if item.kind in ("blob", "result")]
+        if self.names:
+            items = [item for item in items if chosen & set(needed.get(item.name, ()))]
+        self.progress.phase("verify", total=sum(item.size for item in items if item.kind == "blob"))
+        for item, reason in self._inspected(items):
+            report.checked[item.kind] += 1
+            if reason:
+                yield Damage(item.kind, item.name, reason, tuple(needed.get(item.name, ())))
+
+    def _inspected(self, items: list[Item]) -> Iterator[tuple[Item, str]]:
+        for item, reason in inspected(self.world.store, items, self.progress):
+            if item.kind == "blob":
+                self.progress.advance(item.size)
+            self.progress.check()
+            yield item, reason
+
+    def _published(self, chosen: frozenset[str], report: Report) -> Iterator[Damage]:
+        """Yield artifacts under human names that are not their blob any more."""
+        for task, artifact in self._makers().items():
+            integrity = integrity_of(self.world, artifact)
+            if task not in chosen or integrity is None or not os.path.lexists(artifact.path):
+                continue
+            report.checked["artifact"] += 1
+            if not self.world.store.matches(artifact.path, integrity, "afresh"):
+                reason = f"it is not {integrity}"
+                self.world.store.upkeep.set_aside(artifact.path, reason)
+                yield Damage("artifact", str(artifact.path), reason, (task,))
+
+    def _unpacked(self, chosen: frozenset[str], report: Report) -> Iterator[Damage]:
+        """Yield unpacked trees of the cache that are not what their archive gives; those who stand placed need them."""
+        items = [item for item in self.world.store.upkeep.items() if item.kind == "tree"] if self._has_trees() else []
+        placed: dict[str, list[str]] = defaultdict(list)
+        for task, delivery in self._deliveries().items() if items else ():
+            integrity = integrity_of(self.world, delivery.artifact)
+            if integrity is not None and (not self.names or task in chosen):
+                key = tree_key(self.world, delivery, integrity)
+                placed[key] += [task] if slot_of(delivery).key() == delivery.key else []
+        items = [item for item in items if not self.names or item.name in placed]
+        for item, reason, unjudged in judged(self.world, items, self.progress):
+            if unjudged:
+                report.unchecked.append(f"unpacked tree {item.name}: {unjudged}")
+                continue
+            report.checked["unpacked tree"] += 1
+            if reason:
+                yield Damage("unpacked tree", item.name, reason, tuple(placed.get(item.name, ())))
+
+    def _has_trees(self) -> bool:
+        return self.world.store.trees(remove_tree).any()
+
+    def _delivered(self, chosen: frozenset[str], report: Report) -> Iterator[Damage]:
+        """Yield trees and placed files that are not what was delivered."""
+        worked = {
+            one.record
+            for preparation in self._toolchains().values()
+            for one in preparation.deliveries
+            if preparation.worked.exists()
+        }
+        for task, delivery in self._deliveries().items():
+            owner = f"toolchain:{task.removeprefix('extract:').partition('/')[0]}"
+            if not chosen & {task, owner} or slot_of(delivery).key() != delivery.key:
+                continue
+            if delivery.record in worked:
+                report.unchecked.append(f"{task}: a command has worked in it")
+                continue
+            yield from self._compared(task, delivery, report)
+
+    def _compared(self, task: str, delivery: Delivery, report: Report) -> Iterator[Damage]:
+        try:
+            differences = compare(self.world, delivery, self.progress)
+        except FetchError as error:
+            report.unchecked.append(f"{task}: {error.message}")
+            return
+        report.checked["tree"] += 1
+        if not differences:
+            return
+        slot_of(delivery).distrust(self.progress)
+        for path in [path for path, reason in differences.items() if "content" in reason][:_MOST_NAMED]:
+            self.world.store.upkeep.set_aside(
+                delivery.destination / path, f"{delivery.destination / path}: content changed"
+            )
+        told = [f"{path}: {reason}" for path, reason in differences.items()]
+        more = f"; and {len(told) - _MOST_NAMED} more" if len(told) > _MOST_NAMED else ""
+        yield Damage("tree", str(delivery.destination), "; ".join(told[:_MOST_NAMED]) + more, (task,))
+
+    def _repair(self, tasks: Iterable[str], report: Report) -> None:
+        for task in dict.fromkeys(tasks):
+            try:
+                remake(self.world, self.plan, task, self.progress)
+            except FetchError as error:
+                report.failed.append(f"{task}: {error.message}")
+            else:
+                report.repaired.append(task)
+
+
+#: Bytes that one process reads in the time that another one takes to start.
+_WORTH_A_PROCESS: Final = 32 << 20
+#: Things handed over at once: small ones are read faster than they are handed over.
+_CHUNK: Final = 16
+
+#: What a worker inspects with; set in workers only, right after they begin.
+_store: list[Store] = []
+
+
+def inspected(store: Store, items: list[Item], progress: Progress) -> Iterator[tuple[Item, str]]:
+    """Yield each thing with what is wrong with it, "" for nothing, in their order; see `Store.inspect`.
+
+    Raises:
+        StoreError: a worker ended without a word.
+        StoreUnavailableError, CancelledError: as `Store.inspect`.
+    """
+    workers = min(usable_cores(), len(items), 1 + sum(item.size for item in items) // _WORTH_A_PROCESS)
+    if workers < 2:
+        for item in items:
+            progress.check()
+            yield item, store.upkeep.inspect(item, Silent())
+        return
+    context = multiprocessing.get_context("fork")  # a store is not sent, it is inherited
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(store,))
+    try:
+        size = max(1, min(_CHUNK, len(items) // (4 * workers)))
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # workers begin with it blocked, and ignore it then
+        try:
+            found = pool.map(_inspect, items, chunksize=size)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        yield from zip(items, found, strict=True)
+    except BrokenProcessPool as error:
+        raise StoreError("a process that reads the cache was killed", hint="is there memory enough?") from error
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(store: Store) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the first process decides
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    _store.append(store)
+
+
+def _end_with_parent() -> None:
+    """End this worker with the process that started it, however that one ends."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _inspect(item: Item) -> str:
+    return _store[0].upkeep.inspect(item, Silent())

@@ -1,0 +1,195 @@
+"""Dialling: a name becomes addresses, the first that answers becomes a socket; all within the connect deadline."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import http.client
+import ipaddress
+import itertools
+import os
+import queue
+import select
+import socket
+import threading
+import time
+from typing import Any, Final, cast
+
+from tasks_lib.errors import TransportError, UnreachableError, escaped
+from tasks_lib.gil import waiting
+from tasks_lib.transport.deadline import LOOK_S, Deadline
+from tasks_lib.transport.deadline_socket import Line
+from tasks_lib.transport.proxy import LOGIN_HINT, Proxy
+from tasks_lib.transport.response import TRANSIENT
+from tasks_lib.transport.urls import Origin
+
+#: Seconds before the next address is tried beside one that does not answer. Source: RFC 8305 section 5.
+_ATTEMPT_DELAY_S: Final = 0.25
+#: Most addresses of one name that are tried.
+_MAX_ADDRESSES: Final = 16
+
+Address = tuple[int, Any]  # family, what connect takes
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def dial(host: str, port: int, deadline: Deadline, denied: tuple[Network, ...]) -> socket.socket:
+    """Return a socket that is connected to `host`, over whichever of its addresses answers first.
+
+    Raises:
+        TransportError: no name, no address that may be used, or none that answers.
+        StalledError: the deadline passed.
+    """
+    deadline.connecting("resolving its name")
+    found = _resolved(host, port, deadline)
+    allowed = [one for one in found if not _is_denied(one, denied)]
+    if not allowed:
+        raise TransportError(
+            f"{deadline.host}: its address {found[0][1][0]} is in a network that is never asked",
+            hint="FETCH_DENY_NETWORKS lists those networks",
+        )
+    deadline.connecting("connecting")
+    return _Race(_alternating(allowed)[:_MAX_ADDRESSES], deadline).run()
+
+
+def _is_denied(address: Address, denied: tuple[Network, ...]) -> bool:
+    one = ipaddress.ip_address(address[1][0].partition("%")[0])
+    one = getattr(one, "ipv4_mapped", None) or one
+    return any(one.version == network.version and one in network for network in denied)
+
+
+def _alternating(addresses: list[Address]) -> list[Address]:
+    """Return the addresses with the families in turn, the first one's first. Source: RFC 8305 section 4."""
+    first = [one for one in addresses if one[0] == addresses[0][0]]
+    second = [one for one in addresses if one[0] != addresses[0][0]]
+    pairs = itertools.zip_longest(first, second)
+    return [one for pair in pairs for one in pair if one is not None]
+
+
+def _resolved(host: str, port: int, deadline: Deadline) -> list[Address]:
+    """Ask the resolver in a thread of its own: it knows no deadline."""
+    with contextlib.suppress(ValueError):
+        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+        return [(family, (host, port))]
+    answers: queue.SimpleQueue[list[Address] | OSError | UnicodeError] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answers.put([(family, address) for family, _, _, _, address in found])
+        except (OSError, UnicodeError) as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, name="resolver", daemon=True).start()
+    while True:
+        with contextlib.suppress(queue.Empty), waiting:
+            answer = answers.get(timeout=min(LOOK_S, deadline.left_s()))
+            if isinstance(answer, list) and answer:
+                return answer
+            raise UnreachableError(f"{deadline.host}: the name of the host cannot be resolved", transient=True)
+
+
+class _Race:
+    """Connects to several addresses, each a little after the one before; the first that answers wins."""
+
+    def __init__(self, addresses: list[Address], deadline: Deadline) -> None:
+        self._waiting, self._deadline = addresses, deadline
+        self._running: dict[int, socket.socket] = {}
+        self._poll = select.poll()
+        self._next_at = 0.0
+        self._reason = "no address answers"
+
+    def run(self) -> socket.socket:
+        """Return the winner; every other socket is closed."""
+        winner = None
+        try:
+            while winner is None:
+                winner = self._started() or self._answered()
+            return winner
+        finally:
+            for sock in self._running.values():
+                if sock is not winner:
+                    sock.close()
+
+    def _started(self) -> socket.socket | None:
+        """Start the next address when its time has come; return its socket when it is connected at once."""
+        if not self._waiting or time.monotonic() < self._next_at:
+            return None
+        family, address = self._waiting.pop(0)
+        self._next_at = time.monotonic() + _ATTEMPT_DELAY_S
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            self._failed(error.errno)
+            return None
+        self._running[sock.fileno()] = sock
+        sock.setblocking(False)
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        code = self._connected(sock, address)
+        if code == errno.EINPROGRESS:
+            self._poll.register(sock, select.POLLOUT)
+        elif code:
+            self._running.pop(sock.fileno()).close()
+            self._failed(code)
+        return None if code else sock
+
+    @staticmethod
+    def _connected(sock: socket.socket, address: Any) -> int:
+        try:
+            return sock.connect_ex(address)
+        except OSError as error:  # an address that cannot be spelt for the kernel
+            return error.errno or errno.EADDRNOTAVAIL
+
+    def _failed(self, code: int | None) -> None:
+        self._reason = os.strerror(code).lower() if code else self._reason
+        self._next_at = 0.0
+
+    def _answered(self) -> socket.socket | None:
+        """Wait for an answer, not longer than until the next address is due."""
+        if not self._running and not self._waiting:
+            raise self._deadline.broken(self._reason)
+        wait_s = min(LOOK_S, self._deadline.left_s())
+        if self._waiting:
+            wait_s = min(wait_s, max(0.0, self._next_at - time.monotonic()))
+        with waiting:
+            answered = self._poll.poll(wait_s * 1000)
+        for descriptor, _ in answered:
+            sock = self._running[descriptor]
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if not code:
+                return sock
+            self._poll.unregister(descriptor)
+            self._running.pop(descriptor).close()
+            self._failed(code)
+        return None
+
+
+def tunnel(line: Line, origin: Origin, proxy: Proxy, deadline: Deadline) -> None:
+    """Have `proxy` connect `line` to `origin`.
+
+    Raises:
+        TransportError: the proxy refuses, for now or for good, or is none.
+        StalledError: it does not answer.
+    """
+    deadline.connecting("asking for a tunnel")
+    place = f"{f'[{origin.host}]' if ':' in origin.host else origin.host}:{origin.port}"
+    fields = {"Host": place, **proxy.headers}
+    head = [f"CONNECT {place} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+    answer = http.client.HTTPResponse(cast(Any, line), method="CONNECT")
+    try:
+        line.sendall("\r\n".join(head).encode("ascii"))
+        answer.begin()
+    except (http.client.HTTPException, ValueError) as error:
+        raise _none(origin, deadline, str(error)) from error
+    finally:
+        answer.close()
+    if not 200 <= answer.status < 300:
+        raise _none(origin, deadline, f"{answer.status} {answer.reason}", answer.status)
+
+
+def _none(origin: Origin, deadline: Deadline, told: str, status: int = 0) -> TransportError:
+    return TransportError(
+        f"{deadline.host}: no tunnel to {origin.authority}: {escaped(told[:120])}",
+        hint=LOGIN_HINT if status == 407 else "",
+        transient=status in TRANSIENT,
+    )

@@ -1,0 +1,301 @@
+"""The wire: requests carries a request over a urllib3 connection whose socket is a `Line` of ours.
+
+requests' session is not used: merging its cookies, hooks and environment costs more than the request itself, and each
+of them is applied on purpose elsewhere. What a library raises becomes an error of the house here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, cast
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
+
+from tasks_lib.errors import StalledError, TransportError, escaped
+from tasks_lib.transport.deadline import Deadline
+from tasks_lib.transport.deadline_socket import Line
+from tasks_lib.transport.proxy import Proxy
+from tasks_lib.transport.urls import Origin, target_of
+
+#: Bytes per read of a body: at this size hashing and writing run outside the interpreter lock.
+CHUNK: Final = 1 << 20
+#: Idle connections that are kept of one origin.
+_MAX_IDLE: Final = 32
+
+Route = tuple[Origin, Proxy | None]
+Dial = Callable[[Route, Deadline], Line]
+
+_serving = threading.local()
+
+
+#: A field line with one meaning. Source: RFC 9110 section 5.6.2 (token), RFC 9112 section 5.
+_FIELD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n]*\r?\n")
+#: Bytes of a line and lines of a head that are accepted. Source: CPython's http.client, `_MAXLINE` and `_MAXHEADERS`.
+_MAX_LINE: Final = 1 << 16
+_MAX_FIELDS: Final = 100
+#: The status line of an interim response; 101 (Switching Protocols) is final. Source: RFC 9110 section 15.2.
+_INTERIM: Final = re.compile(rb"HTTP/1\.[0-9]+[ \t]+1(?!01)[0-9]{2}\s")
+#: The fields that decide where the body ends, and those that say whether the connection is kept after it.
+#: Source: RFC 9112 sections 6.3 and 9.3; the last two are what http.client looks at in an answer of HTTP/1.0.
+_LENGTH: Final = frozenset({"transfer-encoding", "content-length"})
+_FRAMING: Final = _LENGTH | {"connection", "keep-alive", "proxy-connection"}
+
+
+def _read_lines(file: io.BufferedIOBase) -> list[bytes]:
+    """Return the field lines of a head with the empty line (b"" at the end of the stream) that ends it.
+
+    Raises:
+        http.client.HTTPException: a line is too long, or there are too many.
+    """
+    lines: list[bytes] = []
+    while True:
+        line = file.readline(_MAX_LINE + 1)
+        if len(line) > _MAX_LINE:
+            raise http.client.LineTooLong("header line")
+        lines.append(line)
+        if line in (b"\r\n", b"\n", b""):
+            return lines
+        if len(lines) > _MAX_FIELDS:
+            raise http.client.HTTPException(f"got more than {_MAX_FIELDS} headers")
+
+
+def _read_fields(file: io.BufferedIOBase) -> http.client.HTTPMessage:
+    """Return the fields of a head; only unusual lines go through Python's email parser, which is ten times slower.
+
+    Blanks around a value are removed, which neither Python nor urllib3 does. Source: RFC 9112 section 5.1.
+
+    Raises:
+        http.client.HTTPException: as `_read_lines`.
+    """
+    lines = _read_lines(file)
+    head = http.client.HTTPMessage()
+    if not lines[-1] or not all(map(_FIELD.fullmatch, lines[:-1])):
+        head = http.client.parse_headers(io.BytesIO(b"".join(lines)))
+        given = head.items()
+        for name, _ in given:
+            del head[name]
+    else:
+        parts = (line.decode("iso-8859-1").rstrip("\r\n").partition(":") for line in lines[:-1])
+        given = [(name, value) for name, _, value in parts]
+    for name, value in given:
+        head.set_raw(name, value.strip(" \t"))
+    return head
+
+
+def _framing_of(fields: http.client.HTTPMessage) -> list[tuple[str, str]]:
+    """Return the fields that decide where the body ends and whether the connection is kept, each on one line."""
+    both = "Transfer-Encoding" in fields and "Content-Length" in fields
+    wanted = _LENGTH if both else _FRAMING
+    framing = [("Connection", "close")] if both else []  # Source: RFC 9112 section 6.3, item 3
+    for name, value in fields.items():
+        if name.lower() in wanted:
+            framing.append((name, value.replace("\r", " ").replace("\n", " ")))  # Source: RFC 9112 section 5.2
+    return framing
+
+
+class _Head(http.client.HTTPResponse):
+    """A response that skips every interim response (Python skips 100 only) and parses ordinary fields fast."""
+
+    def begin(self, **options: Any) -> None:
+        """Read the head; Python derives the framing of the body from the status line and the framing fields."""
+        file: Any = self.fp
+        status_line = file.readline(_MAX_LINE + 1)
+        while _INTERIM.match(status_line):
+            _read_lines(file)
+            status_line = file.readline(_MAX_LINE + 1)
+        fields = _read_fields(file) if status_line.startswith(b"HTTP/") else http.client.HTTPMessage()
+        head = "".join(f"{name}: {value}\r\n" for name, value in _framing_of(fields))
+        self.fp = cast(Any, io.BytesIO(status_line + head.encode("iso-8859-1") + b"\r\n"))
+        try:
+            super().begin(**options)
+        finally:
+            self.fp = file
+        self.headers = self.msg = fields
+
+
+class _Connection(urllib3.connection.HTTPConnection):
+    """A connection along a route; it serves the attempt of the thread that uses it."""
+
+    response_class = _Head
+
+    def __init__(self, *arguments: Any, route: Route, dial: Dial, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._route, self._dial = route, dial
+
+    def connect(self) -> None:
+        deadline: Deadline = _serving.deadline
+        line = self._dial(self._route, deadline)
+        _serving.line = line
+        self.sock = cast(Any, line)
+        deadline.answering()
+
+    def request(self, *arguments: Any, **options: Any) -> None:
+        if self.sock is not None:
+            _serving.line = cast(Any, self.sock)
+            _serving.line.serve(_serving.deadline)
+            _serving.deadline.answering()
+        super().request(*arguments, **options)
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    """Idle connections along one route. TLS, where there is any, is the line's business."""
+
+    ConnectionCls = _Connection
+
+
+class _Adapter(HTTPAdapter):
+    """Finds the pool of a route, and skips what is done elsewhere: proxies, trust, cookies."""
+
+    def __init__(self, dial: Dial) -> None:
+        super().__init__(max_retries=Retry(total=False, connect=0, read=False, redirect=0))
+        self._dial = dial
+        self._lock = threading.Lock()
+        self._pools: dict[Route, _Pool] = {}
+
+    def get_connection_with_tls_context(self, request: Any, *_arguments: Any, **_options: Any) -> _Pool:
+        route: Route = request.route
+        with self._lock:
+            if route not in self._pools:
+                origin = route[0]
+                self._pools[route] = _Pool(
+                    origin.host, origin.port, maxsize=_MAX_IDLE, route=route, dial=self._dial, retries=False
+                )
+            return self._pools[route]
+
+    def cert_verify(self, *_arguments: Any, **_options: Any) -> None:
+        """Nothing: each line verifies."""
+
+    def request_url(self, request: Any, proxies: Any) -> str:  # noqa: ARG002  # requests' own signature
+        return cast(str, request.target)
+
+    def build_response(self, req: Any, resp: Any) -> Any:  # noqa: ARG002  # requests' own signature
+        """Return urllib3's answer itself: what requests adds (cookies, text, history) is not asked for."""
+        return resp
+
+
+class Wire:
+    """Sends requests; shared by all threads of a run."""
+
+    def __init__(self, dial: Dial) -> None:
+        self._adapter = _Adapter(dial)
+
+    def ask(self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline) -> Answer:
+        """Send a GET and read the head of its answer; a kept connection that turns out dead is replaced, unseen.
+
+        Raises:
+            StalledError, TlsError, TransportError: no answer, or none that can be understood.
+        """
+        for _ in range(_MAX_IDLE):
+            try:
+                return self._once(route, url, headers, deadline)
+            except TransportError as error:
+                line: Line | None = _serving.line
+                if line is None or line.is_fresh or line.was_heard or isinstance(error, StalledError):
+                    raise
+        return self._once(route, url, headers, deadline)
+
+    def _once(self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline) -> Answer:
+        _serving.deadline, _serving.line = deadline, None
+        origin, proxy = route
+        request = requests.PreparedRequest()
+        request.method, request.url, request.body, target = "GET", url, None, target_of(url)
+        own = {"Host": origin.authority, **headers}
+        if proxy is not None and origin.scheme == "http":
+            target, own = f"http://{origin.authority}{target}", own | proxy.headers
+        request.headers = cast(Any, own)
+        vars(request).update(route=route, target=target)
+        try:
+            with translated(deadline):
+                return Answer(self._adapter.send(request, stream=True), deadline)
+        except BaseException:
+            if _serving.line is not None:
+                _serving.line.abandon()
+            raise
+
+
+@contextlib.contextmanager
+def translated(deadline: Deadline) -> Iterator[None]:
+    """Turn what the libraries say of an answer into an error of the house; sockets speak for themselves.
+
+    Raises:
+        TransportError: what the server says is no HTTP, and will not become it by asking again.
+    """
+    try:
+        yield
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+        raise TransportError(
+            deadline.told(f"the answer is no HTTP that is understood ({_reason(error)})"),
+            hint="is that the right port, and is there a web server?",
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return the innermost reason: the libraries wrap it in words about their own classes."""
+    for _ in range(10):
+        inner = getattr(error, "reason", None)
+        if not isinstance(inner, BaseException):
+            inner = next((one for one in error.args if isinstance(one, BaseException)), None)
+        if inner is None:
+            break
+        error = inner
+    return escaped(" ".join(str(error).split())[:160]) or type(error).__name__
+
+
+class Answer:
+    """The head of an answer, and its body as it comes."""
+
+    def __init__(self, response: Any, deadline: Deadline) -> None:
+        self._raw, self._deadline = response, deadline
+        self.status: int = response.status
+        self.reason: str = response.reason or ""
+        self.headers: Mapping[str, str] = response.headers
+        self.broken = False
+
+    @property
+    def length(self) -> int:
+        """Bytes that the body has by its headers, -1 when they do not say. Source: RFC 9110 section 8.6.
+
+        Raises:
+            TransportError: several lengths, or none that is a number.
+        """
+        text = self.headers.get("Content-Length", "")
+        if not text or "Transfer-Encoding" in self.headers:
+            return -1  # chunks override it; a message with both is read to its end and believed by digest
+        values = {value.strip() for value in text.split(",")}
+        if len(values) == 1 and re.fullmatch("[0-9]{1,20}", only := values.pop()):
+            return int(only)
+        raise TransportError(self._deadline.told(f"conflicting or unreadable Content-Length {escaped(text[:80])!r}"))
+
+    def body(self, limit: int, largest: int = CHUNK) -> Iterator[bytes]:
+        """Yield the raw body, at most `limit` bytes; one whose framing breaks off ends, and is `broken`.
+
+        Raises:
+            StalledError, TransportError: a deadline passed, or the connection broke.
+        """
+        while limit > 0:
+            if limit == 1:  # all that is wanted came; one more byte is only waited for to know that there is none
+                self._deadline.glancing()
+            try:
+                chunk = self._raw.read1(min(largest, limit), decode_content=False)
+            except (urllib3.exceptions.HTTPError, OSError, ValueError):
+                self.broken = True
+                return
+            if not chunk:
+                return
+            limit -= len(chunk)
+            self._deadline.received += len(chunk)
+            yield chunk
+
+    def close(self) -> None:
+        """Give the connection back when the body was read to its end, else close it: it never serves again."""
+        if self.broken or not self._raw.closed:
+            self._raw.close()
+        self._raw.release_conn()

@@ -1,0 +1,172 @@
+"""What an answer says: whether it is what was asked for, what its content is called, and its first words."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from tasks_lib.errors import HttpStatusError, TransportError, escaped
+from tasks_lib.retry import retry_after_s
+from tasks_lib.transport.deadline import Deadline
+from tasks_lib.transport.http_connection import CHUNK, Answer
+from tasks_lib.transport.proxy import LOGIN_HINT
+
+__all__ = ["CHUNK", "Response", "Span", "judge"]
+
+#: Status codes after which the same request may succeed. Source: RFC 9110 section 15, RFC 6585 section 4; 52x are
+#: what a content delivery network says of its origin.
+TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 520, 521, 522, 523, 524})
+_BROWSE: Final = "look at the URL in a browser"
+_NEXT_STEP: Final = {401: _BROWSE, 403: _BROWSE, 404: _BROWSE, 407: LOGIN_HINT, 410: _BROWSE}
+#: What no header may hold. Source: RFC 9110 section 5.5.
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+#: Characters of an answer that are quoted, and the bytes that are read for them.
+_QUOTED: Final = 60
+_QUOTE_READ: Final = 512
+#: Longest validator that is kept, in characters.
+_MAX_VALIDATOR: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The bytes that were asked for: from `start` to before `stop` of `size`; all of them when `start` is 0."""
+
+    start: int
+    stop: int
+    size: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything is asked for, so that no Range is needed."""
+        return self.start == 0 and self.stop == self.size
+
+    @property
+    def header(self) -> str:
+        """The Range that asks for it. Source: RFC 9110 section 14.2."""
+        return f"bytes={self.start}-" if self.stop == self.size else f"bytes={self.start}-{self.stop - 1}"
+
+
+@dataclass(slots=True)
+class Response:
+    """An answer whose body has not been read; valid inside `Transport.open`.
+
+    `url` is redacted; `start` is the offset of the body's first byte in the content.
+    """
+
+    url: str
+    status: int
+    headers: Mapping[str, str]
+    start: int
+    _answer: Answer
+    _deadline: Deadline
+
+    @property
+    def validator(self) -> str:
+        """The strong validator of the content, "" when there is none. Source: RFC 9110 section 8.8.3."""
+        return _strong(self.headers.get("ETag", ""))
+
+    @property
+    def encoding(self) -> str:
+        """The content encoding that the server claims, "" for none."""
+        encoding = self.headers.get("Content-Encoding", "").strip().lower()
+        return "" if encoding == "identity" else encoding
+
+    @property
+    def kind(self) -> str:
+        """The media type, without parameters."""
+        return _kind(self.headers)
+
+    @property
+    def length(self) -> int:
+        """Bytes that the body is announced to have, -1 when it is not."""
+        return self._answer.length
+
+    @property
+    def broken(self) -> bool:
+        """Whether the body ended before its framing said so; a promised size tells more."""
+        return self._answer.broken
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds spent waiting for the network since the body began."""
+        return self._deadline.total_waited_s
+
+    def chunks(self, limit: int, largest: int = CHUNK) -> Iterator[bytes]:
+        """Yield the raw body as it comes, at most `limit` bytes; one whose framing breaks off ends, and is `broken`.
+
+        A piece has at most `largest` bytes: what a connection may need in memory.
+
+        Raises:
+            StalledError: a deadline passed or the rate was too low.
+            TransportError: the connection broke.
+            CancelledError: the run was asked to stop.
+        """
+        self._deadline.reading()
+        yield from self._answer.body(limit, largest)
+
+
+def _strong(etag: str) -> str:
+    return etag if len(etag) <= _MAX_VALIDATOR and re.fullmatch(r'"[\x21\x23-\x7e]*"', etag) else ""
+
+
+def _kind(headers: Mapping[str, str]) -> str:
+    return headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def judge(answer: Answer, span: Span, validator: str, deadline: Deadline) -> int:
+    """Return the offset at which the body begins: 0, or `span.start` for a 206 that is exactly what was asked.
+
+    Raises:
+        HttpStatusError: no success, or a 206 that is not what was asked for.
+        TransportError: a head that no server sends who means well.
+    """
+    odd = next((name for name, value in answer.headers.items() if _CONTROL.search(value)), None)
+    if odd is not None:
+        raise TransportError(deadline.told(f"control characters in the header {escaped(odd[:40])}"))
+    if answer.status == 206 and not span.is_whole:
+        misfit = _misfit(answer, span, validator)
+        if misfit:
+            raise HttpStatusError(f"{deadline.host}: asked for {span.header}, got {misfit}", status=206)
+        return span.start
+    if answer.status != 200:
+        status, reason = answer.status, escaped(answer.reason[:_QUOTED])
+        told = f"HTTP {status} {reason}".rstrip() + first_words(answer, deadline)
+        raise HttpStatusError(
+            told,
+            status=status,
+            transient=status in TRANSIENT,
+            retry_after_s=retry_after_s(answer.headers.get("Retry-After", "")),
+            hint=_NEXT_STEP.get(status, ""),
+        )
+    return 0
+
+
+def _misfit(answer: Answer, span: Span, validator: str) -> str:
+    """Return how a 206 differs from what was asked, "" when it does not. Source: RFC 9110 section 15.3.7."""
+    given = answer.headers.get("Content-Range", "").strip()
+    if given.lower() != f"bytes {span.start}-{span.stop - 1}/{span.size}":
+        return f"Content-Range {escaped(given[:80])!r}"
+    if answer.length not in (-1, span.stop - span.start):
+        return f"a length of {answer.length} bytes"
+    etag = answer.headers.get("ETag", "").strip()
+    if etag and validator and etag != validator:
+        return f"another version, {escaped(etag[:60])}"
+    encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
+    return "" if encoding in ("", "identity") else f"Content-Encoding {escaped(encoding[:40])}"
+
+
+def first_words(answer: Answer, deadline: Deadline) -> str:
+    """Return the beginning of a text answer, so that a login page is recognised at once; "" for other kinds."""
+    kind = _kind(answer.headers)
+    if not (kind.startswith("text/") or kind.endswith(("json", "xml"))):
+        return ""
+    start = b""
+    deadline.glancing()
+    with contextlib.suppress(TransportError):
+        for piece in answer.body(_QUOTE_READ):
+            start += piece
+    words = " ".join(start.decode("utf-8", "replace").split())
+    return f"; {escaped(kind[:40])} beginning {escaped(words[:_QUOTED])!r}"

@@ -1,0 +1,142 @@
+"""One JSON document about a run, the only thing on stdout: doit's own fields, and what is known beyond them.
+
+Whatever else is written to stdout meanwhile, by this process or a child, goes to stderr or into the document.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from datetime import UTC, datetime
+from io import StringIO
+from typing import Any, Final
+
+from tasks_lib.ui.events import Event
+from tasks_lib.ui.output import Out
+from tasks_lib.ui.run_state import Ledger, TaskRun
+
+#: Raise when a reader of the old document would misread the new one.
+FORMAT: Final = 1
+#: doit's words for what became of a task. Source: doit 0.37, reporter.JsonReporter.
+_RESULTS: Final = {
+    "up-to-date": "up-to-date",
+    "ignored": "ignore",
+    "failed": "fail",
+    "not-run": "fail",
+    "stopped": "fail",
+}
+#: What doit writes between the output of two actions. Source: as above.
+_BETWEEN: Final = "\n<------------------------------------------------>\n"
+
+
+def refusal(reason: str) -> dict[str, Any]:
+    """Return the document of a run that could not begin."""
+    summary = {"counts": {}, "bytes": 0, "elapsed_s": 0.0, "hosts": []}
+    return {"format": FORMAT, "tasks": [], "out": "", "err": reason, "summary": summary}
+
+
+class _Text(StringIO):
+    """Text kept in memory; a child process that wants a file gets the descriptor, which leads to stderr."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+
+class DocumentFace:
+    """Says nothing until the end; then one document, whatever happened."""
+
+    interval_s: Final = 3600.0
+
+    def __init__(self, out: Out, ledger: Ledger) -> None:
+        self._out, self._ledger = out, ledger
+        self._clock = (time.time(), time.monotonic())
+        self._streams: tuple[Any, Any] = (None, None)
+        self._texts = (_Text(1), _Text(2))
+        self._stdout = -1
+
+    def begin(self) -> None:
+        """Keep stdout to ourselves."""
+        self._streams = (sys.stdout, sys.stderr)
+        sys.stdout, sys.stderr = self._texts
+        if self._out.descriptor == 1:
+            with contextlib.suppress(OSError):
+                self._stdout = os.dup(1)
+                os.dup2(2, 1)
+
+    def hear(self, event: Event) -> None:
+        """The ledger has it."""
+
+    def ended(self, name: str, outcome: str, fail: Any, kept: str) -> None:
+        """The ledger has it."""
+
+    def passed(self, name: str, outcome: str) -> None:
+        """The ledger has it."""
+
+    def beat(self, now: float) -> None:
+        """Nothing to do."""
+
+    def finish(self) -> None:
+        """Write the document."""
+        if self._streams != (None, None):
+            sys.stdout, sys.stderr = self._streams
+        if self._stdout >= 0:
+            os.dup2(self._stdout, 1)
+            os.close(self._stdout)
+        now = time.monotonic()
+        out, err = (text.getvalue() for text in self._texts)
+        document = {
+            "format": FORMAT,
+            "tasks": [*map(self._run, self._ledger.runs.values()), *map(self._seen, self._ledger.seen.items())],
+            "out": out,
+            "err": err + "\n".join(self._ledger.errors),
+            "summary": {
+                "counts": dict(+self._ledger.counts),
+                "bytes": sum(run.fetched_bytes for run in self._ledger.runs.values()),
+                "elapsed_s": round(now - self._ledger.begun_s, 4),
+                "hosts": [
+                    {"host": host, "files": files, "bytes": size, "seconds": round(seconds, 4)}
+                    for host, (files, size, seconds) in self._ledger.by_host().items()
+                ],
+            },
+        }
+        self._out.write(json.dumps(document) + "\n")
+
+    def _run(self, run: TaskRun) -> dict[str, Any]:
+        outcome, end_s = run.outcome or "stopped", run.end_s or time.monotonic()
+        wall, monotonic = self._clock
+        started = datetime.fromtimestamp(wall + run.start_s - monotonic, UTC)
+        source = run.source
+        return self._facts(run.name, outcome, run.message) | {
+            "started": started.strftime("%Y-%m-%d %H:%M:%S.%f"),
+            "elapsed": end_s - run.start_s,
+            "worker": run.worker,
+            "bytes": run.fetched_bytes,
+            "source": source.url if source else None,
+            "warnings": run.warnings,
+            "phases": [
+                {"phase": one.name, "seconds": round((one.end_s or end_s) - one.start_s, 6), "bytes": one.size}
+                | ({"url": one.url} if one.url else {})
+                for one in run.phases
+            ],
+        }
+
+    def _seen(self, seen: tuple[str, str]) -> dict[str, Any]:
+        return self._facts(seen[0], seen[1], "") | {"started": None, "elapsed": None}
+
+    def _facts(self, name: str, outcome: str, message: str) -> dict[str, Any]:
+        actions = getattr(self._ledger.tasks.get(name), "actions", ())
+        return {
+            "name": name,
+            "result": _RESULTS.get(outcome, "success"),
+            "outcome": outcome,
+            "out": _BETWEEN.join(action.out for action in actions if action.out),
+            "err": _BETWEEN.join(action.err for action in actions if action.err),
+            "error": message or None,
+        }

@@ -1,0 +1,277 @@
+"""One flushed line per event, for pipes and CI: no control characters but the markers that a CI asks for.
+
+doit's own marks are kept: `.  TASK` begins, `-- TASK` is up to date, `!! TASK` is ignored, `TaskFailed - taskid:TASK`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from tasks_lib.errors import escaped
+from tasks_lib.progress import describe_wait
+from tasks_lib.ui.events import Event
+from tasks_lib.ui.formatting import counted, escaped_lines, painted
+from tasks_lib.ui.output import Out
+from tasks_lib.ui.run_state import Ledger, TaskRun
+from tasks_lib.units import format_duration, format_estimate, format_size
+
+#: Up-to-date tasks that are named; a graph of ten thousand would bury what matters. The summary counts all.
+NAMED: Final = 100
+#: Seconds after which a task that still runs is told again: CI services stop a job that is silent for ten minutes.
+STILL_S: Final = 30.0
+
+
+class LinesFace:
+    """Shows a run line by line; called from any thread."""
+
+    interval_s: Final = 1.0
+
+    def __init__(self, out: Out, ledger: Ledger, *, ci: str, colour: str, chatter: str = "all") -> None:
+        """Make it.
+
+        Args:
+            out: where to.
+            ledger: what is known.
+            ci: "github", "gitlab" or anything else.
+            colour: "always" or "never".
+            chatter: "all", or "quiet" for warnings and failures only.
+        """
+        self._out, self._ledger, self._ci, self._colour, self._chatter = out, ledger, ci, colour, chatter
+        self._lock = threading.Lock()
+        self._named = 0
+        self._open = False
+        self._told: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """Nothing is said before something happens."""
+
+    def hear(self, event: Event) -> None:
+        """Tell what a running task says."""
+        name, facts = escaped(event.task), event.facts
+        if event.name == "start":
+            self._say(f".  {name}", "")
+        elif event.name == "warn":
+            self._say(f"{name}: {escaped(str(facts['message']))}", "warn")
+        elif event.name == "skip":
+            self._say(f"{name}: skipped: {escaped(str(facts['reason']))}", "warn")
+        elif event.name == "phase" and facts["phase"] == "wait":
+            self._say(f"{name}: {escaped(_waiting(facts))}", "dim")
+
+    def ended(self, name: str, outcome: str, fail: Any, kept: str) -> None:
+        """Tell how a task ended."""
+        run = self._ledger.runs.get(name)
+        if outcome == "failed":
+            told = [f"{fail.get_name()} - taskid:{escaped(name)}", *escaped_lines(f"{fail.get_msg()}\n{kept}")]
+            self._say("\n".join(told) + "\n", "bad")
+        elif outcome == "not-run":
+            self._say(f"not run: {escaped(name)}: it needs {escaped(fail.message)}", "warn")
+        elif run is not None and outcome != "skipped":
+            self._say(f"ok {escaped(name)}: {ending(run)}", "good")
+
+    def passed(self, name: str, outcome: str) -> None:
+        """Tell of a task that is not run, as doit does."""
+        if outcome == "up-to-date" and self._chatter == "all":
+            self._named += 1
+            if self._named > NAMED:
+                return
+            last = "" if self._named < NAMED else "\n-- and more; the summary counts them"
+            self._say(f"-- {escaped(name)}{last}", "dim")
+        elif outcome == "ignored":
+            self._say(f"!! {escaped(name)}", "warn")
+
+    def beat(self, now: float) -> None:
+        """Tell of tasks that run for long, so that nobody thinks that they hang."""
+        for run in self._ledger.active():
+            if now - self._told.setdefault(run.name, run.start_s) >= STILL_S:
+                self._told[run.name] = now
+                self._say(f".. {escaped(run.name)}: {present(run, now)}", "dim")
+
+    def finish(self) -> None:
+        """Write the summary, after the group that holds the events."""
+        if self._open:
+            self._write(self._group_end())
+        quiet = self._chatter == "quiet"
+        for line in [] if quiet else totals(self._ledger, time.monotonic()):
+            self._write(self._styled(line))
+        for run, lines in failures(self._ledger):
+            text = "".join(self._styled(line) for line in ([] if quiet else lines))
+            self._write(text + (self._annotation(run) if self._ci == "github" else ""))
+        for line in more_failures(self._ledger):
+            self._write(self._styled(line))
+
+    def _styled(self, line: Line) -> str:
+        return painted(self._harmless(line.text), line.tone, self._colour) + "\n"
+
+    def _say(self, text: str, tone: str) -> None:
+        if self._chatter == "quiet" and tone not in ("warn", "bad"):
+            return
+        lines = text.split("\n")
+        shown = "\n".join(painted(self._harmless(line), tone if line else "", self._colour) for line in lines)
+        with self._lock:
+            if not self._open and self._ci in ("github", "gitlab") and self._chatter == "all":
+                self._open = True
+                shown = self._group_begin() + shown
+            self._write(shown + "\n")
+
+    def _write(self, text: str) -> None:
+        if text:
+            self._out.write(text)
+
+    def _harmless(self, text: str) -> str:
+        """Keep outside text from being a command of the CI. Source: GitHub, "Workflow commands"."""
+        return f"> {text}" if self._ci == "github" and text.lstrip().startswith(("::", "##[")) else text
+
+    def _group_begin(self) -> str:
+        """Open a group. Source: GitLab, "Custom collapsible sections"; GitHub, "Grouping log lines"."""
+        if self._ci == "github":
+            return "::group::doit\n"
+        return f"\x1b[0Ksection_start:{int(time.time())}:doit\r\x1b[0Kdoit\n"
+
+    def _group_end(self) -> str:
+        return "::endgroup::\n" if self._ci == "github" else f"\x1b[0Ksection_end:{int(time.time())}:doit\r\x1b[0K\n"
+
+    def _annotation(self, run: TaskRun) -> str:
+        """Mark the definition's line. Source: GitHub, "Setting an error message"; its toolkit's escapes."""
+        place = str(_meta(self._ledger.tasks.get(run.name)).get("defined", ""))
+        file, _, line = place.rpartition(":")
+        at = f"file={_property(file)},line={line}," if file and line.isdigit() else ""
+        text = "%0A".join(line.replace("%", "%25") for line in escaped_lines(run.message))
+        return f"::error {at}title={_property(escaped(run.name))}::{text}\n"
+
+
+def _meta(task: Any) -> Mapping[str, Any]:
+    return getattr(task, "meta", None) or {}
+
+
+def _property(text: str) -> str:
+    for character in "%:,":
+        text = text.replace(character, f"%{ord(character):02X}")
+    return escaped(text)
+
+
+def _waiting(facts: Mapping[str, str | int | float]) -> str:
+    if "url" not in facts:
+        return describe_wait("wait", facts) or "waiting"
+    reason = f": {facts['reason']}" if facts.get("reason") else ""
+    return f"asks {facts['url']} again in {facts.get('seconds', 0)} s{reason}"
+
+
+def ending(run: TaskRun) -> str:
+    """Return where the bytes came from and how long it took."""
+    took = format_duration(run.end_s - run.start_s)
+    if run.outcome == "adopted":
+        return f"adopted from the cache in {took}"
+    source = run.source
+    if run.outcome != "fetched" or source is None:
+        return f"in {took}"
+    size = format_size(source.size + source.resumed)
+    resumed = f" ({format_size(source.resumed)} of it were there)" if source.resumed else ""
+    return f"{size}{resumed} from {escaped(source.url)} in {took}"
+
+
+def present(run: TaskRun, now: float) -> str:
+    """Return what a task does now: phase, bytes, rate, time left, or how long it works already."""
+    phase = run.phase
+    if phase is None or not phase.total:
+        doing = phase.name if phase else "running"
+        return f"{doing} for {format_duration(now - run.start_s)}"
+    done, rate = phase.size + phase.resumed, run.rate(now)
+    left = f", {format_estimate((phase.total - done) / rate)} left" if rate > 0 and done <= phase.total else ""
+    return f"{phase.name}: {format_size(done)} of {format_size(phase.total)}, {format_size(rate)}/s{left}"
+
+
+#: Hosts, slow tasks and failures that the summary names; the page and the event log have all.
+_HOSTS: Final = 5
+_SLOWEST: Final = 3
+_FAILURES: Final = 50
+#: A run shorter than this has no slow sources worth a line.
+_SLOW_S: Final = 1.0
+#: Outcomes in the order in which they are told, with their words.
+OUTCOMES: Final = {
+    "failed": "failed",
+    "stopped": "stopped",
+    "fetched": "fetched",
+    "adopted": "adopted",
+    "made": "made",
+    "skipped": "skipped",
+    "up-to-date": "cached",
+    "ignored": "ignored",
+    "not-run": "not run",
+}
+
+
+class Line(NamedTuple):
+    """One line and its tone."""
+
+    text: str
+    tone: str = ""
+
+
+def totals(ledger: Ledger, now: float) -> list[Line]:
+    """Return the counts with bytes and time, the next step after a stop, the hosts that gave bytes, what took long."""
+    if not ledger.counts:
+        return []
+    fetched = sum(run.fetched_bytes for run in ledger.ended("fetched"))
+    told = []
+    for outcome, words in OUTCOMES.items():
+        if number := ledger.counts[outcome]:
+            told.append(f"{number:,} {words}" + (f" ({format_size(fetched)})" if outcome == "fetched" else ""))
+    idle = "" if ledger.runs or ledger.counts["failed"] else "nothing to do"
+    failed = ledger.counts["failed"] or ledger.counts["stopped"]
+    tone = "bad" if failed else "good"
+    said = ": ".join(filter(None, (idle, ", ".join(told))))
+    lines = [Line(f"{said}; {format_duration(now - ledger.begun_s)}", tone)]
+    if ledger.counts["stopped"]:
+        lines.append(Line("  run again to go on; of a download that can be resumed only the rest is fetched", "dim"))
+    return [*lines, *_hosts(ledger), *_slowest(ledger, now)]
+
+
+def _hosts(ledger: Ledger) -> list[Line]:
+    hosts = ledger.by_host()
+    lines = []
+    for host, (files, size, seconds) in list(hosts.items())[:_HOSTS]:
+        rate = f", {format_size(size / seconds)}/s{' each' if files > 1 else ''}" if seconds > 0 else ""
+        lines.append(Line(f"  from {escaped(host)}: {counted(files, 'file')}, {format_size(size)}{rate}", "dim"))
+    if len(hosts) > _HOSTS:
+        lines.append(Line(f"  and {counted(len(hosts) - _HOSTS, 'more host')}", "dim"))
+    return lines
+
+
+def _slowest(ledger: Ledger, now: float) -> list[Line]:
+    if now - ledger.begun_s < _SLOW_S:
+        return []
+    runs = sorted(ledger.ended("fetched", "made", "failed"), key=lambda run: run.start_s - run.end_s)[:_SLOWEST]
+    told = []
+    for run in runs:
+        source = f" from {escaped(run.source.url)}" if run.source else ""
+        told.append(f"{escaped(run.name)} {format_duration(run.end_s - run.start_s)}{source}")
+    return [Line(f"  slowest: {'; '.join(told)}", "dim")] if told else []
+
+
+def failures(ledger: Ledger) -> list[tuple[TaskRun, list[Line]]]:
+    """Return every failure once more: its name, then what happened and the next step, as the task said it."""
+    found = list(ledger.ended("failed"))
+    told = []
+    for run in found[:_FAILURES]:
+        lines = [Line(f"failed: {escaped(run.name)}", "bad")]
+        lines += [Line(f"  {line}") for line in _shortened(escaped_lines(run.message))]
+        told.append((run, lines))
+    return told
+
+
+def more_failures(ledger: Ledger) -> list[Line]:
+    """Return how many failures were not repeated, and what doit itself could not do."""
+    left = ledger.counts["failed"] - _FAILURES
+    lines = [Line(f"and {counted(left, 'more failure')}; the lines above have all", "bad")] if left > 0 else []
+    return lines + [Line(line, "bad") for error in ledger.errors for line in escaped_lines(error)]
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    """Leave a traceback to the lines above: what was raised is enough here."""
+    at = next((index for index, line in enumerate(lines) if line.startswith("Traceback")), None)
+    if at is None:
+        return lines
+    return [*lines[:at], lines[-1], "this is a fault of the program: its traceback stands above"]

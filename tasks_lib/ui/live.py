@@ -1,0 +1,275 @@
+"""A calm live display: one line per active task and one of totals below whatever has to be said for good.
+
+The cursor rests at the top left of the block, never hidden. So a frame is: erase from here down, write the lines, go
+back up. Whatever disturbs the block (a resize that rewraps it, output of a child, a kill) cannot make the next frame
+erase anything above it, and the terminal is clean as soon as the block is erased.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from rich.console import Console
+from rich.text import Text
+
+from tasks_lib.errors import escaped
+from tasks_lib.ui.events import Event
+from tasks_lib.ui.formatting import escaped_lines
+from tasks_lib.ui.lines import Line, failures, more_failures, totals
+from tasks_lib.ui.output import Out
+from tasks_lib.ui.run_state import IDLE_PHASES, Ledger, TaskRun, host_of
+from tasks_lib.units import format_duration, format_estimate, format_size
+
+#: Terminal size where the terminal does not say. Source: POSIX, the VT100's.
+_SIZE: Final = os.terminal_size((80, 24))
+_BAR: Final = 9
+#: Seconds before the end of a run is foretold.
+_CALM_S: Final = 1.0
+_STYLES: Final = {"bad": "red", "good": "green", "warn": "yellow", "accent": "cyan", "dim": "dim", "strong": "bold"}
+_DOING: Final = {
+    "queue": "queued",
+    "wait": "waiting",
+    "connect": "connecting",
+    "first-byte": "asking",
+    "body": "fetching",
+    "verify": "verifying",
+    "repack": "repacking",
+    "extract": "extracting",
+    "place": "placing",
+    "run": "running",
+}
+
+
+class LiveFace:
+    """Redraws a block of lines; called from any thread."""
+
+    interval_s: Final = 0.125  # eight frames a second: below the ten at which a display begins to look restless
+
+    def __init__(self, out: Out, ledger: Ledger, *, colour: str) -> None:
+        """Make it; `colour` is "always" or "never"."""
+        self._out, self._ledger = out, ledger
+        self._console = Console(
+            file=io.StringIO(),
+            force_terminal=True,
+            no_color=colour == "never",
+            highlight=False,
+            markup=False,
+            emoji=False,
+            legacy_windows=False,
+        )
+        self._marks = "━╌" if out.speaks("━╌…") else "=."
+        self._lock = threading.RLock()
+        self._drawn = ""
+        self._noisy: set[str] = set()  # tasks whose children own the terminal
+        self._streams: tuple[Any, Any] = (sys.stdout, sys.stderr)
+        self._proxies: list[_Above] = []
+
+    def begin(self) -> None:
+        """Let what Python prints on the terminal appear above the block; a stream that leads elsewhere stays."""
+        self._streams = (sys.stdout, sys.stderr)
+        self._proxies = [_Above(self._said, stream) for stream in self._streams if Out(stream).is_terminal]
+        sys.stdout, sys.stderr = (
+            next((proxy for proxy in self._proxies if proxy.real is stream), stream) for stream in self._streams
+        )
+
+    def hear(self, event: Event) -> None:
+        """Keep what a person should read; leave the terminal to a child that writes to it."""
+        name = escaped(event.task)
+        if event.name == "warn":
+            self._above([Line(f"{name}: {escaped(str(event.facts['message']))}", "warn")])
+        elif event.name == "skip":
+            self._above([Line(f"{name}: skipped: {escaped(str(event.facts['reason']))}", "warn")])
+        elif event.name == "start" and _owns_terminal(self._ledger.tasks.get(event.task)):
+            with self._lock:
+                self._noisy.add(event.task)
+                self._erase()
+
+    def ended(self, name: str, outcome: str, fail: Any, kept: str) -> None:
+        """Keep a failure; successes are counted."""
+        self._noisy.discard(name)
+        if outcome == "failed":
+            told = [f"{fail.get_name()} - taskid:{escaped(name)}", *escaped_lines(f"{fail.get_msg()}\n{kept}")]
+            self._above([Line(line, "bad") for line in told])
+
+    def passed(self, name: str, outcome: str) -> None:
+        """The totals count it."""
+
+    def beat(self, now: float) -> None:
+        """Draw a frame."""
+        with self._lock:
+            if not self._noisy:
+                self._draw(self._frame(now))
+
+    def finish(self) -> None:
+        """Erase the block and leave the summary."""
+        with self._lock:
+            sys.stdout, sys.stderr = self._streams
+            for proxy in self._proxies:
+                proxy.finish()
+            self._noisy.add("")  # no frame after this
+            self._erase()
+            lines = totals(self._ledger, time.monotonic())
+            for _, told in failures(self._ledger):
+                lines += told
+            self._out.write("".join(map(self._rendered, [*lines, *more_failures(self._ledger)])))
+
+    # --- the block ------------------------------------------------------------------------------
+
+    def _above(self, lines: list[Line]) -> None:
+        with self._lock:
+            drawn, self._drawn = self._drawn, ""
+            self._out.write(("\r\x1b[J" if drawn else "") + "".join(map(self._rendered, lines)))
+            if drawn and not self._noisy:
+                self._draw(drawn)
+
+    def _said(self, text: str) -> None:
+        """Show a line that Python code printed: its colours stay, what would move the cursor goes."""
+        with self._lock:
+            drawn, self._drawn = self._drawn, ""
+            self._out.write(("\r\x1b[J" if drawn else "") + self._printed(Text.from_ansi(text), soft=None) + "\n")
+            if drawn and not self._noisy:
+                self._draw(drawn)
+
+    def _erase(self) -> None:
+        if self._drawn:
+            self._out.write("\r\x1b[J")
+        self._drawn = ""
+
+    def _draw(self, frame: str) -> None:
+        if frame == self._drawn:
+            return
+        height = frame.count("\n")
+        up = f"\x1b[{height}A" if height else ""
+        self._out.write(f"\r\x1b[J{frame}\r{up}")
+        self._drawn = frame
+
+    def _frame(self, now: float) -> str:
+        width, height = self._size()
+        active = self._ledger.active()
+        room = max(1, min(len(active), height - 3))
+        rows = [self._row(run, now, width) for run in active[:room]]
+        if len(active) > room:
+            rows.append(Text(f"… and {len(active) - room} more", "dim"))
+        return "\n".join(self._printed(row, soft=width) for row in [*rows, self._totals(now)])
+
+    def _size(self) -> os.terminal_size:
+        with contextlib.suppress(OSError):
+            size = os.get_terminal_size(self._out.descriptor)
+            if size.columns > 0 and size.lines > 0:
+                return size
+        return _SIZE
+
+    def _rendered(self, line: Line) -> str:
+        return self._printed(Text(line.text, _STYLES.get(line.tone, "")), soft=None) + "\n"
+
+    def _printed(self, text: Text, soft: int | None) -> str:
+        """Return the text with its colours: cropped to `soft` columns less one, or whole."""
+        if soft is not None:
+            text.truncate(max(1, soft - 1), overflow="ellipsis")
+        with self._console.capture() as capture:
+            self._console.print(text, soft_wrap=True, end="")
+        return capture.get()
+
+    # --- its lines ------------------------------------------------------------------------------
+
+    def _row(self, run: TaskRun, now: float, width: int) -> Text:
+        """Return the line of a task: what matters most first, as far as the width has room."""
+        row = Text()
+        room = width - 1
+        shown: list[tuple[tuple[int, int], str, str]] = []
+        for place, text, style in sorted(self._cells(run, now, width), key=lambda cell: cell[0][1]):
+            if len(text) + 1 > room and shown:
+                break
+            room -= len(text) + 1
+            shown.append((place, text, style))
+        for _, text, style in sorted(shown):
+            row.append(f"{text} ", style)
+        return row
+
+    def _cells(self, run: TaskRun, now: float, width: int) -> list[tuple[tuple[int, int], str, str]]:
+        """Return the cells of a task's line, each with its place from the left and its rank, most important first."""
+        phase = run.phase
+        columns = max(8, min(32, width // 4))
+        doing = _DOING.get(phase.name, escaped(phase.name)) if phase else "running"
+        name = f"{_shortened(escaped(run.name), columns):<{columns}}"
+        cells = [((0, 0), name, "bold"), ((1, 1), f"{doing:<10}", "cyan")]
+        if phase is None or not phase.total or phase.name in IDLE_PHASES:
+            return [*cells, ((2, 2), format_duration(now - run.start_s), "dim")]
+        done, rate = phase.size + phase.resumed, run.rate(now)
+        share = min(1.0, done / phase.total)
+        left = format_estimate((phase.total - done) / rate) if rate > 0 and share < 1 else ""
+        full = round(share * _BAR)
+        return [
+            *cells,
+            ((2, 7), self._marks[0] * full + self._marks[1] * (_BAR - full), "green"),
+            ((3, 2), f"{share:>4.0%}", ""),
+            ((4, 5), f"{format_size(done):>9} of {format_size(phase.total):<9}", ""),
+            ((5, 3), f"{format_size(rate) + '/s':>11}", ""),
+            ((6, 4), f"{left:>8}", "dim"),
+            ((7, 6), _shortened(escaped(host_of(phase.url)), 28) if phase.url else "", "dim"),
+        ]
+
+    def _totals(self, now: float) -> Text:
+        counts, active = self._ledger.counts, self._ledger.active()
+        failed = counts["failed"]
+        done = sum(counts.values()) - failed
+        row = Text().append(f"{done:,} done", "green")
+        if failed:
+            row.append(f", {failed:,} failed", "red")
+        row.append(f", {len(active)} running, {max(0, self._ledger.waiting()):,} waiting")
+        have, wanted = self._ledger.bytes()
+        elapsed, rate = now - self._ledger.begun_s, self._ledger.rate(now)
+        if wanted:
+            row.append(f"   {format_size(have)} of {format_size(wanted)}")
+        row.append(f"   {format_duration(elapsed)}", "dim")
+        if rate > 0 and have < wanted and elapsed >= _CALM_S:
+            row.append(f", {format_estimate((wanted - have) / rate)} left", "dim")
+        return row
+
+
+def _shortened(text: str, columns: int) -> str:
+    return text if len(text) <= columns else f"{text[: columns - 1]}…"
+
+
+def _owns_terminal(task: Any) -> bool:
+    """Whether a task runs a shell command whose output doit does not take."""
+    io_options = getattr(task, "io", None)
+    if io_options is None or getattr(io_options, "capture", True):
+        return False
+    return any(type(action).__name__ == "CmdAction" for action in task.actions)
+
+
+class _Above(io.TextIOBase):
+    """What stands in for stdout and stderr: whole lines go above the block, a child gets the real descriptor."""
+
+    def __init__(self, say: Callable[[str], None], real: Any) -> None:
+        super().__init__()
+        self._say, self.real, self._held = say, real, ""
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return int(self.real.fileno())
+
+    def write(self, text: str) -> int:
+        *lines, self._held = (self._held + text).split("\n")
+        for line in lines:
+            self._say(line)
+        return len(text)
+
+    def finish(self) -> None:
+        """Show the line that was not ended."""
+        if self._held:
+            self._say(self._held)
+        self._held = ""

@@ -1,0 +1,315 @@
+"""What is known of a run while it runs: every task with its phases, bytes, source and outcome.
+
+The ledger listens and answers; it prints nothing, reads no clock, and every face (lines, live, JSON, record) reads it.
+Times are monotonic seconds of the events. Text from outside is kept as it came: whoever shows it escapes it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from tasks_lib.ui.events import Event
+
+#: Phases in which a task only waits or looks: a task with no other one found its result made already.
+IDLE_PHASES: Final = frozenset({"queue", "wait", "verify"})
+#: Most phases kept of one task; a source that is asked again and again must not fill the memory.
+MAX_PHASES: Final = 64
+#: Seconds of which the present rate is the mean: long enough to be calm, short enough to see a stall.
+_WINDOW_S: Final = 5.0
+
+Facts = Mapping[str, str | int | float]
+
+
+class _Flow:
+    """What arrives, and how fast it did lately."""
+
+    __slots__ = ("_marks", "_moved_s", "_size")
+
+    def __init__(self, at_s: float) -> None:
+        self._size, self._moved_s = 0, at_s
+        self._marks = [(at_s, 0)]  # two a second, of the last seconds
+
+    def add(self, size: int, at_s: float) -> None:
+        """Note that `size` bytes came."""
+        self._size += size
+        self._moved_s = at_s
+        if at_s - self._marks[-1][0] >= _WINDOW_S / 10:
+            self._marks = [*self._marks[-11:], (at_s, self._size)]
+
+    def rate(self, now: float) -> float:
+        """Return bytes per second over the last seconds, 0 when nothing came in them."""
+        if now - self._moved_s >= _WINDOW_S:
+            return 0.0
+        before = [mark for mark in self._marks if mark[0] <= now - _WINDOW_S]
+        at_s, size = before[-1] if before else self._marks[0]
+        return (self._size - size) / (now - at_s) if now > at_s else 0.0
+
+
+class Phase:
+    """One phase: `start_s` to `end_s` (0 while it lasts), `size` bytes done of `total` (0: unknown)."""
+
+    __slots__ = ("end_s", "name", "resumed", "size", "start_s", "total", "url")
+
+    def __init__(self, name: str, start_s: float, url: str = "", total: int = 0, resumed: int = 0) -> None:
+        self.name, self.start_s, self.end_s, self.url = name, start_s, 0.0, url
+        self.size, self.total, self.resumed = 0, total, resumed
+
+
+class TaskRun:
+    """One execution of one task; `outcome` is "" while it lasts.
+
+    `done_s` is when its worker was done with it (0: nobody said), before doit heard of that.
+    """
+
+    __slots__ = (
+        "_flow", "done_s", "end_s", "message", "name", "outcome",
+        "phases", "ready_s", "start_s", "warnings", "worker",
+    )  # fmt: skip
+
+    def __init__(self, name: str, ready_s: float, start_s: float, worker: str) -> None:
+        self.name, self.ready_s, self.start_s, self.worker = name, ready_s, start_s, worker
+        self.done_s, self.end_s, self.outcome, self.message = 0.0, 0.0, "", ""
+        self.phases: list[Phase] = []
+        self.warnings: list[str] = []
+        self._flow: _Flow | None = None  # of the present phase
+
+    @property
+    def phase(self) -> Phase | None:
+        """The present phase."""
+        return self.phases[-1] if self.phases else None
+
+    @property
+    def source(self) -> Phase | None:
+        """The body from which the bytes came (the last one), None when none arrived."""
+        return next((phase for phase in reversed(self.phases) if phase.name == "body"), None)
+
+    @property
+    def worked(self) -> bool:
+        """Whether it did more than find its result."""
+        return any(phase.name not in IDLE_PHASES for phase in self.phases)
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Bytes that arrived from sources, failed attempts included."""
+        return sum(phase.size for phase in self.phases if phase.name == "body")
+
+    def rate(self, now: float) -> float:
+        """Return bytes per second of the present phase over the last seconds, 0 when nothing came in them."""
+        return self._flow.rate(now) if self._flow is not None else 0.0
+
+    def hear(self, event: Event) -> None:
+        """Take one event that came after its start."""
+        if event.name == "phase":
+            self._begin(str(event.facts["phase"]), event.at_s, event.facts)
+        elif event.name == "advance":
+            self._advance(int(event.facts["size"]), event.at_s)
+        elif event.name == "done":
+            self.done_s = event.at_s
+        elif event.name == "warn":
+            self.warnings.append(str(event.facts["message"]))
+        elif event.name == "skip":
+            self.outcome, self.message = "skipped", str(event.facts["reason"])
+
+    def _begin(self, name: str, at_s: float, facts: Facts) -> None:
+        if self.phases:
+            self.phases[-1].end_s = self.phases[-1].end_s or at_s
+        if len(self.phases) >= MAX_PHASES:
+            self.phases.pop(1)
+        number = {key: int(facts[key]) for key in ("total", "resumed") if key in facts}
+        # git and hg say whom they ask when they connect
+        url = self.phases[-1].url if name == "body" and self.phases and "url" not in facts else facts.get("url", "")
+        self.phases.append(Phase(name, at_s, url=str(url), **number))
+        self._flow = _Flow(at_s)
+
+    def _advance(self, size: int, at_s: float) -> None:
+        if self._flow is not None:
+            self.phases[-1].size += size
+            self._flow.add(size, at_s)
+
+    def finish(self, at_s: float, outcome: str, message: str) -> None:
+        """Let it end, at the latest now."""
+        self.end_s, self.outcome, self.message = self.done_s or at_s, outcome, message
+        if self.phases:
+            self.phases[-1].end_s = self.phases[-1].end_s or self.end_s
+        self._flow = None  # ten thousand runs are kept to the end
+
+
+def host_of(url: str) -> str:
+    """Return the host of a URL, "files" for a local one."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        return (f"{host}:{parts.port}" if parts.port else host) or "files"
+    except ValueError:
+        return "(unreadable URL)"
+
+
+class Ledger:
+    """Everything of one run; safe to tell from any thread."""
+
+    def __init__(self) -> None:
+        self.begun_s = 0.0
+        self.runs: dict[str, TaskRun] = {}
+        self.counts: Counter[str] = Counter()
+        self.seen: dict[str, str] = {}  # task -> what became of it without running
+        self.errors: list[str] = []  # of doit itself
+        self.tasks: Mapping[str, Any] = {}
+        self.selected: tuple[str, ...] = ()
+        self._active: dict[str, TaskRun] = {}
+        self._ready: dict[str, float] = {}
+        self._left: dict[str, int] | None = None  # size of each wanted task that has not ended
+        self._left_bytes = self._had_bytes = 0
+        self._flow = _Flow(0.0)  # of all downloads
+        self._lock = threading.Lock()
+
+    def begin(self, tasks: Mapping[str, Any], selected: tuple[str, ...], at_s: float) -> None:
+        """Note what the run is about: doit's tasks by name, and which were asked for."""
+        self.tasks, self.selected, self.begun_s = tasks, selected, at_s
+        self._flow = _Flow(at_s)
+
+    def ready(self, name: str, at_s: float) -> None:
+        """Note that doit looks at a task: its dependencies are done."""
+        self._ready.setdefault(name, at_s)
+
+    def passed(self, name: str, outcome: str) -> None:
+        """Note what became of a task that did not run: up-to-date, ignored, not-run."""
+        self.seen[name] = outcome
+        self.counts[outcome] += 1
+        self._settle(name)
+
+    def stand(self, names: Iterable[str]) -> None:
+        """Note tasks that are up to date, all at once."""
+        before = len(self.seen)
+        self.seen.update(dict.fromkeys(names, "up-to-date"))
+        self.counts["up-to-date"] += len(self.seen) - before
+
+    def _settle(self, name: str) -> None:
+        if self._left is not None:
+            self._left_bytes -= self._left.pop(name, 0)
+
+    def hear(self, event: Event) -> None:
+        """Take one event of a task that runs."""
+        with self._lock:
+            if event.name == "start":
+                ready = self._ready.pop(event.task, event.at_s)
+                began = TaskRun(event.task, ready, event.at_s, event.worker)
+                self.runs[event.task] = self._active[event.task] = began
+                return
+            run = self.runs.get(event.task)
+            if run is None:
+                return
+            run.hear(event)
+            if event.name == "advance" and run.phase is not None and run.phase.name == "body":
+                self._flow.add(int(event.facts["size"]), event.at_s)
+
+    def end(self, name: str, at_s: float, outcome: str, message: str = "") -> str:
+        """Let a task end; return what became of it, in one word.
+
+        Args:
+            name: the task.
+            at_s: when.
+            outcome: "failed", "stopped", or "success", which is told apart here: fetched, made, adopted, skipped.
+            message: why it failed.
+        """
+        with self._lock:
+            run = self.runs.get(name)
+            if run is None and outcome == "not-run":
+                self.passed(name, outcome)
+                return outcome
+            if run is None:  # what doit could not even start
+                run = self.runs[name] = TaskRun(name, at_s, at_s, "")
+            if outcome == "success":
+                outcome, message = run.outcome or _success(run), run.message
+            run.finish(at_s, outcome, message)
+            self._active.pop(name, None)
+            self.counts[outcome] += 1
+            self._settle(name)
+            if outcome == "fetched" and run.source is not None:
+                self._had_bytes += run.source.size + run.source.resumed
+            return outcome
+
+    def stop(self, at_s: float) -> list[str]:
+        """Let everything that still runs end as stopped: the run is over, and nobody will tell of it any more."""
+        left = [run.name for run in self.active()]
+        for name in left:
+            self.end(name, at_s, "stopped")
+        return left
+
+    def active(self) -> list[TaskRun]:
+        """Return what runs now, in the order of its start."""
+        with self._lock:
+            return list(self._active.values())
+
+    def ended(self, *outcomes: str) -> Iterator[TaskRun]:
+        """Yield the runs that ended so, in the order of their start."""
+        with self._lock:
+            runs = list(self.runs.values())
+        return (run for run in runs if run.end_s and run.outcome in outcomes)
+
+    def wanted(self) -> Iterator[str]:
+        """Yield the names of what was asked for and of all that it needs, but for groups."""
+        left, known = list(self.selected), set(self.selected)
+        while left:
+            name = left.pop()
+            task = self.tasks.get(name)
+            needed = {*task.task_dep, *task.setup_tasks} - known if task is not None else set()
+            known |= needed
+            left += needed
+            if task is not None and task.actions:
+                yield name
+
+    def _wanted_sizes(self) -> dict[str, int]:
+        if self._left is None:
+            ended = {name for name, run in self.runs.items() if run.end_s} | self.seen.keys()
+            sizes = {name: _size_of(self.tasks[name]) for name in self.wanted() if name not in ended}
+            self._left, self._left_bytes = sizes, sum(sizes.values())
+        return self._left
+
+    def waiting(self) -> int:
+        """Return how many tasks have not begun."""
+        with self._lock:
+            return len(self._wanted_sizes()) - len(self._active)
+
+    def bytes(self) -> tuple[int, int]:
+        """Return the bytes that were fetched, and those that will have been when all is done, as far as is known."""
+        with self._lock:
+            self._wanted_sizes()
+            bodies = [run.source for run in self._active.values()]
+            have = self._had_bytes + sum(body.size + body.resumed for body in bodies if body is not None)
+            return have, max(have, self._had_bytes + self._left_bytes)
+
+    def rate(self, now: float) -> float:
+        """Return bytes per second that all sources together gave lately; what is resumed came before."""
+        with self._lock:
+            return self._flow.rate(now)
+
+    def by_host(self) -> dict[str, tuple[int, int, float]]:
+        """Return files, bytes and seconds that each host gave, the longest first."""
+        found: dict[str, tuple[int, int, float]] = {}
+        for run in self.ended("fetched"):
+            for phase in run.phases:
+                if phase.name != "body" or not phase.url:
+                    continue
+                host = host_of(phase.url)
+                files, size, seconds = found.get(host, (0, 0, 0.0))
+                last = phase is run.source
+                took = seconds + phase.end_s - phase.start_s
+                found[host] = (files + last, size + phase.size, took)
+        return dict(sorted(found.items(), key=lambda item: -item[1][2]))
+
+
+def _size_of(task: Any) -> int:
+    size = (task.meta or {}).get("size")
+    return size if isinstance(size, int) else 0
+
+
+def _success(run: TaskRun) -> str:
+    if run.name.startswith("fetch:"):
+        return "fetched" if run.worked else "adopted"
+    if run.name.startswith(("repack:", "toolchain:")) and not run.worked:
+        return "adopted"
+    return "made"

@@ -1,0 +1,51 @@
+"""What git and hg are both told of the world outside: environment, ssh, deadlines. Nothing of it is ever asked for."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Final
+
+from tasks_lib.network import RepositorySettings
+from tasks_lib.subprocesses import Bounds
+
+#: Variables of the caller that such a program needs; everything else, above all GIT_* and HG*, is left out.
+_INHERITED: Final = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "SSH_AUTH_SOCK")
+#: Longest silence of a server that counts and compresses, against that of a plain download.
+_PATIENCE: Final = 4
+#: Seconds for one fetch when no setting says otherwise: 50 GB at 7 MB/s.
+_TOTAL_S: Final = 7200.0
+
+
+def inherited(settings: RepositorySettings) -> dict[str, str]:
+    """Return the environment that is passed on, with the proxies of the settings."""
+    transport = settings.transport
+    environ = {name: settings.environ[name] for name in _INHERITED if name in settings.environ}
+    environ |= {f"{name}_proxy": proxy for name, proxy in transport.proxies.items()}
+    return environ | ({"no_proxy": transport.no_proxy} if transport.no_proxy else {})
+
+
+def fetch_bounds(settings: RepositorySettings) -> Bounds:
+    """Return the deadlines of one fetch."""
+    transport = settings.transport
+    return Bounds(total_s=transport.total_timeout_s or _TOTAL_S, silence_s=transport.stall_timeout_s * _PATIENCE)
+
+
+def ssh_command(settings: RepositorySettings, key: Path | None) -> str:
+    """Return how ssh is called: never asking, the host's key known beforehand. Source: ssh_config(5)."""
+    options = [
+        "BatchMode=yes",
+        "StrictHostKeyChecking=yes",
+        "ForwardAgent=no",
+        "ForwardX11=no",
+        "PermitLocalCommand=no",
+        f"ConnectTimeout={max(1, round(settings.transport.connect_timeout_s))}",
+        f"ServerAliveInterval={max(1, round(settings.transport.stall_timeout_s))}",
+        "ServerAliveCountMax=2",
+    ]
+    if settings.known_hosts:
+        options += [f"UserKnownHostsFile={settings.known_hosts}", "GlobalKnownHostsFile=/dev/null"]
+    if key is not None:
+        options += ["IdentitiesOnly=yes", "IdentityAgent=none", "PasswordAuthentication=no"]
+    words = ["ssh", *(word for option in options for word in ("-o", option))]
+    return shlex.join([*words, *(["-i", str(key)] if key is not None else [])])

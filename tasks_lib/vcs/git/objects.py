@@ -1,0 +1,167 @@
+"""Objects of a repository, each one hashed and compared with the id by which it was asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from tasks_lib.errors import DigestMismatchError, ToolError
+from tasks_lib.network import RepositorySettings
+from tasks_lib.progress import Progress
+from tasks_lib.subprocesses import Stream, streaming
+from tasks_lib.units import format_size
+from tasks_lib.vcs.git.program import command
+
+#: Largest commit, tree or file of settings in bytes; a tree of a million names is about 50 MiB.
+MAX_SMALL: Final = 64 << 20
+#: Ids asked for before their answers are read: they fit into a pipe (64 KiB on Linux), so that neither side waits.
+_AT_ONCE: Final = 500
+#: Content up to this size is read in one piece, in bytes.
+_CHUNK: Final = 1 << 20
+
+
+class MissingObjectError(ToolError):
+    """The repository does not hold an object that it should: damaged, or fetched only in part."""
+
+
+def hasher(identity: str) -> hashlib._Hash:
+    """Return a new digest of the kind that made `identity`: 40 hex digits are SHA-1, 64 are SHA-256.
+
+    Git refuses known collisions of SHA-1 while it receives objects. Source: gitformat-pack, hash-function-transition.
+    """
+    return hashlib.sha1(usedforsecurity=False) if len(identity) == 40 else hashlib.sha256()
+
+
+class Objects:
+    """Reads one bare repository; needs no lock, since objects never change."""
+
+    def __init__(
+        self, directory: Path, settings: RepositorySettings, progress: Progress, beside: Path | None = None
+    ) -> None:
+        self._directory, self._settings, self._progress, self._beside = directory, settings, progress, beside
+        self._stream: Stream | None = None
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Objects:
+        """Begin."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the program."""
+        self._stack.close()
+
+    def small(self, kind: str, identities: Sequence[str]) -> Iterator[bytes]:
+        """Yield the content of commits, trees or small blobs, in this order.
+
+        Raises:
+            MissingObjectError: one is not here.
+            DigestMismatchError: one is not what its id says.
+            ToolError: it is of another kind or too large, or git failed.
+        """
+        if self._stream is None:
+            words = ["cat-file", "--batch"]
+            self._stream = self._stack.enter_context(
+                streaming(command(self._settings, self._directory, words, beside=self._beside), self._progress)
+            )
+        for at in range(0, len(identities), _AT_ONCE):
+            some = identities[at : at + _AT_ONCE]
+            self._stream.send("".join(f"{one}\n" for one in some).encode())
+            for identity in some:
+                size = _size(self._stream, kind, identity)
+                if size > MAX_SMALL:
+                    raise ToolError(f"the {kind} {identity} is larger than {format_size(MAX_SMALL)}")
+                yield _whole(self._stream, kind, identity, size)
+
+    def sizes(self, identities: Sequence[str]) -> Iterator[int]:
+        """Yield the size of each blob, in this order; what is said here is compared when the content is read.
+
+        Raises:
+            MissingObjectError, ToolError: as `small`.
+        """
+        with self._asked(identities, "--batch-check") as stream:
+            for identity in identities:
+                yield _size(stream, "blob", identity)
+
+    def contents(self, identities: Sequence[str]) -> Iterator[tuple[str, int, Iterator[bytes] | tuple[bytes]]]:
+        """Yield id, size and content of blobs in this order; read each content before the next one.
+
+        Raises:
+            MissingObjectError, DigestMismatchError, ToolError: as `small`, while the content is read.
+        """
+        with self._asked(identities, "--batch") as stream:
+            for identity in identities:
+                size = _size(stream, "blob", identity)
+                if size <= _CHUNK:
+                    yield identity, size, (_whole(stream, "blob", identity, size),)
+                else:
+                    yield identity, size, _pieces(stream, identity, size)
+
+    @contextlib.contextmanager
+    def _asked(self, identities: Sequence[str], how: str) -> Iterator[Stream]:
+        """Let git answer for all of these, without waiting for each."""
+        with tempfile.TemporaryFile() as wanted:
+            wanted.writelines(f"{one}\n".encode() for one in identities)
+            wanted.seek(0)
+            call = command(self._settings, self._directory, ["cat-file", how, "--buffer"], beside=self._beside)
+            with streaming(call, self._progress, input=wanted) as stream:
+                yield stream
+
+
+def _size(stream: Stream, kind: str, identity: str) -> int:
+    """Read the head of an answer. Source: git-cat-file(1), "BATCH OUTPUT"."""
+    line = stream.reader.readline(200)
+    if line == f"{identity} missing\n".encode():
+        raise MissingObjectError(f"the {kind} {identity} is missing in the repository")
+    found = re.fullmatch(rb"([0-9a-f]+) ([a-z]+) ([0-9]{1,18})\n", line)
+    if found is None or found[1].decode() != identity:
+        raise stream.failure(f"gave no {kind} {identity}")
+    if found[2].decode() != kind:
+        raise ToolError(
+            f"{identity} is a {found[2].decode()}, not a {kind}",
+            hint="an annotated tag has an id of its own: pin the commit, `git rev-parse TAG^{commit}`",
+        )
+    return int(found[3])
+
+
+def _whole(stream: Stream, kind: str, identity: str, size: int) -> bytes:
+    content = stream.reader.read(size + 1)
+    if len(content) != size + 1:
+        raise stream.failure(f"ended within the {kind} {identity}")
+    content = content[:size]
+    digest = hasher(identity)
+    digest.update(b"%s %d\0" % (kind.encode(), size))
+    digest.update(content)
+    _compare(kind, identity, digest.hexdigest())
+    return content
+
+
+def _pieces(stream: Stream, identity: str, size: int) -> Iterator[bytes]:
+    digest = hasher(identity)
+    digest.update(b"blob %d\0" % size)
+    left = size
+    while left:
+        chunk = stream.reader.read(min(left, _CHUNK))
+        if not chunk:
+            raise stream.failure(f"ended within the blob {identity}")
+        digest.update(chunk)
+        left -= len(chunk)
+        yield chunk
+    if stream.reader.read(1) != b"\n":
+        raise stream.failure(f"ended after the blob {identity}")
+    _compare("blob", identity, digest.hexdigest())
+
+
+def _compare(kind: str, identity: str, actual: str) -> None:
+    if actual != identity:
+        algorithm = "sha1" if len(identity) == 40 else "sha256"
+        raise DigestMismatchError(
+            f"the repository gave another {kind} than asked for: expected {algorithm}:{identity}, got {actual}",
+            expected=f"{algorithm}:{identity}",
+            actual=f"{algorithm}:{actual}",
+            hint="its objects are damaged, or somebody put others in their place",
+        )

@@ -1,0 +1,81 @@
+"""How git is run: which environment and configuration it sees. Nothing of the user's git settings has an effect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from tasks_lib.network import RepositorySettings
+from tasks_lib.subprocesses import Command
+from tasks_lib.vcs.environment import fetch_bounds, inherited, ssh_command
+
+#: Configuration of every call. Source: git-config(1).
+_CONFIG: Final = (
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "credential.helper=",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "fetch.recurseSubmodules=false",
+    "fetch.writeCommitGraph=false",
+    "protocol.version=2",
+    "protocol.allow=never",
+    "safe.directory=*",
+)
+#: What serves a repository on this disk: whose owner another user may be. It runs without a hook or configuration.
+LOCAL_SERVER: Final = "git -c 'safe.directory=*' -c uploadpack.allowAnySHA1InWant=true upload-pack"
+
+
+def command(
+    settings: RepositorySettings,
+    directory: Path,
+    words: Sequence[str],
+    *,
+    scheme: str = "",
+    key: Path | None = None,
+    beside: Path | None = None,
+) -> Command:
+    """Return the call of git in the bare repository `directory`.
+
+    Args:
+        settings: of this run.
+        directory: its repository; the only one that git looks at.
+        words: the subcommand and what follows.
+        scheme: the transport that this call may use, redirects included; http may become https, "" is none.
+        key: private key for ssh; None lets ssh choose.
+        beside: directory of objects that count as this repository's own; nothing else of theirs is looked at.
+    """
+    config = [word for one in _CONFIG for word in ("-c", one)]
+    return Command(
+        words=["git", f"--git-dir={directory.absolute()}", *config, *words],
+        environ=_environment(settings, scheme, key)
+        | ({"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(beside)} if beside is not None else {}),
+        directory=directory,
+        bounds=fetch_bounds(settings),
+    )
+
+
+def _environment(settings: RepositorySettings, scheme: str, key: Path | None) -> dict[str, str]:
+    bundle = settings.transport.ca_bundle
+    return (
+        inherited(settings)
+        | ({"GIT_SSL_CAINFO": bundle} if bundle else {})
+        | {
+            "LC_ALL": "C",
+            "GIT_CONFIG_GLOBAL": "/dev/null",
+            "GIT_CONFIG_SYSTEM": "/dev/null",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_ATTR_NOSYSTEM": "1",
+            "GIT_NO_REPLACE_OBJECTS": "1",
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_ASKPASS": "/bin/false",
+            "SSH_ASKPASS": "/bin/false",
+            "SSH_ASKPASS_REQUIRE": "never",
+            "GIT_OPTIONAL_LOCKS": "0",
+            "GIT_PROTOCOL_FROM_USER": "0",
+            "GIT_ALLOW_PROTOCOL": "http:https" if scheme == "http" else scheme or "none",
+            "GIT_SSH_VARIANT": "ssh",
+            "GIT_SSH_COMMAND": ssh_command(settings, key),
+        }
+    )

@@ -1,0 +1,270 @@
+"""One bare repository: made when missing, and filled with one commit at a time.
+
+A commit is here once its ref `refs/doit-fetch/<commit>` stands; git writes that ref after every object arrived.
+The caller holds the repository's lock while it fetches.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from tasks_lib.errors import ArchiveError, DigestMismatchError, HttpStatusError, ToolError, TransportError, escaped
+from tasks_lib.network import RepositorySettings
+from tasks_lib.progress import Progress
+from tasks_lib.subprocesses import Done, last_line, run
+from tasks_lib.units import format_size, parse_size
+from tasks_lib.vcs.git.commit_tree import listing
+from tasks_lib.vcs.git.http_trace import HttpTrace, http_trace
+from tasks_lib.vcs.git.objects import Objects
+from tasks_lib.vcs.git.program import LOCAL_SERVER, command
+from tasks_lib.vcs.git.submodules import Superproject
+from tasks_lib.vcs.urls import scheme_of, shown
+
+#: What a server says that gives no commit by its id: then everything is fetched.
+#: Source: git's fetch-pack.c and remote-curl.c.
+_NOT_BY_ID: Final = re.compile(
+    r"does not allow request for unadvertised object|does not support (?:shallow|--depth)|shallow capabilities"
+    r"|no such remote ref|couldn't find remote ref"
+)
+#: What waiting does not help against. Source: messages of git 2.25 to 2.47, libcurl and OpenSSH.
+_FINAL: Final = re.compile(
+    r"not our ref|authentication failed|could not read (?:username|password)|terminal prompts disabled"
+    r"|permission denied|host key verification failed|repository .*not found|does not appear to be a git repository"
+    r"|returned error: 4(?!08|25|29)\d\d|dubious ownership|not allowed|unable to find remote helper|certificate"
+    r"|repository not exported|unable to look up|no such file|access denied|bad object|mismatched algorithms"
+)
+#: The status of an HTTP answer that ended a fetch. Source: libcurl's message for CURLE_HTTP_RETURNED_ERROR.
+_HTTP_STATUS: Final = re.compile(r"The requested URL returned error: (\d{3})")
+#: One line of git's progress. Source: git's progress.c.
+_RECEIVED: Final = re.compile(
+    rb"Receiving objects:\s+\d+% \(\d+/\d+\), ([0-9]{1,9}(?:\.[0-9]{1,9})? (?:bytes|KiB|MiB|GiB))"
+)
+
+
+class Repository:
+    """A bare repository in `directory`, which the store gave."""
+
+    def __init__(self, directory: Path, settings: RepositorySettings) -> None:
+        self.directory, self._settings = directory, settings
+
+    def holds(self, commit: str) -> bool:
+        """Whether the commit was fetched with all that it needs but its history."""
+        return (self.directory / REFS / commit).is_file()
+
+    def fetch(self, url: str, commit: str, progress: Progress, *, key: Path | None = None) -> None:
+        """Fetch just the commit, or everything where the server gives no commit by its id.
+
+        Args:
+            url: as `repository_url.checked` accepted it.
+            commit: the full id.
+            progress: told about received bytes.
+            key: private key for ssh.
+
+        Raises:
+            TransportError: the server did not give it; `transient` says whether to try again.
+            ToolError: git is missing or cannot write here.
+            CancelledError: the run was asked to stop.
+        """
+        self._prepare(commit, progress)
+        progress.phase("connect", url=shown(url))
+        if scheme_of(url) == "file" and copied(self.directory, self._settings, url, commit, progress):
+            return
+        with http_trace() as trace:
+            done = self._received(url, commit, progress, key, trace)
+            if done.status:
+                raise _failure(url, commit, done, trace.retry_after_s())
+
+    def _received(self, url: str, commit: str, progress: Progress, key: Path | None, trace: HttpTrace) -> Done:
+        """Run the one or two calls of git that a commit needs; return how the last one ended."""
+
+        def call(words: Sequence[str], *refspecs: str) -> Done:
+            return self._call(url, [*words, *_server(url), "--", url, *refspecs], progress, key, trace)
+
+        done = call(["--depth=1"], f"+{commit}:{REFS}/{commit}")
+        if done.status and _NOT_BY_ID.search(done.errors.lower()):
+            progress.warn(f"{shown(url)} gives no commit by its id: everything is fetched")
+            more = ["--prune", "--unshallow"] if (self.directory / "shallow").exists() else ["--prune"]
+            done = call(more, "+refs/heads/*:refs/all/heads/*", "+refs/tags/*:refs/all/tags/*")
+            if not done.status and self._plain(["update-ref", f"{REFS}/{commit}", commit], progress).status:
+                raise TransportError(
+                    f"{shown(url)} has no commit {commit} on any branch or tag",
+                    hint="is the revision right, and was the branch that held it deleted?",
+                )
+        return done
+
+    def context(self, url: str, archive: str) -> Superproject:
+        """Return where a commit from `url` lies, for reading its submodules."""
+        return Superproject(self.directory, self._settings, url, archive)
+
+    def forget(self) -> None:
+        """Remove the whole repository: its objects are damaged."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def resolve(self, url: str, name: str, progress: Progress, *, key: Path | None = None) -> str:
+        """Return the commit that a branch, tag or HEAD of the remote names now.
+
+        Raises:
+            TransportError: there is none of that name, or the server does not answer.
+            ToolError, CancelledError: as `fetch`.
+        """
+        self._prepare("0" * 40, progress)
+        words = ["ls-remote", *_server(url), "--", url, name, f"{name}^{{}}"]
+        done = run(command(self._settings, self.directory, words, scheme=scheme_of(url), key=key), progress)
+        if done.status:
+            raise _failure(url, name, done)
+        found = dict(line.split("\t")[::-1] for line in done.output.decode("utf-8", "replace").splitlines())
+        for ref in (f"refs/tags/{name}^{{}}", f"refs/tags/{name}", f"refs/heads/{name}", f"{name}^{{}}", name):
+            if ref in found:
+                return str(found[ref])
+        raise TransportError(f"{shown(url)} has no branch or tag called {escaped(name)}")
+
+    def _prepare(self, commit: str, progress: Progress) -> None:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for left in _leftovers(self.directory):  # of a process that was killed: the lock is ours
+                left.unlink(missing_ok=True)
+        except OSError as error:
+            raise ToolError(f"{self.directory} cannot be written: {error.strerror or error}") from error
+        if (self.directory / "HEAD").is_file() and (self.directory / "objects").is_dir():
+            return
+        form = [] if len(commit) == 40 else ["--object-format=sha256"]  # git 2.28 and before know no other than SHA-1
+        done = self._plain(["init", "--quiet", "--bare", "--template=", *form], progress)
+        if done.status:
+            raise ToolError(f"git cannot make a repository in {self.directory}: {last_line(done.errors)}")
+
+    def _plain(self, words: Sequence[str], progress: Progress) -> Done:
+        return run(command(self._settings, self.directory, words), progress)
+
+    def _call(self, url: str, words: Sequence[str], progress: Progress, key: Path | None, trace: HttpTrace) -> Done:
+        """Run one `git fetch`."""
+        words = ["fetch", "--progress", "--no-tags", "--no-recurse-submodules", "--force", *words]
+        call = command(self._settings, self.directory, words, scheme=scheme_of(url), key=key)
+        call = replace(call, environ={**call.environ, **trace.environ})
+
+        def look() -> None:
+            self._check_size()
+            trace.bound()
+
+        told = _Received(progress)
+        try:
+            return run(call, progress, told=told.line, look=look)
+        except ToolError as error:
+            if "is not installed" in str(error):
+                raise
+            raise TransportError(f"{shown(url)}: {error.message}", transient=True) from error
+
+    def _check_size(self) -> None:
+        """Stop a server that sends without end."""
+        size = sum(one.stat(follow_symlinks=False).st_size for one in _scanned(self.directory / "objects" / "pack"))
+        if size > self._settings.max_bytes:
+            raise TransportError(
+                f"the repository is larger than {format_size(self._settings.max_bytes)}",
+                hint="raise FETCH_MAX_TOTAL_BYTES if it is meant to be",
+            )
+
+
+def _scanned(directory: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            yield from entries
+    except OSError:
+        return
+
+
+def _leftovers(directory: Path) -> Iterator[Path]:
+    """Yield lock files and half packs."""
+    yield from directory.glob("*.lock")
+    yield from (directory / REFS).glob("*.lock")
+    yield from (directory / "objects" / "pack").glob("tmp_*")
+
+
+def _server(url: str) -> list[str]:
+    return [f"--upload-pack={LOCAL_SERVER}"] if scheme_of(url) == "file" else []
+
+
+def _failure(url: str, wanted: str, done: Done, retry_after_s: float | None = None) -> TransportError:
+    lines = [
+        line
+        for line in done.errors.replace("\r", "\n").splitlines()
+        if "fatal:" in line or "error:" in line or _FINAL.search(line.lower())  # ssh speaks before git does
+    ]
+    said = last_line("\n".join(lines[:1]) or done.errors)
+    final = _FINAL.search(done.errors.lower())
+    hint = ""
+    if "not our ref" in done.errors:
+        hint = f"the repository has no commit {wanted}: is the revision right?"
+    elif "host key verification" in done.errors.lower():
+        hint = "the host's key must be known: add it to known_hosts, or set FETCH_SSH_KNOWN_HOSTS"
+    told = f"{shown(url)}: git ended with {done.status}: {said}"
+    if status := _HTTP_STATUS.search(done.errors):
+        return HttpStatusError(told, status=int(status[1]), hint=hint, transient=not final, retry_after_s=retry_after_s)
+    return TransportError(told, hint=hint, transient=not final)
+
+
+class _Received:
+    """Reads git's progress."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._size = progress, 0
+
+    def line(self, chunk: bytes) -> None:
+        """Tell how much more was received."""
+        for found in _RECEIVED.finditer(chunk):
+            size = parse_size(found[1].decode(), "git")
+            if not self._size:
+                self._progress.phase("body")
+            if size > self._size:
+                self._progress.advance(size - self._size)
+                self._size = size
+
+
+#: Below this name stand the commits that a repository of ours holds.
+REFS: Final = "refs/doit-fetch"
+#: Most names of one commit here; a larger one comes through git's own fetch.
+_MAX_ENTRIES: Final = 2_000_000
+
+
+def copied(directory: Path, settings: RepositorySettings, url: str, commit: str, progress: Progress) -> bool:
+    """Take a commit from a `file:` URL into the bare repository `directory`; return whether that was possible.
+
+    Raises:
+        ToolError: git is missing.
+        CancelledError: the run was asked to stop.
+    """
+    place = Path(unquote(urlsplit(url).path, errors="surrogateescape"))
+    objects = next((one / "objects" for one in (place / ".git", place) if (one / "objects").is_dir()), None)
+    if objects is None:
+        return False
+    try:
+        with Objects(directory, settings, progress, objects) as found:
+            one = listing(found, commit, name=place.name, max_entries=_MAX_ENTRIES)
+    except (ArchiveError, DigestMismatchError, ToolError):
+        return False  # git's own fetch says what is wrong
+    wanted = dict.fromkeys([commit, *one.trees, *(leaf.identity for leaf in one.leaves)])
+    words = ["pack-objects", "--quiet", "--window=0", str(directory.absolute() / "objects" / "pack" / "pack")]
+    packed = run(command(settings, directory, words, beside=objects), progress, input="".join(_lines(wanted)).encode())
+    if packed.status:
+        return False
+    if one.parents:
+        _make_shallow(directory / "shallow", commit)
+    return not run(command(settings, directory, ["update-ref", f"{REFS}/{commit}", commit]), progress).status
+
+
+def _lines(identities: dict[str, None]) -> Iterator[str]:
+    for one in identities:
+        yield f"{one}\n"
+
+
+def _make_shallow(path: Path, commit: str) -> None:
+    """Say that the commit's parents are not here. Source: git's Documentation/technical/shallow.txt."""
+    known = set(path.read_text("ascii").split()) if path.exists() else set()
+    aside = path.with_name("shallow.new")
+    aside.write_text("".join(f"{one}\n" for one in sorted(known | {commit})), "ascii")
+    aside.replace(path)
