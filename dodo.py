@@ -1,6 +1,6 @@
 """The porch of this repository: `doit` makes the sample; `doit toolchain:NAME` whatever else is defined."""
 
-from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs
+from doit_fetch import DOIT_CONFIG, task_fetchdefs
 
 DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["toolchain:sample"]}
 

@@ -100,7 +100,7 @@ def generate(root: Path, scenario: Scenario) -> tuple[tuple[str, str], ...]:
 
 def ours(work: Work, here: Path) -> list[str]:
     (here / "fetchdefs/fetch").mkdir(parents=True)
-    (here / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (here / "dodo.py").write_text("from doit_fetch import DOIT_CONFIG, task_fetchdefs\n")
     text = "".join(
         f"{name[:-4]}:\n  description: d\n  fetch: {{type: static-url, url: '{work.base}/{name}', sha256: {sha}, "
         f"size: {work.scenario.size}}}\n"

@@ -26,11 +26,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 DOIT = [str(Path(sys.executable).with_name("doit"))]
-PORCH = "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n"
+PORCH = "from doit_fetch import DOIT_CONFIG, task_fetchdefs\n"
 SELECTION = 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["extract", "fetch"]}\n'
 SCHEDULE = """
 import time
-from tasks_lib.graph.porch import DOIT_CONFIG
+from doit_fetch import DOIT_CONFIG
 DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["compute", "load"], "verbosity": 0}
 def work(seconds):
     time.sleep(seconds)

@@ -38,7 +38,7 @@ def fill(cache: Path, count: int, size: int) -> None:
 
 def repository(place: Path) -> Path:
     (place / "fetchdefs/fetch").mkdir(parents=True)
-    (place / "dodo.py").write_text("from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n")
+    (place / "dodo.py").write_text("from doit_fetch import DOIT_CONFIG, task_fetchdefs\n")
     sha = hashlib.sha256(b"").hexdigest()
     text = "a:\n  description: a\n  fetch:\n    type: static-url\n    url: file:///dev/null\n"
     text += f"    sha256: {sha}\n    size: 0\n"

@@ -27,7 +27,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PORCH = "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n"
+PORCH = "from doit_fetch import DOIT_CONFIG, task_fetchdefs\n"
 SELECTION = 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["toolchain"]}\n'
 #: Fetches of a toolchain where they are spread.
 FEW = 10

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -25,14 +24,22 @@ if TYPE_CHECKING:
     from tasks_lib.ui.output import Surroundings
 
 
+_current: House | None = None
+
+
 def house() -> House | None:
-    """Return what the porch built, None when no dodo.py asked for it."""
-    porch = sys.modules.get("tasks_lib.graph.porch")
-    return getattr(porch, "HOUSE", None)
+    """Return what `enter_house` was given, None when no dodo.py asked for it."""
+    return _current
+
+
+def enter_house(found: House) -> None:
+    """Let `house` return this from here on: doit makes commands and reporters without asking anybody for arguments."""
+    global _current  # the one of this process
+    _current = found
 
 
 class House:
-    """One run; the porch makes it."""
+    """One run; `doit_fetch` makes it."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         self.settings, self.environ = settings, environ

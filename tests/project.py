@@ -19,7 +19,7 @@ PORTABLE = os.pathsep.join((str(ROOT), str(ROOT / "tests/portable")))
 #: The environment, without what would be heard here.
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("FETCH", "MOZ_", "UPLOAD"))}
 #: All that a user's dodo.py needs.
-PORCH = "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n"
+PORCH = "from doit_fetch import DOIT_CONFIG, task_fetchdefs\n"
 LIBRARY = tar(
     [Member("lib-1.0/"), Member("lib-1.0/lib.h", b"#define LIB 1\n"), Member("lib-1.0/run", b"x", mode=0o755)]
 )

@@ -13,7 +13,7 @@ from tests.project import doit, ran
 DODO = """
 import hashlib, threading
 from doit import dependency
-from tasks_lib.graph.porch import DOIT_CONFIG
+from doit_fetch import DOIT_CONFIG
 DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": None, "check_file_uptodate": CHECKER}
 def noted(true, say=lambda: open("log", "a").write(threading.current_thread().name + "\\n")):
     def read(*words):

@@ -421,7 +421,7 @@ def act():
 def task_own():
     return {"actions": [act], "io": {"capture": False}}
 """
-OF_OURS = "from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs\n" + LEFT_OPEN
+OF_OURS = "from doit_fetch import DOIT_CONFIG, task_fetchdefs\n" + LEFT_OPEN
 MANY = (
     OF_OURS
     + """

@@ -126,7 +126,7 @@ def test_json_into_a_file(repository: Path) -> None:
 def test_json_of_a_run_that_cannot_begin(repository: Path) -> None:
     """A target that two tasks claim is doit's own error: the document tells it."""
     (repository / "dodo.py").write_text(
-        "from tasks_lib.graph.porch import DOIT_CONFIG\n"
+        "from doit_fetch import DOIT_CONFIG\n"
         "def task_a():\n    return {'actions': ['true'], 'file_dep': ['nowhere']}\n"
         "DOIT_CONFIG = {**DOIT_CONFIG, 'default_tasks': ['a']}\n"
     )

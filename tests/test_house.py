@@ -37,7 +37,7 @@ def test_thinking_floors_do_no_io(path: Path) -> None:
 
 
 def test_one_hand_per_substance() -> None:
-    """Only transport knows sockets, three packages doit, only two modules the environment, only fs what POSIX lacks."""
+    """Only transport knows sockets, three packages doit, only doit_fetch and fetch_content the environment, only fs what POSIX lacks."""
     for path in MODULES:
         roots = {module.partition(".")[0] for module in imported(path)}
         name = name_of(path)
@@ -46,8 +46,7 @@ def test_one_hand_per_substance() -> None:
         assert not roots & {"tarfile", "zipfile"}, name
         if name != "fs/system_calls.py":  # attributes of modules that only Linux has: mypy --platform darwin
             assert "ctypes" not in roots and not re.search(r"\bioctl\(|[\"']/proc/", path.read_text("utf-8")), name
-        environment = ("engine/configuration.py", "fetch_content/porch.py")
-        assert "os.environ" not in path.read_text("utf-8") or name in environment, name
+        assert "os.environ" not in path.read_text("utf-8") or name == "fetch_content/porch.py", name
 
 
 def test_rooms_have_a_purpose() -> None:

@@ -249,7 +249,7 @@ def test_interrupt_leaves_a_clean_terminal(tmp_path: Path, terminal: Terminal, g
 
 NOISY = """
 import sys, time
-from tasks_lib.graph.porch import DOIT_CONFIG
+from doit_fetch import DOIT_CONFIG
 DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["x"]}
 def talk():
     for number in range(5):

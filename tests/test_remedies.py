@@ -120,13 +120,13 @@ LARGE = (
 STOCK = (
     "from doit import cmd_run, runner\ncmd_run.MThreadRunner, cmd_run.Runner = runner.MThreadRunner, runner.Runner\n"
 )
-NEAR = "from tasks_lib.graph import runner\nrunner._AHEAD = runner._MOST_AHEAD = 1\n"
+NEAR = "from tasks_lib.engine import runner\nrunner._AHEAD = runner._MOST_AHEAD = 1\n"
 AT_THE_END = "runner._wake = lambda dispatcher, node: dispatcher._update_waiting(node)\n"
-MAIN = "from tasks_lib.graph import runner\nrunner.LARGE = 1 << 60\n"
+MAIN = "from tasks_lib.engine import runner\nrunner.LARGE = 1 << 60\n"
 ORDER = (
-    "from tasks_lib.graph.porch import task_fetchdefs\n"
+    "from doit_fetch import task_fetchdefs\n"
     'DOIT_CONFIG["default_tasks"] = ["toolchain", "fetch"]\n'
-    "from tasks_lib.graph import runner\nrunner._AHEAD = runner._MOST_AHEAD = 1\n"
+    "from tasks_lib.engine import runner\nrunner._AHEAD = runner._MOST_AHEAD = 1\n"
 )
 
 
@@ -229,7 +229,7 @@ from tasks_lib.engine.slim_task import LeanTask
 ours = LeanTask.__init__
 LeanTask.__init__ = lambda self, *words: made.append(self) or ours(self, *words)
 atexit.register(lambda: open("made", "w").write(str(len(made))))
-from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs
+from doit_fetch import DOIT_CONFIG, task_fetchdefs
 DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["fetch"]}
 """
 
@@ -267,7 +267,7 @@ def noted():
     slow = {"dataclass:" + one.__name__ for one in classes if one.__module__.startswith("tasks_lib") and "__dataclass_fields__" in vars(one)}
     open("loaded", "w").write(" ".join([*sys.modules, *slow]))
 atexit.register(noted)
-from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs
+from doit_fetch import DOIT_CONFIG, task_fetchdefs
 DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["fetch"]}
 """
 #: What opens, decodes, extracts, runs or shows, and what else takes long to load.

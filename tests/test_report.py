@@ -145,7 +145,7 @@ def test_a_hostile_record_stays_text() -> None:
 #: Quick tasks, each with a check that keeps doit's own thread from hearing of them at once.
 BUSY = """
 import time
-from tasks_lib.graph.porch import DOIT_CONFIG
+from doit_fetch import DOIT_CONFIG
 DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["x"]}
 def act():
     pass

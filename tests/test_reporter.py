@@ -24,7 +24,7 @@ ENVIRON = {
 DOIT = [sys.executable, "-m", "doit"]
 #: Tasks of a user's own, whose names and messages come from anywhere.
 HOSTILE = """
-from tasks_lib.graph.porch import DOIT_CONFIG
+from doit_fetch import DOIT_CONFIG
 DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["x"]}
 def fail():
     from doit.exceptions import TaskFailed
@@ -271,7 +271,7 @@ def test_asking_again_is_told(repository: Path, origin: Origin) -> None:
 def test_what_a_failed_task_wrote(verbosity: int, tmp_path: Path) -> None:
     """What a failed task of a user's own said is told once: while it runs, or when it failed, as doit does."""
     (tmp_path / "dodo.py").write_text(
-        "from tasks_lib.graph.porch import DOIT_CONFIG\n"
+        "from doit_fetch import DOIT_CONFIG\n"
         'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": None}\n'
         'def task_x():\n    return {"actions": ["echo its; echo erring >&2; exit 1"],'
         f' "verbosity": {verbosity}}}\n'

@@ -21,7 +21,7 @@ DODO = """
 import asyncio, threading, time
 from pathlib import Path
 from doit.tools import run_once
-from tasks_lib.graph.porch import DOIT_CONFIG
+from doit_fetch import DOIT_CONFIG
 from tasks_lib.ui.events import RUN
 DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": None}
 LOG = Path("log")

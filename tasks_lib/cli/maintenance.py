@@ -24,6 +24,7 @@ from tasks_lib.engine.base_command import Command, set_up
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, StoreError, escaped
 from tasks_lib.incremental.definition_files import digest_of, load
 from tasks_lib.progress import Facts, LineProgress, describe_wait
+from tasks_lib.session import house
 from tasks_lib.steps import Plan
 from tasks_lib.steps.prune import Bounds, Reach, Verdict, judge, reach, removed, size_of
 from tasks_lib.steps.verify import Damage, Report, Verification
@@ -48,9 +49,11 @@ class _Upkeep(Command, abc.ABC):
         set_up(self.loader, params)
         progress = LineProgress(write_to_stderr, _described, _EVERY_S)
         try:
-            from tasks_lib.graph.porch import HOUSE  # reads the settings of this run
+            from doit_fetch import DOIT_CONFIG  # noqa: F401  # creates the session, also for a dodo.py without it
 
-            return self.work(HOUSE.world, params, args, progress)
+            found = house()
+            assert found is not None
+            return self.work(found.world, params, args, progress)
         except (SettingError, DefinitionError) as error:
             raise _refused(str(error)) from None
         except FetchError as error:

@@ -60,7 +60,7 @@ class Report(Command):
         found = house()
         recorded = found.surroundings.record if found is not None else None
         if recorded is None:
-            raise _refused("this dodo.py does not use tasks_lib.graph.porch, which records runs")
+            raise _refused("this dodo.py does not use doit_fetch, which records runs")
         files = {
             Path(params["page"] or recorded.with_name("report.html")): page,
             Path(params["trace"] or recorded.with_name("trace.json")): trace,

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from tasks_lib.engine.base_command import SETTINGS_ONLY, set_up
-from tasks_lib.engine.configuration import Configuration
+from tasks_lib.engine.configuration import read
 from tasks_lib.errors import escaped
 from tasks_lib.session import house
 from tasks_lib.settings import CONVENTIONS, SETTINGS, Given, Setting, in_force
 from tasks_lib.vcs.urls import shown
 
 #: The name by which a dodo.py imports this package.
-_PACKAGE: Final = __name__.partition(".")[0]
+_PACKAGE: Final = "doit_fetch"
 #: Least and most columns of a page; longer lines are hard to read.
 _COLUMNS: Final = (40, 100)
 _DEFAULT: Final = re.compile(r"\[default: [^\]]*\]")
@@ -150,7 +150,7 @@ def settings_page() -> str:
     Raises:
         SettingError: pyproject.toml cannot be read.
     """
-    configuration = Configuration.read()
+    configuration = read()
     lines = _wrapped(
         "Set one on the command line (`doit NAME=VALUE ...`), as a variable of the environment, or in [tool.doit-fetch]"
         " of pyproject.toml; the first of these counts. pyproject.toml has the name of the command line, or that of the"

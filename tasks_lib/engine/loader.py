@@ -24,6 +24,7 @@ from doit.task import Task
 
 from tasks_lib.engine import slim_task
 from tasks_lib.engine.base_command import set_up
+from tasks_lib.engine.dodo import task_fetchdefs
 from tasks_lib.engine.state import stamp_of
 from tasks_lib.errors import DefinitionError, escaped
 from tasks_lib.fs.system_calls import boot_identity
@@ -249,15 +250,14 @@ class Loader:
 
 def _only_ours(namespace: Mapping[str, Any] | None) -> bool:
     """Whether a dodo.py defines our tasks and none of its own. Source: doit.loader._get_task_creators."""
-    porch = sys.modules.get("tasks_lib.graph.porch")
-    if namespace is None or porch is None:
+    if namespace is None:
         return False
     creators = [
         value
         for name, value in namespace.items()
         if (name.startswith(TASK_STRING) and inspect.isroutine(value)) or hasattr(value, "create_doit_tasks")
     ]
-    return creators == [porch.task_fetchdefs]
+    return creators == [task_fetchdefs]
 
 
 def _digest(*values: object) -> str:

@@ -1,6 +1,6 @@
 """The graph: definitions -> doit tasks. The only floor that knows doit.
 
-A user's `dodo.py` is one line: `from tasks_lib.graph.porch import DOIT_CONFIG, task_fetchdefs`.
+A user's `dodo.py` is one line: `from doit_fetch import DOIT_CONFIG, task_fetchdefs`.
 """
 
 import gc

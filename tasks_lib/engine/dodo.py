@@ -1,0 +1,75 @@
+"""What doit finds in a dodo.py: its configuration and the tasks of the definitions.
+
+`doit_fetch` hands both on, and the environment in.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from doit import doit_cmd
+from doit.exceptions import InvalidDodoFile
+from doit.task import Task
+
+from tasks_lib.engine import configuration
+from tasks_lib.engine.base_command import SETTINGS_ONLY
+from tasks_lib.engine.checker import MD5Checker
+from tasks_lib.engine.slim_task import made
+from tasks_lib.engine.state import stamp_of
+from tasks_lib.errors import FetchError, escaped
+from tasks_lib.session import House, enter_house, house
+from tasks_lib.settings import Settings, misspelt
+
+
+def start(environ: Mapping[str, str]) -> Mapping[str, Any]:
+    """Create the session of this run; return DOIT_CONFIG.
+
+    Raises:
+        InvalidDodoFile: a setting or the cache cannot be used; doit prints it in one line.
+    """
+    found = house() or _created(environ)
+    return {
+        "minversion": "0.37.0",
+        "default_tasks": ["toolchain", "repack", "fetch"],  # sinks first: downloads and extractions overlap
+        "backend": "doit-fetch",
+        "check_file_uptodate": MD5Checker,
+        "dep_file": str(found.database),
+        "num_process": found.settings.jobs,
+        "par_type": "thread",
+        "reporter": "fetch",
+    }
+
+
+def _created(environ: Mapping[str, str]) -> House:
+    configuration.use_environment(environ)
+    try:
+        given = configuration.read()
+        found = House(Settings.parse(**given._asdict()), environ)
+        # whoever left a stamp was here, and may answer alone; a path that cannot even be looked at is told by `enter`
+        if not SETTINGS_ONLY.get() and not os.path.exists(stamp_of(str(found.database))):  # noqa: PTH110 - never raises
+            found.enter()
+    except FetchError as error:
+        raise InvalidDodoFile(str(error)) from None
+    # Source: doit 0.37, `doit_cmd.get_var`; it tells of one variable, and not which there are
+    for line in misspelt(getattr(doit_cmd, "_CMDLINE_VARS", None) or (), environ):
+        sys.stderr.write(f"warning: {escaped(line)}\n")
+    enter_house(found)
+    return found
+
+
+def task_fetchdefs() -> Iterator[Task]:
+    """Yield every task of the definitions.
+
+    Raises:
+        InvalidDodoFile: the definitions are wrong, or a setting or the cache cannot be used; doit prints every problem.
+    """
+    found = house()
+    assert found is not None, "doit_fetch starts the session before it hands this function on"
+    try:
+        graph = found.graph
+    except FetchError as error:
+        raise InvalidDodoFile(str(error)) from None
+    yield from made(graph.tasks())
