@@ -42,12 +42,12 @@ def ours(verb: str, archive: Path, kind: str, out: Path) -> None:
     from tasks_lib.formats import mtime_for
     from tasks_lib.limits import Limits
     from tasks_lib.progress import Silent
-    from tasks_lib.tree import Slot
+    from tasks_lib.tree import Extraction
 
     limits = Limits(max_entries=2_000_000)
     with archive.open("rb") as file:
         if verb == "extract":
-            slot = Slot(out / "tree", out / "records" / "one.json")
+            slot = Extraction(out / "tree", out / "records" / "one.json")
             slot.extract(
                 file, name=archive.name, format=kind, reshape=Reshape(), limits=limits, key="k", progress=Silent()
             )

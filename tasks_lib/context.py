@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from tasks_lib.cache import Store
+from tasks_lib.cache import Cache
 from tasks_lib.formats import mtime_for, writer_version
 from tasks_lib.limits import Limits
 from tasks_lib.network import RepositorySettings
 from tasks_lib.settings import Settings
 
 if TYPE_CHECKING:
-    from tasks_lib.download import Sources
-    from tasks_lib.download.unverified import Unpinned
+    from tasks_lib.download import Downloader
+    from tasks_lib.download.unverified import UnverifiedDownloader
     from tasks_lib.signature import Gpg
     from tasks_lib.transport import Transport
 
@@ -58,9 +58,9 @@ class Context:
         self.looked_through: Final[dict[str, object]] = {}
 
     @shared
-    def store(self) -> Store:
+    def store(self) -> Cache:
         """The store."""
-        return Store(self.settings.cache, self.settings.store)
+        return Cache(self.settings.cache, self.settings.store)
 
     @shared
     def _transport(self) -> Transport:
@@ -79,18 +79,18 @@ class Context:
         return Transport(own, mirrors_of(text).refusal)
 
     @shared
-    def sources(self) -> Sources:
+    def sources(self) -> Downloader:
         """Where blobs come from; what opens sockets is loaded when the first one is needed."""
-        from tasks_lib.download import Sources
+        from tasks_lib.download import Downloader
 
-        return Sources(self.store, self._transport, self.settings.policy)
+        return Downloader(self.store, self._transport, self.settings.policy)
 
     @shared
-    def unpinned(self) -> Unpinned:
+    def unpinned(self) -> UnverifiedDownloader:
         """Where content comes from that nobody pinned."""
-        from tasks_lib.download.unverified import Unpinned
+        from tasks_lib.download.unverified import UnverifiedDownloader
 
-        return Unpinned(self.store, self._transport, self.settings.policy)
+        return UnverifiedDownloader(self.store, self._transport, self.settings.policy)
 
     @shared
     def gpg(self) -> Gpg:

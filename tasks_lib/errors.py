@@ -230,19 +230,19 @@ class DamagedArchiveError(ArchiveError):
 # --- our own cache, our own disk --------------------------------------------------------------
 
 
-class StoreError(FetchError):
+class CacheError(FetchError):
     """The cache could not do its work."""
 
 
-class BlobMissingError(StoreError):
+class BlobMissingError(CacheError):
     """The store does not hold the blob."""
 
 
-class BlobCorruptError(StoreError):
+class BlobCorruptError(CacheError):
     """The blob was there and is not the pinned bytes; it was moved to quarantine."""
 
 
-class StoreUnavailableError(StoreError):
+class CacheUnavailableError(CacheError):
     """The cache directory cannot be used: permissions, space, a lock that is not given up."""
 
 

@@ -1,9 +1,10 @@
 """Whose turn at the interpreter it is, among threads that do little between many system calls.
 
 Python's own lock is handed over at every system call: sixteen threads that each publish a small file hand it over forty
-times a file, and the processor time doubles (docs/decisions/0023). So a thread works `alone` until it really waits, for
-the network or a disk, which it says with `waiting`. This is advice to the scheduler and protects nothing: who waited
-for long takes the turn from whoever has it, so that nothing hangs for it, and whoever says nothing is not held up.
+times a file, and the processor time doubles (docs/decisions/0023). So a thread works `run_alone` until it really waits,
+for the network or a disk, which it says with `released`. This is advice to the scheduler and protects nothing: who
+waited for long takes the turn from whoever has it, so that nothing hangs for it, and whoever says nothing is not held
+up.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class _Alone:
 
 
 class _Waiting:
-    """From `with` to its end others may work; nothing for a thread that does not work `alone`."""
+    """From `with` to its end others may work; nothing for a thread that does not work `run_alone`."""
 
     def __enter__(self) -> None:
         _give()
@@ -49,14 +50,14 @@ class _Waiting:
 def _take() -> None:
     global _turn  # there is one interpreter in a process
     while True:
-        turn = _turn
-        taken = turn.acquire(timeout=_PATIENCE_S)
-        if taken and turn is _turn:
-            _own.turn = turn
+        serialized = _turn
+        taken = serialized.acquire(timeout=_PATIENCE_S)
+        if taken and serialized is _turn:
+            _own.turn = serialized
             return
         if taken:  # it was given up meanwhile
-            turn.release()
-        elif turn is _turn:
+            serialized.release()
+        elif serialized is _turn:
             _turn = threading.Lock()
 
 
@@ -69,16 +70,16 @@ def _give() -> None:
 _turn = threading.Lock()
 _own: Final = _Own()
 
-#: Neither keeps anything of its own, so that one of each serves all threads; `waiting` inside `waiting` is no use.
-alone: Final = _Alone()
-waiting: Final = _Waiting()
+#: Neither keeps anything of its own, so that one of each serves all threads; `released` inside `released` is no use.
+run_alone: Final = _Alone()
+released: Final = _Waiting()
 
 
-def turn(size: int, small: int) -> contextlib.AbstractContextManager[None]:
-    """Return `alone` for work on at most `small` bytes, mostly system calls; nothing for more, mostly done outside.
+def serialized(size: int, small: int) -> contextlib.AbstractContextManager[None]:
+    """Return `run_alone` for work on at most `small` bytes, mostly system calls; nothing for more, mostly done outside.
 
     Args:
         size: bytes that are worked on.
         small: how many of them a lot of calls are made for.
     """
-    return alone if size <= small else contextlib.nullcontext()
+    return run_alone if size <= small else contextlib.nullcontext()

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Final
 
-from tasks_lib.definitions import Checksums, Fetch, Git, GpgSignature, Hg, Minisign, Run, StaticUrl, Toolchain
+from tasks_lib.definitions import Checksums, Fetch, Git, GpgSignature, Hg, Minisign, StaticUrl, Toolchain, ToolchainRun
 from tasks_lib.digest import Digest, Integrity
 
 #: Raise to make every step run again; change of meaning, not of style.
@@ -142,7 +142,7 @@ def toolchain_key(toolchain: Toolchain, *, inputs: Mapping[str, str], files: Map
         inputs: `kind:name` of each of its fetches -> the key of its delivery.
         files: text of each script and resource as written -> digest of its content.
     """
-    run = toolchain.run or Run()
+    run = toolchain.run or ToolchainRun()
     parts = [f"{name}={key}" for name, key in sorted(inputs.items())]
     parts += ["command", *run.command, "script", run.script.text if run.script else "", *run.arguments]
     parts += ["files", *(f"{name}={digest}" for name, digest in sorted(files.items()))]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from tasks_lib.errors import HttpStatusError, StalledError, TransportError, UnreachableError
-from tasks_lib.gil import waiting
+from tasks_lib.gil import released
 from tasks_lib.network import Policy
 from tasks_lib.progress import Progress
 
@@ -136,7 +136,7 @@ class Retry:
     def _wait(self, seconds: float, progress: Progress, url: str, reason: str) -> None:
         if seconds > 0:
             progress.phase("wait", url=url, seconds=round(seconds, 1), reason=reason)
-        with waiting:
+        with released:
             while seconds > 0:
                 progress.check()
                 self._sleep(min(seconds, _CHECK_S))

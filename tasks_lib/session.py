@@ -18,27 +18,27 @@ from tasks_lib.settings import Settings
 if TYPE_CHECKING:
     from tasks_lib.context import Context
     from tasks_lib.definitions import Definitions
-    from tasks_lib.graph.tasks import Graph
-    from tasks_lib.incremental.definition_cache import Library
+    from tasks_lib.graph.tasks import TaskGraph
+    from tasks_lib.incremental.definition_cache import DefinitionCache
     from tasks_lib.steps import Plan
-    from tasks_lib.ui.output import Surroundings
+    from tasks_lib.ui.output import TerminalInfo
 
 
-_current: House | None = None
+_current: Session | None = None
 
 
-def house() -> House | None:
-    """Return what `enter_house` was given, None when no dodo.py asked for it."""
+def current_session() -> Session | None:
+    """Return what `start_session` was given, None when no dodo.py asked for it."""
     return _current
 
 
-def enter_house(found: House) -> None:
-    """Let `house` return this from here on: doit makes commands and reporters without asking anybody for arguments."""
+def start_session(found: Session) -> None:
+    """Make this the session of the process: doit creates commands and reporters without arguments of ours."""
     global _current  # the one of this process
     _current = found
 
 
-class House:
+class Session:
     """One run; `doit_fetch` makes it."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
@@ -58,13 +58,13 @@ class House:
         return Context(self.settings, self.environ)
 
     @cached_property
-    def library(self) -> Library:
+    def library(self) -> DefinitionCache:
         """Where parsed definitions are kept; whoever asks for it is in."""
-        from tasks_lib.incremental.definition_cache import Library
+        from tasks_lib.incremental.definition_cache import DefinitionCache
 
         self.enter()
         where = hashlib.sha256(os.fsencode(self.settings.fetchdefs.absolute())).hexdigest()
-        return Library(self.settings.cache / f"definitions-{where[:12]}.parsed", self.code)
+        return DefinitionCache(self.settings.cache / f"definitions-{where[:12]}.parsed", self.code)
 
     def enter(self) -> None:
         """Make the cache directory, note who uses it, and wait while it is pruned; done once.
@@ -81,12 +81,12 @@ class House:
             self._entered = True
 
     @cached_property
-    def surroundings(self) -> Surroundings:
+    def surroundings(self) -> TerminalInfo:
         """Where the run is shown, and where its record goes."""
-        from tasks_lib.ui.output import Surroundings
+        from tasks_lib.ui.output import TerminalInfo
 
         told = self.settings
-        return Surroundings.parse(self.environ, progress=told.progress, events=told.events, build=told.build)
+        return TerminalInfo.parse(self.environ, progress=told.progress, events=told.events, build=told.build)
 
     @property
     def database(self) -> Path:
@@ -129,8 +129,8 @@ class House:
         )
 
     @cached_property
-    def graph(self) -> Graph:
+    def graph(self) -> TaskGraph:
         """All tasks."""
-        from tasks_lib.graph.tasks import Graph
+        from tasks_lib.graph.tasks import TaskGraph
 
-        return Graph(self.plan, self.world)
+        return TaskGraph(self.plan, self.world)

@@ -36,7 +36,7 @@ _PIPE: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class Timeouts:
     """Most seconds in total, and without a byte from the program."""
 
     total_s: float = 600.0
@@ -44,7 +44,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
+class Completed:
     """How a program ended: `status` is negative for a signal; `errors` is the end of its standard error."""
 
     status: int
@@ -53,13 +53,13 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class Invocation:
     """What to run, where, and with which environment."""
 
     words: Sequence[str]
     environ: Mapping[str, str]
     directory: Path | None = None
-    bounds: Bounds = Bounds()
+    bounds: Timeouts = Timeouts()
 
     @property
     def name(self) -> str:
@@ -67,7 +67,7 @@ class Command:
         return Path(self.words[0]).name
 
 
-def _started(command: Command, **streams: Any) -> subprocess.Popen[bytes]:
+def _started(command: Invocation, **streams: Any) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             list(command.words), env=dict(command.environ), cwd=command.directory, start_new_session=True, **streams
@@ -88,10 +88,10 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-class _Watch:
+class _Watchdog:
     """The deadlines of one program."""
 
-    def __init__(self, command: Command, progress: Progress) -> None:
+    def __init__(self, command: Invocation, progress: Progress) -> None:
         self._command, self._progress = command, progress
         self._begun = self._moved = time.monotonic()
 
@@ -115,13 +115,13 @@ class _Watch:
 
 
 def run(
-    command: Command,
+    command: Invocation,
     progress: Progress,
     *,
     input: bytes = b"",
     told: Callable[[bytes], None] = lambda _: None,
     look: Callable[[], None] = lambda: None,
-) -> Done:
+) -> Completed:
     """Run a program to its end and return how it ended, whatever its status.
 
     Args:
@@ -140,7 +140,7 @@ def run(
         given.seek(0)
         process = _started(command, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        return _collected(process, command, _Watch(command, progress), told, look)
+        return _collected(process, command, _Watchdog(command, progress), told, look)
     finally:
         stop(process)
         for stream in (process.stdout, process.stderr):
@@ -150,11 +150,11 @@ def run(
 
 def _collected(
     process: subprocess.Popen[bytes],
-    command: Command,
-    watch: _Watch,
+    command: Invocation,
+    watch: _Watchdog,
     told: Callable[[bytes], None],
     look: Callable[[], None],
-) -> Done:
+) -> Completed:
     output, errors = bytearray(), bytearray()
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ, output)  # type: ignore[arg-type]  # PIPE was asked for
@@ -177,13 +177,15 @@ def _collected(
     while process.poll() is None:
         watch.look()
         time.sleep(_TICK_S / 10)
-    return Done(status=process.returncode, output=bytes(output), errors=errors.decode("utf-8", "backslashreplace"))
+    return Completed(status=process.returncode, output=bytes(output), errors=errors.decode("utf-8", "backslashreplace"))
 
 
-class Stream:
+class OutputStream:
     """A running program whose output is read as it comes; made by `streaming`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], command: Command, errors: BinaryIO, watch: _Watch) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], command: Invocation, errors: BinaryIO, watch: _Watchdog
+    ) -> None:
         self._process, self._command, self._errors, self._watch = process, command, errors, watch
         if process.stdout is None:
             raise AssertionError("a stream reads the program's output")
@@ -220,7 +222,7 @@ class Stream:
 class _Pipe(io.RawIOBase):
     """Reads a pipe, looking at the deadlines while nothing comes."""
 
-    def __init__(self, descriptor: int, watch: _Watch) -> None:
+    def __init__(self, descriptor: int, watch: _Watchdog) -> None:
         super().__init__()
         self._descriptor, self._watch = descriptor, watch
         self._poll = select.poll()  # not select(2): that knows no descriptor above 1023
@@ -239,7 +241,7 @@ class _Pipe(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def streaming(command: Command, progress: Progress, *, input: BinaryIO | None = None) -> Iterator[Stream]:
+def streaming(command: Invocation, progress: Progress, *, input: BinaryIO | None = None) -> Iterator[OutputStream]:
     """Run a program beside the caller, who reads what it writes; it is ended when the caller leaves.
 
     Args:
@@ -255,7 +257,7 @@ def streaming(command: Command, progress: Progress, *, input: BinaryIO | None = 
             command, stdin=subprocess.PIPE if input is None else input, stdout=subprocess.PIPE, stderr=errors
         )
         try:
-            yield Stream(process, command, errors, _Watch(command, progress))
+            yield OutputStream(process, command, errors, _Watchdog(command, progress))
         finally:
             stop(process)
             for stream in (process.stdin, process.stdout):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks_lib.cache import Store
+from tasks_lib.cache import Cache
 from tests.origin import Origin, reply, serving
 from tests.project import LIBRARY, PORCH, TOOL, definition, written
 
@@ -34,9 +34,9 @@ def origin() -> Iterator[Origin]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> Cache:
     """Return an empty store."""
-    return Store(tmp_path / "cache")
+    return Cache(tmp_path / "cache")
 
 
 @pytest.fixture

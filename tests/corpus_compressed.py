@@ -12,13 +12,7 @@ from functools import partial
 
 import zstandard
 
-from tests.archives import (
-    Member,
-    Zipped,
-    tar,
-    tar_header,
-    zip_of,
-)
+from tests.archives import Member, Zipped, tar, tar_header, zip_of
 from tests.cases import BZ, GZ, TAR, TREE, XZ, ZST, accepted, refused
 
 CUT = 512 * 7  # a boundary of blocks

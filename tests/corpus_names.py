@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from tests.archives import (
-    Member,
-    gnu,
-    pax,
-    record,
-    tar,
-)
+from tests.archives import Member, gnu, pax, record, tar
 from tests.cases import X, accepted, hard, link, refused
 
 for label, name, code in (

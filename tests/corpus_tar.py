@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-from tests.archives import (
-    Member,
-    blocks,
-    gnu,
-    padded,
-    pax,
-    record,
-    resummed,
-    tar,
-    tar_header,
-)
+from tests.archives import Member, blocks, gnu, padded, pax, record, resummed, tar, tar_header
 from tests.cases import SMUGGLED, X, accepted, hard, link, refused, sized
 
 # --- hard links

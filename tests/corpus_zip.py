@@ -5,15 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 
-from tests.archives import (
-    Member,
-    Zipped,
-    ar,
-    tar,
-    zip_end,
-    zip_end64,
-    zip_of,
-)
+from tests.archives import Member, Zipped, ar, tar, zip_end, zip_end64, zip_of
 from tests.cases import BZ, GZ, TAR, TREE, XZ, ZST, accepted, refused
 
 A, B = Zipped(name=b"a", content=b"content a"), Zipped(name=b"d/b", content=b"b" * 5000, deflate="yes")

@@ -16,7 +16,7 @@ from typing import Any
 
 
 @dataclass
-class Request:
+class OriginRequest:
     """What arrived: the request line's path and the headers, lower-cased names."""
 
     path: str
@@ -25,7 +25,7 @@ class Request:
     stays: bool = False  # set by an answer after which the connection takes another request
 
 
-Answer = Callable[[socket.socket, Request], None]
+Answer = Callable[[socket.socket, OriginRequest], None]
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Origin:
 
     url: str
     answers: dict[str, Answer]
-    requests: list[Request] = field(default_factory=list)
+    requests: list[OriginRequest] = field(default_factory=list)
 
     def paths(self) -> list[str]:
         """Return the paths asked for, in order."""
@@ -47,7 +47,7 @@ def reply(body: bytes, status: str = "200 OK", **headers: str) -> Answer:
     With `Connection="keep-alive"` the connection stays.
     """
 
-    def answer(connection: socket.socket, _request: Request) -> None:
+    def answer(connection: socket.socket, _request: OriginRequest) -> None:
         named = {name.replace("_", "-"): text for name, text in headers.items()}
         lines = {"Content-Length": str(len(body)), "Connection": "close", **named}
         head = f"HTTP/1.1 {status}\r\n" + "".join(f"{name}: {text}\r\n" for name, text in lines.items() if text)
@@ -65,7 +65,7 @@ def raw(data: bytes) -> Answer:
 def ranged(body: bytes, etag: str = '"v1"', first: int | None = None) -> Answer:
     """Return an answer that honours Range and If-Range; only `first` bytes of a whole body are sent."""
 
-    def answer(connection: socket.socket, request: Request) -> None:
+    def answer(connection: socket.socket, request: OriginRequest) -> None:
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
         if asked and request.headers.get("if-range", etag) == etag:
             begin, end = int(asked[1]), int(asked[2] or len(body) - 1)
@@ -82,7 +82,7 @@ def ranged(body: bytes, etag: str = '"v1"', first: int | None = None) -> Answer:
 def throttled(body: bytes, rate: float, etag: str = '"v1"') -> Answer:
     """Return an answer that honours ranges and gives each connection `rate` bytes a second."""
 
-    def answer(connection: socket.socket, request: Request) -> None:
+    def answer(connection: socket.socket, request: OriginRequest) -> None:
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
         whole = asked is None or request.headers.get("if-range", etag) != etag
         begin, end = (0, len(body) - 1) if whole or asked is None else (int(asked[1]), int(asked[2] or len(body) - 1))
@@ -103,7 +103,7 @@ def in_turn(*answers: Answer) -> Answer:
     """Return an answer that gives each of these once, and then the last one for ever."""
     left = list(answers)
 
-    def answer(connection: socket.socket, request: Request) -> None:
+    def answer(connection: socket.socket, request: OriginRequest) -> None:
         (left.pop(0) if len(left) > 1 else left[0])(connection, request)
 
     return answer
@@ -134,7 +134,7 @@ def serving(
                 headers[name.strip().lower()] = value.strip()
             if len(words) < 2:
                 return False
-            request = Request(words[1].decode("latin-1"), headers, number)
+            request = OriginRequest(words[1].decode("latin-1"), headers, number)
             origin.requests.append(request)
             answer = origin.answers.get(request.path.partition("?")[0], reply(b"nothing here", "404 Not Found"))
             answer(self.connection, request)

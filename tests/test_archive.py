@@ -30,14 +30,14 @@ from tasks_lib.definitions import json_schema
 from tasks_lib.errors import ArchiveError, TreeError
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Slot, remove_tree
+from tasks_lib.tree import Extraction, remove_tree
 from tests.archives import Member, tar, tar_header, zipped
 
 LIMITS = Limits(max_total_bytes=64 << 20, max_entries=1000, max_metadata_bytes=1 << 16)
 
 
-def extract(data: bytes, kind: str, destination: Path, reshape: Reshape | None = None) -> Slot:
-    slot = Slot(destination, destination.parent / "records" / f"{hashlib.sha256(data).hexdigest()[:8]}.json")
+def extract(data: bytes, kind: str, destination: Path, reshape: Reshape | None = None) -> Extraction:
+    slot = Extraction(destination, destination.parent / "records" / f"{hashlib.sha256(data).hexdigest()[:8]}.json")
     slot.extract(
         io.BytesIO(data), name="a", format=kind, reshape=reshape or Reshape(), limits=LIMITS, key="k", progress=Silent()
     )
@@ -436,14 +436,14 @@ OUTWARD = tar([Member("lib", kind=b"2", target="/usr/lib"), Member("d/up", kind=
 def test_outward_symlinks_can_be_kept(tmp_path: Path) -> None:
     """A definition may keep outward symlinks: they are made as they are, and nothing is written through one."""
     keep = Limits(outward_symlinks="keep")
-    slot = Slot(tmp_path / "out", tmp_path / "records" / "one.json")
+    slot = Extraction(tmp_path / "out", tmp_path / "records" / "one.json")
     slot.extract(
         io.BytesIO(OUTWARD), name="a", format="tar", reshape=Reshape(), limits=keep, key="k", progress=Silent()
     )
     assert tree_of(tmp_path / "out")["lib"] == "-> /usr/lib"
     through = tar([Member("d", kind=b"2", target=str(tmp_path)), Member("d/written", b"x")])
     with pytest.raises(ArchiveError, match="BELOW_NON_DIRECTORY"):
-        Slot(tmp_path / "two", tmp_path / "records" / "two.json").extract(
+        Extraction(tmp_path / "two", tmp_path / "records" / "two.json").extract(
             io.BytesIO(through), name="a", format="tar", reshape=Reshape(), limits=keep, key="k", progress=Silent()
         )
     assert {path.name for path in tmp_path.iterdir()} == {"out", "records"}
@@ -453,7 +453,7 @@ def test_case_twins_can_be_kept(tmp_path: Path) -> None:
     """A definition may accept a symlink that differs from a directory in case only; repacking tells of twins."""
     data = tar([Member("Python", kind=b"2", target="python"), Member("python/x", b"1")])
     words: dict[str, Any] = {"name": "a", "format": "tar", "reshape": Reshape(), "limits": Limits(case_twins="keep")}
-    slot = Slot(tmp_path / "out", tmp_path / "records" / "one.json")
+    slot = Extraction(tmp_path / "out", tmp_path / "records" / "one.json")
     slot.extract(io.BytesIO(data), key="k", progress=Silent(), **words)
     assert set(tree_of(tmp_path / "out")) == {"Python", "python", "python/x"}
     heard = Listener()

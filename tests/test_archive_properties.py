@@ -19,9 +19,9 @@ from tasks_lib.archive import Reshape
 from tasks_lib.errors import ArchiveError
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Slot
+from tasks_lib.tree import Extraction
 from tests.archives import Member, ar, pax, record, resummed, tar, zipped
-from tests.corpus import CASES
+from tests.cases import CASES
 from tests.test_archive import BZ, GZ, PLAIN, XZ, ZST, repacked, tree_of
 
 #: More with EXAMPLES=100000, for a run by hand.
@@ -71,7 +71,7 @@ def build(root: Path, tree: dict[bytes, tuple[str, object]]) -> None:
 
 
 def extracted(data: bytes, kind: str, destination: Path) -> dict[str, str]:
-    slot = Slot(destination, destination.parent / "records" / "one.json")
+    slot = Extraction(destination, destination.parent / "records" / "one.json")
     slot.extract(io.BytesIO(data), name="a", format=kind, reshape=Reshape(), limits=LIMITS, key="k", progress=Silent())
     assert slot.holds("k")
     return tree_of(destination)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks_lib.cache import Store, quarantine
+from tasks_lib.cache import Cache, quarantine
 from tasks_lib.cache.quarantine import Quarantine
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.download.diagnosis import examine
+from tasks_lib.download.diagnosis import diagnose
 from tasks_lib.errors import AllSourcesFailedError
 from tasks_lib.progress import Silent
 from tests.archives import Member, tar
@@ -30,7 +30,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\
 def verdict(content: bytes, earlier: tuple[Path, ...] = (), size: int = -1) -> tuple[str, str]:
     integrity = Integrity(size=len(PROMISED), digest=Digest.sha256(hashlib.sha256(PROMISED).hexdigest()))
     actual = len(content) if size < 0 else size
-    found = examine(io.BytesIO(content), size=actual, expected=integrity, name="p-1.tar.gz", earlier=earlier)
+    found = diagnose(io.BytesIO(content), size=actual, expected=integrity, name="p-1.tar.gz", earlier=earlier)
     return found.words, found.advice
 
 
@@ -91,7 +91,7 @@ def test_damaged_evidence_says_nothing(tmp_path: Path) -> None:
 
 def test_through_the_store(tmp_path: Path) -> None:
     """The report says what came, from where and when, what to do, and where the bytes are; it is printable."""
-    store = Store(tmp_path / "cache")
+    store = Cache(tmp_path / "cache")
     kept = tmp_path / "cache/artifacts/a/0123456789abcdef/p-1.tar.gz"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(PROMISED)
@@ -132,6 +132,6 @@ def test_quarantine_is_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_truncated_says_by_how_much(tmp_path: Path) -> None:
     """A server that announces less than promised is told by the bytes that are missing."""
     with serving({"/a": reply(b"\x00" * 500)}) as origin, pytest.raises(AllSourcesFailedError) as caught:
-        sources(Store(tmp_path / "c")).obtain(wanted(f"{origin.url}/a"), Silent())
+        sources(Cache(tmp_path / "c")).obtain(wanted(f"{origin.url}/a"), Silent())
     assert f"truncated by {len(BODY) - 500} bytes" in str(caught.value)
     assert json.dumps(str(caught.value)).isascii()

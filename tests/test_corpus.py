@@ -19,10 +19,9 @@ from tasks_lib.archive import Reshape
 from tasks_lib.errors import ArchiveError
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Slot, remove_tree
+from tasks_lib.tree import Extraction, remove_tree
 from tests.archives import Member, tar
-from tests.cases import ZST, Tree
-from tests.corpus import CASES
+from tests.cases import CASES, ZST, Tree
 from tests.project import PORCH, PYTHONPATH
 
 ROOT = Path(__file__).parent.parent
@@ -72,7 +71,7 @@ DOTTED: dict[str, Tree] = {
 
 
 def extract(data: bytes, kind: str, destination: Path) -> None:
-    slot = Slot(destination, destination.parent / "records" / "one.json")
+    slot = Extraction(destination, destination.parent / "records" / "one.json")
     slot.extract(io.BytesIO(data), name="a", format=kind, reshape=Reshape(), limits=LIMITS, key="k", progress=Silent())
     assert slot.holds("k")
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks_lib.cache import Store
-from tasks_lib.download import Sources
+from tasks_lib.cache import Cache
+from tasks_lib.download import Downloader
 from tasks_lib.errors import AllSourcesFailedError
 from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
 from tasks_lib.transport import Transport
-from tests.origin import Answer, Origin, Request, in_turn, ranged, raw, reply, serving
+from tests.origin import Answer, Origin, OriginRequest, in_turn, ranged, raw, reply, serving
 from tests.test_sources import BODY, CHUNKED, PINNED, wanted
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -33,12 +33,12 @@ STALL_S, TOTAL_S = 0.3, 0.9
 MEMORY_KIB = 60 << 10
 
 
-def impatient(store: Store, **settings: float) -> Sources:
+def impatient(store: Cache, **settings: float) -> Downloader:
     deadlines = {"connect_timeout_s": 2.0, "stall_timeout_s": STALL_S, "total_timeout_s": TOTAL_S, **settings}
-    return Sources(store, Transport(TransportSettings(**deadlines)), Policy(backoff_s=0.001))  # type: ignore[arg-type]
+    return Downloader(store, Transport(TransportSettings(**deadlines)), Policy(backoff_s=0.001))  # type: ignore[arg-type]
 
 
-def check_cache(store: Store) -> None:
+def check_cache(store: Cache) -> None:
     """Every blob is what its name says, and nothing is left in tmp."""
     for blob in (store.root / "v1/blobs").glob("*/*/*"):
         assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
@@ -65,7 +65,7 @@ def bounded_memory() -> Iterator[None]:
 def endless(piece: bytes, head: bytes, pause_s: float = 0.0) -> Answer:
     """Return an answer that goes on until the client leaves."""
 
-    def answer(connection: socket.socket, _request: Request) -> None:
+    def answer(connection: socket.socket, _request: OriginRequest) -> None:
         connection.sendall(head)
         while True:
             connection.sendall(piece)
@@ -77,7 +77,7 @@ def endless(piece: bytes, head: bytes, pause_s: float = 0.0) -> Answer:
 def mute(head: bytes) -> Answer:
     """Return an answer that stops after `head` and keeps the connection."""
 
-    def answer(connection: socket.socket, _request: Request) -> None:
+    def answer(connection: socket.socket, _request: OriginRequest) -> None:
         connection.sendall(head)
         connection.recv(1)
 
@@ -87,7 +87,7 @@ def mute(head: bytes) -> Answer:
 def reset(head: bytes) -> Answer:
     """Return an answer that ends in a reset."""
 
-    def answer(connection: socket.socket, _request: Request) -> None:
+    def answer(connection: socket.socket, _request: OriginRequest) -> None:
         connection.sendall(head)
         time.sleep(0.05)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -110,11 +110,11 @@ def redirect(location: str, status: str = "302 Found") -> Answer:
     return reply(b"", status, Location=location)
 
 
-def grow(connection: socket.socket, request: Request) -> None:
+def grow(connection: socket.socket, request: OriginRequest) -> None:
     redirect(f"{request.path}?{'x' * 500}")(connection, request)
 
 
-def bait(connection: socket.socket, request: Request) -> None:
+def bait(connection: socket.socket, request: OriginRequest) -> None:
     """Refuse whoever shows credentials, as presigned storage does."""
     known = "authorization" in request.headers
     (reply(b"", "403 Only one authentication") if known else reply(BODY))(connection, request)
@@ -209,7 +209,7 @@ SURVIVED = {
 
 
 @pytest.mark.parametrize("case", SURVIVED)
-def test_survived(case: str, origin: Origin, store: Store) -> None:
+def test_survived(case: str, origin: Origin, store: Cache) -> None:
     """The promised bytes arrive whole, in bounded time and memory; the mirror is left alone."""
     row = SURVIVED[case]
     origin.answers |= {"/a": row.answer(), "/b": reply(BODY), "/%C3%A4": reply(BODY)}
@@ -296,7 +296,7 @@ LOST = {
 
 
 @pytest.mark.parametrize("case", LOST)
-def test_lost(case: str, origin: Origin, store: Store) -> None:
+def test_lost(case: str, origin: Origin, store: Cache) -> None:
     """What cannot be right ends in bounded time and memory with a printable reason, and nothing of it is believed."""
     row = LOST[case]
     origin.answers |= {"/a": row.answer()}
@@ -315,7 +315,7 @@ def test_lost(case: str, origin: Origin, store: Store) -> None:
 
 
 @pytest.mark.parametrize("case", LOST)
-def test_lost_but_mirrored(case: str, origin: Origin, store: Store) -> None:
+def test_lost_but_mirrored(case: str, origin: Origin, store: Cache) -> None:
     """Whatever one origin does, the mirror delivers, asked once, and the message of the first is not needed."""
     row = LOST[case]
     origin.answers |= {"/a": row.answer()}
@@ -326,7 +326,7 @@ def test_lost_but_mirrored(case: str, origin: Origin, store: Store) -> None:
     check_cache(store)
 
 
-def test_a_hang_up_is_answered_by_the_mirror_at_once(origin: Origin, store: Store) -> None:
+def test_a_hang_up_is_answered_by_the_mirror_at_once(origin: Origin, store: Cache) -> None:
     """A source that does not answer is left for the mirror before its retries are used up."""
     origin.answers["/a"] = mute(b"")
     with serving({"/a": reply(BODY)}) as second:
@@ -334,7 +334,7 @@ def test_a_hang_up_is_answered_by_the_mirror_at_once(origin: Origin, store: Stor
     assert len(origin.requests) == 1
 
 
-def test_a_login_page_costs_no_progress(origin: Origin, store: Store) -> None:
+def test_a_login_page_costs_no_progress(origin: Origin, store: Cache) -> None:
     """What one place brought stays when another one shows a page, and a third one goes on with it."""
     page = reply(b"<html><title>Log in</title>", Content_Type="text/html")
     origin.answers |= {"/a": in_turn(ranged(BODY, first=777), page), "/b": ranged(BODY)}
@@ -343,7 +343,7 @@ def test_a_login_page_costs_no_progress(origin: Origin, store: Store) -> None:
     assert store.has(PINNED)
 
 
-def test_time_spent_elsewhere_is_not_counted(origin: Origin, store: Store) -> None:
+def test_time_spent_elsewhere_is_not_counted(origin: Origin, store: Cache) -> None:
     """A source that was left for another one has its own time when it is asked again."""
     origin.answers["/a"] = in_turn(mute(b""), reply(BODY))
     with serving({"/a": endless(b"x", HEAD + LENGTH + b"\r\n", 0.05)}) as slow:
@@ -352,7 +352,7 @@ def test_time_spent_elsewhere_is_not_counted(origin: Origin, store: Store) -> No
     assert len(origin.requests) == 2
 
 
-def test_retry_after_is_a_floor(origin: Origin, store: Store) -> None:
+def test_retry_after_is_a_floor(origin: Origin, store: Cache) -> None:
     """A wait that the server asks for is kept, and one beyond the time of the source ends it."""
     origin.answers["/a"] = in_turn(reply(b"", "429 X", Retry_After="1"), reply(BODY))
     begun = time.monotonic()
@@ -361,7 +361,7 @@ def test_retry_after_is_a_floor(origin: Origin, store: Store) -> None:
     assert len(origin.requests) == 2
 
 
-def test_too_long_a_wait_ends_the_source(origin: Origin, store: Store) -> None:
+def test_too_long_a_wait_ends_the_source(origin: Origin, store: Cache) -> None:
     """A wait that would outlast the time of the source is not begun."""
     origin.answers["/a"] = reply(b"", "503 X", Retry_After="60")
     begun = time.monotonic()
@@ -370,7 +370,7 @@ def test_too_long_a_wait_ends_the_source(origin: Origin, store: Store) -> None:
     assert time.monotonic() - begun < 1
 
 
-def test_presigned_storage(origin: Origin, store: Store) -> None:
+def test_presigned_storage(origin: Origin, store: Cache) -> None:
     """A redirect to storage that refuses credentials works, since none are shown."""
     with serving({"/b": bait}) as storage:
         origin.answers["/a"] = redirect(f"{storage.url}/b?sig=hunter2")
@@ -390,18 +390,18 @@ def test_good_connections_are_reused(origin: Origin, tmp_path: Path) -> None:
     origin.answers["/a"] = in_turn(kept(BODY), kept(BODY), reply(BODY), kept(BODY))
     transport = Transport(TransportSettings())
     for number in range(4):
-        shared = Sources(Store(tmp_path / str(number)), transport, Policy(retries=0))
+        shared = Downloader(Cache(tmp_path / str(number)), transport, Policy(retries=0))
         shared.obtain(wanted(f"{origin.url}/a"), Silent())
         time.sleep(0.05)
     assert [request.connection for request in origin.requests] == [1, 1, 1, 2]
 
 
-def talkative(connection: socket.socket, request: Request) -> None:
+def talkative(connection: socket.socket, request: OriginRequest) -> None:
     kept(BODY)(connection, request)
     connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
 
 
-def both(connection: socket.socket, request: Request) -> None:
+def both(connection: socket.socket, request: OriginRequest) -> None:
     connection.sendall(CHUNKED[:-2] + b"Content-Length: 7\r\n\r\n30d40\r\n" + BODY + b"\r\n0\r\n\r\n")
     request.stays = True
 
@@ -420,10 +420,10 @@ def test_bad_connections_are_not(case: str, origin: Origin, tmp_path: Path) -> N
     origin.answers |= {"/a": BAD_CONNECTIONS[case](), "/b": kept(BODY)}
     transport = Transport(TransportSettings())
     with contextlib.suppress(AllSourcesFailedError):
-        Sources(Store(tmp_path / "1"), transport, Policy(retries=0)).obtain(wanted(f"{origin.url}/a"), Silent())
+        Downloader(Cache(tmp_path / "1"), transport, Policy(retries=0)).obtain(wanted(f"{origin.url}/a"), Silent())
     time.sleep(0.05)
-    other = Store(tmp_path / "2")
-    Sources(other, transport, Policy(retries=0)).obtain(wanted(f"{origin.url}/b"), Silent())
+    other = Cache(tmp_path / "2")
+    Downloader(other, transport, Policy(retries=0)).obtain(wanted(f"{origin.url}/b"), Silent())
     assert [request.connection for request in origin.requests] == [1, 2]
     assert other.has(PINNED)
 
@@ -431,7 +431,7 @@ def test_bad_connections_are_not(case: str, origin: Origin, tmp_path: Path) -> N
 # --- places -------------------------------------------------------------------------------------
 
 
-def test_refused_and_unresolvable(store: Store) -> None:
+def test_refused_and_unresolvable(store: Cache) -> None:
     """A closed port and a name that does not exist end soon, and say host and phase."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         dead = f"http://127.0.0.1:{taken.getsockname()[1]}/a"
@@ -443,7 +443,7 @@ def test_refused_and_unresolvable(store: Store) -> None:
     assert time.monotonic() - begun < 2 * TOTAL_S + 2
 
 
-def test_a_port_that_swallows(store: Store) -> None:
+def test_a_port_that_swallows(store: Cache) -> None:
     """A listener that accepts nobody is left after the connect deadline, in TLS too."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
@@ -455,7 +455,7 @@ def test_a_port_that_swallows(store: Store) -> None:
         assert time.monotonic() - begun < 2 * TOTAL_S + 2
 
 
-def test_ipv6(store: Store) -> None:
+def test_ipv6(store: Cache) -> None:
     """An IPv6 literal works."""
     try:
         with serving({"/a": reply(BODY)}, address="::1") as origin:
@@ -465,7 +465,7 @@ def test_ipv6(store: Store) -> None:
         pytest.skip("no IPv6 here")
 
 
-def test_dead_address_first(monkeypatch: pytest.MonkeyPatch, origin: Origin, store: Store) -> None:
+def test_dead_address_first(monkeypatch: pytest.MonkeyPatch, origin: Origin, store: Cache) -> None:
     """When the first address of a name swallows packets, the second one serves after a moment."""
     real = socket.getaddrinfo
     port = int(origin.url.rpartition(":")[2])
@@ -483,7 +483,7 @@ def test_dead_address_first(monkeypatch: pytest.MonkeyPatch, origin: Origin, sto
     assert time.monotonic() - begun < 3
 
 
-def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch, store: Cache) -> None:
     """A name server that does not answer costs the connect deadline and no more."""
     released = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_a, **_o: released.wait(20) and [])
@@ -494,7 +494,7 @@ def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch, store: Store) ->
     assert time.monotonic() - begun < TOTAL_S + 2
 
 
-def test_denied_networks(origin: Origin, store: Store) -> None:
+def test_denied_networks(origin: Origin, store: Cache) -> None:
     """A redirect into a denied network is not followed, whatever name leads there; the default denies link-local."""
     origin.answers["/a"] = redirect("http://169.254.169.254/latest/meta-data/")
     with pytest.raises(AllSourcesFailedError, match="in a network that is never asked"):
@@ -502,7 +502,7 @@ def test_denied_networks(origin: Origin, store: Store) -> None:
     assert len(origin.requests) == 1
 
 
-def test_ten_definitions_one_dead_host(store: Store, origin: Origin) -> None:
+def test_ten_definitions_one_dead_host(store: Cache, origin: Origin) -> None:
     """Ten definitions whose origin swallows everything and whose mirror lives lose one deadline, not ten."""
     origin.answers |= {f"/{n}": reply(BODY + bytes([n])) for n in range(10)}
     with socket.create_server(("127.0.0.1", 0)) as silent:

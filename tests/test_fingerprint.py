@@ -25,7 +25,7 @@ from tasks_lib.fs.fingerprint import (
 )
 from tasks_lib.incremental.marks import unchanged
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Slot
+from tasks_lib.tree import Extraction
 from tests.test_house import MODULES, name_of
 
 
@@ -127,7 +127,7 @@ def test_one_notion() -> None:
 
 def test_a_record_that_changed_in_place(tmp_path: Path) -> None:
     """Who waited for a slot is told that its record changed even when its inode did not: systems use numbers again."""
-    slot = Slot(tmp_path / "tree", tmp_path / ".records/tree.json")
+    slot = Extraction(tmp_path / "tree", tmp_path / ".records/tree.json")
     slot.record.parent.mkdir()
     slot.record.write_text("{}\n")
     told: list[bool] = []

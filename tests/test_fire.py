@@ -28,12 +28,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks_lib.cache import Store
+from tasks_lib.cache import Cache
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError, FetchError
 from tasks_lib.fs import system_calls
 from tests.archives import Member, tar
-from tests.origin import Origin, Request, reply, serving
+from tests.origin import Origin, OriginRequest, reply, serving
 from tests.project import CLEAN, PORCH, PYTHONPATH, definition
 
 BIG = random.Random(7).randbytes(300_000)
@@ -608,7 +608,7 @@ def stubborn(body: bytes) -> Iterator[tuple[Origin, threading.Event]]:
     """Serve `/slow`: half of the body, and the rest when the event is set."""
     go = threading.Event()
 
-    def answer(connection: object, request: Request) -> None:
+    def answer(connection: object, request: OriginRequest) -> None:
         del request
         head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
         connection.sendall(head + body[: len(body) // 2])  # type: ignore[attr-defined]
@@ -675,7 +675,7 @@ def test_swaps_between_verify_and_use(tmp_path: Path, how: str, times: int) -> N
     """While somebody swaps a blob's content all the time, whoever opens it reads the right bytes or is told."""
     right, wrong = b"right" * 2000, b"wrong" * 2000
     pinned = Integrity(size=len(right), digest=Digest.sha256(hashlib.sha256(right).hexdigest()))
-    store = Store(tmp_path / "cache")
+    store = Cache(tmp_path / "cache")
 
     def put() -> None:
         with store.writer() as writer:
@@ -747,7 +747,7 @@ def test_an_open_blob_survives_prune(farm: Farm) -> None:
 
 def test_failures_keep_no_descriptor(tmp_path: Path) -> None:
     """A thousand failures leave as many descriptors open as before."""
-    store = Store(tmp_path / "cache")
+    store = Cache(tmp_path / "cache")
     pinned = Integrity(size=3, digest=Digest.sha256(hashlib.sha256(b"abc").hexdigest()))
     store.has(pinned)
     before = len(list(Path("/proc/self/fd").iterdir()))

@@ -15,11 +15,11 @@ from tasks_lib import gil
 from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, FetchesEntry, StaticUrl
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.gil import alone, waiting
+from tasks_lib.gil import released, run_alone
 from tasks_lib.progress import Silent
 from tasks_lib.settings import Settings
 from tasks_lib.steps import Artifact, Delivery, deliver, fetch
-from tests.origin import Request, reply, serving
+from tests.origin import OriginRequest, reply, serving
 
 
 def started(work: Callable[[], None]) -> threading.Thread:
@@ -34,7 +34,7 @@ def test_one_after_another() -> None:
 
     def work() -> None:
         for _ in range(200):
-            with alone:
+            with run_alone:
                 at_work[0] += 1
                 most[0] = max(most[0], at_work[0])
                 open("/dev/null").close()  # noqa: PTH123  # gives Python's own lock away
@@ -53,14 +53,14 @@ def test_others_work_while_one_waits() -> None:
     def answer() -> None:
         for _ in range(100):
             question = asked.get()
-            with alone:
+            with run_alone:
                 answered.put(question)
 
     other = started(answer)
     for number in range(100):
-        with alone:
+        with run_alone:
             asked.put(str(number))
-            with waiting:
+            with released:
                 assert gil._own.turn is None
                 assert answered.get(timeout=60) == str(number)
             assert gil._own.turn is not None
@@ -72,15 +72,15 @@ def test_who_hangs_is_passed() -> None:
     hangs, go_on, passed = threading.Event(), threading.Event(), threading.Event()
 
     def hang() -> None:
-        with alone:
+        with run_alone:
             hangs.set()
             assert go_on.wait(60)
-        with alone:
+        with run_alone:
             passed.set()
 
     def work() -> None:
         for _ in range(3):
-            with alone:
+            with run_alone:
                 pass
 
     first = started(hang)
@@ -98,13 +98,13 @@ def test_waiting_is_nothing_to_others() -> None:
     holds, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with alone:
+        with run_alone:
             holds.set()
             assert done.wait(60)
 
     other = started(hold)
     assert holds.wait(60)
-    with waiting:
+    with released:
         pass
     assert gil._own.turn is None
     done.set()
@@ -154,9 +154,9 @@ def test_small_downloads_take_turns(size: int, takes: bool, tmp_path: Path) -> N
     """A download that is mostly system calls works alone, and gives its turn up while it waits for the server."""
     content, given_up = b"x" * size, []
 
-    def held(connection: socket.socket, request: Request) -> None:
+    def held(connection: socket.socket, request: OriginRequest) -> None:
         before = gil._turn
-        with alone:
+        with run_alone:
             given_up.append(gil._turn is before)  # else it was taken from whoever waits for this answer
         reply(content)(connection, request)
 

@@ -11,7 +11,7 @@ from doit.exceptions import TaskError, TaskFailed
 from doit.task import Task
 
 from tasks_lib.engine import slim_task
-from tasks_lib.graph.task_info import Facts
+from tasks_lib.graph.task_info import TaskInfo
 
 
 class Check:
@@ -51,7 +51,7 @@ TOLD: dict[str, dict[str, Any]] = {
 def both(told: dict[str, Any]) -> tuple[Any, Any]:
     words = {key: value for key, value in told.items() if key not in ("basename", "name")}
     stock = Task("extract:a", subtask_of="extract", **words)  # type: ignore[no-untyped-call]  # doit has no types
-    return stock, slim_task.LeanTask("extract:a", "extract", told)
+    return stock, slim_task.SlimTask("extract:a", "extract", told)
 
 
 def plain(value: Any) -> Any:
@@ -84,14 +84,14 @@ def test_every_attribute_is_as_doit_makes_it(name: str) -> None:
 def test_nothing_that_tasks_share_changes() -> None:
     """Making, running and releasing tasks leaves what belongs to the class as it was."""
     for told in TOLD.values():
-        ours = slim_task.LeanTask("extract:a", "extract", told)
+        ours = slim_task.SlimTask("extract:a", "extract", told)
         assert ours.execute(None) is None
         ours.calc_dep.add("x")
         ours.save_extra_values()
         ours.release()
         ours.release_checks()
     assert ([], {}, frozenset()) == (slim_task._NO_LIST, slim_task._NO_WORDS, slim_task._NO_SET)
-    assert slim_task.LeanTask("extract:b", "extract", TOLD["made of nothing"]).calc_dep == set()
+    assert slim_task.SlimTask("extract:b", "extract", TOLD["made of nothing"]).calc_dep == set()
 
 
 FAIL = TaskFailed("no")  # type: ignore[no-untyped-call]
@@ -128,7 +128,7 @@ def test_another_process_is_sent_no_action() -> None:
 def test_words_after_a_name_are_no_options() -> None:
     """Doit goes on with the words behind the name of a task."""
     control = TaskControl(
-        [slim_task.LeanTask(f"extract:{one}", "extract", {**TOLD["made of nothing"], "targets": [one]}) for one in "ab"]
+        [slim_task.SlimTask(f"extract:{one}", "extract", {**TOLD["made of nothing"], "targets": [one]}) for one in "ab"]
     )  # type: ignore[no-untyped-call]
     control.process(["extract:a", "extract:b"])  # type: ignore[no-untyped-call]
     assert control.selected_tasks == ["extract:a", "extract:b"]
@@ -149,11 +149,11 @@ def test_many_dependencies_are_not_compared_with_each_other() -> None:
     """Doit looks for the maker of each file among the tasks that are needed: the work grows as their number."""
     numbers = range(1000)
     makers = [
-        slim_task.LeanTask(Counted(f"extract:{one}"), "extract", {**TOLD["made of nothing"], "targets": [str(one)]})
+        slim_task.SlimTask(Counted(f"extract:{one}"), "extract", {**TOLD["made of nothing"], "targets": [str(one)]})
         for one in numbers
     ]
     needs = {"task_dep": [f"extract:{one}" for one in numbers], "file_dep": [str(one) for one in numbers]}
-    kit = slim_task.LeanTask("toolchain:kit", "toolchain", {**TOLD["made of nothing"], **needs})
+    kit = slim_task.SlimTask("toolchain:kit", "toolchain", {**TOLD["made of nothing"], **needs})
     Counted.compared = 0
     TaskControl([kit, *makers])  # type: ignore[no-untyped-call]
     assert len(kit.task_dep) == len(numbers)
@@ -188,7 +188,7 @@ def dispatcher(count: int) -> Any:
         }
         for n in range(count)
     ] + [{**TOLD["made of nothing"], "basename": "fetch", "name": f"{n}", "targets": [f"f{n}"]} for n in range(count)]
-    control = TaskControl(list(slim_task.made(told)))  # type: ignore[no-untyped-call]
+    control = TaskControl(list(slim_task.slim_tasks(told)))  # type: ignore[no-untyped-call]
     control.process(["extract", "fetch"])  # type: ignore[no-untyped-call]
     return control.task_dispatcher()  # type: ignore[no-untyped-call]
 
@@ -270,6 +270,6 @@ def test_a_circle_is_found_in_a_portion() -> None:
 
 def test_facts_are_told_alike() -> None:
     """One by one, all at once and as a plain dict the facts of a task are the same, its class of workers among them."""
-    facts = Facts("cpu", lambda key: {"recipe_key": key, "size": 1}, "k")
+    facts = TaskInfo("cpu", lambda key: {"recipe_key": key, "size": 1}, "k")
     assert dict(facts.items()) == {name: facts[name] for name in facts} == {"recipe_key": "k", "size": 1, "pool": "cpu"}
     assert (len(facts), facts.get("size"), facts.get("other")) == (3, 1, None)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from tasks_lib.ui.events import Event
 from tasks_lib.ui.formatting import counted
-from tasks_lib.ui.lines import NAMED, LinesFace, failures, totals
-from tasks_lib.ui.output import Out
-from tasks_lib.ui.run_state import MAX_PHASES, Ledger, host_of
+from tasks_lib.ui.lines import NAMED, LinesRenderer, failures, totals
+from tasks_lib.ui.output import Output
+from tasks_lib.ui.run_state import MAX_PHASES, RunState, host_of
 
 
 class Said:
@@ -26,14 +26,14 @@ class Said:
         self, ci: str = "", colour: str = "never", chatter: str = "all", tasks: dict[str, Any] | None = None
     ) -> None:
         self.stream = io.StringIO()
-        self.ledger = Ledger()
-        self.face = LinesFace(Out(self.stream), self.ledger, ci=ci, colour=colour, chatter=chatter)
+        self.ledger = RunState()
+        self.face = LinesRenderer(Output(self.stream), self.ledger, ci=ci, colour=colour, chatter=chatter)
         self.ledger.begin(tasks or {}, tuple(tasks or ()), 0.0)
 
     def say(self, at_s: float, task: str, name: str, **facts: str | int | float) -> None:
         event = Event(task, name, at_s, "w", facts)
-        self.ledger.hear(event)
-        self.face.hear(event)
+        self.ledger.on_event(event)
+        self.face.on_event(event)
 
     @property
     def text(self) -> str:

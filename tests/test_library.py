@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from tasks_lib.definitions import FetchesEntry, Toolchain, parser
-from tasks_lib.definitions.codec import packed, unpacked
+from tasks_lib.definitions.codec import decode, encode
 from tasks_lib.definitions.yaml_tree import Tree
 from tasks_lib.errors import DefinitionError
 from tasks_lib.fs.fingerprint import RACY_NS
-from tasks_lib.incremental.definition_cache import Library
+from tasks_lib.incremental.definition_cache import DefinitionCache
 from tasks_lib.incremental.definition_files import load
 from tasks_lib.incremental.selection import digests
 from tasks_lib.relpath import RelPath
@@ -60,8 +60,8 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def library(directory: Path, code: str = "code") -> Library:
-    return Library(directory.parent / "kept", code)
+def library(directory: Path, code: str = "code") -> DefinitionCache:
+    return DefinitionCache(directory.parent / "kept", code)
 
 
 def test_values_survive(directory: Path) -> None:
@@ -81,11 +81,11 @@ def test_a_damaged_value_is_none(harm: tuple[bytes, bytes]) -> None:
     """A value is made by its own initialiser or not at all."""
     entry = FetchesEntry(kind="fetch", name="x", dest=RelPath("a/b"))
     value = Toolchain(name="t", description="d", fetches=(entry,), file="f", line=7)
-    assert unpacked(packed(value)) == value
-    plain = repr(msgspec.msgpack.decode(packed(value))).encode()
+    assert decode(encode(value)) == value
+    plain = repr(msgspec.msgpack.decode(encode(value))).encode()
     assert harm[0] in plain
     with pytest.raises(ValueError, match="no value"):
-        unpacked(msgspec.msgpack.encode(ast.literal_eval(plain.replace(*harm).decode())))
+        decode(msgspec.msgpack.encode(ast.literal_eval(plain.replace(*harm).decode())))
 
 
 def test_only_what_changed_is_parsed(directory: Path, parsed: list[str]) -> None:

@@ -22,7 +22,7 @@ import pyte
 import pytest
 
 from tests.archives import Member, tar
-from tests.origin import Answer, Origin, Request, serving
+from tests.origin import Answer, Origin, OriginRequest, serving
 from tests.project import PORCH, definition
 from tests.test_reporter import DOIT, ENVIRON
 
@@ -117,7 +117,7 @@ class Gate:
     def __init__(self) -> None:
         self.open = threading.Event()
 
-    def answer(self, connection: socket.socket, _request: Request) -> None:
+    def answer(self, connection: socket.socket, _request: OriginRequest) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(BODY))
         half = len(BODY) // 2
         connection.sendall(BODY[:half])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks_lib import recipe
-from tasks_lib.cache import Store
+from tasks_lib.cache import Cache
 from tasks_lib.definitions import Definitions, SourceFile, StaticUrl, mirrors_schema, parse
 from tasks_lib.errors import AllSourcesFailedError, DefinitionError
 from tasks_lib.incremental.definition_files import load
@@ -131,7 +131,7 @@ def test_schema_is_current() -> None:
 @pytest.mark.parametrize(("status", "asked"), [("404 X", 1), ("410 X", 1), ("500 X", 0), ("403 X", 0)])
 def test_go_on_only_when_not_found(status: str, asked: int, tmp_path: Path) -> None:
     """After an authoritative place the next one is asked only when there is no such thing."""
-    store = Store(tmp_path / "cache")
+    store = Cache(tmp_path / "cache")
     with serving({"/a": reply(b"", status)}) as first, serving({"/a": reply(BODY)}) as second:
         one = wanted(f"{first.url}/a", f"{second.url}/a", strict=frozenset({f"{first.url}/a"}))
         try:
@@ -147,7 +147,7 @@ def test_a_blocked_place_is_not_asked_and_told(tmp_path: Path) -> None:
     with serving({"/a": reply(BODY)}) as origin:
         url = f"{origin.url}/a"
         with pytest.raises(AllSourcesFailedError, match="not asked: it is blocked: ask Ann"):
-            sources(Store(tmp_path / "c")).obtain(wanted(url, refused={url: "it is blocked: ask Ann"}), Silent())
+            sources(Cache(tmp_path / "c")).obtain(wanted(url, refused={url: "it is blocked: ask Ann"}), Silent())
         assert not origin.requests
 
 

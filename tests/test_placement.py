@@ -24,10 +24,10 @@ from tasks_lib.archive import Entry, Reshape, read
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.fs import system_calls
 from tasks_lib.fs.copying import place_named
-from tasks_lib.fs.dirfd import Descent
+from tasks_lib.fs.dirfd import DirectoryChain
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
-from tasks_lib.tree import DamagedTreeError, Slot, Unpacked, remove_tree, unpack
+from tasks_lib.tree import CachedTree, DamagedTreeError, Extraction, remove_tree, unpack
 from tests.archives import Member, tar
 from tests.cases import CASES
 from tests.project import PORCH, definition
@@ -179,7 +179,7 @@ def test_a_file_of_the_future(farm: Farm, tmp_path: Path) -> None:
     run(farm, "link_mode=hardlink")
     assert "nothing to do" in run(farm, "link_mode=hardlink")
     (tmp_path / "to").mkdir()
-    with Descent(blob.parent) as there, Descent(tmp_path / "to") as to:
+    with DirectoryChain(blob.parent) as there, DirectoryChain(tmp_path / "to") as to:
         name = os.fsencode(blob.name)
         place_named(name, there.enter(b""), to.enter(b""), mode=0o644, how="hardlink")
     assert not (tmp_path / "to" / blob.name).samefile(blob)
@@ -429,9 +429,9 @@ def test_every_archive_of_the_corpus(name: str, tmp_path: Path) -> None:
     give = archive_of(case.make(), case.kind)
     (tmp_path / "kept").mkdir()
     unpack(tmp_path / "kept", lambda writer: give(writer.add), {}, copies=1 << 20, progress=Silent())
-    kept = Unpacked(tmp_path / "kept")
+    kept = CachedTree(tmp_path / "kept")
     for how in ("hardlink", "auto"):
-        slot = Slot(tmp_path / how, tmp_path / "records" / f"{how}.json")
+        slot = Extraction(tmp_path / how, tmp_path / "records" / f"{how}.json")
         slot.lay(kept, name="a", how=how, limits=LIMITS, key="k", progress=Silent())
         assert slot.holds("k")
         assert leaves(tmp_path / how) == wanted(case.tree)
@@ -443,11 +443,11 @@ def test_a_damaged_tree_leaves_the_destination(tmp_path: Path) -> None:
     """What is found out while a tree is placed changes nothing of what stands."""
     (tmp_path / "kept").mkdir()
     unpack(tmp_path / "kept", lambda writer: archive_of(ARCHIVE, "tar")(writer.add), {}, copies=0, progress=Silent())
-    slot = Slot(tmp_path / "out", tmp_path / "records" / "one.json")
-    slot.lay(Unpacked(tmp_path / "kept"), name="a", how="copy", limits=LIMITS, key="k", progress=Silent())
+    slot = Extraction(tmp_path / "out", tmp_path / "records" / "one.json")
+    slot.lay(CachedTree(tmp_path / "kept"), name="a", how="copy", limits=LIMITS, key="k", progress=Silent())
     edit(tmp_path / "kept/tree/d/same")
     with pytest.raises(DamagedTreeError, match="was changed"):
-        slot.lay(Unpacked(tmp_path / "kept"), name="a", how="copy", limits=LIMITS, key="new", progress=Silent())
+        slot.lay(CachedTree(tmp_path / "kept"), name="a", how="copy", limits=LIMITS, key="new", progress=Silent())
     assert slot.holds("k")
     assert leaves(slot.destination) == TREE
     assert {path.name for path in tmp_path.iterdir()} == {"kept", "out", "records"}

@@ -19,7 +19,7 @@ import pytest
 from tasks_lib.errors import TreeError
 from tasks_lib.fs import system_calls
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Slot, remove_tree
+from tasks_lib.tree import Extraction, remove_tree
 from tests.archives import Member
 from tests.project import definition, doit, ran
 from tests.test_fire import BIG, TREE, Farm, mounted, planted, root_only
@@ -98,17 +98,17 @@ def test_no_command_works_on_a_torn_tree(farm: Farm, task: str, tmp_path: Path) 
 
 
 @pytest.fixture
-def slot(tmp_path: Path) -> Slot:
-    return Slot(tmp_path / "out", tmp_path / "records" / "one.json")
+def slot(tmp_path: Path) -> Extraction:
+    return Extraction(tmp_path / "out", tmp_path / "records" / "one.json")
 
 
 @pytest.mark.parametrize("size", [0, 60, -1])
 @pytest.mark.parametrize("place", ["one.json", "one.moving"])
-def test_a_torn_record(place: str, size: int, slot: Slot) -> None:
+def test_a_torn_record(place: str, size: int, slot: Extraction) -> None:
     """After a power loss a record may be short: its entries are still known as ours, and those of others stay."""
     slot.destination.mkdir()
     (slot.destination / "other").write_bytes(b"of others")
-    second = Slot(slot.destination, slot.record.with_name("two.json"))
+    second = Extraction(slot.destination, slot.record.with_name("two.json"))
     extract(slot, Member("a", b"1"), Member("d/b", b"2"))
     extract(second, Member("d/c", b"3"))
     torn = slot.record.with_name(place)
@@ -130,7 +130,7 @@ def test_a_torn_record(place: str, size: int, slot: Slot) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 60, -1])
-def test_a_torn_record_of_a_directory_of_its_own(size: int, slot: Slot) -> None:
+def test_a_torn_record_of_a_directory_of_its_own(size: int, slot: Extraction) -> None:
     """The same where nobody else put anything."""
     extract(slot, Member("a", b"1"), Member("d/b", b"2"))
     os.truncate(slot.record, size if size >= 0 else slot.record.stat().st_size - 1)

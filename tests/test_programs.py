@@ -11,13 +11,13 @@ import pytest
 
 from tasks_lib.errors import CancelledError, ToolError
 from tasks_lib.progress import Silent
-from tasks_lib.subprocesses import Bounds, Command, last_line, run, streaming
+from tasks_lib.subprocesses import Invocation, Timeouts, last_line, run, streaming
 
 ENVIRON = {"PATH": os.environ["PATH"]}
 
 
-def shell(text: str, **bounds: float) -> Command:
-    return Command(words=["sh", "-c", text], environ=ENVIRON, bounds=Bounds(**bounds))
+def shell(text: str, **bounds: float) -> Invocation:
+    return Invocation(words=["sh", "-c", text], environ=ENVIRON, bounds=Timeouts(**bounds))
 
 
 def test_how_it_ended() -> None:
@@ -32,7 +32,7 @@ def test_how_it_ended() -> None:
 def test_missing() -> None:
     """A program that is not there is said with what to do."""
     with pytest.raises(ToolError, match="the program nothing-of-that-name is not installed\ninstall nothing-of"):
-        run(Command(words=["nothing-of-that-name"], environ=ENVIRON), Silent())
+        run(Invocation(words=["nothing-of-that-name"], environ=ENVIRON), Silent())
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_missing() -> None:
         (shell("yes"), "wrote more than"),
     ],
 )
-def test_bounds(command: Command, said: str) -> None:
+def test_bounds(command: Invocation, said: str) -> None:
     """Time in total, silence and output are bounded."""
     with pytest.raises(ToolError, match=said):
         run(command, Silent())

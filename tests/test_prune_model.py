@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tasks_lib.cache import Store
+from tasks_lib.cache import Cache
 from tasks_lib.progress import Silent
-from tasks_lib.steps.prune import Bounds, Reach, judge, removed, size_of
+from tasks_lib.steps.prune import PruneLimits, Referenced, decide, remove, size_of
 from tasks_lib.tree import remove_tree
 
 NAMES = st.integers(0, 11)
@@ -37,7 +37,7 @@ class Pruning(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.place = Path(tempfile.mkdtemp(prefix="prune-"))
-        self.store = Store(self.place / "cache")
+        self.store = Cache(self.place / "cache")
         self.ages: dict[int, float] = {}
         self.needed: set[int] = set()
         self.linked: set[int] = set()
@@ -85,8 +85,8 @@ class Pruning(RuleBasedStateMachine):
     )
     def prune(self, older: float | None, most: int | None, dry: bool) -> None:
         """Prune, and compare with what should have gone."""
-        bounds = Bounds(older_than_s=None if older is None else older * HOUR_S, max_size=most)
-        reached = Reach(
+        bounds = PruneLimits(older_than_s=None if older is None else older * HOUR_S, max_size=most)
+        reached = Referenced(
             keys=frozenset(),
             digests=frozenset(map(hexed, self.needed)),
             artifacts=frozenset(f"n{number}/k/file" for number in self.needed),
@@ -97,11 +97,11 @@ class Pruning(RuleBasedStateMachine):
         must = {n for n in spare if older is not None and self.ages[n] >= older}
         if older is None and most is None:
             must = spare
-        verdicts = judge(self.store.upkeep.items(), reached, self.store.upkeep.last_uses(), bounds, time.time())
+        verdicts = decide(self.store.upkeep.items(), reached, self.store.upkeep.last_uses(), bounds, time.time())
         if dry:
             return
         with self.store.upkeep.pruning(Silent()) as discard:
-            removed(verdicts, bounds, lambda item: discard(item, remove_tree), time.time())
+            remove(verdicts, bounds, lambda item: discard(item, remove_tree), time.time())
         left = {n for n in before if any(self.store.root.glob(f"v1/blobs/*/*/{hexed(n)}"))}
         gone = before - left
         assert not gone & self.needed
@@ -154,7 +154,7 @@ class TestPruningLong(Pruning.TestCase):  # type: ignore[valid-type,misc]  # mad
 
 def test_what_is_in_use_makes_the_next_one_go(tmp_path: Path) -> None:
     """Where the longest unused cannot go, the size is met by the one after it."""
-    store, nothing = Store(tmp_path / "cache"), frozenset[str]()
+    store, nothing = Cache(tmp_path / "cache"), frozenset[str]()
     made = []
     for number, hours in ((10, 3), (7, 2)):
         with store.writer() as writer:
@@ -162,10 +162,10 @@ def test_what_is_in_use_makes_the_next_one_go(tmp_path: Path) -> None:
             made.append(writer.commit())
         then = time.time() - hours * HOUR_S
         os.utime(store.path(made[-1].digest), (then, then))
-    bounds = Bounds(older_than_s=None, max_size=1000)
-    reached = Reach(keys=nothing, digests=nothing, artifacts=nothing, repositories=nothing)
+    bounds = PruneLimits(older_than_s=None, max_size=1000)
+    reached = Referenced(keys=nothing, digests=nothing, artifacts=nothing, repositories=nothing)
     with store.open(made[0]), store.upkeep.pruning(Silent()) as discard:
-        verdicts = judge(store.upkeep.items(), reached, {}, bounds, time.time())
-        _, kept = removed(verdicts, bounds, lambda item: discard(item, remove_tree), time.time())
+        verdicts = decide(store.upkeep.items(), reached, {}, bounds, time.time())
+        _, kept = remove(verdicts, bounds, lambda item: discard(item, remove_tree), time.time())
     assert kept == {str(store.path(made[0].digest)): "in use"}
     assert [item.name for item in store.upkeep.items() if item.kind == "blob"] == [made[0].digest.hex]

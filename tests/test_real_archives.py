@@ -20,7 +20,7 @@ from tasks_lib import archive, formats
 from tasks_lib.archive import Reshape
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Slot, remove_tree
+from tasks_lib.tree import Extraction, remove_tree
 from tests.test_archive import tree_of
 
 pytestmark = pytest.mark.slow
@@ -129,7 +129,7 @@ def compare(path: Path, base: Path) -> None:
     (base / "again").mkdir()
     reference(path, base / "reference")
     with path.open("rb") as file:
-        Slot(base / "out", base / "one.json").extract(file, key="k", **words)  # type: ignore[arg-type]
+        Extraction(base / "out", base / "one.json").extract(file, key="k", **words)  # type: ignore[arg-type]
         file.seek(0)
         with (base / "spool").open("w+b") as spool, (base / "made.tar.zst").open("wb") as made:
             archive.repack(file, mtime=0, spool=spool, write=made.write, **words)  # type: ignore[arg-type]

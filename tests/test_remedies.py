@@ -18,8 +18,8 @@ import pytest
 from doit.dependency import JSONCodec, SqliteDB
 
 from tasks_lib.definitions import parser
-from tasks_lib.engine.state import State
-from tasks_lib.incremental.definition_cache import Library
+from tasks_lib.engine.state import StateBackend
+from tasks_lib.incremental.definition_cache import DefinitionCache
 from tasks_lib.incremental.definition_files import load
 from tests.project import CLEAN, definition, doit
 from tests.test_runner import CORES, project
@@ -38,7 +38,7 @@ def _filled(kind: Any, path: Path) -> Any:
 
 
 def _connection(backend: Any) -> sqlite3.Connection:
-    if isinstance(backend, State):
+    if isinstance(backend, StateBackend):
         backend.begin()
         assert backend._connection is not None
         return backend._connection
@@ -74,9 +74,9 @@ STATE = {"all rows are read at once": _reads_at_once, "a failed task locks nobod
 @pytest.mark.parametrize("claim", STATE)
 def test_the_backend(claim: str, tmp_path: Path) -> None:
     """The claim holds for our backend and not for doit's own sqlite."""
-    for kind in (State, SqliteDB):
+    for kind in (StateBackend, SqliteDB):
         (tmp_path / kind.__name__).mkdir()
-        assert STATE[claim](kind, tmp_path / kind.__name__) == (kind is State)
+        assert STATE[claim](kind, tmp_path / kind.__name__) == (kind is StateBackend)
 
 
 # --- the run
@@ -365,7 +365,7 @@ def test_parsed_definitions_are_kept(many: Path, monkeypatch: pytest.MonkeyPatch
         return true(self, source, defaults)
 
     monkeypatch.setattr(parser._Reading, "file", noted)
-    kept = Library(many / "kept", "code")
+    kept = DefinitionCache(many / "kept", "code")
     for library, parsed in ((kept, 1), (kept, 1), (None, 2), (None, 3)):
         load(many / "fetchdefs", library)
         assert len(names) == parsed

@@ -240,10 +240,10 @@ def test_a_record_that_cannot_be_written(repository: Path) -> None:
 
 def test_a_record_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """More tasks than the record has room for are counted, not kept."""
-    from tasks_lib.ui.run_state import Ledger
+    from tasks_lib.ui.run_state import RunState
 
     monkeypatch.setattr(records, "MAX_TASKS", 10)
-    ledger = Ledger()
+    ledger = RunState()
     for number in range(25):
         ledger.passed(f"fetch:{number}", "up-to-date")
     made = records.recorded(ledger, now_s=1.0, ended_at=1000.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks_lib.vcs.urls import PROTOCOLS, checked, host_of, joined, name_of, scheme_of, shown
+from tasks_lib.vcs.urls import PROTOCOLS, check_url, display_url, host_of, join_url, name_of, scheme_of
 
 GOOD = {
     "https://github.com/a/b.git": ("https", "github.com", "b.git"),
@@ -19,7 +19,7 @@ GOOD = {
 @pytest.mark.parametrize("url", GOOD)
 def test_good(url: str) -> None:
     """What git users write is accepted, and its parts are known."""
-    assert checked(url, PROTOCOLS) == url
+    assert check_url(url, PROTOCOLS) == url
     assert (scheme_of(url), host_of(url), name_of(url)) == GOOD[url]
 
 
@@ -36,15 +36,15 @@ def test_good(url: str) -> None:
 def test_refused(url: str) -> None:
     """Options, commands, other transports, credentials and control characters are not."""
     with pytest.raises(ValueError, match=r"\w"):
-        checked(url, PROTOCOLS)
+        check_url(url, PROTOCOLS)
 
 
 def test_file() -> None:
     """A file URL is absolute and names no host; it is accepted only where it is asked for."""
-    assert checked("file:///a/b", ("file",)) == "file:///a/b"
+    assert check_url("file:///a/b", ("file",)) == "file:///a/b"
     for url in ("file://h/a", "file:a", "file:///"[:7]):
         with pytest.raises(ValueError, match=r"\w"):
-            checked(url, ("file",))
+            check_url(url, ("file",))
 
 
 JOINED = {
@@ -62,22 +62,22 @@ JOINED = {
 def test_a_path_is_told_as_what_it_is() -> None:
     """A path is no transport that would have to be allowed."""
     with pytest.raises(ValueError, match="names no transport"):
-        checked("/srv/lib", PROTOCOLS)
+        check_url("/srv/lib", PROTOCOLS)
 
 
 @pytest.mark.parametrize(("parent", "text"), JOINED)
 def test_joined(parent: str, text: str) -> None:
     """A relative URL counts from the parent's, an absolute one stands for itself."""
-    assert joined(parent, text) == JOINED[parent, text]
+    assert join_url(parent, text) == JOINED[parent, text]
 
 
 @pytest.mark.parametrize("text", ["../..", "../../x", "../../../evil.example/x", ".."])
 def test_joined_stays_on_its_host(text: str) -> None:
     """Nothing climbs out of the host, and something must be left."""
     with pytest.raises(ValueError, match=r"climbs|leads"):
-        joined("https://h/a", text)
+        join_url("https://h/a", text)
 
 
 def test_shown() -> None:
     """A message shows no user, password or query."""
-    assert shown("https://u:p@h/a?t=1") == "https://h/a"
+    assert display_url("https://u:p@h/a?t=1") == "https://h/a"

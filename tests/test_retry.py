@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from tasks_lib import gil
-from tasks_lib.cache import Store
-from tasks_lib.download import Sources
-from tasks_lib.download.unverified import Asked, Unpinned
+from tasks_lib.cache import Cache
+from tasks_lib.download import Downloader
+from tasks_lib.download.unverified import UnverifiedDownloader, UnverifiedRequest
 from tasks_lib.errors import (
     AllSourcesFailedError,
     CancelledError,
@@ -38,7 +38,7 @@ from tasks_lib.settings import Settings
 from tasks_lib.steps.commit import commit_archive
 from tasks_lib.transport import Transport
 from tests.githost import http
-from tests.origin import Origin, Request, in_turn, reply, serving
+from tests.origin import Origin, OriginRequest, in_turn, reply, serving
 from tests.project import CLEAN, PORCH, ROOT, definition, written
 from tests.repositories import FILES, made
 from tests.test_git import source, world
@@ -85,15 +85,15 @@ Sleep = Callable[[float], None]
 
 def pinned(root: Path, urls: tuple[str, ...], total_s: float, progress: Progress, sleep: Sleep = time.sleep) -> object:
     transport = Transport(TransportSettings(total_timeout_s=total_s))
-    return Sources(Store(root / "cache"), transport, POLICY, sleep).obtain(wanted(*urls), progress)
+    return Downloader(Cache(root / "cache"), transport, POLICY, sleep).obtain(wanted(*urls), progress)
 
 
 def unpinned(
     root: Path, urls: tuple[str, ...], total_s: float, progress: Progress, sleep: Sleep = time.sleep
 ) -> object:
     transport = Transport(TransportSettings(total_timeout_s=total_s))
-    asked = Asked(name="a", urls=urls, limit=1 << 20)
-    return Unpinned(Store(root / "cache"), transport, POLICY, sleep).obtain(asked, progress)
+    asked = UnverifiedRequest(name="a", urls=urls, limit=1 << 20)
+    return UnverifiedDownloader(Cache(root / "cache"), transport, POLICY, sleep).obtain(asked, progress)
 
 
 def secret(root: Path, urls: tuple[str, ...], total_s: float, progress: Progress) -> object:
@@ -207,9 +207,9 @@ def test_the_time_of_a_large_file_of_unknown_size(tmp_path: Path) -> None:
     stopping = Stopping()
     with file_server(tmp_path) as one:
         one.refuse("8000", 9)
-        asked = Asked(name="a", urls=(one.url,), limit=1 << 30)
+        asked = UnverifiedRequest(name="a", urls=(one.url,), limit=1 << 30)
         with pytest.raises(CancelledError):
-            Unpinned(Store(tmp_path / "cache"), Transport(), POLICY).obtain(asked, stopping)
+            UnverifiedDownloader(Cache(tmp_path / "cache"), Transport(), POLICY).obtain(asked, stopping)
     assert [seconds for _, seconds, _ in stopping.waits] == [8000]
 
 
@@ -299,7 +299,7 @@ def test_an_answer_that_does_not_come_ends_when_the_run_stops(tmp_path: Path, us
     """Whoever waits for a mute server stops with the run, not after the deadline of the server."""
     watching = Watching()
 
-    def mute(connection: socket.socket, _request: Request) -> None:
+    def mute(connection: socket.socket, _request: OriginRequest) -> None:
         watching.cancel()
         connection.recv(1)
 
@@ -441,7 +441,7 @@ def test_a_wait_gives_the_turn_away() -> None:
     """Whoever waits while it works alone lets others work, and has its turn again afterwards."""
     seen: list[object] = []
     retry = Retry(POLICY, 60.0, lambda _: seen.append(gil._own.turn))
-    with gil.alone:
+    with gil.run_alone:
         retry.again(status(503, 0.15), Silent(), "u")
         assert gil._own.turn is not None
     assert seen == [None, None]

@@ -13,7 +13,7 @@ import pytest
 
 from tasks_lib.engine.pools import Pools
 from tasks_lib.fs.system_calls import usable_cores
-from tests.origin import Request, reply, serving
+from tests.origin import OriginRequest, reply, serving
 from tests.project import CLEAN, LIBRARY, PORCH, PYTHONPATH, definition, doit, ran
 
 CORES = usable_cores()
@@ -274,7 +274,7 @@ def test_an_interrupted_download_is_resumed(tmp_path: Path) -> None:
     body = LIBRARY * 400
     asked: list[str] = []
 
-    def halting(connection: object, request: Request) -> None:
+    def halting(connection: object, request: OriginRequest) -> None:
         asked.append(request.headers.get("range", ""))
         send = connection.sendall  # type: ignore[attr-defined]  # a socket
         head = 'Content-Length: {}\r\nETag: "v1"\r\nConnection: close\r\n\r\n'

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from tasks_lib.cache import Store
-from tasks_lib.download import Sources, Wanted
+from tasks_lib.cache import Cache
+from tasks_lib.download import Downloader, Request
 from tasks_lib.errors import AllSourcesFailedError, CancelledError
 from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
 from tasks_lib.transport import Transport
-from tests.origin import Answer, Origin, Request, in_turn, raw, reply, serving, throttled
+from tests.origin import Answer, Origin, OriginRequest, in_turn, raw, reply, serving, throttled
 from tests.test_sources import wanted
 
 BODY = random.Random(1).randbytes(9 << 20)
@@ -27,16 +27,16 @@ SHA = hashlib.sha256(BODY).hexdigest()
 RATE = 1 << 20
 
 
-def sources(store: Store, **policy: Any) -> Sources:
+def sources(store: Cache, **policy: Any) -> Downloader:
     options = {"connections": 16, "retries": 2, "backoff_s": 0.001, "split_size": 4 << 20, **policy}
-    return Sources(store, Transport(TransportSettings(stall_timeout_s=5, total_timeout_s=60)), Policy(**options))
+    return Downloader(store, Transport(TransportSettings(stall_timeout_s=5, total_timeout_s=60)), Policy(**options))
 
 
-def large(*urls: str, **more: Any) -> Wanted:
+def large(*urls: str, **more: Any) -> Request:
     return wanted(*urls, content=(len(BODY), SHA), **more)
 
 
-def is_there(store: Store) -> bool:
+def is_there(store: Cache) -> bool:
     return hashlib.sha256(store.path(large("http://h/").integrity.digest).read_bytes()).hexdigest() == SHA
 
 
@@ -44,7 +44,7 @@ def ranges(origin: Origin) -> list[str]:
     return [request.headers["range"] for request in origin.requests if "range" in request.headers]
 
 
-def test_a_slow_file_is_split(store: Store, origin: Origin) -> None:
+def test_a_slow_file_is_split(store: Cache, origin: Origin) -> None:
     """Pieces over several connections bring a slow file in a fraction of the time, each byte once."""
     origin.answers["/a"] = throttled(BODY, 2 * RATE)
     found = sources(store).obtain(large(f"{origin.url}/a"), Silent())
@@ -67,7 +67,7 @@ IN_ONE: dict[str, tuple[dict[str, Any], Answer]] = {
 
 
 @pytest.mark.parametrize("case", IN_ONE)
-def test_one_connection_when_in_doubt(case: str, store: Store, origin: Origin) -> None:
+def test_one_connection_when_in_doubt(case: str, store: Cache, origin: Origin) -> None:
     """A file that is small, fast, without a strong validator, or whose host is busy, comes over one connection."""
     policy, origin.answers["/a"] = IN_ONE[case]
     found = sources(store, **policy).obtain(large(f"{origin.url}/a"), Silent())
@@ -76,7 +76,7 @@ def test_one_connection_when_in_doubt(case: str, store: Store, origin: Origin) -
     assert is_there(store)
 
 
-def test_many_downloads_are_not_split(store: Store, origin: Origin) -> None:
+def test_many_downloads_are_not_split(store: Cache, origin: Origin) -> None:
     """Several downloads from one host are several connections already."""
     origin.answers |= {f"/{n}": throttled(BODY[n:], 4 * RATE) for n in range(5)}
     shared, found = sources(store), []
@@ -95,7 +95,7 @@ def test_many_downloads_are_not_split(store: Store, origin: Origin) -> None:
     assert len(origin.requests) == 5
 
 
-def test_mirrors_help(store: Store, origin: Origin) -> None:
+def test_mirrors_help(store: Cache, origin: Origin) -> None:
     """Pieces come from the mirrors too; secrets and validator stay with the origin."""
     origin.answers["/a"] = throttled(BODY, 2 * RATE)
     with serving({"/a": throttled(BODY, 2 * RATE, '"other"')}) as mirror:
@@ -110,7 +110,7 @@ def once(bad: Answer, good: Answer) -> Answer:
     """Return an answer to pieces that goes wrong for the first one only."""
     lock, left = threading.Lock(), [bad]
 
-    def answer(connection: socket.socket, request: Request) -> None:
+    def answer(connection: socket.socket, request: OriginRequest) -> None:
         with lock:
             chosen = left.pop() if left and "range" in request.headers else good
         chosen(connection, request)
@@ -118,7 +118,7 @@ def once(bad: Answer, good: Answer) -> Answer:
     return answer
 
 
-def half(connection: socket.socket, request: Request) -> None:
+def half(connection: socket.socket, request: OriginRequest) -> None:
     asked = request.headers["range"].removeprefix("bytes=")
     begin, end = map(int, asked.split("-"))
     head = f'HTTP/1.1 206 X\r\nETag: "v1"\r\nContent-Length: {end + 1 - begin}\r\n'
@@ -129,7 +129,7 @@ PIECE_FAULTS: dict[str, Answer] = {"cut short": half, "503": reply(b"", "503 Bus
 
 
 @pytest.mark.parametrize("case", PIECE_FAULTS)
-def test_a_piece_is_asked_for_again(case: str, store: Store, origin: Origin) -> None:
+def test_a_piece_is_asked_for_again(case: str, store: Cache, origin: Origin) -> None:
     """A piece that fails is fetched again, alone: the whole is asked for once."""
     origin.answers["/a"] = once(PIECE_FAULTS[case], throttled(BODY, 2 * RATE))
     sources(store).obtain(large(f"{origin.url}/a"), Silent())
@@ -137,7 +137,7 @@ def test_a_piece_is_asked_for_again(case: str, store: Store, origin: Origin) -> 
     assert [("range" in request.headers) for request in origin.requests].count(False) == 1
 
 
-def test_a_changed_object_is_not_mixed(store: Store, origin: Origin) -> None:
+def test_a_changed_object_is_not_mixed(store: Cache, origin: Origin) -> None:
     """An object that changes after the first answer is fetched anew; no piece of the old one stays."""
     old = throttled(b"x" * len(BODY), 2 * RATE, '"v0"')
     origin.answers["/a"] = in_turn(old, throttled(BODY, 30 << 20))
@@ -147,7 +147,7 @@ def test_a_changed_object_is_not_mixed(store: Store, origin: Origin) -> None:
 
 
 @pytest.mark.slow
-def test_wrong_pieces_of_a_mirror_end_in_one_connection(store: Store, origin: Origin) -> None:
+def test_wrong_pieces_of_a_mirror_end_in_one_connection(store: Cache, origin: Origin) -> None:
     """When the whole is wrong because a mirror lied, it is fetched anew over one connection and is right."""
     origin.answers["/a"] = throttled(BODY, 2 * RATE)
     with serving({"/a": throttled(b"x" * len(BODY), 2 * RATE)}) as mirror:
@@ -156,7 +156,7 @@ def test_wrong_pieces_of_a_mirror_end_in_one_connection(store: Store, origin: Or
     assert "connections" not in found
 
 
-def test_pieces_survive(store: Store, origin: Origin) -> None:
+def test_pieces_survive(store: Cache, origin: Origin) -> None:
     """Pieces of a run that was stopped are not fetched again."""
 
     class Stopper(Silent):
@@ -183,16 +183,16 @@ def test_pieces_survive(store: Store, origin: Origin) -> None:
 def in_pieces(pieces: Answer, whole: Answer) -> Answer:
     """Return an answer that gives `pieces` to whoever asks for a part with an end."""
 
-    def answer(connection: socket.socket, request: Request) -> None:
+    def answer(connection: socket.socket, request: OriginRequest) -> None:
         (pieces if request.headers.get("range", "-")[-1] != "-" else whole)(connection, request)
 
     return answer
 
 
-def test_what_a_mirror_did_is_not_the_fault_of_the_origin(store: Store, origin: Origin) -> None:
+def test_what_a_mirror_did_is_not_the_fault_of_the_origin(store: Cache, origin: Origin) -> None:
     """A mirror that fails last, with what asking again does not mend, leaves the origin and what came untouched."""
 
-    def late(connection: socket.socket, request: Request) -> None:
+    def late(connection: socket.socket, request: OriginRequest) -> None:
         time.sleep(1.5)  # the origin's own connections found nothing more to do
         reply(b"", "404 Not Found")(connection, request)
 
@@ -203,7 +203,7 @@ def test_what_a_mirror_did_is_not_the_fault_of_the_origin(store: Store, origin: 
     assert [("range" in request.headers) for request in origin.requests].count(False) == 1
 
 
-def test_a_report_names_who_failed(store: Store, origin: Origin) -> None:
+def test_a_report_names_who_failed(store: Cache, origin: Origin) -> None:
     """When the pieces of both fail, each one's reason stands beside its own URL."""
     origin.answers["/a"] = in_turn(throttled(BODY, 2 * RATE), reply(b"", "500 Origin"))
     with serving({"/a": reply(b"", "502 Mirror")}) as mirror, pytest.raises(AllSourcesFailedError) as caught:
@@ -226,7 +226,7 @@ CROWDS: dict[str, Answer] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CROWDS)
-def test_a_host_that_wants_no_crowd(case: str, store: Store, origin: Origin) -> None:
+def test_a_host_that_wants_no_crowd(case: str, store: Cache, origin: Origin) -> None:
     """Who refuses several connections, or parts, gives the rest to one, that goes on where the first stopped."""
     origin.answers["/a"] = in_pieces(CROWDS[case], throttled(BODY, 4 * RATE))
     found = sources(store).obtain(large(f"{origin.url}/a"), Silent())
@@ -238,7 +238,7 @@ def test_a_host_that_wants_no_crowd(case: str, store: Store, origin: Origin) -> 
 
 
 @pytest.mark.slow
-def test_a_crowd_that_is_told_to_wait_for_a_day(store: Store, origin: Origin) -> None:
+def test_a_crowd_that_is_told_to_wait_for_a_day(store: Cache, origin: Origin) -> None:
     """A wait that outlasts the time of the source ends the crowd; one connection is still tried."""
     busy = reply(b"", "429 Slow down", Retry_After="86400")
     origin.answers["/a"] = in_pieces(busy, throttled(BODY, 4 * RATE))
@@ -246,7 +246,7 @@ def test_a_crowd_that_is_told_to_wait_for_a_day(store: Store, origin: Origin) ->
     assert is_there(store)
 
 
-def test_what_refused_pieces_does_not_stay(store: Store, origin: Origin) -> None:
+def test_what_refused_pieces_does_not_stay(store: Cache, origin: Origin) -> None:
     """Pieces that a run left, of a host that now refuses parts, do not keep the next run from its bytes."""
     origin.answers["/a"] = in_pieces(reply(b"", "403 X"), in_turn(throttled(BODY, 2 * RATE), reply(b"", "403 X")))
     with pytest.raises(AllSourcesFailedError, match="403"):
@@ -256,7 +256,7 @@ def test_what_refused_pieces_does_not_stay(store: Store, origin: Origin) -> None
     assert is_there(store)
 
 
-def test_a_blocked_mirror_is_not_asked_for_pieces(store: Store, origin: Origin) -> None:
+def test_a_blocked_mirror_is_not_asked_for_pieces(store: Cache, origin: Origin) -> None:
     """What may not be asked is not asked for a part either."""
     origin.answers["/a"] = throttled(BODY, 2 * RATE)
     with serving({"/a": throttled(BODY, 2 * RATE)}) as mirror:
@@ -268,7 +268,7 @@ def test_a_blocked_mirror_is_not_asked_for_pieces(store: Store, origin: Origin) 
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_line_that_ends_by_a_fault_of_ours_holds_nobody(store: Store, origin: Origin) -> None:
+def test_a_line_that_ends_by_a_fault_of_ours_holds_nobody(store: Cache, origin: Origin) -> None:
     """Whatever ends the thread of a line is not waited for; one line goes on alone."""
 
     class Faulty(Silent):

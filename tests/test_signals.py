@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.archives import Member, tar
-from tests.origin import Origin, Request, serving
+from tests.origin import Origin, OriginRequest, serving
 from tests.project import PORCH, definition, doit, ran
 from tests.test_runner import start, until
 
@@ -23,7 +23,7 @@ TRIES = 200
 
 
 def slowly(body: bytes) -> object:
-    def answer(connection: object, _request: Request) -> None:
+    def answer(connection: object, _request: OriginRequest) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body))  # type: ignore[attr-defined]
         for at in range(0, len(body), 1024):
             time.sleep(0.005)

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tasks_lib.errors import SignatureError, ToolError
 from tasks_lib.progress import Silent
-from tasks_lib.signature import MAX_KEYS_BYTES, Gpg, Verdict, listed_digest, verify_minisign
+from tasks_lib.signature import MAX_KEYS_BYTES, Gpg, ValidSignature, listed_digest, verify_minisign
 from tests.keys import Keyring, keyring
 
 CONTENT = b"the content\n" * 1000
@@ -41,7 +41,7 @@ def ring() -> Iterator[Keyring]:
 
 def checked(
     tmp_path: Path, signature: bytes, keys: bytes, fingerprint: str = "", content: bytes = CONTENT, search: str = ""
-) -> Verdict:
+) -> ValidSignature:
     """Return the verdict on a detached signature."""
     path = tmp_path / "content"
     path.write_bytes(content)

@@ -12,44 +12,44 @@ from typing import Any
 
 import pytest
 
-from tasks_lib.cache import Store
+from tasks_lib.cache import Cache
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.download import Sources, Wanted
-from tasks_lib.download.unverified import Asked, Unpinned
+from tasks_lib.download import Downloader, Request
+from tasks_lib.download.unverified import UnverifiedDownloader, UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError, FetchError, OfflineError
 from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
 from tasks_lib.transport import Transport
-from tests.origin import Answer, Origin, Request, in_turn, ranged, raw, reply, serving
+from tests.origin import Answer, Origin, OriginRequest, in_turn, ranged, raw, reply, serving
 
 BODY = b"0123456789" * 20_000
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 PINNED = Integrity(size=len(BODY), digest=Digest.sha256(hashlib.sha256(BODY).hexdigest()))
 
 
-def sources(store: Store, network: str = "on", **settings: float) -> Sources:
+def sources(store: Cache, network: str = "on", **settings: float) -> Downloader:
     transport = Transport(TransportSettings(**{"connect_timeout_s": 5, "stall_timeout_s": 5, **settings}))  # type: ignore[arg-type]  # numbers only
-    return Sources(store, transport, Policy(backoff_s=0.001, network=network), sleep=lambda _s: None)
+    return Downloader(store, transport, Policy(backoff_s=0.001, network=network), sleep=lambda _s: None)
 
 
 def wanted(
     *urls: str, headers: dict[str, str] | None = None, content: tuple[int, str] | None = None, **more: Any
-) -> Wanted:
+) -> Request:
     integrity = Integrity(size=content[0], digest=Digest.sha256(content[1])) if content else PINNED
-    return Wanted(name="a", integrity=integrity, urls=urls, headers=headers or {}, **more)
+    return Request(name="a", integrity=integrity, urls=urls, headers=headers or {}, **more)
 
 
-def stall(connection: socket.socket, _request: Request) -> None:
+def stall(connection: socket.socket, _request: OriginRequest) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n12345" % len(BODY))
     connection.recv(1)  # until the client gives up
 
 
-def stall_in_headers(connection: socket.socket, _request: Request) -> None:
+def stall_in_headers(connection: socket.socket, _request: OriginRequest) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
     connection.recv(1)
 
 
-def endless_continue(connection: socket.socket, _request: Request) -> None:
+def endless_continue(connection: socket.socket, _request: OriginRequest) -> None:
     connection.settimeout(0.01)
     while True:
         connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 10)
@@ -78,7 +78,7 @@ ACCEPTED: dict[str, tuple[Callable[[], Answer], int]] = {
 
 
 @pytest.mark.parametrize("case", ACCEPTED)
-def test_arrives(case: str, origin: Origin, store: Store) -> None:
+def test_arrives(case: str, origin: Origin, store: Cache) -> None:
     """The promised bytes arrive, with exactly the requests that are needed."""
     make, requests = ACCEPTED[case]
     origin.answers["/a"] = make()
@@ -113,7 +113,7 @@ REFUSED: dict[str, tuple[Answer, int, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused(case: str, origin: Origin, store: Store) -> None:
+def test_refused(case: str, origin: Origin, store: Cache) -> None:
     """What is not the promised content is refused after a bounded number of requests, with its reason."""
     origin.answers["/a"], requests, reason = REFUSED[case]
     with pytest.raises(AllSourcesFailedError, match=reason) as caught:
@@ -124,10 +124,10 @@ def test_refused(case: str, origin: Origin, store: Store) -> None:
 
 
 @pytest.mark.parametrize("answer", [stall, stall_in_headers, endless_continue])
-def test_no_server_holds_us(answer: Answer, origin: Origin, store: Store) -> None:
+def test_no_server_holds_us(answer: Answer, origin: Origin, store: Cache) -> None:
     """A server that stalls, in headers, body or endless 100s, is left after the deadline; the mirror delivers."""
     origin.answers |= {"/a": answer, "/b": reply(BODY)}
-    patient = Sources(
+    patient = Downloader(
         store,
         Transport(TransportSettings(connect_timeout_s=5, stall_timeout_s=0.5, total_timeout_s=1)),
         Policy(retries=0, backoff_s=0),
@@ -136,7 +136,7 @@ def test_no_server_holds_us(answer: Answer, origin: Origin, store: Store) -> Non
     assert store.has(PINNED)
 
 
-def test_mirror_steps_in_and_every_attempt_is_told(origin: Origin, store: Store) -> None:
+def test_mirror_steps_in_and_every_attempt_is_told(origin: Origin, store: Cache) -> None:
     """A mismatch of one source is not hidden by the failure of another."""
     origin.answers |= {"/a": reply(b"x" + BODY[1:]), "/b": reply(b"", "404 Not Found")}
     with pytest.raises(AllSourcesFailedError) as caught:
@@ -161,7 +161,7 @@ NEXT_STEPS: dict[str, tuple[list[Answer], str]] = {
 
 
 @pytest.mark.parametrize("case", NEXT_STEPS)
-def test_the_next_step_fits_what_happened(case: str, origin: Origin, store: Store) -> None:
+def test_the_next_step_fits_what_happened(case: str, origin: Origin, store: Cache) -> None:
     """An error ends with what a person can do about the cause that matters most."""
     answers, told = NEXT_STEPS[case]
     origin.answers |= {f"/{number}": answer for number, answer in enumerate(answers)}
@@ -170,7 +170,7 @@ def test_the_next_step_fits_what_happened(case: str, origin: Origin, store: Stor
     assert caught.value.hint.startswith(told)
 
 
-def test_the_next_step_when_nobody_was_asked(origin: Origin, store: Store) -> None:
+def test_the_next_step_when_nobody_was_asked(origin: Origin, store: Cache) -> None:
     """What gave other content before is not asked again, what may not be asked never: the next step tells what to change."""
     origin.answers |= {"/a": OTHER}
     shared, url = sources(store), f"{origin.url}/a"
@@ -187,7 +187,7 @@ def test_the_next_step_when_nobody_was_asked(origin: Origin, store: Store) -> No
     assert len(origin.requests) == 2
 
 
-def test_a_dead_host_is_asked_once(origin: Origin, store: Store) -> None:
+def test_a_dead_host_is_asked_once(origin: Origin, store: Cache) -> None:
     """After one definition found a host dead, the next one goes to the mirror first."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         dead = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -197,7 +197,7 @@ def test_a_dead_host_is_asked_once(origin: Origin, store: Store) -> None:
     assert shared._hosts.ordered((f"{dead}/b", f"{origin.url}/b")) == [f"{origin.url}/b", f"{dead}/b"]
 
 
-def test_secrets_stay_home(store: Store, origin: Origin) -> None:
+def test_secrets_stay_home(store: Cache, origin: Origin) -> None:
     """Headers of the definition go to its origin, not along a redirect to another one, nor to a mirror."""
     with serving({"/b": reply(BODY[:-1] + b"x")}) as other:
         origin.answers |= {"/a": reply(b"", "302 Found", Location=f"{other.url}/b")}
@@ -208,10 +208,10 @@ def test_secrets_stay_home(store: Store, origin: Origin) -> None:
         assert all("x-api-key" not in request.headers for request in other.requests)
 
 
-def test_a_later_run_resumes(origin: Origin, store: Store) -> None:
+def test_a_later_run_resumes(origin: Origin, store: Cache) -> None:
     """What a failed run left is continued by the next one with Range and If-Range."""
     origin.answers["/a"] = ranged(BODY, first=777)
-    gone = Sources(store, Transport(), Policy(retries=0, backoff_s=0))
+    gone = Downloader(store, Transport(), Policy(retries=0, backoff_s=0))
     with pytest.raises(AllSourcesFailedError, match="after 777 of 200000 bytes"):
         gone.obtain(wanted(f"{origin.url}/a"), Silent())
     found = sources(store).obtain(wanted(f"{origin.url}/a"), Silent())
@@ -231,7 +231,7 @@ LEFT: dict[str, tuple[bytes, bytes, bytes]] = {
 
 
 @pytest.mark.parametrize("case", LEFT)
-def test_what_an_earlier_run_left(case: str, origin: Origin, store: Store) -> None:
+def test_what_an_earlier_run_left(case: str, origin: Origin, store: Cache) -> None:
     """Whatever stands where a download is made, the blob is the promised bytes and no other, and nothing else stays."""
     origin.answers["/a"] = ranged(BODY)
     partial, note, pieces = LEFT[case]
@@ -248,7 +248,7 @@ def test_what_an_earlier_run_left(case: str, origin: Origin, store: Store) -> No
     assert not list(place.parent.iterdir())
 
 
-def test_only_what_was_measured_becomes_a_blob(store: Store) -> None:
+def test_only_what_was_measured_becomes_a_blob(store: Cache) -> None:
     """Bytes that come behind the end of a download, from wherever, are no part of its blob."""
     with store.partial(PINNED) as partial:
         partial.restart("")
@@ -258,7 +258,7 @@ def test_only_what_was_measured_becomes_a_blob(store: Store) -> None:
     assert store.path(PINNED.digest).read_bytes() == BODY
 
 
-def test_offline_opens_no_socket(origin: Origin, store: Store) -> None:
+def test_offline_opens_no_socket(origin: Origin, store: Cache) -> None:
     """With the network off nothing is asked, and the error says what to do."""
     origin.answers["/a"] = reply(BODY)
     with pytest.raises(OfflineError, match="network is off"):
@@ -266,20 +266,20 @@ def test_offline_opens_no_socket(origin: Origin, store: Store) -> None:
     assert origin.requests == []
 
 
-def test_file_mirror(store: Store, tmp_path: Path, origin: Origin) -> None:
+def test_file_mirror(store: Cache, tmp_path: Path, origin: Origin) -> None:
     """A file: source works when the origin is down, offline too; a wrong file is refused."""
     (tmp_path / "a b").write_bytes(BODY)
     url = (tmp_path / "a b").as_uri()
     sources(store, network="off").obtain(wanted(f"{origin.url}/a", url), Silent())
     assert store.has(PINNED)
-    other = Store(tmp_path / "other")
+    other = Cache(tmp_path / "other")
     (tmp_path / "a b").write_bytes(BODY + b"more")
     with pytest.raises(AllSourcesFailedError, match="more than 200000"):
         sources(other).obtain(wanted(url), Silent())
 
 
 @pytest.mark.parametrize(("name", "told"), [("pipe", "no regular file"), ("device", "no regular file"), ("loop", "symbolic"), ("a%00b", "names no path"), ("none", "No such file"), ("dir", "no regular file"), ("[::1", "names no path"), ("x" * 300, "too long")])  # fmt: skip
-def test_what_is_no_file(name: str, told: str, store: Store, tmp_path: Path) -> None:
+def test_what_is_no_file(name: str, told: str, store: Cache, tmp_path: Path) -> None:
     """A pipe does not hold us, a device is not read, and whatever else is no file is told; a link to a file is one."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "dir").mkdir()
@@ -290,14 +290,14 @@ def test_what_is_no_file(name: str, told: str, store: Store, tmp_path: Path) -> 
     assert sources(store).needs_network(wanted(url))
     with pytest.raises(AllSourcesFailedError, match=f"cannot read the file: .*{told}"):
         sources(store).obtain(wanted(url), Silent())
-    asked = Asked(name="a", urls=(url,), limit=1 << 20)
+    asked = UnverifiedRequest(name="a", urls=(url,), limit=1 << 20)
     with pytest.raises(AllSourcesFailedError, match=f"cannot read the file: .*{told}"):
-        Unpinned(store, Transport(TransportSettings()), Policy()).obtain(asked, Silent())
+        UnverifiedDownloader(store, Transport(TransportSettings()), Policy()).obtain(asked, Silent())
     sources(store).obtain(wanted(f"file://{tmp_path}/link"), Silent())
     assert store.has(PINNED)
 
 
-def test_two_at_once_download_once(origin: Origin, store: Store) -> None:
+def test_two_at_once_download_once(origin: Origin, store: Cache) -> None:
     """Two threads that want the same blob make one download."""
     origin.answers["/a"] = reply(BODY)
     shared, failures = sources(store), []
@@ -317,12 +317,12 @@ def test_two_at_once_download_once(origin: Origin, store: Store) -> None:
     assert origin.paths() == ["/a"]
 
 
-def test_who_waits_for_a_turn_at_a_host_says_so(origin: Origin, store: Store) -> None:
+def test_who_waits_for_a_turn_at_a_host_says_so(origin: Origin, store: Cache) -> None:
     """The second request to a host that serves one at a time is in the queue until the first is answered."""
     asked, go_on = threading.Event(), threading.Event()
     waited: list[str] = []
 
-    def held(connection: socket.socket, request: Request) -> None:
+    def held(connection: socket.socket, request: OriginRequest) -> None:
         asked.set()
         assert go_on.wait(60)
         reply(BODY)(connection, request)
@@ -335,7 +335,7 @@ def test_who_waits_for_a_turn_at_a_host_says_so(origin: Origin, store: Store) ->
 
     origin.answers.update({"/a": held, "/b": reply(b"b")})
     transport = Transport(TransportSettings())
-    one = Sources(store, transport, Policy(jobs_per_host=1))
+    one = Downloader(store, transport, Policy(jobs_per_host=1))
     first = threading.Thread(target=one.obtain, args=(wanted(f"{origin.url}/a"), Told()))
     first.start()
     assert asked.wait(60)

@@ -18,7 +18,7 @@ from doit.task import Task
 
 from tasks_lib.fs.fingerprint import RACY_NS, UNTRUSTED, Fingerprint
 from tasks_lib.incremental import snapshot as stamps
-from tasks_lib.incremental.definition_cache import Library
+from tasks_lib.incremental.definition_cache import DefinitionCache
 from tasks_lib.incremental.marks import RACY, code_mark, look_at, signs_of
 from tasks_lib.incremental.recorder import Recorder
 from tests.archives import Member, tar
@@ -268,13 +268,19 @@ def test_what_failed_stays_open(repository: Path, origin: Origin) -> None:
 
 def test_other_code_is_noticed(tmp_path: Path) -> None:
     """A stamp by other code is none; and the code is known by every file of it."""
-    head = stamps.Head("code", "settings", "selection", 1)
+    head = stamps.SnapshotHead("code", "settings", "selection", 1)
     stamps.write(
-        tmp_path / "s", head, Library(tmp_path / "l", ""), ({}, {}), [], {"t": stamps.Row((), ("/",), (1,))}, ["t"]
+        tmp_path / "s",
+        head,
+        DefinitionCache(tmp_path / "l", ""),
+        ({}, {}),
+        [],
+        {"t": stamps.SnapshotRow((), ("/",), (1,))},
+        ["t"],
     )
     assert stamps.read(tmp_path / "s", head) is not None
     for other in (("new", "settings", "selection", 1), ("code", "settings", "selection", 2)):
-        assert stamps.read(tmp_path / "s", stamps.Head(*other)) is None
+        assert stamps.read(tmp_path / "s", stamps.SnapshotHead(*other)) is None
     shutil.copytree(ROOT / "tasks_lib", tmp_path / "tasks_lib")
     command = [sys.executable, "-c", "from tasks_lib.incremental.marks import code_mark; print(code_mark())"]
     marks = []
@@ -285,12 +291,12 @@ def test_other_code_is_noticed(tmp_path: Path) -> None:
     assert code_mark() == code_mark()
 
 
-def _stamped(directory: Path, *names: str) -> tuple[Path, stamps.Head]:
+def _stamped(directory: Path, *names: str) -> tuple[Path, stamps.SnapshotHead]:
     """Leave a stamp of one task with these files."""
     time.sleep(2 * RACY_NS / 1e9)
-    head, paths = stamps.Head("code", "settings", "selection", 1), [str(directory / name) for name in names]
-    row = stamps.Row((), tuple(paths), look_at(paths))
-    stamps.write(directory / "s", head, Library(directory / "l", ""), ({}, {}), [], {"t": row}, ["t"])
+    head, paths = stamps.SnapshotHead("code", "settings", "selection", 1), [str(directory / name) for name in names]
+    row = stamps.SnapshotRow((), tuple(paths), look_at(paths))
+    stamps.write(directory / "s", head, DefinitionCache(directory / "l", ""), ({}, {}), [], {"t": row}, ["t"])
     return directory / "s", head
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from doit.dependency import JSONCodec
 
-from tasks_lib.engine.state import State, stamp_of
+from tasks_lib.engine.state import StateBackend, stamp_of
 
 DODO = """
 import time
@@ -51,11 +51,11 @@ def finished(path: Path, *words: str) -> tuple[int, str]:
     return process.returncode, output
 
 
-def state(directory: Path) -> State:
-    return State(str(directory / "doit.db"), JSONCodec())  # type: ignore[no-untyped-call]  # doit has no types
+def state(directory: Path) -> StateBackend:
+    return StateBackend(str(directory / "doit.db"), JSONCodec())  # type: ignore[no-untyped-call]  # doit has no types
 
 
-def save(one: State, *tasks: str) -> None:
+def save(one: StateBackend, *tasks: str) -> None:
     for task in tasks:
         one.set(task, "_values_:", {"key": task})
         one.set(task, "deps:", ())
@@ -129,7 +129,7 @@ def test_what_is_forgotten_takes_the_stamp_along(tmp_path: Path) -> None:
     stamp = stamp_of(str(tmp_path / "doit.db"))
     watching = state(tmp_path)
     save(watching, "a")
-    for forget in (lambda one: one.remove("a"), State.remove_all, lambda one: one.set("a", "ignore:", "1")):
+    for forget in (lambda one: one.remove("a"), StateBackend.remove_all, lambda one: one.set("a", "ignore:", "1")):
         stamp.touch()
         one = state(tmp_path)
         forget(one)

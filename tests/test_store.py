@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from tasks_lib.cache import Options, Result, Store, background_hash
-from tasks_lib.cache.hash_cache import Memo
+from tasks_lib.cache import Cache, Options, Result, background_hash
+from tasks_lib.cache.hash_cache import HashCache
 from tasks_lib.cache.trust import Trust
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import (
     BlobCorruptError,
     BlobMissingError,
+    CacheUnavailableError,
     DigestMismatchError,
     SizeMismatchError,
-    StoreUnavailableError,
 )
-from tasks_lib.fs.atomic import write_hint
+from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.progress import Silent
 from tasks_lib.tree import remove_tree
@@ -35,7 +35,7 @@ def integrity_of(content: bytes) -> Integrity:
 PINNED = integrity_of(BYTES)
 
 
-def put(store: Store, content: bytes) -> Integrity:
+def put(store: Cache, content: bytes) -> Integrity:
     with store.writer() as writer:
         writer.write(content)
         return writer.commit()
@@ -48,7 +48,7 @@ def spoil(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_a_blob_is_write_once_and_plain(store: Store) -> None:
+def test_a_blob_is_write_once_and_plain(store: Cache) -> None:
     """A committed blob is mode 0444 under its digest, and nothing temporary remains."""
     assert put(store, BYTES) == PINNED
     path = store.path(PINNED.digest)
@@ -57,7 +57,7 @@ def test_a_blob_is_write_once_and_plain(store: Store) -> None:
     assert list((store.root / "v1" / "tmp").iterdir()) == []
 
 
-def test_missing_and_invalid_are_different_answers(store: Store) -> None:
+def test_missing_and_invalid_are_different_answers(store: Cache) -> None:
     """A blob that is not here is missing; a damaged one is corrupt once, quarantined, and then missing."""
     with pytest.raises(BlobMissingError):
         store.open(PINNED)
@@ -71,24 +71,24 @@ def test_missing_and_invalid_are_different_answers(store: Store) -> None:
 
 
 @pytest.mark.parametrize("fresh", ["same store", "another process"])
-def test_has_notices_one_flipped_bit(store: Store, fresh: str) -> None:
+def test_has_notices_one_flipped_bit(store: Cache, fresh: str) -> None:
     """The memo of measured files never hides a change, in this process or a later one."""
     put(store, BYTES)
     assert store.has(PINNED)
     spoil(store.path(PINNED.digest))
     os.utime(store.path(PINNED.digest), (1, 1))
-    store = store if fresh == "same store" else Store(store.root)
+    store = store if fresh == "same store" else Cache(store.root)
     assert not store.has(PINNED)
 
 
-def test_a_shared_cache_is_only_read(store: Store, tmp_path: Path) -> None:
+def test_a_shared_cache_is_only_read(store: Cache, tmp_path: Path) -> None:
     """What is measured in a shared cache is remembered in the private one; what is damaged there stays as it is."""
     other = put(store, b"other")
     put(store, BYTES)
     spoil(store.path(PINNED.digest))
     (store.root / "v1" / "measured").unlink(missing_ok=True)
     before = {path: Fingerprint.of(path.lstat()) for path in store.root.rglob("*")}
-    private = Store(tmp_path / "private", Options(durability="fast", shared=store.root))
+    private = Cache(tmp_path / "private", Options(durability="fast", shared=store.root))
     assert private.has(other)
     assert not private.has(PINNED)
     with pytest.raises(BlobCorruptError, match="could not be moved aside"):
@@ -102,7 +102,7 @@ def test_a_shared_cache_is_only_read(store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("replacement", ["symlink", "fifo", "directory"])
-def test_only_a_regular_file_is_a_blob(store: Store, tmp_path: Path, replacement: str) -> None:
+def test_only_a_regular_file_is_a_blob(store: Cache, tmp_path: Path, replacement: str) -> None:
     """A blob replaced by something else is refused without following or blocking."""
     put(store, BYTES)
     path = store.path(PINNED.digest)
@@ -119,7 +119,7 @@ def test_only_a_regular_file_is_a_blob(store: Store, tmp_path: Path, replacement
     assert target.read_bytes() == BYTES
 
 
-def test_publish_keeps_the_blob_warm(store: Store, tmp_path: Path) -> None:
+def test_publish_keeps_the_blob_warm(store: Cache, tmp_path: Path) -> None:
     """A hard link changes the blob's ctime; the store still knows it without reading it again."""
     put(store, BYTES)
     store.publish(PINNED, tmp_path / "cache" / "artifacts" / "a.bin")
@@ -128,7 +128,7 @@ def test_publish_keeps_the_blob_warm(store: Store, tmp_path: Path) -> None:
     assert store.matches(tmp_path / "cache" / "artifacts" / "a.bin", PINNED)
 
 
-def test_commit_refuses_other_bytes(store: Store) -> None:
+def test_commit_refuses_other_bytes(store: Cache) -> None:
     """What is not as promised is never published, and both values are said."""
     with store.writer() as writer:
         writer.write(BYTES[:-1])
@@ -141,7 +141,7 @@ def test_commit_refuses_other_bytes(store: Store) -> None:
     assert not store.has(PINNED)
 
 
-def test_a_partial_survives_only_with_its_validator(store: Store) -> None:
+def test_a_partial_survives_only_with_its_validator(store: Cache) -> None:
     """Bytes of an interrupted download are continued when it is known what they belong to."""
     with store.partial(PINNED) as partial:
         partial.restart('"etag"')
@@ -157,7 +157,7 @@ def test_a_partial_survives_only_with_its_validator(store: Store) -> None:
         assert partial.size == 0
 
 
-def test_wrong_partial_goes_to_quarantine(store: Store) -> None:
+def test_wrong_partial_goes_to_quarantine(store: Cache) -> None:
     """Wrong bytes are kept for the report and never continued."""
     wrong = BYTES[:-1] + b"x"
     with store.partial(PINNED) as partial:
@@ -170,7 +170,7 @@ def test_wrong_partial_goes_to_quarantine(store: Store) -> None:
     assert not store.has(PINNED)
 
 
-def test_results_round_trip(store: Store) -> None:
+def test_results_round_trip(store: Cache) -> None:
     """A result is found under its key; a broken one counts as none."""
     key = "ab" * 32
     assert store.result(key) is None
@@ -184,11 +184,11 @@ def test_results_round_trip(store: Store) -> None:
 def test_an_unusable_cache_says_so(tmp_path: Path) -> None:
     """A cache directory that is a file gives one clear error."""
     (tmp_path / "cache").write_text("in the way")
-    with pytest.raises(StoreUnavailableError, match="cannot be used"), Store(tmp_path / "cache").writer():
+    with pytest.raises(CacheUnavailableError, match="cannot be used"), Cache(tmp_path / "cache").writer():
         pass
 
 
-def test_what_is_open_is_leased(store: Store) -> None:
+def test_what_is_open_is_leased(store: Cache) -> None:
     """Prune leaves alone what somebody reads, or works on under its lock, and takes it afterwards."""
     put(store, BYTES)
     (item,) = [one for one in store.upkeep.items() if one.kind == "blob"]
@@ -202,7 +202,7 @@ def test_what_is_open_is_leased(store: Store) -> None:
     assert not store.has(PINNED)
 
 
-def test_a_wrong_size_in_a_definition_harms_no_blob(store: Store) -> None:
+def test_a_wrong_size_in_a_definition_harms_no_blob(store: Cache) -> None:
     """The right digest with another size is a wrong expectation: the blob stays where it is."""
     put(store, BYTES)
     wrong = Integrity(size=PINNED.size + 1, digest=PINNED.digest)
@@ -212,7 +212,7 @@ def test_a_wrong_size_in_a_definition_harms_no_blob(store: Store) -> None:
     assert store.has(PINNED)
 
 
-def test_a_second_name_never_replaces_the_first(store: Store) -> None:
+def test_a_second_name_never_replaces_the_first(store: Cache) -> None:
     """The same content written again leaves the first file; something wrong in its place goes to quarantine."""
     put(store, BYTES)
     path = store.path(PINNED.digest)
@@ -231,7 +231,7 @@ def test_hashing_beside(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(free)
     monkeypatch.setattr(background_hash, "_FREE", threading.Semaphore(free))
     for size in (background_hash._LARGE - 1, background_hash._LARGE):
-        one, two = background_hash.Hashing("sha256", size), hashlib.sha256()
+        one, two = background_hash.BackgroundHash("sha256", size), hashlib.sha256()
         content, threads = chance.randbytes(size), set[str]()
         at = 0
         while at < size:
@@ -249,7 +249,7 @@ def test_hashing_beside(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
             background_hash._FREE.release()
 
 
-def test_directories_that_go_meanwhile(store: Store, tmp_path: Path) -> None:
+def test_directories_that_go_meanwhile(store: Cache, tmp_path: Path) -> None:
     """What another process removed since it was looked at (prune, an empty one) is made again where it is needed."""
     result = Result(key="ab" * 32, integrity=put(store, b"one"))
     for _ in range(2):
@@ -274,7 +274,7 @@ def test_few_and_many_are_remembered_alike(tmp_path: Path) -> None:
     for first in (0, 30):  # the first ones are looked for in the text
         path.write_text("".join(lines))
         path.chmod(0o600)
-        memo = Memo(path, Trust())
+        memo = HashCache(path, Trust())
         for stamp in stamps[10 : 10 + first]:
             assert memo.get(stamp) == f"{stamp.inode:064x}"
         assert memo.get(stamps[3]) == f"{99:064x}"
@@ -286,9 +286,9 @@ def test_few_and_many_are_remembered_alike(tmp_path: Path) -> None:
         assert memo.get(Fingerprint(9, 9, 9, 9, 9)) == f"{8:064x}"
 
 
-def test_no_space_leaves_nothing_of_a_download(store: Store) -> None:
+def test_no_space_leaves_nothing_of_a_download(store: Cache) -> None:
     """What found no space goes with its notes, which would speak of other bytes later."""
-    with pytest.raises(StoreUnavailableError), store.partial(PINNED) as partial:
+    with pytest.raises(CacheUnavailableError), store.partial(PINNED) as partial:
         partial.restart('"etag"', "http://h")
         partial.append(BYTES[:10])
         partial.split(5)
@@ -300,9 +300,9 @@ def test_hints_leave_nothing(tmp_path: Path) -> None:
     """What a killed run left of a hint goes with the next one; names of others stay."""
     for name in (".a[b.stamp.0123abcd", ".a[b.stamp.x", ".a[b.stampede", "a[b.stamp"):
         (tmp_path / name).write_bytes(b"old")
-    write_hint(tmp_path / "a[b.stamp", b"new")
+    write_best_effort(tmp_path / "a[b.stamp", b"new")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
         ".a[b.stampede": b"old",
         "a[b.stamp": b"new",
     }
-    write_hint(tmp_path / "none/a", b"new")
+    write_best_effort(tmp_path / "none/a", b"new")

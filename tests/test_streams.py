@@ -10,7 +10,7 @@ from typing import Any
 from doit.action import PythonAction
 from doit.task import Task
 
-from tasks_lib.engine.stdio import apart
+from tasks_lib.engine.stdio import thread_local_stdio
 
 
 def printed(act: Callable[[], None]) -> Any:
@@ -39,11 +39,11 @@ def test_a_run_within_an_action() -> None:
         sys.stdout.write("second")
 
     def outer() -> None:
-        with apart():
+        with thread_local_stdio():
             sys.stdout.write("inner ")
         sys.stdout.write("outer")
 
-    with apart():
+    with thread_local_stdio():
         kept.append(printed(outer))
         worker = threading.Thread(target=lambda: kept.append(printed(first)))
         worker.start()

@@ -14,12 +14,12 @@ from tasks_lib.archive import Reshape
 from tasks_lib.errors import TreeError, UnsafeEntryError
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Slot, drop_strays, remove_tree
-from tasks_lib.tree.manifest import head, is_torn, lines
+from tasks_lib.tree import Extraction, drop_strays, remove_tree
+from tasks_lib.tree.manifest import head, is_torn, read_manifest
 from tests.archives import Member, gnu, pax, record, tar
 
 
-def differences(slot: Slot, *members: Member) -> dict[str, str]:
+def differences(slot: Extraction, *members: Member) -> dict[str, str]:
     return slot.differences(
         io.BytesIO(tar(members)), name="a.tar", format="tar", limits=Limits(), progress=Silent()
     )  # fmt: skip
@@ -32,19 +32,19 @@ def edited(path: Path, content: bytes, record: Path) -> None:
     os.utime(path, ns=(later, later))
 
 
-def extract(slot: Slot, *members: Member, key: str = "k") -> None:
+def extract(slot: Extraction, *members: Member, key: str = "k") -> None:
     slot.extract(
         io.BytesIO(tar(members)), name="a.tar", format="tar", reshape=Reshape(), limits=Limits(), key=key, progress=Silent()
     )  # fmt: skip
 
 
 @pytest.fixture
-def slot(tmp_path: Path) -> Slot:
-    return Slot(tmp_path / "out", tmp_path / "records" / "one.json")
+def slot(tmp_path: Path) -> Extraction:
+    return Extraction(tmp_path / "out", tmp_path / "records" / "one.json")
 
 
 @pytest.mark.parametrize("kind", ["file", "symlink", "dangling"])
-def test_a_destination_that_is_no_directory_stays(kind: str, slot: Slot, tmp_path: Path) -> None:
+def test_a_destination_that_is_no_directory_stays(kind: str, slot: Extraction, tmp_path: Path) -> None:
     """Nothing is replaced, or written through, that is no directory."""
     (tmp_path / "elsewhere").mkdir()
     if kind == "file":
@@ -62,7 +62,7 @@ def test_a_destination_that_is_no_directory_stays(kind: str, slot: Slot, tmp_pat
 def test_a_destination_of_any_length(size: int, tmp_path: Path) -> None:
     """A deep archive in a deep directory, longer together than any path: written, held, replaced, removed."""
     parent = tmp_path / "/".join(["p" * 99] * (size // 100))
-    slot = Slot(parent / "out", tmp_path / "records" / "one.json")
+    slot = Extraction(parent / "out", tmp_path / "records" / "one.json")
     deep = "/".join(["d" * 250] * 15) + "/f"
     members = [gnu(deep), Member("x", b"1"), Member("top", b"2"), gnu(f"{deep}2"), Member("x", kind=b"1", target="top")]
     extract(slot, *members)
@@ -84,7 +84,7 @@ def test_a_destination_of_any_length(size: int, tmp_path: Path) -> None:
     assert not (parent / "out").exists()
 
 
-def test_a_new_version_may_change_what_a_name_is(slot: Slot) -> None:
+def test_a_new_version_may_change_what_a_name_is(slot: Extraction) -> None:
     """A directory becomes a file, a file a symlink, a symlink a directory."""
     extract(slot, Member("a/x", b"1"), Member("b", b"1"), Member("c", kind=b"2", target="b"))
     extract(slot, Member("a", b"2"), Member("b", kind=b"2", target="a"), Member("c/x", b"2"), key="new")
@@ -93,7 +93,7 @@ def test_a_new_version_may_change_what_a_name_is(slot: Slot) -> None:
     assert (slot.destination / "c" / "x").read_bytes() == b"2"
 
 
-def test_a_run_killed_while_it_moved_is_made_good(slot: Slot) -> None:
+def test_a_run_killed_while_it_moved_is_made_good(slot: Extraction) -> None:
     """The record stands before the tree does: what was moved is known as ours, and replaced."""
     slot.destination.mkdir()
     (slot.destination / "other").write_bytes(b"of others")
@@ -114,7 +114,7 @@ LINKED = (
 )
 
 
-def test_an_edit_that_keeps_the_size_is_noticed(slot: Slot) -> None:
+def test_an_edit_that_keeps_the_size_is_noticed(slot: Extraction) -> None:
     """A file or symlink that was written after its record is not what was extracted; what others add is theirs."""
     extract(slot, *LINKED)
     (slot.destination / "d" / "built").write_bytes(b"by someone")
@@ -131,7 +131,7 @@ def test_an_edit_that_keeps_the_size_is_noticed(slot: Slot) -> None:
     assert not slot.holds("k")
 
 
-def test_each_difference_is_told(slot: Slot) -> None:
+def test_each_difference_is_told(slot: Extraction) -> None:
     """What stands is compared entry by entry: kind, content, executable bit, target of both kinds of links."""
     extract(slot, *LINKED)
     assert differences(slot, *LINKED) == {}
@@ -157,7 +157,7 @@ def test_each_difference_is_told(slot: Slot) -> None:
     assert set(differences(slot, *LINKED).values()) == {"No such file or directory"}
 
 
-def test_holes_stay_holes(slot: Slot) -> None:
+def test_holes_stay_holes(slot: Extraction) -> None:
     """A sparse file takes no room for what it does not hold, and has its whole size."""
     said = {"major": "1", "minor": "0", "realsize": "9000000", "name": "a"}
     header = pax(*(record(f"GNU.sparse.{key}", value) for key, value in said.items()))
@@ -171,10 +171,10 @@ def test_holes_stay_holes(slot: Slot) -> None:
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_strays_go(killed: bool, slot: Slot) -> None:
+def test_strays_go(killed: bool, slot: Extraction) -> None:
     """What nobody asks for any more goes from where it was put, but for what a slot that is kept has too."""
-    kept = Slot(slot.destination, slot.record.with_name("kept.json"))
-    elsewhere = Slot(slot.destination / "sub", slot.record.with_name("sub-1.0.json"))
+    kept = Extraction(slot.destination, slot.record.with_name("kept.json"))
+    elsewhere = Extraction(slot.destination / "sub", slot.record.with_name("sub-1.0.json"))
     extract(slot, Member("d/a", b"1"), Member("d/both", b"1"))
     (slot.destination / "d/both").unlink()
     extract(kept, Member("d/both", b"2"), Member("sub/b", b"2"))
@@ -193,7 +193,7 @@ def test_strays_go(killed: bool, slot: Slot) -> None:
 
 
 @pytest.mark.parametrize("into", ["{outside}", "../../outside", "../x/../../outside", "..", 7])
-def test_a_record_cannot_lead_elsewhere(into: str | int, slot: Slot, tmp_path: Path) -> None:
+def test_a_record_cannot_lead_elsewhere(into: str | int, slot: Extraction, tmp_path: Path) -> None:
     """What a record says of where its entries stand is believed only beside it."""
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -208,7 +208,7 @@ def test_a_record_cannot_lead_elsewhere(into: str | int, slot: Slot, tmp_path: P
     assert (outside / "a").exists()
 
 
-def test_a_slot_that_moves(slot: Slot) -> None:
+def test_a_slot_that_moves(slot: Extraction) -> None:
     """Delivered to another directory, a slot leaves nothing where it was; a collision leaves it there."""
     moved = slot._replace(destination=slot.destination / "sub")
     extract(slot, Member("d/a", b"1"))
@@ -226,7 +226,10 @@ def test_a_slot_that_moves(slot: Slot) -> None:
 def test_the_way_to_a_destination_goes_with_it(tmp_path: Path) -> None:
     """No empty directory is left where nothing stands any more: a file of that name can come there."""
     records = tmp_path / "records"
-    deep, flat = Slot(tmp_path / "out/a/b", records / "deep.json"), Slot(tmp_path / "out", records / "flat.json")
+    deep, flat = (
+        Extraction(tmp_path / "out/a/b", records / "deep.json"),
+        Extraction(tmp_path / "out", records / "flat.json"),
+    )
     extract(deep, Member("f", b"1"))
     extract(flat, Member("kept", b"1"))
     with pytest.raises(TreeError, match="both put 'a'"):
@@ -236,7 +239,7 @@ def test_the_way_to_a_destination_goes_with_it(tmp_path: Path) -> None:
     with pytest.raises(TreeError):
         extract(deep, Member("f", b"1"))
     with pytest.raises(UnsafeEntryError):
-        extract(Slot(tmp_path / "out/c/d", records / "bad.json"), Member("../f", b"1"))
+        extract(Extraction(tmp_path / "out/c/d", records / "bad.json"), Member("../f", b"1"))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a"]
     flat.clear(Silent())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["records"]
@@ -245,11 +248,11 @@ def test_the_way_to_a_destination_goes_with_it(tmp_path: Path) -> None:
 def test_slots_in_each_others_directories(tmp_path: Path) -> None:
     """A record counts from its own destination: what another one has under that name elsewhere keeps nothing here."""
     records, out = tmp_path / "records", tmp_path / "out"
-    stray, deep = Slot(out, records / "stray.json"), Slot(out / "sub", records / "deep.json")
+    stray, deep = Extraction(out, records / "stray.json"), Extraction(out / "sub", records / "deep.json")
     extract(stray, Member("f", b"stray"), Member("sub/"), Member("sub/f2", b"stray"))
     extract(deep, Member("f", b"deep"))
     with pytest.raises(TreeError, match=r"a\.tar and a\.tar both put 'sub/f'"):
-        extract(Slot(out, records / "other.json"), Member("sub/"), Member("sub/f", b"other"))
+        extract(Extraction(out, records / "other.json"), Member("sub/"), Member("sub/f", b"other"))
     drop_strays(out, records, ["deep"], 1.0, Silent())
     assert [str(path.relative_to(out)) for path in sorted(out.rglob("*"))] == ["sub", "sub/f"]
     assert (out / "sub/f").read_bytes() == b"deep"
@@ -258,8 +261,8 @@ def test_slots_in_each_others_directories(tmp_path: Path) -> None:
 def test_a_slot_that_moves_up(tmp_path: Path) -> None:
     """What comes may have the name of the directory that held what goes."""
     records = tmp_path / "records"
-    extract(Slot(tmp_path / "out/a/b", records / "one.json"), Member("f", b"1"))
-    extract(Slot(tmp_path / "out", records / "one.json"), Member("a", b"2"))
+    extract(Extraction(tmp_path / "out/a/b", records / "one.json"), Member("f", b"1"))
+    extract(Extraction(tmp_path / "out", records / "one.json"), Member("a", b"2"))
     assert (tmp_path / "out/a").read_bytes() == b"2"
 
 
@@ -272,8 +275,8 @@ def left(tmp_path: Path) -> set[str]:
 def test_a_neighbour_that_held_all_there_was(tmp_path: Path) -> None:
     """An earlier version of a neighbour that gives way may leave nothing behind, not even the directory."""
     out, records = tmp_path / "out/a/b", tmp_path / "records"
-    extract(Slot(out, records / "one.json"), Member("f", b"1"), key="earlier")
-    other = Slot(out, records / "two.json", beside=(("one", "now"), ("two", "k")))
+    extract(Extraction(out, records / "one.json"), Member("f", b"1"), key="earlier")
+    other = Extraction(out, records / "two.json", beside=(("one", "now"), ("two", "k")))
     extract(other, Member("f", b"2"))
     assert other.holds("k")
     assert (out / "f").read_bytes() == b"2"
@@ -283,8 +286,8 @@ def test_a_neighbour_that_held_all_there_was(tmp_path: Path) -> None:
 def test_a_neighbour_on_the_way(file: str, tmp_path: Path) -> None:
     """An earlier version of a neighbour gives way that has a file or symlink where the way to a destination goes."""
     out, records = tmp_path / "out", tmp_path / "records"
-    earlier = Slot(out, records / "one.json")
-    other = Slot(out / "a/b/c", records / "two.json", beside=(("one", "now"), ("two", "k")))
+    earlier = Extraction(out, records / "one.json")
+    other = Extraction(out / "a/b/c", records / "two.json", beside=(("one", "now"), ("two", "k")))
     for member in (Member(file, b"1"), Member(file, kind=b"2", target="elsewhere")):
         extract(earlier, member, Member("elsewhere/"), key="earlier")
         extract(other, Member("f", b"2"))
@@ -304,17 +307,17 @@ def test_a_way_that_is_no_directory(kind: str, tmp_path: Path) -> None:
     else:
         (out / "a").symlink_to("../elsewhere")
     with pytest.raises(TreeError, match="a is no directory\nremove what stands there"):
-        extract(Slot(out / "a/b", tmp_path / "records/one.json"), Member("f", b"1"))
+        extract(Extraction(out / "a/b", tmp_path / "records/one.json"), Member("f", b"1"))
     assert left(tmp_path) == {"out", "out/a", "elsewhere", "records"}
 
 
 def test_a_neighbour_that_was_killed(tmp_path: Path) -> None:
     """What a killed delivery of a neighbour left gives way, since its next delivery makes it anew."""
     out, records = tmp_path / "out", tmp_path / "records"
-    killed = Slot(out, records / "one.json")
+    killed = Extraction(out, records / "one.json")
     extract(killed, Member("f", b"1"), Member("g", b"1"))
     killed.record.rename(killed.record.with_suffix(".moving"))
-    other = Slot(out, records / "two.json", beside=(("one", "k"), ("two", "k")))
+    other = Extraction(out, records / "two.json", beside=(("one", "k"), ("two", "k")))
     extract(other, Member("f", b"2"))
     assert left(tmp_path) == {"out", "out/f", "records", "records/two.json"}
 
@@ -324,8 +327,8 @@ def test_a_neighbour_that_was_killed(tmp_path: Path) -> None:
 def test_a_slot_that_moved_meanwhile(then: str, killed: bool, tmp_path: Path) -> None:
     """Entries go from where they were put, also by a killed run; what others have at the new place stays."""
     records = tmp_path / "records"
-    before, now = (Slot(tmp_path / "out" / name, records / "one.json") for name in ("before", "now"))
-    other = Slot(tmp_path / "out/now", records / "two.json")
+    before, now = (Extraction(tmp_path / "out" / name, records / "one.json") for name in ("before", "now"))
+    other = Extraction(tmp_path / "out/now", records / "two.json")
     extract(before, Member("f", b"1"), Member("own", b"1"))
     extract(other, Member("f", b"2"))
     (now.destination / "own").write_bytes(b"of the user")
@@ -343,7 +346,7 @@ def test_a_slot_that_moved_meanwhile(then: str, killed: bool, tmp_path: Path) ->
 def test_a_delivery_that_was_killed_before_it_moved(tmp_path: Path) -> None:
     """A half-written tree goes with the next delivery, wherever that puts it, and with a fetch that nobody asks for."""
     records = tmp_path / "records"
-    slot = Slot(tmp_path / "out/now", records / "one.json")
+    slot = Extraction(tmp_path / "out/now", records / "one.json")
     for _ in range(2):
         (records / "one.part/d").mkdir(parents=True)
         (records / "one.new").write_text("half")
@@ -361,22 +364,22 @@ def test_a_delivery_that_was_killed_before_it_moved(tmp_path: Path) -> None:
 def test_strays_are_removed_together(tmp_path: Path) -> None:
     """Of entries that several slots name those stay that one has which is still asked for."""
     out, records = tmp_path / "out", tmp_path / "records"
-    kept = Slot(out / "sub", records / "kept.json")
+    kept = Extraction(out / "sub", records / "kept.json")
     for name in "abc":
-        extract(Slot(out, records / f"{name}.json"), Member("sub/"), Member("sub/f", b"1"), Member(name, b"1"))
+        extract(Extraction(out, records / f"{name}.json"), Member("sub/"), Member("sub/f", b"1"), Member(name, b"1"))
         (out / "sub/f").unlink()
     extract(kept, Member("f", b"2"))
     drop_strays(out, records, ["kept"], 1, Silent())
     assert left(tmp_path) == {"out", "out/sub", "out/sub/f", "records", "records/kept.json"}
 
 
-def test_a_record_that_cannot_be_read_is_not_an_absent_one(slot: Slot) -> None:
+def test_a_record_that_cannot_be_read_is_not_an_absent_one(slot: Extraction) -> None:
     """Entries of a record that cannot be opened now are neither forgotten nor taken for somebody else's."""
     extract(slot, Member("f", b"1"))
-    other = Slot(slot.destination, slot.record.with_name("two.json"))
+    other = Extraction(slot.destination, slot.record.with_name("two.json"))
     aside = slot.record.rename(slot.record.with_name("aside"))
     slot.record.symlink_to(slot.record.name)  # ELOOP
-    readers: tuple[Callable[[Path], object], ...] = (head, is_torn, lambda record: list(lines(record)))
+    readers: tuple[Callable[[Path], object], ...] = (head, is_torn, lambda record: list(read_manifest(record)))
     for read in readers:
         with pytest.raises(OSError, match="symbolic links"):
             read(slot.record)

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tasks_lib.cache import Store
-from tasks_lib.download import Sources
+from tasks_lib.cache import Cache
+from tasks_lib.download import Downloader
 from tasks_lib.errors import AllSourcesFailedError
 from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
 from tasks_lib.transport import Transport
-from tests.origin import Answer, Origin, Request, raw, reply, serving
+from tests.origin import Answer, Origin, OriginRequest, raw, reply, serving
 from tests.test_sources import BODY, PINNED, wanted
 
 CA = trustme.CA()
@@ -53,21 +53,21 @@ def self_signed(tmp_path: Path) -> ssl.SSLContext:
     return context
 
 
-def trusting(store: Store, tmp_path: Path, **settings: object) -> Sources:
+def trusting(store: Cache, tmp_path: Path, **settings: object) -> Downloader:
     """Return sources that trust our certificate authority only."""
     CA.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     chosen = {"ca_bundle": str(tmp_path / "ca.pem"), "connect_timeout_s": 2.0, **settings}
-    return Sources(store, Transport(TransportSettings(**chosen)), Policy(retries=1, backoff_s=0.001))  # type: ignore[arg-type]
+    return Downloader(store, Transport(TransportSettings(**chosen)), Policy(retries=1, backoff_s=0.001))  # type: ignore[arg-type]
 
 
-def test_https(store: Store, tmp_path: Path) -> None:
+def test_https(store: Cache, tmp_path: Path) -> None:
     """A certificate of the configured authority is trusted."""
     with serving({"/a": reply(BODY)}, https("127.0.0.1")) as origin:
         trusting(store, tmp_path).obtain(wanted(f"{origin.url}/a"), Silent())
     assert store.has(PINNED)
 
 
-def test_directories_of_certificates(store: Store, tmp_path: Path) -> None:
+def test_directories_of_certificates(store: Cache, tmp_path: Path) -> None:
     """SSL_CERT_DIR may name several directories, and some that are not there."""
     hashed = tmp_path / "hashed"
     hashed.mkdir()
@@ -89,7 +89,7 @@ BAD_TLS: dict[str, tuple[Callable[[Path], ssl.SSLContext], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_TLS)
-def test_bad_certificates(case: str, store: Store, tmp_path: Path) -> None:
+def test_bad_certificates(case: str, store: Cache, tmp_path: Path) -> None:
     """A certificate that does not fit ends the source at once, with its own reason; the mirror delivers."""
     made, message = BAD_TLS[case]
     with serving({"/a": reply(BODY)}, made(tmp_path)) as bad, serving({"/a": reply(BODY)}, https("127.0.0.1")) as good:
@@ -102,7 +102,7 @@ def test_bad_certificates(case: str, store: Store, tmp_path: Path) -> None:
     assert store.has(PINNED)
 
 
-def test_an_authority_that_cannot_be_read(store: Store, tmp_path: Path) -> None:
+def test_an_authority_that_cannot_be_read(store: Cache, tmp_path: Path) -> None:
     """A bundle that is missing is named; nothing is trusted instead."""
     with serving({"/a": reply(BODY)}, https("127.0.0.1")) as origin:
         for bundle in (tmp_path / "none.pem", tmp_path):  # a directory without certificates trusts nobody
@@ -134,14 +134,14 @@ def plain(connection: socket.socket) -> None:
     connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
 
 
-def test_not_tls(store: Store, tmp_path: Path) -> None:
+def test_not_tls(store: Cache, tmp_path: Path) -> None:
     """A plain server behind an https URL is a failure that says so, at once."""
     with listening(plain) as port, pytest.raises(AllSourcesFailedError, match="does not speak TLS") as caught:
         trusting(store, tmp_path).obtain(wanted(f"https://127.0.0.1:{port}/a"), Silent())
     assert len(caught.value.attempts) == 1
 
 
-def test_tls_that_breaks_off(store: Store, tmp_path: Path) -> None:
+def test_tls_that_breaks_off(store: Cache, tmp_path: Path) -> None:
     """A server that hangs up within the handshake is asked again."""
     with (
         listening(lambda connection: connection.close()) as port,
@@ -150,13 +150,13 @@ def test_tls_that_breaks_off(store: Store, tmp_path: Path) -> None:
         trusting(store, tmp_path).obtain(wanted(f"https://127.0.0.1:{port}/a"), Silent())
 
 
-def cut(connection: socket.socket, _request: Request) -> None:
+def cut(connection: socket.socket, _request: OriginRequest) -> None:
     """Send half a body without a length, and hang up without TLS's own goodbye."""
     connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + BODY[:999])
     socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
-def test_no_close_notify(store: Store, tmp_path: Path) -> None:
+def test_no_close_notify(store: Cache, tmp_path: Path) -> None:
     """A TLS connection that ends without a goodbye is judged by size, never believed."""
     with serving({"/a": cut}, https("127.0.0.1")) as origin:
         with pytest.raises(AllSourcesFailedError, match=r"999 of 200000|after 999 bytes"):
@@ -164,7 +164,7 @@ def test_no_close_notify(store: Store, tmp_path: Path) -> None:
         assert len(origin.requests) == 2
 
 
-def test_no_downgrade(store: Store, tmp_path: Path, origin: Origin) -> None:
+def test_no_downgrade(store: Cache, tmp_path: Path, origin: Origin) -> None:
     """Https never leads to http."""
     answer = reply(b"", "302 Found", Location=f"{origin.url}/a")
     with serving({"/a": answer}, https("127.0.0.1")) as secure, pytest.raises(AllSourcesFailedError, match="http"):
@@ -187,7 +187,7 @@ def netrc_for(tmp_path: Path, host: str = "127.0.0.1") -> str:
 
 
 @pytest.mark.parametrize("way", ["another port", "there and back"])
-def test_secrets_stay_home(way: str, store: Store, tmp_path: Path, origin: Origin) -> None:
+def test_secrets_stay_home(way: str, store: Cache, tmp_path: Path, origin: Origin) -> None:
     """Every header of a definition, cookies and netrc stay with the origin, also when a stranger leads back to it."""
     with serving({}) as other:
         target = f"{other.url}/b"
@@ -200,7 +200,7 @@ def test_secrets_stay_home(way: str, store: Store, tmp_path: Path, origin: Origi
         assert all("cookie" not in request.headers for request in other.requests)
 
 
-def test_a_mirror_gets_no_secrets(store: Store, tmp_path: Path, origin: Origin) -> None:
+def test_a_mirror_gets_no_secrets(store: Cache, tmp_path: Path, origin: Origin) -> None:
     """Headers go to the origin of the definition's own URL, wherever it stands in the order."""
     with serving({"/b": reply(b"", "404 X")}) as other:
         urls = (f"{other.url}/b", f"{origin.url}/a")
@@ -209,7 +209,7 @@ def test_a_mirror_gets_no_secrets(store: Store, tmp_path: Path, origin: Origin) 
         assert origin.requests[0].headers["private-token"] == "hunter2"
 
 
-def test_netrc(store: Store, tmp_path: Path, origin: Origin) -> None:
+def test_netrc(store: Cache, tmp_path: Path, origin: Origin) -> None:
     """Netrc speaks for the host that is asked first, never over a header of the definition, never along a redirect."""
     with serving({"/b": leads_to(f"{origin.url}/a")}) as first:
         trusting(store, tmp_path, netrc=netrc_for(tmp_path)).obtain(wanted(f"{first.url}/b"), Silent())
@@ -217,12 +217,12 @@ def test_netrc(store: Store, tmp_path: Path, origin: Origin) -> None:
         assert base64.b64decode(sent.removeprefix("Basic ")) == b"u:hunter2"
         assert "authorization" not in origin.requests[0].headers
         (tmp_path / "2").mkdir()
-        other = trusting(Store(tmp_path / "2/cache"), tmp_path, netrc=netrc_for(tmp_path))
+        other = trusting(Cache(tmp_path / "2/cache"), tmp_path, netrc=netrc_for(tmp_path))
         other.obtain(wanted(f"{first.url}/b", headers={"authorization": "Bearer t"}), Silent())
         assert first.requests[1].headers["authorization"] == "Bearer t"
 
 
-def test_a_netrc_that_cannot_be_read(store: Store, tmp_path: Path) -> None:
+def test_a_netrc_that_cannot_be_read(store: Cache, tmp_path: Path) -> None:
     """Whoever is refused for want of a login learns why none was sent, without a word of the file; others nothing."""
     path = tmp_path / "netrc"
     path.write_text("machine 127.0.0.1 login u\n hunter2 password\n")
@@ -240,7 +240,7 @@ def test_a_netrc_that_cannot_be_read(store: Store, tmp_path: Path) -> None:
 # --- proxies ------------------------------------------------------------------------------------
 
 
-def test_proxy(store: Store, tmp_path: Path, origin: Origin) -> None:
+def test_proxy(store: Cache, tmp_path: Path, origin: Origin) -> None:
     """A proxy is asked with the whole URL, its password goes to it and to nobody else; NO_PROXY goes around it."""
     with serving({}) as proxy:
         url = f"{origin.url}/a"
@@ -285,7 +285,7 @@ def pump(one: socket.socket, other: socket.socket) -> None:
         other.shutdown(socket.SHUT_RDWR)
 
 
-def test_tunnel(store: Store, tmp_path: Path) -> None:
+def test_tunnel(store: Cache, tmp_path: Path) -> None:
     """Https goes through a proxy in a tunnel that the proxy cannot look into; a refusal says so."""
     seen: list[bytes] = []
     with serving({"/a": reply(BODY)}, https("127.0.0.1")) as origin:
@@ -307,7 +307,7 @@ PASSED = [b"200 Connection established", b"204 No Content", b"200 OK\r\nTransfer
 
 
 @pytest.mark.parametrize("status", PASSED)
-def test_every_success_of_a_proxy_is_a_tunnel(status: bytes, store: Store, tmp_path: Path) -> None:
+def test_every_success_of_a_proxy_is_a_tunnel(status: bytes, store: Cache, tmp_path: Path) -> None:
     """Any 2xx opens it, and what its head says of a body means nothing. Source: RFC 9110 section 9.3.6."""
     with serving({"/a": reply(BODY)}, https("127.0.0.1")) as origin, listening(tunnelling([], status)) as port:
         proxies = {"https": f"http://127.0.0.1:{port}"}
@@ -324,7 +324,7 @@ NO_TUNNEL = {
 
 
 @pytest.mark.parametrize("status", NO_TUNNEL)
-def test_no_tunnel(status: bytes, store: Store, tmp_path: Path) -> None:
+def test_no_tunnel(status: bytes, store: Cache, tmp_path: Path) -> None:
     """A proxy that cannot now is asked again, one that will not is not; the next step is about the proxy."""
     seen: list[bytes] = []
     asked, hint = NO_TUNNEL[status]
@@ -335,7 +335,7 @@ def test_no_tunnel(status: bytes, store: Store, tmp_path: Path) -> None:
     assert caught.value.hint.startswith(hint)
 
 
-def test_the_next_step_is_about_the_proxy(store: Store, tmp_path: Path) -> None:
+def test_the_next_step_is_about_the_proxy(store: Cache, tmp_path: Path) -> None:
     """One that wants a login for http, and one that is not there, are not cured by looking at the URL."""
     with serving({"http://h.invalid/a": reply(b"", "407 Login")}) as proxy:
         pass_by = (({"http": proxy.url}, "the proxy wants a login"), ({"http": "127.0.0.1:1"}, "check the proxy"))
@@ -345,7 +345,7 @@ def test_the_next_step_is_about_the_proxy(store: Store, tmp_path: Path) -> None:
             assert caught.value.hint.startswith(hint)
 
 
-def test_unsupported_proxy(store: Store, tmp_path: Path, origin: Origin) -> None:
+def test_unsupported_proxy(store: Cache, tmp_path: Path, origin: Origin) -> None:
     """A proxy that is not spoken is named without its password; nobody is asked around it."""
     proxies = {"http": "socks5://u:hunter2@127.0.0.1:1"}
     with pytest.raises(AllSourcesFailedError, match="only http:// proxies") as caught:
@@ -357,7 +357,7 @@ def test_unsupported_proxy(store: Store, tmp_path: Path, origin: Origin) -> None
 @pytest.mark.parametrize(
     "proxy", ["u:hunter2@h:80a", "u:hunter2@h:99999", "u:hunter2@", "u:hunter2@[::1", "u:hun/ter2@h"]
 )
-def test_the_password_of_an_unreadable_proxy(proxy: str, store: Store, tmp_path: Path, origin: Origin) -> None:
+def test_the_password_of_an_unreadable_proxy(proxy: str, store: Cache, tmp_path: Path, origin: Origin) -> None:
     """A proxy that is written without its scheme, and wrong, is not quoted: it may hold a password."""
     with pytest.raises(AllSourcesFailedError, match="only http:// proxies") as caught:
         trusting(store, tmp_path, proxies={"http": proxy}).obtain(wanted(f"{origin.url}/a"), Silent())
@@ -380,7 +380,7 @@ NO_PROXY = {
 
 
 @pytest.mark.parametrize("text", NO_PROXY)
-def test_no_proxy(text: str, store: Store, tmp_path: Path, origin: Origin) -> None:
+def test_no_proxy(text: str, store: Cache, tmp_path: Path, origin: Origin) -> None:
     """NO_PROXY names hosts, domains, networks and ports."""
     with serving({}) as proxy:
         proxy.answers[f"{origin.url}/a"] = reply(BODY)
@@ -389,7 +389,7 @@ def test_no_proxy(text: str, store: Store, tmp_path: Path, origin: Origin) -> No
         assert bool(origin.requests) is NO_PROXY[text]
 
 
-def test_garbage_from_a_proxy(store: Store, tmp_path: Path) -> None:
+def test_garbage_from_a_proxy(store: Cache, tmp_path: Path) -> None:
     """What is no proxy is told from an origin that fails."""
     with (
         serving({"127.0.0.1:9": raw(b"hello\r\n\r\n")}) as proxy,

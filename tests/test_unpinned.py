@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks_lib.cache import Store
+from tasks_lib.cache import Cache
 from tasks_lib.digest import Digest
-from tasks_lib.download.unverified import Asked, Unpinned
+from tasks_lib.download.unverified import UnverifiedDownloader, UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError, OfflineError
 from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
@@ -25,15 +25,15 @@ SHA = Digest.sha256(hashlib.sha256(CONTENT).hexdigest())
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-def obtained(tmp_path: Path, asked: Asked, policy: Policy = Policy(backoff_s=0.0)) -> bytes:  # noqa: B008 - frozen
-    store = Store(tmp_path / "cache")
-    unpinned = Unpinned(store, Transport(TransportSettings(stall_timeout_s=2)), policy, lambda _: None)
+def obtained(tmp_path: Path, asked: UnverifiedRequest, policy: Policy = Policy(backoff_s=0.0)) -> bytes:  # noqa: B008 - frozen
+    store = Cache(tmp_path / "cache")
+    unpinned = UnverifiedDownloader(store, Transport(TransportSettings(stall_timeout_s=2)), policy, lambda _: None)
     with store.open(unpinned.obtain(asked, Silent())) as file:
         return file.read()
 
 
-def asked(origin: Origin, path: str = "/x") -> Asked:
-    return Asked(name="x", urls=(f"{origin.url}{path}",), limit=100_000)
+def asked(origin: Origin, path: str = "/x") -> UnverifiedRequest:
+    return UnverifiedRequest(name="x", urls=(f"{origin.url}{path}",), limit=100_000)
 
 
 @pytest.mark.parametrize(
@@ -106,4 +106,4 @@ def test_many_retries(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         dead = f"http://127.0.0.1:{taken.getsockname()[1]}/x"
     with pytest.raises(AllSourcesFailedError, match="connection refused"):
-        obtained(tmp_path, Asked(name="x", urls=(dead,), limit=1), Policy(retries=1100, backoff_s=0.0))
+        obtained(tmp_path, UnverifiedRequest(name="x", urls=(dead,), limit=1), Policy(retries=1100, backoff_s=0.0))

@@ -14,7 +14,7 @@ from tasks_lib.archive.codecs import LARGE, SMALL, beside, decoded, size_of
 from tasks_lib.archive.deb import data_of
 from tasks_lib.archive.entries import HOLE, SYMLINK, Entry, Reshape, Reshaper, checked_path, checked_target, format_of
 from tasks_lib.archive.tar import TarReader
-from tasks_lib.archive.validator import Table
+from tasks_lib.archive.validator import EntryValidator
 from tasks_lib.archive.writer import write_archive, write_in_order
 from tasks_lib.archive.zip import ZipReader
 from tasks_lib.errors import ArchiveError
@@ -93,7 +93,7 @@ def read(
     Raises:
         ArchiveError: one of its kinds, with the name `name`.
     """
-    table = Table(limits, limits.total_for(size_of(source)))
+    table = EntryValidator(limits, limits.total_for(size_of(source)))
     add = table.add
     plain = not reshape.strip and not reshape.prefix
     reshaped = Reshaper(reshape, limits).reshaped
@@ -131,7 +131,7 @@ def repack(
         ArchiveError: one of its kinds, with the name `name`.
         OSError: `spool` failed.
     """
-    table = Table(limits, limits.total_for(size_of(source)), duplicates)
+    table = EntryValidator(limits, limits.total_for(size_of(source)), duplicates)
     with _opened(source, name, format, limits, reshape.strip, SMALL, duplicates) as entries:
         return write_archive(
             entries,
@@ -176,7 +176,7 @@ def write(
         ArchiveError: one of its kinds, with the name `name`.
         OSError: `spool` failed.
     """
-    table = Table(limits, limits.max_total_bytes)
+    table = EntryValidator(limits, limits.max_total_bytes)
     with _named(name):
         return write_archive(
             entries,
@@ -206,6 +206,6 @@ def write_known(
         ArchiveError: one of its kinds, with the name `name`.
         whatever `contents` raises.
     """
-    table = Table(limits, limits.max_total_bytes)
+    table = EntryValidator(limits, limits.max_total_bytes)
     with _named(name):
         return write_in_order(entries, contents, table=table, mtime=mtime, write=write, progress=progress)

@@ -17,7 +17,7 @@ _NO_NUMBER: Final = -1
 _NEGATIVE: Final = -2
 
 
-class Stream:
+class ExactReader:
     """Exact reads over chunks; `held[at:]` is what was taken from them and not read yet."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:

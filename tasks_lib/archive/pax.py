@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tasks_lib.archive.entries import damaged, limit, unsafe, unsupported
-from tasks_lib.archive.exact_reader import BLOCK, Stream, decimal, number
+from tasks_lib.archive.exact_reader import BLOCK, ExactReader, decimal, number
 
 SPARSE: Final = b"GNU.sparse."
 _PIECES: Final = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
@@ -129,7 +129,7 @@ class Sparse(NamedTuple):
     used: int
 
 
-def old_gnu_sparse(block: bytes, stream: Stream, size: int, name: bytes, offset: int) -> Sparse:
+def old_gnu_sparse(block: bytes, stream: ExactReader, size: int, name: bytes, offset: int) -> Sparse:
     """Return the map of an old GNU sparse file, reading its extension blocks.
 
     Raises:
@@ -139,7 +139,7 @@ def old_gnu_sparse(block: bytes, stream: Stream, size: int, name: bytes, offset:
     return _checked(Sparse(name, real, _old_pieces(block, stream, offset), 0), size, offset)
 
 
-def _old_pieces(block: bytes, stream: Stream, offset: int) -> list[tuple[int, int]]:
+def _old_pieces(block: bytes, stream: ExactReader, offset: int) -> list[tuple[int, int]]:
     fields, more = block[386:482], block[482]
     pieces: list[tuple[int, int]] = []
     for _ in range(MAX_PIECES // _OLD_PIECES):
@@ -154,7 +154,7 @@ def _old_pieces(block: bytes, stream: Stream, offset: int) -> list[tuple[int, in
     raise limit(f"more than {MAX_PIECES} pieces of a sparse file", "SPARSE", offset=offset)
 
 
-def pax_sparse(pax: dict[bytes, bytes], stream: Stream, size: int, name: bytes, offset: int) -> Sparse:
+def pax_sparse(pax: dict[bytes, bytes], stream: ExactReader, size: int, name: bytes, offset: int) -> Sparse:
     """Return the map that pax records tell; format 1.0 is read from the data.
 
     Raises:
@@ -174,7 +174,7 @@ def pax_sparse(pax: dict[bytes, bytes], stream: Stream, size: int, name: bytes, 
     return _checked(Sparse(named, real, pieces, used), size, offset)
 
 
-def _leading_map(stream: Stream, size: int, offset: int) -> tuple[list[tuple[int, int]], int]:
+def _leading_map(stream: ExactReader, size: int, offset: int) -> tuple[list[tuple[int, int]], int]:
     """Read the map that stands before the data: decimal numbers, one a line, padded to a block."""
     numbers: list[int] = []
     used, text, wanted = 0, b"", 1

@@ -25,7 +25,7 @@ from tasks_lib.archive.entries import (
     look,
     unsafe,
 )
-from tasks_lib.archive.exact_reader import BLOCK, Stream, decimal, number, parsed, summed
+from tasks_lib.archive.exact_reader import BLOCK, ExactReader, decimal, number, parsed, summed
 from tasks_lib.archive.pax import SPARSE, Pending, Sparse, old_gnu_sparse, pax_sparse
 from tasks_lib.limits import Limits
 
@@ -50,7 +50,7 @@ class TarReader:
 
     def __init__(self, chunks: Iterator[bytes], limits: Limits, strip: int = 0) -> None:
         """Make it; of names of which `strip` components are dropped later, what is dropped is there: see `counted`."""
-        self._stream = Stream(chunks)
+        self._stream = ExactReader(chunks)
         self._limits, self._strip = limits, strip
         # short names need no look at these limits unless they are tighter than a header's name field
         roomy = min(limits.max_path_bytes, limits.max_component_bytes) >= 100

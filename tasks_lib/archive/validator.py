@@ -19,7 +19,7 @@ _STEPS: Final = 100_000
 _STEPS_EACH: Final = 64
 
 
-class Table:
+class EntryValidator:
     """The tree that an archive describes, with the directories that names imply.
 
     Directory by directory, kinds only: what a million entries need stays below 200 MiB.

@@ -19,7 +19,7 @@ from tasks_lib.archive.codecs import beside, decoded
 from tasks_lib.archive.entries import FILE, HARDLINK, Entry, Reshape, Reshaper, damaged
 from tasks_lib.archive.exact_reader import BLOCK
 from tasks_lib.archive.tar_header import header, header_size
-from tasks_lib.archive.validator import Table
+from tasks_lib.archive.validator import EntryValidator
 from tasks_lib.errors import escaped
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
@@ -42,7 +42,7 @@ _AT: Final = Struct(">Q")
 def write_archive(
     entries: Iterator[Entry],
     *,
-    table: Table,
+    table: EntryValidator,
     reshape: Reshape,
     limits: Limits,
     mtime: int,
@@ -91,7 +91,7 @@ def write_in_order(
     entries: Iterable[Entry],
     contents: Callable[[Entry], Iterable[bytes]],
     *,
-    table: Table,
+    table: EntryValidator,
     mtime: int,
     write: Callable[[bytes], object],
     progress: Progress,
@@ -116,7 +116,7 @@ def write_in_order(
     return _compressed(_pieces(model, contents, mtime), size, write, progress)
 
 
-def _warn_of_twins(table: Table, progress: Progress) -> None:
+def _warn_of_twins(table: EntryValidator, progress: Progress) -> None:
     twin = table.twin()
     if twin is not None:
         progress.warn(
@@ -182,10 +182,10 @@ class _Pile:
 
 
 #: A header of its own or b"", then where in the spool the rest stands, and how much it is.
-_Run = tuple[bytes, int, int]
+_TarRange = tuple[bytes, int, int]
 
 
-def _regrouped(records: list[bytes], links: dict[bytes, bytes], mtime: int) -> dict[bytes, _Run]:
+def _regrouped(records: list[bytes], links: dict[bytes, bytes], mtime: int) -> dict[bytes, _TarRange]:
     """Let the first name of hard-linked files hold the content, whatever the archive's order was.
 
     A link is one to what stood under the earlier name when it was made; something else may stand there since.
@@ -193,7 +193,7 @@ def _regrouped(records: list[bytes], links: dict[bytes, bytes], mtime: int) -> d
     groups: dict[int, list[bytes]] = {}
     for path, after in links.items():
         groups.setdefault(bisect_left(records, after) - 1, []).append(path)
-    made: dict[bytes, _Run] = {}
+    made: dict[bytes, _TarRange] = {}
     for number, paths in groups.items():
         record = records[number]
         at, head, size, executable = _PLACE.unpack_from(record, len(record) - _PLACE.size)
@@ -212,7 +212,7 @@ def _is_last(records: list[bytes], number: int) -> bool:
     return not records[number + 1 : number + 2] or not records[number + 1].startswith(records[number][: -_PLACE.size])
 
 
-def _runs(records: list[bytes], regrouped: dict[bytes, _Run]) -> Iterator[_Run]:
+def _runs(records: list[bytes], regrouped: dict[bytes, _TarRange]) -> Iterator[_TarRange]:
     """Yield what the tar consists of, in order; records that stand one after the other are one run."""
     first = end = 0
     for record in records:
@@ -229,7 +229,7 @@ def _runs(records: list[bytes], regrouped: dict[bytes, _Run]) -> Iterator[_Run]:
     yield b"", first, end - first
 
 
-def _spooled(runs: Iterator[_Run], spool: BinaryIO) -> Iterator[bytes]:
+def _spooled(runs: Iterator[_TarRange], spool: BinaryIO) -> Iterator[bytes]:
     for head, at, length in runs:
         yield head
         if length:

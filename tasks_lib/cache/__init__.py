@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
 from tasks_lib.cache import results, usage
-from tasks_lib.cache.blobs import Opened, Shelf
+from tasks_lib.cache.blobs import BlobDirectory, LeasedBlob
 from tasks_lib.cache.directories import Directories
 from tasks_lib.cache.partial import Partial, opened
 from tasks_lib.cache.results import Result
@@ -26,7 +26,7 @@ from tasks_lib.cache.writer import Writer
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError
 from tasks_lib.fs import atomic, files, locks, system_calls
-from tasks_lib.fs.atomic import write_hint
+from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.fs.copying import LinkMode, can_clone, fill, place, place_named
 from tasks_lib.fs.files import Durability
 from tasks_lib.fs.fingerprint import Fingerprint
@@ -34,24 +34,24 @@ from tasks_lib.fs.locks import locked
 from tasks_lib.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from tasks_lib.cache.maintenance import Upkeep
+    from tasks_lib.cache.maintenance import Maintenance
     from tasks_lib.cache.trees import Trees
 
 __all__ = [
     "LOCK_TIMEOUT_S",
+    "Cache",
     "Durability",
     "LinkMode",
     "Options",
     "Partial",
     "Result",
-    "Store",
     "Trust",
     "Writer",
     "can_clone",
     "locked",
     "place",
     "place_named",
-    "write_hint",
+    "write_best_effort",
 ]
 
 #: Bytes that are just written: whether they fit is found out as fast as it is asked.
@@ -60,25 +60,25 @@ _SMALL: Final = 1 << 20
 _NAMING_ATTEMPTS: Final = 3
 
 
-class Store:
+class Cache:
     """Content-addressed blobs, results and partial downloads under `root`/v1."""
 
     def __init__(self, root: Path, options: Options | None = None) -> None:
         self.root = root
         self.options = options or Options()
-        self.shelf = Shelf(root, self.options)
+        self.shelf = BlobDirectory(root, self.options)
         self._directories = Directories(self.shelf)
-        self._lower = Shelf(self.options.shared, self.options, self.shelf) if self.options.shared else None
+        self._lower = BlobDirectory(self.options.shared, self.options, self.shelf) if self.options.shared else None
         self._shelves = (self.shelf,) if self._lower is None else (self.shelf, self._lower)
 
     # --- places
 
     @cached_property
-    def upkeep(self) -> Upkeep:
+    def upkeep(self) -> Maintenance:
         """What prune and verify work with."""
-        from tasks_lib.cache.maintenance import Upkeep  # loaded when asked for: most runs prune and verify nothing
+        from tasks_lib.cache.maintenance import Maintenance  # loaded when asked for: most runs prune and verify nothing
 
-        return Upkeep(self.shelf)
+        return Maintenance(self.shelf)
 
     @cached_property
     def _usage(self) -> usage.Usage:
@@ -220,7 +220,7 @@ class Store:
     ) -> Literal["now", "before"]:
         for _ in range(_NAMING_ATTEMPTS):
             try:
-                atomic.name_once(descriptor, temporary, final)
+                atomic.link_new(descriptor, temporary, final)
             except FileExistsError:
                 if self.shelf.found(integrity) is not None:
                     return "before"
@@ -332,7 +332,7 @@ class Store:
             self._directories.inside(
                 final.parent,
                 "fast",
-                lambda: atomic.name_over(temporary.descriptor, temporary.path, final, scratches),
+                lambda: atomic.replace_file(temporary.descriptor, temporary.path, final, scratches),
             )
 
     @contextlib.contextmanager
@@ -368,12 +368,12 @@ class Store:
             with self._scratch(0o444) as temporary:
                 fill(file, temporary.descriptor, "auto", Silent())
                 temporary.finish(self.options.durability)
-                atomic.name_over(temporary.descriptor, temporary.path, path, self._directory("tmp"))
+                atomic.replace_file(temporary.descriptor, temporary.path, path, self._directory("tmp"))
 
     def _linked(self, file: BinaryIO, path: Path, integrity: Integrity) -> bool:
         """Whether `path` could be made a link to the open blob, whose fingerprint that changes."""
         blob = self.path(integrity.digest)
-        if not isinstance(file, Opened) or not system_calls.is_same(file.fileno(), blob):
+        if not isinstance(file, LeasedBlob) or not system_calls.is_same(file.fileno(), blob):
             return False  # a shared cache is not touched
         file.confirm()
         try:

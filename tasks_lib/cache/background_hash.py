@@ -24,7 +24,7 @@ _FREE: Final = threading.Semaphore(system_calls.usable_cores() - 1)
 Batch = list[bytes]
 
 
-class Hashing:
+class BackgroundHash:
     """The digest of what one thread tells it, in order; `close` ends it when nobody asks for the digest."""
 
     def __init__(self, algorithm: str, size: int) -> None:

@@ -16,11 +16,11 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from tasks_lib.cache.hash_cache import Memo
+from tasks_lib.cache.hash_cache import HashCache
 from tasks_lib.cache.quarantine import Quarantine
 from tasks_lib.cache.trust import FORMAT, Options
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.errors import BlobCorruptError, BlobMissingError, StoreUnavailableError, escaped
+from tasks_lib.errors import BlobCorruptError, BlobMissingError, CacheUnavailableError, escaped
 from tasks_lib.fs import files, locks, system_calls
 from tasks_lib.fs.fingerprint import Fingerprint, settled
 from tasks_lib.progress import Progress
@@ -28,7 +28,7 @@ from tasks_lib.progress import Progress
 _MISSING: Final = (errno.ENOENT, errno.ENOTDIR)
 
 
-class Opened(io.FileIO):
+class LeasedBlob(io.FileIO):
     """A blob that was measured; it is measured again when it changed while it was read.
 
     The look happens where the content ends and where a `with` block ends, so that nobody who reads to the end believes
@@ -36,7 +36,7 @@ class Opened(io.FileIO):
     """
 
     def __init__(
-        self, descriptor: int, path: Path, fingerprint: Fingerprint, confirm: Callable[[Opened], None]
+        self, descriptor: int, path: Path, fingerprint: Fingerprint, confirm: Callable[[LeasedBlob], None]
     ) -> None:
         super().__init__(descriptor, "rb")
         self.path, self.fingerprint = path, fingerprint
@@ -83,13 +83,13 @@ class Opened(io.FileIO):
             self.close()
 
 
-class Shelf:
+class BlobDirectory:
     """The blobs below `root`; whether they can be written is found out by writing.
 
     One that has an `upper` is only read: what was measured in it is remembered there, what is damaged stays.
     """
 
-    def __init__(self, root: Path, options: Options, upper: Shelf | None = None) -> None:
+    def __init__(self, root: Path, options: Options, upper: BlobDirectory | None = None) -> None:
         self.root, self.options = root, options
         self._top, self._upper = root / FORMAT, upper
 
@@ -115,13 +115,13 @@ class Shelf:
         return self._top
 
     @cached_property
-    def memo(self) -> Memo:
+    def memo(self) -> HashCache:
         """What was measured here.
 
         Raises:
             StoreUnavailableError: as `top`.
         """
-        return Memo(self.top / "measured", self.options.trust, self._upper.memo if self._upper else None)
+        return HashCache(self.top / "measured", self.options.trust, self._upper.memo if self._upper else None)
 
     @cached_property
     def _place(self) -> str:
@@ -163,7 +163,7 @@ class Shelf:
                 return None
         return fingerprint.mtime_ns / 1e9
 
-    def open(self, integrity: Integrity) -> Opened:
+    def open(self, integrity: Integrity) -> LeasedBlob:
         """Open a blob and lease it: prune leaves alone what is open.
 
         Raises:
@@ -183,7 +183,7 @@ class Shelf:
         try:
             locks.lease(descriptor)
             fingerprint = self._judge(descriptor, status, integrity, path)
-            return Opened(descriptor, path, fingerprint, lambda opened: self._again(opened, integrity, path))
+            return LeasedBlob(descriptor, path, fingerprint, lambda opened: self._again(opened, integrity, path))
         except BaseException:
             os.close(descriptor)
             raise
@@ -221,7 +221,7 @@ class Shelf:
             )
         return fingerprint
 
-    def _again(self, opened: Opened, integrity: Integrity, path: Path) -> None:
+    def _again(self, opened: LeasedBlob, integrity: Integrity, path: Path) -> None:
         """Judge a blob that changed while it was read: a new link changes its fingerprint, not its content.
 
         Raises:
@@ -259,7 +259,7 @@ class Shelf:
                 return reason
         except ValueError:
             reason = "its name is no digest"
-        except StoreUnavailableError as error:
+        except CacheUnavailableError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 return ""
             if not isinstance(error.__cause__, files.NotRegularError):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
-from tasks_lib.cache.blobs import Shelf
+from tasks_lib.cache.blobs import BlobDirectory
 from tasks_lib.fs import files
 
 #: Source: https://bford.info/cachedir/
@@ -25,7 +25,7 @@ Done = TypeVar("Done")
 class Directories:
     """What stands below the root of a shelf; safe to use from any thread."""
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: BlobDirectory) -> None:
         self._shelf, self._root, self._options = shelf, shelf.root, shelf.options
         self._own: dict[str, tuple[Path, float]] = {}
         self._made: set[str] = set()

@@ -28,7 +28,7 @@ _BATCH_S: Final = 0.5
 _GLANCES: Final = 8
 
 
-class Memo:
+class HashCache:
     """Fingerprint -> hex digest: an append-only text file, read once. Safe to use from any thread.
 
     One that has an `upper` is only read, and remembers there.
@@ -37,7 +37,7 @@ class Memo:
     #: Lines after which the file is begun anew; a line is about 130 bytes.
     MAX_LINES: Final = 500_000
 
-    def __init__(self, path: Path, trust: Trust, upper: Memo | None = None) -> None:
+    def __init__(self, path: Path, trust: Trust, upper: HashCache | None = None) -> None:
         self._path, self._trust, self._upper = path, trust, upper
         self._known: dict[str, str] | None = None  # by the text of a fingerprint
         self._read = 0  # bytes of the file that are known

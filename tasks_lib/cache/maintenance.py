@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from tasks_lib.cache import results, usage
-from tasks_lib.cache.blobs import Shelf
+from tasks_lib.cache.blobs import BlobDirectory
 from tasks_lib.cache.quarantine import Quarantine
 from tasks_lib.cache.trust import FORMAT
 from tasks_lib.fs import atomic, files, locks
@@ -26,22 +26,22 @@ from tasks_lib.progress import Progress
 RemoveTree = Callable[[Path], None]
 
 
-class Upkeep:
+class Maintenance:
     """The upkeep of one cache directory."""
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: BlobDirectory) -> None:
         self._shelf = shelf
         self._root, self._options = shelf.root, shelf.options
 
-    def items(self) -> list[Item]:
+    def items(self) -> list[InventoryItem]:
         """Return everything that lies in the cache.
 
         Raises:
             StoreUnavailableError: others can write it.
         """
-        return list(survey(self._shelf.top.parent))
+        return list(inventory(self._shelf.top.parent))
 
-    def inspect(self, item: Item, progress: Progress) -> str:
+    def inspect(self, item: InventoryItem, progress: Progress) -> str:
         """Read a blob or a result whatever is remembered of it; return what is wrong, "" for nothing.
 
         What is wrong goes to quarantine.
@@ -75,7 +75,7 @@ class Upkeep:
         Quarantine(directory).shrink(aside)
 
     @contextlib.contextmanager
-    def pruning(self, progress: Progress) -> Iterator[Callable[[Item, RemoveTree], str]]:
+    def pruning(self, progress: Progress) -> Iterator[Callable[[InventoryItem, RemoveTree], str]]:
         """Give what takes a thing away and returns why it stays, "" when it went; no run starts meanwhile.
 
         Raises:
@@ -114,7 +114,7 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FORMAT: Final = re.compile(r"v([0-9]{1,4})")
 
 
-class Item(NamedTuple):
+class InventoryItem(NamedTuple):
     """One thing: `name` is its digest, key or path below the cache; `size` in bytes; `inode` tells links apart."""
 
     kind: Kind
@@ -125,7 +125,7 @@ class Item(NamedTuple):
     written_s: float
 
 
-def survey(root: Path) -> Iterator[Item]:
+def inventory(root: Path) -> Iterator[InventoryItem]:
     """Yield everything that is known in the cache."""
     top = root / FORMAT
     for algorithm in _directories(top / "blobs"):
@@ -155,17 +155,19 @@ def _directories(path: Path) -> list[Path]:
         return []
 
 
-def _fanned(path: Path, kind: Kind) -> Iterator[Item]:
+def _fanned(path: Path, kind: Kind) -> Iterator[InventoryItem]:
     for fan in _directories(path):
         yield from _whole(fan, kind)
 
 
-def _files(directory: Path, kind: Kind, below: str = "") -> Iterator[Item]:
+def _files(directory: Path, kind: Kind, below: str = "") -> Iterator[InventoryItem]:
     """Yield the files of a directory; directories in it are none of its business."""
     return _whole(directory, kind, below, "skip")
 
 
-def _whole(directory: Path, kind: Kind, below: str = "", inner: Literal["tree", "skip"] = "tree") -> Iterator[Item]:
+def _whole(
+    directory: Path, kind: Kind, below: str = "", inner: Literal["tree", "skip"] = "tree"
+) -> Iterator[InventoryItem]:
     """Yield what lies in a directory; each directory in it is one thing."""
     place = str(directory)
     prefix = f"{place[len(below) + 1 :]}/" if below else ""
@@ -184,12 +186,12 @@ def _whole(directory: Path, kind: Kind, below: str = "", inner: Literal["tree", 
                     yield _tree(directory / name, kind)
                 continue
             inode = (status.st_dev, status.st_ino)
-            yield Item(kind, prefix + name, f"{place}/{name}", status.st_size, inode, status.st_mtime)
+            yield InventoryItem(kind, prefix + name, f"{place}/{name}", status.st_size, inode, status.st_mtime)
     finally:
         os.close(descriptor)
 
 
-def _tree(path: Path, kind: Kind) -> Item:
+def _tree(path: Path, kind: Kind) -> InventoryItem:
     """Return a directory with all that is in it as one thing, as young as the youngest of it."""
     status = path.lstat()
     size, newest = 0, status.st_mtime
@@ -202,10 +204,10 @@ def _tree(path: Path, kind: Kind) -> Item:
                     size, newest = size + inner.st_size, max(newest, inner.st_mtime)
                     if stat.S_ISDIR(inner.st_mode):
                         waiting.append(Path(one.path))
-    return Item(kind, path.name, str(path), size, (status.st_dev, status.st_ino), newest)
+    return InventoryItem(kind, path.name, str(path), size, (status.st_dev, status.st_ino), newest)
 
 
-def discard(item: Item, root: Path, remove_tree: Callable[[Path], None]) -> str:
+def discard(item: InventoryItem, root: Path, remove_tree: Callable[[Path], None]) -> str:
     """Take a thing away; return "" or why it stays.
 
     A thing that somebody works on (the lock of its name) or reads (its lease) stays, and so does one that is another
@@ -228,7 +230,7 @@ def discard(item: Item, root: Path, remove_tree: Callable[[Path], None]) -> str:
     return ""
 
 
-def _remove(item: Item, root: Path, remove_tree: Callable[[Path], None]) -> None:
+def _remove(item: InventoryItem, root: Path, remove_tree: Callable[[Path], None]) -> None:
     path = Path(item.path)
     status = path.lstat()
     if (status.st_dev, status.st_ino) != item.inode:
@@ -236,12 +238,12 @@ def _remove(item: Item, root: Path, remove_tree: Callable[[Path], None]) -> None
     if not stat.S_ISDIR(status.st_mode):
         path.unlink()
     else:
-        take_away(path, root, remove_tree)
+        delete(path, root, remove_tree)
     if item.kind == "artifact":
         _drop_empty(path.parent, root / "artifacts")
 
 
-def take_away(directory: Path, root: Path, remove_tree: Callable[[Path], None]) -> None:
+def delete(directory: Path, root: Path, remove_tree: Callable[[Path], None]) -> None:
     """Take a directory out of its place in one step, then remove it.
 
     Raises:

@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
-from tasks_lib.cache.background_hash import Hashing
+from tasks_lib.cache.background_hash import BackgroundHash
 from tasks_lib.cache.quarantine import Quarantine
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import DigestMismatchError, SizeMismatchError, StoreUnavailableError
+from tasks_lib.errors import CacheUnavailableError, DigestMismatchError, SizeMismatchError
 from tasks_lib.fs import files, system_calls
-from tasks_lib.gil import waiting
+from tasks_lib.gil import released
 
 #: Longest validator that is kept, in characters; longer ones are no validators.
 MAX_VALIDATOR: Final = 512
@@ -39,7 +39,7 @@ def opened(path: Path, quarantine: Path, expected: Integrity) -> Iterator[Partia
     try:
         with files.translated(path, expected.size):
             yield partial
-    except StoreUnavailableError as error:
+    except CacheUnavailableError as error:
         full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
         raise
     finally:
@@ -61,7 +61,7 @@ class Partial:
         self._quarantine = Quarantine(quarantine)
         self.expected = expected
         self._file = os.open(path, _FLAGS, 0o600)
-        self._digest = Hashing(expected.digest.algorithm, expected.size)
+        self._digest = BackgroundHash(expected.digest.algorithm, expected.size)
         self._pieces: Pieces | None = None
         self.size = 0
         self.validator = self.origin = ""
@@ -107,7 +107,7 @@ class Partial:
         if self.size or self._pieces:
             os.ftruncate(self._file, 0)
             self._digest.close()
-            self._digest = Hashing(self.expected.digest.algorithm, self.expected.size)
+            self._digest = BackgroundHash(self.expected.digest.algorithm, self.expected.size)
             self.size = 0
         self._drop_pieces()
         self.validator = validator if len(validator) <= MAX_VALIDATOR else ""
@@ -233,7 +233,7 @@ class Partial:
             os.ftruncate(self._file, self.size)  # what stands behind the bytes that were measured is none of them
         os.fchmod(self._file, 0o444)
         if durability == "full":
-            with waiting:
+            with released:
                 system_calls.sync(self._file)
         name(self._file, self._path)
         self._drop_pieces()

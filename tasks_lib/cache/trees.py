@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from tasks_lib.cache.blobs import Shelf
-from tasks_lib.cache.maintenance import take_away
+from tasks_lib.cache.blobs import BlobDirectory
+from tasks_lib.cache.maintenance import delete
 from tasks_lib.cache.usage import Usage
 from tasks_lib.fs import files, locks, system_calls
 
@@ -23,10 +23,12 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Trees:
     """The unpacked trees of one cache, and of the shared one below it."""
 
-    def __init__(self, shelf: Shelf, lower: Shelf | None, usage: Usage, remove_tree: Callable[[Path], None]) -> None:
+    def __init__(
+        self, shelf: BlobDirectory, lower: BlobDirectory | None, usage: Usage, remove_tree: Callable[[Path], None]
+    ) -> None:
         self._shelf, self._lower, self._usage, self._remove_tree = shelf, lower, usage, remove_tree
 
-    def _place(self, shelf: Shelf, key: str) -> Path:
+    def _place(self, shelf: BlobDirectory, key: str) -> Path:
         return shelf.top / "trees" / key[:2] / key
 
     def any(self) -> bool:
@@ -38,7 +40,7 @@ class Trees:
         return any(os.path.isdir(self._place(shelf, key)) for shelf in self._shelves)  # noqa: PTH112 - a stat, no Path
 
     @property
-    def _shelves(self) -> tuple[Shelf, ...]:
+    def _shelves(self) -> tuple[BlobDirectory, ...]:
         return (self._shelf, *([self._lower] if self._lower else []))
 
     @contextlib.contextmanager
@@ -105,4 +107,4 @@ class Trees:
         self._lower = None
         path = self._place(self._shelf, key)
         with files.translated(path), contextlib.suppress(FileNotFoundError):
-            take_away(path, self._shelf.root, self._remove_tree)
+            delete(path, self._shelf.root, self._remove_tree)

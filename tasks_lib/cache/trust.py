@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tasks_lib.errors import SettingError, StoreUnavailableError, escaped
+from tasks_lib.errors import CacheUnavailableError, SettingError, escaped
 from tasks_lib.fs.files import Durability
 
 
@@ -59,13 +59,13 @@ class Trust(NamedTuple):
         """
         told = escaped(str(path))
         if not stat.S_ISDIR(status.st_mode):
-            raise StoreUnavailableError(
+            raise CacheUnavailableError(
                 f"{told} cannot be used as a cache: it is no directory",
                 hint="remove it, or set another cache directory with FETCH_CACHE_DIR",
             )
         objection = self.objection(status)
         if objection:
-            raise StoreUnavailableError(
+            raise CacheUnavailableError(
                 f"the cache directory {told} is not safe: {objection} (mode {stat.S_IMODE(status.st_mode):04o})",
                 hint=f"make it yours alone (`chmod go-w {told}`, chown), set another one with FETCH_CACHE_DIR, or trust"
                 f" its group with FETCH_CACHE_TRUST_GROUP={status.st_gid}",

@@ -22,13 +22,13 @@ from doit.cmd_forget import Forget as DoitForget
 from doit.cmd_list import List as DoitList
 from doit.exceptions import InvalidCommand
 
-from tasks_lib.engine.base_command import Command, unwritten
+from tasks_lib.engine.base_command import BaseCommand, report_closed_output
 from tasks_lib.engine.late import Late
 from tasks_lib.engine.loader import Loader
-from tasks_lib.engine.state import State
+from tasks_lib.engine.state import StateBackend
 from tasks_lib.errors import FetchError, OfflineError, escaped
 from tasks_lib.graph.names import UnknownNameError
-from tasks_lib.session import house
+from tasks_lib.session import current_session
 
 if TYPE_CHECKING:
     from tasks_lib.engine.runner import PooledRunner
@@ -60,7 +60,7 @@ _FORGET: Any = DoitForget
 _CLEAN: Any = DoitClean
 
 
-class Named(Command):
+class Named(BaseCommand):
     """A command that takes names, globs and paths of targets, and says what is wrong in a line."""
 
     loader: Any
@@ -79,7 +79,7 @@ class Named(Command):
     def get_backends(self) -> Mapping[str, Any]:
         """Return doit's backends and ours; those of other packages are looked for when one of them is asked for."""
         stock = super().get_backends
-        return Late(self.cmdparser, "backend", {"doit-fetch": lambda: State}, stock)
+        return Late(self.cmdparser, "backend", {"doit-fetch": lambda: StateBackend}, stock)
 
     def parse_execute(self, in_args: list[str]) -> int:
         """Execute what was written; options may stand after names too."""
@@ -105,13 +105,13 @@ class Named(Command):
         except FetchError as error:
             return _refused(error)
         except InvalidCommand as error:
-            if house() is None or error.not_found is None:
+            if current_session() is None or error.not_found is None:
                 raise
             return _refused(self.loader.unknown(str(error.not_found)))
         except OSError as error:
             if error.filename is None or error.filename != params.get("outfile"):
                 raise
-            raise InvalidCommand(unwritten(error.filename, error)) from None  # type: ignore[no-untyped-call]
+            raise InvalidCommand(report_closed_output(error.filename, error)) from None  # type: ignore[no-untyped-call]
         except KeyboardInterrupt:
             return INTERRUPTED
         finally:
@@ -153,7 +153,7 @@ class ProcessRunner(_DOIT.MRunner):  # type: ignore[misc]
         super().run_tasks(task_dispatcher)
 
 
-class Run(Named, _DOIT.Run):  # type: ignore[misc]
+class RunCommand(Named, _DOIT.Run):  # type: ignore[misc]
     """`doit run`, and so bare `doit`."""
 
     name = "run"
@@ -207,7 +207,7 @@ class Run(Named, _DOIT.Run):  # type: ignore[misc]
         _DOIT.Runner = lambda *words: self._runner(serial, words)
 
     def _runner(self, stock: Any, words: tuple[Any, ...]) -> Any:
-        found = house()
+        found = current_session()
         if found is None:
             return stock(*words)
         from tasks_lib.engine.pools import Pools
@@ -236,7 +236,7 @@ class Run(Named, _DOIT.Run):  # type: ignore[misc]
         return status
 
 
-class List(Named, _LIST):  # type: ignore[misc]
+class ListCommand(Named, _LIST):  # type: ignore[misc]
     """`doit list`."""
 
     name = "list"
@@ -247,7 +247,7 @@ class List(Named, _LIST):  # type: ignore[misc]
         return "all" if self.params["subtasks"] or self.params["status"] else "groups"
 
 
-class Forget(Named, _FORGET):  # type: ignore[misc]
+class ForgetCommand(Named, _FORGET):  # type: ignore[misc]
     """`doit forget`; without names the default tasks, or all groups when there are no defaults."""
 
     name = "forget"
@@ -259,7 +259,7 @@ class Forget(Named, _FORGET):  # type: ignore[misc]
         return 0
 
 
-class Clean(Named, _CLEAN):  # type: ignore[misc]
+class CleanCommand(Named, _CLEAN):  # type: ignore[misc]
     """`doit clean`."""
 
     name = "clean"

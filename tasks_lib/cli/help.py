@@ -12,16 +12,16 @@ from doit.cmd_help import Help as DoitHelp
 from doit.exceptions import InvalidCommand
 
 from tasks_lib.engine import help_pages
-from tasks_lib.engine.base_command import Command, require_directory
+from tasks_lib.engine.base_command import BaseCommand, require_directory
 from tasks_lib.errors import SettingError
-from tasks_lib.session import house
+from tasks_lib.session import current_session
 
 _HELP: Any = DoitHelp  # doit has no types
 #: What a dodo.py defines that has a task of its own called "settings".
 _OWN: Final = "task_settings"
 
 
-class Help(Command, _HELP):  # type: ignore[misc]
+class HelpCommand(BaseCommand, _HELP):  # type: ignore[misc]
     """`doit help`."""
 
     name = "help"
@@ -70,7 +70,7 @@ class Help(Command, _HELP):  # type: ignore[misc]
         """Show help on a task; on the settings when no task is called so, for a dodo.py that uses us indirectly."""
         if super()._execute(pos_args):
             return True
-        return house() is not None and pos_args == ["settings"] and self._show_settings() == 0
+        return current_session() is not None and pos_args == ["settings"] and self._show_settings() == 0
 
     def _show_settings(self) -> int:
         try:

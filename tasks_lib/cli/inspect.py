@@ -11,10 +11,10 @@ from doit.control import TaskControl
 from doit.exceptions import InvalidCommand
 
 from tasks_lib.cli.commands import Named
-from tasks_lib.engine.base_command import unwritten
+from tasks_lib.engine.base_command import report_closed_output
 from tasks_lib.errors import escaped
 from tasks_lib.graph import render
-from tasks_lib.graph.tasks import Check, step_of
+from tasks_lib.graph.tasks import UpToDateCheck, step_of
 from tasks_lib.incremental.selection import needed
 
 _FORMAT: Final = {
@@ -49,10 +49,10 @@ class _Telling(Named):
         if self.dep_manager.status_is_ignore(task):
             return "ignored", ["`doit forget` makes it run again"]
         status = self.dep_manager.get_status(task, control.tasks, get_log=True)
-        return status.status, reasons(task, status, self.dep_manager.get_values(task.name), control.targets)
+        return status.status, explain(task, status, self.dep_manager.get_values(task.name), control.targets)
 
 
-class Info(_Telling):
+class InfoCommand(_Telling):
     """`doit info`."""
 
     name = "info"
@@ -101,7 +101,7 @@ class Info(_Telling):
         """Return what is recorded of how the output was made: where it came from, how long that took, who signed."""
         told: dict[str, Any] = {}
         for check, *_ in task.uptodate:
-            if isinstance(check, Check):
+            if isinstance(check, UpToDateCheck):
                 told |= check.history()
         return told
 
@@ -114,7 +114,7 @@ def _lines(value: object) -> str:
     return f"{escaped(str(value))}\n"
 
 
-class Why(_Telling):
+class WhyCommand(_Telling):
     """`doit why`."""
 
     name = "why"
@@ -170,7 +170,7 @@ def _in_order(tasks: Mapping[str, Any], selected: Iterable[str]) -> list[Any]:
     return list(order.values())
 
 
-class Graph(_Telling):
+class GraphCommand(_Telling):
     """`doit graph`."""
 
     name = "graph"
@@ -191,7 +191,7 @@ class Graph(_Telling):
         try:
             Path(into).write_text(text, "utf-8")
         except OSError as error:
-            raise InvalidCommand(unwritten(into, error)) from None  # type: ignore[no-untyped-call]
+            raise InvalidCommand(report_closed_output(into, error)) from None  # type: ignore[no-untyped-call]
         return 0
 
 
@@ -203,7 +203,7 @@ _SENTENCES: Final = {
 }
 
 
-def reasons(task: Any, status: Any, values: Mapping[str, Any], makers: Mapping[str, str]) -> list[str]:
+def explain(task: Any, status: Any, values: Mapping[str, Any], makers: Mapping[str, str]) -> list[str]:
     """Return why a task would run, most telling first; [] when it would not.
 
     Args:
@@ -229,7 +229,7 @@ def reasons(task: Any, status: Any, values: Mapping[str, Any], makers: Mapping[s
 
 def _of_checks(task: Any, status: Any, values: Mapping[str, Any]) -> Iterator[str]:
     for check, *_ in status.reasons.get("uptodate_false") or ():
-        if not isinstance(check, Check):
+        if not isinstance(check, UpToDateCheck):
             yield f"its own check says so: {escaped(str(check))}"
         elif not values:
             yield "it has not been made here yet, or was forgotten; what the cache holds is adopted"

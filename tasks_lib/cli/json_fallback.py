@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks_lib.engine.reporter import JsonReporter
 from tasks_lib.ui.json_output import refusal
-from tasks_lib.ui.output import Out
+from tasks_lib.ui.output import Output
 
 
 @contextlib.contextmanager
@@ -34,4 +34,4 @@ def _write(text: str, outfile: Any) -> None:
         with contextlib.suppress(OSError):
             Path(outfile).write_text(text, "utf-8")
     else:
-        Out(sys.stdout).write(text)
+        Output(sys.stdout).write(text)

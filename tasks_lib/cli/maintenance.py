@@ -18,16 +18,16 @@ from typing import Any, Final
 
 from doit.exceptions import InvalidCommand
 
-from tasks_lib.cache.maintenance import Item
+from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
-from tasks_lib.engine.base_command import Command, set_up
-from tasks_lib.errors import DefinitionError, FetchError, SettingError, StoreError, escaped
+from tasks_lib.engine.base_command import BaseCommand, set_up
+from tasks_lib.errors import CacheError, DefinitionError, FetchError, SettingError, escaped
 from tasks_lib.incremental.definition_files import digest_of, load
 from tasks_lib.progress import Facts, LineProgress, describe_wait
-from tasks_lib.session import house
+from tasks_lib.session import current_session
 from tasks_lib.steps import Plan
-from tasks_lib.steps.prune import Bounds, Reach, Verdict, judge, reach, removed, size_of
-from tasks_lib.steps.verify import Damage, Report, Verification
+from tasks_lib.steps.prune import PruneDecision, PruneLimits, Referenced, decide, referenced, remove, size_of
+from tasks_lib.steps.verify import Damage, Verification, VerifyReport
 from tasks_lib.tree import remove_tree
 from tasks_lib.ui.events import write_to_stderr
 from tasks_lib.units import format_age, format_size, parse_duration, parse_size
@@ -38,7 +38,7 @@ _NAMED: Final = 5
 _EVERY_S: Final = 5.0
 
 
-class _Upkeep(Command, abc.ABC):
+class _CacheCommand(BaseCommand, abc.ABC):
     """A command on the cache of this run's settings."""
 
     doc_usage = ""
@@ -51,7 +51,7 @@ class _Upkeep(Command, abc.ABC):
         try:
             from doit_fetch import DOIT_CONFIG  # noqa: F401  # creates the session, also for a dodo.py without it
 
-            found = house()
+            found = current_session()
             assert found is not None
             return self.work(found.world, params, args, progress)
         except (SettingError, DefinitionError) as error:
@@ -69,9 +69,10 @@ class _Upkeep(Command, abc.ABC):
         """Do it; return the exit status."""
 
 
-class Verify(_Upkeep):
+class VerifyCommand(_CacheCommand):
     """`doit verify`."""
 
+    name = "verify"
     doc_purpose = "read the cache and what was extracted to the end, and compare with the digests"
     doc_usage = "[TASK or GLOB ...]"
     doc_description: Any = (
@@ -94,9 +95,10 @@ class Verify(_Upkeep):
         return _summed_up(report, progress)
 
 
-class Prune(_Upkeep):
+class PruneCommand(_CacheCommand):
     """`doit prune`."""
 
+    name = "prune"
     doc_purpose = "remove from the cache what no definitions need"
     doc_description: Any = (
         "Needed is what the current definitions reach, and those of every other directory that used this cache. "
@@ -122,7 +124,7 @@ class Prune(_Upkeep):
         if args:
             raise _refused(f"prune takes no names: {escaped(args[0])}")
         older_than, max_size = params["older_than"], params["max_size"]
-        bounds = Bounds(
+        bounds = PruneLimits(
             older_than_s=parse_duration(older_than, "--older-than") if older_than else None,
             max_size=parse_size(max_size, "--max-size") if max_size else None,
         )
@@ -130,17 +132,18 @@ class Prune(_Upkeep):
             return _told_verdicts(_judged(world, bounds), bounds, {}, "would go")
         with world.store.upkeep.pruning(progress) as discard:
 
-            def taken_away(item: Item) -> str:
+            def taken_away(item: InventoryItem) -> str:
                 progress.check()
                 return discard(item, remove_tree)
 
-            verdicts, kept = removed(_judged(world, bounds), bounds, taken_away, time.time())
+            verdicts, kept = remove(_judged(world, bounds), bounds, taken_away, time.time())
         return _told_verdicts(verdicts, bounds, kept, "gone")
 
 
-class Cache(_Upkeep):
+class CacheCommand(_CacheCommand):
     """`doit cache`."""
 
+    name = "cache"
     doc_purpose = "show what the cache holds: sizes by kind, hit rates, the largest and the oldest"
 
     def work(self, world: Context, params: Any, args: list[str], progress: LineProgress) -> int:
@@ -181,7 +184,7 @@ def plan_of(world: Context, fetchdefs: Path) -> Plan:
     )
 
 
-def _roots(world: Context) -> Reach:
+def _roots(world: Context) -> Referenced:
     """Return what the current definitions need, and all others that used this cache.
 
     A directory that is gone, or empty, needs nothing; one whose definitions are wrong needs nobody knows what.
@@ -196,19 +199,19 @@ def _roots(world: Context) -> Reach:
         try:
             plans.append(plan_of(world, directory))
         except DefinitionError as error:
-            raise StoreError(
+            raise CacheError(
                 f"{escaped(str(directory))} used this cache, and its definitions cannot be read:"
                 f" {str(error).splitlines()[0]}",
                 hint="correct them or remove that directory: nothing goes while it is unknown what they need",
             ) from None
-    return reach(world, plans)
+    return referenced(world, plans)
 
 
-def _judged(world: Context, bounds: Bounds) -> list[Verdict]:
-    return judge(world.store.upkeep.items(), _roots(world), world.store.upkeep.last_uses(), bounds, time.time())
+def _judged(world: Context, bounds: PruneLimits) -> list[PruneDecision]:
+    return decide(world.store.upkeep.items(), _roots(world), world.store.upkeep.last_uses(), bounds, time.time())
 
 
-def _told_verdicts(verdicts: list[Verdict], bounds: Bounds, kept: Mapping[str, str], word: str) -> int:
+def _told_verdicts(verdicts: list[PruneDecision], bounds: PruneLimits, kept: Mapping[str, str], word: str) -> int:
     """Say what goes and why, what stays and why, and whether the bound is met; return the exit status."""
     told = [one for one in verdicts if one.item.kind != "lock"]  # empty files, of no interest to anybody
     going = [one for one in told if one.goes and one.item.path not in kept]
@@ -228,8 +231,8 @@ def _told_verdicts(verdicts: list[Verdict], bounds: Bounds, kept: Mapping[str, s
     return status
 
 
-def _reasons(staying: list[Verdict], kept: Mapping[str, str]) -> str:
-    by_reason: dict[str, list[Item]] = defaultdict(list)
+def _reasons(staying: list[PruneDecision], kept: Mapping[str, str]) -> str:
+    by_reason: dict[str, list[InventoryItem]] = defaultdict(list)
     for one in staying:
         by_reason[kept.get(one.item.path, one.why)].append(one.item)
     return ", ".join(f"{format_size(size_of(items))} {why}" for why, items in sorted(by_reason.items()))
@@ -244,7 +247,7 @@ def _tell_damage(damage: Damage) -> None:
     sys.stdout.flush()
 
 
-def _summed_up(report: Report, progress: LineProgress) -> int:
+def _summed_up(report: VerifyReport, progress: LineProgress) -> int:
     lines = [f"not checked: {escaped(text)}" for text in report.unchecked]
     lines += [f"not in the cache: {escaped(task)}" for task in report.missing]
     lines += [f"repaired: {escaped(task)}" for task in report.repaired]
@@ -259,8 +262,8 @@ def _summed_up(report: Report, progress: LineProgress) -> int:
 # --- cache
 
 
-def _sizes(items: list[Item]) -> list[str]:
-    by_kind: dict[str, list[Item]] = defaultdict(list)
+def _sizes(items: list[InventoryItem]) -> list[str]:
+    by_kind: dict[str, list[InventoryItem]] = defaultdict(list)
     for item in items:
         by_kind[item.kind].append(item)
     lines = [f"  {kind:<12}{len(found):>8}{format_size(size_of(found)):>12}" for kind, found in sorted(by_kind.items())]
@@ -278,11 +281,11 @@ def _rates(runs: list[tuple[int, int, int]]) -> list[str]:
     return [f"last run: {rate(runs[-1:])}", f"last {len(runs)} runs: {rate(runs)}"]
 
 
-def _human_names(items: list[Item]) -> dict[tuple[int, int], str]:
+def _human_names(items: list[InventoryItem]) -> dict[tuple[int, int], str]:
     return {item.inode: item.name for item in items if item.kind == "artifact"}
 
 
-def _called(item: Item, names: Mapping[tuple[int, int], str]) -> str:
+def _called(item: InventoryItem, names: Mapping[tuple[int, int], str]) -> str:
     known = names.get(item.inode)
     return f"{item.kind} {escaped(item.name)}" + (f" ({escaped(known)})" if known else "")
 

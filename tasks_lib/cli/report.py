@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from doit.exceptions import InvalidCommand
 
-from tasks_lib.engine.base_command import Command, set_up, unwritten
-from tasks_lib.session import house
+from tasks_lib.engine.base_command import BaseCommand, report_closed_output, set_up
+from tasks_lib.session import current_session
 
-__all__ = ["Report"]
+__all__ = ["ReportCommand"]
 
 _OPTIONS: Final = (
     {
@@ -34,7 +34,7 @@ _OPTIONS: Final = (
 )
 
 
-class Report(Command):
+class ReportCommand(BaseCommand):
     """doit's command `report`."""
 
     name = "report"
@@ -57,7 +57,7 @@ class Report(Command):
             raise _refused(f"`report` takes no task names, but was given {args[0]!r}")
         set_up(self.loader, params)
         self.loader.load_doit_config()
-        found = house()
+        found = current_session()
         recorded = found.surroundings.record if found is not None else None
         if recorded is None:
             raise _refused("this dodo.py does not use doit_fetch, which records runs")
@@ -76,7 +76,7 @@ class Report(Command):
             try:
                 path.write_text(text, "utf-8")
             except OSError as error:
-                raise _refused(unwritten(path, error)) from None
+                raise _refused(report_closed_output(path, error)) from None
             self.outstream.write(f"{path}\n")
         return 0
 

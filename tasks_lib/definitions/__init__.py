@@ -17,10 +17,10 @@ from tasks_lib.definitions.values import (
     Hg,
     Minisign,
     Place,
-    Refused,
-    Run,
+    RefusedDefinition,
     StaticUrl,
     Toolchain,
+    ToolchainRun,
 )
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ __all__ = [
     "Hg",
     "Minisign",
     "Place",
-    "Refused",
-    "Run",
+    "RefusedDefinition",
     "SourceFile",
     "StaticUrl",
     "Toolchain",
+    "ToolchainRun",
     "json_schema",
     "kind_files",
     "mirrors_schema",

@@ -10,12 +10,12 @@ from typing import Final
 
 import msgspec
 
-from tasks_lib.definitions.values import Fetch, Refused, Toolchain
+from tasks_lib.definitions.values import Fetch, RefusedDefinition, Toolchain
 
 _DECODER: Final = msgspec.msgpack.Decoder(Fetch | Toolchain)
 
 
-def packed(value: Fetch | Toolchain | tuple[Refused, ...]) -> bytes:
+def encode(value: Fetch | Toolchain | tuple[RefusedDefinition, ...]) -> bytes:
     """Return a value as bytes.
 
     Raises:
@@ -24,8 +24,8 @@ def packed(value: Fetch | Toolchain | tuple[Refused, ...]) -> bytes:
     return msgspec.msgpack.encode(value)
 
 
-def unpacked(text: bytes | memoryview) -> Fetch | Toolchain:
-    """Return the definition that `packed` took apart.
+def decode(text: bytes | memoryview) -> Fetch | Toolchain:
+    """Return the definition that `encode` took apart.
 
     Raises:
         ValueError: it is none, or not a valid one.
@@ -37,8 +37,8 @@ def unpacked(text: bytes | memoryview) -> Fetch | Toolchain:
     return value
 
 
-def unpacked_refused(text: bytes | memoryview | msgspec.Raw) -> tuple[Refused, ...]:
-    """Return the refused definitions that `packed` took apart.
+def decode_refused(text: bytes | memoryview | msgspec.Raw) -> tuple[RefusedDefinition, ...]:
+    """Return the refused definitions that `encode` took apart.
 
     Raises:
         ValueError: they are none, or not valid.
@@ -46,6 +46,6 @@ def unpacked_refused(text: bytes | memoryview | msgspec.Raw) -> tuple[Refused, .
     try:
         if not msgspec.msgpack.decode(text):
             return ()  # nearly always, and the reader of a class takes as long to make as ten definitions to read
-        return msgspec.msgpack.decode(text, type=tuple[Refused, ...])
+        return msgspec.msgpack.decode(text, type=tuple[RefusedDefinition, ...])
     except msgspec.MsgspecError as error:
         raise ValueError("no refused definitions") from error

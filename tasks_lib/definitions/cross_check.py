@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from tasks_lib.definitions.schema import nearest
-from tasks_lib.definitions.values import Fetch, FetchesEntry, Refused, Toolchain
+from tasks_lib.definitions.values import Fetch, FetchesEntry, RefusedDefinition, Toolchain
 from tasks_lib.errors import Problem
 
 Aliases = dict[str, str]
 
 
-def check(
+def cross_check(
     fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], problems: list[Problem]
 ) -> tuple[Aliases, Aliases]:
     """Return alias -> name of fetches and of toolchains; add to `problems` what does not fit together."""
@@ -30,8 +30,11 @@ def check(
 
 
 def refusals(
-    fetches: Mapping[str, Fetch], toolchains: dict[str, Toolchain], trees: Collection[str], known: Mapping[str, Refused]
-) -> dict[str, Refused]:
+    fetches: Mapping[str, Fetch],
+    toolchains: dict[str, Toolchain],
+    trees: Collection[str],
+    known: Mapping[str, RefusedDefinition],
+) -> dict[str, RefusedDefinition]:
     """Take toolchains of Taskgraph trees that need what cannot be had out of `toolchains`; return them, by task.
 
     Args:
@@ -40,7 +43,7 @@ def refusals(
         trees: files that belong to a Taskgraph tree.
         known: what is refused already.
     """
-    found: dict[str, Refused] = {}
+    found: dict[str, RefusedDefinition] = {}
     while True:
         names = _names(fetches, toolchains, *_all_aliases(fetches, toolchains, []))
         wrong: list[tuple[Toolchain, Problem]] = []
@@ -56,7 +59,7 @@ def refusals(
             needed = {f"{entry.kind}:{entry.name}" for entry in toolchain.fetches} & (known.keys() | found.keys())
             reason = f"it needs {min(needed)}, which is refused" if needed else problem.reason
             task = f"toolchain:{toolchain.name}"
-            found[task] = Refused(task=task, reason=reason, file=problem.file, line=problem.line)
+            found[task] = RefusedDefinition(task=task, reason=reason, file=problem.file, line=problem.line)
             del toolchains[toolchain.name]
 
 

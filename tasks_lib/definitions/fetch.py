@@ -32,7 +32,7 @@ from tasks_lib.definitions.fields import (
     text_of,
     url_field,
 )
-from tasks_lib.definitions.schema import Field, FieldError, Table, Where, nearest, read_table, schema_of
+from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, nearest, read_table, schema_of
 from tasks_lib.definitions.values import Checksums, Git, GpgSignature, Hg, Minisign, StaticUrl, file_name_of
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
 from tasks_lib.digest import Integrity
@@ -40,27 +40,27 @@ from tasks_lib.relpath import RelPath
 from tasks_lib.vcs import urls
 
 _SIG_URL: Final = "URL of the detached signature; {url} stands for the URL of what is signed"
-_GPG_KEYS: Final[Table] = {
+_GPG_KEYS: Final[FieldTable] = {
     "key-path": RELATIVE.needed("the public key, relative to the repository root").about(
         "file with the public keys, relative to the repository root"
     ),
     "fingerprint": FINGERPRINT.about("pins the primary key; without it every key of the file is allowed"),
 }
-_GPG: Final[Table] = {"sig-url": TEXT.needed(_SIG_URL).about(_SIG_URL), **_GPG_KEYS}
-_MINISIGN: Final[Table] = {
+_GPG: Final[FieldTable] = {"sig-url": TEXT.needed(_SIG_URL).about(_SIG_URL), **_GPG_KEYS}
+_MINISIGN: Final[FieldTable] = {
     "public-key": MINISIGN_KEY.needed("the base64 line of the public key, RW...").about(
         "base64 line of the public key"
     ),
     "sig-url": TEXT.about(f"{_SIG_URL}; {{url}}.minisig when it does not say"),
 }
-_SIGNED_BY: Final[Table] = {
+_SIGNED_BY: Final[FieldTable] = {
     "sig-url": TEXT.about(f"{_SIG_URL}; without it the list is clear-signed"),
     **{key: field._replace(required="") for key, field in _GPG_KEYS.items()},
     "public-key": MINISIGN_KEY.about("base64 line of a minisign public key, instead of key-path"),
 }
 
 
-def _sig_url(found: dict[str, Any], where: Where, default: str = "") -> str:
+def _sig_url(found: dict[str, Any], where: Location, default: str = "") -> str:
     """Return the URL of a signature, with `{url}` in it, that would make a URL.
 
     Raises:
@@ -73,12 +73,12 @@ def _sig_url(found: dict[str, Any], where: Where, default: str = "") -> str:
     return resolved(text, where)
 
 
-def _gpg(node: Node, where: Where) -> GpgSignature | None:
+def _gpg(node: Node, where: Location) -> GpgSignature | None:
     found = read_table(node, where, _GPG)
     return _gpg_of(found, where) if found is not None else None
 
 
-def _gpg_of(found: dict[str, Any], where: Where) -> GpgSignature:
+def _gpg_of(found: dict[str, Any], where: Location) -> GpgSignature:
     return GpgSignature(
         sig_url=_sig_url(found, where),
         key_path=found["key-path"],
@@ -87,14 +87,14 @@ def _gpg_of(found: dict[str, Any], where: Where) -> GpgSignature:
     )
 
 
-def _minisign(node: Node, where: Where) -> Minisign | None:
+def _minisign(node: Node, where: Location) -> Minisign | None:
     found = read_table(node, where, _MINISIGN)
     if found is None:
         return None
     return Minisign(sig_url=_sig_url(found, where, "{url}.minisig"), public_key=found["public-key"])
 
 
-def _signed_by(node: Node, where: Where) -> GpgSignature | Minisign | None:
+def _signed_by(node: Node, where: Location) -> GpgSignature | Minisign | None:
     found = read_table(node, where, _SIGNED_BY)
     if found is None:
         return None
@@ -105,7 +105,7 @@ def _signed_by(node: Node, where: Where) -> GpgSignature | Minisign | None:
     return Minisign(sig_url=_sig_url(found, where, "{url}.minisig"), public_key=found["public-key"])
 
 
-_CHECKSUMS: Final[Table] = {
+_CHECKSUMS: Final[FieldTable] = {
     "url": TEXT.needed("URL of the list").about("URL of a `sha256sum` list; {url} stands for the definition's URL"),
     "signed-by": Field(_signed_by, schema_of(_SIGNED_BY), "who signed the list").needed(
         "a list that nobody signed proves nothing that `sha256:` does not prove"
@@ -113,7 +113,7 @@ _CHECKSUMS: Final[Table] = {
 }
 
 
-def _checksums(node: Node, where: Where) -> Checksums | None:
+def _checksums(node: Node, where: Location) -> Checksums | None:
     found = read_table(node, where, _CHECKSUMS)
     if found is None:
         return None
@@ -122,7 +122,7 @@ def _checksums(node: Node, where: Where) -> Checksums | None:
 
 
 #: Keys of a `static-url`.
-VOUCHERS: Final[Table] = {
+VOUCHERS: Final[FieldTable] = {
     "gpg-signature": Field(_gpg, schema_of(_GPG), "detached OpenPGP signature to verify"),
     "minisign": Field(_minisign, schema_of(_MINISIGN), "minisign signature to verify"),
     "checksums": Field(_checksums, schema_of(_CHECKSUMS), "signed list of digests that must agree"),
@@ -142,14 +142,14 @@ _NUMBERS: Final = (
     "max-path-bytes", "max-component-bytes", "max-depth", "zstd-max-window-log", "xz-memlimit-mib",
 )  # fmt: skip
 #: What one archive may cost, and how strictly it is read: the names of `Limits`, which `archive` owns.
-_ARCHIVE: Final[Table] = {
+_ARCHIVE: Final[FieldTable] = {
     **dict.fromkeys(_NUMBERS, COUNT),
     "outward-symlinks": one_of("refuse", "keep").about("keep: symlinks that lead outside are made, never followed"),
     "case-twins": one_of("refuse", "keep").about("keep: a symlink may differ from a directory in case only"),
 }
 
 
-def _archive(node: Node, where: Where) -> tuple[tuple[str, int | str], ...]:
+def _archive(node: Node, where: Location) -> tuple[tuple[str, int | str], ...]:
     found = read_table(node, where, _ARCHIVE) or {}
     return tuple((key.replace("-", "_"), value) for key, value in found.items())
 
@@ -158,7 +158,7 @@ def _archive(node: Node, where: Where) -> tuple[tuple[str, int | str], ...]:
 REPOSITORY_SCHEMES: Final = ("https", "ssh", "http", "git", "file")
 
 _NAMED: Final = FILE_NAME.about("file name of the artifact; a .tar.zst name asks for a repack")
-_STATIC_URL: Final[Table] = {
+_STATIC_URL: Final[FieldTable] = {
     "type": TEXT,
     "url": url_field("https", "http", "file", "mirror")
     .needed("where upstream publishes the bytes")
@@ -180,15 +180,15 @@ _STATIC_URL: Final[Table] = {
 }
 
 
-def _repository_url(node: Node, where: Where) -> str:
+def _repository_url(node: Node, where: Location) -> str:
     url = resolved(text_of(node, where), where)
     try:
-        return urls.checked(url, REPOSITORY_SCHEMES)
+        return urls.check_url(url, REPOSITORY_SCHEMES)
     except ValueError as error:
         raise FieldError(str(error), "write https://host/path or ssh://user@host/path") from error
 
 
-_GIT: Final[Table] = {
+_GIT: Final[FieldTable] = {
     "type": TEXT,
     "repo": Field(_repository_url, TEXT.schema).needed("URL of the repository").about("URL of the repository"),
     "revision": REVISION.needed("full commit id: a branch or tag moves").about("full commit id"),
@@ -200,13 +200,13 @@ _GIT: Final[Table] = {
     "fetch-mode": TEXT.about("accepted for Taskgraph and ignored"),
     "archive": _STATIC_URL["archive"],
 }
-_HG: Final[Table] = {
+_HG: Final[FieldTable] = {
     key: _GIT[key] for key in ("type", "repo", "revision", "branch", "path-prefix", "artifact-name", "archive")
 }
-_SOURCES: Final[Mapping[str, Table]] = {"static-url": _STATIC_URL, "git": _GIT, "hg": _HG}
+_SOURCES: Final[Mapping[str, FieldTable]] = {"static-url": _STATIC_URL, "git": _GIT, "hg": _HG}
 
 
-def _static_url(found: dict[str, Any], where: Where) -> StaticUrl | None:
+def _static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
     url = resolved(found["url"], where)
     # Taskgraph takes what follows the last slash, a query included, and its digest depends on it
     name = found.get("artifact-name") or url.rpartition("/")[2]
@@ -254,7 +254,7 @@ def _archive_suffix(name: str) -> str:
     return same.get(suffix, suffix)
 
 
-def _repository(found: dict[str, Any], where: Where) -> Git | Hg | None:
+def _repository(found: dict[str, Any], where: Location) -> Git | Hg | None:
     prefix = str(found.get("path-prefix") or urls.name_of(found["repo"]))
     name = found.get("artifact-name") or f"{prefix.replace('/', '-')}.tar.zst"
     if not name.endswith(".tar.zst"):
@@ -273,7 +273,7 @@ def _repository(found: dict[str, Any], where: Where) -> Git | Hg | None:
     return Git(**places, dot_git=dot_git, ssh_key=found.get("ssh-key", ""))
 
 
-def _source(node: Node, where: Where) -> StaticUrl | Git | Hg | None:
+def _source(node: Node, where: Location) -> StaticUrl | Git | Hg | None:
     kind = node.items.get("type") if isinstance(node, Tree) else None
     if not isinstance(kind, Scalar) or not isinstance(node, Tree):
         raise FieldError("has no `type:`", f"one of {', '.join(_SOURCES)}")
@@ -295,7 +295,7 @@ def _source(node: Node, where: Where) -> StaticUrl | Git | Hg | None:
     return _static_url(found, where) if kind.text == "static-url" else _repository(found, where)
 
 
-FETCH: Final[Table] = {
+FETCH: Final[FieldTable] = {
     "name": NAME_FIELD,
     "description": TEXT.needed("say in one line what it is"),
     "fetch": Field(

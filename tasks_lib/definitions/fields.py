@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-from tasks_lib.definitions.schema import Field, FieldError, Where
+from tasks_lib.definitions.schema import Field, FieldError, Location
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree
 from tasks_lib.digest import Digest
 from tasks_lib.relpath import RelPath
@@ -26,7 +26,7 @@ MAX_NAME: Final = 200
 # --- readers: node -> value -------------------------------------------------------------------
 
 
-def text_of(node: Node, _where: Where | None = None) -> str:
+def text_of(node: Node, _where: Location | None = None) -> str:
     """Return the text of a scalar that is not empty.
 
     Raises:
@@ -41,7 +41,7 @@ def text_of(node: Node, _where: Where | None = None) -> str:
     return node.text
 
 
-def _prefix(node: Node, where: Where) -> str:
+def _prefix(node: Node, where: Location) -> str:
     if isinstance(node, Scalar) and not node.text and not node.plain:
         return ""
     prefix = text_of(node, where)
@@ -56,7 +56,7 @@ def _path(text: str) -> RelPath:
         raise FieldError(str(error), "write a relative path that stays inside") from error
 
 
-def relative(node: Node, where: Where) -> RelPath:
+def relative(node: Node, where: Location) -> RelPath:
     """Return a relative path that stays where it is put.
 
     Raises:
@@ -65,7 +65,7 @@ def relative(node: Node, where: Where) -> RelPath:
     return _path(text_of(node, where))
 
 
-def name_of(node: Node, _where: Where | None = None) -> str:
+def name_of(node: Node, _where: Location | None = None) -> str:
     """Return a name that is safe as a task, a directory and a part of a URL.
 
     Raises:
@@ -88,7 +88,7 @@ def checked_name(name: str) -> str:
     return name
 
 
-def file_name(node: Node, where: Where) -> str:
+def file_name(node: Node, where: Location) -> str:
     """Return the name of a file: one path component.
 
     Raises:
@@ -100,7 +100,7 @@ def file_name(node: Node, where: Where) -> str:
     return _path(text).text
 
 
-def sha256(node: Node, where: Where) -> Digest:
+def sha256(node: Node, where: Location) -> Digest:
     """Return a sha256 digest, of either case, with or without `sha256:` in front.
 
     Raises:
@@ -113,7 +113,7 @@ def sha256(node: Node, where: Where) -> Digest:
         raise FieldError(f"{len(text)} characters are no sha256: {text[:80]!r}", "64 hex digits are needed") from error
 
 
-def count(node: Node, where: Where) -> int:
+def count(node: Node, where: Location) -> int:
     """Return a number of zero or more.
 
     Raises:
@@ -125,7 +125,7 @@ def count(node: Node, where: Where) -> int:
     return int(text)
 
 
-def switch(node: Node, where: Where) -> bool:
+def switch(node: Node, where: Location) -> bool:
     """Return true or false.
 
     Raises:
@@ -138,10 +138,10 @@ def switch(node: Node, where: Where) -> bool:
     return words[word]
 
 
-def url_reader(*schemes: str) -> Callable[[Node, Where], str]:
+def url_reader(*schemes: str) -> Callable[[Node, Location], str]:
     """Return a reader of URLs of these schemes."""
 
-    def read(node: Node, where: Where) -> str:
+    def read(node: Node, where: Location) -> str:
         return checked_url(text_of(node, where), schemes)
 
     return read
@@ -168,7 +168,7 @@ def checked_url(url: str, schemes: tuple[str, ...]) -> str:
     return url
 
 
-def resolved(url: str, where: Where) -> str:
+def resolved(url: str, where: Location) -> str:
     """Return `url`; a `file:` URL becomes absolute, counted from the directory of the YAML file."""
     if not url.lower().startswith("file:"):
         return url
@@ -194,10 +194,10 @@ def _check_host(url: str) -> None:
         raise FieldError("holds a user name or password", "use `headers:` or a netrc file for credentials")
 
 
-def list_of(read: Callable[[Node, Where], Any]) -> Callable[[Node, Where], tuple[Any, ...]]:
+def list_of(read: Callable[[Node, Location], Any]) -> Callable[[Node, Location], tuple[Any, ...]]:
     """Return a reader of lists whose items `read` reads; every bad item is noted."""
 
-    def read_list(node: Node, where: Where) -> tuple[Any, ...]:
+    def read_list(node: Node, where: Location) -> tuple[Any, ...]:
         if not isinstance(node, Sequence):
             raise FieldError("must be a list", "write `- item` lines, or [item, item]", node.line)
         values = []
@@ -211,11 +211,11 @@ def list_of(read: Callable[[Node, Where], Any]) -> Callable[[Node, Where], tuple
     return read_list
 
 
-def one_or_list(read: Callable[[Node, Where], Any]) -> Callable[[Node, Where], tuple[Any, ...]]:
+def one_or_list(read: Callable[[Node, Location], Any]) -> Callable[[Node, Location], tuple[Any, ...]]:
     """Return a reader of one value or a list of them."""
     many = list_of(read)
 
-    def read_either(node: Node, where: Where) -> tuple[Any, ...]:
+    def read_either(node: Node, where: Location) -> tuple[Any, ...]:
         return many(node, where) if isinstance(node, Sequence) else (read(node, where),)
 
     return read_either
@@ -224,7 +224,7 @@ def one_or_list(read: Callable[[Node, Where], Any]) -> Callable[[Node, Where], t
 def one_of(*words: str) -> Field:
     """Return the field of one of these words."""
 
-    def read(node: Node, _where: Where) -> str:
+    def read(node: Node, _where: Location) -> str:
         word = text_of(node)
         if word not in words:
             raise FieldError(f"{word[:40]!r} is unknown", f"write {' or '.join(words)}")
@@ -233,7 +233,7 @@ def one_of(*words: str) -> Field:
     return Field(read, {"enum": list(words)})
 
 
-def pairs(node: Node, _where: Where) -> tuple[tuple[str, str], ...]:
+def pairs(node: Node, _where: Location) -> tuple[tuple[str, str], ...]:
     """Return a mapping of texts as pairs.
 
     Raises:
@@ -256,7 +256,7 @@ _HEADER_FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _RESERVED_HEADERS: Final = frozenset({"host", "range", "if-range", "content-length", "transfer-encoding", "connection"})
 
 
-def headers(node: Node, where: Where) -> tuple[tuple[str, str], ...]:
+def headers(node: Node, where: Location) -> tuple[tuple[str, str], ...]:
     """Return request headers, given as a mapping (Taskgraph) or as a list of "Name: value" (Gecko).
 
     Raises:
@@ -275,10 +275,10 @@ def headers(node: Node, where: Where) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def hex_reader(lengths: tuple[int, ...], what: str) -> Callable[[Node, Where], str]:
+def hex_reader(lengths: tuple[int, ...], what: str) -> Callable[[Node, Location], str]:
     """Return a reader of hex digits of one of these lengths, lowered."""
 
-    def read(node: Node, where: Where) -> str:
+    def read(node: Node, where: Location) -> str:
         text = text_of(node, where).replace(" ", "").lower()
         if len(text) not in lengths or not re.fullmatch("[0-9a-f]+", text):
             raise FieldError(f"{text[:80]!r} is no {what}", f"{' or '.join(map(str, lengths))} hex digits are needed")
@@ -287,7 +287,7 @@ def hex_reader(lengths: tuple[int, ...], what: str) -> Callable[[Node, Where], s
     return read
 
 
-def _minisign_key(node: Node, where: Where) -> str:
+def _minisign_key(node: Node, where: Location) -> str:
     """Return a minisign public key. Source: minisign, "Public key format": 42 bytes in base64."""
     text = text_of(node, where)
     if not re.fullmatch("[A-Za-z0-9+/]{56}", text):

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from tasks_lib.definitions.fields import NAME, TEXT, TEXTS, checked_url, one_of, one_or_list, text_of
-from tasks_lib.definitions.schema import Field, FieldError, Table, Where, nearest, read_table, schema_of
+from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, nearest, read_table, schema_of
 from tasks_lib.definitions.values import Place, StaticUrl
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, parse_yaml
 from tasks_lib.digest import Integrity
@@ -43,7 +43,7 @@ class Rule(NamedTuple):
     go_on: str
 
 
-class Address(NamedTuple):
+class ContentAddress(NamedTuple):
     """A place that knows content by its digest: a URL with {algo}, {hex} or {sha256}."""
 
     url: str
@@ -57,7 +57,7 @@ class Mirrors:
 
     groups: Mapping[str, Group] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
-    addresses: tuple[Address, ...] = ()
+    addresses: tuple[ContentAddress, ...] = ()
     allow: tuple[str, ...] = ()
     block: tuple[str, ...] = ()
     blocked_message: str = ""
@@ -137,21 +137,21 @@ def _is_below(host: str, name: str) -> bool:
 # --- reading ------------------------------------------------------------------------------------
 
 
-def _base(node: Node, _where: Where) -> str:
+def _base(node: Node, _where: Location) -> str:
     url = checked_url(text_of(node), ("https", "http", "file"))
     if not url.endswith("/"):
         raise FieldError("does not end in a slash", "write the directory that the paths are put after")
     return url
 
 
-def _template(node: Node, _where: Where) -> str:
+def _template(node: Node, _where: Location) -> str:
     text = text_of(node)
     if text != _DIRECT and not re.match(r"(https?|mirror|file):", text):
         raise FieldError(f"{text[:60]!r} is no place", r"write a URL with \1, mirror://GROUP/\1, or direct")
     return text
 
 
-def _address(node: Node, _where: Where) -> str:
+def _address(node: Node, _where: Location) -> str:
     url = checked_url(text_of(node), ("https", "http"))
     if "{hex}" not in url and "{sha256}" not in url:
         raise FieldError("names no digest", "write {algo} and {hex}, or {sha256}, where the digest goes")
@@ -160,7 +160,7 @@ def _address(node: Node, _where: Where) -> str:
     return url
 
 
-def _pattern(node: Node, _where: Where) -> str:
+def _pattern(node: Node, _where: Location) -> str:
     text = text_of(node)
     try:
         re.compile(text)
@@ -169,7 +169,7 @@ def _pattern(node: Node, _where: Where) -> str:
     return text
 
 
-def _host(node: Node, _where: Where) -> str:
+def _host(node: Node, _where: Location) -> str:
     text = text_of(node).lower()
     if not re.fullmatch(r"\*|[a-z0-9_][a-z0-9._-]*", text):
         raise FieldError(f"{text[:60]!r} is no host", "write example.org, which includes what is below it, or *")
@@ -180,23 +180,23 @@ _GO_ON: Final = one_of("any-error", "not-found")._replace(
     doc="when the next place is asked: after any error, or only after 404 and 410"
 )
 _LIST: Final[dict[str, Any]] = {"oneOf": [TEXT.schema, TEXTS.schema]}
-_GROUP: Final[Table] = {
+_GROUP: Final[FieldTable] = {
     "urls": Field(one_or_list(_base), _LIST).needed("directories with the same files, in order"),
     "go-on": _GO_ON,
 }
-_RULE: Final[Table] = {
+_RULE: Final[FieldTable] = {
     "match": Field(_pattern, TEXT.schema).needed("a regular expression for the whole URL"),
     "to": Field(one_or_list(_template), _LIST).needed(r"places in order: URLs with \1, mirror://GROUP/\1, direct"),
     "go-on": _GO_ON,
 }
-_ADDRESS: Final[Table] = {
+_ADDRESS: Final[FieldTable] = {
     "url": Field(_address, TEXT.schema).needed("a URL with {algo} and {hex}, or {sha256}"),
     "place": one_of("first", "last"),
     "go-on": _GO_ON,
 }
 
 
-def _groups(node: Node, where: Where) -> dict[str, Group]:
+def _groups(node: Node, where: Location) -> dict[str, Group]:
     if not isinstance(node, Tree):
         raise FieldError("must be a mapping of names", "write `NAME:` lines below it", node.line)
     groups = {}
@@ -210,10 +210,10 @@ def _groups(node: Node, where: Where) -> dict[str, Group]:
     return groups
 
 
-def _rows(table: Table) -> Any:
+def _rows(table: FieldTable) -> Any:
     """Return a reader of a list of mappings, each bad one noted."""
 
-    def read(node: Node, where: Where) -> list[dict[str, Any]]:
+    def read(node: Node, where: Location) -> list[dict[str, Any]]:
         if not isinstance(node, Sequence):
             raise FieldError("must be a list", "write `- ...` lines", node.line)
         rows = [read_table(item, where.at(str(n), item.line), table) for n, item in enumerate(node.items, 1)]
@@ -222,7 +222,7 @@ def _rows(table: Table) -> Any:
     return read
 
 
-def _rules(node: Node, where: Where) -> tuple[Rule, ...]:
+def _rules(node: Node, where: Location) -> tuple[Rule, ...]:
     rules = []
     for row in _rows(_RULE)(node, where):
         groups = re.compile(row["match"]).groups
@@ -235,13 +235,13 @@ def _rules(node: Node, where: Where) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def _addresses(node: Node, where: Where) -> tuple[Address, ...]:
+def _addresses(node: Node, where: Location) -> tuple[ContentAddress, ...]:
     rows = _rows(_ADDRESS)(node, where)
-    return tuple(Address(row["url"], row.get("place", "last"), row.get("go-on", "any-error")) for row in rows)
+    return tuple(ContentAddress(row["url"], row.get("place", "last"), row.get("go-on", "any-error")) for row in rows)
 
 
 _HOSTS: Final = Field(one_or_list(_host), _LIST)
-_FILE: Final[Table] = {
+_FILE: Final[FieldTable] = {
     "groups": Field(_groups, {"type": "object", "additionalProperties": schema_of(_GROUP)}, "mirror://NAME/PATH"),
     "rewrite": Field(_rules, {"type": "array", "items": schema_of(_RULE)}, "the first rule that matches decides"),
     "content-addressed": Field(
@@ -253,7 +253,7 @@ _FILE: Final[Table] = {
 }
 
 
-def read_mirrors(node: Node, where: Where) -> Mirrors:
+def read_mirrors(node: Node, where: Location) -> Mirrors:
     """Return what a `mirrors.yml` says; every problem is noted."""
     if isinstance(node, Scalar) and node.is_null:
         return Mirrors()
@@ -279,7 +279,7 @@ def mirrors_of(text: str) -> Mirrors:
     """Return what the text of a `mirrors.yml` says that was judged before; nothing of what is wrong in it."""
     with contextlib.suppress(YamlFaultError):
         root = parse_yaml(text, lambda _line, _key: None)
-        return read_mirrors(root, Where("", "", 1, [])) if root is not None else Mirrors()
+        return read_mirrors(root, Location("", "", 1, [])) if root is not None else Mirrors()
     return Mirrors()
 
 

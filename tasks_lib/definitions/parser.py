@@ -13,13 +13,13 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from tasks_lib.definitions.cross_check import check, refusals
+from tasks_lib.definitions.cross_check import cross_check, refusals
 from tasks_lib.definitions.fetch import FETCH
 from tasks_lib.definitions.fields import checked_name, relative
 from tasks_lib.definitions.mirrors import Mirrors, read_mirrors, unknown_groups
-from tasks_lib.definitions.schema import FieldError, Where, matcher, nearest, read_table, schema_of
+from tasks_lib.definitions.schema import FieldError, Location, matcher, nearest, read_table, schema_of
 from tasks_lib.definitions.toolchain import TOOLCHAIN
-from tasks_lib.definitions.values import Definitions, Fetch, Refused, StaticUrl, Toolchain
+from tasks_lib.definitions.values import Definitions, Fetch, RefusedDefinition, StaticUrl, Toolchain
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, merged, parse_yaml
 from tasks_lib.errors import DefinitionError, Problem, Refusal
 
@@ -45,10 +45,10 @@ class _Reading:
     problems: list[Problem] = field(default_factory=list)
     fetches: dict[str, Fetch] = field(default_factory=dict)
     toolchains: dict[str, Toolchain] = field(default_factory=dict)
-    refused: dict[str, Refused] = field(default_factory=dict)
+    refused: dict[str, RefusedDefinition] = field(default_factory=dict)
     mirrors: Mirrors | None = None
 
-    def known(self, source: SourceFile, defaults: Tree | None, memory: Memory | None) -> None:
+    def known(self, source: SourceFile, defaults: Tree | None, memory: ParseCache | None) -> None:
         """Read one file, or what `memory` knows of it."""
         found = memory.recall(source, defaults) if memory is not None else None
         if found is None or found[0].keys() & self.fetches.keys() or found[1].keys() & self.toolchains.keys():
@@ -62,7 +62,7 @@ class _Reading:
 
     def file(self, source: SourceFile, defaults: Tree | None) -> Tree | None:
         """Read one file; return the task defaults that it states for its kind."""
-        where = Where(source.path, "", 1, self.problems, source.directory, source.root, source.scripts)
+        where = Location(source.path, "", 1, self.problems, source.directory, source.root, source.scripts)
         try:
             root = parse_yaml(source.text, lambda line, key: where.at(key, line).wrong("stands twice", "drop one"))
         except YamlFaultError as fault:
@@ -78,7 +78,7 @@ class _Reading:
             return None
         return self.tasks(source, root, where, defaults)
 
-    def tasks(self, source: SourceFile, root: Tree, where: Where, defaults: Tree | None) -> Tree | None:
+    def tasks(self, source: SourceFile, root: Tree, where: Location, defaults: Tree | None) -> Tree | None:
         tasks = root
         own = _first(root, "task-defaults", "job-defaults")
         if posixpath.basename(source.path) in ("kind.yml", "kind.yaml"):
@@ -108,7 +108,7 @@ class _Reading:
                     fetch, source=msgspec.structs.replace(source, rewritten=mirrors.places(source))
                 )
 
-    def kind_keys(self, root: Tree, where: Where) -> None:
+    def kind_keys(self, root: Tree, where: Location) -> None:
         ignored = matcher(KIND_IGNORED)
         for key, line in root.lines.items():
             if key not in ("tasks", "jobs") and not ignored(key):
@@ -116,7 +116,7 @@ class _Reading:
                     "unknown key of kind.yml", nearest(key, ["tasks", "task-defaults", "tasks-from"])
                 )
 
-    def task(self, source: SourceFile, name: str, node: Node, where: Where, defaults: Tree | None) -> None:
+    def task(self, source: SourceFile, name: str, node: Node, where: Location, defaults: Tree | None) -> None:
         if defaults is not None and isinstance(node, Tree):
             node = merged(defaults, node)
         try:
@@ -128,11 +128,11 @@ class _Reading:
         if source.root and own and (source.kind == "toolchain" or all(isinstance(one, Refusal) for one in own)):
             first = own[0]
             task = f"{source.kind}:{name}"
-            self.refused[task] = Refused(task=task, reason=first.reason, file=first.file, line=first.line)
+            self.refused[task] = RefusedDefinition(task=task, reason=first.reason, file=first.file, line=first.line)
         else:
             self.problems += own
 
-    def definition(self, source: SourceFile, name: str, node: Node, where: Where) -> None:
+    def definition(self, source: SourceFile, name: str, node: Node, where: Location) -> None:
         table = FETCH if source.kind == "fetch" else TOOLCHAIN
         known: Mapping[str, Fetch | Toolchain] = self.fetches if source.kind == "fetch" else self.toolchains
         if name in known:
@@ -152,7 +152,7 @@ def _first(tree: Tree, *keys: str) -> Node | None:
     return next((tree.items[key] for key in keys if key in tree.items), None)
 
 
-def _fetch(name: str, found: dict[str, Any], ignored: tuple[str, ...], where: Where) -> Fetch:
+def _fetch(name: str, found: dict[str, Any], ignored: tuple[str, ...], where: Location) -> Fetch:
     prefix = found.get("artifact-prefix")
     return Fetch(
         name=name,
@@ -166,7 +166,7 @@ def _fetch(name: str, found: dict[str, Any], ignored: tuple[str, ...], where: Wh
     )
 
 
-def _toolchain(name: str, found: dict[str, Any], where: Where) -> Toolchain:
+def _toolchain(name: str, found: dict[str, Any], where: Location) -> Toolchain:
     run, aliases = found.get("run", (None, ()))
     return Toolchain(
         name=name,
@@ -179,7 +179,7 @@ def _toolchain(name: str, found: dict[str, Any], where: Where) -> Toolchain:
     )
 
 
-class Memory(Protocol):
+class ParseCache(Protocol):
     """Who knows what single files define: asked before a file is parsed, told afterwards."""
 
     def recall(self, source: SourceFile, defaults: object) -> tuple[dict[str, Fetch], dict[str, Toolchain]] | None:
@@ -189,7 +189,7 @@ class Memory(Protocol):
         """Learn which names a file without a problem defines."""
 
 
-def parse(files: Collection[SourceFile], memory: Memory | None = None) -> Definitions:
+def parse(files: Collection[SourceFile], memory: ParseCache | None = None) -> Definitions:
     """Return the definitions of all files together, which may refer to each other.
 
     A `kind.yml` states defaults for the files of its kind that come after it. In a Taskgraph tree, a fetch of a type
@@ -208,7 +208,7 @@ def parse(files: Collection[SourceFile], memory: Memory | None = None) -> Defini
     reading.place()
     trees = {source.path for source in files if source.root}
     reading.refused |= refusals(reading.fetches, reading.toolchains, trees, reading.refused)
-    fetch_aliases, toolchain_aliases = check(reading.fetches, reading.toolchains, reading.problems)
+    fetch_aliases, toolchain_aliases = cross_check(reading.fetches, reading.toolchains, reading.problems)
     if reading.problems:
         raise DefinitionError(tuple(reading.problems))
     return Definitions(
@@ -238,7 +238,7 @@ def kind_files(text: str) -> tuple[str, ...] | None:
 
 def _is_plain_file(node: Scalar) -> bool:
     try:
-        relative(node, Where("", "", 0, []))
+        relative(node, Location("", "", 0, []))
     except FieldError:
         return False
     return True

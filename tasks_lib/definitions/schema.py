@@ -27,7 +27,7 @@ class FieldError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class Location:
     """A place in a file, and the list that collects its problems."""
 
     file: str
@@ -38,7 +38,7 @@ class Where:
     root: str = ""  # of the repository, "" for the current directory
     scripts: str = ""  # where a Taskgraph tree keeps the scripts of its toolchains
 
-    def at(self, key: str, line: int) -> Where:
+    def at(self, key: str, line: int) -> Location:
         """Return the place of a key below this one."""
         return replace(self, key=f"{self.key}.{key}" if self.key else key, line=line)
 
@@ -54,7 +54,7 @@ class Where:
 class Field(NamedTuple):
     """How one key is read, what its JSON Schema is, and whether it must be there."""
 
-    read: Callable[[Node, Where], Any]
+    read: Callable[[Node, Location], Any]
     schema: dict[str, Any]
     doc: str = ""
     required: str = ""  # why it must be there; "" when it need not
@@ -68,11 +68,11 @@ class Field(NamedTuple):
         return self._replace(doc=doc)
 
 
-Table = Mapping[str, Field]
+FieldTable = Mapping[str, Field]
 
 
 def read_table(
-    node: Node, where: Where, table: Table, ignored: Callable[[str], bool] = lambda _: False
+    node: Node, where: Location, table: FieldTable, ignored: Callable[[str], bool] = lambda _: False
 ) -> dict[str, Any] | None:
     """Return the values of the mapping `node`, or None when it noted a problem."""
     if not isinstance(node, Tree):
@@ -97,7 +97,7 @@ def read_table(
     return values if len(where.problems) == before else None
 
 
-def schema_of(table: Table, patterns: Iterable[str] = ()) -> dict[str, Any]:
+def schema_of(table: FieldTable, patterns: Iterable[str] = ()) -> dict[str, Any]:
     """Return the JSON Schema of a mapping with these fields; keys that match `patterns` are ignored."""
     schema: dict[str, Any] = {
         "type": "object",

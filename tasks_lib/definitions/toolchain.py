@@ -21,8 +21,8 @@ from tasks_lib.definitions.fields import (
     name_of,
     text_of,
 )
-from tasks_lib.definitions.schema import Field, FieldError, Table, Where, matcher, read_table, schema_of
-from tasks_lib.definitions.values import FetchesEntry, FileReference, Run
+from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, matcher, read_table, schema_of
+from tasks_lib.definitions.values import FetchesEntry, FileReference, ToolchainRun
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree
 from tasks_lib.relpath import RelPath
 
@@ -31,7 +31,7 @@ _RUN_IGNORED: Final = (
     r"^(using|sparse-profile|toolchain-env|toolchain-extract|tooltool.*|cwd|checkout.*|cache.*|run-as-root|use-.*|job-script|exec-with|workdir|platform|target-.*|digest-data)$",
 )
 
-_ENTRY: Final[Table] = {
+_ENTRY: Final[FieldTable] = {
     "artifact": NAME_FIELD.needed("name of the fetch or toolchain"),
     "dest": RELATIVE.about("directory below the fetches directory"),
     "extract": SWITCH.about("false: place the artifact as it is"),
@@ -43,7 +43,7 @@ _ENTRIES_SCHEMA: Final[dict[str, Any]] = {
 }
 
 
-def _entry(kind: str, node: Node, where: Where) -> FetchesEntry | None:
+def _entry(kind: str, node: Node, where: Location) -> FetchesEntry | None:
     if isinstance(node, Scalar):
         return FetchesEntry(kind=kind, name=name_of(node), line=node.line)
     found = read_table(node, where, _ENTRY)
@@ -53,7 +53,7 @@ def _entry(kind: str, node: Node, where: Where) -> FetchesEntry | None:
     return FetchesEntry(kind=kind, name=found["artifact"], dest=found.get("dest"), delivery=delivery, line=node.line)
 
 
-def _fetches(node: Node, where: Where) -> tuple[FetchesEntry, ...]:
+def _fetches(node: Node, where: Location) -> tuple[FetchesEntry, ...]:
     if not isinstance(node, Tree):
         raise FieldError("must map `fetch:` and `toolchain:` to lists", line=node.line)
     entries: list[FetchesEntry] = []
@@ -68,7 +68,7 @@ def _fetches(node: Node, where: Where) -> tuple[FetchesEntry, ...]:
     return tuple(entries)
 
 
-def _noted_entry(kind: str, node: Node, where: Where) -> FetchesEntry | None:
+def _noted_entry(kind: str, node: Node, where: Location) -> FetchesEntry | None:
     try:
         return _entry(kind, node, where)
     except FieldError as wrong:
@@ -76,19 +76,19 @@ def _noted_entry(kind: str, node: Node, where: Where) -> FetchesEntry | None:
         return None
 
 
-def _aliases(node: Node, where: Where) -> tuple[str, ...]:
+def _aliases(node: Node, where: Location) -> tuple[str, ...]:
     if isinstance(node, Tree):  # Gecko's `by-project:`; which project this is cannot be known here
         return ()
     aliases: tuple[str, ...] = NAMES.read(node, where)
     return aliases
 
 
-def _command(node: Node, where: Where) -> tuple[str, ...]:
+def _command(node: Node, where: Location) -> tuple[str, ...]:
     """Return the words to execute; a text is a line for the shell."""
     return ("/bin/sh", "-c", text_of(node)) if isinstance(node, Scalar) else TEXTS.read(node, where)
 
 
-_RUN: Final[Table] = {
+_RUN: Final[FieldTable] = {
     "command": Field(_command, {"oneOf": [TEXT.schema, TEXTS.schema]}, "words to execute, or one line for the shell"),
     "script": TEXT.about("file to execute, relative to the YAML file"),
     "arguments": TEXTS.about("of the script"),
@@ -99,7 +99,7 @@ _RUN: Final[Table] = {
 }
 
 
-def _run(node: Node, where: Where) -> tuple[Run | None, tuple[str, ...]]:
+def _run(node: Node, where: Location) -> tuple[ToolchainRun | None, tuple[str, ...]]:
     found = read_table(node, where, _RUN, matcher(_RUN_IGNORED))
     if found is None:
         return None, ()
@@ -111,7 +111,7 @@ def _run(node: Node, where: Where) -> tuple[Run | None, tuple[str, ...]]:
             where.wrong("names a toolchain-artifact, but nothing makes it", "add `command:` or `script:`")
         return None, aliases
     artifact = found.get("toolchain-artifact")
-    run = Run(
+    run = ToolchainRun(
         command=found.get("command", ()),
         script=_script(found["script"], where) if "script" in found else None,
         arguments=found.get("arguments", ()),
@@ -122,17 +122,17 @@ def _run(node: Node, where: Where) -> tuple[Run | None, tuple[str, ...]]:
     return run, aliases
 
 
-def _script(text: str, where: Where) -> FileReference:
+def _script(text: str, where: Location) -> FileReference:
     base = where.scripts or posixpath.dirname(where.file)
     return FileReference(text=text, path=posixpath.normpath(posixpath.join(base, text)))
 
 
-def _resource(text: str, where: Where) -> FileReference:
+def _resource(text: str, where: Location) -> FileReference:
     base = where.root or posixpath.dirname(where.file)
     return FileReference(text=text, path=posixpath.normpath(posixpath.join(base, text)))
 
 
-def _left(artifact: RelPath, where: Where) -> RelPath:
+def _left(artifact: RelPath, where: Location) -> RelPath:
     """Return where a command leaves its artifact, below $UPLOAD_DIR.
 
     Source: Taskgraph publishes $UPLOAD_DIR under the directory of `toolchain-artifact`.
@@ -140,7 +140,7 @@ def _left(artifact: RelPath, where: Where) -> RelPath:
     return RelPath(artifact.components[-1] if where.root else str(artifact).removeprefix("public/build/"))
 
 
-TOOLCHAIN: Final[Table] = {
+TOOLCHAIN: Final[FieldTable] = {
     "name": NAME_FIELD,
     "description": TEXT.needed("say in one line what it is"),
     "fetches": Field(

@@ -162,7 +162,7 @@ class FileReference(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_l
     path: str
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+class ToolchainRun(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """What a toolchain executes in its fetches directory: a command, or a script with arguments."""
 
     command: tuple[str, ...] = ()
@@ -179,7 +179,7 @@ class Toolchain(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
     name: str
     description: str
     fetches: tuple[FetchesEntry, ...]
-    run: Run | None = None
+    run: ToolchainRun | None = None
     aliases: tuple[str, ...] = ()
     file: str
     line: int
@@ -191,7 +191,7 @@ class Toolchain(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
         return artifact.components[-1] if artifact else ""
 
 
-class Refused(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+class RefusedDefinition(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """A definition of a Taskgraph tree that cannot be made here, and why; `task` is what it would be called."""
 
     task: str
@@ -205,7 +205,7 @@ class Definitions(msgspec.Struct, frozen=True, kw_only=True):
 
     fetches: Mapping[str, Fetch]
     toolchains: Mapping[str, Toolchain]
-    refused: tuple[Refused, ...] = ()
+    refused: tuple[RefusedDefinition, ...] = ()
     _fetch_aliases: Mapping[str, str] = msgspec.field(default_factory=dict)
     _toolchain_aliases: Mapping[str, str] = msgspec.field(default_factory=dict)
 

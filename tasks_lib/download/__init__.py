@@ -4,8 +4,8 @@ A wrong byte is never accepted whoever sent it; a failing source never hides wha
 each source, attempts are bounded, and a host that was found dead costs the next definition nothing.
 """
 
-from tasks_lib.download.downloader import Sources
-from tasks_lib.download.request import Provenance, Wanted
+from tasks_lib.download.downloader import Downloader
+from tasks_lib.download.request import Provenance, Request
 from tasks_lib.network import Policy
 
-__all__ = ["Policy", "Provenance", "Sources", "Wanted"]
+__all__ = ["Downloader", "Policy", "Provenance", "Request"]

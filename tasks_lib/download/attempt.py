@@ -7,13 +7,13 @@ import io
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final
 
-from tasks_lib.cache import Store
+from tasks_lib.cache import Cache
 from tasks_lib.cache.previous import earlier
-from tasks_lib.download.diagnosis import LOOK_BYTES, Verdict, examine
+from tasks_lib.download.diagnosis import LOOK_BYTES, Diagnosis, diagnose
 from tasks_lib.download.hosts import Hosts
 from tasks_lib.download.local_files import open_local, readable
-from tasks_lib.download.source_state import Hunt, Trial
-from tasks_lib.download.split import Crew, Pace, Segments, TooSlowError
+from tasks_lib.download.source_state import Download, SourceState
+from tasks_lib.download.split import RateMonitor, SlowDownloadError, SplitDownload, SplitPlan
 from tasks_lib.errors import IntegrityError, SizeMismatchError, TransportError, escaped
 from tasks_lib.network import Policy
 from tasks_lib.transport import CHUNK, Response, Transport, redacted
@@ -27,17 +27,17 @@ _MAX_WRONG: Final = 256 << 20
 _LARGE: Final = 8 << 20
 _SMALL_READ: Final = 256 << 10
 
-Facts = dict[str, str | int | float]
+_Details = dict[str, str | int | float]
 
 
 class Reader:
     """Makes attempts; shared by all threads of a run."""
 
-    def __init__(self, store: Store, transport: Transport, policy: Policy, hosts: Hosts) -> None:
+    def __init__(self, store: Cache, transport: Transport, policy: Policy, hosts: Hosts) -> None:
         self._store, self._transport, self._policy, self._hosts = store, transport, policy, hosts
-        self._segments = Segments(transport, policy, hosts)
+        self._segments = SplitDownload(transport, policy, hosts)
 
-    def once(self, hunt: Hunt, trial: Trial) -> Facts:
+    def once(self, hunt: Download, trial: SourceState) -> _Details:
         """Ask one source once, and publish what it gave; return where it came from.
 
         Raises:
@@ -45,7 +45,7 @@ class Reader:
             TransportError: it did not arrive; what arrived stays when it can be resumed.
         """
         if trial.origin is None:
-            facts: Facts = {"url": trial.url}
+            facts: _Details = {"url": trial.url}
             self._read_file(hunt, trial)
         else:
             facts = self._read_url(hunt, trial)
@@ -55,7 +55,7 @@ class Reader:
 
     # --- files
 
-    def _read_file(self, hunt: Hunt, trial: Trial) -> None:
+    def _read_file(self, hunt: Download, trial: SourceState) -> None:
         partial, progress = hunt.partial, hunt.progress
         partial.restart("")
         progress.phase("body", url=trial.url, total=partial.expected.size)
@@ -73,7 +73,7 @@ class Reader:
 
     # --- answers
 
-    def _read_url(self, hunt: Hunt, trial: Trial) -> Facts:
+    def _read_url(self, hunt: Download, trial: SourceState) -> _Details:
         """Read one answer to its end, over more connections when it comes slowly."""
         assert trial.origin is not None
         with self._hosts.turn(trial.origin, redacted(trial.url), hunt.progress):
@@ -85,20 +85,22 @@ class Reader:
             hunt.partial.verify()
         return facts
 
-    def _in_pieces(self, hunt: Hunt, trial: Trial) -> Facts | None:
+    def _in_pieces(self, hunt: Download, trial: SourceState) -> _Details | None:
         """Go on with the pieces that an earlier attempt left; None when there are none of this origin."""
         partial = hunt.partial
         here = partial.origin == str(trial.origin) and not trial.restarts
         if not (partial.is_split and here and self._policy.connections > 1) or trial.alone:
             return None
-        facts: Facts = {"url": redacted(trial.url), "resumed": partial.size}
+        facts: _Details = {"url": redacted(trial.url), "resumed": partial.size}
         hunt.progress.phase("body", url=redacted(trial.url), total=partial.expected.size, resumed=partial.size)
         trial.spliced = trial.shared = True
         trial.told = f" (in pieces from {redacted(trial.url)})"
-        return facts | {"connections": self._segments.run(hunt, trial, Crew.of(hunt, trial, self._policy, self._hosts))}
+        return facts | {
+            "connections": self._segments.run(hunt, trial, SplitPlan.of(hunt, trial, self._policy, self._hosts))
+        }
 
-    def _in_order(self, hunt: Hunt, trial: Trial) -> Facts:
-        pace = Pace(hunt, trial, self._policy, self._hosts)
+    def _in_order(self, hunt: Download, trial: SourceState) -> _Details:
+        pace = RateMonitor(hunt, trial, self._policy, self._hosts)
         try:
             with self._asked(hunt, trial, pace) as response:
                 assert trial.origin is not None
@@ -107,13 +109,13 @@ class Reader:
                 facts = _facts(response)
                 pace.begin(response)
                 self._read_body(hunt, response)
-        except TooSlowError as slow:
+        except SlowDownloadError as slow:
             trial.spliced = trial.shared = True
             return facts | {"connections": self._segments.run(hunt, trial, slow.crew)}
         return facts
 
     @contextlib.contextmanager
-    def _asked(self, hunt: Hunt, trial: Trial, check: Callable[[], None]) -> Iterator[Response]:
+    def _asked(self, hunt: Download, trial: SourceState, check: Callable[[], None]) -> Iterator[Response]:
         partial, size = hunt.partial, hunt.wanted.integrity.size
         resumable = partial.validator and 0 < partial.size < size
         # at another origin the validator says nothing; there the digest alone tells whether the parts fit
@@ -135,7 +137,7 @@ class Reader:
             hunt.progress.phase("body", url=response.url, total=size, resumed=response.start)
             yield response
 
-    def _check_length(self, hunt: Hunt, response: Response) -> None:
+    def _check_length(self, hunt: Download, response: Response) -> None:
         """Refuse an answer of another length at once; what there is of it is looked at, and no more.
 
         What an earlier answer brought stays: a login page says nothing about it.
@@ -158,7 +160,7 @@ class Reader:
             raise error
 
     @staticmethod
-    def _read_body(hunt: Hunt, response: Response) -> None:
+    def _read_body(hunt: Download, response: Response) -> None:
         """Append the body; one byte more than promised is enough to know that it is too long."""
         partial, progress = hunt.partial, hunt.progress
         size = partial.expected.size
@@ -176,7 +178,7 @@ class Reader:
     # --- what is wrong
 
     @contextlib.contextmanager
-    def _explained(self, hunt: Hunt, told: str, *, size: int) -> Iterator[None]:
+    def _explained(self, hunt: Download, told: str, *, size: int) -> Iterator[None]:
         """Put wrong bytes into quarantine, and say what they are, who sent them, and what to do."""
         try:
             yield
@@ -189,18 +191,18 @@ class Reader:
             raise
 
     @staticmethod
-    def _explain(error: IntegrityError, verdict: Verdict, told: str) -> None:
+    def _explain(error: IntegrityError, verdict: Diagnosis, told: str) -> None:
         error.message += f": {verdict.words}{told}"
         error.hint = verdict.advice
 
-    def _verdict(self, hunt: Hunt, file: BinaryIO, size: int) -> Verdict:
+    def _verdict(self, hunt: Download, file: BinaryIO, size: int) -> Diagnosis:
         wanted = hunt.wanted
         kept = earlier(self._store.root, wanted.name)
-        return examine(file, size=size, expected=wanted.integrity, name=wanted.name_in_url(), earlier=kept)
+        return diagnose(file, size=size, expected=wanted.integrity, name=wanted.name_in_url(), earlier=kept)
 
 
-def _facts(response: Response) -> Facts:
-    facts: Facts = {"url": response.url}
+def _facts(response: Response) -> _Details:
+    facts: _Details = {"url": response.url}
     if "Date" in response.headers:
         facts["server_date"] = escaped(response.headers["Date"][:64])
     return facts | ({"resumed": response.start} if response.start else {})

@@ -32,14 +32,14 @@ _TRY: Final = "try again later or add a mirror; the definition is right if it ev
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Diagnosis:
     """What the bytes are, and what to do next."""
 
     words: str
     advice: str
 
 
-def examine(file: BinaryIO, *, size: int, expected: Integrity, name: str, earlier: Iterable[Path] = ()) -> Verdict:
+def diagnose(file: BinaryIO, *, size: int, expected: Integrity, name: str, earlier: Iterable[Path] = ()) -> Diagnosis:
     """Return what the `size` bytes of `file` are instead of `expected`.
 
     Args:
@@ -55,25 +55,25 @@ def examine(file: BinaryIO, *, size: int, expected: Integrity, name: str, earlie
     return found or _sized(size, expected, start)
 
 
-def _recognised(start: bytes) -> Verdict | None:
+def _recognised(start: bytes) -> Diagnosis | None:
     """Recognise pages, errors and pointers by their first bytes."""
     if start.startswith(_LFS):
-        return Verdict("a Git LFS pointer, not the file it points to", "use the URL of the file itself (media/LFS)")
+        return Diagnosis("a Git LFS pointer, not the file it points to", "use the URL of the file itself (media/LFS)")
     if _HTML.match(start):
         title = _TITLE.search(start)
         named = f'titled "{_quoted(title[1])}"' if title and title[1].strip() else f'beginning "{_quoted(start)}"'
-        return Verdict(f"an HTML page {named}", _PAGE)
+        return Diagnosis(f"an HTML page {named}", _PAGE)
     if error := _XML_ERROR.match(start):
-        return Verdict(f"an XML error: {_quoted(error[1])}", _PAGE)
+        return Diagnosis(f"an XML error: {_quoted(error[1])}", _PAGE)
     return _json(start)
 
 
-def _json(start: bytes) -> Verdict | None:
+def _json(start: bytes) -> Diagnosis | None:
     if start.lstrip()[:1] not in (b"{", b"["):
         return None
     with contextlib.suppress(ValueError, RecursionError):
         said = _message(json.loads(start))
-        return Verdict(f"a JSON error: {_quoted(said.encode('utf-8', 'replace'))}", _PAGE)
+        return Diagnosis(f"a JSON error: {_quoted(said.encode('utf-8', 'replace'))}", _PAGE)
     return None
 
 
@@ -91,7 +91,7 @@ def _quoted(text: bytes) -> str:
     return escaped(words[:_QUOTED]) + ("..." if len(words) > _QUOTED else "")
 
 
-def _wrapped(file: BinaryIO, expected: Integrity) -> Verdict | None:
+def _wrapped(file: BinaryIO, expected: Integrity) -> Diagnosis | None:
     """Recognise the right content with gzip on top."""
     file.seek(0)
     decoder = zlib.decompressobj(wbits=31)
@@ -102,35 +102,39 @@ def _wrapped(file: BinaryIO, expected: Integrity) -> Verdict | None:
             digest.update(plain)
             size += len(plain)
         if size == expected.size and digest.hexdigest() == expected.digest.hex:
-            return Verdict(
+            return Diagnosis(
                 "the right content with gzip applied on top", "the server or a proxy compresses: add a mirror"
             )
     return None
 
 
-def _archive(file: BinaryIO, size: int, name: str, earlier: Iterable[Path]) -> Verdict | None:
+def _archive(file: BinaryIO, size: int, name: str, earlier: Iterable[Path]) -> Diagnosis | None:
     """Compare with what once was right; a complete archive of other content was not cut off on the way."""
     file.seek(0, 2)
-    from tasks_lib.download.diagnosis import MAX_COMPARED_BYTES, compared, members  # reads archives: loaded when needed
+    from tasks_lib.download.diagnosis import (  # reads archives: loaded when needed
+        MAX_COMPARED_BYTES,
+        compare_archives,
+        members,
+    )
 
     if file.tell() != size or size > MAX_COMPARED_BYTES:
         return None
     theirs = members(file, name)
     if theirs is None:
         return None
-    words = next(filter(None, (compared(theirs, path) for path in earlier)), "")
-    return Verdict(words or "a complete archive of other content: re-released, or another version", _REVIEW)
+    words = next(filter(None, (compare_archives(theirs, path) for path in earlier)), "")
+    return Diagnosis(words or "a complete archive of other content: re-released, or another version", _REVIEW)
 
 
-def _sized(size: int, expected: Integrity, start: bytes) -> Verdict:
+def _sized(size: int, expected: Integrity, start: bytes) -> Diagnosis:
     text = f'; it begins "{_quoted(start)}"' if start and _is_text(start) else ""
     if not size:
-        return Verdict("an empty answer", _TRY)
+        return Diagnosis("an empty answer", _TRY)
     if size < expected.size:
-        return Verdict(f"truncated by {expected.size - size} bytes, or another file{text}", _TRY)
+        return Diagnosis(f"truncated by {expected.size - size} bytes, or another file{text}", _TRY)
     if size > expected.size:
-        return Verdict(f"longer than promised: another file{text}", _REVIEW)
-    return Verdict(f"other content of the same size{text}", _REVIEW)
+        return Diagnosis(f"longer than promised: another file{text}", _REVIEW)
+    return Diagnosis(f"other content of the same size{text}", _REVIEW)
 
 
 def _is_text(start: bytes) -> bool:
@@ -167,7 +171,7 @@ def members(file: BinaryIO, name: str) -> Members | None:
     return found
 
 
-def compared(theirs: Members, earlier: Path) -> str:
+def compare_archives(theirs: Members, earlier: Path) -> str:
     """Return what differs from the archive at `earlier`, "" when nobody can tell."""
     try:
         if earlier.stat().st_size > MAX_COMPARED_BYTES:

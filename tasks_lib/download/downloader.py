@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from tasks_lib.cache import Store
-from tasks_lib.download.attempt import Facts, Reader
+from tasks_lib.cache import Cache
+from tasks_lib.download.attempt import Reader, _Details
 from tasks_lib.download.hosts import Hosts
 from tasks_lib.download.local_files import is_at_hand
-from tasks_lib.download.request import Provenance, Wanted
-from tasks_lib.download.source_state import Hunt, Report, Trial
+from tasks_lib.download.request import Provenance, Request
+from tasks_lib.download.source_state import AttemptLog, Download, SourceState
 from tasks_lib.errors import DigestMismatchError, HttpStatusError, IntegrityError, TransportError
 from tasks_lib.network import Policy
 from tasks_lib.progress import Progress
@@ -18,23 +18,23 @@ from tasks_lib.retry import Retry, is_silent, rounds
 from tasks_lib.transport import Transport, redacted
 
 
-class Sources:
+class Downloader:
     """Obtains blobs; remembers within one run which hosts are dead and which URLs serve other content."""
 
     def __init__(
-        self, store: Store, transport: Transport, policy: Policy, sleep: Callable[[float], None] = time.sleep
+        self, store: Cache, transport: Transport, policy: Policy, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         self._store, self._transport, self._policy, self._sleep = store, transport, policy, sleep
         self._hosts = Hosts(policy.jobs_per_host)
         self._reader = Reader(store, transport, policy, self._hosts)
 
-    def needs_network(self, wanted: Wanted) -> bool:
+    def needs_network(self, wanted: Request) -> bool:
         """Whether neither the store nor a local file holds it; opens no socket."""
         if self._store.has(wanted.integrity):
             return False
         return not any(map(is_at_hand, wanted.allowed))
 
-    def obtain(self, wanted: Wanted, progress: Progress) -> Provenance:
+    def obtain(self, wanted: Request, progress: Progress) -> Provenance:
         """Make the store hold what is wanted, and return where it came from; {} when it was there.
 
         Raises:
@@ -47,15 +47,15 @@ class Sources:
             if self._store.has(wanted.integrity):
                 return {}
             with self._store.partial(wanted.integrity) as partial:
-                return self._from_any(Hunt(wanted, partial, progress, Report(wanted)))
+                return self._from_any(Download(wanted, partial, progress, AttemptLog(wanted)))
 
-    def _from_any(self, hunt: Hunt) -> Provenance:
+    def _from_any(self, hunt: Download) -> Provenance:
         """Ask source after source; those that are not worth waiting for get their rest when all were asked."""
         begun = time.monotonic()
         wanted = hunt.wanted
         total_s = self._transport.settings.total_s(wanted.integrity.size)
         urls = wanted.allowed if wanted.strict else self._hosts.ordered(wanted.allowed)
-        trials = [Trial.of(url, Retry(self._policy, total_s, self._sleep)) for url in urls]
+        trials = [SourceState.of(url, Retry(self._policy, total_s, self._sleep)) for url in urls]
         for number, others in rounds([trial.retry for trial in trials], hunt.progress):
             trial = trials[number]
             found = self._from_one(hunt, trial, 0 if wanted.strict else others)
@@ -67,7 +67,7 @@ class Sources:
             hunt.report.refused(url, why)
         raise hunt.report.failure()
 
-    def _from_one(self, hunt: Hunt, trial: Trial, others: int) -> Facts | None:
+    def _from_one(self, hunt: Download, trial: SourceState, others: int) -> _Details | None:
         """Try one source until it gives the content, or asking again makes no sense; `others` were not asked yet."""
         if self._is_skipped(hunt, trial):
             return None
@@ -83,7 +83,7 @@ class Sources:
             hunt.report.add(trial.url, failure)
         return None
 
-    def _is_skipped(self, hunt: Hunt, trial: Trial) -> bool:
+    def _is_skipped(self, hunt: Download, trial: SourceState) -> bool:
         if trial.origin is not None and self._policy.network == "off":
             hunt.report.offline(trial.url)
             return True
@@ -92,7 +92,7 @@ class Sources:
             hunt.report.known_wrong(trial.url, reason)
         return bool(reason)
 
-    def _again(self, hunt: Hunt, trial: Trial, error: IntegrityError | TransportError, others: int) -> bool:
+    def _again(self, hunt: Download, trial: SourceState, error: IntegrityError | TransportError, others: int) -> bool:
         """Return whether the same source is asked again, once that makes sense."""
         if isinstance(error, IntegrityError):
             return self._after_mismatch(hunt, trial, error)
@@ -110,7 +110,7 @@ class Sources:
             return True
         return False
 
-    def _after_mismatch(self, hunt: Hunt, trial: Trial, error: IntegrityError) -> bool:
+    def _after_mismatch(self, hunt: Download, trial: SourceState, error: IntegrityError) -> bool:
         """Begin anew once: the damage may have been done on the way, or by putting two answers together."""
         if trial.spliced and not trial.restarts:
             trial.restarts += 1
@@ -120,7 +120,7 @@ class Sources:
         self._hosts.wrong(trial.url, str(hunt.wanted.integrity.digest), error.message)
         return False
 
-    def _after_failure(self, hunt: Hunt, trial: Trial, error: TransportError, others: int) -> bool:
+    def _after_failure(self, hunt: Download, trial: SourceState, error: TransportError, others: int) -> bool:
         origin = trial.origin
         assert origin is not None
         if is_silent(error):
@@ -131,5 +131,5 @@ class Sources:
         return trial.retry.again(error, hunt.progress, redacted(trial.url), others)
 
 
-def _provenance(facts: Facts, hunt: Hunt, begun: float) -> Provenance:
+def _provenance(facts: _Details, hunt: Download, begun: float) -> Provenance:
     return {**facts, "seconds": round(time.monotonic() - begun, 3), "attempts": len(hunt.report) + 1}

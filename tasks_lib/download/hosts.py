@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from tasks_lib.download.request import network_origin
-from tasks_lib.gil import waiting
+from tasks_lib.gil import released
 from tasks_lib.progress import Progress
 
 #: Seconds between two looks at whether the run was asked to stop.
@@ -90,7 +90,7 @@ class Hosts:
             turns = self._turns[origin]
         if not turns.acquire(blocking=False):
             progress.phase("queue", url=url)
-            with waiting:
+            with released:
                 while not turns.acquire(timeout=_LOOK_S):
                     progress.check()
         with self._lock:

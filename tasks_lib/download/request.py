@@ -12,7 +12,7 @@ Provenance = Mapping[str, str | int | float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Request:
     """What to obtain: `urls` in order of preference.
 
     `headers` go to the origin of `home` only (default: the first URL). After a URL of `strict` the next one is asked

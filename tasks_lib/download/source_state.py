@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tasks_lib.cache import Partial
-from tasks_lib.download.request import Wanted, network_origin
+from tasks_lib.download.request import Request, network_origin
 from tasks_lib.errors import AllSourcesFailedError, Attempt, FetchError, HttpStatusError, IntegrityError, OfflineError
 from tasks_lib.progress import Progress
 from tasks_lib.retry import Retry
@@ -14,17 +14,17 @@ from tasks_lib.transport import redacted
 
 
 @dataclass(slots=True)
-class Hunt:
+class Download:
     """One blob on its way: what is wanted, what is there, who watches, what failed."""
 
-    wanted: Wanted
+    wanted: Request
     partial: Partial
     progress: Progress
-    report: Report
+    report: AttemptLog
 
 
 @dataclass(slots=True)
-class Trial:
+class SourceState:
     """One source: its retries, and what its attempts showed."""
 
     url: str
@@ -38,7 +38,7 @@ class Trial:
     error: FetchError | None = field(default=None)
 
     @classmethod
-    def of(cls, url: str, retry: Retry) -> Trial:
+    def of(cls, url: str, retry: Retry) -> SourceState:
         """Return the trial of a source that was not asked yet."""
         return cls(url, retry, network_origin(url))
 
@@ -53,10 +53,10 @@ _REFUSED: Final = "mirrors.yml says so: add a mirror that it allows, or change i
 _NO_ANSWER: Final = "check the URL and the network, or add a mirror to the definition"
 
 
-class Report:
+class AttemptLog:
     """The attempts at one blob, in order."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: Request) -> None:
         self._wanted = wanted
         self._attempts: list[Attempt] = []
         self._of_content = self._of_connection = ""

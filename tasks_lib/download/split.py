@@ -17,7 +17,7 @@ from typing import Final
 
 from tasks_lib.download.hosts import Hosts
 from tasks_lib.download.request import network_origin
-from tasks_lib.download.source_state import Hunt, Trial
+from tasks_lib.download.source_state import Download, SourceState
 from tasks_lib.errors import CancelledError, HttpStatusError, TransportError
 from tasks_lib.network import Policy
 from tasks_lib.retry import is_busy
@@ -38,14 +38,14 @@ _MAX_MIRRORS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class SplitPlan:
     """Who fetches pieces: URLs, one a connection, each with what gives its turn back; and the size of a piece."""
 
     members: tuple[tuple[str, Callable[[], None]], ...]
     piece: int
 
     @classmethod
-    def of(cls, hunt: Hunt, trial: Trial, policy: Policy, hosts: Hosts) -> Crew:
+    def of(cls, hunt: Download, trial: SourceState, policy: Policy, hosts: Hosts) -> SplitPlan:
         """Return the source's own connection and as many more as may be spared, mirrors in turn with it."""
         left = hunt.partial.expected.size - hunt.partial.size
         running = hosts.running(trial.origin) if trial.origin else 1
@@ -61,7 +61,7 @@ class Crew:
         return cls(tuple(found), piece)
 
 
-def _places(hunt: Hunt, trial: Trial, hosts: Hosts) -> list[str]:
+def _places(hunt: Download, trial: SourceState, hosts: Hosts) -> list[str]:
     wanted = hunt.wanted
     if wanted.strict:
         return [trial.url]
@@ -79,18 +79,18 @@ def _in_turns(places: list[str], count: int) -> Iterator[str]:
         yield places[(number + 1) % len(places)]
 
 
-class TooSlowError(Exception):
+class SlowDownloadError(Exception):
     """The download is left to a crew; not a failure."""
 
-    def __init__(self, crew: Crew) -> None:
+    def __init__(self, crew: SplitPlan) -> None:
         super().__init__("more connections would be faster")
         self.crew = crew
 
 
-class Pace:
-    """Called in every wait of a download; raises `TooSlowError` once a crew is worth its connections."""
+class RateMonitor:
+    """Called in every wait of a download; raises `SlowDownloadError` once a crew is worth its connections."""
 
-    def __init__(self, hunt: Hunt, trial: Trial, policy: Policy, hosts: Hosts) -> None:
+    def __init__(self, hunt: Download, trial: SourceState, policy: Policy, hosts: Hosts) -> None:
         self._hunt, self._trial, self._policy, self._hosts = hunt, trial, policy, hosts
         self._response: Response | None = None
         self._since = self._waited = 0.0
@@ -117,9 +117,9 @@ class Pace:
         self._hunt.progress.check()
         if self._response is None or not self._is_slow(self._response):
             return
-        crew = Crew.of(self._hunt, self._trial, self._policy, self._hosts)
+        crew = SplitPlan.of(self._hunt, self._trial, self._policy, self._hosts)
         if len(crew.members) > 1:
-            raise TooSlowError(crew)
+            raise SlowDownloadError(crew)
         self._response = None
 
     def _is_slow(self, response: Response) -> bool:
@@ -161,13 +161,13 @@ class _Work:
         return next(iter(told), TransportError("the other connections did not bring the rest", transient=True))
 
 
-class Segments:
+class SplitDownload:
     """Fetches the missing pieces of a download over several connections."""
 
     def __init__(self, transport: Transport, policy: Policy, hosts: Hosts) -> None:
         self._transport, self._policy, self._hosts = transport, policy, hosts
 
-    def run(self, hunt: Hunt, trial: Trial, crew: Crew) -> int:
+    def run(self, hunt: Download, trial: SourceState, crew: SplitPlan) -> int:
         """Bring all pieces, measured in order as they become whole; return the number of connections.
 
         Raises:
@@ -196,7 +196,7 @@ class Segments:
         return len(threads)
 
     @staticmethod
-    def _gather(hunt: Hunt, work: _Work, running: int) -> None:
+    def _gather(hunt: Download, work: _Work, running: int) -> None:
         """Mark and measure what comes until all is there, or nobody is left to bring it."""
         while hunt.partial.size < hunt.partial.expected.size:
             hunt.progress.check()
@@ -211,7 +211,7 @@ class Segments:
             if not running and work.came.empty():
                 break
 
-    def _worker(self, hunt: Hunt, trial: Trial, url: str, work: _Work) -> None:
+    def _worker(self, hunt: Download, trial: SourceState, url: str, work: _Work) -> None:
         """Fetch pieces as `_pieces`; that it ended is told however it did, since it is waited for."""
         try:
             with contextlib.suppress(CancelledError):
@@ -219,7 +219,7 @@ class Segments:
         finally:
             work.came.put(None)
 
-    def _pieces(self, hunt: Hunt, trial: Trial, url: str, work: _Work) -> None:
+    def _pieces(self, hunt: Download, trial: SourceState, url: str, work: _Work) -> None:
         """Fetch pieces until none is left, or this place failed too often."""
         failures = 0
         while not work.stop.is_set() and failures <= self._policy.retries:
@@ -240,7 +240,7 @@ class Segments:
         mends = isinstance(error, TransportError) and error.transient and not is_busy(error)
         return failures + 1 if mends else self._policy.retries + 1
 
-    def _piece(self, hunt: Hunt, trial: Trial, url: str, span: Span, work: _Work) -> None:
+    def _piece(self, hunt: Download, trial: SourceState, url: str, span: Span, work: _Work) -> None:
         begin, end = span
         partial = hunt.partial
         own = network_origin(url) == trial.origin

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final, NamedTuple
 
-from tasks_lib.cache import Store, Writer
+from tasks_lib.cache import Cache, Writer
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.download.local_files import open_local, readable
 from tasks_lib.errors import (
@@ -39,7 +39,7 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class UnverifiedRequest:
     """What to ask for, and all that is known about it.
 
     `urls` are in order of preference; `headers` go to the first one only; `limit` bounds the bytes, compressed or not;
@@ -62,15 +62,15 @@ class _Place(NamedTuple):
     retry: Retry
 
 
-class Unpinned:
+class UnverifiedDownloader:
     """Obtains what nobody pinned."""
 
     def __init__(
-        self, store: Store, transport: Transport, policy: Policy, sleep: Callable[[float], None] = time.sleep
+        self, store: Cache, transport: Transport, policy: Policy, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         self._store, self._transport, self._policy, self._sleep = store, transport, policy, sleep
 
-    def obtain(self, asked: Asked, progress: Progress) -> Integrity:
+    def obtain(self, asked: UnverifiedRequest, progress: Progress) -> Integrity:
         """Make the store hold what is asked for; return what it is.
 
         Raises:
@@ -92,7 +92,7 @@ class Unpinned:
         raise _failed(asked, attempts)
 
     def _from_one(
-        self, asked: Asked, place: _Place, others: int, attempts: list[Attempt], progress: Progress
+        self, asked: UnverifiedRequest, place: _Place, others: int, attempts: list[Attempt], progress: Progress
     ) -> Integrity | None:
         url = redacted(place.url)
         if not _is_file(place.url) and self._policy.network == "off":
@@ -112,12 +112,12 @@ class Unpinned:
             attempts.append(Attempt(url, failure.message))
         return None
 
-    def _from_file(self, asked: Asked, url: str) -> Integrity:
+    def _from_file(self, asked: UnverifiedRequest, url: str) -> Integrity:
         with readable(), open_local(url) as file, self._store.writer() as writer:
             _copy(file, writer, asked.limit)
             return _committed(writer, asked)
 
-    def _once(self, asked: Asked, place: _Place, progress: Progress) -> Integrity:
+    def _once(self, asked: UnverifiedRequest, place: _Place, progress: Progress) -> Integrity:
         progress.phase("connect", url=redacted(place.url))
         with (
             self._transport.open(
@@ -139,7 +139,7 @@ class Unpinned:
                 writer.write(piece)
             return _committed(writer, asked)
 
-    def _decoded(self, asked: Asked, url: str, pieces: Iterator[bytes]) -> Integrity:
+    def _decoded(self, asked: UnverifiedRequest, url: str, pieces: Iterator[bytes]) -> Integrity:
         """Keep the content with or without the gzip that the server says it applied: what was promised decides.
 
         Without a promise the gzip is undone, unless the URL itself says `.gz`. Source: fetch-content, section 1.1 of
@@ -158,7 +158,7 @@ class Unpinned:
                 choices.reverse()
             return self._kept(spool, choices[0], asked)
 
-    def _kept(self, spool: BinaryIO, choice: str, asked: Asked) -> Integrity:
+    def _kept(self, spool: BinaryIO, choice: str, asked: UnverifiedRequest) -> Integrity:
         spool.seek(0)
         content = _gunzipped(spool) if choice == "decoded" else iter(lambda: spool.read(CHUNK), b"")
         with self._store.writer() as writer:
@@ -232,7 +232,7 @@ def _copy(file: BinaryIO, writer: Writer, limit: int) -> None:
         writer.write(piece)
 
 
-def _committed(writer: Writer, asked: Asked) -> Integrity:
+def _committed(writer: Writer, asked: UnverifiedRequest) -> Integrity:
     """Publish what was written when it is what was promised.
 
     Raises:
@@ -249,7 +249,7 @@ def _committed(writer: Writer, asked: Asked) -> Integrity:
     return writer.commit()
 
 
-def _failed(asked: Asked, attempts: list[Attempt]) -> AllSourcesFailedError | OfflineError:
+def _failed(asked: UnverifiedRequest, attempts: list[Attempt]) -> AllSourcesFailedError | OfflineError:
     last = {attempt.url: attempt.reason for attempt in attempts}
     if last and all(reason == "not asked: offline" for reason in last.values()):
         return OfflineError(f"{asked.name}: not in the cache, and the network is off", hint="run once without offline")

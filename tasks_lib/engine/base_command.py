@@ -18,7 +18,7 @@ from doit.cmdparse import CmdParseError
 from doit.exceptions import InvalidCommand
 
 from tasks_lib.errors import escaped
-from tasks_lib.session import house
+from tasks_lib.session import current_session
 
 _COMMAND: Any = DoitCmdBase  # doit has no types
 _HELP: Final = ("--help", "-h")
@@ -30,7 +30,7 @@ SETTINGS_ONLY: Final = ContextVar("settings only", default=False)
 PIPE_CLOSED: Final = 141
 
 
-class Command(_COMMAND):  # type: ignore[misc]
+class BaseCommand(_COMMAND):  # type: ignore[misc]
     """A command that explains itself, and says in two lines which option it does not know."""
 
     outstream: Any
@@ -73,7 +73,7 @@ class Command(_COMMAND):  # type: ignore[misc]
         """Return the help page; without a dodo.py of ours a command that replaces one of doit keeps doit's page."""
         from tasks_lib.engine import help_pages  # laid out only when it is shown
 
-        is_stock = house() is None and isinstance(self, doit_cmd.DoitMain.DOIT_CMDS)
+        is_stock = current_session() is None and isinstance(self, doit_cmd.DoitMain.DOIT_CMDS)
         return str(super().help()) if is_stock else help_pages.page(self)
 
     def _manual(self, in_args: list[str]) -> str:
@@ -102,7 +102,7 @@ def _silence() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def unwritten(path: object, error: OSError) -> str:
+def report_closed_output(path: object, error: OSError) -> str:
     """Return what to say of a file that was asked for with an option."""
     return (
         f"{escaped(str(path))} cannot be written: {error.strerror}\nsee that its directory is there and may be written"

@@ -22,7 +22,7 @@ from tasks_lib.fs.fingerprint import Fingerprint, is_racy
 LARGE: Final = 256 << 10
 
 _DOIT: Any = dependency  # doit has no types
-_State = tuple[float, int, str]
+_FileState = tuple[float, int, str]
 
 
 class MD5Checker(_DOIT.MD5Checker):  # type: ignore[misc]
@@ -31,14 +31,14 @@ class MD5Checker(_DOIT.MD5Checker):  # type: ignore[misc]
     def __init__(self) -> None:
         self._known: dict[str, tuple[Fingerprint, str]] = {}
 
-    def check_modified(self, file_path: str, file_stat: os.stat_result, state: _State) -> bool:
+    def check_modified(self, file_path: str, file_stat: os.stat_result, state: _FileState) -> bool:
         """Return whether a file is not what it was when its task succeeded."""
         changed_s, size, digest = state
         if file_stat.st_size != size:
             return True
         return file_stat.st_mtime != changed_s and self._digest(file_path, file_stat) != digest
 
-    def get_state(self, dep: str, current_state: _State | None) -> _State | None:
+    def get_state(self, dep: str, current_state: _FileState | None) -> _FileState | None:
         """Return what is to be remembered of a file, None when that is remembered already."""
         status = os.stat(dep)  # noqa: PTH116  # ten thousands of them
         if current_state and (current_state[0], current_state[1]) == (status.st_mtime, status.st_size):

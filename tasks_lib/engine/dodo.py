@@ -17,10 +17,10 @@ from doit.task import Task
 from tasks_lib.engine import configuration
 from tasks_lib.engine.base_command import SETTINGS_ONLY
 from tasks_lib.engine.checker import MD5Checker
-from tasks_lib.engine.slim_task import made
+from tasks_lib.engine.slim_task import slim_tasks
 from tasks_lib.engine.state import stamp_of
 from tasks_lib.errors import FetchError, escaped
-from tasks_lib.session import House, enter_house, house
+from tasks_lib.session import Session, current_session, start_session
 from tasks_lib.settings import Settings, misspelt
 
 
@@ -30,7 +30,7 @@ def start(environ: Mapping[str, str]) -> Mapping[str, Any]:
     Raises:
         InvalidDodoFile: a setting or the cache cannot be used; doit prints it in one line.
     """
-    found = house() or _created(environ)
+    found = current_session() or _created(environ)
     return {
         "minversion": "0.37.0",
         "default_tasks": ["toolchain", "repack", "fetch"],  # sinks first: downloads and extractions overlap
@@ -43,11 +43,11 @@ def start(environ: Mapping[str, str]) -> Mapping[str, Any]:
     }
 
 
-def _created(environ: Mapping[str, str]) -> House:
+def _created(environ: Mapping[str, str]) -> Session:
     configuration.use_environment(environ)
     try:
         given = configuration.read()
-        found = House(Settings.parse(**given._asdict()), environ)
+        found = Session(Settings.parse(**given._asdict()), environ)
         # whoever left a stamp was here, and may answer alone; a path that cannot even be looked at is told by `enter`
         if not SETTINGS_ONLY.get() and not os.path.exists(stamp_of(str(found.database))):  # noqa: PTH110 - never raises
             found.enter()
@@ -56,7 +56,7 @@ def _created(environ: Mapping[str, str]) -> House:
     # Source: doit 0.37, `doit_cmd.get_var`; it tells of one variable, and not which there are
     for line in misspelt(getattr(doit_cmd, "_CMDLINE_VARS", None) or (), environ):
         sys.stderr.write(f"warning: {escaped(line)}\n")
-    enter_house(found)
+    start_session(found)
     return found
 
 
@@ -66,10 +66,10 @@ def task_fetchdefs() -> Iterator[Task]:
     Raises:
         InvalidDodoFile: the definitions are wrong, or a setting or the cache cannot be used; doit prints every problem.
     """
-    found = house()
+    found = current_session()
     assert found is not None, "doit_fetch starts the session before it hands this function on"
     try:
         graph = found.graph
     except FetchError as error:
         raise InvalidDodoFile(str(error)) from None
-    yield from made(graph.tasks())
+    yield from slim_tasks(graph.tasks())

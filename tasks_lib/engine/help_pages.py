@@ -13,9 +13,9 @@ from typing import Any, Final
 from tasks_lib.engine.base_command import SETTINGS_ONLY, set_up
 from tasks_lib.engine.configuration import read
 from tasks_lib.errors import escaped
-from tasks_lib.session import house
+from tasks_lib.session import current_session
 from tasks_lib.settings import CONVENTIONS, SETTINGS, Given, Setting, in_force
-from tasks_lib.vcs.urls import shown
+from tasks_lib.vcs.urls import display_url
 
 #: The name by which a dodo.py imports this package.
 _PACKAGE: Final = "doit_fetch"
@@ -28,7 +28,7 @@ _PROCESS: Final = "number of tasks at the same time [default: %(default)s downlo
 
 def of(command: Any, loader: Any, params: Any) -> str:
     """Return the help page of a command, with the defaults of the dodo.py if that is one of ours."""
-    config, found = load(loader, params), house()
+    config, found = load(loader, params), current_session()
     for name in [name for name in config if name in command.cmdparser]:
         option, value = command.cmdparser[name], config[name]
         option.help = _DEFAULT.sub("[default: %(default)s]", option.help)
@@ -46,7 +46,7 @@ def load(loader: Any, params: Any) -> Mapping[str, Any]:
     try:
         set_up(loader, params)
         config: Mapping[str, Any] = loader.load_doit_config()
-        return config if house() is not None else {}
+        return config if current_session() is not None else {}
     except (Exception, SystemExit) as error:
         reason = escaped("; ".join(str(error).split("\n")) or type(error).__name__)
         sys.stderr.write(f"warning: showing the defaults without dodo.py, which cannot be loaded: {reason}\n")
@@ -60,7 +60,7 @@ def is_ours(params: Any) -> bool:
 
     Source: doit 0.37, `loader.get_module`.
     """
-    if house() is not None:
+    if current_session() is not None:
         return True
     try:
         here = Path.cwd()
@@ -112,7 +112,7 @@ def _meaning(option: Any) -> Iterator[str]:
 
 def _pointer(command: Any) -> list[str]:
     """Return where the settings are explained, with their names for a command that runs tasks."""
-    if house() is None:
+    if current_session() is None:
         return []
     text = f"`{command.bin_name} help settings` shows every setting, its value and where it comes from."
     if not command.execute_tasks:
@@ -175,4 +175,4 @@ def _written(value: object) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     text = str(value)
-    return escaped(shown(text) if "://" in text else text) or '""'
+    return escaped(display_url(text) if "://" in text else text) or '""'

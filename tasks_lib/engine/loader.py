@@ -28,33 +28,33 @@ from tasks_lib.engine.dodo import task_fetchdefs
 from tasks_lib.engine.state import stamp_of
 from tasks_lib.errors import DefinitionError, escaped
 from tasks_lib.fs.system_calls import boot_identity
-from tasks_lib.graph.names import GROUPS, UnknownNameError, resolved
+from tasks_lib.graph.names import GROUPS, UnknownNameError, resolve_names
 from tasks_lib.incremental import snapshot as stamps
 from tasks_lib.incremental.marks import unchanged
 from tasks_lib.incremental.recorder import Recorder
 from tasks_lib.incremental.selection import Names, affected, closure, digests, owner_of, owners
-from tasks_lib.incremental.snapshot import Head, Row, Stamp
-from tasks_lib.session import House, house
+from tasks_lib.incremental.snapshot import Snapshot, SnapshotHead, SnapshotRow
+from tasks_lib.session import Session, current_session
 
 #: Share of all definitions from which on everything is loaded: then nothing is saved by choosing.
 _MOST: Final = 0.5
 
 
-class Keeping:
+class SnapshotWriter:
     """What a bare run knows beforehand, and what it leaves for the next one."""
 
-    def __init__(self, recorder: Recorder, head: Head, house: House) -> None:
-        self.recorder, self.head, self.house = recorder, head, house
-        self.standing: dict[str, Row] = {}
+    def __init__(self, recorder: Recorder, head: SnapshotHead, current_session: Session) -> None:
+        self.recorder, self.head, self.house = recorder, head, current_session
+        self.standing: dict[str, SnapshotRow] = {}
         self.names: list[str] = []
         self.whole = False
-        self.before: Stamp | None = None
+        self.before: Snapshot | None = None
 
     def leave(self, database: str, wanted: Iterable[str]) -> None:
         """Write the stamp."""
         if self.whole:
             return  # it says so already
-        head = Head(self.head.code, self.head.settings, self.head.selection, stamps.inode_of(database))
+        head = SnapshotHead(self.head.code, self.head.settings, self.head.selection, stamps.inode_of(database))
         rows = self.standing | self.recorder.rows
         stamps.write(
             stamp_of(database),
@@ -73,7 +73,7 @@ class Loader:
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
-        self.keeping: Keeping | None = None
+        self.keeping: SnapshotWriter | None = None
         self._tasks: dict[str, Task] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -93,7 +93,7 @@ class Loader:
         Raises:
             InvalidDodoFile: the definitions are wrong.
         """
-        found = house()
+        found = current_session()
         if found is None:
             return self._all(cmd, pos_args)
         try:
@@ -122,7 +122,7 @@ class Loader:
             UnknownNameError: a word means nothing.
         """
         self._tasks = {task.name: task for task in tasks}
-        words[:] = resolved(words, self._tasks, self._inner.cmd_names)
+        words[:] = resolve_names(words, self._tasks, self._inner.cmd_names)
         return tasks
 
     def _named_to_run(self, tasks: list[Task], words: list[str]) -> list[Task]:
@@ -140,7 +140,7 @@ class Loader:
         if any(task.loader for task in tasks):
             meant = [name for word in words[:own] for name in self._perhaps(word)]
         else:
-            meant = resolved(words[:own], self._tasks, self._inner.cmd_names)
+            meant = resolve_names(words[:own], self._tasks, self._inner.cmd_names)
         for name in taking.intersection(meant):
             # else doit would give it the names behind it, and not run them
             self._tasks[name].pos_arg_val = self._tasks[name].pos_arg_val or []
@@ -150,7 +150,7 @@ class Loader:
     def _perhaps(self, word: str) -> list[str]:
         """Return the names that a word means, the word itself when it may be of a task that is not there yet."""
         try:
-            return resolved([word], self._tasks, self._inner.cmd_names)
+            return resolve_names([word], self._tasks, self._inner.cmd_names)
         except UnknownNameError:
             if "*" in word:  # doit looks among those that are there
                 raise
@@ -159,7 +159,7 @@ class Loader:
     def unknown(self, word: str) -> UnknownNameError:
         """Return the error for a word that doit did not find, behind the name of a task with parameters perhaps."""
         try:
-            (name, *_) = resolved([word], self._tasks, self._inner.cmd_names)
+            (name, *_) = resolve_names([word], self._tasks, self._inner.cmd_names)
         except UnknownNameError as error:
             return error
         return UnknownNameError(f"no task is called {escaped(word)!r}", hint=f"did you mean {escaped(name)}?")
@@ -169,11 +169,11 @@ class Loader:
         by_name = {task.name: task for task in tasks}
         if selected is None:
             return [task.name for task in by_name.values() if not task.subtask_of]
-        return resolved(selected, by_name, self._inner.cmd_names)
+        return resolve_names(selected, by_name, self._inner.cmd_names)
 
     def users(self, task: str) -> set[str]:
         """Return the tasks that use what a task of a definition publishes, even those that are not loaded."""
-        found = house()
+        found = current_session()
         if found is None or not isinstance(self._inner, NamespaceTaskLoader):
             return set()
         kind, name = owner_of(task)
@@ -191,7 +191,7 @@ class Loader:
         }
         return extractions | {f"toolchain:{user}" for user in users}
 
-    def _chosen(self, found: House, cmd: Any, pos_args: list[str]) -> list[Task]:
+    def _chosen(self, found: Session, cmd: Any, pos_args: list[str]) -> list[Task]:
         scope = getattr(cmd, "scope", "all")
         if scope == "stamp" and not pos_args:
             return self._bare(found, cmd)
@@ -206,13 +206,13 @@ class Loader:
             return [*slim_task.empty_groups().values(), *(_alone(found) if refused else ())]
         return _made(found, None)
 
-    def _bare(self, found: House, cmd: Any) -> list[Task]:
+    def _bare(self, found: Session, cmd: Any) -> list[Task]:
         """Return the tasks that a bare run has to look at."""
         database = cmd.dep_manager.name
         loaded = time.time_ns()
         code, settings = found.code, _digest(found.settings, Path.cwd())
-        head = Head(code, settings, repr(cmd.sel_tasks), stamps.inode_of(database))
-        self.keeping = keeping = Keeping(Recorder(loaded), head, found)
+        head = SnapshotHead(code, settings, repr(cmd.sel_tasks), stamps.inode_of(database))
+        self.keeping = keeping = SnapshotWriter(Recorder(loaded), head, found)
         stamp = stamps.read(stamp_of(database), head)
         keeping.before = stamp
         if stamp is None or not stamp.guarded:
@@ -229,7 +229,7 @@ class Loader:
             return _made(found, None)
         return self._beside(found, cmd, affected(stamp, changed, definitions, found.library.identity), stamp)
 
-    def _beside(self, found: House, cmd: Any, affected: Names, stamp: Stamp) -> list[Task]:
+    def _beside(self, found: Session, cmd: Any, affected: Names, stamp: Snapshot) -> list[Task]:
         """Return the tasks of the affected definitions with what they need; the others stand."""
         definitions, keeping = found.definitions, self.keeping
         wanted = closure(definitions, *affected)
@@ -266,11 +266,11 @@ def _digest(*values: object) -> str:
     return hashlib.sha256(said.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _made(found: House, names: Names | None) -> list[Task]:
+def _made(found: Session, names: Names | None) -> list[Task]:
     """Return the tasks of these definitions (None: of all), groups first."""
-    return list(slim_task.made(found.graph.tasks(*(names or (None, None)))))
+    return list(slim_task.slim_tasks(found.graph.tasks(*(names or (None, None)))))
 
 
-def _alone(found: House) -> list[Task]:
+def _alone(found: Session) -> list[Task]:
     """Return the tasks that stand beside the groups."""
-    return [task for task in slim_task.made(found.graph.refused()) if task.name not in GROUPS]
+    return [task for task in slim_task.slim_tasks(found.graph.refused()) if task.name not in GROUPS]

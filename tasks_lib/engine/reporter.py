@@ -1,7 +1,7 @@
 """Reporters: what doit tells about its tasks and what the tasks say, shown while it happens and summed up at the end.
 
-`Reporter` is doit's interface; it notes everything in a `Ledger`, tells one `Face` (lines, live, JSON), the event log,
-and leaves the record of the run for `doit report`. Light to import: doit loads it at every run.
+`Reporter` is doit's interface; it notes everything in a `RunState`, tells one `Renderer` (lines, live, JSON) and the
+event log, and leaves the record of the run for `doit report`. Light to import: doit loads it at every run.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any, ClassVar
 
 from doit.exceptions import UnmetDependency
 
-from tasks_lib.session import house
+from tasks_lib.session import current_session
 from tasks_lib.ui.event_log import EventLog
-from tasks_lib.ui.events import RUN, Event
-from tasks_lib.ui.json_output import DocumentFace
+from tasks_lib.ui.events import BUS, Event
+from tasks_lib.ui.json_output import JsonRenderer
 from tasks_lib.ui.lines import NAMED
-from tasks_lib.ui.output import Out, Surroundings
-from tasks_lib.ui.renderer import Face, face_for
-from tasks_lib.ui.run_state import Ledger
+from tasks_lib.ui.output import Output, TerminalInfo
+from tasks_lib.ui.renderer import Renderer, renderer_for
+from tasks_lib.ui.run_state import RunState
 
-__all__ = ["JsonReporter", "LinesReporter", "QuietReporter", "Reporter", "Surroundings"]
+__all__ = ["JsonReporter", "LinesReporter", "QuietReporter", "Reporter", "TerminalInfo"]
 
 
 class Reporter:
@@ -34,28 +34,28 @@ class Reporter:
 
     def __init__(self, outstream: Any, options: object = None) -> None:
         del options  # failures are always repeated at the end
-        found = house()  # doit makes reporters with two arguments only
-        self.surroundings = found.surroundings if found is not None else Surroundings()
-        self._ledger = Ledger()
-        self._face = self._made(Out(outstream))
+        found = current_session()  # doit makes reporters with two arguments only
+        self.surroundings = found.surroundings if found is not None else TerminalInfo()
+        self._ledger = RunState()
+        self._face = self._made(Output(outstream))
         self._ticker = _Ticker(self._face)
         self._log: EventLog | None = None
 
-    def _made(self, out: Out) -> Face:
-        return face_for(self.kind or self.surroundings.progress, out, self._ledger, self.surroundings)
+    def _made(self, out: Output) -> Renderer:
+        return renderer_for(self.kind or self.surroundings.progress, out, self._ledger, self.surroundings)
 
     def initialize(self, tasks: Any, selected_tasks: Any) -> None:
         """Doit has loaded its tasks and is about to run."""
         self._ledger.begin(tasks, tuple(selected_tasks or ()), time.monotonic())
-        RUN.listen(self._ledger.hear, self._face.hear)
+        BUS.listen(self._ledger.on_event, self._face.on_event)
         self._face.begin()
         if self.surroundings.events:
             self._log = EventLog(self.surroundings.events, self._warn)
-            RUN.listen(self._ledger.hear, self._face.hear, self._log.hear)
+            BUS.listen(self._ledger.on_event, self._face.on_event, self._log.on_event)
             self._log.begin(sum(map(_shown, tasks.values())))
 
     def _warn(self, message: str) -> None:
-        self._face.hear(Event("doit", "warn", time.monotonic(), "", {"message": message}))
+        self._face.on_event(Event("doit", "warn", time.monotonic(), "", {"message": message}))
 
     def get_status(self, task: Any) -> None:
         """Doit looks whether a task is up to date."""
@@ -65,7 +65,7 @@ class Reporter:
         """A worker starts a task; groups and hidden tasks are not shown."""
         if _shown(task):
             self._ticker.start()
-            RUN.say(task.name, "start", {})
+            BUS.say(task.name, "start", {})
 
     def add_success(self, task: Any) -> None:
         """A task ended well."""
@@ -79,14 +79,14 @@ class Reporter:
         outcome = "not-run" if isinstance(fail, UnmetDependency) else "failed"
         if outcome == "not-run" and not _shown(task):
             return
-        if RUN.stopping and outcome == "failed" and "was asked to stop" in fail.message:
+        if BUS.stopping and outcome == "failed" and "was asked to stop" in fail.message:
             outcome = "stopped"
         self._end(task, outcome, fail)
 
     def _end(self, task: Any, outcome: str, fail: Any) -> None:
         message = str(fail.get_msg()).strip() if fail is not None else ""
         outcome = self._ledger.end(task.name, time.monotonic(), outcome, message)
-        RUN.say(task.name, "end", {"outcome": outcome, "message": message})
+        BUS.say(task.name, "end", {"outcome": outcome, "message": message})
         self._face.ended(task.name, outcome, fail, _kept(task) if outcome == "failed" else "")
 
     def standing(self, names: Sequence[str]) -> None:
@@ -108,7 +108,7 @@ class Reporter:
     def _pass(self, name: str, outcome: str) -> None:
         self._ledger.passed(name, outcome)
         if self._log is not None:
-            RUN.say(name, "end", {"outcome": outcome})
+            BUS.say(name, "end", {"outcome": outcome})
         self._face.passed(name, outcome)
 
     def cleanup_error(self, exception: Any) -> None:
@@ -126,7 +126,7 @@ class Reporter:
         """The run is over, whatever the reason."""
         self._ticker.stop()
         for name in self._ledger.stop(time.monotonic()):
-            RUN.say(name, "end", {"outcome": "stopped"})
+            BUS.say(name, "end", {"outcome": "stopped"})
         self._record()
         if self._log is not None:
             self._log.finish(time.monotonic(), self._ledger.counts)
@@ -152,8 +152,8 @@ class JsonReporter(Reporter):
     #: Whether the document of this run was written.
     spoke: ClassVar[bool] = False
 
-    def _made(self, out: Out) -> Face:
-        return DocumentFace(out, self._ledger)
+    def _made(self, out: Output) -> Renderer:
+        return JsonRenderer(out, self._ledger)
 
     def complete_run(self) -> None:
         """Write the document."""
@@ -192,7 +192,7 @@ def _kept(task: Any) -> str:
 class _Ticker:
     """A thread that lets a face see time pass; started with the first task that runs."""
 
-    def __init__(self, face: Face) -> None:
+    def __init__(self, face: Renderer) -> None:
         self._face = face
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)

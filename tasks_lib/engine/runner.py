@@ -25,15 +25,15 @@ from doit.runner import Runner
 
 from tasks_lib.engine import slim_task
 from tasks_lib.engine.checker import LARGE
-from tasks_lib.engine.loader import Keeping
+from tasks_lib.engine.loader import SnapshotWriter
 from tasks_lib.engine.pools import Pools
 from tasks_lib.engine.signals import Interruption
-from tasks_lib.engine.stdio import apart
+from tasks_lib.engine.stdio import thread_local_stdio
 from tasks_lib.errors import escaped
-from tasks_lib.gil import alone, waiting
+from tasks_lib.gil import released, run_alone
 from tasks_lib.incremental.selection import needed
-from tasks_lib.incremental.snapshot import Row
-from tasks_lib.ui.events import RUN
+from tasks_lib.incremental.snapshot import SnapshotRow
+from tasks_lib.ui.events import BUS
 
 #: Ready tasks that are always looked ahead, and the most that are while a class of workers has nothing to do.
 _AHEAD: Final = 64
@@ -66,7 +66,9 @@ class _Workers:
 class PooledRunner(Runner):
     """Runs tasks in threads, each class of task with its own limit."""
 
-    def __init__(self, *doit: Any, pools: Pools, interruption: Interruption, keeping: Keeping | None = None) -> None:
+    def __init__(
+        self, *doit: Any, pools: Pools, interruption: Interruption, keeping: SnapshotWriter | None = None
+    ) -> None:
         super().__init__(*doit[:5])  # type: ignore[no-untyped-call]  # what comes after that is `-n`, see `Pools`
         self._pools, self._interruption, self._keeping = pools, interruption, keeping
         self._done = interruption.wake
@@ -74,7 +76,7 @@ class PooledRunner(Runner):
         self._running: Counter[str] = Counter()
         self._workers: dict[str, _Workers] = {}
         self._statuses: dict[str, Any] = {}
-        self._rows: dict[str, Row | None] = {}
+        self._rows: dict[str, SnapshotRow | None] = {}
         self._tasks: Mapping[str, Any] = {}
         self._check: Any = None
         self._selected: list[str] = []
@@ -102,7 +104,7 @@ class PooledRunner(Runner):
             self._statuses.pop(task.name, None) or self._check(task, *rest, **more)
         )  # what a worker found counts
         try:
-            with apart(), alone:  # this thread is one more that does little between many system calls
+            with thread_local_stdio(), run_alone:  # this thread is one more that does little between many system calls
                 self._loop(task_dispatcher)
         finally:
             self.dep_manager.get_status = self._check
@@ -135,7 +137,7 @@ class PooledRunner(Runner):
         """Wait for a worker; while each has a next task there is no hurry, and several are heard at once."""
         with contextlib.suppress(queue.Empty):
             return self._done.get(block=False)
-        with waiting:
+        with released:
             if self._pools.are_full(self._running):
                 time.sleep(_PAUSE_S)
             return self._done.get()
@@ -188,7 +190,7 @@ class PooledRunner(Runner):
 
     def _is_known(self, task: Any) -> bool:
         """Whether doit remembers that it succeeded; if not, one of ours runs, whatever its files are."""
-        return not isinstance(task, slim_task.LeanTask) or bool(self.dep_manager.backend.in_(task.name))
+        return not isinstance(task, slim_task.SlimTask) or bool(self.dep_manager.backend.in_(task.name))
 
     def _is_large(self, task: Any) -> bool:
         size = 0
@@ -216,7 +218,7 @@ class PooledRunner(Runner):
         if node.run_status != "run":
             self._free.extend(self._held.pop(node.task.name, ()))
 
-    def _look(self, task: Any) -> Row | None:
+    def _look(self, task: Any) -> SnapshotRow | None:
         """Look at a task's files before it is checked, for the stamp."""
         return self._keeping.recorder.look(task) if self._keeping is not None and self._is_known(task) else None
 
@@ -257,7 +259,7 @@ class PooledRunner(Runner):
                 if kind == _RUN:
                     fail = TaskError(f"{type(error).__name__} in an action", error)  # type: ignore[no-untyped-call]
             if kind == _RUN:
-                RUN.say(node.task.name, "done", {})
+                BUS.say(node.task.name, "done", {})
             if fail is not None and not self.continue_:
                 self._ending = True
             self._done.put((kind, workers.pool, node, fail))
@@ -299,7 +301,7 @@ class PooledRunner(Runner):
         if node.run_status == "successful":
             if self._keeping is not None:
                 self._keeping.recorder.made(node.task)
-            if isinstance(node.task, slim_task.LeanTask):
+            if isinstance(node.task, slim_task.SlimTask):
                 node.task.release()
 
     def _handle_task_error(self, node: Any, base_fail: BaseFail) -> None:
@@ -330,7 +332,7 @@ class PooledRunner(Runner):
         ends = time.monotonic() + _DRAIN_S
         while self._busy() and self._interruption.times < 2 and (left := ends - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
-                with waiting:
+                with released:
                     done = self._done.get(timeout=left)
                 self._collect(dispatcher, done)
         self.stuck = self._busy()

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, Final
 
 from tasks_lib.fs.system_calls import child_processes
-from tasks_lib.ui.events import RUN
+from tasks_lib.ui.events import BUS
 
 
 class Interruption:
@@ -28,7 +28,7 @@ class Interruption:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal = self.signal or number
         self.times += 1
-        RUN.ask_to_stop()
+        BUS.ask_to_stop()
         self.wake.put(None)  # reentrant; Source: Python documentation of queue.SimpleQueue
 
     @contextlib.contextmanager

@@ -56,7 +56,7 @@ class Names(list[str]):
 _TASK: Any = Task  # doit has no types
 
 
-class LeanTask(_TASK):  # type: ignore[misc]
+class SlimTask(_TASK):  # type: ignore[misc]
     """One of our tasks: one action that returns a dict or fails, one check, no options, no output of its own."""
 
     params = watch = ()
@@ -119,13 +119,13 @@ class LeanTask(_TASK):  # type: ignore[misc]
         self.executed = True
         ((action,),) = self._actions
         try:
-            made = action()
+            slim_tasks = action()
         except Exception as error:
             return TaskError("PythonAction Error", error)  # type: ignore[no-untyped-call]
-        if isinstance(made, BaseFail):
-            return made
-        self.values = made
-        self.result = made["key"] or "skipped"  # what `result_dep` of a user's task compares
+        if isinstance(slim_tasks, BaseFail):
+            return slim_tasks
+        self.values = slim_tasks
+        self.result = slim_tasks["key"] or "skipped"  # what `result_dep` of a user's task compares
         return None
 
     def pickle_safe_dict(self) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class LeanTask(_TASK):  # type: ignore[misc]
         self.file_dep = _NO_SET
 
 
-def made(described: Iterable[dict[str, Any]]) -> Iterator[Task]:
+def slim_tasks(described: Iterable[dict[str, Any]]) -> Iterator[Task]:
     """Yield the groups, then the tasks that dicts of doit's kind tell of."""
     groups = empty_groups()
     tasks: list[Task] = []
@@ -152,7 +152,7 @@ def made(described: Iterable[dict[str, Any]]) -> Iterator[Task]:
         if name is None:
             continue
         if name:
-            tasks.append(LeanTask(f"{group}:{name}", group, one))
+            tasks.append(SlimTask(f"{group}:{name}", group, one))
             groups[group].task_dep.append(tasks[-1].name)
         else:  # it stands beside the groups
             del one["basename"]

@@ -26,7 +26,7 @@ INTERVAL_S: Final = 0.5
 #: Rows that are read singly before all are read at once.
 _SINGLE: Final = 64
 
-Row = dict[str, Any]
+StateRow = dict[str, Any]
 
 
 class Codec(Protocol):
@@ -44,7 +44,7 @@ def stamp_of(database: str) -> Path:
     return Path(f"{os.path.splitext(database)[0]}.stamp")  # noqa: PTH122  # a Path has no suffix to change where it is "."
 
 
-class State:
+class StateBackend:
     """The backend; doit calls it from one thread, its own thread commits."""
 
     desc = "sqlite, committed every half second"
@@ -59,7 +59,7 @@ class State:
         self._whole = False
         self._asked = 0
         self._raw: dict[str, str] = {}
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, StateRow] = {}
         self._written: dict[str, str] = {}  # rows of this run that are in the file: a text takes a third of the room
         self._dirty: set[str] = set()
         self._deleted: set[str] = set()
@@ -143,7 +143,7 @@ class State:
 
     # --- reading
 
-    def _row(self, task: str) -> Row | None:
+    def _row(self, task: str) -> StateRow | None:
         row = self._rows.get(task)
         if row is not None:
             return row

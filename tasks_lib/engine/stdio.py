@@ -18,7 +18,7 @@ from doit import action, task
 _DOIT: Any = (action, task)  # doit has no types
 
 
-class _Standing:
+class _StreamProxy:
     """Stands for a stream of `sys`: what a thread put in its place, else the stream that was there before."""
 
     def __init__(self, stream: Any) -> None:
@@ -37,7 +37,7 @@ class _Sys:
     """`sys` as doit's actions see it: its streams are those of the thread."""
 
     def __init__(self) -> None:
-        self.__dict__["standing"] = {name: _Standing(getattr(sys, name)) for name in ("stdout", "stderr")}
+        self.__dict__["standing"] = {name: _StreamProxy(getattr(sys, name)) for name in ("stdout", "stderr")}
 
     def __getattr__(self, name: str) -> Any:
         return self.standing[name].now if name in self.standing else getattr(sys, name)
@@ -47,7 +47,7 @@ class _Sys:
 
 
 @contextlib.contextmanager
-def apart() -> Iterator[None]:
+def thread_local_stdio() -> Iterator[None]:
     """Let each thread have streams of its own, as far as doit's actions are concerned."""
     if any(isinstance(module.sys, _Sys) for module in _DOIT):
         yield  # a run within an action of another one, which goes on when this one ends

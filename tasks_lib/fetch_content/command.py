@@ -16,7 +16,7 @@ from typing import NoReturn
 from tasks_lib.errors import FetchError
 from tasks_lib.fetch_content import porch
 
-Command = Callable[[argparse.Namespace, Mapping[str, str]], None]
+Subcommand = Callable[[argparse.Namespace, Mapping[str, str]], None]
 
 
 class _SignalledError(BaseException):
@@ -82,10 +82,10 @@ def _signals() -> Iterator[None]:
 
 
 def _static_url(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
-    from tasks_lib.fetch_content.static_url import Request, static_url
+    from tasks_lib.fetch_content.static_url import StaticUrlOptions, static_url
 
     static_url(
-        Request(
+        StaticUrlOptions(
             url=options.url,
             dest=options.dest,
             sha256=options.sha256,
@@ -123,7 +123,7 @@ def _git_checkout_archive(options: argparse.Namespace, environ: Mapping[str, str
     )
 
 
-_COMMANDS: Mapping[str, Command] = {
+_COMMANDS: Mapping[str, Subcommand] = {
     "static-url": _static_url,
     "task-artifacts": _task_artifacts,
     "git-checkout-archive": _git_checkout_archive,

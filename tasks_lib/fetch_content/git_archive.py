@@ -84,13 +84,16 @@ def _named(run: Run, source: Git, name: str, key: str) -> str:
         SettingError: it can be no name.
         TransportError, ToolError, CancelledError: as `git.Repository.resolve`.
     """
-    from tasks_lib.steps.repository_access import access
-    from tasks_lib.vcs.git import Repository
+    from tasks_lib.steps.repository_access import open_repositories
+    from tasks_lib.vcs.git import GitRepository
 
     if not re.fullmatch(r"[^-\s*?\[~^:\\][^\s*?\[~^:\\]{0,250}", name):
         raise SettingError(f"{name[:80]!r} is neither a commit id nor a branch or tag")
-    with access(run, source, run.progress, key) as one, tempfile.TemporaryDirectory(prefix="doit-fetch-") as directory:
-        repository = Repository(Path(directory) / "names", run.repositories)
+    with (
+        open_repositories(run, source, run.progress, key) as one,
+        tempfile.TemporaryDirectory(prefix="doit-fetch-") as directory,
+    ):
+        repository = GitRepository(Path(directory) / "names", run.repositories)
         return repository.resolve(source.repo, name, run.progress, key=one.key)
 
 

@@ -17,7 +17,7 @@ _PUBLIC: Final = "public/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Artifact:
+class MozFetch:
     """One artifact of a task: where it is asked for, and where it goes.
 
     `delivery` is "extract" or "place"; `trust` is the URL of the task's chain of trust, "" when it is not asked.
@@ -36,7 +36,7 @@ class Artifact:
         return self.name.rpartition("/")[2]
 
 
-def parse(environ: Mapping[str, str], base: Path) -> list[Artifact]:
+def parse(environ: Mapping[str, str], base: Path) -> list[MozFetch]:
     """Return what the environment asks for, in its order, to be placed below `base`.
 
     Raises:
@@ -54,7 +54,7 @@ def parse(environ: Mapping[str, str], base: Path) -> list[Artifact]:
     return [_artifact(one, environ, base, f"MOZ_FETCHES entry {at}") for at, one in enumerate(listed, 1)]
 
 
-def _artifact(one: Any, environ: Mapping[str, str], base: Path, where: str) -> Artifact:
+def _artifact(one: Any, environ: Mapping[str, str], base: Path, where: str) -> MozFetch:
     if not isinstance(one, dict):
         raise SettingError(f"{where} is no object")
     name, task = _text(one, "artifact", where), _text(one, "task", where)
@@ -65,7 +65,7 @@ def _artifact(one: Any, environ: Mapping[str, str], base: Path, where: str) -> A
         raise SettingError(f"{where}: no file can be called after the artifact {escaped(name)!r}")
     root = _root(environ, "TASKCLUSTER_ROOT_URL")
     host = root if name.startswith(_PUBLIC) else _root(environ, "TASKCLUSTER_PROXY_URL")
-    return Artifact(
+    return MozFetch(
         name=name,
         task=task,
         url=_url(host, task, name),

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from urllib.parse import urlsplit
 
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.download import Wanted
-from tasks_lib.download.unverified import Asked
+from tasks_lib.download import Request
+from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError, IntegrityError, SettingError, UnsupportedArchiveError
 from tasks_lib.fetch_content.porch import log
 from tasks_lib.fetch_content.run import Run, destination, running
@@ -35,7 +35,7 @@ _PROGRAMS: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class StaticUrlOptions:
     """The flags; `single` says what becomes of a file that is no archive: "keep" or "wrap"."""
 
     url: str
@@ -67,7 +67,7 @@ class Request:
         return after.name.endswith(".tar.zst") or before.suffix != after.suffix
 
 
-def static_url(request: Request, environ: Mapping[str, str]) -> None:
+def static_url(request: StaticUrlOptions, environ: Mapping[str, str]) -> None:
     """Fetch, verify, repack and place.
 
     Raises:
@@ -124,7 +124,7 @@ def _digest(text: str) -> Digest | None:
         raise IntegrityError(f"--sha256 {text[:80]!r} is no sha256: nothing can match it") from error
 
 
-def _obtained(run: Run, request: Request, headers: Mapping[str, str], digest: Digest | None) -> Integrity:
+def _obtained(run: Run, request: StaticUrlOptions, headers: Mapping[str, str], digest: Digest | None) -> Integrity:
     begun = time.monotonic()
     integrity = _downloaded(run, request, headers, digest)
     url = redacted(request.url)
@@ -137,10 +137,10 @@ def _obtained(run: Run, request: Request, headers: Mapping[str, str], digest: Di
     return integrity
 
 
-def _downloaded(run: Run, request: Request, headers: Mapping[str, str], digest: Digest | None) -> Integrity:
+def _downloaded(run: Run, request: StaticUrlOptions, headers: Mapping[str, str], digest: Digest | None) -> Integrity:
     if digest is not None and request.size > 0:
         integrity = Integrity(size=request.size, digest=digest)
-        wanted = Wanted(name=request.original, integrity=integrity, urls=(request.url,), headers=headers)
+        wanted = Request(name=request.original, integrity=integrity, urls=(request.url,), headers=headers)
         try:
             run.sources.obtain(wanted, run.progress)
         except AllSourcesFailedError as error:
@@ -148,7 +148,7 @@ def _downloaded(run: Run, request: Request, headers: Mapping[str, str], digest: 
                 raise
         else:
             return integrity
-    asked = Asked(
+    asked = UnverifiedRequest(
         name=request.original,
         urls=(request.url,),
         limit=run.settings.limits.max_total_bytes,
@@ -159,13 +159,15 @@ def _downloaded(run: Run, request: Request, headers: Mapping[str, str], digest: 
     return run.unpinned.obtain(asked, run.progress)
 
 
-def _verify(run: Run, request: Request, integrity: Integrity) -> None:
+def _verify(run: Run, request: StaticUrlOptions, integrity: Integrity) -> None:
     from tasks_lib.signature import MAX_SIGNATURE_BYTES
 
     keys = run.environ.get(request.key_env)
     if keys is None:
         raise SettingError(f"--gpg-key-env names {request.key_env}, which is not set")
-    asked = Asked(name=f"the signature of {request.original}", urls=(request.sig_url,), limit=MAX_SIGNATURE_BYTES)
+    asked = UnverifiedRequest(
+        name=f"the signature of {request.original}", urls=(request.sig_url,), limit=MAX_SIGNATURE_BYTES
+    )
     signature = run.unpinned.obtain(asked, run.progress)
     with run.store.open(integrity) as content, run.store.open(signature) as file:
         verdict = run.gpg.verify(content, file.read(), keys=os.fsencode(keys), fingerprint="", progress=run.progress)
@@ -174,7 +176,7 @@ def _verify(run: Run, request: Request, integrity: Integrity) -> None:
         log(f"WARNING: {warning}")
 
 
-def _repacked(run: Run, request: Request, integrity: Integrity) -> Integrity:
+def _repacked(run: Run, request: StaticUrlOptions, integrity: Integrity) -> Integrity:
     from tasks_lib.fetch_content.kinds import kind_of
 
     log(f"Repacking {request.original} as {request.dest}")
@@ -192,7 +194,7 @@ def _repacked(run: Run, request: Request, integrity: Integrity) -> Integrity:
 
 
 def _reshape(
-    run: Run, file: BinaryIO, request: Request, kind: str, spool: BinaryIO, writer: Writer, limits: Limits
+    run: Run, file: BinaryIO, request: StaticUrlOptions, kind: str, spool: BinaryIO, writer: Writer, limits: Limits
 ) -> None:
     """Write the normalised archive, as `repack:NAME` does."""
     from tasks_lib.archive import Reshape, repack
@@ -212,7 +214,7 @@ def _reshape(
 
 
 def _recompress(
-    file: BinaryIO, request: Request, kind: str, writer: Writer, limits: Limits, progress: Progress
+    file: BinaryIO, request: StaticUrlOptions, kind: str, writer: Writer, limits: Limits, progress: Progress
 ) -> None:
     """Write the very same tar, once it was read to its end and accepted."""
     from tasks_lib.archive import Reshape, read
@@ -228,7 +230,7 @@ def _recompress(
 
 
 def _wrap(
-    run: Run, file: BinaryIO, request: Request, size: int, spool: BinaryIO, writer: Writer, limits: Limits
+    run: Run, file: BinaryIO, request: StaticUrlOptions, size: int, spool: BinaryIO, writer: Writer, limits: Limits
 ) -> None:
     """Write an archive with the one file in it.
 
@@ -253,7 +255,7 @@ def _wrap(
     )
 
 
-def _single(file: BinaryIO, request: Request, size: int, limits: Limits) -> Iterator[Entry]:
+def _single(file: BinaryIO, request: StaticUrlOptions, size: int, limits: Limits) -> Iterator[Entry]:
     """Yield the one entry of a file that is wrapped; programs can be executed."""
     from tasks_lib.archive import entry_of
 

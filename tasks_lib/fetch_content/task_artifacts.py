@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.download.unverified import Asked
+from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import DamagedArchiveError, IntegrityError
 from tasks_lib.fetch_content import static_url
-from tasks_lib.fetch_content.moz_fetches import Artifact, parse
+from tasks_lib.fetch_content.moz_fetches import MozFetch, parse
 from tasks_lib.fetch_content.porch import log
 from tasks_lib.fetch_content.run import Run, private_directory, running
 from tasks_lib.transport import redacted
@@ -42,12 +42,12 @@ def task_artifacts(dest: str, environ: Mapping[str, str]) -> None:
     static_url.report(time.monotonic() - begun, environ)
 
 
-def _all(run: Run, artifacts: list[Artifact]) -> None:
-    trust = _Trust(run)
+def _all(run: Run, artifacts: list[MozFetch]) -> None:
+    trust = _TrustChains(run)
     with ExitStack() as stack:
         pool = ThreadPoolExecutor(max(1, run.settings.jobs), "fetch")
         stack.push(partial(_end, run, pool))
-        staged: list[tuple[Artifact, Future[_Staged]]] = []
+        staged: list[tuple[MozFetch, Future[_Staged]]] = []
         for artifact in artifacts:
             staged.append((artifact, pool.submit(_staged, run, artifact, trust)))
         for artifact, future in staged:
@@ -67,7 +67,7 @@ class _Staged:
     tree: Path
     close: Callable[[], None]
 
-    def merge(self, artifact: Artifact) -> None:
+    def merge(self, artifact: MozFetch) -> None:
         """Move it into its directory; what it brings replaces what stands there."""
         from tasks_lib.tree.merge import merge
 
@@ -77,13 +77,13 @@ class _Staged:
             self.close()
 
 
-def _staged(run: Run, artifact: Artifact, trust: _Trust) -> _Staged:
+def _staged(run: Run, artifact: MozFetch, trust: _TrustChains) -> _Staged:
     """Obtain one artifact and lay out what becomes of it, beside its directory."""
     begun = time.monotonic()
     url = redacted(artifact.url)
     digest = trust.digest_of(artifact) if artifact.trust else None
     limit = run.settings.limits.max_total_bytes
-    asked = Asked(name=artifact.name, urls=(artifact.url,), limit=limit, digest=digest)
+    asked = UnverifiedRequest(name=artifact.name, urls=(artifact.url,), limit=limit, digest=digest)
     integrity = run.unpinned.obtain(asked, run.progress)
     seconds = time.monotonic() - begun
     log(f"{url} resolved to {integrity.size} bytes with sha256 {integrity.digest.hex} in {seconds:.3f}s")
@@ -97,10 +97,10 @@ def _staged(run: Run, artifact: Artifact, trust: _Trust) -> _Staged:
         return _Staged(tree, stack.pop_all().close)
 
 
-def _lay_out(run: Run, artifact: Artifact, integrity: Integrity, tree: Path, staging: Path) -> None:
+def _lay_out(run: Run, artifact: MozFetch, integrity: Integrity, tree: Path, staging: Path) -> None:
     from tasks_lib.archive import Reshape
     from tasks_lib.fetch_content.kinds import kind_of
-    from tasks_lib.tree import Slot
+    from tasks_lib.tree import Extraction
     from tasks_lib.tree.merge import settle
 
     begun = time.monotonic()
@@ -112,7 +112,7 @@ def _lay_out(run: Run, artifact: Artifact, integrity: Integrity, tree: Path, sta
             tree.mkdir()
             run.put(integrity, tree / artifact.file_name)
             return
-        Slot(tree, staging / "record").extract(
+        Extraction(tree, staging / "record").extract(
             file,
             name=artifact.file_name,
             format=kind,
@@ -125,7 +125,7 @@ def _lay_out(run: Run, artifact: Artifact, integrity: Integrity, tree: Path, sta
     log(f"{redacted(artifact.url)} extracted to {artifact.directory} in {time.monotonic() - begun:.3f}s")
 
 
-class _Trust:
+class _TrustChains:
     """Chains of trust, each asked for once."""
 
     def __init__(self, run: Run) -> None:
@@ -134,7 +134,7 @@ class _Trust:
         self._locks: dict[str, threading.Lock] = {}
         self._known: dict[str, Mapping[str, object]] = {}
 
-    def digest_of(self, artifact: Artifact) -> Digest:
+    def digest_of(self, artifact: MozFetch) -> Digest:
         """Return the sha256 that the task's chain of trust gives.
 
         Raises:
@@ -155,10 +155,10 @@ class _Trust:
                 hint="only artifacts that the worker uploaded itself are listed; drop `verify-hash` for others",
             ) from error
 
-    def _listed(self, artifact: Artifact) -> Mapping[str, object]:
+    def _listed(self, artifact: MozFetch) -> Mapping[str, object]:
         run = self._run
         name = f"the chain of trust of task {artifact.task}"
-        asked = Asked(name=name, urls=(artifact.trust,), limit=_MAX_TRUST_BYTES)
+        asked = UnverifiedRequest(name=name, urls=(artifact.trust,), limit=_MAX_TRUST_BYTES)
         with run.store.open(run.unpinned.obtain(asked, run.progress)) as file:
             try:
                 listed = json.loads(file.read())["artifacts"]

@@ -110,7 +110,7 @@ class Temporary:
                 self.path.unlink()
 
 
-def name_once(descriptor: int, temporary: Path | None, final: Path) -> None:
+def link_new(descriptor: int, temporary: Path | None, final: Path) -> None:
     """Give an open file the name `final`, which must not stand; it is the open file, whatever its own name is now.
 
     On a file system without links its temporary name is changed to it, and then another process's same content may be
@@ -134,17 +134,17 @@ def name_once(descriptor: int, temporary: Path | None, final: Path) -> None:
         temporary.rename(final)
 
 
-def name_over(descriptor: int, temporary: Path | None, final: Path, scratches: Path) -> None:
-    """As `name_once`, but what stands at `final` is replaced in one step, by way of a free name in `scratches`.
+def replace_file(descriptor: int, temporary: Path | None, final: Path, scratches: Path) -> None:
+    """As `link_new`, but what stands at `final` is replaced in one step, by way of a free name in `scratches`.
 
     Raises:
         OSError: the file system refused.
     """
-    _replace(final, scratches, lambda name: name_once(descriptor, temporary, name))
+    _replace(final, scratches, lambda name: link_new(descriptor, temporary, name))
 
 
 def link_over(descriptor: int, known_as: Path, final: Path, scratches: Path) -> None:
-    """As `name_over`, for an open file that keeps the name `known_as`.
+    """As `replace_file`, for an open file that keeps the name `known_as`.
 
     Raises:
         OSError: the file system refused; one of `NOT_OFFERED` where it has no links for this file.
@@ -165,7 +165,7 @@ def _replace(final: Path, scratches: Path, give: Callable[[Path], None]) -> None
             scratch.unlink(missing_ok=True)  # a rename onto the same file leaves both names
 
 
-def write_hint(path: Path, content: bytes) -> None:
+def write_best_effort(path: Path, content: bytes) -> None:
     """Write a file in one step, so that nobody else can write it; a cache that refuses just does not help.
 
     What killed runs left of theirs goes; another process that is writing just now loses a hint.

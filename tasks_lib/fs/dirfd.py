@@ -12,7 +12,7 @@ from typing import Final, Self
 OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Descent:
+class DirectoryChain:
     """Descriptors of the directories on the way to the last one that was asked for; entries come in such an order.
 
     Raises:

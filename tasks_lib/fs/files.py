@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
-from tasks_lib.errors import StoreUnavailableError, escaped
+from tasks_lib.errors import CacheUnavailableError, escaped
 from tasks_lib.fs import system_calls
-from tasks_lib.gil import waiting
+from tasks_lib.gil import released
 from tasks_lib.progress import Progress
 
 #: "full": what has a name survives a power loss; "fast": no fsync, for machines that are thrown away.
@@ -180,7 +180,7 @@ def sync_directory(path: Path, durability: Durability = "full") -> None:
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with waiting:
+        with released:
             system_calls.sync(descriptor)
     except OSError as error:
         if error.errno != errno.EINVAL:  # a file system without it
@@ -213,13 +213,13 @@ def translated(path: Path, needed: int = 0) -> Iterator[None]:
         raise unusable(path, error, needed) from error
 
 
-def unusable(path: Path, error: OSError, needed: int = 0) -> StoreUnavailableError:
+def unusable(path: Path, error: OSError, needed: int = 0) -> CacheUnavailableError:
     """Return the error for a cache path that the system refuses; `needed` is how many bytes were to go there."""
     told = f"{escaped(str(path))} cannot be used: {error.strerror or error}"
     if needed:
         told += f"; {needed} bytes are needed"
     if error.errno in _NO_SPACE:
-        return StoreUnavailableError(
+        return CacheUnavailableError(
             told + _free(path), hint="free some space (`doit prune --dry-run` says what is not needed) and run again"
         )
     hints = {
@@ -229,7 +229,7 @@ def unusable(path: Path, error: OSError, needed: int = 0) -> StoreUnavailableErr
         errno.EFBIG: "a file of that size is not allowed here: raise the limit (`ulimit -f`)",
     }
     fallback = "check space and permissions, or set another cache directory with FETCH_CACHE_DIR"
-    return StoreUnavailableError(told, hint=hints.get(error.errno or 0, fallback))
+    return CacheUnavailableError(told, hint=hints.get(error.errno or 0, fallback))
 
 
 def _free(path: Path) -> str:

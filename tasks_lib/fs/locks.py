@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tasks_lib.errors import StoreUnavailableError, escaped
+from tasks_lib.errors import CacheUnavailableError, escaped
 from tasks_lib.fs import files, system_calls
-from tasks_lib.gil import waiting
+from tasks_lib.gil import released
 from tasks_lib.progress import Progress
 
 #: Seconds between two looks at a lock that another process holds.
@@ -129,13 +129,13 @@ def _wait_for(descriptor: int, kind: int, path: Path, timeout_s: float, progress
             progress.phase("wait", holder=holder)
             told = holder
         if time.monotonic() - begun > timeout_s:
-            raise StoreUnavailableError(
+            raise CacheUnavailableError(
                 f"waited {timeout_s:.0f} s for process {holder}, which holds {escaped(str(path))}",
                 hint=f"look at process {holder}: when it hangs, stop it and run again;"
                 " FETCH_LOCK_TIMEOUT_S says how long to wait",
             )
         progress.check()
-        with waiting:
+        with released:
             time.sleep(_POLL_S)
 
 

@@ -29,7 +29,7 @@ class UnknownNameError(FetchError):
     """A word names no task, no target and no command."""
 
 
-def resolved(words: Iterable[str], tasks: Mapping[str, Any], others: Iterable[str] = ()) -> list[str]:
+def resolve_names(words: Iterable[str], tasks: Mapping[str, Any], others: Iterable[str] = ()) -> list[str]:
     """Return the names of the tasks that are meant, each once, in order.
 
     Args:

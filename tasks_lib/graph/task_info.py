@@ -8,10 +8,10 @@ from typing import Any
 from tasks_lib import recipe
 from tasks_lib.definitions import Fetch, StaticUrl
 from tasks_lib.formats import TREE_VERSION
-from tasks_lib.steps import Artifact, Delivery, Preparation
+from tasks_lib.steps import Artifact, Delivery, ToolchainBuild
 
 
-class Facts(Mapping[str, Any]):
+class TaskInfo(Mapping[str, Any]):
     """What `doit info` shows of a task, and the class of workers for it; made when somebody asks for more than that."""
 
     __slots__ = ("_pool", "_tell", "_words")
@@ -43,7 +43,7 @@ def artifact_info(made: Artifact) -> dict[str, Any]:
     return {"artifact": made.path.name, "recipe_key": made.key}
 
 
-def toolchain_info(made: Preparation) -> dict[str, Any]:
+def toolchain_info(made: ToolchainBuild) -> dict[str, Any]:
     """Return what is shown of a toolchain."""
     return {"recipe_key": made.key, "directory": str(made.directory)}
 
@@ -101,7 +101,7 @@ def delivery_identity(delivery: Delivery) -> Identity:
     }
 
 
-def toolchain_identity(preparation: Preparation) -> Identity:
+def toolchain_identity(preparation: ToolchainBuild) -> Identity:
     """Return what a toolchain depends on."""
     run = preparation.toolchain.run
     identity = {f"{one.entry.kind} {one.entry.name}": one.key[:_SHOWN] for one in preparation.deliveries}

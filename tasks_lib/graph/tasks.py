@@ -19,21 +19,21 @@ from doit.exceptions import TaskFailed
 
 from tasks_lib import steps
 from tasks_lib.context import Context
-from tasks_lib.definitions import Fetch, Refused, Toolchain
+from tasks_lib.definitions import Fetch, RefusedDefinition, Toolchain
 from tasks_lib.errors import CancelledError, FetchError, ToolError, escaped
 from tasks_lib.formats import format_for
 from tasks_lib.graph import task_info
 from tasks_lib.graph.names import GROUPS
 from tasks_lib.progress import Progress, Silent
-from tasks_lib.steps import Artifact, Delivery, Plan, Preparation
-from tasks_lib.ui.events import RUN
+from tasks_lib.steps import Artifact, Delivery, Plan, ToolchainBuild
+from tasks_lib.ui.events import BUS
 
 Task = dict[str, Any]
 #: Most missing files that are named.
 _TOLD: Final = 5
 
 
-class Check(msgspec.Struct, frozen=True):
+class UpToDateCheck(msgspec.Struct, frozen=True):
     """An uptodate item: the last success had this key, and what it made still stands."""
 
     key: str
@@ -79,7 +79,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """An action: runs a step and returns the values that `Check` looks for."""
+    """An action: runs a step and returns the values that `UpToDateCheck` looks for."""
 
     name: str
     key: str
@@ -95,7 +95,7 @@ class Step(msgspec.Struct, frozen=True):
 
     def __call__(self) -> dict[str, Any] | TaskFailed:
         """Run the step; our own errors become one message without a traceback."""
-        progress = RUN.progress(self.name)
+        progress = BUS.progress(self.name)
         try:
             skipped = self.verb(*self.arguments, progress)
         except CancelledError as error:  # nobody needs to read it: who asked the run to stop knows
@@ -103,7 +103,7 @@ class Step(msgspec.Struct, frozen=True):
         except FetchError as error:
             return TaskFailed(str(error))  # type: ignore[no-untyped-call]  # doit has no types
         if skipped:
-            RUN.say(self.name, "skip", {"reason": skipped})
+            BUS.say(self.name, "skip", {"reason": skipped})
             return {"key": ""}
         return {"key": self.key, "identity": self.identity}
 
@@ -119,10 +119,10 @@ def step_of(task: Any) -> Step | None:
 def remove_delivery(delivery: Delivery, dryrun: bool) -> None:
     """Clean what a delivery put into its directory (doit names the parameter)."""
     if not dryrun:
-        steps.slot_of(delivery).clear(Silent())
+        steps.extraction_of(delivery).clear(Silent())
 
 
-def remove_preparation(world: Context, preparation: Preparation, dryrun: bool) -> None:
+def remove_preparation(world: Context, preparation: ToolchainBuild, dryrun: bool) -> None:
     """Clean a toolchain's directory, but for what its extractions own, unless its command has worked in that."""
     if dryrun:
         return
@@ -132,7 +132,7 @@ def remove_preparation(world: Context, preparation: Preparation, dryrun: bool) -
     shutil.rmtree(preparation.uploads, ignore_errors=True)
     for delivery in preparation.deliveries:
         if delivery.entry.delivery == "place":
-            steps.slot_of(delivery).clear(Silent())
+            steps.extraction_of(delivery).clear(Silent())
     if preparation.output is not None:
         preparation.output.path.unlink(missing_ok=True)
 
@@ -150,7 +150,7 @@ def stands(delivery: Delivery, worked: Path) -> bool:
     """Whether a delivery is still the one that was made: whole, until `worked` says that a command has worked in it."""
     if not worked.exists():
         return steps.is_delivered(delivery)
-    return steps.slot_of(delivery).key() == delivery.key and delivery.destination.is_dir()
+    return steps.extraction_of(delivery).key() == delivery.key and delivery.destination.is_dir()
 
 
 def stood_by(delivery: Delivery, worked: Path) -> Iterable[str]:
@@ -162,12 +162,12 @@ def stood_by(delivery: Delivery, worked: Path) -> Iterable[str]:
 _WITNESSES: Final[Mapping[Callable[..., bool], Callable[..., Iterable[str]]]] = {
     steps.is_published: steps.published_by,
     steps.is_delivered: steps.delivered_by,
-    steps.is_prepared: steps.prepared_by,
+    steps.is_built: steps.built_by,
     stands: stood_by,
 }
 
 
-class Graph:
+class TaskGraph:
     """All tasks of a plan."""
 
     def __init__(self, plan: Plan, world: Context) -> None:
@@ -214,7 +214,9 @@ class Graph:
             yield self._repack(fetch, fetched, repacked)
         if format_for(self._plan.published(fetch).path.name):
             delivery = self._plan.extraction(fetch)
-            yield self._extract(f"extract:{fetch.name}", delivery, Check(delivery.key, steps.is_delivered, (delivery,)))
+            yield self._extract(
+                f"extract:{fetch.name}", delivery, UpToDateCheck(delivery.key, steps.is_delivered, (delivery,))
+            )
         task = self._task(
             f"fetch:{fetch.name}",
             fetched.key,
@@ -226,12 +228,12 @@ class Graph:
         )
         yield task | {
             "targets": [str(fetched.path)],
-            "uptodate": [Check(fetched.key, steps.is_published, (self._world, fetched))],
+            "uptodate": [UpToDateCheck(fetched.key, steps.is_published, (self._world, fetched))],
             "clean": True,
-            "meta": task_info.Facts("network", task_info.fetch_info, fetch, fetched.key),
+            "meta": task_info.TaskInfo("network", task_info.fetch_info, fetch, fetched.key),
         }
 
-    def _refused(self, one: Refused) -> Task:
+    def _refused(self, one: RefusedDefinition) -> Task:
         """Return a task that stands beside the groups: nothing runs it but its own name, and it fails."""
         task = self._task(one.task, "", (dict,), f"refused: {one.reason}", refuse, f"{one.task}: {one.reason}")
         del task["name"]
@@ -252,12 +254,12 @@ class Graph:
             "file_dep": [str(fetched.path)],
             "task_dep": [fetched.task],
             "targets": [str(repacked.path)],
-            "uptodate": [Check(repacked.key, steps.is_published, (self._world, repacked))],
+            "uptodate": [UpToDateCheck(repacked.key, steps.is_published, (self._world, repacked))],
             "clean": True,
-            "meta": task_info.Facts("cpu", task_info.artifact_info, repacked),
+            "meta": task_info.TaskInfo("cpu", task_info.artifact_info, repacked),
         }
 
-    def _extract(self, name: str, delivery: Delivery, check: Check) -> Task:
+    def _extract(self, name: str, delivery: Delivery, check: UpToDateCheck) -> Task:
         doc = f"{delivery.artifact.path.name} into {delivery.destination}"
         return self._task(name, delivery.key, (task_info.delivery_identity, delivery), doc, steps.deliver, delivery) | {
             "file_dep": [str(delivery.artifact.path)],
@@ -265,7 +267,7 @@ class Graph:
             "targets": [str(delivery.record)],
             "uptodate": [check],
             "clean": [(remove_delivery, [delivery])],
-            "meta": task_info.Facts("cpu", task_info.delivery_info, delivery),
+            "meta": task_info.TaskInfo("cpu", task_info.delivery_info, delivery),
         }
 
     def _toolchain(self, toolchain: Toolchain) -> Iterator[Task]:
@@ -278,7 +280,7 @@ class Graph:
             preparation.key,
             (task_info.toolchain_identity, preparation),
             toolchain.description,
-            steps.prepare,
+            steps.build_toolchain,
             preparation,
         )
         targets = [preparation.stamp, *([preparation.output.path] if preparation.output else [])]
@@ -293,16 +295,16 @@ class Graph:
             "task_dep": [*names.values(), *(one.artifact.task for one in placed)],
             "targets": [str(path) for path in targets],
             "uptodate": [
-                Check(
+                UpToDateCheck(
                     preparation.key,
-                    steps.is_prepared,
+                    steps.is_built,
                     (self._world, preparation),
                     tuple(file.path for file in files),
                 )
             ],
             "clean": [(remove_preparation, [self._world, preparation])],
-            "meta": task_info.Facts("cpu", task_info.toolchain_info, preparation),
+            "meta": task_info.TaskInfo("cpu", task_info.toolchain_info, preparation),
         }
         for one in extracted:
             # a command may change what it works on: then only the record can be compared
-            yield self._extract(names[one.record], one, Check(one.key, stands, (one, preparation.worked)))
+            yield self._extract(names[one.record], one, UpToDateCheck(one.key, stands, (one, preparation.worked)))

@@ -29,7 +29,7 @@ _MAGIC: Final = b"doit-fetch definitions 4\n"
 _GLANCES: Final = 16
 
 _NOTHING: Final = msgspec.msgpack.encode({})
-_Sources = dict[str, tuple[list[str], list[str]]]
+_DefinedNames = dict[str, tuple[list[str], list[str]]]
 
 Value = TypeVar("Value", bound="Fetch | Toolchain")
 
@@ -60,7 +60,7 @@ class Block(msgspec.Struct, array_like=True):
         )
 
 
-class Kept(msgspec.Struct, array_like=True):
+class CachedDefinitions(msgspec.Struct, array_like=True):
     """What the file holds; `sources` are digests of files with the names of what they define."""
 
     code: str
@@ -74,7 +74,7 @@ class Kept(msgspec.Struct, array_like=True):
     refused: msgspec.Raw
 
 
-class Lazy(Mapping[str, Value], Generic[Value]):
+class LazyDefinitions(Mapping[str, Value], Generic[Value]):
     """Definitions that are decoded when they are asked for."""
 
     def __init__(self, block: Block, made: Mapping[str, Value]) -> None:
@@ -132,12 +132,12 @@ def decoded(text: memoryview) -> Any:
     Raises:
         ValueError: they are none.
     """
-    from tasks_lib.definitions.codec import unpacked
+    from tasks_lib.definitions.codec import decode
 
-    return unpacked(text)
+    return decode(text)
 
 
-class Library:
+class DefinitionCache:
     """The file at `path`; `code` says which code wrote it."""
 
     def __init__(self, path: Path, code: str) -> None:
@@ -146,7 +146,7 @@ class Library:
         self._consumers = msgspec.Raw(_NOTHING)
         self.marks: Mapping[str, Fingerprint] = {}
 
-    def read(self) -> Kept | None:
+    def read(self) -> CachedDefinitions | None:
         """Return what is kept, None when there is nothing that can be used."""
         try:
             data = self._path.read_bytes()
@@ -157,7 +157,7 @@ class Library:
         if data[:start] != _MAGIC or hashlib.sha256(body).digest() != identity:
             return None
         try:
-            kept = msgspec.msgpack.decode(body, type=Kept)
+            kept = msgspec.msgpack.decode(body, type=CachedDefinitions)
         except msgspec.MsgspecError:
             return None
         if kept.code != self.code:
@@ -170,24 +170,24 @@ class Library:
         """Which toolchains consume each `fetch:NAME` and `toolchain:NAME`."""
         return msgspec.msgpack.decode(self._consumers, type=dict[str, list[str]])
 
-    def write(self, kept: Kept) -> None:
+    def write(self, kept: CachedDefinitions) -> None:
         """Keep it; a cache that cannot be written just does not help."""
         body = msgspec.msgpack.encode(kept)
         self.identity, self._consumers, self.marks = hashlib.sha256(body).digest(), kept.consumers, kept.marks
-        from tasks_lib.fs.atomic import write_hint  # slow to import, and most runs write none
+        from tasks_lib.fs.atomic import write_best_effort  # slow to import, and most runs write none
 
-        write_hint(self._path, _MAGIC + self.identity + body)
+        write_best_effort(self._path, _MAGIC + self.identity + body)
 
 
-def definitions_of(kept: Kept, parsed: Definitions | None = None) -> Definitions:
+def definitions_of(kept: CachedDefinitions, parsed: Definitions | None = None) -> Definitions:
     """Return the definitions, each decoded when it is asked for, if it was not `parsed` just now."""
     from tasks_lib.definitions import Definitions
-    from tasks_lib.definitions.codec import unpacked_refused
+    from tasks_lib.definitions.codec import decode_refused
 
     return Definitions(
-        fetches=Lazy(kept.fetches, parsed.fetches if parsed else {}),
-        toolchains=Lazy(kept.toolchains, parsed.toolchains if parsed else {}),
-        refused=parsed.refused if parsed else unpacked_refused(kept.refused),
+        fetches=LazyDefinitions(kept.fetches, parsed.fetches if parsed else {}),
+        toolchains=LazyDefinitions(kept.toolchains, parsed.toolchains if parsed else {}),
+        refused=parsed.refused if parsed else decode_refused(kept.refused),
         _fetch_aliases=kept.fetch_aliases,
         _toolchain_aliases=kept.toolchain_aliases,
     )
@@ -207,15 +207,15 @@ def _raw(value: object) -> msgspec.Raw:
     return msgspec.Raw(msgspec.msgpack.encode(value))
 
 
-class Memory:
+class CachedFiles:
     """What is known of single files while they are read; `parse` asks it before it parses."""
 
-    def __init__(self, kept: Kept | None) -> None:
-        self._fetches: Lazy[Any] | None = Lazy(kept.fetches, {}) if kept else None
-        self._toolchains: Lazy[Any] | None = Lazy(kept.toolchains, {}) if kept else None
-        self._known = msgspec.msgpack.decode(kept.sources, type=_Sources) if kept else {}
+    def __init__(self, kept: CachedDefinitions | None) -> None:
+        self._fetches: LazyDefinitions[Any] | None = LazyDefinitions(kept.fetches, {}) if kept else None
+        self._toolchains: LazyDefinitions[Any] | None = LazyDefinitions(kept.toolchains, {}) if kept else None
+        self._known = msgspec.msgpack.decode(kept.sources, type=_DefinedNames) if kept else {}
         self.common = ""  # text that shapes what every file defines
-        self._sources: _Sources = {}
+        self._sources: _DefinedNames = {}
         self._raw: dict[int, tuple[object, bytes]] = {}
 
     def recall(self, source: SourceFile, defaults: object) -> tuple[dict[str, Fetch], dict[str, Toolchain]] | None:
@@ -241,11 +241,11 @@ class Memory:
         """Remember which names a file defines."""
         self._sources[self._key(source, defaults)] = (list(fetches), list(toolchains))
 
-    def kept(self, code: str, marks: dict[str, Fingerprint], definitions: Definitions) -> Kept:
+    def kept(self, code: str, marks: dict[str, Fingerprint], definitions: Definitions) -> CachedDefinitions:
         """Return what is to be kept of all definitions."""
-        from tasks_lib.definitions.codec import packed
+        from tasks_lib.definitions.codec import encode
 
-        return Kept(
+        return CachedDefinitions(
             code=code,
             marks=marks,
             sources=_raw(self._sources),
@@ -254,14 +254,14 @@ class Memory:
             fetch_aliases=dict(definitions._fetch_aliases),
             toolchain_aliases=dict(definitions._toolchain_aliases),
             consumers=_raw(consumers_of(definitions)),
-            refused=msgspec.Raw(packed(definitions.refused)),
+            refused=msgspec.Raw(encode(definitions.refused)),
         )
 
     def _encoded(self, value: Fetch | Toolchain) -> bytes:
-        from tasks_lib.definitions.codec import packed
+        from tasks_lib.definitions.codec import encode
 
         known = self._raw.get(id(value))
-        return known[1] if known else packed(value)
+        return known[1] if known else encode(value)
 
     def _key(self, source: SourceFile, defaults: object) -> str:
         """Return the digest of everything that shapes what one file defines."""

@@ -11,7 +11,7 @@ from tasks_lib.definitions import Definitions
 from tasks_lib.digest import Digest
 from tasks_lib.errors import DefinitionError, Problem
 from tasks_lib.fs.fingerprint import Fingerprint
-from tasks_lib.incremental.definition_cache import Library, Memory, definitions_of
+from tasks_lib.incremental.definition_cache import CachedFiles, DefinitionCache, definitions_of
 from tasks_lib.incremental.marks import KINDS, MIRRORS, roots, unchanged
 from tasks_lib.units import format_size
 
@@ -23,7 +23,7 @@ MAX_FILE_BYTES: Final = 64 << 20
 _SUFFIXES: Final = (".yml", ".yaml")
 
 
-def load(directory: Path, library: Library | None = None) -> Definitions:
+def load(directory: Path, library: DefinitionCache | None = None) -> Definitions:
     """Return the definitions of `directory`/fetch and `directory`/toolchain.
 
     Args:
@@ -37,7 +37,7 @@ def load(directory: Path, library: Library | None = None) -> Definitions:
     if kept is not None and unchanged(kept.marks, roots(directory)):
         return definitions_of(kept)
     marks = {str(root): Fingerprint.at(root) for root in roots(directory)}
-    memory = Memory(kept)
+    memory = CachedFiles(kept)
     definitions = _parsed(directory, marks, memory)
     if library is None:
         return definitions
@@ -46,7 +46,7 @@ def load(directory: Path, library: Library | None = None) -> Definitions:
     return definitions_of(made, definitions)
 
 
-def _parsed(directory: Path, marks: dict[str, Fingerprint], memory: Memory) -> Definitions:
+def _parsed(directory: Path, marks: dict[str, Fingerprint], memory: CachedFiles) -> Definitions:
     from tasks_lib.definitions import parse  # loads YAML: only when something is to be parsed
 
     problems: list[Problem] = []

@@ -9,7 +9,7 @@ from typing import Any
 
 from tasks_lib.fs.fingerprint import RACY_NS
 from tasks_lib.incremental.marks import look_at
-from tasks_lib.incremental.snapshot import Row
+from tasks_lib.incremental.snapshot import SnapshotRow
 
 
 class Recorder:
@@ -17,11 +17,11 @@ class Recorder:
 
     def __init__(self, loaded_ns: int) -> None:
         self._loaded_ns = loaded_ns
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, SnapshotRow] = {}
         self._made: list[Any] = []
         self._last_ns = 0
 
-    def look(self, task: Any) -> Row | None:
+    def look(self, task: Any) -> SnapshotRow | None:
         """Look at the files of a task before it is checked; None for a task that is not ours to judge."""
         sources = tuple(path for check, *_ in task.uptodate for path in getattr(check, "sources", ()))
         paths = tuple(path for path in dict.fromkeys(_paths_of(task)) if path not in sources)
@@ -29,9 +29,9 @@ class Recorder:
             return None
         links = tuple(path for path in map(os.path.realpath, sources) if path not in sources)
         signs = look_at(paths) + look_at(sources + links, self._loaded_ns)
-        return Row(tuple(task.task_dep), paths + sources + links, signs)
+        return SnapshotRow(tuple(task.task_dep), paths + sources + links, signs)
 
-    def found(self, task: Any, row: Row | None) -> None:
+    def found(self, task: Any, row: SnapshotRow | None) -> None:
         """Keep what was seen before the check that found the task up to date."""
         if row is not None:
             self.rows[task.name] = row

@@ -12,7 +12,7 @@ from tasks_lib.graph.names import GROUPS
 
 if TYPE_CHECKING:
     from tasks_lib.definitions import Definitions
-    from tasks_lib.incremental.snapshot import Stamp
+    from tasks_lib.incremental.snapshot import Snapshot
     from tasks_lib.settings import Settings
 
 #: Names of fetches and of toolchains, in order.
@@ -52,14 +52,14 @@ def digests(definitions: Definitions) -> tuple[dict[str, bytes], dict[str, bytes
 
 
 def _digests(one: Mapping[str, Any]) -> dict[str, bytes]:
-    from tasks_lib.incremental.definition_cache import Lazy
+    from tasks_lib.incremental.definition_cache import LazyDefinitions
 
-    if not isinstance(one, Lazy):
+    if not isinstance(one, LazyDefinitions):
         raise AssertionError("a house keeps its definitions in a library")
     return one.digests()
 
 
-def affected(stamp: Stamp, changed: list[int], definitions: Definitions, library: bytes) -> Names:
+def affected(stamp: Snapshot, changed: list[int], definitions: Definitions, library: bytes) -> Names:
     """Return the definitions with anything that may not be up to date."""
     found: Names = ({}, {})
     touched = {*stamp.open, *(stamp.touched(changed) if changed else ())}
@@ -79,7 +79,7 @@ def affected(stamp: Stamp, changed: list[int], definitions: Definitions, library
     )
 
 
-def _others(stamp: Stamp, definitions: Definitions) -> tuple[set[str], set[str]]:
+def _others(stamp: Snapshot, definitions: Definitions) -> tuple[set[str], set[str]]:
     """Return the definitions that are not as they were, or are gone."""
     changed = []
     for before, now in zip(stamp.digests(), digests(definitions), strict=True):
@@ -92,7 +92,7 @@ def _is_one_of(task: str, names: Names) -> bool:
     return bool(kind) and name in names[0 if kind == "fetch" else 1]
 
 
-def _with_dependents(stamp: Stamp, tasks: set[str]) -> Iterable[str]:
+def _with_dependents(stamp: Snapshot, tasks: set[str]) -> Iterable[str]:
     """Return the tasks, and whatever depends on them: a script that changed gives its users another key."""
     users: dict[str, list[str]] = {}
     for task, row in stamp.rows().items() if tasks else ():

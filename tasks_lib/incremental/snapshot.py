@@ -23,14 +23,14 @@ from tasks_lib.fs.fingerprint import Fingerprint, compact_of
 from tasks_lib.incremental.marks import RACY, entries_of, rights_of, signs_of
 
 if TYPE_CHECKING:
-    from tasks_lib.incremental.definition_cache import Library
+    from tasks_lib.incremental.definition_cache import DefinitionCache
 
 _MAGIC: Final = b"doit-fetch stamp 3\n"
 #: How long the first parts of the file are; the last one is the rest.
 _SIZES: Final = struct.Struct("5Q")
 
 
-class Row(NamedTuple):
+class SnapshotRow(NamedTuple):
     """One task that is up to date: what it depends on, the files that prove it, and their signs."""
 
     needs: tuple[str, ...]
@@ -38,7 +38,7 @@ class Row(NamedTuple):
     signs: tuple[int, ...]
 
 
-class Head(NamedTuple):
+class SnapshotHead(NamedTuple):
     """What must be the same for any row to be believed."""
 
     code: str
@@ -50,7 +50,7 @@ class Head(NamedTuple):
 _Rows = dict[str, tuple[tuple[str, ...], tuple[int, ...]]]
 
 
-class Stamp(NamedTuple):
+class Snapshot(NamedTuple):
     """A stamp as it was read; `open` are the tasks that were asked for and are not known to be up to date.
 
     A file with two names (a blob and its artifact) is looked at once: `others` are the second names, by `directories`.
@@ -93,11 +93,11 @@ class Stamp(NamedTuple):
         fetches, toolchains, _ = _unpacked(self.more)
         return fetches, toolchains
 
-    def rows(self) -> dict[str, Row]:
+    def rows(self) -> dict[str, SnapshotRow]:
         """Return the rows by the names of their tasks."""
         made, paths, signs = _unpacked(self.more)[2], self.paths, self.signs
         return {
-            task: Row(needs, tuple([paths[at] for at in places]), tuple([signs[at] for at in places]))
+            task: SnapshotRow(needs, tuple([paths[at] for at in places]), tuple([signs[at] for at in places]))
             for task, (needs, places) in made.items()
         }
 
@@ -128,7 +128,7 @@ def inode_of(path: str) -> int:
         return 0
 
 
-def read(path: Path, head: Head) -> Stamp | None:
+def read(path: Path, head: SnapshotHead) -> Snapshot | None:
     """Return the stamp, None when there is none that fits to `head`."""
     try:
         data = memoryview(path.read_bytes())
@@ -140,9 +140,9 @@ def read(path: Path, head: Head) -> Stamp | None:
     try:
         *parts, more = _cut(data[start:])
         known = json.loads(bytes(parts[0]))
-        if Head(*known["head"]) != head:
+        if SnapshotHead(*known["head"]) != head:
             return None
-        return Stamp(
+        return Snapshot(
             library=bytes.fromhex(known["library"]),
             marks={name: Fingerprint(*mark) for name, mark in known["marks"].items()},
             guards={name: tuple(mark) for name, mark in known["guards"].items()},
@@ -177,13 +177,13 @@ def _words(text: str) -> list[str]:
 
 def write(
     path: Path,
-    head: Head,
-    library: Library,
+    head: SnapshotHead,
+    library: DefinitionCache,
     digests: tuple[Mapping[str, bytes], Mapping[str, bytes]],
     guarded: Iterable[Path],
-    rows: Mapping[str, Row],
+    rows: Mapping[str, SnapshotRow],
     wanted: Iterable[str],
-    before: Stamp | None = None,
+    before: Snapshot | None = None,
 ) -> None:
     """Write a stamp in one step; what cannot be written just does not help.
 
@@ -199,7 +199,7 @@ def write(
     """
     import msgspec
 
-    from tasks_lib.fs.atomic import write_hint  # both are slow to import, and most runs write none
+    from tasks_lib.fs.atomic import write_best_effort  # both are slow to import, and most runs write none
 
     signs = _agreed(rows)
     seconds = _second_names(signs, _verified(before) if before is not None else {})
@@ -225,10 +225,10 @@ def write(
     digest = hashlib.sha256()
     for part in body:
         digest.update(part)
-    write_hint(path, b"".join((_MAGIC, digest.digest(), *body)))
+    write_best_effort(path, b"".join((_MAGIC, digest.digest(), *body)))
 
 
-def _agreed(rows: Mapping[str, Row]) -> dict[str, int]:
+def _agreed(rows: Mapping[str, SnapshotRow]) -> dict[str, int]:
     """Return the sign of each file; one that two tasks saw differently, or of before 1970, is not to be believed."""
     signs: dict[str, int] = {}
     for row in rows.values():
@@ -238,7 +238,7 @@ def _agreed(rows: Mapping[str, Row]) -> dict[str, int]:
     return signs
 
 
-def _verified(before: Stamp) -> dict[str, tuple[str, int, int]]:
+def _verified(before: Snapshot) -> dict[str, tuple[str, int, int]]:
     """Return each second name of a stamp with the first one, its sign, and that of its directory."""
     owners: dict[int, str] = {}
     for name, sign in zip(before.first, before.signs, strict=False):

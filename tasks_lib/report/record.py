@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from tasks_lib.errors import FetchError
 from tasks_lib.ui.event_log import installed_version
-from tasks_lib.ui.run_state import Ledger, Phase, TaskRun
+from tasks_lib.ui.run_state import Phase, RunState, TaskRun
 
 #: Raise when the page would misread an older record.
 FORMAT: Final = 1
@@ -31,7 +31,7 @@ class RecordError(FetchError):
     """There is no record, or it cannot be used."""
 
 
-def recorded(ledger: Ledger, *, now_s: float, ended_at: float) -> Record:
+def recorded(ledger: RunState, *, now_s: float, ended_at: float) -> Record:
     """Return the record of a run that ends now; its tasks are made while they are taken.
 
     Args:
@@ -57,7 +57,7 @@ def recorded(ledger: Ledger, *, now_s: float, ended_at: float) -> Record:
     }
 
 
-def _task(ledger: Ledger, name: str, numbers: Mapping[str, int], workers: list[str], now_s: float) -> Record:
+def _task(ledger: RunState, name: str, numbers: Mapping[str, int], workers: list[str], now_s: float) -> Record:
     task, run = ledger.tasks.get(name), ledger.runs.get(name)
     facts = dict((task.meta or {}).items()) if task is not None else {}
     record: Record = {

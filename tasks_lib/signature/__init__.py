@@ -9,13 +9,13 @@ from tasks_lib.signature.checksum_lists import listed_digest
 from tasks_lib.signature.gpg import Gpg
 from tasks_lib.signature.minisign import verify_minisign
 from tasks_lib.signature.packets import MAX_KEYS_BYTES, MAX_SIGNATURE_BYTES
-from tasks_lib.signature.status import Verdict
+from tasks_lib.signature.status import ValidSignature
 
 __all__ = [
     "MAX_KEYS_BYTES",
     "MAX_SIGNATURE_BYTES",
     "Gpg",
-    "Verdict",
+    "ValidSignature",
     "listed_digest",
     "verify_minisign",
 ]

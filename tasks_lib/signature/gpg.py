@@ -22,7 +22,7 @@ from tasks_lib.errors import SignatureError, ToolError, escaped
 from tasks_lib.fs.system_calls import signal_group
 from tasks_lib.progress import Progress
 from tasks_lib.signature.packets import key_packets, signature_packets
-from tasks_lib.signature.status import Allowed, Verdict, judged
+from tasks_lib.signature.status import Allowed, ValidSignature, evaluate
 
 #: Seconds for one run of gpg, and bytes of content per second on top. Source: faults.md section 7; SHA-512 makes
 #: 200 MB/s and more, a slow disk 20.
@@ -49,7 +49,7 @@ class Gpg:
 
     def verify(
         self, content: BinaryIO, signature: bytes, *, keys: bytes, fingerprint: str, progress: Progress
-    ) -> Verdict:
+    ) -> ValidSignature:
         """Check a detached signature over a whole file.
 
         Args:
@@ -71,11 +71,11 @@ class Gpg:
             arguments = [*_WEAK, "--verify", "--", str(home.path / "signature"), "-"]
             said = home.run(arguments, stdin=content, size=os.fstat(content.fileno()).st_size)
             content.seek(0)
-            return judged(said, allowed, time.time())
+            return evaluate(said, allowed, time.time())
 
     def clearsigned(
         self, message: bytes, *, keys: bytes, fingerprint: str, progress: Progress
-    ) -> tuple[Verdict, bytes]:
+    ) -> tuple[ValidSignature, bytes]:
         """Check a clear-signed text; return the verdict and the text as gpg verified it.
 
         Raises:
@@ -87,7 +87,7 @@ class Gpg:
             home.write("message", message)
             output = home.path / "text"
             said = home.run([*_WEAK, "--output", str(output), "--verify", "--", str(home.path / "message")])
-            verdict = judged(said, allowed, time.time())
+            verdict = evaluate(said, allowed, time.time())
             return verdict, output.read_bytes()
 
     @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 from tasks_lib.errors import SignatureError, ToolError, escaped
 from tasks_lib.progress import Progress
 from tasks_lib.signature.packets import MAX_SIGNATURE_BYTES
-from tasks_lib.signature.status import Verdict
+from tasks_lib.signature.status import ValidSignature
 from tasks_lib.units import format_size
 
 #: Largest content that a legacy signature, which is over the content itself, is checked for: it must fit in memory.
@@ -25,7 +25,7 @@ _LEGACY, _HASHED = b"Ed", b"ED"
 _TRUSTED: Final = "trusted comment: "
 
 
-def verify_minisign(content: BinaryIO, signature: bytes, *, public_key: str, progress: Progress) -> Verdict:
+def verify_minisign(content: BinaryIO, signature: bytes, *, public_key: str, progress: Progress) -> ValidSignature:
     """Check a minisign signature over a whole file.
 
     Args:
@@ -55,7 +55,7 @@ def verify_minisign(content: BinaryIO, signature: bytes, *, public_key: str, pro
     sealed = signed + comment.encode("utf-8", "surrogateescape")
     _verify(key, _decoded(lines[3], "global signature"), sealed, "its trusted comment was changed")
     made = re.search(r"\btimestamp:([0-9]{1,11})\b", comment)
-    return Verdict(
+    return ValidSignature(
         kind="minisign",
         key=_shown(key_id),
         signer=_shown(key_id),

@@ -38,7 +38,7 @@ _ERRORS: Final = {"4": "an algorithm that gpg does not know", "9": "key {key}, w
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class ValidSignature:
     """A good signature: the allowed primary key, the key that signed, when (seconds since 1970; 0: never)."""
 
     kind: str
@@ -85,7 +85,7 @@ def _date(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
 
 
-def judged(lines: Iterable[str], allowed: Allowed, now: float) -> Verdict:
+def evaluate(lines: Iterable[str], allowed: Allowed, now: float) -> ValidSignature:
     """Return the verdict that gpg's status lines allow.
 
     Args:
@@ -126,7 +126,7 @@ def _key_of(words: list[str]) -> str:
     return escaped(words[0]) if words else "unknown"
 
 
-def _checked(words: list[str], user_id: str, allowed: Allowed, now: float) -> Verdict:
+def _checked(words: list[str], user_id: str, allowed: Allowed, now: float) -> ValidSignature:
     if len(words) < 10:
         raise _refused("gpg's answer cannot be understood", "")
     signer, signed_at, digest, kind, primary = words[0], words[2], words[7], words[8], words[9]
@@ -144,7 +144,7 @@ def _checked(words: list[str], user_id: str, allowed: Allowed, now: float) -> Ve
     if made > now + MAX_AHEAD_S:
         raise _refused(f"it was made in the future, on {_date(made)}", "is the clock of this machine right?")
     ends = [end for end in (allowed.expiries.get(primary, 0), allowed.expiries.get(signer, 0)) if end]
-    return Verdict(
+    return ValidSignature(
         kind="OpenPGP",
         key=primary,
         signer=signer,

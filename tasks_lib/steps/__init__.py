@@ -4,28 +4,28 @@ Each step first adopts what the store holds; each is told its `Progress`; none k
 """
 
 from tasks_lib.steps.artifacts import fetch, history, is_published, needs_network, published_by, repack
-from tasks_lib.steps.extract import deliver, delivered_by, is_delivered, slot_of, start_over
-from tasks_lib.steps.plan import Artifact, Delivery, Plan, Preparation
-from tasks_lib.steps.toolchain import SKIPPED, is_prepared, prepare, prepared_by
+from tasks_lib.steps.extract import deliver, delivered_by, extraction_of, is_delivered, start_over
+from tasks_lib.steps.plan import Artifact, Delivery, Plan, ToolchainBuild
+from tasks_lib.steps.toolchain import SKIPPED, build_toolchain, built_by, is_built
 
 __all__ = [
     "SKIPPED",
     "Artifact",
     "Delivery",
     "Plan",
-    "Preparation",
+    "ToolchainBuild",
+    "build_toolchain",
+    "built_by",
     "deliver",
     "delivered_by",
+    "extraction_of",
     "fetch",
     "history",
+    "is_built",
     "is_delivered",
-    "is_prepared",
     "is_published",
     "needs_network",
-    "prepare",
-    "prepared_by",
     "published_by",
     "repack",
-    "slot_of",
     "start_over",
 ]

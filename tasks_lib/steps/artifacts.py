@@ -10,13 +10,13 @@ from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import StoreUnavailableError, UnsupportedArchiveError
-from tasks_lib.gil import turn
+from tasks_lib.errors import CacheUnavailableError, UnsupportedArchiveError
+from tasks_lib.gil import serialized
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Artifact, commit_record
 
 if TYPE_CHECKING:
-    from tasks_lib.download import Wanted
+    from tasks_lib.download import Request
 
 #: Bytes up to which a download is mostly bookkeeping, so that one at a time is fastest; a larger one is hashed and
 #: written beside others.
@@ -41,7 +41,7 @@ def is_published(world: Context, artifact: Artifact) -> bool:
         if integrity is None or not world.store.has(integrity) or not _is_vouched(world, artifact):
             return False
         return world.store.matches(artifact.path, integrity)
-    except StoreUnavailableError:
+    except CacheUnavailableError:
         return False  # the step tells it, in one line
 
 
@@ -114,7 +114,7 @@ def fetch(world: Context, definition: Fetch, artifact: Artifact, progress: Progr
     elif source.vouchers:
         _fetch_url(world, definition.name, source, artifact, progress)  # judged by programs: no work to do alone
     else:
-        with turn(source.integrity.size, _SMALL):
+        with serialized(source.integrity.size, _SMALL):
             if not adopt(world, artifact):
                 _fetch_url(world, definition.name, source, artifact, progress)
 
@@ -123,9 +123,9 @@ def _fetch_url(world: Context, name: str, source: StaticUrl, artifact: Artifact,
     provenance = world.sources.obtain(_wanted(name, source), progress)
     verdict: Mapping[str, str | int | float] = {}
     if source.vouchers:
-        from tasks_lib.steps.signatures import vouch  # runs programs: loaded when needed
+        from tasks_lib.steps.signatures import verify_signatures  # runs programs: loaded when needed
 
-        verdict = vouch(world, name, source, artifact.verdict, progress)
+        verdict = verify_signatures(world, name, source, artifact.verdict, progress)
     if provenance or verdict:
         known = None if provenance else world.store.result(artifact.key)
         before = known.provenance if known is not None else {}
@@ -134,11 +134,11 @@ def _fetch_url(world: Context, name: str, source: StaticUrl, artifact: Artifact,
     world.store.publish(source.integrity, artifact.path)
 
 
-def _wanted(name: str, source: StaticUrl) -> Wanted:
-    from tasks_lib.download import Wanted  # opens sockets: loaded when needed
+def _wanted(name: str, source: StaticUrl) -> Request:
+    from tasks_lib.download import Request  # opens sockets: loaded when needed
 
     places = source.places
-    return Wanted(
+    return Request(
         name=name,
         integrity=source.integrity,
         urls=tuple(place.url for place in places),

@@ -20,10 +20,10 @@ from tasks_lib.digest import Integrity
 from tasks_lib.errors import DigestMismatchError, UnsafeEntryError
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
-from tasks_lib.steps.repository_access import Access, access
+from tasks_lib.steps.repository_access import RepositoryAccess, open_repositories
 from tasks_lib.vcs import git, hg
 from tasks_lib.vcs.git import MissingObjectError, Objects
-from tasks_lib.vcs.urls import shown
+from tasks_lib.vcs.urls import display_url
 
 #: Deepest nesting and largest number of submodules. Chromium has about 300, three deep.
 MAX_SUBMODULE_DEPTH: Final = 16
@@ -34,12 +34,12 @@ class Part(NamedTuple):
     """A commit at its place in the archive: the wanted one, then its submodules."""
 
     path: bytes
-    repository: git.Repository
+    repository: git.GitRepository
     listing: git.Listing
     submodules: tuple[git.Submodule, ...]
 
 
-class _Flow:
+class _ContentStream:
     """Contents in order, of which `left` are still to be taken; the last one ends the program behind it."""
 
     def __init__(self, contents: Generator[Iterable[bytes], None, None], left: int = 1) -> None:
@@ -59,7 +59,7 @@ class _Flow:
 class _GitWork:
     """What the archive of one commit is made of."""
 
-    access: Access
+    access: RepositoryAccess
     source: Git
 
     @property
@@ -70,7 +70,7 @@ class _GitWork:
     def keeps(self) -> bool:
         return self.source.dot_git == "kept"
 
-    def objects(self, repository: git.Repository) -> Objects:
+    def objects(self, repository: git.GitRepository) -> Objects:
         return Objects(repository.directory, self.access.world.repositories, self.access.progress)
 
     def parts(self) -> list[Part]:
@@ -95,13 +95,13 @@ class _GitWork:
         try:
             return self.read(path, url, commit)
         except (MissingObjectError, DigestMismatchError) as error:
-            self.access.progress.warn(f"{shown(url)}: {error.message}; fetched again")
+            self.access.progress.warn(f"{display_url(url)}: {error.message}; fetched again")
             self.access.forget(self.access.held(url, commit))
         return self.read(path, url, commit)
 
     def read(self, path: bytes, url: str, commit: str) -> Part:
         repository = self.access.held(url, commit)
-        if not isinstance(repository, git.Repository):
+        if not isinstance(repository, git.GitRepository):
             raise AssertionError("access gives git repositories to git definitions")
         name = self.source.artifact_name
         with self.objects(repository) as objects:
@@ -148,17 +148,17 @@ class _GitWork:
         progress.phase("repack")
         top = self.source.path_prefix.encode("utf-8", "surrogateescape")
         entries = [self.entry(top, "directory")]
-        flows: dict[bytes, _Flow] = {}
+        flows: dict[bytes, _ContentStream] = {}
         with contextlib.ExitStack() as stack:
             for part in parts:
                 here = _below(top, part.path)
                 own = list(self.entries(part, here))
                 files = [one.path for one in own if one.kind == "file"]
                 contents = stack.enter_context(contextlib.closing(self.contents(part)))
-                flows |= dict.fromkeys(files, _Flow(contents, len(files)))
+                flows |= dict.fromkeys(files, _ContentStream(contents, len(files)))
                 for entry, chunks in self.dot_git(part, _below(here, b".git"), spool) if self.keeps else ():
                     own.append(entry)
-                    flows[entry.path] = _Flow(chunk for chunk in (chunks,))
+                    flows[entry.path] = _ContentStream(chunk for chunk in (chunks,))
                 entries += own
             digest = write_known(
                 entries,
@@ -181,13 +181,13 @@ class _GitWork:
 class _HgWork:
     """What the archive of one changeset is made of."""
 
-    access: Access
+    access: RepositoryAccess
     source: Hg
 
-    def parts(self) -> list[hg.Repository]:
+    def parts(self) -> list[hg.HgRepository]:
         """Return the repository, which holds the changeset."""
         repository = self.access.held(self.source.repo, self.source.revision)
-        if not isinstance(repository, hg.Repository):
+        if not isinstance(repository, hg.HgRepository):
             raise AssertionError("access gives hg repositories to hg definitions")
         return [repository]
 
@@ -218,7 +218,7 @@ class _HgWork:
             self.access.forget(repository)
 
 
-def _work(one: Access) -> _GitWork | _HgWork:
+def _work(one: RepositoryAccess) -> _GitWork | _HgWork:
     if isinstance(one.source, Git):
         return _GitWork(access=one, source=one.source)
     return _HgWork(access=one, source=one.source)
@@ -242,7 +242,7 @@ def fetch_commit(world: Context, source: Git | Hg, progress: Progress) -> None:
         ToolError, ArchiveError, IntegrityError, StoreUnavailableError, CancelledError: as `commit_archive`.
     """
     if _made(world, source) is None:
-        with access(world, source, progress) as one:
+        with open_repositories(world, source, progress) as one:
             _work(one).parts()
 
 
@@ -267,12 +267,12 @@ def commit_archive(world: Context, source: Git | Hg, progress: Progress, *, ssh_
         made = _made(world, source)
         if made is not None:
             return made
-        with access(world, source, progress, ssh_key) as one:
+        with open_repositories(world, source, progress, ssh_key) as one:
             work = _work(one)
             try:
                 return _written(work, key)
             except (MissingObjectError, DigestMismatchError) as error:
-                progress.warn(f"{shown(source.repo)}: {error.message}; fetched again")
+                progress.warn(f"{display_url(source.repo)}: {error.message}; fetched again")
                 work.forget()
             return _written(work, key)
 
@@ -282,6 +282,6 @@ def _written(work: _GitWork | _HgWork, key: str) -> Integrity:
     with store.temporary() as spool, store.writer() as writer:
         facts = work.write(spool, writer)
         integrity = writer.commit()
-    provenance = {"url": shown(source.repo), "commit": source.revision, **facts}
+    provenance = {"url": display_url(source.repo), "commit": source.revision, **facts}
     store.record(Result(key=key, integrity=integrity, provenance=provenance))
     return integrity

@@ -9,34 +9,34 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from tasks_lib.context import Context
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError
-from tasks_lib.gil import turn
+from tasks_lib.gil import serialized
 from tasks_lib.progress import Progress
 from tasks_lib.steps import artifacts
 from tasks_lib.steps.plan import FETCHES, RECORDS, Delivery
 
 if TYPE_CHECKING:
-    from tasks_lib.tree import Slot
+    from tasks_lib.tree import Extraction
 
 #: Bytes of an artifact up to which delivering it is mostly system calls: two at once would only hand the lock over.
 _SMALL: Final = 256 << 10
 
 
-def slot_of(delivery: Delivery) -> Slot:
+def extraction_of(delivery: Delivery) -> Extraction:
     """Return the place of a delivery."""
-    from tasks_lib.tree import Slot  # what extracts is loaded when a tree is looked at
+    from tasks_lib.tree import Extraction  # what extracts is loaded when a tree is looked at
 
-    return Slot(delivery.destination, delivery.record)
+    return Extraction(delivery.destination, delivery.record)
 
 
 def is_delivered(delivery: Delivery) -> bool:
     """Whether every entry stands as delivered."""
-    return slot_of(delivery).holds(delivery.key)
+    return extraction_of(delivery).holds(delivery.key)
 
 
 def delivered_by(delivery: Delivery) -> Iterator[str]:
     """Yield the files on which `is_delivered` depends: whatever was delivered, and its record."""
     yield str(delivery.record)
-    yield from map(str, slot_of(delivery).paths())
+    yield from map(str, extraction_of(delivery).paths())
 
 
 def deliver(world: Context, delivery: Delivery, progress: Progress) -> None:
@@ -54,10 +54,10 @@ def deliver(world: Context, delivery: Delivery, progress: Progress) -> None:
         raise BlobMissingError(f"{delivery.entry.name} has not been made", hint=f"run `doit {delivery.artifact.task}`")
     if delivery.worked is not None:
         start_over(world, delivery.worked, progress)
-    slot = slot_of(delivery)._replace(lock_timeout_s=world.settings.lock_timeout_s, beside=delivery.beside)
+    slot = extraction_of(delivery)._replace(lock_timeout_s=world.settings.lock_timeout_s, beside=delivery.beside)
     if delivery.beside:  # what is not listed any more may stand where this one goes
         _drop_others_once(world, delivery, progress)
-    with turn(integrity.size, _SMALL), slot.held(progress) as news:
+    with serialized(integrity.size, _SMALL), slot.held(progress) as news:
         if news and slot.holds(delivery.key):
             return  # another process made it while this one waited
         try:
@@ -123,14 +123,14 @@ def compare(world: Context, delivery: Delivery, progress: Progress) -> dict[str,
     with world.store.open(integrity) as file:
         archive = kind_of(file, name) if delivery.entry.delivery == "extract" else None
         limits = world.limits(delivery.limits)
-        return slot_of(delivery).differences(file, name=name, format=archive, limits=limits, progress=progress)
+        return extraction_of(delivery).differences(file, name=name, format=archive, limits=limits, progress=progress)
 
 
 def _fill(
-    world: Context, delivery: Delivery, slot: Slot, file: BinaryIO, integrity: Integrity, progress: Progress
+    world: Context, delivery: Delivery, slot: Extraction, file: BinaryIO, integrity: Integrity, progress: Progress
 ) -> None:
     from tasks_lib.archive import Reshape, kind_of
-    from tasks_lib.steps.shared_trees import Archive, is_laid
+    from tasks_lib.steps.shared_trees import Archive, link_from_cache
 
     name = delivery.artifact.path.name
     archive = kind_of(file, name) if delivery.entry.delivery == "extract" else None
@@ -140,7 +140,7 @@ def _fill(
         slot.place(file, file_name=name, key=delivery.key, how=how, progress=progress)
         return
     limits = world.limits(delivery.limits)
-    if is_laid(world, delivery, slot, Archive(file, integrity, name, archive, limits), progress):
+    if link_from_cache(world, delivery, slot, Archive(file, integrity, name, archive, limits), progress):
         return
     progress.phase("extract", total=integrity.size)
     file.seek(0)

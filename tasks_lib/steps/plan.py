@@ -59,7 +59,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     worked: Path | None = None  # stands once a command has worked in this directory: what it left is not wanted then
 
 
-class Preparation(msgspec.Struct, frozen=True, kw_only=True):
+class ToolchainBuild(msgspec.Struct, frozen=True, kw_only=True):
     """A toolchain with its directories: `fetches` is where it works, `uploads` where it leaves its output."""
 
     toolchain: Toolchain
@@ -194,7 +194,7 @@ class Plan:
             limits=_limits(fetch),
         )
 
-    def _preparation(self, name: str) -> Preparation:
+    def _preparation(self, name: str) -> ToolchainBuild:
         toolchain = self.definitions.toolchain(name)
         directory = self._build / toolchain.name
         alone = [self._delivery(directory, entry) for entry in toolchain.fetches]
@@ -209,7 +209,7 @@ class Plan:
         output = None
         if toolchain.artifact_name:
             output = self._artifact(toolchain.name, key, toolchain.artifact_name, f"toolchain:{toolchain.name}")
-        return Preparation(
+        return ToolchainBuild(
             toolchain=toolchain,
             key=key,
             directory=directory,

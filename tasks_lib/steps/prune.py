@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from tasks_lib import recipe
-from tasks_lib.cache.maintenance import Item
+from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
 from tasks_lib.definitions import Checksums, Git, Hg, StaticUrl
 from tasks_lib.steps.artifacts import integrity_of
@@ -33,7 +33,7 @@ _WITHIN: Final = "within the bounds"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class PruneLimits:
     """What is asked for; without any, everything goes that no root reaches."""
 
     older_than_s: float | None = None
@@ -41,7 +41,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reach:
+class Referenced:
     """The names of all that some definitions need."""
 
     keys: frozenset[str]
@@ -50,7 +50,7 @@ class Reach:
     repositories: frozenset[str]
     trees: frozenset[str] = frozenset()
 
-    def holds(self, item: Item) -> bool:
+    def holds(self, item: InventoryItem) -> bool:
         """Whether a thing of the cache is needed."""
         if item.kind == "blob":
             return item.name in self.digests
@@ -62,16 +62,16 @@ class Reach:
         return item.name in by_name.get(item.kind, ())
 
 
-class Verdict(NamedTuple):
+class PruneDecision(NamedTuple):
     """One thing, whether it goes, and why; `used_s` is when it was last written or used."""
 
-    item: Item
+    item: InventoryItem
     goes: bool
     why: str
     used_s: float
 
 
-def reach(world: Context, plans: Iterable[Plan]) -> Reach:
+def referenced(world: Context, plans: Iterable[Plan]) -> Referenced:
     """Return what these plans need of the cache, and what they have made of it."""
     keys: set[str] = set()
     digests: set[str] = set()
@@ -95,7 +95,7 @@ def reach(world: Context, plans: Iterable[Plan]) -> Reach:
         result = world.store.result(key) if key else None
         if result is not None:
             digests.add(result.integrity.digest.hex)
-    return Reach(
+    return Referenced(
         keys=frozenset(keys),
         digests=frozenset(digests),
         artifacts=frozenset(artifacts),
@@ -129,9 +129,9 @@ def evidence_keys(source: StaticUrl) -> set[str]:
     return found
 
 
-def judge(
-    items: Iterable[Item], reached: Reach, uses: Mapping[str, int], bounds: Bounds, now_s: float
-) -> list[Verdict]:
+def decide(
+    items: Iterable[InventoryItem], reached: Referenced, uses: Mapping[str, int], bounds: PruneLimits, now_s: float
+) -> list[PruneDecision]:
     """Return what goes and what stays, with the reason of each."""
     age_of = lru_cache(maxsize=None)(format_age)  # most things of a cache have ages of a few days
     verdicts = []
@@ -141,28 +141,28 @@ def judge(
         used_s = max(item.written_s, uses.get(item.name, 0)) if item.kind in _USED else item.written_s
         age_s = now_s - used_s
         if reached.holds(item) and item.path not in finished:
-            verdicts.append(Verdict(item, False, "needed", used_s))
+            verdicts.append(PruneDecision(item, False, "needed", used_s))
         elif age_s < YOUNG_S:  # a time in the future counts as young
-            verdicts.append(Verdict(item, False, "younger than an hour", used_s))
+            verdicts.append(PruneDecision(item, False, "younger than an hour", used_s))
         elif item.kind in _RUBBISH or item.path in finished:
-            verdicts.append(Verdict(item, True, f"left behind, {age_of(int(age_s))} old", used_s))
+            verdicts.append(PruneDecision(item, True, f"left behind, {age_of(int(age_s))} old", used_s))
         elif _is_asked_for(age_s, bounds):
             why = f"no definition needs it, last used {age_of(int(age_s))} ago"
-            verdicts.append(Verdict(item, True, why, used_s))
+            verdicts.append(PruneDecision(item, True, why, used_s))
         else:
-            verdicts.append(Verdict(item, False, _WITHIN, used_s))
+            verdicts.append(PruneDecision(item, False, _WITHIN, used_s))
     return verdicts if bounds.max_size is None else _bounded(verdicts, bounds.max_size, now_s)
 
 
-def removed(
-    verdicts: list[Verdict], bounds: Bounds, discard: Callable[[Item], str], now_s: float
-) -> tuple[list[Verdict], dict[str, str]]:
+def remove(
+    verdicts: list[PruneDecision], bounds: PruneLimits, discard: Callable[[InventoryItem], str], now_s: float
+) -> tuple[list[PruneDecision], dict[str, str]]:
     """Take away what goes; return the verdicts as they then are, and path -> why of what had to stay.
 
     What cannot go (in use, locked) makes room for the next longest unused, where a size is to be met.
 
     Args:
-        verdicts: from `judge`.
+        verdicts: from `decide`.
         bounds: as there.
         discard: takes a thing away and returns why it stays, "" when it went.
         now_s: as there.
@@ -184,20 +184,20 @@ def removed(
     return verdicts, kept
 
 
-def _finished(items: list[Item]) -> frozenset[str]:
+def _finished(items: list[InventoryItem]) -> frozenset[str]:
     """Return the paths of partial downloads whose content is a blob already: a kill left them in that moment."""
     partials = [item for item in items if item.kind == "partial"]
     blobs = {item.name for item in items if item.kind == "blob"} if partials else ()
     return frozenset(item.path for item in partials if item.name.partition(".")[0] in blobs)
 
 
-def _is_asked_for(age_s: float, bounds: Bounds) -> bool:
+def _is_asked_for(age_s: float, bounds: PruneLimits) -> bool:
     if bounds.older_than_s is not None:
         return age_s >= bounds.older_than_s
     return bounds.max_size is None
 
 
-def _bounded(verdicts: list[Verdict], max_size: int, now_s: float) -> list[Verdict]:
+def _bounded(verdicts: list[PruneDecision], max_size: int, now_s: float) -> list[PruneDecision]:
     """Let the longest unused go until the rest fits."""
     names = Counter(one.item.inode for one in verdicts if not one.goes)
     size = size_of(one.item for one in verdicts if not one.goes)
@@ -214,6 +214,6 @@ def _bounded(verdicts: list[Verdict], max_size: int, now_s: float) -> list[Verdi
     return verdicts
 
 
-def size_of(items: Iterable[Item]) -> int:
+def size_of(items: Iterable[InventoryItem]) -> int:
     """Return how many bytes these things take; two names of one file count once."""
     return sum({item.inode: item.size for item in items}.values())

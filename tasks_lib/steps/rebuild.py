@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from tasks_lib.context import Context
-from tasks_lib.errors import StoreError
+from tasks_lib.errors import CacheError
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import adopt, fetch, repack
-from tasks_lib.steps.extract import deliver, slot_of
+from tasks_lib.steps.extract import deliver, extraction_of
 from tasks_lib.steps.plan import Artifact, Delivery, Plan
-from tasks_lib.steps.toolchain import prepare
+from tasks_lib.steps.toolchain import build_toolchain
 
 
 def deliveries(plan: Plan) -> dict[str, Delivery]:
@@ -38,11 +38,11 @@ def remake(world: Context, plan: Plan, task: str, progress: Progress) -> None:
     else:
         preparation = plan.preparation(name)
         for one in preparation.deliveries:
-            if slot_of(one).key() != one.key:
+            if extraction_of(one).key() != one.key:
                 _redeliver(world, plan, one, progress)
-        skipped = prepare(world, preparation, progress)
+        skipped = build_toolchain(world, preparation, progress)
         if skipped:
-            raise StoreError(f"its command was skipped: {skipped}")
+            raise CacheError(f"its command was skipped: {skipped}")
 
 
 def _redeliver(world: Context, plan: Plan, delivery: Delivery, progress: Progress) -> None:

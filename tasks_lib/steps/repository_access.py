@@ -13,17 +13,17 @@ from typing import Final
 from tasks_lib import recipe
 from tasks_lib.context import Context
 from tasks_lib.definitions import Git, Hg
-from tasks_lib.errors import ArchiveError, IntegrityError, OfflineError, StoreError, ToolError, TransportError
+from tasks_lib.errors import ArchiveError, CacheError, IntegrityError, OfflineError, ToolError, TransportError
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.retry import Retry
 from tasks_lib.vcs import git, hg
 from tasks_lib.vcs.environment import fetch_bounds
 from tasks_lib.vcs.git import Objects
-from tasks_lib.vcs.urls import checked, host_of, shown
+from tasks_lib.vcs.urls import check_url, display_url, host_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
+class RepositoryAccess:
     """How the repositories of one definition are reached: `key` is a private key for the host of `source.repo`."""
 
     world: Context
@@ -31,7 +31,7 @@ class Access:
     progress: Progress
     key: Path | None
 
-    def held(self, url: str, commit: str) -> git.Repository | hg.Repository:
+    def held(self, url: str, commit: str) -> git.GitRepository | hg.HgRepository:
         """Return the repository of a URL, which holds the commit.
 
         Raises:
@@ -39,7 +39,7 @@ class Access:
             TransportError: the server did not give it.
             ToolError, StoreUnavailableError, CancelledError: as `Repository.fetch` and `Store.lock`.
         """
-        kind = git.Repository if isinstance(self.source, Git) else hg.Repository
+        kind = git.GitRepository if isinstance(self.source, Git) else hg.HgRepository
         name = recipe.repository_name(self.source, url, commit)
         repository = kind(self.world.store.repository(name), self.world.repositories)
         if repository.holds(commit):
@@ -49,17 +49,17 @@ class Access:
                 self._obtain(repository, url, commit)
         return repository
 
-    def forget(self, repository: git.Repository | hg.Repository) -> None:
+    def forget(self, repository: git.GitRepository | hg.HgRepository) -> None:
         """Drop a repository whose objects are damaged."""
         with self.world.store.lock(repository.directory.name, self.progress):
             repository.forget()
 
-    def _obtain(self, repository: git.Repository | hg.Repository, url: str, commit: str) -> None:
+    def _obtain(self, repository: git.GitRepository | hg.HgRepository, url: str, commit: str) -> None:
         """Fetch a commit, again after a pause where that may help."""
         policy = self.world.settings.policy
         if policy.network == "off" and not url.startswith("file:"):
             raise OfflineError(
-                f"commit {commit} of {shown(url)} is not in the cache, and the network is off",
+                f"commit {commit} of {display_url(url)} is not in the cache, and the network is off",
                 hint="run once without offline=1",
             )
         key = self.key if host_of(url) == host_of(self.source.repo) else None
@@ -69,7 +69,7 @@ class Access:
             try:
                 repository.fetch(url, commit, self.progress, key=key)
             except TransportError as error:
-                if not retry.again(error, self.progress, shown(url)):
+                if not retry.again(error, self.progress, display_url(url)):
                     raise
                 self.progress.warn(f"{error.message}; tried again")
             else:
@@ -77,7 +77,9 @@ class Access:
 
 
 @contextlib.contextmanager
-def access(world: Context, source: Git | Hg, progress: Progress, ssh_key: str = "") -> Iterator[Access]:
+def open_repositories(
+    world: Context, source: Git | Hg, progress: Progress, ssh_key: str = ""
+) -> Iterator[RepositoryAccess]:
     """Give access to the repositories of one definition; a private key lies in a file of its own meanwhile.
 
     Args:
@@ -90,20 +92,22 @@ def access(world: Context, source: Git | Hg, progress: Progress, ssh_key: str = 
         ToolError: the repository may not be asked, or the key that the definition names is not there.
     """
     try:
-        checked(source.repo, (*world.repositories.protocols, "file"))  # a definition that says `file:` asks for it
+        check_url(source.repo, (*world.repositories.protocols, "file"))  # a definition that says `file:` asks for it
     except ValueError as error:
-        raise ToolError(f"{shown(source.repo)} {error}", hint="FETCH_GIT_PROTOCOLS says what may be used") from error
+        raise ToolError(
+            f"{display_url(source.repo)} {error}", hint="FETCH_GIT_PROTOCOLS says what may be used"
+        ) from error
     name = source.ssh_key if isinstance(source, Git) else ""
     text = ssh_key or (_named_key(world, name) if name else "")
     if not text:
-        yield Access(world=world, source=source, progress=progress, key=None)
+        yield RepositoryAccess(world=world, source=source, progress=progress, key=None)
         return
     with tempfile.TemporaryDirectory(prefix="doit-fetch-") as directory:  # mode 0700
         key = Path(directory) / "key"
         descriptor = os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text.rstrip("\n") + "\n")  # OpenSSH refuses a key without its last line feed
-        yield Access(world=world, source=source, progress=progress, key=key)
+        yield RepositoryAccess(world=world, source=source, progress=progress, key=key)
 
 
 def _named_key(world: Context, name: str) -> str:
@@ -120,7 +124,7 @@ def _named_key(world: Context, name: str) -> str:
 
 
 #: What a repository says of a commit that it does not hold whole, or that nobody accepts.
-_UNREADABLE: Final = (ArchiveError, IntegrityError, StoreError, ToolError)
+_UNREADABLE: Final = (ArchiveError, IntegrityError, CacheError, ToolError)
 
 
 def repository_names(world: Context, source: Git | Hg) -> set[str]:
@@ -158,7 +162,7 @@ def _has_none(world: Context, source: Git) -> bool:
 def _submodules(world: Context, source: Git, url: str, commit: str) -> list[tuple[str, str]]:
     """Return URL and commit of each submodule of a commit; nothing when the cache does not hold it."""
     directory = world.store.repository(recipe.repository_name(source, url, commit))
-    repository = git.Repository(directory, world.repositories)
+    repository = git.GitRepository(directory, world.repositories)
     if not repository.holds(commit):
         return []
     limits = world.limits(source.archive)

@@ -13,17 +13,17 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 from tasks_lib import recipe
 from tasks_lib.archive import Entry, Reshape, read
-from tasks_lib.cache.maintenance import Item
+from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.cache.trees import Trees
 from tasks_lib.context import Context
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.errors import ArchiveError, StoreError, StoreUnavailableError
+from tasks_lib.errors import ArchiveError, CacheError, CacheUnavailableError
 from tasks_lib.formats import TREE_VERSION, format_for
 from tasks_lib.fs.copying import can_clone
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Delivery
-from tasks_lib.tree import UNPACKED_VERSION, DamagedTreeError, Slot, Unpacked, remove_tree, unpack
+from tasks_lib.tree import UNPACKED_VERSION, CachedTree, DamagedTreeError, Extraction, remove_tree, unpack
 
 #: Rounds for one delivery: a tree that is damaged goes, a new one is made, and that is placed.
 _ROUNDS: Final = 3
@@ -65,13 +65,13 @@ def tree_key(world: Context, delivery: Delivery, integrity: Integrity) -> str:
     return _key(integrity, delivery.artifact.path.name, world.limits(delivery.limits))
 
 
-def is_laid(world: Context, delivery: Delivery, slot: Slot, archive: Archive, progress: Progress) -> bool:
+def link_from_cache(world: Context, delivery: Delivery, slot: Extraction, archive: Archive, progress: Progress) -> bool:
     """Whether the archive's tree could be placed from the cache; else it has to be extracted.
 
     `auto` clones from an unpacked tree that stands and makes none; `reflink` and `hardlink` make it.
 
     Raises:
-        ArchiveError, TreeError, BlobCorruptError, CancelledError: as `Slot.extract`.
+        ArchiveError, TreeError, BlobCorruptError, CancelledError: as `Extraction.extract`.
     """
     how, trees = world.settings.link_mode, world.store.trees(remove_tree)
     if how == "copy" or not _can_share(world, archive, slot.destination):
@@ -81,7 +81,7 @@ def is_laid(world: Context, delivery: Delivery, slot: Slot, archive: Archive, pr
             with trees.leased(archive.key) as directory:
                 if directory is not None:
                     progress.phase("place")
-                    unpacked = Unpacked(directory)
+                    unpacked = CachedTree(directory)
                     slot.lay(
                         unpacked, name=archive.name, how=how, limits=archive.limits, key=delivery.key, progress=progress
                     )
@@ -94,7 +94,7 @@ def is_laid(world: Context, delivery: Delivery, slot: Slot, archive: Archive, pr
             progress.warn(f"{archive.name}: its unpacked tree in the cache is not used: {error.message}")
             if not _is_dropped(world, trees, archive.key, {error.path: error.message}):
                 return False
-        except StoreUnavailableError as error:
+        except CacheUnavailableError as error:
             progress.warn(f"{archive.name}: extracted, since the cache cannot keep its tree: {error.message}")
             return False
     return False
@@ -138,12 +138,14 @@ def _is_dropped(world: Context, trees: Trees, key: str, differences: dict[str, s
                     file = directory / "tree" / path
                     world.store.upkeep.set_aside(file, f"{file}: {reason}")
         trees.drop(key)
-    except StoreUnavailableError:
+    except CacheUnavailableError:
         return False
     return True
 
 
-def judged(world: Context, items: Iterable[Item], progress: Progress) -> Iterator[tuple[Item, str, str]]:
+def judged(
+    world: Context, items: Iterable[InventoryItem], progress: Progress
+) -> Iterator[tuple[InventoryItem, str, str]]:
     """Yield each unpacked tree, what is wrong with it, and why it could not be judged; "" for nothing.
 
     One that is damaged goes; the next placement makes it again.
@@ -157,14 +159,14 @@ def judged(world: Context, items: Iterable[Item], progress: Progress) -> Iterato
             if directory is None:
                 continue
             try:
-                unpacked = Unpacked(directory)
+                unpacked = CachedTree(directory)
                 differences = _differences(world, unpacked, item.name, progress)
                 if not differences and (unpacked.is_copy() or unpacked.is_touched()):
                     yield item, "", "right, but copied or touched: made again when it is needed"
                     continue
             except DamagedTreeError as error:
                 differences = {"": error.message}
-            except (ArchiveError, StoreError) as error:
+            except (ArchiveError, CacheError) as error:
                 yield item, "", error.message
                 continue
         if differences:
@@ -174,7 +176,7 @@ def judged(world: Context, items: Iterable[Item], progress: Progress) -> Iterato
         yield item, "; ".join(told[:_MOST_KEPT]) + more, ""
 
 
-def _differences(world: Context, unpacked: Unpacked, key: str, progress: Progress) -> dict[str, str]:
+def _differences(world: Context, unpacked: CachedTree, key: str, progress: Progress) -> dict[str, str]:
     archive = _made_of(unpacked.facts())
     if _key(archive[0], archive[1], archive[3]) != key:
         raise DamagedTreeError("its list is of another tree")

@@ -19,18 +19,18 @@ from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.definitions import Checksums, GpgSignature, Minisign, StaticUrl
 from tasks_lib.digest import Integrity
-from tasks_lib.download.unverified import Asked
-from tasks_lib.errors import AllSourcesFailedError, OfflineError, SignatureError, StoreError
+from tasks_lib.download.unverified import UnverifiedRequest
+from tasks_lib.errors import AllSourcesFailedError, CacheError, OfflineError, SignatureError
 from tasks_lib.progress import Progress
-from tasks_lib.signature import MAX_KEYS_BYTES, MAX_SIGNATURE_BYTES, Verdict, listed_digest, verify_minisign
+from tasks_lib.signature import MAX_KEYS_BYTES, MAX_SIGNATURE_BYTES, ValidSignature, listed_digest, verify_minisign
 
 #: Largest list of digests in bytes: 100,000 lines.
 MAX_LIST_BYTES: Final = 16 << 20
 
-Check = Callable[[BinaryIO], Verdict]
+Verifier = Callable[[BinaryIO], ValidSignature]
 
 
-def vouch(
+def verify_signatures(
     world: Context, name: str, source: StaticUrl, verdict: str, progress: Progress
 ) -> Mapping[str, str | int | float]:
     """Verify every signature of a download that the store holds; return what a result should tell of it.
@@ -43,7 +43,7 @@ def vouch(
         StoreUnavailableError, CancelledError: as every step.
     """
     progress.phase("verify")
-    voucher = _Vouching(world, name, source, progress)
+    voucher = _SignatureCheck(world, name, source, progress)
     facts: dict[str, str | int | float] = {}
     with world.store.open(source.integrity) as content:
         for one in source.vouchers:
@@ -71,19 +71,19 @@ def keys_of(path: str) -> bytes:
         ) from error
 
 
-class _Vouching:
+class _SignatureCheck:
     """One download on its way to be verified."""
 
     def __init__(self, world: Context, name: str, source: StaticUrl, progress: Progress) -> None:
         self._world, self._name, self._source, self._progress = world, name, source, progress
 
-    def verdict(self, voucher: GpgSignature | Minisign | Checksums, content: BinaryIO) -> Verdict:
+    def verdict(self, voucher: GpgSignature | Minisign | Checksums, content: BinaryIO) -> ValidSignature:
         if isinstance(voucher, Checksums):
             return self._listed(voucher)
         return self._signed(voucher, content, self._places(voucher.sig_url, self._source.locations))
 
-    def _signed(self, voucher: GpgSignature | Minisign, content: BinaryIO, urls: tuple[str, ...]) -> Verdict:
-        def check(file: BinaryIO) -> Verdict:
+    def _signed(self, voucher: GpgSignature | Minisign, content: BinaryIO, urls: tuple[str, ...]) -> ValidSignature:
+        def check(file: BinaryIO) -> ValidSignature:
             signature = file.read(MAX_SIGNATURE_BYTES + 1)
             if isinstance(voucher, Minisign):
                 return verify_minisign(content, signature, public_key=voucher.public_key, progress=self._progress)
@@ -97,10 +97,10 @@ class _Vouching:
 
         return self._judged("signature", urls, MAX_SIGNATURE_BYTES, check)
 
-    def _listed(self, voucher: Checksums) -> Verdict:
+    def _listed(self, voucher: Checksums) -> ValidSignature:
         urls = self._places(voucher.url, self._source.locations)
 
-        def check(file: BinaryIO) -> Verdict:
+        def check(file: BinaryIO) -> ValidSignature:
             signer = voucher.signed_by
             if signer.sig_url:
                 verdict = self._signed(signer, file, self._places(signer.sig_url, urls))
@@ -129,7 +129,7 @@ class _Vouching:
         """Return where a signature may lie: beside the origin, else beside a mirror."""
         return tuple(dict.fromkeys(template.replace("{url}", url) for url in urls))
 
-    def _judged(self, what: str, urls: tuple[str, ...], limit: int, check: Check) -> Verdict:
+    def _judged(self, what: str, urls: tuple[str, ...], limit: int, check: Verifier) -> ValidSignature:
         """Judge the evidence that is kept, else (or when it is refused) what the network gives now."""
         store = self._world.store
         key = recipe.evidence_key(self._source.integrity, urls[0])
@@ -137,7 +137,7 @@ class _Vouching:
         refusal: SignatureError | None = None
         if kept is not None:
             try:
-                with contextlib.suppress(StoreError), store.open(kept.integrity) as file:
+                with contextlib.suppress(CacheError), store.open(kept.integrity) as file:
                     return check(file)
             except SignatureError as error:
                 refusal = error
@@ -149,7 +149,9 @@ class _Vouching:
 
     def _obtained(self, what: str, urls: tuple[str, ...], limit: int, refusal: SignatureError | None) -> Integrity:
         try:
-            asked = Asked(name=f"{self._name}: its {what}", urls=urls, limit=limit, headers=self._headers(urls[0]))
+            asked = UnverifiedRequest(
+                name=f"{self._name}: its {what}", urls=urls, limit=limit, headers=self._headers(urls[0])
+            )
             return self._world.unpinned.obtain(asked, _Aside(self._progress))
         except (AllSourcesFailedError, OfflineError):
             if refusal is not None:

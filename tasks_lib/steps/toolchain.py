@@ -14,12 +14,12 @@ from typing import Final
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.definitions import Toolchain
-from tasks_lib.errors import CancelledError, StoreUnavailableError, ToolError, TreeError, escaped
+from tasks_lib.errors import CacheUnavailableError, CancelledError, ToolError, TreeError, escaped
 from tasks_lib.fs.system_calls import signal_group
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import adopt, is_published, published_by
-from tasks_lib.steps.extract import deliver, delivered_by, drop_others, slot_of, start_over
-from tasks_lib.steps.plan import Delivery, Preparation
+from tasks_lib.steps.extract import deliver, delivered_by, drop_others, extraction_of, start_over
+from tasks_lib.steps.plan import Delivery, ToolchainBuild
 
 #: Exit status by which a command says "not on this machine". Source: Automake manual, "Scripts-based Testsuites".
 SKIPPED: Final = 77
@@ -29,7 +29,7 @@ _LOOK_S: Final = 0.05
 _CHUNK: Final = 1 << 20
 
 
-def is_prepared(world: Context, preparation: Preparation) -> bool:
+def is_built(world: Context, preparation: ToolchainBuild) -> bool:
     """Whether it stands prepared with this key, its output in the store."""
     if _stamped(preparation.stamp) != preparation.key:
         return False
@@ -38,21 +38,21 @@ def is_prepared(world: Context, preparation: Preparation) -> bool:
     return preparation.output is None or is_published(world, preparation.output)
 
 
-def _is_placed(preparation: Preparation, delivery: Delivery) -> bool:
+def _is_placed(preparation: ToolchainBuild, delivery: Delivery) -> bool:
     """Whether a file stands as it was placed; what a command has worked with is its own."""
-    slot = slot_of(delivery)
+    slot = extraction_of(delivery)
     return slot.key() == delivery.key if preparation.worked.exists() else slot.holds(delivery.key)
 
 
-def prepared_by(world: Context, preparation: Preparation) -> list[str]:
-    """Return the files on which `is_prepared` depends."""
+def built_by(world: Context, preparation: ToolchainBuild) -> list[str]:
+    """Return the files on which `is_built` depends."""
     placed = [one for one in preparation.deliveries if one.entry.delivery == "place"]
     files = [path for one in placed for path in delivered_by(one)]
     output = published_by(world, preparation.output) if preparation.output is not None else []
     return [str(preparation.stamp), str(preparation.worked), *files, *output]
 
 
-def prepare(world: Context, preparation: Preparation, progress: Progress) -> str:
+def build_toolchain(world: Context, preparation: ToolchainBuild, progress: Progress) -> str:
     """Place what is not extracted, run the command, keep its output; return "" or why it was skipped.
 
     An output that the store holds under this key is adopted: the command does not run.
@@ -105,7 +105,7 @@ def _stamped(stamp: Path) -> str:
         return ""
 
 
-def _build(world: Context, preparation: Preparation, progress: Progress) -> str:
+def _build(world: Context, preparation: ToolchainBuild, progress: Progress) -> str:
     from tasks_lib.tree import remove_tree  # what extracts is loaded when a tree is looked at
 
     if not _has_command(preparation):
@@ -130,12 +130,12 @@ def _build(world: Context, preparation: Preparation, progress: Progress) -> str:
     return ""
 
 
-def _has_command(preparation: Preparation) -> bool:
+def _has_command(preparation: ToolchainBuild) -> bool:
     run = preparation.toolchain.run
     return run is not None and bool(run.command or run.script)
 
 
-def _complete(world: Context, preparation: Preparation, progress: Progress) -> None:
+def _complete(world: Context, preparation: ToolchainBuild, progress: Progress) -> None:
     """Deliver what is not there; where a command has worked all goes first, and then nothing is."""
     if not all(_is_there(preparation, one) for one in preparation.deliveries):
         start_over(world, preparation.worked, progress)
@@ -144,14 +144,14 @@ def _complete(world: Context, preparation: Preparation, progress: Progress) -> N
             deliver(world, delivery, progress)
 
 
-def _is_there(preparation: Preparation, delivery: Delivery) -> bool:
+def _is_there(preparation: ToolchainBuild, delivery: Delivery) -> bool:
     """Whether a fetch is placed, or was extracted by its task, and not removed since."""
     if delivery.entry.delivery == "place":
         return _is_placed(preparation, delivery)
-    return slot_of(delivery).key() == delivery.key
+    return extraction_of(delivery).key() == delivery.key
 
 
-def _keep(world: Context, preparation: Preparation) -> None:
+def _keep(world: Context, preparation: ToolchainBuild) -> None:
     run, output = preparation.toolchain.run, preparation.output
     if run is None or output is None:
         raise AssertionError("only a command leaves an output")
@@ -169,7 +169,7 @@ def _keep(world: Context, preparation: Preparation) -> None:
     world.store.publish(integrity, output.path)
 
 
-def _execute(world: Context, preparation: Preparation, progress: Progress) -> int:
+def _execute(world: Context, preparation: ToolchainBuild, progress: Progress) -> int:
     """Run the command in its own process group, its output into the log; return its exit status."""
     command = _command(preparation)
     progress.phase("run", command=escaped(" ".join(command))[:200])
@@ -187,7 +187,7 @@ def _execute(world: Context, preparation: Preparation, progress: Progress) -> in
             return _waited(process, progress)
     except OSError as error:
         if error.filename == str(preparation.log):
-            raise StoreUnavailableError(f"cannot write {preparation.log}: {error.strerror}") from error
+            raise CacheUnavailableError(f"cannot write {preparation.log}: {error.strerror}") from error
         raise ToolError(
             f"toolchain {preparation.toolchain.name}: cannot execute {escaped(command[0])}: {error.strerror}",
             hint="is it there, and executable?",
@@ -215,7 +215,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _command(preparation: Preparation) -> list[str]:
+def _command(preparation: ToolchainBuild) -> list[str]:
     run = preparation.toolchain.run
     if run is None:
         raise AssertionError("only a toolchain with `run` is executed")
@@ -224,7 +224,7 @@ def _command(preparation: Preparation) -> list[str]:
     return [str(Path(run.script.path).absolute()), *run.arguments]
 
 
-def _environment(world: Context, preparation: Preparation) -> dict[str, str]:
+def _environment(world: Context, preparation: ToolchainBuild) -> dict[str, str]:
     """Return what the command sees. Source: Taskgraph's `fetches`: MOZ_FETCHES, MOZ_FETCHES_DIR, UPLOAD_DIR."""
     run = preparation.toolchain.run
     told = sorted((_told(one) for one in preparation.deliveries), key=lambda entry: str(entry["artifact"]))

@@ -19,15 +19,15 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
-from tasks_lib.cache import Store
-from tasks_lib.cache.maintenance import Item
+from tasks_lib.cache import Cache
+from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
-from tasks_lib.errors import FetchError, SettingError, StoreError
+from tasks_lib.errors import CacheError, FetchError, SettingError
 from tasks_lib.fs.system_calls import usable_cores
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.steps.artifacts import integrity_of
-from tasks_lib.steps.extract import compare, slot_of
-from tasks_lib.steps.plan import Artifact, Delivery, Plan, Preparation
+from tasks_lib.steps.extract import compare, extraction_of
+from tasks_lib.steps.plan import Artifact, Delivery, Plan, ToolchainBuild
 from tasks_lib.steps.rebuild import deliveries, remake
 from tasks_lib.steps.shared_trees import judged, tree_key
 from tasks_lib.tree import remove_tree
@@ -46,7 +46,7 @@ class Damage(NamedTuple):
 
 
 @dataclass
-class Report:
+class VerifyReport:
     """What was looked at and found; `missing` is not made yet, `unchecked` could not be judged and says why."""
 
     checked: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -66,7 +66,7 @@ class Verification:
     names: Sequence[str]
     progress: Progress
 
-    def run(self, tell: Callable[[Damage], None], *, repair: Literal["no", "yes"] = "no") -> Report:
+    def run(self, tell: Callable[[Damage], None], *, repair: Literal["no", "yes"] = "no") -> VerifyReport:
         """Look at everything that is asked for; `tell` hears of each damage at once.
 
         Args:
@@ -78,7 +78,7 @@ class Verification:
             StoreUnavailableError: the cache cannot be read.
             CancelledError: the run was asked to stop.
         """
-        report = Report()
+        report = VerifyReport()
         chosen = self._chosen()
         looks = (self._stored, self._published, self._unpacked, self._delivered)
         for found in (look(chosen, report) for look in looks):
@@ -110,7 +110,7 @@ class Verification:
             chosen.update(found)
         return frozenset(chosen)
 
-    def _toolchains(self) -> dict[str, Preparation]:
+    def _toolchains(self) -> dict[str, ToolchainBuild]:
         return {name: self.plan.preparation(name) for name in self.plan.definitions.toolchains}
 
     def _makers(self) -> dict[str, Artifact]:
@@ -122,7 +122,7 @@ class Verification:
 
     # --- looking
 
-    def _stored(self, chosen: frozenset[str], report: Report) -> Iterator[Damage]:
+    def _stored(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
         """Yield damaged blobs and results."""
         needed = defaultdict(list)
         for task, artifact in self._makers().items():
@@ -141,14 +141,14 @@ class Verification:
             if reason:
                 yield Damage(item.kind, item.name, reason, tuple(needed.get(item.name, ())))
 
-    def _inspected(self, items: list[Item]) -> Iterator[tuple[Item, str]]:
-        for item, reason in inspected(self.world.store, items, self.progress):
+    def _inspected(self, items: list[InventoryItem]) -> Iterator[tuple[InventoryItem, str]]:
+        for item, reason in run_inspections(self.world.store, items, self.progress):
             if item.kind == "blob":
                 self.progress.advance(item.size)
             self.progress.check()
             yield item, reason
 
-    def _published(self, chosen: frozenset[str], report: Report) -> Iterator[Damage]:
+    def _published(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
         """Yield artifacts under human names that are not their blob any more."""
         for task, artifact in self._makers().items():
             integrity = integrity_of(self.world, artifact)
@@ -160,7 +160,7 @@ class Verification:
                 self.world.store.upkeep.set_aside(artifact.path, reason)
                 yield Damage("artifact", str(artifact.path), reason, (task,))
 
-    def _unpacked(self, chosen: frozenset[str], report: Report) -> Iterator[Damage]:
+    def _unpacked(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
         """Yield unpacked trees of the cache that are not what their archive gives; those who stand placed need them."""
         items = [item for item in self.world.store.upkeep.items() if item.kind == "tree"] if self._has_trees() else []
         placed: dict[str, list[str]] = defaultdict(list)
@@ -168,7 +168,7 @@ class Verification:
             integrity = integrity_of(self.world, delivery.artifact)
             if integrity is not None and (not self.names or task in chosen):
                 key = tree_key(self.world, delivery, integrity)
-                placed[key] += [task] if slot_of(delivery).key() == delivery.key else []
+                placed[key] += [task] if extraction_of(delivery).key() == delivery.key else []
         items = [item for item in items if not self.names or item.name in placed]
         for item, reason, unjudged in judged(self.world, items, self.progress):
             if unjudged:
@@ -181,7 +181,7 @@ class Verification:
     def _has_trees(self) -> bool:
         return self.world.store.trees(remove_tree).any()
 
-    def _delivered(self, chosen: frozenset[str], report: Report) -> Iterator[Damage]:
+    def _delivered(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
         """Yield trees and placed files that are not what was delivered."""
         worked = {
             one.record
@@ -191,14 +191,14 @@ class Verification:
         }
         for task, delivery in self._deliveries().items():
             owner = f"toolchain:{task.removeprefix('extract:').partition('/')[0]}"
-            if not chosen & {task, owner} or slot_of(delivery).key() != delivery.key:
+            if not chosen & {task, owner} or extraction_of(delivery).key() != delivery.key:
                 continue
             if delivery.record in worked:
                 report.unchecked.append(f"{task}: a command has worked in it")
                 continue
             yield from self._compared(task, delivery, report)
 
-    def _compared(self, task: str, delivery: Delivery, report: Report) -> Iterator[Damage]:
+    def _compared(self, task: str, delivery: Delivery, report: VerifyReport) -> Iterator[Damage]:
         try:
             differences = compare(self.world, delivery, self.progress)
         except FetchError as error:
@@ -207,7 +207,7 @@ class Verification:
         report.checked["tree"] += 1
         if not differences:
             return
-        slot_of(delivery).distrust(self.progress)
+        extraction_of(delivery).distrust(self.progress)
         for path in [path for path, reason in differences.items() if "content" in reason][:_MOST_NAMED]:
             self.world.store.upkeep.set_aside(
                 delivery.destination / path, f"{delivery.destination / path}: content changed"
@@ -216,7 +216,7 @@ class Verification:
         more = f"; and {len(told) - _MOST_NAMED} more" if len(told) > _MOST_NAMED else ""
         yield Damage("tree", str(delivery.destination), "; ".join(told[:_MOST_NAMED]) + more, (task,))
 
-    def _repair(self, tasks: Iterable[str], report: Report) -> None:
+    def _repair(self, tasks: Iterable[str], report: VerifyReport) -> None:
         for task in dict.fromkeys(tasks):
             try:
                 remake(self.world, self.plan, task, self.progress)
@@ -232,15 +232,17 @@ _WORTH_A_PROCESS: Final = 32 << 20
 _CHUNK: Final = 16
 
 #: What a worker inspects with; set in workers only, right after they begin.
-_store: list[Store] = []
+_store: list[Cache] = []
 
 
-def inspected(store: Store, items: list[Item], progress: Progress) -> Iterator[tuple[Item, str]]:
-    """Yield each thing with what is wrong with it, "" for nothing, in their order; see `Store.inspect`.
+def run_inspections(
+    store: Cache, items: list[InventoryItem], progress: Progress
+) -> Iterator[tuple[InventoryItem, str]]:
+    """Yield each thing with what is wrong with it, "" for nothing, in their order; see `Cache.inspect`.
 
     Raises:
         StoreError: a worker ended without a word.
-        StoreUnavailableError, CancelledError: as `Store.inspect`.
+        StoreUnavailableError, CancelledError: as `Cache.inspect`.
     """
     workers = min(usable_cores(), len(items), 1 + sum(item.size for item in items) // _WORTH_A_PROCESS)
     if workers < 2:
@@ -259,7 +261,7 @@ def inspected(store: Store, items: list[Item], progress: Progress) -> Iterator[t
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         yield from zip(items, found, strict=True)
     except BrokenProcessPool as error:
-        raise StoreError("a process that reads the cache was killed", hint="is there memory enough?") from error
+        raise CacheError("a process that reads the cache was killed", hint="is there memory enough?") from error
     except BaseException:
         for process in multiprocessing.active_children():
             process.terminate()
@@ -268,7 +270,7 @@ def inspected(store: Store, items: list[Item], progress: Progress) -> Iterator[t
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(store: Store) -> None:
+def _begin(store: Cache) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the first process decides
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     _store.append(store)
@@ -282,5 +284,5 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _inspect(item: Item) -> str:
+def _inspect(item: InventoryItem) -> str:
     return _store[0].upkeep.inspect(item, Silent())

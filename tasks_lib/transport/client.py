@@ -15,12 +15,12 @@ from typing import Final
 
 from tasks_lib.errors import HttpStatusError, RedirectError, TransportError, escaped
 from tasks_lib.network import TransportSettings
-from tasks_lib.transport.connect import Network, dial, tunnel
+from tasks_lib.transport.connect import Network, connect, open_tunnel
 from tasks_lib.transport.deadline import Deadline, nothing
-from tasks_lib.transport.deadline_socket import Line
-from tasks_lib.transport.http_connection import Answer, Route, Wire
+from tasks_lib.transport.deadline_socket import DeadlineSocket
+from tasks_lib.transport.http_connection import HttpConnections, RawResponse, Route
 from tasks_lib.transport.proxy import PROXY_HINT, Proxy, basic, proxy_for
-from tasks_lib.transport.response import Response, Span, judge
+from tasks_lib.transport.response import ByteRange, Response, check_response
 from tasks_lib.transport.tls import context_for
 from tasks_lib.transport.urls import Origin, next_url, redacted, safe_origin
 
@@ -40,7 +40,7 @@ class Transport:
     def __init__(self, settings: TransportSettings | None = None, refusal: Callable[[str], str] = nobody) -> None:
         """Make it; `refusal` says of a host why a redirect to it is not followed, "" when it is."""
         self.settings, self._refusal = settings or TransportSettings(), refusal
-        self._wire = Wire(self._dialled)
+        self._wire = HttpConnections(self._dialled)
         self._lock = threading.Lock()
         self._context: ssl.SSLContext | None = None
         self._netrc, self._unread = _netrc_of(self.settings.netrc)
@@ -81,7 +81,7 @@ class Transport:
             CancelledError: `check` raised it.
         """
         deadline = Deadline(self.settings, ends or time.monotonic() + self.settings.total_s(size), check, asked)
-        span = Span(offset, size if stop < 0 else stop, size)
+        span = ByteRange(offset, size if stop < 0 else stop, size)
         final, answer = self._follow(url, headers, self._asked(span, validator), deadline)
         try:
             start = self._judged(answer, span, validator, deadline)
@@ -89,16 +89,16 @@ class Transport:
         finally:
             answer.close()
 
-    def _judged(self, answer: Answer, span: Span, validator: str, deadline: Deadline) -> int:
-        """As `judge`; whoever was refused for want of a login learns that there may be one that cannot be read."""
+    def _judged(self, answer: RawResponse, span: ByteRange, validator: str, deadline: Deadline) -> int:
+        """As `check_response`; a refusal for want of a login names a netrc file that cannot be read."""
         try:
-            return judge(answer, span, validator, deadline)
+            return check_response(answer, span, validator, deadline)
         except HttpStatusError as error:
             if self._unread and error.status in (401, 403):
                 error.hint = f"no login was sent, since {self._unread}; correct that file"
             raise
 
-    def _asked(self, span: Span, validator: str) -> dict[str, str]:
+    def _asked(self, span: ByteRange, validator: str) -> dict[str, str]:
         asked = {"User-Agent": self._agent, "Accept": "*/*", "Accept-Encoding": "identity"}
         if not span.is_whole:
             asked |= {"Range": span.header} | ({"If-Range": validator} if validator else {})
@@ -106,7 +106,7 @@ class Transport:
 
     def _follow(
         self, url: str, secret: Mapping[str, str], asked: Mapping[str, str], deadline: Deadline
-    ) -> tuple[str, Answer]:
+    ) -> tuple[str, RawResponse]:
         home = safe_origin(url)
         secret = self._with_login(home, secret)
         for _ in range(MAX_REDIRECTS + 1):
@@ -143,7 +143,7 @@ class Transport:
     def _route(self, origin: Origin) -> Route:
         return origin, proxy_for(origin, self.settings.proxies, self.settings.no_proxy)
 
-    def _dialled(self, route: Route, deadline: Deadline) -> Line:
+    def _dialled(self, route: Route, deadline: Deadline) -> DeadlineSocket:
         """Return a new line to an origin, through its proxy when it has one.
 
         Raises:
@@ -151,7 +151,7 @@ class Transport:
         """
         origin, proxy = route
         if proxy is None:
-            line = Line(dial(origin.host, origin.port, deadline, self._denied), deadline)
+            line = DeadlineSocket(connect(origin.host, origin.port, deadline, self._denied), deadline)
         else:
             line = _through(proxy, origin, deadline)
         try:
@@ -169,14 +169,14 @@ class Transport:
             return self._context
 
 
-def _through(proxy: Proxy, origin: Origin, deadline: Deadline) -> Line:
+def _through(proxy: Proxy, origin: Origin, deadline: Deadline) -> DeadlineSocket:
     """Return a line to a proxy, which is the user's choice wherever it stands, or through it for https."""
     deadline.host = f"{proxy.host}:{proxy.port} (proxy)"
     line = None
     try:
-        line = Line(dial(proxy.host, proxy.port, deadline, ()), deadline)
+        line = DeadlineSocket(connect(proxy.host, proxy.port, deadline, ()), deadline)
         if origin.scheme == "https":
-            tunnel(line, origin, proxy, deadline)
+            open_tunnel(line, origin, proxy, deadline)
     except BaseException as error:
         if line is not None:
             line.close()

@@ -16,9 +16,9 @@ import time
 from typing import Any, Final, cast
 
 from tasks_lib.errors import TransportError, UnreachableError, escaped
-from tasks_lib.gil import waiting
+from tasks_lib.gil import released
 from tasks_lib.transport.deadline import LOOK_S, Deadline
-from tasks_lib.transport.deadline_socket import Line
+from tasks_lib.transport.deadline_socket import DeadlineSocket
 from tasks_lib.transport.proxy import LOGIN_HINT, Proxy
 from tasks_lib.transport.response import TRANSIENT
 from tasks_lib.transport.urls import Origin
@@ -28,11 +28,11 @@ _ATTEMPT_DELAY_S: Final = 0.25
 #: Most addresses of one name that are tried.
 _MAX_ADDRESSES: Final = 16
 
-Address = tuple[int, Any]  # family, what connect takes
+SocketAddress = tuple[int, Any]  # family, what connect takes
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-def dial(host: str, port: int, deadline: Deadline, denied: tuple[Network, ...]) -> socket.socket:
+def connect(host: str, port: int, deadline: Deadline, denied: tuple[Network, ...]) -> socket.socket:
     """Return a socket that is connected to `host`, over whichever of its addresses answers first.
 
     Raises:
@@ -51,13 +51,13 @@ def dial(host: str, port: int, deadline: Deadline, denied: tuple[Network, ...]) 
     return _Race(_alternating(allowed)[:_MAX_ADDRESSES], deadline).run()
 
 
-def _is_denied(address: Address, denied: tuple[Network, ...]) -> bool:
+def _is_denied(address: SocketAddress, denied: tuple[Network, ...]) -> bool:
     one = ipaddress.ip_address(address[1][0].partition("%")[0])
     one = getattr(one, "ipv4_mapped", None) or one
     return any(one.version == network.version and one in network for network in denied)
 
 
-def _alternating(addresses: list[Address]) -> list[Address]:
+def _alternating(addresses: list[SocketAddress]) -> list[SocketAddress]:
     """Return the addresses with the families in turn, the first one's first. Source: RFC 8305 section 4."""
     first = [one for one in addresses if one[0] == addresses[0][0]]
     second = [one for one in addresses if one[0] != addresses[0][0]]
@@ -65,12 +65,12 @@ def _alternating(addresses: list[Address]) -> list[Address]:
     return [one for pair in pairs for one in pair if one is not None]
 
 
-def _resolved(host: str, port: int, deadline: Deadline) -> list[Address]:
+def _resolved(host: str, port: int, deadline: Deadline) -> list[SocketAddress]:
     """Ask the resolver in a thread of its own: it knows no deadline."""
     with contextlib.suppress(ValueError):
         family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
         return [(family, (host, port))]
-    answers: queue.SimpleQueue[list[Address] | OSError | UnicodeError] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[list[SocketAddress] | OSError | UnicodeError] = queue.SimpleQueue()
 
     def ask() -> None:
         try:
@@ -81,7 +81,7 @@ def _resolved(host: str, port: int, deadline: Deadline) -> list[Address]:
 
     threading.Thread(target=ask, name="resolver", daemon=True).start()
     while True:
-        with contextlib.suppress(queue.Empty), waiting:
+        with contextlib.suppress(queue.Empty), released:
             answer = answers.get(timeout=min(LOOK_S, deadline.left_s()))
             if isinstance(answer, list) and answer:
                 return answer
@@ -91,7 +91,7 @@ def _resolved(host: str, port: int, deadline: Deadline) -> list[Address]:
 class _Race:
     """Connects to several addresses, each a little after the one before; the first that answers wins."""
 
-    def __init__(self, addresses: list[Address], deadline: Deadline) -> None:
+    def __init__(self, addresses: list[SocketAddress], deadline: Deadline) -> None:
         self._waiting, self._deadline = addresses, deadline
         self._running: dict[int, socket.socket] = {}
         self._poll = select.poll()
@@ -151,7 +151,7 @@ class _Race:
         wait_s = min(LOOK_S, self._deadline.left_s())
         if self._waiting:
             wait_s = min(wait_s, max(0.0, self._next_at - time.monotonic()))
-        with waiting:
+        with released:
             answered = self._poll.poll(wait_s * 1000)
         for descriptor, _ in answered:
             sock = self._running[descriptor]
@@ -164,7 +164,7 @@ class _Race:
         return None
 
 
-def tunnel(line: Line, origin: Origin, proxy: Proxy, deadline: Deadline) -> None:
+def open_tunnel(line: DeadlineSocket, origin: Origin, proxy: Proxy, deadline: Deadline) -> None:
     """Have `proxy` connect `line` to `origin`.
 
     Raises:

@@ -14,7 +14,7 @@ import time
 from typing import Any, Final
 
 from tasks_lib.errors import TransportError
-from tasks_lib.gil import waiting
+from tasks_lib.gil import released
 from tasks_lib.transport.deadline import LOOK_S, Deadline
 from tasks_lib.transport.tls import refused
 
@@ -24,7 +24,7 @@ _NOT_YET: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _BUFFER: Final = 64 << 10
 
 
-class Line:
+class DeadlineSocket:
     """A connection; serves one attempt at a time."""
 
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
@@ -105,7 +105,7 @@ class Line:
     def makefile(self, *_arguments: Any, **_options: Any) -> io.BufferedReader:
         """Return a file that reads from here; the socket lives as long as it does."""
         self._readers += 1
-        return io.BufferedReader(_Stream(self), _BUFFER)
+        return io.BufferedReader(_SocketReader(self), _BUFFER)
 
     def settimeout(self, _seconds: float | None) -> None:
         """Nothing: the deadline decides."""
@@ -144,17 +144,17 @@ class Line:
         while True:
             left_s = min(LOOK_S, self._deadline.left_s())
             begun = time.monotonic()
-            with waiting:
+            with released:
                 ready = self._poll.poll(left_s * 1000)
             self._deadline.waited(time.monotonic() - begun)
             if ready:
                 return
 
 
-class _Stream(io.RawIOBase):
+class _SocketReader(io.RawIOBase):
     """The reading side of a line as a file."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: DeadlineSocket) -> None:
         self._line = line
 
     def readable(self) -> bool:

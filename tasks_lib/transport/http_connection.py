@@ -1,4 +1,4 @@
-"""The wire: requests carries a request over a urllib3 connection whose socket is a `Line` of ours.
+"""The wire: requests carries a request over a urllib3 connection whose socket is a `DeadlineSocket` of ours.
 
 requests' session is not used: merging its cookies, hooks and environment costs more than the request itself, and each
 of them is applied on purpose elsewhere. What a library raises becomes an error of the house here.
@@ -21,7 +21,7 @@ from urllib3.util import Retry
 
 from tasks_lib.errors import StalledError, TransportError, escaped
 from tasks_lib.transport.deadline import Deadline
-from tasks_lib.transport.deadline_socket import Line
+from tasks_lib.transport.deadline_socket import DeadlineSocket
 from tasks_lib.transport.proxy import Proxy
 from tasks_lib.transport.urls import Origin, target_of
 
@@ -31,7 +31,7 @@ CHUNK: Final = 1 << 20
 _MAX_IDLE: Final = 32
 
 Route = tuple[Origin, Proxy | None]
-Dial = Callable[[Route, Deadline], Line]
+Dial = Callable[[Route, Deadline], DeadlineSocket]
 
 _serving = threading.local()
 
@@ -101,7 +101,7 @@ def _framing_of(fields: http.client.HTTPMessage) -> list[tuple[str, str]]:
     return framing
 
 
-class _Head(http.client.HTTPResponse):
+class _ResponseHead(http.client.HTTPResponse):
     """A response that skips every interim response (Python skips 100 only) and parses ordinary fields fast."""
 
     def begin(self, **options: Any) -> None:
@@ -124,7 +124,7 @@ class _Head(http.client.HTTPResponse):
 class _Connection(urllib3.connection.HTTPConnection):
     """A connection along a route; it serves the attempt of the thread that uses it."""
 
-    response_class = _Head
+    response_class = _ResponseHead
 
     def __init__(self, *arguments: Any, route: Route, dial: Dial, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -181,13 +181,13 @@ class _Adapter(HTTPAdapter):
         return resp
 
 
-class Wire:
+class HttpConnections:
     """Sends requests; shared by all threads of a run."""
 
     def __init__(self, dial: Dial) -> None:
         self._adapter = _Adapter(dial)
 
-    def ask(self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline) -> Answer:
+    def ask(self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline) -> RawResponse:
         """Send a GET and read the head of its answer; a kept connection that turns out dead is replaced, unseen.
 
         Raises:
@@ -197,12 +197,12 @@ class Wire:
             try:
                 return self._once(route, url, headers, deadline)
             except TransportError as error:
-                line: Line | None = _serving.line
+                line: DeadlineSocket | None = _serving.line
                 if line is None or line.is_fresh or line.was_heard or isinstance(error, StalledError):
                     raise
         return self._once(route, url, headers, deadline)
 
-    def _once(self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline) -> Answer:
+    def _once(self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline) -> RawResponse:
         _serving.deadline, _serving.line = deadline, None
         origin, proxy = route
         request = requests.PreparedRequest()
@@ -213,8 +213,8 @@ class Wire:
         request.headers = cast(Any, own)
         vars(request).update(route=route, target=target)
         try:
-            with translated(deadline):
-                return Answer(self._adapter.send(request, stream=True), deadline)
+            with translate_errors(deadline):
+                return RawResponse(self._adapter.send(request, stream=True), deadline)
         except BaseException:
             if _serving.line is not None:
                 _serving.line.abandon()
@@ -222,7 +222,7 @@ class Wire:
 
 
 @contextlib.contextmanager
-def translated(deadline: Deadline) -> Iterator[None]:
+def translate_errors(deadline: Deadline) -> Iterator[None]:
     """Turn what the libraries say of an answer into an error of the house; sockets speak for themselves.
 
     Raises:
@@ -249,7 +249,7 @@ def _reason(error: BaseException) -> str:
     return escaped(" ".join(str(error).split())[:160]) or type(error).__name__
 
 
-class Answer:
+class RawResponse:
     """The head of an answer, and its body as it comes."""
 
     def __init__(self, response: Any, deadline: Deadline) -> None:

@@ -11,10 +11,10 @@ from typing import Final
 from tasks_lib.errors import HttpStatusError, TransportError, escaped
 from tasks_lib.retry import retry_after_s
 from tasks_lib.transport.deadline import Deadline
-from tasks_lib.transport.http_connection import CHUNK, Answer
+from tasks_lib.transport.http_connection import CHUNK, RawResponse
 from tasks_lib.transport.proxy import LOGIN_HINT
 
-__all__ = ["CHUNK", "Response", "Span", "judge"]
+__all__ = ["CHUNK", "ByteRange", "Response", "check_response"]
 
 #: Status codes after which the same request may succeed. Source: RFC 9110 section 15, RFC 6585 section 4; 52x are
 #: what a content delivery network says of its origin.
@@ -31,7 +31,7 @@ _MAX_VALIDATOR: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ByteRange:
     """The bytes that were asked for: from `start` to before `stop` of `size`; all of them when `start` is 0."""
 
     start: int
@@ -60,7 +60,7 @@ class Response:
     status: int
     headers: Mapping[str, str]
     start: int
-    _answer: Answer
+    _answer: RawResponse
     _deadline: Deadline
 
     @property
@@ -116,7 +116,7 @@ def _kind(headers: Mapping[str, str]) -> str:
     return headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
-def judge(answer: Answer, span: Span, validator: str, deadline: Deadline) -> int:
+def check_response(answer: RawResponse, span: ByteRange, validator: str, deadline: Deadline) -> int:
     """Return the offset at which the body begins: 0, or `span.start` for a 206 that is exactly what was asked.
 
     Raises:
@@ -144,7 +144,7 @@ def judge(answer: Answer, span: Span, validator: str, deadline: Deadline) -> int
     return 0
 
 
-def _misfit(answer: Answer, span: Span, validator: str) -> str:
+def _misfit(answer: RawResponse, span: ByteRange, validator: str) -> str:
     """Return how a 206 differs from what was asked, "" when it does not. Source: RFC 9110 section 15.3.7."""
     given = answer.headers.get("Content-Range", "").strip()
     if given.lower() != f"bytes {span.start}-{span.stop - 1}/{span.size}":
@@ -158,7 +158,7 @@ def _misfit(answer: Answer, span: Span, validator: str) -> str:
     return "" if encoding in ("", "identity") else f"Content-Encoding {escaped(encoding[:40])}"
 
 
-def first_words(answer: Answer, deadline: Deadline) -> str:
+def first_words(answer: RawResponse, deadline: Deadline) -> str:
     """Return the beginning of a text answer, so that a login page is recognised at once; "" for other kinds."""
     kind = _kind(answer.headers)
     if not (kind.startswith("text/") or kind.endswith(("json", "xml"))):

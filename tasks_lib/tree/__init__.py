@@ -5,16 +5,16 @@ nothing; symlinks come last; only a whole, judged tree is renamed into place. Wh
 the tree, so that no archive can forge it.
 """
 
-from tasks_lib.tree.cached_tree import UNPACKED_VERSION, DamagedTreeError, Unpacked, unpack
-from tasks_lib.tree.extraction import Slot
+from tasks_lib.tree.cached_tree import UNPACKED_VERSION, CachedTree, DamagedTreeError, unpack
+from tasks_lib.tree.extraction import Extraction
 from tasks_lib.tree.stale_entries import drop_strays, start_over
 from tasks_lib.tree.writer import remove_tree
 
 __all__ = [
     "UNPACKED_VERSION",
+    "CachedTree",
     "DamagedTreeError",
-    "Slot",
-    "Unpacked",
+    "Extraction",
     "drop_strays",
     "remove_tree",
     "start_over",

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tasks_lib.archive import Entry
-from tasks_lib.errors import StoreError, escaped
+from tasks_lib.errors import CacheError, escaped
 from tasks_lib.fs.copying import LinkMode, place_named
-from tasks_lib.fs.dirfd import Descent
+from tasks_lib.fs.dirfd import DirectoryChain
 from tasks_lib.fs.fingerprint import RACY_NS, Fingerprint
 from tasks_lib.progress import Progress
 from tasks_lib.tree.compare import Comparison
-from tasks_lib.tree.manifest import Line, RecordWriter, lines
+from tasks_lib.tree.manifest import ManifestEntry, ManifestWriter, read_manifest
 from tasks_lib.tree.writer import TreeWriter
 
 #: Raise when the list or the files of an unpacked tree become others.
@@ -33,7 +33,7 @@ _MODES: Final = (0o444, 0o555)
 _Put = Callable[[bytes, int, int], None]
 
 
-class DamagedTreeError(StoreError):
+class DamagedTreeError(CacheError):
     """An unpacked tree is not what it was; `path` is the file in it that shows it, "" for its list."""
 
     def __init__(self, message: str, *, path: str = "") -> None:
@@ -41,7 +41,7 @@ class DamagedTreeError(StoreError):
         self.path = path
 
 
-class _Row(NamedTuple):
+class _CachedEntry(NamedTuple):
     """A line of the list: as in a record, then what identifies a file."""
 
     path: str
@@ -78,22 +78,22 @@ def unpack(
     """
     root = directory / "tree"
     root.mkdir(mode=0o755)
-    record = RecordWriter(directory / "record", "", "")
+    record = ManifestWriter(directory / "record", "", "")
     try:
         with TreeWriter(root, record, progress, copies, _MODES) as writer:
             fill(writer)
             writer.finish()
         record.close()
-        _list(directory, lines(record.path), facts)
+        _list(directory, read_manifest(record.path), facts)
     finally:
         record.discard()
     time.sleep(RACY_NS / 1e9)  # a later write has another time
 
 
-def _list(directory: Path, made: Iterator[Line], facts: Mapping[str, Any]) -> None:
+def _list(directory: Path, made: Iterator[ManifestEntry], facts: Mapping[str, Any]) -> None:
     digest = hashlib.sha256()
     descriptor = os.open(directory / "list", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
-    with os.fdopen(descriptor, "wb") as file, Descent(directory / "tree") as descent:
+    with os.fdopen(descriptor, "wb") as file, DirectoryChain(directory / "tree") as descent:
 
         def put(value: object) -> None:
             text = json.dumps(value).encode("ascii") + b"\n"
@@ -112,7 +112,7 @@ def _list(directory: Path, made: Iterator[Line], facts: Mapping[str, Any]) -> No
         put(digest.hexdigest())
 
 
-class Unpacked:
+class CachedTree:
     """The unpacked tree in `directory`; hold its lease."""
 
     def __init__(self, directory: Path) -> None:
@@ -151,7 +151,7 @@ class Unpacked:
         """
         if self.is_copy():
             raise DamagedTreeError("it was copied from somewhere else")
-        with Descent(self.root) as there:
+        with DirectoryChain(self.root) as there:
             for row in self._rows():
                 path = os.fsencode(row.path)
                 if row.kind == "file":
@@ -182,12 +182,12 @@ class Unpacked:
             DamagedTreeError: the list is not what was written.
         """
         found = False
-        with Descent(self.root) as there:
+        with DirectoryChain(self.root) as there:
             for row in self._rows():
                 found = found or (row.kind == "file" and _looked_at(there, row) != _of(row))
         return found
 
-    def _rows(self) -> Iterator[_Row]:
+    def _rows(self) -> Iterator[_CachedEntry]:
         """Yield the lines of the list, at the end of which it is known whether they are right."""
         digest = hashlib.sha256()
         try:
@@ -200,12 +200,12 @@ class Unpacked:
                             break
                         return
                     digest.update(text)
-                    yield _Row(*found)
+                    yield _CachedEntry(*found)
         except (FileNotFoundError, ValueError, TypeError) as error:
             raise DamagedTreeError("its list cannot be read") from error
         raise DamagedTreeError("its list is not what was written")
 
-    def _put(self, there: Descent, row: _Row, how: LinkMode) -> _Put:
+    def _put(self, there: DirectoryChain, row: _CachedEntry, how: LinkMode) -> _Put:
         def put(name: bytes, directory: int, mode: int) -> None:
             try:
                 source = there.enter(os.fsencode(row.path).rpartition(b"/")[0])
@@ -222,11 +222,11 @@ def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
     return (*Fingerprint.of(status).link_stable, status.st_mode)
 
 
-def _of(row: _Row) -> tuple[int, int, int, int]:
+def _of(row: _CachedEntry) -> tuple[int, int, int, int]:
     return (row.inode, row.size, row.mtime_ns, row.mode)
 
 
-def _looked_at(there: Descent, row: _Row) -> tuple[int, int, int, int]:
+def _looked_at(there: DirectoryChain, row: _CachedEntry) -> tuple[int, int, int, int]:
     above, _, name = os.fsencode(row.path).rpartition(b"/")
     try:
         return _identity(os.stat(name, dir_fd=there.enter(above), follow_symlinks=False))

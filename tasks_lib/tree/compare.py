@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from tasks_lib.archive import Entry
-from tasks_lib.fs.dirfd import Descent
+from tasks_lib.fs.dirfd import DirectoryChain
 from tasks_lib.progress import Progress
 
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -35,7 +35,7 @@ class Comparison:
         self._missing = ""  # why there is nothing to compare with
         self._stack = contextlib.ExitStack()
         try:
-            self._descent = self._stack.enter_context(Descent(root))
+            self._descent = self._stack.enter_context(DirectoryChain(root))
         except OSError as error:
             self._missing = error.strerror or "cannot be read"
 

@@ -14,28 +14,28 @@ from tasks_lib.archive import Reshape, read
 from tasks_lib.cache import LOCK_TIMEOUT_S
 from tasks_lib.errors import TreeError, escaped
 from tasks_lib.fs.copying import LinkMode
-from tasks_lib.fs.dirfd import Descent
+from tasks_lib.fs.dirfd import DirectoryChain
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.fs.locks import locked
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
-from tasks_lib.tree.cached_tree import Unpacked
+from tasks_lib.tree.cached_tree import CachedTree
 from tasks_lib.tree.compare import Comparison
 from tasks_lib.tree.manifest import (
-    Line,
-    RecordWriter,
+    ManifestEntry,
+    ManifestWriter,
     all_stand,
     head,
     is_torn,
-    lines,
     new_paths,
+    read_manifest,
     remove_entries,
     stems,
 )
 from tasks_lib.tree.writer import TreeWriter, placed, remove_tree
 
 
-class Slot(NamedTuple):
+class Extraction(NamedTuple):
     """One archive's (or file's) place: a directory that it may share, and a record of its own beside it.
 
     `beside` gives name and key of the slots that share it: what one of them holds with another key is about to go.
@@ -87,7 +87,7 @@ class Slot(NamedTuple):
         self._fill(fill, name, key, progress, limits.max_total_bytes)
 
     def lay(
-        self, unpacked: Unpacked, *, name: str, how: LinkMode, limits: Limits, key: str, progress: Progress
+        self, unpacked: CachedTree, *, name: str, how: LinkMode, limits: Limits, key: str, progress: Progress
     ) -> None:
         """Put an unpacked tree into the destination, replacing what this slot held.
 
@@ -151,7 +151,7 @@ class Slot(NamedTuple):
         """
         with translated(self.destination), self._locked(progress):
             if not is_torn(self.record):
-                self._rewrite(self.record, str(head(self.record).get("archive", "")), lines(self.record))
+                self._rewrite(self.record, str(head(self.record).get("archive", "")), read_manifest(self.record))
 
     def forget(self) -> None:
         """Let the record name nothing: what it named is about to go with the whole directory.
@@ -173,9 +173,9 @@ class Slot(NamedTuple):
         remove_tree(self._part)
         self._new.unlink(missing_ok=True)
 
-    def _rewrite(self, place: Path, archive: str, kept: Iterable[Line]) -> None:
+    def _rewrite(self, place: Path, archive: str, kept: Iterable[ManifestEntry]) -> None:
         """Write a record without a key at `place`; hold the lock of the records meanwhile."""
-        record = RecordWriter(self._next, "", archive, self._into)
+        record = ManifestWriter(self._next, "", archive, self._into)
         try:
             record.take(kept)
             record.close()
@@ -188,7 +188,7 @@ class Slot(NamedTuple):
             self.record.parent.mkdir(parents=True, exist_ok=True)
             self.sweep()
             self._part.mkdir(mode=0o755)
-            record = RecordWriter(self._new, key, name, self._into)
+            record = ManifestWriter(self._new, key, name, self._into)
             try:
                 with TreeWriter(self._part, record, progress, copies) as writer:
                     fill(writer)
@@ -201,7 +201,7 @@ class Slot(NamedTuple):
                 finally:
                     remove_tree(self._part)
 
-    def _publish(self, record: RecordWriter, name: str, progress: Progress) -> None:
+    def _publish(self, record: ManifestWriter, name: str, progress: Progress) -> None:
         with self._locked(progress):
             self.recover()
             self._presume(record)
@@ -221,7 +221,7 @@ class Slot(NamedTuple):
         """Let no other slot of these records publish or remove anything."""
         return locked(self.record.parent / ".lock", timeout_s=self.lock_timeout_s, progress=progress)
 
-    def _make_way(self, coming: RecordWriter, name: str) -> None:
+    def _make_way(self, coming: ManifestWriter, name: str) -> None:
         """Judge whether what comes has room; an earlier version of a neighbour that is yet to be replaced gives way."""
         try:
             self._judge(coming, name)
@@ -230,7 +230,7 @@ class Slot(NamedTuple):
                 raise
             self._judge(coming, name)
 
-    def _judge(self, coming: RecordWriter, name: str) -> None:
+    def _judge(self, coming: ManifestWriter, name: str) -> None:
         """Refuse what stands where an entry of `coming` goes, and is not this slot's own.
 
         Raises:
@@ -250,7 +250,7 @@ class Slot(NamedTuple):
             )
         into = f"{self._into}/"
         own = frozenset(path.removeprefix(into) for path in self.owned() if path.startswith(into))
-        new_paths(self.destination, lines(coming.path), own, lambda path: self._clash(name, path))
+        new_paths(self.destination, read_manifest(coming.path), own, lambda path: self._clash(name, path))
 
     def _clear_earlier(self) -> bool:
         """Remove earlier versions of neighbours, which are yet to be replaced; return whether there was any.
@@ -273,8 +273,10 @@ class Slot(NamedTuple):
             self._part.rename(self.destination)
             return
         # what is new goes beside what others put there
-        new = new_paths(self.destination, lines(self._moving), frozenset(), lambda path: self._clash(name, path))
-        with Descent(self._part) as here, Descent(self.destination) as there:
+        new = new_paths(
+            self.destination, read_manifest(self._moving), frozenset(), lambda path: self._clash(name, path)
+        )
+        with DirectoryChain(self._part) as here, DirectoryChain(self.destination) as there:
             for path in new:
                 directory, _, last = os.fsencode(path).rpartition(b"/")
                 os.rename(last, last, src_dir_fd=here.enter(directory), dst_dir_fd=there.enter(directory))
@@ -283,11 +285,11 @@ class Slot(NamedTuple):
     def _into(self) -> str:
         return os.path.relpath(self.destination, self.record.parent)
 
-    def _stood(self) -> Slot:
+    def _stood(self) -> Extraction:
         """Return this slot where its record says that it put what it holds."""
         return self._placed_by(self.record)
 
-    def _placed_by(self, record: Path) -> Slot:
+    def _placed_by(self, record: Path) -> Extraction:
         """Return this slot at the place that a record names; earlier records did not name any.
 
         A place that is not beside the directory of the records was never asked for, and is nobody's to clear.
@@ -323,12 +325,12 @@ class Slot(NamedTuple):
         """Where a record is written anew; who holds the lock of the records has it alone."""
         return self.record.with_suffix(".next")
 
-    def _presume(self, coming: RecordWriter) -> None:
+    def _presume(self, coming: ManifestWriter) -> None:
         """Where the record of what stands is torn, take it that it named what is coming: nobody else knows."""
         torn = [one for one in (self.record, self._moving) if os.path.lexists(one) and is_torn(one)]
         if not torn:
             return
-        self._placed_by(torn[0])._rewrite(self._moving, "", lines(coming.path))
+        self._placed_by(torn[0])._rewrite(self._moving, "", read_manifest(coming.path))
         self.record.unlink(missing_ok=True)
         self.recover()
 
@@ -363,10 +365,10 @@ class Slot(NamedTuple):
             self.record.replace(self._moving)
         stood._unmake(others)
 
-    def _others(self, *suffixes: str) -> Iterator[Slot]:
+    def _others(self, *suffixes: str) -> Iterator[Extraction]:
         """Yield the other slots that have files with one of these suffixes beside this one's record."""
         for stem in sorted(stems(self.record.parent, *suffixes) - {self.record.stem}):
-            yield Slot(self.destination, self.record.with_name(f"{stem}.json"))
+            yield Extraction(self.destination, self.record.with_name(f"{stem}.json"))
 
     def owned(self) -> Iterator[str]:
         """Yield the paths, as counted from the directory of the records, of what this slot put somewhere.
@@ -381,13 +383,13 @@ class Slot(NamedTuple):
         into = stood._into
         yield from map(str, (into, *PurePath(into).parents))
         with contextlib.suppress(ValueError, TypeError):
-            for line in lines(self.record):
+            for line in read_manifest(self.record):
                 yield f"{into}/{line.path}"
 
     def _unmake(self, others: frozenset[str]) -> None:
         """Remove the entries that the moving record names, but for what others own, then itself."""
         into = self._into
-        gone = (line for line in lines(self._moving) if f"{into}/{line.path}" not in others)
+        gone = (line for line in read_manifest(self._moving) if f"{into}/{line.path}" not in others)
         try:
             remove_entries(self.destination, gone)
         except (ValueError, TypeError):
@@ -446,14 +448,14 @@ class Slot(NamedTuple):
             return False
         try:
             written_ns = self.record.stat().st_mtime_ns
-            return all_stand(self.destination, lines(self.record), written_ns)
+            return all_stand(self.destination, read_manifest(self.record), written_ns)
         except (OSError, ValueError, TypeError):
             return False
 
     def paths(self) -> Iterator[Path]:
         """Yield every path that this slot put there; nothing when its record is not whole, or cannot be read."""
         with contextlib.suppress(OSError, ValueError, TypeError):
-            made = list(lines(self.record))
+            made = list(read_manifest(self.record))
             yield from (self.destination / line.path for line in made)
 
     def clear(self, progress: Progress) -> None:

@@ -16,7 +16,7 @@ from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tasks_lib.fs.dirfd import Descent
+from tasks_lib.fs.dirfd import DirectoryChain
 from tasks_lib.fs.fingerprint import predates
 
 _KINDS: Final = {
@@ -24,7 +24,7 @@ _KINDS: Final = {
 }  # fmt: skip
 
 
-def all_stand(root: Path, made: Iterable[Line], written_ns: int) -> bool:
+def all_stand(root: Path, made: Iterable[ManifestEntry], written_ns: int) -> bool:
     """Whether every entry stands below `root`: by kind, size and time, without reading content.
 
     What was written later than `written_ns`, when the record was complete, was written by someone else.
@@ -33,11 +33,13 @@ def all_stand(root: Path, made: Iterable[Line], written_ns: int) -> bool:
         OSError: `root` cannot be opened.
         ValueError, TypeError: the record is not whole.
     """
-    with Descent(root) as descent:
+    with DirectoryChain(root) as descent:
         return all(_stands(descent, line, written_ns) for line in made)
 
 
-def new_paths(root: Path, made: Iterable[Line], own: frozenset[str], clash: Callable[[str], Exception]) -> list[str]:
+def new_paths(
+    root: Path, made: Iterable[ManifestEntry], own: frozenset[str], clash: Callable[[str], Exception]
+) -> list[str]:
     """Return the topmost paths that nobody has put below `root` yet.
 
     Args:
@@ -52,7 +54,7 @@ def new_paths(root: Path, made: Iterable[Line], own: frozenset[str], clash: Call
     """
     new: list[str] = []
     shared = {""}  # directories that both have
-    with Descent(root) as descent:
+    with DirectoryChain(root) as descent:
         for one in made:
             if one.path.rpartition("/")[0] not in shared:
                 continue  # comes with a directory that is new
@@ -66,7 +68,7 @@ def new_paths(root: Path, made: Iterable[Line], own: frozenset[str], clash: Call
     return new
 
 
-def remove_entries(root: Path, made: Iterable[Line]) -> None:
+def remove_entries(root: Path, made: Iterable[ManifestEntry]) -> None:
     """Remove entries below `root`, directories only when nothing else is in them.
 
     Raises:
@@ -74,7 +76,7 @@ def remove_entries(root: Path, made: Iterable[Line]) -> None:
         ValueError, TypeError: the record is not whole; directories stay then.
     """
     directories = []
-    with Descent(root) as descent:
+    with DirectoryChain(root) as descent:
         for line in made:
             if line.kind == "directory":
                 directories.append(line.path)
@@ -84,7 +86,7 @@ def remove_entries(root: Path, made: Iterable[Line]) -> None:
             _drop(descent, path, os.rmdir)
 
 
-def _found(descent: Descent, path: str) -> os.stat_result | None:
+def _found(descent: DirectoryChain, path: str) -> os.stat_result | None:
     directory, _, name = os.fsencode(path).rpartition(b"/")
     try:
         return os.stat(name, dir_fd=descent.enter(directory), follow_symlinks=False)
@@ -92,7 +94,7 @@ def _found(descent: Descent, path: str) -> os.stat_result | None:
         return None
 
 
-def _stands(descent: Descent, line: Line, written_ns: int) -> bool:
+def _stands(descent: DirectoryChain, line: ManifestEntry, written_ns: int) -> bool:
     status = _found(descent, line.path)
     if status is None or stat.S_IFMT(status.st_mode) != _KINDS.get(line.kind):
         return False
@@ -101,7 +103,7 @@ def _stands(descent: Descent, line: Line, written_ns: int) -> bool:
     return predates(status, written_ns) and (line.kind != "file" or status.st_size == line.size)
 
 
-def _drop(descent: Descent, path: str, verb: Callable[..., None]) -> None:
+def _drop(descent: DirectoryChain, path: str, verb: Callable[..., None]) -> None:
     """Remove one recorded entry; something of others in it, or in its place, stays."""
     directory, _, name = os.fsencode(path).rpartition(b"/")
     try:
@@ -118,7 +120,7 @@ _ENCODING: Final = sys.getfilesystemencoding()
 _LINES: Final = 1000
 
 
-class Line(NamedTuple):
+class ManifestEntry(NamedTuple):
     """One entry; `target` is a symlink's text in hex, or the path that a hard link shares its content with.
 
     `size` is -1 where it says nothing. Content has no digest here: the archive that a tree came from has one, and
@@ -132,7 +134,7 @@ class Line(NamedTuple):
     target: str
 
 
-class RecordWriter:
+class ManifestWriter:
     """Writes a record aside, at `path`; `commit` moves it, `discard` removes it."""
 
     def __init__(self, path: Path, key: str, archive: str, into: str = "") -> None:
@@ -149,16 +151,16 @@ class RecordWriter:
             line = f'[{text},"{kind}",{executable},{size},{_target(kind, target)}]\n'
         else:
             line = f'[{text},"{kind}",{executable},{size},""]\n'
-        lines = self._lines
-        lines.append(line)
-        if len(lines) >= _LINES:
+        read_manifest = self._lines
+        read_manifest.append(line)
+        if len(read_manifest) >= _LINES:
             self._flush()
 
     def _flush(self) -> None:
         self._file.write("".join(self._lines))
         self._lines = []
 
-    def take(self, kept: Iterable[Line]) -> None:
+    def take(self, kept: Iterable[ManifestEntry]) -> None:
         """Add the lines of another record."""
         self._lines += [json.dumps(line) + "\n" for line in kept]
         self._flush()
@@ -206,14 +208,14 @@ def is_torn(record: Path) -> bool:
         OSError: the record stands and cannot be read.
     """
     try:
-        for _ in lines(record):
+        for _ in read_manifest(record):
             pass
     except (ValueError, TypeError):
         return True
     return False
 
 
-def lines(record: Path) -> Iterator[Line]:
+def read_manifest(record: Path) -> Iterator[ManifestEntry]:
     """Yield the entries; nothing when there is no record.
 
     Raises:
@@ -229,7 +231,7 @@ def lines(record: Path) -> Iterator[Line]:
         for text in file:
             if text == _END:
                 return
-            yield Line(*json.loads(text))
+            yield ManifestEntry(*json.loads(text))
     raise ValueError(f"{record} ends too early")
 
 

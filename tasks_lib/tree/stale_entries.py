@@ -8,10 +8,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from tasks_lib.errors import StoreUnavailableError
+from tasks_lib.errors import CacheUnavailableError
 from tasks_lib.fs.locks import locked
 from tasks_lib.progress import Progress, Silent
-from tasks_lib.tree.extraction import Slot, translated
+from tasks_lib.tree.extraction import Extraction, translated
 from tasks_lib.tree.manifest import stems
 from tasks_lib.tree.writer import remove_tree
 
@@ -30,7 +30,7 @@ def drop_strays(destination: Path, records: Path, kept: Collection[str], timeout
         progress: told of waiting.
 
     Raises:
-        StoreUnavailableError, TreeError, CancelledError: as `Slot.held`.
+        StoreUnavailableError, TreeError, CancelledError: as `Extraction.held`.
     """
     with translated(destination):
         if not stems(records, *_SUFFIXES).difference(kept):
@@ -52,7 +52,7 @@ def start_over(destination: Path, records: Path, worked: Path, timeout_s: float,
         progress: told of waiting.
 
     Raises:
-        StoreUnavailableError, TreeError, CancelledError: as `Slot.held`.
+        StoreUnavailableError, TreeError, CancelledError: as `Extraction.held`.
     """
     if not os.path.lexists(worked):
         return
@@ -62,7 +62,7 @@ def start_over(destination: Path, records: Path, worked: Path, timeout_s: float,
             if not os.path.lexists(worked):
                 return  # another one began anew, and has put something there since
             for name in stems(records, ".json", ".moving"):
-                Slot(destination, records / f"{name}.json").forget()
+                Extraction(destination, records / f"{name}.json").forget()
             if destination.is_symlink() or destination.is_file():
                 destination.unlink()
             remove_tree(destination)
@@ -75,13 +75,13 @@ def _drop(destination: Path, records: Path, names: Collection[str]) -> None:
     Raises:
         OSError: the file system refused; the next call goes on.
     """
-    kept = (Slot(destination, records / f"{name}.json") for name in stems(records, ".json").difference(names))
+    kept = (Extraction(destination, records / f"{name}.json") for name in stems(records, ".json").difference(names))
     others = frozenset(path for slot in kept for path in slot.owned())
     for name in sorted(names):
-        slot = Slot(destination, records / f"{name}.json")
+        slot = Extraction(destination, records / f"{name}.json")
         slot.recover(others)
         slot.withdraw(others)
         # another process may deliver it at this moment, for definitions of its own
-        with contextlib.suppress(StoreUnavailableError), locked(slot.lock, timeout_s=0, progress=Silent()):
+        with contextlib.suppress(CacheUnavailableError), locked(slot.lock, timeout_s=0, progress=Silent()):
             slot.sweep()
             slot.lock.unlink(missing_ok=True)  # whoever waits for it takes it anew

@@ -16,10 +16,10 @@ from typing import BinaryIO, Final
 
 from tasks_lib.archive import HOLE, Entry
 from tasks_lib.fs.copying import LinkMode, place
-from tasks_lib.fs.dirfd import OPEN_DIRECTORY, Descent
+from tasks_lib.fs.dirfd import OPEN_DIRECTORY, DirectoryChain
 from tasks_lib.fs.system_calls import NO_LINK, make_accessible
 from tasks_lib.progress import Progress
-from tasks_lib.tree.manifest import RecordWriter
+from tasks_lib.tree.manifest import ManifestWriter
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Of a file that does not run, and of one that does; the umask takes from them.
@@ -37,9 +37,9 @@ class TreeWriter:
     """
 
     def __init__(
-        self, root: Path, record: RecordWriter, progress: Progress, copies: int, modes: tuple[int, int] = MODES
+        self, root: Path, record: ManifestWriter, progress: Progress, copies: int, modes: tuple[int, int] = MODES
     ) -> None:
-        self._descent = Descent(root)
+        self._descent = DirectoryChain(root)
         self._links: list[Entry] = []
         self._record = record
         self._progress = progress

@@ -52,7 +52,7 @@ class EventLog:
         facts = {"format": FORMAT, "version": installed_version(), "time": now, "pid": os.getpid(), "tasks": tasks}
         self._write("begin", self._begun_s, facts)
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Write an event; what arrives in many small pieces is told twice a second."""
         with self._lock:
             if event.name == "advance":

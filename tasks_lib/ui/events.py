@@ -1,7 +1,7 @@
 """What the tasks of a run say, and how they are asked to stop: the seam between actions and whoever shows them.
 
-Actions speak through the `Progress` that `Watch.progress` gives; reporters, the event log and the trace listen; the
-runner asks to stop. doit runs one graph in a process, so there is one `RUN`. Nothing here prints but the listener that
+Actions speak through the `Progress` that `EventBus.progress` gives; reporters, the event log and the trace listen; the
+runner asks to stop. doit runs one graph in a process, so there is one `BUS`. Nothing here prints but the listener that
 stands in while nobody else listens.
 """
 
@@ -36,7 +36,7 @@ class Event(NamedTuple):
 Listener = Callable[[Event], None]
 
 
-class Watch:
+class EventBus:
     """Passes what tasks say to its listeners, on the thread that says it; listeners are quick and thread-safe."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Watch:
 class TaskProgress(NamedTuple):
     """The `Progress` of one task."""
 
-    watch: Watch
+    watch: EventBus
     task: str
 
     def phase(self, name: str, **facts: str | int | float) -> None:
@@ -120,4 +120,4 @@ _LINES: Final = LineProgress(write_to_stderr, describe_wait)
 
 
 #: The run of this process.
-RUN: Final = Watch()
+BUS: Final = EventBus()

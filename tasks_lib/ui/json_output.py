@@ -15,8 +15,8 @@ from io import StringIO
 from typing import Any, Final
 
 from tasks_lib.ui.events import Event
-from tasks_lib.ui.output import Out
-from tasks_lib.ui.run_state import Ledger, TaskRun
+from tasks_lib.ui.output import Output
+from tasks_lib.ui.run_state import RunState, TaskRun
 
 #: Raise when a reader of the old document would misread the new one.
 FORMAT: Final = 1
@@ -49,12 +49,12 @@ class _Text(StringIO):
         return self._descriptor
 
 
-class DocumentFace:
+class JsonRenderer:
     """Says nothing until the end; then one document, whatever happened."""
 
     interval_s: Final = 3600.0
 
-    def __init__(self, out: Out, ledger: Ledger) -> None:
+    def __init__(self, out: Output, ledger: RunState) -> None:
         self._out, self._ledger = out, ledger
         self._clock = (time.time(), time.monotonic())
         self._streams: tuple[Any, Any] = (None, None)
@@ -70,7 +70,7 @@ class DocumentFace:
                 self._stdout = os.dup(1)
                 os.dup2(2, 1)
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """The ledger has it."""
 
     def ended(self, name: str, outcome: str, fail: Any, kept: str) -> None:

@@ -14,8 +14,8 @@ from tasks_lib.errors import escaped
 from tasks_lib.progress import describe_wait
 from tasks_lib.ui.events import Event
 from tasks_lib.ui.formatting import counted, escaped_lines, painted
-from tasks_lib.ui.output import Out
-from tasks_lib.ui.run_state import Ledger, TaskRun
+from tasks_lib.ui.output import Output
+from tasks_lib.ui.run_state import RunState, TaskRun
 from tasks_lib.units import format_duration, format_estimate, format_size
 
 #: Up-to-date tasks that are named; a graph of ten thousand would bury what matters. The summary counts all.
@@ -24,12 +24,12 @@ NAMED: Final = 100
 STILL_S: Final = 30.0
 
 
-class LinesFace:
+class LinesRenderer:
     """Shows a run line by line; called from any thread."""
 
     interval_s: Final = 1.0
 
-    def __init__(self, out: Out, ledger: Ledger, *, ci: str, colour: str, chatter: str = "all") -> None:
+    def __init__(self, out: Output, ledger: RunState, *, ci: str, colour: str, chatter: str = "all") -> None:
         """Make it.
 
         Args:
@@ -48,7 +48,7 @@ class LinesFace:
     def begin(self) -> None:
         """Nothing is said before something happens."""
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Tell what a running task says."""
         name, facts = escaped(event.task), event.facts
         if event.name == "start":
@@ -102,7 +102,7 @@ class LinesFace:
         for line in more_failures(self._ledger):
             self._write(self._styled(line))
 
-    def _styled(self, line: Line) -> str:
+    def _styled(self, line: SummaryLine) -> str:
         return painted(self._harmless(line.text), line.tone, self._colour) + "\n"
 
     def _say(self, text: str, tone: str) -> None:
@@ -203,14 +203,14 @@ OUTCOMES: Final = {
 }
 
 
-class Line(NamedTuple):
+class SummaryLine(NamedTuple):
     """One line and its tone."""
 
     text: str
     tone: str = ""
 
 
-def totals(ledger: Ledger, now: float) -> list[Line]:
+def totals(ledger: RunState, now: float) -> list[SummaryLine]:
     """Return the counts with bytes and time, the next step after a stop, the hosts that gave bytes, what took long."""
     if not ledger.counts:
         return []
@@ -223,24 +223,26 @@ def totals(ledger: Ledger, now: float) -> list[Line]:
     failed = ledger.counts["failed"] or ledger.counts["stopped"]
     tone = "bad" if failed else "good"
     said = ": ".join(filter(None, (idle, ", ".join(told))))
-    lines = [Line(f"{said}; {format_duration(now - ledger.begun_s)}", tone)]
+    lines = [SummaryLine(f"{said}; {format_duration(now - ledger.begun_s)}", tone)]
     if ledger.counts["stopped"]:
-        lines.append(Line("  run again to go on; of a download that can be resumed only the rest is fetched", "dim"))
+        lines.append(
+            SummaryLine("  run again to go on; of a download that can be resumed only the rest is fetched", "dim")
+        )
     return [*lines, *_hosts(ledger), *_slowest(ledger, now)]
 
 
-def _hosts(ledger: Ledger) -> list[Line]:
+def _hosts(ledger: RunState) -> list[SummaryLine]:
     hosts = ledger.by_host()
     lines = []
     for host, (files, size, seconds) in list(hosts.items())[:_HOSTS]:
         rate = f", {format_size(size / seconds)}/s{' each' if files > 1 else ''}" if seconds > 0 else ""
-        lines.append(Line(f"  from {escaped(host)}: {counted(files, 'file')}, {format_size(size)}{rate}", "dim"))
+        lines.append(SummaryLine(f"  from {escaped(host)}: {counted(files, 'file')}, {format_size(size)}{rate}", "dim"))
     if len(hosts) > _HOSTS:
-        lines.append(Line(f"  and {counted(len(hosts) - _HOSTS, 'more host')}", "dim"))
+        lines.append(SummaryLine(f"  and {counted(len(hosts) - _HOSTS, 'more host')}", "dim"))
     return lines
 
 
-def _slowest(ledger: Ledger, now: float) -> list[Line]:
+def _slowest(ledger: RunState, now: float) -> list[SummaryLine]:
     if now - ledger.begun_s < _SLOW_S:
         return []
     runs = sorted(ledger.ended("fetched", "made", "failed"), key=lambda run: run.start_s - run.end_s)[:_SLOWEST]
@@ -248,25 +250,25 @@ def _slowest(ledger: Ledger, now: float) -> list[Line]:
     for run in runs:
         source = f" from {escaped(run.source.url)}" if run.source else ""
         told.append(f"{escaped(run.name)} {format_duration(run.end_s - run.start_s)}{source}")
-    return [Line(f"  slowest: {'; '.join(told)}", "dim")] if told else []
+    return [SummaryLine(f"  slowest: {'; '.join(told)}", "dim")] if told else []
 
 
-def failures(ledger: Ledger) -> list[tuple[TaskRun, list[Line]]]:
+def failures(ledger: RunState) -> list[tuple[TaskRun, list[SummaryLine]]]:
     """Return every failure once more: its name, then what happened and the next step, as the task said it."""
     found = list(ledger.ended("failed"))
     told = []
     for run in found[:_FAILURES]:
-        lines = [Line(f"failed: {escaped(run.name)}", "bad")]
-        lines += [Line(f"  {line}") for line in _shortened(escaped_lines(run.message))]
+        lines = [SummaryLine(f"failed: {escaped(run.name)}", "bad")]
+        lines += [SummaryLine(f"  {line}") for line in _shortened(escaped_lines(run.message))]
         told.append((run, lines))
     return told
 
 
-def more_failures(ledger: Ledger) -> list[Line]:
+def more_failures(ledger: RunState) -> list[SummaryLine]:
     """Return how many failures were not repeated, and what doit itself could not do."""
     left = ledger.counts["failed"] - _FAILURES
-    lines = [Line(f"and {counted(left, 'more failure')}; the lines above have all", "bad")] if left > 0 else []
-    return lines + [Line(line, "bad") for error in ledger.errors for line in escaped_lines(error)]
+    lines = [SummaryLine(f"and {counted(left, 'more failure')}; the lines above have all", "bad")] if left > 0 else []
+    return lines + [SummaryLine(line, "bad") for error in ledger.errors for line in escaped_lines(error)]
 
 
 def _shortened(lines: list[str]) -> list[str]:

@@ -22,9 +22,9 @@ from rich.text import Text
 from tasks_lib.errors import escaped
 from tasks_lib.ui.events import Event
 from tasks_lib.ui.formatting import escaped_lines
-from tasks_lib.ui.lines import Line, failures, more_failures, totals
-from tasks_lib.ui.output import Out
-from tasks_lib.ui.run_state import IDLE_PHASES, Ledger, TaskRun, host_of
+from tasks_lib.ui.lines import SummaryLine, failures, more_failures, totals
+from tasks_lib.ui.output import Output
+from tasks_lib.ui.run_state import IDLE_PHASES, RunState, TaskRun, host_of
 from tasks_lib.units import format_duration, format_estimate, format_size
 
 #: Terminal size where the terminal does not say. Source: POSIX, the VT100's.
@@ -47,12 +47,12 @@ _DOING: Final = {
 }
 
 
-class LiveFace:
+class LiveRenderer:
     """Redraws a block of lines; called from any thread."""
 
     interval_s: Final = 0.125  # eight frames a second: below the ten at which a display begins to look restless
 
-    def __init__(self, out: Out, ledger: Ledger, *, colour: str) -> None:
+    def __init__(self, out: Output, ledger: RunState, *, colour: str) -> None:
         """Make it; `colour` is "always" or "never"."""
         self._out, self._ledger = out, ledger
         self._console = Console(
@@ -74,18 +74,18 @@ class LiveFace:
     def begin(self) -> None:
         """Let what Python prints on the terminal appear above the block; a stream that leads elsewhere stays."""
         self._streams = (sys.stdout, sys.stderr)
-        self._proxies = [_Above(self._said, stream) for stream in self._streams if Out(stream).is_terminal]
+        self._proxies = [_Above(self._said, stream) for stream in self._streams if Output(stream).is_terminal]
         sys.stdout, sys.stderr = (
             next((proxy for proxy in self._proxies if proxy.real is stream), stream) for stream in self._streams
         )
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Keep what a person should read; leave the terminal to a child that writes to it."""
         name = escaped(event.task)
         if event.name == "warn":
-            self._above([Line(f"{name}: {escaped(str(event.facts['message']))}", "warn")])
+            self._above([SummaryLine(f"{name}: {escaped(str(event.facts['message']))}", "warn")])
         elif event.name == "skip":
-            self._above([Line(f"{name}: skipped: {escaped(str(event.facts['reason']))}", "warn")])
+            self._above([SummaryLine(f"{name}: skipped: {escaped(str(event.facts['reason']))}", "warn")])
         elif event.name == "start" and _owns_terminal(self._ledger.tasks.get(event.task)):
             with self._lock:
                 self._noisy.add(event.task)
@@ -96,7 +96,7 @@ class LiveFace:
         self._noisy.discard(name)
         if outcome == "failed":
             told = [f"{fail.get_name()} - taskid:{escaped(name)}", *escaped_lines(f"{fail.get_msg()}\n{kept}")]
-            self._above([Line(line, "bad") for line in told])
+            self._above([SummaryLine(line, "bad") for line in told])
 
     def passed(self, name: str, outcome: str) -> None:
         """The totals count it."""
@@ -122,7 +122,7 @@ class LiveFace:
 
     # --- the block ------------------------------------------------------------------------------
 
-    def _above(self, lines: list[Line]) -> None:
+    def _above(self, lines: list[SummaryLine]) -> None:
         with self._lock:
             drawn, self._drawn = self._drawn, ""
             self._out.write(("\r\x1b[J" if drawn else "") + "".join(map(self._rendered, lines)))
@@ -166,7 +166,7 @@ class LiveFace:
                 return size
         return _SIZE
 
-    def _rendered(self, line: Line) -> str:
+    def _rendered(self, line: SummaryLine) -> str:
         return self._printed(Text(line.text, _STYLES.get(line.tone, "")), soft=None) + "\n"
 
     def _printed(self, text: Text, soft: int | None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 
-class Out:
+class Output:
     """A stream from doit, or None where stdout is closed. After its reader went away, writing does nothing."""
 
     def __init__(self, stream: Any) -> None:
@@ -56,7 +56,7 @@ class Out:
                 os.close(nowhere)
 
 
-class Surroundings(NamedTuple):
+class TerminalInfo(NamedTuple):
     """What a reporter is told from outside.
 
     Attributes:

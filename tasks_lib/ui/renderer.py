@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any, Final, Protocol
 
 from tasks_lib.ui.events import Event
-from tasks_lib.ui.lines import LinesFace
-from tasks_lib.ui.output import Out, Surroundings
-from tasks_lib.ui.run_state import Ledger
+from tasks_lib.ui.lines import LinesRenderer
+from tasks_lib.ui.output import Output, TerminalInfo
+from tasks_lib.ui.run_state import RunState
 
 #: Terminals that cannot move their cursor.
 _DUMB: Final = frozenset({"", "dumb", "unknown"})
 
 
-class Face(Protocol):
+class Renderer(Protocol):
     """Shows what happens; called from any thread, after the ledger knows it."""
 
     @property
@@ -23,7 +23,7 @@ class Face(Protocol):
     def begin(self) -> None:
         """Doit has loaded its tasks."""
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """A task says something."""
 
     def ended(self, name: str, outcome: str, fail: Any, kept: str) -> None:
@@ -39,15 +39,15 @@ class Face(Protocol):
         """The run is over, whatever the reason."""
 
 
-def face_for(kind: str, out: Out, ledger: Ledger, surroundings: Surroundings) -> Face:
+def renderer_for(kind: str, out: Output, ledger: RunState, surroundings: TerminalInfo) -> Renderer:
     """Return the face: `kind` is "auto", "live", "lines" or "quiet"."""
     colour = surroundings.colour
     if colour == "auto":
         colour = "always" if out.is_terminal and surroundings.terminal not in _DUMB else "never"
     can = out.is_terminal and surroundings.terminal not in _DUMB
     if can and (kind == "live" or (kind == "auto" and not surroundings.ci)):
-        from tasks_lib.ui.live import LiveFace  # rich is slow to import, and only needed here
+        from tasks_lib.ui.live import LiveRenderer  # rich is slow to import, and only needed here
 
-        return LiveFace(out, ledger, colour=colour)
+        return LiveRenderer(out, ledger, colour=colour)
     chatter = "quiet" if kind == "quiet" else "all"
-    return LinesFace(out, ledger, ci=surroundings.ci, colour=colour, chatter=chatter)
+    return LinesRenderer(out, ledger, ci=surroundings.ci, colour=colour, chatter=chatter)

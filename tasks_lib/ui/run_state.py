@@ -24,7 +24,7 @@ _WINDOW_S: Final = 5.0
 Facts = Mapping[str, str | int | float]
 
 
-class _Flow:
+class _TransferRate:
     """What arrives, and how fast it did lately."""
 
     __slots__ = ("_marks", "_moved_s", "_size")
@@ -75,7 +75,7 @@ class TaskRun:
         self.done_s, self.end_s, self.outcome, self.message = 0.0, 0.0, "", ""
         self.phases: list[Phase] = []
         self.warnings: list[str] = []
-        self._flow: _Flow | None = None  # of the present phase
+        self._flow: _TransferRate | None = None  # of the present phase
 
     @property
     def phase(self) -> Phase | None:
@@ -101,7 +101,7 @@ class TaskRun:
         """Return bytes per second of the present phase over the last seconds, 0 when nothing came in them."""
         return self._flow.rate(now) if self._flow is not None else 0.0
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Take one event that came after its start."""
         if event.name == "phase":
             self._begin(str(event.facts["phase"]), event.at_s, event.facts)
@@ -123,7 +123,7 @@ class TaskRun:
         # git and hg say whom they ask when they connect
         url = self.phases[-1].url if name == "body" and self.phases and "url" not in facts else facts.get("url", "")
         self.phases.append(Phase(name, at_s, url=str(url), **number))
-        self._flow = _Flow(at_s)
+        self._flow = _TransferRate(at_s)
 
     def _advance(self, size: int, at_s: float) -> None:
         if self._flow is not None:
@@ -148,7 +148,7 @@ def host_of(url: str) -> str:
         return "(unreadable URL)"
 
 
-class Ledger:
+class RunState:
     """Everything of one run; safe to tell from any thread."""
 
     def __init__(self) -> None:
@@ -163,13 +163,13 @@ class Ledger:
         self._ready: dict[str, float] = {}
         self._left: dict[str, int] | None = None  # size of each wanted task that has not ended
         self._left_bytes = self._had_bytes = 0
-        self._flow = _Flow(0.0)  # of all downloads
+        self._flow = _TransferRate(0.0)  # of all downloads
         self._lock = threading.Lock()
 
     def begin(self, tasks: Mapping[str, Any], selected: tuple[str, ...], at_s: float) -> None:
         """Note what the run is about: doit's tasks by name, and which were asked for."""
         self.tasks, self.selected, self.begun_s = tasks, selected, at_s
-        self._flow = _Flow(at_s)
+        self._flow = _TransferRate(at_s)
 
     def ready(self, name: str, at_s: float) -> None:
         """Note that doit looks at a task: its dependencies are done."""
@@ -191,7 +191,7 @@ class Ledger:
         if self._left is not None:
             self._left_bytes -= self._left.pop(name, 0)
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Take one event of a task that runs."""
         with self._lock:
             if event.name == "start":
@@ -202,7 +202,7 @@ class Ledger:
             run = self.runs.get(event.task)
             if run is None:
                 return
-            run.hear(event)
+            run.on_event(event)
             if event.name == "advance" and run.phase is not None and run.phase.name == "body":
                 self._flow.add(int(event.facts["size"]), event.at_s)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from tasks_lib.network import RepositorySettings
-from tasks_lib.subprocesses import Bounds
+from tasks_lib.subprocesses import Timeouts
 
 #: Variables of the caller that such a program needs; everything else, above all GIT_* and HG*, is left out.
 _INHERITED: Final = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "SSH_AUTH_SOCK")
@@ -17,7 +17,7 @@ _PATIENCE: Final = 4
 _TOTAL_S: Final = 7200.0
 
 
-def inherited(settings: RepositorySettings) -> dict[str, str]:
+def inherited_environment(settings: RepositorySettings) -> dict[str, str]:
     """Return the environment that is passed on, with the proxies of the settings."""
     transport = settings.transport
     environ = {name: settings.environ[name] for name in _INHERITED if name in settings.environ}
@@ -25,10 +25,10 @@ def inherited(settings: RepositorySettings) -> dict[str, str]:
     return environ | ({"no_proxy": transport.no_proxy} if transport.no_proxy else {})
 
 
-def fetch_bounds(settings: RepositorySettings) -> Bounds:
+def fetch_bounds(settings: RepositorySettings) -> Timeouts:
     """Return the deadlines of one fetch."""
     transport = settings.transport
-    return Bounds(total_s=transport.total_timeout_s or _TOTAL_S, silence_s=transport.stall_timeout_s * _PATIENCE)
+    return Timeouts(total_s=transport.total_timeout_s or _TOTAL_S, silence_s=transport.stall_timeout_s * _PATIENCE)
 
 
 def ssh_command(settings: RepositorySettings, key: Path | None) -> str:

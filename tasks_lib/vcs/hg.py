@@ -15,9 +15,9 @@ from typing import BinaryIO, Final
 from tasks_lib.errors import HttpStatusError, ToolError, TransportError, UnsupportedArchiveError
 from tasks_lib.network import RepositorySettings
 from tasks_lib.progress import Progress
-from tasks_lib.subprocesses import Bounds, Command, Done, last_line, run, streaming
-from tasks_lib.vcs.environment import fetch_bounds, inherited, ssh_command
-from tasks_lib.vcs.urls import scheme_of, shown
+from tasks_lib.subprocesses import Completed, Invocation, Timeouts, last_line, run, streaming
+from tasks_lib.vcs.environment import fetch_bounds, inherited_environment, ssh_command
+from tasks_lib.vcs.urls import display_url, scheme_of
 
 #: What waiting does not help against. Source: messages of Mercurial 5 and 6, OpenSSH.
 _FINAL: Final = re.compile(
@@ -32,7 +32,7 @@ TOP: Final = "x"
 _CHUNK: Final = 1 << 20
 
 
-class Repository:
+class HgRepository:
     """A repository without a working copy in `directory`, which the store gave."""
 
     def __init__(self, directory: Path, settings: RepositorySettings) -> None:
@@ -55,16 +55,16 @@ class Repository:
         """
         if not scheme_of(url) or "://" not in url:
             raise ToolError(
-                f"{shown(url)} is no URL that hg reads", hint="write https://host/path or ssh://user@host/path"
+                f"{display_url(url)} is no URL that hg reads", hint="write https://host/path or ssh://user@host/path"
             )
         self._prepare(progress)
-        progress.phase("connect", url=shown(url))
+        progress.phase("connect", url=display_url(url))
         try:
             done = run(self._command(["pull", "--rev", changeset, "--", url], key), progress)
         except ToolError as error:
             if "is not installed" in str(error):
                 raise
-            raise TransportError(f"{shown(url)}: {error.message}", transient=True) from error
+            raise TransportError(f"{display_url(url)}: {error.message}", transient=True) from error
         if done.status:
             raise _failure(url, done)
         self._marker(changeset).parent.mkdir(exist_ok=True)
@@ -108,7 +108,7 @@ class Repository:
             if done.status:
                 raise ToolError(f"hg cannot make a repository in {self.directory}: {_said(done)}")
 
-    def _command(self, words: Sequence[str], key: Path | None = None) -> Command:
+    def _command(self, words: Sequence[str], key: Path | None = None) -> Invocation:
         """Return a call of hg. Source: hg help environment, hg help config."""
         patience = fetch_bounds(self._settings)
         bundle = self._settings.transport.ca_bundle
@@ -122,21 +122,22 @@ class Repository:
         ]
         config += [f"web.cacerts={bundle}"] if bundle else []
         options = [word for one in config for word in ("--config", one)]
-        return Command(
+        return Invocation(
             words=["hg", "--noninteractive", *options, *words],
-            environ=inherited(self._settings) | {"HGPLAIN": "1", "HGRCPATH": "", "HGENCODING": "utf-8", "LC_ALL": "C"},
+            environ=inherited_environment(self._settings)
+            | {"HGPLAIN": "1", "HGRCPATH": "", "HGENCODING": "utf-8", "LC_ALL": "C"},
             directory=self.directory,
-            bounds=Bounds(total_s=patience.total_s, silence_s=patience.total_s),  # hg pulls without a word
+            bounds=Timeouts(total_s=patience.total_s, silence_s=patience.total_s),  # hg pulls without a word
         )
 
 
-def _failure(url: str, done: Done) -> TransportError:
-    told, final = f"{shown(url)}: hg ended with {done.status}: {_said(done)}", _FINAL.search(done.errors.lower())
+def _failure(url: str, done: Completed) -> TransportError:
+    told, final = f"{display_url(url)}: hg ended with {done.status}: {_said(done)}", _FINAL.search(done.errors.lower())
     if status := _HTTP_STATUS.search(done.errors):  # hg tells no header, so that a Retry-After stays unknown
         return HttpStatusError(told, status=int(status[1]), transient=not final)
     return TransportError(told, transient=not final)
 
 
-def _said(done: Done) -> str:
+def _said(done: Completed) -> str:
     lines = [line for line in done.errors.splitlines() if line.startswith("abort:")]
     return last_line(lines[0] if lines else done.errors or done.output)

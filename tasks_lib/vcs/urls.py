@@ -36,7 +36,7 @@ def host_of(url: str) -> str:
     return found["host"].lower() if found else urlsplit(url).netloc.rpartition("@")[2].lower()
 
 
-def checked(url: str, schemes: tuple[str, ...]) -> str:
+def check_url(url: str, schemes: tuple[str, ...]) -> str:
     """Return `url` when a program may be given it.
 
     Raises:
@@ -80,7 +80,7 @@ def _fault_of_parts(url: str, scheme: str) -> str:
     return ""
 
 
-def joined(parent: str, text: str) -> str:
+def join_url(parent: str, text: str) -> str:
     """Return what the URL `text` of a submodule means beside its parent's.
 
     Only `./` and `../` make it relative. Source: git-submodule(1), "add": relative to the parent's remote.
@@ -121,7 +121,7 @@ def name_of(url: str) -> str:
     return re.split(r"[/:]", url.rstrip("/"))[-1]
 
 
-def shown(url: str) -> str:
+def display_url(url: str) -> str:
     """Return `url` fit for a message: no user, no password, no query."""
     if _SCP.fullmatch(url):
         return url

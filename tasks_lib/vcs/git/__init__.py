@@ -7,17 +7,17 @@ but this package's has any effect. Refuses the path and submodule tricks of git'
 
 from tasks_lib.vcs.git.commit_tree import Gitlink, Leaf, Listing, listing
 from tasks_lib.vcs.git.objects import MissingObjectError, Objects
-from tasks_lib.vcs.git.repository import Repository
+from tasks_lib.vcs.git.repository import GitRepository
 from tasks_lib.vcs.git.submodules import Submodule, submodules
 from tasks_lib.vcs.git.synthetic_gitdir import dot_git
 
 __all__ = [
+    "GitRepository",
     "Gitlink",
     "Leaf",
     "Listing",
     "MissingObjectError",
     "Objects",
-    "Repository",
     "Submodule",
     "dot_git",
     "listing",

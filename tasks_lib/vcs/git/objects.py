@@ -13,7 +13,7 @@ from typing import Final
 from tasks_lib.errors import DigestMismatchError, ToolError
 from tasks_lib.network import RepositorySettings
 from tasks_lib.progress import Progress
-from tasks_lib.subprocesses import Stream, streaming
+from tasks_lib.subprocesses import OutputStream, streaming
 from tasks_lib.units import format_size
 from tasks_lib.vcs.git.program import command
 
@@ -44,7 +44,7 @@ class Objects:
         self, directory: Path, settings: RepositorySettings, progress: Progress, beside: Path | None = None
     ) -> None:
         self._directory, self._settings, self._progress, self._beside = directory, settings, progress, beside
-        self._stream: Stream | None = None
+        self._stream: OutputStream | None = None
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Objects:
@@ -102,7 +102,7 @@ class Objects:
                     yield identity, size, _pieces(stream, identity, size)
 
     @contextlib.contextmanager
-    def _asked(self, identities: Sequence[str], how: str) -> Iterator[Stream]:
+    def _asked(self, identities: Sequence[str], how: str) -> Iterator[OutputStream]:
         """Let git answer for all of these, without waiting for each."""
         with tempfile.TemporaryFile() as wanted:
             wanted.writelines(f"{one}\n".encode() for one in identities)
@@ -112,7 +112,7 @@ class Objects:
                 yield stream
 
 
-def _size(stream: Stream, kind: str, identity: str) -> int:
+def _size(stream: OutputStream, kind: str, identity: str) -> int:
     """Read the head of an answer. Source: git-cat-file(1), "BATCH OUTPUT"."""
     line = stream.reader.readline(200)
     if line == f"{identity} missing\n".encode():
@@ -128,7 +128,7 @@ def _size(stream: Stream, kind: str, identity: str) -> int:
     return int(found[3])
 
 
-def _whole(stream: Stream, kind: str, identity: str, size: int) -> bytes:
+def _whole(stream: OutputStream, kind: str, identity: str, size: int) -> bytes:
     content = stream.reader.read(size + 1)
     if len(content) != size + 1:
         raise stream.failure(f"ended within the {kind} {identity}")
@@ -140,7 +140,7 @@ def _whole(stream: Stream, kind: str, identity: str, size: int) -> bytes:
     return content
 
 
-def _pieces(stream: Stream, identity: str, size: int) -> Iterator[bytes]:
+def _pieces(stream: OutputStream, identity: str, size: int) -> Iterator[bytes]:
     digest = hasher(identity)
     digest.update(b"blob %d\0" % size)
     left = size

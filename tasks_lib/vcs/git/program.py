@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from tasks_lib.network import RepositorySettings
-from tasks_lib.subprocesses import Command
-from tasks_lib.vcs.environment import fetch_bounds, inherited, ssh_command
+from tasks_lib.subprocesses import Invocation
+from tasks_lib.vcs.environment import fetch_bounds, inherited_environment, ssh_command
 
 #: Configuration of every call. Source: git-config(1).
 _CONFIG: Final = (
@@ -35,7 +35,7 @@ def command(
     scheme: str = "",
     key: Path | None = None,
     beside: Path | None = None,
-) -> Command:
+) -> Invocation:
     """Return the call of git in the bare repository `directory`.
 
     Args:
@@ -47,7 +47,7 @@ def command(
         beside: directory of objects that count as this repository's own; nothing else of theirs is looked at.
     """
     config = [word for one in _CONFIG for word in ("-c", one)]
-    return Command(
+    return Invocation(
         words=["git", f"--git-dir={directory.absolute()}", *config, *words],
         environ=_environment(settings, scheme, key)
         | ({"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(beside)} if beside is not None else {}),
@@ -59,7 +59,7 @@ def command(
 def _environment(settings: RepositorySettings, scheme: str, key: Path | None) -> dict[str, str]:
     bundle = settings.transport.ca_bundle
     return (
-        inherited(settings)
+        inherited_environment(settings)
         | ({"GIT_SSL_CAINFO": bundle} if bundle else {})
         | {
             "LC_ALL": "C",

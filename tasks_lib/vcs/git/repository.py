@@ -18,14 +18,14 @@ from urllib.parse import unquote, urlsplit
 from tasks_lib.errors import ArchiveError, DigestMismatchError, HttpStatusError, ToolError, TransportError, escaped
 from tasks_lib.network import RepositorySettings
 from tasks_lib.progress import Progress
-from tasks_lib.subprocesses import Done, last_line, run
+from tasks_lib.subprocesses import Completed, last_line, run
 from tasks_lib.units import format_size, parse_size
 from tasks_lib.vcs.git.commit_tree import listing
 from tasks_lib.vcs.git.http_trace import HttpTrace, http_trace
 from tasks_lib.vcs.git.objects import Objects
 from tasks_lib.vcs.git.program import LOCAL_SERVER, command
 from tasks_lib.vcs.git.submodules import Superproject
-from tasks_lib.vcs.urls import scheme_of, shown
+from tasks_lib.vcs.urls import display_url, scheme_of
 
 #: What a server says that gives no commit by its id: then everything is fetched.
 #: Source: git's fetch-pack.c and remote-curl.c.
@@ -48,7 +48,7 @@ _RECEIVED: Final = re.compile(
 )
 
 
-class Repository:
+class GitRepository:
     """A bare repository in `directory`, which the store gave."""
 
     def __init__(self, directory: Path, settings: RepositorySettings) -> None:
@@ -73,7 +73,7 @@ class Repository:
             CancelledError: the run was asked to stop.
         """
         self._prepare(commit, progress)
-        progress.phase("connect", url=shown(url))
+        progress.phase("connect", url=display_url(url))
         if scheme_of(url) == "file" and copied(self.directory, self._settings, url, commit, progress):
             return
         with http_trace() as trace:
@@ -81,20 +81,20 @@ class Repository:
             if done.status:
                 raise _failure(url, commit, done, trace.retry_after_s())
 
-    def _received(self, url: str, commit: str, progress: Progress, key: Path | None, trace: HttpTrace) -> Done:
+    def _received(self, url: str, commit: str, progress: Progress, key: Path | None, trace: HttpTrace) -> Completed:
         """Run the one or two calls of git that a commit needs; return how the last one ended."""
 
-        def call(words: Sequence[str], *refspecs: str) -> Done:
+        def call(words: Sequence[str], *refspecs: str) -> Completed:
             return self._call(url, [*words, *_server(url), "--", url, *refspecs], progress, key, trace)
 
         done = call(["--depth=1"], f"+{commit}:{REFS}/{commit}")
         if done.status and _NOT_BY_ID.search(done.errors.lower()):
-            progress.warn(f"{shown(url)} gives no commit by its id: everything is fetched")
+            progress.warn(f"{display_url(url)} gives no commit by its id: everything is fetched")
             more = ["--prune", "--unshallow"] if (self.directory / "shallow").exists() else ["--prune"]
             done = call(more, "+refs/heads/*:refs/all/heads/*", "+refs/tags/*:refs/all/tags/*")
             if not done.status and self._plain(["update-ref", f"{REFS}/{commit}", commit], progress).status:
                 raise TransportError(
-                    f"{shown(url)} has no commit {commit} on any branch or tag",
+                    f"{display_url(url)} has no commit {commit} on any branch or tag",
                     hint="is the revision right, and was the branch that held it deleted?",
                 )
         return done
@@ -123,7 +123,7 @@ class Repository:
         for ref in (f"refs/tags/{name}^{{}}", f"refs/tags/{name}", f"refs/heads/{name}", f"{name}^{{}}", name):
             if ref in found:
                 return str(found[ref])
-        raise TransportError(f"{shown(url)} has no branch or tag called {escaped(name)}")
+        raise TransportError(f"{display_url(url)} has no branch or tag called {escaped(name)}")
 
     def _prepare(self, commit: str, progress: Progress) -> None:
         try:
@@ -139,10 +139,12 @@ class Repository:
         if done.status:
             raise ToolError(f"git cannot make a repository in {self.directory}: {last_line(done.errors)}")
 
-    def _plain(self, words: Sequence[str], progress: Progress) -> Done:
+    def _plain(self, words: Sequence[str], progress: Progress) -> Completed:
         return run(command(self._settings, self.directory, words), progress)
 
-    def _call(self, url: str, words: Sequence[str], progress: Progress, key: Path | None, trace: HttpTrace) -> Done:
+    def _call(
+        self, url: str, words: Sequence[str], progress: Progress, key: Path | None, trace: HttpTrace
+    ) -> Completed:
         """Run one `git fetch`."""
         words = ["fetch", "--progress", "--no-tags", "--no-recurse-submodules", "--force", *words]
         call = command(self._settings, self.directory, words, scheme=scheme_of(url), key=key)
@@ -158,7 +160,7 @@ class Repository:
         except ToolError as error:
             if "is not installed" in str(error):
                 raise
-            raise TransportError(f"{shown(url)}: {error.message}", transient=True) from error
+            raise TransportError(f"{display_url(url)}: {error.message}", transient=True) from error
 
     def _check_size(self) -> None:
         """Stop a server that sends without end."""
@@ -189,7 +191,7 @@ def _server(url: str) -> list[str]:
     return [f"--upload-pack={LOCAL_SERVER}"] if scheme_of(url) == "file" else []
 
 
-def _failure(url: str, wanted: str, done: Done, retry_after_s: float | None = None) -> TransportError:
+def _failure(url: str, wanted: str, done: Completed, retry_after_s: float | None = None) -> TransportError:
     lines = [
         line
         for line in done.errors.replace("\r", "\n").splitlines()
@@ -202,7 +204,7 @@ def _failure(url: str, wanted: str, done: Done, retry_after_s: float | None = No
         hint = f"the repository has no commit {wanted}: is the revision right?"
     elif "host key verification" in done.errors.lower():
         hint = "the host's key must be known: add it to known_hosts, or set FETCH_SSH_KNOWN_HOSTS"
-    told = f"{shown(url)}: git ended with {done.status}: {said}"
+    told = f"{display_url(url)}: git ended with {done.status}: {said}"
     if status := _HTTP_STATUS.search(done.errors):
         return HttpStatusError(told, status=int(status[1]), hint=hint, transient=not final, retry_after_s=retry_after_s)
     return TransportError(told, hint=hint, transient=not final)

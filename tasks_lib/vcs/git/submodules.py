@@ -16,7 +16,7 @@ from tasks_lib.units import format_size
 from tasks_lib.vcs.git.commit_tree import Gitlink, Listing
 from tasks_lib.vcs.git.objects import Objects
 from tasks_lib.vcs.git.program import command
-from tasks_lib.vcs.urls import checked, joined, scheme_of
+from tasks_lib.vcs.urls import check_url, join_url, scheme_of
 
 #: Largest `.gitmodules` in bytes; that of a project with 600 submodules is about 100 KB.
 _MAX_SETTINGS: Final = 4 << 20
@@ -107,7 +107,7 @@ def _submodule(link: Gitlink, name: str, fields: Mapping[str, str], context: Sup
     if fields.get("update") == "none":
         return Submodule(link.path, name, link.commit, "")
     try:
-        url = checked(joined(context.url, fields["url"]), context.protocols)
+        url = check_url(join_url(context.url, fields["url"]), context.protocols)
     except ValueError as error:
         raise refuse(f"is a submodule whose URL {fields['url'][:200]!r} {error}", "SUBMODULE_URL") from error
     return Submodule(link.path, name, link.commit, url)
