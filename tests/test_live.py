@@ -206,10 +206,9 @@ def test_resizing(tmp_path: Path, terminal: Terminal, gate: Gate) -> None:
         for columns, lines in ((50, 10), (120, 30), (60, 24)):
             terminal.resize(columns, lines)
             os.killpg(process.pid, signal.SIGWINCH)
-            for _ in range(10):
-                terminal.read(0.05)
-            assert terminal.text.count("fetch:one") == 1
-            assert len(re.findall(r"^0 done, 1 running", terminal.text, re.M)) == 1
+            terminal.until(
+                lambda text: text.count("fetch:one") == 1 and len(re.findall(r"^0 done, 1 running", text, re.M)) == 1
+            )
         gate.open.set()
         assert terminal.drain(process).startswith("1 fetched")
 

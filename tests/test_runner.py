@@ -22,7 +22,7 @@ import asyncio, threading, time
 from pathlib import Path
 from doit.tools import run_once
 from doit_fetch import DOIT_CONFIG
-from tasks_lib.ui.events import RUN
+from tasks_lib.ui.events import BUS
 DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": None}
 LOG = Path("log")
 def say(*words):
@@ -204,7 +204,7 @@ def test_what_is_large_is_checked_by_a_worker(tmp_path: Path) -> None:
 
 LONG = (
     "def patient(name):\n"
-    '    say("begin", name)\n    progress = RUN.progress(name)\n'
+    '    say("begin", name)\n    progress = BUS.progress(name)\n'
     "    while True:\n        time.sleep(0.01)\n        progress.check()\n"
     "def deaf():\n    say('begin', 'deaf')\n    time.sleep(600)\n"
     'def task_all():\n    yield from many("net", 3, "network", 0, uptodate=[run_once])\n'

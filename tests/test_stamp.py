@@ -20,7 +20,7 @@ from tasks_lib.fs.fingerprint import RACY_NS, UNTRUSTED, Fingerprint
 from tasks_lib.incremental import snapshot as stamps
 from tasks_lib.incremental.definition_cache import DefinitionCache
 from tasks_lib.incremental.marks import RACY, code_mark, look_at, signs_of
-from tasks_lib.incremental.recorder import Recorder
+from tasks_lib.incremental.run_plan import Observations
 from tests.archives import Member, tar
 from tests.origin import Origin, reply
 from tests.project import CLEAN, LIBRARY, PORCH, ROOT, TOOL, definition, doit, ran, written
@@ -373,8 +373,8 @@ def test_a_clock_that_is_set_back_is_not_waited_for(monkeypatch: pytest.MonkeyPa
     """A run waits for its files to be old enough, and not for the time that the clock had before."""
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
-    recorder = Recorder(0)
-    recorder.made(Task("made", None))  # type: ignore[no-untyped-call]  # doit has no types
+    seen = Observations(0)
+    seen.note_made(Task("made", None))  # type: ignore[no-untyped-call]  # doit has no types
     monkeypatch.setattr(time, "time_ns", lambda: 0)
-    recorder.settle()
+    seen.settle()
     assert sum(slept) <= 2 * RACY_NS / 1e9

@@ -20,7 +20,7 @@ from tasks_lib.engine.state import StateBackend, stamp_of
 
 DODO = """
 import time
-from tasks_lib.engine.state import State
+from tasks_lib.engine.state import StateBackend
 DOIT_CONFIG = {"backend": "doit-fetch", "dep_file": "doit.db", "verbosity": 0}
 def work(targets, seconds):
     time.sleep(seconds)

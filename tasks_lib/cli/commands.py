@@ -219,7 +219,7 @@ class RunCommand(Named, _DOIT.Run):  # type: ignore[misc]
             refuse_missing(self.control.tasks, self.control.selected_tasks or ())
         self._stack.enter_context(self._interruption.installed())
         pools = Pools.of(network=found.settings.jobs, asked=self._asked)
-        runner = PooledRunner(*words, pools=pools, interruption=self._interruption, keeping=self.loader.keeping)
+        runner = PooledRunner(*words, pools=pools, interruption=self._interruption, run_plan=self.loader.run_plan)
         self._runners.append(runner)
         return runner
 

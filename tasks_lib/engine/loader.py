@@ -8,14 +8,9 @@ doit does, and so does whatever is not understood here.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import inspect
-import os
-import sys
-import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from doit.cmd_base import NamespaceTaskLoader
 from doit.exceptions import InvalidDodoFile
@@ -27,45 +22,10 @@ from tasks_lib.engine.base_command import set_up
 from tasks_lib.engine.dodo import task_fetchdefs
 from tasks_lib.engine.state import stamp_of
 from tasks_lib.errors import DefinitionError, escaped
-from tasks_lib.fs.system_calls import boot_identity
 from tasks_lib.graph.names import GROUPS, UnknownNameError, resolve_names
-from tasks_lib.incremental import snapshot as stamps
-from tasks_lib.incremental.marks import unchanged
-from tasks_lib.incremental.recorder import Recorder
-from tasks_lib.incremental.selection import Names, affected, closure, digests, owner_of, owners
-from tasks_lib.incremental.snapshot import Snapshot, SnapshotHead, SnapshotRow
+from tasks_lib.incremental.run_plan import RunPlan, plan_run
+from tasks_lib.incremental.selection import Names, closure, owner_of, owners
 from tasks_lib.session import Session, current_session
-
-#: Share of all definitions from which on everything is loaded: then nothing is saved by choosing.
-_MOST: Final = 0.5
-
-
-class SnapshotWriter:
-    """What a bare run knows beforehand, and what it leaves for the next one."""
-
-    def __init__(self, recorder: Recorder, head: SnapshotHead, current_session: Session) -> None:
-        self.recorder, self.head, self.house = recorder, head, current_session
-        self.standing: dict[str, SnapshotRow] = {}
-        self.names: list[str] = []
-        self.whole = False
-        self.before: Snapshot | None = None
-
-    def leave(self, database: str, wanted: Iterable[str]) -> None:
-        """Write the stamp."""
-        if self.whole:
-            return  # it says so already
-        head = SnapshotHead(self.head.code, self.head.settings, self.head.selection, stamps.inode_of(database))
-        rows = self.standing | self.recorder.rows
-        stamps.write(
-            stamp_of(database),
-            head,
-            self.house.library,
-            digests(self.house.definitions),
-            self.house.world.store.guarded(),
-            rows,
-            [*rows, *wanted],
-            self.before,
-        )
 
 
 class Loader:
@@ -73,7 +33,7 @@ class Loader:
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
-        self.keeping: SnapshotWriter | None = None
+        self.run_plan: RunPlan | None = None
         self._tasks: dict[str, Task] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -209,40 +169,18 @@ class Loader:
     def _bare(self, found: Session, cmd: Any) -> list[Task]:
         """Return the tasks that a bare run has to look at."""
         database = cmd.dep_manager.name
-        loaded = time.time_ns()
-        code, settings = found.code, _digest(found.settings, Path.cwd())
-        head = SnapshotHead(code, settings, repr(cmd.sel_tasks), stamps.inode_of(database))
-        self.keeping = keeping = SnapshotWriter(Recorder(loaded), head, found)
-        stamp = stamps.read(stamp_of(database), head)
-        keeping.before = stamp
-        if stamp is None or not stamp.guarded:
-            found.enter()
-        if stamp is None:
-            return _made(found, None)
-        same, changed = unchanged(stamp.marks, found.roots), stamp.changed()
-        if same and not (changed or stamp.open):
-            keeping.whole, keeping.names, cmd.sel_tasks = True, stamp.names, []
+        self.run_plan = plan = plan_run(
+            found,
+            path=stamp_of(database),
+            database=database,
+            selection=cmd.sel_tasks,
+            open_database=cmd.dep_manager.backend.begin,
+        )
+        if plan.is_noop:
+            cmd.sel_tasks = []
             return []
-        definitions = found.definitions
-        cmd.dep_manager.backend.begin()
-        if not stamp_of(database).exists():  # something was forgotten since it was read
-            return _made(found, None)
-        return self._beside(found, cmd, affected(stamp, changed, definitions, found.library.identity), stamp)
-
-    def _beside(self, found: Session, cmd: Any, affected: Names, stamp: Snapshot) -> list[Task]:
-        """Return the tasks of the affected definitions with what they need; the others stand."""
-        definitions, keeping = found.definitions, self.keeping
-        wanted = closure(definitions, *affected)
-        if keeping is None or sum(map(len, wanted)) > _MOST * (len(definitions.fetches) + len(definitions.toolchains)):
-            return _made(found, None)
-        for name, row in stamp.rows().items():
-            kind, owner = owner_of(name)
-            known = definitions.fetches if kind == "fetch" else definitions.toolchains
-            if owner in known and owner not in wanted[0 if kind == "fetch" else 1]:
-                keeping.standing[name] = row
-        keeping.names = list(keeping.standing)
-        tasks = _made(found, wanted)
-        if cmd.sel_tasks is not None:
+        tasks = _made(found, plan.definitions)
+        if plan.definitions is not None and cmd.sel_tasks is not None:
             there = {task.name for task in tasks}
             cmd.sel_tasks = [name for name in cmd.sel_tasks if name in there or "*" in name]
         return tasks
@@ -258,12 +196,6 @@ def _only_ours(namespace: Mapping[str, Any] | None) -> bool:
         if (name.startswith(TASK_STRING) and inspect.isroutine(value)) or hasattr(value, "create_doit_tasks")
     ]
     return creators == [task_fetchdefs]
-
-
-def _digest(*values: object) -> str:
-    # trees are not synced: after a power loss a file may be shorter with the inode and the times that a stamp knows
-    said = repr((*values, boot_identity(), sys.version_info, os.geteuid()))
-    return hashlib.sha256(said.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _made(found: Session, names: Names | None) -> list[Task]:

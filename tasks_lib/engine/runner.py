@@ -25,12 +25,12 @@ from doit.runner import Runner
 
 from tasks_lib.engine import slim_task
 from tasks_lib.engine.checker import LARGE
-from tasks_lib.engine.loader import SnapshotWriter
 from tasks_lib.engine.pools import Pools
 from tasks_lib.engine.signals import Interruption
 from tasks_lib.engine.stdio import thread_local_stdio
 from tasks_lib.errors import escaped
 from tasks_lib.gil import released, run_alone
+from tasks_lib.incremental.run_plan import RunPlan, finish_run
 from tasks_lib.incremental.selection import needed
 from tasks_lib.incremental.snapshot import SnapshotRow
 from tasks_lib.ui.events import BUS
@@ -66,11 +66,9 @@ class _Workers:
 class PooledRunner(Runner):
     """Runs tasks in threads, each class of task with its own limit."""
 
-    def __init__(
-        self, *doit: Any, pools: Pools, interruption: Interruption, keeping: SnapshotWriter | None = None
-    ) -> None:
+    def __init__(self, *doit: Any, pools: Pools, interruption: Interruption, run_plan: RunPlan | None = None) -> None:
         super().__init__(*doit[:5])  # type: ignore[no-untyped-call]  # what comes after that is `-n`, see `Pools`
-        self._pools, self._interruption, self._keeping = pools, interruption, keeping
+        self._pools, self._interruption, self._run_plan = pools, interruption, run_plan
         self._done = interruption.wake
         self._ready: dict[str, deque[Any]] = defaultdict(deque)
         self._running: Counter[str] = Counter()
@@ -97,8 +95,8 @@ class PooledRunner(Runner):
         slim_task.Portions(task_dispatcher)
         self._tasks = task_dispatcher.tasks
         self._selected = task_dispatcher.selected_tasks
-        if self._keeping is not None:
-            self.reporter.standing(self._keeping.names)
+        if self._run_plan is not None:
+            self.reporter.standing(self._run_plan.up_to_date)
         self._check = self.dep_manager.get_status
         self.dep_manager.get_status = lambda task, *rest, **more: (
             self._statuses.pop(task.name, None) or self._check(task, *rest, **more)
@@ -204,8 +202,8 @@ class PooledRunner(Runner):
     def _select(self, dispatcher: Any, node: Any) -> None:
         row = self._rows.pop(node.task.name, None) or self._look(node.task)
         selected = self.select_task(node, dispatcher.tasks)  # type: ignore[no-untyped-call]
-        if node.run_status == "up-to-date" and self._keeping is not None:
-            self._keeping.recorder.found(node.task, row)
+        if node.run_status == "up-to-date" and self._run_plan is not None:
+            self._run_plan.note_up_to_date(node.task, row)
         if selected:
             pool = (node.task.meta or {}).get("pool", "")
             self._ready[pool].append((_RUN, node))
@@ -220,7 +218,7 @@ class PooledRunner(Runner):
 
     def _look(self, task: Any) -> SnapshotRow | None:
         """Look at a task's files before it is checked, for the stamp."""
-        return self._keeping.recorder.look(task) if self._keeping is not None and self._is_known(task) else None
+        return self._run_plan.look(task) if self._run_plan is not None and self._is_known(task) else None
 
     # --- from the queues to the workers
 
@@ -299,8 +297,8 @@ class PooledRunner(Runner):
             told = f"{escaped(str(error.filename))} cannot be read: {error.strerror}\nsee why, and run again"
             self._handle_task_error(node, TaskFailed(told))  # type: ignore[no-untyped-call]
         if node.run_status == "successful":
-            if self._keeping is not None:
-                self._keeping.recorder.made(node.task)
+            if self._run_plan is not None:
+                self._run_plan.note_made(node.task)
             if isinstance(node.task, slim_task.SlimTask):
                 node.task.release()
 
@@ -312,16 +310,17 @@ class PooledRunner(Runner):
             self.final_result = before
 
     def finish(self) -> int:
-        """Save and report; then leave a stamp for the next run, unless a signal wants the end now."""
-        keeping, backend = self._keeping, self.dep_manager.backend
-        wanted = keeping is not None and not self._interruption.signal
-        if keeping is not None and wanted:
-            keeping.recorder.settle()
-        saved = wanted and backend.save()
+        """Save and report; then write the snapshot for the next run, unless a signal asks for the end now."""
+        plan, backend = self._run_plan, self.dep_manager.backend
+        if plan is not None and self._interruption.signal:
+            plan = None
+        if plan is not None:
+            plan.settle()
+        saved = plan is not None and backend.save()
         status = int(super().finish())  # type: ignore[no-untyped-call]
-        if keeping is not None and saved:
-            asked = (task.name for task in needed(self._tasks, self._selected) if task.actions)
-            keeping.leave(backend.name, asked)
+        if plan is not None and saved:
+            requested = (task.name for task in needed(self._tasks, self._selected) if task.actions)
+            finish_run(plan, backend.name, requested)
         if len(self._tasks) > _MANY:
             gc.unfreeze()
         return status

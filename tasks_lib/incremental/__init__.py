@@ -1,1 +1,1 @@
-"""The no-op shortcut: what a run leaves for the next one, and what the next one need not look at."""
+"""The no-op shortcut: `plan_run` tells what a run need not look at, `finish_run` leaves that for the next one."""

@@ -1,0 +1,213 @@
+"""What a bare run has to look at, and what it leaves for the next one: `plan_run` before it, `finish_run` after it.
+
+A snapshot of the last run answers for every task whose files, definition, settings and code are unchanged. The others
+run under doit, which tells the plan what it found; from that the plan writes the next snapshot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from tasks_lib.fs.fingerprint import RACY_NS
+from tasks_lib.fs.system_calls import boot_identity
+from tasks_lib.incremental import snapshot as snapshots
+from tasks_lib.incremental.marks import look_at, unchanged
+from tasks_lib.incremental.selection import Names, affected, closure, digests, owner_of
+from tasks_lib.incremental.snapshot import Snapshot, SnapshotHead, SnapshotRow
+
+if TYPE_CHECKING:
+    from tasks_lib.context import Context
+    from tasks_lib.definitions import Definitions
+    from tasks_lib.incremental.definition_cache import DefinitionCache
+    from tasks_lib.settings import Settings
+
+#: Share of all definitions above which everything is loaded: choosing saves nothing then.
+_MOST: Final = 0.5
+
+
+class Inputs(Protocol):
+    """What a plan needs of a session; each part is created when it is first asked for."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the run."""
+
+    @property
+    def code(self) -> str:
+        """The digest of this package's own files."""
+
+    @property
+    def roots(self) -> Sequence[Path]:
+        """The directories and files in which definitions are looked for."""
+
+    @property
+    def definitions(self) -> Definitions:
+        """All definitions."""
+
+    @property
+    def library(self) -> DefinitionCache:
+        """The cache of parsed definitions."""
+
+    @property
+    def world(self) -> Context:
+        """The context of the steps."""
+
+    def enter(self) -> None:
+        """Create the cache directory, and wait while it is pruned."""
+
+
+class Observations:
+    """What a run saw of the files of each task, before the check that it stands for; used by one thread at a time."""
+
+    def __init__(self, loaded_ns: int) -> None:
+        """Begin; the sources of the definitions were read at `loaded_ns`, nanoseconds since 1970."""
+        self._loaded_ns = loaded_ns
+        self._rows: dict[str, SnapshotRow] = {}
+        self._made: list[Any] = []
+        self._last_ns = 0
+
+    def look(self, task: Any) -> SnapshotRow | None:
+        """Return the state of a task's files before it is checked; None for a task with checks of a user's own."""
+        sources = tuple(path for check, *_ in task.uptodate for path in getattr(check, "sources", ()))
+        paths = tuple(path for path in dict.fromkeys(_paths_of(task)) if path not in sources)
+        if not paths:
+            return None
+        links = tuple(path for path in map(os.path.realpath, sources) if path not in sources)
+        signs = look_at(paths) + look_at(sources + links, self._loaded_ns)
+        return SnapshotRow(tuple(task.task_dep), paths + sources + links, signs)
+
+    def note_up_to_date(self, task: Any, row: SnapshotRow | None) -> None:
+        """Keep what `look` returned before the check that found the task up to date."""
+        if row is not None:
+            self._rows[task.name] = row
+
+    def note_made(self, task: Any) -> None:
+        """Note that a task was made; its files are too young to be believed yet."""
+        self._made.append(task)
+        self._last_ns = time.monotonic_ns()
+
+    def settle(self) -> None:
+        """Look at the files of the tasks that were made, and check each task once more."""
+        if self._made:
+            time.sleep(max(0, self._last_ns + 2 * RACY_NS - time.monotonic_ns()) / 1e9)
+        for task in self._made:
+            row = self.look(task)
+            if row is not None and all(check.holds() for check, *_ in task.uptodate):
+                self._rows[task.name] = row
+                if (release := getattr(task, "release_checks", None)) is not None:  # one of ours
+                    release()
+        self._made.clear()
+
+
+class RunPlan(Observations):
+    """What one run looks at, and what it learns; made by `plan_run`.
+
+    Attributes:
+        is_noop: whether nothing at all changed: no task needs to be loaded.
+        up_to_date: names of the tasks that are known to be up to date and are not loaded.
+        definitions: names of the fetches and toolchains to load; None for all.
+    """
+
+    def __init__(self, inputs: Inputs, path: Path, head: SnapshotHead, before: Snapshot | None, loaded_ns: int) -> None:
+        super().__init__(loaded_ns)
+        self.is_noop = False
+        self.up_to_date: list[str] = []
+        self.definitions: Names | None = None
+        self._inputs, self._path, self._head, self._before = inputs, path, head, before
+
+    def _narrow(self, names: Names, definitions: Definitions, before: Snapshot) -> None:
+        """Load the named definitions with what they need only; the tasks of all others are up to date."""
+        wanted = closure(definitions, *names)
+        if sum(map(len, wanted)) > _MOST * (len(definitions.fetches) + len(definitions.toolchains)):
+            return
+        for name, row in before.rows().items():
+            kind, owner = owner_of(name)
+            known = definitions.fetches if kind == "fetch" else definitions.toolchains
+            if owner in known and owner not in wanted[0 if kind == "fetch" else 1]:
+                self._rows[name] = row
+        self.up_to_date, self.definitions = list(self._rows), wanted
+
+    def _write(self, database: str, requested: Iterable[str]) -> None:
+        head = SnapshotHead(self._head.code, self._head.settings, self._head.selection, snapshots.inode_of(database))
+        snapshots.write(
+            self._path,
+            head,
+            self._inputs.library,
+            digests(self._inputs.definitions),
+            self._inputs.world.store.guarded(),
+            self._rows,
+            [*self._rows, *requested],
+            self._before,
+        )
+
+
+def plan_run(
+    inputs: Inputs, *, path: Path, database: str, selection: object, open_database: Callable[[], None]
+) -> RunPlan:
+    """Return the plan of a run without names.
+
+    Args:
+        inputs: the session.
+        path: of the snapshot.
+        database: path of doit's database; with another one everything is forgotten.
+        selection: the tasks that are selected by default.
+        open_database: called before definitions are chosen, so that what is forgotten meanwhile is noticed.
+
+    Raises:
+        DefinitionError: the definitions are wrong.
+        CacheUnavailableError, SettingError: as `Inputs.enter`.
+    """
+    loaded_ns = time.time_ns()
+    head = SnapshotHead(
+        inputs.code, _digest(inputs.settings, Path.cwd()), repr(selection), snapshots.inode_of(database)
+    )
+    before = snapshots.read(path, head)
+    plan = RunPlan(inputs, path, head, before, loaded_ns)
+    if before is None or not before.guarded:
+        inputs.enter()
+    if before is None:
+        return plan
+    same, changed = unchanged(before.marks, inputs.roots), before.changed()
+    if same and not (changed or before.open):
+        plan.is_noop, plan.up_to_date, plan.definitions = True, before.names, ({}, {})
+        return plan
+    definitions = inputs.definitions
+    open_database()
+    if path.exists():  # else something was forgotten since it was read
+        plan._narrow(affected(before, changed, definitions, inputs.library.identity), definitions, before)
+    return plan
+
+
+def finish_run(plan: RunPlan, database: str, requested: Iterable[str]) -> None:
+    """Write the snapshot for the next run, once doit's database is saved; one that holds already stays.
+
+    Args:
+        plan: of this run, settled.
+        database: path of doit's database.
+        requested: names of all tasks that were asked for.
+    """
+    if not plan.is_noop:
+        plan._write(database, requested)
+
+
+def _paths_of(task: Any) -> Iterator[str]:
+    """Yield the files on which a task's state depends; nothing for a task with checks that are not ours."""
+    checks = [item[0] for item in task.uptodate]
+    if not checks or not all(hasattr(check, "witnesses") for check in checks):
+        return
+    for check in checks:
+        yield from check.witnesses()
+    yield from task.targets
+    yield from task.file_dep
+
+
+def _digest(*values: object) -> str:
+    # trees are not synced: after a power loss a file may be shorter with the inode and the times that a snapshot knows
+    text = repr((*values, boot_identity(), sys.version_info, os.geteuid()))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
