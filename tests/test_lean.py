@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from doit.control import TaskControl, TaskDispatcher
+from doit.control import TaskControl
 from doit.exceptions import TaskError, TaskFailed
 from doit.task import Task
 
@@ -174,98 +173,6 @@ def test_what_is_asked_for_of_a_finished_task_stays() -> None:
 
 
 # --- groups
-
-
-def dispatcher(count: int) -> Any:
-    """Return doit's dispatcher of two groups, where each task of the first needs one of the second."""
-    told = [
-        {
-            **TOLD["made of nothing"],
-            "basename": "extract",
-            "name": f"{n}",
-            "task_dep": [f"fetch:{n}"],
-            "targets": [f"e{n}"],
-        }
-        for n in range(count)
-    ] + [{**TOLD["made of nothing"], "basename": "fetch", "name": f"{n}", "targets": [f"f{n}"]} for n in range(count)]
-    control = TaskControl(list(slim_task.slim_tasks(told)))  # type: ignore[no-untyped-call]
-    control.process(["extract", "fetch"])  # type: ignore[no-untyped-call]
-    return control.task_dispatcher()  # type: ignore[no-untyped-call]
-
-
-def walked(one: Any, outcome: Callable[[str], str], ahead: int) -> list[str]:
-    """Return the names of the tasks in the order in which they come; up to `ahead` are at work at once."""
-    order: list[str] = []
-    working: list[Any] = []
-    while True:
-        try:
-            node = next(one.generator)
-        except StopIteration:
-            for done in working:
-                done.run_status = "failure" if done.bad_deps else outcome(done.task.name)
-            break
-        if node != "hold on":
-            order.append(node.task.name)
-            working.append(node)
-        elif not working:
-            raise AssertionError("everybody waits")
-        while len(working) > ahead or (node == "hold on" and working):
-            done = working.pop(0)
-            done.run_status = "failure" if done.bad_deps else outcome(done.task.name)
-            one._update_waiting(done)
-            if node == "hold on":
-                break
-    assert not one.waiting
-    return order
-
-
-@pytest.mark.parametrize("ahead", [0, 1, 50, 5000])
-@pytest.mark.parametrize("count", [1, slim_task.PORTION, slim_task.PORTION + 1, 3 * slim_task.PORTION + 7])
-def test_a_group_in_portions_is_the_whole_group(count: int, ahead: int) -> None:
-    """Every task comes once, after what it needs, and a group after all of its tasks, as with doit; also when some fail."""
-    for bad in ("", "fetch:0", f"extract:{count - 1}"):
-        stock, ours = dispatcher(count), dispatcher(count)
-        slim_task.Portions(ours)
-
-        def outcome(name: str, bad: str = bad) -> str:
-            return "failure" if name == bad else "successful"
-
-        expected, found = walked(stock, outcome, ahead), walked(ours, outcome, ahead)
-        assert len(found) == len(set(found))
-        assert set(found) == set(expected)
-        at = {name: place for place, name in enumerate(found)}
-        assert all(at[f"fetch:{n}"] < at[f"extract:{n}"] < at["extract"] for n in range(count))
-        assert all(at[f"fetch:{n}"] < at["fetch"] for n in range(count))
-        states = [{name: node.run_status for name, node in one.nodes.items()} for one in (stock, ours)]
-        assert states[0] == states[1]
-
-
-def test_only_a_portion_is_made_known_beforehand() -> None:
-    """While workers have enough to do no more tasks are made ready; doit makes all of them so before the first one."""
-    stock, ours = dispatcher(4 * slim_task.PORTION), dispatcher(4 * slim_task.PORTION)
-    slim_task.Portions(ours)
-    for one, least, most in (
-        (stock, 8 * slim_task.PORTION, 9 * slim_task.PORTION),
-        (ours, slim_task.PORTION, 2 * slim_task.PORTION + 2),
-    ):
-        assert next(one.generator).task.name == "fetch:0"
-        assert least <= len(one.nodes) <= most
-
-
-def test_a_circle_is_found_in_a_portion() -> None:
-    """A task of a large group that needs its own group is refused, as by doit."""
-    from doit.exceptions import InvalidDodoFile
-
-    names = [f"t{n}" for n in range(2 * slim_task.PORTION)]
-    made: Any = Task  # doit has no types
-    tasks = [
-        made("all", None, task_dep=names),
-        *(made(name, None, task_dep=["all"] if name == names[-1] else []) for name in names),
-    ]
-    one = TaskDispatcher({task.name: task for task in tasks}, {}, ["all"])  # type: ignore[no-untyped-call]
-    slim_task.Portions(one)
-    with pytest.raises(InvalidDodoFile, match="Cyclic"):
-        walked(one, lambda _: "successful", 0)
 
 
 def test_facts_are_told_alike() -> None:

@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from doit import cmd_run
@@ -23,9 +22,7 @@ from doit.cmd_list import List as DoitList
 from doit.exceptions import InvalidCommand
 
 from tasks_lib.engine.base_command import BaseCommand, report_closed_output
-from tasks_lib.engine.late import Late
 from tasks_lib.engine.loader import Loader
-from tasks_lib.engine.state import StateBackend
 from tasks_lib.errors import FetchError, OfflineError, escaped
 from tasks_lib.graph.names import UnknownNameError
 from tasks_lib.session import current_session
@@ -76,11 +73,6 @@ class Named(BaseCommand):
         gc.freeze()
         return super().__new__(cls)
 
-    def get_backends(self) -> Mapping[str, Any]:
-        """Return doit's backends and ours; those of other packages are looked for when one of them is asked for."""
-        stock = super().get_backends
-        return Late(self.cmdparser, "backend", {"doit-fetch": lambda: StateBackend}, stock)
-
     def parse_execute(self, in_args: list[str]) -> int:
         """Execute what was written; options may stand after names too."""
         if not self.execute_tasks:  # words after the name of a task that runs may be options of that task
@@ -118,12 +110,6 @@ class Named(BaseCommand):
             gc.enable()  # what a dodo.py left open is found by the last look, and its buffers are written
             _let_signals_end_us()
         return status
-
-
-def _reporter() -> Any:
-    from tasks_lib.engine.reporter import Reporter
-
-    return Reporter
 
 
 def _refused(error: FetchError) -> int:
@@ -178,10 +164,6 @@ class RunCommand(Named, _DOIT.Run):  # type: ignore[misc]
         from tasks_lib.cli.json_fallback import shown
 
         return shown(self.params)
-
-    def get_reporters(self) -> Mapping[str, Any]:
-        """Return the reporters, as `get_backends`."""
-        return Late(self.cmdparser, "reporter", {"fetch": _reporter}, super().get_reporters)
 
     @property
     def scope(self) -> str:

@@ -92,7 +92,6 @@ class PooledRunner(Runner):
         if len(task_dispatcher.tasks) > _MANY:
             gc.freeze()
         gc.enable()
-        slim_task.Portions(task_dispatcher)
         self._tasks = task_dispatcher.tasks
         self._selected = task_dispatcher.selected_tasks
         if self._run_plan is not None:

@@ -1,9 +1,8 @@
 """What doit holds of each task, made small: its own would keep twelve kilobytes of every task to the end of a run.
 
-Our tasks are doit's with everything that all of them have in common in the class; a group makes its tasks known in
-portions, as workers get hungry; what is done keeps only what doit, a reporter or the stamp still asks for. Tasks of a
-user's own are left as they are.
-Source: doit 0.37, `Task`, `ExecNode`, `TaskDispatcher`; tests compare.
+A `SlimTask` has in its class everything that all of our tasks have in common. A finished task keeps only what doit, a
+reporter or the snapshot still asks for. Tasks that users define in their own dodo.py stay as they are.
+Source: doit 0.37, `Task`, `ExecNode`; tests compare.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from doit.task import IOConfig, Task
 
 from tasks_lib.graph.names import GROUPS
 
-#: Tasks that a group makes known to doit at once: enough for every worker, few enough to be no burden.
-PORTION: Final = 256
+#: Dependencies of one task from which on looking for one of them in a list costs more than a set beside it.
+_MANY_NEEDS: Final = 256
 
 
 def _done() -> None:
@@ -75,7 +74,7 @@ class SlimTask(_TASK):  # type: ignore[misc]
         self._actions = told["actions"]
         ((self._check),) = told["uptodate"]
         needs: list[str] = told.get("task_dep") or []
-        self.task_dep = Names(needs) if len(needs) > PORTION else needs
+        self.task_dep = Names(needs) if len(needs) > _MANY_NEEDS else needs
         self.file_dep = set(told["file_dep"]) if told.get("file_dep") else _NO_SET
         self.targets: list[str] = told["targets"]
         self._clean = told["clean"]
@@ -167,48 +166,6 @@ def empty_groups() -> dict[str, Task]:
         name: Task(name, None, doc=doc, has_subtask=True)  # type: ignore[no-untyped-call]
         for name, doc in GROUPS.items()
     }
-
-
-class Portions:
-    """Lets doit's dispatcher take the tasks of a large group portion by portion, the next one when nothing is ready.
-
-    It would make a node of each at once, of two kilobytes and a half, before the first task runs.
-    """
-
-    def __init__(self, dispatcher: Any) -> None:
-        self._dispatcher, self._paused = dispatcher, list[Any]()
-        self._whole, self._next = dispatcher._add_task, dispatcher._get_next_node
-        dispatcher._add_task, dispatcher._get_next_node = self._add_task, self._get_next_node
-
-    def _add_task(self, node: Any) -> Iterator[Any]:
-        task = node.task
-        plain = not (task.calc_dep or task.setup_tasks or task.loader)
-        large = plain and len(node.task_dep) > PORTION
-        return self._steps(node) if large else self._whole(node)
-
-    def _steps(self, node: Any) -> Iterator[Any]:
-        names, node.task_dep = node.task_dep, []
-        for start in range(0, len(names), PORTION):
-            if start:
-                self._paused.append(node)
-                yield "wait"
-                if node in self._paused:  # all of the portions before are done
-                    self._paused.remove(node)
-            portion = names[start : start + PORTION]
-            for name in portion:
-                if (new := self._dispatcher._gen_node(node, name)) is not None:
-                    yield new
-            self._dispatcher._node_add_wait_run(node, portion)
-        if node.wait_run:
-            yield "wait"
-        yield node.task
-
-    def _get_next_node(self, ready: Any, tasks_to_run: list[str]) -> Any:
-        if ready or not self._paused:
-            return self._next(ready, tasks_to_run)
-        node = self._paused.pop(0)
-        self._dispatcher.waiting.discard(node)
-        return node
 
 
 def release_node(node: Any) -> None:
