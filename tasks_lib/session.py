@@ -1,6 +1,6 @@
-"""What one run is built of: settings, definitions, plan and graph, each made when it is first asked for.
+"""The session of one `doit` process: settings, definitions, plan and graph, each created on first use.
 
-What only a part of the commands needs is imported then, too: half of the time of `doit list` would go into that.
+Modules that only some commands need are imported on first use, too: they would take half of the time of `doit list`.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _current: Session | None = None
 
 
 def current_session() -> Session | None:
-    """Return what `start_session` was given, None when no dodo.py asked for it."""
+    """Return the session of this process, None when no dodo.py has started one."""
     return _current
 
 
-def start_session(found: Session) -> None:
+def start_session(session: Session) -> None:
     """Make this the session of the process: doit creates commands and reporters without arguments of ours."""
     global _current  # the one of this process
-    _current = found
+    _current = session
 
 
 class Session:
-    """One run; `doit_fetch` makes it."""
+    """The shared parts of one process; `doit_fetch` starts it."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         self.settings, self.environ = settings, environ
@@ -47,7 +47,7 @@ class Session:
 
     @property
     def world(self) -> Context:
-        """What every step is given; whoever asks for it is in."""
+        """The context of the steps; the first access opens the cache."""
         self.enter()
         return self._context
 
@@ -59,7 +59,7 @@ class Session:
 
     @cached_property
     def library(self) -> DefinitionCache:
-        """Where parsed definitions are kept; whoever asks for it is in."""
+        """The cache of parsed definitions; the first access opens the cache directory."""
         from tasks_lib.incremental.definition_cache import DefinitionCache
 
         self.enter()
@@ -67,14 +67,13 @@ class Session:
         return DefinitionCache(self.settings.cache / f"definitions-{where[:12]}.parsed", self.code)
 
     def enter(self) -> None:
-        """Make the cache directory, note who uses it, and wait while it is pruned; done once.
+        """Create the cache directory, register these definitions as its user, and wait while it is pruned; done once.
 
-        What stands in the cache is had through `world` and `library`, which enter by themselves; only who looks at the
-        directory alone says so.
+        `world` and `library` call this themselves; code that uses the cache directory by other means calls it first.
 
         Raises:
-            StoreUnavailableError: it cannot be used, or prune holds it for too long.
-            SettingError: there is no such trusted group.
+            StoreUnavailableError: the cache cannot be used, or `doit prune` holds it for too long.
+            SettingError: the trusted group does not exist.
         """
         if not self._entered:
             self._context.store.join(self.settings.fetchdefs)
@@ -82,25 +81,25 @@ class Session:
 
     @cached_property
     def surroundings(self) -> TerminalInfo:
-        """Where the run is shown, and where its record goes."""
+        """The terminal and the CI that show the run, and the path of its record."""
         from tasks_lib.ui.output import TerminalInfo
 
-        told = self.settings
-        return TerminalInfo.parse(self.environ, progress=told.progress, events=told.events, build=told.build)
+        own = self.settings
+        return TerminalInfo.parse(self.environ, progress=own.progress, events=own.events, build=own.build)
 
     @property
     def database(self) -> Path:
-        """Where doit's database is."""
+        """The path of doit's database."""
         return self.settings.cache / "doit.db"
 
     @cached_property
     def code(self) -> str:
-        """What this package's own files are known by."""
+        """A digest of the source files of this package."""
         return code_mark()
 
     @property
     def roots(self) -> list[Path]:
-        """Where definitions are looked for."""
+        """The directories and files that may hold definitions."""
         return roots(self.settings.fetchdefs)
 
     @cached_property
@@ -108,7 +107,7 @@ class Session:
         """All definitions.
 
         Raises:
-            DefinitionError: with every problem of every file.
+            DefinitionError: lists every problem of every file.
         """
         from tasks_lib.incremental.definition_files import load
 
@@ -116,7 +115,7 @@ class Session:
 
     @cached_property
     def plan(self) -> Plan:
-        """What each definition becomes."""
+        """The keys, files and directories of each definition."""
         from tasks_lib.incremental.definition_files import digest_of
         from tasks_lib.steps import Plan
 

@@ -369,7 +369,7 @@ def test_words_beside_own_tasks_that_take_words(repository: Path) -> None:
         done = doit(repository, *words, "nothing-like-it-at-all")
         assert (done.returncode, len(done.stdout.splitlines())) == (2, 2), done.stdout
     done = doit(repository, "flag", "-a", "x", "./own.h")
-    assert (done.returncode, done.stdout) == (2, "ERROR: no task is called './own.h'\ndid you mean own?\n")
+    assert (done.returncode, done.stdout) == (2, "ERROR: unknown task './own.h'\ndid you mean own?\n")
     assert doit(repository, "*.late").returncode == 2
     assert ran(doit(repository, "./own.h", "takes", "./own.h", "x*")) == ["own", "takes"]
     assert (repository / "said").read_text() == "./own.h x*\n"

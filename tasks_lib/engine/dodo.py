@@ -1,7 +1,4 @@
-"""What doit finds in a dodo.py: its configuration and the tasks of the definitions.
-
-`doit_fetch` hands both on, and the environment in.
-"""
+"""The configuration and the tasks that doit finds in a dodo.py; `doit_fetch` exports both."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ def start(environ: Mapping[str, str]) -> Mapping[str, Any]:
     found = current_session() or _created(environ)
     return {
         "minversion": "0.37.0",
-        "default_tasks": ["toolchain", "repack", "fetch"],  # sinks first: downloads and extractions overlap
+        "default_tasks": ["toolchain", "repack", "fetch"],  # sinks first, so that downloads and extractions overlap
         "backend": "doit-fetch",
         "check_file_uptodate": MD5Checker,
         "dep_file": str(found.database),
@@ -48,12 +45,12 @@ def _created(environ: Mapping[str, str]) -> Session:
     try:
         given = configuration.read()
         found = Session(Settings.parse(**given._asdict()), environ)
-        # whoever left a stamp was here, and may answer alone; a path that cannot even be looked at is told by `enter`
+        # a snapshot shows that the cache was opened before, and may answer alone; `enter` reports an unusable path
         if not SETTINGS_ONLY.get() and not os.path.exists(stamp_of(str(found.database))):  # noqa: PTH110 - never raises
             found.enter()
     except FetchError as error:
         raise InvalidDodoFile(str(error)) from None
-    # Source: doit 0.37, `doit_cmd.get_var`; it tells of one variable, and not which there are
+    # Source: doit 0.37, `doit_cmd.get_var`, which returns one variable and does not list them
     for line in misspelt(getattr(doit_cmd, "_CMDLINE_VARS", None) or (), environ):
         sys.stderr.write(f"warning: {escaped(line)}\n")
     start_session(found)

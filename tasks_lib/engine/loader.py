@@ -1,8 +1,8 @@
-"""What doit's commands load: as few tasks as answer the question.
+"""Load as few tasks as a command of doit needs.
 
-A bare `doit` loads nothing when the stamp says that nothing changed, and otherwise the definitions that are affected,
-with what they need. Named tasks load their closure. A `dodo.py` with tasks of its own beside ours loads everything, as
-doit does, and so does whatever is not understood here.
+A bare `doit` loads nothing when the snapshot shows that nothing changed, and otherwise the affected definitions with
+their dependencies. Named tasks load their closure. A dodo.py with tasks of its own beside ours loads everything, as
+doit does; so does every case that is not handled here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tasks_lib.session import Session, current_session
 
 
 class Loader:
-    """doit's loader, with a choice of what is loaded; everything else is the inner one's."""
+    """Wraps doit's loader and chooses which tasks are loaded; everything else is delegated."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -69,30 +69,30 @@ class Loader:
         return tasks
 
     def _configured(self, tasks: list[Task]) -> list[Task]:
-        """Give the tasks what pyproject.toml says of them, as doit does."""
+        """Apply the `task:NAME` tables of doit's configuration, as doit does."""
         for task in tasks:
             if (stanza := f"task:{task.name}") in (self._inner.config or ()):
                 task.cfg_values = self._inner.config[stanza]
         return tasks
 
     def _named(self, tasks: list[Task], words: list[str]) -> list[Task]:
-        """Replace the words of the command line by the names of tasks.
+        """Replace the words of the command line with task names.
 
         Raises:
-            UnknownNameError: a word means nothing.
+            UnknownNameError: a word matches nothing.
         """
         self._tasks = {task.name: task for task in tasks}
         words[:] = resolve_names(words, self._tasks, self._inner.cmd_names)
         return tasks
 
     def _named_to_run(self, tasks: list[Task], words: list[str]) -> list[Task]:
-        """As `_named`, where tasks run.
+        """Replace words with task names for a command that runs tasks.
 
-        What follows the name of one with parameters may be its own, and a word may be of a task that is made while they
-        run: those words stay. What follows a glob or a path never is a task's own.
+        Words after the name of a task with parameters may be its arguments, and a word may name a task that is created
+        during the run: those words stay. Words after a glob or a path are never arguments of a task.
 
         Raises:
-            UnknownNameError: a word means nothing.
+            UnknownNameError: a word matches nothing.
         """
         self._tasks = {task.name: task for task in tasks}
         taking = {task.name for task in tasks if task.params or task.creator_params or task.pos_arg}
@@ -102,43 +102,43 @@ class Loader:
         else:
             meant = resolve_names(words[:own], self._tasks, self._inner.cmd_names)
         for name in taking.intersection(meant):
-            # else doit would give it the names behind it, and not run them
+            # otherwise doit passes the following names to this task instead of running them
             self._tasks[name].pos_arg_val = self._tasks[name].pos_arg_val or []
         words[:own] = meant
         return tasks
 
     def _perhaps(self, word: str) -> list[str]:
-        """Return the names that a word means, the word itself when it may be of a task that is not there yet."""
+        """Return the names that a word matches, or the word itself when its task may not exist yet."""
         try:
             return resolve_names([word], self._tasks, self._inner.cmd_names)
         except UnknownNameError:
-            if "*" in word:  # doit looks among those that are there
+            if "*" in word:  # doit expands globs over existing tasks only
                 raise
             return [word]
 
     def unknown(self, word: str) -> UnknownNameError:
-        """Return the error for a word that doit did not find, behind the name of a task with parameters perhaps."""
+        """Return the error for a word that doit did not find, possibly after the name of a task with parameters."""
         try:
             (name, *_) = resolve_names([word], self._tasks, self._inner.cmd_names)
         except UnknownNameError as error:
             return error
-        return UnknownNameError(f"no task is called {escaped(word)!r}", hint=f"did you mean {escaped(name)}?")
+        return UnknownNameError(f"unknown task {escaped(word)!r}", hint=f"did you mean {escaped(name)}?")
 
     def selection(self, tasks: Iterable[Task], selected: list[str] | None) -> list[str]:
-        """Return the names of the tasks that are selected: by words, else by default, else all groups."""
+        """Return the names of the selected tasks: by words, else the defaults, else all groups."""
         by_name = {task.name: task for task in tasks}
         if selected is None:
             return [task.name for task in by_name.values() if not task.subtask_of]
         return resolve_names(selected, by_name, self._inner.cmd_names)
 
     def users(self, task: str) -> set[str]:
-        """Return the tasks that use what a task of a definition publishes, even those that are not loaded."""
+        """Return the tasks that use the artifact of a task, including tasks that are not loaded."""
         found = current_session()
         if found is None or not isinstance(self._inner, NamespaceTaskLoader):
             return set()
         kind, name = owner_of(task)
         known = found.definitions.fetches if kind == "fetch" else found.definitions.toolchains
-        if name not in known:  # a task of a user's own that is called like one of ours
+        if name not in known:  # a user's task with the name of one of ours
             return set()
         if kind == "fetch" and found.plan.published(found.definitions.fetches[name]).task != task:
             return set()
@@ -162,12 +162,12 @@ class Loader:
                     return self._named(_made(found, closure(found.definitions, *names)), pos_args)
             return self._named(_made(found, None), pos_args)
         if scope == "groups":
-            refused = found.definitions.refused  # what is wrong is told even where no task is shown
+            refused = found.definitions.refused  # refused definitions are reported even where no task is listed
             return [*slim_task.empty_groups().values(), *(_alone(found) if refused else ())]
         return _made(found, None)
 
     def _bare(self, found: Session, cmd: Any) -> list[Task]:
-        """Return the tasks that a bare run has to look at."""
+        """Return the tasks that a bare run has to check."""
         database = cmd.dep_manager.name
         self.run_plan = plan = plan_run(
             found,
@@ -187,7 +187,7 @@ class Loader:
 
 
 def _only_ours(namespace: Mapping[str, Any] | None) -> bool:
-    """Whether a dodo.py defines our tasks and none of its own. Source: doit.loader._get_task_creators."""
+    """Whether a dodo.py defines only our tasks. Source: doit.loader._get_task_creators."""
     if namespace is None:
         return False
     creators = [
@@ -199,10 +199,10 @@ def _only_ours(namespace: Mapping[str, Any] | None) -> bool:
 
 
 def _made(found: Session, names: Names | None) -> list[Task]:
-    """Return the tasks of these definitions (None: of all), groups first."""
+    """Return the tasks of the named definitions (None for all), groups first."""
     return list(slim_task.slim_tasks(found.graph.tasks(*(names or (None, None)))))
 
 
 def _alone(found: Session) -> list[Task]:
-    """Return the tasks that stand beside the groups."""
+    """Return the tasks outside of the groups."""
     return [task for task in slim_task.slim_tasks(found.graph.refused()) if task.name not in GROUPS]

@@ -1,4 +1,4 @@
-"""Offline: what is missing for the whole requested graph is told at once, before anything runs."""
+"""Refuse an offline run before it starts, naming everything that the requested tasks would have to download."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Any
 from tasks_lib.errors import OfflineError, escaped
 from tasks_lib.incremental.selection import needed
 
-#: Most missing artifacts that are named; the rest is counted.
+#: Maximum number of missing artifacts that are named; the others are counted.
 _NAMED = 100
 
 
 def refuse_missing(tasks: Mapping[str, Any], selected: Iterable[str]) -> None:
-    """Return when the cache, or a file, has everything that the selected tasks fetch.
+    """Return if the cache or local files hold everything that the selected tasks fetch.
 
     Raises:
         OfflineError: names everything that would have to come from the network.
     """
     from tasks_lib.definitions import Fetch
     from tasks_lib.graph.tasks import step_of
-    from tasks_lib.steps import needs_network  # loads what a run needs, and other commands do not
+    from tasks_lib.steps import needs_network  # loads modules that only a run needs
 
     missing = [
         step.arguments[1].name
         for task in needed(tasks, selected)
         if task.name.startswith("fetch:")
         and (step := step_of(task)) is not None
-        and isinstance(step.arguments[1], Fetch)  # not one that is refused anyway
+        and isinstance(step.arguments[1], Fetch)  # not a refused definition
         and needs_network(*step.arguments)
     ]
     if missing:
         lines = [f"{escaped(name)}: not in the cache, and the network is off" for name in sorted(missing)[:_NAMED]]
         lines += [f"... and {len(missing) - _NAMED} more"] if len(missing) > _NAMED else []
-        hint = "nothing was run; run once without offline, or copy a cache that holds them"
+        hint = "nothing was run; run once without offline=1, or copy a cache that holds them"
         raise OfflineError("offline, and this is missing:\n" + "\n".join(lines), hint=hint)

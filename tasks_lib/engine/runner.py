@@ -1,9 +1,9 @@
-"""The runner: threads with a limit per class of task, a bounded look-ahead, and an end that loses nothing.
+"""Run tasks in threads, with a limit for each class of task and a bounded look-ahead; losing no result at the end.
 
-The main thread walks doit's graph, decides what is up to date and records results; workers run actions, and check what
-is large. A task says its class in `meta["pool"]`: `network` (downloads), `cpu` (hashing, compressing, commands); others
-share a class of their own. No exception of an action ends a worker. A signal only sets a flag: the tasks at work are
-asked to stop, what finished meanwhile is recorded.
+The main thread walks doit's graph, decides which tasks are up to date, and records results. Worker threads run actions
+and check tasks with large files. A task names its class in `meta["pool"]`: `network` (downloads) or `cpu` (hashing,
+compression, commands); all others share a third class. No exception of an action ends a worker. A signal only sets a
+flag: running tasks are asked to stop, and the results of those that finish meanwhile are recorded.
 
 Builds on doit 0.37: `Runner`, `TaskDispatcher._update_waiting`, `Dependency.get_status`; tests fail when they change.
 """
@@ -35,19 +35,19 @@ from tasks_lib.incremental.selection import needed
 from tasks_lib.incremental.snapshot import SnapshotRow
 from tasks_lib.ui.events import BUS
 
-#: Ready tasks that are always looked ahead, and the most that are while a class of workers has nothing to do.
+#: Ready tasks that are always prepared, and the maximum while a class of workers is idle.
 _AHEAD: Final = 64
 _MOST_AHEAD: Final = 4096
-#: Nodes taken from doit's graph between two looks at what has finished.
+#: Nodes taken from doit's graph before finished tasks are collected.
 _PULLS: Final = 32
-#: Tasks from which on looks for garbage leave them out while they run.
+#: Number of tasks above which the garbage collector skips them during the run.
 _MANY: Final = 1000
-#: Seconds that tasks have to stop after a signal; with saving and leaving it stays below two.
+#: Seconds that tasks have to stop after a signal; with saving and exit the total stays below two.
 _DRAIN_S: Final = 1.2
-#: Seconds that the main thread leaves the interpreter to workers that need nothing: a task or two.
+#: Seconds for which the main thread yields the interpreter to busy workers: the time of a task or two.
 _PAUSE_S: Final = 0.002
 
-#: The classes whose workers are kept busy by looking further ahead.
+#: The classes for which the runner looks further ahead when their workers are idle.
 _POOLS: Final = ("network", "cpu")
 _CHECK: Final = "check"
 _RUN: Final = "run"
@@ -55,7 +55,7 @@ _DROP: Final = "drop"
 
 
 class _Workers:
-    """The threads of one class; `jobs` feeds them."""
+    """The threads of one class, which take their work from `jobs`."""
 
     def __init__(self, pool: str) -> None:
         self.pool = pool
@@ -64,10 +64,10 @@ class _Workers:
 
 
 class PooledRunner(Runner):
-    """Runs tasks in threads, each class of task with its own limit."""
+    """Runs tasks in threads, with a limit for each class."""
 
     def __init__(self, *doit: Any, pools: Pools, interruption: Interruption, run_plan: RunPlan | None = None) -> None:
-        super().__init__(*doit[:5])  # type: ignore[no-untyped-call]  # what comes after that is `-n`, see `Pools`
+        super().__init__(*doit[:5])  # type: ignore[no-untyped-call]  # the arguments after these are `-n`, see `Pools`
         self._pools, self._interruption, self._run_plan = pools, interruption, run_plan
         self._done = interruption.wake
         self._ready: dict[str, deque[Any]] = defaultdict(deque)
@@ -78,13 +78,13 @@ class PooledRunner(Runner):
         self._tasks: Mapping[str, Any] = {}
         self._check: Any = None
         self._selected: list[str] = []
-        self._held: dict[str, deque[Any]] = defaultdict(deque)  # nodes that are checked once that task is done
-        self._free: deque[Any] = deque()  # nodes whose task is done
-        self._ending = False  # something failed, and the main thread may not know yet
+        self._held: dict[str, deque[Any]] = defaultdict(deque)  # nodes to check once the task of that name is done
+        self._free: deque[Any] = deque()  # nodes whose setup task is done
+        self._ending = False  # a task failed; the main thread may not have seen it yet
         self.stuck = 0
 
     def run_tasks(self, task_dispatcher: Any) -> None:
-        """Run everything; returns when all is done, something failed without `-c`, or a signal came.
+        """Run all tasks; return when all are done, one failed without `-c`, or a signal arrived.
 
         Raises:
             InvalidDodoFile: tasks wait for each other.
@@ -99,9 +99,9 @@ class PooledRunner(Runner):
         self._check = self.dep_manager.get_status
         self.dep_manager.get_status = lambda task, *rest, **more: (
             self._statuses.pop(task.name, None) or self._check(task, *rest, **more)
-        )  # what a worker found counts
+        )  # a status that a worker determined wins
         try:
-            with thread_local_stdio(), run_alone:  # this thread is one more that does little between many system calls
+            with thread_local_stdio(), run_alone:  # this thread also makes many short system calls
                 self._loop(task_dispatcher)
         finally:
             self.dep_manager.get_status = self._check
@@ -120,10 +120,10 @@ class PooledRunner(Runner):
             if not self._busy():
                 if self._stop_running or more is None:
                     return
-                if not more and self._held:  # those wait for what waits for them
+                if not more and self._held:  # they wait for tasks that wait for them
                     self._begin(dispatcher, self._held_longest())
                 elif not more and not any(self._ready.values()):
-                    raise InvalidDodoFile("tasks wait for each other; `doit list --all --deps` shows for whom")
+                    raise InvalidDodoFile("tasks wait for each other: `doit list --all --deps` shows the dependencies")
                 continue
             with contextlib.suppress(queue.Empty):
                 hungry = more and self._hungry()
@@ -131,7 +131,7 @@ class PooledRunner(Runner):
         self._drain(dispatcher)
 
     def _next_done(self) -> Any:
-        """Wait for a worker; while each has a next task there is no hurry, and several are heard at once."""
+        """Wait for a worker; while all have a next task, pause briefly so that several results arrive together."""
         with contextlib.suppress(queue.Empty):
             return self._done.get(block=False)
         with released:
@@ -142,12 +142,12 @@ class PooledRunner(Runner):
     def _busy(self) -> int:
         return sum(self._running.values())
 
-    # --- from the graph into the queues
+    # --- from the graph to the queues
 
     def _hungry(self) -> bool:
-        """Whether more tasks should be looked for."""
+        """Whether to take more tasks from the graph."""
         ready = sum(map(len, self._ready.values()))
-        if self._pools.total == 1:  # one after the other: what one leaves behind counts when the next one is checked
+        if self._pools.total == 1:  # strictly sequential: the check of a task sees the files of the one before
             return not (ready or self._busy())
         if ready < _AHEAD:
             return True
@@ -155,7 +155,7 @@ class PooledRunner(Runner):
         return idle and ready < _MOST_AHEAD
 
     def _pull(self, dispatcher: Any) -> bool | None:
-        """Take some nodes; return whether there may be more now, None when there is none left at all."""
+        """Take nodes from the graph; return whether more may be ready now, None when none are left."""
         for _ in range(_PULLS):
             if self._stop_running or not self._hungry():
                 return True
@@ -186,7 +186,7 @@ class PooledRunner(Runner):
             self._select(dispatcher, node)
 
     def _is_known(self, task: Any) -> bool:
-        """Whether doit remembers that it succeeded; if not, one of ours runs, whatever its files are."""
+        """Whether doit has a record of its success; without one, our tasks run whatever the state of their files."""
         return not isinstance(task, slim_task.SlimTask) or bool(self.dep_manager.backend.in_(task.name))
 
     def _is_large(self, task: Any) -> bool:
@@ -216,13 +216,13 @@ class PooledRunner(Runner):
             self._free.extend(self._held.pop(node.task.name, ()))
 
     def _look(self, task: Any) -> SnapshotRow | None:
-        """Look at a task's files before it is checked, for the stamp."""
+        """Return the state of a task's files before the check, for the snapshot."""
         return self._run_plan.look(task) if self._run_plan is not None and self._is_known(task) else None
 
     # --- from the queues to the workers
 
     def _feed(self) -> None:
-        """Start what may start now; what others wait for longest, work on what is there, goes first."""
+        """Start every task that may start; tasks that work on local files go before downloads."""
         for pool in sorted(self._ready, key=lambda one: one == "network"):
             jobs = self._ready[pool]
             while jobs and self._pools.has_room(pool, self._running):
@@ -252,7 +252,7 @@ class PooledRunner(Runner):
                     self._statuses[node.task.name] = self._check(node.task, self._tasks)
                 else:
                     fail = self._executed(node.task)
-            except BaseException as error:  # SystemExit, asyncio's CancelledError: a task fails, a worker never ends
+            except BaseException as error:  # also SystemExit: the task fails, the worker goes on
                 if kind == _RUN:
                     fail = TaskError(f"{type(error).__name__} in an action", error)  # type: ignore[no-untyped-call]
             if kind == _RUN:
@@ -263,13 +263,13 @@ class PooledRunner(Runner):
 
     def _executed(self, task: Any) -> BaseFail | None:
         fail: BaseFail | None = self.execute_task(task)  # type: ignore[no-untyped-call]
-        prime = getattr(self.dep_manager.checker, "prime", None)  # a dodo.py may choose another checker
+        prime = getattr(self.dep_manager.checker, "prime", None)  # a dodo.py may set another checker
         if fail is None and prime is not None:
             for path in task.file_dep:
                 prime(path)
         return fail
 
-    # --- from the workers into the records
+    # --- from the workers to the database
 
     def _collect(self, dispatcher: Any, done: tuple[str, str, Any, Any] | None) -> None:
         if done is None:  # a signal
@@ -283,17 +283,19 @@ class PooledRunner(Runner):
                 self._select(dispatcher, node)
             return
         if fail is not None and self._interruption.signal and _was_cancelled(fail):
-            return  # it was asked to stop: it neither failed nor is it known to be done
+            return  # asked to stop: neither failed nor known to be done
         self._record(node, fail)
         self._wake(dispatcher, node)
 
     def _record(self, node: Any, fail: Any) -> None:
         try:
             self.process_task_result(node, fail)  # type: ignore[no-untyped-call]
-        except OSError as error:  # doit reads dependencies, and foresees only that one is missing
+        except OSError as error:  # doit reads dependencies and handles only missing ones
             if error.filename is None:
                 raise
-            told = f"{escaped(str(error.filename))} cannot be read: {error.strerror}\nsee why, and run again"
+            told = (
+                f"{escaped(str(error.filename))} cannot be read: {error.strerror}\ncheck its permissions and run again"
+            )
             self._handle_task_error(node, TaskFailed(told))  # type: ignore[no-untyped-call]
         if node.run_status == "successful":
             if self._run_plan is not None:
@@ -302,7 +304,7 @@ class PooledRunner(Runner):
                 node.task.release()
 
     def _handle_task_error(self, node: Any, base_fail: BaseFail) -> None:
-        """Count a failure; a task that was not run adds nothing to the status, since what it needs counted."""
+        """Count a failure; a task that did not run leaves the exit status to the failed task that it needs."""
         before = self.final_result
         super()._handle_task_error(node, base_fail)  # type: ignore[no-untyped-call]
         if isinstance(base_fail, UnmetDependency):
@@ -325,7 +327,7 @@ class PooledRunner(Runner):
         return status
 
     def _drain(self, dispatcher: Any) -> None:
-        """Record what still finishes, for a moment; a second signal ends even that."""
+        """Record tasks that finish within a moment; a second signal ends the wait."""
         self._ready.clear()
         ends = time.monotonic() + _DRAIN_S
         while self._busy() and self._interruption.times < 2 and (left := ends - time.monotonic()) > 0:

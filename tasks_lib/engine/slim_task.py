@@ -1,4 +1,4 @@
-"""What doit holds of each task, made small: its own would keep twelve kilobytes of every task to the end of a run.
+"""Tasks of a small class: doit's own keeps twelve kilobytes of every task until the end of a run.
 
 A `SlimTask` has in its class everything that all of our tasks have in common. A finished task keeps only what doit, a
 reporter or the snapshot still asks for. Tasks that users define in their own dodo.py stay as they are.
@@ -21,24 +21,24 @@ _MANY_NEEDS: Final = 256
 
 
 def _done() -> None:
-    """Stand for what was done."""
+    """Replace an action that has run."""
 
 
-#: Stands for the actions of a task: doit asks whether it has any, and what they wrote.
+#: A placeholder for the actions of a task: doit asks whether there are any, and for their output.
 _SOME: Final = (PythonAction(_done),)  # type: ignore[no-untyped-call]  # doit has no types
-#: What is left of the steps of a finished node; shared, as all that follows: it never changes.
+#: The remaining steps of a finished node. This and the following values are shared and never change.
 _NO_STEPS: Final[Iterator[Any]] = iter(())
 _NO_WORDS: Final[dict[str, Any]] = {}
 _NO_LIST: Final[list[Any]] = []
 _NO_SET: Final[frozenset[Any]] = frozenset()
-#: What another process has no use for. Source: doit 0.37, `Task.pickle_safe_dict`.
+#: Attributes that are not sent to another process. Source: doit 0.37, `Task.pickle_safe_dict`.
 _NOT_SENT: Final = frozenset({"_actions", "_check", "_clean"})
 
 
 class Names(list[str]):
-    """Many names of tasks: find one among them without comparing each.
+    """A long list of task names with constant-time membership tests.
 
-    doit asks for the maker of each file dependency. Source: doit 0.37, `TaskControl.add_implicit_task_dep`.
+    doit looks for the creator of each file dependency in it. Source: doit 0.37, `TaskControl.add_implicit_task_dep`.
     """
 
     __slots__ = ("_known",)
@@ -48,7 +48,7 @@ class Names(list[str]):
         self._known = frozenset(self)
 
     def __contains__(self, name: object) -> bool:
-        """Return whether a name is among them, even if it was added later."""
+        """Whether the list holds a name, including names added later."""
         return name in self._known or super().__contains__(name)
 
 
@@ -68,7 +68,7 @@ class SlimTask(_TASK):  # type: ignore[misc]
     has_subtask = False
 
     def __init__(self, name: str, group: str, told: dict[str, Any]) -> None:
-        """Make the task that a dict of doit's kind tells of."""
+        """Create the task from a dict in doit's format."""
         self.name, self.subtask_of = name, group
         self.doc, self.meta = told["doc"], told["meta"]
         self._actions = told["actions"]
@@ -78,22 +78,22 @@ class SlimTask(_TASK):  # type: ignore[misc]
         self.file_dep = set(told["file_dep"]) if told.get("file_dep") else _NO_SET
         self.targets: list[str] = told["targets"]
         self._clean = told["clean"]
-        # what a run sets: an attribute that is new to its class would give each task a table of its own
+        # set during a run: an attribute that is new to the class would give each task a larger table
         self.executed, self.result, self.values, self.dep_changed = False, None, _NO_WORDS, None
 
     @property
     def calc_dep(self) -> set[str]:
-        """None of ours computes what it depends on."""
+        """Always empty: our tasks do not compute dependencies."""
         return set()
 
     @property
     def uptodate(self) -> list[tuple[Any, list[Any], dict[str, Any]]]:
-        """The check as doit wants it."""
+        """The check in doit's format."""
         return [] if self._check is None else [(self._check, _NO_LIST, _NO_WORDS)]
 
     @property
     def actions(self) -> tuple[Any, ...]:
-        """Something that says that there is an action."""
+        """A placeholder that shows that there is an action."""
         return _SOME
 
     @property
@@ -102,19 +102,19 @@ class SlimTask(_TASK):  # type: ignore[misc]
 
     @property
     def clean_actions(self) -> list[Any]:
-        """What `doit clean` does."""
+        """The actions of `doit clean`."""
         kept = () if self._clean is True else self._clean
         return [create_action(one, self, "clean") for one in kept]  # type: ignore[no-untyped-call]
 
     def init_options(self, args: list[str] | None = None) -> list[str] | None:
-        """Return the words that follow the name on the command line: there are no options to take from them."""
+        """Return all words after the task name on the command line: the task has no options."""
         return args
 
     def overwrite_verbosity(self, stream: object) -> None:
-        """Nothing of ours writes on its own."""
+        """Ignore it: our tasks write no output of their own."""
 
     def execute(self, _stream: object) -> BaseFail | None:
-        """Run the action; what it raises is told as doit tells it."""
+        """Run the action; return an exception as doit does."""
         self.executed = True
         ((action,),) = self._actions
         try:
@@ -124,26 +124,26 @@ class SlimTask(_TASK):  # type: ignore[misc]
         if isinstance(slim_tasks, BaseFail):
             return slim_tasks
         self.values = slim_tasks
-        self.result = slim_tasks["key"] or "skipped"  # what `result_dep` of a user's task compares
+        self.result = slim_tasks["key"] or "skipped"  # compared by `result_dep` of a user's task
         return None
 
     def pickle_safe_dict(self) -> dict[str, Any]:
-        """Return what another process is sent."""
+        """Return the attributes that are sent to another process."""
         return {name: value for name, value in self.__dict__.items() if name not in _NOT_SENT}
 
     def release(self) -> None:
-        """Drop what was done and what it gave; call when its success is recorded."""
+        """Drop the action and its result; call when the success is recorded."""
         self.result, self.values, self.dep_changed, self._actions = None, _NO_WORDS, None, _SOME
 
     def release_checks(self) -> None:
-        """Drop what it was checked by; call when a row of the stamp stands for that."""
+        """Drop the check; call when a row of the snapshot replaces it."""
         self._check = self._clean = None
         self.targets = _NO_LIST
         self.file_dep = _NO_SET
 
 
 def slim_tasks(described: Iterable[dict[str, Any]]) -> Iterator[Task]:
-    """Yield the groups, then the tasks that dicts of doit's kind tell of."""
+    """Yield the groups, then the tasks from dicts in doit's format."""
     groups = empty_groups()
     tasks: list[Task] = []
     for one in described:
@@ -153,7 +153,7 @@ def slim_tasks(described: Iterable[dict[str, Any]]) -> Iterator[Task]:
         if name:
             tasks.append(SlimTask(f"{group}:{name}", group, one))
             groups[group].task_dep.append(tasks[-1].name)
-        else:  # it stands beside the groups
+        else:  # outside of the groups
             del one["basename"]
             tasks.append(Task(group, **one))  # type: ignore[no-untyped-call]
     yield from groups.values()
@@ -169,7 +169,7 @@ def empty_groups() -> dict[str, Task]:
 
 
 def release_node(node: Any) -> None:
-    """Drop what a node waited for, and who waited for it; call when doit knows that it is done."""
+    """Drop the dependencies and dependents of a node; call when doit knows that it is done."""
     node.generator = _NO_STEPS
     node.calc_dep = node.wait_run = node.wait_run_calc = node.waiting_me = _NO_SET
     node.ancestors = node.task_dep = node.bad_deps = node.ignored_deps = _NO_LIST

@@ -1,7 +1,7 @@
-"""What a bare run has to look at, and what it leaves for the next one: `plan_run` before it, `finish_run` after it.
+"""Plan a bare run from the snapshot of the last one (`plan_run`), and write the next snapshot (`finish_run`).
 
-A snapshot of the last run answers for every task whose files, definition, settings and code are unchanged. The others
-run under doit, which tells the plan what it found; from that the plan writes the next snapshot.
+The snapshot answers for every task whose files, definition, settings and code are unchanged. doit checks the others and
+reports to the plan, which writes the next snapshot.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Inputs(Protocol):
 
 
 class Observations:
-    """What a run saw of the files of each task, before the check that it stands for; used by one thread at a time."""
+    """The state of each task's files before its check; used by one thread at a time."""
 
     def __init__(self, loaded_ns: int) -> None:
         """Begin; the sources of the definitions were read at `loaded_ns`, nanoseconds since 1970."""
@@ -88,12 +88,12 @@ class Observations:
             self._rows[task.name] = row
 
     def note_made(self, task: Any) -> None:
-        """Note that a task was made; its files are too young to be believed yet."""
+        """Note that a task ran; its files are too new for a trusted fingerprint."""
         self._made.append(task)
         self._last_ns = time.monotonic_ns()
 
     def settle(self) -> None:
-        """Look at the files of the tasks that were made, and check each task once more."""
+        """Record the files of the tasks that ran, after checking each task once more."""
         if self._made:
             time.sleep(max(0, self._last_ns + 2 * RACY_NS - time.monotonic_ns()) / 1e9)
         for task in self._made:
@@ -106,10 +106,10 @@ class Observations:
 
 
 class RunPlan(Observations):
-    """What one run looks at, and what it learns; made by `plan_run`.
+    """The plan of one run, and what the run observes; created by `plan_run`.
 
     Attributes:
-        is_noop: whether nothing at all changed: no task needs to be loaded.
+        is_noop: whether nothing changed, so that no task is loaded.
         up_to_date: names of the tasks that are known to be up to date and are not loaded.
         definitions: names of the fetches and toolchains to load; None for all.
     """
@@ -122,7 +122,7 @@ class RunPlan(Observations):
         self._inputs, self._path, self._head, self._before = inputs, path, head, before
 
     def _narrow(self, names: Names, definitions: Definitions, before: Snapshot) -> None:
-        """Load the named definitions with what they need only; the tasks of all others are up to date."""
+        """Load only the named definitions with their dependencies; the tasks of all others are up to date."""
         wanted = closure(definitions, *names)
         if sum(map(len, wanted)) > _MOST * (len(definitions.fetches) + len(definitions.toolchains)):
             return
