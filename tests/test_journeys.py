@@ -144,7 +144,7 @@ def test_a_directory_whose_name_is_no_text(repository: Path) -> None:
         assert (done.returncode, "Traceback" in done.stdout) == (3 if fetchdefs != "fetchdefs" else 0, False)
     (odd / "fetchdefs/fetch/near.yml").rename(odd / os.fsdecode(b"fetchdefs/fetch/\xe9.yml"))
     told = (
-        r"ERROR: fetchdefs/fetch/\udce9.yml:1: has a path that is no UTF-8: rename it, or give a relative `fetchdefs=`"
+        r"ERROR: fetchdefs/fetch/\udce9.yml:1: the path is not valid UTF-8: rename it, or set a relative `fetchdefs=`"
     )
     assert doit(odd, "list").stdout.strip() == told
 

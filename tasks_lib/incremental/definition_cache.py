@@ -1,8 +1,8 @@
-"""Parsed definitions, kept: a file of the cache that is read a hundred times faster than YAML.
+"""A cache of parsed definitions, which is read a hundred times faster than YAML.
 
-An unchanged directory is known by the fingerprints of its files and costs one small look at each;
-otherwise each file is known by the digest of its content, and only a file with new content is parsed again. Definitions
-are decoded when they are asked for. What cannot be read, or was written by other code, is as if it were not there.
+The fingerprints of its files identify an unchanged directory, at the cost of one stat() call for each file. Otherwise
+the digest of its content identifies each file, and only files with new content are parsed. Definitions are decoded on
+first access. A cache file that cannot be read, or that other code wrote, counts as missing.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from tasks_lib.fs.fingerprint import Fingerprint
 if TYPE_CHECKING:
     from tasks_lib.definitions import Definitions, Fetch, SourceFile, Toolchain
 
-#: Length of the digest of a definition: it tells whether that is what it was, and nobody gains from two alike.
+#: Bytes of the digest of a definition, which only detects changes; an attacker gains nothing from a collision.
 _DIGEST_BYTES: Final = 8
-#: First bytes of the file; raise the number when its layout changes.
+#: The first bytes of the file; raise the number when its layout changes.
 _MAGIC: Final = b"doit-fetch definitions 4\n"
-#: Names that are looked for in the text of all names before a table of them is made, which takes as long as fifty.
+#: Lookups in the text of all names before a table is built, which takes as long as fifty lookups.
 _GLANCES: Final = 16
 
 _NOTHING: Final = msgspec.msgpack.encode({})
@@ -35,13 +35,13 @@ Value = TypeVar("Value", bound="Fetch | Toolchain")
 
 
 class Block(msgspec.Struct, array_like=True):
-    """Definitions of one kind, one after the other, so that one of ten thousand is found without making the others.
+    """All definitions of one kind, laid out so that one of ten thousand is found without decoding the others.
 
     Attributes:
         names: each with a NUL before and after it.
-        ends: where each one ends in `texts`, eight bytes a number.
-        digests: of each one, eight bytes.
-        texts: all of them.
+        ends: the end of each in `texts`, as eight-byte integers.
+        digests: of each, eight bytes.
+        texts: the encoded definitions.
     """
 
     names: str
@@ -61,7 +61,7 @@ class Block(msgspec.Struct, array_like=True):
 
 
 class CachedDefinitions(msgspec.Struct, array_like=True):
-    """What the file holds; `sources` are digests of files with the names of what they define."""
+    """The content of the file; `sources` maps digests of files to the names that they define."""
 
     code: str
     marks: dict[str, Fingerprint]
@@ -75,7 +75,7 @@ class CachedDefinitions(msgspec.Struct, array_like=True):
 
 
 class LazyDefinitions(Mapping[str, Value], Generic[Value]):
-    """Definitions that are decoded when they are asked for."""
+    """A mapping that decodes definitions on first access."""
 
     def __init__(self, block: Block, made: Mapping[str, Value]) -> None:
         self._block = block
@@ -99,10 +99,10 @@ class LazyDefinitions(Mapping[str, Value], Generic[Value]):
         return self._place(name) >= 0
 
     def text(self, name: str) -> memoryview:
-        """Return the bytes of a definition.
+        """Return the encoded bytes of a definition.
 
         Raises:
-            KeyError: there is none of that name.
+            KeyError: no definition has that name.
         """
         place = self._place(name)
         if place < 0:
@@ -115,7 +115,7 @@ class LazyDefinitions(Mapping[str, Value], Generic[Value]):
         return {name: digests[at * _DIGEST_BYTES : (at + 1) * _DIGEST_BYTES] for at, name in enumerate(self)}
 
     def _place(self, name: object) -> int:
-        """Return which one has that name, -1 when none has."""
+        """Return the position of a name, -1 for an unknown name."""
         if not isinstance(name, str) or "\0" in name:
             return -1
         if self._glances >= _GLANCES:
@@ -127,10 +127,10 @@ class LazyDefinitions(Mapping[str, Value], Generic[Value]):
 
 
 def decoded(text: memoryview) -> Any:
-    """Return the definition of its bytes.
+    """Decode a definition.
 
     Raises:
-        ValueError: they are none.
+        ValueError: the bytes are invalid.
     """
     from tasks_lib.definitions.codec import decode
 
@@ -138,7 +138,7 @@ def decoded(text: memoryview) -> Any:
 
 
 class DefinitionCache:
-    """The file at `path`; `code` says which code wrote it."""
+    """The cache file at `path`; `code` identifies the code that wrote it."""
 
     def __init__(self, path: Path, code: str) -> None:
         self._path, self.code = path, code
@@ -147,7 +147,7 @@ class DefinitionCache:
         self.marks: Mapping[str, Fingerprint] = {}
 
     def read(self) -> CachedDefinitions | None:
-        """Return what is kept, None when there is nothing that can be used."""
+        """Return the cached definitions, None when the file is missing or unusable."""
         try:
             data = self._path.read_bytes()
         except OSError:
@@ -167,20 +167,20 @@ class DefinitionCache:
 
     @property
     def consumers(self) -> Mapping[str, list[str]]:
-        """Which toolchains consume each `fetch:NAME` and `toolchain:NAME`."""
+        """The toolchains that consume each `fetch:NAME` and `toolchain:NAME`."""
         return msgspec.msgpack.decode(self._consumers, type=dict[str, list[str]])
 
     def write(self, kept: CachedDefinitions) -> None:
-        """Keep it; a cache that cannot be written just does not help."""
+        """Write the file; a failure is ignored, since the cache only saves time."""
         body = msgspec.msgpack.encode(kept)
         self.identity, self._consumers, self.marks = hashlib.sha256(body).digest(), kept.consumers, kept.marks
-        from tasks_lib.fs.atomic import write_best_effort  # slow to import, and most runs write none
+        from tasks_lib.fs.atomic import write_best_effort  # slow to import, and most runs write nothing
 
         write_best_effort(self._path, _MAGIC + self.identity + body)
 
 
 def definitions_of(kept: CachedDefinitions, parsed: Definitions | None = None) -> Definitions:
-    """Return the definitions, each decoded when it is asked for, if it was not `parsed` just now."""
+    """Return the definitions; those that were just `parsed` are reused, the others are decoded on first access."""
     from tasks_lib.definitions import Definitions
     from tasks_lib.definitions.codec import decode_refused
 
@@ -194,7 +194,7 @@ def definitions_of(kept: CachedDefinitions, parsed: Definitions | None = None) -
 
 
 def consumers_of(definitions: Definitions) -> dict[str, list[str]]:
-    """Return which toolchains consume each `fetch:NAME` and `toolchain:NAME`."""
+    """Return the toolchains that consume each `fetch:NAME` and `toolchain:NAME`."""
     consumers: dict[str, list[str]] = {}
     for toolchain in definitions.toolchains.values():
         for entry in toolchain.fetches:
@@ -208,18 +208,18 @@ def _raw(value: object) -> msgspec.Raw:
 
 
 class CachedFiles:
-    """What is known of single files while they are read; `parse` asks it before it parses."""
+    """Cached definitions by file; `parse` consults it before it parses a file."""
 
     def __init__(self, kept: CachedDefinitions | None) -> None:
         self._fetches: LazyDefinitions[Any] | None = LazyDefinitions(kept.fetches, {}) if kept else None
         self._toolchains: LazyDefinitions[Any] | None = LazyDefinitions(kept.toolchains, {}) if kept else None
         self._known = msgspec.msgpack.decode(kept.sources, type=_DefinedNames) if kept else {}
-        self.common = ""  # text that shapes what every file defines
+        self.common = ""  # text that affects the definitions of every file
         self._sources: _DefinedNames = {}
         self._raw: dict[int, tuple[object, bytes]] = {}
 
     def recall(self, source: SourceFile, defaults: object) -> tuple[dict[str, Fetch], dict[str, Toolchain]] | None:
-        """Return what a file with this content defines, None when it must be parsed."""
+        """Return the definitions of a file with this content, None when it must be parsed."""
         key = self._key(source, defaults)
         names = self._known.get(key)
         if names is None or self._fetches is None or self._toolchains is None:
@@ -234,15 +234,15 @@ class CachedFiles:
 
     def _decoded(self, text: memoryview) -> Any:
         value = decoded(text)
-        self._raw[id(value)] = value, bytes(text)  # held, so that no other value gets its id
+        self._raw[id(value)] = value, bytes(text)  # keep a reference, so that no other value gets its id
         return value
 
     def keep(self, source: SourceFile, defaults: object, fetches: Iterable[str], toolchains: Iterable[str]) -> None:
-        """Remember which names a file defines."""
+        """Store the names that a file defines."""
         self._sources[self._key(source, defaults)] = (list(fetches), list(toolchains))
 
     def kept(self, code: str, marks: dict[str, Fingerprint], definitions: Definitions) -> CachedDefinitions:
-        """Return what is to be kept of all definitions."""
+        """Return all definitions in the form of the cache file."""
         from tasks_lib.definitions.codec import encode
 
         return CachedDefinitions(
@@ -264,7 +264,7 @@ class CachedFiles:
         return known[1] if known else encode(value)
 
     def _key(self, source: SourceFile, defaults: object) -> str:
-        """Return the digest of everything that shapes what one file defines."""
+        """Return the digest of everything that affects the definitions of one file."""
         place = (source.kind, source.path, source.directory, source.root, source.scripts)
         words = (*place, repr(defaults), self.common, source.text)
         return hashlib.sha256("\0".join(words).encode("utf-8", "surrogatepass")).hexdigest()

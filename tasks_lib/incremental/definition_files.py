@@ -1,4 +1,4 @@
-"""Files of definitions -> values: the one place that reads them."""
+"""Read definition files into values; unchanged files come from the cache of parsed definitions."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def load(directory: Path, library: DefinitionCache | None = None) -> Definitions
     """Return the definitions of `directory`/fetch and `directory`/toolchain.
 
     Args:
-        directory: where they are.
-        library: where parsed definitions are kept; what it knows is not parsed again.
+        directory: of the definitions.
+        library: the cache of parsed definitions; None to parse everything.
 
     Raises:
-        DefinitionError: with every problem of every file, or when there is no definition at all.
+        DefinitionError: lists every problem of every file; also raised when there are no definitions.
     """
     kept = library.read() if library is not None else None
     if kept is not None and unchanged(kept.marks, roots(directory)):
@@ -47,7 +47,7 @@ def load(directory: Path, library: DefinitionCache | None = None) -> Definitions
 
 
 def _parsed(directory: Path, marks: dict[str, Fingerprint], memory: CachedFiles) -> Definitions:
-    from tasks_lib.definitions import parse  # loads YAML: only when something is to be parsed
+    from tasks_lib.definitions import parse  # loads the YAML parser, needed only when something changed
 
     problems: list[Problem] = []
     root = _root_above(Path(os.path.normpath(directory.absolute())))
@@ -62,7 +62,7 @@ def _parsed(directory: Path, marks: dict[str, Fingerprint], memory: CachedFiles)
         hint = "set another directory: `doit fetchdefs=DIR` or FETCHDEFS_DIR"
         raise DefinitionError((Problem(str(directory), 0, "", reason, hint),))
     mirrors = directory / MIRRORS
-    # where that cannot be asked, the directories of the kinds told it
+    # an unreadable directory was reported with the directories above
     if os.path.isfile(mirrors) and (source := _read("mirrors", mirrors, root, problems)) is not None:  # noqa: PTH113
         sources.append(source)
         memory.common = source.text
@@ -76,7 +76,7 @@ def _parsed(directory: Path, marks: dict[str, Fingerprint], memory: CachedFiles)
 
 
 def _files(directory: Path, problems: list[Problem]) -> list[Path]:
-    """Return the definition files of one kind; a directory that cannot be read is none that holds nothing."""
+    """Return the definition files of one kind; an unreadable directory is a problem, a missing one is empty."""
     try:
         return _listed(directory)
     except (FileNotFoundError, NotADirectoryError):
@@ -88,7 +88,7 @@ def _files(directory: Path, problems: list[Problem]) -> list[Path]:
 
 
 def _listed(directory: Path) -> list[Path]:
-    """Return the files of a directory, `kind.yml` first; it may say which others there are."""
+    """Return the files of a directory, `kind.yml` first, which may list the others."""
     from tasks_lib.definitions import kind_files
 
     found = sorted(path for path in directory.iterdir() if path.suffix in _SUFFIXES and path.is_file())
@@ -105,7 +105,7 @@ def _read(kind: str, path: Path, root: str, problems: list[Problem]) -> SourceFi
 
     reason = hint = ""
     try:
-        f"{path}{root}".encode()  # they stand in what is kept of its definitions
+        f"{path}{root}".encode()  # both are part of the cached definitions
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
         text = data.decode("utf-8")
@@ -114,9 +114,9 @@ def _read(kind: str, path: Path, root: str, problems: list[Problem]) -> SourceFi
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
     except UnicodeDecodeError as error:
-        reason, hint = f"is no UTF-8 at byte {error.start}", "write it as UTF-8"
+        reason, hint = f"invalid UTF-8 at byte {error.start}", "save the file as UTF-8"
     except UnicodeEncodeError:
-        reason, hint = "has a path that is no UTF-8", "rename it, or give a relative `fetchdefs=`"
+        reason, hint = "the path is not valid UTF-8", "rename it, or set a relative `fetchdefs=`"
     if reason:
         problems.append(Problem(str(path), 1, "", reason, hint))
         return None
@@ -127,7 +127,7 @@ def _read(kind: str, path: Path, root: str, problems: list[Problem]) -> SourceFi
 
 
 def _root_above(directory: Path) -> str:
-    """Return the repository whose kinds stand in `directory`, "" for definitions that are no Taskgraph tree.
+    """Return the root of the Taskgraph repository whose kinds are in `directory`, "" for other definitions.
 
     Source: Taskgraph keeps its kinds in `taskcluster/kinds` (before 2023 in `taskcluster/ci`) below the root.
     """
@@ -136,7 +136,7 @@ def _root_above(directory: Path) -> str:
 
 
 def _scripts(root: Path) -> Path:
-    """Return where a tree keeps the scripts of its toolchains.
+    """Return the directory of a Taskgraph tree's toolchain scripts.
 
     Source: `toolchain-script` of Taskgraph runs `taskcluster/scripts/toolchain/NAME`, that of Gecko
     `taskcluster/scripts/misc/NAME`.
@@ -146,7 +146,7 @@ def _scripts(root: Path) -> Path:
 
 
 def digest_of(path: str) -> Digest:
-    """Return the digest of a script's or resource's content; a missing file has a digest that none else has."""
+    """Return the digest of a script's or resource's content; a missing file has a digest of its own."""
     try:
         with Path(path).open("rb") as file:
             return Digest.sha256(hashlib.file_digest(file, "sha256").hexdigest())

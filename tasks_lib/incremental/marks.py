@@ -1,6 +1,6 @@
-"""What says that a file is as it was, without reading it: what definitions and this package's code are known by.
+"""Cheap evidence that files are unchanged: compact fingerprints of many paths, of directories and of our own code.
 
-Light to import: a bare `doit` in which nothing changed needs little more than this.
+The module is fast to import: a no-op `doit` needs little more.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Final
 
 from tasks_lib.fs.fingerprint import Fingerprint, compact_of, copy_stable, is_racy
 
-#: Where definitions stand in their directory.
+#: Subdirectories and file of the definitions directory.
 KINDS: Final = ("fetch", "toolchain")
 MIRRORS: Final = "mirrors.yml"
 
 _DIRECTORY: Final = 0o040000
 _FORMAT: Final = 0o170000
-#: The sign of a file that changed so lately that it could change again without being noticed: it never fits.
+#: The sign of a file that changed too recently to trust; it never matches. See `fingerprint.is_racy`.
 RACY: Final = (1 << 64) - 1
 
 
 def signs_of(paths: Iterable[str]) -> list[int]:
-    """Return what identifies the content of each file: 0 when it is missing, a directory by its identity only."""
+    """Return a sign of the content of each file: 0 when it is missing; for a directory, its inode."""
     signs: list[int] = []
     add, look = signs.append, os.lstat
     for path in paths:
@@ -39,11 +39,11 @@ def signs_of(paths: Iterable[str]) -> list[int]:
 
 
 def look_at(paths: Iterable[str], before: int = 0) -> tuple[int, ...]:
-    """Return the signs to be remembered: a file that changed just now gets one that never fits again.
+    """Return the signs to store; a file that changed just now gets a sign that never matches.
 
     Args:
         paths: the files.
-        before: nanoseconds of the clock at which they were read, if they were.
+        before: the time at which the files were read, in nanoseconds since 1970; 0 for now.
     """
     looked_ns = before or time.time_ns()
     signs = []
@@ -61,24 +61,24 @@ def look_at(paths: Iterable[str], before: int = 0) -> tuple[int, ...]:
 
 
 def entries_of(directory: str) -> int:
-    """Return what says that no name in a directory came, went or was given to another file; RACY when that is unknown.
+    """Return a sign of the names in a directory, RACY when it cannot be trusted.
 
-    Source: POSIX, rename() and unlink(): they mark the last status change of the directory.
+    Source: POSIX, rename() and unlink() update the last status change of the directory.
     """
     try:
-        status = os.stat(directory)  # noqa: PTH116  # a text, as paths are kept
+        status = os.stat(directory)  # noqa: PTH116  # paths are kept as text
     except OSError:
         return RACY
     return RACY if is_racy(status, time.time_ns()) else compact_of(status)
 
 
 def roots(directory: Path) -> list[Path]:
-    """Return where definitions are looked for: what is new there is noticed."""
+    """Return the places that may hold definitions; additions there are noticed."""
     return [*(directory / kind for kind in KINDS), directory / MIRRORS]
 
 
 def rights_of(path: Path | str) -> tuple[int, ...]:
-    """Return what says who may change a directory, (0,) when it is missing."""
+    """Return identity, mode and owner of a directory, (0,) when it is missing."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -87,19 +87,21 @@ def rights_of(path: Path | str) -> tuple[int, ...]:
 
 
 def code_mark() -> str:
-    """Return a digest of this package's own files: other code may read the same text differently."""
+    """Return a digest of paths, sizes and times of this package: other code may parse the same text differently."""
     digest = hashlib.sha256()
     top = Path(__file__).parent.parent
-    for directory in sorted([str(top), *(entry.path for entry in os.scandir(top) if entry.is_dir())]):
-        for entry in sorted(os.scandir(directory), key=lambda one: one.name):
-            if entry.name.endswith(".py"):
-                size, mtime_ns = copy_stable(entry.stat())
-                digest.update(f"{entry.path} {size} {mtime_ns}\n".encode())
+    for directory, subdirectories, names in os.walk(top):
+        subdirectories.sort()
+        for name in sorted(names):
+            if name.endswith(".py"):
+                path = f"{directory}/{name}"
+                size, mtime_ns = copy_stable(os.stat(path))  # noqa: PTH116  # at every start
+                digest.update(f"{path} {size} {mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
 def unchanged(marks: Mapping[str, Fingerprint], roots: Iterable[Path]) -> bool:
-    """Whether nothing of what definitions were read from has changed; `roots` are the places that are looked into."""
+    """Whether no source of the definitions has changed; `roots` are the places that may hold definitions."""
     if any(str(root) not in marks for root in roots):
         return False
     return all(mark.is_at(path) for path, mark in marks.items())

@@ -1,4 +1,4 @@
-"""Which definitions and tasks a question is about: those that are named or affected, and all that they need."""
+"""Select definitions and tasks: those that are named or affected by a change, and their dependencies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Names = tuple[dict[str, None], dict[str, None]]
 
 
 def owner_of(task: str) -> tuple[str, str]:
-    """Return kind and name of the definition that a task belongs to; ("", "") when it is none of ours."""
+    """Return kind and name of the definition that a task belongs to; ("", "") for other tasks."""
     group, _, rest = task.partition(":")
     if group not in GROUPS or not rest:
         return "", ""
@@ -29,7 +29,7 @@ def owner_of(task: str) -> tuple[str, str]:
 
 
 def reached(begin: Iterable[str], leads_to: Callable[[str], Iterable[str]]) -> Iterator[str]:
-    """Yield what can be reached, each once, what one begins with too."""
+    """Yield everything reachable from the names in `begin`, including them, each once."""
     seen: set[str] = set()
     left = list(begin)
     while left:
@@ -41,13 +41,13 @@ def reached(begin: Iterable[str], leads_to: Callable[[str], Iterable[str]]) -> I
 
 
 def needed(tasks: Mapping[str, Any], selected: Iterable[str]) -> Iterator[Any]:
-    """Yield the selected tasks and whatever they depend on, each once."""
+    """Yield the selected tasks and their dependencies, each once."""
     for name in reached(selected, lambda one: (*tasks[one].task_dep, *tasks[one].setup_tasks)):
         yield tasks[name]
 
 
 def digests(definitions: Definitions) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """Return a short digest of each fetch and of each toolchain as it is kept."""
+    """Return a short digest of each cached fetch and toolchain."""
     return _digests(definitions.fetches), _digests(definitions.toolchains)
 
 
@@ -55,12 +55,12 @@ def _digests(one: Mapping[str, Any]) -> dict[str, bytes]:
     from tasks_lib.incremental.definition_cache import LazyDefinitions
 
     if not isinstance(one, LazyDefinitions):
-        raise AssertionError("a house keeps its definitions in a library")
+        raise AssertionError("a session caches its definitions")
     return one.digests()
 
 
 def affected(stamp: Snapshot, changed: list[int], definitions: Definitions, library: bytes) -> Names:
-    """Return the definitions with anything that may not be up to date."""
+    """Return the definitions of which any task may be out of date."""
     found: Names = ({}, {})
     touched = {*stamp.open, *(stamp.touched(changed) if changed else ())}
     if stamp.library != library:
@@ -80,7 +80,7 @@ def affected(stamp: Snapshot, changed: list[int], definitions: Definitions, libr
 
 
 def _others(stamp: Snapshot, definitions: Definitions) -> tuple[set[str], set[str]]:
-    """Return the definitions that are not as they were, or are gone."""
+    """Return the definitions that were changed, added or removed."""
     changed = []
     for before, now in zip(stamp.digests(), digests(definitions), strict=True):
         changed.append({name for name in before.keys() | now.keys() if before.get(name) != now.get(name)})
@@ -93,7 +93,7 @@ def _is_one_of(task: str, names: Names) -> bool:
 
 
 def _with_dependents(stamp: Snapshot, tasks: set[str]) -> Iterable[str]:
-    """Return the tasks, and whatever depends on them: a script that changed gives its users another key."""
+    """Return the tasks and their dependents: a changed script changes the keys of its users."""
     users: dict[str, list[str]] = {}
     for task, row in stamp.rows().items() if tasks else ():
         for need in row.needs:
@@ -102,7 +102,7 @@ def _with_dependents(stamp: Snapshot, tasks: set[str]) -> Iterable[str]:
 
 
 def owners(definitions: Definitions, settings: Settings, words: Iterable[str]) -> Names | None:
-    """Return the definitions whose tasks are named, None when a word may mean more than that."""
+    """Return the definitions whose tasks are named, None when a word may match other tasks."""
     names: Names = ({}, {})
     for word in words:
         kind, name = owner_of(word)
@@ -118,8 +118,8 @@ def owners(definitions: Definitions, settings: Settings, words: Iterable[str]) -
 
 
 def _in_path(settings: Settings, word: str) -> list[str]:
-    """Return the definitions that a path of a target may belong to, by the shape of the cache and of the build."""
-    path = Path(os.path.abspath(word))  # noqa: PTH100  # a text, not a file
+    """Return the definitions that the path of a target may belong to, by the layout of cache and build directory."""
+    path = Path(os.path.abspath(word))  # noqa: PTH100  # text only, no file access
     for top in (settings.cache / "artifacts", settings.build / "extracted/.records", settings.build):
         with contextlib.suppress(ValueError):
             first = path.relative_to(top.absolute()).parts[:1]
@@ -128,7 +128,7 @@ def _in_path(settings: Settings, word: str) -> list[str]:
 
 
 def closure(definitions: Definitions, fetches: Iterable[str], toolchains: Iterable[str]) -> Names:
-    """Return these definitions and all that they consume."""
+    """Return these definitions and everything that they consume."""
 
     def consumed(name: str, kind: str) -> list[str]:
         entries = definitions.toolchains[name].fetches

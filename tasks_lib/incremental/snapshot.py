@@ -1,10 +1,9 @@
-"""The stamp: says that nothing at all changed since everything was checked, at the price of one look at each file.
+"""The snapshot shows that nothing changed since all tasks were checked, at the cost of one stat() call for each file.
 
-For every task that was found up to date it keeps the files on which that answer depends, and what identified their
-content when they were looked at, *before* the check: inode and change time, which no ordinary program can set back.
-A task is believed without being checked only while all of that, its definition, the settings, the code and doit's
-database are the same. The stamp is only ever a shorter way to an answer that doit would give; what it does not know is
-checked by doit.
+For every task that was up to date it stores the files on which that result depends and their compact fingerprints,
+taken *before* the check: inode and change time, which no ordinary program can set back. A task is trusted without a
+check only while these, its definition, the settings, the code and doit's database are unchanged. The snapshot is only
+a shorter way to an answer that doit would give; doit checks everything that it does not cover.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ if TYPE_CHECKING:
     from tasks_lib.incremental.definition_cache import DefinitionCache
 
 _MAGIC: Final = b"doit-fetch stamp 3\n"
-#: How long the first parts of the file are; the last one is the rest.
+#: The sizes of all parts of the file but the last.
 _SIZES: Final = struct.Struct("5Q")
 
 
 class SnapshotRow(NamedTuple):
-    """One task that is up to date: what it depends on, the files that prove it, and their signs."""
+    """One task that is up to date: its dependencies, the files that prove it, and the signs of those files."""
 
     needs: tuple[str, ...]
     paths: tuple[str, ...]
@@ -39,7 +38,7 @@ class SnapshotRow(NamedTuple):
 
 
 class SnapshotHead(NamedTuple):
-    """What must be the same for any row to be believed."""
+    """The facts that must be unchanged for any row to be trusted."""
 
     code: str
     settings: str
@@ -51,35 +50,35 @@ _Rows = dict[str, tuple[tuple[str, ...], tuple[int, ...]]]
 
 
 class Snapshot(NamedTuple):
-    """A stamp as it was read; `open` are the tasks that were asked for and are not known to be up to date.
+    """A snapshot that was read; `open` lists the requested tasks that are not known to be up to date.
 
-    A file with two names (a blob and its artifact) is looked at once: `others` are the second names, by `directories`.
-    While nothing came or went in such a directory, and the file is as it was, the second name stands.
+    A file with two names (a blob and its artifact) is checked once: `others` are the second names, ordered by
+    `directories`. A second name is valid while the names in its directory and the file are unchanged.
     """
 
     library: bytes
     marks: dict[str, Fingerprint]
     guards: dict[str, tuple[int, ...]]
     open: list[str]
-    directories: dict[str, list[int]]  # sign, and how many second names
+    directories: dict[str, list[int]]  # sign, and number of second names
     first: list[str]
     others: str
     signs: list[int]
-    names: list[str]  # of the tasks that have rows
-    more: bytes  # what only matters when something changed
+    names: list[str]  # of the tasks with rows
+    more: bytes  # needed only when something changed
 
     @property
     def guarded(self) -> bool:
-        """Whether nobody else may write the cache: nobody could when it was written."""
+        """Whether still nobody else may write the cache, as when the snapshot was written."""
         return all(rights_of(path) == rights for path, rights in self.guards.items())
 
     @property
     def paths(self) -> list[str]:
-        """The files: those that are looked at, then the second names."""
+        """The files: first names, then second names."""
         return self.first + _words(self.others)
 
     def changed(self) -> list[int]:
-        """Return which files are not as they were; [] when all are."""
+        """Return the indexes of the files that changed."""
         at = len(self.first)
         found = _different(self.first, self.signs[:at], 0)
         for directory, (sign, count) in self.directories.items():
@@ -89,12 +88,12 @@ class Snapshot(NamedTuple):
         return found
 
     def digests(self) -> tuple[dict[str, bytes], dict[str, bytes]]:
-        """Return the digest of each fetch and of each toolchain that it was made with."""
+        """Return the digests of the fetches and of the toolchains when the snapshot was written."""
         fetches, toolchains, _ = _unpacked(self.more)
         return fetches, toolchains
 
     def rows(self) -> dict[str, SnapshotRow]:
-        """Return the rows by the names of their tasks."""
+        """Return the rows by task name."""
         made, paths, signs = _unpacked(self.more)[2], self.paths, self.signs
         return {
             task: SnapshotRow(needs, tuple([paths[at] for at in places]), tuple([signs[at] for at in places]))
@@ -115,13 +114,13 @@ def _different(paths: list[str], signs: list[int], start: int) -> list[int]:
 
 
 def _unpacked(more: bytes) -> tuple[dict[str, bytes], dict[str, bytes], _Rows]:
-    import msgspec  # slow to import, and not needed when nothing changed
+    import msgspec  # slow to import, needed only when something changed
 
     return msgspec.msgpack.decode(more, type=tuple[dict[str, bytes], dict[str, bytes], _Rows])
 
 
 def inode_of(path: str) -> int:
-    """Return the inode of doit's database, 0 when there is none: with it everything is forgotten."""
+    """Return the inode of doit's database, 0 when it is missing; with another database everything is forgotten."""
     try:
         return os.stat(path).st_ino  # noqa: PTH116
     except OSError:
@@ -129,7 +128,7 @@ def inode_of(path: str) -> int:
 
 
 def read(path: Path, head: SnapshotHead) -> Snapshot | None:
-    """Return the stamp, None when there is none that fits to `head`."""
+    """Return the snapshot, None when it is missing, damaged, or does not match `head`."""
     try:
         data = memoryview(path.read_bytes())
     except OSError:
@@ -159,7 +158,7 @@ def read(path: Path, head: SnapshotHead) -> Snapshot | None:
 
 
 def _cut(body: memoryview) -> Iterator[memoryview]:
-    """Yield the parts of a stamp's body: those whose sizes stand before them, and the rest."""
+    """Yield the parts of a snapshot's body."""
     at = _SIZES.size
     for size in _SIZES.unpack_from(body):
         yield body[at : at + size]
@@ -185,21 +184,21 @@ def write(
     wanted: Iterable[str],
     before: Snapshot | None = None,
 ) -> None:
-    """Write a stamp in one step; what cannot be written just does not help.
+    """Write a snapshot atomically; a failure is ignored, since the snapshot only saves time.
 
     Args:
-        path: where to.
-        head: what must be the same for it to be believed.
-        library: the parsed definitions.
+        path: of the snapshot.
+        head: the facts that must be unchanged for it to be trusted.
+        library: the cache of parsed definitions.
         digests: of each fetch and each toolchain.
         guarded: the directories of the cache that nobody else may write.
         rows: of the tasks that are up to date.
-        wanted: all tasks that were asked for.
-        before: the stamp that this one takes the place of.
+        wanted: names of all requested tasks.
+        before: the snapshot that this one replaces.
     """
     import msgspec
 
-    from tasks_lib.fs.atomic import write_best_effort  # both are slow to import, and most runs write none
+    from tasks_lib.fs.atomic import write_best_effort  # both are slow to import, and most runs write no snapshot
 
     signs = _agreed(rows)
     seconds = _second_names(signs, _verified(before) if before is not None else {})
@@ -229,7 +228,7 @@ def write(
 
 
 def _agreed(rows: Mapping[str, SnapshotRow]) -> dict[str, int]:
-    """Return the sign of each file; one that two tasks saw differently, or of before 1970, is not to be believed."""
+    """Return the sign of each file; RACY for one that two tasks saw differently, or from before 1970."""
     signs: dict[str, int] = {}
     for row in rows.values():
         for one, sign in zip(row.paths, row.signs, strict=True):
@@ -239,20 +238,20 @@ def _agreed(rows: Mapping[str, SnapshotRow]) -> dict[str, int]:
 
 
 def _verified(before: Snapshot) -> dict[str, tuple[str, int, int]]:
-    """Return each second name of a stamp with the first one, its sign, and that of its directory."""
+    """Return each second name of a snapshot with the first name, the sign of the file, and that of its directory."""
     owners: dict[int, str] = {}
     for name, sign in zip(before.first, before.signs, strict=False):
-        owners[sign] = name if sign not in owners else ""  # two files with one sign: neither is the owner
+        owners[sign] = name if sign not in owners else ""  # two files with the same sign: neither is the first name
     ends = [sign for sign, count in before.directories.values() for _ in range(count)]
     names = zip(_words(before.others), before.signs[len(before.first) :], ends, strict=True)
     return {name: (owners.get(sign, ""), sign, end) for name, sign, end in names if end != RACY}
 
 
 def _second_names(signs: Mapping[str, int], known: Mapping[str, tuple[str, int, int]]) -> dict[str, int]:
-    """Return the names of files that have another one among these, with the sign of the directory in which they stand.
+    """Return the second names of files, each with the sign of its directory.
 
-    The directory is looked at before its names are: what happens to one of them later changes the sign. What is `known`
-    of a name holds while its directory and the file are as they were.
+    The sign of a directory is taken before its names are checked, so that any later change of a name changes the sign.
+    A `known` second name stays valid while its directory and the file are unchanged.
     """
     found: dict[str, int] = {}
     owners: dict[int, str] = {}
@@ -271,7 +270,7 @@ def _second_names(signs: Mapping[str, int], known: Mapping[str, tuple[str, int, 
 
 
 def _is_one_file(one: str, two: str, sign: int) -> bool:
-    """Whether both are names of one file, which has that sign."""
+    """Whether both names refer to one file, and it has that sign."""
     try:
         first, second = os.lstat(one), os.lstat(two)
     except OSError:
