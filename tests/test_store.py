@@ -207,7 +207,7 @@ def test_a_wrong_size_in_a_definition_harms_no_blob(store: Cache) -> None:
     put(store, BYTES)
     wrong = Integrity(size=PINNED.size + 1, digest=PINNED.digest)
     assert not store.has(wrong)
-    with pytest.raises(BlobMissingError, match="7001 are expected"):
+    with pytest.raises(BlobMissingError, match="expected 7001 bytes"):
         store.open(wrong)
     assert store.has(PINNED)
 

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from tasks_lib.cache.maintenance import Maintenance
     from tasks_lib.cache.trees import Trees
 
-#: Bytes that are just written: whether they fit is found out as fast as it is asked.
+#: Bytes that are written without a check for free space first: the write itself finds out as fast.
 _SMALL: Final = 1 << 20
-#: Attempts to name a blob: each time, something that is not the blob is moved out of its place.
+#: Attempts to name a blob; each one moves a file that is not the blob out of the way.
 _NAMING_ATTEMPTS: Final = 3
 
 
@@ -47,12 +47,12 @@ class Cache:
         self._lower = BlobDirectory(self.options.shared, self.options, self.shelf) if self.options.shared else None
         self._shelves = (self.shelf,) if self._lower is None else (self.shelf, self._lower)
 
-    # --- places
+    # --- paths
 
     @cached_property
     def upkeep(self) -> Maintenance:
-        """What prune and verify work with."""
-        from tasks_lib.cache.maintenance import Maintenance  # loaded when asked for: most runs prune and verify nothing
+        """The operations of prune and verify on this cache."""
+        from tasks_lib.cache.maintenance import Maintenance  # slow to import, needed only by prune and verify
 
         return Maintenance(self.shelf)
 
@@ -61,41 +61,45 @@ class Cache:
         return usage.Usage(self.shelf.top)
 
     def trees(self, remove_tree: Callable[[Path], None]) -> Trees:
-        """Return the unpacked trees; `remove_tree` is how a directory is removed."""
-        from tasks_lib.cache.trees import Trees
+        """Return the extracted trees of the cache; `remove_tree` removes a directory."""
+        from tasks_lib.cache.trees import Trees  # slow to import, needed only when archives are extracted
 
         return Trees(self.shelf, self._lower, self._usage, remove_tree)
 
     def path(self, digest: Digest) -> Path:
-        """Return where the blob of that digest is or would be.
+        """Return the path of the blob, whether it exists or not.
 
         Raises:
-            StoreUnavailableError: others can write the cache.
+            CacheUnavailableError: untrusted users can write to the cache.
         """
         return self.shelf.path(digest)
 
     def _directory(self, name: str) -> Path:
-        """Return a directory of the cache, made when missing.
+        """Return a directory of the cache; create it if it is missing.
 
         Raises:
-            StoreUnavailableError: it cannot be made, or others can write it.
+            CacheUnavailableError: it cannot be created, or untrusted users can write to it.
         """
         return self._directories.own(name)
 
     def repository(self, name: str) -> Path:
-        """Return where the bare repository `name` (hex digits) is or would be; hold `lock` of its name to change it.
+        """Return the path of the bare repository `name` (hex digits), whether it exists or not.
+
+        Hold `lock` with the same name to change the repository.
 
         Raises:
-            StoreUnavailableError: the cache cannot be written.
+            CacheUnavailableError: the cache is not writable.
         """
         return self._directory("repositories") / name
 
     def join(self, definitions: Path, progress: Progress | None = None) -> None:
-        """Make the cache directory, note who uses it, and wait while it is pruned; a read-only one is as it is.
+        """Create the cache directory, record that `definitions` use it, and wait for a running prune.
+
+        A read-only cache is left unchanged.
 
         Raises:
-            StoreUnavailableError: it cannot be used, or prune holds it for too long.
-            CancelledError: the run was asked to stop while waiting.
+            CacheUnavailableError: it cannot be used, or prune holds it for too long.
+            CancelledError: the run is cancelled while it waits.
         """
         with files.translated(self.root):
             files.make_directory(self.root, self.root, self.options.durability)
@@ -110,12 +114,12 @@ class Cache:
     # --- reading
 
     def has(self, integrity: Integrity) -> bool:
-        """Whether the blob is here and unchanged since it was measured; one lstat when warm.
+        """Return whether the cache has the blob, unchanged since it was hashed; one lstat when warm.
 
-        A blob whose file changed is measured again: right bytes are believed, others go to quarantine.
+        A blob whose file changed is hashed again; if the content differs, the file goes to quarantine.
 
         Raises:
-            StoreUnavailableError: the system refuses to say.
+            CacheUnavailableError: the system cannot read it.
         """
         written_s = self.shelf.found(integrity)
         if written_s is None and self._lower is not None:
@@ -127,13 +131,13 @@ class Cache:
         return True
 
     def open(self, integrity: Integrity) -> BinaryIO:
-        """Open a blob; what is read from the returned file is what was measured, and prune leaves it alone.
+        """Open a blob; the returned file yields only verified content, and prune keeps it while it is open.
 
         Raises:
-            BlobMissingError: it is not here.
-            BlobCorruptError: it was here and is not the pinned bytes; it is in quarantine now. Reading raises this
-                too, when somebody changes the open file.
-            StoreUnavailableError: the system refuses to read it.
+            BlobMissingError: the cache does not contain it.
+            BlobCorruptError: its content is not the pinned bytes; it is in quarantine now. Reading raises this too,
+                if another process changes the open file.
+            CacheUnavailableError: the system cannot read it.
         """
         try:
             return self.shelf.open(integrity)
@@ -143,7 +147,7 @@ class Cache:
             return self._lower.open(integrity)
 
     def matches(self, path: Path, integrity: Integrity, how: Literal["remembered", "afresh"] = "remembered") -> bool:
-        """Whether the file at `path` (anywhere) holds exactly these bytes; what was measured counts unless `afresh`."""
+        """Return whether the file at `path` (anywhere) has exactly this content; use the hash cache unless `afresh`."""
         memo = self.shelf.memo
         try:
             fingerprint = Fingerprint.of(path.lstat())
@@ -164,21 +168,21 @@ class Cache:
 
     @contextlib.contextmanager
     def writer(self) -> Iterator[Writer]:
-        """Give a writer; what is not committed leaves nothing behind.
+        """Yield a writer for a new blob; bytes that are not committed are discarded.
 
         Raises:
-            StoreUnavailableError: the cache cannot be written.
+            CacheUnavailableError: the cache is not writable.
         """
         with self._scratch(0o444) as temporary:
             yield Writer(self.root, temporary, self.options.durability, self.name)
 
     def name(self, descriptor: int, temporary: Path | None, integrity: Integrity) -> None:
-        """Give a measured, synced, open file of the cache its name as a blob; its temporary name goes.
+        """Link a hashed, synced, open file of the cache at its blob path; remove its temporary name.
 
-        What stands there already stays when it is the blob, and goes to quarantine when it is not.
+        If a file exists at that path, it stays if it is the blob; otherwise it goes to quarantine.
 
         Raises:
-            OSError: the file system refused.
+            OSError: the file system rejects the operation.
         """
         final = self.path(integrity.digest)
         durability = self.options.durability
@@ -202,13 +206,15 @@ class Cache:
                     return "before"
             else:
                 return "now"
-        raise FileExistsError(errno.EEXIST, "something else stands there again and again", str(final))
+        raise FileExistsError(errno.EEXIST, "another file keeps appearing at this path", str(final))
 
     def temporary(self) -> BinaryIO:
-        """Return an anonymous file beside the blobs, gone when closed; it raises StoreUnavailableError when it is full.
+        """Return an anonymous file on the file system of the blobs; closing it deletes it.
+
+        Its `write` raises CacheUnavailableError when the file system is full.
 
         Raises:
-            StoreUnavailableError: the cache cannot be written.
+            CacheUnavailableError: the cache is not writable.
         """
         directory = self._directory("tmp")
         with files.translated(directory):
@@ -219,10 +225,10 @@ class Cache:
 
     @contextlib.contextmanager
     def partial(self, integrity: Integrity) -> Iterator[Partial]:
-        """Give the resumable download of a blob; hold `lock` of its digest meanwhile.
+        """Yield the resumable download of a blob; the caller holds `lock` of its digest.
 
         Raises:
-            StoreUnavailableError: the cache cannot be written.
+            CacheUnavailableError: the cache is not writable.
         """
         path = self._directory("partial") / f"{integrity.digest.hex}.part"
         with files.translated(path, integrity.size):
@@ -233,58 +239,58 @@ class Cache:
             yield partial
 
     def _resumable(self, path: Path) -> int:
-        """Return how many bytes an earlier download left; what cannot be one goes out of the way.
+        """Return how many bytes an earlier download left; remove a file that cannot be resumed.
 
-        A kill between naming a blob and dropping the partial's name leaves both: that file is the blob's now.
+        A kill between linking a blob and unlinking the partial leaves both names; the file then belongs to the blob.
         """
         try:
             status = os.lstat(path)
         except FileNotFoundError:
             return 0
         if not stat.S_ISREG(status.st_mode):
-            self.shelf.quarantine(path, None, "no partial download")
+            self.shelf.quarantine(path, None, "not a partial download")
         elif status.st_nlink > 1 or self.options.trust.objection(status) or not os.access(path, os.R_OK | os.W_OK):
-            path.unlink()  # or it is a download of somebody else of the group
+            path.unlink()  # or it is a download of another user of the trusted group
         else:
             return status.st_size
         return 0
 
     def finish(self, partial: Partial) -> None:
-        """Verify a partial download and make it a blob.
+        """Verify a partial download and publish it as a blob.
 
         Raises:
-            SizeMismatchError, DigestMismatchError: it is not what was promised.
+            SizeMismatchError, DigestMismatchError: its content does not match its integrity.
         """
         partial.publish(lambda descriptor, path: self.name(descriptor, path, partial.expected), self.options.durability)
 
     @contextlib.contextmanager
     def lock(self, name: str, progress: Progress | None = None) -> Iterator[None]:
-        """Hold the lock called `name` (hex digits); another process waits, and says for whom.
+        """Hold the lock `name` (hex digits); another process waits, and reports the holder as progress.
 
         Raises:
-            StoreUnavailableError: it was not given up in time.
-            CancelledError: the run was asked to stop.
+            CacheUnavailableError: the holder does not release it in time.
+            CancelledError: the run is cancelled.
         """
         path = self._directory("locks") / name
         with locked(path, timeout_s=self.options.lock_timeout_s, progress=progress or Silent()):
             yield
 
     def guarded(self) -> list[Path]:
-        """Return the directories that nobody else may write: while their rights are the same, so is that answer."""
+        """Return the directories that untrusted users must not be able to write to; their modes decide the check."""
         return [path for shelf in self._shelves for path in shelf.guarded]
 
     def witnesses(self, *, digest: Digest | None = None, key: str = "") -> list[str]:
-        """Return the files that decide whether a blob is here, or what is recorded for a recipe key."""
+        """Return the files whose state decides whether the cache has a blob, or which result a recipe key has."""
         blobs = [shelf.place(digest) for shelf in self._shelves] if digest is not None else []
         return blobs + ([shelf.result_place(key) for shelf in self._shelves] if key else [])
 
     # --- results
 
     def result(self, key: str) -> Result | None:
-        """Return what a recipe key gave, or None when nothing readable is recorded.
+        """Return the result of a recipe key, None if no readable one is recorded.
 
         Raises:
-            StoreUnavailableError: others can write the cache.
+            CacheUnavailableError: untrusted users can write to the cache.
         """
         for shelf in self._shelves:
             with contextlib.suppress(OSError, ValueError):
@@ -292,12 +298,12 @@ class Cache:
         return None
 
     def record(self, result: Result) -> None:
-        """Remember what a recipe key gave.
+        """Record the result of a recipe key.
 
-        Nothing is synced: a note that a power loss took or tore fails its own check, and is made again.
+        The file is not synced: if a power loss removes or tears it, its checksum fails and it is recorded again.
 
         Raises:
-            StoreUnavailableError: the cache cannot be written.
+            CacheUnavailableError: the cache is not writable.
         """
         self._directory("results")
         final = Path(self.shelf.result_place(result.key))
@@ -313,10 +319,10 @@ class Cache:
 
     @contextlib.contextmanager
     def _scratch(self, mode: int) -> Iterator[atomic.Temporary]:
-        """Give a file in the making.
+        """Yield a temporary file.
 
         Raises:
-            StoreUnavailableError: the cache cannot be written.
+            CacheUnavailableError: the cache is not writable.
         """
         directory = self._directory("tmp")
         with files.translated(directory):
@@ -326,17 +332,17 @@ class Cache:
         finally:
             temporary.close()
 
-    # --- out of the store
+    # --- publishing
 
     def publish(self, integrity: Integrity, path: Path) -> None:
-        """Put a blob at `path` inside the cache: a hard link, else a copy.
+        """Put a blob at `path` inside the cache: a hard link if possible, else a copy.
 
         Raises:
             BlobMissingError, BlobCorruptError: as `open`.
-            StoreUnavailableError: `path` cannot be written.
+            CacheUnavailableError: `path` is not writable.
         """
         with self.open(integrity) as file, files.translated(path, integrity.size):
-            # a link that a power loss takes is made again, so that no directory is synced
+            # no directory is synced: a link that a power loss removes is created again
             self._directories.inside(path.parent, "fast", lambda: self._put(file, path, integrity))
 
     def _put(self, file: BinaryIO, path: Path, integrity: Integrity) -> None:
@@ -347,10 +353,10 @@ class Cache:
                 atomic.replace_file(temporary.descriptor, temporary.path, path, self._directory("tmp"))
 
     def _linked(self, file: BinaryIO, path: Path, integrity: Integrity) -> bool:
-        """Whether `path` could be made a link to the open blob, whose fingerprint that changes."""
+        """Link `path` to the open blob, which changes its fingerprint; return whether that succeeded."""
         blob = self.path(integrity.digest)
         if not isinstance(file, LeasedBlob) or not system_calls.is_same(file.fileno(), blob):
-            return False  # a shared cache is not touched
+            return False  # a shared cache is read-only
         file.confirm()
         try:
             atomic.link_over(file.fileno(), blob, path, self._directory("tmp"))
