@@ -122,7 +122,7 @@ def test_one_notion() -> None:
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.Attribute) and node.attr.startswith("st_ctime")
     }
-    assert users == {"fingerprint.py"}
+    assert users == {"fs/fingerprint.py"}
 
 
 def test_a_record_that_changed_in_place(tmp_path: Path) -> None:

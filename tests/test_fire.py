@@ -767,9 +767,9 @@ def test_has_is_one_stat(farm: Farm) -> None:
     content = b"old"
     code = (
         "import os; from pathlib import Path\n"
-        "from tasks_lib.digest import Digest, Integrity; from tasks_lib.cache import Store\n"
+        "from tasks_lib.digest import Digest, Integrity; from tasks_lib.cache import Cache\n"
         f"pinned = Integrity(size=3, digest=Digest.sha256('{hashlib.sha256(content).hexdigest()}'))\n"
-        "store = Store(Path('cache')); assert store.has(pinned)\n"
+        "store = Cache(Path('cache')); assert store.has(pinned)\n"
         "os.access('/begin', 0)\n"
         "for _ in range(10): assert store.has(pinned)\n"
         "os.access('/end', 0)\n"

@@ -121,9 +121,9 @@ def test_no_links(farm: Farm) -> None:
 def test_a_temporary_name_that_is_replaced(delayed: str, tmp_path: Path) -> None:
     """Another file that takes the temporary name, before or while it is linked, never is the blob."""
     code = (
-        "from pathlib import Path; from tasks_lib.errors import StoreUnavailableError; from tasks_lib.cache import Store\n"
-        "try:\n    with Store(Path('cache')).writer() as writer:\n        writer.write(b'right'); writer.commit()\n"
-        "except StoreUnavailableError as error:\n    print(error)\n"
+        "from pathlib import Path; from tasks_lib.errors import CacheUnavailableError; from tasks_lib.cache import Cache\n"
+        "try:\n    with Cache(Path('cache')).writer() as writer:\n        writer.write(b'right'); writer.commit()\n"
+        "except CacheUnavailableError as error:\n    print(error)\n"
     )
     hold = f"inject={delayed}:delay_{'enter' if delayed == 'linkat' else 'exit'}=3000000:when=1"
     words = ["strace", "-f", "-o", "/dev/null", "-e", f"trace={delayed}", "-e", hold, sys.executable, "-c", code]
