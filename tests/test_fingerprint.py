@@ -115,7 +115,7 @@ def test_a_file_settles(tmp_path: Path) -> None:
 
 
 def test_one_notion() -> None:
-    """Change times are looked at in one module: there is no other notion of an unchanged file."""
+    """Only one module reads change times, so that there is one definition of an unchanged file."""
     users = {
         name_of(path)
         for path in MODULES
