@@ -203,11 +203,11 @@ def test_what_is_open_is_leased(store: Cache) -> None:
 
 
 def test_a_wrong_size_in_a_definition_harms_no_blob(store: Cache) -> None:
-    """The right digest with another size is a wrong expectation: the blob stays where it is."""
+    """A definition with the right digest and a wrong size fails, and the blob stays in the cache."""
     put(store, BYTES)
     wrong = Integrity(size=PINNED.size + 1, digest=PINNED.digest)
     assert not store.has(wrong)
-    with pytest.raises(BlobMissingError, match="7001 are expected"):
+    with pytest.raises(BlobMissingError, match="expected 7001 bytes"):
         store.open(wrong)
     assert store.has(PINNED)
 

@@ -1,7 +1,7 @@
-"""A digest that is computed beside the download it measures, on a core that is free.
+"""Digest of a download, computed in parallel with it if a core is free.
 
-Internal to the store. hashlib lets go of the interpreter lock, so that one thread can receive and write while another
-hashes; where all cores have work the digest is computed in place, and nothing is gained or lost.
+Internal to the cache. hashlib releases the interpreter lock, so that one thread can receive and write while another
+hashes. If all cores are busy, the calling thread computes the digest, at the same cost as without this module.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import Final
 
 from tasks_lib.fs import system_calls
 
-#: Bytes from which a thread of its own pays.
+#: Minimum size in bytes for which a separate thread is worthwhile.
 _LARGE: Final = 16 << 20
-#: Bytes that are handed over at once, and how often that is done ahead of the hashing: the memory that it costs.
+#: Bytes per batch, and most batches that wait for the hashing thread; their product is the memory use.
 _BATCH: Final = 1 << 20
 _AHEAD: Final = 4
-#: One core is for the downloads.
+#: One core is reserved for the downloads.
 _FREE: Final = threading.Semaphore(system_calls.usable_cores() - 1)
 
 Batch = list[bytes]
 
 
 class BackgroundHash:
-    """The digest of what one thread tells it, in order; `close` ends it when nobody asks for the digest."""
+    """The digest of the chunks that one thread adds, in order; `close` ends it without a digest."""
 
     def __init__(self, algorithm: str, size: int) -> None:
-        """Begin; about `size` bytes will come."""
+        """Start a digest of about `size` bytes."""
         self._digest = hashlib.new(algorithm)
         self._large = size >= _LARGE
         self._batch: Batch = []
@@ -65,14 +65,14 @@ class BackgroundHash:
             self._digest.update(chunk)
 
     def hexdigest(self) -> str:
-        """Return the digest of everything so far."""
+        """Return the hex digest of all bytes so far."""
         self.close()
         self._add(self._batch)
         self._batch, self._bytes = [], 0
         return self._digest.hexdigest()
 
     def close(self) -> None:
-        """End the thread, once it hashed what it has; what comes later may begin another."""
+        """Wait until the thread has hashed its batches, then end it; a later `update` may start another one."""
         if self._thread is not None:
             self._batches.put(None)
             self._thread.join()

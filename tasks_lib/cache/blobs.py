@@ -1,7 +1,7 @@
-"""The blobs of one cache directory: looked up, opened and believed only once measured.
+"""The blobs of one cache directory: lookup, opening and verification.
 
-Internal to the store. Missing and invalid are different answers: what cannot be read for a reason of the system (no
-permission, no descriptor left, a bad disk) is neither, and stays where it is.
+Internal to the cache. A blob is used only after its content is hashed. Missing and invalid are different results. A
+blob that the system cannot read (no permission, no descriptor left, a bad disk) is neither, and stays where it is.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _MISSING: Final = (errno.ENOENT, errno.ENOTDIR)
 
 
 class LeasedBlob(io.FileIO):
-    """A blob that was measured; it is measured again when it changed while it was read.
+    """A verified, open blob; it is verified again if it changes while it is read.
 
-    The look happens where the content ends and where a `with` block ends, so that nobody who reads to the end believes
-    bytes that somebody wrote into the open file.
+    The check runs at the end of the content and at the end of a `with` block, so that a reader that reaches the end
+    does not accept bytes that another process wrote into the open file.
     """
 
     def __init__(
@@ -43,34 +43,34 @@ class LeasedBlob(io.FileIO):
         self._confirm = confirm
 
     def read(self, size: int | None = -1) -> bytes:
-        """Read; the end is only said of what did not change.
+        """Read at most `size` bytes; return b"" at the end only if the content is unchanged.
 
         Raises:
-            BlobCorruptError: the content changed since it was measured.
+            BlobCorruptError: the content changed since it was hashed.
         """
-        found = super().read(size)
-        if not found and size != 0:
+        chunk = super().read(size)
+        if not chunk and size != 0:
             self.confirm()
-        return found
+        return chunk
 
     def readinto(self, buffer: Any) -> int:
-        """Read into `buffer`, as `read`."""
+        """Read into `buffer`; like `read`."""
         count = super().readinto(buffer)
         if not count and len(buffer):
             self.confirm()
         return count
 
     def readall(self) -> bytes:
-        """Read the rest, as `read`."""
-        found = super().readall()
+        """Read the rest; like `read`."""
+        rest = super().readall()
         self.confirm()
-        return found
+        return rest
 
     def confirm(self) -> None:
-        """Return when what was read is what was measured.
+        """Check that the content is still the verified content.
 
         Raises:
-            BlobCorruptError: the content changed since.
+            BlobCorruptError: the content changed since it was hashed.
         """
         if Fingerprint.of(os.fstat(self.fileno())) != self.fingerprint:
             self._confirm(self)
@@ -84,9 +84,9 @@ class LeasedBlob(io.FileIO):
 
 
 class BlobDirectory:
-    """The blobs below `root`; whether they can be written is found out by writing.
+    """The blobs below `root`; whether the directory is writable shows only on the first write.
 
-    One that has an `upper` is only read: what was measured in it is remembered there, what is damaged stays.
+    A directory with an `upper` one is read-only: its hashes are recorded in `upper`, and its damaged blobs stay.
     """
 
     def __init__(self, root: Path, options: Options, upper: BlobDirectory | None = None) -> None:
@@ -95,15 +95,15 @@ class BlobDirectory:
 
     @property
     def guarded(self) -> tuple[Path, ...]:
-        """The directories that nobody else may write."""
+        """The directories that untrusted users must not be able to write to."""
         return (self.root.resolve(), self._top, *(self._top / name for name in ("blobs", "results", "locks")))
 
     @cached_property
     def top(self) -> Path:
-        """The directory of this format, once it is sure that nobody else can write it.
+        """The directory of this format, after the check that untrusted users cannot write to it.
 
         Raises:
-            StoreUnavailableError: others can write it.
+            CacheUnavailableError: untrusted users can write to it.
         """
         for path in self.guarded:
             with files.translated(path):
@@ -116,10 +116,10 @@ class BlobDirectory:
 
     @cached_property
     def memo(self) -> HashCache:
-        """What was measured here.
+        """The hash cache of this directory.
 
         Raises:
-            StoreUnavailableError: as `top`.
+            CacheUnavailableError: as `top`.
         """
         return HashCache(self.top / "measured", self.options.trust, self._upper.memo if self._upper else None)
 
@@ -128,26 +128,26 @@ class BlobDirectory:
         return str(self.top)
 
     def path(self, digest: Digest) -> Path:
-        """Return where the blob of that digest is or would be."""
+        """Return the path of the blob, whether it exists or not."""
         return _path(self.place(digest))
 
     def place(self, digest: Digest) -> str:
-        """Return the same as a text: ten thousand of them are looked at, and a `Path` costs more than the look."""
+        """Return the same path as a string: for ten thousand blobs, creating a `Path` costs more than an lstat."""
         return f"{self._place}/blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
 
     def result_place(self, key: str) -> str:
-        """Return where what is recorded for a recipe key is or would be.
+        """Return the path of the result of a recipe key, whether it exists or not.
 
         Raises:
-            StoreUnavailableError: as `top`.
+            CacheUnavailableError: as `top`.
         """
         return f"{self._place}/results/{key[:2]}/{key}"
 
     def found(self, integrity: Integrity) -> float | None:
-        """Return when a blob was written that is here and unchanged since it was measured; one lstat when warm.
+        """Return the time at which a valid blob was written, None if it is missing or damaged; one lstat when warm.
 
         Raises:
-            StoreUnavailableError: the system refuses to say.
+            CacheUnavailableError: the system cannot read it.
         """
         place = self.place(integrity.digest)
         try:
@@ -164,21 +164,21 @@ class BlobDirectory:
         return fingerprint.mtime_ns / 1e9
 
     def open(self, integrity: Integrity) -> LeasedBlob:
-        """Open a blob and lease it: prune leaves alone what is open.
+        """Open a blob and lease it: prune keeps open blobs.
 
         Raises:
-            BlobMissingError: it is not here.
-            BlobCorruptError: it was here and is not the pinned bytes; it is in quarantine now.
-            StoreUnavailableError: the system refuses to read it.
+            BlobMissingError: it does not exist.
+            BlobCorruptError: its content is not the pinned bytes; it is in quarantine now.
+            CacheUnavailableError: the system cannot read it.
         """
         path = self.path(integrity.digest)
         try:
             descriptor, status = files.regular(path)
         except files.NotRegularError as error:
-            raise self._damaged(path, None, "it is no regular file") from error
+            raise self._damaged(path, None, "not a regular file") from error
         except OSError as error:
             if error.errno in _MISSING:
-                raise BlobMissingError(f"the cache does not hold {integrity.digest}") from error
+                raise BlobMissingError(f"the cache does not contain {integrity.digest}") from error
             raise files.unusable(path, error) from error
         try:
             locks.lease(descriptor)
@@ -189,7 +189,7 @@ class BlobDirectory:
             raise
 
     def _judge(self, descriptor: int, status: os.stat_result, integrity: Integrity, path: Path) -> Fingerprint:
-        """Return the fingerprint with which the open file is the blob, as measured now or before."""
+        """Return the fingerprint of the open file, verified now or earlier."""
         fingerprint = Fingerprint.of(status)
         known = self.memo.get(fingerprint)
         if known == integrity.digest.hex and fingerprint.size == integrity.size:
@@ -200,9 +200,9 @@ class BlobDirectory:
         return self._measure(descriptor, integrity, path)
 
     def _measure(self, descriptor: int, integrity: Integrity, path: Path) -> Fingerprint:
-        """Return the fingerprint with which the open file is the blob, as read now.
+        """Return the fingerprint of the open file after hashing its content.
 
-        A right blob stays whatever size somebody expects of it: then the expectation is wrong.
+        A blob with the right digest stays even when its size differs from the expected one: the expectation is wrong.
         """
         fingerprint = settled(descriptor)
         actual = self.memo.get(fingerprint)
@@ -210,37 +210,38 @@ class BlobDirectory:
             with files.translated(path):
                 actual = files.hex_of(descriptor, integrity.digest.algorithm)
             if actual != integrity.digest.hex:
-                found = f"{fingerprint.size} bytes, {integrity.digest.algorithm}:{actual}"
-                raise self._damaged(path, descriptor, f"expected {integrity}, found {found}")
-            if Fingerprint.of(os.fstat(descriptor)) == fingerprint:  # nobody wrote meanwhile
+                got = f"{fingerprint.size} bytes, {integrity.digest.algorithm}:{actual}"
+                raise self._damaged(path, descriptor, f"expected {integrity}, got {got}")
+            if Fingerprint.of(os.fstat(descriptor)) == fingerprint:  # unchanged while it was hashed
                 self.memo.put(fingerprint, actual)
         if fingerprint.size != integrity.size:
             raise BlobMissingError(
-                f"the cache holds {integrity.digest} with {fingerprint.size} bytes, but {integrity.size} are expected",
+                f"wrong size for {integrity.digest}: expected {integrity.size} bytes, got {fingerprint.size}",
                 hint="correct the size in the definition",
             )
         return fingerprint
 
     def _again(self, opened: LeasedBlob, integrity: Integrity, path: Path) -> None:
-        """Judge a blob that changed while it was read: a new link changes its fingerprint, not its content.
+        """Verify a blob whose fingerprint changed while it was read; a new hard link changes it, but not the content.
 
         Raises:
-            BlobCorruptError: it is another content now, or was in between.
+            BlobCorruptError: the content differs now, or did so in between.
         """
         fingerprint = self._measure(opened.fileno(), integrity, path)
         if fingerprint.link_stable != opened.fingerprint.link_stable:
             raise BlobCorruptError(
-                f"{escaped(str(path))} was written while it was read", hint="see who writes there, and run again"
+                f"{escaped(str(path))} changed while it was read",
+                hint="find the process that writes to it, then run again",
             )
         opened.fingerprint = fingerprint
 
     def inspect(self, path: Path, progress: Progress) -> str:
-        """Read what stands at a blob's path to its end, whatever is remembered; return what is wrong, "" for nothing.
+        """Hash the whole blob at `path`, ignoring the hash cache; return the problem, "" for none.
 
-        What is wrong goes to quarantine; what vanished meanwhile is nothing.
+        A damaged blob goes to quarantine. A blob that vanishes meanwhile is not a problem.
 
         Raises:
-            StoreUnavailableError: the system refuses to read it.
+            CacheUnavailableError: the system cannot read it.
             CancelledError: the run was asked to stop.
         """
         try:
@@ -251,34 +252,35 @@ class BlobDirectory:
                 fingerprint = Fingerprint.of(os.fstat(file.fileno()))
                 actual = files.hex_of(file.fileno(), digest.algorithm, progress)
                 if actual != digest.hex:
-                    reason = f"its content is {digest.algorithm}:{actual}, {fingerprint.size} bytes"
+                    reason = f"the content is {digest.algorithm}:{actual}, {fingerprint.size} bytes"
                 if reason:
                     self.quarantine(path, file.fileno(), reason)
                 elif Fingerprint.of(os.fstat(file.fileno())) == fingerprint:
                     self.memo.put(fingerprint, actual)
                 return reason
         except ValueError:
-            reason = "its name is no digest"
+            reason = "the file name is not a digest"
         except CacheUnavailableError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 return ""
             if not isinstance(error.__cause__, files.NotRegularError):
                 raise
-            reason = "it is no regular file"
+            reason = "not a regular file"
         self.quarantine(path, None, reason)
         return reason
 
     def _damaged(self, path: Path, descriptor: int | None, reason: str) -> BlobCorruptError:
         aside = self.quarantine(path, descriptor, reason)
-        where = f"the damaged file was moved to {escaped(str(aside))}" if aside else "it could not be moved aside"
+        where = f"was moved to {escaped(str(aside))}" if aside else "could not be moved aside"
         return BlobCorruptError(
-            f"a cached blob was damaged: {escaped(str(path))}: {reason}", hint=f"{where}; the content is fetched again"
+            f"damaged blob in the cache: {escaped(str(path))}: {reason}",
+            hint=f"the damaged file {where}; the content is fetched again",
         )
 
     def quarantine(self, path: Path, descriptor: int | None, reason: str) -> Path | None:
-        """Move what stands at `path` aside with a note of the reason; return where, None when it stays.
+        """Move the file at `path` to quarantine with a note of the reason; return its new path, None if it stays.
 
-        Only the very file that was judged goes: another process may have put a right one there meanwhile.
+        Only the file that was checked is moved: another process may have put a valid one there meanwhile.
         """
         directory = self._top / "quarantine"
         aside = directory / f"{path.name}.{os.urandom(4).hex()}"
@@ -301,12 +303,12 @@ class BlobDirectory:
 
 @lru_cache(maxsize=64)
 def _path(place: str) -> Path:
-    """Return a path: who downloads a small file asks for its blob three times, ten microseconds each."""
+    """Return a `Path`, cached: the download of a small file asks for it three times, at ten microseconds each."""
     return Path(place)
 
 
 def _is_judged(descriptor: int | None, path: Path) -> bool:
-    """Whether `path` is the open file that was judged; without one, whatever is no regular file."""
+    """Return whether `path` is the open file that was checked; without one, whether it is not a regular file."""
     if descriptor is not None:
         return system_calls.is_same(descriptor, path)
     try:

@@ -1,7 +1,7 @@
-"""The directories of one cache: made when missing, believed when nobody else can write them.
+"""The directories of one cache: created on demand, and used only if untrusted users cannot write to them.
 
-Internal to the store. Thousands of small files ask for the same few: who may write one is looked at once a second, and
-what goes into one that stands is just put there.
+Internal to the cache. Thousands of small files use the same few directories. Permissions are therefore checked at most
+once a second, and a directory that is known to exist is used without a check.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from tasks_lib.fs import files
 
 #: Source: https://bford.info/cachedir/
 _CACHEDIR_TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# cache of doit-fetch; may be deleted\n"
-#: Seconds for which a directory is taken to be as it was.
+#: Seconds for which a check of a directory is valid.
 _SEEN_S: Final = 1.0
 
 Done = TypeVar("Done")
 
 
 class Directories:
-    """What stands below the root of a shelf; safe to use from any thread."""
+    """The directories below the root of a cache; thread-safe."""
 
     def __init__(self, shelf: BlobDirectory) -> None:
         self._shelf, self._root, self._options = shelf, shelf.root, shelf.options
@@ -31,10 +31,10 @@ class Directories:
         self._made: set[str] = set()
 
     def own(self, name: str) -> Path:
-        """Return a directory of the store, made when missing.
+        """Return a directory of the cache; create it if it is missing.
 
         Raises:
-            StoreUnavailableError: it cannot be made, or others can write it.
+            CacheUnavailableError: it cannot be created, or untrusted users can write to it.
         """
         now = time.monotonic()
         path, until = self._own.get(name) or (self._shelf.top / name, 0.0)
@@ -51,12 +51,12 @@ class Directories:
         return path
 
     def inside(self, path: Path, durability: files.Durability, act: Callable[[], Done]) -> Done:
-        """Return what `act` returns, which needs a directory below one of the store's: made when missing.
+        """Create `path` if it is missing, call `act`, which needs it, and return its result.
 
-        Another process may have removed it since it was seen: then it is made again, and `act` called once more.
+        If another process removed the directory meanwhile, create it again and call `act` once more.
 
         Raises:
-            OSError: the file system refused.
+            OSError: the file system rejects the operation.
         """
         self._make(path, durability)
         try:

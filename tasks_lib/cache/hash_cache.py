@@ -1,6 +1,6 @@
-"""Which files were measured: so that a warm run reads no content twice.
+"""Cache of file hashes, so that a warm run does not read content again.
 
-Internal to the store. The fingerprint of a file stands for "these are the bytes that were measured".
+Internal to the cache. An unchanged fingerprint means that the content of the file is still the hashed content.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from tasks_lib.cache.trust import Trust
 from tasks_lib.fs import files
 from tasks_lib.fs.fingerprint import Fingerprint
 
-#: Lengths of a digest's hex form that a line can have; a torn line has others.
+#: Valid lengths of the hex digest in a line; in a torn line the length differs.
 _HEX_LENGTHS: Final = (64, 128)
 
 
-#: Measurements that wait to be written, and the seconds that they wait while more come: a kill forgets as many.
+#: Most hashes that are buffered, and most seconds for which they are buffered while more arrive; a kill loses them.
 _BATCH: Final = 128
 _BATCH_S: Final = 0.5
-#: Fingerprints that are looked for in the text before it is taken apart, which takes as long as finding forty.
+#: Number of lookups by text search before the text is parsed; parsing takes as long as forty searches.
 _GLANCES: Final = 8
 
 
 class HashCache:
-    """Fingerprint -> hex digest: an append-only text file, read once. Safe to use from any thread.
+    """Fingerprint -> hex digest: an append-only text file, read once; thread-safe.
 
-    One that has an `upper` is only read, and remembers there.
+    A hash cache with an `upper` one is read-only; new hashes go to `upper`.
     """
 
-    #: Lines after which the file is begun anew; a line is about 130 bytes.
+    #: Number of lines after which the file is started again; a line has about 130 bytes.
     MAX_LINES: Final = 500_000
 
     def __init__(self, path: Path, trust: Trust, upper: HashCache | None = None) -> None:
         self._path, self._trust, self._upper = path, trust, upper
-        self._known: dict[str, str] | None = None  # by the text of a fingerprint
-        self._read = 0  # bytes of the file that are known
-        self._lines = ""  # what was read and not taken apart yet
+        self._known: dict[str, str] | None = None  # fingerprint text -> hex digest
+        self._read = 0  # bytes of the file that were read
+        self._lines = ""  # text that was read and not parsed yet
         self._glances = 0
         self._lock = threading.Lock()
         self._pending: list[str] = []
@@ -57,7 +57,7 @@ class HashCache:
         return self._known
 
     def _glanced(self, key: str) -> str:
-        """Return what the lines say of one fingerprint, "" when they do not, or too many were looked for so."""
+        """Search the unparsed lines for a fingerprint; return "" if it is missing or after too many searches."""
         with self._lock:
             self._glances += 1
             if self._glances > _GLANCES or self._known is not None:
@@ -68,32 +68,32 @@ class HashCache:
             return hexed if len(hexed) in _HEX_LENGTHS else ""
 
     def _new_lines(self) -> str:
-        """Return what this and other processes have written since the last look."""
+        """Return the lines that this and other processes wrote since the last read."""
         with contextlib.suppress(OSError, ValueError), files.open_regular(self._path) as file:
             status = os.fstat(file.fileno())
             if self._trust.objection(status):
                 return ""
             file.seek(self._read if status.st_size >= self._read else 0)
             text = files.text_of(file)
-            whole = text.rfind("\n") + 1  # somebody may be writing the last line
+            whole = text.rfind("\n") + 1  # another process may be writing the last line
             self._read = file.tell() - len(text) + whole
             return text[:whole]
         return ""
 
     def get(self, fingerprint: Fingerprint) -> str:
-        """Return the hex digest that was measured here or by another process, "" when this fingerprint is not known."""
+        """Return the hex digest that this or another process recorded for a fingerprint, "" if there is none."""
         key = fingerprint.text
-        found = self._glanced(key) if self._known is None else self._known.get(key, "")
-        if not found:
+        hexed = self._glanced(key) if self._known is None else self._known.get(key, "")
+        if not hexed:
             known = self._loaded()
             if key not in known:
                 with self._lock:
                     known.update(_parsed(self._new_lines()))
-            found = known.get(key, "")
-        return found or (self._upper.get(fingerprint) if self._upper else "")
+            hexed = known.get(key, "")
+        return hexed or (self._upper.get(fingerprint) if self._upper else "")
 
     def put(self, fingerprint: Fingerprint, hex_digest: str) -> None:
-        """Remember a measurement; a cache that cannot be written just forgets."""
+        """Record the hash of a file; failures to write are ignored."""
         if self._upper is not None:
             self._upper.put(fingerprint, hex_digest)
             return
@@ -113,7 +113,7 @@ class HashCache:
                 self._written_s = now
 
     def keep_only(self, hexes: frozenset[str]) -> None:
-        """Forget the measurements of content that is gone."""
+        """Remove the hashes of all other content."""
         kept = {key: hexed for key, hexed in self._loaded().items() if hexed in hexes}
         if len(kept) < len(self._loaded()):
             with self._lock:
@@ -124,7 +124,7 @@ class HashCache:
 
 
 def _parsed(lines: str) -> dict[str, str]:
-    """Return the digest by the text of each fingerprint."""
+    """Return fingerprint text -> hex digest."""
     words = (line.partition(" ") for line in lines.split("\n"))
     return {key: hexed for hexed, _, key in words if len(hexed) in _HEX_LENGTHS}
 

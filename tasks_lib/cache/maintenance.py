@@ -1,6 +1,6 @@
-"""What prune, verify and `doit cache` do to the files of a cache; what they decide is decided above.
+"""Operations of prune, verify and `doit cache` on the files of a cache; their callers decide what to do.
 
-Internal to the store, but for what `Store.upkeep` gives.
+Internal to the cache, except for the object that `Cache.upkeep` returns.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ RemoveTree = Callable[[Path], None]
 
 
 class Maintenance:
-    """The upkeep of one cache directory."""
+    """Maintenance of one cache directory: inventory, inspection and removal."""
 
     def __init__(self, shelf: BlobDirectory) -> None:
         self._shelf = shelf
         self._root, self._options = shelf.root, shelf.options
 
     def items(self) -> list[InventoryItem]:
-        """Return everything that lies in the cache.
+        """Return all items in the cache.
 
         Raises:
-            StoreUnavailableError: others can write it.
+            CacheUnavailableError: untrusted users can write to it.
         """
         return list(inventory(self._shelf.top.parent))
 
     def inspect(self, item: InventoryItem, progress: Progress) -> str:
-        """Read a blob or a result whatever is remembered of it; return what is wrong, "" for nothing.
+        """Read a whole blob or result, ignoring the hash cache; return the problem, "" for none.
 
-        What is wrong goes to quarantine.
+        A damaged item goes to quarantine.
 
         Raises:
-            StoreUnavailableError: the system refuses to read it.
-            CancelledError: the run was asked to stop.
+            CacheUnavailableError: the system cannot read it.
+            CancelledError: the run is cancelled.
         """
         path = Path(item.path)
         if item.kind == "blob":
@@ -60,12 +60,12 @@ class Maintenance:
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and not isinstance(error, files.NotRegularError):
                 raise files.unusable(path, error) from error
-            self.set_aside(path, f"no result: {error}")
+            self.set_aside(path, f"invalid result: {error}")
             return str(error)
         return ""
 
     def set_aside(self, path: Path, reason: str) -> None:
-        """Move a damaged file, of the cache or of an extracted tree, to quarantine; one that cannot go stays."""
+        """Move a damaged file of the cache or of an extracted tree to quarantine; leave it if that fails."""
         directory = self._shelf.top / "quarantine"
         aside = directory / f"{path.name[:100]}.{atomic.scratch_name()}"
         with contextlib.suppress(OSError):
@@ -76,11 +76,11 @@ class Maintenance:
 
     @contextlib.contextmanager
     def pruning(self, progress: Progress) -> Iterator[Callable[[InventoryItem, RemoveTree], str]]:
-        """Give what takes a thing away and returns why it stays, "" when it went; no run starts meanwhile.
+        """Yield a function that removes an item and returns why it stays, "" if it is removed; no run starts meanwhile.
 
         Raises:
-            StoreUnavailableError: another prune holds the cache for too long, or it is read-only.
-            CancelledError: the run was asked to stop while waiting.
+            CacheUnavailableError: another prune holds the cache for too long, or it is read-only.
+            CancelledError: the run is cancelled while it waits.
         """
         gate = self._shelf.top / "locks" / "prune"
         with files.translated(gate):
@@ -94,15 +94,15 @@ class Maintenance:
             usage.compact(self._shelf.top, uses)
 
     def last_uses(self) -> dict[str, int]:
-        """Return hex digest -> when it was last used, as far as that is later than when it was written."""
+        """Return hex digest -> time of last use, in seconds since the epoch; only uses later than the file itself."""
         return usage.last_uses(self._shelf.top)
 
     def runs(self) -> list[tuple[int, int, int]]:
-        """Return (when, found here, obtained) of the runs that are remembered, oldest first."""
+        """Return (time, hits, misses) of each recorded run, oldest first."""
         return usage.runs(self._shelf.top)
 
     def definitions(self) -> dict[Path, Path]:
-        """Return note -> definitions directory of everybody who used this cache."""
+        """Return note file -> definitions directory, for each directory whose definitions use this cache."""
         return usage.definitions(self._shelf.top)
 
 
@@ -115,7 +115,7 @@ _FORMAT: Final = re.compile(r"v([0-9]{1,4})")
 
 
 class InventoryItem(NamedTuple):
-    """One thing: `name` is its digest, key or path below the cache; `size` in bytes; `inode` tells links apart."""
+    """An item: `name` is its digest, key or path below the cache; `inode` is device and inode, to recognise links."""
 
     kind: Kind
     name: str
@@ -126,7 +126,7 @@ class InventoryItem(NamedTuple):
 
 
 def inventory(root: Path) -> Iterator[InventoryItem]:
-    """Yield everything that is known in the cache."""
+    """Yield all items of known kinds in the cache."""
     top = root / FORMAT
     for algorithm in _directories(top / "blobs"):
         yield from _fanned(algorithm, "blob")
@@ -142,8 +142,8 @@ def inventory(root: Path) -> Iterator[InventoryItem]:
     yield from _whole(top / "quarantine", "quarantine")
     yield from _whole(top / "repositories", "repository")
     for one in _directories(root):
-        found = _FORMAT.fullmatch(one.name)
-        if found and int(found[1]) < int(FORMAT[1:]):
+        version = _FORMAT.fullmatch(one.name)
+        if version and int(version[1]) < int(FORMAT[1:]):
             yield _tree(one, "format")
 
 
@@ -161,21 +161,21 @@ def _fanned(path: Path, kind: Kind) -> Iterator[InventoryItem]:
 
 
 def _files(directory: Path, kind: Kind, below: str = "") -> Iterator[InventoryItem]:
-    """Yield the files of a directory; directories in it are none of its business."""
+    """Yield the files of a directory; ignore its subdirectories."""
     return _whole(directory, kind, below, "skip")
 
 
 def _whole(
     directory: Path, kind: Kind, below: str = "", inner: Literal["tree", "skip"] = "tree"
 ) -> Iterator[InventoryItem]:
-    """Yield what lies in a directory; each directory in it is one thing."""
-    place = str(directory)
-    prefix = f"{place[len(below) + 1 :]}/" if below else ""
+    """Yield the entries of a directory; each subdirectory is one item."""
+    parent = str(directory)
+    prefix = f"{parent[len(below) + 1 :]}/" if below else ""
     try:
         descriptor = os.open(directory, _DIRECTORY)
     except OSError:
         return
-    try:  # by descriptor and not by os.scandir, whose paths cost the kernel a walk for each of 100,000 names
+    try:  # by descriptor: with the paths of os.scandir the kernel resolves each of 100,000 names
         for name in os.listdir(descriptor):  # noqa: PTH208 - a descriptor
             try:
                 status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
@@ -186,13 +186,13 @@ def _whole(
                     yield _tree(directory / name, kind)
                 continue
             inode = (status.st_dev, status.st_ino)
-            yield InventoryItem(kind, prefix + name, f"{place}/{name}", status.st_size, inode, status.st_mtime)
+            yield InventoryItem(kind, prefix + name, f"{parent}/{name}", status.st_size, inode, status.st_mtime)
     finally:
         os.close(descriptor)
 
 
 def _tree(path: Path, kind: Kind) -> InventoryItem:
-    """Return a directory with all that is in it as one thing, as young as the youngest of it."""
+    """Return a directory with its contents as one item; its time is that of the newest entry."""
     status = path.lstat()
     size, newest = 0, status.st_mtime
     waiting = [path]
@@ -208,10 +208,10 @@ def _tree(path: Path, kind: Kind) -> InventoryItem:
 
 
 def discard(item: InventoryItem, root: Path, remove_tree: Callable[[Path], None]) -> str:
-    """Take a thing away; return "" or why it stays.
+    """Remove an item; return "" or why it stays.
 
-    A thing that somebody works on (the lock of its name) or reads (its lease) stays, and so does one that is another
-    one since it was surveyed.
+    An item stays if another process writes it (holds the lock of its name), reads it (holds a lease) or has replaced it
+    since the inventory.
     """
     path = Path(item.path)
     with contextlib.ExitStack() as stack:
@@ -226,7 +226,7 @@ def discard(item: InventoryItem, root: Path, remove_tree: Callable[[Path], None]
         except FileNotFoundError:
             return ""
         except OSError as error:
-            return error.strerror or "refused"
+            return error.strerror or "cannot be removed"
     return ""
 
 
@@ -234,7 +234,7 @@ def _remove(item: InventoryItem, root: Path, remove_tree: Callable[[Path], None]
     path = Path(item.path)
     status = path.lstat()
     if (status.st_dev, status.st_ino) != item.inode:
-        raise OSError(errno.ESTALE, "it is another one now")
+        raise OSError(errno.ESTALE, "replaced meanwhile")
     if not stat.S_ISDIR(status.st_mode):
         path.unlink()
     else:
@@ -244,10 +244,10 @@ def _remove(item: InventoryItem, root: Path, remove_tree: Callable[[Path], None]
 
 
 def delete(directory: Path, root: Path, remove_tree: Callable[[Path], None]) -> None:
-    """Take a directory out of its place in one step, then remove it.
+    """Rename a directory to a temporary name, then remove it, so that readers never see part of it.
 
     Raises:
-        OSError: the file system refused.
+        OSError: the file system rejects the operation.
     """
     aside = root / FORMAT / "tmp" / atomic.scratch_name()
     files.make_directory(aside.parent, root)
@@ -257,7 +257,7 @@ def delete(directory: Path, root: Path, remove_tree: Callable[[Path], None]) -> 
 
 @contextlib.contextmanager
 def _unleased(path: Path) -> Iterator[bool]:
-    """Give whether nobody has the file or tree open under a lease; nobody gets one meanwhile."""
+    """Yield whether no process leases the file or tree; no process can lease it meanwhile."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -269,7 +269,7 @@ def _unleased(path: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
         except OSError:
-            yield True  # a file system without leases, or one that locks only what it may write (NFS)
+            yield True  # a file system without locks, or one that needs write access for them (NFS)
         else:
             yield True
     finally:

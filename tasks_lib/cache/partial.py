@@ -1,4 +1,4 @@
-"""A download that is not complete yet: bytes and validator survive a kill, and nobody reads them as a blob."""
+"""Partial downloads: bytes and validator survive a kill, and are never used as a blob."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from tasks_lib.errors import CacheUnavailableError, DigestMismatchError, SizeMis
 from tasks_lib.fs import files, system_calls
 from tasks_lib.gil import released
 
-#: Longest validator that is kept, in characters; longer ones are no validators.
+#: Longest validator that is kept, in characters; a longer one is ignored.
 MAX_VALIDATOR: Final = 512
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-#: What is said when no more bytes go into a file.
+#: errno values for a full disk, an exhausted quota or a file size limit.
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
 def opened(path: Path, quarantine: Path, expected: Integrity) -> Iterator[Partial]:
-    """Give the download at `path`; one that finds no space goes, since what takes the last of it helps nobody.
+    """Yield the download at `path`; delete it if the disk is full, so that it does not occupy the last space.
 
     Raises:
-        StoreUnavailableError: the cache cannot be written.
+        CacheUnavailableError: the cache is not writable.
     """
     with files.translated(path, expected.size):
         partial = Partial(path, quarantine, expected)
@@ -50,10 +50,10 @@ def opened(path: Path, quarantine: Path, expected: Integrity) -> Iterator[Partia
 
 
 class Partial:
-    """One resumable download; made by `opened` for `Store.partial`, which holds the lock on its digest meanwhile.
+    """A resumable download; `opened` creates it for `Cache.partial`, whose caller holds the lock of its digest.
 
-    `size` counts the bytes that are there without a gap, all of them measured; `validator` is what the server at
-    `origin` said they belong to.
+    `size` is the number of contiguous bytes from the start, all of them hashed. `validator` is the strong
+    validator with which the server at `origin` identified them.
     """
 
     def __init__(self, path: Path, quarantine: Path, expected: Integrity) -> None:
@@ -66,9 +66,9 @@ class Partial:
         self.size = 0
         self.validator = self.origin = ""
         self._noted = False
-        there = os.fstat(self._file).st_size
-        if there:
-            self._continue(there)
+        existing_size = os.fstat(self._file).st_size
+        if existing_size:
+            self._continue(existing_size)
 
     @cached_property
     def _note(self) -> Path:
@@ -78,23 +78,23 @@ class Partial:
     def _map(self) -> Path:
         return self._path.with_suffix(".pieces")
 
-    def _continue(self, there: int) -> None:
-        """Measure what an earlier run left; without its validator it cannot be continued."""
+    def _continue(self, existing_size: int) -> None:
+        """Hash the bytes of an earlier run; without their validator the download starts again."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
             self.validator, _, self.origin = self._note.read_text("ascii")[: 2 * MAX_VALIDATOR].partition("\n")
             self._noted = True
-        if not self.validator or there > self.expected.size:
-            os.ftruncate(self._file, 0)  # else bytes would stay behind the end of what comes now
+        if not self.validator or existing_size > self.expected.size:
+            os.ftruncate(self._file, 0)  # otherwise old bytes would remain after the new end
             self._map.unlink(missing_ok=True)
             self.restart("")
             return
         self._pieces = Pieces.load(self._map, self.expected.size)
         if self._pieces is None:
-            self._map.unlink(missing_ok=True)  # one that cannot be read, if any
-        self._measure(self._pieces.end_of_run(0) if self._pieces else there)
+            self._map.unlink(missing_ok=True)  # unreadable or missing
+        self._measure(self._pieces.end_of_run(0) if self._pieces else existing_size)
 
     def _measure(self, end: int) -> None:
-        """Hash what stands between what was measured and `end`."""
+        """Hash the bytes from `size` to `end`."""
         while self.size < end:
             chunk = os.pread(self._file, min(files.CHUNK, end - self.size), self.size)
             if not chunk:
@@ -103,7 +103,7 @@ class Partial:
             self.size += len(chunk)
 
     def restart(self, validator: str, origin: str = "") -> None:
-        """Drop the bytes; `validator` ("" for none) of `origin` belongs to those that come now."""
+        """Drop the bytes; `validator` ("" for none) of `origin` identifies the bytes that follow."""
         if self.size or self._pieces:
             os.ftruncate(self._file, 0)
             self._digest.close()
@@ -112,10 +112,10 @@ class Partial:
         self._drop_pieces()
         self.validator = validator if len(validator) <= MAX_VALIDATOR else ""
         self.origin = origin
-        self._drop_note()  # the next one is written before bytes that may have to be continued
+        self._drop_note()  # the next one is written before bytes that a later run may continue
 
     def _write_note(self) -> None:
-        """Say whose bytes these are, before they come; what arrives in one piece needs no note."""
+        """Record validator and origin before bytes arrive; a download in one chunk needs no record."""
         if self.validator and not self._noted:
             self._noted = True
             descriptor = os.open(self._note, _FLAGS | os.O_TRUNC, 0o600)
@@ -130,10 +130,10 @@ class Partial:
             self._note.unlink(missing_ok=True)
 
     def append(self, chunk: bytes) -> None:
-        """Write and measure `chunk`.
+        """Write and hash `chunk`.
 
         Raises:
-            OSError: no space, or another refusal of the file system.
+            OSError: no space, or another error of the file system.
         """
         if self._pieces:
             self.join()
@@ -144,10 +144,10 @@ class Partial:
         self.size += len(chunk)
 
     def write_at(self, offset: int, chunk: bytes | memoryview) -> None:
-        """Write a part of a piece, from any thread; `mark` says when the piece is complete.
+        """Write part of a piece, from any thread; call `mark` when the piece is complete.
 
         Raises:
-            OSError: no space, or another refusal of the file system.
+            OSError: no space, or another error of the file system.
         """
         view = memoryview(chunk)
         while view:
@@ -156,18 +156,18 @@ class Partial:
 
     @property
     def is_split(self) -> bool:
-        """Whether pieces came, or may have come, in any order."""
+        """Whether pieces may have been written out of order."""
         return self._pieces is not None
 
     def reading(self) -> BinaryIO:
-        """Return a file to read what is there from; the caller closes it."""
+        """Return a file that reads the bytes received so far; the caller closes it."""
         return os.fdopen(os.dup(self._file), "rb")
 
     def split(self, piece: int) -> list[Span]:
-        """Return the spans that are missing, at most `piece` bytes each; from now on pieces come in any order.
+        """Return the missing spans, at most `piece` bytes each; from now on pieces may arrive in any order.
 
         Raises:
-            OSError: the file system refused.
+            OSError: the file system rejects the operation.
         """
         self._write_note()
         if self._pieces is None:
@@ -175,17 +175,17 @@ class Partial:
         return self._pieces.missing()
 
     def mark(self, begin: int) -> None:
-        """Note that the piece that begins there is complete, and measure as far as there is no gap.
+        """Mark the piece that starts at `begin` as complete, and hash the bytes up to the first gap.
 
         Raises:
-            OSError: the file system refused.
+            OSError: the file system rejects the operation.
         """
         if self._pieces is not None:
             self._pieces.mark(begin)
             self._measure(self._pieces.end_of_run(self.size))
 
     def join(self) -> None:
-        """Drop what lies behind the first gap: one connection goes on from there."""
+        """Drop the bytes after the first gap, so that one connection can continue from there."""
         os.ftruncate(self._file, self.size)
         self._drop_pieces()
 
@@ -195,11 +195,11 @@ class Partial:
             self._pieces = None
 
     def verify(self) -> None:
-        """Return when size and digest are the promised ones.
+        """Check size and digest against the expected integrity.
 
         Raises:
-            SizeMismatchError: another size.
-            DigestMismatchError: the right size, other bytes.
+            SizeMismatchError: the size differs.
+            DigestMismatchError: the size is right, the content differs.
         """
         if self.size != self.expected.size:
             more = "more than " if self.size > self.expected.size else ""
@@ -218,19 +218,19 @@ class Partial:
 
     @property
     def digest(self) -> str:
-        """The digest of the bytes that are there, as `algorithm:hex`."""
+        """The digest of the bytes so far, as `algorithm:hex`."""
         return f"{self.expected.digest.algorithm}:{self._digest.hexdigest()}"
 
     def publish(self, name: Callable[[int, Path], None], durability: files.Durability) -> None:
-        """Verify, then let `name` give the open file its final name and drop this one.
+        """Verify the download, then call `name`, which gives the open file its final name and removes this one.
 
         Raises:
             SizeMismatchError, DigestMismatchError: as `verify`.
-            OSError: the file system refused.
+            OSError: the file system rejects the operation.
         """
         self.verify()
         if os.fstat(self._file).st_size != self.size:
-            os.ftruncate(self._file, self.size)  # what stands behind the bytes that were measured is none of them
+            os.ftruncate(self._file, self.size)  # bytes after the hashed ones are not part of the content
         os.fchmod(self._file, 0o444)
         if durability == "full":
             with released:
@@ -242,7 +242,7 @@ class Partial:
         self._file = -1
 
     def quarantine(self, reason: str) -> Path:
-        """Move the wrong bytes aside with a note of the reason; an empty partial remains."""
+        """Move the wrong bytes to quarantine with a note of the reason; return their path, keep an empty partial."""
         aside = self._quarantine.take(self._path, f"{self._digest.hexdigest()}.download", reason)
         os.close(self._file)
         self._file = os.open(self._path, _FLAGS | os.O_TRUNC, 0o600)
@@ -250,7 +250,7 @@ class Partial:
         return aside
 
     def close(self) -> None:
-        """Close the file; an empty one is removed. Closing again does nothing."""
+        """Close the file and remove it if it is empty; closing it again has no effect."""
         self._digest.close()
         if self._file < 0:
             return
@@ -262,14 +262,14 @@ class Partial:
             self._drop_note()
 
 
-#: Most pieces of a map that is believed: at 64 MiB each, the largest that are made, 4 TiB.
+#: Maximum number of pieces in a valid map: 4 TiB at 64 MiB each, the largest piece size.
 _MOST: Final = 1 << 16
 
 Span = tuple[int, int]
 
 
 class Pieces:
-    """The parts of `[start, total)`, `piece` bytes each."""
+    """The pieces of `[start, total)`, `piece` bytes each, and the file that maps which are complete."""
 
     def __init__(self, path: Path, start: int, piece: int, total: int, done: bytes) -> None:
         self._path, self.start, self.piece, self._total = path, start, piece, total
@@ -279,18 +279,18 @@ class Pieces:
 
     @classmethod
     def begin(cls, path: Path, *, start: int, piece: int, total: int) -> Self:
-        """Write a map of which nothing is there.
+        """Write a map without complete pieces.
 
         Raises:
-            OSError: the file system refused.
+            OSError: the file system rejects the operation.
         """
-        made = cls(path, start, piece, total, b"")
-        path.write_bytes(f"{start} {piece}\n".encode() + made._done)
-        return made
+        pieces = cls(path, start, piece, total, b"")
+        path.write_bytes(f"{start} {piece}\n".encode() + pieces._done)
+        return pieces
 
     @classmethod
     def load(cls, path: Path, total: int) -> Self | None:
-        """Return the map that an earlier run left, None when there is none that can be read."""
+        """Return the map that an earlier run left, None if it is missing or unreadable."""
         with contextlib.suppress(OSError, ValueError):
             head, _, done = path.read_bytes().partition(b"\n")
             start, piece = map(int, head.split())
@@ -299,19 +299,19 @@ class Pieces:
         return None
 
     def missing(self) -> list[Span]:
-        """Return the spans whose bytes are not there, in order."""
+        """Return the spans of the incomplete pieces, in order."""
         return [self.span(index) for index, mark in enumerate(self._done) if mark != ord("1")]
 
     def span(self, index: int) -> Span:
-        """Return where a piece begins and ends."""
+        """Return the first byte of a piece, and the one after its last."""
         begin = self.start + index * self.piece
         return begin, min(begin + self.piece, self._total)
 
     def mark(self, begin: int) -> None:
-        """Note that the piece that begins there is complete.
+        """Mark the piece that starts at `begin` as complete.
 
         Raises:
-            OSError: the file system refused.
+            OSError: the file system rejects the operation.
         """
         index = (begin - self.start) // self.piece
         self._done[index] = ord("1")
@@ -322,7 +322,7 @@ class Pieces:
             os.close(descriptor)
 
     def end_of_run(self, offset: int) -> int:
-        """Return how far the bytes are there without a gap, `offset` being known to be."""
+        """Return the offset of the first gap at or after `offset`; the bytes before `offset` are complete."""
         while offset < self._total:
             index = (offset - self.start) // self.piece
             if offset >= self.start and self._done[index] != ord("1"):

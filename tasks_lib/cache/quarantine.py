@@ -1,4 +1,4 @@
-"""Quarantine: wrong and corrupt bytes kept as evidence, each with its reason; the oldest go when it grows too large."""
+"""Quarantine: wrong and damaged files, each with its reason; the oldest are removed when it grows too large."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import os
 from pathlib import Path
 from typing import Final
 
-#: Files and bytes that are kept; a report quotes the newest, and evidence must not fill the disk.
+#: Most files and bytes that are kept: a report quotes the newest, and quarantine must not fill the disk.
 MAX_FILES: Final = 32
 MAX_BYTES: Final = 1 << 30
 _REASON: Final = ".reason"
 
 
 class Quarantine:
-    """One directory of evidence."""
+    """A quarantine directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def take(self, path: Path, name: str, reason: str) -> Path:
-        """Move the file at `path` here as `name`, with a note of the reason; return where it is.
+        """Move the file at `path` to quarantine as `name`, with a note of the reason; return its new path.
 
-        Never raises: evidence that cannot be kept is dropped, and what must go from `path` goes.
+        Never raises OSError: a file that cannot be moved is deleted.
         """
         aside = self._directory / name
         with contextlib.suppress(OSError):
@@ -37,7 +37,7 @@ class Quarantine:
         return aside
 
     def shrink(self, newest: Path) -> None:
-        """Drop the oldest evidence until number and bytes are within the limits; the newest stays."""
+        """Delete the oldest files until count and bytes are within the limits; keep `newest`."""
         kept = []
         with contextlib.suppress(OSError), os.scandir(self._directory) as entries:
             for entry in entries:

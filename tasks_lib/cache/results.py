@@ -1,6 +1,6 @@
-"""Results: recipe key -> what it gave. Each carries a digest of itself, so that a flipped bit never names other bytes.
+"""Results: recipe key -> output integrity and provenance.
 
-Internal to the store.
+Internal to the cache. Each file contains a checksum of itself, so that a flipped bit never selects other content.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Provenance = Mapping[str, str | int | float]
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What a recipe key gave: the integrity of its output, and where it came from."""
+    """The result of a recipe key: the integrity of its output, and its provenance."""
 
     key: str
     integrity: Integrity
@@ -29,7 +29,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encoded(result: Result) -> str:
-    """Return the text of a result's file."""
+    """Return the content of the file of a result."""
     stored: dict[str, object] = {
         "size": result.integrity.size,
         "digest": str(result.integrity.digest),
@@ -40,11 +40,11 @@ def encoded(result: Result) -> str:
 
 
 def read(path: Path, key: str, trust: Trust) -> Result:
-    """Return the result of `key` that stands at `path`.
+    """Read the result of `key` from the file at `path`.
 
     Raises:
-        OSError: it is not there, or cannot be read.
-        ValueError: it is damaged, or others could have written it.
+        OSError: the file is missing or cannot be read.
+        ValueError: it is damaged, or untrusted users can write to it.
     """
     with files.open_regular(path) as file:
         objection = trust.objection(os.fstat(file.fileno()))
@@ -54,11 +54,11 @@ def read(path: Path, key: str, trust: Trust) -> Result:
     try:
         stored = json.loads(text)
         if stored.pop("check") != _check(key, json.dumps(stored, sort_keys=True)):
-            raise ValueError("it is not what was written")
+            raise ValueError("checksum mismatch")
         integrity = Integrity(size=stored["size"], digest=Digest.parse(stored["digest"]))
         return Result(key=key, integrity=integrity, provenance=dict(stored["provenance"]))
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError("it is no result") from error
+        raise ValueError("missing or invalid fields") from error
 
 
 def _check(key: str, text: str) -> str:

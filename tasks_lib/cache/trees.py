@@ -1,7 +1,7 @@
-"""Unpacked trees: directories of the cache named by a key, each complete or absent.
+"""Extracted trees: directories of the cache named by a key, each complete or absent.
 
-Internal to the store, but for what `Store.trees` gives. What lies in such a directory is the business of `tree`; here
-it gets its name once, is leased while somebody uses it, and is taken away.
+Internal to the cache, except for the object that `Cache.trees` returns. The package `tree` defines the content of such
+a directory. This module names it once, leases it while it is in use, and removes it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Trees:
-    """The unpacked trees of one cache, and of the shared one below it."""
+    """The extracted trees of a cache and of the shared cache behind it."""
 
     def __init__(
         self, shelf: BlobDirectory, lower: BlobDirectory | None, usage: Usage, remove_tree: Callable[[Path], None]
@@ -32,11 +32,11 @@ class Trees:
         return shelf.top / "trees" / key[:2] / key
 
     def any(self) -> bool:
-        """Whether the cache has ever held one."""
+        """Return whether the cache contains, or once contained, a tree."""
         return (self._shelf.top / "trees").is_dir()
 
     def holds(self, key: str) -> bool:
-        """Whether a tree is here, by one stat; whether it still is, and can be used, its lease says."""
+        """Return whether a tree exists, by one stat; only `leased` shows whether it can be used."""
         return any(os.path.isdir(self._place(shelf, key)) for shelf in self._shelves)  # noqa: PTH112 - a stat, no Path
 
     @property
@@ -45,10 +45,10 @@ class Trees:
 
     @contextlib.contextmanager
     def leased(self, key: str) -> Iterator[Path | None]:
-        """Give the directory of a tree, which prune leaves alone meanwhile; None when there is none.
+        """Yield the directory of a tree, None if it does not exist; prune keeps it meanwhile.
 
         Raises:
-            StoreUnavailableError: others can write the cache.
+            CacheUnavailableError: untrusted users can write to the cache.
         """
         for shelf in self._shelves:
             path = self._place(shelf, key)
@@ -68,17 +68,17 @@ class Trees:
         yield None
 
     def make(self, key: str, write: Callable[[Path], None]) -> None:
-        """Let `write` fill an empty directory, and give it its name; hold `lock` of the key meanwhile.
+        """Call `write` to fill an empty directory, then rename it to its name; the caller holds `lock` of the key.
 
-        One that stands already stays. What a killed process left half-written under this key goes.
+        An existing tree stays. An incomplete tree that a killed process left under this key is removed.
 
         Raises:
-            StoreUnavailableError: the cache cannot be written.
-            whatever `write` raises but OSError.
+            CacheUnavailableError: the cache is not writable.
+            Exceptions of `write` other than OSError.
         """
         final = self._place(self._shelf, key)
         durability = self._shelf.options.durability
-        staging = final.with_name(f"{key}.part")  # nobody else's: the key is locked
+        staging = final.with_name(f"{key}.part")  # no other process uses it: the key is locked
         with files.translated(staging):
             files.make_directory(final.parent, self._shelf.root, durability)
             self._shelf.options.trust.require(final.parent.parent, final.parent.parent.lstat())
@@ -97,12 +97,12 @@ class Trees:
             files.sync_directory(final.parent, durability)
 
     def drop(self, key: str) -> None:
-        """Take a tree away that is not what it was; whoever places from it finds its files gone and begins anew.
+        """Remove a damaged tree; a process that links or copies from it finds files missing and starts again.
 
-        That of the shared cache, which is only read, is not used any more.
+        The shared cache is read-only, so its trees are no longer used instead.
 
         Raises:
-            StoreUnavailableError: the cache cannot be written.
+            CacheUnavailableError: the cache is not writable.
         """
         self._lower = None
         path = self._place(self._shelf, key)

@@ -1,6 +1,6 @@
-"""Who uses the cache and when: definitions directories, last uses of content, and how often it was there.
+"""Usage records of a cache: the definitions directories that use it, last uses of content, and hit rates.
 
-Internal to the store. All of it is for prune and for people; a cache that cannot be written just does not remember.
+Internal to the cache. The records serve prune and statistics; a cache that is not writable keeps none.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Final
 
 from tasks_lib.fs import files
 
-#: Seconds after which a use is worth a line: the file's own time, or the last line, says it as well before.
+#: Minimum seconds between recorded uses: before that, the file's own time or the last line is accurate enough.
 _SAME_USE_S: Final = 12 * 3600
-#: Uses that wait to be written, and seconds that they wait at most while more come.
+#: Most uses that are buffered, and most seconds for which they are buffered while more arrive.
 _BATCH: Final = 256
 _BATCH_S: Final = 5.0
-#: Bytes of the file of uses after which only the last use of each content is kept.
+#: Size of the `used` file, in bytes, above which only the last use of each item is kept.
 _COMPACT_BYTES: Final = 32 << 20
-#: Runs whose hit rate is remembered.
+#: Number of runs whose hit rate is kept.
 KEPT_RUNS: Final = 500
 
 
 class Usage:
-    """Counts and remembers for one process; safe to use from any thread."""
+    """Counts and records the uses of one process; thread-safe."""
 
     def __init__(self, top: Path, clock: Callable[[], float] = time.time) -> None:
         self._top, self._clock = top, clock
@@ -43,7 +43,7 @@ class Usage:
         weakref.finalize(self, _write_run, top, clock, self._hits, self._missed, self._pending)
 
     def hit(self, hex_digest: str, written_s: float) -> None:
-        """Remember that this content was there, which was written at `written_s`."""
+        """Record a cache hit; `written_s` is the time at which the content was written."""
         if hex_digest in self._seen:
             return
         with self._lock:
@@ -53,7 +53,7 @@ class Usage:
             self._note(hex_digest, written_s)
 
     def used(self, key: str, written_s: float) -> None:
-        """Remember that a tree was used, which was written at `written_s`; hit rates are of content alone."""
+        """Record the use of a tree that was written at `written_s`; hit rates count only blobs."""
         with self._lock:
             if key not in self._seen:
                 self._seen.add(key)
@@ -73,7 +73,7 @@ class Usage:
             self._written_s = time.monotonic()
 
     def miss(self, hex_digest: str) -> None:
-        """Remember that this content had to be obtained."""
+        """Record a cache miss."""
         if hex_digest not in self._seen:
             self._missed.add(hex_digest)
 
@@ -93,21 +93,23 @@ def _write_run(top: Path, clock: Callable[[], float], hits: set[str], missed: se
         _write_uses(top, clock, pending)
     if missed or hits:
         files.append_text(top / "runs", f"{int(clock())} {len(hits)} {len(missed)}\n", "longer")
-        found = runs(top)
-        if len(found) > 2 * KEPT_RUNS:
-            text = "".join(f"{when} {there} {got}\n" for when, there, got in found[-KEPT_RUNS:])
+        recorded = runs(top)
+        if len(recorded) > 2 * KEPT_RUNS:
+            text = "".join(
+                f"{when} {hit_count} {miss_count}\n" for when, hit_count, miss_count in recorded[-KEPT_RUNS:]
+            )
             files.append_text(top / "runs", text, "anew")
 
 
 def _lines(path: Path, words: int) -> list[list[str]]:
     with contextlib.suppress(OSError, ValueError), files.open_regular(path) as file:
-        found = (line.split() for line in files.text_of(file).splitlines())
-        return [line for line in found if len(line) == words and line[-1].isdigit()]
+        lines = (line.split() for line in files.text_of(file).splitlines())
+        return [line for line in lines if len(line) == words and line[-1].isdigit()]
     return []
 
 
 def last_uses(top: Path) -> dict[str, int]:
-    """Return hex digest -> seconds since the epoch of its last recorded use, never later than the record itself."""
+    """Return hex digest -> last recorded use, in seconds since the epoch, capped at the mtime of the record."""
     path = top / "used"
     try:
         newest = int(path.stat().st_mtime) + 1
@@ -117,17 +119,17 @@ def last_uses(top: Path) -> dict[str, int]:
 
 
 def compact(top: Path, uses: dict[str, int]) -> None:
-    """Let the file of uses say only these."""
+    """Rewrite the `used` file with only these uses."""
     files.append_text(top / "used", "".join(f"{hexed} {when}\n" for hexed, when in uses.items()), "anew")
 
 
 def runs(top: Path) -> list[tuple[int, int, int]]:
-    """Return (when, found here, obtained) of each run that is remembered."""
+    """Return (time, hits, misses) of each recorded run."""
     return [(int(when), int(hits), int(missed)) for when, hits, missed in _lines(top / "runs", 3)]
 
 
 def remember_definitions(top: Path, root: Path, directory: Path) -> None:
-    """Note that the definitions in `directory` use this cache."""
+    """Record that the definitions in `directory` use this cache."""
     text = os.fsencode(directory.absolute()).hex()
     note = top / "roots" / hashlib.sha256(text.encode()).hexdigest()[:32]
     if note.exists():
@@ -138,13 +140,13 @@ def remember_definitions(top: Path, root: Path, directory: Path) -> None:
 
 
 def definitions(top: Path) -> dict[Path, Path]:
-    """Return note -> definitions directory that used this cache."""
-    found: dict[Path, Path] = {}
+    """Return note file -> definitions directory that uses this cache."""
+    directories: dict[Path, Path] = {}
     with contextlib.suppress(OSError):
         for note in sorted((top / "roots").iterdir()):
             for (text,) in _lines_of_hex(note):
-                found[note] = Path(os.fsdecode(bytes.fromhex(text)))
-    return found
+                directories[note] = Path(os.fsdecode(bytes.fromhex(text)))
+    return directories
 
 
 def _lines_of_hex(note: Path) -> list[list[str]]:

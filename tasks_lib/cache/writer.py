@@ -1,4 +1,4 @@
-"""Bytes on their way to become a blob: measured while they are written, named only when they are as promised."""
+"""Writer of a new blob: bytes are hashed while they are written, and published only if they match."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Name = Callable[[int, Path | None, Integrity], None]
 
 
 class Writer:
-    """Bytes on their way to become a blob; made by `Store.writer`."""
+    """A blob that is being written; created by `Cache.writer`."""
 
     def __init__(self, root: Path, temporary: atomic.Temporary, durability: files.Durability, name: Name) -> None:
         self._root, self._temporary, self._durability, self._name = root, temporary, durability, name
@@ -22,10 +22,10 @@ class Writer:
         self.size = 0
 
     def write(self, chunk: bytes) -> int:
-        """Write and measure.
+        """Write and hash `chunk`; return its length.
 
         Raises:
-            StoreUnavailableError: no space, or another refusal of the file system.
+            CacheUnavailableError: no space, or another error of the file system.
         """
         with files.translated(self._root, self.size + len(chunk)):
             self._temporary.write(chunk)
@@ -35,15 +35,15 @@ class Writer:
 
     @property
     def digest(self) -> Digest:
-        """The sha256 of what was written so far."""
+        """The sha256 digest of the bytes written so far."""
         return Digest.sha256(self._digest.hexdigest())
 
     def commit(self, expected: Integrity | None = None) -> Integrity:
-        """Publish what was written and return its integrity.
+        """Publish the written bytes as a blob and return its integrity.
 
         Raises:
-            SizeMismatchError, DigestMismatchError: it is not what `expected` promises; nothing is published.
-            StoreUnavailableError: the file system refused.
+            SizeMismatchError, DigestMismatchError: the bytes do not match `expected`; nothing is published.
+            CacheUnavailableError: the file system rejects the operation.
         """
         actual = Integrity(size=self.size, digest=self.digest)
         if expected is not None and actual != expected:

@@ -1,1 +1,1 @@
-"""Files as the operating system offers them: what POSIX does not promise stands here, each call with its fallback."""
+"""File operations of the operating system; each call beyond POSIX has a fallback."""

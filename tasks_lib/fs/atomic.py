@@ -1,7 +1,4 @@
-"""Files in the making, and how they get a name: once, from the open file, when they are complete.
-
-Internal to the store.
-"""
+"""Atomic writes: temporary files that get their final name once, from the open file, when they are complete."""
 
 from __future__ import annotations
 
@@ -18,21 +15,21 @@ from typing import Any, BinaryIO, Final
 from tasks_lib.fs import system_calls
 from tasks_lib.fs.files import Durability, translated
 
-#: Bytes that a spool collects before it writes.
+#: Buffer size of a spool in bytes.
 _SPOOL_BUFFER: Final = 1 << 18
-#: What makes names free: this process among all of its number, and its names among each other.
+#: They make names unique: among all processes that ever have this process id, and within this process.
 _RUN: Final = os.urandom(8).hex()
 _NUMBERS: Final = itertools.count()
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def scratch_name() -> str:
-    """Return a free name that says whose it is, for `tmp`."""
+    """Return a unique name for `tmp`; it starts with the id of this process."""
     return f"{os.getpid()}-{_RUN}{next(_NUMBERS):x}"
 
 
 class _Spool(io.FileIO):
-    """An anonymous file whose refusals are ours."""
+    """An anonymous file that converts an OSError of `write` to CacheUnavailableError."""
 
     def __init__(self, descriptor: int, directory: Path) -> None:
         super().__init__(descriptor, "r+b")
@@ -40,10 +37,10 @@ class _Spool(io.FileIO):
         self._size = 0
 
     def write(self, chunk: Any) -> int:
-        """Write some of `chunk`.
+        """Write some of `chunk`; return how many bytes.
 
         Raises:
-            StoreUnavailableError: no space, or another refusal of the file system.
+            CacheUnavailableError: no space, or another error of the file system.
         """
         with translated(self._directory, self._size + len(chunk)):
             written = super().write(chunk)
@@ -52,17 +49,17 @@ class _Spool(io.FileIO):
 
 
 class Temporary:
-    """A file in the making: nameless where the system offers that, so that a kill leaves nothing.
+    """A temporary file; it has no name if the system supports that, so that a kill leaves nothing behind.
 
-    Elsewhere (NFS, macOS) it has a name of its own in `directory`, locked while it is written; the next run sweeps what
-    is not.
+    Elsewhere (NFS, macOS) it has a unique name in `directory` and is locked while it is written; the next run removes
+    unlocked ones.
     """
 
     def __init__(self, directory: Path, mode: int) -> None:
-        """Make it.
+        """Create the file; `finish` sets its `mode`.
 
         Raises:
-            OSError: the file system refused.
+            OSError: the file system rejects the operation.
         """
         self.path: Path | None = None
         self._mode = mode
@@ -76,33 +73,33 @@ class Temporary:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def write(self, chunk: bytes) -> None:
-        """Write the whole of `chunk`.
+        """Write all of `chunk`.
 
         Raises:
-            OSError: the file system refused.
+            OSError: the file system rejects the operation.
         """
         view = memoryview(chunk)
         while view:
             view = view[os.write(self.descriptor, view) :]
 
     def spool(self, directory: Path) -> BinaryIO:
-        """Return the file alone, for what is written and read again and never named."""
+        """Return the content as a buffered file object, which never gets a name; close this temporary file."""
         spool = _Spool(os.dup(self.descriptor), directory)
         self.close()
         return io.BufferedRandom(spool, _SPOOL_BUFFER)
 
     def finish(self, durability: Durability) -> None:
-        """Let the bytes and the mode be on the disk, before any name is.
+        """Set the mode and, unless `durability` is "fast", sync the file; call it before the file gets its final name.
 
         Raises:
-            OSError: the file system refused.
+            OSError: the file system rejects the operation.
         """
         os.fchmod(self.descriptor, self._mode)
         if durability == "full":
             system_calls.sync(self.descriptor)
 
     def close(self) -> None:
-        """Close it; without a final name it is gone."""
+        """Close the file and remove its temporary name; without a final name it is deleted."""
         with contextlib.suppress(OSError):
             os.close(self.descriptor)
         if self.path is not None:
@@ -111,14 +108,14 @@ class Temporary:
 
 
 def link_new(descriptor: int, temporary: Path | None, final: Path) -> None:
-    """Give an open file the name `final`, which must not stand; it is the open file, whatever its own name is now.
+    """Link an open file to the new name `final`; the open file gets it even if its temporary name was replaced.
 
-    On a file system without links its temporary name is changed to it, and then another process's same content may be
-    replaced by ours.
+    On a file system without hard links the temporary name is renamed instead; this may replace the same content that
+    another process has just put there.
 
     Raises:
-        FileExistsError: something else stands there.
-        OSError: the file system refused.
+        FileExistsError: `final` exists.
+        OSError: the file system rejects the operation.
     """
     try:
         system_calls.link_open_file(descriptor, final, known_as=temporary)
@@ -130,30 +127,30 @@ def link_new(descriptor: int, temporary: Path | None, final: Path) -> None:
         if not system_calls.is_same(descriptor, temporary):
             raise
         if os.path.lexists(final):
-            raise FileExistsError(errno.EEXIST, "stands already", str(final)) from error
+            raise FileExistsError(errno.EEXIST, "already exists", str(final)) from error
         temporary.rename(final)
 
 
 def replace_file(descriptor: int, temporary: Path | None, final: Path, scratches: Path) -> None:
-    """As `link_new`, but what stands at `final` is replaced in one step, by way of a free name in `scratches`.
+    """Link an open file to `final`, atomically replacing an existing file, by way of a unique name in `scratches`.
 
     Raises:
-        OSError: the file system refused.
+        OSError: the file system rejects the operation.
     """
     _replace(final, scratches, lambda name: link_new(descriptor, temporary, name))
 
 
 def link_over(descriptor: int, known_as: Path, final: Path, scratches: Path) -> None:
-    """As `replace_file`, for an open file that keeps the name `known_as`.
+    """Like `replace_file`, for an open file that keeps its name `known_as`.
 
     Raises:
-        OSError: the file system refused; one of `NOT_OFFERED` where it has no links for this file.
+        OSError: the file system rejects the operation; one of `NOT_OFFERED` if this file cannot be linked.
     """
     _replace(final, scratches, lambda name: system_calls.link_open_file(descriptor, name, known_as=known_as))
 
 
 def _replace(final: Path, scratches: Path, give: Callable[[Path], None]) -> None:
-    """Let `give` give a file the name `final`, or else a free name that is renamed to `final`."""
+    """Call `give` with `final`; if that exists, call it with a unique name, then rename that to `final`."""
     try:
         give(final)
     except FileExistsError:
@@ -166,14 +163,15 @@ def _replace(final: Path, scratches: Path, give: Callable[[Path], None]) -> None
 
 
 def write_best_effort(path: Path, content: bytes) -> None:
-    """Write a file in one step, so that nobody else can write it; a cache that refuses just does not help.
+    """Write a file atomically, not writable for other users; ignore errors.
 
-    What killed runs left of theirs goes; another process that is writing just now loses a hint.
+    Temporary files of killed runs are removed. If another process writes the same file at the same time, its write may
+    be lost.
     """
     asides = f".{path.name}."
     aside = path.with_name(asides + os.urandom(4).hex())
     with contextlib.suppress(OSError):
-        for name in os.listdir(path.parent):  # noqa: PTH208  # a name that begins so, and may hold any character
+        for name in os.listdir(path.parent):  # noqa: PTH208  # a prefix that may contain any character, unlike a glob
             if name.startswith(asides):
                 path.with_name(name).unlink()
         try:

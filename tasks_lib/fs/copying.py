@@ -1,6 +1,6 @@
-"""Content on its way to a place outside: cloned where the file system shares blocks, linked when asked, else copied.
+"""Clone, link or copy content out of the cache.
 
-Internal to the store and the tree.
+A file is cloned if the file system can share blocks, hard-linked on request, and copied otherwise.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from tasks_lib.progress import Progress
 #: "auto" and "reflink": a clone where the file system offers it, else a copy; "hardlink": a link to the blob.
 #: What they mean for an archive: docs/cache.md, "Placement".
 LinkMode = Literal["auto", "reflink", "copy", "hardlink"]
-#: No link to this file: as `NO_LINK`, or it is not ours to link.
+#: errno values for a file that cannot be linked: `NO_LINK`, or no permission to link it.
 _NO_LINK: Final = (*system_calls.NO_LINK, errno.EACCES)
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def place(file: BinaryIO, name: str | bytes, *, directory: int, mode: int, how: LinkMode, progress: Progress) -> None:
-    """Put the content of an open blob at `name` in an open directory, where nothing may stand.
+    """Link, clone or copy an open blob to the new file `name` in an open directory.
 
-    A link keeps the blob's own mode, so that it is made for files that need no other bit.
+    A hard link keeps the mode of the blob, so an executable file is never linked.
 
     Raises:
-        OSError: the file system refused; nothing is left at `name`.
+        OSError: the file system rejects the operation; nothing is left at `name`.
         BlobCorruptError: the blob changed meanwhile.
-        CancelledError: the run was asked to stop.
+        CancelledError: the run is cancelled.
     """
     if how == "hardlink" and not mode & 0o111 and _link(file, name, directory):
         return
@@ -50,7 +50,7 @@ def place(file: BinaryIO, name: str | bytes, *, directory: int, mode: int, how: 
 
 
 def fill(file: BinaryIO, descriptor: int, how: LinkMode, progress: Progress) -> None:
-    """Give an empty open file the content of an open blob.
+    """Clone or copy the content of an open blob to an empty open file.
 
     Raises:
         OSError, BlobCorruptError, CancelledError: as `place`.
@@ -58,7 +58,7 @@ def fill(file: BinaryIO, descriptor: int, how: LinkMode, progress: Progress) -> 
     file.seek(0)
     if how != "copy" and system_calls.clone(file.fileno(), descriptor):
         file.seek(0, os.SEEK_END)
-        file.read(1)  # an open blob says at its end whether it changed
+        file.read(1)  # an open blob checks at its end whether it changed
         return
     while chunk := file.read(files.CHUNK):
         progress.advance(len(chunk))
@@ -69,12 +69,12 @@ def fill(file: BinaryIO, descriptor: int, how: LinkMode, progress: Progress) -> 
 
 
 def place_named(name: bytes, source: int, directory: int, *, mode: int, how: LinkMode) -> os.stat_result:
-    """Put the file `name` of the open directory `source` into another one, where nothing of that name may stand.
+    """Link, clone or copy the file `name` from the open directory `source` to `directory`, as a new file.
 
-    A file of its own has `mode`, a link what it has. Returned is the status, at the end, of the file that was taken.
+    A clone or copy gets `mode`; a hard link keeps its mode. Return the final stat result of the source file.
 
     Raises:
-        OSError: the file system refused.
+        OSError: the file system rejects the operation.
     """
     if how == "hardlink":
         try:
@@ -84,24 +84,24 @@ def place_named(name: bytes, source: int, directory: int, *, mode: int, how: Lin
         except OSError as error:
             if error.errno not in _NO_LINK:
                 raise
-    taken = os.open(name, _READ, dir_fd=source)
+    original = os.open(name, _READ, dir_fd=source)
     try:
-        made = os.open(name, _CREATE, mode, dir_fd=directory)
+        copy = os.open(name, _CREATE, mode, dir_fd=directory)
         try:
-            if not system_calls.clone(taken, made):
-                while chunk := os.read(taken, files.CHUNK):
+            if not system_calls.clone(original, copy):
+                while chunk := os.read(original, files.CHUNK):
                     view = memoryview(chunk)
                     while view:
-                        view = view[os.write(made, view) :]
+                        view = view[os.write(copy, view) :]
         finally:
-            os.close(made)
-        return os.fstat(taken)
+            os.close(copy)
+        return os.fstat(original)
     finally:
-        os.close(taken)
+        os.close(original)
 
 
 def can_clone(file: BinaryIO, directory: Path) -> bool:
-    """Whether a file in `directory` can share the blocks of an open one."""
+    """Return whether a file in `directory` can share the blocks of an open file."""
     with contextlib.suppress(OSError):
         descriptor = system_calls.open_nameless(directory)
         if descriptor is not None:
@@ -116,16 +116,16 @@ def _link(file: BinaryIO, name: str | bytes, directory: int) -> bool:
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode) or _is_of_the_future(status):
         return False
-    known_as = getattr(file, "path", None)  # an open blob of the cache knows its name
+    known_as = getattr(file, "path", None)  # an open blob of the cache has a path
     try:
         system_calls.link_open_file(file.fileno(), name, known_as=known_as, directory=directory)
     except FileExistsError:
         raise
     except OSError:
-        return False  # another file system, too many links, not ours to link
+        return False  # another file system, too many links, or no permission
     return True
 
 
 def _is_of_the_future(status: os.stat_result) -> bool:
-    """Whether the clock was set back since a file was written: a link to it would look edited after it was placed."""
+    """Return whether a file has an mtime in the future (the clock was set back); a link to it would look edited."""
     return not predates(status, time.time_ns())

@@ -1,6 +1,7 @@
-"""The way down: directories below one root, opened component by component, following nothing.
+"""Directory descriptors below one root, opened component by component without following symlinks.
 
-No path is ever resolved by the kernel, however long it is and whatever stands in the way meanwhile.
+The kernel never resolves a path of several components. A path may therefore be longer than PATH_MAX, and a component
+that another process replaces with a symlink is not followed.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOE
 
 
 class DirectoryChain:
-    """Descriptors of the directories on the way to the last one that was asked for; entries come in such an order.
+    """Open descriptors of the directory entered last and of its parents; efficient for entries in tree order.
 
     Raises:
-        OSError: `root` is no directory that can be opened.
+        OSError: `root` is not a directory or cannot be opened.
     """
 
     def __init__(self, root: Path) -> None:
@@ -37,10 +38,10 @@ class DirectoryChain:
             os.close(self._open.pop()[1])
 
     def enter(self, path: bytes) -> int:
-        """Return the descriptor of a directory below the root; valid until another one is entered.
+        """Return the descriptor of a directory below the root; it is valid until the next call.
 
         Raises:
-            OSError: it is not there, or something on the way is no directory.
+            OSError: it does not exist, or a component is not a directory.
         """
         if self.here[0] == path:
             return self.here[1]

@@ -1,7 +1,7 @@
-"""Files and directories of the cache: opened without following anything, made for those who may write there.
+"""Files and directories of the cache: opened without following symlinks, created with the group rights of their parent.
 
-Internal to the store. Nothing here depends on the umask: a directory is made 0755 and a blob 0444 whatever it says
-(a stricter umask keeps a directory private).
+Modes do not depend on the umask: directories get 0755 and blobs 0444, except that a stricter umask keeps a directory
+private.
 """
 
 from __future__ import annotations
@@ -23,60 +23,62 @@ from tasks_lib.fs import system_calls
 from tasks_lib.gil import released
 from tasks_lib.progress import Progress
 
-#: "full": what has a name survives a power loss; "fast": no fsync, for machines that are thrown away.
+#: "full": a file that has a name survives a power loss; "fast": no fsync, for disposable machines.
 Durability = Literal["full", "fast"]
-#: Bytes per read while hashing: large enough that hashlib works without the interpreter lock.
+#: Bytes per read while hashing: large enough that hashlib releases the interpreter lock.
 CHUNK: Final = 1 << 20
-#: Most bytes of a text file of the cache; half a million lines of the memo are 65 MB.
+#: Maximum size of a text file of the cache; half a million lines of the hash cache are 65 MB.
 _MAX_TEXT_BYTES: Final = 256 << 20
-#: Bytes that are read and hashed while they are still in the processor's cache, into one buffer for each thread.
+#: Size of the read buffer of each thread: the bytes are hashed while they are still in the processor's cache.
 _HASH_CHUNK: Final = 1 << 18
 _OWN: Final = threading.local()
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
-#: What opening a symlink and opening a socket says. Source: open(2) of Linux and of macOS.
+#: errno values of opening a symlink or a socket. Source: open(2) of Linux and of macOS.
 _NOT_REGULAR: Final = (errno.ELOOP, errno.ENXIO, errno.EOPNOTSUPP)
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
 class NotRegularError(OSError):
-    """A symlink, FIFO, directory or device stands where a regular file belongs."""
+    """A symlink, FIFO, directory or device where a regular file is expected."""
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading, as `regular`."""
+    """Open a regular file for reading; like `regular`, but return a file object."""
     return os.fdopen(regular(path)[0], "rb", buffering=0)
 
 
 def regular(path: Path) -> tuple[int, os.stat_result]:
-    """Open a regular file for reading, never through a symlink and never blocking on a FIFO; what it is comes along.
+    """Open a regular file for reading, without following a symlink or blocking on a FIFO.
+
+    Return its descriptor, which the caller closes, and its stat result.
 
     Raises:
-        NotRegularError: anything but a regular file.
-        OSError: missing, or refused.
+        NotRegularError: it is not a regular file.
+        OSError: it does not exist or cannot be opened.
     """
     try:
         descriptor = os.open(path, _READ)
     except OSError as error:
         if error.errno in _NOT_REGULAR:
-            raise NotRegularError(error.errno, "no regular file", str(path)) from error
+            raise NotRegularError(error.errno, "not a regular file", str(path)) from error
         raise
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise NotRegularError(errno.EINVAL, "no regular file", str(path))
+        raise NotRegularError(errno.EINVAL, "not a regular file", str(path))
     return descriptor, status
 
 
 def text_of(file: BinaryIO) -> str:
-    """Return the rest of a text file of the cache, which is ASCII; anything else in it becomes U+FFFD.
+    """Read the rest of an ASCII text file of the cache; other bytes become U+FFFD.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is endless.
+        ValueError: it is too large.
     """
     if os.fstat(file.fileno()).st_size > _MAX_TEXT_BYTES:
-        raise ValueError("too long")
+        raise ValueError(f"larger than {_MAX_TEXT_BYTES} bytes")
     parts = []
     while part := file.read(CHUNK):
         parts.append(part)
@@ -84,7 +86,10 @@ def text_of(file: BinaryIO) -> str:
 
 
 def append_text(path: Path, text: str, how: Literal["longer", "anew"]) -> None:
-    """Add `text` in one write, which no other process's write divides; a cache that cannot be written forgets."""
+    """Append `text` in one write, or replace the content if `how` is "anew"; ignore errors.
+
+    Writes of several processes do not interleave.
+    """
     flags = _APPEND | (os.O_TRUNC if how == "anew" else 0)
     with contextlib.suppress(OSError):
         descriptor = open_common(path, flags)
@@ -96,11 +101,11 @@ def append_text(path: Path, text: str, how: Literal["longer", "anew"]) -> None:
 
 
 def hex_of(descriptor: int, algorithm: str, progress: Progress | None = None) -> str:
-    """Return the hex digest of an open file's content, leaving its position alone.
+    """Return the hex digest of the content of an open file; its position does not change.
 
     Raises:
         OSError: it cannot be read.
-        CancelledError: the run was asked to stop.
+        CancelledError: the run is cancelled.
     """
     digest = hashlib.new(algorithm)
     if not hasattr(_OWN, "view"):
@@ -117,10 +122,10 @@ def hex_of(descriptor: int, algorithm: str, progress: Progress | None = None) ->
 
 
 def make_directory(path: Path, root: Path, durability: Durability = "full") -> None:
-    """Make a directory and those above it, writable for its owner only; for a group too where `root` is.
+    """Create a directory and its parents, writable for the owner; below `root` for the group too if the parent is.
 
     Raises:
-        OSError: the file system refused.
+        OSError: the file system rejects the operation.
     """
     try:
         new = _made(path)
@@ -136,14 +141,14 @@ def make_directory(path: Path, root: Path, durability: Durability = "full") -> N
 
 
 def _made(path: Path) -> bool:
-    """Make one directory; False when it stands, which a read-only file system may say in its own way."""
+    """Create one directory; return False if it exists, which a read-only file system may report as another error."""
     try:
         path.mkdir(mode=0o755)
     except FileExistsError:
         return False
     except FileNotFoundError:
         raise
-    except OSError:  # of what stands a system may say first that it is read-only. Source: CPython, os.makedirs
+    except OSError:  # for an existing directory too, a system may report EROFS first. Source: CPython, os.makedirs
         if path.is_dir():
             return False
         raise
@@ -151,30 +156,30 @@ def _made(path: Path) -> bool:
 
 
 def open_common(path: Path, flags: int) -> int:
-    """Open, or make, a file that whoever may write its directory may write; return its descriptor.
+    """Open or create a file that is group-writable if its directory is; return its descriptor.
 
     Raises:
-        OSError: the file system refused.
+        OSError: the file system rejects the operation.
     """
     mode = 0o644 | _shared(str(path.parent), int(time.monotonic())) & stat.S_IWGRP
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
     if mode & stat.S_IWGRP:
-        with contextlib.suppress(OSError):  # somebody else's already
+        with contextlib.suppress(OSError):  # another user owns the file
             os.fchmod(descriptor, mode)
     return descriptor
 
 
 @functools.lru_cache(maxsize=64)
 def _shared(directory: str, _second: int) -> int:
-    """Return the bits of a directory that what is new in it takes on; thousands of files ask within a second."""
+    """Return the mode bits that new entries of a directory inherit; cached for a second, for thousands of files."""
     return os.stat(directory).st_mode & (stat.S_ISGID | stat.S_IWGRP)  # noqa: PTH116 - the key of the cache is a string
 
 
 def sync_directory(path: Path, durability: Durability = "full") -> None:
-    """Make a new name in `path` last through a power loss. Source: fsync(2), NOTES on directories.
+    """Sync a directory, so that a new name in it survives a power loss. Source: fsync(2), NOTES on directories.
 
     Raises:
-        OSError: the file system refused.
+        OSError: the file system rejects the operation.
     """
     if durability == "fast":
         return
@@ -183,29 +188,29 @@ def sync_directory(path: Path, durability: Durability = "full") -> None:
         with released:
             system_calls.sync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system without it
+        if error.errno != errno.EINVAL:  # EINVAL: the file system cannot sync directories
             raise
     finally:
         os.close(descriptor)
 
 
 def require_space(directory: Path, needed: int) -> None:
-    """Return when `needed` bytes fit, as far as the file system tells.
+    """Check that `needed` bytes fit on the file system, if it reports its free space.
 
     Raises:
-        OSError: they do not.
+        OSError: they do not fit (ENOSPC).
     """
-    found = os.statvfs(directory)
-    if needed > found.f_bavail * found.f_frsize and found.f_blocks:
+    status = os.statvfs(directory)
+    if needed > status.f_bavail * status.f_frsize and status.f_blocks:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
 
 
 @contextlib.contextmanager
 def translated(path: Path, needed: int = 0) -> Iterator[None]:
-    """Turn a refusal of the file system into our own error; see `unusable`.
+    """Convert an OSError to the error that `unusable` returns.
 
     Raises:
-        StoreUnavailableError: instead of any OSError.
+        CacheUnavailableError: instead of any OSError.
     """
     try:
         yield
@@ -214,27 +219,27 @@ def translated(path: Path, needed: int = 0) -> Iterator[None]:
 
 
 def unusable(path: Path, error: OSError, needed: int = 0) -> CacheUnavailableError:
-    """Return the error for a cache path that the system refuses; `needed` is how many bytes were to go there."""
-    told = f"{escaped(str(path))} cannot be used: {error.strerror or error}"
+    """Return the error to raise when `path` fails with `error`; `needed` is the number of bytes to write, if known."""
+    message = f"{escaped(str(path))} cannot be used: {error.strerror or error}"
     if needed:
-        told += f"; {needed} bytes are needed"
+        message += f"; {needed} bytes are needed"
     if error.errno in _NO_SPACE:
         return CacheUnavailableError(
-            told + _free(path), hint="free some space (`doit prune --dry-run` says what is not needed) and run again"
+            message + _free(path), hint="free some space (`doit prune --dry-run` lists unused content) and run again"
         )
     hints = {
-        errno.EROFS: "the cache is read-only: what it holds is used; FETCH_PRIVATE_CACHE_DIR gives the rest a place",
-        errno.EACCES: "check its permissions, or give what is new a place of your own: FETCH_PRIVATE_CACHE_DIR",
-        errno.EMFILE: "too many files are open: raise the limit (`ulimit -n`) or run fewer tasks (FETCH_JOBS)",
-        errno.EFBIG: "a file of that size is not allowed here: raise the limit (`ulimit -f`)",
+        errno.EROFS: "the cache is read-only: set FETCH_PRIVATE_CACHE_DIR to a writable directory for new content",
+        errno.EACCES: "check its permissions, or set FETCH_PRIVATE_CACHE_DIR to your own directory for new content",
+        errno.EMFILE: "too many open files: raise the limit (`ulimit -n`) or run fewer tasks (FETCH_JOBS)",
+        errno.EFBIG: "the file exceeds the file size limit: raise the limit (`ulimit -f`)",
     }
-    fallback = "check space and permissions, or set another cache directory with FETCH_CACHE_DIR"
-    return CacheUnavailableError(told, hint=hints.get(error.errno or 0, fallback))
+    fallback = "check free space and permissions, or choose another cache directory with FETCH_CACHE_DIR"
+    return CacheUnavailableError(message, hint=hints.get(error.errno or 0, fallback))
 
 
 def _free(path: Path) -> str:
     for place in (path, *path.parents):
         with contextlib.suppress(OSError):
-            found = os.statvfs(place)
-            return f", {found.f_bavail * found.f_frsize} bytes are free"
+            status = os.statvfs(place)
+            return f", {status.f_bavail * status.f_frsize} bytes are free"
     return ""

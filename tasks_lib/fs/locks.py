@@ -1,7 +1,7 @@
-"""Locks that the kernel frees when their holder ends, however it ends.
+"""File locks that the kernel releases when their holder exits, even if it is killed.
 
-Internal to the store. The file is only a handle: its existence says nothing, its content is the holder's process id,
-for those who wait. Prune may remove a file that nobody holds; whoever got the lock of a removed file takes it anew.
+The existence of a lock file has no meaning. Its content is the process id of the holder, for messages to waiting
+processes. Prune may remove a file that is not locked; a process that locks a removed file opens it again.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from tasks_lib.fs import files, system_calls
 from tasks_lib.gil import released
 from tasks_lib.progress import Progress
 
-#: Seconds between two looks at a lock that another process holds.
+#: Seconds between attempts to take a lock that another process holds.
 _POLL_S: Final = 0.1
-#: Bytes of the holder's process id in a lock file, filled with blanks over what an earlier holder left.
+#: Bytes of the process id in a lock file, padded with blanks to overwrite that of an earlier holder.
 _HOLDER: Final = 20
 _FLAGS: Final = os.O_RDWR | os.O_CREAT
 
 
 @contextlib.contextmanager
 def locked(path: Path, *, timeout_s: float, progress: Progress) -> Iterator[None]:
-    """Hold the lock at `path` alone.
+    """Hold the exclusive lock at `path`.
 
     Raises:
-        StoreUnavailableError: another process held it for `timeout_s` seconds, or it cannot be made.
-        CancelledError: the run was asked to stop while waiting.
+        CacheUnavailableError: another process held it for `timeout_s` seconds, or it cannot be created.
+        CancelledError: the run is cancelled while it waits.
     """
     descriptor = _taken(path, fcntl.LOCK_EX, timeout_s, progress)
     try:
-        with contextlib.suppress(OSError):  # a full disk: the lock holds without its note
+        with contextlib.suppress(OSError):  # a full disk: the lock works without the process id
             os.pwrite(descriptor, b"%-*d" % (_HOLDER, os.getpid()), 0)
         yield
     finally:
@@ -44,17 +44,20 @@ def locked(path: Path, *, timeout_s: float, progress: Progress) -> Iterator[None
 
 
 def pass_through(path: Path, *, timeout_s: float, progress: Progress) -> None:
-    """Wait until nobody holds the lock at `path` alone; many may pass at once.
+    """Wait until no process holds the exclusive lock at `path`; several processes may pass at once.
 
     Raises:
-        StoreUnavailableError, CancelledError: as `locked`.
+        CacheUnavailableError, CancelledError: as `locked`.
     """
     os.close(_taken(path, fcntl.LOCK_SH, timeout_s, progress))
 
 
 @contextlib.contextmanager
 def tried(path: Path) -> Iterator[bool]:
-    """Give True and hold the lock, or False at once when somebody else does; `path` must be a file that stands."""
+    """Try to take the lock at `path`: yield True while holding it, or False if another process holds it.
+
+    If the file does not exist, yield True without a lock.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -70,13 +73,13 @@ def tried(path: Path) -> Iterator[bool]:
 
 
 def lease(descriptor: int) -> None:
-    """Mark an open file as in use until it is closed; a file system without locks has no leases."""
+    """Mark an open file as in use until it is closed; has no effect on a file system without locks."""
     with contextlib.suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def sweep(directory: Path) -> None:
-    """Remove what processes left there that are gone: their id is free, and nobody holds the file."""
+    """Remove temporary files of processes that no longer run, if they are not locked."""
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
             owner = entry.name.partition("-")[0]
@@ -98,7 +101,7 @@ def _is_alive(process: int) -> bool:
 
 
 def _taken(path: Path, kind: int, timeout_s: float, progress: Progress) -> int:
-    """Return the descriptor of a lock file that is locked and still stands under its name."""
+    """Return the descriptor of the lock file at `path`, locked and not removed meanwhile."""
     while True:
         with files.translated(path):
             descriptor = files.open_common(path, _FLAGS)
@@ -121,18 +124,17 @@ def _try(descriptor: int, kind: int) -> bool:
 
 
 def _wait_for(descriptor: int, kind: int, path: Path, timeout_s: float, progress: Progress) -> None:
-    begun = time.monotonic()
-    told = ""
+    started_s = time.monotonic()
+    reported = ""
     while not _lock(descriptor, kind, path):
         holder = escaped(os.pread(descriptor, _HOLDER, 0).strip()) or "unknown"
-        if holder != told:
+        if holder != reported:
             progress.phase("wait", holder=holder)
-            told = holder
-        if time.monotonic() - begun > timeout_s:
+            reported = holder
+        if time.monotonic() - started_s > timeout_s:
             raise CacheUnavailableError(
                 f"waited {timeout_s:.0f} s for process {holder}, which holds {escaped(str(path))}",
-                hint=f"look at process {holder}: when it hangs, stop it and run again;"
-                " FETCH_LOCK_TIMEOUT_S says how long to wait",
+                hint=f"if process {holder} hangs, stop it and run again; FETCH_LOCK_TIMEOUT_S sets how long to wait",
             )
         progress.check()
         with released:

@@ -1,7 +1,7 @@
-"""Calls that Linux offers beyond POSIX, each with what replaces it elsewhere, for example on macOS.
+"""System calls beyond POSIX, each with a fallback for other systems, for example macOS.
 
-`OFFERED` says what the system has; it is looked at once. What a single file system refuses is found out by asking it.
-No other module uses such a call: `mypy --platform darwin` in `./check` finds one. What is tested: docs/platforms.md.
+`OFFERED` lists what the system supports and is determined once. What a file system supports shows when a call fails.
+No other module uses such calls: `mypy --platform darwin` in `./check` reports them. docs/platforms.md lists the tests.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import sys
 from pathlib import Path
 from typing import Final, NamedTuple
 
-#: Errors of a file system on which this file gets no (more) hard link. ENOTSUP and EOPNOTSUPP are one number on Linux
-#: and two on macOS. Source: link(2); Darwin's sys/errno.h.
+#: errno values for a file that cannot get another hard link. ENOTSUP and EOPNOTSUPP are one number on Linux and two on
+#: macOS. Source: link(2); Darwin's sys/errno.h.
 NO_LINK: Final = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
-#: Errors of a system or file system that does not have a call. Source: open(2), O_TMPFILE; link(2); proc(5).
+#: errno values of a system or file system that does not support a call. Source: open(2), O_TMPFILE; link(2); proc(5).
 NOT_OFFERED: Final = (*NO_LINK, errno.EISDIR, errno.EINVAL, errno.ENOENT)
-#: Errors of a file system that was cloned to in vain although it can clone. Source: ioctl_ficlone(2).
+#: errno values of a clone that failed on a file system that supports clones. Source: ioctl_ficlone(2).
 _CLONE_FAILED: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 #: Source: linux/fs.h, FICLONE = _IOW(0x94, 9, int).
 _FICLONE: Final = 0x40049409
@@ -32,13 +32,13 @@ _PS_TIMEOUT_S: Final = 10.0
 
 
 class Offered(NamedTuple):
-    """What the system has beyond POSIX; the defaults stand for a system that has nothing of it."""
+    """Features of the system beyond POSIX; the defaults mean that it has none."""
 
     nameless_files: int = 0  # the flag O_TMPFILE
     path_descriptors: int = 0  # the flag O_PATH
-    proc: str = ""  # the directory in which this process finds itself and its descriptors
+    proc: str = ""  # the directory in procfs that describes this process and its descriptors
     clone: int = 0  # the request to ioctl(2) by which two files share their blocks
-    syncfs: bool = False  # the C library syncs one file system
+    syncfs: bool = False  # the C library has syncfs(2)
 
 
 def _offered() -> Offered:
@@ -52,7 +52,7 @@ def _offered() -> Offered:
     )
 
 
-#: The tests replace it to run the fallbacks; nothing else does.
+#: Replaced only by tests, to run the fallbacks.
 OFFERED = _offered()
 
 
@@ -60,12 +60,12 @@ OFFERED = _offered()
 
 
 def open_nameless(directory: Path) -> int | None:
-    """Open a new file that has no name yet, so that a kill leaves nothing; None where there are no such files.
+    """Open a new file without a name, so that a kill leaves nothing behind; return None if that is not supported.
 
-    Without /proc it could not be given a name later.
+    It needs /proc, without which the file could not get a name later.
 
     Raises:
-        OSError: the file system refused.
+        OSError: the file system rejects the operation.
     """
     if not (OFFERED.nameless_files and OFFERED.proc):
         return None
@@ -80,18 +80,18 @@ def open_nameless(directory: Path) -> int | None:
 def link_open_file(
     descriptor: int, new: str | bytes | Path, *, known_as: Path | None, directory: int | None = None
 ) -> None:
-    """Give an open file one more name, at which nothing may stand.
+    """Link an open file to a new name, which must not exist.
 
     Args:
         descriptor: the open file.
         new: its new name.
-        known_as: a name that it has. It is linked where a link cannot be made from a descriptor, and the new name is
-            compared with the open file afterwards.
-        directory: the open directory that a relative `new` counts from.
+        known_as: an existing name of the file. If the system cannot link a descriptor, this name is linked and the new
+            name is compared with the open file afterwards.
+        directory: the open directory that a relative `new` refers to.
 
     Raises:
-        FileExistsError: something else stands at the new name.
-        OSError: the file system refused; one of `NOT_OFFERED` where it has no links for this file.
+        FileExistsError: another file has the new name.
+        OSError: the file system rejects the operation; one of `NOT_OFFERED` if this file cannot be linked.
     """
     try:
         _link_by_descriptor(descriptor, new, directory)
@@ -111,16 +111,16 @@ def _link_by_descriptor(descriptor: int, new: str | bytes | Path, directory: int
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), os.fspath(new))
     source = f"{OFFERED.proc}/fd/{descriptor}"
     try:
-        # with a descriptor Python calls linkat, which can follow; the path is absolute, so that it means nothing else
+        # src_dir_fd makes Python call linkat, which can follow; it has no other effect, because the path is absolute
         os.link(source, new, src_dir_fd=descriptor, dst_dir_fd=directory, follow_symlinks=True)
     except FileExistsError:
-        # over NFS an answer may be lost and the repeated request find its own work
+        # over NFS a reply may be lost, and the repeated request then finds the link that the first one created
         if not is_same(descriptor, new, directory):
             raise
 
 
 def is_same(descriptor: int, path: str | bytes | Path, directory: int | None = None) -> bool:
-    """Whether `path` is a name of the open file."""
+    """Return whether `path` is a name of the open file."""
     try:
         named = os.stat(path, dir_fd=directory, follow_symlinks=False)
     except OSError:
@@ -129,10 +129,10 @@ def is_same(descriptor: int, path: str | bytes | Path, directory: int | None = N
 
 
 def clone(source: int, target: int) -> bool:
-    """Let two open files share their blocks until one of them is written; False where they cannot.
+    """Clone an open file to another one, so that they share blocks; return False if that is not supported.
 
     Raises:
-        OSError: no space, or a bad disk.
+        OSError: no space, or a disk error.
     """
     if not OFFERED.clone:
         return False
@@ -146,14 +146,14 @@ def clone(source: int, target: int) -> bool:
 
 
 def make_accessible(path: str | Path, above: int | None = None) -> None:
-    """Let the owner read, write and enter a directory, whatever its mode is, following nothing.
+    """Give the owner rwx permission on a directory, without following a symlink.
 
     Args:
         path: the directory.
-        above: the open directory that a relative `path` counts from.
+        above: the open directory that a relative `path` refers to.
 
     Raises:
-        OSError: it is no directory, or the file system refused.
+        OSError: it is not a directory, or the file system rejects the operation.
     """
     flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -171,7 +171,10 @@ def make_accessible(path: str | Path, above: int | None = None) -> None:
 
 
 def _allow_by_name(path: str | Path, above: int | None) -> None:
-    """Do it for a directory that cannot be opened; macOS changes the mode of a symlink, where one came meanwhile."""
+    """Give the owner rwx permission on a directory that cannot be opened.
+
+    If a symlink replaced it meanwhile, macOS changes the mode of the symlink.
+    """
     status = os.stat(path, dir_fd=above, follow_symlinks=False)
     if not stat.S_ISDIR(status.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
@@ -180,13 +183,13 @@ def _allow_by_name(path: str | Path, above: int | None) -> None:
 
 
 def sync(descriptor: int) -> None:
-    """Let an open file or directory survive a power loss.
+    """Sync an open file or directory, so that it survives a power loss.
 
-    Source: fsync(2) of macOS: it leaves the bytes in the cache of the drive, F_FULLFSYNC does not; not every file
-    system has that.
+    Source: fsync(2) of macOS: fsync leaves the bytes in the cache of the drive, F_FULLFSYNC does not; not every file
+    system supports F_FULLFSYNC.
 
     Raises:
-        OSError: the file system refused.
+        OSError: the file system rejects the operation.
     """
     full = getattr(fcntl, "F_FULLFSYNC", None)
     if full is not None:
@@ -201,14 +204,14 @@ def sync(descriptor: int) -> None:
 
 
 def sync_tree(directory: Path) -> None:
-    """Let everything below a directory survive a power loss, by one call where the system has it.
+    """Sync a directory tree, so that it survives a power loss; use syncfs if the system has it.
 
-    One call for each file takes a hundred times as long.
+    One call per file takes a hundred times as long.
 
-    Source: syncfs(2): since Linux 5.8 it reports errors of writing back.
+    Source: syncfs(2): since Linux 5.8 it reports write-back errors.
 
     Raises:
-        OSError: the file system refused.
+        OSError: the file system rejects the operation.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -218,14 +221,14 @@ def sync_tree(directory: Path) -> None:
             for name in names:
                 _sync_entry(name, inner)
             os.fsync(inner)
-        sync(descriptor)  # after all: what empties the cache of the drive does so for all of them
+        sync(descriptor)  # last, because F_FULLFSYNC flushes the cache of the drive for all files
     finally:
         os.close(descriptor)
 
 
 def _sync_file_system(descriptor: int) -> bool:
-    """Sync the file system of an open directory; False where the system does not do that."""
-    import ctypes  # slow to import, and most runs unpack nothing
+    """Sync the file system of an open directory; return False if that is not supported."""
+    import ctypes  # slow to import, needed only after an extraction
 
     number = ctypes.get_errno() if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) else 0
     if number and number not in NOT_OFFERED:
@@ -234,7 +237,7 @@ def _sync_file_system(descriptor: int) -> bool:
 
 
 def _sync_entry(name: str, directory: int) -> None:
-    """Sync one file; a symlink is synced with its directory."""
+    """Sync one regular file; a symlink is synced with its directory."""
     if stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
         try:
@@ -247,23 +250,23 @@ def _sync_entry(name: str, directory: int) -> None:
 
 
 def usable_cores() -> int:
-    """Return how many processors this process may use, or, where the system does not say, how many there are."""
+    """Return the number of processors that this process may use, or that exist if the system does not report it."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def widen_pipe(descriptor: int, size: int) -> None:
-    """Let a pipe hold `size` bytes, where the system can: it is only faster. Source: Linux pipe(7), F_SETPIPE_SZ."""
+    """Set the capacity of a pipe to `size` bytes if possible, for speed only. Source: Linux pipe(7), F_SETPIPE_SZ."""
     request = getattr(fcntl, "F_SETPIPE_SZ", None)
     if request is not None:
-        with contextlib.suppress(OSError):  # more than the system allows one user
+        with contextlib.suppress(OSError):  # more than the limit for one user
             fcntl.fcntl(descriptor, request, size)
 
 
 def signal_group(group: int, number: signal.Signals) -> None:
-    """Send a signal to a process group, as far as it still runs.
+    """Send a signal to a process group; do nothing if it has ended.
 
-    Source: Darwin's killpg1 in bsd/kern/kern_sig.c: of a group in which only zombies are left it says EPERM, not ESRCH.
+    Source: Darwin's killpg1 in bsd/kern/kern_sig.c: for a group that contains only zombies it returns EPERM, not ESRCH.
     """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
@@ -271,10 +274,10 @@ def signal_group(group: int, number: signal.Signals) -> None:
 
 @functools.cache
 def boot_identity() -> str:
-    """Return a text that changes when the machine starts again.
+    """Return a string that changes when the machine restarts.
 
-    Without a boot id it is the start time of the first process. Without that either, each process has a text of its
-    own, so that whoever compares it believes nothing of an earlier process. Source: random(4), boot_id; ps(1), lstart.
+    It is the boot id, else the start time of process 1, else a random string of this process, so that comparisons with
+    strings of earlier processes fail. Source: random(4), boot_id; ps(1), lstart.
     """
     if OFFERED.proc:
         with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -283,27 +286,27 @@ def boot_identity() -> str:
 
 
 def child_processes() -> list[int]:
-    """Return the processes that this one has started and that still run, as far as the system says.
+    """Return the ids of the running child processes, as far as the system reports them.
 
     Source: proc(5), /proc/pid/task/tid/children; POSIX ps.
     """
-    found: list[int] = []
+    children: list[int] = []
     if OFFERED.proc:
         for listed in Path(f"{OFFERED.proc}/task").glob("*/children"):
             with contextlib.suppress(OSError, ValueError):
-                found += map(int, listed.read_text("ascii").split())
-        return found
+                children += map(int, listed.read_text("ascii").split())
+        return children
     own, text = _ps("-A", "-o", "pid=", "-o", "ppid=")
     for line in text.splitlines():
         with contextlib.suppress(ValueError):
             child, parent = map(int, line.split())
             if parent == os.getpid() and child != own:
-                found.append(child)
-    return found
+                children.append(child)
+    return children
 
 
 def _ps(*words: str) -> tuple[int, str]:
-    """Return the process id of a `ps` that has ended, and what it said: "" when it failed."""
+    """Run `ps`; return its process id and its output, "" if it failed."""
     nowhere = subprocess.DEVNULL
     try:
         process = subprocess.Popen(

@@ -1,0 +1,371 @@
+"""The cache of one directory: lookup, writing and publishing of blobs, results and partial downloads."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal
+
+from tasks_lib.cache import results, usage
+from tasks_lib.cache.blobs import BlobDirectory, LeasedBlob
+from tasks_lib.cache.directories import Directories
+from tasks_lib.cache.partial import Partial, opened
+from tasks_lib.cache.results import Result
+from tasks_lib.cache.trust import Options
+from tasks_lib.cache.writer import Writer
+from tasks_lib.digest import Digest, Integrity
+from tasks_lib.errors import BlobCorruptError, BlobMissingError
+from tasks_lib.fs import atomic, files, locks, system_calls
+from tasks_lib.fs.copying import fill
+from tasks_lib.fs.fingerprint import Fingerprint
+from tasks_lib.fs.locks import locked
+from tasks_lib.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from tasks_lib.cache.maintenance import Maintenance
+    from tasks_lib.cache.trees import Trees
+
+#: Bytes that are written without a check for free space first: the write itself finds out as fast.
+_SMALL: Final = 1 << 20
+#: Attempts to name a blob; each one moves a file that is not the blob out of the way.
+_NAMING_ATTEMPTS: Final = 3
+
+
+class Cache:
+    """Content-addressed blobs, results and partial downloads under `root`/v1."""
+
+    def __init__(self, root: Path, options: Options | None = None) -> None:
+        self.root = root
+        self.options = options or Options()
+        self.shelf = BlobDirectory(root, self.options)
+        self._directories = Directories(self.shelf)
+        self._lower = BlobDirectory(self.options.shared, self.options, self.shelf) if self.options.shared else None
+        self._shelves = (self.shelf,) if self._lower is None else (self.shelf, self._lower)
+
+    # --- paths
+
+    @cached_property
+    def upkeep(self) -> Maintenance:
+        """The operations of prune and verify on this cache."""
+        from tasks_lib.cache.maintenance import Maintenance  # slow to import, needed only by prune and verify
+
+        return Maintenance(self.shelf)
+
+    @cached_property
+    def _usage(self) -> usage.Usage:
+        return usage.Usage(self.shelf.top)
+
+    def trees(self, remove_tree: Callable[[Path], None]) -> Trees:
+        """Return the extracted trees of the cache; `remove_tree` removes a directory."""
+        from tasks_lib.cache.trees import Trees  # slow to import, needed only when archives are extracted
+
+        return Trees(self.shelf, self._lower, self._usage, remove_tree)
+
+    def path(self, digest: Digest) -> Path:
+        """Return the path of the blob, whether it exists or not.
+
+        Raises:
+            CacheUnavailableError: untrusted users can write to the cache.
+        """
+        return self.shelf.path(digest)
+
+    def _directory(self, name: str) -> Path:
+        """Return a directory of the cache; create it if it is missing.
+
+        Raises:
+            CacheUnavailableError: it cannot be created, or untrusted users can write to it.
+        """
+        return self._directories.own(name)
+
+    def repository(self, name: str) -> Path:
+        """Return the path of the bare repository `name` (hex digits), whether it exists or not.
+
+        Hold `lock` with the same name to change the repository.
+
+        Raises:
+            CacheUnavailableError: the cache is not writable.
+        """
+        return self._directory("repositories") / name
+
+    def join(self, definitions: Path, progress: Progress | None = None) -> None:
+        """Create the cache directory, record that `definitions` use it, and wait for a running prune.
+
+        A read-only cache is left unchanged.
+
+        Raises:
+            CacheUnavailableError: it cannot be used, or prune holds it for too long.
+            CancelledError: the run is cancelled while it waits.
+        """
+        with files.translated(self.root):
+            files.make_directory(self.root, self.root, self.options.durability)
+        top = self.shelf.top
+        if not os.access(top if top.exists() else self.root, os.W_OK):
+            return
+        gate = self._directory("locks") / "prune"
+        usage.remember_definitions(top, self.root, definitions)
+        locks.pass_through(gate, timeout_s=self.options.lock_timeout_s, progress=progress or Silent())
+        locks.sweep(top / "tmp")
+
+    # --- reading
+
+    def has(self, integrity: Integrity) -> bool:
+        """Return whether the cache has the blob, unchanged since it was hashed; one lstat when warm.
+
+        A blob whose file changed is hashed again; if the content differs, the file goes to quarantine.
+
+        Raises:
+            CacheUnavailableError: the system cannot read it.
+        """
+        written_s = self.shelf.found(integrity)
+        if written_s is None and self._lower is not None:
+            written_s = self._lower.found(integrity)
+        if written_s is None:
+            self._usage.miss(integrity.digest.hex)
+            return False
+        self._usage.hit(integrity.digest.hex, written_s)
+        return True
+
+    def open(self, integrity: Integrity) -> BinaryIO:
+        """Open a blob; the returned file yields only verified content, and prune keeps it while it is open.
+
+        Raises:
+            BlobMissingError: the cache does not contain it.
+            BlobCorruptError: its content is not the pinned bytes; it is in quarantine now. Reading raises this too,
+                if another process changes the open file.
+            CacheUnavailableError: the system cannot read it.
+        """
+        try:
+            return self.shelf.open(integrity)
+        except (BlobMissingError, BlobCorruptError):
+            if self._lower is None:
+                raise
+            return self._lower.open(integrity)
+
+    def matches(self, path: Path, integrity: Integrity, how: Literal["remembered", "afresh"] = "remembered") -> bool:
+        """Return whether the file at `path` (anywhere) has exactly this content; use the hash cache unless `afresh`."""
+        memo = self.shelf.memo
+        try:
+            fingerprint = Fingerprint.of(path.lstat())
+            if fingerprint.size != integrity.size:
+                return False
+            if how == "remembered" and memo.get(fingerprint) == integrity.digest.hex:
+                return True
+            with files.open_regular(path) as file:
+                fingerprint = Fingerprint.of(os.fstat(file.fileno()))
+                actual = files.hex_of(file.fileno(), integrity.digest.algorithm)
+                if Fingerprint.of(os.fstat(file.fileno())) == fingerprint:
+                    memo.put(fingerprint, actual)
+        except OSError:
+            return False
+        return actual == integrity.digest.hex
+
+    # --- writing
+
+    @contextlib.contextmanager
+    def writer(self) -> Iterator[Writer]:
+        """Yield a writer for a new blob; bytes that are not committed are discarded.
+
+        Raises:
+            CacheUnavailableError: the cache is not writable.
+        """
+        with self._scratch(0o444) as temporary:
+            yield Writer(self.root, temporary, self.options.durability, self.name)
+
+    def name(self, descriptor: int, temporary: Path | None, integrity: Integrity) -> None:
+        """Link a hashed, synced, open file of the cache at its blob path; remove its temporary name.
+
+        If a file exists at that path, it stays if it is the blob; otherwise it goes to quarantine.
+
+        Raises:
+            OSError: the file system rejects the operation.
+        """
+        final = self.path(integrity.digest)
+        durability = self.options.durability
+        named = self._directories.inside(
+            final.parent, durability, lambda: self._named(descriptor, temporary, integrity, final)
+        )
+        files.sync_directory(final.parent, durability)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        if named == "now":
+            self.shelf.memo.put(Fingerprint.of(os.fstat(descriptor)), integrity.digest.hex)
+
+    def _named(
+        self, descriptor: int, temporary: Path | None, integrity: Integrity, final: Path
+    ) -> Literal["now", "before"]:
+        for _ in range(_NAMING_ATTEMPTS):
+            try:
+                atomic.link_new(descriptor, temporary, final)
+            except FileExistsError:
+                if self.shelf.found(integrity) is not None:
+                    return "before"
+            else:
+                return "now"
+        raise FileExistsError(errno.EEXIST, "another file keeps appearing at this path", str(final))
+
+    def temporary(self) -> BinaryIO:
+        """Return an anonymous file on the file system of the blobs; closing it deletes it.
+
+        Its `write` raises CacheUnavailableError when the file system is full.
+
+        Raises:
+            CacheUnavailableError: the cache is not writable.
+        """
+        directory = self._directory("tmp")
+        with files.translated(directory):
+            temporary = atomic.Temporary(directory, 0o600)
+            if temporary.path is not None:
+                temporary.path.unlink()
+        return temporary.spool(directory)
+
+    @contextlib.contextmanager
+    def partial(self, integrity: Integrity) -> Iterator[Partial]:
+        """Yield the resumable download of a blob; the caller holds `lock` of its digest.
+
+        Raises:
+            CacheUnavailableError: the cache is not writable.
+        """
+        path = self._directory("partial") / f"{integrity.digest.hex}.part"
+        with files.translated(path, integrity.size):
+            missing = integrity.size - self._resumable(path)
+            if missing > _SMALL:
+                files.require_space(path.parent, missing)
+        with opened(path, self._directory("quarantine"), integrity) as partial:
+            yield partial
+
+    def _resumable(self, path: Path) -> int:
+        """Return how many bytes an earlier download left; remove a file that cannot be resumed.
+
+        A kill between linking a blob and unlinking the partial leaves both names; the file then belongs to the blob.
+        """
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return 0
+        if not stat.S_ISREG(status.st_mode):
+            self.shelf.quarantine(path, None, "not a partial download")
+        elif status.st_nlink > 1 or self.options.trust.objection(status) or not os.access(path, os.R_OK | os.W_OK):
+            path.unlink()  # or it is a download of another user of the trusted group
+        else:
+            return status.st_size
+        return 0
+
+    def finish(self, partial: Partial) -> None:
+        """Verify a partial download and publish it as a blob.
+
+        Raises:
+            SizeMismatchError, DigestMismatchError: its content does not match its integrity.
+        """
+        partial.publish(lambda descriptor, path: self.name(descriptor, path, partial.expected), self.options.durability)
+
+    @contextlib.contextmanager
+    def lock(self, name: str, progress: Progress | None = None) -> Iterator[None]:
+        """Hold the lock `name` (hex digits); another process waits, and reports the holder as progress.
+
+        Raises:
+            CacheUnavailableError: the holder does not release it in time.
+            CancelledError: the run is cancelled.
+        """
+        path = self._directory("locks") / name
+        with locked(path, timeout_s=self.options.lock_timeout_s, progress=progress or Silent()):
+            yield
+
+    def guarded(self) -> list[Path]:
+        """Return the directories that untrusted users must not be able to write to; their modes decide the check."""
+        return [path for shelf in self._shelves for path in shelf.guarded]
+
+    def witnesses(self, *, digest: Digest | None = None, key: str = "") -> list[str]:
+        """Return the files whose state decides whether the cache has a blob, or which result a recipe key has."""
+        blobs = [shelf.place(digest) for shelf in self._shelves] if digest is not None else []
+        return blobs + ([shelf.result_place(key) for shelf in self._shelves] if key else [])
+
+    # --- results
+
+    def result(self, key: str) -> Result | None:
+        """Return the result of a recipe key, None if no readable one is recorded.
+
+        Raises:
+            CacheUnavailableError: untrusted users can write to the cache.
+        """
+        for shelf in self._shelves:
+            with contextlib.suppress(OSError, ValueError):
+                return results.read(Path(shelf.result_place(key)), key, self.options.trust)
+        return None
+
+    def record(self, result: Result) -> None:
+        """Record the result of a recipe key.
+
+        The file is not synced: if a power loss removes or tears it, its checksum fails and it is recorded again.
+
+        Raises:
+            CacheUnavailableError: the cache is not writable.
+        """
+        self._directory("results")
+        final = Path(self.shelf.result_place(result.key))
+        with files.translated(final), self._scratch(0o644) as temporary:
+            temporary.write(results.encoded(result).encode("ascii"))
+            temporary.finish("fast")
+            scratches = self._directory("tmp")
+            self._directories.inside(
+                final.parent,
+                "fast",
+                lambda: atomic.replace_file(temporary.descriptor, temporary.path, final, scratches),
+            )
+
+    @contextlib.contextmanager
+    def _scratch(self, mode: int) -> Iterator[atomic.Temporary]:
+        """Yield a temporary file.
+
+        Raises:
+            CacheUnavailableError: the cache is not writable.
+        """
+        directory = self._directory("tmp")
+        with files.translated(directory):
+            temporary = atomic.Temporary(directory, mode)
+        try:
+            yield temporary
+        finally:
+            temporary.close()
+
+    # --- publishing
+
+    def publish(self, integrity: Integrity, path: Path) -> None:
+        """Put a blob at `path` inside the cache: a hard link if possible, else a copy.
+
+        Raises:
+            BlobMissingError, BlobCorruptError: as `open`.
+            CacheUnavailableError: `path` is not writable.
+        """
+        with self.open(integrity) as file, files.translated(path, integrity.size):
+            # no directory is synced: a link that a power loss removes is created again
+            self._directories.inside(path.parent, "fast", lambda: self._put(file, path, integrity))
+
+    def _put(self, file: BinaryIO, path: Path, integrity: Integrity) -> None:
+        if not self._linked(file, path, integrity):
+            with self._scratch(0o444) as temporary:
+                fill(file, temporary.descriptor, "auto", Silent())
+                temporary.finish(self.options.durability)
+                atomic.replace_file(temporary.descriptor, temporary.path, path, self._directory("tmp"))
+
+    def _linked(self, file: BinaryIO, path: Path, integrity: Integrity) -> bool:
+        """Link `path` to the open blob, which changes its fingerprint; return whether that succeeded."""
+        blob = self.path(integrity.digest)
+        if not isinstance(file, LeasedBlob) or not system_calls.is_same(file.fileno(), blob):
+            return False  # a shared cache is read-only
+        file.confirm()
+        try:
+            atomic.link_over(file.fileno(), blob, path, self._directory("tmp"))
+        except OSError as error:
+            if error.errno not in system_calls.NOT_OFFERED:
+                raise
+            return False
+        fingerprint = Fingerprint.of(os.fstat(file.fileno()))
+        if (fingerprint.mtime_ns, fingerprint.size) == (file.fingerprint.mtime_ns, file.fingerprint.size):
+            file.fingerprint = fingerprint  # only the links changed
+            self.shelf.memo.put(fingerprint, integrity.digest.hex)
+        return True
