@@ -18,13 +18,13 @@ def cross_check(
     fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], problems: list[Problem]
 ) -> tuple[Aliases, Aliases]:
     """Return the mappings from alias to name for fetches and for toolchains; append conflicts to `problems`."""
-    whole = not problems  # a missing name may only be a consequence of another broken definition
+    is_complete = not problems  # a missing name may only be a consequence of another broken definition
     fetch_aliases, toolchain_aliases = _all_aliases(fetches, toolchains, problems)
     names = _names(fetches, toolchains, fetch_aliases, toolchain_aliases)
     for toolchain in toolchains.values():
-        _check_entries(toolchain, names, toolchains, problems if whole else [])
+        _check_entries(toolchain, names, toolchains, problems if is_complete else [])
         _check_places(toolchain, names, fetches, toolchains, problems)
-    if whole and not problems:
+    if is_complete and not problems:
         _check_cycles(toolchains, names["toolchain"], problems)
     return fetch_aliases, toolchain_aliases
 
@@ -46,16 +46,16 @@ def refusals(
     found: dict[str, RefusedDefinition] = {}
     while True:
         names = _names(fetches, toolchains, *_all_aliases(fetches, toolchains, []))
-        wrong: list[tuple[Toolchain, Problem]] = []
+        conflicts: list[tuple[Toolchain, Problem]] = []
         for toolchain in toolchains.values():
             own: list[Problem] = []
             if toolchain.file in trees:
                 _check_entries(toolchain, names, toolchains, own)
                 _check_places(toolchain, names, fetches, toolchains, own)
-            wrong += [(toolchain, problem) for problem in own[:1]]
-        if not wrong:
+            conflicts += [(toolchain, problem) for problem in own[:1]]
+        if not conflicts:
             return found
-        for toolchain, problem in wrong:
+        for toolchain, problem in conflicts:
             needed = {f"{entry.kind}:{entry.name}" for entry in toolchain.fetches} & (known.keys() | found.keys())
             reason = f"it needs {min(needed)}, which is refused" if needed else problem.reason
             task = f"toolchain:{toolchain.name}"

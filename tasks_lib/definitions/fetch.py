@@ -41,14 +41,19 @@ from tasks_lib.vcs import urls
 
 _SIG_URL: Final = "URL of the detached signature; {url} is replaced with the URL of the signed file"
 _GPG_KEYS: Final[FieldTable] = {
-    "key-path": RELATIVE.needed("path of the public key, relative to the repository root").about(
+    "key-path": RELATIVE.needed("add the path of the public key, relative to the repository root").about(
         "file with public keys, relative to the repository root"
     ),
     "fingerprint": FINGERPRINT.about("pins the primary key; without it, any key in the file may sign"),
 }
-_GPG: Final[FieldTable] = {"sig-url": TEXT.needed(_SIG_URL).about(_SIG_URL), **_GPG_KEYS}
+_GPG: Final[FieldTable] = {
+    "sig-url": TEXT.needed(
+        "add the URL of the detached signature; {url} is replaced with the URL of the signed file"
+    ).about(_SIG_URL),
+    **_GPG_KEYS,
+}
 _MINISIGN: Final[FieldTable] = {
-    "public-key": MINISIGN_KEY.needed("the base64 line of the public key, RW...").about(
+    "public-key": MINISIGN_KEY.needed("add the second line of the .pub file (RW...)").about(
         "base64 line of the public key"
     ),
     "sig-url": TEXT.about(f"{_SIG_URL}; {{url}}.minisig by default"),
@@ -106,11 +111,11 @@ def _signed_by(node: Node, where: Location) -> GpgSignature | Minisign | None:
 
 
 _CHECKSUMS: Final[FieldTable] = {
-    "url": TEXT.needed("URL of the list").about(
+    "url": TEXT.needed("add the URL of the list").about(
         "URL of a `sha256sum` list; {url} is replaced with the URL of the definition"
     ),
     "signed-by": Field(_signed_by, schema_of(_SIGNED_BY), "key that signed the list").needed(
-        "an unsigned list proves nothing beyond `sha256:`"
+        "add the key; an unsigned list proves nothing beyond `sha256:`"
     ),
 }
 

@@ -206,8 +206,8 @@ def list_of(read: Callable[[Node, Location], Any]) -> Callable[[Node, Location],
         for item in node.items:
             try:
                 values.append(read(item, where))
-            except FieldError as wrong:
-                where.wrong(wrong.reason, wrong.hint, wrong.line or item.line)
+            except FieldError as error:
+                where.wrong(error.reason, error.hint, error.line or item.line)
         return tuple(values)
 
     return read_list

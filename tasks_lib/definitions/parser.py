@@ -122,8 +122,8 @@ class _Reading:
             node = merged(defaults, node)
         try:
             checked_name(name)
-        except FieldError as wrong:
-            where.wrong(wrong.reason, wrong.hint)
+        except FieldError as error:
+            where.wrong(error.reason, error.hint)
         own: list[Problem] = []
         self.definition(source, name, node, replace(where, problems=own))
         if source.root and own and (source.kind == "toolchain" or all(isinstance(one, Refusal) for one in own)):

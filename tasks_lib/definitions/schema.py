@@ -89,8 +89,8 @@ def read_table(
             continue
         try:
             values[key] = field.read(inner, place)
-        except FieldError as wrong:
-            place.wrong(wrong.reason, wrong.hint, wrong.line)
+        except FieldError as error:
+            place.wrong(error.reason, error.hint, error.line)
     for key, field in table.items():
         if field.required and key not in node.items:
             where.at(key, node.line).wrong("is missing", field.required)

@@ -71,8 +71,8 @@ def _fetches(node: Node, where: Location) -> tuple[FetchesEntry, ...]:
 def _noted_entry(kind: str, node: Node, where: Location) -> FetchesEntry | None:
     try:
         return _entry(kind, node, where)
-    except FieldError as wrong:
-        where.wrong(wrong.reason, wrong.hint, wrong.line or node.line)
+    except FieldError as error:
+        where.wrong(error.reason, error.hint, error.line or node.line)
         return None
 
 

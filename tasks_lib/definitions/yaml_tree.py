@@ -140,9 +140,8 @@ class _Builder:
 
     def value(self, event: Any, line: int, depth: int) -> Node:
         if isinstance(event, yaml.ScalarEvent):
-            return Scalar(
-                event.value, not event.style, line
-            )  # the style of a plain scalar is "" in libyaml, None in pure Python
+            # the style of a plain scalar is "" in libyaml, None in pure Python
+            return Scalar(event.value, not event.style, line)
         if isinstance(event, yaml.SequenceStartEvent):
             items = []
             while not isinstance(inner := next(self.events), yaml.SequenceEndEvent):

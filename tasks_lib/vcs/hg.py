@@ -97,10 +97,8 @@ class HgRepository:
     def _prepare(self, progress: Progress) -> None:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            for lock in (
-                "wlock",
-                "store/lock",
-            ):  # left by a killed process: this process holds the lock of the repository
+            # left by a killed process: this process holds the lock of the repository
+            for lock in ("wlock", "store/lock"):
                 (self.directory / ".hg" / lock).unlink(missing_ok=True)
         except OSError as error:
             raise ToolError(f"cannot write to {self.directory}: {error.strerror or error}") from error

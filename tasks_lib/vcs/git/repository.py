@@ -128,9 +128,8 @@ class GitRepository:
     def _prepare(self, commit: str, progress: Progress) -> None:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            for left in _leftovers(
-                self.directory
-            ):  # left by a killed process: this process holds the lock of the repository
+            # left by a killed process: this process holds the lock of the repository
+            for left in _leftovers(self.directory):
                 left.unlink(missing_ok=True)
         except OSError as error:
             raise ToolError(f"cannot write to {self.directory}: {error.strerror or error}") from error
