@@ -1,4 +1,4 @@
-"""What a server, a repository or git itself can do wrong, and what is said then."""
+"""Failures of a server, of a repository or of git, and their messages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.test_git import CHILD, archived, members, source, world
 
 
 class Listening(Silent):
-    """Remembers warnings and phases; asks to stop once `stop` is set."""
+    """Records warnings and phases; requests a stop once `stop` is set."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -62,7 +62,7 @@ def history(directory: Path) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["smart", "old", "dumb", "daemon"])
 def test_servers(tmp_path: Path, kind: str) -> None:
-    """A commit that is no tip comes by its id where the server allows it, with everything otherwise."""
+    """A commit that is not a tip is fetched by its id if the server allows it, else with everything."""
     commits = history(tmp_path / "r")
     git(tmp_path, "clone", "-q", "--bare", "r", "r.git")
     git(tmp_path / "r.git", "update-server-info")
@@ -80,7 +80,7 @@ def test_servers(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
-    """A 503 is followed by another attempt; a 403 is final; both are told."""
+    """A 503 is retried, a 403 is not; both are reported."""
     commit = made(tmp_path / "r", FILES)
     listening = Listening()
     with http(tmp_path) as host:
@@ -95,7 +95,7 @@ def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
 
 
 def test_a_mute_server(tmp_path: Path) -> None:
-    """A server that says nothing is given up after the deadline."""
+    """A silent server fails after the timeout."""
     with mute() as url:
         error = refused(tmp_path / "c", source(f"{url}/r", "a" * 40), stall_timeout="0.1")
     assert isinstance(error, TransportError)
@@ -103,14 +103,14 @@ def test_a_mute_server(tmp_path: Path) -> None:
 
 
 def command_lines() -> Iterator[str]:
-    """Yield what every program of this machine was called with."""
+    """Yield the command line of every process."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):  # it ended meanwhile
             yield path.read_text("utf-8", "replace")
 
 
 def test_cancel(tmp_path: Path) -> None:
-    """Asked to stop, a fetch ends long before its deadline and leaves no program behind."""
+    """A cancelled fetch ends long before its timeout and leaves no process running."""
     listening = Listening()
     with mute() as url:
         timer = threading.Timer(0.3, listening.stop.set)
@@ -125,17 +125,17 @@ def test_cancel(tmp_path: Path) -> None:
     ("url", "said"),
     [
         ("file:///nowhere/r", "does not appear to be a git repository"),
-        ("http://127.0.0.1:9/r", "git ended with 128"),
-        ("git://127.0.0.1:9/r", "git ended with 128"),
+        ("http://127.0.0.1:9/r", "git exited with status 128"),
+        ("git://127.0.0.1:9/r", "git exited with status 128"),
     ],
 )
 def test_no_repository(tmp_path: Path, url: str, said: str) -> None:
-    """Git's own reason is told in one line."""
+    """The error of git is reported in one line."""
     assert said in str(refused(tmp_path / "c", source(url, "a" * 40)))
 
 
 def test_no_commit(tmp_path: Path) -> None:
-    """A commit that the repository has not, and the id of a tag, are told with what to do."""
+    """A missing commit and the id of a tag are reported with a hint."""
     made(tmp_path / "r", FILES)
     assert "the repository has no commit " + "a" * 40 in str(refused(tmp_path / "c", source(tmp_path / "r", "a" * 40)))
     git(tmp_path / "r", "tag", "-a", "-m", "t", "v1")
@@ -144,7 +144,7 @@ def test_no_commit(tmp_path: Path) -> None:
 
 
 def test_protocols_of_the_setting(tmp_path: Path) -> None:
-    """A transport that the setting does not name is refused before git runs."""
+    """A transport that the settings do not allow is rejected before git runs."""
     wanted = source("git://127.0.0.1:9/r", "a" * 40)
     error = refused(tmp_path / "c", wanted, {"PATH": "/nowhere"}, git_protocols="https,ssh")
     assert "uses the transport 'git', which is not allowed here" in str(error)
@@ -154,7 +154,7 @@ def test_protocols_of_the_setting(tmp_path: Path) -> None:
 
 
 def rotten(cache: Path, commit: str, path: str = "README") -> None:
-    """Put other bytes under the id of one object: git's own cat-file believes a loose object."""
+    """Replace the content of an object: `git cat-file` does not verify a loose object."""
     (repository,) = (cache / "v1/repositories").iterdir()
     for pack in (repository / "objects/pack").glob("*.pack"):
         moved = cache / pack.name
@@ -172,7 +172,7 @@ def rotten(cache: Path, commit: str, path: str = "README") -> None:
 
 @pytest.mark.parametrize("path", ["README", ""])
 def test_other_bytes_under_an_id(tmp_path: Path, path: str) -> None:
-    """Bytes that are not what their id says are noticed and fetched anew; without an origin nothing is made."""
+    """Objects that do not match their id are detected and fetched again; without an origin no archive is created."""
     commit = made(tmp_path / "r", FILES)
     first = archived(world(tmp_path / "c"), source(tmp_path / "r", commit))
     shutil.rmtree(tmp_path / "c/v1/results")
@@ -180,7 +180,7 @@ def test_other_bytes_under_an_id(tmp_path: Path, path: str) -> None:
     listening = Listening()
     home = world(tmp_path / "c")
     commit_archive(home, source(tmp_path / "r", commit), listening)
-    assert "gave another" in listening.warnings[0]
+    assert "does not match its id" in listening.warnings[0]
     assert archived(home, source(tmp_path / "r", commit)) == first
     shutil.rmtree(tmp_path / "c/v1/results")
     rotten(tmp_path / "c", commit, path)
@@ -190,7 +190,7 @@ def test_other_bytes_under_an_id(tmp_path: Path, path: str) -> None:
 
 
 def test_leftovers_of_a_killed_fetch(tmp_path: Path) -> None:
-    """Locks and half packs of a process that was killed do not stop the next one."""
+    """Locks and incomplete packs of a killed process do not block the next one."""
     commits = history(tmp_path / "r")
     archived(world(tmp_path / "c"), source(tmp_path / "r", commits[0]))
     (repository,) = (tmp_path / "c/v1/repositories").iterdir()
@@ -202,7 +202,7 @@ def test_leftovers_of_a_killed_fetch(tmp_path: Path) -> None:
 
 
 def program(directory: Path, text: str) -> dict[str, str]:
-    """Return an environment whose git is this script; the real one is $GIT."""
+    """Return an environment in which git is this script; $GIT is the real program."""
     directory.mkdir()
     script = directory / "git"
     script.write_text(f"#!/bin/sh\nGIT={shutil.which('git')}\n{text}\n")
@@ -220,7 +220,7 @@ FAILING = {
 
 @pytest.mark.parametrize("case", FAILING)
 def test_a_failing_git_is_an_error(tmp_path: Path, case: str) -> None:
-    """Whatever git does, no archive is made of a part."""
+    """No failure of git results in an incomplete archive."""
     text, kind = FAILING[case]
     commit = made(tmp_path / "r", FILES)
     error = refused(
@@ -231,7 +231,7 @@ def test_a_failing_git_is_an_error(tmp_path: Path, case: str) -> None:
 
 
 def test_limits(tmp_path: Path) -> None:
-    """Too many entries and too many bytes are refused, by the definition's own limits too."""
+    """Too many entries or bytes are rejected, also by limits in the definition."""
     commit = made(tmp_path / "r", FILES)
     for limits in ((("max_entries", 3),), (("max_total_bytes", 100),)):
         error = refused(tmp_path / "c", source(tmp_path / "r", commit, archive=limits))
@@ -266,7 +266,7 @@ TREES = {
 
 @pytest.mark.parametrize("case", TREES)
 def test_trees(tmp_path: Path, case: str) -> None:
-    """Trees that git itself would not make are refused by name."""
+    """Trees that git would not create are rejected; the message names the entry."""
     entries, code = TREES[case]
     made(tmp_path / "r", {"README": b""})
     error = refused(tmp_path / "c", source(tmp_path / "r", forged(tmp_path / "r", entries)))
@@ -292,7 +292,7 @@ SUBMODULES = {
 
 @pytest.mark.parametrize("case", SUBMODULES)
 def test_submodule_tricks(tmp_path: Path, case: str) -> None:
-    """Names, paths and URLs of git's CVEs are refused before anything is fetched."""
+    """Names, paths and URLs from CVEs of git are rejected before a submodule is fetched."""
     text, code = SUBMODULES[case]
     inner = made(tmp_path / "inner", {"README": b""})
     made(tmp_path / "r", {"README": b""})
@@ -303,7 +303,7 @@ def test_submodule_tricks(tmp_path: Path, case: str) -> None:
 
 
 def test_a_remote_repository_reads_no_file(tmp_path: Path) -> None:
-    """A submodule on this machine is refused beside a parent from elsewhere, and taken when a setting asks."""
+    """A local submodule of a remote parent is rejected, unless a setting allows it."""
     made(tmp_path / "inner", {"README": b"inner"})
     made(tmp_path / "r", {"README": b""})
     commit = with_submodule(tmp_path / "r", f"file://{tmp_path}/inner", "s")
@@ -318,20 +318,20 @@ def test_a_remote_repository_reads_no_file(tmp_path: Path) -> None:
 
 
 def test_submodules_that_stay_empty(tmp_path: Path) -> None:
-    """`update = none`, and a pinned commit without .gitmodules, give an empty directory; the latter is said."""
+    """`update = none` and a missing .gitmodules result in an empty directory; the latter with a warning."""
     made(tmp_path / "r", {"README": b""})
     entries = [("160000", "s", b"a" * 40)]
     listening = Listening()
     home = world(tmp_path / "c")
     commit_archive(home, source(tmp_path / "r", forged(tmp_path / "r", entries)), listening)
-    assert "s is a submodule without .gitmodules: left empty" in listening.warnings[0]
+    assert "s is a submodule, but .gitmodules is missing: the directory stays empty" in listening.warnings[0]
     text = b'[submodule "s"]\npath = s\nurl = ../inner\nupdate = none\n'
     commit = forged(tmp_path / "r", [*entries, ("100644", ".gitmodules", text)], below="2")
     assert members(archived(home, source(tmp_path / "r", commit)))["p/s"] == "directory"
 
 
 def test_chains_of_submodules_end(tmp_path: Path) -> None:
-    """A repository that pins its own earlier commits ever deeper is refused at the bound."""
+    """A repository that recursively pins its own earlier commits is rejected at the limit."""
     commit = made(tmp_path / "r", {"README": b""})
     text = b'[submodule "s"]\npath = s\nurl = ../r\n'
     for number in range(18):
@@ -342,7 +342,7 @@ def test_chains_of_submodules_end(tmp_path: Path) -> None:
 
 
 def test_two_at_once(tmp_path: Path) -> None:
-    """Two processes with one cache fetch a commit once, and both have its archive."""
+    """Two processes with one cache fetch a commit once, and both get its archive."""
     commits = history(tmp_path / "r")
     with http(tmp_path) as host:
         words = [sys.executable, "-c", CHILD, str(tmp_path / "c"), f"{host.url}/r/.git"]
@@ -363,12 +363,12 @@ def test_two_at_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/usr/sbin/sshd").exists() or os.geteuid() != 0, reason="needs sshd and root")
 def test_ssh(tmp_path: Path) -> None:
-    """A key comes from a variable, a file or the caller; a host is asked only when its key is known."""
+    """The key comes from a variable, a file or the caller; only known hosts are contacted."""
     commit = made(tmp_path / "r", FILES)
     with ssh(tmp_path / "ssh") as (url, key, known):
         wanted = source(f"{url}{tmp_path}/r", commit, ssh_key="THE_KEY")
         environ = {"THE_KEY": key, "HOME": str(tmp_path), "SSH_AUTH_SOCK": ""}
-        assert "host's key must be known" in str(refused(tmp_path / "c", wanted, environ))
+        assert "add the key of the host to known_hosts" in str(refused(tmp_path / "c", wanted, environ))
         home = world(tmp_path / "c1", environ, known_hosts=str(known))
         assert members(archived(home, wanted))["p/hidden"] == b"still here\n"
         by_file = replace(wanted, ssh_key=str(tmp_path / "ssh/user"))
@@ -388,7 +388,7 @@ def test_ssh(tmp_path: Path) -> None:
 
 
 def test_headers_of_the_last_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the last answer's Retry-After counts, the trace stays small, and nothing of it is left."""
+    """The Retry-After of the last response is used; the trace stays small and is deleted."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with http_trace() as trace:
         path = Path(trace.environ["GIT_TRACE_CURL"])

@@ -1,4 +1,4 @@
-"""Mercurial changesets as archives: the same bytes everywhere, or a clear message."""
+"""Archives of Mercurial changesets: reproducible bytes, or a clear error."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def source(directory: Path, changeset: str) -> Hg:
 @pytest.mark.slow
 @needs_hg
 def test_one_digest(tmp_path: Path) -> None:
-    """Two clones, a user's configuration, a later tag: one digest, and the changeset's own bytes."""
+    """Another clone, a user configuration and a later tag do not change the digest; no hg filter changes the bytes."""
     changeset = made(tmp_path / "r")
     hg(tmp_path, "clone", "-q", "--pull", "r", "other")
     hg(tmp_path / "r", "tag", "-d", "0 0", "v1")
@@ -79,7 +79,7 @@ def refused(tmp_path: Path, wanted: Hg) -> FetchError:
 @pytest.mark.slow
 @needs_hg
 def test_refusals(tmp_path: Path) -> None:
-    """A changeset that is not there and one with subrepositories are told."""
+    """A missing changeset and one with subrepositories are reported."""
     made(tmp_path / "r")
     error = refused(tmp_path, source(tmp_path / "r", "a" * 40))
     assert isinstance(error, TransportError)
@@ -93,7 +93,7 @@ def test_refusals(tmp_path: Path) -> None:
 
 
 def test_without_hg(tmp_path: Path) -> None:
-    """Without hg the message says what to install."""
+    """If hg is not installed, the message names the program to install."""
     with pytest.raises(ToolError, match="the program hg is not installed\ninstall hg"):
         commit_archive(world(tmp_path / "c", {"PATH": "/nowhere"}), source(tmp_path, "a" * 40), Silent())
 
@@ -101,7 +101,7 @@ def test_without_hg(tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_hg
 def test_a_busy_server(tmp_path: Path, origin: Origin) -> None:
-    """A status of HTTP is told as such, so that a busy server is waited for longer."""
+    """An HTTP status is reported as such, so that the wait for a busy server is longer."""
     origin.answers["/r"] = reply(b"", "429 Slow down")
     error = refused(tmp_path, Hg(repo=f"{origin.url}/r", revision="a" * 40, path_prefix="p", artifact_name="p.tar.zst"))
     assert isinstance(error, HttpStatusError)

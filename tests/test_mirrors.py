@@ -1,4 +1,4 @@
-"""Where else bytes may come from: groups, rules, content addresses, allow and block; and no key moves."""
+"""Mirrors: groups, rules, content addresses, allow and block; none of them changes a recipe key."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ PLACES = {
 
 @pytest.mark.parametrize("case", PLACES)
 def test_places(case: str) -> None:
-    """What mirrors.yml says becomes an order of places; every URL stands there once."""
+    """mirrors.yml yields an ordered list of URLs without duplicates."""
     mirrors, url, more, expected = PLACES[case]
     assert places(mirrors, url, more) == expected
 
@@ -68,38 +68,38 @@ def test_places(case: str) -> None:
 WRONG = {
     "unknown key": ("group: {}", "mirrors.yml:1: group: unknown key: did you mean groups?"),
     "no list": ("rewrite: {}", "mirrors.yml:1: rewrite: must be a list"),
-    "no slash": ("groups: {g: {urls: 'https://h.example/a'}}", "does not end in a slash"),
-    "word": ("groups: {g: {urls: 'https://h.example/', go-on: never}}", "'never' is unknown: write any-error or not-found"),
-    "pattern": ("rewrite: [{match: '(', to: direct}]", "is no regular expression"),
-    "back reference": ("rewrite: [{match: 'a', to: 'https://h.example/\\1'}]", "names a group that 'a' does not have"),
-    "unknown group in a rule": (GROUP + "rewrite: [{match: 'a', to: 'mirror://gg/x'}]", "there is no mirror group 'gg': did you mean g?"),
-    "no digest": ("content-addressed: [{url: 'https://h.example/'}]", "names no digest"),
-    "unknown brace": ("content-addressed: [{url: 'https://h.example/{hex}/{md5}'}]", "'{md5}' is unknown"),
-    "no host": ("block: ['https://h.example']", "is no host"),
-    "password": ("groups: {g: {urls: 'https://u:p@h.example/'}}", "holds a user name or password"),
+    "no slash": ("groups: {g: {urls: 'https://h.example/a'}}", "must end with a slash"),
+    "word": ("groups: {g: {urls: 'https://h.example/', go-on: never}}", "invalid value 'never': use any-error or not-found"),
+    "pattern": ("rewrite: [{match: '(', to: direct}]", "invalid regular expression"),
+    "back reference": ("rewrite: [{match: 'a', to: 'https://h.example/\\1'}]", "refers to a group that 'a' does not define"),
+    "unknown group in a rule": (GROUP + "rewrite: [{match: 'a', to: 'mirror://gg/x'}]", "unknown mirror group 'gg': did you mean g?"),
+    "no digest": ("content-addressed: [{url: 'https://h.example/'}]", "has no digest placeholder"),
+    "unknown brace": ("content-addressed: [{url: 'https://h.example/{hex}/{md5}'}]", "unknown placeholder '{md5}'"),
+    "no host": ("block: ['https://h.example']", "invalid host 'https://h.example'"),
+    "password": ("groups: {g: {urls: 'https://u:p@h.example/'}}", "contains a user name or password"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_rules_are_told(case: str) -> None:
-    """What cannot be meant is refused with file, line, key and a hint."""
-    mirrors, told = WRONG[case]
+def test_wrong_rules_are_reported(case: str) -> None:
+    """An invalid rule is reported with file, line, key and a hint."""
+    mirrors, expected = WRONG[case]
     with pytest.raises(DefinitionError) as caught:
         parsed(mirrors)
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
 
 
 def test_every_problem_at_once() -> None:
-    """Problems of mirrors.yml and of definitions are told together."""
+    """Problems of mirrors.yml and of definitions are reported together."""
     with pytest.raises(DefinitionError) as caught:
         parsed("block: [':']\nallow: ['/']\nx: y\n", url="mirror://nowhere/a")
     assert len(caught.value.problems) == 4
-    with pytest.raises(DefinitionError, match="go to one origin"):
+    with pytest.raises(DefinitionError, match="require a single origin"):
         parsed(GROUP, "mirror://g/a", ", headers: {X: y}")
 
 
 def test_no_key_changes() -> None:
-    """Changing where content is asked for changes no key."""
+    """Changing the mirrors does not change a key."""
     plain, moved = parsed(""), parsed(GROUP + "content-addressed: [{url: 'https://h.example/{hex}'}]\nblock: '*'")
     keys = [recipe.fetch_key(one.fetches["a"].source.integrity) for one in (plain, moved)]  # type: ignore[union-attr]  # downloads
     assert keys[0] == keys[1]
@@ -119,7 +119,7 @@ def test_the_repository_knows_gnu() -> None:
 
 
 def test_schema_is_current() -> None:
-    """docs/mirrors.schema.json is what the code says."""
+    """docs/mirrors.schema.json is up to date."""
     assert json.loads((ROOT / "docs/mirrors.schema.json").read_text("utf-8")) == json.loads(
         json.dumps(mirrors_schema())
     )
@@ -130,7 +130,7 @@ def test_schema_is_current() -> None:
 
 @pytest.mark.parametrize(("status", "asked"), [("404 X", 1), ("410 X", 1), ("500 X", 0), ("403 X", 0)])
 def test_go_on_only_when_not_found(status: str, asked: int, tmp_path: Path) -> None:
-    """After an authoritative place the next one is asked only when there is no such thing."""
+    """After an authoritative mirror responds, the next one is tried only if the file was not found."""
     store = Cache(tmp_path / "cache")
     with serving({"/a": reply(b"", status)}) as first, serving({"/a": reply(BODY)}) as second:
         one = wanted(f"{first.url}/a", f"{second.url}/a", strict=frozenset({f"{first.url}/a"}))
@@ -142,8 +142,8 @@ def test_go_on_only_when_not_found(status: str, asked: int, tmp_path: Path) -> N
         assert store.has(PINNED) == bool(asked)
 
 
-def test_a_blocked_place_is_not_asked_and_told(tmp_path: Path) -> None:
-    """A blocked place gets no request, and the report says who forbids it."""
+def test_a_blocked_mirror_is_not_requested_and_reported(tmp_path: Path) -> None:
+    """A blocked mirror receives no request, and the report gives the reason."""
     with serving({"/a": reply(BODY)}) as origin:
         url = f"{origin.url}/a"
         with pytest.raises(AllSourcesFailedError, match="not asked: it is blocked: ask Ann"):
@@ -152,7 +152,7 @@ def test_a_blocked_place_is_not_asked_and_told(tmp_path: Path) -> None:
 
 
 def test_what_a_rule_makes_of_a_url(tmp_path: Path) -> None:
-    """A rule that makes no URL costs its place and no more."""
+    """A rule that yields an invalid URL is skipped; the next URL is tried."""
     with serving({"/a": reply(BODY)}) as origin:
         one = definition("a", f"{origin.url}/a", BODY, "    artifact-name: a\n")
         rule = "rewrite: [{match: '(http://.*/)(.*)', to: ['https://h:\\2/', direct]}]"
@@ -161,8 +161,8 @@ def test_what_a_rule_makes_of_a_url(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rule", ["block: [localhost]", "allow: [127.0.0.1]", "allow: ['*']"])
-def test_a_redirect_leads_only_where_may_be_asked(rule: str, tmp_path: Path) -> None:
-    """A host that is blocked, or not allowed, is not asked along a redirect either."""
+def test_a_redirect_leads_only_to_allowed_hosts(rule: str, tmp_path: Path) -> None:
+    """A redirect to a host that is blocked or not allowed is not followed."""
     with serving({"/b": reply(BODY)}) as other, serving({}) as origin:
         origin.answers["/a"] = reply(b"", "302 Found", Location=other.url.replace("127.0.0.1", "localhost") + "/b")
         (tmp_path / "dodo.py").write_text(PORCH)
@@ -179,7 +179,7 @@ def test_a_redirect_leads_only_where_may_be_asked(rule: str, tmp_path: Path) -> 
 
 
 def test_through_doit(tmp_path: Path) -> None:
-    """A dead origin is replaced by a rule, a group and a content address; editing mirrors.yml fetches nothing again."""
+    """A content-addressed server replaces a dead origin; editing mirrors.yml does not fetch again."""
     sha = hashlib.sha256(BODY).hexdigest()
     with serving({f"/cas/{sha}": reply(BODY)}) as cache, serving({}) as origin:
         here = tmp_path / "r"

@@ -217,7 +217,7 @@ def test_a_removed_definition_is_told(repository: Path) -> None:
     path.write_text(path.read_text().partition("tool:\n")[0])
     done = doit(repository)
     assert done.returncode == 3
-    assert "there is no fetch called 'tool'" in done.stdout
+    assert "unknown fetch 'tool'" in done.stdout
 
 
 @pytest.mark.parametrize("words", [("build=elsewhere",), ("-a",), ("cache=other",)])

@@ -202,10 +202,10 @@ def test_minisign(repository: Path, origin: Origin) -> None:
         ("    gpg-signature: {sig-url: 'ftp://x/{url}', key-path: k}\n", "the URL scheme 'ftp'"),
         ("    gpg-signature: {sig-url: '{url}.sig', key-path: ../k}\n", "key-path"),
         ("    gpg-signature: {sig-url: '{url}.sig', key-path: k, fingerprint: abcd}\n", "fingerprint"),
-        ("    minisign: {public-key: RWx}\n", "no minisign public key"),
+        ("    minisign: {public-key: RWx}\n", "invalid minisign public key"),
         ("    checksums: {url: '{url}.sha256'}\n", "signed-by: is missing"),
         ("    checksums: {url: '{url}.sha256', signed-by: {fingerprint: x}}\n", "fingerprint"),
-        ("    checksums: {url: '{url}.sha256', signed-by: {}}\n", "one key to believe"),
+        ("    checksums: {url: '{url}.sha256', signed-by: {}}\n", "needs exactly one key"),
     ],
 )
 def test_wrong_fields(repository: Path, origin: Origin, more: str, reason: str) -> None:

@@ -1,9 +1,10 @@
-"""Fetch definitions: YAML text -> frozen values, or every problem at once.
+"""Fetch definitions: parse YAML text into immutable values, or report all problems at once.
 
-Pure: text in, values out; reading files is the loader's business. The parser is loaded when something is parsed: a
-run whose definitions did not change needs the values only.
+Pure: no I/O; `incremental.definition_files` reads the files. The parser is imported on first use, because a run with
+unchanged definitions needs only the values.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tasks_lib.definitions.values import (
@@ -51,10 +52,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load the parser for the names that are its own. Source: PEP 562."""
+    """Import the parser on first access to one of its names. Source: PEP 562."""
     if name not in __all__:
         raise AttributeError(name)
-    from importlib import import_module
-
     module = "mirrors" if name == "mirrors_schema" else "parser"
     return getattr(import_module(f"tasks_lib.definitions.{module}"), name)

@@ -1,7 +1,7 @@
-"""Values of definitions <-> bytes, for a cache that is read faster than YAML.
+"""Codec of definitions for the definition cache, which loads faster than YAML.
 
-A value is the name of its class and its fields in order. Reading makes values by their own initialisers, so they are
-born valid however the cache was damaged. Pure: no I/O.
+A value is encoded as the name of its class and its fields in order. Decoding calls the initializers of the classes, so
+that values are valid even if the cache is damaged. Pure: no I/O.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ _DECODER: Final = msgspec.msgpack.Decoder(Fetch | Toolchain)
 
 
 def encode(value: Fetch | Toolchain | tuple[RefusedDefinition, ...]) -> bytes:
-    """Return a value as bytes.
+    """Return the encoded value.
 
     Raises:
-        TypeError: it is none of a definition.
+        TypeError: the value is not part of a definition.
     """
     return msgspec.msgpack.encode(value)
 
 
 def decode(text: bytes | memoryview) -> Fetch | Toolchain:
-    """Return the definition that `encode` took apart.
+    """Return the definition that `encode` encoded.
 
     Raises:
-        ValueError: it is none, or not a valid one.
+        ValueError: the bytes are not a valid definition.
     """
     try:
         value: Fetch | Toolchain = _DECODER.decode(text)
     except msgspec.MsgspecError as error:
-        raise ValueError("no value of a definition") from error
+        raise ValueError("invalid encoded definition") from error
     return value
 
 
 def decode_refused(text: bytes | memoryview | msgspec.Raw) -> tuple[RefusedDefinition, ...]:
-    """Return the refused definitions that `encode` took apart.
+    """Return the refused definitions that `encode` encoded.
 
     Raises:
-        ValueError: they are none, or not valid.
+        ValueError: the bytes are not valid refused definitions.
     """
     try:
         if not msgspec.msgpack.decode(text):
-            return ()  # nearly always, and the reader of a class takes as long to make as ten definitions to read
+            return ()  # the usual case; creating a typed decoder takes as long as decoding ten definitions
         return msgspec.msgpack.decode(text, type=tuple[RefusedDefinition, ...])
     except msgspec.MsgspecError as error:
-        raise ValueError("no refused definitions") from error
+        raise ValueError("invalid encoded list of refused definitions") from error

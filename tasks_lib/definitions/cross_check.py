@@ -1,4 +1,4 @@
-"""What only all definitions together can tell: names that exist, no cycles, nothing delivered twice.
+"""Checks across all definitions: unknown names, alias conflicts, cycles, and artifacts delivered twice.
 
 Pure: no I/O.
 """
@@ -17,14 +17,14 @@ Aliases = dict[str, str]
 def cross_check(
     fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], problems: list[Problem]
 ) -> tuple[Aliases, Aliases]:
-    """Return alias -> name of fetches and of toolchains; add to `problems` what does not fit together."""
-    whole = not problems  # beside a broken definition, a missing name may only be a consequence
+    """Return the mappings from alias to name for fetches and for toolchains; append conflicts to `problems`."""
+    is_complete = not problems  # a missing name may only be a consequence of another broken definition
     fetch_aliases, toolchain_aliases = _all_aliases(fetches, toolchains, problems)
     names = _names(fetches, toolchains, fetch_aliases, toolchain_aliases)
     for toolchain in toolchains.values():
-        _check_entries(toolchain, names, toolchains, problems if whole else [])
+        _check_entries(toolchain, names, toolchains, problems if is_complete else [])
         _check_places(toolchain, names, fetches, toolchains, problems)
-    if whole and not problems:
+    if is_complete and not problems:
         _check_cycles(toolchains, names["toolchain"], problems)
     return fetch_aliases, toolchain_aliases
 
@@ -35,27 +35,27 @@ def refusals(
     trees: Collection[str],
     known: Mapping[str, RefusedDefinition],
 ) -> dict[str, RefusedDefinition]:
-    """Take toolchains of Taskgraph trees that need what cannot be had out of `toolchains`; return them, by task.
+    """Remove toolchains of Taskgraph trees with unavailable dependencies from `toolchains`; return them by task.
 
     Args:
         fetches: by name.
-        toolchains: by name; shortened here.
+        toolchains: by name; modified in place.
         trees: files that belong to a Taskgraph tree.
-        known: what is refused already.
+        known: definitions that are already refused, by task.
     """
     found: dict[str, RefusedDefinition] = {}
     while True:
         names = _names(fetches, toolchains, *_all_aliases(fetches, toolchains, []))
-        wrong: list[tuple[Toolchain, Problem]] = []
+        conflicts: list[tuple[Toolchain, Problem]] = []
         for toolchain in toolchains.values():
             own: list[Problem] = []
             if toolchain.file in trees:
                 _check_entries(toolchain, names, toolchains, own)
                 _check_places(toolchain, names, fetches, toolchains, own)
-            wrong += [(toolchain, problem) for problem in own[:1]]
-        if not wrong:
+            conflicts += [(toolchain, problem) for problem in own[:1]]
+        if not conflicts:
             return found
-        for toolchain, problem in wrong:
+        for toolchain, problem in conflicts:
             needed = {f"{entry.kind}:{entry.name}" for entry in toolchain.fetches} & (known.keys() | found.keys())
             reason = f"it needs {min(needed)}, which is refused" if needed else problem.reason
             task = f"toolchain:{toolchain.name}"
@@ -98,9 +98,11 @@ def _aliases(
     for one, own in named:
         for alias in own:
             if alias in names:
-                problems.append(_problem(one, key, f"{alias!r} is the name of a definition", "choose another alias"))
+                problems.append(
+                    _problem(one, key, f"alias {alias!r} is also the name of a definition", "choose another alias")
+                )
             elif alias in aliases:
-                reason = f"{alias!r} is the alias of {aliases[alias]} too"
+                reason = f"{alias!r} is also an alias of {aliases[alias]}"
                 problems.append(_problem(one, key, reason, "choose another alias"))
             else:
                 aliases[alias] = one.name
@@ -116,13 +118,13 @@ def _check_entries(
     for entry in toolchain.fetches:
         known = names[entry.kind]
         if entry.name not in known:
-            reason = f"there is no {entry.kind} called {entry.name!r}"
+            reason = f"unknown {entry.kind} {entry.name!r}"
             hint = nearest(entry.name, known)
             problems.append(_problem(toolchain, f"fetches.{entry.kind}", reason, hint, entry.line))
         elif entry.kind == "toolchain" and not toolchains[known[entry.name]].artifact_name:
-            reason = f"the toolchain {entry.name!r} leaves no artifact"
+            reason = f"toolchain {entry.name!r} has no artifact"
             problems.append(
-                _problem(toolchain, "fetches.toolchain", reason, "give it a run.toolchain-artifact", entry.line)
+                _problem(toolchain, "fetches.toolchain", reason, "add run.toolchain-artifact to it", entry.line)
             )
 
 
@@ -133,14 +135,14 @@ def _check_places(
     toolchains: Mapping[str, Toolchain],
     problems: list[Problem],
 ) -> None:
-    """Refuse what would be delivered twice; two archives that collide are found when they are extracted."""
+    """Report artifacts that would be delivered twice; extraction detects archives whose entries collide."""
     seen: dict[str, FetchesEntry] = {}
     placed: dict[str, str] = {}
     for entry in toolchain.fetches:
         name = names[entry.kind].get(entry.name, entry.name)
         key = f"fetches.{entry.kind}"
         if name in seen:
-            problems.append(_problem(toolchain, key, f"{entry.name!r} is listed twice", "drop one", entry.line))
+            problems.append(_problem(toolchain, key, f"{entry.name!r} is listed twice", "remove one", entry.line))
         seen[name] = entry
         if entry.delivery != "place":
             continue
@@ -148,7 +150,7 @@ def _check_places(
         file += _artifact_name(entry.kind, name, fetches, toolchains)
         if file in placed:
             reason = f"{placed[file]} and {entry.name} are both placed at {file!r}"
-            problems.append(_problem(toolchain, key, reason, "give one a `dest:`", entry.line))
+            problems.append(_problem(toolchain, key, reason, "set `dest:` on one of them", entry.line))
         placed[file] = entry.name
 
 
@@ -159,7 +161,7 @@ def _artifact_name(kind: str, name: str, fetches: Mapping[str, Fetch], toolchain
 
 
 def _check_cycles(toolchains: Mapping[str, Toolchain], names: Mapping[str, str], problems: list[Problem]) -> None:
-    """Refuse toolchains that need themselves; iterative, so that a long chain is no deep recursion."""
+    """Report the first dependency cycle; iterative, because a long chain would exceed the recursion limit."""
     done: set[str] = set()
     for start in toolchains:
         path: dict[str, None] = {}
@@ -170,9 +172,11 @@ def _check_cycles(toolchains: Mapping[str, Toolchain], names: Mapping[str, str],
                 path.pop(name)
                 done.add(name)
             elif name in path:
-                circle = [*list(path)[list(path).index(name) :], name]
-                reason = f"needs itself: {' -> '.join(circle)}"
-                problems.append(_problem(toolchains[name], "fetches.toolchain", reason, "break the circle"))
+                cycle = [*list(path)[list(path).index(name) :], name]
+                reason = f"depends on itself: {' -> '.join(cycle)}"
+                problems.append(
+                    _problem(toolchains[name], "fetches.toolchain", reason, "remove one of these dependencies")
+                )
                 return
             elif name not in done:
                 path[name] = None

@@ -1,4 +1,4 @@
-"""Text -> a fetch: its keys, and what each type of source takes. Pure: no I/O.
+"""Fields of a fetch definition, and of each type of source. Pure: no I/O.
 
 Source for keys and defaults: taskgraph 24.2 `transforms/fetch.py` (read as documentation), Gecko's
 `taskcluster/kinds/fetch`.
@@ -39,32 +39,37 @@ from tasks_lib.digest import Integrity
 from tasks_lib.relpath import RelPath
 from tasks_lib.vcs import urls
 
-_SIG_URL: Final = "URL of the detached signature; {url} stands for the URL of what is signed"
+_SIG_URL: Final = "URL of the detached signature; {url} is replaced with the URL of the signed file"
 _GPG_KEYS: Final[FieldTable] = {
-    "key-path": RELATIVE.needed("the public key, relative to the repository root").about(
-        "file with the public keys, relative to the repository root"
+    "key-path": RELATIVE.needed("add the path of the public key, relative to the repository root").about(
+        "file with public keys, relative to the repository root"
     ),
-    "fingerprint": FINGERPRINT.about("pins the primary key; without it every key of the file is allowed"),
+    "fingerprint": FINGERPRINT.about("pins the primary key; without it, any key in the file may sign"),
 }
-_GPG: Final[FieldTable] = {"sig-url": TEXT.needed(_SIG_URL).about(_SIG_URL), **_GPG_KEYS}
+_GPG: Final[FieldTable] = {
+    "sig-url": TEXT.needed(
+        "add the URL of the detached signature; {url} is replaced with the URL of the signed file"
+    ).about(_SIG_URL),
+    **_GPG_KEYS,
+}
 _MINISIGN: Final[FieldTable] = {
-    "public-key": MINISIGN_KEY.needed("the base64 line of the public key, RW...").about(
+    "public-key": MINISIGN_KEY.needed("add the second line of the .pub file (RW...)").about(
         "base64 line of the public key"
     ),
-    "sig-url": TEXT.about(f"{_SIG_URL}; {{url}}.minisig when it does not say"),
+    "sig-url": TEXT.about(f"{_SIG_URL}; {{url}}.minisig by default"),
 }
 _SIGNED_BY: Final[FieldTable] = {
-    "sig-url": TEXT.about(f"{_SIG_URL}; without it the list is clear-signed"),
+    "sig-url": TEXT.about(f"{_SIG_URL}; without it, the list is clear-signed"),
     **{key: field._replace(required="") for key, field in _GPG_KEYS.items()},
     "public-key": MINISIGN_KEY.about("base64 line of a minisign public key, instead of key-path"),
 }
 
 
 def _sig_url(found: dict[str, Any], where: Location, default: str = "") -> str:
-    """Return the URL of a signature, with `{url}` in it, that would make a URL.
+    """Return the template of a signature URL, which may contain `{url}`.
 
     Raises:
-        FieldError: it would not.
+        FieldError: the template does not expand to a valid URL.
     """
     text: str = found.get("sig-url", default)
     if not text:
@@ -99,16 +104,18 @@ def _signed_by(node: Node, where: Location) -> GpgSignature | Minisign | None:
     if found is None:
         return None
     if ("key-path" in found) == ("public-key" in found):
-        raise FieldError("needs one key to believe", "`key-path:` (OpenPGP) or `public-key:` (minisign), not both")
+        raise FieldError("needs exactly one key", "set `key-path:` (OpenPGP) or `public-key:` (minisign)")
     if "key-path" in found:
         return _gpg_of(found, where)
     return Minisign(sig_url=_sig_url(found, where, "{url}.minisig"), public_key=found["public-key"])
 
 
 _CHECKSUMS: Final[FieldTable] = {
-    "url": TEXT.needed("URL of the list").about("URL of a `sha256sum` list; {url} stands for the definition's URL"),
-    "signed-by": Field(_signed_by, schema_of(_SIGNED_BY), "who signed the list").needed(
-        "a list that nobody signed proves nothing that `sha256:` does not prove"
+    "url": TEXT.needed("add the URL of the list").about(
+        "URL of a `sha256sum` list; {url} is replaced with the URL of the definition"
+    ),
+    "signed-by": Field(_signed_by, schema_of(_SIGNED_BY), "key that signed the list").needed(
+        "add the key; an unsigned list proves nothing beyond `sha256:`"
     ),
 }
 
@@ -121,31 +128,35 @@ def _checksums(node: Node, where: Location) -> Checksums | None:
     return Checksums(url=url, signed_by=found["signed-by"])
 
 
-#: Keys of a `static-url`.
+#: Keys of a `static-url` that authenticate the download beyond its digest.
 VOUCHERS: Final[FieldTable] = {
     "gpg-signature": Field(_gpg, schema_of(_GPG), "detached OpenPGP signature to verify"),
     "minisign": Field(_minisign, schema_of(_MINISIGN), "minisign signature to verify"),
-    "checksums": Field(_checksums, schema_of(_CHECKSUMS), "signed list of digests that must agree"),
+    "checksums": Field(_checksums, schema_of(_CHECKSUMS), "signed list of digests that must contain the pinned digest"),
 }
 
 
 _REFUSED_TYPES: Final = {
-    "chromium-fetch": "it runs a script of Mozilla's and asks for 'latest': not reproducible",
-    "cft-chromedriver-fetch": "it runs a script of Mozilla's and asks for 'latest': not reproducible",
-    "onnxruntime-deps-fetch": "it runs a shell script of Mozilla's",
-    "crx3-url": "it runs a script of Mozilla's that rewrites the extension",
-    "fetch-url": "it is the form of 2018, before types",
+    "chromium-fetch": "it runs a script from Mozilla that requests 'latest', which is not reproducible",
+    "cft-chromedriver-fetch": "it runs a script from Mozilla that requests 'latest', which is not reproducible",
+    "onnxruntime-deps-fetch": "it runs a shell script from Mozilla",
+    "crx3-url": "it runs a script from Mozilla that rewrites the extension",
+    "fetch-url": "it is the format of 2018, which had no types",
 }
 
 _NUMBERS: Final = (
     "max-total-bytes", "max-ratio", "free-bytes", "max-member-bytes", "max-entries", "max-metadata-bytes",
     "max-path-bytes", "max-component-bytes", "max-depth", "zstd-max-window-log", "xz-memlimit-mib",
 )  # fmt: skip
-#: What one archive may cost, and how strictly it is read: the names of `Limits`, which `archive` owns.
+#: Limits and strictness for one archive; the keys are the field names of `archive.Limits`.
 _ARCHIVE: Final[FieldTable] = {
     **dict.fromkeys(_NUMBERS, COUNT),
-    "outward-symlinks": one_of("refuse", "keep").about("keep: symlinks that lead outside are made, never followed"),
-    "case-twins": one_of("refuse", "keep").about("keep: a symlink may differ from a directory in case only"),
+    "outward-symlinks": one_of("refuse", "keep").about(
+        "keep: create symlinks that point outside the archive, but never follow them"
+    ),
+    "case-twins": one_of("refuse", "keep").about(
+        "keep: allow a symlink and a directory whose names differ only in case"
+    ),
 }
 
 
@@ -154,29 +165,29 @@ def _archive(node: Node, where: Location) -> tuple[tuple[str, int | str], ...]:
     return tuple((key.replace("-", "_"), value) for key, value in found.items())
 
 
-#: What a definition may name; the settings say which of these a run uses.
+#: Schemes that a definition may use; the settings decide which of them a run allows.
 REPOSITORY_SCHEMES: Final = ("https", "ssh", "http", "git", "file")
 
-_NAMED: Final = FILE_NAME.about("file name of the artifact; a .tar.zst name asks for a repack")
+_NAMED: Final = FILE_NAME.about("file name of the artifact; a .tar.zst name requests a repack")
 _STATIC_URL: Final[FieldTable] = {
     "type": TEXT,
     "url": url_field("https", "http", "file", "mirror")
-    .needed("where upstream publishes the bytes")
+    .needed("add the URL where upstream publishes the file")
     .about("the origin"),
     "mirrors": Field(
         list_of(url_field("https", "http", "file", "mirror").read),
         {"type": "array", "items": url_field("https", "http", "file", "mirror").schema},
-        "more URLs with the same bytes, tried in order",
+        "other URLs with the same bytes, tried in order",
     ),
-    "sha256": SHA256.needed("run `sha256sum` on the file that you reviewed").about("of the downloaded bytes"),
-    "size": COUNT.needed("run `stat -c %s` on the file that you reviewed").about("bytes of the download"),
+    "sha256": SHA256.needed("run `sha256sum` on the file that you reviewed").about("SHA-256 digest of the download"),
+    "size": COUNT.needed("run `stat -c %s` on the file that you reviewed").about("size of the download in bytes"),
     "artifact-name": _NAMED,
-    "strip-components": COUNT.about("leading path components to drop from every entry"),
-    "add-prefix": PREFIX.about("text put before every entry's name, usually ending in a slash"),
-    "duplicates": one_of("refuse", "last").about("last: of entries with one name the last one counts"),
-    "headers": HEADERS.about("request headers, sent to the origin only"),
+    "strip-components": COUNT.about("number of leading path components to remove from every entry"),
+    "add-prefix": PREFIX.about("text to put before the name of every entry, usually with a trailing slash"),
+    "duplicates": one_of("refuse", "last").about("last: if several entries have the same name, use the last one"),
+    "headers": HEADERS.about("request headers, sent only to the origin"),
     **VOUCHERS,
-    "archive": Field(_archive, schema_of(_ARCHIVE), "limits of this archive, over those of the settings"),
+    "archive": Field(_archive, schema_of(_ARCHIVE), "limits for this archive, which override the settings"),
 }
 
 
@@ -190,14 +201,14 @@ def _repository_url(node: Node, where: Location) -> str:
 
 _GIT: Final[FieldTable] = {
     "type": TEXT,
-    "repo": Field(_repository_url, TEXT.schema).needed("URL of the repository").about("URL of the repository"),
-    "revision": REVISION.needed("full commit id: a branch or tag moves").about("full commit id"),
-    "branch": ANYTHING.about("refused: a branch moves"),
+    "repo": Field(_repository_url, TEXT.schema).needed("add the URL of the repository").about("URL of the repository"),
+    "revision": REVISION.needed("add the full commit id; branches and tags can move").about("full commit id"),
+    "branch": ANYTHING.about("refused, because a branch moves"),
     "path-prefix": RELATIVE.about("directory of the content in the archive"),
     "artifact-name": _NAMED,
     "include-dot-git": SWITCH.about("keep .git in the archive"),
-    "ssh-key": TEXT.about("names the key: an environment variable or a file"),
-    "fetch-mode": TEXT.about("accepted for Taskgraph and ignored"),
+    "ssh-key": TEXT.about("environment variable or file that contains the key"),
+    "fetch-mode": TEXT.about("accepted for compatibility with Taskgraph, and ignored"),
     "archive": _STATIC_URL["archive"],
 }
 _HG: Final[FieldTable] = {
@@ -208,28 +219,28 @@ _SOURCES: Final[Mapping[str, FieldTable]] = {"static-url": _STATIC_URL, "git": _
 
 def _static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
     url = resolved(found["url"], where)
-    # Taskgraph takes what follows the last slash, a query included, and its digest depends on it
+    # Taskgraph uses everything after the last slash, including a query, and its digest depends on it
     name = found.get("artifact-name") or url.rpartition("/")[2]
     try:
         RelPath.parse(name)
         RelPath.parse(file_name_of(url))
     except ValueError:
-        where.wrong("no file name can be taken from the URL", "add `artifact-name:`")
+        where.wrong("cannot derive a file name from the URL", "add `artifact-name:`")
         return None
     strip, prefix = found.get("strip-components", 0), found.get("add-prefix", "")
     duplicates = found.get("duplicates", "refuse")
     if (strip or prefix or duplicates == "last") and not name.endswith(".tar.zst"):
         where.wrong(
-            f"strip-components, add-prefix and duplicates make a .tar.zst, but the artifact is called {name!r}",
-            "add `artifact-name: NAME.tar.zst`",
+            f"strip-components, add-prefix and duplicates require a .tar.zst artifact, got {name!r}",
+            "set `artifact-name: NAME.tar.zst`",
         )
         return None
     ends, starts = _archive_suffix(name), _archive_suffix(file_name_of(url))
     if starts and ends not in ("", starts, "zst"):
-        where.wrong(f"a .{starts} archive cannot become {name!r}", "only .tar.zst archives are made: name it so")
+        where.wrong(f"cannot repack a .{starts} archive as {name!r}", "use a .tar.zst name: no other format is created")
         return None
     if found.get("headers") and url.startswith("mirror:"):
-        where.wrong("`headers` go to one origin, and a mirror group has many", "write the URL of that origin")
+        where.wrong("`headers` require a single origin, but a mirror group has several", "use the URL of the origin")
     return StaticUrl(
         url=url,
         integrity=Integrity(size=found["size"], digest=found["sha256"]),
@@ -247,7 +258,7 @@ def _static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
 
 
 def _archive_suffix(name: str) -> str:
-    """Return which archive a file name says it is, in one word of each kind; "" for none."""
+    """Return the normalized archive suffix of a file name, such as "gz" for .tgz and .tar.gz; "" for none."""
     same = {"tgz": "gz", "tbz2": "bz2", "txz": "xz", "tzst": "zst"}
     found = re.search(r"\.(?:tar\.(gz|bz2|xz|zst)|(tgz|tbz2|txz|tzst|tar|zip))$", name.lower())
     suffix = (found[1] or found[2]) if found else ""
@@ -258,7 +269,9 @@ def _repository(found: dict[str, Any], where: Location) -> Git | Hg | None:
     prefix = str(found.get("path-prefix") or urls.name_of(found["repo"]))
     name = found.get("artifact-name") or f"{prefix.replace('/', '-')}.tar.zst"
     if not name.endswith(".tar.zst"):
-        where.wrong(f"the artifact {name!r} is no .tar.zst", "only .tar.zst archives are made of a repository")
+        where.wrong(
+            f"invalid artifact name {name!r}", "use a .tar.zst name: a repository is always archived as .tar.zst"
+        )
         return None
     places = {
         "repo": found["repo"],
@@ -276,7 +289,7 @@ def _repository(found: dict[str, Any], where: Location) -> Git | Hg | None:
 def _source(node: Node, where: Location) -> StaticUrl | Git | Hg | None:
     kind = node.items.get("type") if isinstance(node, Tree) else None
     if not isinstance(kind, Scalar) or not isinstance(node, Tree):
-        raise FieldError("has no `type:`", f"one of {', '.join(_SOURCES)}")
+        raise FieldError("has no `type:`", f"use one of {', '.join(_SOURCES)}")
     table = _SOURCES.get(kind.text)
     if table is None:
         place, reason = where.at("type", kind.line), f"the type {kind.text!r} is not supported"
@@ -297,11 +310,11 @@ def _source(node: Node, where: Location) -> StaticUrl | Git | Hg | None:
 
 FETCH: Final[FieldTable] = {
     "name": NAME_FIELD,
-    "description": TEXT.needed("say in one line what it is"),
+    "description": TEXT.needed("describe the content in one line"),
     "fetch": Field(
-        _source, {"oneOf": [schema_of(_STATIC_URL), schema_of(_GIT), schema_of(_HG)]}, "what to obtain"
-    ).needed("say what to obtain: type, url, sha256, size"),
-    "fetch-alias": NAME_FIELD.about("another name, which toolchains may use"),
+        _source, {"oneOf": [schema_of(_STATIC_URL), schema_of(_GIT), schema_of(_HG)]}, "content to fetch"
+    ).needed("add a mapping with type, url, sha256 and size"),
+    "fetch-alias": NAME_FIELD.about("alternative name for use in toolchains"),
     "artifact-prefix": RELATIVE.about("directory of the artifact on Taskcluster"),
     "attributes": ANYTHING,
 }

@@ -1,4 +1,4 @@
-"""The fields of the dialect: how a text, a name, a path, a URL, a digest is read, and what its JSON Schema is.
+"""Field types of definitions (string, name, path, URL, digest): their readers and their JSON Schemas.
 
 Pure: no I/O.
 """
@@ -16,9 +16,9 @@ from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree
 from tasks_lib.digest import Digest
 from tasks_lib.relpath import RelPath
 
-#: Longest text of one field in characters; a description of a page is below 4,000.
+#: Maximum length of a field in characters; a one-page description has fewer than 4,000.
 MAX_TEXT: Final = 65_536
-#: Characters of a name: it becomes a doit task name, a directory and a part of URLs.
+#: Characters of a name, which becomes a doit task name, a directory and part of URLs.
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._+~@-]*"
 MAX_NAME: Final = 200
 
@@ -27,15 +27,15 @@ MAX_NAME: Final = 200
 
 
 def text_of(node: Node, _where: Location | None = None) -> str:
-    """Return the text of a scalar that is not empty.
+    """Return the text of a non-empty scalar.
 
     Raises:
-        FieldError: a list, a mapping, nothing, or too long.
+        FieldError: it is a list, a mapping, empty, or too long.
     """
     if not isinstance(node, Scalar):
-        raise FieldError("must be a text, not a list or a mapping", line=node.line)
+        raise FieldError("must be a string, not a list or a mapping", line=node.line)
     if node.is_null or not node.text:
-        raise FieldError("is empty", "write a value or drop the key")
+        raise FieldError("is empty", "write a value or remove the key")
     if len(node.text) > MAX_TEXT:
         raise FieldError(f"is longer than {MAX_TEXT} characters")
     return node.text
@@ -53,93 +53,95 @@ def _path(text: str) -> RelPath:
     try:
         return RelPath.parse(text)
     except ValueError as error:
-        raise FieldError(str(error), "write a relative path that stays inside") from error
+        raise FieldError(str(error), "use a relative path that does not leave its directory") from error
 
 
 def relative(node: Node, where: Location) -> RelPath:
-    """Return a relative path that stays where it is put.
+    """Return a relative path that does not leave its directory.
 
     Raises:
-        FieldError: absolute, `..`, control characters, too long.
+        FieldError: it is absolute or too long, or contains `..` or control characters.
     """
     return _path(text_of(node, where))
 
 
 def name_of(node: Node, _where: Location | None = None) -> str:
-    """Return a name that is safe as a task, a directory and a part of a URL.
+    """Return a name that is safe as a task name, a directory and part of a URL.
 
     Raises:
-        FieldError: empty, too long, or another character.
+        FieldError: it is empty or too long, or contains a character that is not allowed.
     """
     return checked_name(text_of(node))
 
 
 def checked_name(name: str) -> str:
-    """Return `name` when it is a safe name.
+    """Return `name` if it is valid.
 
     Raises:
-        FieldError: too long, or a character that is not allowed.
+        FieldError: it is too long, or contains a character that is not allowed.
     """
     if len(name) > MAX_NAME or not re.fullmatch(NAME, name):
         raise FieldError(
-            f"{name!r} is no safe name",
-            f"a letter or digit, then letters, digits and . _ + ~ @ - ; at most {MAX_NAME} characters",
+            f"invalid name {name!r}",
+            "use letters, digits, '.', '_', '+', '~', '@' or '-', starting with a letter or digit;"
+            f" at most {MAX_NAME} characters",
         )
     return name
 
 
 def file_name(node: Node, where: Location) -> str:
-    """Return the name of a file: one path component.
+    """Return a file name, which is a single path component.
 
     Raises:
-        FieldError: holds a slash, or is no safe path.
+        FieldError: it contains a slash or is not a safe path.
     """
     text = text_of(node, where)
     if "/" in text:
-        raise FieldError("holds a slash", "an artifact name is one file name")
+        raise FieldError("contains a slash", "use a single file name")
     return _path(text).text
 
 
 def sha256(node: Node, where: Location) -> Digest:
-    """Return a sha256 digest, of either case, with or without `sha256:` in front.
+    """Return a sha256 digest, in upper or lower case, with or without the prefix `sha256:`.
 
     Raises:
-        FieldError: not 64 hex digits.
+        FieldError: it is not 64 hex digits.
     """
     text = text_of(node, where).removeprefix("sha256:")
     try:
         return Digest.sha256(text)
     except ValueError as error:
-        raise FieldError(f"{len(text)} characters are no sha256: {text[:80]!r}", "64 hex digits are needed") from error
+        reason = f"expected 64 hex digits, got {len(text)} characters: {text[:80]!r}"
+        raise FieldError(reason, "copy the output of `sha256sum`") from error
 
 
 def count(node: Node, where: Location) -> int:
-    """Return a number of zero or more.
+    """Return a non-negative integer.
 
     Raises:
-        FieldError: not digits only, or beyond 63 bits.
+        FieldError: it has a character other than a digit, or does not fit in 63 bits.
     """
     text = text_of(node, where)
     if not re.fullmatch(r"[0-9]{1,19}", text) or int(text) >= 2**63:
-        raise FieldError(f"{text[:40]!r} is no number of zero or more", "write digits only")
+        raise FieldError(f"must be a non-negative integer, got {text[:40]!r}", "write digits only, at most 2**63 - 1")
     return int(text)
 
 
 def switch(node: Node, where: Location) -> bool:
-    """Return true or false.
+    """Return a boolean.
 
     Raises:
-        FieldError: another word.
+        FieldError: it is another word than true, yes, on, false, no or off.
     """
     words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
     word = text_of(node, where).lower()
     if word not in words:
-        raise FieldError(f"{word[:40]!r} is neither true nor false", "write true or false")
+        raise FieldError(f"must be true or false, got {word[:40]!r}")
     return words[word]
 
 
 def url_reader(*schemes: str) -> Callable[[Node, Location], str]:
-    """Return a reader of URLs of these schemes."""
+    """Return a reader of URLs with one of these schemes."""
 
     def read(node: Node, where: Location) -> str:
         return checked_url(text_of(node, where), schemes)
@@ -148,13 +150,13 @@ def url_reader(*schemes: str) -> Callable[[Node, Location], str]:
 
 
 def checked_url(url: str, schemes: tuple[str, ...]) -> str:
-    """Return `url` when it can be asked for.
+    """Return `url` if it can be requested.
 
     Raises:
-        FieldError: another scheme, no host, blanks or control characters, credentials inside.
+        FieldError: it has another scheme, no host, spaces or control characters, or credentials.
     """
     if any(ord(character) <= 0x20 or ord(character) == 0x7F for character in url) or "\\" in url:
-        raise FieldError("holds a blank, a backslash or a control character", "percent-encode it")
+        raise FieldError("contains a space, a backslash or a control character", "percent-encode it")
     scheme = url.partition(":")[0].lower()
     if scheme not in schemes or ":" not in url:
         hint = "use the https form of this origin" if scheme == "ftp" else f"use {' or '.join(schemes)}"
@@ -162,14 +164,14 @@ def checked_url(url: str, schemes: tuple[str, ...]) -> str:
     if scheme in ("http", "https"):
         _check_host(url)
     if scheme == "file" and "%00" in url:
-        raise FieldError("holds a NUL", "write the name of a file that can be there")
+        raise FieldError("contains a NUL (%00)", "use the path of an existing file")
     if scheme == "mirror" and not re.fullmatch(rf"mirror://{NAME}/.+", url):
-        raise FieldError("names no mirror group and path", "write mirror://GROUP/PATH")
+        raise FieldError("has no mirror group or no path", "write mirror://GROUP/PATH")
     return url
 
 
 def resolved(url: str, where: Location) -> str:
-    """Return `url`; a `file:` URL becomes absolute, counted from the directory of the YAML file."""
+    """Return `url`; resolve a relative `file:` URL against the directory of the YAML file."""
     if not url.lower().startswith("file:"):
         return url
     path = url[5:]
@@ -185,17 +187,17 @@ def _check_host(url: str) -> None:
         if host and not host.isascii():
             host.encode("idna")
     except ValueError as error:
-        raise FieldError(f"is no URL: {error}") from error
+        raise FieldError(f"invalid URL: {error}") from error
     if port == 0:
-        raise FieldError("names port 0, which nobody listens at", "leave it out for the usual one")
+        raise FieldError("port 0 cannot be used", "omit the port to use the default")
     if not host or not re.match(r"https?://", url, re.IGNORECASE):
-        raise FieldError("names no host", "write https://host/path")
+        raise FieldError("has no host", "write https://host/path")
     if parts.username is not None or parts.password is not None:
-        raise FieldError("holds a user name or password", "use `headers:` or a netrc file for credentials")
+        raise FieldError("contains a user name or password", "use `headers:` or a netrc file for credentials")
 
 
 def list_of(read: Callable[[Node, Location], Any]) -> Callable[[Node, Location], tuple[Any, ...]]:
-    """Return a reader of lists whose items `read` reads; every bad item is noted."""
+    """Return a reader of lists whose items `read` reads; it reports every invalid item."""
 
     def read_list(node: Node, where: Location) -> tuple[Any, ...]:
         if not isinstance(node, Sequence):
@@ -204,8 +206,8 @@ def list_of(read: Callable[[Node, Location], Any]) -> Callable[[Node, Location],
         for item in node.items:
             try:
                 values.append(read(item, where))
-            except FieldError as wrong:
-                where.wrong(wrong.reason, wrong.hint, wrong.line or item.line)
+            except FieldError as error:
+                where.wrong(error.reason, error.hint, error.line or item.line)
         return tuple(values)
 
     return read_list
@@ -222,45 +224,45 @@ def one_or_list(read: Callable[[Node, Location], Any]) -> Callable[[Node, Locati
 
 
 def one_of(*words: str) -> Field:
-    """Return the field of one of these words."""
+    """Return a field whose value is one of these words."""
 
     def read(node: Node, _where: Location) -> str:
         word = text_of(node)
         if word not in words:
-            raise FieldError(f"{word[:40]!r} is unknown", f"write {' or '.join(words)}")
+            raise FieldError(f"invalid value {word[:40]!r}", f"use {' or '.join(words)}")
         return word
 
     return Field(read, {"enum": list(words)})
 
 
 def pairs(node: Node, _where: Location) -> tuple[tuple[str, str], ...]:
-    """Return a mapping of texts as pairs.
+    """Return a mapping of strings as pairs.
 
     Raises:
-        FieldError: no mapping, or a value that is no text.
+        FieldError: it is not a mapping, or a value is not a string.
     """
     if not isinstance(node, Tree):
-        raise FieldError("must be a mapping of texts", "write `NAME: value` lines", node.line)
+        raise FieldError("must be a mapping of strings", "write `NAME: value` lines", node.line)
     return tuple((key, _pair_text(value, key)) for key, value in node.items.items())
 
 
 def _pair_text(node: Node, key: str) -> str:
     if not isinstance(node, Scalar):
-        raise FieldError(f"the value of {key!r} must be a text", line=node.line)
+        raise FieldError(f"the value of {key!r} must be a string", line=node.line)
     return node.text
 
 
-#: A header's name and what its value may not hold. Source: RFC 9110 sections 5.1 and 5.5.
+#: Syntax of a header name, and characters that are not allowed in a value. Source: RFC 9110 sections 5.1 and 5.5.
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _RESERVED_HEADERS: Final = frozenset({"host", "range", "if-range", "content-length", "transfer-encoding", "connection"})
 
 
 def headers(node: Node, where: Location) -> tuple[tuple[str, str], ...]:
-    """Return request headers, given as a mapping (Taskgraph) or as a list of "Name: value" (Gecko).
+    """Return request headers, written as a mapping (Taskgraph) or as a list of "Name: value" (Gecko).
 
     Raises:
-        FieldError: a name or value that HTTP does not allow, or a header that the transport owns.
+        FieldError: HTTP does not allow a name or value, or the transport sets the header itself.
     """
     if isinstance(node, Sequence):
         texts = [text_of(item) for item in node.items]
@@ -269,29 +271,31 @@ def headers(node: Node, where: Location) -> tuple[tuple[str, str], ...]:
         found = list(pairs(node, where))
     for name, value in found:
         if not _HEADER_NAME.fullmatch(name) or _HEADER_FORBIDDEN.search(value) or not value:
-            raise FieldError(f"{name[:60]!r} is no header", 'write `Name: value` or a list of "Name: value"')
+            raise FieldError(f"invalid header {name[:60]!r}", 'write `Name: value` or a list of "Name: value"')
         if name.lower() in _RESERVED_HEADERS:
-            raise FieldError(f"the header {name} is set by the transport", "drop it")
+            raise FieldError(f"the header {name} is set by the transport", "remove it")
     return tuple(found)
 
 
 def hex_reader(lengths: tuple[int, ...], what: str) -> Callable[[Node, Location], str]:
-    """Return a reader of hex digits of one of these lengths, lowered."""
+    """Return a reader of hex digits of one of these lengths, which it converts to lower case."""
 
     def read(node: Node, where: Location) -> str:
         text = text_of(node, where).replace(" ", "").lower()
         if len(text) not in lengths or not re.fullmatch("[0-9a-f]+", text):
-            raise FieldError(f"{text[:80]!r} is no {what}", f"{' or '.join(map(str, lengths))} hex digits are needed")
+            raise FieldError(
+                f"invalid {what} {text[:80]!r}", f"expected the full {' or '.join(map(str, lengths))} hex digits"
+            )
         return text
 
     return read
 
 
 def _minisign_key(node: Node, where: Location) -> str:
-    """Return a minisign public key. Source: minisign, "Public key format": 42 bytes in base64."""
+    """Return the base64 text of a minisign public key. Source: minisign, "Public key format": 42 bytes in base64."""
     text = text_of(node, where)
     if not re.fullmatch("[A-Za-z0-9+/]{56}", text):
-        raise FieldError(f"{text[:80]!r} is no minisign public key", "the second line of the .pub file: RW...")
+        raise FieldError(f"invalid minisign public key {text[:80]!r}", "copy the second line of the .pub file (RW...)")
     return text
 
 
@@ -324,11 +328,11 @@ HEADERS: Final = Field(
 FINGERPRINT: Final = Field(hex_reader((40, 64), "primary key fingerprint"), _TEXT)
 MINISIGN_KEY: Final = Field(_minisign_key, {"type": "string", "pattern": "^[A-Za-z0-9+/]{56}$"})
 REVISION: Final = Field(
-    hex_reader((40, 64), "full commit id"),
+    hex_reader((40, 64), "commit id"),
     {"type": "string", "pattern": "^[0-9A-Fa-f]{40}([0-9A-Fa-f]{24})?$"},
 )
 
 
 def url_field(*schemes: str) -> Field:
-    """Return the field of a URL of one of these schemes."""
+    """Return a field whose value is a URL with one of these schemes."""
     return Field(url_reader(*schemes), {"type": "string", "pattern": f"^({'|'.join(schemes)}):"})

@@ -1,8 +1,8 @@
-"""Mirrors: where else the bytes of a definition may be asked for: groups, rewriting, content addresses, allow, block.
+"""Mirrors: alternative URLs of downloads by group, rewriting and content address, and allowed or blocked hosts.
 
-All of it is location: nothing here enters a key, and whatever a place serves is believed by digest alone. Pure: text
-in, values out. The file is `mirrors.yml` beside `fetch/` (docs/mirrors.md).
-Source of the words: Bazel's downloader configuration (rewrite, allow, block), Go's GOPROXY list (`,` goes on after
+Mirrors are locations only: they are not part of a recipe key, and content is verified by digest wherever it comes from.
+The file is `mirrors.yml` next to `fetch/` (docs/mirrors.md). Pure: no I/O.
+Source of the terms: Bazel's downloader configuration (rewrite, allow, block), Go's GOPROXY list (`,` continues after
 404 and 410, `|` after any error; `direct`), Nix's `mirror://` and hashed mirrors.
 """
 
@@ -21,22 +21,22 @@ from tasks_lib.definitions.values import Place, StaticUrl
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, parse_yaml
 from tasks_lib.digest import Integrity
 
-#: Most places of one definition; more would be a mistake in the rules.
+#: Maximum number of URLs for one definition; more would be a mistake in the rules.
 MAX_PLACES: Final = 64
 _MIRROR: Final = re.compile(rf"mirror://({NAME})/(.+)")
-#: In `to:`, the URL as it was. Source: GOPROXY's word for "past the proxies".
+#: In `to:`, the original URL. Source: the GOPROXY keyword for bypassing proxies.
 _DIRECT: Final = "direct"
 
 
 class Group(NamedTuple):
-    """A named list of places with the same tree of files."""
+    """A named list of base URLs with the same tree of files."""
 
     urls: tuple[str, ...]
     go_on: str
 
 
 class Rule(NamedTuple):
-    """A URL that matches as a whole is asked for at these places instead."""
+    """A rewrite rule: try `to` instead of a URL that matches `match` as a whole."""
 
     match: str
     to: tuple[str, ...]
@@ -44,7 +44,7 @@ class Rule(NamedTuple):
 
 
 class ContentAddress(NamedTuple):
-    """A place that knows content by its digest: a URL with {algo}, {hex} or {sha256}."""
+    """A content-addressed server: a URL template with {algo}, {hex} or {sha256}."""
 
     url: str
     place: str
@@ -53,7 +53,7 @@ class ContentAddress(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mirrors:
-    """What `mirrors.yml` says."""
+    """The configuration in `mirrors.yml`."""
 
     groups: Mapping[str, Group] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
@@ -63,7 +63,7 @@ class Mirrors:
     blocked_message: str = ""
 
     def places(self, source: StaticUrl) -> tuple[Place, ...]:
-        """Return where to ask for a download, in order, each place once."""
+        """Return the URLs to try for a download, in order and without duplicates."""
         found: dict[str, Place] = {}
         named = (place for url in (source.url, *source.mirrors) for place in self._named(url))
         for place in (*self._addressed(source.integrity, "first"), *named, *self._addressed(source.integrity, "last")):
@@ -71,12 +71,12 @@ class Mirrors:
         return tuple(found.values())[:MAX_PLACES]
 
     def unknown_group(self, url: str) -> str:
-        """Return the group that `url` names and that there is not, "" for none."""
+        """Return the name of the group in `url` if it is not defined, else ""."""
         match = _MIRROR.fullmatch(url)
         return match[1] if match and match[1] not in self.groups else ""
 
     def _named(self, url: str) -> Iterator[Place]:
-        """Give the places of one URL: those of the first rule that matches, else its group's, else itself."""
+        """Yield the URLs to try for one URL: from the first matching rule, else from its group, else itself."""
         for rule in self.rules:
             match = re.fullmatch(rule.match, url)
             if match:
@@ -105,12 +105,12 @@ class Mirrors:
                 yield Place(url=url.replace("{sha256}", digest.hex), go_on=one.go_on, by="content")
 
     def _judged(self, place: Place) -> Place:
-        """Say why a place is not asked: no URL, a host that is blocked, or not among those that are allowed."""
+        """Return `place` with the reason for refusal if its host is blocked or not allowed."""
         host = "" if place.refused else urlsplit(place.url).hostname or ""
         return place._replace(refused=self.refusal(host)) if host else place
 
     def refusal(self, host: str) -> str:
-        """Return why a host is not asked: it is blocked, or not among those that are allowed; "" when it may be."""
+        """Return why a host must not be contacted (it is blocked or not allowed), "" if it may be."""
         host = host.rstrip(".")  # "h." is "h", RFC 1034 3.1
         reason = ""
         if any(_is_below(host, one) for one in self.block):
@@ -121,16 +121,16 @@ class Mirrors:
 
 
 def _checked(place: Place) -> Place:
-    """Say why what a rule made of a URL cannot be asked for: any text can stand in the parts of it."""
+    """Return `place` with the reason for refusal if a rewrite rule produced an invalid URL."""
     try:
         checked_url(place.url, ("https", "http", "file"))
     except FieldError as error:
-        return place._replace(refused=f"what mirrors.yml makes of the URL {error.reason}")
+        return place._replace(refused=f"mirrors.yml rewrites the URL to an unusable one: {error.reason}")
     return place
 
 
 def _is_below(host: str, name: str) -> bool:
-    """Whether `host` is `name` or below it; `*` is everything."""
+    """Whether `host` is `name` or a subdomain of it; `*` matches every host."""
     return name == "*" or host == name or host.endswith(f".{name}")
 
 
@@ -140,23 +140,23 @@ def _is_below(host: str, name: str) -> bool:
 def _base(node: Node, _where: Location) -> str:
     url = checked_url(text_of(node), ("https", "http", "file"))
     if not url.endswith("/"):
-        raise FieldError("does not end in a slash", "write the directory that the paths are put after")
+        raise FieldError("must end with a slash", "write the directory to which paths are appended")
     return url
 
 
 def _template(node: Node, _where: Location) -> str:
     text = text_of(node)
     if text != _DIRECT and not re.match(r"(https?|mirror|file):", text):
-        raise FieldError(f"{text[:60]!r} is no place", r"write a URL with \1, mirror://GROUP/\1, or direct")
+        raise FieldError(f"invalid target {text[:60]!r}", r"use a URL with \1, mirror://GROUP/\1, or direct")
     return text
 
 
 def _address(node: Node, _where: Location) -> str:
     url = checked_url(text_of(node), ("https", "http"))
     if "{hex}" not in url and "{sha256}" not in url:
-        raise FieldError("names no digest", "write {algo} and {hex}, or {sha256}, where the digest goes")
+        raise FieldError("has no digest placeholder", "use {algo} and {hex}, or {sha256}")
     if left := re.search(r"\{(?!algo\}|hex\}|sha256\})[^}]*\}?", url):
-        raise FieldError(f"{left[0][:40]!r} is unknown", "known: {algo}, {hex}, {sha256}")
+        raise FieldError(f"unknown placeholder {left[0][:40]!r}", "known: {algo}, {hex}, {sha256}")
     return url
 
 
@@ -165,32 +165,34 @@ def _pattern(node: Node, _where: Location) -> str:
     try:
         re.compile(text)
     except re.error as error:
-        raise FieldError(f"is no regular expression: {error}", "mind dots and brackets") from error
+        raise FieldError(f"invalid regular expression: {error}", "check brackets and escapes") from error
     return text
 
 
 def _host(node: Node, _where: Location) -> str:
     text = text_of(node).lower()
     if not re.fullmatch(r"\*|[a-z0-9_][a-z0-9._-]*", text):
-        raise FieldError(f"{text[:60]!r} is no host", "write example.org, which includes what is below it, or *")
+        raise FieldError(f"invalid host {text[:60]!r}", "write example.org, which includes its subdomains, or *")
     return text
 
 
 _GO_ON: Final = one_of("any-error", "not-found")._replace(
-    doc="when the next place is asked: after any error, or only after 404 and 410"
+    doc="when to try the next URL: after any error, or only after 404 and 410"
 )
 _LIST: Final[dict[str, Any]] = {"oneOf": [TEXT.schema, TEXTS.schema]}
 _GROUP: Final[FieldTable] = {
-    "urls": Field(one_or_list(_base), _LIST).needed("directories with the same files, in order"),
+    "urls": Field(one_or_list(_base), _LIST).needed("list the base URLs with the same files, in order"),
     "go-on": _GO_ON,
 }
 _RULE: Final[FieldTable] = {
-    "match": Field(_pattern, TEXT.schema).needed("a regular expression for the whole URL"),
-    "to": Field(one_or_list(_template), _LIST).needed(r"places in order: URLs with \1, mirror://GROUP/\1, direct"),
+    "match": Field(_pattern, TEXT.schema).needed("add a regular expression for the whole URL"),
+    "to": Field(one_or_list(_template), _LIST).needed(
+        r"list the targets in order: URLs with \1, mirror://GROUP/\1, direct"
+    ),
     "go-on": _GO_ON,
 }
 _ADDRESS: Final[FieldTable] = {
-    "url": Field(_address, TEXT.schema).needed("a URL with {algo} and {hex}, or {sha256}"),
+    "url": Field(_address, TEXT.schema).needed("add a URL with {algo} and {hex}, or {sha256}"),
     "place": one_of("first", "last"),
     "go-on": _GO_ON,
 }
@@ -203,7 +205,10 @@ def _groups(node: Node, where: Location) -> dict[str, Group]:
     for name, inner in node.items.items():
         place = where.at(name, node.lines[name])
         if not re.fullmatch(NAME, name):
-            place.wrong(f"{name!r} is no safe name", "a letter or digit, then letters, digits and . _ + ~ @ -")
+            place.wrong(
+                f"invalid name {name!r}",
+                "use letters, digits, '.', '_', '+', '~', '@' or '-', starting with a letter or digit",
+            )
         found = read_table(inner, place, _GROUP)
         if found is not None:
             groups[name] = Group(found["urls"], found.get("go-on", "any-error"))
@@ -211,7 +216,7 @@ def _groups(node: Node, where: Location) -> dict[str, Group]:
 
 
 def _rows(table: FieldTable) -> Any:
-    """Return a reader of a list of mappings, each bad one noted."""
+    """Return a reader of a list of mappings, which reports every invalid one."""
 
     def read(node: Node, where: Location) -> list[dict[str, Any]]:
         if not isinstance(node, Sequence):
@@ -229,7 +234,8 @@ def _rules(node: Node, where: Location) -> tuple[Rule, ...]:
         for template in row["to"]:
             if any(int(number) > groups for number in re.findall(r"\\(\d+)", template)):
                 where.wrong(
-                    f"{template[:60]!r} names a group that {row['match'][:60]!r} does not have", "count the ( )"
+                    f"{template[:60]!r} refers to a group that {row['match'][:60]!r} does not define",
+                    "count its parentheses",
                 )
         rules.append(Rule(row["match"], row["to"], row.get("go-on", "any-error")))
     return tuple(rules)
@@ -242,19 +248,25 @@ def _addresses(node: Node, where: Location) -> tuple[ContentAddress, ...]:
 
 _HOSTS: Final = Field(one_or_list(_host), _LIST)
 _FILE: Final[FieldTable] = {
-    "groups": Field(_groups, {"type": "object", "additionalProperties": schema_of(_GROUP)}, "mirror://NAME/PATH"),
-    "rewrite": Field(_rules, {"type": "array", "items": schema_of(_RULE)}, "the first rule that matches decides"),
-    "content-addressed": Field(
-        _addresses, {"type": "array", "items": schema_of(_ADDRESS)}, "places that know content by its digest"
+    "groups": Field(
+        _groups,
+        {"type": "object", "additionalProperties": schema_of(_GROUP)},
+        "groups of mirrors, used as mirror://NAME/PATH",
     ),
-    "allow": _HOSTS.about("hosts that may be asked, with those below them; without it every host"),
-    "block": _HOSTS.about("hosts that are never asked, with those below them"),
-    "blocked-message": TEXT.about("what to tell who meets a blocked host"),
+    "rewrite": Field(
+        _rules, {"type": "array", "items": schema_of(_RULE)}, "rewrite rules; the first one that matches applies"
+    ),
+    "content-addressed": Field(
+        _addresses, {"type": "array", "items": schema_of(_ADDRESS)}, "servers that provide content by its digest"
+    ),
+    "allow": _HOSTS.about("allowed hosts, including their subdomains; by default every host"),
+    "block": _HOSTS.about("blocked hosts, including their subdomains"),
+    "blocked-message": TEXT.about("text to append to the error message for a blocked host"),
 }
 
 
 def read_mirrors(node: Node, where: Location) -> Mirrors:
-    """Return what a `mirrors.yml` says; every problem is noted."""
+    """Return the configuration in a `mirrors.yml`; report every problem."""
     if isinstance(node, Scalar) and node.is_null:
         return Mirrors()
     found = read_table(node, where, _FILE)
@@ -271,12 +283,12 @@ def read_mirrors(node: Node, where: Location) -> Mirrors:
     for rule in mirrors.rules:
         for template in rule.to:
             if name := mirrors.unknown_group(template):
-                where.wrong(f"there is no mirror group {name!r}", nearest(name, mirrors.groups))
+                where.wrong(f"unknown mirror group {name!r}", nearest(name, mirrors.groups))
     return mirrors
 
 
 def mirrors_of(text: str) -> Mirrors:
-    """Return what the text of a `mirrors.yml` says that was judged before; nothing of what is wrong in it."""
+    """Return the configuration in the text of a `mirrors.yml`; ignore problems, which `parse` reports."""
     with contextlib.suppress(YamlFaultError):
         root = parse_yaml(text, lambda _line, _key: None)
         return read_mirrors(root, Location("", "", 1, [])) if root is not None else Mirrors()
@@ -284,15 +296,15 @@ def mirrors_of(text: str) -> Mirrors:
 
 
 def unknown_groups(source: StaticUrl, mirrors: Mirrors) -> Iterable[tuple[str, str]]:
-    """Return the mirror groups that a download names and that there are not, each with a hint."""
+    """Return the undefined mirror groups that a download refers to, each with a hint."""
     names = dict.fromkeys(filter(None, map(mirrors.unknown_group, (source.url, *source.mirrors))))
-    return [(name, nearest(name, mirrors.groups) or "mirrors.yml defines the groups") for name in names]
+    return [(name, nearest(name, mirrors.groups) or "define it in mirrors.yml") for name in names]
 
 
 def mirrors_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of `mirrors.yml`."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "doit-fetch mirrors.yml: where else content may be asked for",
+        "title": "doit-fetch mirrors.yml: mirrors of downloads",
         **schema_of(_FILE),
     }

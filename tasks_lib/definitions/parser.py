@@ -1,7 +1,8 @@
-"""Files of definitions -> values: defaults merged, every problem of every file found in one go.
+"""Parser of definition files: merges defaults and reports all problems of all files at once.
 
-In a Taskgraph tree whose texts were written for other machines, what cannot be made here is set aside with its reason.
-Pure: no I/O. Source: taskgraph's default loader (`tasks`, `tasks-from`, `task-defaults`), read as documentation.
+Definitions of a Taskgraph tree are written for other machines: those that cannot be built here are refused with a
+reason, and the others are used. Pure: no I/O.
+Source: taskgraph's default loader (`tasks`, `tasks-from`, `task-defaults`), read as documentation.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from tasks_lib.errors import DefinitionError, Problem, Refusal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
-    """One definition file: `kind` is "fetch", "toolchain" or "mirrors", `directory` the absolute path of where it lies.
+    """One definition file: `kind` is "fetch", "toolchain" or "mirrors", `directory` its absolute directory.
 
-    `root` is the repository of a Taskgraph tree, which key paths and resources count from, and `scripts` where the tree
-    keeps the scripts of its toolchains; both are "" for definitions that stand elsewhere.
+    In a Taskgraph tree, `root` is the repository, to which key paths and resources are relative, and `scripts` is the
+    directory of the toolchain scripts; both are "" for other definitions.
     """
 
     kind: str
@@ -49,7 +50,7 @@ class _Reading:
     mirrors: Mirrors | None = None
 
     def known(self, source: SourceFile, defaults: Tree | None, memory: ParseCache | None) -> None:
-        """Read one file, or what `memory` knows of it."""
+        """Read one file, or use the result that `memory` has cached for it."""
         found = memory.recall(source, defaults) if memory is not None else None
         if found is None or found[0].keys() & self.fetches.keys() or found[1].keys() & self.toolchains.keys():
             before = len(self.problems), len(self.refused), len(self.fetches), len(self.toolchains)
@@ -61,12 +62,12 @@ class _Reading:
         self.toolchains |= found[1]
 
     def file(self, source: SourceFile, defaults: Tree | None) -> Tree | None:
-        """Read one file; return the task defaults that it states for its kind."""
+        """Read one file; return the task defaults that it sets for its kind."""
         where = Location(source.path, "", 1, self.problems, source.directory, source.root, source.scripts)
         try:
-            root = parse_yaml(source.text, lambda line, key: where.at(key, line).wrong("stands twice", "drop one"))
+            root = parse_yaml(source.text, lambda line, key: where.at(key, line).wrong("duplicate key", "remove one"))
         except YamlFaultError as fault:
-            where.wrong(f"is no YAML: {fault.reason}", "mind indentation and quotes", fault.line)
+            where.wrong(f"invalid YAML: {fault.reason}", "check indentation and quotes", fault.line)
             return None
         if root is None or (isinstance(root, Scalar) and root.is_null):
             return None
@@ -94,14 +95,14 @@ class _Reading:
         return defaults
 
     def place(self) -> None:
-        """Say where each download is asked for, once all files were read."""
+        """Apply the mirrors to each download after all files have been read."""
         mirrors = self.mirrors or Mirrors()
         for name, fetch in self.fetches.items():
             source = fetch.source
             if not isinstance(source, StaticUrl):
                 continue
             for group, hint in unknown_groups(source, mirrors):
-                reason = f"there is no mirror group {group!r}"
+                reason = f"unknown mirror group {group!r}"
                 self.problems.append(Problem(fetch.file, fetch.line, f"{name}.fetch.url", reason, hint))
             if self.mirrors is not None:
                 self.fetches[name] = msgspec.structs.replace(
@@ -113,7 +114,7 @@ class _Reading:
         for key, line in root.lines.items():
             if key not in ("tasks", "jobs") and not ignored(key):
                 where.at(key, line).wrong(
-                    "unknown key of kind.yml", nearest(key, ["tasks", "task-defaults", "tasks-from"])
+                    "unknown key in kind.yml", nearest(key, ["tasks", "task-defaults", "tasks-from"])
                 )
 
     def task(self, source: SourceFile, name: str, node: Node, where: Location, defaults: Tree | None) -> None:
@@ -121,8 +122,8 @@ class _Reading:
             node = merged(defaults, node)
         try:
             checked_name(name)
-        except FieldError as wrong:
-            where.wrong(wrong.reason, wrong.hint)
+        except FieldError as error:
+            where.wrong(error.reason, error.hint)
         own: list[Problem] = []
         self.definition(source, name, node, replace(where, problems=own))
         if source.root and own and (source.kind == "toolchain" or all(isinstance(one, Refusal) for one in own)):
@@ -136,7 +137,7 @@ class _Reading:
         table = FETCH if source.kind == "fetch" else TOOLCHAIN
         known: Mapping[str, Fetch | Toolchain] = self.fetches if source.kind == "fetch" else self.toolchains
         if name in known:
-            where.wrong("is defined twice", f"the other one is {known[name].file}:{known[name].line}")
+            where.wrong("is defined twice", f"the other definition is at {known[name].file}:{known[name].line}")
             return
         found = read_table(node, where, table, matcher(IGNORED))
         if found is None or not isinstance(node, Tree):
@@ -180,23 +181,23 @@ def _toolchain(name: str, found: dict[str, Any], where: Location) -> Toolchain:
 
 
 class ParseCache(Protocol):
-    """Who knows what single files define: asked before a file is parsed, told afterwards."""
+    """A cache of the definitions in single files: read before a file is parsed, updated after."""
 
     def recall(self, source: SourceFile, defaults: object) -> tuple[dict[str, Fetch], dict[str, Toolchain]] | None:
-        """Return what the file defines, None when it must be parsed."""
+        """Return the definitions of the file, or None if it must be parsed."""
 
     def keep(self, source: SourceFile, defaults: object, fetches: Iterable[str], toolchains: Iterable[str]) -> None:
-        """Learn which names a file without a problem defines."""
+        """Record the names that a file without problems defines."""
 
 
 def parse(files: Collection[SourceFile], memory: ParseCache | None = None) -> Definitions:
-    """Return the definitions of all files together, which may refer to each other.
+    """Return the definitions of all files, which may refer to each other.
 
-    A `kind.yml` states defaults for the files of its kind that come after it. In a Taskgraph tree, a fetch of a type
-    that is refused and a toolchain that cannot be made here do not stop the others: they are among `refused`.
+    A `kind.yml` sets defaults for the files of its kind that follow it. In a Taskgraph tree, a fetch of a refused type
+    and a toolchain that cannot be built here are not errors: they are returned in `refused`.
 
     Raises:
-        DefinitionError: with every problem of every file, in reading order.
+        DefinitionError: it contains all problems of all files, in reading order.
     """
     reading = _Reading()
     defaults: dict[str, Tree | None] = {}
@@ -221,9 +222,9 @@ def parse(files: Collection[SourceFile], memory: ParseCache | None = None) -> De
 
 
 def kind_files(text: str) -> tuple[str, ...] | None:
-    """Return the files that a `kind.yml` names with `tasks-from`, or None when it holds no tasks and names none.
+    """Return the files that a `kind.yml` lists in `tasks-from`, or None if it has no tasks and lists no files.
 
-    A `kind.yml` that cannot be read names none; `parse` reports what is wrong with it.
+    Return None for a `kind.yml` with invalid YAML; `parse` reports the problem.
     """
     try:
         root = parse_yaml(text, lambda _line, _key: None)
@@ -244,7 +245,7 @@ def _is_plain_file(node: Scalar) -> bool:
     return True
 
 
-#: Keys of a task that mean something to Taskcluster and nothing here.
+#: Keys of a task that only Taskcluster uses; they are ignored.
 #: Source: taskgraph task, run and toolchain schemas.
 IGNORED: Final = (
     r"^(treeherder|docker-image|expires-after|worker|worker-.*|run-on-.*|run-task.*|scopes|routes|extra|index|priority|tier)$",
@@ -252,18 +253,18 @@ IGNORED: Final = (
     r"^(attributes|task-from|use-.*|needs-sccache|deadline-after|from-deps|requires|copy-attributes|retries)$",
     r"^(python-version|local-.*|require-signing|secrets|platform|job-symbol|trigger-.*|stable-.*)$",
 )
-#: Keys of `kind.yml` beside the tasks. Source: taskgraph `kind` schema.
+#: Other keys of `kind.yml` than the tasks; they are ignored. Source: taskgraph `kind` schema.
 KIND_IGNORED: Final = (
     r"^(loader|transforms|kind-dependencies|kind-.*|not-for-locales|only-for-.*|defaults|attributes|.*-defaults|.*-from)$",
 )
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of one definition file of either kind."""
+    """Return the JSON Schema (draft 2020-12) of a definition file of either kind."""
     kinds = {"fetch": schema_of(FETCH, IGNORED), "toolchain": schema_of(TOOLCHAIN, IGNORED)}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "doit-fetch definitions: names of fetches (fetch/*.yml) or of toolchains (toolchain/*.yml)",
+        "title": "doit-fetch definitions: fetches (fetch/*.yml) or toolchains (toolchain/*.yml) by name",
         "type": "object",
         "properties": {"task-defaults": {"type": "object"}, "job-defaults": {"type": "object"}},
         "additionalProperties": {"anyOf": [{"$ref": f"#/$defs/{kind}"} for kind in kinds]},

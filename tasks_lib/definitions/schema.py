@@ -1,6 +1,6 @@
-"""A mapping of keys as a table of fields: one declaration each, from which reading, errors and the JSON Schema follow.
+"""Tables of fields: one declaration per key defines its reader, its errors and its JSON Schema.
 
-A reader takes a node and returns its value, or raises `FieldError`; nothing here stops at the first problem.
+A reader takes a node and returns its value or raises `FieldError`. Reading continues after a problem and reports all.
 Pure: no I/O.
 """
 
@@ -17,7 +17,7 @@ from tasks_lib.errors import Problem, Refusal
 
 
 class FieldError(Exception):
-    """A value that cannot be read; `line` 0 means the line of the field."""
+    """An invalid value; `line` 0 means the line of the field."""
 
     def __init__(self, reason: str, hint: str = "", line: int = 0) -> None:
         super().__init__(reason)
@@ -28,43 +28,43 @@ class FieldError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A place in a file, and the list that collects its problems."""
+    """A position in a file, and the list that collects its problems."""
 
     file: str
     key: str
     line: int
     problems: list[Problem]
     base: str = ""  # absolute directory of the file
-    root: str = ""  # of the repository, "" for the current directory
-    scripts: str = ""  # where a Taskgraph tree keeps the scripts of its toolchains
+    root: str = ""  # directory of the repository, "" for the current directory
+    scripts: str = ""  # directory of toolchain scripts in a Taskgraph tree
 
     def at(self, key: str, line: int) -> Location:
-        """Return the place of a key below this one."""
+        """Return the position of a key below this one."""
         return replace(self, key=f"{self.key}.{key}" if self.key else key, line=line)
 
     def refuse(self, reason: str, hint: str = "") -> None:
-        """Note that what stands here is understood and not supported."""
+        """Report that this value is known but not supported."""
         self.problems.append(Refusal(self.file, self.line, self.key, reason, hint))
 
     def wrong(self, reason: str, hint: str = "", line: int = 0) -> None:
-        """Note a problem here."""
+        """Report a problem at this position."""
         self.problems.append(Problem(self.file, line or self.line, self.key, reason, hint))
 
 
 class Field(NamedTuple):
-    """How one key is read, what its JSON Schema is, and whether it must be there."""
+    """The reader of one key, its JSON Schema, and whether it is required."""
 
     read: Callable[[Node, Location], Any]
     schema: dict[str, Any]
     doc: str = ""
-    required: str = ""  # why it must be there; "" when it need not
+    required: str = ""  # hint if the key is missing; "" for an optional key
 
     def needed(self, why: str) -> Field:
-        """Return this field as one that must be there."""
+        """Return this field as a required one; `why` is the hint if it is missing."""
         return self._replace(required=why)
 
     def about(self, doc: str) -> Field:
-        """Return this field with its description for the schema."""
+        """Return this field with a description for the JSON Schema."""
         return self._replace(doc=doc)
 
 
@@ -74,9 +74,9 @@ FieldTable = Mapping[str, Field]
 def read_table(
     node: Node, where: Location, table: FieldTable, ignored: Callable[[str], bool] = lambda _: False
 ) -> dict[str, Any] | None:
-    """Return the values of the mapping `node`, or None when it noted a problem."""
+    """Return the values of the mapping `node`, or None after reporting a problem."""
     if not isinstance(node, Tree):
-        where.wrong("must be a mapping of keys", "write `key: value` lines below it", node.line)
+        where.wrong("must be a mapping", "write `key: value` lines below it", node.line)
         return None
     before = len(where.problems)
     values: dict[str, Any] = {}
@@ -89,8 +89,8 @@ def read_table(
             continue
         try:
             values[key] = field.read(inner, place)
-        except FieldError as wrong:
-            place.wrong(wrong.reason, wrong.hint, wrong.line)
+        except FieldError as error:
+            place.wrong(error.reason, error.hint, error.line)
     for key, field in table.items():
         if field.required and key not in node.items:
             where.at(key, node.line).wrong("is missing", field.required)
@@ -98,7 +98,7 @@ def read_table(
 
 
 def schema_of(table: FieldTable, patterns: Iterable[str] = ()) -> dict[str, Any]:
-    """Return the JSON Schema of a mapping with these fields; keys that match `patterns` are ignored."""
+    """Return the JSON Schema of a mapping with these fields; it allows any key that matches `patterns`."""
     schema: dict[str, Any] = {
         "type": "object",
         "properties": {
@@ -114,7 +114,7 @@ def schema_of(table: FieldTable, patterns: Iterable[str] = ()) -> dict[str, Any]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a hint that names what was probably meant, or what there is."""
+    """Return a hint: the known word most similar to `word`, else all known words if they are few."""
     names = list(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
@@ -123,6 +123,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def matcher(patterns: Iterable[str]) -> Any:
-    """Return a check whether a key matches one of the patterns."""
+    """Return a predicate that is true for a key that matches one of the patterns."""
     compiled = re.compile("|".join(patterns))
     return lambda key: compiled.match(key) is not None

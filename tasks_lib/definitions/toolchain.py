@@ -1,4 +1,4 @@
-"""Text -> a toolchain: what it collects, and what it runs on that. Pure: no I/O.
+"""Fields of a toolchain: the artifacts it consumes and the command it runs on them. Pure: no I/O.
 
 Source for keys and defaults: taskgraph 24.2 `transforms/run` (read as documentation), Gecko's
 `taskcluster/kinds/toolchain`.
@@ -26,16 +26,16 @@ from tasks_lib.definitions.values import FetchesEntry, FileReference, ToolchainR
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree
 from tasks_lib.relpath import RelPath
 
-#: Keys of `run:` that mean something to Taskcluster and nothing here. Source: taskgraph run and toolchain schemas.
+#: Keys of `run:` that only Taskcluster uses; they are ignored. Source: taskgraph run and toolchain schemas.
 _RUN_IGNORED: Final = (
     r"^(using|sparse-profile|toolchain-env|toolchain-extract|tooltool.*|cwd|checkout.*|cache.*|run-as-root|use-.*|job-script|exec-with|workdir|platform|target-.*|digest-data)$",
 )
 
 _ENTRY: Final[FieldTable] = {
-    "artifact": NAME_FIELD.needed("name of the fetch or toolchain"),
+    "artifact": NAME_FIELD.needed("add the name of the fetch or toolchain"),
     "dest": RELATIVE.about("directory below the fetches directory"),
-    "extract": SWITCH.about("false: place the artifact as it is"),
-    "verify-hash": SWITCH.about("accepted for Taskgraph; every artifact is verified here"),
+    "extract": SWITCH.about("false: place the artifact without extracting it"),
+    "verify-hash": SWITCH.about("accepted for compatibility with Taskgraph; every artifact is verified"),
 }
 _ENTRIES_SCHEMA: Final[dict[str, Any]] = {
     "type": "array",
@@ -71,31 +71,31 @@ def _fetches(node: Node, where: Location) -> tuple[FetchesEntry, ...]:
 def _noted_entry(kind: str, node: Node, where: Location) -> FetchesEntry | None:
     try:
         return _entry(kind, node, where)
-    except FieldError as wrong:
-        where.wrong(wrong.reason, wrong.hint, wrong.line or node.line)
+    except FieldError as error:
+        where.wrong(error.reason, error.hint, error.line or node.line)
         return None
 
 
 def _aliases(node: Node, where: Location) -> tuple[str, ...]:
-    if isinstance(node, Tree):  # Gecko's `by-project:`; which project this is cannot be known here
+    if isinstance(node, Tree):  # Gecko's `by-project:`, which depends on a project that is unknown here
         return ()
     aliases: tuple[str, ...] = NAMES.read(node, where)
     return aliases
 
 
 def _command(node: Node, where: Location) -> tuple[str, ...]:
-    """Return the words to execute; a text is a line for the shell."""
+    """Return the words to execute; a string is a shell command line."""
     return ("/bin/sh", "-c", text_of(node)) if isinstance(node, Scalar) else TEXTS.read(node, where)
 
 
 _RUN: Final[FieldTable] = {
-    "command": Field(_command, {"oneOf": [TEXT.schema, TEXTS.schema]}, "words to execute, or one line for the shell"),
+    "command": Field(_command, {"oneOf": [TEXT.schema, TEXTS.schema]}, "words to execute, or one shell command line"),
     "script": TEXT.about("file to execute, relative to the YAML file"),
-    "arguments": TEXTS.about("of the script"),
-    "resources": TEXTS.about("files that the script reads, relative to the YAML file; part of its identity"),
-    "toolchain-artifact": RELATIVE.about("what it leaves in $UPLOAD_DIR"),
-    "toolchain-alias": Field(_aliases, {}, "more names of the toolchain"),
-    "env": PAIRS.about("environment of the command; part of its identity"),
+    "arguments": TEXTS.about("arguments of the script"),
+    "resources": TEXTS.about("files that the script reads, relative to the YAML file; part of the recipe key"),
+    "toolchain-artifact": RELATIVE.about("artifact that the command creates in $UPLOAD_DIR"),
+    "toolchain-alias": Field(_aliases, {}, "alternative names of the toolchain"),
+    "env": PAIRS.about("environment of the command; part of the recipe key"),
 }
 
 
@@ -105,10 +105,10 @@ def _run(node: Node, where: Location) -> tuple[ToolchainRun | None, tuple[str, .
         return None, ()
     aliases = found.get("toolchain-alias", ())
     if "command" in found and "script" in found:
-        where.wrong("has both `command` and `script`", "keep one")
+        where.wrong("has both `command` and `script`", "remove one")
     if "command" not in found and "script" not in found:
         if "toolchain-artifact" in found:
-            where.wrong("names a toolchain-artifact, but nothing makes it", "add `command:` or `script:`")
+            where.wrong("has a toolchain-artifact, but no command creates it", "add `command:` or `script:`")
         return None, aliases
     artifact = found.get("toolchain-artifact")
     run = ToolchainRun(
@@ -133,7 +133,7 @@ def _resource(text: str, where: Location) -> FileReference:
 
 
 def _left(artifact: RelPath, where: Location) -> RelPath:
-    """Return where a command leaves its artifact, below $UPLOAD_DIR.
+    """Return the path where a command creates its artifact, relative to $UPLOAD_DIR.
 
     Source: Taskgraph publishes $UPLOAD_DIR under the directory of `toolchain-artifact`.
     """
@@ -142,7 +142,7 @@ def _left(artifact: RelPath, where: Location) -> RelPath:
 
 TOOLCHAIN: Final[FieldTable] = {
     "name": NAME_FIELD,
-    "description": TEXT.needed("say in one line what it is"),
+    "description": TEXT.needed("describe the toolchain in one line"),
     "fetches": Field(
         _fetches,
         {
@@ -150,8 +150,8 @@ TOOLCHAIN: Final[FieldTable] = {
             "properties": {"fetch": _ENTRIES_SCHEMA, "toolchain": _ENTRIES_SCHEMA},
             "additionalProperties": False,
         },
-        "artifacts placed in its fetches directory",
+        "artifacts to provide in the fetches directory",
     ),
-    "run": Field(_run, schema_of(_RUN, _RUN_IGNORED), "what it executes there"),
+    "run": Field(_run, schema_of(_RUN, _RUN_IGNORED), "command to run in the fetches directory"),
     "attributes": ANYTHING,
 }

@@ -1,8 +1,8 @@
-"""Fetch definitions and toolchains as values.
+"""Value types of fetch definitions and toolchains.
 
-Frozen, and born valid: whoever holds one need not check it again. Locators (URLs, mirrors, headers,
-signature places) and identity (size, digest, strip, prefix, artifact name) stand side by side here;
-`recipe` says which is which. Pure: no I/O.
+Values are immutable and always valid, so that users of a value need not check it again. A value contains both locators
+(URLs, mirrors, headers, signature URLs) and identity (size, digest, strip, prefix, artifact name); `recipe` defines
+which fields belong to the identity. Pure: no I/O.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import msgspec
 from tasks_lib.digest import Integrity
 from tasks_lib.relpath import RelPath
 
-#: Where Taskgraph puts artifacts of fetch tasks. Source: taskgraph `transforms/fetch`, key `artifact-prefix`.
+#: Directory of fetch artifacts on Taskcluster. Source: taskgraph `transforms/fetch`, key `artifact-prefix`.
 DEFAULT_ARTIFACT_PREFIX: Final = "public"
 
 
 class GpgSignature(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
-    """An OpenPGP signature; `fingerprint` pins the one primary key that may sign.
+    """An OpenPGP signature; `fingerprint` pins the only primary key that may sign.
 
-    `key_path` is relative to the repository root, `key_file` is where it is. Without a `sig_url` the text itself is
-    clear-signed (only a list of digests can be).
+    `key_path` is relative to the repository root, `key_file` is the path of the file. Without a `sig_url`, the signed
+    text itself is clear-signed (possible only for a list of digests).
     """
 
     sig_url: str
@@ -33,24 +33,24 @@ class GpgSignature(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_li
 
 
 class Minisign(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
-    """A minisign signature; `public_key` is the base64 line of the key."""
+    """A minisign signature; `public_key` is the base64 line of the key file."""
 
     sig_url: str
     public_key: str
 
 
 class Checksums(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
-    """A list of digests (`sha256sum`) at `url`, itself signed; it must list the file with the pinned digest."""
+    """A signed list of digests (`sha256sum`) at `url`, which must list the file with the pinned digest."""
 
     url: str
     signed_by: GpgSignature | Minisign
 
 
 class Place(NamedTuple):
-    """One URL to ask: the next one follows after "any-error", or only after a 404 or 410 ("not-found").
+    """A URL to try; continue with the next one after "any-error", or only after a 404 or 410 ("not-found").
 
-    `by` is "name" for a place in a tree of files, "content" for one that knows digests; `refused` says why it is not
-    asked at all.
+    `by` is "name" for a URL in a tree of files, "content" for a content-addressed URL; `refused` is the reason why the
+    URL is never requested, "" if it may be.
     """
 
     url: str
@@ -60,7 +60,7 @@ class Place(NamedTuple):
 
 
 class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
-    """One file with promised bytes; `mirrors` serve the same bytes, in order of preference."""
+    """One file with a pinned digest; `mirrors` serve the same bytes, in order of preference."""
 
     url: str
     integrity: Integrity
@@ -68,25 +68,25 @@ class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
     mirrors: tuple[str, ...] = ()
     strip_components: int = 0
     add_prefix: str = ""
-    #: "refuse", or "last": of entries with one name the last one counts
+    #: "refuse", or "last": if several entries have the same name, use the last one
     duplicates: str = "refuse"
     headers: tuple[tuple[str, str], ...] = ()
     gpg_signature: GpgSignature | None = None
     minisign: Minisign | None = None
     checksums: Checksums | None = None
-    #: Limits of this archive, by the names of `archive.Limits`; they decide about refusal, never about the output.
+    #: Limits for this archive, by the field names of `archive.Limits`; they never change the output.
     archive: tuple[tuple[str, int | str], ...] = ()
-    #: Where `mirrors.yml` says to ask; () when it says nothing.
+    #: URLs to try according to `mirrors.yml`; () without that file.
     rewritten: tuple[Place, ...] = ()
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """Where to ask for it, in order."""
+        """URLs to try, in order."""
         return self.rewritten or tuple(Place(url) for url in (self.url, *self.mirrors))
 
     @property
     def locations(self) -> tuple[str, ...]:
-        """The URLs beside which more may lie, a signature for instance."""
+        """URLs next to which related files, such as signatures, may exist."""
         return tuple(place.url for place in self.places if place.by == "name" and not place.refused)
 
     @property
@@ -96,12 +96,12 @@ class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
 
     @property
     def vouchers(self) -> tuple[GpgSignature | Minisign | Checksums, ...]:
-        """What must vouch for the bytes beside their digest."""
+        """Signatures that must be valid in addition to the digest."""
         return tuple(one for one in (self.gpg_signature, self.minisign, self.checksums) if one is not None)
 
     @property
     def needs_repack(self) -> bool:
-        """Whether the artifact is another archive than what is downloaded."""
+        """Whether the artifact is a repacked archive rather than the downloaded file."""
         renamed = self.artifact_name.endswith(".tar.zst") and not self.file_name.lower().endswith((".tar.zst", ".tzst"))
         return bool(self.strip_components or self.add_prefix or self.duplicates != "refuse" or renamed)
 
@@ -114,7 +114,7 @@ class Git(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     path_prefix: str
     artifact_name: str
     dot_git: str = "dropped"
-    ssh_key: str = ""  # names an environment variable that holds the key, or a file
+    ssh_key: str = ""  # environment variable or file that contains the key
     archive: tuple[tuple[str, int | str], ...] = ()
 
 
@@ -129,14 +129,14 @@ class Hg(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
 
 
 class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
-    """A fetch definition: which content is wanted, under which name."""
+    """A fetch definition: the content to fetch and its name."""
 
     name: str
     description: str
     source: StaticUrl | Git | Hg
     alias: str = ""
     artifact_prefix: str = DEFAULT_ARTIFACT_PREFIX
-    ignored: tuple[str, ...] = ()  # keys that mean something to Taskcluster and nothing here
+    ignored: tuple[str, ...] = ()  # keys that only Taskcluster uses
     file: str
     line: int
 
@@ -144,7 +144,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True
 class FetchesEntry(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """One artifact that a toolchain consumes.
 
-    `kind` is "fetch" or "toolchain", `delivery` is "extract" or "place"; `dest` lies below the fetches
+    `kind` is "fetch" or "toolchain", `delivery` is "extract" or "place"; `dest` is relative to the fetches
     directory.
     """
 
@@ -156,14 +156,14 @@ class FetchesEntry(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_li
 
 
 class FileReference(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
-    """A file that a definition names: `text` as written, `path` where it is."""
+    """A file that a definition refers to: `text` as written, and its `path`."""
 
     text: str
     path: str
 
 
 class ToolchainRun(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
-    """What a toolchain executes in its fetches directory: a command, or a script with arguments."""
+    """The command, or the script with arguments, that a toolchain runs in its fetches directory."""
 
     command: tuple[str, ...] = ()
     script: FileReference | None = None
@@ -174,7 +174,7 @@ class ToolchainRun(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_li
 
 
 class Toolchain(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
-    """A consumer: its fetches, and optionally what it runs on them."""
+    """A consumer of artifacts: its fetches, and optionally the command that it runs on them."""
 
     name: str
     description: str
@@ -186,13 +186,13 @@ class Toolchain(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
 
     @property
     def artifact_name(self) -> str:
-        """The file name of what it leaves, "" for none."""
+        """The file name of its artifact, "" for none."""
         artifact = self.run.toolchain_artifact if self.run else None
         return artifact.components[-1] if artifact else ""
 
 
 class RefusedDefinition(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
-    """A definition of a Taskgraph tree that cannot be made here, and why; `task` is what it would be called."""
+    """A definition of a Taskgraph tree that cannot be built here, with the reason; `task` is its task name."""
 
     task: str
     reason: str
@@ -201,7 +201,7 @@ class RefusedDefinition(msgspec.Struct, frozen=True, kw_only=True, tag=True, arr
 
 
 class Definitions(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that is wanted, by name; aliases resolve through the two lookups."""
+    """All definitions by name; `fetch` and `toolchain` also accept aliases."""
 
     fetches: Mapping[str, Fetch]
     toolchains: Mapping[str, Toolchain]
@@ -210,22 +210,22 @@ class Definitions(msgspec.Struct, frozen=True, kw_only=True):
     _toolchain_aliases: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     def fetch(self, name: str) -> Fetch:
-        """Return the fetch of that name or alias.
+        """Return the fetch with this name or alias.
 
         Raises:
-            KeyError: there is none; impossible for a name taken from these definitions.
+            KeyError: it does not exist; impossible for a name taken from these definitions.
         """
         return self.fetches[self._fetch_aliases.get(name, name)]
 
     def toolchain(self, name: str) -> Toolchain:
-        """Return the toolchain of that name or alias.
+        """Return the toolchain with this name or alias.
 
         Raises:
-            KeyError: there is none; impossible for a name taken from these definitions.
+            KeyError: it does not exist; impossible for a name taken from these definitions.
         """
         return self.toolchains[self._toolchain_aliases.get(name, name)]
 
 
 def file_name_of(url: str) -> str:
-    """Return the last segment of the path of `url`, without query and fragment."""
+    """Return the last path segment of `url`, without query and fragment."""
     return url.partition("#")[0].partition("?")[0].rpartition("/")[2]

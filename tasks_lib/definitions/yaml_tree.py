@@ -1,8 +1,8 @@
-"""YAML text -> a tree that remembers its lines.
+"""YAML parser that returns a tree with line numbers.
 
-Owns what YAML means here: mappings, sequences, scalars as text, anchors, aliases and merge keys.
-Refuses tags, several documents and unbounded input. A scalar keeps its text (no `yes` that becomes true by
-itself, no digest that becomes a number): the field that reads it decides what it is. Pure: no I/O.
+Supports mappings, sequences, scalars, anchors, aliases and merge keys. Rejects tags, multiple documents and unbounded
+input. A scalar keeps its text (`yes` does not become true, a digest does not become a number), and the field that reads
+it decides its type. Pure: no I/O.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, Final
 
 import yaml
 
-#: Deepest nesting of a definition file; real ones stay below 10.
+#: Maximum nesting depth of a definition file; real files have fewer than 10 levels.
 MAX_DEPTH: Final = 40
-#: Most nodes of one file, aliases counted each time they are used (10,000 definitions have about 300,000).
+#: Maximum number of nodes in one file; each use of an alias counts (10,000 definitions have about 300,000).
 MAX_NODES: Final = 4_000_000
 
-#: Plain scalars that mean "nothing". Source: YAML 1.1, https://yaml.org/type/null.html
+#: Plain scalars that mean null. Source: YAML 1.1, https://yaml.org/type/null.html
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -26,7 +26,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """One value as text; `plain` when it was written without quotes."""
+    """A value as text; `plain` if it was written without quotes."""
 
     text: str
     plain: bool
@@ -34,7 +34,7 @@ class Scalar:
 
     @property
     def is_null(self) -> bool:
-        """Whether this is YAML's null."""
+        """Whether this is the YAML null value."""
         return self.plain and self.text in _NULLS
 
 
@@ -48,7 +48,7 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A mapping; `lines` tells where each key stands."""
+    """A mapping; `lines` contains the line number of each key."""
 
     items: dict[str, Node]
     lines: dict[str, int]
@@ -59,7 +59,7 @@ Node = Scalar | Sequence | Tree
 
 
 class YamlFaultError(Exception):
-    """The text is no YAML that is accepted here; `line` counts from 1."""
+    """Invalid or unsupported YAML; `line` counts from 1."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(reason)
@@ -68,12 +68,13 @@ class YamlFaultError(Exception):
 
 
 def parse_yaml(text: str, duplicate: Callable[[int, str], None]) -> Node | None:
-    """Return the tree of the one document in `text`, or None when there is none.
+    """Return the tree of the only document in `text`, or None if there is none.
 
-    `duplicate(line, key)` is called for a key that stands twice in one mapping; the first one is kept.
+    Call `duplicate(line, key)` for each duplicate key of a mapping; the first value is used.
 
     Raises:
-        YamlFaultError: broken syntax, a tag, an unknown alias, a second document, too deep or too large.
+        YamlFaultError: the text has a syntax error, a tag, an unknown alias or a second document, or is too deep or
+            too large.
     """
     try:
         return _Builder(iter(yaml.parse(text, Loader=_Loader)), duplicate).document()
@@ -81,17 +82,17 @@ def parse_yaml(text: str, duplicate: Callable[[int, str], None]) -> Node | None:
         mark = error.problem_mark or error.context_mark
         line = int(getattr(mark, "line", 0)) + 1
         raise YamlFaultError(line, error.problem or str(error)) from error
-    except yaml.YAMLError as error:  # an unreadable character has no mark of the usual kind
+    except yaml.YAMLError as error:  # the error for an unreadable character has no mark
         raise YamlFaultError(1, str(error).splitlines()[0]) from error
 
 
 def merged(lower: Tree, upper: Tree) -> Tree:
-    """Return `lower` with `upper` on top, mappings merged deeply. Source: Taskgraph's `task-defaults`."""
+    """Return `lower` overridden by `upper`, nested mappings included. Source: Taskgraph's `task-defaults`."""
     items = dict(lower.items)
     for key, node in upper.items.items():
         under = items.get(key)
         both = isinstance(under, Tree) and isinstance(node, Tree)
-        items[key] = merged(under, node) if both else node  # type: ignore[arg-type]  # `both` says they are trees
+        items[key] = merged(under, node) if both else node  # type: ignore[arg-type]  # `both` implies that they are trees
     return Tree(items, {**lower.lines, **upper.lines}, upper.line)
 
 
@@ -108,7 +109,7 @@ class _Builder:
             if isinstance(event, yaml.DocumentStartEvent):
                 if root is not None:
                     line = event.start_mark.line + 1 if event.start_mark else 1
-                    raise YamlFaultError(line, "a second document: one file holds one")
+                    raise YamlFaultError(line, "a file must contain only one document")
             elif isinstance(event, yaml.NodeEvent):
                 root = self.node(event, 0)
         return root
@@ -129,17 +130,18 @@ class _Builder:
             self.count(size, line)
             return node
         if event.tag is not None and not (isinstance(event, yaml.ScalarEvent) and event.implicit[1]):
-            raise YamlFaultError(line, f"the tag {event.tag} is not accepted")
+            raise YamlFaultError(line, f"the tag {event.tag} is not allowed")
         before = self.nodes
         self.count(1, line)
-        made = self.value(event, line, depth)
+        value = self.value(event, line, depth)
         if event.anchor:
-            self.anchors[event.anchor] = (made, self.nodes - before)
-        return made
+            self.anchors[event.anchor] = (value, self.nodes - before)
+        return value
 
     def value(self, event: Any, line: int, depth: int) -> Node:
         if isinstance(event, yaml.ScalarEvent):
-            return Scalar(event.value, not event.style, line)  # plain: libyaml says "", Python's own parser None
+            # the style of a plain scalar is "" in libyaml, None in pure Python
+            return Scalar(event.value, not event.style, line)
         if isinstance(event, yaml.SequenceStartEvent):
             items = []
             while not isinstance(inner := next(self.events), yaml.SequenceEndEvent):
@@ -155,14 +157,14 @@ class _Builder:
             key = self.node(event, depth + 1)
             value = self.node(next(self.events), depth + 1)
             if not isinstance(key, Scalar):
-                raise YamlFaultError(key.line, "a key is one word, not a list or a mapping")
+                raise YamlFaultError(key.line, "a key must be a scalar, not a list or a mapping")
             if key.text == "<<" and key.plain:
                 below.extend(_merge_sources(value))
             elif key.text in items:
                 self.duplicate(key.line, key.text)
             else:
                 items[key.text], lines[key.text] = value, key.line
-        for tree in below:  # YAML's merge is shallow, and the first source wins
+        for tree in below:  # a YAML merge is shallow, and the first source takes precedence
             for name in tree.items:
                 if name not in items:
                     items[name], lines[name] = tree.items[name], tree.lines[name]
@@ -170,9 +172,9 @@ class _Builder:
 
 
 def _merge_sources(node: Node) -> list[Tree]:
-    """Return what `<<:` merges. Source: https://yaml.org/type/merge.html."""
+    """Return the mappings that `<<:` merges. Source: https://yaml.org/type/merge.html."""
     nodes = node.items if isinstance(node, Sequence) else [node]
     trees = [item for item in nodes if isinstance(item, Tree)]
     if len(trees) != len(nodes):
-        raise YamlFaultError(node.line, "<<: takes a mapping or a list of mappings")
+        raise YamlFaultError(node.line, "<<: requires a mapping or a list of mappings")
     return trees

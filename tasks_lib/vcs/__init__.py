@@ -1,1 +1,1 @@
-"""Version control: git, hg, URLs of repositories, and the environment in which both programs run."""
+"""Version control: git, hg, repository URLs, and the environment in which both programs run."""

@@ -1,4 +1,4 @@
-"""What git and hg are both told of the world outside: environment, ssh, deadlines. Nothing of it is ever asked for."""
+"""Environment, ssh command and timeouts of git and hg. Both run without prompts."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Final
 from tasks_lib.network import RepositorySettings
 from tasks_lib.subprocesses import Timeouts
 
-#: Variables of the caller that such a program needs; everything else, above all GIT_* and HG*, is left out.
+#: Variables that git and hg inherit; all others, in particular GIT_* and HG*, are removed.
 _INHERITED: Final = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "SSH_AUTH_SOCK")
-#: Longest silence of a server that counts and compresses, against that of a plain download.
+#: Multiplier of the stall timeout of a plain download: a server may be silent while it counts and compresses.
 _PATIENCE: Final = 4
-#: Seconds for one fetch when no setting says otherwise: 50 GB at 7 MB/s.
+#: Default timeout of one fetch in seconds: 50 GB at 7 MB/s.
 _TOTAL_S: Final = 7200.0
 
 
 def inherited_environment(settings: RepositorySettings) -> dict[str, str]:
-    """Return the environment that is passed on, with the proxies of the settings."""
+    """Return the environment of git and hg, including the proxies of the settings."""
     transport = settings.transport
     environ = {name: settings.environ[name] for name in _INHERITED if name in settings.environ}
     environ |= {f"{name}_proxy": proxy for name, proxy in transport.proxies.items()}
@@ -26,13 +26,13 @@ def inherited_environment(settings: RepositorySettings) -> dict[str, str]:
 
 
 def fetch_bounds(settings: RepositorySettings) -> Timeouts:
-    """Return the deadlines of one fetch."""
+    """Return the timeouts of one fetch."""
     transport = settings.transport
     return Timeouts(total_s=transport.total_timeout_s or _TOTAL_S, silence_s=transport.stall_timeout_s * _PATIENCE)
 
 
 def ssh_command(settings: RepositorySettings, key: Path | None) -> str:
-    """Return how ssh is called: never asking, the host's key known beforehand. Source: ssh_config(5)."""
+    """Return the ssh command line: no prompts, known host keys only. Source: ssh_config(5)."""
     options = [
         "BatchMode=yes",
         "StrictHostKeyChecking=yes",

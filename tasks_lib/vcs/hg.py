@@ -1,7 +1,7 @@
-"""Mercurial: owns the hg program and what lies in its repositories.
+"""Mercurial: runs hg and manages its local repositories.
 
-hg itself recomputes the id of every revision that it receives and reads. It runs without configuration, extension,
-hook or prompt of anybody's; a changeset is here once its marker stands.
+hg itself recomputes the id of every revision that it receives or reads. It runs without configuration, extensions,
+hooks or prompts. A changeset is complete once its marker file exists.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from tasks_lib.subprocesses import Completed, Invocation, Timeouts, last_line, r
 from tasks_lib.vcs.environment import fetch_bounds, inherited_environment, ssh_command
 from tasks_lib.vcs.urls import display_url, scheme_of
 
-#: What waiting does not help against. Source: messages of Mercurial 5 and 6, OpenSSH.
+#: Permanent errors, which a retry does not fix. Source: messages of Mercurial 5 and 6, OpenSSH.
 _FINAL: Final = re.compile(
     r"unknown revision|filtered revision|not found|authorization failed|authorization required|permission denied"
     r"|host key verification|certificate|no suitable response|unsupported url|http error 4(?!08|25|29)\d\d"
     r"|repository .* not found|is not a repository|access denied"
 )
-#: The status of an HTTP answer that ended a pull. Source: Python's urllib.error.HTTPError.
+#: Status of the HTTP response that ended a pull. Source: Python's urllib.error.HTTPError.
 _HTTP_STATUS: Final = re.compile(r"HTTP Error (\d{3})")
-#: Leading component of hg's own archive, which the caller strips.
+#: Leading path component in the archive from hg, which the caller strips.
 TOP: Final = "x"
 _CHUNK: Final = 1 << 20
 
 
 class HgRepository:
-    """A repository without a working copy in `directory`, which the store gave."""
+    """A repository without a working copy in `directory`, which belongs to the cache."""
 
     def __init__(self, directory: Path, settings: RepositorySettings) -> None:
         self.directory, self._settings = directory, settings
@@ -42,20 +42,20 @@ class HgRepository:
         return self.directory / ".hg" / "doit-fetch" / changeset
 
     def holds(self, changeset: str) -> bool:
-        """Whether the changeset was pulled."""
+        """Whether the repository contains the changeset."""
         return self._marker(changeset).is_file()
 
     def fetch(self, url: str, changeset: str, progress: Progress, *, key: Path | None = None) -> None:
-        """Pull the changeset and its ancestors; Mercurial knows no shallow repository.
+        """Pull the changeset and its ancestors; Mercurial does not support shallow repositories.
 
         Raises:
-            TransportError: the server did not give it; `transient` says whether to try again.
-            ToolError: hg is missing or cannot write here.
+            TransportError: the server did not send it; `transient` tells whether to try again.
+            ToolError: hg is not installed or cannot write to the directory.
             CancelledError: the run was asked to stop.
         """
         if not scheme_of(url) or "://" not in url:
             raise ToolError(
-                f"{display_url(url)} is no URL that hg reads", hint="write https://host/path or ssh://user@host/path"
+                f"hg does not support the URL {display_url(url)}", hint="use https://host/path or ssh://user@host/path"
             )
         self._prepare(progress)
         progress.phase("connect", url=display_url(url))
@@ -71,15 +71,15 @@ class HgRepository:
         self._marker(changeset).touch()
 
     def forget(self) -> None:
-        """Remove the whole repository."""
+        """Delete the repository."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def archive(self, changeset: str, out: BinaryIO, name: str, progress: Progress) -> None:
-        """Write the files of a changeset as a tar, below the directory `TOP`.
+        """Write the files of a changeset as a tar archive, below the directory `TOP`.
 
         Raises:
-            UnsupportedArchiveError: it has subrepositories.
-            ToolError: hg failed; the repository is damaged or does not hold the changeset.
+            UnsupportedArchiveError: the changeset has subrepositories.
+            ToolError: hg failed, because the repository is damaged or does not contain the changeset.
         """
         if not run(self._command(["files", "--rev", changeset, "path:.hgsub"]), progress).status:
             raise UnsupportedArchiveError(
@@ -92,24 +92,25 @@ class HgRepository:
                 out.write(chunk)
                 size += len(chunk)
             if stream.status() or not size:
-                raise stream.failure(f"gave no archive of {changeset}")
+                raise stream.failure(f"did not create an archive of {changeset}")
 
     def _prepare(self, progress: Progress) -> None:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            for lock in ("wlock", "store/lock"):  # of a process that was killed: the lock is ours
+            # left by a killed process: this process holds the lock of the repository
+            for lock in ("wlock", "store/lock"):
                 (self.directory / ".hg" / lock).unlink(missing_ok=True)
         except OSError as error:
-            raise ToolError(f"{self.directory} cannot be written: {error.strerror or error}") from error
+            raise ToolError(f"cannot write to {self.directory}: {error.strerror or error}") from error
         if (self.directory / ".hg" / "store" / "journal").exists():
             run(self._command(["recover", "--no-verify"]), progress)
         if not (self.directory / ".hg" / "requires").is_file():
             done = run(self._command(["init"]), progress)
             if done.status:
-                raise ToolError(f"hg cannot make a repository in {self.directory}: {_said(done)}")
+                raise ToolError(f"hg cannot create a repository in {self.directory}: {_said(done)}")
 
     def _command(self, words: Sequence[str], key: Path | None = None) -> Invocation:
-        """Return a call of hg. Source: hg help environment, hg help config."""
+        """Return the command line and environment of hg. Source: hg help environment, hg help config."""
         patience = fetch_bounds(self._settings)
         bundle = self._settings.transport.ca_bundle
         config = [
@@ -127,15 +128,16 @@ class HgRepository:
             environ=inherited_environment(self._settings)
             | {"HGPLAIN": "1", "HGRCPATH": "", "HGENCODING": "utf-8", "LC_ALL": "C"},
             directory=self.directory,
-            bounds=Timeouts(total_s=patience.total_s, silence_s=patience.total_s),  # hg pulls without a word
+            bounds=Timeouts(total_s=patience.total_s, silence_s=patience.total_s),  # hg prints nothing during a pull
         )
 
 
 def _failure(url: str, done: Completed) -> TransportError:
-    told, final = f"{display_url(url)}: hg ended with {done.status}: {_said(done)}", _FINAL.search(done.errors.lower())
-    if status := _HTTP_STATUS.search(done.errors):  # hg tells no header, so that a Retry-After stays unknown
-        return HttpStatusError(told, status=int(status[1]), transient=not final)
-    return TransportError(told, transient=not final)
+    message = f"{display_url(url)}: hg exited with status {done.status}: {_said(done)}"
+    final = _FINAL.search(done.errors.lower())
+    if status := _HTTP_STATUS.search(done.errors):  # hg does not print headers, so that Retry-After is unknown
+        return HttpStatusError(message, status=int(status[1]), transient=not final)
+    return TransportError(message, transient=not final)
 
 
 def _said(done: Completed) -> str:

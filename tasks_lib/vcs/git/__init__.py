@@ -1,8 +1,8 @@
-"""Git: owns the git program and what lies in its bare repositories.
+"""Git: runs git and manages its bare repositories.
 
-A commit is believed once it is recomputed: every object that is read is hashed and compared with the id under which
-its parent names it, from the pinned commit down. No checkout, no filter, no attribute, no hook and no configuration
-but this package's has any effect. Refuses the path and submodule tricks of git's CVEs (docs/git.md).
+Every object is verified from the pinned commit down: it is hashed and compared with the id in its parent. Checkouts,
+filters, attributes and hooks have no effect, and the only configuration is that of this package. Paths and submodules
+that exploit CVEs of git are rejected (docs/git.md).
 """
 
 from tasks_lib.vcs.git.commit_tree import Gitlink, Leaf, Listing, listing

@@ -1,4 +1,4 @@
-"""Objects of a repository, each one hashed and compared with the id by which it was asked for."""
+"""Reader of repository objects, which hashes each object and compares the digest with the requested id."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from tasks_lib.subprocesses import OutputStream, streaming
 from tasks_lib.units import format_size
 from tasks_lib.vcs.git.program import command
 
-#: Largest commit, tree or file of settings in bytes; a tree of a million names is about 50 MiB.
+#: Maximum size of a commit, tree or configuration file in bytes; a tree of a million names has about 50 MiB.
 MAX_SMALL: Final = 64 << 20
-#: Ids asked for before their answers are read: they fit into a pipe (64 KiB on Linux), so that neither side waits.
+#: Number of ids to send before reading replies: they fit into a pipe (64 KiB on Linux), so that neither side blocks.
 _AT_ONCE: Final = 500
-#: Content up to this size is read in one piece, in bytes.
+#: Maximum size in bytes of content that is read in one piece.
 _CHUNK: Final = 1 << 20
 
 
 class MissingObjectError(ToolError):
-    """The repository does not hold an object that it should: damaged, or fetched only in part."""
+    """The repository lacks a required object, because it is damaged or incomplete."""
 
 
 def hasher(identity: str) -> hashlib._Hash:
-    """Return a new digest of the kind that made `identity`: 40 hex digits are SHA-1, 64 are SHA-256.
+    """Return a new hash object for the algorithm of `identity`: 40 hex digits are SHA-1, 64 are SHA-256.
 
-    Git refuses known collisions of SHA-1 while it receives objects. Source: gitformat-pack, hash-function-transition.
+    Git rejects known SHA-1 collisions when it receives objects. Source: gitformat-pack, hash-function-transition.
     """
     return hashlib.sha1(usedforsecurity=False) if len(identity) == 40 else hashlib.sha256()
 
 
 class Objects:
-    """Reads one bare repository; needs no lock, since objects never change."""
+    """A reader of one bare repository, which needs no lock because objects never change."""
 
     def __init__(
         self, directory: Path, settings: RepositorySettings, progress: Progress, beside: Path | None = None
@@ -48,20 +48,20 @@ class Objects:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Objects:
-        """Begin."""
+        """Return the reader."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the program."""
+        """Stop git."""
         self._stack.close()
 
     def small(self, kind: str, identities: Sequence[str]) -> Iterator[bytes]:
-        """Yield the content of commits, trees or small blobs, in this order.
+        """Yield the contents of commits, trees or small blobs in the order of `identities`.
 
         Raises:
-            MissingObjectError: one is not here.
-            DigestMismatchError: one is not what its id says.
-            ToolError: it is of another kind or too large, or git failed.
+            MissingObjectError: an object is missing.
+            DigestMismatchError: an object does not match its id.
+            ToolError: an object is of another kind or too large, or git failed.
         """
         if self._stream is None:
             words = ["cat-file", "--batch"]
@@ -78,7 +78,7 @@ class Objects:
                 yield _whole(self._stream, kind, identity, size)
 
     def sizes(self, identities: Sequence[str]) -> Iterator[int]:
-        """Yield the size of each blob, in this order; what is said here is compared when the content is read.
+        """Yield the size of each blob in the order of `identities`; reading the content verifies it.
 
         Raises:
             MissingObjectError, ToolError: as `small`.
@@ -88,10 +88,10 @@ class Objects:
                 yield _size(stream, "blob", identity)
 
     def contents(self, identities: Sequence[str]) -> Iterator[tuple[str, int, Iterator[bytes] | tuple[bytes]]]:
-        """Yield id, size and content of blobs in this order; read each content before the next one.
+        """Yield the id, size and content of blobs in the order of `identities`; consume each content before the next.
 
         Raises:
-            MissingObjectError, DigestMismatchError, ToolError: as `small`, while the content is read.
+            MissingObjectError, DigestMismatchError, ToolError: as `small`, also while the content is read.
         """
         with self._asked(identities, "--batch") as stream:
             for identity in identities:
@@ -103,7 +103,7 @@ class Objects:
 
     @contextlib.contextmanager
     def _asked(self, identities: Sequence[str], how: str) -> Iterator[OutputStream]:
-        """Let git answer for all of these, without waiting for each."""
+        """Request all these objects at once, without waiting for each reply."""
         with tempfile.TemporaryFile() as wanted:
             wanted.writelines(f"{one}\n".encode() for one in identities)
             wanted.seek(0)
@@ -113,17 +113,17 @@ class Objects:
 
 
 def _size(stream: OutputStream, kind: str, identity: str) -> int:
-    """Read the head of an answer. Source: git-cat-file(1), "BATCH OUTPUT"."""
+    """Read the header of a reply and return the size. Source: git-cat-file(1), "BATCH OUTPUT"."""
     line = stream.reader.readline(200)
     if line == f"{identity} missing\n".encode():
         raise MissingObjectError(f"the {kind} {identity} is missing in the repository")
     found = re.fullmatch(rb"([0-9a-f]+) ([a-z]+) ([0-9]{1,18})\n", line)
     if found is None or found[1].decode() != identity:
-        raise stream.failure(f"gave no {kind} {identity}")
+        raise stream.failure(f"did not return the {kind} {identity}")
     if found[2].decode() != kind:
         raise ToolError(
             f"{identity} is a {found[2].decode()}, not a {kind}",
-            hint="an annotated tag has an id of its own: pin the commit, `git rev-parse TAG^{commit}`",
+            hint="an annotated tag has its own id: pin the commit, which `git rev-parse TAG^{commit}` prints",
         )
     return int(found[3])
 
@@ -131,7 +131,7 @@ def _size(stream: OutputStream, kind: str, identity: str) -> int:
 def _whole(stream: OutputStream, kind: str, identity: str, size: int) -> bytes:
     content = stream.reader.read(size + 1)
     if len(content) != size + 1:
-        raise stream.failure(f"ended within the {kind} {identity}")
+        raise stream.failure(f"exited before the end of the {kind} {identity}")
     content = content[:size]
     digest = hasher(identity)
     digest.update(b"%s %d\0" % (kind.encode(), size))
@@ -147,12 +147,12 @@ def _pieces(stream: OutputStream, identity: str, size: int) -> Iterator[bytes]:
     while left:
         chunk = stream.reader.read(min(left, _CHUNK))
         if not chunk:
-            raise stream.failure(f"ended within the blob {identity}")
+            raise stream.failure(f"exited before the end of the blob {identity}")
         digest.update(chunk)
         left -= len(chunk)
         yield chunk
     if stream.reader.read(1) != b"\n":
-        raise stream.failure(f"ended after the blob {identity}")
+        raise stream.failure(f"exited at the end of the blob {identity}")
     _compare("blob", identity, digest.hexdigest())
 
 
@@ -160,8 +160,8 @@ def _compare(kind: str, identity: str, actual: str) -> None:
     if actual != identity:
         algorithm = "sha1" if len(identity) == 40 else "sha256"
         raise DigestMismatchError(
-            f"the repository gave another {kind} than asked for: expected {algorithm}:{identity}, got {actual}",
+            f"the {kind} from the repository does not match its id: expected {algorithm}:{identity}, got {actual}",
             expected=f"{algorithm}:{identity}",
             actual=f"{algorithm}:{actual}",
-            hint="its objects are damaged, or somebody put others in their place",
+            hint="the objects of the repository are damaged or have been replaced",
         )

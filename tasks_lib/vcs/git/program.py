@@ -1,4 +1,4 @@
-"""How git is run: which environment and configuration it sees. Nothing of the user's git settings has an effect."""
+"""Environment and configuration of git. The git configuration of the user has no effect."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CONFIG: Final = (
     "protocol.allow=never",
     "safe.directory=*",
 )
-#: What serves a repository on this disk: whose owner another user may be. It runs without a hook or configuration.
+#: Server for a local repository, which may belong to another user. It runs without hooks and configuration.
 LOCAL_SERVER: Final = "git -c 'safe.directory=*' -c uploadpack.allowAnySHA1InWant=true upload-pack"
 
 
@@ -36,15 +36,15 @@ def command(
     key: Path | None = None,
     beside: Path | None = None,
 ) -> Invocation:
-    """Return the call of git in the bare repository `directory`.
+    """Return the invocation of git for the bare repository `directory`.
 
     Args:
-        settings: of this run.
-        directory: its repository; the only one that git looks at.
-        words: the subcommand and what follows.
-        scheme: the transport that this call may use, redirects included; http may become https, "" is none.
+        settings: settings of this run.
+        directory: the only repository that git reads.
+        words: the subcommand and its arguments.
+        scheme: the only transport that git may use, also after redirects; "http" includes https, "" means none.
         key: private key for ssh; None lets ssh choose.
-        beside: directory of objects that count as this repository's own; nothing else of theirs is looked at.
+        beside: additional object directory (git: alternate); nothing else of its repository is read.
     """
     config = [word for one in _CONFIG for word in ("-c", one)]
     return Invocation(

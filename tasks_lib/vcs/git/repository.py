@@ -1,7 +1,7 @@
-"""One bare repository: made when missing, and filled with one commit at a time.
+"""A bare repository, which is created on first use and fetches one commit at a time.
 
-A commit is here once its ref `refs/doit-fetch/<commit>` stands; git writes that ref after every object arrived.
-The caller holds the repository's lock while it fetches.
+A commit is complete once its ref `refs/doit-fetch/<commit>` exists; git writes the ref after it has received all
+objects. The caller holds the lock of the repository while it fetches.
 """
 
 from __future__ import annotations
@@ -27,49 +27,49 @@ from tasks_lib.vcs.git.program import LOCAL_SERVER, command
 from tasks_lib.vcs.git.submodules import Superproject
 from tasks_lib.vcs.urls import display_url, scheme_of
 
-#: What a server says that gives no commit by its id: then everything is fetched.
+#: Errors of servers that do not serve a commit by its id; in this case everything is fetched.
 #: Source: git's fetch-pack.c and remote-curl.c.
 _NOT_BY_ID: Final = re.compile(
     r"does not allow request for unadvertised object|does not support (?:shallow|--depth)|shallow capabilities"
     r"|no such remote ref|couldn't find remote ref"
 )
-#: What waiting does not help against. Source: messages of git 2.25 to 2.47, libcurl and OpenSSH.
+#: Permanent errors, which a retry does not fix. Source: messages of git 2.25 to 2.47, libcurl and OpenSSH.
 _FINAL: Final = re.compile(
     r"not our ref|authentication failed|could not read (?:username|password)|terminal prompts disabled"
     r"|permission denied|host key verification failed|repository .*not found|does not appear to be a git repository"
     r"|returned error: 4(?!08|25|29)\d\d|dubious ownership|not allowed|unable to find remote helper|certificate"
     r"|repository not exported|unable to look up|no such file|access denied|bad object|mismatched algorithms"
 )
-#: The status of an HTTP answer that ended a fetch. Source: libcurl's message for CURLE_HTTP_RETURNED_ERROR.
+#: Status of the HTTP response that ended a fetch. Source: libcurl's message for CURLE_HTTP_RETURNED_ERROR.
 _HTTP_STATUS: Final = re.compile(r"The requested URL returned error: (\d{3})")
-#: One line of git's progress. Source: git's progress.c.
+#: A progress line of git. Source: git's progress.c.
 _RECEIVED: Final = re.compile(
     rb"Receiving objects:\s+\d+% \(\d+/\d+\), ([0-9]{1,9}(?:\.[0-9]{1,9})? (?:bytes|KiB|MiB|GiB))"
 )
 
 
 class GitRepository:
-    """A bare repository in `directory`, which the store gave."""
+    """A bare repository in `directory`, which belongs to the cache."""
 
     def __init__(self, directory: Path, settings: RepositorySettings) -> None:
         self.directory, self._settings = directory, settings
 
     def holds(self, commit: str) -> bool:
-        """Whether the commit was fetched with all that it needs but its history."""
+        """Whether the repository contains the commit and all its objects, except for its history."""
         return (self.directory / REFS / commit).is_file()
 
     def fetch(self, url: str, commit: str, progress: Progress, *, key: Path | None = None) -> None:
-        """Fetch just the commit, or everything where the server gives no commit by its id.
+        """Fetch only the commit, or everything if the server does not serve a commit by its id.
 
         Args:
-            url: as `repository_url.checked` accepted it.
-            commit: the full id.
-            progress: told about received bytes.
+            url: a URL that `urls.check_url` accepted.
+            commit: full commit id.
+            progress: receives the number of received bytes.
             key: private key for ssh.
 
         Raises:
-            TransportError: the server did not give it; `transient` says whether to try again.
-            ToolError: git is missing or cannot write here.
+            TransportError: the server did not send it; `transient` tells whether to try again.
+            ToolError: git is not installed or cannot write to the directory.
             CancelledError: the run was asked to stop.
         """
         self._prepare(commit, progress)
@@ -82,36 +82,36 @@ class GitRepository:
                 raise _failure(url, commit, done, trace.retry_after_s())
 
     def _received(self, url: str, commit: str, progress: Progress, key: Path | None, trace: HttpTrace) -> Completed:
-        """Run the one or two calls of git that a commit needs; return how the last one ended."""
+        """Run git once or twice to fetch the commit; return the result of the last call."""
 
         def call(words: Sequence[str], *refspecs: str) -> Completed:
             return self._call(url, [*words, *_server(url), "--", url, *refspecs], progress, key, trace)
 
         done = call(["--depth=1"], f"+{commit}:{REFS}/{commit}")
         if done.status and _NOT_BY_ID.search(done.errors.lower()):
-            progress.warn(f"{display_url(url)} gives no commit by its id: everything is fetched")
+            progress.warn(f"{display_url(url)} does not serve a commit by its id: fetching everything")
             more = ["--prune", "--unshallow"] if (self.directory / "shallow").exists() else ["--prune"]
             done = call(more, "+refs/heads/*:refs/all/heads/*", "+refs/tags/*:refs/all/tags/*")
             if not done.status and self._plain(["update-ref", f"{REFS}/{commit}", commit], progress).status:
                 raise TransportError(
                     f"{display_url(url)} has no commit {commit} on any branch or tag",
-                    hint="is the revision right, and was the branch that held it deleted?",
+                    hint="check the revision, and whether its branch was deleted",
                 )
         return done
 
     def context(self, url: str, archive: str) -> Superproject:
-        """Return where a commit from `url` lies, for reading its submodules."""
+        """Return the context for reading the submodules of a commit from `url`."""
         return Superproject(self.directory, self._settings, url, archive)
 
     def forget(self) -> None:
-        """Remove the whole repository: its objects are damaged."""
+        """Delete the repository, because its objects are damaged."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def resolve(self, url: str, name: str, progress: Progress, *, key: Path | None = None) -> str:
-        """Return the commit that a branch, tag or HEAD of the remote names now.
+        """Return the commit to which a branch, tag or HEAD of the remote currently points.
 
         Raises:
-            TransportError: there is none of that name, or the server does not answer.
+            TransportError: the name does not exist, or the server does not respond.
             ToolError, CancelledError: as `fetch`.
         """
         self._prepare("0" * 40, progress)
@@ -128,16 +128,17 @@ class GitRepository:
     def _prepare(self, commit: str, progress: Progress) -> None:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            for left in _leftovers(self.directory):  # of a process that was killed: the lock is ours
+            # left by a killed process: this process holds the lock of the repository
+            for left in _leftovers(self.directory):
                 left.unlink(missing_ok=True)
         except OSError as error:
-            raise ToolError(f"{self.directory} cannot be written: {error.strerror or error}") from error
+            raise ToolError(f"cannot write to {self.directory}: {error.strerror or error}") from error
         if (self.directory / "HEAD").is_file() and (self.directory / "objects").is_dir():
             return
-        form = [] if len(commit) == 40 else ["--object-format=sha256"]  # git 2.28 and before know no other than SHA-1
+        form = [] if len(commit) == 40 else ["--object-format=sha256"]  # git before 2.29 supports only SHA-1
         done = self._plain(["init", "--quiet", "--bare", "--template=", *form], progress)
         if done.status:
-            raise ToolError(f"git cannot make a repository in {self.directory}: {last_line(done.errors)}")
+            raise ToolError(f"git cannot create a repository in {self.directory}: {last_line(done.errors)}")
 
     def _plain(self, words: Sequence[str], progress: Progress) -> Completed:
         return run(command(self._settings, self.directory, words), progress)
@@ -154,21 +155,21 @@ class GitRepository:
             self._check_size()
             trace.bound()
 
-        told = _Received(progress)
+        received = _Received(progress)
         try:
-            return run(call, progress, told=told.line, look=look)
+            return run(call, progress, told=received.line, look=look)
         except ToolError as error:
             if "is not installed" in str(error):
                 raise
             raise TransportError(f"{display_url(url)}: {error.message}", transient=True) from error
 
     def _check_size(self) -> None:
-        """Stop a server that sends without end."""
+        """Raise TransportError if the received data exceeds the size limit."""
         size = sum(one.stat(follow_symlinks=False).st_size for one in _scanned(self.directory / "objects" / "pack"))
         if size > self._settings.max_bytes:
             raise TransportError(
                 f"the repository is larger than {format_size(self._settings.max_bytes)}",
-                hint="raise FETCH_MAX_TOTAL_BYTES if it is meant to be",
+                hint="increase FETCH_MAX_TOTAL_BYTES if this is expected",
             )
 
 
@@ -181,7 +182,7 @@ def _scanned(directory: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _leftovers(directory: Path) -> Iterator[Path]:
-    """Yield lock files and half packs."""
+    """Yield lock files and incomplete packs."""
     yield from directory.glob("*.lock")
     yield from (directory / REFS).glob("*.lock")
     yield from (directory / "objects" / "pack").glob("tmp_*")
@@ -195,29 +196,31 @@ def _failure(url: str, wanted: str, done: Completed, retry_after_s: float | None
     lines = [
         line
         for line in done.errors.replace("\r", "\n").splitlines()
-        if "fatal:" in line or "error:" in line or _FINAL.search(line.lower())  # ssh speaks before git does
+        if "fatal:" in line or "error:" in line or _FINAL.search(line.lower())  # ssh prints its error before git does
     ]
     said = last_line("\n".join(lines[:1]) or done.errors)
     final = _FINAL.search(done.errors.lower())
     hint = ""
     if "not our ref" in done.errors:
-        hint = f"the repository has no commit {wanted}: is the revision right?"
+        hint = f"the repository has no commit {wanted}: check the revision"
     elif "host key verification" in done.errors.lower():
-        hint = "the host's key must be known: add it to known_hosts, or set FETCH_SSH_KNOWN_HOSTS"
-    told = f"{display_url(url)}: git ended with {done.status}: {said}"
+        hint = "add the key of the host to known_hosts, or set FETCH_SSH_KNOWN_HOSTS"
+    message = f"{display_url(url)}: git exited with status {done.status}: {said}"
     if status := _HTTP_STATUS.search(done.errors):
-        return HttpStatusError(told, status=int(status[1]), hint=hint, transient=not final, retry_after_s=retry_after_s)
-    return TransportError(told, hint=hint, transient=not final)
+        return HttpStatusError(
+            message, status=int(status[1]), hint=hint, transient=not final, retry_after_s=retry_after_s
+        )
+    return TransportError(message, hint=hint, transient=not final)
 
 
 class _Received:
-    """Reads git's progress."""
+    """A reader of the progress output of git."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress, self._size = progress, 0
 
     def line(self, chunk: bytes) -> None:
-        """Tell how much more was received."""
+        """Report the newly received bytes."""
         for found in _RECEIVED.finditer(chunk):
             size = parse_size(found[1].decode(), "git")
             if not self._size:
@@ -227,17 +230,17 @@ class _Received:
                 self._size = size
 
 
-#: Below this name stand the commits that a repository of ours holds.
+#: Prefix of the refs to the commits that a repository contains.
 REFS: Final = "refs/doit-fetch"
-#: Most names of one commit here; a larger one comes through git's own fetch.
+#: Maximum number of entries of a commit to copy; a larger commit is fetched by git.
 _MAX_ENTRIES: Final = 2_000_000
 
 
 def copied(directory: Path, settings: RepositorySettings, url: str, commit: str, progress: Progress) -> bool:
-    """Take a commit from a `file:` URL into the bare repository `directory`; return whether that was possible.
+    """Copy a commit from a `file:` URL into the bare repository `directory`; return whether it succeeded.
 
     Raises:
-        ToolError: git is missing.
+        ToolError: git is not installed.
         CancelledError: the run was asked to stop.
     """
     place = Path(unquote(urlsplit(url).path, errors="surrogateescape"))
@@ -248,7 +251,7 @@ def copied(directory: Path, settings: RepositorySettings, url: str, commit: str,
         with Objects(directory, settings, progress, objects) as found:
             one = listing(found, commit, name=place.name, max_entries=_MAX_ENTRIES)
     except (ArchiveError, DigestMismatchError, ToolError):
-        return False  # git's own fetch says what is wrong
+        return False  # `git fetch` reports the error
     wanted = dict.fromkeys([commit, *one.trees, *(leaf.identity for leaf in one.leaves)])
     words = ["pack-objects", "--quiet", "--window=0", str(directory.absolute() / "objects" / "pack" / "pack")]
     packed = run(command(settings, directory, words, beside=objects), progress, input="".join(_lines(wanted)).encode())
@@ -265,7 +268,7 @@ def _lines(identities: dict[str, None]) -> Iterator[str]:
 
 
 def _make_shallow(path: Path, commit: str) -> None:
-    """Say that the commit's parents are not here. Source: git's Documentation/technical/shallow.txt."""
+    """Mark the parents of the commit as missing. Source: git's Documentation/technical/shallow.txt."""
     known = set(path.read_text("ascii").split()) if path.exists() else set()
     aside = path.with_name("shallow.new")
     aside.write_text("".join(f"{one}\n" for one in sorted(known | {commit})), "ascii")

@@ -1,4 +1,4 @@
-"""Which repository each submodule of a commit is: `.gitmodules` beside the commit that the tree pins."""
+"""Submodules of a commit: URLs from `.gitmodules`, commits from the tree."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tasks_lib.vcs.git.objects import Objects
 from tasks_lib.vcs.git.program import command
 from tasks_lib.vcs.urls import check_url, join_url, scheme_of
 
-#: Largest `.gitmodules` in bytes; that of a project with 600 submodules is about 100 KB.
+#: Maximum size of `.gitmodules` in bytes; a project with 600 submodules has about 100 KB.
 _MAX_SETTINGS: Final = 4 << 20
 
 
 class Submodule(NamedTuple):
-    """A pinned commit at a path of its parent; `url` is "" where the directory stays empty."""
+    """A pinned commit at a path of its parent; `url` is "" if the directory stays empty."""
 
     path: bytes
     name: str
@@ -32,7 +32,7 @@ class Submodule(NamedTuple):
 
 
 class Superproject(NamedTuple):
-    """Where a parent commit lies: in the bare repository `directory`, from `url`, on its way into `archive`."""
+    """The parent of submodules: its bare repository `directory`, its `url`, and the `archive` to create."""
 
     directory: Path
     settings: RepositorySettings
@@ -41,7 +41,7 @@ class Superproject(NamedTuple):
 
     @property
     def protocols(self) -> tuple[str, ...]:
-        """What its submodules may use: `file` only beside a parent that uses it too."""
+        """Transports that its submodules may use; `file` only if the parent uses it too."""
         return self.settings.protocols + (("file",) if scheme_of(self.url) == "file" else ())
 
 
@@ -49,14 +49,14 @@ def submodules(listing: Listing, context: Superproject, objects: Objects, progre
     """Yield the submodules of a commit.
 
     Args:
-        listing: of the parent.
-        context: of the parent; relative URLs count from its own.
-        objects: of the parent's repository.
-        progress: told what stays empty.
+        listing: entries of the parent.
+        context: the parent; relative URLs are resolved against its URL.
+        objects: reader of the repository of the parent.
+        progress: receives a warning for each directory that stays empty.
 
     Raises:
-        UnsafeEntryError: a submodule whose name, path or URL is not accepted.
-        ToolError: `.gitmodules` cannot be read.
+        UnsafeEntryError: the name, path or URL of a submodule is rejected.
+        ToolError: `.gitmodules` is too large or malformed.
     """
     if not listing.gitlinks:
         return
@@ -64,7 +64,9 @@ def submodules(listing: Listing, context: Superproject, objects: Objects, progre
     if not identity:
         for link in listing.gitlinks:
             place = escaped(link.path)
-            progress.warn(f"{context.archive}: {place} is a submodule without .gitmodules: left empty")
+            progress.warn(
+                f"{context.archive}: {place} is a submodule, but .gitmodules is missing: the directory stays empty"
+            )
             yield Submodule(link.path, "", link.commit, "")
         return
     content = next(objects.small("blob", [identity]))
@@ -77,11 +79,11 @@ def submodules(listing: Listing, context: Superproject, objects: Objects, progre
 
 
 def _read(content: bytes, context: Superproject, progress: Progress) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """Let git itself read its format. Source: gitmodules(5), git-config(1) `--file -`."""
+    """Parse `.gitmodules` with git. Source: gitmodules(5), git-config(1) `--file -`."""
     words = ["config", "--file", "-", "--no-includes", "--null", "--list"]
     done = run(command(context.settings, context.directory, words), progress, input=content)
     if done.status:
-        raise ToolError(f".gitmodules cannot be read: {last_line(done.errors)}")
+        raise ToolError(f"cannot read .gitmodules: {last_line(done.errors)}")
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for item in done.output.decode("utf-8", "surrogateescape").split("\0"):
         key, _, value = item.partition("\n")
@@ -96,12 +98,12 @@ def _submodule(link: Gitlink, name: str, fields: Mapping[str, str], context: Sup
         return UnsafeEntryError(archive=context.archive, reason=reason, code=code, entry=link.path)
 
     if "url" not in fields:
-        raise refuse("is a submodule, and .gitmodules gives no URL for it", "SUBMODULE_URL")
+        raise refuse("is a submodule without a URL in .gitmodules", "SUBMODULE_URL")
     # Source: CVE-2018-11235 (names), CVE-2018-17456 (paths and URLs), CVE-2019-19604 (commands)
     if not name or ".." in re.split(r"[/\\]", name) or name.startswith("-"):
-        raise refuse(f"is a submodule called {name[:80]!r}", "SUBMODULE_NAME")
+        raise refuse(f"is a submodule with the invalid name {name[:80]!r}", "SUBMODULE_NAME")
     if link.path.startswith(b"-"):
-        raise refuse("is a submodule whose path begins with a dash", "SUBMODULE_PATH")
+        raise refuse("is a submodule whose path starts with a dash", "SUBMODULE_PATH")
     if fields.get("update", "").startswith("!"):
         raise refuse("is a submodule that runs a command", "SUBMODULE_UPDATE")
     if fields.get("update") == "none":

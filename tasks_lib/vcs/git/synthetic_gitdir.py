@@ -1,7 +1,8 @@
-"""A `.git` that is a function of the commit: one pack of its own objects, stored, an index, a detached HEAD.
+"""A deterministic `.git` directory for a commit: one uncompressed pack, an index and a detached HEAD.
 
-What git writes itself differs with zlib, delta search, time and file system; this does not. It holds no history, no
-remote, no reflog and no hook. Source of the formats: gitformat-pack, gitformat-index, gitrepository-layout.
+The files that git writes depend on zlib, the delta search, time and the file system; these depend only on the commit.
+The directory contains no history, remotes, reflogs or hooks.
+Source of the formats: gitformat-pack, gitformat-index, gitrepository-layout.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from tasks_lib.vcs.git.submodules import Submodule
 _KINDS: Final = {"commit": 1, "tree": 2, "blob": 3}
 _MODES: Final = {("file", 0): 0o100644, ("file", 1): 0o100755, ("symlink", 0): 0o120000}
 _GITLINK: Final = 0o160000
-#: Most bytes of a stored block. Source: RFC 1951 section 3.2.4.
+#: Maximum size of a stored block in bytes. Source: RFC 1951 section 3.2.4.
 _STORED: Final = 65_535
 _CHUNK: Final = 1 << 20
 
 
 class Piece(NamedTuple):
-    """One file below `.git`; a directory when it has no chunks and its path ends in a slash."""
+    """One file below `.git`; a directory if it has no chunks and its path ends with a slash."""
 
     path: bytes
     size: int
@@ -37,10 +38,10 @@ def dot_git(listing: Listing, submodules: Iterable[Submodule], objects: Objects,
     """Yield the files of `.git` for a commit.
 
     Args:
-        listing: of the commit.
-        submodules: of the commit; they are marked as active.
-        objects: of its repository.
-        spool: a temporary file; the pack is appended, and read from there.
+        listing: entries of the commit.
+        submodules: submodules of the commit, which are marked as active.
+        objects: reader of its repository.
+        spool: temporary file to which the pack is appended and from which it is read.
 
     Raises:
         MissingObjectError, DigestMismatchError, ToolError: as `Objects`.
@@ -90,7 +91,7 @@ def _config(commit: str, submodules: Iterable[Submodule]) -> bytes:
 
 
 def _index(listing: Listing) -> bytes:
-    """Return an index that knows no file times: git compares contents, as after `git read-tree`."""
+    """Return an index without file times: git compares contents, as after `git read-tree`."""
     entries = [(leaf.path, _MODES[leaf.kind, leaf.executable], leaf.identity) for leaf in listing.leaves]
     entries += [(link.path, _GITLINK, link.commit) for link in listing.gitlinks]
     parts = [struct.pack(">4sII", b"DIRC", 2, len(entries))]
@@ -105,7 +106,7 @@ def _index(listing: Listing) -> bytes:
 
 
 class _Pack:
-    """A pack of version 2 whose objects are stored, not compressed: the same bytes with every zlib."""
+    """A version 2 pack of stored (uncompressed) objects, which has the same bytes with any zlib."""
 
     def __init__(self, spool: BinaryIO, commit: str) -> None:
         self._spool, self._commit = spool, commit
@@ -120,7 +121,7 @@ class _Pack:
         self._at += len(data)
 
     def begin(self, count: int) -> None:
-        """Write the head."""
+        """Write the header."""
         self._write(struct.pack(">4sII", b"PACK", 2, count))
 
     def add(self, kind: str, identity: str, size: int, chunks: Iterable[bytes]) -> None:
@@ -132,13 +133,13 @@ class _Pack:
         self._places.append((bytes.fromhex(identity), checksum, at))
 
     def end(self) -> bytes:
-        """Write the tail and return the pack's name."""
+        """Write the trailer and return the name of the pack."""
         self._trailer = self._digest.digest()
         self._spool.write(self._trailer)
         return self._trailer.hex().encode()
 
     def index(self) -> bytes:
-        """Return the index of version 2."""
+        """Return the pack index, version 2."""
         self._places.sort()
         counts = [0] * 256
         for identity, _, _ in self._places:
@@ -168,7 +169,7 @@ class _Pack:
 
 
 def _head(kind: str, size: int) -> bytes:
-    """Return type and size. Source: gitformat-pack, "Object types" and size encoding."""
+    """Return the encoded type and size. Source: gitformat-pack, "Object types" and size encoding."""
     head = bytearray()
     byte, size = _KINDS[kind] << 4 | size & 15, size >> 4
     while size:
