@@ -40,7 +40,7 @@ def page(record: Record) -> str:
 
 
 def _asset(name: str) -> str:
-    return (files("tasks_lib.cli.report") / "page" / name).read_text("utf-8")
+    return (files("tasks_lib.report") / "page" / name).read_text("utf-8")
 
 
 def _source(text: str) -> str:
