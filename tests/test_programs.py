@@ -38,8 +38,8 @@ def test_missing() -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (shell("while :; do echo x; sleep 0.05; done", total_s=0.3), "did not end within 0.3 s"),
-        (shell("sleep 60", silence_s=0.3), "said nothing for 0.3 s"),
+        (shell("while :; do echo x; sleep 0.05; done", total_s=0.3), "did not exit within 0.3 s"),
+        (shell("sleep 60", silence_s=0.3), "produced no output for 0.3 s"),
         (shell("yes"), "wrote more than"),
     ],
 )
@@ -85,7 +85,7 @@ def test_streaming() -> None:
         assert str(stream.failure("gave up")) == "sh gave up: why"
     with (
         streaming(shell("sleep 60", silence_s=0.2), Silent()) as stream,
-        pytest.raises(ToolError, match="said nothing"),
+        pytest.raises(ToolError, match="produced no output"),
     ):
         stream.reader.read(1)
 
@@ -93,4 +93,4 @@ def test_streaming() -> None:
 def test_last_line() -> None:
     """The last line that says anything, on one line and printable."""
     assert last_line(b"a\rb\x1b\n\n") == "b\\x1b"
-    assert last_line("") == "it said nothing"
+    assert last_line("") == "no output"

@@ -146,7 +146,7 @@ def test_verify_by_name(repository: Path) -> None:
     assert doit(repository, "verify", "fetch:l*").returncode == 1
     done = doit(repository, "verify", "nothing")
     assert done.returncode == 3
-    assert "no task is called 'nothing'" in done.stdout
+    assert "no task matches 'nothing'" in done.stdout
 
 
 def drop(repository: Path, name: str) -> None:
@@ -167,7 +167,8 @@ def test_prune_removes_what_no_definitions_need(repository: Path) -> None:
     age(repository, 2)
     done = doit(repository, "prune", "--dry-run")
     assert (
-        f"blob {hashlib.sha256(ZIPPED).hexdigest()}: 3.0 KiB: no definition needs it, last used 2 h ago" in done.stdout
+        f"blob {hashlib.sha256(ZIPPED).hexdigest()}: 3.0 KiB: not needed by any definition, last used 2 h ago"
+        in done.stdout
     )
     assert blob(repository, ZIPPED).exists()
     done = doit(repository, "prune")
@@ -206,7 +207,7 @@ def test_prune_drops_what_is_left_of_a_finished_download(repository: Path) -> No
     blob(repository, TOOL).unlink()
     age(repository, 2)
     told = doit(repository, "prune").stdout
-    assert f"partial {digest}.part: 3.5 KiB: left behind, 2 h old" in told, told
+    assert f"partial {digest}.part: 3.5 KiB: leftover, 2 h old" in told, told
     assert not left.exists()
     assert blob(repository, LIBRARY).exists()
     assert resumable.exists()

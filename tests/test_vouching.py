@@ -150,7 +150,7 @@ def test_no_key_file(repository: Path) -> None:
     """A missing key file is named."""
     (repository / "fetchdefs/keys/good.asc").unlink()
     done = doit(repository)
-    assert done.returncode and "key file fetchdefs/keys/good.asc cannot be read" in done.stdout
+    assert done.returncode and "cannot read key file fetchdefs/keys/good.asc" in done.stdout
 
 
 def test_key_path_in_a_taskgraph_tree(repository: Path) -> None:
@@ -179,7 +179,7 @@ def test_checksums(repository: Path, origin: Origin, ring: Keyring, form: str) -
 
     publish("0" * 64)
     refused = doit(repository)
-    assert refused.returncode and "the signed list of digests says sha256:000" in refused.stdout
+    assert refused.returncode and "the signed checksum list has sha256:000" in refused.stdout
     publish(hashlib.sha256(CONTENT).hexdigest())
     assert ran(doit(repository)) == ["fetch:gmp"]
     doit(repository, "forget", "fetch:gmp")

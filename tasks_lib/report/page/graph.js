@@ -1,4 +1,4 @@
-// The graph: layered, sinks to the right. All of it when it is small, else what surrounds one task.
+// The graph: layered, with sinks on the right. Draw the whole graph if it is small, else the surroundings of one task.
 
 const MOST = 140;
 const NODE = { width: 208, height: 30, across: 64, down: 10 };
@@ -45,12 +45,12 @@ class Graph {
     if (!task) return;
     const near = TASKS.length <= MOST ? TASKS.map((one) => one.number) : this.around(task);
     const note = document.getElementById("graph-note");
-    note.textContent = near.length === TASKS.length ? `${counted(TASKS.length)} tasks; what a task needs stands left of it`
-      : `${counted(near.length)} of ${counted(TASKS.length)} tasks: those around ${task.name}; choose another one in the table`;
+    note.textContent = near.length === TASKS.length ? `${counted(TASKS.length)} tasks; dependencies are to the left of the tasks that need them`
+      : `${counted(near.length)} of ${counted(TASKS.length)} tasks: those around ${task.name}; select another task in the table`;
     this.draw(near, task);
   }
 
-  // What a task needs and what needs it, breadth first, as far as there is room.
+  // The dependencies and dependents of a task, breadth first, up to a limit.
   around(task) {
     const found = new Set([task.number]);
     for (const way of ["needs", "feeds"]) {
@@ -70,7 +70,7 @@ class Graph {
     const here = new Set(near), depth = new Map();
     const deep = (number) => {
       if (depth.has(number)) return depth.get(number);
-      depth.set(number, 0); // a loop, which doit refuses, ends here
+      depth.set(number, 0); // stops at a cycle, although doit rejects them
       const below = (TASKS[number].needs || []).filter((one) => here.has(one)).map((one) => deep(one) + 1);
       depth.set(number, Math.max(0, ...below));
       return depth.get(number);

@@ -1,8 +1,8 @@
-// The page: figures, advice, legend, path, hosts, details; and what a choice in one place does in the others.
+// The page: figures, advice, legend, path, hosts, details; selecting a task in one view updates the others.
 
 function figures() {
   const list = document.getElementById("figures");
-  const told = [[timed(RECORD.elapsed), "in all", ""]];
+  const told = [[timed(RECORD.elapsed), "total", ""]];
   const bytes = DATA.hosts.reduce((sum, host) => sum + host.bytes, 0);
   if (bytes) told.push([sized(bytes), "fetched", ""]);
   Object.keys(STATES).filter((state) => RECORD.counts[state]).forEach((state) => {
@@ -12,13 +12,13 @@ function figures() {
     made("li", { class: state }, made("b", { textContent: figure }), made("span", { textContent: words })),
   ));
   const begun = new Date(RECORD.started);
-  document.getElementById("when").textContent = `begun ${begun.toISOString().replace("T", " ").slice(0, 19)} UTC, doit-fetch ${RECORD.version}`;
+  document.getElementById("when").textContent = `started ${begun.toISOString().replace("T", " ").slice(0, 19)} UTC, doit-fetch ${RECORD.version}`;
 }
 
 function advice() {
   const list = document.getElementById("advice-list");
   const told = [...DATA.advice, ...RECORD.errors];
-  if (!told.length) told.push("Nothing stands out: no phase, host or task took most of the time.");
+  if (!told.length) told.push("No advice: no phase, host or task took most of the time.");
   told.forEach((text) => list.append(made("li", { textContent: text })));
 }
 
@@ -42,7 +42,7 @@ function legend() {
 function path(choose) {
   const list = document.getElementById("path-list");
   const tasks = DATA.critical.map((number) => TASKS[number]);
-  const from = tasks.length ? tasks[0].start : 0; // how long the first one was in the queue is no step of the way
+  const from = tasks.length ? tasks[0].start : 0; // the queue time of the first task is not part of the path
   const span = tasks.length ? Math.max(1, tasks[tasks.length - 1].end - from) : 1;
   tasks.slice(0, 200).forEach((task) => {
     const name = made("button", { type: "button", textContent: task.name });
@@ -69,7 +69,7 @@ function hosts() {
     made("td", { textContent: host.name }),
     ...[counted(host.files), sized(host.bytes), timed(host.ms), counted(host.alone)].map((text) => made("td", { class: "number", textContent: text })),
   )));
-  if (!DATA.hosts.length) rows.append(made("tr", {}, made("td", { colSpan: 5, textContent: "No host was asked." })));
+  if (!DATA.hosts.length) rows.append(made("tr", {}, made("td", { colSpan: 5, textContent: "No host was contacted." })));
 }
 
 function detail(task) {
@@ -77,7 +77,7 @@ function detail(task) {
   const rows = [
     ["state", STATES[task.outcome] || task.outcome], ["message", task.message], ["warnings", (task.warnings || []).join("\n")],
     ["time", task.took === undefined ? "" : `${timed(task.took)}, from ${timed(task.start)} to ${timed(task.end)}`],
-    ["in the queue", task.start - task.ready >= 1 ? timed(task.start - task.ready) : ""],
+    ["queued", task.start - task.ready >= 1 ? timed(task.start - task.ready) : ""],
     ["worker", RECORD.workers[task.worker]],
     ["phases", (task.phases || []).map((phase) => `${PHASES[phase[0]] || phase[0]} ${timed(phase[2] - phase[1])}${phase[3] ? `, ${sized(phase[3])}` : ""}`).join("\n")],
     ["from", task.url, "code"], ["artifact", task.artifact], ["size", task.size ? `${sized(task.size)} (${counted(task.size)} bytes)` : ""],

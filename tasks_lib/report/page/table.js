@@ -1,4 +1,4 @@
-// The table: sorted, filtered, searched; only the rows in sight are in the document.
+// The table: sorted, filtered, searched; only visible rows are in the document.
 
 const ROW = 28;
 const COLUMNS = [
@@ -76,7 +76,7 @@ class Table {
     this.rows.sort((one, other) => {
       const a = keys.get(one), b = keys.get(other);
       if (a === b) return one.number - other.number;
-      if (a === undefined) return 1; // what has no value stands last, whichever way
+      if (a === undefined) return 1; // tasks without a value come last in both directions
       if (b === undefined) return -1;
       return a < b ? -sign : sign;
     });

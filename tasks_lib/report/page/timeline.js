@@ -1,4 +1,4 @@
-// The timeline: one row per worker on a canvas, drawn only where something can be seen.
+// The timeline: one row per worker on a canvas; only visible parts are drawn.
 
 const LANE = 24;
 const AXIS = 26;
@@ -149,7 +149,7 @@ class Timeline {
     pen.beginPath();
     pen.rect(GUTTER, top, this.width, LANE);
     pen.clip();
-    let solid = GUTTER - 1; // up to here this row is painted: more would not be seen
+    let solid = GUTTER - 1; // the row is painted up to here; skip blocks that would be hidden
     let index = this.firstEnding(lane, from);
     for (; index < lane.length && lane[index].start <= to; index += 1) {
       const task = lane[index];
@@ -162,7 +162,7 @@ class Timeline {
     pen.restore();
   }
 
-  // Tasks of a worker follow each other, so their ends are sorted as their starts are.
+  // Tasks of a worker do not overlap, so their ends are in the same order as their starts.
   firstEnding(lane, from) {
     let low = 0, high = lane.length;
     while (low < high) { const middle = (low + high) >> 1; if (lane[middle].end < from) low = middle + 1; else high = middle; }

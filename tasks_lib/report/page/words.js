@@ -1,11 +1,11 @@
 "use strict";
-// The data of the page, and how it is told: sizes, times, states, colours. Text from outside is only ever `textContent`.
+// The data of the page, and the format of sizes, times, states and colours. External text is only set as `textContent`.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const RECORD = DATA.record;
 const TASKS = RECORD.tasks;
 const PHASES = {
-  queue: "in the queue", wait: "waiting", connect: "connecting", "first-byte": "first byte", body: "body",
+  queue: "queued", wait: "waiting", connect: "connecting", "first-byte": "first byte", body: "body",
   verify: "verifying", signature: "signature", repack: "repacking", extract: "extracting", place: "placing",
   run: "running", other: "other",
 };
@@ -16,7 +16,7 @@ const STATES = {
 
 function tenths(number) { return (Math.floor(number * 10 + 0.5) / 10).toFixed(1); }
 
-// Both are as tasks_lib/units.py has them; below a second a time is in milliseconds, since phases are as short.
+// Same format as tasks_lib/units.py, except that times below one second are in milliseconds, since phases are short.
 function sized(bytes) {
   if (!(bytes >= 0)) return "";
   if (bytes < 1024) return `${bytes.toFixed(0)} B`;
@@ -42,7 +42,7 @@ function hostOf(url) {
   try { return new URL(url).host || "files"; } catch { return ""; }
 }
 
-// Makes an element; `options` are properties, `class` and `data-`/`aria-` ones are attributes.
+// Create an element; `options` are properties, except `class`, `role` and names with a dash, which are attributes.
 function made(tag, options = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(options)) {
@@ -67,7 +67,7 @@ function stateOf(task) {
 
 function phaseColour(name) { return name in PHASES ? name : "other"; }
 
-// What the tables and drawings need of each task, computed once.
+// Derived properties of each task, computed once.
 TASKS.forEach((task, number) => {
   task.number = number;
   task.kind = task.name.includes(":") ? task.name.slice(0, task.name.indexOf(":")) : "other";
