@@ -86,9 +86,7 @@ def referenced(world: Context, plans: Iterable[Plan]) -> Referenced:
                 digests.add(artifact.integrity.digest.hex)
         for fetch in plan.definitions.fetches.values():
             if isinstance(fetch.source, Git | Hg):
-                from tasks_lib.steps.repository_access import (
-                    repository_names,
-                )  # slow to import: git and hg  # slow to import, needed only for commits
+                from tasks_lib.steps.repository_access import repository_names  # slow to import
 
                 repositories |= repository_names(world, fetch.source)
             else:

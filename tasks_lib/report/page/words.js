@@ -17,7 +17,7 @@ const STATES = {
 function tenths(number) { return (Math.floor(number * 10 + 0.5) / 10).toFixed(1); }
 
 // Same format as tasks_lib/units.py, except that times below one second are in milliseconds, since phases are short.
-function sized(bytes) {
+function formatSize(bytes) {
   if (!(bytes >= 0)) return "";
   if (bytes < 1024) return `${bytes.toFixed(0)} B`;
   bytes /= 1024;
@@ -26,7 +26,7 @@ function sized(bytes) {
   return `${tenths(bytes)} ${["KiB", "MiB", "GiB", "TiB"][unit]}`;
 }
 
-function timed(ms) {
+function formatTime(ms) {
   if (ms === undefined) return "";
   if (ms < 1000) return `${ms < 10 ? ms.toFixed(1) : ms.toFixed(0)} ms`;
   const s = ms / 1000;
@@ -36,14 +36,14 @@ function timed(ms) {
     : `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
 }
 
-function counted(number) { return number.toLocaleString("en"); }
+function formatCount(number) { return number.toLocaleString("en"); }
 
 function hostOf(url) {
   try { return new URL(url).host || "files"; } catch { return ""; }
 }
 
 // Create an element; `options` are properties, except `class`, `role` and names with a dash, which are attributes.
-function made(tag, options = {}, ...children) {
+function create(tag, options = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(options)) {
     if (name.includes("-") || name === "class" || name === "role") element.setAttribute(name, value);
@@ -54,7 +54,7 @@ function made(tag, options = {}, ...children) {
 }
 
 function swatch(colour) {
-  const mark = made("i", { class: "swatch" });
+  const mark = create("i", { class: "swatch" });
   mark.style.background = colour;
   return mark;
 }
@@ -62,7 +62,7 @@ function swatch(colour) {
 function stateOf(task) {
   const dot = document.createElement("i");
   dot.style.background = `var(--${task.outcome in STATES ? task.outcome : "other"})`;
-  return made("span", { class: "state" }, dot, STATES[task.outcome] || task.outcome);
+  return create("span", { class: "state" }, dot, STATES[task.outcome] || task.outcome);
 }
 
 function phaseColour(name) { return name in PHASES ? name : "other"; }
