@@ -1,4 +1,4 @@
-"""What a server, a repository or git itself can do wrong, and what is said then."""
+"""Faults of a server, a repository or git itself, and the error messages."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def history(directory: Path) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["smart", "old", "dumb", "daemon"])
 def test_servers(tmp_path: Path, kind: str) -> None:
-    """A commit that is no tip comes by its id where the server allows it, with everything otherwise."""
+    """A commit that is not a tip is fetched by id if the server allows it, else with all refs."""
     commits = history(tmp_path / "r")
     git(tmp_path, "clone", "-q", "--bare", "r", "r.git")
     git(tmp_path / "r.git", "update-server-info")
@@ -80,7 +80,7 @@ def test_servers(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
-    """A 503 is followed by another attempt; a 403 is final; both are told."""
+    """A 503 is retried; a 403 is final; both are reported."""
     commit = made(tmp_path / "r", FILES)
     listening = Listening()
     with http(tmp_path) as host:
@@ -130,12 +130,12 @@ def test_cancel(tmp_path: Path) -> None:
     ],
 )
 def test_no_repository(tmp_path: Path, url: str, said: str) -> None:
-    """Git's own reason is told in one line."""
+    """The reason from git is reported in one line."""
     assert said in str(refused(tmp_path / "c", source(url, "a" * 40)))
 
 
 def test_no_commit(tmp_path: Path) -> None:
-    """A commit that the repository has not, and the id of a tag, are told with what to do."""
+    """A missing commit and the id of a tag are reported with a next step."""
     made(tmp_path / "r", FILES)
     assert "the repository has no commit " + "a" * 40 in str(refused(tmp_path / "c", source(tmp_path / "r", "a" * 40)))
     git(tmp_path / "r", "tag", "-a", "-m", "t", "v1")

@@ -1,4 +1,4 @@
-"""Programs of the system: bounded, cancelled, ended with whatever they started."""
+"""Subprocesses: timeouts, cancellation, and ending them with all their children."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def shell(text: str, **bounds: float) -> Invocation:
 
 
 def test_how_it_ended() -> None:
-    """Status, output and the end of the errors are told; it sees its input and nothing of our environment."""
+    """The result has status, output and the end of the errors; the program sees its input and none of our environment."""
     told: list[bytes] = []
     done = run(shell('cat; echo "$HOME" >&2; exit 3'), Silent(), input=b"given", told=told.append)
     assert (done.status, done.output, done.errors) == (3, b"given", "\n")
@@ -74,7 +74,7 @@ def test_cancelled_with_all_it_started(tmp_path: Path) -> None:
 
 
 def test_streaming() -> None:
-    """Question and answer go to and fro; a program that ends early is told with its last words."""
+    """A program can be queried repeatedly; one that exits early is reported with its last line of errors."""
     with streaming(shell('while read line; do echo "<$line>"; done'), Silent()) as stream:
         for word in (b"one", b"two"):
             stream.send(word + b"\n")

@@ -1,4 +1,4 @@
-"""The record of a run, what is read out of it, the trace and the page as text, and `doit report`."""
+"""The record of a run, its analysis, the trace and the page as text, and `doit report`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def body(url: str, ms: float, size: int = 1000) -> list[Any]:
 
 
 def test_critical_path() -> None:
-    """From what ended last back through the needed one that ended last; what did not run is no step."""
+    """The path follows, from the last task, the dependency that ended last; tasks that did not run are excluded."""
     tasks = [
         task("fetch:a", 0, 50),
         task("fetch:b", 0, 80),
@@ -71,7 +71,7 @@ ADVICE = {
 
 @pytest.mark.parametrize("case", ADVICE)
 def test_advice(case: str) -> None:
-    """Each thing that stands out is a sentence with figures and a next step."""
+    """Each finding is a sentence with figures and a next step."""
     made, told = ADVICE[case]
     assert any(told in sentence for sentence in advice(made)), advice(made)
 
@@ -195,7 +195,7 @@ def test_no_worker_is_in_two_places(tmp_path: Path) -> None:
 
 
 def test_secrets_are_in_no_record(repository: Path, origin: Any) -> None:
-    """Credentials and queries of URLs are in neither the record, the event log, nor what is printed."""
+    """Credentials and queries of URLs appear neither in the record, nor in the event log, nor in the output."""
     path = repository / "fetchdefs/fetch/all.yml"
     path.write_text(definition("tool", f"{origin.url}/tool.tar?token=sesame", TOOL))
     done = doit(repository, "fetch", FETCH_EVENTS="events.jsonl")

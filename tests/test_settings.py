@@ -152,7 +152,7 @@ def test_proxies_and_trust() -> None:
 
 
 def test_what_is_nearly_a_setting_is_told() -> None:
-    """A slip of the pen is told, for it changes nothing; what others call their own things is not."""
+    """A misspelt setting is reported, since it has no effect; names of other programs are not."""
     environ = ["FETCH_JOBZ", "FETCH_CACHE", "FETCH_RETRIES", "FETCH_TOKEN", "FETCH_HOST", "JOBS", "FETCHED"]
     assert misspelt(["offlin", "job", "jobs", "target"], environ) == [
         "ignoring unknown setting FETCH_JOBZ; did you mean FETCH_JOBS?",

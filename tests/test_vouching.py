@@ -88,7 +88,7 @@ def test_verified_once_and_again_without_a_network(repository: Path, origin: Ori
 
 
 def test_a_changed_policy_is_judged_anew(repository: Path, origin: Origin, ring: Keyring) -> None:
-    """What is in the cache already is not believed under another key or pin, with and without a network."""
+    """Cached content is not trusted under another key or fingerprint, with and without a network."""
     ran(doit(repository))
     pinned = SIGNED + f"      fingerprint: {ring.fingerprints('good')[0]}\n"
     define(repository, origin, pinned)
@@ -104,7 +104,7 @@ def test_a_changed_policy_is_judged_anew(repository: Path, origin: Origin, ring:
 
 
 def test_a_changed_key_file_is_noticed(repository: Path, ring: Keyring) -> None:
-    """What was done is not done any more once the key file, and nothing else, says something else."""
+    """A change of only the key file makes the verification run again."""
     ran(doit(repository))
     assert ran(doit(repository)) == []
     assert ran(doit(repository)) == []
