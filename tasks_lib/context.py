@@ -1,4 +1,4 @@
-"""Build what every step needs from settings and environment: the one composition root of graph and fetch_content."""
+"""The context of a run: build shared objects from settings and environment. Used by the graph and fetch_content."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     shared = cached_property
 else:
 
-    class shared(cached_property):  # noqa: N801  # reads as the decorator that it is
-        """A cached property that two threads never compute twice; since Python 3.12 that of functools has no lock."""
+    class shared(cached_property):  # noqa: N801  # used as a decorator
+        """A cached property with a lock, so that threads compute it once; functools dropped its lock in Python 3.12."""
 
         def __get__(self, instance: Any, owner: type | None = None) -> Any:
             with instance.lock:
@@ -34,7 +34,7 @@ else:
 
 
 class Context:
-    """Hold what the steps of one run share; each part is created on first use."""
+    """Objects that the steps of one run share; each is created on first use."""
 
     def __init__(
         self,
@@ -43,65 +43,65 @@ class Context:
         *,
         mirrors: Literal["definitions", "none"] = "definitions",
     ) -> None:
-        """Create it.
+        """Create the context without opening anything.
 
         Args:
-            settings: of the run.
-            environ: what a toolchain's command inherits.
-            mirrors: "definitions": their `mirrors.yml` says where a redirect may lead; "none": anywhere.
+            settings: the settings of the run.
+            environ: the environment that a toolchain's command inherits.
+            mirrors: "definitions": the `mirrors.yml` of the definitions restricts redirects; "none": no restriction.
         """
         self.settings: Final = settings
         self.environ: Final = environ
         self._mirrors: Final = mirrors
         self.lock: Final = threading.RLock()
-        # directory of records -> the list of deliveries, for which it was looked through in this run
+        # directory of manifests -> the deliveries for which stale entries were removed in this run
         self.looked_through: Final[dict[str, object]] = {}
 
     @shared
     def store(self) -> Cache:
-        """The store."""
+        """The cache."""
         return Cache(self.settings.cache, self.settings.store)
 
     @shared
     def _transport(self) -> Transport:
-        from tasks_lib.transport import Transport
+        from tasks_lib.transport import Transport  # slow to import, needed only when a task downloads
 
         own = self.settings.transport
         if self._mirrors == "none":
             return Transport(own)
         try:
             text = (self.settings.fetchdefs / "mirrors.yml").read_text("utf-8")
-        except (OSError, UnicodeDecodeError):  # there is none, or the definitions were refused for it
+        except (OSError, UnicodeDecodeError):  # missing, or already reported when loading definitions
             return Transport(own)
-        from tasks_lib.definitions.mirrors import mirrors_of
+        from tasks_lib.definitions.mirrors import mirrors_of  # needed only when a task downloads
 
-        # where definitions lead is judged with them; a redirect may lead anywhere
+        # the URLs of definitions were checked when they were loaded; a redirect was not
         return Transport(own, mirrors_of(text).refusal)
 
     @shared
     def sources(self) -> Downloader:
-        """Where blobs come from; what opens sockets is loaded when the first one is needed."""
-        from tasks_lib.download import Downloader
+        """The downloader of blobs."""
+        from tasks_lib.download import Downloader  # slow to import, needed only when a task downloads
 
         return Downloader(self.store, self._transport, self.settings.policy)
 
     @shared
     def unpinned(self) -> UnverifiedDownloader:
-        """Where content comes from that nobody pinned."""
-        from tasks_lib.download.unverified import UnverifiedDownloader
+        """The downloader of content without a known digest."""
+        from tasks_lib.download.unverified import UnverifiedDownloader  # slow to import, needed only when it downloads
 
         return UnverifiedDownloader(self.store, self._transport, self.settings.policy)
 
     @shared
     def gpg(self) -> Gpg:
-        """gpg, as the environment finds it."""
-        from tasks_lib.signature import Gpg
+        """The gpg program, found in the PATH of the environment."""
+        from tasks_lib.signature import Gpg  # slow to import, needed only with signatures
 
         return Gpg(self.environ.get("PATH", os.defpath))
 
     @property
     def repositories(self) -> RepositorySettings:
-        """How programs that fetch from repositories are run."""
+        """The settings for running git and hg."""
         return RepositorySettings(
             environ=self.environ,
             transport=self.settings.transport,
@@ -112,15 +112,15 @@ class Context:
 
     @property
     def mtime(self) -> int:
-        """The time of every entry of the archives that this run writes."""
+        """The modification time of every entry of the archives that this run writes."""
         return mtime_for(self.settings.source_date_epoch)
 
     @property
     def writer_version(self) -> str:
-        """What the keys of the archives that this run writes contain."""
+        """The version of the archive writer, part of the keys of archives that this run writes."""
         return writer_version(self.mtime)
 
     def limits(self, own: tuple[tuple[str, int | str], ...]) -> Limits:
-        """Return the limits of an archive whose definition says `own`; the settings say the rest."""
+        """Return the limits of an archive: `own`, from its definition, over those of the settings."""
         named: dict[str, Any] = dict(own)
         return self.settings.limits._replace(**named)

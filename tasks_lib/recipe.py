@@ -1,7 +1,7 @@
-"""Identity of a step: everything that shapes its output, and nothing else.
+"""Recipe keys: the identity of a step, computed from everything that shapes its output and nothing else.
 
-Pure: no I/O. Locators (URLs, mirrors, headers, signature places, descriptions) never enter a key; a test
-fails for a field of a definition that is classified as neither identity nor locator.
+Pure: no I/O. Locators (URLs, mirrors, headers, signature URLs, descriptions) are never part of a key. A test
+fails if a field of a definition is classified as neither identity nor locator.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Final
 from tasks_lib.definitions import Checksums, Fetch, Git, GpgSignature, Hg, Minisign, StaticUrl, Toolchain, ToolchainRun
 from tasks_lib.digest import Digest, Integrity
 
-#: Raise to make every step run again; change of meaning, not of style.
+#: Increase to run every step again: only for a change of meaning, not of style.
 RECIPE_VERSION: Final = 1
 
-#: Fields of a definition that say *what* the bytes are.
+#: Fields of a definition that determine *which* bytes it names.
 IDENTITY: Final = frozenset(
     {
         "integrity",
@@ -29,7 +29,7 @@ IDENTITY: Final = frozenset(
         "dot_git",
     }
 )
-#: Fields that say where the bytes are, who vouches for them and how they are called.
+#: Fields that determine where the bytes are, how they are verified and how they are named.
 LOCATORS: Final = frozenset(
     {
         "name", "description", "source", "alias", "artifact_prefix", "ignored", "file", "line",
@@ -40,7 +40,7 @@ LOCATORS: Final = frozenset(
 
 
 def _key(kind: str, *parts: str) -> str:
-    """Return the hex sha256 over the parts, each with its length in front so that none can pose as two."""
+    """Return the hex sha256 of the parts, each prefixed with its length so that the concatenation is unambiguous."""
     digest = hashlib.sha256()
     for part in (f"doit-fetch {RECIPE_VERSION} {kind}", *parts):
         raw = part.encode("utf-8", "surrogateescape")
@@ -50,17 +50,17 @@ def _key(kind: str, *parts: str) -> str:
 
 
 def fetch_key(integrity: Integrity) -> str:
-    """Return the key of a fetch: the bytes it promises."""
+    """Return the key of a fetch: the integrity of its content."""
     return _key("fetch", str(integrity.size), str(integrity.digest))
 
 
 def verdict_key(source: StaticUrl, keys: Mapping[str, Digest]) -> str:
-    """Return the key of "these bytes were vouched for under this policy", "" when nothing needs to.
+    """Return the key of the verification of these bytes under this policy, "" if there are no signatures.
 
-    Where signatures lie does not enter; who may sign does.
+    The key includes the accepted signers, but not the URLs of signatures.
 
     Args:
-        source: the definition's source.
+        source: the source of the definition.
         keys: path of each key file -> digest of its content.
     """
     parts = [part for voucher in source.vouchers for part in _policy(voucher, source.file_name, keys)]
@@ -76,12 +76,12 @@ def _policy(voucher: GpgSignature | Minisign | Checksums, name: str, keys: Mappi
 
 
 def evidence_key(integrity: Integrity, url: str) -> str:
-    """Return the key under which the signature (or list) from `url` for these bytes is kept."""
+    """Return the key of the signature or checksum list from `url` for these bytes."""
     return _key("evidence", str(integrity.size), str(integrity.digest), url)
 
 
 def repack_key(source: StaticUrl, *, version: str) -> str:
-    """Return the key of a repack by version `version` of the archive writer."""
+    """Return the key of the archive that version `version` of the archive writer repacks."""
     return _key(
         "repack",
         version,
@@ -94,41 +94,41 @@ def repack_key(source: StaticUrl, *, version: str) -> str:
     )
 
 
-#: Raise when the archive of a commit may come out differently although the writer of archives is the same.
+#: Increase when the archive of a commit may change although the archive writer does not.
 COMMIT_VERSION: Final = 1
 
 
 def commit_key(source: Git | Hg) -> str:
-    """Return the key of a commit that is held in the cache."""
+    """Return the key of a commit in the cache."""
     return _key("commit", "git" if isinstance(source, Git) else "hg", source.revision)
 
 
 def repository_key(source: Git | Hg, *, version: str) -> str:
-    """Return the key of the archive of a commit by version `version` of the archive writer."""
+    """Return the key of the archive of a commit that version `version` of the archive writer writes."""
     dot_git = source.dot_git if isinstance(source, Git) else ""
     kind = "git" if isinstance(source, Git) else "hg"
     return _key(kind, f"{COMMIT_VERSION}.{version}", source.revision, source.path_prefix, dot_git, source.artifact_name)
 
 
 def repository_name(source: Git | Hg, url: str, commit: str) -> str:
-    """Return the name of the cache's repository for commits of that kind from a URL, `source`'s or a submodule's."""
+    """Return the name of the cached repository for commits of that kind from a URL of `source` or of a submodule."""
     kind = "git" if isinstance(source, Git) else "hg"
     return hashlib.sha256(f"{kind} {len(commit)} {url}".encode()).hexdigest()
 
 
 def extract_key(artifact_key: str, *, dest: str, version: int) -> str:
-    """Return the key of one artifact extracted to, or placed in, the directory `dest`."""
+    """Return the key of one artifact extracted or placed into the directory `dest`."""
     return _key("extract", str(version), artifact_key, dest)
 
 
 def unpacked_key(integrity: Integrity, *, format: str, limits: Mapping[str, int | str], version: str) -> str:
-    """Return the key of the tree that an archive becomes when it is unpacked.
+    """Return the key of the unpacked tree of an archive.
 
     Args:
-        integrity: of the archive.
-        format: that its name declares, "" when its content says it.
-        limits: all of them: what one definition refuses is not to be had through another one's permission.
-        version: of what unpacks.
+        integrity: the integrity of the archive.
+        format: the format that its name declares, "" to detect it from the content.
+        limits: all limits: a definition never reuses a tree that was unpacked under the limits of another one.
+        version: the version of the unpacking code.
     """
     words = (f"{name}={value}" for name, value in sorted(limits.items()))
     return _key("unpacked", version, str(integrity.size), str(integrity.digest), format, *words)
@@ -138,9 +138,9 @@ def toolchain_key(toolchain: Toolchain, *, inputs: Mapping[str, str], files: Map
     """Return the key of a toolchain's output.
 
     Args:
-        toolchain: its own name, description and place do not enter.
+        toolchain: the toolchain; its name, description and location are not part of the key.
         inputs: `kind:name` of each of its fetches -> the key of its delivery.
-        files: text of each script and resource as written -> digest of its content.
+        files: path of each script and resource as written -> digest of its content.
     """
     run = toolchain.run or ToolchainRun()
     parts = [f"{name}={key}" for name, key in sorted(inputs.items())]

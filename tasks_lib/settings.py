@@ -1,8 +1,8 @@
-"""Settings: the one place that knows their names, defaults and bounds.
+"""Settings: their names, defaults and bounds.
 
 A setting comes from the command line (`doit cache=DIR`), else from the environment (`FETCH_CACHE_DIR`), else from
-`[tool.doit-fetch]` in pyproject.toml, else from its default. Environment and file are handed in by a porch; nothing
-below this floor reads them.
+`[tool.doit-fetch]` in pyproject.toml, else from its default. The entry points pass environment and file in; no other
+module reads them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Setting(NamedTuple):
-    """One setting: `variable` on doit's command line, `environ` in the environment; `choices` are all it may be."""
+    """A setting: `variable` on doit's command line, `environ` in the environment; `choices`: its only valid values."""
 
     environ: str
     variable: str
@@ -41,7 +41,7 @@ class Setting(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What is given for a setting: the `name` it has there, the value, and the `origin`: where that is."""
+    """The value given for a setting: `origin` is where it comes from, `name` is the setting's name there."""
 
     name: str
     value: Any
@@ -53,71 +53,89 @@ SETTINGS: Final = (
     Setting("FETCHDEFS_DIR", "fetchdefs", "fetchdefs", "directory of the definitions"),
     Setting("FETCH_CACHE_DIR", "cache", "cache", "directory of the cache; may be deleted at any time"),
     Setting("FETCH_BUILD_DIR", "build", "build", "directory of extracted trees and toolchains"),
-    Setting("FETCH_PRIVATE_CACHE_DIR", "private_cache", "", "write here; FETCH_CACHE_DIR is then only read"),
-    Setting("FETCH_CACHE_TRUST_GROUP", "trust_group", "", "group whose members may write the cache too"),
+    Setting("FETCH_PRIVATE_CACHE_DIR", "private_cache", "", "directory to write to; FETCH_CACHE_DIR is then read-only"),
+    Setting("FETCH_CACHE_TRUST_GROUP", "trust_group", "", "group whose members may also write to the cache"),
     Setting("FETCH_DURABILITY", "durability", "full", "full: survives a power loss; fast: no fsync", ("full", "fast")),
     Setting(
         "FETCH_LINK_MODE",
         "link_mode",
         "auto",
-        "how content is placed: auto, reflink, copy, hardlink",
+        "how files are placed: auto, reflink, copy, hardlink",
         ("auto", "reflink", "copy", "hardlink"),
     ),
     Setting("FETCH_LOCK_TIMEOUT_S", "lock_timeout", 1800.0, "seconds to wait for another process"),
-    Setting("FETCH_OFFLINE", "offline", 0, "1: open no socket"),
-    Setting("FETCH_JOBS", "jobs", 16, "downloads at the same time, when doit's -n does not say"),
-    Setting("FETCH_JOBS_PER_HOST", "jobs_per_host", 16, "requests to one host at the same time"),
+    Setting("FETCH_OFFLINE", "offline", 0, "1: do not use the network"),
+    Setting("FETCH_JOBS", "jobs", 16, "concurrent downloads, unless doit's -n is given"),
+    Setting("FETCH_JOBS_PER_HOST", "jobs_per_host", 16, "concurrent requests to one host"),
     Setting("FETCH_RETRIES", "retries", 3, "retries of one source after its first attempt"),
-    Setting("FETCH_BACKOFF_S", "backoff", 1.0, "first pause between two attempts, in seconds; doubles, with jitter"),
-    Setting("FETCH_CONNECT_TIMEOUT_S", "connect_timeout", 10.0, "seconds to connect"),
-    Setting("FETCH_STALL_TIMEOUT_S", "stall_timeout", 30.0, "seconds without a byte"),
-    Setting("FETCH_MIN_RATE_BPS", "min_rate", 1024.0, "bytes per second that must arrive over any minute of waiting"),
-    Setting("FETCH_TOTAL_TIMEOUT_S", "total_timeout", 0.0, "seconds for one source, all attempts; 0: from the size"),
-    Setting("FETCH_CONNECTIONS", "connections", 16, "connections that one large file may have when it comes slowly"),
-    Setting("FETCH_SPLIT_SIZE", "split_size", 16 << 20, "bytes from which a file is large"),
-    Setting("FETCH_DENY_NETWORKS", "deny_networks", ",".join(LINK_LOCAL), "networks that are never asked"),
-    Setting("FETCH_GIT_PROTOCOLS", "git_protocols", " ".join(PROTOCOLS), "transports of repositories and submodules"),
-    Setting("FETCH_SSH_KNOWN_HOSTS", "known_hosts", "", "file with the keys of ssh hosts, instead of the user's"),
+    Setting(
+        "FETCH_BACKOFF_S", "backoff", 1.0, "first delay between attempts, in seconds; doubles each time, with jitter"
+    ),
+    Setting("FETCH_CONNECT_TIMEOUT_S", "connect_timeout", 10.0, "connection timeout in seconds"),
+    Setting("FETCH_STALL_TIMEOUT_S", "stall_timeout", 30.0, "timeout in seconds when no data arrives"),
+    Setting("FETCH_MIN_RATE_BPS", "min_rate", 1024.0, "minimum bytes per second, averaged over any minute"),
+    Setting(
+        "FETCH_TOTAL_TIMEOUT_S",
+        "total_timeout",
+        0.0,
+        "timeout in seconds for all attempts at one source; 0: derived from the size",
+    ),
+    Setting("FETCH_CONNECTIONS", "connections", 16, "maximum connections for one large file that downloads slowly"),
+    Setting("FETCH_SPLIT_SIZE", "split_size", 16 << 20, "size in bytes from which a file counts as large"),
+    Setting("FETCH_DENY_NETWORKS", "deny_networks", ",".join(LINK_LOCAL), "networks that are never contacted"),
+    Setting(
+        "FETCH_GIT_PROTOCOLS", "git_protocols", " ".join(PROTOCOLS), "protocols allowed for repositories and submodules"
+    ),
+    Setting("FETCH_SSH_KNOWN_HOSTS", "known_hosts", "", "known_hosts file for ssh, instead of the user's"),
     Setting(
         "FETCH_PROGRESS",
         "progress",
         "auto",
-        "how a run is shown: auto, live, lines or quiet",
+        "progress display: auto, live, lines or quiet",
         ("auto", "live", "lines", "quiet"),
     ),
-    Setting("FETCH_EVENTS", "events", "", "file to which every event is appended as a line of JSON"),
-    Setting("FETCH_MAX_TOTAL_BYTES", "", Limits().max_total_bytes, "content of one archive"),
-    Setting("FETCH_MAX_MEMBER_BYTES", "", Limits().max_member_bytes, "content of one entry"),
-    Setting("FETCH_MAX_ENTRIES", "", Limits().max_entries, "entries of one archive"),
-    Setting("FETCH_MAX_METADATA_BYTES", "", Limits().max_metadata_bytes, "one metadata record of an archive"),
-    Setting("FETCH_MAX_PATH_BYTES", "", Limits().max_path_bytes, "one path in an archive"),
-    Setting("FETCH_MAX_COMPONENT_BYTES", "", Limits().max_component_bytes, "one component of such a path"),
-    Setting("FETCH_MAX_DEPTH", "", Limits().max_depth, "components of such a path"),
-    Setting("FETCH_MAX_RATIO", "", Limits().max_ratio, "decompressed : compressed, once FETCH_FREE_BYTES came out"),
-    Setting("FETCH_FREE_BYTES", "", Limits().free_bytes, "bytes of an archive that need no ratio"),
-    Setting("FETCH_ZSTD_MAX_WINDOW_LOG", "", Limits().zstd_max_window_log, "log2 of a zstd window"),
-    Setting("FETCH_XZ_MEMLIMIT_MIB", "", Limits().xz_memlimit_mib, "MiB for decoding xz"),
+    Setting("FETCH_EVENTS", "events", "", "file to append events to, one line of JSON each"),
+    Setting("FETCH_MAX_TOTAL_BYTES", "", Limits().max_total_bytes, "maximum content bytes of one archive"),
+    Setting("FETCH_MAX_MEMBER_BYTES", "", Limits().max_member_bytes, "maximum content bytes of one entry"),
+    Setting("FETCH_MAX_ENTRIES", "", Limits().max_entries, "maximum entries of one archive"),
+    Setting(
+        "FETCH_MAX_METADATA_BYTES",
+        "",
+        Limits().max_metadata_bytes,
+        "maximum bytes of one metadata record of an archive",
+    ),
+    Setting("FETCH_MAX_PATH_BYTES", "", Limits().max_path_bytes, "maximum bytes of one path in an archive"),
+    Setting("FETCH_MAX_COMPONENT_BYTES", "", Limits().max_component_bytes, "maximum bytes of one path component"),
+    Setting("FETCH_MAX_DEPTH", "", Limits().max_depth, "maximum components of one path"),
+    Setting(
+        "FETCH_MAX_RATIO", "", Limits().max_ratio, "maximum ratio decompressed : compressed, beyond FETCH_FREE_BYTES"
+    ),
+    Setting(
+        "FETCH_FREE_BYTES", "", Limits().free_bytes, "decompressed bytes of an archive exempt from FETCH_MAX_RATIO"
+    ),
+    Setting("FETCH_ZSTD_MAX_WINDOW_LOG", "", Limits().zstd_max_window_log, "maximum log2 of the zstd window size"),
+    Setting("FETCH_XZ_MEMLIMIT_MIB", "", Limits().xz_memlimit_mib, "maximum MiB of memory for decoding xz"),
 )
 
 
-#: How alike a name of the environment and one of the command line is to a setting's when it is taken for a mistake;
-#: words of the command line may well be a dodo.py's own.
+#: Similarity to a setting's name from which an unknown name counts as misspelt: in the environment, and on the command
+#: line, which may contain variables of the dodo.py.
 _ALIKE: Final = (0.82, 0.9)
-#: The settings that are directories, and what a system says of a path that can never be one.
+#: The settings that are directories, and the errno values for a path that cannot be a directory.
 _DIRECTORIES: Final = ("FETCHDEFS_DIR", "FETCH_CACHE_DIR", "FETCH_BUILD_DIR", "FETCH_PRIVATE_CACHE_DIR")
 _NO_PLACE: Final = (errno.ELOOP, errno.ENAMETOOLONG)
-#: Times of which zero is none, and no way to say that there is no limit.
+#: Timeouts that must not be zero; zero does not disable them.
 _NOT_ZERO: Final = frozenset({"FETCH_CONNECT_TIMEOUT_S", "FETCH_STALL_TIMEOUT_S"})
-#: Digits that a time may have: more than any clock will show.
+#: Maximum number of digits of a timestamp, more than any valid one has.
 _DIGITS: Final = 18
-#: Who says whom to trust, the first one that is set.
+#: Variables that name the trusted certificates, in order of precedence.
 _TRUST: Final = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
-#: Variables of the environment that other programs read too; a proxy's may hold a password.
+#: Environment variables shared with other programs; a proxy variable may contain a password.
 CONVENTIONS: Final = (*_TRUST, "http_proxy", "https_proxy", "all_proxy", "no_proxy", "NETRC", "SOURCE_DATE_EPOCH")
 
 
 class Settings(NamedTuple):
-    """What a run is told from outside."""
+    """The settings of a run."""
 
     fetchdefs: Path
     cache: Path
@@ -139,12 +157,12 @@ class Settings(NamedTuple):
 
     @property
     def store(self) -> Options:
-        """How the store is to behave; the store is loaded for that.
+        """The options of the cache.
 
         Raises:
-            SettingError: there is no such group.
+            SettingError: the trusted group does not exist.
         """
-        from tasks_lib.cache import Options, Trust
+        from tasks_lib.cache import Options, Trust  # slow to import, needed only when the cache is opened
 
         return Options(
             durability=self.durability,
@@ -157,15 +175,15 @@ class Settings(NamedTuple):
     def parse(
         cls, *, variables: Mapping[str, Any], environ: Mapping[str, str], project: Mapping[str, Any] | None = None
     ) -> Settings:
-        """Return the settings that these three say, the first one before the second before the third.
+        """Return the settings; variables take precedence over the environment, the environment over the project.
 
         Args:
-            variables: `name=value` words of doit's command line; unknown names belong to someone else.
+            variables: `name=value` words of doit's command line; unknown names are ignored.
             environ: the process environment.
             project: the table `[tool.doit-fetch]`, its keys with dashes or underscores.
 
         Raises:
-            SettingError: a value that cannot be used, or an unknown key of the table.
+            SettingError: a value is invalid, or the table has an unknown key.
         """
         table = _table(project or {})
         values = {one.environ: _value(one, variables, environ, table) for one in SETTINGS}
@@ -209,7 +227,7 @@ class Settings(NamedTuple):
 
 
 def misspelt(variables: Iterable[str], environ: Iterable[str]) -> list[str]:
-    """Return a line for each name that is nearly a setting's: it belongs to someone else, or what it says is not done.
+    """Return a warning for each unknown name that is similar to the name of a setting.
 
     Args:
         variables: names of doit's command line.
@@ -221,39 +239,39 @@ def misspelt(variables: Iterable[str], environ: Iterable[str]) -> list[str]:
     odd = [(name, known, like) for name, known, like in odd if name not in known]
     if not odd:
         return []
-    import difflib
+    import difflib  # needed only for a name that is not a setting
 
     pairs = ((name, difflib.get_close_matches(name, known, n=1, cutoff=like)) for name, known, like in odd)
-    return [f"{name} is no setting and changes nothing; did you mean {close[0]}?" for name, close in pairs if close]
+    return [f"ignoring unknown setting {name}; did you mean {close[0]}?" for name, close in pairs if close]
 
 
 def project_table(path: Path) -> Mapping[str, Any]:
-    """Return `[tool.doit-fetch]` of a pyproject.toml, {} when there is none.
+    """Return `[tool.doit-fetch]` of a pyproject.toml, {} if there is none.
 
     Raises:
-        SettingError: the file is no TOML, or that is no table.
+        SettingError: the file is not valid TOML, or the value is not a table.
     """
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError):
         return {}
     if "doit-fetch" not in text:
-        return {}  # nothing for us: parsing other people's tables costs more than reading the file
-    import tomllib
+        return {}  # parsing takes longer than reading: skip a file without our table
+    import tomllib  # slow to import, needed only when pyproject.toml has our table
 
     try:
         table = tomllib.loads(text).get("tool", {}).get("doit-fetch", {})
     except tomllib.TOMLDecodeError as error:
-        raise SettingError(f"{path} is no TOML: {error}", hint="correct it, or set FETCH_* variables") from error
+        raise SettingError(f"{path}: invalid TOML: {error}", hint="correct it, or set FETCH_* variables") from error
     if not isinstance(table, dict):
-        raise SettingError(f"{path}: [tool.doit-fetch] is no table", hint="write `name = value` lines below it")
+        raise SettingError(f"{path}: [tool.doit-fetch] is not a table", hint="write `name = value` lines below it")
     return table
 
 
 def in_force(
     variables: Mapping[str, Any], environ: Mapping[str, str], project: Mapping[str, Any]
 ) -> Iterator[tuple[Setting, Given, str]]:
-    """Yield each setting, its value in force, and why that value cannot be used ("" when it can)."""
+    """Yield each setting, its effective value, and why the value is invalid ("" if it is valid)."""
     table = _keyed(project)
     for one in SETTINGS:
         given = _given(one, variables, environ, table)
@@ -268,21 +286,21 @@ def _keyed(project: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(project: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the project's table by our names."""
+    """Return the project's table with keys as in `Setting.key`."""
     known = {one.key for one in SETTINGS}
     table = _keyed(project)
     for name in table:
         if name not in known:
-            import difflib
+            import difflib  # needed only for an error
 
             close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else "`doit help settings` lists the settings"
-            raise SettingError(f"[tool.doit-fetch] has the unknown key {name!r}", hint=hint)
+            hint = f"did you mean {close[0]}?" if close else "run `doit help settings` to list the settings"
+            raise SettingError(f"[tool.doit-fetch]: unknown key {name!r}", hint=hint)
     return table
 
 
 def _given(one: Setting, variables: Mapping[str, Any], environ: Mapping[str, str], table: Mapping[str, Any]) -> Given:
-    """Return what the first place says that says anything."""
+    """Return the value from the first source that has one."""
     places = (
         Given(one.variable, variables.get(one.variable) if one.variable else None, "command line"),
         Given(one.environ, environ.get(one.environ), "environment"),
@@ -305,14 +323,15 @@ def _value(
 
 def _read(one: Setting, name: str, given: Any) -> str | int | float:
     if isinstance(one.default, str):
-        if not isinstance(given, str) or "\0" in given:  # TOML has lists, numbers and any character
+        if not isinstance(given, str) or "\0" in given:  # TOML allows lists, numbers and any character
             raise SettingError(
-                f"{name}={str(given)[:80]!r} is no text", hint=f'write it as "..."; it means: {one.meaning}'
+                f"invalid value {str(given)[:80]!r} for {name}: expected a string",
+                hint=f'write it as "..."; meaning: {one.meaning}',
             )
         if one.choices and given not in one.choices:
             raise SettingError(
-                f"{name}={given[:80]!r} is none of {', '.join(one.choices)}",
-                hint="`doit help settings` lists the settings",
+                f"invalid value {given[:80]!r} for {name}: expected one of {', '.join(one.choices)}",
+                hint="run `doit help settings` to list the settings",
             )
         return given
     word = str(given).lower()
@@ -321,25 +340,27 @@ def _read(one: Setting, name: str, given: Any) -> str | int | float:
     except (ValueError, OverflowError):
         value = -1
     if not 0 <= value < 1 << 62:
-        said = f"{name}={str(given)[:80]!r}"
-        raise SettingError(f"{said} is no number of zero or more", hint=f"it means: {one.meaning}")
+        what = f"invalid value {str(given)[:80]!r} for {name}"
+        raise SettingError(f"{what}: expected a non-negative number", hint=f"meaning: {one.meaning}")
     if not value and one.environ in _NOT_ZERO:
-        raise SettingError(f"{name}=0 leaves no time for anything", hint=f"it means: {one.meaning}")
+        raise SettingError(f"invalid value 0 for {name}: must be greater than zero", hint=f"meaning: {one.meaning}")
     return value
 
 
 def _directory(name: str, given: str, home: str) -> str:
-    """Return where a directory is or will be; `~/` is the home of the user, as a shell has it."""
+    """Return the path of a directory, which may not exist yet; expand `~/` to the home directory, as a shell does."""
     path = home + given[1:] if home and given.startswith("~/") else given
     reason = ""
     try:
-        os.stat(path)  # noqa: PTH116  # a text
+        os.stat(path)  # noqa: PTH116  # a str
     except FileNotFoundError:
-        reason = "is a symlink that leads nowhere" if os.path.islink(path) else ""  # noqa: PTH114
+        reason = "dangling symlink" if os.path.islink(path) else ""  # noqa: PTH114
     except OSError as error:
-        reason = f"can be no directory: {error.strerror}" if error.errno in _NO_PLACE else ""
+        reason = str(error.strerror) if error.errno in _NO_PLACE else ""
     if reason:
-        raise SettingError(f"{name}={given[:80]!r} {reason}", hint="correct that, or name another directory")
+        raise SettingError(
+            f"invalid value {given[:80]!r} for {name}: {reason}", hint="correct the path, or use another directory"
+        )
     return path
 
 
@@ -350,7 +371,8 @@ def _networks(text: str) -> tuple[str, ...]:
             ipaddress.ip_network(word)
         except ValueError as error:
             raise SettingError(
-                f"FETCH_DENY_NETWORKS: {word[:80]!r} is no network", hint="write 10.0.0.0/8, or none"
+                f"invalid value {word[:80]!r} for FETCH_DENY_NETWORKS: expected a network in CIDR notation",
+                hint="write a network such as 10.0.0.0/8, or none",
             ) from error
     return words
 
@@ -382,8 +404,8 @@ def _epoch(environ: Mapping[str, str]) -> int | None:
     if given is None:
         return None
     if not (given.isascii() and given.isdigit() and len(given) <= _DIGITS):
-        said = f"SOURCE_DATE_EPOCH={given[:80]!r}"
-        raise SettingError(f"{said} is no number of seconds since 1970", hint="write what `date +%s` prints")
+        what = f"invalid value {given[:80]!r} for SOURCE_DATE_EPOCH"
+        raise SettingError(f"{what}: expected seconds since 1970", hint="use the output of `date +%s`")
     return int(given)
 
 

@@ -1,7 +1,7 @@
-"""Programs of the system: started without a shell, bounded in time and output, ended with all their children.
+"""Subprocesses: run programs without a shell, limit their time and output, and end them with all their children.
 
-Each runs in a session of its own, with the environment that the caller states and nothing on its standard input
-unless that is given. Whoever waits for one is cancelled within a tenth of a second.
+Each program runs in its own session, with only the environment that the caller passes, and with an empty standard input
+unless the caller passes one. Waiting for a program is cancelled within a tenth of a second.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from tasks_lib.errors import ToolError, escaped
 from tasks_lib.fs.system_calls import signal_group, widen_pipe
 from tasks_lib.progress import Progress
 
-#: Seconds between two looks, and between asking a program to end and ending it.
+#: Seconds between two checks of a program, and between SIGTERM and SIGKILL.
 _TICK_S: Final = 0.1
 _GRACE_S: Final = 3.0
-#: Bytes kept of what a program says on its standard error, and of its output when it is collected.
+#: Maximum bytes kept of a program's standard error, and of its output if that is collected.
 _MAX_ERRORS: Final = 16 << 10
 _MAX_OUTPUT: Final = 64 << 20
 _CHUNK: Final = 1 << 16
-#: Bytes that wait between a streaming program and its reader. Source: Linux pipe(7), /proc/sys/fs/pipe-max-size.
+#: Bytes that the pipe of a streaming program holds. Source: Linux pipe(7), /proc/sys/fs/pipe-max-size.
 _PIPE: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """Most seconds in total, and without a byte from the program."""
+    """Maximum seconds in total, and without output from the program."""
 
     total_s: float = 600.0
     silence_s: float = 120.0
@@ -45,7 +45,7 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completed:
-    """How a program ended: `status` is negative for a signal; `errors` is the end of its standard error."""
+    """The result of a program: `status` is negative for a signal; `errors` is the end of its standard error."""
 
     status: int
     output: bytes
@@ -54,7 +54,7 @@ class Completed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invocation:
-    """What to run, where, and with which environment."""
+    """A program to run: its arguments, directory, environment and timeouts."""
 
     words: Sequence[str]
     environ: Mapping[str, str]
@@ -63,7 +63,7 @@ class Invocation:
 
     @property
     def name(self) -> str:
-        """The program's own name."""
+        """The name of the program without its directory."""
         return Path(self.words[0]).name
 
 
@@ -74,12 +74,12 @@ def _started(command: Invocation, **streams: Any) -> subprocess.Popen[bytes]:
         )
     except OSError as error:
         missing = isinstance(error, FileNotFoundError) and error.filename == command.words[0]
-        reason = "is not installed" if missing else f"cannot be started: {error.strerror or error}"
+        reason = "is not installed" if missing else f"cannot start: {error.strerror or error}"
         raise ToolError(f"the program {escaped(command.name)} {reason}", hint=f"install {command.name}") from error
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the whole group of a program to end, then end it; returns when it is gone."""
+    """Terminate the process group of a program, kill it after a grace period, and wait for the program to exit."""
     if process.poll() is None:
         signal_group(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -89,29 +89,29 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 class _Watchdog:
-    """The deadlines of one program."""
+    """The timeouts of one program."""
 
     def __init__(self, command: Invocation, progress: Progress) -> None:
         self._command, self._progress = command, progress
         self._begun = self._moved = time.monotonic()
 
     def moved(self) -> None:
-        """Note that a byte came."""
+        """Record that output arrived."""
         self._moved = time.monotonic()
 
     def look(self) -> None:
-        """Return, or end the wait.
+        """Check for cancellation and timeouts.
 
         Raises:
-            CancelledError: the run was asked to stop.
-            ToolError: a deadline passed.
+            CancelledError: the run is cancelled.
+            ToolError: a timeout expired.
         """
         self._progress.check()
         now, bounds = time.monotonic(), self._command.bounds
         if now - self._begun > bounds.total_s:
-            raise ToolError(f"{self._command.name} did not end within {bounds.total_s:g} s")
+            raise ToolError(f"{self._command.name} did not exit within {bounds.total_s:g} s")
         if now - self._moved > bounds.silence_s:
-            raise ToolError(f"{self._command.name} said nothing for {bounds.silence_s:g} s")
+            raise ToolError(f"{self._command.name} produced no output for {bounds.silence_s:g} s")
 
 
 def run(
@@ -122,23 +122,23 @@ def run(
     told: Callable[[bytes], None] = lambda _: None,
     look: Callable[[], None] = lambda: None,
 ) -> Completed:
-    """Run a program to its end and return how it ended, whatever its status.
+    """Run a program until it exits and return its result, whatever its status.
 
     Args:
-        command: what to run.
-        progress: asked whether to go on.
-        input: what it reads.
-        told: given each piece of its standard error.
+        command: the program to run.
+        progress: checked for cancellation.
+        input: the standard input of the program.
+        told: receives each chunk of its standard error.
         look: called ten times a second; may raise to end the program.
 
     Raises:
-        ToolError: it is missing, a deadline passed, or it writes without end.
-        CancelledError: the run was asked to stop.
+        ToolError: the program is missing, a timeout expired, or it writes too much output.
+        CancelledError: the run is cancelled.
     """
-    with tempfile.TemporaryFile() as given:
-        given.write(input)
-        given.seek(0)
-        process = _started(command, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with tempfile.TemporaryFile() as stdin:
+        stdin.write(input)
+        stdin.seek(0)
+        process = _started(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         return _collected(process, command, _Watchdog(command, progress), told, look)
     finally:
@@ -157,8 +157,8 @@ def _collected(
 ) -> Completed:
     output, errors = bytearray(), bytearray()
     with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ, output)  # type: ignore[arg-type]  # PIPE was asked for
-        selector.register(process.stderr, selectors.EVENT_READ, errors)  # type: ignore[arg-type]  # likewise
+        selector.register(process.stdout, selectors.EVENT_READ, output)  # type: ignore[arg-type]  # stdout is PIPE
+        selector.register(process.stderr, selectors.EVENT_READ, errors)  # type: ignore[arg-type]  # stderr is PIPE
         while selector.get_map():
             for key, _ in selector.select(_TICK_S):
                 chunk = os.read(key.fd, _CHUNK)
@@ -181,22 +181,22 @@ def _collected(
 
 
 class OutputStream:
-    """A running program whose output is read as it comes; made by `streaming`."""
+    """A running program whose output is read as it arrives; created by `streaming`."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], command: Invocation, errors: BinaryIO, watch: _Watchdog
     ) -> None:
         self._process, self._command, self._errors, self._watch = process, command, errors, watch
         if process.stdout is None:
-            raise AssertionError("a stream reads the program's output")
+            raise AssertionError("the output of a streaming program is a pipe")
         widen_pipe(process.stdout.fileno(), _PIPE)
         self.reader = io.BufferedReader(_Pipe(process.stdout.fileno(), watch), _PIPE)
 
     def send(self, text: bytes) -> None:
-        """Write to the program's standard input, at most what a pipe holds before the answer is read.
+        """Write to the program's standard input. Write no more than a pipe holds before reading the answer.
 
         Raises:
-            ToolError: the program is gone.
+            ToolError: the program exited.
         """
         if self._process.stdin is None:
             raise AssertionError("the input of this program is a file")
@@ -204,36 +204,36 @@ class OutputStream:
             self._process.stdin.write(text)
             self._process.stdin.flush()
         except OSError as error:
-            raise self.failure("ended early") from error
+            raise self.failure("exited early") from error
 
     def status(self) -> int:
-        """Return how the program ended, once its output was read to the end."""
+        """Wait for the program and return its exit status; call this after reading all output."""
         while self._process.poll() is None:
             self._watch.look()
             time.sleep(_TICK_S / 10)
         return self._process.returncode
 
     def failure(self, reason: str) -> ToolError:
-        """Return the error that says what the program did and what it said last."""
+        """Return an error with the reason and the last line of the program's standard error."""
         self._errors.seek(0)
         return ToolError(f"{self._command.name} {reason}: {last_line(self._errors.read(_MAX_ERRORS))}")
 
 
 class _Pipe(io.RawIOBase):
-    """Reads a pipe, looking at the deadlines while nothing comes."""
+    """A reader of a pipe that checks the timeouts while no data arrives."""
 
     def __init__(self, descriptor: int, watch: _Watchdog) -> None:
         super().__init__()
         self._descriptor, self._watch = descriptor, watch
-        self._poll = select.poll()  # not select(2): that knows no descriptor above 1023
+        self._poll = select.poll()  # select(2) supports only descriptors below 1024
         self._poll.register(descriptor, select.POLLIN)
 
     def readable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read what is there, waiting for at least one byte or the end."""
+        """Read available bytes; wait for at least one byte or the end of the stream."""
         while not self._poll.poll(_TICK_S * 1000):
             self._watch.look()
         self._watch.moved()
@@ -242,15 +242,15 @@ class _Pipe(io.RawIOBase):
 
 @contextlib.contextmanager
 def streaming(command: Invocation, progress: Progress, *, input: BinaryIO | None = None) -> Iterator[OutputStream]:
-    """Run a program beside the caller, who reads what it writes; it is ended when the caller leaves.
+    """Run a program while the caller reads its output; stop it when the context exits.
 
     Args:
-        command: what to run; `bounds.total_s` counts until the caller leaves.
-        progress: asked whether to go on.
-        input: a file that it reads; without one, the caller sends.
+        command: the program to run; `bounds.total_s` counts until the context exits.
+        progress: checked for cancellation.
+        input: a file as its standard input; None to write to it with `OutputStream.send`.
 
     Raises:
-        ToolError: it is missing.
+        ToolError: the program is missing.
     """
     with tempfile.TemporaryFile() as errors:
         process = _started(
@@ -267,8 +267,8 @@ def streaming(command: Invocation, progress: Progress, *, input: BinaryIO | None
 
 
 def last_line(text: bytes | str) -> str:
-    """Return the last line that says anything, fit for a message."""
+    """Return the last non-blank line, escaped and shortened for a message."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
     lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
-    return escaped(lines[-1])[:300] if lines else "it said nothing"
+    return escaped(lines[-1])[:300] if lines else "no output"

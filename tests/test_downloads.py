@@ -154,7 +154,7 @@ def test_a_cache_that_cannot_be_looked_at(tmp_path: Path) -> None:
     here = repository(tmp_path, definition("a", "http://name.invalid/a", b"x"))
     done = doit(here, FETCH_CACHE_DIR="c" * 300)
     assert done.returncode == 3
-    assert "can be no directory: File name too long" in done.stdout
+    assert ": File name too long" in done.stdout
     assert len(done.stdout.splitlines()) == 2
 
 

@@ -176,7 +176,7 @@ def test_options_of_doit_are_options(repository: Path) -> None:
     assert doit(repository, "cache --backend json --db-file other.db -f dodo.py")[0] == 0
 
 
-@pytest.mark.parametrize(("dodo", "reason"), [("1 / 0", "division by zero"), ("raise SystemExit(5)", "5"), ("", "'x' is no number")])  # fmt: skip
+@pytest.mark.parametrize(("dodo", "reason"), [("1 / 0", "division by zero"), ("raise SystemExit(5)", "5"), ("", "'x' for FETCH_JOBS")])  # fmt: skip
 def test_a_dodo_that_cannot_be_loaded(dodo: str, reason: str, repository: Path) -> None:
     """Help is shown all the same, with a warning that its defaults are those of doit."""
     written(repository, {"dodo.py": f"{PORCH}{dodo}\n"})
@@ -216,13 +216,14 @@ def test_settings_that_cannot_be_used(repository: Path) -> None:
     assert status == 0 and err.startswith("warning: ")
     invalid = "    lock_timeout, FETCH_LOCK_TIMEOUT_S: x (command line; default: 1800)\n"
     assert (
-        f"{invalid}        seconds to wait for another process\n        invalid: lock_timeout='x' is no number" in told
+        f"{invalid}        seconds to wait for another process\n        invalid: invalid value 'x' for lock_timeout: expected a non-negative number"
+        in told
     )
     assert "\n    cache, FETCH_CACHE_DIR: \\x1bx (environment; default: cache)\n" in told
     written(repository, {"pyproject.toml": "[tool]\ndoit-fetch = 1\n"})
     status, told, err = doit(repository, "help settings")
     assert (status, told) == (3, "") and err.splitlines()[-2:] == [
-        "ERROR: pyproject.toml: [tool.doit-fetch] is no table",
+        "ERROR: pyproject.toml: [tool.doit-fetch] is not a table",
         "write `name = value` lines below it",
     ]
 

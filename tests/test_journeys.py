@@ -184,7 +184,7 @@ def test_the_source_date_is_a_part_of_the_key(repository: Path) -> None:
     assert first != second
     done = doit(repository, "repack:lib", SOURCE_DATE_EPOCH="yesterday")
     assert done.returncode != 0
-    assert "SOURCE_DATE_EPOCH='yesterday' is no number of seconds since 1970" in done.stdout
+    assert "invalid value 'yesterday' for SOURCE_DATE_EPOCH: expected seconds since 1970" in done.stdout
     assert "Traceback" not in done.stdout
 
 
@@ -239,7 +239,7 @@ def test_wrong_definitions_are_all_told(repository: Path) -> None:
 
 
 def test_a_command_that_cannot_run_here_is_skipped(repository: Path) -> None:
-    """Status 77 is a skip that is said and tried again; another status is a failure with the last line of the log."""
+    """Status 77 is a reported skip and retried; another status is a failure with the last line of the log."""
     script = repository / "fetchdefs/toolchain/build.sh"
     script.write_text("#!/bin/sh\necho no compiler here\nexit 77\n")
     done = doit(repository, "toolchain:built")
@@ -248,7 +248,7 @@ def test_a_command_that_cannot_run_here_is_skipped(repository: Path) -> None:
     script.write_text("#!/bin/sh\necho broken\nexit 3\n")
     done = doit(repository, "toolchain:built")
     assert done.returncode != 0
-    assert "its command ended with status 3: broken" in done.stdout
+    assert "the command exited with status 3: broken" in done.stdout
 
 
 @pytest.mark.parametrize("resource", ["gone.txt", "."])
@@ -258,7 +258,7 @@ def test_a_resource_that_is_no_file(resource: str, repository: Path) -> None:
     written(repository, {"fetchdefs/toolchain/kit.yml": text})
     done = doit(repository, "toolchain:kit")
     assert done.returncode == 1
-    assert f"toolchain kit: its resource {resource} is no file\nname each file that the command reads" in done.stdout
+    assert f"toolchain kit: resource {resource} is not a file\nlist each file that the command reads" in done.stdout
 
 
 def test_a_toolchain_that_asks_for_something_else(repository: Path) -> None:

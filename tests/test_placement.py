@@ -152,11 +152,11 @@ HARMS: dict[str, Callable[[Path], None]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_tree_that_changed_is_not_placed_again(farm: Farm, harm: str) -> None:
-    """What somebody changed through a link, or in the cache, is told, kept as evidence, and made anew."""
+    """A file changed through a link or in the cache is reported, moved to quarantine and restored."""
     run(farm, "link_mode=hardlink", "toolchain:one")
     HARMS[harm](unpacked(farm) / "tree/d/numbers")
     told = run(farm, "link_mode=hardlink", "toolchain:two")
-    assert "its unpacked tree in the cache is not used" in told
+    assert "ignoring its unpacked tree in the cache" in told
     assert leaves(farm.top / "build/two/fetches") == TREE
     assert leaves(unpacked(farm) / "tree") == TREE
     assert inodes(unpacked(farm) / "tree") == inodes(farm.top / "build/two/fetches")
@@ -169,7 +169,7 @@ def test_a_tree_that_changed_is_not_placed_again(farm: Farm, harm: str) -> None:
 
 
 def test_a_file_of_the_future(farm: Farm, tmp_path: Path) -> None:
-    """What was made before the clock was set back is copied: linked, it would look edited at every run."""
+    """A tree from before the clock was set back is copied: if linked, it would look edited at every run."""
     entry = "{artifact: a, extract: false}"
     (farm.top / "fetchdefs/toolchain/a.yml").write_text(f"one:\n  description: k\n  fetches: {{fetch: [{entry}]}}\n")
     run(farm, "link_mode=hardlink", "fetch:a")
@@ -186,13 +186,13 @@ def test_a_file_of_the_future(farm: Farm, tmp_path: Path) -> None:
 
 
 def test_a_tree_of_a_shared_cache_that_changed(farm: Farm) -> None:
-    """It is told and stays as it is, since that cache is only read; the private one gets a tree of its own."""
+    """Damage in a read-only shared cache is reported and stays; the private cache gets its own tree."""
     run(farm, "link_mode=hardlink", "toolchain:one")
     edit(unpacked(farm) / "tree/d/numbers")
     before = {*farm.cache.rglob("*")}
     own = farm.top.parent / "own"
     told = run(farm, "link_mode=hardlink", f"private_cache={own}", "toolchain:two")
-    assert "its unpacked tree in the cache is not used" in told
+    assert "ignoring its unpacked tree in the cache" in told
     assert leaves(farm.top / "build/two/fetches") == TREE
     assert {*farm.cache.rglob("*")} == before
     (made,) = own.glob("v1/trees/*/*")
@@ -257,7 +257,7 @@ def test_prune(farm: Farm) -> None:
     assert not half.exists()
     assert not dropped.parent.exists()
     tree = unpacked(farm)
-    assert "right, but copied or touched" in run(farm, "verify")  # its times are others now
+    assert "intact, but copied or touched" in run(farm, "verify")  # its times are others now
     descriptor = os.open(tree, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     assert "in use" in run(farm, "prune", "link_mode=copy")
@@ -271,11 +271,11 @@ def test_prune(farm: Farm) -> None:
 
 
 def test_a_copied_cache(farm: Farm) -> None:
-    """The trees of a cache that was copied as a whole are made again; nothing is told as damaged."""
+    """The trees of a cache that was copied as a whole are unpacked again; nothing is reported as damaged."""
     run(farm, "link_mode=hardlink", "toolchain:one")
     subprocess.run(["cp", "-a", "cache", "copied"], cwd=farm.top, check=True)
     told = run(farm, "cache=copied", "build=other", "link_mode=hardlink", "verify")
-    assert "right, but copied or touched" in told
+    assert "intact, but copied or touched" in told
     run(farm, "cache=copied", "build=other", "link_mode=hardlink")
     assert leaves(farm.top / "other/one/fetches") == TREE
     assert not [*farm.top.glob("copied/v1/quarantine/*")]
@@ -320,7 +320,7 @@ def test_more_links_than_a_file_can_have(tmp_path: Path) -> None:
 @root_only
 @pytest.mark.slow
 def test_a_read_only_cache_serves_its_trees() -> None:
-    """Somebody who cannot write the cache gets what stands in it, and extracts what does not."""
+    """A user who cannot write to the cache links the trees in it and extracts other archives."""
     with tempfile.TemporaryDirectory(prefix="placed-") as name:
         top = Path(name)
         top.chmod(0o755)
@@ -330,7 +330,7 @@ def test_a_read_only_cache_serves_its_trees() -> None:
         home.mkdir(mode=0o777)
         home.chmod(0o777)
         told = run(farm, "link_mode=hardlink", f"build={home}/b1", "extract:one/a", before=NOBODY)
-        assert "extracted, since the cache cannot keep its tree" in told
+        assert "extracting directly: the cache cannot store the unpacked tree" in told
         assert leaves(home / "b1/one/fetches") == TREE
         run(farm, "link_mode=hardlink", "toolchain:one")
         before = farm.files()
@@ -363,7 +363,7 @@ def shares(path: Path) -> bool:
 @needs_clones
 @pytest.mark.parametrize("kind", ["btrfs", "xfs"])
 def test_clones(kind: str, tmp_path: Path) -> None:
-    """Where blocks are shared, placed files are files of their own that take no space; `auto` uses a tree that stands."""
+    """With reflinks, placed files are separate files that take no space; `auto` uses an existing tree."""
     with filesystem(kind, tmp_path) as place:
         farm = planted(place)
         run(farm, "toolchain:one")
@@ -440,7 +440,7 @@ def test_every_archive_of_the_corpus(name: str, tmp_path: Path) -> None:
 
 
 def test_a_damaged_tree_leaves_the_destination(tmp_path: Path) -> None:
-    """What is found out while a tree is placed changes nothing of what stands."""
+    """An error found while placing a tree leaves existing entries unchanged."""
     (tmp_path / "kept").mkdir()
     unpack(tmp_path / "kept", lambda writer: archive_of(ARCHIVE, "tar")(writer.add), {}, copies=0, progress=Silent())
     slot = Extraction(tmp_path / "out", tmp_path / "records" / "one.json")

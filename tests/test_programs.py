@@ -1,4 +1,4 @@
-"""Programs of the system: bounded, cancelled, ended with whatever they started."""
+"""Subprocesses: timeouts, cancellation, and ending them with all their children."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def shell(text: str, **bounds: float) -> Invocation:
 
 
 def test_how_it_ended() -> None:
-    """Status, output and the end of the errors are told; it sees its input and nothing of our environment."""
+    """The result has status, output and the end of the errors; the program sees its input and none of our environment."""
     told: list[bytes] = []
     done = run(shell('cat; echo "$HOME" >&2; exit 3'), Silent(), input=b"given", told=told.append)
     assert (done.status, done.output, done.errors) == (3, b"given", "\n")
@@ -38,8 +38,8 @@ def test_missing() -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (shell("while :; do echo x; sleep 0.05; done", total_s=0.3), "did not end within 0.3 s"),
-        (shell("sleep 60", silence_s=0.3), "said nothing for 0.3 s"),
+        (shell("while :; do echo x; sleep 0.05; done", total_s=0.3), "did not exit within 0.3 s"),
+        (shell("sleep 60", silence_s=0.3), "produced no output for 0.3 s"),
         (shell("yes"), "wrote more than"),
     ],
 )
@@ -74,7 +74,7 @@ def test_cancelled_with_all_it_started(tmp_path: Path) -> None:
 
 
 def test_streaming() -> None:
-    """Question and answer go to and fro; a program that ends early is told with its last words."""
+    """A program can be queried repeatedly; one that exits early is reported with its last line of errors."""
     with streaming(shell('while read line; do echo "<$line>"; done'), Silent()) as stream:
         for word in (b"one", b"two"):
             stream.send(word + b"\n")
@@ -85,7 +85,7 @@ def test_streaming() -> None:
         assert str(stream.failure("gave up")) == "sh gave up: why"
     with (
         streaming(shell("sleep 60", silence_s=0.2), Silent()) as stream,
-        pytest.raises(ToolError, match="said nothing"),
+        pytest.raises(ToolError, match="produced no output"),
     ):
         stream.reader.read(1)
 
@@ -93,4 +93,4 @@ def test_streaming() -> None:
 def test_last_line() -> None:
     """The last line that says anything, on one line and printable."""
     assert last_line(b"a\rb\x1b\n\n") == "b\\x1b"
-    assert last_line("") == "it said nothing"
+    assert last_line("") == "no output"

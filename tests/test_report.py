@@ -1,4 +1,4 @@
-"""The record of a run, what is read out of it, the trace and the page as text, and `doit report`."""
+"""The record of a run, its analysis, the trace and the page as text, and `doit report`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def body(url: str, ms: float, size: int = 1000) -> list[Any]:
 
 
 def test_critical_path() -> None:
-    """From what ended last back through the needed one that ended last; what did not run is no step."""
+    """The path follows, from the last task, the dependency that ended last; tasks that did not run are excluded."""
     tasks = [
         task("fetch:a", 0, 50),
         task("fetch:b", 0, 80),
@@ -54,24 +54,24 @@ SLOW = [
     task("fetch:b", 0, 2900, outcome="fetched", phases=[body("https://b.example/b", 2900)], sources=["1", "2"]),
 ]  # fmt: skip
 ADVICE = {
-    "host": (run(*SLOW), "71 % of the time with servers (7.1 s) went to ftp.gnu.org: add a mirror, its file has no other source."),
-    "mirrored": (run(SLOW[1]), "100 % of the time with servers (2.9 s) went to b.example: put a faster mirror first"),
-    "waits": (run(task("fetch:a", 0, 900, phases=[["wait", 0, 900]])), "1 task waited 0.90 s before asking again"),
-    "queue": (run(task("a", 900, 1000, ready=0), task("b", 900, 1000, ready=0)), "waited 0.90 s for its turn on average"),
+    "host": (run(*SLOW), "71 % of the time with servers (7.1 s) was spent on ftp.gnu.org: add a mirror, its file has no other source."),
+    "mirrored": (run(SLOW[1]), "100 % of the time with servers (2.9 s) was spent on b.example: put a faster mirror first"),
+    "waits": (run(task("fetch:a", 0, 900, phases=[["wait", 0, 900]])), "1 task waited 0.90 s for a retry or for another process"),
+    "queue": (run(task("a", 900, 1000, ready=0), task("b", 900, 1000, ready=0)), "Ready tasks were queued for 0.90 s on average"),
     "command": (
         run(task("fetch:a", 0, 100), task("toolchain:t", 100, 1100, needs=[0])),
-        "91 % of the critical path is toolchain:t (1.0 s): its command sets the pace",
+        "91 % of the critical path is toolchain:t (1.0 s): its command takes the time",
     ),
-    "cache": (run(task("a", 0, 1), counts={"up-to-date": 3, "made": 1}), "75 % of the tasks (3) found their result"),
-    "cold": (run(*SLOW, counts={"fetched": 2}), "Nothing was in the cache: 2.0 KiB had to be fetched."),
-    "failed": (run(task("a", 0, 1), counts={"failed": 2}), "2 tasks failed: their messages say what to do"),
-    "left out": (run(task("a", 0, 1), left_out=7), "The record has room for 1 tasks; 7 more are not shown."),
+    "cache": (run(task("a", 0, 1), counts={"up-to-date": 3, "made": 1}), "75 % of the tasks (3) were up to date or in the cache."),
+    "cold": (run(*SLOW, counts={"fetched": 2}), "The cache was empty: 2.0 KiB had to be fetched."),
+    "failed": (run(task("a", 0, 1), counts={"failed": 2}), "2 tasks failed: see their messages for the next step"),
+    "left out": (run(task("a", 0, 1), left_out=7), "The record contains only 1 tasks; 7 more are not shown."),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", ADVICE)
 def test_advice(case: str) -> None:
-    """Each thing that stands out is a sentence with figures and a next step."""
+    """Each finding is a sentence with figures and a next step."""
     made, told = ADVICE[case]
     assert any(told in sentence for sentence in advice(made)), advice(made)
 
@@ -195,7 +195,7 @@ def test_no_worker_is_in_two_places(tmp_path: Path) -> None:
 
 
 def test_secrets_are_in_no_record(repository: Path, origin: Any) -> None:
-    """Credentials and queries of URLs are in neither the record, the event log, nor what is printed."""
+    """Credentials and queries of URLs appear neither in the record, nor in the event log, nor in the output."""
     path = repository / "fetchdefs/fetch/all.yml"
     path.write_text(definition("tool", f"{origin.url}/tool.tar?token=sesame", TOOL))
     done = doit(repository, "fetch", FETCH_EVENTS="events.jsonl")
@@ -210,9 +210,9 @@ def test_secrets_are_in_no_record(repository: Path, origin: Any) -> None:
 
 REFUSALS = {
     "no run": (None, "no run is recorded in build/.run.json"),
-    "damaged": ("{", "cannot be read"),
+    "damaged": ("{", "cannot read the record"),
     "of other things": ('{"format": 1, "tasks": [{}], "workers": 7}', "is damaged"),
-    "other version": ('{"format": 99}', "is of another version"),
+    "other version": ('{"format": 99}', "has an unsupported format"),
 }
 
 

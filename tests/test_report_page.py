@@ -144,9 +144,11 @@ def test_figures_are_those_of_the_run(browser: Page, pages: Callable[[int], Path
     sizes = sorted(
         {0, 1, 1023, 1280, 10_240_000, *(unit << at for at in range(43) for unit in (1, 3, 999, 1000, 1023))}
     )
-    assert browser.run("return arguments[0].map(sized)", sizes) == [format_size(size) for size in sizes]
+    assert browser.run("return arguments[0].map(formatSize)", sizes) == [format_size(size) for size in sizes]
     times_ms = [1000, 1250, 9950, 59_940, 59_950, 60_500, 3_599_400, 3_599_500, 7_384_000, 100_000_000]
-    assert browser.run("return arguments[0].map(timed)", times_ms) == [format_duration(ms / 1000) for ms in times_ms]
+    assert browser.run("return arguments[0].map(formatTime)", times_ms) == [
+        format_duration(ms / 1000) for ms in times_ms
+    ]
 
 
 def test_it_filters(browser: Page, pages: Callable[[int], Path]) -> None:

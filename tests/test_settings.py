@@ -34,16 +34,16 @@ def test_pyproject(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("retrys = 1", "unknown key 'retrys'\ndid you mean retries"),
-        ("retries = 'many'", r"\[tool.doit-fetch\] retries='many' is no number"),
-        ("retries = [1]", "is no number"),
-        ("retries = 1.5", "retries='1.5' is no number"),
-        ("retries = inf", "retries='inf' is no number"),
-        ("backoff = 1" + "0" * 400, "is no number"),
-        ("retries = ", "is no TOML"),
-        ("cache = ['a']", r"cache=\"\['a'\]\" is no text"),
-        ("cache = false", "cache='False' is no text"),
-        ("git-protocols = ['https']", "git_protocols=.* is no text\nwrite it as"),
-        ('build = "a\\u0000"', "is no text"),
+        ("retries = 'many'", r"invalid value 'many' for \[tool.doit-fetch\] retries: expected a non-negative number"),
+        ("retries = [1]", "expected a non-negative number"),
+        ("retries = 1.5", "'1.5' for .* retries: expected a non-negative number"),
+        ("retries = inf", "'inf' for .* retries: expected a non-negative number"),
+        ("backoff = 1" + "0" * 400, "expected a non-negative number"),
+        ("retries = ", "invalid TOML"),
+        ("cache = ['a']", r"invalid value \"\['a'\]\" for .* cache: expected a string"),
+        ("cache = false", "invalid value 'False' for .* cache: expected a string"),
+        ("git-protocols = ['https']", "git_protocols: expected a string\nwrite it as"),
+        ('build = "a\\u0000"', "expected a string"),
     ],
 )
 def test_pyproject_is_judged(text: str, told: str, tmp_path: Path) -> None:
@@ -63,19 +63,19 @@ def test_pyproject_in_any_spelling(text: str, tmp_path: Path) -> None:
 
 
 def test_a_directory_is_one_that_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What can never be a directory is refused by the name under which it was given; `~/` is the user's home."""
+    """A path that cannot be a directory is rejected with the name of its setting; `~/` is the user's home."""
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "gone").symlink_to("nowhere")
     monkeypatch.chdir(tmp_path)
     for text, told in (
-        ("loop", "cache='loop' can be no directory: Too many levels of symbolic links\ncorrect that"),
-        ("x" * 300, "can be no directory: File name too long"),
-        ("gone", "cache='gone' is a symlink that leads nowhere"),
+        ("loop", "invalid value 'loop' for cache: Too many levels of symbolic links\ncorrect the path"),
+        ("x" * 300, "for cache: File name too long"),
+        ("gone", "invalid value 'gone' for cache: dangling symlink"),
     ):
         with pytest.raises(SettingError, match=told):
             Settings.parse(variables={"cache": text}, environ={})
     (tmp_path / "build").symlink_to("nowhere")
-    with pytest.raises(SettingError, match=r"^FETCH_BUILD_DIR='build' is a symlink"):
+    with pytest.raises(SettingError, match=r"^invalid value 'build' for FETCH_BUILD_DIR: dangling symlink"):
         Settings.parse(variables={}, environ={})
     project, environ = {"fetchdefs": "~/d"}, {"HOME": "/home/ann"}
     found = Settings.parse(variables={"build": "~ann", "cache": "~/c"}, environ=environ, project=project)
@@ -83,13 +83,15 @@ def test_a_directory_is_one_that_can_be(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_word_is_one_of_some() -> None:
-    """A word that is none of the choices is told with the name under which it was given."""
+    """An invalid choice is reported with the name under which it was given."""
     for variables, environ, project, name in (
         ({"link_mode": "soft"}, {}, {}, "link_mode"),
         ({}, {"FETCH_LINK_MODE": "soft"}, {}, "FETCH_LINK_MODE"),
         ({}, {}, {"link-mode": "soft"}, r"\[tool.doit-fetch\] link_mode"),
     ):
-        with pytest.raises(SettingError, match=f"^{name}='soft' is none of auto, reflink, copy, hardlink"):
+        with pytest.raises(
+            SettingError, match=f"^invalid value 'soft' for {name}: expected one of auto, reflink, copy, hardlink"
+        ):
             Settings.parse(variables=variables, environ=environ, project=project)
 
 
@@ -98,21 +100,21 @@ def test_networks() -> None:
     found = Settings.parse(variables={}, environ={"FETCH_DENY_NETWORKS": "10.0.0.0/8, fc00::/7"})
     assert found.transport.denied == ("10.0.0.0/8", "fc00::/7")
     assert Settings.parse(variables={"deny_networks": "none"}, environ={}).transport.denied == ()
-    with pytest.raises(SettingError, match=r"'10\.0\.0\.1/8' is no network"):
+    with pytest.raises(SettingError, match=r"'10\.0\.0\.1/8' for FETCH_DENY_NETWORKS: expected a network"):
         Settings.parse(variables={}, environ={"FETCH_DENY_NETWORKS": "10.0.0.1/8"})
 
 
 @pytest.mark.parametrize("name", ["CONNECT", "STALL"])
 def test_no_time_is_refused(name: str) -> None:
-    """A deadline that has passed before anything began is refused; no total deadline means one from the size."""
-    with pytest.raises(SettingError, match=f"FETCH_{name}_TIMEOUT_S=0 leaves no time"):
+    """A timeout of zero is rejected; a total timeout of zero means one derived from the size."""
+    with pytest.raises(SettingError, match=f"invalid value 0 for FETCH_{name}_TIMEOUT_S: must be greater than zero"):
         Settings.parse(variables={}, environ={f"FETCH_{name}_TIMEOUT_S": "0"})
     assert Settings.parse(variables={}, environ={"FETCH_TOTAL_TIMEOUT_S": "0"}).transport.total_s(1) > 0
 
 
 @pytest.mark.parametrize("text", ["-1", "many", "1e99", "nan"])
 def test_nonsense_is_refused(text: str) -> None:
-    """A value that is no number of zero or more is refused, with the setting's name."""
+    """A value other than a non-negative number is rejected, with the setting's name."""
     with pytest.raises(SettingError, match="FETCH_BACKOFF_S"):
         Settings.parse(variables={}, environ={"FETCH_BACKOFF_S": text})
 
@@ -150,11 +152,11 @@ def test_proxies_and_trust() -> None:
 
 
 def test_what_is_nearly_a_setting_is_told() -> None:
-    """A slip of the pen is told, for it changes nothing; what others call their own things is not."""
+    """A misspelt setting is reported, since it has no effect; names of other programs are not."""
     environ = ["FETCH_JOBZ", "FETCH_CACHE", "FETCH_RETRIES", "FETCH_TOKEN", "FETCH_HOST", "JOBS", "FETCHED"]
     assert misspelt(["offlin", "job", "jobs", "target"], environ) == [
-        "FETCH_JOBZ is no setting and changes nothing; did you mean FETCH_JOBS?",
-        "FETCH_CACHE is no setting and changes nothing; did you mean FETCH_CACHE_DIR?",
-        "offlin is no setting and changes nothing; did you mean offline?",
+        "ignoring unknown setting FETCH_JOBZ; did you mean FETCH_JOBS?",
+        "ignoring unknown setting FETCH_CACHE; did you mean FETCH_CACHE_DIR?",
+        "ignoring unknown setting offlin; did you mean offline?",
     ]
     assert misspelt([], [one.environ for one in SETTINGS]) == []

@@ -1,4 +1,4 @@
-"""doit verify, prune and cache, on a real repository: what is damaged is found and named, what is needed stays."""
+"""doit verify, prune and cache on a real repository: damage is found and reported, needed items stay."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_one_flipped_bit_is_found_and_repaired(name: str, repository: Path) -> N
 
 
 def test_a_hard_link_changed_in_place_is_found(repository: Path) -> None:
-    """What was placed as a link and changed there has changed the blob: it is found, and both come back."""
+    """A change to a hard-linked file also changes the blob: both are found and restored."""
     shutil.rmtree(repository / "build")
     ran(doit(repository, "link_mode=hardlink"))
     placed = repository / "build/kit/fetches/tool.tar"
@@ -140,13 +140,13 @@ def test_a_hard_link_changed_in_place_is_found(repository: Path) -> None:
 
 
 def test_verify_by_name(repository: Path) -> None:
-    """A name or a glob limits what is looked at; a name that no task has is refused."""
+    """A name or a glob limits the check; a name that matches no task is rejected."""
     change(blob(repository, LIBRARY))
     assert doit(repository, "verify", "fetch:tool").returncode == 0
     assert doit(repository, "verify", "fetch:l*").returncode == 1
     done = doit(repository, "verify", "nothing")
     assert done.returncode == 3
-    assert "no task is called 'nothing'" in done.stdout
+    assert "no task matches 'nothing'" in done.stdout
 
 
 def drop(repository: Path, name: str) -> None:
@@ -160,14 +160,15 @@ def drop(repository: Path, name: str) -> None:
 
 
 def test_prune_removes_what_no_definitions_need(repository: Path) -> None:
-    """Unneeded things older than an hour go, with reason and size; what is needed stays and nothing runs again."""
+    """Unneeded items older than an hour are removed, with reason and size; needed ones stay and nothing runs again."""
     drop(repository, "data")
     done = doit(repository, "prune")
     assert "0 gone" in done.stdout, done.stdout
     age(repository, 2)
     done = doit(repository, "prune", "--dry-run")
     assert (
-        f"blob {hashlib.sha256(ZIPPED).hexdigest()}: 3.0 KiB: no definition needs it, last used 2 h ago" in done.stdout
+        f"blob {hashlib.sha256(ZIPPED).hexdigest()}: 3.0 KiB: not needed by any definition, last used 2 h ago"
+        in done.stdout
     )
     assert blob(repository, ZIPPED).exists()
     done = doit(repository, "prune")
@@ -206,14 +207,14 @@ def test_prune_drops_what_is_left_of_a_finished_download(repository: Path) -> No
     blob(repository, TOOL).unlink()
     age(repository, 2)
     told = doit(repository, "prune").stdout
-    assert f"partial {digest}.part: 3.5 KiB: left behind, 2 h old" in told, told
+    assert f"partial {digest}.part: 3.5 KiB: leftover, 2 h old" in told, told
     assert not left.exists()
     assert blob(repository, LIBRARY).exists()
     assert resumable.exists()
 
 
 def test_bounds(repository: Path) -> None:
-    """--older-than and --max-size choose among what is not needed; a bound that cannot be met is told with status 1."""
+    """--older-than and --max-size select among unneeded items; a limit that cannot be met is reported with status 1."""
     drop(repository, "data")
     age(repository, 48)
     assert "0 would go" in doit(repository, "prune", "--dry-run", "--older-than", "3d").stdout

@@ -88,7 +88,7 @@ def test_verified_once_and_again_without_a_network(repository: Path, origin: Ori
 
 
 def test_a_changed_policy_is_judged_anew(repository: Path, origin: Origin, ring: Keyring) -> None:
-    """What is in the cache already is not believed under another key or pin, with and without a network."""
+    """Cached content is not trusted under another key or fingerprint, with and without a network."""
     ran(doit(repository))
     pinned = SIGNED + f"      fingerprint: {ring.fingerprints('good')[0]}\n"
     define(repository, origin, pinned)
@@ -104,7 +104,7 @@ def test_a_changed_policy_is_judged_anew(repository: Path, origin: Origin, ring:
 
 
 def test_a_changed_key_file_is_noticed(repository: Path, ring: Keyring) -> None:
-    """What was done is not done any more once the key file, and nothing else, says something else."""
+    """A change of only the key file makes the verification run again."""
     ran(doit(repository))
     assert ran(doit(repository)) == []
     assert ran(doit(repository)) == []
@@ -150,7 +150,7 @@ def test_no_key_file(repository: Path) -> None:
     """A missing key file is named."""
     (repository / "fetchdefs/keys/good.asc").unlink()
     done = doit(repository)
-    assert done.returncode and "key file fetchdefs/keys/good.asc cannot be read" in done.stdout
+    assert done.returncode and "cannot read key file fetchdefs/keys/good.asc" in done.stdout
 
 
 def test_key_path_in_a_taskgraph_tree(repository: Path) -> None:
@@ -179,7 +179,7 @@ def test_checksums(repository: Path, origin: Origin, ring: Keyring, form: str) -
 
     publish("0" * 64)
     refused = doit(repository)
-    assert refused.returncode and "the signed list of digests says sha256:000" in refused.stdout
+    assert refused.returncode and "the signed checksum list has sha256:000" in refused.stdout
     publish(hashlib.sha256(CONTENT).hexdigest())
     assert ran(doit(repository)) == ["fetch:gmp"]
     doit(repository, "forget", "fetch:gmp")

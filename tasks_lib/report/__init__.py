@@ -1,1 +1,1 @@
-"""The page and the trace of the last run, made from its record."""
+"""The report page and the trace of the last run, built from its record."""

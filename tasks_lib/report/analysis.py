@@ -1,4 +1,4 @@
-"""What a record means: what the run waited for, and what would make it faster. Pure."""
+"""Analysis of a record: critical path, time per host and phase, and advice. Pure."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tasks_lib.units import format_duration, format_size
 
 #: Phases that wait for another machine.
 _NETWORK: Final = frozenset({"connect", "first-byte", "body"})
-#: Share of a whole from which it is worth a sentence, and the shortest time in ms that is.
+#: Minimum share of a total, and minimum time in ms, to be mentioned in the advice.
 _SHARE: Final = 0.5
 _WORTH_MS: Final = 500.0
-#: Longest critical path that is followed: a graph has fewer levels, a damaged record must not loop.
+#: Maximum length of the critical path. Graphs have fewer levels; a damaged record must not cause an endless loop.
 _MAX_STEPS: Final = 1000
 
 
 class Host(NamedTuple):
-    """What one host did: files and bytes it gave, ms that were spent with it, tasks that have no other source."""
+    """Statistics of one host: files and bytes served, ms spent with it, files that have no other source."""
 
     name: str
     files: int
@@ -31,9 +31,9 @@ class Host(NamedTuple):
 
 
 def critical_path(record: Record) -> list[int]:
-    """Return the tasks that the end of the run waited for, first one first.
+    """Return the tasks on the critical path, the first one first.
 
-    From the task that ended last back to the needed one that ended last, as long as there is one that ran.
+    Start at the task that ended last and follow, from each task, the dependency that ended last.
     """
     tasks = record["tasks"]
     ran = [number for number, task in enumerate(tasks) if "end" in task]
@@ -49,23 +49,23 @@ def critical_path(record: Record) -> list[int]:
 
 
 def hosts(record: Record) -> list[Host]:
-    """Return the hosts that were asked, the one that took longest first."""
-    found: dict[str, list[Any]] = defaultdict(lambda: [0, 0, 0.0, 0])
+    """Return the contacted hosts, the one that took longest first."""
+    totals: dict[str, list[Any]] = defaultdict(lambda: [0, 0, 0.0, 0])
     for task in record["tasks"]:
         bodies = [phase for phase in task.get("phases", ()) if phase[0] == "body" and len(phase) > 4]
         for name, start, end, size, url in _asked(task):
-            host = found[host_of(url)]
+            host = totals[host_of(url)]
             host[1] += size if name == "body" else 0
             host[2] += end - start
         if bodies and task["outcome"] == "fetched":
-            host = found[host_of(bodies[-1][4])]
+            host = totals[host_of(bodies[-1][4])]
             host[0] += 1
             host[3] += len(task.get("sources", ())) < 2
-    return sorted((Host(name, *numbers) for name, numbers in found.items()), key=lambda host: -host.ms)
+    return sorted((Host(name, *numbers) for name, numbers in totals.items()), key=lambda host: -host.ms)
 
 
 def _asked(task: Record) -> Iterator[tuple[str, float, float, int, str]]:
-    """Yield the phases that were spent with a host; a phase without a URL belongs to the one before."""
+    """Yield the phases spent with a host; a phase without a URL belongs to the URL of the phase before it."""
     url = ""
     for phase in task.get("phases", ()):
         url = phase[4] if len(phase) > 4 else url
@@ -74,26 +74,26 @@ def _asked(task: Record) -> Iterator[tuple[str, float, float, int, str]]:
 
 
 def spent(record: Record) -> dict[str, float]:
-    """Return the ms of all tasks in each phase."""
-    found: dict[str, float] = defaultdict(float)
+    """Return phase name -> total ms of all tasks."""
+    totals: dict[str, float] = defaultdict(float)
     for task in record["tasks"]:
         for phase in task.get("phases", ()):
-            found[phase[0]] += phase[2] - phase[1]
-    return dict(found)
+            totals[phase[0]] += phase[2] - phase[1]
+    return dict(totals)
 
 
 def advice(record: Record) -> list[str]:
-    """Return what would help, in sentences, the most important first."""
+    """Return sentences of advice, the most important first."""
     rules = (_failures, _host, _waits, _queue, _path, _cache)
     return [sentence for rule in rules for sentence in rule(record)]
 
 
 def _failures(record: Record) -> Iterator[str]:
     if failed := record["counts"].get("failed", 0):
-        whose = "its message says" if failed == 1 else "their messages say"
-        yield f"{counted(failed, 'task')} failed: {whose} what to do; the rest of this page is about time."
+        message = "its message" if failed == 1 else "their messages"
+        yield f"{counted(failed, 'task')} failed: see {message} for the next step. The rest of this page is about time."
     if record["left_out"]:
-        yield f"The record has room for {len(record['tasks']):,} tasks; {record['left_out']:,} more are not shown."
+        yield f"The record contains only {len(record['tasks']):,} tasks; {record['left_out']:,} more are not shown."
 
 
 def _host(record: Record) -> Iterator[str]:
@@ -103,12 +103,12 @@ def _host(record: Record) -> Iterator[str]:
         return
     first = remote[0]
     share = f"{first.ms / total:.0%}".replace("%", " %")
-    sentence = f"{share} of the time with servers ({format_duration(first.ms / 1000)}) went to {first.name}"
+    sentence = f"{share} of the time with servers ({format_duration(first.ms / 1000)}) was spent on {first.name}"
     if first.alone:
         which = "its file has" if first.files == 1 else f"{first.alone:,} of its {first.files:,} files have"
         yield f"{sentence}: add a mirror, {which} no other source."
     else:
-        yield f"{sentence}: put a faster mirror first, or keep a shared cache near."
+        yield f"{sentence}: put a faster mirror first, or use a shared cache nearby."
 
 
 def _waits(record: Record) -> Iterator[str]:
@@ -116,8 +116,8 @@ def _waits(record: Record) -> Iterator[str]:
     if waited >= _WORTH_MS:
         tasks = sum(any(phase[0] == "wait" for phase in task.get("phases", ())) for task in record["tasks"])
         yield (
-            f"{counted(tasks, 'task')} waited {format_duration(waited / 1000)} before asking again or for another "
-            "process: a source that is often down belongs behind its mirrors."
+            f"{counted(tasks, 'task')} waited {format_duration(waited / 1000)} for a retry or for another process: "
+            "put a source that is often unavailable after its mirrors."
         )
 
 
@@ -126,8 +126,8 @@ def _queue(record: Record) -> Iterator[str]:
     queued, ran, elapsed = sum(turns) + spent(record).get("queue", 0.0), len(turns), record["elapsed"]
     if ran and elapsed >= _WORTH_MS and queued / ran > _SHARE / 2 * elapsed:
         yield (
-            f"A task that was ready waited {format_duration(queued / ran / 1000)} for its turn on average: if the "
-            "line and the servers allow it, raise FETCH_JOBS and FETCH_JOBS_PER_HOST."
+            f"Ready tasks were queued for {format_duration(queued / ran / 1000)} on average: if network and servers "
+            "allow it, increase FETCH_JOBS and FETCH_JOBS_PER_HOST."
         )
 
 
@@ -141,13 +141,13 @@ def _path(record: Record) -> Iterator[str]:
     if took < _SHARE * whole or len(tasks) < 2:
         return
     words = {
-        "fetch": "a nearer mirror or a shared cache helps most there",
-        "repack": "a shared cache would bring it repacked",
-        "extract": "a smaller archive, or strip and exclude, would help",
-        "toolchain": "its command sets the pace, faster downloads will not help",
+        "fetch": "a nearer mirror or a shared cache would help most",
+        "repack": "a shared cache would provide the repacked archive",
+        "extract": "a smaller archive would help",
+        "toolchain": "its command takes the time, faster downloads would not help",
     }
     share = f"{took / whole:.0%}".replace("%", " %")
-    hint = words.get(longest["name"].partition(":")[0], "it sets the pace")
+    hint = words.get(longest["name"].partition(":")[0], "it takes most of the time")
     yield f"{share} of the critical path is {longest['name']} ({format_duration(took / 1000)}): {hint}."
 
 
@@ -157,7 +157,7 @@ def _cache(record: Record) -> Iterator[str]:
     whole = have + counts.get("fetched", 0) + counts.get("made", 0)
     if have and whole:
         share = f"{have / whole:.0%}".replace("%", " %")
-        yield f"{share} of the tasks ({have:,}) found their result made already."
+        yield f"{share} of the tasks ({have:,}) were up to date or in the cache."
     elif counts.get("fetched", 0):
         size = sum(host.bytes for host in hosts(record))
-        yield f"Nothing was in the cache: {format_size(size)} had to be fetched. Keep the cache directory between runs."
+        yield f"The cache was empty: {format_size(size)} had to be fetched. Keep the cache directory between runs."

@@ -1,6 +1,7 @@
-"""A record as one self-contained page. Everything from outside travels as JSON and is shown as text, never as markup.
+"""Render a record as one self-contained HTML page.
 
-The page loads nothing: its policy allows exactly its own style and its own scripts, by digest, and no connection.
+External text is embedded as JSON and displayed as text, never as markup. The page loads nothing: its content security
+policy allows only its own style and scripts, by digest, and no connections.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from typing import Any, Final
 from tasks_lib.report.analysis import advice, critical_path, hosts, spent
 from tasks_lib.report.record import Record
 
-#: The scripts in the order in which they depend on each other.
+#: The scripts, in dependency order.
 _SCRIPTS: Final = ("words.js", "table.js", "timeline.js", "graph.js", "main.js")
 
 
 def page(record: Record) -> str:
     """Return the page as HTML."""
     style, script = _asset("page.css"), "\n".join(map(_asset, _SCRIPTS))
-    told: dict[str, Any] = {
+    data: dict[str, Any] = {
         "record": record,
         "critical": critical_path(record),
         "advice": advice(record),
@@ -32,7 +33,7 @@ def page(record: Record) -> str:
         f"default-src 'none'; style-src '{_source(style)}'; script-src '{_source(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    parts = {"POLICY": policy, "STYLE": style, "SCRIPT": script, "RECORD": _harmless(json.dumps(told))}
+    parts = {"POLICY": policy, "STYLE": style, "SCRIPT": script, "RECORD": _harmless(json.dumps(data))}
     text = _asset("page.html")
     for name, part in parts.items():
         text = text.replace(f"@{name}@", part, 1)
@@ -40,14 +41,17 @@ def page(record: Record) -> str:
 
 
 def _asset(name: str) -> str:
-    return (files("tasks_lib.cli.report") / "page" / name).read_text("utf-8")
+    return (files("tasks_lib.report") / "page" / name).read_text("utf-8")
 
 
 def _source(text: str) -> str:
-    """Return the policy's name for an inline text. Source: Content Security Policy Level 3, section 2.3.1."""
+    """Return the policy source expression of an inline text. Source: Content Security Policy Level 3, section 2.3.1."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _harmless(text: str) -> str:
-    """Return JSON that no HTML parser ends early. Source: HTML, "Restrictions for contents of script elements"."""
+    """Return JSON with `<`, `>` and `&` escaped, so that it cannot end the script element.
+
+    Source: HTML, "Restrictions for contents of script elements".
+    """
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,7 +1,7 @@
-"""The record of a run, as `doit report` reads it: compact JSON of bounded size, written once at the end.
+"""The record of a run for `doit report`: compact JSON of limited size, written once at the end.
 
-Times are milliseconds since the run began. Nothing secret goes in: URLs are without credentials and query. A record
-that cannot be written or read is said; it never fails a run.
+Times are milliseconds since the start of the run. The record contains no secrets: URLs are stored without credentials
+and query. An error while writing or reading a record is reported, but never fails a run.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from tasks_lib.errors import FetchError
 from tasks_lib.ui.event_log import installed_version
 from tasks_lib.ui.run_state import Phase, RunState, TaskRun
 
-#: Raise when the page would misread an older record.
+#: Increase when the page can no longer read older records.
 FORMAT: Final = 1
-#: Most tasks of a record: those that ran come first. A page of more would be slow to open.
+#: Maximum number of tasks in a record; tasks that ran come first. A page with more would be slow to open.
 MAX_TASKS: Final = 60_000
-#: Longest message kept, in characters, and most warnings of a task.
+#: Maximum length of a message in characters, and maximum number of warnings of a task.
 _MAX_TEXT: Final = 2000
 _MAX_WARNINGS: Final = 20
 
@@ -28,16 +28,16 @@ Record = dict[str, Any]
 
 
 class RecordError(FetchError):
-    """There is no record, or it cannot be used."""
+    """The record is missing or unusable."""
 
 
 def recorded(ledger: RunState, *, now_s: float, ended_at: float) -> Record:
-    """Return the record of a run that ends now; its tasks are made while they are taken.
+    """Return the record of a run that ends now; `tasks` is a generator.
 
     Args:
-        ledger: what is known of it.
-        now_s: monotonic seconds.
-        ended_at: the same moment in seconds since the epoch.
+        ledger: the state of the run.
+        now_s: the current time in monotonic seconds.
+        ended_at: the current time in seconds since the epoch.
     """
     names = [*ledger.runs, *(name for name in ledger.seen if name not in ledger.runs)]
     kept = names[:MAX_TASKS]
@@ -69,10 +69,12 @@ def _task(ledger: RunState, name: str, numbers: Mapping[str, int], workers: list
     for key in ("artifact", "size", "sha256", "defined"):
         if facts.get(key):
             record[key] = facts[key]
-    if "?" in str(record.get("artifact", "")):  # Taskgraph names an artifact after its URL, and a query may be a secret
+    if "?" in str(
+        record.get("artifact", "")
+    ):  # Taskgraph names an artifact after its URL; a query may contain a secret
         record["artifact"] = f"{record['artifact'].partition('?')[0]}?..."
     if facts.get("sources"):
-        from tasks_lib.transport import redacted  # slow to import, and loaded by now where anything was fetched
+        from tasks_lib.transport import redacted  # slow to import, but already loaded if a task downloaded
 
         record["sources"] = [redacted(str(url)) for url in facts["sources"]]
     return record | (_ran(run, workers, ledger.begun_s, now_s) if run is not None else {})
@@ -100,12 +102,12 @@ def _phase(phase: Phase, begun_s: float, end_s: float) -> list[str | float | int
 
 
 def _is_nothing(phase: Phase) -> bool:
-    """Whether there was no queue."""
+    """Return whether the phase is a queue phase too short to record."""
     return phase.name == "queue" and 0 < phase.end_s - phase.start_s < 0.001
 
 
 def _natural(name: str) -> tuple[str, int]:
-    """Return a key by which `network-2` stands before `network-10`."""
+    """Return a sort key that orders `network-2` before `network-10`."""
     kind, _, number = name.rpartition("-")
     return (kind, int(number)) if number.isdecimal() else (name, 0)
 
@@ -115,10 +117,10 @@ def _ms(seconds: float) -> float:
 
 
 def save(record: Record, path: Path) -> None:
-    """Replace the record at `path` in one step; task by task, since all at once would take the memory of the run again.
+    """Replace the record at `path` atomically. Encode task by task: all at once would double the memory of the run.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the record cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.new")
@@ -135,16 +137,16 @@ def load(path: Path) -> Record:
     """Return the record at `path`.
 
     Raises:
-        RecordError: there is none, or this version cannot read it.
+        RecordError: the record is missing, or this version cannot read it.
     """
     try:
         record = json.loads(path.read_text("ascii"))
     except FileNotFoundError:
         raise RecordError(
-            f"no run is recorded in {path}", hint="run `doit` first: a run in which nothing is done leaves no record"
+            f"no run is recorded in {path}", hint="run `doit` first; a run with nothing to do writes no record"
         ) from None
     except (OSError, ValueError) as error:
-        raise RecordError(f"the record {path} cannot be read: {error}", hint="run `doit` again") from error
+        raise RecordError(f"cannot read the record {path}: {error}", hint="run `doit` again") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise RecordError(f"the record {path} is of another version", hint="run `doit` again")
+        raise RecordError(f"the record {path} has an unsupported format", hint="run `doit` again")
     return record

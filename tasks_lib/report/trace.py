@@ -1,7 +1,7 @@
-"""A record as a Chrome trace, for Perfetto and chrome://tracing. Pure.
+"""Render a record as a Chrome trace, for Perfetto and chrome://tracing. Pure.
 
-A reader drops slices of one thread that overlap without one lying in the other: a task's phases stand in the task, one
-after the other. One that took no time that the record knows is left out: the next would be taken for its parent.
+Trace viewers drop slices of one thread that overlap without nesting. Therefore the phases of a task are nested in the
+slice of the task and follow each other. A phase with no duration is left out: viewers would nest the next phase in it.
 
 Source: "Trace Event Format", the JSON object form with complete (`X`), counter (`C`) and metadata (`M`) events;
 timestamps and durations in microseconds.
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from tasks_lib.report.record import Record
 
-#: The thread of a process whose number is the process's own is shown as its main one: workers come after it.
+#: Process id, and thread id of the main thread: viewers show the thread with the id of the process as the main one.
 _MAIN: Final = 1
 
 
@@ -41,7 +41,7 @@ def _slices(record: Record) -> Iterator[dict[str, Any]]:
     for task in record["tasks"]:
         if "start" not in task:
             continue
-        place = {"ph": "X", "pid": _MAIN, "tid": _MAIN + 1 + task["worker"]}  # -1: doit could not start it
+        place = {"ph": "X", "pid": _MAIN, "tid": _MAIN + 1 + task["worker"]}  # worker -1: the task did not start
         facts = {key: task[key] for key in ("outcome", "artifact", "size", "sha256", "message") if key in task}
         queued = {"queued_ms": round(task["start"] - task["ready"], 1)}
         kind = task["name"].partition(":")[0]
@@ -59,7 +59,7 @@ def _us(ms: float) -> int:
 
 
 def _counters(record: Record) -> Iterator[dict[str, Any]]:
-    """Yield how many tasks run, and at what rate bytes arrive."""
+    """Yield counters of running tasks and of the download rate."""
     edges: list[tuple[float, float]] = sorted(
         edge for task in record["tasks"] if "start" in task for edge in ((task["start"], 1), (task["end"], -1))
     )

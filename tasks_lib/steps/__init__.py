@@ -1,6 +1,6 @@
-"""The verbs, in order: fetch, repack, deliver (extract or place), prepare a toolchain.
+"""Steps of a run, in order: fetch, repack, deliver (extract or place), build a toolchain.
 
-Each step first adopts what the store holds; each is told its `Progress`; none knows doit.
+Each step first reuses results from the cache and reports to its `Progress`. No step depends on doit.
 """
 
 from tasks_lib.steps.artifacts import fetch, history, is_published, needs_network, published_by, repack

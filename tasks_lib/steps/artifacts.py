@@ -1,4 +1,4 @@
-"""Artifacts: fetched from their sources, repacked, published under a name that says what they are."""
+"""Artifacts: fetch them from their sources, repack them, and publish them under descriptive names."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tasks_lib.steps.plan import Artifact, commit_record
 if TYPE_CHECKING:
     from tasks_lib.download import Request
 
-#: Bytes up to which a download is mostly bookkeeping, so that one at a time is fastest; a larger one is hashed and
-#: written beside others.
+#: Size in bytes up to which bookkeeping dominates a download, so that one at a time is fastest. Larger downloads are
+#: hashed and written concurrently.
 _SMALL: Final = 1 << 20
 
 
 def integrity_of(world: Context, artifact: Artifact) -> Integrity | None:
-    """Return what the artifact's bytes are, None while nobody has made them."""
+    """Return the integrity of the artifact, None if it has not been built yet."""
     if artifact.integrity is not None:
         return artifact.integrity
     result = world.store.result(artifact.key)
@@ -32,9 +32,9 @@ def integrity_of(world: Context, artifact: Artifact) -> Integrity | None:
 
 
 def is_published(world: Context, artifact: Artifact) -> bool:
-    """Whether the store holds the artifact unchanged, its signatures are verified, and its file stands.
+    """Return whether the cache has the artifact, its signatures are verified, and its published file is unchanged.
 
-    A store that cannot say makes it False.
+    Return False if the cache cannot be read.
     """
     try:
         integrity = integrity_of(world, artifact)
@@ -42,7 +42,7 @@ def is_published(world: Context, artifact: Artifact) -> bool:
             return False
         return world.store.matches(artifact.path, integrity)
     except CacheUnavailableError:
-        return False  # the step tells it, in one line
+        return False  # the step reports the error
 
 
 def published_by(world: Context, artifact: Artifact) -> list[str]:
@@ -54,7 +54,7 @@ def published_by(world: Context, artifact: Artifact) -> list[str]:
 
 
 def history(world: Context, artifact: Artifact) -> dict[str, str | int | float]:
-    """Return what is recorded of how the artifact was made, and of who vouched for it; {} when nothing is."""
+    """Return the recorded provenance of the artifact and of its signatures; {} if there is none."""
     facts: dict[str, str | int | float] = {}
     for key in (artifact.key, artifact.verdict):
         result = world.store.result(key) if key else None
@@ -66,19 +66,19 @@ def history(world: Context, artifact: Artifact) -> dict[str, str | int | float]:
 
 
 def _is_vouched(world: Context, artifact: Artifact) -> bool:
-    """Whether its signatures were verified under the policy of today; true when it needs none."""
+    """Return whether its signatures were verified under the current policy; True if it needs none."""
     return not artifact.verdict or world.store.result(artifact.verdict) is not None
 
 
 def needs_network(world: Context, definition: Fetch, artifact: Artifact) -> bool:
-    """Whether only the network can give what the definition promises: neither the store nor a file has it."""
+    """Return whether the artifact is available only from the network: not from the cache or a local file."""
     source = definition.source
     if isinstance(source, Git | Hg):
         made = world.store.result(recipe.repository_key(source, version=world.writer_version))
         if source.repo.startswith("file:") or (made is not None and world.store.has(made.integrity)):
             return False
     else:
-        from tasks_lib.download.local_files import is_at_hand  # asked offline only
+        from tasks_lib.download.local_files import is_at_hand  # slow to import, needed only when offline
 
         if any(is_at_hand(place.url) for place in source.places):
             return False
@@ -87,10 +87,10 @@ def needs_network(world: Context, definition: Fetch, artifact: Artifact) -> bool
 
 
 def adopt(world: Context, artifact: Artifact) -> bool:
-    """Publish the artifact from the store; return False when the store does not hold it.
+    """Publish the artifact from the cache; return False if the cache does not have it.
 
     Raises:
-        StoreUnavailableError: the cache cannot be written.
+        CacheUnavailableError: the cache cannot be written.
     """
     integrity = integrity_of(world, artifact)
     if integrity is None or not world.store.has(integrity):
@@ -101,18 +101,20 @@ def adopt(world: Context, artifact: Artifact) -> bool:
 
 
 def fetch(world: Context, definition: Fetch, artifact: Artifact, progress: Progress) -> None:
-    """Make the store hold what the definition promises, have its signatures verified, and publish it.
+    """Fetch the content of a definition into the cache, verify its signatures, and publish it.
 
     Raises:
-        AllSourcesFailedError, OfflineError, StoreUnavailableError, CancelledError: as `Sources.obtain`.
-        TransportError, ToolError, ArchiveError, IntegrityError: a commit, as `fetch_commit`.
-        SignatureError: the bytes are not signed as promised; they stay in the cache, their digest was right.
+        AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `Downloader.obtain`.
+        TransportError, ToolError, ArchiveError, IntegrityError: for a commit, as `fetch_commit`.
+        SignatureError: the bytes are not signed as required; they stay in the cache, since their digest matches.
     """
     source = definition.source
     if not isinstance(source, StaticUrl):
         _fetch_commit(world, source, artifact, progress)
     elif source.vouchers:
-        _fetch_url(world, definition.name, source, artifact, progress)  # judged by programs: no work to do alone
+        _fetch_url(
+            world, definition.name, source, artifact, progress
+        )  # waits for programs such as gpg: no need to serialize
     else:
         with serialized(source.integrity.size, _SMALL):
             if not adopt(world, artifact):
@@ -123,19 +125,19 @@ def _fetch_url(world: Context, name: str, source: StaticUrl, artifact: Artifact,
     provenance = world.sources.obtain(_wanted(name, source), progress)
     verdict: Mapping[str, str | int | float] = {}
     if source.vouchers:
-        from tasks_lib.steps.signatures import verify_signatures  # runs programs: loaded when needed
+        from tasks_lib.steps.signatures import verify_signatures  # slow to import, needed only with signatures
 
         verdict = verify_signatures(world, name, source, artifact.verdict, progress)
     if provenance or verdict:
-        known = None if provenance else world.store.result(artifact.key)
-        before = known.provenance if known is not None else {}
-        told = {**before, **provenance, **verdict}
-        world.store.record(Result(key=artifact.key, integrity=source.integrity, provenance=told))
+        previous = None if provenance else world.store.result(artifact.key)
+        before = previous.provenance if previous is not None else {}
+        merged = {**before, **provenance, **verdict}
+        world.store.record(Result(key=artifact.key, integrity=source.integrity, provenance=merged))
     world.store.publish(source.integrity, artifact.path)
 
 
 def _wanted(name: str, source: StaticUrl) -> Request:
-    from tasks_lib.download import Request  # opens sockets: loaded when needed
+    from tasks_lib.download import Request  # slow to import, needed only when a task downloads
 
     places = source.places
     return Request(
@@ -150,7 +152,7 @@ def _wanted(name: str, source: StaticUrl) -> Request:
 
 
 def _fetch_commit(world: Context, source: Git | Hg, artifact: Artifact, progress: Progress) -> None:
-    from tasks_lib.steps.commit import fetch_commit  # runs programs: loaded when needed
+    from tasks_lib.steps.commit import fetch_commit  # slow to import, needed only for commits
 
     fetch_commit(world, source, progress)
     with world.store.writer() as writer:
@@ -160,26 +162,26 @@ def _fetch_commit(world: Context, source: Git | Hg, artifact: Artifact, progress
 
 
 def repack(world: Context, definition: Fetch, origin: Artifact, artifact: Artifact, progress: Progress) -> None:
-    """Make the normalised archive of a downloaded one, and publish it.
+    """Repack a downloaded archive or a commit as a normalised archive, and publish it.
 
     Raises:
-        ArchiveError: the archive is refused; the download stays in the cache, its bytes were right.
-        BlobMissingError, BlobCorruptError: the download vanished meanwhile.
-        StoreUnavailableError, CancelledError: as `fetch`.
-        TransportError, ToolError, IntegrityError: a commit, as `commit_archive`.
+        ArchiveError: the archive is rejected; the download stays in the cache, since its digest matches.
+        BlobMissingError, BlobCorruptError: the download disappeared or changed in the cache.
+        CacheUnavailableError, CancelledError: as `fetch`.
+        TransportError, ToolError, IntegrityError: for a commit, as `commit_archive`.
     """
-    from tasks_lib.archive import Reshape, kind_of  # what decodes is loaded when needed
-    from tasks_lib.archive import repack as repack_archive
+    from tasks_lib.archive import Reshape, kind_of  # slow to import, needed only when a task repacks
+    from tasks_lib.archive import repack as repack_archive  # as above
 
     source = definition.source
     if not isinstance(source, StaticUrl):
-        from tasks_lib.steps.commit import commit_archive
+        from tasks_lib.steps.commit import commit_archive  # slow to import, needed only for commits
 
         commit_archive(world, source, progress)
         adopt(world, artifact)
         return
     if origin.integrity is None:
-        raise AssertionError("what a download promises is known from its definition")
+        raise AssertionError("the definition of a download has its integrity")
     with world.store.lock(artifact.key, progress):
         if adopt(world, artifact):
             return
@@ -188,8 +190,8 @@ def repack(world: Context, definition: Fetch, origin: Artifact, artifact: Artifa
         with store.open(origin.integrity) as file, store.temporary() as spool, store.writer() as writer:
             kind = kind_of(file, source.file_name)
             if kind is None:
-                told = "is no archive that is known here"
-                raise UnsupportedArchiveError(archive=source.file_name, reason=told, code="WRONG_FORMAT")
+                reason = "has no supported archive format"
+                raise UnsupportedArchiveError(archive=source.file_name, reason=reason, code="WRONG_FORMAT")
             tar_digest = repack_archive(
                 file,
                 name=source.file_name,

@@ -1,7 +1,7 @@
-"""Commits: fetched with their submodules into repositories of the cache, written as one deterministic archive.
+"""Commits: fetch them with their submodules into cached repositories, and write each as one deterministic archive.
 
-The archive is a function of the commit id, the prefix and whether `.git` is kept: never of the clone, the machine,
-the user, the program's version or its configuration.
+The archive depends only on the commit id, the prefix and whether `.git` is kept. It never depends on the clone, the
+machine, the user, or the version or configuration of git or hg.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tasks_lib.vcs import git, hg
 from tasks_lib.vcs.git import MissingObjectError, Objects
 from tasks_lib.vcs.urls import display_url
 
-#: Deepest nesting and largest number of submodules. Chromium has about 300, three deep.
+#: Maximum nesting depth and number of submodules. Chromium has about 300, three deep.
 MAX_SUBMODULE_DEPTH: Final = 16
 MAX_SUBMODULES: Final = 2000
 
 
 class Part(NamedTuple):
-    """A commit at its place in the archive: the wanted one, then its submodules."""
+    """A commit and its path in the archive: the requested commit or one of its submodules."""
 
     path: bytes
     repository: git.GitRepository
@@ -40,7 +40,7 @@ class Part(NamedTuple):
 
 
 class _ContentStream:
-    """Contents in order, of which `left` are still to be taken; the last one ends the program behind it."""
+    """File contents in order; `left` of them remain. Taking the last one closes the generator and its program."""
 
     def __init__(self, contents: Generator[Iterable[bytes], None, None], left: int = 1) -> None:
         self._contents, self._left = contents, left
@@ -57,7 +57,7 @@ class _ContentStream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _GitWork:
-    """What the archive of one commit is made of."""
+    """The inputs of the archive of one git commit."""
 
     access: RepositoryAccess
     source: Git
@@ -74,46 +74,46 @@ class _GitWork:
         return Objects(repository.directory, self.access.world.repositories, self.access.progress)
 
     def parts(self) -> list[Part]:
-        """Return the commit and its submodules, fetched where the cache does not hold them."""
-        found: list[Part] = []
-        waiting = [(b"", self.source.repo, self.source.revision, 0)]
-        while waiting:
-            path, url, commit, depth = waiting.pop()
-            if depth > MAX_SUBMODULE_DEPTH or len(found) > MAX_SUBMODULES:
+        """Return the commit and its submodules; fetch those that the cache does not have."""
+        parts: list[Part] = []
+        pending = [(b"", self.source.repo, self.source.revision, 0)]
+        while pending:
+            path, url, commit, depth = pending.pop()
+            if depth > MAX_SUBMODULE_DEPTH or len(parts) > MAX_SUBMODULES:
                 raise UnsafeEntryError(
                     archive=self.source.artifact_name, reason="has too many submodules", code="SUBMODULES", entry=path
                 )
             part = self.part(path, url, commit)
-            found.append(part)
+            parts.append(part)
             for one in reversed(part.submodules):
                 if one.url:
-                    waiting.append((_below(path, one.path), one.url, one.commit, depth + 1))
-        return found
+                    pending.append((_below(path, one.path), one.url, one.commit, depth + 1))
+        return parts
 
     def part(self, path: bytes, url: str, commit: str) -> Part:
-        """Return one commit; damaged objects are fetched once more."""
+        """Return one commit; if its objects are damaged, fetch them once more."""
         try:
             return self.read(path, url, commit)
         except (MissingObjectError, DigestMismatchError) as error:
-            self.access.progress.warn(f"{display_url(url)}: {error.message}; fetched again")
+            self.access.progress.warn(f"{display_url(url)}: {error.message}; fetching it again")
             self.access.forget(self.access.held(url, commit))
         return self.read(path, url, commit)
 
     def read(self, path: bytes, url: str, commit: str) -> Part:
         repository = self.access.held(url, commit)
         if not isinstance(repository, git.GitRepository):
-            raise AssertionError("access gives git repositories to git definitions")
+            raise AssertionError("a git definition has a git repository")
         name = self.source.artifact_name
         with self.objects(repository) as objects:
-            found = git.listing(objects, commit, name=name, max_entries=self.limits.max_entries)
-            inner = git.submodules(found, repository.context(url, name), objects, self.access.progress)
-            return Part(path, repository, found, tuple(inner))
+            listing = git.listing(objects, commit, name=name, max_entries=self.limits.max_entries)
+            submodules = git.submodules(listing, repository.context(url, name), objects, self.access.progress)
+            return Part(path, repository, listing, tuple(submodules))
 
     def entry(self, path: bytes, kind: str, **more: Any) -> Entry:
         return entry_of(path, kind, self.limits, archive=self.source.artifact_name, **more)
 
     def entries(self, part: Part, here: bytes) -> Iterator[Entry]:
-        """Yield what one commit holds, files without their content."""
+        """Yield the entries of one commit; files come without their content."""
         leaves = part.listing.leaves
         links = [leaf.identity for leaf in leaves if leaf.kind == "symlink"]
         with self.objects(part.repository) as objects:
@@ -129,21 +129,21 @@ class _GitWork:
             yield self.entry(_below(here, link.path), "directory")
 
     def contents(self, part: Part) -> Generator[Iterable[bytes], None, None]:
-        """Yield the content of each file of one commit, in the order of the paths."""
+        """Yield the content of each file of one commit, in path order."""
         files = [leaf.identity for leaf in part.listing.leaves if leaf.kind == "file"]
         with self.objects(part.repository) as objects:
             for _, _, chunks in objects.contents(files):
                 yield chunks
 
     def dot_git(self, part: Part, here: bytes, spool: BinaryIO) -> Iterator[tuple[Entry, Iterable[bytes]]]:
-        """Yield the `.git` of one commit, its content beside each entry."""
+        """Yield each entry of the `.git` directory of one commit, with its content."""
         with self.objects(part.repository) as objects:
             for piece in git.dot_git(part.listing, part.submodules, objects, spool):
                 kind = "directory" if piece.path.endswith(b"/") else "file"
                 yield self.entry(_below(here, piece.path), kind, size=piece.size), piece.chunks
 
     def write(self, spool: BinaryIO, writer: Writer) -> dict[str, str | int]:
-        """Write the archive; return what is remembered of it."""
+        """Write the archive; return its provenance."""
         parts, progress = self.parts(), self.access.progress
         progress.phase("repack")
         top = self.source.path_prefix.encode("utf-8", "surrogateescape")
@@ -172,35 +172,35 @@ class _GitWork:
         return {"tar": f"sha256:{digest}", "tree": parts[0].listing.tree, "submodules": len(parts) - 1}
 
     def forget(self) -> None:
-        """Drop the repositories of all parts."""
+        """Delete the repositories of all parts."""
         for part in self.parts():
             self.access.forget(part.repository)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _HgWork:
-    """What the archive of one changeset is made of."""
+    """The inputs of the archive of one Mercurial changeset."""
 
     access: RepositoryAccess
     source: Hg
 
     def parts(self) -> list[hg.HgRepository]:
-        """Return the repository, which holds the changeset."""
+        """Return the repository; it has the changeset."""
         repository = self.access.held(self.source.repo, self.source.revision)
         if not isinstance(repository, hg.HgRepository):
-            raise AssertionError("access gives hg repositories to hg definitions")
+            raise AssertionError("an hg definition has an hg repository")
         return [repository]
 
     def write(self, spool: BinaryIO, writer: Writer) -> dict[str, str | int]:
-        """Write the archive; return what is remembered of it."""
+        """Write the archive; return its provenance."""
         source, world, progress = self.source, self.access.world, self.access.progress
         (repository,) = self.parts()
         progress.phase("repack")
-        with world.store.temporary() as made:
-            repository.archive(source.revision, made, source.artifact_name, progress)
-            made.seek(0)
+        with world.store.temporary() as tar:
+            repository.archive(source.revision, tar, source.artifact_name, progress)
+            tar.seek(0)
             digest = repack(
-                made,
+                tar,
                 name=source.artifact_name,
                 format="tar",
                 reshape=Reshape(strip=1, prefix=f"{source.path_prefix}/"),
@@ -213,7 +213,7 @@ class _HgWork:
         return {"tar": f"sha256:{digest}"}
 
     def forget(self) -> None:
-        """Drop the repository."""
+        """Delete the repository."""
         for repository in self.parts():
             self.access.forget(repository)
 
@@ -229,17 +229,17 @@ def _below(directory: bytes, path: bytes) -> bytes:
 
 
 def _made(world: Context, source: Git | Hg) -> Integrity | None:
-    """Return the archive that the store holds already."""
+    """Return the integrity of the archive if the cache has it, else None."""
     result = world.store.result(recipe.repository_key(source, version=world.writer_version))
     return result.integrity if result is not None and world.store.has(result.integrity) else None
 
 
 def fetch_commit(world: Context, source: Git | Hg, progress: Progress) -> None:
-    """Make the cache hold the commit and its submodules, unless it holds their archive.
+    """Fetch the commit and its submodules into the cache, unless the cache has their archive.
 
     Raises:
-        TransportError: a commit cannot be had.
-        ToolError, ArchiveError, IntegrityError, StoreUnavailableError, CancelledError: as `commit_archive`.
+        TransportError: a commit cannot be fetched.
+        ToolError, ArchiveError, IntegrityError, CacheUnavailableError, CancelledError: as `commit_archive`.
     """
     if _made(world, source) is None:
         with open_repositories(world, source, progress) as one:
@@ -247,20 +247,20 @@ def fetch_commit(world: Context, source: Git | Hg, progress: Progress) -> None:
 
 
 def commit_archive(world: Context, source: Git | Hg, progress: Progress, *, ssh_key: str = "") -> Integrity:
-    """Make the store hold the archive of a commit, fetching what is missing, and return what its bytes are.
+    """Write the archive of a commit to the cache, fetch missing objects, and return the integrity of the archive.
 
     Args:
-        world: of this run.
-        source: which commit, from where, and how the archive looks.
-        progress: told what happens.
-        ssh_key: text of a private key for the repository's host; "" for what `source.ssh_key` names.
+        world: the context of this run.
+        source: the commit, its repository and the layout of the archive.
+        progress: receives progress and warnings.
+        ssh_key: text of a private key for the repository's host; "" to use the key that `source.ssh_key` names.
 
     Raises:
-        TransportError: a commit is not here and cannot be had (`OfflineError`: the network is off).
-        IntegrityError: a repository gave other objects than asked for, twice.
-        ArchiveError: a name, symlink or submodule that is refused.
-        ToolError: git or hg is missing or failed; the repository may not be asked.
-        StoreUnavailableError, CancelledError: as in every step.
+        TransportError: a commit is not in the cache and cannot be fetched (`OfflineError`: the network is off).
+        IntegrityError: a repository returned wrong objects twice.
+        ArchiveError: a name, symlink or submodule is rejected.
+        ToolError: git or hg is missing or failed, or the protocol of the repository is not allowed.
+        CacheUnavailableError, CancelledError: as in every step.
     """
     key = recipe.repository_key(source, version=world.writer_version)
     with world.store.lock(key, progress):
@@ -272,7 +272,7 @@ def commit_archive(world: Context, source: Git | Hg, progress: Progress, *, ssh_
             try:
                 return _written(work, key)
             except (MissingObjectError, DigestMismatchError) as error:
-                progress.warn(f"{display_url(source.repo)}: {error.message}; fetched again")
+                progress.warn(f"{display_url(source.repo)}: {error.message}; fetching it again")
                 work.forget()
             return _written(work, key)
 

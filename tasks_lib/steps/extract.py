@@ -1,4 +1,4 @@
-"""Deliveries: an artifact extracted into a directory, or placed there as it is."""
+"""Deliveries: extract an artifact into a directory, or place it there unchanged."""
 
 from __future__ import annotations
 
@@ -17,73 +17,74 @@ from tasks_lib.steps.plan import FETCHES, RECORDS, Delivery
 if TYPE_CHECKING:
     from tasks_lib.tree import Extraction
 
-#: Bytes of an artifact up to which delivering it is mostly system calls: two at once would only hand the lock over.
+#: Size in bytes of an artifact up to which system calls dominate its delivery: two threads would only contend for the
+#: interpreter lock.
 _SMALL: Final = 256 << 10
 
 
 def extraction_of(delivery: Delivery) -> Extraction:
-    """Return the place of a delivery."""
-    from tasks_lib.tree import Extraction  # what extracts is loaded when a tree is looked at
+    """Return the extraction of a delivery: its directory and its manifest."""
+    from tasks_lib.tree import Extraction  # slow to import, needed only when a tree is checked or extracted
 
     return Extraction(delivery.destination, delivery.record)
 
 
 def is_delivered(delivery: Delivery) -> bool:
-    """Whether every entry stands as delivered."""
+    """Return whether every entry is as delivered."""
     return extraction_of(delivery).holds(delivery.key)
 
 
 def delivered_by(delivery: Delivery) -> Iterator[str]:
-    """Yield the files on which `is_delivered` depends: whatever was delivered, and its record."""
+    """Yield the files on which `is_delivered` depends: the manifest and every delivered entry."""
     yield str(delivery.record)
     yield from map(str, extraction_of(delivery).paths())
 
 
 def deliver(world: Context, delivery: Delivery, progress: Progress) -> None:
-    """Put the artifact into its directory; a file that is no archive is placed, as Taskgraph does.
+    """Deliver the artifact into its directory. Like Taskgraph, place a file that is not an archive.
 
     Raises:
-        ArchiveError: the archive is refused; the directory is as before.
-        TreeError: another delivery's entry stands in the way.
-        BlobMissingError, BlobCorruptError: the artifact vanished meanwhile.
-        StoreUnavailableError: another process works on this delivery for too long.
-        CancelledError: the run was asked to stop.
+        ArchiveError: the archive is rejected; the directory is unchanged.
+        TreeError: an entry of another delivery has the same path.
+        BlobMissingError, BlobCorruptError: the artifact disappeared or changed in the cache.
+        CacheUnavailableError: another process holds the lock of this delivery for too long.
+        CancelledError: the run is cancelled.
     """
     integrity = artifacts.integrity_of(world, delivery.artifact)
     if integrity is None:
-        raise BlobMissingError(f"{delivery.entry.name} has not been made", hint=f"run `doit {delivery.artifact.task}`")
+        raise BlobMissingError(f"{delivery.entry.name} has not been built", hint=f"run `doit {delivery.artifact.task}`")
     if delivery.worked is not None:
         start_over(world, delivery.worked, progress)
-    slot = extraction_of(delivery)._replace(lock_timeout_s=world.settings.lock_timeout_s, beside=delivery.beside)
-    if delivery.beside:  # what is not listed any more may stand where this one goes
+    extraction = extraction_of(delivery)._replace(lock_timeout_s=world.settings.lock_timeout_s, beside=delivery.beside)
+    if delivery.beside:  # fetches that are no longer listed may have the same paths
         _drop_others_once(world, delivery, progress)
-    with serialized(integrity.size, _SMALL), slot.held(progress) as news:
-        if news and slot.holds(delivery.key):
-            return  # another process made it while this one waited
+    with serialized(integrity.size, _SMALL), extraction.held(progress) as news:
+        if news and extraction.holds(delivery.key):
+            return  # another process delivered it while this one waited for the lock
         try:
             with world.store.open(integrity) as file:
-                _fill(world, delivery, slot, file, integrity, progress)
+                _fill(world, delivery, extraction, file, integrity, progress)
         except BlobCorruptError:
-            slot.clear(progress)  # it may have been delivered before its last byte was judged
+            extraction.clear(progress)  # corruption is known only at the end: entries may have been delivered
             raise
 
 
 def drop_others(world: Context, fetches: Path, records: Path, wanted: Collection[str], progress: Progress) -> None:
-    """Remove what deliveries put into a toolchain's directory that it does not ask for any more.
+    """Remove delivered entries of fetches that a toolchain no longer lists.
 
     Raises:
-        TreeError: the file system refused.
-        StoreUnavailableError, CancelledError: as `deliver`.
+        TreeError: an entry cannot be removed.
+        CacheUnavailableError, CancelledError: as `deliver`.
     """
-    from tasks_lib.tree import drop_strays
+    from tasks_lib.tree import drop_strays  # slow to import, needed only when a tree is changed
 
     drop_strays(fetches, records, wanted, world.settings.lock_timeout_s, progress)
 
 
 def _drop_others_once(world: Context, delivery: Delivery, progress: Progress) -> None:
-    """Call `drop_others` for the first delivery of a toolchain in this run: a look for each costs their square.
+    """Call `drop_others` for the first delivery of a toolchain in this run: a scan for each would take quadratic time.
 
-    Threads that begin at once may each look.
+    Threads that start at the same time may each scan.
     """
     records = str(delivery.record.parent)
     if world.looked_through.get(records) is not delivery.beside:  # all deliveries of a toolchain have the same tuple
@@ -93,32 +94,32 @@ def _drop_others_once(world: Context, delivery: Delivery, progress: Progress) ->
 
 
 def start_over(world: Context, worked: Path, progress: Progress) -> None:
-    """Remove everything from the fetches of a toolchain whose command has worked in them, so that all comes anew.
+    """Empty the fetches directory of a toolchain if its command ran there, so that all fetches are delivered again.
 
-    What a command made may have the name of what another version of a fetch brings, and would stay in its way.
+    Files that a command wrote may conflict with entries of another version of a fetch.
 
     Raises:
-        TreeError: the file system refused.
-        StoreUnavailableError, CancelledError: as `deliver`.
+        TreeError: an entry cannot be removed.
+        CacheUnavailableError, CancelledError: as `deliver`.
     """
-    from tasks_lib import tree
+    from tasks_lib import tree  # slow to import, needed only when a tree is changed
 
     directory = worked.parent
     tree.start_over(directory / FETCHES, directory / RECORDS, worked, world.settings.lock_timeout_s, progress)
 
 
 def compare(world: Context, delivery: Delivery, progress: Progress) -> dict[str, str]:
-    """Return path -> what is wrong there, of what was delivered; the artifact is read again for that.
+    """Compare the delivered entries with the artifact, and return path -> difference.
 
     Raises:
         ArchiveError, BlobMissingError, BlobCorruptError: the artifact cannot be read.
-        StoreUnavailableError, CancelledError: as `deliver`.
+        CacheUnavailableError, CancelledError: as `deliver`.
     """
-    from tasks_lib.archive import kind_of  # what decodes is loaded when needed
+    from tasks_lib.archive import kind_of  # slow to import, needed only to read an archive
 
     integrity = artifacts.integrity_of(world, delivery.artifact)
     if integrity is None:
-        raise BlobMissingError("its artifact is not in the cache")
+        raise BlobMissingError("the artifact is not in the cache")
     name = delivery.artifact.path.name
     with world.store.open(integrity) as file:
         archive = kind_of(file, name) if delivery.entry.delivery == "extract" else None
@@ -127,21 +128,23 @@ def compare(world: Context, delivery: Delivery, progress: Progress) -> dict[str,
 
 
 def _fill(
-    world: Context, delivery: Delivery, slot: Extraction, file: BinaryIO, integrity: Integrity, progress: Progress
+    world: Context, delivery: Delivery, extraction: Extraction, file: BinaryIO, integrity: Integrity, progress: Progress
 ) -> None:
-    from tasks_lib.archive import Reshape, kind_of
-    from tasks_lib.steps.shared_trees import Archive, link_from_cache
+    from tasks_lib.archive import Reshape, kind_of  # slow to import, needed only to read an archive
+    from tasks_lib.steps.shared_trees import Archive, link_from_cache  # slow to import, needed only to deliver
 
     name = delivery.artifact.path.name
     archive = kind_of(file, name) if delivery.entry.delivery == "extract" else None
     if archive is None:
         progress.phase("place", total=integrity.size)
         how = world.settings.link_mode
-        slot.place(file, file_name=name, key=delivery.key, how=how, progress=progress)
+        extraction.place(file, file_name=name, key=delivery.key, how=how, progress=progress)
         return
     limits = world.limits(delivery.limits)
-    if link_from_cache(world, delivery, slot, Archive(file, integrity, name, archive, limits), progress):
+    if link_from_cache(world, delivery, extraction, Archive(file, integrity, name, archive, limits), progress):
         return
     progress.phase("extract", total=integrity.size)
     file.seek(0)
-    slot.extract(file, name=name, format=archive, reshape=Reshape(), limits=limits, key=delivery.key, progress=progress)
+    extraction.extract(
+        file, name=name, format=archive, reshape=Reshape(), limits=limits, key=delivery.key, progress=progress
+    )

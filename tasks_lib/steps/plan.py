@@ -1,4 +1,4 @@
-"""What each definition becomes: keys, files and directories. Decided from text alone; nothing is looked up."""
+"""The plan of a run: keys, files and directories of each definition, computed from text alone without I/O."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from tasks_lib.definitions import (
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.formats import TREE_VERSION
 
-#: The directory, in a toolchain's own, that says what was put into its fetches.
+#: Directory, inside a toolchain's own, with the manifests of its fetches.
 RECORDS: Final = ".fetches"
-#: The directory, beside it, in which its command works, and the file that says that it has.
+#: Directory beside it in which the toolchain's command runs, and the marker file written before the command starts.
 FETCHES: Final = "fetches"
 WORKED: Final = ".worked"
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
-    """A published file: its recipe key says what it is; `integrity` is known beforehand only for downloads.
+    """A published file, identified by its recipe key; `integrity` is known in advance only for fetches.
 
-    `verdict` is the key of the result that says that its signatures were verified, "" when there are none.
+    `verdict` is the key of the result that records the verification of its signatures, "" if there are none.
     """
 
     key: str
@@ -46,28 +46,28 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """One artifact on its way into a directory: extracted, or placed as it is."""
+    """The delivery of one artifact into a directory: extracted, or placed unchanged."""
 
     artifact: Artifact
     entry: FetchesEntry
     destination: Path
     record: Path
     key: str
-    limits: tuple[tuple[str, int | str], ...] = ()  # of this archive, over those of the settings
-    # name and key of all deliveries into this directory: what else was put there is not wanted now
+    limits: tuple[tuple[str, int | str], ...] = ()  # of this archive; they override the settings
+    # name and key of all deliveries into this directory; entries of any other delivery are stale
     beside: tuple[tuple[str, str], ...] = ()
-    worked: Path | None = None  # stands once a command has worked in this directory: what it left is not wanted then
+    worked: Path | None = None  # exists once a command ran in this directory; its leftovers are stale
 
 
 class ToolchainBuild(msgspec.Struct, frozen=True, kw_only=True):
-    """A toolchain with its directories: `fetches` is where it works, `uploads` where it leaves its output."""
+    """A toolchain with its directories: its command runs in `fetches` and writes its output to `uploads`."""
 
     toolchain: Toolchain
     key: str
     directory: Path
     deliveries: tuple[Delivery, ...]
     output: Artifact | None
-    files: tuple[tuple[str, str], ...] = ()  # text and digest of each script and resource
+    files: tuple[tuple[str, str], ...] = ()  # path as written and digest of each script and resource
 
     @property
     def fetches(self) -> Path:
@@ -76,32 +76,32 @@ class ToolchainBuild(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def records(self) -> Path:
-        """The directory that says what was put into `fetches`."""
+        """The directory of the manifests of `fetches`."""
         return self.directory / RECORDS
 
     @property
     def uploads(self) -> Path:
-        """The directory for what it leaves."""
+        """The directory for the output of its command."""
         return self.directory / "artifacts"
 
     @property
     def stamp(self) -> Path:
-        """The file that says with which key it was prepared."""
+        """The file that records the key of the last successful build."""
         return self.directory / ".prepared.json"
 
     @property
     def worked(self) -> Path:
-        """The file that says that its command has worked in its fetches."""
+        """The marker file that exists once its command ran in `fetches`."""
         return self.directory / WORKED
 
     @property
     def log(self) -> Path:
-        """The output of its command."""
+        """The log of its command: standard output and error."""
         return self.directory / "run.log"
 
 
 class Plan:
-    """Answers for all definitions."""
+    """The plan for all definitions."""
 
     def __init__(
         self,
@@ -112,20 +112,20 @@ class Plan:
         writer_version: str,
         digest_of: Callable[[str], Digest],
     ) -> None:
-        """Keep what the answers depend on.
+        """Create the plan.
 
         Args:
-            definitions: all of them.
-            cache: its directory.
+            definitions: all definitions.
+            cache: the directory of the cache.
             build: the directory of extracted trees and toolchains.
-            writer_version: that of archives, `Context.writer_version`.
-            digest_of: gives the digest of a script or resource.
+            writer_version: version of the archive writer, `Context.writer_version`.
+            digest_of: returns the digest of a script or resource.
         """
         self.definitions = definitions
         self.writer_version = writer_version
         self._artifacts = cache / "artifacts"
         self._build = build
-        self._last: tuple[Fetch, Artifact] | None = None  # a graph asks for one fetch three times
+        self._last: tuple[Fetch, Artifact] | None = None  # the graph requests each fetch three times
         self._digest_of = lru_cache(maxsize=None)(digest_of)
         self.preparation = lru_cache(maxsize=None)(self._preparation)
 
@@ -134,7 +134,7 @@ class Plan:
         return Artifact(key=key, path=path, task=task, integrity=integrity)
 
     def fetched(self, fetch: Fetch) -> Artifact:
-        """Return what `fetch:NAME` publishes."""
+        """Return the artifact that `fetch:NAME` publishes."""
         known = self._last
         if known is None or known[0] is not fetch:
             known = self._last = fetch, self._fetched(fetch)
@@ -153,11 +153,11 @@ class Plan:
         return msgspec.structs.replace(plain, verdict=self.verdict(source)) if source.vouchers else plain
 
     def verdict(self, source: StaticUrl) -> str:
-        """Return the key of the verdict on the signatures of a download, "" when it has none."""
+        """Return the key of the result of verifying the signatures of a download, "" if it has none."""
         return recipe.verdict_key(source, {path: self._digest_of(path) for path in key_files(source)})
 
     def repacked(self, fetch: Fetch) -> Artifact | None:
-        """Return what `repack:NAME` publishes, None when there is nothing to repack."""
+        """Return the artifact that `repack:NAME` publishes, None if there is nothing to repack."""
         source = fetch.source
         if isinstance(source, StaticUrl):
             key = recipe.repack_key(source, version=self.writer_version) if source.needs_repack else ""
@@ -166,11 +166,11 @@ class Plan:
         return self._artifact(fetch.name, key, source.artifact_name, f"repack:{fetch.name}") if key else None
 
     def published(self, fetch: Fetch) -> Artifact:
-        """Return the artifact of a definition, repacked where it asks for that."""
+        """Return the artifact of a definition: the repacked one if there is one, else the fetched one."""
         return self.repacked(fetch) or self.fetched(fetch)
 
     def artifacts(self) -> Iterator[Artifact]:
-        """Yield everything that the definitions publish."""
+        """Yield every artifact that the definitions publish."""
         for fetch in self.definitions.fetches.values():
             yield self.fetched(fetch)
             repacked = self.repacked(fetch)
@@ -182,7 +182,7 @@ class Plan:
                 yield output
 
     def extraction(self, fetch: Fetch) -> Delivery:
-        """Return what `extract:NAME` makes of an archive on its own."""
+        """Return the delivery of `extract:NAME`: the artifact extracted outside of any toolchain."""
         root = self._build / "extracted"
         artifact = self.published(fetch)
         return Delivery(
@@ -225,7 +225,7 @@ class Plan:
         else:
             preparation = self.preparation(self.definitions.toolchain(entry.name).name)
             if preparation.output is None:
-                raise AssertionError(f"{entry.name} leaves no artifact: `definitions` refuses that")
+                raise AssertionError(f"{entry.name} has no artifact: `definitions` rejects that")
             name, artifact, limits = preparation.toolchain.name, preparation.output, ()
         dest = str(entry.dest or "")
         return Delivery(
@@ -240,12 +240,12 @@ class Plan:
 
 
 def commit_record(source: Git | Hg) -> bytes:
-    """Return what stands in the file that `fetch:NAME` publishes for a commit: which one the cache holds."""
+    """Return the content of the file that `fetch:NAME` publishes for a commit: its kind and its id."""
     return f"{type(source).__name__.lower()} {source.revision}\n".encode()
 
 
 def key_files(source: StaticUrl) -> tuple[str, ...]:
-    """Return the paths of the key files that a download's signatures are checked with."""
+    """Return the paths of the key files that verify a download's signatures."""
     signed = [one.signed_by if isinstance(one, Checksums) else one for one in source.vouchers]
     return tuple(one.key_file for one in signed if isinstance(one, GpgSignature))
 

@@ -1,7 +1,7 @@
-"""Prune: what of the cache no definitions need, and what of that goes.
+"""Prune: find cache items that no definition needs, and select which of them to remove.
 
-Judged from names, sizes and times alone; never by link counts, which say nothing once files are cloned.
-What a root reaches stays whatever a bound says; then the bound is missed, and that is said.
+The decision uses names, sizes and times only. Link counts are not used: they mean nothing for cloned files.
+Items that a definition needs are always kept, even if a limit is then exceeded; that is reported.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from tasks_lib.steps.shared_trees import tree_key
 from tasks_lib.tree import remove_tree
 from tasks_lib.units import format_age
 
-#: Seconds for which anything stays: a run may be about to use it.
+#: Age in seconds below which every item is kept: a run may be about to use it.
 YOUNG_S: Final = 3600.0
-#: Kinds that are never content: they go once they are not young.
+#: Kinds that are never content: they are removed once they are older than that.
 _RUBBISH: Final = frozenset(("temporary", "lock", "quarantine", "format"))
-#: Kinds whose uses are noted.
+#: Kinds whose last use is recorded.
 _USED: Final = frozenset(("blob", "tree"))
-_WITHIN: Final = "within the bounds"
+_WITHIN: Final = "within the limits"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneLimits:
-    """What is asked for; without any, everything goes that no root reaches."""
+    """The limits to enforce; without any, remove every item that no definition needs."""
 
     older_than_s: float | None = None
     max_size: int | None = None
@@ -42,7 +42,7 @@ class PruneLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Referenced:
-    """The names of all that some definitions need."""
+    """The names of all cache items that some definitions need."""
 
     keys: frozenset[str]
     digests: frozenset[str]
@@ -51,7 +51,7 @@ class Referenced:
     trees: frozenset[str] = frozenset()
 
     def holds(self, item: InventoryItem) -> bool:
-        """Whether a thing of the cache is needed."""
+        """Return whether an item of the cache is needed."""
         if item.kind == "blob":
             return item.name in self.digests
         if item.kind == "partial":
@@ -63,7 +63,7 @@ class Referenced:
 
 
 class PruneDecision(NamedTuple):
-    """One thing, whether it goes, and why; `used_s` is when it was last written or used."""
+    """One item, whether to remove it, and why; `used_s` is when it was last written or used."""
 
     item: InventoryItem
     goes: bool
@@ -72,7 +72,7 @@ class PruneDecision(NamedTuple):
 
 
 def referenced(world: Context, plans: Iterable[Plan]) -> Referenced:
-    """Return what these plans need of the cache, and what they have made of it."""
+    """Return the cache items that these plans need: their inputs and their results."""
     keys: set[str] = set()
     digests: set[str] = set()
     artifacts: set[str] = set()
@@ -86,7 +86,7 @@ def referenced(world: Context, plans: Iterable[Plan]) -> Referenced:
                 digests.add(artifact.integrity.digest.hex)
         for fetch in plan.definitions.fetches.values():
             if isinstance(fetch.source, Git | Hg):
-                from tasks_lib.steps.repository_access import repository_names  # runs git: loaded when needed
+                from tasks_lib.steps.repository_access import repository_names  # slow to import
 
                 repositories |= repository_names(world, fetch.source)
             else:
@@ -105,7 +105,7 @@ def referenced(world: Context, plans: Iterable[Plan]) -> Referenced:
 
 
 def _trees(world: Context, plans: Iterable[Plan]) -> Iterator[str]:
-    """Yield the keys of unpacked trees that these plans place from; none when nothing is placed from the cache."""
+    """Yield the keys of the cached trees that these plans link from; none if the link mode is copy."""
     if world.settings.link_mode == "copy" or not world.store.trees(remove_tree).any():
         return
     for plan in plans:
@@ -116,8 +116,8 @@ def _trees(world: Context, plans: Iterable[Plan]) -> Iterator[str]:
 
 
 def evidence_keys(source: StaticUrl) -> set[str]:
-    """Return the keys of the signatures and lists that vouch for a download."""
-    found = set()
+    """Return the keys of the signatures and checksum lists that verify a download."""
+    keys = set()
     for voucher in source.vouchers:
         places = [voucher.url if isinstance(voucher, Checksums) else voucher.sig_url]
         if isinstance(voucher, Checksums) and voucher.signed_by.sig_url:
@@ -125,15 +125,15 @@ def evidence_keys(source: StaticUrl) -> set[str]:
         url = source.url
         for template in places:
             url = template.replace("{url}", url)
-            found.add(recipe.evidence_key(source.integrity, url))
-    return found
+            keys.add(recipe.evidence_key(source.integrity, url))
+    return keys
 
 
 def decide(
     items: Iterable[InventoryItem], reached: Referenced, uses: Mapping[str, int], bounds: PruneLimits, now_s: float
 ) -> list[PruneDecision]:
-    """Return what goes and what stays, with the reason of each."""
-    age_of = lru_cache(maxsize=None)(format_age)  # most things of a cache have ages of a few days
+    """Return for each item whether to remove it, with the reason."""
+    age_of = lru_cache(maxsize=None)(format_age)  # most items of a cache have one of a few ages
     verdicts = []
     items = list(items)
     finished = _finished(items)
@@ -145,9 +145,9 @@ def decide(
         elif age_s < YOUNG_S:  # a time in the future counts as young
             verdicts.append(PruneDecision(item, False, "younger than an hour", used_s))
         elif item.kind in _RUBBISH or item.path in finished:
-            verdicts.append(PruneDecision(item, True, f"left behind, {age_of(int(age_s))} old", used_s))
+            verdicts.append(PruneDecision(item, True, f"leftover, {age_of(int(age_s))} old", used_s))
         elif _is_asked_for(age_s, bounds):
-            why = f"no definition needs it, last used {age_of(int(age_s))} ago"
+            why = f"not needed by any definition, last used {age_of(int(age_s))} ago"
             verdicts.append(PruneDecision(item, True, why, used_s))
         else:
             verdicts.append(PruneDecision(item, False, _WITHIN, used_s))
@@ -157,18 +157,18 @@ def decide(
 def remove(
     verdicts: list[PruneDecision], bounds: PruneLimits, discard: Callable[[InventoryItem], str], now_s: float
 ) -> tuple[list[PruneDecision], dict[str, str]]:
-    """Take away what goes; return the verdicts as they then are, and path -> why of what had to stay.
+    """Remove the selected items; return the updated decisions, and path -> reason of each item that had to stay.
 
-    What cannot go (in use, locked) makes room for the next longest unused, where a size is to be met.
+    If an item cannot be removed (in use, locked) and a size limit applies, select the next least recently used one.
 
     Args:
         verdicts: from `decide`.
-        bounds: as there.
-        discard: takes a thing away and returns why it stays, "" when it went.
-        now_s: as there.
+        bounds: as for `decide`.
+        discard: removes an item; returns "" on success, else the reason why the item stays.
+        now_s: as for `decide`.
 
     Raises:
-        what `discard` raises.
+        Whatever `discard` raises.
     """
     kept: dict[str, str] = {}
     tried: set[str] = set()
@@ -179,13 +179,13 @@ def remove(
             if why:
                 kept[item.path] = why
         if bounds.max_size is not None:
-            standing = [one._replace(goes=False, why="stays") if one.item.path in kept else one for one in verdicts]
-            verdicts = _bounded(standing, bounds.max_size, now_s)
+            current = [one._replace(goes=False, why="stays") if one.item.path in kept else one for one in verdicts]
+            verdicts = _bounded(current, bounds.max_size, now_s)
     return verdicts, kept
 
 
 def _finished(items: list[InventoryItem]) -> frozenset[str]:
-    """Return the paths of partial downloads whose content is a blob already: a kill left them in that moment."""
+    """Return the paths of partial downloads that already exist as a blob: a process was killed before removing them."""
     partials = [item for item in items if item.kind == "partial"]
     blobs = {item.name for item in items if item.kind == "blob"} if partials else ()
     return frozenset(item.path for item in partials if item.name.partition(".")[0] in blobs)
@@ -198,7 +198,7 @@ def _is_asked_for(age_s: float, bounds: PruneLimits) -> bool:
 
 
 def _bounded(verdicts: list[PruneDecision], max_size: int, now_s: float) -> list[PruneDecision]:
-    """Let the longest unused go until the rest fits."""
+    """Select the least recently used items for removal until the rest fits into `max_size`."""
     names = Counter(one.item.inode for one in verdicts if not one.goes)
     size = size_of(one.item for one in verdicts if not one.goes)
     spare = [place for place, one in enumerate(verdicts) if not one.goes and one.why == _WITHIN]
@@ -206,7 +206,7 @@ def _bounded(verdicts: list[PruneDecision], max_size: int, now_s: float) -> list
         if size <= max_size:
             break
         one = verdicts[place]
-        why = f"over the size, no definition needs it, last used {format_age(now_s - one.used_s)} ago"
+        why = f"over the size limit, not needed by any definition, last used {format_age(now_s - one.used_s)} ago"
         verdicts[place] = one._replace(goes=True, why=why)
         names[one.item.inode] -= 1
         if not names[one.item.inode]:
@@ -215,5 +215,5 @@ def _bounded(verdicts: list[PruneDecision], max_size: int, now_s: float) -> list
 
 
 def size_of(items: Iterable[InventoryItem]) -> int:
-    """Return how many bytes these things take; two names of one file count once."""
+    """Return the size in bytes of these items; hard links to one file count once."""
     return sum({item.inode: item.size for item in items}.values())

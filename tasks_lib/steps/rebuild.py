@@ -1,4 +1,4 @@
-"""One task's output made again outside of doit, with whatever of its inputs is not there any more."""
+"""Rebuild the output of one task outside of doit, including missing inputs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tasks_lib.steps.toolchain import build_toolchain
 
 
 def deliveries(plan: Plan) -> dict[str, Delivery]:
-    """Return task -> what it puts into a directory; what a toolchain places itself goes by the same kind of name."""
-    found = {f"extract:{fetch.name}": plan.extraction(fetch) for fetch in plan.definitions.fetches.values()}
+    """Return task name -> delivery; files that a toolchain places itself get a name of the same form."""
+    by_task = {f"extract:{fetch.name}": plan.extraction(fetch) for fetch in plan.definitions.fetches.values()}
     for name in plan.definitions.toolchains:
         for one in plan.preparation(name).deliveries:
-            found[f"extract:{name}/{one.record.stem}"] = one
-    return found
+            by_task[f"extract:{name}/{one.record.stem}"] = one
+    return by_task
 
 
 def remake(world: Context, plan: Plan, task: str, progress: Progress) -> None:
-    """Run the step of a task; what its input needs is made first where the store does not hold it.
+    """Run the step of a task; first rebuild inputs that the cache does not have.
 
     Raises:
-        FetchError: as that step; StoreError for a task that makes nothing.
+        FetchError: as that step; `CacheError` for a task whose command was skipped.
     """
     kind, _, name = task.partition(":")
     if kind in ("fetch", "repack"):
@@ -42,7 +42,7 @@ def remake(world: Context, plan: Plan, task: str, progress: Progress) -> None:
                 _redeliver(world, plan, one, progress)
         skipped = build_toolchain(world, preparation, progress)
         if skipped:
-            raise CacheError(f"its command was skipped: {skipped}")
+            raise CacheError(f"the command was skipped: {skipped}")
 
 
 def _redeliver(world: Context, plan: Plan, delivery: Delivery, progress: Progress) -> None:

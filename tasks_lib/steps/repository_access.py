@@ -1,4 +1,4 @@
-"""Access to repositories: one of the cache for each URL, filled under its lock, with the key that its host is given."""
+"""Access to repositories: one cached repository per URL, fetched into under its lock, with the ssh key of its host."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tasks_lib.vcs.urls import check_url, display_url, host_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepositoryAccess:
-    """How the repositories of one definition are reached: `key` is a private key for the host of `source.repo`."""
+    """Access to the repositories of one definition; `key` is a private key file for the host of `source.repo`."""
 
     world: Context
     source: Git | Hg
@@ -32,12 +32,12 @@ class RepositoryAccess:
     key: Path | None
 
     def held(self, url: str, commit: str) -> git.GitRepository | hg.HgRepository:
-        """Return the repository of a URL, which holds the commit.
+        """Return the repository of a URL; fetch the commit if the repository does not have it.
 
         Raises:
-            OfflineError: it does not, and the network is off.
-            TransportError: the server did not give it.
-            ToolError, StoreUnavailableError, CancelledError: as `Repository.fetch` and `Store.lock`.
+            OfflineError: the commit is missing and the network is off.
+            TransportError: the server did not send the commit.
+            ToolError, CacheUnavailableError, CancelledError: as `GitRepository.fetch` and `Cache.lock`.
         """
         kind = git.GitRepository if isinstance(self.source, Git) else hg.HgRepository
         name = recipe.repository_name(self.source, url, commit)
@@ -50,12 +50,12 @@ class RepositoryAccess:
         return repository
 
     def forget(self, repository: git.GitRepository | hg.HgRepository) -> None:
-        """Drop a repository whose objects are damaged."""
+        """Delete a repository whose objects are damaged."""
         with self.world.store.lock(repository.directory.name, self.progress):
             repository.forget()
 
     def _obtain(self, repository: git.GitRepository | hg.HgRepository, url: str, commit: str) -> None:
-        """Fetch a commit, again after a pause where that may help."""
+        """Fetch a commit; retry after a delay if that may help."""
         policy = self.world.settings.policy
         if policy.network == "off" and not url.startswith("file:"):
             raise OfflineError(
@@ -71,7 +71,7 @@ class RepositoryAccess:
             except TransportError as error:
                 if not retry.again(error, self.progress, display_url(url)):
                     raise
-                self.progress.warn(f"{error.message}; tried again")
+                self.progress.warn(f"{error.message}; retrying")
             else:
                 return
 
@@ -80,22 +80,22 @@ class RepositoryAccess:
 def open_repositories(
     world: Context, source: Git | Hg, progress: Progress, ssh_key: str = ""
 ) -> Iterator[RepositoryAccess]:
-    """Give access to the repositories of one definition; a private key lies in a file of its own meanwhile.
+    """Yield access to the repositories of one definition; write a private key to a temporary file meanwhile.
 
     Args:
-        world: of this run.
-        source: which commit, from where.
-        progress: told what happens.
-        ssh_key: text of a private key; "" for what the definition names.
+        world: the context of this run.
+        source: the commit and its repository.
+        progress: receives progress and warnings.
+        ssh_key: text of a private key; "" to use the key that the definition names.
 
     Raises:
-        ToolError: the repository may not be asked, or the key that the definition names is not there.
+        ToolError: the protocol of the repository is not allowed, or the key that the definition names is missing.
     """
     try:
-        check_url(source.repo, (*world.repositories.protocols, "file"))  # a definition that says `file:` asks for it
+        check_url(source.repo, (*world.repositories.protocols, "file"))  # a definition may use `file:` explicitly
     except ValueError as error:
         raise ToolError(
-            f"{display_url(source.repo)} {error}", hint="FETCH_GIT_PROTOCOLS says what may be used"
+            f"{display_url(source.repo)} {error}", hint="add the protocol to FETCH_GIT_PROTOCOLS to allow it"
         ) from error
     name = source.ssh_key if isinstance(source, Git) else ""
     text = ssh_key or (_named_key(world, name) if name else "")
@@ -106,7 +106,7 @@ def open_repositories(
         key = Path(directory) / "key"
         descriptor = os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text.rstrip("\n") + "\n")  # OpenSSH refuses a key without its last line feed
+            file.write(text.rstrip("\n") + "\n")  # OpenSSH rejects a key without a final line feed
         yield RepositoryAccess(world=world, source=source, progress=progress, key=key)
 
 
@@ -119,48 +119,48 @@ def _named_key(world: Context, name: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise ToolError(
             f"the ssh key {name!r} is neither an environment variable nor a readable file",
-            hint="put the private key into that variable, or its path into the definition",
+            hint="set that variable to the private key, or give the path of the key file in the definition",
         ) from error
 
 
-#: What a repository says of a commit that it does not hold whole, or that nobody accepts.
+#: Errors of a repository that has a commit only partly, or a commit that is rejected.
 _UNREADABLE: Final = (ArchiveError, IntegrityError, CacheError, ToolError)
 
 
 def repository_names(world: Context, source: Git | Hg) -> set[str]:
-    """Return the names of the cache's repositories that a definition needs.
+    """Return the names of the cached repositories that a definition needs.
 
-    Where one cannot be read (no git here, damage), nobody knows what its submodules are: all that there are stay.
+    If one cannot be read (git is missing, damage), its submodules are unknown: return all repositories of the cache.
 
     Raises:
-        StoreUnavailableError: others can write the cache.
+        CacheUnavailableError: other users can write to the cache.
     """
     top = recipe.repository_name(source, source.repo, source.revision)
     if isinstance(source, Hg) or _has_none(world, source):
         return {top}
-    found: set[str] = set()
-    waiting = [(source.repo, source.revision)]
-    seen = set(waiting)
-    while waiting:
-        url, commit = waiting.pop()
-        found.add(recipe.repository_name(source, url, commit))
+    names: set[str] = set()
+    pending = [(source.repo, source.revision)]
+    seen = set(pending)
+    while pending:
+        url, commit = pending.pop()
+        names.add(recipe.repository_name(source, url, commit))
         try:
             inner = set(_submodules(world, source, url, commit)) - seen
         except _UNREADABLE:
-            return found | {item.name for item in world.store.upkeep.items() if item.kind == "repository"}
+            return names | {item.name for item in world.store.upkeep.items() if item.kind == "repository"}
         seen |= inner
-        waiting += inner
-    return found
+        pending += inner
+    return names
 
 
 def _has_none(world: Context, source: Git) -> bool:
-    """Whether it is recorded that the commit has no submodules, so that git need not be asked."""
+    """Return whether the cache records that the commit has no submodules, so that git need not run."""
     result = world.store.result(recipe.repository_key(source, version=world.writer_version))
     return result is not None and result.provenance.get("submodules") == 0
 
 
 def _submodules(world: Context, source: Git, url: str, commit: str) -> list[tuple[str, str]]:
-    """Return URL and commit of each submodule of a commit; nothing when the cache does not hold it."""
+    """Return URL and commit of each submodule of a commit; [] if the cache does not have the commit."""
     directory = world.store.repository(recipe.repository_name(source, url, commit))
     repository = git.GitRepository(directory, world.repositories)
     if not repository.holds(commit):
@@ -168,5 +168,5 @@ def _submodules(world: Context, source: Git, url: str, commit: str) -> list[tupl
     limits = world.limits(source.archive)
     with Objects(directory, world.repositories, Silent()) as objects:
         listing = git.listing(objects, commit, name=source.artifact_name, max_entries=limits.max_entries)
-        found = git.submodules(listing, repository.context(url, source.artifact_name), objects, Silent())
-        return [(one.url, one.commit) for one in found if one.url]
+        submodules = git.submodules(listing, repository.context(url, source.artifact_name), objects, Silent())
+        return [(one.url, one.commit) for one in submodules if one.url]

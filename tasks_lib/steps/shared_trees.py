@@ -1,7 +1,6 @@
-"""Archives unpacked once into the cache, and their trees placed from there: by clones, or by hard links when asked.
+"""Shared trees: unpack an archive into the cache once, then link it from there: by reflink, or by hard link on request.
 
-A cache that cannot take an unpacked tree, or a file system that shares nothing, costs nobody anything: the archive is
-extracted, as without it.
+If the cache cannot store an unpacked tree, or the file system cannot share files, the archive is extracted directly.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Delivery
 from tasks_lib.tree import UNPACKED_VERSION, CachedTree, DamagedTreeError, Extraction, remove_tree, unpack
 
-#: Rounds for one delivery: a tree that is damaged goes, a new one is made, and that is placed.
+#: Attempts for one delivery: drop a damaged tree, unpack it again, link it.
 _ROUNDS: Final = 3
-#: Changed files of one tree that are kept as evidence.
+#: Maximum number of changed files of one tree that go to quarantine.
 _MOST_KEPT: Final = 20
 
 
 class Archive(NamedTuple):
-    """An open archive, and what decides how it is read."""
+    """An open archive with the parameters for reading it."""
 
     file: BinaryIO
     integrity: Integrity
@@ -46,10 +45,10 @@ class Archive(NamedTuple):
         return _key(self.integrity, self.name, self.limits)
 
     def read(self, sink: Callable[[Entry], None]) -> None:
-        """Give every entry to `sink`.
+        """Pass every entry to `sink`.
 
         Raises:
-            ArchiveError: it is refused.
+            ArchiveError: the archive is rejected.
         """
         self.file.seek(0)
         read(self.file, name=self.name, format=self.format, reshape=Reshape(), limits=self.limits, sink=sink)
@@ -61,20 +60,22 @@ def _key(integrity: Integrity, name: str, limits: Limits) -> str:
 
 
 def tree_key(world: Context, delivery: Delivery, integrity: Integrity) -> str:
-    """Return the key of the unpacked tree that a delivery is placed from where there is one."""
+    """Return the key of the cached tree that a delivery can be linked from."""
     return _key(integrity, delivery.artifact.path.name, world.limits(delivery.limits))
 
 
-def link_from_cache(world: Context, delivery: Delivery, slot: Extraction, archive: Archive, progress: Progress) -> bool:
-    """Whether the archive's tree could be placed from the cache; else it has to be extracted.
+def link_from_cache(
+    world: Context, delivery: Delivery, extraction: Extraction, archive: Archive, progress: Progress
+) -> bool:
+    """Link the tree of an archive from the cache. Return False if the caller has to extract the archive instead.
 
-    `auto` clones from an unpacked tree that stands and makes none; `reflink` and `hardlink` make it.
+    `auto` clones from a tree that the cache has, and does not create one; `reflink` and `hardlink` create it.
 
     Raises:
         ArchiveError, TreeError, BlobCorruptError, CancelledError: as `Extraction.extract`.
     """
     how, trees = world.settings.link_mode, world.store.trees(remove_tree)
-    if how == "copy" or not _can_share(world, archive, slot.destination):
+    if how == "copy" or not _can_share(world, archive, extraction.destination):
         return False
     for _ in range(_ROUNDS):
         try:
@@ -82,7 +83,7 @@ def link_from_cache(world: Context, delivery: Delivery, slot: Extraction, archiv
                 if directory is not None:
                     progress.phase("place")
                     unpacked = CachedTree(directory)
-                    slot.lay(
+                    extraction.lay(
                         unpacked, name=archive.name, how=how, limits=archive.limits, key=delivery.key, progress=progress
                     )
                     return True
@@ -91,23 +92,27 @@ def link_from_cache(world: Context, delivery: Delivery, slot: Extraction, archiv
             with world.store.lock(archive.key, progress):
                 trees.make(archive.key, lambda empty: _unpack(empty, archive, progress))
         except DamagedTreeError as error:
-            progress.warn(f"{archive.name}: its unpacked tree in the cache is not used: {error.message}")
+            progress.warn(f"{archive.name}: ignoring its unpacked tree in the cache: {error.message}")
             if not _is_dropped(world, trees, archive.key, {error.path: error.message}):
                 return False
         except CacheUnavailableError as error:
-            progress.warn(f"{archive.name}: extracted, since the cache cannot keep its tree: {error.message}")
+            progress.warn(
+                f"{archive.name}: extracting directly: the cache cannot store the unpacked tree: {error.message}"
+            )
             return False
     return False
 
 
 def _can_share(world: Context, archive: Archive, destination: Path) -> bool:
-    """Whether files of the cache can be placed without a copy; `auto` asks only when there are any."""
+    """Return whether files of the cache can be linked without a copy; `auto` also requires a cached tree."""
     how = world.settings.link_mode
     if how == "auto" and not world.store.trees(remove_tree).holds(archive.key):
         return False
     above = next(path for path in (destination.absolute().parent, *destination.absolute().parents) if path.is_dir())
     if how == "hardlink":
-        return world.store.root.stat().st_dev == above.stat().st_dev  # directories: overlayfs has others for files
+        return (
+            world.store.root.stat().st_dev == above.stat().st_dev
+        )  # compare directories: overlayfs reports other devices for files
     return can_clone(archive.file, above)
 
 
@@ -123,13 +128,13 @@ def _unpack(empty: Path, archive: Archive, progress: Progress) -> None:
     copies = archive.limits.max_total_bytes
     unpack(empty, lambda writer: archive.read(writer.add), facts, copies=copies, progress=progress)
     archive.file.seek(0, os.SEEK_END)
-    archive.file.read(1)  # an open blob says at its end whether it changed
+    archive.file.read(1)  # an open blob is verified when it is read to its end
 
 
 def _is_dropped(world: Context, trees: Trees, key: str, differences: dict[str, str]) -> bool:
-    """Keep what shows the damage as evidence and take the tree away; False when the cache cannot be written.
+    """Move damaged files to quarantine and drop the tree; return False if the cache cannot be written.
 
-    A shared cache keeps what it has.
+    Files of a shared, read-only cache stay in place.
     """
     try:
         with trees.leased(key) as directory:
@@ -146,12 +151,12 @@ def _is_dropped(world: Context, trees: Trees, key: str, differences: dict[str, s
 def judged(
     world: Context, items: Iterable[InventoryItem], progress: Progress
 ) -> Iterator[tuple[InventoryItem, str, str]]:
-    """Yield each unpacked tree, what is wrong with it, and why it could not be judged; "" for nothing.
+    """Yield each cached tree, its damage ("" for none), and why it could not be checked ("" if it was).
 
-    One that is damaged goes; the next placement makes it again.
+    A damaged tree is dropped; the next delivery that links from it unpacks it again.
 
     Raises:
-        CancelledError: the run was asked to stop.
+        CancelledError: the run is cancelled.
     """
     trees = world.store.trees(remove_tree)
     for item in items:
@@ -162,7 +167,7 @@ def judged(
                 unpacked = CachedTree(directory)
                 differences = _differences(world, unpacked, item.name, progress)
                 if not differences and (unpacked.is_copy() or unpacked.is_touched()):
-                    yield item, "", "right, but copied or touched: made again when it is needed"
+                    yield item, "", "intact, but copied or touched: it is unpacked again when needed"
                     continue
             except DamagedTreeError as error:
                 differences = {"": error.message}
@@ -171,15 +176,15 @@ def judged(
                 continue
         if differences:
             _is_dropped(world, trees, item.name, differences)
-        told = [f"{path}: {reason}" if path else reason for path, reason in differences.items()]
-        more = f"; and {len(told) - _MOST_KEPT} more" if len(told) > _MOST_KEPT else ""
-        yield item, "; ".join(told[:_MOST_KEPT]) + more, ""
+        lines = [f"{path}: {reason}" if path else reason for path, reason in differences.items()]
+        more = f"; and {len(lines) - _MOST_KEPT} more" if len(lines) > _MOST_KEPT else ""
+        yield item, "; ".join(lines[:_MOST_KEPT]) + more, ""
 
 
 def _differences(world: Context, unpacked: CachedTree, key: str, progress: Progress) -> dict[str, str]:
     archive = _made_of(unpacked.facts())
     if _key(archive[0], archive[1], archive[3]) != key:
-        raise DamagedTreeError("its list is of another tree")
+        raise DamagedTreeError("its manifest describes another tree")
     with world.store.open(archive[0]) as file:
         return unpacked.compare(Archive(file, *archive).read, progress)
 
@@ -189,4 +194,4 @@ def _made_of(facts: dict[str, Any]) -> tuple[Integrity, str, str, Limits]:
         integrity = Integrity(size=facts["size"], digest=Digest.parse(facts["digest"]))
         return integrity, str(facts["name"]), str(facts["format"]), Limits(**facts["limits"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DamagedTreeError("its list cannot be read") from error
+        raise DamagedTreeError("cannot read its manifest") from error

@@ -1,8 +1,8 @@
-"""Who vouches for a download beside its digest: signatures and signed lists.
+"""Signatures of downloads: detached signatures and signed checksum lists, verified in addition to the digest.
 
-They are kept as blobs, so that they can be verified again without a network. What was verified is recorded under a key
-that holds the policy (which keys, which fingerprint): a changed policy has no verdict yet. A signature that is refused
-is never kept.
+They are stored as blobs, so that they can be verified again without a network. The result of a verification has a key
+that includes the policy (keys, fingerprint), so that a changed policy requires a new verification. An invalid signature
+is never stored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tasks_lib.errors import AllSourcesFailedError, CacheError, OfflineError, Si
 from tasks_lib.progress import Progress
 from tasks_lib.signature import MAX_KEYS_BYTES, MAX_SIGNATURE_BYTES, ValidSignature, listed_digest, verify_minisign
 
-#: Largest list of digests in bytes: 100,000 lines.
+#: Maximum size of a checksum list in bytes: 100,000 lines.
 MAX_LIST_BYTES: Final = 16 << 20
 
 Verifier = Callable[[BinaryIO], ValidSignature]
@@ -33,23 +33,23 @@ Verifier = Callable[[BinaryIO], ValidSignature]
 def verify_signatures(
     world: Context, name: str, source: StaticUrl, verdict: str, progress: Progress
 ) -> Mapping[str, str | int | float]:
-    """Verify every signature of a download that the store holds; return what a result should tell of it.
+    """Verify every signature of a download in the cache; return the provenance to record.
 
     Raises:
-        SignatureError: the bytes are not signed as promised.
+        SignatureError: the bytes are not signed as required.
         ToolError: gpg (or `cryptography`) is missing or hangs.
-        AllSourcesFailedError, OfflineError: the signature cannot be obtained.
-        BlobMissingError, BlobCorruptError: the download vanished meanwhile.
-        StoreUnavailableError, CancelledError: as every step.
+        AllSourcesFailedError, OfflineError: a signature cannot be downloaded.
+        BlobMissingError, BlobCorruptError: the download disappeared or changed in the cache.
+        CacheUnavailableError, CancelledError: as in every step.
     """
     progress.phase("verify")
-    voucher = _SignatureCheck(world, name, source, progress)
+    check = _SignatureCheck(world, name, source, progress)
     facts: dict[str, str | int | float] = {}
     with world.store.open(source.integrity) as content:
         for one in source.vouchers:
-            found = voucher.verdict(one, content)
-            facts |= {**found.facts(), **({"signature": f"{facts['signature']}, {found.kind}"} if facts else {})}
-            if warning := found.warning(time.time()):
+            valid = check.verdict(one, content)
+            facts |= {**valid.facts(), **({"signature": f"{facts['signature']}, {valid.kind}"} if facts else {})}
+            if warning := valid.warning(time.time()):
                 progress.warn(f"{name}: {warning}")
     world.store.record(Result(key=verdict, integrity=source.integrity, provenance=facts))
     return facts
@@ -59,20 +59,20 @@ def keys_of(path: str) -> bytes:
     """Return the content of a key file.
 
     Raises:
-        SignatureError: it cannot be read, or is too large.
+        SignatureError: the file cannot be read, or is too large.
     """
     try:
         with Path(path).open("rb") as file:
             return file.read(MAX_KEYS_BYTES + 1)
     except OSError as error:
         raise SignatureError(
-            f"the key file {path} cannot be read: {error.strerror or error}",
-            hint="`key-path:` counts from the root of the repository",
+            f"cannot read key file {path}: {error.strerror or error}",
+            hint="`key-path:` is relative to the root of the repository",
         ) from error
 
 
 class _SignatureCheck:
-    """One download on its way to be verified."""
+    """The verification of the signatures of one download."""
 
     def __init__(self, world: Context, name: str, source: StaticUrl, progress: Progress) -> None:
         self._world, self._name, self._source, self._progress = world, name, source, progress
@@ -111,33 +111,33 @@ class _SignatureCheck:
                     file.read(), keys=keys_of(signer.key_file), fingerprint=signer.fingerprint, progress=self._progress
                 )
             else:
-                raise AssertionError("a minisign signature is detached: `definitions` gives it a URL")
+                raise AssertionError("a minisign signature is detached: `definitions` requires a URL")
             self._compare(text)
             return verdict
 
-        return self._judged("list of digests", urls, MAX_LIST_BYTES, check)
+        return self._judged("checksum list", urls, MAX_LIST_BYTES, check)
 
     def _compare(self, text: bytes) -> None:
         listed = listed_digest(text, unquote(self._source.file_name))
         if listed != self._source.integrity.digest:
             raise SignatureError(
-                f"the signed list of digests says {listed}, the definition {self._source.integrity.digest}",
+                f"the signed checksum list has {listed}, the definition has {self._source.integrity.digest}",
                 hint="review the content again before you change the definition",
             )
 
     def _places(self, template: str, urls: tuple[str, ...]) -> tuple[str, ...]:
-        """Return where a signature may lie: beside the origin, else beside a mirror."""
+        """Return the possible URLs of a signature: next to the origin, then next to each mirror."""
         return tuple(dict.fromkeys(template.replace("{url}", url) for url in urls))
 
     def _judged(self, what: str, urls: tuple[str, ...], limit: int, check: Verifier) -> ValidSignature:
-        """Judge the evidence that is kept, else (or when it is refused) what the network gives now."""
+        """Check the cached evidence; if there is none or it is invalid, download the evidence and check it."""
         store = self._world.store
         key = recipe.evidence_key(self._source.integrity, urls[0])
-        kept = store.result(key)
+        cached = store.result(key)
         refusal: SignatureError | None = None
-        if kept is not None:
+        if cached is not None:
             try:
-                with contextlib.suppress(CacheError), store.open(kept.integrity) as file:
+                with contextlib.suppress(CacheError), store.open(cached.integrity) as file:
                     return check(file)
             except SignatureError as error:
                 refusal = error
@@ -149,43 +149,43 @@ class _SignatureCheck:
 
     def _obtained(self, what: str, urls: tuple[str, ...], limit: int, refusal: SignatureError | None) -> Integrity:
         try:
-            asked = UnverifiedRequest(
+            request = UnverifiedRequest(
                 name=f"{self._name}: its {what}", urls=urls, limit=limit, headers=self._headers(urls[0])
             )
-            return self._world.unpinned.obtain(asked, _Aside(self._progress))
+            return self._world.unpinned.obtain(request, _Aside(self._progress))
         except (AllSourcesFailedError, OfflineError):
             if refusal is not None:
                 raise refusal from None
             raise
 
     def _headers(self, url: str) -> Mapping[str, str]:
-        """Return the definition's headers when the signature lies at the origin that they are for."""
+        """Return the headers of the definition if the signature has the same origin as the download, else {}."""
         return dict(self._source.headers) if _origin(url) == _origin(self._source.url) else {}
 
 
 class _Aside:
-    """What is told of a signature on its way: nothing that would pass for the download itself."""
+    """Progress of downloading a signature: hides events that look like those of the artifact itself."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
     def phase(self, name: str, **facts: str | int | float) -> None:
-        """Say only what is waited for."""
+        """Report only the phase `wait`."""
         if name == "wait":
             self._progress.phase(name, **facts)
 
     def advance(self, size: int) -> None:
-        """Nothing: a signature is small."""
+        """Ignore the size: a signature is small."""
 
     def warn(self, message: str) -> None:
-        """Pass it on."""
+        """Report a warning."""
         self._progress.warn(message)
 
     def check(self) -> None:
-        """Stop the work when the run was asked to.
+        """Stop if the run is cancelled.
 
         Raises:
-            CancelledError: it was.
+            CancelledError: the run is cancelled.
         """
         self._progress.check()
 

@@ -1,4 +1,4 @@
-"""Toolchains: fetches in place, the command run on them, its output kept under the recipe's key."""
+"""Toolchains: deliver the fetches, run the command on them, and cache its output under the recipe key."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from tasks_lib.steps.artifacts import adopt, is_published, published_by
 from tasks_lib.steps.extract import deliver, delivered_by, drop_others, extraction_of, start_over
 from tasks_lib.steps.plan import Delivery, ToolchainBuild
 
-#: Exit status by which a command says "not on this machine". Source: Automake manual, "Scripts-based Testsuites".
+#: Exit status of a command that cannot run on this machine. Source: Automake manual, "Scripts-based Testsuites".
 SKIPPED: Final = 77
-#: Seconds between asking a command to stop and stopping it, and between two looks at it.
+#: Seconds between SIGTERM and SIGKILL, and between two checks whether the command ended.
 _GRACE_S: Final = 0.8
 _LOOK_S: Final = 0.05
 _CHUNK: Final = 1 << 20
 
 
 def is_built(world: Context, preparation: ToolchainBuild) -> bool:
-    """Whether it stands prepared with this key, its output in the store."""
+    """Return whether the toolchain is built with this key and the cache has its output."""
     if _stamped(preparation.stamp) != preparation.key:
         return False
     if not all(_is_placed(preparation, one) for one in preparation.deliveries if one.entry.delivery == "place"):
@@ -39,9 +39,9 @@ def is_built(world: Context, preparation: ToolchainBuild) -> bool:
 
 
 def _is_placed(preparation: ToolchainBuild, delivery: Delivery) -> bool:
-    """Whether a file stands as it was placed; what a command has worked with is its own."""
-    slot = extraction_of(delivery)
-    return slot.key() == delivery.key if preparation.worked.exists() else slot.holds(delivery.key)
+    """Return whether a file is as placed; after the command ran, compare only the key: the command may change files."""
+    extraction = extraction_of(delivery)
+    return extraction.key() == delivery.key if preparation.worked.exists() else extraction.holds(delivery.key)
 
 
 def built_by(world: Context, preparation: ToolchainBuild) -> list[str]:
@@ -53,19 +53,19 @@ def built_by(world: Context, preparation: ToolchainBuild) -> list[str]:
 
 
 def build_toolchain(world: Context, preparation: ToolchainBuild, progress: Progress) -> str:
-    """Place what is not extracted, run the command, keep its output; return "" or why it was skipped.
+    """Place the remaining fetches, run the command, and cache its output; return "" or why the command was skipped.
 
-    An output that the store holds under this key is adopted: the command does not run.
+    If the cache has an output with this key, use it and do not run the command.
 
     Raises:
-        ToolError: a resource or the command is missing, the command failed, or left no artifact.
-        TreeError, BlobMissingError, BlobCorruptError, StoreUnavailableError, CancelledError: as the steps before.
+        ToolError: a resource or the command is missing, the command failed, or it did not write its artifact.
+        TreeError, BlobMissingError, BlobCorruptError, CacheUnavailableError, CancelledError: as the earlier steps.
     """
     _check_resources(preparation.toolchain)
     wanted = [one.record.stem for one in preparation.deliveries]
     with world.store.lock(preparation.key, progress), _translated(preparation.directory):
         drop_others(world, preparation.fetches, preparation.records, wanted, progress)
-        if not _has_command(preparation):  # an earlier definition had one
+        if not _has_command(preparation):  # an earlier definition may have had one
             start_over(world, preparation.worked, progress)
         _complete(world, preparation, progress)
         if preparation.output is None or not adopt(world, preparation.output):
@@ -78,12 +78,12 @@ def build_toolchain(world: Context, preparation: ToolchainBuild, progress: Progr
 
 
 def _check_resources(toolchain: Toolchain) -> None:
-    """Refuse a resource that is no file: the key holds the content of files, and other changes would go unnoticed."""
+    """Reject a resource that is not a file: the key covers only the content of files."""
     for one in toolchain.run.resources if toolchain.run else ():
         if not Path(one.path).is_file():
             raise ToolError(
-                f"toolchain {toolchain.name}: its resource {escaped(one.text)} is no file",
-                hint="name each file that the command reads",
+                f"toolchain {toolchain.name}: resource {escaped(one.text)} is not a file",
+                hint="list each file that the command reads",
             )
 
 
@@ -94,7 +94,7 @@ def _translated(directory: Path) -> Iterator[None]:
     except OSError as error:
         place = escaped(str(error.filename or directory))
         raise TreeError(
-            f"cannot prepare {directory}: {place}: {error.strerror or error}", hint="check space and permissions"
+            f"cannot prepare {directory}: {place}: {error.strerror or error}", hint="check disk space and permissions"
         ) from error
 
 
@@ -106,11 +106,11 @@ def _stamped(stamp: Path) -> str:
 
 
 def _build(world: Context, preparation: ToolchainBuild, progress: Progress) -> str:
-    from tasks_lib.tree import remove_tree  # what extracts is loaded when a tree is looked at
+    from tasks_lib.tree import remove_tree  # slow to import, needed only when a command runs
 
     if not _has_command(preparation):
         return ""
-    start_over(world, preparation.worked, progress)  # the command gets untouched fetches
+    start_over(world, preparation.worked, progress)  # the command starts with unmodified fetches
     _complete(world, preparation, progress)
     remove_tree(preparation.uploads)
     preparation.uploads.mkdir(parents=True)
@@ -118,12 +118,15 @@ def _build(world: Context, preparation: ToolchainBuild, progress: Progress) -> s
     preparation.worked.touch()
     status = _execute(world, preparation, progress)
     if status == SKIPPED:
-        return _last_lines(preparation.log, 1) or "its command says that it cannot run here"
+        return (
+            _last_lines(preparation.log, 1)
+            or f"the command exited with status {SKIPPED}: not supported on this machine"
+        )
     if status:
-        how = f"status {status}" if status > 0 else f"signal {-status}"
+        how = f"exited with status {status}" if status > 0 else f"was killed by signal {-status}"
         raise ToolError(
-            f"toolchain {preparation.toolchain.name}: its command ended with {how}: {_last_lines(preparation.log, 1)}",
-            hint=f"the whole output is in {preparation.log}",
+            f"toolchain {preparation.toolchain.name}: the command {how}: {_last_lines(preparation.log, 1)}",
+            hint=f"see the full output in {preparation.log}",
         )
     if preparation.output is not None:
         _keep(world, preparation)
@@ -136,7 +139,7 @@ def _has_command(preparation: ToolchainBuild) -> bool:
 
 
 def _complete(world: Context, preparation: ToolchainBuild, progress: Progress) -> None:
-    """Deliver what is not there; where a command has worked all goes first, and then nothing is."""
+    """Deliver missing fetches; if a command ran in the directory, remove all fetches first and deliver them again."""
     if not all(_is_there(preparation, one) for one in preparation.deliveries):
         start_over(world, preparation.worked, progress)
     for delivery in preparation.deliveries:
@@ -145,7 +148,7 @@ def _complete(world: Context, preparation: ToolchainBuild, progress: Progress) -
 
 
 def _is_there(preparation: ToolchainBuild, delivery: Delivery) -> bool:
-    """Whether a fetch is placed, or was extracted by its task, and not removed since."""
+    """Return whether a fetch is placed, or was extracted by its task and not removed since."""
     if delivery.entry.delivery == "place":
         return _is_placed(preparation, delivery)
     return extraction_of(delivery).key() == delivery.key
@@ -154,14 +157,14 @@ def _is_there(preparation: ToolchainBuild, delivery: Delivery) -> bool:
 def _keep(world: Context, preparation: ToolchainBuild) -> None:
     run, output = preparation.toolchain.run, preparation.output
     if run is None or output is None:
-        raise AssertionError("only a command leaves an output")
-    left = preparation.uploads / str(run.toolchain_artifact)
-    if left.is_symlink() or not left.is_file():
+        raise AssertionError("only a command has an output")
+    artifact = preparation.uploads / str(run.toolchain_artifact)
+    if artifact.is_symlink() or not artifact.is_file():
         raise ToolError(
-            f"toolchain {preparation.toolchain.name}: its command left no {run.toolchain_artifact} in $UPLOAD_DIR",
-            hint=f"the whole output is in {preparation.log}",
+            f"toolchain {preparation.toolchain.name}: no {run.toolchain_artifact} in $UPLOAD_DIR after the command",
+            hint=f"see the full output in {preparation.log}",
         )
-    with left.open("rb") as file, world.store.writer() as writer:
+    with artifact.open("rb") as file, world.store.writer() as writer:
         while chunk := file.read(_CHUNK):
             writer.write(chunk)
         integrity = writer.commit()
@@ -170,7 +173,7 @@ def _keep(world: Context, preparation: ToolchainBuild) -> None:
 
 
 def _execute(world: Context, preparation: ToolchainBuild, progress: Progress) -> int:
-    """Run the command in its own process group, its output into the log; return its exit status."""
+    """Run the command in its own process group with its output in the log; return its exit status."""
     command = _command(preparation)
     progress.phase("run", command=escaped(" ".join(command))[:200])
     try:
@@ -190,7 +193,7 @@ def _execute(world: Context, preparation: ToolchainBuild, progress: Progress) ->
             raise CacheUnavailableError(f"cannot write {preparation.log}: {error.strerror}") from error
         raise ToolError(
             f"toolchain {preparation.toolchain.name}: cannot execute {escaped(command[0])}: {error.strerror}",
-            hint="is it there, and executable?",
+            hint="check that the file exists and is executable",
         ) from error
 
 
@@ -206,7 +209,7 @@ def _waited(process: subprocess.Popen[bytes], progress: Progress) -> int:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the whole group to end, then end it."""
+    """Terminate the whole process group; kill it after a grace period."""
     signal_group(process.pid, signal.SIGTERM)
     try:
         process.wait(_GRACE_S)
@@ -225,13 +228,13 @@ def _command(preparation: ToolchainBuild) -> list[str]:
 
 
 def _environment(world: Context, preparation: ToolchainBuild) -> dict[str, str]:
-    """Return what the command sees. Source: Taskgraph's `fetches`: MOZ_FETCHES, MOZ_FETCHES_DIR, UPLOAD_DIR."""
+    """Return the command's environment. Source: Taskgraph's `fetches`: MOZ_FETCHES, MOZ_FETCHES_DIR, UPLOAD_DIR."""
     run = preparation.toolchain.run
-    told = sorted((_told(one) for one in preparation.deliveries), key=lambda entry: str(entry["artifact"]))
+    fetches = sorted((_told(one) for one in preparation.deliveries), key=lambda entry: str(entry["artifact"]))
     return {
         **world.environ,
         **dict(run.env if run else ()),
-        "MOZ_FETCHES": json.dumps(told, sort_keys=True),
+        "MOZ_FETCHES": json.dumps(fetches, sort_keys=True),
         "MOZ_FETCHES_DIR": str(preparation.fetches.absolute()),
         "UPLOAD_DIR": str(preparation.uploads.absolute()),
     }
@@ -239,16 +242,16 @@ def _environment(world: Context, preparation: ToolchainBuild) -> dict[str, str]:
 
 def _told(delivery: Delivery) -> dict[str, str | bool]:
     """Return one entry of MOZ_FETCHES. Source: taskgraph `use_fetches`."""
-    told: dict[str, str | bool] = {
+    entry: dict[str, str | bool] = {
         "artifact": f"public/{delivery.artifact.path.name}",
         "extract": delivery.entry.delivery == "extract",
         "task": delivery.artifact.task.replace(":", "-"),
     }
-    return told | ({"dest": str(delivery.entry.dest)} if delivery.entry.dest else {})
+    return entry | ({"dest": str(delivery.entry.dest)} if delivery.entry.dest else {})
 
 
 def _last_lines(log: Path, count: int) -> str:
-    """Return the last lines of a log that hold anything, escaped."""
+    """Return the last non-blank lines of a log, escaped."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - 8192))

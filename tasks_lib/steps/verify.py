@@ -1,8 +1,8 @@
-"""Verify: is what the cache and the build directory hold still what was promised? Whatever is remembered of it.
+"""Verify: check the content of the cache and of the build directory, ignoring cached fingerprints.
 
-Blobs and results are read to their end, in parallel; an extracted tree is compared with its archive, a published
-artifact with its blob. What is damaged goes to quarantine and is named, with the tasks that need it; repairing runs
-those tasks' own steps.
+Blobs and results are read completely, in parallel; an extracted tree is compared with its archive, a published
+artifact with its blob. Damaged content goes to quarantine and is reported with the tasks that need it. A repair runs
+the steps of those tasks.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from tasks_lib.steps.rebuild import deliveries, remake
 from tasks_lib.steps.shared_trees import judged, tree_key
 from tasks_lib.tree import remove_tree
 
-#: Differences of one tree that are named.
+#: Maximum number of differences reported for one tree.
 _MOST_NAMED: Final = 20
 
 
 class Damage(NamedTuple):
-    """Something that is not what it was: `tasks` need it, and make it again."""
+    """A damaged item; `tasks` need it and can rebuild it."""
 
     kind: str
     name: str
@@ -47,7 +47,7 @@ class Damage(NamedTuple):
 
 @dataclass
 class VerifyReport:
-    """What was looked at and found; `missing` is not made yet, `unchecked` could not be judged and says why."""
+    """The result of a verification; `missing` is not built yet, `unchecked` could not be checked, with the reason."""
 
     checked: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     damaged: list[Damage] = field(default_factory=list)
@@ -59,7 +59,7 @@ class VerifyReport:
 
 @dataclass(frozen=True)
 class Verification:
-    """Verifies for one plan; `names` are task names or globs, none of them mean everything."""
+    """A verification for one plan; `names` are task names or globs, empty for all tasks."""
 
     world: Context
     plan: Plan
@@ -67,23 +67,23 @@ class Verification:
     progress: Progress
 
     def run(self, tell: Callable[[Damage], None], *, repair: Literal["no", "yes"] = "no") -> VerifyReport:
-        """Look at everything that is asked for; `tell` hears of each damage at once.
+        """Check the selected tasks; call `tell` for each damaged item as soon as it is found.
 
         Args:
-            tell: told of each damage when it is found.
-            repair: "yes" to make again what is damaged.
+            tell: receives each damaged item.
+            repair: "yes" to rebuild damaged items.
 
         Raises:
-            SettingError: a name that no task has.
-            StoreUnavailableError: the cache cannot be read.
-            CancelledError: the run was asked to stop.
+            SettingError: a name matches no task.
+            CacheUnavailableError: the cache cannot be read.
+            CancelledError: the run is cancelled.
         """
         report = VerifyReport()
         chosen = self._chosen()
-        looks = (self._stored, self._published, self._unpacked, self._delivered)
-        for found in (look(chosen, report) for look in looks):
+        checks = (self._stored, self._published, self._unpacked, self._delivered)
+        for damages in (check(chosen, report) for check in checks):
             damaged = []
-            for damage in found:
+            for damage in damages:
                 damaged.append(damage)
                 tell(damage)
             report.damaged += damaged
@@ -91,36 +91,36 @@ class Verification:
                 self._repair([task for damage in damaged for task in damage.tasks], report)
         return report
 
-    # --- which
+    # --- selection
 
     def _chosen(self) -> frozenset[str]:
-        """Return the tasks that are asked for.
+        """Return the selected tasks.
 
         Raises:
-            SettingError: a name that no task has.
+            SettingError: a name matches no task.
         """
         tasks = [*self._makers(), *self._deliveries(), *(f"toolchain:{name}" for name in self._toolchains())]
         if not self.names:
             return frozenset(tasks)
         chosen: set[str] = set()
         for name in self.names:
-            found = fnmatch.filter(tasks, name) or [one for one in tasks if one.startswith(f"{name}:")]
-            if not found:
-                raise SettingError(f"no task is called {name!r}", hint="`doit list --all` shows their names")
-            chosen.update(found)
+            matches = fnmatch.filter(tasks, name) or [one for one in tasks if one.startswith(f"{name}:")]
+            if not matches:
+                raise SettingError(f"no task matches {name!r}", hint="run `doit list --all` to see all tasks")
+            chosen.update(matches)
         return frozenset(chosen)
 
     def _toolchains(self) -> dict[str, ToolchainBuild]:
         return {name: self.plan.preparation(name) for name in self.plan.definitions.toolchains}
 
     def _makers(self) -> dict[str, Artifact]:
-        """Return task -> the artifact that it makes."""
+        """Return task name -> the artifact that it builds."""
         return {artifact.task: artifact for artifact in self.plan.artifacts()}
 
     def _deliveries(self) -> dict[str, Delivery]:
         return deliveries(self.plan)
 
-    # --- looking
+    # --- checks
 
     def _stored(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
         """Yield damaged blobs and results."""
@@ -149,19 +149,19 @@ class Verification:
             yield item, reason
 
     def _published(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
-        """Yield artifacts under human names that are not their blob any more."""
+        """Yield published artifacts that differ from their blob."""
         for task, artifact in self._makers().items():
             integrity = integrity_of(self.world, artifact)
             if task not in chosen or integrity is None or not os.path.lexists(artifact.path):
                 continue
             report.checked["artifact"] += 1
             if not self.world.store.matches(artifact.path, integrity, "afresh"):
-                reason = f"it is not {integrity}"
+                reason = f"its content is not {integrity}"
                 self.world.store.upkeep.set_aside(artifact.path, reason)
                 yield Damage("artifact", str(artifact.path), reason, (task,))
 
     def _unpacked(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
-        """Yield unpacked trees of the cache that are not what their archive gives; those who stand placed need them."""
+        """Yield cached trees that differ from their archive; the tasks of deliveries linked from them need them."""
         items = [item for item in self.world.store.upkeep.items() if item.kind == "tree"] if self._has_trees() else []
         placed: dict[str, list[str]] = defaultdict(list)
         for task, delivery in self._deliveries().items() if items else ():
@@ -182,7 +182,7 @@ class Verification:
         return self.world.store.trees(remove_tree).any()
 
     def _delivered(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
-        """Yield trees and placed files that are not what was delivered."""
+        """Yield trees and placed files that differ from their artifact."""
         worked = {
             one.record
             for preparation in self._toolchains().values()
@@ -194,7 +194,7 @@ class Verification:
             if not chosen & {task, owner} or extraction_of(delivery).key() != delivery.key:
                 continue
             if delivery.record in worked:
-                report.unchecked.append(f"{task}: a command has worked in it")
+                report.unchecked.append(f"{task}: a toolchain command ran in its directory")
                 continue
             yield from self._compared(task, delivery, report)
 
@@ -212,9 +212,9 @@ class Verification:
             self.world.store.upkeep.set_aside(
                 delivery.destination / path, f"{delivery.destination / path}: content changed"
             )
-        told = [f"{path}: {reason}" for path, reason in differences.items()]
-        more = f"; and {len(told) - _MOST_NAMED} more" if len(told) > _MOST_NAMED else ""
-        yield Damage("tree", str(delivery.destination), "; ".join(told[:_MOST_NAMED]) + more, (task,))
+        lines = [f"{path}: {reason}" for path, reason in differences.items()]
+        more = f"; and {len(lines) - _MOST_NAMED} more" if len(lines) > _MOST_NAMED else ""
+        yield Damage("tree", str(delivery.destination), "; ".join(lines[:_MOST_NAMED]) + more, (task,))
 
     def _repair(self, tasks: Iterable[str], report: VerifyReport) -> None:
         for task in dict.fromkeys(tasks):
@@ -226,23 +226,23 @@ class Verification:
                 report.repaired.append(task)
 
 
-#: Bytes that one process reads in the time that another one takes to start.
+#: Bytes that one process reads in the time it takes to start another one.
 _WORTH_A_PROCESS: Final = 32 << 20
-#: Things handed over at once: small ones are read faster than they are handed over.
+#: Maximum number of items per batch: small items are read faster than they are sent to a worker.
 _CHUNK: Final = 16
 
-#: What a worker inspects with; set in workers only, right after they begin.
+#: The cache that a worker inspects; set only in workers, when they start.
 _store: list[Cache] = []
 
 
 def run_inspections(
     store: Cache, items: list[InventoryItem], progress: Progress
 ) -> Iterator[tuple[InventoryItem, str]]:
-    """Yield each thing with what is wrong with it, "" for nothing, in their order; see `Cache.inspect`.
+    """Yield each item with its damage, "" for none, in the order of `items`; see `Cache.inspect`.
 
     Raises:
-        StoreError: a worker ended without a word.
-        StoreUnavailableError, CancelledError: as `Cache.inspect`.
+        CacheError: a worker process was killed.
+        CacheUnavailableError, CancelledError: as `Cache.inspect`.
     """
     workers = min(usable_cores(), len(items), 1 + sum(item.size for item in items) // _WORTH_A_PROCESS)
     if workers < 2:
@@ -250,18 +250,18 @@ def run_inspections(
             progress.check()
             yield item, store.upkeep.inspect(item, Silent())
         return
-    context = multiprocessing.get_context("fork")  # a store is not sent, it is inherited
+    context = multiprocessing.get_context("fork")  # workers inherit the cache; it cannot be pickled
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(store,))
     try:
         size = max(1, min(_CHUNK, len(items) // (4 * workers)))
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # workers begin with it blocked, and ignore it then
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # workers start with it blocked, then ignore it
         try:
-            found = pool.map(_inspect, items, chunksize=size)
+            reasons = pool.map(_inspect, items, chunksize=size)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        yield from zip(items, found, strict=True)
+        yield from zip(items, reasons, strict=True)
     except BrokenProcessPool as error:
-        raise CacheError("a process that reads the cache was killed", hint="is there memory enough?") from error
+        raise CacheError("a verification process was killed", hint="check that enough memory is available") from error
     except BaseException:
         for process in multiprocessing.active_children():
             process.terminate()
@@ -271,13 +271,13 @@ def run_inspections(
 
 
 def _begin(store: Cache) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the first process decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all processes; the parent handles it
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     _store.append(store)
 
 
 def _end_with_parent() -> None:
-    """End this worker with the process that started it, however that one ends."""
+    """Exit this worker when its parent process ends for any reason."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

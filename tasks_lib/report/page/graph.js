@@ -1,4 +1,4 @@
-// The graph: layered, sinks to the right. All of it when it is small, else what surrounds one task.
+// The graph: layered, with sinks on the right. Draw the whole graph if it is small, else the surroundings of one task.
 
 const MOST = 140;
 const NODE = { width: 208, height: 30, across: 64, down: 10 };
@@ -25,19 +25,19 @@ class Graph {
       states.set(task.outcome, (states.get(task.outcome) || 0) + 1);
     });
     [...kinds].sort().forEach(([kind, states]) => {
-      const track = made("span", { class: "track" });
-      const told = [];
+      const track = create("span", { class: "track" });
+      const labels = [];
       Object.keys(STATES).filter((state) => states.has(state)).forEach((state) => {
         const part = document.createElement("i");
         part.style.flex = String(states.get(state));
         part.style.background = `var(--${state})`;
-        part.title = `${counted(states.get(state))} ${STATES[state]}`;
-        told.push(part.title);
+        part.title = `${formatCount(states.get(state))} ${STATES[state]}`;
+        labels.push(part.title);
         track.append(part);
       });
       track.setAttribute("role", "img");
-      track.setAttribute("aria-label", `${kind}: ${told.join(", ")}`);
-      box.append(made("div", {}, made("span", { textContent: kind }), track));
+      track.setAttribute("aria-label", `${kind}: ${labels.join(", ")}`);
+      box.append(create("div", {}, create("span", { textContent: kind }), track));
     });
   }
 
@@ -45,20 +45,20 @@ class Graph {
     if (!task) return;
     const near = TASKS.length <= MOST ? TASKS.map((one) => one.number) : this.around(task);
     const note = document.getElementById("graph-note");
-    note.textContent = near.length === TASKS.length ? `${counted(TASKS.length)} tasks; what a task needs stands left of it`
-      : `${counted(near.length)} of ${counted(TASKS.length)} tasks: those around ${task.name}; choose another one in the table`;
+    note.textContent = near.length === TASKS.length ? `${formatCount(TASKS.length)} tasks; dependencies are to the left of the tasks that need them`
+      : `${formatCount(near.length)} of ${formatCount(TASKS.length)} tasks: those around ${task.name}; select another task in the table`;
     this.draw(near, task);
   }
 
-  // What a task needs and what needs it, breadth first, as far as there is room.
+  // The dependencies and dependents of a task, breadth first, up to a limit.
   around(task) {
     const found = new Set([task.number]);
-    for (const way of ["needs", "feeds"]) {
+    for (const direction of ["needs", "feeds"]) {
       const queue = [task.number];
-      const room = way === "needs" ? MOST * 0.7 : MOST;
-      while (queue.length && found.size < room) {
-        for (const next of TASKS[queue.shift()][way] || []) {
-          if (found.size >= room) break;
+      const limit = direction === "needs" ? MOST * 0.7 : MOST;
+      while (queue.length && found.size < limit) {
+        for (const next of TASKS[queue.shift()][direction] || []) {
+          if (found.size >= limit) break;
           if (!found.has(next)) { found.add(next); queue.push(next); }
         }
       }
@@ -70,7 +70,7 @@ class Graph {
     const here = new Set(near), depth = new Map();
     const deep = (number) => {
       if (depth.has(number)) return depth.get(number);
-      depth.set(number, 0); // a loop, which doit refuses, ends here
+      depth.set(number, 0); // stops at a cycle, although doit rejects them
       const below = (TASKS[number].needs || []).filter((one) => here.has(one)).map((one) => deep(one) + 1);
       depth.set(number, Math.max(0, ...below));
       return depth.get(number);
@@ -81,10 +81,10 @@ class Graph {
     const put = (layer) => layer.forEach((number, index) => place.set(number, index));
     layers.forEach(put);
     for (let pass = 0; pass < 4; pass += 1) {
-      const way = pass % 2 ? "feeds" : "needs";
+      const direction = pass % 2 ? "feeds" : "needs";
       (pass % 2 ? [...layers].reverse() : layers).forEach((layer) => {
         const centre = new Map(layer.map((number) => {
-          const others = (TASKS[number][way] || []).filter((one) => here.has(one)).map((one) => place.get(one));
+          const others = (TASKS[number][direction] || []).filter((one) => here.has(one)).map((one) => place.get(one));
           return [number, others.length ? others.reduce((sum, one) => sum + one, 0) / others.length : place.get(number)];
         }));
         layer.sort((one, other) => centre.get(one) - centre.get(other) || one - other);

@@ -1,25 +1,25 @@
-// The page: figures, advice, legend, path, hosts, details; and what a choice in one place does in the others.
+// The page: figures, advice, legend, path, hosts, details; selecting a task in one view updates the others.
 
 function figures() {
   const list = document.getElementById("figures");
-  const told = [[timed(RECORD.elapsed), "in all", ""]];
+  const items = [[formatTime(RECORD.elapsed), "total", ""]];
   const bytes = DATA.hosts.reduce((sum, host) => sum + host.bytes, 0);
-  if (bytes) told.push([sized(bytes), "fetched", ""]);
+  if (bytes) items.push([formatSize(bytes), "fetched", ""]);
   Object.keys(STATES).filter((state) => RECORD.counts[state]).forEach((state) => {
-    told.push([counted(RECORD.counts[state]), STATES[state], state]);
+    items.push([formatCount(RECORD.counts[state]), STATES[state], state]);
   });
-  told.forEach(([figure, words, state]) => list.append(
-    made("li", { class: state }, made("b", { textContent: figure }), made("span", { textContent: words })),
+  items.forEach(([figure, words, state]) => list.append(
+    create("li", { class: state }, create("b", { textContent: figure }), create("span", { textContent: words })),
   ));
   const begun = new Date(RECORD.started);
-  document.getElementById("when").textContent = `begun ${begun.toISOString().replace("T", " ").slice(0, 19)} UTC, doit-fetch ${RECORD.version}`;
+  document.getElementById("when").textContent = `started ${begun.toISOString().replace("T", " ").slice(0, 19)} UTC, doit-fetch ${RECORD.version}`;
 }
 
 function advice() {
   const list = document.getElementById("advice-list");
-  const told = [...DATA.advice, ...RECORD.errors];
-  if (!told.length) told.push("Nothing stands out: no phase, host or task took most of the time.");
-  told.forEach((text) => list.append(made("li", { textContent: text })));
+  const lines = [...DATA.advice, ...RECORD.errors];
+  if (!lines.length) lines.push("No advice: no phase, host or task took most of the time.");
+  lines.forEach((text) => list.append(create("li", { textContent: text })));
 }
 
 function legend() {
@@ -32,9 +32,9 @@ function legend() {
     const part = document.createElement("i");
     part.style.flex = String(parts.get(name) / sum);
     part.style.background = `var(--${name})`;
-    part.title = `${PHASES[name]}: ${timed(parts.get(name))}`;
+    part.title = `${PHASES[name]}: ${formatTime(parts.get(name))}`;
     bar.append(part);
-    list.append(made("li", {}, swatch(`var(--${name})`), `${PHASES[name]} ${timed(parts.get(name))}`));
+    list.append(create("li", {}, swatch(`var(--${name})`), `${PHASES[name]} ${formatTime(parts.get(name))}`));
   });
   bar.setAttribute("aria-label", shown.map((name) => `${PHASES[name]} ${Math.round(parts.get(name) / sum * 100)} %`).join(", "));
 }
@@ -42,12 +42,12 @@ function legend() {
 function path(choose) {
   const list = document.getElementById("path-list");
   const tasks = DATA.critical.map((number) => TASKS[number]);
-  const from = tasks.length ? tasks[0].start : 0; // how long the first one was in the queue is no step of the way
+  const from = tasks.length ? tasks[0].start : 0; // the queue time of the first task is not part of the path
   const span = tasks.length ? Math.max(1, tasks[tasks.length - 1].end - from) : 1;
   tasks.slice(0, 200).forEach((task) => {
-    const name = made("button", { type: "button", textContent: task.name });
+    const name = create("button", { type: "button", textContent: task.name });
     name.addEventListener("click", () => choose(task));
-    const track = made("span", { class: "track" });
+    const track = create("span", { class: "track" });
     const part = (start, end, colour) => {
       const piece = document.createElement("i");
       piece.style.left = `${(start - from) / span * 100}%`;
@@ -58,42 +58,42 @@ function path(choose) {
     if (task !== tasks[0]) part(task.ready, task.start, "queue");
     part(task.start, task.end, "other");
     (task.phases || []).forEach((phase) => part(phase[1], phase[2], phaseColour(phase[0])));
-    list.append(made("li", {}, name, track, made("span", { class: "time", textContent: timed(task.took) })));
+    list.append(create("li", {}, name, track, create("span", { class: "time", textContent: formatTime(task.took) })));
   });
-  if (!tasks.length) list.append(made("li", { textContent: "No task ran." }));
+  if (!tasks.length) list.append(create("li", { textContent: "No task ran." }));
 }
 
 function hosts() {
   const rows = document.getElementById("host-rows");
-  DATA.hosts.forEach((host) => rows.append(made("tr", {},
-    made("td", { textContent: host.name }),
-    ...[counted(host.files), sized(host.bytes), timed(host.ms), counted(host.alone)].map((text) => made("td", { class: "number", textContent: text })),
+  DATA.hosts.forEach((host) => rows.append(create("tr", {},
+    create("td", { textContent: host.name }),
+    ...[formatCount(host.files), formatSize(host.bytes), formatTime(host.ms), formatCount(host.alone)].map((text) => create("td", { class: "number", textContent: text })),
   )));
-  if (!DATA.hosts.length) rows.append(made("tr", {}, made("td", { colSpan: 5, textContent: "No host was asked." })));
+  if (!DATA.hosts.length) rows.append(create("tr", {}, create("td", { colSpan: 5, textContent: "No host was contacted." })));
 }
 
 function detail(task) {
   const facts = document.getElementById("detail-facts");
   const rows = [
     ["state", STATES[task.outcome] || task.outcome], ["message", task.message], ["warnings", (task.warnings || []).join("\n")],
-    ["time", task.took === undefined ? "" : `${timed(task.took)}, from ${timed(task.start)} to ${timed(task.end)}`],
-    ["in the queue", task.start - task.ready >= 1 ? timed(task.start - task.ready) : ""],
+    ["time", task.took === undefined ? "" : `${formatTime(task.took)}, from ${formatTime(task.start)} to ${formatTime(task.end)}`],
+    ["queued", task.start - task.ready >= 1 ? formatTime(task.start - task.ready) : ""],
     ["worker", RECORD.workers[task.worker]],
-    ["phases", (task.phases || []).map((phase) => `${PHASES[phase[0]] || phase[0]} ${timed(phase[2] - phase[1])}${phase[3] ? `, ${sized(phase[3])}` : ""}`).join("\n")],
-    ["from", task.url, "code"], ["artifact", task.artifact], ["size", task.size ? `${sized(task.size)} (${counted(task.size)} bytes)` : ""],
+    ["phases", (task.phases || []).map((phase) => `${PHASES[phase[0]] || phase[0]} ${formatTime(phase[2] - phase[1])}${phase[3] ? `, ${formatSize(phase[3])}` : ""}`).join("\n")],
+    ["from", task.url, "code"], ["artifact", task.artifact], ["size", task.size ? `${formatSize(task.size)} (${formatCount(task.size)} bytes)` : ""],
     ["sha256", task.sha256, "code"], ["sources", (task.sources || []).join("\n"), "code"], ["defined in", task.defined],
     ["needs", names(task.needs)], ["needed by", names(task.feeds)],
   ];
   document.getElementById("detail-title").textContent = task.name;
   facts.replaceChildren(...rows.filter(([, text]) => text).flatMap(([name, text, kind]) => [
-    made("dt", { textContent: name }), made("dd", { class: kind || "", textContent: text }),
+    create("dt", { textContent: name }), create("dd", { class: kind || "", textContent: text }),
   ]));
   document.getElementById("detail").hidden = false;
 }
 
 function names(numbers = []) {
   const some = numbers.slice(0, 12).map((number) => TASKS[number].name).join("\n");
-  return numbers.length > 12 ? `${some}\nand ${counted(numbers.length - 12)} more` : some;
+  return numbers.length > 12 ? `${some}\nand ${formatCount(numbers.length - 12)} more` : some;
 }
 
 function start() {
@@ -109,7 +109,7 @@ function start() {
   graph = new Graph(choose);
   new Table(choose);
   document.getElementById("canvas").setAttribute("aria-label",
-    `Timeline of ${counted(TASKS.length)} tasks on ${RECORD.workers.length} workers over ${timed(RECORD.elapsed)}`);
+    `Timeline of ${formatCount(TASKS.length)} tasks on ${RECORD.workers.length} workers over ${formatTime(RECORD.elapsed)}`);
   document.getElementById("detail-close").addEventListener("click", close);
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") close(); });
 }

@@ -1,13 +1,13 @@
-// The table: sorted, filtered, searched; only the rows in sight are in the document.
+// The table: sorted, filtered, searched; only visible rows are in the document.
 
 const ROW = 28;
 const COLUMNS = [
   { key: "name", label: "Task", width: "31%", text: (task) => task.name },
   { key: "outcome", label: "State", width: "13%", node: stateOf, order: (task) => Object.keys(STATES).indexOf(task.outcome) },
   { key: "artifact", label: "Artifact", width: "20%", text: (task) => task.artifact || "" },
-  { key: "size", label: "Size", width: "9%", number: true, text: (task) => sized(task.size), order: (task) => task.size },
-  { key: "took", label: "Time", width: "9%", number: true, text: (task) => timed(task.took), order: (task) => task.took },
-  { key: "rate", label: "Rate", width: "9%", number: true, text: (task) => (task.rate ? `${sized(task.rate)}/s` : ""), order: (task) => task.rate },
+  { key: "size", label: "Size", width: "9%", number: true, text: (task) => formatSize(task.size), order: (task) => task.size },
+  { key: "took", label: "Time", width: "9%", number: true, text: (task) => formatTime(task.took), order: (task) => task.took },
+  { key: "rate", label: "Rate", width: "9%", number: true, text: (task) => (task.rate ? `${formatSize(task.rate)}/s` : ""), order: (task) => task.rate },
   { key: "host", label: "From", width: "17%", text: (task) => task.host },
 ];
 
@@ -33,13 +33,13 @@ class Table {
   head() {
     const head = document.getElementById("head");
     COLUMNS.forEach((column) => {
-      const button = made("button", { type: "button", textContent: column.label });
+      const button = create("button", { type: "button", textContent: column.label });
       button.addEventListener("click", () => {
         const down = this.sort.key === column.key ? !this.sort.down : Boolean(column.number);
         this.sort = { key: column.key, down };
         this.refresh();
       });
-      column.cell = made("th", { scope: "col", class: column.number ? "number" : "" }, button);
+      column.cell = create("th", { scope: "col", class: column.number ? "number" : "" }, button);
       column.cell.style.width = column.width;
       column.button = button;
       head.append(column.cell);
@@ -48,11 +48,11 @@ class Table {
 
   filters() {
     const kinds = [...new Set(TASKS.map((task) => task.kind))].sort();
-    kinds.forEach((kind) => this.kind.append(made("option", { value: kind, textContent: kind })));
+    kinds.forEach((kind) => this.kind.append(create("option", { value: kind, textContent: kind })));
     const present = new Set(TASKS.map((task) => task.outcome));
     const chips = document.getElementById("states");
     Object.keys(STATES).filter((state) => present.has(state)).forEach((state) => {
-      const chip = made("button", { type: "button", "aria-pressed": "false", "data-state": state }, stateOf({ outcome: state }));
+      const chip = create("button", { type: "button", "aria-pressed": "false", "data-state": state }, stateOf({ outcome: state }));
       chip.addEventListener("click", () => {
         if (!this.states.delete(state)) this.states.add(state);
         chip.setAttribute("aria-pressed", String(this.states.has(state)));
@@ -76,7 +76,7 @@ class Table {
     this.rows.sort((one, other) => {
       const a = keys.get(one), b = keys.get(other);
       if (a === b) return one.number - other.number;
-      if (a === undefined) return 1; // what has no value stands last, whichever way
+      if (a === undefined) return 1; // tasks without a value come last in both directions
       if (b === undefined) return -1;
       return a < b ? -sign : sign;
     });
@@ -85,7 +85,7 @@ class Table {
       one.cell.setAttribute("aria-sort", here ? (this.sort.down ? "descending" : "ascending") : "none");
       one.button.textContent = here ? `${one.label} ${this.sort.down ? "↓" : "↑"}` : one.label;
     });
-    document.getElementById("count").textContent = `${counted(this.rows.length)} of ${counted(TASKS.length)}`;
+    document.getElementById("count").textContent = `${formatCount(this.rows.length)} of ${formatCount(TASKS.length)}`;
     document.getElementById("table").setAttribute("aria-rowcount", String(this.rows.length + 1));
     this.at = -1;
     this.scroll.scrollTop = 0;
@@ -108,16 +108,16 @@ class Table {
   }
 
   space(height) {
-    const cell = made("td", { colSpan: COLUMNS.length });
+    const cell = create("td", { colSpan: COLUMNS.length });
     cell.style.height = `${height}px`;
-    return made("tr", { class: "space", "aria-hidden": "true" }, cell);
+    return create("tr", { class: "space", "aria-hidden": "true" }, cell);
   }
 
   row(index) {
     const task = this.rows[index];
-    const row = made("tr", { class: index === this.at ? "row at" : "row", id: `row-${index}`, "aria-rowindex": index + 2 });
+    const row = create("tr", { class: index === this.at ? "row at" : "row", id: `row-${index}`, "aria-rowindex": index + 2 });
     COLUMNS.forEach((column) => {
-      const cell = made("td", { class: column.number ? "number" : "" });
+      const cell = create("td", { class: column.number ? "number" : "" });
       if (column.node) cell.append(column.node(task));
       else cell.textContent = cell.title = column.text(task);
       row.append(cell);
@@ -133,9 +133,9 @@ class Table {
     if (event.key === "Enter" && this.at >= 0) this.choose(this.rows[this.at]);
     else if (event.key in steps && this.rows.length) {
       this.at = Math.min(this.rows.length - 1, Math.max(0, this.at + steps[event.key]));
-      const top = this.at * ROW, room = this.scroll.clientHeight - 40;
+      const top = this.at * ROW, height = this.scroll.clientHeight - 40;
       if (top < this.scroll.scrollTop) this.scroll.scrollTop = top;
-      if (top + ROW > this.scroll.scrollTop + room) this.scroll.scrollTop = top + ROW - room;
+      if (top + ROW > this.scroll.scrollTop + height) this.scroll.scrollTop = top + ROW - height;
       this.draw();
     } else return;
     event.preventDefault();

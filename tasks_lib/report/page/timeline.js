@@ -1,4 +1,4 @@
-// The timeline: one row per worker on a canvas, drawn only where something can be seen.
+// The timeline: one row per worker on a canvas; only visible parts are drawn.
 
 const LANE = 24;
 const AXIS = 26;
@@ -139,7 +139,7 @@ class Timeline {
     pen.textAlign = "left";
   }
 
-  mark(ms) { return ms >= 1000 && ms < 60000 ? `${Number((ms / 1000).toFixed(3))} s` : timed(Number(ms.toPrecision(9))); }
+  mark(ms) { return ms >= 1000 && ms < 60000 ? `${Number((ms / 1000).toFixed(3))} s` : formatTime(Number(ms.toPrecision(9))); }
 
   lane(pen, lane, top, name) {
     const [from, to] = this.view;
@@ -149,7 +149,7 @@ class Timeline {
     pen.beginPath();
     pen.rect(GUTTER, top, this.width, LANE);
     pen.clip();
-    let solid = GUTTER - 1; // up to here this row is painted: more would not be seen
+    let solid = GUTTER - 1; // the row is painted up to here; skip blocks that would be hidden
     let index = this.firstEnding(lane, from);
     for (; index < lane.length && lane[index].start <= to; index += 1) {
       const task = lane[index];
@@ -162,7 +162,7 @@ class Timeline {
     pen.restore();
   }
 
-  // Tasks of a worker follow each other, so their ends are sorted as their starts are.
+  // Tasks of a worker do not overlap, so their ends are in the same order as their starts.
   firstEnding(lane, from) {
     let low = 0, high = lane.length;
     while (low < high) { const middle = (low + high) >> 1; if (lane[middle].end < from) low = middle + 1; else high = middle; }
@@ -198,10 +198,10 @@ class Timeline {
     pen.globalAlpha = 1;
   }
 
-  cut(pen, text, room) {
-    if (pen.measureText(text).width <= room) return text;
-    let length = Math.min(text.length, Math.floor(room / 5));
-    while (length > 1 && pen.measureText(`${text.slice(0, length)}…`).width > room) length -= 1;
+  cut(pen, text, width) {
+    if (pen.measureText(text).width <= width) return text;
+    let length = Math.min(text.length, Math.floor(width / 5));
+    while (length > 1 && pen.measureText(`${text.slice(0, length)}…`).width > width) length -= 1;
     return length > 1 ? `${text.slice(0, length)}…` : "";
   }
 
@@ -220,8 +220,8 @@ class Timeline {
     if (!task) return;
     const at = this.timeAt(event.offsetX);
     const phase = (task.phases || []).find((one) => one[1] <= at && at <= one[2]);
-    const lines = [task.name, `${STATES[task.outcome] || task.outcome} in ${timed(task.took)}`];
-    if (phase) lines.push(`${PHASES[phase[0]] || phase[0]}: ${timed(phase[2] - phase[1])}${phase[3] ? `, ${sized(phase[3])}` : ""}`);
+    const lines = [task.name, `${STATES[task.outcome] || task.outcome} in ${formatTime(task.took)}`];
+    if (phase) lines.push(`${PHASES[phase[0]] || phase[0]}: ${formatTime(phase[2] - phase[1])}${phase[3] ? `, ${formatSize(phase[3])}` : ""}`);
     if (task.host) lines.push(task.host);
     this.tip.textContent = lines.join("\n");
     const box = this.canvas.parentElement;

@@ -1,11 +1,11 @@
 "use strict";
-// The data of the page, and how it is told: sizes, times, states, colours. Text from outside is only ever `textContent`.
+// The data of the page, and the format of sizes, times, states and colours. External text is only set as `textContent`.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const RECORD = DATA.record;
 const TASKS = RECORD.tasks;
 const PHASES = {
-  queue: "in the queue", wait: "waiting", connect: "connecting", "first-byte": "first byte", body: "body",
+  queue: "queued", wait: "waiting", connect: "connecting", "first-byte": "first byte", body: "body",
   verify: "verifying", signature: "signature", repack: "repacking", extract: "extracting", place: "placing",
   run: "running", other: "other",
 };
@@ -16,8 +16,8 @@ const STATES = {
 
 function tenths(number) { return (Math.floor(number * 10 + 0.5) / 10).toFixed(1); }
 
-// Both are as tasks_lib/units.py has them; below a second a time is in milliseconds, since phases are as short.
-function sized(bytes) {
+// Same format as tasks_lib/units.py, except that times below one second are in milliseconds, since phases are short.
+function formatSize(bytes) {
   if (!(bytes >= 0)) return "";
   if (bytes < 1024) return `${bytes.toFixed(0)} B`;
   bytes /= 1024;
@@ -26,7 +26,7 @@ function sized(bytes) {
   return `${tenths(bytes)} ${["KiB", "MiB", "GiB", "TiB"][unit]}`;
 }
 
-function timed(ms) {
+function formatTime(ms) {
   if (ms === undefined) return "";
   if (ms < 1000) return `${ms < 10 ? ms.toFixed(1) : ms.toFixed(0)} ms`;
   const s = ms / 1000;
@@ -36,14 +36,14 @@ function timed(ms) {
     : `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
 }
 
-function counted(number) { return number.toLocaleString("en"); }
+function formatCount(number) { return number.toLocaleString("en"); }
 
 function hostOf(url) {
   try { return new URL(url).host || "files"; } catch { return ""; }
 }
 
-// Makes an element; `options` are properties, `class` and `data-`/`aria-` ones are attributes.
-function made(tag, options = {}, ...children) {
+// Create an element; `options` are properties, except `class`, `role` and names with a dash, which are attributes.
+function create(tag, options = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(options)) {
     if (name.includes("-") || name === "class" || name === "role") element.setAttribute(name, value);
@@ -54,7 +54,7 @@ function made(tag, options = {}, ...children) {
 }
 
 function swatch(colour) {
-  const mark = made("i", { class: "swatch" });
+  const mark = create("i", { class: "swatch" });
   mark.style.background = colour;
   return mark;
 }
@@ -62,12 +62,12 @@ function swatch(colour) {
 function stateOf(task) {
   const dot = document.createElement("i");
   dot.style.background = `var(--${task.outcome in STATES ? task.outcome : "other"})`;
-  return made("span", { class: "state" }, dot, STATES[task.outcome] || task.outcome);
+  return create("span", { class: "state" }, dot, STATES[task.outcome] || task.outcome);
 }
 
 function phaseColour(name) { return name in PHASES ? name : "other"; }
 
-// What the tables and drawings need of each task, computed once.
+// Derived properties of each task, computed once.
 TASKS.forEach((task, number) => {
   task.number = number;
   task.kind = task.name.includes(":") ? task.name.slice(0, task.name.indexOf(":")) : "other";
