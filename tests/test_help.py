@@ -216,7 +216,7 @@ def test_settings_that_cannot_be_used(repository: Path) -> None:
     assert status == 0 and err.startswith("warning: ")
     invalid = "    lock_timeout, FETCH_LOCK_TIMEOUT_S: x (command line; default: 1800)\n"
     assert (
-        f"{invalid}        seconds to wait for another process\n        invalid: invalid value 'x' for lock_timeout: expected a non-negative number"
+        f"{invalid}        seconds to wait for another process\n        invalid value 'x' for lock_timeout: expected a non-negative number"
         in told
     )
     assert "\n    cache, FETCH_CACHE_DIR: \\x1bx (environment; default: cache)\n" in told

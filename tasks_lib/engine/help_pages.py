@@ -159,7 +159,7 @@ def settings_page() -> str:
     )
     for one, given, problem in in_force(*configuration):
         lines += ["", _value_line(one, given), *_wrapped(one.meaning, 8)]
-        lines += _wrapped(f"invalid: {escaped(problem)}", 8) if problem else []
+        lines += _wrapped(escaped(problem), 8) if problem else []
     names = [name + (" (set)" if configuration.environ.get(name) else "") for name in CONVENTIONS]
     return "\n".join(("SETTINGS", *lines, "", *_wrapped(f"Also honoured in the environment: {', '.join(names)}.", 4)))
 
