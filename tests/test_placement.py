@@ -440,7 +440,7 @@ def test_every_archive_of_the_corpus(name: str, tmp_path: Path) -> None:
 
 
 def test_a_damaged_tree_leaves_the_destination(tmp_path: Path) -> None:
-    """What is found out while a tree is placed changes nothing of what stands."""
+    """Damage detected while a cached tree is placed leaves the destination unchanged."""
     (tmp_path / "kept").mkdir()
     unpack(tmp_path / "kept", lambda writer: archive_of(ARCHIVE, "tar")(writer.add), {}, copies=0, progress=Silent())
     slot = Extraction(tmp_path / "out", tmp_path / "records" / "one.json")
