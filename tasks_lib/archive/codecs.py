@@ -116,7 +116,7 @@ def _plain(source: BinaryIO, _limits: Limits, _piece: int) -> Iterator[bytes]:
 class _Input:
     """Compressed input, read in pieces that start small.
 
-    A decoder copies the input that follows its stream; with large pieces each short stream would copy much.
+    A decoder copies the input that follows its stream, so large pieces would make short streams slow.
     """
 
     def __init__(self, source: BinaryIO) -> None:

@@ -179,10 +179,10 @@ class TarReader:
         self._extensions += 1
         if self._extensions > 2 * self._limits.max_entries:
             raise limit("more extension headers than twice max-entries", "TOO_MANY_ENTRIES", offset=offset)
-        most = self._limits.max_metadata_bytes
-        if size > most:
+        maximum = self._limits.max_metadata_bytes
+        if size > maximum:
             raise limit(
-                f"metadata of {size} bytes, more than max-metadata-bytes {most}", "METADATA_TOO_LARGE", None, offset
+                f"metadata of {size} bytes, more than max-metadata-bytes {maximum}", "METADATA_TOO_LARGE", None, offset
             )
         pending.add(kind, self._stream.padded(size), offset)
 

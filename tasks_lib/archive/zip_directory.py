@@ -172,8 +172,9 @@ class Directory:
         if disk or (method == 0 and size != packed):
             raise unsafe("has contradictory sizes or disk numbers", "ZIP_SIZE", name, at)
         if size > self._limits.max_member_bytes:
-            most = self._limits.max_member_bytes
-            raise limit(f"a member of {size} bytes, more than max-member-bytes {most}", "MEMBER_TOO_LARGE", name, at)
+            maximum = self._limits.max_member_bytes
+            reason = f"a member of {size} bytes, more than max-member-bytes {maximum}"
+            raise limit(reason, "MEMBER_TOO_LARGE", name, at)
         mode = _mode_of(made_by >> 8, external, name, at)
         member = Member(
             name=name, raw_name=raw_name, flags=flags, method=method, crc=crc,

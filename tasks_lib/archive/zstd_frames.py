@@ -115,9 +115,9 @@ class ZstdFraming:
         else:
             exponent, mantissa = held[0] >> 3, held[0] & 7
             window = (1 << (10 + exponent)) * (8 + mantissa) // 8
-        most = 1 << self._limits.zstd_max_window_log
-        if window > most:
-            raise limit(f"needs a window of {window} bytes, more than {most} (zstd-max-window-log)", "WINDOW")
+        maximum = 1 << self._limits.zstd_max_window_log
+        if window > maximum:
+            raise limit(f"needs a window of {window} bytes, more than {maximum} (zstd-max-window-log)", "WINDOW")
         self._then(3, self._block)
 
     def _block(self, held: bytes) -> None:

@@ -93,7 +93,7 @@ def unpack(
 def _list(directory: Path, made: Iterator[ManifestEntry], facts: Mapping[str, Any]) -> None:
     digest = hashlib.sha256()
     descriptor = os.open(directory / "list", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
-    with os.fdopen(descriptor, "wb") as file, DirectoryChain(directory / "tree") as descent:
+    with os.fdopen(descriptor, "wb") as file, DirectoryChain(directory / "tree") as chain:
 
         def put(value: object) -> None:
             text = json.dumps(value).encode("ascii") + b"\n"
@@ -101,14 +101,14 @@ def _list(directory: Path, made: Iterator[ManifestEntry], facts: Mapping[str, An
             file.write(text)
 
         put({**facts, "directory": directory.stat().st_ino})
-        for line in made:
+        for entry in made:
             identity = (0, 0, 0)
-            if line.kind == "file":
-                above, _, name = os.fsencode(line.path).rpartition(b"/")
-                status = os.stat(name, dir_fd=descent.enter(above), follow_symlinks=False)
+            if entry.kind == "file":
+                parent, _, name = os.fsencode(entry.path).rpartition(b"/")
+                status = os.stat(name, dir_fd=chain.enter(parent), follow_symlinks=False)
                 inode, _, mtime_ns, mode = _identity(status)
                 identity = (inode, mtime_ns, mode)
-            put([*line, *identity])
+            put([*entry, *identity])
         put(digest.hexdigest())
 
 
@@ -132,7 +132,7 @@ class CachedTree:
             raise DamagedTreeError("its list cannot be read") from error
 
     def is_copy(self) -> bool:
-        """Return whether the tree was copied with the whole cache: its inodes differ from the list without damage.
+        """Return whether the whole cache was copied: inodes then differ from the list, but nothing is damaged.
 
         Raises:
             DamagedTreeError: the list cannot be read.
@@ -231,8 +231,8 @@ def _of(row: _CachedEntry) -> tuple[int, int, int, int]:
 
 
 def _looked_at(there: DirectoryChain, row: _CachedEntry) -> tuple[int, int, int, int]:
-    above, _, name = os.fsencode(row.path).rpartition(b"/")
+    parent, _, name = os.fsencode(row.path).rpartition(b"/")
     try:
-        return _identity(os.stat(name, dir_fd=there.enter(above), follow_symlinks=False))
+        return _identity(os.stat(name, dir_fd=there.enter(parent), follow_symlinks=False))
     except OSError:
         return (0, 0, 0, 0)

@@ -33,8 +33,8 @@ def all_stand(root: Path, made: Iterable[ManifestEntry], written_ns: int) -> boo
         OSError: `root` cannot be opened.
         ValueError, TypeError: the manifest is incomplete.
     """
-    with DirectoryChain(root) as descent:
-        return all(_stands(descent, line, written_ns) for line in made)
+    with DirectoryChain(root) as chain:
+        return all(_stands(chain, line, written_ns) for line in made)
 
 
 def new_paths(
@@ -54,11 +54,11 @@ def new_paths(
     """
     new: list[str] = []
     shared = {""}  # directories that are new entries and exist too
-    with DirectoryChain(root) as descent:
+    with DirectoryChain(root) as chain:
         for one in made:
             if one.path.rpartition("/")[0] not in shared:
                 continue  # part of a new directory
-            status = _found(descent, one.path)
+            status = _found(chain, one.path)
             if status is not None and stat.S_ISDIR(status.st_mode) and one.kind == "directory":
                 shared.add(one.path)
             elif status is None or one.path in own:
@@ -76,26 +76,26 @@ def remove_entries(root: Path, made: Iterable[ManifestEntry]) -> None:
         ValueError, TypeError: the manifest is incomplete; directories are not removed.
     """
     directories = []
-    with DirectoryChain(root) as descent:
+    with DirectoryChain(root) as chain:
         for line in made:
             if line.kind == "directory":
                 directories.append(line.path)
             else:
-                _drop(descent, line.path, os.unlink)
+                _drop(chain, line.path, os.unlink)
         for path in reversed(directories):
-            _drop(descent, path, os.rmdir)
+            _drop(chain, path, os.rmdir)
 
 
-def _found(descent: DirectoryChain, path: str) -> os.stat_result | None:
+def _found(chain: DirectoryChain, path: str) -> os.stat_result | None:
     directory, _, name = os.fsencode(path).rpartition(b"/")
     try:
-        return os.stat(name, dir_fd=descent.enter(directory), follow_symlinks=False)
+        return os.stat(name, dir_fd=chain.enter(directory), follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def _stands(descent: DirectoryChain, line: ManifestEntry, written_ns: int) -> bool:
-    status = _found(descent, line.path)
+def _stands(chain: DirectoryChain, line: ManifestEntry, written_ns: int) -> bool:
+    status = _found(chain, line.path)
     if status is None or stat.S_IFMT(status.st_mode) != _KINDS.get(line.kind):
         return False
     if line.kind == "directory":
@@ -103,11 +103,11 @@ def _stands(descent: DirectoryChain, line: ManifestEntry, written_ns: int) -> bo
     return predates(status, written_ns) and (line.kind != "file" or status.st_size == line.size)
 
 
-def _drop(descent: DirectoryChain, path: str, verb: Callable[..., None]) -> None:
+def _drop(chain: DirectoryChain, path: str, verb: Callable[..., None]) -> None:
     """Remove one entry; keep a directory that is not empty, or an entry of another type at this path."""
     directory, _, name = os.fsencode(path).rpartition(b"/")
     try:
-        verb(name, dir_fd=descent.enter(directory))
+        verb(name, dir_fd=chain.enter(directory))
     except OSError as error:
         if error.errno in (errno.EROFS, errno.EIO):
             raise
