@@ -459,7 +459,7 @@ def test_case_twins_can_be_kept(tmp_path: Path) -> None:
     heard = Listener()
     archive.repack(io.BytesIO(data), mtime=0, spool=io.BytesIO(), write=io.BytesIO().write, progress=heard, **words)
     assert heard.warnings == [
-        "'python' differs from another name in case or form only: some file systems hold one of them"
+        "'python' differs from another name only in case or Unicode form: some file systems can store only one of them"
     ]
 
 

@@ -192,7 +192,7 @@ def test_a_definition_asks_for_it(tmp_path: Path) -> None:
     (tmp_path / "fetchdefs/toolchain/a.yml").write_text("t:\n  description: t\n  fetches: {fetch: [lib]}\n")
     done = doit(tmp_path)
     assert done.returncode == 1
-    assert "entry 'a.h' (offset 2048): stands twice in the archive [DUPLICATE]" in done.stdout
+    assert "entry 'a.h' (offset 2048): occurs twice in the archive [DUPLICATE]" in done.stdout
     file.write_text(definition("lib", "file:../../lib.tar", data, more + "    duplicates: last\n"))
     assert doit(tmp_path).returncode == 0
     assert shown(tmp_path / "build/t/fetches") == {"a.h": "new", "b.h": "b"}

@@ -269,7 +269,7 @@ def test_wrapped(run: Run, tmp_path: Path, origin: Origin, name: str, executable
         ("plain.txt", "y.bin", [], "only .tar.zst archives are made"),
         ("a.tar.gz", "a.tgz", [], "only .tar.zst archives are made"),
         ("a.tar", "a.tar", ["--strip-components", "1"], "only .tar.zst archives are made"),
-        ("a.tar", "a.tar.zst", ["--strip-components", "2"], "nothing is left of its name"),
+        ("a.tar", "a.tar.zst", ["--strip-components", "2"], "leaves an empty name"),
         ("plain.txt", "p.tar.zst", [], "is no archive"),
         ("plain.txt", "p.tar.zst", ["--force-archive", "--strip-components", "1"], "nothing can be stripped"),
         ("plain.txt", "p.txt", ["--sha256", "0" * 64], "expected sha256:0000"),

@@ -220,7 +220,10 @@ def test_damaged_archive(repository: Path, origin: Origin) -> None:
     path.write_text(text.replace(f"size: {len(LIBRARY)}", f"size: {len(damaged)}"))
     done = doit(repository, "repack:lib")
     assert done.returncode != 0
-    assert "lib-1.0.tar: entry 'lib-1.0/lib.h' (offset 1100): ends too early [TRUNCATED]" in done.stdout
+    assert (
+        "lib-1.0.tar: entry 'lib-1.0/lib.h' (offset 1100): truncated: the archive ends too early [TRUNCATED]"
+        in done.stdout
+    )
     assert "Traceback" not in done.stdout
     assert len(origin.requests) == 1
     assert doit(repository, "repack:lib").returncode != 0

@@ -69,11 +69,11 @@ def test_never_through_a_symlink(tmp_path: Path) -> None:
 
 
 def test_refused(tmp_path: Path) -> None:
-    """What the file system refuses is told with the name, and no descriptor is lost."""
+    """An error of the file system names the entry, and no descriptor leaks."""
     tree = laid_out(tmp_path / "tree", {"a/b/c": "2"})
     target = laid_out(tmp_path / "target", {"a/b/c/d": "1"})
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are enough
-    with pytest.raises(TreeError, match="cannot place 'c'"):
+    with pytest.raises(TreeError, match="cannot move 'c' into"):
         merge(tree, target, tmp_path / "nowhere")
     assert (target / "a/b/c/d").read_text() == "1"
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208

@@ -94,7 +94,7 @@ def test_stripping_counts_as_tar_does(case: str, strip: int, tmp_path: Path) -> 
     subprocess.run(["tar", "-C", ours, "-xf", "-"], input=plain, check=True)
     assert tree_of(ours) == tree_of(theirs)
     if len(kept) < len(members):
-        with pytest.raises(ArchiveError, match="nothing is left of its name"):
+        with pytest.raises(ArchiveError, match="leaves an empty name"):
             repacked(tar(members), "tar", Reshape(strip=strip))
 
 
@@ -179,11 +179,13 @@ class Listener(Silent):
     ],
 )
 def test_twins_are_told(names: list[str], twin: str | None) -> None:
-    """Two names of one directory that differ in case or form only are told; equal names in two directories are not."""
+    """Warn if two names of one directory differ only in case or Unicode form; ignore equal names in two directories."""
     heard = Listener()
     archive.repack(
         io.BytesIO(tar([Member(name, b"1") for name in names])), name="a", format="tar", reshape=Reshape(),
         limits=Limits(), mtime=0, spool=io.BytesIO(), write=io.BytesIO().write, progress=heard,
     )  # fmt: skip
-    told = f"'{twin}' differs from another name in case or form only: some file systems hold one of them"
+    told = (
+        f"'{twin}' differs from another name only in case or Unicode form: some file systems can store only one of them"
+    )
     assert heard.warnings == ([told] if twin else [])

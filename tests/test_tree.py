@@ -1,4 +1,4 @@
-"""Where a tree is put: what stands there already, what killed runs left, how deep it lies."""
+"""Extraction into a destination: existing entries, leftovers of killed runs, deep trees."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def slot(tmp_path: Path) -> Extraction:
 
 @pytest.mark.parametrize("kind", ["file", "symlink", "dangling"])
 def test_a_destination_that_is_no_directory_stays(kind: str, slot: Extraction, tmp_path: Path) -> None:
-    """Nothing is replaced, or written through, that is no directory."""
+    """A destination that is not a directory is neither replaced nor written through."""
     (tmp_path / "elsewhere").mkdir()
     if kind == "file":
         slot.destination.write_bytes(b"kept")
     else:
         slot.destination.symlink_to("elsewhere" if kind == "symlink" else "nowhere")
-    with pytest.raises(TreeError, match="is no directory"):
+    with pytest.raises(TreeError, match="is not a directory"):
         extract(slot, Member("a", b"1"))
     assert not list((tmp_path / "elsewhere").iterdir())
     assert slot.destination.is_symlink() or slot.destination.read_bytes() == b"kept"
@@ -132,7 +132,7 @@ def test_an_edit_that_keeps_the_size_is_noticed(slot: Extraction) -> None:
 
 
 def test_each_difference_is_told(slot: Extraction) -> None:
-    """What stands is compared entry by entry: kind, content, executable bit, target of both kinds of links."""
+    """Each entry is compared: kind, content, executable bit, target of both kinds of links."""
     extract(slot, *LINKED)
     assert differences(slot, *LINKED) == {}
     there = slot.destination
@@ -144,15 +144,15 @@ def test_each_difference_is_told(slot: Extraction) -> None:
     (there / "s").symlink_to("d")
     (there / "d" / "b").chmod(0o755)
     assert differences(slot, *LINKED) == {
-        "d/hard": "differs from the file that it is linked to",
-        "s": "leads elsewhere",
+        "d/hard": "differs from the target of its hard link",
+        "s": "has a different target",
         "d/b": "its executable bit changed",
     }
     (there / "a").write_bytes(b"one more")
     (there / "d" / "b").unlink()
     (there / "d" / "b").mkdir()
     found = differences(slot, *LINKED)
-    assert (found["a"], found["d/b"]) == ("it is longer", "is no file")
+    assert (found["a"], found["d/b"]) == ("it is longer", "is not a file")
     remove_tree(there)
     assert set(differences(slot, *LINKED).values()) == {"No such file or directory"}
 
@@ -209,12 +209,14 @@ def test_a_record_cannot_lead_elsewhere(into: str | int, slot: Extraction, tmp_p
 
 
 def test_a_slot_that_moves(slot: Extraction) -> None:
-    """Delivered to another directory, a slot leaves nothing where it was; a collision leaves it there."""
+    """An extraction with a new destination removes its old entries; on a collision they stay."""
     moved = slot._replace(destination=slot.destination / "sub")
     extract(slot, Member("d/a", b"1"))
     moved.destination.mkdir()
     (moved.destination / "d").write_bytes(b"of others")
-    with pytest.raises(TreeError, match=r"something else both put 'd' into .*\nremove what stands there"):
+    with pytest.raises(
+        TreeError, match=r"puts 'd' into .*, where it already exists\nremove it, or set a different `dest:`"
+    ):
         extract(moved, Member("d/a", b"1"))
     assert slot.holds("k")
     (moved.destination / "d").unlink()
@@ -298,7 +300,7 @@ def test_a_neighbour_on_the_way(file: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["file", "symlink"])
 def test_a_way_that_is_no_directory(kind: str, tmp_path: Path) -> None:
-    """What others put on the way to a destination stays, and nothing is written through it."""
+    """A file or symlink above a destination stays, and nothing is written through it."""
     out = tmp_path / "out"
     out.mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -306,7 +308,7 @@ def test_a_way_that_is_no_directory(kind: str, tmp_path: Path) -> None:
         (out / "a").write_bytes(b"kept")
     else:
         (out / "a").symlink_to("../elsewhere")
-    with pytest.raises(TreeError, match="a is no directory\nremove what stands there"):
+    with pytest.raises(TreeError, match="a is not a directory\nremove it and run again"):
         extract(Extraction(out / "a/b", tmp_path / "records/one.json"), Member("f", b"1"))
     assert left(tmp_path) == {"out", "out/a", "elsewhere", "records"}
 

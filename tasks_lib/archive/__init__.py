@@ -1,7 +1,8 @@
-"""Archives: bytes <-> a validated stream of entries (tar, its compressed forms, zip) and the deterministic writer.
+"""Archive reading and writing: validated entries from tar, compressed tar, zip and deb, and a deterministic writer.
 
-Owns every byte of archive formats. Refuses what is damaged, ambiguous, too expensive or would leave the destination;
-each refusal names archive, entry, offset, reason and code (docs/archives.md).
+All code that knows archive formats is in this package. It rejects archives that are damaged, ambiguous or too
+expensive, or that would write outside the destination. Each error names archive, entry, offset, reason and code
+(docs/archives.md).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ __all__ = [
 
 @contextlib.contextmanager
 def _named(archive: str, reader: TarReader | ZipReader | None = None) -> Iterator[None]:
-    """Add to a refusal what only the whole knows: the archive's name, and how far reading had come."""
+    """Add the archive's name and the current read position to errors raised inside the context."""
     try:
         yield
     except ArchiveError as error:
@@ -55,7 +56,7 @@ def _named(archive: str, reader: TarReader | ZipReader | None = None) -> Iterato
 
 
 def kind_of(file: BinaryIO, name: str) -> str | None:
-    """Return the format that `name` declares, else what the content of `file` looks like; None for no archive."""
+    """Return the format that `name` declares, or the format detected from the content; None if it is not an archive."""
     declared = format_for(name)
     if declared is None:
         file.seek(0)
@@ -76,7 +77,7 @@ def _opened(
     if kind == "deb":
         with _named(name):
             source, kind = data_of(source, limits)
-    # closed here and now: its thread reads `source`, which the caller may close next
+    # close it explicitly: its thread reads `source`, which the caller may close next
     with contextlib.closing(beside(decoded(source, kind, limits, slow_piece))) as chunks:
         reader = TarReader(chunks, limits, strip)
         with _named(name, reader):
@@ -86,12 +87,12 @@ def _opened(
 def read(
     source: BinaryIO, *, name: str, format: str, reshape: Reshape, limits: Limits, sink: Callable[[Entry], None]
 ) -> None:
-    """Give every entry that is accepted to `sink`, parents first, in the archive's order.
+    """Pass every accepted entry to `sink`, parents first, in the archive's order.
 
-    A sink may only believe the tree once this returned: symlinks and the archive's end are judged last.
+    The tree is valid only after this function returns: symlinks and the end of the archive are checked last.
 
     Raises:
-        ArchiveError: one of its kinds, with the name `name`.
+        ArchiveError: the archive is rejected (any subclass); `archive` is `name`.
     """
     table = EntryValidator(limits, limits.total_for(size_of(source)))
     add = table.add
@@ -122,14 +123,15 @@ def repack(
     progress: Progress,
     duplicates: str = "refuse",
 ) -> str:
-    """Write the deterministic `.tar.zst` of an archive through `write`; return the sha256 hex of its tar.
+    """Write an archive as a deterministic `.tar.zst` through `write`; return the sha256 hex of the tar.
 
-    `mtime` comes from `mtime_for`, as everywhere here; keys of the outcome contain `writer_version` of it. `duplicates`
-    is "refuse", or "last": of entries with one name the last one counts, as GNU tar extracts them.
+    `mtime` comes from `mtime_for`, as everywhere in this package; keys of the result contain its `writer_version`.
+    `duplicates` is "refuse", or "last" to keep the last of several entries with the same name, as GNU tar does on
+    extraction.
 
     Raises:
-        ArchiveError: one of its kinds, with the name `name`.
-        OSError: `spool` failed.
+        ArchiveError: the archive is rejected (any subclass); `archive` is `name`.
+        OSError: an operation on `spool` failed.
     """
     table = EntryValidator(limits, limits.total_for(size_of(source)), duplicates)
     with _opened(source, name, format, limits, reshape.strip, SMALL, duplicates) as entries:
@@ -146,10 +148,11 @@ def repack(
 
 
 def entry_of(path: bytes, kind: str, limits: Limits, *, archive: str = "", **more: Any) -> Entry:
-    """Return an entry that comes from no archive, its path and link target judged like those of one.
+    """Return an entry that does not come from an archive, with path and link target checked as if it did.
 
     Raises:
-        ArchiveError: absolute, `..`, control characters, too long, or no usable link target; it names `archive`.
+        ArchiveError: the path is absolute, too long, or contains `..` or control characters, or the link target is
+            unusable; the error names `archive`.
     """
     try:
         entry = Entry(checked_path(path, limits, 0), kind, **more)
@@ -170,11 +173,11 @@ def write(
     write: Callable[[bytes], object],
     progress: Progress,
 ) -> str:
-    """Write the deterministic `.tar.zst` of `entries` through `write`; return the sha256 hex of its tar.
+    """Write `entries` as a deterministic `.tar.zst` through `write`; return the sha256 hex of the tar.
 
     Raises:
-        ArchiveError: one of its kinds, with the name `name`.
-        OSError: `spool` failed.
+        ArchiveError: an entry is rejected (any subclass); `archive` is `name`.
+        OSError: an operation on `spool` failed.
     """
     table = EntryValidator(limits, limits.max_total_bytes)
     with _named(name):
@@ -200,11 +203,11 @@ def write_known(
     write: Callable[[bytes], object],
     progress: Progress,
 ) -> str:
-    """Write the deterministic `.tar.zst` of entries whose sizes are known; as `repack.write_in_order`.
+    """Write entries with known sizes as a deterministic `.tar.zst`; see `writer.write_in_order`.
 
     Raises:
-        ArchiveError: one of its kinds, with the name `name`.
-        whatever `contents` raises.
+        ArchiveError: an entry is rejected (any subclass); `archive` is `name`.
+        Exception: any exception raised by `contents`.
     """
     table = EntryValidator(limits, limits.max_total_bytes)
     with _named(name):

@@ -1,7 +1,7 @@
-"""Compressed bytes -> bytes, strictly: to the real end, every checksum checked, memory and output bounded.
+"""Strict decompression: reads to the real end, verifies every checksum, and bounds memory and output.
 
-Several members, frames or streams are one content; padding that a format allows is accepted; truncation and trailing
-garbage are damage. The wrappers of Python's own library hide some of that (faults.md sections 1.6 and 4).
+Several members, frames or streams are concatenated. Padding that a format allows is accepted; truncation and trailing
+garbage are errors. The wrappers in Python's standard library hide some of these errors (faults.md sections 1.6 and 4).
 """
 
 from __future__ import annotations
@@ -22,35 +22,37 @@ from tasks_lib.limits import Limits
 #: Bytes read at a time, and produced at a time.
 CHUNK: Final = 1 << 18
 _PRODUCED: Final = 1 << 18
-#: Bytes that the slow decoders (bzip2, xz) produce at a time. CPython's ask for the interpreter's lock after 32, 64 and
-#: 256 KiB of each piece. Who writes files gives it away at each of them, and the fewer ask for it the better: large
-#: pieces. Who repacks holds it until done with a piece, in a third of the time that decoding it took: within a piece
-#: of two blocks nobody waits. Measured: docs/decisions/0011.
+#: Bytes that the slow decoders (bzip2, xz) produce at a time. CPython's decoders request the GIL after 32, 64 and
+#: 256 KiB of each piece. Extraction releases the GIL at each system call, so fewer requests are better: large pieces.
+#: Repacking holds the GIL until a piece is finished, which takes a third of its decoding time: within a piece of two
+#: blocks no thread waits. Measured: docs/decisions/0011.
 LARGE: Final = 1 << 20
 SMALL: Final = 96 << 10
-#: Bytes of the first piece that a stream is given.
+#: Size in bytes of the first piece of input passed to a decoder.
 _FIRST: Final = 1 << 10
-#: Chunks decoded ahead of whoever takes them.
+#: Chunks decoded ahead of the consumer.
 _AHEAD: Final = 8
 
-#: Least and most log2 of a zstd window that its library takes. Source: zstd.h, ZSTD_WINDOWLOG_ABSOLUTEMIN, _MAX_64.
+#: Minimum and maximum log2 of the window size that libzstd accepts.
+#: Source: zstd.h, ZSTD_WINDOWLOG_ABSOLUTEMIN, _MAX_64.
 _WINDOWS: Final = (10, 31)
 #: Source: lzma/container.h, memlimit is a uint64_t.
 _MOST_MEMORY: Final = (1 << 64) - 1
 
 
 def decoded(source: BinaryIO, kind: str, limits: Limits, slow_piece: int = LARGE) -> Iterator[bytes]:
-    """Yield the decompressed content of `source` in chunks, to its proven end.
+    """Yield the decompressed content of `source` in chunks, and verify that it is complete.
 
     Args:
         source: the compressed bytes.
         kind: their format.
-        limits: for memory and output.
+        limits: limits for memory and output.
         slow_piece: bytes that a slow decoder produces at a time: `LARGE` or `SMALL`.
 
     Raises:
-        DamagedArchiveError: truncated, wrong checksum, trailing garbage, other bytes than `kind` says.
-        ArchiveLimitError: too much output, or too large a window or dictionary.
+        DamagedArchiveError: the data is truncated, has a wrong checksum or trailing garbage, or is not in format
+            `kind`.
+        ArchiveLimitError: the output, the window or the dictionary is too large.
     """
     allowed = limits.total_for(size_of(source))
     total = 0
@@ -62,44 +64,44 @@ def decoded(source: BinaryIO, kind: str, limits: Limits, slow_piece: int = LARGE
 
 
 def beside(chunks: Iterator[bytes]) -> Generator[bytes, None, None]:
-    """Yield `chunks` while a thread makes the next ones; decoders release the interpreter lock.
+    """Yield `chunks` while a thread produces the next ones; decoders release the GIL.
 
-    Closing it stops the thread, and waits for it: what `chunks` reads from may be closed then.
+    Closing the generator stops the thread and waits for it; afterwards the caller may close the input of `chunks`.
 
     Raises:
-        whatever `chunks` raises.
+        Exception: any exception raised by `chunks`.
     """
-    made: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
-    room = threading.Semaphore(_AHEAD)
+    ready: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
+    free = threading.Semaphore(_AHEAD)
     stopped = threading.Event()
 
     def work() -> None:
         try:
             for chunk in chunks:
-                made.put(chunk)
-                room.acquire()
+                ready.put(chunk)
+                free.acquire()
                 if stopped.is_set():
                     return
-            made.put(None)
+            ready.put(None)
         except BaseException as error:
-            made.put(error)
+            ready.put(error)
 
     thread = threading.Thread(target=work, name="decode", daemon=True)
     thread.start()
     try:
-        while (chunk := made.get()) is not None:
+        while (chunk := ready.get()) is not None:
             if isinstance(chunk, BaseException):
                 raise chunk
-            room.release()
+            free.release()
             yield chunk
     finally:
         stopped.set()
-        room.release()
+        free.release()
         thread.join()
 
 
 def size_of(source: BinaryIO) -> int:
-    """Return how many bytes follow in a seekable file."""
+    """Return the number of bytes from the current position to the end of a seekable file."""
     here = source.tell()
     size = source.seek(0, 2) - here
     source.seek(here)
@@ -112,7 +114,10 @@ def _plain(source: BinaryIO, _limits: Limits, _piece: int) -> Iterator[bytes]:
 
 
 class _Input:
-    """Compressed bytes, fed in pieces that begin small: what follows a short stream is copied for each of them."""
+    """Compressed input, read in pieces that start small.
+
+    A decoder copies the input that follows its stream, so large pieces would make short streams slow.
+    """
 
     def __init__(self, source: BinaryIO) -> None:
         self._source = source
@@ -123,7 +128,7 @@ class _Input:
         self._fed, self._held = fed, memoryview(fed)
 
     def begin(self) -> None:
-        """Say that a new stream begins here."""
+        """Start a new stream: the next piece is small again."""
         self._piece = _FIRST
 
     def next(self) -> memoryview:
@@ -135,19 +140,19 @@ class _Input:
         return piece
 
     def give_back(self, piece: bytes | memoryview) -> None:
-        """Put back what was not used of the last piece."""
+        """Put back the unused end of the last piece."""
         if piece:
             start = len(self._fed) - len(self._held) - len(piece)
             self._held = memoryview(self._fed)[start:]
 
     def peek(self, size: int) -> bytes:
-        """Return the next `size` bytes, fewer only at the end, without taking them."""
+        """Return the next `size` bytes, fewer only at the end, without consuming them."""
         while len(self._held) < size and (more := self._source.read(CHUNK)):
             self._hold(bytes(self._held) + more)
         return bytes(self._held[:size])
 
     def skip_zeros(self) -> int:
-        """Take the zeros that stand here; return how many."""
+        """Skip the zeros at the current position; return their number."""
         zeros = 0
         while self.peek(1) == b"\0":
             piece = bytes(self._held)
@@ -158,19 +163,19 @@ class _Input:
 
 
 def _streams(source: BinaryIO, start: Callable[[], Any], magic: bytes, padding: int, most: int) -> Iterator[bytes]:
-    """Decode one stream after the other.
+    """Decode concatenated streams.
 
     Args:
         source: the compressed bytes.
-        start: gives a decoder for one stream.
-        magic: what a stream begins with.
-        padding: the unit in bytes of zeros allowed between and after streams, 0 for none.
-        most: bytes that are produced at a time.
+        start: returns a decoder for one stream.
+        magic: the first bytes of each stream.
+        padding: zeros are allowed between and after streams in multiples of this number of bytes, 0 for none.
+        most: maximum number of bytes produced at a time.
     """
     waiting = _Input(source)
     if waiting.peek(len(magic)) != magic:
         raise damaged(
-            f"does not begin like this format; it looks like {look(waiting.peek(512))}", "WRONG_FORMAT", offset=0
+            f"not in the expected format: the content looks like {look(waiting.peek(512))}", "WRONG_FORMAT", offset=0
         )
     while waiting.peek(1):
         yield from _stream(waiting, start(), most)
@@ -180,7 +185,7 @@ def _streams(source: BinaryIO, start: Callable[[], Any], magic: bytes, padding: 
 
 
 def _stream(waiting: _Input, decoder: Any, most: int) -> Iterator[bytes]:
-    """Decode one stream; what follows it goes back to `waiting`."""
+    """Decode one stream; return the input that follows it to `waiting`."""
     waiting.begin()
     piece = waiting.next()
     while True:
@@ -190,21 +195,21 @@ def _stream(waiting: _Input, decoder: Any, most: int) -> Iterator[bytes]:
         if decoder.eof:
             waiting.give_back(unused)
             return
-        # zlib hands unused input back; the others say that they hold more output
+        # zlib returns unused input; the other decoders keep it and report that they have more output
         piece = memoryview(unused)
         if not piece and getattr(decoder, "needs_input", True):
             piece = waiting.next()
             if not piece:
-                raise damaged("ends in the middle of the compressed data", "TRUNCATED")
+                raise damaged("truncated in the middle of the compressed data", "TRUNCATED")
 
 
 def _step(decoder: Any, piece: bytes | memoryview, most: int) -> tuple[bytes, bytes]:
-    """Decode a bounded piece; return it and the input that is still to come."""
+    """Decode a bounded piece; return it and the unused input."""
     try:
         produced = decoder.decompress(piece, most)
     except (zlib.error, OSError, lzma.LZMAError, EOFError) as error:
         if "emory usage limit" in str(error):
-            raise limit("needs more memory for its dictionary than xz-memlimit-mib allows", "DICTIONARY") from error
+            raise limit("the dictionary needs more memory than xz-memlimit-mib allows", "DICTIONARY") from error
         raise damaged(f"damaged compressed data: {error}", "CORRUPT") from error
     if decoder.eof:
         return produced, decoder.unused_data
@@ -227,14 +232,14 @@ def _xz(source: BinaryIO, limits: Limits, piece: int) -> Iterator[bytes]:
 
 
 def _zstd(source: BinaryIO, limits: Limits, _piece: int) -> Iterator[bytes]:
-    import zstandard  # loaded when there is something to decode
+    import zstandard  # slow to import, needed only when a zstd stream is decoded
 
     framing = ZstdFraming(source, limits)
     decompressor = zstandard.ZstdDecompressor(
         max_window_size=1 << min(max(limits.zstd_max_window_log, _WINDOWS[0]), _WINDOWS[1])
     )
     try:
-        # its stub asks for a whole file, but it only ever calls read()
+        # the stub requires a BinaryIO, but the library only calls read()
         with decompressor.stream_reader(cast("BinaryIO", framing), read_across_frames=True, closefd=False) as reader:
             while chunk := reader.read(_PRODUCED):
                 yield chunk

@@ -1,6 +1,6 @@
-"""A Debian package -> its data archive: a strict ar of exactly three members.
+"""Debian packages: finds the data archive in a strict ar archive of exactly three members.
 
-Source: deb(5) "FORMAT"; ar(5) for the sixty bytes before each member.
+Source: deb(5) "FORMAT"; ar(5) for the 60-byte header of each member.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _KINDS: Final = {b"": "tar", b".gz": "tar.gz", b".bz2": "tar.bz2", b".xz": "tar.
 
 
 class _Part(io.RawIOBase):
-    """Some bytes of a file as a file of their own."""
+    """A read-only view of a byte range of a file."""
 
     def __init__(self, source: BinaryIO, start: int, size: int) -> None:
         self._source, self._start, self._size = source, start, size
@@ -36,20 +36,20 @@ class _Part(io.RawIOBase):
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Move, and return where this is."""
+        """Set the position and return it."""
         self._at = max(0, offset + (0, self._at, self._size)[whence])
         return self._at
 
     def tell(self) -> int:
-        """Return where the next byte is read."""
+        """Return the current position."""
         return self._at
 
 
 def data_of(source: BinaryIO, limits: Limits) -> tuple[BinaryIO, str]:
-    """Return the data archive of a package and its format; the control archive is judged on the way.
+    """Return the data archive of a package and its format; the control archive is validated too.
 
     Raises:
-        ArchiveError: one of its kinds; the archive's name is added by the caller.
+        ArchiveError: the package is rejected (any subclass); the caller adds the archive's name.
     """
     members = list(_members(source))
     names = [name for name, _ in members]
@@ -59,10 +59,10 @@ def data_of(source: BinaryIO, limits: Limits) -> tuple[BinaryIO, str]:
     ]
     if len(names) != 3 or names[0] != b"debian-binary" or None in kinds:
         shown = b", ".join(name[:20] for name in names[:5])
-        raise unsupported("holds other members than debian-binary, control.tar.* and data.tar.*", "DEB", shown, 0)
+        raise unsupported("expected the members debian-binary, control.tar.* and data.tar.*", "DEB", shown, 0)
     version = members[0][1].read(16)
     if not version.startswith(b"2."):
-        raise unsupported(f"is a package of version {version!r}", "DEB", b"debian-binary", 0)
+        raise unsupported(f"unsupported package version {version!r}, expected 2.x", "DEB", b"debian-binary", 0)
     control = TarReader(decoded(members[1][1], str(kinds[0]), limits), limits)
     try:
         for _ in control.entries():
@@ -70,7 +70,7 @@ def data_of(source: BinaryIO, limits: Limits) -> tuple[BinaryIO, str]:
     except ArchiveError as error:
         raise type(error)(
             archive="",
-            reason=f"its control archive: {error.reason}",
+            reason=f"in the control archive: {error.reason}",
             code=error.code,
             entry=names[1],
             offset=control.offset,
@@ -83,23 +83,23 @@ def _members(source: BinaryIO) -> Iterator[tuple[bytes, BinaryIO]]:
     at = len(MAGIC)
     first = source.read(512)
     if not first.startswith(MAGIC):
-        raise damaged(f"does not begin like this format; it looks like {look(first)}", "WRONG_FORMAT", offset=0)
-    for _ in range(4):  # one more than there may be
+        raise damaged(f"not in the expected format: the content looks like {look(first)}", "WRONG_FORMAT", offset=0)
+    for _ in range(4):  # one more than allowed
         if at == end:
             return
         source.seek(at)
         header = source.read(_HEADER)
         name, size_text = header[:16].rstrip(b" ").removesuffix(b"/"), header[48:58].rstrip(b" ")
         if len(header) < _HEADER:
-            raise damaged("ends in the middle of a header", "TRUNCATED", offset=at)
+            raise damaged("truncated in the middle of a header", "TRUNCATED", offset=at)
         if header[58:] != b"`\n" or not size_text.isdigit():
-            raise damaged("a broken ar header", "DEB", name, at)
+            raise damaged("invalid ar header", "DEB", name, at)
         start, size = at + _HEADER, int(size_text)
         if start + size > end:
-            raise damaged("ends too early", "TRUNCATED", name, at)
+            raise damaged("truncated: the file ends inside this member", "TRUNCATED", name, at)
         part = _Part(source, start, size)
-        yield name, part  # type: ignore[misc]  # what is used of a BinaryIO it has
+        yield name, part  # type: ignore[misc]  # it has the methods of BinaryIO that are used
         at = start + size + size % 2
         if at > end:
-            raise damaged("ends too early", "TRUNCATED", name, at)
-    raise unsafe("holds more members than three", "DEB", offset=at)
+            raise damaged("truncated: the file ends inside this member", "TRUNCATED", name, at)
+    raise unsafe("more than three members", "DEB", offset=at)

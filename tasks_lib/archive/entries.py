@@ -1,7 +1,7 @@
-"""Entries of an archive, the limits they must keep, and their names: judged one by one, as text.
+"""Entries of an archive, and checks of single names and link targets against rules and limits.
 
-Names are bytes, as archives hold them. Nothing here touches a disk. Source of the rules: CVE-2007-4559, CVE-2025-4517
-and their kin (docs/archives.md).
+Names are bytes, as archives contain them. Nothing in this module accesses the file system. Source of the rules:
+CVE-2007-4559, CVE-2025-4517 and similar vulnerabilities (docs/archives.md).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tasks_lib.errors import (
     UnsafeEntryError,
     UnsupportedArchiveError,
 )
-from tasks_lib.limits import Limits as Limits  # a part of what this module offers
+from tasks_lib.limits import Limits as Limits  # re-exported
 
 FILE: Final = "file"
 DIRECTORY: Final = "directory"
@@ -27,13 +27,13 @@ SYMLINK: Final = "symlink"
 HARDLINK: Final = "hardlink"
 
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
-#: First components that are absolute elsewhere: `C:`, `C:\...` and `\\server`. `C:x` and `\x` are plain names here.
+#: First components that are absolute on Windows: `C:`, `C:\...` and `\\server`. `C:x` and `\x` are allowed as names.
 _DRIVE: Final = re.compile(rb"[A-Za-z]:(\\|\Z)|\\\\")
 
-#: This very object among the chunks of a file means that many zeros: a sink may leave a hole instead.
+#: This object (by identity) among the chunks of a file stands for its zeros: a sink may write a hole instead.
 HOLE: Final = bytes(1 << 18)
 
-#: First bytes of what is supported. Source: RFC 1952 2.3.1, bzip2 format, xz-file-format 2.1.1.1, RFC 8878 3.1.1,
+#: First bytes of the supported formats. Source: RFC 1952 2.3.1, bzip2 format, xz-file-format 2.1.1.1, RFC 8878 3.1.1,
 #: APPNOTE 4.3.7 and 4.3.16.
 MAGIC: Final = (
     (b"\x1f\x8b", "tar.gz"),
@@ -46,9 +46,10 @@ MAGIC: Final = (
 
 
 class Entry(NamedTuple):
-    """One entry: `chunks` gives the content of a file, once, before the next entry is read.
+    """An entry; `chunks` yields the content of a file once, and only until the next entry is read.
 
-    A tuple, since an archive holds a million of them and a frozen dataclass costs four times as much to make.
+    It is a tuple because an archive has up to a million entries, and creating a frozen dataclass costs four times as
+    much.
     """
 
     path: bytes
@@ -61,38 +62,38 @@ class Entry(NamedTuple):
 
 
 class Reshape(msgspec.Struct, frozen=True, kw_only=True):
-    """Drop `strip` leading components of every name, then put the text `prefix` before it."""
+    """How to rename entries: drop `strip` leading components of every name, then prepend the text `prefix`."""
 
     strip: int = 0
     prefix: str = ""
 
 
 def unsafe(reason: str, code: str, entry: bytes | None = None, offset: int | None = None) -> UnsafeEntryError:
-    """Return the refusal of an entry that is dangerous or ambiguous; the archive's name is added on top."""
+    """Return the error for an entry that is dangerous or ambiguous; the caller adds the archive's name."""
     return UnsafeEntryError(archive="", reason=reason, code=code, entry=entry, offset=offset)
 
 
 def damaged(reason: str, code: str, entry: bytes | None = None, offset: int | None = None) -> DamagedArchiveError:
-    """Return the refusal of damaged bytes."""
+    """Return the error for damaged data."""
     return DamagedArchiveError(archive="", reason=reason, code=code, entry=entry, offset=offset)
 
 
 def limit(reason: str, code: str, entry: bytes | None = None, offset: int | None = None) -> ArchiveLimitError:
-    """Return the refusal of what costs too much."""
+    """Return the error for an archive that exceeds a limit."""
     return ArchiveLimitError(archive="", reason=reason, code=code, entry=entry, offset=offset)
 
 
 def unsupported(reason: str, code: str, entry: bytes | None = None, offset: int | None = None) -> ArchiveError:
-    """Return the refusal of what is not read here."""
+    """Return the error for an unsupported format or feature."""
     return UnsupportedArchiveError(archive="", reason=reason, code=code, entry=entry, offset=offset)
 
 
 def checked_path(name: bytes, limits: Limits, offset: int) -> bytes:
-    """Return the path that `name` stands for: `.` and doubled slashes dropped; b"" for the root itself.
+    """Return the normalized path of `name`, without `.` components and doubled slashes; b"" for the root itself.
 
     Raises:
-        UnsafeEntryError: absolute, `..`, control characters, empty.
-        ArchiveLimitError: too long or too deep.
+        UnsafeEntryError: the name is absolute or empty, or contains `..` or control characters.
+        ArchiveLimitError: the name is too long or too deep.
     """
     if not name:
         raise unsafe("has an empty name", "NAME_EMPTY", name, offset)
@@ -109,16 +110,16 @@ def checked_path(name: bytes, limits: Limits, offset: int) -> bytes:
     if b"" in parts or b"." in parts:
         parts = [part for part in parts if part not in (b"", b".")]
     if parts and _DRIVE.match(parts[0]):
-        raise unsafe("begins with a drive", "ABSOLUTE", name, offset)
+        raise unsafe("begins with a Windows drive or server name", "ABSOLUTE", name, offset)
     _check_lengths(name, parts, limits, offset)
     return b"/".join(parts)
 
 
 def counted(path: bytes, name: bytes, strip: int) -> bytes:
-    """Return the path of `name` with a `.` for each component that stripping drops and the path has no more.
+    """Return `path` with a leading `.` for each empty or `.` component among the first `strip` ones of `name`.
 
-    A name is stripped as it is written: `./top/x` without its first component is `top/x`. Source: Taskgraph,
-    fetch-content, `name.split("/")`; GNU tar does the same but for doubled slashes.
+    Normalization removes these components, but stripping counts them: `./top/x` without its first component is
+    `top/x`. Source: Taskgraph, fetch-content, `name.split("/")`; GNU tar does the same except for doubled slashes.
     """
     dropped = sum(part in (b"", b".") for part in name.split(b"/")[:strip]) if strip else 0
     return (b"./" * dropped + path).rstrip(b"/") if dropped else path
@@ -127,7 +128,7 @@ def counted(path: bytes, name: bytes, strip: int) -> bytes:
 def _check_lengths(name: bytes, parts: list[bytes], limits: Limits, offset: int) -> None:
     if len(parts) > limits.max_depth:
         raise limit(
-            f"{len(parts)} components deep, more than max-depth {limits.max_depth}", "TOO_DEEP", name[:80], offset
+            f"name with {len(parts)} components, more than max-depth {limits.max_depth}", "TOO_DEEP", name[:80], offset
         )
     if len(name) > limits.max_component_bytes and (longest := max(map(len, parts))) > limits.max_component_bytes:
         reason = f"name component of {longest} bytes, more than max-component-bytes {limits.max_component_bytes}"
@@ -135,13 +136,13 @@ def _check_lengths(name: bytes, parts: list[bytes], limits: Limits, offset: int)
 
 
 def checked_target(target: bytes, kind: str, limits: Limits, name: bytes, offset: int) -> bytes:
-    """Return what a link points to: a path of the archive for a hard link, text as it is for a symlink.
+    """Return the target of a link: a path in the archive for a hard link, the unchanged text for a symlink.
 
     Raises:
-        UnsafeEntryError: empty, with control characters, longer than a path, or no path that is accepted.
+        UnsafeEntryError: the target is empty or too long, contains control characters, or is not an accepted path.
     """
     if not target or len(target) > limits.max_path_bytes or _CONTROL.search(target):
-        raise unsafe("has an empty, too long or unprintable link target", "LINK_TARGET", name, offset)
+        raise unsafe("has a link target that is empty, too long or has control characters", "LINK_TARGET", name, offset)
     if kind == SYMLINK:
         return target
     try:
@@ -149,7 +150,7 @@ def checked_target(target: bytes, kind: str, limits: Limits, name: bytes, offset
     except ArchiveError as error:
         raise type(error)(
             archive="",
-            reason=f"is a hard link to a name that {error.reason}",
+            reason=f"invalid hard link target: {error.reason}",
             code=error.code,
             entry=name,
             offset=offset,
@@ -157,7 +158,7 @@ def checked_target(target: bytes, kind: str, limits: Limits, name: bytes, offset
 
 
 def look(first: bytes) -> str:
-    """Return, for a message, what these first bytes look like."""
+    """Return a description of the first bytes of a file, for an error message."""
     kind = format_of(first)
     if kind:
         return kind
@@ -167,7 +168,7 @@ def look(first: bytes) -> str:
 
 
 def format_of(first_bytes: bytes) -> str | None:
-    """Return the format that the first 512 bytes look like; a compressed stream counts as a tar in it."""
+    """Return the format detected from the first 512 bytes; a compressed stream is assumed to contain a tar."""
     for magic, kind in MAGIC:
         if first_bytes.startswith(magic):
             return kind
@@ -175,21 +176,22 @@ def format_of(first_bytes: bytes) -> str | None:
 
 
 class Reshaper:
-    """Gives entries their new names; those of one directory, which come one after the other, are cheap."""
+    """Renames entries; consecutive entries of one directory take a fast path."""
 
     def __init__(self, reshape: Reshape, limits: Limits) -> None:
         self._reshape, self._limits = reshape, limits
         self._same = not reshape.strip and not reshape.prefix
         self._directory = b""
-        self._renamed: bytes | None = None  # the directory's new name, None for one that needs all the rules
+        self._renamed: bytes | None = None  # the directory's new name, None if its entries need the slow path
 
     def reshaped(self, entry: Entry) -> Entry | None:
-        """Return the entry under its new name, or None for a directory that is stripped away.
+        """Return the renamed entry, or None for a directory whose name is stripped completely.
 
-        The name that a hard link points to follows; the text of a symlink does not, since it is relative.
+        The target of a hard link is renamed too; the text of a symlink is not, because it is relative.
 
         Raises:
-            UnsafeEntryError: a member that is no directory would be stripped away, or the new name is unsafe.
+            UnsafeEntryError: stripping removes the complete name of an entry other than a directory, or the new name
+                is unsafe.
             ArchiveLimitError: the new name is too long or too deep.
         """
         path = entry[0]
@@ -199,7 +201,7 @@ class Reshaper:
         if directory != self._directory:
             self._directory, self._renamed = directory, self._of_directory(directory, entry.offset)
         if self._renamed is not None and entry[1] != HARDLINK:
-            # the name was judged when it was read, the directory just now: only together they can be too long
+            # both the name and the directory are already validated; only their combination can be too long
             renamed = self._renamed + b"/" + name
             if len(renamed) <= self._limits.max_path_bytes:
                 return Entry(renamed, *entry[1:])
@@ -219,7 +221,7 @@ class Reshaper:
             if entry.kind == DIRECTORY:
                 return None
             raise unsafe(
-                f"nothing is left of its name after stripping {reshape.strip}", "STRIPPED", entry.path, entry.offset
+                f"stripping {reshape.strip} components leaves an empty name", "STRIPPED", entry.path, entry.offset
             )
         if entry.kind != HARDLINK:
             return entry._replace(path=path)
@@ -232,6 +234,6 @@ def _renamed(path: bytes, reshape: Reshape, limits: Limits, offset: int) -> byte
         return b""
     if not reshape.prefix:
         if _DRIVE.match(rest[0]):
-            raise unsafe("begins with a drive after stripping", "ABSOLUTE", path, offset)
+            raise unsafe("begins with a Windows drive or server name after stripping", "ABSOLUTE", path, offset)
         return b"/".join(rest)
     return checked_path(reshape.prefix.encode("utf-8", "surrogateescape") + b"/".join(rest), limits, offset)

@@ -1,4 +1,4 @@
-"""Chunks of bytes -> exact reads, counted; and the numbers that stand in tar headers, strictly.
+"""Exact, counted reads over chunks of bytes, and a strict parser for numbers in tar headers.
 
 Source: POSIX.1-2017 pax, ustar Interchange Format; GNU tar manual "Basic Tar Format" for base-256 numbers.
 """
@@ -18,7 +18,7 @@ _NEGATIVE: Final = -2
 
 
 class ExactReader:
-    """Exact reads over chunks; `held[at:]` is what was taken from them and not read yet."""
+    """Exact reads over chunks; `held[at:]` is the part of the current chunk that is not read yet."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
@@ -41,10 +41,10 @@ class ExactReader:
         return piece
 
     def padded(self, size: int) -> bytes:
-        """Return exactly `size` bytes, and skip what fills their last block.
+        """Return exactly `size` bytes, and skip the padding of the last block.
 
         Raises:
-            DamagedArchiveError: the stream ends before.
+            DamagedArchiveError: the stream ends first.
         """
         at = self.at
         end = at + size + -size % BLOCK
@@ -59,7 +59,7 @@ class ExactReader:
         """Return exactly `size` bytes.
 
         Raises:
-            DamagedArchiveError: the stream ends before.
+            DamagedArchiveError: the stream ends first.
         """
         piece = self.piece(size)
         if len(piece) == size:
@@ -69,7 +69,7 @@ class ExactReader:
         while missing:
             piece = self.piece(missing)
             if not piece:
-                raise damaged("ends too early", "TRUNCATED", offset=self.offset)
+                raise damaged("truncated: the archive ends too early", "TRUNCATED", offset=self.offset)
             pieces.append(piece)
             missing -= len(piece)
         return b"".join(pieces)
@@ -78,32 +78,32 @@ class ExactReader:
         """Skip exactly `size` bytes.
 
         Raises:
-            DamagedArchiveError: the stream ends before.
+            DamagedArchiveError: the stream ends first.
         """
         while size:
             piece = self.piece(size)
             if not piece:
-                raise damaged("ends too early", "TRUNCATED", offset=self.offset)
+                raise damaged("truncated: the archive ends too early", "TRUNCATED", offset=self.offset)
             size -= len(piece)
 
 
 def number(text: bytes, what: str, offset: int) -> int:
-    """Return an octal or base-256 field.
+    """Return the value of an octal or base-256 field.
 
     Raises:
-        DamagedArchiveError: anything but digits, or negative.
+        DamagedArchiveError: the field is negative or not a number.
     """
     value = parsed(text)
     if value == _NEGATIVE:
-        raise damaged(f"its {what} is negative or too large", "NUMBER", offset=offset)
+        raise damaged(f"invalid {what}: negative or too large", "NUMBER", offset=offset)
     if value == _NO_NUMBER:
-        raise damaged(f"its {what} is no octal number", "NUMBER", offset=offset)
+        raise damaged(f"invalid {what}: expected an octal number", "NUMBER", offset=offset)
     return value
 
 
-@functools.lru_cache(16384)  # modes, checksums and many sizes come again and again
+@functools.lru_cache(16384)  # modes, checksums and many sizes repeat
 def parsed(text: bytes) -> int:
-    """Return the value of a field, below zero when it has none."""
+    """Return the value of a field, or a negative number if it is invalid."""
     digits = text.lstrip(b" ").rstrip(b" \0")
     if digits.isdigit():  # ASCII digits only: no sign, no underscore, no blank inside
         return _NO_NUMBER if b"8" in digits or b"9" in digits else int(digits, 8)
@@ -114,13 +114,13 @@ def parsed(text: bytes) -> int:
 
 
 def decimal(text: bytes, what: str, offset: int) -> int:
-    """Return a decimal number of an extension.
+    """Return the value of a decimal number in an extension header.
 
     Raises:
-        DamagedArchiveError: anything but digits, or 2^63 and more.
+        DamagedArchiveError: the text is not a decimal number, or the value is 2^63 or more.
     """
     if not text.isdigit() or len(text) > 19 or int(text) >= 1 << 63:
-        raise damaged(f"its {what} is no decimal number", "NUMBER", offset=offset)
+        raise damaged(f"invalid {what}: expected a decimal number below 2^63", "NUMBER", offset=offset)
     return int(text)
 
 

@@ -1,7 +1,7 @@
-"""What extension headers say about the next entry: pax records, GNU long names.
+"""Extension headers of tar entries: pax records, GNU long names and sparse maps.
 
-Every reader must understand the same: a record that some readers follow and others do not is refused. Source:
-POSIX.1-2017 pax, pax Extended Header; GNU tar manual "Storing Sparse Files"; star(4) for SCHILY.*; libarchive tar(5).
+A record that only some readers honour is rejected, so that all readers see the same archive. Source: POSIX.1-2017 pax,
+pax Extended Header; GNU tar manual "Storing Sparse Files"; star(4) for SCHILY.*; libarchive tar(5).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from tasks_lib.archive.exact_reader import BLOCK, ExactReader, decimal, number
 
 SPARSE: Final = b"GNU.sparse."
 _PIECES: Final = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
-#: A file of several volumes, and a dump directory, in pax clothes.
+#: Pax keywords of multi-volume files and dump directories.
 _REFUSED: Final = (b"GNU.volume.filename", b"GNU.volume.offset", b"GNU.volume.size", b"GNU.dumpdir", b"SCHILY.dir")
-#: What names or frames an entry; for all entries at once it has no sense.
+#: Keywords that name an entry or set its size; in a global header, for all entries, they make no sense.
 _FRAMING: Final = frozenset({b"path", b"linkpath", b"size", b"SCHILY.realsize", b"SCHILY.filetype", *_REFUSED})
 
 
 @dataclass(slots=True)
 class Pending:
-    """What extension headers said about the next entry."""
+    """Extension data that applies to the next entry."""
 
     pax: dict[bytes, bytes] = field(default_factory=dict)
     name: bytes | None = None
@@ -33,30 +33,30 @@ class Pending:
         return bool(self.pax) or self.name is not None or self.link is not None
 
     def add(self, kind: bytes, data: bytes, offset: int) -> None:
-        """Take one extension header: `x` or `X` (Solaris), `g`, `L`, `K` or `V`.
+        """Add one extension header: `x` or `X` (Solaris), `g`, `L`, `K` or `V`.
 
         Raises:
-            DamagedArchiveError: it is broken.
-            UnsafeEntryError: readers would differ about it.
+            DamagedArchiveError: the header is malformed.
+            UnsafeEntryError: readers would interpret the header differently.
         """
         if kind in b"gV":
-            # a reader may take the waiting header for one of these
+            # some readers would apply the pending header to this one
             if self:
-                raise unsafe("an extension header for no entry", "PAX_TWICE", offset=offset)
+                raise unsafe("an extension header without an entry", "PAX_TWICE", offset=offset)
             _judge_global(kind, data, offset)
         elif kind in b"xX":
             if self:
                 raise unsafe("two extension headers for one entry", "PAX_TWICE", offset=offset)
             self.pax = _records(data, offset) or {b"": b""}
             if bad := [key for key in _REFUSED if key in self.pax]:
-                raise unsafe(f"is a piece of a volume or dump ({bad[0].decode()})", "TYPE", b"", offset)
+                raise unsafe(f"is part of a multi-volume or dump archive ({bad[0].decode()})", "TYPE", b"", offset)
         else:
             self._add_gnu(kind, data, offset)
 
     def _add_gnu(self, kind: bytes, data: bytes, offset: int) -> None:
         text = data.rstrip(b"\0")
         if b"\0" in text or not text:
-            raise damaged("a GNU long name with a NUL inside, or empty", "GNU_NAME", offset=offset)
+            raise damaged("a GNU long name that is empty or contains a NUL", "GNU_NAME", offset=offset)
         if self.pax or (self.name if kind == b"L" else self.link) is not None:
             raise unsafe("two extension headers for one entry", "PAX_TWICE", offset=offset)
         if kind == b"L":
@@ -66,7 +66,7 @@ class Pending:
 
 
 def _judge_global(kind: bytes, data: bytes, offset: int) -> None:
-    if kind == b"V":  # a volume label names the archive, and nothing in it
+    if kind == b"V":  # a volume label names the archive, not an entry
         if data:
             raise unsafe("a volume label with content", "LINK_WITH_CONTENT", offset=offset)
         return
@@ -76,17 +76,18 @@ def _judge_global(kind: bytes, data: bytes, offset: int) -> None:
 
 
 def _records(data: bytes, offset: int) -> dict[bytes, bytes]:
-    """Return the records, a line `LENGTH KEY=VALUE` each.
+    """Return the records; each is a line `LENGTH KEY=VALUE`.
 
     Raises:
-        DamagedArchiveError: a wrong length, no newline, an empty or repeated keyword.
+        DamagedArchiveError: a record has a wrong length, no newline or an empty keyword, or a sparse map is malformed.
+        UnsafeEntryError: a keyword or a sparse map is repeated.
     """
     records: dict[bytes, bytes] = {}
     pieces: list[bytes] = []
     for key, value in _lines(data, offset):
-        if key in _PIECES:  # sparse format 0.0 repeats these two, in turn
+        if key in _PIECES:  # sparse format 0.0 repeats these two alternately
             if key != _PIECES[len(pieces) % 2]:
-                raise damaged("a broken sparse map", "SPARSE", offset=offset)
+                raise damaged("invalid sparse map", "SPARSE", offset=offset)
             pieces.append(value)
         elif key in records:
             raise unsafe(f"a pax header sets {key[:40]!r} twice", "PAX_TWICE", offset=offset)
@@ -103,16 +104,16 @@ def _lines(data: bytes, offset: int) -> Iterator[tuple[bytes, bytes]]:
         space = data.find(b" ", at, at + 20)
         digits = data[at:space]
         if space < 0 or not digits.isdigit():
-            raise damaged("a broken pax record", "PAX_RECORD", offset=offset)
+            raise damaged("invalid pax record", "PAX_RECORD", offset=offset)
         end = at + int(digits)
         key, equals, value = data[space + 1 : end - 1].partition(b"=")
         if end > len(data) or end <= space + 1 or data[end - 1 : end] != b"\n" or not key or not equals:
-            raise damaged("a broken pax record", "PAX_RECORD", offset=offset)
+            raise damaged("invalid pax record", "PAX_RECORD", offset=offset)
         yield key, value
         at = end
 
 
-#: Most pieces of one sparse file.
+#: Maximum number of pieces of one sparse file.
 MAX_PIECES: Final = 65_536
 #: Digits of the largest number, 2^63 - 1.
 _DIGITS: Final = 19
@@ -121,7 +122,7 @@ _OLD_PIECES: Final = 21
 
 
 class Sparse(NamedTuple):
-    """A sparse file: effective name, apparent size, pieces as (start, size), bytes of data that the map took."""
+    """A sparse file: effective name, apparent size, pieces as (start, size), and size of the map within the data."""
 
     name: bytes
     real: int
@@ -130,10 +131,10 @@ class Sparse(NamedTuple):
 
 
 def old_gnu_sparse(block: bytes, stream: ExactReader, size: int, name: bytes, offset: int) -> Sparse:
-    """Return the map of an old GNU sparse file, reading its extension blocks.
+    """Return the map of an old GNU sparse file; read its extension blocks from `stream`.
 
     Raises:
-        DamagedArchiveError, ArchiveLimitError: it is broken, or too long.
+        DamagedArchiveError, ArchiveLimitError: the map is malformed or too long.
     """
     real = number(block[483:495], "real size", offset)
     return _checked(Sparse(name, real, _old_pieces(block, stream, offset), 0), size, offset)
@@ -151,59 +152,60 @@ def _old_pieces(block: bytes, stream: ExactReader, offset: int) -> list[tuple[in
             return pieces
         extension = stream.exact(BLOCK)
         fields, more = extension[:504], extension[504]
-    raise limit(f"more than {MAX_PIECES} pieces of a sparse file", "SPARSE", offset=offset)
+    raise limit(f"a sparse file with more than {MAX_PIECES} pieces", "SPARSE", offset=offset)
 
 
 def pax_sparse(pax: dict[bytes, bytes], stream: ExactReader, size: int, name: bytes, offset: int) -> Sparse:
-    """Return the map that pax records tell; format 1.0 is read from the data.
+    """Return the sparse map from pax records, or from the start of the data for format 1.0.
 
     Raises:
-        DamagedArchiveError, ArchiveLimitError, UnsupportedArchiveError: broken, too long, or of another format.
+        DamagedArchiveError, ArchiveLimitError, UnsupportedArchiveError: the map is malformed, too long, or in an
+            unknown format.
     """
     if pax.get(b"GNU.sparse.major") == b"1" and pax.get(b"GNU.sparse.minor") == b"0":
         real = decimal(pax.get(b"GNU.sparse.realsize", b""), "real size", offset)
         pieces, used = _leading_map(stream, size, offset)
-    elif b"GNU.sparse.major" not in pax:  # format 0.1; 0.0 was brought to it
+    elif b"GNU.sparse.major" not in pax:  # format 0.1; `_records` converts 0.0 to it
         real = decimal(pax.get(b"GNU.sparse.size", b""), "real size", offset)
         pieces, used = _inline_map(pax, offset), 0
     else:
         raise unsupported("a sparse file of an unknown pax format", "SPARSE", name, offset)
     named = pax.get(b"GNU.sparse.name", name)
     if b"\0" in named:
-        raise unsafe("has a NUL in its name", "NAME_CONTROL", named, offset)
+        raise unsafe("has a NUL character in its name", "NAME_CONTROL", named, offset)
     return _checked(Sparse(named, real, pieces, used), size, offset)
 
 
 def _leading_map(stream: ExactReader, size: int, offset: int) -> tuple[list[tuple[int, int]], int]:
-    """Read the map that stands before the data: decimal numbers, one a line, padded to a block."""
+    """Read the map before the data: one decimal number per line, padded to a block."""
     numbers: list[int] = []
     used, text, wanted = 0, b"", 1
     while len(numbers) < wanted:
         if used + BLOCK > size:
-            raise damaged("a sparse map without end", "SPARSE", offset=offset)
+            raise damaged("a sparse map that does not end", "SPARSE", offset=offset)
         text += stream.exact(BLOCK)
         used += BLOCK
         *lines, text = text.split(b"\n")
         if len(text) > _DIGITS and len(numbers) + len(lines) < wanted:
-            raise damaged("a broken sparse map", "SPARSE", offset=offset)
+            raise damaged("invalid sparse map", "SPARSE", offset=offset)
         numbers += [decimal(line, "sparse map", offset) for line in lines[: wanted - len(numbers)]]
         if wanted == 1 and numbers:
             wanted = 1 + 2 * numbers[0]
             if numbers[0] > MAX_PIECES:
-                raise limit(f"more than {MAX_PIECES} pieces of a sparse file", "SPARSE", offset=offset)
+                raise limit(f"a sparse file with more than {MAX_PIECES} pieces", "SPARSE", offset=offset)
             numbers += [decimal(line, "sparse map", offset) for line in lines[1:wanted]]
     return list(zip(numbers[1::2], numbers[2::2], strict=True)), used
 
 
 def _inline_map(pax: dict[bytes, bytes], offset: int) -> list[tuple[int, int]]:
-    """Return the map that stands in a pax header as numbers with commas between them."""
+    """Return the map from a pax header, where it is a comma-separated list of numbers."""
     text = pax.get(b"GNU.sparse.map", b"")
     numbers = [decimal(one, "sparse map", offset) for one in text.split(b",")] if text else []
     pieces = list(zip(numbers[::2], numbers[1::2], strict=False))
     if 2 * len(pieces) != len(numbers) or pax.get(b"GNU.sparse.numblocks") != str(len(pieces)).encode():
-        raise damaged("a sparse map that is not as long as it says", "SPARSE", offset=offset)
+        raise damaged("a sparse map whose length differs from the declared one", "SPARSE", offset=offset)
     if len(pieces) > MAX_PIECES:
-        raise limit(f"more than {MAX_PIECES} pieces of a sparse file", "SPARSE", offset=offset)
+        raise limit(f"a sparse file with more than {MAX_PIECES} pieces", "SPARSE", offset=offset)
     return pieces
 
 
@@ -211,8 +213,8 @@ def _checked(sparse: Sparse, size: int, offset: int) -> Sparse:
     at = 0
     for first, length in sparse.pieces:
         if first < at or first + length > sparse.real:
-            raise damaged("its sparse map overlaps or leaves the file", "SPARSE", sparse.name, offset)
+            raise damaged("the sparse map has overlaps or exceeds the file size", "SPARSE", sparse.name, offset)
         at = first + length
     if sum(length for _, length in sparse.pieces) != size - sparse.used:
-        raise damaged("its sparse map does not fit to its data", "SPARSE", sparse.name, offset)
+        raise damaged("the sparse map does not match the size of the data", "SPARSE", sparse.name, offset)
     return sparse

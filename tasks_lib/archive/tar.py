@@ -1,4 +1,4 @@
-"""tar -> entries, strictly: ustar, GNU and pax; sparse files; nothing guessed, nothing after the end.
+"""Strict tar reader: ustar, GNU and pax, with sparse files; nothing is guessed, no data may follow the end.
 
 Source: POSIX.1-2017 pax (ustar Interchange Format), GNU tar manual "Basic Tar Format".
 """
@@ -29,7 +29,7 @@ from tasks_lib.archive.exact_reader import BLOCK, ExactReader, decimal, number, 
 from tasks_lib.archive.pax import SPARSE, Pending, Sparse, old_gnu_sparse, pax_sparse
 from tasks_lib.limits import Limits
 
-#: Content up to this many bytes is handed on in one piece.
+#: Content up to this many bytes is passed on in one piece.
 _SMALL: Final = 1 << 18
 _ZEROS: Final = bytes(BLOCK)
 _KINDS: Final = {b"0": FILE, b"\0": FILE, b"7": FILE, b"S": FILE, b"1": HARDLINK, b"2": SYMLINK, b"5": DIRECTORY}
@@ -37,25 +37,26 @@ _REFUSED: Final = {
     b"3": "a character device",
     b"4": "a block device",
     b"6": "a FIFO",
-    b"M": "a piece of a volume",
+    b"M": "a part of a multi-volume file",
     b"D": "a dump directory",
 }
-#: A name field with nothing that `checked_path` looks at: one component, NUL only after it.
+#: A name field that needs none of the checks of `checked_path`: one component, NUL only after it.
 _PLAIN_NAME: Final = re.compile(rb"[^\x00-\x1f\x7f/.:\\][^\x00-\x1f\x7f/:\\]*\x00*")
-_new: Final = tuple.__new__  # of an Entry: half the time of the class's own, and there are a million
+_new: Final = tuple.__new__  # creates an Entry in half the time of its constructor; there are up to a million
 
 
 class TarReader:
-    """Reads entries one by one; `entries()` can be used once."""
+    """Reader of tar entries; `entries()` can be called once."""
 
     def __init__(self, chunks: Iterator[bytes], limits: Limits, strip: int = 0) -> None:
-        """Make it; of names of which `strip` components are dropped later, what is dropped is there: see `counted`."""
+        """Create the reader; `strip` is the number of components that the caller drops later, see `counted`."""
         self._stream = ExactReader(chunks)
         self._limits, self._strip = limits, strip
-        # short names need no look at these limits unless they are tighter than a header's name field
+        # names that fit a header's name field need no check unless these limits are smaller than the field
         roomy = min(limits.max_path_bytes, limits.max_component_bytes) >= 100
         self._small = min(_SMALL, limits.max_member_bytes) if roomy else -1
-        # of the entry before: its directory, or itself as one; what names in there begin with; a header's second part
+        # the previous entry's directory (or the entry itself if it is one), the prefix of raw names in that directory,
+        # and the second part of a plain file's header
         self._directory = self._start = self._tail = b""
         self._extensions = 0
         self.last: bytes | None = None  # the name of the entry being read
@@ -63,14 +64,14 @@ class TarReader:
 
     @property
     def offset(self) -> int:
-        """Bytes read so far."""
+        """The number of bytes read so far."""
         return self._stream.offset
 
     def entries(self) -> Iterator[Entry]:
-        """Yield entries; content that was not read is skipped.
+        """Yield entries; skip content that the caller did not read.
 
         Raises:
-            ArchiveError: one of its kinds; the archive's name is added by the caller.
+            ArchiveError: the archive is rejected (any subclass); the caller adds the archive's name.
         """
         pending = Pending()
         while (block := self._next_header()) is not None:
@@ -89,15 +90,15 @@ class TarReader:
             elif self._tail:
                 yield from self._neighbours()
         if pending:
-            raise damaged("an extension header without its entry", "DANGLING", offset=self._stream.offset)
+            raise damaged("an extension header without an entry", "DANGLING", offset=self._stream.offset)
 
     def _neighbours(self) -> Iterator[Entry]:
-        """Yield small files that stand beside the entry before, or in it, until something is different.
+        """Yield the small files that follow in the same directory as the previous entry, or in it.
 
-        The same rules in a third of the time, and nearly all files come here: a header whose second part, from its
-        type on, is byte for byte that of a plain file read before (no link, no prefix); a name of at most 100 bytes
-        that begins as the one before, which passed `checked_path`, and ends in one harmless component; content that
-        stands in memory already. Whatever else comes is left to `_entry`.
+        This fast path applies the same rules in a third of the time and handles nearly all files. It requires: a header
+        whose second part, from the type on, equals that of a plain file read before (no link, no prefix); a name of at
+        most 100 bytes with the same directory prefix as the previous one, which passed `checked_path`, and one harmless
+        last component; content that is already in memory. It stops at the first other entry, which `_entry` handles.
         """
         stream, start, tail = self._stream, self._start, self._tail
         small, plain_name, adler32 = self._small, _PLAIN_NAME.fullmatch, zlib.adler32
@@ -130,7 +131,7 @@ class TarReader:
             at = following
 
     def _remember(self, block: bytes, name: bytes, path: bytes, what: str) -> None:
-        """Keep what `_neighbours` needs to know of this entry."""
+        """Remember the data of this entry that `_neighbours` needs."""
         if what == FILE and block[156:157] == b"0" and not block[345]:
             self._tail = block[156:]
         if what == FILE:
@@ -144,7 +145,7 @@ class TarReader:
         offset = self._stream.offset
         block = self._stream.piece(BLOCK)
         if not block:
-            raise damaged("ends without an end-of-archive block", "NO_END", offset=offset)
+            raise damaged("truncated: no end-of-archive block", "NO_END", offset=offset)
         if len(block) < BLOCK:
             block = self._whole_block(block, offset)
         if not block[0] and block == _ZEROS:
@@ -153,24 +154,24 @@ class TarReader:
                     raise damaged("data after the end of the archive", "TRAILING_GARBAGE", offset=offset)
             return None
         if not offset and block[257:262] != b"ustar" and not _has_checksum(block):
-            raise damaged(f"does not begin like a tar; it looks like {look(block)}", "WRONG_FORMAT", offset=0)
+            raise damaged(f"not a tar archive: the content looks like {look(block)}", "WRONG_FORMAT", offset=0)
         number(block[148:156], "checksum", offset)
         if not _has_checksum(block):
-            raise damaged("header checksum is wrong", "CHECKSUM", offset=offset)
+            raise damaged("wrong header checksum", "CHECKSUM", offset=offset)
         return block
 
     def _whole_block(self, block: bytes, offset: int) -> bytes:
-        """Return a header that two chunks share.
+        """Return a header that is split across chunks.
 
         Raises:
-            DamagedArchiveError: the stream ends before.
+            DamagedArchiveError: the stream ends first.
         """
         while len(block) < BLOCK:
             piece = self._stream.piece(BLOCK - len(block))
             if not piece and not offset:
-                raise damaged(f"does not begin like a tar; it looks like {look(block)}", "WRONG_FORMAT", offset=0)
+                raise damaged(f"not a tar archive: the content looks like {look(block)}", "WRONG_FORMAT", offset=0)
             if not piece:
-                raise damaged("ends in the middle of a header", "TRUNCATED", offset=self._stream.offset)
+                raise damaged("truncated in the middle of a header", "TRUNCATED", offset=self._stream.offset)
             block += piece
         return block
 
@@ -178,10 +179,10 @@ class TarReader:
         self._extensions += 1
         if self._extensions > 2 * self._limits.max_entries:
             raise limit("more extension headers than twice max-entries", "TOO_MANY_ENTRIES", offset=offset)
-        most = self._limits.max_metadata_bytes
-        if size > most:
+        maximum = self._limits.max_metadata_bytes
+        if size > maximum:
             raise limit(
-                f"metadata of {size} bytes, more than max-metadata-bytes {most}", "METADATA_TOO_LARGE", None, offset
+                f"metadata of {size} bytes, more than max-metadata-bytes {maximum}", "METADATA_TOO_LARGE", None, offset
             )
         pending.add(kind, self._stream.padded(size), offset)
 
@@ -191,15 +192,15 @@ class TarReader:
         if b"size" in pax:
             declared = decimal(pax[b"size"], "size", offset)
             if size not in (0, declared) and not _saturated(block[124:136]):
-                raise unsafe("its size differs between pax and ustar header", "PAX_SIZE", name, offset)
+                raise unsafe("pax and ustar header declare different sizes", "PAX_SIZE", name, offset)
             size = declared
         if b"SCHILY.realsize" in pax and decimal(pax[b"SCHILY.realsize"], "real size", offset) != size:
-            raise unsafe("is a sparse file of star, which other programs read differently", "SPARSE", name, offset)
+            raise unsafe("is a sparse file in star's format, which tools read differently", "SPARSE", name, offset)
         what = _kind(kind, name, size, offset)
         marks = kind == b"S", any(key.startswith(SPARSE) for key in pax)
         if any(marks):
             if what != FILE or all(marks):
-                raise unsafe("is sparse in two ways, or no file", "SPARSE", name, offset)
+                raise unsafe("has two sparse formats, or is not a file", "SPARSE", name, offset)
             return self._sparse(block, kind, size, pax, name, offset)
         self._start_data(size, name, offset)
         path = self._path(block, name, what, offset)
@@ -211,7 +212,7 @@ class TarReader:
     def _path(self, block: bytes, name: bytes, what: str, offset: int) -> bytes:
         path = checked_path(name, self._limits, offset)
         if not path and what != DIRECTORY:
-            raise unsafe("names the destination itself", "ROOT", name, offset)
+            raise unsafe("has the destination directory itself as its name", "ROOT", name, offset)
         path = counted(path, name, self._strip)
         self._remember(block, name, path, what)
         return path
@@ -234,7 +235,7 @@ class TarReader:
         self._left = size + -size % BLOCK
 
     def _whole(self, size: int) -> Iterable[bytes]:
-        """Return the content: small ones at once, which spares a generator for each of a million files."""
+        """Return the content, a small one as one piece: this avoids a generator for each of a million files."""
         if size > _SMALL:
             return self._content(size)
         self._left = 0
@@ -244,7 +245,7 @@ class TarReader:
         while size:
             piece = self._stream.piece(size)
             if not piece:
-                raise damaged("ends too early", "TRUNCATED", offset=self._stream.offset)
+                raise damaged("truncated: the archive ends too early", "TRUNCATED", offset=self._stream.offset)
             size -= len(piece)
             self._left -= len(piece)
             yield piece
@@ -252,24 +253,24 @@ class TarReader:
     def _sparse(self, block: bytes, kind: bytes, size: int, pax: dict[bytes, bytes], name: bytes, offset: int) -> Entry:
         self._start_data(size, name, offset)
         if kind == b"S":
-            found = old_gnu_sparse(block, self._stream, size, name, offset)
+            sparse = old_gnu_sparse(block, self._stream, size, name, offset)
         else:
-            found = pax_sparse(pax, self._stream, size, name, offset)
-        if found.real > self._limits.max_member_bytes:
+            sparse = pax_sparse(pax, self._stream, size, name, offset)
+        if sparse.real > self._limits.max_member_bytes:
             raise limit(
-                f"a sparse member of {found.real} bytes, more than max-member-bytes {self._limits.max_member_bytes}",
-                "MEMBER_TOO_LARGE", found.name, offset,
+                f"a sparse member of {sparse.real} bytes, more than max-member-bytes {self._limits.max_member_bytes}",
+                "MEMBER_TOO_LARGE", sparse.name, offset,
             )  # fmt: skip
-        self._left -= found.used
-        if found.name.endswith(b"/"):
-            raise unsafe("is a file with a name that ends in a slash", "FILE_AS_DIRECTORY", found.name, offset)
-        path = self._path(block, found.name, FILE, offset)
+        self._left -= sparse.used
+        if sparse.name.endswith(b"/"):
+            raise unsafe("is a file, but its name ends with a slash", "FILE_AS_DIRECTORY", sparse.name, offset)
+        path = self._path(block, sparse.name, FILE, offset)
         executable = number(block[100:108], "mode", offset) >> 6 & 1
-        return Entry(path, FILE, found.real, executable, b"", offset, self._filled(found))
+        return Entry(path, FILE, sparse.real, executable, b"", offset, self._filled(sparse))
 
-    def _filled(self, found: Sparse) -> Iterator[bytes]:
+    def _filled(self, sparse: Sparse) -> Iterator[bytes]:
         at = 0
-        for first, size in [*found.pieces, (found.real, 0)]:
+        for first, size in [*sparse.pieces, (sparse.real, 0)]:
             while at < first:
                 step = min(first - at, len(HOLE))
                 yield HOLE if step == len(HOLE) else bytes(step)
@@ -280,12 +281,12 @@ class TarReader:
 
 def _kind(kind: bytes, name: bytes, size: int, offset: int) -> str:
     if kind not in _KINDS:
-        reason = _REFUSED.get(kind, f"of the unknown type {kind!r}")
+        reason = _REFUSED.get(kind, f"an entry of unknown type {kind!r}")
         raise unsafe(f"is {reason}", "TYPE", name, offset)
     what = _KINDS[kind]
     if what == FILE and name.endswith(b"/"):
         if size:
-            raise unsafe("is a file with a name that ends in a slash", "FILE_AS_DIRECTORY", name, offset)
+            raise unsafe("is a file, but its name ends with a slash", "FILE_AS_DIRECTORY", name, offset)
         what = DIRECTORY
     if what != FILE and size:
         raise unsafe(f"is a {what} with content", "LINK_WITH_CONTENT", name, offset)
@@ -293,7 +294,10 @@ def _kind(kind: bytes, name: bytes, size: int, offset: int) -> str:
 
 
 def _has_checksum(block: bytes) -> bool:
-    """Whether the checksum fits: the sum of all bytes with its own field as blanks; some summed signed bytes."""
+    """Return whether the checksum matches: the sum of all bytes with its own field as spaces.
+
+    Some writers summed signed bytes; that sum is accepted too.
+    """
     wanted = parsed(block[148:156])
     actual = summed(block[:148]) + summed(block[156:345]) + summed(block[345:]) + 8 * 0x20
     if wanted == actual:
@@ -303,20 +307,20 @@ def _has_checksum(block: bytes) -> bool:
 
 
 def _saturated(text: bytes) -> bool:
-    """Whether an octal size field says only "too large for me", as writers do beside a pax size."""
+    """Return whether an octal size field has its maximum value, which writers use together with a pax size."""
     return text.strip(b" \0") in (b"77777777777", b"777777777777")
 
 
 def _field(text: bytes, name: bytes, offset: int) -> bytes:
-    """Return the text of a fixed field.
+    """Return the text of a fixed-size field.
 
     Raises:
-        UnsafeEntryError: something stands after its NUL, which a reader could take for a part of it.
+        UnsafeEntryError: other bytes follow the NUL, which some readers could include in the text.
     """
-    found, _, after = text.partition(b"\0")
+    value, _, after = text.partition(b"\0")
     if after.strip(b"\0"):
-        raise unsafe("has a NUL inside a name", "NAME_CONTROL", name, offset)
-    return found
+        raise unsafe("has a NUL character in its name or link target", "NAME_CONTROL", name, offset)
+    return value
 
 
 def _name(block: bytes, pending: Pending, offset: int) -> bytes:
@@ -325,8 +329,8 @@ def _name(block: bytes, pending: Pending, offset: int) -> bytes:
     if pending.name is not None:
         return pending.name
     name = _field(block[:100], block[:100].rstrip(b"\0"), offset)
-    # GNU tar uses the prefix field for times: only POSIX's magic says that it is a prefix
+    # GNU tar stores times in the prefix field: it is a prefix only if the magic is that of POSIX
     if name and block[257:263] == b"ustar\0" and block[345]:
-        prefix = block[345:500].partition(b"\0")[0]  # star keeps times in the end of this field
+        prefix = block[345:500].partition(b"\0")[0]  # star stores times at the end of this field
         return prefix + b"/" + name
     return name

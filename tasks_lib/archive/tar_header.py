@@ -1,4 +1,4 @@
-"""An entry -> its tar header: ustar, after a pax header where ustar has no room.
+"""Tar headers of entries: ustar, preceded by a pax header where ustar fields are too small.
 
 Source: POSIX.1-2017 pax (ustar Interchange Format, pax Header Block).
 """
@@ -11,24 +11,24 @@ from typing import Final
 from tasks_lib.archive.entries import DIRECTORY, FILE, HARDLINK, SYMLINK, Entry
 from tasks_lib.archive.exact_reader import BLOCK, summed
 
-#: A symlink has no mode of its own: every Linux shows 0777.
+#: A symlink has no mode of its own: Linux reports 0777.
 _MODES: Final = {SYMLINK: 0o777, DIRECTORY: 0o755}
 _TYPES: Final = {FILE: b"0", HARDLINK: b"1", SYMLINK: b"2", DIRECTORY: b"5"}
 #: User and group.
 _OWNERS: Final = 2 * b"0000000\0"
-#: The first size that the field has no room for.
+#: The smallest size that does not fit into the field.
 _TOO_LARGE: Final = 8**11
 
 
 def header_size(entry: Entry) -> int:
-    """Return how long the header of an entry is; most are known to have one block without being made."""
+    """Return the size of an entry's header in bytes; most are known to be one block without being formatted."""
     if len(entry.path) < 100 and len(entry.target) <= 100 and entry.size < _TOO_LARGE:
         return BLOCK
     return len(header(entry, 0))
 
 
 def header(entry: Entry, mtime: int) -> bytes:
-    """Return the header of an entry; `mtime` is the time of its modification in seconds since 1970."""
+    """Return the header of an entry; `mtime` is its modification time in seconds since 1970."""
     name = entry.path + (b"/" if entry.kind == DIRECTORY else b"")
     records = b""
     prefix, short = _split(name)
@@ -49,13 +49,16 @@ def header(entry: Entry, mtime: int) -> bytes:
         return block
     if not records.isascii():
         records = _encoding_record(records) + records
-    # POSIX leaves the name of the extension header open
+    # POSIX does not prescribe the name of the extension header
     extension = _block(b"././@PaxHeader", 0o644, len(records), mtime, _tail(b"x", b"", b""))
     return extension + records + bytes(-len(records) % BLOCK) + block
 
 
 def _encoding_record(records: bytes) -> bytes:
-    """Say that names are bytes when they are no UTF-8. Source: POSIX pax, keyword hdrcharset."""
+    """Return a record that declares names as bytes if they are not UTF-8, else b"".
+
+    Source: POSIX pax, keyword hdrcharset.
+    """
     try:
         records.decode("utf-8")
     except UnicodeDecodeError:
@@ -74,7 +77,7 @@ def _split(name: bytes) -> tuple[bytes, bytes | None]:
 
 
 def _record(key: bytes, value: bytes) -> bytes:
-    """Return a pax record, whose length counts its own digits."""
+    """Return a pax record; its length includes its own digits."""
     body = b" " + key + b"=" + value + b"\n"
     size = len(body)
     while len(str(size)) + len(body) != size:
@@ -82,9 +85,9 @@ def _record(key: bytes, value: bytes) -> bytes:
     return str(size).encode() + body
 
 
-@functools.lru_cache(256)  # that of plain files comes again and again
+@functools.lru_cache(256)  # plain files share one value
 def _tail(kind: bytes, link: bytes, prefix: bytes) -> tuple[bytes, int]:
-    """Return a header's part from its type on, and what the checksum counts that is no part before: blanks."""
+    """Return a header from its type field on, and its share of the checksum, including the checksum field as spaces."""
     fields = b"".join(
         (
             kind, link.ljust(100, b"\0"), b"ustar\x0000", bytes(64), b"0000000\0", b"0000000\0",

@@ -1,6 +1,6 @@
-"""The one table that judges the entries of an archive together: names, links, number and size.
+"""Validation of all entries of an archive together: names, links, number and size.
 
-Links are judged against the tree that the archive itself describes, as a whole, and never against a disk.
+Links are checked against the complete tree that the archive describes, never against the file system.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from typing import Final, NoReturn
 from tasks_lib.archive.entries import DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, limit, unsafe
 from tasks_lib.limits import Limits
 
-#: Most symlinks followed for one name. Source: Linux path_resolution(7), 40.
+#: Maximum number of symlinks followed for one name. Source: Linux path_resolution(7), 40.
 MAX_HOPS: Final = 40
-#: Components looked at to judge all symlinks: some, and so many for each; real links have four or five. A hundred
-#: thousand links of 2,000 components each would take minutes.
+#: Maximum number of components visited to check all symlinks: a constant plus a number per link; real links have four
+#: or five. Without it a hundred thousand links of 2,000 components each would take minutes.
 _STEPS: Final = 100_000
 _STEPS_EACH: Final = 64
 
 
 class EntryValidator:
-    """The tree that an archive describes, with the directories that names imply.
+    """The tree that an archive describes, including directories that are only implied by names.
 
-    Directory by directory, kinds only: what a million entries need stays below 200 MiB.
+    It stores one table per directory and only the kind of each entry: a million entries need less than 200 MiB.
 
-    Where `duplicates` is "last", an entry takes the place of an earlier one of its name unless one of the two is a
-    directory; `replaced` says whether one did. All of them count for the limits.
+    If `duplicates` is "last", an entry replaces an earlier one of the same name unless either is a directory;
+    `replaced` is true once this happened. Replaced entries count towards the limits.
     """
 
     def __init__(self, limits: Limits, allowed: int, duplicates: str = "refuse") -> None:
@@ -39,16 +39,17 @@ class EntryValidator:
         self._total = 0
 
     def kind(self, path: bytes) -> str | None:
-        """Return what stands at a path, None for nothing."""
+        """Return the kind of the entry at a path, None if there is none."""
         directory, _, name = path.rpartition(b"/")
         return self._directories.get(directory, {}).get(name)
 
     def add(self, entry: Entry) -> tuple[Entry, ...]:
-        """Return what is new with this entry: directories that its name implies, then itself; () for a known one.
+        """Return the entries that this one adds: implied directories, then itself; () for a known directory.
 
         Raises:
-            UnsafeEntryError: the name is taken, lies below a file or link, or is a hard link to no earlier file.
-            ArchiveLimitError: too many entries or bytes.
+            UnsafeEntryError: the name is already used, a parent is a file or link, or the target of a hard link is not
+                an earlier file.
+            ArchiveLimitError: the archive has too many entries or bytes.
         """
         path, kind, size = entry[:3]
         directory, _, name = path.rpartition(b"/")
@@ -72,7 +73,7 @@ class EntryValidator:
 
     def _replace(self, names: dict[bytes, str], name: bytes, entry: Entry) -> None:
         if self._duplicates != "last" or DIRECTORY in (entry.kind, names[name]):
-            raise unsafe("stands twice in the archive", "DUPLICATE", entry.path, entry.offset)
+            raise unsafe("occurs twice in the archive", "DUPLICATE", entry.path, entry.offset)
         names[name] = entry.kind
         self._links.pop(entry.path, None)
         self.replaced = True
@@ -83,7 +84,8 @@ class EntryValidator:
         elif entry.kind == SYMLINK:
             self._links[entry.path] = entry
         elif entry.path == entry.target or self.kind(entry.target) not in (FILE, HARDLINK):
-            raise unsafe("is a hard link to no earlier file of the archive", "HARDLINK", entry.path, entry.offset)
+            reason = "is a hard link whose target is not an earlier file of the archive"
+            raise unsafe(reason, "HARDLINK", entry.path, entry.offset)
 
     def _refuse(self, entry: Entry) -> NoReturn:
         if self._count > self._limits.max_entries:
@@ -99,20 +101,21 @@ class EntryValidator:
     def _parents(self, directory: bytes, entry: Entry) -> tuple[Entry, ...]:
         missing: list[bytes] = []
         while directory not in self._directories:
-            standing = self.kind(directory)
-            if standing is not None:
-                raise unsafe(f"lies below a {standing}", "BELOW_NON_DIRECTORY", entry.path, entry.offset)
+            parent = self.kind(directory)
+            if parent is not None:
+                raise unsafe(f"is inside a {parent}", "BELOW_NON_DIRECTORY", entry.path, entry.offset)
             missing.append(directory)
             directory = directory.rpartition(b"/")[0]
-        made = (Entry(path=path, kind=DIRECTORY, offset=entry.offset) for path in reversed(missing))
-        return tuple(new for one in made for new in self.add(one))
+        parents = (Entry(path=path, kind=DIRECTORY, offset=entry.offset) for path in reversed(missing))
+        return tuple(new for parent in parents for new in self.add(parent))
 
     def check_links(self) -> None:
-        """Judge every symlink against the whole tree.
+        """Check every symlink against the complete tree.
 
         Raises:
-            UnsafeEntryError: a symlink that leads outside, or could once another archive stands beside it, or that a
-                file system without case would take for a directory of the archive.
+            UnsafeEntryError: a symlink leads outside, or could do so once another archive is extracted next to it, or
+                its name equals that of a directory on a case-insensitive file system.
+            ArchiveLimitError: the check needs too many steps.
         """
         self._steps = _STEPS + _STEPS_EACH * len(self._links)
         if self._limits.outward_symlinks == "refuse":
@@ -122,9 +125,9 @@ class EntryValidator:
             self._check_twins()
 
     def twin(self) -> bytes | None:
-        """Return a path that differs from another one in case or form only, None when there is none.
+        """Return a path that differs from another one only in case or Unicode form, None if there is none.
 
-        Two such paths part in one directory, so that the names of one directory at a time need to be compared.
+        Two such paths diverge in one directory, so comparing the names of one directory at a time is enough.
         """
         for directory, names in self._directories.items():
             seen: set[bytes] = set()
@@ -139,7 +142,7 @@ class EntryValidator:
         for path in self._directories if links else ():
             link = links.get(folded(path))
             if link is not None:
-                reason = "is a symlink that another file system takes for a directory of the archive"
+                reason = "is a symlink whose name differs from a directory only in case or Unicode form"
                 raise unsafe(reason, "CASE_TWIN", link.path, link.offset)
 
     def _check_link(self, link: Entry) -> None:
@@ -155,39 +158,40 @@ class EntryValidator:
                 self._leave(here, link)
             elif part not in (b"", b"."):
                 here.append(part)
-                standing = self._links.get(path := b"/".join(here))
-                if standing is not None:
+                next_link = self._links.get(path := b"/".join(here))
+                if next_link is not None:
                     if path in followed:
                         return  # a loop leads nowhere
                     hops += 1
                     here.pop()
                     followed.append(path)
-                    left += [None, *_steps(standing, link, hops)]
+                    left += [None, *_steps(next_link, link, hops)]
 
     def _next(self, left: list[bytes | None], link: Entry) -> bytes | None:
         self._steps -= 1
         if self._steps < 0:
-            raise limit("symlinks too intricate to be judged", "SYMLINK_HOPS", link.path, link.offset)
+            raise limit("resolving the symlinks takes too many steps", "SYMLINK_HOPS", link.path, link.offset)
         return left.pop()
 
     def _leave(self, here: list[bytes], link: Entry) -> None:
-        # `..` of what is no directory of this archive could lead anywhere once another one stands beside it
+        # `..` of a path that this archive does not contain as a directory could lead anywhere once another archive is
+        # extracted next to it
         if not here or b"/".join(here) not in self._directories:
-            raise unsafe("is a symlink that leads outside", "SYMLINK_OUTSIDE", link.path, link.offset)
+            raise unsafe("is a symlink that leads outside the destination", "SYMLINK_OUTSIDE", link.path, link.offset)
         here.pop()
 
 
 def _steps(followed: Entry, link: Entry, hops: int = 0) -> list[bytes]:
-    """Return the components of a link's text, the first one last; `hops` other links were followed to it."""
+    """Return the components of a link's text in reverse order; `hops` is the number of links followed before."""
     if hops >= MAX_HOPS:
-        raise unsafe(f"needs more than {MAX_HOPS} symlinks", "SYMLINK_HOPS", link.path, link.offset)
+        raise unsafe(f"leads through more than {MAX_HOPS} symlinks", "SYMLINK_HOPS", link.path, link.offset)
     if followed.target.startswith(b"/"):
-        raise unsafe("is a symlink that leads to an absolute path", "SYMLINK_ABSOLUTE", link.path, link.offset)
+        raise unsafe("is a symlink to an absolute path", "SYMLINK_ABSOLUTE", link.path, link.offset)
     return followed.target.split(b"/")[::-1]
 
 
 def folded(path: bytes) -> bytes:
-    """Return what file systems without case or with one Unicode form take this name for. Source: Unicode 5.18."""
+    """Return a key that is equal for names that differ only in case or Unicode form. Source: Unicode 5.18."""
     if path.isascii():
         return path.lower()
     text = path.decode("utf-8", "surrogateescape")

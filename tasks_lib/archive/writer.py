@@ -1,7 +1,7 @@
-"""A validated archive -> one deterministic `.tar.zst`: same content, same bytes, whoever makes it.
+"""Deterministic `.tar.zst` writer: the same content yields the same bytes on every machine.
 
-Sorted by name, numeric owner 0, modes 0644/0755, one time for all, pax headers only where ustar has no room, one zstd
-frame with checksum and content size.
+Entries are sorted by name, with numeric owner 0, modes 0644 or 0755 and one mtime for all. Pax headers are written
+only where ustar fields are too small. The output is one zstd frame with checksum and content size.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from struct import Struct
 from typing import Any, BinaryIO, Final
-
-import zstandard
 
 from tasks_lib.archive.codecs import beside, decoded
 from tasks_lib.archive.entries import FILE, HARDLINK, Entry, Reshape, Reshaper, damaged
@@ -26,15 +24,15 @@ from tasks_lib.progress import Progress
 
 #: zstd's default level.
 LEVEL: Final = 3
-#: With one worker or more zstd gives the same bytes for any number of them; without workers it gives other ones.
+#: With one or more workers, zstd writes the same bytes for any number of workers; without workers the bytes differ.
 #: Source: zstd.h, ZSTD_c_nbWorkers.
 _WORKERS: Final = 2
 #: Records of 20 blocks. Source: GNU tar manual, "Blocking"; POSIX pax default.
 _RECORD: Final = 20 * BLOCK
 _CHUNK: Final = 1 << 20
-#: Entries between two words to the watcher, at most.
+#: Maximum number of entries between two progress reports.
 _REPORT_ENTRIES: Final = 1000
-#: Where a record begins in the spool, how long its header is, how long its content, whether it may be executed.
+#: Position of a record in the spool: its offset, header size, content size and executable flag.
 _PLACE: Final = Struct(">QIQ?")
 _AT: Final = Struct(">Q")
 
@@ -50,24 +48,24 @@ def write_archive(
     write: Callable[[bytes], object],
     progress: Progress,
 ) -> str:
-    """Write the archive of `entries` through `write`; return the sha256 hex of its uncompressed tar.
+    """Write the archive of `entries` through `write`; return the sha256 hex of the uncompressed tar.
 
-    What can be made of an entry is made while the next ones are decoded; what is left for the end is to read the
-    finished records from the spool in the order of their names, in runs as long as they already stand in it.
+    Each entry is formatted while the next ones are decoded. At the end the finished records are read from the spool in
+    the order of their names; consecutive records in the spool are read as one range.
 
     Args:
-        entries: as they come; records go through `spool`, since the output is sorted.
-        table: judges them; empty.
+        entries: in any order; records go through `spool` because the output is sorted.
+        table: validates the entries; empty.
         reshape: applied to every name.
-        limits: for the whole tree.
-        mtime: the time of all entries, from `mtime_for`.
+        limits: limits for the whole tree.
+        mtime: the mtime of all entries, from `mtime_for`.
         spool: an empty temporary file, owned by the caller.
-        write: takes compressed bytes.
-        progress: told about bytes of content.
+        write: receives compressed bytes.
+        progress: receives the number of content bytes.
 
     Raises:
-        ArchiveError: an entry that cannot be accepted.
-        OSError: `spool` or `write` failed.
+        ArchiveError: an entry is rejected.
+        OSError: an operation on `spool`, or `write`, failed.
     """
     pile = _Pile(spool, mtime, progress)
     reshaped = Reshaper(reshape, limits).reshaped
@@ -96,19 +94,19 @@ def write_in_order(
     write: Callable[[bytes], object],
     progress: Progress,
 ) -> str:
-    """Write the archive of `entries` through `write`, without a spool; return the sha256 hex of its tar.
+    """Write the archive of `entries` through `write`, without a spool; return the sha256 hex of the tar.
 
     Args:
-        entries: in any order, their sizes known; no hard links.
-        contents: gives the content of each file, asked for in the order of the paths, from another thread.
-        table: judges them; empty.
-        mtime: the time of all entries, from `mtime_for`.
-        write: takes compressed bytes.
-        progress: asked whether to go on.
+        entries: in any order, with known sizes; no hard links.
+        contents: returns the content of a file; called in the order of the paths, from another thread.
+        table: validates the entries; empty.
+        mtime: the mtime of all entries, from `mtime_for`.
+        write: receives compressed bytes.
+        progress: checked for cancellation.
 
     Raises:
-        ArchiveError: an entry that cannot be accepted, or a content of another size.
-        whatever `contents` raises.
+        ArchiveError: an entry is rejected, or the size of its content differs from the declared size.
+        Exception: any exception raised by `contents`.
     """
     model = sorted(new for entry in entries for new in table.add(entry))
     table.check_links()
@@ -120,15 +118,17 @@ def _warn_of_twins(table: EntryValidator, progress: Progress) -> None:
     twin = table.twin()
     if twin is not None:
         progress.warn(
-            f"'{escaped(twin)}' differs from another name in case or form only: some file systems hold one of them"
+            f"'{escaped(twin)}' differs from another name only in case or Unicode form: "
+            "some file systems can store only one of them"
         )
 
 
 class _Pile:
-    """Finished records on their way into the spool, a megabyte at a time.
+    """Buffer of finished records, written to the spool one megabyte at a time.
 
-    `records` says where each stands: its path, a NUL, and `_PLACE`. One string, since an archive holds a million of
-    them; in the order of these strings are the paths, which hold no NUL, and those of one path as they came.
+    `records` holds the position of each record: its path, a NUL and `_PLACE`. It is one string because an archive has
+    up to a million records. Sorting these strings sorts by path, as paths contain no NUL; records with the same path
+    keep the order of the archive.
     """
 
     def __init__(self, spool: BinaryIO, mtime: int, progress: Progress) -> None:
@@ -137,7 +137,7 @@ class _Pile:
         self._entries = self._size = self._content = 0
         self._at = 0
         self.records: list[bytes] = []
-        self.links: dict[bytes, bytes] = {}  # path of a hard link -> what the next record after its content sorts as
+        self.links: dict[bytes, bytes] = {}  # path of a hard link -> sort key of the record that follows its content
 
     def add(self, entry: Entry) -> None:
         """Add one entry.
@@ -170,7 +170,7 @@ class _Pile:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is held.
+        """Write the buffer to the spool.
 
         Raises:
             OSError, CancelledError: as `write_archive`.
@@ -181,19 +181,20 @@ class _Pile:
         self._held, self._entries, self._size, self._content = [], 0, 0, 0
 
 
-#: A header of its own or b"", then where in the spool the rest stands, and how much it is.
+#: A replacement header or b"", then offset and size of the rest in the spool.
 _TarRange = tuple[bytes, int, int]
 
 
 def _regrouped(records: list[bytes], links: dict[bytes, bytes], mtime: int) -> dict[bytes, _TarRange]:
-    """Let the first name of hard-linked files hold the content, whatever the archive's order was.
+    """Return replacement ranges so that the first name of each group of hard links holds the content.
 
-    A link is one to what stood under the earlier name when it was made; something else may stand there since.
+    The result does not depend on the order of the archive. A hard link refers to the entry that had the target's name
+    when the link was read; a later entry may have replaced it.
     """
     groups: dict[int, list[bytes]] = {}
     for path, after in links.items():
         groups.setdefault(bisect_left(records, after) - 1, []).append(path)
-    made: dict[bytes, _TarRange] = {}
+    regrouped: dict[bytes, _TarRange] = {}
     for number, paths in groups.items():
         record = records[number]
         at, head, size, executable = _PLACE.unpack_from(record, len(record) - _PLACE.size)
@@ -201,19 +202,19 @@ def _regrouped(records: list[bytes], links: dict[bytes, bytes], mtime: int) -> d
             paths.append(record[: -_PLACE.size - 1])
         leader = min(paths)
         for path in paths:
-            made[path] = header(Entry(path, HARDLINK, 0, executable, leader), mtime), 0, 0
+            regrouped[path] = header(Entry(path, HARDLINK, 0, executable, leader), mtime), 0, 0
         content = header(Entry(leader, FILE, size, executable), mtime)
-        made[leader] = content, at + head, size + -size % BLOCK
-    return made
+        regrouped[leader] = content, at + head, size + -size % BLOCK
+    return regrouped
 
 
 def _is_last(records: list[bytes], number: int) -> bool:
-    """Whether no later entry of the archive has this one's name."""
+    """Return whether no later entry of the archive has the same name."""
     return not records[number + 1 : number + 2] or not records[number + 1].startswith(records[number][: -_PLACE.size])
 
 
 def _runs(records: list[bytes], regrouped: dict[bytes, _TarRange]) -> Iterator[_TarRange]:
-    """Yield what the tar consists of, in order; records that stand one after the other are one run."""
+    """Yield the ranges of the tar in order; consecutive records in the spool form one range."""
     first = end = 0
     for record in records:
         place = len(record) - _PLACE.size
@@ -241,8 +242,8 @@ def _spooled(runs: Iterator[_TarRange], spool: BinaryIO) -> Iterator[bytes]:
 
 
 def _compressed(pieces: Iterator[bytes], size: int, write: Callable[[bytes], object], progress: Progress) -> str:
-    """Write `size` bytes of records, and the end of the tar, as one frame; return the sha256 hex of the tar."""
-    import zstandard  # loaded when there is something to encode
+    """Write `size` bytes of records and the end of the tar as one frame; return the sha256 hex of the tar."""
+    import zstandard  # slow to import, needed only when an archive is written
 
     end = bytes(2 * BLOCK + -(size + 2 * BLOCK) % _RECORD)
     size += len(end)
@@ -251,8 +252,8 @@ def _compressed(pieces: Iterator[bytes], size: int, write: Callable[[bytes], obj
     )
     compressor: Any = zstandard.ZstdCompressor(compression_params=parameters).chunker(size=size, chunk_size=_CHUNK)
     digest = hashlib.sha256()
-    with contextlib.closing(beside(_joined(pieces))) as made:
-        for piece in made:
+    with contextlib.closing(beside(_joined(pieces))) as joined:
+        for piece in joined:
             digest.update(piece)
             for chunk in compressor.compress(piece):
                 write(chunk)
@@ -275,12 +276,12 @@ def _pieces(model: list[Entry], contents: Callable[[Entry], Iterable[bytes]], mt
             left -= len(chunk)
             yield chunk
         if left:
-            raise damaged(f"has {entry.size - left} bytes of content, {entry.size} were announced", "SIZE", entry.path)
+            raise damaged(f"expected {entry.size} bytes of content, got {entry.size - left}", "SIZE", entry.path)
         yield bytes(-entry.size % BLOCK)
 
 
 def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the same bytes in large pieces: hashing, compressing and handing over cost by the piece too."""
+    """Yield the same bytes in large pieces: hashing, compressing and queueing have a cost per piece."""
     held: list[bytes] = []
     size = 0
     for piece in pieces:
@@ -292,7 +293,7 @@ def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
     yield b"".join(held)
 
 
-#: zstd's default level, and its multi-threaded writer, whose bytes do not depend on the number of threads.
+#: zstd's default level. The multi-threaded writer is used; its output does not depend on the number of threads.
 #: Source: zstd.h, ZSTD_c_nbWorkers.
 _LEVEL: Final = 3
 
@@ -300,12 +301,14 @@ _LEVEL: Final = 3
 def recompress(
     source: BinaryIO, *, format: str, limits: Limits, write: Callable[[bytes], object], progress: Progress
 ) -> None:
-    """Write the tar in `source`, unchanged, as one zstd frame with a checksum through `write`.
+    """Write the unchanged tar in `source` as one zstd frame with a checksum through `write`.
 
     Raises:
-        ArchiveError: the compression is damaged or too expensive.
+        ArchiveError: the compressed data is damaged or exceeds a limit.
         CancelledError: the run was asked to stop.
     """
+    import zstandard  # slow to import, needed only when an archive is written
+
     parameters = zstandard.ZstdCompressionParameters.from_level(_LEVEL, write_checksum=True, threads=_WORKERS)
     compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     with contextlib.closing(beside(decoded(source, format, limits))) as chunks:

@@ -1,7 +1,7 @@
-"""zip -> entries, strictly: local headers and central directory agree, and the parts tile the file.
+"""Strict zip reader: local headers and central directory agree, and the members cover the file without gaps.
 
-Source: PKWARE APPNOTE.TXT 6.3.10 (section numbers below). Two readers that disagree about a zip read different
-content; whatever could be read in two ways is refused.
+Two readers that interpret a zip differently see different content; an ambiguous archive is rejected.
+Source: PKWARE APPNOTE.TXT 6.3.10 (section numbers below).
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _MAX32: Final = 0xFFFFFFFF
 
 
 class ZipReader:
-    """Reads the members of a seekable zip in the order of their data.
+    """Reader of the members of a seekable zip, in the order of their data.
 
-    Where the last one of a name counts (`duplicates` is "last"), its directory must be in that order too. `strip` is as
-    for a tar.
+    If the last of several members with the same name is kept (`duplicates` is "last"), the central directory must be
+    in that order too. `strip` has the same meaning as in `TarReader`.
     """
 
     def __init__(self, source: BinaryIO, limits: Limits, strip: int, duplicates: str = "refuse") -> None:
@@ -46,20 +46,20 @@ class ZipReader:
         """Yield entries.
 
         Raises:
-            ArchiveError: one of its kinds; the archive's name is added by the caller.
+            ArchiveError: the archive is rejected (any subclass); the caller adds the archive's name.
         """
         directory = Directory(self._source, self._limits)
         at = 0
         for member, end in directory.members(self._duplicates):
             self.last, self.offset = member.name, member.offset
             if member.offset != at:
-                raise unsafe("a gap or an overlap before it", "ZIP_TILING", member.name, member.offset)
+                raise unsafe("gap or overlap before this member", "ZIP_TILING", member.name, member.offset)
             begin = self._local(member)
             self._check_end(member, begin + member.packed, end)
             yield self._entry(member, begin)
             at = end
         if at != directory.start:
-            raise unsafe("data that no member owns", "ZIP_TILING", offset=at)
+            raise unsafe("data that belongs to no member", "ZIP_TILING", offset=at)
 
     def _local(self, member: Member) -> int:
         """Check the local header against the central one; return where the data begins."""
@@ -69,35 +69,36 @@ class ZipReader:
         data = read_at(self._source, member.offset + _LOCAL.size, name_size + extra_size)
         name, extra = data[:name_size], data[name_size:]
         if magic != b"PK\x03\x04":
-            raise damaged("no local header where the directory says", "ZIP_HEADER", member.name, member.offset)
+            reason = "no local header at the offset in the central directory"
+            raise damaged(reason, "ZIP_HEADER", member.name, member.offset)
         if (name, flags & 0x2849, method) != (member.raw_name, member.flags & 0x2849, member.method):
-            raise unsafe("local header and directory disagree", "ZIP_DISAGREE", member.name, member.offset)
+            raise unsafe("local header and central directory differ", "ZIP_DISAGREE", member.name, member.offset)
         size, packed, _ = wide(extra, (size, packed, 0), name, member.name, member.offset)
-        told, known = (crc, packed, size), (member.crc, member.packed, member.size)
-        fits = [one == other or (flags & 8 and not one) for one, other in zip(told, known, strict=True)]
-        if not all(fits):
-            raise unsafe("local header and directory disagree", "ZIP_DISAGREE", member.name, member.offset)
+        local, central = (crc, packed, size), (member.crc, member.packed, member.size)
+        matches = [one == other or (flags & 8 and not one) for one, other in zip(local, central, strict=True)]
+        if not all(matches):
+            raise unsafe("local header and central directory differ", "ZIP_DISAGREE", member.name, member.offset)
         return member.offset + _LOCAL.size + name_size + extra_size
 
     def _check_end(self, member: Member, at: int, end: int) -> None:
-        """Check that what follows the data is nothing, or the data descriptor that was announced (4.3.9)."""
+        """Check that nothing follows the data except the data descriptor announced by the flags (4.3.9)."""
         gap = end - at
         if not member.flags & 8:
             if gap:
-                raise unsafe("a gap or an overlap after it", "ZIP_TILING", member.name, member.offset)
+                raise unsafe("gap or overlap after this member", "ZIP_TILING", member.name, member.offset)
             return
         forms = (
             struct.pack("<4sIII", b"PK\x07\x08", member.crc, member.packed & _MAX32, member.size & _MAX32),
             struct.pack("<4sIQQ", b"PK\x07\x08", member.crc, member.packed, member.size),
         )
         if gap not in (12, 16, 20, 24) or read_at(self._source, at, gap) not in {*forms, *(form[4:] for form in forms)}:
-            raise unsafe("its data descriptor does not fit", "ZIP_DISAGREE", member.name, member.offset)
+            raise unsafe("data descriptor and central directory differ", "ZIP_DISAGREE", member.name, member.offset)
 
     def _entry(self, member: Member, begin: int) -> Entry:
         kind = _kind_of(member)
         path = checked_path(member.name, self._limits, member.offset)
         if not path and kind != DIRECTORY:
-            raise unsafe("names the destination itself", "ROOT", member.name, member.offset)
+            raise unsafe("has the destination directory itself as its name", "ROOT", member.name, member.offset)
         path = counted(path, member.name, self._strip)
         target = b""
         if kind == SYMLINK:
@@ -145,7 +146,7 @@ class ZipReader:
             except zlib.error as error:
                 raise damaged(f"damaged compressed data: {error}", "CORRUPT", member.name, member.offset) from error
             if decoder.eof and (decoder.unused_data or left):
-                raise damaged("data after its compressed stream", "TRAILING_GARBAGE", member.name, member.offset)
+                raise damaged("data after the compressed stream", "TRAILING_GARBAGE", member.name, member.offset)
         if member.method == 8:
             yield from self._flushed(decoder, member)
 
@@ -153,7 +154,7 @@ class ZipReader:
         while not decoder.eof:
             chunk = decoder.decompress(b"", _CHUNK)
             if not chunk:
-                raise damaged("ends in the middle of the compressed data", "TRUNCATED", member.name, member.offset)
+                raise damaged("truncated in the middle of the compressed data", "TRUNCATED", member.name, member.offset)
             yield chunk
 
 
@@ -163,7 +164,7 @@ def _kind_of(member: Member) -> str:
         raise unsafe("is a device, FIFO or socket", "TYPE", member.name, member.offset)
     if not member.name.endswith(b"/"):
         if kind == DIRECTORY:
-            raise unsafe("is a directory without a closing slash", "ZIP_DISAGREE", member.name, member.offset)
+            raise unsafe("is a directory without a trailing slash", "ZIP_DISAGREE", member.name, member.offset)
         return kind
     if kind == SYMLINK or member.size:
         raise unsafe("is a directory with content", "LINK_WITH_CONTENT", member.name, member.offset)

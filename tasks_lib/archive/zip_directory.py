@@ -1,4 +1,4 @@
-"""The central directory of a zip: where it is, and what it says of each member, judged before any is read.
+"""The central directory of a zip, found, parsed and validated before any member is read.
 
 Source: PKWARE APPNOTE.TXT 6.3.10 (section numbers below).
 """
@@ -22,7 +22,7 @@ _END64: Final = struct.Struct("<4sQHHIIQQQQ")  # 4.3.14
 _LOCATOR64: Final = struct.Struct("<4sIQI")  # 4.3.15
 _MAX32: Final = 0xFFFFFFFF
 _MAX16: Final = 0xFFFF
-#: Most bytes of a central directory: a million members with names of 200 bytes.
+#: Maximum size of a central directory in bytes: enough for a million members with names of 200 bytes.
 _MAX_DIRECTORY: Final = 1 << 28
 #: Hosts whose external attributes hold a Unix mode (4.4.2): Unix and macOS.
 _UNIX: Final = (3, 19)
@@ -30,7 +30,7 @@ _UNIX: Final = (3, 19)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """What the directory says of one member; `offset` is that of its local header."""
+    """The central directory's data of one member; `offset` is the position of its local header."""
 
     name: bytes
     raw_name: bytes
@@ -44,39 +44,40 @@ class Member:
 
 
 class Directory:
-    """The central directory of a seekable zip; `start` is where it begins."""
+    """The central directory of a seekable zip; `start` is its offset."""
 
     def __init__(self, source: BinaryIO, limits: Limits) -> None:
-        """Read it, and judge every member.
+        """Read the directory and validate every member.
 
         Raises:
-            ArchiveError: one of its kinds; the archive's name is added by the caller.
+            ArchiveError: the archive is rejected (any subclass); the caller adds the archive's name.
         """
         self._source, self._limits = source, limits
         self._data = b""
-        # of each member: its offset and its place in the directory; a million made ones would take more room than
-        # anything else, so that they are made one by one when it is their turn, and once here
+        # each member's offset and its position in the directory; a million Member objects would use more memory than
+        # anything else, so each is created when it is needed, and once here for validation
         self._offsets, self._places = array("Q"), array("L")
         self.start = 0
         self._judge()
 
     def members(self, duplicates: str) -> Iterator[tuple[Member, int]]:
-        """Yield the members in the order of their data, each with where the next one, or the directory, begins.
+        """Yield the members in the order of their data, each with the offset of the next member or of the directory.
 
         Raises:
-            UnsafeEntryError: the last one of a name counts (`duplicates` is "last"), and which one that is depends on
-                whether a reader goes by the directory or by the data.
+            UnsafeEntryError: `duplicates` is "last", and the order of the directory differs from that of the data, so
+                readers would choose different members.
         """
         offsets = self._offsets
         order = sorted(range(len(offsets)), key=offsets.__getitem__)
         if duplicates == "last" and order != list(range(len(order))):
-            raise unsafe("its directory has another order than its data: which is the last?", "ZIP_DISAGREE", offset=0)
+            reason = "members have different orders in central directory and data, so the last duplicate is ambiguous"
+            raise unsafe(reason, "ZIP_DISAGREE", offset=0)
         for number, following in itertools.zip_longest(order, order[1:]):
             member, _ = self._member(self._places[number])
             yield member, self.start if following is None else offsets[following]
 
     def _judge(self) -> None:
-        """Note where the directory begins, and where each member is."""
+        """Find the directory and the position of each member, and validate them."""
         end_at, (_, disk, first_disk, here, count, size, start, _) = self._end()
         limit_at = end_at
         if _MAX16 in (here, count) or _MAX32 in (size, start):
@@ -84,7 +85,7 @@ class Directory:
         if disk or first_disk or here != count:
             raise unsupported("spans several disks", "ZIP_DISKS", offset=end_at)
         if start + size != limit_at:
-            raise unsafe("the central directory is not where its end says", "ZIP_TILING", offset=end_at)
+            raise unsafe("the central directory is not at the offset in its end record", "ZIP_TILING", offset=end_at)
         if count > self._limits.max_entries:
             raise limit(
                 f"{count} entries, more than max-entries {self._limits.max_entries}", "TOO_MANY_ENTRIES", offset=start
@@ -92,88 +93,89 @@ class Directory:
         self._data, self.start, at = self._central(start, size, count), start, 0
         for _ in range(count):
             if at + _CENTRAL.size > size:
-                raise damaged("its central directory ends too early", "TRUNCATED", offset=start + at)
+                raise damaged("the central directory ends too early", "TRUNCATED", offset=start + at)
             member, following = self._member(at)
             self._offsets.append(member.offset)
             self._places.append(at)
             at = following
         if at != size:
-            raise unsafe("its central directory holds more than its members", "ZIP_TILING", offset=start + at)
+            raise unsafe("the central directory has data after its last member", "ZIP_TILING", offset=start + at)
 
     def _end(self) -> tuple[int, tuple[Any, ...]]:
-        """Return where the one end record stands, and its fields."""
+        """Return the offset of the only end record, and its fields."""
         total = self._source.seek(0, 2)
         tail_size = min(total, _END.size + _MAX16)
         tail = read_at(self._source, total - tail_size, tail_size)
-        fitting = []
+        matching = []
         at = tail.find(b"PK\x05\x06")
         while 0 <= at <= len(tail) - _END.size:
             if at + _END.size + _END.unpack_from(tail, at)[7] == len(tail):
-                fitting.append(at)
+                matching.append(at)
             at = tail.find(b"PK\x05\x06", at + 1)
-        if not fitting:
+        if not matching:
             raise self._no_end(total)
-        # some readers take the last one, whether it fits or not
-        if len(fitting) > 1 or tail.rfind(b"PK\x05\x06") != fitting[0]:
-            raise unsafe("two ends that readers could choose from", "ZIP_END", offset=total - tail_size + fitting[0])
-        return total - tail_size + fitting[0], _END.unpack_from(tail, fitting[0])
+        # some readers use the last end record, even if it does not match the end of the file
+        if len(matching) > 1 or tail.rfind(b"PK\x05\x06") != matching[0]:
+            raise unsafe("ambiguous: several end records", "ZIP_END", offset=total - tail_size + matching[0])
+        return total - tail_size + matching[0], _END.unpack_from(tail, matching[0])
 
     def _no_end(self, total: int) -> ArchiveError:
         first = read_at(self._source, 0, min(total, 512))
         if format_of(first) == "zip":
             return damaged(
-                "has no end-of-central-directory record at its end (truncated, or data after it)",
+                "no end-of-central-directory record at the end (truncated, or data after the archive)",
                 "TRUNCATED",
                 offset=total,
             )
-        return damaged(f"does not begin like this format; it looks like {look(first)}", "WRONG_FORMAT", offset=0)
+        return damaged(f"not in the expected format: the content looks like {look(first)}", "WRONG_FORMAT", offset=0)
 
     def _end64(self, end_at: int, short: tuple[int, int, int, int]) -> tuple[int, int, int, int, int]:
         if end_at < _LOCATOR64.size + _END64.size:
-            raise damaged("has no zip64 end", "ZIP64")
+            raise damaged("no zip64 end record", "ZIP64")
         magic, disk, at, disks = _LOCATOR64.unpack(read_at(self._source, end_at - _LOCATOR64.size, _LOCATOR64.size))
         if magic != b"PK\x06\x07" or disk or disks > 1 or at + _END64.size + _LOCATOR64.size != end_at:
-            raise unsafe("its zip64 locator does not fit", "ZIP64", offset=end_at)
+            raise unsafe("invalid zip64 locator", "ZIP64", offset=end_at)
         magic, size64, _, _, disk, first, here, count, size, start = _END64.unpack(
             read_at(self._source, at, _END64.size)
         )
         if magic != b"PK\x06\x06" or size64 != _END64.size - 12 or disk or first:
-            raise unsafe("its zip64 end is broken", "ZIP64", offset=at)
+            raise unsafe("invalid zip64 end record", "ZIP64", offset=at)
         for old, new, top in zip(short, (here, count, size, start), (_MAX16, _MAX16, _MAX32, _MAX32), strict=True):
             if old not in (top, new):
-                raise unsafe("its zip64 end contradicts its end", "ZIP64", offset=at)
+                raise unsafe("zip64 end record and end record differ", "ZIP64", offset=at)
         return here, count, size, start, at
 
     def _central(self, start: int, size: int, count: int) -> bytes:
-        # 4.3.12: as a whole never more than this; and a name, an extra field and a comment are one record of metadata
+        # 4.3.12: maximum size of all members; name, extra field and comment of a member count as one metadata record
         if size > count * (_CENTRAL.size + min(3 * _MAX16, self._limits.max_metadata_bytes)) or size > _MAX_DIRECTORY:
             raise limit(f"a central directory of {size} bytes for {count} members", "METADATA_TOO_LARGE", offset=start)
         return read_at(self._source, start, size)
 
     def _member(self, place: int) -> tuple[Member, int]:
-        """Return the member that stands at a place of the central directory, and the place of the next one."""
+        """Return the member at a position in the central directory, and the position of the next one."""
         data = self._data
         fields = _CENTRAL.unpack_from(data, place)
         extra_at = place + _CENTRAL.size + fields[10]
         comment_at = extra_at + fields[11]
         raw_name, extra = data[place + _CENTRAL.size : extra_at], data[extra_at:comment_at]
         at = self.start + place
-        magic, made, _, flags, method, _, _, crc, packed, size = fields[:10]
+        magic, made_by, _, flags, method, _, _, crc, packed, size = fields[:10]
         disk, _, external, offset = fields[13:17]
-        name = _name_of(raw_name, flags, made >> 8)
+        name = _name_of(raw_name, flags, made_by >> 8)
         if magic != b"PK\x01\x02":
-            raise damaged("a broken central directory", "ZIP_HEADER", offset=at)
+            raise damaged("invalid central directory header", "ZIP_HEADER", offset=at)
         if flags & 0x2041:
             raise unsupported("is encrypted", "ZIP_ENCRYPTED", name, at)
         if method not in (0, 8) or flags & 0x20:  # 4.4.4 bit 5: a patch
-            raise unsupported(f"is compressed by method {method}", "ZIP_METHOD", name, at)
+            raise unsupported(f"is compressed with unsupported method {method}", "ZIP_METHOD", name, at)
         size, packed, offset = wide(extra, (size, packed, offset), raw_name, name, at)
         if disk or (method == 0 and size != packed):
-            raise unsafe("its sizes or disks contradict each other", "ZIP_SIZE", name, at)
+            raise unsafe("has contradictory sizes or disk numbers", "ZIP_SIZE", name, at)
         if size > self._limits.max_member_bytes:
-            most = self._limits.max_member_bytes
-            raise limit(f"a member of {size} bytes, more than max-member-bytes {most}", "MEMBER_TOO_LARGE", name, at)
-        mode = _mode_of(made >> 8, external, name, at)
+            maximum = self._limits.max_member_bytes
+            reason = f"a member of {size} bytes, more than max-member-bytes {maximum}"
+            raise limit(reason, "MEMBER_TOO_LARGE", name, at)
+        mode = _mode_of(made_by >> 8, external, name, at)
         member = Member(
             name=name, raw_name=raw_name, flags=flags, method=method, crc=crc,
             packed=packed, size=size, mode=mode, offset=offset,
@@ -182,48 +184,48 @@ class Directory:
 
 
 def read_at(source: BinaryIO, offset: int, size: int) -> bytes:
-    """Return so many bytes.
+    """Return exactly `size` bytes at `offset`.
 
     Raises:
-        DamagedArchiveError: the file ends before.
+        DamagedArchiveError: the file ends first.
     """
     source.seek(offset)
     data = source.read(size)
     if len(data) != size:
-        raise damaged("ends too early", "TRUNCATED", offset=offset)
+        raise damaged("truncated: the archive ends too early", "TRUNCATED", offset=offset)
     return data
 
 
 def _mode_of(host: int, external: int, name: bytes, at: int) -> int:
-    """Return the Unix mode, 0 for none.
+    """Return the Unix mode, 0 if there is none.
 
     Raises:
-        UnsafeEntryError: readers would differ about what it is.
+        UnsafeEntryError: readers would interpret the member differently.
     """
     mode = external >> 16
     if host in _UNIX:
         return mode
     if mode & 0o170000 not in (0, 0o100000, 0o040000):
-        raise unsafe("is a link or device of a system that has none", "ZIP_DISAGREE", name, at)
+        raise unsafe("is a link or device, but its host system has none", "ZIP_DISAGREE", name, at)
     if external & 0x10 and not name.endswith(b"/"):  # 4.4.15, the directory attribute of MS-DOS
-        raise unsafe("is a directory without a closing slash", "ZIP_DISAGREE", name, at)
-    if b"\\" in name:  # 4.4.17.1: slashes only, but some take this for one
+        raise unsafe("is a directory without a trailing slash", "ZIP_DISAGREE", name, at)
+    if b"\\" in name:  # 4.4.17.1: slashes only, but some readers treat a backslash as one
         raise unsafe("has a backslash in its name", "ZIP_BACKSLASH", name, at)
     return 0
 
 
 def _name_of(raw: bytes, flags: int, host: int) -> bytes:
-    """Return the name as UTF-8 when it says so, as it is from Unix, else from code page 437 (appendix D)."""
+    """Return the name: unchanged if flagged as UTF-8 or made on Unix, else decoded from code page 437 (appendix D)."""
     if flags & 0x800 or host in _UNIX or raw.isascii():
         return raw
     return raw.decode("cp437").encode()
 
 
 def wide(extra: bytes, short: tuple[int, int, int], raw_name: bytes, name: bytes, at: int) -> tuple[int, int, int]:
-    """Return sizes and offset, taken from the zip64 field where the short ones say so (4.5.3).
+    """Return sizes and offset, read from the zip64 field where the short fields refer to it (4.5.3).
 
     Raises:
-        ArchiveError: the field is broken or missing, or names another name.
+        ArchiveError: the field is invalid or missing, or a Unicode name field differs from the name.
     """
     fields = _extra_fields(extra, name, at)
     unicode_name = fields.get(0x7075, b"")
@@ -232,12 +234,12 @@ def wide(extra: bytes, short: tuple[int, int, int], raw_name: bytes, name: bytes
     wanted = [index for index, value in enumerate(short) if value == _MAX32]
     if not wanted:
         return short
-    wide = fields.get(1, b"")
-    if len(wide) < 8 * len(wanted):
-        raise damaged("its zip64 field is missing or short", "ZIP64", name, at)
+    zip64 = fields.get(1, b"")
+    if len(zip64) < 8 * len(wanted):
+        raise damaged("the zip64 field is missing or too short", "ZIP64", name, at)
     values = list(short)
     for place, index in enumerate(wanted):
-        values[index] = int.from_bytes(wide[8 * place : 8 * place + 8], "little")
+        values[index] = int.from_bytes(zip64[8 * place : 8 * place + 8], "little")
     return values[0], values[1], values[2]
 
 
@@ -246,12 +248,12 @@ def _extra_fields(extra: bytes, name: bytes, at: int) -> dict[int, bytes]:
     position = 0
     while position < len(extra):
         if position + 4 > len(extra):
-            if not extra[position:].strip(b"\0"):  # padding by alignment tools
+            if not extra[position:].strip(b"\0"):  # padding written by alignment tools
                 break
-            raise damaged("a broken extra field", "ZIP_HEADER", name, at)
+            raise damaged("invalid extra field", "ZIP_HEADER", name, at)
         identity, size = struct.unpack_from("<HH", extra, position)
         if position + 4 + size > len(extra) or (identity in fields and identity in (1, 0x7075)):
-            raise damaged("a broken extra field", "ZIP_HEADER", name, at)
+            raise damaged("invalid extra field", "ZIP_HEADER", name, at)
         fields[identity] = extra[position + 4 : position + 4 + size]
         position += 4 + size
     return fields

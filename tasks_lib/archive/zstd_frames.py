@@ -1,4 +1,4 @@
-"""The frames and blocks of a zstd stream, walked beside its decoder, which does not tell where they end.
+"""Frame and block headers of a zstd stream, parsed alongside the decoder, which does not report where frames end.
 
 Source: RFC 8878 section 3.
 """
@@ -16,10 +16,10 @@ _CHUNK: Final = 1 << 18
 
 
 class ZstdFraming:
-    """Passes zstd bytes on while walking their frame and block headers.
+    """File-like object that passes zstd bytes on while it parses their frame and block headers.
 
-    python-zstandard reports neither a truncated stream nor an unknown frame; walking the headers (RFC 8878 section 3)
-    costs a few operations per 128 KiB block and makes both certain.
+    python-zstandard reports neither a truncated stream nor an unknown frame; parsing the headers (RFC 8878 section 3)
+    detects both and costs a few operations per 128 KiB block.
     """
 
     def __init__(self, source: BinaryIO, limits: Limits) -> None:
@@ -32,7 +32,11 @@ class ZstdFraming:
         self._frames = 0
 
     def read(self, size: int = -1) -> bytes:
-        """Return up to `size` bytes of the source, judged."""
+        """Return up to `size` bytes of the source after checking their headers.
+
+        Raises:
+            ArchiveError: the stream is damaged or truncated, or needs too large a window.
+        """
         chunk = self._source.read(size if 0 < size < _CHUNK else _CHUNK)
         if not chunk:
             self.finish()
@@ -40,16 +44,24 @@ class ZstdFraming:
         return chunk
 
     def judge_rest(self) -> None:
-        """Refuse what stands after a frame and is no other one, even if it is too short to tell."""
+        """Reject bytes after a frame that are not another frame, even if they are too few for a magic number.
+
+        Raises:
+            DamagedArchiveError: there are such bytes.
+        """
         if self._frames and self._state == self._magic and self._held:
             raise damaged("trailing garbage after the compressed data", "TRAILING_GARBAGE")
 
     def finish(self) -> None:
-        """Check that the source ended where a frame ended."""
+        """Check that the source ended at the end of a frame.
+
+        Raises:
+            DamagedArchiveError: the source is empty or truncated.
+        """
         if not self._source.tell():
-            raise damaged("does not begin like this format; it looks like an empty file", "WRONG_FORMAT", offset=0)
+            raise damaged("not in the expected format: the content looks like an empty file", "WRONG_FORMAT", offset=0)
         if self._skip or self._held or self._state != self._magic or not self._frames:
-            raise damaged("ends in the middle of the compressed data", "TRUNCATED")
+            raise damaged("truncated in the middle of the compressed data", "TRUNCATED")
 
     def _walk(self, chunk: bytes) -> None:
         position, end = 0, len(chunk)
@@ -76,7 +88,7 @@ class ZstdFraming:
         elif number & 0xFFFFFFF0 == 0x184D2A50:  # skippable frame
             self._then(4, self._skippable)
         elif not self._frames:
-            raise damaged(f"does not begin like this format; it looks like {look(held)}", "WRONG_FORMAT", offset=0)
+            raise damaged(f"not in the expected format: the content looks like {look(held)}", "WRONG_FORMAT", offset=0)
         else:
             raise damaged("trailing garbage after the compressed data", "TRAILING_GARBAGE")
 
@@ -103,9 +115,9 @@ class ZstdFraming:
         else:
             exponent, mantissa = held[0] >> 3, held[0] & 7
             window = (1 << (10 + exponent)) * (8 + mantissa) // 8
-        most = 1 << self._limits.zstd_max_window_log
-        if window > most:
-            raise limit(f"needs a window of {window} bytes, more than {most} (zstd-max-window-log)", "WINDOW")
+        maximum = 1 << self._limits.zstd_max_window_log
+        if window > maximum:
+            raise limit(f"needs a window of {window} bytes, more than {maximum} (zstd-max-window-log)", "WINDOW")
         self._then(3, self._block)
 
     def _block(self, held: bytes) -> None:
@@ -117,7 +129,7 @@ class ZstdFraming:
         if not last:
             self._then(3, self._block)
         elif self._checksum:
-            # the checksum stands after the block: let the walker skip both at once
+            # the checksum follows the block: skip both at once
             self._skip += self._checksum
             self._end()
         else:

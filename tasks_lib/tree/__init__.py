@@ -1,8 +1,8 @@
-"""Extracted directories: written here and nowhere else, completely or not at all.
+"""Extracted directories, written completely or not at all.
 
-Entries go into a staging directory beside the record, component by component through directory descriptors that follow
-nothing; symlinks come last; only a whole, judged tree is renamed into place. What stands where is recorded outside of
-the tree, so that no archive can forge it.
+All code that writes extracted trees is in this package. Entries are written to a staging directory next to the
+manifest, component by component through directory descriptors that never follow symlinks. Symlinks are created last.
+Only a complete, validated tree is renamed into place. The manifest is outside the tree, so no archive can forge it.
 """
 
 from tasks_lib.tree.cached_tree import UNPACKED_VERSION, CachedTree, DamagedTreeError, unpack

@@ -1,9 +1,9 @@
-"""Unpacked trees: what an archive becomes in the cache, to be placed again and again without being decoded.
+"""Cached trees: extracted archives in the cache, which can be copied or linked many times without decoding.
 
-`tree/` holds the entries, its files 0444 or 0555; `list` says what each file was when it was written: inode, size, time
-of modification, mode. A placed hard link is another name of that same file, so that whoever changes it in place changes
-the file here: nothing is placed whose status differs, as far as links leave it alone (`Fingerprint.link_stable`). What
-keeps even its time is found by `verify`, which reads the archive again.
+`tree/` contains the entries, with files of mode 0444 or 0555. `list` records the state of each file when it was
+written: inode, size, mtime and mode. A hard link to a cached file is the same file, so changing it in place changes the
+cache. Therefore a file is linked or copied only if its status still matches, except for fields that links change
+(`Fingerprint.link_stable`). A change that preserves even the mtime is found by `verify`, which reads the archive again.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from tasks_lib.tree.compare import Comparison
 from tasks_lib.tree.manifest import ManifestEntry, ManifestWriter, read_manifest
 from tasks_lib.tree.writer import TreeWriter
 
-#: Raise when the list or the files of an unpacked tree become others.
+#: Increment when the format of the list or the files of a cached tree change.
 UNPACKED_VERSION: Final = 1
-#: A link keeps its mode: nobody but root writes such a file without meaning to.
+#: A hard link keeps these modes: only root can write to such a file by accident.
 _MODES: Final = (0o444, 0o555)
 _Put = Callable[[bytes, int, int], None]
 
 
 class DamagedTreeError(CacheError):
-    """An unpacked tree is not what it was; `path` is the file in it that shows it, "" for its list."""
+    """A cached tree was changed; `path` is the changed file in it, "" for its list."""
 
     def __init__(self, message: str, *, path: str = "") -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class DamagedTreeError(CacheError):
 
 
 class _CachedEntry(NamedTuple):
-    """A line of the list: as in a record, then what identifies a file."""
+    """A line of the list: the fields of `ManifestEntry`, then the identity of the file."""
 
     path: str
     kind: str
@@ -62,19 +62,19 @@ def unpack(
     copies: int,
     progress: Progress,
 ) -> None:
-    """Write an unpacked tree into an empty directory.
+    """Write a cached tree into an empty directory.
 
     Args:
-        directory: becomes the unpacked tree.
-        fill: gives every entry to the writer.
-        facts: what the tree was made of, kept in the list.
-        copies: bytes that may be written as copies where there are no hard links.
-        progress: told of every byte.
+        directory: becomes the cached tree.
+        fill: passes every entry to the writer.
+        facts: describes the source of the tree; stored in the list.
+        copies: bytes that may be written as copies where hard links are not supported.
+        progress: receives the number of bytes written.
 
     Raises:
-        OSError: the file system refused.
+        OSError: a file system operation failed.
         CancelledError: the run was asked to stop.
-        whatever `fill` raises.
+        Exception: any exception raised by `fill`.
     """
     root = directory / "tree"
     root.mkdir(mode=0o755)
@@ -87,13 +87,13 @@ def unpack(
         _list(directory, read_manifest(record.path), facts)
     finally:
         record.discard()
-    time.sleep(RACY_NS / 1e9)  # a later write has another time
+    time.sleep(RACY_NS / 1e9)  # a later write gets a different mtime
 
 
 def _list(directory: Path, made: Iterator[ManifestEntry], facts: Mapping[str, Any]) -> None:
     digest = hashlib.sha256()
     descriptor = os.open(directory / "list", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
-    with os.fdopen(descriptor, "wb") as file, DirectoryChain(directory / "tree") as descent:
+    with os.fdopen(descriptor, "wb") as file, DirectoryChain(directory / "tree") as chain:
 
         def put(value: object) -> None:
             text = json.dumps(value).encode("ascii") + b"\n"
@@ -101,29 +101,29 @@ def _list(directory: Path, made: Iterator[ManifestEntry], facts: Mapping[str, An
             file.write(text)
 
         put({**facts, "directory": directory.stat().st_ino})
-        for line in made:
+        for entry in made:
             identity = (0, 0, 0)
-            if line.kind == "file":
-                above, _, name = os.fsencode(line.path).rpartition(b"/")
-                status = os.stat(name, dir_fd=descent.enter(above), follow_symlinks=False)
+            if entry.kind == "file":
+                parent, _, name = os.fsencode(entry.path).rpartition(b"/")
+                status = os.stat(name, dir_fd=chain.enter(parent), follow_symlinks=False)
                 inode, _, mtime_ns, mode = _identity(status)
                 identity = (inode, mtime_ns, mode)
-            put([*line, *identity])
+            put([*entry, *identity])
         put(digest.hexdigest())
 
 
 class CachedTree:
-    """The unpacked tree in `directory`; hold its lease."""
+    """The cached tree in `directory`; the caller holds its lease."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.root = directory / "tree"
 
     def facts(self) -> dict[str, Any]:
-        """Return what it was made of.
+        """Return the description of the tree's source.
 
         Raises:
-            DamagedTreeError: its list cannot be read.
+            DamagedTreeError: the list cannot be read.
         """
         try:
             with (self.directory / "list").open("rb") as file:
@@ -132,25 +132,25 @@ class CachedTree:
             raise DamagedTreeError("its list cannot be read") from error
 
     def is_copy(self) -> bool:
-        """Whether a whole cache was copied: then no file is the one that its list speaks of, and nothing is damaged.
+        """Return whether the whole cache was copied: inodes then differ from the list, but nothing is damaged.
 
         Raises:
-            DamagedTreeError: its list cannot be read.
+            DamagedTreeError: the list cannot be read.
         """
         try:
             return bool(self.facts().get("directory") != self.directory.stat().st_ino)
         except OSError as error:
-            raise DamagedTreeError("it is gone") from error
+            raise DamagedTreeError("it does not exist") from error
 
     def lay(self, writer: TreeWriter, how: LinkMode) -> None:
-        """Put every entry below the writer's root: files as clones, or as links when asked, or as copies.
+        """Create every entry below the writer's root: files as clones, as links if requested, or as copies.
 
         Raises:
-            DamagedTreeError: it is not what it was; what was written goes.
-            OSError, CancelledError: as `TreeWriter.add`.
+            DamagedTreeError: the cached tree was changed; the caller removes the entries written so far.
+            OSError, CancelledError: see `TreeWriter.add`.
         """
         if self.is_copy():
-            raise DamagedTreeError("it was copied from somewhere else")
+            raise DamagedTreeError("it was copied from another place")
         with DirectoryChain(self.root) as there:
             for row in self._rows():
                 path = os.fsencode(row.path)
@@ -161,49 +161,53 @@ class CachedTree:
                     writer.add(Entry(path=path, kind=row.kind, target=target))
 
     def compare(self, read: Callable[[Callable[[Entry], None]], None], progress: Progress) -> dict[str, str]:
-        """Return path -> what is wrong there.
+        """Compare the tree with its archive; return a mapping from path to the reason why it differs.
 
         Args:
-            read: gives every entry of the archive to its argument.
-            progress: told of every byte.
+            read: passes every entry of the archive to its argument.
+            progress: receives the number of bytes compared.
 
         Raises:
             CancelledError: the run was asked to stop.
-            whatever `read` raises.
+            Exception: any exception raised by `read`.
         """
         comparison = Comparison(self.root, progress)
         read(comparison.add)
         return comparison.differences
 
     def is_touched(self) -> bool:
-        """Whether a file is another one, or has other times or another mode, than its list says.
+        """Return whether a file's identity, times or mode differ from the list.
 
         Raises:
-            DamagedTreeError: the list is not what was written.
+            DamagedTreeError: the list was changed.
         """
-        found = False
+        touched = False
         with DirectoryChain(self.root) as there:
             for row in self._rows():
-                found = found or (row.kind == "file" and _looked_at(there, row) != _of(row))
-        return found
+                touched = touched or (row.kind == "file" and _looked_at(there, row) != _of(row))
+        return touched
 
     def _rows(self) -> Iterator[_CachedEntry]:
-        """Yield the lines of the list, at the end of which it is known whether they are right."""
+        """Yield the lines of the list; its digest is verified at the end.
+
+        Raises:
+            DamagedTreeError: the list cannot be read or was changed.
+        """
         digest = hashlib.sha256()
         try:
             with (self.directory / "list").open("rb") as file:
                 digest.update(file.readline())
                 for text in file:
-                    found = json.loads(text)
-                    if isinstance(found, str):
-                        if found != digest.hexdigest():
+                    value = json.loads(text)
+                    if isinstance(value, str):
+                        if value != digest.hexdigest():
                             break
                         return
                     digest.update(text)
-                    yield _CachedEntry(*found)
+                    yield _CachedEntry(*value)
         except (FileNotFoundError, ValueError, TypeError) as error:
             raise DamagedTreeError("its list cannot be read") from error
-        raise DamagedTreeError("its list is not what was written")
+        raise DamagedTreeError("its list was changed")
 
     def _put(self, there: DirectoryChain, row: _CachedEntry, how: LinkMode) -> _Put:
         def put(name: bytes, directory: int, mode: int) -> None:
@@ -211,7 +215,7 @@ class CachedTree:
                 source = there.enter(os.fsencode(row.path).rpartition(b"/")[0])
                 status = place_named(name, source, directory, mode=mode, how=how)
             except (FileNotFoundError, NotADirectoryError) as error:
-                raise DamagedTreeError(f"{escaped(row.path)} is gone", path=row.path) from error
+                raise DamagedTreeError(f"{escaped(row.path)} is missing", path=row.path) from error
             if _identity(status) != _of(row):
                 raise DamagedTreeError(f"{escaped(row.path)} was changed", path=row.path)
 
@@ -227,8 +231,8 @@ def _of(row: _CachedEntry) -> tuple[int, int, int, int]:
 
 
 def _looked_at(there: DirectoryChain, row: _CachedEntry) -> tuple[int, int, int, int]:
-    above, _, name = os.fsencode(row.path).rpartition(b"/")
+    parent, _, name = os.fsencode(row.path).rpartition(b"/")
     try:
-        return _identity(os.stat(name, dir_fd=there.enter(above), follow_symlinks=False))
+        return _identity(os.stat(name, dir_fd=there.enter(parent), follow_symlinks=False))
     except OSError:
         return (0, 0, 0, 0)

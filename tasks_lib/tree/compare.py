@@ -1,7 +1,7 @@
-"""A tree against the archive that it came from, byte by byte.
+"""Byte-by-byte comparison of a tree with the archive that it was extracted from.
 
-The record of a tree holds no digests (docs/decisions/0003): the archive is read again, and each entry is compared with
-what stands, so that an edit that keeps the size is found too. Nothing is followed and nothing is written.
+The manifest of a tree has no digests (docs/decisions/0003). The archive is read again and each entry is compared with
+the file on disk, so a change that preserves the size is found too. Symlinks are not followed and nothing is written.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _CHUNK: Final = 1 << 20
 
 
 class Comparison:
-    """A sink for `archive.read`; `differences` tells path -> what is wrong there.
+    """A sink for `archive.read`; `differences` maps a path to the reason why it differs.
 
-    It may be used once, and gives its descriptors back at the end of a `with`.
+    It can be used once, as a context manager that closes its file descriptors.
     """
 
     def __init__(self, root: Path, progress: Progress) -> None:
         self._progress = progress
         self.differences: dict[str, str] = {}
-        self._missing = ""  # why there is nothing to compare with
+        self._missing = ""  # why the tree cannot be opened
         self._stack = contextlib.ExitStack()
         try:
             self._descent = self._stack.enter_context(DirectoryChain(root))
@@ -49,7 +49,7 @@ class Comparison:
         """Compare one entry.
 
         Raises:
-            ArchiveError: the archive itself is damaged.
+            ArchiveError: the archive is damaged.
             CancelledError: the run was asked to stop.
         """
         self._progress.check()
@@ -57,7 +57,7 @@ class Comparison:
             reason = self._missing or self._reason(entry)
         except OSError as error:
             reason = error.strerror or "cannot be read"
-        for _ in entry.chunks:  # the reader goes on behind the content
+        for _ in entry.chunks:  # the reader continues after the content
             pass
         if reason:
             self.differences[os.fsdecode(entry.path)] = reason
@@ -66,11 +66,11 @@ class Comparison:
         directory, name = self._place(entry.path)
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if stat.S_IFMT(status.st_mode) != _KINDS[entry.kind]:
-            return f"is no {entry.kind}"
+            return f"is not a {entry.kind}"
         if entry.kind == "symlink":
-            return "" if os.readlink(name, dir_fd=directory) == entry.target else "leads elsewhere"
+            return "" if os.readlink(name, dir_fd=directory) == entry.target else "has a different target"
         if entry.kind == "hardlink":
-            return "" if self._same_files(entry) else "differs from the file that it is linked to"
+            return "" if self._same_files(entry) else "differs from the target of its hard link"
         if entry.kind == "directory":
             return ""
         if bool(status.st_mode & 0o100) != bool(entry.executable):
@@ -98,7 +98,7 @@ class Comparison:
             os.close(descriptor)
 
     def _same_files(self, entry: Entry) -> bool:
-        """Whether two names stand for one file, or for two with the same content."""
+        """Return whether two names refer to the same file, or to two files with the same content."""
         with contextlib.ExitStack() as stack:
             one = self._open(entry.path)
             stack.callback(os.close, one)
@@ -114,8 +114,8 @@ class Comparison:
 
 
 def _read(descriptor: int, size: int) -> bytes:
-    """Return `size` bytes, less only at the end."""
-    found = os.read(descriptor, size)
-    while len(found) < size and (more := os.read(descriptor, size - len(found))):
-        found += more
-    return found
+    """Return `size` bytes, fewer only at the end."""
+    data = os.read(descriptor, size)
+    while len(data) < size and (more := os.read(descriptor, size - len(data))):
+        data += more
+    return data

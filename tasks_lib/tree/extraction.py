@@ -1,4 +1,4 @@
-"""One archive's place: filled beside it, judged as a whole, renamed into it, and recorded."""
+"""Extraction of one archive or file: written to a staging directory, validated, renamed into place and recorded."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ from tasks_lib.tree.writer import TreeWriter, placed, remove_tree
 
 
 class Extraction(NamedTuple):
-    """One archive's (or file's) place: a directory that it may share, and a record of its own beside it.
+    """The extraction of one archive or file into a (possibly shared) directory; `record` is its manifest outside it.
 
-    `beside` gives name and key of the slots that share it: what one of them holds with another key is about to go.
+    `beside` lists name and current key of the extractions that share the directory; entries of one of them with another
+    key are out of date and will be replaced.
     """
 
     destination: Path
@@ -48,11 +49,11 @@ class Extraction(NamedTuple):
 
     @contextlib.contextmanager
     def held(self, progress: Progress) -> Iterator[bool]:
-        """Keep other processes off this slot; give True when its record changed while this one waited.
+        """Lock this extraction against other processes; yield True if its manifest changed while waiting for the lock.
 
         Raises:
-            StoreUnavailableError: another process holds it for too long; the message names it.
-            TreeError: the file system refused.
+            CacheUnavailableError: another process holds the lock for too long; the message names the process.
+            TreeError: a file system operation failed.
             CancelledError: the run was asked to stop while waiting.
         """
         with translated(self.destination):
@@ -73,11 +74,11 @@ class Extraction(NamedTuple):
         key: str,
         progress: Progress,
     ) -> None:
-        """Put the archive's tree into the destination, replacing what this slot held.
+        """Extract an archive into the destination; replace the previous content of this extraction.
 
         Raises:
-            ArchiveError: the archive is refused; the destination is as before.
-            TreeError: another slot's entry stands in the way, or the file system refused.
+            ArchiveError: the archive is rejected; the destination is unchanged.
+            TreeError: another extraction has an entry with the same path, or a file system operation failed.
             CancelledError: the run was asked to stop.
         """
 
@@ -89,21 +90,21 @@ class Extraction(NamedTuple):
     def lay(
         self, unpacked: CachedTree, *, name: str, how: LinkMode, limits: Limits, key: str, progress: Progress
     ) -> None:
-        """Put an unpacked tree into the destination, replacing what this slot held.
+        """Link or copy a cached tree into the destination; replace the previous content of this extraction.
 
         Raises:
-            DamagedTreeError: the unpacked tree is not what it was; the destination is as before.
-            TreeError, CancelledError: as `extract`.
+            DamagedTreeError: the cached tree was changed; the destination is unchanged.
+            TreeError, CancelledError: see `extract`.
         """
         self._fill(lambda writer: unpacked.lay(writer, how), name, key, progress, limits.max_total_bytes)
 
     def place(self, source: BinaryIO, *, file_name: str, key: str, how: LinkMode, progress: Progress) -> None:
-        """Put one plain file into the destination, replacing what this slot held; ELF files become executable.
+        """Link or copy one file into the destination; replace the previous content of this extraction.
 
-        A file that runs is never a link, since it needs a mode of its own.
+        ELF files and scripts become executable. An executable file is never a link because it needs its own mode.
 
         Raises:
-            TreeError, CancelledError: as `extract`.
+            TreeError, CancelledError: see `extract`.
         """
 
         def fill(writer: TreeWriter) -> None:
@@ -121,14 +122,14 @@ class Extraction(NamedTuple):
         limits: Limits,
         progress: Progress,
     ) -> dict[str, str]:
-        """Return path -> what is wrong there, of what this slot put into its destination.
+        """Compare the destination with its source; return a mapping from path to the reason why it differs.
 
         Args:
             source: the archive, or the file that was placed.
-            name: its name; that of the placed file.
-            format: the format of the archive, None for a file that was placed.
-            limits: of this archive.
-            progress: told of every byte.
+            name: the name of the archive, or of the placed file.
+            format: the format of the archive, None for a placed file.
+            limits: limits for this archive.
+            progress: receives the number of bytes compared.
 
         Raises:
             ArchiveError: the archive cannot be read.
@@ -143,38 +144,38 @@ class Extraction(NamedTuple):
         return comparison.differences
 
     def distrust(self, progress: Progress) -> None:
-        """Let the record say that what stands is not what was delivered: the next delivery replaces it.
+        """Remove the key from the manifest, so that the next run replaces the destination.
 
         Raises:
-            TreeError: the file system refused.
-            StoreUnavailableError, CancelledError: as `held`.
+            TreeError: a file system operation failed.
+            CacheUnavailableError, CancelledError: see `held`.
         """
         with translated(self.destination), self._locked(progress):
             if not is_torn(self.record):
                 self._rewrite(self.record, str(head(self.record).get("archive", "")), read_manifest(self.record))
 
     def forget(self) -> None:
-        """Let the record name nothing: what it named is about to go with the whole directory.
+        """Replace the manifest by an empty one, because its entries are about to be removed with the whole directory.
 
-        Hold the lock of the records meanwhile.
+        The caller holds the lock of the manifest directory.
 
         Raises:
-            OSError: the file system refused.
+            OSError: a file system operation failed.
         """
         self._rewrite(self.record, "", ())
         self._moving.unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove what a killed delivery left half-written; hold this slot meanwhile.
+        """Remove partial files of a killed run; the caller holds the lock of this extraction.
 
         Raises:
-            OSError: the file system refused.
+            OSError: a file system operation failed.
         """
         remove_tree(self._part)
         self._new.unlink(missing_ok=True)
 
     def _rewrite(self, place: Path, archive: str, kept: Iterable[ManifestEntry]) -> None:
-        """Write a record without a key at `place`; hold the lock of the records meanwhile."""
+        """Write a manifest without a key to `place`; the caller holds the lock of the manifest directory."""
         record = ManifestWriter(self._next, "", archive, self._into)
         try:
             record.take(kept)
@@ -205,24 +206,24 @@ class Extraction(NamedTuple):
         with self._locked(progress):
             self.recover()
             self._presume(record)
-            self._make_way(record, name)  # judged before anything goes: a collision leaves what stood
+            self._make_way(record, name)  # before anything is removed: on a collision nothing changes
             if os.path.lexists(self.record):
                 self.withdraw()
             record.commit(self._moving)
             try:
                 self._move(name)
-                remove_tree(self._part)  # before the record stands: what cannot go is swept by the next delivery
+                remove_tree(self._part)  # before the manifest is final: the next run removes the rest
             except BaseException:
                 self.recover()
                 raise
             self._moving.replace(self.record)
 
     def _locked(self, progress: Progress) -> contextlib.AbstractContextManager[None]:
-        """Let no other slot of these records publish or remove anything."""
+        """Return a lock against changes by other extractions with manifests in the same directory."""
         return locked(self.record.parent / ".lock", timeout_s=self.lock_timeout_s, progress=progress)
 
     def _make_way(self, coming: ManifestWriter, name: str) -> None:
-        """Judge whether what comes has room; an earlier version of a neighbour that is yet to be replaced gives way."""
+        """Check for collisions; if there is one, remove out-of-date extractions that share the directory and retry."""
         try:
             self._judge(coming, name)
         except TreeError:
@@ -231,48 +232,48 @@ class Extraction(NamedTuple):
             self._judge(coming, name)
 
     def _judge(self, coming: ManifestWriter, name: str) -> None:
-        """Refuse what stands where an entry of `coming` goes, and is not this slot's own.
+        """Check that no path of `coming` exists, except those of this extraction.
 
         Raises:
-            TreeError: there is something.
+            TreeError: such a path exists, or the destination cannot be used.
         """
         for place in reversed(self._way()):
             status = _lstat(place)
             if status is None:
                 return
             if not stat.S_ISDIR(status.st_mode):
-                raise TreeError(f"{place} is no directory", hint="remove what stands there, and run again")
+                raise TreeError(f"{place} is not a directory", hint="remove it and run again")
         status = self.destination.lstat()
         if status.st_dev != self._part.lstat().st_dev:
             raise TreeError(
-                f"{self.destination} is on another file system than {self.record.parent}",
-                hint="mount the directory above both instead",
+                f"{self.destination} and {self.record.parent} are on different file systems",
+                hint="put both on one file system, for example by mounting their parent directory",
             )
         into = f"{self._into}/"
         own = frozenset(path.removeprefix(into) for path in self.owned() if path.startswith(into))
         new_paths(self.destination, read_manifest(coming.path), own, lambda path: self._clash(name, path))
 
     def _clear_earlier(self) -> bool:
-        """Remove earlier versions of neighbours, which are yet to be replaced; return whether there was any.
+        """Remove out-of-date extractions that share the directory; return whether there was any.
 
-        What a killed run left of a neighbour counts as one.
+        An interrupted extraction counts as out of date.
         """
         wanted = dict(self.beside)
-        found = False
+        removed = False
         for one in self._others(".json", ".moving"):
             key = head(one.record).get("key", "")
             if os.path.lexists(one._moving) or wanted.get(one.record.stem, key) != key:
                 one.recover()
                 one.withdraw()
-                found = True
-        return found
+                removed = True
+        return removed
 
     def _move(self, name: str) -> None:
         if not os.path.lexists(self.destination):
             self.destination.parent.mkdir(parents=True, exist_ok=True)
             self._part.rename(self.destination)
             return
-        # what is new goes beside what others put there
+        # add new entries next to those of other extractions
         new = new_paths(
             self.destination, read_manifest(self._moving), frozenset(), lambda path: self._clash(name, path)
         )
@@ -286,13 +287,13 @@ class Extraction(NamedTuple):
         return os.path.relpath(self.destination, self.record.parent)
 
     def _stood(self) -> Extraction:
-        """Return this slot where its record says that it put what it holds."""
+        """Return this extraction with the destination that its manifest names."""
         return self._placed_by(self.record)
 
     def _placed_by(self, record: Path) -> Extraction:
-        """Return this slot at the place that a record names; earlier records did not name any.
+        """Return this extraction with the destination that a manifest names; early manifests did not name one.
 
-        A place that is not beside the directory of the records was never asked for, and is nobody's to clear.
+        A destination that is not next to the manifest directory was never requested, so it must not be cleared.
         """
         into = os.path.normpath(str(head(record).get("into") or self._into))
         beside = into.startswith("../") and not into.startswith("../..")
@@ -302,31 +303,31 @@ class Extraction(NamedTuple):
 
     @property
     def _moving(self) -> Path:
-        """Where the record stands while its entries come or go: what a kill leaves there is cleared up by the next."""
+        """Path of the manifest while its entries are added or removed; the next run cleans up after a kill."""
         return self.record.with_suffix(".moving")
 
     @property
     def lock(self) -> Path:
-        """Whose lock keeps other processes off this slot."""
+        """Path of the file that locks this extraction against other processes."""
         return self.record.with_suffix(".lock")
 
     @property
     def _part(self) -> Path:
-        """Where a delivery is made, on the file system of its destination; who holds this slot has it alone."""
+        """Path of the staging directory, on the file system of the destination; guarded by the extraction's lock."""
         return self.record.with_suffix(".part")
 
     @property
     def _new(self) -> Path:
-        """Where the record of a delivery is made."""
+        """Path of the manifest while the staging directory is filled."""
         return self.record.with_suffix(".new")
 
     @property
     def _next(self) -> Path:
-        """Where a record is written anew; who holds the lock of the records has it alone."""
+        """Path of a manifest that is being rewritten; guarded by the lock of the manifest directory."""
         return self.record.with_suffix(".next")
 
     def _presume(self, coming: ManifestWriter) -> None:
-        """Where the record of what stands is torn, take it that it named what is coming: nobody else knows."""
+        """If the current manifest is incomplete, assume that it listed the new entries; nothing else records them."""
         torn = [one for one in (self.record, self._moving) if os.path.lexists(one) and is_torn(one)]
         if not torn:
             return
@@ -335,15 +336,15 @@ class Extraction(NamedTuple):
         self.recover()
 
     def recover(self, others: frozenset[str] | None = None) -> None:
-        """Remove what a delivery or a removal that was killed left behind; hold the lock of the records meanwhile.
+        """Remove entries of an interrupted extraction or removal; the caller holds the lock of the manifest directory.
 
-        It stands where the killed run put it, wherever this slot goes now.
+        They are removed from the destination of the interrupted run, which may differ from the current one.
 
         Args:
-            others: what other slots own, as `owned` gives it, which stays; None: look for it.
+            others: paths of other extractions, from `owned`, which are kept; None: read their manifests.
 
         Raises:
-            OSError: the file system refused; the next call goes on.
+            OSError: a file system operation failed; the next call continues.
         """
         if not os.path.lexists(self._moving):
             return
@@ -352,13 +353,15 @@ class Extraction(NamedTuple):
         self._placed_by(self._moving)._unmake(others)
 
     def withdraw(self, others: frozenset[str] = frozenset()) -> None:
-        """Remove what this slot put somewhere, wherever that was; hold the lock of the records meanwhile.
+        """Remove all entries of this extraction from the destination that its manifest names.
+
+        The caller holds the lock of the manifest directory.
 
         Args:
-            others: what other slots own, as `owned` gives it, which stays.
+            others: paths of other extractions, from `owned`, which are kept.
 
         Raises:
-            OSError: the file system refused; the next call of `recover` goes on.
+            OSError: a file system operation failed; the next call of `recover` continues.
         """
         stood = self._stood()
         with contextlib.suppress(FileNotFoundError):
@@ -366,18 +369,17 @@ class Extraction(NamedTuple):
         stood._unmake(others)
 
     def _others(self, *suffixes: str) -> Iterator[Extraction]:
-        """Yield the other slots that have files with one of these suffixes beside this one's record."""
+        """Yield the other extractions that have files with one of these suffixes in the manifest directory."""
         for stem in sorted(stems(self.record.parent, *suffixes) - {self.record.stem}):
             yield Extraction(self.destination, self.record.with_name(f"{stem}.json"))
 
     def owned(self) -> Iterator[str]:
-        """Yield the paths, as counted from the directory of the records, of what this slot put somewhere.
+        """Yield the paths of this extraction, relative to the manifest directory.
 
-        The destination and the directories on the way to it are among them. A record that is torn gives what can be
-        read.
+        They include the destination and the directories above it. For an incomplete manifest, yield the readable part.
 
         Raises:
-            OSError: the record cannot be read.
+            OSError: the manifest cannot be read.
         """
         stood = self._stood()
         into = stood._into
@@ -387,13 +389,13 @@ class Extraction(NamedTuple):
                 yield f"{into}/{line.path}"
 
     def _unmake(self, others: frozenset[str]) -> None:
-        """Remove the entries that the moving record names, but for what others own, then itself."""
+        """Remove the entries in the manifest at `_moving`, except those in `others`, then that manifest."""
         into = self._into
         gone = (line for line in read_manifest(self._moving) if f"{into}/{line.path}" not in others)
         try:
             remove_entries(self.destination, gone)
         except (ValueError, TypeError):
-            return  # it is torn, and says so to the next delivery
+            return  # the manifest is incomplete; it stays, so that the next run detects this
         except (FileNotFoundError, NotADirectoryError):
             pass
         self._leave()
@@ -401,9 +403,9 @@ class Extraction(NamedTuple):
             path.unlink(missing_ok=True)
 
     def _leave(self) -> None:
-        """Remove the destination, and the directories on the way to it, as far as nothing is in them.
+        """Remove the destination and the directories above it as far as they are empty.
 
-        Left empty, they would be in the way of an archive that has a file of that name.
+        Empty directories would collide with an archive that contains a file of that name.
         """
         for place in self._way():
             try:
@@ -414,16 +416,21 @@ class Extraction(NamedTuple):
                 return
 
     def _way(self) -> list[Path]:
-        """Return the destination and the directories above it, as far as deliveries make them."""
+        """Return the destination and the directories above it that extractions create."""
         top = self.record.parent.parent
         places = (self.destination, *self.destination.parents)
         return list(itertools.takewhile(lambda place: top in place.parents, places))
 
     def _clash(self, name: str, path: str) -> TreeError:
         owner = self._owner_of(path)
+        if owner:
+            return TreeError(
+                f"{escaped(name)} and {owner} both put {escaped(path)!r} into {self.destination}",
+                hint="set a different `dest:` for one of them",
+            )
         return TreeError(
-            f"{escaped(name)} and {owner or 'something else'} both put {escaped(path)!r} into {self.destination}",
-            hint=f"{'give one of them' if owner else 'remove what stands there, or give it'} a `dest:` of its own",
+            f"{escaped(name)} puts {escaped(path)!r} into {self.destination}, where it already exists",
+            hint="remove it, or set a different `dest:`",
         )
 
     def _owner_of(self, path: str) -> str:
@@ -433,16 +440,16 @@ class Extraction(NamedTuple):
         return ""
 
     def key(self) -> str:
-        """Return the key of what stands here, "" for nothing, and for what cannot be read."""
+        """Return the key in the manifest, "" if there is none or the manifest cannot be read."""
         try:
             return str(head(self.record).get("key", ""))
         except OSError:
             return ""
 
     def holds(self, key: str) -> bool:
-        """Whether this key's entries all still stand: by kind, size and time, without reading content.
+        """Return whether all entries of `key` still exist with the same kind, size and time; content is not read.
 
-        A record is written after all that it names: a file that was written later was written by someone else.
+        A manifest is written after its entries, so a later mtime means that the file was changed.
         """
         if self.key() != key:
             return False
@@ -453,17 +460,17 @@ class Extraction(NamedTuple):
             return False
 
     def paths(self) -> Iterator[Path]:
-        """Yield every path that this slot put there; nothing when its record is not whole, or cannot be read."""
+        """Yield every path of this extraction; nothing if its manifest is incomplete or cannot be read."""
         with contextlib.suppress(OSError, ValueError, TypeError):
-            made = list(read_manifest(self.record))
-            yield from (self.destination / line.path for line in made)
+            entries = list(read_manifest(self.record))
+            yield from (self.destination / entry.path for entry in entries)
 
     def clear(self, progress: Progress) -> None:
-        """Remove what this slot put there, wherever that was, directories only when nothing else is in them.
+        """Remove all entries of this extraction, directories only if they are empty.
 
         Raises:
-            TreeError: the file system refused.
-            StoreUnavailableError, CancelledError: as `held`.
+            TreeError: a file system operation failed.
+            CacheUnavailableError, CancelledError: see `held`.
         """
         if not any(map(os.path.lexists, (self.record, self._moving))):
             return
@@ -481,10 +488,10 @@ def _lstat(path: Path) -> os.stat_result | None:
 
 @contextlib.contextmanager
 def translated(destination: Path) -> Iterator[None]:
-    """Tell a refusal of the file system as ours.
+    """Convert an OSError raised inside the context to a TreeError.
 
     Raises:
-        TreeError: instead of an OSError.
+        TreeError: a file system operation failed.
     """
     try:
         yield

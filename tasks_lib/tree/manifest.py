@@ -1,7 +1,7 @@
-"""What stands where: one line of JSON per entry, written as the tree grows, read line by line.
+"""Manifests of trees: one line of JSON per entry, written while the tree is created and read line by line.
 
-The first line says which archive and which key, the last one that the record is whole. A million entries never stand
-in memory at once, and no archive can forge a record, since none lies inside a tree.
+The first line names archive and key; the last one marks the manifest as complete. A manifest is never in memory as a
+whole, even with a million entries. No archive can forge a manifest, because it is outside the tree.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ _KINDS: Final = {
 
 
 def all_stand(root: Path, made: Iterable[ManifestEntry], written_ns: int) -> bool:
-    """Whether every entry stands below `root`: by kind, size and time, without reading content.
+    """Return whether every entry exists below `root` with the same kind, size and time; content is not read.
 
-    What was written later than `written_ns`, when the record was complete, was written by someone else.
+    `written_ns` is the time at which the manifest was complete; a file with a later mtime was changed.
 
     Raises:
         OSError: `root` cannot be opened.
-        ValueError, TypeError: the record is not whole.
+        ValueError, TypeError: the manifest is incomplete.
     """
-    with DirectoryChain(root) as descent:
-        return all(_stands(descent, line, written_ns) for line in made)
+    with DirectoryChain(root) as chain:
+        return all(_stands(chain, line, written_ns) for line in made)
 
 
 def new_paths(
     root: Path, made: Iterable[ManifestEntry], own: frozenset[str], clash: Callable[[str], Exception]
 ) -> list[str]:
-    """Return the topmost paths that nobody has put below `root` yet.
+    """Return the topmost paths that do not exist below `root` yet.
 
     Args:
         root: the directory.
-        made: what comes, parents first.
-        own: paths that are about to go.
-        clash: gives the error for a path at which something else stands.
+        made: the new entries, parents first.
+        own: paths that are about to be removed.
+        clash: returns the error for a path that exists already.
 
     Raises:
         OSError: `root` cannot be opened.
-        what `clash` gives.
+        Exception: the exception that `clash` returns.
     """
     new: list[str] = []
-    shared = {""}  # directories that both have
-    with DirectoryChain(root) as descent:
+    shared = {""}  # directories that are new entries and exist too
+    with DirectoryChain(root) as chain:
         for one in made:
             if one.path.rpartition("/")[0] not in shared:
-                continue  # comes with a directory that is new
-            status = _found(descent, one.path)
+                continue  # part of a new directory
+            status = _found(chain, one.path)
             if status is not None and stat.S_ISDIR(status.st_mode) and one.kind == "directory":
                 shared.add(one.path)
             elif status is None or one.path in own:
@@ -69,62 +69,62 @@ def new_paths(
 
 
 def remove_entries(root: Path, made: Iterable[ManifestEntry]) -> None:
-    """Remove entries below `root`, directories only when nothing else is in them.
+    """Remove entries below `root`, directories only if they are empty.
 
     Raises:
         OSError: `root` cannot be opened, or is read-only.
-        ValueError, TypeError: the record is not whole; directories stay then.
+        ValueError, TypeError: the manifest is incomplete; directories are not removed.
     """
     directories = []
-    with DirectoryChain(root) as descent:
+    with DirectoryChain(root) as chain:
         for line in made:
             if line.kind == "directory":
                 directories.append(line.path)
             else:
-                _drop(descent, line.path, os.unlink)
+                _drop(chain, line.path, os.unlink)
         for path in reversed(directories):
-            _drop(descent, path, os.rmdir)
+            _drop(chain, path, os.rmdir)
 
 
-def _found(descent: DirectoryChain, path: str) -> os.stat_result | None:
+def _found(chain: DirectoryChain, path: str) -> os.stat_result | None:
     directory, _, name = os.fsencode(path).rpartition(b"/")
     try:
-        return os.stat(name, dir_fd=descent.enter(directory), follow_symlinks=False)
+        return os.stat(name, dir_fd=chain.enter(directory), follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def _stands(descent: DirectoryChain, line: ManifestEntry, written_ns: int) -> bool:
-    status = _found(descent, line.path)
+def _stands(chain: DirectoryChain, line: ManifestEntry, written_ns: int) -> bool:
+    status = _found(chain, line.path)
     if status is None or stat.S_IFMT(status.st_mode) != _KINDS.get(line.kind):
         return False
     if line.kind == "directory":
-        return True  # what others put into it is theirs
+        return True  # other programs may add entries to it
     return predates(status, written_ns) and (line.kind != "file" or status.st_size == line.size)
 
 
-def _drop(descent: DirectoryChain, path: str, verb: Callable[..., None]) -> None:
-    """Remove one recorded entry; something of others in it, or in its place, stays."""
+def _drop(chain: DirectoryChain, path: str, verb: Callable[..., None]) -> None:
+    """Remove one entry; keep a directory that is not empty, or an entry of another type at this path."""
     directory, _, name = os.fsencode(path).rpartition(b"/")
     try:
-        verb(name, dir_fd=descent.enter(directory))
+        verb(name, dir_fd=chain.enter(directory))
     except OSError as error:
         if error.errno in (errno.EROFS, errno.EIO):
             raise
 
 
 _END: Final = '"end"\n'
-#: What os.fsdecode uses, without its look-ups for each of a million names.
+#: The encoding that os.fsdecode uses, without its look-ups for each of a million names.
 _ENCODING: Final = sys.getfilesystemencoding()
-#: Lines written at once.
+#: Number of lines per write.
 _LINES: Final = 1000
 
 
 class ManifestEntry(NamedTuple):
-    """One entry; `target` is a symlink's text in hex, or the path that a hard link shares its content with.
+    """One entry; `target` is the text of a symlink in hex, or the target path of a hard link.
 
-    `size` is -1 where it says nothing. Content has no digest here: the archive that a tree came from has one, and
-    hashing every file again costs a fifth of an extraction (docs/decisions/0003).
+    `size` is -1 if it is unknown. There is no digest of the content: the source archive has one, and hashing every file
+    again would take a fifth of the time of an extraction (docs/decisions/0003).
     """
 
     path: str
@@ -135,7 +135,7 @@ class ManifestEntry(NamedTuple):
 
 
 class ManifestWriter:
-    """Writes a record aside, at `path`; `commit` moves it, `discard` removes it."""
+    """Writer of a manifest to the temporary path `path`; `commit` renames it, `discard` removes it."""
 
     def __init__(self, path: Path, key: str, archive: str, into: str = "") -> None:
         self.path = path
@@ -144,16 +144,16 @@ class ManifestWriter:
         self._aside = True
 
     def add(self, path: bytes, kind: str, executable: int, size: int, target: bytes) -> None:
-        """Add one entry, parents before what is in them."""
+        """Add one entry, parents first."""
         text = quoted(str(path, _ENCODING, "surrogateescape"))
         if target:
             size = -1 if kind == "hardlink" else size
             line = f'[{text},"{kind}",{executable},{size},{_target(kind, target)}]\n'
         else:
             line = f'[{text},"{kind}",{executable},{size},""]\n'
-        read_manifest = self._lines
-        read_manifest.append(line)
-        if len(read_manifest) >= _LINES:
+        lines = self._lines
+        lines.append(line)
+        if len(lines) >= _LINES:
             self._flush()
 
     def _flush(self) -> None:
@@ -161,23 +161,23 @@ class ManifestWriter:
         self._lines = []
 
     def take(self, kept: Iterable[ManifestEntry]) -> None:
-        """Add the lines of another record."""
+        """Add the entries of another manifest."""
         self._lines += [json.dumps(line) + "\n" for line in kept]
         self._flush()
 
     def close(self) -> None:
-        """Finish the lines; the record still stands aside, readable there."""
+        """Write the end mark and close the file; the manifest can be read at `path`."""
         self._lines.append(_END)
         self._flush()
         self._file.close()
 
     def commit(self, place: Path) -> None:
-        """Let the record stand at `place`, atomically."""
+        """Rename the manifest to `place`, atomically."""
         self.path.replace(place)
         self._aside = False
 
     def discard(self) -> None:
-        """Remove what stands aside."""
+        """Close the file, and remove it unless `commit` was called."""
         self._file.close()
         if self._aside:
             self.path.unlink(missing_ok=True)
@@ -188,24 +188,26 @@ def _target(kind: str, target: bytes) -> str:
 
 
 def head(record: Path) -> dict[str, Any]:
-    """Return `key`, `archive` and `into`, the way from the record to the destination; {} when there is none, or torn.
+    """Return `key`, `archive` and `into`, the destination relative to the manifest's directory.
+
+    Return {} if there is no manifest or its first line is invalid.
 
     Raises:
-        OSError: the record stands and cannot be read.
+        OSError: the manifest exists but cannot be read.
     """
     try:
         with record.open(encoding="ascii") as file:
-            found = json.loads(file.readline())
+            header = json.loads(file.readline())
     except (FileNotFoundError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return header if isinstance(header, dict) else {}
 
 
 def is_torn(record: Path) -> bool:
-    """Whether a record stands that is not whole: records are not synced, and a power loss empties what is new.
+    """Return whether a manifest exists but is incomplete: manifests are not synced, so a power loss can truncate them.
 
     Raises:
-        OSError: the record stands and cannot be read.
+        OSError: the manifest exists but cannot be read.
     """
     try:
         for _ in read_manifest(record):
@@ -216,11 +218,11 @@ def is_torn(record: Path) -> bool:
 
 
 def read_manifest(record: Path) -> Iterator[ManifestEntry]:
-    """Yield the entries; nothing when there is no record.
+    """Yield the entries; nothing if there is no manifest.
 
     Raises:
-        OSError: the record stands and cannot be read.
-        ValueError: the record is not whole.
+        OSError: the manifest exists but cannot be read.
+        ValueError, TypeError: the manifest is incomplete.
     """
     try:
         file = record.open(encoding="ascii")
@@ -232,14 +234,14 @@ def read_manifest(record: Path) -> Iterator[ManifestEntry]:
             if text == _END:
                 return
             yield ManifestEntry(*json.loads(text))
-    raise ValueError(f"{record} ends too early")
+    raise ValueError(f"{record} is truncated")
 
 
 def stems(records: Path, *suffixes: str) -> set[str]:
-    """Return the names, without suffix, of the files in a directory of records that end in one of `suffixes`.
+    """Return the names, without suffix, of the files in a manifest directory that have one of `suffixes`.
 
     Raises:
-        OSError: the directory stands and cannot be listed.
+        OSError: the directory exists but cannot be listed.
     """
     try:
         names = os.listdir(records)  # noqa: PTH208 - a Path for each of thousands costs more than the call

@@ -1,7 +1,7 @@
-"""A laid-out tree -> a directory that others share: moved, entry by entry, through descriptors that follow nothing.
+"""Merging of an extracted tree into a shared directory, entry by entry, through descriptors that follow no symlinks.
 
-What is new moves as a whole, by one rename. Two directories become one; anything else that both have is replaced by
-what comes, a whole directory by a file too. A symlink that stands where a directory comes is never followed.
+A path that exists only in the tree is moved by one rename. Two directories are merged. Any other existing entry is
+replaced, even a directory by a file. A symlink in the place of a directory is replaced, never followed.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from tasks_lib.fs.dirfd import OPEN_DIRECTORY
 
 
 def merge(tree: Path, destination: Path, aside: Path) -> None:
-    """Move everything in `tree` into `destination`, and directories that are replaced into `aside`.
+    """Move everything in `tree` into `destination`, and replaced directories into `aside`.
 
     Args:
-        tree: what comes; empty afterwards.
+        tree: the directory to move; empty afterwards.
         destination: a directory on the same file system.
-        aside: a directory there too, which its owner removes.
+        aside: a directory on the same file system, which the caller removes.
 
     Raises:
-        TreeError: the file system refused.
+        TreeError: a file system operation failed.
     """
     try:
         target = os.open(destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # the user's own may be a symlink
@@ -32,18 +32,19 @@ def merge(tree: Path, destination: Path, aside: Path) -> None:
     except OSError as error:
         name = escaped(os.fsdecode(error.filename)) if error.filename is not None else ""
         raise TreeError(
-            f"cannot place {name!r} in {destination}: {error.strerror or error}", hint="what stands there already?"
+            f"cannot move {name!r} into {destination}: {error.strerror or error}",
+            hint="check permissions and existing entries",
         ) from error
 
 
 def settle(tree: Path, time_ns: int) -> None:
-    """Give everything in `tree` one time of modification.
+    """Set the mtime of everything in `tree` to one value.
 
-    Written in the order of its archive, `configure.ac` would be a little newer than `configure`, and make would want
-    to make the latter again with tools that are not there.
+    Otherwise files would be as old as their order in the archive: `configure.ac` could be newer than `configure`, and
+    make would regenerate the latter with tools that are not installed.
 
     Raises:
-        OSError: the file system refused.
+        OSError: a file system operation failed.
     """
     for _, directories, files, descriptor in os.fwalk(tree):
         for name in (*directories, *files):
@@ -51,32 +52,32 @@ def settle(tree: Path, time_ns: int) -> None:
 
 
 def _merge(source: int, target: int, aside: Path) -> None:
-    """Merge one open directory into another and close both; open at a time are the directories on the way down.
+    """Merge one open directory into another and close both; the directories on the current path are open.
 
     Raises:
-        OSError: the file system refused.
+        OSError: a file system operation failed.
     """
-    way = [(source, target, iter(_names(source)))]
+    stack = [(source, target, iter(_names(source)))]
     try:
-        while way:
-            here, there, names = way[-1]
+        while stack:
+            here, there, names = stack[-1]
             for name in names:
                 if _both_directories(name, here, there):
                     below = os.open(name, OPEN_DIRECTORY, dir_fd=here)
-                    way.append((below, os.open(name, OPEN_DIRECTORY, dir_fd=there), iter(_names(below))))
+                    stack.append((below, os.open(name, OPEN_DIRECTORY, dir_fd=there), iter(_names(below))))
                     break
                 _make_room(name, here, there, aside)
                 os.rename(name, name, src_dir_fd=here, dst_dir_fd=there)
             else:
-                _close(*way.pop()[:2])
+                _close(*stack.pop()[:2])
     finally:
-        for here, there, _ in way:
+        for here, there, _ in stack:
             _close(here, there)
 
 
 def _names(directory: int) -> list[str]:
-    with os.scandir(directory) as found:
-        return sorted(one.name for one in found)
+    with os.scandir(directory) as entries:
+        return sorted(entry.name for entry in entries)
 
 
 def _close(*descriptors: int) -> None:
@@ -89,16 +90,16 @@ def _both_directories(name: str, here: int, there: int) -> bool:
 
 
 def _make_room(name: str, here: int, there: int, aside: Path) -> None:
-    """Take away what a rename would not replace: a directory, or anything else where a directory comes."""
-    standing = _mode(name, there)
-    if stat.S_ISDIR(standing):
+    """Remove an entry that a rename cannot replace: a directory, or anything else if a directory replaces it."""
+    existing = _mode(name, there)
+    if stat.S_ISDIR(existing):
         os.rename(name, aside / secrets.token_hex(8), src_dir_fd=there)
-    elif standing and stat.S_ISDIR(_mode(name, here)):
+    elif existing and stat.S_ISDIR(_mode(name, here)):
         os.unlink(name, dir_fd=there)
 
 
 def _mode(name: str, directory: int) -> int:
-    """Return the mode of what stands there, 0 for nothing."""
+    """Return the mode of an entry, 0 if it does not exist."""
     try:
         return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What stands in a shared directory and is not wanted there any more: of earlier versions, or of who worked there."""
+"""Removal of stale entries from a shared directory: extractions no longer listed, or a directory used for work."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from tasks_lib.tree.extraction import Extraction, translated
 from tasks_lib.tree.manifest import stems
 from tasks_lib.tree.writer import remove_tree
 
-#: The files of a slot but its lock: a record, one whose entries come or go, and what is left of a delivery.
+#: The files of an extraction except its lock: its manifest, a manifest being applied, and leftovers of a killed run.
 _SUFFIXES: Final = (".json", ".moving", ".part", ".new", ".next")
 
 
 def drop_strays(destination: Path, records: Path, kept: Collection[str], timeout_s: float, progress: Progress) -> None:
-    """Remove what slots put there that nobody asks for any more; what one that is kept has too stays.
+    """Remove entries of extractions that are no longer listed; keep paths that a listed extraction has too.
 
     Args:
-        destination: where those put it whose record does not say.
-        records: the directory of the records.
-        kept: names of the slots that are still asked for.
+        destination: the destination of extractions whose manifest does not name one.
+        records: the manifest directory.
+        kept: names of the extractions that are still listed.
         timeout_s: seconds to wait for another process.
-        progress: told of waiting.
+        progress: receives a report while waiting.
 
     Raises:
-        StoreUnavailableError, TreeError, CancelledError: as `Extraction.held`.
+        CacheUnavailableError, TreeError, CancelledError: see `Extraction.held`.
     """
     with translated(destination):
         if not stems(records, *_SUFFIXES).difference(kept):
@@ -40,19 +40,19 @@ def drop_strays(destination: Path, records: Path, kept: Collection[str], timeout
 
 
 def start_over(destination: Path, records: Path, worked: Path, timeout_s: float, progress: Progress) -> None:
-    """Remove all that stands where somebody has worked, with what they left; each record then names nothing.
+    """Remove a directory in which a user or build has worked, and make its manifests empty.
 
-    The records stay as files, since they are what doit looks for.
+    The manifest files are kept because they are targets of doit tasks.
 
     Args:
-        destination: the directory that goes as a whole.
-        records: the directory of the records of what was put there.
-        worked: the file that says that somebody worked there; without it nothing happens. It goes last.
+        destination: the directory to remove.
+        records: the directory of its manifests.
+        worked: a file that marks the directory as used; without it nothing is removed. It is removed last.
         timeout_s: seconds to wait for another process.
-        progress: told of waiting.
+        progress: receives a report while waiting.
 
     Raises:
-        StoreUnavailableError, TreeError, CancelledError: as `Extraction.held`.
+        CacheUnavailableError, TreeError, CancelledError: see `Extraction.held`.
     """
     if not os.path.lexists(worked):
         return
@@ -60,7 +60,7 @@ def start_over(destination: Path, records: Path, worked: Path, timeout_s: float,
         records.mkdir(parents=True, exist_ok=True)
         with locked(records / ".lock", timeout_s=timeout_s, progress=progress):
             if not os.path.lexists(worked):
-                return  # another one began anew, and has put something there since
+                return  # another process started over and may have extracted something since
             for name in stems(records, ".json", ".moving"):
                 Extraction(destination, records / f"{name}.json").forget()
             if destination.is_symlink() or destination.is_file():
@@ -70,18 +70,18 @@ def start_over(destination: Path, records: Path, worked: Path, timeout_s: float,
 
 
 def _drop(destination: Path, records: Path, names: Collection[str]) -> None:
-    """Remove what slots put somewhere; what the others own is looked for once for all of them.
+    """Remove the entries of extractions; the paths of all others are collected once.
 
     Raises:
-        OSError: the file system refused; the next call goes on.
+        OSError: a file system operation failed; the next call continues.
     """
     kept = (Extraction(destination, records / f"{name}.json") for name in stems(records, ".json").difference(names))
-    others = frozenset(path for slot in kept for path in slot.owned())
+    others = frozenset(path for extraction in kept for path in extraction.owned())
     for name in sorted(names):
-        slot = Extraction(destination, records / f"{name}.json")
-        slot.recover(others)
-        slot.withdraw(others)
-        # another process may deliver it at this moment, for definitions of its own
-        with contextlib.suppress(CacheUnavailableError), locked(slot.lock, timeout_s=0, progress=Silent()):
-            slot.sweep()
-            slot.lock.unlink(missing_ok=True)  # whoever waits for it takes it anew
+        extraction = Extraction(destination, records / f"{name}.json")
+        extraction.recover(others)
+        extraction.withdraw(others)
+        # another process with other definitions may be extracting it right now
+        with contextlib.suppress(CacheUnavailableError), locked(extraction.lock, timeout_s=0, progress=Silent()):
+            extraction.sweep()
+            extraction.lock.unlink(missing_ok=True)  # a waiting process creates the lock file again

@@ -1,7 +1,7 @@
-"""The hand that writes: entries below one fresh directory, and the removal of such directories.
+"""Writer of entries below a new directory, and removal of directory trees.
 
-Every step goes through a descriptor of the directory above, `O_NOFOLLOW` and `O_EXCL`; symlinks are made last, so that
-none can stand in the way of a write.
+Every file is created through a descriptor of its parent directory, with `O_NOFOLLOW` and `O_EXCL`. Symlinks are created
+last, so no write can go through one.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from tasks_lib.progress import Progress
 from tasks_lib.tree.manifest import ManifestWriter
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-#: Of a file that does not run, and of one that does; the umask takes from them.
+#: Modes of plain and executable files, before the umask is applied.
 MODES: Final = (0o644, 0o755)
 _CHUNK: Final = 1 << 20
-#: Bytes, or entries, between two words to the watcher: a call for each of a million files is felt.
+#: Bytes or entries between two progress reports: one call for each of a million files would be measurable.
 _REPORT_BYTES: Final = 1 << 20
 _REPORT_ENTRIES: Final = 64
 
 
 class TreeWriter:
-    """Writes entries below the directory `root`, parents first, and says each to `record`.
+    """Writer of entries below the directory `root`, parents first; adds each entry to the manifest `record`.
 
-    Where the file system has no (more) hard links, up to `copies` bytes are written as copies instead.
+    If the file system does not support (more) hard links, up to `copies` bytes are written as copies instead.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class TreeWriter:
         self._progress = progress
         self._modes = modes
         self._copies = copies
-        self._copied: dict[bytes, bytes] = {}  # a file that can have no more links -> its last copy
+        self._copied: dict[bytes, bytes] = {}  # a file at its maximum number of links -> its last copy
         self._bytes = self._entries = 0
 
     def __enter__(self) -> TreeWriter:
@@ -55,11 +55,11 @@ class TreeWriter:
         self._descent.__exit__()
 
     def add(self, entry: Entry) -> None:
-        """Write one entry whose directory stands; a symlink only later.
+        """Write one entry into an existing directory; a symlink is created later, by `finish`.
 
         Raises:
-            OSError: the file system refused.
-            ArchiveError: the content of the entry is refused.
+            OSError: a file system operation failed.
+            ArchiveError: the content of the entry is rejected.
             CancelledError: the run was asked to stop.
         """
         path, kind, size, executable, _, _, chunks = entry
@@ -81,22 +81,22 @@ class TreeWriter:
             self._report()
 
     def place(self, entry: Entry, source: BinaryIO, how: LinkMode) -> None:
-        """Write one file whose content is all of `source`.
+        """Link or copy the whole file `source` as one entry.
 
         Raises:
-            OSError, CancelledError: as `add`.
-            BlobCorruptError: the content changed meanwhile.
+            OSError, CancelledError: see `add`.
+            BlobCorruptError: the content changed in the meantime.
         """
         mode = self._modes[entry.executable]
         place(source, entry.path, directory=self._descent.root, mode=mode, how=how, progress=self._progress)
         self._record.add(entry.path, entry.kind, entry.executable, entry.size, b"")
 
     def take(self, path: bytes, executable: int, size: int, put: Callable[[bytes, int, int], None]) -> None:
-        """Let `put` make one file, told its name, the open directory for it, and its mode.
+        """Create one file with `put`, which receives its name, a descriptor of its directory and its mode.
 
         Raises:
-            OSError, CancelledError: as `add`.
-            whatever `put` raises.
+            OSError, CancelledError: see `add`.
+            Exception: any exception raised by `put`.
         """
         directory, _, name = path.rpartition(b"/")
         put(name, self._descent.enter(directory), self._modes[executable])
@@ -107,7 +107,11 @@ class TreeWriter:
             self._report()
 
     def finish(self) -> None:
-        """Make the symlinks, now that nothing is written any more."""
+        """Create the symlinks, after everything else is written.
+
+        Raises:
+            OSError, CancelledError: see `add`.
+        """
         for entry in self._links:
             directory, _, name = entry.path.rpartition(b"/")
             os.symlink(entry.target, name, dir_fd=self._descent.enter(directory))
@@ -134,13 +138,13 @@ class TreeWriter:
                 self._bytes += written
                 if self._bytes > _REPORT_BYTES:
                     self._report()
-            if chunks and size >= len(HOLE):  # it may end in a hole
+            if chunks and size >= len(HOLE):  # the file may end in a hole
                 os.ftruncate(descriptor, size)
         finally:
             os.close(descriptor)
 
     def _link(self, entry: Entry, directory: int, name: bytes) -> None:
-        # no symlink stands below the root yet, so that the target's path leads nowhere else
+        # no symlink exists below the root yet, so the target's path cannot lead outside
         try:
             target = self._copied.get(entry.target, entry.target)
             os.link(target, name, src_dir_fd=self._descent.root, dst_dir_fd=directory, follow_symlinks=False)
@@ -163,22 +167,23 @@ class TreeWriter:
 
 
 def placed(source: BinaryIO, file_name: str) -> Iterator[Entry]:
-    """Yield the one entry of a placed file; `source` stands at its start then."""
+    """Yield the only entry of a placed file; the position of `source` is then at its start."""
     start = source.read(4)
-    runs = int(start == b"\x7fELF" or start.startswith(b"#!"))
+    executable = int(start == b"\x7fELF" or start.startswith(b"#!"))
     size = source.seek(0, 2)
     source.seek(0)
     chunks = iter(lambda: source.read(_CHUNK), b"")
-    yield Entry(path=os.fsencode(file_name), kind="file", executable=runs, size=size, chunks=chunks)
+    yield Entry(path=os.fsencode(file_name), kind="file", executable=executable, size=size, chunks=chunks)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory whatever is in it: any depth, mode 000, without following anything and without recursion.
+    """Remove a directory tree of any depth, including directories of mode 000, without following symlinks.
 
-    What is found below is moved up until it is empty, so that two descriptors do for any depth.
+    Subdirectories are moved up to the root and emptied there, so two open descriptors are enough for any depth and no
+    recursion is needed.
 
     Raises:
-        OSError: the file system refused.
+        OSError: a file system operation failed.
     """
     with contextlib.suppress(FileNotFoundError):
         make_accessible(path)
@@ -216,8 +221,8 @@ def _empty(root: int) -> None:
 
 def _clear_files(directory: int) -> list[str]:
     """Remove everything but directories; return their names."""
-    with os.scandir(directory) as found:
-        entries = [(one.name, one.is_dir(follow_symlinks=False)) for one in found]
+    with os.scandir(directory) as listing:
+        entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in listing]
     for name, is_directory in entries:
         if not is_directory:
             os.unlink(name, dir_fd=directory)
