@@ -1,4 +1,23 @@
-"""Obtaining: every source in order, each with its attempts, until one gave the promised bytes."""
+"""Download of one blob: ask source after source until one yields the promised bytes.
+
+The steps of a download, in order, each with the module that does it:
+
+1. Check the local cache. The caller decides from it whether to download (`needs_network`); `obtain` checks again after
+   it has locked the digest, because another process may have published the blob meanwhile (`cache`).
+2. Order the sources: as in the definition, with hosts that did not answer lately last, unless the mirror rules fix
+   the order (`hosts`). Yield them one by one (`retry.rounds`).
+3. Skip a source when the network is off or the URL served other content in this run (`downloader`, `hosts`).
+4. Attempt: read a local file (`local_files`), or wait for a connection to the host (`hosts`) and send one request
+   (`attempt`, `transport`).
+5. Resume: continue the partial download of an earlier attempt or run, by `Range` and validator (`attempt`,
+   `cache.partial`).
+6. Split: move a slow download to several connections (`split`).
+7. Verify size and digest (`cache.partial`). Diagnose and quarantine wrong bytes (`attempt`, `diagnosis`), publish
+   right ones as a blob (`cache`).
+8. Retry: restart, ask the same source again after a wait, postpone it until the other sources were asked, or leave it
+   (`downloader`, `retry`).
+9. Report: return the provenance (`downloader`), or raise one error that lists every attempt (`source_state`).
+"""
 
 from __future__ import annotations
 
