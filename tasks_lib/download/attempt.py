@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 from tasks_lib.cache import Cache
 from tasks_lib.cache.previous import earlier
 from tasks_lib.download.diagnosis import LOOK_BYTES, Diagnosis, diagnose
 from tasks_lib.download.hosts import Hosts
 from tasks_lib.download.local_files import open_local, readable
-from tasks_lib.download.source_state import Download, SourceState
+from tasks_lib.download.source_state import Assembly, Download, SourceState
 from tasks_lib.download.split import RateMonitor, SlowDownloadError, SplitDownload, SplitPlan
 from tasks_lib.errors import IntegrityError, SizeMismatchError, TransportError, escaped
 from tasks_lib.network import Policy
@@ -28,6 +28,13 @@ _LARGE: Final = 8 << 20
 _SMALL_READ: Final = 256 << 10
 
 _Details = dict[str, str | int | float]
+
+
+class _Received(NamedTuple):
+    """A body that arrived: the facts for the provenance, and the words that name its sender in an error."""
+
+    facts: _Details
+    sender: str
 
 
 class Reader:
@@ -78,41 +85,38 @@ class Reader:
         assert trial.origin is not None
         with self._hosts.turn(trial.origin, redacted(trial.url), hunt.progress):
             trial.retry.begin()
-            facts = self._in_pieces(hunt, trial)
-            if facts is None:
-                facts = self._in_order(hunt, trial)
-        with self._explained(hunt, trial.told, size=hunt.partial.size):
+            result = self._in_pieces(hunt, trial) or self._in_order(hunt, trial)
+        with self._explained(hunt, result.sender, size=hunt.partial.size):
             hunt.partial.verify()
-        return facts
+        return result.facts
 
-    def _in_pieces(self, hunt: Download, trial: SourceState) -> _Details | None:
-        """Go on with the pieces that an earlier attempt left; None when there are none of this origin."""
+    def _in_pieces(self, hunt: Download, trial: SourceState) -> _Received | None:
+        """Fetch the pieces that an earlier attempt left; return None when there are none of this origin."""
         partial = hunt.partial
-        here = partial.origin == str(trial.origin) and not trial.restarts
-        if not (partial.is_split and here and self._policy.connections > 1) or trial.alone:
+        here = partial.origin == str(trial.origin)
+        if not (partial.is_split and here and self._policy.connections > 1 and trial.can_split):
             return None
         facts: _Details = {"url": redacted(trial.url), "resumed": partial.size}
         hunt.progress.phase("body", url=redacted(trial.url), total=partial.expected.size, resumed=partial.size)
-        trial.spliced = trial.shared = True
-        trial.told = f" (in pieces from {redacted(trial.url)})"
-        return facts | {
-            "connections": self._segments.run(hunt, trial, SplitPlan.of(hunt, trial, self._policy, self._hosts))
-        }
+        trial.assembly = Assembly.SPLIT
+        connections = self._segments.run(hunt, trial, SplitPlan.of(hunt, trial, self._policy, self._hosts))
+        return _Received(facts | {"connections": connections}, f" (in pieces from {redacted(trial.url)})")
 
-    def _in_order(self, hunt: Download, trial: SourceState) -> _Details:
+    def _in_order(self, hunt: Download, trial: SourceState) -> _Received:
         pace = RateMonitor(hunt, trial, self._policy, self._hosts)
         try:
             with self._asked(hunt, trial, pace) as response:
                 assert trial.origin is not None
                 self._hosts.alive(trial.origin)
-                trial.told, trial.spliced = _told(response), response.start > 0
-                facts = _facts(response)
+                trial.assembly = Assembly.RESUMED if response.start > 0 else Assembly.ONE_RESPONSE
+                result = _Received(_facts(response), _told(response))
                 pace.begin(response)
                 self._read_body(hunt, response)
         except SlowDownloadError as slow:
-            trial.spliced = trial.shared = True
-            return facts | {"connections": self._segments.run(hunt, trial, slow.crew)}
-        return facts
+            trial.assembly = Assembly.SPLIT
+            connections = self._segments.run(hunt, trial, slow.crew)
+            return _Received(result.facts | {"connections": connections}, result.sender)
+        return result
 
     @contextlib.contextmanager
     def _asked(self, hunt: Download, trial: SourceState, check: Callable[[], None]) -> Iterator[Response]:

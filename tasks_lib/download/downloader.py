@@ -29,7 +29,7 @@ from tasks_lib.download.attempt import Reader, _Details
 from tasks_lib.download.hosts import Hosts
 from tasks_lib.download.local_files import is_at_hand
 from tasks_lib.download.request import Provenance, Request
-from tasks_lib.download.source_state import AttemptLog, Download, SourceState
+from tasks_lib.download.source_state import Assembly, AttemptLog, Download, Mode, SourceState
 from tasks_lib.errors import DigestMismatchError, HttpStatusError, IntegrityError, TransportError
 from tasks_lib.network import Policy
 from tasks_lib.progress import Progress
@@ -93,7 +93,7 @@ class Downloader:
         again = True
         while again:
             hunt.progress.check()
-            trial.spliced = trial.shared = False
+            trial.assembly = Assembly.ONE_RESPONSE
             try:
                 return self._reader.once(hunt, trial)
             except (IntegrityError, TransportError) as error:
@@ -119,20 +119,20 @@ class Downloader:
         if there and isinstance(error, HttpStatusError) and error.status in (206, 416):
             # what was there does not fit to what the server has: begin anew, once
             hunt.partial.restart("")
-            trial.restarts += 1
-            return trial.restarts == 1
+            return trial.restart()
         if error.transient and self._after_failure(hunt, trial, error, others):
             return True
         retry = trial.retry
-        if trial.shared and not trial.alone and not retry.is_postponed and retry.left_s > 0:
-            trial.alone = True  # a server that refuses many connections, or parts, may well give the rest to one
+        if trial.assembly is Assembly.SPLIT and not retry.is_postponed and retry.left_s > 0:
+            trial.mode = (
+                Mode.ONE_CONNECTION
+            )  # a server that refuses many connections, or parts, may well give the rest to one
             return True
         return False
 
     def _after_mismatch(self, hunt: Download, trial: SourceState, error: IntegrityError) -> bool:
         """Begin anew once: the damage may have been done on the way, or by putting two answers together."""
-        if trial.spliced and not trial.restarts:
-            trial.restarts += 1
+        if trial.assembly is not Assembly.ONE_RESPONSE and trial.restart():
             return True
         if isinstance(error, DigestMismatchError) and trial.origin and trial.retry.once_more():
             return True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import enum
+from dataclasses import dataclass
 from typing import Final
 
 from tasks_lib.cache import Partial
@@ -23,27 +24,56 @@ class Download:
     report: AttemptLog
 
 
+class Mode(enum.Enum):
+    """How the next attempt at a source may read the content; it only moves down this list."""
+
+    SPLIT_ALLOWED = enum.auto()
+    ONE_CONNECTION = enum.auto()  # a split download failed
+    RESTARTED = enum.auto()  # the bytes were dropped once; as ONE_CONNECTION, and the next restart is refused
+
+
+class Assembly(enum.Enum):
+    """How the last attempt at a source put the content together."""
+
+    ONE_RESPONSE = enum.auto()  # read from the first byte, or nothing was read
+    RESUMED = enum.auto()  # appended to the bytes of an earlier response
+    SPLIT = enum.auto()  # fetched over several connections
+
+
 @dataclass(slots=True)
 class SourceState:
-    """One source: its retries, and what its attempts showed."""
+    """One source: its URL, its retries, and the results of its attempts.
+
+    `url`, `origin` (None for a local file) and `retry` are never reassigned. `mode` and `assembly` are independent:
+    `mode` lasts as long as the source, while every attempt begins at `Assembly.ONE_RESPONSE` and may resume in any
+    mode. `error` is the failure of the last attempt.
+    """
 
     url: str
     retry: Retry
     origin: tuple[str, str, int] | None = None
-    restarts: int = 0
-    spliced: bool = False  # the last content was put together from several answers
-    shared: bool = False  # the last attempt was left to several connections
-    alone: bool = False  # several connections are not tried any more
-    told: str = ""  # who sent it
-    error: FetchError | None = field(default=None)
+    mode: Mode = Mode.SPLIT_ALLOWED
+    assembly: Assembly = Assembly.ONE_RESPONSE
+    error: FetchError | None = None
 
     @classmethod
     def of(cls, url: str, retry: Retry) -> SourceState:
-        """Return the trial of a source that was not asked yet."""
+        """Return the state of a source before its first attempt."""
         return cls(url, retry, network_origin(url))
 
+    @property
+    def can_split(self) -> bool:
+        """Whether the next attempt may use several connections."""
+        return self.mode is Mode.SPLIT_ALLOWED
+
+    def restart(self) -> bool:
+        """Enter `Mode.RESTARTED`; return whether the source was not in it before."""
+        is_first = self.mode is not Mode.RESTARTED
+        self.mode = Mode.RESTARTED
+        return is_first
+
     def was_missing(self) -> bool:
-        """Whether the source said that it has no such thing."""
+        """Whether the last attempt failed with status 404 or 410."""
         return isinstance(self.error, HttpStatusError) and self.error.status in (404, 410)
 
 

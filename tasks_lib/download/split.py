@@ -101,9 +101,7 @@ class RateMonitor:
         partial, policy = self._hunt.partial, self._policy
         ranges = response.start > 0 or response.headers.get("Accept-Ranges", "").strip().lower() == "bytes"
         large = partial.expected.size - partial.size >= max(policy.split_size, 2 * LEAST_PIECE)
-        # what was put together from several answers was wrong before, or several connections were refused
-        doubted = self._trial.restarts > 0 or self._trial.alone
-        if large and ranges and partial.validator and policy.connections > 1 and not doubted:
+        if large and ranges and partial.validator and policy.connections > 1 and self._trial.can_split:
             self._response = response
             self._since, self._size = time.monotonic(), partial.size
 
