@@ -44,29 +44,29 @@ class Reader:
         self._store, self._transport, self._policy, self._hosts = store, transport, policy, hosts
         self._segments = SplitDownload(transport, policy, hosts)
 
-    def once(self, hunt: Download, trial: SourceState) -> _Details:
+    def once(self, download: Download, source: SourceState) -> _Details:
         """Ask one source once, and publish what it gave; return where it came from.
 
         Raises:
             IntegrityError: the content is not the promised one; it is in quarantine, and the message says what it is.
             TransportError: it did not arrive; what arrived stays when it can be resumed.
         """
-        if trial.origin is None:
-            facts: _Details = {"url": trial.url}
-            self._read_file(hunt, trial)
+        if source.origin is None:
+            facts: _Details = {"url": source.url}
+            self._read_file(download, source)
         else:
-            facts = self._read_url(hunt, trial)
-        hunt.progress.phase("verify")
-        self._store.finish(hunt.partial)
+            facts = self._read_url(download, source)
+        download.progress.phase("verify")
+        self._store.finish(download.partial)
         return facts
 
     # --- files
 
-    def _read_file(self, hunt: Download, trial: SourceState) -> None:
-        partial, progress = hunt.partial, hunt.progress
+    def _read_file(self, download: Download, source: SourceState) -> None:
+        partial, progress = download.partial, download.progress
         partial.restart("")
-        progress.phase("body", url=trial.url, total=partial.expected.size)
-        with open_local(trial.url) as file:
+        progress.phase("body", url=source.url, total=partial.expected.size)
+        with open_local(source.url) as file:
             while partial.size <= partial.expected.size:
                 with readable():
                     chunk = file.read(min(CHUNK, partial.expected.size + 1 - partial.size))
@@ -75,78 +75,78 @@ class Reader:
                 partial.append(chunk)
                 progress.advance(len(chunk))
                 progress.check()
-        with self._explained(hunt, "", size=partial.size):
+        with self._explained(download, "", size=partial.size):
             partial.verify()
 
     # --- answers
 
-    def _read_url(self, hunt: Download, trial: SourceState) -> _Details:
+    def _read_url(self, download: Download, source: SourceState) -> _Details:
         """Read one answer to its end, over more connections when it comes slowly."""
-        assert trial.origin is not None
-        with self._hosts.turn(trial.origin, redacted(trial.url), hunt.progress):
-            trial.retry.begin()
-            result = self._in_pieces(hunt, trial) or self._in_order(hunt, trial)
-        with self._explained(hunt, result.sender, size=hunt.partial.size):
-            hunt.partial.verify()
+        assert source.origin is not None
+        with self._hosts.turn(source.origin, redacted(source.url), download.progress):
+            source.retry.begin()
+            result = self._in_pieces(download, source) or self._in_order(download, source)
+        with self._explained(download, result.sender, size=download.partial.size):
+            download.partial.verify()
         return result.facts
 
-    def _in_pieces(self, hunt: Download, trial: SourceState) -> _Received | None:
+    def _in_pieces(self, download: Download, source: SourceState) -> _Received | None:
         """Fetch the pieces that an earlier attempt left; return None when there are none of this origin."""
-        partial = hunt.partial
-        here = partial.origin == str(trial.origin)
-        if not (partial.is_split and here and self._policy.connections > 1 and trial.can_split):
+        partial = download.partial
+        here = partial.origin == str(source.origin)
+        if not (partial.is_split and here and self._policy.connections > 1 and source.can_split):
             return None
-        facts: _Details = {"url": redacted(trial.url), "resumed": partial.size}
-        hunt.progress.phase("body", url=redacted(trial.url), total=partial.expected.size, resumed=partial.size)
-        trial.assembly = Assembly.SPLIT
-        connections = self._segments.run(hunt, trial, SplitPlan.of(hunt, trial, self._policy, self._hosts))
-        return _Received(facts | {"connections": connections}, f" (in pieces from {redacted(trial.url)})")
+        facts: _Details = {"url": redacted(source.url), "resumed": partial.size}
+        download.progress.phase("body", url=redacted(source.url), total=partial.expected.size, resumed=partial.size)
+        source.assembly = Assembly.SPLIT
+        connections = self._segments.run(download, source, SplitPlan.of(download, source, self._policy, self._hosts))
+        return _Received(facts | {"connections": connections}, f" (in pieces from {redacted(source.url)})")
 
-    def _in_order(self, hunt: Download, trial: SourceState) -> _Received:
-        pace = RateMonitor(hunt, trial, self._policy, self._hosts)
+    def _in_order(self, download: Download, source: SourceState) -> _Received:
+        pace = RateMonitor(download, source, self._policy, self._hosts)
         try:
-            with self._asked(hunt, trial, pace) as response:
-                assert trial.origin is not None
-                self._hosts.alive(trial.origin)
-                trial.assembly = Assembly.RESUMED if response.start > 0 else Assembly.ONE_RESPONSE
+            with self._asked(download, source, pace) as response:
+                assert source.origin is not None
+                self._hosts.alive(source.origin)
+                source.assembly = Assembly.RESUMED if response.start > 0 else Assembly.ONE_RESPONSE
                 result = _Received(_facts(response), _told(response))
                 pace.begin(response)
-                self._read_body(hunt, response)
+                self._read_body(download, response)
         except SlowDownloadError as slow:
-            trial.assembly = Assembly.SPLIT
-            connections = self._segments.run(hunt, trial, slow.crew)
+            source.assembly = Assembly.SPLIT
+            connections = self._segments.run(download, source, slow.crew)
             return _Received(result.facts | {"connections": connections}, result.sender)
         return result
 
     @contextlib.contextmanager
-    def _asked(self, hunt: Download, trial: SourceState, check: Callable[[], None]) -> Iterator[Response]:
-        partial, size = hunt.partial, hunt.wanted.integrity.size
+    def _asked(self, download: Download, source: SourceState, check: Callable[[], None]) -> Iterator[Response]:
+        partial, size = download.partial, download.wanted.integrity.size
         resumable = partial.validator and 0 < partial.size < size
         # at another origin the validator says nothing; there the digest alone tells whether the parts fit
-        validator = partial.validator if partial.origin == str(trial.origin) else ""
-        hunt.progress.phase("connect", url=redacted(trial.url), total=size)
+        validator = partial.validator if partial.origin == str(source.origin) else ""
+        download.progress.phase("connect", url=redacted(source.url), total=size)
         with self._transport.open(
-            trial.url,
-            headers=hunt.wanted.headers_for(trial.url),
+            source.url,
+            headers=download.wanted.headers_for(source.url),
             size=size,
             offset=partial.size if resumable else 0,
             validator=validator if resumable else "",
-            ends=trial.retry.ends,
+            ends=source.retry.ends,
             check=check,
-            asked=lambda: hunt.progress.phase("first-byte", url=redacted(trial.url), total=size),
+            asked=lambda: download.progress.phase("first-byte", url=redacted(source.url), total=size),
         ) as response:
-            self._check_length(hunt, response)
+            self._check_length(download, response)
             if response.start == 0:
-                partial.restart(response.validator, str(trial.origin))
-            hunt.progress.phase("body", url=response.url, total=size, resumed=response.start)
+                partial.restart(response.validator, str(source.origin))
+            download.progress.phase("body", url=response.url, total=size, resumed=response.start)
             yield response
 
-    def _check_length(self, hunt: Download, response: Response) -> None:
+    def _check_length(self, download: Download, response: Response) -> None:
         """Refuse an answer of another length at once; what there is of it is looked at, and no more.
 
         What an earlier answer brought stays: a login page says nothing about it.
         """
-        partial, size, length = hunt.partial, hunt.wanted.integrity.size, response.length
+        partial, size, length = download.partial, download.wanted.integrity.size, response.length
         if response.start or length in (-1, size):
             return
         small = length <= min(size + _BEYOND, _MAX_WRONG) and not partial.size
@@ -158,15 +158,15 @@ class Reader:
         told = f"expected {size} bytes, but the server announces {length}"
         error = SizeMismatchError(told, expected=size, actual=length)
         if partial.size and not small:
-            self._explain(error, self._verdict(hunt, start, length), _told(response))
+            self._explain(error, self._verdict(download, start, length), _told(response))
             raise error
-        with self._explained(hunt, _told(response), size=length):
+        with self._explained(download, _told(response), size=length):
             raise error
 
     @staticmethod
-    def _read_body(hunt: Download, response: Response) -> None:
+    def _read_body(download: Download, response: Response) -> None:
         """Append the body; one byte more than promised is enough to know that it is too long."""
-        partial, progress = hunt.partial, hunt.progress
+        partial, progress = download.partial, download.progress
         size = partial.expected.size
         try:
             for chunk in response.chunks(size + 1 - partial.size, CHUNK if size >= _LARGE else _SMALL_READ):
@@ -182,15 +182,15 @@ class Reader:
     # --- what is wrong
 
     @contextlib.contextmanager
-    def _explained(self, hunt: Download, told: str, *, size: int) -> Iterator[None]:
+    def _explained(self, download: Download, told: str, *, size: int) -> Iterator[None]:
         """Put wrong bytes into quarantine, and say what they are, who sent them, and what to do."""
         try:
             yield
         except IntegrityError as error:
-            with hunt.partial.reading() as file:
-                self._explain(error, self._verdict(hunt, file, size), told)
-            if hunt.partial.size:
-                aside = hunt.partial.quarantine(f"{hunt.wanted.name}: {error.message}")
+            with download.partial.reading() as file:
+                self._explain(error, self._verdict(download, file, size), told)
+            if download.partial.size:
+                aside = download.partial.quarantine(f"{download.wanted.name}: {error.message}")
                 error.message += f"; kept as {escaped(str(aside))}"
             raise
 
@@ -199,8 +199,8 @@ class Reader:
         error.message += f": {verdict.words}{told}"
         error.hint = verdict.advice
 
-    def _verdict(self, hunt: Download, file: BinaryIO, size: int) -> Diagnosis:
-        wanted = hunt.wanted
+    def _verdict(self, download: Download, file: BinaryIO, size: int) -> Diagnosis:
+        wanted = download.wanted
         kept = earlier(self._store.root, wanted.name)
         return diagnose(file, size=size, expected=wanted.integrity, name=wanted.name_in_url(), earlier=kept)
 

@@ -68,87 +68,89 @@ class Downloader:
             with self._store.partial(wanted.integrity) as partial:
                 return self._from_any(Download(wanted, partial, progress, AttemptLog(wanted)))
 
-    def _from_any(self, hunt: Download) -> Provenance:
+    def _from_any(self, download: Download) -> Provenance:
         """Ask source after source; those that are not worth waiting for get their rest when all were asked."""
         begun = time.monotonic()
-        wanted = hunt.wanted
+        wanted = download.wanted
         total_s = self._transport.settings.total_s(wanted.integrity.size)
         urls = wanted.allowed if wanted.strict else self._hosts.ordered(wanted.allowed)
-        trials = [SourceState.of(url, Retry(self._policy, total_s, self._sleep)) for url in urls]
-        for number, others in rounds([trial.retry for trial in trials], hunt.progress):
-            trial = trials[number]
-            found = self._from_one(hunt, trial, 0 if wanted.strict else others)
+        sources = [SourceState.of(url, Retry(self._policy, total_s, self._sleep)) for url in urls]
+        for number, others in rounds([source.retry for source in sources], download.progress):
+            source = sources[number]
+            found = self._from_one(download, source, 0 if wanted.strict else others)
             if found is not None:
-                return _provenance(found, hunt, begun)
-            if trial.url in wanted.strict and trial.error is not None and not trial.was_missing():
+                return _provenance(found, download, begun)
+            if source.url in wanted.strict and source.error is not None and not source.was_missing():
                 break
         for url, why in wanted.refused.items():
-            hunt.report.refused(url, why)
-        raise hunt.report.failure()
+            download.report.refused(url, why)
+        raise download.report.failure()
 
-    def _from_one(self, hunt: Download, trial: SourceState, others: int) -> _Details | None:
+    def _from_one(self, download: Download, source: SourceState, others: int) -> _Details | None:
         """Try one source until it gives the content, or asking again makes no sense; `others` were not asked yet."""
-        if self._is_skipped(hunt, trial):
+        if self._is_skipped(download, source):
             return None
         again = True
         while again:
-            hunt.progress.check()
-            trial.assembly = Assembly.ONE_RESPONSE
+            download.progress.check()
+            source.assembly = Assembly.ONE_RESPONSE
             try:
-                return self._reader.once(hunt, trial)
+                return self._reader.once(download, source)
             except (IntegrityError, TransportError) as error:
-                trial.error = failure = error
-            again = self._again(hunt, trial, failure, others)
-            hunt.report.add(trial.url, failure)
+                source.error = failure = error
+            again = self._again(download, source, failure, others)
+            download.report.add(source.url, failure)
         return None
 
-    def _is_skipped(self, hunt: Download, trial: SourceState) -> bool:
-        if trial.origin is not None and self._policy.network == "off":
-            hunt.report.offline(trial.url)
+    def _is_skipped(self, download: Download, source: SourceState) -> bool:
+        if source.origin is not None and self._policy.network == "off":
+            download.report.offline(source.url)
             return True
-        reason = self._hosts.known_wrong(trial.url, str(hunt.wanted.integrity.digest))
+        reason = self._hosts.known_wrong(source.url, str(download.wanted.integrity.digest))
         if reason:
-            hunt.report.known_wrong(trial.url, reason)
+            download.report.known_wrong(source.url, reason)
         return bool(reason)
 
-    def _again(self, hunt: Download, trial: SourceState, error: IntegrityError | TransportError, others: int) -> bool:
+    def _again(
+        self, download: Download, source: SourceState, error: IntegrityError | TransportError, others: int
+    ) -> bool:
         """Return whether the same source is asked again, once that makes sense."""
         if isinstance(error, IntegrityError):
-            return self._after_mismatch(hunt, trial, error)
-        there = hunt.partial.size > 0 or hunt.partial.is_split
+            return self._after_mismatch(download, source, error)
+        there = download.partial.size > 0 or download.partial.is_split
         if there and isinstance(error, HttpStatusError) and error.status in (206, 416):
             # what was there does not fit to what the server has: begin anew, once
-            hunt.partial.restart("")
-            return trial.restart()
-        if error.transient and self._after_failure(hunt, trial, error, others):
+            download.partial.restart("")
+            return source.restart()
+        if error.transient and self._after_failure(download, source, error, others):
             return True
-        retry = trial.retry
-        if trial.assembly is Assembly.SPLIT and not retry.is_postponed and retry.left_s > 0:
-            trial.mode = (
+        retry = source.retry
+        if source.assembly is Assembly.SPLIT and not retry.is_postponed and retry.left_s > 0:
+            source.mode = (
                 Mode.ONE_CONNECTION
             )  # a server that refuses many connections, or parts, may well give the rest to one
             return True
         return False
 
-    def _after_mismatch(self, hunt: Download, trial: SourceState, error: IntegrityError) -> bool:
+    def _after_mismatch(self, download: Download, source: SourceState, error: IntegrityError) -> bool:
         """Begin anew once: the damage may have been done on the way, or by putting two answers together."""
-        if trial.assembly is not Assembly.ONE_RESPONSE and trial.restart():
+        if source.assembly is not Assembly.ONE_RESPONSE and source.restart():
             return True
-        if isinstance(error, DigestMismatchError) and trial.origin and trial.retry.once_more():
+        if isinstance(error, DigestMismatchError) and source.origin and source.retry.once_more():
             return True
-        self._hosts.wrong(trial.url, str(hunt.wanted.integrity.digest), error.message)
+        self._hosts.wrong(source.url, str(download.wanted.integrity.digest), error.message)
         return False
 
-    def _after_failure(self, hunt: Download, trial: SourceState, error: TransportError, others: int) -> bool:
-        origin = trial.origin
+    def _after_failure(self, download: Download, source: SourceState, error: TransportError, others: int) -> bool:
+        origin = source.origin
         assert origin is not None
         if is_silent(error):
             self._hosts.suspect(origin)
-        if trial.retry.is_used_up or self._hosts.is_dead(origin):
+        if source.retry.is_used_up or self._hosts.is_dead(origin):
             self._hosts.dead(origin)
             return False
-        return trial.retry.again(error, hunt.progress, redacted(trial.url), others)
+        return source.retry.again(error, download.progress, redacted(source.url), others)
 
 
-def _provenance(facts: _Details, hunt: Download, begun: float) -> Provenance:
-    return {**facts, "seconds": round(time.monotonic() - begun, 3), "attempts": len(hunt.report) + 1}
+def _provenance(facts: _Details, download: Download, begun: float) -> Provenance:
+    return {**facts, "seconds": round(time.monotonic() - begun, 3), "attempts": len(download.report) + 1}

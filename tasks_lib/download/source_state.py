@@ -1,4 +1,4 @@
-"""Trials of one hunt: a source, its retries, and what its attempts showed."""
+"""Trials of one download: a source, its retries, and what its attempts showed."""
 
 from __future__ import annotations
 

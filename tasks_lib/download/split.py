@@ -45,14 +45,14 @@ class SplitPlan:
     piece: int
 
     @classmethod
-    def of(cls, hunt: Download, trial: SourceState, policy: Policy, hosts: Hosts) -> SplitPlan:
+    def of(cls, download: Download, source: SourceState, policy: Policy, hosts: Hosts) -> SplitPlan:
         """Return the source's own connection and as many more as may be spared, mirrors in turn with it."""
-        left = hunt.partial.expected.size - hunt.partial.size
-        running = hosts.running(trial.origin) if trial.origin else 1
+        left = download.partial.expected.size - download.partial.size
+        running = hosts.running(source.origin) if source.origin else 1
         share = policy.connections // max(1, running)  # several downloads are several connections already
         most = min(share if share >= _LEAST_SHARE else 1, -(-left // LEAST_PIECE))
-        found: list[tuple[str, Callable[[], None]]] = [(trial.url, lambda: None)]  # its turn is held already
-        for url in _in_turns(_places(hunt, trial, hosts), most - 1):
+        found: list[tuple[str, Callable[[], None]]] = [(source.url, lambda: None)]  # its turn is held already
+        for url in _in_turns(_places(download, source, hosts), most - 1):
             origin = network_origin(url)
             free = hosts.spare_turn(origin) if origin else None
             if free is not None:
@@ -61,17 +61,20 @@ class SplitPlan:
         return cls(tuple(found), piece)
 
 
-def _places(hunt: Download, trial: SourceState, hosts: Hosts) -> list[str]:
-    wanted = hunt.wanted
+def _places(download: Download, source: SourceState, hosts: Hosts) -> list[str]:
+    wanted = download.wanted
     if wanted.strict:
-        return [trial.url]
+        return [source.url]
     digest = str(wanted.integrity.digest)
     others = [
         url
         for url in hosts.ordered(wanted.allowed)
-        if url != trial.url and network_origin(url) and not hosts.is_suspect(url) and not hosts.known_wrong(url, digest)
+        if url != source.url
+        and network_origin(url)
+        and not hosts.is_suspect(url)
+        and not hosts.known_wrong(url, digest)
     ]
-    return [trial.url, *others[:_MAX_MIRRORS]]
+    return [source.url, *others[:_MAX_MIRRORS]]
 
 
 def _in_turns(places: list[str], count: int) -> Iterator[str]:
@@ -90,18 +93,18 @@ class SlowDownloadError(Exception):
 class RateMonitor:
     """Called in every wait of a download; raises `SlowDownloadError` once a crew is worth its connections."""
 
-    def __init__(self, hunt: Download, trial: SourceState, policy: Policy, hosts: Hosts) -> None:
-        self._hunt, self._trial, self._policy, self._hosts = hunt, trial, policy, hosts
+    def __init__(self, download: Download, source: SourceState, policy: Policy, hosts: Hosts) -> None:
+        self._download, self._source, self._policy, self._hosts = download, source, policy, hosts
         self._response: Response | None = None
         self._since = self._waited = 0.0
         self._size = 0
 
     def begin(self, response: Response) -> None:
         """Watch the body of `response`, if it could be split at all."""
-        partial, policy = self._hunt.partial, self._policy
+        partial, policy = self._download.partial, self._policy
         ranges = response.start > 0 or response.headers.get("Accept-Ranges", "").strip().lower() == "bytes"
         large = partial.expected.size - partial.size >= max(policy.split_size, 2 * LEAST_PIECE)
-        if large and ranges and partial.validator and policy.connections > 1 and self._trial.can_split:
+        if large and ranges and partial.validator and policy.connections > 1 and self._source.can_split:
             self._response = response
             self._since, self._size = time.monotonic(), partial.size
 
@@ -112,17 +115,17 @@ class RateMonitor:
             TooSlowError: a crew is worth it; its turns are held.
             CancelledError: the run was asked to stop.
         """
-        self._hunt.progress.check()
+        self._download.progress.check()
         if self._response is None or not self._is_slow(self._response):
             return
-        crew = SplitPlan.of(self._hunt, self._trial, self._policy, self._hosts)
+        crew = SplitPlan.of(self._download, self._source, self._policy, self._hosts)
         if len(crew.members) > 1:
             raise SlowDownloadError(crew)
         self._response = None
 
     def _is_slow(self, response: Response) -> bool:
         """Judge the last tenth of a second: mostly waited, and at this rate far from done."""
-        now, partial = time.monotonic(), self._hunt.partial
+        now, partial = time.monotonic(), self._download.partial
         seconds = now - self._since
         if seconds < _LOOK_S:
             return False
@@ -165,7 +168,7 @@ class SplitDownload:
     def __init__(self, transport: Transport, policy: Policy, hosts: Hosts) -> None:
         self._transport, self._policy, self._hosts = transport, policy, hosts
 
-    def run(self, hunt: Download, trial: SourceState, crew: SplitPlan) -> int:
+    def run(self, download: Download, source: SourceState, crew: SplitPlan) -> int:
         """Bring all pieces, measured in order as they become whole; return the number of connections.
 
         Raises:
@@ -174,17 +177,17 @@ class SplitDownload:
             OSError: the file system refused.
             CancelledError: the run was asked to stop.
         """
-        work = _Work(deque(hunt.partial.split(crew.piece)))
+        work = _Work(deque(download.partial.split(crew.piece)))
         threads = [
-            threading.Thread(target=self._worker, args=(hunt, trial, url, work), name="piece", daemon=True)
+            threading.Thread(target=self._worker, args=(download, source, url, work), name="piece", daemon=True)
             for url, _ in crew.members
         ]
         try:
             for thread in threads:
                 thread.start()
-            self._gather(hunt, work, len(threads))
-            if hunt.partial.size < hunt.partial.expected.size:
-                raise work.failure(trial.url)
+            self._gather(download, work, len(threads))
+            if download.partial.size < download.partial.expected.size:
+                raise work.failure(source.url)
         finally:
             work.stop.set()
             for thread in threads:
@@ -194,30 +197,30 @@ class SplitDownload:
         return len(threads)
 
     @staticmethod
-    def _gather(hunt: Download, work: _Work, running: int) -> None:
+    def _gather(download: Download, work: _Work, running: int) -> None:
         """Mark and measure what comes until all is there, or nobody is left to bring it."""
-        while hunt.partial.size < hunt.partial.expected.size:
-            hunt.progress.check()
+        while download.partial.size < download.partial.expected.size:
+            download.progress.check()
             try:
                 span = work.came.get(timeout=_LOOK_S)
             except queue.Empty:
                 continue
             if span is not None:
-                hunt.partial.mark(span[0])
+                download.partial.mark(span[0])
                 continue
             running -= 1
             if not running and work.came.empty():
                 break
 
-    def _worker(self, hunt: Download, trial: SourceState, url: str, work: _Work) -> None:
+    def _worker(self, download: Download, source: SourceState, url: str, work: _Work) -> None:
         """Fetch pieces as `_pieces`; that it ended is told however it did, since it is waited for."""
         try:
             with contextlib.suppress(CancelledError):
-                self._pieces(hunt, trial, url, work)
+                self._pieces(download, source, url, work)
         finally:
             work.came.put(None)
 
-    def _pieces(self, hunt: Download, trial: SourceState, url: str, work: _Work) -> None:
+    def _pieces(self, download: Download, source: SourceState, url: str, work: _Work) -> None:
         """Fetch pieces until none is left, or this place failed too often."""
         failures = 0
         while not work.stop.is_set() and failures <= self._policy.retries:
@@ -226,7 +229,7 @@ class SplitDownload:
             except IndexError:
                 break
             try:
-                self._piece(hunt, trial, url, span, work)
+                self._piece(download, source, url, span, work)
                 failures = 0
             except (TransportError, OSError) as error:
                 work.waiting.appendleft(span)
@@ -238,18 +241,18 @@ class SplitDownload:
         mends = isinstance(error, TransportError) and error.transient and not is_busy(error)
         return failures + 1 if mends else self._policy.retries + 1
 
-    def _piece(self, hunt: Download, trial: SourceState, url: str, span: Span, work: _Work) -> None:
+    def _piece(self, download: Download, source: SourceState, url: str, span: Span, work: _Work) -> None:
         begin, end = span
-        partial = hunt.partial
-        own = network_origin(url) == trial.origin
+        partial = download.partial
+        own = network_origin(url) == source.origin
         with self._transport.open(
             url,
-            headers=hunt.wanted.headers_for(url),
+            headers=download.wanted.headers_for(url),
             size=partial.expected.size,
             offset=begin,
             stop=end,
             validator=partial.validator if own else "",
-            ends=trial.retry.ends,
+            ends=source.retry.ends,
             check=work.check,
         ) as response:
             if response.status != 206 or response.start != begin:
@@ -260,7 +263,7 @@ class SplitDownload:
             for chunk in response.chunks(end - begin, _READ):
                 partial.write_at(at, chunk)
                 at += len(chunk)
-                hunt.progress.advance(len(chunk))
+                download.progress.advance(len(chunk))
                 work.check()
         if at != end:
             raise TransportError(f"a piece ended after {at - begin} of {end - begin} bytes", transient=True)
