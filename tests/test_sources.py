@@ -100,12 +100,12 @@ REFUSED: dict[str, tuple[Answer, int, str]] = {
         1,
         "announces 13: an HTML page titled .Log in. .HTTP 200 text/html",
     ),
-    "longer than promised": (reply(BODY + b"more", Content_Length=""), 1, "more than 200000"),
+    "longer than expected": (reply(BODY + b"more", Content_Length=""), 1, "more than 200000"),
     "huge length": (reply(b"", Content_Length=str(10**15)), 1, "announces 1000000000000000"),
     "conflicting lengths": (reply(BODY, Content_Length="200000, 7"), 1, "unmatching"),
     "redirect loop": (reply(b"", "302 Found", Location="/a"), 11, "more than 10 redirects"),
     "redirect to a file": (reply(b"", "302 Found", Location="file:///etc/passwd"), 1, "only http and https"),
-    "redirect nowhere": (reply(b"", "302 Found"), 1, "unreadable redirect"),
+    "redirect nowhere": (reply(b"", "302 Found"), 1, "invalid redirect"),
     "redirect with a password": (reply(b"", "302 Found", Location="http://u:p@127.0.0.1/"), 1, "credentials"),
     "no HTTP": (raw(b"garbage\r\n\r\n"), 1, "garbage"),
     "gzip applied": (reply(b"\x1f\x8b", Content_Encoding="gzip"), 1, "applied Content-Encoding gzip"),
@@ -152,7 +152,7 @@ NOT_FOUND, OTHER, PAGE = reply(b"", "404 Not Found"), reply(b"x" + BODY[1:]), re
 #: answers in order -> the next step: what fits the content goes before what fits a connection, whichever was first
 NEXT_STEPS: dict[str, tuple[list[Answer], str]] = {
     "no answer": ([raw(b"")], "check the URL and the network, or add a mirror to the definition"),
-    "not found": ([NOT_FOUND], "look at the URL in a browser"),
+    "not found": ([NOT_FOUND], "open the URL in a browser"),
     "other bytes": ([OTHER], "ask upstream why it changed"),
     "not found, other bytes": ([NOT_FOUND, OTHER], "ask upstream why it changed"),
     "other bytes, not found": ([OTHER, NOT_FOUND], "ask upstream why it changed"),
@@ -182,7 +182,7 @@ def test_the_next_step_when_nobody_was_asked(origin: Origin, store: Cache) -> No
     assert steps == [
         "ask upstream why it changed; if the new content is right",
         "add a mirror to the definition",
-        "mirrors.yml says so: add a mirror that it allows",
+        "mirrors.yml blocks this URL: add a mirror that it allows",
     ]
     assert len(origin.requests) == 2
 
@@ -278,7 +278,7 @@ def test_file_mirror(store: Cache, tmp_path: Path, origin: Origin) -> None:
         sources(other).obtain(wanted(url), Silent())
 
 
-@pytest.mark.parametrize(("name", "told"), [("pipe", "no regular file"), ("device", "no regular file"), ("loop", "symbolic"), ("a%00b", "names no path"), ("none", "No such file"), ("dir", "no regular file"), ("[::1", "names no path"), ("x" * 300, "too long")])  # fmt: skip
+@pytest.mark.parametrize(("name", "told"), [("pipe", "no regular file"), ("device", "no regular file"), ("loop", "symbolic"), ("a%00b", "has no valid path"), ("none", "No such file"), ("dir", "no regular file"), ("[::1", "has no valid path"), ("x" * 300, "too long")])  # fmt: skip
 def test_what_is_no_file(name: str, told: str, store: Cache, tmp_path: Path) -> None:
     """A pipe does not hold us, a device is not read, and whatever else is no file is told; a link to a file is one."""
     os.mkfifo(tmp_path / "pipe")

@@ -1,4 +1,4 @@
-"""One attempt: an answer read into the partial download, resumed when it can be, judged at its end."""
+"""One attempt: read a response into the partial download, resume if possible, and verify the result."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from tasks_lib.errors import IntegrityError, SizeMismatchError, TransportError, 
 from tasks_lib.network import Policy
 from tasks_lib.transport import CHUNK, Response, Transport, redacted
 
-#: Bytes beyond the promised size that are read of a wrong content, for its autopsy alone.
+#: Bytes read beyond the expected size of wrong content, for the diagnosis only.
 _BEYOND: Final = LOOK_BYTES
-#: Largest wrong content that is read to its end for its autopsy.
+#: Largest wrong content that is read to its end for the diagnosis.
 _MAX_WRONG: Final = 256 << 20
 
-#: Bytes from which a file is read in large pieces, and the pieces of a smaller one: many of those run at a time.
+#: Least size in bytes of a file that is read in chunks of `CHUNK`, and the chunk size for smaller files: many of those
+#: are downloaded at the same time.
 _LARGE: Final = 8 << 20
 _SMALL_READ: Final = 256 << 10
 
@@ -38,18 +39,18 @@ class _Received(NamedTuple):
 
 
 class Reader:
-    """Makes attempts; shared by all threads of a run."""
+    """Runs attempts; shared by all threads of a run."""
 
     def __init__(self, store: Cache, transport: Transport, policy: Policy, hosts: Hosts) -> None:
         self._store, self._transport, self._policy, self._hosts = store, transport, policy, hosts
         self._segments = SplitDownload(transport, policy, hosts)
 
     def once(self, download: Download, source: SourceState) -> _Details:
-        """Ask one source once, and publish what it gave; return where it came from.
+        """Request the content from one source once and publish it as a blob; return the facts for the provenance.
 
         Raises:
-            IntegrityError: the content is not the promised one; it is in quarantine, and the message says what it is.
-            TransportError: it did not arrive; what arrived stays when it can be resumed.
+            IntegrityError: the content does not match; it is in quarantine, and the message describes it.
+            TransportError: the content is incomplete; the bytes that arrived are kept if they can be resumed.
         """
         if source.origin is None:
             facts: _Details = {"url": source.url}
@@ -78,10 +79,10 @@ class Reader:
         with self._explained(download, "", size=partial.size):
             partial.verify()
 
-    # --- answers
+    # --- responses
 
     def _read_url(self, download: Download, source: SourceState) -> _Details:
-        """Read one answer to its end, over more connections when it comes slowly."""
+        """Read one response to its end; split the download if it is slow."""
         assert source.origin is not None
         with self._hosts.turn(source.origin, redacted(source.url), download.progress):
             source.retry.begin()
@@ -100,7 +101,7 @@ class Reader:
         download.progress.phase("body", url=redacted(source.url), total=partial.expected.size, resumed=partial.size)
         source.assembly = Assembly.SPLIT
         connections = self._segments.run(download, source, SplitPlan.of(download, source, self._policy, self._hosts))
-        return _Received(facts | {"connections": connections}, f" (in pieces from {redacted(source.url)})")
+        return _Received(facts | {"connections": connections}, f" (split download from {redacted(source.url)})")
 
     def _in_order(self, download: Download, source: SourceState) -> _Received:
         pace = RateMonitor(download, source, self._policy, self._hosts)
@@ -122,7 +123,7 @@ class Reader:
     def _asked(self, download: Download, source: SourceState, check: Callable[[], None]) -> Iterator[Response]:
         partial, size = download.partial, download.wanted.integrity.size
         resumable = partial.validator and 0 < partial.size < size
-        # at another origin the validator says nothing; there the digest alone tells whether the parts fit
+        # a validator is valid only at its own origin; elsewhere only the digest shows whether the parts match
         validator = partial.validator if partial.origin == str(source.origin) else ""
         download.progress.phase("connect", url=redacted(source.url), total=size)
         with self._transport.open(
@@ -142,9 +143,9 @@ class Reader:
             yield response
 
     def _check_length(self, download: Download, response: Response) -> None:
-        """Refuse an answer of another length at once; what there is of it is looked at, and no more.
+        """Reject a response of the wrong length at once, and read only what the diagnosis needs.
 
-        What an earlier answer brought stays: a login page says nothing about it.
+        The bytes of earlier responses are kept: they are not affected by a login page, for example.
         """
         partial, size, length = download.partial, download.wanted.integrity.size, response.length
         if response.start or length in (-1, size):
@@ -155,8 +156,8 @@ class Reader:
         with contextlib.suppress(TransportError):
             for chunk in response.chunks(length if small else min(length, sample)):
                 (partial.append if small else start.write)(chunk)
-        told = f"expected {size} bytes, but the server announces {length}"
-        error = SizeMismatchError(told, expected=size, actual=length)
+        message = f"expected {size} bytes, but the server announces {length}"
+        error = SizeMismatchError(message, expected=size, actual=length)
         if partial.size and not small:
             self._explain(error, self._verdict(download, start, length), _told(response))
             raise error
@@ -165,7 +166,7 @@ class Reader:
 
     @staticmethod
     def _read_body(download: Download, response: Response) -> None:
-        """Append the body; one byte more than promised is enough to know that it is too long."""
+        """Append the body; read at most one byte more than expected, which shows that the body is too long."""
         partial, progress = download.partial, download.progress
         size = partial.expected.size
         try:
@@ -174,30 +175,30 @@ class Reader:
                 progress.advance(len(chunk))
                 progress.check()
         except TransportError:
-            if partial.size != size:  # what comes after the last promised byte is of no interest
+            if partial.size != size:  # a failure after the last expected byte does not matter
                 raise
         if partial.size < size:
             raise TransportError(f"the connection ended after {partial.size} of {size} bytes", transient=True)
 
-    # --- what is wrong
+    # --- errors
 
     @contextlib.contextmanager
-    def _explained(self, download: Download, told: str, *, size: int) -> Iterator[None]:
-        """Put wrong bytes into quarantine, and say what they are, who sent them, and what to do."""
+    def _explained(self, download: Download, sender: str, *, size: int) -> Iterator[None]:
+        """Move wrong bytes to quarantine, and add to the error what they are, who sent them, and the next step."""
         try:
             yield
         except IntegrityError as error:
             with download.partial.reading() as file:
-                self._explain(error, self._verdict(download, file, size), told)
+                self._explain(error, self._verdict(download, file, size), sender)
             if download.partial.size:
                 aside = download.partial.quarantine(f"{download.wanted.name}: {error.message}")
                 error.message += f"; kept as {escaped(str(aside))}"
             raise
 
     @staticmethod
-    def _explain(error: IntegrityError, verdict: Diagnosis, told: str) -> None:
-        error.message += f": {verdict.words}{told}"
-        error.hint = verdict.advice
+    def _explain(error: IntegrityError, diagnosis: Diagnosis, sender: str) -> None:
+        error.message += f": {diagnosis.words}{sender}"
+        error.hint = diagnosis.advice
 
     def _verdict(self, download: Download, file: BinaryIO, size: int) -> Diagnosis:
         wanted = download.wanted
@@ -213,7 +214,7 @@ def _facts(response: Response) -> _Details:
 
 
 def _told(response: Response) -> str:
-    """Return who sent it: status, type, final URL and the server's date, and what was done to it."""
+    """Return a description of the sender: status, media type, final URL, date, and the applied Content-Encoding."""
     kind = f" {escaped(response.kind[:40])}" if response.kind else ""
     applied = f"; the server applied Content-Encoding {escaped(response.encoding[:40])}" if response.encoding else ""
     date = f", {escaped(response.headers['Date'][:40])}" if "Date" in response.headers else ""

@@ -38,7 +38,7 @@ from tasks_lib.transport import Transport, redacted
 
 
 class Downloader:
-    """Obtains blobs; remembers within one run which hosts are dead and which URLs serve other content."""
+    """Downloads blobs; remembers for one run which hosts are dead and which URLs serve wrong content."""
 
     def __init__(
         self, store: Cache, transport: Transport, policy: Policy, sleep: Callable[[float], None] = time.sleep
@@ -48,17 +48,17 @@ class Downloader:
         self._reader = Reader(store, transport, policy, self._hosts)
 
     def needs_network(self, wanted: Request) -> bool:
-        """Whether neither the store nor a local file holds it; opens no socket."""
+        """Whether neither the cache nor a local file has the content; opens no socket."""
         if self._store.has(wanted.integrity):
             return False
         return not any(map(is_at_hand, wanted.allowed))
 
     def obtain(self, wanted: Request, progress: Progress) -> Provenance:
-        """Make the store hold what is wanted, and return where it came from; {} when it was there.
+        """Download the blob into the cache and return its provenance; {} when the cache already has it.
 
         Raises:
-            AllSourcesFailedError: no source gave it; holds every attempt.
-            OfflineError: the network is off and no local source gave it.
+            AllSourcesFailedError: no source provided the content; lists every attempt.
+            OfflineError: the network is off and no local source has the content.
             StoreUnavailableError: the cache cannot be written.
             CancelledError: the run was asked to stop.
         """
@@ -69,7 +69,7 @@ class Downloader:
                 return self._from_any(Download(wanted, partial, progress, AttemptLog(wanted)))
 
     def _from_any(self, download: Download) -> Provenance:
-        """Ask source after source; those that are not worth waiting for get their rest when all were asked."""
+        """Ask source after source, then the postponed ones again."""
         begun = time.monotonic()
         wanted = download.wanted
         total_s = self._transport.settings.total_s(wanted.integrity.size)
@@ -87,7 +87,7 @@ class Downloader:
         raise download.report.failure()
 
     def _from_one(self, download: Download, source: SourceState, others: int) -> _Details | None:
-        """Try one source until it gives the content, or asking again makes no sense; `others` were not asked yet."""
+        """Attempt one source until it succeeds or must not be retried; `others` sources were not asked yet."""
         if self._is_skipped(download, source):
             return None
         again = True
@@ -114,26 +114,24 @@ class Downloader:
     def _again(
         self, download: Download, source: SourceState, error: IntegrityError | TransportError, others: int
     ) -> bool:
-        """Return whether the same source is asked again, once that makes sense."""
+        """Return whether to ask the same source again, after any necessary wait."""
         if isinstance(error, IntegrityError):
             return self._after_mismatch(download, source, error)
         there = download.partial.size > 0 or download.partial.is_split
         if there and isinstance(error, HttpStatusError) and error.status in (206, 416):
-            # what was there does not fit to what the server has: begin anew, once
+            # the partial download does not match the server's content: restart once
             download.partial.restart("")
             return source.restart()
         if error.transient and self._after_failure(download, source, error, others):
             return True
         retry = source.retry
         if source.assembly is Assembly.SPLIT and not retry.is_postponed and retry.left_s > 0:
-            source.mode = (
-                Mode.ONE_CONNECTION
-            )  # a server that refuses many connections, or parts, may well give the rest to one
+            source.mode = Mode.ONE_CONNECTION  # a server that refuses ranges or many connections may serve one
             return True
         return False
 
     def _after_mismatch(self, download: Download, source: SourceState, error: IntegrityError) -> bool:
-        """Begin anew once: the damage may have been done on the way, or by putting two answers together."""
+        """Restart once: the content may have been damaged in transit, or by joining two responses."""
         if source.assembly is not Assembly.ONE_RESPONSE and source.restart():
             return True
         if isinstance(error, DigestMismatchError) and source.origin and source.retry.once_more():

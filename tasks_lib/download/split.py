@@ -1,7 +1,7 @@
-"""Pace: whether a download comes so slowly that more connections would bring it sooner, and who would make them.
+"""Split downloads: detect a slow download, and fetch the rest of it over several connections.
 
-One connection when in doubt: the server must promise ranges and name the version strongly, the network (not our disk)
-must be what is waited for, and the host must have connections to spare.
+When in doubt, use one connection. A split requires that the server supports ranges and sends a strong validator, that
+the network and not the local disk is the bottleneck, and that the host has free connections.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from tasks_lib.network import Policy
 from tasks_lib.retry import is_busy
 from tasks_lib.transport import Response, Transport
 
-#: Least and largest bytes of a piece: large enough that a request costs little, small enough to be fetched again.
+#: Least and largest size of a piece in bytes: large enough that a request costs little, small enough to fetch again.
 LEAST_PIECE: Final = 2 << 20
 _LARGEST_PIECE: Final = 64 << 20
-#: Pieces that each connection gets, so that a slow one holds nobody up.
+#: Pieces per connection, so that a slow connection does not delay the others.
 _PIECES_EACH: Final = 8
-#: Seconds of watching before a judgement, and seconds that must be left for it to matter.
+#: Seconds between two measurements of the rate, and the least estimated remaining seconds for a split.
 _LOOK_S: Final = 0.1
 _WORTH_S: Final = 2.0
-#: Connections that one of several downloads from a host must be able to have for a split to pay.
+#: Least connections per download for a split to pay when several downloads from a host are running.
 _LEAST_SHARE: Final = 4
-#: Other places that are asked for pieces too.
+#: Most mirrors that are also asked for pieces.
 _MAX_MIRRORS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class SplitPlan:
-    """Who fetches pieces: URLs, one a connection, each with what gives its turn back; and the size of a piece."""
+    """The connections of a split download, each a URL and the function that releases it, and the size of a piece."""
 
     members: tuple[tuple[str, Callable[[], None]], ...]
     piece: int
 
     @classmethod
     def of(cls, download: Download, source: SourceState, policy: Policy, hosts: Hosts) -> SplitPlan:
-        """Return the source's own connection and as many more as may be spared, mirrors in turn with it."""
+        """Return a plan with the source's own connection and the free extra ones, alternating source and mirrors."""
         left = download.partial.expected.size - download.partial.size
         running = hosts.running(source.origin) if source.origin else 1
-        share = policy.connections // max(1, running)  # several downloads are several connections already
+        share = policy.connections // max(1, running)  # each running download already has a connection
         most = min(share if share >= _LEAST_SHARE else 1, -(-left // LEAST_PIECE))
-        found: list[tuple[str, Callable[[], None]]] = [(source.url, lambda: None)]  # its turn is held already
+        found: list[tuple[str, Callable[[], None]]] = [(source.url, lambda: None)]  # the caller holds this connection
         for url in _in_turns(_places(download, source, hosts), most - 1):
             origin = network_origin(url)
             free = hosts.spare_turn(origin) if origin else None
@@ -83,7 +83,7 @@ def _in_turns(places: list[str], count: int) -> Iterator[str]:
 
 
 class SlowDownloadError(Exception):
-    """The download is left to a crew; not a failure."""
+    """The download should be split; not a failure."""
 
     def __init__(self, crew: SplitPlan) -> None:
         super().__init__("more connections would be faster")
@@ -91,7 +91,7 @@ class SlowDownloadError(Exception):
 
 
 class RateMonitor:
-    """Called in every wait of a download; raises `SlowDownloadError` once a crew is worth its connections."""
+    """Checks the rate in every wait of a download; raises `SlowDownloadError` once a split is worthwhile."""
 
     def __init__(self, download: Download, source: SourceState, policy: Policy, hosts: Hosts) -> None:
         self._download, self._source, self._policy, self._hosts = download, source, policy, hosts
@@ -100,7 +100,7 @@ class RateMonitor:
         self._size = 0
 
     def begin(self, response: Response) -> None:
-        """Watch the body of `response`, if it could be split at all."""
+        """Monitor the body of `response` if the download can be split."""
         partial, policy = self._download.partial, self._policy
         ranges = response.start > 0 or response.headers.get("Accept-Ranges", "").strip().lower() == "bytes"
         large = partial.expected.size - partial.size >= max(policy.split_size, 2 * LEAST_PIECE)
@@ -109,10 +109,10 @@ class RateMonitor:
             self._since, self._size = time.monotonic(), partial.size
 
     def __call__(self) -> None:
-        """Go on, or leave the rest to a crew.
+        """Return if the rate is sufficient or no connection is free.
 
         Raises:
-            TooSlowError: a crew is worth it; its turns are held.
+            SlowDownloadError: a split is worthwhile; the connections of its plan are held.
             CancelledError: the run was asked to stop.
         """
         self._download.progress.check()
@@ -124,7 +124,7 @@ class RateMonitor:
         self._response = None
 
     def _is_slow(self, response: Response) -> bool:
-        """Judge the last tenth of a second: mostly waited, and at this rate far from done."""
+        """Return whether the last tenth of a second was mostly waiting, and much time is left at this rate."""
         now, partial = time.monotonic(), self._download.partial
         seconds = now - self._since
         if seconds < _LOOK_S:
@@ -136,7 +136,7 @@ class RateMonitor:
         return left >= 2 * LEAST_PIECE and waited_s > seconds / 2 and left > rate * _WORTH_S
 
 
-#: Bytes per read of one of many connections.
+#: Bytes per read of one of several connections.
 _READ: Final = 256 << 10
 
 Span = tuple[int, int]
@@ -144,7 +144,7 @@ Span = tuple[int, int]
 
 @dataclass(slots=True)
 class _Work:
-    """What the crew shares: pieces to fetch, pieces that came, and what went wrong."""
+    """State shared by the connections: pieces to fetch, completed pieces (None: a thread ended), and errors."""
 
     waiting: deque[Span]
     came: queue.SimpleQueue[Span | None] = field(default_factory=queue.SimpleQueue)
@@ -156,10 +156,10 @@ class _Work:
             raise CancelledError("the other connections stopped")
 
     def failure(self, url: str) -> TransportError | OSError:
-        """Return why pieces are missing: our disk, else the source `url`; what a mirror did says nothing of either."""
-        told = [error for place, error in self.errors if place == url or isinstance(error, OSError)]
-        told.sort(key=lambda error: isinstance(error, TransportError))
-        return next(iter(told), TransportError("the other connections did not bring the rest", transient=True))
+        """Return why pieces are missing: a local error, else an error of the source `url`, never of a mirror."""
+        relevant = [error for place, error in self.errors if place == url or isinstance(error, OSError)]
+        relevant.sort(key=lambda error: isinstance(error, TransportError))
+        return next(iter(relevant), TransportError("the other connections did not fetch the rest", transient=True))
 
 
 class SplitDownload:
@@ -169,12 +169,14 @@ class SplitDownload:
         self._transport, self._policy, self._hosts = transport, policy, hosts
 
     def run(self, download: Download, source: SourceState, crew: SplitPlan) -> int:
-        """Bring all pieces, measured in order as they become whole; return the number of connections.
+        """Fetch all missing pieces and hash them in order; return the number of connections.
+
+        Releases the connections of `crew` in any case.
 
         Raises:
-            HttpStatusError: a server answers with something else than the piece; begin anew.
-            TransportError: every connection gave up; what came stays.
-            OSError: the file system refused.
+            HttpStatusError: a server did not return the requested range; restart the download.
+            TransportError: every connection gave up; the completed pieces are kept.
+            OSError: writing failed.
             CancelledError: the run was asked to stop.
         """
         work = _Work(deque(download.partial.split(crew.piece)))
@@ -198,7 +200,7 @@ class SplitDownload:
 
     @staticmethod
     def _gather(download: Download, work: _Work, running: int) -> None:
-        """Mark and measure what comes until all is there, or nobody is left to bring it."""
+        """Mark completed pieces until the content is complete or all threads ended."""
         while download.partial.size < download.partial.expected.size:
             download.progress.check()
             try:
@@ -213,7 +215,7 @@ class SplitDownload:
                 break
 
     def _worker(self, download: Download, source: SourceState, url: str, work: _Work) -> None:
-        """Fetch pieces as `_pieces`; that it ended is told however it did, since it is waited for."""
+        """Run `_pieces`; report the end of the thread in any case, because `_gather` counts the running threads."""
         try:
             with contextlib.suppress(CancelledError):
                 self._pieces(download, source, url, work)
@@ -221,7 +223,7 @@ class SplitDownload:
             work.came.put(None)
 
     def _pieces(self, download: Download, source: SourceState, url: str, work: _Work) -> None:
-        """Fetch pieces until none is left, or this place failed too often."""
+        """Fetch pieces until none is left or this URL failed too often."""
         failures = 0
         while not work.stop.is_set() and failures <= self._policy.retries:
             try:
@@ -237,9 +239,9 @@ class SplitDownload:
                 failures = self._failed(error, failures)
 
     def _failed(self, error: TransportError | OSError, failures: int) -> int:
-        """Return the failures of a place after `error`; one that asking again at once does not mend counts as all."""
-        mends = isinstance(error, TransportError) and error.transient and not is_busy(error)
-        return failures + 1 if mends else self._policy.retries + 1
+        """Return the number of failures after `error`; one that an immediate retry cannot fix exhausts the retries."""
+        can_retry = isinstance(error, TransportError) and error.transient and not is_busy(error)
+        return failures + 1 if can_retry else self._policy.retries + 1
 
     def _piece(self, download: Download, source: SourceState, url: str, span: Span, work: _Work) -> None:
         begin, end = span
@@ -257,7 +259,8 @@ class SplitDownload:
         ) as response:
             if response.status != 206 or response.start != begin:
                 raise HttpStatusError(
-                    "asked for a piece, got the whole: it changed, or ranges are not served", status=206
+                    "requested a range, received the whole content: it changed, or the server does not support ranges",
+                    status=206,
                 )
             at = begin
             for chunk in response.chunks(end - begin, _READ):
@@ -266,5 +269,5 @@ class SplitDownload:
                 download.progress.advance(len(chunk))
                 work.check()
         if at != end:
-            raise TransportError(f"a piece ended after {at - begin} of {end - begin} bytes", transient=True)
+            raise TransportError(f"the connection ended after {at - begin} of {end - begin} bytes", transient=True)
         work.came.put(span)
