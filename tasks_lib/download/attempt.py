@@ -115,7 +115,7 @@ class Reader:
                 self._read_body(download, response)
         except SlowDownloadError as slow:
             source.assembly = Assembly.SPLIT
-            connections = self._segments.run(download, source, slow.crew)
+            connections = self._segments.run(download, source, slow.plan)
             return _Received(result.facts | {"connections": connections}, result.sender)
         return result
 

@@ -85,9 +85,9 @@ def _in_turns(places: list[str], count: int) -> Iterator[str]:
 class SlowDownloadError(Exception):
     """The download should be split; not a failure."""
 
-    def __init__(self, crew: SplitPlan) -> None:
+    def __init__(self, plan: SplitPlan) -> None:
         super().__init__("more connections would be faster")
-        self.crew = crew
+        self.plan = plan
 
 
 class RateMonitor:
@@ -118,9 +118,9 @@ class RateMonitor:
         self._download.progress.check()
         if self._response is None or not self._is_slow(self._response):
             return
-        crew = SplitPlan.of(self._download, self._source, self._policy, self._hosts)
-        if len(crew.members) > 1:
-            raise SlowDownloadError(crew)
+        plan = SplitPlan.of(self._download, self._source, self._policy, self._hosts)
+        if len(plan.members) > 1:
+            raise SlowDownloadError(plan)
         self._response = None
 
     def _is_slow(self, response: Response) -> bool:
@@ -168,10 +168,10 @@ class SplitDownload:
     def __init__(self, transport: Transport, policy: Policy, hosts: Hosts) -> None:
         self._transport, self._policy, self._hosts = transport, policy, hosts
 
-    def run(self, download: Download, source: SourceState, crew: SplitPlan) -> int:
+    def run(self, download: Download, source: SourceState, plan: SplitPlan) -> int:
         """Fetch all missing pieces and hash them in order; return the number of connections.
 
-        Releases the connections of `crew` in any case.
+        Releases the connections of `plan` in any case.
 
         Raises:
             HttpStatusError: a server did not return the requested range; restart the download.
@@ -179,10 +179,10 @@ class SplitDownload:
             OSError: writing failed.
             CancelledError: the run was asked to stop.
         """
-        work = _Work(deque(download.partial.split(crew.piece)))
+        work = _Work(deque(download.partial.split(plan.piece)))
         threads = [
             threading.Thread(target=self._worker, args=(download, source, url, work), name="piece", daemon=True)
-            for url, _ in crew.members
+            for url, _ in plan.members
         ]
         try:
             for thread in threads:
@@ -194,7 +194,7 @@ class SplitDownload:
             work.stop.set()
             for thread in threads:
                 thread.join()
-            for _, give_back in crew.members:
+            for _, give_back in plan.members:
                 give_back()
         return len(threads)
 

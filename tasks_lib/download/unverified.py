@@ -71,29 +71,29 @@ class UnverifiedDownloader:
     ) -> None:
         self._store, self._transport, self._policy, self._sleep = store, transport, policy, sleep
 
-    def obtain(self, asked: UnverifiedRequest, progress: Progress) -> Integrity:
+    def obtain(self, request: UnverifiedRequest, progress: Progress) -> Integrity:
         """Download the content into the cache; return its size and digest.
 
         Raises:
             AllSourcesFailedError: no URL provided the content; lists every attempt.
             OfflineError: the network is off and no local file has the content.
             StoreUnavailableError: the cache cannot be written.
-            CancelledError: the run was asked to stop.
+            CancelledError: the run was request to stop.
         """
         attempts: list[Attempt] = []
-        total_s = self._transport.settings.total_s(asked.size if asked.size >= 0 else asked.limit)
+        total_s = self._transport.settings.total_s(request.size if request.size >= 0 else request.limit)
         places = [
-            _Place(url, asked.headers if url == asked.urls[0] else {}, Retry(self._policy, total_s, self._sleep))
-            for url in asked.urls
+            _Place(url, request.headers if url == request.urls[0] else {}, Retry(self._policy, total_s, self._sleep))
+            for url in request.urls
         ]
         for number, others in rounds([place.retry for place in places], progress):
-            found = self._from_one(asked, places[number], others, attempts, progress)
+            found = self._from_one(request, places[number], others, attempts, progress)
             if found is not None:
                 return found
-        raise _failed(asked, attempts)
+        raise _failed(request, attempts)
 
     def _from_one(
-        self, asked: UnverifiedRequest, place: _Place, others: int, attempts: list[Attempt], progress: Progress
+        self, request: UnverifiedRequest, place: _Place, others: int, attempts: list[Attempt], progress: Progress
     ) -> Integrity | None:
         url = redacted(place.url)
         if not _is_file(place.url) and self._policy.network == "off":
@@ -103,7 +103,9 @@ class UnverifiedDownloader:
         while again:
             progress.check()
             try:
-                return self._from_file(asked, place.url) if _is_file(place.url) else self._once(asked, place, progress)
+                return (
+                    self._from_file(request, place.url) if _is_file(place.url) else self._once(request, place, progress)
+                )
             except IntegrityError as error:
                 failure: IntegrityError | TransportError = error
                 again = not _is_file(place.url) and place.retry.once_more()
@@ -113,12 +115,12 @@ class UnverifiedDownloader:
             attempts.append(Attempt(url, failure.message))
         return None
 
-    def _from_file(self, asked: UnverifiedRequest, url: str) -> Integrity:
+    def _from_file(self, request: UnverifiedRequest, url: str) -> Integrity:
         with readable(), open_local(url) as file, self._store.writer() as writer:
-            _copy(file, writer, asked.limit)
-            return _committed(writer, asked)
+            _copy(file, writer, request.limit)
+            return _committed(writer, request)
 
-    def _once(self, asked: UnverifiedRequest, place: _Place, progress: Progress) -> Integrity:
+    def _once(self, request: UnverifiedRequest, place: _Place, progress: Progress) -> Integrity:
         progress.phase("connect", url=redacted(place.url))
         with (
             self._transport.open(
@@ -128,19 +130,19 @@ class UnverifiedDownloader:
         ):
             encoded = response.encoding in ("gzip", "x-gzip")
             length = _announced(response)
-            if asked.size >= 0 and length >= 0 and not encoded and length != asked.size:
+            if request.size >= 0 and length >= 0 and not encoded and length != request.size:
                 cache = escaped(response.headers.get("x-cache-status", "")[:40])
                 known = f" (x-cache-status: {cache})" if cache else ""
-                raise TransportError(f"expected {asked.size} bytes, but the server announces {length}{known}")
+                raise TransportError(f"expected {request.size} bytes, but the server announces {length}{known}")
             progress.phase("body", url=response.url, **({"total": length} if length >= 0 else {}))
-            pieces = _bounded(_whole(response, length, progress), asked.limit)
+            pieces = _bounded(_whole(response, length, progress), request.limit)
             if encoded:
-                return self._decoded(asked, place.url, pieces)
+                return self._decoded(request, place.url, pieces)
             for piece in pieces:
                 writer.write(piece)
-            return _committed(writer, asked)
+            return _committed(writer, request)
 
-    def _decoded(self, asked: UnverifiedRequest, url: str, pieces: Iterator[bytes]) -> Integrity:
+    def _decoded(self, request: UnverifiedRequest, url: str, pieces: Iterator[bytes]) -> Integrity:
         """Publish the content with or without the gzip that the server declares, whichever matches the digest.
 
         Without a digest, decompress it unless the URL ends in `.gz`. Source: fetch-content, section 1.1 of the
@@ -153,19 +155,19 @@ class UnverifiedDownloader:
                 spool.write(piece)
             named = url.endswith(".gz")
             choices = ["raw", "decoded"] if named or start != _GZIP_MAGIC else ["decoded", "raw"]
-            if asked.digest is not None:
+            if request.digest is not None:
                 with contextlib.suppress(IntegrityError):
-                    return self._kept(spool, choices[0], asked)
+                    return self._kept(spool, choices[0], request)
                 choices.reverse()
-            return self._kept(spool, choices[0], asked)
+            return self._kept(spool, choices[0], request)
 
-    def _kept(self, spool: BinaryIO, choice: str, asked: UnverifiedRequest) -> Integrity:
+    def _kept(self, spool: BinaryIO, choice: str, request: UnverifiedRequest) -> Integrity:
         spool.seek(0)
         content = _gunzipped(spool) if choice == "decoded" else iter(lambda: spool.read(CHUNK), b"")
         with self._store.writer() as writer:
-            for piece in _bounded(content, asked.limit):
+            for piece in _bounded(content, request.limit):
                 writer.write(piece)
-            return _committed(writer, asked)
+            return _committed(writer, request)
 
 
 def _is_file(url: str) -> bool:
@@ -233,26 +235,28 @@ def _copy(file: BinaryIO, writer: Writer, limit: int) -> None:
         writer.write(piece)
 
 
-def _committed(writer: Writer, asked: UnverifiedRequest) -> Integrity:
+def _committed(writer: Writer, request: UnverifiedRequest) -> Integrity:
     """Publish the written content if it has the requested size and digest.
 
     Raises:
         SizeMismatchError, DigestMismatchError: the content differs.
     """
-    if asked.size >= 0 and writer.size != asked.size:
+    if request.size >= 0 and writer.size != request.size:
         raise SizeMismatchError(
-            f"expected {asked.size} bytes, got {writer.size}", expected=asked.size, actual=writer.size
+            f"expected {request.size} bytes, got {writer.size}", expected=request.size, actual=writer.size
         )
-    if asked.digest is not None and (actual := writer.digest) != asked.digest:
+    if request.digest is not None and (actual := writer.digest) != request.digest:
         raise DigestMismatchError(
-            f"expected {asked.digest}, got {actual}", expected=str(asked.digest), actual=str(actual)
+            f"expected {request.digest}, got {actual}", expected=str(request.digest), actual=str(actual)
         )
     return writer.commit()
 
 
-def _failed(asked: UnverifiedRequest, attempts: list[Attempt]) -> AllSourcesFailedError | OfflineError:
+def _failed(request: UnverifiedRequest, attempts: list[Attempt]) -> AllSourcesFailedError | OfflineError:
     last = {attempt.url: attempt.reason for attempt in attempts}
     if last and all(reason == "skipped: offline" for reason in last.values()):
-        return OfflineError(f"{asked.name}: not in the cache, and the network is off", hint="run once without offline")
+        return OfflineError(
+            f"{request.name}: not in the cache, and the network is off", hint="run once without offline"
+        )
     details = "; ".join(f"{url}: {reason}" for url, reason in last.items())
-    return AllSourcesFailedError(f"cannot download {asked.name}\n{details}", attempts=tuple(attempts))
+    return AllSourcesFailedError(f"cannot download {request.name}\n{details}", attempts=tuple(attempts))

@@ -82,17 +82,17 @@ class Transport:
         """
         deadline = Deadline(self.settings, ends or time.monotonic() + self.settings.total_s(size), check, asked)
         span = ByteRange(offset, size if stop < 0 else stop, size)
-        final, answer = self._follow(url, headers, self._asked(span, validator), deadline)
+        final, response = self._follow(url, headers, self._asked(span, validator), deadline)
         try:
-            start = self._judged(answer, span, validator, deadline)
-            yield Response(redacted(final), answer.status, answer.headers, start, answer, deadline)
+            start = self._judged(response, span, validator, deadline)
+            yield Response(redacted(final), response.status, response.headers, start, response, deadline)
         finally:
-            answer.close()
+            response.close()
 
-    def _judged(self, answer: RawResponse, span: ByteRange, validator: str, deadline: Deadline) -> int:
+    def _judged(self, response: RawResponse, span: ByteRange, validator: str, deadline: Deadline) -> int:
         """As `check_response`; the hint of a 401 or 403 names a netrc file that cannot be read."""
         try:
-            return check_response(answer, span, validator, deadline)
+            return check_response(response, span, validator, deadline)
         except HttpStatusError as error:
             if self._unread and error.status in (401, 403):
                 error.hint = f"no credentials were sent because {self._unread}; correct that file"
@@ -115,11 +115,11 @@ class Transport:
                 self._require(here)
                 secret = {}  # even if a later redirect leads back: another origin chose it
             deadline.host = here.authority
-            answer = self._wire.ask(self._route(here), url, _merged(asked, secret), deadline)
-            if answer.status not in _REDIRECTS:
-                return url, answer
-            answer.close()
-            url = next_url(url, _as_utf8(answer.headers.get("Location", "")))
+            response = self._wire.ask(self._route(here), url, _merged(asked, secret), deadline)
+            if response.status not in _REDIRECTS:
+                return url, response
+            response.close()
+            url = next_url(url, _as_utf8(response.headers.get("Location", "")))
         raise RedirectError(f"more than {MAX_REDIRECTS} redirects", hint="use the final URL in the definition")
 
     def _require(self, origin: Origin) -> None:
@@ -151,16 +151,16 @@ class Transport:
         """
         origin, proxy = route
         if proxy is None:
-            line = DeadlineSocket(connect(origin.host, origin.port, deadline, self._denied), deadline)
+            sock = DeadlineSocket(connect(origin.host, origin.port, deadline, self._denied), deadline)
         else:
-            line = _through(proxy, origin, deadline)
+            sock = _through(proxy, origin, deadline)
         try:
             if origin.scheme == "https":
-                line.secure(self._trust(), origin.host)
+                sock.secure(self._trust(), origin.host)
         except BaseException:
-            line.close()
+            sock.close()
             raise
-        return line
+        return sock
 
     def _trust(self) -> ssl.SSLContext:
         with self._lock:
@@ -172,19 +172,19 @@ class Transport:
 def _through(proxy: Proxy, origin: Origin, deadline: Deadline) -> DeadlineSocket:
     """Return a connection to a proxy, or for https a tunnel through it. Proxies may be in denied networks."""
     deadline.host = f"{proxy.host}:{proxy.port} (proxy)"
-    line = None
+    sock = None
     try:
-        line = DeadlineSocket(connect(proxy.host, proxy.port, deadline, ()), deadline)
+        sock = DeadlineSocket(connect(proxy.host, proxy.port, deadline, ()), deadline)
         if origin.scheme == "https":
-            open_tunnel(line, origin, proxy, deadline)
+            open_tunnel(sock, origin, proxy, deadline)
     except BaseException as error:
-        if line is not None:
-            line.close()
+        if sock is not None:
+            sock.close()
         if isinstance(error, TransportError):
             error.hint = error.hint or PROXY_HINT
         raise
     deadline.host = origin.authority
-    return line
+    return sock
 
 
 def _as_utf8(location: str) -> str:

@@ -164,8 +164,8 @@ class _Race:
         return None
 
 
-def open_tunnel(line: DeadlineSocket, origin: Origin, proxy: Proxy, deadline: Deadline) -> None:
-    """Open a tunnel to `origin` over `line`, a connection to `proxy`.
+def open_tunnel(sock: DeadlineSocket, origin: Origin, proxy: Proxy, deadline: Deadline) -> None:
+    """Open a tunnel to `origin` over `sock`, a connection to `proxy`.
 
     Raises:
         TransportError: the proxy refuses (transiently or permanently) or does not speak HTTP.
@@ -175,21 +175,21 @@ def open_tunnel(line: DeadlineSocket, origin: Origin, proxy: Proxy, deadline: De
     place = f"{f'[{origin.host}]' if ':' in origin.host else origin.host}:{origin.port}"
     fields = {"Host": place, **proxy.headers}
     head = [f"CONNECT {place} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
-    answer = http.client.HTTPResponse(cast(Any, line), method="CONNECT")
+    response = http.client.HTTPResponse(cast(Any, sock), method="CONNECT")
     try:
-        line.sendall("\r\n".join(head).encode("ascii"))
-        answer.begin()
+        sock.sendall("\r\n".join(head).encode("ascii"))
+        response.begin()
     except (http.client.HTTPException, ValueError) as error:
         raise _none(origin, deadline, str(error)) from error
     finally:
-        answer.close()
-    if not 200 <= answer.status < 300:
-        raise _none(origin, deadline, f"{answer.status} {answer.reason}", answer.status)
+        response.close()
+    if not 200 <= response.status < 300:
+        raise _none(origin, deadline, f"{response.status} {response.reason}", response.status)
 
 
-def _none(origin: Origin, deadline: Deadline, told: str, status: int = 0) -> TransportError:
+def _none(origin: Origin, deadline: Deadline, reason: str, status: int = 0) -> TransportError:
     return TransportError(
-        f"{deadline.host}: cannot open a tunnel to {origin.authority}: {escaped(told[:120])}",
+        f"{deadline.host}: cannot open a tunnel to {origin.authority}: {escaped(reason[:120])}",
         hint=LOGIN_HINT if status == 407 else "",
         transient=status in TRANSIENT,
     )

@@ -154,8 +154,8 @@ class DeadlineSocket:
 class _SocketReader(io.RawIOBase):
     """A raw file that reads from a `DeadlineSocket`."""
 
-    def __init__(self, line: DeadlineSocket) -> None:
-        self._line = line
+    def __init__(self, sock: DeadlineSocket) -> None:
+        self._socket = sock
 
     def readable(self) -> bool:
         """Return True."""
@@ -163,13 +163,13 @@ class _SocketReader(io.RawIOBase):
 
     def readinto(self, view: Any) -> int:
         """Read at least one byte and return the number of bytes; 0 at the end."""
-        return self._line.receive(view)
+        return self._socket.receive(view)
 
     def close(self) -> None:
         """Release the socket."""
         if not self.closed:
             super().close()
-            self._line.reader_closed()
+            self._socket.reader_closed()
 
 
 def _words(error: OSError) -> str:

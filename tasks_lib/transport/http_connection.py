@@ -132,15 +132,15 @@ class _Connection(urllib3.connection.HTTPConnection):
 
     def connect(self) -> None:
         deadline: Deadline = _serving.deadline
-        line = self._dial(self._route, deadline)
-        _serving.line = line
-        self.sock = cast(Any, line)
+        sock = self._dial(self._route, deadline)
+        _serving.sock = sock
+        self.sock = cast(Any, sock)
         deadline.answering()
 
     def request(self, *arguments: Any, **options: Any) -> None:
         if self.sock is not None:
-            _serving.line = cast(Any, self.sock)
-            _serving.line.serve(_serving.deadline)
+            _serving.sock = cast(Any, self.sock)
+            _serving.sock.serve(_serving.deadline)
             _serving.deadline.answering()
         super().request(*arguments, **options)
 
@@ -197,13 +197,13 @@ class HttpConnections:
             try:
                 return self._once(route, url, headers, deadline)
             except TransportError as error:
-                line: DeadlineSocket | None = _serving.line
-                if line is None or line.is_fresh or line.was_heard or isinstance(error, StalledError):
+                sock: DeadlineSocket | None = _serving.sock
+                if sock is None or sock.is_fresh or sock.was_heard or isinstance(error, StalledError):
                     raise
         return self._once(route, url, headers, deadline)
 
     def _once(self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline) -> RawResponse:
-        _serving.deadline, _serving.line = deadline, None
+        _serving.deadline, _serving.sock = deadline, None
         origin, proxy = route
         request = requests.PreparedRequest()
         request.method, request.url, request.body, target = "GET", url, None, target_of(url)
@@ -216,8 +216,8 @@ class HttpConnections:
             with translate_errors(deadline):
                 return RawResponse(self._adapter.send(request, stream=True), deadline)
         except BaseException:
-            if _serving.line is not None:
-                _serving.line.abandon()
+            if _serving.sock is not None:
+                _serving.sock.abandon()
             raise
 
 

@@ -60,7 +60,7 @@ class Response:
     status: int
     headers: Mapping[str, str]
     start: int
-    _answer: RawResponse
+    _raw: RawResponse
     _deadline: Deadline
 
     @property
@@ -82,12 +82,12 @@ class Response:
     @property
     def length(self) -> int:
         """The announced size of the body, -1 if unknown."""
-        return self._answer.length
+        return self._raw.length
 
     @property
     def broken(self) -> bool:
         """Whether the body ended before the end of its framing. A known size is a stronger check."""
-        return self._answer.broken
+        return self._raw.broken
 
     @property
     def waited_s(self) -> float:
@@ -105,7 +105,7 @@ class Response:
             CancelledError: the run was asked to stop.
         """
         self._deadline.reading()
-        yield from self._answer.body(limit, largest)
+        yield from self._raw.body(limit, largest)
 
 
 def _strong(etag: str) -> str:
@@ -116,57 +116,57 @@ def _kind(headers: Mapping[str, str]) -> str:
     return headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
-def check_response(answer: RawResponse, span: ByteRange, validator: str, deadline: Deadline) -> int:
+def check_response(response: RawResponse, span: ByteRange, validator: str, deadline: Deadline) -> int:
     """Return the offset at which the body begins: 0, or `span.start` for a 206 of exactly the requested range.
 
     Raises:
         HttpStatusError: an error status, or a 206 of another range or version.
         TransportError: a header with control characters.
     """
-    odd = next((name for name, value in answer.headers.items() if _CONTROL.search(value)), None)
+    odd = next((name for name, value in response.headers.items() if _CONTROL.search(value)), None)
     if odd is not None:
         raise TransportError(deadline.told(f"control characters in the header {escaped(odd[:40])}"))
-    if answer.status == 206 and not span.is_whole:
-        misfit = _misfit(answer, span, validator)
+    if response.status == 206 and not span.is_whole:
+        misfit = _misfit(response, span, validator)
         if misfit:
             raise HttpStatusError(f"{deadline.host}: requested {span.header}, received {misfit}", status=206)
         return span.start
-    if answer.status != 200:
-        status, reason = answer.status, escaped(answer.reason[:_QUOTED])
-        message = f"HTTP {status} {reason}".rstrip() + first_words(answer, deadline)
+    if response.status != 200:
+        status, reason = response.status, escaped(response.reason[:_QUOTED])
+        message = f"HTTP {status} {reason}".rstrip() + first_words(response, deadline)
         raise HttpStatusError(
             message,
             status=status,
             transient=status in TRANSIENT,
-            retry_after_s=retry_after_s(answer.headers.get("Retry-After", "")),
+            retry_after_s=retry_after_s(response.headers.get("Retry-After", "")),
             hint=_NEXT_STEP.get(status, ""),
         )
     return 0
 
 
-def _misfit(answer: RawResponse, span: ByteRange, validator: str) -> str:
+def _misfit(response: RawResponse, span: ByteRange, validator: str) -> str:
     """Return how a 206 differs from the request, "" if it does not. Source: RFC 9110 section 15.3.7."""
-    given = answer.headers.get("Content-Range", "").strip()
+    given = response.headers.get("Content-Range", "").strip()
     if given.lower() != f"bytes {span.start}-{span.stop - 1}/{span.size}":
         return f"Content-Range {escaped(given[:80])!r}"
-    if answer.length not in (-1, span.stop - span.start):
-        return f"a length of {answer.length} bytes"
-    etag = answer.headers.get("ETag", "").strip()
+    if response.length not in (-1, span.stop - span.start):
+        return f"a length of {response.length} bytes"
+    etag = response.headers.get("ETag", "").strip()
     if etag and validator and etag != validator:
         return f"another version, {escaped(etag[:60])}"
-    encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     return "" if encoding in ("", "identity") else f"Content-Encoding {escaped(encoding[:40])}"
 
 
-def first_words(answer: RawResponse, deadline: Deadline) -> str:
+def first_words(response: RawResponse, deadline: Deadline) -> str:
     """Return a quote of the beginning of a text response, "" for other media types. It exposes login pages."""
-    kind = _kind(answer.headers)
+    kind = _kind(response.headers)
     if not (kind.startswith("text/") or kind.endswith(("json", "xml"))):
         return ""
     start = b""
     deadline.glancing()
     with contextlib.suppress(TransportError):
-        for piece in answer.body(_QUOTE_READ):
+        for piece in response.body(_QUOTE_READ):
             start += piece
     words = " ".join(start.decode("utf-8", "replace").split())
     return f"; {escaped(kind[:40])} beginning with {escaped(words[:_QUOTED])!r}"
