@@ -105,7 +105,7 @@ def test_through_the_store(tmp_path: Path) -> None:
     assert len(lines) == 3
     assert f"(HTTP 200 application/gzip from {origin.url}/p-1.tar.gz?..., {date})" in lines[1]
     assert "re-released: these members differ from before: p-1/a, p-1/c, p-1/d" in lines[1]
-    assert "ask upstream why it changed" in lines[2]
+    assert "ask upstream why the content changed" in lines[2]
     assert "hunter2" not in str(caught.value)
     evidence = Path(lines[1].rpartition("kept as ")[2])
     assert evidence.read_bytes() == wrong

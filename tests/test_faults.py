@@ -245,7 +245,7 @@ LOST = {
     "length no number": Row(lambda: reply(BODY, Content_Length="12abc"), 1, "Content-Length '12abc'"),
     "length 10^15": Row(lambda: endless(b"x" * 65536, HEAD + b"Content-Length: 1000000000000000\r\n\r\n"), 1, "announces 1000000000000000"),
     "infinite body": Row(lambda: endless(b"x" * 65536, HEAD + b"\r\n"), 1, "more than 200000"),
-    "gzip applied": Row(lambda: reply(gzip.compress(BODY, mtime=0), Content_Encoding="gzip"), 1, "gzip applied on top"),
+    "gzip applied": Row(lambda: reply(gzip.compress(BODY, mtime=0), Content_Encoding="gzip"), 1, "compressed with gzip"),
     "gzip bomb": Row(lambda: reply(gzip.compress(bytes(30 << 20), mtime=0), Content_Encoding="gzip"), 1, "Content-Encoding gzip"),
     "login page": Row(lambda: reply(b"<!DOCTYPE html><title>Log in</title>", Content_Type="text/html"), 1, 'an HTML page titled "Log in" (HTTP 200 text/html'),
     "login page of the same size": Row(lambda: reply(b"<html>" + b" " * (SIZE - 6)), 2, "an HTML page"),

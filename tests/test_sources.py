@@ -153,10 +153,10 @@ NOT_FOUND, OTHER, PAGE = reply(b"", "404 Not Found"), reply(b"x" + BODY[1:]), re
 NEXT_STEPS: dict[str, tuple[list[Answer], str]] = {
     "no answer": ([raw(b"")], "check the URL and the network, or add a mirror to the definition"),
     "not found": ([NOT_FOUND], "open the URL in a browser"),
-    "other bytes": ([OTHER], "ask upstream why it changed"),
-    "not found, other bytes": ([NOT_FOUND, OTHER], "ask upstream why it changed"),
-    "other bytes, not found": ([OTHER, NOT_FOUND], "ask upstream why it changed"),
-    "a page, other bytes": ([PAGE, OTHER], "ask upstream why it changed"),
+    "other bytes": ([OTHER], "ask upstream why the content changed"),
+    "not found, other bytes": ([NOT_FOUND, OTHER], "ask upstream why the content changed"),
+    "other bytes, not found": ([OTHER, NOT_FOUND], "ask upstream why the content changed"),
+    "a page, other bytes": ([PAGE, OTHER], "ask upstream why the content changed"),
 }
 
 
@@ -171,7 +171,7 @@ def test_the_next_step_fits_what_happened(case: str, origin: Origin, store: Cach
 
 
 def test_the_next_step_when_nobody_was_asked(origin: Origin, store: Cache) -> None:
-    """What gave other content before is not asked again, what may not be asked never: the next step tells what to change."""
+    """A URL that served wrong content is not asked again, a blocked one never; the hint says what to change."""
     origin.answers |= {"/a": OTHER}
     shared, url = sources(store), f"{origin.url}/a"
     steps = []
@@ -180,7 +180,7 @@ def test_the_next_step_when_nobody_was_asked(origin: Origin, store: Cache) -> No
             shared.obtain(one, Silent())
         steps.append(caught.value.hint.partition(",")[0])
     assert steps == [
-        "ask upstream why it changed; if the new content is right",
+        "ask upstream why the content changed; if it is right",
         "add a mirror to the definition",
         "mirrors.yml blocks this URL: add a mirror that it allows",
     ]

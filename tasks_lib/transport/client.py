@@ -214,9 +214,7 @@ def _netrc_of(path: str) -> tuple[netrc.netrc | None, str]:
     except FileNotFoundError:
         return None, ""
     except netrc.NetrcParseError as error:
-        return (
-            None,
-            f"{escaped(path)} is not a valid netrc file (line {error.lineno})",
-        )  # netrc's message may contain secrets
+        # the message of netrc may contain secrets
+        return None, f"{escaped(path)} is not a valid netrc file (line {error.lineno})"
     except (OSError, UnicodeError) as error:
         return None, f"{escaped(path)} cannot be read: {escaped(str(error))}"
