@@ -1,10 +1,10 @@
-"""Whose turn at the interpreter it is, among threads that do little between many system calls.
+"""Reduce GIL contention among threads that do little work between many system calls.
 
-Python's own lock is handed over at every system call: sixteen threads that each publish a small file hand it over forty
-times a file, and the processor time doubles (docs/decisions/0023). So a thread works `run_alone` until it really waits,
-for the network or a disk, which it says with `released`. This is advice to the scheduler and protects nothing: who
-waited for long takes the turn from whoever has it, so that nothing hangs for it, and whoever says nothing is not held
-up.
+Python releases the GIL at every system call: sixteen threads that each publish a small file switch forty times per
+file, and the processor time doubles (docs/decisions/0023). Therefore a thread holds a process-wide lock inside
+`run_alone`, and releases it inside `released` while it waits for the network or a disk. The lock is a scheduling hint
+and protects no data: a thread that has waited too long replaces the lock, so that nothing can hang. Threads that use
+neither context are not delayed.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import contextlib
 import threading
 from typing import Final
 
-#: Seconds after which a turn is taken from whoever has it: that thread waits for something and did not say so.
+#: Seconds after which a waiting thread replaces the lock: its holder probably blocks outside `released`.
 _PATIENCE_S: Final = 0.2
 
 
 class _Own(threading.local):
-    """What a thread has: its share of turns, and the turn itself."""
+    """State of a thread: whether it is inside `run_alone`, and the lock that it holds."""
 
     joined = False
     turn: threading.Lock | None = None
 
 
 class _Alone:
-    """From `with` to its end this thread works only when no other one does that works so too."""
+    """Run at most one thread inside this context."""
 
     def __enter__(self) -> None:
         _own.joined = True
@@ -37,7 +37,7 @@ class _Alone:
 
 
 class _Waiting:
-    """From `with` to its end others may work; nothing for a thread that does not work `run_alone`."""
+    """Release the lock inside this context; no effect outside `run_alone`."""
 
     def __enter__(self) -> None:
         _give()
@@ -48,16 +48,16 @@ class _Waiting:
 
 
 def _take() -> None:
-    global _turn  # there is one interpreter in a process
+    global _turn  # one lock per process, as there is one interpreter
     while True:
-        serialized = _turn
-        taken = serialized.acquire(timeout=_PATIENCE_S)
-        if taken and serialized is _turn:
-            _own.turn = serialized
+        lock = _turn
+        taken = lock.acquire(timeout=_PATIENCE_S)
+        if taken and lock is _turn:
+            _own.turn = lock
             return
-        if taken:  # it was given up meanwhile
-            serialized.release()
-        elif serialized is _turn:
+        if taken:  # the lock was replaced meanwhile
+            lock.release()
+        elif lock is _turn:
             _turn = threading.Lock()
 
 
@@ -70,16 +70,16 @@ def _give() -> None:
 _turn = threading.Lock()
 _own: Final = _Own()
 
-#: Neither keeps anything of its own, so that one of each serves all threads; `released` inside `released` is no use.
+#: Both are stateless, so that one instance serves all threads. Do not nest `released`: the inner exit takes the lock.
 run_alone: Final = _Alone()
 released: Final = _Waiting()
 
 
 def serialized(size: int, small: int) -> contextlib.AbstractContextManager[None]:
-    """Return `run_alone` for work on at most `small` bytes, mostly system calls; nothing for more, mostly done outside.
+    """Return `run_alone` for at most `small` bytes, else a null context: large work runs mostly outside the GIL.
 
     Args:
-        size: bytes that are worked on.
-        small: how many of them a lot of calls are made for.
+        size: bytes to process.
+        small: largest size whose processing is dominated by system calls.
     """
     return run_alone if size <= small else contextlib.nullcontext()

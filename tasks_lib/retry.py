@@ -1,7 +1,7 @@
-"""Retries: whether a source is asked again after a failure, when, and a wait that can be interrupted.
+"""Retries: decide whether and when to ask a source again after a failure, and wait in an interruptible way.
 
-One policy for everything that comes over the network: pinned downloads, signatures, artifacts of tasks, secrets and
-repositories. A source is one URL; its attempts and the waits between them share one total time.
+All network access shares one policy: pinned downloads, signatures, artifacts of tasks, secrets and repositories. A
+source is one URL; its attempts and the waits between them share one total time.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from tasks_lib.gil import released
 from tasks_lib.network import Policy
 from tasks_lib.progress import Progress
 
-#: Longest wait in seconds that no server asked for. Source: Nix 2026, 60 s; half of it, since mirrors are asked too.
+#: Longest backoff in seconds, without a Retry-After. Source: half of the 60 s of Nix 2026, as mirrors are tried too.
 _MAX_BACKOFF_S: Final = 30.0
-#: Doublings after which the backoff has long reached its maximum; more would leave the range of a float.
+#: Most doublings of the backoff: it has reached its maximum long before, and more would overflow a float.
 _MAX_DOUBLINGS: Final = 30
-#: How much longer the backoff is after "too many requests" and "unavailable". Source: Nix has a base of its own.
+#: Factor of the backoff after "too many requests" and "unavailable". Source: Nix uses a separate base for them.
 _BUSY: Final = frozenset({429, 503})
 _BUSY_FACTOR: Final = 5
-#: Longest wait in seconds for one source while another has not been asked yet. Source: docs/network.md.
+#: Longest wait in seconds for one source while another source has not been asked yet. Source: docs/network.md.
 _PATIENCE_S: Final = 10.0
-#: Seconds between two checks whether the run was asked to stop.
+#: Seconds between two checks for cancellation.
 _CHECK_S: Final = 0.1
 
 
 class Retry:
-    """The retries and the time that one source has left; its clock runs from `begin`, and stops while postponed."""
+    """The remaining retries and time of one source. The clock starts at `begin` and stops while it is postponed."""
 
     def __init__(self, policy: Policy, total_s: float, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Give a source `policy.retries` retries and `total_s` seconds for all attempts and waits together."""
+        """Allow `policy.retries` retries, and `total_s` seconds for all attempts and waits together."""
         self._policy, self._total_s, self._sleep = policy, total_s, sleep
         self._retries = policy.retries
-        self._stopped_s = total_s  # left while the clock stands
+        self._stopped_s = total_s  # remaining time while the clock is stopped
         self._mismatched = False
-        self._later: tuple[str, str] | None = None  # URL and reason of a source that was postponed
-        self.ready = 0.0  # when a postponed source may be asked again, by time.monotonic
-        self.ends = 0.0  # when the time is over, by time.monotonic; 0 while the clock stands
+        self._later: tuple[str, str] | None = None  # URL and reason if the source is postponed
+        self.ready = 0.0  # when a postponed source may be asked again (time.monotonic)
+        self.ends = 0.0  # when the time is over (time.monotonic); 0 while the clock is stopped
 
     @property
     def is_used_up(self) -> bool:
@@ -52,21 +52,21 @@ class Retry:
 
     @property
     def is_postponed(self) -> bool:
-        """Whether other sources are asked before this one is asked again."""
+        """Whether other sources are asked before this one is retried."""
         return self._later is not None
 
     @property
     def left_s(self) -> float:
-        """The seconds that are left for attempts and waits."""
+        """The remaining seconds for attempts and waits."""
         return self.ends - time.monotonic() if self.ends else self._stopped_s
 
     def begin(self) -> float:
-        """Start the clock if it stands; return when the time of the source is over, by time.monotonic."""
+        """Start the clock if it is stopped; return when the time of the source is over (time.monotonic)."""
         self.ends = self.ends or time.monotonic() + self._stopped_s
         return self.ends
 
     def once_more(self) -> bool:
-        """Return whether to ask again at once after wrong content: once, as it may have been damaged on the way."""
+        """Return whether to retry at once after wrong content: allowed once, because of possible damage in transit."""
         if self._mismatched or self.is_used_up:
             return False
         self._mismatched = True
@@ -74,16 +74,17 @@ class Retry:
         return True
 
     def again(self, error: TransportError, progress: Progress, url: str, others: int = 0) -> bool:
-        """Wait and return True when the source is to be asked again after `error`, else return False.
+        """Wait and return True to retry the source after `error`, else return False.
 
-        A source that does not answer or has to be waited for long is postponed while there are others: `rounds` yields
-        it once more. A server that asks for a longer wait than there is time ends its source; the message says so.
+        A source that does not respond or requires a long wait is postponed while there are other sources: `rounds`
+        yields it once more. If the server asks for a longer wait than the remaining time, the source is not retried,
+        and `error.message` says so.
 
         Args:
-            error: of the last attempt.
-            progress: told about the wait, and asked whether to go on.
-            url: of the source, without secrets.
-            others: sources that have not been asked yet.
+            error: the error of the last attempt.
+            progress: receives the wait, and is checked for cancellation.
+            url: the URL of the source, without secrets.
+            others: number of sources that have not been asked yet.
 
         Raises:
             CancelledError: the run was asked to stop.
@@ -101,7 +102,7 @@ class Retry:
         return True
 
     def resume(self, progress: Progress) -> None:
-        """Wait for what is left of the wait that postponed the source.
+        """Wait for the rest of the time by which the source was postponed.
 
         Raises:
             CancelledError: the run was asked to stop.
@@ -115,7 +116,7 @@ class Retry:
             self._wait(wait_s, progress, url, reason)
 
     def _wait_s(self, error: TransportError) -> float | None:
-        """Return the seconds to wait: full jitter above what the server asks for; None to leave the source for good.
+        """Return the seconds to wait: those the server asks for plus full jitter; None not to retry the source.
 
         Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015; RFC 9110 section 10.2.3.
         """
@@ -144,10 +145,10 @@ class Retry:
 
 
 def rounds(retries: Sequence[Retry], progress: Progress) -> Iterator[tuple[int, int]]:
-    """Yield the index of each source with the number of those not asked yet, then the postponed ones, soonest first.
+    """Yield the index of each source and the number of later ones, then the postponed sources, soonest first, and 0.
 
     Raises:
-        CancelledError: the run was asked to stop while a postponed source was waited for.
+        CancelledError: the run was asked to stop during the wait for a postponed source.
     """
     for number in range(len(retries)):
         yield number, len(retries) - number - 1
@@ -158,23 +159,23 @@ def rounds(retries: Sequence[Retry], progress: Progress) -> Iterator[tuple[int, 
 
 
 def is_busy(error: Exception) -> bool:
-    """Whether the server says that it gets too many requests."""
+    """Whether the server reports too many requests or unavailability (429, 503)."""
     return isinstance(error, HttpStatusError) and error.status in _BUSY
 
 
 def is_silent(error: Exception) -> bool:
-    """Whether no connection came about, or nothing came over it for too long."""
+    """Whether the host was unreachable or the connection stalled."""
     return isinstance(error, StalledError | UnreachableError)
 
 
 def retry_after_s(text: str) -> float | None:
-    """Return the seconds that a Retry-After header asks to wait, None when it is none.
+    """Return the seconds of a Retry-After header, None if it is missing or invalid.
 
     Source: RFC 9110 section 10.2.3.
     """
     if re.fullmatch("[0-9]{1,15}", text.strip()):
         return float(text)
-    from email.utils import parsedate_to_datetime  # it loads sockets, and dates are rare
+    from email.utils import parsedate_to_datetime  # slow to import (loads socket), needed only for dates
 
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())

@@ -41,7 +41,7 @@ def record(artifacts: int, workers: int = 16) -> dict[str, Any]:
         bad = number % 20 == 7
         end = run(
             f"fetch:package-{number:05}", "failed" if bad else "fetched", network[: 3 if bad else 5], 0.0, **facts,
-            **({"message": "no source gave it\nadd a mirror"} if bad else {}), defined=f"fetchdefs/fetch/all.yml:{number}",
+            **({"message": "no source provided it\nadd a mirror"} if bad else {}), defined=f"fetchdefs/fetch/all.yml:{number}",
         )  # fmt: skip
         if bad:
             tasks.append({"name": f"extract:package-{number:05}", "outcome": "not-run", "needs": [len(tasks) - 1]})

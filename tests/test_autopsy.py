@@ -35,21 +35,21 @@ def verdict(content: bytes, earlier: tuple[Path, ...] = (), size: int = -1) -> t
 
 
 WORDS = {
-    "nothing": (b"", "an empty answer"),
+    "nothing": (b"", "an empty response"),
     "page": (b"<!-- x -->\n<!DOCTYPE HTML><head><title>\n Sign  in &amp; go</title>", 'an HTML page titled "Sign in &amp; go"'),
-    "page without a title": (b"  <html><p>Moved", 'an HTML page beginning "<html><p>Moved"'),
+    "page without a title": (b"  <html><p>Moved", 'an HTML page that begins with "<html><p>Moved"'),
     "page with escapes": (b"<title>\x1b[31mred", 'an HTML page titled "\\x1b[31mred"'),
     "JSON": (b'{"message": "API rate limit exceeded", "code": 7}', "a JSON error: API rate limit exceeded"),
     "JSON within": (b'{"error": {"message": "no such file"}}', "a JSON error: no such file"),
     "JSON list": (b'[{"a": 1}]', 'a JSON error: [{"a": 1}]'),
-    "deep JSON": (b"[" * 50_000, "longer than promised"),
+    "deep JSON": (b"[" * 50_000, "longer than expected"),
     "XML": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "an XML error: AccessDenied"),
     "LFS": (LFS, "a Git LFS pointer"),
-    "gzip on top": (gzip.compress(PROMISED), "the right content with gzip applied on top"),
+    "gzip on top": (gzip.compress(PROMISED), "the right content, compressed with gzip"),
     "cut": (PROMISED[:-9], "truncated by 9 bytes"),
-    "text": (b"please wait", 'or another file; it begins "please wait"'),
-    "other": (PROMISED[:-9] + b"x" * 9, "other content of the same size"),
-    "another archive": (gzip.compress(CHANGED, mtime=0), "a complete archive of other content"),
+    "text": (b"please wait", 'or a different file; it begins with "please wait"'),
+    "other": (PROMISED[:-9] + b"x" * 9, "different content of the same size"),
+    "another archive": (gzip.compress(CHANGED, mtime=0), "a complete archive with different content"),
 }  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def test_damaged_evidence_says_nothing(tmp_path: Path) -> None:
     """An earlier artifact that cannot be read, or is no archive, costs no verdict."""
     (tmp_path / "x.tar.gz").write_bytes(b"\x1f\x8bbroken")
     words, _ = verdict(gzip.compress(CHANGED, mtime=0), (tmp_path / "x.tar.gz", tmp_path / "none.tar"))
-    assert words.startswith("a complete archive of other content")
+    assert words.startswith("a complete archive with different content")
 
 
 def test_through_the_store(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_through_the_store(tmp_path: Path) -> None:
     assert len(lines) == 3
     assert f"(HTTP 200 application/gzip from {origin.url}/p-1.tar.gz?..., {date})" in lines[1]
     assert "re-released: these members differ from before: p-1/a, p-1/c, p-1/d" in lines[1]
-    assert "ask upstream why it changed" in lines[2]
+    assert "ask upstream why the content changed" in lines[2]
     assert "hunter2" not in str(caught.value)
     evidence = Path(lines[1].rpartition("kept as ")[2])
     assert evidence.read_bytes() == wrong

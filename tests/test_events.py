@@ -97,7 +97,7 @@ def test_json_document(repository: Path) -> None:
         "fetch:tool": ("fail", "failed"),
         "extract:tool": ("fail", "not-run"),
     }
-    assert "no source gave" in tasks["fetch:tool"]["error"]
+    assert "no source provided" in tasks["fetch:tool"]["error"]
     assert tasks["fetch:lib"]["bytes"] == len(LIBRARY)
     assert tasks["fetch:lib"]["source"].endswith("/lib-1.0.tar")
     assert tasks["fetch:lib"]["elapsed"] > 0

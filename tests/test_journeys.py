@@ -189,7 +189,7 @@ def test_the_source_date_is_a_part_of_the_key(repository: Path) -> None:
 
 
 FAILURES = {
-    "unreachable": ("url: http", "url: http://127.0.0.1:9/x #", "no source gave"),
+    "unreachable": ("url: http", "url: http://127.0.0.1:9/x #", "no source provided"),
     "wrong size": ("size: 2048", "size: 2049", "expected 2049 bytes, but the server announces 2048"),
     "wrong digest": (hashlib.sha256(TOOL).hexdigest(), "0" * 64, f"got sha256:{hashlib.sha256(TOOL).hexdigest()}"),
 }

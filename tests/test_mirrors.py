@@ -146,7 +146,7 @@ def test_a_blocked_mirror_is_not_requested_and_reported(tmp_path: Path) -> None:
     """A blocked mirror receives no request, and the report gives the reason."""
     with serving({"/a": reply(BODY)}) as origin:
         url = f"{origin.url}/a"
-        with pytest.raises(AllSourcesFailedError, match="not asked: it is blocked: ask Ann"):
+        with pytest.raises(AllSourcesFailedError, match="skipped: it is blocked: ask Ann"):
             sources(Cache(tmp_path / "c")).obtain(wanted(url, refused={url: "it is blocked: ask Ann"}), Silent())
         assert not origin.requests
 

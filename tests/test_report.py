@@ -174,7 +174,7 @@ def test_report_of_a_run(repository: Path) -> None:
     assert lib["size"] == len(LIBRARY)
     assert lib["defined"] == "fetchdefs/fetch/all.yml:1"
     assert [found["tasks"][number]["name"] for number in by_name["repack:lib"]["needs"]] == ["fetch:lib"]
-    assert "no source gave" in by_name["fetch:tool"]["message"]
+    assert "no source provided" in by_name["fetch:tool"]["message"]
     assert doit(repository, "fetch:lib").returncode == 0  # nothing to do: the record stays
     (repository / "sub").mkdir()
     done = doit(repository / "sub", "report", "-k")

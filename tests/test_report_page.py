@@ -158,7 +158,7 @@ def test_it_filters(browser: Page, pages: Callable[[int], Path]) -> None:
     assert browser.count == "20 of 120"
     browser.search("package-0001 FETCH ftp.gnu")
     assert all(name.startswith("fetch:package-0001") for name in browser.column(0))
-    browser.search("no source gave")
+    browser.search("no source provided")
     assert sorted(browser.column(0)) == ["fetch:package-00007", "fetch:package-00027", "fetch:package-00047"]
     browser.search("")
     browser.one("#states [data-state=failed]").click()

@@ -98,12 +98,12 @@ def test_golden_failure(repository: Path) -> None:
     """A failure is told when it happens, and once more at the end with its next step; what needs it is counted."""
     done = doit(broken(repository), "-c", "fetch:tool", "extract:tool")
     assert done.returncode != 0
-    assert done.stdout.startswith(".  fetch:tool\nTaskFailed - taskid:fetch:tool\ntool: no source gave")
+    assert done.stdout.startswith(".  fetch:tool\nTaskFailed - taskid:fetch:tool\ntool: no source provided")
     assert "\n\nnot run: extract:tool: it needs fetch:tool\n1 failed, 1 not run; " in done.stdout
     end = done.stdout.partition("1 failed, ")[2]
-    assert "failed: fetch:tool\n  tool: no source gave" in end
+    assert "failed: fetch:tool\n  tool: no source provided" in end
     assert end.endswith(
-        "\n  ask upstream why it changed; if the new content is right, pin its size and sha256 after a review\n"
+        "\n  ask upstream why the content changed; if it is right, review it and pin its size and sha256\n"
     )
     assert "Traceback" not in done.stdout + done.stderr
 
@@ -155,7 +155,7 @@ def test_quiet(repository: Path) -> None:
     assert doit(repository, "--quiet", "repack:lib").stdout == ""
     assert doit(repository, "run", "-q").stdout == ""
     done = doit(broken(repository), "progress=quiet", "fetch:tool")
-    assert done.stdout.startswith("TaskFailed - taskid:fetch:tool\ntool: no source gave")
+    assert done.stdout.startswith("TaskFailed - taskid:fetch:tool\ntool: no source provided")
     assert ".  fetch" not in done.stdout
 
 

@@ -100,12 +100,12 @@ REFUSED: dict[str, tuple[Answer, int, str]] = {
         1,
         "announces 13: an HTML page titled .Log in. .HTTP 200 text/html",
     ),
-    "longer than promised": (reply(BODY + b"more", Content_Length=""), 1, "more than 200000"),
+    "longer than expected": (reply(BODY + b"more", Content_Length=""), 1, "more than 200000"),
     "huge length": (reply(b"", Content_Length=str(10**15)), 1, "announces 1000000000000000"),
     "conflicting lengths": (reply(BODY, Content_Length="200000, 7"), 1, "unmatching"),
     "redirect loop": (reply(b"", "302 Found", Location="/a"), 11, "more than 10 redirects"),
     "redirect to a file": (reply(b"", "302 Found", Location="file:///etc/passwd"), 1, "only http and https"),
-    "redirect nowhere": (reply(b"", "302 Found"), 1, "unreadable redirect"),
+    "redirect nowhere": (reply(b"", "302 Found"), 1, "invalid redirect"),
     "redirect with a password": (reply(b"", "302 Found", Location="http://u:p@127.0.0.1/"), 1, "credentials"),
     "no HTTP": (raw(b"garbage\r\n\r\n"), 1, "garbage"),
     "gzip applied": (reply(b"\x1f\x8b", Content_Encoding="gzip"), 1, "applied Content-Encoding gzip"),
@@ -152,11 +152,11 @@ NOT_FOUND, OTHER, PAGE = reply(b"", "404 Not Found"), reply(b"x" + BODY[1:]), re
 #: answers in order -> the next step: what fits the content goes before what fits a connection, whichever was first
 NEXT_STEPS: dict[str, tuple[list[Answer], str]] = {
     "no answer": ([raw(b"")], "check the URL and the network, or add a mirror to the definition"),
-    "not found": ([NOT_FOUND], "look at the URL in a browser"),
-    "other bytes": ([OTHER], "ask upstream why it changed"),
-    "not found, other bytes": ([NOT_FOUND, OTHER], "ask upstream why it changed"),
-    "other bytes, not found": ([OTHER, NOT_FOUND], "ask upstream why it changed"),
-    "a page, other bytes": ([PAGE, OTHER], "ask upstream why it changed"),
+    "not found": ([NOT_FOUND], "open the URL in a browser"),
+    "other bytes": ([OTHER], "ask upstream why the content changed"),
+    "not found, other bytes": ([NOT_FOUND, OTHER], "ask upstream why the content changed"),
+    "other bytes, not found": ([OTHER, NOT_FOUND], "ask upstream why the content changed"),
+    "a page, other bytes": ([PAGE, OTHER], "ask upstream why the content changed"),
 }
 
 
@@ -171,7 +171,7 @@ def test_the_next_step_fits_what_happened(case: str, origin: Origin, store: Cach
 
 
 def test_the_next_step_when_nobody_was_asked(origin: Origin, store: Cache) -> None:
-    """What gave other content before is not asked again, what may not be asked never: the next step tells what to change."""
+    """A URL that served wrong content is not asked again, a blocked one never; the hint says what to change."""
     origin.answers |= {"/a": OTHER}
     shared, url = sources(store), f"{origin.url}/a"
     steps = []
@@ -180,9 +180,9 @@ def test_the_next_step_when_nobody_was_asked(origin: Origin, store: Cache) -> No
             shared.obtain(one, Silent())
         steps.append(caught.value.hint.partition(",")[0])
     assert steps == [
-        "ask upstream why it changed; if the new content is right",
+        "ask upstream why the content changed; if it is right",
         "add a mirror to the definition",
-        "mirrors.yml says so: add a mirror that it allows",
+        "mirrors.yml blocks this URL: add a mirror that it allows",
     ]
     assert len(origin.requests) == 2
 

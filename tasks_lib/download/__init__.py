@@ -1,7 +1,8 @@
-"""Sources: one blob from many places. Order, retries, resume, and a report of every attempt.
+"""Download of one blob from several sources: order, retries, resume, and a report of every attempt.
 
-A wrong byte is never accepted whoever sent it; a failing source never hides what another one did. Time is bounded for
-each source, attempts are bounded, and a host that was found dead costs the next definition nothing.
+No source can make a download accept a wrong byte, and the failure of one source never hides the failures of the others.
+The time and the attempts of each source are bounded. A host that does not respond is not retried for later downloads of
+the same run. `downloader` lists the steps.
 """
 
 from tasks_lib.download.downloader import Downloader

@@ -1,4 +1,4 @@
-"""Autopsy: what wrong bytes are, in words that let a person act. Reads bytes; believes and changes nothing."""
+"""Diagnosis of wrong bytes: describe what they are and what the user can do. Reads bytes only; changes nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks_lib.digest import Integrity
 from tasks_lib.errors import ArchiveError, escaped
 from tasks_lib.limits import Limits
 
-#: Bytes that are looked at to recognise a page or an error.
+#: Bytes read to recognise a web page or an error response.
 LOOK_BYTES: Final = 64 << 10
 _QUOTED: Final = 60
 #: Source: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
@@ -26,28 +26,28 @@ _HTML: Final = re.compile(rb"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|
 _TITLE: Final = re.compile(rb"<title[^>]*>([^<]*)", re.IGNORECASE)
 _XML_ERROR: Final = re.compile(rb"\s*<\?xml.*?<Error>.*?<Code>([^<]*)", re.DOTALL)
 
-_REVIEW: Final = "ask upstream why it changed; if the new content is right, pin its size and sha256 after a review"
-_PAGE: Final = "open the URL in a browser: the file moved, or it wants a login; correct `url:` or add a mirror"
-_TRY: Final = "try again later or add a mirror; the definition is right if it ever was"
+_REVIEW: Final = "ask upstream why the content changed; if it is right, review it and pin its size and sha256"
+_PAGE: Final = "open the URL in a browser: the file has moved or requires a login; correct `url:` or add a mirror"
+_TRY: Final = "try again later or add a mirror; the definition need not change"
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What the bytes are, and what to do next."""
+    """A description of the bytes and the next step for the user."""
 
     words: str
     advice: str
 
 
 def diagnose(file: BinaryIO, *, size: int, expected: Integrity, name: str, earlier: Iterable[Path] = ()) -> Diagnosis:
-    """Return what the `size` bytes of `file` are instead of `expected`.
+    """Return what the `size` bytes of `file` are, given that they are not `expected`.
 
     Args:
-        file: the wrong bytes, or as many of them as were read.
-        size: bytes that they have, by the server's words if not all were read.
-        expected: what the definition promises.
-        name: file name that says which archive it should be.
-        earlier: files that once were right, newest first.
+        file: the wrong bytes, or the part of them that was read.
+        size: number of bytes; as the server announced it if not all were read.
+        expected: size and digest in the definition.
+        name: file name, which determines the expected archive format.
+        earlier: files of earlier versions of this artifact, newest first.
     """
     file.seek(0)
     start = file.read(LOOK_BYTES)
@@ -56,12 +56,14 @@ def diagnose(file: BinaryIO, *, size: int, expected: Integrity, name: str, earli
 
 
 def _recognised(start: bytes) -> Diagnosis | None:
-    """Recognise pages, errors and pointers by their first bytes."""
+    """Recognise web pages, error responses and Git LFS pointers by their first bytes."""
     if start.startswith(_LFS):
         return Diagnosis("a Git LFS pointer, not the file it points to", "use the URL of the file itself (media/LFS)")
     if _HTML.match(start):
         title = _TITLE.search(start)
-        named = f'titled "{_quoted(title[1])}"' if title and title[1].strip() else f'beginning "{_quoted(start)}"'
+        named = (
+            f'titled "{_quoted(title[1])}"' if title and title[1].strip() else f'that begins with "{_quoted(start)}"'
+        )
         return Diagnosis(f"an HTML page {named}", _PAGE)
     if error := _XML_ERROR.match(start):
         return Diagnosis(f"an XML error: {_quoted(error[1])}", _PAGE)
@@ -78,7 +80,7 @@ def _json(start: bytes) -> Diagnosis | None:
 
 
 def _message(value: Any) -> str:
-    """Return the words that APIs put into their errors, else the beginning of it all."""
+    """Return the message of an API error, else the whole value as JSON."""
     if isinstance(value, dict):
         for key in ("message", "error", "detail", "title", "errors"):
             if value.get(key):
@@ -92,7 +94,7 @@ def _quoted(text: bytes) -> str:
 
 
 def _wrapped(file: BinaryIO, expected: Integrity) -> Diagnosis | None:
-    """Recognise the right content with gzip on top."""
+    """Recognise the right content compressed with gzip."""
     file.seek(0)
     decoder = zlib.decompressobj(wbits=31)
     digest, size = hashlib.new(expected.digest.algorithm), 0
@@ -103,55 +105,49 @@ def _wrapped(file: BinaryIO, expected: Integrity) -> Diagnosis | None:
             size += len(plain)
         if size == expected.size and digest.hexdigest() == expected.digest.hex:
             return Diagnosis(
-                "the right content with gzip applied on top", "the server or a proxy compresses: add a mirror"
+                "the right content, compressed with gzip", "the server or a proxy compresses the content: add a mirror"
             )
     return None
 
 
 def _archive(file: BinaryIO, size: int, name: str, earlier: Iterable[Path]) -> Diagnosis | None:
-    """Compare with what once was right; a complete archive of other content was not cut off on the way."""
+    """Compare an archive with earlier versions; a complete archive was not truncated in transit."""
     file.seek(0, 2)
-    from tasks_lib.download.diagnosis import (  # reads archives: loaded when needed
-        MAX_COMPARED_BYTES,
-        compare_archives,
-        members,
-    )
-
     if file.tell() != size or size > MAX_COMPARED_BYTES:
         return None
     theirs = members(file, name)
     if theirs is None:
         return None
     words = next(filter(None, (compare_archives(theirs, path) for path in earlier)), "")
-    return Diagnosis(words or "a complete archive of other content: re-released, or another version", _REVIEW)
+    return Diagnosis(words or "a complete archive with different content: a re-release or another version", _REVIEW)
 
 
 def _sized(size: int, expected: Integrity, start: bytes) -> Diagnosis:
-    text = f'; it begins "{_quoted(start)}"' if start and _is_text(start) else ""
+    text = f'; it begins with "{_quoted(start)}"' if start and _is_text(start) else ""
     if not size:
-        return Diagnosis("an empty answer", _TRY)
+        return Diagnosis("an empty response", _TRY)
     if size < expected.size:
-        return Diagnosis(f"truncated by {expected.size - size} bytes, or another file{text}", _TRY)
+        return Diagnosis(f"truncated by {expected.size - size} bytes, or a different file{text}", _TRY)
     if size > expected.size:
-        return Diagnosis(f"longer than promised: another file{text}", _REVIEW)
-    return Diagnosis(f"other content of the same size{text}", _REVIEW)
+        return Diagnosis(f"longer than expected: a different file{text}", _REVIEW)
+    return Diagnosis(f"different content of the same size{text}", _REVIEW)
 
 
 def _is_text(start: bytes) -> bool:
     return not re.search(rb"[\x00-\x08\x0e-\x1f\x7f-\xff]", start[:256])
 
 
-#: Largest archive that is compared, and what may come out of it: a report must not take minutes.
+#: Largest archive that is compared, and the limits for reading it: a report must not take minutes.
 MAX_COMPARED_BYTES: Final = 256 << 20
 _LIMITS: Final = Limits(max_total_bytes=2 << 30, max_entries=200_000)
-#: Names that a report quotes.
+#: Member names quoted in a report.
 _QUOTED_MEMBERS: Final = 3
 
 Members = dict[bytes, tuple[object, ...]]
 
 
 def members(file: BinaryIO, name: str) -> Members | None:
-    """Return what the archive holds, by path; None when it is none that can be read to its end."""
+    """Return the members of an archive by path, None when `file` is not an archive or cannot be read to its end."""
     file.seek(0)
     kind = kind_of(file, name)
     found: Members = {}
@@ -172,7 +168,7 @@ def members(file: BinaryIO, name: str) -> Members | None:
 
 
 def compare_archives(theirs: Members, earlier: Path) -> str:
-    """Return what differs from the archive at `earlier`, "" when nobody can tell."""
+    """Return how `theirs` differs from the archive at `earlier`, "" when they cannot be compared."""
     try:
         if earlier.stat().st_size > MAX_COMPARED_BYTES:
             return ""
@@ -183,13 +179,13 @@ def compare_archives(theirs: Members, earlier: Path) -> str:
     if ours is None:
         return ""
     if ours == theirs:
-        return "recompressed: the same content as before, compressed otherwise"
-    if not ours.keys() & theirs.keys():  # a repacked archive has another first directory
+        return "recompressed: the same content as before, compressed differently"
+    if not ours.keys() & theirs.keys():  # a repacked archive has a different top directory
         ours, theirs = _below(ours), _below(theirs)
     if not ours.keys() & theirs.keys():
         return ""
     if ours == theirs:
-        return "recompressed: the same content as before, packed otherwise"
+        return "recompressed: the same content as before, packed differently"
     differing = sorted(path for path in ours.keys() | theirs.keys() if ours.get(path) != theirs.get(path))
     names = ", ".join(escaped(path[:80]) for path in differing[:_QUOTED_MEMBERS])
     more = f" and {len(differing) - _QUOTED_MEMBERS} more" if len(differing) > _QUOTED_MEMBERS else ""

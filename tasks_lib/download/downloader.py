@@ -1,4 +1,23 @@
-"""Obtaining: every source in order, each with its attempts, until one gave the promised bytes."""
+"""Download of one blob: ask source after source until one yields the promised bytes.
+
+The steps of a download, in order, each with the module that does it:
+
+1. Check the local cache. The caller decides from it whether to download (`needs_network`); `obtain` checks again after
+   it has locked the digest, because another process may have published the blob meanwhile (`cache`).
+2. Order the sources: as in the definition, with hosts that did not answer lately last, unless the mirror rules fix
+   the order (`hosts`). Yield them one by one (`retry.rounds`).
+3. Skip a source when the network is off or the URL served other content in this run (`downloader`, `hosts`).
+4. Attempt: read a local file (`local_files`), or wait for a connection to the host (`hosts`) and send one request
+   (`attempt`, `transport`).
+5. Resume: continue the partial download of an earlier attempt or run, by `Range` and validator (`attempt`,
+   `cache.partial`).
+6. Split: move a slow download to several connections (`split`).
+7. Verify size and digest (`cache.partial`). Diagnose and quarantine wrong bytes (`attempt`, `diagnosis`), publish
+   right ones as a blob (`cache`).
+8. Retry: restart, ask the same source again after a wait, postpone it until the other sources were asked, or leave it
+   (`downloader`, `retry`).
+9. Report: return the provenance (`downloader`), or raise one error that lists every attempt (`source_state`).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +29,7 @@ from tasks_lib.download.attempt import Reader, _Details
 from tasks_lib.download.hosts import Hosts
 from tasks_lib.download.local_files import is_at_hand
 from tasks_lib.download.request import Provenance, Request
-from tasks_lib.download.source_state import AttemptLog, Download, SourceState
+from tasks_lib.download.source_state import Assembly, AttemptLog, Download, Mode, SourceState
 from tasks_lib.errors import DigestMismatchError, HttpStatusError, IntegrityError, TransportError
 from tasks_lib.network import Policy
 from tasks_lib.progress import Progress
@@ -19,7 +38,7 @@ from tasks_lib.transport import Transport, redacted
 
 
 class Downloader:
-    """Obtains blobs; remembers within one run which hosts are dead and which URLs serve other content."""
+    """Downloads blobs; remembers for one run which hosts are dead and which URLs serve wrong content."""
 
     def __init__(
         self, store: Cache, transport: Transport, policy: Policy, sleep: Callable[[float], None] = time.sleep
@@ -29,17 +48,17 @@ class Downloader:
         self._reader = Reader(store, transport, policy, self._hosts)
 
     def needs_network(self, wanted: Request) -> bool:
-        """Whether neither the store nor a local file holds it; opens no socket."""
+        """Whether neither the cache nor a local file has the content; opens no socket."""
         if self._store.has(wanted.integrity):
             return False
         return not any(map(is_at_hand, wanted.allowed))
 
     def obtain(self, wanted: Request, progress: Progress) -> Provenance:
-        """Make the store hold what is wanted, and return where it came from; {} when it was there.
+        """Download the blob into the cache and return its provenance; {} when the cache already has it.
 
         Raises:
-            AllSourcesFailedError: no source gave it; holds every attempt.
-            OfflineError: the network is off and no local source gave it.
+            AllSourcesFailedError: no source provided the content; lists every attempt.
+            OfflineError: the network is off and no local source has the content.
             StoreUnavailableError: the cache cannot be written.
             CancelledError: the run was asked to stop.
         """
@@ -49,87 +68,87 @@ class Downloader:
             with self._store.partial(wanted.integrity) as partial:
                 return self._from_any(Download(wanted, partial, progress, AttemptLog(wanted)))
 
-    def _from_any(self, hunt: Download) -> Provenance:
-        """Ask source after source; those that are not worth waiting for get their rest when all were asked."""
+    def _from_any(self, download: Download) -> Provenance:
+        """Ask source after source, then the postponed ones again."""
         begun = time.monotonic()
-        wanted = hunt.wanted
+        wanted = download.wanted
         total_s = self._transport.settings.total_s(wanted.integrity.size)
         urls = wanted.allowed if wanted.strict else self._hosts.ordered(wanted.allowed)
-        trials = [SourceState.of(url, Retry(self._policy, total_s, self._sleep)) for url in urls]
-        for number, others in rounds([trial.retry for trial in trials], hunt.progress):
-            trial = trials[number]
-            found = self._from_one(hunt, trial, 0 if wanted.strict else others)
+        sources = [SourceState.of(url, Retry(self._policy, total_s, self._sleep)) for url in urls]
+        for number, others in rounds([source.retry for source in sources], download.progress):
+            source = sources[number]
+            found = self._from_one(download, source, 0 if wanted.strict else others)
             if found is not None:
-                return _provenance(found, hunt, begun)
-            if trial.url in wanted.strict and trial.error is not None and not trial.was_missing():
+                return _provenance(found, download, begun)
+            if source.url in wanted.strict and source.error is not None and not source.was_missing():
                 break
         for url, why in wanted.refused.items():
-            hunt.report.refused(url, why)
-        raise hunt.report.failure()
+            download.report.refused(url, why)
+        raise download.report.failure()
 
-    def _from_one(self, hunt: Download, trial: SourceState, others: int) -> _Details | None:
-        """Try one source until it gives the content, or asking again makes no sense; `others` were not asked yet."""
-        if self._is_skipped(hunt, trial):
+    def _from_one(self, download: Download, source: SourceState, others: int) -> _Details | None:
+        """Attempt one source until it succeeds or must not be retried; `others` sources were not asked yet."""
+        if self._is_skipped(download, source):
             return None
         again = True
         while again:
-            hunt.progress.check()
-            trial.spliced = trial.shared = False
+            download.progress.check()
+            source.assembly = Assembly.ONE_RESPONSE
             try:
-                return self._reader.once(hunt, trial)
+                return self._reader.once(download, source)
             except (IntegrityError, TransportError) as error:
-                trial.error = failure = error
-            again = self._again(hunt, trial, failure, others)
-            hunt.report.add(trial.url, failure)
+                source.error = failure = error
+            again = self._again(download, source, failure, others)
+            download.report.add(source.url, failure)
         return None
 
-    def _is_skipped(self, hunt: Download, trial: SourceState) -> bool:
-        if trial.origin is not None and self._policy.network == "off":
-            hunt.report.offline(trial.url)
+    def _is_skipped(self, download: Download, source: SourceState) -> bool:
+        if source.origin is not None and self._policy.network == "off":
+            download.report.offline(source.url)
             return True
-        reason = self._hosts.known_wrong(trial.url, str(hunt.wanted.integrity.digest))
+        reason = self._hosts.known_wrong(source.url, str(download.wanted.integrity.digest))
         if reason:
-            hunt.report.known_wrong(trial.url, reason)
+            download.report.known_wrong(source.url, reason)
         return bool(reason)
 
-    def _again(self, hunt: Download, trial: SourceState, error: IntegrityError | TransportError, others: int) -> bool:
-        """Return whether the same source is asked again, once that makes sense."""
+    def _again(
+        self, download: Download, source: SourceState, error: IntegrityError | TransportError, others: int
+    ) -> bool:
+        """Return whether to ask the same source again, after any necessary wait."""
         if isinstance(error, IntegrityError):
-            return self._after_mismatch(hunt, trial, error)
-        there = hunt.partial.size > 0 or hunt.partial.is_split
+            return self._after_mismatch(download, source, error)
+        there = download.partial.size > 0 or download.partial.is_split
         if there and isinstance(error, HttpStatusError) and error.status in (206, 416):
-            # what was there does not fit to what the server has: begin anew, once
-            hunt.partial.restart("")
-            trial.restarts += 1
-            return trial.restarts == 1
-        if error.transient and self._after_failure(hunt, trial, error, others):
+            # the partial download does not match the server's content: restart once
+            download.partial.restart("")
+            return source.restart()
+        if error.transient and self._after_failure(download, source, error, others):
             return True
-        retry = trial.retry
-        if trial.shared and not trial.alone and not retry.is_postponed and retry.left_s > 0:
-            trial.alone = True  # a server that refuses many connections, or parts, may well give the rest to one
+        retry = source.retry
+        if source.assembly is Assembly.SPLIT and not retry.is_postponed and retry.left_s > 0:
+            source.mode = Mode.ONE_CONNECTION  # a server that refuses ranges or many connections may serve one
             return True
         return False
 
-    def _after_mismatch(self, hunt: Download, trial: SourceState, error: IntegrityError) -> bool:
-        """Begin anew once: the damage may have been done on the way, or by putting two answers together."""
-        if trial.spliced and not trial.restarts:
-            trial.restarts += 1
+    def _after_mismatch(self, download: Download, source: SourceState, error: IntegrityError) -> bool:
+        """Restart once: the content may have been damaged in transit, or by joining two responses."""
+        if source.assembly is not Assembly.ONE_RESPONSE and source.restart():
             return True
-        if isinstance(error, DigestMismatchError) and trial.origin and trial.retry.once_more():
+        if isinstance(error, DigestMismatchError) and source.origin and source.retry.once_more():
             return True
-        self._hosts.wrong(trial.url, str(hunt.wanted.integrity.digest), error.message)
+        self._hosts.wrong(source.url, str(download.wanted.integrity.digest), error.message)
         return False
 
-    def _after_failure(self, hunt: Download, trial: SourceState, error: TransportError, others: int) -> bool:
-        origin = trial.origin
+    def _after_failure(self, download: Download, source: SourceState, error: TransportError, others: int) -> bool:
+        origin = source.origin
         assert origin is not None
         if is_silent(error):
             self._hosts.suspect(origin)
-        if trial.retry.is_used_up or self._hosts.is_dead(origin):
+        if source.retry.is_used_up or self._hosts.is_dead(origin):
             self._hosts.dead(origin)
             return False
-        return trial.retry.again(error, hunt.progress, redacted(trial.url), others)
+        return source.retry.again(error, download.progress, redacted(source.url), others)
 
 
-def _provenance(facts: _Details, hunt: Download, begun: float) -> Provenance:
-    return {**facts, "seconds": round(time.monotonic() - begun, 3), "attempts": len(hunt.report) + 1}
+def _provenance(facts: _Details, download: Download, begun: float) -> Provenance:
+    return {**facts, "seconds": round(time.monotonic() - begun, 3), "attempts": len(download.report) + 1}

@@ -1,4 +1,4 @@
-"""Hosts: what one run learns of them, and whose turn it is. A host that answered is alive again."""
+"""State of the hosts of one run, and limits on their connections. A host that responds is no longer suspect or dead."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tasks_lib.download.request import network_origin
 from tasks_lib.gil import released
 from tasks_lib.progress import Progress
 
-#: Seconds between two looks at whether the run was asked to stop.
+#: Seconds between two checks for cancellation.
 _LOOK_S: Final = 0.2
 
-#: Files that a run needs without more connections: three a download, doit's own and what programs are given; the
-#: share of the others that may be connections, and how many are enough for everybody.
+#: File descriptors that a run needs without extra connections (three per download, those of doit and of subprocesses);
+#: the divisor that yields the part of the others used for connections; the number of connections used without a limit.
 _NEEDED_FILES: Final = 96
 _SHARE: Final = 2
 _UNLIMITED: Final = 1 << 16
@@ -26,7 +26,7 @@ Origin = tuple[str, str, int]
 
 
 class Hosts:
-    """The hosts of one run; safe to use from any thread."""
+    """The hosts of one run; thread-safe."""
 
     def __init__(self, jobs_per_host: int) -> None:
         self._lock = threading.Lock()
@@ -38,50 +38,50 @@ class Hosts:
         self._spare = threading.Semaphore(_spare_files())
 
     def ordered(self, urls: tuple[str, ...]) -> list[str]:
-        """Return the URLs with those last whose host did not answer lately."""
+        """Return the URLs, those of suspect hosts last."""
         with self._lock:
             if not self._suspect:
                 return list(urls)
             return sorted(urls, key=lambda url: network_origin(url) in self._suspect)
 
     def suspect(self, origin: Origin) -> None:
-        """Note that the host did not answer: others are asked first."""
+        """Mark a host that did not respond: other hosts are asked first."""
         with self._lock:
             self._suspect.add(origin)
 
     def dead(self, origin: Origin) -> None:
-        """Note that the host did not answer however often it was asked: it is not asked twice any more."""
+        """Mark a host that did not respond to any retry: it gets one attempt per source from now on."""
         with self._lock:
             self._suspect.add(origin)
             self._dead.add(origin)
 
     def alive(self, origin: Origin) -> None:
-        """Note that the host answered."""
+        """Unmark a host that responded."""
         if origin in self._suspect:
             with self._lock:
                 self._suspect.discard(origin)
                 self._dead.discard(origin)
 
     def is_suspect(self, url: str) -> bool:
-        """Whether the host of `url` did not answer lately."""
+        """Whether the host of `url` did not respond to its last request."""
         return network_origin(url) in self._suspect
 
     def is_dead(self, origin: Origin | None) -> bool:
-        """Whether retries of this host are a waste of time."""
+        """Whether this host is not worth a retry."""
         return origin in self._dead
 
     def wrong(self, url: str, digest: str, reason: str) -> None:
-        """Note that `url` does not serve the content of `digest`."""
+        """Record that `url` does not serve the content of `digest`, and why."""
         with self._lock:
             self._wrong[url, digest] = reason
 
     def known_wrong(self, url: str, digest: str) -> str:
-        """Return why `url` is not asked for `digest` again in this run, "" when it may be."""
+        """Return why `url` must not be asked for `digest` again in this run, "" when it may be."""
         return self._wrong.get((url, digest), "")
 
     @contextlib.contextmanager
     def turn(self, origin: Origin, url: str, progress: Progress) -> Iterator[None]:
-        """Hold one of the connections that this host may have at a time; `url` is for whom that is waited for.
+        """Hold one of the connections allowed to this host; report the wait for it under `url`.
 
         Raises:
             CancelledError: the run was asked to stop.
@@ -103,11 +103,11 @@ class Hosts:
             turns.release()
 
     def running(self, origin: Origin) -> int:
-        """Return how many downloads from this host run now."""
+        """Return the number of running downloads from this host."""
         return self._running.get(origin, 0)
 
     def spare_turn(self, origin: Origin) -> Callable[[], None] | None:
-        """Take one more connection if one is free; return what gives it back, None when there is none."""
+        """Take an extra connection; return the function that releases it, None when no connection is free."""
         with self._lock:
             turns = self._turns[origin]
         if not self._spare.acquire(blocking=False):
@@ -124,6 +124,6 @@ class Hosts:
 
 
 def _spare_files() -> int:
-    """Return how many files this process may open for connections beyond one a download: a part of what is left."""
+    """Return how many extra connections the limit on open files allows."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _UNLIMITED if limit == resource.RLIM_INFINITY else max(0, limit - _NEEDED_FILES) // _SHARE

@@ -1,4 +1,4 @@
-"""Files of this machine as sources: where a `file:` URL leads."""
+"""Local files as sources: `file:` URLs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks_lib.fs import files
 
 
 def is_at_hand(url: str) -> bool:
-    """Whether this is the URL of a file of this machine that is there."""
+    """Whether `url` is a `file:` URL of an existing local file."""
     with contextlib.suppress(ValueError):
         return url.lower().startswith("file:") and os.path.isfile(_path(url))  # noqa: PTH113  # False for a name too long
     return False
@@ -22,10 +22,10 @@ def is_at_hand(url: str) -> bool:
 
 @contextlib.contextmanager
 def readable() -> Iterator[None]:
-    """Say that the source is at fault; a cache that cannot be written is another matter.
+    """Translate errors of reading a source, as distinct from errors of writing the cache.
 
     Raises:
-        TransportError: a local file cannot be read.
+        TransportError: the local file cannot be read.
     """
     try:
         yield
@@ -34,17 +34,17 @@ def readable() -> Iterator[None]:
 
 
 def open_local(url: str) -> BinaryIO:
-    """Open the file of a `file:` URL; a pipe may hold us for ever, and a device has no end.
+    """Open the regular file of a `file:` URL. A pipe could block forever, and a device has no end.
 
     Raises:
-        TransportError: it is no regular file, nor a link to one.
+        TransportError: the path is not a regular file or a link to one.
     """
     try:
         path = _path(url)
         with readable():
             return files.open_regular(Path(os.path.realpath(path, strict=True)))
-    except ValueError as error:  # a NUL, or what is no URL
-        raise TransportError("cannot read the file: its URL names no path") from error
+    except ValueError as error:  # a NUL character, or an invalid URL
+        raise TransportError("cannot read the file: its URL has no valid path") from error
 
 
 def _path(url: str) -> Path:

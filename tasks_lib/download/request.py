@@ -1,4 +1,4 @@
-"""What is wanted, and from where: values."""
+"""Requests for blobs: value types."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Provenance = Mapping[str, str | int | float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to obtain: `urls` in order of preference.
+    """A blob to download: `urls` are in order of preference.
 
-    `headers` go to the origin of `home` only (default: the first URL). After a URL of `strict` the next one is asked
-    only when the answer was 404 or 410. `refused` says of a URL why it is not asked at all.
+    `headers` are sent only to the origin of `home` (default: the first URL). After a URL in `strict`, the next URL is
+    asked only if the response was 404 or 410. `refused` maps URLs that must not be asked to the reason.
     """
 
     name: str
@@ -29,16 +29,16 @@ class Request:
 
     @property
     def allowed(self) -> tuple[str, ...]:
-        """The URLs that may be asked; a refused one may even be none."""
+        """The URLs that may be asked. A refused one need not be a valid URL."""
         return tuple(url for url in self.urls if url not in self.refused) if self.refused else self.urls
 
     def headers_for(self, url: str) -> Mapping[str, str]:
-        """Return the headers that may be sent to `url`."""
+        """Return the headers to send to `url`."""
         home = self.home or self.urls[0]
         return self.headers if self.headers and network_origin(url) == network_origin(home) else {}
 
     def name_in_url(self) -> str:
-        """Return the file name that the first URL gives it."""
+        """Return the file name in the URL of `home`, or in the first URL."""
         return (self.home or self.urls[0]).partition("?")[0].rpartition("/")[2]
 
 
@@ -46,6 +46,6 @@ def network_origin(url: str) -> tuple[str, str, int] | None:
     """Return the origin of a network URL, None for a file.
 
     Raises:
-        ValueError: no URL; `definitions` refuses those.
+        ValueError: invalid URL; `definitions` rejects those.
     """
     return None if url.lower().startswith("file:") else origin_of(url)

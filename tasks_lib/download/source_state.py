@@ -1,8 +1,9 @@
-"""Trials of one hunt: a source, its retries, and what its attempts showed."""
+"""State of one download: its sources, and the log of its attempts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import enum
+from dataclasses import dataclass
 from typing import Final
 
 from tasks_lib.cache import Partial
@@ -15,7 +16,7 @@ from tasks_lib.transport import redacted
 
 @dataclass(slots=True)
 class Download:
-    """One blob on its way: what is wanted, what is there, who watches, what failed."""
+    """One running download: the request, the partial content, the progress listener, and the failed attempts."""
 
     wanted: Request
     partial: Partial
@@ -23,38 +24,67 @@ class Download:
     report: AttemptLog
 
 
+class Mode(enum.Enum):
+    """How the next attempt at a source may read the content; it only moves down this list."""
+
+    SPLIT_ALLOWED = enum.auto()
+    ONE_CONNECTION = enum.auto()  # a split download failed
+    RESTARTED = enum.auto()  # the bytes were dropped once; as ONE_CONNECTION, and the next restart is refused
+
+
+class Assembly(enum.Enum):
+    """How the last attempt at a source put the content together."""
+
+    ONE_RESPONSE = enum.auto()  # read from the first byte, or nothing was read
+    RESUMED = enum.auto()  # appended to the bytes of an earlier response
+    SPLIT = enum.auto()  # fetched over several connections
+
+
 @dataclass(slots=True)
 class SourceState:
-    """One source: its retries, and what its attempts showed."""
+    """One source: its URL, its retries, and the results of its attempts.
+
+    `url`, `origin` (None for a local file) and `retry` are never reassigned. `mode` and `assembly` are independent:
+    `mode` lasts as long as the source, while every attempt begins at `Assembly.ONE_RESPONSE` and may resume in any
+    mode. `error` is the failure of the last attempt.
+    """
 
     url: str
     retry: Retry
     origin: tuple[str, str, int] | None = None
-    restarts: int = 0
-    spliced: bool = False  # the last content was put together from several answers
-    shared: bool = False  # the last attempt was left to several connections
-    alone: bool = False  # several connections are not tried any more
-    told: str = ""  # who sent it
-    error: FetchError | None = field(default=None)
+    mode: Mode = Mode.SPLIT_ALLOWED
+    assembly: Assembly = Assembly.ONE_RESPONSE
+    error: FetchError | None = None
 
     @classmethod
     def of(cls, url: str, retry: Retry) -> SourceState:
-        """Return the trial of a source that was not asked yet."""
+        """Return the state of a source before its first attempt."""
         return cls(url, retry, network_origin(url))
 
+    @property
+    def can_split(self) -> bool:
+        """Whether the next attempt may use several connections."""
+        return self.mode is Mode.SPLIT_ALLOWED
+
+    def restart(self) -> bool:
+        """Enter `Mode.RESTARTED`; return whether the source was not in it before."""
+        is_first = self.mode is not Mode.RESTARTED
+        self.mode = Mode.RESTARTED
+        return is_first
+
     def was_missing(self) -> bool:
-        """Whether the source said that it has no such thing."""
+        """Whether the last attempt failed with status 404 or 410."""
         return isinstance(self.error, HttpStatusError) and self.error.status in (404, 410)
 
 
-_OFFLINE: Final = "not asked: offline"
-_OTHER_CONTENT: Final = "add a mirror to the definition, or correct its size and sha256 after a review of the content"
-_REFUSED: Final = "mirrors.yml says so: add a mirror that it allows, or change its rule"
+_OFFLINE: Final = "skipped: offline"
+_OTHER_CONTENT: Final = "add a mirror to the definition, or review the content and correct size and sha256"
+_REFUSED: Final = "mirrors.yml blocks this URL: add a mirror that it allows, or change its rule"
 _NO_ANSWER: Final = "check the URL and the network, or add a mirror to the definition"
 
 
 class AttemptLog:
-    """The attempts at one blob, in order."""
+    """The failed and skipped attempts of one download, in order."""
 
     def __init__(self, wanted: Request) -> None:
         self._wanted = wanted
@@ -65,7 +95,7 @@ class AttemptLog:
         return len(self._attempts)
 
     def add(self, url: str, error: FetchError) -> None:
-        """Note a failed attempt; the advice of a mismatch is worth more than that of a connection."""
+        """Add a failed attempt; the hint of a mismatch takes precedence over that of a connection."""
         self._attempts.append(Attempt(redacted(url), " ".join(error.message.split())))
         if isinstance(error, IntegrityError):
             self._of_content = error.hint
@@ -73,21 +103,21 @@ class AttemptLog:
             self._of_connection = self._of_connection or error.hint
 
     def offline(self, url: str) -> None:
-        """Note a source that was not asked because the network is off."""
+        """Add a source that was skipped because the network is off."""
         self._attempts.append(Attempt(redacted(url), _OFFLINE))
 
     def refused(self, url: str, reason: str) -> None:
-        """Note a source that may not be asked."""
-        self._attempts.append(Attempt(redacted(url), f"not asked: {reason}"))
+        """Add a source that must not be asked."""
+        self._attempts.append(Attempt(redacted(url), f"skipped: {reason}"))
         self._of_connection = self._of_connection or _REFUSED
 
     def known_wrong(self, url: str, reason: str) -> None:
-        """Note a source that gave other content to an earlier task of this run."""
-        self._attempts.append(Attempt(redacted(url), f"not asked again: {reason}"))
+        """Add a source that served wrong content to an earlier task of this run."""
+        self._attempts.append(Attempt(redacted(url), f"skipped after an earlier failure in this run: {reason}"))
         self._of_content = self._of_content or _OTHER_CONTENT
 
     def failure(self) -> AllSourcesFailedError | OfflineError:
-        """Return the error: one line a source with each of its reasons, and the next step."""
+        """Return the error: one line per source with all its reasons, and the next step."""
         wanted = self._wanted
         if self._attempts and all(one.reason == _OFFLINE for one in self._attempts):
             return OfflineError(
@@ -95,11 +125,11 @@ class AttemptLog:
             )
         reasons: dict[str, dict[str, int]] = {}
         for one in self._attempts:
-            told = reasons.setdefault(one.url, {})
-            told[one.reason] = told.get(one.reason, 0) + 1
-        lines = [f"{url}: {'; '.join(_counted(*pair) for pair in told.items())}" for url, told in reasons.items()]
+            counts = reasons.setdefault(one.url, {})
+            counts[one.reason] = counts.get(one.reason, 0) + 1
+        lines = [f"{url}: {'; '.join(_counted(*pair) for pair in counts.items())}" for url, counts in reasons.items()]
         return AllSourcesFailedError(
-            "\n".join([f"{wanted.name}: no source gave {wanted.integrity}", *lines]),
+            "\n".join([f"{wanted.name}: no source provided {wanted.integrity}", *lines]),
             attempts=tuple(self._attempts),
             hint=self._of_content or self._of_connection or _NO_ANSWER,
         )

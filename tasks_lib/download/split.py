@@ -1,7 +1,7 @@
-"""Pace: whether a download comes so slowly that more connections would bring it sooner, and who would make them.
+"""Split downloads: detect a slow download, and fetch the rest of it over several connections.
 
-One connection when in doubt: the server must promise ranges and name the version strongly, the network (not our disk)
-must be what is waited for, and the host must have connections to spare.
+When in doubt, use one connection. A split requires that the server supports ranges and sends a strong validator, that
+the network and not the local disk is the bottleneck, and that the host has free connections.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ from tasks_lib.network import Policy
 from tasks_lib.retry import is_busy
 from tasks_lib.transport import Response, Transport
 
-#: Least and largest bytes of a piece: large enough that a request costs little, small enough to be fetched again.
+#: Least and largest size of a piece in bytes: large enough that a request costs little, small enough to fetch again.
 LEAST_PIECE: Final = 2 << 20
 _LARGEST_PIECE: Final = 64 << 20
-#: Pieces that each connection gets, so that a slow one holds nobody up.
+#: Pieces per connection, so that a slow connection does not delay the others.
 _PIECES_EACH: Final = 8
-#: Seconds of watching before a judgement, and seconds that must be left for it to matter.
+#: Seconds between two measurements of the rate, and the least estimated remaining seconds for a split.
 _LOOK_S: Final = 0.1
 _WORTH_S: Final = 2.0
-#: Connections that one of several downloads from a host must be able to have for a split to pay.
+#: Least connections per download for a split to pay when several downloads from a host are running.
 _LEAST_SHARE: Final = 4
-#: Other places that are asked for pieces too.
+#: Most mirrors that are also asked for pieces.
 _MAX_MIRRORS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class SplitPlan:
-    """Who fetches pieces: URLs, one a connection, each with what gives its turn back; and the size of a piece."""
+    """The connections of a split download, each a URL and the function that releases it, and the size of a piece."""
 
     members: tuple[tuple[str, Callable[[], None]], ...]
     piece: int
 
     @classmethod
-    def of(cls, hunt: Download, trial: SourceState, policy: Policy, hosts: Hosts) -> SplitPlan:
-        """Return the source's own connection and as many more as may be spared, mirrors in turn with it."""
-        left = hunt.partial.expected.size - hunt.partial.size
-        running = hosts.running(trial.origin) if trial.origin else 1
-        share = policy.connections // max(1, running)  # several downloads are several connections already
+    def of(cls, download: Download, source: SourceState, policy: Policy, hosts: Hosts) -> SplitPlan:
+        """Return a plan with the source's own connection and the free extra ones, alternating source and mirrors."""
+        left = download.partial.expected.size - download.partial.size
+        running = hosts.running(source.origin) if source.origin else 1
+        share = policy.connections // max(1, running)  # each running download already has a connection
         most = min(share if share >= _LEAST_SHARE else 1, -(-left // LEAST_PIECE))
-        found: list[tuple[str, Callable[[], None]]] = [(trial.url, lambda: None)]  # its turn is held already
-        for url in _in_turns(_places(hunt, trial, hosts), most - 1):
+        found: list[tuple[str, Callable[[], None]]] = [(source.url, lambda: None)]  # the caller holds this connection
+        for url in _in_turns(_places(download, source, hosts), most - 1):
             origin = network_origin(url)
             free = hosts.spare_turn(origin) if origin else None
             if free is not None:
@@ -61,17 +61,20 @@ class SplitPlan:
         return cls(tuple(found), piece)
 
 
-def _places(hunt: Download, trial: SourceState, hosts: Hosts) -> list[str]:
-    wanted = hunt.wanted
+def _places(download: Download, source: SourceState, hosts: Hosts) -> list[str]:
+    wanted = download.wanted
     if wanted.strict:
-        return [trial.url]
+        return [source.url]
     digest = str(wanted.integrity.digest)
     others = [
         url
         for url in hosts.ordered(wanted.allowed)
-        if url != trial.url and network_origin(url) and not hosts.is_suspect(url) and not hosts.known_wrong(url, digest)
+        if url != source.url
+        and network_origin(url)
+        and not hosts.is_suspect(url)
+        and not hosts.known_wrong(url, digest)
     ]
-    return [trial.url, *others[:_MAX_MIRRORS]]
+    return [source.url, *others[:_MAX_MIRRORS]]
 
 
 def _in_turns(places: list[str], count: int) -> Iterator[str]:
@@ -80,51 +83,49 @@ def _in_turns(places: list[str], count: int) -> Iterator[str]:
 
 
 class SlowDownloadError(Exception):
-    """The download is left to a crew; not a failure."""
+    """The download should be split; not a failure."""
 
-    def __init__(self, crew: SplitPlan) -> None:
+    def __init__(self, plan: SplitPlan) -> None:
         super().__init__("more connections would be faster")
-        self.crew = crew
+        self.plan = plan
 
 
 class RateMonitor:
-    """Called in every wait of a download; raises `SlowDownloadError` once a crew is worth its connections."""
+    """Checks the rate in every wait of a download; raises `SlowDownloadError` once a split is worthwhile."""
 
-    def __init__(self, hunt: Download, trial: SourceState, policy: Policy, hosts: Hosts) -> None:
-        self._hunt, self._trial, self._policy, self._hosts = hunt, trial, policy, hosts
+    def __init__(self, download: Download, source: SourceState, policy: Policy, hosts: Hosts) -> None:
+        self._download, self._source, self._policy, self._hosts = download, source, policy, hosts
         self._response: Response | None = None
         self._since = self._waited = 0.0
         self._size = 0
 
     def begin(self, response: Response) -> None:
-        """Watch the body of `response`, if it could be split at all."""
-        partial, policy = self._hunt.partial, self._policy
+        """Monitor the body of `response` if the download can be split."""
+        partial, policy = self._download.partial, self._policy
         ranges = response.start > 0 or response.headers.get("Accept-Ranges", "").strip().lower() == "bytes"
         large = partial.expected.size - partial.size >= max(policy.split_size, 2 * LEAST_PIECE)
-        # what was put together from several answers was wrong before, or several connections were refused
-        doubted = self._trial.restarts > 0 or self._trial.alone
-        if large and ranges and partial.validator and policy.connections > 1 and not doubted:
+        if large and ranges and partial.validator and policy.connections > 1 and self._source.can_split:
             self._response = response
             self._since, self._size = time.monotonic(), partial.size
 
     def __call__(self) -> None:
-        """Go on, or leave the rest to a crew.
+        """Return if the rate is sufficient or no connection is free.
 
         Raises:
-            TooSlowError: a crew is worth it; its turns are held.
+            SlowDownloadError: a split is worthwhile; the connections of its plan are held.
             CancelledError: the run was asked to stop.
         """
-        self._hunt.progress.check()
+        self._download.progress.check()
         if self._response is None or not self._is_slow(self._response):
             return
-        crew = SplitPlan.of(self._hunt, self._trial, self._policy, self._hosts)
-        if len(crew.members) > 1:
-            raise SlowDownloadError(crew)
+        plan = SplitPlan.of(self._download, self._source, self._policy, self._hosts)
+        if len(plan.members) > 1:
+            raise SlowDownloadError(plan)
         self._response = None
 
     def _is_slow(self, response: Response) -> bool:
-        """Judge the last tenth of a second: mostly waited, and at this rate far from done."""
-        now, partial = time.monotonic(), self._hunt.partial
+        """Return whether the last tenth of a second was mostly waiting, and much time is left at this rate."""
+        now, partial = time.monotonic(), self._download.partial
         seconds = now - self._since
         if seconds < _LOOK_S:
             return False
@@ -135,7 +136,7 @@ class RateMonitor:
         return left >= 2 * LEAST_PIECE and waited_s > seconds / 2 and left > rate * _WORTH_S
 
 
-#: Bytes per read of one of many connections.
+#: Bytes per read of one of several connections.
 _READ: Final = 256 << 10
 
 Span = tuple[int, int]
@@ -143,7 +144,7 @@ Span = tuple[int, int]
 
 @dataclass(slots=True)
 class _Work:
-    """What the crew shares: pieces to fetch, pieces that came, and what went wrong."""
+    """State shared by the connections: pieces to fetch, completed pieces (None: a thread ended), and errors."""
 
     waiting: deque[Span]
     came: queue.SimpleQueue[Span | None] = field(default_factory=queue.SimpleQueue)
@@ -155,10 +156,10 @@ class _Work:
             raise CancelledError("the other connections stopped")
 
     def failure(self, url: str) -> TransportError | OSError:
-        """Return why pieces are missing: our disk, else the source `url`; what a mirror did says nothing of either."""
-        told = [error for place, error in self.errors if place == url or isinstance(error, OSError)]
-        told.sort(key=lambda error: isinstance(error, TransportError))
-        return next(iter(told), TransportError("the other connections did not bring the rest", transient=True))
+        """Return why pieces are missing: a local error, else an error of the source `url`, never of a mirror."""
+        relevant = [error for place, error in self.errors if place == url or isinstance(error, OSError)]
+        relevant.sort(key=lambda error: isinstance(error, TransportError))
+        return next(iter(relevant), TransportError("the other connections did not fetch the rest", transient=True))
 
 
 class SplitDownload:
@@ -167,60 +168,62 @@ class SplitDownload:
     def __init__(self, transport: Transport, policy: Policy, hosts: Hosts) -> None:
         self._transport, self._policy, self._hosts = transport, policy, hosts
 
-    def run(self, hunt: Download, trial: SourceState, crew: SplitPlan) -> int:
-        """Bring all pieces, measured in order as they become whole; return the number of connections.
+    def run(self, download: Download, source: SourceState, plan: SplitPlan) -> int:
+        """Fetch all missing pieces and hash them in order; return the number of connections.
+
+        Releases the connections of `plan` in any case.
 
         Raises:
-            HttpStatusError: a server answers with something else than the piece; begin anew.
-            TransportError: every connection gave up; what came stays.
-            OSError: the file system refused.
+            HttpStatusError: a server did not return the requested range; restart the download.
+            TransportError: every connection gave up; the completed pieces are kept.
+            OSError: writing failed.
             CancelledError: the run was asked to stop.
         """
-        work = _Work(deque(hunt.partial.split(crew.piece)))
+        work = _Work(deque(download.partial.split(plan.piece)))
         threads = [
-            threading.Thread(target=self._worker, args=(hunt, trial, url, work), name="piece", daemon=True)
-            for url, _ in crew.members
+            threading.Thread(target=self._worker, args=(download, source, url, work), name="piece", daemon=True)
+            for url, _ in plan.members
         ]
         try:
             for thread in threads:
                 thread.start()
-            self._gather(hunt, work, len(threads))
-            if hunt.partial.size < hunt.partial.expected.size:
-                raise work.failure(trial.url)
+            self._gather(download, work, len(threads))
+            if download.partial.size < download.partial.expected.size:
+                raise work.failure(source.url)
         finally:
             work.stop.set()
             for thread in threads:
                 thread.join()
-            for _, give_back in crew.members:
+            for _, give_back in plan.members:
                 give_back()
         return len(threads)
 
     @staticmethod
-    def _gather(hunt: Download, work: _Work, running: int) -> None:
-        """Mark and measure what comes until all is there, or nobody is left to bring it."""
-        while hunt.partial.size < hunt.partial.expected.size:
-            hunt.progress.check()
+    def _gather(download: Download, work: _Work, running: int) -> None:
+        """Mark completed pieces until the content is complete or all threads ended."""
+        while download.partial.size < download.partial.expected.size:
+            download.progress.check()
             try:
                 span = work.came.get(timeout=_LOOK_S)
             except queue.Empty:
                 continue
             if span is not None:
-                hunt.partial.mark(span[0])
+                download.partial.mark(span[0])
                 continue
             running -= 1
             if not running and work.came.empty():
                 break
 
-    def _worker(self, hunt: Download, trial: SourceState, url: str, work: _Work) -> None:
-        """Fetch pieces as `_pieces`; that it ended is told however it did, since it is waited for."""
+    def _worker(self, download: Download, source: SourceState, url: str, work: _Work) -> None:
+        """Run `_pieces`; report the end of the thread in any case, because `_gather` counts the running threads."""
         try:
             with contextlib.suppress(CancelledError):
-                self._pieces(hunt, trial, url, work)
+                self._pieces(download, source, url, work)
         finally:
             work.came.put(None)
 
-    def _pieces(self, hunt: Download, trial: SourceState, url: str, work: _Work) -> None:
-        """Fetch pieces until none is left, or this place failed too often."""
+    def _pieces(self, download: Download, source: SourceState, url: str, work: _Work) -> None:
+        """Fetch pieces until none is left or this URL failed too often."""
         failures = 0
         while not work.stop.is_set() and failures <= self._policy.retries:
             try:
@@ -228,7 +231,7 @@ class SplitDownload:
             except IndexError:
                 break
             try:
-                self._piece(hunt, trial, url, span, work)
+                self._piece(download, source, url, span, work)
                 failures = 0
             except (TransportError, OSError) as error:
                 work.waiting.appendleft(span)
@@ -236,34 +239,35 @@ class SplitDownload:
                 failures = self._failed(error, failures)
 
     def _failed(self, error: TransportError | OSError, failures: int) -> int:
-        """Return the failures of a place after `error`; one that asking again at once does not mend counts as all."""
-        mends = isinstance(error, TransportError) and error.transient and not is_busy(error)
-        return failures + 1 if mends else self._policy.retries + 1
+        """Return the number of failures after `error`; one that an immediate retry cannot fix exhausts the retries."""
+        can_retry = isinstance(error, TransportError) and error.transient and not is_busy(error)
+        return failures + 1 if can_retry else self._policy.retries + 1
 
-    def _piece(self, hunt: Download, trial: SourceState, url: str, span: Span, work: _Work) -> None:
+    def _piece(self, download: Download, source: SourceState, url: str, span: Span, work: _Work) -> None:
         begin, end = span
-        partial = hunt.partial
-        own = network_origin(url) == trial.origin
+        partial = download.partial
+        own = network_origin(url) == source.origin
         with self._transport.open(
             url,
-            headers=hunt.wanted.headers_for(url),
+            headers=download.wanted.headers_for(url),
             size=partial.expected.size,
             offset=begin,
             stop=end,
             validator=partial.validator if own else "",
-            ends=trial.retry.ends,
+            ends=source.retry.ends,
             check=work.check,
         ) as response:
             if response.status != 206 or response.start != begin:
                 raise HttpStatusError(
-                    "asked for a piece, got the whole: it changed, or ranges are not served", status=206
+                    "requested a range, received the whole content: it changed, or the server does not support ranges",
+                    status=206,
                 )
             at = begin
             for chunk in response.chunks(end - begin, _READ):
                 partial.write_at(at, chunk)
                 at += len(chunk)
-                hunt.progress.advance(len(chunk))
+                download.progress.advance(len(chunk))
                 work.check()
         if at != end:
-            raise TransportError(f"a piece ended after {at - begin} of {end - begin} bytes", transient=True)
+            raise TransportError(f"the connection ended after {at - begin} of {end - begin} bytes", transient=True)
         work.came.put(span)

@@ -1,8 +1,8 @@
-"""Content whose digest nobody promised: a signature file, a list of digests, an artifact of a task.
+"""Download of content without a pinned digest: a signature file, a list of digests, an artifact of a task.
 
-It becomes a blob under the digest that it turns out to have. The same retries and deadlines as in `sources`, but no
-resume: without a promise, two answers cannot be put together. Truncation is still noticed, by Content-Length or by the
-framing.
+The content becomes a blob under its actual digest. Retries and deadlines are the same as in `downloader`, but there is
+no resume: without a digest, nothing shows whether two responses belong together. Truncation is still detected, by
+Content-Length or by the framing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tasks_lib.progress import Progress
 from tasks_lib.retry import Retry, rounds
 from tasks_lib.transport import CHUNK, Response, Transport, redacted
 
-#: zlib's number for "gzip wrapper, largest window". Source: zlib manual, inflateInit2.
+#: zlib's window bits for a gzip wrapper with the largest window. Source: zlib manual, inflateInit2.
 _GZIP: Final = 31
 #: Source: RFC 1952 section 2.3.1.
 _GZIP_MAGIC: Final = b"\x1f\x8b"
@@ -40,10 +40,11 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnverifiedRequest:
-    """What to ask for, and all that is known about it.
+    """Content to download, and everything known about it.
 
-    `urls` are in order of preference; `headers` go to the first one only; `limit` bounds the bytes, compressed or not;
-    `size` (-1: unknown) and `digest` are of the content after a gzip that the server applied was undone.
+    `urls` are in order of preference; `headers` are sent to the first one only; `limit` is the maximum size in bytes,
+    both compressed and decompressed; `size` (-1: unknown) and `digest` describe the content without a gzip encoding
+    that the server applied.
     """
 
     name: str
@@ -55,7 +56,7 @@ class UnverifiedRequest:
 
 
 class _Place(NamedTuple):
-    """One URL that is asked: what is sent there, and its retries."""
+    """One URL, with the headers to send and its retries."""
 
     url: str
     headers: Mapping[str, str]
@@ -63,46 +64,48 @@ class _Place(NamedTuple):
 
 
 class UnverifiedDownloader:
-    """Obtains what nobody pinned."""
+    """Downloads content without a pinned digest."""
 
     def __init__(
         self, store: Cache, transport: Transport, policy: Policy, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         self._store, self._transport, self._policy, self._sleep = store, transport, policy, sleep
 
-    def obtain(self, asked: UnverifiedRequest, progress: Progress) -> Integrity:
-        """Make the store hold what is asked for; return what it is.
+    def obtain(self, request: UnverifiedRequest, progress: Progress) -> Integrity:
+        """Download the content into the cache; return its size and digest.
 
         Raises:
-            AllSourcesFailedError: no URL gave it; holds every attempt.
-            OfflineError: the network is off and no local file gave it.
+            AllSourcesFailedError: no URL provided the content; lists every attempt.
+            OfflineError: the network is off and no local file has the content.
             StoreUnavailableError: the cache cannot be written.
-            CancelledError: the run was asked to stop.
+            CancelledError: the run was request to stop.
         """
         attempts: list[Attempt] = []
-        total_s = self._transport.settings.total_s(asked.size if asked.size >= 0 else asked.limit)
+        total_s = self._transport.settings.total_s(request.size if request.size >= 0 else request.limit)
         places = [
-            _Place(url, asked.headers if url == asked.urls[0] else {}, Retry(self._policy, total_s, self._sleep))
-            for url in asked.urls
+            _Place(url, request.headers if url == request.urls[0] else {}, Retry(self._policy, total_s, self._sleep))
+            for url in request.urls
         ]
         for number, others in rounds([place.retry for place in places], progress):
-            found = self._from_one(asked, places[number], others, attempts, progress)
+            found = self._from_one(request, places[number], others, attempts, progress)
             if found is not None:
                 return found
-        raise _failed(asked, attempts)
+        raise _failed(request, attempts)
 
     def _from_one(
-        self, asked: UnverifiedRequest, place: _Place, others: int, attempts: list[Attempt], progress: Progress
+        self, request: UnverifiedRequest, place: _Place, others: int, attempts: list[Attempt], progress: Progress
     ) -> Integrity | None:
         url = redacted(place.url)
         if not _is_file(place.url) and self._policy.network == "off":
-            attempts.append(Attempt(url, "not asked: offline"))
+            attempts.append(Attempt(url, "skipped: offline"))
             return None
         again = True
         while again:
             progress.check()
             try:
-                return self._from_file(asked, place.url) if _is_file(place.url) else self._once(asked, place, progress)
+                return (
+                    self._from_file(request, place.url) if _is_file(place.url) else self._once(request, place, progress)
+                )
             except IntegrityError as error:
                 failure: IntegrityError | TransportError = error
                 again = not _is_file(place.url) and place.retry.once_more()
@@ -112,12 +115,12 @@ class UnverifiedDownloader:
             attempts.append(Attempt(url, failure.message))
         return None
 
-    def _from_file(self, asked: UnverifiedRequest, url: str) -> Integrity:
+    def _from_file(self, request: UnverifiedRequest, url: str) -> Integrity:
         with readable(), open_local(url) as file, self._store.writer() as writer:
-            _copy(file, writer, asked.limit)
-            return _committed(writer, asked)
+            _copy(file, writer, request.limit)
+            return _committed(writer, request)
 
-    def _once(self, asked: UnverifiedRequest, place: _Place, progress: Progress) -> Integrity:
+    def _once(self, request: UnverifiedRequest, place: _Place, progress: Progress) -> Integrity:
         progress.phase("connect", url=redacted(place.url))
         with (
             self._transport.open(
@@ -127,23 +130,23 @@ class UnverifiedDownloader:
         ):
             encoded = response.encoding in ("gzip", "x-gzip")
             length = _announced(response)
-            if asked.size >= 0 and length >= 0 and not encoded and length != asked.size:
+            if request.size >= 0 and length >= 0 and not encoded and length != request.size:
                 cache = escaped(response.headers.get("x-cache-status", "")[:40])
                 known = f" (x-cache-status: {cache})" if cache else ""
-                raise TransportError(f"expected {asked.size} bytes, but the server announces {length}{known}")
+                raise TransportError(f"expected {request.size} bytes, but the server announces {length}{known}")
             progress.phase("body", url=response.url, **({"total": length} if length >= 0 else {}))
-            pieces = _bounded(_whole(response, length, progress), asked.limit)
+            pieces = _bounded(_whole(response, length, progress), request.limit)
             if encoded:
-                return self._decoded(asked, place.url, pieces)
+                return self._decoded(request, place.url, pieces)
             for piece in pieces:
                 writer.write(piece)
-            return _committed(writer, asked)
+            return _committed(writer, request)
 
-    def _decoded(self, asked: UnverifiedRequest, url: str, pieces: Iterator[bytes]) -> Integrity:
-        """Keep the content with or without the gzip that the server says it applied: what was promised decides.
+    def _decoded(self, request: UnverifiedRequest, url: str, pieces: Iterator[bytes]) -> Integrity:
+        """Publish the content with or without the gzip that the server declares, whichever matches the digest.
 
-        Without a promise the gzip is undone, unless the URL itself says `.gz`. Source: fetch-content, section 1.1 of
-        the contract.
+        Without a digest, decompress it unless the URL ends in `.gz`. Source: fetch-content, section 1.1 of the
+        contract.
         """
         with self._store.temporary() as spool:
             start = b""
@@ -151,20 +154,20 @@ class UnverifiedDownloader:
                 start = start or piece[:2]
                 spool.write(piece)
             named = url.endswith(".gz")
-            choices = ["as it came", "decoded"] if named or start != _GZIP_MAGIC else ["decoded", "as it came"]
-            if asked.digest is not None:
+            choices = ["raw", "decoded"] if named or start != _GZIP_MAGIC else ["decoded", "raw"]
+            if request.digest is not None:
                 with contextlib.suppress(IntegrityError):
-                    return self._kept(spool, choices[0], asked)
+                    return self._kept(spool, choices[0], request)
                 choices.reverse()
-            return self._kept(spool, choices[0], asked)
+            return self._kept(spool, choices[0], request)
 
-    def _kept(self, spool: BinaryIO, choice: str, asked: UnverifiedRequest) -> Integrity:
+    def _kept(self, spool: BinaryIO, choice: str, request: UnverifiedRequest) -> Integrity:
         spool.seek(0)
         content = _gunzipped(spool) if choice == "decoded" else iter(lambda: spool.read(CHUNK), b"")
         with self._store.writer() as writer:
-            for piece in _bounded(content, asked.limit):
+            for piece in _bounded(content, request.limit):
                 writer.write(piece)
-            return _committed(writer, asked)
+            return _committed(writer, request)
 
 
 def _is_file(url: str) -> bool:
@@ -172,16 +175,16 @@ def _is_file(url: str) -> bool:
 
 
 def _announced(response: Response) -> int:
-    """Return Content-Length, -1 for none."""
+    """Return Content-Length, -1 if there is none or the body is chunked."""
     text = response.headers.get("Content-Length", "")
     return int(text) if text.isdigit() and len(text) < 20 and "Transfer-Encoding" not in response.headers else -1
 
 
 def _whole(response: Response, length: int, progress: Progress) -> Iterator[bytes]:
-    """Yield the body.
+    """Yield the whole body.
 
     Raises:
-        TransportError: it ended too early.
+        TransportError: the body ended early.
     """
     arrived = 0
     for chunk in response.chunks(1 << 62):
@@ -198,20 +201,20 @@ def _bounded(pieces: Iterator[bytes], limit: int) -> Iterator[bytes]:
     """Yield `pieces` while they stay within `limit` bytes.
 
     Raises:
-        IntegrityError: there is more.
+        IntegrityError: the content is larger.
     """
     for piece in pieces:
         limit -= len(piece)
         if limit < 0:
-            raise IntegrityError("it is larger than the limit for it")
+            raise IntegrityError("the content exceeds its size limit")
         yield piece
 
 
 def _gunzipped(spool: BinaryIO) -> Iterator[bytes]:
-    """Yield what a gzip stream of one or more members holds, to its proven end.
+    """Yield the decompressed content of a gzip stream of one or more members, up to a verified end.
 
     Raises:
-        IntegrityError: damaged or cut short.
+        IntegrityError: the stream is damaged or truncated.
     """
     decoder = zlib.decompressobj(_GZIP)
     waiting = spool.read(CHUNK)
@@ -222,9 +225,9 @@ def _gunzipped(spool: BinaryIO) -> Iterator[bytes]:
             if decoder.eof and waiting:
                 decoder = zlib.decompressobj(_GZIP)
     except zlib.error as error:
-        raise IntegrityError(f"the server says gzip, but it cannot be decoded: {error}") from error
+        raise IntegrityError(f"the server declares gzip, but the content cannot be decoded: {error}") from error
     if not decoder.eof:
-        raise IntegrityError("the server says gzip, but the end is missing")
+        raise IntegrityError("the server declares gzip, but the stream is truncated")
 
 
 def _copy(file: BinaryIO, writer: Writer, limit: int) -> None:
@@ -232,26 +235,28 @@ def _copy(file: BinaryIO, writer: Writer, limit: int) -> None:
         writer.write(piece)
 
 
-def _committed(writer: Writer, asked: UnverifiedRequest) -> Integrity:
-    """Publish what was written when it is what was promised.
+def _committed(writer: Writer, request: UnverifiedRequest) -> Integrity:
+    """Publish the written content if it has the requested size and digest.
 
     Raises:
-        SizeMismatchError, DigestMismatchError: it is not.
+        SizeMismatchError, DigestMismatchError: the content differs.
     """
-    if asked.size >= 0 and writer.size != asked.size:
+    if request.size >= 0 and writer.size != request.size:
         raise SizeMismatchError(
-            f"expected {asked.size} bytes, got {writer.size}", expected=asked.size, actual=writer.size
+            f"expected {request.size} bytes, got {writer.size}", expected=request.size, actual=writer.size
         )
-    if asked.digest is not None and (actual := writer.digest) != asked.digest:
+    if request.digest is not None and (actual := writer.digest) != request.digest:
         raise DigestMismatchError(
-            f"expected {asked.digest}, got {actual}", expected=str(asked.digest), actual=str(actual)
+            f"expected {request.digest}, got {actual}", expected=str(request.digest), actual=str(actual)
         )
     return writer.commit()
 
 
-def _failed(asked: UnverifiedRequest, attempts: list[Attempt]) -> AllSourcesFailedError | OfflineError:
+def _failed(request: UnverifiedRequest, attempts: list[Attempt]) -> AllSourcesFailedError | OfflineError:
     last = {attempt.url: attempt.reason for attempt in attempts}
-    if last and all(reason == "not asked: offline" for reason in last.values()):
-        return OfflineError(f"{asked.name}: not in the cache, and the network is off", hint="run once without offline")
-    told = "; ".join(f"{url}: {reason}" for url, reason in last.items())
-    return AllSourcesFailedError(f"cannot obtain {asked.name}\n{told}", attempts=tuple(attempts))
+    if last and all(reason == "skipped: offline" for reason in last.values()):
+        return OfflineError(
+            f"{request.name}: not in the cache, and the network is off", hint="run once without offline"
+        )
+    details = "; ".join(f"{url}: {reason}" for url, reason in last.items())
+    return AllSourcesFailedError(f"cannot download {request.name}\n{details}", attempts=tuple(attempts))

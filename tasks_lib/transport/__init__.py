@@ -1,11 +1,11 @@
-"""Transport: owns sockets. One attempt at one URL, raw bytes, bounded in time and bytes.
+"""Transport: one attempt at one URL over sockets that it owns; raw bytes, bounded in time and size.
 
-Redirects are followed here, each one judged; secrets stay with the origin they were meant for; bodies are never
-decoded; TLS is always verified. Every wait on a socket asks the same `Deadline`, so that nothing a server does or
-leaves undone can hold us. No retry: whether to try again is decided in `sources`.
+The transport follows redirects and checks each of them, sends secrets only to the origin they belong to, never decodes
+bodies, and always verifies TLS. Every wait on a socket is bounded by the same `Deadline`, so that no server can block a
+run. The transport never retries: `download` and `retry` do that.
 """
 
-from tasks_lib.network import TransportSettings as TransportSettings  # a part of what this offers
+from tasks_lib.network import TransportSettings as TransportSettings  # re-exported for callers of this package
 from tasks_lib.transport.client import MAX_REDIRECTS, Transport
 from tasks_lib.transport.http_connection import CHUNK
 from tasks_lib.transport.response import Response
@@ -13,7 +13,6 @@ from tasks_lib.transport.urls import origin_of, redacted
 
 __all__ = [
     "CHUNK",
-    "LINK_LOCAL",
     "MAX_REDIRECTS",
     "Response",
     "Transport",

@@ -1,4 +1,4 @@
-"""The transport itself: one URL, its redirects, its secrets, and the line that serves it."""
+"""HTTP client: one request, its redirects, its credentials, and the connection for it."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
 def nobody(_host: str) -> str:
-    """Refuse no host."""
+    """Allow redirects to every host."""
     return ""
 
 
 class Transport:
-    """Sockets, shared by all threads of a run."""
+    """An HTTP client with kept connections; shared by all threads of a run."""
 
     def __init__(self, settings: TransportSettings | None = None, refusal: Callable[[str], str] = nobody) -> None:
-        """Make it; `refusal` says of a host why a redirect to it is not followed, "" when it is."""
+        """Create a client; `refusal` returns why a redirect to a host is not followed, "" if it is allowed."""
         self.settings, self._refusal = settings or TransportSettings(), refusal
         self._wire = HttpConnections(self._dialled)
         self._lock = threading.Lock()
@@ -61,41 +61,41 @@ class Transport:
         check: Callable[[], None] = nothing,
         asked: Callable[[], None] = nothing,
     ) -> Iterator[Response]:
-        """Ask for `url` and give the answer of status 200, or 206 for exactly what was asked.
+        """Send a GET for `url` and yield the response of status 200, or of status 206 for exactly the requested range.
 
         Args:
             url: http or https.
-            headers: sent to the origin of `url` only, and never again once a redirect left it.
-            size: bytes that the whole content has, for the deadline and for judging a 206; -1 when unknown.
-            offset: first byte that is wanted, if `validator` still holds; the answer may be the whole content.
-            stop: first byte that is not wanted any more; -1 for the end.
-            validator: strong validator of the content that `offset` counts in.
-            ends: when `time.monotonic` must not be passed; 0 for what the settings allow for `size` bytes.
+            headers: sent to the origin of `url` only, and not sent again after a redirect to another origin.
+            size: bytes of the whole content, for the deadline and for checking a 206; -1 if unknown.
+            offset: first byte to request, if `validator` still matches; the response may be the whole content.
+            stop: end of the range (exclusive); -1 for the end of the content.
+            validator: strong validator of the content that `offset` refers to.
+            ends: deadline (`time.monotonic`); 0 for the time that the settings allow for `size` bytes.
             check: called in every wait; raises to stop it.
-            asked: called when a connection stands and its answer is waited for; again after a redirect.
+            asked: called when a connection is open and the wait for its response begins; again after a redirect.
 
         Raises:
-            HttpStatusError: another status.
-            RedirectError: a redirect that is not followed.
+            HttpStatusError: any other status.
+            RedirectError: a redirect that must not be followed.
             StalledError, TlsError, TransportError: see the class docstrings.
             CancelledError: `check` raised it.
         """
         deadline = Deadline(self.settings, ends or time.monotonic() + self.settings.total_s(size), check, asked)
         span = ByteRange(offset, size if stop < 0 else stop, size)
-        final, answer = self._follow(url, headers, self._asked(span, validator), deadline)
+        final, response = self._follow(url, headers, self._asked(span, validator), deadline)
         try:
-            start = self._judged(answer, span, validator, deadline)
-            yield Response(redacted(final), answer.status, answer.headers, start, answer, deadline)
+            start = self._judged(response, span, validator, deadline)
+            yield Response(redacted(final), response.status, response.headers, start, response, deadline)
         finally:
-            answer.close()
+            response.close()
 
-    def _judged(self, answer: RawResponse, span: ByteRange, validator: str, deadline: Deadline) -> int:
-        """As `check_response`; a refusal for want of a login names a netrc file that cannot be read."""
+    def _judged(self, response: RawResponse, span: ByteRange, validator: str, deadline: Deadline) -> int:
+        """As `check_response`; the hint of a 401 or 403 names a netrc file that cannot be read."""
         try:
-            return check_response(answer, span, validator, deadline)
+            return check_response(response, span, validator, deadline)
         except HttpStatusError as error:
             if self._unread and error.status in (401, 403):
-                error.hint = f"no login was sent, since {self._unread}; correct that file"
+                error.hint = f"no credentials were sent because {self._unread}; correct that file"
             raise
 
     def _asked(self, span: ByteRange, validator: str) -> dict[str, str]:
@@ -113,27 +113,27 @@ class Transport:
             here = safe_origin(url)
             if here != home:
                 self._require(here)
-                secret = {}  # for good: a way back home was chosen by a stranger
+                secret = {}  # even if a later redirect leads back: another origin chose it
             deadline.host = here.authority
-            answer = self._wire.ask(self._route(here), url, _merged(asked, secret), deadline)
-            if answer.status not in _REDIRECTS:
-                return url, answer
-            answer.close()
-            url = next_url(url, _as_utf8(answer.headers.get("Location", "")))
+            response = self._wire.ask(self._route(here), url, _merged(asked, secret), deadline)
+            if response.status not in _REDIRECTS:
+                return url, response
+            response.close()
+            url = next_url(url, _as_utf8(response.headers.get("Location", "")))
         raise RedirectError(f"more than {MAX_REDIRECTS} redirects", hint="use the final URL in the definition")
 
     def _require(self, origin: Origin) -> None:
-        """Return when a redirect may lead there.
+        """Check that a redirect may lead to `origin`.
 
         Raises:
-            RedirectError: it may not.
+            RedirectError: the redirect is not allowed.
         """
         if reason := self._refusal(origin.host):
-            told = f"a redirect to {origin} is not followed: {reason}"
-            raise RedirectError(told, hint="allow that host in mirrors.yml, or name another place")
+            message = f"a redirect to {origin} is not followed: {reason}"
+            raise RedirectError(message, hint="allow that host in mirrors.yml, or use another URL")
 
     def _with_login(self, home: Origin, secret: Mapping[str, str]) -> Mapping[str, str]:
-        """Add what netrc knows of the host that is asked first, unless credentials are given."""
+        """Add the netrc login of the first host, unless `secret` has credentials."""
         if any(name.lower() == "authorization" for name in secret):
             return secret
         known = self._netrc is not None and home.host in self._netrc.hosts
@@ -144,23 +144,23 @@ class Transport:
         return origin, proxy_for(origin, self.settings.proxies, self.settings.no_proxy)
 
     def _dialled(self, route: Route, deadline: Deadline) -> DeadlineSocket:
-        """Return a new line to an origin, through its proxy when it has one.
+        """Return a new connection to an origin, through its proxy if there is one.
 
         Raises:
             StalledError, TlsError, TransportError: see the class docstrings.
         """
         origin, proxy = route
         if proxy is None:
-            line = DeadlineSocket(connect(origin.host, origin.port, deadline, self._denied), deadline)
+            sock = DeadlineSocket(connect(origin.host, origin.port, deadline, self._denied), deadline)
         else:
-            line = _through(proxy, origin, deadline)
+            sock = _through(proxy, origin, deadline)
         try:
             if origin.scheme == "https":
-                line.secure(self._trust(), origin.host)
+                sock.secure(self._trust(), origin.host)
         except BaseException:
-            line.close()
+            sock.close()
             raise
-        return line
+        return sock
 
     def _trust(self) -> ssl.SSLContext:
         with self._lock:
@@ -170,32 +170,32 @@ class Transport:
 
 
 def _through(proxy: Proxy, origin: Origin, deadline: Deadline) -> DeadlineSocket:
-    """Return a line to a proxy, which is the user's choice wherever it stands, or through it for https."""
+    """Return a connection to a proxy, or for https a tunnel through it. Proxies may be in denied networks."""
     deadline.host = f"{proxy.host}:{proxy.port} (proxy)"
-    line = None
+    sock = None
     try:
-        line = DeadlineSocket(connect(proxy.host, proxy.port, deadline, ()), deadline)
+        sock = DeadlineSocket(connect(proxy.host, proxy.port, deadline, ()), deadline)
         if origin.scheme == "https":
-            open_tunnel(line, origin, proxy, deadline)
+            open_tunnel(sock, origin, proxy, deadline)
     except BaseException as error:
-        if line is not None:
-            line.close()
+        if sock is not None:
+            sock.close()
         if isinstance(error, TransportError):
             error.hint = error.hint or PROXY_HINT
         raise
     deadline.host = origin.authority
-    return line
+    return sock
 
 
 def _as_utf8(location: str) -> str:
-    """Return a Location whose bytes are UTF-8 as what they mean; header values are read as latin-1."""
+    """Decode a Location header as UTF-8 if possible; header values are read as latin-1."""
     with contextlib.suppress(UnicodeError):
         return location.encode("latin-1").decode("utf-8")
     return location
 
 
 def _merged(asked: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-    """Return both; a given header replaces ours of the same name."""
+    """Return the headers of both; `given` replaces headers of the same name."""
     names = {name.lower() for name in given}
     return {name: value for name, value in asked.items() if name.lower() not in names} | dict(given)
 
@@ -208,12 +208,13 @@ def _version() -> str:
 
 
 def _netrc_of(path: str) -> tuple[netrc.netrc | None, str]:
-    """Return the logins of a netrc file, and why there is one that cannot be read."""
+    """Return the logins of a netrc file, and the reason if it cannot be read."""
     try:
         return netrc.netrc(path) if path else None, ""
     except FileNotFoundError:
         return None, ""
     except netrc.NetrcParseError as error:
-        return None, f"{escaped(path)} is no netrc file, see its line {error.lineno}"  # its words may be secret
+        # the message of netrc may contain secrets
+        return None, f"{escaped(path)} is not a valid netrc file (line {error.lineno})"
     except (OSError, UnicodeError) as error:
         return None, f"{escaped(path)} cannot be read: {escaped(str(error))}"

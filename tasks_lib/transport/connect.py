@@ -1,4 +1,4 @@
-"""Dialling: a name becomes addresses, the first that answers becomes a socket; all within the connect deadline."""
+"""Connection setup: resolve a host name and connect to the first address that responds, within the connect deadline."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from tasks_lib.transport.proxy import LOGIN_HINT, Proxy
 from tasks_lib.transport.response import TRANSIENT
 from tasks_lib.transport.urls import Origin
 
-#: Seconds before the next address is tried beside one that does not answer. Source: RFC 8305 section 5.
+#: Seconds before the next address is tried in parallel to one that does not respond. Source: RFC 8305 section 5.
 _ATTEMPT_DELAY_S: Final = 0.25
-#: Most addresses of one name that are tried.
+#: Most addresses tried for one host name.
 _MAX_ADDRESSES: Final = 16
 
-SocketAddress = tuple[int, Any]  # family, what connect takes
+SocketAddress = tuple[int, Any]  # family, argument of socket.connect
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def connect(host: str, port: int, deadline: Deadline, denied: tuple[Network, ...]) -> socket.socket:
-    """Return a socket that is connected to `host`, over whichever of its addresses answers first.
+    """Return a socket connected to `host`, by the first of its addresses that responds.
 
     Raises:
-        TransportError: no name, no address that may be used, or none that answers.
+        TransportError: the name cannot be resolved, or no allowed address responds.
         StalledError: the deadline passed.
     """
-    deadline.connecting("resolving its name")
+    deadline.connecting("resolving the host name")
     found = _resolved(host, port, deadline)
     allowed = [one for one in found if not _is_denied(one, denied)]
     if not allowed:
         raise TransportError(
-            f"{deadline.host}: its address {found[0][1][0]} is in a network that is never asked",
-            hint="FETCH_DENY_NETWORKS lists those networks",
+            f"{deadline.host}: its address {found[0][1][0]} is in a blocked network",
+            hint="FETCH_DENY_NETWORKS lists the blocked networks",
         )
     deadline.connecting("connecting")
     return _Race(_alternating(allowed)[:_MAX_ADDRESSES], deadline).run()
@@ -58,7 +58,7 @@ def _is_denied(address: SocketAddress, denied: tuple[Network, ...]) -> bool:
 
 
 def _alternating(addresses: list[SocketAddress]) -> list[SocketAddress]:
-    """Return the addresses with the families in turn, the first one's first. Source: RFC 8305 section 4."""
+    """Return the addresses with alternating families, that of the first one first. Source: RFC 8305 section 4."""
     first = [one for one in addresses if one[0] == addresses[0][0]]
     second = [one for one in addresses if one[0] != addresses[0][0]]
     pairs = itertools.zip_longest(first, second)
@@ -66,7 +66,7 @@ def _alternating(addresses: list[SocketAddress]) -> list[SocketAddress]:
 
 
 def _resolved(host: str, port: int, deadline: Deadline) -> list[SocketAddress]:
-    """Ask the resolver in a thread of its own: it knows no deadline."""
+    """Resolve a host name in a separate thread, because getaddrinfo has no timeout."""
     with contextlib.suppress(ValueError):
         family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
         return [(family, (host, port))]
@@ -85,21 +85,21 @@ def _resolved(host: str, port: int, deadline: Deadline) -> list[SocketAddress]:
             answer = answers.get(timeout=min(LOOK_S, deadline.left_s()))
             if isinstance(answer, list) and answer:
                 return answer
-            raise UnreachableError(f"{deadline.host}: the name of the host cannot be resolved", transient=True)
+            raise UnreachableError(f"{deadline.host}: cannot resolve the host name", transient=True)
 
 
 class _Race:
-    """Connects to several addresses, each a little after the one before; the first that answers wins."""
+    """Connects to several addresses with staggered starts; the first one that responds wins."""
 
     def __init__(self, addresses: list[SocketAddress], deadline: Deadline) -> None:
         self._waiting, self._deadline = addresses, deadline
         self._running: dict[int, socket.socket] = {}
         self._poll = select.poll()
         self._next_at = 0.0
-        self._reason = "no address answers"
+        self._reason = "no address responds"
 
     def run(self) -> socket.socket:
-        """Return the winner; every other socket is closed."""
+        """Return the first connected socket; close all others."""
         winner = None
         try:
             while winner is None:
@@ -111,7 +111,7 @@ class _Race:
                     sock.close()
 
     def _started(self) -> socket.socket | None:
-        """Start the next address when its time has come; return its socket when it is connected at once."""
+        """Start to connect to the next address if it is due; return its socket if it connects at once."""
         if not self._waiting or time.monotonic() < self._next_at:
             return None
         family, address = self._waiting.pop(0)
@@ -137,7 +137,7 @@ class _Race:
     def _connected(sock: socket.socket, address: Any) -> int:
         try:
             return sock.connect_ex(address)
-        except OSError as error:  # an address that cannot be spelt for the kernel
+        except OSError as error:  # an address that the kernel does not accept
             return error.errno or errno.EADDRNOTAVAIL
 
     def _failed(self, code: int | None) -> None:
@@ -145,7 +145,7 @@ class _Race:
         self._next_at = 0.0
 
     def _answered(self) -> socket.socket | None:
-        """Wait for an answer, not longer than until the next address is due."""
+        """Wait for a connection, at most until the next address is due."""
         if not self._running and not self._waiting:
             raise self._deadline.broken(self._reason)
         wait_s = min(LOOK_S, self._deadline.left_s())
@@ -164,32 +164,32 @@ class _Race:
         return None
 
 
-def open_tunnel(line: DeadlineSocket, origin: Origin, proxy: Proxy, deadline: Deadline) -> None:
-    """Have `proxy` connect `line` to `origin`.
+def open_tunnel(sock: DeadlineSocket, origin: Origin, proxy: Proxy, deadline: Deadline) -> None:
+    """Open a tunnel to `origin` over `sock`, a connection to `proxy`.
 
     Raises:
-        TransportError: the proxy refuses, for now or for good, or is none.
-        StalledError: it does not answer.
+        TransportError: the proxy refuses (transiently or permanently) or does not speak HTTP.
+        StalledError: the proxy does not respond.
     """
-    deadline.connecting("asking for a tunnel")
+    deadline.connecting("requesting a tunnel")
     place = f"{f'[{origin.host}]' if ':' in origin.host else origin.host}:{origin.port}"
     fields = {"Host": place, **proxy.headers}
     head = [f"CONNECT {place} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
-    answer = http.client.HTTPResponse(cast(Any, line), method="CONNECT")
+    response = http.client.HTTPResponse(cast(Any, sock), method="CONNECT")
     try:
-        line.sendall("\r\n".join(head).encode("ascii"))
-        answer.begin()
+        sock.sendall("\r\n".join(head).encode("ascii"))
+        response.begin()
     except (http.client.HTTPException, ValueError) as error:
         raise _none(origin, deadline, str(error)) from error
     finally:
-        answer.close()
-    if not 200 <= answer.status < 300:
-        raise _none(origin, deadline, f"{answer.status} {answer.reason}", answer.status)
+        response.close()
+    if not 200 <= response.status < 300:
+        raise _none(origin, deadline, f"{response.status} {response.reason}", response.status)
 
 
-def _none(origin: Origin, deadline: Deadline, told: str, status: int = 0) -> TransportError:
+def _none(origin: Origin, deadline: Deadline, reason: str, status: int = 0) -> TransportError:
     return TransportError(
-        f"{deadline.host}: no tunnel to {origin.authority}: {escaped(told[:120])}",
+        f"{deadline.host}: cannot open a tunnel to {origin.authority}: {escaped(reason[:120])}",
         hint=LOGIN_HINT if status == 407 else "",
         transient=status in TRANSIENT,
     )

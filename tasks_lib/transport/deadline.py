@@ -1,4 +1,4 @@
-"""Deadlines of one attempt: connecting, stalling, too slow, too long. Asked before and within every wait."""
+"""Deadlines of one attempt: connect, stall, minimum rate and total time. Checked before and during every wait."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Final
 from tasks_lib.errors import StalledError, TransportError, UnreachableError
 from tasks_lib.network import TransportSettings
 
-#: Seconds between two looks at whether the run was asked to stop.
+#: Seconds between two checks for cancellation.
 LOOK_S: Final = 0.1
-#: Seconds for a look at something that is not what was wanted.
+#: Seconds for reading the beginning of a rejected response.
 _GLANCE_S: Final = 2.0
 _READING: Final = "reading the body"
 _GLANCING: Final = "reading the end"
 
 
 def nothing() -> None:
-    """Never stops."""
+    """Do nothing."""
 
 
 class Deadline:
-    """How long the wait of this moment may last, and the words for what went wrong in it.
+    """Limits on the waits of one attempt, by phase, and the errors for exceeding them.
 
-    Only time spent waiting counts for the minimum rate: a slow disk is not the server's fault.
+    Only the time spent waiting counts for the minimum rate, so that a slow local disk does not.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class Deadline:
         self.total_waited_s = 0.0
 
     def connecting(self, phase: str) -> None:
-        """Begin a phase before the request: resolving, connecting, TLS."""
+        """Begin a phase before the request: resolving, connecting or TLS."""
         self.is_connected = self.is_in_body = False
         self._begin(phase, self._settings.connect_timeout_s)
 
     def answering(self) -> None:
-        """Begin to wait for the head of the answer, all interim answers included."""
+        """Begin to wait for the head of the response, including all interim responses."""
         self.is_connected, self.is_in_body = True, False
-        self._begin("waiting for the answer", self._settings.stall_timeout_s)
+        self._begin("waiting for the response", self._settings.stall_timeout_s)
         self._asked()
 
     def reading(self) -> None:
@@ -64,7 +64,7 @@ class Deadline:
         self._waited, self._window_bytes, self.total_waited_s = 0.0, 0, 0.0
 
     def glancing(self) -> None:
-        """Begin to look at what is not worth a long wait: a refusal, or whether nothing comes after the last byte."""
+        """Begin a read that is not worth a long wait: an error response, or a check for the end of the body."""
         self._begin(_GLANCING, min(_GLANCE_S, self._settings.stall_timeout_s))
         self.is_in_body = True
 
@@ -73,17 +73,17 @@ class Deadline:
         self._phase_ends = time.monotonic() + seconds
 
     def moved(self, size: int) -> None:
-        """Note that `size` bytes arrived; those of a head extend nothing."""
+        """Count `size` received bytes. Bytes of a head do not extend the deadline."""
         if self.is_in_body:
             self._window_bytes += size
             if self.phase == _READING:
                 self._phase_ends = time.monotonic() + self._phase_s
 
     def waited(self, seconds: float) -> None:
-        """Note a wait for bytes of the body.
+        """Count a wait for bytes of the body.
 
         Raises:
-            StalledError: fewer bytes came than the minimum rate asks for.
+            StalledError: the rate is below the minimum.
         """
         self._waited += seconds
         self.total_waited_s += seconds
@@ -96,7 +96,7 @@ class Deadline:
             self._waited, self._window_bytes = 0.0, 0
 
     def left_s(self) -> float:
-        """Return the seconds that the present wait may still last.
+        """Return the remaining seconds of the current wait.
 
         Raises:
             StalledError: a deadline passed.
@@ -105,22 +105,22 @@ class Deadline:
         self.check()
         now = time.monotonic()
         if now >= self._ends:
-            raise self.stalled(f"not done after {self._ends - self._begun:.3g} s in total")
+            raise self.stalled(f"timed out after {self._ends - self._begun:.3g} s in total")
         if now >= self._phase_ends:
-            what = "nothing" if self.is_in_body else "not done"
-            raise self.stalled(f"{what} for {self._phase_s:g} s")
+            what = "no data for" if self.is_in_body else "timed out after"
+            raise self.stalled(f"{what} {self._phase_s:g} s")
         return min(self._ends, self._phase_ends) - now
 
     def stalled(self, reason: str) -> StalledError:
-        """Return the error of a deadline that passed."""
+        """Return the error for an exceeded deadline."""
         return StalledError(self.told(reason), transient=True)
 
     def broken(self, reason: str) -> TransportError:
-        """Return the error of a connection that broke; another one may do better."""
+        """Return the error for a failed connection; transient."""
         kind = TransportError if self.is_connected else UnreachableError
         return kind(self.told(reason), transient=True)
 
     def told(self, reason: str) -> str:
-        """Return `reason` with host, phase and the bytes so far."""
+        """Return `reason` with the host, the phase and the number of bytes received."""
         so_far = f" after {self.received} bytes" if self.is_in_body else ""
         return f"{self.host}: {reason} while {self.phase}{so_far}"

@@ -1,6 +1,6 @@
-"""A line: one connected socket, plain or TLS, whose every wait is bounded by the deadline of the attempt it serves.
+"""A connected socket, plain or TLS, whose waits are all bounded by the deadline of the current attempt.
 
-It has the few methods of a socket that `http.client` and urllib3 call, so that they read and write through it.
+It has the few socket methods that `http.client` and urllib3 call.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from tasks_lib.gil import released
 from tasks_lib.transport.deadline import LOOK_S, Deadline
 from tasks_lib.transport.tls import refused
 
-#: What says "try again once the socket is ready".
+#: Exceptions that mean "try again when the socket is ready".
 _NOT_YET: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-#: Bytes that are read ahead while a head or a chunk size is read.
+#: Bytes of read-ahead for heads and chunk sizes.
 _BUFFER: Final = 64 << 10
 
 
 class DeadlineSocket:
-    """A connection; serves one attempt at a time."""
+    """A connection that serves one attempt at a time."""
 
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         sock.setblocking(False)
@@ -38,18 +38,18 @@ class DeadlineSocket:
         self.was_heard = False
 
     def serve(self, deadline: Deadline) -> None:
-        """Work for another attempt from here on."""
+        """Switch to the deadline of another attempt."""
         self._deadline = deadline
         self.is_fresh = self.was_heard = False
 
     def secure(self, context: ssl.SSLContext, host: str) -> None:
-        """Speak TLS from here on.
+        """Start TLS.
 
         Raises:
-            TlsError: the handshake or the certificate was refused.
-            StalledError, UnreachableError: it did not come to that.
+            TlsError: the handshake or the verification of the certificate failed.
+            StalledError, UnreachableError: the handshake did not finish.
         """
-        self._deadline.connecting("shaking hands (TLS)")
+        self._deadline.connecting("performing the TLS handshake")
         try:
             wrapped = context.wrap_socket(self._sock, server_hostname=host, do_handshake_on_connect=False)
             self._sock = wrapped
@@ -65,7 +65,7 @@ class DeadlineSocket:
         except (OSError, ValueError) as error:
             raise refused(error, self._deadline) from error
 
-    # --- what http.client and urllib3 call
+    # --- methods that http.client and urllib3 call
 
     def sendall(self, data: bytes, _flags: int = 0) -> None:
         """Send all of `data`.
@@ -83,7 +83,7 @@ class DeadlineSocket:
                 raise self._deadline.broken(_words(error)) from error
 
     def receive(self, view: memoryview) -> int:
-        """Read what is there into `view`, at least one byte; 0 at the end of a body.
+        """Read the available bytes into `view`, at least one, and return their number; 0 at the end of a body.
 
         Raises:
             StalledError, TransportError: a deadline passed, or the connection broke.
@@ -103,41 +103,41 @@ class DeadlineSocket:
                 return got
 
     def makefile(self, *_arguments: Any, **_options: Any) -> io.BufferedReader:
-        """Return a file that reads from here; the socket lives as long as it does."""
+        """Return a file that reads from the socket; the socket stays open until the file is closed."""
         self._readers += 1
         return io.BufferedReader(_SocketReader(self), _BUFFER)
 
     def settimeout(self, _seconds: float | None) -> None:
-        """Nothing: the deadline decides."""
+        """Do nothing: the deadline applies."""
 
     def fileno(self) -> int:
-        """Return the descriptor, to ask whether an idle line was closed or said something unasked."""
+        """Return the descriptor, to check whether an idle connection was closed or sent unexpected data."""
         return self._sock.fileno()
 
     def shutdown(self, how: int) -> None:
-        """Stop speaking."""
+        """Shut down one or both directions."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(how)
 
     def close(self) -> None:
-        """Close it once nobody reads from it any more."""
+        """Close the socket when no file of `makefile` is open any more."""
         self._closing = True
         if not self._readers:
             self._sock.close()
 
     def abandon(self) -> None:
-        """Close it at once, whoever reads from it."""
+        """Close the socket at once, even if files of `makefile` are open."""
         self._closing = True
         self._sock.close()
 
     def reader_closed(self) -> None:
-        """Note that a file of `makefile` was closed."""
+        """Count a closed file of `makefile`; close the socket after the last one if `close` was called."""
         self._readers -= 1
         if self._closing and not self._readers:
             self._sock.close()
 
     def _wait(self, why: Exception, event: int = select.POLLIN) -> None:
-        """Wait until the socket is ready, in looks short enough to stop soon when asked to."""
+        """Wait until the socket is ready, in short intervals so that cancellation takes effect soon."""
         if isinstance(why, ssl.SSLWantWriteError | ssl.SSLWantReadError):
             event = select.POLLOUT if isinstance(why, ssl.SSLWantWriteError) else select.POLLIN
         self._poll.modify(self._sock, event)
@@ -152,30 +152,30 @@ class DeadlineSocket:
 
 
 class _SocketReader(io.RawIOBase):
-    """The reading side of a line as a file."""
+    """A raw file that reads from a `DeadlineSocket`."""
 
-    def __init__(self, line: DeadlineSocket) -> None:
-        self._line = line
+    def __init__(self, sock: DeadlineSocket) -> None:
+        self._socket = sock
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def readinto(self, view: Any) -> int:
-        """Read at least one byte; 0 at the end."""
-        return self._line.receive(view)
+        """Read at least one byte and return the number of bytes; 0 at the end."""
+        return self._socket.receive(view)
 
     def close(self) -> None:
-        """Give the line back."""
+        """Release the socket."""
         if not self.closed:
             super().close()
-            self._line.reader_closed()
+            self._socket.reader_closed()
 
 
 def _words(error: OSError) -> str:
-    """Return what happened, in words without our own library's names."""
+    """Return a description of `error` without names of Python classes."""
     if isinstance(error, ConnectionResetError | BrokenPipeError):
         return "the server reset the connection"
     if isinstance(error, ssl.SSLError):
-        return f"TLS broke ({error.reason or 'unknown reason'})"
+        return f"TLS failed ({error.reason or 'unknown reason'})"
     return (error.strerror or type(error).__name__).lower()

@@ -1,7 +1,7 @@
-"""The wire: requests carries a request over a urllib3 connection whose socket is a `DeadlineSocket` of ours.
+"""HTTP connections: send requests with requests and urllib3 over a `DeadlineSocket`.
 
-requests' session is not used: merging its cookies, hooks and environment costs more than the request itself, and each
-of them is applied on purpose elsewhere. What a library raises becomes an error of the house here.
+The session of requests is not used: merging cookies, hooks and environment costs more than the request itself, and
+other modules apply the needed ones explicitly. Exceptions of the libraries are translated into `TransportError` here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tasks_lib.transport.urls import Origin, target_of
 
 #: Bytes per read of a body: at this size hashing and writing run outside the interpreter lock.
 CHUNK: Final = 1 << 20
-#: Idle connections that are kept of one origin.
+#: Most idle connections kept per route.
 _MAX_IDLE: Final = 32
 
 Route = tuple[Origin, Proxy | None]
@@ -36,21 +36,21 @@ Dial = Callable[[Route, Deadline], DeadlineSocket]
 _serving = threading.local()
 
 
-#: A field line with one meaning. Source: RFC 9110 section 5.6.2 (token), RFC 9112 section 5.
+#: An unambiguous field line. Source: RFC 9110 section 5.6.2 (token), RFC 9112 section 5.
 _FIELD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n]*\r?\n")
-#: Bytes of a line and lines of a head that are accepted. Source: CPython's http.client, `_MAXLINE` and `_MAXHEADERS`.
+#: Most bytes of a line and most lines of a head. Source: CPython's http.client, `_MAXLINE` and `_MAXHEADERS`.
 _MAX_LINE: Final = 1 << 16
 _MAX_FIELDS: Final = 100
 #: The status line of an interim response; 101 (Switching Protocols) is final. Source: RFC 9110 section 15.2.
 _INTERIM: Final = re.compile(rb"HTTP/1\.[0-9]+[ \t]+1(?!01)[0-9]{2}\s")
-#: The fields that decide where the body ends, and those that say whether the connection is kept after it.
-#: Source: RFC 9112 sections 6.3 and 9.3; the last two are what http.client looks at in an answer of HTTP/1.0.
+#: Fields that determine the end of the body, and fields that determine whether the connection is kept.
+#: Source: RFC 9112 sections 6.3 and 9.3; http.client reads the last two in HTTP/1.0 responses.
 _LENGTH: Final = frozenset({"transfer-encoding", "content-length"})
 _FRAMING: Final = _LENGTH | {"connection", "keep-alive", "proxy-connection"}
 
 
 def _read_lines(file: io.BufferedIOBase) -> list[bytes]:
-    """Return the field lines of a head with the empty line (b"" at the end of the stream) that ends it.
+    """Return the field lines of a head, including the empty line that ends it (b"" at the end of the stream).
 
     Raises:
         http.client.HTTPException: a line is too long, or there are too many.
@@ -68,9 +68,9 @@ def _read_lines(file: io.BufferedIOBase) -> list[bytes]:
 
 
 def _read_fields(file: io.BufferedIOBase) -> http.client.HTTPMessage:
-    """Return the fields of a head; only unusual lines go through Python's email parser, which is ten times slower.
+    """Return the fields of a head. Only unusual lines use Python's email parser, which is ten times slower.
 
-    Blanks around a value are removed, which neither Python nor urllib3 does. Source: RFC 9112 section 5.1.
+    Strip whitespace around values, which neither Python nor urllib3 does. Source: RFC 9112 section 5.1.
 
     Raises:
         http.client.HTTPException: as `_read_lines`.
@@ -91,7 +91,7 @@ def _read_fields(file: io.BufferedIOBase) -> http.client.HTTPMessage:
 
 
 def _framing_of(fields: http.client.HTTPMessage) -> list[tuple[str, str]]:
-    """Return the fields that decide where the body ends and whether the connection is kept, each on one line."""
+    """Return the fields that determine the end of the body and whether the connection is kept, unfolded."""
     both = "Transfer-Encoding" in fields and "Content-Length" in fields
     wanted = _LENGTH if both else _FRAMING
     framing = [("Connection", "close")] if both else []  # Source: RFC 9112 section 6.3, item 3
@@ -102,7 +102,7 @@ def _framing_of(fields: http.client.HTTPMessage) -> list[tuple[str, str]]:
 
 
 class _ResponseHead(http.client.HTTPResponse):
-    """A response that skips every interim response (Python skips 100 only) and parses ordinary fields fast."""
+    """A response that skips every interim response (Python skips only 100) and parses ordinary fields fast."""
 
     def begin(self, **options: Any) -> None:
         """Read the head; Python derives the framing of the body from the status line and the framing fields."""
@@ -122,7 +122,7 @@ class _ResponseHead(http.client.HTTPResponse):
 
 
 class _Connection(urllib3.connection.HTTPConnection):
-    """A connection along a route; it serves the attempt of the thread that uses it."""
+    """A connection over one route; serves the attempt of the thread that uses it."""
 
     response_class = _ResponseHead
 
@@ -132,27 +132,27 @@ class _Connection(urllib3.connection.HTTPConnection):
 
     def connect(self) -> None:
         deadline: Deadline = _serving.deadline
-        line = self._dial(self._route, deadline)
-        _serving.line = line
-        self.sock = cast(Any, line)
+        sock = self._dial(self._route, deadline)
+        _serving.sock = sock
+        self.sock = cast(Any, sock)
         deadline.answering()
 
     def request(self, *arguments: Any, **options: Any) -> None:
         if self.sock is not None:
-            _serving.line = cast(Any, self.sock)
-            _serving.line.serve(_serving.deadline)
+            _serving.sock = cast(Any, self.sock)
+            _serving.sock.serve(_serving.deadline)
             _serving.deadline.answering()
         super().request(*arguments, **options)
 
 
 class _Pool(urllib3.HTTPConnectionPool):
-    """Idle connections along one route. TLS, where there is any, is the line's business."""
+    """Idle connections of one route. `DeadlineSocket` does TLS."""
 
     ConnectionCls = _Connection
 
 
 class _Adapter(HTTPAdapter):
-    """Finds the pool of a route, and skips what is done elsewhere: proxies, trust, cookies."""
+    """Selects the pool of a route, and skips what other modules do: proxies, certificates, cookies."""
 
     def __init__(self, dial: Dial) -> None:
         super().__init__(max_retries=Retry(total=False, connect=0, read=False, redirect=0))
@@ -171,13 +171,13 @@ class _Adapter(HTTPAdapter):
             return self._pools[route]
 
     def cert_verify(self, *_arguments: Any, **_options: Any) -> None:
-        """Nothing: each line verifies."""
+        """Do nothing: `DeadlineSocket` verifies certificates."""
 
     def request_url(self, request: Any, proxies: Any) -> str:  # noqa: ARG002  # requests' own signature
         return cast(str, request.target)
 
     def build_response(self, req: Any, resp: Any) -> Any:  # noqa: ARG002  # requests' own signature
-        """Return urllib3's answer itself: what requests adds (cookies, text, history) is not asked for."""
+        """Return the response of urllib3: the additions of requests (cookies, text, history) are not needed."""
         return resp
 
 
@@ -188,22 +188,22 @@ class HttpConnections:
         self._adapter = _Adapter(dial)
 
     def ask(self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline) -> RawResponse:
-        """Send a GET and read the head of its answer; a kept connection that turns out dead is replaced, unseen.
+        """Send a GET and read the head of the response; replace kept connections that turn out to be dead.
 
         Raises:
-            StalledError, TlsError, TransportError: no answer, or none that can be understood.
+            StalledError, TlsError, TransportError: no response, or an invalid one.
         """
         for _ in range(_MAX_IDLE):
             try:
                 return self._once(route, url, headers, deadline)
             except TransportError as error:
-                line: DeadlineSocket | None = _serving.line
-                if line is None or line.is_fresh or line.was_heard or isinstance(error, StalledError):
+                sock: DeadlineSocket | None = _serving.sock
+                if sock is None or sock.is_fresh or sock.was_heard or isinstance(error, StalledError):
                     raise
         return self._once(route, url, headers, deadline)
 
     def _once(self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline) -> RawResponse:
-        _serving.deadline, _serving.line = deadline, None
+        _serving.deadline, _serving.sock = deadline, None
         origin, proxy = route
         request = requests.PreparedRequest()
         request.method, request.url, request.body, target = "GET", url, None, target_of(url)
@@ -216,29 +216,29 @@ class HttpConnections:
             with translate_errors(deadline):
                 return RawResponse(self._adapter.send(request, stream=True), deadline)
         except BaseException:
-            if _serving.line is not None:
-                _serving.line.abandon()
+            if _serving.sock is not None:
+                _serving.sock.abandon()
             raise
 
 
 @contextlib.contextmanager
 def translate_errors(deadline: Deadline) -> Iterator[None]:
-    """Turn what the libraries say of an answer into an error of the house; sockets speak for themselves.
+    """Translate exceptions of the libraries; errors of `DeadlineSocket` pass unchanged.
 
     Raises:
-        TransportError: what the server says is no HTTP, and will not become it by asking again.
+        TransportError: the response is not valid HTTP; permanent.
     """
     try:
         yield
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
         raise TransportError(
-            deadline.told(f"the answer is no HTTP that is understood ({_reason(error)})"),
-            hint="is that the right port, and is there a web server?",
+            deadline.told(f"invalid HTTP response ({_reason(error)})"),
+            hint="check the port, and that a web server listens there",
         ) from error
 
 
 def _reason(error: BaseException) -> str:
-    """Return the innermost reason: the libraries wrap it in words about their own classes."""
+    """Return the innermost reason, without the wrapping exceptions of the libraries."""
     for _ in range(10):
         inner = getattr(error, "reason", None)
         if not isinstance(inner, BaseException):
@@ -250,7 +250,7 @@ def _reason(error: BaseException) -> str:
 
 
 class RawResponse:
-    """The head of an answer, and its body as it comes."""
+    """The head of a response, and its raw body as a stream."""
 
     def __init__(self, response: Any, deadline: Deadline) -> None:
         self._raw, self._deadline = response, deadline
@@ -261,27 +261,27 @@ class RawResponse:
 
     @property
     def length(self) -> int:
-        """Bytes that the body has by its headers, -1 when they do not say. Source: RFC 9110 section 8.6.
+        """Size of the body by its headers, -1 if unknown. Source: RFC 9110 section 8.6.
 
         Raises:
-            TransportError: several lengths, or none that is a number.
+            TransportError: conflicting lengths, or an invalid one.
         """
         text = self.headers.get("Content-Length", "")
         if not text or "Transfer-Encoding" in self.headers:
-            return -1  # chunks override it; a message with both is read to its end and believed by digest
+            return -1  # chunked framing takes precedence; the digest verifies a message with both
         values = {value.strip() for value in text.split(",")}
         if len(values) == 1 and re.fullmatch("[0-9]{1,20}", only := values.pop()):
             return int(only)
-        raise TransportError(self._deadline.told(f"conflicting or unreadable Content-Length {escaped(text[:80])!r}"))
+        raise TransportError(self._deadline.told(f"conflicting or invalid Content-Length {escaped(text[:80])!r}"))
 
     def body(self, limit: int, largest: int = CHUNK) -> Iterator[bytes]:
-        """Yield the raw body, at most `limit` bytes; one whose framing breaks off ends, and is `broken`.
+        """Yield the raw body, at most `limit` bytes; if the framing is incomplete, set `broken` and end.
 
         Raises:
             StalledError, TransportError: a deadline passed, or the connection broke.
         """
         while limit > 0:
-            if limit == 1:  # all that is wanted came; one more byte is only waited for to know that there is none
+            if limit == 1:  # the content is complete; only check that no byte follows
                 self._deadline.glancing()
             try:
                 chunk = self._raw.read1(min(largest, limit), decode_content=False)
@@ -295,7 +295,7 @@ class RawResponse:
             yield chunk
 
     def close(self) -> None:
-        """Give the connection back when the body was read to its end, else close it: it never serves again."""
+        """Return the connection to the pool if the body was read to its end, else close it."""
         if self.broken or not self._raw.closed:
             self._raw.close()
         self._raw.release_conn()

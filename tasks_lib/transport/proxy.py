@@ -1,4 +1,4 @@
-"""Proxies: which one stands between us and an origin. Its password goes to it alone.
+"""Proxies: select the proxy for an origin. The password of a proxy is sent to that proxy only.
 
 Source: the conventions that curl documents ("Environment", NO_PROXY).
 """
@@ -15,9 +15,9 @@ from urllib.parse import unquote, urlsplit
 from tasks_lib.errors import TransportError
 from tasks_lib.transport.urls import Origin, redacted
 
-#: What helps who cannot pass a proxy.
-LOGIN_HINT: Final = "the proxy wants a login: write http://USER:PASSWORD@HOST:PORT in http_proxy and https_proxy"
-PROXY_HINT: Final = "check the proxy: http_proxy and https_proxy name it, no_proxy goes around it"
+#: Next steps for proxy errors.
+LOGIN_HINT: Final = "the proxy requires a login: set http_proxy and https_proxy to http://USER:PASSWORD@HOST:PORT"
+PROXY_HINT: Final = "check the proxy settings: http_proxy and https_proxy set it, no_proxy bypasses it"
 
 
 class Proxy(NamedTuple):
@@ -29,15 +29,15 @@ class Proxy(NamedTuple):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What goes to the proxy alone."""
+        """Headers that are sent to the proxy only."""
         return {"Proxy-Authorization": self.login} if self.login else {}
 
 
 def proxy_for(origin: Origin, proxies: Mapping[str, str], no_proxy: str) -> Proxy | None:
-    """Return the proxy for `origin`, None to ask it directly.
+    """Return the proxy for `origin`, None for a direct connection.
 
     Raises:
-        TransportError: a proxy of a kind that is not spoken here.
+        TransportError: an unsupported kind of proxy.
     """
     url = proxies.get(origin.scheme, "")
     if not url or _is_exempt(origin, no_proxy):
@@ -55,7 +55,7 @@ def proxy_for(origin: Origin, proxies: Mapping[str, str], no_proxy: str) -> Prox
 
 
 def basic(user: str, password: str) -> str:
-    """Return the credentials as a header says them. Source: RFC 7617."""
+    """Return the value of a Basic authorization header. Source: RFC 7617."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
 
 

@@ -1,4 +1,4 @@
-"""What an answer says: whether it is what was asked for, what its content is called, and its first words."""
+"""Responses: check that a response matches the request, and read its validator and its first words."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from tasks_lib.transport.proxy import LOGIN_HINT
 
 __all__ = ["CHUNK", "ByteRange", "Response", "check_response"]
 
-#: Status codes after which the same request may succeed. Source: RFC 9110 section 15, RFC 6585 section 4; 52x are
-#: what a content delivery network says of its origin.
+#: Status codes after which the same request may succeed. Source: RFC 9110 section 15, RFC 6585 section 4; content
+#: delivery networks use 52x for errors of their origin.
 TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 520, 521, 522, 523, 524})
-_BROWSE: Final = "look at the URL in a browser"
+_BROWSE: Final = "open the URL in a browser"
 _NEXT_STEP: Final = {401: _BROWSE, 403: _BROWSE, 404: _BROWSE, 407: LOGIN_HINT, 410: _BROWSE}
-#: What no header may hold. Source: RFC 9110 section 5.5.
+#: Characters that are not allowed in header values. Source: RFC 9110 section 5.5.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-#: Characters of an answer that are quoted, and the bytes that are read for them.
+#: Characters of a response quoted in an error, and the bytes read for them.
 _QUOTED: Final = 60
 _QUOTE_READ: Final = 512
-#: Longest validator that is kept, in characters.
+#: Longest accepted validator, in characters.
 _MAX_VALIDATOR: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """The bytes that were asked for: from `start` to before `stop` of `size`; all of them when `start` is 0."""
+    """The requested bytes of a content of `size` bytes: from `start` to `stop` (exclusive)."""
 
     start: int
     stop: int
@@ -40,18 +40,18 @@ class ByteRange:
 
     @property
     def is_whole(self) -> bool:
-        """Whether everything is asked for, so that no Range is needed."""
+        """Whether the whole content is requested, so that no Range header is needed."""
         return self.start == 0 and self.stop == self.size
 
     @property
     def header(self) -> str:
-        """The Range that asks for it. Source: RFC 9110 section 14.2."""
+        """The value of the Range header. Source: RFC 9110 section 14.2."""
         return f"bytes={self.start}-" if self.stop == self.size else f"bytes={self.start}-{self.stop - 1}"
 
 
 @dataclass(slots=True)
 class Response:
-    """An answer whose body has not been read; valid inside `Transport.open`.
+    """A response whose body has not been read; valid inside `Transport.open`.
 
     `url` is redacted; `start` is the offset of the body's first byte in the content.
     """
@@ -60,44 +60,44 @@ class Response:
     status: int
     headers: Mapping[str, str]
     start: int
-    _answer: RawResponse
+    _raw: RawResponse
     _deadline: Deadline
 
     @property
     def validator(self) -> str:
-        """The strong validator of the content, "" when there is none. Source: RFC 9110 section 8.8.3."""
+        """The strong validator of the content, "" if there is none. Source: RFC 9110 section 8.8.3."""
         return _strong(self.headers.get("ETag", ""))
 
     @property
     def encoding(self) -> str:
-        """The content encoding that the server claims, "" for none."""
+        """The content encoding that the server declares, "" for none."""
         encoding = self.headers.get("Content-Encoding", "").strip().lower()
         return "" if encoding == "identity" else encoding
 
     @property
     def kind(self) -> str:
-        """The media type, without parameters."""
+        """The media type without parameters, in lower case."""
         return _kind(self.headers)
 
     @property
     def length(self) -> int:
-        """Bytes that the body is announced to have, -1 when it is not."""
-        return self._answer.length
+        """The announced size of the body, -1 if unknown."""
+        return self._raw.length
 
     @property
     def broken(self) -> bool:
-        """Whether the body ended before its framing said so; a promised size tells more."""
-        return self._answer.broken
+        """Whether the body ended before the end of its framing. A known size is a stronger check."""
+        return self._raw.broken
 
     @property
     def waited_s(self) -> float:
-        """Seconds spent waiting for the network since the body began."""
+        """Seconds spent waiting for the network since the beginning of the body."""
         return self._deadline.total_waited_s
 
     def chunks(self, limit: int, largest: int = CHUNK) -> Iterator[bytes]:
-        """Yield the raw body as it comes, at most `limit` bytes; one whose framing breaks off ends, and is `broken`.
+        """Yield the raw body as it arrives, at most `limit` bytes; if the framing is incomplete, set `broken` and end.
 
-        A piece has at most `largest` bytes: what a connection may need in memory.
+        A chunk has at most `largest` bytes, which bounds the memory of a connection.
 
         Raises:
             StalledError: a deadline passed or the rate was too low.
@@ -105,7 +105,7 @@ class Response:
             CancelledError: the run was asked to stop.
         """
         self._deadline.reading()
-        yield from self._answer.body(limit, largest)
+        yield from self._raw.body(limit, largest)
 
 
 def _strong(etag: str) -> str:
@@ -116,57 +116,57 @@ def _kind(headers: Mapping[str, str]) -> str:
     return headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
-def check_response(answer: RawResponse, span: ByteRange, validator: str, deadline: Deadline) -> int:
-    """Return the offset at which the body begins: 0, or `span.start` for a 206 that is exactly what was asked.
+def check_response(response: RawResponse, span: ByteRange, validator: str, deadline: Deadline) -> int:
+    """Return the offset at which the body begins: 0, or `span.start` for a 206 of exactly the requested range.
 
     Raises:
-        HttpStatusError: no success, or a 206 that is not what was asked for.
-        TransportError: a head that no server sends who means well.
+        HttpStatusError: an error status, or a 206 of another range or version.
+        TransportError: a header with control characters.
     """
-    odd = next((name for name, value in answer.headers.items() if _CONTROL.search(value)), None)
+    odd = next((name for name, value in response.headers.items() if _CONTROL.search(value)), None)
     if odd is not None:
         raise TransportError(deadline.told(f"control characters in the header {escaped(odd[:40])}"))
-    if answer.status == 206 and not span.is_whole:
-        misfit = _misfit(answer, span, validator)
+    if response.status == 206 and not span.is_whole:
+        misfit = _misfit(response, span, validator)
         if misfit:
-            raise HttpStatusError(f"{deadline.host}: asked for {span.header}, got {misfit}", status=206)
+            raise HttpStatusError(f"{deadline.host}: requested {span.header}, received {misfit}", status=206)
         return span.start
-    if answer.status != 200:
-        status, reason = answer.status, escaped(answer.reason[:_QUOTED])
-        told = f"HTTP {status} {reason}".rstrip() + first_words(answer, deadline)
+    if response.status != 200:
+        status, reason = response.status, escaped(response.reason[:_QUOTED])
+        message = f"HTTP {status} {reason}".rstrip() + first_words(response, deadline)
         raise HttpStatusError(
-            told,
+            message,
             status=status,
             transient=status in TRANSIENT,
-            retry_after_s=retry_after_s(answer.headers.get("Retry-After", "")),
+            retry_after_s=retry_after_s(response.headers.get("Retry-After", "")),
             hint=_NEXT_STEP.get(status, ""),
         )
     return 0
 
 
-def _misfit(answer: RawResponse, span: ByteRange, validator: str) -> str:
-    """Return how a 206 differs from what was asked, "" when it does not. Source: RFC 9110 section 15.3.7."""
-    given = answer.headers.get("Content-Range", "").strip()
+def _misfit(response: RawResponse, span: ByteRange, validator: str) -> str:
+    """Return how a 206 differs from the request, "" if it does not. Source: RFC 9110 section 15.3.7."""
+    given = response.headers.get("Content-Range", "").strip()
     if given.lower() != f"bytes {span.start}-{span.stop - 1}/{span.size}":
         return f"Content-Range {escaped(given[:80])!r}"
-    if answer.length not in (-1, span.stop - span.start):
-        return f"a length of {answer.length} bytes"
-    etag = answer.headers.get("ETag", "").strip()
+    if response.length not in (-1, span.stop - span.start):
+        return f"a length of {response.length} bytes"
+    etag = response.headers.get("ETag", "").strip()
     if etag and validator and etag != validator:
         return f"another version, {escaped(etag[:60])}"
-    encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     return "" if encoding in ("", "identity") else f"Content-Encoding {escaped(encoding[:40])}"
 
 
-def first_words(answer: RawResponse, deadline: Deadline) -> str:
-    """Return the beginning of a text answer, so that a login page is recognised at once; "" for other kinds."""
-    kind = _kind(answer.headers)
+def first_words(response: RawResponse, deadline: Deadline) -> str:
+    """Return a quote of the beginning of a text response, "" for other media types. It exposes login pages."""
+    kind = _kind(response.headers)
     if not (kind.startswith("text/") or kind.endswith(("json", "xml"))):
         return ""
     start = b""
     deadline.glancing()
     with contextlib.suppress(TransportError):
-        for piece in answer.body(_QUOTE_READ):
+        for piece in response.body(_QUOTE_READ):
             start += piece
     words = " ".join(start.decode("utf-8", "replace").split())
-    return f"; {escaped(kind[:40])} beginning {escaped(words[:_QUOTED])!r}"
+    return f"; {escaped(kind[:40])} beginning with {escaped(words[:_QUOTED])!r}"

@@ -1,4 +1,4 @@
-"""URLs: one parser for what is checked and what is asked, and how a URL is shown. Pure: no sockets."""
+"""URLs: one parser for both checks and requests, and redaction for messages. Pure: no sockets."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from tasks_lib.errors import RedirectError, escaped
 
-#: Longest redirect target that is looked at, in characters.
+#: Longest accepted redirect target, in characters.
 _MAX_LOCATION: Final = 8192
-#: What a request target may hold unescaped; "%" stays, since it is escaped already. Source: RFC 3986 section 2.
+#: Characters that stay unescaped in a request target; "%" because it already begins an escape.
+#: Source: RFC 3986 section 2.
 _SAFE: Final = "%/:=&?~+!$,;'@()*[]-._"
-#: URLs that are not parsed again: each is looked at several times on its way.
+#: Size of the caches of parsed URLs: each URL is parsed several times during a download.
 _REMEMBERED: Final = 1024
 _PORTS: Final = {"https": 443, "http": 80}
 
@@ -31,7 +32,7 @@ class Origin(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """`host` or `host:port`, as a Host header says it. Source: RFC 9110 section 7.2."""
+        """`host` or `host:port`, the value of a Host header. Source: RFC 9110 section 7.2."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if _PORTS.get(self.scheme) == self.port else f"{host}:{self.port}"
 
@@ -41,7 +42,7 @@ def origin_of(url: str) -> Origin:
     """Return the origin of `url`.
 
     Raises:
-        ValueError: the text is no URL, or its port is zero, which nobody listens at.
+        ValueError: invalid URL, or port 0, at which no server can listen.
     """
     parts = urlsplit(url)
     if parts.port == 0:
@@ -54,21 +55,21 @@ def origin_of(url: str) -> Origin:
 
 
 def safe_origin(url: str) -> Origin:
-    """Return the origin of a URL that can be asked for.
+    """Return the origin of an http or https URL.
 
     Raises:
-        RedirectError: no URL, or neither http nor https.
+        RedirectError: invalid URL, or another scheme.
     """
     with contextlib.suppress(ValueError):
         origin = origin_of(url)
         if origin.scheme in _PORTS and origin.host:
             return origin
-    raise RedirectError(f"cannot ask for {_shown(url)!r}: no http or https URL")
+    raise RedirectError(f"cannot fetch {_shown(url)!r}: not an http or https URL")
 
 
 @lru_cache(maxsize=_REMEMBERED)
 def target_of(url: str) -> str:
-    """Return path and query of `url`, as a request line says it. Source: RFC 9112 section 3.2.1."""
+    """Return path and query of `url`, the target of a request line. Source: RFC 9112 section 3.2.1."""
     parts = urlsplit(url)
     target = quote(parts.path or "/", safe=_SAFE)
     return f"{target}?{quote(parts.query, safe=_SAFE)}" if parts.query else target
@@ -76,7 +77,7 @@ def target_of(url: str) -> str:
 
 @lru_cache(maxsize=_REMEMBERED)
 def redacted(url: str) -> str:
-    """Return `url` fit for a message: no credentials, no query (presigned URLs hold secrets there)."""
+    """Return `url` for a message, without credentials and query (the query of presigned URLs is secret)."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -88,26 +89,28 @@ def redacted(url: str) -> str:
 
 
 def next_url(url: str, location: str) -> str:
-    """Return where a redirect leads.
+    """Return the absolute URL of a redirect from `url` to `location`.
 
     Raises:
-        RedirectError: nowhere, to another scheme, away from TLS, with credentials, or unreadable.
+        RedirectError: no or invalid location, another scheme, http after https, or credentials in the URL.
     """
     if not location or len(location) > _MAX_LOCATION or re.search(r"[\x00-\x20\x7f\\]", location):
-        raise RedirectError(f"an unreadable redirect: {_shown(location)!r}")
+        raise RedirectError(f"invalid redirect: {_shown(location)!r}")
     with contextlib.suppress(ValueError):
         target = urljoin(url, location).partition("#")[0]
         parts, origin = urlsplit(target), origin_of(target)
         if parts.username is not None or parts.password is not None:
             raise RedirectError("a redirect with credentials in its URL is not followed")
         if origin.scheme not in _PORTS or not origin.host:
-            raise RedirectError(f"a redirect to {redacted(target)[:200]!r} is not followed: only http and https are")
+            raise RedirectError(
+                f"a redirect to {redacted(target)[:200]!r} is not followed: only http and https are allowed"
+            )
         if origin.scheme == "http" and url.lower().startswith("https:"):
-            raise RedirectError(f"a redirect from https to {redacted(target)} is not followed: it leaves TLS")
+            raise RedirectError(f"a redirect from https to {redacted(target)} is not followed: it would drop TLS")
         return target
-    raise RedirectError(f"an unreadable redirect: {_shown(location)!r}")
+    raise RedirectError(f"invalid redirect: {_shown(location)!r}")
 
 
 def _shown(location: str) -> str:
-    """Return the beginning of what is no URL, without what looks like credentials or a query."""
+    """Return the beginning of an invalid URL, without apparent credentials and query."""
     return escaped(re.sub(r"[/\\][^/\\@]*@", "/...@", location.partition("?")[0])[:200])
