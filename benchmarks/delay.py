@@ -1,7 +1,7 @@
 """A network namespace behind a delay, for kernels without netem: two TUN devices and a process that copies packets.
 
-Each packet arrives `delay_ms` after it was sent, so that TCP behaves as on a long connection, with handshake and slow start.
-Packets are copied in the form for hardware that splits them (TSO): up to 64 KiB, with a header that says so.
+Each packet arrives `delay_ms` after it was sent, so that TCP behaves as on a long connection, with handshake and slow
+start. Packets are copied in the form for hardware that splits them (TSO): up to 64 KiB, with a header that says so.
 Source: Linux, Documentation/networking/tuntap.rst; linux/if_tun.h; linux/virtio_net.h.
 
     python delay.py NAMESPACE MILLISECONDS     (root; prints "ready", ends when its stdin ends)

@@ -4,8 +4,8 @@
     python benchmarks/graph.py cold [--definitions 2000]
     python benchmarks/graph.py schedule
 
-The N fetches and N extractions are real: file: URLs, an archive with one file each, 100 definitions in a file. ninja has
-the equivalent graph: N edges that depend on a file, N that depend on those. Needs ninja except for `schedule`.
+The N fetches and N extractions are real: file: URLs, an archive with one file each, 100 definitions in a file. ninja
+has the equivalent graph: N edges that depend on a file, N that depend on those. Needs ninja except for `schedule`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/store.py [--blobs 10000] [--megabytes 5000] [--names 100000] [--rounds 3] [--directory DIR]
 
-The caches are made once below DIR (default: a temporary directory). Rounds are interleaved; the ratios of the medians and
-of the minima are printed. `openssl` runs as two processes over half of the files each.
+The caches are made once below DIR (default: a temporary directory). Rounds are interleaved; the ratios of the medians
+and of the minima are printed. `openssl` runs as two processes over half of the files each.
 """
 
 from __future__ import annotations

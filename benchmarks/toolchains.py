@@ -4,9 +4,9 @@
     python benchmarks/toolchains.py --code CHECKOUT --fetches 1000     # the same with another version of the code
 
 Each size and layout is run cold, again with nothing changed, after two fetches got a new version, after all got one,
-and with only half of them; then everything is removed by `doit clean`. The script prints medians of wall and processor time
-(user and system, with children), divided by the number of tasks of the cold run, and the ratio of the layouts. Fetches are
-file: URLs: every second one is a plain file that is placed, the others are archives of two files.
+and with only half of them; then `doit clean` removes everything. The script prints medians of wall and processor time
+(user and system, with children), divided by the number of tasks of the cold run, and the ratio of the layouts. Fetches
+are file: URLs: every second one is a plain file that is placed, the others are archives of two files.
 """
 
 from __future__ import annotations
