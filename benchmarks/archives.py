@@ -1,4 +1,4 @@
-"""Extraction and repacking against named references, interleaved in one run; see README.md beside this file."""
+"""Compare extraction and repacking with named references, interleaved in one run; see benchmarks/README.md."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def generate(files: int, mean: int, out: Path) -> None:
 
 
 def ours(verb: str, archive: Path, kind: str, out: Path) -> None:
-    """Extract, or repack with strip and prefix, through the product's own functions; prints the peak memory."""
+    """Extract, or repack with strip and prefix, with the product's own functions; print the peak memory."""
     from tasks_lib.archive import Reshape, repack
     from tasks_lib.formats import mtime_for
     from tasks_lib.limits import Limits
@@ -57,7 +57,7 @@ def ours(verb: str, archive: Path, kind: str, out: Path) -> None:
                     file, name=archive.name, format=kind, reshape=Reshape(strip=1, prefix="p/"), limits=limits,
                     mtime=mtime_for(None), spool=spool, write=made.write, progress=Silent(),
                 )  # fmt: skip
-    # not ru_maxrss: that begins with the memory of the process that started this one
+    # not ru_maxrss: that starts with the memory of the parent process
     status = Path("/proc/self/status").read_text("ascii")
     print(int(status.partition("VmHWM:")[2].split()[0]) // 1024)
 
@@ -75,7 +75,7 @@ def commands(verb: str, archive: Path, kind: str, out: Path) -> dict[str, list[s
 
 
 def cpu() -> float:
-    """Return the seconds of processor that ended children took."""
+    """Return the processor seconds of ended children."""
     import resource
 
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -83,7 +83,7 @@ def cpu() -> float:
 
 
 def measured(command: list[str], out: Path, then: list[str]) -> tuple[float, float, int]:
-    """Return the seconds of a command and what comes `then`, its seconds of processor, and the MiB that it tells."""
+    """Return seconds of a command and of `then`, its processor seconds, and the MiB that it prints."""
     import subprocess
 
     shutil.rmtree(out, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""A network namespace behind a delay, for kernels without netem: two TUN devices, and whoever carries packets over.
+"""A network namespace behind a delay, for kernels without netem: two TUN devices and a process that copies packets.
 
-Each packet arrives `delay_ms` after it was sent, so that TCP sees a long line: handshake, slow start and all. Packets
-are carried as the kernel makes them for hardware that divides them (TSO), up to 64 KiB with a header that says so.
+Each packet arrives `delay_ms` after it was sent, so that TCP behaves as on a long connection, with handshake and slow
+start. Packets are copied in the form for hardware that splits them (TSO): up to 64 KiB, with a header that says so.
 Source: Linux, Documentation/networking/tuntap.rst; linux/if_tun.h; linux/virtio_net.h.
 
     python delay.py NAMESPACE MILLISECONDS     (root; prints "ready", ends when its stdin ends)
@@ -32,7 +32,7 @@ def device(name: str) -> int:
 
 
 def connect(namespace: str, near: str, far: str) -> None:
-    """Let 10.213.7.1 be near, and 10.213.7.2 far, in the namespace."""
+    """Configure 10.213.7.1 on the near side and 10.213.7.2 inside the namespace."""
     for command in (
         f"ip link set {far} netns {namespace}",
         f"ip addr add 10.213.7.1 peer 10.213.7.2 dev {near}",
@@ -44,7 +44,7 @@ def connect(namespace: str, near: str, far: str) -> None:
 
 
 def carry(one: int, other: int, delay_s: float) -> None:
-    """Carry packets both ways, until standard input ends."""
+    """Copy packets in both directions until standard input ends."""
     late: collections.deque[tuple[float, int, bytes]] = collections.deque()
     while True:
         left = max(0.0, late[0][0] - time.monotonic()) if late else None

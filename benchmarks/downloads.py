@@ -1,6 +1,6 @@
-"""Downloads against named references from a real nginx, interleaved in one run; see README.md beside this file.
+"""Compare downloads from a real nginx with named references, interleaved in one run; see benchmarks/README.md.
 
-Ours goes through the whole of doit: start, definitions, graph, cold cache, sha256 verified, fsync on.
+Our candidate is all of doit: start, definitions, graph, cold cache, sha256 verified, fsync on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is served, how, and which reference decides."""
+    """Served files, how they are served, and the reference of the ratio."""
 
     files: int
     size: int
@@ -69,7 +69,7 @@ for line in open(sys.argv[1]):
 
 @dataclass(frozen=True)
 class Work:
-    """One scenario made concrete: where the files are and what they must be."""
+    """The files of one scenario: their location, names and digests."""
 
     scenario: Scenario
     base: str
@@ -112,7 +112,7 @@ def ours(work: Work, here: Path) -> list[str]:
 
 
 def aria2c(work: Work, here: Path, *more: str) -> list[str]:
-    """It makes pieces of 20 MiB at least by itself, so that 200 MiB are ten connections; see `aria2c-k1M`."""
+    """Run aria2c: by default its pieces are at least 20 MiB, so 200 MiB use ten connections; see `aria2c-k1M`."""
     lines = [f"{work.base}/{name}\n  out={name}\n  checksum=sha-256={sha}\n" for name, sha in work.files]
     (here / "list").write_text("".join(lines))
     split = ["-x16", "-s16"] if work.scenario.rate else []
@@ -158,7 +158,7 @@ CANDIDATES: dict[str, Candidate] = {
 
 
 def run(prepare: Candidate, work: Work, here: Path, after: list[str]) -> tuple[float, int]:
-    """Run a candidate in an empty directory; return seconds until `after` it, and MiB of its largest process."""
+    """Run a candidate in an empty directory; return seconds including `after`, and MiB of its largest process."""
     command = prepare(work, here)
     environ = {k: v for k, v in os.environ.items() if not k.startswith("FETCH")} | {"PYTHONPATH": str(ROOT)}
     begun = time.monotonic()
@@ -178,7 +178,7 @@ def run(prepare: Candidate, work: Work, here: Path, after: list[str]) -> tuple[f
 
 @contextlib.contextmanager
 def network(delay_ms: int) -> Iterator[tuple[list[str], str]]:
-    """Give how to run the server and its address: loopback, or a namespace of its own behind `delay.py`."""
+    """Yield how to run the server and its address: loopback, or a namespace of its own behind `delay.py`."""
     if not delay_ms:
         yield [], "127.0.0.1"
         return
@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("scenarios", nargs="*", default=list(SCENARIOS), help=", ".join(SCENARIOS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--candidates", default="ours,aria2c,curl+openssl,wget2+openssl,pooch,urllib-threads")
-    parser.add_argument("--directory", default="/dev/shm", help="tmpfs by default, so that a slow disk does not decide")
+    parser.add_argument("--directory", default="/dev/shm", help="tmpfs by default, so that a slow disk does not matter")
     parser.add_argument(
         "--disk", action="store_true", help="count until all is on the disk; remove nothing before the end"
     )

@@ -1,4 +1,4 @@
-"""The archive of a commit against `git archive | zstd`, interleaved in one run; see README.md beside this file."""
+"""Compare the archive of a commit with `git archive | zstd`, interleaved in one run; see benchmarks/README.md."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def generate(files: int, mean: int, out: Path) -> str:
 
 
 def ours(repository: Path, commit: str, cache: Path) -> None:
-    """Write the archive through the product's own step; prints the peak memory."""
+    """Write the archive with the product's own step; print the peak memory."""
     from tasks_lib.context import Context
     from tasks_lib.definitions import Git
     from tasks_lib.progress import Silent
@@ -41,7 +41,7 @@ def ours(repository: Path, commit: str, cache: Path) -> None:
     world = Context(Settings.parse(variables={"cache": str(cache)}, environ=os.environ), dict(os.environ))
     source = Git(repo=f"file://{repository}", revision=commit, path_prefix="p", artifact_name="p.tar.zst")
     commit_archive(world, source, Silent())
-    # not ru_maxrss: that begins with the memory of the process that started this one
+    # not ru_maxrss: that starts with the memory of the parent process
     status = Path("/proc/self/status").read_text("ascii")
     print(int(status.partition("VmHWM:")[2].split()[0]) // 1024)
 

@@ -1,11 +1,11 @@
-"""The graph against ninja and against `doit --version`: CPU seconds (user and system, children included), interleaved.
+"""Compare the graph with ninja and `doit --version`: CPU seconds (user and system, with children), interleaved.
 
     python benchmarks/graph.py noop changed commands [--definitions 10000] [--rounds 5] [--directory DIR]
     python benchmarks/graph.py cold [--definitions 2000]
     python benchmarks/graph.py schedule
 
-N fetches and N extractions are real ones: file: URLs, an archive with one file each, 100 definitions to a file. ninja
-has the equivalent graph: N edges that depend on a file, N that depend on those. Needs ninja but for `schedule`.
+The N fetches and N extractions are real: file: URLs, an archive with one file each, 100 definitions in a file. ninja
+has the equivalent graph: N edges that depend on a file, N that depend on those. Needs ninja except for `schedule`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def task_load():
 """
 
 
-#: Modules are compiled once, as where the package is installed.
+#: Modules are compiled once, as in an installed package.
 COMPILED = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
@@ -123,7 +123,7 @@ def compared(
 
 
 def edited(project: Path, round_: list[int]) -> tuple[float, float, int]:
-    """Change what one definition promises, and make its new archive."""
+    """Change one definition, and write its new archive."""
     round_[0] += 1
     number = 100 + round_[0]
     data = archive(10_000_000 + number)
@@ -196,7 +196,7 @@ def cold(directory: Path, count: int, rounds: int) -> None:
 
 
 def schedule(directory: Path) -> None:
-    """Compare with the ideal: downloads 16 at once, computations 2 at once, no start-up."""
+    """Compare with the ideal schedule: downloads 16 at once, computations 2 at once, no start-up."""
     project = directory / "schedule"
     project.mkdir(parents=True)
     (project / "dodo.py").write_text(SCHEDULE)

@@ -1,4 +1,4 @@
-"""How long `fetch-content` takes before its first request, against `python -c pass`: minima of interleaved runs.
+"""Compare the time before the first request of `fetch-content` with `python -c pass`: minima of interleaved runs.
 
 Run: python benchmarks/startup.py [RUNS]
 """

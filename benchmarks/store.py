@@ -1,9 +1,9 @@
-"""The upkeep of a large cache against programs that read the same files: `openssl sha256` and `find`.
+"""Compare maintenance of a large cache with programs that read the same files: `openssl sha256` and `find`.
 
     python benchmarks/store.py [--blobs 10000] [--megabytes 5000] [--names 100000] [--rounds 3] [--directory DIR]
 
-Makes the caches once below DIR (default: a temporary directory) and times interleaved rounds; prints the ratios of the
-medians and of the minima. `openssl` runs as two processes over half of the files each.
+The caches are made once below DIR (default: a temporary directory). Rounds are interleaved; the ratios of the medians
+and of the minima are printed. `openssl` runs as two processes over half of the files each.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Many small fetches: all of one toolchain against the same ones spread over toolchains of ten, interleaved.
+"""Compare many small fetches in one toolchain with the same fetches spread over toolchains of ten, interleaved.
 
     python benchmarks/toolchains.py [--fetches 300 1000 3000] [--rounds 3] [--kind both] [--directory DIR]
     python benchmarks/toolchains.py --code CHECKOUT --fetches 1000     # the same with another version of the code
 
 Each size and layout is run cold, again with nothing changed, after two fetches got a new version, after all got one,
-and with only half of them; `doit clean` of everything follows. Printed are medians: wall and processor time (user and
-system, children included) divided by the number of tasks of the cold run, and the ratio of the layouts.
-Fetches are file: URLs, every second one a plain file that is placed, the others archives of two files.
+and with only half of them; then `doit clean` removes everything. The script prints medians of wall and processor time
+(user and system, with children), divided by the number of tasks of the cold run, and the ratio of the layouts. Fetches
+are file: URLs: every second one is a plain file that is placed, the others are archives of two files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PORCH = "from doit_fetch import DOIT_CONFIG, task_fetchdefs\n"
 SELECTION = 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["toolchain"]}\n'
-#: Fetches of a toolchain where they are spread.
+#: Fetches per toolchain in the spread layout.
 FEW = 10
 STEPS = ("cold", "nothing changed", "one new version", "all new versions", "half as many", "clean")
 
@@ -53,7 +53,7 @@ def content(number: int, kind: str, version: int = 1) -> bytes:
 
 
 class Project:
-    """A repository of `count` fetches, `many` of them to a toolchain."""
+    """A repository of `count` fetches, `many` in each toolchain."""
 
     def __init__(self, top: Path, count: int, many: int, kind: str) -> None:
         self.top, self.count, self.many, self.kind = top, count, many, kind
@@ -85,7 +85,7 @@ class Project:
         (self.top / f"fetchdefs/fetch/f{start // 100:05}.yml").write_text("".join(texts))
 
     def ask(self, count: int) -> None:
-        """Write toolchains that ask for the first `count` fetches."""
+        """Write toolchains that use the first `count` fetches."""
         texts = []
         for start in range(0, count, self.many):
             numbers = range(start, min(count, start + self.many))

@@ -21,7 +21,7 @@ from tasks_lib.definitions import parser
 from tasks_lib.engine.state import StateBackend
 from tasks_lib.incremental.definition_cache import DefinitionCache
 from tasks_lib.incremental.definition_files import load
-from tests.project import CLEAN, definition, doit
+from tests.project import definition, doit
 from tests.test_runner import CORES, project
 
 # --- the state
@@ -314,38 +314,6 @@ def test_a_command_loads_what_it_shows(words: str, many: Path, stock: set[str]) 
     assert [name for name in loaded if name.startswith("dataclass:")] == []
     assert doit(many, "-a", "fetch:f7").returncode == 0  # what runs loads what runs it
     assert set((many / "loaded").read_text().split()) >= _RUNNING
-
-
-PLUGGED = """
-import sys
-import doit.plugin
-true, groups = doit.plugin.entry_points_impl(), []
-doit.plugin.entry_points_impl = lambda: lambda group: groups.append(group) or true(group=group)
-from doit.doit_cmd import DoitMain
-status = DoitMain().run(sys.argv[1:])
-open("groups", "w").write(f"{status} " + " ".join(group.removeprefix("doit.") for group in sorted(set(groups))))
-"""
-
-
-@pytest.mark.parametrize(
-    ("words", "looked"),
-    [
-        ("", "0 COMMAND"),
-        ("list", "0 COMMAND"),
-        ("info fetch:f7", "0 COMMAND"),
-        ("-r lines", "0 COMMAND REPORTER"),
-        ("-r nothing", "3 COMMAND REPORTER"),
-        ("list --backend json --db-file other.json", "0 BACKEND COMMAND"),
-        ("list --backend nothing", "3 BACKEND COMMAND"),
-        ("help run", "0 BACKEND COMMAND REPORTER"),
-    ],
-)
-def test_plug_ins_of_others_are_looked_for_when_they_are_named(words: str, looked: str, many: Path) -> None:
-    """The metadata of every package is read for commands only, until a backend or reporter that is not ours is named."""
-    subprocess.run(
-        [sys.executable, "-c", PLUGGED, *words.split()], cwd=many, check=True, capture_output=True, env=CLEAN
-    )
-    assert (many / "groups").read_text() == looked
 
 
 def test_the_stamp_answers_alone(many: Path) -> None:

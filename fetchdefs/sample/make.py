@@ -1,4 +1,4 @@
-"""Writes the sample's two archives, byte for byte: `python fetchdefs/sample/make.py [DIR]`."""
+"""Write the sample's two archives, byte for byte: `python fetchdefs/sample/make.py [DIR]`."""
 
 from __future__ import annotations
 
