@@ -26,7 +26,7 @@ from tasks_lib.fs.fingerprint import (
 from tasks_lib.incremental.marks import unchanged
 from tasks_lib.progress import Silent
 from tasks_lib.tree import Extraction
-from tests.test_house import MODULES, name_of
+from tests.test_architecture import MODULES, name_of
 
 
 def rewritten(path: Path) -> None:

@@ -31,9 +31,9 @@ from tasks_lib.tree import CachedTree, DamagedTreeError, Extraction, remove_tree
 from tests.archives import Member, tar
 from tests.cases import CASES
 from tests.project import PORCH, definition
+from tests.test_cache_faults import NOBODY, Farm, mounted, needs_clones, needs_strace, root_only
 from tests.test_corpus import LIMITS, leaves, wanted
-from tests.test_fire import NOBODY, Farm, mounted, needs_clones, needs_strace, root_only
-from tests.test_upkeep import change
+from tests.test_maintenance import change
 
 BODY = random.Random(3).randbytes(200_000)
 MEMBERS = [

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.project import CLEAN, PORTABLE, PYTHONPATH, ROOT, ran
-from tests.test_fire import BIG, Farm, needs_strace, planted, root_only
+from tests.test_cache_faults import BIG, Farm, needs_strace, planted, root_only
 
 needs_unshare = pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is not installed")
 #: PYTHONPATH of a program with what Linux offers, and of one with all fallbacks.

@@ -22,7 +22,7 @@ from tasks_lib.progress import Silent
 from tasks_lib.tree import Extraction, remove_tree
 from tests.archives import Member
 from tests.project import definition, doit, ran
-from tests.test_fire import BIG, TREE, Farm, mounted, planted, root_only
+from tests.test_cache_faults import BIG, TREE, Farm, mounted, planted, root_only
 from tests.test_tree import extract
 
 

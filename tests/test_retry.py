@@ -41,8 +41,8 @@ from tests.githost import http
 from tests.origin import Origin, OriginRequest, in_turn, reply, serving
 from tests.project import CLEAN, PORCH, ROOT, definition, written
 from tests.repositories import FILES, made
+from tests.test_downloader import BODY, wanted
 from tests.test_git import source, world
-from tests.test_sources import BODY, wanted
 
 #: Seconds that a source has in these tests, when it is to have time for a wait of hours, and the time of the others.
 AGES_S, TOTAL_S = 1e6, 60.0

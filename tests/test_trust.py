@@ -23,7 +23,7 @@ from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
 from tasks_lib.transport import Transport
 from tests.origin import Answer, Origin, OriginRequest, raw, reply, serving
-from tests.test_sources import BODY, PINNED, wanted
+from tests.test_downloader import BODY, PINNED, wanted
 
 CA = trustme.CA()
 LONG_AGO = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)

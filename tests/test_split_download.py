@@ -19,7 +19,7 @@ from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
 from tasks_lib.transport import Transport
 from tests.origin import Answer, Origin, OriginRequest, in_turn, raw, reply, serving, throttled
-from tests.test_sources import wanted
+from tests.test_downloader import wanted
 
 BODY = random.Random(1).randbytes(9 << 20)
 SHA = hashlib.sha256(BODY).hexdigest()

@@ -15,7 +15,7 @@ import pytest
 from tests.archives import Member, tar
 from tests.origin import Origin, reply, serving
 from tests.project import LIBRARY, PORCH, TOOL, definition, doit, ran, written
-from tests.test_fire import some_slow
+from tests.test_cache_faults import some_slow
 
 ZIPPED = tar([Member("data/numbers", b"1234567890" * 50), Member("data/words", b"abc")])
 

@@ -22,7 +22,7 @@ from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
 from tasks_lib.transport import Transport
 from tests.origin import Answer, Origin, OriginRequest, in_turn, ranged, raw, reply, serving
-from tests.test_sources import BODY, CHUNKED, PINNED, wanted
+from tests.test_downloader import BODY, CHUNKED, PINNED, wanted
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 SIZE = len(BODY)

@@ -19,7 +19,7 @@ from tasks_lib.errors import AllSourcesFailedError
 from tasks_lib.progress import Silent
 from tests.archives import Member, tar
 from tests.origin import reply, serving
-from tests.test_sources import BODY, sources, wanted
+from tests.test_downloader import BODY, sources, wanted
 
 GOOD = tar([Member("p-1/"), Member("p-1/a", b"one" * 900), Member("p-1/b", b"two"), Member("p-1/c", b"three")])
 CHANGED = tar([Member("p-1/"), Member("p-1/a", b"ONE" * 900), Member("p-1/b", b"two"), Member("p-1/d", b"four")])
