@@ -93,7 +93,7 @@ WRONG = {
     "mozilla type": (GOOD.replace("static-url", "chromium-fetch"), "it runs a script of Mozilla's"),
     "name": (GOOD.replace("a:", "'../a':", 1), "'../a' is no safe name"),
     "name begins": (GOOD.replace("a:", "_a:", 1), "'_a' is no safe name: a letter or digit, then letters"),
-    "prefix": (fetch("add-prefix: ../x, artifact-name: a.tar.zst"), "a.fetch.add-prefix: holds the component '..'"),
+    "prefix": (fetch("add-prefix: ../x, artifact-name: a.tar.zst"), "a.fetch.add-prefix: contains the component '..'"),
     "strip": (fetch("strip-components: -1"), "a.fetch.strip-components"),
     "duplicates": (fetch("duplicates: first"), "'first' is unknown: write refuse or last"),
     "duplicates name": (fetch("duplicates: last"), "make a .tar.zst, but the artifact is called 'a.tar.gz'"),
@@ -138,7 +138,7 @@ def test_every_problem_of_every_file_is_told() -> None:
 TOOLCHAINS = {
     "unknown fetch": ("t: {description: d, fetches: {fetch: [b]}}", "there is no fetch called 'b'"),
     "twice": ("t: {description: d, fetches: {fetch: [a, a]}}", "'a' is listed twice"),
-    "dest": ("t: {description: d, fetches: {fetch: [{artifact: a, dest: ../x}]}}", "holds the component '..'"),
+    "dest": ("t: {description: d, fetches: {fetch: [{artifact: a, dest: ../x}]}}", "contains the component '..'"),
     "other kind": ("t: {description: d, fetches: {build: [a]}}", "fetches of the kind 'build' are not supported"),
     "no artifact": (
         "t: {description: d}\nu: {description: d, fetches: {toolchain: [t]}}", "the toolchain 't' leaves no artifact",
