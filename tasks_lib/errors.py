@@ -173,8 +173,8 @@ class SignatureError(FetchError):
 class ArchiveError(FetchError):
     """An archive was refused: `ARCHIVE: entry 'escaped name' (offset N): reason [CODE]`.
 
-    `entry` is the name as the archive spells it, or None when the fault concerns the whole stream. `offset` counts bytes
-    of the decompressed stream.
+    `entry` is the name as the archive spells it, None when the fault concerns the whole stream; `offset` counts
+    bytes in the decompressed stream.
     """
 
     def __init__(

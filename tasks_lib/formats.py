@@ -1,7 +1,7 @@
 """Archive formats by file name suffix, and the versions of the archive and tree writers.
 
-They are separate from `archive` and `tree`, so that planning loads neither decoders nor writers: loading them would take
-a third of the time of `doit info`. Pure: no I/O.
+They are separate from `archive` and `tree`, so that planning loads neither decoders nor writers, which would take a
+third of the time of `doit info`. Pure: no I/O.
 """
 
 from __future__ import annotations

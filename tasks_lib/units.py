@@ -1,8 +1,8 @@
 """Format and parse sizes and durations for people.
 
-Sizes use binary units (1 KiB = 1024 bytes), as settings, limits and the documentation do. Errors that compare two numbers
-(expected and actual size, space needed and free) give bytes, because rounded numbers may look equal. JSON output has
-bytes and seconds.
+Sizes use binary units (1 KiB = 1024 bytes), as settings, limits and the documentation do. Errors that compare two sizes
+(expected and actual, needed and free) print bytes, because rounded numbers may look equal. JSON output has bytes and
+seconds.
 """
 
 from __future__ import annotations

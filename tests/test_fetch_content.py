@@ -270,16 +270,21 @@ def test_wrapped(run: Run, tmp_path: Path, origin: Origin, name: str, executable
         ("a.tar.gz", "a.tgz", [], "only .tar.zst archives are made"),
         ("a.tar", "a.tar", ["--strip-components", "1"], "only .tar.zst archives are made"),
         ("a.tar", "a.tar.zst", ["--strip-components", "2"], "nothing is left of its name"),
-        ("plain.txt", "p.tar.zst", [], "is no archive"),
-        ("plain.txt", "p.tar.zst", ["--force-archive", "--strip-components", "1"], "nothing can be stripped"),
+        ("plain.txt", "p.tar.zst", [], "not an archive"),
+        ("plain.txt", "p.tar.zst", ["--force-archive", "--strip-components", "1"], "cannot strip components"),
         ("plain.txt", "p.txt", ["--sha256", "0" * 64], "expected sha256:0000"),
-        ("plain.txt", "p.txt", ["--sha256", "xyz"], "no sha256"),
+        ("plain.txt", "p.txt", ["--sha256", "xyz"], "expected 64 hex digits"),
         ("plain.txt", "p.txt", ["--size", "4"], "expected 4 bytes, but the server announces 5"),
-        ("plain.txt", "p.txt", ["-H", "no colon"], "is no 'Name: value'"),
+        ("plain.txt", "p.txt", ["-H", "no colon"], "expected 'Name: value'"),
         ("plain.txt", "p.txt", ["-H", "A: b\nC: d"], "control characters"),
         ("plain.txt", "p.txt", ["--gpg-key-env", "KEY"], "must both be defined"),
         ("plain.txt", "p.txt", ["--gpg-sig-url", "http://x/y"], "must both be defined"),
-        ("plain.txt", "p.txt", ["--gpg-sig-url", "http://x/y", "--gpg-key-env", "KEY"], "KEY, which is not set"),
+        (
+            "plain.txt",
+            "p.txt",
+            ["--gpg-sig-url", "http://x/y", "--gpg-key-env", "KEY"],
+            "KEY (--gpg-key-env) is not set",
+        ),
         ("missing", "missing", [], "HTTP 404"),
     ],
 )
@@ -298,9 +303,9 @@ def test_what_is_no_file_is_not_replaced(run: Run, tmp_path: Path, origin: Origi
     (tmp_path / "link.tar.zst").symlink_to("fifo.tar.zst")
     for dest in ("fifo.tar.zst", "link.tar.zst", "."):
         ended = run("static-url", *pinned(TAR), f"{origin.url}/d/a.tar", dest)
-        assert ended.status == 1 and f"{dest} is no regular file" in ended.err
+        assert ended.status == 1 and f"{dest} is not a regular file" in ended.err
         ended = run("git-checkout-archive", str(tmp_path), "a" * 40, dest)
-        assert ended.status == 1 and f"{dest} is no regular file" in ended.err
+        assert ended.status == 1 and f"{dest} is not a regular file" in ended.err
     assert (tmp_path / "fifo.tar.zst").is_fifo() and (tmp_path / "link.tar.zst").is_symlink()
     assert origin.paths() == []
 
@@ -313,7 +318,7 @@ def test_unreadable_urls(run: Run, tmp_path: Path, size: str, url: str) -> None:
     signed = ("--gpg-sig-url", url, "--gpg-key-env", "KEY", "http://127.0.0.1:1/x")
     for ended in (run(*words, url, tmp_path / "x"), run(*words, *signed, tmp_path / "x", KEY="k")):
         assert ended.status == 1
-        assert ended.err == "fetch-content: (unreadable URL): its host or port is none\nwrite https://HOST/PATH\n"
+        assert ended.err == "fetch-content: (unreadable URL): invalid host or port\nwrite https://HOST/PATH\n"
 
 
 def test_permanent_errors_are_asked_once(run: Run, tmp_path: Path, origin: Origin) -> None:
@@ -415,17 +420,17 @@ def test_where_artifacts_come_from(run: Run, tmp_path: Path, cluster: Taskcluste
     ("listed", "reason"),
     [
         (None, "MOZ_FETCHES is not set"),
-        ("{", "no JSON"),
-        ('{"a": 1}', "no list"),
-        ("[1]", "entry 1 is no object"),
+        ("{", "not valid JSON"),
+        ('{"a": 1}', "not a list"),
+        ("[1]", "entry 1 is not an object"),
         ('[{"task": "T", "extract": true}]', "has no 'artifact'"),
         ('[{"artifact": "public/x", "extract": true}]', "has no 'task'"),
         ('[{"artifact": "public/x", "task": "T"}]', "has no 'extract'"),
-        ('[{"artifact": "public/x/", "task": "T", "extract": true}]', "no file can be called after"),
-        ('[{"artifact": "public/..", "task": "T", "extract": true}]', "no file can be called after"),
-        ('[{"artifact": "public/x", "task": "T", "extract": true, "dest": "../x"}]', "leaves the directory"),
-        ('[{"artifact": "public/x", "task": "T", "extract": true, "dest": "a/../../x"}]', "leaves the directory"),
-        ('[{"artifact": "public/x", "task": "T", "extract": true, "dest": "/x"}]', "leaves the directory"),
+        ('[{"artifact": "public/x/", "task": "T", "extract": true}]', "does not end in a valid file name"),
+        ('[{"artifact": "public/..", "task": "T", "extract": true}]', "does not end in a valid file name"),
+        ('[{"artifact": "public/x", "task": "T", "extract": true, "dest": "../x"}]', "is outside the directory"),
+        ('[{"artifact": "public/x", "task": "T", "extract": true, "dest": "a/../../x"}]', "is outside the directory"),
+        ('[{"artifact": "public/x", "task": "T", "extract": true, "dest": "/x"}]', "is outside the directory"),
         ('[{"artifact": "private/x", "task": "T", "extract": true}]', "TASKCLUSTER_PROXY_URL is not set"),
         ('[{"artifact": "public/x", "task": "T", "extract": true}]', "HTTP 404"),
     ],
@@ -483,8 +488,8 @@ def test_broken_trust(
         ("cut.tar.gz", gzip.compress(TAR)[:-20], "cut.tar.gz"),
         ("short.tar.zst", zstandard.compress(TAR)[:20], "short.tar.zst"),
         ("page.tar.xz", b"<html>not found</html>", "page.tar.xz"),
-        ("text.tgz", gzip.compress(b"text"), "its name says tar.gz"),
-        ("empty.zip", b"", "its name says zip"),
+        ("text.tgz", gzip.compress(b"text"), "its name declares tar.gz"),
+        ("empty.zip", b"", "its name declares zip"),
         ("bad.zip", ZIP[:-30], "bad.zip"),
         ("noise", b"\x28\xb5\x2f\xfd" + b"\xff" * 60, "noise"),
         ("evil.tar", tar([Member("good", b"x"), Member("../evil", b"x")]), "DOTDOT"),

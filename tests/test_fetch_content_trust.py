@@ -36,7 +36,7 @@ def ring() -> Iterator[Keyring]:
         ("soon", "soon", "WARNING: this key expires in 4"),
         ("good", "soon", "not in the key file"),
         ("expired", "expired", "has expired"),
-        ("other content", "good", "does not fit these bytes"),
+        ("other content", "good", "does not match the content"),
         ("missing", "good", "HTTP 404"),
     ],
 )
@@ -97,7 +97,7 @@ def test_git(run: Run, repository: Path, tmp_path: Path, form: str) -> None:
     top = "some/where" if form == "prefix" else "project.git"
     found = unpacked(tmp_path / "x.tar.zst", tmp_path / "tree")
     assert found.items() >= {f"{top}/run": "x #!/bin/sh\n", f"{top}/d/link": "-> ../run"}.items()
-    assert ("moves; today it is" in ended.err) == (form in ("branch", "HEAD"))
+    assert ("is not pinned; it is commit" in ended.err) == (form in ("branch", "HEAD"))
     assert not any("/.git/" in path for path in found)
 
 
@@ -150,4 +150,4 @@ def test_ssh_key_secret(run: Run, repository: Path, tmp_path: Path) -> None:
         found = [path for path in cache.rglob("*") if path.is_file() and b"PRIVATE-TEXT" in path.read_bytes()]
         assert not found and "PRIVATE-TEXT" not in ended.err
         cluster.proxy.answers[path] = reply(b'{"secret": {}}')
-        assert "holds no `ssh_privkey`" in run(*words, tmp_path / "y.tar.zst", **environ).err
+        assert "does not contain `ssh_privkey`" in run(*words, tmp_path / "y.tar.zst", **environ).err

@@ -131,7 +131,7 @@ def test_a_wrong_signature_is_not_kept(repository: Path, origin: Origin, ring: K
     """What a server said wrongly once does no harm once it says it right; nothing is published meanwhile."""
     origin.answers["/gmp-1.tar.sig"] = reply(ring.sign(b"other content", "good"))
     refused = doit(repository)
-    assert refused.returncode and "does not fit these bytes" in refused.stdout
+    assert refused.returncode and "does not match the content" in refused.stdout
     assert not list(repository.glob("cache/artifacts/gmp/*/*"))
     origin.answers["/gmp-1.tar.sig"] = reply(ring.sign(CONTENT, "good"))
     assert ran(doit(repository)) == ["fetch:gmp"]
@@ -193,7 +193,7 @@ def test_minisign(repository: Path, origin: Origin) -> None:
     origin.answers["/gmp-1.tar.minisig"] = reply(signer.sign(CONTENT))
     assert ran(doit(repository)) == ["fetch:gmp"]
     define(repository, origin, f"    minisign:\n      public-key: {Minisigner().public_key}\n")
-    assert "does not fit these bytes" in doit(repository).stdout
+    assert "does not match the content" in doit(repository).stdout
 
 
 @pytest.mark.parametrize(
