@@ -361,7 +361,10 @@ def test_minisign_published_vector() -> None:
         (lambda text: text.replace(b"trusted comment: ", b"comment: "), "not a minisign signature"),
         (lambda text: b"\n".join(text.split(b"\n")[:2]), "not a minisign signature"),
         (lambda text: text + b"x" * 70_000, "larger than"),
-        (lambda text: text.replace(base64.b64encode(b"ED" + b"\1")[:4], b"AAAA", 1), "invalid minisign signature: 7[0-9] bytes"),
+        (
+            lambda text: text.replace(base64.b64encode(b"ED" + b"\1")[:4], b"AAAA", 1),
+            "invalid minisign signature: 7[0-9] bytes",
+        ),
     ],
 )
 def test_minisign_refused(change: object, reason: str) -> None:
