@@ -1,4 +1,4 @@
-"""Our tasks are doit's in every attribute, a large group is taken in portions, and what is dropped nobody asks for."""
+"""Slim tasks: equal to doit's in every attribute, dispatched in batches, and without state that is used after dropping it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tasks_lib.graph.task_info import TaskInfo
 
 
 class Check:
-    """A check that says by what it knows."""
+    """An up-to-date check that compares by its field."""
 
     def __call__(self) -> bool:
         return True
 
 
 class Act:
-    """An action that gives what it is told to."""
+    """An action that returns a given value."""
 
     def __init__(self, gives: Any) -> None:
         self.gives = gives
@@ -55,7 +55,7 @@ def both(told: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as something that compares, whatever holds it."""
+    """Return a comparable form of a value."""
     if isinstance(value, list | tuple):
         return [plain(one) for one in value]
     if isinstance(value, set | frozenset):
@@ -65,8 +65,8 @@ def plain(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", TOLD)
-def test_every_attribute_is_as_doit_makes_it(name: str) -> None:
-    """Whatever doit, a reporter or a command reads of a task, it reads the same; also after another process had it."""
+def test_same_attributes_as_doit(name: str) -> None:
+    """Every attribute that doit, a reporter or a command reads equals doit's, also after pickling."""
     stock, ours = both(TOLD[name])
     stock.init_options()  # before anything runs
     known = vars(stock).keys()
@@ -81,8 +81,8 @@ def test_every_attribute_is_as_doit_makes_it(name: str) -> None:
         assert plain(getattr(back, one)) == plain(getattr(stock_back, one)), one
 
 
-def test_nothing_that_tasks_share_changes() -> None:
-    """Making, running and releasing tasks leaves what belongs to the class as it was."""
+def test_class_attributes_do_not_change() -> None:
+    """Creating, running and releasing tasks does not change class attributes."""
     for told in TOLD.values():
         ours = slim_task.SlimTask("extract:a", "extract", told)
         assert ours.execute(None) is None
@@ -100,8 +100,8 @@ FAIL = TaskFailed("no")  # type: ignore[no-untyped-call]
 @pytest.mark.parametrize(
     "gives", [{"key": "k", "identity": {}}, {"key": ""}, FAIL, ValueError("x"), LookupError("x")], ids=repr
 )
-def test_it_runs_as_doit_runs_it(gives: Any) -> None:
-    """What an action gives, refuses or raises arrives as it does with doit."""
+def test_same_result_as_doit(gives: Any) -> None:
+    """The result or exception of an action is the same as with doit."""
     stock, ours = both({**TOLD["made of nothing"], "actions": [(Act(gives),)]})
 
     class Stream:
@@ -117,16 +117,16 @@ def test_it_runs_as_doit_runs_it(gives: Any) -> None:
         assert found.traceback[-1] == expected.traceback[-1] == f"{type(gives).__name__}: x\n"
 
 
-def test_another_process_is_sent_no_action() -> None:
-    """With `-P process` neither doit's tasks nor ours carry what only runs where they were made."""
+def test_pickled_task_has_no_action() -> None:
+    """With `-P process`, neither doit's tasks nor ours contain actions that run only in the main process."""
     stock, ours = both(TOLD["made of something"])
     assert not {"_actions", "_action_instances", "_check", "_clean", "uptodate"} & ours.pickle_safe_dict().keys()
     assert not {"_actions", "_action_instances", "clean_actions"} & stock.pickle_safe_dict().keys()
     assert ours.pickle_safe_dict()["values"] == stock.pickle_safe_dict()["values"]
 
 
-def test_words_after_a_name_are_no_options() -> None:
-    """Doit goes on with the words behind the name of a task."""
+def test_arguments_after_a_task_name() -> None:
+    """doit parses the arguments after a task name itself."""
     control = TaskControl(
         [slim_task.SlimTask(f"extract:{one}", "extract", {**TOLD["made of nothing"], "targets": [one]}) for one in "ab"]
     )  # type: ignore[no-untyped-call]
@@ -135,7 +135,7 @@ def test_words_after_a_name_are_no_options() -> None:
 
 
 class Counted(str):
-    """A name that counts how often it is compared."""
+    """A name that counts its comparisons."""
 
     compared = 0
     __hash__ = str.__hash__
@@ -145,8 +145,8 @@ class Counted(str):
         return str(self) is str(other) or str.__eq__(self, other)
 
 
-def test_many_dependencies_are_not_compared_with_each_other() -> None:
-    """Doit looks for the maker of each file among the tasks that are needed: the work grows as their number."""
+def test_dependencies_are_not_compared_pairwise() -> None:
+    """doit looks up the producer of each file among the dependencies: the work is linear in their number."""
     numbers = range(1000)
     makers = [
         slim_task.SlimTask(Counted(f"extract:{one}"), "extract", {**TOLD["made of nothing"], "targets": [str(one)]})
@@ -163,8 +163,8 @@ def test_many_dependencies_are_not_compared_with_each_other() -> None:
     assert "extract:none" not in kit.task_dep
 
 
-def test_what_is_asked_for_of_a_finished_task_stays() -> None:
-    """Whether it had actions and what they wrote, its edges, its targets, its check and its facts."""
+def test_finished_task_keeps_what_is_used() -> None:
+    """A finished task keeps whether it had actions, their output, its edges, targets, check and facts."""
     _, ours = both(TOLD["made of something"])
     assert ours.execute(None) is None
     ours.release()
@@ -194,7 +194,7 @@ def dispatcher(count: int) -> Any:
 
 
 def walked(one: Any, outcome: Callable[[str], str], ahead: int) -> list[str]:
-    """Return the names of the tasks in the order in which they come; up to `ahead` are at work at once."""
+    """Return the names of the tasks in dispatch order; up to `ahead` run at once."""
     order: list[str] = []
     working: list[Any] = []
     while True:
@@ -221,8 +221,8 @@ def walked(one: Any, outcome: Callable[[str], str], ahead: int) -> list[str]:
 
 @pytest.mark.parametrize("ahead", [0, 1, 50, 5000])
 @pytest.mark.parametrize("count", [1, slim_task.PORTION, slim_task.PORTION + 1, 3 * slim_task.PORTION + 7])
-def test_a_group_in_portions_is_the_whole_group(count: int, ahead: int) -> None:
-    """Every task comes once, after what it needs, and a group after all of its tasks, as with doit; also when some fail."""
+def test_batches_are_complete(count: int, ahead: int) -> None:
+    """Every task comes once, after its dependencies, and a group after all its tasks, as with doit; also when some fail."""
     for bad in ("", "fetch:0", f"extract:{count - 1}"):
         stock, ours = dispatcher(count), dispatcher(count)
         slim_task.Portions(ours)
@@ -240,8 +240,8 @@ def test_a_group_in_portions_is_the_whole_group(count: int, ahead: int) -> None:
         assert states[0] == states[1]
 
 
-def test_only_a_portion_is_made_known_beforehand() -> None:
-    """While workers have enough to do no more tasks are made ready; doit makes all of them so before the first one."""
+def test_only_a_batch_is_prepared() -> None:
+    """Tasks are prepared only when workers need more; doit prepares all of them before the first one runs."""
     stock, ours = dispatcher(4 * slim_task.PORTION), dispatcher(4 * slim_task.PORTION)
     slim_task.Portions(ours)
     for one, least, most in (
@@ -252,8 +252,8 @@ def test_only_a_portion_is_made_known_beforehand() -> None:
         assert least <= len(one.nodes) <= most
 
 
-def test_a_circle_is_found_in_a_portion() -> None:
-    """A task of a large group that needs its own group is refused, as by doit."""
+def test_cycle_in_a_batch() -> None:
+    """A task that depends on its own large group is refused, as by doit."""
     from doit.exceptions import InvalidDodoFile
 
     names = [f"t{n}" for n in range(2 * slim_task.PORTION)]
@@ -268,8 +268,8 @@ def test_a_circle_is_found_in_a_portion() -> None:
         walked(one, lambda _: "successful", 0)
 
 
-def test_facts_are_told_alike() -> None:
-    """One by one, all at once and as a plain dict the facts of a task are the same, its class of workers among them."""
+def test_facts_are_equal() -> None:
+    """The facts of a task are the same one by one, all at once and as a plain dict, including its pool."""
     facts = TaskInfo("cpu", lambda key: {"recipe_key": key, "size": 1}, "k")
     assert dict(facts.items()) == {name: facts[name] for name in facts} == {"recipe_key": "k", "size": 1, "pool": "cpu"}
     assert (len(facts), facts.get("size"), facts.get("other")) == (3, 1, None)
