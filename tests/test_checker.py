@@ -45,7 +45,7 @@ def test_a_worker_reads_each_file_once(tmp_path: Path) -> None:
 
 
 def test_doits_own_checker_reads_on_the_main_thread(tmp_path: Path) -> None:
-    """doit's own checker reads on the main thread: the reason for a checker of our own."""
+    """Doit's own checker reads on the main thread: the reason for a checker of our own."""
     assert readers(tmp_path, '"md5"') == ["MainThread"] * 4
 
 

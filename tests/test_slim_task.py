@@ -126,7 +126,7 @@ def test_pickled_task_has_no_action() -> None:
 
 
 def test_arguments_after_a_task_name() -> None:
-    """doit parses the arguments after a task name itself."""
+    """Doit parses the arguments after a task name itself."""
     control = TaskControl(
         [slim_task.SlimTask(f"extract:{one}", "extract", {**TOLD["made of nothing"], "targets": [one]}) for one in "ab"]
     )  # type: ignore[no-untyped-call]
@@ -146,7 +146,7 @@ class Counted(str):
 
 
 def test_dependencies_are_not_compared_pairwise() -> None:
-    """doit looks up the producer of each file among the dependencies: the work is linear in their number."""
+    """Doit looks up the producer of each file among the dependencies: the work is linear in their number."""
     numbers = range(1000)
     makers = [
         slim_task.SlimTask(Counted(f"extract:{one}"), "extract", {**TOLD["made of nothing"], "targets": [str(one)]})
