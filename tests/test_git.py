@@ -1,4 +1,4 @@
-"""Commits as archives: the same bytes everywhere, every object proven, the tricks of git's CVEs refused."""
+"""Commits as archives: reproducible bytes, every object verified, attacks of git's CVEs refused."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def archived(home: Context, wanted: Git) -> bytes:
 
 
 def unpacked(home: Context, integrity: Integrity) -> bytes:
-    """Return the tar of an archive that the store holds."""
+    """Return the tar of a cached archive."""
     with home.store.open(integrity) as file:
         return zstandard.ZstdDecompressor().decompress(file.read())
 
@@ -64,7 +64,7 @@ def members(tar: bytes) -> dict[str, bytes | str]:
 
 
 def test_what_the_archive_holds(tmp_path: Path) -> None:
-    """It holds the tree's own bytes: no attribute, filter or substitution has an effect."""
+    """The archive contains the bytes of the tree: attributes, filters and substitutions have no effect."""
     commit = made(tmp_path / "r", FILES)
     tar = archived(world(tmp_path / "c"), source(tmp_path / "r", commit))
     found = members(tar)
@@ -76,7 +76,7 @@ def test_what_the_archive_holds(tmp_path: Path) -> None:
 
 
 def test_outward_symlinks(tmp_path: Path) -> None:
-    """A symlink that leads outside is kept as it is where the definition says so."""
+    """A symlink to the outside is kept if the definition says so."""
     made(tmp_path / "r", FILES)
     commit = forged(tmp_path / "r", [("120000", "x", b"/usr/lib"), ("120000", "y", b"../../z")])
     wanted = source(tmp_path / "r", commit, archive=(("outward_symlinks", "keep"),))
@@ -107,7 +107,7 @@ DROP = [
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv")
 def test_one_digest() -> None:
-    """Two clones, two users, two umasks, core.autocrlf of the user, a later tag: one digest."""
+    """The digest does not depend on clone, user, umask, core.autocrlf or later tags."""
     with tempfile.TemporaryDirectory() as directory:  # pytest's own are closed to other users
         Path(directory).chmod(0o755)
         same_for_all(Path(directory))
@@ -140,7 +140,7 @@ def same_for_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["sha1", "sha256"])
 def test_submodules_three_deep(tmp_path: Path, form: str) -> None:
-    """Each submodule is the commit that its parent's tree pins, whatever its branch says now."""
+    """Each submodule has the commit that its parent's tree pins, independent of its branch."""
     for name in ("third", "second", "first", "top"):
         made(tmp_path / name, {"README": name.encode()}, form=form)
     with_submodule(tmp_path / "second", "../third", "c")
@@ -154,7 +154,7 @@ def test_submodules_three_deep(tmp_path: Path, form: str) -> None:
 
 
 def test_the_cache_answers(tmp_path: Path) -> None:
-    """A commit that was fetched needs no repository, and an archive that was made needs no git."""
+    """A fetched commit needs no repository, and a cached archive needs no git."""
     commit = made(tmp_path / "r", FILES)
     home = world(tmp_path / "c")
     first = archived(home, source(tmp_path / "r", commit))
@@ -166,7 +166,7 @@ def test_the_cache_answers(tmp_path: Path) -> None:
 
 
 def test_offline(tmp_path: Path) -> None:
-    """Offline, a commit that is not in the cache is told, and nothing is opened."""
+    """Offline, a commit that is not cached is reported, and no connection is opened."""
     wanted = source("https://127.0.0.1:9/r.git", "a" * 40)
     with pytest.raises(OfflineError, match="is not in the cache, and the network is off"):
         archived(world(tmp_path / "c", offline="1"), wanted)
@@ -179,7 +179,7 @@ def test_missing_git(tmp_path: Path) -> None:
 
 
 def test_with_doit(tmp_path: Path) -> None:
-    """A toolchain consumes a commit; the second doit does nothing, and a lost database costs no git."""
+    """A toolchain uses a commit; the second run does nothing, and a lost database causes no git run."""
     commit = made(tmp_path / "r", FILES)
     repository = tmp_path / "user"
     (repository / "fetchdefs/fetch").mkdir(parents=True)
@@ -202,7 +202,7 @@ def test_with_doit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["sha1", "sha256"])
 def test_dot_git(tmp_path: Path, form: str) -> None:
-    """A kept .git is a working repository of the commit, the same bytes from any clone, submodules included."""
+    """A kept .git is a working repository of the commit, reproducible from any clone, including submodules."""
     files = FILES | {"big": bytes(range(256)) * 8192, "empty": b""}
     made(tmp_path / "inner", files, form=form)
     made(tmp_path / "r", {"README": b"old"}, form=form)
@@ -227,7 +227,7 @@ def test_dot_git(tmp_path: Path, form: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("known", ["fetched", "archived", "without git"])
 def test_prune_leaves_the_repositories_of_submodules(tmp_path: Path, known: str) -> None:
-    """What a commit's submodules lie in stays, three deep, and goes with the definition; unknown ones stay too."""
+    """Cached repositories of submodules stay while a definition needs them, three deep; unknown ones stay too."""
     for name in ("third", "second", "top", "alien"):
         made(tmp_path / name, {"README": name.encode()})
     with_submodule(tmp_path / "second", "../third", "c")
@@ -266,7 +266,7 @@ def test_prune_leaves_the_repositories_of_submodules(tmp_path: Path, known: str)
 
 
 def test_offline_with_doit(tmp_path: Path) -> None:
-    """Offline, a commit whose archive is cached is served and another one is told before anything runs."""
+    """Offline, a commit with a cached archive is served, and another one is reported before any task runs."""
     commit = made(tmp_path / "hosted/r", FILES)
     repository = tmp_path / "user"
     (repository / "fetchdefs/fetch").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What a server, a repository or git itself can do wrong, and what is said then."""
+"""Faults of servers, repositories and git, and their error messages."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def history(directory: Path) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["smart", "old", "dumb", "daemon"])
 def test_servers(tmp_path: Path, kind: str) -> None:
-    """A commit that is no tip comes by its id where the server allows it, with everything otherwise."""
+    """A commit that is not a tip is fetched by its id if the server allows that, else with the whole history."""
     commits = history(tmp_path / "r")
     git(tmp_path, "clone", "-q", "--bare", "r", "r.git")
     git(tmp_path / "r.git", "update-server-info")
@@ -80,7 +80,7 @@ def test_servers(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
-    """A 503 is followed by another attempt; a 403 is final; both are told."""
+    """A 503 is retried; a 403 is permanent; both are reported."""
     commit = made(tmp_path / "r", FILES)
     listening = Listening()
     with http(tmp_path) as host:
@@ -95,7 +95,7 @@ def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
 
 
 def test_a_mute_server(tmp_path: Path) -> None:
-    """A server that says nothing is given up after the deadline."""
+    """A server that sends nothing fails at the deadline."""
     with mute() as url:
         error = refused(tmp_path / "c", source(f"{url}/r", "a" * 40), stall_timeout="0.1")
     assert isinstance(error, TransportError)
@@ -103,14 +103,14 @@ def test_a_mute_server(tmp_path: Path) -> None:
 
 
 def command_lines() -> Iterator[str]:
-    """Yield what every program of this machine was called with."""
+    """Yield the command lines of all started programs."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):  # it ended meanwhile
             yield path.read_text("utf-8", "replace")
 
 
 def test_cancel(tmp_path: Path) -> None:
-    """Asked to stop, a fetch ends long before its deadline and leaves no program behind."""
+    """A cancelled fetch ends long before its deadline and leaves no process."""
     listening = Listening()
     with mute() as url:
         timer = threading.Timer(0.3, listening.stop.set)
@@ -130,12 +130,12 @@ def test_cancel(tmp_path: Path) -> None:
     ],
 )
 def test_no_repository(tmp_path: Path, url: str, said: str) -> None:
-    """Git's own reason is told in one line."""
+    """The error has git's reason in one line."""
     assert said in str(refused(tmp_path / "c", source(url, "a" * 40)))
 
 
 def test_no_commit(tmp_path: Path) -> None:
-    """A commit that the repository has not, and the id of a tag, are told with what to do."""
+    """The errors for a missing commit and for the id of a tag say what to do."""
     made(tmp_path / "r", FILES)
     assert "the repository has no commit " + "a" * 40 in str(refused(tmp_path / "c", source(tmp_path / "r", "a" * 40)))
     git(tmp_path / "r", "tag", "-a", "-m", "t", "v1")
@@ -154,7 +154,7 @@ def test_protocols_of_the_setting(tmp_path: Path) -> None:
 
 
 def rotten(cache: Path, commit: str, path: str = "README") -> None:
-    """Put other bytes under the id of one object: git's own cat-file believes a loose object."""
+    """Store other bytes under the id of an object: git cat-file trusts loose objects."""
     (repository,) = (cache / "v1/repositories").iterdir()
     for pack in (repository / "objects/pack").glob("*.pack"):
         moved = cache / pack.name
@@ -172,7 +172,7 @@ def rotten(cache: Path, commit: str, path: str = "README") -> None:
 
 @pytest.mark.parametrize("path", ["README", ""])
 def test_other_bytes_under_an_id(tmp_path: Path, path: str) -> None:
-    """Bytes that are not what their id says are noticed and fetched anew; without an origin nothing is made."""
+    """An object that does not match its id is noticed and fetched again; without origin the task fails."""
     commit = made(tmp_path / "r", FILES)
     first = archived(world(tmp_path / "c"), source(tmp_path / "r", commit))
     shutil.rmtree(tmp_path / "c/v1/results")
@@ -190,7 +190,7 @@ def test_other_bytes_under_an_id(tmp_path: Path, path: str) -> None:
 
 
 def test_leftovers_of_a_killed_fetch(tmp_path: Path) -> None:
-    """Locks and half packs of a process that was killed do not stop the next one."""
+    """Locks and partial packs of a killed process do not affect the next one."""
     commits = history(tmp_path / "r")
     archived(world(tmp_path / "c"), source(tmp_path / "r", commits[0]))
     (repository,) = (tmp_path / "c/v1/repositories").iterdir()
@@ -220,7 +220,7 @@ FAILING = {
 
 @pytest.mark.parametrize("case", FAILING)
 def test_a_failing_git_is_an_error(tmp_path: Path, case: str) -> None:
-    """Whatever git does, no archive is made of a part."""
+    """Whatever git does, no incomplete archive is created."""
     text, kind = FAILING[case]
     commit = made(tmp_path / "r", FILES)
     error = refused(
@@ -266,7 +266,7 @@ TREES = {
 
 @pytest.mark.parametrize("case", TREES)
 def test_trees(tmp_path: Path, case: str) -> None:
-    """Trees that git itself would not make are refused by name."""
+    """Trees that git would not create are refused by name."""
     entries, code = TREES[case]
     made(tmp_path / "r", {"README": b""})
     error = refused(tmp_path / "c", source(tmp_path / "r", forged(tmp_path / "r", entries)))
@@ -318,7 +318,7 @@ def test_a_remote_repository_reads_no_file(tmp_path: Path) -> None:
 
 
 def test_submodules_that_stay_empty(tmp_path: Path) -> None:
-    """`update = none`, and a pinned commit without .gitmodules, give an empty directory; the latter is said."""
+    """`update = none`, and a pinned commit without .gitmodules, yield an empty directory; the latter with a warning."""
     made(tmp_path / "r", {"README": b""})
     entries = [("160000", "s", b"a" * 40)]
     listening = Listening()
@@ -363,7 +363,7 @@ def test_two_at_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/usr/sbin/sshd").exists() or os.geteuid() != 0, reason="needs sshd and root")
 def test_ssh(tmp_path: Path) -> None:
-    """A key comes from a variable, a file or the caller; a host is asked only when its key is known."""
+    """A key comes from a variable, a file or the caller; a host is contacted only when its host key is known."""
     commit = made(tmp_path / "r", FILES)
     with ssh(tmp_path / "ssh") as (url, key, known):
         wanted = source(f"{url}{tmp_path}/r", commit, ssh_key="THE_KEY")

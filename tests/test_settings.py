@@ -1,4 +1,4 @@
-"""Settings: command line before environment before pyproject.toml before default; nonsense is refused by name."""
+"""Settings: command line, environment, pyproject.toml, default; invalid values are refused by name."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
 
 def test_precedence() -> None:
-    """A word on the command line wins over the environment, which wins over the default."""
+    """The command line overrides the environment, which overrides the default."""
     environ = {"FETCH_CACHE_DIR": "env", "FETCH_BUILD_DIR": "env", "FETCH_RETRIES": "7", "FETCH_MAX_ENTRIES": "5"}
     found = Settings.parse(variables={"cache": "word", "build": None, "offline": "1"}, environ=environ)
     assert (str(found.cache), str(found.build), str(found.fetchdefs)) == ("word", "env", "fetchdefs")
@@ -63,7 +63,7 @@ def test_pyproject_in_any_spelling(text: str, tmp_path: Path) -> None:
 
 
 def test_a_directory_is_one_that_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What can never be a directory is refused by the name under which it was given; `~/` is the user's home."""
+    """An invalid directory is refused with the name of the setting as given; `~/` is the user's home."""
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "gone").symlink_to("nowhere")
     monkeypatch.chdir(tmp_path)
@@ -83,7 +83,7 @@ def test_a_directory_is_one_that_can_be(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_word_is_one_of_some() -> None:
-    """A word that is none of the choices is told with the name under which it was given."""
+    """The error for an invalid choice has the name of the setting as given."""
     for variables, environ, project, name in (
         ({"link_mode": "soft"}, {}, {}, "link_mode"),
         ({}, {"FETCH_LINK_MODE": "soft"}, {}, "FETCH_LINK_MODE"),
@@ -104,7 +104,7 @@ def test_networks() -> None:
 
 @pytest.mark.parametrize("name", ["CONNECT", "STALL"])
 def test_no_time_is_refused(name: str) -> None:
-    """A deadline that has passed before anything began is refused; no total deadline means one from the size."""
+    """A deadline of zero is refused; without a total deadline, the size determines it."""
     with pytest.raises(SettingError, match=f"FETCH_{name}_TIMEOUT_S=0 leaves no time"):
         Settings.parse(variables={}, environ={f"FETCH_{name}_TIMEOUT_S": "0"})
     assert Settings.parse(variables={}, environ={"FETCH_TOTAL_TIMEOUT_S": "0"}).transport.total_s(1) > 0
@@ -112,7 +112,7 @@ def test_no_time_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("text", ["-1", "many", "1e99", "nan"])
 def test_nonsense_is_refused(text: str) -> None:
-    """A value that is no number of zero or more is refused, with the setting's name."""
+    """A value that is not a non-negative number is refused, with the setting's name."""
     with pytest.raises(SettingError, match="FETCH_BACKOFF_S"):
         Settings.parse(variables={}, environ={"FETCH_BACKOFF_S": text})
 
@@ -150,7 +150,7 @@ def test_proxies_and_trust() -> None:
 
 
 def test_what_is_nearly_a_setting_is_told() -> None:
-    """A slip of the pen is told, for it changes nothing; what others call their own things is not."""
+    """A misspelt setting causes a warning; unrelated variables do not."""
     environ = ["FETCH_JOBZ", "FETCH_CACHE", "FETCH_RETRIES", "FETCH_TOKEN", "FETCH_HOST", "JOBS", "FETCHED"]
     assert misspelt(["offlin", "job", "jobs", "target"], environ) == [
         "FETCH_JOBZ is no setting and changes nothing; did you mean FETCH_JOBS?",
