@@ -1,4 +1,4 @@
-"""Archives unpacked once and placed by clone or hard link: the same trees as by extraction, and no edit spreads."""
+"""Cached trees, placed by clone or hard link: equal to extraction, and edits do not spread."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def run(farm: Farm, *words: str, before: tuple[str, ...] = (), **environ: str) -
 
 
 def unpacked(farm: Farm) -> Path:
-    """Return the one unpacked tree of the cache."""
+    """Return the only tree in the cache."""
     (found,) = farm.cache.glob("v1/trees/*/*")
     return found
 
@@ -87,7 +87,7 @@ def inodes(root: Path) -> list[int]:
 
 
 def test_hard_links(farm: Farm) -> None:
-    """Every place has the same files, exactly the archive's tree, and nothing can be written through one of them."""
+    """Every copy has exactly the archive's tree, and cannot be written through."""
     run(farm, "link_mode=hardlink")
     one, two = (farm.top / f"build/{kit}/fetches" for kit in ("one", "two"))
     assert leaves(one) == leaves(two) == TREE
@@ -104,7 +104,7 @@ def test_hard_links(farm: Farm) -> None:
 
 @pytest.mark.parametrize("mode", ["auto", "copy", "reflink"])
 def test_nothing_is_kept_where_nothing_is_shared(farm: Farm, mode: str, tmp_path: Path) -> None:
-    """Without an order, or without a file system that clones, the archive is extracted and no tree stays in the cache."""
+    """Without the setting, or a file system with clones, the archive is extracted and no tree is cached."""
     if mode == "reflink" and clones(tmp_path):
         pytest.skip("this file system clones")
     run(farm, f"link_mode={mode}")
@@ -152,7 +152,7 @@ HARMS: dict[str, Callable[[Path], None]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_tree_that_changed_is_not_placed_again(farm: Farm, harm: str) -> None:
-    """What somebody changed through a link, or in the cache, is told, kept as evidence, and made anew."""
+    """A change through a link, or in the cache, is reported, quarantined and repaired."""
     run(farm, "link_mode=hardlink", "toolchain:one")
     HARMS[harm](unpacked(farm) / "tree/d/numbers")
     told = run(farm, "link_mode=hardlink", "toolchain:two")
@@ -169,7 +169,7 @@ def test_a_tree_that_changed_is_not_placed_again(farm: Farm, harm: str) -> None:
 
 
 def test_a_file_of_the_future(farm: Farm, tmp_path: Path) -> None:
-    """What was made before the clock was set back is copied: linked, it would look edited at every run."""
+    """Files with a time in the future, after the clock was set back, are copied: a link would look edited in every run."""
     entry = "{artifact: a, extract: false}"
     (farm.top / "fetchdefs/toolchain/a.yml").write_text(f"one:\n  description: k\n  fetches: {{fetch: [{entry}]}}\n")
     run(farm, "link_mode=hardlink", "fetch:a")
@@ -186,7 +186,7 @@ def test_a_file_of_the_future(farm: Farm, tmp_path: Path) -> None:
 
 
 def test_a_tree_of_a_shared_cache_that_changed(farm: Farm) -> None:
-    """It is told and stays as it is, since that cache is only read; the private one gets a tree of its own."""
+    """A damaged tree in a read-only cache is reported and stays; the private cache gets its own tree."""
     run(farm, "link_mode=hardlink", "toolchain:one")
     edit(unpacked(farm) / "tree/d/numbers")
     before = {*farm.cache.rglob("*")}
@@ -200,7 +200,7 @@ def test_a_tree_of_a_shared_cache_that_changed(farm: Farm) -> None:
 
 
 def test_verify_finds_an_edit_that_keeps_its_time(farm: Farm) -> None:
-    """A hard link changed in place, size and time as before, is found in the cache and in every place; all come back."""
+    """Changing a hard link while keeping size and time is found in the cache and in every copy; all are restored."""
     run(farm, "link_mode=hardlink")
     assert "1 unpacked trees" in run(farm, "verify")
     change(farm.top / "build/one/fetches/d/numbers")
@@ -220,7 +220,7 @@ def test_verify_finds_an_edit_that_keeps_its_time(farm: Farm) -> None:
 
 
 def test_verify_finds_a_list_that_changed(farm: Farm) -> None:
-    """The list of a tree has a digest of its own; a tree whose archive is gone cannot be judged, and that is said."""
+    """A manifest has its own digest; a tree whose archive is gone cannot be verified, and that is reported."""
     run(farm, "link_mode=hardlink")
     (blob,) = farm.cache.glob("v1/blobs/*/*/*")
     blob.rename(farm.top / "aside")
@@ -240,7 +240,7 @@ def age(farm: Farm, hours: float) -> None:
 
 
 def test_prune(farm: Farm) -> None:
-    """A tree stays while definitions place from it, while it is young, and while it is leased; then it goes."""
+    """A tree stays while definitions use it, while it is recent, and while it is leased; then it is pruned."""
     run(farm, "link_mode=hardlink")
     shown = run(farm, "cache")
     assert "tree               1" in shown
@@ -271,7 +271,7 @@ def test_prune(farm: Farm) -> None:
 
 
 def test_a_copied_cache(farm: Farm) -> None:
-    """The trees of a cache that was copied as a whole are made again; nothing is told as damaged."""
+    """The trees of a copied cache are extracted again; nothing is reported as damaged."""
     run(farm, "link_mode=hardlink", "toolchain:one")
     subprocess.run(["cp", "-a", "cache", "copied"], cwd=farm.top, check=True)
     told = run(farm, "cache=copied", "build=other", "link_mode=hardlink", "verify")
@@ -320,7 +320,7 @@ def test_more_links_than_a_file_can_have(tmp_path: Path) -> None:
 @root_only
 @pytest.mark.slow
 def test_a_read_only_cache_serves_its_trees() -> None:
-    """Somebody who cannot write the cache gets what stands in it, and extracts what does not."""
+    """A user who cannot write to the cache uses its trees, and extracts missing ones."""
     with tempfile.TemporaryDirectory(prefix="placed-") as name:
         top = Path(name)
         top.chmod(0o755)
@@ -363,7 +363,7 @@ def shares(path: Path) -> bool:
 @needs_clones
 @pytest.mark.parametrize("kind", ["btrfs", "xfs"])
 def test_clones(kind: str, tmp_path: Path) -> None:
-    """Where blocks are shared, placed files are files of their own that take no space; `auto` uses a tree that stands."""
+    """With shared blocks, placed files are independent and take no space; `auto` uses an existing tree."""
     with filesystem(kind, tmp_path) as place:
         farm = planted(place)
         run(farm, "toolchain:one")
@@ -391,7 +391,7 @@ def test_clones(kind: str, tmp_path: Path) -> None:
 @needs_strace
 @pytest.mark.slow
 def test_order_for_a_power_loss(farm: Farm) -> None:
-    """An unpacked tree is synced before it has its name, and the directory of the name afterwards."""
+    """A tree is synced before it is renamed, and its directory afterwards."""
     log = farm.top.parent / "log"
     words = ("strace", "-f", "-y", "-o", str(log), "-e", "trace=syncfs,rename,fsync")
     run(farm, "link_mode=hardlink", "extract:one/a", before=words, FETCH_DURABILITY="full")
@@ -405,7 +405,7 @@ def test_order_for_a_power_loss(farm: Farm) -> None:
 
 @pytest.mark.slow
 def test_processes_at_once(farm: Farm) -> None:
-    """Six processes that place the same tree make it once, and each has its own right place."""
+    """Six processes that place the same tree extract it once, and each has its own correct copy."""
     run(farm, "fetch:a")
     processes = [farm.start("link_mode=hardlink", f"build=b{number}", "-n", "2", f"db={number}") for number in range(6)]
     assert [process.wait(120) for process in processes] == [0] * 6
@@ -424,7 +424,7 @@ def archive_of(data: bytes, kind: str) -> Callable[[Callable[[Entry], None]], No
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.code])
 def test_every_archive_of_the_corpus(name: str, tmp_path: Path) -> None:
-    """A tree that went through the cache is exactly the one that is extracted."""
+    """A tree that is placed from the cache equals the extracted one."""
     case = CASES[name]
     give = archive_of(case.make(), case.kind)
     (tmp_path / "kept").mkdir()
@@ -440,7 +440,7 @@ def test_every_archive_of_the_corpus(name: str, tmp_path: Path) -> None:
 
 
 def test_a_damaged_tree_leaves_the_destination(tmp_path: Path) -> None:
-    """What is found out while a tree is placed changes nothing of what stands."""
+    """An error while a tree is placed does not change existing files."""
     (tmp_path / "kept").mkdir()
     unpack(tmp_path / "kept", lambda writer: archive_of(ARCHIVE, "tar")(writer.add), {}, copies=0, progress=Silent())
     slot = Extraction(tmp_path / "out", tmp_path / "records" / "one.json")
@@ -454,7 +454,7 @@ def test_a_damaged_tree_leaves_the_destination(tmp_path: Path) -> None:
 
 
 def test_the_key_of_an_unpacked_tree() -> None:
-    """What decides the tree, or whether it may be had, is in the key; it changes only with a version."""
+    """Everything that determines a tree, or whether it is allowed, is in the key, which changes only with a version."""
     pinned = Integrity(size=len(ARCHIVE), digest=Digest.sha256(hashlib.sha256(b"").hexdigest()))
     limits = {"max_entries": 7, "outward_symlinks": "refuse"}
 
