@@ -1,6 +1,6 @@
-"""Digests and integrity: what a definition promises about bytes, as values.
+"""Digests and integrity (size and digest), as value types.
 
-Pure: no I/O. A value is born valid; nobody checks it a second time.
+Pure: no I/O. Constructors validate, so that an instance is always valid.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ class Digest(msgspec.Struct, frozen=True, order=True):
         if length is None:
             raise ValueError(f"unknown digest algorithm {self.algorithm!r}")
         if len(self.hex) != length or not _HEX.fullmatch(self.hex):
-            raise ValueError(f"a {self.algorithm} digest is {length} lower-case hex digits")
+            raise ValueError(f"invalid {self.algorithm} digest: expected {length} lower-case hex digits")
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the digest written as `algorithm:hex`; upper-case hex is lowered.
+        """Parse a digest written as `algorithm:hex`; the hex digits may be upper-case.
 
         Raises:
-            ValueError: unknown algorithm, wrong length, or a character that is no hex digit.
+            ValueError: unknown algorithm, wrong length, or a character that is not a hex digit.
         """
         algorithm, _, digits = text.partition(":")
         return cls(algorithm, digits.lower())
 
     @classmethod
     def sha256(cls, hex_digits: str) -> Self:
-        """Return a sha256 digest from its hex digits, of either case.
+        """Return a sha256 digest from its hex digits, which may be upper-case.
 
         Raises:
             ValueError: not exactly 64 hex digits.
@@ -53,14 +53,14 @@ class Digest(msgspec.Struct, frozen=True, order=True):
 
 
 class Integrity(msgspec.Struct, frozen=True, kw_only=True):
-    """Size in bytes *and* digest: what a definition promises about a blob."""
+    """The size in bytes and the digest that a definition promises for a blob."""
 
     size: int
     digest: Digest
 
     def __post_init__(self) -> None:
         if self.size < 0:
-            raise ValueError("a size is zero or more bytes")
+            raise ValueError(f"invalid size {self.size}: expected zero or more bytes")
 
     def __str__(self) -> str:
         return f"{self.size} bytes, {self.digest}"

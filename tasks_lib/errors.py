@@ -1,9 +1,8 @@
-"""The ground: every error of the house, and how text from outside is shown.
+"""Error classes, and the escaping of untrusted text.
 
-Families answer *who is at fault*, the class answers *will waiting help*. Every error is a plain
-class with plain fields, picklable, and carries one sentence that says the next step (`hint`).
-`str(error)` is at most three lines: what happened, expected and actual, the next step.
-This module imports nothing of the house.
+The family of an error says who is at fault; the class says whether waiting helps. Every error is a picklable class with
+plain fields and one sentence for the next step (`hint`). `str(error)` has at most three lines: what happened, expected
+and actual, the next step. This module imports nothing else of `tasks_lib`.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from typing import Any, NamedTuple, Self
 
 
 def escaped(text: str | bytes) -> str:
-    r"""Return outside text as one printable line: undecodable bytes and control characters as `\xNN`.
+    r"""Return untrusted text as one printable line: undecodable bytes and control characters become `\xNN`.
 
-    Unicode that a terminal would act on (line separators, bidirectional overrides) is escaped too.
+    Unicode characters that a terminal interprets (line separators, bidirectional overrides) are escaped too.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
@@ -30,7 +29,7 @@ def _escaped_character(character: str) -> str:
 
 
 class FetchError(Exception):
-    """The base of all errors of the house; caught only in graph and in the command line."""
+    """The base of all errors; caught only by the doit adapters and the command line."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -45,21 +44,21 @@ class FetchError(Exception):
 
 
 def _restored(kind: type[FetchError], args: tuple[Any, ...], fields: dict[str, Any]) -> FetchError:
-    """Rebuild a pickled error without calling its own initialiser, whose signature may differ."""
+    """Rebuild a pickled error without calling its initialiser, whose signature may differ."""
     error = kind.__new__(kind, *args)
     error.__dict__.update(fields)
     return error
 
 
 class CancelledError(FetchError):
-    """The run was asked to stop; what was downloaded so far stays resumable."""
+    """The run was asked to stop; partial downloads stay resumable."""
 
 
-# --- our text is wrong ------------------------------------------------------------------------
+# --- invalid definitions and settings ---------------------------------------------------------
 
 
 class Problem(NamedTuple):
-    """One thing wrong in one definition file, as `file:line: key: reason: hint`; line 0 is the file as a whole."""
+    """A fault in a definition file, shown as `file:line: key: reason: hint`; line 0 is the file as a whole."""
 
     file: str
     line: int
@@ -74,13 +73,13 @@ class Problem(NamedTuple):
 
 
 class Refusal(Problem):
-    """A definition that is understood and cannot be made here, whatever is corrected in its text."""
+    """A valid definition that cannot be produced here; no correction of its text helps."""
 
     __slots__ = ()
 
 
 class DefinitionError(FetchError):
-    """Definitions are wrong; holds every problem of every file, in reading order."""
+    """Definitions are invalid; contains every problem of every file, in reading order."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
@@ -88,14 +87,14 @@ class DefinitionError(FetchError):
 
 
 class SettingError(FetchError):
-    """A setting of the environment or of pyproject.toml has an unusable value."""
+    """A setting in the environment or in pyproject.toml has an invalid value."""
 
 
-# --- could not get the bytes ------------------------------------------------------------------
+# --- failed downloads -------------------------------------------------------------------------
 
 
 class TransportError(FetchError):
-    """Could not get the bytes. `transient` says whether the same request may succeed later."""
+    """A request failed. `transient` says whether the same request may succeed later."""
 
     def __init__(self, message: str, *, hint: str = "", transient: bool = False) -> None:
         super().__init__(message, hint=hint)
@@ -103,7 +102,7 @@ class TransportError(FetchError):
 
 
 class HttpStatusError(TransportError):
-    """The server answered with a status that is no success."""
+    """The server answered with an error status."""
 
     def __init__(
         self,
@@ -124,7 +123,7 @@ class StalledError(TransportError):
 
 
 class UnreachableError(TransportError):
-    """No connection came about: no such name, no address that answers, a broken handshake."""
+    """No connection was established: unknown host name, no address that answers, a broken handshake."""
 
 
 class TlsError(TransportError):
@@ -132,22 +131,22 @@ class TlsError(TransportError):
 
 
 class RedirectError(TransportError):
-    """A redirect that is not followed: too many, another scheme, unreadable."""
+    """A redirect was not followed: too many, a different scheme, or invalid."""
 
 
 class OfflineError(TransportError):
-    """The network is switched off by the user and the store does not hold the content."""
+    """The user disabled the network, and the cache does not contain the content."""
 
 
-# --- got bytes, not the promised ones ---------------------------------------------------------
+# --- bytes that do not match ------------------------------------------------------------------
 
 
 class IntegrityError(FetchError):
-    """Bytes arrived, and they are not the promised ones."""
+    """The downloaded bytes do not match the definition."""
 
 
 class SizeMismatchError(IntegrityError):
-    """The number of bytes differs from the promised size (both in bytes)."""
+    """The size differs from the expected one (both in bytes)."""
 
     def __init__(self, message: str, *, expected: int, actual: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -156,7 +155,7 @@ class SizeMismatchError(IntegrityError):
 
 
 class DigestMismatchError(IntegrityError):
-    """The digest of the bytes differs from the promised one (both as `algorithm:hex`)."""
+    """The digest differs from the expected one (both as `algorithm:hex`)."""
 
     def __init__(self, message: str, *, expected: str, actual: str, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -165,17 +164,17 @@ class DigestMismatchError(IntegrityError):
 
 
 class SignatureError(FetchError):
-    """The bytes are not signed as the definition promises."""
+    """The bytes are not signed as the definition requires."""
 
 
-# --- right bytes, unusable or hostile ---------------------------------------------------------
+# --- unusable or hostile archives -------------------------------------------------------------
 
 
 class ArchiveError(FetchError):
-    """An archive that is refused: `ARCHIVE: entry 'escaped name' (offset N): reason [CODE]`.
+    """An archive was refused: `ARCHIVE: entry 'escaped name' (offset N): reason [CODE]`.
 
-    `entry` is the name as the archive spells it, or None when the fault is of the whole stream;
-    `offset` counts bytes of the decompressed stream.
+    `entry` is the name as the archive spells it, None when the fault concerns the whole stream; `offset` counts
+    bytes in the decompressed stream.
     """
 
     def __init__(
@@ -200,7 +199,7 @@ class ArchiveError(FetchError):
 
     @classmethod
     def of(cls, other: ArchiveError, *, archive: str) -> Self:
-        """Return the same refusal under another archive name."""
+        """Return the same error under another archive name."""
         return cls(
             archive=archive,
             reason=other.reason,
@@ -216,34 +215,34 @@ class UnsupportedArchiveError(ArchiveError):
 
 
 class UnsafeEntryError(ArchiveError):
-    """An entry that would leave the destination, or that no two readers understand alike."""
+    """An entry would leave the destination, or readers disagree about its meaning."""
 
 
 class ArchiveLimitError(ArchiveError):
-    """A limit was crossed: bytes, entries, metadata, path, window or memory."""
+    """A limit was exceeded: bytes, entries, metadata, path, window or memory."""
 
 
 class DamagedArchiveError(ArchiveError):
-    """Truncated, wrong checksum, trailing garbage, or not what its name says."""
+    """Truncated, wrong checksum, trailing garbage, or not the format that its name declares."""
 
 
-# --- our own cache, our own disk --------------------------------------------------------------
+# --- cache and disk ---------------------------------------------------------------------------
 
 
 class CacheError(FetchError):
-    """The cache could not do its work."""
+    """The cache failed."""
 
 
 class BlobMissingError(CacheError):
-    """The store does not hold the blob."""
+    """The cache does not contain the blob."""
 
 
 class BlobCorruptError(CacheError):
-    """The blob was there and is not the pinned bytes; it was moved to quarantine."""
+    """The cached blob differs from the pinned bytes; it was moved to quarantine."""
 
 
 class CacheUnavailableError(CacheError):
-    """The cache directory cannot be used: permissions, space, a lock that is not given up."""
+    """The cache directory cannot be used: permissions, space, a lock that is not released."""
 
 
 class TreeError(FetchError):
@@ -251,21 +250,21 @@ class TreeError(FetchError):
 
 
 class ToolError(FetchError):
-    """A program of the system (gpg, git, the toolchain's own command) is missing or failed."""
+    """An external program (gpg, git, the toolchain's own command) is missing or failed."""
 
 
-# --- all of it --------------------------------------------------------------------------------
+# --- all attempts -----------------------------------------------------------------------------
 
 
 class Attempt(NamedTuple):
-    """One try at one source; `url` has its secrets redacted, `reason` is one line."""
+    """One attempt to download from one source; `url` has its secrets redacted, `reason` is one line."""
 
     url: str
     reason: str
 
 
 class AllSourcesFailedError(FetchError):
-    """No source gave the promised bytes; holds every attempt with its reason, in order."""
+    """No source returned the expected bytes; contains every attempt with its reason, in order."""
 
     def __init__(self, message: str, *, attempts: tuple[Attempt, ...], hint: str = "") -> None:
         super().__init__(message, hint=hint)

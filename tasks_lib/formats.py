@@ -1,18 +1,18 @@
-"""Which format a file's name declares, and the versions of what is written here, as values.
+"""Archive formats by file name suffix, and the versions of the archive and tree writers.
 
-They stand apart from `archive` and `tree`, so that a plan can be made without loading what decodes and what writes: a
-third of the time of `doit info` would go into that. Pure: no I/O.
+They are separate from `archive` and `tree`, so that planning loads neither decoders nor writers, which would take a
+third of the time of `doit info`. Pure: no I/O.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-#: Raise when the bytes of the same content may come out differently from the writer of archives.
+#: Increment when the archive writer may produce different bytes for the same content.
 REPACK_VERSION: Final = 3
-#: Raise when the same archive may give another tree.
+#: Increment when the same archive may be extracted to a different tree.
 TREE_VERSION: Final = 2
-#: Modification time of every entry: 1980-01-01T00:00:00Z, the first one that zip can hold; GNU tar warns at 0.
+#: Modification time of every entry: 1980-01-01T00:00:00Z, the earliest that zip can store; GNU tar warns about 0.
 _MTIME: Final = 315_532_800
 
 _SUFFIXES: Final = {
@@ -27,13 +27,13 @@ _SUFFIXES: Final = {
 
 
 def format_for(name: str) -> str | None:
-    """Return the archive format that a file name declares, None for none."""
+    """Return the archive format that a file name declares, None if it declares none."""
     lowered = name.lower()
     return next((kind for suffix, kind in _SUFFIXES.items() if lowered.endswith(suffix)), None)
 
 
 def mtime_for(source_date_epoch: int | None) -> int:
-    """Return the time of every entry of an archive, which is no later than `source_date_epoch`.
+    """Return the modification time of every entry of an archive, clamped to `source_date_epoch`.
 
     Source: reproducible-builds.org, SOURCE_DATE_EPOCH specification, "timestamp clamping".
     """
@@ -41,5 +41,5 @@ def mtime_for(source_date_epoch: int | None) -> int:
 
 
 def writer_version(mtime: int) -> str:
-    """Return what every key of an archive by our writer must contain: all that shapes it and is in no definition."""
+    """Return the part of a recipe key that covers everything that shapes a written archive except its definition."""
     return str(REPACK_VERSION) if mtime == _MTIME else f"{REPACK_VERSION}, mtime {mtime}"

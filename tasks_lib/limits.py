@@ -1,6 +1,6 @@
-"""What an archive may cost, as values.
+"""Resource limits for reading an archive.
 
-They stand apart from `archive`, so that settings can be read without loading what decodes. Pure: no I/O.
+They are separate from `archive`, so that reading settings does not load the decoders. Pure: no I/O.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 
 class Limits(NamedTuple):
-    """What an archive may cost; bytes unless the name says otherwise."""
+    """Resource limits for reading an archive, in bytes unless the name says otherwise."""
 
     max_total_bytes: int = 50 << 30
-    max_ratio: int = 200  # decompressed : compressed, once more than `free_bytes` came out
+    max_ratio: int = 200  # decompressed : compressed, applied above `free_bytes` of output
     free_bytes: int = 1 << 30
     max_member_bytes: int = 50 << 30
     max_entries: int = 1_000_000
@@ -22,15 +22,17 @@ class Limits(NamedTuple):
     max_depth: int = 256  # components
     zstd_max_window_log: int = 27
     xz_memlimit_mib: int = 256
-    #: "refuse", or "keep": create them as they are (a sysroot's /lib -> /usr/lib); nothing is ever written through one
+    #: "refuse", or "keep": create symlinks that point outside as they are (a sysroot's /lib -> /usr/lib); extraction
+    #: never writes through a symlink
     outward_symlinks: str = "refuse"
-    #: "refuse", or "keep": a symlink may have a directory's name but for case or Unicode form (`Python -> python`)
+    #: "refuse", or "keep": a symlink's name may differ from a directory's in case or Unicode form only
+    #: (`Python -> python`)
     case_twins: str = "refuse"
 
     def total_for(self, compressed: int) -> int:
-        """Return how many bytes may come out of `compressed` bytes."""
+        """Return the largest decompressed size that is allowed for `compressed` bytes."""
         return min(self.max_total_bytes, max(self.free_bytes, self.max_ratio * compressed))
 
     def total_name(self, allowed: int) -> str:
-        """Return the name of the limit that gave `allowed`."""
+        """Return the name of the limit that determined `allowed`."""
         return "max-total-bytes" if allowed == self.max_total_bytes else "free-bytes or max-ratio"

@@ -1,7 +1,7 @@
-"""What a working step tells whoever watches it, and how it is asked to stop.
+"""Progress reports from a running step, and requests to stop it.
 
-One `Progress` belongs to one running task. The steps speak; a face (graph, fetch_content) listens.
-`LineProgress` is the one that writes plain lines; where they go and how they read is given to it.
+One `Progress` belongs to one running task. Steps report to it; the doit adapters and fetch_content implement it.
+`LineProgress` writes plain lines; the caller supplies the output function and the wording.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ Facts = Mapping[str, str | int | float]
 
 
 class Progress(Protocol):
-    """The seam between a step and its watcher; implementations are safe to call from any thread."""
+    """The interface between a step and its observer; implementations are safe to call from any thread."""
 
     def phase(self, name: str, **facts: str | int | float) -> None:
-        """Say that a phase begins: queue, wait, connect, first-byte, body, verify, repack, extract, place, run.
+        """Report that a phase begins: queue, wait, connect, first-byte, body, verify, repack, extract, place, run.
 
-        Usual facts: `url` (secrets redacted), `total` (bytes of this phase), `resumed` (bytes had before); of a `wait`
-        `holder` (the process that is waited for) or `seconds` and `reason` (before the source is asked again).
+        Usual facts: `url` (secrets redacted), `total` (bytes of this phase), `resumed` (bytes from an earlier run). A
+        `wait` has `holder` (the process that holds the lock), or `seconds` and `reason` (the pause before a retry).
         """
 
     def advance(self, size: int) -> None:
-        """Say that `size` more bytes of the current phase are done."""
+        """Report that `size` more bytes of the current phase are done."""
 
     def warn(self, message: str) -> None:
-        """Say one line that a person should read although the task goes on."""
+        """Report a warning of one line; the task continues."""
 
     def check(self) -> None:
-        """Return at once, or stop the work.
+        """Raise when the run was asked to stop.
 
         Raises:
             CancelledError: the run was asked to stop.
@@ -42,7 +42,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """A watcher that listens to nothing and never stops the work."""
+    """A progress that ignores all reports and never stops the work."""
 
     def phase(self, name: str, **facts: str | int | float) -> None:
         """Ignore."""
@@ -54,21 +54,21 @@ class Silent:
         """Ignore."""
 
     def check(self) -> None:
-        """Never stops."""
+        """Return; the work never stops."""
 
 
 class LineProgress:
-    """Write what a step reports as plain lines; safe to call from any thread, cancelled from any other."""
+    """A progress that writes plain lines; safe to call from, and to cancel from, any thread."""
 
     def __init__(
         self, write: Callable[[str], None], describe: Callable[[str, Facts], str], every_s: float = math.inf
     ) -> None:
-        """Create it.
+        """Create a progress.
 
         Args:
-            write: takes one message at a time, without its line end.
-            describe: returns the message for a phase and its facts, "" for none. The phase "advance" has `size` and
-                `total`, the bytes done and to be done.
+            write: receives one message at a time, without line terminator.
+            describe: returns the message for a phase and its facts, "" for no message. The phase "advance" has `size`
+                and `total`, the bytes done and the bytes in all.
             every_s: seconds between two messages of "advance".
         """
         self._write, self._describe, self._every_s = write, describe, every_s
@@ -81,19 +81,19 @@ class LineProgress:
     def phase(self, name: str, **facts: str | int | float) -> None:
         """Write the message for a phase."""
         self._total = int(facts.get("total", 0))
-        self._tell(name, facts)
+        self._write_phase(name, facts)
 
     def advance(self, size: int) -> None:
-        """Count bytes; write how far it is when the last such message is old enough."""
+        """Count bytes; write a message when the last one is at least `every_s` old."""
         with self._lock:
             self.size += size
             now_s = time.monotonic()
             if now_s - self._written_s < self._every_s:
                 return
             self._written_s = now_s
-        self._tell("advance", {"size": self.size, "total": self._total})
+        self._write_phase("advance", {"size": self.size, "total": self._total})
 
-    def _tell(self, name: str, facts: Facts) -> None:
+    def _write_phase(self, name: str, facts: Facts) -> None:
         message = self._describe(name, facts)
         if message:
             self.warn(message)
@@ -104,7 +104,7 @@ class LineProgress:
             self._write(message)
 
     def check(self) -> None:
-        """Return at once, or stop the work.
+        """Raise when `cancel` was called.
 
         Raises:
             CancelledError: `cancel` was called.
@@ -118,5 +118,5 @@ class LineProgress:
 
 
 def describe_wait(name: str, facts: Facts) -> str:
-    """Return the message for a phase that waits for another process, "" for any other."""
+    """Return the message for a phase that waits for another process, "" for any other phase."""
     return f"waiting for process {facts['holder']}" if name == "wait" and "holder" in facts else ""

@@ -1,6 +1,6 @@
-"""Relative paths that stay where they are put, as values.
+"""Relative paths that cannot leave their base directory, as a value type.
 
-Pure: no I/O, and no resolving: a path is judged by its text, component by component.
+Pure: no I/O. Validation looks at the text only, component by component; it resolves no symlinks.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from typing import Final, Self
 
 import msgspec
 
-#: Longest component in bytes. Source: POSIX limits.h NAME_MAX, 255 on every Linux file system of note.
+#: Longest component in bytes. Source: POSIX limits.h NAME_MAX, 255 on all common Linux file systems.
 MAX_COMPONENT_BYTES: Final = 255
-#: Longest path in bytes. Source: Linux limits.h PATH_MAX (4096 with the closing NUL).
+#: Longest path in bytes. Source: Linux limits.h PATH_MAX (4096 with the terminating NUL).
 MAX_PATH_BYTES: Final = 4095
 
 
 class RelPath(msgspec.Struct, frozen=True, order=True):
-    """A normalised relative slash path with no `.`, no `..`, no control character."""
+    """A normalised relative path with slashes and without `.`, `..` and control characters."""
 
     text: str
 
@@ -27,10 +27,10 @@ class RelPath(msgspec.Struct, frozen=True, order=True):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the path; one trailing slash is dropped, nothing else is repaired.
+        """Parse a path; one trailing slash is dropped, nothing else is normalised.
 
         Raises:
-            ValueError: with the one reason why the text is no safe relative path.
+            ValueError: the text is not a safe relative path; the message is the reason ("is absolute").
         """
         return cls(text.removesuffix("/"))
 
@@ -49,7 +49,7 @@ def _fault(text: str) -> str:
     if text.startswith("/"):
         return "is absolute"
     if "\\" in text:
-        return "holds a backslash"
+        return "contains a backslash"
     if len(text.encode("utf-8", "surrogateescape")) > MAX_PATH_BYTES:
         return f"is longer than {MAX_PATH_BYTES} bytes"
     return next(filter(None, map(_component_fault, text.split("/"))), "")
@@ -57,9 +57,9 @@ def _fault(text: str) -> str:
 
 def _component_fault(component: str) -> str:
     if component in ("", ".", ".."):
-        return f"holds the component {component!r}"
+        return f"contains the component {component!r}"
     if any(ord(character) < 0x20 or ord(character) == 0x7F for character in component):
-        return "holds a control character"
+        return "contains a control character"
     if len(component.encode("utf-8", "surrogateescape")) > MAX_COMPONENT_BYTES:
-        return f"holds a component longer than {MAX_COMPONENT_BYTES} bytes"
+        return f"contains a component longer than {MAX_COMPONENT_BYTES} bytes"
     return ""

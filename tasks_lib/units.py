@@ -1,8 +1,8 @@
 """Format and parse sizes and durations for people.
 
-Sizes use binary units (1 KiB = 1024 bytes), as settings, limits and the documentation do. Two numbers that are compared
-in an error (expected and actual size, space needed and free) stay in bytes: rounded, they may look equal. JSON output
-has bytes and seconds.
+Sizes use binary units (1 KiB = 1024 bytes), as settings, limits and the documentation do. Errors that compare two sizes
+(expected and actual, needed and free) print bytes, because rounded numbers may look equal. JSON output has bytes and
+seconds.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Final
 
 from tasks_lib.errors import SettingError, escaped
 
-#: Source: IEC 80000-13. `graph/report/page/words.js` repeats these; tests/test_report_page.py compares both.
+#: Source: IEC 80000-13. `report/page/words.js` repeats these; tests/test_report_page.py compares both.
 _SIZE_UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
-#: Bytes of each unit that people write; "kB" and its multiples are decimal (SI), a lone letter is binary.
+#: Bytes of each accepted unit; "kB" and its multiples are decimal (SI), a single letter is binary.
 _BYTES: Final = {
     "": 1, "b": 1, "byte": 1, "bytes": 1,
     "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40,
@@ -25,14 +25,14 @@ _BYTES: Final = {
 }  # fmt: skip
 _HOUR_S: Final = 3600.0
 _DAY_S: Final = 24 * _HOUR_S
-#: Seconds of each unit that people write; a number alone is days.
+#: Seconds of each accepted unit; a number without unit is days.
 _SECONDS: Final = {"": _DAY_S, "s": 1.0, "m": 60.0, "h": _HOUR_S, "d": _DAY_S, "w": 7 * _DAY_S}
-#: Compiled when it is first needed: a run with nothing to do parses no size.
+#: Compiled on first use: a no-op run parses no size.
 _NUMBER: Final = r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([a-z]*)"
 
 
 def format_size(size: float) -> str:
-    """Return bytes in the largest unit that needs at most three digits before the point: `999 B`, `9.8 MiB`."""
+    """Format a size in the largest unit that needs at most three digits before the point: `999 B`, `9.8 MiB`."""
     if size < 1024:
         return f"{size:.0f} B"
     size /= 1024
@@ -45,7 +45,7 @@ def format_size(size: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a measured time: `0.12 s`, `8.3 s`, `2 min 05 s`, `3 h 20 min`."""
+    """Format a measured duration: `0.12 s`, `8.3 s`, `2 min 05 s`, `3 h 20 min`."""
     if seconds < 1:
         return f"{max(seconds, 0):.2f} s"
     if seconds < 59.95:
@@ -55,7 +55,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_estimate(seconds: float) -> str:
-    """Return a time to wait, which no fraction makes better: `12 s`, `2 min`, `3 h 20 min`."""
+    """Format an estimated duration, without fractions: `12 s`, `2 min`, `3 h 20 min`."""
     if seconds < 100:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
@@ -63,12 +63,12 @@ def format_estimate(seconds: float) -> str:
 
 
 def format_age(seconds: float) -> str:
-    """Return an age in days, or in hours below one day: `30 d`, `2 h`."""
+    """Format an age in days, or in hours below one day: `30 d`, `2 h`."""
     return f"{seconds / _DAY_S:.0f} d" if seconds >= _DAY_S else f"{max(seconds, 0) / _HOUR_S:.0f} h"
 
 
 def parse_size(text: str, name: str) -> int:
-    """Return the bytes of a size such as `20GiB` or `500MB`; a number alone is bytes.
+    """Parse a size such as `20GiB` or `500MB` into bytes; a number without unit is bytes.
 
     Raises:
         SettingError: `text` is not a size; the message names `name`.
@@ -77,7 +77,7 @@ def parse_size(text: str, name: str) -> int:
 
 
 def parse_duration(text: str, name: str) -> float:
-    """Return the seconds of a duration such as `30d` or `12h`; a number alone is days.
+    """Parse a duration such as `30d` or `12h` into seconds; a number without unit is days.
 
     Raises:
         SettingError: `text` is not a duration; the message names `name`.
@@ -86,7 +86,7 @@ def parse_duration(text: str, name: str) -> float:
 
 
 def _parse(text: str, units: Mapping[str, float], name: str, expected: str) -> float:
-    found = re.fullmatch(_NUMBER, text.strip().lower())
-    if found is None or found[2] not in units:
+    match = re.fullmatch(_NUMBER, text.strip().lower())
+    if match is None or match[2] not in units:
         raise SettingError(f"invalid value '{escaped(text[:80])}' for {name}: expected {expected}")
-    return float(found[1]) * units[found[2]]
+    return float(match[1]) * units[match[2]]

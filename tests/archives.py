@@ -1,4 +1,4 @@
-"""Archives made by hand, so that a test can say exactly which byte lies."""
+"""Hand-made archives, so that a test controls every byte."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Member:
 
 
 def field(text: str, size: int) -> bytes:
-    r"""Return a text field; `\udcXX` stands for a byte that is no UTF-8."""
+    r"""Return a text field; `\udcXX` represents a byte that is not valid UTF-8."""
     return text.encode("utf-8", "surrogateescape").ljust(size, b"\0")[:size]
 
 

@@ -1,4 +1,4 @@
-"""A real browser without a window and without a network but loopback."""
+"""A real headless browser that can access only the loopback network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FLAGS = [
 
 @contextlib.contextmanager
 def headless(profile: Path) -> Iterator[webdriver.Chrome]:
-    """Give a browser that keeps what it knows in the directory `profile`."""
+    """Yield a browser with the profile directory `profile`."""
     options = webdriver.ChromeOptions()
     options.binary_location = str(_CHROMIUM)
     for flag in (*_FLAGS, f"--user-data-dir={profile}"):

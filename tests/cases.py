@@ -1,4 +1,4 @@
-"""What a case of the corpus is: an archive made in memory when a test asks for it, and its exact outcome."""
+"""A case of the corpus: an archive, created in memory on demand, and its exact outcome."""
 
 from __future__ import annotations
 

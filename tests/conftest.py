@@ -1,4 +1,4 @@
-"""What every test can rely on."""
+"""Fixtures for all tests."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def _collected() -> None:
 
 @pytest.fixture
 def origin() -> Iterator[Origin]:
-    """Give a server with two archives."""
+    """Yield a server with two archives."""
     with serving({"/lib-1.0.tar": reply(LIBRARY), "/tool.tar": reply(TOOL)}) as one:
         yield one
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Cache:
-    """Return an empty store."""
+    """Return an empty cache."""
     return Cache(tmp_path / "cache")
 
 
 @pytest.fixture
 def repository(tmp_path: Path, origin: Origin) -> Path:
-    """Return a user's repository that fetches both, and repacks one; tests with toolchains have their own."""
+    """Return a user's repository that fetches both, and repacks one, without toolchains."""
     fetches = definition("lib", f"{origin.url}/lib-1.0.tar", LIBRARY, "    artifact-name: lib.tar.zst\n")
     fetches += definition("tool", f"{origin.url}/tool.tar", TOOL)
     return written(tmp_path, {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": fetches})

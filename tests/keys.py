@@ -1,4 +1,4 @@
-"""OpenPGP keys made on the spot, in a homedir of the test's own; `faketime` of gpg makes old and future ones."""
+"""OpenPGP keys that tests create in a private homedir; gpg's `faketime` creates old and future ones."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Keyring:
 
 @contextlib.contextmanager
 def keyring() -> Iterator[Keyring]:
-    """Give an empty keyring; its agent is stopped afterwards."""
+    """Yield an empty keyring; its agent is stopped afterwards."""
     with tempfile.TemporaryDirectory(prefix="k-", dir="/tmp", ignore_cleanup_errors=True) as home:
         try:
             yield Keyring(Path(home))

@@ -1,4 +1,4 @@
-"""A loopback origin whose answers a test writes byte by byte, and which remembers what it was asked."""
+"""A local origin server with answers that tests write byte by byte; it records requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 @dataclass
 class OriginRequest:
-    """What arrived: the request line's path and the headers, lower-cased names."""
+    """A request: path and headers, with lower-case names."""
 
     path: str
     headers: dict[str, str]
@@ -30,14 +30,14 @@ Answer = Callable[[socket.socket, OriginRequest], None]
 
 @dataclass
 class Origin:
-    """A running server; `answers` maps a path to what writes its answer."""
+    """A running server; `answers` maps a path to the function that writes its answer."""
 
     url: str
     answers: dict[str, Answer]
     requests: list[OriginRequest] = field(default_factory=list)
 
     def paths(self) -> list[str]:
-        """Return the paths asked for, in order."""
+        """Return the requested paths, in order."""
         return [request.path for request in self.requests]
 
 
@@ -100,7 +100,7 @@ def throttled(body: bytes, rate: float, etag: str = '"v1"') -> Answer:
 
 
 def in_turn(*answers: Answer) -> Answer:
-    """Return an answer that gives each of these once, and then the last one for ever."""
+    """Return an answer that uses each of these once, and then repeats the last one."""
     left = list(answers)
 
     def answer(connection: socket.socket, request: OriginRequest) -> None:

@@ -1,4 +1,4 @@
-"""Records of runs that never were, of any size, for what reads them."""
+"""Artificial records of runs, of any size, for tests of their readers."""
 
 from __future__ import annotations
 

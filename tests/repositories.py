@@ -1,4 +1,4 @@
-"""Real git repositories made on the spot."""
+"""Real git repositories that tests create."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FILES = {
 
 
 def git(directory: Path, *words: str, input: bytes | None = None, **environ: str) -> str:
-    """Run git there and return what it printed."""
+    """Run git there and return its output."""
     command = ["git", "-c", "protocol.file.allow=always", *words]
     done = subprocess.run(
         command, cwd=directory, env={**os.environ, **IDENTITY, **environ}, input=input, capture_output=True, check=False
@@ -66,7 +66,7 @@ def with_submodule(directory: Path, url: str, path: str) -> str:
 
 
 def forged(directory: Path, entries: list[tuple[str, str, bytes]], *, below: str = "") -> str:
-    """Commit a tree that git itself would refuse to make: (mode, name, content or, for 160000, a commit id)."""
+    """Commit a tree that git itself would refuse to create: (mode, name, content or, for 160000, a commit id)."""
     raw = b""
     for mode, name, content in sorted(entries, key=lambda one: one[1] + ("/" if one[0] == "40000" else "")):
         if mode == "160000":

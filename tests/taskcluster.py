@@ -24,14 +24,14 @@ CLEAN = {
 
 @dataclass
 class Taskcluster:
-    """The root URL's server, and that of the proxy, which alone knows private artifacts."""
+    """The server of the root URL, and that of the proxy, which serves private artifacts."""
 
     root: Origin
     proxy: Origin
     fetches: list[dict[str, object]] = field(default_factory=list)
 
     def publish(self, name: str, content: bytes | Answer, *, task: str = "TASK", **more: Any) -> None:
-        """Let a task have an artifact, and list it in MOZ_FETCHES."""
+        """Add an artifact to a task, and list it in MOZ_FETCHES."""
         server = self.root if name.startswith("public/") else self.proxy
         server.answers[f"/api/queue/v1/task/{task}/artifacts/{quote(name)}"] = (
             reply(content) if isinstance(content, bytes) else content
@@ -39,14 +39,14 @@ class Taskcluster:
         self.fetches.append({"artifact": name, "task": task, "extract": True, **more})
 
     def trust(self, contents: Mapping[str, bytes], task: str = "TASK") -> None:
-        """Let a task have a chain of trust over these contents."""
+        """Add a chain of trust with these contents to a task."""
         listed = {name: {"sha256": hashlib.sha256(content).hexdigest()} for name, content in contents.items()}
         text = json.dumps({"chainOfTrustVersion": 1, "artifacts": listed}).encode()
         self.root.answers[f"/api/queue/v1/task/{task}/artifacts/public/chain-of-trust.json"] = reply(text)
 
     @property
     def environ(self) -> dict[str, str]:
-        """What a task's environment holds."""
+        """Return the environment of a task."""
         return {
             "TASKCLUSTER_ROOT_URL": self.root.url,
             "TASKCLUSTER_PROXY_URL": self.proxy.url,

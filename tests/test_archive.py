@@ -61,7 +61,7 @@ def repacked(
 
 
 def tree_of(root: Path) -> dict[str, str]:
-    """Return path -> what stands there, without following anything."""
+    """Return path -> entry, without following symlinks."""
     found = {}
     for directory, directories, files in os.walk(os.fsencode(root)):
         for name in directories + files:
@@ -118,7 +118,7 @@ ACCEPTED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 
 @pytest.mark.parametrize("case", ACCEPTED)
 def test_accepted(case: str, tmp_path: Path) -> None:
-    """A legal archive in every dress gives exactly its tree."""
+    """A valid archive, in any format and compression, is extracted to exactly its tree."""
     kind, dress = ACCEPTED[case]
     extract(dress(tar(PLAIN)), kind, tmp_path / "out")
     assert tree_of(tmp_path / "out") == EXPECTED
@@ -233,7 +233,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused(case: str, tmp_path: Path) -> None:
-    """A hostile or damaged archive is refused with its code; nothing is left, nothing outside is touched."""
+    """A hostile or damaged archive is refused with its code; nothing is left, and nothing outside changes."""
     kind, data, code = REFUSED[case]
     (tmp_path / "records").mkdir()
     with pytest.raises(ArchiveError) as caught:
@@ -248,7 +248,7 @@ def test_refused(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["gnu", "pax", "ustar", "v7", "oldgnu"])
 def test_agrees_with_gnu_tar(kind: str, tmp_path: Path) -> None:
-    """What GNU tar writes, in each of its formats, is read as GNU tar reads it."""
+    """Archives by GNU tar, in each of its formats, are read as GNU tar reads them."""
     root = tmp_path / "root"
     (root / "d" / "empty").mkdir(parents=True)
     (root / "d" / "a").write_bytes(b"a" * 5000)
@@ -312,7 +312,7 @@ GOLDEN_TAR = "eaf0663dd4a6f8f160510401cecf8c131e0bd6ef58f9ce5d460b61162162bda5"
 
 
 def test_repack_is_deterministic() -> None:
-    """The order, owners, times and compression of the input leave no trace; the bytes are golden."""
+    """The order, owners, times and compression of the input do not affect the output, whose digest is fixed."""
     first = repacked(tar(PLAIN), "tar")
     shuffled = tar([Member("d/run", b"#!/bin/sh\n", mode=0o777, mtime=99), *PLAIN[:2], *PLAIN[3:]])
     assert repacked(GZ(shuffled), "tar.gz") == first
@@ -323,14 +323,14 @@ def test_repack_is_deterministic() -> None:
 
 @pytest.fixture
 def open_directory() -> Iterator[Path]:
-    """Return a directory that everybody may write, outside of pytest's private ones."""
+    """Return a directory that all users can write to, outside pytest's private ones."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o777)
         yield Path(name)
 
 
 def as_nobody(act: Callable[[], bool]) -> bool:
-    """Return what a child says that is an ordinary user, False when it raises."""
+    """Return the result of a child process with an ordinary user, False when it raises."""
     with warnings.catch_warnings():  # pytest-xdist has threads; the child uses files only, no lock that they may hold
         warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
         child = os.fork()
@@ -388,7 +388,7 @@ def test_two_archives_share_a_directory(tmp_path: Path) -> None:
 
 
 def test_collision_names_both(tmp_path: Path) -> None:
-    """Two archives with one path are an error that names both, and the directory is as before."""
+    """Two archives with the same path cause an error that names both, and the directory does not change."""
     extract(tar([Member("d/a", b"1")]), "tar", tmp_path / "out")
     with pytest.raises(TreeError, match="a and a both put 'd/a'"):
         extract(tar([Member("c", b"3"), Member("d/a", b"2")]), "tar", tmp_path / "out")
@@ -410,7 +410,7 @@ def test_a_collision_leaves_what_stood(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", ["0.0", "0.1", "1.0"])
 def test_sparse_pax(version: str, tmp_path: Path) -> None:
-    """Sparse files of all three pax formats come out whole: data at the end, a hole at the end, nothing but a hole."""
+    """Sparse files of all three pax formats are extracted completely: data at the end, a hole at the end, only a hole."""
     root = tmp_path / "root"
     root.mkdir()
     for name, pieces, size in (
@@ -434,7 +434,7 @@ OUTWARD = tar([Member("lib", kind=b"2", target="/usr/lib"), Member("d/up", kind=
 
 
 def test_outward_symlinks_can_be_kept(tmp_path: Path) -> None:
-    """A definition may keep outward symlinks: they are made as they are, and nothing is written through one."""
+    """A definition may keep outward symlinks: they are created unchanged, and nothing is written through them."""
     keep = Limits(outward_symlinks="keep")
     slot = Extraction(tmp_path / "out", tmp_path / "records" / "one.json")
     slot.extract(
@@ -450,7 +450,7 @@ def test_outward_symlinks_can_be_kept(tmp_path: Path) -> None:
 
 
 def test_case_twins_can_be_kept(tmp_path: Path) -> None:
-    """A definition may accept a symlink that differs from a directory in case only; repacking tells of twins."""
+    """A definition may accept a symlink that differs from a directory in case only; repacking warns about it."""
     data = tar([Member("Python", kind=b"2", target="python"), Member("python/x", b"1")])
     words: dict[str, Any] = {"name": "a", "format": "tar", "reshape": Reshape(), "limits": Limits(case_twins="keep")}
     slot = Extraction(tmp_path / "out", tmp_path / "records" / "one.json")
@@ -475,14 +475,14 @@ class Listener(Silent):
 
 
 def test_definitions_name_every_limit() -> None:
-    """What a definition may say about its archive are the limits that there are."""
+    """The archive options of a definition are the existing limits."""
     table = json_schema()["$defs"] if "$defs" in json_schema() else json_schema()
     said = set(re.findall(r'"([a-z-]+)": \{"(?:type|enum|description)"', json.dumps(table)))
     assert {name.replace("_", "-") for name in Limits._fields} <= said
 
 
 def test_removal_of_hostile_trees(tmp_path: Path) -> None:
-    """A tree 1,900 deep with directories of mode 000 goes, and what a symlink points to stays."""
+    """A tree of depth 1,900 with directories of mode 000 is removed, and the targets of symlinks stay."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "kept").write_bytes(b"x")
     root = tmp_path / "root"
@@ -518,7 +518,7 @@ def test_removal_as_nobody(open_directory: Path) -> None:
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
 def test_nobody_else_may_write(mask: int, tmp_path: Path) -> None:
-    """Whatever the umask, group and others cannot write what was extracted."""
+    """With any umask, group and others cannot write to extracted files."""
     before = os.umask(mask)
     try:
         extract(tar([*PLAIN, Member("d/s", b"x", mode=0o6777)]), "tar", tmp_path / "out")
@@ -529,7 +529,7 @@ def test_nobody_else_may_write(mask: int, tmp_path: Path) -> None:
 
 
 def test_a_changed_tree_is_noticed(tmp_path: Path) -> None:
-    """A missing, resized or replaced entry is no longer held."""
+    """A missing, resized or replaced entry is noticed."""
     slot = extract(tar(PLAIN), "tar", tmp_path / "out")
     assert slot.holds("k")
     assert not slot.holds("other")
@@ -538,7 +538,7 @@ def test_a_changed_tree_is_noticed(tmp_path: Path) -> None:
 
 
 def test_formats_by_name_and_content() -> None:
-    """A format is known by suffix and by first bytes."""
+    """A format is detected by suffix and by first bytes."""
     assert formats.format_for("x.TGZ") == "tar.gz"
     assert formats.format_for("x.deb") == "deb"
     assert formats.format_for("x.rpm") is None

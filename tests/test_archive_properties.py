@@ -1,4 +1,4 @@
-"""What must hold for archives that nobody thought of: exact trees, agreement with GNU tar, clean refusals."""
+"""Properties of arbitrary archives: exact trees, agreement with GNU tar, clean refusals."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def extracted(data: bytes, kind: str, destination: Path) -> dict[str, str]:
     st.sampled_from(["gnu", "oldgnu", "pax", "posix-sparse-0.0", "posix-sparse-0.1", "gnu-sparse"]),
 )
 def test_reads_what_gnu_tar_makes(tree: dict[bytes, tuple[str, object]], kind: str) -> None:
-    """Any tree that GNU tar packs comes out equal, and equal again through our own archive and GNU tar."""
+    """Any tree packed by GNU tar is extracted equally, and again from the repacked archive by GNU tar."""
     words = {
         "posix-sparse-0.0": ["--format=posix", "-S", "--sparse-version=0.0"],
         "posix-sparse-0.1": ["--format=posix", "-S", "--sparse-version=0.1"],
@@ -148,7 +148,7 @@ def mutated(data: bytes, mutations: list[tuple[str, int, int]]) -> bytes:
 
 
 def rechecked(data: bytes) -> bytes:
-    """Give everything that looks like a tar header a right checksum, so that damage reaches deeper."""
+    """Correct the checksum of everything that looks like a tar header, so that damage is found later."""
     found = [match.start() - 257 for match in re.finditer(b"ustar", data) if 257 <= match.start() <= len(data) - 255]
     for at in found:
         data = data[:at] + resummed(data[at : at + 512]) + data[at + 512 :]
@@ -158,7 +158,7 @@ def rechecked(data: bytes) -> bytes:
 @often
 @given(st.sampled_from(sorted(SEEDS)), _mutations, st.sampled_from(["as it is", "right checksums"]))
 def test_a_damaged_archive_is_exact_or_refused(seed: str, mutations: list[tuple[str, int, int]], finish: str) -> None:
-    """Damage gives a refusal that leaves nothing, or a tree that holds only what the archive says; never more."""
+    """Damage causes a refusal that leaves nothing, or a tree with only the entries of the archive."""
     kind, data = SEEDS[seed]
     data = mutated(data, mutations)
     if finish != "as it is" and kind in ("tar", "deb"):
@@ -187,7 +187,7 @@ def test_a_damaged_archive_is_exact_or_refused(seed: str, mutations: list[tuple[
 @often
 @given(st.binary(max_size=2000), st.sampled_from(sorted(SEEDS)))
 def test_noise_is_refused(data: bytes, seed: str) -> None:
-    """Bytes that are no archive are refused, behind a right beginning too."""
+    """Bytes that are not an archive are refused, also after a valid beginning."""
     kind, start = SEEDS[seed]
     for noise in (data, start[:20] + data):
         with pytest.raises(ArchiveError):

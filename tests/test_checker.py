@@ -1,4 +1,4 @@
-"""Files that a task depends on: read by workers, once, and known by size as well as by time."""
+"""File dependencies: read once, by workers, and identified by size as well as time."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ def readers(directory: Path, checker: str) -> list[str]:
 
 
 def test_a_worker_reads_each_file_once(tmp_path: Path) -> None:
-    """The main thread reads nothing, and four tasks that depend on one file cost one reading."""
+    """The main thread reads no file, and four tasks that depend on one file cause one read."""
     assert readers(tmp_path, 'DOIT_CONFIG["check_file_uptodate"]') == ["task"]
 
 
 def test_doits_own_checker_reads_on_the_main_thread(tmp_path: Path) -> None:
-    """Which is what ours is for."""
+    """Doit's own checker reads on the main thread: the reason for a checker of our own."""
     assert readers(tmp_path, '"md5"') == ["MainThread"] * 4
 
 
 def test_what_changed_is_noticed(tmp_path: Path) -> None:
-    """Another content is, with another size even when its time is the same; a touched file is not."""
+    """Changed content is noticed, with another size even at the same time; a touched file is not a change."""
     path = tmp_path / "file"
     path.write_bytes(b"one")
     checker = MD5Checker()
@@ -70,7 +70,7 @@ def test_what_changed_is_noticed(tmp_path: Path) -> None:
 
 
 def test_what_doit_remembers_stays_valid(tmp_path: Path) -> None:
-    """What doit's own checker left is believed, so that nothing runs because of ours; and the other way round."""
+    """State saved by doit's own checker is accepted, so that switching checkers runs nothing; and vice versa."""
     for checker in ('"md5"', 'DOIT_CONFIG["check_file_uptodate"]', '"md5"'):
         (tmp_path / "archive").touch()
         (tmp_path / "archive").write_bytes(b"x" * 1000)

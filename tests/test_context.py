@@ -1,4 +1,4 @@
-"""The context of a run: what its steps share is one object, however many threads ask for it first."""
+"""The context of a run creates each shared object once, also when several threads request it first."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tasks_lib.context import Context
 from tasks_lib.settings import Settings
 
 
-def test_threads_share_one_of_each(tmp_path: Path) -> None:
-    """Sixteen threads that ask at once get one object; functools.cached_property computes twice since Python 3.12."""
+def test_threads_share_objects(tmp_path: Path) -> None:
+    """Sixteen simultaneous threads get one object; functools.cached_property computes twice since Python 3.12."""
     for number in range(20):
         settings = Settings.parse(variables={"cache": str(tmp_path / str(number))}, environ={})
         context, barrier = Context(settings, {}), threading.Barrier(16)

@@ -1,4 +1,4 @@
-"""Every archive of the corpus gives its exact tree or its clean refusal; here, and through the real program."""
+"""Every archive of the corpus has its exact tree or its clean refusal, in this process and with the real program."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NOBODY = 65534
 
 
 def leaves(root: Path) -> Tree:
-    """Return what stands below `root`, as a tree of `Case`; a directory only when nothing is in it."""
+    """Return the tree below `root` as in `Case`; only empty directories are listed."""
     found: Tree = {}
     for directory, directories, files in os.walk(os.fsencode(root)):
         for name in directories + files:
@@ -53,7 +53,7 @@ def leaves(root: Path) -> Tree:
 
 
 def wanted(tree: Tree) -> Tree:
-    """Return the tree without the directories that something is in."""
+    """Return the tree without directories that are not empty."""
     return {path: what for path, what in tree.items() if what != "/" or not any(o.startswith(f"{path}/") for o in tree)}
 
 
@@ -79,7 +79,7 @@ def extract(data: bytes, kind: str, destination: Path) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_exact_or_refused(name: str, tmp_path: Path) -> None:
-    """The tree is exactly what the archive says; or it is refused by its code, and nothing has changed."""
+    """The tree is exactly that of the archive; or the archive is refused with its code, and nothing changes."""
     case = CASES[name]
     data = case.make()
     if not case.code:
@@ -100,7 +100,7 @@ def test_exact_or_refused(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_repacked_the_same(name: str, tmp_path: Path) -> None:
-    """What is extracted can be repacked, to the same tree and the same bytes again; what is refused is refused there."""
+    """An archive that can be extracted can be repacked reproducibly to the same tree; a refused one is refused again."""
     case = CASES[name]
 
     def repacked(data: bytes, kind: str) -> bytes:
@@ -133,7 +133,7 @@ def test_every_code_is_documented_and_tried() -> None:
 
 
 def test_zstd_cut_anywhere() -> None:
-    """A zstd frame that lacks its last byte, or any more, is never taken for a whole one."""
+    """A truncated zstd frame is never accepted as complete."""
     plain = tar([Member("a", bytes(range(256)) * 8)])
     for data in (ZST(plain), ZST(plain[:1000]) + ZST(plain[1000:])):
         for size in range(len(data)):
@@ -148,7 +148,7 @@ def test_zstd_cut_anywhere() -> None:
 
 @pytest.fixture
 def directory(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """Return a directory on the wanted file system that anybody may use."""
+    """Return a directory on the requested file system that all users can access."""
     with tempfile.TemporaryDirectory(dir=request.param if Path(request.param).is_dir() else None) as name:
         path = Path(name)
         path.chmod(0o777)
@@ -158,7 +158,7 @@ def directory(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 def repository(directory: Path, strip: int) -> None:
-    """Write all of the corpus with its definitions; `strip` makes `repack:` tasks of them."""
+    """Write the whole corpus with its definitions; `strip` creates `repack:` tasks."""
     (directory / "fetchdefs/fetch").mkdir(parents=True)
     (directory / "dodo.py").write_text(PORCH)
     definitions = []

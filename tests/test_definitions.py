@@ -138,7 +138,7 @@ def test_every_problem_of_every_file_is_reported() -> None:
 TOOLCHAINS = {
     "unknown fetch": ("t: {description: d, fetches: {fetch: [b]}}", "unknown fetch 'b'"),
     "twice": ("t: {description: d, fetches: {fetch: [a, a]}}", "'a' is listed twice"),
-    "dest": ("t: {description: d, fetches: {fetch: [{artifact: a, dest: ../x}]}}", "holds the component '..'"),
+    "dest": ("t: {description: d, fetches: {fetch: [{artifact: a, dest: ../x}]}}", "contains the component '..'"),
     "other kind": ("t: {description: d, fetches: {build: [a]}}", "fetches of the kind 'build' are not supported"),
     "no artifact": (
         "t: {description: d}\nu: {description: d, fetches: {toolchain: [t]}}", "toolchain 't' has no artifact",

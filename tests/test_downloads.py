@@ -1,4 +1,4 @@
-"""Downloads through real doit: killed, continued, shared by two processes, resumed by another run, seen from outside."""
+"""Downloads with real doit: killed, resumed, and shared by two processes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def content_of(seed: int, size: int = LARGE) -> bytes:
 @pytest.mark.slow
 @pytest.mark.parametrize("connections", ["1", "8"])
 def test_a_killed_download_is_continued(connections: str, tmp_path: Path) -> None:
-    """Kill -9 amid 100 MiB, in one stream or in pieces: the next run asks for the rest only, and the digest is right."""
+    """After kill -9 within 100 MiB, in one stream or in pieces, the next run requests only the rest, and the digest is right."""
     content = content_of(1)
     rate = 60 << 20 if connections == "1" else 4 << 20
     with serving({"/a.bin": throttled(content, rate)}) as origin:
@@ -83,7 +83,7 @@ def test_a_killed_download_is_continued(connections: str, tmp_path: Path) -> Non
 
 
 def asked_for(ranges: list[str]) -> int:
-    """Return the bytes that these ranges ask for."""
+    """Return the number of bytes in these ranges."""
     spans = [one.removeprefix("bytes=").split("-") for one in ranges]
     return sum((int(end) + 1 if end else LARGE) - int(begin) for begin, end in spans)
 
@@ -91,7 +91,7 @@ def asked_for(ranges: list[str]) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("connections", ["1", "8"])
 def test_a_killed_download_of_what_changed(connections: str, tmp_path: Path) -> None:
-    """When the object changed between the runs nothing of the old one is kept: no mixed file."""
+    """When the object changes between two runs, no bytes of the old one are used."""
     old, new = content_of(1), content_of(2)
     rate = 60 << 20 if connections == "1" else 4 << 20
     with serving({"/a.bin": throttled(old, rate, '"old"')}) as origin:
@@ -103,7 +103,7 @@ def test_a_killed_download_of_what_changed(connections: str, tmp_path: Path) -> 
 
 
 def test_killed_and_continued(tmp_path: Path) -> None:
-    """Kill -9 amid a download: the next run asks for the rest only."""
+    """After kill -9 during a download, the next run requests only the rest."""
     content = content_of(3, 3 << 20)
     with serving({"/a.bin": throttled(content, 2 << 20)}) as origin:
         here = repository(tmp_path, definition("a", f"{origin.url}/a.bin", content))
@@ -115,7 +115,7 @@ def test_killed_and_continued(tmp_path: Path) -> None:
 
 
 def test_two_processes_make_one_download(tmp_path: Path) -> None:
-    """Two doits that want one definition at once: one asks, both succeed."""
+    """Two simultaneous runs need the same definition: one downloads it, both succeed."""
     content = content_of(4, 1 << 20)
     with serving({"/a.bin": throttled(content, 1 << 20)}) as origin:
         here = repository(tmp_path, definition("a", f"{origin.url}/a.bin", content))
@@ -137,7 +137,7 @@ def test_offline_asks_nobody(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_few_open_files(tmp_path: Path) -> None:
-    """Large files that come slowly, from several hosts, arrive where a process may open 64 files."""
+    """Large files from several slow hosts are fetched with a limit of 64 open files."""
     contents = [content_of(number, 20 << 20) for number in range(5)]
     with contextlib.ExitStack() as stack:
         urls = [stack.enter_context(serving({"/a": throttled(one, 4 << 20)})).url for one in contents]
@@ -150,7 +150,7 @@ def test_few_open_files(tmp_path: Path) -> None:
 
 
 def test_a_cache_that_cannot_be_looked_at(tmp_path: Path) -> None:
-    """A path of the cache that the system refuses to look at is told in two lines."""
+    """A path of the cache that cannot be accessed is reported in two lines."""
     here = repository(tmp_path, definition("a", "http://name.invalid/a", b"x"))
     done = doit(here, FETCH_CACHE_DIR="c" * 300)
     assert done.returncode == 3
@@ -159,7 +159,7 @@ def test_a_cache_that_cannot_be_looked_at(tmp_path: Path) -> None:
 
 
 def test_dead_hosts_through_doit(tmp_path: Path) -> None:
-    """Ten definitions whose origin swallows everything and whose mirror lives all arrive, in bounded time."""
+    """Ten definitions with a dead origin and a working mirror are fetched, in bounded time."""
     contents = [content_of(number, 1000) for number in range(10)]
     with socket.create_server(("127.0.0.1", 0)) as silent, serving({}) as origin:
         dead = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -179,7 +179,7 @@ def test_dead_hosts_through_doit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fault", ["short", "mute", "wrong"])
 def test_a_fault_is_told_in_few_lines(fault: str, tmp_path: Path) -> None:
-    """What fails is told by place, reason and next step, without a traceback, in bounded time."""
+    """A failure is reported with source, reason and next step, without traceback, in bounded time."""
 
     def stay(_connection: object, _request: object) -> None:
         time.sleep(3)

@@ -1,4 +1,4 @@
-"""The ground: errors travel between processes, and outside text never reaches a terminal raw."""
+"""Errors can be pickled, and untrusted text is escaped."""
 
 import pickle
 
@@ -35,15 +35,15 @@ def test_escaped(text: str | bytes, shown: str) -> None:
     ],
 )
 def test_errors_survive_pickling(error: errors.FetchError) -> None:
-    """An error that crosses a process border keeps its class, text and fields."""
+    """An error that is sent to another process keeps its class, text and fields."""
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error)
     assert str(copy) == str(error)
     assert copy.__dict__ == error.__dict__
 
 
-def test_archive_error_reads_as_documented() -> None:
-    """A refusal names archive, escaped entry, offset, reason and code in one line."""
+def test_text_of_an_archive_error() -> None:
+    """The text is one line with archive, escaped entry, offset, reason and code."""
     error = errors.UnsafeEntryError(
         archive="a.tar.gz", entry=b"../\x1b", offset=1024, reason="leaves the destination", code="DOTDOT"
     )
@@ -51,6 +51,6 @@ def test_archive_error_reads_as_documented() -> None:
 
 
 @pytest.mark.parametrize(("line", "told"), [(3, "a.yml:3: x: is empty"), (0, "a.yml: x: is empty")])
-def test_a_problem_of_the_whole_file_names_no_line(line: int, told: str) -> None:
-    """Line 0 is no line."""
+def test_problem_of_a_whole_file(line: int, told: str) -> None:
+    """A problem in line 0 concerns the whole file; its text has no line number."""
     assert str(errors.Problem("a.yml", line, "x", "is empty", "")) == told

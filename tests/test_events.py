@@ -1,4 +1,4 @@
-"""What programs read of a run: the event log and the JSON document."""
+"""Machine-readable output of a run: the event log and the JSON document."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCHEMA = json.loads((ROOT / "docs/events.schema.json").read_text())
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of an event log, each one judged by the schema."""
+    """Return the lines of an event log, validated with the schema."""
     lines = [json.loads(line) for line in path.read_text("ascii").splitlines()]
     validator = jsonschema.Draft202012Validator(SCHEMA)
     for line in lines:
@@ -31,7 +31,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 
 def test_every_line_is_of_the_schema(repository: Path) -> None:
-    """A run with a success and a failure, then a warm one, both in one file; each line says which run it is of."""
+    """A run with a success and a failure, then a warm one, in one file; each line has the id of its run."""
     log = repository / "events.jsonl"
     doit(broken(repository), "-c", FETCH_EVENTS=str(log))
     doit(repository, "fetch:lib", FETCH_EVENTS=str(log))
@@ -55,7 +55,7 @@ def test_every_line_is_of_the_schema(repository: Path) -> None:
 
 
 def test_the_schema_refuses() -> None:
-    """The schema is no rubber stamp: a line with a wrong outcome or a missing field is refused."""
+    """The schema refuses a line with a wrong outcome or a missing field."""
     good = {"event": "end", "run": "0" * 12, "at_s": 1, "task": "a", "worker": "w", "outcome": "made"}
     validator = jsonschema.Draft202012Validator(SCHEMA)
     assert validator.is_valid(good)
@@ -72,7 +72,7 @@ def unwritable(kind: str, directory: Path) -> str:
 
 @pytest.mark.parametrize("kind", ["directory", "missing", "full", "fifo", "nul"])
 def test_a_log_that_cannot_be_written(kind: str, repository: Path) -> None:
-    """One warning, and the run goes on; nobody waits for a reader."""
+    """One warning, and the run continues without waiting for a reader."""
     done = doit(repository, "fetch", FETCH_EVENTS=unwritable(kind, repository))
     assert done.returncode == 0
     assert done.stdout.count("the event log") == 1
@@ -86,7 +86,7 @@ def document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def test_json_document(repository: Path) -> None:
-    """Success, failure and what needs it stand in one document, in doit's fields and beyond."""
+    """One document has success, failure and the tasks that depend on it, with doit's fields and more."""
     done = doit(broken(repository), "-c", "-r", "json", "repack:lib", "extract:tool")
     assert done.returncode != 0
     found = document(done)
@@ -106,7 +106,7 @@ def test_json_document(repository: Path) -> None:
 
 
 def test_json_document_with_threads_and_talkative_tasks(tmp_path: Path) -> None:
-    """Captured tasks on threads, children that write to stdout, hostile text: the document is whole all the same."""
+    """The document is complete with captured tasks on threads, children that write to stdout, and hostile text."""
     text = HOSTILE + '    yield {"name": "child", "actions": ["echo child; echo \\udcff"], "io": {"capture": False}}\n'
     text += '    yield from ({"name": str(number), "actions": [talk]} for number in range(60))\n'
     (tmp_path / "dodo.py").write_text(text, "utf-8", "surrogateescape")
@@ -124,7 +124,7 @@ def test_json_into_a_file(repository: Path) -> None:
 
 
 def test_json_of_a_run_that_cannot_begin(repository: Path) -> None:
-    """A target that two tasks claim is doit's own error: the document tells it."""
+    """A target of two tasks is an error of doit's: the document contains it."""
     (repository / "dodo.py").write_text(
         "from doit_fetch import DOIT_CONFIG\n"
         "def task_a():\n    return {'actions': ['true'], 'file_dep': ['nowhere']}\n"
@@ -144,7 +144,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_json_of_a_run_that_is_refused(case: str, repository: Path) -> None:
-    """What keeps a run from beginning is told in a document too, by doit's own exit status."""
+    """An error before the run begins is written to a document too, with doit's exit status."""
     words, extra, status, told = REFUSED[case]
     if extra:
         (repository / "fetchdefs/fetch" / extra).write_text("y: {descriptio: d}\n")
@@ -157,7 +157,7 @@ def test_json_of_a_run_that_is_refused(case: str, repository: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_json_of_a_run_that_is_stopped(number: signal.Signals, repository: Path, origin: Origin) -> None:
-    """A signal ends the run with one whole document that says what was done and what was stopped, and nothing else."""
+    """A signal ends the run with one complete document of finished and interrupted tasks, and nothing else."""
     may, asked = threading.Event(), threading.Event()
 
     def late(_connection: object, _request: object) -> None:

@@ -1,4 +1,4 @@
-"""The command `fetch-content`, from outside: what lies where, exit status, streams. A loopback Taskcluster answers."""
+"""The command `fetch-content` as a user sees it: files, exit status and streams, with a local Taskcluster."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ PLAIN = {
 
 
 def tree_of(directory: Path) -> dict[str, str]:
-    """Return what lies below a directory: text of files, an x before that of programs, targets of links."""
+    """Return the tree below a directory: the text of files, with "x " before that of programs, and targets of links."""
     found = {}
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory).as_posix()
@@ -105,7 +105,7 @@ def tree_of(directory: Path) -> dict[str, str]:
 
 
 def unpacked(archive: Path, to: Path) -> dict[str, str]:
-    """Return what GNU tar makes of an archive."""
+    """Return the tree that GNU tar extracts from an archive."""
     to.mkdir()
     subprocess.run(["tar", "--zstd", "--no-same-owner", "-C", to, "-xf", archive], check=True)
     return tree_of(to)
@@ -113,7 +113,7 @@ def unpacked(archive: Path, to: Path) -> dict[str, str]:
 
 @dataclass
 class Ran:
-    """How the command ended."""
+    """The result of the command."""
 
     status: int
     out: str
@@ -165,7 +165,7 @@ def pinned(content: bytes) -> list[str]:
 
 
 def test_usage(run: Run, tmp_path: Path) -> None:
-    """A wrong command line is told with a usage, status 2; help is status 0."""
+    """An invalid command line prints the usage and exits with 2; help exits with 0."""
     for words in (
         [],
         ["unknown"],
@@ -181,7 +181,7 @@ def test_usage(run: Run, tmp_path: Path) -> None:
 
 
 def test_executed_by_its_path(tmp_path: Path, origin: Origin) -> None:
-    """run-task executes the command's file with Python; the installed script is such a file."""
+    """run-task runs the command's file with Python; the installed script is such a file."""
     words = ["static-url", *pinned(TAR), f"{origin.url}/d/a.tar", str(tmp_path / "a.tar")]
     done = fetch_content(*words)
     assert (done.returncode, done.stdout) == (0, "")
@@ -201,7 +201,7 @@ def test_executed_by_its_path(tmp_path: Path, origin: Origin) -> None:
     + [("plain.txt", "no-suffix"), ("a.tar.zst", "b.tar.zst"), ("a.deb", "b.deb"), ("plain.txt", "deep/er/plain.txt")],
 )
 def test_kept_as_it_is(run: Run, tmp_path: Path, origin: Origin, name: str, dest: str) -> None:
-    """A file whose name does not ask for another archive arrives byte by byte, readable by everybody."""
+    """A file whose name does not require repacking arrives unchanged, readable by all users."""
     content = {**FILES, **PLAIN}[name]
     ended = run("static-url", *pinned(content), f"{origin.url}/d/{name}", tmp_path / dest)
     assert ended.status == 0, ended.err
@@ -212,7 +212,7 @@ def test_kept_as_it_is(run: Run, tmp_path: Path, origin: Origin, name: str, dest
 
 
 def test_rules_of_definitions_are_not_its(run: Run, tmp_path: Path, origin: Origin) -> None:
-    """A mirrors.yml where the command runs says nothing about what a task was told to download."""
+    """A mirrors.yml in the current directory is ignored."""
     (tmp_path / "fetchdefs").mkdir()
     (tmp_path / "fetchdefs/mirrors.yml").write_text("block: [localhost]\n")
     elsewhere = origin.url.replace("127.0.0.1", "localhost") + "/d/plain.txt"
@@ -223,7 +223,7 @@ def test_rules_of_definitions_are_not_its(run: Run, tmp_path: Path, origin: Orig
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "a.tar.zst"])
 def test_repacked(run: Run, tmp_path: Path, origin: Origin, name: str) -> None:
-    """A .tar.zst destination is made of any archive, whatever its name says; a tar in it is the very same tar."""
+    """Any archive is repacked as .tar.zst, whatever its name; the tar inside stays identical."""
     ended = run("static-url", *pinned(FILES[name]), f"{origin.url}/d/{name}", tmp_path / "out.tar.zst")
     assert ended.status == 0, ended.err
     assert unpacked(tmp_path / "out.tar.zst", tmp_path / "tree") == (ZIP_TREE if FILES[name] == ZIP else TREE)
@@ -235,7 +235,7 @@ def test_repacked(run: Run, tmp_path: Path, origin: Origin, name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(("strip", "prefix"), [(1, ""), (0, "p-"), (1, "new/")])
 def test_reshaped(run: Run, tmp_path: Path, origin: Origin, name: str, strip: int, prefix: str) -> None:
-    """Components are stripped and the prefix is put before names, a .tar.zst into itself and zip symlinks included."""
+    """Components are stripped and the prefix is prepended, also for a .tar.zst and for symlinks in a zip."""
     flags = ["--strip-components", str(strip), "--add-prefix", prefix]
     dest = tmp_path / "a.tar.zst"
     assert run("static-url", *pinned(FILES[name]), *flags, f"{origin.url}/d/{name}", dest).status == 0
@@ -253,7 +253,7 @@ def test_reshaped(run: Run, tmp_path: Path, origin: Origin, name: str, strip: in
 
 @pytest.mark.parametrize(("name", "executable"), [("plain.txt", ""), ("program", "x ")])
 def test_wrapped(run: Run, tmp_path: Path, origin: Origin, name: str, executable: str) -> None:
-    """One file becomes an archive of one file when that is asked for, the same bytes each time."""
+    """--force-archive wraps a single file reproducibly."""
     words = ["static-url", *pinned(PLAIN[name]), "--force-archive", f"{origin.url}/d/{name}"]
     made = []
     for dest in ("one.tar.zst", "two.tar.zst"):
@@ -273,18 +273,23 @@ def test_wrapped(run: Run, tmp_path: Path, origin: Origin, name: str, executable
         ("plain.txt", "p.tar.zst", [], "is no archive"),
         ("plain.txt", "p.tar.zst", ["--force-archive", "--strip-components", "1"], "nothing can be stripped"),
         ("plain.txt", "p.txt", ["--sha256", "0" * 64], "expected sha256:0000"),
-        ("plain.txt", "p.txt", ["--sha256", "xyz"], "no sha256"),
+        ("plain.txt", "p.txt", ["--sha256", "xyz"], "expected 64 hex digits"),
         ("plain.txt", "p.txt", ["--size", "4"], "expected 4 bytes, but the server announces 5"),
-        ("plain.txt", "p.txt", ["-H", "no colon"], "is no 'Name: value'"),
+        ("plain.txt", "p.txt", ["-H", "no colon"], "expected 'Name: value'"),
         ("plain.txt", "p.txt", ["-H", "A: b\nC: d"], "control characters"),
         ("plain.txt", "p.txt", ["--gpg-key-env", "KEY"], "must both be defined"),
         ("plain.txt", "p.txt", ["--gpg-sig-url", "http://x/y"], "must both be defined"),
-        ("plain.txt", "p.txt", ["--gpg-sig-url", "http://x/y", "--gpg-key-env", "KEY"], "KEY, which is not set"),
+        (
+            "plain.txt",
+            "p.txt",
+            ["--gpg-sig-url", "http://x/y", "--gpg-key-env", "KEY"],
+            "KEY (--gpg-key-env) is not set",
+        ),
         ("missing", "missing", [], "HTTP 404"),
     ],
 )
 def test_refused(run: Run, tmp_path: Path, origin: Origin, name: str, dest: str, flags: list[str], reason: str) -> None:
-    """What cannot be done is told in at most four lines, status 1; nothing is left and an older file stays."""
+    """A failure prints at most four lines and exits with 1; nothing is left, and an older file stays."""
     (tmp_path / dest).write_bytes(b"older")
     content = {**FILES, **PLAIN}.get(name, b"")
     ended = run("static-url", *pinned(content or b"x"), *flags, f"{origin.url}/d/{name}", tmp_path / dest)
@@ -293,14 +298,14 @@ def test_refused(run: Run, tmp_path: Path, origin: Origin, name: str, dest: str,
 
 
 def test_what_is_no_file_is_not_replaced(run: Run, tmp_path: Path, origin: Origin) -> None:
-    """A device (a FIFO stands for it), what a link names as such, and a directory stay; nothing is asked for."""
+    """A device (here a FIFO), a link to one, and a directory are not replaced; no request is sent."""
     os.mkfifo(tmp_path / "fifo.tar.zst")
     (tmp_path / "link.tar.zst").symlink_to("fifo.tar.zst")
     for dest in ("fifo.tar.zst", "link.tar.zst", "."):
         ended = run("static-url", *pinned(TAR), f"{origin.url}/d/a.tar", dest)
-        assert ended.status == 1 and f"{dest} is no regular file" in ended.err
+        assert ended.status == 1 and f"{dest} is not a regular file" in ended.err
         ended = run("git-checkout-archive", str(tmp_path), "a" * 40, dest)
-        assert ended.status == 1 and f"{dest} is no regular file" in ended.err
+        assert ended.status == 1 and f"{dest} is not a regular file" in ended.err
     assert (tmp_path / "fifo.tar.zst").is_fifo() and (tmp_path / "link.tar.zst").is_symlink()
     assert origin.paths() == []
 
@@ -308,16 +313,16 @@ def test_what_is_no_file_is_not_replaced(run: Run, tmp_path: Path, origin: Origi
 @pytest.mark.parametrize("url", ["http://h:99999/x", "http://u:hunter2@h:x/", "http://[::1/x", "file://[::1/x"])
 @pytest.mark.parametrize("size", ["0", "1"])
 def test_unreadable_urls(run: Run, tmp_path: Path, size: str, url: str) -> None:
-    """A URL without a host or port that can be one is refused at once, unquoted, for the file and for its signature."""
+    """An invalid host or port is refused without quoting the URL, for the file and for its signature."""
     words = ("static-url", "--sha256", "0" * 64, "--size", size)
     signed = ("--gpg-sig-url", url, "--gpg-key-env", "KEY", "http://127.0.0.1:1/x")
     for ended in (run(*words, url, tmp_path / "x"), run(*words, *signed, tmp_path / "x", KEY="k")):
         assert ended.status == 1
-        assert ended.err == "fetch-content: (unreadable URL): its host or port is none\nwrite https://HOST/PATH\n"
+        assert ended.err == "fetch-content: (unreadable URL): invalid host or port\nwrite https://HOST/PATH\n"
 
 
 def test_permanent_errors_are_asked_once(run: Run, tmp_path: Path, origin: Origin) -> None:
-    """A 404 does not get better by waiting; a 503 does."""
+    """A 404 is not retried; a 503 is."""
     run("static-url", *pinned(b"x"), f"{origin.url}/missing", tmp_path / "x")
     assert origin.paths() == ["/missing"]
     origin.answers["/busy"] = in_turn(reply(b"busy", "503 Service Unavailable"), reply(b"content"))
@@ -325,7 +330,7 @@ def test_permanent_errors_are_asked_once(run: Run, tmp_path: Path, origin: Origi
 
 
 def test_headers(run: Run, tmp_path: Path, origin: Origin) -> None:
-    """Header values may hold colons; -H and --header may be repeated."""
+    """Header values may contain colons; -H and --header may be repeated."""
     words = ["-H", "X-Time: 12:30:00", "--header", "Authorization: Bearer a:b"]
     assert run("static-url", *pinned(b"plain"), *words, f"{origin.url}/d/plain.txt", tmp_path / "x").status == 0
     sent = origin.requests[-1].headers
@@ -334,7 +339,7 @@ def test_headers(run: Run, tmp_path: Path, origin: Origin) -> None:
 
 @pytest.mark.parametrize("name", ["plain.txt", "plain.gz"])
 def test_content_encoding(run: Run, tmp_path: Path, origin: Origin, name: str) -> None:
-    """Size and digest are of the content without the gzip that a server put around it."""
+    """Size and digest are those of the content without the server's gzip encoding."""
     origin.answers[f"/{name}"] = reply(gzip.compress(b"plain"), Content_Encoding="gzip")
     ended = run("static-url", *pinned(b"plain"), f"{origin.url}/{name}", tmp_path / name)
     assert ended.status == 0, ended.err
@@ -346,7 +351,7 @@ def test_content_encoding(run: Run, tmp_path: Path, origin: Origin, name: str) -
 
 
 def test_cache(run: Run, tmp_path: Path, origin: Origin) -> None:
-    """With a cache directory content is fetched once; without one nothing is left behind."""
+    """With a cache directory, content is fetched once; without one, nothing is left behind."""
     words = ["static-url", *pinned(TAR), f"{origin.url}/d/a.tar"]
     cache = {"FETCH_CACHE_DIR": str(tmp_path / "cache")}
     assert run(*words, tmp_path / "one/a.tar", **cache).status == 0
@@ -361,7 +366,7 @@ def test_cache(run: Run, tmp_path: Path, origin: Origin) -> None:
 
 
 def test_unchecked(run: Run, tmp_path: Path, origin: Origin) -> None:
-    """As upstream has it, a size of 0 and an empty digest switch their check off; the latter is told."""
+    """As in upstream's command, size 0 and an empty digest disable their checks; the latter prints a warning."""
     words = ["--sha256", "", "--size", "0", f"{origin.url}/d/plain.txt", tmp_path / "x"]
     ended = run("static-url", *words)
     assert ended.status == 0 and "WARNING: no sha256" in ended.err
@@ -375,7 +380,7 @@ def test_unchecked(run: Run, tmp_path: Path, origin: Origin) -> None:
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("delivery", ["extracted", "placed"])
 def test_archives(run: Run, tmp_path: Path, cluster: Taskcluster, name: str, delivery: str) -> None:
-    """Archives are told by their content and extracted, unless the entry says otherwise."""
+    """Archives are detected by content and extracted, unless the entry says otherwise."""
     cluster.publish(f"public/build/{name}", FILES[name], extract=delivery == "extracted")
     ended = run("task-artifacts", "-d", tmp_path / "fetches", **cluster.environ)
     assert ended.status == 0, ended.err
@@ -390,7 +395,7 @@ def test_archives(run: Run, tmp_path: Path, cluster: Taskcluster, name: str, del
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_files_are_placed(run: Run, tmp_path: Path, cluster: Taskcluster, name: str) -> None:
-    """What is no archive stands as it came, executable or not, although it was to be extracted."""
+    """A file that is not an archive is placed unchanged although `extract` is set."""
     cluster.publish(f"public/{name}", PLAIN[name])
     assert run("task-artifacts", "-d", tmp_path / "fetches", **cluster.environ).status == 0
     assert tree_of(tmp_path / "fetches") == {name: PLAIN[name].decode("latin-1")}
@@ -398,7 +403,7 @@ def test_files_are_placed(run: Run, tmp_path: Path, cluster: Taskcluster, name: 
 
 
 def test_where_artifacts_come_from(run: Run, tmp_path: Path, cluster: Taskcluster) -> None:
-    """Public ones from the root URL through redirects, private ones from the proxy, names percent-encoded."""
+    """Public artifacts come from the root URL through redirects, private ones from the proxy; names are percent-encoded."""
     with serving({"/bucket/x": reply(b"from storage")}) as storage:
         cluster.publish("public/a b+c%2F.txt", reply(b"", "303 See Other", Location=f"{storage.url}/bucket/x"))
         cluster.publish("private/p.txt", b"private", dest="deep/../else//where", unknown=["ignored"])
@@ -415,23 +420,23 @@ def test_where_artifacts_come_from(run: Run, tmp_path: Path, cluster: Taskcluste
     ("listed", "reason"),
     [
         (None, "MOZ_FETCHES is not set"),
-        ("{", "no JSON"),
-        ('{"a": 1}', "no list"),
-        ("[1]", "entry 1 is no object"),
+        ("{", "not valid JSON"),
+        ('{"a": 1}', "not a list"),
+        ("[1]", "entry 1 is not an object"),
         ('[{"task": "T", "extract": true}]', "has no 'artifact'"),
         ('[{"artifact": "public/x", "extract": true}]', "has no 'task'"),
         ('[{"artifact": "public/x", "task": "T"}]', "has no 'extract'"),
-        ('[{"artifact": "public/x/", "task": "T", "extract": true}]', "no file can be called after"),
-        ('[{"artifact": "public/..", "task": "T", "extract": true}]', "no file can be called after"),
-        ('[{"artifact": "public/x", "task": "T", "extract": true, "dest": "../x"}]', "leaves the directory"),
-        ('[{"artifact": "public/x", "task": "T", "extract": true, "dest": "a/../../x"}]', "leaves the directory"),
-        ('[{"artifact": "public/x", "task": "T", "extract": true, "dest": "/x"}]', "leaves the directory"),
+        ('[{"artifact": "public/x/", "task": "T", "extract": true}]', "does not end in a valid file name"),
+        ('[{"artifact": "public/..", "task": "T", "extract": true}]', "does not end in a valid file name"),
+        ('[{"artifact": "public/x", "task": "T", "extract": true, "dest": "../x"}]', "is outside the directory"),
+        ('[{"artifact": "public/x", "task": "T", "extract": true, "dest": "a/../../x"}]', "is outside the directory"),
+        ('[{"artifact": "public/x", "task": "T", "extract": true, "dest": "/x"}]', "is outside the directory"),
         ('[{"artifact": "private/x", "task": "T", "extract": true}]', "TASKCLUSTER_PROXY_URL is not set"),
         ('[{"artifact": "public/x", "task": "T", "extract": true}]', "HTTP 404"),
     ],
 )
 def test_wrong_lists(run: Run, tmp_path: Path, cluster: Taskcluster, listed: str | None, reason: str) -> None:
-    """A list that cannot be followed is refused before anything is asked for."""
+    """An invalid list is refused before any request."""
     environ = {"TASKCLUSTER_ROOT_URL": cluster.root.url} | ({"MOZ_FETCHES": listed} if listed is not None else {})
     ended = run("task-artifacts", "-d", tmp_path / "f", **environ)
     assert ended.status == 1 and reason in ended.err, ended.err
@@ -440,7 +445,7 @@ def test_wrong_lists(run: Run, tmp_path: Path, cluster: Taskcluster, listed: str
 
 
 def test_no_root_url(run: Run, tmp_path: Path) -> None:
-    """Without the root URL there is nobody to ask; without entries nobody needs to be."""
+    """The root URL is required, unless the list is empty."""
     entry = '[{"artifact": "public/x", "task": "T", "extract": true}]'
     ended = run("task-artifacts", "-d", tmp_path, MOZ_FETCHES=entry)
     assert ended.status == 1 and "TASKCLUSTER_ROOT_URL is not set" in ended.err
@@ -448,7 +453,7 @@ def test_no_root_url(run: Run, tmp_path: Path) -> None:
 
 
 def test_verify_hash(run: Run, tmp_path: Path, cluster: Taskcluster) -> None:
-    """The chain of trust is asked once for a task, at the root URL, and decides."""
+    """The chain of trust is downloaded once for each task, from the root URL, and verifies its artifacts."""
     for name in ("public/a.txt", "public/b.txt", "private/c.txt"):
         cluster.publish(name, name.encode(), **VERIFY)
     cluster.trust({name: name.encode() for name in ("public/a.txt", "public/b.txt", "private/c.txt")})
@@ -468,7 +473,7 @@ def test_verify_hash(run: Run, tmp_path: Path, cluster: Taskcluster) -> None:
 def test_broken_trust(
     run: Run, tmp_path: Path, cluster: Taskcluster, trusted: dict[str, bytes] | None, reason: str
 ) -> None:
-    """Content that the chain of trust does not vouch for is not placed."""
+    """Content that does not match the chain of trust is not placed."""
     cluster.publish("public/a.txt", b"a", **VERIFY)
     if trusted is not None:
         cluster.trust(trusted)
@@ -483,8 +488,8 @@ def test_broken_trust(
         ("cut.tar.gz", gzip.compress(TAR)[:-20], "cut.tar.gz"),
         ("short.tar.zst", zstandard.compress(TAR)[:20], "short.tar.zst"),
         ("page.tar.xz", b"<html>not found</html>", "page.tar.xz"),
-        ("text.tgz", gzip.compress(b"text"), "its name says tar.gz"),
-        ("empty.zip", b"", "its name says zip"),
+        ("text.tgz", gzip.compress(b"text"), "its name declares tar.gz"),
+        ("empty.zip", b"", "its name declares zip"),
         ("bad.zip", ZIP[:-30], "bad.zip"),
         ("noise", b"\x28\xb5\x2f\xfd" + b"\xff" * 60, "noise"),
         ("evil.tar", tar([Member("good", b"x"), Member("../evil", b"x")]), "DOTDOT"),
@@ -495,7 +500,7 @@ def test_broken_trust(
 def test_damaged_archives(
     run: Run, tmp_path: Path, cluster: Taskcluster, name: str, content: bytes, reason: str
 ) -> None:
-    """What claims to be an archive, by name or first bytes, and is none fails loudly and leaves nothing."""
+    """A damaged archive, declared by name or first bytes, is an error and leaves nothing."""
     cluster.publish("public/good.txt", b"good")
     cluster.publish(f"public/{name}", content)
     ended = run("task-artifacts", "-d", tmp_path / "f", **cluster.environ)
@@ -505,7 +510,7 @@ def test_damaged_archives(
 
 
 def test_one_directory(run: Run, tmp_path: Path, cluster: Taskcluster) -> None:
-    """Several fetches share a directory without a race: directories become one, the later of the list wins."""
+    """Several fetches merge into one directory without a race: the later entry of the list wins."""
     one = [
         Member("top/both", b"one"),
         Member("top/one", b"1"),
@@ -528,7 +533,7 @@ def test_one_directory(run: Run, tmp_path: Path, cluster: Taskcluster) -> None:
 
 
 def test_a_directory_in_the_way(run: Run, tmp_path: Path, cluster: Taskcluster) -> None:
-    """What comes later wins, a file over a whole directory too."""
+    """A later entry replaces an earlier one, also a file a whole directory."""
     (tmp_path / "f/top/old").mkdir(parents=True)
     cluster.publish("public/a.tar", tar([Member("top", b"file")]))
     assert run("task-artifacts", "-d", tmp_path / "f", **cluster.environ).status == 0
@@ -536,7 +541,7 @@ def test_a_directory_in_the_way(run: Run, tmp_path: Path, cluster: Taskcluster) 
 
 
 def test_perfherder(run: Run, tmp_path: Path) -> None:
-    """One line for Perfherder on stderr; a file too, in automation."""
+    """The time is logged for Perfherder on stderr; in automation, it is also written to a file."""
     path = tmp_path / "perf.json"
     environ = {"MOZ_FETCHES": "[]", "PERFHERDER_FETCH_CONTENT_JSON_PATH": str(path)}
     ended = run("task-artifacts", "-d", tmp_path / "f", **environ)
@@ -551,7 +556,7 @@ def test_perfherder(run: Run, tmp_path: Path) -> None:
 
 
 def test_two_hundred(run: Run, tmp_path: Path, cluster: Taskcluster) -> None:
-    """Two hundred artifacts arrive side by side, each whole, nothing temporary left."""
+    """Two hundred artifacts are fetched in parallel, complete, and leave no temporary files."""
     for at in range(200):
         content = tar([Member(f"d{at % 7}/f{at}", b"%d" % at)]) if at % 2 else b"%d" % at
         cluster.publish(f"public/a{at}" + (".tar" if at % 2 else ".txt"), content, task=f"T{at % 9}")
@@ -562,7 +567,7 @@ def test_two_hundred(run: Run, tmp_path: Path, cluster: Taskcluster) -> None:
 
 
 def test_failure_ends_early(run: Run, tmp_path: Path, cluster: Taskcluster) -> None:
-    """The first failure ends the command: whoever still downloads is asked to stop."""
+    """The first failure ends the command and cancels the other downloads."""
 
     def slowly(connection: socket.socket, _request: object) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
@@ -580,7 +585,7 @@ def test_failure_ends_early(run: Run, tmp_path: Path, cluster: Taskcluster) -> N
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals(tmp_path: Path, cluster: Taskcluster, number: signal.Signals) -> None:
-    """A signal ends the command as that signal, and what was temporary is gone."""
+    """The command dies by the signal and removes its temporary files."""
 
     def never(connection: socket.socket, _request: object) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nx")

@@ -1,4 +1,4 @@
-"""`fetch-content` where keys take part: signed downloads, and commits behind an ssh key."""
+"""`fetch-content` with keys: signed downloads, and commits that need an ssh key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONTENT = b"signed content"
 
 @pytest.fixture(scope="module")
 def ring() -> Iterator[Keyring]:
-    """Give a good key, one that expires soon, and one that has expired."""
+    """Yield a good key, one that expires soon, and one that has expired."""
     with keyring() as made:
         made.make("good")
         made.make("soon", expires="41d")
@@ -36,13 +36,13 @@ def ring() -> Iterator[Keyring]:
         ("soon", "soon", "WARNING: this key expires in 4"),
         ("good", "soon", "not in the key file"),
         ("expired", "expired", "has expired"),
-        ("other content", "good", "does not fit these bytes"),
+        ("other content", "good", "does not match the content"),
         ("missing", "good", "HTTP 404"),
     ],
 )
 @pytest.mark.parametrize("form", ["binary", "armored"])
 def test_signed(run: Run, ring: Keyring, tmp_path: Path, signer: str, key: str, reason: str, form: str) -> None:
-    """The key comes from an environment variable; whatever is no good signature of it is refused."""
+    """The key comes from an environment variable; everything but a good signature by it is refused."""
     flags: tuple[str, ...] = ("--armor",) if form == "armored" else ()
     if signer == "expired":
         flags += ("--faked-system-time", "20200601T000000")
@@ -88,7 +88,7 @@ def commit(repository: Path, name: str = "main") -> str:
 
 @pytest.mark.parametrize("form", ["commit", "branch", "HEAD", "path", "prefix"])
 def test_git(run: Run, repository: Path, tmp_path: Path, form: str) -> None:
-    """A commit, or what a branch names, as an archive below the last part of the URL or the prefix."""
+    """A commit, or that of a branch, is archived below the last part of the URL or the prefix."""
     name = {"branch": "main", "HEAD": "HEAD"}.get(form, commit(repository))
     url = str(repository) if form == "path" else f"file://{repository}/"
     flags = ["--path-prefix", "some/where"] if form == "prefix" else []
@@ -97,12 +97,12 @@ def test_git(run: Run, repository: Path, tmp_path: Path, form: str) -> None:
     top = "some/where" if form == "prefix" else "project.git"
     found = unpacked(tmp_path / "x.tar.zst", tmp_path / "tree")
     assert found.items() >= {f"{top}/run": "x #!/bin/sh\n", f"{top}/d/link": "-> ../run"}.items()
-    assert ("moves; today it is" in ended.err) == (form in ("branch", "HEAD"))
+    assert ("is not pinned; it is commit" in ended.err) == (form in ("branch", "HEAD"))
     assert not any("/.git/" in path for path in found)
 
 
 def test_git_is_reproducible(run: Run, repository: Path, tmp_path: Path) -> None:
-    """The archive of a commit is the same bytes each time; .git is kept on request."""
+    """The archive of a commit is reproducible; .git is kept on request."""
     words = ["git-checkout-archive", f"file://{repository}", commit(repository)]
     for at in ("1", "2"):
         assert run(*words, tmp_path / f"{at}.tar.zst").status == 0
@@ -129,14 +129,14 @@ def test_git_is_reproducible(run: Run, repository: Path, tmp_path: Path) -> None
     ],
 )
 def test_git_refused(run: Run, repository: Path, tmp_path: Path, words: list[str], reason: str) -> None:
-    """What cannot be fetched is an error with status 1, and nothing is left."""
+    """A failed fetch exits with 1 and leaves nothing."""
     ended = run("git-checkout-archive", *(word.format(repository) for word in words))
     assert ended.status == 1 and reason in ended.err, ended.err
     assert tree_of(tmp_path) == {}
 
 
 def test_ssh_key_secret(run: Run, repository: Path, tmp_path: Path) -> None:
-    """The key is asked of the proxy's secrets service and never written into the cache."""
+    """The key is read from the secrets service of the proxy and never written to the cache."""
     words = ["git-checkout-archive", "--ssh-key-secret", "a/b", f"file://{repository}", commit(repository)]
     cache = tmp_path / "cache"
     with taskcluster() as cluster:
@@ -150,4 +150,4 @@ def test_ssh_key_secret(run: Run, repository: Path, tmp_path: Path) -> None:
         found = [path for path in cache.rglob("*") if path.is_file() and b"PRIVATE-TEXT" in path.read_bytes()]
         assert not found and "PRIVATE-TEXT" not in ended.err
         cluster.proxy.answers[path] = reply(b'{"secret": {}}')
-        assert "holds no `ssh_privkey`" in run(*words, tmp_path / "y.tar.zst", **environ).err
+        assert "does not contain `ssh_privkey`" in run(*words, tmp_path / "y.tar.zst", **environ).err

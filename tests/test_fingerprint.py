@@ -1,4 +1,4 @@
-"""What tells that a file is unchanged, without reading it."""
+"""Fingerprints: evidence that a file is unchanged, without reading it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tasks_lib.fs.fingerprint import (
 from tasks_lib.incremental.marks import unchanged
 from tasks_lib.progress import Silent
 from tasks_lib.tree import Extraction
-from tests.test_house import MODULES, name_of
+from tests.test_architecture import MODULES, name_of
 
 
 def rewritten(path: Path) -> None:
@@ -37,7 +37,7 @@ def rewritten(path: Path) -> None:
 
 
 def swapped(path: Path) -> None:
-    """Put another file of the same content in its place."""
+    """Replace a file by another one with the same content."""
     other = path.with_name("other")
     shutil.copy2(path, other)
     other.replace(path)
@@ -57,7 +57,7 @@ EVENTS: dict[str, tuple[Callable[[Path], object], tuple[bool, bool, bool]]] = {
 
 @pytest.mark.parametrize("event", EVENTS)
 def test_what_is_noticed(event: str, tmp_path: Path) -> None:
-    """A fingerprint notices every event, a part of one exactly what it is documented for."""
+    """A fingerprint notices every change; each field notices exactly the documented ones."""
     happen, noticed = EVENTS[event]
     path = tmp_path / "file"
     path.write_text("text")
@@ -71,7 +71,7 @@ def test_what_is_noticed(event: str, tmp_path: Path) -> None:
 
 
 def test_every_field_counts(tmp_path: Path) -> None:
-    """Definitions are parsed again when any field differs, the device too."""
+    """Definitions are parsed again when any field differs, also the device."""
     time.sleep(2 * RACY_NS / 1e9)
     kept = Fingerprint.at(tmp_path)
     if kept == UNTRUSTED:
@@ -84,7 +84,7 @@ def test_every_field_counts(tmp_path: Path) -> None:
 
 
 def test_what_is_absent(tmp_path: Path) -> None:
-    """Absence is known, and is no longer true once there is a file."""
+    """The absence of a file is recorded, and is invalid once the file exists."""
     path = tmp_path / "file"
     assert Fingerprint.at(path) == ABSENT
     assert ABSENT.is_at(path)
@@ -93,7 +93,7 @@ def test_what_is_absent(tmp_path: Path) -> None:
 
 
 def test_what_is_racy(tmp_path: Path) -> None:
-    """A file that could change again in the same tick is believed neither now nor later."""
+    """A file that may change again within the same clock tick is trusted neither now nor later."""
     path = tmp_path / "file"
     path.touch()
     status = path.stat()
@@ -107,7 +107,7 @@ def test_what_is_racy(tmp_path: Path) -> None:
 
 
 def test_a_file_settles(tmp_path: Path) -> None:
-    """The fingerprint of an open file is taken when it is racy no more."""
+    """The fingerprint of an open file is taken when it is no longer racy."""
     with (tmp_path / "file").open("w+b") as file:
         found = settled(file.fileno())
         assert not is_racy(os.fstat(file.fileno()), time.time_ns())
@@ -126,7 +126,7 @@ def test_one_notion() -> None:
 
 
 def test_a_record_that_changed_in_place(tmp_path: Path) -> None:
-    """Who waited for a slot is told that its record changed even when its inode did not: systems use numbers again."""
+    """A process that waited for an extraction notices a new manifest even with the same inode: systems reuse numbers."""
     slot = Extraction(tmp_path / "tree", tmp_path / ".records/tree.json")
     slot.record.parent.mkdir()
     slot.record.write_text("{}\n")

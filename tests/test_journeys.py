@@ -1,4 +1,4 @@
-"""Journeys with real doit: cold, warm, damaged, changed, offline, elsewhere, and what a person reads."""
+"""Journeys with real doit: cold, warm, damaged, changed, offline and relocated runs, and their output."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ALL = sorted(
 
 
 def test_cold_then_warm(repository: Path, origin: Origin) -> None:
-    """A bare doit makes everything that is declared; the second one runs no action and asks nobody."""
+    """`doit` builds everything that is declared; the second run executes no action and sends no request."""
     assert ran(doit(repository)) == ALL
     assert (repository / "build/built/artifacts/out.txt").read_bytes() == b"#define LIB 1\nint main;"
     assert (repository / "build/user/fetches/out.txt").read_bytes() == b"#define LIB 1\nint main;"
@@ -52,7 +52,7 @@ def test_cold_then_warm(repository: Path, origin: Origin) -> None:
 
 
 def test_lost_database_costs_no_network(repository: Path, origin: Origin) -> None:
-    """Without doit's database everything is adopted from the store; no command runs again."""
+    """Without doit's database all results are taken from the cache; no command runs again."""
     ran(doit(repository))
     log = repository / "build/built/run.log"
     before = log.stat().st_mtime_ns
@@ -66,7 +66,7 @@ def test_lost_database_costs_no_network(repository: Path, origin: Origin) -> Non
 
 
 def test_second_machine_with_the_same_cache(repository: Path, origin: Origin) -> None:
-    """With the cache of another machine nothing is asked and no command runs."""
+    """With the cache of another machine no request is sent and no command runs."""
     ran(doit(repository))
     shutil.rmtree(repository / "build")
     (repository / "cache/doit.db").unlink()
@@ -78,7 +78,7 @@ def test_second_machine_with_the_same_cache(repository: Path, origin: Origin) ->
 
 
 def test_a_flipped_byte_is_noticed(repository: Path, origin: Origin) -> None:
-    """A damaged blob is quarantined and fetched again; nothing downstream runs, since the content is the same."""
+    """A damaged blob is quarantined and fetched again; dependent tasks do not run, because the content is the same."""
     ran(doit(repository))
     digest = hashlib.sha256(LIBRARY).hexdigest()
     blob = repository / f"cache/v1/blobs/sha256/{digest[:2]}/{digest}"
@@ -125,7 +125,7 @@ def test_selection(repository: Path) -> None:
 
 
 def test_elsewhere(repository: Path, tmp_path: Path) -> None:
-    """Definitions and cache can be somewhere else, by word or by environment."""
+    """Definitions and cache can be in other directories, set by argument or environment."""
     (repository / "fetchdefs").rename(tmp_path / "defs")
     assert len(ran(doit(repository, f"fetchdefs={tmp_path}/defs", f"cache={tmp_path}/c", "fetch"))) == 2
     assert (tmp_path / "c/v1/blobs").is_dir()
@@ -133,7 +133,7 @@ def test_elsewhere(repository: Path, tmp_path: Path) -> None:
 
 
 def test_a_directory_whose_name_is_no_text(repository: Path) -> None:
-    """Below a name that is no UTF-8 everything works by relative paths; a file of such a name is refused."""
+    """In a directory whose name is not UTF-8, relative paths work; a file with such a name is refused."""
     odd = repository / os.fsdecode(b"odd\xff")
     written(odd, {"dodo.py": PORCH, "fetchdefs/fetch/near.yml": definition("near", "file:../../near.tar", TOOL)})
     (odd / "near.tar").write_bytes(TOOL)
@@ -150,7 +150,7 @@ def test_a_directory_whose_name_is_no_text(repository: Path) -> None:
 
 
 def test_offline(repository: Path, origin: Origin) -> None:
-    """Offline, what is cached works and what is not is told; no socket is opened."""
+    """Offline, cached content is used and missing content is reported; no socket is opened."""
     ran(doit(repository, "fetch:lib"))
     asked = len(origin.requests)
     assert ran(doit(repository, "offline=1", "repack:lib")) == ["repack:lib"]
@@ -161,7 +161,7 @@ def test_offline(repository: Path, origin: Origin) -> None:
 
 
 def test_an_edited_tree_is_extracted_again(repository: Path) -> None:
-    """An edit that keeps the size is noticed: the next run puts back what the archive says."""
+    """An edit that keeps the size is noticed: the next run restores the file from the archive."""
     assert "extract:tool" in ran(doit(repository, "extract:tool"))
     assert ran(doit(repository, "extract:tool")) == []
     edited = repository / "build/extracted/tool/tool/tool.c"
@@ -174,7 +174,7 @@ def test_an_edited_tree_is_extracted_again(repository: Path) -> None:
 
 
 def test_the_source_date_is_a_part_of_the_key(repository: Path) -> None:
-    """An earlier SOURCE_DATE_EPOCH makes another archive beside the first; a later one, as machines have it, none."""
+    """An earlier SOURCE_DATE_EPOCH yields another archive beside the first; a later one, the usual case, does not."""
     assert ran(doit(repository, "repack:lib")) == ["fetch:lib", "repack:lib"]
     assert ran(doit(repository, "repack:lib", SOURCE_DATE_EPOCH="1700000000")) == []
     assert ran(doit(repository, "repack:lib", SOURCE_DATE_EPOCH="86400")) == ["repack:lib"]
@@ -256,7 +256,7 @@ def test_a_command_that_cannot_run_here_is_skipped(repository: Path) -> None:
 
 @pytest.mark.parametrize("resource", ["gone.txt", "."])
 def test_a_resource_that_is_no_file(resource: str, repository: Path) -> None:
-    """What a command reads is a part of its key: a resource that is missing, or a directory, is refused."""
+    """The inputs of a command are part of its key: a missing resource, or a directory, is refused."""
     text = f"kit:\n  description: k\n  run: {{command: ['true'], resources: [{resource}]}}\n"
     written(repository, {"fetchdefs/toolchain/kit.yml": text})
     done = doit(repository, "toolchain:kit")
@@ -265,7 +265,7 @@ def test_a_resource_that_is_no_file(resource: str, repository: Path) -> None:
 
 
 def test_a_toolchain_that_asks_for_something_else(repository: Path) -> None:
-    """Another version where one stood, another directory, one artifact less: what stands is what is asked for now."""
+    """After a change of version, directory or list of artifacts, the build contains exactly the current fetches."""
     for version in ("1", "2"):
         content = tar([Member(f"lib-{version}/lib.h", version.encode()), Member(f"lib-{version}/v{version}", b"")])
         (repository / f"g{version}.tar").write_bytes(content)
@@ -298,7 +298,7 @@ rm -r lib && echo made > lib
 
 @pytest.mark.parametrize("change", ["version", "clean", "no command"])
 def test_what_a_command_left_is_in_nobodys_way(change: str, repository: Path) -> None:
-    """Before fetches come anew all goes that a command left there: its next run, and what stands, know nothing of it."""
+    """Before fetches are placed again, files that a command left there are removed, so that its next run cannot use them."""
     for name, top in (("lib-1", "lib"), ("lib-2", "made")):
         content = tar([Member(f"{top}/lib.h", name.encode())])
         (repository / f"{name}.tar").write_bytes(content)
@@ -330,7 +330,7 @@ def test_what_a_command_left_is_in_nobodys_way(change: str, repository: Path) ->
 
 @pytest.mark.parametrize("extract", ["true", "false"])
 def test_fetches_are_whole_when_the_output_is_adopted(extract: str, repository: Path) -> None:
-    """Back to an earlier version, whose output is known: no command runs, and what did not change comes anew as well."""
+    """Returning to an earlier version with a cached output runs no command, and places unchanged fetches again."""
     for name in ("a", "b-1", "b-2"):
         content = tar([Member(f"{name}.h", name.encode())])
         (repository / f"{name}.tar").write_bytes(content)
@@ -349,7 +349,7 @@ def test_fetches_are_whole_when_the_output_is_adopted(extract: str, repository: 
 
 @pytest.mark.parametrize("then", ["clean", "run"])
 def test_another_dest(then: str, repository: Path) -> None:
-    """After a `dest:` changed, clean and the next run remove what stands at the earlier one, and nothing of the user's."""
+    """After a change of `dest:`, clean and the next run remove the files at the old one, but none of the user's."""
     kit = "kit: {description: k, fetches: {fetch: [{artifact: tool, dest: DEST}, {artifact: lib, dest: DEST, extract: false}]}}\n"
     written(repository, {"fetchdefs/toolchain/kit.yml": kit.replace("DEST", "x")})
     ran(doit(repository, "toolchain:kit"))
@@ -383,11 +383,11 @@ sys.addaudithook(audit)
 
 
 def test_many_fetches_of_one_toolchain(repository: Path) -> None:
-    """Per fetch nothing grows with their number: cold, all in another version, all replaced by others, cleaned."""
+    """The cost per fetch does not grow with their number: cold, all changed, all replaced, cleaned."""
     written(repository, {"dodo.py": AUDITED})
 
     def looks(*words: str) -> tuple[int, int]:
-        """Run doit; return how often it opened something, and how often it listed a directory, of the build."""
+        """Run doit; return how often it opened files and listed directories of the build."""
         (repository / "log").unlink(missing_ok=True)
         done = doit(repository, *words)
         assert done.returncode == 0, done.stdout
@@ -420,7 +420,7 @@ def test_many_fetches_of_one_toolchain(repository: Path) -> None:
 
 
 def test_a_file_that_moves_to_another_fetch(repository: Path) -> None:
-    """Two fetches that change together, one bringing what the other had before: in whichever order they are delivered."""
+    """Two fetches change together, and one gets an entry of the other: any order of delivery works."""
 
     def kit(a: list[str], z: list[str]) -> set[str]:
         for name, files in (("a", a), ("z", z)):
@@ -440,7 +440,7 @@ def test_a_file_that_moves_to_another_fetch(repository: Path) -> None:
 
 
 def test_the_sample(tmp_path: Path) -> None:
-    """The repository's own bare doit needs no network, compiles the sample, and is then up to date."""
+    """`doit` in this repository needs no network, compiles the sample, and is then up to date."""
     for name in ("dodo.py", "fetchdefs"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
@@ -463,7 +463,7 @@ def test_the_sample_is_what_its_script_writes(tmp_path: Path) -> None:
 
 
 def test_database_is_sqlite(repository: Path) -> None:
-    """Doit's state is a database that survives, not the platform's dbm."""
+    """Doit's state is a crash-safe database, not the platform's dbm."""
     ran(doit(repository, "fetch:lib"))
     with sqlite3.connect(repository / "cache/doit.db") as database:
         assert database.execute("select count(*) from sqlite_master").fetchone() != (0,)

@@ -1,4 +1,4 @@
-"""Trees merged into a directory that others share."""
+"""Merging trees into a shared directory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks_lib.tree.merge import merge, settle
 
 
 def laid_out(root: Path, entries: dict[str, str]) -> Path:
-    """Make files with their text; a text of `-> x` makes a symlink, a name with a slash at its end a directory."""
+    """Create files with their text; the text `-> x` creates a symlink, a name with a trailing slash a directory."""
     for name, text in entries.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def laid_out(root: Path, entries: dict[str, str]) -> Path:
 
 
 def aside_of(root: Path) -> Path:
-    """Return the place for what is replaced."""
+    """Return the directory for replaced files."""
     path = root / "aside"
     path.mkdir()
     return path
@@ -48,7 +48,7 @@ def aside_of(root: Path) -> Path:
     ],
 )
 def test_merged(tmp_path: Path, standing: dict[str, str], coming: dict[str, str], found: dict[str, str]) -> None:
-    """What comes replaces what stands; directories become one; no symlink is followed."""
+    """New entries replace existing ones; directories are merged; no symlink is followed."""
     target, tree = laid_out(tmp_path / "target", standing), laid_out(tmp_path / "tree", coming)
     merge(tree, target, aside_of(tmp_path))
     left = {
@@ -60,7 +60,7 @@ def test_merged(tmp_path: Path, standing: dict[str, str], coming: dict[str, str]
 
 
 def test_never_through_a_symlink(tmp_path: Path) -> None:
-    """A symlink to a directory outside is replaced, and what it pointed to is as before."""
+    """A symlink to a directory outside is replaced, and its target does not change."""
     outside = laid_out(tmp_path / "outside", {"a": "outside"})
     target = laid_out(tmp_path / "target", {"d": f"-> {outside}"})
     merge(laid_out(tmp_path / "tree", {"d/a": "new", "d/b": "new"}), target, aside_of(tmp_path))
@@ -80,7 +80,7 @@ def test_refused(tmp_path: Path) -> None:
 
 
 def test_deep_and_wide(tmp_path: Path) -> None:
-    """Thousands of common directories, and 250 below each other, need no more descriptors than the way down."""
+    """Thousands of common directories, and 250 nested ones, need only descriptors for the current path."""
     names = {f"w{at}/x": "x" for at in range(2000)} | {"/".join(["d"] * 250) + "/x": "x"}
     target = laid_out(tmp_path / "target", names)
     merge(laid_out(tmp_path / "tree", {name[:-1] + "y": "y" for name in names}), target, aside_of(tmp_path))
@@ -88,7 +88,7 @@ def test_deep_and_wide(tmp_path: Path) -> None:
 
 
 def test_one_time(tmp_path: Path) -> None:
-    """Everything has the one time, symlinks too, and nothing that they point to."""
+    """All entries get the same time, also symlinks, but not their targets."""
     outside = laid_out(tmp_path / "outside", {"f": "x"})
     before = (outside / "f").stat().st_mtime_ns
     tree = laid_out(tmp_path / "tree", {"a/b": "1", "c": "2", "l": f"-> {outside / 'f'}", "m": f"-> {outside}"})

@@ -17,7 +17,7 @@ from tasks_lib.incremental.definition_files import load
 from tasks_lib.progress import Silent
 from tests.origin import reply, serving
 from tests.project import PORCH, definition, doit, ran, written
-from tests.test_sources import BODY, PINNED, sources, wanted
+from tests.test_downloader import BODY, PINNED, sources, wanted
 
 ROOT = Path(__file__).parent.parent
 SHA = "a" * 64

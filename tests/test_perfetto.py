@@ -162,7 +162,7 @@ def test_its_counters(opened: Callable[[str], Query]) -> None:
 
 
 def test_hostile_names(opened: Callable[[str], Query]) -> None:
-    """Names of any characters stay what they are."""
+    """Names with any characters stay unchanged."""
     evil = '</script><b>&lt;\u202e\x1b[31m"\\{}\u2028'
     made = record(3)
     for number, task in enumerate(made["tasks"]):

@@ -1,4 +1,4 @@
-"""Archives unpacked once and placed by clone or hard link: the same trees as by extraction, and no edit spreads."""
+"""Cached trees, placed by clone or hard link: equal to extraction, and edits do not spread."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from tasks_lib.tree import CachedTree, DamagedTreeError, Extraction, remove_tree
 from tests.archives import Member, tar
 from tests.corpus import CASES
 from tests.project import PORCH, definition
+from tests.test_cache_faults import NOBODY, Farm, mounted, needs_clones, needs_strace, root_only
 from tests.test_corpus import LIMITS, leaves, wanted
-from tests.test_fire import NOBODY, Farm, mounted, needs_clones, needs_strace, root_only
-from tests.test_upkeep import change
+from tests.test_maintenance import change
 
 BODY = random.Random(3).randbytes(200_000)
 MEMBERS = [
@@ -77,7 +77,7 @@ def run(farm: Farm, *words: str, before: tuple[str, ...] = (), **environ: str) -
 
 
 def unpacked(farm: Farm) -> Path:
-    """Return the one unpacked tree of the cache."""
+    """Return the only tree in the cache."""
     (found,) = farm.cache.glob("v1/trees/*/*")
     return found
 
@@ -87,7 +87,7 @@ def inodes(root: Path) -> list[int]:
 
 
 def test_hard_links(farm: Farm) -> None:
-    """Every place has the same files, exactly the archive's tree, and nothing can be written through one of them."""
+    """Every copy has exactly the archive's tree, and cannot be written through."""
     run(farm, "link_mode=hardlink")
     one, two = (farm.top / f"build/{kit}/fetches" for kit in ("one", "two"))
     assert leaves(one) == leaves(two) == TREE
@@ -104,7 +104,7 @@ def test_hard_links(farm: Farm) -> None:
 
 @pytest.mark.parametrize("mode", ["auto", "copy", "reflink"])
 def test_nothing_is_kept_where_nothing_is_shared(farm: Farm, mode: str, tmp_path: Path) -> None:
-    """Without an order, or without a file system that clones, the archive is extracted and no tree stays in the cache."""
+    """Without the setting, or a file system with clones, the archive is extracted and no tree is cached."""
     if mode == "reflink" and clones(tmp_path):
         pytest.skip("this file system clones")
     run(farm, f"link_mode={mode}")
@@ -200,7 +200,7 @@ def test_a_tree_of_a_shared_cache_that_changed(farm: Farm) -> None:
 
 
 def test_verify_finds_an_edit_that_keeps_its_time(farm: Farm) -> None:
-    """A hard link changed in place, size and time as before, is found in the cache and in every place; all come back."""
+    """Changing a hard link while keeping size and time is found in the cache and in every copy; all are restored."""
     run(farm, "link_mode=hardlink")
     assert "1 unpacked trees" in run(farm, "verify")
     change(farm.top / "build/one/fetches/d/numbers")
@@ -220,7 +220,7 @@ def test_verify_finds_an_edit_that_keeps_its_time(farm: Farm) -> None:
 
 
 def test_verify_finds_a_list_that_changed(farm: Farm) -> None:
-    """The list of a tree has a digest of its own; a tree whose archive is gone cannot be judged, and that is said."""
+    """A manifest has its own digest; a tree whose archive is gone cannot be verified, and that is reported."""
     run(farm, "link_mode=hardlink")
     (blob,) = farm.cache.glob("v1/blobs/*/*/*")
     blob.rename(farm.top / "aside")
@@ -240,7 +240,7 @@ def age(farm: Farm, hours: float) -> None:
 
 
 def test_prune(farm: Farm) -> None:
-    """A tree stays while definitions place from it, while it is young, and while it is leased; then it goes."""
+    """A tree stays while definitions use it, while it is recent, and while it is leased; then it is pruned."""
     run(farm, "link_mode=hardlink")
     shown = run(farm, "cache")
     assert "tree               1" in shown
@@ -391,7 +391,7 @@ def test_clones(kind: str, tmp_path: Path) -> None:
 @needs_strace
 @pytest.mark.slow
 def test_order_for_a_power_loss(farm: Farm) -> None:
-    """An unpacked tree is synced before it has its name, and the directory of the name afterwards."""
+    """A tree is synced before it is renamed, and its directory afterwards."""
     log = farm.top.parent / "log"
     words = ("strace", "-f", "-y", "-o", str(log), "-e", "trace=syncfs,rename,fsync")
     run(farm, "link_mode=hardlink", "extract:one/a", before=words, FETCH_DURABILITY="full")
@@ -405,7 +405,7 @@ def test_order_for_a_power_loss(farm: Farm) -> None:
 
 @pytest.mark.slow
 def test_processes_at_once(farm: Farm) -> None:
-    """Six processes that place the same tree make it once, and each has its own right place."""
+    """Six processes that place the same tree extract it once, and each has its own correct copy."""
     run(farm, "fetch:a")
     processes = [farm.start("link_mode=hardlink", f"build=b{number}", "-n", "2", f"db={number}") for number in range(6)]
     assert [process.wait(120) for process in processes] == [0] * 6
@@ -424,7 +424,7 @@ def archive_of(data: bytes, kind: str) -> Callable[[Callable[[Entry], None]], No
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.code])
 def test_every_archive_of_the_corpus(name: str, tmp_path: Path) -> None:
-    """A tree that went through the cache is exactly the one that is extracted."""
+    """A tree that is placed from the cache equals the extracted one."""
     case = CASES[name]
     give = archive_of(case.make(), case.kind)
     (tmp_path / "kept").mkdir()
@@ -454,7 +454,7 @@ def test_a_damaged_tree_leaves_the_destination(tmp_path: Path) -> None:
 
 
 def test_the_key_of_an_unpacked_tree() -> None:
-    """What decides the tree, or whether it may be had, is in the key; it changes only with a version."""
+    """Everything that determines a tree, or whether it is allowed, is in the key, which changes only with a version."""
     pinned = Integrity(size=len(ARCHIVE), digest=Digest.sha256(hashlib.sha256(b"").hexdigest()))
     limits = {"max_entries": 7, "outward_symlinks": "refuse"}
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.project import CLEAN, PORTABLE, PYTHONPATH, ROOT, ran
-from tests.test_fire import BIG, Farm, needs_strace, planted, root_only
+from tests.test_cache_faults import BIG, Farm, needs_strace, planted, root_only
 
 needs_unshare = pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is not installed")
 #: PYTHONPATH of a program with what Linux offers, and of one with all fallbacks.
@@ -44,7 +44,7 @@ def output(code: str, *, path: str = PORTABLE, before: tuple[str, ...] = ()) -> 
 
 
 def test_every_module_can_be_imported() -> None:
-    """No module needs, when it is imported, what macOS does not have."""
+    """No module needs features that macOS lacks at import."""
     code = (
         "import importlib, os, pkgutil, tasks_lib\n"
         "assert not hasattr(os, 'O_TMPFILE')\n"
@@ -69,7 +69,7 @@ CALLS = {
 @needs_strace
 @pytest.mark.parametrize("system", EITHER)
 def test_what_is_called(system: str, farm: Farm) -> None:
-    """Each call is used where it is offered; with all fallbacks none of them is, but what stands in for it."""
+    """Each system call is used where it exists; with all fallbacks, only its replacement is."""
     text = ""
     for mode in ("hardlink", "auto"):
         words = (f"link_mode={mode}", f"cache={mode}/cache", f"build={mode}/build")
@@ -90,7 +90,7 @@ def test_what_is_called(system: str, farm: Farm) -> None:
 @needs_unshare
 @pytest.mark.parametrize("durability", ["full", "fast"])
 def test_proc_is_not_mounted(durability: str, farm: Farm) -> None:
-    """Without /proc, as in a bare chroot, everything is made; artifacts are names of their blobs nevertheless."""
+    """Without /proc, as in a chroot, everything is built; artifacts are still hard links of their blobs."""
     hidden = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc && exec "$0" "$@"')
     done = farm.doit(before=hidden, FETCH_DURABILITY=durability)
     assert done.returncode == 0, done.stdout
@@ -106,7 +106,7 @@ def blob_of(content: bytes) -> str:
 
 @needs_strace
 def test_no_links(farm: Farm) -> None:
-    """On a file system without hard links a blob gets its name by a rename, and an artifact is a copy."""
+    """Without hard links a blob is renamed to its name, and an artifact is a copy."""
     before = ("strace", "-f", "-o", "/dev/null", "-e", "trace=linkat", "-e", "inject=linkat:error=EPERM")
     done = farm.doit(before=before, FETCH_DURABILITY="full", PYTHONPATH=PORTABLE)
     assert done.returncode == 0, done.stdout
@@ -119,7 +119,7 @@ def test_no_links(farm: Farm) -> None:
 @needs_strace
 @pytest.mark.parametrize("delayed", ["fchmod", "linkat"])
 def test_a_temporary_name_that_is_replaced(delayed: str, tmp_path: Path) -> None:
-    """Another file that takes the temporary name, before or while it is linked, never is the blob."""
+    """Another file with the temporary name, before or while it is linked, never becomes the blob."""
     code = (
         "from pathlib import Path; from tasks_lib.errors import CacheUnavailableError; from tasks_lib.cache import Cache\n"
         "try:\n    with Cache(Path('cache')).writer() as writer:\n        writer.write(b'right'); writer.commit()\n"
@@ -148,7 +148,7 @@ def test_a_temporary_name_that_is_replaced(delayed: str, tmp_path: Path) -> None
 @needs_unshare
 @pytest.mark.parametrize("known", ["start of the first process", "nothing"])
 def test_no_stamp_outlives_a_boot(known: str, farm: Farm) -> None:
-    """Without a boot id the first process says when the machine started; without that too, every task is asked."""
+    """Without a boot id the start time of the first process is used; without that, every task is checked."""
     no_ps = ("unshare", "-m", "sh", "-c", 'mount --bind /dev/null "$0" && exec "$@"', shutil.which("ps") or "")
     words, later = (no_ps, no_ps) if known == "nothing" else ((), ("unshare", "--fork", "--pid", "--mount-proc"))
     farm.succeed()
@@ -163,7 +163,7 @@ def test_no_stamp_outlives_a_boot(known: str, farm: Farm) -> None:
 
 @pytest.mark.parametrize("system", EITHER)
 def test_facts_of_the_system(system: str) -> None:
-    """Children and processors are the same by whatever way they are found out."""
+    """All ways to find child processes and processors have the same result."""
     code = (
         "import os, subprocess; from tasks_lib.fs import system_calls as calls\n"
         "program = subprocess.Popen(['sleep', '60'])\n"

@@ -1,4 +1,4 @@
-"""After a power loss: what was not synced is short or missing, and nothing vouches for it."""
+"""After a power loss: files that were not synced are truncated or missing, and nothing trusts them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tasks_lib.progress import Silent
 from tasks_lib.tree import Extraction, remove_tree
 from tests.archives import Member
 from tests.project import definition, doit, ran
-from tests.test_fire import BIG, TREE, Farm, mounted, planted, root_only
+from tests.test_cache_faults import BIG, TREE, Farm, mounted, planted, root_only
 from tests.test_tree import extract
 
 
@@ -47,7 +47,7 @@ def booted(place: Path, identity: str) -> tuple[str, ...]:
 @root_only
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is not installed")
 def test_no_stamp_outlives_a_boot(farm: Farm, tmp_path: Path) -> None:
-    """The answer of a bare run is believed until the machine starts again; then every task is asked."""
+    """The snapshot of a no-op run is valid until the machine restarts; then every task is checked."""
     farm.succeed()
     assert ran(farm.doit()) == []
     with closing(sqlite3.connect(farm.cache / "doit.db")) as database:
@@ -62,7 +62,7 @@ def test_no_stamp_outlives_a_boot(farm: Farm, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["lib/lib.h", "lib/big", "big.bin"])
 @pytest.mark.parametrize("how", ["short", "gone"])
 def test_what_is_torn_is_delivered_again(farm: Farm, name: str, how: str) -> None:
-    """A short or missing file, extracted or placed as it is, is noticed by the next run."""
+    """A truncated or missing file, extracted or placed, is noticed by the next run."""
     farm.succeed()
     path = farm.top / "build/kit/fetches" / name
     right = path.read_bytes()
@@ -76,7 +76,7 @@ def test_what_is_torn_is_delivered_again(farm: Farm, name: str, how: str) -> Non
 
 @pytest.mark.parametrize("task", ["extract:kit/lib", ""])
 def test_no_command_works_on_a_torn_tree(farm: Farm, task: str, tmp_path: Path) -> None:
-    """A tree that is torn before a command has worked in it is made again; afterwards it is the command's."""
+    """A damaged tree is extracted again before a command has used it; afterwards it belongs to the command."""
     toolchain = farm.top / "fetchdefs/toolchain"
     (toolchain / "make.sh").write_text('#!/bin/sh\ncat lib/lib.h tool > "$UPLOAD_DIR/out"\n: > lib/lib.h\n')
     (toolchain / "make.sh").chmod(0o755)
@@ -105,7 +105,7 @@ def slot(tmp_path: Path) -> Extraction:
 @pytest.mark.parametrize("size", [0, 60, -1])
 @pytest.mark.parametrize("place", ["one.json", "one.moving"])
 def test_a_torn_record(place: str, size: int, slot: Extraction) -> None:
-    """After a power loss a record may be short: its entries are still known as ours, and those of others stay."""
+    """After a power loss a manifest may be truncated: its entries are still recognised, and foreign ones stay."""
     slot.destination.mkdir()
     (slot.destination / "other").write_bytes(b"of others")
     second = Extraction(slot.destination, slot.record.with_name("two.json"))
@@ -131,7 +131,7 @@ def test_a_torn_record(place: str, size: int, slot: Extraction) -> None:
 
 @pytest.mark.parametrize("size", [0, 60, -1])
 def test_a_torn_record_of_a_directory_of_its_own(size: int, slot: Extraction) -> None:
-    """The same where nobody else put anything."""
+    """The same without foreign entries."""
     extract(slot, Member("a", b"1"), Member("d/b", b"2"))
     os.truncate(slot.record, size if size >= 0 else slot.record.stat().st_size - 1)
     (slot.destination / "a").unlink()
@@ -150,7 +150,7 @@ _FLAGS = {"log flushed": 1, "log lost": 2}
 
 @contextlib.contextmanager
 def image(kind: str, tmp_path: Path) -> Iterator[Path]:
-    """Give a file that holds an empty file system."""
+    """Yield a file with an empty file system."""
     if shutil.which(f"mkfs.{kind}") is None:
         pytest.skip(f"mkfs.{kind} is not installed")
     file = tmp_path / f"{kind}.image"
@@ -161,7 +161,7 @@ def image(kind: str, tmp_path: Path) -> Iterator[Path]:
 
 
 def cut_off(place: Path, how: str) -> None:
-    """Let the file system lose, in this moment, whatever is not on its disk."""
+    """Discard everything that the file system has not written to its disk."""
     descriptor = os.open(place, os.O_RDONLY)
     try:
         fcntl.ioctl(descriptor, _SHUTDOWN, struct.pack("I", _FLAGS[how]))
@@ -176,7 +176,7 @@ def cut_off(place: Path, how: str) -> None:
 @pytest.mark.parametrize("mode", ["auto", "hardlink"])
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 def test_a_real_power_loss(kind: str, mode: str, how: str, farm: Farm, tmp_path: Path) -> None:
-    """Cut off right after a run, every entry of the cache is right, and the next run makes what was torn."""
+    """After a power loss right after a run, every cache entry is correct, and the next run repairs damaged files."""
     with image(kind, tmp_path) as file:
         place = tmp_path / "disk"
         words = (f"cache={place}/cache", f"build={place}/build", f"link_mode={mode}", "durability=full")

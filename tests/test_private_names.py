@@ -10,7 +10,7 @@ from typing import Final
 import tasks_lib
 
 #: Private names that the package uses but does not define. doit's are pinned (`doit<0.38`) and compared with stock doit
-#: in tests/test_remedies.py; those of the standard library are documented or occur in annotations only.
+#: in tests/test_doit_faults.py; those of the standard library are documented or occur in annotations only.
 ALLOWED: Final = {
     "_non_default_keys": "doit",
     "_stop_running": "doit",

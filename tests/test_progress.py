@@ -1,4 +1,4 @@
-"""Plain lines of what a step reports: one writer for commands, tasks without a display, and the log of fetch-content."""
+"""Progress as plain lines, for commands, tasks without a display, and the log of fetch-content."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def described(name: str, facts: Facts) -> str:
 
 
 def test_lines() -> None:
-    """Phases are described by the one who asked for lines, warnings pass, and what says nothing writes nothing."""
+    """The caller describes phases, warnings are written, and an empty description writes nothing."""
     lines: list[str] = []
     progress = LineProgress(lines.append, described)
     progress.phase("body", total=5)
@@ -37,7 +37,7 @@ def test_lines() -> None:
 
 
 def test_how_far_it_is() -> None:
-    """Bytes are counted over all phases; the total is that of the present one."""
+    """Bytes are counted over all phases; the total is that of the current one."""
     lines: list[str] = []
     progress = LineProgress(lines.append, described, 0)
     progress.advance(3)
@@ -47,7 +47,7 @@ def test_how_far_it_is() -> None:
 
 
 def test_threads() -> None:
-    """No byte is lost and no line is torn, whoever speaks; one call stops all of them."""
+    """With several threads no byte is lost and no line is interleaved; one call cancels all of them."""
     written: list[str] = []
 
     def write(message: str) -> None:
@@ -80,7 +80,7 @@ def test_threads() -> None:
 
 @pytest.mark.parametrize("words", [("-m", "doit", "-r", "console"), ("-m", "doit", "-r", "lines"), FETCH_CONTENT])
 def test_one_sentence_for_one_wait(words: tuple[str, ...], tmp_path: Path) -> None:
-    """Who waits for a lock names its holder in the same words: with doit's reporter, with ours, in fetch-content."""
+    """Waiting for a lock names its holder in the same words with doit's reporter, ours, and in fetch-content."""
     cache, digest = tmp_path / "cache", hashlib.sha256(TOOL).hexdigest()
     with serving({"/tool.tar": reply(TOOL)}) as origin:
         url = f"{origin.url}/tool.tar"

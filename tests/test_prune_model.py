@@ -1,4 +1,4 @@
-"""Prune against a model: never anything that a root reaches, the bound is met or it is said why not."""
+"""Prune compared with a model: it never removes needed entries, and meets the limit or says why not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def hexed(number: int) -> str:
 
 
 class Pruning(RuleBasedStateMachine):
-    """A cache with blobs, artifacts and uses; the model knows what is needed, how old, and what is open."""
+    """A cache with blobs, artifacts and users; the model tracks what is needed, its age, and what is open."""
 
     @initialize()
     def begin(self) -> None:
@@ -124,7 +124,7 @@ class Pruning(RuleBasedStateMachine):
 
     @invariant()
     def what_is_left_is_right(self) -> None:
-        """Every blob that stands is its digest."""
+        """Every remaining blob matches its digest."""
         if hasattr(self, "store"):
             for path in self.store.root.glob("v1/blobs/*/*/*"):
                 assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
@@ -153,7 +153,7 @@ class TestPruningLong(Pruning.TestCase):  # type: ignore[valid-type,misc]  # mad
 
 
 def test_what_is_in_use_makes_the_next_one_go(tmp_path: Path) -> None:
-    """Where the longest unused cannot go, the size is met by the one after it."""
+    """If the least recently used blob is not removable, the next one is removed to meet the size."""
     store, nothing = Cache(tmp_path / "cache"), frozenset[str]()
     made = []
     for number, hours in ((10, 3), (7, 2)):

@@ -1,4 +1,4 @@
-"""Real archives are not refused: what GNU tar makes of them is what we make of them.
+"""Real archives are not refused, and are extracted as by GNU tar.
 
 They are had by name through the machine's ordinary package clients, or stand in `REAL_ARCHIVES=DIR`; without either
 the test is skipped.
@@ -36,7 +36,7 @@ WHEELS = "attrs requests numpy==1.26.4"
 
 
 def run(*words: str | Path, cwd: Path, seconds: int = 240, **environ: str) -> None:
-    """Run a package client; what it cannot have is left out."""
+    """Run a package client; packages that are unavailable are omitted."""
     if shutil.which(str(words[0])):
         subprocess.run(
             words, cwd=cwd, env={**os.environ, **environ}, timeout=seconds, stdin=subprocess.DEVNULL,
@@ -82,7 +82,7 @@ def debian_sources(directory: Path) -> None:
 
 @pytest.fixture(scope="module")
 def archives() -> Iterator[list[Path]]:
-    """Return the archives that could be had."""
+    """Return the available archives."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(os.environ.get("REAL_ARCHIVES") or name)
         if "REAL_ARCHIVES" not in os.environ:
@@ -101,7 +101,7 @@ def kind_of(path: Path) -> str:
 
 
 def reference(path: Path, directory: Path) -> None:
-    """Extract as the program does that made the format."""
+    """Extract with the reference program of the format."""
     if kind_of(path) == "zip":
         zipfile.ZipFile(path).extractall(directory)
     elif kind_of(path) == "deb":

@@ -1,4 +1,4 @@
-"""Identity: everything that shapes an output, and nothing else."""
+"""Recipe keys: everything that shapes an output, and nothing else."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_every_field_is_classified(kind: type) -> None:
 
 
 def test_locators_do_not_change_a_key() -> None:
-    """Another mirror, URL or header is the same content; another strip, prefix or name is not."""
+    """Another mirror, URL or header keeps the key; another strip, prefix or name changes it."""
     source = DEFINITIONS.fetch("gmp-6.1.0").source
     assert isinstance(source, StaticUrl)
     key = recipe.repack_key(source, version="1")

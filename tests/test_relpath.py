@@ -1,4 +1,4 @@
-"""A relative path stays where it is put."""
+"""Relative paths cannot leave their base directory."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tasks_lib.relpath import RelPath
 
 @pytest.mark.parametrize("text", ["a", "a/b", "a b/ü", "-rf", "..a/b..", "a/"])
 def test_safe_paths(text: str) -> None:
-    """Odd names that stay inside are accepted as they are, but for one closing slash."""
+    """Unusual but safe paths are accepted unchanged, except for one trailing slash."""
     assert RelPath.parse(text).text == text.removesuffix("/")
 
 
@@ -28,6 +28,6 @@ def test_safe_paths(text: str) -> None:
     ],
 )
 def test_unsafe_paths(text: str, reason: str) -> None:
-    """Whatever could leave, or be read differently elsewhere, is refused with its reason."""
+    """A path that could leave its base, or that other systems interpret differently, is refused with the reason."""
     with pytest.raises(ValueError, match=reason):
         RelPath.parse(text)

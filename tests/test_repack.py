@@ -1,4 +1,4 @@
-"""The normalised archive: new names, one order, one holder of linked content, whatever the archive looked like."""
+"""The normalised archive: names, order and hard links do not depend on the form of the input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One policy of retries: how long each user of the network waits, for whom it does not, and that every wait can end."""
+"""The retry policy: how long each user of the network waits, when it does not, and that every wait can be cancelled."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ from tests.githost import http
 from tests.origin import Origin, OriginRequest, in_turn, reply, serving
 from tests.project import CLEAN, PORCH, ROOT, definition, written
 from tests.repositories import FILES, made
+from tests.test_downloader import BODY, wanted
 from tests.test_git import source, world
-from tests.test_sources import BODY, wanted
 
 #: Seconds that a source has in these tests, when it is to have time for a wait of hours, and the time of the others.
 AGES_S, TOTAL_S = 1e6, 60.0
@@ -50,7 +50,7 @@ POLICY = Policy(retries=1, backoff_s=0.0)
 
 
 class Watching(LineProgress):
-    """Remembers waits as (URL, seconds, reason)."""
+    """A progress that records waits as (URL, seconds, reason)."""
 
     def __init__(self) -> None:
         super().__init__(lambda _line: None, lambda _name, _facts: "")
@@ -62,7 +62,7 @@ class Watching(LineProgress):
 
 
 class Stopping(Watching):
-    """Asks to stop when the first wait begins."""
+    """A progress that cancels when the first wait begins."""
 
     def phase(self, name: str, **facts: str | int | float) -> None:
         super().phase(name, **facts)
@@ -72,7 +72,7 @@ class Stopping(Watching):
 
 @dataclass
 class Server:
-    """Answers what its user asks for, after `refusals` with 503 and a Retry-After."""
+    """A server that answers with 503 and Retry-After `refusals` times, and then with the content."""
 
     url: str
     refuse: Callable[[str, int], None]
@@ -157,7 +157,7 @@ KEPT: dict[str, tuple[Callable[[], str], list[float]]] = {
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("case", KEPT)
 def test_a_wait_within_the_time_is_kept(tmp_path: Path, user: str, case: str) -> None:
-    """Each user waits as long as the server asks, says so, and asks once more."""
+    """Each user waits as long as the server asks, reports the wait, and retries once."""
     (ask, server), (text, waits) = USERS[user], KEPT[case]
     watching = Watching()
     with server(tmp_path) as one:
@@ -179,7 +179,7 @@ TOO_LONG: dict[str, tuple[Callable[[], str], str]] = {
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("case", TOO_LONG)
 def test_a_longer_wait_ends_the_source(tmp_path: Path, user: str, case: str) -> None:
-    """Each user gives up at once when the wait outlasts its time, and says how long both are and what to set."""
+    """Each user gives up at once when the wait exceeds its deadline; the error has both times and the setting."""
     (ask, server), (text, told) = USERS[user], TOO_LONG[case]
     watching = Watching()
     with server(tmp_path) as one:
@@ -203,7 +203,7 @@ def test_the_time_without_a_setting(tmp_path: Path, user: str, default_s: int) -
 
 
 def test_the_time_of_a_large_file_of_unknown_size(tmp_path: Path) -> None:
-    """What may be large is waited for longer."""
+    """The default deadline grows with the size."""
     stopping = Stopping()
     with file_server(tmp_path) as one:
         one.refuse("8000", 9)
@@ -230,7 +230,7 @@ def test_the_time_of_a_large_file_of_unknown_size(tmp_path: Path) -> None:
 def test_another_place_comes_first(
     tmp_path: Path, user: str, retry_after: Callable[[], str], first: int, second: int
 ) -> None:
-    """A short wait is kept although there is another place; after a long one that place is asked first."""
+    """A short wait is kept although there is another source; instead of a long wait, that source is tried first."""
     ask, server = USERS[user]
     watching = Watching()
     with server(tmp_path) as one, server(tmp_path) as other:
@@ -242,7 +242,7 @@ def test_another_place_comes_first(
 
 @pytest.mark.parametrize("ask", [pinned, unpinned])
 def test_a_postponed_place_is_still_waited_for(tmp_path: Path, ask: Callable[..., object]) -> None:
-    """When the others fail, the rest of the wait is kept; the place that is ready sooner is asked first."""
+    """When the others fail, the rest of the wait is kept; the source that is ready first is tried first."""
     watching = Watching()
     with file_server(tmp_path) as one, file_server(tmp_path) as two, serving({}) as none:
         one.refuse("3000", 1)
@@ -255,7 +255,7 @@ def test_a_postponed_place_is_still_waited_for(tmp_path: Path, ask: Callable[...
 
 @pytest.mark.parametrize("user", ["pinned", "unpinned"])
 def test_a_place_that_ended_is_not_asked_again(tmp_path: Path, user: str) -> None:
-    """When every place fails, the one whose wait was too long was asked once, and each reason is told."""
+    """When every source fails, one with a too long wait was tried once, and the error has each reason."""
     ask, server = USERS[user]
     with server(tmp_path) as one, serving({}) as other:
         one.refuse("3600", 9)
@@ -272,7 +272,7 @@ def test_a_place_that_ended_is_not_asked_again(tmp_path: Path, user: str) -> Non
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("text", [lambda: "7200", lambda: date(7200)], ids=["seconds", "a date"])
 def test_a_wait_ends_when_the_run_stops(tmp_path: Path, user: str, text: Callable[[], str]) -> None:
-    """A wait of hours, which there is time for, ends with the run, and nobody is asked again."""
+    """A wait of hours within the deadline ends when the run is cancelled, without another request."""
     ask, server = USERS[user]
     watching = Stopping()
     with server(tmp_path) as one:
@@ -285,7 +285,7 @@ def test_a_wait_ends_when_the_run_stops(tmp_path: Path, user: str, text: Callabl
 
 @pytest.mark.parametrize("user", ["pinned", "unpinned"])
 def test_a_postponed_wait_ends_when_the_run_stops(tmp_path: Path, user: str) -> None:
-    """The same holds for the rest of a wait, after the other places failed."""
+    """The rest of a wait, after the other sources failed, ends when the run is cancelled, too."""
     ask, server = USERS[user]
     with server(tmp_path) as one, serving({}) as other:
         one.refuse("7200", 9)
@@ -296,7 +296,7 @@ def test_a_postponed_wait_ends_when_the_run_stops(tmp_path: Path, user: str) -> 
 
 @pytest.mark.parametrize("user", ["pinned", "unpinned", "secret"])
 def test_an_answer_that_does_not_come_ends_when_the_run_stops(tmp_path: Path, user: str) -> None:
-    """Whoever waits for a mute server stops with the run, not after the deadline of the server."""
+    """Waiting for a server that does not answer ends when the run is cancelled, not at the deadline."""
     watching = Watching()
 
     def mute(connection: socket.socket, _request: OriginRequest) -> None:
@@ -390,7 +390,7 @@ def status(number: int, retry_after: float | None = None) -> HttpStatusError:
 
 @pytest.mark.parametrize(("number", "factor"), [(500, 1), (502, 1), (429, 5), (503, 5)])
 def test_backoff_doubles_with_full_jitter(number: int, factor: int) -> None:
-    """Pauses lie anywhere below a bound that doubles up to 30 s; five times that after 429 and 503."""
+    """Pauses are random below a bound that doubles up to 30 s; five times that after 429 and 503."""
     runs = [waited(Policy(retries=4, backoff_s=2.0), [status(number)] * 6) for _ in range(200)]
     for attempt in range(4):
         found, most = [run[attempt] for run in runs], min(30.0, 2.0 * factor * 2**attempt)
@@ -399,20 +399,20 @@ def test_backoff_doubles_with_full_jitter(number: int, factor: int) -> None:
 
 
 def test_jitter_is_above_what_the_server_asks_for_and_within_the_time() -> None:
-    """A wait is never shorter than Retry-After, nor longer than what is left."""
+    """A wait is never shorter than Retry-After, nor longer than the remaining time."""
     found = [waited(Policy(retries=1, backoff_s=9.0), [status(503, 20.0)], total_s=22.0)[0] for _ in range(100)]
     assert 20.0 <= min(found) < 21.0 < max(found) <= 22.0
 
 
 def test_what_is_not_asked_again() -> None:
-    """A final failure, used-up retries and used-up time end a source without a wait."""
+    """A permanent failure, exhausted retries and an expired deadline end a source without a wait."""
     assert waited(Policy(), [TransportError("refused")]) == []
     assert waited(Policy(retries=0), [status(503)]) == []
     assert waited(Policy(), [status(503)], total_s=0.0) == []
 
 
 def test_a_silent_place_is_left_for_the_others_at_once() -> None:
-    """Who does not answer is asked again after the others, without a wait, and has its time then."""
+    """A source that does not answer is retried after the others, without a wait, with its own deadline."""
     watching = Watching()
     retries = [Retry(POLICY, 60.0), Retry(POLICY, 60.0)]
     order = []
@@ -425,7 +425,7 @@ def test_a_silent_place_is_left_for_the_others_at_once() -> None:
 
 
 def test_wrong_content_is_asked_for_once_more() -> None:
-    """Damage on the way is mended by one more request, if any retry is left."""
+    """Damage in transit is repaired by one more request, if a retry is left."""
     assert [
         Retry(Policy(retries=0), 1.0).once_more(),
         (retry := Retry(Policy(), 1.0)).once_more(),
@@ -438,7 +438,7 @@ def test_wrong_content_is_asked_for_once_more() -> None:
 
 
 def test_a_wait_gives_the_turn_away() -> None:
-    """Whoever waits while it works alone lets others work, and has its turn again afterwards."""
+    """A serialized thread lets others run while it waits, and continues serialized afterwards."""
     seen: list[object] = []
     retry = Retry(POLICY, 60.0, lambda _: seen.append(gil._own.turn))
     with gil.run_alone:
@@ -449,11 +449,11 @@ def test_a_wait_gives_the_turn_away() -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("0", 0), (" 120 ", 120), ("Sun, 06 Nov 1994 08:49:37 GMT", 0)])
 def test_retry_after(text: str, seconds: float) -> None:
-    """Seconds and dates are read; a date that is gone by asks for no wait."""
+    """Seconds and dates are parsed; a past date means no wait."""
     assert retry_after_s(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-5", "1.5", "9" * 400, "Sun, 99 Nov 1994 08:49:37 GMT", "\u0661"])
 def test_no_retry_after(text: str) -> None:
-    """What is neither a number of seconds nor a date counts as none."""
+    """A value that is neither a number of seconds nor a date is ignored."""
     assert retry_after_s(text) is None

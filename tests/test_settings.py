@@ -1,4 +1,4 @@
-"""Settings: command line before environment before pyproject.toml before default; nonsense is refused by name."""
+"""Settings: command line, environment, pyproject.toml, default; invalid values are refused by name."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
 
 def test_precedence() -> None:
-    """A word on the command line wins over the environment, which wins over the default."""
+    """The command line overrides the environment, which overrides the default."""
     environ = {"FETCH_CACHE_DIR": "env", "FETCH_BUILD_DIR": "env", "FETCH_RETRIES": "7", "FETCH_MAX_ENTRIES": "5"}
     found = Settings.parse(variables={"cache": "word", "build": None, "offline": "1"}, environ=environ)
     assert (str(found.cache), str(found.build), str(found.fetchdefs)) == ("word", "env", "fetchdefs")

@@ -1,4 +1,4 @@
-"""Signals at random moments, and two runs at once: whatever happens, the state stays usable."""
+"""Signals at random moments, and simultaneous runs: the state stays usable."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def whole(repository: Path) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_random_signals(repository: Path) -> None:
-    """After each of 200 signals the database is sound, and in the end everything is made, once more nothing."""
+    """After each of 200 signals the database is intact; finally one run builds everything and the next one nothing."""
     chance = random.Random(20_261_124)
     for number in range(TRIES):
         how = chance.choice([signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -107,7 +107,7 @@ def test_an_interrupt_while_python_leaves(repository: Path, command: str) -> Non
 
 @pytest.mark.slow
 def test_two_runs_at_once(repository: Path) -> None:
-    """Two bare runs of the same repository both end well, fetch nothing twice, and leave a state that both know."""
+    """Two simultaneous runs of one repository succeed, fetch nothing twice, and leave a valid state."""
     with start(repository) as one, start(repository) as two:
         told = [process.communicate(timeout=120)[0] for process in (one, two)]
     assert [one.returncode, two.returncode] == [0, 0], "".join(told)
@@ -119,7 +119,7 @@ def test_two_runs_at_once(repository: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_beside_forget(repository: Path) -> None:
-    """What is forgotten while a run goes on is not believed by the next one."""
+    """A task that is forgotten during a run is not up to date in the next one."""
     ran(doit(repository))
     (repository / "build/t0/.prepared.json").unlink()
     replace = (

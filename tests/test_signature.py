@@ -1,4 +1,4 @@
-"""Signatures: every row of faults.md section 7, with keys made on the spot."""
+"""Signatures: every row of faults.md section 7, with keys created by the tests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONTENT = b"the content\n" * 1000
 
 @pytest.fixture(scope="module")
 def ring() -> Iterator[Keyring]:
-    """Give the keys of these tests."""
+    """Yield the keys of these tests."""
     with keyring() as made:
         made.make("good")
         made.make("other")
@@ -42,7 +42,7 @@ def ring() -> Iterator[Keyring]:
 def checked(
     tmp_path: Path, signature: bytes, keys: bytes, fingerprint: str = "", content: bytes = CONTENT, search: str = ""
 ) -> ValidSignature:
-    """Return the verdict on a detached signature."""
+    """Verify a detached signature."""
     path = tmp_path / "content"
     path.write_bytes(content)
     with path.open("rb", buffering=0) as file:
@@ -53,7 +53,7 @@ def checked(
 
 
 def refused(tmp_path: Path, signature: bytes, keys: bytes, fingerprint: str = "", content: bytes = CONTENT) -> str:
-    """Return why a signature is refused."""
+    """Return the error for a refused signature."""
     with pytest.raises(SignatureError) as caught:
         checked(tmp_path, signature, keys, fingerprint, content)
     text = str(caught.value)
@@ -62,7 +62,7 @@ def refused(tmp_path: Path, signature: bytes, keys: bytes, fingerprint: str = ""
 
 
 def test_good(ring: Keyring, tmp_path: Path) -> None:
-    """A good signature of the pinned key is believed, and says who signed, when and until when."""
+    """A good signature of the pinned key is accepted, with signer, time and expiry."""
     primary = ring.fingerprints("good")[0]
     verdict = checked(tmp_path, ring.sign(CONTENT, "good"), ring.public("good"), primary.lower())
     assert (verdict.key, verdict.signer, verdict.key_expires) == (primary, primary, 0)
@@ -72,14 +72,14 @@ def test_good(ring: Keyring, tmp_path: Path) -> None:
 
 
 def test_armor(ring: Keyring, tmp_path: Path) -> None:
-    """Armored signatures and keys are as good as binary ones, several key blocks in one file too."""
+    """Armored signatures and keys are accepted, also several key blocks in one file."""
     signature = ring.gpg("--local-user", "good", "--armor", "--detach-sign", stdin=CONTENT)
     keys = ring.public("other", armor=True) + b"\n" + ring.public("good", armor=True)
     assert checked(tmp_path, signature.replace(b"\n", b"\r\n"), keys).key == ring.fingerprints("good")[0]
 
 
-def test_expiry_is_told(ring: Keyring, tmp_path: Path) -> None:
-    """The days until the key expires are known."""
+def test_days_until_expiry(ring: Keyring, tmp_path: Path) -> None:
+    """A valid signature has the days until the key expires."""
     verdict = checked(tmp_path, ring.sign(CONTENT, "soon"), ring.public("soon"))
     assert verdict.days_left(time.time()) in (40, 41)
 
@@ -91,12 +91,12 @@ def test_expired_key(ring: Keyring, tmp_path: Path) -> None:
 
 
 def test_expired_signature(tmp_path: Path) -> None:
-    """A signature that has expired itself is refused."""
+    """A signature with an expiry of its own is refused after it."""
     options = ("--faked-system-time", "20260101T000000", "--default-sig-expire", "1d")
     with keyring() as old:
         old.make("old", at="20250101T000000")
         signature = old.sign(CONTENT, "old", *options)
-        assert "has expired itself" in refused(tmp_path, signature, old.public("old"))
+        assert "the signature itself has expired" in refused(tmp_path, signature, old.public("old"))
 
 
 def test_revoked_key(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_weak_digest(ring: Keyring, tmp_path: Path, algorithm: str) -> None:
 
 
 def test_unknown_key(ring: Keyring, tmp_path: Path) -> None:
-    """A signature of a key that is not in the key file is refused, and the key is named."""
+    """A signature of a key that is not in the key file is refused, and the error names the key."""
     text = refused(tmp_path, ring.sign(CONTENT, "other"), ring.public("good"))
     assert ring.fingerprints("other")[0] in text and "not in the key file" in text
 
@@ -133,7 +133,7 @@ def test_two_signatures(ring: Keyring, tmp_path: Path) -> None:
 
 
 def test_too_many_signatures(ring: Keyring, tmp_path: Path) -> None:
-    """Thousands of signatures are refused before gpg sees them; so is a large file."""
+    """Thousands of signatures are refused before gpg reads them, as is a large file."""
     one = ring.sign(CONTENT, "good")
     assert "more than 16" in refused(tmp_path, one * 17, ring.public("good"))
     assert "larger than 64.0 KiB" in refused(tmp_path, one * 1000, ring.public("good"))
@@ -143,21 +143,21 @@ def test_too_many_signatures(ring: Keyring, tmp_path: Path) -> None:
 def test_wrong_file(ring: Keyring, tmp_path: Path) -> None:
     """A signature over another file, or over changed bytes, is refused."""
     signature = ring.sign(CONTENT, "good")
-    assert "does not fit" in refused(tmp_path, signature, ring.public("good"), content=CONTENT + b"x")
+    assert "does not match the content" in refused(tmp_path, signature, ring.public("good"), content=CONTENT + b"x")
 
 
 def test_attached_signature(ring: Keyring, tmp_path: Path) -> None:
-    """A signed message is no detached signature: it would vouch for its own content."""
+    """A signed message is refused as detached signature: it would verify its own content."""
     attached = ring.gpg("--local-user", "good", "--sign", stdin=CONTENT)
     stored = ring.gpg("--local-user", "good", "--compress-algo", "none", "--sign", stdin=CONTENT)
     clear = ring.gpg("--local-user", "good", "--clearsign", stdin=CONTENT)
-    assert "content of its own" in refused(tmp_path, attached, ring.public("good"))
-    assert "of its own" in refused(tmp_path, stored + ring.sign(CONTENT, "good"), ring.public("good"))
+    assert "message with its own content" in refused(tmp_path, attached, ring.public("good"))
+    assert "its own content" in refused(tmp_path, stored + ring.sign(CONTENT, "good"), ring.public("good"))
     assert "signed message" in refused(tmp_path, clear, ring.public("good"))
 
 
 def test_subkey(ring: Keyring, tmp_path: Path) -> None:
-    """A subkey signs for its primary key, which is what is pinned; pinning the subkey is refused."""
+    """A signature by a subkey is accepted for its pinned primary key; pinning the subkey is refused."""
     primary, first, _ = ring.fingerprints("parent")
     signature = ring.sign(CONTENT, f"{first}!")
     verdict = checked(tmp_path, signature, ring.public("parent"), primary)
@@ -187,11 +187,11 @@ def test_future(ring: Keyring, tmp_path: Path) -> None:
 
 
 def test_unpinned_key_in_the_file(ring: Keyring, tmp_path: Path) -> None:
-    """A key of the key file that is not the pinned one signs for nothing; without a pin each of them may sign."""
+    """A signature by another key in the key file than the pinned one is refused; without a pin all are accepted."""
     keys = ring.public("good", "other")
     signature = ring.sign(CONTENT, "other")
     text = refused(tmp_path, signature, keys, ring.fingerprints("good")[0])
-    assert "of the pinned key" in text and ring.fingerprints("other")[0] in text
+    assert "by the pinned key" in text and ring.fingerprints("other")[0] in text
     assert checked(tmp_path, signature, keys).key == ring.fingerprints("other")[0]
     assert "is not in the key file" in refused(tmp_path, signature, keys, "0" * 40)
 
@@ -214,24 +214,24 @@ def test_secret_key(ring: Keyring, tmp_path: Path) -> None:
     "signature", [b"", b"<html>", b"\x88", b"\xc2\xff\xff\xff\xff\xff", b"\xc2\xe0x", b"\xcb\x01x"]
 )
 def test_no_signature(ring: Keyring, tmp_path: Path, signature: bytes) -> None:
-    """What is no signature is refused before gpg sees it."""
+    """Data that is not a signature is refused before gpg reads it."""
     refused(tmp_path, signature, ring.public("good"))
 
 
 def test_gpg_missing(ring: Keyring, tmp_path: Path) -> None:
-    """Without gpg one line says what to install."""
+    """Without gpg, the error says what to install."""
     with pytest.raises(ToolError, match="gpg is not installed"):
         checked(tmp_path, ring.sign(CONTENT, "good"), ring.public("good"), search=str(tmp_path))
 
 
 def test_gpg_hangs(ring: Keyring, tmp_path: Path) -> None:
-    """A gpg that hangs is stopped with all its children, and one line says so."""
+    """A gpg that hangs is killed with all its children, and reported in one line."""
     program = tmp_path / "gpg"
     program.write_text(f"#!/bin/sh\nsleep 600 & echo $! >{tmp_path}/pid\nwait\n")
     program.chmod(0o755)
     path = tmp_path / "content"
     path.write_bytes(CONTENT)
-    with path.open("rb") as file, pytest.raises(ToolError, match="did not answer within 1 s"):
+    with path.open("rb") as file, pytest.raises(ToolError, match="did not finish within 1 s"):
         Gpg(f"{tmp_path}:{os.environ['PATH']}", timeout_s=1).verify(
             file, ring.sign(CONTENT, "good"), keys=ring.public("good"), fingerprint="", progress=Silent()
         )
@@ -246,16 +246,16 @@ def test_gpg_hangs(ring: Keyring, tmp_path: Path) -> None:
         pytest.fail("a child of gpg goes on")
 
 
-def test_user_settings_take_no_part(ring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_settings_are_ignored(ring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Language, homedir and options of the user change nothing."""
     (tmp_path / "gpg.conf").write_text("bogus-option\n")
     for name, value in {"LANG": "de_DE.UTF-8", "LC_ALL": "de_DE.UTF-8", "GNUPGHOME": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
-    assert "does not fit" in refused(tmp_path, ring.sign(b"x", "good"), ring.public("good"))
+    assert "does not match the content" in refused(tmp_path, ring.sign(b"x", "good"), ring.public("good"))
 
 
-def test_nothing_stays(ring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a directory nor an agent outlives the check."""
+def test_nothing_is_left(ring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a directory nor an agent is left after the verification."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     checked(tmp_path, ring.sign(CONTENT, "good"), ring.public("good"))
     assert not list(tmp_path.glob("gpg-*"))
@@ -264,7 +264,7 @@ def test_nothing_stays(ring: Keyring, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_clearsigned(ring: Keyring) -> None:
-    """A clear-signed text is taken as gpg verified it, not as the file shows it."""
+    """The text of a clear-signed message is the one that gpg verified, not that in the file."""
     signed = ring.gpg("--local-user", "good", "--clearsign", stdin=b"- dashed\nline\n")
     forged = signed.replace(b"line", b"life")
     gpg = Gpg(os.environ["PATH"])
@@ -272,7 +272,7 @@ def test_clearsigned(ring: Keyring) -> None:
         b"before\n" + signed + b"after\n", keys=ring.public("good"), fingerprint="", progress=Silent()
     )
     assert (verdict.key, text) == (ring.fingerprints("good")[0], b"- dashed\nline\n")
-    with pytest.raises(SignatureError, match="does not fit"):
+    with pytest.raises(SignatureError, match="does not match the content"):
         gpg.clearsigned(forged, keys=ring.public("good"), fingerprint="", progress=Silent())
     with pytest.raises(SignatureError, match="not signed"):
         gpg.clearsigned(b"plain", keys=ring.public("good"), fingerprint="", progress=Silent())
@@ -299,7 +299,7 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
     ],
 )
 def test_listed(line: str) -> None:
-    """Every form of a list is read that `sha256sum --check` reads, and what today's openssl writes."""
+    """All forms of lists that `sha256sum --check` reads are supported, and those that openssl 3 writes."""
     assert listed_digest(line.encode(), "file.tar").hex == DIGEST
 
 
@@ -314,7 +314,7 @@ def test_listed(line: str) -> None:
     ],
 )
 def test_not_listed(text: str, reason: str) -> None:
-    """A name that is not there, or there twice, is refused."""
+    """A name that is missing or ambiguous is refused."""
     with pytest.raises(SignatureError, match=reason):
         listed_digest(text.encode(), "file.tar")
 
@@ -323,7 +323,7 @@ def test_not_listed(text: str, reason: str) -> None:
 
 
 class Minisigner:
-    """A minisign key, made from its published format."""
+    """A minisign key, created according to the published format."""
 
     def __init__(self, key_id: bytes = b"\x01\x02\x03\x04\x05\x06\x07\x08") -> None:
         self.key_id, self.secret = key_id, Ed25519PrivateKey.generate()
@@ -340,7 +340,7 @@ class Minisigner:
 
 @pytest.mark.parametrize("algorithm", [b"ED", b"Ed"])
 def test_minisign(algorithm: bytes) -> None:
-    """A good minisign signature is believed, hashed and legacy."""
+    """Good minisign signatures are accepted, hashed and legacy."""
     signer = Minisigner()
     signature = signer.sign(CONTENT, algorithm=algorithm)
     verdict = verify_minisign(BytesIO(CONTENT), signature, public_key=signer.public_key, progress=Silent())
@@ -348,9 +348,9 @@ def test_minisign(algorithm: bytes) -> None:
 
 
 def test_minisign_published_vector() -> None:
-    """A key and a signature as minisign's own documentation shows them have the sizes that are read here."""
+    """The key and signature in minisign's documentation have the expected sizes."""
     public = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"
-    with pytest.raises(SignatureError, match="no minisign signature"):
+    with pytest.raises(SignatureError, match="not a minisign signature"):
         verify_minisign(BytesIO(b""), b"x", public_key=public, progress=Silent())
 
 
@@ -358,10 +358,13 @@ def test_minisign_published_vector() -> None:
     ("change", "reason"),
     [
         (lambda text: text.replace(b"file:x", b"file:y"), "trusted comment was changed"),
-        (lambda text: text.replace(b"trusted comment: ", b"comment: "), "no minisign signature"),
-        (lambda text: b"\n".join(text.split(b"\n")[:2]), "no minisign signature"),
+        (lambda text: text.replace(b"trusted comment: ", b"comment: "), "not a minisign signature"),
+        (lambda text: b"\n".join(text.split(b"\n")[:2]), "not a minisign signature"),
         (lambda text: text + b"x" * 70_000, "larger than"),
-        (lambda text: text.replace(base64.b64encode(b"ED" + b"\1")[:4], b"AAAA", 1), "of another kind"),
+        (
+            lambda text: text.replace(base64.b64encode(b"ED" + b"\1")[:4], b"AAAA", 1),
+            "invalid minisign signature: 7[0-9] bytes",
+        ),
     ],
 )
 def test_minisign_refused(change: object, reason: str) -> None:
@@ -376,10 +379,10 @@ def test_minisign_other_key_or_content() -> None:
     """Another key, a key with the same id, or other content is refused."""
     signer, other, twin = Minisigner(), Minisigner(b"\x09" * 8), Minisigner()
     for content, key, reason in (
-        (CONTENT, other.public_key, "expected one of key 0909090909090909"),
-        (CONTENT, twin.public_key, "does not fit these bytes"),
-        (b"x", signer.public_key, "does not fit these bytes"),
-        (CONTENT, "RW==x", "no base64"),
+        (CONTENT, other.public_key, "expected one by key 0909090909090909"),
+        (CONTENT, twin.public_key, "does not match the content"),
+        (b"x", signer.public_key, "does not match the content"),
+        (CONTENT, "RW==x", "not valid base64"),
     ):
         with pytest.raises(SignatureError, match=reason):
             verify_minisign(BytesIO(content), signer.sign(CONTENT), public_key=key, progress=Silent())

@@ -1,4 +1,4 @@
-"""What doit remembers survives kills, other processes, damage and a full disk."""
+"""The state of doit survives kills, other processes, damage and a full disk."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def tasks(directory: Path) -> set[str]:
 
 
 def test_what_is_saved_is_found_again(tmp_path: Path) -> None:
-    """Values come back one by one and all at once; what is removed is gone, here and in the file."""
+    """Values are read one by one and all at once; removed ones are gone, in memory and in the file."""
     names = [f"t{number}" for number in range(200)]
     one = state(tmp_path)
     save(one, *names)
@@ -87,7 +87,7 @@ def test_what_is_saved_is_found_again(tmp_path: Path) -> None:
 
 
 def test_a_finished_task_is_in_the_file_soon(tmp_path: Path) -> None:
-    """Nobody has to close for a finished task to be written; a task that is being saved is not."""
+    """A finished task is written without closing; a task that is being saved is not."""
     one = state(tmp_path)
     save(one, "done")
     one.set("half", "_values_:", {})
@@ -99,7 +99,7 @@ def test_a_finished_task_is_in_the_file_soon(tmp_path: Path) -> None:
 
 
 def test_a_value_that_is_no_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A task whose value JSON cannot hold is not remembered, not even as it was before; all others are."""
+    """A task with a value that JSON cannot represent is not saved, not even its previous state; all others are."""
     one = state(tmp_path)
     save(one, "odd", "first")
     one.dump()
@@ -114,7 +114,7 @@ def test_a_value_that_is_no_json(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_two_at_once_keep_what_both_finished(tmp_path: Path) -> None:
-    """Each writes its own rows only, and none waits for the other's end."""
+    """Each process writes its own rows only, and none waits for the end of the other."""
     one, two = state(tmp_path), state(tmp_path)
     save(one, "a")
     save(two, "b")
@@ -125,7 +125,7 @@ def test_two_at_once_keep_what_both_finished(tmp_path: Path) -> None:
 
 
 def test_what_is_forgotten_takes_the_stamp_along(tmp_path: Path) -> None:
-    """Forgetting or ignoring a task removes the stamp, and others are told that something was forgotten."""
+    """Forgetting or ignoring a task removes the snapshot, and other processes notice that something was forgotten."""
     stamp = stamp_of(str(tmp_path / "doit.db"))
     watching = state(tmp_path)
     save(watching, "a")
@@ -172,7 +172,7 @@ UNUSABLE = {
 
 @pytest.mark.parametrize("case", UNUSABLE)
 def test_what_cannot_be_used_is_set_aside(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is kept under another name, one line says so, and the run goes on."""
+    """A damaged database is kept under another name, one line says so, and the run continues."""
     UNUSABLE[case](tmp_path / "doit.db")
     before = (tmp_path / "doit.db").read_bytes()
     one = state(tmp_path)
@@ -189,7 +189,7 @@ def test_what_cannot_be_used_is_set_aside(case: str, tmp_path: Path, capsys: pyt
 
 
 def test_a_damaged_row_is_no_row(tmp_path: Path) -> None:
-    """A row that is no JSON object makes its own task run, and nothing else."""
+    """A row that is not a JSON object causes only its own task to run."""
     one = state(tmp_path)
     save(one, "good", "bad", "list")
     one.dump()
@@ -205,7 +205,7 @@ def test_a_damaged_row_is_no_row(tmp_path: Path) -> None:
 def test_a_lock_of_another_program_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Who cannot write now writes later; at the end a line says what it means."""
+    """A process that cannot write now writes later; at the end a warning says what was lost."""
     one = state(tmp_path)
     save(one, "a")
     one.dump()
@@ -265,7 +265,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk(small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without space the run ends with a line, the database stays readable, and works again with space."""
+    """Without space the run ends with one message; the database stays readable, and works again with space."""
     one = state(small_disk)
     save(one, "first")
     one.dump()

@@ -1,4 +1,4 @@
-"""The real consumer: Taskgraph itself writes the tasks, our script runs what they say, and a consumer gets it."""
+"""The real consumer: Taskgraph creates the tasks, our script runs them, and a consumer uses the artifacts."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def project(tmp_path: Path) -> Iterator[Path]:
 
 
 def graph(project: Path) -> dict[str, Any]:
-    """Return what Taskgraph makes of the project, by label."""
+    """Return Taskgraph's tasks of the project, by label."""
     words = ["taskgraph", "full", "-J", "--root", "taskcluster", "-p", str(project.parent / "parameters.yml")]
     tool = Path(sys.executable).with_name("taskgraph")
     done = subprocess.run([tool, *words[1:]], cwd=project, capture_output=True, text=True, check=False)
@@ -188,7 +188,7 @@ def test_its_tasks_run_with_our_script(project: Path, tmp_path: Path) -> None:
 
 
 def consume(environ: dict[str, Any], contents: dict[str, dict[str, bytes]], directory: Path) -> None:
-    """Let our script take what Taskgraph wrote for the consumer, as run-task would."""
+    """Run our script with the environment that Taskgraph wrote for the consumer, as run-task does."""
     listed = environ["MOZ_FETCHES"]["task-reference"]
     with taskcluster() as cluster:
         for name, published in contents.items():

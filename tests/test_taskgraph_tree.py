@@ -1,4 +1,4 @@
-"""A Taskgraph repository as it is: its kinds load unchanged, and what cannot be made here is named, not in the way."""
+"""A Taskgraph repository loads unchanged; definitions that cannot be built here are reported but do not interfere."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_what_loads(tree: Path) -> None:
 
 
 def test_what_is_refused(tree: Path) -> None:
-    """What runs Mozilla's scripts, moves, or needs what cannot be made here is refused by name, with the reason."""
+    """Definitions that run Mozilla's scripts, are not pinned, or need such ones are refused by name, with the reason."""
     reasons = {one.task: one.reason for one in loaded(tree).refused}
     assert sorted(reasons) == [
         "fetch:clang-trunk", "fetch:linux64-chromium", "toolchain:by-platform", "toolchain:needs-build",
@@ -234,7 +234,7 @@ def test_mistakes_of_a_fetch_are_told(tree: Path) -> None:
 
 
 def test_elsewhere_a_refused_type_is_an_error(tmp_path: Path) -> None:
-    """Outside of a Taskgraph tree the definitions are our own text: a refused type stops the run."""
+    """Outside a Taskgraph tree a refused type of definition is an error."""
     (tmp_path / "fetch").mkdir()
     (tmp_path / "fetch/x.yml").write_text(TREE["taskcluster/kinds/fetch/sub/chromium.yml"])
     with pytest.raises(DefinitionError, match="the type 'chromium-fetch' is not supported: it runs a script"):
@@ -242,7 +242,7 @@ def test_elsewhere_a_refused_type_is_an_error(tmp_path: Path) -> None:
 
 
 def test_with_doit(tree: Path, tmp_path: Path) -> None:
-    """A toolchain of the tree is built from its fetches; a refused one says why, when it is asked for."""
+    """A toolchain of the tree is built from its fetches; a refused one says why, when requested."""
     path = tree / "taskcluster/kinds/fetch/toolchains.yml"
     text = path.read_text()
     path.write_text(text[: text.index("    gpg-signature")] + text[text.index("    artifact-name: gmp") :])

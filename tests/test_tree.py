@@ -26,7 +26,7 @@ def differences(slot: Extraction, *members: Member) -> dict[str, str]:
 
 
 def edited(path: Path, content: bytes, record: Path) -> None:
-    """Write over a file, surely later than the record: the clock of a file system ticks slowly."""
+    """Overwrite a file, with a later time than the manifest although the clock of file systems is coarse."""
     path.write_bytes(content)
     later = record.stat().st_mtime_ns + 1
     os.utime(path, ns=(later, later))
@@ -60,7 +60,7 @@ def test_a_destination_that_is_no_directory_stays(kind: str, slot: Extraction, t
 
 @pytest.mark.parametrize("size", [10, 200, 3000])
 def test_a_destination_of_any_length(size: int, tmp_path: Path) -> None:
-    """A deep archive in a deep directory, longer together than any path: written, held, replaced, removed."""
+    """A deep archive in a deep directory, longer together than PATH_MAX, is written, checked, replaced and removed."""
     parent = tmp_path / "/".join(["p" * 99] * (size // 100))
     slot = Extraction(parent / "out", tmp_path / "records" / "one.json")
     deep = "/".join(["d" * 250] * 15) + "/f"
@@ -94,7 +94,7 @@ def test_a_new_version_may_change_what_a_name_is(slot: Extraction) -> None:
 
 
 def test_a_run_killed_while_it_moved_is_made_good(slot: Extraction) -> None:
-    """The record stands before the tree does: what was moved is known as ours, and replaced."""
+    """The manifest is written before the tree: entries that were moved are recognised and replaced."""
     slot.destination.mkdir()
     (slot.destination / "other").write_bytes(b"of others")
     extract(slot, Member("a", b"1"), Member("d/b", b"2"), Member("e/c", b"3"))
@@ -115,7 +115,7 @@ LINKED = (
 
 
 def test_an_edit_that_keeps_the_size_is_noticed(slot: Extraction) -> None:
-    """A file or symlink that was written after its record is not what was extracted; what others add is theirs."""
+    """A file or symlink that is newer than the manifest is not the extracted one; added files are ignored."""
     extract(slot, *LINKED)
     (slot.destination / "d" / "built").write_bytes(b"by someone")
     assert slot.holds("k")
@@ -158,7 +158,7 @@ def test_each_difference_is_told(slot: Extraction) -> None:
 
 
 def test_holes_stay_holes(slot: Extraction) -> None:
-    """A sparse file takes no room for what it does not hold, and has its whole size."""
+    """A sparse file occupies no space for its holes, and has its full size."""
     said = {"major": "1", "minor": "0", "realsize": "9000000", "name": "a"}
     header = pax(*(record(f"GNU.sparse.{key}", value) for key, value in said.items()))
     extract(slot, header, Member("x", b"1\n8000000\n3\n".ljust(512, b"\0") + b"end"))
@@ -172,7 +172,7 @@ def test_holes_stay_holes(slot: Extraction) -> None:
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_strays_go(killed: bool, slot: Extraction) -> None:
-    """What nobody asks for any more goes from where it was put, but for what a slot that is kept has too."""
+    """Entries that are no longer requested are removed, except those that another extraction has too."""
     kept = Extraction(slot.destination, slot.record.with_name("kept.json"))
     elsewhere = Extraction(slot.destination / "sub", slot.record.with_name("sub-1.0.json"))
     extract(slot, Member("d/a", b"1"), Member("d/both", b"1"))
@@ -194,7 +194,7 @@ def test_strays_go(killed: bool, slot: Extraction) -> None:
 
 @pytest.mark.parametrize("into", ["{outside}", "../../outside", "../x/../../outside", "..", 7])
 def test_a_record_cannot_lead_elsewhere(into: str | int, slot: Extraction, tmp_path: Path) -> None:
-    """What a record says of where its entries stand is believed only beside it."""
+    """The location in a manifest is trusted only beside its own manifest."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "a").write_bytes(b"1")
@@ -226,7 +226,7 @@ def test_a_slot_that_moves(slot: Extraction) -> None:
 
 
 def test_the_way_to_a_destination_goes_with_it(tmp_path: Path) -> None:
-    """No empty directory is left where nothing stands any more: a file of that name can come there."""
+    """Empty directories are removed, so that a file of that name can be extracted there."""
     records = tmp_path / "records"
     deep, flat = (
         Extraction(tmp_path / "out/a/b", records / "deep.json"),
@@ -248,7 +248,7 @@ def test_the_way_to_a_destination_goes_with_it(tmp_path: Path) -> None:
 
 
 def test_slots_in_each_others_directories(tmp_path: Path) -> None:
-    """A record counts from its own destination: what another one has under that name elsewhere keeps nothing here."""
+    """Paths of a manifest are relative to its destination: an equal path elsewhere keeps nothing here."""
     records, out = tmp_path / "records", tmp_path / "out"
     stray, deep = Extraction(out, records / "stray.json"), Extraction(out / "sub", records / "deep.json")
     extract(stray, Member("f", b"stray"), Member("sub/"), Member("sub/f2", b"stray"))
@@ -261,7 +261,7 @@ def test_slots_in_each_others_directories(tmp_path: Path) -> None:
 
 
 def test_a_slot_that_moves_up(tmp_path: Path) -> None:
-    """What comes may have the name of the directory that held what goes."""
+    """A new entry may have the name of the directory that contained the removed ones."""
     records = tmp_path / "records"
     extract(Extraction(tmp_path / "out/a/b", records / "one.json"), Member("f", b"1"))
     extract(Extraction(tmp_path / "out", records / "one.json"), Member("a", b"2"))
@@ -269,13 +269,13 @@ def test_a_slot_that_moves_up(tmp_path: Path) -> None:
 
 
 def left(tmp_path: Path) -> set[str]:
-    """Return what stands below a directory, but for locks."""
+    """Return the tree below a directory, without locks."""
     found = (str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
     return {path for path in found if not path.endswith(".lock")}
 
 
 def test_a_neighbour_that_held_all_there_was(tmp_path: Path) -> None:
-    """An earlier version of a neighbour that gives way may leave nothing behind, not even the directory."""
+    """A neighbour's earlier version that is removed leaves nothing, not even the directory."""
     out, records = tmp_path / "out/a/b", tmp_path / "records"
     extract(Extraction(out, records / "one.json"), Member("f", b"1"), key="earlier")
     other = Extraction(out, records / "two.json", beside=(("one", "now"), ("two", "k")))
@@ -286,7 +286,7 @@ def test_a_neighbour_that_held_all_there_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["a", "a/b", "a/b/c"])
 def test_a_neighbour_on_the_way(file: str, tmp_path: Path) -> None:
-    """An earlier version of a neighbour gives way that has a file or symlink where the way to a destination goes."""
+    """A neighbour's earlier version is removed if it has a file or symlink in the path of a destination."""
     out, records = tmp_path / "out", tmp_path / "records"
     earlier = Extraction(out, records / "one.json")
     other = Extraction(out / "a/b/c", records / "two.json", beside=(("one", "now"), ("two", "k")))
@@ -314,7 +314,7 @@ def test_a_way_that_is_no_directory(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_neighbour_that_was_killed(tmp_path: Path) -> None:
-    """What a killed delivery of a neighbour left gives way, since its next delivery makes it anew."""
+    """Leftovers of a neighbour's killed delivery are removed: its next delivery extracts them again."""
     out, records = tmp_path / "out", tmp_path / "records"
     killed = Extraction(out, records / "one.json")
     extract(killed, Member("f", b"1"), Member("g", b"1"))
@@ -327,7 +327,7 @@ def test_a_neighbour_that_was_killed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("killed", [False, True])
 @pytest.mark.parametrize("then", ["cleared", "delivered"])
 def test_a_slot_that_moved_meanwhile(then: str, killed: bool, tmp_path: Path) -> None:
-    """Entries go from where they were put, also by a killed run; what others have at the new place stays."""
+    """Entries are removed from their old location, also after a killed run; foreign entries at the new location stay."""
     records = tmp_path / "records"
     before, now = (Extraction(tmp_path / "out" / name, records / "one.json") for name in ("before", "now"))
     other = Extraction(tmp_path / "out/now", records / "two.json")
@@ -346,7 +346,7 @@ def test_a_slot_that_moved_meanwhile(then: str, killed: bool, tmp_path: Path) ->
 
 
 def test_a_delivery_that_was_killed_before_it_moved(tmp_path: Path) -> None:
-    """A half-written tree goes with the next delivery, wherever that puts it, and with a fetch that nobody asks for."""
+    """A half-written tree is removed by the next delivery to any directory, and with a fetch that is no longer requested."""
     records = tmp_path / "records"
     slot = Extraction(tmp_path / "out/now", records / "one.json")
     for _ in range(2):
@@ -364,7 +364,7 @@ def test_a_delivery_that_was_killed_before_it_moved(tmp_path: Path) -> None:
 
 
 def test_strays_are_removed_together(tmp_path: Path) -> None:
-    """Of entries that several slots name those stay that one has which is still asked for."""
+    """Entries that several extractions share stay if one of them is still requested."""
     out, records = tmp_path / "out", tmp_path / "records"
     kept = Extraction(out / "sub", records / "kept.json")
     for name in "abc":
@@ -376,7 +376,7 @@ def test_strays_are_removed_together(tmp_path: Path) -> None:
 
 
 def test_a_record_that_cannot_be_read_is_not_an_absent_one(slot: Extraction) -> None:
-    """Entries of a record that cannot be opened now are neither forgotten nor taken for somebody else's."""
+    """Entries of a manifest that cannot be opened now are neither forgotten nor treated as foreign."""
     extract(slot, Member("f", b"1"))
     other = Extraction(slot.destination, slot.record.with_name("two.json"))
     aside = slot.record.rename(slot.record.with_name("aside"))

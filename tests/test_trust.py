@@ -1,4 +1,4 @@
-"""Whom we trust and what we tell them: certificates, credentials, proxies."""
+"""Certificates, credentials and proxies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
 from tasks_lib.transport import Transport
 from tests.origin import Answer, Origin, OriginRequest, raw, reply, serving
-from tests.test_sources import BODY, PINNED, wanted
+from tests.test_downloader import BODY, PINNED, wanted
 
 CA = trustme.CA()
 LONG_AGO = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)
@@ -44,7 +44,7 @@ def https(*names: str, ca: trustme.CA = CA, **facts: datetime.datetime) -> ssl.S
 
 
 def self_signed(tmp_path: Path) -> ssl.SSLContext:
-    """Return a context whose certificate vouches for itself."""
+    """Return a context with a self-signed certificate."""
     own = trustme.CA()
     own.cert_pem.write_to_path(str(tmp_path / "own.pem"))
     own.private_key_pem.write_to_path(str(tmp_path / "own.key"))
@@ -54,7 +54,7 @@ def self_signed(tmp_path: Path) -> ssl.SSLContext:
 
 
 def trusting(store: Cache, tmp_path: Path, **settings: object) -> Downloader:
-    """Return sources that trust our certificate authority only."""
+    """Return a downloader that trusts only the certificate authority of the tests."""
     CA.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     chosen = {"ca_bundle": str(tmp_path / "ca.pem"), "connect_timeout_s": 2.0, **settings}
     return Downloader(store, Transport(TransportSettings(**chosen)), Policy(retries=1, backoff_s=0.001))  # type: ignore[arg-type]
@@ -68,7 +68,7 @@ def test_https(store: Cache, tmp_path: Path) -> None:
 
 
 def test_directories_of_certificates(store: Cache, tmp_path: Path) -> None:
-    """SSL_CERT_DIR may name several directories, and some that are not there."""
+    """SSL_CERT_DIR may list several directories, also missing ones."""
     hashed = tmp_path / "hashed"
     hashed.mkdir()
     CA.cert_pem.write_to_path(str(hashed / "ca.pem"))
@@ -90,7 +90,7 @@ BAD_TLS: dict[str, tuple[Callable[[Path], ssl.SSLContext], str]] = {
 
 @pytest.mark.parametrize("case", BAD_TLS)
 def test_bad_certificates(case: str, store: Cache, tmp_path: Path) -> None:
-    """A certificate that does not fit ends the source at once, with its own reason; the mirror delivers."""
+    """An invalid certificate fails the source at once, with its own reason; the mirror is used."""
     made, message = BAD_TLS[case]
     with serving({"/a": reply(BODY)}, made(tmp_path)) as bad, serving({"/a": reply(BODY)}, https("127.0.0.1")) as good:
         with pytest.raises(AllSourcesFailedError, match=message) as caught:
@@ -103,7 +103,7 @@ def test_bad_certificates(case: str, store: Cache, tmp_path: Path) -> None:
 
 
 def test_an_authority_that_cannot_be_read(store: Cache, tmp_path: Path) -> None:
-    """A bundle that is missing is named; nothing is trusted instead."""
+    """The error for a missing bundle names it; no other bundle is used."""
     with serving({"/a": reply(BODY)}, https("127.0.0.1")) as origin:
         for bundle in (tmp_path / "none.pem", tmp_path):  # a directory without certificates trusts nobody
             with pytest.raises(
@@ -115,7 +115,7 @@ def test_an_authority_that_cannot_be_read(store: Cache, tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def listening(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    """Let `answer` deal with each connection; gives the port."""
+    """Serve each connection by `answer`; yield the port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -137,14 +137,14 @@ def plain(connection: socket.socket) -> None:
 
 
 def test_not_tls(store: Cache, tmp_path: Path) -> None:
-    """A plain server behind an https URL is a failure that says so, at once."""
+    """A server without TLS at an https URL fails at once with that reason."""
     with listening(plain) as port, pytest.raises(AllSourcesFailedError, match="does not speak TLS") as caught:
         trusting(store, tmp_path).obtain(wanted(f"https://127.0.0.1:{port}/a"), Silent())
     assert len(caught.value.attempts) == 1
 
 
 def test_tls_that_breaks_off(store: Cache, tmp_path: Path) -> None:
-    """A server that hangs up within the handshake is asked again."""
+    """A server that disconnects during the handshake is retried."""
     with (
         listening(lambda connection: connection.close()) as port,
         pytest.raises(AllSourcesFailedError, match=r"closed|reset"),
@@ -153,13 +153,13 @@ def test_tls_that_breaks_off(store: Cache, tmp_path: Path) -> None:
 
 
 def cut(connection: socket.socket, _request: OriginRequest) -> None:
-    """Send half a body without a length, and hang up without TLS's own goodbye."""
+    """Send half a body without a length, and disconnect without TLS's close_notify."""
     connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + BODY[:999])
     socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def test_no_close_notify(store: Cache, tmp_path: Path) -> None:
-    """A TLS connection that ends without a goodbye is judged by size, never believed."""
+    """A TLS connection that ends without close_notify is verified by size."""
     with serving({"/a": cut}, https("127.0.0.1")) as origin:
         with pytest.raises(AllSourcesFailedError, match=r"999 of 200000|after 999 bytes"):
             trusting(store, tmp_path).obtain(wanted(f"{origin.url}/a"), Silent())
@@ -167,7 +167,7 @@ def test_no_close_notify(store: Cache, tmp_path: Path) -> None:
 
 
 def test_no_downgrade(store: Cache, tmp_path: Path, origin: Origin) -> None:
-    """Https never leads to http."""
+    """A redirect from https to http is not followed."""
     answer = reply(b"", "302 Found", Location=f"{origin.url}/a")
     with serving({"/a": answer}, https("127.0.0.1")) as secure, pytest.raises(AllSourcesFailedError, match="http"):
         trusting(store, tmp_path).obtain(wanted(f"{secure.url}/a"), Silent())
@@ -190,7 +190,7 @@ def netrc_for(tmp_path: Path, host: str = "127.0.0.1") -> str:
 
 @pytest.mark.parametrize("way", ["another port", "there and back"])
 def test_secrets_stay_home(way: str, store: Cache, tmp_path: Path, origin: Origin) -> None:
-    """Every header of a definition, cookies and netrc stay with the origin, also when a stranger leads back to it."""
+    """Headers of a definition, cookies and netrc are sent only to the origin, also when another host redirects back to it."""
     with serving({}) as other:
         target = f"{other.url}/b"
         origin.answers |= {"/start": leads_to("/same"), "/same": leads_to(target)}
@@ -203,7 +203,7 @@ def test_secrets_stay_home(way: str, store: Cache, tmp_path: Path, origin: Origi
 
 
 def test_a_mirror_gets_no_secrets(store: Cache, tmp_path: Path, origin: Origin) -> None:
-    """Headers go to the origin of the definition's own URL, wherever it stands in the order."""
+    """Headers are sent to the origin of the definition's own URL, at any position in the order."""
     with serving({"/b": reply(b"", "404 X")}) as other:
         urls = (f"{other.url}/b", f"{origin.url}/a")
         trusting(store, tmp_path).obtain(wanted(*urls, headers=SECRETS, home=urls[1]), Silent())
@@ -212,7 +212,7 @@ def test_a_mirror_gets_no_secrets(store: Cache, tmp_path: Path, origin: Origin) 
 
 
 def test_netrc(store: Cache, tmp_path: Path, origin: Origin) -> None:
-    """Netrc speaks for the host that is asked first, never over a header of the definition, never along a redirect."""
+    """Netrc applies to the first host only, never overrides a header of the definition, and is not used after a redirect."""
     with serving({"/b": leads_to(f"{origin.url}/a")}) as first:
         trusting(store, tmp_path, netrc=netrc_for(tmp_path)).obtain(wanted(f"{first.url}/b"), Silent())
         sent = first.requests[0].headers["authorization"]
@@ -225,7 +225,7 @@ def test_netrc(store: Cache, tmp_path: Path, origin: Origin) -> None:
 
 
 def test_a_netrc_that_cannot_be_read(store: Cache, tmp_path: Path) -> None:
-    """Whoever is refused for want of a login learns why none was sent, without a word of the file; others nothing."""
+    """The error for a missing login says why none was sent, without quoting the file; other errors do not."""
     path = tmp_path / "netrc"
     path.write_text("machine 127.0.0.1 login u\n hunter2 password\n")
     with serving({"/a": reply(b"", "401 Unauthorized"), "/b": reply(b"", "404 Not Found")}) as origin:
@@ -243,7 +243,7 @@ def test_a_netrc_that_cannot_be_read(store: Cache, tmp_path: Path) -> None:
 
 
 def test_proxy(store: Cache, tmp_path: Path, origin: Origin) -> None:
-    """A proxy is asked with the whole URL, its password goes to it and to nobody else; NO_PROXY goes around it."""
+    """A proxy receives the whole URL, and only it receives its password; NO_PROXY bypasses it."""
     with serving({}) as proxy:
         url = f"{origin.url}/a"
         proxy.answers[url] = reply(b"", "503 X")
@@ -288,7 +288,7 @@ def pump(one: socket.socket, other: socket.socket) -> None:
 
 
 def test_tunnel(store: Cache, tmp_path: Path) -> None:
-    """Https goes through a proxy in a tunnel that the proxy cannot look into; a refusal says so."""
+    """Https uses a tunnel through the proxy; a refusal is reported as such."""
     seen: list[bytes] = []
     with serving({"/a": reply(BODY)}, https("127.0.0.1")) as origin:
         with listening(tunnelling(seen, b"407 Login")) as port:
@@ -310,7 +310,7 @@ PASSED = [b"200 Connection established", b"204 No Content", b"200 OK\r\nTransfer
 
 @pytest.mark.parametrize("status", PASSED)
 def test_every_success_of_a_proxy_is_a_tunnel(status: bytes, store: Cache, tmp_path: Path) -> None:
-    """Any 2xx opens it, and what its head says of a body means nothing. Source: RFC 9110 section 9.3.6."""
+    """Any 2xx status opens the tunnel, and header fields about a body are ignored. Source: RFC 9110 section 9.3.6."""
     with serving({"/a": reply(BODY)}, https("127.0.0.1")) as origin, listening(tunnelling([], status)) as port:
         proxies = {"https": f"http://127.0.0.1:{port}"}
         trusting(store, tmp_path, proxies=proxies).obtain(wanted(f"{origin.url}/a"), Silent())
@@ -327,7 +327,7 @@ NO_TUNNEL = {
 
 @pytest.mark.parametrize("status", NO_TUNNEL)
 def test_no_tunnel(status: bytes, store: Cache, tmp_path: Path) -> None:
-    """A proxy that cannot now is asked again, one that will not is not; the next step is about the proxy."""
+    """A temporary failure of the proxy is retried, a permanent one is not; the hint is about the proxy."""
     seen: list[bytes] = []
     asked, hint = NO_TUNNEL[status]
     with listening(tunnelling(seen, status)) as port, pytest.raises(AllSourcesFailedError) as caught:
@@ -338,7 +338,7 @@ def test_no_tunnel(status: bytes, store: Cache, tmp_path: Path) -> None:
 
 
 def test_the_next_step_is_about_the_proxy(store: Cache, tmp_path: Path) -> None:
-    """One that wants a login for http, and one that is not there, are not cured by looking at the URL."""
+    """The hint for a proxy that requires a login or is unreachable is not about the URL."""
     with serving({"http://h.invalid/a": reply(b"", "407 Login")}) as proxy:
         pass_by = (({"http": proxy.url}, "the proxy requires a login"), ({"http": "127.0.0.1:1"}, "check the proxy"))
         for proxies, hint in pass_by:
@@ -348,7 +348,7 @@ def test_the_next_step_is_about_the_proxy(store: Cache, tmp_path: Path) -> None:
 
 
 def test_unsupported_proxy(store: Cache, tmp_path: Path, origin: Origin) -> None:
-    """A proxy that is not spoken is named without its password; nobody is asked around it."""
+    """The error for an unsupported kind of proxy omits its password; no request bypasses it."""
     proxies = {"http": "socks5://u:hunter2@127.0.0.1:1"}
     with pytest.raises(AllSourcesFailedError, match="only http:// proxies") as caught:
         trusting(store, tmp_path, proxies=proxies).obtain(wanted(f"{origin.url}/a"), Silent())
@@ -360,7 +360,7 @@ def test_unsupported_proxy(store: Cache, tmp_path: Path, origin: Origin) -> None
     "proxy", ["u:hunter2@h:80a", "u:hunter2@h:99999", "u:hunter2@", "u:hunter2@[::1", "u:hun/ter2@h"]
 )
 def test_the_password_of_an_unreadable_proxy(proxy: str, store: Cache, tmp_path: Path, origin: Origin) -> None:
-    """A proxy that is written without its scheme, and wrong, is not quoted: it may hold a password."""
+    """An invalid proxy without scheme is not quoted, because it may contain a password."""
     with pytest.raises(AllSourcesFailedError, match="only http:// proxies") as caught:
         trusting(store, tmp_path, proxies={"http": proxy}).obtain(wanted(f"{origin.url}/a"), Silent())
     assert not {"hunter2", "ter2"} & set(re.findall("[a-z0-9]+", str(caught.value)))
@@ -392,7 +392,7 @@ def test_no_proxy(text: str, store: Cache, tmp_path: Path, origin: Origin) -> No
 
 
 def test_garbage_from_a_proxy(store: Cache, tmp_path: Path) -> None:
-    """What is no proxy is told from an origin that fails."""
+    """A server that is not a proxy is distinguished from a failing origin."""
     with (
         serving({"127.0.0.1:9": raw(b"hello\r\n\r\n")}) as proxy,
         pytest.raises(AllSourcesFailedError, match="cannot open a tunnel"),

@@ -1,4 +1,4 @@
-"""Sizes and durations as people read and write them."""
+"""Sizes and durations as people read and write them: formatting and parsing."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ PARSED: dict[str, tuple[Any, dict[str, float]]] = {
 
 @pytest.mark.parametrize("case", PARSED)
 def test_parses(case: str) -> None:
-    """What people write is read in any case, with or without a space; IEC units are binary, SI units decimal."""
+    """Units are case-insensitive, with or without a space; IEC units are binary, SI units decimal."""
     parse, table = PARSED[case]
     assert {text: parse(text, "--option") for text in table} == table
 
 
 @pytest.mark.parametrize("text", ["banana", "-1", "1e3", "12x", "", "9" * 400, "1.2.3GiB", "\x1b[31m"])
 def test_refuses(text: str) -> None:
-    """Anything else is refused by one line that names the option and an example."""
+    """Any other text is refused with one line that names the option and an example."""
     with pytest.raises(SettingError, match=r"for --max-size: expected a size such as 20GiB or 500MB$") as refused:
         parse_size(text, "--max-size")
     assert str(refused.value).isprintable()
 
 
 @pytest.mark.parametrize("size", [0, 1, 999, 1536, 10_240_000, 20 << 30, 3 << 40])
-def test_what_is_shown_can_be_written(size: int) -> None:
-    """The text of a size is a size within half of its last digit."""
+def test_formatted_size_can_be_parsed(size: int) -> None:
+    """Parsing a formatted size returns the size within half of its last digit."""
     text = format_size(size)
     unit = parse_size(f"1 {text.split()[1]}", "")
     assert abs(parse_size(text, "") - size) <= unit / 20 + 1

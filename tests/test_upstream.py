@@ -1,4 +1,4 @@
-"""Beside upstream: what our command makes is what its own script makes."""
+"""Comparison with upstream: our command has the same results as its script."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def upstream_script() -> Path:
-    """Return upstream's script, which its package brings along."""
+    """Return upstream's script, which is part of its package."""
     spec = importlib.util.find_spec("taskgraph")
     assert spec is not None and spec.origin is not None
     return Path(spec.origin).parent / "run-task" / "fetch-content"
@@ -33,7 +33,7 @@ def theirs(*words: str | Path, **environ: str) -> int:
 @pytest.mark.parametrize("delivery", ["extracted", "placed"])
 @pytest.mark.parametrize("name", [*FILES, *(name for name in PLAIN if name != "e")])
 def test_same_trees(tmp_path: Path, name: str, delivery: str) -> None:
-    """What an artifact becomes is what upstream makes of it."""
+    """An artifact is placed or extracted as by upstream."""
     with taskcluster() as cluster:
         cluster.publish(f"public/build/{name}", {**FILES, **PLAIN}[name], extract=delivery == "extracted", dest="a/b")
         assert theirs("task-artifacts", "-d", tmp_path / "theirs", **cluster.environ) == 0
@@ -42,7 +42,7 @@ def test_same_trees(tmp_path: Path, name: str, delivery: str) -> None:
 
 
 def test_same_merge(tmp_path: Path) -> None:
-    """Archives that share a directory give the same tree as upstream's, the later one on top."""
+    """Archives in one directory have the same tree as with upstream: the later one wins."""
     with taskcluster() as cluster:
         cluster.publish("public/1.tar", tar([Member("d/a", b"1"), Member("d/b", b"1", mode=0o755)]))
         cluster.publish("public/2.tar", tar([Member("d/b", b"2"), Member("d/c/e", b"2")]))
@@ -66,7 +66,7 @@ def test_same_merge(tmp_path: Path) -> None:
     + [(name, "out.tar.zst", ["--force-archive"]) for name in ("plain.txt", "program", "a.tar")],
 )
 def test_same_files(tmp_path: Path, name: str, dest: str, flags: list[str]) -> None:
-    """What a download becomes is what upstream makes of it: byte by byte, or the same tree in a .tar.zst."""
+    """A download has the same result as with upstream: equal bytes, or an equal tree in a .tar.zst."""
     content = {**FILES, **PLAIN}[name]
     with serving({f"/d/{name}": reply(content)}) as origin:
         words = ["static-url", *pinned(content), *flags, f"{origin.url}/d/{name}"]

@@ -1,6 +1,6 @@
-"""`fetch-content`: Taskgraph's command line on this house's floors.
+"""`fetch-content`: a command that is compatible with Taskgraph's.
 
-Owns flags, environment, exit codes and log lines; the bytes come from `sources` and `unpinned`, through the store, and
-go out through `archive` and `tree`. Importing it loads next to nothing: a consumer waits for the first request.
-Source of the contract: taskgraph 24.2, `run-task/fetch-content` (as described, never copied); docs/fetch-content.md.
+Owns flags, environment, exit codes and log lines. `download` fetches the bytes into the cache; `archive` and `tree`
+write the result. Importing this package loads almost nothing, so that the first request starts early.
+Source of the contract: taskgraph 24.2, `run-task/fetch-content` (described, never copied); docs/fetch-content.md.
 """

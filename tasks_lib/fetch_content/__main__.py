@@ -1,4 +1,4 @@
-"""`python -u -m tasks_lib.fetch_content`, and this file by its path."""
+"""Run as `python -u -m tasks_lib.fetch_content`, or by the path of this file."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`git-checkout-archive`: one commit as a `.tar.zst`, the same bytes on every machine."""
+"""`git-checkout-archive`: create a reproducible `.tar.zst` of one commit."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import quote
 
 import msgspec
 
+from tasks_lib.definitions import Git
+from tasks_lib.digest import Integrity
 from tasks_lib.errors import SettingError, UnsupportedArchiveError
-from tasks_lib.fetch_content.porch import log
+from tasks_lib.fetch_content.console import log
 from tasks_lib.fetch_content.run import Run, destination, running
+from tasks_lib.steps.commit import commit_archive
+from tasks_lib.steps.repository_access import open_repositories
 from tasks_lib.transport import redacted
+from tasks_lib.vcs.git import GitRepository
 
-if TYPE_CHECKING:
-    from tasks_lib.definitions import Git
-    from tasks_lib.digest import Integrity
-
-#: Largest answer of the secrets service in bytes. Source: Taskcluster keeps secrets in one database row.
+#: Largest response of the secrets service in bytes. Source: Taskcluster stores a secret in one database row.
 _MAX_SECRET_BYTES: Final = 1 << 20
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkout:
-    """The flags; `prefix` "" stands for the last part of the repository's URL, `dot_git` is "dropped" or "kept"."""
+    """The flags; `prefix` "" means the last part of the repository's URL, `dot_git` is "dropped" or "kept"."""
 
     repo: str
     commit: str
@@ -44,7 +45,7 @@ def git_checkout_archive(checkout: Checkout, environ: Mapping[str, str]) -> None
     """Fetch a commit with its submodules and write its archive.
 
     Raises:
-        FetchError: whatever prevented it, in one of its kinds.
+        FetchError: a setting is invalid, or one of the steps failed; a subclass says which.
         OSError: the destination cannot be written.
     """
     dest = destination(checkout.dest)
@@ -56,10 +57,7 @@ def git_checkout_archive(checkout: Checkout, environ: Mapping[str, str]) -> None
 
 
 def _archive(run: Run, checkout: Checkout, key: str) -> Integrity:
-    from tasks_lib.definitions import Git
-    from tasks_lib.steps.commit import commit_archive
-
-    repo = _url(checkout.repo)
+    repo = _parse_repository(checkout.repo)
     prefix = checkout.prefix or checkout.repo.rstrip("/").rpartition("/")[2]
     source = Git(
         repo=repo,
@@ -67,60 +65,57 @@ def _archive(run: Run, checkout: Checkout, key: str) -> Integrity:
         path_prefix=prefix.rstrip("/"),
         artifact_name=Path(checkout.dest).name,
         dot_git=checkout.dot_git,
-        archive=(("outward_symlinks", "keep"),),  # whoever extracts it decides
+        archive=(("outward_symlinks", "keep"),),  # refusing them is left to the extraction
     )
     commit = checkout.commit.lower()
     if not _COMMIT.fullmatch(commit):
-        commit = _named(run, source, checkout.commit, key)
-        log(f"WARNING: {checkout.commit} of {redacted(repo)} moves; today it is commit {commit}")
+        commit = _resolve(run, source, checkout.commit, key)
+        log(f"WARNING: {checkout.commit} of {redacted(repo)} is not pinned; it is commit {commit} now")
     log(f"Making {checkout.dest} of commit {commit} of {redacted(repo)}")
     return commit_archive(run, msgspec.structs.replace(source, revision=commit), run.progress, ssh_key=key)
 
 
-def _named(run: Run, source: Git, name: str, key: str) -> str:
-    """Return the commit that a branch or tag names now.
+def _resolve(run: Run, source: Git, name: str, key: str) -> str:
+    """Return the commit that a branch or tag currently refers to.
 
     Raises:
-        SettingError: it can be no name.
-        TransportError, ToolError, CancelledError: as `git.Repository.resolve`.
+        SettingError: `name` is not a valid name of a branch or tag.
+        TransportError, ToolError, CancelledError: as `GitRepository.resolve`.
     """
-    from tasks_lib.steps.repository_access import open_repositories
-    from tasks_lib.vcs.git import GitRepository
-
     if not re.fullmatch(r"[^-\s*?\[~^:\\][^\s*?\[~^:\\]{0,250}", name):
         raise SettingError(f"{name[:80]!r} is neither a commit id nor a branch or tag")
     with (
-        open_repositories(run, source, run.progress, key) as one,
+        open_repositories(run, source, run.progress, key) as access,
         tempfile.TemporaryDirectory(prefix="doit-fetch-") as directory,
     ):
         repository = GitRepository(Path(directory) / "names", run.repositories)
-        return repository.resolve(source.repo, name, run.progress, key=one.key)
+        return repository.resolve(source.repo, name, run.progress, key=access.key)
 
 
-def _url(repo: str) -> str:
-    """Return the URL of a repository given as git also takes it: a path of this machine, or `user@host:path`."""
+def _parse_repository(repo: str) -> str:
+    """Return the URL of a repository; like git, accept a local path or `user@host:path` too."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", repo):
         return repo
-    if found := re.fullmatch(r"([\w.-]+@[\w.-]+):(?!/)(.+)", repo):
-        return f"ssh://{found[1]}/{found[2]}"
-    return f"file://{quote(os.path.abspath(repo))}"  # noqa: PTH100 - keeps symlinks of the user's as they are
+    if match := re.fullmatch(r"([\w.-]+@[\w.-]+):(?!/)(.+)", repo):
+        return f"ssh://{match[1]}/{match[2]}"
+    return f"file://{quote(os.path.abspath(repo))}"  # noqa: PTH100 - does not resolve the user's symlinks
 
 
 def _ssh_key(run: Run, name: str) -> str:
-    """Return the private key that a Taskcluster secret holds; it never touches the cache.
+    """Return the private key in a Taskcluster secret; it is never cached.
 
     Raises:
-        SettingError: no proxy to ask, or the secret holds no key.
-        TransportError: the secret cannot be had.
+        SettingError: TASKCLUSTER_PROXY_URL is not set, or the secret contains no key.
+        TransportError: the secret cannot be downloaded.
     """
     proxy = run.environ.get("TASKCLUSTER_PROXY_URL")
     if not proxy:
-        raise SettingError("TASKCLUSTER_PROXY_URL is not set, and it is needed to ask for the ssh key")
+        raise SettingError("TASKCLUSTER_PROXY_URL is not set, but required for reading the ssh key")
     text = run.read(f"{proxy.rstrip('/')}/api/secrets/v1/secret/{quote(name)}", _MAX_SECRET_BYTES)
     try:
         key = json.loads(text)["secret"]["ssh_privkey"]
     except (ValueError, KeyError, TypeError, RecursionError):
         key = None
     if not isinstance(key, str) or not key:
-        raise SettingError(f"the secret {name} holds no `ssh_privkey`")
+        raise SettingError(f"the secret {name} does not contain `ssh_privkey`")
     return key

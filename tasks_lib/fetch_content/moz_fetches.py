@@ -1,4 +1,4 @@
-"""MOZ_FETCHES: the list of what a task consumes, read strictly, resolved to URLs and places."""
+"""MOZ_FETCHES: the list of a task's fetches, parsed strictly and resolved to URLs and directories."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from urllib.parse import quote
 
 from tasks_lib.errors import SettingError, escaped
 
-#: Most entries of the list; Gecko's largest task has about 300.
+#: Largest number of entries; Gecko's largest task has about 300.
 MAX_ENTRIES: Final = 100_000
 _PUBLIC: Final = "public/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MozFetch:
-    """One artifact of a task: where it is asked for, and where it goes.
+    """One artifact of a task, with its URL and the directory to place it in.
 
-    `delivery` is "extract" or "place"; `trust` is the URL of the task's chain of trust, "" when it is not asked.
+    `delivery` is "extract" or "place"; `trust` is the URL of the task's chain of trust, "" when it is not verified.
     """
 
     name: str
@@ -32,15 +32,15 @@ class MozFetch:
 
     @property
     def file_name(self) -> str:
-        """The name of its file."""
+        """The name of the file, without directories."""
         return self.name.rpartition("/")[2]
 
 
 def parse(environ: Mapping[str, str], base: Path) -> list[MozFetch]:
-    """Return what the environment asks for, in its order, to be placed below `base`.
+    """Parse the list in the environment, in its order; directories are below `base`.
 
     Raises:
-        SettingError: no list, an entry without its keys, a place outside of `base`, or no URL to ask.
+        SettingError: no list, an entry without a required key, a directory outside `base`, or no URL to fetch from.
     """
     text = environ.get("MOZ_FETCHES")
     if text is None:
@@ -48,21 +48,21 @@ def parse(environ: Mapping[str, str], base: Path) -> list[MozFetch]:
     try:
         listed = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise SettingError(f"MOZ_FETCHES is no JSON: {error}") from error
+        raise SettingError(f"MOZ_FETCHES is not valid JSON: {error}") from error
     if not isinstance(listed, list) or len(listed) > MAX_ENTRIES:
-        raise SettingError(f"MOZ_FETCHES is no list of at most {MAX_ENTRIES} entries")
+        raise SettingError(f"MOZ_FETCHES is not a list of at most {MAX_ENTRIES} entries")
     return [_artifact(one, environ, base, f"MOZ_FETCHES entry {at}") for at, one in enumerate(listed, 1)]
 
 
 def _artifact(one: Any, environ: Mapping[str, str], base: Path, where: str) -> MozFetch:
     if not isinstance(one, dict):
-        raise SettingError(f"{where} is no object")
+        raise SettingError(f"{where} is not an object")
     name, task = _text(one, "artifact", where), _text(one, "task", where)
     if "extract" not in one:
         raise SettingError(f"{where} ({escaped(name)}) has no 'extract'")
     file_name = name.rpartition("/")[2]
     if file_name in ("", ".", "..") or "\0" in name:
-        raise SettingError(f"{where}: no file can be called after the artifact {escaped(name)!r}")
+        raise SettingError(f"{where}: artifact {escaped(name)!r} does not end in a valid file name")
     root = _root(environ, "TASKCLUSTER_ROOT_URL")
     host = root if name.startswith(_PUBLIC) else _root(environ, "TASKCLUSTER_PROXY_URL")
     return MozFetch(
@@ -85,25 +85,25 @@ def _text(one: Mapping[str, Any], key: str, where: str) -> str:
 def _root(environ: Mapping[str, str], name: str) -> str:
     root = environ.get(name)
     if not root:
-        private = " to ask for an artifact that is not public" if "PROXY" in name else ""
-        raise SettingError(f"{name} is not set, and it is needed{private}")
+        purpose = "a private artifact" if "PROXY" in name else "fetching artifacts"
+        raise SettingError(f"{name} is not set, but required for {purpose}")
     return root.rstrip("/")
 
 
 def _url(root: str, task: str, name: str) -> str:
-    """Source: Taskcluster queue, `getLatestArtifact`."""
+    """Return the URL of an artifact. Source: Taskcluster queue, `getLatestArtifact`."""
     return f"{root}/api/queue/v1/task/{quote(task, safe='')}/artifacts/{quote(name)}"
 
 
 def _directory(one: Mapping[str, Any], base: Path, where: str) -> Path:
-    """Return the directory below `base`.
+    """Return the destination directory, below `base`.
 
     Raises:
-        SettingError: it would be elsewhere.
+        SettingError: `dest` is not text, or is outside `base`.
     """
     dest = one.get("dest") or ""
     if not isinstance(dest, str) or "\0" in dest:
-        raise SettingError(f"{where}: 'dest' is no text")
+        raise SettingError(f"{where}: 'dest' is not valid text")
     parts: list[str] = []
     path = PurePosixPath(dest)
     for part in path.parts:
@@ -117,5 +117,5 @@ def _directory(one: Mapping[str, Any], base: Path, where: str) -> Path:
         if not path.is_absolute():
             return base.joinpath(*parts)
     raise SettingError(
-        f"{where}: dest {escaped(dest)!r} leaves the directory {base}", hint="content is placed below it only"
+        f"{where}: dest {escaped(dest)!r} is outside the directory {base}", hint="'dest' must be a path below it"
     )

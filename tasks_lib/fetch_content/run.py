@@ -1,4 +1,4 @@
-"""One run of the command: settings, a cache that is its own unless the user names one, and where bytes come from."""
+"""The context of one run of the command: settings, log, and a cache, which is private unless the user names one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from tasks_lib.context import Context
 from tasks_lib.errors import SettingError, TransportError, escaped
-from tasks_lib.fetch_content.porch import log
+from tasks_lib.fetch_content.console import log
 from tasks_lib.fs.copying import place
 from tasks_lib.progress import Facts, LineProgress, describe_wait
 from tasks_lib.retry import Retry
@@ -23,16 +23,16 @@ from tasks_lib.transport import redacted
 if TYPE_CHECKING:
     from tasks_lib.digest import Integrity
 
-#: Directories that this command makes and removes begin like this.
+#: Prefix of the directories that this command creates and removes.
 PRIVATE: Final = ".fetch-content."
-#: Seconds between the two looks for what is left when a signal ends the command.
+#: Seconds between the two removals of private directories when a signal ends the command.
 _LAST_LOOK_S: Final = 0.2
-#: Private directories that were made.
-_made: Final[list[Path]] = []
+#: Private directories that were created.
+_created: Final[list[Path]] = []
 
 
-def _described(name: str, facts: Facts) -> str:
-    """Return the line of the task's log for a phase; a log is no place for progress bars."""
+def _describe(name: str, facts: Facts) -> str:
+    """Return the log line for a phase, "" for none; a task's log has no progress bars."""
     if name == "connect":
         return f"Downloading {facts.get('url', '')}"
     if name == "wait" and "seconds" in facts:
@@ -41,17 +41,17 @@ def _described(name: str, facts: Facts) -> str:
 
 
 class Run(Context):
-    """Hold what every subcommand needs: a context and the task's log."""
+    """The context of a subcommand, with the task's log."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], progress: LineProgress) -> None:
         super().__init__(settings, environ, mirrors="none")
         self.progress: Final = progress
 
     def read(self, url: str, limit: int) -> bytes:
-        """Return a short answer that must not be kept anywhere: a secret.
+        """Download at most `limit` bytes without caching them: a secret.
 
         Raises:
-            TransportError: it did not arrive.
+            TransportError: the download failed.
             CancelledError: the run was asked to stop.
         """
         retry, check = Retry(self.settings.policy, self.settings.transport.total_s(limit)), self.progress.check
@@ -64,10 +64,10 @@ class Run(Context):
                     raise
 
     def put(self, integrity: Integrity, path: Path) -> None:
-        """Let a blob stand at `path`, whatever stood there; a reader sees the old file or the whole new one.
+        """Place a blob at `path` and atomically replace a file there.
 
         Raises:
-            OSError, StoreError: the file system refused, or the blob vanished.
+            OSError, CacheError: the file system refused, or the blob vanished.
             CancelledError: the run was asked to stop.
         """
         with private_directory(path.parent) as staging, self.store.open(integrity) as file:
@@ -80,27 +80,27 @@ class Run(Context):
 
 
 def destination(text: str) -> Path:
-    """Return where a file is to stand.
+    """Return the path of a file to create.
 
     Raises:
-        SettingError: what stands there is no file: a device would be replaced, and be missed by all who use it.
+        SettingError: the path exists and is not a file; replacing a device would break its other users.
     """
     path = Path(text)
     if path.exists() and not path.is_file():
-        raise SettingError(f"{escaped(text)} is no regular file, and would be replaced", hint="name a file")
+        raise SettingError(f"{escaped(text)} is not a regular file", hint="choose another destination")
     return path
 
 
 @contextlib.contextmanager
 def running(environ: Mapping[str, str], beside: Path) -> Iterator[Run]:
-    """Give a run; without FETCH_CACHE_DIR its cache is a private directory in `beside`, gone afterwards.
+    """Yield a run; without FETCH_CACHE_DIR its cache is a private directory in `beside` that is removed afterwards.
 
     Raises:
-        SettingError: a setting that cannot be used.
-        OSError: `beside` cannot be made or written.
+        SettingError: a setting is invalid.
+        OSError: `beside` cannot be created or written.
     """
     beside.mkdir(parents=True, exist_ok=True)
-    progress = LineProgress(log, _described)
+    progress = LineProgress(log, _describe)
     if environ.get("FETCH_CACHE_DIR"):
         yield _run(environ, progress, {})
         return
@@ -115,13 +115,13 @@ def _run(environ: Mapping[str, str], progress: LineProgress, variables: Mapping[
 
 @contextlib.contextmanager
 def private_directory(beside: Path) -> Iterator[Path]:
-    """Give a new directory in `beside`, on its file system, removed afterwards.
+    """Yield a new directory in `beside`, on the same file system; it is removed afterwards.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the directory cannot be created.
     """
     path = Path(tempfile.mkdtemp(prefix=PRIVATE, dir=beside))
-    _made.append(path)
+    _created.append(path)
     try:
         yield path
     finally:
@@ -129,11 +129,11 @@ def private_directory(beside: Path) -> Iterator[Path]:
 
 
 def remove_private_directories() -> None:
-    """Remove every one of them, although threads may work in them: the process ends now.
+    """Remove all private directories although threads may still use them: the process is about to end.
 
-    A thread whose answer came in this very moment makes its directory again, so that there is a second look.
+    A thread may recreate its directory during the first removal, so that a second one follows.
     """
     for pause_s in (_LAST_LOOK_S, 0.0):
-        for path in _made:
+        for path in _created:
             shutil.rmtree(path, ignore_errors=True)
         time.sleep(pause_s)

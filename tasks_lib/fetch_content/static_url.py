@@ -1,4 +1,4 @@
-"""`static-url`: one file with a promised digest, repacked where its name asks for that."""
+"""`static-url`: fetch one file with a known digest, and repack it when the destination's name requires that."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Final
 from urllib.parse import urlsplit
 
+from tasks_lib.archive import Entry, Reshape, entry_of, read, repack, write
+from tasks_lib.archive.writer import recompress
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.download import Request
 from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError, IntegrityError, SettingError, UnsupportedArchiveError
-from tasks_lib.fetch_content.porch import log
+from tasks_lib.fetch_content.archive_detection import kind_of
+from tasks_lib.fetch_content.console import log
 from tasks_lib.fetch_content.run import Run, destination, running
+from tasks_lib.formats import mtime_for
+from tasks_lib.signature import MAX_SIGNATURE_BYTES
 from tasks_lib.transport import origin_of, redacted
 
 if TYPE_CHECKING:
-    from tasks_lib.archive import Entry
     from tasks_lib.cache import Writer
     from tasks_lib.limits import Limits
     from tasks_lib.progress import Progress
@@ -36,7 +40,7 @@ _PROGRAMS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaticUrlOptions:
-    """The flags; `single` says what becomes of a file that is no archive: "keep" or "wrap"."""
+    """The flags; `single` is what to do with a file that is not an archive: "keep" it, or "wrap" it into one."""
 
     url: str
     dest: str
@@ -51,14 +55,14 @@ class StaticUrlOptions:
 
     @property
     def original(self) -> str:
-        """The name that decides about a repack: the destination's own, when the URL's name ends like it."""
+        """The name that decides about repacking: that of the URL, or of the destination if both end alike."""
         last = urlsplit(self.url).path.rpartition("/")[2]
         name = Path(self.dest).name
         return name if not last or last.endswith("".join(PurePosixPath(name).suffixes)) else last
 
     @property
     def needs_repack(self) -> bool:
-        """Whether another archive is made. Source: the contract, section 1.2."""
+        """Whether the file is repacked. Source: the contract, section 1.2."""
         before, after = PurePosixPath(self.original), PurePosixPath(Path(self.dest).name)
         if self.strip or self.prefix or self.single == "wrap":
             return True
@@ -68,65 +72,65 @@ class StaticUrlOptions:
 
 
 def static_url(request: StaticUrlOptions, environ: Mapping[str, str]) -> None:
-    """Fetch, verify, repack and place.
+    """Fetch, verify, repack and place a file.
 
     Raises:
-        FetchError: whatever prevented it, in one of its kinds.
+        FetchError: a setting is invalid, or one of the steps failed; a subclass says which.
         OSError: the destination cannot be written.
     """
     if bool(request.sig_url) != bool(request.key_env):
         raise SettingError("--gpg-sig-url and --gpg-key-env must both be defined")
     for url in filter(None, (request.url, request.sig_url)):
-        _check(url)
+        _check_url(url)
     dest = destination(request.dest)
     if request.needs_repack and not dest.name.endswith(".tar.zst"):
-        reason = f"{request.original} would have to become {dest.name}, and only .tar.zst archives are made"
+        reason = f"cannot repack {request.original} as {dest.name}: only .tar.zst archives are made"
         raise UnsupportedArchiveError(archive=request.original, reason=reason, code="WRONG_FORMAT")
-    headers = _headers(request.headers)
-    digest = _digest(request.sha256)
+    headers = _parse_headers(request.headers)
+    digest = _parse_digest(request.sha256)
     with running(environ, dest.parent) as run:
-        integrity = _obtained(run, request, headers, digest)
+        integrity = _fetch(run, request, headers, digest)
         if request.sig_url:
             _verify(run, request, integrity)
         if request.needs_repack:
-            integrity = _repacked(run, request, integrity)
+            integrity = _repack(run, request, integrity)
         run.put(integrity, dest)
 
 
-def _check(url: str) -> None:
-    """Return when host and port of a URL can be read; what it holds may be secret, and is not quoted."""
+def _check_url(url: str) -> None:
+    """Check that a URL has a valid host and port; the error does not quote the URL, which may contain secrets."""
     try:
         origin_of(url)
     except ValueError as error:
-        raise SettingError(f"{redacted(url)}: its host or port is none", hint="write https://HOST/PATH") from error
+        raise SettingError(f"{redacted(url)}: invalid host or port", hint="write https://HOST/PATH") from error
 
 
-def _headers(texts: tuple[str, ...]) -> dict[str, str]:
-    """Return the headers; a value may hold colons."""
-    found = {}
+def _parse_headers(texts: tuple[str, ...]) -> dict[str, str]:
+    """Return the headers by name; a value may contain colons."""
+    headers = {}
     for text in texts:
         name, colon, value = text.partition(":")
         if not colon or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name.strip()):
-            raise SettingError(f"--header {text[:80]!r} is no 'Name: value'")
+            raise SettingError(f"invalid --header {text[:80]!r}: expected 'Name: value'")
         if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
-            raise SettingError(f"--header {name}: a value cannot hold control characters")
-        found[name.strip()] = value.strip()
-    return found
+            raise SettingError(f"invalid --header {name}: the value contains control characters")
+        headers[name.strip()] = value.strip()
+    return headers
 
 
-def _digest(text: str) -> Digest | None:
+def _parse_digest(text: str) -> Digest | None:
     if not text:
-        log("WARNING: no sha256 is given; whatever the server sends is believed")
+        log("WARNING: no sha256 given: the download is not verified")
         return None
     try:
         return Digest.sha256(text)
     except ValueError as error:
-        raise IntegrityError(f"--sha256 {text[:80]!r} is no sha256: nothing can match it") from error
+        raise IntegrityError(f"invalid --sha256 {text[:80]!r}: expected 64 hex digits") from error
 
 
-def _obtained(run: Run, request: StaticUrlOptions, headers: Mapping[str, str], digest: Digest | None) -> Integrity:
+def _fetch(run: Run, request: StaticUrlOptions, headers: Mapping[str, str], digest: Digest | None) -> Integrity:
     begun = time.monotonic()
-    integrity = _downloaded(run, request, headers, digest)
+    integrity = _download(run, request, headers, digest)
     url = redacted(request.url)
     seconds = time.monotonic() - begun
     log(f"{url} resolved to {integrity.size} bytes with sha256 {integrity.digest.hex} in {seconds:.3f}s")
@@ -137,7 +141,7 @@ def _obtained(run: Run, request: StaticUrlOptions, headers: Mapping[str, str], d
     return integrity
 
 
-def _downloaded(run: Run, request: StaticUrlOptions, headers: Mapping[str, str], digest: Digest | None) -> Integrity:
+def _download(run: Run, request: StaticUrlOptions, headers: Mapping[str, str], digest: Digest | None) -> Integrity:
     if digest is not None and request.size > 0:
         integrity = Integrity(size=request.size, digest=digest)
         wanted = Request(name=request.original, integrity=integrity, urls=(request.url,), headers=headers)
@@ -160,11 +164,10 @@ def _downloaded(run: Run, request: StaticUrlOptions, headers: Mapping[str, str],
 
 
 def _verify(run: Run, request: StaticUrlOptions, integrity: Integrity) -> None:
-    from tasks_lib.signature import MAX_SIGNATURE_BYTES
 
     keys = run.environ.get(request.key_env)
     if keys is None:
-        raise SettingError(f"--gpg-key-env names {request.key_env}, which is not set")
+        raise SettingError(f"the environment variable {request.key_env} (--gpg-key-env) is not set")
     asked = UnverifiedRequest(
         name=f"the signature of {request.original}", urls=(request.sig_url,), limit=MAX_SIGNATURE_BYTES
     )
@@ -176,11 +179,9 @@ def _verify(run: Run, request: StaticUrlOptions, integrity: Integrity) -> None:
         log(f"WARNING: {warning}")
 
 
-def _repacked(run: Run, request: StaticUrlOptions, integrity: Integrity) -> Integrity:
-    from tasks_lib.fetch_content.kinds import kind_of
-
+def _repack(run: Run, request: StaticUrlOptions, integrity: Integrity) -> Integrity:
     log(f"Repacking {request.original} as {request.dest}")
-    # what upstream packs is packed: symlinks are written as they are, and nothing is ever written through one
+    # like upstream: keep symlinks as they are; extraction never writes through one
     limits = run.settings.limits._replace(outward_symlinks="keep")
     with run.store.open(integrity) as file, run.store.temporary() as spool, run.store.writer() as writer:
         kind = kind_of(file, request.original, limits)
@@ -197,9 +198,6 @@ def _reshape(
     run: Run, file: BinaryIO, request: StaticUrlOptions, kind: str, spool: BinaryIO, writer: Writer, limits: Limits
 ) -> None:
     """Write the normalised archive, as `repack:NAME` does."""
-    from tasks_lib.archive import Reshape, repack
-    from tasks_lib.formats import mtime_for
-
     repack(
         file,
         name=request.original,
@@ -216,15 +214,13 @@ def _reshape(
 def _recompress(
     file: BinaryIO, request: StaticUrlOptions, kind: str, writer: Writer, limits: Limits, progress: Progress
 ) -> None:
-    """Write the very same tar, once it was read to its end and accepted."""
-    from tasks_lib.archive import Reshape, read
-    from tasks_lib.archive.writer import recompress
+    """Write the identical tar, after reading and validating all of it."""
 
-    def look(entry: Entry) -> None:
+    def read_content(entry: Entry) -> None:
         for _ in entry.chunks:
             progress.check()
 
-    read(file, name=request.original, format=kind, reshape=Reshape(), limits=limits, sink=look)
+    read(file, name=request.original, format=kind, reshape=Reshape(), limits=limits, sink=read_content)
     file.seek(0)
     recompress(file, format=kind, limits=limits, write=writer.write, progress=progress)
 
@@ -232,18 +228,16 @@ def _recompress(
 def _wrap(
     run: Run, file: BinaryIO, request: StaticUrlOptions, size: int, spool: BinaryIO, writer: Writer, limits: Limits
 ) -> None:
-    """Write an archive with the one file in it.
+    """Write an archive that contains only this file.
 
     Raises:
-        UnsupportedArchiveError: it was not asked for, or the file would lose its name.
+        UnsupportedArchiveError: wrapping was not requested, or --strip-components would remove the file's name.
     """
-    from tasks_lib.archive import write
-    from tasks_lib.formats import mtime_for
-
     if request.single != "wrap" or request.strip:
-        reason = "is one file: nothing can be stripped" if request.single == "wrap" else "is no archive known here"
+        wrapped = request.single == "wrap"
+        reason = "cannot strip components of a single file" if wrapped else "not an archive in a known format"
         raise UnsupportedArchiveError(archive=request.original, reason=reason, code="WRONG_FORMAT")
-    entries = _single(file, request, size, limits)
+    entries = _single_entry(file, request, size, limits)
     write(
         entries,
         name=request.original,
@@ -255,10 +249,8 @@ def _wrap(
     )
 
 
-def _single(file: BinaryIO, request: StaticUrlOptions, size: int, limits: Limits) -> Iterator[Entry]:
-    """Yield the one entry of a file that is wrapped; programs can be executed."""
-    from tasks_lib.archive import entry_of
-
+def _single_entry(file: BinaryIO, request: StaticUrlOptions, size: int, limits: Limits) -> Iterator[Entry]:
+    """Yield the one entry of a wrapped file; a program is executable."""
     start = file.read(4)
     file.seek(0)
     name = os.fsencode(request.prefix + request.original)
@@ -267,10 +259,10 @@ def _single(file: BinaryIO, request: StaticUrlOptions, size: int, limits: Limits
 
 
 def report(seconds: float, environ: Mapping[str, str]) -> None:
-    """Log how long all artifacts took; in automation also into the file that the environment names.
+    """Log how long all artifacts took; in automation, also write it to the file that the environment names.
 
     Raises:
-        OSError: that file cannot be written.
+        OSError: the file cannot be written.
     """
     suite = {"name": "fetch_content", "value": seconds, "lowerIsBetter": True, "shouldAlert": False, "subtests": []}
     text = json.dumps({"framework": {"name": "build_metrics"}, "suites": [suite]})

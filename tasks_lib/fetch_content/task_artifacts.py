@@ -1,4 +1,7 @@
-"""`task-artifacts`: what MOZ_FETCHES lists, in parallel, each laid out aside and merged in the order of the list."""
+"""`task-artifacts`: fetch the list MOZ_FETCHES in parallel.
+
+Each artifact is extracted to a staging directory; they are merged into their destinations in the order of the list.
+"""
 
 from __future__ import annotations
 
@@ -14,71 +17,73 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from tasks_lib.archive import Reshape
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import DamagedArchiveError, IntegrityError
 from tasks_lib.fetch_content import static_url
+from tasks_lib.fetch_content.archive_detection import kind_of
+from tasks_lib.fetch_content.console import log
 from tasks_lib.fetch_content.moz_fetches import MozFetch, parse
-from tasks_lib.fetch_content.porch import log
 from tasks_lib.fetch_content.run import Run, private_directory, running
 from tasks_lib.transport import redacted
+from tasks_lib.tree import Extraction
+from tasks_lib.tree.merge import merge, settle
 
-#: Largest chain of trust in bytes: about 150 for each artifact of a task.
+#: Largest chain of trust in bytes; it has about 150 bytes for each artifact of a task.
 _MAX_TRUST_BYTES: Final = 64 << 20
 
 
 def task_artifacts(dest: str, environ: Mapping[str, str]) -> None:
-    """Fetch and place every artifact; nothing of a later one is placed before an earlier one.
+    """Fetch and place every artifact, in the order of the list.
 
     Raises:
-        FetchError: whatever prevented it, in one of its kinds; what was placed before stays.
+        FetchError: a setting is invalid, or an artifact failed; artifacts that were placed before stay.
         OSError: a directory cannot be written.
     """
     begun = time.monotonic()
-    artifacts = parse(environ, Path(os.path.abspath(dest)))  # noqa: PTH100 - keeps symlinks of the user's as they are
+    artifacts = parse(environ, Path(os.path.abspath(dest)))  # noqa: PTH100 - does not resolve the user's symlinks
     if artifacts:
         with running(environ, Path(dest)) as run:
-            _all(run, artifacts)
+            _fetch_all(run, artifacts)
     static_url.report(time.monotonic() - begun, environ)
 
 
-def _all(run: Run, artifacts: list[MozFetch]) -> None:
+def _fetch_all(run: Run, artifacts: list[MozFetch]) -> None:
     trust = _TrustChains(run)
     with ExitStack() as stack:
         pool = ThreadPoolExecutor(max(1, run.settings.jobs), "fetch")
-        stack.push(partial(_end, run, pool))
+        stack.push(partial(_shut_down, run, pool))
         staged: list[tuple[MozFetch, Future[_Staged]]] = []
         for artifact in artifacts:
-            staged.append((artifact, pool.submit(_staged, run, artifact, trust)))
+            staged.append((artifact, pool.submit(_stage, run, artifact, trust)))
         for artifact, future in staged:
             future.result().merge(artifact)
 
 
-def _end(run: Run, pool: ThreadPoolExecutor, kind: type[BaseException] | None, *_: object) -> None:
-    """Ask whoever still works to stop, and wait for it; after a signal nobody is waited for."""
+def _shut_down(run: Run, pool: ThreadPoolExecutor, kind: type[BaseException] | None, *_: object) -> None:
+    """Cancel the threads and wait for them; after a signal, do not wait."""
     run.progress.cancel()
     pool.shutdown(wait=kind is None or issubclass(kind, Exception), cancel_futures=True)
 
 
 @dataclass(frozen=True)
 class _Staged:
-    """What waits to be merged: `close` removes its staging directory."""
+    """An artifact that is ready to be merged; `close` removes its staging directory."""
 
     tree: Path
     close: Callable[[], None]
 
     def merge(self, artifact: MozFetch) -> None:
-        """Move it into its directory; what it brings replaces what stands there."""
-        from tasks_lib.tree.merge import merge
-
+        """Move the tree into the artifact's directory; its files replace existing ones."""
         try:
             merge(self.tree, artifact.directory, self.tree.parent)
         finally:
             self.close()
 
 
-def _staged(run: Run, artifact: MozFetch, trust: _TrustChains) -> _Staged:
-    """Obtain one artifact and lay out what becomes of it, beside its directory."""
+def _stage(run: Run, artifact: MozFetch, trust: _TrustChains) -> _Staged:
+    """Fetch one artifact and extract or copy it to a staging directory beside its destination."""
     begun = time.monotonic()
     url = redacted(artifact.url)
     digest = trust.digest_of(artifact) if artifact.trust else None
@@ -93,18 +98,13 @@ def _staged(run: Run, artifact: MozFetch, trust: _TrustChains) -> _Staged:
     with ExitStack() as stack:
         staging = stack.enter_context(private_directory(artifact.directory))
         tree = staging / "tree"
-        _lay_out(run, artifact, integrity, tree, staging)
+        _fill(run, artifact, integrity, tree, staging)
         return _Staged(tree, stack.pop_all().close)
 
 
-def _lay_out(run: Run, artifact: MozFetch, integrity: Integrity, tree: Path, staging: Path) -> None:
-    from tasks_lib.archive import Reshape
-    from tasks_lib.fetch_content.kinds import kind_of
-    from tasks_lib.tree import Extraction
-    from tasks_lib.tree.merge import settle
-
+def _fill(run: Run, artifact: MozFetch, integrity: Integrity, tree: Path, staging: Path) -> None:
     begun = time.monotonic()
-    # symlinks are made as the archive has them, last, and nothing is ever written through one
+    # symlinks are created unchanged and last, and extraction never writes through one
     limits = run.settings.limits._replace(outward_symlinks="keep")
     with run.store.open(integrity) as file:
         kind = kind_of(file, artifact.file_name, limits) if artifact.delivery == "extract" else None
@@ -126,7 +126,7 @@ def _lay_out(run: Run, artifact: MozFetch, integrity: Integrity, tree: Path, sta
 
 
 class _TrustChains:
-    """Chains of trust, each asked for once."""
+    """Chains of trust, each downloaded once."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -135,16 +135,16 @@ class _TrustChains:
         self._known: dict[str, Mapping[str, object]] = {}
 
     def digest_of(self, artifact: MozFetch) -> Digest:
-        """Return the sha256 that the task's chain of trust gives.
+        """Return the sha256 that the task's chain of trust lists for the artifact.
 
         Raises:
-            FetchError: it cannot be had, or does not list the artifact.
+            FetchError: the chain of trust cannot be downloaded, or does not list the artifact.
         """
         with self._lock:
             own = self._locks.setdefault(artifact.trust, threading.Lock())
         with own:
             if artifact.trust not in self._known:
-                self._known[artifact.trust] = self._listed(artifact)
+                self._known[artifact.trust] = self._download(artifact)
         listed = self._known[artifact.trust].get(artifact.name)
         text = listed.get("sha256") if isinstance(listed, dict) else None
         try:
@@ -152,10 +152,10 @@ class _TrustChains:
         except ValueError as error:
             raise IntegrityError(
                 f"the chain of trust of task {artifact.task} has no sha256 of {artifact.name}",
-                hint="only artifacts that the worker uploaded itself are listed; drop `verify-hash` for others",
+                hint="it lists only artifacts that the worker uploaded; remove `verify-hash` for others",
             ) from error
 
-    def _listed(self, artifact: MozFetch) -> Mapping[str, object]:
+    def _download(self, artifact: MozFetch) -> Mapping[str, object]:
         run = self._run
         name = f"the chain of trust of task {artifact.task}"
         asked = UnverifiedRequest(name=name, urls=(artifact.trust,), limit=_MAX_TRUST_BYTES)
@@ -164,6 +164,6 @@ class _TrustChains:
                 listed = json.loads(file.read())["artifacts"]
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise DamagedArchiveError(
-                    archive="chain-of-trust.json", reason=f"no list of artifacts: {error}", code="WRONG_FORMAT"
+                    archive="chain-of-trust.json", reason=f"cannot read `artifacts`: {error}", code="WRONG_FORMAT"
                 ) from error
         return listed if isinstance(listed, dict) else {}

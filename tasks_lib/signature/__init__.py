@@ -1,8 +1,8 @@
-"""Signatures: whether given bytes are signed as promised. Owns gpg, its keyrings and its agents.
+"""Verification of signatures. Owns gpg, its keyrings and its agents.
 
-Three kinds on one seam: OpenPGP (gpg does the arithmetic, we judge what it says), minisign, and lists of digests
-(`sha256sum` files). Refuses whatever is not plainly one good signature of an allowed key; an exit status is never
-believed. Nothing here fetches anything.
+Three kinds: OpenPGP (gpg verifies, this package evaluates its status lines), minisign, and lists of digests
+(`sha256sum` files). Everything but exactly one good signature of an allowed key is refused; exit statuses of gpg are
+ignored. This package fetches nothing.
 """
 
 from tasks_lib.signature.checksum_lists import listed_digest

@@ -1,7 +1,7 @@
-"""gpg, run so that nothing of the user's and nothing of the network takes part.
+"""gpg, isolated from the user's configuration and from the network.
 
-A fresh private homedir each time, a clean environment, status lines on a descriptor of their own, a deadline; the
-agent is stopped afterwards. The content is read from the very descriptor that the caller measured.
+Each verification uses a new private homedir, a clean environment, a separate descriptor for status lines, and a
+deadline; the agent is stopped afterwards. gpg reads the content from the descriptor that the caller has verified.
 Source: faults.md section 7; gpg(1), "--status-fd", "--no-options".
 """
 
@@ -24,13 +24,13 @@ from tasks_lib.progress import Progress
 from tasks_lib.signature.packets import key_packets, signature_packets
 from tasks_lib.signature.status import Allowed, ValidSignature, evaluate
 
-#: Seconds for one run of gpg, and bytes of content per second on top. Source: faults.md section 7; SHA-512 makes
-#: 200 MB/s and more, a slow disk 20.
+#: Seconds for one run of gpg, and the rate in bytes per second for which the size of the content extends it.
+#: Source: faults.md section 7; SHA-512 reaches 200 MB/s and more, a slow disk 20.
 TIMEOUT_S: Final = 30.0
 _RATE_BPS: Final = 20_000_000
-#: Bytes of gpg's answers that are looked at.
+#: Largest number of bytes that are read of gpg's status output.
 _MAX_SAID: Final = 1 << 20
-#: Longest directory for a homedir: an agent's socket in it has 108 bytes. Source: unix(7), sun_path.
+#: Longest parent of a homedir in bytes: the path of the agent's socket is limited to 108. Source: unix(7), sun_path.
 _MAX_DIRECTORY: Final = 60
 _LOOK_S: Final = 0.1
 _OPTIONS: Final = (
@@ -41,7 +41,7 @@ _WEAK: Final = ("--weak-digest", "SHA1", "--weak-digest", "RIPEMD160")
 
 
 class Gpg:
-    """gpg as found on `search` (a PATH), with a deadline for each of its runs."""
+    """The gpg program found on `search` (a PATH), with a deadline for each of its runs."""
 
     def __init__(self, search: str, timeout_s: float = TIMEOUT_S) -> None:
         self._search = search
@@ -56,18 +56,18 @@ class Gpg:
             content: an open file with a descriptor; read from its start, left at its start.
             signature: binary or armored.
             keys: public keys, binary or armored.
-            fingerprint: hex of the one primary key that may sign; "" allows every primary key of `keys`.
-            progress: asked whether to go on.
+            fingerprint: hex of the only primary key that may sign; "" allows every primary key of `keys`.
+            progress: checked for cancellation.
 
         Raises:
-            SignatureError: it is not plainly one good signature of an allowed key.
+            SignatureError: it is not exactly one good signature of an allowed key.
             ToolError: gpg is missing, hangs or cannot be run.
             CancelledError: the run was asked to stop.
         """
         packets = signature_packets(signature)
         with self._home(keys, fingerprint, progress) as (home, allowed):
             home.write("signature", packets)
-            os.lseek(content.fileno(), 0, os.SEEK_SET)  # a buffered file would only move within its buffer
+            os.lseek(content.fileno(), 0, os.SEEK_SET)  # seek() may move only within the buffer
             arguments = [*_WEAK, "--verify", "--", str(home.path / "signature"), "-"]
             said = home.run(arguments, stdin=content, size=os.fstat(content.fileno()).st_size)
             content.seek(0)
@@ -76,13 +76,13 @@ class Gpg:
     def clearsigned(
         self, message: bytes, *, keys: bytes, fingerprint: str, progress: Progress
     ) -> tuple[ValidSignature, bytes]:
-        """Check a clear-signed text; return the verdict and the text as gpg verified it.
+        """Check a clear-signed text; return the signature and the text that gpg verified.
 
         Raises:
             SignatureError, ToolError, CancelledError: as `verify`.
         """
         if b"-----BEGIN PGP SIGNED MESSAGE-----" not in message:
-            raise SignatureError("the text is not signed: it holds no PGP signed message")
+            raise SignatureError("the text is not signed: it contains no PGP signed message")
         with self._home(keys, fingerprint, progress) as (home, allowed):
             home.write("message", message)
             output = home.path / "text"
@@ -94,7 +94,7 @@ class Gpg:
     def _home(self, keys: bytes, fingerprint: str, progress: Progress) -> Iterator[tuple[_Home, Allowed]]:
         program = shutil.which("gpg", path=self._search)
         if program is None:
-            raise ToolError("gpg is not installed, and a signature must be checked", hint="install gnupg")
+            raise ToolError("gpg is not installed, but required to verify a signature", hint="install gnupg")
         packets = key_packets(keys)
         directory = tempfile.gettempdir()
         with tempfile.TemporaryDirectory(
@@ -103,13 +103,14 @@ class Gpg:
             home = _Home(Path(path), program, self._search, self._timeout_s, progress)
             try:
                 home.run(["--import"], stdin=home.write("keys", packets))
-                yield home, _pinned(_listed(home.answer(["--with-colons", "--list-keys"])), fingerprint.upper())
+                keys_found = _parse_listing(home.read_output(["--with-colons", "--list-keys"]))
+                yield home, _restrict(keys_found, fingerprint.upper())
             finally:
                 home.close()
 
 
 class _Home:
-    """One private homedir, and gpg in it; `mkdtemp` made it with mode 0700."""
+    """A private homedir, created by `mkdtemp` with mode 0700, and gpg runs in it."""
 
     def __init__(self, path: Path, program: str, search: str, timeout_s: float, progress: Progress) -> None:
         self.path = path
@@ -125,7 +126,7 @@ class _Home:
         return path
 
     def run(self, arguments: list[str], *, stdin: BinaryIO | Path | None = None, size: int = 0) -> list[str]:
-        """Run gpg; return its status lines. Its exit status means nothing: it is 0 for a revoked key."""
+        """Run gpg; return its status lines. The exit status is ignored: it is 0 for a revoked key."""
         with (self.path / "status").open("w+b") as status, (self.path / "stderr").open("w+b") as stderr:
             whole = [self._program, "--homedir", str(self.path), *_OPTIONS, "--status-fd", str(status.fileno())]
             self._wait([*whole, *arguments], stdin, stderr, size, keep=status.fileno())
@@ -133,8 +134,8 @@ class _Home:
             lines = status.read(_MAX_SAID).decode("utf-8", "replace").splitlines()
         return [line.removeprefix("[GNUPG:] ") for line in lines if line.startswith("[GNUPG:] ")]
 
-    def answer(self, arguments: list[str]) -> list[str]:
-        """Run gpg; return what it writes to its standard output."""
+    def read_output(self, arguments: list[str]) -> list[str]:
+        """Run gpg; return the lines of its standard output."""
         with (self.path / "answer").open("w+b") as output:
             whole = [self._program, "--homedir", str(self.path), *_OPTIONS, *arguments]
             self._wait(whole, None, subprocess.DEVNULL, 0, output=output)
@@ -152,11 +153,11 @@ class _Home:
         output: BinaryIO | None = None,
     ) -> None:
         with contextlib.ExitStack() as stack:
-            given = stack.enter_context(stdin.open("rb")) if isinstance(stdin, Path) else stdin
+            source = stack.enter_context(stdin.open("rb")) if isinstance(stdin, Path) else stdin
             try:
                 process = subprocess.Popen(
                     command,
-                    stdin=given if given is not None else subprocess.DEVNULL,
+                    stdin=source if source is not None else subprocess.DEVNULL,
                     stdout=output if output is not None else subprocess.DEVNULL,
                     stderr=stderr,
                     env=self._environ,
@@ -165,9 +166,9 @@ class _Home:
                 )
             except OSError as error:
                 raise ToolError(f"cannot run {escaped(command[0])}: {error.strerror or error}") from error
-            self._until_done(process, self._timeout_s + size / _RATE_BPS)
+            self._wait_for(process, self._timeout_s + size / _RATE_BPS)
 
-    def _until_done(self, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    def _wait_for(self, process: subprocess.Popen[bytes], timeout_s: float) -> None:
         ends = time.monotonic() + timeout_s
         try:
             while True:
@@ -177,8 +178,8 @@ class _Home:
                     return
                 if time.monotonic() > ends:
                     raise ToolError(
-                        f"gpg did not answer within {timeout_s:.0f} s and was stopped",
-                        hint=f"run {escaped(self._program)} --version and see whether it works here",
+                        f"gpg did not finish within {timeout_s:.0f} s and was stopped",
+                        hint=f"check that {escaped(self._program)} --version works",
                     )
         finally:
             if process.poll() is None:
@@ -186,7 +187,7 @@ class _Home:
                 process.wait()
 
     def close(self) -> None:
-        """Stop the agent that gpg may have started for this homedir; it would outlive us."""
+        """Stop the agent that gpg may have started for this homedir; it would outlive this process."""
         if not any(self.path.glob("S.*")) and not Path("/run/user").is_dir():
             return
         program = shutil.which("gpgconf", path=self._environ["PATH"])
@@ -203,8 +204,8 @@ class _Home:
                 )
 
 
-def _listed(lines: list[str]) -> Allowed:
-    """Return the keys of a listing. Source: GnuPG doc/DETAILS, "Format of the colon listings"."""
+def _parse_listing(lines: list[str]) -> Allowed:
+    """Return the keys in a listing. Source: GnuPG doc/DETAILS, "Format of the colon listings"."""
     expiries: dict[str, int] = {}
     primaries: set[str] = set()
     record: list[str] = []
@@ -220,18 +221,18 @@ def _listed(lines: list[str]) -> Allowed:
     return Allowed(primaries=frozenset(primaries), expiries=expiries)
 
 
-def _pinned(keys: Allowed, fingerprint: str) -> Allowed:
-    """Return `keys` with only the pinned primary allowed.
+def _restrict(keys: Allowed, fingerprint: str) -> Allowed:
+    """Return `keys` with only the pinned primary key allowed.
 
     Raises:
-        SignatureError: there is no usable key, or not the pinned one.
+        SignatureError: there is no usable key, or the pinned one is missing.
     """
     if not keys.primaries:
-        raise SignatureError("gpg accepts no key of the key file", hint="gpg --show-keys FILE says what is in it")
+        raise SignatureError("gpg accepts no key in the key file", hint="list its keys with: gpg --show-keys FILE")
     if not fingerprint:
         return keys
     if fingerprint not in keys.primaries:
-        found = ", ".join(sorted(keys.primaries)[:3])
-        what = "is a subkey: pin its primary key" if fingerprint in keys.expiries else "is not in the key file"
-        raise SignatureError(f"the pinned key {fingerprint} {what}; found {found}")
+        available = ", ".join(sorted(keys.primaries)[:3])
+        reason = "is a subkey: pin its primary key" if fingerprint in keys.expiries else "is not in the key file"
+        raise SignatureError(f"the pinned key {fingerprint} {reason}; found {available}")
     return Allowed(primaries=frozenset({fingerprint}), expiries=keys.expiries)

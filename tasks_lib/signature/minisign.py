@@ -1,6 +1,6 @@
-"""minisign: a small signature format on Ed25519. The arithmetic is PyCA's `cryptography` (extra `minisign`).
+"""minisign: a small signature format based on Ed25519, which PyCA's `cryptography` implements (extra `minisign`).
 
-Both signatures of the file are checked: the one over the content, and the global one over the trusted comment.
+Both signatures in the file are checked: the one of the content, and the global one of the trusted comment.
 Source: https://jedisct1.github.io/minisign/ ("Signature format", "Public key format").
 """
 
@@ -18,7 +18,7 @@ from tasks_lib.signature.packets import MAX_SIGNATURE_BYTES
 from tasks_lib.signature.status import ValidSignature
 from tasks_lib.units import format_size
 
-#: Largest content that a legacy signature, which is over the content itself, is checked for: it must fit in memory.
+#: Largest content for a legacy signature, which signs the content itself instead of its hash: it must fit in memory.
 MAX_LEGACY_BYTES: Final = 64 << 20
 _CHUNK: Final = 1 << 20
 _LEGACY, _HASHED = b"Ed", b"ED"
@@ -32,73 +32,78 @@ def verify_minisign(content: BinaryIO, signature: bytes, *, public_key: str, pro
         content: an open file; read from its start, left at its start.
         signature: the text of the `.minisig` file.
         public_key: its base64 line (`RW...`).
-        progress: asked whether to go on.
+        progress: checked for cancellation.
 
     Raises:
-        SignatureError: it is no good signature of this key.
+        SignatureError: it is not a good signature of this key.
         ToolError: `cryptography` is not installed.
         CancelledError: the run was asked to stop.
     """
     if len(signature) > MAX_SIGNATURE_BYTES:
         raise SignatureError(f"the signature is larger than {format_size(MAX_SIGNATURE_BYTES)}")
-    key_id, key = _parts(_decoded(public_key, "public key"), (_LEGACY,), 32, "public key")[1:]
+    key_id, key = _split(_decode(public_key, "public key"), (_LEGACY,), 32, "public key")[1:]
     lines = signature.decode("utf-8", "surrogateescape").splitlines()
     if len(lines) < 4 or not lines[2].startswith(_TRUSTED):
-        raise SignatureError("the signature file is no minisign signature", hint="its four lines end in .minisig")
-    algorithm, signer_id, signed = _parts(_decoded(lines[1], "signature"), (_LEGACY, _HASHED), 64, "signature")
+        raise SignatureError(
+            "the signature file is not a minisign signature", hint="expected the four lines of a .minisig file"
+        )
+    algorithm, signer_id, signed = _split(_decode(lines[1], "signature"), (_LEGACY, _HASHED), 64, "signature")
     if signer_id != key_id:
-        expected, found = _shown(key_id), _shown(signer_id)
-        raise SignatureError(f"the signature is refused: expected one of key {expected}, found one of {found}")
-    message = _hashed(content, progress) if algorithm == _HASHED else _whole(content)
+        expected, actual = _format_key_id(key_id), _format_key_id(signer_id)
+        raise SignatureError(f"signature refused: expected one by key {expected}, found one by {actual}")
+    message = _hash(content, progress) if algorithm == _HASHED else _read_whole(content)
     comment = lines[2].removeprefix(_TRUSTED)
-    _verify(key, signed, message, "it does not fit these bytes")
-    sealed = signed + comment.encode("utf-8", "surrogateescape")
-    _verify(key, _decoded(lines[3], "global signature"), sealed, "its trusted comment was changed")
+    _verify(key, signed, message, "it does not match the content")
+    signed_comment = signed + comment.encode("utf-8", "surrogateescape")
+    _verify(key, _decode(lines[3], "global signature"), signed_comment, "its trusted comment was changed")
     made = re.search(r"\btimestamp:([0-9]{1,11})\b", comment)
     return ValidSignature(
         kind="minisign",
-        key=_shown(key_id),
-        signer=_shown(key_id),
+        key=_format_key_id(key_id),
+        signer=_format_key_id(key_id),
         signed_by=escaped(comment[:200]),
         signed_at=int(made[1]) if made else 0,
     )
 
 
-def _verify(key: bytes, signature: bytes, message: bytes, wrong: str) -> None:
+def _verify(key: bytes, signature: bytes, message: bytes, reason: str) -> None:
     try:
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.exceptions import InvalidSignature  # an optional dependency, and slow to import
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # as above
     except ImportError as error:
         raise ToolError(
-            "a minisign signature must be checked, and `cryptography` is not installed",
+            "`cryptography` is not installed, but required to verify a minisign signature",
             hint="pip install 'doit-fetch[minisign]'",
         ) from error
     try:
         Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
     except (InvalidSignature, ValueError) as error:
-        raise SignatureError(f"the signature is refused: {wrong}") from error
+        raise SignatureError(f"signature refused: {reason}") from error
 
 
-def _decoded(text: str, what: str) -> bytes:
+def _decode(text: str, what: str) -> bytes:
     try:
         return base64.b64decode(text.strip(), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise SignatureError(f"the minisign {what} is no base64: {escaped(text[:60])!r}") from error
+        raise SignatureError(f"the minisign {what} is not valid base64: {escaped(text[:60])!r}") from error
 
 
-def _parts(data: bytes, algorithms: tuple[bytes, ...], size: int, what: str) -> tuple[bytes, bytes, bytes]:
+def _split(data: bytes, algorithms: tuple[bytes, ...], size: int, what: str) -> tuple[bytes, bytes, bytes]:
     """Return algorithm, key id and body."""
     if len(data) != 10 + size or data[:2] not in algorithms:
-        raise SignatureError(f"the minisign {what} has {len(data)} bytes of another kind")
+        raise SignatureError(
+            f"invalid minisign {what}: {len(data)} bytes that begin with '{escaped(data[:2])}'",
+            hint=f"expected {10 + size} bytes that begin with {' or '.join(repr(a.decode()) for a in algorithms)}",
+        )
     return data[:2], data[2:10], data[10:]
 
 
-def _shown(key_id: bytes) -> str:
-    """Return a key id as minisign prints it: little-endian."""
+def _format_key_id(key_id: bytes) -> str:
+    """Format a key id as minisign does: little-endian, in upper-case hex."""
     return key_id[::-1].hex().upper()
 
 
-def _hashed(content: BinaryIO, progress: Progress) -> bytes:
+def _hash(content: BinaryIO, progress: Progress) -> bytes:
     digest = hashlib.blake2b()
     content.seek(0)
     while chunk := content.read(_CHUNK):
@@ -108,12 +113,12 @@ def _hashed(content: BinaryIO, progress: Progress) -> bytes:
     return digest.digest()
 
 
-def _whole(content: BinaryIO) -> bytes:
+def _read_whole(content: BinaryIO) -> bytes:
     content.seek(0)
     data = content.read(MAX_LEGACY_BYTES + 1)
     content.seek(0)
     if len(data) > MAX_LEGACY_BYTES:
         raise SignatureError(
-            f"a legacy minisign signature over more than {format_size(MAX_LEGACY_BYTES)} is not checked"
+            f"cannot verify a legacy minisign signature of content larger than {format_size(MAX_LEGACY_BYTES)}"
         )
     return data

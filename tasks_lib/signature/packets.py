@@ -1,6 +1,6 @@
-"""OpenPGP framing: which packets a signature or a key file is made of, before gpg sees a byte of it.
+"""OpenPGP packets: validate the framing of a signature or key file before gpg reads it.
 
-What gpg is given afterwards is exactly what was judged here: binary, and nothing but the packets that belong there.
+gpg receives exactly the validated bytes: binary, with only the expected kinds of packets.
 Source: RFC 4880 sections 4.2 (packet headers), 4.3 (tags) and 6.2 (armor). Pure: no I/O.
 """
 
@@ -14,11 +14,11 @@ from typing import Final
 from tasks_lib.errors import SignatureError, escaped
 from tasks_lib.units import format_size
 
-#: Largest detached signature in bytes. Source: faults.md section 7; a real one is below 1 KiB.
+#: Largest detached signature in bytes. Source: faults.md section 7; real ones are below 1 KiB.
 MAX_SIGNATURE_BYTES: Final = 64 << 10
-#: Largest key file in bytes: the keyring of all GNU maintainers is below 4 MiB.
+#: Largest key file in bytes; the keyring of all GNU maintainers is below 4 MiB.
 MAX_KEYS_BYTES: Final = 8 << 20
-#: Most signatures in one file: each costs gpg a pass. Source: TUF GHSA-2828-9vh6-9m6j.
+#: Largest number of signatures in a file: each costs gpg a pass. Source: TUF GHSA-2828-9vh6-9m6j.
 MAX_SIGNATURES: Final = 16
 
 _SIGNATURE: Final = 2
@@ -27,7 +27,7 @@ _MARKER: Final = 10
 _SECRET: Final = frozenset({5, 7})
 #: Public-Key, Public-Subkey, User ID, User Attribute, Signature, Trust, Marker.
 _PUBLIC: Final = frozenset({6, 14, 13, 17, _SIGNATURE, 12, _MARKER})
-#: Compressed Data and Literal Data: a message, which brings its own content.
+#: Compressed Data and Literal Data: parts of a message, which contains its own content.
 _MESSAGE: Final = frozenset({8, 11})
 
 _ARMOR: Final = re.compile(
@@ -36,61 +36,63 @@ _ARMOR: Final = re.compile(
 
 
 def signature_packets(data: bytes) -> bytes:
-    """Return a detached signature, armored or not, in its binary form.
+    """Return a detached signature, armored or not, in binary form.
 
     Raises:
-        SignatureError: empty, too large, too many, not a signature, or a message with content of its own.
+        SignatureError: empty, too large, too many signatures, not a signature, or a message with its own content.
     """
     if len(data) > MAX_SIGNATURE_BYTES:
         raise SignatureError(f"the signature is larger than {format_size(MAX_SIGNATURE_BYTES)}")
-    binary = _dearmored(data, b"SIGNATURE")
+    binary = _dearmor(data, b"SIGNATURE")
     tags = []
     for tag in _tags(binary, "the signature"):
-        if tag in _MESSAGE:  # before its length, which may be indeterminate
+        if tag in _MESSAGE:  # checked before the length, which may be indeterminate
             raise SignatureError(
-                "the signature file brings content of its own: it is a signed message, no detached signature",
-                hint="look for the .sig or .asc that upstream publishes beside the file",
+                "the signature file is a signed message with its own content: expected a detached signature",
+                hint="use the .sig or .asc file that upstream publishes beside the file",
             )
         tags += [tag] if tag != _MARKER else []
     if set(tags) != {_SIGNATURE}:
-        raise _no_signature(data)
+        raise _not_a_signature(data)
     if len(tags) > MAX_SIGNATURES:
-        raise SignatureError(f"the signature file holds more than {MAX_SIGNATURES} signatures")
+        raise SignatureError(f"the signature file contains more than {MAX_SIGNATURES} signatures")
     return binary
 
 
 def key_packets(data: bytes) -> bytes:
-    """Return the public keys of a key file, armored (one block or several) or not, in binary form.
+    """Return the public keys in a key file, armored (one block or several) or not, in binary form.
 
     Raises:
-        SignatureError: empty, too large, no public keys, or a secret key.
+        SignatureError: empty, too large, without public key, or with a secret key.
     """
     if len(data) > MAX_KEYS_BYTES:
         raise SignatureError(f"the key file is larger than {format_size(MAX_KEYS_BYTES)}")
-    binary = _dearmored(data, b"PUBLIC KEY BLOCK")
+    binary = _dearmor(data, b"PUBLIC KEY BLOCK")
     tags = set(_tags(binary, "the key file"))
     if _SECRET & tags:
         raise SignatureError(
-            "the key file holds a secret key", hint="export the public key: gpg --armor --export FINGERPRINT"
+            "the key file contains a secret key", hint="export the public key: gpg --armor --export FINGERPRINT"
         )
     if 6 not in tags or tags - _PUBLIC:
-        raise SignatureError("the key file holds no OpenPGP public key", hint="gpg --armor --export FINGERPRINT")
+        raise SignatureError(
+            "the key file contains no OpenPGP public key", hint="export one: gpg --armor --export FINGERPRINT"
+        )
     return binary
 
 
-def _no_signature(data: bytes) -> SignatureError:
+def _not_a_signature(data: bytes) -> SignatureError:
     start = escaped(data[:40])
     return SignatureError(
-        f"the signature file is no OpenPGP signature; it begins with '{start}'",
-        hint="look at the signature's URL in a browser",
+        f"the signature file is not an OpenPGP signature: it begins with '{start}'",
+        hint="open the signature's URL in a browser",
     )
 
 
-def _dearmored(data: bytes, kind: bytes) -> bytes:
-    """Return the binary form of what may be armored in blocks of `kind`.
+def _dearmor(data: bytes, kind: bytes) -> bytes:
+    """Return the binary form of data that may be armored in blocks of `kind`.
 
     Raises:
-        SignatureError: another kind of block, or broken armor.
+        SignatureError: a block of another kind, or invalid armor.
     """
     if b"-----BEGIN PGP " not in data:
         return data
@@ -99,13 +101,13 @@ def _dearmored(data: bytes, kind: bytes) -> bytes:
     if b"-----BEGIN PGP SIGNED MESSAGE-----" in data:
         others.insert(0, b"SIGNED MESSAGE")
     if others or not blocks:
-        found = escaped(others[0]) if others else "broken armor"
-        raise SignatureError(f"expected a PGP {kind.decode().lower()}, found {found.lower()}")
-    return b"".join(_decoded(body) for _, body in blocks)
+        actual = escaped(others[0]) if others else "invalid armor"
+        raise SignatureError(f"expected a PGP {kind.decode().lower()}, found {actual.lower()}")
+    return b"".join(_decode_block(body) for _, body in blocks)
 
 
-def _decoded(body: bytes) -> bytes:
-    """Return the bytes of one armored block: headers end at an empty line, `=` begins the checksum."""
+def _decode_block(body: bytes) -> bytes:
+    """Return the bytes of an armored block: headers end at an empty line, `=` starts the checksum."""
     lines = [line.strip() for line in body.replace(b"\r", b"").split(b"\n")]
     if b"" in lines:
         lines = lines[lines.index(b"") + 1 :]
@@ -113,32 +115,32 @@ def _decoded(body: bytes) -> bytes:
     try:
         return binascii.a2b_base64(text, strict_mode=True)
     except binascii.Error as error:
-        raise SignatureError(f"broken PGP armor: {error}") from error
+        raise SignatureError(f"invalid PGP armor: {error}") from error
 
 
 def _tags(data: bytes, what: str) -> Iterator[int]:
-    """Yield the tag of each packet, before its length is judged.
+    """Yield the tag of each packet, before validating its length.
 
     Raises:
-        SignatureError: the bytes are no sequence of whole packets.
+        SignatureError: the bytes are not a sequence of whole packets.
     """
     at = 0
     while at < len(data):
         first = data[at]
         if not first & 0x80:
-            raise _no_signature(data) if "signature" in what else SignatureError(f"{what} is no OpenPGP data")
+            raise _not_a_signature(data) if "signature" in what else SignatureError(f"{what} is not OpenPGP data")
         new = first & 0x40
         yield first & 0x3F if new else first >> 2 & 0x0F
         size_at, size = (_new_length if new else _old_length)(data, at)
         if size < 0 or size_at + size > len(data):
-            raise SignatureError(f"{what} is cut short or damaged at byte {at}")
+            raise SignatureError(f"{what} is truncated or damaged at byte {at}")
         at = size_at + size
 
 
 def _new_length(data: bytes, at: int) -> tuple[int, int]:
-    """Return where the body begins and its length, -1 for none that is allowed. Source: RFC 4880 section 4.2.2."""
+    """Return the offset of the body and its length, -1 if the length is invalid. Source: RFC 4880 section 4.2.2."""
     length = data[at + 1 : at + 6]
-    if not length or 224 <= length[0] < 255:  # partial lengths are for messages only
+    if not length or 224 <= length[0] < 255:  # partial lengths are allowed in messages only
         return at, -1
     if length[0] < 192:
         return at + 2, length[0]
@@ -148,7 +150,7 @@ def _new_length(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _old_length(data: bytes, at: int) -> tuple[int, int]:
-    """Return where the body begins and its length, -1 for an indeterminate one. Source: RFC 4880 section 4.2.1."""
+    """Return the offset of the body and its length, -1 if it is indeterminate. Source: RFC 4880 section 4.2.1."""
     octets = {0: 1, 1: 2, 2: 4}.get(data[at] & 3, 0)
     length = data[at + 1 : at + 1 + octets]
     return (at + 1 + octets, int.from_bytes(length)) if octets and len(length) == octets else (at, -1)

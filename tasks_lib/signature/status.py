@@ -1,6 +1,6 @@
-"""gpg's status lines -> a verdict. Pure: no I/O.
+"""Evaluation of gpg's status lines. Pure: no I/O.
 
-Source: GnuPG doc/DETAILS, "Format of the --status-fd output"; what gpg 2.2.40 really says: faults.md section 7.
+Source: GnuPG doc/DETAILS, "Format of the --status-fd output"; observed output of gpg 2.2.40: faults.md section 7.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Final
 
 from tasks_lib.errors import SignatureError, escaped
 
-#: Seconds that a signer's clock may be ahead of ours.
+#: Seconds that a signer's clock may be ahead of this machine's.
 MAX_AHEAD_S: Final = 24 * 3600
-#: Days before a key's expiry from which on it is told: time for a review of a new key file.
+#: Days before the expiry of a key from which on a warning is shown, to leave time for reviewing a new key file.
 WARN_DAYS: Final = 90
 #: MD5, SHA-1, RIPEMD-160. Source: RFC 4880 section 9.4; RFC 9580 section 9.5 forbids them.
 WEAK_DIGESTS: Final = {"1": "MD5", "2": "SHA-1", "3": "RIPEMD-160"}
@@ -23,23 +23,26 @@ _CLASSES: Final = frozenset({"00", "01"})
 
 _REVOKED: Final = "its key {key} has been revoked"
 _BAD: Final = {
-    "BADSIG": "it does not fit these bytes: they were changed, or it belongs to another file (key {key})",
+    "BADSIG": "it does not match the content: the file was changed, or the signature is for another file (key {key})",
     "REVKEYSIG": _REVOKED,
     "EXPKEYSIG": "its key {key} has expired",
-    "EXPSIG": "it has expired itself (key {key})",
+    "EXPSIG": "the signature itself has expired (key {key})",
 }
 _HINTS: Final = {
-    "BADSIG": "compare with upstream's announcement before anything else",
-    "REVKEYSIG": "find out why, and pin the key that upstream uses now",
-    "EXPKEYSIG": "update the key file: upstream may have published the key with a later expiry",
+    "BADSIG": "compare the file with upstream's announcement first",
+    "REVKEYSIG": "find out why it was revoked, and pin upstream's current key",
+    "EXPKEYSIG": "update the key file: upstream may have extended the expiry of the key",
 }
-#: The reason in ERRSIG's sixth word. Source: doc/DETAILS.
-_ERRORS: Final = {"4": "an algorithm that gpg does not know", "9": "key {key}, which is not in the key file"}
+#: The reason in the sixth word of ERRSIG. Source: doc/DETAILS.
+_ERRORS: Final = {
+    "4": "it uses an algorithm that gpg does not support",
+    "9": "it was made by key {key}, which is not in the key file",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidSignature:
-    """A good signature: the allowed primary key, the key that signed, when (seconds since 1970; 0: never)."""
+    """A good signature: the allowed primary key, the key that signed it, and times in seconds since 1970 (0: never)."""
 
     kind: str
     key: str
@@ -49,7 +52,7 @@ class ValidSignature:
     key_expires: int = 0
 
     def facts(self) -> Mapping[str, str | int | float]:
-        """Return what a result's provenance tells of it."""
+        """Return the facts that a result's provenance records."""
         facts: dict[str, str | int | float] = {
             "signature": f"good ({self.kind})",
             "signed_by": escaped(self.signed_by),
@@ -62,20 +65,20 @@ class ValidSignature:
         return {name: fact for name, fact in facts.items() if fact}
 
     def warning(self, now: float) -> str:
-        """Return that the key expires soon, "" when it does not."""
+        """Return a warning if the key expires soon, else ""."""
         days = self.days_left(now)
         if days is None or days >= WARN_DAYS:
             return ""
         return f"this key expires in {days} days: {self.key} ({self.signed_by})"
 
     def days_left(self, now: float) -> int | None:
-        """Return the whole days until the key expires, None when it never does."""
+        """Return the whole days until the key expires, None if it never does."""
         return int((self.key_expires - now) // 86400) if self.key_expires else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowed:
-    """Whose signatures count: fingerprints of primary keys, and the expiry of them and their subkeys (0: never)."""
+    """The accepted keys: fingerprints of primary keys, and the expiry of these and their subkeys (0: never)."""
 
     primaries: frozenset[str]
     expiries: Mapping[str, int]
@@ -86,71 +89,72 @@ def _date(seconds: int) -> str:
 
 
 def evaluate(lines: Iterable[str], allowed: Allowed, now: float) -> ValidSignature:
-    """Return the verdict that gpg's status lines allow.
+    """Return the one valid signature that gpg's status lines report.
 
     Args:
         lines: the status lines, without their prefix.
-        allowed: whose signatures count.
+        allowed: the accepted keys.
         now: seconds since 1970.
 
     Raises:
-        SignatureError: anything but one good signature of an allowed, valid key.
+        SignatureError: the lines report anything but one good signature of an allowed, valid key.
     """
-    said: dict[str, list[list[str]]] = {}
+    status: dict[str, list[list[str]]] = {}
     for line in lines:
         word, *rest = line.split(" ")
-        said.setdefault(word, []).append(rest)
-    _refuse_bad(said)
-    good, valid = said.get("GOODSIG", []), said.get("VALIDSIG", [])
-    if len(valid) != 1 or len(good) != 1 or len(said.get("NEWSIG", [])) > 1:
-        count = max(len(valid), len(said.get("NEWSIG", [])))
-        raise _refused(f"expected one signature, found {count}", "keep the one of the pinned key" if count > 1 else "")
-    return _checked(valid[0], " ".join(good[0][1:]), allowed, now)
+        status.setdefault(word, []).append(rest)
+    _refuse_bad(status)
+    good, valid = status.get("GOODSIG", []), status.get("VALIDSIG", [])
+    if len(valid) != 1 or len(good) != 1 or len(status.get("NEWSIG", [])) > 1:
+        count = max(len(valid), len(status.get("NEWSIG", [])))
+        hint = "keep only the one by the pinned key" if count > 1 else ""
+        raise _refused(f"expected one signature, found {count}", hint)
+    return _check(valid[0], " ".join(good[0][1:]), allowed, now)
 
 
-def _refuse_bad(said: Mapping[str, list[list[str]]]) -> None:
+def _refuse_bad(status: Mapping[str, list[list[str]]]) -> None:
     for word, reason in _BAD.items():
-        if word in said:
-            raise _refused(reason.format(key=_key_of(said[word][0])), _HINTS.get(word, ""))
-    for words in said.get("ERRSIG", []):
+        if word in status:
+            raise _refused(reason.format(key=_key_of(status[word][0])), _HINTS.get(word, ""))
+    for words in status.get("ERRSIG", []):
         if len(words) > 2 and words[2] in WEAK_DIGESTS:
             raise _weak(words[2])
-        reason = _ERRORS.get(words[5] if len(words) > 5 else "", "gpg cannot check it (key {key})")
+        reason = _ERRORS.get(words[5] if len(words) > 5 else "", "gpg cannot verify it (key {key})")
         key = words[6] if len(words) > 6 and len(words[6]) > 16 else _key_of(words)
-        raise _refused(f"made by {reason.format(key=key)}" if "key file" in reason else reason.format(key=key), "")
-    if "FAILURE" in said and "VALIDSIG" not in said:
-        raise _refused("gpg failed before it could check it", "")
+        raise _refused(reason.format(key=key), "")
+    if "FAILURE" in status and "VALIDSIG" not in status:
+        raise _refused("gpg failed before verifying it", "")
 
 
 def _key_of(words: list[str]) -> str:
     return escaped(words[0]) if words else "unknown"
 
 
-def _checked(words: list[str], user_id: str, allowed: Allowed, now: float) -> ValidSignature:
+def _check(words: list[str], user_id: str, allowed: Allowed, now: float) -> ValidSignature:
     if len(words) < 10:
-        raise _refused("gpg's answer cannot be understood", "")
+        raise _refused("gpg's status output is invalid", "")
     signer, signed_at, digest, kind, primary = words[0], words[2], words[7], words[8], words[9]
     if digest in WEAK_DIGESTS:
         raise _weak(digest)
     if kind not in _CLASSES:
-        raise _refused(f"it is no signature of a document but of class {escaped(kind)}", "")
+        raise _refused(f"expected a signature of a document, found one of class {escaped(kind)}", "")
     if primary not in allowed.primaries:
         pinned = ", ".join(sorted(allowed.primaries)[:3])
         raise _refused(
-            f"expected a signature of the pinned key {pinned}, found one of {escaped(primary)}",
-            "is this the key that upstream announces? then pin it",
+            f"expected a signature by the pinned key {pinned}, found one by {escaped(primary)}",
+            "if upstream announces this key, pin it",
         )
-    made = int(signed_at) if signed_at.isdigit() else 0
-    if made > now + MAX_AHEAD_S:
-        raise _refused(f"it was made in the future, on {_date(made)}", "is the clock of this machine right?")
-    ends = [end for end in (allowed.expiries.get(primary, 0), allowed.expiries.get(signer, 0)) if end]
+    signed_s = int(signed_at) if signed_at.isdigit() else 0
+    if signed_s > now + MAX_AHEAD_S:
+        raise _refused(f"it was made in the future, on {_date(signed_s)}", "check the clock of this machine")
+    expiries = [end for end in (allowed.expiries.get(primary, 0), allowed.expiries.get(signer, 0)) if end]
     return ValidSignature(
         kind="OpenPGP",
         key=primary,
         signer=signer,
         signed_by=user_id,
-        signed_at=made,
-        key_expires=min(ends, default=0),
+        signed_at=signed_s,
+        key_expires=min(expiries, default=0),
     )
 
 
@@ -159,4 +163,4 @@ def _weak(digest: str) -> SignatureError:
 
 
 def _refused(reason: str, hint: str) -> SignatureError:
-    return SignatureError(f"the signature is refused: {reason}", hint=hint)
+    return SignatureError(f"signature refused: {reason}", hint=hint)

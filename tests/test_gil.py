@@ -1,4 +1,4 @@
-"""Turns at the interpreter: one after another, given up in every wait, and never something to hang for."""
+"""Serialization of threads that make system calls: one at a time, released while waiting, without deadlock."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def started(work: Callable[[], None]) -> threading.Thread:
 
 
 def test_one_after_another() -> None:
-    """Of many threads that work alone at most one is at work."""
+    """At most one of the serialized threads runs at any time."""
     at_work, most = [0], [0]
 
     def work() -> None:
@@ -37,7 +37,7 @@ def test_one_after_another() -> None:
             with run_alone:
                 at_work[0] += 1
                 most[0] = max(most[0], at_work[0])
-                open("/dev/null").close()  # noqa: PTH123  # gives Python's own lock away
+                open("/dev/null").close()  # noqa: PTH123  # releases the GIL
                 at_work[0] -= 1
 
     for thread in [started(work) for _ in range(8)]:
@@ -46,7 +46,7 @@ def test_one_after_another() -> None:
 
 
 def test_others_work_while_one_waits() -> None:
-    """What one waits for can be done by another that works alone; afterwards the first has its turn again."""
+    """A serialized thread that waits lets another one run, and continues serialized afterwards."""
     asked: queue.SimpleQueue[str] = queue.SimpleQueue()
     answered: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -68,7 +68,7 @@ def test_others_work_while_one_waits() -> None:
 
 
 def test_who_hangs_is_passed() -> None:
-    """A thread that waits without saying so loses its turn; others go on, and so does it in the end."""
+    """A thread that blocks without releasing loses its turn: the others continue, and finally so does it."""
     hangs, go_on, passed = threading.Event(), threading.Event(), threading.Event()
 
     def hang() -> None:
@@ -94,7 +94,7 @@ def test_who_hangs_is_passed() -> None:
 
 
 def test_waiting_is_nothing_to_others() -> None:
-    """A thread that does not work alone neither takes a turn nor gives one up."""
+    """A thread that is not serialized neither acquires nor releases the turn."""
     holds, done = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -112,7 +112,7 @@ def test_waiting_is_nothing_to_others() -> None:
 
 
 class Watched(Silent):
-    """Notes whether a step has the turn when it begins its work."""
+    """A progress that records whether the step is serialized when it begins its work."""
 
     def __init__(self) -> None:
         self.alone: list[bool] = []
@@ -124,7 +124,7 @@ class Watched(Silent):
 
 @pytest.mark.parametrize(("size", "takes"), [(1, True), (1 << 20, False)])
 def test_small_deliveries_take_turns(size: int, takes: bool, tmp_path: Path) -> None:
-    """An artifact whose delivery is mostly system calls is delivered alone; a large one is nobody's business."""
+    """The delivery of a small artifact, mostly system calls, is serialized; that of a large one is not."""
     settings = Settings.parse(
         variables={"cache": str(tmp_path / "cache"), "build": str(tmp_path / "build")}, environ={}
     )
@@ -151,13 +151,13 @@ def test_small_deliveries_take_turns(size: int, takes: bool, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("size", "takes"), [(1, True), (2 << 20, False)])
 def test_small_downloads_take_turns(size: int, takes: bool, tmp_path: Path) -> None:
-    """A download that is mostly system calls works alone, and gives its turn up while it waits for the server."""
+    """A small download, mostly system calls, is serialized and releases its turn while it waits for the server."""
     content, given_up = b"x" * size, []
 
     def held(connection: socket.socket, request: OriginRequest) -> None:
         before = gil._turn
         with run_alone:
-            given_up.append(gil._turn is before)  # else it was taken from whoever waits for this answer
+            given_up.append(gil._turn is before)  # else it was taken from the thread that waits for this answer
         reply(content)(connection, request)
 
     with serving({f"/{number}": held for number in range(10)}) as origin:

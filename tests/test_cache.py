@@ -49,7 +49,7 @@ def spoil(path: Path) -> None:
 
 
 def test_a_blob_is_write_once_and_plain(store: Cache) -> None:
-    """A committed blob is mode 0444 under its digest, and nothing temporary remains."""
+    """A committed blob has mode 0444 and its digest as name, and no temporary file is left."""
     assert put(store, BYTES) == PINNED
     path = store.path(PINNED.digest)
     assert path.stat().st_mode & 0o777 == 0o444
@@ -58,7 +58,7 @@ def test_a_blob_is_write_once_and_plain(store: Cache) -> None:
 
 
 def test_missing_and_invalid_are_different_answers(store: Cache) -> None:
-    """A blob that is not here is missing; a damaged one is corrupt once, quarantined, and then missing."""
+    """An absent blob is missing; a damaged one is reported as corrupt once, quarantined, and then missing."""
     with pytest.raises(BlobMissingError):
         store.open(PINNED)
     put(store, BYTES)
@@ -72,7 +72,7 @@ def test_missing_and_invalid_are_different_answers(store: Cache) -> None:
 
 @pytest.mark.parametrize("fresh", ["same store", "another process"])
 def test_has_notices_one_flipped_bit(store: Cache, fresh: str) -> None:
-    """The memo of measured files never hides a change, in this process or a later one."""
+    """The hash cache never hides a change, in this process or a later one."""
     put(store, BYTES)
     assert store.has(PINNED)
     spoil(store.path(PINNED.digest))
@@ -82,7 +82,7 @@ def test_has_notices_one_flipped_bit(store: Cache, fresh: str) -> None:
 
 
 def test_a_shared_cache_is_only_read(store: Cache, tmp_path: Path) -> None:
-    """What is measured in a shared cache is remembered in the private one; what is damaged there stays as it is."""
+    """Digests of a shared cache are stored in the private hash cache; damaged blobs of the shared cache stay there."""
     other = put(store, b"other")
     put(store, BYTES)
     spoil(store.path(PINNED.digest))
@@ -103,7 +103,7 @@ def test_a_shared_cache_is_only_read(store: Cache, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("replacement", ["symlink", "fifo", "directory"])
 def test_only_a_regular_file_is_a_blob(store: Cache, tmp_path: Path, replacement: str) -> None:
-    """A blob replaced by something else is refused without following or blocking."""
+    """A blob replaced by another kind of file is refused, without following links or blocking."""
     put(store, BYTES)
     path = store.path(PINNED.digest)
     path.unlink()
@@ -120,7 +120,7 @@ def test_only_a_regular_file_is_a_blob(store: Cache, tmp_path: Path, replacement
 
 
 def test_publish_keeps_the_blob_warm(store: Cache, tmp_path: Path) -> None:
-    """A hard link changes the blob's ctime; the store still knows it without reading it again."""
+    """A hard link changes the blob's ctime; the cache still does not read the blob again."""
     put(store, BYTES)
     store.publish(PINNED, tmp_path / "cache" / "artifacts" / "a.bin")
     blob = store.path(PINNED.digest)
@@ -129,7 +129,7 @@ def test_publish_keeps_the_blob_warm(store: Cache, tmp_path: Path) -> None:
 
 
 def test_commit_refuses_other_bytes(store: Cache) -> None:
-    """What is not as promised is never published, and both values are said."""
+    """Content that does not match is never published; the error has the expected and actual values."""
     with store.writer() as writer:
         writer.write(BYTES[:-1])
         with pytest.raises(SizeMismatchError, match="expected 7000 bytes, got 6999"):
@@ -142,7 +142,7 @@ def test_commit_refuses_other_bytes(store: Cache) -> None:
 
 
 def test_a_partial_survives_only_with_its_validator(store: Cache) -> None:
-    """Bytes of an interrupted download are continued when it is known what they belong to."""
+    """A partial download is resumed when its validators are known."""
     with store.partial(PINNED) as partial:
         partial.restart('"etag"')
         partial.append(BYTES[:100])
@@ -158,7 +158,7 @@ def test_a_partial_survives_only_with_its_validator(store: Cache) -> None:
 
 
 def test_wrong_partial_goes_to_quarantine(store: Cache) -> None:
-    """Wrong bytes are kept for the report and never continued."""
+    """Wrong bytes are kept for the report and never resumed."""
     wrong = BYTES[:-1] + b"x"
     with store.partial(PINNED) as partial:
         partial.append(wrong)
@@ -171,7 +171,7 @@ def test_wrong_partial_goes_to_quarantine(store: Cache) -> None:
 
 
 def test_results_round_trip(store: Cache) -> None:
-    """A result is found under its key; a broken one counts as none."""
+    """A result is found by its key; a damaged one is ignored."""
     key = "ab" * 32
     assert store.result(key) is None
     result = Result(key=key, integrity=PINNED, provenance={"url": "https://a.invalid/x"})
@@ -182,14 +182,14 @@ def test_results_round_trip(store: Cache) -> None:
 
 
 def test_an_unusable_cache_says_so(tmp_path: Path) -> None:
-    """A cache directory that is a file gives one clear error."""
+    """A cache directory that is a file causes one clear error."""
     (tmp_path / "cache").write_text("in the way")
     with pytest.raises(CacheUnavailableError, match="cannot be used"), Cache(tmp_path / "cache").writer():
         pass
 
 
 def test_what_is_open_is_leased(store: Cache) -> None:
-    """Prune leaves alone what somebody reads, or works on under its lock, and takes it afterwards."""
+    """Prune keeps entries that are being read or are locked, and removes them afterwards."""
     put(store, BYTES)
     (item,) = [one for one in store.upkeep.items() if one.kind == "blob"]
     with store.upkeep.pruning(Silent()) as discard:
@@ -213,7 +213,7 @@ def test_a_wrong_size_in_a_definition_harms_no_blob(store: Cache) -> None:
 
 
 def test_a_second_name_never_replaces_the_first(store: Cache) -> None:
-    """The same content written again leaves the first file; something wrong in its place goes to quarantine."""
+    """Writing the same content again keeps the first file; a wrong file in its place is quarantined."""
     put(store, BYTES)
     path = store.path(PINNED.digest)
     first = path.stat().st_ino
@@ -227,7 +227,7 @@ def test_a_second_name_never_replaces_the_first(store: Cache) -> None:
 
 @pytest.mark.parametrize("free", [0, 1])
 def test_hashing_beside(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However the content comes, on a core of its own or not, and asked for in between, the digest is right."""
+    """The digest is right for any chunks, with a thread or without, and when requested in between."""
     chance = random.Random(free)
     monkeypatch.setattr(background_hash, "_FREE", threading.Semaphore(free))
     for size in (background_hash._LARGE - 1, background_hash._LARGE):
@@ -250,7 +250,7 @@ def test_hashing_beside(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_directories_that_go_meanwhile(store: Cache, tmp_path: Path) -> None:
-    """What another process removed since it was looked at (prune, an empty one) is made again where it is needed."""
+    """Directories that another process removed meanwhile (prune removes empty ones) are created again."""
     result = Result(key="ab" * 32, integrity=put(store, b"one"))
     for _ in range(2):
         put(store, b"one")
@@ -266,7 +266,7 @@ def test_directories_that_go_meanwhile(store: Cache, tmp_path: Path) -> None:
 
 
 def test_few_and_many_are_remembered_alike(tmp_path: Path) -> None:
-    """What is found in the text of the memo is what is found in its table: the last word on a stamp, whole lines only."""
+    """A lookup in the text of the hash cache equals one in its table: the last line of a fingerprint, whole lines only."""
     path = tmp_path / "measured"
     stamps = [Fingerprint(1, number, 2, 3, 4) for number in range(40)]
     lines = [f"{number:064x} {stamp.text}\n" for number, stamp in enumerate(stamps)]
@@ -287,7 +287,7 @@ def test_few_and_many_are_remembered_alike(tmp_path: Path) -> None:
 
 
 def test_no_space_leaves_nothing_of_a_download(store: Cache) -> None:
-    """What found no space goes with its notes, which would speak of other bytes later."""
+    """A partial file that found no space is removed with its notes, which would describe other bytes later."""
     with pytest.raises(CacheUnavailableError), store.partial(PINNED) as partial:
         partial.restart('"etag"', "http://h")
         partial.append(BYTES[:10])
@@ -297,7 +297,7 @@ def test_no_space_leaves_nothing_of_a_download(store: Cache) -> None:
 
 
 def test_hints_leave_nothing(tmp_path: Path) -> None:
-    """What a killed run left of a hint goes with the next one; names of others stay."""
+    """The temporary file of a best-effort write that was killed is removed by the next write; others stay."""
     for name in (".a[b.stamp.0123abcd", ".a[b.stamp.x", ".a[b.stampede", "a[b.stamp"):
         (tmp_path / name).write_bytes(b"old")
     write_best_effort(tmp_path / "a[b.stamp", b"new")

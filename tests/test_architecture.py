@@ -1,4 +1,4 @@
-"""Rules of the house that a program can check."""
+"""Rules of the architecture: layers, imports, names and the choices that the project fixes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "tasks_lib").rglob("*.py"))
-THINKING = ("errors.py", "digest.py", "relpath.py", "formats.py", "vcs/urls.py", "recipe.py", "definitions/")
+PURE = ("errors.py", "digest.py", "relpath.py", "formats.py", "vcs/urls.py", "recipe.py", "definitions/")
 IO = {"os", "pathlib", "time", "random", "subprocess", "socket", "requests", "tempfile", "shutil"}
 
 
@@ -30,14 +30,14 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT / "tasks_lib").as_posix()
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if name_of(path).startswith(THINKING)], ids=name_of)
-def test_thinking_floors_do_no_io(path: Path) -> None:
-    """What can be decided from text is decided without looking at the world."""
+@pytest.mark.parametrize("path", [path for path in MODULES if name_of(path).startswith(PURE)], ids=name_of)
+def test_pure_modules_do_no_io(path: Path) -> None:
+    """Modules that work on text and values only do no I/O."""
     assert not {module.partition(".")[0] for module in imported(path)} & IO
 
 
-def test_one_hand_per_substance() -> None:
-    """Only transport knows sockets, three packages doit, only doit_fetch and fetch_content the environment, only fs what POSIX lacks."""
+def test_imports_are_confined() -> None:
+    """Only transport uses sockets, only three packages doit, only fetch_content the environment, only fs what POSIX lacks."""
     for path in MODULES:
         roots = {module.partition(".")[0] for module in imported(path)}
         name = name_of(path)
@@ -46,11 +46,11 @@ def test_one_hand_per_substance() -> None:
         assert not roots & {"tarfile", "zipfile"}, name
         if name != "fs/system_calls.py":  # attributes of modules that only Linux has: mypy --platform darwin
             assert "ctypes" not in roots and not re.search(r"\bioctl\(|[\"']/proc/", path.read_text("utf-8")), name
-        assert "os.environ" not in path.read_text("utf-8") or name == "fetch_content/porch.py", name
+        assert "os.environ" not in path.read_text("utf-8") or name == "fetch_content/console.py", name
 
 
-def test_rooms_have_a_purpose() -> None:
-    """No file is called after nothing in particular."""
+def test_module_names_are_specific() -> None:
+    """No module has a generic name."""
     assert not {path.stem for path in MODULES} & {"utils", "util", "helpers", "common", "misc", "base", "manager"}
 
 
@@ -69,11 +69,11 @@ def test_supported_pythons_are_tested() -> None:
     assert f"Python {', '.join(sorted(named)[:-1])} and {max(named)}" in (ROOT / "README.md").read_text("utf-8")
 
 
-def test_what_the_user_fixed_stays() -> None:
-    """doit, requests and zstandard are the user's choice: no other engine, HTTP client or zstd stands in for them.
+def test_fixed_dependencies() -> None:
+    """doit, requests and zstandard are fixed: no other engine, HTTP client or zstd library replaces them.
 
     In transport, requests carries each request (an adapter over urllib3's pools; own sockets below a urllib3 connection,
-    which ask our deadline at each wait, are fine; a protocol engine of our own or h11 is not).
+    which check a deadline at each wait, are allowed; h11 or a protocol implementation of our own is not).
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     named = {re.split(r"[<>=!~\[ ]", text)[0] for text in project["dependencies"]}
@@ -83,12 +83,12 @@ def test_what_the_user_fixed_stays() -> None:
     assert any("requests" in imported(path) | {one.partition(".")[0] for one in imported(path)} for path in transport)
 
 
-#: What a run is composed of: each is created in one module, for every command.
-COMPOSED = {"Store", "Transport", "Sources", "Unpinned", "Gpg", "RepositorySettings"}
+#: The parts of a run: each is created in one module, for every command.
+COMPOSED = {"Cache", "Transport", "Downloader", "UnverifiedDownloader", "Gpg", "RepositorySettings"}
 
 
 def test_one_composition_root() -> None:
-    """The parts of a run are put together in one module; everything else is given them."""
+    """One module creates the parts of a run; all others receive them."""
     creators = {
         name_of(path)
         for path in MODULES

@@ -15,7 +15,7 @@ import pytest
 from tests.archives import Member, tar
 from tests.origin import Origin, reply, serving
 from tests.project import LIBRARY, PORCH, TOOL, definition, doit, ran, written
-from tests.test_fire import some_slow
+from tests.test_cache_faults import some_slow
 
 ZIPPED = tar([Member("data/numbers", b"1234567890" * 50), Member("data/words", b"abc")])
 
@@ -29,7 +29,7 @@ def origin() -> Iterator[Origin]:
 
 @pytest.fixture
 def repository(tmp_path: Path, origin: Origin) -> Path:
-    """Return a repository that is made: two fetches, one repacked, a toolchain that extracts one and places another."""
+    """Return a repository after a run: two fetches, one repacked, a toolchain that extracts one and places another."""
     top = tmp_path / "repository"
     repack = "    artifact-name: lib.tar.zst\n    strip-components: 1\n    add-prefix: lib/\n"
     files = {
@@ -63,15 +63,15 @@ def change(path: Path) -> None:
 
 
 def age(top: Path, hours: float) -> None:
-    """Let everything in the cache be older."""
+    """Change the times of everything in the cache to be older."""
     then = time.time() - hours * 3600
     for path in [*(top / "cache").rglob("*")]:
         if path.name != "doit.db":
             os.utime(path, (then, then), follow_symlinks=False)
 
 
-def test_a_right_cache_is_verified(repository: Path) -> None:
-    """Everything is looked at, nothing is damaged, the status is 0."""
+def test_intact_cache(repository: Path) -> None:
+    """Everything is verified, nothing is damaged, the exit status is 0."""
     done = doit(repository, "verify")
     assert done.returncode == 0, done.stdout
     assert "verified 4 blobs, 4 results, 4 artifacts, 3 trees" in done.stdout
@@ -103,8 +103,8 @@ def place_of(repository: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", [*QUICK, *some_slow(DAMAGES.keys() - QUICK)])
-def test_one_flipped_bit_is_found_and_repaired(name: str, repository: Path) -> None:
-    """A change that keeps size and time is found, quarantined, named with its task; --repair makes it again."""
+def test_flipped_bit(name: str, repository: Path) -> None:
+    """A change that keeps size and time is found, quarantined and reported with its task; --repair rebuilds it."""
     kind, task, repaired = DAMAGES[name]
     path = place_of(repository, name)
     right = path.read_bytes()
@@ -150,7 +150,7 @@ def test_verify_by_name(repository: Path) -> None:
 
 
 def drop(repository: Path, name: str) -> None:
-    """Take a definition out, with what uses it."""
+    """Remove a definition and its users."""
     path = repository / "fetchdefs/fetch/all.yml"
     before, _, after = path.read_text().partition(f"{name}:\n")
     rest = after.partition("\ntool:")[2]
@@ -180,8 +180,8 @@ def test_prune_removes_what_no_definitions_need(repository: Path) -> None:
     ran(doit(repository))
 
 
-def test_prune_asks_every_directory_that_used_the_cache(repository: Path, tmp_path: Path) -> None:
-    """What another definitions directory needs stays until that directory is empty; broken definitions stop all."""
+def test_prune_reads_every_user_of_the_cache(repository: Path, tmp_path: Path) -> None:
+    """Entries that another definitions directory needs stay until it is empty; invalid definitions prevent pruning."""
     shutil.copytree(repository / "fetchdefs", tmp_path / "other")
     doit(repository, f"fetchdefs={tmp_path}/other", "list")
     drop(repository, "data")
@@ -197,8 +197,8 @@ def test_prune_asks_every_directory_that_used_the_cache(repository: Path, tmp_pa
     assert not blob(repository, ZIPPED).exists()
 
 
-def test_prune_drops_what_is_left_of_a_finished_download(repository: Path) -> None:
-    """A partial download whose content has become a blob is needed by nobody, even if a definition needs the blob."""
+def test_prune_removes_partial_of_finished_download(repository: Path) -> None:
+    """A partial download is not needed when its content is a blob, even if a definition needs the blob."""
     digest = hashlib.sha256(LIBRARY).hexdigest()
     left = repository / f"cache/v1/partial/{digest}.part"
     left.hardlink_to(blob(repository, LIBRARY))
@@ -230,8 +230,8 @@ def test_bounds(repository: Path) -> None:
     assert "invalid value 'banana' for --older-than: expected a duration such as 30d or 12h\n" in refused.stdout
 
 
-def test_the_cache_is_shown(repository: Path) -> None:
-    """Sizes by kind, hit rates, the largest by their human names, and who uses it."""
+def test_cache_command(repository: Path) -> None:
+    """`doit cache` shows sizes by kind, hit rates, the largest entries by name, and the users."""
     told = doit(repository, "cache").stdout
     assert "blob               4" in told
     assert "of" in told
@@ -240,8 +240,8 @@ def test_the_cache_is_shown(repository: Path) -> None:
     assert str(repository / "fetchdefs") in told
 
 
-def test_a_size_is_one_text(repository: Path) -> None:
-    """A run, its totals and `doit cache` tell one size alike."""
+def test_one_format_for_sizes(repository: Path) -> None:
+    """A run, its totals and `doit cache` format a size alike."""
     shutil.rmtree(repository / "cache")
     done = doit(repository, "-r", "lines", "fetch:tool")
     size = re.search(r"ok fetch:tool: (\S+ \S+) from", done.stdout)
@@ -250,8 +250,8 @@ def test_a_size_is_one_text(repository: Path) -> None:
     assert f"  {size[1]:>10}  blob {hashlib.sha256(TOOL).hexdigest()}" in doit(repository, "cache").stdout
 
 
-def test_a_look_at_the_cache_counts_as_use(repository: Path) -> None:
-    """Definitions for which nothing was ever run are known to the cache once a command asked about it."""
+def test_a_command_registers_the_definitions(repository: Path) -> None:
+    """A command registers its definitions directory with the cache, even if no task was ever run."""
     shutil.copytree(repository / "fetchdefs", repository / "others")
     done = doit(repository, "cache", "fetchdefs=others")
     assert f"used by the definitions in:\n  {repository / 'fetchdefs'}\n  {repository / 'others'}\n" in done.stdout

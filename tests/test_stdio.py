@@ -1,4 +1,4 @@
-"""What actions of several threads print, each to its own."""
+"""Standard output of actions in several threads, captured for each thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks_lib.engine.stdio import thread_local_stdio
 
 
 def printed(act: Callable[[], None]) -> Any:
-    """Return what an action of doit's kept of what was printed."""
+    """Return the output that an action of doit captured."""
     task = Task("task", [act])  # type: ignore[no-untyped-call]  # doit has no types
     task.options = {}
     action = PythonAction(act, task=task)  # type: ignore[no-untyped-call]
@@ -23,7 +23,7 @@ def printed(act: Callable[[], None]) -> Any:
 
 
 def test_a_run_within_an_action() -> None:
-    """Another run in the same process, once it is done, leaves the threads of the outer one apart."""
+    """A nested run in the same process does not mix the output of the outer run's threads when it ends."""
     began, ends = threading.Event(), threading.Event()
     before, kept = sys.stdout, list[Any]()
 

@@ -1,4 +1,4 @@
-"""Each remedy for a fault of doit is needed: what holds with it does not hold when it is switched off.
+"""Each fix for a fault of doit is needed: a claim holds with the fix and fails without it.
 
 A case is one claim, with doit's own part (or none) put in the place of ours by a line of dodo.py. Both halves must hold:
 a claim that stands without the remedy proves nothing, and a remedy that doit has learnt meanwhile can go.
@@ -28,7 +28,7 @@ from tests.test_runner import CORES, project
 
 
 def _filled(kind: Any, path: Path) -> Any:
-    """Return a backend of a kind, with 300 tasks in its file."""
+    """Return a backend of the given kind, with 300 tasks in its file."""
     backend = kind(str(path), JSONCodec())  # type: ignore[no-untyped-call]  # doit has no types
     for number in range(300):
         backend.set(f"t{number}", "_values_:", {})
@@ -131,7 +131,7 @@ ORDER = (
 
 
 def _log(directory: Path) -> list[tuple[str, str, str]]:
-    """Return word, task and thread of each line; doit's own threads have names with spaces."""
+    """Return the first word, the task and the thread of each line; names of doit's threads contain spaces."""
     lines = (directory / "log").read_text().splitlines() if (directory / "log").exists() else []
     return [(word, task, thread) for word, task, thread in (line.split(" ", 2) for line in lines)]
 
@@ -207,7 +207,7 @@ RUN: dict[str, tuple[str, str, Callable[[Path], bool]]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("claim", RUN)
 def test_the_run(claim: str, tmp_path: Path) -> None:
-    """The claim holds, and does not with doit's own part in the place of ours."""
+    """The claim holds with our implementation and fails with doit's."""
     tasks, off, holds = RUN[claim]
     for name, text in (("on", tasks), ("off", tasks + off)):
         (tmp_path / name).mkdir()
@@ -252,8 +252,8 @@ def _made(directory: Path, *words: str) -> int:
     return int((directory / "made").read_text())
 
 
-def test_only_what_is_named_is_loaded(many: Path) -> None:
-    """A named task is loaded with what it needs; where our loader cannot choose, everything is."""
+def test_only_selected_tasks_are_loaded(many: Path) -> None:
+    """A named task is loaded with its dependencies; if the loader cannot select, it loads everything."""
     assert _made(many, "info", "fetch:f7") < 10
     (many / "dodo.py").write_text(COUNTED + 'def task_own():\n    return {"actions": None}\n')
     assert _made(many, "info", "fetch:f7") > 30
@@ -299,14 +299,14 @@ WITHOUT = {
 
 @pytest.fixture(scope="module")
 def stock() -> set[str]:
-    """Return the modules that doit itself imports: since Python 3.14 its pdb brings asyncio, and that brings ssl."""
+    """Return the modules that doit itself imports: since Python 3.14, pdb imports asyncio, which imports ssl."""
     code = "import sys, doit.doit_cmd; print(*sys.modules)"
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
 @pytest.mark.parametrize("words", WITHOUT)
-def test_a_command_loads_what_it_shows(words: str, many: Path, stock: set[str]) -> None:
-    """A command imports nothing that it has no use for, and no class that takes half a millisecond to make."""
+def test_a_command_loads_what_it_needs(words: str, many: Path, stock: set[str]) -> None:
+    """A command imports no module that it does not use, and none whose classes take half a millisecond to create."""
     (many / "dodo.py").write_text(LOADED)
     assert doit(many, *words.split()).returncode == 0
     loaded = (many / "loaded").read_text().split()
@@ -323,8 +323,8 @@ def test_the_stamp_answers_alone(many: Path) -> None:
     assert _made(many) > 30
 
 
-def test_parsed_definitions_are_kept(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What did not change is not parsed again; without the library everything is, each time."""
+def test_parsed_definitions_are_cached(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unchanged files are not parsed again; without the definition cache all are, each time."""
     names: list[str] = []
     true = parser._Reading.file
 

@@ -29,8 +29,8 @@ def test_how_it_ended() -> None:
     assert run(shell("kill -9 $$"), Silent()).status == -9
 
 
-def test_missing() -> None:
-    """A program that is not there is said with what to do."""
+def test_missing_program() -> None:
+    """The error for a missing program says how to install it."""
     with pytest.raises(ToolError, match="the program nothing-of-that-name is not installed\ninstall nothing-of"):
         run(Invocation(words=["nothing-of-that-name"], environ=ENVIRON), Silent())
 
@@ -58,8 +58,8 @@ class Stopping(Silent):
             raise CancelledError("stopped")
 
 
-def test_cancelled_with_all_it_started(tmp_path: Path) -> None:
-    """Asked to stop, it ends at once, and so does what it left in the background."""
+def test_cancelled_with_its_children(tmp_path: Path) -> None:
+    """Cancellation kills a program and its background processes."""
     progress = Stopping()
     pid = tmp_path / "pid"
     threading.Timer(0.3, progress.stop.set).start()
@@ -70,7 +70,7 @@ def test_cancelled_with_all_it_started(tmp_path: Path) -> None:
         if not status.exists() or " Z " in status.read_text():
             return
         time.sleep(0.05)
-    pytest.fail("what it started still runs")
+    pytest.fail("a child process still runs")
 
 
 def test_streaming() -> None:
@@ -91,6 +91,6 @@ def test_streaming() -> None:
 
 
 def test_last_line() -> None:
-    """The last line that says anything, on one line and printable."""
+    """The last line that is not empty, escaped."""
     assert last_line(b"a\rb\x1b\n\n") == "b\\x1b"
     assert last_line("") == "no output"

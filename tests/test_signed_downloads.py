@@ -1,4 +1,4 @@
-"""Downloads that someone must vouch for: real doit, real gpg, and a policy that changes."""
+"""Signed downloads, with real doit, real gpg, and changes of the policy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIGNED = "    gpg-signature:\n      sig-url: '{url}.sig'\n      key-path: fetchd
 
 @pytest.fixture(scope="module")
 def ring() -> Iterator[Keyring]:
-    """Give two keys; one of them expires soon."""
+    """Yield two keys; one of them expires soon."""
     with keyring() as made:
         made.make("good", expires="41d")
         made.make("other")
@@ -56,7 +56,7 @@ def define(repository: Path, origin: Origin, more: str) -> None:
 
 
 def provenance(repository: Path) -> dict[str, str]:
-    """Return what the store's results say of the signature."""
+    """Return the facts about the signature in the cached results."""
     records = [json.loads(path.read_text()) for path in repository.glob("cache/v1/results/*/*")]
     told = [
         record["provenance"]
@@ -69,7 +69,7 @@ def provenance(repository: Path) -> dict[str, str]:
 
 
 def test_verified_once_and_again_without_a_network(repository: Path, origin: Origin, ring: Keyring) -> None:
-    """The verdict is recorded beside where the bytes came from; the kept signature is verified again offline."""
+    """The result of the verification is recorded as provenance; the cached signature is verified again offline."""
     done = doit(repository)
     assert ran(done) == ["fetch:gmp"]
     assert "gmp: this key expires in 4" in done.stdout and ".sig" not in done.stdout
@@ -117,7 +117,7 @@ def test_a_changed_key_file_is_noticed(repository: Path, ring: Keyring) -> None:
 
 
 def test_a_signature_added_later(repository: Path, origin: Origin) -> None:
-    """A definition that gets a signature is not done because its bytes are in the cache."""
+    """Adding a signature to a definition causes a verification although the bytes are cached."""
     define(repository, origin, "")
     assert ran(doit(repository)) == ["fetch:gmp"]
     define(repository, origin, SIGNED)
@@ -127,18 +127,18 @@ def test_a_signature_added_later(repository: Path, origin: Origin) -> None:
     assert origin.paths().count("/gmp-1.tar") == 1
 
 
-def test_a_wrong_signature_is_not_kept(repository: Path, origin: Origin, ring: Keyring) -> None:
-    """What a server said wrongly once does no harm once it says it right; nothing is published meanwhile."""
+def test_wrong_signature_is_not_cached(repository: Path, origin: Origin, ring: Keyring) -> None:
+    """A wrong signature is not cached: the next run downloads the right one; nothing is published before."""
     origin.answers["/gmp-1.tar.sig"] = reply(ring.sign(b"other content", "good"))
     refused = doit(repository)
-    assert refused.returncode and "does not fit these bytes" in refused.stdout
+    assert refused.returncode and "does not match the content" in refused.stdout
     assert not list(repository.glob("cache/artifacts/gmp/*/*"))
     origin.answers["/gmp-1.tar.sig"] = reply(ring.sign(CONTENT, "good"))
     assert ran(doit(repository)) == ["fetch:gmp"]
 
 
 def test_signature_of_a_mirror(repository: Path, origin: Origin) -> None:
-    """Where the origin is gone, the signature beside a mirror is as good."""
+    """If the origin fails, the signature beside the mirror's file is used."""
     text = definition(
         "gmp", "http://127.0.0.1:9/gmp-1.tar", CONTENT, f"    mirrors: ['{origin.url}/gmp-1.tar']\n{SIGNED}"
     )
@@ -147,14 +147,14 @@ def test_signature_of_a_mirror(repository: Path, origin: Origin) -> None:
 
 
 def test_no_key_file(repository: Path) -> None:
-    """A missing key file is named."""
+    """The error for a missing key file names it."""
     (repository / "fetchdefs/keys/good.asc").unlink()
     done = doit(repository)
     assert done.returncode and "cannot read key file fetchdefs/keys/good.asc" in done.stdout
 
 
 def test_key_path_in_a_taskgraph_tree(repository: Path) -> None:
-    """In a Taskgraph tree key paths count from the root of the repository, wherever doit runs."""
+    """In a Taskgraph tree, key paths are relative to the root of the repository, wherever doit runs."""
     kinds = repository / "tree/taskcluster/kinds"
     shutil.copytree(repository / "fetchdefs/fetch", kinds / "fetch")
     shutil.copytree(repository / "fetchdefs/keys", repository / "tree/fetchdefs/keys")
@@ -164,7 +164,7 @@ def test_key_path_in_a_taskgraph_tree(repository: Path) -> None:
 
 @pytest.mark.parametrize("form", ["clear-signed", "detached", "minisign"])
 def test_checksums(repository: Path, origin: Origin, ring: Keyring, form: str) -> None:
-    """A signed list of digests vouches for what it lists, and for nothing that it lists otherwise."""
+    """A signed list of digests verifies a listed file, and refuses one with another digest."""
     signer = Minisigner()
     believed = "key-path: fetchdefs/keys/good.asc" if form != "minisign" else f"public-key: {signer.public_key}"
     believed += ", sig-url: '{url}.asc'" if form == "detached" else ""
@@ -187,13 +187,13 @@ def test_checksums(repository: Path, origin: Origin, ring: Keyring, form: str) -
 
 
 def test_minisign(repository: Path, origin: Origin) -> None:
-    """A minisign signature is looked for beside the file."""
+    """A minisign signature is downloaded from beside the file."""
     signer = Minisigner()
     define(repository, origin, f"    minisign:\n      public-key: {signer.public_key}\n")
     origin.answers["/gmp-1.tar.minisig"] = reply(signer.sign(CONTENT))
     assert ran(doit(repository)) == ["fetch:gmp"]
     define(repository, origin, f"    minisign:\n      public-key: {Minisigner().public_key}\n")
-    assert "does not fit these bytes" in doit(repository).stdout
+    assert "does not match the content" in doit(repository).stdout
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_minisign(repository: Path, origin: Origin) -> None:
     ],
 )
 def test_wrong_fields(repository: Path, origin: Origin, more: str, reason: str) -> None:
-    """A policy that cannot be checked is refused when it is read."""
+    """An invalid policy is refused when the definition is parsed."""
     define(repository, origin, more)
     with pytest.raises(DefinitionError, match=re.escape(reason)):
         load(repository / "fetchdefs")

@@ -1,7 +1,7 @@
-"""Which archive a file is, by its content: the rule of `fetch-content`, which never looks at the name first.
+"""Detection of the archive format of a file by its content, as `fetch-content` does.
 
-A compressed file is an archive when a tar is in it; a wheel is a zip. A name that claims an archive binds: then
-content that is none, or is damaged, is an error and not a file to leave alone.
+A compressed file is an archive when it contains a tar; a wheel is a zip. When the name declares an archive, content
+that is damaged or not an archive is an error instead of a plain file.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from tasks_lib.formats import format_for
 from tasks_lib.limits import Limits
 
 _BLOCK: Final = 512
-#: What upstream takes for an archive; a Debian package, say, is a file like any other.
+#: The formats that upstream treats as archives; a Debian package, for example, is a plain file.
 _KINDS: Final = ("tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst", "zip")
-#: Where a tar header holds its checksum. Source: POSIX ustar, v7 tar.
+#: Position of the checksum in a tar header. Source: POSIX ustar, v7 tar.
 _CHECKSUM: Final = slice(148, 156)
 
 
 def kind_of(file: BinaryIO, name: str, limits: Limits) -> str | None:
-    """Return the format of an archive, None for another file; `file` is left at its start.
+    """Return the format of an archive, None for any other file; `file` is left at its start.
 
     Raises:
-        ArchiveError: it claims to be an archive, by name or first bytes, and is damaged or too expensive to read.
+        ArchiveError: the name or first bytes declare an archive, and it is damaged or exceeds a limit.
     """
     file.seek(0)
     start = file.read(_BLOCK)
@@ -35,19 +35,19 @@ def kind_of(file: BinaryIO, name: str, limits: Limits) -> str | None:
     looks = format_of(start)
     kind = looks if looks in _KINDS else claimed if claimed != "zip" else None
     try:
-        found = _judged(file, start, kind, claimed, limits)
+        detected = _detect(file, start, kind, claimed, limits)
     except ArchiveError as error:
         raise type(error).of(error, archive=name) from error
     finally:
         file.seek(0)
-    if found is None and claimed is not None:
+    if detected is None and claimed is not None:
         raise DamagedArchiveError(
-            archive=name, reason=f"its name says {claimed}, but it is no archive", code="WRONG_FORMAT"
+            archive=name, reason=f"not an archive, although its name declares {claimed}", code="WRONG_FORMAT"
         )
-    return found
+    return detected
 
 
-def _judged(file: BinaryIO, start: bytes, kind: str | None, claimed: str | None, limits: Limits) -> str | None:
+def _detect(file: BinaryIO, start: bytes, kind: str | None, claimed: str | None, limits: Limits) -> str | None:
     if kind in ("zip", "tar"):
         return kind if kind == "zip" or _is_tar(start) or claimed == "tar" else None
     if kind is None:
@@ -63,7 +63,7 @@ def _judged(file: BinaryIO, start: bytes, kind: str | None, claimed: str | None,
 
 
 def _is_tar(block: bytes) -> bool:
-    """Whether a block is a tar header: its checksum fits, signed or unsigned. Source: GNU tar, "Checksum"."""
+    """Return whether a block is a tar header, with a valid signed or unsigned checksum. Source: GNU tar, "Checksum"."""
     text = block[_CHECKSUM].strip(b" \0")
     if len(block) < _BLOCK or not re.fullmatch(rb"[0-7]{1,7}", text):
         return False

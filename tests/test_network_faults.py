@@ -1,4 +1,7 @@
-"""The faults of the internet, a row each: outcome, requests, what the second origin saw, time, memory, cache."""
+"""Faults of servers and networks: each case checks outcome, requests, use of the mirror, memory and cache.
+
+The servers of these tests never finish by themselves, so that a missing deadline fails by the timeout of the test.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +25,19 @@ from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
 from tasks_lib.transport import Transport
 from tests.origin import Answer, Origin, OriginRequest, in_turn, ranged, raw, reply, serving
-from tests.test_sources import BODY, CHUNKED, PINNED, wanted
+from tests.test_downloader import BODY, CHUNKED, PINNED, wanted
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 SIZE = len(BODY)
 LENGTH = b"Content-Length: %d\r\n" % SIZE
-#: Seconds that a server may keep us without a byte, and altogether, in these tests.
+#: Seconds without a byte, and in total, after which a download gives up in these tests.
 STALL_S, TOTAL_S = 0.3, 0.9
-#: Growth of the process that no fault may cause, in KiB.
+#: Seconds for one test: far more than a loaded machine needs, and reached only when a deadline is missing.
+TIMEOUT_S = 120
+#: Largest growth of this process in KiB.
 MEMORY_KIB = 60 << 10
+
+pytestmark = pytest.mark.timeout(TIMEOUT_S)
 
 
 def impatient(store: Cache, **settings: float) -> Downloader:
@@ -39,7 +46,7 @@ def impatient(store: Cache, **settings: float) -> Downloader:
 
 
 def check_cache(store: Cache) -> None:
-    """Every blob is what its name says, and nothing is left in tmp."""
+    """Check that every blob has the digest in its name, and that the directory `tmp` is empty."""
     for blob in (store.root / "v1/blobs").glob("*/*/*"):
         assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
     assert not list((store.root / "v1/tmp").glob("*"))
@@ -63,7 +70,7 @@ def bounded_memory() -> Iterator[None]:
 
 
 def endless(piece: bytes, head: bytes, pause_s: float = 0.0) -> Answer:
-    """Return an answer that goes on until the client leaves."""
+    """Return an answer that continues until the client disconnects."""
 
     def answer(connection: socket.socket, _request: OriginRequest) -> None:
         connection.sendall(head)
@@ -75,7 +82,7 @@ def endless(piece: bytes, head: bytes, pause_s: float = 0.0) -> Answer:
 
 
 def mute(head: bytes) -> Answer:
-    """Return an answer that stops after `head` and keeps the connection."""
+    """Return an answer that stops after `head` and keeps the connection open."""
 
     def answer(connection: socket.socket, _request: OriginRequest) -> None:
         connection.sendall(head)
@@ -85,7 +92,7 @@ def mute(head: bytes) -> Answer:
 
 
 def reset(head: bytes) -> Answer:
-    """Return an answer that ends in a reset."""
+    """Return an answer that ends with a connection reset."""
 
     def answer(connection: socket.socket, _request: OriginRequest) -> None:
         connection.sendall(head)
@@ -102,7 +109,7 @@ def broken_off(*later: Answer) -> Answer:
 
 
 def part(span: str, body: bytes, status: str = "206 Partial Content", **headers: str) -> Answer:
-    """Return an answer to a range that says `span` about `body`."""
+    """Return an answer to a range request, with `span` as Content-Range of `body`."""
     return reply(body, status, **({"Content_Range": span} if span else {}), **{"ETag": '"v1"', **headers})
 
 
@@ -115,7 +122,7 @@ def grow(connection: socket.socket, request: OriginRequest) -> None:
 
 
 def bait(connection: socket.socket, request: OriginRequest) -> None:
-    """Refuse whoever shows credentials, as presigned storage does."""
+    """Refuse requests with credentials, as presigned storage does."""
     known = "authorization" in request.headers
     (reply(b"", "403 Only one authentication") if known else reply(BODY))(connection, request)
 
@@ -127,15 +134,14 @@ ANOTHER = b"x" + BODY[1:]
 
 @dataclass
 class Row:
-    """One fault: what the first origin answers; `asked` bounds its requests, `told` stands in the message."""
+    """One fault: the answer of the first origin, the most requests that it receives, and a part of the error message."""
 
     answer: Callable[[], Answer]
-    asked: int
-    told: str = ""
-    within_s: float = 2.0
+    requests: int
+    message: str = ""
 
 
-#: The promised bytes arrive although something goes wrong, with this many requests and without the mirror.
+#: Faults that a download survives, with this many requests and without the mirror.
 SURVIVED = {
     "short once": Row(lambda: in_turn(reply(BODY[:500], Content_Length=str(SIZE)), reply(BODY)), 2),
     "no length": Row(lambda: reply(BODY, Content_Length=""), 1),
@@ -150,7 +156,7 @@ SURVIVED = {
     "chunk cut once": Row(lambda: in_turn(raw(CHUNKED + b"400\r\n" + BODY[:100]), reply(BODY)), 2),
     "chunk size bad once": Row(lambda: in_turn(raw(CHUNKED + b"zz\r\n" + BODY[:100]), reply(BODY)), 2),
     "no last chunk once": Row(lambda: in_turn(raw(CHUNKED + b"400\r\n" + BODY[:1024] + b"\r\n"), reply(BODY)), 2),
-    "endless trailers": Row(lambda: endless(b"X: y\r\n" * 99, CHUNKED + b"30d40\r\n" + BODY + b"\r\n0\r\n"), 1, within_s=3),
+    "endless trailers": Row(lambda: endless(b"X: y\r\n" * 99, CHUNKED + b"30d40\r\n" + BODY + b"\r\n0\r\n"), 1),
     "same length twice": Row(lambda: raw(HEAD + LENGTH * 2 + b"\r\n" + BODY), 1),
     "gzip claimed, not applied": Row(lambda: reply(BODY, Content_Encoding="gzip"), 1),
     "many encodings claimed": Row(lambda: reply(BODY, Content_Encoding="gzip, " * 99 + "br"), 1),
@@ -210,10 +216,9 @@ SURVIVED = {
 
 @pytest.mark.parametrize("case", SURVIVED)
 def test_survived(case: str, origin: Origin, store: Cache) -> None:
-    """The promised bytes arrive whole, in bounded time and memory; the mirror is left alone."""
+    """The expected bytes arrive complete, in bounded time and memory, and the mirror is not used."""
     row = SURVIVED[case]
     origin.answers |= {"/a": row.answer(), "/b": reply(BODY), "/%C3%A4": reply(BODY)}
-    begun = time.monotonic()
     with serving({"/a": reply(BODY)}) as second, bounded_memory():
         patient = impatient(
             store, stall_timeout_s=STALL_S if "stall" in case or "kept" in case or "trailers" in case else 5.0
@@ -222,14 +227,13 @@ def test_survived(case: str, origin: Origin, store: Cache) -> None:
         urls = (f"{origin.url}/a",) if silent else (f"{origin.url}/a", f"{second.url}/a")
         patient.obtain(wanted(*urls), Silent())
         assert not second.requests
-    assert time.monotonic() - begun < row.within_s + 2
     with store.open(PINNED) as file:
         assert file.read() == BODY
-    assert len(origin.requests) == row.asked
+    assert len(origin.requests) == row.requests
     check_cache(store)
 
 
-#: Never right: the requests, and what the message says. Alone the source fails; with a mirror the bytes arrive.
+#: Faults that no retry repairs: a single source fails, and with a mirror the download succeeds.
 LOST = {
     "short": Row(lambda: reply(BODY[:500], Content_Length=str(SIZE)), 4, "ended after 500 of 200000 bytes"),
     "no length and short": Row(lambda: raw(HEAD + b"\r\n" + BODY[:900]), 4, "ended after 900 of 200000"),
@@ -297,26 +301,24 @@ LOST = {
 
 @pytest.mark.parametrize("case", LOST)
 def test_lost(case: str, origin: Origin, store: Cache) -> None:
-    """What cannot be right ends in bounded time and memory with a printable reason, and nothing of it is believed."""
+    """The download fails in bounded time and memory with a printable reason, and nothing of it is cached."""
     row = LOST[case]
     origin.answers |= {"/a": row.answer()}
-    begun = time.monotonic()
     with bounded_memory(), pytest.raises(AllSourcesFailedError) as caught:
         impatient(store).obtain(wanted(f"{origin.url}/a"), Silent())
-    assert time.monotonic() - begun < row.within_s + TOTAL_S + 2
     text = str(caught.value)
-    assert row.told in text
+    assert row.message in text
     assert "hunter2" not in text
     assert all(line.isprintable() for line in text.splitlines())
     assert len(text.splitlines()) <= 3
-    assert 0 < len(origin.requests) <= row.asked
+    assert 0 < len(origin.requests) <= row.requests
     assert not store.has(PINNED)
     check_cache(store)
 
 
 @pytest.mark.parametrize("case", LOST)
 def test_lost_but_mirrored(case: str, origin: Origin, store: Cache) -> None:
-    """Whatever one origin does, the mirror delivers, asked once, and the message of the first is not needed."""
+    """Whatever one origin does, the download from the mirror succeeds, in one or two requests."""
     row = LOST[case]
     origin.answers |= {"/a": row.answer()}
     with serving({"/a": ranged(BODY)}) as second:
@@ -327,24 +329,24 @@ def test_lost_but_mirrored(case: str, origin: Origin, store: Cache) -> None:
 
 
 def test_a_hang_up_is_answered_by_the_mirror_at_once(origin: Origin, store: Cache) -> None:
-    """A source that does not answer is left for the mirror before its retries are used up."""
+    """The mirror is tried before the retries of a source that does not answer."""
     origin.answers["/a"] = mute(b"")
     with serving({"/a": reply(BODY)}) as second:
         impatient(store).obtain(wanted(f"{origin.url}/a", f"{second.url}/a"), Silent())
     assert len(origin.requests) == 1
 
 
-def test_a_login_page_costs_no_progress(origin: Origin, store: Cache) -> None:
-    """What one place brought stays when another one shows a page, and a third one goes on with it."""
+def test_a_login_page_keeps_the_partial_download(origin: Origin, store: Cache) -> None:
+    """The partial download from one source survives a login page and is resumed from another source."""
     page = reply(b"<html><title>Log in</title>", Content_Type="text/html")
     origin.answers |= {"/a": in_turn(ranged(BODY, first=777), page), "/b": ranged(BODY)}
-    found = impatient(store).obtain(wanted(f"{origin.url}/a", f"{origin.url}/b"), Silent())
-    assert found["resumed"] == 777
+    facts = impatient(store).obtain(wanted(f"{origin.url}/a", f"{origin.url}/b"), Silent())
+    assert facts["resumed"] == 777
     assert store.has(PINNED)
 
 
 def test_time_spent_elsewhere_is_not_counted(origin: Origin, store: Cache) -> None:
-    """A source that was left for another one has its own time when it is asked again."""
+    """The time spent with another source does not count towards the deadline of a source that is retried."""
     origin.answers["/a"] = in_turn(mute(b""), reply(BODY))
     with serving({"/a": endless(b"x", HEAD + LENGTH + b"\r\n", 0.05)}) as slow:
         patient = impatient(store, total_timeout_s=0.8)
@@ -352,30 +354,43 @@ def test_time_spent_elsewhere_is_not_counted(origin: Origin, store: Cache) -> No
     assert len(origin.requests) == 2
 
 
-def test_retry_after_is_a_floor(origin: Origin, store: Cache) -> None:
-    """A wait that the server asks for is kept, and one beyond the time of the source ends it."""
+class Waits(Silent):
+    """The phases `wait`: seconds before each retry."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def phase(self, name: str, **facts: str | int | float) -> None:
+        if name == "wait":
+            self.seconds.append(float(facts["seconds"]))
+
+
+def test_retry_after_is_a_minimum(origin: Origin, store: Cache) -> None:
+    """A retry waits at least as long as the server asks for."""
     origin.answers["/a"] = in_turn(reply(b"", "429 X", Retry_After="1"), reply(BODY))
-    begun = time.monotonic()
-    impatient(store, total_timeout_s=10.0).obtain(wanted(f"{origin.url}/a"), Silent())
-    assert 1.0 <= time.monotonic() - begun < 5
+    begun, waits = time.monotonic(), Waits()
+    impatient(store, total_timeout_s=10.0).obtain(wanted(f"{origin.url}/a"), waits)
+    assert time.monotonic() - begun >= 1.0
+    assert len(waits.seconds) == 1 and 1 <= waits.seconds[0] < 5
     assert len(origin.requests) == 2
 
 
 def test_too_long_a_wait_ends_the_source(origin: Origin, store: Cache) -> None:
-    """A wait that would outlast the time of the source is not begun."""
+    """A wait that would exceed the deadline of the source does not begin."""
     origin.answers["/a"] = reply(b"", "503 X", Retry_After="60")
-    begun = time.monotonic()
+    waits = Waits()
     with pytest.raises(AllSourcesFailedError, match="503"):
-        impatient(store).obtain(wanted(f"{origin.url}/a"), Silent())
-    assert time.monotonic() - begun < 1
+        impatient(store).obtain(wanted(f"{origin.url}/a"), waits)
+    assert not waits.seconds
+    assert len(origin.requests) == 1
 
 
 def test_presigned_storage(origin: Origin, store: Cache) -> None:
-    """A redirect to storage that refuses credentials works, since none are shown."""
+    """A redirect to storage that refuses credentials works, because none are sent there."""
     with serving({"/b": bait}) as storage:
         origin.answers["/a"] = redirect(f"{storage.url}/b?sig=hunter2")
-        found = impatient(store).obtain(wanted(f"{origin.url}/a", headers={"Authorization": "t"}), Silent())
-    assert "hunter2" not in str(found)
+        facts = impatient(store).obtain(wanted(f"{origin.url}/a", headers={"Authorization": "t"}), Silent())
+    assert "hunter2" not in str(facts)
 
 
 # --- connections --------------------------------------------------------------------------------
@@ -386,7 +401,7 @@ def kept(body: bytes, **headers: str) -> Answer:
 
 
 def test_good_connections_are_reused(origin: Origin, tmp_path: Path) -> None:
-    """One connection serves one download after the other; one that was closed meanwhile costs no attempt."""
+    """Downloads share a connection; one that the server has closed costs no attempt."""
     origin.answers["/a"] = in_turn(kept(BODY), kept(BODY), reply(BODY), kept(BODY))
     transport = Transport(TransportSettings())
     for number in range(4):
@@ -415,8 +430,8 @@ BAD_CONNECTIONS: dict[str, Callable[[], Answer]] = {
 
 
 @pytest.mark.parametrize("case", BAD_CONNECTIONS)
-def test_bad_connections_are_not(case: str, origin: Origin, tmp_path: Path) -> None:
-    """A connection with something odd on it never serves another request."""
+def test_bad_connections_are_not_reused(case: str, origin: Origin, tmp_path: Path) -> None:
+    """A connection with unexpected bytes never serves another request."""
     origin.answers |= {"/a": BAD_CONNECTIONS[case](), "/b": kept(BODY)}
     transport = Transport(TransportSettings())
     with contextlib.suppress(AllSourcesFailedError):
@@ -428,14 +443,13 @@ def test_bad_connections_are_not(case: str, origin: Origin, tmp_path: Path) -> N
     assert other.has(PINNED)
 
 
-# --- places -------------------------------------------------------------------------------------
+# --- hosts --------------------------------------------------------------------------------------
 
 
 def test_refused_and_unresolvable(store: Cache) -> None:
-    """A closed port and a name that does not exist end soon, and say host and phase."""
+    """The error for a closed port or an unknown host name names the host and the phase."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         dead = f"http://127.0.0.1:{taken.getsockname()[1]}/a"
-    begun = time.monotonic()
     with pytest.raises(AllSourcesFailedError) as caught:
         impatient(store).obtain(wanted(dead, "http://name.invalid/a"), Silent())
     assert "connection refused while connecting" in str(caught.value)
@@ -443,8 +457,8 @@ def test_refused_and_unresolvable(store: Cache) -> None:
     assert time.monotonic() - begun < 2 * TOTAL_S + 2
 
 
-def test_a_port_that_swallows(store: Cache) -> None:
-    """A listener that accepts nobody is left after the connect deadline, in TLS too."""
+def test_a_port_that_accepts_nothing(store: Cache) -> None:
+    """A listener that never accepts fails at the connect deadline, also with TLS."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         begun = time.monotonic()
@@ -452,7 +466,6 @@ def test_a_port_that_swallows(store: Cache) -> None:
             impatient(store, connect_timeout_s=0.4).obtain(
                 wanted(f"https://127.0.0.1:{port}/a", f"http://127.0.0.1:{port}/a"), Silent()
             )
-        assert time.monotonic() - begun < 2 * TOTAL_S + 2
 
 
 def test_ipv6(store: Cache) -> None:
@@ -462,29 +475,28 @@ def test_ipv6(store: Cache) -> None:
             impatient(store).obtain(wanted(f"{origin.url}/a"), Silent())
             assert origin.requests[0].headers["host"] == origin.url.removeprefix("http://")
     except OSError:
-        pytest.skip("no IPv6 here")
+        pytest.skip("no IPv6 on this machine")
 
 
 def test_dead_address_first(monkeypatch: pytest.MonkeyPatch, origin: Origin, store: Cache) -> None:
-    """When the first address of a name swallows packets, the second one serves after a moment."""
+    """When the first address of a host drops packets, the second one is tried long before the connect deadline."""
     real = socket.getaddrinfo
     port = int(origin.url.rpartition(":")[2])
 
     def answers(host: str, *arguments: object, **options: object) -> object:
         if host != "two.invalid":
             return real(host, *arguments, **options)  # type: ignore[arg-type]
-        # 192.0.2.0/24 is nowhere. Source: RFC 5737
+        # 192.0.2.0/24 is not routed. Source: RFC 5737
         return [(socket.AF_INET, 1, 6, "", (one, port)) for one in ("192.0.2.1", "127.0.0.1")]
 
     monkeypatch.setattr(socket, "getaddrinfo", answers)
     origin.answers["/a"] = reply(BODY)
-    begun = time.monotonic()
-    impatient(store, connect_timeout_s=5).obtain(wanted(f"http://two.invalid:{port}/a"), Silent())
-    assert time.monotonic() - begun < 3
+    patient = impatient(store, connect_timeout_s=10 * TIMEOUT_S, total_timeout_s=10 * TIMEOUT_S)
+    patient.obtain(wanted(f"http://two.invalid:{port}/a"), Silent())
 
 
 def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch, store: Cache) -> None:
-    """A name server that does not answer costs the connect deadline and no more."""
+    """A name server that never answers fails at the connect deadline."""
     released = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_a, **_o: released.wait(20) and [])
     begun = time.monotonic()
@@ -495,7 +507,7 @@ def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch, store: Cache) ->
 
 
 def test_denied_networks(origin: Origin, store: Cache) -> None:
-    """A redirect into a denied network is not followed, whatever name leads there; the default denies link-local."""
+    """A redirect into a denied network is not followed; the default denies link-local addresses."""
     origin.answers["/a"] = redirect("http://169.254.169.254/latest/meta-data/")
     with pytest.raises(AllSourcesFailedError, match="in a blocked network"):
         impatient(store).obtain(wanted(f"{origin.url}/a"), Silent())
@@ -503,16 +515,26 @@ def test_denied_networks(origin: Origin, store: Cache) -> None:
 
 
 def test_ten_definitions_one_dead_host(store: Cache, origin: Origin) -> None:
-    """Ten definitions whose origin swallows everything and whose mirror lives lose one deadline, not ten."""
+    """Ten definitions with the same dead origin and a working mirror wait for the origin once, not ten times."""
     origin.answers |= {f"/{n}": reply(BODY + bytes([n])) for n in range(10)}
     with socket.create_server(("127.0.0.1", 0)) as silent:
         dead = f"http://127.0.0.1:{silent.getsockname()[1]}"
         shared = impatient(store, total_timeout_s=30)
-        begun = time.monotonic()
         for number in range(10):
             content = BODY + bytes([number])
             digest = hashlib.sha256(content).hexdigest()
             one = wanted(f"{dead}/{number}", f"{origin.url}/{number}", content=(len(content), digest))
             shared.obtain(one, Silent())
-        assert time.monotonic() - begun < 3 * STALL_S + 2
+        assert pending_connections(silent) == 1
     assert len(origin.requests) == 10
+
+
+def pending_connections(listener: socket.socket) -> int:
+    """Return how many clients have connected to a listener that accepts none of them."""
+    listener.setblocking(False)
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            listener.accept()[0].close()
+            count += 1
+    return count

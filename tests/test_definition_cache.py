@@ -1,4 +1,4 @@
-"""Parsed definitions are kept: what is known is not parsed again, and whatever changes is."""
+"""The cache of parsed definitions: unchanged files are not parsed again, changed files are."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list that grows by the name of each file that is parsed."""
+    """Return a list to which the name of each parsed file is appended."""
     names: list[str] = []
     true = parser._Reading.file
 
@@ -65,7 +65,7 @@ def library(directory: Path, code: str = "code") -> DefinitionCache:
 
 
 def test_values_survive(directory: Path) -> None:
-    """What is read from the library equals what was parsed, every field of it."""
+    """A value from the cache equals the parsed one in every field."""
     first = load(directory)
     load(directory, library(directory))
     again = load(directory, library(directory))
@@ -89,7 +89,7 @@ def test_a_damaged_value_is_none(harm: tuple[bytes, bytes]) -> None:
 
 
 def test_only_what_changed_is_parsed(directory: Path, parsed: list[str]) -> None:
-    """A byte makes its own file be parsed, a touch or a new line elsewhere none."""
+    """A changed byte causes its own file to be parsed; a touch, or a change elsewhere, none."""
     for code, edit, expected in (
         ("code", lambda: None, ["more.yml", "one.yml", "all.yml"]),
         ("code", lambda: None, []),
@@ -113,7 +113,7 @@ def test_only_what_changed_is_parsed(directory: Path, parsed: list[str]) -> None
 
 
 def test_a_changed_size_is_seen(directory: Path, parsed: list[str]) -> None:
-    """The new text counts, and the other files are not parsed for it."""
+    """A file with a new size is parsed; the other files are not."""
     load(directory, library(directory))
     path = directory / "fetch/one.yml"
     path.write_text(path.read_text().replace("size: 1", "size: 2"))
@@ -125,7 +125,7 @@ def test_a_changed_size_is_seen(directory: Path, parsed: list[str]) -> None:
 
 @pytest.mark.parametrize("at", [0, 30, 80, 400, -1])
 def test_a_damaged_file_is_ignored(at: int, directory: Path, parsed: list[str]) -> None:
-    """A flipped byte anywhere makes everything be parsed again, and the file be written again."""
+    """A flipped byte anywhere causes all files to be parsed and the cache to be rewritten."""
     load(directory, library(directory))
     path = directory.parent / "kept"
     content = bytearray(path.read_bytes())
@@ -139,16 +139,16 @@ def test_a_damaged_file_is_ignored(at: int, directory: Path, parsed: list[str]) 
     assert parsed == []
 
 
-def test_other_code_parses_again(directory: Path, parsed: list[str]) -> None:
-    """What other code wrote is not believed."""
+def test_other_version_is_ignored(directory: Path, parsed: list[str]) -> None:
+    """A cache file written by another version of the code is ignored."""
     load(directory, library(directory))
     parsed.clear()
     load(directory, library(directory, "other"))
     assert len(parsed) == 3
 
 
-def test_new_gone_and_double(directory: Path, parsed: list[str]) -> None:
-    """A new file is read, a lost one is missed, the same name twice is told although both files are known."""
+def test_added_removed_and_duplicate(directory: Path, parsed: list[str]) -> None:
+    """Added and removed files are noticed; a duplicate name is reported although both files are cached."""
     load(directory, library(directory))
     (directory / "fetch/two.yml").write_text(definition("two", "https://example.org/2", b"2"))
     assert "two" in load(directory, library(directory)).fetches
@@ -165,7 +165,7 @@ def test_new_gone_and_double(directory: Path, parsed: list[str]) -> None:
 
 
 def test_defaults_and_mirrors_concern_every_file(directory: Path, parsed: list[str]) -> None:
-    """A change of kind.yml's defaults or of mirrors.yml makes the files be read anew."""
+    """A change of the defaults in kind.yml or of mirrors.yml causes all files to be parsed."""
     load(directory, library(directory))
     (directory / "fetch/kind.yml").write_text("task-defaults:\n  artifact-prefix: private\n")
     assert load(directory, library(directory)).fetches["one"].artifact_prefix == "private"
@@ -180,7 +180,7 @@ def test_defaults_and_mirrors_concern_every_file(directory: Path, parsed: list[s
 
 
 def test_one_or_all(directory: Path) -> None:
-    """A name is found the same among few that are asked for and among all; one that is a part of another is none."""
+    """A lookup by name equals a full load; a part of a name is not a name."""
     text = "".join(definition(f"n{number}", f"https://example.org/{number}", b"%d" % number) for number in range(40))
     (directory / "fetch/many.yml").write_text(text)
     load(directory, library(directory))
@@ -197,8 +197,8 @@ def test_one_or_all(directory: Path) -> None:
         assert len(found) == len(list(found)) == 43
 
 
-def test_a_definition_is_known_by_its_digest(directory: Path) -> None:
-    """Another text of a definition has another digest, the others keep theirs."""
+def test_definition_digests(directory: Path) -> None:
+    """A changed definition gets another digest; the others keep theirs."""
     before = digests(load(directory, library(directory)))
     path = directory / "fetch/one.yml"
     path.write_text(path.read_text().replace("size: 1", "size: 2"))
@@ -209,7 +209,7 @@ def test_a_definition_is_known_by_its_digest(directory: Path) -> None:
 
 
 def test_heavy_modules_stay_out(directory: Path) -> None:
-    """Loading the porch imports nothing that opens sockets, compresses or parses YAML, but for what doit imports."""
+    """Loading dodo.py imports no module for sockets, compression or YAML, except those that doit imports."""
     import subprocess
     import sys
 

@@ -1,4 +1,4 @@
-"""The cache under fire: the real program is killed, starved and lied to.
+"""Faults around the cache: the real program is killed, and meets full disks, failing calls and changed files.
 
 After each fault every visible entry is right, the earlier ones are byte-identical, the next run succeeds, and nothing
 grows.
@@ -52,7 +52,7 @@ ENVIRON = {
 
 @dataclass
 class Farm:
-    """A repository whose sources are files, and what its cache must never lose."""
+    """A repository whose sources are files, and the entries that its cache must keep."""
 
     top: Path
 
@@ -87,7 +87,7 @@ class Farm:
         return {path: path.read_bytes() for path in self.cache.glob("v1/blobs/*/*/*")}
 
     def clear(self) -> None:
-        """Let a run make everything again but what came from the beginning; what a kill left in the build stays."""
+        """Reset the repository so that a run builds everything but the initial entry; files left by a kill stay."""
         for record in self.top.glob("build/*/.fetches/*.json"):
             record.write_text(record.read_text().replace('"key": "', '"key": "x'))
         for name in ("v1/results", "v1/trees", "artifacts"):
@@ -99,7 +99,7 @@ class Farm:
     earlier: dict[Path, bytes] = None  # type: ignore[assignment]  # set by `farm`
 
     def check(self) -> None:
-        """Check that every entry that can be seen is complete and right, and that the earlier ones are as they were."""
+        """Check that every visible entry is complete and correct, and that the earlier ones are unchanged."""
         for path, content in self.earlier.items():
             assert path.read_bytes() == content, path
         for path in self.cache.glob("v1/blobs/*/*/*"):
@@ -126,7 +126,7 @@ class Farm:
                 assert (self.top / "build/kit/fetches" / name).read_bytes() == content
 
     def succeed(self) -> None:
-        """Check that the next run makes everything, and that all of it verifies."""
+        """Check that the next run builds everything, and that all of it verifies."""
         done = self.doit()
         assert done.returncode == 0, done.stdout
         for name, content in TREE.items():
@@ -141,19 +141,19 @@ class Farm:
         assert not [path for path in self.top.glob("build/**/.*") if path.suffix in (".part", ".moving")]
 
     def files(self) -> set[str]:
-        """Return the names of all files but doit's and those that are named by chance."""
+        """Return the names of all files, except doit's and those with random names."""
         return {str(path.relative_to(self.top)) for path in self.top.rglob("*") if "doit.db" not in path.name}
 
 
 @pytest.fixture
 def farm(tmp_path: Path) -> Farm:
-    """Return a farm with one entry that was there before: `old`."""
+    """Return a farm with one initial entry: `old`."""
     return planted(tmp_path)
 
 
 @pytest.fixture
 def public() -> Iterator[Farm]:
-    """Return such a farm where everybody may read: other sessions close pytest's own directories."""
+    """Return such a farm that all users can read: pytest's own directories may be private to another session."""
     with tempfile.TemporaryDirectory(prefix="farm-") as name:
         Path(name).chmod(0o755)
         yield planted(Path(name))
@@ -184,7 +184,7 @@ def planted(tmp_path: Path) -> Farm:
 
 
 def some_slow(rows: Iterable[object]) -> list[object]:
-    """Return rows of a table that only the slow run needs: they are like those before them."""
+    """Return rows of a table as slow tests: they are similar to the others."""
     return [
         pytest.param(*(row if isinstance(row, tuple) else (row,)), marks=pytest.mark.slow)
         for row in sorted(rows, key=str)
@@ -195,12 +195,12 @@ def some_slow(rows: Iterable[object]) -> list[object]:
 
 
 def linking(farm: Farm) -> None:
-    """Let trees be unpacked in the cache, and placed from there."""
+    """Set up trees to be extracted in the cache and placed from there."""
     (farm.top / "pyproject.toml").write_text('[tool.doit-fetch]\nlink-mode = "hardlink"\n')
 
 
 def test_killed_at_random(farm: Farm) -> None:
-    """A kill at any moment leaves only right entries, and the next run succeeds."""
+    """A kill at a random moment leaves only correct entries, and the next run succeeds."""
     killed_at_random(farm, 3)
 
 
@@ -208,7 +208,7 @@ def test_killed_at_random(farm: Farm) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("mode", ["auto", "hardlink"])
 def test_killed_at_200_random_moments(farm: Farm, mode: str) -> None:
-    """After 200 kills nothing has grown."""
+    """After 200 kills no files have accumulated."""
     if mode == "hardlink":
         linking(farm)
     killed_at_random(farm, 200)
@@ -250,7 +250,7 @@ CALLS = (
 
 
 def counted(farm: Farm) -> dict[str, int]:
-    """Return how often one thread makes each call, at most, in a run that makes everything."""
+    """Return how often one thread makes each call, at most, in a run that builds everything."""
     farm.clear()
     log = farm.top.parent / "strace"
     words = ("strace", "-f", "-o", str(log), "-e", "trace=" + ",".join(CALLS))
@@ -272,7 +272,7 @@ def counted(farm: Farm) -> dict[str, int]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("mode", ["auto", "hardlink"])
 def test_killed_at_each_call(farm: Farm, mode: str) -> None:
-    """A kill at each single call that changes the disk leaves only right entries."""
+    """A kill at each call that changes the disk leaves only correct entries."""
     if mode == "hardlink":
         linking(farm)
     moments = [(call, when) for call, count in counted(farm).items() for when in range(1, min(count, 8) + 1)]
@@ -304,7 +304,7 @@ def test_killed_at_each_call(farm: Farm, mode: str) -> None:
     ],
 )
 def test_each_call_refused(farm: Farm, errno: str, most: int, mode: str) -> None:
-    """A call that the system refuses is a clear failure, or none; nothing is lost and the next run succeeds."""
+    """A failing system call causes a clear error or none; nothing is lost, and the next run succeeds."""
     if mode == "hardlink":
         linking(farm)
     calls = set(CALLS) - {"pwrite64", "flock"}  # sqlite's own, and what is never refused for want of space
@@ -314,7 +314,7 @@ def test_each_call_refused(farm: Farm, errno: str, most: int, mode: str) -> None
 
 
 def refused(farm: Farm, inject: str, *filter: str) -> None:
-    """Let a call fail while everything is made; check what is left, and that the next run succeeds."""
+    """Let a call fail while everything is built; check the files left, and that the next run succeeds."""
     farm.clear()
     words = ("strace", "-f", "-o", "/dev/null", *filter, "-e", inject)
     done = farm.doit(before=words, FETCH_DURABILITY="full")
@@ -327,7 +327,7 @@ def refused(farm: Farm, inject: str, *filter: str) -> None:
 
 
 def opened(farm: Farm) -> dict[str, int]:
-    """Return how often each file or directory of cache and build is opened when everything is made."""
+    """Return how often each file or directory of cache and build is opened when everything is built."""
     farm.clear()
     log = farm.top.parent / "strace"
     done = farm.doit(before=("strace", "-f", "-o", str(log), "-e", "trace=openat"))
@@ -342,7 +342,7 @@ def opened(farm: Farm) -> dict[str, int]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("errno", ["EMFILE", "EROFS"])
 def test_each_open_refused(farm: Farm, errno: str) -> None:
-    """No file of the cache or of the build can be opened, one after another: as `test_each_call_refused`."""
+    """Like `test_each_call_refused`, for opening each file of the cache and of the build."""
     places = opened(farm)
     assert len(places) > 30
     for place, count in places.items():
@@ -372,7 +372,7 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 @root_only
 @pytest.mark.parametrize("task", ["fetch:big", *some_slow(["repack:lib"])])
 def test_no_space(farm: Farm, task: str, tmp_path: Path) -> None:
-    """A full disk is told with path, needed and free bytes; nothing temporary stays; with space it goes on."""
+    """The error for a full disk has path, needed and free bytes; no temporary file is left; with space, the run continues."""
     place = tmp_path / "small"
     with mounted(place, "-t", "tmpfs", "-o", "size=1m", "tmpfs"):
         small = Farm(farm.top)
@@ -397,7 +397,7 @@ def test_no_space(farm: Farm, task: str, tmp_path: Path) -> None:
 
 
 def btrfs(image: Path) -> str:
-    """Make a file system that knows quotas and shares blocks; return its image."""
+    """Create a file system with quotas and shared blocks; return its image."""
     if shutil.which("mkfs.btrfs") is None:
         pytest.skip("btrfs-progs is not installed")
     with image.open("wb") as file:
@@ -409,7 +409,7 @@ def btrfs(image: Path) -> str:
 @root_only
 @pytest.mark.slow
 def test_quota(farm: Farm, tmp_path: Path) -> None:
-    """A quota that is used up is told like a full disk."""
+    """An exhausted quota is reported like a full disk."""
     place = tmp_path / "quota"
     with mounted(place, "-o", "loop", btrfs(tmp_path / "image")):
         for words in (["quota", "enable", str(place)], ["subvolume", "create", f"{place}/sub"]):
@@ -428,7 +428,7 @@ STARVED = {"ulimit -f 100": "File too large", "ulimit -n 20": "Too many open fil
 
 @pytest.mark.parametrize("limit", ["ulimit -f 100", *some_slow(["ulimit -n 20", "ulimit -n 32"])])
 def test_limits_of_the_process(farm: Farm, limit: str) -> None:
-    """With too small files or too few descriptors it works, or fails clearly; nothing is lost."""
+    """With low limits for file size or descriptors, a run succeeds or fails clearly; nothing is lost."""
     done = subprocess.run(
         ["sh", "-c", f"{limit}; exec {sys.executable} -m doit"],
         cwd=farm.top, env=ENVIRON, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
@@ -452,7 +452,7 @@ def test_limits_of_the_process(farm: Farm, limit: str) -> None:
     ],
 )
 def test_a_cache_that_others_can_write_is_refused(farm: Farm, place: str, mode: int) -> None:
-    """The refusal says who can write and what to do; trusting the group is an option."""
+    """The error says who can write to the cache and what to do; trusting the group is an option."""
     (farm.top / place).chmod(mode)
     done = farm.doit("list")
     assert done.returncode != 0
@@ -472,7 +472,7 @@ NOBODY = (
 
 @root_only
 def test_a_read_only_cache(public: Farm) -> None:
-    """Of a cache that cannot be written, hits are served; a miss fails clearly, or goes to a private cache."""
+    """A read-only cache serves hits; a miss fails clearly, or is written to a private cache."""
     farm = public
     done = farm.doit("fetch:lib", "repack:lib")
     assert done.returncode == 0
@@ -503,7 +503,7 @@ def umasked(farm: Farm, mask: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("mask", ["000", *some_slow(["077"])])
 def test_umask(farm: Farm, mask: str) -> None:
-    """Whatever the umask: the same content, blobs 0444, nothing that others can write."""
+    """With any umask: the same content, blobs with mode 0444, and nothing that others can write."""
     for _ in range(2):
         done = umasked(farm, mask)
         assert done.returncode == 0, done.stdout
@@ -529,8 +529,8 @@ SURROUNDINGS = {
 
 
 @pytest.mark.parametrize("name", ["closed everything", *some_slow(set(SURROUNDINGS) - {"closed everything"})])
-def test_surroundings(farm: Farm, name: str) -> None:
-    """The same results in every surrounding."""
+def test_environments(farm: Farm, name: str) -> None:
+    """The results are the same in every environment."""
     environ, before = SURROUNDINGS[name]
     done = farm.doit(before=before, **environ)
     assert done.returncode == 0, done.stdout
@@ -541,7 +541,7 @@ def test_surroundings(farm: Farm, name: str) -> None:
 @pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed")
 @pytest.mark.parametrize("when", ["1970-01-02 00:00:00", "2100-01-01 00:00:00", "-400d"])
 def test_clock(farm: Farm, when: str) -> None:
-    """A clock that jumps hangs nothing, ages nothing that is new, and removes nothing that is needed."""
+    """A clock that jumps causes no hang, no wrong ages, and no removal of needed entries."""
     done = farm.doit(before=("faketime", "-f", when))
     assert done.returncode == 0, done.stdout
     blobs = farm.blobs()
@@ -583,7 +583,7 @@ def replace(path: Path, kind: str, elsewhere: Path) -> None:
     "kind", ["bit flip", "symlink", *some_slow(["truncation", "hard link", "FIFO", "directory", "others can write"])]
 )
 def test_replaced_blob(farm: Farm, kind: str, tmp_path: Path) -> None:
-    """What is no blob is never followed or served; it goes to quarantine, and the content is fetched again."""
+    """Another kind of file in the place of a blob is never followed or served, but quarantined; the content is fetched again."""
     farm.succeed()
     elsewhere = tmp_path / "elsewhere"
     path = farm.cache / "v1/blobs/sha256" / hashlib.sha256(BIG).hexdigest()[:2] / hashlib.sha256(BIG).hexdigest()
@@ -620,7 +620,7 @@ def stubborn(body: bytes) -> Iterator[tuple[Origin, threading.Event]]:
 
 
 def test_a_stopped_holder(farm: Farm) -> None:
-    """Who waits for a stopped process names it and gives up in time; when it goes on, both succeed."""
+    """A run that waits for a stopped process names it and times out; when that process continues, both succeed."""
     body = b"slow" * 1000
     with stubborn(body) as (origin, go):
         (farm.top / "fetchdefs/fetch/slow.yml").write_text(definition("slow", f"{origin.url}/slow", body))
@@ -644,7 +644,7 @@ def test_a_stopped_holder(farm: Farm) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_eight_processes_and_a_reader(tmp_path: Path) -> None:
-    """8 processes x 50 definitions on one cache: each is fetched once, and a reader that verifies sees no torn blob."""
+    """8 processes with 50 definitions and one cache: each is fetched once, and a verifying reader sees no partial blob."""
     bodies = {f"n{number}": random.Random(number).randbytes(20_000 + 997 * number) for number in range(50)}
     with serving({f"/{name}": reply(body) for name, body in bodies.items()}) as origin:
         text = "".join(definition(name, f"{origin.url}/{name}", body) for name, body in bodies.items())
@@ -672,7 +672,7 @@ def test_eight_processes_and_a_reader(tmp_path: Path) -> None:
 @pytest.mark.parametrize("times", [40, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("how", ["rename", "in place"])
 def test_swaps_between_verify_and_use(tmp_path: Path, how: str, times: int) -> None:
-    """While somebody swaps a blob's content all the time, whoever opens it reads the right bytes or is told."""
+    """While a blob's content is replaced continuously, a reader gets the right bytes or an error."""
     right, wrong = b"right" * 2000, b"wrong" * 2000
     pinned = Integrity(size=len(right), digest=Digest.sha256(hashlib.sha256(right).hexdigest()))
     store = Cache(tmp_path / "cache")
@@ -725,7 +725,7 @@ def test_swaps_between_verify_and_use(tmp_path: Path, how: str, times: int) -> N
 
 
 def test_an_open_blob_survives_prune(farm: Farm) -> None:
-    """What somebody reads is leased: prune says that it stays, and takes it when it is closed."""
+    """An open blob is leased: prune reports that it stays, and removes it once it is closed."""
     farm.succeed()
     path = next(iter(farm.earlier))
     definitions = farm.top / "fetchdefs/fetch/a.yml"
@@ -746,7 +746,7 @@ def test_an_open_blob_survives_prune(farm: Farm) -> None:
 
 
 def test_failures_keep_no_descriptor(tmp_path: Path) -> None:
-    """A thousand failures leave as many descriptors open as before."""
+    """A thousand failures leak no descriptor."""
     store = Cache(tmp_path / "cache")
     pinned = Integrity(size=3, digest=Digest.sha256(hashlib.sha256(b"abc").hexdigest()))
     store.has(pinned)
@@ -763,7 +763,7 @@ def test_failures_keep_no_descriptor(tmp_path: Path) -> None:
 
 @needs_strace
 def test_has_is_one_stat(farm: Farm) -> None:
-    """Asked again, the store looks at a blob with one lstat and nothing else."""
+    """A repeated lookup of a blob costs one lstat."""
     content = b"old"
     code = (
         "import os; from pathlib import Path\n"
@@ -786,7 +786,7 @@ def test_has_is_one_stat(farm: Farm) -> None:
 @pytest.mark.slow
 @needs_clones
 def test_clones(farm: Farm, tmp_path: Path) -> None:
-    """Where the file system shares blocks, placing takes no space, and a write to what was placed leaves the blob."""
+    """With shared blocks, placing takes no space, and a write to the placed file does not change the blob."""
     place = tmp_path / "btrfs"
     with mounted(place, "-o", "loop", btrfs(tmp_path / "image")):
         words = (f"cache={place}/cache", f"build={place}/build")
@@ -814,7 +814,7 @@ def children(process: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_a_verify_that_is_stopped(farm: Farm, number: str) -> None:
-    """Stopped, verify ends soon, its workers with it, and SIGINT is told by status 130."""
+    """A stopped verify ends soon with its workers; after SIGINT the exit status is 130."""
     for place in range(8):
         with farm.cache.joinpath("ballast").open("wb") as file:
             file.truncate((200 << 20) + place)
@@ -842,7 +842,7 @@ def test_a_verify_that_is_stopped(farm: Farm, number: str) -> None:
 @needs_strace
 @pytest.mark.slow
 def test_order_for_a_power_loss(farm: Farm) -> None:
-    """Each blob is synced before it has its name, and the directory of the name afterwards."""
+    """Each blob is synced before it is renamed, and its directory afterwards."""
     farm.clear()
     log = farm.top.parent / "log"
     words = ("strace", "-f", "-y", "-o", str(log), "-e", "trace=fsync,linkat")

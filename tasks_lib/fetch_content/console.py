@@ -1,4 +1,4 @@
-"""The porch: the only module of the command that reads the environment, the arguments and the standard streams."""
+"""Environment, arguments and log: the only module of the command that accesses them directly."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def environment() -> Mapping[str, str]:
 
 
 def arguments() -> list[str]:
-    """Return the words of the command line."""
+    """Return the command-line arguments."""
     return sys.argv[1:]
 
 
 def log(message: str) -> None:
-    """Write one line for whoever reads the task's log; standard output stays clean."""
+    """Write a message to the task's log on stderr; standard output stays empty."""
     with _lock:
         sys.stderr.write("".join(f"{escaped(line)}\n" for line in message.split("\n")))
         sys.stderr.flush()

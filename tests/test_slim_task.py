@@ -1,4 +1,4 @@
-"""Our tasks are doit's in every attribute, a large group is taken in portions, and what is dropped nobody asks for."""
+"""Slim tasks: equal to doit's in every attribute, dispatched in batches, and without state that is used after dropping it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tasks_lib.graph.task_info import TaskInfo
 
 
 class Check:
-    """A check that says by what it knows."""
+    """An up-to-date check that compares by its field."""
 
     def __call__(self) -> bool:
         return True
 
 
 class Act:
-    """An action that gives what it is told to."""
+    """An action that returns a given value."""
 
     def __init__(self, gives: Any) -> None:
         self.gives = gives
@@ -54,7 +54,7 @@ def both(told: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as something that compares, whatever holds it."""
+    """Return a comparable form of a value."""
     if isinstance(value, list | tuple):
         return [plain(one) for one in value]
     if isinstance(value, set | frozenset):
@@ -64,8 +64,8 @@ def plain(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", TOLD)
-def test_every_attribute_is_as_doit_makes_it(name: str) -> None:
-    """Whatever doit, a reporter or a command reads of a task, it reads the same; also after another process had it."""
+def test_same_attributes_as_doit(name: str) -> None:
+    """Every attribute that doit, a reporter or a command reads equals doit's, also after pickling."""
     stock, ours = both(TOLD[name])
     stock.init_options()  # before anything runs
     known = vars(stock).keys()
@@ -80,8 +80,8 @@ def test_every_attribute_is_as_doit_makes_it(name: str) -> None:
         assert plain(getattr(back, one)) == plain(getattr(stock_back, one)), one
 
 
-def test_nothing_that_tasks_share_changes() -> None:
-    """Making, running and releasing tasks leaves what belongs to the class as it was."""
+def test_class_attributes_do_not_change() -> None:
+    """Creating, running and releasing tasks does not change class attributes."""
     for told in TOLD.values():
         ours = slim_task.SlimTask("extract:a", "extract", told)
         assert ours.execute(None) is None
@@ -99,8 +99,8 @@ FAIL = TaskFailed("no")  # type: ignore[no-untyped-call]
 @pytest.mark.parametrize(
     "gives", [{"key": "k", "identity": {}}, {"key": ""}, FAIL, ValueError("x"), LookupError("x")], ids=repr
 )
-def test_it_runs_as_doit_runs_it(gives: Any) -> None:
-    """What an action gives, refuses or raises arrives as it does with doit."""
+def test_same_result_as_doit(gives: Any) -> None:
+    """The result or exception of an action is the same as with doit."""
     stock, ours = both({**TOLD["made of nothing"], "actions": [(Act(gives),)]})
 
     class Stream:
@@ -116,16 +116,16 @@ def test_it_runs_as_doit_runs_it(gives: Any) -> None:
         assert found.traceback[-1] == expected.traceback[-1] == f"{type(gives).__name__}: x\n"
 
 
-def test_another_process_is_sent_no_action() -> None:
-    """With `-P process` neither doit's tasks nor ours carry what only runs where they were made."""
+def test_pickled_task_has_no_action() -> None:
+    """With `-P process`, neither doit's tasks nor ours contain actions that run only in the main process."""
     stock, ours = both(TOLD["made of something"])
     assert not {"_actions", "_action_instances", "_check", "_clean", "uptodate"} & ours.pickle_safe_dict().keys()
     assert not {"_actions", "_action_instances", "clean_actions"} & stock.pickle_safe_dict().keys()
     assert ours.pickle_safe_dict()["values"] == stock.pickle_safe_dict()["values"]
 
 
-def test_words_after_a_name_are_no_options() -> None:
-    """Doit goes on with the words behind the name of a task."""
+def test_arguments_after_a_task_name() -> None:
+    """Doit parses the arguments after a task name itself."""
     control = TaskControl(
         [slim_task.SlimTask(f"extract:{one}", "extract", {**TOLD["made of nothing"], "targets": [one]}) for one in "ab"]
     )  # type: ignore[no-untyped-call]
@@ -134,7 +134,7 @@ def test_words_after_a_name_are_no_options() -> None:
 
 
 class Counted(str):
-    """A name that counts how often it is compared."""
+    """A name that counts its comparisons."""
 
     compared = 0
     __hash__ = str.__hash__
@@ -144,8 +144,8 @@ class Counted(str):
         return str(self) is str(other) or str.__eq__(self, other)
 
 
-def test_many_dependencies_are_not_compared_with_each_other() -> None:
-    """Doit looks for the maker of each file among the tasks that are needed: the work grows as their number."""
+def test_dependencies_are_not_compared_pairwise() -> None:
+    """Doit looks up the producer of each file among the dependencies: the work is linear in their number."""
     numbers = range(1000)
     makers = [
         slim_task.SlimTask(Counted(f"extract:{one}"), "extract", {**TOLD["made of nothing"], "targets": [str(one)]})
@@ -162,8 +162,8 @@ def test_many_dependencies_are_not_compared_with_each_other() -> None:
     assert "extract:none" not in kit.task_dep
 
 
-def test_what_is_asked_for_of_a_finished_task_stays() -> None:
-    """Whether it had actions and what they wrote, its edges, its targets, its check and its facts."""
+def test_finished_task_keeps_what_is_used() -> None:
+    """A finished task keeps whether it had actions, their output, its edges, targets, check and facts."""
     _, ours = both(TOLD["made of something"])
     assert ours.execute(None) is None
     ours.release()

@@ -1,4 +1,4 @@
-"""What a run's ledger knows, and how lines tell it: on a clock of the test's own, without doit."""
+"""The state of a run, and the lines that show it, with a clock of the test and without doit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks_lib.ui.run_state import MAX_PHASES, RunState, host_of
 
 
 class Said:
-    """A ledger with a face of lines; what a task says comes at a time that the test gives."""
+    """A run state with a line renderer; the test sets the time of each event."""
 
     def __init__(
         self, ci: str = "", colour: str = "never", chatter: str = "all", tasks: dict[str, Any] | None = None
@@ -44,8 +44,8 @@ def task(size: int = 0, *needs: str) -> SimpleNamespace:
     return SimpleNamespace(actions=[1], task_dep=list(needs), setup_tasks=[], meta={"size": size})
 
 
-def test_what_runs_for_long_is_told_again() -> None:
-    """Every half minute a line tells phase, bytes, rate and what is left, and nothing in between."""
+def test_long_tasks_are_reported_again() -> None:
+    """Every half minute a line shows phase, bytes, rate and remaining time, and nothing in between."""
     said = Said()
     said.say(0, "fetch:a", "start")
     said.say(1, "fetch:a", "phase", phase="body", url="http://a/x", total=102_400)
@@ -62,8 +62,8 @@ def test_what_runs_for_long_is_told_again() -> None:
     assert said.text.endswith(".. fetch:a: run for 1 min 35 s\n")
 
 
-def test_the_rate_is_that_of_the_last_seconds() -> None:
-    """A stall shows within seconds, however fast it was before."""
+def test_rate_of_the_last_seconds() -> None:
+    """A stall is visible within seconds, however fast the download was before."""
     said = Said()
     said.say(0, "fetch:a", "start")
     said.say(0, "fetch:a", "phase", phase="body", total=1 << 30)
@@ -76,8 +76,8 @@ def test_the_rate_is_that_of_the_last_seconds() -> None:
     assert run.rate(15.0) == 0
 
 
-def test_the_rate_of_all_counts_what_arrives() -> None:
-    """A burst at the beginning counts from the beginning; what was resumed or written is no arrival."""
+def test_total_rate_counts_received_bytes() -> None:
+    """An initial burst counts from the start; resumed and written bytes do not count."""
     said = Said()
     for name in ("fetch:a", "fetch:b"):
         said.say(0.1, name, "start")
@@ -89,8 +89,8 @@ def test_the_rate_of_all_counts_what_arrives() -> None:
     assert said.ledger.rate(2.0) == pytest.approx(600_000)
 
 
-def test_bytes_and_counts_of_the_whole() -> None:
-    """What is up to date leaves the whole, what failed does too, what arrived stays in it."""
+def test_totals() -> None:
+    """Tasks that are up to date or failed are subtracted from the total; received bytes stay in it."""
     tasks = {"a": task(100), "b": task(200), "c": task(300, "a"), "d": task(400), "group": task(0, "a", "b", "c", "d")}
     tasks["group"].actions = []
     said = Said(tasks=tasks)
@@ -123,7 +123,7 @@ OUTCOMES = {
 
 @pytest.mark.parametrize("case", OUTCOMES)
 def test_outcomes(case: str) -> None:
-    """What a task did is told by what it said."""
+    """The outcome of a task follows from its events."""
     name, phases, outcome = OUTCOMES[case]
     said = Said()
     said.say(0, name, "start")
@@ -133,7 +133,7 @@ def test_outcomes(case: str) -> None:
 
 
 def test_phases_are_bounded_and_closed() -> None:
-    """A source that is asked for ever fills no memory; each phase ends where the next one begins."""
+    """The number of recorded phases is limited; each phase ends when the next one begins."""
     said = Said()
     said.say(0, "fetch:a", "start")
     for second in range(1000):
@@ -146,7 +146,7 @@ def test_phases_are_bounded_and_closed() -> None:
 
 
 def test_a_task_ends_when_its_worker_is_done() -> None:
-    """However late doit hears of it: the worker may be at work on the next task by then."""
+    """The end of a task is when its worker is done, although doit may process it after the worker's next task began."""
     said = Said()
     said.say(0, "fetch:a", "start")
     said.say(1, "fetch:a", "phase", phase="body", url="http://a/")
@@ -160,8 +160,8 @@ def test_a_task_ends_when_its_worker_is_done() -> None:
     assert runs["fetch:a"].phases[-1].end_s == 2
 
 
-def test_the_body_of_a_repository_is_of_whom_was_connected() -> None:
-    """A body without a URL of its own belongs to the host that was asked before."""
+def test_body_belongs_to_the_last_host() -> None:
+    """A body phase without URL belongs to the host of the last connection."""
     said = Said()
     said.say(0, "fetch:a", "start")
     said.say(0, "fetch:a", "phase", phase="connect", url="https://git.example/x")
@@ -172,7 +172,7 @@ def test_the_body_of_a_repository_is_of_whom_was_connected() -> None:
 
 
 def test_many_up_to_date_tasks_are_counted() -> None:
-    """A hundred are named, as doit does; ten thousand more are a figure of the summary."""
+    """A hundred are listed, as by doit; ten thousand more are counted in the summary."""
     said = Said()
     for number in range(NAMED + 10_000):
         said.ledger.passed(f"t{number}", "up-to-date")
@@ -182,7 +182,7 @@ def test_many_up_to_date_tasks_are_counted() -> None:
 
 
 def test_a_traceback_is_not_repeated() -> None:
-    """The summary says what was raised; the traceback stood where it happened."""
+    """The summary shows the exception; the traceback was printed when the task failed."""
     said = Said()
     said.ledger.end("x", 1, "failed", "PythonAction Error\nTraceback (most recent call last):\n  File\nValueError: no")
     [(_, lines)] = failures(said.ledger)
@@ -200,8 +200,8 @@ HOSTILE = st.text(st.characters(codec="utf-16", exclude_categories=()), max_size
 
 
 @given(name=HOSTILE, message=HOSTILE, ci=st.sampled_from(["", "github", "other"]))
-def test_whatever_is_said_stays_text(name: str, message: str, ci: str) -> None:
-    """No name and no message becomes a control character, another event's line, or a command of the CI."""
+def test_untrusted_text_is_escaped(name: str, message: str, ci: str) -> None:
+    """No name or message becomes a control character, the line of another event, or a CI command."""
     said = Said(ci=ci)
     said.say(0, name, "start")
     said.say(1, name, "warn", message=message)
@@ -229,6 +229,6 @@ WORDS: dict[str, tuple[Any, dict[Any, str]]] = {
 
 @pytest.mark.parametrize("case", WORDS)
 def test_words(case: str) -> None:
-    """Figures are told with few digits and a unit."""
+    """Numbers are shown with few digits and a unit."""
     told, table = WORDS[case]
     assert {value: told(value) for value in table} == table

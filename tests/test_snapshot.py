@@ -1,4 +1,4 @@
-"""The stamp answers a bare doit, and notices every edit."""
+"""The snapshot of a no-op run: `doit` without arguments uses it, and every edit invalidates it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BUILT = ["toolchain:built"]
 
 @pytest.fixture
 def repository(tmp_path: Path, origin: Origin) -> Path:
-    """Return a repository where everything is done, and a stamp says so."""
+    """Return a repository where everything is up to date, with a snapshot."""
     repack = "    artifact-name: lib.tar.zst\n    strip-components: 1\n    add-prefix: lib/\n"
     files = {
         "dodo.py": PORCH,
@@ -66,7 +66,7 @@ def replace(path: Path, old: str, new: str) -> None:
 
 
 def replaced(path: Path, content: bytes | None) -> None:
-    """Let another file stand in a file's place, a symlink for None."""
+    """Replace a file by another one, or by a symlink for None."""
     path.unlink()
     if content is None:
         path.symlink_to("elsewhere")
@@ -80,7 +80,7 @@ def append(path: Path, text: str) -> None:
 
 
 def flip(path: Path) -> None:
-    """Change one byte and let every time that can be set be as before."""
+    """Change one byte and restore all times that can be set."""
     before = path.stat()
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -91,7 +91,7 @@ def flip(path: Path) -> None:
 
 
 def test_nothing_changed(repository: Path) -> None:
-    """Right after a run nothing is checked, parsed or asked of the database, and everything is reported as it was."""
+    """After a run nothing is checked, parsed or read from the database, and the report is the same."""
     written = stamp(repository).stat().st_mtime_ns
     with closing(sqlite3.connect(repository / "cache/doit.db")) as database:
         database.execute("update tasks set data='{}'")  # whoever asked the database would run everything
@@ -184,7 +184,7 @@ EDITS: dict[str, tuple[Edit, list[str]]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("edit", EDITS)
 def test_every_edit_is_noticed(edit: str, repository: Path, origin: Origin) -> None:
-    """After an edit exactly what it concerns runs; after that the stamp holds again."""
+    """After an edit exactly the affected tasks run; then the snapshot is valid again."""
     change, expected = EDITS[edit]
     origin.answers["/tool.tar"] = reply(NEW if edit == "digest in a definition" else TOOL)
     change(repository)
@@ -193,8 +193,8 @@ def test_every_edit_is_noticed(edit: str, repository: Path, origin: Origin) -> N
         assert ran(doit(repository)) == []
 
 
-def test_what_changes_no_answer_is_looked_at_once(repository: Path) -> None:
-    """A touched output and a comment in a definition make a check and no work; then the stamp is true again."""
+def test_irrelevant_edits_are_checked_once(repository: Path) -> None:
+    """A touched output or a comment in a definition causes a check but no work; then the snapshot is valid again."""
     edits: tuple[Callable[[], object], ...] = (
         lambda: os.utime(artifact(repository, "lib-1.0.tar")),
         lambda: append(repository / "fetchdefs/fetch/all.yml", "# a comment\n"),
@@ -211,8 +211,8 @@ def test_what_changes_no_answer_is_looked_at_once(repository: Path) -> None:
         assert stamp(repository).stat().st_mtime_ns == between
 
 
-def test_a_removed_definition_is_told(repository: Path) -> None:
-    """A definition that is needed and gone is an error although nothing else changed."""
+def test_removed_definition(repository: Path) -> None:
+    """Removing a definition that another one needs is an error although nothing else changed."""
     path = repository / "fetchdefs/fetch/all.yml"
     path.write_text(path.read_text().partition("tool:\n")[0])
     done = doit(repository)
@@ -221,13 +221,13 @@ def test_a_removed_definition_is_told(repository: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [("build=elsewhere",), ("-a",), ("cache=other",)])
-def test_other_settings_are_another_question(words: tuple[str, ...], repository: Path) -> None:
-    """A stamp for one build directory, cache or way of running says nothing about another."""
+def test_other_settings(words: tuple[str, ...], repository: Path) -> None:
+    """A snapshot is valid only for its build directory, cache and command-line options."""
     assert "toolchain:user" in ran(doit(repository, *words))
 
 
-def test_a_lost_database_is_noticed(repository: Path, origin: Origin) -> None:
-    """Without its database doit looks at everything, and asks no server."""
+def test_lost_database(repository: Path, origin: Origin) -> None:
+    """Without its database doit checks everything, and sends no request."""
     asked = len(origin.requests)
     (repository / "cache/doit.db").unlink()
     assert len(ran(doit(repository))) == 7
@@ -235,8 +235,8 @@ def test_a_lost_database_is_noticed(repository: Path, origin: Origin) -> None:
 
 
 @pytest.mark.parametrize("place", ["cache", "cache/v1", "cache/v1/blobs"])
-def test_a_stamp_in_a_cache_that_others_can_write(place: str, repository: Path) -> None:
-    """A stamp answers only while nobody else may write the cache; else the store is asked, and refuses."""
+def test_cache_that_others_can_write(place: str, repository: Path) -> None:
+    """The snapshot is not used if other users can write to the cache; the cache itself then refuses to run."""
     (repository / place).chmod(0o777)
     done = doit(repository)
     assert done.returncode == 3
@@ -245,8 +245,8 @@ def test_a_stamp_in_a_cache_that_others_can_write(place: str, repository: Path) 
     assert ran(doit(repository)) == []
 
 
-def test_a_damaged_stamp_is_no_stamp(repository: Path) -> None:
-    """A flipped byte anywhere makes doit check everything."""
+def test_damaged_snapshot(repository: Path) -> None:
+    """A flipped byte anywhere causes a complete check."""
     content = bytearray(stamp(repository).read_bytes())
     content[len(content) // 2] ^= 1
     stamp(repository).write_bytes(content)
@@ -254,8 +254,8 @@ def test_a_damaged_stamp_is_no_stamp(repository: Path) -> None:
     assert stamp(repository).read_bytes() != bytes(content)
 
 
-def test_what_failed_stays_open(repository: Path, origin: Origin) -> None:
-    """A task that failed is tried again although nothing changed; what stands beside it is not checked."""
+def test_failed_task_is_retried(repository: Path, origin: Origin) -> None:
+    """A failed task runs again although nothing changed; the other tasks are not checked."""
     origin.answers["/tool.tar"] = reply(b"no", "404 Not Found")
     _new_version(repository)
     for _ in range(2):
@@ -266,8 +266,8 @@ def test_what_failed_stays_open(repository: Path, origin: Origin) -> None:
     assert ran(doit(repository)) == ["extract:user/tool", "fetch:tool", "toolchain:user"]
 
 
-def test_other_code_is_noticed(tmp_path: Path) -> None:
-    """A stamp by other code is none; and the code is known by every file of it."""
+def test_changed_code(tmp_path: Path) -> None:
+    """A snapshot by other code is ignored; every file of the code counts."""
     head = stamps.SnapshotHead("code", "settings", "selection", 1)
     stamps.write(
         tmp_path / "s",
@@ -292,7 +292,7 @@ def test_other_code_is_noticed(tmp_path: Path) -> None:
 
 
 def _stamped(directory: Path, *names: str) -> tuple[Path, stamps.SnapshotHead]:
-    """Leave a stamp of one task with these files."""
+    """Write a snapshot of one task with these files."""
     time.sleep(2 * RACY_NS / 1e9)
     head, paths = stamps.SnapshotHead("code", "settings", "selection", 1), [str(directory / name) for name in names]
     row = stamps.SnapshotRow((), tuple(paths), look_at(paths))
@@ -317,8 +317,8 @@ SECOND: dict[str, tuple[Edit, bool]] = {
 
 
 @pytest.mark.parametrize("edit", SECOND)
-def test_a_second_name_is_looked_at_through_its_directory(edit: str, tmp_path: Path) -> None:
-    """A file with two names costs one look, and whatever happens to either name is noticed."""
+def test_hard_link_is_checked_through_its_directory(edit: str, tmp_path: Path) -> None:
+    """A file with two names costs one stat, and a change of either name is noticed."""
     change, noticed = SECOND[edit]
     (tmp_path / "blobs").mkdir()
     (tmp_path / "artifact").write_text("1")
@@ -332,8 +332,8 @@ def test_a_second_name_is_looked_at_through_its_directory(edit: str, tmp_path: P
 
 
 @pytest.mark.parametrize("edit", SECOND)
-def test_a_second_name_of_the_stamp_before(edit: str, tmp_path: Path) -> None:
-    """What the stamp before knew of a second name is not looked at again, and is not believed after any edit."""
+def test_hard_link_in_the_previous_snapshot(edit: str, tmp_path: Path) -> None:
+    """A second name in the previous snapshot is not checked again, and is not trusted after any edit."""
     change, noticed = SECOND[edit]
     (tmp_path / "blobs").mkdir()
     (tmp_path / "artifact").write_text("1")
@@ -346,8 +346,8 @@ def test_a_second_name_of_the_stamp_before(edit: str, tmp_path: Path) -> None:
     assert (before.paths[1] not in again or first_changed) == noticed
 
 
-def test_a_directory_that_is_too_young_vouches_for_nothing(tmp_path: Path) -> None:
-    """What came into a directory just now could have gone in the same tick: its names are looked at one by one."""
+def test_too_recent_directory(tmp_path: Path) -> None:
+    """A directory that changed within a clock tick is not trusted: its names are checked one by one."""
     (tmp_path / "blobs").mkdir()
     (tmp_path / "artifact").write_text("1")
     (tmp_path / "blobs/b").hardlink_to(tmp_path / "artifact")
@@ -357,8 +357,8 @@ def test_a_directory_that_is_too_young_vouches_for_nothing(tmp_path: Path) -> No
     assert stamps._second_names(signs, {}) == {names[1]: RACY}
 
 
-def test_a_file_that_is_too_young_is_not_believed(tmp_path: Path) -> None:
-    """Within a tick of the clock a file could change twice: its sign fits to nothing."""
+def test_too_recent_file(tmp_path: Path) -> None:
+    """A file may change twice within a clock tick: its fingerprint matches nothing."""
     path = tmp_path / "young"
     path.write_text("1")
     assert Fingerprint.at(path) == UNTRUSTED
@@ -369,8 +369,8 @@ def test_a_file_that_is_too_young_is_not_believed(tmp_path: Path) -> None:
     assert look_at([str(path)], before=path.stat().st_ctime_ns)[0] == RACY
 
 
-def test_a_clock_that_is_set_back_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run waits for its files to be old enough, and not for the time that the clock had before."""
+def test_clock_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run waits until its files are old enough, but not until the clock reaches a time from before it was set back."""
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
     seen = Observations(0)

@@ -1,4 +1,4 @@
-"""Large files that come slowly: several connections, piece by piece, never a wrong byte."""
+"""Split downloads: large and slow files over several connections, never with a wrong byte."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
 from tasks_lib.transport import Transport
 from tests.origin import Answer, Origin, OriginRequest, in_turn, raw, reply, serving, throttled
-from tests.test_sources import wanted
+from tests.test_downloader import wanted
 
 BODY = random.Random(1).randbytes(9 << 20)
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -45,7 +45,7 @@ def ranges(origin: Origin) -> list[str]:
 
 
 def test_a_slow_file_is_split(store: Cache, origin: Origin) -> None:
-    """Pieces over several connections bring a slow file in a fraction of the time, each byte once."""
+    """Several connections download a slow file in a fraction of the time, each byte once."""
     origin.answers["/a"] = throttled(BODY, 2 * RATE)
     found = sources(store).obtain(large(f"{origin.url}/a"), Silent())
     assert found["connections"] == 5
@@ -68,7 +68,7 @@ IN_ONE: dict[str, tuple[dict[str, Any], Answer]] = {
 
 @pytest.mark.parametrize("case", IN_ONE)
 def test_one_connection_when_in_doubt(case: str, store: Cache, origin: Origin) -> None:
-    """A file that is small, fast, without a strong validator, or whose host is busy, comes over one connection."""
+    """A file that is small, fast or without a strong validator, or whose host is busy, uses one connection."""
     policy, origin.answers["/a"] = IN_ONE[case]
     found = sources(store, **policy).obtain(large(f"{origin.url}/a"), Silent())
     assert "connections" not in found
@@ -77,7 +77,7 @@ def test_one_connection_when_in_doubt(case: str, store: Cache, origin: Origin) -
 
 
 def test_many_downloads_are_not_split(store: Cache, origin: Origin) -> None:
-    """Several downloads from one host are several connections already."""
+    """Several downloads from one host are not split."""
     origin.answers |= {f"/{n}": throttled(BODY[n:], 4 * RATE) for n in range(5)}
     shared, found = sources(store), []
 
@@ -96,7 +96,7 @@ def test_many_downloads_are_not_split(store: Cache, origin: Origin) -> None:
 
 
 def test_mirrors_help(store: Cache, origin: Origin) -> None:
-    """Pieces come from the mirrors too; secrets and validator stay with the origin."""
+    """Mirrors provide pieces too; secrets and the validator are sent to the origin only."""
     origin.answers["/a"] = throttled(BODY, 2 * RATE)
     with serving({"/a": throttled(BODY, 2 * RATE, '"other"')}) as mirror:
         one = large(f"{origin.url}/a", f"{mirror.url}/a", headers={"X-Key": "s"})
@@ -107,7 +107,7 @@ def test_mirrors_help(store: Cache, origin: Origin) -> None:
 
 
 def once(bad: Answer, good: Answer) -> Answer:
-    """Return an answer to pieces that goes wrong for the first one only."""
+    """Return an answer that fails for the first piece only."""
     lock, left = threading.Lock(), [bad]
 
     def answer(connection: socket.socket, request: OriginRequest) -> None:
@@ -130,7 +130,7 @@ PIECE_FAULTS: dict[str, Answer] = {"cut short": half, "503": reply(b"", "503 Bus
 
 @pytest.mark.parametrize("case", PIECE_FAULTS)
 def test_a_piece_is_asked_for_again(case: str, store: Cache, origin: Origin) -> None:
-    """A piece that fails is fetched again, alone: the whole is asked for once."""
+    """A failed piece is fetched again, alone; the whole file is requested once."""
     origin.answers["/a"] = once(PIECE_FAULTS[case], throttled(BODY, 2 * RATE))
     sources(store).obtain(large(f"{origin.url}/a"), Silent())
     assert is_there(store)
@@ -138,7 +138,7 @@ def test_a_piece_is_asked_for_again(case: str, store: Cache, origin: Origin) -> 
 
 
 def test_a_changed_object_is_not_mixed(store: Cache, origin: Origin) -> None:
-    """An object that changes after the first answer is fetched anew; no piece of the old one stays."""
+    """An object that changes after the first answer is fetched again; no piece of the old one is used."""
     old = throttled(b"x" * len(BODY), 2 * RATE, '"v0"')
     origin.answers["/a"] = in_turn(old, throttled(BODY, 30 << 20))
     sources(store).obtain(large(f"{origin.url}/a"), Silent())
@@ -148,7 +148,7 @@ def test_a_changed_object_is_not_mixed(store: Cache, origin: Origin) -> None:
 
 @pytest.mark.slow
 def test_wrong_pieces_of_a_mirror_end_in_one_connection(store: Cache, origin: Origin) -> None:
-    """When the whole is wrong because a mirror lied, it is fetched anew over one connection and is right."""
+    """When a mirror sent a wrong piece, the file is fetched again over one connection."""
     origin.answers["/a"] = throttled(BODY, 2 * RATE)
     with serving({"/a": throttled(b"x" * len(BODY), 2 * RATE)}) as mirror:
         found = sources(store).obtain(large(f"{origin.url}/a", f"{mirror.url}/a"), Silent())
@@ -157,7 +157,7 @@ def test_wrong_pieces_of_a_mirror_end_in_one_connection(store: Cache, origin: Or
 
 
 def test_pieces_survive(store: Cache, origin: Origin) -> None:
-    """Pieces of a run that was stopped are not fetched again."""
+    """Pieces of an interrupted run are not fetched again."""
 
     class Stopper(Silent):
         size = 0
@@ -181,7 +181,7 @@ def test_pieces_survive(store: Cache, origin: Origin) -> None:
 
 
 def in_pieces(pieces: Answer, whole: Answer) -> Answer:
-    """Return an answer that gives `pieces` to whoever asks for a part with an end."""
+    """Return an answer that sends `pieces` for a range with an end."""
 
     def answer(connection: socket.socket, request: OriginRequest) -> None:
         (pieces if request.headers.get("range", "-")[-1] != "-" else whole)(connection, request)
@@ -190,7 +190,7 @@ def in_pieces(pieces: Answer, whole: Answer) -> Answer:
 
 
 def test_what_a_mirror_did_is_not_the_fault_of_the_origin(store: Cache, origin: Origin) -> None:
-    """A mirror that fails last, with what asking again does not mend, leaves the origin and what came untouched."""
+    """A permanent failure of a mirror affects neither the origin nor the bytes received."""
 
     def late(connection: socket.socket, request: OriginRequest) -> None:
         time.sleep(1.5)  # the origin's own connections found nothing more to do
@@ -204,7 +204,7 @@ def test_what_a_mirror_did_is_not_the_fault_of_the_origin(store: Cache, origin: 
 
 
 def test_a_report_names_who_failed(store: Cache, origin: Origin) -> None:
-    """When the pieces of both fail, each one's reason stands beside its own URL."""
+    """When pieces of both sources fail, the error lists each reason with its URL."""
     origin.answers["/a"] = in_turn(throttled(BODY, 2 * RATE), reply(b"", "500 Origin"))
     with serving({"/a": reply(b"", "502 Mirror")}) as mirror, pytest.raises(AllSourcesFailedError) as caught:
         sources(store).obtain(large(f"{origin.url}/a", f"{mirror.url}/a"), Silent())
@@ -227,7 +227,7 @@ CROWDS: dict[str, Answer] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CROWDS)
 def test_a_host_that_wants_no_crowd(case: str, store: Cache, origin: Origin) -> None:
-    """Who refuses several connections, or parts, gives the rest to one, that goes on where the first stopped."""
+    """If a host refuses several connections or ranges, one connection resumes where the first stopped."""
     origin.answers["/a"] = in_pieces(CROWDS[case], throttled(BODY, 4 * RATE))
     found = sources(store).obtain(large(f"{origin.url}/a"), Silent())
     assert is_there(store)
@@ -239,7 +239,7 @@ def test_a_host_that_wants_no_crowd(case: str, store: Cache, origin: Origin) -> 
 
 @pytest.mark.slow
 def test_a_crowd_that_is_told_to_wait_for_a_day(store: Cache, origin: Origin) -> None:
-    """A wait that outlasts the time of the source ends the crowd; one connection is still tried."""
+    """A wait that exceeds the deadline of the source ends the split; one connection is still tried."""
     busy = reply(b"", "429 Slow down", Retry_After="86400")
     origin.answers["/a"] = in_pieces(busy, throttled(BODY, 4 * RATE))
     assert "connections" not in sources(store).obtain(large(f"{origin.url}/a"), Silent())
@@ -247,7 +247,7 @@ def test_a_crowd_that_is_told_to_wait_for_a_day(store: Cache, origin: Origin) ->
 
 
 def test_what_refused_pieces_does_not_stay(store: Cache, origin: Origin) -> None:
-    """Pieces that a run left, of a host that now refuses parts, do not keep the next run from its bytes."""
+    """Pieces left by an earlier run do not prevent a download from a host that now refuses ranges."""
     origin.answers["/a"] = in_pieces(reply(b"", "403 X"), in_turn(throttled(BODY, 2 * RATE), reply(b"", "403 X")))
     with pytest.raises(AllSourcesFailedError, match="403"):
         sources(store).obtain(large(f"{origin.url}/a"), Silent())
@@ -257,7 +257,7 @@ def test_what_refused_pieces_does_not_stay(store: Cache, origin: Origin) -> None
 
 
 def test_a_blocked_mirror_is_not_asked_for_pieces(store: Cache, origin: Origin) -> None:
-    """What may not be asked is not asked for a part either."""
+    """A blocked source is not used for pieces either."""
     origin.answers["/a"] = throttled(BODY, 2 * RATE)
     with serving({"/a": throttled(BODY, 2 * RATE)}) as mirror:
         url = f"{mirror.url}/a"
@@ -269,7 +269,7 @@ def test_a_blocked_mirror_is_not_asked_for_pieces(store: Cache, origin: Origin) 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_line_that_ends_by_a_fault_of_ours_holds_nobody(store: Cache, origin: Origin) -> None:
-    """Whatever ends the thread of a line is not waited for; one line goes on alone."""
+    """The download does not wait for a connection whose thread ended; the remaining one continues."""
 
     class Faulty(Silent):
         def advance(self, size: int) -> None:

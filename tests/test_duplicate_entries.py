@@ -1,4 +1,4 @@
-"""`duplicates: last`: of entries with one name the last one counts, in the archive that is made."""
+"""`duplicates: last`: of several entries with the same name, the repacked archive contains the last one."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def shown(root: Path) -> dict[str, str]:
 
 
 def groups(root: Path) -> list[list[str]]:
-    """Return the names of each file that has several."""
+    """Return the names of each file that has more than one."""
     found: dict[int, list[str]] = {}
     for path in sorted(root.rglob("*")):
         if path.is_file() and not path.is_symlink():
@@ -86,8 +86,8 @@ def groups(root: Path) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("case", LAST)
-def test_the_last_one_counts(case: str, tmp_path: Path) -> None:
-    """What is made holds each name once, the last one, and links to what stood there when they were made."""
+def test_last_entry_wins(case: str, tmp_path: Path) -> None:
+    """The archive contains the last entry of each name; a hard link refers to the content at its position."""
     members, linked, wanted = LAST[case]
     data = tar(members)
     made = repacked(data, "tar", duplicates="last")
@@ -104,16 +104,16 @@ def test_the_last_one_counts(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o755])
-def test_the_mode_is_the_last_ones(mode: int, tmp_path: Path) -> None:
-    """An executable bit of an earlier one does not stay."""
+def test_mode_of_the_last_entry(mode: int, tmp_path: Path) -> None:
+    """The executable bit of an earlier entry is dropped."""
     made = repacked(
         tar([Member("a", b"1", mode=0o1400 ^ mode), Member("a", b"2", mode=mode)]), "tar", duplicates="last"
     )
     assert bool((unpacked(made, tmp_path / "x") / "a").stat().st_mode & 0o100) == bool(mode & 0o100)
 
 
-def test_strip_can_make_them_one(tmp_path: Path) -> None:
-    """Names are compared as they come out."""
+def test_duplicates_after_strip(tmp_path: Path) -> None:
+    """Names are compared after stripping and prefixing."""
     data = tar([Member("x/a", b"1"), Member("y/a", b"2")])
     made = repacked(data, "tar", Reshape(strip=1), duplicates="last")
     assert shown(unpacked(made, tmp_path / "x")) == {"a": "2"}
@@ -134,16 +134,16 @@ REFUSED: dict[str, tuple[list[Member], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_stays_refused(case: str) -> None:
-    """A directory and something else, writes through links, and all that is judged on the final tree."""
+def test_refused_duplicates(case: str) -> None:
+    """A directory and another kind of entry, writes through links, and faults of the final tree are refused."""
     members, code = REFUSED[case]
     with pytest.raises(ArchiveError) as refusal:
         repacked(tar(members), "tar", duplicates="last")
     assert refusal.value.code == code
 
 
-def test_all_of_them_count_for_the_limits() -> None:
-    """A name that stands a thousand times costs a thousand entries, and their bytes."""
+def test_all_duplicates_count_for_limits() -> None:
+    """A name that occurs a thousand times counts as a thousand entries, with their bytes."""
     data = tar([Member("a", b"x" * 100)] * 20)
     for limits, code in ((Limits(max_entries=19), "TOO_MANY_ENTRIES"), (Limits(max_total_bytes=1999), "TOO_LARGE")):
         with pytest.raises(ArchiveError) as refusal:
@@ -212,7 +212,7 @@ _step = st.one_of(
 
 
 def members_of(steps: list[tuple[str, str, object, bool]]) -> list[Member]:
-    """Return the members of these steps; hard links only to what is a file then, and not to themselves."""
+    """Return the members of these steps; hard links refer only to existing files, and not to themselves."""
     kinds: dict[str, str] = {}
     made = []
     for number, (kind, name, other, runs) in enumerate(steps):
@@ -232,7 +232,7 @@ def members_of(steps: list[tuple[str, str, object, bool]]) -> list[Member]:
 @settings(max_examples=int(os.environ.get("EXAMPLES", "60")), deadline=None)
 @given(st.lists(_step, max_size=14))
 def test_as_gnu_tar_extracts_it(steps: list[tuple[str, str, object, bool]]) -> None:
-    """Any order of files and links with a few names: our archive gives the tree that GNU tar makes of the original."""
+    """For any order of files and links, the archive extracts to the tree that GNU tar extracts from the original."""
     data = tar([Member("d/"), *members_of(steps)])
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)

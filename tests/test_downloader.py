@@ -1,4 +1,4 @@
-"""A download succeeds whenever the bytes can be had, and no wrong byte is ever accepted."""
+"""A download succeeds if any source has the right bytes, and never accepts wrong bytes."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ ACCEPTED: dict[str, tuple[Callable[[], Answer], int]] = {
 
 @pytest.mark.parametrize("case", ACCEPTED)
 def test_arrives(case: str, origin: Origin, store: Cache) -> None:
-    """The promised bytes arrive, with exactly the requests that are needed."""
+    """The expected bytes arrive, with exactly the necessary requests."""
     make, requests = ACCEPTED[case]
     origin.answers["/a"] = make()
     found = sources(store).obtain(wanted(f"{origin.url}/a"), Silent())
@@ -114,7 +114,7 @@ REFUSED: dict[str, tuple[Answer, int, str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused(case: str, origin: Origin, store: Cache) -> None:
-    """What is not the promised content is refused after a bounded number of requests, with its reason."""
+    """Unexpected content is refused after a limited number of requests, with the reason."""
     origin.answers["/a"], requests, reason = REFUSED[case]
     with pytest.raises(AllSourcesFailedError, match=reason) as caught:
         sources(store).obtain(wanted(f"{origin.url}/a"), Silent())
@@ -125,7 +125,7 @@ def test_refused(case: str, origin: Origin, store: Cache) -> None:
 
 @pytest.mark.parametrize("answer", [stall, stall_in_headers, endless_continue])
 def test_no_server_holds_us(answer: Answer, origin: Origin, store: Cache) -> None:
-    """A server that stalls, in headers, body or endless 100s, is left after the deadline; the mirror delivers."""
+    """A server that stalls, in headers, body or endless 100s, fails at the deadline; the mirror is used."""
     origin.answers |= {"/a": answer, "/b": reply(BODY)}
     patient = Downloader(
         store,
@@ -162,7 +162,7 @@ NEXT_STEPS: dict[str, tuple[list[Answer], str]] = {
 
 @pytest.mark.parametrize("case", NEXT_STEPS)
 def test_the_next_step_fits_what_happened(case: str, origin: Origin, store: Cache) -> None:
-    """An error ends with what a person can do about the cause that matters most."""
+    """The hint of an error is for the most important cause."""
     answers, told = NEXT_STEPS[case]
     origin.answers |= {f"/{number}": answer for number, answer in enumerate(answers)}
     with pytest.raises(AllSourcesFailedError) as caught:
@@ -188,7 +188,7 @@ def test_the_next_step_when_nobody_was_asked(origin: Origin, store: Cache) -> No
 
 
 def test_a_dead_host_is_asked_once(origin: Origin, store: Cache) -> None:
-    """After one definition found a host dead, the next one goes to the mirror first."""
+    """After one definition finds a host dead, the next one tries the mirror first."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         dead = f"http://127.0.0.1:{taken.getsockname()[1]}"
     origin.answers["/a"] = reply(BODY)
@@ -198,7 +198,7 @@ def test_a_dead_host_is_asked_once(origin: Origin, store: Cache) -> None:
 
 
 def test_secrets_stay_home(store: Cache, origin: Origin) -> None:
-    """Headers of the definition go to its origin, not along a redirect to another one, nor to a mirror."""
+    """Headers of the definition are sent to its origin only, not after a redirect to another one, nor to a mirror."""
     with serving({"/b": reply(BODY[:-1] + b"x")}) as other:
         origin.answers |= {"/a": reply(b"", "302 Found", Location=f"{other.url}/b")}
         with pytest.raises(AllSourcesFailedError):
@@ -209,7 +209,7 @@ def test_secrets_stay_home(store: Cache, origin: Origin) -> None:
 
 
 def test_a_later_run_resumes(origin: Origin, store: Cache) -> None:
-    """What a failed run left is continued by the next one with Range and If-Range."""
+    """The next run resumes the partial download of a failed one, with Range and If-Range."""
     origin.answers["/a"] = ranged(BODY, first=777)
     gone = Downloader(store, Transport(), Policy(retries=0, backoff_s=0))
     with pytest.raises(AllSourcesFailedError, match="after 777 of 200000 bytes"):
@@ -232,7 +232,7 @@ LEFT: dict[str, tuple[bytes, bytes, bytes]] = {
 
 @pytest.mark.parametrize("case", LEFT)
 def test_what_an_earlier_run_left(case: str, origin: Origin, store: Cache) -> None:
-    """Whatever stands where a download is made, the blob is the promised bytes and no other, and nothing else stays."""
+    """Whatever files exist in its place, a download yields exactly the expected bytes, and leaves nothing else."""
     origin.answers["/a"] = ranged(BODY)
     partial, note, pieces = LEFT[case]
     with store.partial(PINNED):
@@ -249,7 +249,7 @@ def test_what_an_earlier_run_left(case: str, origin: Origin, store: Cache) -> No
 
 
 def test_only_what_was_measured_becomes_a_blob(store: Cache) -> None:
-    """Bytes that come behind the end of a download, from wherever, are no part of its blob."""
+    """Bytes after the end of a download are not part of its blob."""
     with store.partial(PINNED) as partial:
         partial.restart("")
         partial.append(BODY)
@@ -259,7 +259,7 @@ def test_only_what_was_measured_becomes_a_blob(store: Cache) -> None:
 
 
 def test_offline_opens_no_socket(origin: Origin, store: Cache) -> None:
-    """With the network off nothing is asked, and the error says what to do."""
+    """With the network disabled no request is sent, and the error says what to do."""
     origin.answers["/a"] = reply(BODY)
     with pytest.raises(OfflineError, match="network is off"):
         sources(store, network="off").obtain(wanted(f"{origin.url}/a"), Silent())
@@ -298,7 +298,7 @@ def test_what_is_no_file(name: str, told: str, store: Cache, tmp_path: Path) -> 
 
 
 def test_two_at_once_download_once(origin: Origin, store: Cache) -> None:
-    """Two threads that want the same blob make one download."""
+    """Two threads that need the same blob share one download."""
     origin.answers["/a"] = reply(BODY)
     shared, failures = sources(store), []
 
@@ -318,7 +318,7 @@ def test_two_at_once_download_once(origin: Origin, store: Cache) -> None:
 
 
 def test_who_waits_for_a_turn_at_a_host_says_so(origin: Origin, store: Cache) -> None:
-    """The second request to a host that serves one at a time is in the queue until the first is answered."""
+    """With one connection per host, the second request is queued until the first one ends."""
     asked, go_on = threading.Event(), threading.Event()
     waited: list[str] = []
 

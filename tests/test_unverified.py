@@ -1,4 +1,4 @@
-"""Content that nobody pinned: bounded, complete, with a server's gzip undone."""
+"""Unverified downloads: limited, complete, with a server's gzip decoded."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def asked(origin: Origin, path: str = "/x") -> UnverifiedRequest:
 )
 @pytest.mark.parametrize("promise", [{}, {"size": len(CONTENT)}, {"digest": SHA}], ids=["none", "size", "digest"])
 def test_accepted(tmp_path: Path, origin: Origin, answer: Answer, promise: dict[str, object]) -> None:
-    """Whole content arrives as it is, whatever was promised of it."""
+    """Complete content is accepted with any combination of known size and digest."""
     origin.answers["/x"] = answer
     assert obtained(tmp_path, replace(asked(origin), **promise)) == CONTENT  # type: ignore[arg-type]  # a table
 
@@ -76,22 +76,22 @@ def test_accepted(tmp_path: Path, origin: Origin, answer: Answer, promise: dict[
 def test_refused(
     tmp_path: Path, origin: Origin, answer: Answer, promise: dict[str, object], reason: str, requests: int
 ) -> None:
-    """What is cut, too large or not as promised is refused; what cannot get better is not asked for again."""
+    """Truncated, too large or unexpected content is refused; permanent errors are not retried."""
     origin.answers["/x"] = answer
     with pytest.raises(AllSourcesFailedError, match=reason):
         obtained(tmp_path, replace(asked(origin), **promise))  # type: ignore[arg-type]  # a table
     assert len(origin.requests) == requests
 
 
-def test_gz_stays(tmp_path: Path, origin: Origin) -> None:
-    """A URL that says .gz means the packed bytes, unless the unpacked ones were promised."""
+def test_gz_url_is_not_decoded(tmp_path: Path, origin: Origin) -> None:
+    """A URL that ends in .gz yields the compressed bytes, unless the digest is that of the decoded ones."""
     origin.answers["/x.gz"] = reply(PACKED, Content_Encoding="gzip")
     assert obtained(tmp_path, asked(origin, "/x.gz")) == PACKED
     assert obtained(tmp_path, replace(asked(origin, "/x.gz"), digest=SHA)) == CONTENT
 
 
 def test_offline_and_files(tmp_path: Path, origin: Origin) -> None:
-    """Without a network only files are read."""
+    """Without network only file URLs are read."""
     (tmp_path / "file").write_bytes(CONTENT)
     offline = Policy(network="off")
     one = replace(asked(origin), urls=(f"{origin.url}/x", f"file://{tmp_path}/file"))
@@ -102,7 +102,7 @@ def test_offline_and_files(tmp_path: Path, origin: Origin) -> None:
 
 
 def test_many_retries(tmp_path: Path) -> None:
-    """The pause between two attempts stays a number however often it doubled."""
+    """The pause between two attempts stays finite however often it doubles."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         dead = f"http://127.0.0.1:{taken.getsockname()[1]}/x"
     with pytest.raises(AllSourcesFailedError, match="connection refused"):

@@ -1,4 +1,4 @@
-"""The fields of an answer's head: read fast, and as Python reads them but for the blanks at the end of a value."""
+"""HTTP header fields: parsed fast, and as Python parses them, except for blanks at the end of a value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENDS = [b"\r\n", b"\n", b"\r\r\n"]
 
 
 def read(head: bytes, parse: object) -> tuple[list[tuple[str, str]], list[str], object, bytes] | str:
-    """Return fields, defects, payload and what was left unread, or the error."""
+    """Return fields, defects, payload and unread bytes, or the error."""
     file = io.BytesIO(head)
     try:
         found = parse(file)  # type: ignore[operator]
@@ -38,8 +38,8 @@ def read(head: bytes, parse: object) -> tuple[list[tuple[str, str]], list[str], 
 @example([], "\r\n")
 @example([(b"A: 1", b"\r\n")] * 101, "\r\n")
 @example([(b"A: " + b"x" * 70_000, b"\r\n")], "\r\n")
-def test_a_head_means_what_python_says(lines: list[tuple[bytes, bytes]], end: str) -> None:
-    """Names, values, their order, defects, and where the body begins are the same, whatever the head is."""
+def test_same_result_as_python(lines: list[tuple[bytes, bytes]], end: str) -> None:
+    """Names, values, their order, defects, and the start of the body are the same for any header."""
     head = b"".join(line + stop for line, stop in lines) + end.encode() + b"body"
     with contextlib.suppress(http.client.HTTPException):
         assert all(value == value.strip(" \t") for value in _read_fields(io.BytesIO(head)).values())
@@ -47,14 +47,14 @@ def test_a_head_means_what_python_says(lines: list[tuple[bytes, bytes]], end: st
 
 
 @pytest.mark.parametrize("odd", [b"", b" folded\r\n", b"no colon\r\n", b"A : 1\r\n"])
-def test_an_ordinary_head_needs_no_parser_of_mail(odd: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what is odd is given to it."""
+def test_valid_header_needs_no_email_parser(odd: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only an unusual header is passed to the email parser."""
     asked: list[bytes] = []
 
-    def parser_of_mail(file: io.BytesIO) -> http.client.HTTPMessage:
+    def email_parser(file: io.BytesIO) -> http.client.HTTPMessage:
         asked.append(file.read())
         return http.client.HTTPMessage()
 
-    monkeypatch.setattr(http.client, "parse_headers", parser_of_mail)
+    monkeypatch.setattr(http.client, "parse_headers", email_parser)
     _read_fields(io.BytesIO(b"Content-Length: 3\r\n" + odd + b"\r\n"))
     assert bool(asked) == bool(odd)

@@ -1,4 +1,4 @@
-"""What wrong bytes are, in words; and the evidence that is kept of them."""
+"""Diagnosis of wrong bytes, and the quarantine that keeps them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks_lib.errors import AllSourcesFailedError
 from tasks_lib.progress import Silent
 from tests.archives import Member, tar
 from tests.origin import reply, serving
-from tests.test_sources import BODY, sources, wanted
+from tests.test_downloader import BODY, sources, wanted
 
 GOOD = tar([Member("p-1/"), Member("p-1/a", b"one" * 900), Member("p-1/b", b"two"), Member("p-1/c", b"three")])
 CHANGED = tar([Member("p-1/"), Member("p-1/a", b"ONE" * 900), Member("p-1/b", b"two"), Member("p-1/d", b"four")])
@@ -55,7 +55,7 @@ WORDS = {
 
 @pytest.mark.parametrize("case", WORDS)
 def test_words(case: str) -> None:
-    """Each kind of wrong content is called by its name, printable, with a next step."""
+    """The diagnosis names each kind of wrong content, is printable, and has a next step."""
     content, expected = WORDS[case]
     words, advice = verdict(content)
     assert expected in words
@@ -64,7 +64,7 @@ def test_words(case: str) -> None:
 
 
 def test_recompressed(tmp_path: Path) -> None:
-    """The same members in another compression are told from members that differ; both name what to do."""
+    """The diagnosis distinguishes recompressed from changed members, and gives the next step for both."""
     earlier = tmp_path / "p-1.tar.gz"
     earlier.write_bytes(PROMISED)
     assert verdict(gzip.compress(GOOD, 1, mtime=5), (earlier,))[0].startswith(
@@ -75,7 +75,7 @@ def test_recompressed(tmp_path: Path) -> None:
 
 
 def test_repacked_before(tmp_path: Path) -> None:
-    """What was repacked under another first directory still tells what changed."""
+    """An archive with another top-level directory is compared too."""
     earlier = tmp_path / "p.tar.xz"
     earlier.write_bytes(lzma.compress(tar([Member("q/a", b"one" * 900), Member("q/b", b"2"), Member("q/c", b"three")])))
     words, _ = verdict(gzip.compress(GOOD, mtime=7), (earlier,))
@@ -83,14 +83,14 @@ def test_repacked_before(tmp_path: Path) -> None:
 
 
 def test_damaged_evidence_says_nothing(tmp_path: Path) -> None:
-    """An earlier artifact that cannot be read, or is no archive, costs no verdict."""
+    """An earlier artifact that is unreadable or not an archive does not prevent the diagnosis."""
     (tmp_path / "x.tar.gz").write_bytes(b"\x1f\x8bbroken")
     words, _ = verdict(gzip.compress(CHANGED, mtime=0), (tmp_path / "x.tar.gz", tmp_path / "none.tar"))
     assert words.startswith("a complete archive with different content")
 
 
 def test_through_the_store(tmp_path: Path) -> None:
-    """The report says what came, from where and when, what to do, and where the bytes are; it is printable."""
+    """The report has the content, source, time, next step and the path of the bytes, and is printable."""
     store = Cache(tmp_path / "cache")
     kept = tmp_path / "cache/artifacts/a/0123456789abcdef/p-1.tar.gz"
     kept.parent.mkdir(parents=True)
@@ -113,7 +113,7 @@ def test_through_the_store(tmp_path: Path) -> None:
 
 
 def test_quarantine_is_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Evidence is bounded in number and bytes; the newest stays, its reason with it."""
+    """The quarantine is limited in number and bytes; the newest content stays, with its reason."""
     monkeypatch.setattr(quarantine, "MAX_FILES", 3)
     monkeypatch.setattr(quarantine, "MAX_BYTES", 1000)
     kept = Quarantine(tmp_path / "q")
@@ -130,7 +130,7 @@ def test_quarantine_is_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_truncated_says_by_how_much(tmp_path: Path) -> None:
-    """A server that announces less than promised is told by the bytes that are missing."""
+    """The error for a server that announces too few bytes gives the number of missing bytes."""
     with serving({"/a": reply(b"\x00" * 500)}) as origin, pytest.raises(AllSourcesFailedError) as caught:
         sources(Cache(tmp_path / "c")).obtain(wanted(f"{origin.url}/a"), Silent())
     assert f"truncated by {len(BODY) - 500} bytes" in str(caught.value)
