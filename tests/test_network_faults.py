@@ -279,7 +279,7 @@ LOST = {
     "416 after the first": Row(lambda: broken_off(reply(b"", "416 X")), 3, "HTTP 416"),
     "503, to come again tomorrow": Row(lambda: reply(b"", "503 X", Retry_After="86400"), 1, "HTTP 503 X; the server asks to wait 86400 s, but 0."),
     "500 always": Row(lambda: reply(b"", "500 X"), 4, "HTTP 500 X (4 times)"),
-    "slow": Row(lambda: endless(b"x", HEAD + LENGTH + b"\r\n", 0.05), 4, "slower than 1024 bytes/s over 0.6 s", 4),
+    "slow": Row(lambda: endless(b"x", HEAD + LENGTH + b"\r\n", 0.05), 4, "slower than 1024 bytes/s over 0.6 s"),
     "slow headers": Row(lambda: endless(b"X", HEAD, 0.05), 4, "timed out after 0.3 s while waiting for the response"),
     "stall": Row(lambda: mute(HEAD + LENGTH + b"\r\n123"), 4, "no data for 0.3 s while reading the body after 3 bytes"),
     "stall in the headers": Row(lambda: mute(HEAD + b"X: "), 4, "timed out after 0.3 s while waiting for the response"),
@@ -454,14 +454,12 @@ def test_refused_and_unresolvable(store: Cache) -> None:
         impatient(store).obtain(wanted(dead, "http://name.invalid/a"), Silent())
     assert "connection refused while connecting" in str(caught.value)
     assert "name.invalid: cannot resolve the host name" in str(caught.value)
-    assert time.monotonic() - begun < 2 * TOTAL_S + 2
 
 
 def test_a_port_that_accepts_nothing(store: Cache) -> None:
     """A listener that never accepts fails at the connect deadline, also with TLS."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        begun = time.monotonic()
         with pytest.raises(AllSourcesFailedError, match=r"performing the TLS handshake.*\n.*waiting for the response"):
             impatient(store, connect_timeout_s=0.4).obtain(
                 wanted(f"https://127.0.0.1:{port}/a", f"http://127.0.0.1:{port}/a"), Silent()
@@ -498,12 +496,12 @@ def test_dead_address_first(monkeypatch: pytest.MonkeyPatch, origin: Origin, sto
 def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch, store: Cache) -> None:
     """A name server that never answers fails at the connect deadline."""
     released = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_a, **_o: released.wait(20) and [])
-    begun = time.monotonic()
-    with pytest.raises(AllSourcesFailedError, match="resolving the host name"):
-        impatient(store, connect_timeout_s=0.4).obtain(wanted("http://h.invalid/a"), Silent())
-    released.set()
-    assert time.monotonic() - begun < TOTAL_S + 2
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_a, **_o: released.wait() and [])
+    try:
+        with pytest.raises(AllSourcesFailedError, match="resolving the host name"):
+            impatient(store, connect_timeout_s=0.4).obtain(wanted("http://h.invalid/a"), Silent())
+    finally:
+        released.set()
 
 
 def test_denied_networks(origin: Origin, store: Cache) -> None:
