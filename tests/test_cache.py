@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks_lib.cache import Cache, Options, Result, background_hash
+from tasks_lib.cache import Cache, Options, Result, writer
 from tasks_lib.cache.hash_cache import HashCache
 from tasks_lib.cache.trust import Trust
 from tasks_lib.digest import Digest, Integrity
@@ -229,9 +229,9 @@ def test_a_second_name_never_replaces_the_first(store: Cache) -> None:
 def test_hashing_beside(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The digest is right for any chunks, with a thread or without, and when requested in between."""
     chance = random.Random(free)
-    monkeypatch.setattr(background_hash, "_FREE", threading.Semaphore(free))
-    for size in (background_hash._LARGE - 1, background_hash._LARGE):
-        one, two = background_hash.BackgroundHash("sha256", size), hashlib.sha256()
+    monkeypatch.setattr(writer, "_FREE", threading.Semaphore(free))
+    for size in (writer._LARGE - 1, writer._LARGE):
+        one, two = writer.BackgroundHash("sha256", size), hashlib.sha256()
         content, threads = chance.randbytes(size), set[str]()
         at = 0
         while at < size:
@@ -243,10 +243,10 @@ def test_hashing_beside(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
             if chance.random() < 0.1:
                 assert one.hexdigest() == two.hexdigest()
         assert one.hexdigest() == two.hexdigest()
-        assert ("hash" in threads) == (free > 0 and size >= background_hash._LARGE)
-        assert background_hash._FREE.acquire(blocking=False) == (free > 0)  # given back
+        assert ("hash" in threads) == (free > 0 and size >= writer._LARGE)
+        assert writer._FREE.acquire(blocking=False) == (free > 0)  # given back
         if free:
-            background_hash._FREE.release()
+            writer._FREE.release()
 
 
 def test_directories_that_go_meanwhile(store: Cache, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tasks_lib.definitions import Git
 from tasks_lib.errors import ArchiveError, ArchiveLimitError, CancelledError, FetchError, ToolError, TransportError
 from tasks_lib.progress import Silent
 from tasks_lib.steps.commit import commit_archive
-from tasks_lib.vcs.git.http_trace import http_trace
+from tasks_lib.vcs.git.program import http_trace
 from tests.githost import daemon, http, mute, ssh
 from tests.project import PYTHONPATH
 from tests.repositories import FILES, committed, forged, git, made, with_submodule

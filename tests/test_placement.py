@@ -24,12 +24,12 @@ from tasks_lib.archive import Entry, Reshape, read
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.fs import system_calls
 from tasks_lib.fs.copying import place_named
-from tasks_lib.fs.dirfd import DirectoryChain
+from tasks_lib.fs.files import DirectoryChain
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
 from tasks_lib.tree import CachedTree, DamagedTreeError, Extraction, remove_tree, unpack
 from tests.archives import Member, tar
-from tests.corpus import CASES
+from tests.cases import CASES
 from tests.project import PORCH, definition
 from tests.test_cache_faults import NOBODY, Farm, mounted, needs_clones, needs_strace, root_only
 from tests.test_corpus import LIMITS, leaves, wanted

@@ -20,7 +20,7 @@ _HEADER: Final = 60
 _KINDS: Final = {b"": "tar", b".gz": "tar.gz", b".bz2": "tar.bz2", b".xz": "tar.xz", b".zst": "tar.zst"}
 
 
-class _Part(io.RawIOBase):
+class _ArMember(io.RawIOBase):
     """A read-only view of a byte range of a file."""
 
     def __init__(self, source: BinaryIO, start: int, size: int) -> None:
@@ -97,7 +97,7 @@ def _members(source: BinaryIO) -> Iterator[tuple[bytes, BinaryIO]]:
         start, size = at + _HEADER, int(size_text)
         if start + size > end:
             raise damaged("truncated: the file ends inside this member", "TRUNCATED", name, at)
-        part = _Part(source, start, size)
+        part = _ArMember(source, start, size)
         yield name, part  # type: ignore[misc]  # it has the methods of BinaryIO that are used
         at = start + size + size % 2
         if at > end:

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
-from tasks_lib.cache.background_hash import BackgroundHash
 from tasks_lib.cache.quarantine import Quarantine
+from tasks_lib.cache.writer import BackgroundHash
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import CacheUnavailableError, DigestMismatchError, SizeMismatchError
 from tasks_lib.fs import files, system_calls

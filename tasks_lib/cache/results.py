@@ -1,15 +1,17 @@
-"""Results: recipe key -> output integrity and provenance.
+"""Results (recipe key -> output) and the artifacts that earlier versions of a definition published.
 
-Internal to the cache. Each file contains a checksum of itself, so that a flipped bit never selects other content.
+Each result carries a digest of itself, so that a flipped bit never names other bytes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -63,3 +65,17 @@ def read(path: Path, key: str, trust: Trust) -> Result:
 
 def _check(key: str, text: str) -> str:
     return hashlib.sha256(f"{key} {text}".encode()).hexdigest()
+
+
+#: Most artifacts of one name that are returned; each version of a definition leaves one or two.
+_MAX_EARLIER: Final = 4
+
+
+def earlier(root: Path, name: str) -> list[Path]:
+    """Return the artifacts that were published for definition `name`, newest first."""
+    artifacts: list[tuple[int, Path]] = []
+    with contextlib.suppress(OSError):
+        for path in (root / "artifacts" / name).glob("*/*"):
+            if path.is_file() and not path.is_symlink() and not path.name.startswith("."):
+                artifacts.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(artifacts, reverse=True)[:_MAX_EARLIER]]

@@ -6,7 +6,7 @@ the same run. `downloader` lists the steps.
 """
 
 from tasks_lib.download.downloader import Downloader
-from tasks_lib.download.request import Provenance, Request
+from tasks_lib.download.source_state import Provenance, Request
 from tasks_lib.network import Policy
 
 __all__ = ["Downloader", "Policy", "Provenance", "Request"]

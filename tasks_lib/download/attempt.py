@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final, NamedTuple
 
 from tasks_lib.cache import Cache
-from tasks_lib.cache.previous import earlier
+from tasks_lib.cache.results import earlier
 from tasks_lib.download.diagnosis import LOOK_BYTES, Diagnosis, diagnose
 from tasks_lib.download.hosts import Hosts
 from tasks_lib.download.local_files import open_local, readable

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from tasks_lib.download.request import network_origin
+from tasks_lib.download.source_state import network_origin
 from tasks_lib.gil import released
 from tasks_lib.progress import Progress
 
@@ -22,7 +22,7 @@ _NEEDED_FILES: Final = 96
 _SHARE: Final = 2
 _UNLIMITED: Final = 1 << 16
 
-Origin = tuple[str, str, int]
+HostAddress = tuple[str, str, int]
 
 
 class Hosts:
@@ -30,11 +30,11 @@ class Hosts:
 
     def __init__(self, jobs_per_host: int) -> None:
         self._lock = threading.Lock()
-        self._suspect: set[Origin] = set()
-        self._dead: set[Origin] = set()
+        self._suspect: set[HostAddress] = set()
+        self._dead: set[HostAddress] = set()
         self._wrong: dict[tuple[str, str], str] = {}
-        self._running: dict[Origin, int] = defaultdict(int)
-        self._turns: dict[Origin, threading.Semaphore] = defaultdict(lambda: threading.Semaphore(jobs_per_host))
+        self._running: dict[HostAddress, int] = defaultdict(int)
+        self._turns: dict[HostAddress, threading.Semaphore] = defaultdict(lambda: threading.Semaphore(jobs_per_host))
         self._spare = threading.Semaphore(_spare_files())
 
     def ordered(self, urls: tuple[str, ...]) -> list[str]:
@@ -44,18 +44,18 @@ class Hosts:
                 return list(urls)
             return sorted(urls, key=lambda url: network_origin(url) in self._suspect)
 
-    def suspect(self, origin: Origin) -> None:
+    def suspect(self, origin: HostAddress) -> None:
         """Mark a host that did not respond: other hosts are asked first."""
         with self._lock:
             self._suspect.add(origin)
 
-    def dead(self, origin: Origin) -> None:
+    def dead(self, origin: HostAddress) -> None:
         """Mark a host that did not respond to any retry: it gets one attempt per source from now on."""
         with self._lock:
             self._suspect.add(origin)
             self._dead.add(origin)
 
-    def alive(self, origin: Origin) -> None:
+    def alive(self, origin: HostAddress) -> None:
         """Unmark a host that responded."""
         if origin in self._suspect:
             with self._lock:
@@ -66,7 +66,7 @@ class Hosts:
         """Whether the host of `url` did not respond to its last request."""
         return network_origin(url) in self._suspect
 
-    def is_dead(self, origin: Origin | None) -> bool:
+    def is_dead(self, origin: HostAddress | None) -> bool:
         """Whether this host is not worth a retry."""
         return origin in self._dead
 
@@ -80,7 +80,7 @@ class Hosts:
         return self._wrong.get((url, digest), "")
 
     @contextlib.contextmanager
-    def turn(self, origin: Origin, url: str, progress: Progress) -> Iterator[None]:
+    def turn(self, origin: HostAddress, url: str, progress: Progress) -> Iterator[None]:
         """Hold one of the connections allowed to this host; report the wait for it under `url`.
 
         Raises:
@@ -102,11 +102,11 @@ class Hosts:
                 self._running[origin] -= 1
             turns.release()
 
-    def running(self, origin: Origin) -> int:
+    def running(self, origin: HostAddress) -> int:
         """Return the number of running downloads from this host."""
         return self._running.get(origin, 0)
 
-    def spare_turn(self, origin: Origin) -> Callable[[], None] | None:
+    def spare_turn(self, origin: HostAddress) -> Callable[[], None] | None:
         """Take an extra connection; return the function that releases it, None when no connection is free."""
         with self._lock:
             turns = self._turns[origin]

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tasks_lib.download.hosts import Hosts
-from tasks_lib.download.request import network_origin
-from tasks_lib.download.source_state import Download, SourceState
+from tasks_lib.download.source_state import Download, SourceState, network_origin
 from tasks_lib.errors import CancelledError, HttpStatusError, TransportError
 from tasks_lib.network import Policy
 from tasks_lib.retry import is_busy

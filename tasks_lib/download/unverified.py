@@ -55,7 +55,7 @@ class UnverifiedRequest:
     digest: Digest | None = None
 
 
-class _Place(NamedTuple):
+class _Source(NamedTuple):
     """One URL, with the headers to send and its retries."""
 
     url: str
@@ -83,7 +83,7 @@ class UnverifiedDownloader:
         attempts: list[Attempt] = []
         total_s = self._transport.settings.total_s(request.size if request.size >= 0 else request.limit)
         places = [
-            _Place(url, request.headers if url == request.urls[0] else {}, Retry(self._policy, total_s, self._sleep))
+            _Source(url, request.headers if url == request.urls[0] else {}, Retry(self._policy, total_s, self._sleep))
             for url in request.urls
         ]
         for number, others in rounds([place.retry for place in places], progress):
@@ -93,7 +93,7 @@ class UnverifiedDownloader:
         raise _failed(request, attempts)
 
     def _from_one(
-        self, request: UnverifiedRequest, place: _Place, others: int, attempts: list[Attempt], progress: Progress
+        self, request: UnverifiedRequest, place: _Source, others: int, attempts: list[Attempt], progress: Progress
     ) -> Integrity | None:
         url = redacted(place.url)
         if not _is_file(place.url) and self._policy.network == "off":
@@ -120,7 +120,7 @@ class UnverifiedDownloader:
             _copy(file, writer, request.limit)
             return _committed(writer, request)
 
-    def _once(self, request: UnverifiedRequest, place: _Place, progress: Progress) -> Integrity:
+    def _once(self, request: UnverifiedRequest, place: _Source, progress: Progress) -> Integrity:
         progress.phase("connect", url=redacted(place.url))
         with (
             self._transport.open(

@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from doit import doit_cmd
+from doit import doit_cmd, get_var
 from doit.exceptions import InvalidDodoFile
 from doit.task import Task
 
-from tasks_lib.engine import configuration
 from tasks_lib.engine.base_command import SETTINGS_ONLY
 from tasks_lib.engine.checker import MD5Checker
 from tasks_lib.engine.slim_task import slim_tasks
 from tasks_lib.engine.state import stamp_of
 from tasks_lib.errors import FetchError, escaped
 from tasks_lib.session import Session, current_session, start_session
-from tasks_lib.settings import Settings, misspelt
+from tasks_lib.settings import SETTINGS, Settings, misspelt, project_table
 
 
 def start(environ: Mapping[str, str]) -> Mapping[str, Any]:
@@ -41,9 +41,9 @@ def start(environ: Mapping[str, str]) -> Mapping[str, Any]:
 
 
 def _created(environ: Mapping[str, str]) -> Session:
-    configuration.use_environment(environ)
+    use_environment(environ)
     try:
-        given = configuration.read()
+        given = read_configuration()
         found = Session(Settings.parse(**given._asdict()), environ)
         # a snapshot shows that the cache was opened before, and may answer alone; `enter` reports an unusable path
         if not SETTINGS_ONLY.get() and not os.path.exists(stamp_of(str(found.database))):  # noqa: PTH110 - never raises
@@ -70,3 +70,34 @@ def task_fetchdefs() -> Iterator[Task]:
     except FetchError as error:
         raise InvalidDodoFile(str(error)) from None
     yield from slim_tasks(graph.tasks())
+
+
+_environ: Mapping[str, str] = {}
+
+
+def use_environment(environ: Mapping[str, str]) -> None:
+    """Let `read` return this environment: of the entry point, which reads it."""
+    global _environ  # the one of this process
+    _environ = environ
+
+
+class Configuration(NamedTuple):
+    """The three places of settings, as `Settings.parse` takes them."""
+
+    variables: Mapping[str, Any]
+    environ: Mapping[str, str]
+    project: Mapping[str, Any]
+
+
+def read_configuration() -> Configuration:
+    """Return what stands there; doit is in the directory of dodo.py by now.
+
+    Raises:
+        SettingError: pyproject.toml is not TOML, or `[tool.doit-fetch]` is not a table.
+    """
+    variables = {
+        one.variable: get_var(one.variable)  # type: ignore[no-untyped-call]  # doit has no types
+        for one in SETTINGS
+        if one.variable
+    }
+    return Configuration(variables, _environ, project_table(Path("pyproject.toml")))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tasks_lib.engine.base_command import SETTINGS_ONLY, set_up
-from tasks_lib.engine.configuration import read
+from tasks_lib.engine.dodo import read_configuration
 from tasks_lib.errors import escaped
 from tasks_lib.session import current_session
 from tasks_lib.settings import CONVENTIONS, SETTINGS, Given, Setting, in_force
@@ -150,7 +150,7 @@ def settings_page() -> str:
     Raises:
         SettingError: pyproject.toml cannot be read.
     """
-    configuration = read()
+    configuration = read_configuration()
     lines = _wrapped(
         "Set one on the command line (`doit NAME=VALUE ...`), as a variable of the environment, or in [tool.doit-fetch]"
         " of pyproject.toml; the first of these counts. pyproject.toml has the name of the command line, or that of the"

@@ -35,7 +35,7 @@ _NO_SET: Final[frozenset[Any]] = frozenset()
 _NOT_SENT: Final = frozenset({"_actions", "_check", "_clean"})
 
 
-class Names(list[str]):
+class IndexedNames(list[str]):
     """A long list of task names with constant-time membership tests.
 
     doit looks for the creator of each file dependency in it. Source: doit 0.37, `TaskControl.add_implicit_task_dep`.
@@ -74,7 +74,7 @@ class SlimTask(_TASK):  # type: ignore[misc]
         self._actions = told["actions"]
         ((self._check),) = told["uptodate"]
         needs: list[str] = told.get("task_dep") or []
-        self.task_dep = Names(needs) if len(needs) > _MANY_NEEDS else needs
+        self.task_dep = IndexedNames(needs) if len(needs) > _MANY_NEEDS else needs
         self.file_dep = set(told["file_dep"]) if told.get("file_dep") else _NO_SET
         self.targets: list[str] = told["targets"]
         self._clean = told["clean"]

@@ -82,10 +82,7 @@ def _signals() -> Iterator[None]:
 
 
 def _static_url(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
-    from tasks_lib.fetch_content.static_url import (  # loads requests; --help does not need it
-        StaticUrlOptions,
-        static_url,
-    )
+    from tasks_lib.fetch_content.static_url import StaticUrlOptions, static_url
 
     static_url(
         StaticUrlOptions(

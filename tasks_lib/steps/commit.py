@@ -30,7 +30,7 @@ MAX_SUBMODULE_DEPTH: Final = 16
 MAX_SUBMODULES: Final = 2000
 
 
-class Part(NamedTuple):
+class CommitPart(NamedTuple):
     """A commit and its path in the archive: the requested commit or one of its submodules."""
 
     path: bytes
@@ -73,9 +73,9 @@ class _GitWork:
     def objects(self, repository: git.GitRepository) -> Objects:
         return Objects(repository.directory, self.access.world.repositories, self.access.progress)
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[CommitPart]:
         """Return the commit and its submodules; fetch those that the cache does not have."""
-        parts: list[Part] = []
+        parts: list[CommitPart] = []
         pending = [(b"", self.source.repo, self.source.revision, 0)]
         while pending:
             path, url, commit, depth = pending.pop()
@@ -90,7 +90,7 @@ class _GitWork:
                     pending.append((_below(path, one.path), one.url, one.commit, depth + 1))
         return parts
 
-    def part(self, path: bytes, url: str, commit: str) -> Part:
+    def part(self, path: bytes, url: str, commit: str) -> CommitPart:
         """Return one commit; if its objects are damaged, fetch them once more."""
         try:
             return self.read(path, url, commit)
@@ -99,7 +99,7 @@ class _GitWork:
             self.access.forget(self.access.held(url, commit))
         return self.read(path, url, commit)
 
-    def read(self, path: bytes, url: str, commit: str) -> Part:
+    def read(self, path: bytes, url: str, commit: str) -> CommitPart:
         repository = self.access.held(url, commit)
         if not isinstance(repository, git.GitRepository):
             raise AssertionError("a git definition has a git repository")
@@ -107,12 +107,12 @@ class _GitWork:
         with self.objects(repository) as objects:
             listing = git.listing(objects, commit, name=name, max_entries=self.limits.max_entries)
             submodules = git.submodules(listing, repository.context(url, name), objects, self.access.progress)
-            return Part(path, repository, listing, tuple(submodules))
+            return CommitPart(path, repository, listing, tuple(submodules))
 
     def entry(self, path: bytes, kind: str, **more: Any) -> Entry:
         return entry_of(path, kind, self.limits, archive=self.source.artifact_name, **more)
 
-    def entries(self, part: Part, here: bytes) -> Iterator[Entry]:
+    def entries(self, part: CommitPart, here: bytes) -> Iterator[Entry]:
         """Yield the entries of one commit; files come without their content."""
         leaves = part.listing.leaves
         links = [leaf.identity for leaf in leaves if leaf.kind == "symlink"]
@@ -128,14 +128,14 @@ class _GitWork:
         for link in part.listing.gitlinks:
             yield self.entry(_below(here, link.path), "directory")
 
-    def contents(self, part: Part) -> Generator[Iterable[bytes], None, None]:
+    def contents(self, part: CommitPart) -> Generator[Iterable[bytes], None, None]:
         """Yield the content of each file of one commit, in path order."""
         files = [leaf.identity for leaf in part.listing.leaves if leaf.kind == "file"]
         with self.objects(part.repository) as objects:
             for _, _, chunks in objects.contents(files):
                 yield chunks
 
-    def dot_git(self, part: Part, here: bytes, spool: BinaryIO) -> Iterator[tuple[Entry, Iterable[bytes]]]:
+    def dot_git(self, part: CommitPart, here: bytes, spool: BinaryIO) -> Iterator[tuple[Entry, Iterable[bytes]]]:
         """Yield each entry of the `.git` directory of one commit, with its content."""
         with self.objects(part.repository) as objects:
             for piece in git.dot_git(part.listing, part.submodules, objects, spool):

@@ -18,8 +18,8 @@ from tasks_lib.context import Context
 from tasks_lib.definitions import Checksums, Git, Hg, StaticUrl
 from tasks_lib.steps.artifacts import integrity_of
 from tasks_lib.steps.plan import Plan
-from tasks_lib.steps.rebuild import deliveries
 from tasks_lib.steps.shared_trees import tree_key
+from tasks_lib.steps.verify import deliveries
 from tasks_lib.tree import remove_tree
 from tasks_lib.units import format_age
 

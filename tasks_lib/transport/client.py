@@ -17,11 +17,10 @@ from tasks_lib.errors import HttpStatusError, RedirectError, TransportError, esc
 from tasks_lib.network import TransportSettings
 from tasks_lib.transport.connect import Network, connect, open_tunnel
 from tasks_lib.transport.deadline import Deadline, nothing
-from tasks_lib.transport.deadline_socket import DeadlineSocket
+from tasks_lib.transport.deadline_socket import DeadlineSocket, context_for
 from tasks_lib.transport.http_connection import HttpConnections, RawResponse, Route
 from tasks_lib.transport.proxy import PROXY_HINT, Proxy, basic, proxy_for
 from tasks_lib.transport.response import ByteRange, Response, check_response
-from tasks_lib.transport.tls import context_for
 from tasks_lib.transport.urls import Origin, next_url, redacted, safe_origin
 
 #: Most redirects of one request. Source: faults.md section 6; curl and browsers stop between 10 and 50.

@@ -14,7 +14,7 @@ from tasks_lib.archive import Reshape, read
 from tasks_lib.cache import LOCK_TIMEOUT_S
 from tasks_lib.errors import TreeError, escaped
 from tasks_lib.fs.copying import LinkMode
-from tasks_lib.fs.dirfd import DirectoryChain
+from tasks_lib.fs.files import DirectoryChain
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.fs.locks import locked
 from tasks_lib.limits import Limits

@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 
 from tasks_lib.errors import TreeError, escaped
-from tasks_lib.fs.dirfd import OPEN_DIRECTORY
+from tasks_lib.fs.files import OPEN_DIRECTORY
 
 
 def merge(tree: Path, destination: Path, aside: Path) -> None:

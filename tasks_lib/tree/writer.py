@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 
 from tasks_lib.archive import HOLE, Entry
 from tasks_lib.fs.copying import LinkMode, place
-from tasks_lib.fs.dirfd import OPEN_DIRECTORY, DirectoryChain
+from tasks_lib.fs.files import OPEN_DIRECTORY, DirectoryChain
 from tasks_lib.fs.system_calls import NO_LINK, make_accessible
 from tasks_lib.progress import Progress
 from tasks_lib.tree.manifest import ManifestWriter

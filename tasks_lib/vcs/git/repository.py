@@ -21,9 +21,8 @@ from tasks_lib.progress import Progress
 from tasks_lib.subprocesses import Completed, last_line, run
 from tasks_lib.units import format_size, parse_size
 from tasks_lib.vcs.git.commit_tree import listing
-from tasks_lib.vcs.git.http_trace import HttpTrace, http_trace
 from tasks_lib.vcs.git.objects import Objects
-from tasks_lib.vcs.git.program import LOCAL_SERVER, command
+from tasks_lib.vcs.git.program import LOCAL_SERVER, HttpTrace, command, http_trace
 from tasks_lib.vcs.git.submodules import Superproject
 from tasks_lib.vcs.urls import display_url, scheme_of
 
