@@ -225,9 +225,9 @@ def noted(self, *words, **more):
     made.append(self)
     true(self, *words, **more)
 Task.__init__ = noted
-from tasks_lib.engine.slim_task import LeanTask
-ours = LeanTask.__init__
-LeanTask.__init__ = lambda self, *words: made.append(self) or ours(self, *words)
+from tasks_lib.engine.slim_task import SlimTask
+ours = SlimTask.__init__
+SlimTask.__init__ = lambda self, *words: made.append(self) or ours(self, *words)
 atexit.register(lambda: open("made", "w").write(str(len(made))))
 from doit_fetch import DOIT_CONFIG, task_fetchdefs
 DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["fetch"]}

@@ -460,7 +460,7 @@ def test_the_sample_is_what_its_script_writes(tmp_path: Path) -> None:
 
 
 def test_database_is_sqlite(repository: Path) -> None:
-    """doit's state is a crash-safe database, not the platform's dbm."""
+    """The state of doit is a crash-safe database, not the platform's dbm."""
     ran(doit(repository, "fetch:lib"))
     with sqlite3.connect(repository / "cache/doit.db") as database:
         assert database.execute("select count(*) from sqlite_master").fetchone() != (0,)

@@ -210,7 +210,7 @@ def test_a_mirror_gets_no_secrets(store: Cache, tmp_path: Path, origin: Origin) 
 
 
 def test_netrc(store: Cache, tmp_path: Path, origin: Origin) -> None:
-    """netrc applies to the first host only, never overrides a header of the definition, and is not used after a redirect."""
+    """The netrc file applies to the first host only, never overrides a header of the definition, and not after a redirect."""
     with serving({"/b": leads_to(f"{origin.url}/a")}) as first:
         trusting(store, tmp_path, netrc=netrc_for(tmp_path)).obtain(wanted(f"{first.url}/b"), Silent())
         sent = first.requests[0].headers["authorization"]
@@ -286,7 +286,7 @@ def pump(one: socket.socket, other: socket.socket) -> None:
 
 
 def test_tunnel(store: Cache, tmp_path: Path) -> None:
-    """https uses a tunnel through the proxy; a refusal is reported as such."""
+    """An https URL uses a tunnel through the proxy; a refusal is reported as such."""
     seen: list[bytes] = []
     with serving({"/a": reply(BODY)}, https("127.0.0.1")) as origin:
         with listening(tunnelling(seen, b"407 Login")) as port:
