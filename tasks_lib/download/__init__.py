@@ -5,8 +5,9 @@ The time and the attempts of each source are bounded. A host that does not respo
 the same run. `downloader` lists the steps.
 """
 
+from tasks_lib.cache.results import Provenance
 from tasks_lib.download.downloader import Downloader
-from tasks_lib.download.source_state import Provenance, Request
+from tasks_lib.download.source_state import Request
 from tasks_lib.network import Policy
 
 __all__ = ["Downloader", "Policy", "Provenance", "Request"]

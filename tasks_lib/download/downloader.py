@@ -25,10 +25,11 @@ import time
 from collections.abc import Callable
 
 from tasks_lib.cache import Cache
+from tasks_lib.cache.results import Provenance
 from tasks_lib.download.attempt import Reader, _Details
 from tasks_lib.download.hosts import Hosts
 from tasks_lib.download.local_files import is_at_hand
-from tasks_lib.download.source_state import Assembly, AttemptLog, Download, Mode, Provenance, Request, SourceState
+from tasks_lib.download.source_state import Assembly, AttemptLog, Download, Mode, Request, SourceState
 from tasks_lib.errors import DigestMismatchError, HttpStatusError, IntegrityError, TransportError
 from tasks_lib.network import Policy
 from tasks_lib.progress import Progress

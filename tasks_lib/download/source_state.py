@@ -140,9 +140,6 @@ def _counted(reason: str, times: int) -> str:
     return f"{reason} ({times} times)" if times > 1 else reason
 
 
-Provenance = Mapping[str, str | int | float]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A blob to download: `urls` are in order of preference.

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from tasks_lib.cache.partial import Span
 from tasks_lib.download.hosts import Hosts
 from tasks_lib.download.source_state import Download, SourceState, network_origin
 from tasks_lib.errors import CancelledError, HttpStatusError, TransportError
@@ -137,8 +138,6 @@ class RateMonitor:
 
 #: Bytes per read of one of several connections.
 _READ: Final = 256 << 10
-
-Span = tuple[int, int]
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from tasks_lib.progress import Facts
 from tasks_lib.ui.events import Event
 
 #: Phases in which a task only waits or looks: a task with no other one found its result made already.
@@ -20,8 +21,6 @@ IDLE_PHASES: Final = frozenset({"queue", "wait", "verify"})
 MAX_PHASES: Final = 64
 #: Seconds of which the present rate is the mean: long enough to be calm, short enough to see a stall.
 _WINDOW_S: Final = 5.0
-
-Facts = Mapping[str, str | int | float]
 
 
 class _TransferRate:

@@ -154,7 +154,7 @@ class GitRepository:
             self._check_size()
             trace.bound()
 
-        received = _Received(progress)
+        received = _ProgressReader(progress)
         try:
             return run(call, progress, told=received.line, look=look)
         except ToolError as error:
@@ -212,7 +212,7 @@ def _failure(url: str, wanted: str, done: Completed, retry_after_s: float | None
     return TransportError(message, hint=hint, transient=not final)
 
 
-class _Received:
+class _ProgressReader:
     """A reader of the progress output of git."""
 
     def __init__(self, progress: Progress) -> None:
