@@ -194,7 +194,7 @@ def test_default_tasks_that_name_nothing(repository: Path) -> None:
 def test_an_output_that_takes_nothing(words: str, repository: Path) -> None:
     """A full or closed output ends without a traceback; a run goes on, since its work is not its output."""
     ran(doit(repository, "fetch:tool"))
-    told = "ERROR: the output cannot be written: No space left on device\nsee where it goes, and run again\n"
+    told = "ERROR: cannot write the output: No space left on device\ncheck its destination, then run again\n"
     for where, status, err in ((">/dev/full", 3, told), (">&-", 0, ""), (">&- 2>&-", 0, "")):
         done = subprocess.run(
             ["/bin/sh", "-c", f"{sys.executable} -m doit {words} {where}"], cwd=repository,
@@ -385,8 +385,8 @@ def test_a_file_that_cannot_be_written(words: str, repository: Path) -> None:
     done = doit(repository, *words.split(), "none/here")
     assert done.returncode == 3
     assert done.stdout.splitlines()[-2:] == [
-        "ERROR: none/here cannot be written: No such file or directory",
-        "see that its directory is there and may be written",
+        "ERROR: cannot write none/here: No such file or directory",
+        "check that its directory exists and is writable",
     ]
 
 
@@ -409,7 +409,7 @@ def test_a_directory_that_was_removed(words: str, repository: Path) -> None:
         ["/bin/sh", "-c", script, sys.executable], cwd=gone, env=CLEAN | {"PYTHONPATH": PYTHONPATH},
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
-    told = "ERROR: the directory in which doit was started was removed\nchange into one that is there, and run again\n"
+    told = "ERROR: the current directory was removed\nchange to an existing directory, then run again\n"
     assert (done.returncode, done.stdout, done.stderr) == (3, "", told)
 
 
