@@ -65,7 +65,7 @@ TYPOS = {
     ("tool",): "did you mean extract:tool?",
     ("lst",): "did you mean list?",
     ("nothing-like-it-at-all",): "shows every task",
-    ("fetch:x*",): "no task is called like 'fetch:x*'",
+    ("fetch:x*",): "no task matches 'fetch:x*'",
     ("info", "evil\x1b[31m"): r"evil\\x1b[31m",
 }
 
@@ -95,7 +95,7 @@ def test_every_command_explains_itself(name: str, repository: Path) -> None:
 
 def test_help_after_a_task_is_the_tasks(repository: Path) -> None:
     """What stands after the name of a task may be an option of its own."""
-    assert "there is no task, target or command called '--help'" in doit(repository, "fetch:lib", "--help").stdout
+    assert "no task, target or command is named '--help'" in doit(repository, "fetch:lib", "--help").stdout
 
 
 def test_info_tells_where_it_came_from_and_who_uses_it(repository: Path, origin: Origin) -> None:

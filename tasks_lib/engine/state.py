@@ -217,7 +217,7 @@ class StateBackend:
         self._connection = None
         aside = set_aside(self.name)
         if aside is not None:
-            self._warn(f"cannot use {self.name} ({error}); moved it to {aside}; nothing needs to be fetched again")
+            self._warn(f"cannot use {self.name} ({error}); file moved to {aside}; nothing needs to be fetched again")
         self._dirty.update(self._rows, self._written)
         with contextlib.suppress(UnusableError, sqlite3.Error):  # the next write reports the error
             self._connection = connect(self.name)
