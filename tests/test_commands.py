@@ -65,7 +65,7 @@ TYPOS = {
     ("tool",): "did you mean extract:tool?",
     ("lst",): "did you mean list?",
     ("nothing-like-it-at-all",): "shows every task",
-    ("fetch:x*",): "no task is called like 'fetch:x*'",
+    ("fetch:x*",): "no task matches 'fetch:x*'",
     ("info", "evil\x1b[31m"): r"evil\\x1b[31m",
 }
 
@@ -95,7 +95,7 @@ def test_every_command_explains_itself(name: str, repository: Path) -> None:
 
 def test_help_after_a_task_is_the_tasks(repository: Path) -> None:
     """What stands after the name of a task may be an option of its own."""
-    assert "there is no task, target or command called '--help'" in doit(repository, "fetch:lib", "--help").stdout
+    assert "no task, target or command is named '--help'" in doit(repository, "fetch:lib", "--help").stdout
 
 
 def test_info_tells_where_it_came_from_and_who_uses_it(repository: Path, origin: Origin) -> None:
@@ -103,7 +103,7 @@ def test_info_tells_where_it_came_from_and_who_uses_it(repository: Path, origin:
     told = doit(repository, "info", "fetch:lib")
     assert told.returncode == 1
     assert "status     : run" in told.stdout
-    assert " * it has not been made here yet" in told.stdout
+    assert " * it has not run here yet" in told.stdout
     ran(doit(repository))
     done = doit(repository, "info", "fetch:lib")
     assert done.returncode == 0, done.stdout
@@ -129,7 +129,7 @@ def test_info_tells_where_it_came_from_and_who_uses_it(repository: Path, origin:
 def test_why_names_the_input_that_changed(repository: Path) -> None:
     """What changed since last time is told with its old and its new value; what follows from it is told too."""
     told = doit(repository, "why", "fetch:lib").stdout
-    assert told.startswith("fetch:lib\n  it has not been made here yet") and told.endswith("\n1 of 1 task may run\n")
+    assert told.startswith("fetch:lib\n  it has not run here yet") and told.endswith("\n1 of 1 task may run\n")
     ran(doit(repository))
     assert doit(repository, "why").stdout == "nothing to do: 5 up to date\n"
     path = repository / "fetchdefs/fetch/all.yml"
@@ -140,7 +140,7 @@ def test_why_names_the_input_that_changed(repository: Path) -> None:
     told = doit(repository, "why").stdout
     assert f"fetch:tool\n  sha256 was {old}, is {new}\n" in told
     assert "repack:lib\n  artifact-name was lib.tar.zst, is l.tar.zst\n" in told
-    assert "l.tar.zst is not there yet: repack:lib makes it" in told
+    assert "l.tar.zst does not exist yet: repack:lib makes it" in told
     assert "toolchain:built\n  fetch lib was " in told
     assert "fetch:lib\n" not in told
     (repository / "fetchdefs/fetch/all.yml").write_text(path.read_text().replace("l.tar.zst", "lib.tar.zst"))
@@ -156,7 +156,7 @@ def test_why_tells_what_is_ignored(repository: Path) -> None:
     assert doit(repository, "why", "fetch:lib").stdout == "nothing to do: 1 up to date\n"
     told = doit(repository, "why", "toolchain:built").stdout
     assert "repack:lib\n  it is ignored: `doit forget` makes it run again\n" in told
-    assert "extract:built/lib\n  it is ignored, as repack:lib\n" in told
+    assert "extract:built/lib\n  it is ignored because repack:lib is ignored\n" in told
     assert told.endswith("\nnothing to do: 1 up to date, 3 ignored\n")
     assert doit(repository, "toolchain:built").stdout.count("!! ") == 3
 
@@ -194,7 +194,7 @@ def test_default_tasks_that_name_nothing(repository: Path) -> None:
 def test_an_output_that_takes_nothing(words: str, repository: Path) -> None:
     """A full or closed output ends without a traceback; a run goes on, since its work is not its output."""
     ran(doit(repository, "fetch:tool"))
-    told = "ERROR: the output cannot be written: No space left on device\nsee where it goes, and run again\n"
+    told = "ERROR: cannot write the output: No space left on device\ncheck its destination, then run again\n"
     for where, status, err in ((">/dev/full", 3, told), (">&-", 0, ""), (">&- 2>&-", 0, "")):
         done = subprocess.run(
             ["/bin/sh", "-c", f"{sys.executable} -m doit {words} {where}"], cwd=repository,
@@ -250,7 +250,7 @@ def test_what_cannot_be_removed(repository: Path) -> None:
     ran(doit(repository, "fetch:tool"))
     path = Path(target(repository)).relative_to(repository)
     (repository / path).parent.chmod(0o555)
-    told = [f"ERROR: {path} cannot be removed: Permission denied", "check its permissions"]
+    told = [f"ERROR: cannot remove {path}: Permission denied", "check its permissions"]
     assert refused(repository, "clean", "fetch:tool")[-2:] == told
 
 
@@ -385,8 +385,8 @@ def test_a_file_that_cannot_be_written(words: str, repository: Path) -> None:
     done = doit(repository, *words.split(), "none/here")
     assert done.returncode == 3
     assert done.stdout.splitlines()[-2:] == [
-        "ERROR: none/here cannot be written: No such file or directory",
-        "see that its directory is there and may be written",
+        "ERROR: cannot write none/here: No such file or directory",
+        "check that its directory exists and is writable",
     ]
 
 
@@ -409,7 +409,7 @@ def test_a_directory_that_was_removed(words: str, repository: Path) -> None:
         ["/bin/sh", "-c", script, sys.executable], cwd=gone, env=CLEAN | {"PYTHONPATH": PYTHONPATH},
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
-    told = "ERROR: the directory in which doit was started was removed\nchange into one that is there, and run again\n"
+    told = "ERROR: the current directory was removed\nchange to an existing directory, then run again\n"
     assert (done.returncode, done.stdout, done.stderr) == (3, "", told)
 
 

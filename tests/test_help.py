@@ -114,7 +114,7 @@ def test_a_directory_that_is_gone(tmp_path: Path) -> None:
     script = f"mkdir gone && cd gone && rmdir ../gone && {DOIT} help run >/dev/null && {DOIT} help say"
     status, told, err = _ended(["/bin/sh", "-c", script], tmp_path, "", {})
     assert (status, told) == (3, "")
-    assert err.startswith("ERROR: the directory in which doit was started was removed\n") and "Traceback" not in err
+    assert err.startswith("ERROR: the current directory was removed\n") and "Traceback" not in err
 
 
 # --- what is in force
@@ -154,7 +154,7 @@ def test_a_run_names_the_settings(repository: Path) -> None:
     for one in SETTINGS:
         assert any(line.startswith(f"    {one.variable or one.environ} ") for line in told), one
     assert (
-        "    `doit help settings` shows every setting, its value and where it comes from.\n"
+        "    `doit help settings` shows every setting, its value and its origin.\n"
         in (doit(repository, "help prune")[1])
     )
 
@@ -182,7 +182,7 @@ def test_a_dodo_that_cannot_be_loaded(dodo: str, reason: str, repository: Path) 
     written(repository, {"dodo.py": f"{PORCH}{dodo}\n"})
     status, told, err = doit(repository, "help prune", **({} if dodo else {"FETCH_JOBS": "x"}))
     assert status == 0 and "[default: dbm]" in told
-    assert err.startswith("warning: showing the defaults without dodo.py, which cannot be loaded: ") and reason in err
+    assert err.startswith("warning: cannot load dodo.py, showing the built-in defaults: ") and reason in err
     assert len(err.splitlines()) == 1
 
 
@@ -257,7 +257,7 @@ def test_a_reader_that_went_away(words: str, repository: Path) -> None:
 @pytest.mark.parametrize("words", PAGES)
 def test_an_output_that_takes_nothing(words: str, repository: Path) -> None:
     """A full output ends with what to do, a closed one without a word."""
-    told = b"ERROR: the output cannot be written: No space left on device\nsee where it goes, and run again\n"
+    told = b"ERROR: cannot write the output: No space left on device\ncheck its destination, then run again\n"
     for where, expected in ((">/dev/full", (3, told)), (">&-", (0, b"")), (">&- 2>&-", (0, b""))):
         done = subprocess.run(["/bin/sh", "-c", f"{DOIT} {words} {where}"], cwd=repository, env=CLEAN, capture_output=True, check=False)  # fmt: skip
         assert (done.returncode, done.stderr) == expected, where

@@ -251,7 +251,7 @@ def test_prune(farm: Farm) -> None:
     dropped = farm.cache / "v1/tmp/999999999-00/tree"  # a kill in the middle of a removal
     dropped.mkdir(parents=True)
     (dropped / "file").touch()
-    assert "0 gone" in run(farm, "prune", "link_mode=copy")
+    assert "0 removed" in run(farm, "prune", "link_mode=copy")
     age(farm, 2)
     run(farm, "prune")
     assert not half.exists()

@@ -235,7 +235,7 @@ def test_an_interrupted_run_tells_what_was_stopped(repository: Path, origin: Ori
         rest = process.stdout.read()
         may.set()
     assert "1 stopped, 1 fetched (3.5 KiB); " in rest
-    assert "\n  run again to go on; of a download that can be resumed only the rest is fetched\n" in rest
+    assert "\n  run again to continue; partial downloads are resumed where possible\n" in rest
     events = [json.loads(line) for line in (repository / "events.jsonl").read_text().splitlines()]
     assert events[-1]["counts"] == {"fetched": 1, "stopped": 1}
     assert [one["outcome"] for one in events if one.get("task") == "fetch:tool" and one["event"] == "end"] == [
@@ -261,9 +261,9 @@ def test_asking_again_is_told(repository: Path, origin: Origin) -> None:
     origin.answers["/tool.tar"] = in_turn(reply(b"", "503 Service Unavailable"), reply(TOOL))
     done = doit(repository, "fetch:tool", FETCH_RETRIES="1", FETCH_BACKOFF_S="0.01")
     assert done.returncode == 0
-    told = [line for line in masked(done.stdout, origin).splitlines() if " again in " in line]
+    told = [line for line in masked(done.stdout, origin).splitlines() if ": retries " in line]
     assert len(told) == 1
-    assert told[0].startswith("fetch:tool: asks http://ORIGIN/tool.tar again in T s: ")
+    assert told[0].startswith("fetch:tool: retries http://ORIGIN/tool.tar in T s: ")
     assert "503" in told[0]
 
 

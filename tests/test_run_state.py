@@ -190,7 +190,7 @@ def test_a_traceback_is_not_repeated() -> None:
         "failed: x",
         "  PythonAction Error",
         "  ValueError: no",
-        "  this is a fault of the program: its traceback stands above",
+        "  this is a bug: see the traceback above",
     ]
 
 

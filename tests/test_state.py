@@ -110,7 +110,7 @@ def test_a_value_that_is_no_json(tmp_path: Path, capsys: pytest.CaptureFixture[s
     two.dump()
     assert tasks(tmp_path) == {"first", "last"}
     assert two.get("odd", "_values_:") == {"a": {1, 2}}
-    assert "odd returned what cannot be kept" in capsys.readouterr().err
+    assert "cannot save the values that odd returned" in capsys.readouterr().err
 
 
 def test_two_at_once_keep_what_both_finished(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_a_full_disk(small_disk: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert two.get("first", "_values_:") == {"key": "first"}
         save(two, *(f"task-{number:0100}" for number in range(3000)))
         two.dump()
-        assert capsys.readouterr().err.count("finished tasks are found again in the cache") >= 1
+        assert capsys.readouterr().err.count("the next run finds finished tasks in the cache") >= 1
     filler.unlink()
     three = state(small_disk)
     assert three.get("first", "_values_:") == {"key": "first"}

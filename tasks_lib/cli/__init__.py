@@ -1,1 +1,1 @@
-"""The commands of `doit` in a project: run, list, info, why, graph, verify, prune, cache, report and help."""
+"""The `doit` commands: run, list, info, why, graph, verify, prune, cache, report and help."""

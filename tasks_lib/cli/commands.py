@@ -1,7 +1,7 @@
-"""doit's commands, as they are here: names, globs and paths for all of them, the pooled runner for `run`.
+"""doit's commands, extended: all of them accept names, globs and paths, and `run` uses the pooled runner.
 
-Registered by entry points of the installed package, so that they hold from every directory and with `-f`. For a
-`dodo.py` that has nothing of ours they are doit's own.
+They are registered by entry points of the installed package, so they work from every directory and with `-f`. For a
+`dodo.py` that does not use this package they behave as doit's own.
 """
 
 from __future__ import annotations
@@ -30,52 +30,52 @@ from tasks_lib.session import current_session
 if TYPE_CHECKING:
     from tasks_lib.engine.runner import PooledRunner
 
-#: Exit statuses: a task failed, or something is missing; nothing is called so; nothing could run; Ctrl-C before
-#: anything ran.
+#: Exit statuses: a task failed or content is missing; unknown name; nothing could run; Ctrl-C before anything ran.
 FAILED: Final = 1
 NOT_FOUND: Final = 2
 NOTHING_RAN: Final = 3
 INTERRUPTED: Final = 130
 
-#: Where `doit run` looks for its runners; doit has no types.
+#: The module in which `doit run` looks up its runners; doit has no types.
 _DOIT: Any = cmd_run
 
 
-#: An option of doit's own kind.
+#: Option in doit's format.
 QUIET: Final = {
     "name": "quiet",
     "short": "q",
     "long": "quiet",
     "type": bool,
     "default": False,
-    "help": "tell warnings and failures only; the same as `-r quiet`",
+    "help": "show only warnings and failures; same as `-r quiet`",
 }
 
-# doit's classes as something without types: each command's `_execute` takes what its own options are called
+# untyped aliases of doit's classes: the parameters of each command's `_execute` are the names of its options
 _LIST: Any = DoitList
 _FORGET: Any = DoitForget
 _CLEAN: Any = DoitClean
 
 
 class Named(BaseCommand):
-    """A command that takes names, globs and paths of targets, and says what is wrong in a line."""
+    """A command that accepts names, globs and paths of targets, and reports errors in a few lines."""
 
     loader: Any
     params: Any
     sel_tasks: Any
 
     def __new__(cls, *words: Any, **named: Any) -> Any:
-        """Make a command; what is loaded by now stays: no look for garbage needs to go through it, at the end least.
+        """Create a command and freeze the objects loaded so far, so that no garbage collection scans them.
 
-        Not later: dodo.py is loaded next, and what that leaves open is found at the end only if it is looked at.
+        This must not happen later: dodo.py is loaded next, and the final collection must still find the files that it
+        leaves open.
         """
         del words, named
         gc.freeze()
         return super().__new__(cls)
 
     def parse_execute(self, in_args: list[str]) -> int:
-        """Execute what was written; options may stand after names too."""
-        if not self.execute_tasks:  # words after the name of a task that runs may be options of that task
+        """Parse the command line and execute it; options may follow names."""
+        if not self.execute_tasks:  # for `run`, words after the name of a task may be options of that task
             with contextlib.suppress(getopt.GetoptError):
                 parser = self.cmdparser
                 options, words = getopt.gnu_getopt(in_args, parser.get_short(), parser.get_long())
@@ -83,13 +83,13 @@ class Named(BaseCommand):
         return int(super().parse_execute(in_args))
 
     def telling(self) -> contextlib.AbstractContextManager[None]:
-        """Prepare for telling what happens."""
+        """Return a context in which the command runs and reports."""
         return contextlib.nullcontext()
 
     def execute(self, params: Any, args: list[str]) -> int:
-        """Execute; a word that means nothing, a closed pipe and Ctrl-C end without a traceback."""
+        """Execute the command; unknown names, closed pipes and Ctrl-C end it without a traceback."""
         self.params = params
-        gc.disable()  # what is loaded stays: looking for garbage in it costs a third of the time
+        gc.disable()  # loaded objects live to the end: collecting among them takes a third of the time
         self.loader = Loader(self.loader)
         try:
             with self.telling():
@@ -107,47 +107,48 @@ class Named(BaseCommand):
         except KeyboardInterrupt:
             return INTERRUPTED
         finally:
-            gc.enable()  # what a dodo.py left open is found by the last look, and its buffers are written
+            gc.enable()  # the final collection closes files that dodo.py left open, which flushes their buffers
             _let_signals_end_us()
         return status
 
 
 def _refused(error: FetchError) -> int:
-    """Tell why nothing was done, and return the exit status that says so."""
+    """Print why nothing was done; return the matching exit status."""
     statuses = {UnknownNameError: NOT_FOUND, OfflineError: FAILED}
     sys.stderr.write(f"ERROR: {error}\n")
     return statuses.get(type(error), NOTHING_RAN)
 
 
 def _let_signals_end_us() -> None:
-    """Nothing is left to do but to leave: Ctrl-C now is an end by signal, not a traceback out of Python's own exit."""
+    """Restore the default action of SIGINT, so that Ctrl-C during interpreter exit does not print a traceback."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        with contextlib.suppress(ValueError):  # not the main thread, to which no signal comes
+        with contextlib.suppress(ValueError):  # not the main thread: only that one handles signals
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class ProcessRunner(_DOIT.MRunner):  # type: ignore[misc]
-    """doit's runner of `-P process`, whose processes inherit the tasks: what pickle leaves of a task cannot run.
+    """doit's runner for `-P process`, with processes that inherit the tasks: an unpickled task cannot run.
 
-    Source: doit 0.37, `Task.__getstate__`. Python 3.14 changed the default of Linux from fork to forkserver.
+    Source: doit 0.37, `Task.__getstate__`. Python 3.14 changed the default start method on Linux from fork to
+    forkserver.
     """
 
     def run_tasks(self, task_dispatcher: Any) -> None:
-        """Run everything; a start method that dodo.py chose stays."""
+        """Run all tasks; keep a start method that dodo.py has set."""
         if multiprocessing.get_start_method(allow_none=True) is None:
             multiprocessing.set_start_method("fork")
         super().run_tasks(task_dispatcher)
 
 
 class RunCommand(Named, _DOIT.Run):  # type: ignore[misc]
-    """`doit run`, and so bare `doit`."""
+    """`doit run`, also the default command of bare `doit`."""
 
     name = "run"
     cmd_options: Any = (*cmd_run.Run.cmd_options, QUIET)
 
     def execute(self, params: Any, args: list[str]) -> int:
-        """Run; the exit status is doit's, or 128 + N after signal N."""
-        from tasks_lib.engine.signals import Interruption  # what runs is loaded to run
+        """Run the tasks; return doit's exit status, or 128 + N after signal N."""
+        from tasks_lib.engine.signals import Interruption  # not needed by other commands
 
         self._asked = params["num_process"] if "num_process" in params._non_default_keys else None
         self._interruption = Interruption()
@@ -160,24 +161,24 @@ class RunCommand(Named, _DOIT.Run):  # type: ignore[misc]
         return status
 
     def telling(self) -> contextlib.AbstractContextManager[None]:
-        """Choose the reporter."""
-        from tasks_lib.cli.json_fallback import shown
+        """Return a context that selects the reporter."""
+        from tasks_lib.cli.json_fallback import shown  # loads the reporters, which only `run` needs
 
         return shown(self.params)
 
     @property
     def scope(self) -> str:
-        """What a run without names loads: "stamp" when an answer without every single task is one."""
+        """Which tasks a run without names loads: "stamp" when a matching snapshot may replace them, else "all"."""
         given = self.params._non_default_keys
-        whole = self.params["always"] or self.params["single"] or self.params["par_type"] == "process"
+        needs_all = self.params["always"] or self.params["single"] or self.params["par_type"] == "process"
         reporter = self.params["reporter"]
-        told = "reporter" not in given and (reporter == "fetch" or hasattr(reporter, "standing"))
-        ours = self.params["quiet"] or told
-        known = self.params["backend"] == "doit-fetch"  # another one does not say what was forgotten
-        return "stamp" if known and ours and not whole else "all"
+        is_default = "reporter" not in given and (reporter == "fetch" or hasattr(reporter, "standing"))
+        accepts_summary = self.params["quiet"] or is_default
+        tracks_forget = self.params["backend"] == "doit-fetch"  # other backends do not report forgotten tasks
+        return "stamp" if tracks_forget and accepts_summary and not needs_all else "all"
 
     def _replace_runner(self) -> None:
-        """Let doit make our runners instead of its own."""
+        """Make doit create the runners of this package instead of its own."""
         threads, serial, processes = _DOIT.MThreadRunner, _DOIT.Runner, _DOIT.MRunner
 
         def restore() -> None:
@@ -189,25 +190,26 @@ class RunCommand(Named, _DOIT.Run):  # type: ignore[misc]
         _DOIT.Runner = lambda *words: self._runner(serial, words)
 
     def _runner(self, stock: Any, words: tuple[Any, ...]) -> Any:
-        found = current_session()
-        if found is None:
+        session = current_session()
+        if session is None:
             return stock(*words)
+        # a no-op run creates no runner, so it does not load these
         from tasks_lib.engine.pools import Pools
         from tasks_lib.engine.runner import PooledRunner
 
-        if found.settings.policy.network == "off":
-            from tasks_lib.engine.offline import refuse_missing
+        if session.settings.policy.network == "off":
+            from tasks_lib.engine.offline import refuse_missing  # not needed online
 
             refuse_missing(self.control.tasks, self.control.selected_tasks or ())
         self._stack.enter_context(self._interruption.installed())
-        pools = Pools.of(network=found.settings.jobs, asked=self._asked)
+        pools = Pools.of(network=session.settings.jobs, asked=self._asked)
         runner = PooledRunner(*words, pools=pools, interruption=self._interruption, run_plan=self.loader.run_plan)
         self._runners.append(runner)
         return runner
 
     def _ended(self, stuck: int, status: int) -> int:
-        """Leave nothing running that was started here; a worker that hangs cannot hold the process."""
-        from tasks_lib.engine.signals import stop_children
+        """Kill the children of this process; exit at once if a worker hangs. Return the exit status."""
+        from tasks_lib.engine.signals import stop_children  # not needed by other commands
 
         stop_children()
         if stuck:
@@ -225,12 +227,12 @@ class ListCommand(Named, _LIST):  # type: ignore[misc]
 
     @property
     def scope(self) -> str:
-        """Without names and `--all` only groups are shown, so only groups are loaded."""
+        """Which tasks are loaded: "groups" when only groups are listed (no names, no `--all`), else "all"."""
         return "all" if self.params["subtasks"] or self.params["status"] else "groups"
 
 
 class ForgetCommand(Named, _FORGET):  # type: ignore[misc]
-    """`doit forget`; without names the default tasks, or all groups when there are no defaults."""
+    """`doit forget`; without names it forgets the default tasks, or all groups if there are no defaults."""
 
     name = "forget"
 
@@ -247,21 +249,21 @@ class CleanCommand(Named, _CLEAN):  # type: ignore[misc]
     name = "clean"
 
     def execute(self, params: Any, args: list[str]) -> int:
-        """Clean.
+        """Clean the selected tasks.
 
         Raises:
-            InvalidCommand: a file cannot be removed; doit prints it.
+            InvalidCommand: a file cannot be removed; doit prints the message.
         """
         try:
             return super().execute(params, args)
         except OSError as error:
             if error.filename is None:
                 raise
-            told = f"{escaped(str(error.filename))} cannot be removed: {error.strerror}\ncheck its permissions"
-            raise InvalidCommand(told) from None  # type: ignore[no-untyped-call]
+            message = f"cannot remove {escaped(str(error.filename))}: {error.strerror}\ncheck its permissions"
+            raise InvalidCommand(message) from None  # type: ignore[no-untyped-call]
 
     def _execute(self, dryrun: bool, cleandep: bool, cleanall: bool, cleanforget: bool, pos_args: Any = None) -> int:
-        if self.sel_tasks is not None and not cleanall:  # default tasks, which may name nothing
+        if self.sel_tasks is not None and not cleanall:  # default tasks may contain unknown names
             self.sel_tasks = self.loader.selection(self.task_list, self.sel_tasks)
         super()._execute(dryrun, cleandep, cleanall, cleanforget, pos_args)
         return 0

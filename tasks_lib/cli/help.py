@@ -1,4 +1,4 @@
-"""`doit help`: as doit's own, with the defaults that are in force and the settings of the project."""
+"""`doit help`: doit's own command, with the effective defaults and the settings of the project."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks_lib.errors import SettingError
 from tasks_lib.session import current_session
 
 _HELP: Any = DoitHelp  # doit has no types
-#: What a dodo.py defines that has a task of its own called "settings".
+#: Name that a dodo.py defines if it has a task called "settings".
 _OWN: Final = "task_settings"
 
 
@@ -27,27 +27,27 @@ class HelpCommand(BaseCommand, _HELP):  # type: ignore[misc]
     name = "help"
 
     def __init__(self, cmds: Any = None, **named: Any) -> None:
-        """Keep the commands; unlike doit's own, load only those that are shown."""
+        """Keep the commands; unlike doit's own command, load only those that are shown."""
         DoitCmdBase.__init__(self, cmds=cmds, **named)  # type: ignore[no-untyped-call]  # doit has no types
         self.init_kwargs, self._cmds = named, cmds
 
     @cached_property
     def cmds(self) -> Mapping[str, Any]:
-        """Every command by name."""
+        """All commands by name."""
         commands: Mapping[str, Any] = self._cmds.to_dict()
         return commands
 
     def print_usage(self, cmds: Mapping[str, Any]) -> None:
-        """Write the commands, and what else there is help on."""
+        """Write the list of commands and other help topics."""
         super().print_usage(cmds)
         if self._is_ours:
             sys.stdout.write(f"  {self.bin_name} help settings     show the settings of this project\n")
 
     def execute(self, params: Any, args: list[str]) -> int:
-        """Show help on a command or the settings; what else there is help on is doit's.
+        """Show help on a command or on the settings; delegate other topics to doit.
 
         Raises:
-            InvalidCommand: pyproject.toml cannot be read, or as `require_directory`; doit prints it.
+            InvalidCommand: pyproject.toml cannot be read, or as `require_directory`; doit prints the message.
         """
         self._is_ours = help_pages.is_ours(params)
         topic = args[0] if len(args) == 1 else ""
@@ -67,7 +67,7 @@ class HelpCommand(BaseCommand, _HELP):  # type: ignore[misc]
         return int(super().execute(params, args) or 0)
 
     def _execute(self, pos_args: list[str]) -> bool:
-        """Show help on a task; on the settings when no task is called so, for a dodo.py that uses us indirectly."""
+        """Show help on a task, or on the settings if no task has that name (dodo.py imports us indirectly)."""
         if super()._execute(pos_args):
             return True
         return current_session() is not None and pos_args == ["settings"] and self._show_settings() == 0

@@ -1,4 +1,4 @@
-"""The commands that explain: `info` a task, `why` it would run, `graph` of what depends on what."""
+"""Commands that explain tasks: `info` shows a task, `why` says why it would run, `graph` draws dependencies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FORMAT: Final = {
     "type": str,
     "default": "mermaid",
     "choices": (("mermaid", "for Markdown pages"), ("dot", "for Graphviz"), ("json", "for programs")),
-    "help": "how to write it [default: %(default)s]",
+    "help": "output format [default: %(default)s]",
 }
 _OUTPUT: Final = {
     "name": "into",
@@ -33,19 +33,19 @@ _OUTPUT: Final = {
     "metavar": "FILE",
     "type": str,
     "default": "",
-    "help": "write into this file [default: stdout]",
+    "help": "write to this file [default: stdout]",
 }
 
 
 class _Telling(Named):
-    """What the three have in common: doit's tasks with all their edges."""
+    """Base class of the three commands: doit's tasks with all their edges."""
 
     def control(self) -> TaskControl:
-        """Return doit's view of the tasks, in which every input that another task makes is a dependency."""
+        """Return doit's view of the tasks, in which each input that another task makes is a dependency."""
         return TaskControl(self.task_list)  # type: ignore[no-untyped-call]
 
     def status_of(self, task: Any, control: TaskControl) -> tuple[str, list[str]]:
-        """Return doit's word for the state of a task, and why it would run."""
+        """Return doit's name for the state of a task, and the reasons why it would run."""
         if self.dep_manager.status_is_ignore(task):
             return "ignored", ["`doit forget` makes it run again"]
         status = self.dep_manager.get_status(task, control.tasks, get_log=True)
@@ -56,13 +56,13 @@ class InfoCommand(_Telling):
     """`doit info`."""
 
     name = "info"
-    doc_purpose = "show all about a task: artifact, sources, where it came from, what uses it, why it would run"
+    doc_purpose = "show details of a task: artifact, sources, provenance, dependents, why it would run"
     doc_usage = "TASK/TARGET..."
     doc_description = None
     cmd_options = (opt_hide_status,)
 
     def _execute(self, pos_args: list[str], hide_status: bool = False) -> int:
-        """Show; 1 when a task is not up to date, as in doit."""
+        """Show the tasks; return 1 if one is not up to date, as doit does."""
         if not pos_args:
             raise InvalidCommand(  # type: ignore[no-untyped-call]
                 f"`info` needs a task.\nCheck `{self.bin_name} help info`."
@@ -98,12 +98,12 @@ class InfoCommand(_Telling):
         return code
 
     def _history(self, task: Any) -> dict[str, Any]:
-        """Return what is recorded of how the output was made: where it came from, how long that took, who signed."""
-        told: dict[str, Any] = {}
+        """Return the recorded provenance of the output: its source, how long it took, who signed it."""
+        history: dict[str, Any] = {}
         for check, *_ in task.uptodate:
             if isinstance(check, UpToDateCheck):
-                told |= check.history()
-        return told
+                history |= check.history()
+        return history
 
 
 def _lines(value: object) -> str:
@@ -118,9 +118,9 @@ class WhyCommand(_Telling):
     """`doit why`."""
 
     name = "why"
-    doc_purpose = "say what would run, and which input is not what it was last time"
+    doc_purpose = "show which tasks would run, and which inputs changed since the last run"
     doc_usage = "[TASK/TARGET...]"
-    doc_description = "Without a name: for the default tasks. Nothing is run."
+    doc_description = "Without names: the default tasks. Runs nothing."
     cmd_options = ()
 
     def _execute(self, pos_args: list[str]) -> int:
@@ -136,12 +136,14 @@ class WhyCommand(_Telling):
             held = [name for name in task.task_dep if name in ignored]
             if state == "ignored" or held:
                 ignored[task.name] = [
-                    f"it is ignored, as {', '.join(held[:5])}" if held else f"it is ignored: {'; '.join(why)}"
+                    f"it is ignored because {', '.join(held[:5])} is ignored"
+                    if held
+                    else f"it is ignored: {'; '.join(why)}"
                 ]
             elif state != "up-to-date":
                 running[task.name] = why
             elif before:
-                running[task.name] = [f"it is up to date now, but {', '.join(before[:5])} would run before it"]
+                running[task.name] = [f"it is up to date, but {', '.join(before[:5])} would run first"]
         for name, why in (running | ignored).items():
             self.outstream.write(f"{escaped(name)}\n" + "".join(f"  {one}\n" for one in why))
         self.outstream.write(f"{_sum_of(len(tasks), len(running), len(ignored))}\n")
@@ -149,14 +151,14 @@ class WhyCommand(_Telling):
 
 
 def _sum_of(tasks: int, running: int, ignored: int) -> str:
-    """Return in a line how many tasks may run: one whose dependency runs is checked again before it does."""
+    """Return a line that says how many tasks may run: a task is checked again after its dependencies have run."""
     if running:
         return f"{running} of {tasks} task{'' if tasks == 1 else 's'} may run"
     return f"nothing to do: {tasks - ignored} up to date" + (f", {ignored} ignored" if ignored else "")
 
 
 def _in_order(tasks: Mapping[str, Any], selected: Iterable[str]) -> list[Any]:
-    """Return the selected tasks and what they need, what is needed first."""
+    """Return the selected tasks and their dependencies, dependencies first."""
     order: dict[str, Any] = {}
     for name in selected:
         stack = [(name, "enter")]
@@ -176,7 +178,7 @@ class GraphCommand(_Telling):
     name = "graph"
     doc_purpose = "write the graph of tasks as Mermaid, DOT or JSON"
     doc_usage = "[TASK/TARGET...]"
-    doc_description = "Without a name: of the default tasks. Nothing is run, no other program is needed."
+    doc_description = "Without names: the default tasks. Runs nothing and needs no other program."
     cmd_options = (_FORMAT, _OUTPUT)
 
     def _execute(self, pos_args: list[str], format: str, into: str) -> int:
@@ -199,40 +201,40 @@ _SENTENCES: Final = {
     "missing_target": "is missing",
     "changed_file_dep": "has changed",
     "added_file_dep": "is a new input",
-    "removed_file_dep": "is no input any more",
+    "removed_file_dep": "is no longer an input",
 }
 
 
 def explain(task: Any, status: Any, values: Mapping[str, Any], makers: Mapping[str, str]) -> list[str]:
-    """Return why a task would run, most telling first; [] when it would not.
+    """Return why a task would run, most important reason first; [] if it would not.
 
     Args:
         task: doit's task.
-        status: what doit found, with its log.
-        values: what the last success left.
+        status: doit's status of the task, with its log.
+        values: values saved by the last success.
         makers: path of a target -> name of the task that makes it.
     """
     if status.status == "up-to-date":
         return []
-    told = list(_of_checks(task, status, values))
+    reasons = list(_of_checks(task, status, values))
     for kind, sentence in _SENTENCES.items():
-        told += [f"{escaped(path)} {sentence}" for path in sorted(status.reasons.get(kind) or ())]
+        reasons += [f"{escaped(path)} {sentence}" for path in sorted(status.reasons.get(kind) or ())]
     for path in sorted(status.reasons.get("missing_file_dep") or ()):
         maker = makers.get(path)
-        told.append(f"{escaped(path)} is not there yet" + (f": {maker} makes it" if maker else ""))
+        reasons.append(f"{escaped(path)} does not exist yet" + (f": {maker} makes it" if maker else ""))
     if status.reasons.get("checker_changed"):
-        told.append("files are compared in another way than last time")
+        reasons.append("the method of comparing files changed")
     if status.reasons.get("has_no_dependencies"):
-        told.append("nothing says when it is up to date: it runs every time")
-    return list(dict.fromkeys(told))
+        reasons.append("it has no dependencies or checks: it runs every time")
+    return list(dict.fromkeys(reasons))
 
 
 def _of_checks(task: Any, status: Any, values: Mapping[str, Any]) -> Iterator[str]:
     for check, *_ in status.reasons.get("uptodate_false") or ():
         if not isinstance(check, UpToDateCheck):
-            yield f"its own check says so: {escaped(str(check))}"
+            yield f"its own check is false: {escaped(str(check))}"
         elif not values:
-            yield "it has not been made here yet, or was forgotten; what the cache holds is adopted"
+            yield "it has not run here yet, or was forgotten; content in the cache is adopted"
         elif values.get("key") == check.key:
             yield from check.complaints()
         else:
@@ -240,13 +242,13 @@ def _of_checks(task: Any, status: Any, values: Mapping[str, Any]) -> Iterator[st
 
 
 def _differences(task: Any, values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield which identity inputs differ from those of the last success."""
+    """Yield the identity inputs that differ from those of the last success."""
     step = step_of(task)
     before, now = values.get("identity"), step.identity if step is not None else {}
     if values.get("key") == "":
-        yield "its command said last time that it cannot run here; it is tried again"
+        yield "its command was skipped last time, because it cannot run here; it is tried again"
     elif not isinstance(before, dict) or not now:
-        yield "its recipe is another one than last time"
+        yield "its recipe changed"
     else:
         for name in sorted(before.keys() | now.keys()):
             old, new = before.get(name), now.get(name)
@@ -255,4 +257,4 @@ def _differences(task: Any, values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _said(value: object) -> str:
-    return "not there" if value is None else escaped(str(value))[:100]
+    return "absent" if value is None else escaped(str(value))[:100]

@@ -1,4 +1,4 @@
-"""What `doit run` shows: what was asked for, and one JSON document even when nothing can run."""
+"""Reporter selection of `doit run`, and its JSON document when nothing can run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks_lib.ui.output import Output
 
 @contextlib.contextmanager
 def shown(params: Any) -> Iterator[None]:
-    """Choose the reporter for doit's `params`; when its JSON reporter never got to speak, tell in its place why."""
+    """Select the reporter in doit's `params`; write the JSON document if an error ends the run before it does."""
     if params["quiet"]:
         params["reporter"] = "quiet"
     JsonReporter.spoke = False

@@ -1,8 +1,8 @@
-"""`doit verify`, `doit prune` and `doit cache`: thin faces on the upkeep of the cache.
+"""`doit verify`, `doit prune` and `doit cache`: the command line of cache maintenance.
 
-They need the definitions, not the tasks: dodo.py is loaded for its directory and settings, no task is made and doit's
-database is not opened. Exit status: 0 all is well; 1 something is damaged, or a bound is not met; 3 it could not be
-done; 130 interrupted.
+The commands need the definitions, not the tasks: they load dodo.py for its directory and settings, create no tasks and
+do not open doit's database. Exit status: 0 success; 1 content is damaged or a limit is not met; 3 error; 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from tasks_lib.tree import remove_tree
 from tasks_lib.ui.events import write_to_stderr
 from tasks_lib.units import format_age, format_size, parse_duration, parse_size
 
-#: Things that `doit cache` names as the largest and as the oldest.
+#: Items that `doit cache` lists as the largest and as the oldest.
 _NAMED: Final = 5
-#: Seconds between two lines that say how far it is.
+#: Seconds between two progress lines.
 _EVERY_S: Final = 5.0
 
 
 class _CacheCommand(BaseCommand, abc.ABC):
-    """A command on the cache of this run's settings."""
+    """A command that works on the cache of the project's settings."""
 
     doc_usage = ""
 
     def execute(self, params: Any, args: list[str]) -> int:
-        """Load dodo.py for its settings and do the work; every error of ours is one short text."""
-        gc.disable()  # a survey makes a million small values and frees none of them
+        """Load dodo.py for its settings and do the work; report errors of this package in a few lines."""
+        gc.disable()  # an inventory creates a million small values and frees none of them
         set_up(self.loader, params)
         progress = LineProgress(write_to_stderr, _described, _EVERY_S)
         try:
             from doit_fetch import DOIT_CONFIG  # noqa: F401  # creates the session, also for a dodo.py without it
 
-            found = current_session()
-            assert found is not None
-            return self.work(found.world, params, args, progress)
+            session = current_session()
+            assert session is not None
+            return self.work(session.world, params, args, progress)
         except (SettingError, DefinitionError) as error:
             raise _refused(str(error)) from None
         except FetchError as error:
@@ -66,29 +66,29 @@ class _CacheCommand(BaseCommand, abc.ABC):
 
     @abc.abstractmethod
     def work(self, world: Context, params: Any, args: list[str], progress: LineProgress) -> int:
-        """Do it; return the exit status."""
+        """Do the work; return the exit status."""
 
 
 class VerifyCommand(_CacheCommand):
     """`doit verify`."""
 
     name = "verify"
-    doc_purpose = "read the cache and what was extracted to the end, and compare with the digests"
+    doc_purpose = "read all cached and extracted content and compare it with the digests"
     doc_usage = "[TASK or GLOB ...]"
     doc_description: Any = (
-        "Without names: every blob and result of the cache, every artifact and extracted tree of the definitions. "
-        "What is damaged goes to quarantine and is named. "
-        "Exit status: 0 all is right, or repaired; 1 damaged; 3 it could not be done."
+        "Without names: every blob and result in the cache, every artifact and extracted tree of the definitions. "
+        "Damaged content is reported and moved to quarantine. "
+        "Exit status: 0 nothing is damaged, or all is repaired; 1 damaged; 3 error."
     )
     cmd_options = (
         {
             "name": "repair", "short": "", "long": "repair", "type": bool, "default": False,
-            "help": "make again what is damaged: fetch, repack, extract",
+            "help": "rebuild damaged content: fetch, repack, extract",
         },
     )  # fmt: skip
 
     def work(self, world: Context, params: Any, args: list[str], progress: LineProgress) -> int:
-        """Verify."""
+        """Verify the content."""
         plan = plan_of(world, world.settings.fetchdefs)
         verification = Verification(world, plan, args, progress)
         report = verification.run(_tell_damage, repair="yes" if params["repair"] else "no")
@@ -99,37 +99,38 @@ class PruneCommand(_CacheCommand):
     """`doit prune`."""
 
     name = "prune"
-    doc_purpose = "remove from the cache what no definitions need"
+    doc_purpose = "remove cached content that no definition needs"
     doc_description: Any = (
-        "Needed is what the current definitions reach, and those of every other directory that used this cache. "
-        "Nothing goes that is younger than an hour, in use or locked. Exit status: 0 done; 1 over --max-size; 3 failed."
+        "Content is needed if the current definitions refer to it, or those of another directory that used this cache. "
+        "Content that is younger than an hour, in use or locked is kept. "
+        "Exit status: 0 success; 1 over --max-size; 3 error."
     )
     cmd_options = (
         {
             "name": "max_size", "short": "", "long": "max-size", "metavar": "SIZE", "type": str, "default": "",
-            "help": "remove the longest unused until the cache is no larger (20GiB, 500MB)",
+            "help": "remove the least recently used content until the cache has at most this size (20GiB, 500MB)",
         },
         {
             "name": "older_than", "short": "", "long": "older-than", "metavar": "AGE", "type": str, "default": "",
-            "help": "remove what was not used for so long (30d, 12h)",
+            "help": "remove content that was not used for this long (30d, 12h)",
         },
         {
             "name": "dry_run", "short": "", "long": "dry-run", "type": bool, "default": False,
-            "help": "say what would go, why, and how much that is",
+            "help": "show what would be removed, why, and its size",
         },
     )  # fmt: skip
 
     def work(self, world: Context, params: Any, args: list[str], progress: LineProgress) -> int:
-        """Prune."""
+        """Prune the cache."""
         if args:
-            raise _refused(f"prune takes no names: {escaped(args[0])}")
+            raise _refused(f"`prune` takes no task names, got {escaped(args[0])!r}")
         older_than, max_size = params["older_than"], params["max_size"]
         bounds = PruneLimits(
             older_than_s=parse_duration(older_than, "--older-than") if older_than else None,
             max_size=parse_size(max_size, "--max-size") if max_size else None,
         )
         if params["dry_run"]:
-            return _told_verdicts(_judged(world, bounds), bounds, {}, "would go")
+            return _told_verdicts(_judged(world, bounds), bounds, {}, "would be removed")
         with world.store.upkeep.pruning(progress) as discard:
 
             def taken_away(item: InventoryItem) -> str:
@@ -137,17 +138,17 @@ class PruneCommand(_CacheCommand):
                 return discard(item, remove_tree)
 
             verdicts, kept = remove(_judged(world, bounds), bounds, taken_away, time.time())
-        return _told_verdicts(verdicts, bounds, kept, "gone")
+        return _told_verdicts(verdicts, bounds, kept, "removed")
 
 
 class CacheCommand(_CacheCommand):
     """`doit cache`."""
 
     name = "cache"
-    doc_purpose = "show what the cache holds: sizes by kind, hit rates, the largest and the oldest"
+    doc_purpose = "show the content of the cache: sizes by kind, hit rates, largest and oldest items"
 
     def work(self, world: Context, params: Any, args: list[str], progress: LineProgress) -> int:
-        """Show."""
+        """Show the content."""
         del params, args, progress
         items = world.store.upkeep.items()
         lines = [f"cache {world.store.root.absolute()}", "", *_sizes(items), "", *_rates(world.store.upkeep.runs())]
@@ -172,7 +173,7 @@ def plan_of(world: Context, fetchdefs: Path) -> Plan:
     """Return the plan of the definitions in a directory, for the cache of this run.
 
     Raises:
-        DefinitionError: they cannot be read.
+        DefinitionError: the definitions cannot be read.
     """
     settings = world.settings
     return Plan(
@@ -185,9 +186,9 @@ def plan_of(world: Context, fetchdefs: Path) -> Plan:
 
 
 def _roots(world: Context) -> Referenced:
-    """Return what the current definitions need, and all others that used this cache.
+    """Return what the current definitions need, and those of other directories that used this cache.
 
-    A directory that is gone, or empty, needs nothing; one whose definitions are wrong needs nobody knows what.
+    A missing or empty directory needs nothing. If definitions are invalid, their needs are unknown.
 
     Raises:
         StoreError: the definitions of a directory cannot be read.
@@ -200,9 +201,9 @@ def _roots(world: Context) -> Referenced:
             plans.append(plan_of(world, directory))
         except DefinitionError as error:
             raise CacheError(
-                f"{escaped(str(directory))} used this cache, and its definitions cannot be read:"
+                f"cannot read the definitions in {escaped(str(directory))}, which used this cache:"
                 f" {str(error).splitlines()[0]}",
-                hint="correct them or remove that directory: nothing goes while it is unknown what they need",
+                hint="correct them or remove that directory: nothing is removed while their needs are unknown",
             ) from None
     return referenced(world, plans)
 
@@ -212,20 +213,20 @@ def _judged(world: Context, bounds: PruneLimits) -> list[PruneDecision]:
 
 
 def _told_verdicts(verdicts: list[PruneDecision], bounds: PruneLimits, kept: Mapping[str, str], word: str) -> int:
-    """Say what goes and why, what stays and why, and whether the bound is met; return the exit status."""
-    told = [one for one in verdicts if one.item.kind != "lock"]  # empty files, of no interest to anybody
-    going = [one for one in told if one.goes and one.item.path not in kept]
-    staying = [one for one in told if not (one.goes and one.item.path not in kept)]
+    """Print what is removed and kept, why, and whether the limit is met; return the exit status."""
+    shown = [one for one in verdicts if one.item.kind != "lock"]  # lock files are empty
+    going = [one for one in shown if one.goes and one.item.path not in kept]
+    staying = [one for one in shown if not (one.goes and one.item.path not in kept)]
     lines = [f"{item.kind} {escaped(item.name)}: {format_size(item.size)}: {why}" for item, _, why, _ in going]
-    lines += [f"stays: {escaped(one.item.path)}: {kept[one.item.path]}" for one in staying if one.item.path in kept]
+    lines += [f"kept: {escaped(one.item.path)}: {kept[one.item.path]}" for one in staying if one.item.path in kept]
     left = size_of(one.item for one in staying)
-    freed = size_of(one.item for one in told) - left
-    lines.append(f"{len(going)} {word}, {format_size(freed)}; {len(staying)} stay, {format_size(left)}")
+    freed = size_of(one.item for one in shown) - left
+    lines.append(f"{len(going)} {word}, {format_size(freed)}; {len(staying)} kept, {format_size(left)}")
     status = 0
     if bounds.max_size is not None and left > bounds.max_size:
         status = 1
         lines.append(
-            f"still over --max-size ({format_size(bounds.max_size)}), since these stay: {_reasons(staying, kept)}"
+            f"still over --max-size ({format_size(bounds.max_size)}), because these are kept: {_reasons(staying, kept)}"
         )
     _say(lines)
     return status
@@ -252,8 +253,8 @@ def _summed_up(report: VerifyReport, progress: LineProgress) -> int:
     lines += [f"not in the cache: {escaped(task)}" for task in report.missing]
     lines += [f"repaired: {escaped(task)}" for task in report.repaired]
     lines += [f"not repaired: {escaped(task)}" for task in report.failed]
-    looked = ", ".join(f"{count} {kind}s" for kind, count in report.checked.items()) or "nothing"
-    lines.append(f"verified {looked}, {format_size(progress.size)} read; {len(report.damaged)} damaged")
+    checked = ", ".join(f"{count} {kind}s" for kind, count in report.checked.items()) or "nothing"
+    lines.append(f"verified {checked}, {format_size(progress.size)} read; {len(report.damaged)} damaged")
     _say(lines)
     unrepaired = [one for one in report.damaged if not set(one.tasks) & set(report.repaired)]
     return 1 if unrepaired or report.failed else 0
@@ -267,16 +268,16 @@ def _sizes(items: list[InventoryItem]) -> list[str]:
     for item in items:
         by_kind[item.kind].append(item)
     lines = [f"  {kind:<12}{len(found):>8}{format_size(size_of(found)):>12}" for kind, found in sorted(by_kind.items())]
-    return [*lines, f"  {'together':<12}{len(items):>8}{format_size(size_of(items)):>12}  (links counted once)"]
+    return [*lines, f"  {'total':<12}{len(items):>8}{format_size(size_of(items)):>12}  (links counted once)"]
 
 
 def _rates(runs: list[tuple[int, int, int]]) -> list[str]:
     if not runs:
-        return ["no run is remembered"]
+        return ["no runs recorded"]
 
     def rate(some: Iterable[tuple[int, int, int]]) -> str:
         hits, missed = map(sum, zip(*((hits, missed) for _, hits, missed in some), strict=True))
-        return f"{hits} of {hits + missed} found here ({100 * hits / max(1, hits + missed):.0f} %)"
+        return f"{hits} of {hits + missed} hits ({100 * hits / max(1, hits + missed):.0f} %)"
 
     return [f"last run: {rate(runs[-1:])}", f"last {len(runs)} runs: {rate(runs)}"]
 
@@ -290,11 +291,11 @@ def _called(item: InventoryItem, names: Mapping[tuple[int, int], str]) -> str:
     return f"{item.kind} {escaped(item.name)}" + (f" ({escaped(known)})" if known else "")
 
 
-# --- words
+# --- text
 
 
 def _described(name: str, facts: Facts) -> str:
-    """Return the line for a phase: who is waited for, or how much was read."""
+    """Return the progress line of a phase: what it waits for, or how much was read."""
     if name != "advance":
         return describe_wait(name, facts)
     size, total = float(facts["size"]), float(facts["total"])

@@ -1,4 +1,4 @@
-"""`doit report`: the last run as one page for people and one trace for Perfetto."""
+"""`doit report`: the last run as an HTML page and as a trace for Perfetto."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OPTIONS: Final = (
         "metavar": "FILE",
         "type": str,
         "default": "",
-        "help": "the page [default: report.html in the build directory]",
+        "help": "path of the page [default: report.html in the build directory]",
     },
     {
         "name": "trace",
@@ -29,13 +29,13 @@ _OPTIONS: Final = (
         "metavar": "FILE",
         "type": str,
         "default": "",
-        "help": "the Chrome trace [default: trace.json in the build directory]",
+        "help": "path of the Chrome trace [default: trace.json in the build directory]",
     },
 )
 
 
 class ReportCommand(BaseCommand):
-    """doit's command `report`."""
+    """`doit report`."""
 
     name = "report"
     doc_purpose = "write a page and a trace of the last run"
@@ -44,21 +44,21 @@ class ReportCommand(BaseCommand):
     cmd_options = _OPTIONS
 
     def execute(self, params: Any, args: list[str]) -> int:
-        """Write both and say where; no task is loaded.
+        """Write both files and print their paths; load no tasks.
 
         Raises:
-            InvalidCommand: nothing is recorded, or a file cannot be written; doit prints it in one line.
+            InvalidCommand: nothing is recorded, or a file cannot be written; doit prints the message.
         """
-        from tasks_lib.report.page import page  # every command of doit imports this module
+        from tasks_lib.report.page import page  # not needed by `doit help`, which imports this module
         from tasks_lib.report.record import RecordError, load
         from tasks_lib.report.trace import trace
 
         if args:
-            raise _refused(f"`report` takes no task names, but was given {args[0]!r}")
+            raise _refused(f"`report` takes no task names, got {args[0]!r}")
         set_up(self.loader, params)
         self.loader.load_doit_config()
-        found = current_session()
-        recorded = found.surroundings.record if found is not None else None
+        session = current_session()
+        recorded = session.surroundings.record if session is not None else None
         if recorded is None:
             raise _refused("this dodo.py does not use doit_fetch, which records runs")
         files = {
@@ -70,7 +70,12 @@ class ReportCommand(BaseCommand):
             texts = {path: written(record) for path, written in files.items()}
         except (RecordError, OSError) as error:
             raise _refused(str(error)) from None
-        except (LookupError, TypeError, ValueError, AttributeError):  # somebody else wrote it: ours appears in one step
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+        ):  # not written by doit-fetch, which writes atomically
             raise _refused(f"the record {recorded} is damaged\nrun `doit` again") from None
         for path, text in texts.items():
             try:

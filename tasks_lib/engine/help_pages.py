@@ -1,4 +1,4 @@
-"""Lay out the help page of a command, with the defaults that are in force, and the page of the settings."""
+"""Help page of a command, with the effective defaults, and the page of the settings."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from tasks_lib.vcs.urls import display_url
 
 #: The name by which a dodo.py imports this package.
 _PACKAGE: Final = "doit_fetch"
-#: Least and most columns of a page; longer lines are hard to read.
+#: Minimum and maximum width of a page in columns; longer lines are hard to read.
 _COLUMNS: Final = (40, 100)
 _DEFAULT: Final = re.compile(r"\[default: [^\]]*\]")
-#: What `-n` means for our runner.
-_PROCESS: Final = "number of tasks at the same time [default: %(default)s downloads, other tasks one per processor]"
+#: Help text of `-n` for the pooled runner.
+_PROCESS: Final = "number of concurrent tasks [default: %(default)s downloads, one other task per processor]"
 
 
 def of(command: Any, loader: Any, params: Any) -> str:
-    """Return the help page of a command, with the defaults of the dodo.py if that is one of ours."""
-    config, found = load(loader, params), current_session()
+    """Return the help page of a command, with the defaults from dodo.py if that uses this package."""
+    config, session = load(loader, params), current_session()
     for name in [name for name in config if name in command.cmdparser]:
         option, value = command.cmdparser[name], config[name]
         option.help = _DEFAULT.sub("[default: %(default)s]", option.help)
-        if name == "num_process" and found is not None and config.get("par_type") == "thread":
-            option.help, value = _PROCESS, found.settings.jobs
+        if name == "num_process" and session is not None and config.get("par_type") == "thread":
+            option.help, value = _PROCESS, session.settings.jobs
         option.set_default(getattr(value, "__name__", value))  # a reporter or checker may be a class
     return str(command.help())
 
 
 def load(loader: Any, params: Any) -> Mapping[str, Any]:
-    """Load a dodo.py of ours for its settings; return its DOIT_CONFIG, {} when there is none or it cannot be loaded."""
+    """Load the settings of a dodo.py that uses this package; return its DOIT_CONFIG, {} if that is not possible."""
     if not is_ours(params):
         return {}
     token = SETTINGS_ONLY.set(True)
@@ -49,14 +49,14 @@ def load(loader: Any, params: Any) -> Mapping[str, Any]:
         return config if current_session() is not None else {}
     except (Exception, SystemExit) as error:
         reason = escaped("; ".join(str(error).split("\n")) or type(error).__name__)
-        sys.stderr.write(f"warning: showing the defaults without dodo.py, which cannot be loaded: {reason}\n")
+        sys.stderr.write(f"warning: cannot load dodo.py, showing the built-in defaults: {reason}\n")
         return {}
     finally:
         SETTINGS_ONLY.reset(token)
 
 
 def is_ours(params: Any) -> bool:
-    """Whether the dodo.py that doit would load names this package; any other one is not loaded for help.
+    """Return whether the dodo.py that doit would load mentions this package; help does not load any other dodo.py.
 
     Source: doit 0.37, `loader.get_module`.
     """
@@ -67,7 +67,7 @@ def is_ours(params: Any) -> bool:
         places = (here, *here.parents) if params["seek_file"] else (here,)
         path = next(path for place in places if (path := place / params["dodoFile"]).exists())
         return _PACKAGE.encode() in path.read_bytes()
-    except (OSError, KeyError, StopIteration):  # another loader has other options
+    except (OSError, KeyError, StopIteration):  # KeyError: another loader has other options
         return False
 
 
@@ -75,7 +75,7 @@ def is_ours(params: Any) -> bool:
 
 
 def page(command: Any) -> str:
-    """Return the help page of one of our commands: its own options first, those of every command of doit last."""
+    """Return the help page of a command of this package: its own options first, doit's common options last."""
     own = [option for option in command.cmdparser.options if not option.section]
     core = [option for option in command.cmdparser.options if option.section]
     usage = f"{command.bin_name} {command.name} [OPTION...] {command.doc_usage}"
@@ -111,14 +111,15 @@ def _meaning(option: Any) -> Iterator[str]:
 
 
 def _pointer(command: Any) -> list[str]:
-    """Return where the settings are explained, with their names for a command that runs tasks."""
+    """Return a pointer to the help page of the settings; for commands that run tasks, add a list of the settings."""
     if current_session() is None:
         return []
-    text = f"`{command.bin_name} help settings` shows every setting, its value and where it comes from."
+    text = f"`{command.bin_name} help settings` shows every setting, its value and its origin."
     if not command.execute_tasks:
         return _wrapped(text, 4)
     lines = _wrapped(
-        f"Set one with `{command.bin_name} {command.name} NAME=VALUE`, or as a variable FETCH_... {text}", 4
+        f"Set one with `{command.bin_name} {command.name} NAME=VALUE` or with an environment variable FETCH_... {text}",
+        4,
     )
     return lines + [line for one in SETTINGS for line in _columns(one.variable or one.environ, one.meaning)]
 
@@ -145,23 +146,24 @@ def _width() -> int:
 
 
 def settings_page() -> str:
-    """Return the page that shows every setting: its names, its value, where that comes from, the default, the meaning.
+    """Return the page of the settings: names, value, origin of the value, default and meaning of each.
 
     Raises:
         SettingError: pyproject.toml cannot be read.
     """
     configuration = read_configuration()
     lines = _wrapped(
-        "Set one on the command line (`doit NAME=VALUE ...`), as a variable of the environment, or in [tool.doit-fetch]"
-        " of pyproject.toml; the first of these counts. pyproject.toml has the name of the command line, or that of the"
-        " environment in small letters without FETCH_. Shown are both names, the value in force and where it is set.",
+        "Set a setting on the command line (`doit NAME=VALUE ...`), in an environment variable, or in"
+        " [tool.doit-fetch] in pyproject.toml; the first of these takes precedence. In pyproject.toml use the name of"
+        " the command line, or the name of the variable in lower case without FETCH_. This page shows both names,"
+        " the effective value and its origin.",
         4,
     )
     for one, given, problem in in_force(*configuration):
         lines += ["", _value_line(one, given), *_wrapped(one.meaning, 8)]
         lines += _wrapped(escaped(problem), 8) if problem else []
     names = [name + (" (set)" if configuration.environ.get(name) else "") for name in CONVENTIONS]
-    return "\n".join(("SETTINGS", *lines, "", *_wrapped(f"Also honoured in the environment: {', '.join(names)}.", 4)))
+    return "\n".join(("SETTINGS", *lines, "", *_wrapped(f"Other environment variables used: {', '.join(names)}.", 4)))
 
 
 def _value_line(one: Setting, given: Given) -> str:
@@ -171,7 +173,7 @@ def _value_line(one: Setting, given: Given) -> str:
 
 
 def _written(value: object) -> str:
-    """Return a value as one writes it; what a URL says of user and password is left out."""
+    """Return a value in the notation of the command line; omit user and password from URLs."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     text = str(value)

@@ -1,4 +1,4 @@
-"""How many tasks run at once: a limit for each class of them, and one for all together where `-n` says so."""
+"""Limits of concurrent tasks: one for each class of tasks, and one for all tasks if `-n` is given."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tasks_lib.fs.system_calls import usable_cores
 
 
 class Pools(NamedTuple):
-    """How many tasks of each class run at once, and how many in all (None: as many as the classes allow)."""
+    """Limits of concurrent tasks of each class, and of all tasks together (None: no common limit)."""
 
     network: int
     cpu: int
@@ -18,7 +18,7 @@ class Pools(NamedTuple):
 
     @classmethod
     def of(cls, *, network: int, asked: int | None) -> Pools:
-        """Return the limits: `asked` is what `-n` says; without it classes have limits of their own only."""
+        """Return the limits; `asked` is the value of `-n`, None if it is not given."""
         cores = usable_cores()
         if asked is None:
             return cls(network=network, cpu=cores, others=cores, total=None)
@@ -26,19 +26,19 @@ class Pools(NamedTuple):
         return cls(network=most, cpu=min(most, cores), others=most, total=most)
 
     def limit(self, pool: str) -> int:
-        """Return how many tasks of one class run at once."""
+        """Return the limit of concurrent tasks of a class."""
         return self.network if pool == "network" else self.cpu if pool == "cpu" else self.others
 
     def has_room(self, pool: str, given: Counter[str]) -> bool:
-        """Whether one more task may be given to the workers of a class, beside those of each class that are `given`.
+        """Return whether the workers of a class accept one more task; `given` counts the tasks that each class has.
 
-        Without a limit for all together each worker has a next task at hand: to fall asleep and be woken costs more
-        than many a task.
+        Without a common limit each worker gets its next task in advance: sleeping and waking up takes longer than many
+        tasks.
         """
         if self.total is None:
             return given[pool] < 2 * self.limit(pool)
         return given[pool] < self.limit(pool) and sum(given.values()) < self.total
 
     def are_full(self, given: Counter[str]) -> bool:
-        """Whether the workers of every class that works have a next task at hand."""
+        """Return whether the workers of every class with tasks have a next task queued."""
         return self.total is None and all(number > self.limit(pool) for pool, number in given.items() if number)

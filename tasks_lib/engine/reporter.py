@@ -1,7 +1,7 @@
-"""Reporters: what doit tells about its tasks and what the tasks say, shown while it happens and summed up at the end.
+"""Reporters: show doit's notifications and the events of tasks during a run, and a summary at the end.
 
-`Reporter` is doit's interface; it notes everything in a `RunState`, tells one `Renderer` (lines, live, JSON) and the
-event log, and leaves the record of the run for `doit report`. Light to import: doit loads it at every run.
+`Reporter` implements doit's interface; it updates a `RunState`, calls one `Renderer` (lines, live, JSON) and the event
+log, and writes the run record for `doit report`. Keep it fast to import: doit loads it in every run.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Reporter:
 
     def __init__(self, outstream: Any, options: object = None) -> None:
         del options  # failures are always repeated at the end
-        found = current_session()  # doit makes reporters with two arguments only
-        self.surroundings = found.surroundings if found is not None else TerminalInfo()
+        session = current_session()  # doit creates reporters with two arguments only
+        self.surroundings = session.surroundings if session is not None else TerminalInfo()
         self._ledger = RunState()
         self._face = self._made(Output(outstream))
         self._ticker = _Ticker(self._face)
@@ -45,7 +45,7 @@ class Reporter:
         return renderer_for(self.kind or self.surroundings.progress, out, self._ledger, self.surroundings)
 
     def initialize(self, tasks: Any, selected_tasks: Any) -> None:
-        """Doit has loaded its tasks and is about to run."""
+        """Start the display; doit has loaded its tasks and is about to run them."""
         self._ledger.begin(tasks, tuple(selected_tasks or ()), time.monotonic())
         BUS.listen(self._ledger.on_event, self._face.on_event)
         self._face.begin()
@@ -58,24 +58,24 @@ class Reporter:
         self._face.on_event(Event("doit", "warn", time.monotonic(), "", {"message": message}))
 
     def get_status(self, task: Any) -> None:
-        """Doit looks whether a task is up to date."""
+        """Record that doit checks whether a task is up to date."""
         self._ledger.ready(task.name, time.monotonic())
 
     def execute_task(self, task: Any) -> None:
-        """A worker starts a task; groups and hidden tasks are not shown."""
+        """Report that a worker starts a task, unless it is a group or hidden."""
         if _shown(task):
             self._ticker.start()
             BUS.say(task.name, "start", {})
 
     def add_success(self, task: Any) -> None:
-        """A task ended well."""
+        """Report that a task succeeded."""
         if _shown(task):
-            # what a task of another process (`-P process`) says is not heard here: it did something, who knows what
+            # events of a task in another process (`-P process`) do not arrive here: its outcome is only "made"
             unheard = not self._ledger.runs[task.name].phases and bool(active_children())
             self._end(task, "made" if unheard else "success", None)
 
     def add_failure(self, task: Any, fail: Any) -> None:
-        """A task failed, or could not run because another one failed."""
+        """Report that a task failed, or could not run because another one failed."""
         outcome = "not-run" if isinstance(fail, UnmetDependency) else "failed"
         if outcome == "not-run" and not _shown(task):
             return
@@ -90,19 +90,19 @@ class Reporter:
         self._face.ended(task.name, outcome, fail, _kept(task) if outcome == "failed" else "")
 
     def standing(self, names: Sequence[str]) -> None:
-        """These tasks are known to be up to date without a look at each."""
+        """Report tasks that are known to be up to date without a check of each."""
         shown = names if self._log is not None else names[: NAMED + 1]
         for name in shown:
             self._pass(name, "up-to-date")
         self._ledger.stand(names[len(shown) :])
 
     def skip_uptodate(self, task: Any) -> None:
-        """A task is up to date."""
+        """Report that a task is up to date."""
         if _shown(task):
             self._pass(task.name, "up-to-date")
 
     def skip_ignore(self, task: Any) -> None:
-        """A task is ignored because the user said so."""
+        """Report that a task is ignored after `doit ignore`."""
         self._pass(task.name, "ignored")
 
     def _pass(self, name: str, outcome: str) -> None:
@@ -112,18 +112,18 @@ class Reporter:
         self._face.passed(name, outcome)
 
     def cleanup_error(self, exception: Any) -> None:
-        """A teardown failed."""
+        """Record that a teardown failed."""
         self._ledger.errors.append(str(exception.get_msg()))
 
     def runtime_error(self, msg: str) -> None:
-        """Doit itself could not go on; told at the end."""
+        """Record an error of doit itself; the summary shows it."""
         self._ledger.errors.append(msg)
 
     def teardown_task(self, task: object) -> None:
-        """Nothing is said about teardowns."""
+        """Do nothing: teardowns are not shown."""
 
     def complete_run(self) -> None:
-        """The run is over, whatever the reason."""
+        """End the run, for whatever reason: write the run record and the summary."""
         self._ticker.stop()
         for name in self._ledger.stop(time.monotonic()):
             BUS.say(name, "end", {"outcome": "stopped"})
@@ -133,20 +133,20 @@ class Reporter:
         self._face.finish()
 
     def _record(self) -> None:
-        """Leave the record of the run for `doit report`; a run in which nothing was done leaves the one before."""
+        """Write the run record for `doit report`; a run that did nothing keeps the previous record."""
         path = self.surroundings.record
         if path is None or not self._ledger.runs:
             return
-        from tasks_lib.report import record  # needed only here, and it needs the ledger
+        from tasks_lib.report import record  # a no-op run does not need it
 
         try:
             record.save(record.recorded(self._ledger, now_s=time.monotonic(), ended_at=time.time()), path)
         except OSError as error:
-            self._warn(f"the record {path} cannot be written: {error.strerror}; `doit report` will not show this run")
+            self._warn(f"cannot write the run record {path}: {error.strerror}; `doit report` will not show this run")
 
 
 class JsonReporter(Reporter):
-    """One document; in place of doit's, which dies of threads."""
+    """One JSON document; replaces doit's reporter, which fails with threads."""
 
     desc = "one JSON document at the end"
     #: Whether the document of this run was written.
@@ -162,7 +162,7 @@ class JsonReporter(Reporter):
 
 
 class LinesReporter(Reporter):
-    """Line by line even on a terminal."""
+    """One line per event, also on a terminal."""
 
     desc = "one line per event, and a summary with every failure"
     kind: ClassVar[str] = "lines"
@@ -180,7 +180,7 @@ def _shown(task: Any) -> bool:
 
 
 def _kept(task: Any) -> str:
-    """Return what a failed task wrote and nobody saw: a test that fails says there why.
+    """Return the captured output of a failed task that was not shown: it may say why a test failed.
 
     Source: doit 0.37, `ConsoleReporter.complete_run`.
     """
@@ -190,7 +190,7 @@ def _kept(task: Any) -> str:
 
 
 class _Ticker:
-    """A thread that lets a face see time pass; started with the first task that runs."""
+    """Thread that calls a renderer's `beat` regularly; started with the first task that runs."""
 
     def __init__(self, face: Renderer) -> None:
         self._face = face

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end, and what it started that must end with it."""
+"""Signals that stop a run, and the child processes that must end with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks_lib.ui.events import BUS
 
 
 class Interruption:
-    """The signals that ask a run to end; while it is installed they only set a flag."""
+    """Handler of the signals that stop a run; while installed, they only set a flag."""
 
     SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -33,9 +33,9 @@ class Interruption:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Listen to the signals that are not ignored (as under nohup), if this is the main thread.
+        """Handle the signals that are not ignored (as SIGHUP is under nohup), if this is the main thread.
 
-        Afterwards all is saved: Ctrl-C then ends the process where it stands, without Python's traceback.
+        Afterwards all state is saved, so Ctrl-C then ends the process at once, without Python's traceback.
         """
         before: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
@@ -50,12 +50,12 @@ class Interruption:
 
     @property
     def status(self) -> int:
-        """The exit status of a process that ended for the signal. Source: POSIX shell, section 2.8.2."""
+        """Exit status of a process that a signal ended. Source: POSIX shell, section 2.8.2."""
         return 128 + self.signal
 
 
 def stop_children() -> None:
-    """Kill what this process started and what still runs: commands of tasks that did not stop in time."""
+    """Kill the remaining child processes: commands of tasks that did not stop in time."""
     for child in child_processes():
         _kill(child)
 

@@ -1,11 +1,11 @@
-"""What doit remembers, as a backend of doit: one sqlite file that survives whatever happens to a run.
+"""doit's state as one SQLite file, a backend of doit; the file survives a crash of the run.
 
-Rows are read singly while few are asked for, all at once after that; finished tasks are written by a thread of its own
-in one short transaction every half second, and no lock is held in between. A database that cannot be used is set aside
-with a line that says so. The store is the truth: losing this file costs no network, only work that is adopted.
+The first rows are read one by one, later all at once. A separate thread writes finished tasks in one short transaction
+every half second and holds no lock in between. A database that cannot be used is set aside with a warning. The cache is
+authoritative: after a loss of this file nothing is downloaded again, results are adopted from the cache.
 
-Invariants: a row is written only when its task is complete; whatever makes a task forgotten removes the stamp
-(`stamp_of`) before it is committed.
+Invariants: a row is written only when its task is complete; forgetting a task removes the snapshot (`stamp_of`) before
+the change is committed.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ from typing import Any, Final, Protocol
 from tasks_lib.engine.state_database import UnusableError, connect, readable, set_aside
 from tasks_lib.errors import escaped
 
-#: Seconds that a finished task may be unwritten.
+#: Maximum seconds until a finished task is written.
 INTERVAL_S: Final = 0.5
-#: Rows that are read singly before all are read at once.
+#: Number of rows that are read one by one before all are read at once.
 _SINGLE: Final = 64
 
 StateRow = dict[str, Any]
 
 
 class Codec(Protocol):
-    """How doit wants a row as text."""
+    """doit's codec of a row."""
 
     def encode(self, data: Any) -> str:
-        """Return the text of a row."""
+        """Return a row as text."""
 
     def decode(self, data: str) -> Any:
-        """Return the row of a text."""
+        """Parse the text of a row."""
 
 
 def stamp_of(database: str) -> Path:
-    """Return the file that says that nothing at all changed; it lies beside the database."""
-    return Path(f"{os.path.splitext(database)[0]}.stamp")  # noqa: PTH122  # a Path has no suffix to change where it is "."
+    """Return the path of the snapshot of a no-op run, next to the database."""
+    return Path(f"{os.path.splitext(database)[0]}.stamp")  # noqa: PTH122  # Path(".") has no suffix to change
 
 
 class StateBackend:
-    """The backend; doit calls it from one thread, its own thread commits."""
+    """doit's backend; doit calls it from one thread, its own thread commits."""
 
     desc = "sqlite, committed every half second"
 
     def __init__(self, name: str, codec: Codec, *, module_name: str | None = None) -> None:
-        del module_name  # of doit's dbm backend
+        del module_name  # only doit's dbm backend needs it
         self.name = name
         self._codec = codec
         self._lock = threading.RLock()
@@ -60,7 +60,7 @@ class StateBackend:
         self._asked = 0
         self._raw: dict[str, str] = {}
         self._rows: dict[str, StateRow] = {}
-        self._written: dict[str, str] = {}  # rows of this run that are in the file: a text takes a third of the room
+        self._written: dict[str, str] = {}  # rows of this run that are in the file, as text: a third of the memory
         self._dirty: set[str] = set()
         self._deleted: set[str] = set()
         self._wiped = self._closing = self._told = False
@@ -71,12 +71,12 @@ class StateBackend:
     # --- what doit calls
 
     def get(self, task: str, key: str) -> Any:
-        """Return one value of a task's row, None when there is none."""
+        """Return one value of a task's row, None if there is none."""
         row = self._row(task)
         return None if row is None else row.get(key)
 
     def set(self, task: str, key: str, value: Any) -> None:
-        """Change one value of a task's row; it is written once the row is complete."""
+        """Set one value of a task's row; the row is written when it is complete."""
         with self._lock:
             row = self._row(task)
             if row is None:
@@ -84,7 +84,7 @@ class StateBackend:
             row[key] = value
             if key == "ignore:":
                 self._forget()
-            if key in ("deps:", "ignore:"):  # what doit sets last, and what it sets alone
+            if key in ("deps:", "ignore:"):  # doit sets "deps:" last, and "ignore:" alone
                 self._dirty.add(task)
                 self._start()
 
@@ -123,15 +123,15 @@ class StateBackend:
                 self._connection.close()
                 self._connection = None
 
-    # --- what the stamp asks
+    # --- for the snapshot
 
     def begin(self) -> None:
-        """Open the database: whatever is forgotten from now on is noticed by `save`."""
+        """Open the database; from now on `save` notices when another process forgets tasks."""
         with self._lock:
             self._open()
 
     def save(self) -> bool:
-        """Write now; return whether everything is written and nobody else made this database forget anything."""
+        """Write now; return whether everything is written and no other process has forgotten tasks."""
         with self._lock:
             if not self._opened:
                 return True
@@ -154,7 +154,7 @@ class StateBackend:
             try:
                 row = self._codec.decode(text)
             except (ValueError, TypeError):
-                row = None  # a damaged row is as good as none: its task is checked anew
+                row = None  # treat a damaged row as missing: its task is checked again
             if not isinstance(row, dict):
                 return None
             self._rows[task] = row
@@ -205,21 +205,21 @@ class StateBackend:
         except UnusableError as error:
             self._replace(error)
         except sqlite3.OperationalError:
-            self._raw, self._whole = readable(self.name), True  # no space or no permission: reading may still go
+            self._raw, self._whole = readable(self.name), True  # no space or no permission: reading may still work
         except sqlite3.DatabaseError as error:
             self._replace(error)
 
     def _replace(self, error: Exception) -> None:
-        """Set the file aside and begin anew with what is in memory."""
+        """Set the file aside and create a new one from the rows in memory."""
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
         self._connection = None
         aside = set_aside(self.name)
         if aside is not None:
-            self._warn(f"{self.name} cannot be used ({error}); moved to {aside}, nothing is fetched again for that")
+            self._warn(f"cannot use {self.name} ({error}); file moved to {aside}; nothing needs to be fetched again")
         self._dirty.update(self._rows, self._written)
-        with contextlib.suppress(UnusableError, sqlite3.Error):  # whoever writes next says what is wrong
+        with contextlib.suppress(UnusableError, sqlite3.Error):  # the next write reports the error
             self._connection = connect(self.name)
             self._forgotten = self._times()
 
@@ -245,7 +245,7 @@ class StateBackend:
                 self._commit()
 
     def _commit(self) -> None:
-        """Write what is new in one transaction; what cannot be written now stays for the next time."""
+        """Write changes in one transaction; after an error keep them for the next time."""
         if not (self._dirty or self._deleted or self._wiped):
             return
         self._open()
@@ -280,14 +280,14 @@ class StateBackend:
         self._wiped = False
 
     def _encoded(self, task: str) -> tuple[str, str] | None:
-        """Return a row as it is written, None for what a task of a user's own returned and JSON has no text for.
+        """Encode a row; return None if a user's task returned a value that JSON cannot represent.
 
-        That concerns this task alone: what an earlier run wrote of it does not hold either.
+        This affects only that task: its row from an earlier run is deleted, because it is outdated.
         """
         try:
             return task, self._codec.encode(self._rows[task])
         except (TypeError, ValueError) as error:
-            self._warn(f"{escaped(task)} returned what cannot be kept ({error}); it runs again next time")
+            self._warn(f"cannot save the values that {escaped(task)} returned ({error}); it runs again next time")
             self._deleted.add(task)
             return None
 
@@ -297,4 +297,4 @@ class StateBackend:
                 self._connection.execute("rollback")
         if self._closing or not self._told:
             self._told = True
-            self._warn(f"cannot write {self.name}: {error}; finished tasks are found again in the cache")
+            self._warn(f"cannot write {self.name}: {error}; the next run finds finished tasks in the cache")

@@ -1,4 +1,4 @@
-"""The sqlite file behind what doit remembers: opened, made when missing, set aside when it cannot be used."""
+"""SQLite file with doit's state: open it, create it if missing, set it aside if it cannot be used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-#: Marks the file as ours, and its layout; raise VERSION when the layout changes.
+#: Identifies the file and its schema; increase VERSION when the schema changes.
 #: Source: https://www.sqlite.org/pragma.html#pragma_application_id
 APPLICATION: Final = 0x646F6974
 VERSION: Final = 1
@@ -30,24 +30,24 @@ commit;
 
 
 class UnusableError(Exception):
-    """The file is no database of ours."""
+    """The file is not a state database of this version."""
 
 
 def connect(name: str) -> sqlite3.Connection:
-    """Open the database, made when missing.
+    """Open the database; create it if missing.
 
     Raises:
-        UnusableError: it is of another program or version.
+        UnusableError: it belongs to another program or version.
         sqlite3.OperationalError: it cannot be opened: permissions, space, a lock.
-        sqlite3.DatabaseError: it is broken.
+        sqlite3.DatabaseError: it is corrupt.
     """
     connection = sqlite3.connect(name, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         if _marks(connection) != (APPLICATION, VERSION):
-            with _alone(Path(name).parent):  # two processes that turn WAL on at once would not wait for each other
+            with _alone(Path(name).parent):  # sqlite does not make concurrent changes to WAL mode wait
                 _make(connection)
         connection.execute("pragma synchronous=normal")
-    except OSError as error:  # no descriptor left
+    except OSError as error:  # no file descriptor left
         connection.close()
         raise sqlite3.OperationalError(str(error)) from error
     except BaseException:
@@ -57,7 +57,7 @@ def connect(name: str) -> sqlite3.Connection:
 
 
 def readable(name: str) -> dict[str, str]:
-    """Return the rows of a database that cannot be opened for writing."""
+    """Return the rows of a database that cannot be opened for writing, {} if it cannot be read."""
     address = f"{Path(name).absolute().as_uri()}?immutable=1"
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
         return dict(connection.execute("select name, data from tasks"))
@@ -72,13 +72,13 @@ def _make(connection: sqlite3.Connection) -> None:
     if _marks(connection) == (APPLICATION, VERSION):
         return
     if connection.execute("select count(*) from sqlite_master").fetchone()[0]:
-        raise UnusableError("it is of another version")
+        raise UnusableError("it has another version")
     connection.execute("pragma journal_mode=wal")
     connection.executescript(_SCHEMA)
 
 
 def set_aside(name: str) -> Path | None:
-    """Rename the database with its companions; None when another process did so already, or it cannot be done."""
+    """Rename the database and its WAL files; return the new path, None if another process did so or it failed."""
     path = Path(name)
     aside = path.with_name(f"{path.name}.unusable-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
     with contextlib.suppress(OSError), _alone(path.parent):
@@ -92,7 +92,7 @@ def set_aside(name: str) -> Path | None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the file is a whole database of ours, or cannot be looked at now."""
+    """Return whether the file is an intact state database, or cannot be checked now."""
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=_BUSY_S)) as connection:
             ours = _marks(connection) == (APPLICATION, VERSION)
@@ -105,10 +105,10 @@ def _is_whole(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """Let one process at a time make the file or set it aside."""
+    """Lock the directory, so that one process at a time creates the file or sets it aside."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
+        with contextlib.suppress(OSError):  # the file system has no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:

@@ -1,7 +1,7 @@
-"""Standard output and error of each worker: what one action captures is not what another one wrote.
+"""Thread-local stdout and stderr, so that an action captures only its own output.
 
-doit puts something in the place of `sys.stdout` while an action in Python runs. With several at once each would write
-into what another one put there, and the last to end would leave something behind that nobody reads.
+doit replaces `sys.stdout` while a Python action runs. With several actions at once, each would write to the replacement
+of another one, and the last one to end would leave a replacement behind that nobody reads.
 Source: doit 0.37, `PythonAction.execute`, `Stream._get_out_err`; issues #236 and #363.
 """
 
@@ -19,14 +19,14 @@ _DOIT: Any = (action, task)  # doit has no types
 
 
 class _StreamProxy:
-    """Stands for a stream of `sys`: what a thread put in its place, else the stream that was there before."""
+    """Proxy of a stream of `sys`: the replacement that the current thread has set, else the original stream."""
 
     def __init__(self, stream: Any) -> None:
         self.stream, self.put = stream, threading.local()
 
     @property
     def now(self) -> Any:
-        """Where this thread writes to."""
+        """Stream of the current thread."""
         return getattr(self.put, "stream", self.stream)
 
     def __getattr__(self, name: str) -> Any:
@@ -34,7 +34,7 @@ class _StreamProxy:
 
 
 class _Sys:
-    """`sys` as doit's actions see it: its streams are those of the thread."""
+    """Replacement of `sys` in doit's modules, with thread-local streams."""
 
     def __init__(self) -> None:
         self.__dict__["standing"] = {name: _StreamProxy(getattr(sys, name)) for name in ("stdout", "stderr")}
@@ -48,9 +48,9 @@ class _Sys:
 
 @contextlib.contextmanager
 def thread_local_stdio() -> Iterator[None]:
-    """Let each thread have streams of its own, as far as doit's actions are concerned."""
+    """Make the streams that doit's actions replace thread-local inside this context."""
     if any(isinstance(module.sys, _Sys) for module in _DOIT):
-        yield  # a run within an action of another one, which goes on when this one ends
+        yield  # nested run inside an action: the outer run restores the streams
         return
     own = _Sys()
     before = {name: getattr(sys, name) for name in own.standing}

@@ -1,4 +1,4 @@
-"""What a person wrote -> tasks: a name, a glob, or the path of a target; for a typo, what was probably meant."""
+"""Resolve command-line words to tasks: names, globs or paths of targets; suggest a name for a typo."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from doit import get_initial_workdir
 
 from tasks_lib.errors import FetchError, escaped
 
-#: The groups, with what `doit list` says of them.
+#: The groups, with their descriptions for `doit list`.
 GROUPS: Final = {
-    "fetch": "obtain what a definition promises, verified, into the cache",
-    "repack": "make the normalised .tar.zst of a fetched archive",
+    "fetch": "fetch and verify the content of a definition, and put it into the cache",
+    "repack": "repack a fetched archive as a normalised .tar.zst",
     "extract": "extract an archive: TOOLCHAIN/NAME for a toolchain, NAME on its own",
-    "toolchain": "prepare a toolchain: its fetches in place, its command run",
+    "toolchain": "build a toolchain: put its fetches in place and run its command",
 }
-#: How alike two names are for one to be proposed for the other; below it proposals are noise.
+#: Minimum similarity of two names for a suggestion; below it suggestions are noise.
 _ALIKE: Final = 0.6
-#: Most names that are compared with a typo: comparing takes some microseconds each.
+#: Maximum number of names that are compared with a typo; each comparison takes a few microseconds.
 _COMPARED: Final = 20_000
 _GLOB: Final = frozenset("*?[")
 
 
 class UnknownNameError(FetchError):
-    """A word names no task, no target and no command."""
+    """A word matches no task, target or command."""
 
 
 def resolve_names(words: Iterable[str], tasks: Mapping[str, Any], others: Iterable[str] = ()) -> list[str]:
-    """Return the names of the tasks that are meant, each once, in order.
+    """Return the names of the matching tasks, each once, in order.
 
     Args:
-        words: names, globs, or paths of targets however they are written.
+        words: names, globs, or paths of targets in any notation.
         tasks: all tasks by name.
-        others: what else could have been meant: names of commands.
+        others: other names to suggest: names of commands.
 
     Raises:
-        UnknownNameError: with a proposal, for the first word that means nothing.
+        UnknownNameError: a word matches nothing; contains a suggestion for the first such word.
     """
     found: dict[str, None] = {}
     targets: dict[str, str] = {}
@@ -58,14 +58,14 @@ def resolve_names(words: Iterable[str], tasks: Mapping[str, Any], others: Iterab
 
 
 def _paths(word: str) -> Iterator[str]:
-    """Yield the paths that a word may mean: from the directory of dodo.py, then from that in which doit was started."""
+    """Yield the paths for a word: relative to the directory of dodo.py, then to the one in which doit was started."""
     yield _relative(word)
     if start := get_initial_workdir():  # type: ignore[no-untyped-call]  # doit has no types
         yield _relative(os.path.join(start, word))  # noqa: PTH118  # texts, not files
 
 
 def _relative(word: str) -> str:
-    """Return a path as targets are written: from here if it lies below, else as it is."""
+    """Return a path in the notation of targets: relative if it is below the current directory, else unchanged."""
     path = os.path.normpath(word)
     here = os.path.relpath(os.path.abspath(path))  # noqa: PTH100  # texts, not files
     return path if here.startswith("..") or (os.path.isabs(path) and here == path) else here  # noqa: PTH117
@@ -73,15 +73,15 @@ def _relative(word: str) -> str:
 
 def _unknown(word: str, tasks: Mapping[str, Any], others: Iterable[str]) -> UnknownNameError:
     if _GLOB.intersection(word):
-        return UnknownNameError(f"no task is called like {escaped(word)!r}", hint="`doit list --all` shows every task")
-    import difflib
+        return UnknownNameError(f"no task matches {escaped(word)!r}", hint="`doit list --all` shows every task")
+    import difflib  # needed only for an error
 
     names = [*others, *list(tasks)[:_COMPARED]]
     group, _, rest = word.partition(":")
     close = difflib.get_close_matches(word, names, n=1, cutoff=_ALIKE)
-    if not rest:  # perhaps the name of a definition, without its kind
+    if not rest:  # may be the name of a definition, without its kind
         ends = {name.partition(":")[2]: name for name in reversed(names) if ":" in name}
         near = [word] if word in ends else difflib.get_close_matches(group, ends, n=1, cutoff=_ALIKE)
         close = [ends[end] for end in near] if word in ends or not close else close
     hint = f"did you mean {escaped(close[0])}?" if close else "`doit list --all` shows every task"
-    return UnknownNameError(f"there is no task, target or command called {escaped(word)!r}", hint=hint)
+    return UnknownNameError(f"no task, target or command is named {escaped(word)!r}", hint=hint)

@@ -1,4 +1,4 @@
-"""The graph of tasks as text: Mermaid, DOT, JSON. Names come from outside and are quoted for each."""
+"""Render the task graph as Mermaid, DOT or JSON; names are untrusted and quoted for each format."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tasks_lib.errors import escaped
 
 
 def _edges(tasks: Sequence[Any]) -> list[tuple[str, str]]:
-    """Return what is needed -> what needs it, among these tasks."""
+    """Return the edges (dependency, dependent) among these tasks."""
     there = {task.name for task in tasks}
     return [(need, task.name) for task in tasks for need in dict.fromkeys(task.task_dep) if need in there]
 
 
 def mermaid(tasks: Sequence[Any]) -> str:
-    """Return a Mermaid flow chart. Source: Mermaid documentation, "Flowcharts", entity codes in quoted text."""
+    """Return a Mermaid flowchart. Source: Mermaid documentation, "Flowcharts", entity codes in quoted text."""
     number = {task.name: f"t{at}" for at, task in enumerate(tasks)}
     lines = ["flowchart LR"]
     lines += [f'    {number[task.name]}["{_entities(task.name)}"]' for task in tasks]
@@ -30,7 +30,7 @@ def _entities(text: str) -> str:
 
 
 def dot(tasks: Sequence[Any]) -> str:
-    """Return a graph in Graphviz' language. Source: Graphviz documentation, "DOT Language", quoted strings."""
+    """Return a graph in the DOT language. Source: Graphviz documentation, "DOT Language", quoted strings."""
     lines = ["digraph tasks {", "    rankdir=LR;", "    node [shape=box];"]
     lines += [f"    {_quoted(task.name)};" for task in tasks]
     lines += [f"    {_quoted(need)} -> {_quoted(user)};" for need, user in _edges(tasks)]

@@ -1,4 +1,4 @@
-"""What `doit info` shows of a task beside its edges: artifact, identity, where it is defined and comes from."""
+"""Details of a task for `doit info`: artifact, identity, place of its definition, sources."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from tasks_lib.steps import Artifact, Delivery, ToolchainBuild
 
 
 class TaskInfo(Mapping[str, Any]):
-    """What `doit info` shows of a task, and the class of workers for it; made when somebody asks for more than that."""
+    """Lazy mapping with the details of a task for `doit info`, and `pool`, the class of its workers.
+
+    Reading `pool` is cheap; reading anything else computes the details.
+    """
 
     __slots__ = ("_pool", "_tell", "_words")
 
@@ -20,7 +23,7 @@ class TaskInfo(Mapping[str, Any]):
         self._pool, self._tell, self._words = pool, tell, words
 
     def items(self) -> ItemsView[str, Any]:
-        """Return all of them, made once for whoever wants more than one."""
+        """Return all items, computing the details once."""
         return (self._tell(*self._words) | {"pool": self._pool}).items()
 
     def __getitem__(self, name: str) -> Any:
@@ -34,22 +37,22 @@ class TaskInfo(Mapping[str, Any]):
 
 
 def delivery_info(made: Delivery) -> dict[str, Any]:
-    """Return what is shown of an extraction."""
+    """Return the details of an extraction."""
     return {"recipe_key": made.key}
 
 
 def artifact_info(made: Artifact) -> dict[str, Any]:
-    """Return what is shown of a repacked artifact."""
+    """Return the details of a repacked artifact."""
     return {"artifact": made.path.name, "recipe_key": made.key}
 
 
 def toolchain_info(made: ToolchainBuild) -> dict[str, Any]:
-    """Return what is shown of a toolchain."""
+    """Return the details of a toolchain."""
     return {"recipe_key": made.key, "directory": str(made.directory)}
 
 
 def fetch_info(fetch: Fetch, key: str) -> dict[str, Any]:
-    """Return what is shown of a fetch; `key` is its recipe key."""
+    """Return the details of a fetch; `key` is its recipe key."""
     facts: dict[str, Any] = {"artifact": fetch.source.artifact_name, "defined": f"{fetch.file}:{fetch.line}"}
     if isinstance(fetch.source, StaticUrl):
         facts["size"] = fetch.source.integrity.size
@@ -65,14 +68,14 @@ def fetch_info(fetch: Fetch, key: str) -> dict[str, Any]:
     return facts
 
 
-#: Hex digits of a key that are shown: enough to tell two apart.
+#: Number of hex digits of a key that are shown: enough to distinguish keys.
 _SHOWN = 16
 
 Identity = dict[str, str]
 
 
 def fetch_identity(fetch: Fetch) -> Identity:
-    """Return what the content of a fetch depends on."""
+    """Return the inputs that determine the content of a fetch."""
     source = fetch.source
     if isinstance(source, StaticUrl):
         return {"size": str(source.integrity.size), source.integrity.digest.algorithm: source.integrity.digest.hex}
@@ -80,7 +83,7 @@ def fetch_identity(fetch: Fetch) -> Identity:
 
 
 def repack_identity(fetch: Fetch, writer_version: str) -> Identity:
-    """Return what a normalised archive depends on."""
+    """Return the inputs that determine a normalised archive."""
     source = fetch.source
     shape = {"artifact-name": source.artifact_name, "version of the archive writer": writer_version}
     if isinstance(source, StaticUrl):
@@ -92,7 +95,7 @@ def repack_identity(fetch: Fetch, writer_version: str) -> Identity:
 
 
 def delivery_identity(delivery: Delivery) -> Identity:
-    """Return what an extracted or placed artifact depends on."""
+    """Return the inputs that determine an extracted or placed artifact."""
     return {
         f"artifact {delivery.artifact.path.name}": delivery.artifact.key[:_SHOWN],
         "dest": str(delivery.entry.dest or ""),
@@ -102,7 +105,7 @@ def delivery_identity(delivery: Delivery) -> Identity:
 
 
 def toolchain_identity(preparation: ToolchainBuild) -> Identity:
-    """Return what a toolchain depends on."""
+    """Return the inputs that determine a toolchain."""
     run = preparation.toolchain.run
     identity = {f"{one.entry.kind} {one.entry.name}": one.key[:_SHOWN] for one in preparation.deliveries}
     identity |= {f"content of {text}": digest for text, digest in preparation.files}

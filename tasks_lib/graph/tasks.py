@@ -1,7 +1,7 @@
 """Definitions as doit tasks: names, edges, targets, checks.
 
-No task carries a closure: a check and an action are objects that hold their values. Every task has `io: capture False`,
-since doit's capture mixes the output of threads; actions return values and never print.
+Tasks contain no closures: checks and actions are objects with the values they need. Every task has `io: capture False`,
+because doit's capture mixes the output of threads; actions return values and never print.
 Source of these rules: doit 0.37, measured.
 """
 
@@ -29,50 +29,50 @@ from tasks_lib.steps import Artifact, Delivery, Plan, ToolchainBuild
 from tasks_lib.ui.events import BUS
 
 Task = dict[str, Any]
-#: Most missing files that are named.
+#: Maximum number of missing files that are listed.
 _TOLD: Final = 5
 
 
 class UpToDateCheck(msgspec.Struct, frozen=True):
-    """An uptodate item: the last success had this key, and what it made still stands."""
+    """An uptodate item: true if the last success had this key and its output is unchanged."""
 
     key: str
     stands: Callable[..., bool]
     arguments: tuple[Any, ...]
-    sources: tuple[str, ...] = ()  # files whose content entered the key when the tasks were loaded
-    # doit inspects each callable at each run; a ready signature makes a no-op a fifth faster
+    sources: tuple[str, ...] = ()  # files whose content is part of the key
+    # doit inspects each callable in each run; a precomputed signature makes a no-op run a fifth faster
     __signature__: ClassVar = inspect.Signature(
         [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("task", "values")]
     )
 
     def __call__(self, task: Any, values: Mapping[str, Any]) -> bool:
-        """Return whether nothing needs to be done; `forget` drops the values and so makes the task run."""
-        del task  # doit hands it to every check by name
+        """Return whether the task is up to date; `forget` deletes the values, so that the task runs."""
+        del task  # doit passes it to every check by name
         return values.get("key") == self.key and self.stands(*self.arguments)
 
     def holds(self) -> bool:
-        """Return whether what it looks at stands, whatever doit remembers."""
+        """Return whether the output is unchanged, regardless of doit's state."""
         return self.stands(*self.arguments)
 
     def witnesses(self) -> Iterator[str]:
-        """Yield the files on which the answer depends: while none of them changes, neither does it."""
+        """Yield the files on which `holds` depends: while none of them changes, the result does not change."""
         yield from _WITNESSES[self.stands](*self.arguments)
 
     def complaints(self) -> list[str]:
-        """Return what of the made things does not stand, when the last success had this key."""
+        """Return the changes of the output since the last success, for a success with this key."""
         missing = [path for path in self.witnesses() if not os.path.lexists(path)]
-        told = [f"{escaped(path)} is missing" for path in missing[:_TOLD]]
-        told += [f"and {len(missing) - _TOLD} more are missing"] if len(missing) > _TOLD else []
-        return told or ["what it made was changed by something else"]
+        reasons = [f"{escaped(path)} is missing" for path in missing[:_TOLD]]
+        reasons += [f"and {len(missing) - _TOLD} more are missing"] if len(missing) > _TOLD else []
+        return reasons or ["its output was changed by something else"]
 
     def history(self) -> dict[str, Any]:
-        """Return what is recorded of how the output was made; {} for what leaves no record."""
-        told: dict[str, Any] = {}
+        """Return the recorded provenance of the output; {} if there is none."""
+        history: dict[str, Any] = {}
         for one in self.arguments[1:]:
             artifact = getattr(one, "output", one)
             if isinstance(artifact, Artifact):
-                told |= steps.history(self.arguments[0], artifact)
-        return told
+                history |= steps.history(self.arguments[0], artifact)
+        return history
 
     def __repr__(self) -> str:
         return f"made and unchanged (key {self.key[:16]})"
@@ -89,16 +89,16 @@ class Step(msgspec.Struct, frozen=True):
 
     @property
     def identity(self) -> task_info.Identity:
-        """What shapes the output, in words; made when somebody asks."""
-        tell, *words = self.parts
-        return dict(tell(*words))
+        """The inputs that determine the output, by name; computed on access."""
+        compute, *arguments = self.parts
+        return dict(compute(*arguments))
 
     def __call__(self) -> dict[str, Any] | TaskFailed:
-        """Run the step; our own errors become one message without a traceback."""
+        """Run the step; report errors of this package as a message without a traceback."""
         progress = BUS.progress(self.name)
         try:
             skipped = self.verb(*self.arguments, progress)
-        except CancelledError as error:  # nobody needs to read it: who asked the run to stop knows
+        except CancelledError as error:  # not reported: the user requested the stop
             return TaskFailed(str(error), report=False)  # type: ignore[no-untyped-call]  # doit has no types
         except FetchError as error:
             return TaskFailed(str(error))  # type: ignore[no-untyped-call]  # doit has no types
@@ -109,7 +109,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 def step_of(task: Any) -> Step | None:
-    """Return the step of a task that is to be done, None of one that is not ours."""
+    """Return the step of a task, None for a task that this package did not create."""
     for action in task._actions:
         if isinstance(action, tuple) and isinstance(action[0], Step):
             return action[0]
@@ -117,18 +117,20 @@ def step_of(task: Any) -> Step | None:
 
 
 def remove_delivery(delivery: Delivery, dryrun: bool) -> None:
-    """Clean what a delivery put into its directory (doit names the parameter)."""
+    """Remove the files that a delivery put into its directory (doit defines the name `dryrun`)."""
     if not dryrun:
         steps.extraction_of(delivery).clear(Silent())
 
 
 def remove_preparation(world: Context, preparation: ToolchainBuild, dryrun: bool) -> None:
-    """Clean a toolchain's directory, but for what its extractions own, unless its command has worked in that."""
+    """Clean a toolchain's directory; keep the files of its extractions, unless its command has worked on them."""
     if dryrun:
         return
     for path in (preparation.stamp, preparation.log):
         path.unlink(missing_ok=True)
-    steps.start_over(world, preparation.worked, Silent())  # else the next command works on what this one left
+    steps.start_over(
+        world, preparation.worked, Silent()
+    )  # else the next command would start from the files that this one left
     shutil.rmtree(preparation.uploads, ignore_errors=True)
     for delivery in preparation.deliveries:
         if delivery.entry.delivery == "place":
@@ -138,7 +140,7 @@ def remove_preparation(world: Context, preparation: ToolchainBuild, dryrun: bool
 
 
 def refuse(_world: Context, reason: str, _progress: Progress) -> None:
-    """Say why a definition of a Taskgraph tree is not made here.
+    """Fail with the reason why a definition of a Taskgraph tree is not supported.
 
     Raises:
         ToolError: always.
@@ -147,7 +149,7 @@ def refuse(_world: Context, reason: str, _progress: Progress) -> None:
 
 
 def stands(delivery: Delivery, worked: Path) -> bool:
-    """Whether a delivery is still the one that was made: whole, until `worked` says that a command has worked in it."""
+    """Return whether a delivery is unchanged; if `worked` exists, a command has changed it, and only the key counts."""
     if not worked.exists():
         return steps.is_delivered(delivery)
     return steps.extraction_of(delivery).key() == delivery.key and delivery.destination.is_dir()
@@ -168,16 +170,16 @@ _WITNESSES: Final[Mapping[Callable[..., bool], Callable[..., Iterable[str]]]] = 
 
 
 class TaskGraph:
-    """All tasks of a plan."""
+    """Creates the doit tasks of a plan."""
 
     def __init__(self, plan: Plan, world: Context) -> None:
         self._plan, self._world = plan, world
 
     def tasks(self, fetches: Iterable[str] | None = None, toolchains: Iterable[str] | None = None) -> Iterator[Task]:
-        """Yield groups first, then sinks before what they need: doit starts tasks in this order.
+        """Yield groups first, then tasks before their dependencies: doit starts tasks in this order.
 
         Args:
-            fetches: names of the definitions whose tasks are wanted; None for all.
+            fetches: names of the fetch definitions to create tasks for; None for all.
             toolchains: the same for toolchains.
         """
         definitions = self._plan.definitions
@@ -191,7 +193,7 @@ class TaskGraph:
             yield from self.refused()
 
     def refused(self) -> Iterator[Task]:
-        """Yield what is refused: tasks that stand beside the groups."""
+        """Yield the tasks of refused definitions, which belong to no group."""
         for one in self._plan.definitions.refused:
             yield self._refused(one)
 
@@ -234,7 +236,7 @@ class TaskGraph:
         }
 
     def _refused(self, one: RefusedDefinition) -> Task:
-        """Return a task that stands beside the groups: nothing runs it but its own name, and it fails."""
+        """Return a task that fails; it belongs to no group, so it runs only if it is named."""
         task = self._task(one.task, "", (dict,), f"refused: {one.reason}", refuse, f"{one.task}: {one.reason}")
         del task["name"]
         return task | {"basename": one.task, "meta": {"defined": f"{one.file}:{one.line}", "refused": one.reason}}
@@ -306,5 +308,5 @@ class TaskGraph:
             "meta": task_info.TaskInfo("cpu", task_info.toolchain_info, preparation),
         }
         for one in extracted:
-            # a command may change what it works on: then only the record can be compared
+            # a command may change the files that it works on: then only the manifest can be compared
             yield self._extract(names[one.record], one, UpToDateCheck(one.key, stands, (one, preparation.worked)))

@@ -1,1 +1,1 @@
-"""How a run is shown while it happens: events, the live display, log lines, JSON."""
+"""Display of a run in progress: events, live display, log lines, JSON."""

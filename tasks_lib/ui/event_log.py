@@ -1,7 +1,7 @@
-"""The event log: every event of a run as one line of JSON, for programs. Its format is docs/events.md.
+"""Event log: every event of a run as one line of JSON, for programs. docs/events.md describes the format.
 
-One `write` per line, appended, so that a reader sees whole lines at once and two runs may share a file. A log that
-cannot be written costs one warning and nothing else: it never blocks, slows or fails a run.
+Each line is appended with a single `write`, so readers see whole lines and two runs may share a file. If the log cannot
+be written, the run warns once and continues: the log never blocks, slows or fails a run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from tasks_lib.ui.events import Event
 
-#: Raise when a reader of the old lines would misread the new ones.
+#: Version of the format; increase it when readers of the old format would misread the new one.
 FORMAT: Final = 1
 #: Seconds between two `progress` lines of one task.
 _EVERY_S: Final = 0.5
@@ -28,37 +28,37 @@ _NAMES: Final = {"warn": "warning"}
 
 
 class EventLog:
-    """Listens to a run and appends to `path`; thread-safe."""
+    """Listener that appends the events of a run to `path`; thread-safe."""
 
     def __init__(self, path: str, warn: Callable[[str], None]) -> None:
-        """Open it; `warn` is told once when it cannot be written."""
+        """Open the file; call `warn` once if it cannot be written."""
         self._warn = warn
         self._lock = threading.Lock()
         self._begun_s = time.monotonic()
         self._run = os.urandom(6).hex()
-        self._late: dict[str, tuple[float, int]] = {}  # task -> when it was last told, bytes since
+        self._late: dict[str, tuple[float, int]] = {}  # task -> time of its last `progress` line, bytes since
         self._path = path
         self._descriptor = -1
         try:
-            # a FIFO without a reader must not make us wait for one
+            # O_NONBLOCK: opening a FIFO must not wait for a reader
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
             self._descriptor = os.open(path, flags, 0o644)
         except (OSError, ValueError) as error:
             self._give_up(error)
 
     def begin(self, tasks: int) -> None:
-        """Write that the run begins, with the wall clock's time."""
+        """Write that the run begins, with the wall-clock time."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         facts = {"format": FORMAT, "version": installed_version(), "time": now, "pid": os.getpid(), "tasks": tasks}
         self._write("begin", self._begun_s, facts)
 
     def on_event(self, event: Event) -> None:
-        """Write an event; what arrives in many small pieces is told twice a second."""
+        """Write an event; combine progress of a task to at most two lines a second."""
         with self._lock:
             if event.name == "advance":
                 self._progress(event)
                 return
-            if event.name == "done":  # `end` says it, and what became of the task
+            if event.name == "done":  # `end` follows, with the outcome
                 return
             if event.name in ("phase", "end"):
                 self._rest(event)
@@ -68,7 +68,7 @@ class EventLog:
             )
 
     def finish(self, at_s: float, counts: Mapping[str, int]) -> None:
-        """Write that the run is over."""
+        """Write that the run has ended; close the file."""
         with self._lock:
             self._write("finish", at_s, {"counts": {outcome: number for outcome, number in counts.items() if number}})
             if self._descriptor >= 0:
@@ -96,7 +96,7 @@ class EventLog:
         data = line.encode("ascii") + b"\n"
         try:
             if os.write(self._descriptor, data) < len(data):
-                self._give_up(OSError("only a part of a line was taken"))
+                self._give_up(OSError("partial write"))
         except OSError as error:
             self._give_up(error)
 
@@ -106,7 +106,7 @@ class EventLog:
                 os.close(self._descriptor)
             self._descriptor = -1
         reason = getattr(error, "strerror", None) or str(error)
-        self._warn(f"the event log {self._path} cannot be written: {reason}; the run goes on without it")
+        self._warn(f"cannot write the event log {self._path}: {reason}; the run continues without it")
 
 
 def _short(value: str | int | float) -> str | int | float:

@@ -1,8 +1,8 @@
-"""What the tasks of a run say, and how they are asked to stop: the seam between actions and whoever shows them.
+"""Events of a run, and the request to stop it: the interface between actions and reporters.
 
-Actions speak through the `Progress` that `EventBus.progress` gives; reporters, the event log and the trace listen; the
-runner asks to stop. doit runs one graph in a process, so there is one `BUS`. Nothing here prints but the listener that
-stands in while nobody else listens.
+Actions emit events through the `Progress` that `EventBus.progress` returns; reporters, the event log and the trace
+listen; the runner requests the stop. doit runs one graph per process, so there is one `BUS`. Nothing in this module
+prints, except the default listener `to_stderr`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from tasks_lib.progress import LineProgress, describe_wait
 
 
 class Event(NamedTuple):
-    """One thing that a task said.
+    """One event of a task.
 
-    Names and facts: `phase` (`phase` and its own), `advance` (`size` bytes), `warn` (`message`), `skip` (`reason`);
-    around them the reporter says `start` and `end` (`outcome`, `message`), and before `end` the runner `done`, on the
-    worker's thread: what became of a task is known only when doit hears of it.
-    `at_s` is monotonic seconds, `worker` the name of the thread that works for the task.
+    Names and facts: `phase` (`phase` and facts of that phase), `advance` (`size` bytes), `warn` (`message`), `skip`
+    (`reason`). The reporter emits `start` first and `end` (`outcome`, `message`) last. Before `end` the runner emits
+    `done` on the worker's thread, because the outcome is known only after doit has processed the task.
+    `at_s` is in monotonic seconds, `worker` is the name of the thread that runs the task.
     """
 
     task: str
@@ -37,66 +37,66 @@ Listener = Callable[[Event], None]
 
 
 class EventBus:
-    """Passes what tasks say to its listeners, on the thread that says it; listeners are quick and thread-safe."""
+    """Passes events to listeners, on the thread that emits them; listeners must be fast and thread-safe."""
 
     def __init__(self) -> None:
         self._listeners: tuple[Listener, ...] = (to_stderr,)
-        self._stopping = False  # a plain flag: a lock could be held by whom a signal interrupts
+        self._stopping = False  # a plain flag: a signal may interrupt a thread that holds a lock
 
     def listen(self, *listeners: Listener) -> None:
-        """Let these be the listeners, instead of those before."""
+        """Replace the listeners."""
         self._listeners = listeners
 
     def ask_to_stop(self) -> None:
-        """Make every task stop at its next `check`; safe in a signal handler."""
+        """Request that every task stops at its next `check`; safe in a signal handler."""
         self._stopping = True
 
     @property
     def stopping(self) -> bool:
-        """Whether the run was asked to stop."""
+        """Whether a stop was requested."""
         return self._stopping
 
     def say(self, task: str, name: str, facts: Mapping[str, str | int | float]) -> None:
-        """Tell every listener."""
+        """Emit an event to every listener."""
         event = Event(task, name, time.monotonic(), threading.current_thread().name, facts)
         for listener in self._listeners:
             listener(event)
 
     def progress(self, task: str) -> TaskProgress:
-        """Return what the step of one task speaks to."""
+        """Return the `Progress` of one task."""
         return TaskProgress(self, task)
 
 
 class TaskProgress(NamedTuple):
-    """The `Progress` of one task."""
+    """`Progress` of one task; emits events."""
 
     watch: EventBus
     task: str
 
     def phase(self, name: str, **facts: str | int | float) -> None:
-        """Say that a phase begins."""
+        """Report that a phase begins."""
         self.watch.say(self.task, "phase", {"phase": name, **facts})
 
     def advance(self, size: int) -> None:
-        """Say that `size` more bytes are done."""
+        """Report that `size` more bytes are done."""
         self.watch.say(self.task, "advance", {"size": size})
 
     def warn(self, message: str) -> None:
-        """Say one line that a person should read."""
+        """Report a warning of one line."""
         self.watch.say(self.task, "warn", {"message": message})
 
     def check(self) -> None:
-        """Return at once, or stop the work.
+        """Stop the work if a stop was requested.
 
         Raises:
-            CancelledError: the run was asked to stop.
+            CancelledError: a stop was requested.
         """
         if self.watch.stopping:
             raise CancelledError(f"{self.task} was asked to stop")
 
 
 def to_stderr(event: Event) -> None:
-    """Write warnings, why a task is skipped, and for whom a task waits, on stderr: one flushed line each."""
+    """Write warnings, skip reasons and waits to stderr, one flushed line each."""
     if event.name == "warn":
         message = str(event.facts["message"])
     elif event.name == "skip":
@@ -110,7 +110,7 @@ def to_stderr(event: Event) -> None:
 
 
 def write_to_stderr(message: str) -> None:
-    """Write one flushed line on stderr, if there is one."""
+    """Write one flushed line to stderr, if stderr is open."""
     if sys.stderr is not None:
         sys.stderr.write(f"{escaped(message)}\n")
         sys.stderr.flush()
@@ -119,5 +119,5 @@ def write_to_stderr(message: str) -> None:
 _LINES: Final = LineProgress(write_to_stderr, describe_wait)
 
 
-#: The run of this process.
+#: Event bus of the run in this process.
 BUS: Final = EventBus()

@@ -1,4 +1,4 @@
-"""How a run is told in words: counts, colours. Pure; nothing here writes."""
+"""Text formatting for renderers: counts, colours, lines. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _TONES: Final = {"bad": "31", "good": "32", "warn": "33", "accent": "36", "dim":
 
 
 def painted(text: str, tone: str, colour: str) -> str:
-    """Return `text` in a tone; `colour` is "never" or "always"."""
+    """Return `text` in the colour of a tone; `colour` is "never" or "always"."""
     return f"\x1b[{_TONES[tone]}m{text}\x1b[0m" if colour == "always" and tone else text
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """Return `1 file`, `2 files`."""
+    """Return a number with its noun: `1 file`, `2 files`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def escaped_lines(text: str) -> list[str]:
-    """Return outside text as printable lines without empty ones."""
+    """Return untrusted text as escaped lines, without empty lines."""
     return [escaped(line.rstrip()) for line in text.split("\n") if line.strip()]

@@ -1,6 +1,6 @@
-"""One JSON document about a run, the only thing on stdout: doit's own fields, and what is known beyond them.
+"""JSON document about a run, the only output on stdout: doit's own fields and additional ones.
 
-Whatever else is written to stdout meanwhile, by this process or a child, goes to stderr or into the document.
+Anything that this process or a child writes to stdout during the run goes to stderr or into the document.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from tasks_lib.ui.events import Event
 from tasks_lib.ui.output import Output
 from tasks_lib.ui.run_state import RunState, TaskRun
 
-#: Raise when a reader of the old document would misread the new one.
+#: Version of the format; increase it when readers of the old format would misread the new one.
 FORMAT: Final = 1
-#: doit's words for what became of a task. Source: doit 0.37, reporter.JsonReporter.
+#: doit's names for the result of a task. Source: doit 0.37, reporter.JsonReporter.
 _RESULTS: Final = {
     "up-to-date": "up-to-date",
     "ignored": "ignore",
@@ -28,18 +28,18 @@ _RESULTS: Final = {
     "not-run": "fail",
     "stopped": "fail",
 }
-#: What doit writes between the output of two actions. Source: as above.
+#: doit's separator between the output of two actions. Source: as above.
 _BETWEEN: Final = "\n<------------------------------------------------>\n"
 
 
 def refusal(reason: str) -> dict[str, Any]:
-    """Return the document of a run that could not begin."""
+    """Return the document of a run that could not start."""
     summary = {"counts": {}, "bytes": 0, "elapsed_s": 0.0, "hosts": []}
     return {"format": FORMAT, "tasks": [], "out": "", "err": reason, "summary": summary}
 
 
 class _Text(StringIO):
-    """Text kept in memory; a child process that wants a file gets the descriptor, which leads to stderr."""
+    """In-memory stream; a child process that needs a file gets the descriptor, which leads to stderr."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class _Text(StringIO):
 
 
 class JsonRenderer:
-    """Says nothing until the end; then one document, whatever happened."""
+    """Renderer that writes nothing until the end, then one document, whatever happened."""
 
     interval_s: Final = 3600.0
 
@@ -62,7 +62,7 @@ class JsonRenderer:
         self._stdout = -1
 
     def begin(self) -> None:
-        """Keep stdout to ourselves."""
+        """Redirect stdout and stderr, so that stdout contains only the document."""
         self._streams = (sys.stdout, sys.stderr)
         sys.stdout, sys.stderr = self._texts
         if self._out.descriptor == 1:
@@ -71,19 +71,19 @@ class JsonRenderer:
                 os.dup2(2, 1)
 
     def on_event(self, event: Event) -> None:
-        """The ledger has it."""
+        """Do nothing: the run state records the event."""
 
     def ended(self, name: str, outcome: str, fail: Any, kept: str) -> None:
-        """The ledger has it."""
+        """Do nothing: the run state records the outcome."""
 
     def passed(self, name: str, outcome: str) -> None:
-        """The ledger has it."""
+        """Do nothing: the run state records the outcome."""
 
     def beat(self, now: float) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def finish(self) -> None:
-        """Write the document."""
+        """Restore the streams and write the document."""
         if self._streams != (None, None):
             sys.stdout, sys.stderr = self._streams
         if self._stdout >= 0:

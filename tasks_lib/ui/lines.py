@@ -1,6 +1,6 @@
-"""One flushed line per event, for pipes and CI: no control characters but the markers that a CI asks for.
+"""Renderer for pipes and CI: one flushed line per event, no control characters except the markers of the CI.
 
-doit's own marks are kept: `.  TASK` begins, `-- TASK` is up to date, `!! TASK` is ignored, `TaskFailed - taskid:TASK`.
+It keeps doit's own marks: `.  TASK` starts, `-- TASK` is up to date, `!! TASK` is ignored, `TaskFailed - taskid:TASK`.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from tasks_lib.ui.output import Output
 from tasks_lib.ui.run_state import RunState, TaskRun
 from tasks_lib.units import format_duration, format_estimate, format_size
 
-#: Up-to-date tasks that are named; a graph of ten thousand would bury what matters. The summary counts all.
+#: Maximum number of up-to-date tasks that are listed: ten thousand would hide other lines. The summary counts all.
 NAMED: Final = 100
-#: Seconds after which a task that still runs is told again: CI services stop a job that is silent for ten minutes.
+#: Seconds between two lines about a running task: CI services stop a job that writes nothing for ten minutes.
 STILL_S: Final = 30.0
 
 
 class LinesRenderer:
-    """Shows a run line by line; called from any thread."""
+    """Shows a run line by line; thread-safe."""
 
     interval_s: Final = 1.0
 
     def __init__(self, out: Output, ledger: RunState, *, ci: str, colour: str, chatter: str = "all") -> None:
-        """Make it.
+        """Create a renderer.
 
         Args:
-            out: where to.
-            ledger: what is known.
+            out: stream to write to.
+            ledger: state of the run.
             ci: "github", "gitlab" or anything else.
             colour: "always" or "never".
             chatter: "all", or "quiet" for warnings and failures only.
@@ -46,10 +46,10 @@ class LinesRenderer:
         self._told: dict[str, float] = {}
 
     def begin(self) -> None:
-        """Nothing is said before something happens."""
+        """Do nothing: the first event writes the first line."""
 
     def on_event(self, event: Event) -> None:
-        """Tell what a running task says."""
+        """Write the line of an event of a running task."""
         name, facts = escaped(event.task), event.facts
         if event.name == "start":
             self._say(f".  {name}", "")
@@ -61,36 +61,36 @@ class LinesRenderer:
             self._say(f"{name}: {escaped(_waiting(facts))}", "dim")
 
     def ended(self, name: str, outcome: str, fail: Any, kept: str) -> None:
-        """Tell how a task ended."""
+        """Write how a task ended."""
         run = self._ledger.runs.get(name)
         if outcome == "failed":
-            told = [f"{fail.get_name()} - taskid:{escaped(name)}", *escaped_lines(f"{fail.get_msg()}\n{kept}")]
-            self._say("\n".join(told) + "\n", "bad")
+            lines = [f"{fail.get_name()} - taskid:{escaped(name)}", *escaped_lines(f"{fail.get_msg()}\n{kept}")]
+            self._say("\n".join(lines) + "\n", "bad")
         elif outcome == "not-run":
             self._say(f"not run: {escaped(name)}: it needs {escaped(fail.message)}", "warn")
         elif run is not None and outcome != "skipped":
             self._say(f"ok {escaped(name)}: {ending(run)}", "good")
 
     def passed(self, name: str, outcome: str) -> None:
-        """Tell of a task that is not run, as doit does."""
+        """Write the line of a task that does not run, as doit does."""
         if outcome == "up-to-date" and self._chatter == "all":
             self._named += 1
             if self._named > NAMED:
                 return
-            last = "" if self._named < NAMED else "\n-- and more; the summary counts them"
+            last = "" if self._named < NAMED else "\n-- and more: see the summary for their number"
             self._say(f"-- {escaped(name)}{last}", "dim")
         elif outcome == "ignored":
             self._say(f"!! {escaped(name)}", "warn")
 
     def beat(self, now: float) -> None:
-        """Tell of tasks that run for long, so that nobody thinks that they hang."""
+        """Write a line for each task that has been running for long, to show that it does not hang."""
         for run in self._ledger.active():
             if now - self._told.setdefault(run.name, run.start_s) >= STILL_S:
                 self._told[run.name] = now
                 self._say(f".. {escaped(run.name)}: {present(run, now)}", "dim")
 
     def finish(self) -> None:
-        """Write the summary, after the group that holds the events."""
+        """End the group of event lines and write the summary."""
         if self._open:
             self._write(self._group_end())
         quiet = self._chatter == "quiet"
@@ -121,11 +121,11 @@ class LinesRenderer:
             self._out.write(text)
 
     def _harmless(self, text: str) -> str:
-        """Keep outside text from being a command of the CI. Source: GitHub, "Workflow commands"."""
+        """Prevent untrusted text from being run as a CI command. Source: GitHub, "Workflow commands"."""
         return f"> {text}" if self._ci == "github" and text.lstrip().startswith(("::", "##[")) else text
 
     def _group_begin(self) -> str:
-        """Open a group. Source: GitLab, "Custom collapsible sections"; GitHub, "Grouping log lines"."""
+        """Return the start of a group. Source: GitLab, "Custom collapsible sections"; GitHub, "Grouping log lines"."""
         if self._ci == "github":
             return "::group::doit\n"
         return f"\x1b[0Ksection_start:{int(time.time())}:doit\r\x1b[0Kdoit\n"
@@ -134,7 +134,7 @@ class LinesRenderer:
         return "::endgroup::\n" if self._ci == "github" else f"\x1b[0Ksection_end:{int(time.time())}:doit\r\x1b[0K\n"
 
     def _annotation(self, run: TaskRun) -> str:
-        """Mark the definition's line. Source: GitHub, "Setting an error message"; its toolkit's escapes."""
+        """Return an annotation of the definition. Source: GitHub, "Setting an error message"; toolkit's escapes."""
         place = str(_meta(self._ledger.tasks.get(run.name)).get("defined", ""))
         file, _, line = place.rpartition(":")
         at = f"file={_property(file)},line={line}," if file and line.isdigit() else ""
@@ -156,11 +156,11 @@ def _waiting(facts: Mapping[str, str | int | float]) -> str:
     if "url" not in facts:
         return describe_wait("wait", facts) or "waiting"
     reason = f": {facts['reason']}" if facts.get("reason") else ""
-    return f"asks {facts['url']} again in {facts.get('seconds', 0)} s{reason}"
+    return f"retries {facts['url']} in {facts.get('seconds', 0)} s{reason}"
 
 
 def ending(run: TaskRun) -> str:
-    """Return where the bytes came from and how long it took."""
+    """Return the source of the bytes and the duration of a run that succeeded."""
     took = format_duration(run.end_s - run.start_s)
     if run.outcome == "adopted":
         return f"adopted from the cache in {took}"
@@ -168,12 +168,12 @@ def ending(run: TaskRun) -> str:
     if run.outcome != "fetched" or source is None:
         return f"in {took}"
     size = format_size(source.size + source.resumed)
-    resumed = f" ({format_size(source.resumed)} of it were there)" if source.resumed else ""
+    resumed = f" ({format_size(source.resumed)} resumed)" if source.resumed else ""
     return f"{size}{resumed} from {escaped(source.url)} in {took}"
 
 
 def present(run: TaskRun, now: float) -> str:
-    """Return what a task does now: phase, bytes, rate, time left, or how long it works already."""
+    """Return the state of a running task: phase, bytes, rate and time left, or phase and time elapsed."""
     phase = run.phase
     if phase is None or not phase.total:
         doing = phase.name if phase else "running"
@@ -183,13 +183,13 @@ def present(run: TaskRun, now: float) -> str:
     return f"{phase.name}: {format_size(done)} of {format_size(phase.total)}, {format_size(rate)}/s{left}"
 
 
-#: Hosts, slow tasks and failures that the summary names; the page and the event log have all.
+#: Maximum numbers of hosts, slow tasks and failures in the summary; the report and the event log have all.
 _HOSTS: Final = 5
 _SLOWEST: Final = 3
 _FAILURES: Final = 50
-#: A run shorter than this has no slow sources worth a line.
+#: Seconds below which the summary of a run has no line about slow tasks.
 _SLOW_S: Final = 1.0
-#: Outcomes in the order in which they are told, with their words.
+#: Outcomes in the order of the summary, with their labels.
 OUTCOMES: Final = {
     "failed": "failed",
     "stopped": "stopped",
@@ -204,30 +204,28 @@ OUTCOMES: Final = {
 
 
 class SummaryLine(NamedTuple):
-    """One line and its tone."""
+    """One line of the summary, with its tone."""
 
     text: str
     tone: str = ""
 
 
 def totals(ledger: RunState, now: float) -> list[SummaryLine]:
-    """Return the counts with bytes and time, the next step after a stop, the hosts that gave bytes, what took long."""
+    """Return the totals: counts with bytes and time, the next step after a stop, hosts, slowest tasks."""
     if not ledger.counts:
         return []
     fetched = sum(run.fetched_bytes for run in ledger.ended("fetched"))
-    told = []
-    for outcome, words in OUTCOMES.items():
+    counts = []
+    for outcome, label in OUTCOMES.items():
         if number := ledger.counts[outcome]:
-            told.append(f"{number:,} {words}" + (f" ({format_size(fetched)})" if outcome == "fetched" else ""))
+            counts.append(f"{number:,} {label}" + (f" ({format_size(fetched)})" if outcome == "fetched" else ""))
     idle = "" if ledger.runs or ledger.counts["failed"] else "nothing to do"
     failed = ledger.counts["failed"] or ledger.counts["stopped"]
     tone = "bad" if failed else "good"
-    said = ": ".join(filter(None, (idle, ", ".join(told))))
-    lines = [SummaryLine(f"{said}; {format_duration(now - ledger.begun_s)}", tone)]
+    text = ": ".join(filter(None, (idle, ", ".join(counts))))
+    lines = [SummaryLine(f"{text}; {format_duration(now - ledger.begun_s)}", tone)]
     if ledger.counts["stopped"]:
-        lines.append(
-            SummaryLine("  run again to go on; of a download that can be resumed only the rest is fetched", "dim")
-        )
+        lines.append(SummaryLine("  run again to continue; partial downloads are resumed where possible", "dim"))
     return [*lines, *_hosts(ledger), *_slowest(ledger, now)]
 
 
@@ -246,34 +244,34 @@ def _slowest(ledger: RunState, now: float) -> list[SummaryLine]:
     if now - ledger.begun_s < _SLOW_S:
         return []
     runs = sorted(ledger.ended("fetched", "made", "failed"), key=lambda run: run.start_s - run.end_s)[:_SLOWEST]
-    told = []
+    slowest = []
     for run in runs:
         source = f" from {escaped(run.source.url)}" if run.source else ""
-        told.append(f"{escaped(run.name)} {format_duration(run.end_s - run.start_s)}{source}")
-    return [SummaryLine(f"  slowest: {'; '.join(told)}", "dim")] if told else []
+        slowest.append(f"{escaped(run.name)} {format_duration(run.end_s - run.start_s)}{source}")
+    return [SummaryLine(f"  slowest: {'; '.join(slowest)}", "dim")] if slowest else []
 
 
 def failures(ledger: RunState) -> list[tuple[TaskRun, list[SummaryLine]]]:
-    """Return every failure once more: its name, then what happened and the next step, as the task said it."""
-    found = list(ledger.ended("failed"))
-    told = []
-    for run in found[:_FAILURES]:
+    """Return the failures for the summary: the name of each task, then its message."""
+    failed = list(ledger.ended("failed"))
+    summary = []
+    for run in failed[:_FAILURES]:
         lines = [SummaryLine(f"failed: {escaped(run.name)}", "bad")]
         lines += [SummaryLine(f"  {line}") for line in _shortened(escaped_lines(run.message))]
-        told.append((run, lines))
-    return told
+        summary.append((run, lines))
+    return summary
 
 
 def more_failures(ledger: RunState) -> list[SummaryLine]:
-    """Return how many failures were not repeated, and what doit itself could not do."""
+    """Return the number of failures that the summary omits, and doit's own errors."""
     left = ledger.counts["failed"] - _FAILURES
-    lines = [SummaryLine(f"and {counted(left, 'more failure')}; the lines above have all", "bad")] if left > 0 else []
+    lines = [SummaryLine(f"and {counted(left, 'more failure')}; see the lines above", "bad")] if left > 0 else []
     return lines + [SummaryLine(line, "bad") for error in ledger.errors for line in escaped_lines(error)]
 
 
 def _shortened(lines: list[str]) -> list[str]:
-    """Leave a traceback to the lines above: what was raised is enough here."""
+    """Replace a traceback by its last line: the lines above have all of it."""
     at = next((index for index, line in enumerate(lines) if line.startswith("Traceback")), None)
     if at is None:
         return lines
-    return [*lines[:at], lines[-1], "this is a fault of the program: its traceback stands above"]
+    return [*lines[:at], lines[-1], "this is a bug: see the traceback above"]

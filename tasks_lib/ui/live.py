@@ -1,8 +1,8 @@
-"""A calm live display: one line per active task and one of totals below whatever has to be said for good.
+"""Live display: a block with one line per active task and one line of totals, below permanent lines.
 
-The cursor rests at the top left of the block, never hidden. So a frame is: erase from here down, write the lines, go
-back up. Whatever disturbs the block (a resize that rewraps it, output of a child, a kill) cannot make the next frame
-erase anything above it, and the terminal is clean as soon as the block is erased.
+Between frames the cursor is at the top left of the block, visible. A frame erases from the cursor to the end of the
+screen, writes the lines and moves the cursor back up. If something disturbs the block (a resize that rewraps it, output
+of a child, a kill), the next frame cannot erase anything above it, and erasing the block leaves the terminal clean.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from tasks_lib.ui.output import Output
 from tasks_lib.ui.run_state import IDLE_PHASES, RunState, TaskRun, host_of
 from tasks_lib.units import format_duration, format_estimate, format_size
 
-#: Terminal size where the terminal does not say. Source: POSIX, the VT100's.
+#: Size of a terminal that does not report its size. Source: POSIX, the size of a VT100.
 _SIZE: Final = os.terminal_size((80, 24))
 _BAR: Final = 9
-#: Seconds before the end of a run is foretold.
+#: Seconds after which the remaining time of a run is estimated.
 _CALM_S: Final = 1.0
 _STYLES: Final = {"bad": "red", "good": "green", "warn": "yellow", "accent": "cyan", "dim": "dim", "strong": "bold"}
 _DOING: Final = {
@@ -48,12 +48,12 @@ _DOING: Final = {
 
 
 class LiveRenderer:
-    """Redraws a block of lines; called from any thread."""
+    """Redraws a block of lines; thread-safe."""
 
-    interval_s: Final = 0.125  # eight frames a second: below the ten at which a display begins to look restless
+    interval_s: Final = 0.125  # eight frames a second: a display starts to look restless at ten
 
     def __init__(self, out: Output, ledger: RunState, *, colour: str) -> None:
-        """Make it; `colour` is "always" or "never"."""
+        """Create a renderer; `colour` is "always" or "never"."""
         self._out, self._ledger = out, ledger
         self._console = Console(
             file=io.StringIO(),
@@ -67,12 +67,12 @@ class LiveRenderer:
         self._marks = "━╌" if out.speaks("━╌…") else "=."
         self._lock = threading.RLock()
         self._drawn = ""
-        self._noisy: set[str] = set()  # tasks whose children own the terminal
+        self._noisy: set[str] = set()  # tasks whose children write to the terminal
         self._streams: tuple[Any, Any] = (sys.stdout, sys.stderr)
         self._proxies: list[_Above] = []
 
     def begin(self) -> None:
-        """Let what Python prints on the terminal appear above the block; a stream that leads elsewhere stays."""
+        """Redirect Python's output on the terminal to above the block; leave streams that lead elsewhere unchanged."""
         self._streams = (sys.stdout, sys.stderr)
         self._proxies = [_Above(self._said, stream) for stream in self._streams if Output(stream).is_terminal]
         sys.stdout, sys.stderr = (
@@ -80,7 +80,7 @@ class LiveRenderer:
         )
 
     def on_event(self, event: Event) -> None:
-        """Keep what a person should read; leave the terminal to a child that writes to it."""
+        """Write warnings and skip reasons above the block; stop drawing while a child writes to the terminal."""
         name = escaped(event.task)
         if event.name == "warn":
             self._above([SummaryLine(f"{name}: {escaped(str(event.facts['message']))}", "warn")])
@@ -92,14 +92,14 @@ class LiveRenderer:
                 self._erase()
 
     def ended(self, name: str, outcome: str, fail: Any, kept: str) -> None:
-        """Keep a failure; successes are counted."""
+        """Write a failure above the block; the totals count successes."""
         self._noisy.discard(name)
         if outcome == "failed":
-            told = [f"{fail.get_name()} - taskid:{escaped(name)}", *escaped_lines(f"{fail.get_msg()}\n{kept}")]
-            self._above([SummaryLine(line, "bad") for line in told])
+            lines = [f"{fail.get_name()} - taskid:{escaped(name)}", *escaped_lines(f"{fail.get_msg()}\n{kept}")]
+            self._above([SummaryLine(line, "bad") for line in lines])
 
     def passed(self, name: str, outcome: str) -> None:
-        """The totals count it."""
+        """Do nothing: the totals count the task."""
 
     def beat(self, now: float) -> None:
         """Draw a frame."""
@@ -108,7 +108,7 @@ class LiveRenderer:
                 self._draw(self._frame(now))
 
     def finish(self) -> None:
-        """Erase the block and leave the summary."""
+        """Erase the block and write the summary."""
         with self._lock:
             sys.stdout, sys.stderr = self._streams
             for proxy in self._proxies:
@@ -116,8 +116,8 @@ class LiveRenderer:
             self._noisy.add("")  # no frame after this
             self._erase()
             lines = totals(self._ledger, time.monotonic())
-            for _, told in failures(self._ledger):
-                lines += told
+            for _, failure in failures(self._ledger):
+                lines += failure
             self._out.write("".join(map(self._rendered, [*lines, *more_failures(self._ledger)])))
 
     # --- the block ------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ class LiveRenderer:
                 self._draw(drawn)
 
     def _said(self, text: str) -> None:
-        """Show a line that Python code printed: its colours stay, what would move the cursor goes."""
+        """Show a line that Python code printed: keep its colours, remove cursor movements."""
         with self._lock:
             drawn, self._drawn = self._drawn, ""
             self._out.write(("\r\x1b[J" if drawn else "") + self._printed(Text.from_ansi(text), soft=None) + "\n")
@@ -153,10 +153,10 @@ class LiveRenderer:
     def _frame(self, now: float) -> str:
         width, height = self._size()
         active = self._ledger.active()
-        room = max(1, min(len(active), height - 3))
-        rows = [self._row(run, now, width) for run in active[:room]]
-        if len(active) > room:
-            rows.append(Text(f"… and {len(active) - room} more", "dim"))
+        shown = max(1, min(len(active), height - 3))
+        rows = [self._row(run, now, width) for run in active[:shown]]
+        if len(active) > shown:
+            rows.append(Text(f"… and {len(active) - shown} more", "dim"))
         return "\n".join(self._printed(row, soft=width) for row in [*rows, self._totals(now)])
 
     def _size(self) -> os.terminal_size:
@@ -170,31 +170,31 @@ class LiveRenderer:
         return self._printed(Text(line.text, _STYLES.get(line.tone, "")), soft=None) + "\n"
 
     def _printed(self, text: Text, soft: int | None) -> str:
-        """Return the text with its colours: cropped to `soft` columns less one, or whole."""
+        """Return the text with its colours, cropped to `soft` - 1 columns unless `soft` is None."""
         if soft is not None:
             text.truncate(max(1, soft - 1), overflow="ellipsis")
         with self._console.capture() as capture:
             self._console.print(text, soft_wrap=True, end="")
         return capture.get()
 
-    # --- its lines ------------------------------------------------------------------------------
+    # --- lines of the block ---------------------------------------------------------------------
 
     def _row(self, run: TaskRun, now: float, width: int) -> Text:
-        """Return the line of a task: what matters most first, as far as the width has room."""
+        """Return the line of a task: the most important cells that fit into `width`."""
         row = Text()
-        room = width - 1
+        left = width - 1
         shown: list[tuple[tuple[int, int], str, str]] = []
         for place, text, style in sorted(self._cells(run, now, width), key=lambda cell: cell[0][1]):
-            if len(text) + 1 > room and shown:
+            if len(text) + 1 > left and shown:
                 break
-            room -= len(text) + 1
+            left -= len(text) + 1
             shown.append((place, text, style))
         for _, text, style in sorted(shown):
             row.append(f"{text} ", style)
         return row
 
     def _cells(self, run: TaskRun, now: float, width: int) -> list[tuple[tuple[int, int], str, str]]:
-        """Return the cells of a task's line, each with its place from the left and its rank, most important first."""
+        """Return the cells of a task's line, each with its position from the left and its rank (0: most important)."""
         phase = run.phase
         columns = max(8, min(32, width // 4))
         doing = _DOING.get(phase.name, escaped(phase.name)) if phase else "running"
@@ -239,7 +239,7 @@ def _shortened(text: str, columns: int) -> str:
 
 
 def _owns_terminal(task: Any) -> bool:
-    """Whether a task runs a shell command whose output doit does not take."""
+    """Return whether a task runs a shell command whose output doit does not capture."""
     io_options = getattr(task, "io", None)
     if io_options is None or getattr(io_options, "capture", True):
         return False
@@ -247,7 +247,7 @@ def _owns_terminal(task: Any) -> bool:
 
 
 class _Above(io.TextIOBase):
-    """What stands in for stdout and stderr: whole lines go above the block, a child gets the real descriptor."""
+    """Replacement of stdout and stderr: whole lines go above the block, a child gets the real descriptor."""
 
     def __init__(self, say: Callable[[str], None], real: Any) -> None:
         super().__init__()
@@ -269,7 +269,7 @@ class _Above(io.TextIOBase):
         return len(text)
 
     def finish(self) -> None:
-        """Show the line that was not ended."""
+        """Show an unfinished last line."""
         if self._held:
             self._say(self._held)
         self._held = ""

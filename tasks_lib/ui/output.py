@@ -1,4 +1,4 @@
-"""The stream that a face writes to: flushed at each write, and never the reason why a run ends."""
+"""Output stream of a renderer: flushed after each write; write errors do not end the run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 
 
 class Output:
-    """A stream from doit, or None where stdout is closed. After its reader went away, writing does nothing."""
+    """Wrapper of a stream from doit (None if stdout is closed). After a write error, writing does nothing."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -18,7 +18,7 @@ class Output:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a person may look at it."""
+        """Whether the stream is a terminal."""
         try:
             return bool(self._stream is not None and self._stream.isatty())
         except (ValueError, AttributeError):
@@ -26,18 +26,18 @@ class Output:
 
     @property
     def descriptor(self) -> int:
-        """The file descriptor, -1 when there is none."""
+        """File descriptor of the stream, -1 if it has none."""
         try:
             return int(self._stream.fileno())
         except (OSError, ValueError, AttributeError):
             return -1
 
     def speaks(self, text: str) -> bool:
-        """Return whether the stream's encoding has these characters."""
+        """Return whether the stream's encoding has all characters of `text`."""
         return text.encode(self._encoding, "ignore").decode(self._encoding) == text
 
     def write(self, text: str) -> None:
-        """Write and flush; what the stream's encoding lacks is escaped."""
+        """Write and flush; escape characters that the stream's encoding lacks."""
         if self._stream is None:
             return
         try:
@@ -47,7 +47,7 @@ class Output:
             self._abandon()
 
     def _abandon(self) -> None:
-        """Let what Python still holds for a broken pipe go nowhere. Source: Python's docs, "Note on SIGPIPE"."""
+        """Redirect the stream to /dev/null, for text still in its buffer. Source: Python's docs, "Note on SIGPIPE"."""
         descriptor, self._stream = self.descriptor, None
         if descriptor >= 0:
             with contextlib.suppress(OSError):
@@ -57,15 +57,15 @@ class Output:
 
 
 class TerminalInfo(NamedTuple):
-    """What a reporter is told from outside.
+    """Settings and environment of a reporter.
 
     Attributes:
-        progress: "auto", "live", "lines" or "quiet", as the setting says.
+        progress: "auto", "live", "lines" or "quiet", from the setting.
         ci: "github", "gitlab", "other" or "".
         colour: "auto" (on a terminal), "always" or "never".
-        terminal: the TERM of the environment.
+        terminal: the environment variable TERM.
         events: path of the event log, "" for none.
-        record: where the record of the run goes, None for nowhere.
+        record: path of the run record, None for none.
     """
 
     progress: str = "auto"
@@ -77,10 +77,10 @@ class TerminalInfo(NamedTuple):
 
     @classmethod
     def parse(cls, environ: Mapping[str, str], *, progress: str, events: str, build: Path) -> Self:
-        """Return what the environment and these settings say.
+        """Return the values for an environment and these settings.
 
-        Source: no-color.org and force-color.org: any text but the empty one counts; NO_COLOR wins. GITHUB_ACTIONS and
-        GITLAB_CI are "true" on their machines, CI on nearly all others.
+        Source: no-color.org and force-color.org: any non-empty value counts; NO_COLOR takes precedence. GITHUB_ACTIONS
+        and GITLAB_CI are "true" on their machines, CI is on nearly all others.
         """
         named = {"GITHUB_ACTIONS": "github", "GITLAB_CI": "gitlab", "CI": "other"}
         ci = next((host for name, host in named.items() if environ.get(name, "") not in ("", "0", "false")), "")

@@ -1,4 +1,4 @@
-"""What shows a run, and which one fits where it is shown."""
+"""Interface of renderers, and the choice of one for the output stream."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ _DUMB: Final = frozenset({"", "dumb", "unknown"})
 
 
 class Renderer(Protocol):
-    """Shows what happens; called from any thread, after the ledger knows it."""
+    """Shows a run; called from any thread, after the `RunState` is updated."""
 
     @property
     def interval_s(self) -> float:
-        """Seconds between two beats."""
+        """Seconds between two calls of `beat`."""
 
     def begin(self) -> None:
-        """Doit has loaded its tasks."""
+        """Start the display: doit has loaded its tasks."""
 
     def on_event(self, event: Event) -> None:
-        """A task says something."""
+        """Show an event of a task."""
 
     def ended(self, name: str, outcome: str, fail: Any, kept: str) -> None:
-        """A task ended; `fail` is doit's failure, or None, and `kept` what it wrote and nobody saw."""
+        """Show that a task ended; `fail` is doit's failure or None, `kept` is output that was not shown yet."""
 
     def passed(self, name: str, outcome: str) -> None:
-        """A task did not have to run, or could not."""
+        """Show that a task did not run: it is up to date, ignored, or cannot run."""
 
     def beat(self, now: float) -> None:
-        """Time passes (monotonic seconds)."""
+        """Update the display at a time (monotonic seconds)."""
 
     def finish(self) -> None:
-        """The run is over, whatever the reason."""
+        """End the display: the run is over, for whatever reason."""
 
 
 def renderer_for(kind: str, out: Output, ledger: RunState, surroundings: TerminalInfo) -> Renderer:
-    """Return the face: `kind` is "auto", "live", "lines" or "quiet"."""
+    """Return a renderer; `kind` is "auto", "live", "lines" or "quiet"."""
     colour = surroundings.colour
     if colour == "auto":
         colour = "always" if out.is_terminal and surroundings.terminal not in _DUMB else "never"
     can = out.is_terminal and surroundings.terminal not in _DUMB
     if can and (kind == "live" or (kind == "auto" and not surroundings.ci)):
-        from tasks_lib.ui.live import LiveRenderer  # rich is slow to import, and only needed here
+        from tasks_lib.ui.live import LiveRenderer  # rich is slow to import, needed only on a terminal
 
         return LiveRenderer(out, ledger, colour=colour)
     chatter = "quiet" if kind == "quiet" else "all"

@@ -1,7 +1,7 @@
-"""What is known of a run while it runs: every task with its phases, bytes, source and outcome.
+"""State of a run in progress: every task with its phases, bytes, source and outcome.
 
-The ledger listens and answers; it prints nothing, reads no clock, and every face (lines, live, JSON, record) reads it.
-Times are monotonic seconds of the events. Text from outside is kept as it came: whoever shows it escapes it.
+`RunState` collects events; every renderer (lines, live, JSON) and the run record read it. It prints nothing and reads
+no clock: times are the monotonic seconds of the events. Untrusted text is stored as received: renderers escape it.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from urllib.parse import urlsplit
 from tasks_lib.progress import Facts
 from tasks_lib.ui.events import Event
 
-#: Phases in which a task only waits or looks: a task with no other one found its result made already.
+#: Phases in which a task only waits or checks: a task with no other phase found an existing result.
 IDLE_PHASES: Final = frozenset({"queue", "wait", "verify"})
-#: Most phases kept of one task; a source that is asked again and again must not fill the memory.
+#: Maximum number of phases kept per task, so that endless retries do not fill the memory.
 MAX_PHASES: Final = 64
-#: Seconds of which the present rate is the mean: long enough to be calm, short enough to see a stall.
+#: Seconds over which the current rate is averaged: long enough to be steady, short enough to show a stall.
 _WINDOW_S: Final = 5.0
 
 
 class _TransferRate:
-    """What arrives, and how fast it did lately."""
+    """Number of bytes received, and their recent rate."""
 
     __slots__ = ("_marks", "_moved_s", "_size")
 
     def __init__(self, at_s: float) -> None:
         self._size, self._moved_s = 0, at_s
-        self._marks = [(at_s, 0)]  # two a second, of the last seconds
+        self._marks = [(at_s, 0)]  # (time, size), two a second, for the last seconds
 
     def add(self, size: int, at_s: float) -> None:
-        """Note that `size` bytes came."""
+        """Add `size` received bytes."""
         self._size += size
         self._moved_s = at_s
         if at_s - self._marks[-1][0] >= _WINDOW_S / 10:
             self._marks = [*self._marks[-11:], (at_s, self._size)]
 
     def rate(self, now: float) -> float:
-        """Return bytes per second over the last seconds, 0 when nothing came in them."""
+        """Return bytes per second over the last seconds, 0 if none were received."""
         if now - self._moved_s >= _WINDOW_S:
             return 0.0
         before = [mark for mark in self._marks if mark[0] <= now - _WINDOW_S]
@@ -49,7 +49,7 @@ class _TransferRate:
 
 
 class Phase:
-    """One phase: `start_s` to `end_s` (0 while it lasts), `size` bytes done of `total` (0: unknown)."""
+    """One phase: `start_s` to `end_s` (0 while in progress), `size` bytes done of `total` (0: unknown)."""
 
     __slots__ = ("end_s", "name", "resumed", "size", "start_s", "total", "url")
 
@@ -59,9 +59,9 @@ class Phase:
 
 
 class TaskRun:
-    """One execution of one task; `outcome` is "" while it lasts.
+    """One execution of one task; `outcome` is "" while in progress.
 
-    `done_s` is when its worker was done with it (0: nobody said), before doit heard of that.
+    `done_s` is the time when its worker finished (0: unknown), which is before doit processed the result.
     """
 
     __slots__ = (
@@ -74,34 +74,34 @@ class TaskRun:
         self.done_s, self.end_s, self.outcome, self.message = 0.0, 0.0, "", ""
         self.phases: list[Phase] = []
         self.warnings: list[str] = []
-        self._flow: _TransferRate | None = None  # of the present phase
+        self._flow: _TransferRate | None = None  # of the current phase
 
     @property
     def phase(self) -> Phase | None:
-        """The present phase."""
+        """The current phase."""
         return self.phases[-1] if self.phases else None
 
     @property
     def source(self) -> Phase | None:
-        """The body from which the bytes came (the last one), None when none arrived."""
+        """The last body phase, which delivered the bytes; None if there was none."""
         return next((phase for phase in reversed(self.phases) if phase.name == "body"), None)
 
     @property
     def worked(self) -> bool:
-        """Whether it did more than find its result."""
+        """Whether the task did more than find an existing result."""
         return any(phase.name not in IDLE_PHASES for phase in self.phases)
 
     @property
     def fetched_bytes(self) -> int:
-        """Bytes that arrived from sources, failed attempts included."""
+        """Bytes received from sources, failed attempts included."""
         return sum(phase.size for phase in self.phases if phase.name == "body")
 
     def rate(self, now: float) -> float:
-        """Return bytes per second of the present phase over the last seconds, 0 when nothing came in them."""
+        """Return bytes per second of the current phase over the last seconds, 0 if none were received."""
         return self._flow.rate(now) if self._flow is not None else 0.0
 
     def on_event(self, event: Event) -> None:
-        """Take one event that came after its start."""
+        """Record an event that follows `start`."""
         if event.name == "phase":
             self._begin(str(event.facts["phase"]), event.at_s, event.facts)
         elif event.name == "advance":
@@ -119,7 +119,7 @@ class TaskRun:
         if len(self.phases) >= MAX_PHASES:
             self.phases.pop(1)
         number = {key: int(facts[key]) for key in ("total", "resumed") if key in facts}
-        # git and hg say whom they ask when they connect
+        # git and hg report the URL in the phase `connect`
         url = self.phases[-1].url if name == "body" and self.phases and "url" not in facts else facts.get("url", "")
         self.phases.append(Phase(name, at_s, url=str(url), **number))
         self._flow = _TransferRate(at_s)
@@ -130,11 +130,11 @@ class TaskRun:
             self._flow.add(size, at_s)
 
     def finish(self, at_s: float, outcome: str, message: str) -> None:
-        """Let it end, at the latest now."""
+        """End the run, at `done_s` if known, else at `at_s`."""
         self.end_s, self.outcome, self.message = self.done_s or at_s, outcome, message
         if self.phases:
             self.phases[-1].end_s = self.phases[-1].end_s or self.end_s
-        self._flow = None  # ten thousand runs are kept to the end
+        self._flow = None  # saves memory: ten thousand runs are kept to the end
 
 
 def host_of(url: str) -> str:
@@ -148,14 +148,14 @@ def host_of(url: str) -> str:
 
 
 class RunState:
-    """Everything of one run; safe to tell from any thread."""
+    """State of one run; thread-safe."""
 
     def __init__(self) -> None:
         self.begun_s = 0.0
         self.runs: dict[str, TaskRun] = {}
         self.counts: Counter[str] = Counter()
-        self.seen: dict[str, str] = {}  # task -> what became of it without running
-        self.errors: list[str] = []  # of doit itself
+        self.seen: dict[str, str] = {}  # outcome of tasks that did not run
+        self.errors: list[str] = []  # doit's own errors
         self.tasks: Mapping[str, Any] = {}
         self.selected: tuple[str, ...] = ()
         self._active: dict[str, TaskRun] = {}
@@ -166,22 +166,22 @@ class RunState:
         self._lock = threading.Lock()
 
     def begin(self, tasks: Mapping[str, Any], selected: tuple[str, ...], at_s: float) -> None:
-        """Note what the run is about: doit's tasks by name, and which were asked for."""
+        """Record the start of the run: doit's tasks by name, and the selected ones."""
         self.tasks, self.selected, self.begun_s = tasks, selected, at_s
         self._flow = _TransferRate(at_s)
 
     def ready(self, name: str, at_s: float) -> None:
-        """Note that doit looks at a task: its dependencies are done."""
+        """Record that doit checks a task: its dependencies are done."""
         self._ready.setdefault(name, at_s)
 
     def passed(self, name: str, outcome: str) -> None:
-        """Note what became of a task that did not run: up-to-date, ignored, not-run."""
+        """Record the outcome of a task that did not run: up-to-date, ignored, not-run."""
         self.seen[name] = outcome
         self.counts[outcome] += 1
         self._settle(name)
 
     def stand(self, names: Iterable[str]) -> None:
-        """Note tasks that are up to date, all at once."""
+        """Record many tasks that are up to date."""
         before = len(self.seen)
         self.seen.update(dict.fromkeys(names, "up-to-date"))
         self.counts["up-to-date"] += len(self.seen) - before
@@ -191,7 +191,7 @@ class RunState:
             self._left_bytes -= self._left.pop(name, 0)
 
     def on_event(self, event: Event) -> None:
-        """Take one event of a task that runs."""
+        """Record an event of a running task."""
         with self._lock:
             if event.name == "start":
                 ready = self._ready.pop(event.task, event.at_s)
@@ -206,12 +206,12 @@ class RunState:
                 self._flow.add(int(event.facts["size"]), event.at_s)
 
     def end(self, name: str, at_s: float, outcome: str, message: str = "") -> str:
-        """Let a task end; return what became of it, in one word.
+        """Record the end of a task; return its final outcome.
 
         Args:
-            name: the task.
-            at_s: when.
-            outcome: "failed", "stopped", or "success", which is told apart here: fetched, made, adopted, skipped.
+            name: name of the task.
+            at_s: time of the end.
+            outcome: "failed", "stopped" or "success"; success becomes fetched, made, adopted or skipped.
             message: why it failed.
         """
         with self._lock:
@@ -219,7 +219,7 @@ class RunState:
             if run is None and outcome == "not-run":
                 self.passed(name, outcome)
                 return outcome
-            if run is None:  # what doit could not even start
+            if run is None:  # doit could not start it
                 run = self.runs[name] = TaskRun(name, at_s, at_s, "")
             if outcome == "success":
                 outcome, message = run.outcome or _success(run), run.message
@@ -232,25 +232,25 @@ class RunState:
             return outcome
 
     def stop(self, at_s: float) -> list[str]:
-        """Let everything that still runs end as stopped: the run is over, and nobody will tell of it any more."""
+        """End all running tasks as stopped, because no more events follow; return their names."""
         left = [run.name for run in self.active()]
         for name in left:
             self.end(name, at_s, "stopped")
         return left
 
     def active(self) -> list[TaskRun]:
-        """Return what runs now, in the order of its start."""
+        """Return the running tasks in start order."""
         with self._lock:
             return list(self._active.values())
 
     def ended(self, *outcomes: str) -> Iterator[TaskRun]:
-        """Yield the runs that ended so, in the order of their start."""
+        """Yield the runs with one of these outcomes, in start order."""
         with self._lock:
             runs = list(self.runs.values())
         return (run for run in runs if run.end_s and run.outcome in outcomes)
 
     def wanted(self) -> Iterator[str]:
-        """Yield the names of what was asked for and of all that it needs, but for groups."""
+        """Yield the names of the selected tasks and all their dependencies, without groups."""
         left, known = list(self.selected), set(self.selected)
         while left:
             name = left.pop()
@@ -269,12 +269,12 @@ class RunState:
         return self._left
 
     def waiting(self) -> int:
-        """Return how many tasks have not begun."""
+        """Return the number of tasks that have not started."""
         with self._lock:
             return len(self._wanted_sizes()) - len(self._active)
 
     def bytes(self) -> tuple[int, int]:
-        """Return the bytes that were fetched, and those that will have been when all is done, as far as is known."""
+        """Return the bytes fetched so far, and the expected total as far as sizes are known."""
         with self._lock:
             self._wanted_sizes()
             bodies = [run.source for run in self._active.values()]
@@ -282,12 +282,12 @@ class RunState:
             return have, max(have, self._had_bytes + self._left_bytes)
 
     def rate(self, now: float) -> float:
-        """Return bytes per second that all sources together gave lately; what is resumed came before."""
+        """Return the recent bytes per second of all sources together, without resumed bytes."""
         with self._lock:
             return self._flow.rate(now)
 
     def by_host(self) -> dict[str, tuple[int, int, float]]:
-        """Return files, bytes and seconds that each host gave, the longest first."""
+        """Return files, bytes and seconds of each host, longest time first."""
         found: dict[str, tuple[int, int, float]] = {}
         for run in self.ended("fetched"):
             for phase in run.phases:
