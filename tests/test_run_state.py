@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks_lib.ui.events import Event
-from tasks_lib.ui.formatting import counted
 from tasks_lib.ui.lines import NAMED, LinesRenderer, failures, totals
-from tasks_lib.ui.output import Output
+from tasks_lib.ui.output import Output, counted
 from tasks_lib.ui.run_state import MAX_PHASES, RunState, host_of
 
 

@@ -162,7 +162,7 @@ class RunCommand(Named, _DOIT.Run):  # type: ignore[misc]
 
     def telling(self) -> contextlib.AbstractContextManager[None]:
         """Return a context that selects the reporter."""
-        from tasks_lib.cli.json_fallback import shown  # loads the reporters, which only `run` needs
+        from tasks_lib.engine.reporter import shown  # loads the reporters, which only `run` needs
 
         return shown(self.params)
 

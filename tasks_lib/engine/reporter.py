@@ -6,18 +6,21 @@ log, and writes the run record for `doit report`. Keep it fast to import: doit l
 
 from __future__ import annotations
 
+import contextlib
+import json
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import active_children
+from pathlib import Path
 from typing import Any, ClassVar
 
 from doit.exceptions import UnmetDependency
 
 from tasks_lib.session import current_session
-from tasks_lib.ui.event_log import EventLog
-from tasks_lib.ui.events import BUS, Event
-from tasks_lib.ui.json_output import JsonRenderer
+from tasks_lib.ui.events import BUS, Event, EventLog
+from tasks_lib.ui.json_output import JsonRenderer, refusal
 from tasks_lib.ui.lines import NAMED
 from tasks_lib.ui.output import Output, TerminalInfo
 from tasks_lib.ui.renderer import Renderer, renderer_for
@@ -211,3 +214,26 @@ class _Ticker:
     def _run(self) -> None:
         while not self._done.wait(self._face.interval_s):
             self._face.beat(time.monotonic())
+
+
+@contextlib.contextmanager
+def shown(params: Any) -> Iterator[None]:
+    """Select the reporter in doit's `params`; write the JSON document if an error ends the run before it does."""
+    if params["quiet"]:
+        params["reporter"] = "quiet"
+    JsonReporter.spoke = False
+    try:
+        yield
+    except BaseException as error:
+        if params["reporter"] == "json" and not JsonReporter.spoke:
+            text = json.dumps(refusal(str(error) or type(error).__name__)) + "\n"
+            _write(text, params["outfile"])
+        raise
+
+
+def _write(text: str, outfile: Any) -> None:
+    if isinstance(outfile, str):
+        with contextlib.suppress(OSError):
+            Path(outfile).write_text(text, "utf-8")
+    else:
+        Output(sys.stdout).write(text)

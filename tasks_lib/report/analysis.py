@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from tasks_lib.report.record import Record
-from tasks_lib.ui.formatting import counted
+from tasks_lib.ui.output import counted
 from tasks_lib.ui.run_state import host_of
 from tasks_lib.units import format_duration, format_size
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tasks_lib.errors import FetchError
-from tasks_lib.ui.event_log import installed_version
+from tasks_lib.ui.events import installed_version
 from tasks_lib.ui.run_state import Phase, RunState, TaskRun
 
 #: Increase when the page can no longer read older records.

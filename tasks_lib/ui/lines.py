@@ -13,8 +13,7 @@ from typing import Any, Final, NamedTuple
 from tasks_lib.errors import escaped
 from tasks_lib.progress import describe_wait
 from tasks_lib.ui.events import Event
-from tasks_lib.ui.formatting import counted, escaped_lines, painted
-from tasks_lib.ui.output import Output
+from tasks_lib.ui.output import Output, counted, escaped_lines, painted
 from tasks_lib.ui.run_state import RunState, TaskRun
 from tasks_lib.units import format_duration, format_estimate, format_size
 

@@ -21,9 +21,8 @@ from rich.text import Text
 
 from tasks_lib.errors import escaped
 from tasks_lib.ui.events import Event
-from tasks_lib.ui.formatting import escaped_lines
 from tasks_lib.ui.lines import SummaryLine, failures, more_failures, totals
-from tasks_lib.ui.output import Output
+from tasks_lib.ui.output import Output, escaped_lines
 from tasks_lib.ui.run_state import IDLE_PHASES, RunState, TaskRun, host_of
 from tasks_lib.units import format_duration, format_estimate, format_size
 
