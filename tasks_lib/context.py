@@ -55,7 +55,7 @@ class Context:
         self._mirrors: Final = mirrors
         self.lock: Final = threading.RLock()
         # directory of manifests -> the deliveries for which stale entries were removed in this run
-        self.looked_through: Final[dict[str, object]] = {}
+        self.cleaned_fetches: Final[dict[str, object]] = {}
 
     @shared
     def store(self) -> Cache:
@@ -73,10 +73,10 @@ class Context:
             text = (self.settings.fetchdefs / "mirrors.yml").read_text("utf-8")
         except (OSError, UnicodeDecodeError):  # missing, or already reported when loading definitions
             return Transport(own)
-        from tasks_lib.definitions.mirrors import mirrors_of  # needed only when a task downloads
+        from tasks_lib.definitions.mirrors import parse_mirrors  # needed only when a task downloads
 
         # the URLs of definitions were checked when they were loaded; a redirect was not
-        return Transport(own, mirrors_of(text).refusal)
+        return Transport(own, parse_mirrors(text).refusal)
 
     @shared
     def sources(self) -> Downloader:
@@ -86,7 +86,7 @@ class Context:
         return Downloader(self.store, self._transport, self.settings.policy)
 
     @shared
-    def unpinned(self) -> UnverifiedDownloader:
+    def unverified(self) -> UnverifiedDownloader:
         """The downloader of content without a known digest."""
         from tasks_lib.download.unverified import UnverifiedDownloader  # slow to import, needed only when it downloads
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Self
 
 
-def escaped(text: str | bytes) -> str:
+def escape_text(text: str | bytes) -> str:
     r"""Return untrusted text as one printable line: undecodable bytes and control characters become `\xNN`.
 
     Unicode characters that a terminal interprets (line separators, bidirectional overrides) are escaped too.
@@ -67,8 +67,8 @@ class Problem(NamedTuple):
     hint: str
 
     def __str__(self) -> str:
-        place = escaped(f"{self.file}:{self.line}" if self.line else self.file)
-        parts = [place, escaped(self.key), escaped(self.reason), escaped(self.hint)]
+        place = escape_text(f"{self.file}:{self.line}" if self.line else self.file)
+        parts = [place, escape_text(self.key), escape_text(self.reason), escape_text(self.hint)]
         return ": ".join(part for part in parts if part)
 
 
@@ -187,10 +187,10 @@ class ArchiveError(FetchError):
         offset: int | None = None,
         hint: str = "",
     ) -> None:
-        named = f" entry '{escaped(entry)}'" if entry is not None else ""
+        named = f" entry '{escape_text(entry)}'" if entry is not None else ""
         where = f" (offset {offset})" if offset is not None else ""
         subject = f"{named}{where}:" if named or where else ""
-        super().__init__(f"{escaped(archive)}:{subject} {reason} [{code}]", hint=hint)
+        super().__init__(f"{escape_text(archive)}:{subject} {reason} [{code}]", hint=hint)
         self.archive = archive
         self.entry = entry
         self.offset = offset

@@ -26,7 +26,7 @@ _SUFFIXES: Final = {
 }  # fmt: skip
 
 
-def format_for(name: str) -> str | None:
+def format_from_name(name: str) -> str | None:
     """Return the archive format that a file name declares, None if it declares none."""
     lowered = name.lower()
     return next((kind for suffix, kind in _SUFFIXES.items() if lowered.endswith(suffix)), None)

@@ -29,25 +29,25 @@ class _Alone:
 
     def __enter__(self) -> None:
         _own.joined = True
-        _take()
+        _acquire()
 
     def __exit__(self, *_error: object) -> None:
         _own.joined = False
-        _give()
+        _release()
 
 
 class _Waiting:
     """Release the lock inside this context; no effect outside `run_alone`."""
 
     def __enter__(self) -> None:
-        _give()
+        _release()
 
     def __exit__(self, *_error: object) -> None:
         if _own.joined:
-            _take()
+            _acquire()
 
 
-def _take() -> None:
+def _acquire() -> None:
     global _turn  # one lock per process, as there is one interpreter
     while True:
         lock = _turn
@@ -61,7 +61,7 @@ def _take() -> None:
             _turn = threading.Lock()
 
 
-def _give() -> None:
+def _release() -> None:
     if _own.turn is not None:
         _own.turn.release()
         _own.turn = None

@@ -29,7 +29,7 @@ class Limits(NamedTuple):
     #: (`Python -> python`)
     case_twins: str = "refuse"
 
-    def total_for(self, compressed: int) -> int:
+    def max_total_for(self, compressed: int) -> int:
         """Return the largest decompressed size that is allowed for `compressed` bytes."""
         return min(self.max_total_bytes, max(self.free_bytes, self.max_ratio * compressed))
 

@@ -17,7 +17,7 @@ from tasks_lib.digest import Digest, Integrity
 RECIPE_VERSION: Final = 1
 
 #: Fields of a definition that determine *which* bytes it names.
-IDENTITY: Final = frozenset(
+IDENTITY_FIELDS: Final = frozenset(
     {
         "integrity",
         "artifact_name",
@@ -30,7 +30,7 @@ IDENTITY: Final = frozenset(
     }
 )
 #: Fields that determine where the bytes are, how they are verified and how they are named.
-LOCATORS: Final = frozenset(
+LOCATOR_FIELDS: Final = frozenset(
     {
         "name", "description", "source", "alias", "artifact_prefix", "ignored", "file", "line",
         "url", "mirrors", "rewritten", "headers", "gpg_signature", "minisign", "checksums",

@@ -76,9 +76,9 @@ class Retry:
     def again(self, error: TransportError, progress: Progress, url: str, others: int = 0) -> bool:
         """Wait and return True to retry the source after `error`, else return False.
 
-        A source that does not respond or requires a long wait is postponed while there are other sources: `rounds`
-        yields it once more. If the server asks for a longer wait than the remaining time, the source is not retried,
-        and `error.message` says so.
+        A source that does not respond or requires a long wait is postponed while there are other sources:
+        `iterate_sources` yields it once more. If the server asks for a longer wait than the remaining time, the source
+        is not retried, and `error.message` says so.
 
         Args:
             error: the error of the last attempt.
@@ -92,9 +92,9 @@ class Retry:
         wait_s = self._wait_s(error)
         if wait_s is None:
             return False
-        if others and (is_silent(error) or wait_s > _PATIENCE_S):
+        if others and (is_unresponsive(error) or wait_s > _PATIENCE_S):
             self._later = url, error.message
-            self.ready = time.monotonic() + (0.0 if is_silent(error) else wait_s)
+            self.ready = time.monotonic() + (0.0 if is_unresponsive(error) else wait_s)
             self._stopped_s, self.ends = self.left_s, 0.0
             return False
         self._retries -= 1
@@ -144,7 +144,7 @@ class Retry:
                 seconds -= _CHECK_S
 
 
-def rounds(retries: Sequence[Retry], progress: Progress) -> Iterator[tuple[int, int]]:
+def iterate_sources(retries: Sequence[Retry], progress: Progress) -> Iterator[tuple[int, int]]:
     """Yield the index of each source and the number of later ones, then the postponed sources, soonest first, and 0.
 
     Raises:
@@ -163,7 +163,7 @@ def is_busy(error: Exception) -> bool:
     return isinstance(error, HttpStatusError) and error.status in _BUSY
 
 
-def is_silent(error: Exception) -> bool:
+def is_unresponsive(error: Exception) -> bool:
     """Whether the host was unreachable or the connection stalled."""
     return isinstance(error, StalledError | UnreachableError)
 

@@ -40,7 +40,7 @@ class Setting(NamedTuple):
         return self.variable or self.environ.removeprefix("FETCH_").lower()
 
 
-class Given(NamedTuple):
+class GivenValue(NamedTuple):
     """The value given for a setting: `origin` is where it comes from, `name` is the setting's name there."""
 
     name: str
@@ -123,15 +123,23 @@ SETTINGS: Final = (
 _ALIKE: Final = (0.82, 0.9)
 #: The settings that are directories, and the errno values for a path that cannot be a directory.
 _DIRECTORIES: Final = ("FETCHDEFS_DIR", "FETCH_CACHE_DIR", "FETCH_BUILD_DIR", "FETCH_PRIVATE_CACHE_DIR")
-_NO_PLACE: Final = (errno.ELOOP, errno.ENAMETOOLONG)
+_INVALID_PATH_ERRNOS: Final = (errno.ELOOP, errno.ENAMETOOLONG)
 #: Timeouts that must not be zero; zero does not disable them.
-_NOT_ZERO: Final = frozenset({"FETCH_CONNECT_TIMEOUT_S", "FETCH_STALL_TIMEOUT_S"})
+_NONZERO_TIMEOUTS: Final = frozenset({"FETCH_CONNECT_TIMEOUT_S", "FETCH_STALL_TIMEOUT_S"})
 #: Maximum number of digits of a timestamp, more than any valid one has.
 _DIGITS: Final = 18
 #: Variables that name the trusted certificates, in order of precedence.
-_TRUST: Final = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_CA_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 #: Environment variables shared with other programs; a proxy variable may contain a password.
-CONVENTIONS: Final = (*_TRUST, "http_proxy", "https_proxy", "all_proxy", "no_proxy", "NETRC", "SOURCE_DATE_EPOCH")
+CONVENTIONS: Final = (
+    *_CA_VARIABLES,
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "NETRC",
+    "SOURCE_DATE_EPOCH",
+)
 
 
 class Settings(NamedTuple):
@@ -206,7 +214,7 @@ class Settings(NamedTuple):
                 stall_timeout_s=float(values["FETCH_STALL_TIMEOUT_S"]),
                 min_rate_bps=float(values["FETCH_MIN_RATE_BPS"]),
                 total_timeout_s=float(values["FETCH_TOTAL_TIMEOUT_S"]),
-                ca_bundle=next(filter(None, map(environ.get, _TRUST)), ""),
+                ca_bundle=next(filter(None, map(environ.get, _CA_VARIABLES)), ""),
                 proxies=_proxies(environ),
                 no_proxy=environ.get("no_proxy") or environ.get("NO_PROXY", ""),
                 netrc=_netrc(environ),
@@ -226,7 +234,7 @@ class Settings(NamedTuple):
         )
 
 
-def misspelt(variables: Iterable[str], environ: Iterable[str]) -> list[str]:
+def find_misspelt(variables: Iterable[str], environ: Iterable[str]) -> list[str]:
     """Return a warning for each unknown name that is similar to the name of a setting.
 
     Args:
@@ -245,7 +253,7 @@ def misspelt(variables: Iterable[str], environ: Iterable[str]) -> list[str]:
     return [f"ignoring unknown setting {name}; did you mean {close[0]}?" for name, close in pairs if close]
 
 
-def project_table(path: Path) -> Mapping[str, Any]:
+def load_project_table(path: Path) -> Mapping[str, Any]:
     """Return `[tool.doit-fetch]` of a pyproject.toml, {} if there is none.
 
     Raises:
@@ -268,27 +276,27 @@ def project_table(path: Path) -> Mapping[str, Any]:
     return table
 
 
-def in_force(
+def list_effective(
     variables: Mapping[str, Any], environ: Mapping[str, str], project: Mapping[str, Any]
-) -> Iterator[tuple[Setting, Given, str]]:
+) -> Iterator[tuple[Setting, GivenValue, str]]:
     """Yield each setting, its effective value, and why the value is invalid ("" if it is valid)."""
-    table = _keyed(project)
+    table = _normalize_keys(project)
     for one in SETTINGS:
-        given = _given(one, variables, environ, table)
+        given = _find_given(one, variables, environ, table)
         try:
             yield one, given._replace(value=_value(one, variables, environ, table)), ""
         except SettingError as error:
             yield one, given, str(error).splitlines()[0]
 
 
-def _keyed(project: Mapping[str, Any]) -> dict[str, Any]:
+def _normalize_keys(project: Mapping[str, Any]) -> dict[str, Any]:
     return {name.replace("-", "_"): value for name, value in project.items()}
 
 
 def _table(project: Mapping[str, Any]) -> dict[str, Any]:
     """Return the project's table with keys as in `Setting.key`."""
     known = {one.key for one in SETTINGS}
-    table = _keyed(project)
+    table = _normalize_keys(project)
     for name in table:
         if name not in known:
             import difflib  # needed only for an error
@@ -299,29 +307,31 @@ def _table(project: Mapping[str, Any]) -> dict[str, Any]:
     return table
 
 
-def _given(one: Setting, variables: Mapping[str, Any], environ: Mapping[str, str], table: Mapping[str, Any]) -> Given:
+def _find_given(
+    one: Setting, variables: Mapping[str, Any], environ: Mapping[str, str], table: Mapping[str, Any]
+) -> GivenValue:
     """Return the value from the first source that has one."""
     places = (
-        Given(one.variable, variables.get(one.variable) if one.variable else None, "command line"),
-        Given(one.environ, environ.get(one.environ), "environment"),
-        Given(f"[tool.doit-fetch] {one.key}", table.get(one.key), "pyproject.toml"),
+        GivenValue(one.variable, variables.get(one.variable) if one.variable else None, "command line"),
+        GivenValue(one.environ, environ.get(one.environ), "environment"),
+        GivenValue(f"[tool.doit-fetch] {one.key}", table.get(one.key), "pyproject.toml"),
     )
     return next(
-        (place for place in places if place.value not in (None, "")), Given(one.environ, one.default, "default")
+        (place for place in places if place.value not in (None, "")), GivenValue(one.environ, one.default, "default")
     )
 
 
 def _value(
     one: Setting, variables: Mapping[str, Any], environ: Mapping[str, str], table: Mapping[str, Any]
 ) -> str | int | float:
-    name, given, _ = _given(one, variables, environ, table)
+    name, given, _ = _find_given(one, variables, environ, table)
     if given == "":
         return ""
-    value = _read(one, name, given)
+    value = _parse_value(one, name, given)
     return _directory(name, str(value), environ.get("HOME", "")) if one.environ in _DIRECTORIES else value
 
 
-def _read(one: Setting, name: str, given: Any) -> str | int | float:
+def _parse_value(one: Setting, name: str, given: Any) -> str | int | float:
     if isinstance(one.default, str):
         if not isinstance(given, str) or "\0" in given:  # TOML allows lists, numbers and any character
             raise SettingError(
@@ -342,7 +352,7 @@ def _read(one: Setting, name: str, given: Any) -> str | int | float:
     if not 0 <= value < 1 << 62:
         what = f"invalid value {str(given)[:80]!r} for {name}"
         raise SettingError(f"{what}: expected a non-negative number", hint=f"meaning: {one.meaning}")
-    if not value and one.environ in _NOT_ZERO:
+    if not value and one.environ in _NONZERO_TIMEOUTS:
         raise SettingError(f"invalid value 0 for {name}: must be greater than zero", hint=f"meaning: {one.meaning}")
     return value
 
@@ -356,7 +366,7 @@ def _directory(name: str, given: str, home: str) -> str:
     except FileNotFoundError:
         reason = "dangling symlink" if os.path.islink(path) else ""  # noqa: PTH114
     except OSError as error:
-        reason = str(error.strerror) if error.errno in _NO_PLACE else ""
+        reason = str(error.strerror) if error.errno in _INVALID_PATH_ERRNOS else ""
     if reason:
         raise SettingError(
             f"invalid value {given[:80]!r} for {name}: {reason}", hint="correct the path, or use another directory"

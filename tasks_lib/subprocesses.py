@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from tasks_lib.errors import ToolError, escaped
-from tasks_lib.fs.system_calls import signal_group, widen_pipe
+from tasks_lib.errors import ToolError, escape_text
+from tasks_lib.fs.system_calls import set_pipe_capacity, signal_group
 from tasks_lib.progress import Progress
 
 #: Seconds between two checks of a program, and between SIGTERM and SIGKILL.
@@ -67,7 +67,7 @@ class Invocation:
         return Path(self.words[0]).name
 
 
-def _started(command: Invocation, **streams: Any) -> subprocess.Popen[bytes]:
+def _start(command: Invocation, **streams: Any) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             list(command.words), env=dict(command.environ), cwd=command.directory, start_new_session=True, **streams
@@ -75,7 +75,7 @@ def _started(command: Invocation, **streams: Any) -> subprocess.Popen[bytes]:
     except OSError as error:
         missing = isinstance(error, FileNotFoundError) and error.filename == command.words[0]
         reason = "is not installed" if missing else f"cannot start: {error.strerror or error}"
-        raise ToolError(f"the program {escaped(command.name)} {reason}", hint=f"install {command.name}") from error
+        raise ToolError(f"the program {escape_text(command.name)} {reason}", hint=f"install {command.name}") from error
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -138,9 +138,9 @@ def run(
     with tempfile.TemporaryFile() as stdin:
         stdin.write(input)
         stdin.seek(0)
-        process = _started(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = _start(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        return _collected(process, command, _Watchdog(command, progress), told, look)
+        return _collect(process, command, _Watchdog(command, progress), told, look)
     finally:
         stop(process)
         for stream in (process.stdout, process.stderr):
@@ -148,7 +148,7 @@ def run(
                 stream.close()
 
 
-def _collected(
+def _collect(
     process: subprocess.Popen[bytes],
     command: Invocation,
     watch: _Watchdog,
@@ -181,7 +181,7 @@ def _collected(
 
 
 class OutputStream:
-    """A running program whose output is read as it arrives; created by `streaming`."""
+    """A running program whose output is read as it arrives; created by `stream_output`."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], command: Invocation, errors: BinaryIO, watch: _Watchdog
@@ -189,7 +189,7 @@ class OutputStream:
         self._process, self._command, self._errors, self._watch = process, command, errors, watch
         if process.stdout is None:
             raise AssertionError("the output of a streaming program is a pipe")
-        widen_pipe(process.stdout.fileno(), _PIPE)
+        set_pipe_capacity(process.stdout.fileno(), _PIPE)
         self.reader = io.BufferedReader(_Pipe(process.stdout.fileno(), watch), _PIPE)
 
     def send(self, text: bytes) -> None:
@@ -241,7 +241,7 @@ class _Pipe(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def streaming(command: Invocation, progress: Progress, *, input: BinaryIO | None = None) -> Iterator[OutputStream]:
+def stream_output(command: Invocation, progress: Progress, *, input: BinaryIO | None = None) -> Iterator[OutputStream]:
     """Run a program while the caller reads its output; stop it when the context exits.
 
     Args:
@@ -253,7 +253,7 @@ def streaming(command: Invocation, progress: Progress, *, input: BinaryIO | None
         ToolError: the program is missing.
     """
     with tempfile.TemporaryFile() as errors:
-        process = _started(
+        process = _start(
             command, stdin=subprocess.PIPE if input is None else input, stdout=subprocess.PIPE, stderr=errors
         )
         try:
@@ -271,4 +271,4 @@ def last_line(text: bytes | str) -> str:
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
     lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
-    return escaped(lines[-1])[:300] if lines else "no output"
+    return escape_text(lines[-1])[:300] if lines else "no output"

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from tasks_lib.errors import SettingError, escaped
+from tasks_lib.errors import SettingError, escape_text
 
 #: Source: IEC 80000-13. `report/page/words.js` repeats these; tests/test_report_page.py compares both.
 _SIZE_UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
@@ -88,5 +88,5 @@ def parse_duration(text: str, name: str) -> float:
 def _parse(text: str, units: Mapping[str, float], name: str, expected: str) -> float:
     match = re.fullmatch(_NUMBER, text.strip().lower())
     if match is None or match[2] not in units:
-        raise SettingError(f"invalid value '{escaped(text[:80])}' for {name}: expected {expected}")
+        raise SettingError(f"invalid value '{escape_text(text[:80])}' for {name}: expected {expected}")
     return float(match[1]) * units[match[2]]

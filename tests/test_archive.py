@@ -539,10 +539,10 @@ def test_a_changed_tree_is_noticed(tmp_path: Path) -> None:
 
 def test_formats_by_name_and_content() -> None:
     """A format is detected by suffix and by first bytes."""
-    assert formats.format_for("x.TGZ") == "tar.gz"
-    assert formats.format_for("x.deb") == "deb"
-    assert formats.format_for("x.rpm") is None
-    assert archive.format_of(GZ(b"x")) == "tar.gz"
-    assert archive.format_of(tar(PLAIN)[:512]) == "tar"
-    assert archive.format_of(b"\x7fELF") is None
+    assert formats.format_from_name("x.TGZ") == "tar.gz"
+    assert formats.format_from_name("x.deb") == "deb"
+    assert formats.format_from_name("x.rpm") is None
+    assert archive.sniff_format(GZ(b"x")) == "tar.gz"
+    assert archive.sniff_format(tar(PLAIN)[:512]) == "tar"
+    assert archive.sniff_format(b"\x7fELF") is None
     assert zlib.crc32(b"") == 0

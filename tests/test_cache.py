@@ -191,8 +191,8 @@ def test_an_unusable_cache_says_so(tmp_path: Path) -> None:
 def test_what_is_open_is_leased(store: Cache) -> None:
     """Prune keeps entries that are being read or are locked, and removes them afterwards."""
     put(store, BYTES)
-    (item,) = [one for one in store.upkeep.items() if one.kind == "blob"]
-    with store.upkeep.pruning(Silent()) as discard:
+    (item,) = [one for one in store.maintenance.items() if one.kind == "blob"]
+    with store.maintenance.pruning(Silent()) as discard:
         with store.open(PINNED):
             assert discard(item, remove_tree) == "in use"
         with store.lock(item.name):
@@ -244,9 +244,9 @@ def test_hashing_beside(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
                 assert one.hexdigest() == two.hexdigest()
         assert one.hexdigest() == two.hexdigest()
         assert ("hash" in threads) == (free > 0 and size >= writer._LARGE)
-        assert writer._FREE.acquire(blocking=False) == (free > 0)  # given back
+        assert writer._FREE_CORES.acquire(blocking=False) == (free > 0)  # given back
         if free:
-            writer._FREE.release()
+            writer._FREE_CORES.release()
 
 
 def test_directories_that_go_meanwhile(store: Cache, tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def killed_at_random(farm: Farm, times: int) -> None:
 
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-needs_clones = pytest.mark.skipif(not system_calls.OFFERED.clone, reason="no clones are made here")
+needs_clones = pytest.mark.skipif(not system_calls.FEATURES.clone, reason="no clones are made here")
 #: System calls by which a run changes the disk: each of them, each time, is a moment to die or to fail.
 CALLS = (
     "fsync",

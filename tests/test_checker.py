@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from tasks_lib.engine.checker import LARGE, MD5Checker
+from tasks_lib.engine.checker import LARGE_FILE_SIZE, MD5Checker
 from tasks_lib.fs.fingerprint import RACY_NS
 from tests.project import doit, ran
 
@@ -32,7 +32,7 @@ def task_t():
 
 def readers(directory: Path, checker: str) -> list[str]:
     """Return the threads that read a large file on which four tasks depend, the workers' names without a number."""
-    (directory / "archive").write_bytes(b"x" * LARGE)
+    (directory / "archive").write_bytes(b"x" * LARGE_FILE_SIZE)
     (directory / "dodo.py").write_text(DODO.replace("CHECKER", checker))
     time.sleep(2 * RACY_NS / 1e9)
     assert len(ran(doit(directory, "-n", "1"))) == 4

@@ -20,7 +20,7 @@ from tasks_lib import errors
 )
 def test_escaped(text: str | bytes, shown: str) -> None:
     """Control characters, bidirectional overrides and undecodable bytes are shown as escapes."""
-    assert errors.escaped(text) == shown
+    assert errors.escape_text(text) == shown
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,11 @@ from tasks_lib.fs.fingerprint import (
     RACY_NS,
     UNTRUSTED,
     Fingerprint,
-    compact_of,
+    compact_fingerprint,
     copy_stable,
+    is_mtime_at_most,
     is_racy,
-    predates,
-    settled,
+    settled_fingerprint,
 )
 from tasks_lib.incremental.marks import unchanged
 from tasks_lib.progress import Silent
@@ -67,7 +67,7 @@ def test_what_is_noticed(event: str, tmp_path: Path) -> None:
     after = Fingerprint.of(path.stat())
     copied = copy_stable(path.stat()) != copy_stable(status)
     assert (after != before, after.link_stable != before.link_stable, copied) == noticed
-    assert (compact_of(path.stat()) != compact_of(status)) == (not before.is_at(path)) == noticed[0]
+    assert (compact_fingerprint(path.stat()) != compact_fingerprint(status)) == (not before.is_at(path)) == noticed[0]
 
 
 def test_every_field_counts(tmp_path: Path) -> None:
@@ -102,14 +102,14 @@ def test_what_is_racy(tmp_path: Path) -> None:
     assert is_racy(status, status.st_ctime_ns + RACY_NS)
     assert not is_racy(status, status.st_ctime_ns + RACY_NS + 1)
     assert is_racy(status, 0), "a clock that was set back"
-    assert predates(status, status.st_mtime_ns)
-    assert not predates(status, status.st_mtime_ns - 1)
+    assert is_mtime_at_most(status, status.st_mtime_ns)
+    assert not is_mtime_at_most(status, status.st_mtime_ns - 1)
 
 
 def test_a_file_settles(tmp_path: Path) -> None:
     """The fingerprint of an open file is taken when it is no longer racy."""
     with (tmp_path / "file").open("w+b") as file:
-        found = settled(file.fileno())
+        found = settled_fingerprint(file.fileno())
         assert not is_racy(os.fstat(file.fileno()), time.time_ns())
         assert found == Fingerprint.of(os.fstat(file.fileno()))
 

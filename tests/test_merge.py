@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks_lib.errors import TreeError
-from tasks_lib.tree.merge import merge, settle
+from tasks_lib.tree.merge import merge_tree, set_mtime
 
 
 def laid_out(root: Path, entries: dict[str, str]) -> Path:
@@ -50,7 +50,7 @@ def aside_of(root: Path) -> Path:
 def test_merged(tmp_path: Path, standing: dict[str, str], coming: dict[str, str], found: dict[str, str]) -> None:
     """New entries replace existing ones; directories are merged; no symlink is followed."""
     target, tree = laid_out(tmp_path / "target", standing), laid_out(tmp_path / "tree", coming)
-    merge(tree, target, aside_of(tmp_path))
+    merge_tree(tree, target, aside_of(tmp_path))
     left = {
         path.relative_to(target).as_posix(): f"-> {path.readlink()}" if path.is_symlink() else path.read_text()
         for path in target.rglob("*")
@@ -63,7 +63,7 @@ def test_never_through_a_symlink(tmp_path: Path) -> None:
     """A symlink to a directory outside is replaced, and its target does not change."""
     outside = laid_out(tmp_path / "outside", {"a": "outside"})
     target = laid_out(tmp_path / "target", {"d": f"-> {outside}"})
-    merge(laid_out(tmp_path / "tree", {"d/a": "new", "d/b": "new"}), target, aside_of(tmp_path))
+    merge_tree(laid_out(tmp_path / "tree", {"d/a": "new", "d/b": "new"}), target, aside_of(tmp_path))
     assert [path.name for path in outside.iterdir()] == ["a"] and (outside / "a").read_text() == "outside"
     assert (target / "d/a").read_text() == "new"
 
@@ -74,7 +74,7 @@ def test_refused(tmp_path: Path) -> None:
     target = laid_out(tmp_path / "target", {"a/b/c/d": "1"})
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are enough
     with pytest.raises(TreeError, match="cannot move 'c' into"):
-        merge(tree, target, tmp_path / "nowhere")
+        merge_tree(tree, target, tmp_path / "nowhere")
     assert (target / "a/b/c/d").read_text() == "1"
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
@@ -83,7 +83,7 @@ def test_deep_and_wide(tmp_path: Path) -> None:
     """Thousands of common directories, and 250 nested ones, need only descriptors for the current path."""
     names = {f"w{at}/x": "x" for at in range(2000)} | {"/".join(["d"] * 250) + "/x": "x"}
     target = laid_out(tmp_path / "target", names)
-    merge(laid_out(tmp_path / "tree", {name[:-1] + "y": "y" for name in names}), target, aside_of(tmp_path))
+    merge_tree(laid_out(tmp_path / "tree", {name[:-1] + "y": "y" for name in names}), target, aside_of(tmp_path))
     assert sum(path.name == "y" for path in target.rglob("*")) == 2001
 
 
@@ -92,6 +92,6 @@ def test_one_time(tmp_path: Path) -> None:
     outside = laid_out(tmp_path / "outside", {"f": "x"})
     before = (outside / "f").stat().st_mtime_ns
     tree = laid_out(tmp_path / "tree", {"a/b": "1", "c": "2", "l": f"-> {outside / 'f'}", "m": f"-> {outside}"})
-    settle(tree, 10**18)
+    set_mtime(tree, 10**18)
     assert {path.lstat().st_mtime_ns for path in tree.rglob("*")} == {10**18}
     assert (outside / "f").stat().st_mtime_ns == before

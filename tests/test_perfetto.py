@@ -16,7 +16,7 @@ from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tasks_lib.report import record as records
-from tasks_lib.report.trace import trace
+from tasks_lib.report.trace import render_trace
 from tests.archives import Member, tar
 from tests.browser import BROWSER, headless
 from tests.origin import reply, serving
@@ -151,7 +151,7 @@ def test_a_run(opened: Callable[[str], Query], tmp_path: Path) -> None:
 
 def test_its_counters(opened: Callable[[str], Query]) -> None:
     """What runs and what arrives is drawn below, and both end at nothing."""
-    asked = opened(trace(record(60)))
+    asked = opened(render_trace(record(60)))
     assert complaints(asked) == []
     last = """
         SELECT counter_track.name, MIN(value), MAX(value) > 1, MAX(CASE WHEN ts = last THEN value END) FROM counter
@@ -168,6 +168,6 @@ def test_hostile_names(opened: Callable[[str], Query]) -> None:
     for number, task in enumerate(made["tasks"]):
         task["name"] = f"fetch:{evil}{number}"
     made["workers"] = [f"{evil}{number}" for number in range(16)]
-    asked = opened(trace(made))
+    asked = opened(render_trace(made))
     assert complaints(asked) == []
     check_slices(asked, made)

@@ -23,11 +23,11 @@ from tasks_lib import recipe
 from tasks_lib.archive import Entry, Reshape, read
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.fs import system_calls
-from tasks_lib.fs.copying import place_named
+from tasks_lib.fs.copying import link_or_copy_name
 from tasks_lib.fs.files import DirectoryChain
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
-from tasks_lib.tree import CachedTree, DamagedTreeError, Extraction, remove_tree, unpack
+from tasks_lib.tree import CachedTree, DamagedTreeError, Extraction, remove_tree, write_cached_tree
 from tests.archives import Member, tar
 from tests.cases import CASES
 from tests.project import PORCH, definition
@@ -181,7 +181,7 @@ def test_a_file_of_the_future(farm: Farm, tmp_path: Path) -> None:
     (tmp_path / "to").mkdir()
     with DirectoryChain(blob.parent) as there, DirectoryChain(tmp_path / "to") as to:
         name = os.fsencode(blob.name)
-        place_named(name, there.enter(b""), to.enter(b""), mode=0o644, how="hardlink")
+        link_or_copy_name(name, there.enter(b""), to.enter(b""), mode=0o644, how="hardlink")
     assert not (tmp_path / "to" / blob.name).samefile(blob)
 
 
@@ -398,7 +398,7 @@ def test_order_for_a_power_loss(farm: Farm) -> None:
     lines = [line for line in log.read_text(errors="replace").splitlines() if "/v1/trees/" in line]
     synced = {found[1] for line in lines[:-2] if (found := re.search(r"sync(?:fs)?\(\d+<[^>]*\.part(/?[^>]*)>", line))}
     each = {f"/tree/{name}" for name in FILES} | {"", "/list", "/tree", "/tree/d", "/tree/e"}
-    assert synced == ({""} if system_calls.OFFERED.syncfs else each), lines
+    assert synced == ({""} if system_calls.FEATURES.syncfs else each), lines
     assert "rename" in lines[-2]
     assert "fsync" in lines[-1]
 
@@ -428,7 +428,7 @@ def test_every_archive_of_the_corpus(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     give = archive_of(case.make(), case.kind)
     (tmp_path / "kept").mkdir()
-    unpack(tmp_path / "kept", lambda writer: give(writer.add), {}, copies=1 << 20, progress=Silent())
+    write_cached_tree(tmp_path / "kept", lambda writer: give(writer.add), {}, copies=1 << 20, progress=Silent())
     kept = CachedTree(tmp_path / "kept")
     for how in ("hardlink", "auto"):
         slot = Extraction(tmp_path / how, tmp_path / "records" / f"{how}.json")
@@ -442,7 +442,9 @@ def test_every_archive_of_the_corpus(name: str, tmp_path: Path) -> None:
 def test_a_damaged_tree_leaves_the_destination(tmp_path: Path) -> None:
     """An error found while placing a tree leaves existing entries unchanged."""
     (tmp_path / "kept").mkdir()
-    unpack(tmp_path / "kept", lambda writer: archive_of(ARCHIVE, "tar")(writer.add), {}, copies=0, progress=Silent())
+    write_cached_tree(
+        tmp_path / "kept", lambda writer: archive_of(ARCHIVE, "tar")(writer.add), {}, copies=0, progress=Silent()
+    )
     slot = Extraction(tmp_path / "out", tmp_path / "records" / "one.json")
     slot.lay(CachedTree(tmp_path / "kept"), name="a", how="copy", limits=LIMITS, key="k", progress=Silent())
     edit(tmp_path / "kept/tree/d/same")

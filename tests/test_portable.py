@@ -211,6 +211,6 @@ def test_every_fallback_is_in_force_when_all_tests_run_so() -> None:
     from tasks_lib.fs import system_calls
 
     wanted = "tests/portable" in os.environ.get("PYTHONPATH", "")
-    assert (system_calls.Offered() == system_calls.OFFERED) is wanted
+    assert (system_calls.Features() == system_calls.FEATURES) is wanted
     code = "from tasks_lib.fs import system_calls as calls; print(calls.OFFERED == calls.Offered())"
     assert output(code, path=PYTHONPATH) == str(wanted)

@@ -36,7 +36,7 @@ def booted(place: Path, identity: str) -> tuple[str, ...]:
 
     Where the start of the first process is asked for instead, every other identity is a new first process.
     """
-    if not system_calls.OFFERED.proc:
+    if not system_calls.FEATURES.proc:
         same = identity == Path("/proc/sys/kernel/random/boot_id").read_text()
         return () if same else ("unshare", "--fork", "--pid", "--mount-proc")
     (place / "boot_id").write_text(identity)
@@ -116,7 +116,7 @@ def test_a_torn_record(place: str, size: int, slot: Extraction) -> None:
     os.truncate(torn, size if size >= 0 else torn.stat().st_size - 1)
     assert not slot.holds("k")
     if torn == slot.record:
-        slot.distrust(Silent())
+        slot.invalidate(Silent())
     slot.clear(Silent())
     extract(slot, Member("a", b"4"), Member("d/b", b"5"), key="new")
     assert slot.holds("new")

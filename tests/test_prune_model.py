@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tasks_lib.cache import Cache
 from tasks_lib.progress import Silent
-from tasks_lib.steps.prune import PruneLimits, Referenced, decide, remove, size_of
+from tasks_lib.steps.prune import PruneLimits, Referenced, decide, remove, total_size
 from tasks_lib.tree import remove_tree
 
 NAMES = st.integers(0, 11)
@@ -97,10 +97,12 @@ class Pruning(RuleBasedStateMachine):
         must = {n for n in spare if older is not None and self.ages[n] >= older}
         if older is None and most is None:
             must = spare
-        verdicts = decide(self.store.upkeep.items(), reached, self.store.upkeep.last_uses(), bounds, time.time())
+        verdicts = decide(
+            self.store.maintenance.items(), reached, self.store.maintenance.last_uses(), bounds, time.time()
+        )
         if dry:
             return
-        with self.store.upkeep.pruning(Silent()) as discard:
+        with self.store.maintenance.pruning(Silent()) as discard:
             remove(verdicts, bounds, lambda item: discard(item, remove_tree), time.time())
         left = {n for n in before if any(self.store.root.glob(f"v1/blobs/*/*/{hexed(n)}"))}
         gone = before - left
@@ -110,7 +112,7 @@ class Pruning(RuleBasedStateMachine):
         if most is None:
             assert gone == must - set(self.open)
         else:
-            size = size_of(item for item in self.store.upkeep.items() if item.kind in ("blob", "artifact"))
+            size = total_size(item for item in self.store.maintenance.items() if item.kind in ("blob", "artifact"))
             assert size <= most or not spare - gone - set(self.open)
             # of what went for its size alone, nothing was used later than what stayed
             by_size = gone - must
@@ -164,8 +166,8 @@ def test_what_is_in_use_makes_the_next_one_go(tmp_path: Path) -> None:
         os.utime(store.path(made[-1].digest), (then, then))
     bounds = PruneLimits(older_than_s=None, max_size=1000)
     reached = Referenced(keys=nothing, digests=nothing, artifacts=nothing, repositories=nothing)
-    with store.open(made[0]), store.upkeep.pruning(Silent()) as discard:
-        verdicts = decide(store.upkeep.items(), reached, {}, bounds, time.time())
+    with store.open(made[0]), store.maintenance.pruning(Silent()) as discard:
+        verdicts = decide(store.maintenance.items(), reached, {}, bounds, time.time())
         _, kept = remove(verdicts, bounds, lambda item: discard(item, remove_tree), time.time())
     assert kept == {str(store.path(made[0].digest)): "in use"}
-    assert [item.name for item in store.upkeep.items() if item.kind == "blob"] == [made[0].digest.hex]
+    assert [item.name for item in store.maintenance.items() if item.kind == "blob"] == [made[0].digest.hex]

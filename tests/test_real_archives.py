@@ -97,7 +97,7 @@ def archives() -> Iterator[list[Path]]:
 
 
 def kind_of(path: Path) -> str:
-    return formats.format_for(path.name) or ("zip" if path.suffix in (".whl", ".jar") else "")
+    return formats.format_from_name(path.name) or ("zip" if path.suffix in (".whl", ".jar") else "")
 
 
 def reference(path: Path, directory: Path) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tasks_lib.report import record as records
-from tasks_lib.report.analysis import advice, critical_path, hosts, spent
-from tasks_lib.report.page import page
-from tasks_lib.report.trace import trace
+from tasks_lib.report.analysis import build_advice, find_critical_path, sum_phases, summarize_hosts
+from tasks_lib.report.page import render_page
+from tasks_lib.report.trace import render_trace
 from tests.project import LIBRARY, TOOL, definition
 from tests.records import record
 from tests.test_reporter import broken, doit
@@ -44,9 +44,9 @@ def test_critical_path() -> None:
         {"name": "fetch:c", "outcome": "up-to-date"},
         task("fetch:d", 0, 99),
     ]
-    assert critical_path(run(*tasks)) == [1, 3]
-    assert critical_path(run()) == []
-    assert critical_path(run(task("a", 0, 1, needs=[0])))  # a damaged record ends too
+    assert find_critical_path(run(*tasks)) == [1, 3]
+    assert find_critical_path(run()) == []
+    assert find_critical_path(run(task("a", 0, 1, needs=[0])))  # a damaged record ends too
 
 
 SLOW = [
@@ -73,12 +73,12 @@ ADVICE = {
 def test_advice(case: str) -> None:
     """Each finding is a sentence with figures and a next step."""
     made, told = ADVICE[case]
-    assert any(told in sentence for sentence in advice(made)), advice(made)
+    assert any(told in sentence for sentence in build_advice(made)), build_advice(made)
 
 
 def test_nothing_to_advise() -> None:
     """A short run without anything remarkable gets no advice."""
-    assert advice(run(task("a", 0, 100))) == []
+    assert build_advice(run(task("a", 0, 100))) == []
 
 
 def test_hosts_and_phases() -> None:
@@ -90,14 +90,14 @@ def test_hosts_and_phases() -> None:
         ["verify", 350, 360],
     ]
     made = run(task("fetch:a", 0, 360, outcome="fetched", phases=phases, sources=["http://bad/x", "http://good:8/x"]))
-    assert [tuple(host) for host in hosts(made)] == [("good:8", 1, 500, 250, 0), ("bad", 0, 0, 100, 0)]
-    assert spent(made) == {"connect": 150, "body": 200, "verify": 10}
+    assert [tuple(host) for host in summarize_hosts(made)] == [("good:8", 1, 500, 250, 0), ("bad", 0, 0, 100, 0)]
+    assert sum_phases(made) == {"connect": 150, "body": 200, "verify": 10}
 
 
 def test_trace() -> None:
     """The trace has a named thread for each worker, nested slices in microseconds, and counters that end at nothing."""
     made = record(50, workers=4)
-    events = json.loads(trace(made))["traceEvents"]
+    events = json.loads(render_trace(made))["traceEvents"]
     names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
     assert names == {1: "main", 2: "network-0", 3: "network-1", 4: "network-2", 5: "network-3"}
     slices = [event for event in events if event["ph"] == "X"]
@@ -121,14 +121,18 @@ def test_slices_of_a_trace_nest_whatever_the_record_says() -> None:
     """Phases that overlap, or stand out of their task, are cut: a reader would drop them, or turn them around."""
     phases = [["wait", 5, 12], ["connect", 12, 12], ["body", 11, 30, 7], ["verify", 40, 50]]
     made = run(task("fetch:a", 10, 20, phases=phases), workers=["w"])
-    spans = [(one["name"], one["ts"], one["dur"]) for one in json.loads(trace(made))["traceEvents"] if one["ph"] == "X"]
+    spans = [
+        (one["name"], one["ts"], one["dur"])
+        for one in json.loads(render_trace(made))["traceEvents"]
+        if one["ph"] == "X"
+    ]
     assert spans == [("fetch:a", 10000, 10000), ("wait", 10000, 2000), ("body", 12000, 8000)]
 
 
 def test_a_hostile_record_stays_text() -> None:
     """No name can end the script, and the policy allows no script and no connection but the page's own."""
     evil = "</script><script>alert(1)</script><!--<script>&\u2028\x1b"
-    text = page(run(task(evil, 0, 1, message=evil, artifact=evil, sources=[evil])))
+    text = render_page(run(task(evil, 0, 1, message=evil, artifact=evil, sources=[evil])))
     assert text.count("<script") == 2
     assert text.count("</script>") == 2
     assert "alert(1)</" not in text
@@ -246,5 +250,5 @@ def test_a_record_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = RunState()
     for number in range(25):
         ledger.passed(f"fetch:{number}", "up-to-date")
-    made = records.recorded(ledger, now_s=1.0, ended_at=1000.0)
+    made = records.build_record(ledger, now_s=1.0, ended_at=1000.0)
     assert (len(list(made["tasks"])), made["left_out"]) == (10, 15)

@@ -13,7 +13,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tasks_lib.report.page import page
+from tasks_lib.report.page import render_page
 from tasks_lib.units import format_duration, format_size
 from tests.browser import BROWSER, headless
 from tests.records import record
@@ -92,7 +92,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     def written(artifacts: int) -> Path:
         path = directory / f"{artifacts}.html"
         if not path.exists():
-            path.write_text(page(record(artifacts)), "utf-8")
+            path.write_text(render_page(record(artifacts)), "utf-8")
         return path
 
     return written
@@ -215,7 +215,7 @@ def test_hostile_names(browser: Page, tmp_path: Path) -> None:
             phase[0] = phase[0] if phase[0] == "body" else evil
             phase[4:] = [f"http://a/{evil}"] if len(phase) > 4 else []
     path = tmp_path / "evil.html"
-    path.write_text(page(made | {"workers": [evil] * 16, "errors": [evil]}), "utf-8")
+    path.write_text(render_page(made | {"workers": [evil] * 16, "errors": [evil]}), "utf-8")
     browser.open(path)
     browser.all("#rows tr.row")[0].click()
     assert evil in browser.run("return document.getElementById('detail-title').textContent")

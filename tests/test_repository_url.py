@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks_lib.vcs.urls import PROTOCOLS, check_url, display_url, host_of, join_url, name_of, scheme_of
+from tasks_lib.vcs.urls import PROTOCOLS, check_url, display_url, host_of, join_url, repository_name, scheme_of
 
 GOOD = {
     "https://github.com/a/b.git": ("https", "github.com", "b.git"),
@@ -20,7 +20,7 @@ GOOD = {
 def test_good(url: str) -> None:
     """Common forms of git URLs are accepted and parsed."""
     assert check_url(url, PROTOCOLS) == url
-    assert (scheme_of(url), host_of(url), name_of(url)) == GOOD[url]
+    assert (scheme_of(url), host_of(url), repository_name(url)) == GOOD[url]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from tasks_lib.errors import (
 from tasks_lib.fetch_content.run import Run
 from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import LineProgress, Progress, Silent
-from tasks_lib.retry import Retry, retry_after_s, rounds
+from tasks_lib.retry import Retry, iterate_sources, retry_after_s
 from tasks_lib.settings import Settings
 from tasks_lib.steps.commit import commit_archive
 from tasks_lib.transport import Transport
@@ -416,7 +416,7 @@ def test_a_silent_place_is_left_for_the_others_at_once() -> None:
     watching = Watching()
     retries = [Retry(POLICY, 60.0), Retry(POLICY, 60.0)]
     order = []
-    for number, others in rounds(retries, watching):
+    for number, others in iterate_sources(retries, watching):
         order.append(number)
         retries[number].begin()
         retries[number].again(UnreachableError("nobody", transient=True), watching, "u", others)

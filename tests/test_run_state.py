@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks_lib.ui.events import Event
-from tasks_lib.ui.lines import NAMED, LinesRenderer, failures, totals
+from tasks_lib.ui.lines import MAX_UP_TO_DATE, LinesRenderer, summarize_failures, summarize_totals
 from tasks_lib.ui.output import Output, counted
 from tasks_lib.ui.run_state import MAX_PHASES, RunState, host_of
 
@@ -173,18 +173,18 @@ def test_body_belongs_to_the_last_host() -> None:
 def test_many_up_to_date_tasks_are_counted() -> None:
     """A hundred are listed, as by doit; ten thousand more are counted in the summary."""
     said = Said()
-    for number in range(NAMED + 10_000):
+    for number in range(MAX_UP_TO_DATE + 10_000):
         said.ledger.passed(f"t{number}", "up-to-date")
         said.face.passed(f"t{number}", "up-to-date")
-    assert said.text.count("\n") == NAMED + 1
-    assert totals(said.ledger, 1.0)[0].text == "nothing to do: 10,100 cached; 1.0 s"
+    assert said.text.count("\n") == MAX_UP_TO_DATE + 1
+    assert summarize_totals(said.ledger, 1.0)[0].text == "nothing to do: 10,100 cached; 1.0 s"
 
 
 def test_a_traceback_is_not_repeated() -> None:
     """The summary shows the exception; the traceback was printed when the task failed."""
     said = Said()
     said.ledger.end("x", 1, "failed", "PythonAction Error\nTraceback (most recent call last):\n  File\nValueError: no")
-    [(_, lines)] = failures(said.ledger)
+    [(_, lines)] = summarize_failures(said.ledger)
     assert [line.text for line in lines] == [
         "failed: x",
         "  PythonAction Error",

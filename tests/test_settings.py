@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tasks_lib.errors import SettingError
-from tasks_lib.settings import SETTINGS, Settings, misspelt, project_table
+from tasks_lib.settings import SETTINGS, Settings, find_misspelt, load_project_table
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
@@ -23,11 +23,11 @@ def test_pyproject(tmp_path: Path) -> None:
     """A table of pyproject.toml comes after command line and environment, its keys with dashes or underscores."""
     path = tmp_path / "pyproject.toml"
     path.write_text("[tool.doit-fetch]\nretries = 1\njobs-per-host = 2\nmax_entries = 3\noffline = true\nbackoff=0.5\n")
-    project = project_table(path)
+    project = load_project_table(path)
     found = Settings.parse(variables={"retries": "9"}, environ={"FETCH_BACKOFF_S": "7"}, project=project)
     assert (found.policy.retries, found.policy.backoff_s, found.policy.jobs_per_host) == (9, 7.0, 2)
     assert (found.limits.max_entries, found.policy.network) == (3, "off")
-    assert project_table(tmp_path / "none.toml") == {}
+    assert load_project_table(tmp_path / "none.toml") == {}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_pyproject_is_judged(text: str, told: str, tmp_path: Path) -> None:
     """A key that is not known, a value that cannot be used and broken TOML are refused with a hint."""
     (tmp_path / "pyproject.toml").write_text(f"[tool.doit-fetch]\n{text}\n")
     with pytest.raises(SettingError, match=told):
-        Settings.parse(variables={}, environ={}, project=project_table(tmp_path / "pyproject.toml"))
+        Settings.parse(variables={}, environ={}, project=load_project_table(tmp_path / "pyproject.toml"))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_pyproject_is_judged(text: str, told: str, tmp_path: Path) -> None:
 def test_pyproject_in_any_spelling(text: str, tmp_path: Path) -> None:
     """TOML has several ways to write one table."""
     (tmp_path / "pyproject.toml").write_text(text)
-    assert project_table(tmp_path / "pyproject.toml") == {"jobs": 3}
+    assert load_project_table(tmp_path / "pyproject.toml") == {"jobs": 3}
 
 
 def test_a_directory_is_one_that_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,9 +154,9 @@ def test_proxies_and_trust() -> None:
 def test_what_is_nearly_a_setting_is_told() -> None:
     """A misspelt setting is reported, since it has no effect; names of other programs are not."""
     environ = ["FETCH_JOBZ", "FETCH_CACHE", "FETCH_RETRIES", "FETCH_TOKEN", "FETCH_HOST", "JOBS", "FETCHED"]
-    assert misspelt(["offlin", "job", "jobs", "target"], environ) == [
+    assert find_misspelt(["offlin", "job", "jobs", "target"], environ) == [
         "ignoring unknown setting FETCH_JOBZ; did you mean FETCH_JOBS?",
         "ignoring unknown setting FETCH_CACHE; did you mean FETCH_CACHE_DIR?",
         "ignoring unknown setting offlin; did you mean offline?",
     ]
-    assert misspelt([], [one.environ for one in SETTINGS]) == []
+    assert find_misspelt([], [one.environ for one in SETTINGS]) == []

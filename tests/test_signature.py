@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tasks_lib.errors import SignatureError, ToolError
 from tasks_lib.progress import Silent
-from tasks_lib.signature import MAX_KEYS_BYTES, Gpg, ValidSignature, listed_digest, verify_minisign
+from tasks_lib.signature import MAX_KEYS_BYTES, Gpg, ValidSignature, find_listed_digest, verify_minisign
 from tests.keys import Keyring, keyring
 
 CONTENT = b"the content\n" * 1000
@@ -268,14 +268,14 @@ def test_clearsigned(ring: Keyring) -> None:
     signed = ring.gpg("--local-user", "good", "--clearsign", stdin=b"- dashed\nline\n")
     forged = signed.replace(b"line", b"life")
     gpg = Gpg(os.environ["PATH"])
-    verdict, text = gpg.clearsigned(
+    verdict, text = gpg.verify_clearsigned(
         b"before\n" + signed + b"after\n", keys=ring.public("good"), fingerprint="", progress=Silent()
     )
     assert (verdict.key, text) == (ring.fingerprints("good")[0], b"- dashed\nline\n")
     with pytest.raises(SignatureError, match="does not match the content"):
-        gpg.clearsigned(forged, keys=ring.public("good"), fingerprint="", progress=Silent())
+        gpg.verify_clearsigned(forged, keys=ring.public("good"), fingerprint="", progress=Silent())
     with pytest.raises(SignatureError, match="not signed"):
-        gpg.clearsigned(b"plain", keys=ring.public("good"), fingerprint="", progress=Silent())
+        gpg.verify_clearsigned(b"plain", keys=ring.public("good"), fingerprint="", progress=Silent())
 
 
 # --- lists of digests -------------------------------------------------------------------------
@@ -300,7 +300,7 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 )
 def test_listed(line: str) -> None:
     """All forms of lists that `sha256sum --check` reads are supported, and those that openssl 3 writes."""
-    assert listed_digest(line.encode(), "file.tar").hex == DIGEST
+    assert find_listed_digest(line.encode(), "file.tar").hex == DIGEST
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_listed(line: str) -> None:
 def test_not_listed(text: str, reason: str) -> None:
     """A name that is missing or ambiguous is refused."""
     with pytest.raises(SignatureError, match=reason):
-        listed_digest(text.encode(), "file.tar")
+        find_listed_digest(text.encode(), "file.tar")
 
 
 # --- minisign ---------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from doit.dependency import JSONCodec
 
-from tasks_lib.engine.state import StateBackend, stamp_of
+from tasks_lib.engine.state import StateBackend, snapshot_path
 
 DODO = """
 import time
@@ -126,7 +126,7 @@ def test_two_at_once_keep_what_both_finished(tmp_path: Path) -> None:
 
 def test_what_is_forgotten_takes_the_stamp_along(tmp_path: Path) -> None:
     """Forgetting or ignoring a task removes the snapshot, and other processes notice that something was forgotten."""
-    stamp = stamp_of(str(tmp_path / "doit.db"))
+    stamp = snapshot_path(str(tmp_path / "doit.db"))
     watching = state(tmp_path)
     save(watching, "a")
     for forget in (lambda one: one.remove("a"), StateBackend.remove_all, lambda one: one.set("a", "ignore:", "1")):

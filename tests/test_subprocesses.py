@@ -11,7 +11,7 @@ import pytest
 
 from tasks_lib.errors import CancelledError, ToolError
 from tasks_lib.progress import Silent
-from tasks_lib.subprocesses import Invocation, Timeouts, last_line, run, streaming
+from tasks_lib.subprocesses import Invocation, Timeouts, last_line, run, stream_output
 
 ENVIRON = {"PATH": os.environ["PATH"]}
 
@@ -75,16 +75,16 @@ def test_cancelled_with_its_children(tmp_path: Path) -> None:
 
 def test_streaming() -> None:
     """A program can be queried repeatedly; one that exits early is reported with its last line of errors."""
-    with streaming(shell('while read line; do echo "<$line>"; done'), Silent()) as stream:
+    with stream_output(shell('while read line; do echo "<$line>"; done'), Silent()) as stream:
         for word in (b"one", b"two"):
             stream.send(word + b"\n")
             assert stream.reader.readline() == b"<%s>\n" % word
-    with streaming(shell("echo why >&2; exit 4"), Silent()) as stream:
+    with stream_output(shell("echo why >&2; exit 4"), Silent()) as stream:
         assert stream.reader.read() == b""
         assert stream.status() == 4
         assert str(stream.failure("gave up")) == "sh gave up: why"
     with (
-        streaming(shell("sleep 60", silence_s=0.2), Silent()) as stream,
+        stream_output(shell("sleep 60", silence_s=0.2), Silent()) as stream,
         pytest.raises(ToolError, match="produced no output"),
     ):
         stream.reader.read(1)

@@ -14,8 +14,8 @@ from tasks_lib.archive import Reshape
 from tasks_lib.errors import TreeError, UnsafeEntryError
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Extraction, drop_strays, remove_tree
-from tasks_lib.tree.manifest import head, is_torn, read_manifest
+from tasks_lib.tree import Extraction, remove_stale_entries, remove_tree
+from tasks_lib.tree.manifest import is_incomplete, read_manifest, read_manifest_header
 from tests.archives import Member, gnu, pax, record, tar
 
 
@@ -182,14 +182,14 @@ def test_strays_go(killed: bool, slot: Extraction) -> None:
     (slot.destination / "d/own").write_bytes(b"of others")
     if killed:
         slot.record.rename(slot.record.with_suffix(".moving"))
-    drop_strays(slot.destination, slot.record.parent, ["kept"], 1, Silent())
+    remove_stale_entries(slot.destination, slot.record.parent, ["kept"], 1, Silent())
     left = {str(path.relative_to(slot.destination)) for path in slot.destination.rglob("*")}
     assert left == {"d", "d/both", "d/own", "sub", "sub/b"}
     assert kept.holds("k")
     assert [path.name for path in slot.record.parent.iterdir() if path.suffix != ".lock" and path.name != ".lock"] == [
         "kept.json"
     ]
-    drop_strays(slot.destination, slot.record.parent / "none", [], 1, Silent())
+    remove_stale_entries(slot.destination, slot.record.parent / "none", [], 1, Silent())
 
 
 @pytest.mark.parametrize("into", ["{outside}", "../../outside", "../x/../../outside", "..", 7])
@@ -204,7 +204,7 @@ def test_a_record_cannot_lead_elsewhere(into: str | int, slot: Extraction, tmp_p
         '"../tree"', json.dumps(str(into).format(outside=outside) if into != 7 else 7)
     )
     slot.record.write_text(told)
-    drop_strays(slot.destination, slot.record.parent, [], 1, Silent())
+    remove_stale_entries(slot.destination, slot.record.parent, [], 1, Silent())
     assert (outside / "a").exists()
 
 
@@ -255,7 +255,7 @@ def test_slots_in_each_others_directories(tmp_path: Path) -> None:
     extract(deep, Member("f", b"deep"))
     with pytest.raises(TreeError, match=r"a\.tar and a\.tar both put 'sub/f'"):
         extract(Extraction(out, records / "other.json"), Member("sub/"), Member("sub/f", b"other"))
-    drop_strays(out, records, ["deep"], 1.0, Silent())
+    remove_stale_entries(out, records, ["deep"], 1.0, Silent())
     assert [str(path.relative_to(out)) for path in sorted(out.rglob("*"))] == ["sub", "sub/f"]
     assert (out / "sub/f").read_bytes() == b"deep"
 
@@ -358,7 +358,7 @@ def test_a_delivery_that_was_killed_before_it_moved(tmp_path: Path) -> None:
     (records / "one.part").mkdir()
     (records / "gone.part").mkdir()
     (records / "gone.next").write_text("half")
-    drop_strays(tmp_path / "out", records, ["one"], 1, Silent())
+    remove_stale_entries(tmp_path / "out", records, ["one"], 1, Silent())
     assert not (records / "gone.lock").exists()
     assert left(records) == {"one.json", "one.part"}  # the delivery of one that is asked for may be at work
 
@@ -371,7 +371,7 @@ def test_strays_are_removed_together(tmp_path: Path) -> None:
         extract(Extraction(out, records / f"{name}.json"), Member("sub/"), Member("sub/f", b"1"), Member(name, b"1"))
         (out / "sub/f").unlink()
     extract(kept, Member("f", b"2"))
-    drop_strays(out, records, ["kept"], 1, Silent())
+    remove_stale_entries(out, records, ["kept"], 1, Silent())
     assert left(tmp_path) == {"out", "out/sub", "out/sub/f", "records", "records/kept.json"}
 
 
@@ -381,7 +381,11 @@ def test_a_record_that_cannot_be_read_is_not_an_absent_one(slot: Extraction) -> 
     other = Extraction(slot.destination, slot.record.with_name("two.json"))
     aside = slot.record.rename(slot.record.with_name("aside"))
     slot.record.symlink_to(slot.record.name)  # ELOOP
-    readers: tuple[Callable[[Path], object], ...] = (head, is_torn, lambda record: list(read_manifest(record)))
+    readers: tuple[Callable[[Path], object], ...] = (
+        read_manifest_header,
+        is_incomplete,
+        lambda record: list(read_manifest(record)),
+    )
     for read in readers:
         with pytest.raises(OSError, match="symbolic links"):
             read(slot.record)

@@ -11,15 +11,24 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
-from tasks_lib.archive.codecs import LARGE, SMALL, beside, decoded, size_of
-from tasks_lib.archive.deb import data_of
-from tasks_lib.archive.entries import HOLE, SYMLINK, Entry, Reshape, Reshaper, checked_path, checked_target, format_of
+from tasks_lib.archive.codecs import LARGE_PIECE, SMALL_PIECE, decompress, read_ahead, remaining_size
+from tasks_lib.archive.deb import open_data_archive
+from tasks_lib.archive.entries import (
+    HOLE,
+    SYMLINK,
+    Entry,
+    Reshape,
+    Reshaper,
+    normalize_path,
+    sniff_format,
+    validate_target,
+)
 from tasks_lib.archive.tar import TarReader
 from tasks_lib.archive.validator import EntryValidator
 from tasks_lib.archive.writer import write_archive, write_in_order
 from tasks_lib.archive.zip import ZipReader
 from tasks_lib.errors import ArchiveError
-from tasks_lib.formats import format_for
+from tasks_lib.formats import format_from_name
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 
@@ -28,18 +37,18 @@ __all__ = [
     "Entry",
     "Limits",
     "Reshape",
-    "entry_of",
-    "format_of",
-    "kind_of",
+    "detect_format",
+    "make_entry",
     "read",
     "repack",
+    "sniff_format",
     "write",
-    "write_known",
+    "write_sized",
 ]
 
 
 @contextlib.contextmanager
-def _named(archive: str, reader: TarReader | ZipReader | None = None) -> Iterator[None]:
+def _name_errors(archive: str, reader: TarReader | ZipReader | None = None) -> Iterator[None]:
     """Add the archive's name and the current read position to errors raised inside the context."""
     try:
         yield
@@ -55,32 +64,32 @@ def _named(archive: str, reader: TarReader | ZipReader | None = None) -> Iterato
         ) from error.__cause__
 
 
-def kind_of(file: BinaryIO, name: str) -> str | None:
+def detect_format(file: BinaryIO, name: str) -> str | None:
     """Return the format that `name` declares, or the format detected from the content; None if it is not an archive."""
-    declared = format_for(name)
+    declared = format_from_name(name)
     if declared is None:
         file.seek(0)
-        declared = format_of(file.read(512))
+        declared = sniff_format(file.read(512))
         file.seek(0)
     return declared
 
 
 @contextlib.contextmanager
-def _opened(
+def _open_entries(
     source: BinaryIO, name: str, kind: str, limits: Limits, strip: int, slow_piece: int, duplicates: str = "refuse"
 ) -> Iterator[Iterator[Entry]]:
     if kind == "zip":
         zipped = ZipReader(source, limits, strip, duplicates)
-        with _named(name, zipped):
+        with _name_errors(name, zipped):
             yield zipped.entries()
         return
     if kind == "deb":
-        with _named(name):
-            source, kind = data_of(source, limits)
+        with _name_errors(name):
+            source, kind = open_data_archive(source, limits)
     # close it explicitly: its thread reads `source`, which the caller may close next
-    with contextlib.closing(beside(decoded(source, kind, limits, slow_piece))) as chunks:
+    with contextlib.closing(read_ahead(decompress(source, kind, limits, slow_piece))) as chunks:
         reader = TarReader(chunks, limits, strip)
-        with _named(name, reader):
+        with _name_errors(name, reader):
             yield reader.entries()
 
 
@@ -94,11 +103,11 @@ def read(
     Raises:
         ArchiveError: the archive is rejected (any subclass); `archive` is `name`.
     """
-    table = EntryValidator(limits, limits.total_for(size_of(source)))
+    table = EntryValidator(limits, limits.max_total_for(remaining_size(source)))
     add = table.add
     plain = not reshape.strip and not reshape.prefix
-    reshaped = Reshaper(reshape, limits).reshaped
-    with _opened(source, name, format, limits, reshape.strip, LARGE) as entries:
+    reshaped = Reshaper(reshape, limits).reshape
+    with _open_entries(source, name, format, limits, reshape.strip, LARGE_PIECE) as entries:
         for entry in entries:
             if not plain or not entry.path:
                 renamed = reshaped(entry)
@@ -133,8 +142,8 @@ def repack(
         ArchiveError: the archive is rejected (any subclass); `archive` is `name`.
         OSError: an operation on `spool` failed.
     """
-    table = EntryValidator(limits, limits.total_for(size_of(source)), duplicates)
-    with _opened(source, name, format, limits, reshape.strip, SMALL, duplicates) as entries:
+    table = EntryValidator(limits, limits.max_total_for(remaining_size(source)), duplicates)
+    with _open_entries(source, name, format, limits, reshape.strip, SMALL_PIECE, duplicates) as entries:
         return write_archive(
             entries,
             table=table,
@@ -147,7 +156,7 @@ def repack(
         )
 
 
-def entry_of(path: bytes, kind: str, limits: Limits, *, archive: str = "", **more: Any) -> Entry:
+def make_entry(path: bytes, kind: str, limits: Limits, *, archive: str = "", **more: Any) -> Entry:
     """Return an entry that does not come from an archive, with path and link target checked as if it did.
 
     Raises:
@@ -155,9 +164,9 @@ def entry_of(path: bytes, kind: str, limits: Limits, *, archive: str = "", **mor
             unusable; the error names `archive`.
     """
     try:
-        entry = Entry(checked_path(path, limits, 0), kind, **more)
+        entry = Entry(normalize_path(path, limits, 0), kind, **more)
         if kind == SYMLINK:
-            checked_target(entry.target, kind, limits, path, 0)
+            validate_target(entry.target, kind, limits, path, 0)
     except ArchiveError as error:
         raise type(error).of(error, archive=archive) from None
     return entry
@@ -180,7 +189,7 @@ def write(
         OSError: an operation on `spool` failed.
     """
     table = EntryValidator(limits, limits.max_total_bytes)
-    with _named(name):
+    with _name_errors(name):
         return write_archive(
             entries,
             table=table,
@@ -193,7 +202,7 @@ def write(
         )
 
 
-def write_known(
+def write_sized(
     entries: Iterable[Entry],
     contents: Callable[[Entry], Iterable[bytes]],
     *,
@@ -210,5 +219,5 @@ def write_known(
         Exception: any exception raised by `contents`.
     """
     table = EntryValidator(limits, limits.max_total_bytes)
-    with _named(name):
+    with _name_errors(name):
         return write_in_order(entries, contents, table=table, mtime=mtime, write=write, progress=progress)

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, BinaryIO, Final, cast
 
-from tasks_lib.archive.entries import damaged, limit, look
+from tasks_lib.archive.entries import damaged_archive, describe_content, limit_exceeded
 from tasks_lib.archive.zstd_frames import ZstdFraming
 from tasks_lib.limits import Limits
 
@@ -26,8 +26,8 @@ _PRODUCED: Final = 1 << 18
 #: 256 KiB of each piece. Extraction releases the GIL at each system call, so fewer requests are better: large pieces.
 #: Repacking holds the GIL until a piece is finished, which takes a third of its decoding time: within a piece of two
 #: blocks no thread waits. Measured: docs/decisions/0011.
-LARGE: Final = 1 << 20
-SMALL: Final = 96 << 10
+LARGE_PIECE: Final = 1 << 20
+SMALL_PIECE: Final = 96 << 10
 #: Size in bytes of the first piece of input passed to a decoder.
 _FIRST: Final = 1 << 10
 #: Chunks decoded ahead of the consumer.
@@ -40,30 +40,30 @@ _WINDOWS: Final = (10, 31)
 _MOST_MEMORY: Final = (1 << 64) - 1
 
 
-def decoded(source: BinaryIO, kind: str, limits: Limits, slow_piece: int = LARGE) -> Iterator[bytes]:
+def decompress(source: BinaryIO, kind: str, limits: Limits, slow_piece: int = LARGE_PIECE) -> Iterator[bytes]:
     """Yield the decompressed content of `source` in chunks, and verify that it is complete.
 
     Args:
         source: the compressed bytes.
         kind: their format.
         limits: limits for memory and output.
-        slow_piece: bytes that a slow decoder produces at a time: `LARGE` or `SMALL`.
+        slow_piece: bytes that a slow decoder produces at a time: `LARGE_PIECE` or `SMALL_PIECE`.
 
     Raises:
         DamagedArchiveError: the data is truncated, has a wrong checksum or trailing garbage, or is not in format
             `kind`.
         ArchiveLimitError: the output, the window or the dictionary is too large.
     """
-    allowed = limits.total_for(size_of(source))
+    allowed = limits.max_total_for(remaining_size(source))
     total = 0
     for chunk in _CODECS[kind](source, limits, slow_piece):
         total += len(chunk)
         if total > allowed:
-            raise limit(f"more than {allowed} bytes decompressed ({limits.total_name(allowed)})", "TOO_LARGE")
+            raise limit_exceeded(f"more than {allowed} bytes decompressed ({limits.total_name(allowed)})", "TOO_LARGE")
         yield chunk
 
 
-def beside(chunks: Iterator[bytes]) -> Generator[bytes, None, None]:
+def read_ahead(chunks: Iterator[bytes]) -> Generator[bytes, None, None]:
     """Yield `chunks` while a thread produces the next ones; decoders release the GIL.
 
     Closing the generator stops the thread and waits for it; afterwards the caller may close the input of `chunks`.
@@ -100,7 +100,7 @@ def beside(chunks: Iterator[bytes]) -> Generator[bytes, None, None]:
         thread.join()
 
 
-def size_of(source: BinaryIO) -> int:
+def remaining_size(source: BinaryIO) -> int:
     """Return the number of bytes from the current position to the end of a seekable file."""
     here = source.tell()
     size = source.seek(0, 2) - here
@@ -174,14 +174,16 @@ def _streams(source: BinaryIO, start: Callable[[], Any], magic: bytes, padding: 
     """
     waiting = _Input(source)
     if waiting.peek(len(magic)) != magic:
-        raise damaged(
-            f"not in the expected format: the content looks like {look(waiting.peek(512))}", "WRONG_FORMAT", offset=0
+        raise damaged_archive(
+            f"not in the expected format: the content looks like {describe_content(waiting.peek(512))}",
+            "WRONG_FORMAT",
+            offset=0,
         )
     while waiting.peek(1):
         yield from _stream(waiting, start(), most)
         zeros = waiting.skip_zeros() if padding else 0
         if (zeros and zeros % padding) or waiting.peek(len(magic)) not in (b"", magic):
-            raise damaged("trailing garbage after the compressed data", "TRAILING_GARBAGE")
+            raise damaged_archive("trailing garbage after the compressed data", "TRAILING_GARBAGE")
 
 
 def _stream(waiting: _Input, decoder: Any, most: int) -> Iterator[bytes]:
@@ -189,7 +191,7 @@ def _stream(waiting: _Input, decoder: Any, most: int) -> Iterator[bytes]:
     waiting.begin()
     piece = waiting.next()
     while True:
-        produced, unused = _step(decoder, piece, most)
+        produced, unused = _decode_piece(decoder, piece, most)
         if produced:
             yield produced
         if decoder.eof:
@@ -200,17 +202,19 @@ def _stream(waiting: _Input, decoder: Any, most: int) -> Iterator[bytes]:
         if not piece and getattr(decoder, "needs_input", True):
             piece = waiting.next()
             if not piece:
-                raise damaged("truncated in the middle of the compressed data", "TRUNCATED")
+                raise damaged_archive("truncated in the middle of the compressed data", "TRUNCATED")
 
 
-def _step(decoder: Any, piece: bytes | memoryview, most: int) -> tuple[bytes, bytes]:
+def _decode_piece(decoder: Any, piece: bytes | memoryview, most: int) -> tuple[bytes, bytes]:
     """Decode a bounded piece; return it and the unused input."""
     try:
         produced = decoder.decompress(piece, most)
     except (zlib.error, OSError, lzma.LZMAError, EOFError) as error:
         if "emory usage limit" in str(error):
-            raise limit("the dictionary needs more memory than xz-memlimit-mib allows", "DICTIONARY") from error
-        raise damaged(f"damaged compressed data: {error}", "CORRUPT") from error
+            raise limit_exceeded(
+                "the dictionary needs more memory than xz-memlimit-mib allows", "DICTIONARY"
+            ) from error
+        raise damaged_archive(f"damaged compressed data: {error}", "CORRUPT") from error
     if decoder.eof:
         return produced, decoder.unused_data
     return produced, getattr(decoder, "unconsumed_tail", b"")
@@ -244,8 +248,8 @@ def _zstd(source: BinaryIO, limits: Limits, _piece: int) -> Iterator[bytes]:
             while chunk := reader.read(_PRODUCED):
                 yield chunk
     except zstandard.ZstdError as error:
-        framing.judge_rest()
-        raise damaged(f"damaged compressed data: {error}", "CORRUPT") from error
+        framing.check_trailing()
+        raise damaged_archive(f"damaged compressed data: {error}", "CORRUPT") from error
 
 
 _CODECS: Final[dict[str, Callable[[BinaryIO, Limits, int], Iterator[bytes]]]] = {

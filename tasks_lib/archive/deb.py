@@ -9,8 +9,8 @@ import io
 from collections.abc import Iterator
 from typing import BinaryIO, Final
 
-from tasks_lib.archive.codecs import decoded, size_of
-from tasks_lib.archive.entries import damaged, look, unsafe, unsupported
+from tasks_lib.archive.codecs import decompress, remaining_size
+from tasks_lib.archive.entries import damaged_archive, describe_content, unsafe_entry, unsupported_archive
 from tasks_lib.archive.tar import TarReader
 from tasks_lib.errors import ArchiveError
 from tasks_lib.limits import Limits
@@ -45,7 +45,7 @@ class _ArMember(io.RawIOBase):
         return self._at
 
 
-def data_of(source: BinaryIO, limits: Limits) -> tuple[BinaryIO, str]:
+def open_data_archive(source: BinaryIO, limits: Limits) -> tuple[BinaryIO, str]:
     """Return the data archive of a package and its format; the control archive is validated too.
 
     Raises:
@@ -59,11 +59,11 @@ def data_of(source: BinaryIO, limits: Limits) -> tuple[BinaryIO, str]:
     ]
     if len(names) != 3 or names[0] != b"debian-binary" or None in kinds:
         shown = b", ".join(name[:20] for name in names[:5])
-        raise unsupported("expected the members debian-binary, control.tar.* and data.tar.*", "DEB", shown, 0)
+        raise unsupported_archive("expected the members debian-binary, control.tar.* and data.tar.*", "DEB", shown, 0)
     version = members[0][1].read(16)
     if not version.startswith(b"2."):
-        raise unsupported(f"unsupported package version {version!r}, expected 2.x", "DEB", b"debian-binary", 0)
-    control = TarReader(decoded(members[1][1], str(kinds[0]), limits), limits)
+        raise unsupported_archive(f"unsupported package version {version!r}, expected 2.x", "DEB", b"debian-binary", 0)
+    control = TarReader(decompress(members[1][1], str(kinds[0]), limits), limits)
     try:
         for _ in control.entries():
             pass
@@ -79,11 +79,13 @@ def data_of(source: BinaryIO, limits: Limits) -> tuple[BinaryIO, str]:
 
 
 def _members(source: BinaryIO) -> Iterator[tuple[bytes, BinaryIO]]:
-    end = size_of(source)
+    end = remaining_size(source)
     at = len(MAGIC)
     first = source.read(512)
     if not first.startswith(MAGIC):
-        raise damaged(f"not in the expected format: the content looks like {look(first)}", "WRONG_FORMAT", offset=0)
+        raise damaged_archive(
+            f"not in the expected format: the content looks like {describe_content(first)}", "WRONG_FORMAT", offset=0
+        )
     for _ in range(4):  # one more than allowed
         if at == end:
             return
@@ -91,15 +93,15 @@ def _members(source: BinaryIO) -> Iterator[tuple[bytes, BinaryIO]]:
         header = source.read(_HEADER)
         name, size_text = header[:16].rstrip(b" ").removesuffix(b"/"), header[48:58].rstrip(b" ")
         if len(header) < _HEADER:
-            raise damaged("truncated in the middle of a header", "TRUNCATED", offset=at)
+            raise damaged_archive("truncated in the middle of a header", "TRUNCATED", offset=at)
         if header[58:] != b"`\n" or not size_text.isdigit():
-            raise damaged("invalid ar header", "DEB", name, at)
+            raise damaged_archive("invalid ar header", "DEB", name, at)
         start, size = at + _HEADER, int(size_text)
         if start + size > end:
-            raise damaged("truncated: the file ends inside this member", "TRUNCATED", name, at)
+            raise damaged_archive("truncated: the file ends inside this member", "TRUNCATED", name, at)
         part = _ArMember(source, start, size)
         yield name, part  # type: ignore[misc]  # it has the methods of BinaryIO that are used
         at = start + size + size % 2
         if at > end:
-            raise damaged("truncated: the file ends inside this member", "TRUNCATED", name, at)
-    raise unsafe("more than three members", "DEB", offset=at)
+            raise damaged_archive("truncated: the file ends inside this member", "TRUNCATED", name, at)
+    raise unsafe_entry("more than three members", "DEB", offset=at)

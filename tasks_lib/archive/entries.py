@@ -68,27 +68,29 @@ class Reshape(msgspec.Struct, frozen=True, kw_only=True):
     prefix: str = ""
 
 
-def unsafe(reason: str, code: str, entry: bytes | None = None, offset: int | None = None) -> UnsafeEntryError:
+def unsafe_entry(reason: str, code: str, entry: bytes | None = None, offset: int | None = None) -> UnsafeEntryError:
     """Return the error for an entry that is dangerous or ambiguous; the caller adds the archive's name."""
     return UnsafeEntryError(archive="", reason=reason, code=code, entry=entry, offset=offset)
 
 
-def damaged(reason: str, code: str, entry: bytes | None = None, offset: int | None = None) -> DamagedArchiveError:
+def damaged_archive(
+    reason: str, code: str, entry: bytes | None = None, offset: int | None = None
+) -> DamagedArchiveError:
     """Return the error for damaged data."""
     return DamagedArchiveError(archive="", reason=reason, code=code, entry=entry, offset=offset)
 
 
-def limit(reason: str, code: str, entry: bytes | None = None, offset: int | None = None) -> ArchiveLimitError:
+def limit_exceeded(reason: str, code: str, entry: bytes | None = None, offset: int | None = None) -> ArchiveLimitError:
     """Return the error for an archive that exceeds a limit."""
     return ArchiveLimitError(archive="", reason=reason, code=code, entry=entry, offset=offset)
 
 
-def unsupported(reason: str, code: str, entry: bytes | None = None, offset: int | None = None) -> ArchiveError:
+def unsupported_archive(reason: str, code: str, entry: bytes | None = None, offset: int | None = None) -> ArchiveError:
     """Return the error for an unsupported format or feature."""
     return UnsupportedArchiveError(archive="", reason=reason, code=code, entry=entry, offset=offset)
 
 
-def checked_path(name: bytes, limits: Limits, offset: int) -> bytes:
+def normalize_path(name: bytes, limits: Limits, offset: int) -> bytes:
     """Return the normalized path of `name`, without `.` components and doubled slashes; b"" for the root itself.
 
     Raises:
@@ -96,26 +98,26 @@ def checked_path(name: bytes, limits: Limits, offset: int) -> bytes:
         ArchiveLimitError: the name is too long or too deep.
     """
     if not name:
-        raise unsafe("has an empty name", "NAME_EMPTY", name, offset)
+        raise unsafe_entry("has an empty name", "NAME_EMPTY", name, offset)
     if name[0] == 0x2F:
-        raise unsafe("has an absolute name", "ABSOLUTE", name, offset)
+        raise unsafe_entry("has an absolute name", "ABSOLUTE", name, offset)
     if len(name) > limits.max_path_bytes:
         reason = f"name of {len(name)} bytes, more than max-path-bytes {limits.max_path_bytes}"
-        raise limit(reason, "PATH_TOO_LONG", name[:80], offset)
+        raise limit_exceeded(reason, "PATH_TOO_LONG", name[:80], offset)
     if _CONTROL.search(name):
-        raise unsafe("has a control character in its name", "NAME_CONTROL", name, offset)
+        raise unsafe_entry("has a control character in its name", "NAME_CONTROL", name, offset)
     parts = name.split(b"/")
     if b".." in parts or (b"\\" in name and b".." in name.replace(b"\\", b"/").split(b"/")):
-        raise unsafe("has `..` in its name", "DOTDOT", name, offset)
+        raise unsafe_entry("has `..` in its name", "DOTDOT", name, offset)
     if b"" in parts or b"." in parts:
         parts = [part for part in parts if part not in (b"", b".")]
     if parts and _DRIVE.match(parts[0]):
-        raise unsafe("begins with a Windows drive or server name", "ABSOLUTE", name, offset)
+        raise unsafe_entry("begins with a Windows drive or server name", "ABSOLUTE", name, offset)
     _check_lengths(name, parts, limits, offset)
     return b"/".join(parts)
 
 
-def counted(path: bytes, name: bytes, strip: int) -> bytes:
+def keep_dot_components(path: bytes, name: bytes, strip: int) -> bytes:
     """Return `path` with a leading `.` for each empty or `.` component among the first `strip` ones of `name`.
 
     Normalization removes these components, but stripping counts them: `./top/x` without its first component is
@@ -127,26 +129,28 @@ def counted(path: bytes, name: bytes, strip: int) -> bytes:
 
 def _check_lengths(name: bytes, parts: list[bytes], limits: Limits, offset: int) -> None:
     if len(parts) > limits.max_depth:
-        raise limit(
+        raise limit_exceeded(
             f"name with {len(parts)} components, more than max-depth {limits.max_depth}", "TOO_DEEP", name[:80], offset
         )
     if len(name) > limits.max_component_bytes and (longest := max(map(len, parts))) > limits.max_component_bytes:
         reason = f"name component of {longest} bytes, more than max-component-bytes {limits.max_component_bytes}"
-        raise limit(reason, "COMPONENT_TOO_LONG", name[:80], offset)
+        raise limit_exceeded(reason, "COMPONENT_TOO_LONG", name[:80], offset)
 
 
-def checked_target(target: bytes, kind: str, limits: Limits, name: bytes, offset: int) -> bytes:
+def validate_target(target: bytes, kind: str, limits: Limits, name: bytes, offset: int) -> bytes:
     """Return the target of a link: a path in the archive for a hard link, the unchanged text for a symlink.
 
     Raises:
         UnsafeEntryError: the target is empty or too long, contains control characters, or is not an accepted path.
     """
     if not target or len(target) > limits.max_path_bytes or _CONTROL.search(target):
-        raise unsafe("has a link target that is empty, too long or has control characters", "LINK_TARGET", name, offset)
+        raise unsafe_entry(
+            "has a link target that is empty, too long or has control characters", "LINK_TARGET", name, offset
+        )
     if kind == SYMLINK:
         return target
     try:
-        return checked_path(target, limits, offset)
+        return normalize_path(target, limits, offset)
     except ArchiveError as error:
         raise type(error)(
             archive="",
@@ -157,9 +161,9 @@ def checked_target(target: bytes, kind: str, limits: Limits, name: bytes, offset
         ) from None
 
 
-def look(first: bytes) -> str:
+def describe_content(first: bytes) -> str:
     """Return a description of the first bytes of a file, for an error message."""
-    kind = format_of(first)
+    kind = sniff_format(first)
     if kind:
         return kind
     if first.lstrip()[:1] == b"<":
@@ -167,7 +171,7 @@ def look(first: bytes) -> str:
     return f"{first[:16]!r}" if first else "an empty file"
 
 
-def format_of(first_bytes: bytes) -> str | None:
+def sniff_format(first_bytes: bytes) -> str | None:
     """Return the format detected from the first 512 bytes; a compressed stream is assumed to contain a tar."""
     for magic, kind in MAGIC:
         if first_bytes.startswith(magic):
@@ -184,7 +188,7 @@ class Reshaper:
         self._directory = b""
         self._renamed: bytes | None = None  # the directory's new name, None if its entries need the slow path
 
-    def reshaped(self, entry: Entry) -> Entry | None:
+    def reshape(self, entry: Entry) -> Entry | None:
         """Return the renamed entry, or None for a directory whose name is stripped completely.
 
         The target of a hard link is renamed too; the text of a symlink is not, because it is relative.
@@ -199,41 +203,41 @@ class Reshaper:
             return entry
         directory, _, name = path.rpartition(b"/")
         if directory != self._directory:
-            self._directory, self._renamed = directory, self._of_directory(directory, entry.offset)
+            self._directory, self._renamed = directory, self._rename_directory(directory, entry.offset)
         if self._renamed is not None and entry[1] != HARDLINK:
             # both the name and the directory are already validated; only their combination can be too long
             renamed = self._renamed + b"/" + name
             if len(renamed) <= self._limits.max_path_bytes:
                 return Entry(renamed, *entry[1:])
-        return self._by_all_rules(entry)
+        return self._rename_slowly(entry)
 
-    def _of_directory(self, directory: bytes, offset: int) -> bytes | None:
+    def _rename_directory(self, directory: bytes, offset: int) -> bytes | None:
         try:
-            renamed = _renamed(directory, self._reshape, self._limits, offset)
+            renamed = _rename(directory, self._reshape, self._limits, offset)
         except ArchiveError:
             return None
         return renamed if renamed and renamed.count(b"/") + 2 <= self._limits.max_depth else None
 
-    def _by_all_rules(self, entry: Entry) -> Entry | None:
+    def _rename_slowly(self, entry: Entry) -> Entry | None:
         reshape, limits = self._reshape, self._limits
-        path = _renamed(entry.path, reshape, limits, entry.offset)
+        path = _rename(entry.path, reshape, limits, entry.offset)
         if not path:
             if entry.kind == DIRECTORY:
                 return None
-            raise unsafe(
+            raise unsafe_entry(
                 f"stripping {reshape.strip} components leaves an empty name", "STRIPPED", entry.path, entry.offset
             )
         if entry.kind != HARDLINK:
             return entry._replace(path=path)
-        return entry._replace(path=path, target=_renamed(entry.target, reshape, limits, entry.offset))
+        return entry._replace(path=path, target=_rename(entry.target, reshape, limits, entry.offset))
 
 
-def _renamed(path: bytes, reshape: Reshape, limits: Limits, offset: int) -> bytes:
+def _rename(path: bytes, reshape: Reshape, limits: Limits, offset: int) -> bytes:
     rest = path.split(b"/")[reshape.strip :] if path else []
     if not rest:
         return b""
     if not reshape.prefix:
         if _DRIVE.match(rest[0]):
-            raise unsafe("begins with a Windows drive or server name after stripping", "ABSOLUTE", path, offset)
+            raise unsafe_entry("begins with a Windows drive or server name after stripping", "ABSOLUTE", path, offset)
         return b"/".join(rest)
-    return checked_path(reshape.prefix.encode("utf-8", "surrogateescape") + b"/".join(rest), limits, offset)
+    return normalize_path(reshape.prefix.encode("utf-8", "surrogateescape") + b"/".join(rest), limits, offset)

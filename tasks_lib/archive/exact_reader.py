@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Final
 
-from tasks_lib.archive.entries import damaged
+from tasks_lib.archive.entries import damaged_archive
 
 BLOCK: Final = 512
 _NO_NUMBER: Final = -1
@@ -69,7 +69,7 @@ class ExactReader:
         while missing:
             piece = self.piece(missing)
             if not piece:
-                raise damaged("truncated: the archive ends too early", "TRUNCATED", offset=self.offset)
+                raise damaged_archive("truncated: the archive ends too early", "TRUNCATED", offset=self.offset)
             pieces.append(piece)
             missing -= len(piece)
         return b"".join(pieces)
@@ -83,26 +83,26 @@ class ExactReader:
         while size:
             piece = self.piece(size)
             if not piece:
-                raise damaged("truncated: the archive ends too early", "TRUNCATED", offset=self.offset)
+                raise damaged_archive("truncated: the archive ends too early", "TRUNCATED", offset=self.offset)
             size -= len(piece)
 
 
-def number(text: bytes, what: str, offset: int) -> int:
+def parse_number(text: bytes, what: str, offset: int) -> int:
     """Return the value of an octal or base-256 field.
 
     Raises:
         DamagedArchiveError: the field is negative or not a number.
     """
-    value = parsed(text)
+    value = decode_number(text)
     if value == _NEGATIVE:
-        raise damaged(f"invalid {what}: negative or too large", "NUMBER", offset=offset)
+        raise damaged_archive(f"invalid {what}: negative or too large", "NUMBER", offset=offset)
     if value == _NO_NUMBER:
-        raise damaged(f"invalid {what}: expected an octal number", "NUMBER", offset=offset)
+        raise damaged_archive(f"invalid {what}: expected an octal number", "NUMBER", offset=offset)
     return value
 
 
 @functools.lru_cache(16384)  # modes, checksums and many sizes repeat
-def parsed(text: bytes) -> int:
+def decode_number(text: bytes) -> int:
     """Return the value of a field, or a negative number if it is invalid."""
     digits = text.lstrip(b" ").rstrip(b" \0")
     if digits.isdigit():  # ASCII digits only: no sign, no underscore, no blank inside
@@ -113,17 +113,17 @@ def parsed(text: bytes) -> int:
     return _NO_NUMBER if text.strip(b"\0") else 0
 
 
-def decimal(text: bytes, what: str, offset: int) -> int:
+def parse_decimal(text: bytes, what: str, offset: int) -> int:
     """Return the value of a decimal number in an extension header.
 
     Raises:
         DamagedArchiveError: the text is not a decimal number, or the value is 2^63 or more.
     """
     if not text.isdigit() or len(text) > 19 or int(text) >= 1 << 63:
-        raise damaged(f"invalid {what}: expected a decimal number below 2^63", "NUMBER", offset=offset)
+        raise damaged_archive(f"invalid {what}: expected a decimal number below 2^63", "NUMBER", offset=offset)
     return int(text)
 
 
-def summed(piece: bytes) -> int:
+def byte_sum(piece: bytes) -> int:
     """Return the sum of at most 256 bytes: Adler-32's low half is 1 + the sum, below 65,521. Source: RFC 1950 8.2."""
     return (zlib.adler32(piece) & 0xFFFF) - 1

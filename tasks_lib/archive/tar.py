@@ -17,16 +17,16 @@ from tasks_lib.archive.entries import (
     HOLE,
     SYMLINK,
     Entry,
-    checked_path,
-    checked_target,
-    counted,
-    damaged,
-    limit,
-    look,
-    unsafe,
+    damaged_archive,
+    describe_content,
+    keep_dot_components,
+    limit_exceeded,
+    normalize_path,
+    unsafe_entry,
+    validate_target,
 )
-from tasks_lib.archive.exact_reader import BLOCK, ExactReader, decimal, number, parsed, summed
-from tasks_lib.archive.pax import SPARSE, Pending, Sparse, old_gnu_sparse, pax_sparse
+from tasks_lib.archive.exact_reader import BLOCK, ExactReader, byte_sum, decode_number, parse_decimal, parse_number
+from tasks_lib.archive.pax import SPARSE, PendingExtensions, SparseMap, read_old_gnu_sparse, read_pax_sparse
 from tasks_lib.limits import Limits
 
 #: Content up to this many bytes is passed on in one piece.
@@ -40,7 +40,7 @@ _REFUSED: Final = {
     b"M": "a part of a multi-volume file",
     b"D": "a dump directory",
 }
-#: A name field that needs none of the checks of `checked_path`: one component, NUL only after it.
+#: A name field that needs none of the checks of `normalize_path`: one component, NUL only after it.
 _PLAIN_NAME: Final = re.compile(rb"[^\x00-\x1f\x7f/.:\\][^\x00-\x1f\x7f/:\\]*\x00*")
 _new: Final = tuple.__new__  # creates an Entry in half the time of its constructor; there are up to a million
 
@@ -49,7 +49,7 @@ class TarReader:
     """Reader of tar entries; `entries()` can be called once."""
 
     def __init__(self, chunks: Iterator[bytes], limits: Limits, strip: int = 0) -> None:
-        """Create the reader; `strip` is the number of components that the caller drops later, see `counted`."""
+        """Create the reader; `strip` is the number of components that the caller drops, see `keep_dot_components`."""
         self._stream = ExactReader(chunks)
         self._limits, self._strip = limits, strip
         # names that fit a header's name field need no check unless these limits are smaller than the field
@@ -73,11 +73,11 @@ class TarReader:
         Raises:
             ArchiveError: the archive is rejected (any subclass); the caller adds the archive's name.
         """
-        pending = Pending()
+        pending = PendingExtensions()
         while (block := self._next_header()) is not None:
             offset = self._stream.offset - BLOCK
             kind = block[156:157]
-            size = number(block[124:136], "size", offset)
+            size = parse_number(block[124:136], "size", offset)
             if kind in b"xXgLKV":
                 self._extend(pending, kind, size, offset)
                 continue
@@ -86,24 +86,25 @@ class TarReader:
                 self._stream.skip(self._left)
                 self._left = 0
             if pending:
-                pending = Pending()
+                pending = PendingExtensions()
             elif self._tail:
                 yield from self._neighbours()
         if pending:
-            raise damaged("an extension header without an entry", "DANGLING", offset=self._stream.offset)
+            raise damaged_archive("an extension header without an entry", "DANGLING", offset=self._stream.offset)
 
     def _neighbours(self) -> Iterator[Entry]:
         """Yield the small files that follow in the same directory as the previous entry, or in it.
 
         This fast path applies the same rules in a third of the time and handles nearly all files. It requires: a header
         whose second part, from the type on, equals that of a plain file read before (no link, no prefix); a name of at
-        most 100 bytes with the same directory prefix as the previous one, which passed `checked_path`, and one harmless
-        last component; content that is already in memory. It stops at the first other entry, which `_entry` handles.
+        most 100 bytes with the same directory prefix as the previous one, which passed `normalize_path`, and one
+        harmless last component; content that is already in memory. It stops at the first other entry, which `_entry`
+        handles.
         """
         stream, start, tail = self._stream, self._start, self._tail
         small, plain_name, adler32 = self._small, _PLAIN_NAME.fullmatch, zlib.adler32
         prefix = self._directory + b"/" if self._directory else b""
-        rest = summed(tail[:189]) + summed(tail[189:]) + 8 * 0x20 - 1  # see `summed`
+        rest = byte_sum(tail[:189]) + byte_sum(tail[189:]) + 8 * 0x20 - 1  # see `byte_sum`
         begin = len(start)
         held, at = stream.held, stream.at
         base = stream.offset - at
@@ -111,7 +112,7 @@ class TarReader:
         while at + BLOCK <= end:
             head = held[at : at + 148]
             name = head[:100]
-            size = parsed(head[124:136])
+            size = decode_number(head[124:136])
             content = at + BLOCK
             following = content + size + -size % BLOCK
             if (
@@ -120,8 +121,8 @@ class TarReader:
                 or held[at + 156 : content] != tail
                 or not 0 <= size <= small
                 or following > end
-                or (mode := parsed(head[100:108])) < 0
-                or parsed(held[at + 148 : at + 156]) != rest + (adler32(head) & 0xFFFF)
+                or (mode := decode_number(head[100:108])) < 0
+                or decode_number(held[at + 148 : at + 156]) != rest + (adler32(head) & 0xFFFF)
             ):
                 return
             stream.at = following
@@ -145,19 +146,21 @@ class TarReader:
         offset = self._stream.offset
         block = self._stream.piece(BLOCK)
         if not block:
-            raise damaged("truncated: no end-of-archive block", "NO_END", offset=offset)
+            raise damaged_archive("truncated: no end-of-archive block", "NO_END", offset=offset)
         if len(block) < BLOCK:
             block = self._whole_block(block, offset)
         if not block[0] and block == _ZEROS:
             while rest := self._stream.piece(1 << 18):
                 if rest.count(0) != len(rest):
-                    raise damaged("data after the end of the archive", "TRAILING_GARBAGE", offset=offset)
+                    raise damaged_archive("data after the end of the archive", "TRAILING_GARBAGE", offset=offset)
             return None
         if not offset and block[257:262] != b"ustar" and not _has_checksum(block):
-            raise damaged(f"not a tar archive: the content looks like {look(block)}", "WRONG_FORMAT", offset=0)
-        number(block[148:156], "checksum", offset)
+            raise damaged_archive(
+                f"not a tar archive: the content looks like {describe_content(block)}", "WRONG_FORMAT", offset=0
+            )
+        parse_number(block[148:156], "checksum", offset)
         if not _has_checksum(block):
-            raise damaged("wrong header checksum", "CHECKSUM", offset=offset)
+            raise damaged_archive("wrong header checksum", "CHECKSUM", offset=offset)
         return block
 
     def _whole_block(self, block: bytes, offset: int) -> bytes:
@@ -169,66 +172,70 @@ class TarReader:
         while len(block) < BLOCK:
             piece = self._stream.piece(BLOCK - len(block))
             if not piece and not offset:
-                raise damaged(f"not a tar archive: the content looks like {look(block)}", "WRONG_FORMAT", offset=0)
+                raise damaged_archive(
+                    f"not a tar archive: the content looks like {describe_content(block)}", "WRONG_FORMAT", offset=0
+                )
             if not piece:
-                raise damaged("truncated in the middle of a header", "TRUNCATED", offset=self._stream.offset)
+                raise damaged_archive("truncated in the middle of a header", "TRUNCATED", offset=self._stream.offset)
             block += piece
         return block
 
-    def _extend(self, pending: Pending, kind: bytes, size: int, offset: int) -> None:
+    def _extend(self, pending: PendingExtensions, kind: bytes, size: int, offset: int) -> None:
         self._extensions += 1
         if self._extensions > 2 * self._limits.max_entries:
-            raise limit("more extension headers than twice max-entries", "TOO_MANY_ENTRIES", offset=offset)
+            raise limit_exceeded("more extension headers than twice max-entries", "TOO_MANY_ENTRIES", offset=offset)
         maximum = self._limits.max_metadata_bytes
         if size > maximum:
-            raise limit(
+            raise limit_exceeded(
                 f"metadata of {size} bytes, more than max-metadata-bytes {maximum}", "METADATA_TOO_LARGE", None, offset
             )
         pending.add(kind, self._stream.padded(size), offset)
 
-    def _entry(self, block: bytes, kind: bytes, size: int, pending: Pending, offset: int) -> Entry:
+    def _entry(self, block: bytes, kind: bytes, size: int, pending: PendingExtensions, offset: int) -> Entry:
         pax = pending.pax
         name = self.last = _name(block, pending, offset)
         if b"size" in pax:
-            declared = decimal(pax[b"size"], "size", offset)
-            if size not in (0, declared) and not _saturated(block[124:136]):
-                raise unsafe("pax and ustar header declare different sizes", "PAX_SIZE", name, offset)
+            declared = parse_decimal(pax[b"size"], "size", offset)
+            if size not in (0, declared) and not _is_saturated(block[124:136]):
+                raise unsafe_entry("pax and ustar header declare different sizes", "PAX_SIZE", name, offset)
             size = declared
-        if b"SCHILY.realsize" in pax and decimal(pax[b"SCHILY.realsize"], "real size", offset) != size:
-            raise unsafe("is a sparse file in star's format, which tools read differently", "SPARSE", name, offset)
+        if b"SCHILY.realsize" in pax and parse_decimal(pax[b"SCHILY.realsize"], "real size", offset) != size:
+            raise unsafe_entry(
+                "is a sparse file in star's format, which tools read differently", "SPARSE", name, offset
+            )
         what = _kind(kind, name, size, offset)
         marks = kind == b"S", any(key.startswith(SPARSE) for key in pax)
         if any(marks):
             if what != FILE or all(marks):
-                raise unsafe("has two sparse formats, or is not a file", "SPARSE", name, offset)
+                raise unsafe_entry("has two sparse formats, or is not a file", "SPARSE", name, offset)
             return self._sparse(block, kind, size, pax, name, offset)
         self._start_data(size, name, offset)
         path = self._path(block, name, what, offset)
-        executable = number(block[100:108], "mode", offset) >> 6 & 1
+        executable = parse_number(block[100:108], "mode", offset) >> 6 & 1
         if what != FILE:
             return Entry(path, what, 0, executable, self._target(block, what, pending, name, offset), offset)
         return Entry(path, what, size, executable, b"", offset, self._whole(size))
 
     def _path(self, block: bytes, name: bytes, what: str, offset: int) -> bytes:
-        path = checked_path(name, self._limits, offset)
+        path = normalize_path(name, self._limits, offset)
         if not path and what != DIRECTORY:
-            raise unsafe("has the destination directory itself as its name", "ROOT", name, offset)
-        path = counted(path, name, self._strip)
+            raise unsafe_entry("has the destination directory itself as its name", "ROOT", name, offset)
+        path = keep_dot_components(path, name, self._strip)
         self._remember(block, name, path, what)
         return path
 
-    def _target(self, block: bytes, what: str, pending: Pending, name: bytes, offset: int) -> bytes:
+    def _target(self, block: bytes, what: str, pending: PendingExtensions, name: bytes, offset: int) -> bytes:
         if what not in (SYMLINK, HARDLINK):
             return b""
         target = pending.pax.get(b"linkpath", pending.link)
         if target is None:
             target = _field(block[157:257], name, offset)
-        checked = checked_target(target, what, self._limits, name, offset)
-        return counted(checked, target, self._strip) if what == HARDLINK else checked
+        checked = validate_target(target, what, self._limits, name, offset)
+        return keep_dot_components(checked, target, self._strip) if what == HARDLINK else checked
 
     def _start_data(self, size: int, name: bytes, offset: int) -> None:
         if size > self._limits.max_member_bytes:
-            raise limit(
+            raise limit_exceeded(
                 f"a member of {size} bytes, more than max-member-bytes {self._limits.max_member_bytes}",
                 "MEMBER_TOO_LARGE", name, offset,
             )  # fmt: skip
@@ -245,7 +252,7 @@ class TarReader:
         while size:
             piece = self._stream.piece(size)
             if not piece:
-                raise damaged("truncated: the archive ends too early", "TRUNCATED", offset=self._stream.offset)
+                raise damaged_archive("truncated: the archive ends too early", "TRUNCATED", offset=self._stream.offset)
             size -= len(piece)
             self._left -= len(piece)
             yield piece
@@ -253,22 +260,22 @@ class TarReader:
     def _sparse(self, block: bytes, kind: bytes, size: int, pax: dict[bytes, bytes], name: bytes, offset: int) -> Entry:
         self._start_data(size, name, offset)
         if kind == b"S":
-            sparse = old_gnu_sparse(block, self._stream, size, name, offset)
+            sparse = read_old_gnu_sparse(block, self._stream, size, name, offset)
         else:
-            sparse = pax_sparse(pax, self._stream, size, name, offset)
+            sparse = read_pax_sparse(pax, self._stream, size, name, offset)
         if sparse.real > self._limits.max_member_bytes:
-            raise limit(
+            raise limit_exceeded(
                 f"a sparse member of {sparse.real} bytes, more than max-member-bytes {self._limits.max_member_bytes}",
                 "MEMBER_TOO_LARGE", sparse.name, offset,
             )  # fmt: skip
         self._left -= sparse.used
         if sparse.name.endswith(b"/"):
-            raise unsafe("is a file, but its name ends with a slash", "FILE_AS_DIRECTORY", sparse.name, offset)
+            raise unsafe_entry("is a file, but its name ends with a slash", "FILE_AS_DIRECTORY", sparse.name, offset)
         path = self._path(block, sparse.name, FILE, offset)
-        executable = number(block[100:108], "mode", offset) >> 6 & 1
+        executable = parse_number(block[100:108], "mode", offset) >> 6 & 1
         return Entry(path, FILE, sparse.real, executable, b"", offset, self._filled(sparse))
 
-    def _filled(self, sparse: Sparse) -> Iterator[bytes]:
+    def _filled(self, sparse: SparseMap) -> Iterator[bytes]:
         at = 0
         for first, size in [*sparse.pieces, (sparse.real, 0)]:
             while at < first:
@@ -282,14 +289,14 @@ class TarReader:
 def _kind(kind: bytes, name: bytes, size: int, offset: int) -> str:
     if kind not in _KINDS:
         reason = _REFUSED.get(kind, f"an entry of unknown type {kind!r}")
-        raise unsafe(f"is {reason}", "TYPE", name, offset)
+        raise unsafe_entry(f"is {reason}", "TYPE", name, offset)
     what = _KINDS[kind]
     if what == FILE and name.endswith(b"/"):
         if size:
-            raise unsafe("is a file, but its name ends with a slash", "FILE_AS_DIRECTORY", name, offset)
+            raise unsafe_entry("is a file, but its name ends with a slash", "FILE_AS_DIRECTORY", name, offset)
         what = DIRECTORY
     if what != FILE and size:
-        raise unsafe(f"is a {what} with content", "LINK_WITH_CONTENT", name, offset)
+        raise unsafe_entry(f"is a {what} with content", "LINK_WITH_CONTENT", name, offset)
     return what
 
 
@@ -298,15 +305,15 @@ def _has_checksum(block: bytes) -> bool:
 
     Some writers summed signed bytes; that sum is accepted too.
     """
-    wanted = parsed(block[148:156])
-    actual = summed(block[:148]) + summed(block[156:345]) + summed(block[345:]) + 8 * 0x20
+    wanted = decode_number(block[148:156])
+    actual = byte_sum(block[:148]) + byte_sum(block[156:345]) + byte_sum(block[345:]) + 8 * 0x20
     if wanted == actual:
         return True
     signed = actual - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
     return wanted >= 0 and wanted == signed
 
 
-def _saturated(text: bytes) -> bool:
+def _is_saturated(text: bytes) -> bool:
     """Return whether an octal size field has its maximum value, which writers use together with a pax size."""
     return text.strip(b" \0") in (b"77777777777", b"777777777777")
 
@@ -319,11 +326,11 @@ def _field(text: bytes, name: bytes, offset: int) -> bytes:
     """
     value, _, after = text.partition(b"\0")
     if after.strip(b"\0"):
-        raise unsafe("has a NUL character in its name or link target", "NAME_CONTROL", name, offset)
+        raise unsafe_entry("has a NUL character in its name or link target", "NAME_CONTROL", name, offset)
     return value
 
 
-def _name(block: bytes, pending: Pending, offset: int) -> bytes:
+def _name(block: bytes, pending: PendingExtensions, offset: int) -> bytes:
     if b"path" in pending.pax:
         return pending.pax[b"path"]
     if pending.name is not None:

@@ -9,7 +9,7 @@ import functools
 from typing import Final
 
 from tasks_lib.archive.entries import DIRECTORY, FILE, HARDLINK, SYMLINK, Entry
-from tasks_lib.archive.exact_reader import BLOCK, summed
+from tasks_lib.archive.exact_reader import BLOCK, byte_sum
 
 #: A symlink has no mode of its own: Linux reports 0777.
 _MODES: Final = {SYMLINK: 0o777, DIRECTORY: 0o755}
@@ -24,10 +24,10 @@ def header_size(entry: Entry) -> int:
     """Return the size of an entry's header in bytes; most are known to be one block without being formatted."""
     if len(entry.path) < 100 and len(entry.target) <= 100 and entry.size < _TOO_LARGE:
         return BLOCK
-    return len(header(entry, 0))
+    return len(format_header(entry, 0))
 
 
-def header(entry: Entry, mtime: int) -> bytes:
+def format_header(entry: Entry, mtime: int) -> bytes:
     """Return the header of an entry; `mtime` is its modification time in seconds since 1970."""
     name = entry.path + (b"/" if entry.kind == DIRECTORY else b"")
     records = b""
@@ -94,11 +94,11 @@ def _tail(kind: bytes, link: bytes, prefix: bytes) -> tuple[bytes, int]:
             prefix.ljust(155, b"\0"), bytes(12),
         )
     )  # fmt: skip
-    return fields, summed(fields[:189]) + summed(fields[189:]) + 8 * 0x20
+    return fields, byte_sum(fields[:189]) + byte_sum(fields[189:]) + 8 * 0x20
 
 
 def _block(name: bytes, mode: int, size: int, mtime: int, tail: tuple[bytes, int]) -> bytes:
     numbers = b"%07o\0%b%011o\0%011o\0" % (mode, _OWNERS, size, mtime)
     front = name.ljust(100, b"\0") + numbers
     rest, counted = tail
-    return front + b"%06o\0 " % (summed(front) + counted) + rest
+    return front + b"%06o\0 " % (byte_sum(front) + counted) + rest

@@ -8,7 +8,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Final, NoReturn
 
-from tasks_lib.archive.entries import DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, limit, unsafe
+from tasks_lib.archive.entries import DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, limit_exceeded, unsafe_entry
 from tasks_lib.limits import Limits
 
 #: Maximum number of symlinks followed for one name. Source: Linux path_resolution(7), 40.
@@ -73,7 +73,7 @@ class EntryValidator:
 
     def _replace(self, names: dict[bytes, str], name: bytes, entry: Entry) -> None:
         if self._duplicates != "last" or DIRECTORY in (entry.kind, names[name]):
-            raise unsafe("occurs twice in the archive", "DUPLICATE", entry.path, entry.offset)
+            raise unsafe_entry("occurs twice in the archive", "DUPLICATE", entry.path, entry.offset)
         names[name] = entry.kind
         self._links.pop(entry.path, None)
         self.replaced = True
@@ -85,15 +85,15 @@ class EntryValidator:
             self._links[entry.path] = entry
         elif entry.path == entry.target or self.kind(entry.target) not in (FILE, HARDLINK):
             reason = "is a hard link whose target is not an earlier file of the archive"
-            raise unsafe(reason, "HARDLINK", entry.path, entry.offset)
+            raise unsafe_entry(reason, "HARDLINK", entry.path, entry.offset)
 
     def _refuse(self, entry: Entry) -> NoReturn:
         if self._count > self._limits.max_entries:
-            raise limit(
+            raise limit_exceeded(
                 f"more entries than max-entries {self._limits.max_entries}",
                 "TOO_MANY_ENTRIES", entry.path, entry.offset,
             )  # fmt: skip
-        raise limit(
+        raise limit_exceeded(
             f"content of more than {self._allowed} bytes ({self._limits.total_name(self._allowed)})",
             "TOO_LARGE", entry.path, entry.offset,
         )  # fmt: skip
@@ -103,7 +103,7 @@ class EntryValidator:
         while directory not in self._directories:
             parent = self.kind(directory)
             if parent is not None:
-                raise unsafe(f"is inside a {parent}", "BELOW_NON_DIRECTORY", entry.path, entry.offset)
+                raise unsafe_entry(f"is inside a {parent}", "BELOW_NON_DIRECTORY", entry.path, entry.offset)
             missing.append(directory)
             directory = directory.rpartition(b"/")[0]
         parents = (Entry(path=path, kind=DIRECTORY, offset=entry.offset) for path in reversed(missing))
@@ -122,7 +122,7 @@ class EntryValidator:
             for entry in self._links.values():
                 self._check_link(entry)
         if self._limits.case_twins == "refuse":
-            self._check_twins()
+            self._check_case_collisions()
 
     def twin(self) -> bytes | None:
         """Return a path that differs from another one only in case or Unicode form, None if there is none.
@@ -132,18 +132,18 @@ class EntryValidator:
         for directory, names in self._directories.items():
             seen: set[bytes] = set()
             for name in sorted(names):
-                if folded(name) in seen:
+                if case_fold_key(name) in seen:
                     return directory + b"/" + name if directory else name
-                seen.add(folded(name))
+                seen.add(case_fold_key(name))
         return None
 
-    def _check_twins(self) -> None:
-        links = {folded(path): entry for path, entry in self._links.items()}
+    def _check_case_collisions(self) -> None:
+        links = {case_fold_key(path): entry for path, entry in self._links.items()}
         for path in self._directories if links else ():
-            link = links.get(folded(path))
+            link = links.get(case_fold_key(path))
             if link is not None:
                 reason = "is a symlink whose name differs from a directory only in case or Unicode form"
-                raise unsafe(reason, "CASE_TWIN", link.path, link.offset)
+                raise unsafe_entry(reason, "CASE_TWIN", link.path, link.offset)
 
     def _check_link(self, link: Entry) -> None:
         here = link.path.split(b"/")[:-1]
@@ -170,27 +170,29 @@ class EntryValidator:
     def _next(self, left: list[bytes | None], link: Entry) -> bytes | None:
         self._steps -= 1
         if self._steps < 0:
-            raise limit("resolving the symlinks takes too many steps", "SYMLINK_HOPS", link.path, link.offset)
+            raise limit_exceeded("resolving the symlinks takes too many steps", "SYMLINK_HOPS", link.path, link.offset)
         return left.pop()
 
     def _leave(self, here: list[bytes], link: Entry) -> None:
         # `..` of a path that this archive does not contain as a directory could lead anywhere once another archive is
         # extracted next to it
         if not here or b"/".join(here) not in self._directories:
-            raise unsafe("is a symlink that leads outside the destination", "SYMLINK_OUTSIDE", link.path, link.offset)
+            raise unsafe_entry(
+                "is a symlink that leads outside the destination", "SYMLINK_OUTSIDE", link.path, link.offset
+            )
         here.pop()
 
 
 def _steps(followed: Entry, link: Entry, hops: int = 0) -> list[bytes]:
     """Return the components of a link's text in reverse order; `hops` is the number of links followed before."""
     if hops >= MAX_HOPS:
-        raise unsafe(f"leads through more than {MAX_HOPS} symlinks", "SYMLINK_HOPS", link.path, link.offset)
+        raise unsafe_entry(f"leads through more than {MAX_HOPS} symlinks", "SYMLINK_HOPS", link.path, link.offset)
     if followed.target.startswith(b"/"):
-        raise unsafe("is a symlink to an absolute path", "SYMLINK_ABSOLUTE", link.path, link.offset)
+        raise unsafe_entry("is a symlink to an absolute path", "SYMLINK_ABSOLUTE", link.path, link.offset)
     return followed.target.split(b"/")[::-1]
 
 
-def folded(path: bytes) -> bytes:
+def case_fold_key(path: bytes) -> bytes:
     """Return a key that is equal for names that differ only in case or Unicode form. Source: Unicode 5.18."""
     if path.isascii():
         return path.lower()

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from struct import Struct
 from typing import Any, BinaryIO, Final
 
-from tasks_lib.archive.codecs import beside, decoded
-from tasks_lib.archive.entries import FILE, HARDLINK, Entry, Reshape, Reshaper, damaged
+from tasks_lib.archive.codecs import decompress, read_ahead
+from tasks_lib.archive.entries import FILE, HARDLINK, Entry, Reshape, Reshaper, damaged_archive
 from tasks_lib.archive.exact_reader import BLOCK
-from tasks_lib.archive.tar_header import header, header_size
+from tasks_lib.archive.tar_header import format_header, header_size
 from tasks_lib.archive.validator import EntryValidator
-from tasks_lib.errors import escaped
+from tasks_lib.errors import escape_text
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 
@@ -67,22 +67,22 @@ def write_archive(
         ArchiveError: an entry is rejected.
         OSError: an operation on `spool`, or `write`, failed.
     """
-    pile = _Pile(spool, mtime, progress)
-    reshaped = Reshaper(reshape, limits).reshaped
+    pile = _SpoolBuffer(spool, mtime, progress)
+    reshaped = Reshaper(reshape, limits).reshape
     for entry in entries:
         renamed = reshaped(entry)
         for new in table.add(renamed) if renamed is not None else ():
             pile.add(new)
     pile.flush()
     table.check_links()
-    _warn_of_twins(table, progress)
+    _warn_of_case_collision(table, progress)
     records = pile.records
     records.sort()
-    regrouped = _regrouped(records, pile.links, mtime)
+    regrouped = _regroup_hard_links(records, pile.links, mtime)
     if table.replaced:
         records = [record for number, record in enumerate(records) if _is_last(records, number)]
     size = sum(len(head) + length for head, _, length in _runs(records, regrouped))
-    return _compressed(_spooled(_runs(records, regrouped), spool), size, write, progress)
+    return _compress(_read_ranges(_runs(records, regrouped), spool), size, write, progress)
 
 
 def write_in_order(
@@ -111,19 +111,19 @@ def write_in_order(
     model = sorted(new for entry in entries for new in table.add(entry))
     table.check_links()
     size = sum(header_size(entry) + entry.size + -entry.size % BLOCK for entry in model)
-    return _compressed(_pieces(model, contents, mtime), size, write, progress)
+    return _compress(_pieces(model, contents, mtime), size, write, progress)
 
 
-def _warn_of_twins(table: EntryValidator, progress: Progress) -> None:
+def _warn_of_case_collision(table: EntryValidator, progress: Progress) -> None:
     twin = table.twin()
     if twin is not None:
         progress.warn(
-            f"'{escaped(twin)}' differs from another name only in case or Unicode form: "
+            f"'{escape_text(twin)}' differs from another name only in case or Unicode form: "
             "some file systems can store only one of them"
         )
 
 
-class _Pile:
+class _SpoolBuffer:
     """Buffer of finished records, written to the spool one megabyte at a time.
 
     `records` holds the position of each record: its path, a NUL and `_PLACE`. It is one string because an archive has
@@ -150,7 +150,7 @@ class _Pile:
             self.links[path] = self.links.get(target) or target + b"\0" + _AT.pack(self._at)
         elif path in self.links:
             del self.links[path]
-        head = header(entry, self._mtime)
+        head = format_header(entry, self._mtime)
         self.records.append(path + b"\0" + _PLACE.pack(self._at, len(head), size, executable))
         self._hold(head)
         for chunk in chunks:
@@ -185,7 +185,7 @@ class _Pile:
 _TarRange = tuple[bytes, int, int]
 
 
-def _regrouped(records: list[bytes], links: dict[bytes, bytes], mtime: int) -> dict[bytes, _TarRange]:
+def _regroup_hard_links(records: list[bytes], links: dict[bytes, bytes], mtime: int) -> dict[bytes, _TarRange]:
     """Return replacement ranges so that the first name of each group of hard links holds the content.
 
     The result does not depend on the order of the archive. A hard link refers to the entry that had the target's name
@@ -202,8 +202,8 @@ def _regrouped(records: list[bytes], links: dict[bytes, bytes], mtime: int) -> d
             paths.append(record[: -_PLACE.size - 1])
         leader = min(paths)
         for path in paths:
-            regrouped[path] = header(Entry(path, HARDLINK, 0, executable, leader), mtime), 0, 0
-        content = header(Entry(leader, FILE, size, executable), mtime)
+            regrouped[path] = format_header(Entry(path, HARDLINK, 0, executable, leader), mtime), 0, 0
+        content = format_header(Entry(leader, FILE, size, executable), mtime)
         regrouped[leader] = content, at + head, size + -size % BLOCK
     return regrouped
 
@@ -230,7 +230,7 @@ def _runs(records: list[bytes], regrouped: dict[bytes, _TarRange]) -> Iterator[_
     yield b"", first, end - first
 
 
-def _spooled(runs: Iterator[_TarRange], spool: BinaryIO) -> Iterator[bytes]:
+def _read_ranges(runs: Iterator[_TarRange], spool: BinaryIO) -> Iterator[bytes]:
     for head, at, length in runs:
         yield head
         if length:
@@ -241,7 +241,7 @@ def _spooled(runs: Iterator[_TarRange], spool: BinaryIO) -> Iterator[bytes]:
             yield chunk
 
 
-def _compressed(pieces: Iterator[bytes], size: int, write: Callable[[bytes], object], progress: Progress) -> str:
+def _compress(pieces: Iterator[bytes], size: int, write: Callable[[bytes], object], progress: Progress) -> str:
     """Write `size` bytes of records and the end of the tar as one frame; return the sha256 hex of the tar."""
     import zstandard  # slow to import, needed only when an archive is written
 
@@ -252,7 +252,7 @@ def _compressed(pieces: Iterator[bytes], size: int, write: Callable[[bytes], obj
     )
     compressor: Any = zstandard.ZstdCompressor(compression_params=parameters).chunker(size=size, chunk_size=_CHUNK)
     digest = hashlib.sha256()
-    with contextlib.closing(beside(_joined(pieces))) as joined:
+    with contextlib.closing(read_ahead(_join_pieces(pieces))) as joined:
         for piece in joined:
             digest.update(piece)
             for chunk in compressor.compress(piece):
@@ -268,7 +268,7 @@ def _compressed(pieces: Iterator[bytes], size: int, write: Callable[[bytes], obj
 
 def _pieces(model: list[Entry], contents: Callable[[Entry], Iterable[bytes]], mtime: int) -> Iterator[bytes]:
     for entry in model:
-        yield header(entry, mtime)
+        yield format_header(entry, mtime)
         if entry.kind != FILE:
             continue
         left = entry.size
@@ -276,11 +276,13 @@ def _pieces(model: list[Entry], contents: Callable[[Entry], Iterable[bytes]], mt
             left -= len(chunk)
             yield chunk
         if left:
-            raise damaged(f"expected {entry.size} bytes of content, got {entry.size - left}", "SIZE", entry.path)
+            raise damaged_archive(
+                f"expected {entry.size} bytes of content, got {entry.size - left}", "SIZE", entry.path
+            )
         yield bytes(-entry.size % BLOCK)
 
 
-def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _join_pieces(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """Yield the same bytes in large pieces: hashing, compressing and queueing have a cost per piece."""
     held: list[bytes] = []
     size = 0
@@ -311,7 +313,7 @@ def recompress(
 
     parameters = zstandard.ZstdCompressionParameters.from_level(_LEVEL, write_checksum=True, threads=_WORKERS)
     compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-    with contextlib.closing(beside(decoded(source, format, limits))) as chunks:
+    with contextlib.closing(read_ahead(decompress(source, format, limits))) as chunks:
         for chunk in chunks:
             write(compressor.compress(chunk))
             progress.advance(len(chunk))

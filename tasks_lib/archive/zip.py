@@ -16,13 +16,13 @@ from tasks_lib.archive.entries import (
     FILE,
     SYMLINK,
     Entry,
-    checked_path,
-    checked_target,
-    counted,
-    damaged,
-    unsafe,
+    damaged_archive,
+    keep_dot_components,
+    normalize_path,
+    unsafe_entry,
+    validate_target,
 )
-from tasks_lib.archive.zip_directory import Directory, Member, read_at, wide
+from tasks_lib.archive.zip_directory import Directory, Member, apply_zip64, read_at
 from tasks_lib.limits import Limits
 
 _CHUNK: Final = 1 << 18
@@ -53,13 +53,13 @@ class ZipReader:
         for member, end in directory.members(self._duplicates):
             self.last, self.offset = member.name, member.offset
             if member.offset != at:
-                raise unsafe("gap or overlap before this member", "ZIP_TILING", member.name, member.offset)
+                raise unsafe_entry("gap or overlap before this member", "ZIP_TILING", member.name, member.offset)
             begin = self._local(member)
             self._check_end(member, begin + member.packed, end)
             yield self._entry(member, begin)
             at = end
         if at != directory.start:
-            raise unsafe("data that belongs to no member", "ZIP_TILING", offset=at)
+            raise unsafe_entry("data that belongs to no member", "ZIP_TILING", offset=at)
 
     def _local(self, member: Member) -> int:
         """Check the local header against the central one; return where the data begins."""
@@ -70,14 +70,14 @@ class ZipReader:
         name, extra = data[:name_size], data[name_size:]
         if magic != b"PK\x03\x04":
             reason = "no local header at the offset in the central directory"
-            raise damaged(reason, "ZIP_HEADER", member.name, member.offset)
+            raise damaged_archive(reason, "ZIP_HEADER", member.name, member.offset)
         if (name, flags & 0x2849, method) != (member.raw_name, member.flags & 0x2849, member.method):
-            raise unsafe("local header and central directory differ", "ZIP_DISAGREE", member.name, member.offset)
-        size, packed, _ = wide(extra, (size, packed, 0), name, member.name, member.offset)
+            raise unsafe_entry("local header and central directory differ", "ZIP_DISAGREE", member.name, member.offset)
+        size, packed, _ = apply_zip64(extra, (size, packed, 0), name, member.name, member.offset)
         local, central = (crc, packed, size), (member.crc, member.packed, member.size)
         matches = [one == other or (flags & 8 and not one) for one, other in zip(local, central, strict=True)]
         if not all(matches):
-            raise unsafe("local header and central directory differ", "ZIP_DISAGREE", member.name, member.offset)
+            raise unsafe_entry("local header and central directory differ", "ZIP_DISAGREE", member.name, member.offset)
         return member.offset + _LOCAL.size + name_size + extra_size
 
     def _check_end(self, member: Member, at: int, end: int) -> None:
@@ -85,27 +85,29 @@ class ZipReader:
         gap = end - at
         if not member.flags & 8:
             if gap:
-                raise unsafe("gap or overlap after this member", "ZIP_TILING", member.name, member.offset)
+                raise unsafe_entry("gap or overlap after this member", "ZIP_TILING", member.name, member.offset)
             return
         forms = (
             struct.pack("<4sIII", b"PK\x07\x08", member.crc, member.packed & _MAX32, member.size & _MAX32),
             struct.pack("<4sIQQ", b"PK\x07\x08", member.crc, member.packed, member.size),
         )
         if gap not in (12, 16, 20, 24) or read_at(self._source, at, gap) not in {*forms, *(form[4:] for form in forms)}:
-            raise unsafe("data descriptor and central directory differ", "ZIP_DISAGREE", member.name, member.offset)
+            raise unsafe_entry(
+                "data descriptor and central directory differ", "ZIP_DISAGREE", member.name, member.offset
+            )
 
     def _entry(self, member: Member, begin: int) -> Entry:
         kind = _kind_of(member)
-        path = checked_path(member.name, self._limits, member.offset)
+        path = normalize_path(member.name, self._limits, member.offset)
         if not path and kind != DIRECTORY:
-            raise unsafe("has the destination directory itself as its name", "ROOT", member.name, member.offset)
-        path = counted(path, member.name, self._strip)
+            raise unsafe_entry("has the destination directory itself as its name", "ROOT", member.name, member.offset)
+        path = keep_dot_components(path, member.name, self._strip)
         target = b""
         if kind == SYMLINK:
             if member.size > self._limits.max_path_bytes:
-                raise unsafe("has a link target that is too long", "LINK_TARGET", member.name, member.offset)
+                raise unsafe_entry("has a link target that is too long", "LINK_TARGET", member.name, member.offset)
             target = b"".join(self._content(member, begin))
-            target = checked_target(target, SYMLINK, self._limits, member.name, member.offset)
+            target = validate_target(target, SYMLINK, self._limits, member.name, member.offset)
         return Entry(
             path=path,
             kind=kind,
@@ -125,9 +127,9 @@ class ZipReader:
                 break
             yield chunk
         if got != member.size:
-            raise damaged(f"expected {member.size} bytes, got {got}", "ZIP_SIZE", member.name, member.offset)
+            raise damaged_archive(f"expected {member.size} bytes, got {got}", "ZIP_SIZE", member.name, member.offset)
         if crc != member.crc:
-            raise damaged("wrong checksum", "CHECKSUM", member.name, member.offset)
+            raise damaged_archive("wrong checksum", "CHECKSUM", member.name, member.offset)
 
     def _unpacked(self, member: Member, begin: int) -> Iterator[bytes]:
         decoder = zlib.decompressobj(wbits=-15)
@@ -144,9 +146,13 @@ class ZipReader:
                         yield chunk
                     packed = decoder.unconsumed_tail
             except zlib.error as error:
-                raise damaged(f"damaged compressed data: {error}", "CORRUPT", member.name, member.offset) from error
+                raise damaged_archive(
+                    f"damaged compressed data: {error}", "CORRUPT", member.name, member.offset
+                ) from error
             if decoder.eof and (decoder.unused_data or left):
-                raise damaged("data after the compressed stream", "TRAILING_GARBAGE", member.name, member.offset)
+                raise damaged_archive(
+                    "data after the compressed stream", "TRAILING_GARBAGE", member.name, member.offset
+                )
         if member.method == 8:
             yield from self._flushed(decoder, member)
 
@@ -154,18 +160,20 @@ class ZipReader:
         while not decoder.eof:
             chunk = decoder.decompress(b"", _CHUNK)
             if not chunk:
-                raise damaged("truncated in the middle of the compressed data", "TRUNCATED", member.name, member.offset)
+                raise damaged_archive(
+                    "truncated in the middle of the compressed data", "TRUNCATED", member.name, member.offset
+                )
             yield chunk
 
 
 def _kind_of(member: Member) -> str:
     kind = {0o120000: SYMLINK, 0o040000: DIRECTORY, 0o100000: FILE, 0: FILE}.get(member.mode & 0o170000)
     if kind is None:
-        raise unsafe("is a device, FIFO or socket", "TYPE", member.name, member.offset)
+        raise unsafe_entry("is a device, FIFO or socket", "TYPE", member.name, member.offset)
     if not member.name.endswith(b"/"):
         if kind == DIRECTORY:
-            raise unsafe("is a directory without a trailing slash", "ZIP_DISAGREE", member.name, member.offset)
+            raise unsafe_entry("is a directory without a trailing slash", "ZIP_DISAGREE", member.name, member.offset)
         return kind
     if kind == SYMLINK or member.size:
-        raise unsafe("is a directory with content", "LINK_WITH_CONTENT", member.name, member.offset)
+        raise unsafe_entry("is a directory with content", "LINK_WITH_CONTENT", member.name, member.offset)
     return DIRECTORY

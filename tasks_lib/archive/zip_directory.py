@@ -12,7 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
-from tasks_lib.archive.entries import damaged, format_of, limit, look, unsafe, unsupported
+from tasks_lib.archive.entries import (
+    damaged_archive,
+    describe_content,
+    limit_exceeded,
+    sniff_format,
+    unsafe_entry,
+    unsupported_archive,
+)
 from tasks_lib.errors import ArchiveError
 from tasks_lib.limits import Limits
 
@@ -71,7 +78,7 @@ class Directory:
         order = sorted(range(len(offsets)), key=offsets.__getitem__)
         if duplicates == "last" and order != list(range(len(order))):
             reason = "members have different orders in central directory and data, so the last duplicate is ambiguous"
-            raise unsafe(reason, "ZIP_DISAGREE", offset=0)
+            raise unsafe_entry(reason, "ZIP_DISAGREE", offset=0)
         for number, following in itertools.zip_longest(order, order[1:]):
             member, _ = self._member(self._places[number])
             yield member, self.start if following is None else offsets[following]
@@ -83,23 +90,25 @@ class Directory:
         if _MAX16 in (here, count) or _MAX32 in (size, start):
             here, count, size, start, limit_at = self._end64(end_at, (here, count, size, start))
         if disk or first_disk or here != count:
-            raise unsupported("spans several disks", "ZIP_DISKS", offset=end_at)
+            raise unsupported_archive("spans several disks", "ZIP_DISKS", offset=end_at)
         if start + size != limit_at:
-            raise unsafe("the central directory is not at the offset in its end record", "ZIP_TILING", offset=end_at)
+            raise unsafe_entry(
+                "the central directory is not at the offset in its end record", "ZIP_TILING", offset=end_at
+            )
         if count > self._limits.max_entries:
-            raise limit(
+            raise limit_exceeded(
                 f"{count} entries, more than max-entries {self._limits.max_entries}", "TOO_MANY_ENTRIES", offset=start
             )
         self._data, self.start, at = self._central(start, size, count), start, 0
         for _ in range(count):
             if at + _CENTRAL.size > size:
-                raise damaged("the central directory ends too early", "TRUNCATED", offset=start + at)
+                raise damaged_archive("the central directory ends too early", "TRUNCATED", offset=start + at)
             member, following = self._member(at)
             self._offsets.append(member.offset)
             self._places.append(at)
             at = following
         if at != size:
-            raise unsafe("the central directory has data after its last member", "ZIP_TILING", offset=start + at)
+            raise unsafe_entry("the central directory has data after its last member", "ZIP_TILING", offset=start + at)
 
     def _end(self) -> tuple[int, tuple[Any, ...]]:
         """Return the offset of the only end record, and its fields."""
@@ -116,39 +125,43 @@ class Directory:
             raise self._no_end(total)
         # some readers use the last end record, even if it does not match the end of the file
         if len(matching) > 1 or tail.rfind(b"PK\x05\x06") != matching[0]:
-            raise unsafe("ambiguous: several end records", "ZIP_END", offset=total - tail_size + matching[0])
+            raise unsafe_entry("ambiguous: several end records", "ZIP_END", offset=total - tail_size + matching[0])
         return total - tail_size + matching[0], _END.unpack_from(tail, matching[0])
 
     def _no_end(self, total: int) -> ArchiveError:
         first = read_at(self._source, 0, min(total, 512))
-        if format_of(first) == "zip":
-            return damaged(
+        if sniff_format(first) == "zip":
+            return damaged_archive(
                 "no end-of-central-directory record at the end (truncated, or data after the archive)",
                 "TRUNCATED",
                 offset=total,
             )
-        return damaged(f"not in the expected format: the content looks like {look(first)}", "WRONG_FORMAT", offset=0)
+        return damaged_archive(
+            f"not in the expected format: the content looks like {describe_content(first)}", "WRONG_FORMAT", offset=0
+        )
 
     def _end64(self, end_at: int, short: tuple[int, int, int, int]) -> tuple[int, int, int, int, int]:
         if end_at < _LOCATOR64.size + _END64.size:
-            raise damaged("no zip64 end record", "ZIP64")
+            raise damaged_archive("no zip64 end record", "ZIP64")
         magic, disk, at, disks = _LOCATOR64.unpack(read_at(self._source, end_at - _LOCATOR64.size, _LOCATOR64.size))
         if magic != b"PK\x06\x07" or disk or disks > 1 or at + _END64.size + _LOCATOR64.size != end_at:
-            raise unsafe("invalid zip64 locator", "ZIP64", offset=end_at)
+            raise unsafe_entry("invalid zip64 locator", "ZIP64", offset=end_at)
         magic, size64, _, _, disk, first, here, count, size, start = _END64.unpack(
             read_at(self._source, at, _END64.size)
         )
         if magic != b"PK\x06\x06" or size64 != _END64.size - 12 or disk or first:
-            raise unsafe("invalid zip64 end record", "ZIP64", offset=at)
+            raise unsafe_entry("invalid zip64 end record", "ZIP64", offset=at)
         for old, new, top in zip(short, (here, count, size, start), (_MAX16, _MAX16, _MAX32, _MAX32), strict=True):
             if old not in (top, new):
-                raise unsafe("zip64 end record and end record differ", "ZIP64", offset=at)
+                raise unsafe_entry("zip64 end record and end record differ", "ZIP64", offset=at)
         return here, count, size, start, at
 
     def _central(self, start: int, size: int, count: int) -> bytes:
         # 4.3.12: maximum size of all members; name, extra field and comment of a member count as one metadata record
         if size > count * (_CENTRAL.size + min(3 * _MAX16, self._limits.max_metadata_bytes)) or size > _MAX_DIRECTORY:
-            raise limit(f"a central directory of {size} bytes for {count} members", "METADATA_TOO_LARGE", offset=start)
+            raise limit_exceeded(
+                f"a central directory of {size} bytes for {count} members", "METADATA_TOO_LARGE", offset=start
+            )
         return read_at(self._source, start, size)
 
     def _member(self, place: int) -> tuple[Member, int]:
@@ -163,18 +176,18 @@ class Directory:
         disk, _, external, offset = fields[13:17]
         name = _name_of(raw_name, flags, made_by >> 8)
         if magic != b"PK\x01\x02":
-            raise damaged("invalid central directory header", "ZIP_HEADER", offset=at)
+            raise damaged_archive("invalid central directory header", "ZIP_HEADER", offset=at)
         if flags & 0x2041:
-            raise unsupported("is encrypted", "ZIP_ENCRYPTED", name, at)
+            raise unsupported_archive("is encrypted", "ZIP_ENCRYPTED", name, at)
         if method not in (0, 8) or flags & 0x20:  # 4.4.4 bit 5: a patch
-            raise unsupported(f"is compressed with unsupported method {method}", "ZIP_METHOD", name, at)
-        size, packed, offset = wide(extra, (size, packed, offset), raw_name, name, at)
+            raise unsupported_archive(f"is compressed with unsupported method {method}", "ZIP_METHOD", name, at)
+        size, packed, offset = apply_zip64(extra, (size, packed, offset), raw_name, name, at)
         if disk or (method == 0 and size != packed):
-            raise unsafe("has contradictory sizes or disk numbers", "ZIP_SIZE", name, at)
+            raise unsafe_entry("has contradictory sizes or disk numbers", "ZIP_SIZE", name, at)
         if size > self._limits.max_member_bytes:
             maximum = self._limits.max_member_bytes
             reason = f"a member of {size} bytes, more than max-member-bytes {maximum}"
-            raise limit(reason, "MEMBER_TOO_LARGE", name, at)
+            raise limit_exceeded(reason, "MEMBER_TOO_LARGE", name, at)
         mode = _mode_of(made_by >> 8, external, name, at)
         member = Member(
             name=name, raw_name=raw_name, flags=flags, method=method, crc=crc,
@@ -192,7 +205,7 @@ def read_at(source: BinaryIO, offset: int, size: int) -> bytes:
     source.seek(offset)
     data = source.read(size)
     if len(data) != size:
-        raise damaged("truncated: the archive ends too early", "TRUNCATED", offset=offset)
+        raise damaged_archive("truncated: the archive ends too early", "TRUNCATED", offset=offset)
     return data
 
 
@@ -206,11 +219,11 @@ def _mode_of(host: int, external: int, name: bytes, at: int) -> int:
     if host in _UNIX:
         return mode
     if mode & 0o170000 not in (0, 0o100000, 0o040000):
-        raise unsafe("is a link or device, but its host system has none", "ZIP_DISAGREE", name, at)
+        raise unsafe_entry("is a link or device, but its host system has none", "ZIP_DISAGREE", name, at)
     if external & 0x10 and not name.endswith(b"/"):  # 4.4.15, the directory attribute of MS-DOS
-        raise unsafe("is a directory without a trailing slash", "ZIP_DISAGREE", name, at)
+        raise unsafe_entry("is a directory without a trailing slash", "ZIP_DISAGREE", name, at)
     if b"\\" in name:  # 4.4.17.1: slashes only, but some readers treat a backslash as one
-        raise unsafe("has a backslash in its name", "ZIP_BACKSLASH", name, at)
+        raise unsafe_entry("has a backslash in its name", "ZIP_BACKSLASH", name, at)
     return 0
 
 
@@ -221,7 +234,9 @@ def _name_of(raw: bytes, flags: int, host: int) -> bytes:
     return raw.decode("cp437").encode()
 
 
-def wide(extra: bytes, short: tuple[int, int, int], raw_name: bytes, name: bytes, at: int) -> tuple[int, int, int]:
+def apply_zip64(
+    extra: bytes, short: tuple[int, int, int], raw_name: bytes, name: bytes, at: int
+) -> tuple[int, int, int]:
     """Return sizes and offset, read from the zip64 field where the short fields refer to it (4.5.3).
 
     Raises:
@@ -230,13 +245,13 @@ def wide(extra: bytes, short: tuple[int, int, int], raw_name: bytes, name: bytes
     fields = _extra_fields(extra, name, at)
     unicode_name = fields.get(0x7075, b"")
     if unicode_name and unicode_name[5:] not in (raw_name, name):
-        raise unsafe("has two different names", "ZIP_DISAGREE", name, at)
+        raise unsafe_entry("has two different names", "ZIP_DISAGREE", name, at)
     wanted = [index for index, value in enumerate(short) if value == _MAX32]
     if not wanted:
         return short
     zip64 = fields.get(1, b"")
     if len(zip64) < 8 * len(wanted):
-        raise damaged("the zip64 field is missing or too short", "ZIP64", name, at)
+        raise damaged_archive("the zip64 field is missing or too short", "ZIP64", name, at)
     values = list(short)
     for place, index in enumerate(wanted):
         values[index] = int.from_bytes(zip64[8 * place : 8 * place + 8], "little")
@@ -250,10 +265,10 @@ def _extra_fields(extra: bytes, name: bytes, at: int) -> dict[int, bytes]:
         if position + 4 > len(extra):
             if not extra[position:].strip(b"\0"):  # padding written by alignment tools
                 break
-            raise damaged("invalid extra field", "ZIP_HEADER", name, at)
+            raise damaged_archive("invalid extra field", "ZIP_HEADER", name, at)
         identity, size = struct.unpack_from("<HH", extra, position)
         if position + 4 + size > len(extra) or (identity in fields and identity in (1, 0x7075)):
-            raise damaged("invalid extra field", "ZIP_HEADER", name, at)
+            raise damaged_archive("invalid extra field", "ZIP_HEADER", name, at)
         fields[identity] = extra[position + 4 : position + 4 + size]
         position += 4 + size
     return fields

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import BinaryIO, Final
 
-from tasks_lib.archive.entries import damaged, limit, look
+from tasks_lib.archive.entries import damaged_archive, describe_content, limit_exceeded
 from tasks_lib.limits import Limits
 
 #: Bytes read at a time.
@@ -43,14 +43,14 @@ class ZstdFraming:
         self._walk(chunk)
         return chunk
 
-    def judge_rest(self) -> None:
+    def check_trailing(self) -> None:
         """Reject bytes after a frame that are not another frame, even if they are too few for a magic number.
 
         Raises:
             DamagedArchiveError: there are such bytes.
         """
         if self._frames and self._state == self._magic and self._held:
-            raise damaged("trailing garbage after the compressed data", "TRAILING_GARBAGE")
+            raise damaged_archive("trailing garbage after the compressed data", "TRAILING_GARBAGE")
 
     def finish(self) -> None:
         """Check that the source ended at the end of a frame.
@@ -59,9 +59,11 @@ class ZstdFraming:
             DamagedArchiveError: the source is empty or truncated.
         """
         if not self._source.tell():
-            raise damaged("not in the expected format: the content looks like an empty file", "WRONG_FORMAT", offset=0)
+            raise damaged_archive(
+                "not in the expected format: the content looks like an empty file", "WRONG_FORMAT", offset=0
+            )
         if self._skip or self._held or self._state != self._magic or not self._frames:
-            raise damaged("truncated in the middle of the compressed data", "TRUNCATED")
+            raise damaged_archive("truncated in the middle of the compressed data", "TRUNCATED")
 
     def _walk(self, chunk: bytes) -> None:
         position, end = 0, len(chunk)
@@ -88,9 +90,11 @@ class ZstdFraming:
         elif number & 0xFFFFFFF0 == 0x184D2A50:  # skippable frame
             self._then(4, self._skippable)
         elif not self._frames:
-            raise damaged(f"not in the expected format: the content looks like {look(held)}", "WRONG_FORMAT", offset=0)
+            raise damaged_archive(
+                f"not in the expected format: the content looks like {describe_content(held)}", "WRONG_FORMAT", offset=0
+            )
         else:
-            raise damaged("trailing garbage after the compressed data", "TRAILING_GARBAGE")
+            raise damaged_archive("trailing garbage after the compressed data", "TRAILING_GARBAGE")
 
     def _skippable(self, held: bytes) -> None:
         self._skip = int.from_bytes(held, "little")
@@ -104,7 +108,7 @@ class ZstdFraming:
         sizes = (single, 2, 4, 8)[flags >> 6]
         dictionary = (0, 1, 2, 4)[flags & 3]
         if dictionary:
-            raise damaged("needs a dictionary that is not part of the archive", "DICTIONARY")
+            raise damaged_archive("needs a dictionary that is not part of the archive", "DICTIONARY")
         self._single = single
         rest = (1 - single) + sizes
         self._then(rest, self._header)
@@ -117,14 +121,16 @@ class ZstdFraming:
             window = (1 << (10 + exponent)) * (8 + mantissa) // 8
         maximum = 1 << self._limits.zstd_max_window_log
         if window > maximum:
-            raise limit(f"needs a window of {window} bytes, more than {maximum} (zstd-max-window-log)", "WINDOW")
+            raise limit_exceeded(
+                f"needs a window of {window} bytes, more than {maximum} (zstd-max-window-log)", "WINDOW"
+            )
         self._then(3, self._block)
 
     def _block(self, held: bytes) -> None:
         header = int.from_bytes(held, "little")
         last, kind, size = header & 1, header >> 1 & 3, header >> 3
         if kind == 3:
-            raise damaged("damaged compressed data: reserved block type", "CORRUPT")
+            raise damaged_archive("damaged compressed data: reserved block type", "CORRUPT")
         self._skip = 1 if kind == 1 else size
         if not last:
             self._then(3, self._block)

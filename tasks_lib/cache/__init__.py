@@ -13,7 +13,7 @@ from tasks_lib.cache.results import Result
 from tasks_lib.cache.trust import LOCK_TIMEOUT_S, Options, Trust
 from tasks_lib.cache.writer import Writer
 from tasks_lib.fs.atomic import write_best_effort
-from tasks_lib.fs.copying import LinkMode, can_clone, place, place_named
+from tasks_lib.fs.copying import LinkMode, can_clone, link_or_copy, link_or_copy_name
 from tasks_lib.fs.files import Durability
 from tasks_lib.fs.locks import locked
 
@@ -28,8 +28,8 @@ __all__ = [
     "Trust",
     "Writer",
     "can_clone",
+    "link_or_copy",
+    "link_or_copy_name",
     "locked",
-    "place",
-    "place_named",
     "write_best_effort",
 ]

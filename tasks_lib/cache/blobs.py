@@ -20,9 +20,9 @@ from tasks_lib.cache.hash_cache import HashCache
 from tasks_lib.cache.quarantine import Quarantine
 from tasks_lib.cache.trust import FORMAT, Options
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.errors import BlobCorruptError, BlobMissingError, CacheUnavailableError, escaped
+from tasks_lib.errors import BlobCorruptError, BlobMissingError, CacheUnavailableError, escape_text
 from tasks_lib.fs import files, locks, system_calls
-from tasks_lib.fs.fingerprint import Fingerprint, settled
+from tasks_lib.fs.fingerprint import Fingerprint, settled_fingerprint
 from tasks_lib.progress import Progress
 
 _MISSING: Final = (errno.ENOENT, errno.ENOTDIR)
@@ -106,7 +106,7 @@ class BlobDirectory:
             CacheUnavailableError: untrusted users can write to it.
         """
         for path in self.guarded:
-            with files.translated(path):
+            with files.convert_os_errors(path):
                 try:
                     status = path.lstat()
                 except FileNotFoundError:
@@ -135,7 +135,7 @@ class BlobDirectory:
         """Return the same path as a string: for ten thousand blobs, creating a `Path` costs more than an lstat."""
         return f"{self._place}/blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
 
-    def result_place(self, key: str) -> str:
+    def result_path(self, key: str) -> str:
         """Return the path of the result of a recipe key, whether it exists or not.
 
         Raises:
@@ -155,7 +155,7 @@ class BlobDirectory:
         except OSError as error:
             if error.errno in _MISSING:
                 return None
-            raise files.unusable(Path(place), error) from error
+            raise files.cache_error(Path(place), error) from error
         if fingerprint.size != integrity.size or self.memo.get(fingerprint) != integrity.digest.hex:
             try:
                 self.open(integrity).close()
@@ -173,13 +173,13 @@ class BlobDirectory:
         """
         path = self.path(integrity.digest)
         try:
-            descriptor, status = files.regular(path)
+            descriptor, status = files.open_regular_descriptor(path)
         except files.NotRegularError as error:
             raise self._damaged(path, None, "not a regular file") from error
         except OSError as error:
             if error.errno in _MISSING:
                 raise BlobMissingError(f"the cache does not contain {integrity.digest}") from error
-            raise files.unusable(path, error) from error
+            raise files.cache_error(path, error) from error
         try:
             locks.lease(descriptor)
             fingerprint = self._judge(descriptor, status, integrity, path)
@@ -204,11 +204,11 @@ class BlobDirectory:
 
         A blob with the right digest stays even when its size differs from the expected one: the expectation is wrong.
         """
-        fingerprint = settled(descriptor)
+        fingerprint = settled_fingerprint(descriptor)
         actual = self.memo.get(fingerprint)
         if actual != integrity.digest.hex:
-            with files.translated(path):
-                actual = files.hex_of(descriptor, integrity.digest.algorithm)
+            with files.convert_os_errors(path):
+                actual = files.hash_descriptor(descriptor, integrity.digest.algorithm)
             if actual != integrity.digest.hex:
                 got = f"{fingerprint.size} bytes, {integrity.digest.algorithm}:{actual}"
                 raise self._damaged(path, descriptor, f"expected {integrity}, got {got}")
@@ -230,7 +230,7 @@ class BlobDirectory:
         fingerprint = self._measure(opened.fileno(), integrity, path)
         if fingerprint.link_stable != opened.fingerprint.link_stable:
             raise BlobCorruptError(
-                f"{escaped(str(path))} changed while it was read",
+                f"{escape_text(str(path))} changed while it was read",
                 hint="find the process that writes to it, then run again",
             )
         opened.fingerprint = fingerprint
@@ -246,11 +246,11 @@ class BlobDirectory:
         """
         try:
             digest = Digest(path.parent.parent.name, path.name)
-            with files.translated(path), files.open_regular(path) as file:
+            with files.convert_os_errors(path), files.open_regular(path) as file:
                 locks.lease(file.fileno())
                 reason = self.options.trust.objection(os.fstat(file.fileno()))
                 fingerprint = Fingerprint.of(os.fstat(file.fileno()))
-                actual = files.hex_of(file.fileno(), digest.algorithm, progress)
+                actual = files.hash_descriptor(file.fileno(), digest.algorithm, progress)
                 if actual != digest.hex:
                     reason = f"the content is {digest.algorithm}:{actual}, {fingerprint.size} bytes"
                 if reason:
@@ -271,9 +271,9 @@ class BlobDirectory:
 
     def _damaged(self, path: Path, descriptor: int | None, reason: str) -> BlobCorruptError:
         aside = self.quarantine(path, descriptor, reason)
-        where = f"was moved to {escaped(str(aside))}" if aside else "could not be moved aside"
+        where = f"was moved to {escape_text(str(aside))}" if aside else "could not be moved aside"
         return BlobCorruptError(
-            f"damaged blob in the cache: {escaped(str(path))}: {reason}",
+            f"damaged blob in the cache: {escape_text(str(path))}: {reason}",
             hint=f"the damaged file {where}; the content is fetched again",
         )
 
@@ -284,14 +284,14 @@ class BlobDirectory:
         """
         directory = self._top / "quarantine"
         aside = directory / f"{path.name}.{os.urandom(4).hex()}"
-        if self._upper is not None or not _is_judged(descriptor, path):
+        if self._upper is not None or not _is_checked_file(descriptor, path):
             return None
         try:
             files.make_directory(directory, self.root)
             path.rename(aside)
         except OSError:
             return None
-        if not _is_judged(descriptor, aside):
+        if not _is_checked_file(descriptor, aside):
             with contextlib.suppress(OSError):
                 os.link(aside, path, follow_symlinks=False)
                 aside.unlink()
@@ -307,7 +307,7 @@ def _path(place: str) -> Path:
     return Path(place)
 
 
-def _is_judged(descriptor: int | None, path: Path) -> bool:
+def _is_checked_file(descriptor: int | None, path: Path) -> bool:
     """Return whether `path` is the open file that was checked; without one, whether it is not a regular file."""
     if descriptor is not None:
         return system_calls.is_same(descriptor, path)

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 from tasks_lib.cache import results, usage
 from tasks_lib.cache.blobs import BlobDirectory, LeasedBlob
 from tasks_lib.cache.directories import Directories
-from tasks_lib.cache.partial import Partial, opened
+from tasks_lib.cache.partial import Partial, open_partial
 from tasks_lib.cache.results import Result
 from tasks_lib.cache.trust import Options
 from tasks_lib.cache.writer import Writer
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError
 from tasks_lib.fs import atomic, files, locks, system_calls
-from tasks_lib.fs.copying import fill
+from tasks_lib.fs.copying import clone_or_copy
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.fs.locks import locked
 from tasks_lib.progress import Progress, Silent
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tasks_lib.cache.trees import Trees
 
 #: Bytes that are written without a check for free space first: the write itself finds out as fast.
-_SMALL: Final = 1 << 20
+_MAX_UNCHECKED_SIZE: Final = 1 << 20
 #: Attempts to name a blob; each one moves a file that is not the blob out of the way.
 _NAMING_ATTEMPTS: Final = 3
 
@@ -45,12 +45,12 @@ class Cache:
         self.shelf = BlobDirectory(root, self.options)
         self._directories = Directories(self.shelf)
         self._lower = BlobDirectory(self.options.shared, self.options, self.shelf) if self.options.shared else None
-        self._shelves = (self.shelf,) if self._lower is None else (self.shelf, self._lower)
+        self._blob_directories = (self.shelf,) if self._lower is None else (self.shelf, self._lower)
 
     # --- paths
 
     @cached_property
-    def upkeep(self) -> Maintenance:
+    def maintenance(self) -> Maintenance:
         """The operations of prune and verify on this cache."""
         from tasks_lib.cache.maintenance import Maintenance  # slow to import, needed only by prune and verify
 
@@ -101,15 +101,15 @@ class Cache:
             CacheUnavailableError: it cannot be used, or prune holds it for too long.
             CancelledError: the run is cancelled while it waits.
         """
-        with files.translated(self.root):
+        with files.convert_os_errors(self.root):
             files.make_directory(self.root, self.root, self.options.durability)
         top = self.shelf.top
         if not os.access(top if top.exists() else self.root, os.W_OK):
             return
         gate = self._directory("locks") / "prune"
-        usage.remember_definitions(top, self.root, definitions)
+        usage.record_definitions(top, self.root, definitions)
         locks.pass_through(gate, timeout_s=self.options.lock_timeout_s, progress=progress or Silent())
-        locks.sweep(top / "tmp")
+        locks.remove_stale_files(top / "tmp")
 
     # --- reading
 
@@ -157,7 +157,7 @@ class Cache:
                 return True
             with files.open_regular(path) as file:
                 fingerprint = Fingerprint.of(os.fstat(file.fileno()))
-                actual = files.hex_of(file.fileno(), integrity.digest.algorithm)
+                actual = files.hash_descriptor(file.fileno(), integrity.digest.algorithm)
                 if Fingerprint.of(os.fstat(file.fileno())) == fingerprint:
                     memo.put(fingerprint, actual)
         except OSError:
@@ -217,7 +217,7 @@ class Cache:
             CacheUnavailableError: the cache is not writable.
         """
         directory = self._directory("tmp")
-        with files.translated(directory):
+        with files.convert_os_errors(directory):
             temporary = atomic.Temporary(directory, 0o600)
             if temporary.path is not None:
                 temporary.path.unlink()
@@ -231,11 +231,11 @@ class Cache:
             CacheUnavailableError: the cache is not writable.
         """
         path = self._directory("partial") / f"{integrity.digest.hex}.part"
-        with files.translated(path, integrity.size):
+        with files.convert_os_errors(path, integrity.size):
             missing = integrity.size - self._resumable(path)
-            if missing > _SMALL:
+            if missing > _MAX_UNCHECKED_SIZE:
                 files.require_space(path.parent, missing)
-        with opened(path, self._directory("quarantine"), integrity) as partial:
+        with open_partial(path, self._directory("quarantine"), integrity) as partial:
             yield partial
 
     def _resumable(self, path: Path) -> int:
@@ -277,12 +277,12 @@ class Cache:
 
     def guarded(self) -> list[Path]:
         """Return the directories that untrusted users must not be able to write to; their modes decide the check."""
-        return [path for shelf in self._shelves for path in shelf.guarded]
+        return [path for shelf in self._blob_directories for path in shelf.guarded]
 
-    def witnesses(self, *, digest: Digest | None = None, key: str = "") -> list[str]:
+    def inputs(self, *, digest: Digest | None = None, key: str = "") -> list[str]:
         """Return the files whose state decides whether the cache has a blob, or which result a recipe key has."""
-        blobs = [shelf.place(digest) for shelf in self._shelves] if digest is not None else []
-        return blobs + ([shelf.result_place(key) for shelf in self._shelves] if key else [])
+        blobs = [shelf.place(digest) for shelf in self._blob_directories] if digest is not None else []
+        return blobs + ([shelf.result_path(key) for shelf in self._blob_directories] if key else [])
 
     # --- results
 
@@ -292,9 +292,9 @@ class Cache:
         Raises:
             CacheUnavailableError: untrusted users can write to the cache.
         """
-        for shelf in self._shelves:
+        for shelf in self._blob_directories:
             with contextlib.suppress(OSError, ValueError):
-                return results.read(Path(shelf.result_place(key)), key, self.options.trust)
+                return results.read(Path(shelf.result_path(key)), key, self.options.trust)
         return None
 
     def record(self, result: Result) -> None:
@@ -306,9 +306,9 @@ class Cache:
             CacheUnavailableError: the cache is not writable.
         """
         self._directory("results")
-        final = Path(self.shelf.result_place(result.key))
-        with files.translated(final), self._scratch(0o644) as temporary:
-            temporary.write(results.encoded(result).encode("ascii"))
+        final = Path(self.shelf.result_path(result.key))
+        with files.convert_os_errors(final), self._scratch(0o644) as temporary:
+            temporary.write(results.encode(result).encode("ascii"))
             temporary.finish("fast")
             scratches = self._directory("tmp")
             self._directories.inside(
@@ -325,7 +325,7 @@ class Cache:
             CacheUnavailableError: the cache is not writable.
         """
         directory = self._directory("tmp")
-        with files.translated(directory):
+        with files.convert_os_errors(directory):
             temporary = atomic.Temporary(directory, mode)
         try:
             yield temporary
@@ -341,14 +341,14 @@ class Cache:
             BlobMissingError, BlobCorruptError: as `open`.
             CacheUnavailableError: `path` is not writable.
         """
-        with self.open(integrity) as file, files.translated(path, integrity.size):
+        with self.open(integrity) as file, files.convert_os_errors(path, integrity.size):
             # no directory is synced: a link that a power loss removes is created again
             self._directories.inside(path.parent, "fast", lambda: self._put(file, path, integrity))
 
     def _put(self, file: BinaryIO, path: Path, integrity: Integrity) -> None:
         if not self._linked(file, path, integrity):
             with self._scratch(0o444) as temporary:
-                fill(file, temporary.descriptor, "auto", Silent())
+                clone_or_copy(file, temporary.descriptor, "auto", Silent())
                 temporary.finish(self.options.durability)
                 atomic.replace_file(temporary.descriptor, temporary.path, path, self._directory("tmp"))
 
@@ -361,7 +361,7 @@ class Cache:
         try:
             atomic.link_over(file.fileno(), blob, path, self._directory("tmp"))
         except OSError as error:
-            if error.errno not in system_calls.NOT_OFFERED:
+            if error.errno not in system_calls.NOT_SUPPORTED:
                 raise
             return False
         fingerprint = Fingerprint.of(os.fstat(file.fileno()))

@@ -17,7 +17,7 @@ from tasks_lib.fs import files
 #: Source: https://bford.info/cachedir/
 _CACHEDIR_TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# cache of doit-fetch; may be deleted\n"
 #: Seconds for which a check of a directory is valid.
-_SEEN_S: Final = 1.0
+_CHECK_VALID_S: Final = 1.0
 
 Done = TypeVar("Done")
 
@@ -26,7 +26,7 @@ class Directories:
     """The directories below the root of a cache; thread-safe."""
 
     def __init__(self, shelf: BlobDirectory) -> None:
-        self._shelf, self._root, self._options = shelf, shelf.root, shelf.options
+        self._blobs, self._root, self._options = shelf, shelf.root, shelf.options
         self._own: dict[str, tuple[Path, float]] = {}
         self._made: set[str] = set()
 
@@ -37,17 +37,17 @@ class Directories:
             CacheUnavailableError: it cannot be created, or untrusted users can write to it.
         """
         now = time.monotonic()
-        path, until = self._own.get(name) or (self._shelf.top / name, 0.0)
+        path, until = self._own.get(name) or (self._blobs.top / name, 0.0)
         if now < until:
             return path
-        with files.translated(path):
+        with files.convert_os_errors(path):
             if not path.is_dir():
                 files.make_directory(path, self._root, self._options.durability)
                 tag = self._root / "CACHEDIR.TAG"
                 if not tag.exists():
                     files.append_text(tag, _CACHEDIR_TAG, "anew")
             self._options.trust.require(path, path.lstat())
-        self._own[name] = path, now + _SEEN_S
+        self._own[name] = path, now + _CHECK_VALID_S
         return path
 
     def inside(self, path: Path, durability: files.Durability, act: Callable[[], Done]) -> Done:

@@ -25,7 +25,7 @@ _HEX_LENGTHS: Final = (64, 128)
 _BATCH: Final = 128
 _BATCH_S: Final = 0.5
 #: Number of lookups by text search before the text is parsed; parsing takes as long as forty searches.
-_GLANCES: Final = 8
+_MAX_SEARCHES: Final = 8
 
 
 class HashCache:
@@ -52,15 +52,15 @@ class HashCache:
         if self._known is None:
             with self._lock:
                 if self._known is None:
-                    self._known = _parsed(self._lines or self._new_lines())
+                    self._known = _parse_lines(self._lines or self._new_lines())
                     self._lines = ""
         return self._known
 
-    def _glanced(self, key: str) -> str:
+    def _search_lines(self, key: str) -> str:
         """Search the unparsed lines for a fingerprint; return "" if it is missing or after too many searches."""
         with self._lock:
             self._glances += 1
-            if self._glances > _GLANCES or self._known is not None:
+            if self._glances > _MAX_SEARCHES or self._known is not None:
                 return ""
             self._lines = self._lines or self._new_lines()
             at = self._lines.rfind(f" {key}\n")
@@ -74,7 +74,7 @@ class HashCache:
             if self._trust.objection(status):
                 return ""
             file.seek(self._read if status.st_size >= self._read else 0)
-            text = files.text_of(file)
+            text = files.read_text(file)
             whole = text.rfind("\n") + 1  # another process may be writing the last line
             self._read = file.tell() - len(text) + whole
             return text[:whole]
@@ -83,12 +83,12 @@ class HashCache:
     def get(self, fingerprint: Fingerprint) -> str:
         """Return the hex digest that this or another process recorded for a fingerprint, "" if there is none."""
         key = fingerprint.text
-        hexed = self._glanced(key) if self._known is None else self._known.get(key, "")
+        hexed = self._search_lines(key) if self._known is None else self._known.get(key, "")
         if not hexed:
             known = self._loaded()
             if key not in known:
                 with self._lock:
-                    known.update(_parsed(self._new_lines()))
+                    known.update(_parse_lines(self._new_lines()))
             hexed = known.get(key, "")
         return hexed or (self._upper.get(fingerprint) if self._upper else "")
 
@@ -123,7 +123,7 @@ class HashCache:
                 files.append_text(self._path, text, "anew")
 
 
-def _parsed(lines: str) -> dict[str, str]:
+def _parse_lines(lines: str) -> dict[str, str]:
     """Return fingerprint text -> hex digest."""
     words = (line.partition(" ") for line in lines.split("\n"))
     return {key: hexed for hexed, _, key in words if len(hexed) in _HEX_LENGTHS}

@@ -30,7 +30,7 @@ class Maintenance:
     """Maintenance of one cache directory: inventory, inspection and removal."""
 
     def __init__(self, shelf: BlobDirectory) -> None:
-        self._shelf = shelf
+        self._blobs = shelf
         self._root, self._options = shelf.root, shelf.options
 
     def items(self) -> list[InventoryItem]:
@@ -39,7 +39,7 @@ class Maintenance:
         Raises:
             CacheUnavailableError: untrusted users can write to it.
         """
-        return list(inventory(self._shelf.top.parent))
+        return list(inventory(self._blobs.top.parent))
 
     def inspect(self, item: InventoryItem, progress: Progress) -> str:
         """Read a whole blob or result, ignoring the hash cache; return the problem, "" for none.
@@ -52,21 +52,21 @@ class Maintenance:
         """
         path = Path(item.path)
         if item.kind == "blob":
-            return self._shelf.inspect(path, progress)
+            return self._blobs.inspect(path, progress)
         try:
             results.read(path, item.name, self._options.trust)
         except FileNotFoundError:
             return ""
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and not isinstance(error, files.NotRegularError):
-                raise files.unusable(path, error) from error
+                raise files.cache_error(path, error) from error
             self.set_aside(path, f"invalid result: {error}")
             return str(error)
         return ""
 
     def set_aside(self, path: Path, reason: str) -> None:
         """Move a damaged file of the cache or of an extracted tree to quarantine; leave it if that fails."""
-        directory = self._shelf.top / "quarantine"
+        directory = self._blobs.top / "quarantine"
         aside = directory / f"{path.name[:100]}.{atomic.scratch_name()}"
         with contextlib.suppress(OSError):
             files.make_directory(directory, self._root)
@@ -82,28 +82,28 @@ class Maintenance:
             CacheUnavailableError: another prune holds the cache for too long, or it is read-only.
             CancelledError: the run is cancelled while it waits.
         """
-        gate = self._shelf.top / "locks" / "prune"
-        with files.translated(gate):
+        gate = self._blobs.top / "locks" / "prune"
+        with files.convert_os_errors(gate):
             files.make_directory(gate.parent, self._root)
         with locked(gate, timeout_s=self._options.lock_timeout_s, progress=progress):
             yield lambda item, remove_tree: discard(item, self._root, remove_tree)
             left = [item for item in self.items() if item.kind in ("blob", "tree")]
-            self._shelf.memo.keep_only(frozenset(item.name for item in left if item.kind == "blob"))
+            self._blobs.memo.keep_only(frozenset(item.name for item in left if item.kind == "blob"))
             names = frozenset(item.name for item in left)
             uses = {name: when for name, when in self.last_uses().items() if name in names}
-            usage.compact(self._shelf.top, uses)
+            usage.compact(self._blobs.top, uses)
 
     def last_uses(self) -> dict[str, int]:
         """Return hex digest -> time of last use, in seconds since the epoch; only uses later than the file itself."""
-        return usage.last_uses(self._shelf.top)
+        return usage.read_last_uses(self._blobs.top)
 
     def runs(self) -> list[tuple[int, int, int]]:
         """Return (time, hits, misses) of each recorded run, oldest first."""
-        return usage.runs(self._shelf.top)
+        return usage.read_runs(self._blobs.top)
 
     def definitions(self) -> dict[Path, Path]:
         """Return note file -> definitions directory, for each directory whose definitions use this cache."""
-        return usage.definitions(self._shelf.top)
+        return usage.read_definitions(self._blobs.top)
 
 
 Kind = Literal[
@@ -128,26 +128,26 @@ class InventoryItem(NamedTuple):
 def inventory(root: Path) -> Iterator[InventoryItem]:
     """Yield all items of known kinds in the cache."""
     top = root / FORMAT
-    for algorithm in _directories(top / "blobs"):
-        yield from _fanned(algorithm, "blob")
-    for fan in _directories(top / "results"):
-        yield from _files(fan, "result")
-    for name in _directories(root / "artifacts"):
-        for key in _directories(name):
-            yield from _files(key, "artifact", str(root / "artifacts"))
-    yield from _files(top / "partial", "partial")
-    yield from _fanned(top / "trees", "tree")
-    yield from _whole(top / "tmp", "temporary")
-    yield from _files(top / "locks", "lock")
-    yield from _whole(top / "quarantine", "quarantine")
-    yield from _whole(top / "repositories", "repository")
-    for one in _directories(root):
+    for algorithm in _list_directories(top / "blobs"):
+        yield from _list_fanned(algorithm, "blob")
+    for fan in _list_directories(top / "results"):
+        yield from _list_files(fan, "result")
+    for name in _list_directories(root / "artifacts"):
+        for key in _list_directories(name):
+            yield from _list_files(key, "artifact", str(root / "artifacts"))
+    yield from _list_files(top / "partial", "partial")
+    yield from _list_fanned(top / "trees", "tree")
+    yield from _list_entries(top / "tmp", "temporary")
+    yield from _list_files(top / "locks", "lock")
+    yield from _list_entries(top / "quarantine", "quarantine")
+    yield from _list_entries(top / "repositories", "repository")
+    for one in _list_directories(root):
         version = _FORMAT.fullmatch(one.name)
         if version and int(version[1]) < int(FORMAT[1:]):
-            yield _tree(one, "format")
+            yield _measure_tree(one, "format")
 
 
-def _directories(path: Path) -> list[Path]:
+def _list_directories(path: Path) -> list[Path]:
     try:
         with os.scandir(path) as entries:
             return sorted(Path(one.path) for one in entries if one.is_dir(follow_symlinks=False))
@@ -155,17 +155,17 @@ def _directories(path: Path) -> list[Path]:
         return []
 
 
-def _fanned(path: Path, kind: Kind) -> Iterator[InventoryItem]:
-    for fan in _directories(path):
-        yield from _whole(fan, kind)
+def _list_fanned(path: Path, kind: Kind) -> Iterator[InventoryItem]:
+    for fan in _list_directories(path):
+        yield from _list_entries(fan, kind)
 
 
-def _files(directory: Path, kind: Kind, below: str = "") -> Iterator[InventoryItem]:
+def _list_files(directory: Path, kind: Kind, below: str = "") -> Iterator[InventoryItem]:
     """Yield the files of a directory; ignore its subdirectories."""
-    return _whole(directory, kind, below, "skip")
+    return _list_entries(directory, kind, below, "skip")
 
 
-def _whole(
+def _list_entries(
     directory: Path, kind: Kind, below: str = "", inner: Literal["tree", "skip"] = "tree"
 ) -> Iterator[InventoryItem]:
     """Yield the entries of a directory; each subdirectory is one item."""
@@ -183,7 +183,7 @@ def _whole(
                 continue
             if stat.S_ISDIR(status.st_mode):
                 if inner == "tree":
-                    yield _tree(directory / name, kind)
+                    yield _measure_tree(directory / name, kind)
                 continue
             inode = (status.st_dev, status.st_ino)
             yield InventoryItem(kind, prefix + name, f"{parent}/{name}", status.st_size, inode, status.st_mtime)
@@ -191,7 +191,7 @@ def _whole(
         os.close(descriptor)
 
 
-def _tree(path: Path, kind: Kind) -> InventoryItem:
+def _measure_tree(path: Path, kind: Kind) -> InventoryItem:
     """Return a directory with its contents as one item; its time is that of the newest entry."""
     status = path.lstat()
     size, newest = 0, status.st_mtime
@@ -217,7 +217,7 @@ def discard(item: InventoryItem, root: Path, remove_tree: Callable[[Path], None]
     with contextlib.ExitStack() as stack:
         if item.kind in ("blob", "partial", "result", "repository", "tree"):
             name = item.name.partition(".")[0]
-            if _HEX.fullmatch(name) and not stack.enter_context(locks.tried(root / FORMAT / "locks" / name)):
+            if _HEX.fullmatch(name) and not stack.enter_context(locks.try_lock(root / FORMAT / "locks" / name)):
                 return "locked"
         if item.kind in ("blob", "tree", "temporary", "lock") and not stack.enter_context(_unleased(path)):
             return "in use"

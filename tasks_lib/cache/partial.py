@@ -23,24 +23,24 @@ _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 #: errno values for a full disk, an exhausted quota or a file size limit.
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
-def opened(path: Path, quarantine: Path, expected: Integrity) -> Iterator[Partial]:
+def open_partial(path: Path, quarantine: Path, expected: Integrity) -> Iterator[Partial]:
     """Yield the download at `path`; delete it if the disk is full, so that it does not occupy the last space.
 
     Raises:
         CacheUnavailableError: the cache is not writable.
     """
-    with files.translated(path, expected.size):
+    with files.convert_os_errors(path, expected.size):
         partial = Partial(path, quarantine, expected)
     full = False
     try:
-        with files.translated(path, expected.size):
+        with files.convert_os_errors(path, expected.size):
             yield partial
     except CacheUnavailableError as error:
-        full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
+        full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL_ERRNOS
         raise
     finally:
         partial.close()
@@ -50,7 +50,7 @@ def opened(path: Path, quarantine: Path, expected: Integrity) -> Iterator[Partia
 
 
 class Partial:
-    """A resumable download; `opened` creates it for `Cache.partial`, whose caller holds the lock of its digest.
+    """A resumable download; `open_partial` creates it for `Cache.partial`, whose caller holds the lock of its digest.
 
     `size` is the number of contiguous bytes from the start, all of them hashed. `validator` is the strong
     validator with which the server at `origin` identified them.
@@ -263,7 +263,7 @@ class Partial:
 
 
 #: Maximum number of pieces in a valid map: 4 TiB at 64 MiB each, the largest piece size.
-_MOST: Final = 1 << 16
+_MAX_PIECES: Final = 1 << 16
 
 Span = tuple[int, int]
 
@@ -294,7 +294,7 @@ class Pieces:
         with contextlib.suppress(OSError, ValueError):
             head, _, done = path.read_bytes().partition(b"\n")
             start, piece = map(int, head.split())
-            if 0 <= start < total and piece > 0 and total - start <= piece * _MOST:
+            if 0 <= start < total and piece > 0 and total - start <= piece * _MAX_PIECES:
                 return cls(path, start, piece, total, done)
         return None
 

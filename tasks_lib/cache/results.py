@@ -30,7 +30,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     provenance: Provenance = msgspec.field(default_factory=dict)
 
 
-def encoded(result: Result) -> str:
+def encode(result: Result) -> str:
     """Return the content of the file of a result."""
     stored: dict[str, object] = {
         "size": result.integrity.size,
@@ -52,7 +52,7 @@ def read(path: Path, key: str, trust: Trust) -> Result:
         objection = trust.objection(os.fstat(file.fileno()))
         if objection:
             raise ValueError(objection)
-        text = files.text_of(file)
+        text = files.read_text(file)
     try:
         stored = json.loads(text)
         if stored.pop("check") != _check(key, json.dumps(stored, sort_keys=True)):
@@ -68,14 +68,14 @@ def _check(key: str, text: str) -> str:
 
 
 #: Most artifacts of one name that are returned; each version of a definition leaves one or two.
-_MAX_EARLIER: Final = 4
+_MAX_ARTIFACTS: Final = 4
 
 
-def earlier(root: Path, name: str) -> list[Path]:
+def list_previous_artifacts(root: Path, name: str) -> list[Path]:
     """Return the artifacts that were published for definition `name`, newest first."""
     artifacts: list[tuple[int, Path]] = []
     with contextlib.suppress(OSError):
         for path in (root / "artifacts" / name).glob("*/*"):
             if path.is_file() and not path.is_symlink() and not path.name.startswith("."):
                 artifacts.append((path.stat().st_mtime_ns, path))
-    return [path for _, path in sorted(artifacts, reverse=True)[:_MAX_EARLIER]]
+    return [path for _, path in sorted(artifacts, reverse=True)[:_MAX_ARTIFACTS]]

@@ -26,22 +26,22 @@ class Trees:
     def __init__(
         self, shelf: BlobDirectory, lower: BlobDirectory | None, usage: Usage, remove_tree: Callable[[Path], None]
     ) -> None:
-        self._shelf, self._lower, self._usage, self._remove_tree = shelf, lower, usage, remove_tree
+        self._blobs, self._lower, self._usage, self._remove_tree = shelf, lower, usage, remove_tree
 
     def _place(self, shelf: BlobDirectory, key: str) -> Path:
         return shelf.top / "trees" / key[:2] / key
 
     def any(self) -> bool:
         """Return whether the cache contains, or once contained, a tree."""
-        return (self._shelf.top / "trees").is_dir()
+        return (self._blobs.top / "trees").is_dir()
 
     def holds(self, key: str) -> bool:
         """Return whether a tree exists, by one stat; only `leased` shows whether it can be used."""
-        return any(os.path.isdir(self._place(shelf, key)) for shelf in self._shelves)  # noqa: PTH112 - a stat, no Path
+        return any(os.path.isdir(self._place(shelf, key)) for shelf in self._blob_directories)  # noqa: PTH112 - a stat, no Path
 
     @property
-    def _shelves(self) -> tuple[BlobDirectory, ...]:
-        return (self._shelf, *([self._lower] if self._lower else []))
+    def _blob_directories(self) -> tuple[BlobDirectory, ...]:
+        return (self._blobs, *([self._lower] if self._lower else []))
 
     @contextlib.contextmanager
     def leased(self, key: str) -> Iterator[Path | None]:
@@ -50,7 +50,7 @@ class Trees:
         Raises:
             CacheUnavailableError: untrusted users can write to the cache.
         """
-        for shelf in self._shelves:
+        for shelf in self._blob_directories:
             path = self._place(shelf, key)
             try:
                 descriptor = os.open(path, _DIRECTORY)
@@ -76,12 +76,12 @@ class Trees:
             CacheUnavailableError: the cache is not writable.
             Exceptions of `write` other than OSError.
         """
-        final = self._place(self._shelf, key)
-        durability = self._shelf.options.durability
+        final = self._place(self._blobs, key)
+        durability = self._blobs.options.durability
         staging = final.with_name(f"{key}.part")  # no other process uses it: the key is locked
-        with files.translated(staging):
-            files.make_directory(final.parent, self._shelf.root, durability)
-            self._shelf.options.trust.require(final.parent.parent, final.parent.parent.lstat())
+        with files.convert_os_errors(staging):
+            files.make_directory(final.parent, self._blobs.root, durability)
+            self._blobs.options.trust.require(final.parent.parent, final.parent.parent.lstat())
             self._remove_tree(staging)
             if os.path.lexists(final):
                 return
@@ -105,6 +105,6 @@ class Trees:
             CacheUnavailableError: the cache is not writable.
         """
         self._lower = None
-        path = self._place(self._shelf, key)
-        with files.translated(path), contextlib.suppress(FileNotFoundError):
-            delete(path, self._shelf.root, self._remove_tree)
+        path = self._place(self._blobs, key)
+        with files.convert_os_errors(path), contextlib.suppress(FileNotFoundError):
+            delete(path, self._blobs.root, self._remove_tree)

@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tasks_lib.errors import CacheUnavailableError, SettingError, escaped
+from tasks_lib.errors import CacheUnavailableError, SettingError, escape_text
 from tasks_lib.fs.files import Durability
 
 
@@ -35,7 +35,7 @@ class Trust(NamedTuple):
         try:
             return cls(int(group) if group.isdigit() else grp.getgrnam(group).gr_gid)
         except KeyError:
-            raise SettingError(f"unknown group {escaped(group)!r} on this machine") from None
+            raise SettingError(f"unknown group {escape_text(group)!r} on this machine") from None
 
     def objection(self, status: os.stat_result) -> str:
         """Return which untrusted users can change this file or directory, "" for none.
@@ -57,7 +57,7 @@ class Trust(NamedTuple):
         Raises:
             CacheUnavailableError: it is not a directory, or untrusted users can write to it.
         """
-        shown = escaped(str(path))
+        shown = escape_text(str(path))
         if not stat.S_ISDIR(status.st_mode):
             raise CacheUnavailableError(
                 f"{shown} cannot be used as a cache: it is not a directory",

@@ -64,7 +64,7 @@ class Usage:
         if now - written_s < _SAME_USE_S:
             return
         if self._recent is None:
-            self._recent = last_uses(self._top)
+            self._recent = read_last_uses(self._top)
         if now - self._recent.get(name, 0) < _SAME_USE_S:
             return
         self._pending.append(name)
@@ -85,7 +85,7 @@ def _write_uses(top: Path, clock: Callable[[], float], pending: list[str]) -> No
     files.append_text(top / "used", lines, "longer")
     with contextlib.suppress(OSError):
         if (top / "used").stat().st_size > _COMPACT_BYTES:
-            compact(top, last_uses(top))
+            compact(top, read_last_uses(top))
 
 
 def _write_run(top: Path, clock: Callable[[], float], hits: set[str], missed: set[str], pending: list[str]) -> None:
@@ -93,7 +93,7 @@ def _write_run(top: Path, clock: Callable[[], float], hits: set[str], missed: se
         _write_uses(top, clock, pending)
     if missed or hits:
         files.append_text(top / "runs", f"{int(clock())} {len(hits)} {len(missed)}\n", "longer")
-        recorded = runs(top)
+        recorded = read_runs(top)
         if len(recorded) > 2 * KEPT_RUNS:
             text = "".join(
                 f"{when} {hit_count} {miss_count}\n" for when, hit_count, miss_count in recorded[-KEPT_RUNS:]
@@ -101,21 +101,21 @@ def _write_run(top: Path, clock: Callable[[], float], hits: set[str], missed: se
             files.append_text(top / "runs", text, "anew")
 
 
-def _lines(path: Path, words: int) -> list[list[str]]:
+def _read_lines(path: Path, words: int) -> list[list[str]]:
     with contextlib.suppress(OSError, ValueError), files.open_regular(path) as file:
-        lines = (line.split() for line in files.text_of(file).splitlines())
+        lines = (line.split() for line in files.read_text(file).splitlines())
         return [line for line in lines if len(line) == words and line[-1].isdigit()]
     return []
 
 
-def last_uses(top: Path) -> dict[str, int]:
+def read_last_uses(top: Path) -> dict[str, int]:
     """Return hex digest -> last recorded use, in seconds since the epoch, capped at the mtime of the record."""
     path = top / "used"
     try:
         newest = int(path.stat().st_mtime) + 1
     except OSError:
         return {}
-    return {hexed: min(int(when), newest) for hexed, when in _lines(path, 2)}
+    return {hexed: min(int(when), newest) for hexed, when in _read_lines(path, 2)}
 
 
 def compact(top: Path, uses: dict[str, int]) -> None:
@@ -123,12 +123,12 @@ def compact(top: Path, uses: dict[str, int]) -> None:
     files.append_text(top / "used", "".join(f"{hexed} {when}\n" for hexed, when in uses.items()), "anew")
 
 
-def runs(top: Path) -> list[tuple[int, int, int]]:
+def read_runs(top: Path) -> list[tuple[int, int, int]]:
     """Return (time, hits, misses) of each recorded run."""
-    return [(int(when), int(hits), int(missed)) for when, hits, missed in _lines(top / "runs", 3)]
+    return [(int(when), int(hits), int(missed)) for when, hits, missed in _read_lines(top / "runs", 3)]
 
 
-def remember_definitions(top: Path, root: Path, directory: Path) -> None:
+def record_definitions(top: Path, root: Path, directory: Path) -> None:
     """Record that the definitions in `directory` use this cache."""
     text = os.fsencode(directory.absolute()).hex()
     note = top / "roots" / hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -139,19 +139,19 @@ def remember_definitions(top: Path, root: Path, directory: Path) -> None:
         files.append_text(note, text + "\n", "anew")
 
 
-def definitions(top: Path) -> dict[Path, Path]:
+def read_definitions(top: Path) -> dict[Path, Path]:
     """Return note file -> definitions directory that uses this cache."""
     directories: dict[Path, Path] = {}
     with contextlib.suppress(OSError):
         for note in sorted((top / "roots").iterdir()):
-            for (text,) in _lines_of_hex(note):
+            for (text,) in _read_hex_line(note):
                 directories[note] = Path(os.fsdecode(bytes.fromhex(text)))
     return directories
 
 
-def _lines_of_hex(note: Path) -> list[list[str]]:
+def _read_hex_line(note: Path) -> list[list[str]]:
     with contextlib.suppress(OSError, ValueError), files.open_regular(note) as file:
-        text = files.text_of(file).strip()
+        text = files.read_text(file).strip()
         bytes.fromhex(text)
         return [[text]] if text else []
     return []

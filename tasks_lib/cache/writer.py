@@ -34,7 +34,7 @@ class Writer:
         Raises:
             CacheUnavailableError: no space, or another error of the file system.
         """
-        with files.translated(self._root, self.size + len(chunk)):
+        with files.convert_os_errors(self._root, self.size + len(chunk)):
             self._temporary.write(chunk)
         self._digest.update(chunk)
         self.size += len(chunk)
@@ -55,7 +55,7 @@ class Writer:
         actual = Integrity(size=self.size, digest=self.digest)
         if expected is not None and actual != expected:
             _raise_mismatch(expected, actual)
-        with files.translated(self._root, self.size):
+        with files.convert_os_errors(self._root, self.size):
             self._temporary.finish(self._durability)
             self._name(self._temporary.descriptor, self._temporary.path, actual)
         return actual
@@ -79,7 +79,7 @@ _LARGE: Final = 16 << 20
 _BATCH: Final = 1 << 20
 _AHEAD: Final = 4
 #: One core is reserved for the downloads.
-_FREE: Final = threading.Semaphore(system_calls.usable_cores() - 1)
+_FREE_CORES: Final = threading.Semaphore(system_calls.usable_cores() - 1)
 
 Batch = list[bytes]
 
@@ -107,7 +107,7 @@ class BackgroundHash:
 
     def _hand_over(self) -> None:
         batch, self._batch, self._bytes = self._batch, [], 0
-        if self._thread is None and _FREE.acquire(blocking=False):
+        if self._thread is None and _FREE_CORES.acquire(blocking=False):
             self._batches: queue.Queue[Batch | None] = queue.Queue(_AHEAD)
             self._thread = threading.Thread(target=self._work, name="hash", daemon=True)
             self._thread.start()
@@ -137,4 +137,4 @@ class BackgroundHash:
             self._batches.put(None)
             self._thread.join()
             self._thread = None
-            _FREE.release()
+            _FREE_CORES.release()

@@ -21,9 +21,9 @@ from doit.cmd_forget import Forget as DoitForget
 from doit.cmd_list import List as DoitList
 from doit.exceptions import InvalidCommand
 
-from tasks_lib.engine.base_command import BaseCommand, report_closed_output
+from tasks_lib.engine.base_command import BaseCommand, format_write_error
 from tasks_lib.engine.loader import Loader
-from tasks_lib.errors import FetchError, OfflineError, escaped
+from tasks_lib.errors import FetchError, OfflineError, escape_text
 from tasks_lib.graph.names import UnknownNameError
 from tasks_lib.session import current_session
 
@@ -56,7 +56,7 @@ _FORGET: Any = DoitForget
 _CLEAN: Any = DoitClean
 
 
-class Named(BaseCommand):
+class TaskCommand(BaseCommand):
     """A command that accepts names, globs and paths of targets, and reports errors in a few lines."""
 
     loader: Any
@@ -82,7 +82,7 @@ class Named(BaseCommand):
                 in_args = [word for option in options for word in option if word] + words
         return int(super().parse_execute(in_args))
 
-    def telling(self) -> contextlib.AbstractContextManager[None]:
+    def reporting(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which the command runs and reports."""
         return contextlib.nullcontext()
 
@@ -92,34 +92,34 @@ class Named(BaseCommand):
         gc.disable()  # loaded objects live to the end: collecting among them takes a third of the time
         self.loader = Loader(self.loader)
         try:
-            with self.telling():
+            with self.reporting():
                 status = int(super().execute(params, args) or 0)
         except FetchError as error:
-            return _refused(error)
+            return _print_refusal(error)
         except InvalidCommand as error:
             if current_session() is None or error.not_found is None:
                 raise
-            return _refused(self.loader.unknown(str(error.not_found)))
+            return _print_refusal(self.loader.unknown(str(error.not_found)))
         except OSError as error:
             if error.filename is None or error.filename != params.get("outfile"):
                 raise
-            raise InvalidCommand(report_closed_output(error.filename, error)) from None  # type: ignore[no-untyped-call]
+            raise InvalidCommand(format_write_error(error.filename, error)) from None  # type: ignore[no-untyped-call]
         except KeyboardInterrupt:
             return INTERRUPTED
         finally:
             gc.enable()  # the final collection closes files that dodo.py left open, which flushes their buffers
-            _let_signals_end_us()
+            _restore_sigint()
         return status
 
 
-def _refused(error: FetchError) -> int:
+def _print_refusal(error: FetchError) -> int:
     """Print why nothing was done; return the matching exit status."""
     statuses = {UnknownNameError: NOT_FOUND, OfflineError: FAILED}
     sys.stderr.write(f"ERROR: {error}\n")
     return statuses.get(type(error), NOTHING_RAN)
 
 
-def _let_signals_end_us() -> None:
+def _restore_sigint() -> None:
     """Restore the default action of SIGINT, so that Ctrl-C during interpreter exit does not print a traceback."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         with contextlib.suppress(ValueError):  # not the main thread: only that one handles signals
@@ -140,7 +140,7 @@ class ProcessRunner(_DOIT.MRunner):  # type: ignore[misc]
         super().run_tasks(task_dispatcher)
 
 
-class RunCommand(Named, _DOIT.Run):  # type: ignore[misc]
+class RunCommand(TaskCommand, _DOIT.Run):  # type: ignore[misc]
     """`doit run`, also the default command of bare `doit`."""
 
     name = "run"
@@ -160,7 +160,7 @@ class RunCommand(Named, _DOIT.Run):  # type: ignore[misc]
                 return self._ended(self._runners[0].stuck, self._interruption.status)
         return status
 
-    def telling(self) -> contextlib.AbstractContextManager[None]:
+    def reporting(self) -> contextlib.AbstractContextManager[None]:
         """Return a context that selects the reporter."""
         from tasks_lib.engine.reporter import shown  # loads the reporters, which only `run` needs
 
@@ -220,7 +220,7 @@ class RunCommand(Named, _DOIT.Run):  # type: ignore[misc]
         return status
 
 
-class ListCommand(Named, _LIST):  # type: ignore[misc]
+class ListCommand(TaskCommand, _LIST):  # type: ignore[misc]
     """`doit list`."""
 
     name = "list"
@@ -231,7 +231,7 @@ class ListCommand(Named, _LIST):  # type: ignore[misc]
         return "all" if self.params["subtasks"] or self.params["status"] else "groups"
 
 
-class ForgetCommand(Named, _FORGET):  # type: ignore[misc]
+class ForgetCommand(TaskCommand, _FORGET):  # type: ignore[misc]
     """`doit forget`; without names it forgets the default tasks, or all groups if there are no defaults."""
 
     name = "forget"
@@ -243,7 +243,7 @@ class ForgetCommand(Named, _FORGET):  # type: ignore[misc]
         return 0
 
 
-class CleanCommand(Named, _CLEAN):  # type: ignore[misc]
+class CleanCommand(TaskCommand, _CLEAN):  # type: ignore[misc]
     """`doit clean`."""
 
     name = "clean"
@@ -259,7 +259,7 @@ class CleanCommand(Named, _CLEAN):  # type: ignore[misc]
         except OSError as error:
             if error.filename is None:
                 raise
-            message = f"cannot remove {escaped(str(error.filename))}: {error.strerror}\ncheck its permissions"
+            message = f"cannot remove {escape_text(str(error.filename))}: {error.strerror}\ncheck its permissions"
             raise InvalidCommand(message) from None  # type: ignore[no-untyped-call]
 
     def _execute(self, dryrun: bool, cleandep: bool, cleanall: bool, cleanforget: bool, pos_args: Any = None) -> int:

@@ -49,14 +49,14 @@ class HelpCommand(BaseCommand, _HELP):  # type: ignore[misc]
         Raises:
             InvalidCommand: pyproject.toml cannot be read, or as `require_directory`; doit prints the message.
         """
-        self._is_ours = help_pages.is_ours(params)
+        self._is_ours = help_pages.uses_doit_fetch(params)
         topic = args[0] if len(args) == 1 else ""
         if topic in self._cmds and topic != "task":
             command = self._cmds.get_plugin(topic)(cmds=self._cmds, **self.init_kwargs)
-            sys.stdout.write(f"{help_pages.of(command, self.loader, params)}\n")
+            sys.stdout.write(f"{help_pages.render_command_help(command, self.loader, params)}\n")
             return 0
         if topic == "settings" and self._is_ours:
-            help_pages.load(self.loader, params)
+            help_pages.load_config(self.loader, params)
             if _OWN not in (getattr(self.loader, "namespace", None) or ()):
                 return self._show_settings()
             self.task_list = self.loader.load_tasks(cmd=self, pos_args=args)
@@ -74,7 +74,7 @@ class HelpCommand(BaseCommand, _HELP):  # type: ignore[misc]
 
     def _show_settings(self) -> int:
         try:
-            sys.stdout.write(f"{help_pages.settings_page()}\n")
+            sys.stdout.write(f"{help_pages.render_settings_page()}\n")
         except SettingError as error:
             raise InvalidCommand(str(error)) from None  # type: ignore[no-untyped-call]  # doit has no types
         return 0

@@ -10,9 +10,9 @@ from doit.cmd_info import opt_hide_status
 from doit.control import TaskControl
 from doit.exceptions import InvalidCommand
 
-from tasks_lib.cli.commands import Named
-from tasks_lib.engine.base_command import report_closed_output
-from tasks_lib.errors import escaped
+from tasks_lib.cli.commands import TaskCommand
+from tasks_lib.engine.base_command import format_write_error
+from tasks_lib.errors import escape_text
 from tasks_lib.graph import render
 from tasks_lib.graph.tasks import UpToDateCheck, step_of
 from tasks_lib.incremental.selection import needed
@@ -37,7 +37,7 @@ _OUTPUT: Final = {
 }
 
 
-class _Telling(Named):
+class _ExplainCommand(TaskCommand):
     """Base class of the three commands: doit's tasks with all their edges."""
 
     def control(self) -> TaskControl:
@@ -52,7 +52,7 @@ class _Telling(Named):
         return status.status, explain(task, status, self.dep_manager.get_values(task.name), control.targets)
 
 
-class InfoCommand(_Telling):
+class InfoCommand(_ExplainCommand):
     """`doit info`."""
 
     name = "info"
@@ -73,7 +73,7 @@ class InfoCommand(_Telling):
 
     def _show(self, task: Any, control: TaskControl, hide_status: bool) -> int:
         write = self.outstream.write
-        write(f"\n{escaped(task.name)}\n" + (f"\n{escaped(task.doc)}\n" if task.doc else ""))
+        write(f"\n{escape_text(task.name)}\n" + (f"\n{escape_text(task.doc)}\n" if task.doc else ""))
         code = 0
         if not hide_status and task.actions:
             state, why = self.status_of(task, control)
@@ -81,7 +81,7 @@ class InfoCommand(_Telling):
             code = int(state not in ("up-to-date", "ignored"))
         meta = {key: value for key, value in (task.meta or {}).items() if key != "pool"}
         for name, value in (meta | self._history(task)).items():
-            write(f"\n{name:11s}: {_lines(value)}")
+            write(f"\n{name:11s}: {_format_lines(value)}")
         users = self.loader.users(task.name) | {one.name for one in self.task_list if task.name in one.task_dep}
         for name, values in (
             ("file_dep", sorted(task.file_dep)),
@@ -94,7 +94,7 @@ class InfoCommand(_Telling):
             ("used by", sorted(users - {task.subtask_of})),
         ):
             if values:
-                write(f"\n{name:11s}: {_lines(values)}")
+                write(f"\n{name:11s}: {_format_lines(values)}")
         return code
 
     def _history(self, task: Any) -> dict[str, Any]:
@@ -106,15 +106,15 @@ class InfoCommand(_Telling):
         return history
 
 
-def _lines(value: object) -> str:
+def _format_lines(value: object) -> str:
     if isinstance(value, list | tuple):
-        return "\n" + "".join(f" - {escaped(str(one))}\n" for one in value)
+        return "\n" + "".join(f" - {escape_text(str(one))}\n" for one in value)
     if isinstance(value, Mapping):
-        return "\n" + "".join(f" - {escaped(str(key))}: {escaped(str(one))}\n" for key, one in value.items())
-    return f"{escaped(str(value))}\n"
+        return "\n" + "".join(f" - {escape_text(str(key))}: {escape_text(str(one))}\n" for key, one in value.items())
+    return f"{escape_text(str(value))}\n"
 
 
-class WhyCommand(_Telling):
+class WhyCommand(_ExplainCommand):
     """`doit why`."""
 
     name = "why"
@@ -129,7 +129,7 @@ class WhyCommand(_Telling):
         selected = self.loader.selection(self.task_list, self.sel_tasks)
         running: dict[str, list[str]] = {}
         ignored: dict[str, list[str]] = {}
-        tasks = [task for task in _in_order(control.tasks, selected) if task.actions]
+        tasks = [task for task in _in_dependency_order(control.tasks, selected) if task.actions]
         for task in tasks:
             state, why = self.status_of(task, control)
             before = [name for name in task.task_dep if name in running]
@@ -145,19 +145,19 @@ class WhyCommand(_Telling):
             elif before:
                 running[task.name] = [f"it is up to date, but {', '.join(before[:5])} would run first"]
         for name, why in (running | ignored).items():
-            self.outstream.write(f"{escaped(name)}\n" + "".join(f"  {one}\n" for one in why))
-        self.outstream.write(f"{_sum_of(len(tasks), len(running), len(ignored))}\n")
+            self.outstream.write(f"{escape_text(name)}\n" + "".join(f"  {one}\n" for one in why))
+        self.outstream.write(f"{_summarize(len(tasks), len(running), len(ignored))}\n")
         return 0
 
 
-def _sum_of(tasks: int, running: int, ignored: int) -> str:
+def _summarize(tasks: int, running: int, ignored: int) -> str:
     """Return a line that says how many tasks may run: a task is checked again after its dependencies have run."""
     if running:
         return f"{running} of {tasks} task{'' if tasks == 1 else 's'} may run"
     return f"nothing to do: {tasks - ignored} up to date" + (f", {ignored} ignored" if ignored else "")
 
 
-def _in_order(tasks: Mapping[str, Any], selected: Iterable[str]) -> list[Any]:
+def _in_dependency_order(tasks: Mapping[str, Any], selected: Iterable[str]) -> list[Any]:
     """Return the selected tasks and their dependencies, dependencies first."""
     order: dict[str, Any] = {}
     for name in selected:
@@ -172,7 +172,7 @@ def _in_order(tasks: Mapping[str, Any], selected: Iterable[str]) -> list[Any]:
     return list(order.values())
 
 
-class GraphCommand(_Telling):
+class GraphCommand(_ExplainCommand):
     """`doit graph`."""
 
     name = "graph"
@@ -193,7 +193,7 @@ class GraphCommand(_Telling):
         try:
             Path(into).write_text(text, "utf-8")
         except OSError as error:
-            raise InvalidCommand(report_closed_output(into, error)) from None  # type: ignore[no-untyped-call]
+            raise InvalidCommand(format_write_error(into, error)) from None  # type: ignore[no-untyped-call]
         return 0
 
 
@@ -216,12 +216,12 @@ def explain(task: Any, status: Any, values: Mapping[str, Any], makers: Mapping[s
     """
     if status.status == "up-to-date":
         return []
-    reasons = list(_of_checks(task, status, values))
+    reasons = list(_explain_checks(task, status, values))
     for kind, sentence in _SENTENCES.items():
-        reasons += [f"{escaped(path)} {sentence}" for path in sorted(status.reasons.get(kind) or ())]
+        reasons += [f"{escape_text(path)} {sentence}" for path in sorted(status.reasons.get(kind) or ())]
     for path in sorted(status.reasons.get("missing_file_dep") or ()):
         maker = makers.get(path)
-        reasons.append(f"{escaped(path)} does not exist yet" + (f": {maker} makes it" if maker else ""))
+        reasons.append(f"{escape_text(path)} does not exist yet" + (f": {maker} makes it" if maker else ""))
     if status.reasons.get("checker_changed"):
         reasons.append("the method of comparing files changed")
     if status.reasons.get("has_no_dependencies"):
@@ -229,14 +229,14 @@ def explain(task: Any, status: Any, values: Mapping[str, Any], makers: Mapping[s
     return list(dict.fromkeys(reasons))
 
 
-def _of_checks(task: Any, status: Any, values: Mapping[str, Any]) -> Iterator[str]:
+def _explain_checks(task: Any, status: Any, values: Mapping[str, Any]) -> Iterator[str]:
     for check, *_ in status.reasons.get("uptodate_false") or ():
         if not isinstance(check, UpToDateCheck):
-            yield f"its own check is false: {escaped(str(check))}"
+            yield f"its own check is false: {escape_text(str(check))}"
         elif not values:
             yield "it has not run here yet, or was forgotten; content in the cache is adopted"
         elif values.get("key") == check.key:
-            yield from check.complaints()
+            yield from check.explain_change()
         else:
             yield from _differences(task, values)
 
@@ -253,8 +253,8 @@ def _differences(task: Any, values: Mapping[str, Any]) -> Iterator[str]:
         for name in sorted(before.keys() | now.keys()):
             old, new = before.get(name), now.get(name)
             if old != new:
-                yield f"{escaped(name)} was {_said(old)}, is {_said(new)}"
+                yield f"{escape_text(name)} was {_format_value(old)}, is {_format_value(new)}"
 
 
-def _said(value: object) -> str:
-    return "absent" if value is None else escaped(str(value))[:100]
+def _format_value(value: object) -> str:
+    return "absent" if value is None else escape_text(str(value))[:100]

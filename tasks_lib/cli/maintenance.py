@@ -20,22 +20,22 @@ from doit.exceptions import InvalidCommand
 
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
-from tasks_lib.engine.base_command import BaseCommand, set_up
-from tasks_lib.errors import CacheError, DefinitionError, FetchError, SettingError, escaped
+from tasks_lib.engine.base_command import BaseCommand, load_dodo
+from tasks_lib.errors import CacheError, DefinitionError, FetchError, SettingError, escape_text
 from tasks_lib.incremental.definition_files import digest_of, load
 from tasks_lib.progress import Facts, LineProgress, describe_wait
 from tasks_lib.session import current_session
 from tasks_lib.steps import Plan
-from tasks_lib.steps.prune import PruneDecision, PruneLimits, Referenced, decide, referenced, remove, size_of
+from tasks_lib.steps.prune import PruneDecision, PruneLimits, Referenced, decide, find_referenced, remove, total_size
 from tasks_lib.steps.verify import Damage, Verification, VerifyReport
 from tasks_lib.tree import remove_tree
 from tasks_lib.ui.events import write_to_stderr
 from tasks_lib.units import format_age, format_size, parse_duration, parse_size
 
 #: Items that `doit cache` lists as the largest and as the oldest.
-_NAMED: Final = 5
+_MAX_LISTED: Final = 5
 #: Seconds between two progress lines.
-_EVERY_S: Final = 5.0
+_PROGRESS_INTERVAL_S: Final = 5.0
 
 
 class _CacheCommand(BaseCommand, abc.ABC):
@@ -46,8 +46,8 @@ class _CacheCommand(BaseCommand, abc.ABC):
     def execute(self, params: Any, args: list[str]) -> int:
         """Load dodo.py for its settings and do the work; report errors of this package in a few lines."""
         gc.disable()  # an inventory creates a million small values and frees none of them
-        set_up(self.loader, params)
-        progress = LineProgress(write_to_stderr, _described, _EVERY_S)
+        load_dodo(self.loader, params)
+        progress = LineProgress(write_to_stderr, _describe_phase, _PROGRESS_INTERVAL_S)
         try:
             from doit_fetch import DOIT_CONFIG  # noqa: F401  # creates the session, also for a dodo.py without it
 
@@ -55,7 +55,7 @@ class _CacheCommand(BaseCommand, abc.ABC):
             assert session is not None
             return self.work(session.world, params, args, progress)
         except (SettingError, DefinitionError) as error:
-            raise _refused(str(error)) from None
+            raise _usage_error(str(error)) from None
         except FetchError as error:
             sys.stderr.write(f"{error}\n")
             return 3
@@ -91,8 +91,8 @@ class VerifyCommand(_CacheCommand):
         """Verify the content."""
         plan = plan_of(world, world.settings.fetchdefs)
         verification = Verification(world, plan, args, progress)
-        report = verification.run(_tell_damage, repair="yes" if params["repair"] else "no")
-        return _summed_up(report, progress)
+        report = verification.run(_print_damage, repair="yes" if params["repair"] else "no")
+        return _print_summary(report, progress)
 
 
 class PruneCommand(_CacheCommand):
@@ -123,22 +123,22 @@ class PruneCommand(_CacheCommand):
     def work(self, world: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Prune the cache."""
         if args:
-            raise _refused(f"`prune` takes no task names, got {escaped(args[0])!r}")
+            raise _usage_error(f"`prune` takes no task names, got {escape_text(args[0])!r}")
         older_than, max_size = params["older_than"], params["max_size"]
         bounds = PruneLimits(
             older_than_s=parse_duration(older_than, "--older-than") if older_than else None,
             max_size=parse_size(max_size, "--max-size") if max_size else None,
         )
         if params["dry_run"]:
-            return _told_verdicts(_judged(world, bounds), bounds, {}, "would be removed")
-        with world.store.upkeep.pruning(progress) as discard:
+            return _print_decisions(_decide_all(world, bounds), bounds, {}, "would be removed")
+        with world.store.maintenance.pruning(progress) as discard:
 
             def taken_away(item: InventoryItem) -> str:
                 progress.check()
                 return discard(item, remove_tree)
 
-            verdicts, kept = remove(_judged(world, bounds), bounds, taken_away, time.time())
-        return _told_verdicts(verdicts, bounds, kept, "removed")
+            verdicts, kept = remove(_decide_all(world, bounds), bounds, taken_away, time.time())
+        return _print_decisions(verdicts, bounds, kept, "removed")
 
 
 class CacheCommand(_CacheCommand):
@@ -150,19 +150,25 @@ class CacheCommand(_CacheCommand):
     def work(self, world: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Show the content."""
         del params, args, progress
-        items = world.store.upkeep.items()
-        lines = [f"cache {world.store.root.absolute()}", "", *_sizes(items), "", *_rates(world.store.upkeep.runs())]
+        items = world.store.maintenance.items()
+        lines = [
+            f"cache {world.store.root.absolute()}",
+            "",
+            *_format_sizes(items),
+            "",
+            *_format_hit_rates(world.store.maintenance.runs()),
+        ]
         blobs = [item for item in items if item.kind in ("blob", "repository", "tree")]
         names = _human_names(items)
         now_s = time.time()
-        largest = sorted(blobs, key=lambda item: -item.size)[:_NAMED]
-        oldest = sorted(blobs, key=lambda item: item.written_s)[:_NAMED]
-        lines += ["", "largest:", *(f"  {format_size(item.size):>10}  {_called(item, names)}" for item in largest)]
+        largest = sorted(blobs, key=lambda item: -item.size)[:_MAX_LISTED]
+        oldest = sorted(blobs, key=lambda item: item.written_s)[:_MAX_LISTED]
+        lines += ["", "largest:", *(f"  {format_size(item.size):>10}  {_format_item(item, names)}" for item in largest)]
         ages = ((format_age(now_s - item.written_s), item) for item in oldest)
-        lines += ["oldest:", *(f"  {age:>10}  {_called(item, names)}" for age, item in ages)]
+        lines += ["oldest:", *(f"  {age:>10}  {_format_item(item, names)}" for age, item in ages)]
         lines += ["used by the definitions in:"]
-        lines += sorted(f"  {escaped(str(path))}" for path in world.store.upkeep.definitions().values())
-        _say(lines)
+        lines += sorted(f"  {escape_text(str(path))}" for path in world.store.maintenance.definitions().values())
+        _print_lines(lines)
         return 0
 
 
@@ -194,68 +200,72 @@ def _roots(world: Context) -> Referenced:
         StoreError: the definitions of a directory cannot be read.
     """
     own = world.settings.fetchdefs.absolute()
-    directories = {own, *world.store.upkeep.definitions().values()}
+    directories = {own, *world.store.maintenance.definitions().values()}
     plans = []
     for directory in sorted(path for path in directories if path == own or any(path.glob("*/*.y*ml"))):
         try:
             plans.append(plan_of(world, directory))
         except DefinitionError as error:
             raise CacheError(
-                f"cannot read the definitions in {escaped(str(directory))}, which used this cache:"
+                f"cannot read the definitions in {escape_text(str(directory))}, which used this cache:"
                 f" {str(error).splitlines()[0]}",
                 hint="correct them or remove that directory: nothing is removed while their needs are unknown",
             ) from None
-    return referenced(world, plans)
+    return find_referenced(world, plans)
 
 
-def _judged(world: Context, bounds: PruneLimits) -> list[PruneDecision]:
-    return decide(world.store.upkeep.items(), _roots(world), world.store.upkeep.last_uses(), bounds, time.time())
+def _decide_all(world: Context, bounds: PruneLimits) -> list[PruneDecision]:
+    return decide(
+        world.store.maintenance.items(), _roots(world), world.store.maintenance.last_uses(), bounds, time.time()
+    )
 
 
-def _told_verdicts(verdicts: list[PruneDecision], bounds: PruneLimits, kept: Mapping[str, str], word: str) -> int:
+def _print_decisions(verdicts: list[PruneDecision], bounds: PruneLimits, kept: Mapping[str, str], word: str) -> int:
     """Print what is removed and kept, why, and whether the limit is met; return the exit status."""
     shown = [one for one in verdicts if one.item.kind != "lock"]  # lock files are empty
     going = [one for one in shown if one.goes and one.item.path not in kept]
     staying = [one for one in shown if not (one.goes and one.item.path not in kept)]
-    lines = [f"{item.kind} {escaped(item.name)}: {format_size(item.size)}: {why}" for item, _, why, _ in going]
-    lines += [f"kept: {escaped(one.item.path)}: {kept[one.item.path]}" for one in staying if one.item.path in kept]
-    left = size_of(one.item for one in staying)
-    freed = size_of(one.item for one in shown) - left
+    lines = [f"{item.kind} {escape_text(item.name)}: {format_size(item.size)}: {why}" for item, _, why, _ in going]
+    lines += [f"kept: {escape_text(one.item.path)}: {kept[one.item.path]}" for one in staying if one.item.path in kept]
+    left = total_size(one.item for one in staying)
+    freed = total_size(one.item for one in shown) - left
     lines.append(f"{len(going)} {word}, {format_size(freed)}; {len(staying)} kept, {format_size(left)}")
     status = 0
     if bounds.max_size is not None and left > bounds.max_size:
         status = 1
         lines.append(
-            f"still over --max-size ({format_size(bounds.max_size)}), because these are kept: {_reasons(staying, kept)}"
+            f"still over --max-size ({format_size(bounds.max_size)}), because these are kept: "
+            f"{_format_reasons(staying, kept)}"
         )
-    _say(lines)
+    _print_lines(lines)
     return status
 
 
-def _reasons(staying: list[PruneDecision], kept: Mapping[str, str]) -> str:
+def _format_reasons(staying: list[PruneDecision], kept: Mapping[str, str]) -> str:
     by_reason: dict[str, list[InventoryItem]] = defaultdict(list)
     for one in staying:
         by_reason[kept.get(one.item.path, one.why)].append(one.item)
-    return ", ".join(f"{format_size(size_of(items))} {why}" for why, items in sorted(by_reason.items()))
+    return ", ".join(f"{format_size(total_size(items))} {why}" for why, items in sorted(by_reason.items()))
 
 
 # --- verify
 
 
-def _tell_damage(damage: Damage) -> None:
+def _print_damage(damage: Damage) -> None:
     tasks = ", ".join(damage.tasks) or "no current definition"
-    _say([f"damaged {damage.kind} {escaped(damage.name)}: {escaped(damage.reason)}; needed by {escaped(tasks)}"])
+    reason = f"{escape_text(damage.reason)}; needed by {escape_text(tasks)}"
+    _print_lines([f"damaged {damage.kind} {escape_text(damage.name)}: {reason}"])
     sys.stdout.flush()
 
 
-def _summed_up(report: VerifyReport, progress: LineProgress) -> int:
-    lines = [f"not checked: {escaped(text)}" for text in report.unchecked]
-    lines += [f"not in the cache: {escaped(task)}" for task in report.missing]
-    lines += [f"repaired: {escaped(task)}" for task in report.repaired]
-    lines += [f"not repaired: {escaped(task)}" for task in report.failed]
+def _print_summary(report: VerifyReport, progress: LineProgress) -> int:
+    lines = [f"not checked: {escape_text(text)}" for text in report.unchecked]
+    lines += [f"not in the cache: {escape_text(task)}" for task in report.missing]
+    lines += [f"repaired: {escape_text(task)}" for task in report.repaired]
+    lines += [f"not repaired: {escape_text(task)}" for task in report.failed]
     checked = ", ".join(f"{count} {kind}s" for kind, count in report.checked.items()) or "nothing"
     lines.append(f"verified {checked}, {format_size(progress.size)} read; {len(report.damaged)} damaged")
-    _say(lines)
+    _print_lines(lines)
     unrepaired = [one for one in report.damaged if not set(one.tasks) & set(report.repaired)]
     return 1 if unrepaired or report.failed else 0
 
@@ -263,15 +273,17 @@ def _summed_up(report: VerifyReport, progress: LineProgress) -> int:
 # --- cache
 
 
-def _sizes(items: list[InventoryItem]) -> list[str]:
+def _format_sizes(items: list[InventoryItem]) -> list[str]:
     by_kind: dict[str, list[InventoryItem]] = defaultdict(list)
     for item in items:
         by_kind[item.kind].append(item)
-    lines = [f"  {kind:<12}{len(found):>8}{format_size(size_of(found)):>12}" for kind, found in sorted(by_kind.items())]
-    return [*lines, f"  {'total':<12}{len(items):>8}{format_size(size_of(items)):>12}  (links counted once)"]
+    lines = [
+        f"  {kind:<12}{len(found):>8}{format_size(total_size(found)):>12}" for kind, found in sorted(by_kind.items())
+    ]
+    return [*lines, f"  {'total':<12}{len(items):>8}{format_size(total_size(items)):>12}  (links counted once)"]
 
 
-def _rates(runs: list[tuple[int, int, int]]) -> list[str]:
+def _format_hit_rates(runs: list[tuple[int, int, int]]) -> list[str]:
     if not runs:
         return ["no runs recorded"]
 
@@ -286,15 +298,15 @@ def _human_names(items: list[InventoryItem]) -> dict[tuple[int, int], str]:
     return {item.inode: item.name for item in items if item.kind == "artifact"}
 
 
-def _called(item: InventoryItem, names: Mapping[tuple[int, int], str]) -> str:
+def _format_item(item: InventoryItem, names: Mapping[tuple[int, int], str]) -> str:
     known = names.get(item.inode)
-    return f"{item.kind} {escaped(item.name)}" + (f" ({escaped(known)})" if known else "")
+    return f"{item.kind} {escape_text(item.name)}" + (f" ({escape_text(known)})" if known else "")
 
 
 # --- text
 
 
-def _described(name: str, facts: Facts) -> str:
+def _describe_phase(name: str, facts: Facts) -> str:
     """Return the progress line of a phase: what it waits for, or how much was read."""
     if name != "advance":
         return describe_wait(name, facts)
@@ -302,9 +314,9 @@ def _described(name: str, facts: Facts) -> str:
     return f"{format_size(size)}{f' of {format_size(total)}' if total > size else ''} read"
 
 
-def _say(lines: list[str]) -> None:
+def _print_lines(lines: list[str]) -> None:
     sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
-def _refused(message: str) -> InvalidCommand:
+def _usage_error(message: str) -> InvalidCommand:
     return InvalidCommand(message)  # type: ignore[no-untyped-call]  # doit has no types

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from doit.exceptions import InvalidCommand
 
-from tasks_lib.engine.base_command import BaseCommand, report_closed_output, set_up
+from tasks_lib.engine.base_command import BaseCommand, format_write_error, load_dodo
 from tasks_lib.session import current_session
 
 __all__ = ["ReportCommand"]
@@ -49,42 +49,42 @@ class ReportCommand(BaseCommand):
         Raises:
             InvalidCommand: nothing is recorded, or a file cannot be written; doit prints the message.
         """
-        from tasks_lib.report.page import page  # not needed by `doit help`, which imports this module
+        from tasks_lib.report.page import render_page  # not needed by `doit help`, which imports this module
         from tasks_lib.report.record import RecordError, load
-        from tasks_lib.report.trace import trace
+        from tasks_lib.report.trace import render_trace
 
         if args:
-            raise _refused(f"`report` takes no task names, got {args[0]!r}")
-        set_up(self.loader, params)
+            raise _error(f"`report` takes no task names, got {args[0]!r}")
+        load_dodo(self.loader, params)
         self.loader.load_doit_config()
         session = current_session()
         recorded = session.surroundings.record if session is not None else None
         if recorded is None:
-            raise _refused("this dodo.py does not use doit_fetch, which records runs")
+            raise _error("this dodo.py does not use doit_fetch, which records runs")
         files = {
-            Path(params["page"] or recorded.with_name("report.html")): page,
-            Path(params["trace"] or recorded.with_name("trace.json")): trace,
+            Path(params["page"] or recorded.with_name("report.html")): render_page,
+            Path(params["trace"] or recorded.with_name("trace.json")): render_trace,
         }
         try:
             record = load(recorded)
             texts = {path: written(record) for path, written in files.items()}
         except (RecordError, OSError) as error:
-            raise _refused(str(error)) from None
+            raise _error(str(error)) from None
         except (
             LookupError,
             TypeError,
             ValueError,
             AttributeError,
         ):  # not written by doit-fetch, which writes atomically
-            raise _refused(f"the record {recorded} is damaged\nrun `doit` again") from None
+            raise _error(f"the record {recorded} is damaged\nrun `doit` again") from None
         for path, text in texts.items():
             try:
                 path.write_text(text, "utf-8")
             except OSError as error:
-                raise _refused(report_closed_output(path, error)) from None
+                raise _error(format_write_error(path, error)) from None
             self.outstream.write(f"{path}\n")
         return 0
 
 
-def _refused(reason: str) -> InvalidCommand:
+def _error(reason: str) -> InvalidCommand:
     return InvalidCommand(reason)  # type: ignore[no-untyped-call]  # doit has no types

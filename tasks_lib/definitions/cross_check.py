@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from tasks_lib.definitions.schema import nearest
+from tasks_lib.definitions.schema import suggest
 from tasks_lib.definitions.values import Fetch, FetchesEntry, RefusedDefinition, Toolchain
 from tasks_lib.errors import Problem
 
@@ -29,7 +29,7 @@ def cross_check(
     return fetch_aliases, toolchain_aliases
 
 
-def refusals(
+def refuse_toolchains(
     fetches: Mapping[str, Fetch],
     toolchains: dict[str, Toolchain],
     trees: Collection[str],
@@ -119,7 +119,7 @@ def _check_entries(
         known = names[entry.kind]
         if entry.name not in known:
             reason = f"unknown {entry.kind} {entry.name!r}"
-            hint = nearest(entry.name, known)
+            hint = suggest(entry.name, known)
             problems.append(_problem(toolchain, f"fetches.{entry.kind}", reason, hint, entry.line))
         elif entry.kind == "toolchain" and not toolchains[known[entry.name]].artifact_name:
             reason = f"toolchain {entry.name!r} has no artifact"

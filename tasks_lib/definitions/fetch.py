@@ -25,14 +25,14 @@ from tasks_lib.definitions.fields import (
     SHA256,
     SWITCH,
     TEXT,
-    checked_url,
+    check_download_url,
     list_of,
     one_of,
-    resolved,
-    text_of,
+    read_text,
+    resolve_url,
     url_field,
 )
-from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, nearest, read_table, schema_of
+from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of, suggest
 from tasks_lib.definitions.values import Checksums, Git, GpgSignature, Hg, Minisign, StaticUrl, file_name_of
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
 from tasks_lib.digest import Integrity
@@ -74,8 +74,8 @@ def _sig_url(found: dict[str, Any], where: Location, default: str = "") -> str:
     text: str = found.get("sig-url", default)
     if not text:
         return ""
-    checked_url(text.replace("{url}", "https://host/file"), ("https", "http", "file"))
-    return resolved(text, where)
+    check_download_url(text.replace("{url}", "https://host/file"), ("https", "http", "file"))
+    return resolve_url(text, where)
 
 
 def _gpg(node: Node, where: Location) -> GpgSignature | None:
@@ -129,7 +129,7 @@ def _checksums(node: Node, where: Location) -> Checksums | None:
 
 
 #: Keys of a `static-url` that authenticate the download beyond its digest.
-VOUCHERS: Final[FieldTable] = {
+SIGNATURE_FIELDS: Final[FieldTable] = {
     "gpg-signature": Field(_gpg, schema_of(_GPG), "detached OpenPGP signature to verify"),
     "minisign": Field(_minisign, schema_of(_MINISIGN), "minisign signature to verify"),
     "checksums": Field(_checksums, schema_of(_CHECKSUMS), "signed list of digests that must contain the pinned digest"),
@@ -186,13 +186,13 @@ _STATIC_URL: Final[FieldTable] = {
     "add-prefix": PREFIX.about("text to put before the name of every entry, usually with a trailing slash"),
     "duplicates": one_of("refuse", "last").about("last: if several entries have the same name, use the last one"),
     "headers": HEADERS.about("request headers, sent only to the origin"),
-    **VOUCHERS,
+    **SIGNATURE_FIELDS,
     "archive": Field(_archive, schema_of(_ARCHIVE), "limits for this archive, which override the settings"),
 }
 
 
 def _repository_url(node: Node, where: Location) -> str:
-    url = resolved(text_of(node, where), where)
+    url = resolve_url(read_text(node, where), where)
     try:
         return urls.check_url(url, REPOSITORY_SCHEMES)
     except ValueError as error:
@@ -218,7 +218,7 @@ _SOURCES: Final[Mapping[str, FieldTable]] = {"static-url": _STATIC_URL, "git": _
 
 
 def _static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
-    url = resolved(found["url"], where)
+    url = resolve_url(found["url"], where)
     # Taskgraph uses everything after the last slash, including a query, and its digest depends on it
     name = found.get("artifact-name") or url.rpartition("/")[2]
     try:
@@ -245,7 +245,7 @@ def _static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
         url=url,
         integrity=Integrity(size=found["size"], digest=found["sha256"]),
         artifact_name=name,
-        mirrors=tuple(resolved(mirror, where) for mirror in found.get("mirrors", ())),
+        mirrors=tuple(resolve_url(mirror, where) for mirror in found.get("mirrors", ())),
         strip_components=strip,
         add_prefix=prefix,
         duplicates=duplicates,
@@ -266,7 +266,7 @@ def _archive_suffix(name: str) -> str:
 
 
 def _repository(found: dict[str, Any], where: Location) -> Git | Hg | None:
-    prefix = str(found.get("path-prefix") or urls.name_of(found["repo"]))
+    prefix = str(found.get("path-prefix") or urls.repository_name(found["repo"]))
     name = found.get("artifact-name") or f"{prefix.replace('/', '-')}.tar.zst"
     if not name.endswith(".tar.zst"):
         where.wrong(
@@ -296,7 +296,7 @@ def _source(node: Node, where: Location) -> StaticUrl | Git | Hg | None:
         if kind.text in _REFUSED_TYPES:
             place.refuse(f"{reason}: {_REFUSED_TYPES[kind.text]}", "use static-url")
         else:
-            place.wrong(reason, nearest(kind.text, _SOURCES))
+            place.wrong(reason, suggest(kind.text, _SOURCES))
         return None
     if table is not _STATIC_URL and "branch" in node.items:
         place = where.at("branch", node.lines["branch"])

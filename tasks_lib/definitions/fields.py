@@ -26,7 +26,7 @@ MAX_NAME: Final = 200
 # --- readers: node -> value -------------------------------------------------------------------
 
 
-def text_of(node: Node, _where: Location | None = None) -> str:
+def read_text(node: Node, _where: Location | None = None) -> str:
     """Return the text of a non-empty scalar.
 
     Raises:
@@ -44,7 +44,7 @@ def text_of(node: Node, _where: Location | None = None) -> str:
 def _prefix(node: Node, where: Location) -> str:
     if isinstance(node, Scalar) and not node.text and not node.plain:
         return ""
-    prefix = text_of(node, where)
+    prefix = read_text(node, where)
     _path(prefix)
     return prefix
 
@@ -56,25 +56,25 @@ def _path(text: str) -> RelPath:
         raise FieldError(str(error), "use a relative path that does not leave its directory") from error
 
 
-def relative(node: Node, where: Location) -> RelPath:
+def read_relative_path(node: Node, where: Location) -> RelPath:
     """Return a relative path that does not leave its directory.
 
     Raises:
         FieldError: it is absolute or too long, or contains `..` or control characters.
     """
-    return _path(text_of(node, where))
+    return _path(read_text(node, where))
 
 
-def name_of(node: Node, _where: Location | None = None) -> str:
+def read_name(node: Node, _where: Location | None = None) -> str:
     """Return a name that is safe as a task name, a directory and part of a URL.
 
     Raises:
         FieldError: it is empty or too long, or contains a character that is not allowed.
     """
-    return checked_name(text_of(node))
+    return check_name(read_text(node))
 
 
-def checked_name(name: str) -> str:
+def check_name(name: str) -> str:
     """Return `name` if it is valid.
 
     Raises:
@@ -89,25 +89,25 @@ def checked_name(name: str) -> str:
     return name
 
 
-def file_name(node: Node, where: Location) -> str:
+def read_file_name(node: Node, where: Location) -> str:
     """Return a file name, which is a single path component.
 
     Raises:
         FieldError: it contains a slash or is not a safe path.
     """
-    text = text_of(node, where)
+    text = read_text(node, where)
     if "/" in text:
         raise FieldError("contains a slash", "use a single file name")
     return _path(text).text
 
 
-def sha256(node: Node, where: Location) -> Digest:
+def read_sha256(node: Node, where: Location) -> Digest:
     """Return a sha256 digest, in upper or lower case, with or without the prefix `sha256:`.
 
     Raises:
         FieldError: it is not 64 hex digits.
     """
-    text = text_of(node, where).removeprefix("sha256:")
+    text = read_text(node, where).removeprefix("sha256:")
     try:
         return Digest.sha256(text)
     except ValueError as error:
@@ -115,26 +115,26 @@ def sha256(node: Node, where: Location) -> Digest:
         raise FieldError(reason, "copy the output of `sha256sum`") from error
 
 
-def count(node: Node, where: Location) -> int:
+def read_count(node: Node, where: Location) -> int:
     """Return a non-negative integer.
 
     Raises:
         FieldError: it has a character other than a digit, or does not fit in 63 bits.
     """
-    text = text_of(node, where)
+    text = read_text(node, where)
     if not re.fullmatch(r"[0-9]{1,19}", text) or int(text) >= 2**63:
         raise FieldError(f"must be a non-negative integer, got {text[:40]!r}", "write digits only, at most 2**63 - 1")
     return int(text)
 
 
-def switch(node: Node, where: Location) -> bool:
+def read_bool(node: Node, where: Location) -> bool:
     """Return a boolean.
 
     Raises:
         FieldError: it is another word than true, yes, on, false, no or off.
     """
     words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-    word = text_of(node, where).lower()
+    word = read_text(node, where).lower()
     if word not in words:
         raise FieldError(f"must be true or false, got {word[:40]!r}")
     return words[word]
@@ -144,12 +144,12 @@ def url_reader(*schemes: str) -> Callable[[Node, Location], str]:
     """Return a reader of URLs with one of these schemes."""
 
     def read(node: Node, where: Location) -> str:
-        return checked_url(text_of(node, where), schemes)
+        return check_download_url(read_text(node, where), schemes)
 
     return read
 
 
-def checked_url(url: str, schemes: tuple[str, ...]) -> str:
+def check_download_url(url: str, schemes: tuple[str, ...]) -> str:
     """Return `url` if it can be requested.
 
     Raises:
@@ -170,7 +170,7 @@ def checked_url(url: str, schemes: tuple[str, ...]) -> str:
     return url
 
 
-def resolved(url: str, where: Location) -> str:
+def resolve_url(url: str, where: Location) -> str:
     """Return `url`; resolve a relative `file:` URL against the directory of the YAML file."""
     if not url.lower().startswith("file:"):
         return url
@@ -227,7 +227,7 @@ def one_of(*words: str) -> Field:
     """Return a field whose value is one of these words."""
 
     def read(node: Node, _where: Location) -> str:
-        word = text_of(node)
+        word = read_text(node)
         if word not in words:
             raise FieldError(f"invalid value {word[:40]!r}", f"use {' or '.join(words)}")
         return word
@@ -235,7 +235,7 @@ def one_of(*words: str) -> Field:
     return Field(read, {"enum": list(words)})
 
 
-def pairs(node: Node, _where: Location) -> tuple[tuple[str, str], ...]:
+def read_pairs(node: Node, _where: Location) -> tuple[tuple[str, str], ...]:
     """Return a mapping of strings as pairs.
 
     Raises:
@@ -258,17 +258,17 @@ _HEADER_FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _RESERVED_HEADERS: Final = frozenset({"host", "range", "if-range", "content-length", "transfer-encoding", "connection"})
 
 
-def headers(node: Node, where: Location) -> tuple[tuple[str, str], ...]:
+def read_headers(node: Node, where: Location) -> tuple[tuple[str, str], ...]:
     """Return request headers, written as a mapping (Taskgraph) or as a list of "Name: value" (Gecko).
 
     Raises:
         FieldError: HTTP does not allow a name or value, or the transport sets the header itself.
     """
     if isinstance(node, Sequence):
-        texts = [text_of(item) for item in node.items]
+        texts = [read_text(item) for item in node.items]
         found = [(name.strip(), value.strip()) for name, _, value in (text.partition(":") for text in texts)]
     else:
-        found = list(pairs(node, where))
+        found = list(read_pairs(node, where))
     for name, value in found:
         if not _HEADER_NAME.fullmatch(name) or _HEADER_FORBIDDEN.search(value) or not value:
             raise FieldError(f"invalid header {name[:60]!r}", 'write `Name: value` or a list of "Name: value"')
@@ -281,7 +281,7 @@ def hex_reader(lengths: tuple[int, ...], what: str) -> Callable[[Node, Location]
     """Return a reader of hex digits of one of these lengths, which it converts to lower case."""
 
     def read(node: Node, where: Location) -> str:
-        text = text_of(node, where).replace(" ", "").lower()
+        text = read_text(node, where).replace(" ", "").lower()
         if len(text) not in lengths or not re.fullmatch("[0-9a-f]+", text):
             raise FieldError(
                 f"invalid {what} {text[:80]!r}", f"expected the full {' or '.join(map(str, lengths))} hex digits"
@@ -293,7 +293,7 @@ def hex_reader(lengths: tuple[int, ...], what: str) -> Callable[[Node, Location]
 
 def _minisign_key(node: Node, where: Location) -> str:
     """Return the base64 text of a minisign public key. Source: minisign, "Public key format": 42 bytes in base64."""
-    text = text_of(node, where)
+    text = read_text(node, where)
     if not re.fullmatch("[A-Za-z0-9+/]{56}", text):
         raise FieldError(f"invalid minisign public key {text[:80]!r}", "copy the second line of the .pub file (RW...)")
     return text
@@ -302,22 +302,22 @@ def _minisign_key(node: Node, where: Location) -> str:
 # --- fields -----------------------------------------------------------------------------------
 
 _TEXT: Final[dict[str, Any]] = {"type": "string", "minLength": 1}
-TEXT: Final = Field(text_of, _TEXT)
+TEXT: Final = Field(read_text, _TEXT)
 ANYTHING: Final = Field(lambda _node, _where: None, {})
-NAME_FIELD: Final = Field(name_of, {"type": "string", "pattern": f"^{NAME}$", "maxLength": MAX_NAME})
+NAME_FIELD: Final = Field(read_name, {"type": "string", "pattern": f"^{NAME}$", "maxLength": MAX_NAME})
 NAMES: Final = Field(
-    one_or_list(name_of), {"oneOf": [NAME_FIELD.schema, {"type": "array", "items": NAME_FIELD.schema}]}
+    one_or_list(read_name), {"oneOf": [NAME_FIELD.schema, {"type": "array", "items": NAME_FIELD.schema}]}
 )
-SHA256: Final = Field(sha256, {"type": "string", "pattern": "^(sha256:)?[0-9A-Fa-f]{64}$"})
-COUNT: Final = Field(count, {"type": "integer", "minimum": 0})
-SWITCH: Final = Field(switch, {"type": "boolean"})
-RELATIVE: Final = Field(relative, _TEXT)
+SHA256: Final = Field(read_sha256, {"type": "string", "pattern": "^(sha256:)?[0-9A-Fa-f]{64}$"})
+COUNT: Final = Field(read_count, {"type": "integer", "minimum": 0})
+SWITCH: Final = Field(read_bool, {"type": "boolean"})
+RELATIVE: Final = Field(read_relative_path, _TEXT)
 PREFIX: Final = Field(_prefix, {"type": "string"})
-FILE_NAME: Final = Field(file_name, {"type": "string", "pattern": "^[^/]+$"})
-TEXTS: Final = Field(list_of(text_of), {"type": "array", "items": _TEXT})
-PAIRS: Final = Field(pairs, {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}})
+FILE_NAME: Final = Field(read_file_name, {"type": "string", "pattern": "^[^/]+$"})
+TEXTS: Final = Field(list_of(read_text), {"type": "array", "items": _TEXT})
+PAIRS: Final = Field(read_pairs, {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}})
 HEADERS: Final = Field(
-    headers,
+    read_headers,
     {
         "oneOf": [
             {"type": "object", "additionalProperties": {"type": "string"}},

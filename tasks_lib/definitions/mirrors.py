@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from tasks_lib.definitions.fields import NAME, TEXT, TEXTS, checked_url, one_of, one_or_list, text_of
-from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, nearest, read_table, schema_of
+from tasks_lib.definitions.fields import NAME, TEXT, TEXTS, check_download_url, one_of, one_or_list, read_text
+from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of, suggest
 from tasks_lib.definitions.values import Place, StaticUrl
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, parse_yaml
 from tasks_lib.digest import Integrity
@@ -123,7 +123,7 @@ class Mirrors:
 def _checked(place: Place) -> Place:
     """Return `place` with the reason for refusal if a rewrite rule produced an invalid URL."""
     try:
-        checked_url(place.url, ("https", "http", "file"))
+        check_download_url(place.url, ("https", "http", "file"))
     except FieldError as error:
         return place._replace(refused=f"mirrors.yml rewrites the URL to an unusable one: {error.reason}")
     return place
@@ -138,21 +138,21 @@ def _is_below(host: str, name: str) -> bool:
 
 
 def _base(node: Node, _where: Location) -> str:
-    url = checked_url(text_of(node), ("https", "http", "file"))
+    url = check_download_url(read_text(node), ("https", "http", "file"))
     if not url.endswith("/"):
         raise FieldError("must end with a slash", "write the directory to which paths are appended")
     return url
 
 
 def _template(node: Node, _where: Location) -> str:
-    text = text_of(node)
+    text = read_text(node)
     if text != _DIRECT and not re.match(r"(https?|mirror|file):", text):
         raise FieldError(f"invalid target {text[:60]!r}", r"use a URL with \1, mirror://GROUP/\1, or direct")
     return text
 
 
 def _address(node: Node, _where: Location) -> str:
-    url = checked_url(text_of(node), ("https", "http"))
+    url = check_download_url(read_text(node), ("https", "http"))
     if "{hex}" not in url and "{sha256}" not in url:
         raise FieldError("has no digest placeholder", "use {algo} and {hex}, or {sha256}")
     if left := re.search(r"\{(?!algo\}|hex\}|sha256\})[^}]*\}?", url):
@@ -161,7 +161,7 @@ def _address(node: Node, _where: Location) -> str:
 
 
 def _pattern(node: Node, _where: Location) -> str:
-    text = text_of(node)
+    text = read_text(node)
     try:
         re.compile(text)
     except re.error as error:
@@ -170,7 +170,7 @@ def _pattern(node: Node, _where: Location) -> str:
 
 
 def _host(node: Node, _where: Location) -> str:
-    text = text_of(node).lower()
+    text = read_text(node).lower()
     if not re.fullmatch(r"\*|[a-z0-9_][a-z0-9._-]*", text):
         raise FieldError(f"invalid host {text[:60]!r}", "write example.org, which includes its subdomains, or *")
     return text
@@ -283,11 +283,11 @@ def read_mirrors(node: Node, where: Location) -> Mirrors:
     for rule in mirrors.rules:
         for template in rule.to:
             if name := mirrors.unknown_group(template):
-                where.wrong(f"unknown mirror group {name!r}", nearest(name, mirrors.groups))
+                where.wrong(f"unknown mirror group {name!r}", suggest(name, mirrors.groups))
     return mirrors
 
 
-def mirrors_of(text: str) -> Mirrors:
+def parse_mirrors(text: str) -> Mirrors:
     """Return the configuration in the text of a `mirrors.yml`; ignore problems, which `parse` reports."""
     with contextlib.suppress(YamlFaultError):
         root = parse_yaml(text, lambda _line, _key: None)
@@ -295,10 +295,10 @@ def mirrors_of(text: str) -> Mirrors:
     return Mirrors()
 
 
-def unknown_groups(source: StaticUrl, mirrors: Mirrors) -> Iterable[tuple[str, str]]:
+def find_unknown_groups(source: StaticUrl, mirrors: Mirrors) -> Iterable[tuple[str, str]]:
     """Return the undefined mirror groups that a download refers to, each with a hint."""
     names = dict.fromkeys(filter(None, map(mirrors.unknown_group, (source.url, *source.mirrors))))
-    return [(name, nearest(name, mirrors.groups) or "define it in mirrors.yml") for name in names]
+    return [(name, suggest(name, mirrors.groups) or "define it in mirrors.yml") for name in names]
 
 
 def mirrors_schema() -> dict[str, Any]:

@@ -14,14 +14,14 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from tasks_lib.definitions.cross_check import cross_check, refusals
+from tasks_lib.definitions.cross_check import cross_check, refuse_toolchains
 from tasks_lib.definitions.fetch import FETCH
-from tasks_lib.definitions.fields import checked_name, relative
-from tasks_lib.definitions.mirrors import Mirrors, read_mirrors, unknown_groups
-from tasks_lib.definitions.schema import FieldError, Location, matcher, nearest, read_table, schema_of
+from tasks_lib.definitions.fields import check_name, read_relative_path
+from tasks_lib.definitions.mirrors import Mirrors, find_unknown_groups, read_mirrors
+from tasks_lib.definitions.schema import FieldError, Location, matcher, read_table, schema_of, suggest
 from tasks_lib.definitions.toolchain import TOOLCHAIN
 from tasks_lib.definitions.values import Definitions, Fetch, RefusedDefinition, StaticUrl, Toolchain
-from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, merged, parse_yaml
+from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, merge, parse_yaml
 from tasks_lib.errors import DefinitionError, Problem, Refusal
 
 
@@ -87,7 +87,7 @@ class _Reading:
             self.kind_keys(root, where)
             tasks = inner if isinstance(inner, Tree) else Tree({}, {}, root.line)
         if isinstance(own, Tree):
-            defaults = merged(defaults, own) if defaults else own
+            defaults = merge(defaults, own) if defaults else own
         for name, node in tasks.items.items():
             if name in ("task-defaults", "job-defaults"):
                 continue
@@ -101,7 +101,7 @@ class _Reading:
             source = fetch.source
             if not isinstance(source, StaticUrl):
                 continue
-            for group, hint in unknown_groups(source, mirrors):
+            for group, hint in find_unknown_groups(source, mirrors):
                 reason = f"unknown mirror group {group!r}"
                 self.problems.append(Problem(fetch.file, fetch.line, f"{name}.fetch.url", reason, hint))
             if self.mirrors is not None:
@@ -114,14 +114,14 @@ class _Reading:
         for key, line in root.lines.items():
             if key not in ("tasks", "jobs") and not ignored(key):
                 where.at(key, line).wrong(
-                    "unknown key in kind.yml", nearest(key, ["tasks", "task-defaults", "tasks-from"])
+                    "unknown key in kind.yml", suggest(key, ["tasks", "task-defaults", "tasks-from"])
                 )
 
     def task(self, source: SourceFile, name: str, node: Node, where: Location, defaults: Tree | None) -> None:
         if defaults is not None and isinstance(node, Tree):
-            node = merged(defaults, node)
+            node = merge(defaults, node)
         try:
-            checked_name(name)
+            check_name(name)
         except FieldError as error:
             where.wrong(error.reason, error.hint)
         own: list[Problem] = []
@@ -208,7 +208,7 @@ def parse(files: Collection[SourceFile], memory: ParseCache | None = None) -> De
             reading.known(source, defaults.get(source.kind), memory)
     reading.place()
     trees = {source.path for source in files if source.root}
-    reading.refused |= refusals(reading.fetches, reading.toolchains, trees, reading.refused)
+    reading.refused |= refuse_toolchains(reading.fetches, reading.toolchains, trees, reading.refused)
     fetch_aliases, toolchain_aliases = cross_check(reading.fetches, reading.toolchains, reading.problems)
     if reading.problems:
         raise DefinitionError(tuple(reading.problems))
@@ -239,7 +239,7 @@ def kind_files(text: str) -> tuple[str, ...] | None:
 
 def _is_plain_file(node: Scalar) -> bool:
     try:
-        relative(node, Location("", "", 0, []))
+        read_relative_path(node, Location("", "", 0, []))
     except FieldError:
         return False
     return True

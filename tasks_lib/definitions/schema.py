@@ -85,7 +85,7 @@ def read_table(
         field = table.get(key)
         if field is None:
             if not ignored(key):
-                place.wrong("unknown key", nearest(key, table))
+                place.wrong("unknown key", suggest(key, table))
             continue
         try:
             values[key] = field.read(inner, place)
@@ -113,7 +113,7 @@ def schema_of(table: FieldTable, patterns: Iterable[str] = ()) -> dict[str, Any]
     return schema
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def suggest(word: str, known: Iterable[str]) -> str:
     """Return a hint: the known word most similar to `word`, else all known words if they are few."""
     names = list(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)

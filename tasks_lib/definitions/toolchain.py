@@ -18,8 +18,8 @@ from tasks_lib.definitions.fields import (
     SWITCH,
     TEXT,
     TEXTS,
-    name_of,
-    text_of,
+    read_name,
+    read_text,
 )
 from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, matcher, read_table, schema_of
 from tasks_lib.definitions.values import FetchesEntry, FileReference, ToolchainRun
@@ -45,7 +45,7 @@ _ENTRIES_SCHEMA: Final[dict[str, Any]] = {
 
 def _entry(kind: str, node: Node, where: Location) -> FetchesEntry | None:
     if isinstance(node, Scalar):
-        return FetchesEntry(kind=kind, name=name_of(node), line=node.line)
+        return FetchesEntry(kind=kind, name=read_name(node), line=node.line)
     found = read_table(node, where, _ENTRY)
     if found is None:
         return None
@@ -85,7 +85,7 @@ def _aliases(node: Node, where: Location) -> tuple[str, ...]:
 
 def _command(node: Node, where: Location) -> tuple[str, ...]:
     """Return the words to execute; a string is a shell command line."""
-    return ("/bin/sh", "-c", text_of(node)) if isinstance(node, Scalar) else TEXTS.read(node, where)
+    return ("/bin/sh", "-c", read_text(node)) if isinstance(node, Scalar) else TEXTS.read(node, where)
 
 
 _RUN: Final[FieldTable] = {

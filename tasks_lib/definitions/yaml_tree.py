@@ -86,13 +86,13 @@ def parse_yaml(text: str, duplicate: Callable[[int, str], None]) -> Node | None:
         raise YamlFaultError(1, str(error).splitlines()[0]) from error
 
 
-def merged(lower: Tree, upper: Tree) -> Tree:
+def merge(lower: Tree, upper: Tree) -> Tree:
     """Return `lower` overridden by `upper`, nested mappings included. Source: Taskgraph's `task-defaults`."""
     items = dict(lower.items)
     for key, node in upper.items.items():
         under = items.get(key)
         both = isinstance(under, Tree) and isinstance(node, Tree)
-        items[key] = merged(under, node) if both else node  # type: ignore[arg-type]  # `both` implies that they are trees
+        items[key] = merge(under, node) if both else node  # type: ignore[arg-type]  # `both` implies that they are trees
     return Tree(items, {**lower.lines, **upper.lines}, upper.line)
 
 

@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final, NamedTuple
 
 from tasks_lib.cache import Cache
-from tasks_lib.cache.results import earlier
+from tasks_lib.cache.results import list_previous_artifacts
 from tasks_lib.download.diagnosis import LOOK_BYTES, Diagnosis, diagnose
 from tasks_lib.download.hosts import Hosts
-from tasks_lib.download.local_files import open_local, readable
+from tasks_lib.download.local_files import open_local, translate_read_errors
 from tasks_lib.download.source_state import Assembly, Download, SourceState
 from tasks_lib.download.split import RateMonitor, SlowDownloadError, SplitDownload, SplitPlan
-from tasks_lib.errors import IntegrityError, SizeMismatchError, TransportError, escaped
+from tasks_lib.errors import IntegrityError, SizeMismatchError, TransportError, escape_text
 from tasks_lib.network import Policy
 from tasks_lib.transport import CHUNK, Response, Transport, redacted
 
 #: Bytes read beyond the expected size of wrong content, for the diagnosis only.
-_BEYOND: Final = LOOK_BYTES
+_EXTRA_BYTES: Final = LOOK_BYTES
 #: Largest wrong content that is read to its end for the diagnosis.
-_MAX_WRONG: Final = 256 << 20
+_MAX_DIAGNOSED_BYTES: Final = 256 << 20
 
 #: Least size in bytes of a file that is read in chunks of `CHUNK`, and the chunk size for smaller files: many of those
 #: are downloaded at the same time.
@@ -69,14 +69,14 @@ class Reader:
         progress.phase("body", url=source.url, total=partial.expected.size)
         with open_local(source.url) as file:
             while partial.size <= partial.expected.size:
-                with readable():
+                with translate_read_errors():
                     chunk = file.read(min(CHUNK, partial.expected.size + 1 - partial.size))
                 if not chunk:
                     break
                 partial.append(chunk)
                 progress.advance(len(chunk))
                 progress.check()
-        with self._explained(download, "", size=partial.size):
+        with self._explain_mismatch(download, "", size=partial.size):
             partial.verify()
 
     # --- responses
@@ -86,12 +86,12 @@ class Reader:
         assert source.origin is not None
         with self._hosts.turn(source.origin, redacted(source.url), download.progress):
             source.retry.begin()
-            result = self._in_pieces(download, source) or self._in_order(download, source)
-        with self._explained(download, result.sender, size=download.partial.size):
+            result = self._resume_split(download, source) or self._read_in_order(download, source)
+        with self._explain_mismatch(download, result.sender, size=download.partial.size):
             download.partial.verify()
         return result.facts
 
-    def _in_pieces(self, download: Download, source: SourceState) -> _Received | None:
+    def _resume_split(self, download: Download, source: SourceState) -> _Received | None:
         """Fetch the pieces that an earlier attempt left; return None when there are none of this origin."""
         partial = download.partial
         here = partial.origin == str(source.origin)
@@ -103,14 +103,14 @@ class Reader:
         connections = self._segments.run(download, source, SplitPlan.of(download, source, self._policy, self._hosts))
         return _Received(facts | {"connections": connections}, f" (split download from {redacted(source.url)})")
 
-    def _in_order(self, download: Download, source: SourceState) -> _Received:
+    def _read_in_order(self, download: Download, source: SourceState) -> _Received:
         pace = RateMonitor(download, source, self._policy, self._hosts)
         try:
             with self._asked(download, source, pace) as response:
                 assert source.origin is not None
                 self._hosts.alive(source.origin)
                 source.assembly = Assembly.RESUMED if response.start > 0 else Assembly.ONE_RESPONSE
-                result = _Received(_facts(response), _told(response))
+                result = _Received(_response_facts(response), _describe_sender(response))
                 pace.begin(response)
                 self._read_body(download, response)
         except SlowDownloadError as slow:
@@ -150,7 +150,7 @@ class Reader:
         partial, size, length = download.partial, download.wanted.integrity.size, response.length
         if response.start or length in (-1, size):
             return
-        small = length <= min(size + _BEYOND, _MAX_WRONG) and not partial.size
+        small = length <= min(size + _EXTRA_BYTES, _MAX_DIAGNOSED_BYTES) and not partial.size
         sample = LOOK_BYTES if small or response.kind.startswith("text/") else 0
         start = io.BytesIO()
         with contextlib.suppress(TransportError):
@@ -159,9 +159,9 @@ class Reader:
         message = f"expected {size} bytes, but the server announces {length}"
         error = SizeMismatchError(message, expected=size, actual=length)
         if partial.size and not small:
-            self._explain(error, self._verdict(download, start, length), _told(response))
+            self._explain(error, self._verdict(download, start, length), _describe_sender(response))
             raise error
-        with self._explained(download, _told(response), size=length):
+        with self._explain_mismatch(download, _describe_sender(response), size=length):
             raise error
 
     @staticmethod
@@ -183,7 +183,7 @@ class Reader:
     # --- errors
 
     @contextlib.contextmanager
-    def _explained(self, download: Download, sender: str, *, size: int) -> Iterator[None]:
+    def _explain_mismatch(self, download: Download, sender: str, *, size: int) -> Iterator[None]:
         """Move wrong bytes to quarantine, and add to the error what they are, who sent them, and the next step."""
         try:
             yield
@@ -192,7 +192,7 @@ class Reader:
                 self._explain(error, self._verdict(download, file, size), sender)
             if download.partial.size:
                 aside = download.partial.quarantine(f"{download.wanted.name}: {error.message}")
-                error.message += f"; kept as {escaped(str(aside))}"
+                error.message += f"; kept as {escape_text(str(aside))}"
             raise
 
     @staticmethod
@@ -202,20 +202,22 @@ class Reader:
 
     def _verdict(self, download: Download, file: BinaryIO, size: int) -> Diagnosis:
         wanted = download.wanted
-        kept = earlier(self._store.root, wanted.name)
+        kept = list_previous_artifacts(self._store.root, wanted.name)
         return diagnose(file, size=size, expected=wanted.integrity, name=wanted.name_in_url(), earlier=kept)
 
 
-def _facts(response: Response) -> _Details:
+def _response_facts(response: Response) -> _Details:
     facts: _Details = {"url": response.url}
     if "Date" in response.headers:
-        facts["server_date"] = escaped(response.headers["Date"][:64])
+        facts["server_date"] = escape_text(response.headers["Date"][:64])
     return facts | ({"resumed": response.start} if response.start else {})
 
 
-def _told(response: Response) -> str:
+def _describe_sender(response: Response) -> str:
     """Return a description of the sender: status, media type, final URL, date, and the applied Content-Encoding."""
-    kind = f" {escaped(response.kind[:40])}" if response.kind else ""
-    applied = f"; the server applied Content-Encoding {escaped(response.encoding[:40])}" if response.encoding else ""
-    date = f", {escaped(response.headers['Date'][:40])}" if "Date" in response.headers else ""
+    kind = f" {escape_text(response.kind[:40])}" if response.kind else ""
+    applied = (
+        f"; the server applied Content-Encoding {escape_text(response.encoding[:40])}" if response.encoding else ""
+    )
+    date = f", {escape_text(response.headers['Date'][:40])}" if "Date" in response.headers else ""
     return f" (HTTP {response.status}{kind} from {response.url}{date}){applied}"

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from tasks_lib.archive import Entry, Reshape, kind_of, read
+from tasks_lib.archive import Entry, Reshape, detect_format, read
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import ArchiveError, escaped
+from tasks_lib.errors import ArchiveError, escape_text
 from tasks_lib.limits import Limits
 
 #: Bytes read to recognise a web page or an error response.
@@ -51,31 +51,29 @@ def diagnose(file: BinaryIO, *, size: int, expected: Integrity, name: str, earli
     """
     file.seek(0)
     start = file.read(LOOK_BYTES)
-    found = _recognised(start) or _wrapped(file, expected) or _archive(file, size, name, earlier)
-    return found or _sized(size, expected, start)
+    found = _diagnose_start(start) or _diagnose_gzip(file, expected) or _diagnose_archive(file, size, name, earlier)
+    return found or _diagnose_size(size, expected, start)
 
 
-def _recognised(start: bytes) -> Diagnosis | None:
+def _diagnose_start(start: bytes) -> Diagnosis | None:
     """Recognise web pages, error responses and Git LFS pointers by their first bytes."""
     if start.startswith(_LFS):
         return Diagnosis("a Git LFS pointer, not the file it points to", "use the URL of the file itself (media/LFS)")
     if _HTML.match(start):
         title = _TITLE.search(start)
-        named = (
-            f'titled "{_quoted(title[1])}"' if title and title[1].strip() else f'that begins with "{_quoted(start)}"'
-        )
+        named = f'titled "{_quote(title[1])}"' if title and title[1].strip() else f'that begins with "{_quote(start)}"'
         return Diagnosis(f"an HTML page {named}", _PAGE)
     if error := _XML_ERROR.match(start):
-        return Diagnosis(f"an XML error: {_quoted(error[1])}", _PAGE)
-    return _json(start)
+        return Diagnosis(f"an XML error: {_quote(error[1])}", _PAGE)
+    return _diagnose_json(start)
 
 
-def _json(start: bytes) -> Diagnosis | None:
+def _diagnose_json(start: bytes) -> Diagnosis | None:
     if start.lstrip()[:1] not in (b"{", b"["):
         return None
     with contextlib.suppress(ValueError, RecursionError):
         said = _message(json.loads(start))
-        return Diagnosis(f"a JSON error: {_quoted(said.encode('utf-8', 'replace'))}", _PAGE)
+        return Diagnosis(f"a JSON error: {_quote(said.encode('utf-8', 'replace'))}", _PAGE)
     return None
 
 
@@ -88,12 +86,12 @@ def _message(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _quoted(text: bytes) -> str:
+def _quote(text: bytes) -> str:
     words = " ".join(text.decode("utf-8", "replace").split())
-    return escaped(words[:_QUOTED]) + ("..." if len(words) > _QUOTED else "")
+    return escape_text(words[:_QUOTED]) + ("..." if len(words) > _QUOTED else "")
 
 
-def _wrapped(file: BinaryIO, expected: Integrity) -> Diagnosis | None:
+def _diagnose_gzip(file: BinaryIO, expected: Integrity) -> Diagnosis | None:
     """Recognise the right content compressed with gzip."""
     file.seek(0)
     decoder = zlib.decompressobj(wbits=31)
@@ -110,20 +108,20 @@ def _wrapped(file: BinaryIO, expected: Integrity) -> Diagnosis | None:
     return None
 
 
-def _archive(file: BinaryIO, size: int, name: str, earlier: Iterable[Path]) -> Diagnosis | None:
+def _diagnose_archive(file: BinaryIO, size: int, name: str, earlier: Iterable[Path]) -> Diagnosis | None:
     """Compare an archive with earlier versions; a complete archive was not truncated in transit."""
     file.seek(0, 2)
     if file.tell() != size or size > MAX_COMPARED_BYTES:
         return None
-    theirs = members(file, name)
+    theirs = read_members(file, name)
     if theirs is None:
         return None
     words = next(filter(None, (compare_archives(theirs, path) for path in earlier)), "")
     return Diagnosis(words or "a complete archive with different content: a re-release or another version", _REVIEW)
 
 
-def _sized(size: int, expected: Integrity, start: bytes) -> Diagnosis:
-    text = f'; it begins with "{_quoted(start)}"' if start and _is_text(start) else ""
+def _diagnose_size(size: int, expected: Integrity, start: bytes) -> Diagnosis:
+    text = f'; it begins with "{_quote(start)}"' if start and _is_text(start) else ""
     if not size:
         return Diagnosis("an empty response", _TRY)
     if size < expected.size:
@@ -146,10 +144,10 @@ _QUOTED_MEMBERS: Final = 3
 Members = dict[bytes, tuple[object, ...]]
 
 
-def members(file: BinaryIO, name: str) -> Members | None:
+def read_members(file: BinaryIO, name: str) -> Members | None:
     """Return the members of an archive by path, None when `file` is not an archive or cannot be read to its end."""
     file.seek(0)
-    kind = kind_of(file, name)
+    kind = detect_format(file, name)
     found: Members = {}
 
     def note(entry: Entry) -> None:
@@ -173,7 +171,7 @@ def compare_archives(theirs: Members, earlier: Path) -> str:
         if earlier.stat().st_size > MAX_COMPARED_BYTES:
             return ""
         with earlier.open("rb") as file:
-            ours = members(file, earlier.name)
+            ours = read_members(file, earlier.name)
     except OSError:
         return ""
     if ours is None:
@@ -181,16 +179,16 @@ def compare_archives(theirs: Members, earlier: Path) -> str:
     if ours == theirs:
         return "recompressed: the same content as before, compressed differently"
     if not ours.keys() & theirs.keys():  # a repacked archive has a different top directory
-        ours, theirs = _below(ours), _below(theirs)
+        ours, theirs = _strip_top_directory(ours), _strip_top_directory(theirs)
     if not ours.keys() & theirs.keys():
         return ""
     if ours == theirs:
         return "recompressed: the same content as before, packed differently"
     differing = sorted(path for path in ours.keys() | theirs.keys() if ours.get(path) != theirs.get(path))
-    names = ", ".join(escaped(path[:80]) for path in differing[:_QUOTED_MEMBERS])
+    names = ", ".join(escape_text(path[:80]) for path in differing[:_QUOTED_MEMBERS])
     more = f" and {len(differing) - _QUOTED_MEMBERS} more" if len(differing) > _QUOTED_MEMBERS else ""
     return f"re-released: these members differ from before: {names}{more}"
 
 
-def _below(found: Members) -> Members:
+def _strip_top_directory(found: Members) -> Members:
     return {path.partition(b"/")[2]: facts for path, facts in found.items() if b"/" in path}

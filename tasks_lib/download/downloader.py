@@ -28,12 +28,12 @@ from tasks_lib.cache import Cache
 from tasks_lib.cache.results import Provenance
 from tasks_lib.download.attempt import Reader, _Details
 from tasks_lib.download.hosts import Hosts
-from tasks_lib.download.local_files import is_at_hand
+from tasks_lib.download.local_files import is_local_file
 from tasks_lib.download.source_state import Assembly, AttemptLog, Download, Mode, Request, SourceState
 from tasks_lib.errors import DigestMismatchError, HttpStatusError, IntegrityError, TransportError
 from tasks_lib.network import Policy
 from tasks_lib.progress import Progress
-from tasks_lib.retry import Retry, is_silent, rounds
+from tasks_lib.retry import Retry, is_unresponsive, iterate_sources
 from tasks_lib.transport import Transport, redacted
 
 
@@ -51,7 +51,7 @@ class Downloader:
         """Whether neither the cache nor a local file has the content; opens no socket."""
         if self._store.has(wanted.integrity):
             return False
-        return not any(map(is_at_hand, wanted.allowed))
+        return not any(map(is_local_file, wanted.allowed))
 
     def obtain(self, wanted: Request, progress: Progress) -> Provenance:
         """Download the blob into the cache and return its provenance; {} when the cache already has it.
@@ -75,11 +75,11 @@ class Downloader:
         total_s = self._transport.settings.total_s(wanted.integrity.size)
         urls = wanted.allowed if wanted.strict else self._hosts.ordered(wanted.allowed)
         sources = [SourceState.of(url, Retry(self._policy, total_s, self._sleep)) for url in urls]
-        for number, others in rounds([source.retry for source in sources], download.progress):
+        for number, others in iterate_sources([source.retry for source in sources], download.progress):
             source = sources[number]
             found = self._from_one(download, source, 0 if wanted.strict else others)
             if found is not None:
-                return _provenance(found, download, begun)
+                return _build_provenance(found, download, begun)
             if source.url in wanted.strict and source.error is not None and not source.was_missing():
                 break
         for url, why in wanted.refused.items():
@@ -142,7 +142,7 @@ class Downloader:
     def _after_failure(self, download: Download, source: SourceState, error: TransportError, others: int) -> bool:
         origin = source.origin
         assert origin is not None
-        if is_silent(error):
+        if is_unresponsive(error):
             self._hosts.suspect(origin)
         if source.retry.is_used_up or self._hosts.is_dead(origin):
             self._hosts.dead(origin)
@@ -150,5 +150,5 @@ class Downloader:
         return source.retry.again(error, download.progress, redacted(source.url), others)
 
 
-def _provenance(facts: _Details, download: Download, begun: float) -> Provenance:
+def _build_provenance(facts: _Details, download: Download, begun: float) -> Provenance:
     return {**facts, "seconds": round(time.monotonic() - begun, 3), "attempts": len(download.report) + 1}

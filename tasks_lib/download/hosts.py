@@ -35,7 +35,7 @@ class Hosts:
         self._wrong: dict[tuple[str, str], str] = {}
         self._running: dict[HostAddress, int] = defaultdict(int)
         self._turns: dict[HostAddress, threading.Semaphore] = defaultdict(lambda: threading.Semaphore(jobs_per_host))
-        self._spare = threading.Semaphore(_spare_files())
+        self._spare = threading.Semaphore(_count_spare_files())
 
     def ordered(self, urls: tuple[str, ...]) -> list[str]:
         """Return the URLs, those of suspect hosts last."""
@@ -106,7 +106,7 @@ class Hosts:
         """Return the number of running downloads from this host."""
         return self._running.get(origin, 0)
 
-    def spare_turn(self, origin: HostAddress) -> Callable[[], None] | None:
+    def take_spare_connection(self, origin: HostAddress) -> Callable[[], None] | None:
         """Take an extra connection; return the function that releases it, None when no connection is free."""
         with self._lock:
             turns = self._turns[origin]
@@ -123,7 +123,7 @@ class Hosts:
         return give_back
 
 
-def _spare_files() -> int:
+def _count_spare_files() -> int:
     """Return how many extra connections the limit on open files allows."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _UNLIMITED if limit == resource.RLIM_INFINITY else max(0, limit - _NEEDED_FILES) // _SHARE

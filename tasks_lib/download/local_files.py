@@ -13,7 +13,7 @@ from tasks_lib.errors import TransportError
 from tasks_lib.fs import files
 
 
-def is_at_hand(url: str) -> bool:
+def is_local_file(url: str) -> bool:
     """Whether `url` is a `file:` URL of an existing local file."""
     with contextlib.suppress(ValueError):
         return url.lower().startswith("file:") and os.path.isfile(_path(url))  # noqa: PTH113  # False for a name too long
@@ -21,7 +21,7 @@ def is_at_hand(url: str) -> bool:
 
 
 @contextlib.contextmanager
-def readable() -> Iterator[None]:
+def translate_read_errors() -> Iterator[None]:
     """Translate errors of reading a source, as distinct from errors of writing the cache.
 
     Raises:
@@ -41,7 +41,7 @@ def open_local(url: str) -> BinaryIO:
     """
     try:
         path = _path(url)
-        with readable():
+        with translate_read_errors():
             return files.open_regular(Path(os.path.realpath(path, strict=True)))
     except ValueError as error:  # a NUL character, or an invalid URL
         raise TransportError("cannot read the file: its URL has no valid path") from error

@@ -79,9 +79,9 @@ class SourceState:
 
 
 _OFFLINE: Final = "skipped: offline"
-_OTHER_CONTENT: Final = "add a mirror to the definition, or review the content and correct size and sha256"
-_REFUSED: Final = "mirrors.yml blocks this URL: add a mirror that it allows, or change its rule"
-_NO_ANSWER: Final = "check the URL and the network, or add a mirror to the definition"
+_WRONG_CONTENT_HINT: Final = "add a mirror to the definition, or review the content and correct size and sha256"
+_REFUSED_HINT: Final = "mirrors.yml blocks this URL: add a mirror that it allows, or change its rule"
+_NO_RESPONSE_HINT: Final = "check the URL and the network, or add a mirror to the definition"
 
 
 class AttemptLog:
@@ -110,12 +110,12 @@ class AttemptLog:
     def refused(self, url: str, reason: str) -> None:
         """Add a source that must not be asked."""
         self._attempts.append(Attempt(redacted(url), f"skipped: {reason}"))
-        self._of_connection = self._of_connection or _REFUSED
+        self._of_connection = self._of_connection or _REFUSED_HINT
 
     def known_wrong(self, url: str, reason: str) -> None:
         """Add a source that served wrong content to an earlier task of this run."""
         self._attempts.append(Attempt(redacted(url), f"skipped after an earlier failure in this run: {reason}"))
-        self._of_content = self._of_content or _OTHER_CONTENT
+        self._of_content = self._of_content or _WRONG_CONTENT_HINT
 
     def failure(self) -> AllSourcesFailedError | OfflineError:
         """Return the error: one line per source with all its reasons, and the next step."""
@@ -128,15 +128,17 @@ class AttemptLog:
         for one in self._attempts:
             counts = reasons.setdefault(one.url, {})
             counts[one.reason] = counts.get(one.reason, 0) + 1
-        lines = [f"{url}: {'; '.join(_counted(*pair) for pair in counts.items())}" for url, counts in reasons.items()]
+        lines = [
+            f"{url}: {'; '.join(_format_count(*pair) for pair in counts.items())}" for url, counts in reasons.items()
+        ]
         return AllSourcesFailedError(
             "\n".join([f"{wanted.name}: no source provided {wanted.integrity}", *lines]),
             attempts=tuple(self._attempts),
-            hint=self._of_content or self._of_connection or _NO_ANSWER,
+            hint=self._of_content or self._of_connection or _NO_RESPONSE_HINT,
         )
 
 
-def _counted(reason: str, times: int) -> str:
+def _format_count(reason: str, times: int) -> str:
     return f"{reason} ({times} times)" if times > 1 else reason
 
 

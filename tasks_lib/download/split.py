@@ -52,16 +52,16 @@ class SplitPlan:
         share = policy.connections // max(1, running)  # each running download already has a connection
         most = min(share if share >= _LEAST_SHARE else 1, -(-left // LEAST_PIECE))
         found: list[tuple[str, Callable[[], None]]] = [(source.url, lambda: None)]  # the caller holds this connection
-        for url in _in_turns(_places(download, source, hosts), most - 1):
+        for url in _alternate(_find_urls(download, source, hosts), most - 1):
             origin = network_origin(url)
-            free = hosts.spare_turn(origin) if origin else None
+            free = hosts.take_spare_connection(origin) if origin else None
             if free is not None:
                 found.append((url, free))
         piece = min(_LARGEST_PIECE, max(LEAST_PIECE, left // (len(found) * _PIECES_EACH)))
         return cls(tuple(found), piece)
 
 
-def _places(download: Download, source: SourceState, hosts: Hosts) -> list[str]:
+def _find_urls(download: Download, source: SourceState, hosts: Hosts) -> list[str]:
     wanted = download.wanted
     if wanted.strict:
         return [source.url]
@@ -77,7 +77,7 @@ def _places(download: Download, source: SourceState, hosts: Hosts) -> list[str]:
     return [source.url, *others[:_MAX_MIRRORS]]
 
 
-def _in_turns(places: list[str], count: int) -> Iterator[str]:
+def _alternate(places: list[str], count: int) -> Iterator[str]:
     for number in range(count):
         yield places[(number + 1) % len(places)]
 
@@ -141,7 +141,7 @@ _READ: Final = 256 << 10
 
 
 @dataclass(slots=True)
-class _Work:
+class _SplitWork:
     """State shared by the connections: pieces to fetch, completed pieces (None: a thread ended), and errors."""
 
     waiting: deque[Span]
@@ -177,7 +177,7 @@ class SplitDownload:
             OSError: writing failed.
             CancelledError: the run was asked to stop.
         """
-        work = _Work(deque(download.partial.split(plan.piece)))
+        work = _SplitWork(deque(download.partial.split(plan.piece)))
         threads = [
             threading.Thread(target=self._worker, args=(download, source, url, work), name="piece", daemon=True)
             for url, _ in plan.members
@@ -197,7 +197,7 @@ class SplitDownload:
         return len(threads)
 
     @staticmethod
-    def _gather(download: Download, work: _Work, running: int) -> None:
+    def _gather(download: Download, work: _SplitWork, running: int) -> None:
         """Mark completed pieces until the content is complete or all threads ended."""
         while download.partial.size < download.partial.expected.size:
             download.progress.check()
@@ -212,7 +212,7 @@ class SplitDownload:
             if not running and work.came.empty():
                 break
 
-    def _worker(self, download: Download, source: SourceState, url: str, work: _Work) -> None:
+    def _worker(self, download: Download, source: SourceState, url: str, work: _SplitWork) -> None:
         """Run `_pieces`; report the end of the thread in any case, because `_gather` counts the running threads."""
         try:
             with contextlib.suppress(CancelledError):
@@ -220,7 +220,7 @@ class SplitDownload:
         finally:
             work.came.put(None)
 
-    def _pieces(self, download: Download, source: SourceState, url: str, work: _Work) -> None:
+    def _pieces(self, download: Download, source: SourceState, url: str, work: _SplitWork) -> None:
         """Fetch pieces until none is left or this URL failed too often."""
         failures = 0
         while not work.stop.is_set() and failures <= self._policy.retries:
@@ -241,7 +241,7 @@ class SplitDownload:
         can_retry = isinstance(error, TransportError) and error.transient and not is_busy(error)
         return failures + 1 if can_retry else self._policy.retries + 1
 
-    def _piece(self, download: Download, source: SourceState, url: str, span: Span, work: _Work) -> None:
+    def _piece(self, download: Download, source: SourceState, url: str, span: Span, work: _SplitWork) -> None:
         begin, end = span
         partial = download.partial
         own = network_origin(url) == source.origin

@@ -16,7 +16,7 @@ from typing import BinaryIO, Final, NamedTuple
 
 from tasks_lib.cache import Cache, Writer
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.download.local_files import open_local, readable
+from tasks_lib.download.local_files import open_local, translate_read_errors
 from tasks_lib.errors import (
     AllSourcesFailedError,
     Attempt,
@@ -25,11 +25,11 @@ from tasks_lib.errors import (
     OfflineError,
     SizeMismatchError,
     TransportError,
-    escaped,
+    escape_text,
 )
 from tasks_lib.network import Policy
 from tasks_lib.progress import Progress
-from tasks_lib.retry import Retry, rounds
+from tasks_lib.retry import Retry, iterate_sources
 from tasks_lib.transport import CHUNK, Response, Transport, redacted
 
 #: zlib's window bits for a gzip wrapper with the largest window. Source: zlib manual, inflateInit2.
@@ -86,11 +86,11 @@ class UnverifiedDownloader:
             _Source(url, request.headers if url == request.urls[0] else {}, Retry(self._policy, total_s, self._sleep))
             for url in request.urls
         ]
-        for number, others in rounds([place.retry for place in places], progress):
+        for number, others in iterate_sources([place.retry for place in places], progress):
             found = self._from_one(request, places[number], others, attempts, progress)
             if found is not None:
                 return found
-        raise _failed(request, attempts)
+        raise _build_failure(request, attempts)
 
     def _from_one(
         self, request: UnverifiedRequest, place: _Source, others: int, attempts: list[Attempt], progress: Progress
@@ -116,9 +116,9 @@ class UnverifiedDownloader:
         return None
 
     def _from_file(self, request: UnverifiedRequest, url: str) -> Integrity:
-        with readable(), open_local(url) as file, self._store.writer() as writer:
+        with translate_read_errors(), open_local(url) as file, self._store.writer() as writer:
             _copy(file, writer, request.limit)
-            return _committed(writer, request)
+            return _verify_and_commit(writer, request)
 
     def _once(self, request: UnverifiedRequest, place: _Source, progress: Progress) -> Integrity:
         progress.phase("connect", url=redacted(place.url))
@@ -129,18 +129,18 @@ class UnverifiedDownloader:
             self._store.writer() as writer,
         ):
             encoded = response.encoding in ("gzip", "x-gzip")
-            length = _announced(response)
+            length = _announced_size(response)
             if request.size >= 0 and length >= 0 and not encoded and length != request.size:
-                cache = escaped(response.headers.get("x-cache-status", "")[:40])
+                cache = escape_text(response.headers.get("x-cache-status", "")[:40])
                 known = f" (x-cache-status: {cache})" if cache else ""
                 raise TransportError(f"expected {request.size} bytes, but the server announces {length}{known}")
             progress.phase("body", url=response.url, **({"total": length} if length >= 0 else {}))
-            pieces = _bounded(_whole(response, length, progress), request.limit)
+            pieces = _limit_size(_read_body(response, length, progress), request.limit)
             if encoded:
                 return self._decoded(request, place.url, pieces)
             for piece in pieces:
                 writer.write(piece)
-            return _committed(writer, request)
+            return _verify_and_commit(writer, request)
 
     def _decoded(self, request: UnverifiedRequest, url: str, pieces: Iterator[bytes]) -> Integrity:
         """Publish the content with or without the gzip that the server declares, whichever matches the digest.
@@ -163,24 +163,24 @@ class UnverifiedDownloader:
 
     def _kept(self, spool: BinaryIO, choice: str, request: UnverifiedRequest) -> Integrity:
         spool.seek(0)
-        content = _gunzipped(spool) if choice == "decoded" else iter(lambda: spool.read(CHUNK), b"")
+        content = _gunzip(spool) if choice == "decoded" else iter(lambda: spool.read(CHUNK), b"")
         with self._store.writer() as writer:
-            for piece in _bounded(content, request.limit):
+            for piece in _limit_size(content, request.limit):
                 writer.write(piece)
-            return _committed(writer, request)
+            return _verify_and_commit(writer, request)
 
 
 def _is_file(url: str) -> bool:
     return url.lower().startswith("file:")
 
 
-def _announced(response: Response) -> int:
+def _announced_size(response: Response) -> int:
     """Return Content-Length, -1 if there is none or the body is chunked."""
     text = response.headers.get("Content-Length", "")
     return int(text) if text.isdigit() and len(text) < 20 and "Transfer-Encoding" not in response.headers else -1
 
 
-def _whole(response: Response, length: int, progress: Progress) -> Iterator[bytes]:
+def _read_body(response: Response, length: int, progress: Progress) -> Iterator[bytes]:
     """Yield the whole body.
 
     Raises:
@@ -197,7 +197,7 @@ def _whole(response: Response, length: int, progress: Progress) -> Iterator[byte
         raise TransportError(f"the connection ended after {arrived}{of} bytes", transient=True)
 
 
-def _bounded(pieces: Iterator[bytes], limit: int) -> Iterator[bytes]:
+def _limit_size(pieces: Iterator[bytes], limit: int) -> Iterator[bytes]:
     """Yield `pieces` while they stay within `limit` bytes.
 
     Raises:
@@ -210,7 +210,7 @@ def _bounded(pieces: Iterator[bytes], limit: int) -> Iterator[bytes]:
         yield piece
 
 
-def _gunzipped(spool: BinaryIO) -> Iterator[bytes]:
+def _gunzip(spool: BinaryIO) -> Iterator[bytes]:
     """Yield the decompressed content of a gzip stream of one or more members, up to a verified end.
 
     Raises:
@@ -231,11 +231,11 @@ def _gunzipped(spool: BinaryIO) -> Iterator[bytes]:
 
 
 def _copy(file: BinaryIO, writer: Writer, limit: int) -> None:
-    for piece in _bounded(iter(lambda: file.read(CHUNK), b""), limit):
+    for piece in _limit_size(iter(lambda: file.read(CHUNK), b""), limit):
         writer.write(piece)
 
 
-def _committed(writer: Writer, request: UnverifiedRequest) -> Integrity:
+def _verify_and_commit(writer: Writer, request: UnverifiedRequest) -> Integrity:
     """Publish the written content if it has the requested size and digest.
 
     Raises:
@@ -252,7 +252,7 @@ def _committed(writer: Writer, request: UnverifiedRequest) -> Integrity:
     return writer.commit()
 
 
-def _failed(request: UnverifiedRequest, attempts: list[Attempt]) -> AllSourcesFailedError | OfflineError:
+def _build_failure(request: UnverifiedRequest, attempts: list[Attempt]) -> AllSourcesFailedError | OfflineError:
     last = {attempt.url: attempt.reason for attempt in attempts}
     if last and all(reason == "skipped: offline" for reason in last.values()):
         return OfflineError(

@@ -17,13 +17,13 @@ from doit.cmd_base import DoitCmdBase
 from doit.cmdparse import CmdParseError
 from doit.exceptions import InvalidCommand
 
-from tasks_lib.errors import escaped
+from tasks_lib.errors import escape_text
 from tasks_lib.session import current_session
 
 _COMMAND: Any = DoitCmdBase  # doit has no types
 _HELP: Final = ("--help", "-h")
 #: errno values of writing to a full or closed output.
-_UNWRITTEN: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+_OUTPUT_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 #: Whether dodo.py is loaded for its settings only, without creating anything or waiting.
 SETTINGS_ONLY: Final = ContextVar("settings only", default=False)
 #: Exit status when the reader of the output is gone: 128 + SIGPIPE, as for a program killed by that signal.
@@ -42,7 +42,7 @@ class BaseCommand(_COMMAND):  # type: ignore[misc]
             CmdParseError: unknown option; doit prints the message.
             InvalidCommand: the output cannot be written; doit prints the message.
         """
-        _open_closed()
+        _open_closed_streams()
         self.outstream = self.outstream or sys.stdout
         if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
             sys.stdout.reconfigure(
@@ -57,12 +57,12 @@ class BaseCommand(_COMMAND):  # type: ignore[misc]
                 status = int(super().parse_execute(in_args) or 0)
             sys.stdout.flush()
         except BrokenPipeError:
-            _silence()
+            _discard_stdout()
             return PIPE_CLOSED
         except OSError as error:
-            if error.filename is not None or error.errno not in _UNWRITTEN:
+            if error.filename is not None or error.errno not in _OUTPUT_ERRNOS:
                 raise
-            _silence()
+            _discard_stdout()
             message = f"cannot write the output: {error.strerror}\ncheck its destination, then run again"
             raise InvalidCommand(message) from None  # type: ignore[no-untyped-call]  # doit has no types
         except CmdParseError as error:
@@ -76,7 +76,7 @@ class BaseCommand(_COMMAND):  # type: ignore[misc]
         from tasks_lib.engine import help_pages  # needed only when a page is shown
 
         is_stock = current_session() is None and isinstance(self, doit_cmd.DoitMain.DOIT_CMDS)
-        return str(super().help()) if is_stock else help_pages.page(self)
+        return str(super().help()) if is_stock else help_pages.render_page(self)
 
     def _manual(self, in_args: list[str]) -> str:
         """Return the help page for a command line that contains `--help`."""
@@ -88,28 +88,28 @@ class BaseCommand(_COMMAND):  # type: ignore[misc]
         except CmdParseError:  # unknown option: the page lists the known ones
             params, _ = self.cmdparser.parse([])
         params.update(self.opt_vals)
-        return help_pages.of(self, self.loader, params)
+        return help_pages.render_command_help(self, self.loader, params)
 
 
-def _open_closed() -> None:
+def _open_closed_streams() -> None:
     """Redirect closed streams to /dev/null, so that no output goes to a database that got their descriptor."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123  # open until exit
 
 
-def _silence() -> None:
+def _discard_stdout() -> None:
     """Redirect stdout to /dev/null, for text still in its buffer. Source: Python documentation, "Note on SIGPIPE"."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def report_closed_output(path: object, error: OSError) -> str:
+def format_write_error(path: object, error: OSError) -> str:
     """Return the message for an output file that cannot be written."""
-    return f"cannot write {escaped(str(path))}: {error.strerror}\ncheck that its directory exists and is writable"
+    return f"cannot write {escape_text(str(path))}: {error.strerror}\ncheck that its directory exists and is writable"
 
 
-def set_up(loader: Any, params: Any) -> None:
+def load_dodo(loader: Any, params: Any) -> None:
     """Load dodo.py with doit's loader.
 
     Raises:

@@ -19,7 +19,7 @@ from doit import dependency
 from tasks_lib.fs.fingerprint import Fingerprint, is_racy
 
 #: Size in bytes from which a worker reads a file and its digest is kept; smaller files are read faster than that.
-LARGE: Final = 256 << 10
+LARGE_FILE_SIZE: Final = 256 << 10
 
 _DOIT: Any = dependency  # doit has no types
 _FileState = tuple[float, int, str]
@@ -49,7 +49,7 @@ class MD5Checker(_DOIT.MD5Checker):  # type: ignore[misc]
         """Read a large file now, on this thread, so that `get_state` need not read it later."""
         with contextlib.suppress(OSError):
             status = os.stat(path)  # noqa: PTH116
-            if status.st_size >= LARGE:
+            if status.st_size >= LARGE_FILE_SIZE:
                 self._digest(path, status)
 
     def _digest(self, path: str, status: os.stat_result) -> str:
@@ -60,6 +60,6 @@ class MD5Checker(_DOIT.MD5Checker):  # type: ignore[misc]
         with open(path, "rb") as file:  # noqa: PTH123
             digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         # a file changed a moment ago could change again without a new mtime
-        if status.st_size >= LARGE and not is_racy(status, time.time_ns()):
+        if status.st_size >= LARGE_FILE_SIZE and not is_racy(status, time.time_ns()):
             self._known[path] = fingerprint, digest
         return digest

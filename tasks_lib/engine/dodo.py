@@ -15,10 +15,10 @@ from doit.task import Task
 from tasks_lib.engine.base_command import SETTINGS_ONLY
 from tasks_lib.engine.checker import MD5Checker
 from tasks_lib.engine.slim_task import slim_tasks
-from tasks_lib.engine.state import stamp_of
-from tasks_lib.errors import FetchError, escaped
+from tasks_lib.engine.state import snapshot_path
+from tasks_lib.errors import FetchError, escape_text
 from tasks_lib.session import Session, current_session, start_session
-from tasks_lib.settings import SETTINGS, Settings, misspelt, project_table
+from tasks_lib.settings import SETTINGS, Settings, find_misspelt, load_project_table
 
 
 def start(environ: Mapping[str, str]) -> Mapping[str, Any]:
@@ -46,13 +46,13 @@ def _created(environ: Mapping[str, str]) -> Session:
         given = read_configuration()
         found = Session(Settings.parse(**given._asdict()), environ)
         # a snapshot shows that the cache was opened before, and may answer alone; `enter` reports an unusable path
-        if not SETTINGS_ONLY.get() and not os.path.exists(stamp_of(str(found.database))):  # noqa: PTH110 - never raises
+        if not SETTINGS_ONLY.get() and not os.path.exists(snapshot_path(str(found.database))):  # noqa: PTH110 - never raises
             found.enter()
     except FetchError as error:
         raise InvalidDodoFile(str(error)) from None
     # Source: doit 0.37, `doit_cmd.get_var`, which returns one variable and does not list them
-    for line in misspelt(getattr(doit_cmd, "_CMDLINE_VARS", None) or (), environ):
-        sys.stderr.write(f"warning: {escaped(line)}\n")
+    for line in find_misspelt(getattr(doit_cmd, "_CMDLINE_VARS", None) or (), environ):
+        sys.stderr.write(f"warning: {escape_text(line)}\n")
     start_session(found)
     return found
 
@@ -100,4 +100,4 @@ def read_configuration() -> Configuration:
         for one in SETTINGS
         if one.variable
     }
-    return Configuration(variables, _environ, project_table(Path("pyproject.toml")))
+    return Configuration(variables, _environ, load_project_table(Path("pyproject.toml")))

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tasks_lib.engine.base_command import SETTINGS_ONLY, set_up
+from tasks_lib.engine.base_command import SETTINGS_ONLY, load_dodo
 from tasks_lib.engine.dodo import read_configuration
-from tasks_lib.errors import escaped
+from tasks_lib.errors import escape_text
 from tasks_lib.session import current_session
-from tasks_lib.settings import CONVENTIONS, SETTINGS, Given, Setting, in_force
+from tasks_lib.settings import CONVENTIONS, SETTINGS, GivenValue, Setting, list_effective
 from tasks_lib.vcs.urls import display_url
 
 #: The name by which a dodo.py imports this package.
@@ -26,9 +26,9 @@ _DEFAULT: Final = re.compile(r"\[default: [^\]]*\]")
 _PROCESS: Final = "number of concurrent tasks [default: %(default)s downloads, one other task per processor]"
 
 
-def of(command: Any, loader: Any, params: Any) -> str:
+def render_command_help(command: Any, loader: Any, params: Any) -> str:
     """Return the help page of a command, with the defaults from dodo.py if that uses this package."""
-    config, session = load(loader, params), current_session()
+    config, session = load_config(loader, params), current_session()
     for name in [name for name in config if name in command.cmdparser]:
         option, value = command.cmdparser[name], config[name]
         option.help = _DEFAULT.sub("[default: %(default)s]", option.help)
@@ -38,24 +38,24 @@ def of(command: Any, loader: Any, params: Any) -> str:
     return str(command.help())
 
 
-def load(loader: Any, params: Any) -> Mapping[str, Any]:
+def load_config(loader: Any, params: Any) -> Mapping[str, Any]:
     """Load the settings of a dodo.py that uses this package; return its DOIT_CONFIG, {} if that is not possible."""
-    if not is_ours(params):
+    if not uses_doit_fetch(params):
         return {}
     token = SETTINGS_ONLY.set(True)
     try:
-        set_up(loader, params)
+        load_dodo(loader, params)
         config: Mapping[str, Any] = loader.load_doit_config()
         return config if current_session() is not None else {}
     except (Exception, SystemExit) as error:
-        reason = escaped("; ".join(str(error).split("\n")) or type(error).__name__)
+        reason = escape_text("; ".join(str(error).split("\n")) or type(error).__name__)
         sys.stderr.write(f"warning: cannot load dodo.py, showing the built-in defaults: {reason}\n")
         return {}
     finally:
         SETTINGS_ONLY.reset(token)
 
 
-def is_ours(params: Any) -> bool:
+def uses_doit_fetch(params: Any) -> bool:
     """Return whether the dodo.py that doit would load mentions this package; help does not load any other dodo.py.
 
     Source: doit 0.37, `loader.get_module`.
@@ -74,40 +74,40 @@ def is_ours(params: Any) -> bool:
 # --- the page of a command
 
 
-def page(command: Any) -> str:
+def render_page(command: Any) -> str:
     """Return the help page of a command of this package: its own options first, doit's common options last."""
     own = [option for option in command.cmdparser.options if not option.section]
     core = [option for option in command.cmdparser.options if option.section]
     usage = f"{command.bin_name} {command.name} [OPTION...] {command.doc_usage}"
     sections = {
-        "PURPOSE": _wrapped(command.doc_purpose, 4),
-        "USAGE": _wrapped(usage, 4),
-        "DESCRIPTION": _wrapped(command.doc_description or "", 4),
-        "OPTIONS": _options(own),
+        "PURPOSE": _wrap(command.doc_purpose, 4),
+        "USAGE": _wrap(usage, 4),
+        "DESCRIPTION": _wrap(command.doc_description or "", 4),
+        "OPTIONS": _describe_options(own),
         "SETTINGS": _pointer(command),
-        "OPTIONS OF DOIT": _options(core),
+        "OPTIONS OF DOIT": _describe_options(core),
     }
     return "\n\n".join("\n".join((title, *lines)) for title, lines in sections.items() if lines)
 
 
-def _options(options: Iterable[Any]) -> list[str]:
+def _describe_options(options: Iterable[Any]) -> list[str]:
     lines = []
     for option in options:
         if option.short or option.long:
-            lines += [f"    {option.help_param()}", *_meaning(option)]
+            lines += [f"    {option.help_param()}", *_describe_option(option)]
         if option.inverse:
-            lines += [f"    --{option.inverse}", *_wrapped(f"opposite of --{option.long}", 8)]
+            lines += [f"    --{option.inverse}", *_wrap(f"opposite of --{option.long}", 8)]
     return lines
 
 
-def _meaning(option: Any) -> Iterator[str]:
+def _describe_option(option: Any) -> Iterator[str]:
     config = f"(config: {option.name}" + (f", environ: {option.env_var})" if option.env_var else ")")
-    yield from _wrapped(f"{(option.help % {'default': option.default}).rstrip()} {config}", 8)
+    yield from _wrap(f"{(option.help % {'default': option.default}).rstrip()} {config}", 8)
     if option.choices and option.section:
-        yield from _wrapped(f"choices: {', '.join(sorted(option.choices))}", 8)
+        yield from _wrap(f"choices: {', '.join(sorted(option.choices))}", 8)
     elif option.choices:
-        yield from _wrapped("choices:", 8)
-        yield from (line for name in sorted(option.choices) for line in _wrapped(f"{name}: {option.choices[name]}", 10))
+        yield from _wrap("choices:", 8)
+        yield from (line for name in sorted(option.choices) for line in _wrap(f"{name}: {option.choices[name]}", 10))
 
 
 def _pointer(command: Any) -> list[str]:
@@ -116,19 +116,19 @@ def _pointer(command: Any) -> list[str]:
         return []
     text = f"`{command.bin_name} help settings` shows every setting, its value and its origin."
     if not command.execute_tasks:
-        return _wrapped(text, 4)
-    lines = _wrapped(
+        return _wrap(text, 4)
+    lines = _wrap(
         f"Set one with `{command.bin_name} {command.name} NAME=VALUE` or with an environment variable FETCH_... {text}",
         4,
     )
-    return lines + [line for one in SETTINGS for line in _columns(one.variable or one.environ, one.meaning)]
+    return lines + [line for one in SETTINGS for line in _format_columns(one.variable or one.environ, one.meaning)]
 
 
-def _columns(name: str, meaning: str) -> list[str]:
+def _format_columns(name: str, meaning: str) -> list[str]:
     return textwrap.wrap(meaning, _width(), initial_indent=f"    {name:<25}  ", subsequent_indent=31 * " ")
 
 
-def _wrapped(text: str, indent: int) -> list[str]:
+def _wrap(text: str, indent: int) -> list[str]:
     margin = indent * " "
     return [
         line
@@ -145,36 +145,36 @@ def _width() -> int:
 # --- the page of the settings
 
 
-def settings_page() -> str:
+def render_settings_page() -> str:
     """Return the page of the settings: names, value, origin of the value, default and meaning of each.
 
     Raises:
         SettingError: pyproject.toml cannot be read.
     """
     configuration = read_configuration()
-    lines = _wrapped(
+    lines = _wrap(
         "Set a setting on the command line (`doit NAME=VALUE ...`), in an environment variable, or in"
         " [tool.doit-fetch] in pyproject.toml; the first of these takes precedence. In pyproject.toml use the name of"
         " the command line, or the name of the variable in lower case without FETCH_. This page shows both names,"
         " the effective value and its origin.",
         4,
     )
-    for one, given, problem in in_force(*configuration):
-        lines += ["", _value_line(one, given), *_wrapped(one.meaning, 8)]
-        lines += _wrapped(escaped(problem), 8) if problem else []
+    for one, given, problem in list_effective(*configuration):
+        lines += ["", _value_line(one, given), *_wrap(one.meaning, 8)]
+        lines += _wrap(escape_text(problem), 8) if problem else []
     names = [name + (" (set)" if configuration.environ.get(name) else "") for name in CONVENTIONS]
-    return "\n".join(("SETTINGS", *lines, "", *_wrapped(f"Other environment variables used: {', '.join(names)}.", 4)))
+    return "\n".join(("SETTINGS", *lines, "", *_wrap(f"Other environment variables used: {', '.join(names)}.", 4)))
 
 
-def _value_line(one: Setting, given: Given) -> str:
+def _value_line(one: Setting, given: GivenValue) -> str:
     names = ", ".join(filter(None, (one.variable, one.environ)))
-    default = "" if given.origin == "default" else f"; default: {_written(one.default)}"
-    return f"    {names}: {_written(given.value)} ({given.origin}{default})"
+    default = "" if given.origin == "default" else f"; default: {_format_value(one.default)}"
+    return f"    {names}: {_format_value(given.value)} ({given.origin}{default})"
 
 
-def _written(value: object) -> str:
+def _format_value(value: object) -> str:
     """Return a value in the notation of the command line; omit user and password from URLs."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     text = str(value)
-    return escaped(display_url(text) if "://" in text else text) or '""'
+    return escape_text(display_url(text) if "://" in text else text) or '""'

@@ -18,10 +18,10 @@ from doit.loader import TASK_STRING
 from doit.task import Task
 
 from tasks_lib.engine import slim_task
-from tasks_lib.engine.base_command import set_up
+from tasks_lib.engine.base_command import load_dodo
 from tasks_lib.engine.dodo import task_fetchdefs
-from tasks_lib.engine.state import stamp_of
-from tasks_lib.errors import DefinitionError, escaped
+from tasks_lib.engine.state import snapshot_path
+from tasks_lib.errors import DefinitionError, escape_text
 from tasks_lib.graph.names import GROUPS, UnknownNameError, resolve_names
 from tasks_lib.incremental.run_plan import RunPlan, plan_run
 from tasks_lib.incremental.selection import Names, closure, owner_of, owners
@@ -43,9 +43,9 @@ class Loader:
         """Load the dodo.py.
 
         Raises:
-            InvalidCommand: as `set_up`.
+            InvalidCommand: as `load_dodo`.
         """
-        set_up(self._inner, params)
+        load_dodo(self._inner, params)
 
     def load_tasks(self, cmd: Any, pos_args: list[str]) -> list[Task]:
         """Return the tasks that a command needs.
@@ -122,7 +122,7 @@ class Loader:
             (name, *_) = resolve_names([word], self._tasks, self._inner.cmd_names)
         except UnknownNameError as error:
             return error
-        return UnknownNameError(f"unknown task {escaped(word)!r}", hint=f"did you mean {escaped(name)}?")
+        return UnknownNameError(f"unknown task {escape_text(word)!r}", hint=f"did you mean {escape_text(name)}?")
 
     def selection(self, tasks: Iterable[Task], selected: list[str] | None) -> list[str]:
         """Return the names of the selected tasks: by words, else the defaults, else all groups."""
@@ -171,7 +171,7 @@ class Loader:
         database = cmd.dep_manager.name
         self.run_plan = plan = plan_run(
             found,
-            path=stamp_of(database),
+            path=snapshot_path(database),
             database=database,
             selection=cmd.sel_tasks,
             open_database=cmd.dep_manager.backend.begin,

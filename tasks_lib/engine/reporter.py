@@ -20,10 +20,10 @@ from doit.exceptions import UnmetDependency
 
 from tasks_lib.session import current_session
 from tasks_lib.ui.events import BUS, Event, EventLog
-from tasks_lib.ui.json_output import JsonRenderer, refusal
-from tasks_lib.ui.lines import NAMED
+from tasks_lib.ui.json_output import JsonRenderer, error_document
+from tasks_lib.ui.lines import MAX_UP_TO_DATE
 from tasks_lib.ui.output import Output, TerminalInfo
-from tasks_lib.ui.renderer import Renderer, renderer_for
+from tasks_lib.ui.renderer import Renderer, create_renderer
 from tasks_lib.ui.run_state import RunState
 
 __all__ = ["JsonReporter", "LinesReporter", "QuietReporter", "Reporter", "TerminalInfo"]
@@ -45,7 +45,7 @@ class Reporter:
         self._log: EventLog | None = None
 
     def _made(self, out: Output) -> Renderer:
-        return renderer_for(self.kind or self.surroundings.progress, out, self._ledger, self.surroundings)
+        return create_renderer(self.kind or self.surroundings.progress, out, self._ledger, self.surroundings)
 
     def initialize(self, tasks: Any, selected_tasks: Any) -> None:
         """Start the display; doit has loaded its tasks and is about to run them."""
@@ -55,7 +55,7 @@ class Reporter:
         if self.surroundings.events:
             self._log = EventLog(self.surroundings.events, self._warn)
             BUS.listen(self._ledger.on_event, self._face.on_event, self._log.on_event)
-            self._log.begin(sum(map(_shown, tasks.values())))
+            self._log.begin(sum(map(_is_shown, tasks.values())))
 
     def _warn(self, message: str) -> None:
         self._face.on_event(Event("doit", "warn", time.monotonic(), "", {"message": message}))
@@ -66,13 +66,13 @@ class Reporter:
 
     def execute_task(self, task: Any) -> None:
         """Report that a worker starts a task, unless it is a group or hidden."""
-        if _shown(task):
+        if _is_shown(task):
             self._ticker.start()
             BUS.say(task.name, "start", {})
 
     def add_success(self, task: Any) -> None:
         """Report that a task succeeded."""
-        if _shown(task):
+        if _is_shown(task):
             # events of a task in another process (`-P process`) do not arrive here: its outcome is only "made"
             unheard = not self._ledger.runs[task.name].phases and bool(active_children())
             self._end(task, "made" if unheard else "success", None)
@@ -80,7 +80,7 @@ class Reporter:
     def add_failure(self, task: Any, fail: Any) -> None:
         """Report that a task failed, or could not run because another one failed."""
         outcome = "not-run" if isinstance(fail, UnmetDependency) else "failed"
-        if outcome == "not-run" and not _shown(task):
+        if outcome == "not-run" and not _is_shown(task):
             return
         if BUS.stopping and outcome == "failed" and "was asked to stop" in fail.message:
             outcome = "stopped"
@@ -90,18 +90,18 @@ class Reporter:
         message = str(fail.get_msg()).strip() if fail is not None else ""
         outcome = self._ledger.end(task.name, time.monotonic(), outcome, message)
         BUS.say(task.name, "end", {"outcome": outcome, "message": message})
-        self._face.ended(task.name, outcome, fail, _kept(task) if outcome == "failed" else "")
+        self._face.ended(task.name, outcome, fail, _unseen_output(task) if outcome == "failed" else "")
 
     def standing(self, names: Sequence[str]) -> None:
         """Report tasks that are known to be up to date without a check of each."""
-        shown = names if self._log is not None else names[: NAMED + 1]
+        shown = names if self._log is not None else names[: MAX_UP_TO_DATE + 1]
         for name in shown:
             self._pass(name, "up-to-date")
-        self._ledger.stand(names[len(shown) :])
+        self._ledger.add_up_to_date(names[len(shown) :])
 
     def skip_uptodate(self, task: Any) -> None:
         """Report that a task is up to date."""
-        if _shown(task):
+        if _is_shown(task):
             self._pass(task.name, "up-to-date")
 
     def skip_ignore(self, task: Any) -> None:
@@ -143,7 +143,7 @@ class Reporter:
         from tasks_lib.report import record  # a no-op run does not need it
 
         try:
-            record.save(record.recorded(self._ledger, now_s=time.monotonic(), ended_at=time.time()), path)
+            record.save(record.build_record(self._ledger, now_s=time.monotonic(), ended_at=time.time()), path)
         except OSError as error:
             self._warn(f"cannot write the run record {path}: {error.strerror}; `doit report` will not show this run")
 
@@ -153,7 +153,7 @@ class JsonReporter(Reporter):
 
     desc = "one JSON document at the end"
     #: Whether the document of this run was written.
-    spoke: ClassVar[bool] = False
+    document_written: ClassVar[bool] = False
 
     def _made(self, out: Output) -> Renderer:
         return JsonRenderer(out, self._ledger)
@@ -161,7 +161,7 @@ class JsonReporter(Reporter):
     def complete_run(self) -> None:
         """Write the document."""
         super().complete_run()
-        JsonReporter.spoke = True
+        JsonReporter.document_written = True
 
 
 class LinesReporter(Reporter):
@@ -178,11 +178,11 @@ class QuietReporter(Reporter):
     kind: ClassVar[str] = "quiet"
 
 
-def _shown(task: Any) -> bool:
+def _is_shown(task: Any) -> bool:
     return bool(task.actions) and not task.name.startswith("_")
 
 
-def _kept(task: Any) -> str:
+def _unseen_output(task: Any) -> str:
     """Return the captured output of a failed task that was not shown: it may say why a test failed.
 
     Source: doit 0.37, `ConsoleReporter.complete_run`.
@@ -221,12 +221,12 @@ def shown(params: Any) -> Iterator[None]:
     """Select the reporter in doit's `params`; write the JSON document if an error ends the run before it does."""
     if params["quiet"]:
         params["reporter"] = "quiet"
-    JsonReporter.spoke = False
+    JsonReporter.document_written = False
     try:
         yield
     except BaseException as error:
-        if params["reporter"] == "json" and not JsonReporter.spoke:
-            text = json.dumps(refusal(str(error) or type(error).__name__)) + "\n"
+        if params["reporter"] == "json" and not JsonReporter.document_written:
+            text = json.dumps(error_document(str(error) or type(error).__name__)) + "\n"
             _write(text, params["outfile"])
         raise
 

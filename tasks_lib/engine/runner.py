@@ -24,11 +24,11 @@ from doit.exceptions import BaseFail, InvalidDodoFile, TaskError, TaskFailed, Un
 from doit.runner import Runner
 
 from tasks_lib.engine import slim_task
-from tasks_lib.engine.checker import LARGE
+from tasks_lib.engine.checker import LARGE_FILE_SIZE
 from tasks_lib.engine.pools import Pools
 from tasks_lib.engine.signals import Interruption
 from tasks_lib.engine.stdio import thread_local_stdio
-from tasks_lib.errors import escaped
+from tasks_lib.errors import escape_text
 from tasks_lib.gil import released, run_alone
 from tasks_lib.incremental.run_plan import RunPlan, finish_run
 from tasks_lib.incremental.selection import needed
@@ -196,7 +196,7 @@ class PooledRunner(Runner):
                 size += os.stat(path).st_size  # noqa: PTH116  # ten thousands of them: a Path costs more than the call
             except OSError:
                 return False
-        return size >= LARGE
+        return size >= LARGE_FILE_SIZE
 
     def _select(self, dispatcher: Any, node: Any) -> None:
         row = self._rows.pop(node.task.name, None) or self._look(node.task)
@@ -293,10 +293,9 @@ class PooledRunner(Runner):
         except OSError as error:  # doit reads dependencies and handles only missing ones
             if error.filename is None:
                 raise
-            told = (
-                f"{escaped(str(error.filename))} cannot be read: {error.strerror}\ncheck its permissions and run again"
-            )
-            self._handle_task_error(node, TaskFailed(told))  # type: ignore[no-untyped-call]
+            path = escape_text(str(error.filename))
+            text = f"{path} cannot be read: {error.strerror}\ncheck its permissions and run again"
+            self._handle_task_error(node, TaskFailed(text))  # type: ignore[no-untyped-call]
         if node.run_status == "successful":
             if self._run_plan is not None:
                 self._run_plan.note_made(node.task)

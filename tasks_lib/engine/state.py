@@ -4,8 +4,8 @@ The first rows are read one by one, later all at once. A separate thread writes 
 every half second and holds no lock in between. A database that cannot be used is set aside with a warning. The cache is
 authoritative: after a loss of this file nothing is downloaded again, results are adopted from the cache.
 
-Invariants: a row is written only when its task is complete; forgetting a task removes the snapshot (`stamp_of`) before
-the change is committed.
+Invariants: a row is written only when its task is complete; forgetting a task removes the snapshot (`snapshot_path`)
+before the change is committed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import threading
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from tasks_lib.engine.state_database import UnusableError, connect, readable, set_aside
-from tasks_lib.errors import escaped
+from tasks_lib.engine.state_database import UnusableDatabaseError, connect, read_only_rows, set_aside
+from tasks_lib.errors import escape_text
 
 #: Maximum seconds until a finished task is written.
 INTERVAL_S: Final = 0.5
 #: Number of rows that are read one by one before all are read at once.
-_SINGLE: Final = 64
+_MAX_SINGLE_READS: Final = 64
 
 StateRow = dict[str, Any]
 
@@ -39,7 +39,7 @@ class Codec(Protocol):
         """Parse the text of a row."""
 
 
-def stamp_of(database: str) -> Path:
+def snapshot_path(database: str) -> Path:
     """Return the path of the snapshot of a no-op run, next to the database."""
     return Path(f"{os.path.splitext(database)[0]}.stamp")  # noqa: PTH122  # Path(".") has no suffix to change
 
@@ -170,7 +170,7 @@ class StateBackend:
         self._open()
         self._asked += 1
         try:
-            if self._asked > _SINGLE:
+            if self._asked > _MAX_SINGLE_READS:
                 return self._read_all().get(task)
             if self._connection is None:
                 return None
@@ -202,10 +202,13 @@ class StateBackend:
         try:
             self._connection = connect(self.name)
             self._forgotten = self._times()
-        except UnusableError as error:
+        except UnusableDatabaseError as error:
             self._replace(error)
         except sqlite3.OperationalError:
-            self._raw, self._whole = readable(self.name), True  # no space or no permission: reading may still work
+            self._raw, self._whole = (
+                read_only_rows(self.name),
+                True,
+            )  # no space or no permission: reading may still work
         except sqlite3.DatabaseError as error:
             self._replace(error)
 
@@ -219,7 +222,7 @@ class StateBackend:
         if aside is not None:
             self._warn(f"cannot use {self.name} ({error}); file moved to {aside}; nothing needs to be fetched again")
         self._dirty.update(self._rows, self._written)
-        with contextlib.suppress(UnusableError, sqlite3.Error):  # the next write reports the error
+        with contextlib.suppress(UnusableDatabaseError, sqlite3.Error):  # the next write reports the error
             self._connection = connect(self.name)
             self._forgotten = self._times()
 
@@ -231,7 +234,7 @@ class StateBackend:
 
     def _forget(self) -> None:
         with contextlib.suppress(OSError):
-            stamp_of(self.name).unlink()
+            snapshot_path(self.name).unlink()
 
     def _start(self) -> None:
         self._open()
@@ -252,8 +255,8 @@ class StateBackend:
         try:
             self._connection = self._connection or connect(self.name)
             self._transaction(self._connection)
-        except (sqlite3.OperationalError, UnusableError) as error:
-            self._rolled_back(error)
+        except (sqlite3.OperationalError, UnusableDatabaseError) as error:
+            self._rollback(error)
         except sqlite3.DatabaseError as error:
             self._replace(error)
 
@@ -287,11 +290,11 @@ class StateBackend:
         try:
             return task, self._codec.encode(self._rows[task])
         except (TypeError, ValueError) as error:
-            self._warn(f"cannot save the values that {escaped(task)} returned ({error}); it runs again next time")
+            self._warn(f"cannot save the values that {escape_text(task)} returned ({error}); it runs again next time")
             self._deleted.add(task)
             return None
 
-    def _rolled_back(self, error: Exception) -> None:
+    def _rollback(self, error: Exception) -> None:
         if self._connection is not None and self._connection.in_transaction:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("rollback")

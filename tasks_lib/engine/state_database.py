@@ -29,7 +29,7 @@ commit;
 """
 
 
-class UnusableError(Exception):
+class UnusableDatabaseError(Exception):
     """The file is not a state database of this version."""
 
 
@@ -43,9 +43,9 @@ def connect(name: str) -> sqlite3.Connection:
     """
     connection = sqlite3.connect(name, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     try:
-        if _marks(connection) != (APPLICATION, VERSION):
-            with _alone(Path(name).parent):  # sqlite does not make concurrent changes to WAL mode wait
-                _make(connection)
+        if _read_version(connection) != (APPLICATION, VERSION):
+            with _locked(Path(name).parent):  # sqlite does not make concurrent changes to WAL mode wait
+                _create_schema(connection)
         connection.execute("pragma synchronous=normal")
     except OSError as error:  # no file descriptor left
         connection.close()
@@ -56,7 +56,7 @@ def connect(name: str) -> sqlite3.Connection:
     return connection
 
 
-def readable(name: str) -> dict[str, str]:
+def read_only_rows(name: str) -> dict[str, str]:
     """Return the rows of a database that cannot be opened for writing, {} if it cannot be read."""
     address = f"{Path(name).absolute().as_uri()}?immutable=1"
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
@@ -64,15 +64,15 @@ def readable(name: str) -> dict[str, str]:
     return {}
 
 
-def _marks(connection: sqlite3.Connection) -> tuple[int, ...]:
+def _read_version(connection: sqlite3.Connection) -> tuple[int, ...]:
     return tuple(connection.execute(f"pragma {mark}").fetchone()[0] for mark in ("application_id", "user_version"))
 
 
-def _make(connection: sqlite3.Connection) -> None:
-    if _marks(connection) == (APPLICATION, VERSION):
+def _create_schema(connection: sqlite3.Connection) -> None:
+    if _read_version(connection) == (APPLICATION, VERSION):
         return
     if connection.execute("select count(*) from sqlite_master").fetchone()[0]:
-        raise UnusableError("it has another version")
+        raise UnusableDatabaseError("it has another version")
     connection.execute("pragma journal_mode=wal")
     connection.executescript(_SCHEMA)
 
@@ -81,8 +81,8 @@ def set_aside(name: str) -> Path | None:
     """Rename the database and its WAL files; return the new path, None if another process did so or it failed."""
     path = Path(name)
     aside = path.with_name(f"{path.name}.unusable-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-    with contextlib.suppress(OSError), _alone(path.parent):
-        if _is_whole(path):
+    with contextlib.suppress(OSError), _locked(path.parent):
+        if _is_intact(path):
             return None
         for suffix in ("-wal", "-shm", ""):
             with contextlib.suppress(FileNotFoundError):
@@ -91,11 +91,11 @@ def set_aside(name: str) -> Path | None:
     return None
 
 
-def _is_whole(path: Path) -> bool:
+def _is_intact(path: Path) -> bool:
     """Return whether the file is an intact state database, or cannot be checked now."""
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=_BUSY_S)) as connection:
-            ours = _marks(connection) == (APPLICATION, VERSION)
+            ours = _read_version(connection) == (APPLICATION, VERSION)
             return ours and connection.execute("pragma quick_check(1)").fetchone()[0] == "ok"
     except sqlite3.OperationalError:
         return True
@@ -104,7 +104,7 @@ def _is_whole(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
+def _locked(directory: Path) -> Iterator[None]:
     """Lock the directory, so that one process at a time creates the file or sets it aside."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

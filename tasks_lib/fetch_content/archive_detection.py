@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from typing import BinaryIO, Final
 
-from tasks_lib.archive import format_of
-from tasks_lib.archive.codecs import decoded
+from tasks_lib.archive import sniff_format
+from tasks_lib.archive.codecs import decompress
 from tasks_lib.errors import ArchiveError, DamagedArchiveError
-from tasks_lib.formats import format_for
+from tasks_lib.formats import format_from_name
 from tasks_lib.limits import Limits
 
 _BLOCK: Final = 512
@@ -22,7 +22,7 @@ _KINDS: Final = ("tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst", "zip")
 _CHECKSUM: Final = slice(148, 156)
 
 
-def kind_of(file: BinaryIO, name: str, limits: Limits) -> str | None:
+def detect_archive(file: BinaryIO, name: str, limits: Limits) -> str | None:
     """Return the format of an archive, None for any other file; `file` is left at its start.
 
     Raises:
@@ -30,9 +30,9 @@ def kind_of(file: BinaryIO, name: str, limits: Limits) -> str | None:
     """
     file.seek(0)
     start = file.read(_BLOCK)
-    claimed = format_for(name)
+    claimed = format_from_name(name)
     claimed = claimed if claimed in _KINDS else None
-    looks = format_of(start)
+    looks = sniff_format(start)
     kind = looks if looks in _KINDS else claimed if claimed != "zip" else None
     try:
         detected = _detect(file, start, kind, claimed, limits)
@@ -54,7 +54,7 @@ def _detect(file: BinaryIO, start: bytes, kind: str | None, claimed: str | None,
         return "tar" if _is_tar(start) else None
     file.seek(0)
     block = b""
-    for chunk in decoded(file, kind, limits):
+    for chunk in decompress(file, kind, limits):
         block += chunk
         if len(block) >= _BLOCK:
             break

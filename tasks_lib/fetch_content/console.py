@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Mapping
 
-from tasks_lib.errors import escaped
+from tasks_lib.errors import escape_text
 
 _lock = threading.Lock()
 
@@ -25,5 +25,5 @@ def arguments() -> list[str]:
 def log(message: str) -> None:
     """Write a message to the task's log on stderr; standard output stays empty."""
     with _lock:
-        sys.stderr.write("".join(f"{escaped(line)}\n" for line in message.split("\n")))
+        sys.stderr.write("".join(f"{escape_text(line)}\n" for line in message.split("\n")))
         sys.stderr.flush()

@@ -18,7 +18,7 @@ from tasks_lib.definitions import Git
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import SettingError, UnsupportedArchiveError
 from tasks_lib.fetch_content.console import log
-from tasks_lib.fetch_content.run import Run, destination, running
+from tasks_lib.fetch_content.run import Run, check_destination, open_run
 from tasks_lib.steps.commit import commit_archive
 from tasks_lib.steps.repository_access import open_repositories
 from tasks_lib.transport import redacted
@@ -48,10 +48,10 @@ def git_checkout_archive(checkout: Checkout, environ: Mapping[str, str]) -> None
         FetchError: a setting is invalid, or one of the steps failed; a subclass says which.
         OSError: the destination cannot be written.
     """
-    dest = destination(checkout.dest)
+    dest = check_destination(checkout.dest)
     if not dest.name.endswith(".tar.zst"):
         raise UnsupportedArchiveError(archive=dest.name, reason="only .tar.zst archives are made", code="WRONG_FORMAT")
-    with running(environ, dest.parent) as run:
+    with open_run(environ, dest.parent) as run:
         key = _ssh_key(run, checkout.ssh_key_secret) if checkout.ssh_key_secret else ""
         run.put(_archive(run, checkout, key), dest)
 

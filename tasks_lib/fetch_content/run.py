@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tasks_lib.context import Context
-from tasks_lib.errors import SettingError, TransportError, escaped
+from tasks_lib.errors import SettingError, TransportError, escape_text
 from tasks_lib.fetch_content.console import log
-from tasks_lib.fs.copying import place
+from tasks_lib.fs.copying import link_or_copy
 from tasks_lib.progress import Facts, LineProgress, describe_wait
 from tasks_lib.retry import Retry
 from tasks_lib.settings import Settings
@@ -73,13 +73,13 @@ class Run(Context):
         with private_directory(path.parent) as staging, self.store.open(integrity) as file:
             directory = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                place(file, path.name, directory=directory, mode=0o666, how="auto", progress=self.progress)
+                link_or_copy(file, path.name, directory=directory, mode=0o666, how="auto", progress=self.progress)
             finally:
                 os.close(directory)
             (staging / path.name).replace(path)
 
 
-def destination(text: str) -> Path:
+def check_destination(text: str) -> Path:
     """Return the path of a file to create.
 
     Raises:
@@ -87,12 +87,12 @@ def destination(text: str) -> Path:
     """
     path = Path(text)
     if path.exists() and not path.is_file():
-        raise SettingError(f"{escaped(text)} is not a regular file", hint="choose another destination")
+        raise SettingError(f"{escape_text(text)} is not a regular file", hint="choose another destination")
     return path
 
 
 @contextlib.contextmanager
-def running(environ: Mapping[str, str], beside: Path) -> Iterator[Run]:
+def open_run(environ: Mapping[str, str], beside: Path) -> Iterator[Run]:
     """Yield a run; without FETCH_CACHE_DIR its cache is a private directory in `beside` that is removed afterwards.
 
     Raises:

@@ -12,15 +12,15 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Final
 from urllib.parse import urlsplit
 
-from tasks_lib.archive import Entry, Reshape, entry_of, read, repack, write
+from tasks_lib.archive import Entry, Reshape, make_entry, read, repack, write
 from tasks_lib.archive.writer import recompress
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.download import Request
 from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError, IntegrityError, SettingError, UnsupportedArchiveError
-from tasks_lib.fetch_content.archive_detection import kind_of
+from tasks_lib.fetch_content.archive_detection import detect_archive
 from tasks_lib.fetch_content.console import log
-from tasks_lib.fetch_content.run import Run, destination, running
+from tasks_lib.fetch_content.run import Run, check_destination, open_run
 from tasks_lib.formats import mtime_for
 from tasks_lib.signature import MAX_SIGNATURE_BYTES
 from tasks_lib.transport import origin_of, redacted
@@ -82,13 +82,13 @@ def static_url(request: StaticUrlOptions, environ: Mapping[str, str]) -> None:
         raise SettingError("--gpg-sig-url and --gpg-key-env must both be defined")
     for url in filter(None, (request.url, request.sig_url)):
         _check_url(url)
-    dest = destination(request.dest)
+    dest = check_destination(request.dest)
     if request.needs_repack and not dest.name.endswith(".tar.zst"):
         reason = f"cannot repack {request.original} as {dest.name}: only .tar.zst archives are made"
         raise UnsupportedArchiveError(archive=request.original, reason=reason, code="WRONG_FORMAT")
     headers = _parse_headers(request.headers)
     digest = _parse_digest(request.sha256)
-    with running(environ, dest.parent) as run:
+    with open_run(environ, dest.parent) as run:
         integrity = _fetch(run, request, headers, digest)
         if request.sig_url:
             _verify(run, request, integrity)
@@ -160,7 +160,7 @@ def _download(run: Run, request: StaticUrlOptions, headers: Mapping[str, str], d
         size=request.size or -1,
         digest=digest,
     )
-    return run.unpinned.obtain(asked, run.progress)
+    return run.unverified.obtain(asked, run.progress)
 
 
 def _verify(run: Run, request: StaticUrlOptions, integrity: Integrity) -> None:
@@ -171,7 +171,7 @@ def _verify(run: Run, request: StaticUrlOptions, integrity: Integrity) -> None:
     asked = UnverifiedRequest(
         name=f"the signature of {request.original}", urls=(request.sig_url,), limit=MAX_SIGNATURE_BYTES
     )
-    signature = run.unpinned.obtain(asked, run.progress)
+    signature = run.unverified.obtain(asked, run.progress)
     with run.store.open(integrity) as content, run.store.open(signature) as file:
         verdict = run.gpg.verify(content, file.read(), keys=os.fsencode(keys), fingerprint="", progress=run.progress)
     log(f"Verified signature of {redacted(request.url)}: {verdict.key} ({verdict.signed_by})")
@@ -184,7 +184,7 @@ def _repack(run: Run, request: StaticUrlOptions, integrity: Integrity) -> Integr
     # like upstream: keep symlinks as they are; extraction never writes through one
     limits = run.settings.limits._replace(outward_symlinks="keep")
     with run.store.open(integrity) as file, run.store.temporary() as spool, run.store.writer() as writer:
-        kind = kind_of(file, request.original, limits)
+        kind = detect_archive(file, request.original, limits)
         if kind is None:
             _wrap(run, file, request, integrity.size, spool, writer, limits)
         elif kind == "zip" or request.strip or request.prefix:
@@ -255,10 +255,10 @@ def _single_entry(file: BinaryIO, request: StaticUrlOptions, size: int, limits: 
     file.seek(0)
     name = os.fsencode(request.prefix + request.original)
     chunks = iter(lambda: file.read(_CHUNK), b"")
-    yield entry_of(name, "file", limits, size=size, executable=int(start in _PROGRAMS), chunks=chunks)
+    yield make_entry(name, "file", limits, size=size, executable=int(start in _PROGRAMS), chunks=chunks)
 
 
-def report(seconds: float, environ: Mapping[str, str]) -> None:
+def report_duration(seconds: float, environ: Mapping[str, str]) -> None:
     """Log how long all artifacts took; in automation, also write it to the file that the environment names.
 
     Raises:

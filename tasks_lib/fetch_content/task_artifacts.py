@@ -21,14 +21,14 @@ from urllib.parse import quote
 from tasks_lib.archive import Reshape
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.download.unverified import UnverifiedRequest
-from tasks_lib.errors import DamagedArchiveError, IntegrityError, SettingError, escaped
+from tasks_lib.errors import DamagedArchiveError, IntegrityError, SettingError, escape_text
 from tasks_lib.fetch_content import static_url
-from tasks_lib.fetch_content.archive_detection import kind_of
+from tasks_lib.fetch_content.archive_detection import detect_archive
 from tasks_lib.fetch_content.console import log
-from tasks_lib.fetch_content.run import Run, private_directory, running
+from tasks_lib.fetch_content.run import Run, open_run, private_directory
 from tasks_lib.transport import redacted
 from tasks_lib.tree import Extraction
-from tasks_lib.tree.merge import merge, settle
+from tasks_lib.tree.merge import merge_tree, set_mtime
 
 #: Largest chain of trust in bytes; it has about 150 bytes for each artifact of a task.
 _MAX_TRUST_BYTES: Final = 64 << 20
@@ -42,11 +42,11 @@ def task_artifacts(dest: str, environ: Mapping[str, str]) -> None:
         OSError: a directory cannot be written.
     """
     begun = time.monotonic()
-    artifacts = parse(environ, Path(os.path.abspath(dest)))  # noqa: PTH100 - does not resolve the user's symlinks
+    artifacts = parse_moz_fetches(environ, Path(os.path.abspath(dest)))  # noqa: PTH100 - does not resolve the user's symlinks
     if artifacts:
-        with running(environ, Path(dest)) as run:
+        with open_run(environ, Path(dest)) as run:
             _fetch_all(run, artifacts)
-    static_url.report(time.monotonic() - begun, environ)
+    static_url.report_duration(time.monotonic() - begun, environ)
 
 
 def _fetch_all(run: Run, artifacts: list[MozFetch]) -> None:
@@ -77,7 +77,7 @@ class _Staged:
     def merge(self, artifact: MozFetch) -> None:
         """Move the tree into the artifact's directory; its files replace existing ones."""
         try:
-            merge(self.tree, artifact.directory, self.tree.parent)
+            merge_tree(self.tree, artifact.directory, self.tree.parent)
         finally:
             self.close()
 
@@ -89,7 +89,7 @@ def _stage(run: Run, artifact: MozFetch, trust: _TrustChains) -> _Staged:
     digest = trust.digest_of(artifact) if artifact.trust else None
     limit = run.settings.limits.max_total_bytes
     asked = UnverifiedRequest(name=artifact.name, urls=(artifact.url,), limit=limit, digest=digest)
-    integrity = run.unpinned.obtain(asked, run.progress)
+    integrity = run.unverified.obtain(asked, run.progress)
     seconds = time.monotonic() - begun
     log(f"{url} resolved to {integrity.size} bytes with sha256 {integrity.digest.hex} in {seconds:.3f}s")
     if digest is not None:
@@ -107,7 +107,7 @@ def _fill(run: Run, artifact: MozFetch, integrity: Integrity, tree: Path, stagin
     # symlinks are created unchanged and last, and extraction never writes through one
     limits = run.settings.limits._replace(outward_symlinks="keep")
     with run.store.open(integrity) as file:
-        kind = kind_of(file, artifact.file_name, limits) if artifact.delivery == "extract" else None
+        kind = detect_archive(file, artifact.file_name, limits) if artifact.delivery == "extract" else None
         if kind is None:
             tree.mkdir()
             run.put(integrity, tree / artifact.file_name)
@@ -121,7 +121,7 @@ def _fill(run: Run, artifact: MozFetch, integrity: Integrity, tree: Path, stagin
             key="",
             progress=run.progress,
         )
-    settle(tree, time.time_ns())
+    set_mtime(tree, time.time_ns())
     log(f"{redacted(artifact.url)} extracted to {artifact.directory} in {time.monotonic() - begun:.3f}s")
 
 
@@ -159,7 +159,7 @@ class _TrustChains:
         run = self._run
         name = f"the chain of trust of task {artifact.task}"
         asked = UnverifiedRequest(name=name, urls=(artifact.trust,), limit=_MAX_TRUST_BYTES)
-        with run.store.open(run.unpinned.obtain(asked, run.progress)) as file:
+        with run.store.open(run.unverified.obtain(asked, run.progress)) as file:
             try:
                 listed = json.loads(file.read())["artifacts"]
             except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -194,7 +194,7 @@ class MozFetch:
         return self.name.rpartition("/")[2]
 
 
-def parse(environ: Mapping[str, str], base: Path) -> list[MozFetch]:
+def parse_moz_fetches(environ: Mapping[str, str], base: Path) -> list[MozFetch]:
     """Parse the list in the environment, in its order; directories are below `base`.
 
     Raises:
@@ -217,10 +217,10 @@ def _artifact(one: Any, environ: Mapping[str, str], base: Path, where: str) -> M
         raise SettingError(f"{where} is not an object")
     name, task = _text(one, "artifact", where), _text(one, "task", where)
     if "extract" not in one:
-        raise SettingError(f"{where} ({escaped(name)}) has no 'extract'")
+        raise SettingError(f"{where} ({escape_text(name)}) has no 'extract'")
     file_name = name.rpartition("/")[2]
     if file_name in ("", ".", "..") or "\0" in name:
-        raise SettingError(f"{where}: artifact {escaped(name)!r} does not end in a valid file name")
+        raise SettingError(f"{where}: artifact {escape_text(name)!r} does not end in a valid file name")
     root = _root(environ, "TASKCLUSTER_ROOT_URL")
     host = root if name.startswith(_PUBLIC) else _root(environ, "TASKCLUSTER_PROXY_URL")
     return MozFetch(
@@ -275,5 +275,5 @@ def _directory(one: Mapping[str, Any], base: Path, where: str) -> Path:
         if not path.is_absolute():
             return base.joinpath(*parts)
     raise SettingError(
-        f"{where}: dest {escaped(dest)!r} is outside the directory {base}", hint="'dest' must be a path below it"
+        f"{where}: dest {escape_text(dest)!r} is outside the directory {base}", hint="'dest' must be a path below it"
     )

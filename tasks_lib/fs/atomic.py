@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from tasks_lib.fs import system_calls
-from tasks_lib.fs.files import Durability, translated
+from tasks_lib.fs.files import Durability, convert_os_errors
 
 #: Buffer size of a spool in bytes.
 _SPOOL_BUFFER: Final = 1 << 18
 #: They make names unique: among all processes that ever have this process id, and within this process.
 _RUN: Final = os.urandom(8).hex()
-_NUMBERS: Final = itertools.count()
+_COUNTER: Final = itertools.count()
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def scratch_name() -> str:
     """Return a unique name for `tmp`; it starts with the id of this process."""
-    return f"{os.getpid()}-{_RUN}{next(_NUMBERS):x}"
+    return f"{os.getpid()}-{_RUN}{next(_COUNTER):x}"
 
 
 class _Spool(io.FileIO):
@@ -42,7 +42,7 @@ class _Spool(io.FileIO):
         Raises:
             CacheUnavailableError: no space, or another error of the file system.
         """
-        with translated(self._directory, self._size + len(chunk)):
+        with convert_os_errors(self._directory, self._size + len(chunk)):
             written = super().write(chunk)
         self._size += written
         return written
@@ -122,7 +122,7 @@ def link_new(descriptor: int, temporary: Path | None, final: Path) -> None:
     except FileExistsError:
         raise
     except OSError as error:
-        if error.errno not in system_calls.NOT_OFFERED or temporary is None:
+        if error.errno not in system_calls.NOT_SUPPORTED or temporary is None:
             raise
         if not system_calls.is_same(descriptor, temporary):
             raise

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
 from tasks_lib.fs import files, system_calls
-from tasks_lib.fs.fingerprint import predates
+from tasks_lib.fs.fingerprint import is_mtime_at_most
 from tasks_lib.progress import Progress
 
 #: "auto" and "reflink": a clone where the file system offers it, else a copy; "hardlink": a link to the blob.
@@ -26,7 +26,9 @@ _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def place(file: BinaryIO, name: str | bytes, *, directory: int, mode: int, how: LinkMode, progress: Progress) -> None:
+def link_or_copy(
+    file: BinaryIO, name: str | bytes, *, directory: int, mode: int, how: LinkMode, progress: Progress
+) -> None:
     """Link, clone or copy an open blob to the new file `name` in an open directory.
 
     A hard link keeps the mode of the blob, so an executable file is never linked.
@@ -40,7 +42,7 @@ def place(file: BinaryIO, name: str | bytes, *, directory: int, mode: int, how: 
         return
     descriptor = os.open(name, _CREATE, mode, dir_fd=directory)
     try:
-        fill(file, descriptor, how, progress)
+        clone_or_copy(file, descriptor, how, progress)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=directory)
@@ -49,11 +51,11 @@ def place(file: BinaryIO, name: str | bytes, *, directory: int, mode: int, how: 
         os.close(descriptor)
 
 
-def fill(file: BinaryIO, descriptor: int, how: LinkMode, progress: Progress) -> None:
+def clone_or_copy(file: BinaryIO, descriptor: int, how: LinkMode, progress: Progress) -> None:
     """Clone or copy the content of an open blob to an empty open file.
 
     Raises:
-        OSError, BlobCorruptError, CancelledError: as `place`.
+        OSError, BlobCorruptError, CancelledError: as `link_or_copy`.
     """
     file.seek(0)
     if how != "copy" and system_calls.clone(file.fileno(), descriptor):
@@ -68,7 +70,7 @@ def fill(file: BinaryIO, descriptor: int, how: LinkMode, progress: Progress) -> 
             view = view[os.write(descriptor, view) :]
 
 
-def place_named(name: bytes, source: int, directory: int, *, mode: int, how: LinkMode) -> os.stat_result:
+def link_or_copy_name(name: bytes, source: int, directory: int, *, mode: int, how: LinkMode) -> os.stat_result:
     """Link, clone or copy the file `name` from the open directory `source` to `directory`, as a new file.
 
     A clone or copy gets `mode`; a hard link keeps its mode. Return the final stat result of the source file.
@@ -78,7 +80,7 @@ def place_named(name: bytes, source: int, directory: int, *, mode: int, how: Lin
     """
     if how == "hardlink":
         try:
-            if not _is_of_the_future(os.stat(name, dir_fd=source, follow_symlinks=False)):
+            if not _has_future_mtime(os.stat(name, dir_fd=source, follow_symlinks=False)):
                 os.link(name, name, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False)
                 return os.stat(name, dir_fd=directory, follow_symlinks=False)
         except OSError as error:
@@ -114,7 +116,7 @@ def can_clone(file: BinaryIO, directory: Path) -> bool:
 
 def _link(file: BinaryIO, name: str | bytes, directory: int) -> bool:
     status = os.fstat(file.fileno())
-    if not stat.S_ISREG(status.st_mode) or _is_of_the_future(status):
+    if not stat.S_ISREG(status.st_mode) or _has_future_mtime(status):
         return False
     known_as = getattr(file, "path", None)  # an open blob of the cache has a path
     try:
@@ -126,6 +128,6 @@ def _link(file: BinaryIO, name: str | bytes, directory: int) -> bool:
     return True
 
 
-def _is_of_the_future(status: os.stat_result) -> bool:
+def _has_future_mtime(status: os.stat_result) -> bool:
     """Return whether a file has an mtime in the future (the clock was set back); a link to it would look edited."""
-    return not predates(status, time.time_ns())
+    return not is_mtime_at_most(status, time.time_ns())

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, Self
 
-from tasks_lib.errors import CacheUnavailableError, escaped
+from tasks_lib.errors import CacheUnavailableError, escape_text
 from tasks_lib.fs import system_calls
 from tasks_lib.gil import released
 from tasks_lib.progress import Progress
@@ -31,7 +31,7 @@ CHUNK: Final = 1 << 20
 _MAX_TEXT_BYTES: Final = 256 << 20
 #: Size of the read buffer of each thread: the bytes are hashed while they are still in the processor's cache.
 _HASH_CHUNK: Final = 1 << 18
-_OWN: Final = threading.local()
+_THREAD_LOCAL: Final = threading.local()
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 #: errno values of opening a symlink or a socket. Source: open(2) of Linux and of macOS.
 _NOT_REGULAR: Final = (errno.ELOOP, errno.ENXIO, errno.EOPNOTSUPP)
@@ -44,11 +44,11 @@ class NotRegularError(OSError):
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading; like `regular`, but return a file object."""
-    return os.fdopen(regular(path)[0], "rb", buffering=0)
+    """Open a regular file for reading; like `open_regular_descriptor`, but return a file object."""
+    return os.fdopen(open_regular_descriptor(path)[0], "rb", buffering=0)
 
 
-def regular(path: Path) -> tuple[int, os.stat_result]:
+def open_regular_descriptor(path: Path) -> tuple[int, os.stat_result]:
     """Open a regular file for reading, without following a symlink or blocking on a FIFO.
 
     Return its descriptor, which the caller closes, and its stat result.
@@ -70,7 +70,7 @@ def regular(path: Path) -> tuple[int, os.stat_result]:
     return descriptor, status
 
 
-def text_of(file: BinaryIO) -> str:
+def read_text(file: BinaryIO) -> str:
     """Read the rest of an ASCII text file of the cache; other bytes become U+FFFD.
 
     Raises:
@@ -92,7 +92,7 @@ def append_text(path: Path, text: str, how: Literal["longer", "anew"]) -> None:
     """
     flags = _APPEND | (os.O_TRUNC if how == "anew" else 0)
     with contextlib.suppress(OSError):
-        descriptor = open_common(path, flags)
+        descriptor = open_shared(path, flags)
         try:
             if stat.S_ISREG(os.fstat(descriptor).st_mode):
                 os.write(descriptor, text.encode("ascii"))
@@ -100,7 +100,7 @@ def append_text(path: Path, text: str, how: Literal["longer", "anew"]) -> None:
             os.close(descriptor)
 
 
-def hex_of(descriptor: int, algorithm: str, progress: Progress | None = None) -> str:
+def hash_descriptor(descriptor: int, algorithm: str, progress: Progress | None = None) -> str:
     """Return the hex digest of the content of an open file; its position does not change.
 
     Raises:
@@ -108,9 +108,9 @@ def hex_of(descriptor: int, algorithm: str, progress: Progress | None = None) ->
         CancelledError: the run is cancelled.
     """
     digest = hashlib.new(algorithm)
-    if not hasattr(_OWN, "view"):
-        _OWN.view = memoryview(bytearray(_HASH_CHUNK))
-    view: memoryview = _OWN.view
+    if not hasattr(_THREAD_LOCAL, "view"):
+        _THREAD_LOCAL.view = memoryview(bytearray(_HASH_CHUNK))
+    view: memoryview = _THREAD_LOCAL.view
     offset = 0
     while count := os.preadv(descriptor, (view,), offset):
         digest.update(view[:count])
@@ -128,19 +128,19 @@ def make_directory(path: Path, root: Path, durability: Durability = "full") -> N
         OSError: the file system rejects the operation.
     """
     try:
-        new = _made(path)
+        new = _make_one_directory(path)
     except FileNotFoundError:
         make_directory(path.parent, root, durability)
-        new = _made(path)
+        new = _make_one_directory(path)
     if not new:
         return
-    shared = _shared(str(path.parent), int(time.monotonic())) if str(path).startswith(f"{root}/") else 0
+    shared = _inherited_bits(str(path.parent), int(time.monotonic())) if str(path).startswith(f"{root}/") else 0
     if shared & stat.S_IWGRP:
         path.chmod(0o755 | shared)
     sync_directory(path.parent, durability)
 
 
-def _made(path: Path) -> bool:
+def _make_one_directory(path: Path) -> bool:
     """Create one directory; return False if it exists, which a read-only file system may report as another error."""
     try:
         path.mkdir(mode=0o755)
@@ -155,13 +155,13 @@ def _made(path: Path) -> bool:
     return True
 
 
-def open_common(path: Path, flags: int) -> int:
+def open_shared(path: Path, flags: int) -> int:
     """Open or create a file that is group-writable if its directory is; return its descriptor.
 
     Raises:
         OSError: the file system rejects the operation.
     """
-    mode = 0o644 | _shared(str(path.parent), int(time.monotonic())) & stat.S_IWGRP
+    mode = 0o644 | _inherited_bits(str(path.parent), int(time.monotonic())) & stat.S_IWGRP
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
     if mode & stat.S_IWGRP:
         with contextlib.suppress(OSError):  # another user owns the file
@@ -170,7 +170,7 @@ def open_common(path: Path, flags: int) -> int:
 
 
 @functools.lru_cache(maxsize=64)
-def _shared(directory: str, _second: int) -> int:
+def _inherited_bits(directory: str, _second: int) -> int:
     """Return the mode bits that new entries of a directory inherit; cached for a second, for thousands of files."""
     return os.stat(directory).st_mode & (stat.S_ISGID | stat.S_IWGRP)  # noqa: PTH116 - the key of the cache is a string
 
@@ -206,8 +206,8 @@ def require_space(directory: Path, needed: int) -> None:
 
 
 @contextlib.contextmanager
-def translated(path: Path, needed: int = 0) -> Iterator[None]:
-    """Convert an OSError to the error that `unusable` returns.
+def convert_os_errors(path: Path, needed: int = 0) -> Iterator[None]:
+    """Convert an OSError to the error that `cache_error` returns.
 
     Raises:
         CacheUnavailableError: instead of any OSError.
@@ -215,17 +215,18 @@ def translated(path: Path, needed: int = 0) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise unusable(path, error, needed) from error
+        raise cache_error(path, error, needed) from error
 
 
-def unusable(path: Path, error: OSError, needed: int = 0) -> CacheUnavailableError:
+def cache_error(path: Path, error: OSError, needed: int = 0) -> CacheUnavailableError:
     """Return the error to raise when `path` fails with `error`; `needed` is the number of bytes to write, if known."""
-    message = f"{escaped(str(path))} cannot be used: {error.strerror or error}"
+    message = f"{escape_text(str(path))} cannot be used: {error.strerror or error}"
     if needed:
         message += f"; {needed} bytes are needed"
     if error.errno in _NO_SPACE:
         return CacheUnavailableError(
-            message + _free(path), hint="free some space (`doit prune --dry-run` lists unused content) and run again"
+            message + _free_space(path),
+            hint="free some space (`doit prune --dry-run` lists unused content) and run again",
         )
     hints = {
         errno.EROFS: "the cache is read-only: set FETCH_PRIVATE_CACHE_DIR to a writable directory for new content",
@@ -237,7 +238,7 @@ def unusable(path: Path, error: OSError, needed: int = 0) -> CacheUnavailableErr
     return CacheUnavailableError(message, hint=hints.get(error.errno or 0, fallback))
 
 
-def _free(path: Path) -> str:
+def _free_space(path: Path) -> str:
     for place in (path, *path.parents):
         with contextlib.suppress(OSError):
             status = os.statvfs(place)

@@ -78,7 +78,7 @@ def is_racy(status: os.stat_result, looked_ns: int) -> bool:
     return looked_ns - status.st_ctime_ns <= RACY_NS
 
 
-def settled(descriptor: int) -> Fingerprint:
+def settled_fingerprint(descriptor: int) -> Fingerprint:
     """Return the fingerprint of an open file, after a pending write has had time to complete.
 
     Otherwise content that is read during a long write would be recorded under the fingerprint of the final content.
@@ -91,7 +91,7 @@ def settled(descriptor: int) -> Fingerprint:
     return fingerprint
 
 
-def compact_of(status: os.stat_result) -> int:
+def compact_fingerprint(status: os.stat_result) -> int:
     """Return ctime and inode combined into 64 bits.
 
     Used for the snapshot of a no-op run, which compares tens of thousands of files at known paths
@@ -101,7 +101,7 @@ def compact_of(status: os.stat_result) -> int:
     return status.st_ctime_ns ^ status.st_ino
 
 
-def predates(status: os.stat_result, written_ns: int) -> bool:
+def is_mtime_at_most(status: os.stat_result, written_ns: int) -> bool:
     """Return whether the mtime of a file is no later than `written_ns`.
 
     Used for extracted files, whose manifest contains no times (docs/decisions/0003): the manifest is written last, so

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tasks_lib.errors import CacheUnavailableError, escaped
+from tasks_lib.errors import CacheUnavailableError, escape_text
 from tasks_lib.fs import files, system_calls
 from tasks_lib.gil import released
 from tasks_lib.progress import Progress
@@ -22,7 +22,7 @@ from tasks_lib.progress import Progress
 #: Seconds between attempts to take a lock that another process holds.
 _POLL_S: Final = 0.1
 #: Bytes of the process id in a lock file, padded with blanks to overwrite that of an earlier holder.
-_HOLDER: Final = 20
+_HOLDER_SIZE: Final = 20
 _FLAGS: Final = os.O_RDWR | os.O_CREAT
 
 
@@ -34,10 +34,10 @@ def locked(path: Path, *, timeout_s: float, progress: Progress) -> Iterator[None
         CacheUnavailableError: another process held it for `timeout_s` seconds, or it cannot be created.
         CancelledError: the run is cancelled while it waits.
     """
-    descriptor = _taken(path, fcntl.LOCK_EX, timeout_s, progress)
+    descriptor = _acquire(path, fcntl.LOCK_EX, timeout_s, progress)
     try:
         with contextlib.suppress(OSError):  # a full disk: the lock works without the process id
-            os.pwrite(descriptor, b"%-*d" % (_HOLDER, os.getpid()), 0)
+            os.pwrite(descriptor, b"%-*d" % (_HOLDER_SIZE, os.getpid()), 0)
         yield
     finally:
         os.close(descriptor)
@@ -49,11 +49,11 @@ def pass_through(path: Path, *, timeout_s: float, progress: Progress) -> None:
     Raises:
         CacheUnavailableError, CancelledError: as `locked`.
     """
-    os.close(_taken(path, fcntl.LOCK_SH, timeout_s, progress))
+    os.close(_acquire(path, fcntl.LOCK_SH, timeout_s, progress))
 
 
 @contextlib.contextmanager
-def tried(path: Path) -> Iterator[bool]:
+def try_lock(path: Path) -> Iterator[bool]:
     """Try to take the lock at `path`: yield True while holding it, or False if another process holds it.
 
     If the file does not exist, yield True without a lock.
@@ -78,14 +78,14 @@ def lease(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
-def sweep(directory: Path) -> None:
+def remove_stale_files(directory: Path) -> None:
     """Remove temporary files of processes that no longer run, if they are not locked."""
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
             owner = entry.name.partition("-")[0]
             if not owner.isdigit() or _is_alive(int(owner)):
                 continue
-            with contextlib.suppress(OSError), tried(Path(entry.path)) as free:
+            with contextlib.suppress(OSError), try_lock(Path(entry.path)) as free:
                 if free:
                     os.unlink(entry.path)  # noqa: PTH108 - a directory entry
 
@@ -100,11 +100,11 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _taken(path: Path, kind: int, timeout_s: float, progress: Progress) -> int:
+def _acquire(path: Path, kind: int, timeout_s: float, progress: Progress) -> int:
     """Return the descriptor of the lock file at `path`, locked and not removed meanwhile."""
     while True:
-        with files.translated(path):
-            descriptor = files.open_common(path, _FLAGS)
+        with files.convert_os_errors(path):
+            descriptor = files.open_shared(path, _FLAGS)
         try:
             _wait_for(descriptor, kind, path, timeout_s, progress)
         except BaseException:
@@ -127,13 +127,13 @@ def _wait_for(descriptor: int, kind: int, path: Path, timeout_s: float, progress
     started_s = time.monotonic()
     reported = ""
     while not _lock(descriptor, kind, path):
-        holder = escaped(os.pread(descriptor, _HOLDER, 0).strip()) or "unknown"
+        holder = escape_text(os.pread(descriptor, _HOLDER_SIZE, 0).strip()) or "unknown"
         if holder != reported:
             progress.phase("wait", holder=holder)
             reported = holder
         if time.monotonic() - started_s > timeout_s:
             raise CacheUnavailableError(
-                f"waited {timeout_s:.0f} s for process {holder}, which holds {escaped(str(path))}",
+                f"waited {timeout_s:.0f} s for process {holder}, which holds {escape_text(str(path))}",
                 hint=f"if process {holder} hangs, stop it and run again; FETCH_LOCK_TIMEOUT_S sets how long to wait",
             )
         progress.check()
@@ -142,5 +142,5 @@ def _wait_for(descriptor: int, kind: int, path: Path, timeout_s: float, progress
 
 
 def _lock(descriptor: int, kind: int, path: Path) -> bool:
-    with files.translated(path):
+    with files.convert_os_errors(path):
         return _try(descriptor, kind)

@@ -1,6 +1,6 @@
 """System calls beyond POSIX, each with a fallback for other systems, for example macOS.
 
-`OFFERED` lists what the system supports and is determined once. What a file system supports shows when a call fails.
+`FEATURES` lists what the system supports and is determined once. What a file system supports shows when a call fails.
 No other module uses such calls: `mypy --platform darwin` in `./check` reports them. docs/platforms.md lists the tests.
 """
 
@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 #: macOS. Source: link(2); Darwin's sys/errno.h.
 NO_LINK: Final = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 #: errno values of a system or file system that does not support a call. Source: open(2), O_TMPFILE; link(2); proc(5).
-NOT_OFFERED: Final = (*NO_LINK, errno.EISDIR, errno.EINVAL, errno.ENOENT)
+NOT_SUPPORTED: Final = (*NO_LINK, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 #: errno values of a clone that failed on a file system that supports clones. Source: ioctl_ficlone(2).
 _CLONE_FAILED: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 #: Source: linux/fs.h, FICLONE = _IOW(0x94, 9, int).
@@ -31,7 +31,7 @@ _FICLONE: Final = 0x40049409
 _PS_TIMEOUT_S: Final = 10.0
 
 
-class Offered(NamedTuple):
+class Features(NamedTuple):
     """Features of the system beyond POSIX; the defaults mean that it has none."""
 
     nameless_files: int = 0  # the flag O_TMPFILE
@@ -41,9 +41,9 @@ class Offered(NamedTuple):
     syncfs: bool = False  # the C library has syncfs(2)
 
 
-def _offered() -> Offered:
+def _detect_features() -> Features:
     linux = sys.platform == "linux"
-    return Offered(
+    return Features(
         nameless_files=getattr(os, "O_TMPFILE", 0),
         path_descriptors=getattr(os, "O_PATH", 0),
         proc="/proc/self" if linux and os.path.isdir("/proc/self/fd") else "",  # noqa: PTH112 - a stat, no Path
@@ -53,7 +53,7 @@ def _offered() -> Offered:
 
 
 #: Replaced only by tests, to run the fallbacks.
-OFFERED = _offered()
+FEATURES = _detect_features()
 
 
 # --- files
@@ -67,12 +67,12 @@ def open_nameless(directory: Path) -> int | None:
     Raises:
         OSError: the file system rejects the operation.
     """
-    if not (OFFERED.nameless_files and OFFERED.proc):
+    if not (FEATURES.nameless_files and FEATURES.proc):
         return None
     try:
-        return os.open(directory, os.O_RDWR | os.O_CLOEXEC | OFFERED.nameless_files, 0o600)
+        return os.open(directory, os.O_RDWR | os.O_CLOEXEC | FEATURES.nameless_files, 0o600)
     except OSError as error:
-        if error.errno not in NOT_OFFERED:
+        if error.errno not in NOT_SUPPORTED:
             raise
         return None
 
@@ -91,12 +91,12 @@ def link_open_file(
 
     Raises:
         FileExistsError: another file has the new name.
-        OSError: the file system rejects the operation; one of `NOT_OFFERED` if this file cannot be linked.
+        OSError: the file system rejects the operation; one of `NOT_SUPPORTED` if this file cannot be linked.
     """
     try:
         _link_by_descriptor(descriptor, new, directory)
     except OSError as error:
-        if error.errno not in NOT_OFFERED or known_as is None:
+        if error.errno not in NOT_SUPPORTED or known_as is None:
             raise
         if not is_same(descriptor, known_as):
             raise FileNotFoundError(errno.ENOENT, "was replaced while it was open", str(known_as)) from error
@@ -107,9 +107,9 @@ def link_open_file(
 
 
 def _link_by_descriptor(descriptor: int, new: str | bytes | Path, directory: int | None) -> None:
-    if not OFFERED.proc:
+    if not FEATURES.proc:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), os.fspath(new))
-    source = f"{OFFERED.proc}/fd/{descriptor}"
+    source = f"{FEATURES.proc}/fd/{descriptor}"
     try:
         # src_dir_fd makes Python call linkat, which can follow; it has no other effect, because the path is absolute
         os.link(source, new, src_dir_fd=descriptor, dst_dir_fd=directory, follow_symlinks=True)
@@ -134,10 +134,10 @@ def clone(source: int, target: int) -> bool:
     Raises:
         OSError: no space, or a disk error.
     """
-    if not OFFERED.clone:
+    if not FEATURES.clone:
         return False
     try:
-        fcntl.ioctl(target, OFFERED.clone, source)
+        fcntl.ioctl(target, FEATURES.clone, source)
     except OSError as error:
         if error.errno in _CLONE_FAILED:
             raise
@@ -157,7 +157,7 @@ def make_accessible(path: str | Path, above: int | None = None) -> None:
     """
     flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags | (OFFERED.path_descriptors if OFFERED.proc else os.O_RDONLY), dir_fd=above)
+        descriptor = os.open(path, flags | (FEATURES.path_descriptors if FEATURES.proc else os.O_RDONLY), dir_fd=above)
     except PermissionError:
         _allow_by_name(path, above)
         return
@@ -165,7 +165,7 @@ def make_accessible(path: str | Path, above: int | None = None) -> None:
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
         if mode & 0o700 != 0o700:
             # a descriptor of O_PATH cannot be given to fchmod. Source: open(2)
-            os.chmod(f"{OFFERED.proc}/fd/{descriptor}" if OFFERED.proc else descriptor, mode | 0o700)  # noqa: PTH101
+            os.chmod(f"{FEATURES.proc}/fd/{descriptor}" if FEATURES.proc else descriptor, mode | 0o700)  # noqa: PTH101
     finally:
         os.close(descriptor)
 
@@ -196,7 +196,7 @@ def sync(descriptor: int) -> None:
         try:
             fcntl.fcntl(descriptor, full)
         except OSError as error:
-            if error.errno not in (*NOT_OFFERED, errno.ENOTTY):
+            if error.errno not in (*NOT_SUPPORTED, errno.ENOTTY):
                 raise
         else:
             return
@@ -215,7 +215,7 @@ def sync_tree(directory: Path) -> None:
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if OFFERED.syncfs and _sync_file_system(descriptor):
+        if FEATURES.syncfs and _sync_file_system(descriptor):
             return
         for _, _, names, inner in os.fwalk(".", dir_fd=descriptor, topdown=False):
             for name in names:
@@ -231,7 +231,7 @@ def _sync_file_system(descriptor: int) -> bool:
     import ctypes  # slow to import, needed only after an extraction
 
     number = ctypes.get_errno() if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) else 0
-    if number and number not in NOT_OFFERED:
+    if number and number not in NOT_SUPPORTED:
         raise OSError(number, os.strerror(number))
     return not number
 
@@ -255,7 +255,7 @@ def usable_cores() -> int:
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
-def widen_pipe(descriptor: int, size: int) -> None:
+def set_pipe_capacity(descriptor: int, size: int) -> None:
     """Set the capacity of a pipe to `size` bytes if possible, for speed only. Source: Linux pipe(7), F_SETPIPE_SZ."""
     request = getattr(fcntl, "F_SETPIPE_SZ", None)
     if request is not None:
@@ -279,7 +279,7 @@ def boot_identity() -> str:
     It is the boot id, else the start time of process 1, else a random string of this process, so that comparisons with
     strings of earlier processes fail. Source: random(4), boot_id; ps(1), lstart.
     """
-    if OFFERED.proc:
+    if FEATURES.proc:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             return Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
     return _ps("-p", "1", "-o", "lstart=")[1] or os.urandom(16).hex()
@@ -291,8 +291,8 @@ def child_processes() -> list[int]:
     Source: proc(5), /proc/pid/task/tid/children; POSIX ps.
     """
     children: list[int] = []
-    if OFFERED.proc:
-        for listed in Path(f"{OFFERED.proc}/task").glob("*/children"):
+    if FEATURES.proc:
+        for listed in Path(f"{FEATURES.proc}/task").glob("*/children"):
             with contextlib.suppress(OSError, ValueError):
                 children += map(int, listed.read_text("ascii").split())
         return children

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from doit import get_initial_workdir
 
-from tasks_lib.errors import FetchError, escaped
+from tasks_lib.errors import FetchError, escape_text
 
 #: The groups, with their descriptions for `doit list`.
 GROUPS: Final = {
@@ -19,9 +19,9 @@ GROUPS: Final = {
     "toolchain": "build a toolchain: put its fetches in place and run its command",
 }
 #: Minimum similarity of two names for a suggestion; below it suggestions are noise.
-_ALIKE: Final = 0.6
+_MIN_SIMILARITY: Final = 0.6
 #: Maximum number of names that are compared with a typo; each comparison takes a few microseconds.
-_COMPARED: Final = 20_000
+_MAX_COMPARED: Final = 20_000
 _GLOB: Final = frozenset("*?[")
 
 
@@ -73,15 +73,15 @@ def _relative(word: str) -> str:
 
 def _unknown(word: str, tasks: Mapping[str, Any], others: Iterable[str]) -> UnknownNameError:
     if _GLOB.intersection(word):
-        return UnknownNameError(f"no task matches {escaped(word)!r}", hint="`doit list --all` shows every task")
+        return UnknownNameError(f"no task matches {escape_text(word)!r}", hint="`doit list --all` shows every task")
     import difflib  # needed only for an error
 
-    names = [*others, *list(tasks)[:_COMPARED]]
+    names = [*others, *list(tasks)[:_MAX_COMPARED]]
     group, _, rest = word.partition(":")
-    close = difflib.get_close_matches(word, names, n=1, cutoff=_ALIKE)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=_MIN_SIMILARITY)
     if not rest:  # may be the name of a definition, without its kind
         ends = {name.partition(":")[2]: name for name in reversed(names) if ":" in name}
-        near = [word] if word in ends else difflib.get_close_matches(group, ends, n=1, cutoff=_ALIKE)
+        near = [word] if word in ends else difflib.get_close_matches(group, ends, n=1, cutoff=_MIN_SIMILARITY)
         close = [ends[end] for end in near] if word in ends or not close else close
-    hint = f"did you mean {escaped(close[0])}?" if close else "`doit list --all` shows every task"
-    return UnknownNameError(f"no task, target or command is named {escaped(word)!r}", hint=hint)
+    hint = f"did you mean {escape_text(close[0])}?" if close else "`doit list --all` shows every task"
+    return UnknownNameError(f"no task, target or command is named {escape_text(word)!r}", hint=hint)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from tasks_lib.errors import escaped
+from tasks_lib.errors import escape_text
 
 
 def _edges(tasks: Sequence[Any]) -> list[tuple[str, str]]:
@@ -26,7 +26,7 @@ def mermaid(tasks: Sequence[Any]) -> str:
 
 def _entities(text: str) -> str:
     plain = frozenset(" :/._-+~@")
-    return "".join(one if one.isalnum() or one in plain else f"#{ord(one)};" for one in escaped(text))
+    return "".join(one if one.isalnum() or one in plain else f"#{ord(one)};" for one in escape_text(text))
 
 
 def dot(tasks: Sequence[Any]) -> str:
@@ -38,11 +38,11 @@ def dot(tasks: Sequence[Any]) -> str:
 
 
 def _quoted(text: str) -> str:
-    inner = escaped(text).replace("\\", "\\\\").replace('"', '\\"')
+    inner = escape_text(text).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{inner}"'
 
 
-def document(tasks: Sequence[Any]) -> str:
+def json_document(tasks: Sequence[Any]) -> str:
     """Return one JSON document: `tasks`, each with name, doc, needs, inputs and targets."""
     there = {task.name for task in tasks}
     listed: list[Mapping[str, Any]] = [
@@ -58,4 +58,4 @@ def document(tasks: Sequence[Any]) -> str:
     return json.dumps({"version": 1, "tasks": listed}, indent=1) + "\n"
 
 
-FORMATS: Final[Mapping[str, Callable[[Sequence[Any]], str]]] = {"mermaid": mermaid, "dot": dot, "json": document}
+FORMATS: Final[Mapping[str, Callable[[Sequence[Any]], str]]] = {"mermaid": mermaid, "dot": dot, "json": json_document}

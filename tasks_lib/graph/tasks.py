@@ -20,8 +20,8 @@ from doit.exceptions import TaskFailed
 from tasks_lib import steps
 from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, RefusedDefinition, Toolchain
-from tasks_lib.errors import CancelledError, FetchError, ToolError, escaped
-from tasks_lib.formats import format_for
+from tasks_lib.errors import CancelledError, FetchError, ToolError, escape_text
+from tasks_lib.formats import format_from_name
 from tasks_lib.graph import task_info
 from tasks_lib.graph.names import GROUPS
 from tasks_lib.progress import Progress, Silent
@@ -30,7 +30,7 @@ from tasks_lib.ui.events import BUS
 
 Task = dict[str, Any]
 #: Maximum number of missing files that are listed.
-_TOLD: Final = 5
+_MAX_LISTED: Final = 5
 
 
 class UpToDateCheck(msgspec.Struct, frozen=True):
@@ -54,15 +54,15 @@ class UpToDateCheck(msgspec.Struct, frozen=True):
         """Return whether the output is unchanged, regardless of doit's state."""
         return self.stands(*self.arguments)
 
-    def witnesses(self) -> Iterator[str]:
+    def inputs(self) -> Iterator[str]:
         """Yield the files on which `holds` depends: while none of them changes, the result does not change."""
-        yield from _WITNESSES[self.stands](*self.arguments)
+        yield from _INPUTS[self.stands](*self.arguments)
 
-    def complaints(self) -> list[str]:
+    def explain_change(self) -> list[str]:
         """Return the changes of the output since the last success, for a success with this key."""
-        missing = [path for path in self.witnesses() if not os.path.lexists(path)]
-        reasons = [f"{escaped(path)} is missing" for path in missing[:_TOLD]]
-        reasons += [f"and {len(missing) - _TOLD} more are missing"] if len(missing) > _TOLD else []
+        missing = [path for path in self.inputs() if not os.path.lexists(path)]
+        reasons = [f"{escape_text(path)} is missing" for path in missing[:_MAX_LISTED]]
+        reasons += [f"and {len(missing) - _MAX_LISTED} more are missing"] if len(missing) > _MAX_LISTED else []
         return reasons or ["its output was changed by something else"]
 
     def history(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class UpToDateCheck(msgspec.Struct, frozen=True):
         for one in self.arguments[1:]:
             artifact = getattr(one, "output", one)
             if isinstance(artifact, Artifact):
-                history |= steps.history(self.arguments[0], artifact)
+                history |= steps.read_provenance(self.arguments[0], artifact)
         return history
 
     def __repr__(self) -> str:
@@ -122,13 +122,13 @@ def remove_delivery(delivery: Delivery, dryrun: bool) -> None:
         steps.extraction_of(delivery).clear(Silent())
 
 
-def remove_preparation(world: Context, preparation: ToolchainBuild, dryrun: bool) -> None:
+def remove_toolchain_build(world: Context, preparation: ToolchainBuild, dryrun: bool) -> None:
     """Clean a toolchain's directory; keep the files of its extractions, unless its command has worked on them."""
     if dryrun:
         return
     for path in (preparation.stamp, preparation.log):
         path.unlink(missing_ok=True)
-    steps.start_over(
+    steps.clear_worked_fetches(
         world, preparation.worked, Silent()
     )  # else the next command would start from the files that this one left
     shutil.rmtree(preparation.uploads, ignore_errors=True)
@@ -139,7 +139,7 @@ def remove_preparation(world: Context, preparation: ToolchainBuild, dryrun: bool
         preparation.output.path.unlink(missing_ok=True)
 
 
-def refuse(_world: Context, reason: str, _progress: Progress) -> None:
+def fail_refused(_world: Context, reason: str, _progress: Progress) -> None:
     """Fail with the reason why a definition of a Taskgraph tree is not supported.
 
     Raises:
@@ -148,24 +148,24 @@ def refuse(_world: Context, reason: str, _progress: Progress) -> None:
     raise ToolError(reason)
 
 
-def stands(delivery: Delivery, worked: Path) -> bool:
+def is_delivery_unchanged(delivery: Delivery, worked: Path) -> bool:
     """Return whether a delivery is unchanged; if `worked` exists, a command has changed it, and only the key counts."""
     if not worked.exists():
         return steps.is_delivered(delivery)
     return steps.extraction_of(delivery).key() == delivery.key and delivery.destination.is_dir()
 
 
-def stood_by(delivery: Delivery, worked: Path) -> Iterable[str]:
-    """Return the files on which `stands` depends."""
-    known = (str(delivery.record),) if worked.exists() else steps.delivered_by(delivery)
+def delivery_inputs(delivery: Delivery, worked: Path) -> Iterable[str]:
+    """Return the files on which `is_delivery_unchanged` depends."""
+    known = (str(delivery.record),) if worked.exists() else steps.list_delivery_files(delivery)
     return (str(worked), str(delivery.destination), *known)
 
 
-_WITNESSES: Final[Mapping[Callable[..., bool], Callable[..., Iterable[str]]]] = {
-    steps.is_published: steps.published_by,
-    steps.is_delivered: steps.delivered_by,
-    steps.is_built: steps.built_by,
-    stands: stood_by,
+_INPUTS: Final[Mapping[Callable[..., bool], Callable[..., Iterable[str]]]] = {
+    steps.is_published: steps.list_artifact_files,
+    steps.is_delivered: steps.list_delivery_files,
+    steps.is_built: steps.list_build_files,
+    is_delivery_unchanged: delivery_inputs,
 }
 
 
@@ -204,7 +204,7 @@ class TaskGraph:
         return {
             "basename": group,
             "name": rest,
-            "doc": escaped(doc.splitlines()[0]) if doc else "",
+            "doc": escape_text(doc.splitlines()[0]) if doc else "",
             "actions": [(Step(name, key, parts, verb, (self._world, *arguments)),)],
             "io": {"capture": False},
             "verbosity": 2,
@@ -214,7 +214,7 @@ class TaskGraph:
         fetched, repacked = self._plan.fetched(fetch), self._plan.repacked(fetch)
         if repacked is not None:
             yield self._repack(fetch, fetched, repacked)
-        if format_for(self._plan.published(fetch).path.name):
+        if format_from_name(self._plan.published(fetch).path.name):
             delivery = self._plan.extraction(fetch)
             yield self._extract(
                 f"extract:{fetch.name}", delivery, UpToDateCheck(delivery.key, steps.is_delivered, (delivery,))
@@ -237,7 +237,7 @@ class TaskGraph:
 
     def _refused(self, one: RefusedDefinition) -> Task:
         """Return a task that fails; it belongs to no group, so it runs only if it is named."""
-        task = self._task(one.task, "", (dict,), f"refused: {one.reason}", refuse, f"{one.task}: {one.reason}")
+        task = self._task(one.task, "", (dict,), f"refused: {one.reason}", fail_refused, f"{one.task}: {one.reason}")
         del task["name"]
         return task | {"basename": one.task, "meta": {"defined": f"{one.file}:{one.line}", "refused": one.reason}}
 
@@ -304,9 +304,11 @@ class TaskGraph:
                     tuple(file.path for file in files),
                 )
             ],
-            "clean": [(remove_preparation, [self._world, preparation])],
+            "clean": [(remove_toolchain_build, [self._world, preparation])],
             "meta": task_info.TaskInfo("cpu", task_info.toolchain_info, preparation),
         }
         for one in extracted:
             # a command may change the files that it works on: then only the manifest can be compared
-            yield self._extract(names[one.record], one, UpToDateCheck(one.key, stands, (one, preparation.worked)))
+            yield self._extract(
+                names[one.record], one, UpToDateCheck(one.key, is_delivery_unchanged, (one, preparation.worked))
+            )

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from tasks_lib.fs.fingerprint import Fingerprint, compact_of, copy_stable, is_racy
+from tasks_lib.fs.fingerprint import Fingerprint, compact_fingerprint, copy_stable, is_racy
 
 #: Subdirectories and file of the definitions directory.
 KINDS: Final = ("fetch", "toolchain")
@@ -34,7 +34,7 @@ def signs_of(paths: Iterable[str]) -> list[int]:
         except OSError:
             add(0)
             continue
-        add(status.st_ino if status.st_mode & _FORMAT == _DIRECTORY else compact_of(status))
+        add(status.st_ino if status.st_mode & _FORMAT == _DIRECTORY else compact_fingerprint(status))
     return signs
 
 
@@ -56,7 +56,7 @@ def look_at(paths: Iterable[str], before: int = 0) -> tuple[int, ...]:
         if status.st_mode & _FORMAT == _DIRECTORY:
             signs.append(status.st_ino)
         else:
-            signs.append(RACY if is_racy(status, looked_ns) else compact_of(status))
+            signs.append(RACY if is_racy(status, looked_ns) else compact_fingerprint(status))
     return tuple(signs)
 
 
@@ -69,7 +69,7 @@ def entries_of(directory: str) -> int:
         status = os.stat(directory)  # noqa: PTH116  # paths are kept as text
     except OSError:
         return RACY
-    return RACY if is_racy(status, time.time_ns()) else compact_of(status)
+    return RACY if is_racy(status, time.time_ns()) else compact_fingerprint(status)
 
 
 def roots(directory: Path) -> list[Path]:

@@ -202,7 +202,7 @@ def _paths_of(task: Any) -> Iterator[str]:
     if not checks or not all(hasattr(check, "witnesses") for check in checks):
         return
     for check in checks:
-        yield from check.witnesses()
+        yield from check.inputs()
     yield from task.targets
     yield from task.file_dep
 

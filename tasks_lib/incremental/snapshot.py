@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tasks_lib.fs.fingerprint import Fingerprint, compact_of
+from tasks_lib.fs.fingerprint import Fingerprint, compact_fingerprint
 from tasks_lib.incremental.marks import RACY, entries_of, rights_of, signs_of
 
 if TYPE_CHECKING:
@@ -275,4 +275,4 @@ def _is_one_file(one: str, two: str, sign: int) -> bool:
         first, second = os.lstat(one), os.lstat(two)
     except OSError:
         return False
-    return os.path.samestat(first, second) and compact_of(second) == sign
+    return os.path.samestat(first, second) and compact_fingerprint(second) == sign

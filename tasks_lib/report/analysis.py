@@ -30,7 +30,7 @@ class Host(NamedTuple):
     alone: int
 
 
-def critical_path(record: Record) -> list[int]:
+def find_critical_path(record: Record) -> list[int]:
     """Return the tasks on the critical path, the first one first.
 
     Start at the task that ended last and follow, from each task, the dependency that ended last.
@@ -48,12 +48,12 @@ def critical_path(record: Record) -> list[int]:
     return path[::-1]
 
 
-def hosts(record: Record) -> list[Host]:
+def summarize_hosts(record: Record) -> list[Host]:
     """Return the contacted hosts, the one that took longest first."""
     totals: dict[str, list[Any]] = defaultdict(lambda: [0, 0, 0.0, 0])
     for task in record["tasks"]:
         bodies = [phase for phase in task.get("phases", ()) if phase[0] == "body" and len(phase) > 4]
-        for name, start, end, size, url in _asked(task):
+        for name, start, end, size, url in _network_phases(task):
             host = totals[host_of(url)]
             host[1] += size if name == "body" else 0
             host[2] += end - start
@@ -64,7 +64,7 @@ def hosts(record: Record) -> list[Host]:
     return sorted((Host(name, *numbers) for name, numbers in totals.items()), key=lambda host: -host.ms)
 
 
-def _asked(task: Record) -> Iterator[tuple[str, float, float, int, str]]:
+def _network_phases(task: Record) -> Iterator[tuple[str, float, float, int, str]]:
     """Yield the phases spent with a host; a phase without a URL belongs to the URL of the phase before it."""
     url = ""
     for phase in task.get("phases", ()):
@@ -73,7 +73,7 @@ def _asked(task: Record) -> Iterator[tuple[str, float, float, int, str]]:
             yield phase[0], phase[1], phase[2], phase[3] if len(phase) > 3 else 0, url
 
 
-def spent(record: Record) -> dict[str, float]:
+def sum_phases(record: Record) -> dict[str, float]:
     """Return phase name -> total ms of all tasks."""
     totals: dict[str, float] = defaultdict(float)
     for task in record["tasks"]:
@@ -82,7 +82,7 @@ def spent(record: Record) -> dict[str, float]:
     return dict(totals)
 
 
-def advice(record: Record) -> list[str]:
+def build_advice(record: Record) -> list[str]:
     """Return sentences of advice, the most important first."""
     rules = (_failures, _host, _waits, _queue, _path, _cache)
     return [sentence for rule in rules for sentence in rule(record)]
@@ -97,7 +97,7 @@ def _failures(record: Record) -> Iterator[str]:
 
 
 def _host(record: Record) -> Iterator[str]:
-    remote = [host for host in hosts(record) if host.name != "files"]
+    remote = [host for host in summarize_hosts(record) if host.name != "files"]
     total = sum(host.ms for host in remote)
     if not remote or total < _WORTH_MS or remote[0].ms < _SHARE * total:
         return
@@ -112,7 +112,7 @@ def _host(record: Record) -> Iterator[str]:
 
 
 def _waits(record: Record) -> Iterator[str]:
-    waited = spent(record).get("wait", 0.0)
+    waited = sum_phases(record).get("wait", 0.0)
     if waited >= _WORTH_MS:
         tasks = sum(any(phase[0] == "wait" for phase in task.get("phases", ())) for task in record["tasks"])
         yield (
@@ -123,7 +123,7 @@ def _waits(record: Record) -> Iterator[str]:
 
 def _queue(record: Record) -> Iterator[str]:
     turns = [task["start"] - task["ready"] for task in record["tasks"] if "end" in task]
-    queued, ran, elapsed = sum(turns) + spent(record).get("queue", 0.0), len(turns), record["elapsed"]
+    queued, ran, elapsed = sum(turns) + sum_phases(record).get("queue", 0.0), len(turns), record["elapsed"]
     if ran and elapsed >= _WORTH_MS and queued / ran > _SHARE / 2 * elapsed:
         yield (
             f"Ready tasks were queued for {format_duration(queued / ran / 1000)} on average: if network and servers "
@@ -132,7 +132,7 @@ def _queue(record: Record) -> Iterator[str]:
 
 
 def _path(record: Record) -> Iterator[str]:
-    tasks = [record["tasks"][number] for number in critical_path(record)]
+    tasks = [record["tasks"][number] for number in find_critical_path(record)]
     whole = sum(task["end"] - task["start"] for task in tasks)
     if whole < _WORTH_MS:
         return
@@ -159,5 +159,5 @@ def _cache(record: Record) -> Iterator[str]:
         share = f"{have / whole:.0%}".replace("%", " %")
         yield f"{share} of the tasks ({have:,}) were up to date or in the cache."
     elif counts.get("fetched", 0):
-        size = sum(host.bytes for host in hosts(record))
+        size = sum(host.bytes for host in summarize_hosts(record))
         yield f"The cache was empty: {format_size(size)} had to be fetched. Keep the cache directory between runs."

@@ -12,35 +12,35 @@ import json
 from importlib.resources import files
 from typing import Any, Final
 
-from tasks_lib.report.analysis import advice, critical_path, hosts, spent
+from tasks_lib.report.analysis import build_advice, find_critical_path, sum_phases, summarize_hosts
 from tasks_lib.report.record import Record
 
 #: The scripts, in dependency order.
 _SCRIPTS: Final = ("words.js", "table.js", "timeline.js", "graph.js", "main.js")
 
 
-def page(record: Record) -> str:
+def render_page(record: Record) -> str:
     """Return the page as HTML."""
-    style, script = _asset("page.css"), "\n".join(map(_asset, _SCRIPTS))
+    style, script = _read_asset("page.css"), "\n".join(map(_read_asset, _SCRIPTS))
     data: dict[str, Any] = {
         "record": record,
-        "critical": critical_path(record),
-        "advice": advice(record),
-        "hosts": [host._asdict() for host in hosts(record)],
-        "spent": spent(record),
+        "critical": find_critical_path(record),
+        "advice": build_advice(record),
+        "hosts": [host._asdict() for host in summarize_hosts(record)],
+        "spent": sum_phases(record),
     }
     policy = (
         f"default-src 'none'; style-src '{_source(style)}'; script-src '{_source(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    parts = {"POLICY": policy, "STYLE": style, "SCRIPT": script, "RECORD": _harmless(json.dumps(data))}
-    text = _asset("page.html")
+    parts = {"POLICY": policy, "STYLE": style, "SCRIPT": script, "RECORD": _escape_json(json.dumps(data))}
+    text = _read_asset("page.html")
     for name, part in parts.items():
         text = text.replace(f"@{name}@", part, 1)
     return text
 
 
-def _asset(name: str) -> str:
+def _read_asset(name: str) -> str:
     return (files("tasks_lib.report") / "page" / name).read_text("utf-8")
 
 
@@ -49,7 +49,7 @@ def _source(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _harmless(text: str) -> str:
+def _escape_json(text: str) -> str:
     """Return JSON with `<`, `>` and `&` escaped, so that it cannot end the script element.
 
     Source: HTML, "Restrictions for contents of script elements".

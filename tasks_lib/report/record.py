@@ -31,7 +31,7 @@ class RecordError(FetchError):
     """The record is missing or unusable."""
 
 
-def recorded(ledger: RunState, *, now_s: float, ended_at: float) -> Record:
+def build_record(ledger: RunState, *, now_s: float, ended_at: float) -> Record:
     """Return the record of a run that ends now; `tasks` is a generator.
 
     Args:
@@ -77,17 +77,17 @@ def _task(ledger: RunState, name: str, numbers: Mapping[str, int], workers: list
         from tasks_lib.transport import redacted  # slow to import, but already loaded if a task downloaded
 
         record["sources"] = [redacted(str(url)) for url in facts["sources"]]
-    return record | (_ran(run, workers, ledger.begun_s, now_s) if run is not None else {})
+    return record | (_run_fields(run, workers, ledger.begun_s, now_s) if run is not None else {})
 
 
-def _ran(run: TaskRun, workers: list[str], begun_s: float, now_s: float) -> Record:
+def _run_fields(run: TaskRun, workers: list[str], begun_s: float, now_s: float) -> Record:
     end_s = run.end_s or now_s
     record: Record = {
         "worker": workers.index(run.worker) if run.worker else -1,
         "ready": _ms(run.ready_s - begun_s),
         "start": _ms(run.start_s - begun_s),
         "end": _ms(end_s - begun_s),
-        "phases": [_phase(phase, begun_s, end_s) for phase in run.phases if not _is_nothing(phase)],
+        "phases": [_phase(phase, begun_s, end_s) for phase in run.phases if not _is_empty_queue(phase)],
     }
     if run.message:
         record["message"] = run.message[:_MAX_TEXT]
@@ -101,7 +101,7 @@ def _phase(phase: Phase, begun_s: float, end_s: float) -> list[str | float | int
     return [*row, phase.size, phase.url] if phase.url else [*row, phase.size] if phase.size else row
 
 
-def _is_nothing(phase: Phase) -> bool:
+def _is_empty_queue(phase: Phase) -> bool:
     """Return whether the phase is a queue phase too short to record."""
     return phase.name == "queue" and 0 < phase.end_s - phase.start_s < 0.001
 

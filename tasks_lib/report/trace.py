@@ -20,7 +20,7 @@ from tasks_lib.report.record import Record
 _MAIN: Final = 1
 
 
-def trace(record: Record) -> str:
+def render_trace(record: Record) -> str:
     """Return the trace as text."""
     document = {
         "displayTimeUnit": "ms",

@@ -5,7 +5,7 @@ Three kinds: OpenPGP (gpg verifies, this package evaluates its status lines), mi
 ignored. This package fetches nothing.
 """
 
-from tasks_lib.signature.checksum_lists import listed_digest
+from tasks_lib.signature.checksum_lists import find_listed_digest
 from tasks_lib.signature.gpg import Gpg
 from tasks_lib.signature.minisign import verify_minisign
 from tasks_lib.signature.packets import MAX_KEYS_BYTES, MAX_SIGNATURE_BYTES
@@ -16,6 +16,6 @@ __all__ = [
     "MAX_SIGNATURE_BYTES",
     "Gpg",
     "ValidSignature",
-    "listed_digest",
+    "find_listed_digest",
     "verify_minisign",
 ]

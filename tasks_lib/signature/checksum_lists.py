@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 from tasks_lib.digest import Digest
-from tasks_lib.errors import SignatureError, escaped
+from tasks_lib.errors import SignatureError, escape_text
 
 #: Largest number of lines of a list; Debian's longest SHA256SUMS has about 100,000.
 _MAX_LINES: Final = 500_000
@@ -18,7 +18,7 @@ _GNU: Final = re.compile(r"[ \t]*(\\?)([0-9A-Fa-f]{64})[ \t][ *]?(.+)")
 _BSD: Final = re.compile(r"[ \t]*(\\?)SHA(?:2-)?256 ?\((.+)\)[ \t]*=[ \t]*([0-9A-Fa-f]{64})")
 
 
-def listed_digest(text: bytes, file_name: str) -> Digest:
+def find_listed_digest(text: bytes, file_name: str) -> Digest:
     """Return the sha256 that a list has for `file_name`; directories of listed names are ignored.
 
     Raises:
@@ -34,7 +34,7 @@ def listed_digest(text: bytes, file_name: str) -> Digest:
     if not listed:
         raise SignatureError("the list of digests has no sha256 line", hint="expected the output of `sha256sum`")
     what = "two digests of" if found else "no digest of"
-    raise SignatureError(f"the list of digests has {what} {escaped(file_name)!r}")
+    raise SignatureError(f"the list of digests has {what} {escape_text(file_name)!r}")
 
 
 def _parse_line(line: str) -> tuple[str, str] | None:

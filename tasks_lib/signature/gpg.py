@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from tasks_lib.errors import SignatureError, ToolError, escaped
+from tasks_lib.errors import SignatureError, ToolError, escape_text
 from tasks_lib.fs.system_calls import signal_group
 from tasks_lib.progress import Progress
 from tasks_lib.signature.packets import key_packets, signature_packets
@@ -73,7 +73,7 @@ class Gpg:
             content.seek(0)
             return evaluate(said, allowed, time.time())
 
-    def clearsigned(
+    def verify_clearsigned(
         self, message: bytes, *, keys: bytes, fingerprint: str, progress: Progress
     ) -> tuple[ValidSignature, bytes]:
         """Check a clear-signed text; return the signature and the text that gpg verified.
@@ -165,7 +165,7 @@ class _Home:
                     start_new_session=True,
                 )
             except OSError as error:
-                raise ToolError(f"cannot run {escaped(command[0])}: {error.strerror or error}") from error
+                raise ToolError(f"cannot run {escape_text(command[0])}: {error.strerror or error}") from error
             self._wait_for(process, self._timeout_s + size / _RATE_BPS)
 
     def _wait_for(self, process: subprocess.Popen[bytes], timeout_s: float) -> None:
@@ -179,7 +179,7 @@ class _Home:
                 if time.monotonic() > ends:
                     raise ToolError(
                         f"gpg did not finish within {timeout_s:.0f} s and was stopped",
-                        hint=f"check that {escaped(self._program)} --version works",
+                        hint=f"check that {escape_text(self._program)} --version works",
                     )
         finally:
             if process.poll() is None:

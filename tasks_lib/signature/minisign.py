@@ -12,7 +12,7 @@ import hashlib
 import re
 from typing import BinaryIO, Final
 
-from tasks_lib.errors import SignatureError, ToolError, escaped
+from tasks_lib.errors import SignatureError, ToolError, escape_text
 from tasks_lib.progress import Progress
 from tasks_lib.signature.packets import MAX_SIGNATURE_BYTES
 from tasks_lib.signature.status import ValidSignature
@@ -61,7 +61,7 @@ def verify_minisign(content: BinaryIO, signature: bytes, *, public_key: str, pro
         kind="minisign",
         key=_format_key_id(key_id),
         signer=_format_key_id(key_id),
-        signed_by=escaped(comment[:200]),
+        signed_by=escape_text(comment[:200]),
         signed_at=int(made[1]) if made else 0,
     )
 
@@ -85,14 +85,14 @@ def _decode(text: str, what: str) -> bytes:
     try:
         return base64.b64decode(text.strip(), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise SignatureError(f"the minisign {what} is not valid base64: {escaped(text[:60])!r}") from error
+        raise SignatureError(f"the minisign {what} is not valid base64: {escape_text(text[:60])!r}") from error
 
 
 def _split(data: bytes, algorithms: tuple[bytes, ...], size: int, what: str) -> tuple[bytes, bytes, bytes]:
     """Return algorithm, key id and body."""
     if len(data) != 10 + size or data[:2] not in algorithms:
         raise SignatureError(
-            f"invalid minisign {what}: {len(data)} bytes that begin with '{escaped(data[:2])}'",
+            f"invalid minisign {what}: {len(data)} bytes that begin with '{escape_text(data[:2])}'",
             hint=f"expected {10 + size} bytes that begin with {' or '.join(repr(a.decode()) for a in algorithms)}",
         )
     return data[:2], data[2:10], data[10:]

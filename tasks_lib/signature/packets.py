@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from tasks_lib.errors import SignatureError, escaped
+from tasks_lib.errors import SignatureError, escape_text
 from tasks_lib.units import format_size
 
 #: Largest detached signature in bytes. Source: faults.md section 7; real ones are below 1 KiB.
@@ -81,7 +81,7 @@ def key_packets(data: bytes) -> bytes:
 
 
 def _not_a_signature(data: bytes) -> SignatureError:
-    start = escaped(data[:40])
+    start = escape_text(data[:40])
     return SignatureError(
         f"the signature file is not an OpenPGP signature: it begins with '{start}'",
         hint="open the signature's URL in a browser",
@@ -101,7 +101,7 @@ def _dearmor(data: bytes, kind: bytes) -> bytes:
     if b"-----BEGIN PGP SIGNED MESSAGE-----" in data:
         others.insert(0, b"SIGNED MESSAGE")
     if others or not blocks:
-        actual = escaped(others[0]) if others else "invalid armor"
+        actual = escape_text(others[0]) if others else "invalid armor"
         raise SignatureError(f"expected a PGP {kind.decode().lower()}, found {actual.lower()}")
     return b"".join(_decode_block(body) for _, body in blocks)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from tasks_lib.errors import SignatureError, escaped
+from tasks_lib.errors import SignatureError, escape_text
 
 #: Seconds that a signer's clock may be ahead of this machine's.
 MAX_AHEAD_S: Final = 24 * 3600
@@ -55,7 +55,7 @@ class ValidSignature:
         """Return the facts that a result's provenance records."""
         facts: dict[str, str | int | float] = {
             "signature": f"good ({self.kind})",
-            "signed_by": escaped(self.signed_by),
+            "signed_by": escape_text(self.signed_by),
             "signing_key": self.key,
             "signed_at": _date(self.signed_at) if self.signed_at else "",
             "key_expires": _date(self.key_expires) if self.key_expires else "never",
@@ -127,7 +127,7 @@ def _refuse_bad(status: Mapping[str, list[list[str]]]) -> None:
 
 
 def _key_of(words: list[str]) -> str:
-    return escaped(words[0]) if words else "unknown"
+    return escape_text(words[0]) if words else "unknown"
 
 
 def _check(words: list[str], user_id: str, allowed: Allowed, now: float) -> ValidSignature:
@@ -137,11 +137,11 @@ def _check(words: list[str], user_id: str, allowed: Allowed, now: float) -> Vali
     if digest in WEAK_DIGESTS:
         raise _weak(digest)
     if kind not in _CLASSES:
-        raise _refused(f"expected a signature of a document, found one of class {escaped(kind)}", "")
+        raise _refused(f"expected a signature of a document, found one of class {escape_text(kind)}", "")
     if primary not in allowed.primaries:
         pinned = ", ".join(sorted(allowed.primaries)[:3])
         raise _refused(
-            f"expected a signature by the pinned key {pinned}, found one by {escaped(primary)}",
+            f"expected a signature by the pinned key {pinned}, found one by {escape_text(primary)}",
             "if upstream announces this key, pin it",
         )
     signed_s = int(signed_at) if signed_at.isdigit() else 0

@@ -3,10 +3,10 @@
 Each step first reuses results from the cache and reports to its `Progress`. No step depends on doit.
 """
 
-from tasks_lib.steps.artifacts import fetch, history, is_published, needs_network, published_by, repack
-from tasks_lib.steps.extract import deliver, delivered_by, extraction_of, is_delivered, start_over
+from tasks_lib.steps.artifacts import fetch, is_published, list_artifact_files, needs_network, read_provenance, repack
+from tasks_lib.steps.extract import clear_worked_fetches, deliver, extraction_of, is_delivered, list_delivery_files
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, ToolchainBuild
-from tasks_lib.steps.toolchain import SKIPPED, build_toolchain, built_by, is_built
+from tasks_lib.steps.toolchain import SKIPPED, build_toolchain, is_built, list_build_files
 
 __all__ = [
     "SKIPPED",
@@ -15,17 +15,17 @@ __all__ = [
     "Plan",
     "ToolchainBuild",
     "build_toolchain",
-    "built_by",
+    "clear_worked_fetches",
     "deliver",
-    "delivered_by",
     "extraction_of",
     "fetch",
-    "history",
     "is_built",
     "is_delivered",
     "is_published",
+    "list_artifact_files",
+    "list_build_files",
+    "list_delivery_files",
     "needs_network",
-    "published_by",
+    "read_provenance",
     "repack",
-    "start_over",
 ]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SMALL: Final = 1 << 20
 
 
-def integrity_of(world: Context, artifact: Artifact) -> Integrity | None:
+def find_integrity(world: Context, artifact: Artifact) -> Integrity | None:
     """Return the integrity of the artifact, None if it has not been built yet."""
     if artifact.integrity is not None:
         return artifact.integrity
@@ -37,23 +37,23 @@ def is_published(world: Context, artifact: Artifact) -> bool:
     Return False if the cache cannot be read.
     """
     try:
-        integrity = integrity_of(world, artifact)
-        if integrity is None or not world.store.has(integrity) or not _is_vouched(world, artifact):
+        integrity = find_integrity(world, artifact)
+        if integrity is None or not world.store.has(integrity) or not _is_signature_verified(world, artifact):
             return False
         return world.store.matches(artifact.path, integrity)
     except CacheUnavailableError:
         return False  # the step reports the error
 
 
-def published_by(world: Context, artifact: Artifact) -> list[str]:
+def list_artifact_files(world: Context, artifact: Artifact) -> list[str]:
     """Return the files on which `is_published` depends."""
-    integrity = integrity_of(world, artifact)
-    files = [str(artifact.path), *(world.store.witnesses(digest=integrity.digest) if integrity else [])]
+    integrity = find_integrity(world, artifact)
+    files = [str(artifact.path), *(world.store.inputs(digest=integrity.digest) if integrity else [])]
     keys = [artifact.verdict, "" if artifact.integrity else artifact.key]
-    return files + [path for key in keys if key for path in world.store.witnesses(key=key)]
+    return files + [path for key in keys if key for path in world.store.inputs(key=key)]
 
 
-def history(world: Context, artifact: Artifact) -> dict[str, str | int | float]:
+def read_provenance(world: Context, artifact: Artifact) -> dict[str, str | int | float]:
     """Return the recorded provenance of the artifact and of its signatures; {} if there is none."""
     facts: dict[str, str | int | float] = {}
     for key in (artifact.key, artifact.verdict):
@@ -65,7 +65,7 @@ def history(world: Context, artifact: Artifact) -> dict[str, str | int | float]:
     return facts
 
 
-def _is_vouched(world: Context, artifact: Artifact) -> bool:
+def _is_signature_verified(world: Context, artifact: Artifact) -> bool:
     """Return whether its signatures were verified under the current policy; True if it needs none."""
     return not artifact.verdict or world.store.result(artifact.verdict) is not None
 
@@ -78,21 +78,21 @@ def needs_network(world: Context, definition: Fetch, artifact: Artifact) -> bool
         if source.repo.startswith("file:") or (made is not None and world.store.has(made.integrity)):
             return False
     else:
-        from tasks_lib.download.local_files import is_at_hand  # slow to import, needed only when offline
+        from tasks_lib.download.local_files import is_local_file  # slow to import, needed only when offline
 
-        if any(is_at_hand(place.url) for place in source.places):
+        if any(is_local_file(place.url) for place in source.places):
             return False
-    integrity = integrity_of(world, artifact)
+    integrity = find_integrity(world, artifact)
     return integrity is None or not world.store.has(integrity)
 
 
-def adopt(world: Context, artifact: Artifact) -> bool:
+def publish_from_cache(world: Context, artifact: Artifact) -> bool:
     """Publish the artifact from the cache; return False if the cache does not have it.
 
     Raises:
         CacheUnavailableError: the cache cannot be written.
     """
-    integrity = integrity_of(world, artifact)
+    integrity = find_integrity(world, artifact)
     if integrity is None or not world.store.has(integrity):
         return False
     if not world.store.matches(artifact.path, integrity):
@@ -117,12 +117,12 @@ def fetch(world: Context, definition: Fetch, artifact: Artifact, progress: Progr
         )  # waits for programs such as gpg: no need to serialize
     else:
         with serialized(source.integrity.size, _SMALL):
-            if not adopt(world, artifact):
+            if not publish_from_cache(world, artifact):
                 _fetch_url(world, definition.name, source, artifact, progress)
 
 
 def _fetch_url(world: Context, name: str, source: StaticUrl, artifact: Artifact, progress: Progress) -> None:
-    provenance = world.sources.obtain(_wanted(name, source), progress)
+    provenance = world.sources.obtain(_build_request(name, source), progress)
     verdict: Mapping[str, str | int | float] = {}
     if source.vouchers:
         from tasks_lib.steps.signatures import verify_signatures  # slow to import, needed only with signatures
@@ -136,7 +136,7 @@ def _fetch_url(world: Context, name: str, source: StaticUrl, artifact: Artifact,
     world.store.publish(source.integrity, artifact.path)
 
 
-def _wanted(name: str, source: StaticUrl) -> Request:
+def _build_request(name: str, source: StaticUrl) -> Request:
     from tasks_lib.download import Request  # slow to import, needed only when a task downloads
 
     places = source.places
@@ -158,7 +158,7 @@ def _fetch_commit(world: Context, source: Git | Hg, artifact: Artifact, progress
     with world.store.writer() as writer:
         writer.write(commit_record(source))
         writer.commit(artifact.integrity)
-    adopt(world, artifact)
+    publish_from_cache(world, artifact)
 
 
 def repack(world: Context, definition: Fetch, origin: Artifact, artifact: Artifact, progress: Progress) -> None:
@@ -170,7 +170,7 @@ def repack(world: Context, definition: Fetch, origin: Artifact, artifact: Artifa
         CacheUnavailableError, CancelledError: as `fetch`.
         TransportError, ToolError, IntegrityError: for a commit, as `commit_archive`.
     """
-    from tasks_lib.archive import Reshape, kind_of  # slow to import, needed only when a task repacks
+    from tasks_lib.archive import Reshape, detect_format  # slow to import, needed only when a task repacks
     from tasks_lib.archive import repack as repack_archive  # as above
 
     source = definition.source
@@ -178,17 +178,17 @@ def repack(world: Context, definition: Fetch, origin: Artifact, artifact: Artifa
         from tasks_lib.steps.commit import commit_archive  # slow to import, needed only for commits
 
         commit_archive(world, source, progress)
-        adopt(world, artifact)
+        publish_from_cache(world, artifact)
         return
     if origin.integrity is None:
         raise AssertionError("the definition of a download has its integrity")
     with world.store.lock(artifact.key, progress):
-        if adopt(world, artifact):
+        if publish_from_cache(world, artifact):
             return
         progress.phase("repack", total=source.integrity.size)
         store = world.store
         with store.open(origin.integrity) as file, store.temporary() as spool, store.writer() as writer:
-            kind = kind_of(file, source.file_name)
+            kind = detect_format(file, source.file_name)
             if kind is None:
                 reason = "has no supported archive format"
                 raise UnsupportedArchiveError(archive=source.file_name, reason=reason, code="WRONG_FORMAT")
@@ -206,4 +206,4 @@ def repack(world: Context, definition: Fetch, origin: Artifact, artifact: Artifa
             )
             integrity = writer.commit()
         store.record(Result(key=artifact.key, integrity=integrity, provenance={"tar": f"sha256:{tar_digest}"}))
-        adopt(world, artifact)
+        publish_from_cache(world, artifact)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from tasks_lib import recipe
-from tasks_lib.archive import Entry, Reshape, entry_of, repack, write_known
+from tasks_lib.archive import Entry, Reshape, make_entry, repack, write_sized
 from tasks_lib.cache import Result, Writer
 from tasks_lib.context import Context
 from tasks_lib.definitions import Git, Hg
@@ -105,12 +105,12 @@ class _GitWork:
             raise AssertionError("a git definition has a git repository")
         name = self.source.artifact_name
         with self.objects(repository) as objects:
-            listing = git.listing(objects, commit, name=name, max_entries=self.limits.max_entries)
-            submodules = git.submodules(listing, repository.context(url, name), objects, self.access.progress)
+            listing = git.read_commit_tree(objects, commit, name=name, max_entries=self.limits.max_entries)
+            submodules = git.read_submodules(listing, repository.context(url, name), objects, self.access.progress)
             return CommitPart(path, repository, listing, tuple(submodules))
 
     def entry(self, path: bytes, kind: str, **more: Any) -> Entry:
-        return entry_of(path, kind, self.limits, archive=self.source.artifact_name, **more)
+        return make_entry(path, kind, self.limits, archive=self.source.artifact_name, **more)
 
     def entries(self, part: CommitPart, here: bytes) -> Iterator[Entry]:
         """Yield the entries of one commit; files come without their content."""
@@ -138,7 +138,7 @@ class _GitWork:
     def dot_git(self, part: CommitPart, here: bytes, spool: BinaryIO) -> Iterator[tuple[Entry, Iterable[bytes]]]:
         """Yield each entry of the `.git` directory of one commit, with its content."""
         with self.objects(part.repository) as objects:
-            for piece in git.dot_git(part.listing, part.submodules, objects, spool):
+            for piece in git.gitdir_files(part.listing, part.submodules, objects, spool):
                 kind = "directory" if piece.path.endswith(b"/") else "file"
                 yield self.entry(_below(here, piece.path), kind, size=piece.size), piece.chunks
 
@@ -160,7 +160,7 @@ class _GitWork:
                     own.append(entry)
                     flows[entry.path] = _ContentStream(chunk for chunk in (chunks,))
                 entries += own
-            digest = write_known(
+            digest = write_sized(
                 entries,
                 lambda entry: flows[entry.path].take(progress),
                 name=self.source.artifact_name,
@@ -218,7 +218,7 @@ class _HgWork:
             self.access.forget(repository)
 
 
-def _work(one: RepositoryAccess) -> _GitWork | _HgWork:
+def _create_work(one: RepositoryAccess) -> _GitWork | _HgWork:
     if isinstance(one.source, Git):
         return _GitWork(access=one, source=one.source)
     return _HgWork(access=one, source=one.source)
@@ -228,7 +228,7 @@ def _below(directory: bytes, path: bytes) -> bytes:
     return b"/".join(filter(None, (directory, path)))
 
 
-def _made(world: Context, source: Git | Hg) -> Integrity | None:
+def _find_archive(world: Context, source: Git | Hg) -> Integrity | None:
     """Return the integrity of the archive if the cache has it, else None."""
     result = world.store.result(recipe.repository_key(source, version=world.writer_version))
     return result.integrity if result is not None and world.store.has(result.integrity) else None
@@ -241,9 +241,9 @@ def fetch_commit(world: Context, source: Git | Hg, progress: Progress) -> None:
         TransportError: a commit cannot be fetched.
         ToolError, ArchiveError, IntegrityError, CacheUnavailableError, CancelledError: as `commit_archive`.
     """
-    if _made(world, source) is None:
+    if _find_archive(world, source) is None:
         with open_repositories(world, source, progress) as one:
-            _work(one).parts()
+            _create_work(one).parts()
 
 
 def commit_archive(world: Context, source: Git | Hg, progress: Progress, *, ssh_key: str = "") -> Integrity:
@@ -264,20 +264,20 @@ def commit_archive(world: Context, source: Git | Hg, progress: Progress, *, ssh_
     """
     key = recipe.repository_key(source, version=world.writer_version)
     with world.store.lock(key, progress):
-        made = _made(world, source)
+        made = _find_archive(world, source)
         if made is not None:
             return made
         with open_repositories(world, source, progress, ssh_key) as one:
-            work = _work(one)
+            work = _create_work(one)
             try:
-                return _written(work, key)
+                return _write_archive(work, key)
             except (MissingObjectError, DigestMismatchError) as error:
                 progress.warn(f"{display_url(source.repo)}: {error.message}; fetching it again")
                 work.forget()
-            return _written(work, key)
+            return _write_archive(work, key)
 
 
-def _written(work: _GitWork | _HgWork, key: str) -> Integrity:
+def _write_archive(work: _GitWork | _HgWork, key: str) -> Integrity:
     store, source = work.access.world.store, work.source
     with store.temporary() as spool, store.writer() as writer:
         facts = work.write(spool, writer)

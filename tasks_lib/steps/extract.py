@@ -34,7 +34,7 @@ def is_delivered(delivery: Delivery) -> bool:
     return extraction_of(delivery).holds(delivery.key)
 
 
-def delivered_by(delivery: Delivery) -> Iterator[str]:
+def list_delivery_files(delivery: Delivery) -> Iterator[str]:
     """Yield the files on which `is_delivered` depends: the manifest and every delivered entry."""
     yield str(delivery.record)
     yield from map(str, extraction_of(delivery).paths())
@@ -50,14 +50,14 @@ def deliver(world: Context, delivery: Delivery, progress: Progress) -> None:
         CacheUnavailableError: another process holds the lock of this delivery for too long.
         CancelledError: the run is cancelled.
     """
-    integrity = artifacts.integrity_of(world, delivery.artifact)
+    integrity = artifacts.find_integrity(world, delivery.artifact)
     if integrity is None:
         raise BlobMissingError(f"{delivery.entry.name} has not been built", hint=f"run `doit {delivery.artifact.task}`")
     if delivery.worked is not None:
-        start_over(world, delivery.worked, progress)
+        clear_worked_fetches(world, delivery.worked, progress)
     extraction = extraction_of(delivery)._replace(lock_timeout_s=world.settings.lock_timeout_s, beside=delivery.beside)
     if delivery.beside:  # fetches that are no longer listed may have the same paths
-        _drop_others_once(world, delivery, progress)
+        _remove_stale_entries_once(world, delivery, progress)
     with serialized(integrity.size, _SMALL), extraction.held(progress) as news:
         if news and extraction.holds(delivery.key):
             return  # another process delivered it while this one waited for the lock
@@ -69,31 +69,33 @@ def deliver(world: Context, delivery: Delivery, progress: Progress) -> None:
             raise
 
 
-def drop_others(world: Context, fetches: Path, records: Path, wanted: Collection[str], progress: Progress) -> None:
+def remove_stale_entries(
+    world: Context, fetches: Path, records: Path, wanted: Collection[str], progress: Progress
+) -> None:
     """Remove delivered entries of fetches that a toolchain no longer lists.
 
     Raises:
         TreeError: an entry cannot be removed.
         CacheUnavailableError, CancelledError: as `deliver`.
     """
-    from tasks_lib.tree import drop_strays  # slow to import, needed only when a tree is changed
+    from tasks_lib.tree import remove_stale_entries  # slow to import, needed only when a tree is changed
 
-    drop_strays(fetches, records, wanted, world.settings.lock_timeout_s, progress)
+    remove_stale_entries(fetches, records, wanted, world.settings.lock_timeout_s, progress)
 
 
-def _drop_others_once(world: Context, delivery: Delivery, progress: Progress) -> None:
-    """Call `drop_others` for the first delivery of a toolchain in this run: a scan for each would take quadratic time.
+def _remove_stale_entries_once(world: Context, delivery: Delivery, progress: Progress) -> None:
+    """Call `remove_stale_entries` for the first delivery of a toolchain in this run; one for each would be quadratic.
 
     Threads that start at the same time may each scan.
     """
     records = str(delivery.record.parent)
-    if world.looked_through.get(records) is not delivery.beside:  # all deliveries of a toolchain have the same tuple
+    if world.cleaned_fetches.get(records) is not delivery.beside:  # all deliveries of a toolchain have the same tuple
         wanted = [name for name, _ in delivery.beside]
-        drop_others(world, delivery.destination, delivery.record.parent, wanted, progress)
-        world.looked_through[records] = delivery.beside
+        remove_stale_entries(world, delivery.destination, delivery.record.parent, wanted, progress)
+        world.cleaned_fetches[records] = delivery.beside
 
 
-def start_over(world: Context, worked: Path, progress: Progress) -> None:
+def clear_worked_fetches(world: Context, worked: Path, progress: Progress) -> None:
     """Empty the fetches directory of a toolchain if its command ran there, so that all fetches are delivered again.
 
     Files that a command wrote may conflict with entries of another version of a fetch.
@@ -105,24 +107,24 @@ def start_over(world: Context, worked: Path, progress: Progress) -> None:
     from tasks_lib import tree  # slow to import, needed only when a tree is changed
 
     directory = worked.parent
-    tree.start_over(directory / FETCHES, directory / RECORDS, worked, world.settings.lock_timeout_s, progress)
+    tree.reset_directory(directory / FETCHES, directory / RECORDS, worked, world.settings.lock_timeout_s, progress)
 
 
-def compare(world: Context, delivery: Delivery, progress: Progress) -> dict[str, str]:
+def compare_delivery(world: Context, delivery: Delivery, progress: Progress) -> dict[str, str]:
     """Compare the delivered entries with the artifact, and return path -> difference.
 
     Raises:
         ArchiveError, BlobMissingError, BlobCorruptError: the artifact cannot be read.
         CacheUnavailableError, CancelledError: as `deliver`.
     """
-    from tasks_lib.archive import kind_of  # slow to import, needed only to read an archive
+    from tasks_lib.archive import detect_format  # slow to import, needed only to read an archive
 
-    integrity = artifacts.integrity_of(world, delivery.artifact)
+    integrity = artifacts.find_integrity(world, delivery.artifact)
     if integrity is None:
         raise BlobMissingError("the artifact is not in the cache")
     name = delivery.artifact.path.name
     with world.store.open(integrity) as file:
-        archive = kind_of(file, name) if delivery.entry.delivery == "extract" else None
+        archive = detect_format(file, name) if delivery.entry.delivery == "extract" else None
         limits = world.limits(delivery.limits)
         return extraction_of(delivery).differences(file, name=name, format=archive, limits=limits, progress=progress)
 
@@ -130,11 +132,11 @@ def compare(world: Context, delivery: Delivery, progress: Progress) -> dict[str,
 def _fill(
     world: Context, delivery: Delivery, extraction: Extraction, file: BinaryIO, integrity: Integrity, progress: Progress
 ) -> None:
-    from tasks_lib.archive import Reshape, kind_of  # slow to import, needed only to read an archive
+    from tasks_lib.archive import Reshape, detect_format  # slow to import, needed only to read an archive
     from tasks_lib.steps.shared_trees import Archive, link_from_cache  # slow to import, needed only to deliver
 
     name = delivery.artifact.path.name
-    archive = kind_of(file, name) if delivery.entry.delivery == "extract" else None
+    archive = detect_format(file, name) if delivery.entry.delivery == "extract" else None
     if archive is None:
         progress.phase("place", total=integrity.size)
         how = world.settings.link_mode

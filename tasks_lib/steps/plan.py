@@ -154,7 +154,7 @@ class Plan:
 
     def verdict(self, source: StaticUrl) -> str:
         """Return the key of the result of verifying the signatures of a download, "" if it has none."""
-        return recipe.verdict_key(source, {path: self._digest_of(path) for path in key_files(source)})
+        return recipe.verdict_key(source, {path: self._digest_of(path) for path in list_key_files(source)})
 
     def repacked(self, fetch: Fetch) -> Artifact | None:
         """Return the artifact that `repack:NAME` publishes, None if there is nothing to repack."""
@@ -244,7 +244,7 @@ def commit_record(source: Git | Hg) -> bytes:
     return f"{type(source).__name__.lower()} {source.revision}\n".encode()
 
 
-def key_files(source: StaticUrl) -> tuple[str, ...]:
+def list_key_files(source: StaticUrl) -> tuple[str, ...]:
     """Return the paths of the key files that verify a download's signatures."""
     signed = [one.signed_by if isinstance(one, Checksums) else one for one in source.vouchers]
     return tuple(one.key_file for one in signed if isinstance(one, GpgSignature))

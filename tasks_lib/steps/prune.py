@@ -16,19 +16,19 @@ from tasks_lib import recipe
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
 from tasks_lib.definitions import Checksums, Git, Hg, StaticUrl
-from tasks_lib.steps.artifacts import integrity_of
+from tasks_lib.steps.artifacts import find_integrity
 from tasks_lib.steps.plan import Plan
 from tasks_lib.steps.shared_trees import tree_key
-from tasks_lib.steps.verify import deliveries
+from tasks_lib.steps.verify import list_deliveries
 from tasks_lib.tree import remove_tree
 from tasks_lib.units import format_age
 
 #: Age in seconds below which every item is kept: a run may be about to use it.
 YOUNG_S: Final = 3600.0
 #: Kinds that are never content: they are removed once they are older than that.
-_RUBBISH: Final = frozenset(("temporary", "lock", "quarantine", "format"))
+_DISPOSABLE_KINDS: Final = frozenset(("temporary", "lock", "quarantine", "format"))
 #: Kinds whose last use is recorded.
-_USED: Final = frozenset(("blob", "tree"))
+_KINDS_WITH_USES: Final = frozenset(("blob", "tree"))
 _WITHIN: Final = "within the limits"
 
 
@@ -71,7 +71,7 @@ class PruneDecision(NamedTuple):
     used_s: float
 
 
-def referenced(world: Context, plans: Iterable[Plan]) -> Referenced:
+def find_referenced(world: Context, plans: Iterable[Plan]) -> Referenced:
     """Return the cache items that these plans need: their inputs and their results."""
     keys: set[str] = set()
     digests: set[str] = set()
@@ -90,7 +90,7 @@ def referenced(world: Context, plans: Iterable[Plan]) -> Referenced:
 
                 repositories |= repository_names(world, fetch.source)
             else:
-                keys |= evidence_keys(fetch.source)
+                keys |= list_evidence_keys(fetch.source)
     for key in keys:
         result = world.store.result(key) if key else None
         if result is not None:
@@ -109,13 +109,13 @@ def _trees(world: Context, plans: Iterable[Plan]) -> Iterator[str]:
     if world.settings.link_mode == "copy" or not world.store.trees(remove_tree).any():
         return
     for plan in plans:
-        for delivery in deliveries(plan).values():
-            integrity = integrity_of(world, delivery.artifact)
+        for delivery in list_deliveries(plan).values():
+            integrity = find_integrity(world, delivery.artifact)
             if integrity is not None:
                 yield tree_key(world, delivery, integrity)
 
 
-def evidence_keys(source: StaticUrl) -> set[str]:
+def list_evidence_keys(source: StaticUrl) -> set[str]:
     """Return the keys of the signatures and checksum lists that verify a download."""
     keys = set()
     for voucher in source.vouchers:
@@ -136,22 +136,22 @@ def decide(
     age_of = lru_cache(maxsize=None)(format_age)  # most items of a cache have one of a few ages
     verdicts = []
     items = list(items)
-    finished = _finished(items)
+    finished = _find_finished(items)
     for item in items:
-        used_s = max(item.written_s, uses.get(item.name, 0)) if item.kind in _USED else item.written_s
+        used_s = max(item.written_s, uses.get(item.name, 0)) if item.kind in _KINDS_WITH_USES else item.written_s
         age_s = now_s - used_s
         if reached.holds(item) and item.path not in finished:
             verdicts.append(PruneDecision(item, False, "needed", used_s))
         elif age_s < YOUNG_S:  # a time in the future counts as young
             verdicts.append(PruneDecision(item, False, "younger than an hour", used_s))
-        elif item.kind in _RUBBISH or item.path in finished:
+        elif item.kind in _DISPOSABLE_KINDS or item.path in finished:
             verdicts.append(PruneDecision(item, True, f"leftover, {age_of(int(age_s))} old", used_s))
-        elif _is_asked_for(age_s, bounds):
+        elif _is_over_age(age_s, bounds):
             why = f"not needed by any definition, last used {age_of(int(age_s))} ago"
             verdicts.append(PruneDecision(item, True, why, used_s))
         else:
             verdicts.append(PruneDecision(item, False, _WITHIN, used_s))
-    return verdicts if bounds.max_size is None else _bounded(verdicts, bounds.max_size, now_s)
+    return verdicts if bounds.max_size is None else _enforce_max_size(verdicts, bounds.max_size, now_s)
 
 
 def remove(
@@ -180,27 +180,27 @@ def remove(
                 kept[item.path] = why
         if bounds.max_size is not None:
             current = [one._replace(goes=False, why="stays") if one.item.path in kept else one for one in verdicts]
-            verdicts = _bounded(current, bounds.max_size, now_s)
+            verdicts = _enforce_max_size(current, bounds.max_size, now_s)
     return verdicts, kept
 
 
-def _finished(items: list[InventoryItem]) -> frozenset[str]:
+def _find_finished(items: list[InventoryItem]) -> frozenset[str]:
     """Return the paths of partial downloads that already exist as a blob: a process was killed before removing them."""
     partials = [item for item in items if item.kind == "partial"]
     blobs = {item.name for item in items if item.kind == "blob"} if partials else ()
     return frozenset(item.path for item in partials if item.name.partition(".")[0] in blobs)
 
 
-def _is_asked_for(age_s: float, bounds: PruneLimits) -> bool:
+def _is_over_age(age_s: float, bounds: PruneLimits) -> bool:
     if bounds.older_than_s is not None:
         return age_s >= bounds.older_than_s
     return bounds.max_size is None
 
 
-def _bounded(verdicts: list[PruneDecision], max_size: int, now_s: float) -> list[PruneDecision]:
+def _enforce_max_size(verdicts: list[PruneDecision], max_size: int, now_s: float) -> list[PruneDecision]:
     """Select the least recently used items for removal until the rest fits into `max_size`."""
     names = Counter(one.item.inode for one in verdicts if not one.goes)
-    size = size_of(one.item for one in verdicts if not one.goes)
+    size = total_size(one.item for one in verdicts if not one.goes)
     spare = [place for place, one in enumerate(verdicts) if not one.goes and one.why == _WITHIN]
     for place in sorted(spare, key=lambda place: verdicts[place].used_s):
         if size <= max_size:
@@ -214,6 +214,6 @@ def _bounded(verdicts: list[PruneDecision], max_size: int, now_s: float) -> list
     return verdicts
 
 
-def size_of(items: Iterable[InventoryItem]) -> int:
+def total_size(items: Iterable[InventoryItem]) -> int:
     """Return the size in bytes of these items; hard links to one file count once."""
     return sum({item.inode: item.size for item in items}.values())

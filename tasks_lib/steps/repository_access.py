@@ -98,7 +98,7 @@ def open_repositories(
             f"{display_url(source.repo)} {error}", hint="add the protocol to FETCH_GIT_PROTOCOLS to allow it"
         ) from error
     name = source.ssh_key if isinstance(source, Git) else ""
-    text = ssh_key or (_named_key(world, name) if name else "")
+    text = ssh_key or (_read_ssh_key(world, name) if name else "")
     if not text:
         yield RepositoryAccess(world=world, source=source, progress=progress, key=None)
         return
@@ -110,7 +110,7 @@ def open_repositories(
         yield RepositoryAccess(world=world, source=source, progress=progress, key=key)
 
 
-def _named_key(world: Context, name: str) -> str:
+def _read_ssh_key(world: Context, name: str) -> str:
     text = world.environ.get(name, "")
     if text:
         return text
@@ -136,7 +136,7 @@ def repository_names(world: Context, source: Git | Hg) -> set[str]:
         CacheUnavailableError: other users can write to the cache.
     """
     top = recipe.repository_name(source, source.repo, source.revision)
-    if isinstance(source, Hg) or _has_none(world, source):
+    if isinstance(source, Hg) or _has_no_submodules(world, source):
         return {top}
     names: set[str] = set()
     pending = [(source.repo, source.revision)]
@@ -145,21 +145,21 @@ def repository_names(world: Context, source: Git | Hg) -> set[str]:
         url, commit = pending.pop()
         names.add(recipe.repository_name(source, url, commit))
         try:
-            inner = set(_submodules(world, source, url, commit)) - seen
+            inner = set(_list_submodules(world, source, url, commit)) - seen
         except _UNREADABLE:
-            return names | {item.name for item in world.store.upkeep.items() if item.kind == "repository"}
+            return names | {item.name for item in world.store.maintenance.items() if item.kind == "repository"}
         seen |= inner
         pending += inner
     return names
 
 
-def _has_none(world: Context, source: Git) -> bool:
+def _has_no_submodules(world: Context, source: Git) -> bool:
     """Return whether the cache records that the commit has no submodules, so that git need not run."""
     result = world.store.result(recipe.repository_key(source, version=world.writer_version))
     return result is not None and result.provenance.get("submodules") == 0
 
 
-def _submodules(world: Context, source: Git, url: str, commit: str) -> list[tuple[str, str]]:
+def _list_submodules(world: Context, source: Git, url: str, commit: str) -> list[tuple[str, str]]:
     """Return URL and commit of each submodule of a commit; [] if the cache does not have the commit."""
     directory = world.store.repository(recipe.repository_name(source, url, commit))
     repository = git.GitRepository(directory, world.repositories)
@@ -167,6 +167,6 @@ def _submodules(world: Context, source: Git, url: str, commit: str) -> list[tupl
         return []
     limits = world.limits(source.archive)
     with Objects(directory, world.repositories, Silent()) as objects:
-        listing = git.listing(objects, commit, name=source.artifact_name, max_entries=limits.max_entries)
-        submodules = git.submodules(listing, repository.context(url, source.artifact_name), objects, Silent())
+        listing = git.read_commit_tree(objects, commit, name=source.artifact_name, max_entries=limits.max_entries)
+        submodules = git.read_submodules(listing, repository.context(url, source.artifact_name), objects, Silent())
         return [(one.url, one.commit) for one in submodules if one.url]

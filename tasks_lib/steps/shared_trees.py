@@ -17,12 +17,12 @@ from tasks_lib.cache.trees import Trees
 from tasks_lib.context import Context
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import ArchiveError, CacheError, CacheUnavailableError
-from tasks_lib.formats import TREE_VERSION, format_for
+from tasks_lib.formats import TREE_VERSION, format_from_name
 from tasks_lib.fs.copying import can_clone
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Delivery
-from tasks_lib.tree import UNPACKED_VERSION, CachedTree, DamagedTreeError, Extraction, remove_tree, unpack
+from tasks_lib.tree import CACHED_TREE_VERSION, CachedTree, DamagedTreeError, Extraction, remove_tree, write_cached_tree
 
 #: Attempts for one delivery: drop a damaged tree, unpack it again, link it.
 _ROUNDS: Final = 3
@@ -55,8 +55,8 @@ class Archive(NamedTuple):
 
 
 def _key(integrity: Integrity, name: str, limits: Limits) -> str:
-    version = f"{TREE_VERSION}.{UNPACKED_VERSION}"
-    return recipe.unpacked_key(integrity, format=format_for(name) or "", limits=limits._asdict(), version=version)
+    version = f"{TREE_VERSION}.{CACHED_TREE_VERSION}"
+    return recipe.unpacked_key(integrity, format=format_from_name(name) or "", limits=limits._asdict(), version=version)
 
 
 def tree_key(world: Context, delivery: Delivery, integrity: Integrity) -> str:
@@ -93,7 +93,7 @@ def link_from_cache(
                 trees.make(archive.key, lambda empty: _unpack(empty, archive, progress))
         except DamagedTreeError as error:
             progress.warn(f"{archive.name}: ignoring its unpacked tree in the cache: {error.message}")
-            if not _is_dropped(world, trees, archive.key, {error.path: error.message}):
+            if not _quarantine_tree(world, trees, archive.key, {error.path: error.message}):
                 return False
         except CacheUnavailableError as error:
             progress.warn(
@@ -126,12 +126,12 @@ def _unpack(empty: Path, archive: Archive, progress: Progress) -> None:
         "limits": archive.limits._asdict(),
     }
     copies = archive.limits.max_total_bytes
-    unpack(empty, lambda writer: archive.read(writer.add), facts, copies=copies, progress=progress)
+    write_cached_tree(empty, lambda writer: archive.read(writer.add), facts, copies=copies, progress=progress)
     archive.file.seek(0, os.SEEK_END)
     archive.file.read(1)  # an open blob is verified when it is read to its end
 
 
-def _is_dropped(world: Context, trees: Trees, key: str, differences: dict[str, str]) -> bool:
+def _quarantine_tree(world: Context, trees: Trees, key: str, differences: dict[str, str]) -> bool:
     """Move damaged files to quarantine and drop the tree; return False if the cache cannot be written.
 
     Files of a shared, read-only cache stay in place.
@@ -141,14 +141,14 @@ def _is_dropped(world: Context, trees: Trees, key: str, differences: dict[str, s
             for path, reason in list(differences.items())[:_MOST_KEPT]:
                 if directory is not None and path and world.store.root in directory.parents:
                     file = directory / "tree" / path
-                    world.store.upkeep.set_aside(file, f"{file}: {reason}")
+                    world.store.maintenance.set_aside(file, f"{file}: {reason}")
         trees.drop(key)
     except CacheUnavailableError:
         return False
     return True
 
 
-def judged(
+def check_cached_trees(
     world: Context, items: Iterable[InventoryItem], progress: Progress
 ) -> Iterator[tuple[InventoryItem, str, str]]:
     """Yield each cached tree, its damage ("" for none), and why it could not be checked ("" if it was).
@@ -165,7 +165,7 @@ def judged(
                 continue
             try:
                 unpacked = CachedTree(directory)
-                differences = _differences(world, unpacked, item.name, progress)
+                differences = _compare_tree(world, unpacked, item.name, progress)
                 if not differences and (unpacked.is_copy() or unpacked.is_touched()):
                     yield item, "", "intact, but copied or touched: it is unpacked again when needed"
                     continue
@@ -175,21 +175,21 @@ def judged(
                 yield item, "", error.message
                 continue
         if differences:
-            _is_dropped(world, trees, item.name, differences)
+            _quarantine_tree(world, trees, item.name, differences)
         lines = [f"{path}: {reason}" if path else reason for path, reason in differences.items()]
         more = f"; and {len(lines) - _MOST_KEPT} more" if len(lines) > _MOST_KEPT else ""
         yield item, "; ".join(lines[:_MOST_KEPT]) + more, ""
 
 
-def _differences(world: Context, unpacked: CachedTree, key: str, progress: Progress) -> dict[str, str]:
-    archive = _made_of(unpacked.facts())
+def _compare_tree(world: Context, unpacked: CachedTree, key: str, progress: Progress) -> dict[str, str]:
+    archive = _parse_facts(unpacked.facts())
     if _key(archive[0], archive[1], archive[3]) != key:
         raise DamagedTreeError("its manifest describes another tree")
     with world.store.open(archive[0]) as file:
         return unpacked.compare(Archive(file, *archive).read, progress)
 
 
-def _made_of(facts: dict[str, Any]) -> tuple[Integrity, str, str, Limits]:
+def _parse_facts(facts: dict[str, Any]) -> tuple[Integrity, str, str, Limits]:
     try:
         integrity = Integrity(size=facts["size"], digest=Digest.parse(facts["digest"]))
         return integrity, str(facts["name"]), str(facts["format"]), Limits(**facts["limits"])

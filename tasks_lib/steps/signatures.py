@@ -22,7 +22,7 @@ from tasks_lib.digest import Integrity
 from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError, CacheError, OfflineError, SignatureError
 from tasks_lib.progress import Progress
-from tasks_lib.signature import MAX_KEYS_BYTES, MAX_SIGNATURE_BYTES, ValidSignature, listed_digest, verify_minisign
+from tasks_lib.signature import MAX_KEYS_BYTES, MAX_SIGNATURE_BYTES, ValidSignature, find_listed_digest, verify_minisign
 
 #: Maximum size of a checksum list in bytes: 100,000 lines.
 MAX_LIST_BYTES: Final = 16 << 20
@@ -55,7 +55,7 @@ def verify_signatures(
     return facts
 
 
-def keys_of(path: str) -> bytes:
+def read_key_file(path: str) -> bytes:
     """Return the content of a key file.
 
     Raises:
@@ -90,7 +90,7 @@ class _SignatureCheck:
             return self._world.gpg.verify(
                 content,
                 signature,
-                keys=keys_of(voucher.key_file),
+                keys=read_key_file(voucher.key_file),
                 fingerprint=voucher.fingerprint,
                 progress=self._progress,
             )
@@ -107,8 +107,11 @@ class _SignatureCheck:
                 file.seek(0)
                 text = file.read()
             elif isinstance(signer, GpgSignature):
-                verdict, text = self._world.gpg.clearsigned(
-                    file.read(), keys=keys_of(signer.key_file), fingerprint=signer.fingerprint, progress=self._progress
+                verdict, text = self._world.gpg.verify_clearsigned(
+                    file.read(),
+                    keys=read_key_file(signer.key_file),
+                    fingerprint=signer.fingerprint,
+                    progress=self._progress,
                 )
             else:
                 raise AssertionError("a minisign signature is detached: `definitions` requires a URL")
@@ -118,7 +121,7 @@ class _SignatureCheck:
         return self._judged("checksum list", urls, MAX_LIST_BYTES, check)
 
     def _compare(self, text: bytes) -> None:
-        listed = listed_digest(text, unquote(self._source.file_name))
+        listed = find_listed_digest(text, unquote(self._source.file_name))
         if listed != self._source.integrity.digest:
             raise SignatureError(
                 f"the signed checksum list has {listed}, the definition has {self._source.integrity.digest}",
@@ -152,7 +155,7 @@ class _SignatureCheck:
             request = UnverifiedRequest(
                 name=f"{self._name}: its {what}", urls=urls, limit=limit, headers=self._headers(urls[0])
             )
-            return self._world.unpinned.obtain(request, _Aside(self._progress))
+            return self._world.unverified.obtain(request, _SignatureProgress(self._progress))
         except (AllSourcesFailedError, OfflineError):
             if refusal is not None:
                 raise refusal from None
@@ -163,7 +166,7 @@ class _SignatureCheck:
         return dict(self._source.headers) if _origin(url) == _origin(self._source.url) else {}
 
 
-class _Aside:
+class _SignatureProgress:
     """Progress of downloading a signature: hides events that look like those of the artifact itself."""
 
     def __init__(self, progress: Progress) -> None:

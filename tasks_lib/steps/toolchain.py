@@ -14,11 +14,17 @@ from typing import Final
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.definitions import Toolchain
-from tasks_lib.errors import CacheUnavailableError, CancelledError, ToolError, TreeError, escaped
+from tasks_lib.errors import CacheUnavailableError, CancelledError, ToolError, TreeError, escape_text
 from tasks_lib.fs.system_calls import signal_group
 from tasks_lib.progress import Progress
-from tasks_lib.steps.artifacts import adopt, is_published, published_by
-from tasks_lib.steps.extract import deliver, delivered_by, drop_others, extraction_of, start_over
+from tasks_lib.steps.artifacts import is_published, list_artifact_files, publish_from_cache
+from tasks_lib.steps.extract import (
+    clear_worked_fetches,
+    deliver,
+    extraction_of,
+    list_delivery_files,
+    remove_stale_entries,
+)
 from tasks_lib.steps.plan import Delivery, ToolchainBuild
 
 #: Exit status of a command that cannot run on this machine. Source: Automake manual, "Scripts-based Testsuites".
@@ -31,7 +37,7 @@ _CHUNK: Final = 1 << 20
 
 def is_built(world: Context, preparation: ToolchainBuild) -> bool:
     """Return whether the toolchain is built with this key and the cache has its output."""
-    if _stamped(preparation.stamp) != preparation.key:
+    if _read_built_key(preparation.stamp) != preparation.key:
         return False
     if not all(_is_placed(preparation, one) for one in preparation.deliveries if one.entry.delivery == "place"):
         return False
@@ -44,11 +50,11 @@ def _is_placed(preparation: ToolchainBuild, delivery: Delivery) -> bool:
     return extraction.key() == delivery.key if preparation.worked.exists() else extraction.holds(delivery.key)
 
 
-def built_by(world: Context, preparation: ToolchainBuild) -> list[str]:
+def list_build_files(world: Context, preparation: ToolchainBuild) -> list[str]:
     """Return the files on which `is_built` depends."""
     placed = [one for one in preparation.deliveries if one.entry.delivery == "place"]
-    files = [path for one in placed for path in delivered_by(one)]
-    output = published_by(world, preparation.output) if preparation.output is not None else []
+    files = [path for one in placed for path in list_delivery_files(one)]
+    output = list_artifact_files(world, preparation.output) if preparation.output is not None else []
     return [str(preparation.stamp), str(preparation.worked), *files, *output]
 
 
@@ -63,12 +69,12 @@ def build_toolchain(world: Context, preparation: ToolchainBuild, progress: Progr
     """
     _check_resources(preparation.toolchain)
     wanted = [one.record.stem for one in preparation.deliveries]
-    with world.store.lock(preparation.key, progress), _translated(preparation.directory):
-        drop_others(world, preparation.fetches, preparation.records, wanted, progress)
+    with world.store.lock(preparation.key, progress), _translate_os_errors(preparation.directory):
+        remove_stale_entries(world, preparation.fetches, preparation.records, wanted, progress)
         if not _has_command(preparation):  # an earlier definition may have had one
-            start_over(world, preparation.worked, progress)
-        _complete(world, preparation, progress)
-        if preparation.output is None or not adopt(world, preparation.output):
+            clear_worked_fetches(world, preparation.worked, progress)
+        _deliver_missing(world, preparation, progress)
+        if preparation.output is None or not publish_from_cache(world, preparation.output):
             skipped = _build(world, preparation, progress)
             if skipped:
                 return skipped
@@ -82,23 +88,23 @@ def _check_resources(toolchain: Toolchain) -> None:
     for one in toolchain.run.resources if toolchain.run else ():
         if not Path(one.path).is_file():
             raise ToolError(
-                f"toolchain {toolchain.name}: resource {escaped(one.text)} is not a file",
+                f"toolchain {toolchain.name}: resource {escape_text(one.text)} is not a file",
                 hint="list each file that the command reads",
             )
 
 
 @contextlib.contextmanager
-def _translated(directory: Path) -> Iterator[None]:
+def _translate_os_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        place = escaped(str(error.filename or directory))
+        place = escape_text(str(error.filename or directory))
         raise TreeError(
             f"cannot prepare {directory}: {place}: {error.strerror or error}", hint="check disk space and permissions"
         ) from error
 
 
-def _stamped(stamp: Path) -> str:
+def _read_built_key(stamp: Path) -> str:
     try:
         return str(json.loads(stamp.read_text("ascii"))["key"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -110,8 +116,8 @@ def _build(world: Context, preparation: ToolchainBuild, progress: Progress) -> s
 
     if not _has_command(preparation):
         return ""
-    start_over(world, preparation.worked, progress)  # the command starts with unmodified fetches
-    _complete(world, preparation, progress)
+    clear_worked_fetches(world, preparation.worked, progress)  # the command starts with unmodified fetches
+    _deliver_missing(world, preparation, progress)
     remove_tree(preparation.uploads)
     preparation.uploads.mkdir(parents=True)
     preparation.fetches.mkdir(parents=True, exist_ok=True)
@@ -129,7 +135,7 @@ def _build(world: Context, preparation: ToolchainBuild, progress: Progress) -> s
             hint=f"see the full output in {preparation.log}",
         )
     if preparation.output is not None:
-        _keep(world, preparation)
+        _cache_output(world, preparation)
     return ""
 
 
@@ -138,23 +144,23 @@ def _has_command(preparation: ToolchainBuild) -> bool:
     return run is not None and bool(run.command or run.script)
 
 
-def _complete(world: Context, preparation: ToolchainBuild, progress: Progress) -> None:
+def _deliver_missing(world: Context, preparation: ToolchainBuild, progress: Progress) -> None:
     """Deliver missing fetches; if a command ran in the directory, remove all fetches first and deliver them again."""
-    if not all(_is_there(preparation, one) for one in preparation.deliveries):
-        start_over(world, preparation.worked, progress)
+    if not all(_is_present(preparation, one) for one in preparation.deliveries):
+        clear_worked_fetches(world, preparation.worked, progress)
     for delivery in preparation.deliveries:
-        if not _is_there(preparation, delivery):
+        if not _is_present(preparation, delivery):
             deliver(world, delivery, progress)
 
 
-def _is_there(preparation: ToolchainBuild, delivery: Delivery) -> bool:
+def _is_present(preparation: ToolchainBuild, delivery: Delivery) -> bool:
     """Return whether a fetch is placed, or was extracted by its task and not removed since."""
     if delivery.entry.delivery == "place":
         return _is_placed(preparation, delivery)
     return extraction_of(delivery).key() == delivery.key
 
 
-def _keep(world: Context, preparation: ToolchainBuild) -> None:
+def _cache_output(world: Context, preparation: ToolchainBuild) -> None:
     run, output = preparation.toolchain.run, preparation.output
     if run is None or output is None:
         raise AssertionError("only a command has an output")
@@ -175,7 +181,7 @@ def _keep(world: Context, preparation: ToolchainBuild) -> None:
 def _execute(world: Context, preparation: ToolchainBuild, progress: Progress) -> int:
     """Run the command in its own process group with its output in the log; return its exit status."""
     command = _command(preparation)
-    progress.phase("run", command=escaped(" ".join(command))[:200])
+    progress.phase("run", command=escape_text(" ".join(command))[:200])
     try:
         with preparation.log.open("wb") as log:
             process = subprocess.Popen(
@@ -187,17 +193,17 @@ def _execute(world: Context, preparation: ToolchainBuild, progress: Progress) ->
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            return _waited(process, progress)
+            return _wait(process, progress)
     except OSError as error:
         if error.filename == str(preparation.log):
             raise CacheUnavailableError(f"cannot write {preparation.log}: {error.strerror}") from error
         raise ToolError(
-            f"toolchain {preparation.toolchain.name}: cannot execute {escaped(command[0])}: {error.strerror}",
+            f"toolchain {preparation.toolchain.name}: cannot execute {escape_text(command[0])}: {error.strerror}",
             hint="check that the file exists and is executable",
         ) from error
 
 
-def _waited(process: subprocess.Popen[bytes], progress: Progress) -> int:
+def _wait(process: subprocess.Popen[bytes], progress: Progress) -> int:
     try:
         while process.poll() is None:
             progress.check()
@@ -230,7 +236,7 @@ def _command(preparation: ToolchainBuild) -> list[str]:
 def _environment(world: Context, preparation: ToolchainBuild) -> dict[str, str]:
     """Return the command's environment. Source: Taskgraph's `fetches`: MOZ_FETCHES, MOZ_FETCHES_DIR, UPLOAD_DIR."""
     run = preparation.toolchain.run
-    fetches = sorted((_told(one) for one in preparation.deliveries), key=lambda entry: str(entry["artifact"]))
+    fetches = sorted((_fetches_entry(one) for one in preparation.deliveries), key=lambda entry: str(entry["artifact"]))
     return {
         **world.environ,
         **dict(run.env if run else ()),
@@ -240,7 +246,7 @@ def _environment(world: Context, preparation: ToolchainBuild) -> dict[str, str]:
     }
 
 
-def _told(delivery: Delivery) -> dict[str, str | bool]:
+def _fetches_entry(delivery: Delivery) -> dict[str, str | bool]:
     """Return one entry of MOZ_FETCHES. Source: taskgraph `use_fetches`."""
     entry: dict[str, str | bool] = {
         "artifact": f"public/{delivery.artifact.path.name}",
@@ -258,4 +264,4 @@ def _last_lines(log: Path, count: int) -> str:
             lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
     except OSError:
         return ""
-    return escaped("; ".join(lines[-count:])[:300])
+    return escape_text("; ".join(lines[-count:])[:300])

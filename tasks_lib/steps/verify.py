@@ -25,10 +25,10 @@ from tasks_lib.context import Context
 from tasks_lib.errors import CacheError, FetchError, SettingError
 from tasks_lib.fs.system_calls import usable_cores
 from tasks_lib.progress import Progress, Silent
-from tasks_lib.steps.artifacts import adopt, fetch, integrity_of, repack
-from tasks_lib.steps.extract import compare, deliver, extraction_of
+from tasks_lib.steps.artifacts import fetch, find_integrity, publish_from_cache, repack
+from tasks_lib.steps.extract import compare_delivery, deliver, extraction_of
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, ToolchainBuild
-from tasks_lib.steps.shared_trees import judged, tree_key
+from tasks_lib.steps.shared_trees import check_cached_trees, tree_key
 from tasks_lib.steps.toolchain import build_toolchain
 from tasks_lib.tree import remove_tree
 
@@ -118,7 +118,7 @@ class Verification:
         return {artifact.task: artifact for artifact in self.plan.artifacts()}
 
     def _deliveries(self) -> dict[str, Delivery]:
-        return deliveries(self.plan)
+        return list_deliveries(self.plan)
 
     # --- checks
 
@@ -127,12 +127,12 @@ class Verification:
         needed = defaultdict(list)
         for task, artifact in self._makers().items():
             needed[artifact.key].append(task)
-            integrity = integrity_of(self.world, artifact)
+            integrity = find_integrity(self.world, artifact)
             if integrity is not None:
                 needed[integrity.digest.hex].append(task)
             elif self.names and task in chosen:
                 report.missing.append(task)
-        items = [item for item in self.world.store.upkeep.items() if item.kind in ("blob", "result")]
+        items = [item for item in self.world.store.maintenance.items() if item.kind in ("blob", "result")]
         if self.names:
             items = [item for item in items if chosen & set(needed.get(item.name, ()))]
         self.progress.phase("verify", total=sum(item.size for item in items if item.kind == "blob"))
@@ -151,26 +151,28 @@ class Verification:
     def _published(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
         """Yield published artifacts that differ from their blob."""
         for task, artifact in self._makers().items():
-            integrity = integrity_of(self.world, artifact)
+            integrity = find_integrity(self.world, artifact)
             if task not in chosen or integrity is None or not os.path.lexists(artifact.path):
                 continue
             report.checked["artifact"] += 1
             if not self.world.store.matches(artifact.path, integrity, "afresh"):
                 reason = f"its content is not {integrity}"
-                self.world.store.upkeep.set_aside(artifact.path, reason)
+                self.world.store.maintenance.set_aside(artifact.path, reason)
                 yield Damage("artifact", str(artifact.path), reason, (task,))
 
     def _unpacked(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
         """Yield cached trees that differ from their archive; the tasks of deliveries linked from them need them."""
-        items = [item for item in self.world.store.upkeep.items() if item.kind == "tree"] if self._has_trees() else []
+        items = (
+            [item for item in self.world.store.maintenance.items() if item.kind == "tree"] if self._has_trees() else []
+        )
         placed: dict[str, list[str]] = defaultdict(list)
         for task, delivery in self._deliveries().items() if items else ():
-            integrity = integrity_of(self.world, delivery.artifact)
+            integrity = find_integrity(self.world, delivery.artifact)
             if integrity is not None and (not self.names or task in chosen):
                 key = tree_key(self.world, delivery, integrity)
                 placed[key] += [task] if extraction_of(delivery).key() == delivery.key else []
         items = [item for item in items if not self.names or item.name in placed]
-        for item, reason, unjudged in judged(self.world, items, self.progress):
+        for item, reason, unjudged in check_cached_trees(self.world, items, self.progress):
             if unjudged:
                 report.unchecked.append(f"unpacked tree {item.name}: {unjudged}")
                 continue
@@ -200,16 +202,16 @@ class Verification:
 
     def _compared(self, task: str, delivery: Delivery, report: VerifyReport) -> Iterator[Damage]:
         try:
-            differences = compare(self.world, delivery, self.progress)
+            differences = compare_delivery(self.world, delivery, self.progress)
         except FetchError as error:
             report.unchecked.append(f"{task}: {error.message}")
             return
         report.checked["tree"] += 1
         if not differences:
             return
-        extraction_of(delivery).distrust(self.progress)
+        extraction_of(delivery).invalidate(self.progress)
         for path in [path for path, reason in differences.items() if "content" in reason][:_MOST_NAMED]:
-            self.world.store.upkeep.set_aside(
+            self.world.store.maintenance.set_aside(
                 delivery.destination / path, f"{delivery.destination / path}: content changed"
             )
         lines = [f"{path}: {reason}" for path, reason in differences.items()]
@@ -219,7 +221,7 @@ class Verification:
     def _repair(self, tasks: Iterable[str], report: VerifyReport) -> None:
         for task in dict.fromkeys(tasks):
             try:
-                remake(self.world, self.plan, task, self.progress)
+                rebuild(self.world, self.plan, task, self.progress)
             except FetchError as error:
                 report.failed.append(f"{task}: {error.message}")
             else:
@@ -248,10 +250,10 @@ def run_inspections(
     if workers < 2:
         for item in items:
             progress.check()
-            yield item, store.upkeep.inspect(item, Silent())
+            yield item, store.maintenance.inspect(item, Silent())
         return
     context = multiprocessing.get_context("fork")  # workers inherit the cache; it cannot be pickled
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(store,))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_init_worker, initargs=(store,))
     try:
         size = max(1, min(_CHUNK, len(items) // (4 * workers)))
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # workers start with it blocked, then ignore it
@@ -270,13 +272,13 @@ def run_inspections(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(store: Cache) -> None:
+def _init_worker(store: Cache) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all processes; the parent handles it
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    threading.Thread(target=_exit_with_parent, name="parent", daemon=True).start()
     _store.append(store)
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     """Exit this worker when its parent process ends for any reason."""
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -285,10 +287,10 @@ def _end_with_parent() -> None:
 
 
 def _inspect(item: InventoryItem) -> str:
-    return _store[0].upkeep.inspect(item, Silent())
+    return _store[0].maintenance.inspect(item, Silent())
 
 
-def deliveries(plan: Plan) -> dict[str, Delivery]:
+def list_deliveries(plan: Plan) -> dict[str, Delivery]:
     """Return task name -> delivery; files that a toolchain places itself get a name of the same form."""
     by_task = {f"extract:{fetch.name}": plan.extraction(fetch) for fetch in plan.definitions.fetches.values()}
     for name in plan.definitions.toolchains:
@@ -297,7 +299,7 @@ def deliveries(plan: Plan) -> dict[str, Delivery]:
     return by_task
 
 
-def remake(world: Context, plan: Plan, task: str, progress: Progress) -> None:
+def rebuild(world: Context, plan: Plan, task: str, progress: Progress) -> None:
     """Run the step of a task; first rebuild inputs that the cache does not have.
 
     Raises:
@@ -311,7 +313,7 @@ def remake(world: Context, plan: Plan, task: str, progress: Progress) -> None:
         if kind == "repack" and packed is not None:
             repack(world, definition, origin, packed, progress)
     elif kind == "extract":
-        _redeliver(world, plan, deliveries(plan)[task], progress)
+        _redeliver(world, plan, list_deliveries(plan)[task], progress)
     else:
         preparation = plan.preparation(name)
         for one in preparation.deliveries:
@@ -323,10 +325,10 @@ def remake(world: Context, plan: Plan, task: str, progress: Progress) -> None:
 
 
 def _redeliver(world: Context, plan: Plan, delivery: Delivery, progress: Progress) -> None:
-    _provide(world, plan, delivery.artifact, progress)
+    _ensure_artifact(world, plan, delivery.artifact, progress)
     deliver(world, delivery, progress)
 
 
-def _provide(world: Context, plan: Plan, artifact: Artifact, progress: Progress) -> None:
-    if not adopt(world, artifact):
-        remake(world, plan, artifact.task, progress)
+def _ensure_artifact(world: Context, plan: Plan, artifact: Artifact, progress: Progress) -> None:
+    if not publish_from_cache(world, artifact):
+        rebuild(world, plan, artifact.task, progress)

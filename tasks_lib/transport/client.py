@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from tasks_lib.errors import HttpStatusError, RedirectError, TransportError, escaped
+from tasks_lib.errors import HttpStatusError, RedirectError, TransportError, escape_text
 from tasks_lib.network import TransportSettings
 from tasks_lib.transport.connect import Network, connect, open_tunnel
-from tasks_lib.transport.deadline import Deadline, nothing
-from tasks_lib.transport.deadline_socket import DeadlineSocket, context_for
+from tasks_lib.transport.deadline import Deadline, do_nothing
+from tasks_lib.transport.deadline_socket import DeadlineSocket, create_context
 from tasks_lib.transport.http_connection import HttpConnections, RawResponse, Route
-from tasks_lib.transport.proxy import PROXY_HINT, Proxy, basic, proxy_for
+from tasks_lib.transport.proxy import PROXY_HINT, Proxy, basic_authorization, proxy_for
 from tasks_lib.transport.response import ByteRange, Response, check_response
 from tasks_lib.transport.urls import Origin, next_url, redacted, safe_origin
 
@@ -28,7 +28,7 @@ MAX_REDIRECTS: Final = 10
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
-def nobody(_host: str) -> str:
+def allow_all(_host: str) -> str:
     """Allow redirects to every host."""
     return ""
 
@@ -36,13 +36,13 @@ def nobody(_host: str) -> str:
 class Transport:
     """An HTTP client with kept connections; shared by all threads of a run."""
 
-    def __init__(self, settings: TransportSettings | None = None, refusal: Callable[[str], str] = nobody) -> None:
+    def __init__(self, settings: TransportSettings | None = None, refusal: Callable[[str], str] = allow_all) -> None:
         """Create a client; `refusal` returns why a redirect to a host is not followed, "" if it is allowed."""
         self.settings, self._refusal = settings or TransportSettings(), refusal
         self._wire = HttpConnections(self._dialled)
         self._lock = threading.Lock()
         self._context: ssl.SSLContext | None = None
-        self._netrc, self._unread = _netrc_of(self.settings.netrc)
+        self._netrc, self._unread = _load_netrc(self.settings.netrc)
         self._denied: tuple[Network, ...] = tuple(ipaddress.ip_network(text) for text in self.settings.denied)
         self._agent = f"doit-fetch/{_version()} (Python {platform.python_version()})"
 
@@ -57,8 +57,8 @@ class Transport:
         stop: int = -1,
         validator: str = "",
         ends: float = 0.0,
-        check: Callable[[], None] = nothing,
-        asked: Callable[[], None] = nothing,
+        check: Callable[[], None] = do_nothing,
+        asked: Callable[[], None] = do_nothing,
     ) -> Iterator[Response]:
         """Send a GET for `url` and yield the response of status 200, or of status 206 for exactly the requested range.
 
@@ -114,11 +114,11 @@ class Transport:
                 self._require(here)
                 secret = {}  # even if a later redirect leads back: another origin chose it
             deadline.host = here.authority
-            response = self._wire.ask(self._route(here), url, _merged(asked, secret), deadline)
+            response = self._wire.ask(self._route(here), url, _merge_headers(asked, secret), deadline)
             if response.status not in _REDIRECTS:
                 return url, response
             response.close()
-            url = next_url(url, _as_utf8(response.headers.get("Location", "")))
+            url = next_url(url, _decode_location(response.headers.get("Location", "")))
         raise RedirectError(f"more than {MAX_REDIRECTS} redirects", hint="use the final URL in the definition")
 
     def _require(self, origin: Origin) -> None:
@@ -137,7 +137,7 @@ class Transport:
             return secret
         known = self._netrc is not None and home.host in self._netrc.hosts
         login = self._netrc.authenticators(home.host) if self._netrc and known else None
-        return {**secret, "Authorization": basic(login[0], login[2] or "")} if login else secret
+        return {**secret, "Authorization": basic_authorization(login[0], login[2] or "")} if login else secret
 
     def _route(self, origin: Origin) -> Route:
         return origin, proxy_for(origin, self.settings.proxies, self.settings.no_proxy)
@@ -152,7 +152,7 @@ class Transport:
         if proxy is None:
             sock = DeadlineSocket(connect(origin.host, origin.port, deadline, self._denied), deadline)
         else:
-            sock = _through(proxy, origin, deadline)
+            sock = _connect_to_proxy(proxy, origin, deadline)
         try:
             if origin.scheme == "https":
                 sock.secure(self._trust(), origin.host)
@@ -164,11 +164,11 @@ class Transport:
     def _trust(self) -> ssl.SSLContext:
         with self._lock:
             if self._context is None:
-                self._context = context_for(self.settings.ca_bundle)
+                self._context = create_context(self.settings.ca_bundle)
             return self._context
 
 
-def _through(proxy: Proxy, origin: Origin, deadline: Deadline) -> DeadlineSocket:
+def _connect_to_proxy(proxy: Proxy, origin: Origin, deadline: Deadline) -> DeadlineSocket:
     """Return a connection to a proxy, or for https a tunnel through it. Proxies may be in denied networks."""
     deadline.host = f"{proxy.host}:{proxy.port} (proxy)"
     sock = None
@@ -186,14 +186,14 @@ def _through(proxy: Proxy, origin: Origin, deadline: Deadline) -> DeadlineSocket
     return sock
 
 
-def _as_utf8(location: str) -> str:
+def _decode_location(location: str) -> str:
     """Decode a Location header as UTF-8 if possible; header values are read as latin-1."""
     with contextlib.suppress(UnicodeError):
         return location.encode("latin-1").decode("utf-8")
     return location
 
 
-def _merged(asked: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+def _merge_headers(asked: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
     """Return the headers of both; `given` replaces headers of the same name."""
     names = {name.lower() for name in given}
     return {name: value for name, value in asked.items() if name.lower() not in names} | dict(given)
@@ -206,7 +206,7 @@ def _version() -> str:
         return "0"
 
 
-def _netrc_of(path: str) -> tuple[netrc.netrc | None, str]:
+def _load_netrc(path: str) -> tuple[netrc.netrc | None, str]:
     """Return the logins of a netrc file, and the reason if it cannot be read."""
     try:
         return netrc.netrc(path) if path else None, ""
@@ -214,6 +214,6 @@ def _netrc_of(path: str) -> tuple[netrc.netrc | None, str]:
         return None, ""
     except netrc.NetrcParseError as error:
         # the message of netrc may contain secrets
-        return None, f"{escaped(path)} is not a valid netrc file (line {error.lineno})"
+        return None, f"{escape_text(path)} is not a valid netrc file (line {error.lineno})"
     except (OSError, UnicodeError) as error:
-        return None, f"{escaped(path)} cannot be read: {escaped(str(error))}"
+        return None, f"{escape_text(path)} cannot be read: {escape_text(str(error))}"

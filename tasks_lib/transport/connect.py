@@ -15,9 +15,9 @@ import threading
 import time
 from typing import Any, Final, cast
 
-from tasks_lib.errors import TransportError, UnreachableError, escaped
+from tasks_lib.errors import TransportError, UnreachableError, escape_text
 from tasks_lib.gil import released
-from tasks_lib.transport.deadline import LOOK_S, Deadline
+from tasks_lib.transport.deadline import CHECK_INTERVAL_S, Deadline
 from tasks_lib.transport.deadline_socket import DeadlineSocket
 from tasks_lib.transport.proxy import LOGIN_HINT, Proxy
 from tasks_lib.transport.response import TRANSIENT
@@ -40,7 +40,7 @@ def connect(host: str, port: int, deadline: Deadline, denied: tuple[Network, ...
         StalledError: the deadline passed.
     """
     deadline.connecting("resolving the host name")
-    found = _resolved(host, port, deadline)
+    found = _resolve(host, port, deadline)
     allowed = [one for one in found if not _is_denied(one, denied)]
     if not allowed:
         raise TransportError(
@@ -48,7 +48,7 @@ def connect(host: str, port: int, deadline: Deadline, denied: tuple[Network, ...
             hint="FETCH_DENY_NETWORKS lists the blocked networks",
         )
     deadline.connecting("connecting")
-    return _Race(_alternating(allowed)[:_MAX_ADDRESSES], deadline).run()
+    return _Race(_alternate_families(allowed)[:_MAX_ADDRESSES], deadline).run()
 
 
 def _is_denied(address: SocketAddress, denied: tuple[Network, ...]) -> bool:
@@ -57,7 +57,7 @@ def _is_denied(address: SocketAddress, denied: tuple[Network, ...]) -> bool:
     return any(one.version == network.version and one in network for network in denied)
 
 
-def _alternating(addresses: list[SocketAddress]) -> list[SocketAddress]:
+def _alternate_families(addresses: list[SocketAddress]) -> list[SocketAddress]:
     """Return the addresses with alternating families, that of the first one first. Source: RFC 8305 section 4."""
     first = [one for one in addresses if one[0] == addresses[0][0]]
     second = [one for one in addresses if one[0] != addresses[0][0]]
@@ -65,7 +65,7 @@ def _alternating(addresses: list[SocketAddress]) -> list[SocketAddress]:
     return [one for pair in pairs for one in pair if one is not None]
 
 
-def _resolved(host: str, port: int, deadline: Deadline) -> list[SocketAddress]:
+def _resolve(host: str, port: int, deadline: Deadline) -> list[SocketAddress]:
     """Resolve a host name in a separate thread, because getaddrinfo has no timeout."""
     with contextlib.suppress(ValueError):
         family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
@@ -82,7 +82,7 @@ def _resolved(host: str, port: int, deadline: Deadline) -> list[SocketAddress]:
     threading.Thread(target=ask, name="resolver", daemon=True).start()
     while True:
         with contextlib.suppress(queue.Empty), released:
-            answer = answers.get(timeout=min(LOOK_S, deadline.left_s()))
+            answer = answers.get(timeout=min(CHECK_INTERVAL_S, deadline.left_s()))
             if isinstance(answer, list) and answer:
                 return answer
             raise UnreachableError(f"{deadline.host}: cannot resolve the host name", transient=True)
@@ -148,7 +148,7 @@ class _Race:
         """Wait for a connection, at most until the next address is due."""
         if not self._running and not self._waiting:
             raise self._deadline.broken(self._reason)
-        wait_s = min(LOOK_S, self._deadline.left_s())
+        wait_s = min(CHECK_INTERVAL_S, self._deadline.left_s())
         if self._waiting:
             wait_s = min(wait_s, max(0.0, self._next_at - time.monotonic()))
         with released:
@@ -180,16 +180,16 @@ def open_tunnel(sock: DeadlineSocket, origin: Origin, proxy: Proxy, deadline: De
         sock.sendall("\r\n".join(head).encode("ascii"))
         response.begin()
     except (http.client.HTTPException, ValueError) as error:
-        raise _none(origin, deadline, str(error)) from error
+        raise _tunnel_error(origin, deadline, str(error)) from error
     finally:
         response.close()
     if not 200 <= response.status < 300:
-        raise _none(origin, deadline, f"{response.status} {response.reason}", response.status)
+        raise _tunnel_error(origin, deadline, f"{response.status} {response.reason}", response.status)
 
 
-def _none(origin: Origin, deadline: Deadline, reason: str, status: int = 0) -> TransportError:
+def _tunnel_error(origin: Origin, deadline: Deadline, reason: str, status: int = 0) -> TransportError:
     return TransportError(
-        f"{deadline.host}: cannot open a tunnel to {origin.authority}: {escaped(reason[:120])}",
+        f"{deadline.host}: cannot open a tunnel to {origin.authority}: {escape_text(reason[:120])}",
         hint=LOGIN_HINT if status == 407 else "",
         transient=status in TRANSIENT,
     )

@@ -10,14 +10,14 @@ from tasks_lib.errors import StalledError, TransportError, UnreachableError
 from tasks_lib.network import TransportSettings
 
 #: Seconds between two checks for cancellation.
-LOOK_S: Final = 0.1
+CHECK_INTERVAL_S: Final = 0.1
 #: Seconds for reading the beginning of a rejected response.
 _GLANCE_S: Final = 2.0
 _READING: Final = "reading the body"
 _GLANCING: Final = "reading the end"
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     """Do nothing."""
 
 
@@ -31,8 +31,8 @@ class Deadline:
         self,
         settings: TransportSettings,
         ends: float,
-        check: Callable[[], None] = nothing,
-        asked: Callable[[], None] = nothing,
+        check: Callable[[], None] = do_nothing,
+        asked: Callable[[], None] = do_nothing,
     ) -> None:
         self._settings, self._ends, self.check, self._asked = settings, ends, check, asked
         self._begun = time.monotonic()
@@ -63,7 +63,7 @@ class Deadline:
         self.is_in_body = True
         self._waited, self._window_bytes, self.total_waited_s = 0.0, 0, 0.0
 
-    def glancing(self) -> None:
+    def begin_short_read(self) -> None:
         """Begin a read that is not worth a long wait: an error response, or a check for the end of the body."""
         self._begin(_GLANCING, min(_GLANCE_S, self._settings.stall_timeout_s))
         self.is_in_body = True

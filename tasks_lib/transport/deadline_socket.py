@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from tasks_lib.errors import TlsError, TransportError, escaped
+from tasks_lib.errors import TlsError, TransportError, escape_text
 from tasks_lib.gil import released
-from tasks_lib.transport.deadline import LOOK_S, Deadline
+from tasks_lib.transport.deadline import CHECK_INTERVAL_S, Deadline
 
 #: Exceptions that mean "try again when the socket is ready".
 _NOT_YET: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -64,7 +64,7 @@ class DeadlineSocket:
         except TransportError:
             raise
         except (OSError, ValueError) as error:
-            raise refused(error, self._deadline) from error
+            raise handshake_error(error, self._deadline) from error
 
     # --- methods that http.client and urllib3 call
 
@@ -81,7 +81,7 @@ class DeadlineSocket:
             except _NOT_YET as error:
                 self._wait(error, select.POLLOUT)
             except OSError as error:
-                raise self._deadline.broken(_words(error)) from error
+                raise self._deadline.broken(_describe_error(error)) from error
 
     def receive(self, view: memoryview) -> int:
         """Read the available bytes into `view`, at least one, and return their number; 0 at the end of a body.
@@ -95,7 +95,7 @@ class DeadlineSocket:
             except _NOT_YET as error:
                 self._wait(error)
             except OSError as error:
-                raise self._deadline.broken(_words(error)) from error
+                raise self._deadline.broken(_describe_error(error)) from error
             else:
                 if not got and not self._deadline.is_in_body:
                     raise self._deadline.broken("the server closed the connection")
@@ -143,7 +143,7 @@ class DeadlineSocket:
             event = select.POLLOUT if isinstance(why, ssl.SSLWantWriteError) else select.POLLIN
         self._poll.modify(self._sock, event)
         while True:
-            left_s = min(LOOK_S, self._deadline.left_s())
+            left_s = min(CHECK_INTERVAL_S, self._deadline.left_s())
             begun = time.monotonic()
             with released:
                 ready = self._poll.poll(left_s * 1000)
@@ -173,7 +173,7 @@ class _SocketReader(io.RawIOBase):
             self._socket.reader_closed()
 
 
-def _words(error: OSError) -> str:
+def _describe_error(error: OSError) -> str:
     """Return a description of `error` without names of Python classes."""
     if isinstance(error, ConnectionResetError | BrokenPipeError):
         return "the server reset the connection"
@@ -200,7 +200,7 @@ _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PRO
 _BROKEN: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError)
 
 
-def context_for(ca_bundle: str) -> ssl.SSLContext:
+def create_context(ca_bundle: str) -> ssl.SSLContext:
     """Return a verifying context that trusts `ca_bundle`, "" for the authorities of the system.
 
     `ca_bundle` is a file, a directory, or several directories separated by colons.
@@ -217,18 +217,20 @@ def context_for(ca_bundle: str) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=ca_bundle)
     except OSError as error:
         reason = error.strerror or "no certificates"
-        raise TlsError(f"cannot read the certificates of {escaped(ca_bundle)}: {reason}", hint=_HINT) from error
+        raise TlsError(f"cannot read the certificates of {escape_text(ca_bundle)}: {reason}", hint=_HINT) from error
 
 
-def refused(error: Exception, deadline: Deadline) -> TransportError:
+def handshake_error(error: Exception, deadline: Deadline) -> TransportError:
     """Return the error for a failed handshake: permanent, except for a broken connection."""
     if isinstance(error, _BROKEN):
         return deadline.broken("the server closed the connection")
     if isinstance(error, ssl.SSLCertVerificationError):
-        reason = _CERTIFICATE.get(error.verify_code) or f"its certificate is rejected: {escaped(error.verify_message)}"
+        reason = (
+            _CERTIFICATE.get(error.verify_code) or f"its certificate is rejected: {escape_text(error.verify_message)}"
+        )
         return TlsError(f"{deadline.host}: TLS: {reason}", hint=_HINT)
     if isinstance(error, ssl.SSLError):
         said = error.reason or "unknown reason"
-        reason = "the server does not speak TLS" if said in _NO_TLS else f"the handshake failed ({escaped(said)})"
+        reason = "the server does not speak TLS" if said in _NO_TLS else f"the handshake failed ({escape_text(said)})"
         return TlsError(f"{deadline.host}: TLS: {reason}", hint="check the scheme and the port of the URL")
     return deadline.broken(str(error) or type(error).__name__)

@@ -19,11 +19,11 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from tasks_lib.errors import StalledError, TransportError, escaped
+from tasks_lib.errors import StalledError, TransportError, escape_text
 from tasks_lib.transport.deadline import Deadline
 from tasks_lib.transport.deadline_socket import DeadlineSocket
 from tasks_lib.transport.proxy import Proxy
-from tasks_lib.transport.urls import Origin, target_of
+from tasks_lib.transport.urls import Origin, request_target
 
 #: Bytes per read of a body: at this size hashing and writing run outside the interpreter lock.
 CHUNK: Final = 1 << 20
@@ -31,7 +31,7 @@ CHUNK: Final = 1 << 20
 _MAX_IDLE: Final = 32
 
 Route = tuple[Origin, Proxy | None]
-Dial = Callable[[Route, Deadline], DeadlineSocket]
+Connect = Callable[[Route, Deadline], DeadlineSocket]
 
 _serving = threading.local()
 
@@ -90,7 +90,7 @@ def _read_fields(file: io.BufferedIOBase) -> http.client.HTTPMessage:
     return head
 
 
-def _framing_of(fields: http.client.HTTPMessage) -> list[tuple[str, str]]:
+def _framing_fields(fields: http.client.HTTPMessage) -> list[tuple[str, str]]:
     """Return the fields that determine the end of the body and whether the connection is kept, unfolded."""
     both = "Transfer-Encoding" in fields and "Content-Length" in fields
     wanted = _LENGTH if both else _FRAMING
@@ -112,7 +112,7 @@ class _ResponseHead(http.client.HTTPResponse):
             _read_lines(file)
             status_line = file.readline(_MAX_LINE + 1)
         fields = _read_fields(file) if status_line.startswith(b"HTTP/") else http.client.HTTPMessage()
-        head = "".join(f"{name}: {value}\r\n" for name, value in _framing_of(fields))
+        head = "".join(f"{name}: {value}\r\n" for name, value in _framing_fields(fields))
         self.fp = cast(Any, io.BytesIO(status_line + head.encode("iso-8859-1") + b"\r\n"))
         try:
             super().begin(**options)
@@ -126,7 +126,7 @@ class _Connection(urllib3.connection.HTTPConnection):
 
     response_class = _ResponseHead
 
-    def __init__(self, *arguments: Any, route: Route, dial: Dial, **options: Any) -> None:
+    def __init__(self, *arguments: Any, route: Route, dial: Connect, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._route, self._dial = route, dial
 
@@ -154,7 +154,7 @@ class _Pool(urllib3.HTTPConnectionPool):
 class _Adapter(HTTPAdapter):
     """Selects the pool of a route, and skips what other modules do: proxies, certificates, cookies."""
 
-    def __init__(self, dial: Dial) -> None:
+    def __init__(self, dial: Connect) -> None:
         super().__init__(max_retries=Retry(total=False, connect=0, read=False, redirect=0))
         self._dial = dial
         self._lock = threading.Lock()
@@ -184,7 +184,7 @@ class _Adapter(HTTPAdapter):
 class HttpConnections:
     """Sends requests; shared by all threads of a run."""
 
-    def __init__(self, dial: Dial) -> None:
+    def __init__(self, dial: Connect) -> None:
         self._adapter = _Adapter(dial)
 
     def ask(self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline) -> RawResponse:
@@ -206,7 +206,7 @@ class HttpConnections:
         _serving.deadline, _serving.sock = deadline, None
         origin, proxy = route
         request = requests.PreparedRequest()
-        request.method, request.url, request.body, target = "GET", url, None, target_of(url)
+        request.method, request.url, request.body, target = "GET", url, None, request_target(url)
         own = {"Host": origin.authority, **headers}
         if proxy is not None and origin.scheme == "http":
             target, own = f"http://{origin.authority}{target}", own | proxy.headers
@@ -246,7 +246,7 @@ def _reason(error: BaseException) -> str:
         if inner is None:
             break
         error = inner
-    return escaped(" ".join(str(error).split())[:160]) or type(error).__name__
+    return escape_text(" ".join(str(error).split())[:160]) or type(error).__name__
 
 
 class RawResponse:
@@ -272,7 +272,7 @@ class RawResponse:
         values = {value.strip() for value in text.split(",")}
         if len(values) == 1 and re.fullmatch("[0-9]{1,20}", only := values.pop()):
             return int(only)
-        raise TransportError(self._deadline.told(f"conflicting or invalid Content-Length {escaped(text[:80])!r}"))
+        raise TransportError(self._deadline.told(f"conflicting or invalid Content-Length {escape_text(text[:80])!r}"))
 
     def body(self, limit: int, largest: int = CHUNK) -> Iterator[bytes]:
         """Yield the raw body, at most `limit` bytes; if the framing is incomplete, set `broken` and end.
@@ -282,7 +282,7 @@ class RawResponse:
         """
         while limit > 0:
             if limit == 1:  # the content is complete; only check that no byte follows
-                self._deadline.glancing()
+                self._deadline.begin_short_read()
             try:
                 chunk = self._raw.read1(min(largest, limit), decode_content=False)
             except (urllib3.exceptions.HTTPError, OSError, ValueError):

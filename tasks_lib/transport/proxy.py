@@ -47,23 +47,23 @@ def proxy_for(origin: Origin, proxies: Mapping[str, str], no_proxy: str) -> Prox
         parts = urlsplit(url)
         if parts.scheme == "http" and parts.hostname and parts.port != 0:
             user = parts.username
-            login = "" if user is None else basic(unquote(user), unquote(parts.password or ""))
+            login = "" if user is None else basic_authorization(unquote(user), unquote(parts.password or ""))
             return Proxy(parts.hostname, parts.port or 80, login)
     raise TransportError(
         f"the proxy {redacted(url)} is not supported: only http:// proxies are", hint="set http_proxy and https_proxy"
     )
 
 
-def basic(user: str, password: str) -> str:
+def basic_authorization(user: str, password: str) -> str:
     """Return the value of a Basic authorization header. Source: RFC 7617."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
 
 
 def _is_exempt(origin: Origin, no_proxy: str) -> bool:
-    return any(_matches(word, origin) for word in no_proxy.lower().replace(",", " ").split())
+    return any(_matches_no_proxy(word, origin) for word in no_proxy.lower().replace(",", " ").split())
 
 
-def _matches(word: str, origin: Origin) -> bool:
+def _matches_no_proxy(word: str, origin: Origin) -> bool:
     if word == "*":
         return True
     with contextlib.suppress(ValueError):  # an address, or a network in CIDR form

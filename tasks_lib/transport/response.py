@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from tasks_lib.errors import HttpStatusError, TransportError, escaped
+from tasks_lib.errors import HttpStatusError, TransportError, escape_text
 from tasks_lib.retry import retry_after_s
 from tasks_lib.transport.deadline import Deadline
 from tasks_lib.transport.http_connection import CHUNK, RawResponse
@@ -66,7 +66,7 @@ class Response:
     @property
     def validator(self) -> str:
         """The strong validator of the content, "" if there is none. Source: RFC 9110 section 8.8.3."""
-        return _strong(self.headers.get("ETag", ""))
+        return _strong_validator(self.headers.get("ETag", ""))
 
     @property
     def encoding(self) -> str:
@@ -77,7 +77,7 @@ class Response:
     @property
     def kind(self) -> str:
         """The media type without parameters, in lower case."""
-        return _kind(self.headers)
+        return _media_type(self.headers)
 
     @property
     def length(self) -> int:
@@ -108,11 +108,11 @@ class Response:
         yield from self._raw.body(limit, largest)
 
 
-def _strong(etag: str) -> str:
+def _strong_validator(etag: str) -> str:
     return etag if len(etag) <= _MAX_VALIDATOR and re.fullmatch(r'"[\x21\x23-\x7e]*"', etag) else ""
 
 
-def _kind(headers: Mapping[str, str]) -> str:
+def _media_type(headers: Mapping[str, str]) -> str:
     return headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
@@ -125,15 +125,15 @@ def check_response(response: RawResponse, span: ByteRange, validator: str, deadl
     """
     odd = next((name for name, value in response.headers.items() if _CONTROL.search(value)), None)
     if odd is not None:
-        raise TransportError(deadline.told(f"control characters in the header {escaped(odd[:40])}"))
+        raise TransportError(deadline.told(f"control characters in the header {escape_text(odd[:40])}"))
     if response.status == 206 and not span.is_whole:
-        misfit = _misfit(response, span, validator)
+        misfit = _describe_mismatch(response, span, validator)
         if misfit:
             raise HttpStatusError(f"{deadline.host}: requested {span.header}, received {misfit}", status=206)
         return span.start
     if response.status != 200:
-        status, reason = response.status, escaped(response.reason[:_QUOTED])
-        message = f"HTTP {status} {reason}".rstrip() + first_words(response, deadline)
+        status, reason = response.status, escape_text(response.reason[:_QUOTED])
+        message = f"HTTP {status} {reason}".rstrip() + quote_body(response, deadline)
         raise HttpStatusError(
             message,
             status=status,
@@ -144,29 +144,29 @@ def check_response(response: RawResponse, span: ByteRange, validator: str, deadl
     return 0
 
 
-def _misfit(response: RawResponse, span: ByteRange, validator: str) -> str:
+def _describe_mismatch(response: RawResponse, span: ByteRange, validator: str) -> str:
     """Return how a 206 differs from the request, "" if it does not. Source: RFC 9110 section 15.3.7."""
     given = response.headers.get("Content-Range", "").strip()
     if given.lower() != f"bytes {span.start}-{span.stop - 1}/{span.size}":
-        return f"Content-Range {escaped(given[:80])!r}"
+        return f"Content-Range {escape_text(given[:80])!r}"
     if response.length not in (-1, span.stop - span.start):
         return f"a length of {response.length} bytes"
     etag = response.headers.get("ETag", "").strip()
     if etag and validator and etag != validator:
-        return f"another version, {escaped(etag[:60])}"
+        return f"another version, {escape_text(etag[:60])}"
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    return "" if encoding in ("", "identity") else f"Content-Encoding {escaped(encoding[:40])}"
+    return "" if encoding in ("", "identity") else f"Content-Encoding {escape_text(encoding[:40])}"
 
 
-def first_words(response: RawResponse, deadline: Deadline) -> str:
+def quote_body(response: RawResponse, deadline: Deadline) -> str:
     """Return a quote of the beginning of a text response, "" for other media types. It exposes login pages."""
-    kind = _kind(response.headers)
+    kind = _media_type(response.headers)
     if not (kind.startswith("text/") or kind.endswith(("json", "xml"))):
         return ""
     start = b""
-    deadline.glancing()
+    deadline.begin_short_read()
     with contextlib.suppress(TransportError):
         for piece in response.body(_QUOTE_READ):
             start += piece
     words = " ".join(start.decode("utf-8", "replace").split())
-    return f"; {escaped(kind[:40])} beginning with {escaped(words[:_QUOTED])!r}"
+    return f"; {escape_text(kind[:40])} beginning with {escape_text(words[:_QUOTED])!r}"

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
-from tasks_lib.errors import RedirectError, escaped
+from tasks_lib.errors import RedirectError, escape_text
 
 #: Longest accepted redirect target, in characters.
 _MAX_LOCATION: Final = 8192
@@ -64,11 +64,11 @@ def safe_origin(url: str) -> Origin:
         origin = origin_of(url)
         if origin.scheme in _PORTS and origin.host:
             return origin
-    raise RedirectError(f"cannot fetch {_shown(url)!r}: not an http or https URL")
+    raise RedirectError(f"cannot fetch {_redact_invalid(url)!r}: not an http or https URL")
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def target_of(url: str) -> str:
+def request_target(url: str) -> str:
     """Return path and query of `url`, the target of a request line. Source: RFC 9112 section 3.2.1."""
     parts = urlsplit(url)
     target = quote(parts.path or "/", safe=_SAFE)
@@ -85,7 +85,7 @@ def redacted(url: str) -> str:
         netloc = f"{host}:{parts.port}" if parts.port else host
     except ValueError:
         return "(unreadable URL)"
-    return escaped(urlunsplit((parts.scheme, netloc, parts.path, "..." if parts.query else "", "")))
+    return escape_text(urlunsplit((parts.scheme, netloc, parts.path, "..." if parts.query else "", "")))
 
 
 def next_url(url: str, location: str) -> str:
@@ -95,7 +95,7 @@ def next_url(url: str, location: str) -> str:
         RedirectError: no or invalid location, another scheme, http after https, or credentials in the URL.
     """
     if not location or len(location) > _MAX_LOCATION or re.search(r"[\x00-\x20\x7f\\]", location):
-        raise RedirectError(f"invalid redirect: {_shown(location)!r}")
+        raise RedirectError(f"invalid redirect: {_redact_invalid(location)!r}")
     with contextlib.suppress(ValueError):
         target = urljoin(url, location).partition("#")[0]
         parts, origin = urlsplit(target), origin_of(target)
@@ -108,9 +108,9 @@ def next_url(url: str, location: str) -> str:
         if origin.scheme == "http" and url.lower().startswith("https:"):
             raise RedirectError(f"a redirect from https to {redacted(target)} is not followed: it would drop TLS")
         return target
-    raise RedirectError(f"invalid redirect: {_shown(location)!r}")
+    raise RedirectError(f"invalid redirect: {_redact_invalid(location)!r}")
 
 
-def _shown(location: str) -> str:
+def _redact_invalid(location: str) -> str:
     """Return the beginning of an invalid URL, without apparent credentials and query."""
-    return escaped(re.sub(r"[/\\][^/\\@]*@", "/...@", location.partition("?")[0])[:200])
+    return escape_text(re.sub(r"[/\\][^/\\@]*@", "/...@", location.partition("?")[0])[:200])

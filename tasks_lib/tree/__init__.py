@@ -5,18 +5,18 @@ manifest, component by component through directory descriptors that never follow
 Only a complete, validated tree is renamed into place. The manifest is outside the tree, so no archive can forge it.
 """
 
-from tasks_lib.tree.cached_tree import UNPACKED_VERSION, CachedTree, DamagedTreeError, unpack
+from tasks_lib.tree.cached_tree import CACHED_TREE_VERSION, CachedTree, DamagedTreeError, write_cached_tree
 from tasks_lib.tree.extraction import Extraction
-from tasks_lib.tree.stale_entries import drop_strays, start_over
+from tasks_lib.tree.stale_entries import remove_stale_entries, reset_directory
 from tasks_lib.tree.writer import remove_tree
 
 __all__ = [
-    "UNPACKED_VERSION",
+    "CACHED_TREE_VERSION",
     "CachedTree",
     "DamagedTreeError",
     "Extraction",
-    "drop_strays",
+    "remove_stale_entries",
     "remove_tree",
-    "start_over",
-    "unpack",
+    "reset_directory",
+    "write_cached_tree",
 ]

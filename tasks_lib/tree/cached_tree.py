@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tasks_lib.archive import Entry
-from tasks_lib.errors import CacheError, escaped
-from tasks_lib.fs.copying import LinkMode, place_named
+from tasks_lib.errors import CacheError, escape_text
+from tasks_lib.fs.copying import LinkMode, link_or_copy_name
 from tasks_lib.fs.files import DirectoryChain
 from tasks_lib.fs.fingerprint import RACY_NS, Fingerprint
 from tasks_lib.progress import Progress
@@ -27,7 +27,7 @@ from tasks_lib.tree.manifest import ManifestEntry, ManifestWriter, read_manifest
 from tasks_lib.tree.writer import TreeWriter
 
 #: Increment when the format of the list or the files of a cached tree change.
-UNPACKED_VERSION: Final = 1
+CACHED_TREE_VERSION: Final = 1
 #: A hard link keeps these modes: only root can write to such a file by accident.
 _MODES: Final = (0o444, 0o555)
 _Put = Callable[[bytes, int, int], None]
@@ -54,7 +54,7 @@ class _CachedEntry(NamedTuple):
     mode: int
 
 
-def unpack(
+def write_cached_tree(
     directory: Path,
     fill: Callable[[TreeWriter], None],
     facts: Mapping[str, Any],
@@ -84,13 +84,13 @@ def unpack(
             fill(writer)
             writer.finish()
         record.close()
-        _list(directory, read_manifest(record.path), facts)
+        _write_list(directory, read_manifest(record.path), facts)
     finally:
         record.discard()
     time.sleep(RACY_NS / 1e9)  # a later write gets a different mtime
 
 
-def _list(directory: Path, made: Iterator[ManifestEntry], facts: Mapping[str, Any]) -> None:
+def _write_list(directory: Path, made: Iterator[ManifestEntry], facts: Mapping[str, Any]) -> None:
     digest = hashlib.sha256()
     descriptor = os.open(directory / "list", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
     with os.fdopen(descriptor, "wb") as file, DirectoryChain(directory / "tree") as chain:
@@ -184,7 +184,7 @@ class CachedTree:
         touched = False
         with DirectoryChain(self.root) as there:
             for row in self._rows():
-                touched = touched or (row.kind == "file" and _looked_at(there, row) != _of(row))
+                touched = touched or (row.kind == "file" and _current_identity(there, row) != _recorded_identity(row))
         return touched
 
     def _rows(self) -> Iterator[_CachedEntry]:
@@ -213,11 +213,11 @@ class CachedTree:
         def put(name: bytes, directory: int, mode: int) -> None:
             try:
                 source = there.enter(os.fsencode(row.path).rpartition(b"/")[0])
-                status = place_named(name, source, directory, mode=mode, how=how)
+                status = link_or_copy_name(name, source, directory, mode=mode, how=how)
             except (FileNotFoundError, NotADirectoryError) as error:
-                raise DamagedTreeError(f"{escaped(row.path)} is missing", path=row.path) from error
-            if _identity(status) != _of(row):
-                raise DamagedTreeError(f"{escaped(row.path)} was changed", path=row.path)
+                raise DamagedTreeError(f"{escape_text(row.path)} is missing", path=row.path) from error
+            if _identity(status) != _recorded_identity(row):
+                raise DamagedTreeError(f"{escape_text(row.path)} was changed", path=row.path)
 
         return put
 
@@ -226,11 +226,11 @@ def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
     return (*Fingerprint.of(status).link_stable, status.st_mode)
 
 
-def _of(row: _CachedEntry) -> tuple[int, int, int, int]:
+def _recorded_identity(row: _CachedEntry) -> tuple[int, int, int, int]:
     return (row.inode, row.size, row.mtime_ns, row.mode)
 
 
-def _looked_at(there: DirectoryChain, row: _CachedEntry) -> tuple[int, int, int, int]:
+def _current_identity(there: DirectoryChain, row: _CachedEntry) -> tuple[int, int, int, int]:
     parent, _, name = os.fsencode(row.path).rpartition(b"/")
     try:
         return _identity(os.stat(name, dir_fd=there.enter(parent), follow_symlinks=False))

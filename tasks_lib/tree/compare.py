@@ -35,7 +35,7 @@ class Comparison:
         self._missing = ""  # why the tree cannot be opened
         self._stack = contextlib.ExitStack()
         try:
-            self._descent = self._stack.enter_context(DirectoryChain(root))
+            self._chain = self._stack.enter_context(DirectoryChain(root))
         except OSError as error:
             self._missing = error.strerror or "cannot be read"
 
@@ -79,7 +79,7 @@ class Comparison:
 
     def _place(self, path: bytes) -> tuple[int, bytes]:
         directory, _, name = path.rpartition(b"/")
-        return self._descent.enter(directory), name
+        return self._chain.enter(directory), name
 
     def _open(self, path: bytes) -> int:
         directory, name = self._place(path)

@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 from tasks_lib.archive import Reshape, read
 from tasks_lib.cache import LOCK_TIMEOUT_S
-from tasks_lib.errors import TreeError, escaped
+from tasks_lib.errors import TreeError, escape_text
 from tasks_lib.fs.copying import LinkMode
 from tasks_lib.fs.files import DirectoryChain
 from tasks_lib.fs.fingerprint import Fingerprint
@@ -24,15 +24,15 @@ from tasks_lib.tree.compare import Comparison
 from tasks_lib.tree.manifest import (
     ManifestEntry,
     ManifestWriter,
-    all_stand,
-    head,
-    is_torn,
-    new_paths,
+    all_unchanged,
+    find_new_paths,
+    is_incomplete,
+    list_stems,
     read_manifest,
+    read_manifest_header,
     remove_entries,
-    stems,
 )
-from tasks_lib.tree.writer import TreeWriter, placed, remove_tree
+from tasks_lib.tree.writer import TreeWriter, file_entry, remove_tree
 
 
 class Extraction(NamedTuple):
@@ -56,7 +56,7 @@ class Extraction(NamedTuple):
             TreeError: a file system operation failed.
             CancelledError: the run was asked to stop while waiting.
         """
-        with translated(self.destination):
+        with os_errors_as_tree_errors(self.destination):
             self.record.parent.mkdir(parents=True, exist_ok=True)
         before = _lstat(self.record)
         with locked(self.lock, timeout_s=self.lock_timeout_s, progress=progress):
@@ -108,7 +108,7 @@ class Extraction(NamedTuple):
         """
 
         def fill(writer: TreeWriter) -> None:
-            for entry in placed(source, file_name):
+            for entry in file_entry(source, file_name):
                 writer.place(entry, source, how)
 
         self._fill(fill, file_name, key, progress, 0)
@@ -137,22 +137,24 @@ class Extraction(NamedTuple):
         """
         with Comparison(self.destination, progress) as comparison:
             if format is None:
-                for entry in placed(source, name):
+                for entry in file_entry(source, name):
                     comparison.add(entry)
             else:
                 read(source, name=name, format=format, reshape=Reshape(), limits=limits, sink=comparison.add)
         return comparison.differences
 
-    def distrust(self, progress: Progress) -> None:
+    def invalidate(self, progress: Progress) -> None:
         """Remove the key from the manifest, so that the next run replaces the destination.
 
         Raises:
             TreeError: a file system operation failed.
             CacheUnavailableError, CancelledError: see `held`.
         """
-        with translated(self.destination), self._locked(progress):
-            if not is_torn(self.record):
-                self._rewrite(self.record, str(head(self.record).get("archive", "")), read_manifest(self.record))
+        with os_errors_as_tree_errors(self.destination), self._locked(progress):
+            if not is_incomplete(self.record):
+                self._rewrite(
+                    self.record, str(read_manifest_header(self.record).get("archive", "")), read_manifest(self.record)
+                )
 
     def forget(self) -> None:
         """Replace the manifest by an empty one, because its entries are about to be removed with the whole directory.
@@ -185,7 +187,7 @@ class Extraction(NamedTuple):
             record.discard()
 
     def _fill(self, fill: Callable[[TreeWriter], None], name: str, key: str, progress: Progress, copies: int) -> None:
-        with translated(self.destination):
+        with os_errors_as_tree_errors(self.destination):
             self.record.parent.mkdir(parents=True, exist_ok=True)
             self.sweep()
             self._part.mkdir(mode=0o755)
@@ -205,8 +207,8 @@ class Extraction(NamedTuple):
     def _publish(self, record: ManifestWriter, name: str, progress: Progress) -> None:
         with self._locked(progress):
             self.recover()
-            self._presume(record)
-            self._make_way(record, name)  # before anything is removed: on a collision nothing changes
+            self._adopt_incomplete(record)
+            self._resolve_collisions(record, name)  # before anything is removed: on a collision nothing changes
             if os.path.lexists(self.record):
                 self.withdraw()
             record.commit(self._moving)
@@ -222,7 +224,7 @@ class Extraction(NamedTuple):
         """Return a lock against changes by other extractions with manifests in the same directory."""
         return locked(self.record.parent / ".lock", timeout_s=self.lock_timeout_s, progress=progress)
 
-    def _make_way(self, coming: ManifestWriter, name: str) -> None:
+    def _resolve_collisions(self, coming: ManifestWriter, name: str) -> None:
         """Check for collisions; if there is one, remove out-of-date extractions that share the directory and retry."""
         try:
             self._judge(coming, name)
@@ -250,8 +252,8 @@ class Extraction(NamedTuple):
                 hint="put both on one file system, for example by mounting their parent directory",
             )
         into = f"{self._into}/"
-        own = frozenset(path.removeprefix(into) for path in self.owned() if path.startswith(into))
-        new_paths(self.destination, read_manifest(coming.path), own, lambda path: self._clash(name, path))
+        own = frozenset(path.removeprefix(into) for path in self.owned_paths() if path.startswith(into))
+        find_new_paths(self.destination, read_manifest(coming.path), own, lambda path: self._clash(name, path))
 
     def _clear_earlier(self) -> bool:
         """Remove out-of-date extractions that share the directory; return whether there was any.
@@ -261,7 +263,7 @@ class Extraction(NamedTuple):
         wanted = dict(self.beside)
         removed = False
         for one in self._others(".json", ".moving"):
-            key = head(one.record).get("key", "")
+            key = read_manifest_header(one.record).get("key", "")
             if os.path.lexists(one._moving) or wanted.get(one.record.stem, key) != key:
                 one.recover()
                 one.withdraw()
@@ -274,7 +276,7 @@ class Extraction(NamedTuple):
             self._part.rename(self.destination)
             return
         # add new entries next to those of other extractions
-        new = new_paths(
+        new = find_new_paths(
             self.destination, read_manifest(self._moving), frozenset(), lambda path: self._clash(name, path)
         )
         with DirectoryChain(self._part) as here, DirectoryChain(self.destination) as there:
@@ -295,7 +297,7 @@ class Extraction(NamedTuple):
 
         A destination that is not next to the manifest directory was never requested, so it must not be cleared.
         """
-        into = os.path.normpath(str(head(record).get("into") or self._into))
+        into = os.path.normpath(str(read_manifest_header(record).get("into") or self._into))
         beside = into.startswith("../") and not into.startswith("../..")
         if not beside or into == self._into:
             return self
@@ -326,9 +328,9 @@ class Extraction(NamedTuple):
         """Path of a manifest that is being rewritten; guarded by the lock of the manifest directory."""
         return self.record.with_suffix(".next")
 
-    def _presume(self, coming: ManifestWriter) -> None:
+    def _adopt_incomplete(self, coming: ManifestWriter) -> None:
         """If the current manifest is incomplete, assume that it listed the new entries; nothing else records them."""
-        torn = [one for one in (self.record, self._moving) if os.path.lexists(one) and is_torn(one)]
+        torn = [one for one in (self.record, self._moving) if os.path.lexists(one) and is_incomplete(one)]
         if not torn:
             return
         self._placed_by(torn[0])._rewrite(self._moving, "", read_manifest(coming.path))
@@ -349,8 +351,8 @@ class Extraction(NamedTuple):
         if not os.path.lexists(self._moving):
             return
         if others is None:
-            others = frozenset(path for other in self._others(".json") for path in other.owned())
-        self._placed_by(self._moving)._unmake(others)
+            others = frozenset(path for other in self._others(".json") for path in other.owned_paths())
+        self._placed_by(self._moving)._remove_recorded(others)
 
     def withdraw(self, others: frozenset[str] = frozenset()) -> None:
         """Remove all entries of this extraction from the destination that its manifest names.
@@ -366,14 +368,14 @@ class Extraction(NamedTuple):
         stood = self._stood()
         with contextlib.suppress(FileNotFoundError):
             self.record.replace(self._moving)
-        stood._unmake(others)
+        stood._remove_recorded(others)
 
     def _others(self, *suffixes: str) -> Iterator[Extraction]:
         """Yield the other extractions that have files with one of these suffixes in the manifest directory."""
-        for stem in sorted(stems(self.record.parent, *suffixes) - {self.record.stem}):
+        for stem in sorted(list_stems(self.record.parent, *suffixes) - {self.record.stem}):
             yield Extraction(self.destination, self.record.with_name(f"{stem}.json"))
 
-    def owned(self) -> Iterator[str]:
+    def owned_paths(self) -> Iterator[str]:
         """Yield the paths of this extraction, relative to the manifest directory.
 
         They include the destination and the directories above it. For an incomplete manifest, yield the readable part.
@@ -388,7 +390,7 @@ class Extraction(NamedTuple):
             for line in read_manifest(self.record):
                 yield f"{into}/{line.path}"
 
-    def _unmake(self, others: frozenset[str]) -> None:
+    def _remove_recorded(self, others: frozenset[str]) -> None:
         """Remove the entries in the manifest at `_moving`, except those in `others`, then that manifest."""
         into = self._into
         gone = (line for line in read_manifest(self._moving) if f"{into}/{line.path}" not in others)
@@ -425,24 +427,24 @@ class Extraction(NamedTuple):
         owner = self._owner_of(path)
         if owner:
             return TreeError(
-                f"{escaped(name)} and {owner} both put {escaped(path)!r} into {self.destination}",
+                f"{escape_text(name)} and {owner} both put {escape_text(path)!r} into {self.destination}",
                 hint="set a different `dest:` for one of them",
             )
         return TreeError(
-            f"{escaped(name)} puts {escaped(path)!r} into {self.destination}, where it already exists",
+            f"{escape_text(name)} puts {escape_text(path)!r} into {self.destination}, where it already exists",
             hint="remove it, or set a different `dest:`",
         )
 
     def _owner_of(self, path: str) -> str:
         for other in self._others(".json"):
-            if f"{self._into}/{path}" in other.owned():
-                return escaped(str(head(other.record).get("archive", "")))
+            if f"{self._into}/{path}" in other.owned_paths():
+                return escape_text(str(read_manifest_header(other.record).get("archive", "")))
         return ""
 
     def key(self) -> str:
         """Return the key in the manifest, "" if there is none or the manifest cannot be read."""
         try:
-            return str(head(self.record).get("key", ""))
+            return str(read_manifest_header(self.record).get("key", ""))
         except OSError:
             return ""
 
@@ -455,7 +457,7 @@ class Extraction(NamedTuple):
             return False
         try:
             written_ns = self.record.stat().st_mtime_ns
-            return all_stand(self.destination, read_manifest(self.record), written_ns)
+            return all_unchanged(self.destination, read_manifest(self.record), written_ns)
         except (OSError, ValueError, TypeError):
             return False
 
@@ -474,7 +476,7 @@ class Extraction(NamedTuple):
         """
         if not any(map(os.path.lexists, (self.record, self._moving))):
             return
-        with translated(self.destination), self._locked(progress):
+        with os_errors_as_tree_errors(self.destination), self._locked(progress):
             self.recover()
             self.withdraw()
 
@@ -487,7 +489,7 @@ def _lstat(path: Path) -> os.stat_result | None:
 
 
 @contextlib.contextmanager
-def translated(destination: Path) -> Iterator[None]:
+def os_errors_as_tree_errors(destination: Path) -> Iterator[None]:
     """Convert an OSError raised inside the context to a TreeError.
 
     Raises:
@@ -496,7 +498,7 @@ def translated(destination: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        place = escaped(str(error.filename)) if error.filename is not None else str(destination)
+        place = escape_text(str(error.filename)) if error.filename is not None else str(destination)
         raise TreeError(
             f"cannot write {destination}: {place}: {error.strerror or error}", hint="check space and permissions"
         ) from error

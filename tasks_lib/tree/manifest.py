@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tasks_lib.fs.files import DirectoryChain
-from tasks_lib.fs.fingerprint import predates
+from tasks_lib.fs.fingerprint import is_mtime_at_most
 
 _KINDS: Final = {
     "file": stat.S_IFREG, "hardlink": stat.S_IFREG, "directory": stat.S_IFDIR, "symlink": stat.S_IFLNK,
 }  # fmt: skip
 
 
-def all_stand(root: Path, made: Iterable[ManifestEntry], written_ns: int) -> bool:
+def all_unchanged(root: Path, made: Iterable[ManifestEntry], written_ns: int) -> bool:
     """Return whether every entry exists below `root` with the same kind, size and time; content is not read.
 
     `written_ns` is the time at which the manifest was complete; a file with a later mtime was changed.
@@ -34,10 +34,10 @@ def all_stand(root: Path, made: Iterable[ManifestEntry], written_ns: int) -> boo
         ValueError, TypeError: the manifest is incomplete.
     """
     with DirectoryChain(root) as chain:
-        return all(_stands(chain, line, written_ns) for line in made)
+        return all(_is_unchanged(chain, line, written_ns) for line in made)
 
 
-def new_paths(
+def find_new_paths(
     root: Path, made: Iterable[ManifestEntry], own: frozenset[str], clash: Callable[[str], Exception]
 ) -> list[str]:
     """Return the topmost paths that do not exist below `root` yet.
@@ -58,7 +58,7 @@ def new_paths(
         for one in made:
             if one.path.rpartition("/")[0] not in shared:
                 continue  # part of a new directory
-            status = _found(chain, one.path)
+            status = _stat_entry(chain, one.path)
             if status is not None and stat.S_ISDIR(status.st_mode) and one.kind == "directory":
                 shared.add(one.path)
             elif status is None or one.path in own:
@@ -86,7 +86,7 @@ def remove_entries(root: Path, made: Iterable[ManifestEntry]) -> None:
             _drop(chain, path, os.rmdir)
 
 
-def _found(chain: DirectoryChain, path: str) -> os.stat_result | None:
+def _stat_entry(chain: DirectoryChain, path: str) -> os.stat_result | None:
     directory, _, name = os.fsencode(path).rpartition(b"/")
     try:
         return os.stat(name, dir_fd=chain.enter(directory), follow_symlinks=False)
@@ -94,13 +94,13 @@ def _found(chain: DirectoryChain, path: str) -> os.stat_result | None:
         return None
 
 
-def _stands(chain: DirectoryChain, line: ManifestEntry, written_ns: int) -> bool:
-    status = _found(chain, line.path)
+def _is_unchanged(chain: DirectoryChain, line: ManifestEntry, written_ns: int) -> bool:
+    status = _stat_entry(chain, line.path)
     if status is None or stat.S_IFMT(status.st_mode) != _KINDS.get(line.kind):
         return False
     if line.kind == "directory":
         return True  # other programs may add entries to it
-    return predates(status, written_ns) and (line.kind != "file" or status.st_size == line.size)
+    return is_mtime_at_most(status, written_ns) and (line.kind != "file" or status.st_size == line.size)
 
 
 def _drop(chain: DirectoryChain, path: str, verb: Callable[..., None]) -> None:
@@ -187,7 +187,7 @@ def _target(kind: str, target: bytes) -> str:
     return quoted(target.hex() if kind == "symlink" else target.decode(_ENCODING, "surrogateescape"))
 
 
-def head(record: Path) -> dict[str, Any]:
+def read_manifest_header(record: Path) -> dict[str, Any]:
     """Return `key`, `archive` and `into`, the destination relative to the manifest's directory.
 
     Return {} if there is no manifest or its first line is invalid.
@@ -203,7 +203,7 @@ def head(record: Path) -> dict[str, Any]:
     return header if isinstance(header, dict) else {}
 
 
-def is_torn(record: Path) -> bool:
+def is_incomplete(record: Path) -> bool:
     """Return whether a manifest exists but is incomplete: manifests are not synced, so a power loss can truncate them.
 
     Raises:
@@ -237,7 +237,7 @@ def read_manifest(record: Path) -> Iterator[ManifestEntry]:
     raise ValueError(f"{record} is truncated")
 
 
-def stems(records: Path, *suffixes: str) -> set[str]:
+def list_stems(records: Path, *suffixes: str) -> set[str]:
     """Return the names, without suffix, of the files in a manifest directory that have one of `suffixes`.
 
     Raises:

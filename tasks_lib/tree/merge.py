@@ -11,11 +11,11 @@ import secrets
 import stat
 from pathlib import Path
 
-from tasks_lib.errors import TreeError, escaped
+from tasks_lib.errors import TreeError, escape_text
 from tasks_lib.fs.files import OPEN_DIRECTORY
 
 
-def merge(tree: Path, destination: Path, aside: Path) -> None:
+def merge_tree(tree: Path, destination: Path, aside: Path) -> None:
     """Move everything in `tree` into `destination`, and replaced directories into `aside`.
 
     Args:
@@ -30,14 +30,14 @@ def merge(tree: Path, destination: Path, aside: Path) -> None:
         target = os.open(destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # the user's own may be a symlink
         _merge(os.open(tree, OPEN_DIRECTORY), target, aside)
     except OSError as error:
-        name = escaped(os.fsdecode(error.filename)) if error.filename is not None else ""
+        name = escape_text(os.fsdecode(error.filename)) if error.filename is not None else ""
         raise TreeError(
             f"cannot move {name!r} into {destination}: {error.strerror or error}",
             hint="check permissions and existing entries",
         ) from error
 
 
-def settle(tree: Path, time_ns: int) -> None:
+def set_mtime(tree: Path, time_ns: int) -> None:
     """Set the mtime of everything in `tree` to one value.
 
     Otherwise files would be as old as their order in the archive: `configure.ac` could be newer than `configure`, and
@@ -66,7 +66,7 @@ def _merge(source: int, target: int, aside: Path) -> None:
                     below = os.open(name, OPEN_DIRECTORY, dir_fd=here)
                     stack.append((below, os.open(name, OPEN_DIRECTORY, dir_fd=there), iter(_names(below))))
                     break
-                _make_room(name, here, there, aside)
+                _remove_obstacle(name, here, there, aside)
                 os.rename(name, name, src_dir_fd=here, dst_dir_fd=there)
             else:
                 _close(*stack.pop()[:2])
@@ -89,7 +89,7 @@ def _both_directories(name: str, here: int, there: int) -> bool:
     return stat.S_ISDIR(_mode(name, here)) and stat.S_ISDIR(_mode(name, there))
 
 
-def _make_room(name: str, here: int, there: int, aside: Path) -> None:
+def _remove_obstacle(name: str, here: int, there: int, aside: Path) -> None:
     """Remove an entry that a rename cannot replace: a directory, or anything else if a directory replaces it."""
     existing = _mode(name, there)
     if stat.S_ISDIR(existing):

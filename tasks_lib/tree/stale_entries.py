@@ -11,15 +11,17 @@ from typing import Final
 from tasks_lib.errors import CacheUnavailableError
 from tasks_lib.fs.locks import locked
 from tasks_lib.progress import Progress, Silent
-from tasks_lib.tree.extraction import Extraction, translated
-from tasks_lib.tree.manifest import stems
+from tasks_lib.tree.extraction import Extraction, os_errors_as_tree_errors
+from tasks_lib.tree.manifest import list_stems
 from tasks_lib.tree.writer import remove_tree
 
 #: The files of an extraction except its lock: its manifest, a manifest being applied, and leftovers of a killed run.
 _SUFFIXES: Final = (".json", ".moving", ".part", ".new", ".next")
 
 
-def drop_strays(destination: Path, records: Path, kept: Collection[str], timeout_s: float, progress: Progress) -> None:
+def remove_stale_entries(
+    destination: Path, records: Path, kept: Collection[str], timeout_s: float, progress: Progress
+) -> None:
     """Remove entries of extractions that are no longer listed; keep paths that a listed extraction has too.
 
     Args:
@@ -32,14 +34,14 @@ def drop_strays(destination: Path, records: Path, kept: Collection[str], timeout
     Raises:
         CacheUnavailableError, TreeError, CancelledError: see `Extraction.held`.
     """
-    with translated(destination):
-        if not stems(records, *_SUFFIXES).difference(kept):
+    with os_errors_as_tree_errors(destination):
+        if not list_stems(records, *_SUFFIXES).difference(kept):
             return
         with locked(records / ".lock", timeout_s=timeout_s, progress=progress):
-            _drop(destination, records, stems(records, *_SUFFIXES).difference(kept))
+            _drop(destination, records, list_stems(records, *_SUFFIXES).difference(kept))
 
 
-def start_over(destination: Path, records: Path, worked: Path, timeout_s: float, progress: Progress) -> None:
+def reset_directory(destination: Path, records: Path, worked: Path, timeout_s: float, progress: Progress) -> None:
     """Remove a directory in which a user or build has worked, and make its manifests empty.
 
     The manifest files are kept because they are targets of doit tasks.
@@ -56,12 +58,12 @@ def start_over(destination: Path, records: Path, worked: Path, timeout_s: float,
     """
     if not os.path.lexists(worked):
         return
-    with translated(destination):
+    with os_errors_as_tree_errors(destination):
         records.mkdir(parents=True, exist_ok=True)
         with locked(records / ".lock", timeout_s=timeout_s, progress=progress):
             if not os.path.lexists(worked):
                 return  # another process started over and may have extracted something since
-            for name in stems(records, ".json", ".moving"):
+            for name in list_stems(records, ".json", ".moving"):
                 Extraction(destination, records / f"{name}.json").forget()
             if destination.is_symlink() or destination.is_file():
                 destination.unlink()
@@ -75,8 +77,10 @@ def _drop(destination: Path, records: Path, names: Collection[str]) -> None:
     Raises:
         OSError: a file system operation failed; the next call continues.
     """
-    kept = (Extraction(destination, records / f"{name}.json") for name in stems(records, ".json").difference(names))
-    others = frozenset(path for extraction in kept for path in extraction.owned())
+    kept = (
+        Extraction(destination, records / f"{name}.json") for name in list_stems(records, ".json").difference(names)
+    )
+    others = frozenset(path for extraction in kept for path in extraction.owned_paths())
     for name in sorted(names):
         extraction = Extraction(destination, records / f"{name}.json")
         extraction.recover(others)

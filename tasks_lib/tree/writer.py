@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from tasks_lib.archive import HOLE, Entry
-from tasks_lib.fs.copying import LinkMode, place
+from tasks_lib.fs.copying import LinkMode, link_or_copy
 from tasks_lib.fs.files import OPEN_DIRECTORY, DirectoryChain
 from tasks_lib.fs.system_calls import NO_LINK, make_accessible
 from tasks_lib.progress import Progress
@@ -39,7 +39,7 @@ class TreeWriter:
     def __init__(
         self, root: Path, record: ManifestWriter, progress: Progress, copies: int, modes: tuple[int, int] = MODES
     ) -> None:
-        self._descent = DirectoryChain(root)
+        self._chain = DirectoryChain(root)
         self._links: list[Entry] = []
         self._record = record
         self._progress = progress
@@ -52,7 +52,7 @@ class TreeWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._descent.__exit__()
+        self._chain.__exit__()
 
     def add(self, entry: Entry) -> None:
         """Write one entry into an existing directory; a symlink is created later, by `finish`.
@@ -64,8 +64,8 @@ class TreeWriter:
         """
         path, kind, size, executable, _, _, chunks = entry
         directory, _, name = path.rpartition(b"/")
-        here = self._descent.here
-        descriptor = here[1] if here[0] == directory else self._descent.enter(directory)
+        here = self._chain.here
+        descriptor = here[1] if here[0] == directory else self._chain.enter(directory)
         if kind == "file":
             self._write(name, executable, size, chunks, descriptor)
         elif kind == "directory":
@@ -88,7 +88,7 @@ class TreeWriter:
             BlobCorruptError: the content changed in the meantime.
         """
         mode = self._modes[entry.executable]
-        place(source, entry.path, directory=self._descent.root, mode=mode, how=how, progress=self._progress)
+        link_or_copy(source, entry.path, directory=self._chain.root, mode=mode, how=how, progress=self._progress)
         self._record.add(entry.path, entry.kind, entry.executable, entry.size, b"")
 
     def take(self, path: bytes, executable: int, size: int, put: Callable[[bytes, int, int], None]) -> None:
@@ -99,7 +99,7 @@ class TreeWriter:
             Exception: any exception raised by `put`.
         """
         directory, _, name = path.rpartition(b"/")
-        put(name, self._descent.enter(directory), self._modes[executable])
+        put(name, self._chain.enter(directory), self._modes[executable])
         self._record.add(path, "file", executable, size, b"")
         self._bytes += size
         self._entries += 1
@@ -114,7 +114,7 @@ class TreeWriter:
         """
         for entry in self._links:
             directory, _, name = entry.path.rpartition(b"/")
-            os.symlink(entry.target, name, dir_fd=self._descent.enter(directory))
+            os.symlink(entry.target, name, dir_fd=self._chain.enter(directory))
             self._record.add(entry.path, entry.kind, 0, 0, entry.target)
         self._report()
 
@@ -147,14 +147,14 @@ class TreeWriter:
         # no symlink exists below the root yet, so the target's path cannot lead outside
         try:
             target = self._copied.get(entry.target, entry.target)
-            os.link(target, name, src_dir_fd=self._descent.root, dst_dir_fd=directory, follow_symlinks=False)
+            os.link(target, name, src_dir_fd=self._chain.root, dst_dir_fd=directory, follow_symlinks=False)
         except OSError as error:
             if error.errno not in NO_LINK:
                 raise
             self._copy(entry, directory, name)
 
     def _copy(self, entry: Entry, directory: int, name: bytes) -> None:
-        source = os.open(entry.target, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._descent.root)
+        source = os.open(entry.target, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._chain.root)
         with open(source, "rb") as file:  # noqa: PTH123 - a descriptor
             status = os.fstat(source)
             executable = status.st_mode >> 6 & 1
@@ -166,7 +166,7 @@ class TreeWriter:
         self._copied[entry.target] = entry.path
 
 
-def placed(source: BinaryIO, file_name: str) -> Iterator[Entry]:
+def file_entry(source: BinaryIO, file_name: str) -> Iterator[Entry]:
     """Yield the only entry of a placed file; the position of `source` is then at its start."""
     start = source.read(4)
     executable = int(start == b"\x7fELF" or start.startswith(b"#!"))

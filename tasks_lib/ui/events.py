@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, NamedTuple
 
-from tasks_lib.errors import CancelledError, escaped
+from tasks_lib.errors import CancelledError, escape_text
 from tasks_lib.progress import LineProgress, describe_wait
 
 
@@ -117,7 +117,7 @@ def to_stderr(event: Event) -> None:
 def write_to_stderr(message: str) -> None:
     """Write one flushed line to stderr, if stderr is open."""
     if sys.stderr is not None:
-        sys.stderr.write(f"{escaped(message)}\n")
+        sys.stderr.write(f"{escape_text(message)}\n")
         sys.stderr.flush()
 
 

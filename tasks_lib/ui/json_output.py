@@ -29,10 +29,10 @@ _RESULTS: Final = {
     "stopped": "fail",
 }
 #: doit's separator between the output of two actions. Source: as above.
-_BETWEEN: Final = "\n<------------------------------------------------>\n"
+_SEPARATOR: Final = "\n<------------------------------------------------>\n"
 
 
-def refusal(reason: str) -> dict[str, Any]:
+def error_document(reason: str) -> dict[str, Any]:
     """Return the document of a run that could not start."""
     summary = {"counts": {}, "bytes": 0, "elapsed_s": 0.0, "hosts": []}
     return {"format": FORMAT, "tasks": [], "out": "", "err": reason, "summary": summary}
@@ -136,7 +136,7 @@ class JsonRenderer:
             "name": name,
             "result": _RESULTS.get(outcome, "success"),
             "outcome": outcome,
-            "out": _BETWEEN.join(action.out for action in actions if action.out),
-            "err": _BETWEEN.join(action.err for action in actions if action.err),
+            "out": _SEPARATOR.join(action.out for action in actions if action.out),
+            "err": _SEPARATOR.join(action.err for action in actions if action.err),
             "error": message or None,
         }

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from tasks_lib.errors import escaped
+from tasks_lib.errors import escape_text
 from tasks_lib.progress import describe_wait
 from tasks_lib.ui.events import Event
 from tasks_lib.ui.output import Output, counted, escaped_lines, painted
@@ -18,9 +18,9 @@ from tasks_lib.ui.run_state import RunState, TaskRun
 from tasks_lib.units import format_duration, format_estimate, format_size
 
 #: Maximum number of up-to-date tasks that are listed: ten thousand would hide other lines. The summary counts all.
-NAMED: Final = 100
+MAX_UP_TO_DATE: Final = 100
 #: Seconds between two lines about a running task: CI services stop a job that writes nothing for ten minutes.
-STILL_S: Final = 30.0
+STILL_RUNNING_S: Final = 30.0
 
 
 class LinesRenderer:
@@ -49,66 +49,66 @@ class LinesRenderer:
 
     def on_event(self, event: Event) -> None:
         """Write the line of an event of a running task."""
-        name, facts = escaped(event.task), event.facts
+        name, facts = escape_text(event.task), event.facts
         if event.name == "start":
             self._say(f".  {name}", "")
         elif event.name == "warn":
-            self._say(f"{name}: {escaped(str(facts['message']))}", "warn")
+            self._say(f"{name}: {escape_text(str(facts['message']))}", "warn")
         elif event.name == "skip":
-            self._say(f"{name}: skipped: {escaped(str(facts['reason']))}", "warn")
+            self._say(f"{name}: skipped: {escape_text(str(facts['reason']))}", "warn")
         elif event.name == "phase" and facts["phase"] == "wait":
-            self._say(f"{name}: {escaped(_waiting(facts))}", "dim")
+            self._say(f"{name}: {escape_text(_describe_retry(facts))}", "dim")
 
     def ended(self, name: str, outcome: str, fail: Any, kept: str) -> None:
         """Write how a task ended."""
         run = self._ledger.runs.get(name)
         if outcome == "failed":
-            lines = [f"{fail.get_name()} - taskid:{escaped(name)}", *escaped_lines(f"{fail.get_msg()}\n{kept}")]
+            lines = [f"{fail.get_name()} - taskid:{escape_text(name)}", *escaped_lines(f"{fail.get_msg()}\n{kept}")]
             self._say("\n".join(lines) + "\n", "bad")
         elif outcome == "not-run":
-            self._say(f"not run: {escaped(name)}: it needs {escaped(fail.message)}", "warn")
+            self._say(f"not run: {escape_text(name)}: it needs {escape_text(fail.message)}", "warn")
         elif run is not None and outcome != "skipped":
-            self._say(f"ok {escaped(name)}: {ending(run)}", "good")
+            self._say(f"ok {escape_text(name)}: {describe_success(run)}", "good")
 
     def passed(self, name: str, outcome: str) -> None:
         """Write the line of a task that does not run, as doit does."""
         if outcome == "up-to-date" and self._chatter == "all":
             self._named += 1
-            if self._named > NAMED:
+            if self._named > MAX_UP_TO_DATE:
                 return
-            last = "" if self._named < NAMED else "\n-- and more: see the summary for their number"
-            self._say(f"-- {escaped(name)}{last}", "dim")
+            last = "" if self._named < MAX_UP_TO_DATE else "\n-- and more: see the summary for their number"
+            self._say(f"-- {escape_text(name)}{last}", "dim")
         elif outcome == "ignored":
-            self._say(f"!! {escaped(name)}", "warn")
+            self._say(f"!! {escape_text(name)}", "warn")
 
     def beat(self, now: float) -> None:
         """Write a line for each task that has been running for long, to show that it does not hang."""
         for run in self._ledger.active():
-            if now - self._told.setdefault(run.name, run.start_s) >= STILL_S:
+            if now - self._told.setdefault(run.name, run.start_s) >= STILL_RUNNING_S:
                 self._told[run.name] = now
-                self._say(f".. {escaped(run.name)}: {present(run, now)}", "dim")
+                self._say(f".. {escape_text(run.name)}: {describe_progress(run, now)}", "dim")
 
     def finish(self) -> None:
         """End the group of event lines and write the summary."""
         if self._open:
             self._write(self._group_end())
         quiet = self._chatter == "quiet"
-        for line in [] if quiet else totals(self._ledger, time.monotonic()):
+        for line in [] if quiet else summarize_totals(self._ledger, time.monotonic()):
             self._write(self._styled(line))
-        for run, lines in failures(self._ledger):
+        for run, lines in summarize_failures(self._ledger):
             text = "".join(self._styled(line) for line in ([] if quiet else lines))
             self._write(text + (self._annotation(run) if self._ci == "github" else ""))
-        for line in more_failures(self._ledger):
+        for line in summarize_errors(self._ledger):
             self._write(self._styled(line))
 
     def _styled(self, line: SummaryLine) -> str:
-        return painted(self._harmless(line.text), line.tone, self._colour) + "\n"
+        return painted(self._neutralize(line.text), line.tone, self._colour) + "\n"
 
     def _say(self, text: str, tone: str) -> None:
         if self._chatter == "quiet" and tone not in ("warn", "bad"):
             return
         lines = text.split("\n")
-        shown = "\n".join(painted(self._harmless(line), tone if line else "", self._colour) for line in lines)
+        shown = "\n".join(painted(self._neutralize(line), tone if line else "", self._colour) for line in lines)
         with self._lock:
             if not self._open and self._ci in ("github", "gitlab") and self._chatter == "all":
                 self._open = True
@@ -119,7 +119,7 @@ class LinesRenderer:
         if text:
             self._out.write(text)
 
-    def _harmless(self, text: str) -> str:
+    def _neutralize(self, text: str) -> str:
         """Prevent untrusted text from being run as a CI command. Source: GitHub, "Workflow commands"."""
         return f"> {text}" if self._ci == "github" and text.lstrip().startswith(("::", "##[")) else text
 
@@ -136,29 +136,29 @@ class LinesRenderer:
         """Return an annotation of the definition. Source: GitHub, "Setting an error message"; toolkit's escapes."""
         place = str(_meta(self._ledger.tasks.get(run.name)).get("defined", ""))
         file, _, line = place.rpartition(":")
-        at = f"file={_property(file)},line={line}," if file and line.isdigit() else ""
+        at = f"file={_escape_property(file)},line={line}," if file and line.isdigit() else ""
         text = "%0A".join(line.replace("%", "%25") for line in escaped_lines(run.message))
-        return f"::error {at}title={_property(escaped(run.name))}::{text}\n"
+        return f"::error {at}title={_escape_property(escape_text(run.name))}::{text}\n"
 
 
 def _meta(task: Any) -> Mapping[str, Any]:
     return getattr(task, "meta", None) or {}
 
 
-def _property(text: str) -> str:
+def _escape_property(text: str) -> str:
     for character in "%:,":
         text = text.replace(character, f"%{ord(character):02X}")
-    return escaped(text)
+    return escape_text(text)
 
 
-def _waiting(facts: Mapping[str, str | int | float]) -> str:
+def _describe_retry(facts: Mapping[str, str | int | float]) -> str:
     if "url" not in facts:
         return describe_wait("wait", facts) or "waiting"
     reason = f": {facts['reason']}" if facts.get("reason") else ""
     return f"retries {facts['url']} in {facts.get('seconds', 0)} s{reason}"
 
 
-def ending(run: TaskRun) -> str:
+def describe_success(run: TaskRun) -> str:
     """Return the source of the bytes and the duration of a run that succeeded."""
     took = format_duration(run.end_s - run.start_s)
     if run.outcome == "adopted":
@@ -168,10 +168,10 @@ def ending(run: TaskRun) -> str:
         return f"in {took}"
     size = format_size(source.size + source.resumed)
     resumed = f" ({format_size(source.resumed)} resumed)" if source.resumed else ""
-    return f"{size}{resumed} from {escaped(source.url)} in {took}"
+    return f"{size}{resumed} from {escape_text(source.url)} in {took}"
 
 
-def present(run: TaskRun, now: float) -> str:
+def describe_progress(run: TaskRun, now: float) -> str:
     """Return the state of a running task: phase, bytes, rate and time left, or phase and time elapsed."""
     phase = run.phase
     if phase is None or not phase.total:
@@ -209,7 +209,7 @@ class SummaryLine(NamedTuple):
     tone: str = ""
 
 
-def totals(ledger: RunState, now: float) -> list[SummaryLine]:
+def summarize_totals(ledger: RunState, now: float) -> list[SummaryLine]:
     """Return the totals: counts with bytes and time, the next step after a stop, hosts, slowest tasks."""
     if not ledger.counts:
         return []
@@ -233,7 +233,9 @@ def _hosts(ledger: RunState) -> list[SummaryLine]:
     lines = []
     for host, (files, size, seconds) in list(hosts.items())[:_HOSTS]:
         rate = f", {format_size(size / seconds)}/s{' each' if files > 1 else ''}" if seconds > 0 else ""
-        lines.append(SummaryLine(f"  from {escaped(host)}: {counted(files, 'file')}, {format_size(size)}{rate}", "dim"))
+        lines.append(
+            SummaryLine(f"  from {escape_text(host)}: {counted(files, 'file')}, {format_size(size)}{rate}", "dim")
+        )
     if len(hosts) > _HOSTS:
         lines.append(SummaryLine(f"  and {counted(len(hosts) - _HOSTS, 'more host')}", "dim"))
     return lines
@@ -245,30 +247,30 @@ def _slowest(ledger: RunState, now: float) -> list[SummaryLine]:
     runs = sorted(ledger.ended("fetched", "made", "failed"), key=lambda run: run.start_s - run.end_s)[:_SLOWEST]
     slowest = []
     for run in runs:
-        source = f" from {escaped(run.source.url)}" if run.source else ""
-        slowest.append(f"{escaped(run.name)} {format_duration(run.end_s - run.start_s)}{source}")
+        source = f" from {escape_text(run.source.url)}" if run.source else ""
+        slowest.append(f"{escape_text(run.name)} {format_duration(run.end_s - run.start_s)}{source}")
     return [SummaryLine(f"  slowest: {'; '.join(slowest)}", "dim")] if slowest else []
 
 
-def failures(ledger: RunState) -> list[tuple[TaskRun, list[SummaryLine]]]:
+def summarize_failures(ledger: RunState) -> list[tuple[TaskRun, list[SummaryLine]]]:
     """Return the failures for the summary: the name of each task, then its message."""
     failed = list(ledger.ended("failed"))
     summary = []
     for run in failed[:_FAILURES]:
-        lines = [SummaryLine(f"failed: {escaped(run.name)}", "bad")]
-        lines += [SummaryLine(f"  {line}") for line in _shortened(escaped_lines(run.message))]
+        lines = [SummaryLine(f"failed: {escape_text(run.name)}", "bad")]
+        lines += [SummaryLine(f"  {line}") for line in _without_traceback(escaped_lines(run.message))]
         summary.append((run, lines))
     return summary
 
 
-def more_failures(ledger: RunState) -> list[SummaryLine]:
+def summarize_errors(ledger: RunState) -> list[SummaryLine]:
     """Return the number of failures that the summary omits, and doit's own errors."""
     left = ledger.counts["failed"] - _FAILURES
     lines = [SummaryLine(f"and {counted(left, 'more failure')}; see the lines above", "bad")] if left > 0 else []
     return lines + [SummaryLine(line, "bad") for error in ledger.errors for line in escaped_lines(error)]
 
 
-def _shortened(lines: list[str]) -> list[str]:
+def _without_traceback(lines: list[str]) -> list[str]:
     """Replace a traceback by its last line: the lines above have all of it."""
     at = next((index for index, line in enumerate(lines) if line.startswith("Traceback")), None)
     if at is None:

@@ -19,20 +19,20 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
-from tasks_lib.errors import escaped
+from tasks_lib.errors import escape_text
 from tasks_lib.ui.events import Event
-from tasks_lib.ui.lines import SummaryLine, failures, more_failures, totals
+from tasks_lib.ui.lines import SummaryLine, summarize_errors, summarize_failures, summarize_totals
 from tasks_lib.ui.output import Output, escaped_lines
 from tasks_lib.ui.run_state import IDLE_PHASES, RunState, TaskRun, host_of
 from tasks_lib.units import format_duration, format_estimate, format_size
 
 #: Size of a terminal that does not report its size. Source: POSIX, the size of a VT100.
-_SIZE: Final = os.terminal_size((80, 24))
+_DEFAULT_SIZE: Final = os.terminal_size((80, 24))
 _BAR: Final = 9
 #: Seconds after which the remaining time of a run is estimated.
-_CALM_S: Final = 1.0
+_MIN_ESTIMATE_S: Final = 1.0
 _STYLES: Final = {"bad": "red", "good": "green", "warn": "yellow", "accent": "cyan", "dim": "dim", "strong": "bold"}
-_DOING: Final = {
+_PHASE_LABELS: Final = {
     "queue": "queued",
     "wait": "waiting",
     "connect": "connecting",
@@ -63,28 +63,28 @@ class LiveRenderer:
             emoji=False,
             legacy_windows=False,
         )
-        self._marks = "━╌" if out.speaks("━╌…") else "=."
+        self._marks = "━╌" if out.can_encode("━╌…") else "=."
         self._lock = threading.RLock()
         self._drawn = ""
         self._noisy: set[str] = set()  # tasks whose children write to the terminal
         self._streams: tuple[Any, Any] = (sys.stdout, sys.stderr)
-        self._proxies: list[_Above] = []
+        self._proxies: list[_TerminalProxy] = []
 
     def begin(self) -> None:
         """Redirect Python's output on the terminal to above the block; leave streams that lead elsewhere unchanged."""
         self._streams = (sys.stdout, sys.stderr)
-        self._proxies = [_Above(self._said, stream) for stream in self._streams if Output(stream).is_terminal]
+        self._proxies = [_TerminalProxy(self._said, stream) for stream in self._streams if Output(stream).is_terminal]
         sys.stdout, sys.stderr = (
             next((proxy for proxy in self._proxies if proxy.real is stream), stream) for stream in self._streams
         )
 
     def on_event(self, event: Event) -> None:
         """Write warnings and skip reasons above the block; stop drawing while a child writes to the terminal."""
-        name = escaped(event.task)
+        name = escape_text(event.task)
         if event.name == "warn":
-            self._above([SummaryLine(f"{name}: {escaped(str(event.facts['message']))}", "warn")])
+            self._above([SummaryLine(f"{name}: {escape_text(str(event.facts['message']))}", "warn")])
         elif event.name == "skip":
-            self._above([SummaryLine(f"{name}: skipped: {escaped(str(event.facts['reason']))}", "warn")])
+            self._above([SummaryLine(f"{name}: skipped: {escape_text(str(event.facts['reason']))}", "warn")])
         elif event.name == "start" and _owns_terminal(self._ledger.tasks.get(event.task)):
             with self._lock:
                 self._noisy.add(event.task)
@@ -94,7 +94,7 @@ class LiveRenderer:
         """Write a failure above the block; the totals count successes."""
         self._noisy.discard(name)
         if outcome == "failed":
-            lines = [f"{fail.get_name()} - taskid:{escaped(name)}", *escaped_lines(f"{fail.get_msg()}\n{kept}")]
+            lines = [f"{fail.get_name()} - taskid:{escape_text(name)}", *escaped_lines(f"{fail.get_msg()}\n{kept}")]
             self._above([SummaryLine(line, "bad") for line in lines])
 
     def passed(self, name: str, outcome: str) -> None:
@@ -114,10 +114,10 @@ class LiveRenderer:
                 proxy.finish()
             self._noisy.add("")  # no frame after this
             self._erase()
-            lines = totals(self._ledger, time.monotonic())
-            for _, failure in failures(self._ledger):
+            lines = summarize_totals(self._ledger, time.monotonic())
+            for _, failure in summarize_failures(self._ledger):
                 lines += failure
-            self._out.write("".join(map(self._rendered, [*lines, *more_failures(self._ledger)])))
+            self._out.write("".join(map(self._rendered, [*lines, *summarize_errors(self._ledger)])))
 
     # --- the block ------------------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ class LiveRenderer:
             size = os.get_terminal_size(self._out.descriptor)
             if size.columns > 0 and size.lines > 0:
                 return size
-        return _SIZE
+        return _DEFAULT_SIZE
 
     def _rendered(self, line: SummaryLine) -> str:
         return self._printed(Text(line.text, _STYLES.get(line.tone, "")), soft=None) + "\n"
@@ -196,8 +196,8 @@ class LiveRenderer:
         """Return the cells of a task's line, each with its position from the left and its rank (0: most important)."""
         phase = run.phase
         columns = max(8, min(32, width // 4))
-        doing = _DOING.get(phase.name, escaped(phase.name)) if phase else "running"
-        name = f"{_shortened(escaped(run.name), columns):<{columns}}"
+        doing = _PHASE_LABELS.get(phase.name, escape_text(phase.name)) if phase else "running"
+        name = f"{_truncate(escape_text(run.name), columns):<{columns}}"
         cells = [((0, 0), name, "bold"), ((1, 1), f"{doing:<10}", "cyan")]
         if phase is None or not phase.total or phase.name in IDLE_PHASES:
             return [*cells, ((2, 2), format_duration(now - run.start_s), "dim")]
@@ -212,7 +212,7 @@ class LiveRenderer:
             ((4, 5), f"{format_size(done):>9} of {format_size(phase.total):<9}", ""),
             ((5, 3), f"{format_size(rate) + '/s':>11}", ""),
             ((6, 4), f"{left:>8}", "dim"),
-            ((7, 6), _shortened(escaped(host_of(phase.url)), 28) if phase.url else "", "dim"),
+            ((7, 6), _truncate(escape_text(host_of(phase.url)), 28) if phase.url else "", "dim"),
         ]
 
     def _totals(self, now: float) -> Text:
@@ -228,12 +228,12 @@ class LiveRenderer:
         if wanted:
             row.append(f"   {format_size(have)} of {format_size(wanted)}")
         row.append(f"   {format_duration(elapsed)}", "dim")
-        if rate > 0 and have < wanted and elapsed >= _CALM_S:
+        if rate > 0 and have < wanted and elapsed >= _MIN_ESTIMATE_S:
             row.append(f", {format_estimate((wanted - have) / rate)} left", "dim")
         return row
 
 
-def _shortened(text: str, columns: int) -> str:
+def _truncate(text: str, columns: int) -> str:
     return text if len(text) <= columns else f"{text[: columns - 1]}…"
 
 
@@ -245,7 +245,7 @@ def _owns_terminal(task: Any) -> bool:
     return any(type(action).__name__ == "CmdAction" for action in task.actions)
 
 
-class _Above(io.TextIOBase):
+class _TerminalProxy(io.TextIOBase):
     """Replacement of stdout and stderr: whole lines go above the block, a child gets the real descriptor."""
 
     def __init__(self, say: Callable[[str], None], real: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
-from tasks_lib.errors import escaped
+from tasks_lib.errors import escape_text
 
 
 class Output:
@@ -34,7 +34,7 @@ class Output:
         except (OSError, ValueError, AttributeError):
             return -1
 
-    def speaks(self, text: str) -> bool:
+    def can_encode(self, text: str) -> bool:
         """Return whether the stream's encoding has all characters of `text`."""
         return text.encode(self._encoding, "ignore").decode(self._encoding) == text
 
@@ -113,4 +113,4 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 def escaped_lines(text: str) -> list[str]:
     """Return untrusted text as escaped lines, without empty lines."""
-    return [escaped(line.rstrip()) for line in text.split("\n") if line.strip()]
+    return [escape_text(line.rstrip()) for line in text.split("\n") if line.strip()]

@@ -39,7 +39,7 @@ class Renderer(Protocol):
         """End the display: the run is over, for whatever reason."""
 
 
-def renderer_for(kind: str, out: Output, ledger: RunState, surroundings: TerminalInfo) -> Renderer:
+def create_renderer(kind: str, out: Output, ledger: RunState, surroundings: TerminalInfo) -> Renderer:
     """Return a renderer; `kind` is "auto", "live", "lines" or "quiet"."""
     colour = surroundings.colour
     if colour == "auto":

@@ -180,7 +180,7 @@ class RunState:
         self.counts[outcome] += 1
         self._settle(name)
 
-    def stand(self, names: Iterable[str]) -> None:
+    def add_up_to_date(self, names: Iterable[str]) -> None:
         """Record many tasks that are up to date."""
         before = len(self.seen)
         self.seen.update(dict.fromkeys(names, "up-to-date"))
@@ -222,7 +222,7 @@ class RunState:
             if run is None:  # doit could not start it
                 run = self.runs[name] = TaskRun(name, at_s, at_s, "")
             if outcome == "success":
-                outcome, message = run.outcome or _success(run), run.message
+                outcome, message = run.outcome or _success_outcome(run), run.message
             run.finish(at_s, outcome, message)
             self._active.pop(name, None)
             self.counts[outcome] += 1
@@ -306,7 +306,7 @@ def _size_of(task: Any) -> int:
     return size if isinstance(size, int) else 0
 
 
-def _success(run: TaskRun) -> str:
+def _success_outcome(run: TaskRun) -> str:
     if run.name.startswith("fetch:"):
         return "fetched" if run.worked else "adopted"
     if run.name.startswith(("repack:", "toolchain:")) and not run.worked:

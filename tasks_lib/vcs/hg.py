@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 from tasks_lib.errors import HttpStatusError, ToolError, TransportError, UnsupportedArchiveError
 from tasks_lib.network import RepositorySettings
 from tasks_lib.progress import Progress
-from tasks_lib.subprocesses import Completed, Invocation, Timeouts, last_line, run, streaming
+from tasks_lib.subprocesses import Completed, Invocation, Timeouts, last_line, run, stream_output
 from tasks_lib.vcs.environment import fetch_bounds, inherited_environment, ssh_command
 from tasks_lib.vcs.urls import display_url, scheme_of
 
@@ -86,7 +86,7 @@ class HgRepository:
                 archive=name, reason="has subrepositories", code="SUBREPOSITORIES", entry=b".hgsub"
             )
         words = ["archive", "--rev", changeset, "--type", "tar", "--prefix", TOP, "--no-decode", "-"]
-        with streaming(self._command(words), progress) as stream:
+        with stream_output(self._command(words), progress) as stream:
             size = 0
             while chunk := stream.reader.read(_CHUNK):
                 out.write(chunk)

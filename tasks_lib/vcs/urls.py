@@ -113,7 +113,7 @@ def _rooted(url: str) -> tuple[str, str, str]:
     return f"{parts.scheme}://{parts.netloc}", "/", parts.path
 
 
-def name_of(url: str) -> str:
+def repository_name(url: str) -> str:
     """Return the last segment of a repository URL, including `.git`.
 
     Source: taskgraph `transforms/fetch`, `path-prefix`.

@@ -38,4 +38,4 @@ if hasattr(os, "process_cpu_count"):  # since Python 3.13, made of what was remo
 with contextlib.suppress(ImportError):  # the Python of another program, for example of hg
     from tasks_lib.fs import system_calls
 
-    system_calls.OFFERED = system_calls.Offered()
+    system_calls.FEATURES = system_calls.Features()

@@ -5,11 +5,11 @@ filters, attributes and hooks have no effect, and the only configuration is that
 that exploit CVEs of git are rejected (docs/git.md).
 """
 
-from tasks_lib.vcs.git.commit_tree import Gitlink, Leaf, Listing, listing
+from tasks_lib.vcs.git.commit_tree import Gitlink, Leaf, Listing, read_commit_tree
 from tasks_lib.vcs.git.objects import MissingObjectError, Objects
 from tasks_lib.vcs.git.repository import GitRepository
-from tasks_lib.vcs.git.submodules import Submodule, submodules
-from tasks_lib.vcs.git.synthetic_gitdir import dot_git
+from tasks_lib.vcs.git.submodules import Submodule, read_submodules
+from tasks_lib.vcs.git.synthetic_gitdir import gitdir_files
 
 __all__ = [
     "GitRepository",
@@ -19,7 +19,7 @@ __all__ = [
     "MissingObjectError",
     "Objects",
     "Submodule",
-    "dot_git",
-    "listing",
-    "submodules",
+    "gitdir_files",
+    "read_commit_tree",
+    "read_submodules",
 ]

@@ -57,7 +57,7 @@ class Listing:
         return next((one.identity for one in self.leaves if one.path == path and one.kind == "file"), "")
 
 
-def listing(objects: Objects, commit: str, *, name: str, max_entries: int) -> Listing:
+def read_commit_tree(objects: Objects, commit: str, *, name: str, max_entries: int) -> Listing:
     """Return the entries of a commit, verified from its id down.
 
     Args:
@@ -155,7 +155,7 @@ def _judge(entry: bytes, path: bytes, mode: bytes, name: str) -> None:
         raise ArchiveLimitError(
             archive=name, reason=f"name longer than {_MAX_NAME} bytes", code="COMPONENT_TOO_LONG", entry=path[:80]
         )
-    for spelling in spellings(entry):
+    for spelling in equivalent_names(entry):
         if spelling in (".git", "git~1"):
             raise UnsafeEntryError(
                 archive=name, reason="is equivalent to `.git` on some file systems", code="GIT_NAME", entry=path
@@ -164,7 +164,7 @@ def _judge(entry: bytes, path: bytes, mode: bytes, name: str) -> None:
             raise UnsafeEntryError(archive=name, reason="is a symlink", code="GITMODULES_SYMLINK", entry=path)
 
 
-def spellings(entry: bytes) -> Iterator[str]:
+def equivalent_names(entry: bytes) -> Iterator[str]:
     """Yield the names that HFS+ and NTFS may treat as equal to `entry`; NTFS splits at a backslash."""
     text = _HFS_IGNORED.sub("", entry.decode("utf-8", "surrogateescape")).lower()
     for part in text.split("\\"):

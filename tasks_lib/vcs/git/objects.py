@@ -13,9 +13,9 @@ from typing import Final
 from tasks_lib.errors import DigestMismatchError, ToolError
 from tasks_lib.network import RepositorySettings
 from tasks_lib.progress import Progress
-from tasks_lib.subprocesses import OutputStream, streaming
+from tasks_lib.subprocesses import OutputStream, stream_output
 from tasks_lib.units import format_size
-from tasks_lib.vcs.git.program import command
+from tasks_lib.vcs.git.program import git_command
 
 #: Maximum size of a commit, tree or configuration file in bytes; a tree of a million names has about 50 MiB.
 MAX_SMALL: Final = 64 << 20
@@ -66,7 +66,7 @@ class Objects:
         if self._stream is None:
             words = ["cat-file", "--batch"]
             self._stream = self._stack.enter_context(
-                streaming(command(self._settings, self._directory, words, beside=self._beside), self._progress)
+                stream_output(git_command(self._settings, self._directory, words, beside=self._beside), self._progress)
             )
         for at in range(0, len(identities), _AT_ONCE):
             some = identities[at : at + _AT_ONCE]
@@ -107,8 +107,8 @@ class Objects:
         with tempfile.TemporaryFile() as wanted:
             wanted.writelines(f"{one}\n".encode() for one in identities)
             wanted.seek(0)
-            call = command(self._settings, self._directory, ["cat-file", how, "--buffer"], beside=self._beside)
-            with streaming(call, self._progress, input=wanted) as stream:
+            call = git_command(self._settings, self._directory, ["cat-file", how, "--buffer"], beside=self._beside)
+            with stream_output(call, self._progress, input=wanted) as stream:
                 yield stream
 
 

@@ -36,7 +36,7 @@ _CONFIG: Final = (
 LOCAL_SERVER: Final = "git -c 'safe.directory=*' -c uploadpack.allowAnySHA1InWant=true upload-pack"
 
 
-def command(
+def git_command(
     settings: RepositorySettings,
     directory: Path,
     words: Sequence[str],

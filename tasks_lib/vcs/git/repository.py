@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from tasks_lib.errors import ArchiveError, DigestMismatchError, HttpStatusError, ToolError, TransportError, escaped
+from tasks_lib.errors import ArchiveError, DigestMismatchError, HttpStatusError, ToolError, TransportError, escape_text
 from tasks_lib.network import RepositorySettings
 from tasks_lib.progress import Progress
 from tasks_lib.subprocesses import Completed, last_line, run
 from tasks_lib.units import format_size, parse_size
-from tasks_lib.vcs.git.commit_tree import listing
+from tasks_lib.vcs.git.commit_tree import read_commit_tree
 from tasks_lib.vcs.git.objects import Objects
-from tasks_lib.vcs.git.program import LOCAL_SERVER, HttpTrace, command, http_trace
+from tasks_lib.vcs.git.program import LOCAL_SERVER, HttpTrace, git_command, http_trace
 from tasks_lib.vcs.git.submodules import Superproject
 from tasks_lib.vcs.urls import display_url, scheme_of
 
@@ -73,7 +73,7 @@ class GitRepository:
         """
         self._prepare(commit, progress)
         progress.phase("connect", url=display_url(url))
-        if scheme_of(url) == "file" and copied(self.directory, self._settings, url, commit, progress):
+        if scheme_of(url) == "file" and copy_from_local(self.directory, self._settings, url, commit, progress):
             return
         with http_trace() as trace:
             done = self._received(url, commit, progress, key, trace)
@@ -115,14 +115,14 @@ class GitRepository:
         """
         self._prepare("0" * 40, progress)
         words = ["ls-remote", *_server(url), "--", url, name, f"{name}^{{}}"]
-        done = run(command(self._settings, self.directory, words, scheme=scheme_of(url), key=key), progress)
+        done = run(git_command(self._settings, self.directory, words, scheme=scheme_of(url), key=key), progress)
         if done.status:
             raise _failure(url, name, done)
         found = dict(line.split("\t")[::-1] for line in done.output.decode("utf-8", "replace").splitlines())
         for ref in (f"refs/tags/{name}^{{}}", f"refs/tags/{name}", f"refs/heads/{name}", f"{name}^{{}}", name):
             if ref in found:
                 return str(found[ref])
-        raise TransportError(f"{display_url(url)} has no branch or tag called {escaped(name)}")
+        raise TransportError(f"{display_url(url)} has no branch or tag called {escape_text(name)}")
 
     def _prepare(self, commit: str, progress: Progress) -> None:
         try:
@@ -140,14 +140,14 @@ class GitRepository:
             raise ToolError(f"git cannot create a repository in {self.directory}: {last_line(done.errors)}")
 
     def _plain(self, words: Sequence[str], progress: Progress) -> Completed:
-        return run(command(self._settings, self.directory, words), progress)
+        return run(git_command(self._settings, self.directory, words), progress)
 
     def _call(
         self, url: str, words: Sequence[str], progress: Progress, key: Path | None, trace: HttpTrace
     ) -> Completed:
         """Run one `git fetch`."""
         words = ["fetch", "--progress", "--no-tags", "--no-recurse-submodules", "--force", *words]
-        call = command(self._settings, self.directory, words, scheme=scheme_of(url), key=key)
+        call = git_command(self._settings, self.directory, words, scheme=scheme_of(url), key=key)
         call = replace(call, environ={**call.environ, **trace.environ})
 
         def look() -> None:
@@ -235,7 +235,7 @@ REFS: Final = "refs/doit-fetch"
 _MAX_ENTRIES: Final = 2_000_000
 
 
-def copied(directory: Path, settings: RepositorySettings, url: str, commit: str, progress: Progress) -> bool:
+def copy_from_local(directory: Path, settings: RepositorySettings, url: str, commit: str, progress: Progress) -> bool:
     """Copy a commit from a `file:` URL into the bare repository `directory`; return whether it succeeded.
 
     Raises:
@@ -248,17 +248,19 @@ def copied(directory: Path, settings: RepositorySettings, url: str, commit: str,
         return False
     try:
         with Objects(directory, settings, progress, objects) as found:
-            one = listing(found, commit, name=place.name, max_entries=_MAX_ENTRIES)
+            one = read_commit_tree(found, commit, name=place.name, max_entries=_MAX_ENTRIES)
     except (ArchiveError, DigestMismatchError, ToolError):
         return False  # `git fetch` reports the error
     wanted = dict.fromkeys([commit, *one.trees, *(leaf.identity for leaf in one.leaves)])
     words = ["pack-objects", "--quiet", "--window=0", str(directory.absolute() / "objects" / "pack" / "pack")]
-    packed = run(command(settings, directory, words, beside=objects), progress, input="".join(_lines(wanted)).encode())
+    packed = run(
+        git_command(settings, directory, words, beside=objects), progress, input="".join(_lines(wanted)).encode()
+    )
     if packed.status:
         return False
     if one.parents:
         _make_shallow(directory / "shallow", commit)
-    return not run(command(settings, directory, ["update-ref", f"{REFS}/{commit}", commit]), progress).status
+    return not run(git_command(settings, directory, ["update-ref", f"{REFS}/{commit}", commit]), progress).status
 
 
 def _lines(identities: dict[str, None]) -> Iterator[str]:

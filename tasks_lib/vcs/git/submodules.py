@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tasks_lib.errors import ToolError, UnsafeEntryError, escaped
+from tasks_lib.errors import ToolError, UnsafeEntryError, escape_text
 from tasks_lib.network import RepositorySettings
 from tasks_lib.progress import Progress
 from tasks_lib.subprocesses import last_line, run
 from tasks_lib.units import format_size
 from tasks_lib.vcs.git.commit_tree import Gitlink, Listing
 from tasks_lib.vcs.git.objects import Objects
-from tasks_lib.vcs.git.program import command
+from tasks_lib.vcs.git.program import git_command
 from tasks_lib.vcs.urls import check_url, join_url, scheme_of
 
 #: Maximum size of `.gitmodules` in bytes; a project with 600 submodules has about 100 KB.
@@ -45,7 +45,9 @@ class Superproject(NamedTuple):
         return self.settings.protocols + (("file",) if scheme_of(self.url) == "file" else ())
 
 
-def submodules(listing: Listing, context: Superproject, objects: Objects, progress: Progress) -> Iterator[Submodule]:
+def read_submodules(
+    listing: Listing, context: Superproject, objects: Objects, progress: Progress
+) -> Iterator[Submodule]:
     """Yield the submodules of a commit.
 
     Args:
@@ -63,7 +65,7 @@ def submodules(listing: Listing, context: Superproject, objects: Objects, progre
     identity = listing.blob(b".gitmodules")
     if not identity:
         for link in listing.gitlinks:
-            place = escaped(link.path)
+            place = escape_text(link.path)
             progress.warn(
                 f"{context.archive}: {place} is a submodule, but .gitmodules is missing: the directory stays empty"
             )
@@ -81,7 +83,7 @@ def submodules(listing: Listing, context: Superproject, objects: Objects, progre
 def _read(content: bytes, context: Superproject, progress: Progress) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Parse `.gitmodules` with git. Source: gitmodules(5), git-config(1) `--file -`."""
     words = ["config", "--file", "-", "--no-includes", "--null", "--list"]
-    done = run(command(context.settings, context.directory, words), progress, input=content)
+    done = run(git_command(context.settings, context.directory, words), progress, input=content)
     if done.status:
         raise ToolError(f"cannot read .gitmodules: {last_line(done.errors)}")
     found: dict[str, dict[str, str]] = defaultdict(dict)

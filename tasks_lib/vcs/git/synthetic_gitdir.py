@@ -34,7 +34,9 @@ class Piece(NamedTuple):
     chunks: Iterable[bytes]
 
 
-def dot_git(listing: Listing, submodules: Iterable[Submodule], objects: Objects, spool: BinaryIO) -> Iterator[Piece]:
+def gitdir_files(
+    listing: Listing, submodules: Iterable[Submodule], objects: Objects, spool: BinaryIO
+) -> Iterator[Piece]:
     """Yield the files of `.git` for a commit.
 
     Args:
