@@ -21,7 +21,7 @@ from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
 from tasks_lib.tree import Extraction
 from tests.archives import Member, ar, pax, record, resummed, tar, zipped
-from tests.cases import CASES
+from tests.corpus import CASES
 from tests.test_archive import BZ, GZ, PLAIN, XZ, ZST, repacked, tree_of
 
 #: More with EXAMPLES=100000, for a run by hand.

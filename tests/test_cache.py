@@ -229,7 +229,7 @@ def test_a_second_name_never_replaces_the_first(store: Cache) -> None:
 def test_hashing_beside(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The digest is right for any chunks, with a thread or without, and when requested in between."""
     chance = random.Random(free)
-    monkeypatch.setattr(writer, "_FREE", threading.Semaphore(free))
+    monkeypatch.setattr(writer, "_FREE_CORES", threading.Semaphore(free))
     for size in (writer._LARGE - 1, writer._LARGE):
         one, two = writer.BackgroundHash("sha256", size), hashlib.sha256()
         content, threads = chance.randbytes(size), set[str]()

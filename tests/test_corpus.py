@@ -21,7 +21,8 @@ from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
 from tasks_lib.tree import Extraction, remove_tree
 from tests.archives import Member, tar
-from tests.cases import CASES, ZST, Tree
+from tests.cases import ZST, Tree
+from tests.corpus import CASES
 from tests.project import PORCH, PYTHONPATH
 
 ROOT = Path(__file__).parent.parent

@@ -93,7 +93,7 @@ WRONG = {
     "mozilla type": (GOOD.replace("static-url", "chromium-fetch"), "it runs a script from Mozilla"),
     "name": (GOOD.replace("a:", "'../a':", 1), "invalid name '../a'"),
     "name begins": (GOOD.replace("a:", "_a:", 1), "invalid name '_a': use letters, digits, '.', '_', '+', '~', '@' or '-', starting with a letter or digit"),
-    "prefix": (fetch("add-prefix: ../x, artifact-name: a.tar.zst"), "a.fetch.add-prefix: holds the component '..'"),
+    "prefix": (fetch("add-prefix: ../x, artifact-name: a.tar.zst"), "a.fetch.add-prefix: contains the component '..'"),
     "strip": (fetch("strip-components: -1"), "a.fetch.strip-components: must be a non-negative integer, got '-1'"),
     "duplicates": (fetch("duplicates: first"), "invalid value 'first': use refuse or last"),
     "duplicates name": (fetch("duplicates: last"), "require a .tar.zst artifact, got 'a.tar.gz'"),

@@ -29,7 +29,7 @@ from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
 from tasks_lib.tree import CachedTree, DamagedTreeError, Extraction, remove_tree, write_cached_tree
 from tests.archives import Member, tar
-from tests.cases import CASES
+from tests.corpus import CASES
 from tests.project import PORCH, definition
 from tests.test_cache_faults import NOBODY, Farm, mounted, needs_clones, needs_strace, root_only
 from tests.test_corpus import LIMITS, leaves, wanted
