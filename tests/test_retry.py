@@ -342,9 +342,9 @@ def ssh_secret(_root: Path, _origin: Origin) -> list[str]:
 
 #: What is run -> what it says when it waits, and its status after SIGINT.
 COMMANDS: dict[str, tuple[Callable[[Path, Origin], list[str]], str, int]] = {
-    "pinned": (doit_download, " in 7200 s: ", 130),
+    "pinned": (doit_download, " in 7200", 130),
     "unpinned": (task_artifact, "sleeping for 7200", -signal.SIGINT),
-    "repository": (doit_repository, " in 7200 s: ", 130),
+    "repository": (doit_repository, " in 7200", 130),
     "secret": (ssh_secret, "sleeping for 7200", -signal.SIGINT),
 }
 

@@ -215,7 +215,7 @@ def test_a_lock_of_another_program_is_no_error(
         other.execute("begin immediate")
         save(two, "b")
         two.dump()
-    assert "finished tasks are found again" in capsys.readouterr().err
+    assert "the next run finds finished tasks" in capsys.readouterr().err
     assert tasks(tmp_path) == {"a"}
 
 

@@ -23,7 +23,7 @@ _PACKAGE: Final = "doit_fetch"
 _COLUMNS: Final = (40, 100)
 _DEFAULT: Final = re.compile(r"\[default: [^\]]*\]")
 #: Help text of `-n` for the pooled runner.
-_PROCESS: Final = "number of concurrent tasks [default: %(default)s downloads, one other task per processor]"
+_PROCESS: Final = "number of concurrent tasks [default: %(default)s downloads, other tasks one per processor]"
 
 
 def render_command_help(command: Any, loader: Any, params: Any) -> str:
