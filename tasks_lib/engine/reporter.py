@@ -134,6 +134,7 @@ class Reporter:
         if self._log is not None:
             self._log.finish(time.monotonic(), self._ledger.counts)
         self._face.finish()
+        BUS.listen()  # the listeners hold every task, and so the files that a dodo.py leaves open
 
     def _record(self) -> None:
         """Write the run record for `doit report`; a run that did nothing keeps the previous record."""

@@ -199,7 +199,7 @@ def finish_run(plan: RunPlan, database: str, requested: Iterable[str]) -> None:
 def _paths_of(task: Any) -> Iterator[str]:
     """Yield the files on which a task's state depends; nothing for a task with checks that are not ours."""
     checks = [item[0] for item in task.uptodate]
-    if not checks or not all(hasattr(check, "witnesses") for check in checks):
+    if not checks or not all(hasattr(check, "inputs") for check in checks):
         return
     for check in checks:
         yield from check.inputs()
