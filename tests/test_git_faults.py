@@ -99,7 +99,7 @@ def test_a_mute_server(tmp_path: Path) -> None:
     with mute() as url:
         error = refused(tmp_path / "c", source(f"{url}/r", "a" * 40), stall_timeout="0.1")
     assert isinstance(error, TransportError)
-    assert "git said nothing for 0.4 s" in str(error)
+    assert "git produced no output for 0.4 s" in str(error)
 
 
 def command_lines() -> Iterator[str]:

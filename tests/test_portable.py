@@ -212,5 +212,5 @@ def test_every_fallback_is_in_force_when_all_tests_run_so() -> None:
 
     wanted = "tests/portable" in os.environ.get("PYTHONPATH", "")
     assert (system_calls.Features() == system_calls.FEATURES) is wanted
-    code = "from tasks_lib.fs import system_calls as calls; print(calls.OFFERED == calls.Offered())"
+    code = "from tasks_lib.fs import system_calls as calls; print(calls.FEATURES == calls.Features())"
     assert output(code, path=PYTHONPATH) == str(wanted)
