@@ -271,7 +271,12 @@ def test_wrapped(run: Run, tmp_path: Path, origin: Origin, name: str, executable
         ("a.tar", "a.tar", ["--strip-components", "1"], "only .tar.zst archives are made"),
         ("a.tar", "a.tar.zst", ["--strip-components", "2"], "leaves an empty name"),
         ("plain.txt", "p.tar.zst", [], "not an archive in a known format"),
-        ("plain.txt", "p.tar.zst", ["--force-archive", "--strip-components", "1"], "cannot strip components of a single file"),
+        (
+            "plain.txt",
+            "p.tar.zst",
+            ["--force-archive", "--strip-components", "1"],
+            "cannot strip components of a single file",
+        ),
         ("plain.txt", "p.txt", ["--sha256", "0" * 64], "expected sha256:0000"),
         ("plain.txt", "p.txt", ["--sha256", "xyz"], "expected 64 hex digits"),
         ("plain.txt", "p.txt", ["--size", "4"], "expected 4 bytes, but the server announces 5"),
