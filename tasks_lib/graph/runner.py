@@ -46,6 +46,9 @@ _MANY: Final = 1000
 _DRAIN_S: Final = 1.2
 #: Seconds that the main thread leaves the interpreter to workers that need nothing: a task or two.
 _PAUSE_S: Final = 0.002
+#: Seconds after which the main thread looks for a signal that did not wake it: one that came between its last look and
+#: its wait, or one that another thread received. Source: CPython, `signal`, execution of Python signal handlers.
+_SIGNAL_S: Final = 0.5
 
 #: The classes whose workers are kept busy by looking further ahead.
 _POOLS: Final = ("network", "cpu")
@@ -132,13 +135,17 @@ class PooledRunner(Runner):
         self._drain(dispatcher)
 
     def _next_done(self) -> Any:
-        """Wait for a worker; while each has a next task there is no hurry, and several are heard at once."""
+        """Wait for a worker; while each has a next task there is no hurry, and several are heard at once.
+
+        Raises:
+            queue.Empty: none is done yet; look whether a signal came.
+        """
         with contextlib.suppress(queue.Empty):
             return self._done.get(block=False)
         with waiting:
             if self._pools.are_full(self._running):
                 time.sleep(_PAUSE_S)
-            return self._done.get()
+            return self._done.get(timeout=_SIGNAL_S)
 
     def _busy(self) -> int:
         return sum(self._running.values())
