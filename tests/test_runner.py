@@ -236,6 +236,27 @@ def test_a_signal_ends_a_run_cleanly(case: str, tmp_path: Path) -> None:
     assert ran(doit(directory, "net")) == []
 
 
+STRUCK = """
+import signal, threading
+def strike():
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+    while True:
+        time.sleep(1)
+def task_struck():
+    return {"actions": [strike], "io": {"capture": False}}
+"""
+
+
+def test_a_signal_that_does_not_wake_the_main_thread(tmp_path: Path) -> None:
+    """A signal ends the run also when a worker receives it while the main thread waits."""
+    with start(project(tmp_path, STRUCK)) as process:
+        try:
+            told = process.communicate(timeout=60)[0]
+        finally:
+            process.kill()
+    assert process.returncode == 130, told
+
+
 def test_ignored_signals_stay_ignored(tmp_path: Path) -> None:
     """Under nohup a hang-up does not end the run."""
     directory = project(tmp_path, 'def task_all():\n    yield from many("net", 1, "network", 0.3)\n')

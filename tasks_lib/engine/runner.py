@@ -46,6 +46,9 @@ _MANY: Final = 1000
 _DRAIN_S: Final = 1.2
 #: Seconds for which the main thread yields the interpreter to busy workers: the time of a task or two.
 _PAUSE_S: Final = 0.002
+#: Seconds after which the main thread looks for a signal that did not wake it: one that came between its last look and
+#: its wait, or one that another thread received. Source: CPython, `signal`, execution of Python signal handlers.
+_SIGNAL_S: Final = 0.5
 
 #: The classes for which the runner looks further ahead when their workers are idle.
 _POOLS: Final = ("network", "cpu")
@@ -131,13 +134,17 @@ class PooledRunner(Runner):
         self._drain(dispatcher)
 
     def _next_done(self) -> Any:
-        """Wait for a worker; while all have a next task, pause briefly so that several results arrive together."""
+        """Wait for a worker; while all have a next task, pause briefly so that several results arrive together.
+
+        Raises:
+            queue.Empty: no task is done yet; check for a signal.
+        """
         with contextlib.suppress(queue.Empty):
             return self._done.get(block=False)
         with released:
             if self._pools.are_full(self._running):
                 time.sleep(_PAUSE_S)
-            return self._done.get()
+            return self._done.get(timeout=_SIGNAL_S)
 
     def _busy(self) -> int:
         return sum(self._running.values())
