@@ -89,7 +89,7 @@ def gnu(text: str, kind: bytes = b"L") -> Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Zipped:
-    """One zip member, in the words of both of its headers; None: what is true."""
+    """One zip member with the fields of both of its headers; None for the true value."""
 
     name: bytes
     content: bytes = b""

@@ -22,7 +22,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # the same under nohup
 
 @pytest.fixture(autouse=True)
 def _collected() -> None:
-    """Give each test a collector that sees every object: what a run froze would be without referrers for Hypothesis."""
+    """Unfreeze the garbage collector before each test: Hypothesis needs the referrers of frozen objects."""
     gc.unfreeze()
 
 

@@ -1,6 +1,6 @@
-"""One archive at least for every row of what is accepted and refused (docs/archives.md), with its exact outcome.
+"""At least one archive for every row of accepted and refused input (docs/archives.md), with its exact outcome.
 
-The names are those under which such faults are known.
+The names are the common names of such faults.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compressed streams: what a format allows, what is cut, wrong, too much or something else."""
+"""Compressed streams: valid, truncated, damaged, too large, or in another format."""
 
 from __future__ import annotations
 

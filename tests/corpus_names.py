@@ -1,4 +1,4 @@
-"""Names and symlinks of tar: what leaves, what hides, what is odd and harmless."""
+"""Names and symlinks of tar entries: escapes, hidden entries, and unusual but harmless names."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 @dataclass
 class Host:
-    """A running server: `faults` are statuses for the next requests, sent with `retry_after`; `requests` what was asked."""
+    """A running server: `faults` are the statuses of the next responses, sent with `retry_after`; `requests` lists the requests."""
 
     url: str
     faults: list[int] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Commands: what a person may write for a task, what is explained, and the graph as text."""
+"""Commands: names of tasks on the command line, explanations, and the graph as text."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ COMMANDS = ["run", "list", "info", "why", "graph", "forget", "clean", "verify", 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(name: str, repository: Path) -> None:
-    """`--help` shows what `doit help` does; an option that there is not is named, with where the others stand."""
+    """`--help` shows the same page as `doit help`; the error for an unknown option names it and the help page."""
     asked = doit(repository, name, "--help")
     assert (asked.returncode, asked.stdout) == (0, doit(repository, "help", name).stdout)
     refused = doit(repository, name, "--odd")
@@ -94,7 +94,7 @@ def test_every_command_explains_itself(name: str, repository: Path) -> None:
 
 
 def test_help_after_a_task_is_the_tasks(repository: Path) -> None:
-    """What stands after the name of a task may be an option of its own."""
+    """Words after the name of a task may be options of the task."""
     assert "no task, target or command is named '--help'" in doit(repository, "fetch:lib", "--help").stdout
 
 
@@ -127,7 +127,7 @@ def test_info_tells_where_it_came_from_and_who_uses_it(repository: Path, origin:
 
 
 def test_why_names_the_input_that_changed(repository: Path) -> None:
-    """What changed since last time is told with its old and its new value; what follows from it is told too."""
+    """`doit why` reports each changed input with its old and new value, and the tasks that run because of it."""
     told = doit(repository, "why", "fetch:lib").stdout
     assert told.startswith("fetch:lib\n  it has not run here yet") and told.endswith("\n1 of 1 task may run\n")
     ran(doit(repository))
@@ -150,7 +150,7 @@ def test_why_names_the_input_that_changed(repository: Path) -> None:
 
 
 def test_why_tells_what_is_ignored(repository: Path) -> None:
-    """An ignored task and what needs it are no tasks that would run."""
+    """An ignored task and its dependents are not listed as tasks that would run."""
     ran(doit(repository))
     doit(repository, "ignore", "repack:lib")
     assert doit(repository, "why", "fetch:lib").stdout == "nothing to do: 1 up to date\n"
@@ -162,7 +162,7 @@ def test_why_tells_what_is_ignored(repository: Path) -> None:
 
 
 def test_default_tasks_that_name_nothing(repository: Path) -> None:
-    """A default task that is none is told by every command that takes the default tasks; no default task is no work."""
+    """Every command that uses the default tasks reports an unknown one; without default tasks nothing is done."""
     porch = repository / "dodo.py"
     porch.write_text(PORCH + 'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": ["nothing-like-it-at-all"]}\n')
     for command in ("run", "why", "graph", "forget", "clean"):
@@ -215,7 +215,7 @@ def test_letters_that_the_output_cannot_write(repository: Path) -> None:
 
 
 def test_the_graph_as_text(repository: Path) -> None:
-    """Mermaid, DOT and JSON show what was asked for with all that it needs; options may stand behind."""
+    """Mermaid, DOT and JSON show the requested tasks with all dependencies; options may follow the names."""
     mermaid = doit(repository, "graph", "toolchain:built").stdout
     assert mermaid.startswith("flowchart LR\n")
     assert 't2["repack:lib"]' in mermaid
@@ -231,7 +231,7 @@ def test_the_graph_as_text(repository: Path) -> None:
 
 
 def refused(repository: Path, *words: str) -> list[str]:
-    """Return what doit says, with status 3, as one whom permissions bind: root is without its rights over files."""
+    """Return the output of doit, which must exit with status 3, run without root's rights over files."""
     bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
     done = subprocess.run(
         [*bound, sys.executable, "-m", "doit", *words], cwd=repository, env=CLEAN | {"PYTHONPATH": PYTHONPATH},
@@ -257,7 +257,7 @@ def test_what_cannot_be_removed(repository: Path) -> None:
 @needs_setpriv
 @pytest.mark.parametrize("name", ["fetchdefs", "fetchdefs/fetch", "fetchdefs/fetch/kind.yml"])
 def test_definitions_that_cannot_be_read(name: str, repository: Path) -> None:
-    """What cannot be read is told, and is not taken for a directory without definitions: nothing is pruned."""
+    """Unreadable definitions are reported and not taken for an empty directory: nothing is pruned."""
     ran(doit(repository))
     (repository / "fetchdefs/fetch/kind.yml").write_text("tasks-from: [all.yml]\n")
     (repository / name).chmod(0)
@@ -333,7 +333,7 @@ def test_own_tasks_beside_ours(repository: Path) -> None:
 
 
 def test_info_tells_what_an_own_task_takes(repository: Path) -> None:
-    """What sets a task up, gives it values or computes what it depends on is told as doit tells it."""
+    """`doit info` reports setup tasks, getargs and calc_dep as doit does."""
     with (repository / "dodo.py").open("a") as file:
         file.write(
             'def task_gives():\n    return {"actions": ["true"], "uptodate": [True]}\n'
@@ -354,7 +354,7 @@ def test_own_tasks_that_are_called_like_ours(repository: Path) -> None:
 
 
 def test_words_beside_own_tasks_that_take_words(repository: Path) -> None:
-    """A path or a typo is what it is beside tasks with parameters and tasks that are made late, for every command."""
+    """Paths and typos work the same beside tasks with parameters and delayed tasks, for every command."""
     with (repository / "dodo.py").open("a") as file:
         file.write(
             "from doit import create_after\n"
@@ -380,7 +380,7 @@ def test_words_beside_own_tasks_that_take_words(repository: Path) -> None:
 
 @pytest.mark.parametrize("words", ["graph -o", "report -o", "report --trace", "run -o", "run -r lines -o"])
 def test_a_file_that_cannot_be_written(words: str, repository: Path) -> None:
-    """What was asked for with an option and cannot be written is named, with what to look at."""
+    """The error names an output file that cannot be written, and the next step."""
     ran(doit(repository))
     done = doit(repository, *words.split(), "none/here")
     assert done.returncode == 3
@@ -392,7 +392,7 @@ def test_a_file_that_cannot_be_written(words: str, repository: Path) -> None:
 
 @pytest.mark.parametrize("words", ["--backend sqlite3 --db-file other.db", "--db-file ."])
 def test_another_database(words: str, repository: Path) -> None:
-    """With another backend doit is as it is everywhere; a database that cannot be opened is told."""
+    """Another backend behaves as in stock doit; a database that cannot be opened is reported."""
     ran(doit(repository))
     everything = ran(doit(repository, *words.split()))
     assert "fetch:lib" in everything
@@ -444,7 +444,7 @@ def task_many():
     ],
 )
 def test_what_a_dodo_leaves_open_is_written(words: str, written: str, ours: str, repository: Path) -> None:
-    """A file that dodo.py never closes holds what was written to it once doit has ended, as with doit alone."""
+    """A file that dodo.py never closes is complete once doit has ended, as with stock doit."""
     (repository / "dodo.py").write_text(ours)
     doit(repository, *words.split())
     assert (repository / "log").read_text() == written

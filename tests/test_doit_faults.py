@@ -1,7 +1,7 @@
 """Each fix for a fault of doit is needed: a claim holds with the fix and fails without it.
 
-A case is one claim, with doit's own part (or none) put in the place of ours by a line of dodo.py. Both halves must hold:
-a claim that stands without the remedy proves nothing, and a remedy that doit has learnt meanwhile can go.
+A case is one claim, in which a line of dodo.py replaces our part with doit's own part (or none). Both halves must hold:
+a claim that holds without the fix proves nothing, and a fix that doit has adopted can be removed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Help: as doit's own for what is doit's, with the defaults and settings that are in force for what is ours."""
+"""Help: doit's own pages unchanged, and our pages with the defaults and settings in force."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def headings(text: str) -> list[str]:
     ],
 )
 def test_commands_of_doit(words: str, dodo: str, tmp_path: Path) -> None:
-    """Where there is no dodo.py of ours, doit's commands have the page that doit makes, and none is loaded for that."""
+    """Without a dodo.py of ours, doit's commands have doit's page, and no dodo.py is loaded for it."""
     written(tmp_path, {"dodo.py": dodo} if dodo else {})
     assert doit(tmp_path, f"help {words}") == stock(tmp_path, f"help {words}")
 
@@ -90,7 +90,7 @@ def test_tasks_of_a_user(topic: str, dodo: str, repository: Path) -> None:
 
 
 def test_the_commands_are_listed(repository: Path) -> None:
-    """Each command of ours stands in the list with a line; the settings do where dodo.py is ours."""
+    """The list has one line for each of our commands, and one for the settings if dodo.py is ours."""
     for name in ("cache", "graph", "info", "prune", "report", "verify", "why"):
         assert f"\n  doit {name:16}  " in doit(repository, "help")[1]
     assert "\n  doit help settings     show the settings of this project\n" in doit(repository, "help")[1]
@@ -110,7 +110,7 @@ def test_a_task_that_is_called_settings(repository: Path) -> None:
 
 
 def test_a_directory_that_is_gone(tmp_path: Path) -> None:
-    """Without a directory there is help on commands; on a task there is none, and it says why."""
+    """In a removed directory, help on commands works; help on a task fails with the reason."""
     script = f"mkdir gone && cd gone && rmdir ../gone && {DOIT} help run >/dev/null && {DOIT} help say"
     status, told, err = _ended(["/bin/sh", "-c", script], tmp_path, "", {})
     assert (status, told) == (3, "")
@@ -287,7 +287,7 @@ def _read(controller: int) -> bytes:
 @pytest.mark.parametrize(("columns", "least", "most"), [(50, 40, 50), (90, 80, 90), (200, 90, 100)])
 @pytest.mark.parametrize("words", ["help run", "verify --help"])
 def test_lines_fit_the_terminal(words: str, columns: int, least: int, most: int, repository: Path) -> None:
-    """Pages are as wide as the terminal, up to what is easy to read."""
+    """Pages are as wide as the terminal, up to a readable width."""
     assert least <= max(map(len, on_a_terminal(repository, words, columns))) <= most
 
 

@@ -66,7 +66,7 @@ class Terminal:
                 process.kill()
 
     def read(self, seconds: float) -> None:
-        """Take what comes within some seconds."""
+        """Read the output of some seconds."""
         if not select.select([self._master], [], [], seconds)[0]:
             return
         data = os.read(self._master, 1 << 16)
@@ -167,7 +167,7 @@ def test_what_a_person_sees(tmp_path: Path, terminal: Terminal, gate: Gate) -> N
 
 
 def test_it_is_calm(tmp_path: Path, terminal: Terminal, gate: Gate) -> None:
-    """Ten seconds of nothing new are no more than ten frames a second, each one written at once."""
+    """Without news the display writes at most ten frames a second, each in one write."""
     with repository(tmp_path, gate.answer, ["one"]), terminal.running(tmp_path, "fetch"):
         terminal.until(lambda text: "fetching" in text)
         before, begun = terminal.raw.count(b"\x1b[J"), time.monotonic()
@@ -200,7 +200,7 @@ def test_a_terminal_of_any_size(size: tuple[int, int], tmp_path: Path, gate: Gat
 
 
 def test_resizing(tmp_path: Path, terminal: Terminal, gate: Gate) -> None:
-    """After the window became smaller and larger there is one block, and what stood above it still stands."""
+    """After the window is resized there is one block, and the text above it is unchanged."""
     with repository(tmp_path, gate.answer, ["one"]), terminal.running(tmp_path, "fetch") as process:
         terminal.until(lambda text: "fetching" in text)
         for columns, lines in ((50, 10), (120, 30), (60, 24)):
@@ -214,7 +214,7 @@ def test_resizing(tmp_path: Path, terminal: Terminal, gate: Gate) -> None:
 
 
 def test_warnings_and_failures_stay_above(tmp_path: Path, terminal: Terminal, gate: Gate) -> None:
-    """A failure is written above the block while the rest goes on, and stands once more in the summary."""
+    """A failure is written above the block while other tasks run, and repeated in the summary."""
     with repository(tmp_path, gate.answer, ["one"]), terminal.running(tmp_path, "-c", "fetch") as process:
         pass
     path = tmp_path / "fetchdefs/fetch/a.yml"
@@ -279,7 +279,7 @@ def test_output_of_others_does_not_break_it(tmp_path: Path, terminal: Terminal) 
 
 
 def test_a_stream_that_leads_elsewhere_stays(tmp_path: Path, terminal: Terminal) -> None:
-    """With stderr in a file, what is written there does not come to the terminal; an unended line does."""
+    """With stderr in a file, text written to it does not reach the terminal; an unterminated line of stdout does."""
     (tmp_path / "dodo.py").write_text(NOISY)
     with (tmp_path / "err").open("wb") as err:
         terminal.stderr = err.fileno()
@@ -295,7 +295,7 @@ LINES = {"dumb": {"TERM": "dumb"}, "ci": {"CI": "true"}, "lines": {"FETCH_PROGRE
 
 @pytest.mark.parametrize("case", LINES)
 def test_where_no_live_display_is_wanted(case: str, tmp_path: Path, terminal: Terminal, gate: Gate) -> None:
-    """A dumb terminal, a CI with a terminal, and who asks for lines get lines."""
+    """A dumb terminal, a CI with a terminal, and `progress=lines` get lines."""
     gate.open.set()
     with repository(tmp_path, gate.answer, ["one"]), terminal.running(tmp_path, "fetch", **LINES[case]) as process:
         shown = terminal.drain(process)

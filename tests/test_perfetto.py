@@ -46,7 +46,7 @@ SLICES = """
 
 
 class Interface(SimpleHTTPRequestHandler):
-    """Perfetto's files, and the trace where `vizviewer` has it; it opens what stands there by itself."""
+    """Perfetto's files, and the trace at the path of `vizviewer`, which Perfetto opens by itself."""
 
     def __init__(self, shown: list[str], *request: Any) -> None:
         self.shown = shown
@@ -150,7 +150,7 @@ def test_a_run(opened: Callable[[str], Query], tmp_path: Path) -> None:
 
 
 def test_its_counters(opened: Callable[[str], Query]) -> None:
-    """What runs and what arrives is drawn below, and both end at nothing."""
+    """Counters of running tasks and received bytes are drawn, and both end at zero."""
     asked = opened(render_trace(record(60)))
     assert complaints(asked) == []
     last = """

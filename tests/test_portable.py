@@ -31,7 +31,7 @@ def farm(tmp_path: Path) -> Farm:
 
 
 def output(code: str, *, path: str = PORTABLE, before: tuple[str, ...] = ()) -> str:
-    """Return what a program in Python says, by default one that has all fallbacks."""
+    """Return the output of a Python program, by default with all fallbacks."""
     done = subprocess.run(
         [*before, sys.executable, "-c", code],
         env={**CLEAN, "PYTHONPATH": path},

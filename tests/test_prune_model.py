@@ -32,7 +32,7 @@ def hexed(number: int) -> str:
 
 
 class Pruning(RuleBasedStateMachine):
-    """A cache with blobs, artifacts and users; the model tracks what is needed, its age, and what is open."""
+    """A cache with blobs, artifacts and users; the model tracks needed content, ages and open blobs."""
 
     @initialize()
     def begin(self) -> None:
@@ -84,7 +84,7 @@ class Pruning(RuleBasedStateMachine):
         dry=st.booleans(),
     )
     def prune(self, older: float | None, most: int | None, dry: bool) -> None:
-        """Prune, and compare with what should have gone."""
+        """Prune, and compare the removed content with the model."""
         bounds = PruneLimits(older_than_s=None if older is None else older * HOUR_S, max_size=most)
         reached = Referenced(
             keys=frozenset(),

@@ -72,7 +72,7 @@ class Page:
         return [entry["message"] for entry in self._log("browser") if entry["level"] != "INFO"]
 
     def requests(self) -> list[str]:
-        """Return every URL that was asked for, but for the browser's own pages and what stands in the URL itself."""
+        """Return every requested URL, except the browser's own pages and data URLs."""
         messages = [json.loads(entry["message"])["message"] for entry in self._log("performance")]
         asked = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
         return [url for url in asked if not url.startswith(("chrome", "data:"))]
@@ -228,7 +228,7 @@ def test_hostile_names(browser: Page, tmp_path: Path) -> None:
 
 
 def test_its_policy_holds(browser: Page, pages: Callable[[int], Path]) -> None:
-    """What the page does not carry itself is refused by its own policy: scripts, images, connections."""
+    """The page's own policy refuses external scripts, images and connections."""
     browser.open(pages(60))
     browser.run(
         "window.ran = false; const script = document.createElement('script'); script.textContent = 'window.ran = true';"

@@ -1,4 +1,4 @@
-"""What a person reads while doit runs: golden lines, CI markers, colours, closed pipes, hostile text."""
+"""Output of a run: golden lines, CI markers, colours, closed pipes, hostile text."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def doit(directory: Path, *words: str, **environ: str) -> subprocess.CompletedPr
 
 
 def masked(text: str, origin: Origin) -> str:
-    """Return the output with times, rates and the port taken out, and what is told of a run that took long."""
+    """Return the output without times, rates, the port, and the lines of a slow run."""
     text = re.sub(r"(?m)^  slowest: .*\n", "", text)
     text = text.replace(origin.url, "http://ORIGIN").replace(origin.url.removeprefix("http://"), "ORIGIN")
     text = re.sub(r", [\d.]+ (?:[KMG]i)?B/s", ", RATE", text)
@@ -95,7 +95,7 @@ def test_golden_lines(repository: Path, origin: Origin) -> None:
 
 
 def test_golden_failure(repository: Path) -> None:
-    """A failure is told when it happens, and once more at the end with its next step; what needs it is counted."""
+    """A failure is reported at once, and again at the end with its next step; its dependents are counted."""
     done = doit(broken(repository), "-c", "fetch:tool", "extract:tool")
     assert done.returncode != 0
     assert done.stdout.startswith(".  fetch:tool\nTaskFailed - taskid:fetch:tool\ntool: no source provided")
@@ -109,7 +109,7 @@ def test_golden_failure(repository: Path) -> None:
 
 
 def test_github(repository: Path) -> None:
-    """On GitHub the events are one group, the summary stands outside, a failure marks its definition."""
+    """On GitHub the events form one group, the summary is outside of it, and a failure annotates its definition."""
     done = doit(broken(repository), "-c", "fetch", GITHUB_ACTIONS="true")
     lines = done.stdout.splitlines()
     assert lines[0] == "::group::doit"
@@ -181,7 +181,7 @@ def test_each_line_comes_at_once(repository: Path, origin: Origin) -> None:
 
 @pytest.mark.parametrize("words", [(), ("-r", "json")], ids=["lines", "json"])
 def test_a_closed_pipe_is_no_failure(words: tuple[str, ...], repository: Path) -> None:
-    """Whoever stops reading does not stop the run: no traceback, exit status 0."""
+    """A closed pipe does not stop the run: no traceback, exit status 0."""
     read, write = os.pipe()
     os.close(read)
     try:
@@ -222,7 +222,7 @@ def test_an_outlandish_encoding(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_tells_what_was_stopped(repository: Path, origin: Origin) -> None:
-    """After Ctrl-C the summary counts what was done and what was stopped, and so do event log and record."""
+    """After Ctrl-C the summary, the event log and the record count finished and stopped tasks."""
     may = threading.Event()
     origin.answers["/tool.tar"] = lambda _connection, _request: (may.wait(30), None)[1]
     environ = ENVIRON | {"FETCH_JOBS": "2", "FETCH_EVENTS": "events.jsonl"}
@@ -257,7 +257,7 @@ def test_other_processes_are_not_heard(repository: Path) -> None:
 
 
 def test_asking_again_is_told(repository: Path, origin: Origin) -> None:
-    """A line says who is asked again, after how long, and why."""
+    """A line reports which source is retried, after how long, and why."""
     origin.answers["/tool.tar"] = in_turn(reply(b"", "503 Service Unavailable"), reply(TOOL))
     done = doit(repository, "fetch:tool", FETCH_RETRIES="1", FETCH_BACKOFF_S="0.01")
     assert done.returncode == 0
@@ -269,7 +269,7 @@ def test_asking_again_is_told(repository: Path, origin: Origin) -> None:
 
 @pytest.mark.parametrize("verbosity", [0, 1, 2])
 def test_what_a_failed_task_wrote(verbosity: int, tmp_path: Path) -> None:
-    """What a failed task of a user's own said is told once: while it runs, or when it failed, as doit does."""
+    """The output of a user's failed task is shown once: while it runs, or after the failure, as in doit."""
     (tmp_path / "dodo.py").write_text(
         "from doit_fetch import DOIT_CONFIG\n"
         'DOIT_CONFIG = {**DOIT_CONFIG, "default_tasks": None}\n'

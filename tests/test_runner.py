@@ -129,7 +129,7 @@ def task_all():
 
 
 def test_after_a_failure_nothing_begins(tmp_path: Path) -> None:
-    """What a worker has at hand when something fails is not begun; with `-c` it is."""
+    """After a failure, queued tasks do not start; with `-c` they do."""
     assert doit(project(tmp_path, AFTER_A_FAILURE), "all").returncode == 1
     begun = [name for _, name, _ in log(tmp_path)]
     assert sorted(begun, key=int) == [str(number) for number in range(CORES)]
@@ -140,7 +140,7 @@ def test_after_a_failure_nothing_begins(tmp_path: Path) -> None:
 
 
 def test_computing_overlaps_downloading(tmp_path: Path) -> None:
-    """What depends on a download begins while others still load, when sinks stand first."""
+    """With sinks first, tasks start while downloads that they do not need are still running."""
     directory = project(
         tmp_path,
         "def task_all():\n"
@@ -165,7 +165,7 @@ ENDS = {
 
 @pytest.mark.parametrize("case", ENDS)
 def test_no_exception_ends_a_worker(case: str, tmp_path: Path) -> None:
-    """Whatever an action raises fails its own task; the others run and are remembered."""
+    """Any exception of an action fails only its own task; the others run and are recorded."""
     directory = project(
         tmp_path,
         f'def bad():\n    {ENDS[case]}\ndef task_bad():\n    return {{"actions": [bad], "io": {{"capture": False}}}}\n'
@@ -269,7 +269,7 @@ def test_ignored_signals_stay_ignored(tmp_path: Path) -> None:
 
 
 def test_a_stubborn_command_is_stopped_with_all_it_started(tmp_path: Path) -> None:
-    """A toolchain's command that ignores SIGTERM, and its children, are gone when doit is."""
+    """A toolchain's command that ignores SIGTERM, and its children, end with doit."""
     files = {
         "dodo.py": PORCH,
         "fetchdefs/toolchain/t.yml": "slow:\n  description: d\n  run: {script: s.sh}\n",
@@ -329,7 +329,7 @@ def test_an_interrupted_download_is_resumed(tmp_path: Path) -> None:
 
 
 def test_offline_lists_everything_at_once(tmp_path: Path) -> None:
-    """Before anything runs, every missing fetch of the requested graph is told; the rest of the graph is not asked."""
+    """Before anything runs, every missing fetch of the requested graph is reported; other definitions are not checked."""
     (tmp_path / "dodo.py").write_text(PORCH)
     (tmp_path / "fetchdefs/fetch").mkdir(parents=True)
     (tmp_path / "fetchdefs/toolchain").mkdir()
@@ -410,7 +410,7 @@ def test_what_computes_dependencies_and_is_one(tmp_path: Path) -> None:
 
 
 def test_a_value_that_changes_in_a_run(tmp_path: Path) -> None:
-    """What takes the value of a task is checked when that task is done, as it is one by one."""
+    """A task that uses the value of another is checked after it, as in a sequential run."""
     directory = project(
         tmp_path,
         'def value():\n    time.sleep(0.2)\n    return {"n": Path("n").read_text()}\n'
@@ -425,7 +425,7 @@ def test_a_value_that_changes_in_a_run(tmp_path: Path) -> None:
 
 
 def test_each_action_has_its_own_streams(tmp_path: Path) -> None:
-    """What tasks print side by side is shown or kept as for one alone, and a command may write where doit does."""
+    """The output of parallel tasks is shown or captured as for one task, and a command may write to doit's streams."""
     directory = project(
         tmp_path,
         "from doit.tools import LongRunning\n"

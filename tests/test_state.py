@@ -67,7 +67,7 @@ def tasks(directory: Path) -> set[str]:
 
 
 def test_what_is_saved_is_found_again(tmp_path: Path) -> None:
-    """Values are read one by one and all at once; removed ones are gone, in memory and in the file."""
+    """Values are read one by one and all at once; removed values are deleted from memory and from the file."""
     names = [f"t{number}" for number in range(200)]
     one = state(tmp_path)
     save(one, *names)
@@ -205,7 +205,7 @@ def test_a_damaged_row_is_no_row(tmp_path: Path) -> None:
 def test_a_lock_of_another_program_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A process that cannot write now writes later; at the end a warning says what was lost."""
+    """A process that cannot write now writes later; at the end a warning reports lost records."""
     one = state(tmp_path)
     save(one, "a")
     one.dump()
@@ -221,7 +221,7 @@ def test_a_lock_of_another_program_is_no_error(
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_in_the_middle(how: signal.Signals, tmp_path: Path) -> None:
-    """What finished half a second before the end is remembered, and the next run does not repeat it."""
+    """A task that finished half a second before a kill is recorded, and the next run does not repeat it."""
     path = dodo(tmp_path, count=400, seconds=0.01)
     with start(path) as process:
         while len(list(tmp_path.glob("out-*"))) < 150:
@@ -235,7 +235,7 @@ def test_killed_in_the_middle(how: signal.Signals, tmp_path: Path) -> None:
 
 
 def test_a_failed_task_locks_nobody_out(tmp_path: Path) -> None:
-    """While a run goes on after a failure, another one can save what it does."""
+    """While a run continues after a failure, another run can save its results."""
     slow, quick = dodo(tmp_path, count=30, seconds=0.1), dodo(tmp_path, count=3, seconds=0, prefix="quick-")
     with start(slow, "-c", "fails", "t") as process:
         while not (tmp_path / "out-1").exists():

@@ -90,7 +90,7 @@ class Configuration(NamedTuple):
 
 
 def read_configuration() -> Configuration:
-    """Return what stands there; doit is in the directory of dodo.py by now.
+    """Read the configuration; doit has changed to the directory of dodo.py by now.
 
     Raises:
         SettingError: pyproject.toml is not TOML, or `[tool.doit-fetch]` is not a table.

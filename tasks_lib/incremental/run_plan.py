@@ -157,7 +157,7 @@ def plan_run(
         path: of the snapshot.
         database: path of doit's database; with another one everything is forgotten.
         selection: the tasks that are selected by default.
-        open_database: called before definitions are chosen, so that what is forgotten meanwhile is noticed.
+        open_database: called before definitions are chosen, so that tasks forgotten meanwhile are noticed.
 
     Raises:
         DefinitionError: the definitions are wrong.
