@@ -204,8 +204,11 @@ def test_resizing(tmp_path: Path, terminal: Terminal, gate: Gate) -> None:
     with repository(tmp_path, gate.answer, ["one"]), terminal.running(tmp_path, "fetch") as process:
         terminal.until(lambda text: "fetching" in text)
         for columns, lines in ((50, 10), (120, 30), (60, 24)):
+            os.killpg(process.pid, signal.SIGSTOP)  # a frame for the old size must arrive at the old size
+            terminal.read(0.2)
             terminal.resize(columns, lines)
             os.killpg(process.pid, signal.SIGWINCH)
+            os.killpg(process.pid, signal.SIGCONT)
             terminal.until(
                 lambda text: text.count("fetch:one") == 1 and len(re.findall(r"^0 done, 1 running", text, re.M)) == 1
             )
