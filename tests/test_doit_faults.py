@@ -122,7 +122,7 @@ STOCK = (
 )
 NEAR = "from tasks_lib.engine import runner\nrunner._AHEAD = runner._MOST_AHEAD = 1\n"
 AT_THE_END = "runner._wake = lambda dispatcher, node: dispatcher._update_waiting(node)\n"
-MAIN = "from tasks_lib.engine import runner\nrunner.LARGE = 1 << 60\n"
+MAIN = "from tasks_lib.engine import runner\nrunner.LARGE_FILE_SIZE = 1 << 60\n"
 ORDER = (
     "from doit_fetch import task_fetchdefs\n"
     'DOIT_CONFIG["default_tasks"] = ["toolchain", "fetch"]\n'
