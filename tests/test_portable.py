@@ -154,7 +154,7 @@ def test_no_stamp_outlives_a_boot(known: str, farm: Farm) -> None:
     farm.succeed()
     assert farm.doit(before=words, PYTHONPATH=PORTABLE).returncode == 0
     with closing(sqlite3.connect(farm.cache / "doit.db")) as database:
-        database.execute("update tasks set data='{}'")  # whoever asks the database runs everything
+        database.execute("update tasks set data='{}'")  # a run that trusts the database runs everything
         database.commit()
     if known != "nothing":
         assert ran(farm.doit(PYTHONPATH=PORTABLE)) == []

@@ -51,7 +51,7 @@ def test_no_stamp_outlives_a_boot(farm: Farm, tmp_path: Path) -> None:
     farm.succeed()
     assert ran(farm.doit()) == []
     with closing(sqlite3.connect(farm.cache / "doit.db")) as database:
-        database.execute("update tasks set data='{}'")  # whoever asks the database runs everything
+        database.execute("update tasks set data='{}'")  # a run that trusts the database runs everything
         database.commit()
 
     same = Path("/proc/sys/kernel/random/boot_id").read_text()

@@ -2,7 +2,7 @@
 
     PYTHONPATH=$PWD/tests/portable pytest ...
 
-Python imports it when it starts. What macOS lacks is removed from Python's own modules, so that whoever uses it fails,
+Python imports it when it starts. What macOS lacks is removed from Python's own modules, so that code that uses it fails,
 and our table of what the system offers is emptied, so that every fallback is used.
 """
 
