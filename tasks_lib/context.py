@@ -58,9 +58,9 @@ class Context:
         self.cleaned_fetches: Final[dict[str, object]] = {}
 
     @shared
-    def store(self) -> Cache:
+    def cache(self) -> Cache:
         """The cache."""
-        return Cache(self.settings.cache, self.settings.store)
+        return Cache(self.settings.cache, self.settings.cache_options)
 
     @shared
     def _transport(self) -> Transport:
@@ -83,14 +83,14 @@ class Context:
         """The downloader of blobs."""
         from tasks_lib.download import Downloader  # slow to import, needed only when a task downloads
 
-        return Downloader(self.store, self._transport, self.settings.policy)
+        return Downloader(self.cache, self._transport, self.settings.policy)
 
     @shared
     def unverified(self) -> UnverifiedDownloader:
         """The downloader of content without a known digest."""
         from tasks_lib.download.unverified import UnverifiedDownloader  # slow to import, needed only when it downloads
 
-        return UnverifiedDownloader(self.store, self._transport, self.settings.policy)
+        return UnverifiedDownloader(self.cache, self._transport, self.settings.policy)
 
     @shared
     def gpg(self) -> Gpg:

@@ -46,7 +46,7 @@ class Session:
         self._entered = False
 
     @property
-    def world(self) -> Context:
+    def context(self) -> Context:
         """The context of the steps; the first access opens the cache."""
         self.enter()
         return self._context
@@ -58,7 +58,7 @@ class Session:
         return Context(self.settings, self.environ)
 
     @cached_property
-    def library(self) -> DefinitionCache:
+    def definition_cache(self) -> DefinitionCache:
         """The cache of parsed definitions; the first access opens the cache directory."""
         from tasks_lib.incremental.definition_cache import DefinitionCache
 
@@ -69,14 +69,14 @@ class Session:
     def enter(self) -> None:
         """Create the cache directory, register these definitions as its user, and wait while it is pruned; done once.
 
-        `world` and `library` call this themselves; code that uses the cache directory by other means calls it first.
+        `context` and `definition_cache` call this themselves; other code that uses the cache directory calls it first.
 
         Raises:
-            StoreUnavailableError: the cache cannot be used, or `doit prune` holds it for too long.
+            CacheUnavailableError: the cache cannot be used, or `doit prune` holds it for too long.
             SettingError: the trusted group does not exist.
         """
         if not self._entered:
-            self._context.store.join(self.settings.fetchdefs)
+            self._context.cache.join(self.settings.fetchdefs)
             self._entered = True
 
     @cached_property
@@ -111,7 +111,7 @@ class Session:
         """
         from tasks_lib.incremental.definition_files import load
 
-        return load(self.settings.fetchdefs, self.library)
+        return load(self.settings.fetchdefs, self.definition_cache)
 
     @cached_property
     def plan(self) -> Plan:
@@ -123,7 +123,7 @@ class Session:
             self.definitions,
             cache=self.settings.cache,
             build=self.settings.build,
-            writer_version=self.world.writer_version,
+            writer_version=self.context.writer_version,
             digest_of=digest_of,
         )
 
@@ -132,4 +132,4 @@ class Session:
         """All tasks."""
         from tasks_lib.graph.tasks import TaskGraph
 
-        return TaskGraph(self.plan, self.world)
+        return TaskGraph(self.plan, self.context)

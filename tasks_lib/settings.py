@@ -164,7 +164,7 @@ class Settings(NamedTuple):
     source_date_epoch: int | None = None
 
     @property
-    def store(self) -> Options:
+    def cache_options(self) -> Options:
         """The options of the cache.
 
         Raises:

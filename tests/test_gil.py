@@ -128,13 +128,13 @@ def test_small_deliveries_take_turns(size: int, takes: bool, tmp_path: Path) -> 
     settings = Settings.parse(
         variables={"cache": str(tmp_path / "cache"), "build": str(tmp_path / "build")}, environ={}
     )
-    world, content, watched = Context(settings, {}), b"x" * size, Watched()
-    with world.store.writer() as writer:
+    context, content, watched = Context(settings, {}), b"x" * size, Watched()
+    with context.cache.writer() as writer:
         writer.write(content)
         integrity = writer.commit()
     artifact = Artifact(key="k", path=tmp_path / "one.bin", task="fetch:one", integrity=integrity)
     deliver(
-        world,
+        context,
         Delivery(
             artifact=artifact,
             entry=FetchesEntry(kind="fetch", name="one", delivery="place"),
@@ -163,13 +163,13 @@ def test_small_downloads_take_turns(size: int, takes: bool, tmp_path: Path) -> N
     with serving({f"/{number}": held for number in range(10)}) as origin:
         for number in range(10):
             settings = Settings.parse(variables={"cache": str(tmp_path / str(number))}, environ={})
-            world, watched = Context(settings, {}), Watched()
+            context, watched = Context(settings, {}), Watched()
             digest = Digest.sha256(hashlib.sha256(content).hexdigest())
             source = StaticUrl(
                 url=f"{origin.url}/{number}", integrity=Integrity(size=size, digest=digest), artifact_name="one"
             )
             artifact = Artifact(key="0" * 64, path=tmp_path / "one", task="fetch:one", integrity=source.integrity)
-            fetch(world, Fetch(name="one", description="d", source=source, file="f", line=1), artifact, watched)
+            fetch(context, Fetch(name="one", description="d", source=source, file="f", line=1), artifact, watched)
             assert (tmp_path / "one").read_bytes() == content
             assert set(watched.alone) == {takes}
             assert gil._own.turn is None

@@ -31,7 +31,7 @@ from tests.repositories import FILES, committed, forged, git, made, with_submodu
 ROOT = Path(__file__).parent.parent
 
 
-def world(cache: Path, environ: dict[str, str] | None = None, **variables: Any) -> Context:
+def make_context(cache: Path, environ: dict[str, str] | None = None, **variables: Any) -> Context:
     environment = dict(os.environ) | (environ or {})
     defaults = {"cache": str(cache), "retries": "0", "stall_timeout": "5"}
     return Context(Settings.parse(variables={**defaults, **variables}, environ=environment), environment)
@@ -49,7 +49,7 @@ def archived(home: Context, wanted: Git) -> bytes:
 
 def unpacked(home: Context, integrity: Integrity) -> bytes:
     """Return the tar of an archive in the cache."""
-    with home.store.open(integrity) as file:
+    with home.cache.open(integrity) as file:
         return zstandard.ZstdDecompressor().decompress(file.read())
 
 
@@ -66,7 +66,7 @@ def members(tar: bytes) -> dict[str, bytes | str]:
 def test_what_the_archive_holds(tmp_path: Path) -> None:
     """The archive contains the bytes of the tree; attributes, filters and substitutions have no effect."""
     commit = made(tmp_path / "r", FILES)
-    tar = archived(world(tmp_path / "c"), source(tmp_path / "r", commit))
+    tar = archived(make_context(tmp_path / "c"), source(tmp_path / "r", commit))
     found = members(tar)
     assert {name: found[f"p/{name}"] for name in FILES} == FILES
     assert (found["p/link"], found["p/d/e"]) == ("README", "directory")
@@ -80,7 +80,7 @@ def test_outward_symlinks(tmp_path: Path) -> None:
     made(tmp_path / "r", FILES)
     commit = forged(tmp_path / "r", [("120000", "x", b"/usr/lib"), ("120000", "y", b"../../z")])
     wanted = source(tmp_path / "r", commit, archive=(("outward_symlinks", "keep"),))
-    found = members(archived(world(tmp_path / "c"), wanted))
+    found = members(archived(make_context(tmp_path / "c"), wanted))
     assert (found["p/x"], found["p/y"]) == ("/usr/lib", "../../z")
 
 
@@ -92,9 +92,9 @@ from tasks_lib.progress import Silent
 from tasks_lib.settings import Settings
 from tasks_lib.context import Context
 from tasks_lib.steps.commit import commit_archive
-world = Context(Settings.parse(variables={"cache": sys.argv[1]}, environ=os.environ), dict(os.environ))
+context = Context(Settings.parse(variables={"cache": sys.argv[1]}, environ=os.environ), dict(os.environ))
 source = Git(repo=sys.argv[2], revision=sys.argv[3], path_prefix="p", artifact_name="p.tar.zst", dot_git=sys.argv[4])
-print(commit_archive(world, source, Silent()).digest)
+print(commit_archive(context, source, Silent()).digest)
 """
 
 
@@ -147,7 +147,7 @@ def test_submodules_three_deep(tmp_path: Path, form: str) -> None:
     with_submodule(tmp_path / "first", "./../second", "b/b")
     commit = with_submodule(tmp_path / "top", f"file://{tmp_path}/first", "a")
     committed(tmp_path / "third", {"README": b"moved"})
-    found = members(archived(world(tmp_path / "c"), source(tmp_path / "top", commit)))
+    found = members(archived(make_context(tmp_path / "c"), source(tmp_path / "top", commit)))
     contents = [found[f"p{path}/README"] for path in ("", "/a", "/a/b/b", "/a/b/b/c")]
     assert contents == [b"top", b"first", b"second", b"third"]
     assert "p/a/.git" not in found
@@ -156,26 +156,26 @@ def test_submodules_three_deep(tmp_path: Path, form: str) -> None:
 def test_the_cache_answers(tmp_path: Path) -> None:
     """A fetched commit needs no remote repository, and an existing archive needs no git."""
     commit = made(tmp_path / "r", FILES)
-    home = world(tmp_path / "c")
+    home = make_context(tmp_path / "c")
     first = archived(home, source(tmp_path / "r", commit))
     shutil.rmtree(tmp_path / "r")
     other = replace(source(tmp_path / "r", commit), path_prefix="q")
     assert "q/README" in members(archived(home, other))
     shutil.rmtree(tmp_path / "c/v1/repositories")
-    assert archived(world(tmp_path / "c", {"PATH": "/nowhere"}), source(tmp_path / "r", commit)) == first
+    assert archived(make_context(tmp_path / "c", {"PATH": "/nowhere"}), source(tmp_path / "r", commit)) == first
 
 
 def test_offline(tmp_path: Path) -> None:
     """Offline, a commit that is not in the cache is reported, and no connection is opened."""
     wanted = source("https://127.0.0.1:9/r.git", "a" * 40)
     with pytest.raises(OfflineError, match="is not in the cache, and the network is off"):
-        archived(world(tmp_path / "c", offline="1"), wanted)
+        archived(make_context(tmp_path / "c", offline="1"), wanted)
 
 
 def test_missing_git(tmp_path: Path) -> None:
     """If git is not installed, the message names the program to install."""
     with pytest.raises(ToolError, match="the program git is not installed"):
-        archived(world(tmp_path / "c", {"PATH": "/nowhere"}), source(tmp_path, "a" * 40))
+        archived(make_context(tmp_path / "c", {"PATH": "/nowhere"}), source(tmp_path, "a" * 40))
 
 
 def test_with_doit(tmp_path: Path) -> None:
@@ -210,8 +210,8 @@ def test_dot_git(tmp_path: Path, form: str) -> None:
     commit = with_submodule(tmp_path / "r", "../inner", "in ner")
     git(tmp_path, "clone", "-q", "--no-local", "--bare", "r", "other.git")
     git(tmp_path, "clone", "-q", "--no-local", "--bare", "inner", "inner2.git")
-    tar = archived(world(tmp_path / "c"), source(tmp_path / "r", commit, dot_git="kept"))
-    assert archived(world(tmp_path / "c2"), source(tmp_path / "other.git", commit, dot_git="kept")) == tar
+    tar = archived(make_context(tmp_path / "c"), source(tmp_path / "r", commit, dot_git="kept"))
+    assert archived(make_context(tmp_path / "c2"), source(tmp_path / "other.git", commit, dot_git="kept")) == tar
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
         archive.extraction_filter = getattr(tarfile, "tar_filter", None)  # Python before 3.11.4 has none
         archive.extractall(tmp_path / "out")

@@ -23,7 +23,7 @@ from tasks_lib.vcs.git.program import http_trace
 from tests.githost import daemon, http, mute, ssh
 from tests.project import PYTHONPATH
 from tests.repositories import FILES, committed, forged, git, made, with_submodule
-from tests.test_git import CHILD, archived, members, source, world
+from tests.test_git import CHILD, archived, make_context, members, source
 
 
 class Listening(Silent):
@@ -47,7 +47,7 @@ class Listening(Silent):
 
 def refused(cache: Path, wanted: Git, environ: dict[str, str] | None = None, **settings: str) -> FetchError:
     with pytest.raises(FetchError) as caught:
-        commit_archive(world(cache, environ, **settings), wanted, Silent())
+        commit_archive(make_context(cache, environ, **settings), wanted, Silent())
     assert len(str(caught.value).splitlines()) <= 3
     return caught.value
 
@@ -69,13 +69,13 @@ def test_servers(tmp_path: Path, kind: str) -> None:
     listening = Listening()
     with daemon(tmp_path) if kind == "daemon" else http(tmp_path, kind=kind) as host:
         url = host if isinstance(host, str) else host.url
-        home = world(tmp_path / "c")
+        home = make_context(tmp_path / "c")
         commit_archive(home, source(f"{url}/r.git", commits[1]), listening)
     (repository,) = (tmp_path / "c/v1/repositories").iterdir()
     fetched = int(git(repository, "rev-list", "--count", commits[1]))
     assert (fetched, bool(listening.warnings)) == ((2, True) if kind in ("old", "dumb") else (1, False))
     assert archived(home, source("http://127.0.0.1:9/", commits[1])) == archived(
-        world(tmp_path / "c2"), source(tmp_path / "r", commits[1])
+        make_context(tmp_path / "c2"), source(tmp_path / "r", commits[1])
     )
 
 
@@ -85,7 +85,7 @@ def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
     listening = Listening()
     with http(tmp_path) as host:
         host.faults = [503, 503]
-        home = world(tmp_path / "c", retries="2", backoff="0")
+        home = make_context(tmp_path / "c", retries="2", backoff="0")
         commit_archive(home, source(f"{host.url}/r/.git", commit), listening)
         assert len(listening.warnings) == 2
         host.faults, host.requests[:] = [403, 403], []
@@ -116,7 +116,7 @@ def test_cancel(tmp_path: Path) -> None:
         timer = threading.Timer(0.3, listening.stop.set)
         timer.start()
         with pytest.raises(CancelledError):
-            commit_archive(world(tmp_path / "c"), source(f"{url}/r", "a" * 40), listening)
+            commit_archive(make_context(tmp_path / "c"), source(f"{url}/r", "a" * 40), listening)
         timer.join()
     assert url not in " ".join(command_lines())
 
@@ -174,11 +174,11 @@ def rotten(cache: Path, commit: str, path: str = "README") -> None:
 def test_other_bytes_under_an_id(tmp_path: Path, path: str) -> None:
     """Objects that do not match their id are detected and fetched again; without an origin no archive is created."""
     commit = made(tmp_path / "r", FILES)
-    first = archived(world(tmp_path / "c"), source(tmp_path / "r", commit))
+    first = archived(make_context(tmp_path / "c"), source(tmp_path / "r", commit))
     shutil.rmtree(tmp_path / "c/v1/results")
     rotten(tmp_path / "c", commit, path)
     listening = Listening()
-    home = world(tmp_path / "c")
+    home = make_context(tmp_path / "c")
     commit_archive(home, source(tmp_path / "r", commit), listening)
     assert "does not match its id" in listening.warnings[0]
     assert archived(home, source(tmp_path / "r", commit)) == first
@@ -192,12 +192,12 @@ def test_other_bytes_under_an_id(tmp_path: Path, path: str) -> None:
 def test_leftovers_of_a_killed_fetch(tmp_path: Path) -> None:
     """Locks and incomplete packs of a killed process do not block the next one."""
     commits = history(tmp_path / "r")
-    archived(world(tmp_path / "c"), source(tmp_path / "r", commits[0]))
+    archived(make_context(tmp_path / "c"), source(tmp_path / "r", commits[0]))
     (repository,) = (tmp_path / "c/v1/repositories").iterdir()
     (repository / "shallow.lock").touch()
     (repository / f"refs/doit-fetch/{commits[1]}.lock").touch()
     (repository / "objects/pack/tmp_pack_x").write_bytes(b"half")
-    archived(world(tmp_path / "c"), source(tmp_path / "r", commits[1]))
+    archived(make_context(tmp_path / "c"), source(tmp_path / "r", commits[1]))
     assert not (repository / "objects/pack/tmp_pack_x").exists()
 
 
@@ -313,7 +313,7 @@ def test_a_remote_repository_reads_no_file(tmp_path: Path) -> None:
         assert isinstance(error, ArchiveError)
         assert error.code == "SUBMODULE_URL"
         assert "uses the transport 'file'" in str(error)
-        found = members(archived(world(tmp_path / "c", git_protocols="http file"), wanted))
+        found = members(archived(make_context(tmp_path / "c", git_protocols="http file"), wanted))
     assert found["p/s/README"] == b"inner"
 
 
@@ -322,7 +322,7 @@ def test_submodules_that_stay_empty(tmp_path: Path) -> None:
     made(tmp_path / "r", {"README": b""})
     entries = [("160000", "s", b"a" * 40)]
     listening = Listening()
-    home = world(tmp_path / "c")
+    home = make_context(tmp_path / "c")
     commit_archive(home, source(tmp_path / "r", forged(tmp_path / "r", entries)), listening)
     assert "s is a submodule, but .gitmodules is missing: the directory stays empty" in listening.warnings[0]
     text = b'[submodule "s"]\npath = s\nurl = ../inner\nupdate = none\n'
@@ -369,12 +369,12 @@ def test_ssh(tmp_path: Path) -> None:
         wanted = source(f"{url}{tmp_path}/r", commit, ssh_key="THE_KEY")
         environ = {"THE_KEY": key, "HOME": str(tmp_path), "SSH_AUTH_SOCK": ""}
         assert "add the key of the host to known_hosts" in str(refused(tmp_path / "c", wanted, environ))
-        home = world(tmp_path / "c1", environ, known_hosts=str(known))
+        home = make_context(tmp_path / "c1", environ, known_hosts=str(known))
         assert members(archived(home, wanted))["p/hidden"] == b"still here\n"
         by_file = replace(wanted, ssh_key=str(tmp_path / "ssh/user"))
-        assert archived(world(tmp_path / "c2", environ, known_hosts=str(known)), by_file)
+        assert archived(make_context(tmp_path / "c2", environ, known_hosts=str(known)), by_file)
         without = replace(wanted, ssh_key="")
-        given = world(tmp_path / "c3", environ, known_hosts=str(known))
+        given = make_context(tmp_path / "c3", environ, known_hosts=str(known))
         commit_archive(given, without, Silent(), ssh_key=key)
         (tmp_path / "known_hosts").write_text(known.read_text().replace("ssh-ed25519 A", "ssh-ed25519 B"))
         refused(tmp_path / "c4", wanted, environ, known_hosts=str(tmp_path / "known_hosts"))

@@ -14,7 +14,7 @@ from tasks_lib.errors import ArchiveError, FetchError, HttpStatusError, ToolErro
 from tasks_lib.progress import Silent
 from tasks_lib.steps.commit import commit_archive
 from tests.origin import Origin, reply
-from tests.test_git import members, unpacked, world
+from tests.test_git import make_context, members, unpacked
 
 needs_hg = pytest.mark.skipif(shutil.which("hg") is None, reason="needs hg")
 
@@ -59,7 +59,10 @@ def test_one_digest(tmp_path: Path) -> None:
     (home / ".hgrc").write_text(
         "[extensions]\neol=\n[eol]\nnative=CRLF\n[encode]\n** = tr a b\n[decode]\n** = tr a b\n"
     )
-    first, second = world(tmp_path / "c1"), world(tmp_path / "c2", {"HOME": str(home), "HGRCPATH": str(home / ".hgrc")})
+    first, second = (
+        make_context(tmp_path / "c1"),
+        make_context(tmp_path / "c2", {"HOME": str(home), "HGRCPATH": str(home / ".hgrc")}),
+    )
     integrity = commit_archive(first, source(tmp_path / "r", changeset), Silent())
     assert commit_archive(second, source(tmp_path / "other", changeset), Silent()) == integrity
     found = members(unpacked(first, integrity))
@@ -72,7 +75,7 @@ def test_one_digest(tmp_path: Path) -> None:
 
 def refused(tmp_path: Path, wanted: Hg) -> FetchError:
     with pytest.raises(FetchError) as caught:
-        commit_archive(world(tmp_path / "c"), wanted, Silent())
+        commit_archive(make_context(tmp_path / "c"), wanted, Silent())
     return caught.value
 
 
@@ -95,7 +98,7 @@ def test_refusals(tmp_path: Path) -> None:
 def test_without_hg(tmp_path: Path) -> None:
     """If hg is not installed, the message names the program to install."""
     with pytest.raises(ToolError, match="the program hg is not installed\ninstall hg"):
-        commit_archive(world(tmp_path / "c", {"PATH": "/nowhere"}), source(tmp_path, "a" * 40), Silent())
+        commit_archive(make_context(tmp_path / "c", {"PATH": "/nowhere"}), source(tmp_path, "a" * 40), Silent())
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ class Pruning(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.place = Path(tempfile.mkdtemp(prefix="prune-"))
-        self.store = Cache(self.place / "cache")
+        self.cache = Cache(self.place / "cache")
         self.ages: dict[int, float] = {}
         self.needed: set[int] = set()
         self.linked: set[int] = set()
@@ -46,14 +46,14 @@ class Pruning(RuleBasedStateMachine):
     @rule(number=NAMES, hours=st.sampled_from([0.0, 0.5, 2.0, 30.0, 800.0, -5.0]), linked=st.booleans())
     def put(self, number: int, hours: float, linked: bool) -> None:
         """Have content of an age, perhaps published."""
-        with self.store.writer() as writer:
+        with self.cache.writer() as writer:
             writer.write(content(number))
             integrity = writer.commit()
         if linked:
-            self.store.publish(integrity, self.store.root / "artifacts" / f"n{number}" / "k" / "file")
+            self.cache.publish(integrity, self.cache.root / "artifacts" / f"n{number}" / "k" / "file")
             self.linked.add(number)
         then = time.time() - hours * HOUR_S
-        os.utime(self.store.path(integrity.digest), (then, then))
+        os.utime(self.cache.path(integrity.digest), (then, then))
         self.ages[number] = hours
 
     @rule(number=NAMES)
@@ -72,11 +72,11 @@ class Pruning(RuleBasedStateMachine):
         if number in self.open:
             self.open.pop(number).close()  # type: ignore[attr-defined]
         elif number in self.ages:
-            path = next(self.store.root.glob(f"v1/blobs/*/*/{hexed(number)}"))
+            path = next(self.cache.root.glob(f"v1/blobs/*/*/{hexed(number)}"))
             from tasks_lib.digest import Digest, Integrity
 
             digest = Digest.sha256(path.name)
-            self.open[number] = self.store.open(Integrity(size=len(content(number)), digest=digest))
+            self.open[number] = self.cache.open(Integrity(size=len(content(number)), digest=digest))
 
     @rule(
         older=st.sampled_from([None, 1.0, 24.0, 720.0]),
@@ -98,13 +98,13 @@ class Pruning(RuleBasedStateMachine):
         if older is None and most is None:
             must = spare
         verdicts = decide(
-            self.store.maintenance.items(), reached, self.store.maintenance.last_uses(), bounds, time.time()
+            self.cache.maintenance.items(), reached, self.cache.maintenance.last_uses(), bounds, time.time()
         )
         if dry:
             return
-        with self.store.maintenance.pruning(Silent()) as discard:
+        with self.cache.maintenance.pruning(Silent()) as discard:
             remove(verdicts, bounds, lambda item: discard(item, remove_tree), time.time())
-        left = {n for n in before if any(self.store.root.glob(f"v1/blobs/*/*/{hexed(n)}"))}
+        left = {n for n in before if any(self.cache.root.glob(f"v1/blobs/*/*/{hexed(n)}"))}
         gone = before - left
         assert not gone & self.needed
         assert gone <= spare - set(self.open)
@@ -112,7 +112,7 @@ class Pruning(RuleBasedStateMachine):
         if most is None:
             assert gone == must - set(self.open)
         else:
-            size = total_size(item for item in self.store.maintenance.items() if item.kind in ("blob", "artifact"))
+            size = total_size(item for item in self.cache.maintenance.items() if item.kind in ("blob", "artifact"))
             assert size <= most or not spare - gone - set(self.open)
             # of what went for its size alone, nothing was used later than what stayed
             by_size = gone - must
@@ -127,8 +127,8 @@ class Pruning(RuleBasedStateMachine):
     @invariant()
     def what_is_left_is_right(self) -> None:
         """Every remaining blob matches its digest."""
-        if hasattr(self, "store"):
-            for path in self.store.root.glob("v1/blobs/*/*/*"):
+        if hasattr(self, "cache"):
+            for path in self.cache.root.glob("v1/blobs/*/*/*"):
                 assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
 
     def teardown(self) -> None:

@@ -42,7 +42,7 @@ from tests.origin import Origin, OriginRequest, in_turn, reply, serving
 from tests.project import CLEAN, PORCH, ROOT, definition, written
 from tests.repositories import FILES, made
 from tests.test_downloader import BODY, wanted
-from tests.test_git import source, world
+from tests.test_git import make_context, source
 
 #: Seconds that a source has in these tests, when it is to have time for a wait of hours, and the time of the others.
 AGES_S, TOTAL_S = 1e6, 60.0
@@ -103,7 +103,7 @@ def secret(root: Path, urls: tuple[str, ...], total_s: float, progress: Progress
 
 
 def repository(root: Path, urls: tuple[str, ...], total_s: float, progress: Progress) -> object:
-    home = world(root / "cache", retries="1", backoff="0", total_timeout=str(total_s))
+    home = make_context(root / "cache", retries="1", backoff="0", total_timeout=str(total_s))
     url, _, commit = urls[0].partition("#")
     return commit_archive(home, source(url, commit), progress)
 

@@ -53,7 +53,7 @@ class _CacheCommand(BaseCommand, abc.ABC):
 
             session = current_session()
             assert session is not None
-            return self.work(session.world, params, args, progress)
+            return self.work(session.context, params, args, progress)
         except (SettingError, DefinitionError) as error:
             raise _usage_error(str(error)) from None
         except FetchError as error:
@@ -65,7 +65,7 @@ class _CacheCommand(BaseCommand, abc.ABC):
             return 130
 
     @abc.abstractmethod
-    def work(self, world: Context, params: Any, args: list[str], progress: LineProgress) -> int:
+    def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Do the work; return the exit status."""
 
 
@@ -87,10 +87,10 @@ class VerifyCommand(_CacheCommand):
         },
     )  # fmt: skip
 
-    def work(self, world: Context, params: Any, args: list[str], progress: LineProgress) -> int:
+    def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Verify the content."""
-        plan = plan_of(world, world.settings.fetchdefs)
-        verification = Verification(world, plan, args, progress)
+        plan = plan_of(context, context.settings.fetchdefs)
+        verification = Verification(context, plan, args, progress)
         report = verification.run(_print_damage, repair="yes" if params["repair"] else "no")
         return _print_summary(report, progress)
 
@@ -120,7 +120,7 @@ class PruneCommand(_CacheCommand):
         },
     )  # fmt: skip
 
-    def work(self, world: Context, params: Any, args: list[str], progress: LineProgress) -> int:
+    def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Prune the cache."""
         if args:
             raise _usage_error(f"`prune` takes no task names, got {escape_text(args[0])!r}")
@@ -130,14 +130,14 @@ class PruneCommand(_CacheCommand):
             max_size=parse_size(max_size, "--max-size") if max_size else None,
         )
         if params["dry_run"]:
-            return _print_decisions(_decide_all(world, bounds), bounds, {}, "would be removed")
-        with world.store.maintenance.pruning(progress) as discard:
+            return _print_decisions(_decide_all(context, bounds), bounds, {}, "would be removed")
+        with context.cache.maintenance.pruning(progress) as discard:
 
             def taken_away(item: InventoryItem) -> str:
                 progress.check()
                 return discard(item, remove_tree)
 
-            verdicts, kept = remove(_decide_all(world, bounds), bounds, taken_away, time.time())
+            verdicts, kept = remove(_decide_all(context, bounds), bounds, taken_away, time.time())
         return _print_decisions(verdicts, bounds, kept, "removed")
 
 
@@ -147,16 +147,16 @@ class CacheCommand(_CacheCommand):
     name = "cache"
     doc_purpose = "show the content of the cache: sizes by kind, hit rates, largest and oldest items"
 
-    def work(self, world: Context, params: Any, args: list[str], progress: LineProgress) -> int:
+    def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Show the content."""
         del params, args, progress
-        items = world.store.maintenance.items()
+        items = context.cache.maintenance.items()
         lines = [
-            f"cache {world.store.root.absolute()}",
+            f"cache {context.cache.root.absolute()}",
             "",
             *_format_sizes(items),
             "",
-            *_format_hit_rates(world.store.maintenance.runs()),
+            *_format_hit_rates(context.cache.maintenance.runs()),
         ]
         blobs = [item for item in items if item.kind in ("blob", "repository", "tree")]
         names = _human_names(items)
@@ -167,7 +167,7 @@ class CacheCommand(_CacheCommand):
         ages = ((format_age(now_s - item.written_s), item) for item in oldest)
         lines += ["oldest:", *(f"  {age:>10}  {_format_item(item, names)}" for age, item in ages)]
         lines += ["used by the definitions in:"]
-        lines += sorted(f"  {escape_text(str(path))}" for path in world.store.maintenance.definitions().values())
+        lines += sorted(f"  {escape_text(str(path))}" for path in context.cache.maintenance.definitions().values())
         _print_lines(lines)
         return 0
 
@@ -175,48 +175,48 @@ class CacheCommand(_CacheCommand):
 # --- prune
 
 
-def plan_of(world: Context, fetchdefs: Path) -> Plan:
+def plan_of(context: Context, fetchdefs: Path) -> Plan:
     """Return the plan of the definitions in a directory, for the cache of this run.
 
     Raises:
         DefinitionError: the definitions cannot be read.
     """
-    settings = world.settings
+    settings = context.settings
     return Plan(
         load(fetchdefs),
         cache=settings.cache,
         build=settings.build,
-        writer_version=world.writer_version,
+        writer_version=context.writer_version,
         digest_of=digest_of,
     )
 
 
-def _roots(world: Context) -> Referenced:
+def _roots(context: Context) -> Referenced:
     """Return what the current definitions need, and those of other directories that used this cache.
 
     A missing or empty directory needs nothing. If definitions are invalid, their needs are unknown.
 
     Raises:
-        StoreError: the definitions of a directory cannot be read.
+        CacheError: the definitions of a directory cannot be read.
     """
-    own = world.settings.fetchdefs.absolute()
-    directories = {own, *world.store.maintenance.definitions().values()}
+    own = context.settings.fetchdefs.absolute()
+    directories = {own, *context.cache.maintenance.definitions().values()}
     plans = []
     for directory in sorted(path for path in directories if path == own or any(path.glob("*/*.y*ml"))):
         try:
-            plans.append(plan_of(world, directory))
+            plans.append(plan_of(context, directory))
         except DefinitionError as error:
             raise CacheError(
                 f"cannot read the definitions in {escape_text(str(directory))}, which used this cache:"
                 f" {str(error).splitlines()[0]}",
                 hint="correct them or remove that directory: nothing is removed while their needs are unknown",
             ) from None
-    return find_referenced(world, plans)
+    return find_referenced(context, plans)
 
 
-def _decide_all(world: Context, bounds: PruneLimits) -> list[PruneDecision]:
+def _decide_all(context: Context, bounds: PruneLimits) -> list[PruneDecision]:
     return decide(
-        world.store.maintenance.items(), _roots(world), world.store.maintenance.last_uses(), bounds, time.time()
+        context.cache.maintenance.items(), _roots(context), context.cache.maintenance.last_uses(), bounds, time.time()
     )
 
 

@@ -41,8 +41,8 @@ class _Received(NamedTuple):
 class Reader:
     """Runs attempts; shared by all threads of a run."""
 
-    def __init__(self, store: Cache, transport: Transport, policy: Policy, hosts: Hosts) -> None:
-        self._store, self._transport, self._policy, self._hosts = store, transport, policy, hosts
+    def __init__(self, cache: Cache, transport: Transport, policy: Policy, hosts: Hosts) -> None:
+        self._cache, self._transport, self._policy, self._hosts = cache, transport, policy, hosts
         self._segments = SplitDownload(transport, policy, hosts)
 
     def once(self, download: Download, source: SourceState) -> _Details:
@@ -58,7 +58,7 @@ class Reader:
         else:
             facts = self._read_url(download, source)
         download.progress.phase("verify")
-        self._store.finish(download.partial)
+        self._cache.finish(download.partial)
         return facts
 
     # --- files
@@ -202,7 +202,7 @@ class Reader:
 
     def _verdict(self, download: Download, file: BinaryIO, size: int) -> Diagnosis:
         wanted = download.wanted
-        kept = list_previous_artifacts(self._store.root, wanted.name)
+        kept = list_previous_artifacts(self._cache.root, wanted.name)
         return diagnose(file, size=size, expected=wanted.integrity, name=wanted.name_in_url(), earlier=kept)
 
 

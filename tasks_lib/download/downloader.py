@@ -41,15 +41,15 @@ class Downloader:
     """Downloads blobs; remembers for one run which hosts are dead and which URLs serve wrong content."""
 
     def __init__(
-        self, store: Cache, transport: Transport, policy: Policy, sleep: Callable[[float], None] = time.sleep
+        self, cache: Cache, transport: Transport, policy: Policy, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        self._store, self._transport, self._policy, self._sleep = store, transport, policy, sleep
+        self._cache, self._transport, self._policy, self._sleep = cache, transport, policy, sleep
         self._hosts = Hosts(policy.jobs_per_host)
-        self._reader = Reader(store, transport, policy, self._hosts)
+        self._reader = Reader(cache, transport, policy, self._hosts)
 
     def needs_network(self, wanted: Request) -> bool:
         """Whether neither the cache nor a local file has the content; opens no socket."""
-        if self._store.has(wanted.integrity):
+        if self._cache.has(wanted.integrity):
             return False
         return not any(map(is_local_file, wanted.allowed))
 
@@ -59,13 +59,13 @@ class Downloader:
         Raises:
             AllSourcesFailedError: no source provided the content; lists every attempt.
             OfflineError: the network is off and no local source has the content.
-            StoreUnavailableError: the cache cannot be written.
+            CacheUnavailableError: the cache cannot be written.
             CancelledError: the run was asked to stop.
         """
-        with self._store.lock(wanted.integrity.digest.hex, progress):
-            if self._store.has(wanted.integrity):
+        with self._cache.lock(wanted.integrity.digest.hex, progress):
+            if self._cache.has(wanted.integrity):
                 return {}
-            with self._store.partial(wanted.integrity) as partial:
+            with self._cache.partial(wanted.integrity) as partial:
                 return self._from_any(Download(wanted, partial, progress, AttemptLog(wanted)))
 
     def _from_any(self, download: Download) -> Provenance:

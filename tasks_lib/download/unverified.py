@@ -67,9 +67,9 @@ class UnverifiedDownloader:
     """Downloads content without a pinned digest."""
 
     def __init__(
-        self, store: Cache, transport: Transport, policy: Policy, sleep: Callable[[float], None] = time.sleep
+        self, cache: Cache, transport: Transport, policy: Policy, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        self._store, self._transport, self._policy, self._sleep = store, transport, policy, sleep
+        self._cache, self._transport, self._policy, self._sleep = cache, transport, policy, sleep
 
     def obtain(self, request: UnverifiedRequest, progress: Progress) -> Integrity:
         """Download the content into the cache; return its size and digest.
@@ -77,7 +77,7 @@ class UnverifiedDownloader:
         Raises:
             AllSourcesFailedError: no URL provided the content; lists every attempt.
             OfflineError: the network is off and no local file has the content.
-            StoreUnavailableError: the cache cannot be written.
+            CacheUnavailableError: the cache cannot be written.
             CancelledError: the run was request to stop.
         """
         attempts: list[Attempt] = []
@@ -116,7 +116,7 @@ class UnverifiedDownloader:
         return None
 
     def _from_file(self, request: UnverifiedRequest, url: str) -> Integrity:
-        with translate_read_errors(), open_local(url) as file, self._store.writer() as writer:
+        with translate_read_errors(), open_local(url) as file, self._cache.writer() as writer:
             _copy(file, writer, request.limit)
             return _verify_and_commit(writer, request)
 
@@ -126,7 +126,7 @@ class UnverifiedDownloader:
             self._transport.open(
                 place.url, headers=place.headers, size=-1, ends=place.retry.begin(), check=progress.check
             ) as response,
-            self._store.writer() as writer,
+            self._cache.writer() as writer,
         ):
             encoded = response.encoding in ("gzip", "x-gzip")
             length = _announced_size(response)
@@ -148,7 +148,7 @@ class UnverifiedDownloader:
         Without a digest, decompress it unless the URL ends in `.gz`. Source: fetch-content, section 1.1 of the
         contract.
         """
-        with self._store.temporary() as spool:
+        with self._cache.temporary() as spool:
             start = b""
             for piece in pieces:
                 start = start or piece[:2]
@@ -164,7 +164,7 @@ class UnverifiedDownloader:
     def _kept(self, spool: BinaryIO, choice: str, request: UnverifiedRequest) -> Integrity:
         spool.seek(0)
         content = _gunzip(spool) if choice == "decoded" else iter(lambda: spool.read(CHUNK), b"")
-        with self._store.writer() as writer:
+        with self._cache.writer() as writer:
             for piece in _limit_size(content, request.limit):
                 writer.write(piece)
             return _verify_and_commit(writer, request)

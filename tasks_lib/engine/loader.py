@@ -142,7 +142,7 @@ class Loader:
             return set()
         if kind == "fetch" and found.plan.published(found.definitions.fetches[name]).task != task:
             return set()
-        users = found.library.consumers.get(f"{kind}:{name}", ()) if "/" not in task else ()
+        users = found.definition_cache.consumers.get(f"{kind}:{name}", ()) if "/" not in task else ()
         extractions = {
             f"extract:{user}/{one.record.stem}"
             for user in users

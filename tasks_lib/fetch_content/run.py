@@ -70,7 +70,7 @@ class Run(Context):
             OSError, CacheError: the file system refused, or the blob vanished.
             CancelledError: the run was asked to stop.
         """
-        with private_directory(path.parent) as staging, self.store.open(integrity) as file:
+        with private_directory(path.parent) as staging, self.cache.open(integrity) as file:
             directory = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 link_or_copy(file, path.name, directory=directory, mode=0o666, how="auto", progress=self.progress)

@@ -172,7 +172,7 @@ def _verify(run: Run, request: StaticUrlOptions, integrity: Integrity) -> None:
         name=f"the signature of {request.original}", urls=(request.sig_url,), limit=MAX_SIGNATURE_BYTES
     )
     signature = run.unverified.obtain(asked, run.progress)
-    with run.store.open(integrity) as content, run.store.open(signature) as file:
+    with run.cache.open(integrity) as content, run.cache.open(signature) as file:
         verdict = run.gpg.verify(content, file.read(), keys=os.fsencode(keys), fingerprint="", progress=run.progress)
     log(f"Verified signature of {redacted(request.url)}: {verdict.key} ({verdict.signed_by})")
     if warning := verdict.warning(time.time()):
@@ -183,7 +183,7 @@ def _repack(run: Run, request: StaticUrlOptions, integrity: Integrity) -> Integr
     log(f"Repacking {request.original} as {request.dest}")
     # like upstream: keep symlinks as they are; extraction never writes through one
     limits = run.settings.limits._replace(outward_symlinks="keep")
-    with run.store.open(integrity) as file, run.store.temporary() as spool, run.store.writer() as writer:
+    with run.cache.open(integrity) as file, run.cache.temporary() as spool, run.cache.writer() as writer:
         kind = detect_archive(file, request.original, limits)
         if kind is None:
             _wrap(run, file, request, integrity.size, spool, writer, limits)

@@ -106,7 +106,7 @@ def _fill(run: Run, artifact: MozFetch, integrity: Integrity, tree: Path, stagin
     begun = time.monotonic()
     # symlinks are created unchanged and last, and extraction never writes through one
     limits = run.settings.limits._replace(outward_symlinks="keep")
-    with run.store.open(integrity) as file:
+    with run.cache.open(integrity) as file:
         kind = detect_archive(file, artifact.file_name, limits) if artifact.delivery == "extract" else None
         if kind is None:
             tree.mkdir()
@@ -159,7 +159,7 @@ class _TrustChains:
         run = self._run
         name = f"the chain of trust of task {artifact.task}"
         asked = UnverifiedRequest(name=name, urls=(artifact.trust,), limit=_MAX_TRUST_BYTES)
-        with run.store.open(run.unverified.obtain(asked, run.progress)) as file:
+        with run.cache.open(run.unverified.obtain(asked, run.progress)) as file:
             try:
                 listed = json.loads(file.read())["artifacts"]
             except (ValueError, KeyError, TypeError, RecursionError) as error:

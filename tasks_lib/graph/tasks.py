@@ -122,14 +122,14 @@ def remove_delivery(delivery: Delivery, dryrun: bool) -> None:
         steps.extraction_of(delivery).clear(Silent())
 
 
-def remove_toolchain_build(world: Context, preparation: ToolchainBuild, dryrun: bool) -> None:
+def remove_toolchain_build(context: Context, preparation: ToolchainBuild, dryrun: bool) -> None:
     """Clean a toolchain's directory; keep the files of its extractions, unless its command has worked on them."""
     if dryrun:
         return
     for path in (preparation.stamp, preparation.log):
         path.unlink(missing_ok=True)
     steps.clear_worked_fetches(
-        world, preparation.worked, Silent()
+        context, preparation.worked, Silent()
     )  # else the next command would start from the files that this one left
     shutil.rmtree(preparation.uploads, ignore_errors=True)
     for delivery in preparation.deliveries:
@@ -139,7 +139,7 @@ def remove_toolchain_build(world: Context, preparation: ToolchainBuild, dryrun: 
         preparation.output.path.unlink(missing_ok=True)
 
 
-def fail_refused(_world: Context, reason: str, _progress: Progress) -> None:
+def fail_refused(_context: Context, reason: str, _progress: Progress) -> None:
     """Fail with the reason why a definition of a Taskgraph tree is not supported.
 
     Raises:
@@ -172,8 +172,8 @@ _INPUTS: Final[Mapping[Callable[..., bool], Callable[..., Iterable[str]]]] = {
 class TaskGraph:
     """Creates the doit tasks of a plan."""
 
-    def __init__(self, plan: Plan, world: Context) -> None:
-        self._plan, self._world = plan, world
+    def __init__(self, plan: Plan, context: Context) -> None:
+        self._plan, self._context = plan, context
 
     def tasks(self, fetches: Iterable[str] | None = None, toolchains: Iterable[str] | None = None) -> Iterator[Task]:
         """Yield groups first, then tasks before their dependencies: doit starts tasks in this order.
@@ -205,7 +205,7 @@ class TaskGraph:
             "basename": group,
             "name": rest,
             "doc": escape_text(doc.splitlines()[0]) if doc else "",
-            "actions": [(Step(name, key, parts, verb, (self._world, *arguments)),)],
+            "actions": [(Step(name, key, parts, verb, (self._context, *arguments)),)],
             "io": {"capture": False},
             "verbosity": 2,
         }
@@ -230,7 +230,7 @@ class TaskGraph:
         )
         yield task | {
             "targets": [str(fetched.path)],
-            "uptodate": [UpToDateCheck(fetched.key, steps.is_published, (self._world, fetched))],
+            "uptodate": [UpToDateCheck(fetched.key, steps.is_published, (self._context, fetched))],
             "clean": True,
             "meta": task_info.TaskInfo("network", task_info.fetch_info, fetch, fetched.key),
         }
@@ -256,7 +256,7 @@ class TaskGraph:
             "file_dep": [str(fetched.path)],
             "task_dep": [fetched.task],
             "targets": [str(repacked.path)],
-            "uptodate": [UpToDateCheck(repacked.key, steps.is_published, (self._world, repacked))],
+            "uptodate": [UpToDateCheck(repacked.key, steps.is_published, (self._context, repacked))],
             "clean": True,
             "meta": task_info.TaskInfo("cpu", task_info.artifact_info, repacked),
         }
@@ -300,11 +300,11 @@ class TaskGraph:
                 UpToDateCheck(
                     preparation.key,
                     steps.is_built,
-                    (self._world, preparation),
+                    (self._context, preparation),
                     tuple(file.path for file in files),
                 )
             ],
-            "clean": [(remove_toolchain_build, [self._world, preparation])],
+            "clean": [(remove_toolchain_build, [self._context, preparation])],
             "meta": task_info.TaskInfo("cpu", task_info.toolchain_info, preparation),
         }
         for one in extracted:

@@ -23,26 +23,26 @@ MAX_FILE_BYTES: Final = 64 << 20
 _SUFFIXES: Final = (".yml", ".yaml")
 
 
-def load(directory: Path, library: DefinitionCache | None = None) -> Definitions:
+def load(directory: Path, definition_cache: DefinitionCache | None = None) -> Definitions:
     """Return the definitions of `directory`/fetch and `directory`/toolchain.
 
     Args:
         directory: of the definitions.
-        library: the cache of parsed definitions; None to parse everything.
+        definition_cache: the cache of parsed definitions; None to parse everything.
 
     Raises:
         DefinitionError: lists every problem of every file; also raised when there are no definitions.
     """
-    kept = library.read() if library is not None else None
+    kept = definition_cache.read() if definition_cache is not None else None
     if kept is not None and unchanged(kept.marks, roots(directory)):
         return definitions_of(kept)
     marks = {str(root): Fingerprint.at(root) for root in roots(directory)}
     memory = CachedFiles(kept)
     definitions = _parsed(directory, marks, memory)
-    if library is None:
+    if definition_cache is None:
         return definitions
-    made = memory.kept(library.code, marks, definitions)
-    library.write(made)
+    made = memory.kept(definition_cache.code, marks, definitions)
+    definition_cache.write(made)
     return definitions_of(made, definitions)
 
 

@@ -51,11 +51,11 @@ class Inputs(Protocol):
         """All definitions."""
 
     @property
-    def library(self) -> DefinitionCache:
+    def definition_cache(self) -> DefinitionCache:
         """The cache of parsed definitions."""
 
     @property
-    def world(self) -> Context:
+    def context(self) -> Context:
         """The context of the steps."""
 
     def enter(self) -> None:
@@ -138,9 +138,9 @@ class RunPlan(Observations):
         snapshots.write(
             self._path,
             head,
-            self._inputs.library,
+            self._inputs.definition_cache,
             digests(self._inputs.definitions),
-            self._inputs.world.store.guarded(),
+            self._inputs.context.cache.guarded(),
             self._rows,
             [*self._rows, *requested],
             self._before,
@@ -180,7 +180,7 @@ def plan_run(
     definitions = inputs.definitions
     open_database()
     if path.exists():  # else something was forgotten since it was read
-        plan._narrow(affected(before, changed, definitions, inputs.library.identity), definitions, before)
+        plan._narrow(affected(before, changed, definitions, inputs.definition_cache.identity), definitions, before)
     return plan
 
 

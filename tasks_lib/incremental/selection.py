@@ -59,11 +59,11 @@ def _digests(one: Mapping[str, Any]) -> dict[str, bytes]:
     return one.digests()
 
 
-def affected(stamp: Snapshot, changed: list[int], definitions: Definitions, library: bytes) -> Names:
+def affected(stamp: Snapshot, changed: list[int], definitions: Definitions, definition_cache: bytes) -> Names:
     """Return the definitions of which any task may be out of date."""
     found: Names = ({}, {})
     touched = {*stamp.open, *(stamp.touched(changed) if changed else ())}
-    if stamp.library != library:
+    if stamp.definition_cache != definition_cache:
         others = _others(stamp, definitions)
         found[0].update(dict.fromkeys(others[0]))
         found[1].update(dict.fromkeys(others[1]))

@@ -56,7 +56,7 @@ class Snapshot(NamedTuple):
     `directories`. A second name is valid while the names in its directory and the file are unchanged.
     """
 
-    library: bytes
+    definition_cache: bytes
     marks: dict[str, Fingerprint]
     guards: dict[str, tuple[int, ...]]
     open: list[str]
@@ -142,7 +142,7 @@ def read(path: Path, head: SnapshotHead) -> Snapshot | None:
         if SnapshotHead(*known["head"]) != head:
             return None
         return Snapshot(
-            library=bytes.fromhex(known["library"]),
+            definition_cache=bytes.fromhex(known["library"]),
             marks={name: Fingerprint(*mark) for name, mark in known["marks"].items()},
             guards={name: tuple(mark) for name, mark in known["guards"].items()},
             open=known["open"],
@@ -177,7 +177,7 @@ def _words(text: str) -> list[str]:
 def write(
     path: Path,
     head: SnapshotHead,
-    library: DefinitionCache,
+    definition_cache: DefinitionCache,
     digests: tuple[Mapping[str, bytes], Mapping[str, bytes]],
     guarded: Iterable[Path],
     rows: Mapping[str, SnapshotRow],
@@ -189,7 +189,7 @@ def write(
     Args:
         path: of the snapshot.
         head: the facts that must be unchanged for it to be trusted.
-        library: the cache of parsed definitions.
+        definition_cache: the cache of parsed definitions.
         digests: of each fetch and each toolchain.
         guarded: the directories of the cache that nobody else may write.
         rows: of the tasks that are up to date.
@@ -212,8 +212,8 @@ def write(
     known = {
         "head": head,
         "open": [task for task in wanted if task not in rows],
-        "library": library.identity.hex(),
-        "marks": dict(library.marks),
+        "library": definition_cache.identity.hex(),
+        "marks": dict(definition_cache.marks),
         "guards": {str(one): rights_of(one) for one in guarded},
         "directories": directories,
     }

@@ -23,41 +23,41 @@ if TYPE_CHECKING:
 _SMALL: Final = 1 << 20
 
 
-def find_integrity(world: Context, artifact: Artifact) -> Integrity | None:
+def find_integrity(context: Context, artifact: Artifact) -> Integrity | None:
     """Return the integrity of the artifact, None if it has not been built yet."""
     if artifact.integrity is not None:
         return artifact.integrity
-    result = world.store.result(artifact.key)
+    result = context.cache.result(artifact.key)
     return result.integrity if result else None
 
 
-def is_published(world: Context, artifact: Artifact) -> bool:
+def is_published(context: Context, artifact: Artifact) -> bool:
     """Return whether the cache has the artifact, its signatures are verified, and its published file is unchanged.
 
     Return False if the cache cannot be read.
     """
     try:
-        integrity = find_integrity(world, artifact)
-        if integrity is None or not world.store.has(integrity) or not _is_signature_verified(world, artifact):
+        integrity = find_integrity(context, artifact)
+        if integrity is None or not context.cache.has(integrity) or not _is_signature_verified(context, artifact):
             return False
-        return world.store.matches(artifact.path, integrity)
+        return context.cache.matches(artifact.path, integrity)
     except CacheUnavailableError:
         return False  # the step reports the error
 
 
-def list_artifact_files(world: Context, artifact: Artifact) -> list[str]:
+def list_artifact_files(context: Context, artifact: Artifact) -> list[str]:
     """Return the files on which `is_published` depends."""
-    integrity = find_integrity(world, artifact)
-    files = [str(artifact.path), *(world.store.inputs(digest=integrity.digest) if integrity else [])]
+    integrity = find_integrity(context, artifact)
+    files = [str(artifact.path), *(context.cache.inputs(digest=integrity.digest) if integrity else [])]
     keys = [artifact.verdict, "" if artifact.integrity else artifact.key]
-    return files + [path for key in keys if key for path in world.store.inputs(key=key)]
+    return files + [path for key in keys if key for path in context.cache.inputs(key=key)]
 
 
-def read_provenance(world: Context, artifact: Artifact) -> dict[str, str | int | float]:
+def read_provenance(context: Context, artifact: Artifact) -> dict[str, str | int | float]:
     """Return the recorded provenance of the artifact and of its signatures; {} if there is none."""
     facts: dict[str, str | int | float] = {}
     for key in (artifact.key, artifact.verdict):
-        result = world.store.result(key) if key else None
+        result = context.cache.result(key) if key else None
         if result is not None:
             facts |= dict(result.provenance)
             facts.setdefault("made size", result.integrity.size)
@@ -65,42 +65,42 @@ def read_provenance(world: Context, artifact: Artifact) -> dict[str, str | int |
     return facts
 
 
-def _is_signature_verified(world: Context, artifact: Artifact) -> bool:
+def _is_signature_verified(context: Context, artifact: Artifact) -> bool:
     """Return whether its signatures were verified under the current policy; True if it needs none."""
-    return not artifact.verdict or world.store.result(artifact.verdict) is not None
+    return not artifact.verdict or context.cache.result(artifact.verdict) is not None
 
 
-def needs_network(world: Context, definition: Fetch, artifact: Artifact) -> bool:
+def needs_network(context: Context, definition: Fetch, artifact: Artifact) -> bool:
     """Return whether the artifact is available only from the network: not from the cache or a local file."""
     source = definition.source
     if isinstance(source, Git | Hg):
-        made = world.store.result(recipe.repository_key(source, version=world.writer_version))
-        if source.repo.startswith("file:") or (made is not None and world.store.has(made.integrity)):
+        made = context.cache.result(recipe.repository_key(source, version=context.writer_version))
+        if source.repo.startswith("file:") or (made is not None and context.cache.has(made.integrity)):
             return False
     else:
         from tasks_lib.download.local_files import is_local_file  # slow to import, needed only when offline
 
         if any(is_local_file(place.url) for place in source.places):
             return False
-    integrity = find_integrity(world, artifact)
-    return integrity is None or not world.store.has(integrity)
+    integrity = find_integrity(context, artifact)
+    return integrity is None or not context.cache.has(integrity)
 
 
-def publish_from_cache(world: Context, artifact: Artifact) -> bool:
+def publish_from_cache(context: Context, artifact: Artifact) -> bool:
     """Publish the artifact from the cache; return False if the cache does not have it.
 
     Raises:
         CacheUnavailableError: the cache cannot be written.
     """
-    integrity = find_integrity(world, artifact)
-    if integrity is None or not world.store.has(integrity):
+    integrity = find_integrity(context, artifact)
+    if integrity is None or not context.cache.has(integrity):
         return False
-    if not world.store.matches(artifact.path, integrity):
-        world.store.publish(integrity, artifact.path)
+    if not context.cache.matches(artifact.path, integrity):
+        context.cache.publish(integrity, artifact.path)
     return True
 
 
-def fetch(world: Context, definition: Fetch, artifact: Artifact, progress: Progress) -> None:
+def fetch(context: Context, definition: Fetch, artifact: Artifact, progress: Progress) -> None:
     """Fetch the content of a definition into the cache, verify its signatures, and publish it.
 
     Raises:
@@ -110,30 +110,30 @@ def fetch(world: Context, definition: Fetch, artifact: Artifact, progress: Progr
     """
     source = definition.source
     if not isinstance(source, StaticUrl):
-        _fetch_commit(world, source, artifact, progress)
+        _fetch_commit(context, source, artifact, progress)
     elif source.vouchers:
         _fetch_url(
-            world, definition.name, source, artifact, progress
+            context, definition.name, source, artifact, progress
         )  # waits for programs such as gpg: no need to serialize
     else:
         with serialized(source.integrity.size, _SMALL):
-            if not publish_from_cache(world, artifact):
-                _fetch_url(world, definition.name, source, artifact, progress)
+            if not publish_from_cache(context, artifact):
+                _fetch_url(context, definition.name, source, artifact, progress)
 
 
-def _fetch_url(world: Context, name: str, source: StaticUrl, artifact: Artifact, progress: Progress) -> None:
-    provenance = world.sources.obtain(_build_request(name, source), progress)
+def _fetch_url(context: Context, name: str, source: StaticUrl, artifact: Artifact, progress: Progress) -> None:
+    provenance = context.sources.obtain(_build_request(name, source), progress)
     verdict: Mapping[str, str | int | float] = {}
     if source.vouchers:
         from tasks_lib.steps.signatures import verify_signatures  # slow to import, needed only with signatures
 
-        verdict = verify_signatures(world, name, source, artifact.verdict, progress)
+        verdict = verify_signatures(context, name, source, artifact.verdict, progress)
     if provenance or verdict:
-        previous = None if provenance else world.store.result(artifact.key)
+        previous = None if provenance else context.cache.result(artifact.key)
         before = previous.provenance if previous is not None else {}
         merged = {**before, **provenance, **verdict}
-        world.store.record(Result(key=artifact.key, integrity=source.integrity, provenance=merged))
-    world.store.publish(source.integrity, artifact.path)
+        context.cache.record(Result(key=artifact.key, integrity=source.integrity, provenance=merged))
+    context.cache.publish(source.integrity, artifact.path)
 
 
 def _build_request(name: str, source: StaticUrl) -> Request:
@@ -151,17 +151,17 @@ def _build_request(name: str, source: StaticUrl) -> Request:
     )
 
 
-def _fetch_commit(world: Context, source: Git | Hg, artifact: Artifact, progress: Progress) -> None:
+def _fetch_commit(context: Context, source: Git | Hg, artifact: Artifact, progress: Progress) -> None:
     from tasks_lib.steps.commit import fetch_commit  # slow to import, needed only for commits
 
-    fetch_commit(world, source, progress)
-    with world.store.writer() as writer:
+    fetch_commit(context, source, progress)
+    with context.cache.writer() as writer:
         writer.write(commit_record(source))
         writer.commit(artifact.integrity)
-    publish_from_cache(world, artifact)
+    publish_from_cache(context, artifact)
 
 
-def repack(world: Context, definition: Fetch, origin: Artifact, artifact: Artifact, progress: Progress) -> None:
+def repack(context: Context, definition: Fetch, origin: Artifact, artifact: Artifact, progress: Progress) -> None:
     """Repack a downloaded archive or a commit as a normalised archive, and publish it.
 
     Raises:
@@ -177,17 +177,17 @@ def repack(world: Context, definition: Fetch, origin: Artifact, artifact: Artifa
     if not isinstance(source, StaticUrl):
         from tasks_lib.steps.commit import commit_archive  # slow to import, needed only for commits
 
-        commit_archive(world, source, progress)
-        publish_from_cache(world, artifact)
+        commit_archive(context, source, progress)
+        publish_from_cache(context, artifact)
         return
     if origin.integrity is None:
         raise AssertionError("the definition of a download has its integrity")
-    with world.store.lock(artifact.key, progress):
-        if publish_from_cache(world, artifact):
+    with context.cache.lock(artifact.key, progress):
+        if publish_from_cache(context, artifact):
             return
         progress.phase("repack", total=source.integrity.size)
-        store = world.store
-        with store.open(origin.integrity) as file, store.temporary() as spool, store.writer() as writer:
+        cache = context.cache
+        with cache.open(origin.integrity) as file, cache.temporary() as spool, cache.writer() as writer:
             kind = detect_format(file, source.file_name)
             if kind is None:
                 reason = "has no supported archive format"
@@ -197,13 +197,13 @@ def repack(world: Context, definition: Fetch, origin: Artifact, artifact: Artifa
                 name=source.file_name,
                 format=kind,
                 reshape=Reshape(strip=source.strip_components, prefix=source.add_prefix),
-                limits=world.limits(source.archive),
-                mtime=world.mtime,
+                limits=context.limits(source.archive),
+                mtime=context.mtime,
                 spool=spool,
                 write=writer.write,
                 progress=progress,
                 duplicates=source.duplicates,
             )
             integrity = writer.commit()
-        store.record(Result(key=artifact.key, integrity=integrity, provenance={"tar": f"sha256:{tar_digest}"}))
-        publish_from_cache(world, artifact)
+        cache.record(Result(key=artifact.key, integrity=integrity, provenance={"tar": f"sha256:{tar_digest}"}))
+        publish_from_cache(context, artifact)

@@ -64,14 +64,14 @@ class _GitWork:
 
     @property
     def limits(self) -> Limits:
-        return self.access.world.limits(self.source.archive)
+        return self.access.context.limits(self.source.archive)
 
     @property
     def keeps(self) -> bool:
         return self.source.dot_git == "kept"
 
     def objects(self, repository: git.GitRepository) -> Objects:
-        return Objects(repository.directory, self.access.world.repositories, self.access.progress)
+        return Objects(repository.directory, self.access.context.repositories, self.access.progress)
 
     def parts(self) -> list[CommitPart]:
         """Return the commit and its submodules; fetch those that the cache does not have."""
@@ -165,7 +165,7 @@ class _GitWork:
                 lambda entry: flows[entry.path].take(progress),
                 name=self.source.artifact_name,
                 limits=self.limits,
-                mtime=self.access.world.mtime,
+                mtime=self.access.context.mtime,
                 write=writer.write,
                 progress=progress,
             )
@@ -193,10 +193,10 @@ class _HgWork:
 
     def write(self, spool: BinaryIO, writer: Writer) -> dict[str, str | int]:
         """Write the archive; return its provenance."""
-        source, world, progress = self.source, self.access.world, self.access.progress
+        source, context, progress = self.source, self.access.context, self.access.progress
         (repository,) = self.parts()
         progress.phase("repack")
-        with world.store.temporary() as tar:
+        with context.cache.temporary() as tar:
             repository.archive(source.revision, tar, source.artifact_name, progress)
             tar.seek(0)
             digest = repack(
@@ -204,8 +204,8 @@ class _HgWork:
                 name=source.artifact_name,
                 format="tar",
                 reshape=Reshape(strip=1, prefix=f"{source.path_prefix}/"),
-                limits=world.limits(source.archive),
-                mtime=world.mtime,
+                limits=context.limits(source.archive),
+                mtime=context.mtime,
                 spool=spool,
                 write=writer.write,
                 progress=progress,
@@ -228,29 +228,29 @@ def _below(directory: bytes, path: bytes) -> bytes:
     return b"/".join(filter(None, (directory, path)))
 
 
-def _find_archive(world: Context, source: Git | Hg) -> Integrity | None:
+def _find_archive(context: Context, source: Git | Hg) -> Integrity | None:
     """Return the integrity of the archive if the cache has it, else None."""
-    result = world.store.result(recipe.repository_key(source, version=world.writer_version))
-    return result.integrity if result is not None and world.store.has(result.integrity) else None
+    result = context.cache.result(recipe.repository_key(source, version=context.writer_version))
+    return result.integrity if result is not None and context.cache.has(result.integrity) else None
 
 
-def fetch_commit(world: Context, source: Git | Hg, progress: Progress) -> None:
+def fetch_commit(context: Context, source: Git | Hg, progress: Progress) -> None:
     """Fetch the commit and its submodules into the cache, unless the cache has their archive.
 
     Raises:
         TransportError: a commit cannot be fetched.
         ToolError, ArchiveError, IntegrityError, CacheUnavailableError, CancelledError: as `commit_archive`.
     """
-    if _find_archive(world, source) is None:
-        with open_repositories(world, source, progress) as one:
+    if _find_archive(context, source) is None:
+        with open_repositories(context, source, progress) as one:
             _create_work(one).parts()
 
 
-def commit_archive(world: Context, source: Git | Hg, progress: Progress, *, ssh_key: str = "") -> Integrity:
+def commit_archive(context: Context, source: Git | Hg, progress: Progress, *, ssh_key: str = "") -> Integrity:
     """Write the archive of a commit to the cache, fetch missing objects, and return the integrity of the archive.
 
     Args:
-        world: the context of this run.
+        context: the context of this run.
         source: the commit, its repository and the layout of the archive.
         progress: receives progress and warnings.
         ssh_key: text of a private key for the repository's host; "" to use the key that `source.ssh_key` names.
@@ -262,12 +262,12 @@ def commit_archive(world: Context, source: Git | Hg, progress: Progress, *, ssh_
         ToolError: git or hg is missing or failed, or the protocol of the repository is not allowed.
         CacheUnavailableError, CancelledError: as in every step.
     """
-    key = recipe.repository_key(source, version=world.writer_version)
-    with world.store.lock(key, progress):
-        made = _find_archive(world, source)
+    key = recipe.repository_key(source, version=context.writer_version)
+    with context.cache.lock(key, progress):
+        made = _find_archive(context, source)
         if made is not None:
             return made
-        with open_repositories(world, source, progress, ssh_key) as one:
+        with open_repositories(context, source, progress, ssh_key) as one:
             work = _create_work(one)
             try:
                 return _write_archive(work, key)
@@ -278,10 +278,10 @@ def commit_archive(world: Context, source: Git | Hg, progress: Progress, *, ssh_
 
 
 def _write_archive(work: _GitWork | _HgWork, key: str) -> Integrity:
-    store, source = work.access.world.store, work.source
-    with store.temporary() as spool, store.writer() as writer:
+    cache, source = work.access.context.cache, work.source
+    with cache.temporary() as spool, cache.writer() as writer:
         facts = work.write(spool, writer)
         integrity = writer.commit()
     provenance = {"url": display_url(source.repo), "commit": source.revision, **facts}
-    store.record(Result(key=key, integrity=integrity, provenance=provenance))
+    cache.record(Result(key=key, integrity=integrity, provenance=provenance))
     return integrity

@@ -40,7 +40,7 @@ def list_delivery_files(delivery: Delivery) -> Iterator[str]:
     yield from map(str, extraction_of(delivery).paths())
 
 
-def deliver(world: Context, delivery: Delivery, progress: Progress) -> None:
+def deliver(context: Context, delivery: Delivery, progress: Progress) -> None:
     """Deliver the artifact into its directory. Like Taskgraph, place a file that is not an archive.
 
     Raises:
@@ -50,27 +50,29 @@ def deliver(world: Context, delivery: Delivery, progress: Progress) -> None:
         CacheUnavailableError: another process holds the lock of this delivery for too long.
         CancelledError: the run is cancelled.
     """
-    integrity = artifacts.find_integrity(world, delivery.artifact)
+    integrity = artifacts.find_integrity(context, delivery.artifact)
     if integrity is None:
         raise BlobMissingError(f"{delivery.entry.name} has not been built", hint=f"run `doit {delivery.artifact.task}`")
     if delivery.worked is not None:
-        clear_worked_fetches(world, delivery.worked, progress)
-    extraction = extraction_of(delivery)._replace(lock_timeout_s=world.settings.lock_timeout_s, beside=delivery.beside)
+        clear_worked_fetches(context, delivery.worked, progress)
+    extraction = extraction_of(delivery)._replace(
+        lock_timeout_s=context.settings.lock_timeout_s, beside=delivery.beside
+    )
     if delivery.beside:  # fetches that are no longer listed may have the same paths
-        _remove_stale_entries_once(world, delivery, progress)
+        _remove_stale_entries_once(context, delivery, progress)
     with serialized(integrity.size, _SMALL), extraction.held(progress) as news:
         if news and extraction.holds(delivery.key):
             return  # another process delivered it while this one waited for the lock
         try:
-            with world.store.open(integrity) as file:
-                _fill(world, delivery, extraction, file, integrity, progress)
+            with context.cache.open(integrity) as file:
+                _fill(context, delivery, extraction, file, integrity, progress)
         except BlobCorruptError:
             extraction.clear(progress)  # corruption is known only at the end: entries may have been delivered
             raise
 
 
 def remove_stale_entries(
-    world: Context, fetches: Path, records: Path, wanted: Collection[str], progress: Progress
+    context: Context, fetches: Path, records: Path, wanted: Collection[str], progress: Progress
 ) -> None:
     """Remove delivered entries of fetches that a toolchain no longer lists.
 
@@ -80,22 +82,22 @@ def remove_stale_entries(
     """
     from tasks_lib.tree import remove_stale_entries  # slow to import, needed only when a tree is changed
 
-    remove_stale_entries(fetches, records, wanted, world.settings.lock_timeout_s, progress)
+    remove_stale_entries(fetches, records, wanted, context.settings.lock_timeout_s, progress)
 
 
-def _remove_stale_entries_once(world: Context, delivery: Delivery, progress: Progress) -> None:
+def _remove_stale_entries_once(context: Context, delivery: Delivery, progress: Progress) -> None:
     """Call `remove_stale_entries` for the first delivery of a toolchain in this run; one for each would be quadratic.
 
     Threads that start at the same time may each scan.
     """
     records = str(delivery.record.parent)
-    if world.cleaned_fetches.get(records) is not delivery.beside:  # all deliveries of a toolchain have the same tuple
+    if context.cleaned_fetches.get(records) is not delivery.beside:  # all deliveries of a toolchain have the same tuple
         wanted = [name for name, _ in delivery.beside]
-        remove_stale_entries(world, delivery.destination, delivery.record.parent, wanted, progress)
-        world.cleaned_fetches[records] = delivery.beside
+        remove_stale_entries(context, delivery.destination, delivery.record.parent, wanted, progress)
+        context.cleaned_fetches[records] = delivery.beside
 
 
-def clear_worked_fetches(world: Context, worked: Path, progress: Progress) -> None:
+def clear_worked_fetches(context: Context, worked: Path, progress: Progress) -> None:
     """Empty the fetches directory of a toolchain if its command ran there, so that all fetches are delivered again.
 
     Files that a command wrote may conflict with entries of another version of a fetch.
@@ -107,10 +109,10 @@ def clear_worked_fetches(world: Context, worked: Path, progress: Progress) -> No
     from tasks_lib import tree  # slow to import, needed only when a tree is changed
 
     directory = worked.parent
-    tree.reset_directory(directory / FETCHES, directory / RECORDS, worked, world.settings.lock_timeout_s, progress)
+    tree.reset_directory(directory / FETCHES, directory / RECORDS, worked, context.settings.lock_timeout_s, progress)
 
 
-def compare_delivery(world: Context, delivery: Delivery, progress: Progress) -> dict[str, str]:
+def compare_delivery(context: Context, delivery: Delivery, progress: Progress) -> dict[str, str]:
     """Compare the delivered entries with the artifact, and return path -> difference.
 
     Raises:
@@ -119,18 +121,23 @@ def compare_delivery(world: Context, delivery: Delivery, progress: Progress) -> 
     """
     from tasks_lib.archive import detect_format  # slow to import, needed only to read an archive
 
-    integrity = artifacts.find_integrity(world, delivery.artifact)
+    integrity = artifacts.find_integrity(context, delivery.artifact)
     if integrity is None:
         raise BlobMissingError("the artifact is not in the cache")
     name = delivery.artifact.path.name
-    with world.store.open(integrity) as file:
+    with context.cache.open(integrity) as file:
         archive = detect_format(file, name) if delivery.entry.delivery == "extract" else None
-        limits = world.limits(delivery.limits)
+        limits = context.limits(delivery.limits)
         return extraction_of(delivery).differences(file, name=name, format=archive, limits=limits, progress=progress)
 
 
 def _fill(
-    world: Context, delivery: Delivery, extraction: Extraction, file: BinaryIO, integrity: Integrity, progress: Progress
+    context: Context,
+    delivery: Delivery,
+    extraction: Extraction,
+    file: BinaryIO,
+    integrity: Integrity,
+    progress: Progress,
 ) -> None:
     from tasks_lib.archive import Reshape, detect_format  # slow to import, needed only to read an archive
     from tasks_lib.steps.shared_trees import Archive, link_from_cache  # slow to import, needed only to deliver
@@ -139,11 +146,11 @@ def _fill(
     archive = detect_format(file, name) if delivery.entry.delivery == "extract" else None
     if archive is None:
         progress.phase("place", total=integrity.size)
-        how = world.settings.link_mode
+        how = context.settings.link_mode
         extraction.place(file, file_name=name, key=delivery.key, how=how, progress=progress)
         return
-    limits = world.limits(delivery.limits)
-    if link_from_cache(world, delivery, extraction, Archive(file, integrity, name, archive, limits), progress):
+    limits = context.limits(delivery.limits)
+    if link_from_cache(context, delivery, extraction, Archive(file, integrity, name, archive, limits), progress):
         return
     progress.phase("extract", total=integrity.size)
     file.seek(0)

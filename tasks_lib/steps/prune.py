@@ -71,7 +71,7 @@ class PruneDecision(NamedTuple):
     used_s: float
 
 
-def find_referenced(world: Context, plans: Iterable[Plan]) -> Referenced:
+def find_referenced(context: Context, plans: Iterable[Plan]) -> Referenced:
     """Return the cache items that these plans need: their inputs and their results."""
     keys: set[str] = set()
     digests: set[str] = set()
@@ -88,11 +88,11 @@ def find_referenced(world: Context, plans: Iterable[Plan]) -> Referenced:
             if isinstance(fetch.source, Git | Hg):
                 from tasks_lib.steps.repository_access import repository_names  # slow to import
 
-                repositories |= repository_names(world, fetch.source)
+                repositories |= repository_names(context, fetch.source)
             else:
                 keys |= list_evidence_keys(fetch.source)
     for key in keys:
-        result = world.store.result(key) if key else None
+        result = context.cache.result(key) if key else None
         if result is not None:
             digests.add(result.integrity.digest.hex)
     return Referenced(
@@ -100,19 +100,19 @@ def find_referenced(world: Context, plans: Iterable[Plan]) -> Referenced:
         digests=frozenset(digests),
         artifacts=frozenset(artifacts),
         repositories=frozenset(repositories),
-        trees=frozenset(_trees(world, plans)),
+        trees=frozenset(_trees(context, plans)),
     )
 
 
-def _trees(world: Context, plans: Iterable[Plan]) -> Iterator[str]:
+def _trees(context: Context, plans: Iterable[Plan]) -> Iterator[str]:
     """Yield the keys of the cached trees that these plans link from; none if the link mode is copy."""
-    if world.settings.link_mode == "copy" or not world.store.trees(remove_tree).any():
+    if context.settings.link_mode == "copy" or not context.cache.trees(remove_tree).any():
         return
     for plan in plans:
         for delivery in list_deliveries(plan).values():
-            integrity = find_integrity(world, delivery.artifact)
+            integrity = find_integrity(context, delivery.artifact)
             if integrity is not None:
-                yield tree_key(world, delivery, integrity)
+                yield tree_key(context, delivery, integrity)
 
 
 def list_evidence_keys(source: StaticUrl) -> set[str]:

@@ -26,7 +26,7 @@ from tasks_lib.vcs.urls import check_url, display_url, host_of
 class RepositoryAccess:
     """Access to the repositories of one definition; `key` is a private key file for the host of `source.repo`."""
 
-    world: Context
+    context: Context
     source: Git | Hg
     progress: Progress
     key: Path | None
@@ -41,29 +41,29 @@ class RepositoryAccess:
         """
         kind = git.GitRepository if isinstance(self.source, Git) else hg.HgRepository
         name = recipe.repository_name(self.source, url, commit)
-        repository = kind(self.world.store.repository(name), self.world.repositories)
+        repository = kind(self.context.cache.repository(name), self.context.repositories)
         if repository.holds(commit):
             return repository
-        with self.world.store.lock(name, self.progress):
+        with self.context.cache.lock(name, self.progress):
             if not repository.holds(commit):
                 self._obtain(repository, url, commit)
         return repository
 
     def forget(self, repository: git.GitRepository | hg.HgRepository) -> None:
         """Delete a repository whose objects are damaged."""
-        with self.world.store.lock(repository.directory.name, self.progress):
+        with self.context.cache.lock(repository.directory.name, self.progress):
             repository.forget()
 
     def _obtain(self, repository: git.GitRepository | hg.HgRepository, url: str, commit: str) -> None:
         """Fetch a commit; retry after a delay if that may help."""
-        policy = self.world.settings.policy
+        policy = self.context.settings.policy
         if policy.network == "off" and not url.startswith("file:"):
             raise OfflineError(
                 f"commit {commit} of {display_url(url)} is not in the cache, and the network is off",
                 hint="run once without offline=1",
             )
         key = self.key if host_of(url) == host_of(self.source.repo) else None
-        retry = Retry(policy, fetch_bounds(self.world.repositories).total_s)
+        retry = Retry(policy, fetch_bounds(self.context.repositories).total_s)
         retry.begin()
         while True:
             try:
@@ -78,12 +78,12 @@ class RepositoryAccess:
 
 @contextlib.contextmanager
 def open_repositories(
-    world: Context, source: Git | Hg, progress: Progress, ssh_key: str = ""
+    context: Context, source: Git | Hg, progress: Progress, ssh_key: str = ""
 ) -> Iterator[RepositoryAccess]:
     """Yield access to the repositories of one definition; write a private key to a temporary file meanwhile.
 
     Args:
-        world: the context of this run.
+        context: the context of this run.
         source: the commit and its repository.
         progress: receives progress and warnings.
         ssh_key: text of a private key; "" to use the key that the definition names.
@@ -92,26 +92,26 @@ def open_repositories(
         ToolError: the protocol of the repository is not allowed, or the key that the definition names is missing.
     """
     try:
-        check_url(source.repo, (*world.repositories.protocols, "file"))  # a definition may use `file:` explicitly
+        check_url(source.repo, (*context.repositories.protocols, "file"))  # a definition may use `file:` explicitly
     except ValueError as error:
         raise ToolError(
             f"{display_url(source.repo)} {error}", hint="add the protocol to FETCH_GIT_PROTOCOLS to allow it"
         ) from error
     name = source.ssh_key if isinstance(source, Git) else ""
-    text = ssh_key or (_read_ssh_key(world, name) if name else "")
+    text = ssh_key or (_read_ssh_key(context, name) if name else "")
     if not text:
-        yield RepositoryAccess(world=world, source=source, progress=progress, key=None)
+        yield RepositoryAccess(context=context, source=source, progress=progress, key=None)
         return
     with tempfile.TemporaryDirectory(prefix="doit-fetch-") as directory:  # mode 0700
         key = Path(directory) / "key"
         descriptor = os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text.rstrip("\n") + "\n")  # OpenSSH rejects a key without a final line feed
-        yield RepositoryAccess(world=world, source=source, progress=progress, key=key)
+        yield RepositoryAccess(context=context, source=source, progress=progress, key=key)
 
 
-def _read_ssh_key(world: Context, name: str) -> str:
-    text = world.environ.get(name, "")
+def _read_ssh_key(context: Context, name: str) -> str:
+    text = context.environ.get(name, "")
     if text:
         return text
     try:
@@ -127,7 +127,7 @@ def _read_ssh_key(world: Context, name: str) -> str:
 _UNREADABLE: Final = (ArchiveError, IntegrityError, CacheError, ToolError)
 
 
-def repository_names(world: Context, source: Git | Hg) -> set[str]:
+def repository_names(context: Context, source: Git | Hg) -> set[str]:
     """Return the names of the cached repositories that a definition needs.
 
     If one cannot be read (git is missing, damage), its submodules are unknown: return all repositories of the cache.
@@ -136,7 +136,7 @@ def repository_names(world: Context, source: Git | Hg) -> set[str]:
         CacheUnavailableError: other users can write to the cache.
     """
     top = recipe.repository_name(source, source.repo, source.revision)
-    if isinstance(source, Hg) or _has_no_submodules(world, source):
+    if isinstance(source, Hg) or _has_no_submodules(context, source):
         return {top}
     names: set[str] = set()
     pending = [(source.repo, source.revision)]
@@ -145,28 +145,28 @@ def repository_names(world: Context, source: Git | Hg) -> set[str]:
         url, commit = pending.pop()
         names.add(recipe.repository_name(source, url, commit))
         try:
-            inner = set(_list_submodules(world, source, url, commit)) - seen
+            inner = set(_list_submodules(context, source, url, commit)) - seen
         except _UNREADABLE:
-            return names | {item.name for item in world.store.maintenance.items() if item.kind == "repository"}
+            return names | {item.name for item in context.cache.maintenance.items() if item.kind == "repository"}
         seen |= inner
         pending += inner
     return names
 
 
-def _has_no_submodules(world: Context, source: Git) -> bool:
+def _has_no_submodules(context: Context, source: Git) -> bool:
     """Return whether the cache records that the commit has no submodules, so that git need not run."""
-    result = world.store.result(recipe.repository_key(source, version=world.writer_version))
+    result = context.cache.result(recipe.repository_key(source, version=context.writer_version))
     return result is not None and result.provenance.get("submodules") == 0
 
 
-def _list_submodules(world: Context, source: Git, url: str, commit: str) -> list[tuple[str, str]]:
+def _list_submodules(context: Context, source: Git, url: str, commit: str) -> list[tuple[str, str]]:
     """Return URL and commit of each submodule of a commit; [] if the cache does not have the commit."""
-    directory = world.store.repository(recipe.repository_name(source, url, commit))
-    repository = git.GitRepository(directory, world.repositories)
+    directory = context.cache.repository(recipe.repository_name(source, url, commit))
+    repository = git.GitRepository(directory, context.repositories)
     if not repository.holds(commit):
         return []
-    limits = world.limits(source.archive)
-    with Objects(directory, world.repositories, Silent()) as objects:
+    limits = context.limits(source.archive)
+    with Objects(directory, context.repositories, Silent()) as objects:
         listing = git.read_commit_tree(objects, commit, name=source.artifact_name, max_entries=limits.max_entries)
         submodules = git.read_submodules(listing, repository.context(url, source.artifact_name), objects, Silent())
         return [(one.url, one.commit) for one in submodules if one.url]

@@ -59,13 +59,13 @@ def _key(integrity: Integrity, name: str, limits: Limits) -> str:
     return recipe.unpacked_key(integrity, format=format_from_name(name) or "", limits=limits._asdict(), version=version)
 
 
-def tree_key(world: Context, delivery: Delivery, integrity: Integrity) -> str:
+def tree_key(context: Context, delivery: Delivery, integrity: Integrity) -> str:
     """Return the key of the cached tree that a delivery can be linked from."""
-    return _key(integrity, delivery.artifact.path.name, world.limits(delivery.limits))
+    return _key(integrity, delivery.artifact.path.name, context.limits(delivery.limits))
 
 
 def link_from_cache(
-    world: Context, delivery: Delivery, extraction: Extraction, archive: Archive, progress: Progress
+    context: Context, delivery: Delivery, extraction: Extraction, archive: Archive, progress: Progress
 ) -> bool:
     """Link the tree of an archive from the cache. Return False if the caller has to extract the archive instead.
 
@@ -74,8 +74,8 @@ def link_from_cache(
     Raises:
         ArchiveError, TreeError, BlobCorruptError, CancelledError: as `Extraction.extract`.
     """
-    how, trees = world.settings.link_mode, world.store.trees(remove_tree)
-    if how == "copy" or not _can_share(world, archive, extraction.destination):
+    how, trees = context.settings.link_mode, context.cache.trees(remove_tree)
+    if how == "copy" or not _can_share(context, archive, extraction.destination):
         return False
     for _ in range(_ROUNDS):
         try:
@@ -89,11 +89,11 @@ def link_from_cache(
                     return True
             if how == "auto":
                 return False
-            with world.store.lock(archive.key, progress):
+            with context.cache.lock(archive.key, progress):
                 trees.make(archive.key, lambda empty: _unpack(empty, archive, progress))
         except DamagedTreeError as error:
             progress.warn(f"{archive.name}: ignoring its unpacked tree in the cache: {error.message}")
-            if not _quarantine_tree(world, trees, archive.key, {error.path: error.message}):
+            if not _quarantine_tree(context, trees, archive.key, {error.path: error.message}):
                 return False
         except CacheUnavailableError as error:
             progress.warn(
@@ -103,15 +103,15 @@ def link_from_cache(
     return False
 
 
-def _can_share(world: Context, archive: Archive, destination: Path) -> bool:
+def _can_share(context: Context, archive: Archive, destination: Path) -> bool:
     """Return whether files of the cache can be linked without a copy; `auto` also requires a cached tree."""
-    how = world.settings.link_mode
-    if how == "auto" and not world.store.trees(remove_tree).holds(archive.key):
+    how = context.settings.link_mode
+    if how == "auto" and not context.cache.trees(remove_tree).holds(archive.key):
         return False
     above = next(path for path in (destination.absolute().parent, *destination.absolute().parents) if path.is_dir())
     if how == "hardlink":
         return (
-            world.store.root.stat().st_dev == above.stat().st_dev
+            context.cache.root.stat().st_dev == above.stat().st_dev
         )  # compare directories: overlayfs reports other devices for files
     return can_clone(archive.file, above)
 
@@ -131,7 +131,7 @@ def _unpack(empty: Path, archive: Archive, progress: Progress) -> None:
     archive.file.read(1)  # an open blob is verified when it is read to its end
 
 
-def _quarantine_tree(world: Context, trees: Trees, key: str, differences: dict[str, str]) -> bool:
+def _quarantine_tree(context: Context, trees: Trees, key: str, differences: dict[str, str]) -> bool:
     """Move damaged files to quarantine and drop the tree; return False if the cache cannot be written.
 
     Files of a shared, read-only cache stay in place.
@@ -139,9 +139,9 @@ def _quarantine_tree(world: Context, trees: Trees, key: str, differences: dict[s
     try:
         with trees.leased(key) as directory:
             for path, reason in list(differences.items())[:_MOST_KEPT]:
-                if directory is not None and path and world.store.root in directory.parents:
+                if directory is not None and path and context.cache.root in directory.parents:
                     file = directory / "tree" / path
-                    world.store.maintenance.set_aside(file, f"{file}: {reason}")
+                    context.cache.maintenance.set_aside(file, f"{file}: {reason}")
         trees.drop(key)
     except CacheUnavailableError:
         return False
@@ -149,7 +149,7 @@ def _quarantine_tree(world: Context, trees: Trees, key: str, differences: dict[s
 
 
 def check_cached_trees(
-    world: Context, items: Iterable[InventoryItem], progress: Progress
+    context: Context, items: Iterable[InventoryItem], progress: Progress
 ) -> Iterator[tuple[InventoryItem, str, str]]:
     """Yield each cached tree, its damage ("" for none), and why it could not be checked ("" if it was).
 
@@ -158,14 +158,14 @@ def check_cached_trees(
     Raises:
         CancelledError: the run is cancelled.
     """
-    trees = world.store.trees(remove_tree)
+    trees = context.cache.trees(remove_tree)
     for item in items:
         with trees.leased(item.name) as directory:
             if directory is None:
                 continue
             try:
                 unpacked = CachedTree(directory)
-                differences = _compare_tree(world, unpacked, item.name, progress)
+                differences = _compare_tree(context, unpacked, item.name, progress)
                 if not differences and (unpacked.is_copy() or unpacked.is_touched()):
                     yield item, "", "intact, but copied or touched: it is unpacked again when needed"
                     continue
@@ -175,17 +175,17 @@ def check_cached_trees(
                 yield item, "", error.message
                 continue
         if differences:
-            _quarantine_tree(world, trees, item.name, differences)
+            _quarantine_tree(context, trees, item.name, differences)
         lines = [f"{path}: {reason}" if path else reason for path, reason in differences.items()]
         more = f"; and {len(lines) - _MOST_KEPT} more" if len(lines) > _MOST_KEPT else ""
         yield item, "; ".join(lines[:_MOST_KEPT]) + more, ""
 
 
-def _compare_tree(world: Context, unpacked: CachedTree, key: str, progress: Progress) -> dict[str, str]:
+def _compare_tree(context: Context, unpacked: CachedTree, key: str, progress: Progress) -> dict[str, str]:
     archive = _parse_facts(unpacked.facts())
     if _key(archive[0], archive[1], archive[3]) != key:
         raise DamagedTreeError("its manifest describes another tree")
-    with world.store.open(archive[0]) as file:
+    with context.cache.open(archive[0]) as file:
         return unpacked.compare(Archive(file, *archive).read, progress)
 
 

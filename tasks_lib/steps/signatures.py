@@ -31,7 +31,7 @@ Verifier = Callable[[BinaryIO], ValidSignature]
 
 
 def verify_signatures(
-    world: Context, name: str, source: StaticUrl, verdict: str, progress: Progress
+    context: Context, name: str, source: StaticUrl, verdict: str, progress: Progress
 ) -> Mapping[str, str | int | float]:
     """Verify every signature of a download in the cache; return the provenance to record.
 
@@ -43,15 +43,15 @@ def verify_signatures(
         CacheUnavailableError, CancelledError: as in every step.
     """
     progress.phase("verify")
-    check = _SignatureCheck(world, name, source, progress)
+    check = _SignatureCheck(context, name, source, progress)
     facts: dict[str, str | int | float] = {}
-    with world.store.open(source.integrity) as content:
+    with context.cache.open(source.integrity) as content:
         for one in source.vouchers:
             valid = check.verdict(one, content)
             facts |= {**valid.facts(), **({"signature": f"{facts['signature']}, {valid.kind}"} if facts else {})}
             if warning := valid.warning(time.time()):
                 progress.warn(f"{name}: {warning}")
-    world.store.record(Result(key=verdict, integrity=source.integrity, provenance=facts))
+    context.cache.record(Result(key=verdict, integrity=source.integrity, provenance=facts))
     return facts
 
 
@@ -74,8 +74,8 @@ def read_key_file(path: str) -> bytes:
 class _SignatureCheck:
     """The verification of the signatures of one download."""
 
-    def __init__(self, world: Context, name: str, source: StaticUrl, progress: Progress) -> None:
-        self._world, self._name, self._source, self._progress = world, name, source, progress
+    def __init__(self, context: Context, name: str, source: StaticUrl, progress: Progress) -> None:
+        self._context, self._name, self._source, self._progress = context, name, source, progress
 
     def verdict(self, voucher: GpgSignature | Minisign | Checksums, content: BinaryIO) -> ValidSignature:
         if isinstance(voucher, Checksums):
@@ -87,7 +87,7 @@ class _SignatureCheck:
             signature = file.read(MAX_SIGNATURE_BYTES + 1)
             if isinstance(voucher, Minisign):
                 return verify_minisign(content, signature, public_key=voucher.public_key, progress=self._progress)
-            return self._world.gpg.verify(
+            return self._context.gpg.verify(
                 content,
                 signature,
                 keys=read_key_file(voucher.key_file),
@@ -107,7 +107,7 @@ class _SignatureCheck:
                 file.seek(0)
                 text = file.read()
             elif isinstance(signer, GpgSignature):
-                verdict, text = self._world.gpg.verify_clearsigned(
+                verdict, text = self._context.gpg.verify_clearsigned(
                     file.read(),
                     keys=read_key_file(signer.key_file),
                     fingerprint=signer.fingerprint,
@@ -134,20 +134,20 @@ class _SignatureCheck:
 
     def _judged(self, what: str, urls: tuple[str, ...], limit: int, check: Verifier) -> ValidSignature:
         """Check the cached evidence; if there is none or it is invalid, download the evidence and check it."""
-        store = self._world.store
+        cache = self._context.cache
         key = recipe.evidence_key(self._source.integrity, urls[0])
-        cached = store.result(key)
+        cached = cache.result(key)
         refusal: SignatureError | None = None
         if cached is not None:
             try:
-                with contextlib.suppress(CacheError), store.open(cached.integrity) as file:
+                with contextlib.suppress(CacheError), cache.open(cached.integrity) as file:
                     return check(file)
             except SignatureError as error:
                 refusal = error
         integrity = self._obtained(what, urls, limit, refusal)
-        with store.open(integrity) as file:
+        with cache.open(integrity) as file:
             verdict = check(file)
-        store.record(Result(key=key, integrity=integrity, provenance={"url": urls[0]}))
+        cache.record(Result(key=key, integrity=integrity, provenance={"url": urls[0]}))
         return verdict
 
     def _obtained(self, what: str, urls: tuple[str, ...], limit: int, refusal: SignatureError | None) -> Integrity:
@@ -155,7 +155,7 @@ class _SignatureCheck:
             request = UnverifiedRequest(
                 name=f"{self._name}: its {what}", urls=urls, limit=limit, headers=self._headers(urls[0])
             )
-            return self._world.unverified.obtain(request, _SignatureProgress(self._progress))
+            return self._context.unverified.obtain(request, _SignatureProgress(self._progress))
         except (AllSourcesFailedError, OfflineError):
             if refusal is not None:
                 raise refusal from None

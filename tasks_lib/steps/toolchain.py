@@ -35,13 +35,13 @@ _LOOK_S: Final = 0.05
 _CHUNK: Final = 1 << 20
 
 
-def is_built(world: Context, preparation: ToolchainBuild) -> bool:
+def is_built(context: Context, preparation: ToolchainBuild) -> bool:
     """Return whether the toolchain is built with this key and the cache has its output."""
     if _read_built_key(preparation.stamp) != preparation.key:
         return False
     if not all(_is_placed(preparation, one) for one in preparation.deliveries if one.entry.delivery == "place"):
         return False
-    return preparation.output is None or is_published(world, preparation.output)
+    return preparation.output is None or is_published(context, preparation.output)
 
 
 def _is_placed(preparation: ToolchainBuild, delivery: Delivery) -> bool:
@@ -50,15 +50,15 @@ def _is_placed(preparation: ToolchainBuild, delivery: Delivery) -> bool:
     return extraction.key() == delivery.key if preparation.worked.exists() else extraction.holds(delivery.key)
 
 
-def list_build_files(world: Context, preparation: ToolchainBuild) -> list[str]:
+def list_build_files(context: Context, preparation: ToolchainBuild) -> list[str]:
     """Return the files on which `is_built` depends."""
     placed = [one for one in preparation.deliveries if one.entry.delivery == "place"]
     files = [path for one in placed for path in list_delivery_files(one)]
-    output = list_artifact_files(world, preparation.output) if preparation.output is not None else []
+    output = list_artifact_files(context, preparation.output) if preparation.output is not None else []
     return [str(preparation.stamp), str(preparation.worked), *files, *output]
 
 
-def build_toolchain(world: Context, preparation: ToolchainBuild, progress: Progress) -> str:
+def build_toolchain(context: Context, preparation: ToolchainBuild, progress: Progress) -> str:
     """Place the remaining fetches, run the command, and cache its output; return "" or why the command was skipped.
 
     If the cache has an output with this key, use it and do not run the command.
@@ -69,13 +69,13 @@ def build_toolchain(world: Context, preparation: ToolchainBuild, progress: Progr
     """
     _check_resources(preparation.toolchain)
     wanted = [one.record.stem for one in preparation.deliveries]
-    with world.store.lock(preparation.key, progress), _translate_os_errors(preparation.directory):
-        remove_stale_entries(world, preparation.fetches, preparation.records, wanted, progress)
+    with context.cache.lock(preparation.key, progress), _translate_os_errors(preparation.directory):
+        remove_stale_entries(context, preparation.fetches, preparation.records, wanted, progress)
         if not _has_command(preparation):  # an earlier definition may have had one
-            clear_worked_fetches(world, preparation.worked, progress)
-        _deliver_missing(world, preparation, progress)
-        if preparation.output is None or not publish_from_cache(world, preparation.output):
-            skipped = _build(world, preparation, progress)
+            clear_worked_fetches(context, preparation.worked, progress)
+        _deliver_missing(context, preparation, progress)
+        if preparation.output is None or not publish_from_cache(context, preparation.output):
+            skipped = _build(context, preparation, progress)
             if skipped:
                 return skipped
         preparation.directory.mkdir(parents=True, exist_ok=True)
@@ -111,18 +111,18 @@ def _read_built_key(stamp: Path) -> str:
         return ""
 
 
-def _build(world: Context, preparation: ToolchainBuild, progress: Progress) -> str:
+def _build(context: Context, preparation: ToolchainBuild, progress: Progress) -> str:
     from tasks_lib.tree import remove_tree  # slow to import, needed only when a command runs
 
     if not _has_command(preparation):
         return ""
-    clear_worked_fetches(world, preparation.worked, progress)  # the command starts with unmodified fetches
-    _deliver_missing(world, preparation, progress)
+    clear_worked_fetches(context, preparation.worked, progress)  # the command starts with unmodified fetches
+    _deliver_missing(context, preparation, progress)
     remove_tree(preparation.uploads)
     preparation.uploads.mkdir(parents=True)
     preparation.fetches.mkdir(parents=True, exist_ok=True)
     preparation.worked.touch()
-    status = _execute(world, preparation, progress)
+    status = _execute(context, preparation, progress)
     if status == SKIPPED:
         return (
             _last_lines(preparation.log, 1)
@@ -135,7 +135,7 @@ def _build(world: Context, preparation: ToolchainBuild, progress: Progress) -> s
             hint=f"see the full output in {preparation.log}",
         )
     if preparation.output is not None:
-        _cache_output(world, preparation)
+        _cache_output(context, preparation)
     return ""
 
 
@@ -144,13 +144,13 @@ def _has_command(preparation: ToolchainBuild) -> bool:
     return run is not None and bool(run.command or run.script)
 
 
-def _deliver_missing(world: Context, preparation: ToolchainBuild, progress: Progress) -> None:
+def _deliver_missing(context: Context, preparation: ToolchainBuild, progress: Progress) -> None:
     """Deliver missing fetches; if a command ran in the directory, remove all fetches first and deliver them again."""
     if not all(_is_present(preparation, one) for one in preparation.deliveries):
-        clear_worked_fetches(world, preparation.worked, progress)
+        clear_worked_fetches(context, preparation.worked, progress)
     for delivery in preparation.deliveries:
         if not _is_present(preparation, delivery):
-            deliver(world, delivery, progress)
+            deliver(context, delivery, progress)
 
 
 def _is_present(preparation: ToolchainBuild, delivery: Delivery) -> bool:
@@ -160,7 +160,7 @@ def _is_present(preparation: ToolchainBuild, delivery: Delivery) -> bool:
     return extraction_of(delivery).key() == delivery.key
 
 
-def _cache_output(world: Context, preparation: ToolchainBuild) -> None:
+def _cache_output(context: Context, preparation: ToolchainBuild) -> None:
     run, output = preparation.toolchain.run, preparation.output
     if run is None or output is None:
         raise AssertionError("only a command has an output")
@@ -170,15 +170,15 @@ def _cache_output(world: Context, preparation: ToolchainBuild) -> None:
             f"toolchain {preparation.toolchain.name}: no {run.toolchain_artifact} in $UPLOAD_DIR after the command",
             hint=f"see the full output in {preparation.log}",
         )
-    with artifact.open("rb") as file, world.store.writer() as writer:
+    with artifact.open("rb") as file, context.cache.writer() as writer:
         while chunk := file.read(_CHUNK):
             writer.write(chunk)
         integrity = writer.commit()
-    world.store.record(Result(key=output.key, integrity=integrity, provenance={"made": "here"}))
-    world.store.publish(integrity, output.path)
+    context.cache.record(Result(key=output.key, integrity=integrity, provenance={"made": "here"}))
+    context.cache.publish(integrity, output.path)
 
 
-def _execute(world: Context, preparation: ToolchainBuild, progress: Progress) -> int:
+def _execute(context: Context, preparation: ToolchainBuild, progress: Progress) -> int:
     """Run the command in its own process group with its output in the log; return its exit status."""
     command = _command(preparation)
     progress.phase("run", command=escape_text(" ".join(command))[:200])
@@ -187,7 +187,7 @@ def _execute(world: Context, preparation: ToolchainBuild, progress: Progress) ->
             process = subprocess.Popen(
                 command,
                 cwd=preparation.fetches,
-                env=_environment(world, preparation),
+                env=_environment(context, preparation),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -233,12 +233,12 @@ def _command(preparation: ToolchainBuild) -> list[str]:
     return [str(Path(run.script.path).absolute()), *run.arguments]
 
 
-def _environment(world: Context, preparation: ToolchainBuild) -> dict[str, str]:
+def _environment(context: Context, preparation: ToolchainBuild) -> dict[str, str]:
     """Return the command's environment. Source: Taskgraph's `fetches`: MOZ_FETCHES, MOZ_FETCHES_DIR, UPLOAD_DIR."""
     run = preparation.toolchain.run
     fetches = sorted((_fetches_entry(one) for one in preparation.deliveries), key=lambda entry: str(entry["artifact"]))
     return {
-        **world.environ,
+        **context.environ,
         **dict(run.env if run else ()),
         "MOZ_FETCHES": json.dumps(fetches, sort_keys=True),
         "MOZ_FETCHES_DIR": str(preparation.fetches.absolute()),

@@ -61,7 +61,7 @@ class VerifyReport:
 class Verification:
     """A verification for one plan; `names` are task names or globs, empty for all tasks."""
 
-    world: Context
+    context: Context
     plan: Plan
     names: Sequence[str]
     progress: Progress
@@ -127,12 +127,12 @@ class Verification:
         needed = defaultdict(list)
         for task, artifact in self._makers().items():
             needed[artifact.key].append(task)
-            integrity = find_integrity(self.world, artifact)
+            integrity = find_integrity(self.context, artifact)
             if integrity is not None:
                 needed[integrity.digest.hex].append(task)
             elif self.names and task in chosen:
                 report.missing.append(task)
-        items = [item for item in self.world.store.maintenance.items() if item.kind in ("blob", "result")]
+        items = [item for item in self.context.cache.maintenance.items() if item.kind in ("blob", "result")]
         if self.names:
             items = [item for item in items if chosen & set(needed.get(item.name, ()))]
         self.progress.phase("verify", total=sum(item.size for item in items if item.kind == "blob"))
@@ -142,7 +142,7 @@ class Verification:
                 yield Damage(item.kind, item.name, reason, tuple(needed.get(item.name, ())))
 
     def _inspected(self, items: list[InventoryItem]) -> Iterator[tuple[InventoryItem, str]]:
-        for item, reason in run_inspections(self.world.store, items, self.progress):
+        for item, reason in run_inspections(self.context.cache, items, self.progress):
             if item.kind == "blob":
                 self.progress.advance(item.size)
             self.progress.check()
@@ -151,28 +151,30 @@ class Verification:
     def _published(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
         """Yield published artifacts that differ from their blob."""
         for task, artifact in self._makers().items():
-            integrity = find_integrity(self.world, artifact)
+            integrity = find_integrity(self.context, artifact)
             if task not in chosen or integrity is None or not os.path.lexists(artifact.path):
                 continue
             report.checked["artifact"] += 1
-            if not self.world.store.matches(artifact.path, integrity, "afresh"):
+            if not self.context.cache.matches(artifact.path, integrity, "afresh"):
                 reason = f"its content is not {integrity}"
-                self.world.store.maintenance.set_aside(artifact.path, reason)
+                self.context.cache.maintenance.set_aside(artifact.path, reason)
                 yield Damage("artifact", str(artifact.path), reason, (task,))
 
     def _unpacked(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
         """Yield cached trees that differ from their archive; the tasks of deliveries linked from them need them."""
         items = (
-            [item for item in self.world.store.maintenance.items() if item.kind == "tree"] if self._has_trees() else []
+            [item for item in self.context.cache.maintenance.items() if item.kind == "tree"]
+            if self._has_trees()
+            else []
         )
         placed: dict[str, list[str]] = defaultdict(list)
         for task, delivery in self._deliveries().items() if items else ():
-            integrity = find_integrity(self.world, delivery.artifact)
+            integrity = find_integrity(self.context, delivery.artifact)
             if integrity is not None and (not self.names or task in chosen):
-                key = tree_key(self.world, delivery, integrity)
+                key = tree_key(self.context, delivery, integrity)
                 placed[key] += [task] if extraction_of(delivery).key() == delivery.key else []
         items = [item for item in items if not self.names or item.name in placed]
-        for item, reason, unjudged in check_cached_trees(self.world, items, self.progress):
+        for item, reason, unjudged in check_cached_trees(self.context, items, self.progress):
             if unjudged:
                 report.unchecked.append(f"unpacked tree {item.name}: {unjudged}")
                 continue
@@ -181,7 +183,7 @@ class Verification:
                 yield Damage("unpacked tree", item.name, reason, tuple(placed.get(item.name, ())))
 
     def _has_trees(self) -> bool:
-        return self.world.store.trees(remove_tree).any()
+        return self.context.cache.trees(remove_tree).any()
 
     def _delivered(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
         """Yield trees and placed files that differ from their artifact."""
@@ -202,7 +204,7 @@ class Verification:
 
     def _compared(self, task: str, delivery: Delivery, report: VerifyReport) -> Iterator[Damage]:
         try:
-            differences = compare_delivery(self.world, delivery, self.progress)
+            differences = compare_delivery(self.context, delivery, self.progress)
         except FetchError as error:
             report.unchecked.append(f"{task}: {error.message}")
             return
@@ -211,7 +213,7 @@ class Verification:
             return
         extraction_of(delivery).invalidate(self.progress)
         for path in [path for path, reason in differences.items() if "content" in reason][:_MOST_NAMED]:
-            self.world.store.maintenance.set_aside(
+            self.context.cache.maintenance.set_aside(
                 delivery.destination / path, f"{delivery.destination / path}: content changed"
             )
         lines = [f"{path}: {reason}" for path, reason in differences.items()]
@@ -221,7 +223,7 @@ class Verification:
     def _repair(self, tasks: Iterable[str], report: VerifyReport) -> None:
         for task in dict.fromkeys(tasks):
             try:
-                rebuild(self.world, self.plan, task, self.progress)
+                rebuild(self.context, self.plan, task, self.progress)
             except FetchError as error:
                 report.failed.append(f"{task}: {error.message}")
             else:
@@ -234,11 +236,11 @@ _WORTH_A_PROCESS: Final = 32 << 20
 _CHUNK: Final = 16
 
 #: The cache that a worker inspects; set only in workers, when they start.
-_store: list[Cache] = []
+_cache: list[Cache] = []
 
 
 def run_inspections(
-    store: Cache, items: list[InventoryItem], progress: Progress
+    cache: Cache, items: list[InventoryItem], progress: Progress
 ) -> Iterator[tuple[InventoryItem, str]]:
     """Yield each item with its damage, "" for none, in the order of `items`; see `Cache.inspect`.
 
@@ -250,10 +252,10 @@ def run_inspections(
     if workers < 2:
         for item in items:
             progress.check()
-            yield item, store.maintenance.inspect(item, Silent())
+            yield item, cache.maintenance.inspect(item, Silent())
         return
-    context = multiprocessing.get_context("fork")  # workers inherit the cache; it cannot be pickled
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_init_worker, initargs=(store,))
+    fork = multiprocessing.get_context("fork")  # workers inherit the cache; it cannot be pickled
+    pool = ProcessPoolExecutor(workers, mp_context=fork, initializer=_init_worker, initargs=(cache,))
     try:
         size = max(1, min(_CHUNK, len(items) // (4 * workers)))
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # workers start with it blocked, then ignore it
@@ -272,10 +274,10 @@ def run_inspections(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _init_worker(store: Cache) -> None:
+def _init_worker(cache: Cache) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all processes; the parent handles it
     threading.Thread(target=_exit_with_parent, name="parent", daemon=True).start()
-    _store.append(store)
+    _cache.append(cache)
 
 
 def _exit_with_parent() -> None:
@@ -287,7 +289,7 @@ def _exit_with_parent() -> None:
 
 
 def _inspect(item: InventoryItem) -> str:
-    return _store[0].maintenance.inspect(item, Silent())
+    return _cache[0].maintenance.inspect(item, Silent())
 
 
 def list_deliveries(plan: Plan) -> dict[str, Delivery]:
@@ -299,7 +301,7 @@ def list_deliveries(plan: Plan) -> dict[str, Delivery]:
     return by_task
 
 
-def rebuild(world: Context, plan: Plan, task: str, progress: Progress) -> None:
+def rebuild(context: Context, plan: Plan, task: str, progress: Progress) -> None:
     """Run the step of a task; first rebuild inputs that the cache does not have.
 
     Raises:
@@ -309,26 +311,26 @@ def rebuild(world: Context, plan: Plan, task: str, progress: Progress) -> None:
     if kind in ("fetch", "repack"):
         definition = plan.definitions.fetches[name]
         origin, packed = plan.fetched(definition), plan.repacked(definition)
-        fetch(world, definition, origin, progress)
+        fetch(context, definition, origin, progress)
         if kind == "repack" and packed is not None:
-            repack(world, definition, origin, packed, progress)
+            repack(context, definition, origin, packed, progress)
     elif kind == "extract":
-        _redeliver(world, plan, list_deliveries(plan)[task], progress)
+        _redeliver(context, plan, list_deliveries(plan)[task], progress)
     else:
         preparation = plan.preparation(name)
         for one in preparation.deliveries:
             if extraction_of(one).key() != one.key:
-                _redeliver(world, plan, one, progress)
-        skipped = build_toolchain(world, preparation, progress)
+                _redeliver(context, plan, one, progress)
+        skipped = build_toolchain(context, preparation, progress)
         if skipped:
             raise CacheError(f"the command was skipped: {skipped}")
 
 
-def _redeliver(world: Context, plan: Plan, delivery: Delivery, progress: Progress) -> None:
-    _ensure_artifact(world, plan, delivery.artifact, progress)
-    deliver(world, delivery, progress)
+def _redeliver(context: Context, plan: Plan, delivery: Delivery, progress: Progress) -> None:
+    _ensure_artifact(context, plan, delivery.artifact, progress)
+    deliver(context, delivery, progress)
 
 
-def _ensure_artifact(world: Context, plan: Plan, artifact: Artifact, progress: Progress) -> None:
-    if not publish_from_cache(world, artifact):
-        rebuild(world, plan, artifact.task, progress)
+def _ensure_artifact(context: Context, plan: Plan, artifact: Artifact, progress: Progress) -> None:
+    if not publish_from_cache(context, artifact):
+        rebuild(context, plan, artifact.task, progress)
