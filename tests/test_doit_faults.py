@@ -61,6 +61,7 @@ def _holds_no_lock(kind: Any, directory: Path) -> bool:
     with contextlib.closing(sqlite3.connect(directory / "db", timeout=0)) as other:
         try:
             other.execute("begin immediate")
+            other.rollback()  # dump() would wait for it
         except sqlite3.OperationalError:
             return False
         finally:

@@ -116,6 +116,7 @@ def test_no_links(farm: Farm) -> None:
     farm.succeed()
 
 
+@pytest.mark.slow
 @needs_strace
 @pytest.mark.parametrize("delayed", ["fchmod", "linkat"])
 def test_a_temporary_name_that_is_replaced(delayed: str, tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ CROWDS: dict[str, Answer] = {
 @pytest.mark.parametrize("case", CROWDS)
 def test_a_host_that_wants_no_crowd(case: str, store: Cache, origin: Origin) -> None:
     """If a host refuses several connections or ranges, one connection resumes where the first stopped."""
-    origin.answers["/a"] = in_pieces(CROWDS[case], throttled(BODY, 4 * RATE))
+    origin.answers["/a"] = in_pieces(CROWDS[case], throttled(BODY, 2 * RATE))
     found = sources(store).obtain(large(f"{origin.url}/a"), Silent())
     assert is_there(store)
     assert "connections" not in found
