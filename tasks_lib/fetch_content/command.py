@@ -1,7 +1,7 @@
 """The command line of `fetch-content`: subcommands and flags, exit statuses, signals.
 
-Exit status 0: success; 1: failure, with the reason on stderr; 2: invalid command line. On a signal, the command removes
-its temporary directories and then dies by that signal.
+Exit status 0: success; 1: failure, with the reason on stderr; 2: invalid command line; with `run`, that of the command.
+On a signal, the command removes its temporary directories and then dies by that signal.
 """
 
 from __future__ import annotations
@@ -9,12 +9,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from tasks_lib.errors import FetchError
 from tasks_lib.fetch_content import console
+from tasks_lib.fetch_content.launch import replace_process, task_environment
 
 Subcommand = Callable[[argparse.Namespace, Mapping[str, str]], None]
 
@@ -30,14 +34,39 @@ class _SignalledError(BaseException):
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     environ = console.environment()
+    options = _parse(console.arguments() if words is None else words, environ)
+    if options.command == "run":
+        environ = task_environment(environ)
+        options.dest = environ.get("MOZ_FETCHES_DIR")
+    status = _fetch(options, environ)
+    if status != 0 or options.command != "run" or not options.words:
+        return status
+    status, reason = replace_process(options.words, environ)
+    console.log(f"fetch-content: {options.words[0]}: {reason}")
+    return status
+
+
+def _parse(words: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespace:
+    """Return the options; an invalid command line ends the process with status 2."""
     parser = _parser()
-    options = parser.parse_args(console.arguments() if words is None else words)
+    options = parser.parse_args(words)
     if options.command is None:
-        parser.error("missing subcommand: static-url, task-artifacts or git-checkout-archive")
+        if "MOZ_FETCHES" not in environ:
+            parser.error("missing subcommand: static-url, task-artifacts, git-checkout-archive, run or package")
+        options.command, options.words = "run", []
+    if options.command == "run":
+        options.dest, options.words = None, options.words[options.words[:1] == ["--"] :]
+        if "MOZ_FETCHES" not in environ:
+            return options
     if options.dest is None:
         options.dest = environ.get("MOZ_FETCHES_DIR") or None
     if not options.dest:
         parser.error("no destination directory specified, either pass in --dest or set $MOZ_FETCHES_DIR")
+    return options
+
+
+def _fetch(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Run a subcommand; return its exit status."""
     try:
         with _signals():
             _COMMANDS[options.command](options, environ)
@@ -107,6 +136,17 @@ def _task_artifacts(options: argparse.Namespace, environ: Mapping[str, str]) -> 
     task_artifacts(options.dest, environ)
 
 
+def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
+    if "MOZ_FETCHES" in environ:
+        _task_artifacts(options, environ)
+
+
+def _package(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
+    from tasks_lib.fetch_content.package import package  # loads what only this subcommand needs
+
+    package(Path(options.dest), options.python)
+
+
 def _git_checkout_archive(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
     from tasks_lib.fetch_content.git_archive import Checkout, git_checkout_archive  # loads requests, as above
 
@@ -127,7 +167,17 @@ _COMMANDS: Mapping[str, Subcommand] = {
     "static-url": _static_url,
     "task-artifacts": _task_artifacts,
     "git-checkout-archive": _git_checkout_archive,
+    "run": _run,
+    "package": _package,
 }
+
+
+def _python_versions(text: str) -> list[tuple[int, int]]:
+    """Parse a list such as `3.11,3.13`; argparse reports the error."""
+    found = [re.fullmatch(r"3\.(\d{1,3})", one.strip()) for one in text.split(",")]
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"invalid list of versions {text!r}: expected for example 3.11,3.13")
+    return sorted({(3, int(one[1])) for one in found if one})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -157,4 +207,17 @@ def _parser() -> argparse.ArgumentParser:
 
     artifacts = commands.add_parser("task-artifacts", help="fetch the artifacts that $MOZ_FETCHES lists")
     artifacts.add_argument("-d", "--dest", metavar="DIR", help="directory to fill (default: $MOZ_FETCHES_DIR)")
+
+    run = commands.add_parser("run", help="fetch like run-task if $MOZ_FETCHES is set, then become a command")
+    run.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command and its arguments")
+
+    package = commands.add_parser("package", help="build one file that needs only a Python, for an image")
+    package.add_argument(
+        "--python",
+        type=_python_versions,
+        default=[sys.version_info[:2]],
+        metavar="VERSIONS",
+        help="versions that will run the file, for example 3.11,3.13 (default: the running one)",
+    )
+    package.add_argument("dest", help="file to create")
     return parser
