@@ -96,6 +96,8 @@ def repack_key(source: StaticUrl, *, version: str) -> str:
 
 #: Increase when the archive of a commit may change although the archive writer does not.
 COMMIT_VERSION: Final = 1
+#: Increment when the same commit may get a different `.git`.
+DOT_GIT_VERSION: Final = 2
 
 
 def commit_key(source: Git | Hg) -> str:
@@ -106,6 +108,7 @@ def commit_key(source: Git | Hg) -> str:
 def repository_key(source: Git | Hg, *, version: str) -> str:
     """Return the key of the archive of a commit that version `version` of the archive writer writes."""
     dot_git = source.dot_git if isinstance(source, Git) else ""
+    dot_git = f"{dot_git} {DOT_GIT_VERSION}" if dot_git == "kept" else dot_git
     kind = "git" if isinstance(source, Git) else "hg"
     return _key(kind, f"{COMMIT_VERSION}.{version}", source.revision, source.path_prefix, dot_git, source.artifact_name)
 

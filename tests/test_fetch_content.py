@@ -547,7 +547,7 @@ def test_a_directory_in_the_way(run: Run, tmp_path: Path, cluster: Taskcluster) 
 
 def test_perfherder(run: Run, tmp_path: Path) -> None:
     """The time is logged for Perfherder on stderr; in automation, it is also written to a file."""
-    path = tmp_path / "perf.json"
+    path = tmp_path / "new/perf.json"
     environ = {"MOZ_FETCHES": "[]", "PERFHERDER_FETCH_CONTENT_JSON_PATH": str(path)}
     ended = run("task-artifacts", "-d", tmp_path / "f", **environ)
     line = next(line for line in ended.err.splitlines() if line.startswith("PERFHERDER_DATA: "))

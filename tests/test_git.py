@@ -204,7 +204,9 @@ def test_with_doit(tmp_path: Path) -> None:
 def test_dot_git(tmp_path: Path, form: str) -> None:
     """A kept .git is a working repository of the commit with submodules, with the same bytes from any clone."""
     files = FILES | {"big": bytes(range(256)) * 8192, "empty": b""}
+    made(tmp_path / "third", files, form=form)
     made(tmp_path / "inner", files, form=form)
+    with_submodule(tmp_path / "inner", "../third", "deep/er")
     made(tmp_path / "r", {"README": b"old"}, form=form)
     committed(tmp_path / "r", files)
     commit = with_submodule(tmp_path / "r", "../inner", "in ner")
@@ -215,12 +217,15 @@ def test_dot_git(tmp_path: Path, form: str) -> None:
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
         archive.extraction_filter = getattr(tarfile, "tar_filter", None)  # Python before 3.11.4 has none
         archive.extractall(tmp_path / "out")
-    for directory in (tmp_path / "out/p", tmp_path / "out/p/in ner"):
+    for directory in (tmp_path / "out/p", tmp_path / "out/p/in ner", tmp_path / "out/p/in ner/deep/er"):
         git(directory, "fsck", "--strict", "--full")
         assert git(directory, "status", "--porcelain", "-uall") == ""
         assert len(git(directory, "log", "--format=%H").splitlines()) == 1
     assert git(tmp_path / "out/p", "rev-parse", "HEAD") == commit
     assert git(tmp_path / "out/p", "submodule", "status").startswith(git(tmp_path / "inner", "rev-parse", "HEAD"))
+    assert (tmp_path / "out/p/in ner/.git").read_text() == "gitdir: ../.git/modules/in ner\n"  # as git writes it
+    deepest = tmp_path / "out/p/in ner/deep/er/.git"
+    assert deepest.read_text() == "gitdir: ../../../.git/modules/in ner/modules/deep/er\n"
     (tmp_path / "out/p/README").write_text("changed")
     assert git(tmp_path / "out/p", "status", "--porcelain") == "M README"
 

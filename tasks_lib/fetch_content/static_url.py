@@ -269,4 +269,5 @@ def report_duration(seconds: float, environ: Mapping[str, str]) -> None:
     log(f"PERFHERDER_DATA: {text}")
     path = environ.get("PERFHERDER_FETCH_CONTENT_JSON_PATH")
     if path and environ.get("MOZ_AUTOMATION") == "1":
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(text, "utf-8")

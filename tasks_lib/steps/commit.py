@@ -31,9 +31,13 @@ MAX_SUBMODULES: Final = 2000
 
 
 class CommitPart(NamedTuple):
-    """A commit and its path in the archive: the requested commit or one of its submodules."""
+    """A commit and its path in the archive: the requested commit or one of its submodules.
+
+    `gitdir` is the path of its repository in an archive that keeps `.git`; that of a submodule is in its parent's.
+    """
 
     path: bytes
+    gitdir: bytes
     repository: git.GitRepository
     listing: git.Listing
     submodules: tuple[git.Submodule, ...]
@@ -76,30 +80,31 @@ class _GitWork:
     def parts(self) -> list[CommitPart]:
         """Return the commit and its submodules; fetch those that the cache does not have."""
         parts: list[CommitPart] = []
-        pending = [(b"", self.source.repo, self.source.revision, 0)]
+        pending = [(b"", b".git", self.source.repo, self.source.revision, 0)]
         while pending:
-            path, url, commit, depth = pending.pop()
+            path, gitdir, url, commit, depth = pending.pop()
             if depth > MAX_SUBMODULE_DEPTH or len(parts) > MAX_SUBMODULES:
                 raise UnsafeEntryError(
                     archive=self.source.artifact_name, reason="has too many submodules", code="SUBMODULES", entry=path
                 )
-            part = self.part(path, url, commit)
+            part = self.part(path, gitdir, url, commit)
             parts.append(part)
             for one in reversed(part.submodules):
                 if one.url:
-                    pending.append((_below(path, one.path), one.url, one.commit, depth + 1))
+                    below = _below(gitdir, b"modules/" + one.name.encode("utf-8", "surrogateescape"))
+                    pending.append((_below(path, one.path), below, one.url, one.commit, depth + 1))
         return parts
 
-    def part(self, path: bytes, url: str, commit: str) -> CommitPart:
+    def part(self, path: bytes, gitdir: bytes, url: str, commit: str) -> CommitPart:
         """Return one commit; if its objects are damaged, fetch them once more."""
         try:
-            return self.read(path, url, commit)
+            return self.read(path, gitdir, url, commit)
         except (MissingObjectError, DigestMismatchError) as error:
             self.access.progress.warn(f"{display_url(url)}: {error.message}; fetching it again")
             self.access.forget(self.access.held(url, commit))
-        return self.read(path, url, commit)
+        return self.read(path, gitdir, url, commit)
 
-    def read(self, path: bytes, url: str, commit: str) -> CommitPart:
+    def read(self, path: bytes, gitdir: bytes, url: str, commit: str) -> CommitPart:
         repository = self.access.held(url, commit)
         if not isinstance(repository, git.GitRepository):
             raise AssertionError("a git definition has a git repository")
@@ -107,7 +112,7 @@ class _GitWork:
         with self.objects(repository) as objects:
             listing = git.read_commit_tree(objects, commit, name=name, max_entries=self.limits.max_entries)
             submodules = git.read_submodules(listing, repository.context(url, name), objects, self.access.progress)
-            return CommitPart(path, repository, listing, tuple(submodules))
+            return CommitPart(path, gitdir, repository, listing, tuple(submodules))
 
     def entry(self, path: bytes, kind: str, **more: Any) -> Entry:
         return make_entry(path, kind, self.limits, archive=self.source.artifact_name, **more)
@@ -135,12 +140,14 @@ class _GitWork:
             for _, _, chunks in objects.contents(files):
                 yield chunks
 
-    def dot_git(self, part: CommitPart, here: bytes, spool: BinaryIO) -> Iterator[tuple[Entry, Iterable[bytes]]]:
-        """Yield each entry of the `.git` directory of one commit, with its content."""
+    def dot_git(self, part: CommitPart, top: bytes, spool: BinaryIO) -> Iterator[tuple[Entry, Iterable[bytes]]]:
+        """Yield each entry of the repository of one commit, with its content."""
         with self.objects(part.repository) as objects:
-            for piece in git.gitdir_files(part.listing, part.submodules, objects, spool):
+            for piece in git.gitdir_files(
+                part.listing, part.submodules, git.Place(part.path, part.gitdir), objects, spool
+            ):
                 kind = "directory" if piece.path.endswith(b"/") else "file"
-                yield self.entry(_below(here, piece.path), kind, size=piece.size), piece.chunks
+                yield self.entry(_below(top, piece.path), kind, size=piece.size), piece.chunks
 
     def write(self, spool: BinaryIO, writer: Writer) -> dict[str, str | int]:
         """Write the archive; return its provenance."""
@@ -156,7 +163,7 @@ class _GitWork:
                 files = [one.path for one in own if one.kind == "file"]
                 contents = stack.enter_context(contextlib.closing(self.contents(part)))
                 flows |= dict.fromkeys(files, _ContentStream(contents, len(files)))
-                for entry, chunks in self.dot_git(part, _below(here, b".git"), spool) if self.keeps else ():
+                for entry, chunks in self.dot_git(part, top, spool) if self.keeps else ():
                     own.append(entry)
                     flows[entry.path] = _ContentStream(chunk for chunk in (chunks,))
                 entries += own

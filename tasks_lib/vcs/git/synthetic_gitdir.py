@@ -1,8 +1,9 @@
-"""A deterministic `.git` directory for a commit: one uncompressed pack, an index and a detached HEAD.
+"""A deterministic repository for a commit with a working tree: one uncompressed pack, an index and a detached HEAD.
 
 The files that git writes depend on zlib, the delta search, time and the file system; these depend only on the commit.
 The directory contains no history, remotes, reflogs or hooks.
-Source of the formats: gitformat-pack, gitformat-index, gitrepository-layout.
+The repository of a submodule is in that of its parent, as `git submodule update` puts it.
+Source of the formats: gitformat-pack, gitformat-index, gitrepository-layout ("modules", "gitdir: ").
 """
 
 from __future__ import annotations
@@ -26,8 +27,15 @@ _STORED: Final = 65_535
 _CHUNK: Final = 1 << 20
 
 
+class Place(NamedTuple):
+    """Where a repository and its working tree are, relative to the working tree of the outermost commit."""
+
+    worktree: bytes
+    gitdir: bytes
+
+
 class Piece(NamedTuple):
-    """One file below `.git`; a directory if it has no chunks and its path ends with a slash."""
+    """One file, with its path from the outermost working tree; a directory if its path ends with a slash."""
 
     path: bytes
     size: int
@@ -35,29 +43,33 @@ class Piece(NamedTuple):
 
 
 def gitdir_files(
-    listing: Listing, submodules: Iterable[Submodule], objects: Objects, spool: BinaryIO
+    listing: Listing, submodules: Iterable[Submodule], place: Place, objects: Objects, spool: BinaryIO
 ) -> Iterator[Piece]:
-    """Yield the files of `.git` for a commit.
+    """Yield the files of the repository of a commit; for a submodule, also the file `.git` of its working tree.
 
     Args:
         listing: entries of the commit.
         submodules: submodules of the commit, which are marked as active.
+        place: paths of the repository and of the working tree.
         objects: reader of its repository.
         spool: temporary file to which the pack is appended and from which it is read.
 
     Raises:
         MissingObjectError, DigestMismatchError, ToolError: as `Objects`.
     """
+    above = place.gitdir + b"/"
     texts = {
-        b"HEAD": f"{listing.commit}\n".encode(),
-        b"config": _config(listing.commit, submodules),
-        b"index": _index(listing),
+        above + b"HEAD": f"{listing.commit}\n".encode(),
+        above + b"config": _config(listing.commit, submodules, place),
+        above + b"index": _index(listing),
     }
     if listing.parents:
-        texts[b"shallow"] = texts[b"HEAD"]
+        texts[above + b"shallow"] = texts[above + b"HEAD"]
+    if place.worktree:
+        texts[place.worktree + b"/.git"] = b"gitdir: %s\n" % _relative(place.gitdir, place.worktree)
     for name, text in texts.items():
         yield Piece(name, len(text), (text,))
-    yield Piece(b"refs/", 0, ())
+    yield Piece(above + b"refs/", 0, ())
     begin = spool.seek(0, 2)
     pack = _Pack(spool, listing.commit)
     count = 1 + len(listing.trees) + len({leaf.identity for leaf in listing.leaves})
@@ -70,8 +82,13 @@ def gitdir_files(
         pack.add("blob", identity, size, chunks)
     name = pack.end()
     index = pack.index()
-    yield Piece(b"objects/pack/pack-%s.idx" % name, len(index), (index,))
-    yield Piece(b"objects/pack/pack-%s.pack" % name, spool.tell() - begin, _read(spool, begin, spool.tell()))
+    yield Piece(b"%sobjects/pack/pack-%s.idx" % (above, name), len(index), (index,))
+    yield Piece(b"%sobjects/pack/pack-%s.pack" % (above, name), spool.tell() - begin, _read(spool, begin, spool.tell()))
+
+
+def _relative(path: bytes, directory: bytes) -> bytes:
+    """Return the path from a directory to another path, both relative to the same directory."""
+    return b"../" * (directory.count(b"/") + 1) + path
 
 
 def _read(spool: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
@@ -80,16 +97,23 @@ def _read(spool: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
         yield spool.read(min(_CHUNK, end - at))
 
 
-def _config(commit: str, submodules: Iterable[Submodule]) -> bytes:
+def _config(commit: str, submodules: Iterable[Submodule], place: Place) -> bytes:
     lines = ["[core]", "\trepositoryformatversion = 0", "\tfilemode = true", "\tbare = false"]
+    if place.worktree:
+        worktree = _relative(place.worktree, place.gitdir).decode("utf-8", "surrogateescape")
+        lines += [f'\tworktree = "{_quote(worktree)}"']
     if len(commit) == 64:
         lines[1] = "\trepositoryformatversion = 1"
         lines += ["[extensions]", "\tobjectformat = sha256"]
     for one in submodules:
         if one.url and one.name.isprintable():
-            quoted = one.name.replace("\\", "\\\\").replace('"', '\\"')
-            lines += [f'[submodule "{quoted}"]', "\tactive = true"]
+            lines += [f'[submodule "{_quote(one.name)}"]', "\tactive = true"]
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+
+
+def _quote(text: str) -> str:
+    """Return text for double quotes in a configuration file. Source: git-config(1), "Syntax"."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def _index(listing: Listing) -> bytes:
