@@ -149,6 +149,22 @@ def link_over(descriptor: int, known_as: Path, final: Path, scratches: Path) -> 
     _replace(final, scratches, lambda name: system_calls.link_open_file(descriptor, name, known_as=known_as))
 
 
+def replace_symlink(target: str, final: Path) -> None:
+    """Make `final` a symlink with this text, atomically; create its directory.
+
+    Raises:
+        OSError: the file system rejects the operation, for example because `final` is a directory.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    scratch = final.with_name(f".{scratch_name()}")
+    scratch.symlink_to(target)
+    try:
+        scratch.replace(final)
+    except OSError:
+        scratch.unlink()
+        raise
+
+
 def _replace(final: Path, scratches: Path, give: Callable[[Path], None]) -> None:
     """Call `give` with `final`; if that exists, call it with a unique name, then rename that to `final`."""
     try:

@@ -136,7 +136,13 @@ def remove_toolchain_build(context: Context, preparation: ToolchainBuild, dryrun
         if delivery.entry.delivery == "place":
             steps.extraction_of(delivery).clear(Silent())
     if preparation.output is not None:
-        preparation.output.path.unlink(missing_ok=True)
+        for target in _targets(preparation.output):
+            Path(target).unlink(missing_ok=True)
+
+
+def _targets(artifact: Artifact) -> list[str]:
+    """Return the paths of an artifact: the one named by its identity, and the link whose path never changes."""
+    return [str(artifact.path), *([str(artifact.link)] if artifact.link else [])]
 
 
 def fail_refused(_context: Context, reason: str, _progress: Progress) -> None:
@@ -229,7 +235,7 @@ class TaskGraph:
             fetched,
         )
         yield task | {
-            "targets": [str(fetched.path)],
+            "targets": _targets(fetched),
             "uptodate": [UpToDateCheck(fetched.key, steps.is_published, (self._context, fetched))],
             "clean": True,
             "meta": task_info.TaskInfo("network", task_info.fetch_info, fetch, fetched.key),
@@ -255,7 +261,7 @@ class TaskGraph:
         return task | {
             "file_dep": [str(fetched.path)],
             "task_dep": [fetched.task],
-            "targets": [str(repacked.path)],
+            "targets": _targets(repacked),
             "uptodate": [UpToDateCheck(repacked.key, steps.is_published, (self._context, repacked))],
             "clean": True,
             "meta": task_info.TaskInfo("cpu", task_info.artifact_info, repacked),
@@ -285,7 +291,7 @@ class TaskGraph:
             steps.build_toolchain,
             preparation,
         )
-        targets = [preparation.stamp, *([preparation.output.path] if preparation.output else [])]
+        targets = [str(preparation.stamp), *(_targets(preparation.output) if preparation.output else [])]
         run = toolchain.run
         files = [*run.resources, *([run.script] if run.script else [])] if run else []
         yield task | {
@@ -295,7 +301,7 @@ class TaskGraph:
                 *(file.path for file in files if Path(file.path).is_file()),
             ],
             "task_dep": [*names.values(), *(one.artifact.task for one in placed)],
-            "targets": [str(path) for path in targets],
+            "targets": targets,
             "uptodate": [
                 UpToDateCheck(
                     preparation.key,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -10,7 +11,7 @@ from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import CacheUnavailableError, UnsupportedArchiveError
+from tasks_lib.errors import CacheUnavailableError, TreeError, UnsupportedArchiveError
 from tasks_lib.gil import serialized
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Artifact, commit_record
@@ -40,7 +41,7 @@ def is_published(context: Context, artifact: Artifact) -> bool:
         integrity = find_integrity(context, artifact)
         if integrity is None or not context.cache.has(integrity) or not _is_signature_verified(context, artifact):
             return False
-        return context.cache.matches(artifact.path, integrity)
+        return context.cache.matches(artifact.path, integrity) and _is_linked(artifact)
     except CacheUnavailableError:
         return False  # the step reports the error
 
@@ -48,7 +49,11 @@ def is_published(context: Context, artifact: Artifact) -> bool:
 def list_artifact_files(context: Context, artifact: Artifact) -> list[str]:
     """Return the files on which `is_published` depends."""
     integrity = find_integrity(context, artifact)
-    files = [str(artifact.path), *(context.cache.inputs(digest=integrity.digest) if integrity else [])]
+    files = [
+        str(artifact.path),
+        *([str(artifact.link)] if artifact.link else []),
+        *(context.cache.inputs(digest=integrity.digest) if integrity else []),
+    ]
     keys = [artifact.verdict, "" if artifact.integrity else artifact.key]
     return files + [path for key in keys if key for path in context.cache.inputs(key=key)]
 
@@ -86,6 +91,44 @@ def needs_network(context: Context, definition: Fetch, artifact: Artifact) -> bo
     return integrity is None or not context.cache.has(integrity)
 
 
+def publish(context: Context, integrity: Integrity, artifact: Artifact) -> None:
+    """Give a blob of the cache the names of the artifact.
+
+    Raises:
+        CacheUnavailableError: the cache cannot be written.
+        TreeError: the link cannot be created.
+    """
+    if not context.cache.matches(artifact.path, integrity):
+        context.cache.publish(integrity, artifact.path)
+    if not _is_linked(artifact):
+        _link(artifact)
+
+
+def _link(artifact: Artifact) -> None:
+    from tasks_lib.fs.atomic import replace_symlink  # slow to import, needed only when an artifact is new
+
+    if artifact.link is None:
+        return
+    try:
+        replace_symlink(_link_text(artifact), artifact.link)
+    except OSError as error:
+        raise TreeError(
+            f"cannot link {artifact.link}: {error.strerror or error}", hint="check permissions and existing entries"
+        ) from error
+
+
+def _is_linked(artifact: Artifact) -> bool:
+    try:
+        return artifact.link is None or os.readlink(artifact.link) == _link_text(artifact)  # noqa: PTH115  # text
+    except OSError:
+        return False
+
+
+def _link_text(artifact: Artifact) -> str:
+    """Return the target of the link, which is relative: a project may be moved together with its cache."""
+    return os.path.relpath(artifact.path, os.path.dirname(artifact.link or ""))  # noqa: PTH120  # ten times faster
+
+
 def publish_from_cache(context: Context, artifact: Artifact) -> bool:
     """Publish the artifact from the cache; return False if the cache does not have it.
 
@@ -95,8 +138,7 @@ def publish_from_cache(context: Context, artifact: Artifact) -> bool:
     integrity = find_integrity(context, artifact)
     if integrity is None or not context.cache.has(integrity):
         return False
-    if not context.cache.matches(artifact.path, integrity):
-        context.cache.publish(integrity, artifact.path)
+    publish(context, integrity, artifact)
     return True
 
 
@@ -133,7 +175,7 @@ def _fetch_url(context: Context, name: str, source: StaticUrl, artifact: Artifac
         before = previous.provenance if previous is not None else {}
         merged = {**before, **provenance, **verdict}
         context.cache.record(Result(key=artifact.key, integrity=source.integrity, provenance=merged))
-    context.cache.publish(source.integrity, artifact.path)
+    publish(context, source.integrity, artifact)
 
 
 def _build_request(name: str, source: StaticUrl) -> Request:

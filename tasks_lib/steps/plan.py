@@ -29,13 +29,16 @@ from tasks_lib.formats import TREE_VERSION
 RECORDS: Final = ".fetches"
 #: Directory beside it in which the toolchain's command runs, and the marker file written before the command starts.
 FETCHES: Final = "fetches"
+#: Directory of the links to artifacts, beside those of toolchains.
+LINKS: Final = "artifacts"
 WORKED: Final = ".worked"
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     """A published file, identified by its recipe key; `integrity` is known in advance only for fetches.
 
-    `verdict` is the key of the result that records the verification of its signatures, "" if there are none.
+    `verdict` is the key of the result that records the verification of its signatures, "" if there are none. `link` is
+    the path of a symlink to the file that does not change with the key; None for a download that is repacked.
     """
 
     key: str
@@ -43,6 +46,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     task: str
     integrity: Integrity | None = None
     verdict: str = ""
+    link: Path | None = None
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,7 +135,7 @@ class Plan:
 
     def _artifact(self, name: str, key: str, file_name: str, task: str, integrity: Integrity | None = None) -> Artifact:
         path = self._artifacts / name / key[:16] / file_name
-        return Artifact(key=key, path=path, task=task, integrity=integrity)
+        return Artifact(key=key, path=path, task=task, integrity=integrity, link=self._build / LINKS / name / file_name)
 
     def fetched(self, fetch: Fetch) -> Artifact:
         """Return the artifact that `fetch:NAME` publishes."""
@@ -147,9 +151,12 @@ class Plan:
             key = recipe.commit_key(source)
             content = commit_record(source)
             integrity = Integrity(size=len(content), digest=Digest.sha256(hashlib.sha256(content).hexdigest()))
-            return self._artifact(fetch.name, key, f"{fetch.name}.commit", task, integrity)
+            made = self._artifact(fetch.name, key, f"{fetch.name}.commit", task, integrity)
+            return msgspec.structs.replace(made, link=None)
         file_name = source.file_name if source.needs_repack else source.artifact_name
         plain = self._artifact(fetch.name, recipe.fetch_key(source.integrity), file_name, task, source.integrity)
+        if source.needs_repack:
+            plain = msgspec.structs.replace(plain, link=None)
         return msgspec.structs.replace(plain, verdict=self.verdict(source)) if source.vouchers else plain
 
     def verdict(self, source: StaticUrl) -> str:
@@ -209,6 +216,9 @@ class Plan:
         output = None
         if toolchain.artifact_name:
             output = self._artifact(toolchain.name, key, toolchain.artifact_name, f"toolchain:{toolchain.name}")
+            same = self.definitions.fetches.get(toolchain.name)
+            if same is not None and same.source.artifact_name == toolchain.artifact_name:
+                output = msgspec.structs.replace(output, link=None)  # the link of the fetch has that path
         return ToolchainBuild(
             toolchain=toolchain,
             key=key,

@@ -17,7 +17,7 @@ from tasks_lib.definitions import Toolchain
 from tasks_lib.errors import CacheUnavailableError, CancelledError, ToolError, TreeError, escape_text
 from tasks_lib.fs.system_calls import signal_group
 from tasks_lib.progress import Progress
-from tasks_lib.steps.artifacts import is_published, list_artifact_files, publish_from_cache
+from tasks_lib.steps.artifacts import is_published, list_artifact_files, publish, publish_from_cache
 from tasks_lib.steps.extract import (
     clear_worked_fetches,
     deliver,
@@ -175,7 +175,7 @@ def _cache_output(context: Context, preparation: ToolchainBuild) -> None:
             writer.write(chunk)
         integrity = writer.commit()
     context.cache.record(Result(key=output.key, integrity=integrity, provenance={"made": "here"}))
-    context.cache.publish(integrity, output.path)
+    publish(context, integrity, output)
 
 
 def _execute(context: Context, preparation: ToolchainBuild, progress: Progress) -> int:
