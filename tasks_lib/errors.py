@@ -86,6 +86,10 @@ class DefinitionError(FetchError):
         self.problems = problems
 
 
+class UnknownNameError(FetchError):
+    """A word names no definition, task, target or command."""
+
+
 class SettingError(FetchError):
     """A setting in the environment or in pyproject.toml has an invalid value."""
 

@@ -63,7 +63,10 @@ class Session:
         from tasks_lib.incremental.definition_cache import DefinitionCache
 
         self.enter()
-        where = hashlib.sha256(os.fsencode(self.settings.fetchdefs.absolute())).hexdigest()
+        fetchdefs = self.settings.fetchdefs
+        # parsed definitions contain paths in the notation of `fetchdefs`
+        notation = b"absolute " if fetchdefs.is_absolute() else b""
+        where = hashlib.sha256(notation + os.fsencode(fetchdefs.absolute())).hexdigest()
         return DefinitionCache(self.settings.cache / f"definitions-{where[:12]}.parsed", self.code)
 
     def enter(self) -> None:

@@ -23,8 +23,7 @@ from doit.exceptions import InvalidCommand
 
 from tasks_lib.engine.base_command import BaseCommand, format_write_error
 from tasks_lib.engine.loader import Loader
-from tasks_lib.errors import FetchError, OfflineError, escape_text
-from tasks_lib.graph.names import UnknownNameError
+from tasks_lib.errors import FetchError, OfflineError, UnknownNameError, escape_text
 from tasks_lib.session import current_session
 
 if TYPE_CHECKING:

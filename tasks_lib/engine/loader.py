@@ -21,8 +21,8 @@ from tasks_lib.engine import slim_task
 from tasks_lib.engine.base_command import load_dodo
 from tasks_lib.engine.dodo import task_fetchdefs
 from tasks_lib.engine.state import snapshot_path
-from tasks_lib.errors import DefinitionError, escape_text
-from tasks_lib.graph.names import GROUPS, UnknownNameError, resolve_names
+from tasks_lib.errors import DefinitionError, UnknownNameError, escape_text
+from tasks_lib.graph.names import GROUPS, resolve_names
 from tasks_lib.incremental.run_plan import RunPlan, plan_run
 from tasks_lib.incremental.selection import Names, closure, owner_of, owners
 from tasks_lib.session import Session, current_session

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from doit import get_initial_workdir
 
-from tasks_lib.errors import FetchError, escape_text
+from tasks_lib.errors import UnknownNameError, escape_text
 
 #: The groups, with their descriptions for `doit list`.
 GROUPS: Final = {
@@ -23,10 +23,6 @@ _MIN_SIMILARITY: Final = 0.6
 #: Maximum number of names that are compared with a typo; each comparison takes a few microseconds.
 _MAX_COMPARED: Final = 20_000
 _GLOB: Final = frozenset("*?[")
-
-
-class UnknownNameError(FetchError):
-    """A word matches no task, target or command."""
 
 
 def resolve_names(words: Iterable[str], tasks: Mapping[str, Any], others: Iterable[str] = ()) -> list[str]:

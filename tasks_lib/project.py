@@ -1,0 +1,216 @@
+"""The Python API: obtain one artifact or one tree of a project, without doit. `doit_fetch` exports it."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from tasks_lib import steps
+from tasks_lib.definitions import Fetch, StaticUrl, Toolchain
+from tasks_lib.errors import ToolError, UnknownNameError, UnsupportedArchiveError, escape_text
+from tasks_lib.formats import format_from_name
+from tasks_lib.incremental.marks import unchanged
+from tasks_lib.progress import Progress, Silent
+from tasks_lib.session import Session
+from tasks_lib.settings import Settings, load_project_table
+from tasks_lib.steps import Artifact, Delivery, Plan
+from tasks_lib.steps.artifacts import publish_from_cache
+
+#: A directory with one of these is that of a project.
+_SIGNS: Final = ("fetchdefs", "dodo.py")
+
+_environ: Mapping[str, str] = {}
+
+
+def use_environment(environ: Mapping[str, str]) -> None:
+    """Let projects read this environment when they are loaded: of the entry point, which may access it."""
+    global _environ  # the one of this process
+    _environ = environ
+
+
+def find_directory(start: Path) -> Path:
+    """Return the closest directory at or above `start` that holds definitions, `start` if there is none."""
+    for directory in (start, *start.parents):
+        if any((directory / sign).exists() for sign in _SIGNS):
+            return directory
+    return start
+
+
+class Project:
+    """The definitions of a directory, and what is made from them; several threads may use it.
+
+    A file or a tree that exists and is unchanged is returned without a network request and without reading it.
+    """
+
+    def __init__(self, session: Session, progress: Progress) -> None:
+        self._session, self._progress = session, progress
+        self._guard = threading.RLock()
+        self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+
+    @classmethod
+    def load(
+        cls, directory: str | os.PathLike[str] = "", *, offline: bool | None = None, progress: Progress | None = None
+    ) -> Project:
+        """Load a project.
+
+        Args:
+            directory: the directory that has `fetchdefs`; "" for the current directory or the closest one above it.
+            offline: True to make no network request, False to allow them, None for the setting `offline`.
+            progress: receives progress and warnings; nothing is shown by default.
+
+        Raises:
+            DefinitionError: lists every problem of every definition.
+            SettingError: a setting is invalid.
+            CacheUnavailableError: the cache cannot be used.
+        """
+        top = Path(directory).absolute() if directory else find_directory(Path.cwd())
+        variables = {} if offline is None else {"offline": str(int(offline))}
+        settings = Settings.parse(
+            variables=variables, environ=_environ, project=load_project_table(top / "pyproject.toml")
+        )
+        settings = settings._replace(
+            fetchdefs=top / settings.fetchdefs,
+            cache=top / settings.cache,
+            build=top / settings.build,
+            shared=top / settings.shared if settings.shared is not None else None,
+        )
+        project = cls(Session(settings, _environ), progress or Silent())
+        project.definitions  # noqa: B018  # every problem is reported now
+        return project
+
+    @cached_property
+    def definitions(self) -> Mapping[str, Fetch | Toolchain]:
+        """The definitions by name; a toolchain that has the name of a fetch has the name `toolchain:NAME`."""
+        with self._guard:
+            found = self._session.definitions
+        toolchains = {
+            (f"toolchain:{name}" if name in found.fetches else name): one for name, one in found.toolchains.items()
+        }
+        return {**found.fetches, **toolchains}
+
+    def is_current(self) -> bool:
+        """Return whether no file of definitions has changed since they were loaded."""
+        return unchanged(self._session.definition_cache.marks, self._session.roots)
+
+    def fetch(self, name: str) -> Path:
+        """Return the path of an artifact; obtain or make it if it is missing.
+
+        Args:
+            name: the name or alias of a definition; `fetch:NAME` or `toolchain:NAME` for one of that kind. The artifact
+                of a toolchain is its output.
+
+        Returns:
+            An absolute path that stays the same when the definition changes. The file is read-only and belongs to the
+            cache.
+
+        Raises:
+            UnknownNameError: no definition has this name.
+            ToolError: the toolchain has no output, or its command failed or does not run on this machine.
+            FetchError: it cannot be obtained; see `doit_fetch.errors`.
+        """
+        definition = self._find(name)
+        with self._held(definition):
+            artifact = self._obtain(definition) if isinstance(definition, Fetch) else self._output(definition)
+        return Path(os.path.abspath(artifact.link or artifact.path))  # noqa: PTH100  # does not resolve the link
+
+    def tree(self, name: str) -> Path:
+        """Return the path of an extracted archive or of a toolchain's directory; make it if it is missing.
+
+        Args:
+            name: as for `fetch`.
+
+        Raises:
+            UnsupportedArchiveError: the artifact is not an archive.
+            UnknownNameError, ToolError, FetchError: as `fetch`.
+        """
+        definition = self._find(name)
+        with self._held(definition):
+            if isinstance(definition, Toolchain):
+                return self._build(definition)
+            delivery = self._plan.extraction(definition)
+            if format_from_name(delivery.artifact.path.name) is None:
+                raise UnsupportedArchiveError(
+                    archive=delivery.artifact.path.name,
+                    reason="is not an archive",
+                    code="WRONG_FORMAT",
+                    hint=f"use the file itself: doit path {definition.name}",
+                )
+            self._obtain(definition)
+            self._deliver(delivery)
+            return delivery.destination
+
+    @property
+    def _plan(self) -> Plan:
+        with self._guard:
+            return self._session.plan
+
+    @contextlib.contextmanager
+    def _held(self, definition: Fetch | Toolchain) -> Iterator[None]:
+        """Let one thread at a time work on a definition."""
+        with self._guard:
+            lock = self._locks[f"{type(definition).__name__} {definition.name}"]
+        with lock:
+            yield
+
+    def _find(self, name: str) -> Fetch | Toolchain:
+        found = self._session.definitions
+        kind, _, rest = name.rpartition(":")
+        for wanted, lookup in (("fetch", found.fetch), ("toolchain", found.toolchain)):
+            if kind in ("", wanted):
+                with contextlib.suppress(KeyError):
+                    return lookup(rest)
+        close = difflib.get_close_matches(rest, [*found.fetches, *found.toolchains], n=1)
+        hint = f"did you mean {escape_text(close[0])}?" if close else "`doit list` shows the definitions"
+        raise UnknownNameError(f"no definition is named {escape_text(name)!r}", hint=hint)
+
+    def _obtain(self, definition: Fetch) -> Artifact:
+        context, plan = self._session.context, self._plan
+        fetched, repacked = plan.fetched(definition), plan.repacked(definition)
+        if repacked is None:
+            if not steps.is_published(context, fetched):
+                steps.fetch(context, definition, fetched, self._progress)
+            return fetched
+        signed = isinstance(definition.source, StaticUrl) and definition.source.vouchers
+        if signed or not publish_from_cache(context, repacked):
+            if not steps.is_published(context, fetched):
+                steps.fetch(context, definition, fetched, self._progress)
+            steps.repack(context, definition, fetched, repacked, self._progress)
+        return repacked
+
+    def _deliver(self, delivery: Delivery) -> None:
+        if not steps.is_delivered(delivery):
+            steps.deliver(self._session.context, delivery, self._progress)
+
+    def _output(self, definition: Toolchain) -> Artifact:
+        preparation = self._plan.preparation(definition.name)
+        if preparation.output is None:
+            raise ToolError(
+                f"toolchain {definition.name} has no artifact",
+                hint=f"use its directory: doit path {definition.name} --tree",
+            )
+        if not publish_from_cache(self._session.context, preparation.output):
+            self._build(definition)
+        return preparation.output
+
+    def _build(self, definition: Toolchain) -> Path:
+        context, preparation = self._session.context, self._plan.preparation(definition.name)
+        if not steps.is_built(context, preparation):
+            for delivery in preparation.deliveries:
+                used = self._find(f"{delivery.entry.kind}:{delivery.entry.name}")
+                with self._held(used):
+                    self._obtain(used) if isinstance(used, Fetch) else self._output(used)
+                if delivery.entry.delivery == "extract":
+                    self._deliver(delivery)
+            skipped = steps.build_toolchain(context, preparation, self._progress)
+            if skipped:
+                raise ToolError(
+                    f"toolchain {definition.name}: {skipped}", hint="build it on a machine that its command supports"
+                )
+        return preparation.directory

@@ -1,0 +1,201 @@
+"""The Python API `doit_fetch`: paths of artifacts and trees without doit, from threads and processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import doit_fetch
+from doit_fetch import Project, errors
+from tests.origin import Origin, reply
+from tests.project import CLEAN, LIBRARY, PYTHONPATH, TOOL, definition, doit, ran, written
+
+PLAIN = b"a plain file\n"
+TOOLCHAIN = """
+kit:
+  description: builds from both
+  fetches: {fetch: [lib, {artifact: plain, extract: false}]}
+  run:
+    script: ../../build.sh
+    toolchain-artifact: public/build/kit.txt
+"""
+SCRIPT = '#!/bin/sh\necho ran >> "$COUNT"\ncat lib-1.0/lib.h plain.txt > "$UPLOAD_DIR/kit.txt"\n'
+
+
+@pytest.fixture
+def top(tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a project of a file, two archives and a toolchain; it is the current directory."""
+    origin.answers |= {"/plain.txt": reply(PLAIN), "/lib.tar": reply(LIBRARY), "/tool.tar": reply(TOOL)}
+    stripped = "    strip-components: 1\n    artifact-name: tool.tar.zst\n"
+    fetches = [
+        definition("plain", f"{origin.url}/plain.txt", PLAIN),
+        definition("lib", f"{origin.url}/lib.tar", LIBRARY),
+        definition("tool", f"{origin.url}/tool.tar", TOOL, stripped),
+    ]
+    written(
+        tmp_path,
+        {
+            "dodo.py": "from doit_fetch import DOIT_CONFIG, task_fetchdefs\n",
+            "fetchdefs/fetch/all.yml": "".join(fetches),
+            "fetchdefs/toolchain/all.yml": TOOLCHAIN,
+            "build.sh": SCRIPT,
+        },
+    )
+    for name in CLEAN.keys() ^ os.environ.keys():
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FETCH_RETRIES", "0")
+    monkeypatch.setenv("FETCH_DURABILITY", "fast")
+    monkeypatch.setenv("COUNT", str(tmp_path / "count"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_file(top: Path, origin: Origin) -> None:
+    """The path is absolute and the same for every version; a second call makes no request."""
+    path = doit_fetch.fetch("plain")
+    assert path == top / "build/artifacts/plain/plain.txt"
+    assert path.read_bytes() == PLAIN
+    assert doit_fetch.fetch("fetch:plain") == path
+    assert len(origin.requests) == 1
+    origin.answers["/plain.txt"] = reply(b"new")
+    text = (top / "fetchdefs/fetch/all.yml").read_text()
+    old, new = (
+        definition("plain", f"{origin.url}/plain.txt", PLAIN),
+        definition("plain", f"{origin.url}/plain.txt", b"new"),
+    )
+    (top / "fetchdefs/fetch/all.yml").write_text(text.replace(old, new))
+    assert doit_fetch.fetch("plain") == path
+    assert path.read_bytes() == b"new"
+
+
+def test_trees(top: Path, origin: Origin) -> None:
+    """An archive is extracted once, a repacked one from its artifact; what is damaged is made again."""
+    assert (doit_fetch.tree("lib") / "lib-1.0/lib.h").read_bytes() == b"#define LIB 1\n"
+    tree = doit_fetch.tree("tool")
+    assert tree == top / "build/extracted/tool"
+    assert (tree / "tool.c").is_file()
+    assert doit_fetch.fetch("tool").name == "tool.tar.zst"
+    assert len(origin.requests) == 2
+    (tree / "tool.c").unlink()
+    assert (doit_fetch.tree("tool") / "tool.c").is_file()
+    assert len(origin.requests) == 2
+
+
+def test_a_toolchain(top: Path) -> None:
+    """The command of a toolchain runs once; its output is its artifact."""
+    assert doit_fetch.fetch("kit").read_bytes() == b"#define LIB 1\n" + PLAIN
+    assert doit_fetch.tree("toolchain:kit") == top / "build/kit"
+    assert doit_fetch.fetch("kit") == top / "build/artifacts/kit/kit.txt"
+    assert (top / "count").read_text() == "ran\n"
+
+
+def test_doit_and_the_api_share_everything(top: Path, origin: Origin) -> None:
+    """What doit made is there for the API, and what the API made for doit."""
+    assert ran(doit(top, "fetch:plain", "toolchain:kit", COUNT=str(top / "count")))
+    made = doit_fetch.fetch("kit")
+    doit_fetch.tree("tool")
+    assert len(origin.requests) == 3
+    assert not {"fetch:plain", "fetch:lib", "toolchain:kit"} & set(ran(doit(top, COUNT=str(top / "count"))))
+    assert len(origin.requests) == 3
+    assert made.read_bytes()
+    assert (top / "count").read_text() == "ran\n"
+
+
+def test_a_removed_link_is_made_again(top: Path, origin: Origin) -> None:
+    """The path that never changes is a target: doit makes it again, without a request."""
+    assert ran(doit(top, "fetch:plain"))
+    (top / "build/artifacts/plain/plain.txt").unlink()
+    assert ran(doit(top, "fetch:plain")) == ["fetch:plain"]
+    assert (top / "build/artifacts/plain/plain.txt").read_bytes() == PLAIN
+    assert ran(doit(top, "fetch:plain")) == []
+    assert len(origin.requests) == 1
+
+
+ERRORS: dict[str, tuple[str, str, type[errors.FetchError], str]] = {
+    "a typo": ("fetch", "plane", errors.UnknownNameError, "did you mean plain?"),
+    "a wrong kind": ("fetch", "toolchain:plain", errors.UnknownNameError, "no definition is named"),
+    "no archive": ("tree", "plain", errors.UnsupportedArchiveError, "doit path plain"),
+}
+
+
+@pytest.mark.usefixtures("top")
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors(case: str, origin: Origin) -> None:
+    """A mistake is an error of the API's own classes with the next step, before any request."""
+    function, name, kind, text = ERRORS[case]
+    with pytest.raises(kind, match=text):
+        getattr(doit_fetch, function)(name)
+    assert not origin.requests
+
+
+@pytest.mark.usefixtures("top")
+def test_offline(origin: Origin) -> None:
+    """Offline, what the cache has is returned; anything else is an error without a request."""
+    doit_fetch.fetch("plain")
+    assert doit_fetch.fetch("plain", offline=True).read_bytes() == PLAIN
+    with pytest.raises(errors.OfflineError):
+        doit_fetch.fetch("lib", offline=True)
+    assert len(origin.requests) == 1
+
+
+def test_a_mismatch(top: Path, origin: Origin) -> None:
+    """Other bytes are an error that can be caught, and nothing is placed."""
+    origin.answers["/plain.txt"] = reply(b"another file\n")
+    with pytest.raises(errors.AllSourcesFailedError, match="sha256"):
+        doit_fetch.fetch("plain")
+    assert not (top / "build/artifacts/plain").exists()
+
+
+def test_a_project_elsewhere(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory, or a loaded project, may be named from anywhere; definitions are readable."""
+    monkeypatch.chdir("/")
+    assert doit_fetch.fetch("plain", project=top).read_bytes() == PLAIN
+    project = Project.load(top)
+    assert sorted(project.definitions) == ["kit", "lib", "plain", "tool"]
+    assert doit_fetch.fetch("plain", project=project) == project.fetch("plain")
+    monkeypatch.chdir(top / "fetchdefs/fetch")
+    assert doit_fetch.fetch("plain") == project.fetch("plain")
+
+
+def test_threads_and_processes_download_once(top: Path, origin: Origin) -> None:
+    """Eight threads, and four processes at the same time, make one request."""
+    paths: list[Path] = []
+    threads = [threading.Thread(target=lambda: paths.append(doit_fetch.tree("lib"))) for _ in range(8)]
+    code = "import doit_fetch; print(doit_fetch.tree('lib'))"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=top,
+            env={**os.environ, "PYTHONPATH": PYTHONPATH},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    outputs = [process.communicate()[0].strip() for process in processes]
+    assert {*map(str, paths), *outputs} == {str(top / "build/extracted/lib")}
+    assert len(paths) == 8
+    assert len(origin.requests) == 1
+
+
+def test_names() -> None:
+    """The module has at most eight public names, and imports neither doit nor requests until one is used."""
+    assert len(doit_fetch.__all__) <= 8
+    code = "import sys, doit_fetch; from doit_fetch.errors import FetchError; print({'doit', 'requests', 'yaml'} & {*sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**CLEAN, "PYTHONPATH": PYTHONPATH},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "set()\n"
