@@ -10,21 +10,18 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Final
 
 from tasks_lib import steps
 from tasks_lib.definitions import Fetch, StaticUrl, Toolchain
 from tasks_lib.errors import ToolError, UnknownNameError, UnsupportedArchiveError, escape_text
 from tasks_lib.formats import format_from_name
 from tasks_lib.incremental.marks import unchanged
+from tasks_lib.incremental.path_notes import find_project
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.session import Session
 from tasks_lib.settings import Settings, load_project_table
 from tasks_lib.steps import Artifact, Delivery, Plan
 from tasks_lib.steps.artifacts import publish_from_cache
-
-#: A directory with one of these is that of a project.
-_SIGNS: Final = ("fetchdefs", "dodo.py")
 
 _environ: Mapping[str, str] = {}
 
@@ -33,14 +30,6 @@ def use_environment(environ: Mapping[str, str]) -> None:
     """Let projects read this environment when they are loaded: of the entry point, which may access it."""
     global _environ  # the one of this process
     _environ = environ
-
-
-def find_directory(start: Path) -> Path:
-    """Return the closest directory at or above `start` that holds definitions, `start` if there is none."""
-    for directory in (start, *start.parents):
-        if any((directory / sign).exists() for sign in _SIGNS):
-            return directory
-    return start
 
 
 class Project:
@@ -70,7 +59,7 @@ class Project:
             SettingError: a setting is invalid.
             CacheUnavailableError: the cache cannot be used.
         """
-        top = Path(directory).absolute() if directory else find_directory(Path.cwd())
+        top = Path(directory).absolute() if directory else Path(find_project(str(Path.cwd())))
         variables = {} if offline is None else {"offline": str(int(offline))}
         settings = Settings.parse(
             variables=variables, environ=_environ, project=load_project_table(top / "pyproject.toml")
@@ -145,6 +134,27 @@ class Project:
             self._obtain(definition)
             self._deliver(delivery)
             return delivery.destination
+
+    def inputs(self, name: str, what: str) -> list[str]:
+        """Return the files and directories on which the path of `fetch` or `tree` (`what`) depends."""
+        definition, context, plan = self._find(name), self._session.context, self._plan
+        settings = self._session.settings
+        files = [*self._session.definition_cache.marks, str(settings.fetchdefs.parent / "pyproject.toml")]
+        if isinstance(definition, Toolchain):
+            preparation = plan.preparation(definition.name)
+            run = definition.run
+            files += [one.path for one in (*run.resources, *([run.script] if run.script else []))] if run else []
+            return files + list(steps.list_build_files(context, preparation))
+        for artifact in filter(None, (plan.fetched(definition), plan.repacked(definition))):
+            files += steps.list_artifact_files(context, artifact)
+        if what == "tree":
+            files += steps.list_delivery_files(plan.extraction(definition))
+        return files
+
+    @property
+    def cache(self) -> Path:
+        """The directory of the cache."""
+        return self._session.settings.cache
 
     @property
     def _plan(self) -> Plan:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import getopt
 import multiprocessing
 import os
 import signal
@@ -71,15 +70,6 @@ class TaskCommand(BaseCommand):
         del words, named
         gc.freeze()
         return super().__new__(cls)
-
-    def parse_execute(self, in_args: list[str]) -> int:
-        """Parse the command line and execute it; options may follow names."""
-        if not self.execute_tasks:  # for `run`, words after the name of a task may be options of that task
-            with contextlib.suppress(getopt.GetoptError):
-                parser = self.cmdparser
-                options, words = getopt.gnu_getopt(in_args, parser.get_short(), parser.get_long())
-                in_args = [word for option in options for word in option if word] + words
-        return int(super().parse_execute(in_args))
 
     def reporting(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which the command runs and reports."""

@@ -26,6 +26,8 @@ _HELP: Final = ("--help", "-h")
 _OUTPUT_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 #: Whether dodo.py is loaded for its settings only, without creating anything or waiting.
 SETTINGS_ONLY: Final = ContextVar("settings only", default=False)
+#: Commands that did not exist in the first release: a task of dodo.py may have their name, and then it runs instead.
+YIELDING: Final = ("path",)
 #: Exit status when the reader of the output is gone: 128 + SIGPIPE, as for a program killed by that signal.
 PIPE_CLOSED: Final = 141
 
@@ -36,7 +38,9 @@ class BaseCommand(_COMMAND):  # type: ignore[misc]
     outstream: Any
 
     def parse_execute(self, in_args: list[str]) -> int:
-        """Execute a command line, or show help for `--help`; words after a task's name may belong to the task.
+        """Execute a command line, or show help for `--help`. Options may follow names, unless the command runs tasks.
+
+        For such a command, words after a task's name may be options of the task.
 
         Raises:
             CmdParseError: unknown option; doit prints the message.
@@ -49,6 +53,10 @@ class BaseCommand(_COMMAND):  # type: ignore[misc]
                 errors="backslashreplace"
             )  # descriptions may contain characters that the encoding lacks
         own = in_args[:1] if self.execute_tasks else in_args
+        if not self.execute_tasks:
+            with contextlib.suppress(getopt.GetoptError):
+                options, words = getopt.gnu_getopt(in_args, self.cmdparser.get_short(), self.cmdparser.get_long())
+                in_args = [word for option in options for word in option if word] + words
         status = 0
         try:
             if any(word in _HELP for word in own):

@@ -18,7 +18,7 @@ from doit.loader import TASK_STRING
 from doit.task import Task
 
 from tasks_lib.engine import slim_task
-from tasks_lib.engine.base_command import load_dodo
+from tasks_lib.engine.base_command import YIELDING, load_dodo
 from tasks_lib.engine.dodo import task_fetchdefs
 from tasks_lib.engine.state import snapshot_path
 from tasks_lib.errors import DefinitionError, UnknownNameError, escape_text
@@ -46,6 +46,8 @@ class Loader:
             InvalidCommand: as `load_dodo`.
         """
         load_dodo(self._inner, params)
+        own = {name for name in YIELDING if f"task_{name}" in (getattr(self._inner, "namespace", None) or {})}
+        self._inner.cmd_names = [name for name in self._inner.cmd_names if name not in own]
 
     def load_tasks(self, cmd: Any, pos_args: list[str]) -> list[Task]:
         """Return the tasks that a command needs.

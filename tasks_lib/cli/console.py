@@ -1,0 +1,21 @@
+"""Start of the program `doit-fetch`: a path that is known is printed before anything else is loaded."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from tasks_lib.incremental import path_notes
+
+
+def main() -> int:
+    """Run the program; return its exit status."""
+    words = sys.argv[1:]
+    if words[:1] == ["path"]:
+        known = path_notes.read(path_notes.find_project(os.getcwd()), words, os.environ)  # noqa: PTH109  # pathlib is slow to import
+        if known is not None:
+            print(known)  # noqa: T201  # a program
+            return 0
+    from tasks_lib.cli.program import run  # slow to import, not needed for a known path
+
+    return run(words, os.environ)

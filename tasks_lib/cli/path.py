@@ -1,0 +1,75 @@
+"""`doit path`: print where an artifact or a tree is. `doit-fetch path` does the same, faster and without a dodo.py."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from doit.doit_cmd import set_var
+from doit.exceptions import InvalidCommand
+
+from tasks_lib.engine.base_command import BaseCommand, load_dodo
+from tasks_lib.errors import DefinitionError, FetchError, SettingError, UnknownNameError
+from tasks_lib.progress import LineProgress, describe_wait
+from tasks_lib.session import current_session
+from tasks_lib.ui.events import write_to_stderr
+
+
+class PathCommand(BaseCommand):
+    """`doit path`."""
+
+    name = "path"
+    doc_purpose = "print the path of an artifact or a tree, obtaining it if it is missing"
+    doc_usage = "NAME"
+    doc_description = (
+        "NAME is the name of a definition, or fetch:NAME or toolchain:NAME. The path does not change with the version. "
+        "Exit status: 0 success; 1 it cannot be obtained; 3 unknown name or error of the definitions."
+    )
+    cmd_options = (
+        {
+            "name": "tree", "short": "", "long": "tree", "type": bool, "default": False,
+            "help": "the extracted archive, or the directory of the toolchain",
+        },
+        {
+            "name": "offline", "short": "", "long": "offline", "type": bool, "default": False,
+            "help": "make no network request",
+        },
+    )  # fmt: skip
+
+    def execute(self, params: Any, args: list[str]) -> int:
+        """Print the path; a task of the dodo.py that is called `path` runs instead.
+
+        Raises:
+            InvalidCommand: the command line is wrong, or dodo.py does not use this package; doit prints the message.
+        """
+        from tasks_lib.project import Project  # loads the steps, which `doit help` does not need
+
+        if params["offline"]:
+            set_var("offline", "1")  # type: ignore[no-untyped-call]  # doit has no types
+        load_dodo(self.loader, params)
+        if f"task_{self.name}" in (getattr(self.loader, "namespace", None) or {}):
+            sys.stderr.write(f"running the task {self.name!r} of dodo.py; `doit-fetch {self.name}` is the command\n")
+            sys.stderr.flush()
+            os.execv(sys.executable, [sys.executable, "-m", "doit", "run", self.name, *args])
+        session = current_session()
+        if session is None:
+            raise _error("this dodo.py does not use doit_fetch; `doit-fetch path NAME` works without one")
+        if len(args) != 1:
+            raise _error("`path` needs one name\n`doit help path` shows its options")
+        try:
+            project = Project(session, LineProgress(write_to_stderr, describe_wait))
+            path = project.tree(args[0]) if params["tree"] else project.fetch(args[0])
+        except (UnknownNameError, SettingError, DefinitionError) as error:
+            raise _error(str(error)) from None
+        except FetchError as error:
+            sys.stderr.write(f"{error}\n")
+            return 1
+        except KeyboardInterrupt:
+            return 130
+        self.outstream.write(f"{path.absolute()}\n")
+        return 0
+
+
+def _error(reason: str) -> InvalidCommand:
+    return InvalidCommand(reason)  # type: ignore[no-untyped-call]  # doit has no types

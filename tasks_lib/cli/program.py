@@ -1,0 +1,177 @@
+"""The commands of the program `doit-fetch`: short ones that need no dodo.py; every other word goes to doit.
+
+Exit status 0: success; 1: failure; 2: invalid command line; for `run`, that of the command; for words of doit, doit's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tasks_lib.errors import FetchError, escape_text
+from tasks_lib.incremental import path_notes
+from tasks_lib.incremental.path_notes import find_project
+
+if TYPE_CHECKING:
+    from tasks_lib.project import Project
+
+#: What `init` writes; files that exist stay.
+_PROJECT: Final = {
+    "dodo.py": "from doit_fetch import DOIT_CONFIG, task_fetchdefs\n",
+    "fetchdefs/fetch/fetches.yml": """\
+---
+# One block for each download; `doit-fetch path NAME` prints where it is. For example:
+#
+# hello:
+#     description: GNU hello
+#     fetch:
+#         type: static-url
+#         url: https://example.org/hello-2.12.tar.gz
+#         sha256: (output of `sha256sum`)
+#         size: (output of `stat -c %s`)
+{}
+""",
+}
+
+
+def run(words: list[str], environ: Mapping[str, str]) -> int:
+    """Run a command line; return its exit status."""
+    if words and words[0] not in _COMMANDS and words[0] not in ("-h", "--help", "--version"):
+        return _doit(words)
+    if not words:
+        _parser().print_help()
+        return 2
+    options = _parser().parse_args(words)
+    try:
+        return int(_COMMANDS[options.command](options, environ) or 0)
+    except FetchError as error:
+        sys.stderr.write(f"doit-fetch: {error}\n")
+        return 1
+    except OSError as error:
+        place = f"{escape_text(str(error.filename))}: " if error.filename is not None else ""
+        sys.stderr.write(f"doit-fetch: {place}{error.strerror or error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _doit(words: list[str]) -> int:
+    """Run doit in the directory of the project, with a built-in dodo.py if it has none."""
+    from doit.cmd_base import ModuleTaskLoader
+    from doit.doit_cmd import DoitMain
+
+    import doit_fetch
+
+    os.chdir(find_project(os.getcwd()))  # noqa: PTH109
+    loader: Any = None
+    builtin: Any = ModuleTaskLoader  # doit has no types
+    if not Path("dodo.py").exists():
+        names = ("DOIT_CONFIG", "task_fetchdefs")
+        loader = builtin({name: getattr(doit_fetch, name) for name in names})
+    main: Any = DoitMain
+    return int(main(loader).run(words) or 0)
+
+
+def _load(options: argparse.Namespace) -> Project:
+    import doit_fetch
+    from tasks_lib.progress import LineProgress, describe_wait
+
+    progress = LineProgress(lambda line: print(line, file=sys.stderr), describe_wait)  # noqa: T201  # a program
+    return doit_fetch.Project.load(offline=True if options.offline else None, progress=progress)
+
+
+def _path(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
+    project = _load(options)
+    path = str(project.tree(options.name) if options.tree else project.fetch(options.name))
+    files = project.inputs(options.name, "tree" if options.tree else "fetch")
+    path_notes.write(str(project.cache), sys.argv[1:], environ, path, files)
+    print(path)  # noqa: T201  # a program
+
+
+def _get(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
+    """Copy an artifact; replace a file atomically."""
+    import shutil
+    import tempfile
+
+    source = _load(options).fetch(options.name)
+    target = Path(options.dest or source.name)
+    target = target / source.name if target.is_dir() else target
+    with tempfile.TemporaryDirectory(prefix=".doit-fetch.", dir=target.absolute().parent) as staging:
+        copy = Path(staging, source.name)
+        shutil.copyfile(source, copy)
+        copy.replace(target)
+    print(target.absolute())  # noqa: T201  # a program
+
+
+def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Become a command whose PATH begins with the programs of a tree."""
+    words = options.words[options.words[:1] == ["--"] :]
+    if not words:
+        raise FetchError("missing command", hint="doit-fetch run NAME -- COMMAND...")
+    project = _load(options)
+    tree = project.tree(options.name)
+    roots = [tree / "fetches", tree] if (tree / "fetches").is_dir() else [tree]
+    found = [path for root in roots for path in (root / "bin", *sorted(root.glob("*/bin")))]
+    output = tree / "artifacts"
+    places = [str(path) for path in (*found, output) if path.is_dir()]
+    path = os.pathsep.join([*places, environ.get("PATH", os.defpath)])
+    sys.stdout.flush()
+    try:
+        os.execvpe(words[0], words, {**environ, "PATH": path})
+    except FileNotFoundError:
+        sys.stderr.write(f"doit-fetch: {escape_text(words[0])}: command not found\n")
+        return 127
+
+
+def _init(_options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
+    for name, text in _PROJECT.items():
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = "kept"
+        if not path.exists():
+            path.write_text(text, "utf-8")
+            state = "created"
+        print(f"{state} {name}")  # noqa: T201  # a program
+
+
+_COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace, Mapping[str, str]], int | None]]] = {
+    "init": _init,
+    "get": _get,
+    "path": _path,
+    "run": _run,
+}
+
+
+class _Version(argparse.Action):
+    """Print the versions; reading them takes longer than most commands."""
+
+    def __call__(self, *_: object) -> None:
+        from importlib.metadata import version  # slow to import
+
+        print(f"doit-fetch {version('doit-fetch')}, doit {version('doit')}")  # noqa: T201  # a program
+        raise SystemExit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="doit-fetch",
+        description="Obtain, verify and use pinned content.",
+        epilog="Every other word is a command of doit: `doit-fetch list`, `doit-fetch fetch:NAME`, `doit-fetch help`.",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the versions of doit-fetch and doit")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    commands.add_parser("init", help="create dodo.py and a file for definitions")
+    get = commands.add_parser("get", help="copy an artifact")
+    path = commands.add_parser("path", help="print the path of an artifact")
+    run = commands.add_parser("run", help="run a command that finds the programs of a toolchain or an archive")
+    for command in (get, path, run):
+        command.add_argument("--offline", action="store_true", help="make no network request")
+        command.add_argument("name", metavar="NAME", help="name of a definition, or fetch:NAME or toolchain:NAME")
+    path.add_argument("--tree", action="store_true", help="the extracted archive, or the directory of the toolchain")
+    get.add_argument("dest", metavar="DEST", nargs="?", help="file or directory (default: the current directory)")
+    run.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command and its arguments")
+    return parser

@@ -1,0 +1,94 @@
+"""Notes of paths that were found, so that `doit-fetch path` answers again without loading definitions or doit.
+
+A note is valid while no file on which the answer depends has changed. This module uses texts, not `Path`: it is loaded
+by a program that takes hardly longer than Python itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterable, Mapping
+
+from tasks_lib.fs.fingerprint import compact_fingerprint, is_racy
+
+#: The sign of a missing file, and that of a file that changed too recently to trust, which never matches.
+_MISSING, _RACY = 0, -1
+_OTHERS_WRITE = 0o022
+#: A directory with one of these is that of a project.
+_SIGNS = ("fetchdefs", "dodo.py")
+
+
+def find_project(start: str) -> str:
+    """Return the closest directory at or above `start` that holds definitions, `start` if there is none."""
+    directory = start
+    while True:
+        if any(os.path.exists(os.path.join(directory, sign)) for sign in _SIGNS):  # noqa: PTH110, PTH118
+            return directory
+        above = os.path.dirname(directory)  # noqa: PTH120
+        if above == directory:
+            return start
+        directory = above
+
+
+def read(top: str, words: list[str], environ: Mapping[str, str]) -> str | None:
+    """Return the path that was noted for these words of the command line; None if it is unknown or may have changed.
+
+    Args:
+        top: the directory of the project.
+        words: the command line.
+        environ: the process environment.
+    """
+    cache = os.path.join(top, environ.get("FETCH_PRIVATE_CACHE_DIR") or environ.get("FETCH_CACHE_DIR") or "cache")  # noqa: PTH118
+    key = _key(words, environ)
+    note = _place(cache, key)
+    try:
+        if any(_can_others_write(path) for path in (cache, os.path.dirname(note), note)):  # noqa: PTH120
+            return None
+        with open(note, encoding="utf-8") as file:  # noqa: PTH123
+            known = json.load(file)
+        if known["key"] != key or any(_sign(path) != sign for path, sign in known["files"]):
+            return None
+        return str(known["path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write(cache: str, words: list[str], environ: Mapping[str, str], path: str, files: Iterable[str]) -> None:
+    """Note a path and the files on which it depends; nothing is noted if one of them changed just now."""
+    from pathlib import Path  # slow to import, needed only when the answer is new
+
+    from tasks_lib.fs.atomic import write_best_effort  # as above
+
+    key = _key(words, environ)
+    signs = [(one, _sign(one)) for one in files]
+    note = Path(_place(cache, key))
+    try:
+        note.parent.mkdir(mode=0o755, exist_ok=True)
+    except OSError:
+        return
+    write_best_effort(note, json.dumps({"key": key, "path": path, "files": signs}).encode())
+
+
+def _key(words: list[str], environ: Mapping[str, str]) -> list[object]:
+    own = sorted(item for item in environ.items() if item[0].startswith(("FETCH", "SOURCE_DATE")))
+    return [words, [list(item) for item in own]]
+
+
+def _place(cache: str, key: list[object]) -> str:
+    return f"{cache}/v1/paths/{zlib.crc32(json.dumps(key).encode()):08x}.json"
+
+
+def _can_others_write(path: str) -> bool:
+    status = os.lstat(path)
+    return status.st_uid != os.geteuid() or bool(status.st_mode & _OTHERS_WRITE)
+
+
+def _sign(path: str) -> int:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return _MISSING
+    return _RACY if is_racy(status, time.time_ns()) else compact_fingerprint(status)
