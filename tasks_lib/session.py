@@ -64,7 +64,7 @@ class Session:
 
         self.enter()
         where = hashlib.sha256(os.fsencode(self.settings.fetchdefs.absolute())).hexdigest()
-        return DefinitionCache(self.settings.cache / f"definitions-{where[:12]}.parsed", self.code)
+        return DefinitionCache(self.settings.cache / f"definitions-{where[:12]}.parsed", self.code, self.settings.trust)
 
     def enter(self) -> None:
         """Create the cache directory, register these definitions as its user, and wait while it is pruned; done once.

@@ -30,8 +30,9 @@ import pytest
 
 from tasks_lib.cache import Cache
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.errors import BlobCorruptError, BlobMissingError, FetchError
+from tasks_lib.errors import BlobCorruptError, BlobMissingError, CacheUnavailableError, FetchError
 from tasks_lib.fs import system_calls
+from tasks_lib.fs.trust import Trust
 from tests.archives import Member, tar
 from tests.origin import Origin, OriginRequest, reply, serving
 from tests.project import CLEAN, PORCH, PYTHONPATH, definition
@@ -463,6 +464,52 @@ def test_a_cache_that_others_can_write_is_refused(farm: Farm, place: str, mode: 
     assert (trusted.returncode == 0) == (mode == 0o775), trusted.stdout
 
 
+PARENTS: dict[str, tuple[str, str]] = {
+    "all": ("chmod 0777 {up}", "{up} is a parent directory of it, and all users can write to it (mode 0777)"),
+    "all, two above": ("mkdir {up}/a {up}/a/b; chmod 0777 {up}", "{up} is a parent"),
+    "a group": ("chgrp 65534 {up}; chmod 0770 {up}", "group 65534 can write to it"),
+    "its owner": ("chown 65534 {up}", "it is owned by user 65534"),
+    "its owner, with a sticky bit": ("chown 65534 {up}; chmod 1777 {up}", "it is owned by user 65534"),
+    "that of a symlink": ("mkdir {top}/own; ln -s {top}/own {up}/cache; chmod 0777 {up}", "{up} is a parent"),
+    "that of its target": ("ln -s {up} {top}/link; mkdir {up}/b; ln -s b {up}/cache; chmod 0777 {up}", "{up} is a"),
+    "a symlink of another user": (
+        "chmod 1777 {up}; mkdir {top}/own; ln -s {top}/own {up}/cache; chown -h 65534 {up}/cache",
+        "{up}/cache is a parent directory of it, and it is owned by user 65534",
+    ),
+    "all, with a sticky bit": ("chmod 1777 {up}", ""),
+    "nobody": ("chmod 0755 {up}", ""),
+}
+
+
+@root_only
+@pytest.mark.parametrize("case", PARENTS)
+def test_a_parent_that_others_can_write(tmp_path: Path, case: str) -> None:
+    """Whoever can replace a directory or symlink on the way to a cache can replace the cache: refused, or warned."""
+    made, message = PARENTS[case]
+    up = tmp_path / "up"
+    up.mkdir(mode=0o755)
+    places = {"up": str(up), "top": str(tmp_path)}
+    subprocess.run(["sh", "-ec", made.format(**places)], check=True)
+    root = (tmp_path / "link" if "target" in case else up / "a/b" if "two" in case else up) / "cache"
+    cache = Cache(root)
+    if not message:
+        assert cache.shelf.top == root / "v1"
+        return
+    with pytest.raises(CacheUnavailableError) as caught:
+        cache.shelf.top  # noqa: B018 - a property that raises
+    assert message.format(**places) in str(caught.value) and "cache_parents=warn" in str(caught.value)
+    assert [message.format(**places) in line for line in Trust(parents="warn").require_root(root)] == [True]
+    assert Trust(parents="ignore").require_root(root) == []
+
+
+def test_the_setting_for_parents(farm: Farm) -> None:
+    """With `cache_parents=warn`, every run warns about the parent; a no-op without it is refused again."""
+    farm.top.chmod(0o777)
+    refused, warned = farm.doit("list"), farm.doit("list", "cache_parents=warn")
+    assert refused.returncode == 3 and f"{farm.top} is a parent directory" in refused.stdout, refused.stdout
+    assert warned.returncode == 0 and f"warning: the cache cache is not safe: {farm.top} is a" in warned.stdout
+
+
 #: May read what Python and this checkout are, wherever they lie, and write nowhere.
 NOBODY = (
     "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
@@ -478,7 +525,7 @@ def test_a_read_only_cache(public: Farm) -> None:
     assert done.returncode == 0
     home = farm.top.parent / "home"
     home.mkdir()
-    home.chmod(0o777)
+    os.chown(home, 65534, 65534)
     build = f"build={home}/build"
     before = farm.files()
     hit = farm.doit(build, "extract:lib", before=NOBODY)

@@ -45,13 +45,14 @@ def _created(environ: Mapping[str, str]) -> Session:
     try:
         given = read_configuration()
         found = Session(Settings.parse(**given._asdict()), environ)
+        warnings = [] if SETTINGS_ONLY.get() else found.settings.judge_cache()
         # a snapshot shows that the cache was opened before, and may answer alone; `enter` reports an unusable path
         if not SETTINGS_ONLY.get() and not os.path.exists(snapshot_path(str(found.database))):  # noqa: PTH110 - never raises
             found.enter()
     except FetchError as error:
         raise InvalidDodoFile(str(error)) from None
     # Source: doit 0.37, `doit_cmd.get_var`, which returns one variable and does not list them
-    for line in find_misspelt(getattr(doit_cmd, "_CMDLINE_VARS", None) or (), environ):
+    for line in [*warnings, *find_misspelt(getattr(doit_cmd, "_CMDLINE_VARS", None) or (), environ)]:
         sys.stderr.write(f"warning: {escape_text(line)}\n")
     start_session(found)
     return found

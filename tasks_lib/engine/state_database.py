@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from tasks_lib.fs.trust import NOBODY, Trust
+
 #: Identifies the file and its schema; increase VERSION when the schema changes.
 #: Source: https://www.sqlite.org/pragma.html#pragma_application_id
 APPLICATION: Final = 0x646F6974
 VERSION: Final = 1
+#: Suffixes of the files of a database; sqlite replays a WAL file that it finds. Source: https://www.sqlite.org/wal.html
+_SUFFIXES: Final = ("-wal", "-shm", "")
 #: Seconds to wait for another process's transaction, which takes milliseconds.
 _BUSY_S: Final = 60.0
 
@@ -33,14 +37,16 @@ class UnusableDatabaseError(Exception):
     """The file is not a state database of this version."""
 
 
-def connect(name: str) -> sqlite3.Connection:
+def connect(name: str, trust: Trust = NOBODY) -> sqlite3.Connection:
     """Open the database; create it if missing.
 
     Raises:
-        UnusableError: it belongs to another program or version.
+        UnusableDatabaseError: it belongs to another program or version, or untrusted users can write to it.
         sqlite3.OperationalError: it cannot be opened: permissions, space, a lock.
         sqlite3.DatabaseError: it is corrupt.
     """
+    if reason := _objection(name, trust):
+        raise UnusableDatabaseError(reason)
     connection = sqlite3.connect(name, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         if _read_version(connection) != (APPLICATION, VERSION):
@@ -77,18 +83,23 @@ def _create_schema(connection: sqlite3.Connection) -> None:
     connection.executescript(_SCHEMA)
 
 
-def set_aside(name: str) -> Path | None:
+def set_aside(name: str, trust: Trust) -> Path | None:
     """Rename the database and its WAL files; return the new path, None if another process did so or it failed."""
     path = Path(name)
     aside = path.with_name(f"{path.name}.unusable-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
     with contextlib.suppress(OSError), _locked(path.parent):
-        if _is_intact(path):
+        if not _objection(name, trust) and _is_intact(path):
             return None
-        for suffix in ("-wal", "-shm", ""):
+        for suffix in _SUFFIXES:
             with contextlib.suppress(FileNotFoundError):
                 path.with_name(path.name + suffix).replace(aside.with_name(aside.name + suffix))
         return aside
     return None
+
+
+def _objection(name: str, trust: Trust) -> str:
+    """Return which untrusted users can write to the database or to one of its WAL files, "" for none."""
+    return next(filter(None, (trust.objection_at(name + suffix) for suffix in _SUFFIXES)), "")
 
 
 def _is_intact(path: Path) -> bool:
