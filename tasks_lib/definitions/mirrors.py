@@ -20,6 +20,7 @@ from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location
 from tasks_lib.definitions.values import Place, StaticUrl
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, parse_yaml
 from tasks_lib.digest import Integrity
+from tasks_lib.network import parse_address, reached_by
 
 #: Maximum number of URLs for one definition; more would be a mistake in the rules.
 MAX_PLACES: Final = 64
@@ -111,9 +112,9 @@ class Mirrors:
 
     def refusal(self, host: str) -> str:
         """Return why a host must not be contacted (it is blocked or not allowed), "" if it may be."""
-        host = host.rstrip(".")  # "h." is "h", RFC 1034 3.1
+        host = _canonical(host)
         reason = ""
-        if any(_is_below(host, one) for one in self.block):
+        if any(_is_below(host, one) or _is_same_machine(host, one) for one in self.block):
             reason = f"{host} is blocked by mirrors.yml"
         elif self.allow and not any(_is_below(host, one) for one in self.allow):
             reason = f"{host} is not allowed by mirrors.yml"
@@ -132,6 +133,23 @@ def _checked(place: Place) -> Place:
 def _is_below(host: str, name: str) -> bool:
     """Whether `host` is `name` or a subdomain of it; `*` matches every host."""
     return name == "*" or host == name or host.endswith(f".{name}")
+
+
+def _canonical(host: str) -> str:
+    """Return the one spelling of a host: of an address as of ipaddress, of a name in ASCII and without a final dot."""
+    address = parse_address(host)
+    if address is not None:
+        return str(getattr(address, "ipv4_mapped", None) or address)
+    with contextlib.suppress(UnicodeError):
+        host = host if host.isascii() else host.encode("idna").decode("ascii")
+        return host.lower().rstrip(".")  # "h." is "h", RFC 1034 3.1
+    return host
+
+
+def _is_same_machine(host: str, blocked: str) -> bool:
+    """Whether both are addresses, and `host` is a form of the blocked one."""
+    one, two = parse_address(host), parse_address(blocked)
+    return one is not None and two is not None and not reached_by(one).isdisjoint(reached_by(two))
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -170,8 +188,8 @@ def _pattern(node: Node, _where: Location) -> str:
 
 
 def _host(node: Node, _where: Location) -> str:
-    text = read_text(node).lower()
-    if not re.fullmatch(r"\*|[a-z0-9_][a-z0-9._-]*", text):
+    text = _canonical(read_text(node))
+    if parse_address(text) is None and not re.fullmatch(r"\*|[a-z0-9_][a-z0-9._-]*", text):
         raise FieldError(f"invalid host {text[:60]!r}", "write example.org, which includes its subdomains, or *")
     return text
 
