@@ -28,11 +28,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks_lib.cache import Cache
+from tasks_lib.cache import Cache, Options
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError, CacheUnavailableError, FetchError
 from tasks_lib.fs import system_calls
+from tasks_lib.fs.locks import locked
 from tasks_lib.fs.trust import Trust
+from tasks_lib.progress import Silent
 from tests.archives import Member, tar
 from tests.origin import Origin, OriginRequest, reply, serving
 from tests.project import CLEAN, PORCH, PYTHONPATH, definition
@@ -910,3 +912,44 @@ def test_order_for_a_power_loss(farm: Farm) -> None:
             assert later, line
             synced[line.split()[0]].clear()
     assert named >= 3
+
+
+#: Tries to take every lock below a directory, as a user who may only read; prints how many, and their files.
+TAKE_LOCKS = """
+import fcntl, os, sys
+held = []
+for root, _, files in os.walk(sys.argv[1]):
+    for path in (os.path.join(root, one) for one in files):
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError:
+            continue
+        if "lock" in path[len(sys.argv[1]):] or path.endswith(("doit.db", "-shm", "-wal")):
+            held.append(path)
+print(held)
+"""
+
+
+@root_only
+def test_locks_that_others_cannot_open(farm: Farm, tmp_path: Path) -> None:
+    """No other user can open a lock file or the database, old or new; with a trusted group its members can."""
+    assert farm.doit().returncode == 0
+    locks = [path for path in farm.top.rglob("*") if path.is_file() and "lock" in str(path.relative_to(farm.top))]
+    assert len(locks) > 3 and {stat.S_IMODE(path.stat().st_mode) for path in locks} == {0o600}
+    locks[0].chmod(0o644)  # as earlier versions made it
+    with locked(locks[0], timeout_s=1, progress=Silent()):
+        assert stat.S_IMODE(locks[0].stat().st_mode) == 0o600
+    (farm.top / "cache/doit.db").chmod(0o644)
+    assert farm.doit("fetch").returncode == 0
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    reader = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "python3", "-c", TAKE_LOCKS, str(farm.top)]
+    found = subprocess.run(reader, capture_output=True, text=True, check=True, cwd="/")
+    assert found.stdout == "[]\n"
+    shared = Cache(tmp_path / "shared", Options(trust=Trust(group=65534)))
+    shared.root.mkdir()
+    os.chown(shared.root, 0, 65534)
+    shared.root.chmod(0o2775)
+    with shared.lock("ab"):
+        status = (shared.root / "v1/locks/ab").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o660, 65534)

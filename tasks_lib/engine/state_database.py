@@ -6,11 +6,13 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from tasks_lib.fs import files
 from tasks_lib.fs.trust import NOBODY, Trust
 
 #: Identifies the file and its schema; increase VERSION when the schema changes.
@@ -47,10 +49,11 @@ def connect(name: str, trust: Trust = NOBODY) -> sqlite3.Connection:
     """
     if reason := _objection(name, trust):
         raise UnusableDatabaseError(reason)
+    _make_private(Path(name), trust)
     connection = sqlite3.connect(name, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         if _read_version(connection) != (APPLICATION, VERSION):
-            with _locked(Path(name).parent):  # sqlite does not make concurrent changes to WAL mode wait
+            with _locked(Path(name), trust):  # sqlite does not make concurrent changes to WAL mode wait
                 _create_schema(connection)
         connection.execute("pragma synchronous=normal")
     except OSError as error:  # no file descriptor left
@@ -70,6 +73,24 @@ def read_only_rows(name: str) -> dict[str, str]:
     return {}
 
 
+def _make_private(path: Path, trust: Trust) -> None:
+    """Create the file, or correct its mode; sqlite gives the same mode to the WAL files, in which it takes locks."""
+    with contextlib.suppress(OSError):  # a database that cannot be written is still read
+        if not path.exists():
+            os.close(_open_private(path, os.O_EXCL, trust))
+        elif (status := path.stat()).st_uid == os.geteuid() and status.st_mode & 0o007:
+            path.chmod(stat.S_IMODE(status.st_mode) & ~0o007)
+
+
+def _open_private(path: Path, flags: int, trust: Trust) -> int:
+    """Open or create a file that only this user and the trusted group can open; return its descriptor."""
+    mode = files.PRIVATE | (0o060 if trust.group >= 0 else 0)
+    descriptor = os.open(path, flags | os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    with contextlib.suppress(OSError):  # another user owns the file
+        os.fchmod(descriptor, mode)
+    return descriptor
+
+
 def _read_version(connection: sqlite3.Connection) -> tuple[int, ...]:
     return tuple(connection.execute(f"pragma {mark}").fetchone()[0] for mark in ("application_id", "user_version"))
 
@@ -87,7 +108,7 @@ def set_aside(name: str, trust: Trust) -> Path | None:
     """Rename the database and its WAL files; return the new path, None if another process did so or it failed."""
     path = Path(name)
     aside = path.with_name(f"{path.name}.unusable-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-    with contextlib.suppress(OSError), _locked(path.parent):
+    with contextlib.suppress(OSError), _locked(path, trust):
         if not _objection(name, trust) and _is_intact(path):
             return None
         for suffix in _SUFFIXES:
@@ -115,9 +136,9 @@ def _is_intact(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Lock the directory, so that one process at a time creates the file or sets it aside."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _locked(path: Path, trust: Trust) -> Iterator[None]:
+    """Hold the lock of a database, so that one process at a time creates the file or sets it aside."""
+    descriptor = _open_private(path.with_name(f".{path.name}.lock"), 0, trust)
     try:
         with contextlib.suppress(OSError):  # the file system has no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
