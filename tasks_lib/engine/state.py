@@ -231,7 +231,7 @@ class StateBackend:
             self._forgotten = self._times()
 
     def _warn(self, line: str) -> None:
-        sys.stderr.write(f"doit-fetch: {line}\n")
+        sys.stderr.write(f"doit-fetch: {escape_text(line)}\n")
         sys.stderr.flush()
 
     # --- writing
