@@ -74,6 +74,10 @@ WRONG = {
     "no slash": ("groups: {g: {urls: 'https://h.example/a'}}", "must end with a slash"),
     "word": ("groups: {g: {urls: 'https://h.example/', go-on: never}}", "invalid value 'never': use any-error or not-found"),
     "pattern": ("rewrite: [{match: '(', to: direct}]", "invalid regular expression"),
+    "unknown name": ("rewrite: [{match: '(?P<n>a)', to: 'https://h.example/\\g<m>'}]", "refers to a group that '(?P<n>a)' does not define"),
+    "bad escape": ("rewrite: [{match: 'a', to: 'https://h.example/\\x'}]", "has a backslash that does not begin a group"),
+    "lookahead": ("rewrite: [{match: '(?=a)', to: direct}]", "mirrors.yml:1: rewrite.1.match: invalid regular expression: invalid perl operator: (?=: write it in the syntax of RE2"),
+    "too many repetitions": ("rewrite: [{match: '(((a{1000}){1000}){1000}){1000}', to: direct}]", "invalid regular expression: invalid repetition size"),
     "back reference": ("rewrite: [{match: 'a', to: 'https://h.example/\\1'}]", "refers to a group that 'a' does not define"),
     "unknown group in a rule": (GROUP + "rewrite: [{match: 'a', to: 'mirror://gg/x'}]", "unknown mirror group 'gg': did you mean g?"),
     "no digest": ("content-addressed: [{url: 'https://h.example/'}]", "has no digest placeholder"),
@@ -81,6 +85,15 @@ WRONG = {
     "no host": ("block: ['https://h.example']", "invalid host 'https://h.example'"),
     "password": ("groups: {g: {urls: 'https://u:p@h.example/'}}", "contains a user name or password"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "pattern", ["https://h.example/(a+)+b/x", "https://h.example/(a|aa)+b/x", "(.*)*(.*)*(.*)*!", "(a?){90}b"]
+)
+def test_an_expression_that_would_explode(pattern: str) -> None:
+    """The time of an expression is linear, whatever its form: a URL that does not match is left as it is."""
+    url = f"https://h.example/{'a' * 90}/x"
+    assert places(f"rewrite: [{{match: '{pattern}', to: 'https://c.example/'}}]", url) == [url]
 
 
 @pytest.mark.parametrize("case", WRONG)

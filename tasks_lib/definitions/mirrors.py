@@ -9,6 +9,8 @@ Source of the terms: Bazel's downloader configuration (rewrite, allow, block), G
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -79,7 +81,7 @@ class Mirrors:
     def _named(self, url: str) -> Iterator[Place]:
         """Yield the URLs to try for one URL: from the first matching rule, else from its group, else itself."""
         for rule in self.rules:
-            match = re.fullmatch(rule.match, url)
+            match = _compiled(rule.match).fullmatch(url)
             if match:
                 for template in rule.to:
                     if template == _DIRECT:
@@ -166,6 +168,8 @@ def _template(node: Node, _where: Location) -> str:
     text = read_text(node)
     if text != _DIRECT and not re.match(r"(https?|mirror|file):", text):
         raise FieldError(f"invalid target {text[:60]!r}", r"use a URL with \1, mirror://GROUP/\1, or direct")
+    if "\\" in _REFERENCE.sub("", text):
+        raise FieldError(r"has a backslash that does not begin a group such as \1", "percent-encode it as %5C")
     return text
 
 
@@ -181,10 +185,31 @@ def _address(node: Node, _where: Location) -> str:
 def _pattern(node: Node, _where: Location) -> str:
     text = read_text(node)
     try:
-        re.compile(text)
-    except re.error as error:
-        raise FieldError(f"invalid regular expression: {error}", "check brackets and escapes") from error
+        _compiled(text)
+    except ValueError as error:
+        raise FieldError(f"invalid regular expression: {error}", "write it in the syntax of RE2") from error
     return text
+
+
+#: A reference to a group in a target: its number, or its name.
+_REFERENCE: Final = re.compile(r"\\(?:(\d{1,3})|g<(\w+)>)")
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(pattern: str) -> Any:
+    """Compile a regular expression of RE2, whose time is linear in the length of a URL and whose memory is bounded.
+
+    Raises:
+        ValueError: it is invalid, too large, or has a construct that has no linear time, such as a lookahead.
+    """
+    import re2  # needed only with rewrite rules
+
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as error:
+        raise ValueError(error.args[0].decode("utf-8", "backslashreplace")) from error
 
 
 def _host(node: Node, _where: Location) -> str:
@@ -248,9 +273,10 @@ def _rows(table: FieldTable) -> Any:
 def _rules(node: Node, where: Location) -> tuple[Rule, ...]:
     rules = []
     for row in _rows(_RULE)(node, where):
-        groups = re.compile(row["match"]).groups
+        pattern = _compiled(row["match"])
+        known = {*map(str, range(pattern.groups + 1)), *pattern.groupindex}
         for template in row["to"]:
-            if any(int(number) > groups for number in re.findall(r"\\(\d+)", template)):
+            if not known.issuperset(filter(None, itertools.chain(*_REFERENCE.findall(template)))):
                 where.wrong(
                     f"{template[:60]!r} refers to a group that {row['match'][:60]!r} does not define",
                     "count its parentheses",
