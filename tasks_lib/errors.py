@@ -158,6 +158,14 @@ class RedirectError(TransportError):
     """A redirect was not followed: too many, a different scheme, or invalid."""
 
 
+class MovedError(RedirectError):
+    """A repository redirects to `location`; git and hg follow no redirect, since the new host must be judged first."""
+
+    def __init__(self, message: str, *, location: str) -> None:
+        super().__init__(message)
+        self.location = location
+
+
 class OfflineError(TransportError):
     """The user disabled the network, and the cache does not contain the content."""
 

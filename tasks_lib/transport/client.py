@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from tasks_lib.errors import HttpStatusError, RedirectError, TransportError, escape_text
+from tasks_lib.errors import HttpStatusError, RedirectError, TransportError, UnreachableError, escape_text
 from tasks_lib.network import Network, TransportSettings, is_denied, literal_addresses
-from tasks_lib.transport.connect import connect, denied_error, open_tunnel
+from tasks_lib.transport.connect import connect, denied_error, judge, open_tunnel
 from tasks_lib.transport.deadline import Deadline, do_nothing
 from tasks_lib.transport.deadline_socket import DeadlineSocket, create_context
 from tasks_lib.transport.http_connection import HttpConnections, RawResponse, Route
@@ -131,6 +131,24 @@ class Transport:
         if reason := self._refusal(origin.host):
             message = f"a redirect to {origin} is not followed: {reason}"
             raise RedirectError(message, hint="allow that host in mirrors.yml, or use another URL")
+
+    def judge(self, scheme: str, host: str, port: int, check: Callable[[], None]) -> None:
+        """Check that another program may connect to a host: git, hg or ssh.
+
+        Only an address in the URL is checked if the program uses a proxy, which then resolves the name.
+
+        Raises:
+            TransportError: an address of the host is in a denied network.
+            CancelledError: `check` raised it.
+        """
+        origin = Origin(scheme, host, port)
+        self._judge_literal(origin)
+        if scheme in ("http", "https") and self._route(origin)[1] is not None:
+            return
+        deadline = Deadline(self.settings, time.monotonic() + self.settings.connect_timeout_s, check, do_nothing)
+        deadline.host = origin.authority
+        with contextlib.suppress(UnreachableError):  # ssh may know a name that the resolver does not know
+            judge(host, port, deadline, self._denied)
 
     def _judge_literal(self, origin: Origin) -> None:
         """Check an address in the URL itself: a proxy would ask it.

@@ -48,6 +48,19 @@ def connect(host: str, port: int, deadline: Deadline, denied: tuple[Network, ...
     return _Race(_alternate_families(allowed)[:_MAX_ADDRESSES], deadline).run()
 
 
+def judge(host: str, port: int, deadline: Deadline, denied: tuple[Network, ...]) -> None:
+    """Check every address of a host to which another program is about to connect.
+
+    Raises:
+        TransportError: the name cannot be resolved, or one of its addresses is in a denied network.
+        StalledError: the deadline passed.
+    """
+    deadline.connecting("resolving the host name")
+    for one in _resolve(host, port, deadline):
+        if is_denied(_address_of(one), denied):
+            raise denied_error(deadline.host, one[1][0])
+
+
 def denied_error(host: str, address: object) -> TransportError:
     """Return the error for a host whose `address` is in a denied network."""
     return TransportError(
