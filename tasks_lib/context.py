@@ -13,10 +13,12 @@ from tasks_lib.formats import mtime_for, writer_version
 from tasks_lib.limits import Limits
 from tasks_lib.network import RepositorySettings
 from tasks_lib.settings import Settings
+from tasks_lib.vcs.urls import endpoint_of
 
 if TYPE_CHECKING:
     from tasks_lib.download import Downloader
     from tasks_lib.download.unverified import UnverifiedDownloader
+    from tasks_lib.progress import Progress
     from tasks_lib.signature import Gpg
     from tasks_lib.transport import Transport
 
@@ -98,6 +100,17 @@ class Context:
         from tasks_lib.signature import Gpg  # slow to import, needed only with signatures
 
         return Gpg(self.environ.get("PATH", os.defpath))
+
+    def judge_repository(self, url: str, progress: Progress) -> None:
+        """Check that the host of a checked repository URL is not in a denied network.
+
+        Raises:
+            TransportError: it is.
+            CancelledError: the run is cancelled.
+        """
+        endpoint = endpoint_of(url)
+        if endpoint.host:
+            self._transport.judge(*endpoint, progress.check)
 
     @property
     def repositories(self) -> RepositorySettings:

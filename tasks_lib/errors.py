@@ -7,19 +7,43 @@ and actual, the next step. This module imports nothing else of `tasks_lib`.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Self
+import re
+from typing import Any, Final, NamedTuple, Self
+
+#: Markers that a CI service acts on in the output of a job; the second character of each is escaped.
+#: Source: Azure Pipelines, "Logging commands": `##vso[` and `##[` anywhere in a line; GitHub runner, ActionCommand:
+#: `##[` anywhere and `::name ...::` after leading blanks; TeamCity, "Service messages"; GitLab, "Custom collapsible
+#: sections"; Travis, `travis_fold:`. Text before a marker may be at the start of a line after wrapping.
+_CI_MARKERS: Final = re.compile(
+    r"#(?P<a>#)(?=[a-z]*\[)|(?:^ *|(?<= )):(?P<b>:)(?=[a-z])"
+    r"|section(?P<c>_)(?=(?:start|end):)|travis(?P<d>_)(?=fold:|time:)",
+    re.IGNORECASE,
+)
 
 
 def escape_text(text: str | bytes) -> str:
     r"""Return untrusted text as one printable line: undecodable bytes and control characters become `\xNN`.
 
-    Unicode characters that a terminal interprets (line separators, bidirectional overrides) are escaped too.
+    Unicode characters that a terminal interprets (line separators, bidirectional overrides) are escaped too, and so are
+    the commands of CI services: no output of a job may contain one that came from outside.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
-    if text.isprintable():
-        return text
-    return "".join(_escaped_character(character) for character in text)
+    if not text.isprintable():
+        text = "".join(_escaped_character(character) for character in text)
+    if "##" in text or "::" in text or "section_" in text or "travis_" in text:  # faster than the expression
+        return _CI_MARKERS.sub(_escaped_marker, text)
+    return text
+
+
+def escape_lines(text: str) -> str:
+    """Return untrusted text with each of its lines escaped, without empty lines."""
+    return "\n".join(escape_text(line.rstrip()) for line in text.split("\n") if line.strip())
+
+
+def _escaped_marker(found: re.Match[str]) -> str:
+    kind = str(found.lastgroup)
+    return f"{found[0][: found.start(kind) - found.start()]}\\x{ord(found[kind]):02x}"
 
 
 def _escaped_character(character: str) -> str:
@@ -136,6 +160,14 @@ class TlsError(TransportError):
 
 class RedirectError(TransportError):
     """A redirect was not followed: too many, a different scheme, or invalid."""
+
+
+class MovedError(RedirectError):
+    """A repository redirects to `location`; git and hg follow no redirect, since the new host must be judged first."""
+
+    def __init__(self, message: str, *, location: str) -> None:
+        super().__init__(message)
+        self.location = location
 
 
 class OfflineError(TransportError):

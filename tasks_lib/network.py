@@ -6,8 +6,11 @@ sockets: that would take half of the time of `doit list`. Pure: no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
+from urllib.parse import unquote
 
 #: Networks that serve no public content, and whose addresses expose secrets on cloud machines.
 #: Source: RFC 3927 and RFC 4291 section 2.5.6 (link-local); faults.md section 6, "SSRF-like targets".
@@ -18,6 +21,87 @@ _LEAST_TOTAL_S: Final = 300.0
 #: Longest window for the minimum rate, in seconds.
 _MAX_WINDOW_S: Final = 60.0
 _NONE: Final[Mapping[str, str]] = {}
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+#: One part of an IPv4 address: decimal, octal or hexadecimal. Source: inet_aton(3).
+_PART: Final = re.compile(r"0x[0-9a-f]{0,8}|0[0-7]{0,11}|[1-9][0-9]{0,9}")
+_LOOPBACK: Final = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
+#: IPv6 networks whose addresses contain an IPv4 address, and the lowest bit of that in the address. Source: RFC 4291
+#: sections 2.5.5.1 and 2.5.5.2 (compatible, mapped), RFC 2765 (translated), RFC 6052 and RFC 8215 (NAT64), RFC 3056
+#: (6to4), RFC 4380 (Teredo: server; the client is inverted), RFC 5214 (ISATAP, below any prefix).
+_EMBEDDING: Final = tuple(
+    (ipaddress.IPv6Network(network), bit)
+    for network, bit in (
+        ("::/96", 0),
+        ("::ffff:0:0/96", 0),
+        ("::ffff:0:0:0/96", 0),
+        ("64:ff9b::/96", 0),
+        ("64:ff9b:1::/48", 0),
+        ("2002::/16", 80),
+        ("2001::/32", 64),
+    )
+)
+_TEREDO: Final = ipaddress.IPv6Network("2001::/32")
+_ISATAP: Final = (0x00005EFE, 0x02005EFE)
+
+
+def parse_address(host: str) -> Address | None:
+    """Return the address that the system's resolver reads in `host`, in any spelling; None for a name."""
+    text = unquote(host).strip("[]").partition("%")[0].lower().rstrip(".")
+    if ":" in text:
+        try:
+            return ipaddress.IPv6Address(text)
+        except ValueError:
+            return None
+    parts = text.split(".")
+    if len(parts) > 4 or not all(_PART.fullmatch(part) for part in parts):
+        return None
+    *first, last = (
+        int(part[2:] or "0", 16) if part[:2] == "0x" else int(part, 8 if part[0] == "0" else 10) for part in parts
+    )
+    if any(number > 0xFF for number in first) or last >= 1 << 8 * (4 - len(first)):
+        return None
+    return ipaddress.IPv4Address(sum(number << 8 * (3 - at) for at, number in enumerate(first)) + last)
+
+
+def reached_by(address: Address) -> set[Address]:
+    """Return the address, the IPv4 addresses in it, and for the unspecified address the loopback addresses."""
+    found: set[Address] = {address}
+    if isinstance(address, ipaddress.IPv6Address):
+        for inner in _embedded(address):
+            found |= reached_by(inner)
+    if address.is_unspecified:  # Linux connects to this machine
+        found |= set(_LOOPBACK)
+    return found
+
+
+def _embedded(address: ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
+    bits = int(address)
+    if bits in (0, 1):
+        return
+    for network, bit in _EMBEDDING:
+        if address in network:
+            yield ipaddress.IPv4Address(bits >> bit & 0xFFFFFFFF)
+    if address in _TEREDO:
+        yield ipaddress.IPv4Address(~bits & 0xFFFFFFFF)
+    if bits >> 32 & 0xFFFFFFFF in _ISATAP:
+        yield ipaddress.IPv4Address(bits & 0xFFFFFFFF)
+
+
+def is_denied(address: Address, denied: Iterable[Network]) -> bool:
+    """Return whether an address, in any of its forms, is in a denied network."""
+    forms = reached_by(address)
+    return any(form.version == network.version and form in network for network in denied for form in forms)
+
+
+def literal_addresses(host: str) -> tuple[Address, ...]:
+    """Return the addresses that a host has without a name server. Source: RFC 6761 section 6.3 for localhost."""
+    name = host.lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return _LOOPBACK
+    address = parse_address(host)
+    return (address,) if address is not None else ()
 
 
 class TransportSettings(NamedTuple):

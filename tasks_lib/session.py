@@ -67,7 +67,7 @@ class Session:
         # parsed definitions contain paths in the notation of `fetchdefs`
         notation = b"absolute " if fetchdefs.is_absolute() else b""
         where = hashlib.sha256(notation + os.fsencode(fetchdefs.absolute())).hexdigest()
-        return DefinitionCache(self.settings.cache / f"definitions-{where[:12]}.parsed", self.code)
+        return DefinitionCache(self.settings.cache / f"definitions-{where[:12]}.parsed", self.code, self.settings.trust)
 
     def enter(self) -> None:
         """Create the cache directory, register these definitions as its user, and wait while it is pruned; done once.

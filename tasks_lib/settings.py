@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from tasks_lib.errors import SettingError
+from tasks_lib.fs.trust import Trust, set_aside_artifacts
 from tasks_lib.limits import Limits
 from tasks_lib.network import LINK_LOCAL, Policy, TransportSettings
 from tasks_lib.vcs.urls import PROTOCOLS
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tasks_lib.cache import Options
     from tasks_lib.fs.copying import LinkMode
     from tasks_lib.fs.files import Durability
+    from tasks_lib.fs.trust import Parents
 
 
 class Setting(NamedTuple):
@@ -55,6 +57,13 @@ SETTINGS: Final = (
     Setting("FETCH_BUILD_DIR", "build", "build", "directory of extracted trees and toolchains"),
     Setting("FETCH_PRIVATE_CACHE_DIR", "private_cache", "", "directory to write to; FETCH_CACHE_DIR is then read-only"),
     Setting("FETCH_CACHE_TRUST_GROUP", "trust_group", "", "group whose members may also write to the cache"),
+    Setting(
+        "FETCH_CACHE_PARENTS",
+        "cache_parents",
+        "refuse",
+        "a parent directory of the cache that others can write to: refuse, warn or ignore it",
+        ("refuse", "warn", "ignore"),
+    ),
     Setting("FETCH_DURABILITY", "durability", "full", "full: survives a power loss; fast: no fsync", ("full", "fast")),
     Setting(
         "FETCH_LINK_MODE",
@@ -162,6 +171,27 @@ class Settings(NamedTuple):
     progress: str = "auto"
     events: str = ""
     source_date_epoch: int | None = None
+    cache_parents: Parents = "refuse"
+
+    @property
+    def trust(self) -> Trust:
+        """The users who may write to the cache.
+
+        Raises:
+            SettingError: the trusted group does not exist.
+        """
+        return Trust.of(self.trust_group, self.cache_parents)
+
+    def judge_cache(self) -> list[str]:
+        """Check who can write to the cache, before anything in it is read; return warnings.
+
+        Raises:
+            CacheUnavailableError: untrusted users can write to the cache or to a parent of it.
+            SettingError: the trusted group does not exist.
+        """
+        trust = self.trust
+        warnings = [line for root in (self.cache, self.shared) if root for line in trust.require_root(root)]
+        return warnings + set_aside_artifacts(self.cache, trust)
 
     @property
     def cache_options(self) -> Options:
@@ -170,12 +200,12 @@ class Settings(NamedTuple):
         Raises:
             SettingError: the trusted group does not exist.
         """
-        from tasks_lib.cache import Options, Trust  # slow to import, needed only when the cache is opened
+        from tasks_lib.cache import Options  # slow to import, needed only when the cache is opened
 
         return Options(
             durability=self.durability,
             lock_timeout_s=self.lock_timeout_s,
-            trust=Trust.of(self.trust_group),
+            trust=self.trust,
             shared=self.shared,
         )
 
@@ -231,6 +261,7 @@ class Settings(NamedTuple):
             progress=str(values["FETCH_PROGRESS"]),
             events=str(values["FETCH_EVENTS"]),
             source_date_epoch=_epoch(environ),
+            cache_parents=cast("Parents", values["FETCH_CACHE_PARENTS"]),
         )
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from tasks_lib.cache import Cache, Options, Result, writer
 from tasks_lib.cache.hash_cache import HashCache
-from tasks_lib.cache.trust import Trust
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import (
     BlobCorruptError,
@@ -22,6 +21,7 @@ from tasks_lib.errors import (
 )
 from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.fs.fingerprint import Fingerprint
+from tasks_lib.fs.trust import Trust
 from tasks_lib.progress import Silent
 from tasks_lib.tree import remove_tree
 

@@ -28,10 +28,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks_lib.cache import Cache
+from tasks_lib.cache import Cache, Options
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.errors import BlobCorruptError, BlobMissingError, FetchError
+from tasks_lib.errors import BlobCorruptError, BlobMissingError, CacheUnavailableError, FetchError
 from tasks_lib.fs import system_calls
+from tasks_lib.fs.locks import locked
+from tasks_lib.fs.trust import Trust
+from tasks_lib.progress import Silent
 from tests.archives import Member, tar
 from tests.origin import Origin, OriginRequest, reply, serving
 from tests.project import CLEAN, PORCH, PYTHONPATH, definition
@@ -463,6 +466,52 @@ def test_a_cache_that_others_can_write_is_refused(farm: Farm, place: str, mode: 
     assert (trusted.returncode == 0) == (mode == 0o775), trusted.stdout
 
 
+PARENTS: dict[str, tuple[str, str]] = {
+    "all": ("chmod 0777 {up}", "{up} is a parent directory of it, and all users can write to it (mode 0777)"),
+    "all, two above": ("mkdir {up}/a {up}/a/b; chmod 0777 {up}", "{up} is a parent"),
+    "a group": ("chgrp 65534 {up}; chmod 0770 {up}", "group 65534 can write to it"),
+    "its owner": ("chown 65534 {up}", "it is owned by user 65534"),
+    "its owner, with a sticky bit": ("chown 65534 {up}; chmod 1777 {up}", "it is owned by user 65534"),
+    "that of a symlink": ("mkdir {top}/own; ln -s {top}/own {up}/cache; chmod 0777 {up}", "{up} is a parent"),
+    "that of its target": ("ln -s {up} {top}/link; mkdir {up}/b; ln -s b {up}/cache; chmod 0777 {up}", "{up} is a"),
+    "a symlink of another user": (
+        "chmod 1777 {up}; mkdir {top}/own; ln -s {top}/own {up}/cache; chown -h 65534 {up}/cache",
+        "{up}/cache is a parent directory of it, and it is owned by user 65534",
+    ),
+    "all, with a sticky bit": ("chmod 1777 {up}", ""),
+    "nobody": ("chmod 0755 {up}", ""),
+}
+
+
+@root_only
+@pytest.mark.parametrize("case", PARENTS)
+def test_a_parent_that_others_can_write(tmp_path: Path, case: str) -> None:
+    """Whoever can replace a directory or symlink on the way to a cache can replace the cache: refused, or warned."""
+    made, message = PARENTS[case]
+    up = tmp_path / "up"
+    up.mkdir(mode=0o755)
+    places = {"up": str(up), "top": str(tmp_path)}
+    subprocess.run(["sh", "-ec", made.format(**places)], check=True)
+    root = (tmp_path / "link" if "target" in case else up / "a/b" if "two" in case else up) / "cache"
+    cache = Cache(root)
+    if not message:
+        assert cache.shelf.top == root / "v1"
+        return
+    with pytest.raises(CacheUnavailableError) as caught:
+        cache.shelf.top  # noqa: B018 - a property that raises
+    assert message.format(**places) in str(caught.value) and "cache_parents=warn" in str(caught.value)
+    assert [message.format(**places) in line for line in Trust(parents="warn").require_root(root)] == [True]
+    assert Trust(parents="ignore").require_root(root) == []
+
+
+def test_the_setting_for_parents(farm: Farm) -> None:
+    """With `cache_parents=warn`, every run warns about the parent; a no-op without it is refused again."""
+    farm.top.chmod(0o777)
+    refused, warned = farm.doit("list"), farm.doit("list", "cache_parents=warn")
+    assert refused.returncode == 3 and f"{farm.top} is a parent directory" in refused.stdout, refused.stdout
+    assert warned.returncode == 0 and f"warning: the cache cache is not safe: {farm.top} is a" in warned.stdout
+
+
 #: May read what Python and this checkout are, wherever they lie, and write nowhere.
 NOBODY = (
     "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
@@ -478,7 +527,7 @@ def test_a_read_only_cache(public: Farm) -> None:
     assert done.returncode == 0
     home = farm.top.parent / "home"
     home.mkdir()
-    home.chmod(0o777)
+    os.chown(home, 65534, 65534)
     build = f"build={home}/build"
     before = farm.files()
     hit = farm.doit(build, "extract:lib", before=NOBODY)
@@ -863,3 +912,44 @@ def test_order_for_a_power_loss(farm: Farm) -> None:
             assert later, line
             synced[line.split()[0]].clear()
     assert named >= 3
+
+
+#: Tries to take every lock below a directory, as a user who may only read; prints how many, and their files.
+TAKE_LOCKS = """
+import fcntl, os, sys
+held = []
+for root, _, files in os.walk(sys.argv[1]):
+    for path in (os.path.join(root, one) for one in files):
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError:
+            continue
+        if "lock" in path[len(sys.argv[1]):] or path.endswith(("doit.db", "-shm", "-wal")):
+            held.append(path)
+print(held)
+"""
+
+
+@root_only
+def test_locks_that_others_cannot_open(farm: Farm, tmp_path: Path) -> None:
+    """No other user can open a lock file or the database, old or new; with a trusted group its members can."""
+    assert farm.doit().returncode == 0
+    locks = [path for path in farm.top.rglob("*") if path.is_file() and "lock" in str(path.relative_to(farm.top))]
+    assert len(locks) > 3 and {stat.S_IMODE(path.stat().st_mode) for path in locks} == {0o600}
+    locks[0].chmod(0o644)  # as earlier versions made it
+    with locked(locks[0], timeout_s=1, progress=Silent()):
+        assert stat.S_IMODE(locks[0].stat().st_mode) == 0o600
+    (farm.top / "cache/doit.db").chmod(0o644)
+    assert farm.doit("fetch").returncode == 0
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    reader = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "python3", "-c", TAKE_LOCKS, str(farm.top)]
+    found = subprocess.run(reader, capture_output=True, text=True, check=True, cwd="/")
+    assert found.stdout == "[]\n"
+    shared = Cache(tmp_path / "shared", Options(trust=Trust(group=65534)))
+    shared.root.mkdir()
+    os.chown(shared.root, 0, 65534)
+    shared.root.chmod(0o2775)
+    with shared.lock("ab"):
+        status = (shared.root / "v1/locks/ab").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o660, 65534)

@@ -16,11 +16,17 @@ from tasks_lib import errors
         ("\u202egnp.exe", r"\u202egnp.exe"),
         (b"caf\xe9", r"caf\xe9"),
         ("\udce9", r"\udce9"),
+        ("##[group]a ###vso[b]", r"#\x23[group]a ##\x23vso[b]"),
+        ("a ##VSO[b] ##teamcity[c", r"a #\x23VSO[b] #\x23teamcity[c"),
+        (" ::add-mask::a ::b::", r" :\x3aadd-mask::a :\x3ab::"),
+        ("section_start:1:a\r\x1b[0K", r"section\x5fstart:1:a\r\x1b[0K"),
+        ("travis_fold:end:a", r"travis\x5ffold:end:a"),
+        ("std::string ## a #[b] [::1] section_x", "std::string ## a #[b] [::1] section_x"),
     ],
 )
 def test_escaped(text: str | bytes, shown: str) -> None:
     """Control characters, bidirectional overrides and undecodable bytes are shown as escapes."""
-    assert errors.escape_text(text) == shown
+    assert errors.escape_text(text) == errors.escape_text(shown) == shown
 
 
 @pytest.mark.parametrize(

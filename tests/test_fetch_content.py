@@ -433,9 +433,6 @@ def test_where_artifacts_come_from(run: Run, tmp_path: Path, cluster: Taskcluste
         ('[{"artifact": "public/x", "task": "T"}]', "has no 'extract'"),
         ('[{"artifact": "public/x/", "task": "T", "extract": true}]', "does not end in a valid file name"),
         ('[{"artifact": "public/..", "task": "T", "extract": true}]', "does not end in a valid file name"),
-        ('[{"artifact": "public/x", "task": "T", "extract": true, "dest": "../x"}]', "is outside the directory"),
-        ('[{"artifact": "public/x", "task": "T", "extract": true, "dest": "a/../../x"}]', "is outside the directory"),
-        ('[{"artifact": "public/x", "task": "T", "extract": true, "dest": "/x"}]', "is outside the directory"),
         ('[{"artifact": "private/x", "task": "T", "extract": true}]', "TASKCLUSTER_PROXY_URL is not set"),
         ('[{"artifact": "public/x", "task": "T", "extract": true}]', "HTTP 404"),
     ],
@@ -447,6 +444,66 @@ def test_wrong_lists(run: Run, tmp_path: Path, cluster: Taskcluster, listed: str
     assert ended.status == 1 and reason in ended.err, ended.err
     assert len(cluster.root.requests) == (reason == "HTTP 404")
     assert not (tmp_path / "f").exists() or not list((tmp_path / "f").iterdir())
+
+
+def test_dest_outside(run: Run, tmp_path: Path, cluster: Taskcluster) -> None:
+    """The author of the list may choose any directory: above the base, absolute, and through symlinks of the user."""
+    (tmp_path / "real/deep").mkdir(parents=True)
+    (tmp_path / "f").symlink_to("real/deep")
+    (tmp_path / "artifacts").symlink_to("real")
+    for name, dest in (("a", "../artifacts/x"), ("b", f"{tmp_path}/f/y"), ("c", "a/../../z"), ("d", ""), ("e", "y")):
+        cluster.publish(f"public/{name}", name.encode(), dest=dest)
+    ended = run("task-artifacts", "-d", tmp_path / "f", **cluster.environ)
+    assert ended.status == 0, ended.err
+    assert tree_of(tmp_path / "real") | {"z/c": (tmp_path / "z/c").read_text()} == {
+        "deep": "directory", "deep/d": "d", "deep/y": "directory", "deep/y/b": "b", "deep/y/e": "e",
+        "x": "directory", "x/a": "a", "z/c": "c",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("first", "link", "second"),
+    [
+        ("", "usr", "usr/lib"),
+        ("", "usr", "usr"),
+        ("", "a/b", "a/b/c/d"),
+        ("x", "usr", "x/usr/lib"),
+        ("x/../x", "usr", "./x//usr"),
+        ("../side", "usr", "../side/usr/lib"),
+        ("", "usr", "{base}/usr/lib"),
+        ("", "usr", "{alias}/usr/lib"),
+        ("{alias}", "usr", "usr/lib"),
+        ("..", "f", ""),
+    ],
+)
+def test_dest_through_a_symlink_of_an_archive(
+    run: Run, tmp_path: Path, cluster: Taskcluster, first: str, link: str, second: str
+) -> None:
+    """No `dest` goes through a symlink that an archive made: in any order, with any number of jobs, in a second run."""
+    base, outside, alias = tmp_path / "f", tmp_path / "outside", tmp_path / "alias"
+    outside.mkdir()
+    alias.symlink_to("f")
+    members = [Member(f"{above}/") for above in map(str, Path(link).parents) if above != "."]
+    archive = tar([*reversed(members), Member(link, kind=b"2", target=str(outside))])
+    places = {"base": str(base), "alias": str(alias)}
+    cluster.publish("public/a.tar", archive, dest=first.format(**places))
+    cluster.publish("public/b.tar", tar([Member("pwned", b"own")]), dest=second.format(**places))
+    both, base_is_needed = cluster.fetches.copy(), first == ".."
+    for listed in (both, both[::-1], both[:1], both):  # the third list makes the symlink, and the fourth one finds it
+        cluster.fetches[:] = listed
+        ended = run("task-artifacts", "-d", base, **cluster.environ, FETCH_JOBS="4")
+        assert tree_of(outside) == {}
+        assert ended.status == (len(listed) == 2 or base_is_needed)
+        assert not ended.status or repr(link) in ended.err or f"/{link} is a symlink" in ended.err, ended.err
+
+
+def test_a_file_where_a_dest_needs_a_directory(run: Run, tmp_path: Path, cluster: Taskcluster) -> None:
+    """A file in the way of another entry's directory is refused by name and does not replace that directory."""
+    cluster.publish("public/b.txt", b"b", dest="usr/lib")
+    cluster.publish("public/usr", b"a file")
+    ended = run("task-artifacts", "-d", tmp_path / "f", **cluster.environ)
+    assert ended.status == 1 and "public/usr puts the file 'usr' into" in ended.err, ended.err
+    assert (tmp_path / "f/usr/lib/b.txt").read_bytes() == b"b"
 
 
 def test_no_root_url(run: Run, tmp_path: Path) -> None:

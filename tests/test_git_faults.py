@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tasks_lib.progress import Silent
 from tasks_lib.steps.commit import commit_archive
 from tasks_lib.vcs.git.program import http_trace
 from tests.githost import daemon, http, mute, ssh
+from tests.origin import Origin, reply
 from tests.project import PYTHONPATH
 from tests.repositories import FILES, committed, forged, git, made, with_submodule
 from tests.test_git import CHILD, archived, make_context, members, source
@@ -92,6 +94,62 @@ def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
         error = refused(tmp_path / "c2", source(f"{host.url}/r/.git", commit), retries="2", backoff="0")
     assert "403" in str(error)
     assert len(host.requests) == 1
+
+
+#: What git appends to the URL of a repository.
+TAIL = "/info/refs?service=git-upload-pack"
+
+
+def test_redirects(tmp_path: Path, origin: Origin) -> None:
+    """A redirect is followed if its host may be asked; not into a denied network, to another scheme, or for ever."""
+    commit = made(tmp_path / "r", FILES)
+    with http(tmp_path) as host:
+        port = host.url.rpartition(":")[2]
+        places = {
+            "/moved/info/refs": f"{host.url}/r/.git{TAIL}",
+            "/again/info/refs": f"/moved{TAIL}",
+            "/denied/info/refs": f"http://127.9.0.1:{port}/r/.git{TAIL}",
+            "/zero/info/refs": f"http://[::ffff:127.9.0.1]:{port}/r/.git{TAIL}",
+            "/file/info/refs": f"file:///r/.git{TAIL}",
+            "/loop/info/refs": f"/loop{TAIL}",
+            "/login/info/refs": f"{host.url}/login",
+        }
+        origin.answers |= {path: reply(b"", "302 Found", Location=to) for path, to in places.items()}
+        settings = {"deny_networks": "127.9.0.0/16", "retries": "0"}
+        commit_archive(make_context(tmp_path / "c", None, **settings), source(f"{origin.url}/again", commit), Silent())
+        assert f"GET /r/.git{TAIL}" in host.requests
+        host.requests.clear()
+        for path, said in {
+            "denied": "its address 127.9.0.1 is in a blocked network\nFETCH_DENY_NETWORKS",
+            "zero": "is in a blocked network",
+            "file": "only http and https are allowed",
+            "loop": "more than 10 redirects",
+            "login": "error: 302",
+        }.items():
+            assert said in str(refused(tmp_path / "c2", source(f"{origin.url}/{path}", commit), None, **settings))
+        assert host.requests == []
+
+
+def test_denied_networks(tmp_path: Path) -> None:
+    """Git is not started for a URL or a submodule in a denied network, whatever the protocol and the spelling."""
+    with http(tmp_path) as host:
+        port = host.url.rpartition(":")[2]
+        hosts = ("127.0.0.1", "localhost", "0.0.0.0", "127.1", "[::ffff:127.0.0.1]", "[::]")
+        urls = [f"http://{one}:{port}/x.git" for one in hosts]
+        urls += [f"git://127.0.0.1:{port}/x", "ssh://git@127.1/x", "git@localhost:x", f"https://0:{port}/x"]
+        for url in urls:
+            error = refused(tmp_path / "c", source(url, "1" * 40), deny_networks="127.0.0.0/8,::1/128")
+            assert "is in a blocked network\nFETCH_DENY_NETWORKS" in str(error), url
+        made(tmp_path / "inner", FILES)
+        made(tmp_path / "outer", FILES)
+        with_submodule(tmp_path / "outer", str(tmp_path / "inner"), "inner")
+        modules = tmp_path / "outer/.gitmodules"
+        moved = re.sub(r"url = .*", f"url = http://127.9.0.1:{port}/inner", modules.read_text())
+        commit = committed(tmp_path / "outer", {".gitmodules": moved.encode()})
+        git(tmp_path, "clone", "-q", "--bare", "outer", "outer.git")
+        error = refused(tmp_path / "c", source(f"{host.url}/outer.git", commit), deny_networks="127.9.0.0/16")
+        assert "127.9.0.1 is in a blocked network" in str(error)
+        assert not [one for one in host.requests if "inner" in one or "x.git" in one]
 
 
 def test_a_mute_server(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -99,6 +100,26 @@ def test_without_hg(tmp_path: Path) -> None:
     """If hg is not installed, the message names the program to install."""
     with pytest.raises(ToolError, match="the program hg is not installed\ninstall hg"):
         commit_archive(make_context(tmp_path / "c", {"PATH": "/nowhere"}), source(tmp_path, "a" * 40), Silent())
+
+
+@needs_hg
+def test_redirects(tmp_path: Path, origin: Origin) -> None:
+    """Hg follows no redirect itself: each new URL is judged first."""
+    origin.answers |= {
+        "/denied": reply(b"", "302 Found", Location="http://127.9.0.1:9/r?cmd=capabilities"),
+        "/moved": reply(b"", "302 Found", Location="/busy?cmd=capabilities"),
+        "/busy": reply(b"", "429 Slow down"),
+    }
+    context = make_context(tmp_path / "c", retries="0", deny_networks="127.9.0.0/16")
+    for url, said in {
+        f"{origin.url}/denied": "127.9.0.1:9: its address 127.9.0.1 is in a blocked network",
+        "http://127.9.1:9/r": "is in a blocked network",
+        f"{origin.url}/moved": "/busy: hg exited with status 255: abort: HTTP Error 429",
+    }.items():
+        wanted = Hg(repo=url, revision="a" * 40, path_prefix="p", artifact_name="p.tar.zst")
+        with pytest.raises(TransportError, match=re.escape(said)):
+            commit_archive(context, wanted, Silent())
+    assert origin.paths() == ["/denied?cmd=capabilities", "/moved?cmd=capabilities", "/busy?cmd=capabilities"]
 
 
 @pytest.mark.slow

@@ -50,6 +50,9 @@ PLACES = {
     "content first and last": ("content-addressed: [{url: 'https://t.example/{algo}/{hex}'}, {url: 'https://c.example/cas/{sha256}', place: first}]", "https://o.example/a", "", [f"https://c.example/cas/{SHA}", "https://o.example/a", f"https://t.example/sha256/{SHA}"]),
     "block": ("block: o.example", "https://sub.o.example/a", ", mirrors: ['https://xo.example/a']", ["https://sub.o.example/a !", "https://xo.example/a"]),
     "block with a dot": ("block: o.example", "https://o.example./a", "", ["https://o.example./a !"]),
+    "block in every spelling": ("block: 127.9.0.1", "http://127.9.1/a", ", mirrors: ['http://2131296257/', 'http://0x7f.9.1/', 'http://[::ffff:127.9.0.1]/', 'http://[64:ff9b::7f09:1]/', 'http://127.9.0.1./', 'http://\uff11\uff12\uff17.9.0.1/', 'http://127.9.0.2/']", ["http://127.9.1/a !", "http://2131296257/ !", "http://0x7f.9.1/ !", "http://[::ffff:127.9.0.1]/ !", "http://[64:ff9b::7f09:1]/ !", "http://127.9.0.1./ !", "http://\uff11\uff12\uff17.9.0.1/ !", "http://127.9.0.2/"]),
+    "block a spelling": ("block: [127.9.1, '[::2]', 127.0.0.1, B\u00dcCHER.example]", "http://127.9.0.1/a", ", mirrors: ['http://[0::2]/', 'http://0/', 'http://[::]/', 'http://xn--bcher-kva.example/', 'http://b\u00fccher.example/']", ["http://127.9.0.1/a !", "http://[0::2]/ !", "http://0/ !", "http://[::]/ !", "http://xn--bcher-kva.example/ !", "http://b\u00fccher.example/ !"]),
+    "allow a spelling": ("allow: [127.0.0.1]", "http://127.1/a", ", mirrors: ['http://[64:ff9b::7f00:1]/a', 'http://0/a']", ["http://127.1/a", "http://[64:ff9b::7f00:1]/a !", "http://0/a !"]),
     "a rule makes no URL": ("rewrite: [{match: 'https://o.example/(.*)', to: ['http://[\\1/', 'https://h:\\1/', direct]}]", "https://o.example/x", "", ["http://[x/ !", "https://h:x/ !", "https://o.example/x"]),
     "a rule makes a scheme": ("rewrite: [{match: 'https://o.example/(.*)', to: ['mirror://\\1']}]", "https://o.example/x", "", ["mirror://x !"]),
     "allow": ("allow: [m.example]", "https://o.example/a", ", mirrors: ['https://m.example/a']", ["https://o.example/a !", "https://m.example/a"]),
@@ -71,6 +74,10 @@ WRONG = {
     "no slash": ("groups: {g: {urls: 'https://h.example/a'}}", "must end with a slash"),
     "word": ("groups: {g: {urls: 'https://h.example/', go-on: never}}", "invalid value 'never': use any-error or not-found"),
     "pattern": ("rewrite: [{match: '(', to: direct}]", "invalid regular expression"),
+    "unknown name": ("rewrite: [{match: '(?P<n>a)', to: 'https://h.example/\\g<m>'}]", "refers to a group that '(?P<n>a)' does not define"),
+    "bad escape": ("rewrite: [{match: 'a', to: 'https://h.example/\\x'}]", "has a backslash that does not begin a group"),
+    "lookahead": ("rewrite: [{match: '(?=a)', to: direct}]", "mirrors.yml:1: rewrite.1.match: invalid regular expression: invalid perl operator: (?=: write it in the syntax of RE2"),
+    "too many repetitions": ("rewrite: [{match: '(((a{1000}){1000}){1000}){1000}', to: direct}]", "invalid regular expression: invalid repetition size"),
     "back reference": ("rewrite: [{match: 'a', to: 'https://h.example/\\1'}]", "refers to a group that 'a' does not define"),
     "unknown group in a rule": (GROUP + "rewrite: [{match: 'a', to: 'mirror://gg/x'}]", "unknown mirror group 'gg': did you mean g?"),
     "no digest": ("content-addressed: [{url: 'https://h.example/'}]", "has no digest placeholder"),
@@ -78,6 +85,15 @@ WRONG = {
     "no host": ("block: ['https://h.example']", "invalid host 'https://h.example'"),
     "password": ("groups: {g: {urls: 'https://u:p@h.example/'}}", "contains a user name or password"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "pattern", ["https://h.example/(a+)+b/x", "https://h.example/(a|aa)+b/x", "(.*)*(.*)*(.*)*!", "(a?){90}b"]
+)
+def test_an_expression_that_would_explode(pattern: str) -> None:
+    """The time of an expression is linear, whatever its form: a URL that does not match is left as it is."""
+    url = f"https://h.example/{'a' * 90}/x"
+    assert places(f"rewrite: [{{match: '{pattern}', to: 'https://c.example/'}}]", url) == [url]
 
 
 @pytest.mark.parametrize("case", WRONG)

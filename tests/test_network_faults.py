@@ -512,6 +512,56 @@ def test_denied_networks(origin: Origin, store: Cache) -> None:
     assert len(origin.requests) == 1
 
 
+#: Hosts that reach 127.9.0.1 or this machine, and hosts that do not.
+DENIED = (
+    "127.9.0.1", "127.9.1", "2131296257", "0x7f.9.1", "0x7f090001", "017702200001", "127.9.0.1.", "%31%32%37.9.0.1",
+    "[::ffff:127.9.0.1]", "[::ffff:7f09:1]", "[::127.9.0.1]", "[64:ff9b::127.9.0.1]", "[64:ff9b:1::7f09:1]",
+    "[2002:7f09:1::]", "[2001:0:7f09:1::]", "[2001:0:1:1::80f6:fffe]", "[2001:db8::5efe:7f09:1]", "[::ffff:0:7f09:1]",
+    "0.0.0.0", "0", "0x0", "[::]", "[::ffff:0.0.0.0]", "[::1]", "[0:0:0:0:0:0:0:1]", "localhost", "a.localhost.",
+    "\uff11\uff12\uff17\u3002\uff19\u3002\uff10\u3002\uff11",
+)  # fmt: skip
+ALLOWED = (
+    "files.example",
+    "128.9.0.1",
+    "127.example",
+    "[64:ff9b::8.8.8.8]",
+    "[2001:db8::1]",
+    "1.2.3.4.5",
+    "0127.9.0.9",
+)
+
+
+def test_denied_in_every_spelling(store: Cache) -> None:
+    """A denied address is asked neither directly nor through a proxy, in no spelling, and not after a redirect."""
+    with serving({}) as proxy:
+        settings = TransportSettings(denied=("127.0.0.0/8", "::1/128"), proxies={"http": proxy.url})
+        downloader = Downloader(store, Transport(settings), Policy(retries=0, backoff_s=0.001))
+        for host in DENIED:
+            direct, target = f"http://{host}:{proxy.url.rpartition(':')[2]}/a", f"http://{host}/secret"
+            proxy.answers = {"http://files.example/a": redirect(target.encode().decode("latin-1"))}
+            for url in (direct, "http://files.example/a"):
+                with pytest.raises(AllSourcesFailedError, match="in a blocked network") as caught:
+                    downloader.obtain(wanted(url), Silent())
+                assert "FETCH_DENY_NETWORKS" in str(caught.value)
+        assert set(proxy.paths()) == {"http://files.example/a"}
+        proxy.requests.clear()
+        for host in ALLOWED:
+            proxy.answers = {f"http://{host}/a": reply(BODY)}
+            downloader.obtain(wanted(f"http://{host}/a", content=(len(BODY), PINNED.digest.hex)), Silent())
+            (store.root / "v1/blobs/sha256" / PINNED.digest.hex[:2] / PINNED.digest.hex).unlink()
+        assert len(proxy.requests) == len(ALLOWED)
+
+
+def test_a_denied_address_without_a_proxy(origin: Origin, store: Cache) -> None:
+    """Spellings that only the system's resolver knows are judged too."""
+    settings = TransportSettings(denied=("127.0.0.0/8", "::1/128"))
+    downloader = Downloader(store, Transport(settings), Policy(retries=0))
+    for host in ("127.1", "0", "0.0.0.0", "2130706433", "localhost", "[::ffff:0.0.0.0]", "[::]"):
+        with pytest.raises(AllSourcesFailedError, match="in a blocked network"):
+            downloader.obtain(wanted(f"http://{host}:{origin.url.rpartition(':')[2]}/a"), Silent())
+    assert not origin.requests
+
+
 def test_ten_definitions_one_dead_host(store: Cache, origin: Origin) -> None:
     """Ten definitions with the same dead origin and a working mirror wait for the origin once, not ten times."""
     origin.answers |= {f"/{n}": reply(BODY + bytes([n])) for n in range(10)}

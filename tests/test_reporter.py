@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.origin import Origin, in_turn, reply
-from tests.project import CLEAN, PYTHONPATH, TOOL
+from tests.origin import Origin, in_turn, reply, serving
+from tests.project import CLEAN, PORCH, PYTHONPATH, TOOL, definition, written
 
 ENVIRON = {
     name: value
@@ -209,8 +209,41 @@ def test_text_from_outside_is_escaped(ci: str, tmp_path: Path) -> None:
     assert re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", done.stdout) is None
     assert r".  x:evil\x1b]0;owned\x07\n::error::" in done.stdout
     assert "heard" in done.stdout
-    if ci == "GITHUB_ACTIONS":
-        assert not [line for line in done.stdout.splitlines() if re.match(r"\s*::(?!group|endgroup|error )", line)]
+    assert not [line for line in done.stdout.splitlines() if re.match(r"\s*::(?!group|endgroup|error )", line)]
+
+
+#: What the runners of CI services act on. Source: see `errors._CI_MARKERS`.
+COMMANDS = re.compile(
+    r"##\w*\[|^\s*::[a-z-]+.*::|section_(start|end):\d+:|travis_(fold|time):", re.MULTILINE | re.IGNORECASE
+)
+
+
+@pytest.mark.parametrize("ci", ["TF_BUILD", "GITHUB_ACTIONS"])
+def test_commands_of_a_ci_from_outside(ci: str, tmp_path: Path) -> None:
+    """No output holds a CI command of a server or a definition, in the middle of a line either; it stays readable."""
+    evil = (
+        "a ##[add-mask]b ##vso[task.setvariable variable=A]c ::set-output name=x::y section_start:1:s travis_fold:start"
+    )
+    answer = reply(f"{evil}\n::set-env name=A::b\n##[group]".encode(), f"403 No {evil}")
+    with serving({"/a": answer}) as origin:
+        text = definition("lib", f"{origin.url}/a", b"x").replace("the lib", f'"{evil}"')
+        written(tmp_path, {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": text})
+        shown = [
+            doit(tmp_path, *words, **{ci: "true"}) for words in (["fetch"], ["list", "--all"], ["info", "fetch:lib"])
+        ]
+        (tmp_path / "fetchdefs/fetch/all.yml").write_text(text.replace("size: 1", f'size: "{evil}"'))
+        shown += [
+            doit(tmp_path, *words, **{ci: "true"})
+            for words in (["list"], ["verify"], ["fetch", f"cache_parents={evil}"])
+        ]
+        (tmp_path / "fetchdefs/fetch/all.yml").write_text("")
+        shown.append(doit(tmp_path, "info", evil.replace("=", "-"), **{ci: "true"}))
+    for done in shown:
+        own = re.sub(
+            r"^::(group::doit|endgroup::|error file.*?::)", "", done.stdout + (done.stderr or ""), flags=re.MULTILINE
+        )
+        assert COMMANDS.search(own) is None, own
+        assert "add-mask" in own and "Traceback" not in own
 
 
 def test_an_outlandish_encoding(tmp_path: Path) -> None:

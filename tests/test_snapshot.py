@@ -274,7 +274,6 @@ def test_changed_code(tmp_path: Path) -> None:
         head,
         DefinitionCache(tmp_path / "l", ""),
         ({}, {}),
-        [],
         {"t": stamps.SnapshotRow((), ("/",), (1,))},
         ["t"],
     )
@@ -296,7 +295,7 @@ def _stamped(directory: Path, *names: str) -> tuple[Path, stamps.SnapshotHead]:
     time.sleep(2 * RACY_NS / 1e9)
     head, paths = stamps.SnapshotHead("code", "settings", "selection", 1), [str(directory / name) for name in names]
     row = stamps.SnapshotRow((), tuple(paths), look_at(paths))
-    stamps.write(directory / "s", head, DefinitionCache(directory / "l", ""), ({}, {}), [], {"t": row}, ["t"])
+    stamps.write(directory / "s", head, DefinitionCache(directory / "l", ""), ({}, {}), {"t": row}, ["t"])
     return directory / "s", head
 
 
@@ -378,3 +377,35 @@ def test_clock_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time_ns", lambda: 0)
     seen.settle()
     assert sum(slept) <= 2 * RACY_NS / 1e9
+
+
+def _planted(path: Path) -> None:
+    """Give a file to another user, as if that user had written it."""
+    os.chown(path, 65534, 65534)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_snapshot_of_another_user_is_not_believed(repository: Path) -> None:
+    """What another user planted while the cache was open to all is neither read nor used afterwards."""
+    cache = repository / "cache"
+    stamp(repository).chmod(0o666)
+    assert ran(doit(repository)) == []
+    assert stamp(repository).stat().st_mode & 0o777 == 0o644  # not believed, and written again
+    (published,) = (repository / "cache/artifacts").glob("*/*/tool.tar")
+    content = published.read_bytes()
+    shutil.move(cache / "artifacts", cache / "gone")
+    published.parent.mkdir(parents=True)
+    published.write_bytes(b"EVIL")
+    for planted in (stamp(repository), cache / "doit.db", next(cache.glob("definitions-*")), cache / "artifacts"):
+        _planted(planted)
+    cache.chmod(0o777)
+    refused = doit(repository)
+    assert refused.returncode == 3 and "all users can write to it" in refused.stdout
+    cache.chmod(0o755)
+    done = doit(repository)
+    assert done.returncode == 0, done.stdout
+    assert "artifacts is not used, because it is owned by user 65534" in done.stdout
+    assert "doit.db (it is owned by user 65534, not by user 0)" in done.stdout
+    assert published.read_bytes() == content and published.parent.parent.parent.stat().st_uid == 0
+    assert [path.read_bytes() for path in cache.glob("artifacts.untrusted-*/*/*/*")] == [b"EVIL"]
+    assert "nothing to do" in doit(repository).stdout

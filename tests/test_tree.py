@@ -313,6 +313,41 @@ def test_a_way_that_is_no_directory(kind: str, tmp_path: Path) -> None:
     assert left(tmp_path) == {"out", "out/a", "elsewhere", "records"}
 
 
+def test_a_way_through_a_symlink_of_a_neighbour(tmp_path: Path) -> None:
+    """A symlink of an archive in the path of another destination is refused in either order, and names the archive."""
+    out, records, outside = tmp_path / "out", tmp_path / "records", tmp_path / "outside"
+    (outside / "lib").mkdir(parents=True)
+    (outside / "lib/f").write_bytes(b"theirs")
+    one, two = Extraction(out, records / "one.json"), Extraction(out / "usr/lib", records / "two.json")
+    link, limits = Member("usr", kind=b"2", target=str(outside)), Limits(outward_symlinks="keep")
+
+    def extract_link() -> None:
+        one.extract(
+            io.BytesIO(tar([link])), name="one.tar", format="tar", reshape=Reshape(), limits=limits, key="k", progress=Silent()
+        )  # fmt: skip
+
+    extract(two, Member("f", b"ours"))
+    with pytest.raises(TreeError, match=r"one.tar puts 'usr' into .* where it already exists|both put 'usr'"):
+        extract_link()
+    two.clear(Silent())
+    extract_link()
+    with pytest.raises(TreeError, match=rf"a.tar needs a directory, is a symlink to '{outside}' of one.tar"):
+        extract(two, Member("f", b"ours"))
+    assert left(outside) == {"lib", "lib/f"} and (outside / "lib/f").read_bytes() == b"theirs"
+
+
+def test_a_destination_that_was_redirected(tmp_path: Path) -> None:
+    """When a symlink replaces a component of a destination, what is behind it is neither believed nor removed."""
+    out, outside = tmp_path / "out", tmp_path / "outside"
+    moved = Extraction(out / "usr/lib", tmp_path / "records/one.json")
+    extract(moved, Member("f", b"1"))
+    (out / "usr").rename(outside)
+    (out / "usr").symlink_to(outside)
+    assert not moved.holds("k")
+    moved.clear(Silent())
+    assert left(tmp_path) == {"out", "out/usr", "outside", "outside/lib", "outside/lib/f", "records"}
+
+
 def test_a_neighbour_that_was_killed(tmp_path: Path) -> None:
     """Leftovers of a neighbour's killed delivery are removed: its next delivery extracts them again."""
     out, records = tmp_path / "out", tmp_path / "records"

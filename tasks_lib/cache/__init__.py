@@ -8,14 +8,15 @@ docs/cache.md describes the files and the behaviour on shared, read-only and net
 from __future__ import annotations
 
 from tasks_lib.cache.cache import Cache
+from tasks_lib.cache.options import LOCK_TIMEOUT_S, Options
 from tasks_lib.cache.partial import Partial
 from tasks_lib.cache.results import Result
-from tasks_lib.cache.trust import LOCK_TIMEOUT_S, Options, Trust
 from tasks_lib.cache.writer import Writer
 from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.fs.copying import LinkMode, can_clone, link_or_copy, link_or_copy_name
 from tasks_lib.fs.files import Durability
 from tasks_lib.fs.locks import locked
+from tasks_lib.fs.trust import Trust
 
 __all__ = [
     "LOCK_TIMEOUT_S",

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from tasks_lib.cache.hash_cache import HashCache
+from tasks_lib.cache.options import Options
 from tasks_lib.cache.quarantine import Quarantine
-from tasks_lib.cache.trust import FORMAT, Options
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError, CacheUnavailableError, escape_text
 from tasks_lib.fs import files, locks, system_calls
 from tasks_lib.fs.fingerprint import Fingerprint, settled_fingerprint
+from tasks_lib.fs.trust import FORMAT
 from tasks_lib.progress import Progress
 
 _MISSING: Final = (errno.ENOENT, errno.ENOTDIR)
@@ -93,11 +94,6 @@ class BlobDirectory:
         self.root, self.options = root, options
         self._top, self._upper = root / FORMAT, upper
 
-    @property
-    def guarded(self) -> tuple[Path, ...]:
-        """The directories that untrusted users must not be able to write to."""
-        return (self.root.resolve(), self._top, *(self._top / name for name in ("blobs", "results", "locks")))
-
     @cached_property
     def top(self) -> Path:
         """The directory of this format, after the check that untrusted users cannot write to it.
@@ -105,13 +101,7 @@ class BlobDirectory:
         Raises:
             CacheUnavailableError: untrusted users can write to it.
         """
-        for path in self.guarded:
-            with files.convert_os_errors(path):
-                try:
-                    status = path.lstat()
-                except FileNotFoundError:
-                    continue
-            self.options.trust.require(path, status)
+        self.options.trust.require_root(self.root)  # the entry points show its warnings
         return self._top
 
     @cached_property

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 from tasks_lib.cache import results, usage
 from tasks_lib.cache.blobs import BlobDirectory, LeasedBlob
 from tasks_lib.cache.directories import Directories
+from tasks_lib.cache.options import Options
 from tasks_lib.cache.partial import Partial, open_partial
 from tasks_lib.cache.results import Result
-from tasks_lib.cache.trust import Options
 from tasks_lib.cache.writer import Writer
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError
@@ -274,10 +274,6 @@ class Cache:
         path = self._directory("locks") / name
         with locked(path, timeout_s=self.options.lock_timeout_s, progress=progress or Silent()):
             yield
-
-    def guarded(self) -> list[Path]:
-        """Return the directories that untrusted users must not be able to write to; their modes decide the check."""
-        return [path for shelf in self._blob_directories for path in shelf.guarded]
 
     def inputs(self, *, digest: Digest | None = None, key: str = "") -> list[str]:
         """Return the files whose state decides whether the cache has a blob, or which result a recipe key has."""

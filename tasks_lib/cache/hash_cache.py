@@ -13,9 +13,9 @@ import weakref
 from pathlib import Path
 from typing import Final
 
-from tasks_lib.cache.trust import Trust
 from tasks_lib.fs import files
 from tasks_lib.fs.fingerprint import Fingerprint
+from tasks_lib.fs.trust import Trust
 
 #: Valid lengths of the hex digest in a line; in a torn line the length differs.
 _HEX_LENGTHS: Final = (64, 128)

@@ -18,9 +18,9 @@ from typing import Final, Literal, NamedTuple
 from tasks_lib.cache import results, usage
 from tasks_lib.cache.blobs import BlobDirectory
 from tasks_lib.cache.quarantine import Quarantine
-from tasks_lib.cache.trust import FORMAT
 from tasks_lib.fs import atomic, files, locks
 from tasks_lib.fs.locks import locked
+from tasks_lib.fs.trust import FORMAT
 from tasks_lib.progress import Progress
 
 RemoveTree = Callable[[Path], None]

@@ -15,9 +15,9 @@ from typing import Final
 
 import msgspec
 
-from tasks_lib.cache.trust import Trust
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.fs import files
+from tasks_lib.fs.trust import Trust
 
 Provenance = Mapping[str, str | int | float]
 

@@ -22,7 +22,7 @@ from doit.exceptions import InvalidCommand
 
 from tasks_lib.engine.base_command import BaseCommand, format_write_error
 from tasks_lib.engine.loader import Loader
-from tasks_lib.errors import FetchError, OfflineError, UnknownNameError, escape_text
+from tasks_lib.errors import FetchError, OfflineError, UnknownNameError, escape_lines, escape_text
 from tasks_lib.session import current_session
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class TaskCommand(BaseCommand):
 def _print_refusal(error: FetchError) -> int:
     """Print why nothing was done; return the matching exit status."""
     statuses = {UnknownNameError: NOT_FOUND, OfflineError: FAILED}
-    sys.stderr.write(f"ERROR: {error}\n")
+    sys.stderr.write(f"ERROR: {escape_lines(str(error))}\n")
     return statuses.get(type(error), NOTHING_RAN)
 
 

@@ -13,7 +13,7 @@ from doit.exceptions import InvalidCommand
 
 from tasks_lib.engine import help_pages
 from tasks_lib.engine.base_command import BaseCommand, require_directory
-from tasks_lib.errors import SettingError
+from tasks_lib.errors import SettingError, escape_lines
 from tasks_lib.session import current_session
 
 _HELP: Any = DoitHelp  # doit has no types
@@ -76,5 +76,5 @@ class HelpCommand(BaseCommand, _HELP):  # type: ignore[misc]
         try:
             sys.stdout.write(f"{help_pages.render_settings_page()}\n")
         except SettingError as error:
-            raise InvalidCommand(str(error)) from None  # type: ignore[no-untyped-call]  # doit has no types
+            raise InvalidCommand(escape_lines(str(error))) from None  # type: ignore[no-untyped-call]  # doit has no types
         return 0

@@ -21,7 +21,7 @@ from doit.exceptions import InvalidCommand
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
 from tasks_lib.engine.base_command import BaseCommand, load_dodo
-from tasks_lib.errors import CacheError, DefinitionError, FetchError, SettingError, escape_text
+from tasks_lib.errors import CacheError, DefinitionError, FetchError, SettingError, escape_lines, escape_text
 from tasks_lib.incremental.definition_files import digest_of, load
 from tasks_lib.progress import Facts, LineProgress, describe_wait
 from tasks_lib.session import current_session
@@ -55,9 +55,9 @@ class _CacheCommand(BaseCommand, abc.ABC):
             assert session is not None
             return self.work(session.context, params, args, progress)
         except (SettingError, DefinitionError) as error:
-            raise _usage_error(str(error)) from None
+            raise _usage_error(escape_lines(str(error))) from None
         except FetchError as error:
-            sys.stderr.write(f"{error}\n")
+            sys.stderr.write(f"{escape_lines(str(error))}\n")
             return 3
         except KeyboardInterrupt:
             progress.cancel()
@@ -315,7 +315,7 @@ def _describe_phase(name: str, facts: Facts) -> str:
 
 
 def _print_lines(lines: list[str]) -> None:
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.write("".join(f"{escape_text(line)}\n" for line in lines))
 
 
 def _usage_error(message: str) -> InvalidCommand:

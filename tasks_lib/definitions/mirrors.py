@@ -9,6 +9,8 @@ Source of the terms: Bazel's downloader configuration (rewrite, allow, block), G
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location
 from tasks_lib.definitions.values import Place, StaticUrl
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, parse_yaml
 from tasks_lib.digest import Integrity
+from tasks_lib.network import parse_address, reached_by
 
 #: Maximum number of URLs for one definition; more would be a mistake in the rules.
 MAX_PLACES: Final = 64
@@ -78,7 +81,7 @@ class Mirrors:
     def _named(self, url: str) -> Iterator[Place]:
         """Yield the URLs to try for one URL: from the first matching rule, else from its group, else itself."""
         for rule in self.rules:
-            match = re.fullmatch(rule.match, url)
+            match = _compiled(rule.match).fullmatch(url)
             if match:
                 for template in rule.to:
                     if template == _DIRECT:
@@ -111,9 +114,9 @@ class Mirrors:
 
     def refusal(self, host: str) -> str:
         """Return why a host must not be contacted (it is blocked or not allowed), "" if it may be."""
-        host = host.rstrip(".")  # "h." is "h", RFC 1034 3.1
+        host = _canonical(host)
         reason = ""
-        if any(_is_below(host, one) for one in self.block):
+        if any(_is_below(host, one) or _is_same_machine(host, one) for one in self.block):
             reason = f"{host} is blocked by mirrors.yml"
         elif self.allow and not any(_is_below(host, one) for one in self.allow):
             reason = f"{host} is not allowed by mirrors.yml"
@@ -134,6 +137,23 @@ def _is_below(host: str, name: str) -> bool:
     return name == "*" or host == name or host.endswith(f".{name}")
 
 
+def _canonical(host: str) -> str:
+    """Return the one spelling of a host: of an address as of ipaddress, of a name in ASCII and without a final dot."""
+    address = parse_address(host)
+    if address is not None:
+        return str(getattr(address, "ipv4_mapped", None) or address)
+    with contextlib.suppress(UnicodeError):
+        host = host if host.isascii() else host.encode("idna").decode("ascii")
+        return host.lower().rstrip(".")  # "h." is "h", RFC 1034 3.1
+    return host
+
+
+def _is_same_machine(host: str, blocked: str) -> bool:
+    """Whether both are addresses, and `host` is a form of the blocked one."""
+    one, two = parse_address(host), parse_address(blocked)
+    return one is not None and two is not None and not reached_by(one).isdisjoint(reached_by(two))
+
+
 # --- reading ------------------------------------------------------------------------------------
 
 
@@ -148,6 +168,8 @@ def _template(node: Node, _where: Location) -> str:
     text = read_text(node)
     if text != _DIRECT and not re.match(r"(https?|mirror|file):", text):
         raise FieldError(f"invalid target {text[:60]!r}", r"use a URL with \1, mirror://GROUP/\1, or direct")
+    if "\\" in _REFERENCE.sub("", text):
+        raise FieldError(r"has a backslash that does not begin a group such as \1", "percent-encode it as %5C")
     return text
 
 
@@ -163,15 +185,35 @@ def _address(node: Node, _where: Location) -> str:
 def _pattern(node: Node, _where: Location) -> str:
     text = read_text(node)
     try:
-        re.compile(text)
-    except re.error as error:
-        raise FieldError(f"invalid regular expression: {error}", "check brackets and escapes") from error
+        _compiled(text)
+    except ValueError as error:
+        raise FieldError(f"invalid regular expression: {error}", "write it in the syntax of RE2") from error
     return text
 
 
+#: A reference to a group in a target: its number, or its name.
+_REFERENCE: Final = re.compile(r"\\(?:(\d{1,3})|g<(\w+)>)")
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(pattern: str) -> Any:
+    """Compile a regular expression of RE2, whose time is linear in the length of a URL and whose memory is bounded.
+
+    Raises:
+        ValueError: it is invalid, too large, or has a construct that has no linear time, such as a lookahead.
+    """
+    import re2  # needed only with rewrite rules
+
+    re2.set_fallback_notification(re2.FALLBACK_EXCEPTION)  # never the backtracking matcher of the standard library
+    try:
+        return re2.compile(pattern)
+    except re2.error as error:
+        raise ValueError(str(error)) from error
+
+
 def _host(node: Node, _where: Location) -> str:
-    text = read_text(node).lower()
-    if not re.fullmatch(r"\*|[a-z0-9_][a-z0-9._-]*", text):
+    text = _canonical(read_text(node))
+    if parse_address(text) is None and not re.fullmatch(r"\*|[a-z0-9_][a-z0-9._-]*", text):
         raise FieldError(f"invalid host {text[:60]!r}", "write example.org, which includes its subdomains, or *")
     return text
 
@@ -230,9 +272,10 @@ def _rows(table: FieldTable) -> Any:
 def _rules(node: Node, where: Location) -> tuple[Rule, ...]:
     rules = []
     for row in _rows(_RULE)(node, where):
-        groups = re.compile(row["match"]).groups
+        pattern = _compiled(row["match"])
+        known = {*map(str, range(pattern.groups + 1)), *pattern.groupindex}
         for template in row["to"]:
-            if any(int(number) > groups for number in re.findall(r"\\(\d+)", template)):
+            if not known.issuperset(filter(None, itertools.chain(*_REFERENCE.findall(template)))):
                 where.wrong(
                     f"{template[:60]!r} refers to a group that {row['match'][:60]!r} does not define",
                     "count its parentheses",

@@ -16,7 +16,7 @@ from tasks_lib.engine.base_command import SETTINGS_ONLY
 from tasks_lib.engine.checker import MD5Checker
 from tasks_lib.engine.slim_task import slim_tasks
 from tasks_lib.engine.state import snapshot_path
-from tasks_lib.errors import FetchError, escape_text
+from tasks_lib.errors import FetchError, escape_lines, escape_text
 from tasks_lib.session import Session, current_session, start_session
 from tasks_lib.settings import SETTINGS, Settings, find_misspelt, load_project_table
 
@@ -45,13 +45,14 @@ def _created(environ: Mapping[str, str]) -> Session:
     try:
         given = read_configuration()
         found = Session(Settings.parse(**given._asdict()), environ)
+        warnings = [] if SETTINGS_ONLY.get() else found.settings.judge_cache()
         # a snapshot shows that the cache was opened before, and may answer alone; `enter` reports an unusable path
         if not SETTINGS_ONLY.get() and not os.path.exists(snapshot_path(str(found.database))):  # noqa: PTH110 - never raises
             found.enter()
     except FetchError as error:
-        raise InvalidDodoFile(str(error)) from None
+        raise InvalidDodoFile(escape_lines(str(error))) from None
     # Source: doit 0.37, `doit_cmd.get_var`, which returns one variable and does not list them
-    for line in find_misspelt(getattr(doit_cmd, "_CMDLINE_VARS", None) or (), environ):
+    for line in [*warnings, *find_misspelt(getattr(doit_cmd, "_CMDLINE_VARS", None) or (), environ)]:
         sys.stderr.write(f"warning: {escape_text(line)}\n")
     start_session(found)
     return found
@@ -68,7 +69,7 @@ def task_fetchdefs() -> Iterator[Task]:
     try:
         graph = found.graph
     except FetchError as error:
-        raise InvalidDodoFile(str(error)) from None
+        raise InvalidDodoFile(escape_lines(str(error))) from None
     yield from slim_tasks(graph.tasks())
 
 

@@ -21,7 +21,7 @@ from tasks_lib.engine import slim_task
 from tasks_lib.engine.base_command import YIELDING, load_dodo
 from tasks_lib.engine.dodo import task_fetchdefs
 from tasks_lib.engine.state import snapshot_path
-from tasks_lib.errors import DefinitionError, UnknownNameError, escape_text
+from tasks_lib.errors import DefinitionError, UnknownNameError, escape_lines, escape_text
 from tasks_lib.graph.names import GROUPS, resolve_names
 from tasks_lib.incremental.run_plan import RunPlan, plan_run
 from tasks_lib.incremental.selection import Names, closure, owner_of, owners
@@ -64,7 +64,7 @@ class Loader:
                 return named(self._all(cmd, pos_args), pos_args)
             return self._configured(self._chosen(found, cmd, pos_args))
         except DefinitionError as error:
-            raise InvalidDodoFile(str(error)) from None
+            raise InvalidDodoFile(escape_lines(str(error))) from None
 
     def _all(self, cmd: Any, pos_args: list[str]) -> list[Task]:
         tasks: list[Task] = self._inner.load_tasks(cmd=cmd, pos_args=pos_args)

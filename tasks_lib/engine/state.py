@@ -20,6 +20,8 @@ from typing import Any, Final, Protocol
 
 from tasks_lib.engine.state_database import UnusableDatabaseError, connect, read_only_rows, set_aside
 from tasks_lib.errors import escape_text
+from tasks_lib.fs.trust import NOBODY
+from tasks_lib.session import current_session
 
 #: Maximum seconds until a finished task is written.
 INTERVAL_S: Final = 0.5
@@ -53,6 +55,8 @@ class StateBackend:
         del module_name  # only doit's dbm backend needs it
         self.name = name
         self._codec = codec
+        session = current_session()
+        self._trust = session.settings.trust if session is not None else NOBODY
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._opened = False
@@ -200,7 +204,7 @@ class StateBackend:
             return
         self._opened = True
         try:
-            self._connection = connect(self.name)
+            self._connection = connect(self.name, self._trust)
             self._forgotten = self._times()
         except UnusableDatabaseError as error:
             self._replace(error)
@@ -218,16 +222,16 @@ class StateBackend:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
         self._connection = None
-        aside = set_aside(self.name)
+        aside = set_aside(self.name, self._trust)
         if aside is not None:
             self._warn(f"cannot use {self.name} ({error}); file moved to {aside}; nothing needs to be fetched again")
         self._dirty.update(self._rows, self._written)
         with contextlib.suppress(UnusableDatabaseError, sqlite3.Error):  # the next write reports the error
-            self._connection = connect(self.name)
+            self._connection = connect(self.name, self._trust)
             self._forgotten = self._times()
 
     def _warn(self, line: str) -> None:
-        sys.stderr.write(f"doit-fetch: {line}\n")
+        sys.stderr.write(f"doit-fetch: {escape_text(line)}\n")
         sys.stderr.flush()
 
     # --- writing
@@ -253,7 +257,7 @@ class StateBackend:
             return
         self._open()
         try:
-            self._connection = self._connection or connect(self.name)
+            self._connection = self._connection or connect(self.name, self._trust)
             self._transaction(self._connection)
         except (sqlite3.OperationalError, UnusableDatabaseError) as error:
             self._rollback(error)

@@ -6,15 +6,21 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from tasks_lib.fs import files
+from tasks_lib.fs.trust import NOBODY, Trust
+
 #: Identifies the file and its schema; increase VERSION when the schema changes.
 #: Source: https://www.sqlite.org/pragma.html#pragma_application_id
 APPLICATION: Final = 0x646F6974
 VERSION: Final = 1
+#: Suffixes of the files of a database; sqlite replays a WAL file that it finds. Source: https://www.sqlite.org/wal.html
+_SUFFIXES: Final = ("-wal", "-shm", "")
 #: Seconds to wait for another process's transaction, which takes milliseconds.
 _BUSY_S: Final = 60.0
 
@@ -33,18 +39,21 @@ class UnusableDatabaseError(Exception):
     """The file is not a state database of this version."""
 
 
-def connect(name: str) -> sqlite3.Connection:
+def connect(name: str, trust: Trust = NOBODY) -> sqlite3.Connection:
     """Open the database; create it if missing.
 
     Raises:
-        UnusableError: it belongs to another program or version.
+        UnusableDatabaseError: it belongs to another program or version, or untrusted users can write to it.
         sqlite3.OperationalError: it cannot be opened: permissions, space, a lock.
         sqlite3.DatabaseError: it is corrupt.
     """
+    if reason := _objection(name, trust):
+        raise UnusableDatabaseError(reason)
+    _make_private(Path(name), trust)
     connection = sqlite3.connect(name, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         if _read_version(connection) != (APPLICATION, VERSION):
-            with _locked(Path(name).parent):  # sqlite does not make concurrent changes to WAL mode wait
+            with _locked(Path(name), trust):  # sqlite does not make concurrent changes to WAL mode wait
                 _create_schema(connection)
         connection.execute("pragma synchronous=normal")
     except OSError as error:  # no file descriptor left
@@ -64,6 +73,24 @@ def read_only_rows(name: str) -> dict[str, str]:
     return {}
 
 
+def _make_private(path: Path, trust: Trust) -> None:
+    """Create the file, or correct its mode; sqlite gives the same mode to the WAL files, in which it takes locks."""
+    with contextlib.suppress(OSError):  # a database that cannot be written is still read
+        if not path.exists():
+            os.close(_open_private(path, os.O_EXCL, trust))
+        elif (status := path.stat()).st_uid == os.geteuid() and status.st_mode & 0o007:
+            path.chmod(stat.S_IMODE(status.st_mode) & ~0o007)
+
+
+def _open_private(path: Path, flags: int, trust: Trust) -> int:
+    """Open or create a file that only this user and the trusted group can open; return its descriptor."""
+    mode = files.PRIVATE | (0o060 if trust.group >= 0 else 0)
+    descriptor = os.open(path, flags | os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    with contextlib.suppress(OSError):  # another user owns the file
+        os.fchmod(descriptor, mode)
+    return descriptor
+
+
 def _read_version(connection: sqlite3.Connection) -> tuple[int, ...]:
     return tuple(connection.execute(f"pragma {mark}").fetchone()[0] for mark in ("application_id", "user_version"))
 
@@ -77,18 +104,23 @@ def _create_schema(connection: sqlite3.Connection) -> None:
     connection.executescript(_SCHEMA)
 
 
-def set_aside(name: str) -> Path | None:
+def set_aside(name: str, trust: Trust) -> Path | None:
     """Rename the database and its WAL files; return the new path, None if another process did so or it failed."""
     path = Path(name)
     aside = path.with_name(f"{path.name}.unusable-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-    with contextlib.suppress(OSError), _locked(path.parent):
-        if _is_intact(path):
+    with contextlib.suppress(OSError), _locked(path, trust):
+        if not _objection(name, trust) and _is_intact(path):
             return None
-        for suffix in ("-wal", "-shm", ""):
+        for suffix in _SUFFIXES:
             with contextlib.suppress(FileNotFoundError):
                 path.with_name(path.name + suffix).replace(aside.with_name(aside.name + suffix))
         return aside
     return None
+
+
+def _objection(name: str, trust: Trust) -> str:
+    """Return which untrusted users can write to the database or to one of its WAL files, "" for none."""
+    return next(filter(None, (trust.objection_at(name + suffix) for suffix in _SUFFIXES)), "")
 
 
 def _is_intact(path: Path) -> bool:
@@ -104,9 +136,9 @@ def _is_intact(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Lock the directory, so that one process at a time creates the file or sets it aside."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _locked(path: Path, trust: Trust) -> Iterator[None]:
+    """Hold the lock of a database, so that one process at a time creates the file or sets it aside."""
+    descriptor = _open_private(path.with_name(f".{path.name}.lock"), 0, trust)
     try:
         with contextlib.suppress(OSError):  # the file system has no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)

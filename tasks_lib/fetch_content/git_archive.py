@@ -22,7 +22,6 @@ from tasks_lib.fetch_content.run import Run, check_destination, open_run
 from tasks_lib.steps.commit import commit_archive
 from tasks_lib.steps.repository_access import open_repositories
 from tasks_lib.transport import redacted
-from tasks_lib.vcs.git import GitRepository
 
 #: Largest response of the secrets service in bytes. Source: Taskcluster stores a secret in one database row.
 _MAX_SECRET_BYTES: Final = 1 << 20
@@ -88,8 +87,7 @@ def _resolve(run: Run, source: Git, name: str, key: str) -> str:
         open_repositories(run, source, run.progress, key) as access,
         tempfile.TemporaryDirectory(prefix="doit-fetch-") as directory,
     ):
-        repository = GitRepository(Path(directory) / "names", run.repositories)
-        return repository.resolve(source.repo, name, run.progress, key=access.key)
+        return access.resolve(name, Path(directory) / "names")
 
 
 def _parse_repository(repo: str) -> str:

@@ -102,10 +102,13 @@ def open_run(environ: Mapping[str, str], beside: Path) -> Iterator[Run]:
     beside.mkdir(parents=True, exist_ok=True)
     progress = LineProgress(log, _describe)
     if environ.get("FETCH_CACHE_DIR"):
-        yield _run(environ, progress, {})
+        run = _run(environ, progress, {})
+        for line in run.settings.judge_cache():
+            log(f"warning: {line}")
+        yield run
         return
     with private_directory(beside) as cache:
-        yield _run(environ, progress, {"cache": str(cache), "durability": "fast"})
+        yield _run(environ, progress, {"cache": str(cache), "durability": "fast", "cache_parents": "ignore"})
 
 
 def _run(environ: Mapping[str, str], progress: LineProgress, variables: Mapping[str, str]) -> Run:

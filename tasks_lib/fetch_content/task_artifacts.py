@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -25,6 +25,7 @@ from tasks_lib.errors import DamagedArchiveError, IntegrityError, SettingError, 
 from tasks_lib.fetch_content import static_url
 from tasks_lib.fetch_content.archive_detection import detect_archive
 from tasks_lib.fetch_content.console import log
+from tasks_lib.fetch_content.destinations import Destinations
 from tasks_lib.fetch_content.run import Run, open_run, private_directory
 from tasks_lib.transport import redacted
 from tasks_lib.tree import Extraction
@@ -42,14 +43,16 @@ def task_artifacts(dest: str, environ: Mapping[str, str]) -> None:
         OSError: a directory cannot be written.
     """
     begun = time.monotonic()
-    artifacts = parse_moz_fetches(environ, Path(os.path.abspath(dest)))  # noqa: PTH100 - does not resolve the user's symlinks
+    base = Path(os.path.abspath(dest))  # noqa: PTH100 - does not resolve the user's symlinks
+    artifacts = parse_moz_fetches(environ, base)
     if artifacts:
-        with open_run(environ, Path(dest)) as run:
-            _fetch_all(run, artifacts)
+        places = Destinations(base, (artifact.directory for artifact in artifacts))
+        with open_run(environ, base) as run:
+            _fetch_all(run, artifacts, places)
     static_url.report_duration(time.monotonic() - begun, environ)
 
 
-def _fetch_all(run: Run, artifacts: list[MozFetch]) -> None:
+def _fetch_all(run: Run, artifacts: list[MozFetch], places: Destinations) -> None:
     trust = _TrustChains(run)
     with ExitStack() as stack:
         pool = ThreadPoolExecutor(max(1, run.settings.jobs), "fetch")
@@ -58,7 +61,7 @@ def _fetch_all(run: Run, artifacts: list[MozFetch]) -> None:
         for artifact in artifacts:
             staged.append((artifact, pool.submit(_stage, run, artifact, trust)))
         for artifact, future in staged:
-            future.result().merge(artifact)
+            future.result().merge(artifact, places)
 
 
 def _shut_down(run: Run, pool: ThreadPoolExecutor, kind: type[BaseException] | None, *_: object) -> None:
@@ -74,9 +77,10 @@ class _Staged:
     tree: Path
     close: Callable[[], None]
 
-    def merge(self, artifact: MozFetch) -> None:
+    def merge(self, artifact: MozFetch, places: Destinations) -> None:
         """Move the tree into the artifact's directory; its files replace existing ones."""
         try:
+            places.check(self.tree, artifact.directory, artifact.name)
             merge_tree(self.tree, artifact.directory, self.tree.parent)
         finally:
             self.close()
@@ -195,10 +199,10 @@ class MozFetch:
 
 
 def parse_moz_fetches(environ: Mapping[str, str], base: Path) -> list[MozFetch]:
-    """Parse the list in the environment, in its order; directories are below `base`.
+    """Parse the list in the environment, in its order; relative directories start at `base`.
 
     Raises:
-        SettingError: no list, an entry without a required key, a directory outside `base`, or no URL to fetch from.
+        SettingError: no list, an entry without a required key, or no URL to fetch from.
     """
     text = environ.get("MOZ_FETCHES")
     if text is None:
@@ -254,26 +258,12 @@ def _url(root: str, task: str, name: str) -> str:
 
 
 def _directory(one: Mapping[str, Any], base: Path, where: str) -> Path:
-    """Return the destination directory, below `base`.
+    """Return the destination directory, normalised; like upstream, it may be outside of `base`.
 
     Raises:
-        SettingError: `dest` is not text, or is outside `base`.
+        SettingError: `dest` is not text.
     """
     dest = one.get("dest") or ""
     if not isinstance(dest, str) or "\0" in dest:
         raise SettingError(f"{where}: 'dest' is not valid text")
-    parts: list[str] = []
-    path = PurePosixPath(dest)
-    for part in path.parts:
-        if part == "..":
-            if not parts:
-                break
-            parts.pop()
-        else:
-            parts.append(part)
-    else:
-        if not path.is_absolute():
-            return base.joinpath(*parts)
-    raise SettingError(
-        f"{where}: dest {escape_text(dest)!r} is outside the directory {base}", hint="'dest' must be a path below it"
-    )
+    return Path(os.path.normpath(base / dest))

@@ -39,6 +39,10 @@ _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
+#: Mode of files that other users must not open: a lock needs no write permission. Source: flock(2).
+PRIVATE: Final = 0o600
+
+
 class NotRegularError(OSError):
     """A symlink, FIFO, directory or device where a regular file is expected."""
 
@@ -155,17 +159,21 @@ def _make_one_directory(path: Path) -> bool:
     return True
 
 
-def open_shared(path: Path, flags: int) -> int:
-    """Open or create a file that is group-writable if its directory is; return its descriptor.
+def open_shared(path: Path, flags: int, mode: int = 0o644) -> int:
+    """Open or create a file that its group can read and write if its directory is group-writable.
+
+    Return its descriptor.
 
     Raises:
         OSError: the file system rejects the operation.
     """
-    mode = 0o644 | _inherited_bits(str(path.parent), int(time.monotonic())) & stat.S_IWGRP
+    grouped = _inherited_bits(str(path.parent), int(time.monotonic())) & stat.S_IWGRP
+    mode |= 0o060 if grouped else 0
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
-    if mode & stat.S_IWGRP:
+    if grouped or mode == PRIVATE:
         with contextlib.suppress(OSError):  # another user owns the file
-            os.fchmod(descriptor, mode)
+            if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+                os.fchmod(descriptor, mode)
     return descriptor
 
 

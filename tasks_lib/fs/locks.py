@@ -1,7 +1,8 @@
 """File locks that the kernel releases when their holder exits, even if it is killed.
 
-The existence of a lock file has no meaning. Its content is the process id of the holder, for messages to waiting
-processes. Prune may remove a file that is not locked; a process that locks a removed file opens it again.
+The existence of a lock file has no meaning. Only its owner and a trusted group can open it, because a user who can read
+a file can hold its lock. Its content is the process id of the holder, for messages to waiting processes. Prune may
+remove a file that is not locked; a process that locks a removed file opens it again.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def _acquire(path: Path, kind: int, timeout_s: float, progress: Progress) -> int
     """Return the descriptor of the lock file at `path`, locked and not removed meanwhile."""
     while True:
         with files.convert_os_errors(path):
-            descriptor = files.open_shared(path, _FLAGS)
+            descriptor = files.open_shared(path, _FLAGS, files.PRIVATE)
         try:
             _wait_for(descriptor, kind, path, timeout_s, progress)
         except BaseException:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 import msgspec
 
 from tasks_lib.fs.fingerprint import Fingerprint
+from tasks_lib.fs.trust import NOBODY, Trust
 
 if TYPE_CHECKING:
     from tasks_lib.definitions import Definitions, Fetch, SourceFile, Toolchain
@@ -140,17 +141,16 @@ def decoded(text: memoryview) -> Any:
 class DefinitionCache:
     """The cache file at `path`; `code` identifies the code that wrote it."""
 
-    def __init__(self, path: Path, code: str) -> None:
-        self._path, self.code = path, code
+    def __init__(self, path: Path, code: str, trust: Trust = NOBODY) -> None:
+        self._path, self.code, self._trust = path, code, trust
         self.identity = b""
         self._consumers = msgspec.Raw(_NOTHING)
         self.marks: Mapping[str, Fingerprint] = {}
 
     def read(self) -> CachedDefinitions | None:
-        """Return the cached definitions, None when the file is missing or unusable."""
-        try:
-            data = self._path.read_bytes()
-        except OSError:
+        """Return the cached definitions, None when the file is missing, unusable or not of a trusted user."""
+        data = self._trust.read(self._path)
+        if data is None:
             return None
         start = len(_MAGIC)
         identity, body = data[start : start + 32], data[start + 32 :]

@@ -77,15 +77,6 @@ def roots(directory: Path) -> list[Path]:
     return [*(directory / kind for kind in KINDS), directory / MIRRORS]
 
 
-def rights_of(path: Path | str) -> tuple[int, ...]:
-    """Return identity, mode and owner of a directory, (0,) when it is missing."""
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return (0,)
-    return (status.st_ino, status.st_mode, status.st_uid, status.st_gid)
-
-
 def code_mark() -> str:
     """Return a digest of paths, sizes and times of this package: other code may parse the same text differently."""
     digest = hashlib.sha256()

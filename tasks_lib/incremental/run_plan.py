@@ -140,7 +140,6 @@ class RunPlan(Observations):
             head,
             self._inputs.definition_cache,
             digests(self._inputs.definitions),
-            self._inputs.context.cache.guarded(),
             self._rows,
             [*self._rows, *requested],
             self._before,
@@ -167,11 +166,10 @@ def plan_run(
     head = SnapshotHead(
         inputs.code, _digest(inputs.settings, Path.cwd()), repr(selection), snapshots.inode_of(database)
     )
-    before = snapshots.read(path, head)
+    before = snapshots.read(path, head, inputs.settings.trust)
     plan = RunPlan(inputs, path, head, before, loaded_ns)
-    if before is None or not before.guarded:
-        inputs.enter()
     if before is None:
+        inputs.enter()
         return plan
     same, changed = unchanged(before.marks, inputs.roots), before.changed()
     if same and not (changed or before.open):

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tasks_lib.fs.fingerprint import Fingerprint, compact_fingerprint
-from tasks_lib.incremental.marks import RACY, entries_of, rights_of, signs_of
+from tasks_lib.fs.trust import NOBODY, Trust
+from tasks_lib.incremental.marks import RACY, entries_of, signs_of
 
 if TYPE_CHECKING:
     from tasks_lib.incremental.definition_cache import DefinitionCache
 
-_MAGIC: Final = b"doit-fetch stamp 3\n"
+_MAGIC: Final = b"doit-fetch stamp 4\n"
 #: The sizes of all parts of the file but the last.
 _SIZES: Final = struct.Struct("5Q")
 
@@ -58,7 +59,6 @@ class Snapshot(NamedTuple):
 
     definition_cache: bytes
     marks: dict[str, Fingerprint]
-    guards: dict[str, tuple[int, ...]]
     open: list[str]
     directories: dict[str, list[int]]  # sign, and number of second names
     first: list[str]
@@ -66,11 +66,6 @@ class Snapshot(NamedTuple):
     signs: list[int]
     names: list[str]  # of the tasks with rows
     more: bytes  # needed only when something changed
-
-    @property
-    def guarded(self) -> bool:
-        """Whether still nobody else may write the cache, as when the snapshot was written."""
-        return all(rights_of(path) == rights for path, rights in self.guards.items())
 
     @property
     def paths(self) -> list[str]:
@@ -127,12 +122,12 @@ def inode_of(path: str) -> int:
         return 0
 
 
-def read(path: Path, head: SnapshotHead) -> Snapshot | None:
-    """Return the snapshot, None when it is missing, damaged, or does not match `head`."""
-    try:
-        data = memoryview(path.read_bytes())
-    except OSError:
+def read(path: Path, head: SnapshotHead, trust: Trust = NOBODY) -> Snapshot | None:
+    """Return the snapshot, None when it is missing, damaged, not of a trusted user, or does not match `head`."""
+    content = trust.read(path)
+    if content is None:
         return None
+    data = memoryview(content)
     start = len(_MAGIC) + 32
     if bytes(data[: start - 32]) != _MAGIC or hashlib.sha256(data[start:]).digest() != bytes(data[start - 32 : start]):
         return None
@@ -144,7 +139,6 @@ def read(path: Path, head: SnapshotHead) -> Snapshot | None:
         return Snapshot(
             definition_cache=bytes.fromhex(known["library"]),
             marks={name: Fingerprint(*mark) for name, mark in known["marks"].items()},
-            guards={name: tuple(mark) for name, mark in known["guards"].items()},
             open=known["open"],
             directories=known["directories"],
             first=_words(_text(parts[2])),
@@ -179,7 +173,6 @@ def write(
     head: SnapshotHead,
     definition_cache: DefinitionCache,
     digests: tuple[Mapping[str, bytes], Mapping[str, bytes]],
-    guarded: Iterable[Path],
     rows: Mapping[str, SnapshotRow],
     wanted: Iterable[str],
     before: Snapshot | None = None,
@@ -191,7 +184,6 @@ def write(
         head: the facts that must be unchanged for it to be trusted.
         definition_cache: the cache of parsed definitions.
         digests: of each fetch and each toolchain.
-        guarded: the directories of the cache that nobody else may write.
         rows: of the tasks that are up to date.
         wanted: names of all requested tasks.
         before: the snapshot that this one replaces.
@@ -214,7 +206,6 @@ def write(
         "open": [task for task in wanted if task not in rows],
         "library": definition_cache.identity.hex(),
         "marks": dict(definition_cache.marks),
-        "guards": {str(one): rights_of(one) for one in guarded},
         "directories": directories,
     }
     texts = ("\0".join(one).encode("utf-8", "surrogateescape") for one in (first, others, made))

@@ -5,21 +5,34 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from tasks_lib import recipe
 from tasks_lib.context import Context
 from tasks_lib.definitions import Git, Hg
-from tasks_lib.errors import ArchiveError, CacheError, IntegrityError, OfflineError, ToolError, TransportError
+from tasks_lib.errors import (
+    ArchiveError,
+    CacheError,
+    IntegrityError,
+    MovedError,
+    OfflineError,
+    RedirectError,
+    ToolError,
+    TransportError,
+)
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.retry import Retry
+from tasks_lib.transport.client import MAX_REDIRECTS
+from tasks_lib.transport.urls import next_url
 from tasks_lib.vcs import git, hg
 from tasks_lib.vcs.environment import fetch_bounds
 from tasks_lib.vcs.git import Objects
 from tasks_lib.vcs.urls import check_url, display_url, host_of
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +67,36 @@ class RepositoryAccess:
         with self.context.cache.lock(repository.directory.name, self.progress):
             repository.forget()
 
+    def resolve(self, name: str, directory: Path) -> str:
+        """Return the commit to which a branch or tag points; `directory` becomes a repository.
+
+        Raises:
+            TransportError, ToolError, CancelledError: as `GitRepository.resolve`.
+        """
+        repository = git.GitRepository(directory, self.context.repositories)
+        return self._follow(
+            self.source.repo, lambda place: repository.resolve(place, name, self.progress, key=self.key)
+        )
+
+    def _follow(self, url: str, ask: Callable[[str], Result]) -> Result:
+        """Call `ask` with the URL, and again with the URL of each redirect; judge each before it is asked.
+
+        Raises:
+            RedirectError: too many redirects, or one to a URL that is not allowed.
+            TransportError: a host is in a denied network, or raised by `ask`.
+        """
+        for _ in range(MAX_REDIRECTS + 1):
+            self.context.judge_repository(url, self.progress)
+            try:
+                return ask(url)
+            except MovedError as moved:
+                target = next_url(url, moved.location)
+            try:
+                url = check_url(target, self.context.repositories.protocols)
+            except ValueError as error:
+                raise RedirectError(f"a redirect to {display_url(target)} is not followed: the URL {error}") from error
+        raise RedirectError(f"more than {MAX_REDIRECTS} redirects", hint="use the final URL in the definition")
+
     def _obtain(self, repository: git.GitRepository | hg.HgRepository, url: str, commit: str) -> None:
         """Fetch a commit; retry after a delay if that may help."""
         policy = self.context.settings.policy
@@ -67,7 +110,7 @@ class RepositoryAccess:
         retry.begin()
         while True:
             try:
-                repository.fetch(url, commit, self.progress, key=key)
+                self._follow(url, lambda place: repository.fetch(place, commit, self.progress, key=key))
             except TransportError as error:
                 if not retry.again(error, self.progress, display_url(url)):
                     raise

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from tasks_lib.errors import HttpStatusError, RedirectError, TransportError, escape_text
-from tasks_lib.network import TransportSettings
-from tasks_lib.transport.connect import Network, connect, open_tunnel
+from tasks_lib.errors import HttpStatusError, RedirectError, TransportError, UnreachableError, escape_text
+from tasks_lib.network import Network, TransportSettings, is_denied, literal_addresses
+from tasks_lib.transport.connect import connect, denied_error, judge, open_tunnel
 from tasks_lib.transport.deadline import Deadline, do_nothing
 from tasks_lib.transport.deadline_socket import DeadlineSocket, create_context
 from tasks_lib.transport.http_connection import HttpConnections, RawResponse, Route
@@ -114,6 +114,7 @@ class Transport:
                 self._require(here)
                 secret = {}  # even if a later redirect leads back: another origin chose it
             deadline.host = here.authority
+            self._judge_literal(here)
             response = self._wire.ask(self._route(here), url, _merge_headers(asked, secret), deadline)
             if response.status not in _REDIRECTS:
                 return url, response
@@ -130,6 +131,34 @@ class Transport:
         if reason := self._refusal(origin.host):
             message = f"a redirect to {origin} is not followed: {reason}"
             raise RedirectError(message, hint="allow that host in mirrors.yml, or use another URL")
+
+    def judge(self, scheme: str, host: str, port: int, check: Callable[[], None]) -> None:
+        """Check that another program may connect to a host: git, hg or ssh.
+
+        Only an address in the URL is checked if the program uses a proxy, which then resolves the name.
+
+        Raises:
+            TransportError: an address of the host is in a denied network.
+            CancelledError: `check` raised it.
+        """
+        origin = Origin(scheme, host, port)
+        self._judge_literal(origin)
+        if scheme in ("http", "https") and self._route(origin)[1] is not None:
+            return
+        deadline = Deadline(self.settings, time.monotonic() + self.settings.connect_timeout_s, check, do_nothing)
+        deadline.host = origin.authority
+        with contextlib.suppress(UnreachableError):  # ssh may know a name that the resolver does not know
+            judge(host, port, deadline, self._denied)
+
+    def _judge_literal(self, origin: Origin) -> None:
+        """Check an address in the URL itself: a proxy would ask it.
+
+        Raises:
+            TransportError: it is in a denied network.
+        """
+        for address in literal_addresses(origin.host):
+            if is_denied(address, self._denied):
+                raise denied_error(origin.authority, address)
 
     def _with_login(self, home: Origin, secret: Mapping[str, str]) -> Mapping[str, str]:
         """Add the netrc login of the first host, unless `secret` has credentials."""

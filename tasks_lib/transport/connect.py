@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 
 from tasks_lib.errors import TransportError, UnreachableError, escape_text
 from tasks_lib.gil import released
+from tasks_lib.network import Address, Network, is_denied
 from tasks_lib.transport.deadline import CHECK_INTERVAL_S, Deadline
 from tasks_lib.transport.deadline_socket import DeadlineSocket
 from tasks_lib.transport.proxy import LOGIN_HINT, Proxy
@@ -29,7 +30,6 @@ _ATTEMPT_DELAY_S: Final = 0.25
 _MAX_ADDRESSES: Final = 16
 
 SocketAddress = tuple[int, Any]  # family, argument of socket.connect
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def connect(host: str, port: int, deadline: Deadline, denied: tuple[Network, ...]) -> socket.socket:
@@ -41,20 +41,36 @@ def connect(host: str, port: int, deadline: Deadline, denied: tuple[Network, ...
     """
     deadline.connecting("resolving the host name")
     found = _resolve(host, port, deadline)
-    allowed = [one for one in found if not _is_denied(one, denied)]
+    allowed = [one for one in found if not is_denied(_address_of(one), denied)]
     if not allowed:
-        raise TransportError(
-            f"{deadline.host}: its address {found[0][1][0]} is in a blocked network",
-            hint="FETCH_DENY_NETWORKS lists the blocked networks",
-        )
+        raise denied_error(deadline.host, found[0][1][0])
     deadline.connecting("connecting")
     return _Race(_alternate_families(allowed)[:_MAX_ADDRESSES], deadline).run()
 
 
-def _is_denied(address: SocketAddress, denied: tuple[Network, ...]) -> bool:
-    one = ipaddress.ip_address(address[1][0].partition("%")[0])
-    one = getattr(one, "ipv4_mapped", None) or one
-    return any(one.version == network.version and one in network for network in denied)
+def judge(host: str, port: int, deadline: Deadline, denied: tuple[Network, ...]) -> None:
+    """Check every address of a host to which another program is about to connect.
+
+    Raises:
+        TransportError: the name cannot be resolved, or one of its addresses is in a denied network.
+        StalledError: the deadline passed.
+    """
+    deadline.connecting("resolving the host name")
+    for one in _resolve(host, port, deadline):
+        if is_denied(_address_of(one), denied):
+            raise denied_error(deadline.host, one[1][0])
+
+
+def denied_error(host: str, address: object) -> TransportError:
+    """Return the error for a host whose `address` is in a denied network."""
+    return TransportError(
+        f"{host}: its address {address} is in a blocked network",
+        hint="FETCH_DENY_NETWORKS lists the blocked networks",
+    )
+
+
+def _address_of(found: SocketAddress) -> Address:
+    return ipaddress.ip_address(found[1][0].partition("%")[0])
 
 
 def _alternate_families(addresses: list[SocketAddress]) -> list[SocketAddress]:

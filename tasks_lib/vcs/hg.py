@@ -1,7 +1,7 @@
 """Mercurial: runs hg and manages its local repositories.
 
-hg itself recomputes the id of every revision that it receives or reads. It runs without configuration, extensions,
-hooks or prompts. A changeset is complete once its marker file exists.
+hg itself recomputes the id of every revision that it receives or reads. It runs without configuration, hooks or
+prompts, and with one extension, which forbids redirects. A changeset is complete once its marker file exists.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from tasks_lib.errors import HttpStatusError, ToolError, TransportError, UnsupportedArchiveError
+from tasks_lib.errors import HttpStatusError, MovedError, ToolError, TransportError, UnsupportedArchiveError
 from tasks_lib.network import RepositorySettings
 from tasks_lib.progress import Progress
 from tasks_lib.subprocesses import Completed, Invocation, Timeouts, last_line, run, stream_output
@@ -27,6 +27,9 @@ _FINAL: Final = re.compile(
 )
 #: Status of the HTTP response that ended a pull. Source: Python's urllib.error.HTTPError.
 _HTTP_STATUS: Final = re.compile(r"HTTP Error (\d{3})")
+#: Begin of the line of `hg_redirects.py`, which only hg runs.
+_REDIRECT: Final = "doit-fetch redirect: "
+_EXTENSION: Final = Path(__file__).with_name("hg_redirects.py")
 #: Leading path component in the archive from hg, which the caller strips.
 TOP: Final = "x"
 _CHUNK: Final = 1 << 20
@@ -50,6 +53,7 @@ class HgRepository:
 
         Raises:
             TransportError: the server did not send it; `transient` tells whether to try again.
+            MovedError: the server redirects; the caller fetches from the new URL.
             ToolError: hg is not installed or cannot write to the directory.
             CancelledError: the run was asked to stop.
         """
@@ -119,6 +123,7 @@ class HgRepository:
             "ui.interactive=false",
             "subrepos.allowed=false",
             "share.pool=",
+            f"extensions.doitfetch={_EXTENSION}",
             f"http.timeout={max(1, round(patience.silence_s))}",
         ]
         config += [f"web.cacerts={bundle}"] if bundle else []
@@ -126,13 +131,17 @@ class HgRepository:
         return Invocation(
             words=["hg", "--noninteractive", *options, *words],
             environ=inherited_environment(self._settings)
-            | {"HGPLAIN": "1", "HGRCPATH": "", "HGENCODING": "utf-8", "LC_ALL": "C"},
+            | {"HGPLAIN": "1", "HGRCPATH": "", "PYTHONDONTWRITEBYTECODE": "1", "HGENCODING": "utf-8", "LC_ALL": "C"},
             directory=self.directory,
             bounds=Timeouts(total_s=patience.total_s, silence_s=patience.total_s),  # hg prints nothing during a pull
         )
 
 
 def _failure(url: str, done: Completed) -> TransportError:
+    for line in done.errors.splitlines():
+        if line.startswith(_REDIRECT):
+            location = line.removeprefix(_REDIRECT).partition("?")[0]  # hg appends ?cmd=capabilities
+            return MovedError(f"{display_url(url)} redirects to {display_url(location)}", location=location)
     message = f"{display_url(url)}: hg exited with status {done.status}: {_said(done)}"
     final = _FINAL.search(done.errors.lower())
     if status := _HTTP_STATUS.search(done.errors):  # hg does not print headers, so that Retry-After is unknown

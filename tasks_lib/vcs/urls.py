@@ -6,12 +6,14 @@ Pure: no I/O. Source of the rejected forms: git's CVE-2017-1000117, CVE-2018-174
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 #: Transports that repositories may use by default. `ext` runs commands and is never accepted.
 #: Source: git-config(1), `protocol.allow`; CVE-2022-39253 for `file`.
 PROTOCOLS: Final = ("https", "ssh", "http", "git")
+#: Default ports. Source: git-fetch(1), "GIT URLS"; RFC 9110 section 4.2.
+_PORTS: Final = {"https": 443, "ssh": 22, "http": 80, "git": 9418}
 #: Maximum length of a URL in characters. Source: RFC 9110 section 4.1 requires support for at least 8000 octets.
 MAX_URL: Final = 8000
 #: `user@host:path`, which git interprets as ssh. Source: gitprotocol, "GIT URLS" of git-fetch(1).
@@ -34,6 +36,23 @@ def host_of(url: str) -> str:
     """Return the host (with its port) of a checked URL, "" for a file URL."""
     found = _SCP.fullmatch(url)
     return found["host"].lower() if found else urlsplit(url).netloc.rpartition("@")[2].lower()
+
+
+class Endpoint(NamedTuple):
+    """Where the program for a repository connects to."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+def endpoint_of(url: str) -> Endpoint:
+    """Return the endpoint of a checked URL; the host of a file URL is ""."""
+    scheme = scheme_of(url)
+    if found := _SCP.fullmatch(url):
+        return Endpoint(scheme, found["host"].lower(), _PORTS[scheme])
+    parts = urlsplit(url)
+    return Endpoint(scheme, parts.hostname or "", parts.port or _PORTS.get(scheme, 0))
 
 
 def check_url(url: str, schemes: tuple[str, ...]) -> str:

@@ -28,6 +28,7 @@ _CONFIG: Final = (
     "maintenance.auto=false",
     "fetch.recurseSubmodules=false",
     "fetch.writeCommitGraph=false",
+    "http.followRedirects=false",
     "protocol.version=2",
     "protocol.allow=never",
     "safe.directory=*",
@@ -95,6 +96,9 @@ _MAX_BYTES: Final = 1 << 20
 _READ: Final = 64 << 10
 #: Lines of a trace. Source: git's http.c, http_trace.
 _STATUS: Final = re.compile(r"<= Recv header: HTTP/")
+_LOCATION: Final = re.compile(r"\S* 30[12378][^\n]*\n(?:.*\n)*?.*<= Recv header: location:\s*([^\r\n]+)", re.IGNORECASE)
+#: What git appends to the URL of a repository. Source: git's http.c, update_url_from_redirect.
+_TAIL: Final = "/info/refs?service=git-upload-pack"
 _RETRY_AFTER: Final = re.compile(r"<= Recv header: retry-after:([^\r\n]*)", re.IGNORECASE)
 
 
@@ -116,9 +120,18 @@ class HttpTrace:
 
     def retry_after_s(self) -> float | None:
         """Return the Retry-After of the last response in seconds, None if it has none."""
-        text = self._path.read_bytes()[-_READ:].decode("latin-1")
-        found = _RETRY_AFTER.search(_STATUS.split(text)[-1])
+        found = _RETRY_AFTER.search(self._last_response())
         return retry_after_s(found[1].strip()) if found else None
+
+    def location(self) -> str:
+        """Return the URL of a repository to which the last response redirects, "" if it does not."""
+        found = _LOCATION.match(self._last_response())
+        url = found[1].strip() if found else ""
+        return url.removesuffix(_TAIL) if url.endswith(_TAIL) else ""
+
+    def _last_response(self) -> str:
+        """Return the trace from the status of the last response on."""
+        return _STATUS.split(self._path.read_bytes()[-_READ:].decode("latin-1"))[-1]
 
 
 @contextlib.contextmanager

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from tasks_lib.errors import ArchiveError, DigestMismatchError, HttpStatusError, ToolError, TransportError, escape_text
+from tasks_lib.errors import (
+    ArchiveError,
+    DigestMismatchError,
+    HttpStatusError,
+    MovedError,
+    ToolError,
+    TransportError,
+    escape_text,
+)
 from tasks_lib.network import RepositorySettings
 from tasks_lib.progress import Progress
 from tasks_lib.subprocesses import Completed, last_line, run
@@ -68,6 +76,7 @@ class GitRepository:
 
         Raises:
             TransportError: the server did not send it; `transient` tells whether to try again.
+            MovedError: the server redirects; the caller fetches from the new URL.
             ToolError: git is not installed or cannot write to the directory.
             CancelledError: the run was asked to stop.
         """
@@ -78,7 +87,7 @@ class GitRepository:
         with http_trace() as trace:
             done = self._received(url, commit, progress, key, trace)
             if done.status:
-                raise _failure(url, commit, done, trace.retry_after_s())
+                raise _failure(url, commit, done, trace)
 
     def _received(self, url: str, commit: str, progress: Progress, key: Path | None, trace: HttpTrace) -> Completed:
         """Run git once or twice to fetch the commit; return the result of the last call."""
@@ -111,13 +120,16 @@ class GitRepository:
 
         Raises:
             TransportError: the name does not exist, or the server does not respond.
+            MovedError: the server redirects; the caller asks the new URL.
             ToolError, CancelledError: as `fetch`.
         """
         self._prepare("0" * 40, progress)
         words = ["ls-remote", *_server(url), "--", url, name, f"{name}^{{}}"]
-        done = run(git_command(self._settings, self.directory, words, scheme=scheme_of(url), key=key), progress)
-        if done.status:
-            raise _failure(url, name, done)
+        call = git_command(self._settings, self.directory, words, scheme=scheme_of(url), key=key)
+        with http_trace() as trace:
+            done = run(replace(call, environ={**call.environ, **trace.environ}), progress)
+            if done.status:
+                raise _failure(url, name, done, trace)
         found = dict(line.split("\t")[::-1] for line in done.output.decode("utf-8", "replace").splitlines())
         for ref in (f"refs/tags/{name}^{{}}", f"refs/tags/{name}", f"refs/heads/{name}", f"{name}^{{}}", name):
             if ref in found:
@@ -191,7 +203,9 @@ def _server(url: str) -> list[str]:
     return [f"--upload-pack={LOCAL_SERVER}"] if scheme_of(url) == "file" else []
 
 
-def _failure(url: str, wanted: str, done: Completed, retry_after_s: float | None = None) -> TransportError:
+def _failure(url: str, wanted: str, done: Completed, trace: HttpTrace) -> TransportError:
+    if location := trace.location():
+        return MovedError(f"{display_url(url)} redirects to {display_url(location)}", location=location)
     lines = [
         line
         for line in done.errors.replace("\r", "\n").splitlines()
@@ -207,7 +221,7 @@ def _failure(url: str, wanted: str, done: Completed, retry_after_s: float | None
     message = f"{display_url(url)}: git exited with status {done.status}: {said}"
     if status := _HTTP_STATUS.search(done.errors):
         return HttpStatusError(
-            message, status=int(status[1]), hint=hint, transient=not final, retry_after_s=retry_after_s
+            message, status=int(status[1]), hint=hint, transient=not final, retry_after_s=trace.retry_after_s()
         )
     return TransportError(message, hint=hint, transient=not final)
 
