@@ -102,7 +102,7 @@ def test_a_command_that_gives_up_the_lock(repository: Path) -> None:
         gate.write_text("go\n")
     text = said.read_text()
     assert again.returncode == 0, text
-    assert re.search(rf"toolchain kit: ended processes that an interrupted run left: .*{first} \(sh\)", text), text
+    assert re.search(rf"ended processes that an interrupted run of kit left: .*{first} \(sh\)", text), text
     assert output(repository) == "1\n2\n"
     assert not is_running(int(first))
 
@@ -119,7 +119,7 @@ def test_processes_that_a_command_leaves(repository: Path) -> None:
     done = doit(repository)
     assert done.returncode == 0, done.stdout
     left = output(repository).split()
-    (line,) = [line for line in done.stdout.splitlines() if "ended processes that the command left" in line]
+    (line,) = [line for line in done.stdout.splitlines() if "ended processes that the command of kit left" in line]
     assert len(left) == 4 and all(f"{process} (" in line for process in left), (left, line)
     assert not any(is_running(int(process)) for process in left)
     written(repository, {"fetchdefs/toolchain/make.sh": '#!/bin/sh\npwd > "$UPLOAD_DIR/out"\n'})

@@ -83,9 +83,9 @@ class Attempt(NamedTuple):
             ended, left = self._end_left(process.pid, _SETTLE_S)
         name = self.preparation.toolchain.name
         if ended:
-            progress.warn(f"toolchain {name}: ended processes that the command left: {_format(ended)}")
+            progress.warn(f"ended processes that the command of {name} left: {_format(ended)}")
         if left:
-            progress.warn(f"toolchain {name}: cannot end processes that the command left: {_format(left)}")
+            progress.warn(f"cannot end processes that the command of {name} left: {_format(left)}")
         return process.returncode
 
     def _start(self, command: Sequence[str], environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -133,7 +133,7 @@ def begin_attempt(preparation: ToolchainBuild, progress: Progress) -> Attempt:
     ended = _end_processes(preparation, None, 0).ended
     if ended:
         name = preparation.toolchain.name
-        progress.warn(f"toolchain {name}: ended processes that an interrupted run left: {_format(ended)}")
+        progress.warn(f"ended processes that an interrupted run of {name} left: {_format(ended)}")
     earlier = _list_attempts(preparation.directory)
     newest = max(earlier, default=0)
     if not newest or (earlier[newest] / _RUNNING).exists():
