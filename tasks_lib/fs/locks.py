@@ -27,9 +27,8 @@ _POLL_S: Final = 0.1
 #: Bytes of the process id in a lock file, padded with blanks to overwrite that of an earlier holder.
 _HOLDER_SIZE: Final = 20
 _FLAGS: Final = os.O_RDWR | os.O_CREAT
-#: Seconds between two searches for the process that holds a lock, and most processes that a message names.
+#: Seconds between two searches for the process that holds a lock.
 _SEARCH_S: Final = 2.0
-_MOST_NAMED: Final = 3
 
 _own: Final = threading.local()
 
@@ -149,12 +148,14 @@ def _wait_for(descriptor: int, kind: int, path: Path, timeout_s: float, progress
 
 
 def _find_holder(descriptor: int) -> str:
-    """Return the process that took a lock; if it has ended, the processes that inherited the lock from it."""
+    """Return the process that took a lock; if it has ended, the oldest of those that inherited the lock from it."""
     recorded = os.pread(descriptor, _HOLDER_SIZE, 0).strip()
     if recorded.isdigit() and processes.is_running(int(recorded)):
         return recorded.decode("ascii")
-    heirs = processes.find_lock_holders(descriptor)[:_MOST_NAMED]
-    return ", ".join(escape_text(str(one)) for one in heirs) or escape_text(recorded) or "unknown"
+    heirs = processes.find_lock_holders(descriptor)
+    if heirs:
+        return escape_text(str(min(heirs, key=lambda one: (one.started, one.id))))
+    return escape_text(recorded) or "unknown"
 
 
 def _lock(descriptor: int, kind: int, path: Path) -> bool:
