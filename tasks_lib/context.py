@@ -6,10 +6,11 @@ import os
 import threading
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tasks_lib.cache import Cache
-from tasks_lib.formats import mtime_for, writer_version
+from tasks_lib.formats import UNPACKED_VERSION, mtime_for, writer_version
 from tasks_lib.limits import Limits
 from tasks_lib.network import RepositorySettings
 from tasks_lib.settings import Settings
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tasks_lib.download import Downloader
     from tasks_lib.download.unverified import UnverifiedDownloader
     from tasks_lib.progress import Progress
+    from tasks_lib.recipe import Configuration
     from tasks_lib.signature import Gpg
     from tasks_lib.transport import Transport
 
@@ -132,6 +134,19 @@ class Context:
     def writer_version(self) -> str:
         """The version of the archive writer, part of the keys of archives that this run writes."""
         return writer_version(self.mtime)
+
+    @property
+    def configuration(self) -> Configuration:
+        """Everything besides the definitions that shapes the names of cache items in this run."""
+        from tasks_lib.recipe import Configuration  # slow to import, not needed by fetch-content
+
+        return Configuration(
+            writer_version=self.writer_version,
+            trees=UNPACKED_VERSION,
+            limits=self.settings.limits._asdict(),
+            link_mode=self.settings.link_mode,
+            directory=str(Path.cwd()),
+        )
 
     def limits(self, own: tuple[tuple[str, int | str], ...]) -> Limits:
         """Return the limits of an archive: `own`, from its definition, over those of the settings."""

@@ -12,6 +12,10 @@ from typing import Final
 REPACK_VERSION: Final = 3
 #: Increment when the same archive may be extracted to a different tree.
 TREE_VERSION: Final = 2
+#: Increment when the format of the list or the files of a cached tree change.
+_CACHED_TREE_VERSION: Final = 1
+#: The version of cached trees, part of their keys.
+UNPACKED_VERSION: Final = f"{TREE_VERSION}.{_CACHED_TREE_VERSION}"
 #: Modification time of every entry: 1980-01-01T00:00:00Z, the earliest that zip can store; GNU tar warns about 0.
 _MTIME: Final = 315_532_800
 

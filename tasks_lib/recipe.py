@@ -7,8 +7,11 @@ fails if a field of a definition is classified as neither identity nor locator.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Final
+
+import msgspec
 
 from tasks_lib.definitions import Checksums, Fetch, Git, GpgSignature, Hg, Minisign, StaticUrl, Toolchain, ToolchainRun
 from tasks_lib.digest import Digest, Integrity
@@ -37,6 +40,34 @@ LOCATOR_FIELDS: Final = frozenset(
         "repo", "ssh_key", "archive",
     }
 )  # fmt: skip
+
+
+class Configuration(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything besides the definitions that shapes the names of cache items: `prune` needs that of earlier runs.
+
+    `directory` is the one to which relative paths of key files, scripts and resources refer. `limits` are those of the
+    settings, for reading archives. `trees` is the version of unpacked trees. A new field needs a default, because the
+    lines of earlier versions lack it.
+    """
+
+    writer_version: str
+    trees: str
+    limits: Mapping[str, int | str]
+    link_mode: str
+    directory: str
+
+    def encode(self) -> str:
+        """Return the configuration as one line of ASCII text."""
+        return json.dumps(msgspec.to_builtins(self), sort_keys=True)
+
+    @classmethod
+    def decode(cls, line: str) -> Configuration:
+        """Return the configuration of a line.
+
+        Raises:
+            ValueError: the line is torn, or another version wrote it.
+        """
+        return msgspec.convert(json.loads(line), cls)
 
 
 def _key(kind: str, *parts: str) -> str:

@@ -79,7 +79,7 @@ class Session:
             SettingError: the trusted group does not exist.
         """
         if not self._entered:
-            self._context.cache.join(self.settings.fetchdefs)
+            self._context.cache.join(self.settings.fetchdefs, self._context.configuration.encode())
             self._entered = True
 
     @cached_property

@@ -1,7 +1,8 @@
 """Subprocesses: run programs without a shell, limit their time and output, and end them with all their children.
 
 Each program runs in its own session, with only the environment that the caller passes, and with an empty standard input
-unless the caller passes one. Waiting for a program is cancelled within a tenth of a second.
+unless the caller passes one. It inherits the locks of the calling thread. Waiting for a program is cancelled within a
+tenth of a second.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from tasks_lib.errors import ToolError, escape_text
+from tasks_lib.fs.locks import held
 from tasks_lib.fs.system_calls import set_pipe_capacity, signal_group
 from tasks_lib.progress import Progress
 
@@ -70,7 +72,12 @@ class Invocation:
 def _start(command: Invocation, **streams: Any) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
-            list(command.words), env=dict(command.environ), cwd=command.directory, start_new_session=True, **streams
+            list(command.words),
+            env=dict(command.environ),
+            cwd=command.directory,
+            pass_fds=held(),
+            start_new_session=True,
+            **streams,
         )
     except OSError as error:
         missing = isinstance(error, FileNotFoundError) and error.filename == command.words[0]

@@ -152,6 +152,16 @@ TOOLCHAINS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["extracted", "Extracted", "fetches", "artifacts", "report.html", "trace.json"])
+def test_reserved_names(name: str) -> None:
+    """A fetch or toolchain with the name of a directory or file of the build directory is refused by name."""
+    reason = f"1: {name}: the name '{name}' is reserved for a directory or file that doit-fetch creates: choose another"
+    for fetches, toolchains in ((GOOD.replace("a:", f"{name}:", 1), ""), (GOOD, f"{name}: {{description: d}}")):
+        with pytest.raises(DefinitionError) as caught:
+            read(fetches, toolchains)
+        assert reason in str(caught.value)
+
+
 @pytest.mark.parametrize("case", TOOLCHAINS)
 def test_wrong_toolchains(case: str) -> None:
     """Toolchains that conflict with other definitions are reported."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.archives import Member, tar
+from tests.keys import Keyring, keyring
 from tests.origin import Origin, reply, serving
 from tests.project import LIBRARY, PORCH, TOOL, definition, doit, ran, written
 from tests.test_cache_faults import some_slow
@@ -25,6 +26,13 @@ def origin() -> Iterator[Origin]:
     answers = {"/lib-1.0.tar": reply(LIBRARY), "/tool.tar": reply(TOOL), "/data.tar": reply(ZIPPED)}
     with serving(answers) as one:
         yield one
+
+
+@pytest.fixture(scope="module")
+def ring() -> Iterator[Keyring]:
+    with keyring() as made:
+        made.make("good")
+        yield made
 
 
 @pytest.fixture
@@ -195,6 +203,41 @@ def test_prune_reads_every_user_of_the_cache(repository: Path, tmp_path: Path) -
     shutil.rmtree(tmp_path / "other/toolchain")
     doit(repository, "prune")
     assert not blob(repository, ZIPPED).exists()
+
+
+#: Environment of the run of another repository -> why its content has other keys there.
+CONFIGURATIONS = {
+    "SOURCE_DATE_EPOCH": "1000",
+    "FETCH_MAX_DEPTH": "99",
+    "FETCH_LINK_MODE": "hardlink",
+}
+
+
+def test_prune_knows_the_configurations_of_every_user(repository: Path, tmp_path: Path, ring: Keyring) -> None:
+    """What another repository needs under its own settings and key files stays: it needs no network and runs nothing."""
+    other, environ = tmp_path / "other", {**CONFIGURATIONS, "FETCH_CACHE_DIR": str(repository / "cache")}
+    shutil.copytree(repository / "fetchdefs", other / "fetchdefs")
+    signed = "    gpg-signature: {sig-url: 'file:tool.sig', key-path: good.asc}\n"
+    definitions = (other / "fetchdefs/fetch/all.yml").read_text() + signed
+    kit = "kit:\n  description: k\n  fetches: {fetch: [lib, data]}\n  run:\n    toolchain-artifact: out\n"
+    kit += "    command: 'cp lib/lib.h $UPLOAD_DIR/out'\n"
+    files = {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": definitions, "fetchdefs/toolchain/all.yml": kit}
+    written(other, files)
+    (other / "good.asc").write_bytes(ring.public("good"))
+    (other / "fetchdefs/fetch/tool.sig").write_bytes(ring.sign(TOOL, "good"))
+    ran(doit(other, **environ))
+    for path in (repository / "cache/v1/roots").glob("*.configurations"):
+        with path.open("a") as file:
+            file.write('{"writer')  # a process was killed while it wrote
+    ran(doit(other, "list", FETCH_MAX_DEPTH="98", FETCH_CACHE_DIR=environ["FETCH_CACHE_DIR"]))
+    age(repository, 2)
+    kept = sorted(str(path) for path in (repository / "cache").rglob("*") if "/locks/" not in str(path))
+    doit(repository, "prune", "link_mode=copy")
+    gone = set(kept) - {str(path) for path in (repository / "cache").rglob("*")}
+    assert not [path for path in gone if "/v1/tmp/" not in path]
+    drop(repository, "data")
+    drop(other, "data")
+    assert "removed" in doit(repository, "prune").stdout
 
 
 def test_prune_removes_partial_of_finished_download(repository: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tasks_lib.errors import DefinitionError
 from tasks_lib.incremental.definition_files import load
 from tests.archives import Member, tar
 from tests.keys import Keyring, keyring
-from tests.origin import Origin, reply, serving
+from tests.origin import Origin, OriginRequest, reply, serving
 from tests.project import PORCH, definition, doit, ran
 from tests.test_signature import Minisigner
 
@@ -114,6 +115,26 @@ def test_a_changed_key_file_is_noticed(repository: Path, ring: Keyring) -> None:
     (repository / "fetchdefs/keys/good.asc").write_bytes(ring.public("other"))
     refused = doit(repository, FETCH_OFFLINE="1")
     assert refused.returncode and "not in the key file" in refused.stdout
+
+
+def test_a_key_file_exchanged_during_the_run(repository: Path, origin: Origin, ring: Keyring) -> None:
+    """A verdict covers the keys that were measured: a key file that changes during the download fails the run."""
+    path, other, own = repository / "fetchdefs/keys/good.asc", ring.public("other"), ring.public("good")
+    path.write_bytes(other)
+    content = origin.answers["/gmp-1.tar"]
+
+    def exchange(connection: socket.socket, request: OriginRequest) -> None:
+        path.write_bytes(own)
+        content(connection, request)
+
+    origin.answers["/gmp-1.tar"] = exchange
+    done = doit(repository)
+    assert done.returncode and "key file fetchdefs/keys/good.asc changed while doit ran" in done.stdout
+    path.write_bytes(other)
+    refused = doit(repository)
+    assert refused.returncode and "not in the key file" in refused.stdout
+    path.write_bytes(own)
+    assert ran(doit(repository)) == ["fetch:gmp"]
 
 
 def test_a_signature_added_later(repository: Path, origin: Origin) -> None:

@@ -101,6 +101,7 @@ linux64-chromium:
     script: fetch-chromium.py
     platform: linux
     artifact-name: chromium-linux.tar.bz2
+artifacts: {description: a reserved name, fetch: {type: static-url, url: "https://h/x", sha256: SHA, size: 3}}
 clang-trunk:
   description: a branch
   attributes: {cached_task: false}
@@ -206,11 +207,12 @@ def test_what_is_refused(tree: Path) -> None:
     """Definitions that run Mozilla's scripts, are not pinned, or need such ones are refused by name, with the reason."""
     reasons = {one.task: one.reason for one in loaded(tree).refused}
     assert sorted(reasons) == [
-        "fetch:clang-trunk", "fetch:linux64-chromium", "toolchain:by-platform", "toolchain:needs-build",
-        "toolchain:needs-chromium", "toolchain:needs-the-user",
+        "fetch:artifacts", "fetch:clang-trunk", "fetch:linux64-chromium", "toolchain:by-platform",
+        "toolchain:needs-build", "toolchain:needs-chromium", "toolchain:needs-the-user",
     ]  # fmt: skip
     assert reasons["fetch:linux64-chromium"].startswith("the type 'chromium-fetch' is not supported: it runs a script")
     assert "a branch moves" in reasons["fetch:clang-trunk"]
+    assert "the name 'artifacts' is reserved" in reasons["fetch:artifacts"]
     assert reasons["toolchain:needs-build"] == "fetches of the kind 'build' are not supported"
     assert reasons["toolchain:needs-chromium"] == "it needs fetch:linux64-chromium, which is refused"
     assert reasons["toolchain:needs-the-user"] == "it needs toolchain:needs-chromium, which is refused"

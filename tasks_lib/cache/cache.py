@@ -92,10 +92,10 @@ class Cache:
         """
         return self._directory("repositories") / name
 
-    def join(self, definitions: Path, progress: Progress | None = None) -> None:
+    def join(self, definitions: Path, configuration: str, progress: Progress | None = None) -> None:
         """Create the cache directory, record that `definitions` use it, and wait for a running prune.
 
-        A read-only cache is left unchanged.
+        A read-only cache is left unchanged. `configuration` is one line that prune needs to know what they use.
 
         Raises:
             CacheUnavailableError: it cannot be used, or prune holds it for too long.
@@ -107,7 +107,7 @@ class Cache:
         if not os.access(top if top.exists() else self.root, os.W_OK):
             return
         gate = self._directory("locks") / "prune"
-        usage.record_definitions(top, self.root, definitions)
+        usage.record_definitions(top, self.root, definitions, configuration)
         locks.pass_through(gate, timeout_s=self.options.lock_timeout_s, progress=progress or Silent())
         locks.remove_stale_files(top / "tmp")
 

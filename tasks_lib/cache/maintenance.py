@@ -105,6 +105,10 @@ class Maintenance:
         """Return note file -> definitions directory, for each directory whose definitions use this cache."""
         return usage.read_definitions(self._blobs.top)
 
+    def configurations(self, note: Path) -> list[str]:
+        """Return the configurations with which the definitions directory of a note used this cache."""
+        return usage.read_configurations(note)
+
 
 Kind = Literal[
     "blob", "result", "artifact", "partial", "repository", "tree", "quarantine", "temporary", "lock", "format"

@@ -128,22 +128,36 @@ def read_runs(top: Path) -> list[tuple[int, int, int]]:
     return [(int(when), int(hits), int(missed)) for when, hits, missed in _read_lines(top / "runs", 3)]
 
 
-def record_definitions(top: Path, root: Path, directory: Path) -> None:
-    """Record that the definitions in `directory` use this cache."""
+#: Suffix of the file with the configurations with which a definitions directory used the cache. It is beside the note
+#: of the directory, because earlier versions take the whole note as the path.
+_CONFIGURATIONS: Final = ".configurations"
+
+
+def record_definitions(top: Path, root: Path, directory: Path, configuration: str) -> None:
+    """Record that the definitions in `directory` use this cache with a configuration, which is one line."""
     text = os.fsencode(directory.absolute()).hex()
     note = top / "roots" / hashlib.sha256(text.encode()).hexdigest()[:32]
-    if note.exists():
-        return
     with contextlib.suppress(OSError):
-        files.make_directory(note.parent, root)
-        files.append_text(note, text + "\n", "anew")
+        if not note.exists():
+            files.make_directory(note.parent, root)
+            files.append_text(note, text + "\n", "anew")
+        if configuration not in read_configurations(note):
+            # a torn line of a killed run ends here
+            files.append_text(note.with_suffix(_CONFIGURATIONS), f"\n{configuration}\n", "longer")
+
+
+def read_configurations(note: Path) -> list[str]:
+    """Return the recorded configurations of the definitions directory with this note, one line each."""
+    with contextlib.suppress(OSError, ValueError), files.open_regular(note.with_suffix(_CONFIGURATIONS)) as file:
+        return [line for line in files.read_text(file).splitlines() if line]
+    return []
 
 
 def read_definitions(top: Path) -> dict[Path, Path]:
     """Return note file -> definitions directory that uses this cache."""
     directories: dict[Path, Path] = {}
     with contextlib.suppress(OSError):
-        for note in sorted((top / "roots").iterdir()):
+        for note in sorted(path for path in (top / "roots").iterdir() if path.suffix != _CONFIGURATIONS):
             for (text,) in _read_hex_line(note):
                 directories[note] = Path(os.fsdecode(bytes.fromhex(text)))
     return directories

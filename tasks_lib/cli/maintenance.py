@@ -8,7 +8,9 @@ interrupted.
 from __future__ import annotations
 
 import abc
+import contextlib
 import gc
+import os
 import sys
 import time
 from collections import defaultdict
@@ -17,16 +19,28 @@ from pathlib import Path
 from typing import Any, Final
 
 from doit.exceptions import InvalidCommand
+from msgspec.structs import replace
 
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
+from tasks_lib.definitions import Definitions
 from tasks_lib.engine.base_command import BaseCommand, load_dodo
 from tasks_lib.errors import CacheError, DefinitionError, FetchError, SettingError, escape_lines, escape_text
 from tasks_lib.incremental.definition_files import digest_of, load
 from tasks_lib.progress import Facts, LineProgress, describe_wait
+from tasks_lib.recipe import Configuration
 from tasks_lib.session import current_session
 from tasks_lib.steps import Plan
-from tasks_lib.steps.prune import PruneDecision, PruneLimits, Referenced, decide, find_referenced, remove, total_size
+from tasks_lib.steps.prune import (
+    PruneDecision,
+    PruneLimits,
+    Referenced,
+    Root,
+    decide,
+    find_referenced,
+    remove,
+    total_size,
+)
 from tasks_lib.steps.verify import Damage, Verification, VerifyReport
 from tasks_lib.tree import remove_tree
 from tasks_lib.ui.events import write_to_stderr
@@ -89,7 +103,7 @@ class VerifyCommand(_CacheCommand):
 
     def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Verify the content."""
-        plan = plan_of(context, context.settings.fetchdefs)
+        plan = _make_plan(context, load(context.settings.fetchdefs), context.configuration)
         verification = Verification(context, plan, args, progress)
         report = verification.run(_print_damage, repair="yes" if params["repair"] else "no")
         return _print_summary(report, progress)
@@ -101,7 +115,8 @@ class PruneCommand(_CacheCommand):
     name = "prune"
     doc_purpose = "remove cached content that no definition needs"
     doc_description: Any = (
-        "Content is needed if the current definitions refer to it, or those of another directory that used this cache. "
+        "Content is needed if the current definitions refer to it, or those of another directory that used this cache, "
+        "under any SOURCE_DATE_EPOCH and limits that were used there. "
         "Content that is younger than an hour, in use or locked is kept. "
         "Exit status: 0 success; 1 over --max-size; 3 error."
     )
@@ -175,19 +190,14 @@ class CacheCommand(_CacheCommand):
 # --- prune
 
 
-def plan_of(context: Context, fetchdefs: Path) -> Plan:
-    """Return the plan of the definitions in a directory, for the cache of this run.
-
-    Raises:
-        DefinitionError: the definitions cannot be read.
-    """
-    settings = context.settings
+def _make_plan(context: Context, definitions: Definitions, configuration: Configuration) -> Plan:
+    """Return the plan of definitions under a configuration, for the cache of this run."""
     return Plan(
-        load(fetchdefs),
-        cache=settings.cache,
-        build=settings.build,
-        writer_version=context.writer_version,
-        digest_of=digest_of,
+        definitions,
+        cache=context.settings.cache,
+        build=context.settings.build,
+        writer_version=configuration.writer_version,
+        digest_of=lambda path: digest_of(os.path.join(configuration.directory, path)),  # noqa: PTH118 - text only
     )
 
 
@@ -200,18 +210,31 @@ def _roots(context: Context) -> Referenced:
         CacheError: the definitions of a directory cannot be read.
     """
     own = context.settings.fetchdefs.absolute()
-    directories = {own, *context.cache.maintenance.definitions().values()}
-    plans = []
-    for directory in sorted(path for path in directories if path == own or any(path.glob("*/*.y*ml"))):
+    notes = {directory: note for note, directory in context.cache.maintenance.definitions().items()}
+    roots = []
+    for directory in sorted(path for path in {own, *notes} if path == own or any(path.glob("*/*.y*ml"))):
         try:
-            plans.append(plan_of(context, directory))
+            definitions = load(directory)
         except DefinitionError as error:
             raise CacheError(
                 f"cannot read the definitions in {escape_text(str(directory))}, which used this cache:"
                 f" {str(error).splitlines()[0]}",
                 hint="correct them or remove that directory: nothing is removed while their needs are unknown",
             ) from None
-    return find_referenced(context, plans)
+        for configuration in _list_configurations(context, notes.get(directory)):
+            if directory == own:  # trees of an earlier link mode are not needed here any more
+                configuration = replace(configuration, link_mode=context.settings.link_mode)
+            roots.append(Root(_make_plan(context, definitions, configuration), configuration))
+    return find_referenced(context, roots)
+
+
+def _list_configurations(context: Context, note: Path | None) -> list[Configuration]:
+    """Return the configuration of this run, and those with which the definitions of a note used the cache."""
+    configurations = [context.configuration]
+    for line in context.cache.maintenance.configurations(note) if note is not None else ():
+        with contextlib.suppress(ValueError):  # torn, or of another version
+            configurations.append(Configuration.decode(line))
+    return configurations
 
 
 def _decide_all(context: Context, bounds: PruneLimits) -> list[PruneDecision]:

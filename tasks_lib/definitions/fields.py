@@ -21,6 +21,9 @@ MAX_TEXT: Final = 65_536
 #: Characters of a name, which becomes a doit task name, a directory and part of URLs.
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._+~@-]*"
 MAX_NAME: Final = 200
+#: Names that the build directory and the directory of a toolchain use themselves; case does not distinguish directories
+#: on every file system. Source: `steps.plan`, `cli.report`.
+RESERVED_NAMES: Final = frozenset({"artifacts", "extracted", "fetches", "report.html", "trace.json"})
 
 
 # --- readers: node -> value -------------------------------------------------------------------

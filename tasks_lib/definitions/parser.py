@@ -16,7 +16,7 @@ import msgspec
 
 from tasks_lib.definitions.cross_check import cross_check, refuse_toolchains
 from tasks_lib.definitions.fetch import FETCH
-from tasks_lib.definitions.fields import check_name, read_relative_path
+from tasks_lib.definitions.fields import RESERVED_NAMES, check_name, read_relative_path
 from tasks_lib.definitions.mirrors import Mirrors, find_unknown_groups, read_mirrors
 from tasks_lib.definitions.schema import FieldError, Location, matcher, read_table, schema_of, suggest
 from tasks_lib.definitions.toolchain import TOOLCHAIN
@@ -125,7 +125,11 @@ class _Reading:
         except FieldError as error:
             where.wrong(error.reason, error.hint)
         own: list[Problem] = []
-        self.definition(source, name, node, replace(where, problems=own))
+        if name.casefold() in RESERVED_NAMES:
+            reason = f"the name {name!r} is reserved for a directory or file that doit-fetch creates"
+            replace(where, problems=own).refuse(reason, "choose another name")
+        else:
+            self.definition(source, name, node, replace(where, problems=own))
         if source.root and own and (source.kind == "toolchain" or all(isinstance(one, Refusal) for one in own)):
             first = own[0]
             task = f"{source.kind}:{name}"

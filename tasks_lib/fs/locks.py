@@ -1,8 +1,10 @@
-"""File locks that the kernel releases when their holder exits, even if it is killed.
+"""File locks that the kernel releases when the last process that works under them exits, even if it is killed.
 
-The existence of a lock file has no meaning. Only its owner and a trusted group can open it, because a user who can read
-a file can hold its lock. Its content is the process id of the holder, for messages to waiting processes. Prune may
-remove a file that is not locked; a process that locks a removed file opens it again.
+A program that is started under a lock inherits it (`held`), so that the lock of a killed process lasts as long as the
+program that it started. Only the owner of a lock file and a trusted group can open it, because a user who can read
+a file can hold its lock. The existence of a lock file has no meaning. Its content is the process id of the process that
+took the lock, for messages to waiting processes. Prune may remove a file that is not locked; a process that locks a
+removed file opens it again.
 """
 
 from __future__ import annotations
@@ -10,13 +12,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from tasks_lib.errors import CacheUnavailableError, escape_text
-from tasks_lib.fs import files, system_calls
+from tasks_lib.fs import files, processes, system_calls
 from tasks_lib.gil import released
 from tasks_lib.progress import Progress
 
@@ -25,6 +28,15 @@ _POLL_S: Final = 0.1
 #: Bytes of the process id in a lock file, padded with blanks to overwrite that of an earlier holder.
 _HOLDER_SIZE: Final = 20
 _FLAGS: Final = os.O_RDWR | os.O_CREAT
+#: Seconds between two searches for the process that holds a lock.
+_SEARCH_S: Final = 2.0
+
+_own: Final = threading.local()
+
+
+def held() -> tuple[int, ...]:
+    """Return the descriptors of the locks that this thread holds, for `pass_fds` of a program that works under them."""
+    return tuple(getattr(_own, "descriptors", ()))
 
 
 @contextlib.contextmanager
@@ -36,11 +48,14 @@ def locked(path: Path, *, timeout_s: float, progress: Progress) -> Iterator[None
         CancelledError: the run is cancelled while it waits.
     """
     descriptor = _acquire(path, fcntl.LOCK_EX, timeout_s, progress)
+    before = held()
+    _own.descriptors = (*before, descriptor)
     try:
         with contextlib.suppress(OSError):  # a full disk: the lock works without the process id
             os.pwrite(descriptor, b"%-*d" % (_HOLDER_SIZE, os.getpid()), 0)
         yield
     finally:
+        _own.descriptors = before
         os.close(descriptor)
 
 
@@ -84,21 +99,11 @@ def remove_stale_files(directory: Path) -> None:
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
             owner = entry.name.partition("-")[0]
-            if not owner.isdigit() or _is_alive(int(owner)):
+            if not owner.isdigit() or processes.is_running(int(owner)):
                 continue
             with contextlib.suppress(OSError), try_lock(Path(entry.path)) as free:
                 if free:
                     os.unlink(entry.path)  # noqa: PTH108 - a directory entry
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
 
 
 def _acquire(path: Path, kind: int, timeout_s: float, progress: Progress) -> int:
@@ -126,12 +131,13 @@ def _try(descriptor: int, kind: int) -> bool:
 
 def _wait_for(descriptor: int, kind: int, path: Path, timeout_s: float, progress: Progress) -> None:
     started_s = time.monotonic()
-    reported = ""
+    reported, searched_s = "", -_SEARCH_S
     while not _lock(descriptor, kind, path):
-        holder = escape_text(os.pread(descriptor, _HOLDER_SIZE, 0).strip()) or "unknown"
-        if holder != reported:
-            progress.phase("wait", holder=holder)
-            reported = holder
+        if time.monotonic() - searched_s >= _SEARCH_S:
+            searched_s, holder = time.monotonic(), _find_holder(descriptor)
+            if holder != reported:
+                progress.phase("wait", holder=holder)
+                reported = holder
         if time.monotonic() - started_s > timeout_s:
             raise CacheUnavailableError(
                 f"waited {timeout_s:.0f} s for process {holder}, which holds {escape_text(str(path))}",
@@ -140,6 +146,17 @@ def _wait_for(descriptor: int, kind: int, path: Path, timeout_s: float, progress
         progress.check()
         with released:
             time.sleep(_POLL_S)
+
+
+def _find_holder(descriptor: int) -> str:
+    """Return the process that took a lock; if it has ended, the oldest of those that inherited the lock from it."""
+    recorded = os.pread(descriptor, _HOLDER_SIZE, 0).strip()
+    if recorded.isdigit() and processes.is_running(int(recorded)):
+        return recorded.decode("ascii")
+    heirs = processes.find_lock_holders(descriptor)
+    if heirs:
+        return escape_text(str(min(heirs, key=lambda one: (one.started, one.id))))
+    return escape_text(recorded) or "unknown"
 
 
 def _lock(descriptor: int, kind: int, path: Path) -> bool:

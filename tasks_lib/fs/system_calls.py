@@ -282,7 +282,7 @@ def boot_identity() -> str:
     if FEATURES.proc:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             return Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
-    return _ps("-p", "1", "-o", "lstart=")[1] or os.urandom(16).hex()
+    return run_ps("-p", "1", "-o", "lstart=")[1] or os.urandom(16).hex()
 
 
 def child_processes() -> list[int]:
@@ -296,7 +296,7 @@ def child_processes() -> list[int]:
             with contextlib.suppress(OSError, ValueError):
                 children += map(int, listed.read_text("ascii").split())
         return children
-    own, text = _ps("-A", "-o", "pid=", "-o", "ppid=")
+    own, text = run_ps("-A", "-o", "pid=", "-o", "ppid=")
     for line in text.splitlines():
         with contextlib.suppress(ValueError):
             child, parent = map(int, line.split())
@@ -305,7 +305,7 @@ def child_processes() -> list[int]:
     return children
 
 
-def _ps(*words: str) -> tuple[int, str]:
+def run_ps(*words: str) -> tuple[int, str]:
     """Run `ps`; return its process id and its output, "" if it failed."""
     nowhere = subprocess.DEVNULL
     try:

@@ -108,7 +108,7 @@ def toolchain_identity(preparation: ToolchainBuild) -> Identity:
     """Return the inputs that determine a toolchain."""
     run = preparation.toolchain.run
     identity = {f"{one.entry.kind} {one.entry.name}": one.key[:_SHOWN] for one in preparation.deliveries}
-    identity |= {f"content of {text}": digest for text, digest in preparation.files}
+    identity |= {f"content of {one.text}": one.digest for one in preparation.files}
     if run is not None:
         identity |= {f"env {name}": value for name, value in run.env}
         identity |= {"command": " ".join(run.command), "script": run.script.text if run.script else ""}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -131,7 +130,7 @@ def remove_toolchain_build(context: Context, preparation: ToolchainBuild, dryrun
     steps.clear_worked_fetches(
         context, preparation.worked, Silent()
     )  # else the next command would start from the files that this one left
-    shutil.rmtree(preparation.uploads, ignore_errors=True)
+    steps.remove_attempts(preparation)
     for delivery in preparation.deliveries:
         if delivery.entry.delivery == "place":
             steps.extraction_of(delivery).clear(Silent())

@@ -4,6 +4,7 @@ Each step first reuses results from the cache and reports to its `Progress`. No 
 """
 
 from tasks_lib.steps.artifacts import fetch, is_published, list_artifact_files, needs_network, read_provenance, repack
+from tasks_lib.steps.attempt import remove_attempts
 from tasks_lib.steps.extract import clear_worked_fetches, deliver, extraction_of, is_delivered, list_delivery_files
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, ToolchainBuild
 from tasks_lib.steps.toolchain import SKIPPED, build_toolchain, is_built, list_build_files
@@ -27,5 +28,6 @@ __all__ = [
     "list_delivery_files",
     "needs_network",
     "read_provenance",
+    "remove_attempts",
     "repack",
 ]

@@ -63,15 +63,23 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     worked: Path | None = None  # exists once a command ran in this directory; its leftovers are stale
 
 
+class InputFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A script or resource: as written, its path, and the hex sha256 that the key of its toolchain covers."""
+
+    text: str
+    path: str
+    digest: str
+
+
 class ToolchainBuild(msgspec.Struct, frozen=True, kw_only=True):
-    """A toolchain with its directories: its command runs in `fetches` and writes its output to `uploads`."""
+    """A toolchain with its directories; `steps.attempt` describes those in which its command runs."""
 
     toolchain: Toolchain
     key: str
     directory: Path
     deliveries: tuple[Delivery, ...]
     output: Artifact | None
-    files: tuple[tuple[str, str], ...] = ()  # path as written and digest of each script and resource
+    files: tuple[InputFile, ...] = ()
 
     @property
     def fetches(self) -> Path:
@@ -97,6 +105,11 @@ class ToolchainBuild(msgspec.Struct, frozen=True, kw_only=True):
     def worked(self) -> Path:
         """The marker file that exists once its command ran in `fetches`."""
         return self.directory / WORKED
+
+    @property
+    def lock(self) -> Path:
+        """The lock file of its directory, held while its command runs."""
+        return self.directory / ".lock"
 
     @property
     def log(self) -> Path:
@@ -210,6 +223,7 @@ class Plan:
         run = toolchain.run
         files = [*run.resources, *([run.script] if run.script else [])] if run else []
         digests = {file.text: self._digest_of(file.path) for file in files}
+        paths = {file.text: file.path for file in files}
         key = recipe.toolchain_key(
             toolchain, inputs={f"{one.entry.kind}:{one.entry.name}": one.key for one in deliveries}, files=digests
         )
@@ -225,7 +239,7 @@ class Plan:
             directory=directory,
             deliveries=deliveries,
             output=output,
-            files=tuple((text, digest.hex) for text, digest in digests.items()),
+            files=tuple(InputFile(text=text, path=paths[text], digest=digest.hex) for text, digest in digests.items()),
         )
 
     def _delivery(self, directory: Path, entry: FetchesEntry) -> Delivery:

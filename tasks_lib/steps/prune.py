@@ -71,14 +71,21 @@ class PruneDecision(NamedTuple):
     used_s: float
 
 
-def find_referenced(context: Context, plans: Iterable[Plan]) -> Referenced:
-    """Return the cache items that these plans need: their inputs and their results."""
+class Root(NamedTuple):
+    """The plan of a definitions directory under one of the configurations with which it used the cache."""
+
+    plan: Plan
+    configuration: recipe.Configuration
+
+
+def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
+    """Return the cache items that these roots need: their inputs and their results."""
     keys: set[str] = set()
     digests: set[str] = set()
     artifacts: set[str] = set()
     repositories: set[str] = set()
-    plans = list(plans)
-    for plan in plans:
+    roots = list(roots)
+    for plan, _ in roots:
         for artifact in plan.artifacts():
             keys |= {artifact.key, artifact.verdict}
             artifacts.add("/".join(artifact.path.parts[-3:]))
@@ -100,19 +107,19 @@ def find_referenced(context: Context, plans: Iterable[Plan]) -> Referenced:
         digests=frozenset(digests),
         artifacts=frozenset(artifacts),
         repositories=frozenset(repositories),
-        trees=frozenset(_trees(context, plans)),
+        trees=frozenset(_trees(context, roots)),
     )
 
 
-def _trees(context: Context, plans: Iterable[Plan]) -> Iterator[str]:
-    """Yield the keys of the cached trees that these plans link from; none if the link mode is copy."""
-    if context.settings.link_mode == "copy" or not context.cache.trees(remove_tree).any():
+def _trees(context: Context, roots: Iterable[Root]) -> Iterator[str]:
+    """Yield the keys of the cached trees that these roots link from; none for the link mode copy."""
+    if not context.cache.trees(remove_tree).any():
         return
-    for plan in plans:
-        for delivery in list_deliveries(plan).values():
+    for plan, configuration in roots:
+        for delivery in list_deliveries(plan).values() if configuration.link_mode != "copy" else ():
             integrity = find_integrity(context, delivery.artifact)
             if integrity is not None:
-                yield tree_key(context, delivery, integrity)
+                yield tree_key(configuration, delivery, integrity)
 
 
 def list_evidence_keys(source: StaticUrl) -> set[str]:

@@ -6,7 +6,7 @@ If the cache cannot store an unpacked tree, or the file system cannot share file
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
@@ -17,12 +17,12 @@ from tasks_lib.cache.trees import Trees
 from tasks_lib.context import Context
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import ArchiveError, CacheError, CacheUnavailableError
-from tasks_lib.formats import TREE_VERSION, format_from_name
+from tasks_lib.formats import UNPACKED_VERSION, format_from_name
 from tasks_lib.fs.copying import can_clone
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Delivery
-from tasks_lib.tree import CACHED_TREE_VERSION, CachedTree, DamagedTreeError, Extraction, remove_tree, write_cached_tree
+from tasks_lib.tree import CachedTree, DamagedTreeError, Extraction, remove_tree, write_cached_tree
 
 #: Attempts for one delivery: drop a damaged tree, unpack it again, link it.
 _ROUNDS: Final = 3
@@ -42,7 +42,7 @@ class Archive(NamedTuple):
     @property
     def key(self) -> str:
         """The key of its unpacked tree."""
-        return _key(self.integrity, self.name, self.limits)
+        return _key(self.integrity, self.name, self.limits._asdict())
 
     def read(self, sink: Callable[[Entry], None]) -> None:
         """Pass every entry to `sink`.
@@ -54,14 +54,14 @@ class Archive(NamedTuple):
         read(self.file, name=self.name, format=self.format, reshape=Reshape(), limits=self.limits, sink=sink)
 
 
-def _key(integrity: Integrity, name: str, limits: Limits) -> str:
-    version = f"{TREE_VERSION}.{CACHED_TREE_VERSION}"
-    return recipe.unpacked_key(integrity, format=format_from_name(name) or "", limits=limits._asdict(), version=version)
+def _key(integrity: Integrity, name: str, limits: Mapping[str, int | str], version: str = UNPACKED_VERSION) -> str:
+    return recipe.unpacked_key(integrity, format=format_from_name(name) or "", limits=limits, version=version)
 
 
-def tree_key(context: Context, delivery: Delivery, integrity: Integrity) -> str:
-    """Return the key of the cached tree that a delivery can be linked from."""
-    return _key(integrity, delivery.artifact.path.name, context.limits(delivery.limits))
+def tree_key(configuration: recipe.Configuration, delivery: Delivery, integrity: Integrity) -> str:
+    """Return the key of the cached tree that runs with this configuration can link a delivery from."""
+    limits = {**configuration.limits, **dict(delivery.limits)}
+    return _key(integrity, delivery.artifact.path.name, limits, configuration.trees)
 
 
 def link_from_cache(
@@ -183,7 +183,7 @@ def check_cached_trees(
 
 def _compare_tree(context: Context, unpacked: CachedTree, key: str, progress: Progress) -> dict[str, str]:
     archive = _parse_facts(unpacked.facts())
-    if _key(archive[0], archive[1], archive[3]) != key:
+    if _key(archive[0], archive[1], archive[3]._asdict()) != key:
         raise DamagedTreeError("its manifest describes another tree")
     with context.cache.open(archive[0]) as file:
         return unpacked.compare(Archive(file, *archive).read, progress)

@@ -8,6 +8,7 @@ is never stored.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,11 +19,13 @@ from tasks_lib import recipe
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.definitions import Checksums, GpgSignature, Minisign, StaticUrl
-from tasks_lib.digest import Integrity
+from tasks_lib.digest import Digest, Integrity
 from tasks_lib.download.unverified import UnverifiedRequest
-from tasks_lib.errors import AllSourcesFailedError, CacheError, OfflineError, SignatureError
+from tasks_lib.errors import AllSourcesFailedError, CacheError, OfflineError, SignatureError, escape_text
 from tasks_lib.progress import Progress
 from tasks_lib.signature import MAX_KEYS_BYTES, MAX_SIGNATURE_BYTES, ValidSignature, find_listed_digest, verify_minisign
+from tasks_lib.steps.plan import list_key_files
+from tasks_lib.units import format_size
 
 #: Maximum size of a checksum list in bytes: 100,000 lines.
 MAX_LIST_BYTES: Final = 16 << 20
@@ -36,14 +39,14 @@ def verify_signatures(
     """Verify every signature of a download in the cache; return the provenance to record.
 
     Raises:
-        SignatureError: the bytes are not signed as required.
+        SignatureError: the bytes are not signed as required, or a key file is not the one that `verdict` covers.
         ToolError: gpg (or `cryptography`) is missing or hangs.
         AllSourcesFailedError, OfflineError: a signature cannot be downloaded.
         BlobMissingError, BlobCorruptError: the download disappeared or changed in the cache.
         CacheUnavailableError, CancelledError: as in every step.
     """
     progress.phase("verify")
-    check = _SignatureCheck(context, name, source, progress)
+    check = _SignatureCheck(context, name, source, _read_measured_keys(source, verdict), progress)
     facts: dict[str, str | int | float] = {}
     with context.cache.open(source.integrity) as content:
         for one in source.vouchers:
@@ -55,27 +58,44 @@ def verify_signatures(
     return facts
 
 
-def read_key_file(path: str) -> bytes:
-    """Return the content of a key file.
+def _read_measured_keys(source: StaticUrl, verdict: str) -> Mapping[str, bytes]:
+    """Return the content of each key file, by path.
+
+    The key of the verdict was computed from the files as they were when the definitions were loaded. A verdict on other
+    keys must not be recorded under it.
 
     Raises:
-        SignatureError: the file cannot be read, or is too large.
+        SignatureError: a file cannot be read, is too large, or has changed since.
     """
+    keys = {path: _read_key_file(path) for path in list_key_files(source)}
+    digests = {path: Digest.sha256(hashlib.sha256(content).hexdigest()) for path, content in keys.items()}
+    if recipe.verdict_key(source, digests) != verdict:
+        paths = ", ".join(escape_text(path) for path in keys)
+        raise SignatureError(f"key file {paths} changed while doit ran", hint="review the file and run doit again")
+    return keys
+
+
+def _read_key_file(path: str) -> bytes:
     try:
         with Path(path).open("rb") as file:
-            return file.read(MAX_KEYS_BYTES + 1)
+            content = file.read(MAX_KEYS_BYTES + 1)
     except OSError as error:
         raise SignatureError(
             f"cannot read key file {path}: {error.strerror or error}",
             hint="`key-path:` is relative to the root of the repository",
         ) from error
+    if len(content) > MAX_KEYS_BYTES:
+        raise SignatureError(f"key file {path} is larger than {format_size(MAX_KEYS_BYTES)}")
+    return content
 
 
 class _SignatureCheck:
     """The verification of the signatures of one download."""
 
-    def __init__(self, context: Context, name: str, source: StaticUrl, progress: Progress) -> None:
-        self._context, self._name, self._source, self._progress = context, name, source, progress
+    def __init__(
+        self, context: Context, name: str, source: StaticUrl, keys: Mapping[str, bytes], progress: Progress
+    ) -> None:
+        self._context, self._name, self._source, self._keys, self._progress = context, name, source, keys, progress
 
     def verdict(self, voucher: GpgSignature | Minisign | Checksums, content: BinaryIO) -> ValidSignature:
         if isinstance(voucher, Checksums):
@@ -90,7 +110,7 @@ class _SignatureCheck:
             return self._context.gpg.verify(
                 content,
                 signature,
-                keys=read_key_file(voucher.key_file),
+                keys=self._keys[voucher.key_file],
                 fingerprint=voucher.fingerprint,
                 progress=self._progress,
             )
@@ -109,7 +129,7 @@ class _SignatureCheck:
             elif isinstance(signer, GpgSignature):
                 verdict, text = self._context.gpg.verify_clearsigned(
                     file.read(),
-                    keys=read_key_file(signer.key_file),
+                    keys=self._keys[signer.key_file],
                     fingerprint=signer.fingerprint,
                     progress=self._progress,
                 )

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -14,10 +11,11 @@ from typing import Final
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.definitions import Toolchain
-from tasks_lib.errors import CacheUnavailableError, CancelledError, ToolError, TreeError, escape_text
-from tasks_lib.fs.system_calls import signal_group
+from tasks_lib.errors import ToolError, TreeError, escape_text
+from tasks_lib.fs.locks import locked
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import is_published, list_artifact_files, publish, publish_from_cache
+from tasks_lib.steps.attempt import Attempt, begin_attempt, remove_attempts
 from tasks_lib.steps.extract import (
     clear_worked_fetches,
     deliver,
@@ -29,9 +27,6 @@ from tasks_lib.steps.plan import Delivery, ToolchainBuild
 
 #: Exit status of a command that cannot run on this machine. Source: Automake manual, "Scripts-based Testsuites".
 SKIPPED: Final = 77
-#: Seconds between SIGTERM and SIGKILL, and between two checks whether the command ended.
-_GRACE_S: Final = 0.8
-_LOOK_S: Final = 0.05
 _CHUNK: Final = 1 << 20
 
 
@@ -64,23 +59,42 @@ def build_toolchain(context: Context, preparation: ToolchainBuild, progress: Pro
     If the cache has an output with this key, use it and do not run the command.
 
     Raises:
-        ToolError: a resource or the command is missing, the command failed, or it did not write its artifact.
+        ToolError: a resource or the command is missing, an input file changed, the command failed, or it did not write
+            its artifact.
         TreeError, BlobMissingError, BlobCorruptError, CacheUnavailableError, CancelledError: as the earlier steps.
     """
     _check_resources(preparation.toolchain)
     wanted = [one.record.stem for one in preparation.deliveries]
-    with context.cache.lock(preparation.key, progress), _translate_os_errors(preparation.directory):
-        remove_stale_entries(context, preparation.fetches, preparation.records, wanted, progress)
+    with _translate_os_errors(preparation.directory):
+        preparation.directory.mkdir(parents=True, exist_ok=True)
         if not _has_command(preparation):  # an earlier definition may have had one
             clear_worked_fetches(context, preparation.worked, progress)
-        _deliver_missing(context, preparation, progress)
-        if preparation.output is None or not publish_from_cache(context, preparation.output):
-            skipped = _build(context, preparation, progress)
+        remove_stale_entries(context, preparation.fetches, preparation.records, wanted, progress)
+        if not _adopt(context, preparation, progress):
+            with (
+                context.cache.lock(preparation.key, progress),
+                locked(preparation.lock, timeout_s=context.settings.lock_timeout_s, progress=progress),
+            ):
+                skipped = "" if _adopt(context, preparation, progress) else _build(context, preparation, progress)
             if skipped:
                 return skipped
-        preparation.directory.mkdir(parents=True, exist_ok=True)
         preparation.stamp.write_text(json.dumps({"key": preparation.key}), "ascii")
     return ""
+
+
+def _adopt(context: Context, preparation: ToolchainBuild, progress: Progress) -> bool:
+    """Publish the recorded output and deliver the fetches; return False if the command has to run.
+
+    This needs no lock: a recorded output never changes, and each delivery has its own lock.
+    """
+    if _has_command(preparation) and (
+        preparation.output is None or not publish_from_cache(context, preparation.output)
+    ):
+        return False
+    _deliver_missing(context, preparation, progress)
+    if not preparation.worked.exists():
+        remove_attempts(preparation)
+    return True
 
 
 def _check_resources(toolchain: Toolchain) -> None:
@@ -112,17 +126,14 @@ def _read_built_key(stamp: Path) -> str:
 
 
 def _build(context: Context, preparation: ToolchainBuild, progress: Progress) -> str:
-    from tasks_lib.tree import remove_tree  # slow to import, needed only when a command runs
-
-    if not _has_command(preparation):
-        return ""
-    clear_worked_fetches(context, preparation.worked, progress)  # the command starts with unmodified fetches
-    _deliver_missing(context, preparation, progress)
-    remove_tree(preparation.uploads)
-    preparation.uploads.mkdir(parents=True)
-    preparation.fetches.mkdir(parents=True, exist_ok=True)
-    preparation.worked.touch()
-    status = _execute(context, preparation, progress)
+    clear_worked_fetches(context, preparation.worked, progress)
+    for delivery in preparation.deliveries:
+        if not extraction_of(delivery).holds(delivery.key):  # the command starts with unmodified fetches
+            deliver(context, delivery, progress)
+    attempt = begin_attempt(preparation, progress)
+    command = _command(preparation)
+    progress.phase("run", command=escape_text(" ".join(command))[:200])
+    status = attempt.execute(command, _environment(context, attempt), progress)
     if status == SKIPPED:
         return (
             _last_lines(preparation.log, 1)
@@ -135,7 +146,7 @@ def _build(context: Context, preparation: ToolchainBuild, progress: Progress) ->
             hint=f"see the full output in {preparation.log}",
         )
     if preparation.output is not None:
-        _cache_output(context, preparation)
+        _cache_output(context, attempt)
     return ""
 
 
@@ -160,11 +171,12 @@ def _is_present(preparation: ToolchainBuild, delivery: Delivery) -> bool:
     return extraction_of(delivery).key() == delivery.key
 
 
-def _cache_output(context: Context, preparation: ToolchainBuild) -> None:
+def _cache_output(context: Context, attempt: Attempt) -> None:
+    preparation = attempt.preparation
     run, output = preparation.toolchain.run, preparation.output
     if run is None or output is None:
         raise AssertionError("only a command has an output")
-    artifact = preparation.uploads / str(run.toolchain_artifact)
+    artifact = attempt.uploads / str(run.toolchain_artifact)
     if artifact.is_symlink() or not artifact.is_file():
         raise ToolError(
             f"toolchain {preparation.toolchain.name}: no {run.toolchain_artifact} in $UPLOAD_DIR after the command",
@@ -178,52 +190,6 @@ def _cache_output(context: Context, preparation: ToolchainBuild) -> None:
     publish(context, integrity, output)
 
 
-def _execute(context: Context, preparation: ToolchainBuild, progress: Progress) -> int:
-    """Run the command in its own process group with its output in the log; return its exit status."""
-    command = _command(preparation)
-    progress.phase("run", command=escape_text(" ".join(command))[:200])
-    try:
-        with preparation.log.open("wb") as log:
-            process = subprocess.Popen(
-                command,
-                cwd=preparation.fetches,
-                env=_environment(context, preparation),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            return _wait(process, progress)
-    except OSError as error:
-        if error.filename == str(preparation.log):
-            raise CacheUnavailableError(f"cannot write {preparation.log}: {error.strerror}") from error
-        raise ToolError(
-            f"toolchain {preparation.toolchain.name}: cannot execute {escape_text(command[0])}: {error.strerror}",
-            hint="check that the file exists and is executable",
-        ) from error
-
-
-def _wait(process: subprocess.Popen[bytes], progress: Progress) -> int:
-    try:
-        while process.poll() is None:
-            progress.check()
-            time.sleep(_LOOK_S)
-    except CancelledError:
-        _stop(process)
-        raise
-    return process.returncode
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Terminate the whole process group; kill it after a grace period."""
-    signal_group(process.pid, signal.SIGTERM)
-    try:
-        process.wait(_GRACE_S)
-    except subprocess.TimeoutExpired:
-        signal_group(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 def _command(preparation: ToolchainBuild) -> list[str]:
     run = preparation.toolchain.run
     if run is None:
@@ -233,16 +199,16 @@ def _command(preparation: ToolchainBuild) -> list[str]:
     return [str(Path(run.script.path).absolute()), *run.arguments]
 
 
-def _environment(context: Context, preparation: ToolchainBuild) -> dict[str, str]:
-    """Return the command's environment. Source: Taskgraph's `fetches`: MOZ_FETCHES, MOZ_FETCHES_DIR, UPLOAD_DIR."""
+def _environment(context: Context, attempt: Attempt) -> dict[str, str]:
+    """Return the command's environment. Source: Taskgraph's `fetches`: MOZ_FETCHES, MOZ_FETCHES_DIR."""
+    preparation = attempt.preparation
     run = preparation.toolchain.run
     fetches = sorted((_fetches_entry(one) for one in preparation.deliveries), key=lambda entry: str(entry["artifact"]))
     return {
         **context.environ,
         **dict(run.env if run else ()),
         "MOZ_FETCHES": json.dumps(fetches, sort_keys=True),
-        "MOZ_FETCHES_DIR": str(preparation.fetches.absolute()),
-        "UPLOAD_DIR": str(preparation.uploads.absolute()),
+        "MOZ_FETCHES_DIR": str(attempt.fetches.absolute()),
     }
 
 

@@ -5,13 +5,12 @@ manifest, component by component through directory descriptors that never follow
 Only a complete, validated tree is renamed into place. The manifest is outside the tree, so no archive can forge it.
 """
 
-from tasks_lib.tree.cached_tree import CACHED_TREE_VERSION, CachedTree, DamagedTreeError, write_cached_tree
+from tasks_lib.tree.cached_tree import CachedTree, DamagedTreeError, write_cached_tree
 from tasks_lib.tree.extraction import Extraction
 from tasks_lib.tree.stale_entries import remove_stale_entries, reset_directory
 from tasks_lib.tree.writer import remove_tree
 
 __all__ = [
-    "CACHED_TREE_VERSION",
     "CachedTree",
     "DamagedTreeError",
     "Extraction",

@@ -26,8 +26,6 @@ from tasks_lib.tree.compare import Comparison
 from tasks_lib.tree.manifest import ManifestEntry, ManifestWriter, read_manifest
 from tasks_lib.tree.writer import TreeWriter
 
-#: Increment when the format of the list or the files of a cached tree change.
-CACHED_TREE_VERSION: Final = 1
 #: A hard link keeps these modes: only root can write to such a file by accident.
 _MODES: Final = (0o444, 0o555)
 _Put = Callable[[bytes, int, int], None]
