@@ -16,7 +16,6 @@ from tasks_lib.definitions.fields import (
     COUNT,
     FILE_NAME,
     FINGERPRINT,
-    HEADERS,
     MINISIGN_KEY,
     NAME_FIELD,
     PREFIX,
@@ -32,6 +31,7 @@ from tasks_lib.definitions.fields import (
     resolve_url,
     url_field,
 )
+from tasks_lib.definitions.headers import HEADERS, has_reference, is_private_route
 from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of, suggest
 from tasks_lib.definitions.values import Checksums, Git, GpgSignature, Hg, Minisign, StaticUrl, file_name_of
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
@@ -185,7 +185,7 @@ _STATIC_URL: Final[FieldTable] = {
     "strip-components": COUNT.about("number of leading path components to remove from every entry"),
     "add-prefix": PREFIX.about("text to put before the name of every entry, usually with a trailing slash"),
     "duplicates": one_of("refuse", "last").about("last: if several entries have the same name, use the last one"),
-    "headers": HEADERS.about("request headers, sent only to the origin"),
+    "headers": HEADERS,
     **SIGNATURE_FIELDS,
     "archive": Field(_archive, schema_of(_ARCHIVE), "limits for this archive, which override the settings"),
 }
@@ -239,8 +239,11 @@ def _static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
     if starts and ends not in ("", starts, "zst"):
         where.wrong(f"cannot repack a .{starts} archive as {name!r}", "use a .tar.zst name: no other format is created")
         return None
-    if found.get("headers") and url.startswith("mirror:"):
+    headers = found.get("headers", ())
+    if headers and url.startswith("mirror:"):
         where.wrong("`headers` require a single origin, but a mirror group has several", "use the URL of the origin")
+    if has_reference(headers) and not is_private_route(url):
+        where.wrong("`headers` with ${NAME} are sent over https only, or over http to loopback", "use the https URL")
     return StaticUrl(
         url=url,
         integrity=Integrity(size=found["size"], digest=found["sha256"]),
@@ -249,7 +252,7 @@ def _static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
         strip_components=strip,
         add_prefix=prefix,
         duplicates=duplicates,
-        headers=found.get("headers", ()),
+        headers=headers,
         gpg_signature=found.get("gpg-signature"),
         minisign=found.get("minisign"),
         checksums=found.get("checksums"),
