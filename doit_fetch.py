@@ -23,5 +23,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from tasks_lib.engine import dodo
 
-    globals().update(DOIT_CONFIG=dodo.start(dict(os.environ)), task_fetchdefs=dodo.task_fetchdefs)
+    globals().update(DOIT_CONFIG=dodo.start(os.environ), task_fetchdefs=dodo.task_fetchdefs)
     return globals()[name]

@@ -70,6 +70,7 @@ class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
     add_prefix: str = ""
     #: "refuse", or "last": if several entries have the same name, use the last one
     duplicates: str = "refuse"
+    #: Name and value of each; "" for a value that the cache of parsed definitions does not contain.
     headers: tuple[tuple[str, str], ...] = ()
     gpg_signature: GpgSignature | None = None
     minisign: Minisign | None = None
@@ -78,6 +79,10 @@ class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
     archive: tuple[tuple[str, int | str], ...] = ()
     #: URLs to try according to `mirrors.yml`; () without that file.
     rewritten: tuple[Place, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return a text without URLs and headers, which may contain secrets."""
+        return f"StaticUrl(artifact_name={self.artifact_name!r}, integrity={self.integrity!r})"
 
     @property
     def places(self) -> tuple[Place, ...]:

@@ -128,7 +128,7 @@ class Reader:
         download.progress.phase("connect", url=redacted(source.url), total=size)
         with self._transport.open(
             source.url,
-            headers=download.wanted.headers_for(source.url),
+            headers=download.headers_for(source.url),
             size=size,
             offset=partial.size if resumable else 0,
             validator=validator if resumable else "",

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,7 @@ def connect(name: str) -> sqlite3.Connection:
         sqlite3.OperationalError: it cannot be opened: permissions, space, a lock.
         sqlite3.DatabaseError: it is corrupt.
     """
+    _make_private(Path(name))
     connection = sqlite3.connect(name, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         if _read_version(connection) != (APPLICATION, VERSION):
@@ -54,6 +56,20 @@ def connect(name: str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _make_private(path: Path) -> None:
+    """Create the file if it is missing, and hide the text of definitions in it from users who cannot write it.
+
+    sqlite gives its WAL files the same mode. An existing file is not opened: to close it would release sqlite's locks.
+    Source: https://www.sqlite.org/howtocorrupt.html, section 2.2.
+    """
+    with contextlib.suppress(OSError):  # sqlite reports the error
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        status, shared = path.stat(), path.parent.stat().st_mode & stat.S_IWGRP
+        if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+            path.chmod(0o660 if shared else 0o600)
 
 
 def read_only_rows(name: str) -> dict[str, str]:

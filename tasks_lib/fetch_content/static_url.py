@@ -144,7 +144,7 @@ def _fetch(run: Run, request: StaticUrlOptions, headers: Mapping[str, str], dige
 def _download(run: Run, request: StaticUrlOptions, headers: Mapping[str, str], digest: Digest | None) -> Integrity:
     if digest is not None and request.size > 0:
         integrity = Integrity(size=request.size, digest=digest)
-        wanted = Request(name=request.original, integrity=integrity, urls=(request.url,), headers=headers)
+        wanted = Request(name=request.original, integrity=integrity, urls=(request.url,), headers=lambda: headers)
         try:
             run.sources.obtain(wanted, run.progress)
         except AllSourcesFailedError as error:

@@ -163,7 +163,8 @@ class _SignatureCheck:
 
     def _headers(self, url: str) -> Mapping[str, str]:
         """Return the headers of the definition if the signature has the same origin as the download, else {}."""
-        return dict(self._source.headers) if _origin(url) == _origin(self._source.url) else {}
+        same = _origin(url) == _origin(self._source.url)
+        return self._context.request_headers(self._name, self._source) if same else {}
 
 
 class _SignatureProgress:
