@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
+from tasks_lib import recipe
+from tasks_lib.definitions import Hg, SourceFile, parse
+from tasks_lib.errors import TransportError
+from tasks_lib.progress import Silent
+from tasks_lib.steps.commit import commit_archive
+from tests.githost import http
 from tests.origin import Origin, reply
-from tests.project import PORCH, definition, doit, written
+from tests.project import LIBRARY, PORCH, definition, doit, written
+from tests.repositories import made
+from tests.test_git import make_context, source
 
 CONTENT = b"the content"
 
@@ -89,3 +100,60 @@ def test_the_environment_counts_when_a_request_is_made(tmp_path: Path, origin: O
     assert origin.requests == []
     succeed(root, http_proxy=origin.url, no_proxy="127.0.0.1")
     assert origin.requests[0].headers["private-token"] == "ENVSECRET"
+
+
+def test_the_query_of_a_url_is_sent_only(tmp_path: Path, origin: Origin) -> None:
+    """The query of a URL reaches the server; no name, no record and no output has it, nor has a message of a failure."""
+    query = "?token=QUERYSECRET&part=1/2"
+    origin.answers["/x.tar"] = reply(LIBRARY)
+    fetches = definition("x", f"{origin.url}/x.tar{query}", LIBRARY, f"    mirrors: ['{origin.url}/m{query}']\n")
+    toolchain = "t:\n  description: t\n  fetches: {fetch: [{artifact: x, extract: false}]}\n"
+    root = written(project(tmp_path, fetches), {"fetchdefs/toolchain/t.yml": toolchain})
+    shown = succeed(root) + succeed(root, "extract:x") + show_everything(root, "x")
+    assert origin.paths() == [f"/x.tar{query}"]
+    assert "x.tar" in shown
+    (root / "fetchdefs/fetch/bad.yml").write_text(definition("bad", f"{origin.url}/bad{query}", b"y"))
+    done = doit(root, "fetch:bad", FETCH_EVENTS=str(root / "events"))
+    assert "HTTP 404" in done.stdout
+    assert "QUERYSECRET" not in shown + done.stdout + succeed(root, "report")
+    found = files_with("QUERYSECRET", root / "cache", root / "build", root / "events")
+    assert [Path(name).suffix for name in found] == [".parsed"]
+
+
+def test_taskgraph_digest_of_a_url_with_a_query() -> None:
+    """The names of files have no query, while the digest is of the names that Taskgraph derives from the URL."""
+    files = {
+        "a": "type: static-url, url: 'https://h/a.tar.zst?t=1#x', sha256: SHA, size: 3",
+        "b": "type: static-url, url: 'https://h/b.tar.zst?t=1', sha256: SHA, size: 3, artifact-name: b.tar.zst",
+        "c": "type: git, repo: 'https://h/c.git?t=1', revision: REV",
+        "d": "type: git, repo: 'https://h/c.git?t=1', revision: REV, path-prefix: p, artifact-name: d.tar.zst",
+    }
+    text = "".join(f"{name}: {{description: d, fetch: {{{fields}}}}}\n" for name, fields in files.items())
+    text = text.replace("SHA", "a" * 64).replace("REV", "b" * 40)
+    found = parse([SourceFile(kind="fetch", path="f.yml", text=text)])
+    names = [found.fetch(name).source.artifact_name for name in files]
+    assert names == ["a.tar.zst", "b.tar.zst", "c.git.tar.zst", "d.tar.zst"]
+    url = ["--sha256", "a" * 64, "--size", "3"]
+    words = [
+        [*url, "a.tar.zst?t=1#x"],
+        [*url, "b.tar.zst"],
+        ["b" * 40, "c.git?t=1", "c.git?t=1.tar.zst"],
+        ["b" * 40, "p", "d.tar.zst"],
+    ]
+    expected = [hashlib.sha256("\n".join(one).encode()).hexdigest() for one in words]
+    assert [recipe.taskgraph_digest(found.fetch(name)) for name in files] == expected
+
+
+def test_the_query_of_a_repository_url_is_not_kept(tmp_path: Path) -> None:
+    """No message of git or hg and no file of the cache has the query of a repository's URL."""
+    commit = made(tmp_path / "host/r", {"a": b"1"})
+    with http(tmp_path / "host") as host:
+        commit_archive(make_context(tmp_path / "c"), source(f"{host.url}/r", commit), Silent())
+        secret = f"{host.url}/missing?token=QUERYSECRET"
+        other = Hg(repo=secret, revision="a" * 40, path_prefix="p", artifact_name="p.tar.zst")
+        for wanted in (source(secret, "a" * 40), other):
+            with pytest.raises(TransportError, match="exited with status") as caught:
+                commit_archive(make_context(tmp_path / "c"), wanted, Silent())
+            assert "QUERYSECRET" not in str(caught.value)
+        assert any("QUERYSECRET" in request for request in host.requests)
+    assert files_with("QUERYSECRET", tmp_path / "c") == files_with("FETCH_HEAD", tmp_path / "c") == []

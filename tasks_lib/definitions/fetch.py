@@ -219,8 +219,7 @@ _SOURCES: Final[Mapping[str, FieldTable]] = {"static-url": _STATIC_URL, "git": _
 
 def _static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
     url = resolve_url(found["url"], where)
-    # Taskgraph uses everything after the last slash, including a query, and its digest depends on it
-    name = found.get("artifact-name") or url.rpartition("/")[2]
+    name = found.get("artifact-name") or file_name_of(url)
     try:
         RelPath.parse(name)
         RelPath.parse(file_name_of(url))
@@ -257,6 +256,8 @@ def _static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
         minisign=found.get("minisign"),
         checksums=found.get("checksums"),
         archive=found.get("archive", ()),
+        # Taskgraph uses everything after the last slash, including a query, and its digest depends on it
+        taskgraph_name="" if "artifact-name" in found or name == (last := url.rpartition("/")[2]) else last,
     )
 
 
@@ -269,8 +270,7 @@ def _archive_suffix(name: str) -> str:
 
 
 def _repository(found: dict[str, Any], where: Location) -> Git | Hg | None:
-    prefix = str(found.get("path-prefix") or urls.repository_name(found["repo"]))
-    name = found.get("artifact-name") or f"{prefix.replace('/', '-')}.tar.zst"
+    prefix, name = _commit_names(urls.strip_query(found["repo"]), found)
     if not name.endswith(".tar.zst"):
         where.wrong(
             f"invalid artifact name {name!r}", "use a .tar.zst name: a repository is always archived as .tar.zst"
@@ -286,7 +286,15 @@ def _repository(found: dict[str, Any], where: Location) -> Git | Hg | None:
     if found.get("type") == "hg":
         return Hg(**places)
     dot_git = "kept" if found.get("include-dot-git") else "dropped"
-    return Git(**places, dot_git=dot_git, ssh_key=found.get("ssh-key", ""))
+    taskgraph = _commit_names(found["repo"], found)
+    names = taskgraph if taskgraph != (prefix, name) else ()
+    return Git(**places, dot_git=dot_git, ssh_key=found.get("ssh-key", ""), taskgraph_names=names)
+
+
+def _commit_names(repo: str, found: Mapping[str, Any]) -> tuple[str, str]:
+    """Return path prefix and artifact name of a commit, by default made of the last segment of `repo`."""
+    prefix = str(found.get("path-prefix") or urls.repository_name(repo))
+    return prefix, found.get("artifact-name") or f"{prefix.replace('/', '-')}.tar.zst"
 
 
 def _source(node: Node, where: Location) -> StaticUrl | Git | Hg | None:

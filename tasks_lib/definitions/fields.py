@@ -157,7 +157,7 @@ def check_download_url(url: str, schemes: tuple[str, ...]) -> str:
     """
     if any(ord(character) <= 0x20 or ord(character) == 0x7F for character in url) or "\\" in url:
         raise FieldError("contains a space, a backslash or a control character", "percent-encode it")
-    scheme = url.partition(":")[0].lower()
+    scheme = url.partition("?")[0].partition(":")[0].lower()
     if scheme not in schemes or ":" not in url:
         hint = "use the https form of this origin" if scheme == "ftp" else f"use {' or '.join(schemes)}"
         raise FieldError(f"the URL scheme {scheme[:20]!r} is not supported", hint)

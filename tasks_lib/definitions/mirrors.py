@@ -147,7 +147,9 @@ def _base(node: Node, _where: Location) -> str:
 def _template(node: Node, _where: Location) -> str:
     text = read_text(node)
     if text != _DIRECT and not re.match(r"(https?|mirror|file):", text):
-        raise FieldError(f"invalid target {text[:60]!r}", r"use a URL with \1, mirror://GROUP/\1, or direct")
+        raise FieldError(
+            f"invalid target {text.partition('?')[0][:60]!r}", r"use a URL with \1, mirror://GROUP/\1, or direct"
+        )
     return text
 
 
@@ -234,7 +236,7 @@ def _rules(node: Node, where: Location) -> tuple[Rule, ...]:
         for template in row["to"]:
             if any(int(number) > groups for number in re.findall(r"\\(\d+)", template)):
                 where.wrong(
-                    f"{template[:60]!r} refers to a group that {row['match'][:60]!r} does not define",
+                    f"{template.partition('?')[0][:60]!r} refers to a group that {row['match'][:60]!r} does not define",
                     "count its parentheses",
                 )
         rules.append(Rule(row["match"], row["to"], row.get("go-on", "any-error")))

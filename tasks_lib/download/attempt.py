@@ -53,7 +53,7 @@ class Reader:
             TransportError: the content is incomplete; the bytes that arrived are kept if they can be resumed.
         """
         if source.origin is None:
-            facts: _Details = {"url": source.url}
+            facts: _Details = {"url": redacted(source.url)}
             self._read_file(download, source)
         else:
             facts = self._read_url(download, source)
@@ -66,7 +66,7 @@ class Reader:
     def _read_file(self, download: Download, source: SourceState) -> None:
         partial, progress = download.partial, download.progress
         partial.restart("")
-        progress.phase("body", url=source.url, total=partial.expected.size)
+        progress.phase("body", url=redacted(source.url), total=partial.expected.size)
         with open_local(source.url) as file:
             while partial.size <= partial.expected.size:
                 with translate_read_errors():

@@ -23,6 +23,7 @@ from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError, CacheError, OfflineError, SignatureError
 from tasks_lib.progress import Progress
 from tasks_lib.signature import MAX_KEYS_BYTES, MAX_SIGNATURE_BYTES, ValidSignature, find_listed_digest, verify_minisign
+from tasks_lib.transport import redacted
 
 #: Maximum size of a checksum list in bytes: 100,000 lines.
 MAX_LIST_BYTES: Final = 16 << 20
@@ -147,7 +148,7 @@ class _SignatureCheck:
         integrity = self._obtained(what, urls, limit, refusal)
         with cache.open(integrity) as file:
             verdict = check(file)
-        cache.record(Result(key=key, integrity=integrity, provenance={"url": urls[0]}))
+        cache.record(Result(key=key, integrity=integrity, provenance={"url": redacted(urls[0])}))
         return verdict
 
     def _obtained(self, what: str, urls: tuple[str, ...], limit: int, refusal: SignatureError | None) -> Integrity:

@@ -24,7 +24,7 @@ from tasks_lib.vcs.git.commit_tree import read_commit_tree
 from tasks_lib.vcs.git.objects import Objects
 from tasks_lib.vcs.git.program import LOCAL_SERVER, HttpTrace, git_command, http_trace
 from tasks_lib.vcs.git.submodules import Superproject
-from tasks_lib.vcs.urls import display_url, scheme_of
+from tasks_lib.vcs.urls import display_url, redact_query, scheme_of
 
 #: Errors of servers that do not serve a commit by its id; in this case everything is fetched.
 #: Source: git's fetch-pack.c and remote-curl.c.
@@ -77,6 +77,7 @@ class GitRepository:
             return
         with http_trace() as trace:
             done = self._received(url, commit, progress, key, trace)
+            (self.directory / "FETCH_HEAD").unlink(missing_ok=True)  # contains the query of the URL
             if done.status:
                 raise _failure(url, commit, done, trace.retry_after_s())
 
@@ -181,7 +182,8 @@ def _scanned(directory: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _leftovers(directory: Path) -> Iterator[Path]:
-    """Yield lock files and incomplete packs."""
+    """Yield lock files, incomplete packs and the file that names the last URL."""
+    yield directory / "FETCH_HEAD"  # contains the query of the URL
     yield from directory.glob("*.lock")
     yield from (directory / REFS).glob("*.lock")
     yield from (directory / "objects" / "pack").glob("tmp_*")
@@ -197,7 +199,7 @@ def _failure(url: str, wanted: str, done: Completed, retry_after_s: float | None
         for line in done.errors.replace("\r", "\n").splitlines()
         if "fatal:" in line or "error:" in line or _FINAL.search(line.lower())  # ssh prints its error before git does
     ]
-    said = last_line("\n".join(lines[:1]) or done.errors)
+    said = last_line(redact_query("\n".join(lines[:1]) or done.errors, url))
     final = _FINAL.search(done.errors.lower())
     hint = ""
     if "not our ref" in done.errors:
