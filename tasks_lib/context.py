@@ -74,15 +74,15 @@ class Context:
 
         own = self.settings.transport
         if self._mirrors == "none":
-            return Transport(own)
+            return Transport(own, environ=self.environ)
         try:
             text = (self.settings.fetchdefs / "mirrors.yml").read_text("utf-8")
         except (OSError, UnicodeDecodeError):  # missing, or already reported when loading definitions
-            return Transport(own)
+            return Transport(own, environ=self.environ)
         from tasks_lib.definitions.mirrors import parse_mirrors  # needed only when a task downloads
 
         # the URLs of definitions were checked when they were loaded; a redirect was not
-        return Transport(own, parse_mirrors(text).refusal)
+        return Transport(own, parse_mirrors(text).refusal, self.environ)
 
     @shared
     def sources(self) -> Downloader:

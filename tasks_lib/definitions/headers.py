@@ -16,15 +16,11 @@ from tasks_lib.definitions.fields import TEXTS
 from tasks_lib.definitions.schema import Field, FieldError, Location
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree
 from tasks_lib.errors import SettingError
+from tasks_lib.network import HEADER_NAME, header_fault, read_secret
 
 #: Name and value of each header, in order; references in a value are not resolved.
 Headers = tuple[tuple[str, str], ...]
 
-#: Syntax of a header name, and characters that are not allowed in a value. Source: RFC 9110 sections 5.1 and 5.5.
-_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]")
-#: Headers that the transport sets.
-_RESERVED: Final = frozenset({"host", "range", "if-range", "content-length", "transfer-encoding", "connection"})
 #: In a value: a dollar and what may follow it, `$$` or `${NAME}`.
 _DOLLAR: Final = re.compile(r"\$(?:\$|\{([A-Z_][A-Z0-9_]*)\})?")
 #: A reference whose name is not an upper-case one; only a name is quoted, since other text may be a secret.
@@ -67,17 +63,8 @@ def _written(node: Node) -> Iterator[_Written]:
         name, value = key, "" if inner.is_null else inner.text
         if isinstance(node, Sequence):
             name, _, value = (part.strip() for part in value.partition(":"))
-        is_name = value and _NAME.fullmatch(name)
+        is_name = value and HEADER_NAME.fullmatch(name)
         yield _Written(f"header {name if is_name else number}", name, value, inner.line)
-
-
-def header_fault(name: str, value: str) -> str:
-    """Return why HTTP or the transport does not accept a header, with the next step; "" if they do."""
-    if not _NAME.fullmatch(name) or not value:
-        return "expected a name and a value: write `Name: value`"
-    if _FORBIDDEN.search(value):
-        return "the value contains a character that HTTP does not allow: remove line breaks and control characters"
-    return "is set by the transport: remove it" if name.lower() in _RESERVED else ""
 
 
 def _reference_fault(value: str) -> str:
@@ -122,11 +109,10 @@ def resolve_headers(headers: Headers, environ: Mapping[str, str], name: str) -> 
     def value_of(header: str, found: re.Match[str]) -> str:
         if not (variable := found[1]):
             return "$"
-        value = environ.get(variable, "").strip()  # a secret from a file often ends with a line feed
-        if not value or _FORBIDDEN.search(value):
-            reason = "contains a character that HTTP does not allow" if value else "is not set"
-            message = f"{name}: the environment variable {variable} {reason}; its header {header} needs it"
-            raise SettingError(message, hint=f"set {variable}; nothing was requested")
+        value = read_secret(environ, variable)
+        if not value:
+            message = f"{name}: the environment variable {variable} is not set, but the header {header} needs it"
+            raise SettingError(message, hint=f"set {variable}; no server was asked")
         return value
 
     return {header: _DOLLAR.sub(partial(value_of, header), text) for header, text in headers}
