@@ -154,7 +154,11 @@ class _SignatureCheck:
     def _obtained(self, what: str, urls: tuple[str, ...], limit: int, refusal: SignatureError | None) -> Integrity:
         try:
             request = UnverifiedRequest(
-                name=f"{self._name}: its {what}", urls=urls, limit=limit, headers=self._headers(urls[0])
+                name=f"{self._name}: its {what}",
+                urls=urls,
+                limit=limit,
+                headers=self._headers(urls[0]),
+                on_secret="refuse",
             )
             return self._context.unverified.obtain(request, _SignatureProgress(self._progress))
         except (AllSourcesFailedError, OfflineError):

@@ -12,9 +12,11 @@ import json
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import takewhile
+from itertools import takewhile, tee
 from typing import BinaryIO, Final
 from urllib.parse import parse_qsl, quote
+
+from tasks_lib.errors import IntegrityError
 
 #: Least characters of a secret: shorter words occur in any text. The second one is for words of a query.
 _LEAST: Final = 4
@@ -62,19 +64,31 @@ class SentSecrets:
 
     def are_in(self, file: BinaryIO) -> bool:
         """Return whether the file contains a value of a header that was sent."""
+        file.seek(0)
+        return any(self._found(iter(lambda: file.read(_CHUNK), b"")))
+
+    def refuse(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield `pieces`, up to one with which they contain a value of a header that was sent.
+
+        Raises:
+            IntegrityError: they contain one.
+        """
+        first, second = tee(pieces)
+        for piece, found in zip(first, self._found(second), strict=True):
+            if found:
+                raise IntegrityError("the content repeats a credential of the request, and is not kept")
+            yield piece
+
+    def _found(self, pieces: Iterable[bytes]) -> Iterator[bool]:
+        """Yield for each piece whether a secret ends in it."""
         with self._lock:
             words = [word.encode("utf-8", "surrogateescape") for word in self._words]
-        if not words:
-            return False
-        longest = max(map(len, words))
-        file.seek(0)
+        longest = max(map(len, words), default=0)
         before = b""
-        while chunk := file.read(_CHUNK):
-            window = before + chunk
-            if any(word in window for word in words):
-                return True
+        for piece in pieces:
+            window = before + piece
+            yield any(word in window for word in words)
             before = window[-longest:]
-        return False
 
 
 def _words_of_headers(headers: Mapping[str, str]) -> Iterator[str]:

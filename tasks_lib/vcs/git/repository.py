@@ -39,6 +39,8 @@ _FINAL: Final = re.compile(
     r"|returned error: 4(?!08|25|29)\d\d|dubious ownership|not allowed|unable to find remote helper|certificate"
     r"|repository not exported|unable to look up|no such file|access denied|bad object|mismatched algorithms"
 )
+#: Messages of git after a 401 or 403. Source: git's http.c and credential.c.
+_LOGIN: Final = re.compile(r"authentication failed|could not read username|returned error: 40[13]\b")
 #: Status of the HTTP response that ended a fetch. Source: libcurl's message for CURLE_HTTP_RETURNED_ERROR.
 _HTTP_STATUS: Final = re.compile(r"The requested URL returned error: (\d{3})")
 #: A progress line of git. Source: git's progress.c.
@@ -206,6 +208,8 @@ def _failure(url: str, wanted: str, done: Completed, retry_after_s: float | None
         hint = f"the repository has no commit {wanted}: check the revision"
     elif "host key verification" in done.errors.lower():
         hint = "add the key of the host to known_hosts, or set FETCH_SSH_KNOWN_HOSTS"
+    elif _LOGIN.search(done.errors.lower()):
+        hint = "if a login is required, add it to ~/.netrc: `headers` and `auth` do not apply to repositories"
     message = f"{display_url(url)}: git exited with status {done.status}: {said}"
     if status := _HTTP_STATUS.search(done.errors):
         return HttpStatusError(
