@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from tasks_lib.session import current_session
+
 #: Identifies the file and its schema; increase VERSION when the schema changes.
 #: Source: https://www.sqlite.org/pragma.html#pragma_application_id
 APPLICATION: Final = 0x646F6974
@@ -59,7 +61,7 @@ def connect(name: str) -> sqlite3.Connection:
 
 
 def _make_private(path: Path) -> None:
-    """Create the file if it is missing, and hide the text of definitions in it from users who cannot write it.
+    """Create the file if it is missing, and hide the text of definitions in it from untrusted users.
 
     sqlite gives its WAL files the same mode. An existing file is not opened: to close it would release sqlite's locks.
     Source: https://www.sqlite.org/howtocorrupt.html, section 2.2.
@@ -67,7 +69,8 @@ def _make_private(path: Path) -> None:
     with contextlib.suppress(OSError):  # sqlite reports the error
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        status, shared = path.stat(), path.parent.stat().st_mode & stat.S_IWGRP
+        status, session = path.stat(), current_session()
+        shared = session is not None and session.settings.trust_group
         if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
             path.chmod(0o660 if shared else 0o600)
 
