@@ -90,16 +90,27 @@ def transient_file() -> Iterator[Path]:
     Raises:
         OSError: no file descriptor or no space is left.
     """
-    if FEATURES.create_memory_file is None or not FEATURES.proc:
+    descriptor = _open_memory_file()
+    if descriptor is None:
         with _temporary_file() as path:
             yield path
         return
-    descriptor = FEATURES.create_memory_file("doit-fetch")
     try:
         os.fchmod(descriptor, 0o600)  # ssh ignores a key that others can read
         yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
     finally:
         os.close(descriptor)
+
+
+def _open_memory_file() -> int | None:
+    if FEATURES.create_memory_file is None or not FEATURES.proc:
+        return None
+    try:
+        return FEATURES.create_memory_file("doit-fetch")
+    except OSError as error:
+        if error.errno not in NOT_SUPPORTED:  # a sandbox may refuse the call
+            raise
+        return None
 
 
 #: Prefix of temporary files, before the id of their process.
