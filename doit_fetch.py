@@ -91,7 +91,7 @@ def __getattr__(name: str) -> Any:
     if name in ("DOIT_CONFIG", "task_fetchdefs"):
         from tasks_lib.engine import dodo
 
-        globals().update(DOIT_CONFIG=dodo.start(dict(os.environ)), task_fetchdefs=dodo.task_fetchdefs)
+        globals().update(DOIT_CONFIG=dodo.start(os.environ), task_fetchdefs=dodo.task_fetchdefs)
     elif name == "Project":
         from tasks_lib import project
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tasks_lib.cache import Cache
+from tasks_lib.errors import SettingError
 from tasks_lib.formats import UNPACKED_VERSION, mtime_for, writer_version
 from tasks_lib.limits import Limits
 from tasks_lib.network import RepositorySettings
@@ -17,6 +18,8 @@ from tasks_lib.settings import Settings
 from tasks_lib.vcs.urls import endpoint_of
 
 if TYPE_CHECKING:
+    from tasks_lib.definitions import StaticUrl
+    from tasks_lib.definitions.headers import Headers
     from tasks_lib.download import Downloader
     from tasks_lib.download.unverified import UnverifiedDownloader
     from tasks_lib.progress import Progress
@@ -46,6 +49,7 @@ class Context:
         environ: Mapping[str, str],
         *,
         mirrors: Literal["definitions", "none"] = "definitions",
+        load_headers: Callable[[], Mapping[str, Headers]] = dict,
     ) -> None:
         """Create the context without opening anything.
 
@@ -53,10 +57,12 @@ class Context:
             settings: the settings of the run.
             environ: the environment that a toolchain's command inherits.
             mirrors: "definitions": the `mirrors.yml` of the definitions restricts redirects; "none": no restriction.
+            load_headers: reads the headers of each definition from its file, for values that are not cached.
         """
         self.settings: Final = settings
         self.environ: Final = environ
         self._mirrors: Final = mirrors
+        self._load_headers: Final = load_headers
         self.lock: Final = threading.RLock()
         # directory of manifests -> the deliveries for which stale entries were removed in this run
         self.cleaned_fetches: Final[dict[str, object]] = {}
@@ -72,15 +78,15 @@ class Context:
 
         own = self.settings.transport
         if self._mirrors == "none":
-            return Transport(own)
+            return Transport(own, environ=self.environ)
         try:
             text = (self.settings.fetchdefs / "mirrors.yml").read_text("utf-8")
         except (OSError, UnicodeDecodeError):  # missing, or already reported when loading definitions
-            return Transport(own)
+            return Transport(own, environ=self.environ)
         from tasks_lib.definitions.mirrors import parse_mirrors  # needed only when a task downloads
 
         # the URLs of definitions were checked when they were loaded; a redirect was not
-        return Transport(own, parse_mirrors(text).refusal)
+        return Transport(own, parse_mirrors(text).refusal, self.environ)
 
     @shared
     def sources(self) -> Downloader:
@@ -95,6 +101,33 @@ class Context:
         from tasks_lib.download.unverified import UnverifiedDownloader  # slow to import, needed only when it downloads
 
         return UnverifiedDownloader(self.cache, self._transport, self.settings.policy)
+
+    @shared
+    def _written_headers(self) -> Mapping[str, Headers]:
+        return self._load_headers()
+
+    def request_headers(self, name: str, source: StaticUrl) -> Mapping[str, str]:
+        """Return the headers to send now to the origin of the definition `name`, with values from the environment.
+
+        Raises:
+            SettingError: a variable is not set, its value is not allowed, or a proxy would receive it unencrypted.
+            DefinitionError: the file of the definition is not valid any more.
+        """
+        if not source.headers:
+            return {}
+        from tasks_lib.definitions.headers import has_reference, resolve_headers  # needed only with headers
+        from tasks_lib.transport.proxy import proxy_for  # as above
+        from tasks_lib.transport.urls import origin_of  # as above
+
+        cached = not all(value for _, value in source.headers)
+        headers = self._written_headers.get(name, ()) if cached else source.headers
+        own = self.settings.transport
+        if has_reference(headers) and source.url.lower().startswith("http:"):
+            origin = origin_of(source.url)
+            if proxy_for(origin, own.proxies, own.no_proxy) is not None:
+                message = f"{name}: the proxy would receive the values of `headers` unencrypted"
+                raise SettingError(message, hint=f"add {origin.host} to no_proxy")
+        return resolve_headers(headers, self.environ, name)
 
     @shared
     def gpg(self) -> Gpg:

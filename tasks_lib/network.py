@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
+from tasks_lib.errors import SettingError
+
 #: Networks that serve no public content, and whose addresses expose secrets on cloud machines.
 #: Source: RFC 3927 and RFC 4291 section 2.5.6 (link-local); faults.md section 6, "SSRF-like targets".
 LINK_LOCAL: Final = ("169.254.0.0/16", "fe80::/10")
@@ -21,6 +23,51 @@ _LEAST_TOTAL_S: Final = 300.0
 #: Longest window for the minimum rate, in seconds.
 _MAX_WINDOW_S: Final = 60.0
 _NONE: Final[Mapping[str, str]] = {}
+#: Syntax of a header name, and characters that are not allowed in a value. Source: RFC 9110 sections 5.1 and 5.5.
+HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]")
+#: Headers that the transport sets.
+_RESERVED: Final = frozenset({"host", "range", "if-range", "content-length", "transfer-encoding", "connection"})
+
+
+def header_fault(name: str, value: str) -> str:
+    """Return why HTTP or the transport does not accept a header, with the next step but without its value; else ""."""
+    if not HEADER_NAME.fullmatch(name) or not value:
+        return "expected a name and a value: write `Name: value`"
+    if _FORBIDDEN.search(value):
+        return "the value contains a character that HTTP does not allow: remove line breaks and control characters"
+    return "is set by the transport: remove it" if name.lower() in _RESERVED else ""
+
+
+def read_secret(environ: Mapping[str, str], variable: str) -> str:
+    """Return the value of an environment variable for a header, "" if it is not set; a last line feed is dropped.
+
+    Raises:
+        SettingError: HTTP does not allow the value.
+    """
+    value = environ.get(variable, "").strip()
+    if value and header_fault("X", value):
+        raise SettingError(
+            f"the environment variable {variable} contains a character that HTTP does not allow",
+            hint="remove line breaks and control characters from its value",
+        )
+    return value
+
+
+class HostCredential(NamedTuple):
+    """A header for one host, over https only; `env` is the variable that has its value, `port` 0 means any port."""
+
+    host: str
+    port: int
+    header: str
+    env: str
+
+    @property
+    def key(self) -> str:
+        """The name of its table in pyproject.toml."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f'[tool.doit-fetch.auth."{host}{f":{self.port}" if self.port else ""}"]'
+
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -105,7 +152,7 @@ def literal_addresses(host: str) -> tuple[Address, ...]:
 
 
 class TransportSettings(NamedTuple):
-    """Deadlines in seconds, the minimum rate in bytes per second, trust, proxies and denied networks."""
+    """Deadlines in seconds, the minimum rate in bytes per second, trust, proxies, denied networks and credentials."""
 
     connect_timeout_s: float = 10.0
     stall_timeout_s: float = 30.0
@@ -116,6 +163,7 @@ class TransportSettings(NamedTuple):
     no_proxy: str = ""
     netrc: str = ""
     denied: tuple[str, ...] = LINK_LOCAL
+    credentials: tuple[HostCredential, ...] = ()
 
     @property
     def rate_window_s(self) -> float:

@@ -37,7 +37,7 @@ LOCATOR_FIELDS: Final = frozenset(
     {
         "name", "description", "source", "alias", "artifact_prefix", "ignored", "file", "line",
         "url", "mirrors", "rewritten", "headers", "gpg_signature", "minisign", "checksums",
-        "repo", "ssh_key", "archive",
+        "repo", "ssh_key", "archive", "taskgraph_name", "taskgraph_names",
     }
 )  # fmt: skip
 
@@ -194,11 +194,11 @@ def taskgraph_digest(fetch: Fetch) -> str:
     if isinstance(source, Hg):
         return ""
     if isinstance(source, Git):
-        words = [source.revision, source.path_prefix, source.artifact_name]
+        words = [source.revision, *(source.taskgraph_names or (source.path_prefix, source.artifact_name))]
         words += [".git"] if source.dot_git == "kept" else []
     else:
         words = ["--sha256", source.integrity.digest.hex, "--size", str(source.integrity.size)]
         words += ["--strip-components", str(source.strip_components)] if source.strip_components else []
         words += ["--add-prefix", source.add_prefix] if source.add_prefix else []
-        words.append(source.artifact_name)
+        words.append(source.taskgraph_name or source.artifact_name)
     return hashlib.sha256("\n".join(words).encode()).hexdigest()

@@ -18,6 +18,7 @@ from tasks_lib.settings import Settings
 if TYPE_CHECKING:
     from tasks_lib.context import Context
     from tasks_lib.definitions import Definitions
+    from tasks_lib.definitions.headers import Headers
     from tasks_lib.graph.tasks import TaskGraph
     from tasks_lib.incremental.definition_cache import DefinitionCache
     from tasks_lib.steps import Plan
@@ -55,7 +56,15 @@ class Session:
     def _context(self) -> Context:
         from tasks_lib.context import Context
 
-        return Context(self.settings, self.environ)
+        return Context(self.settings, self.environ, load_headers=self._load_headers)
+
+    def _load_headers(self) -> Mapping[str, Headers]:
+        """Read the headers of all definitions from their files: the cache of parsed definitions has no values."""
+        from tasks_lib.definitions import StaticUrl
+        from tasks_lib.incremental.definition_files import load
+
+        sources = {name: fetch.source for name, fetch in load(self.settings.fetchdefs).fetches.items()}
+        return {name: source.headers for name, source in sources.items() if isinstance(source, StaticUrl)}
 
     @cached_property
     def definition_cache(self) -> DefinitionCache:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from tasks_lib.errors import SettingError
+from tasks_lib.errors import SettingError, escape_text
 from tasks_lib.fs.trust import Trust, set_aside_artifacts
 from tasks_lib.limits import Limits
-from tasks_lib.network import LINK_LOCAL, Policy, TransportSettings
+from tasks_lib.network import LINK_LOCAL, HostCredential, Policy, TransportSettings, header_fault
 from tasks_lib.vcs.urls import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -127,6 +129,10 @@ SETTINGS: Final = (
 )
 
 
+#: The table of credentials in `[tool.doit-fetch]`: `auth."HOST"` or `auth."HOST:PORT"`, each with `header` and `env`.
+_AUTH: Final = "auth"
+_AUTH_HOST: Final = re.compile(r"(?P<host>[a-z0-9_][a-z0-9_.-]*|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: Similarity to a setting's name from which an unknown name counts as misspelt: in the environment, and on the command
 #: line, which may contain variables of the dodo.py.
 _ALIKE: Final = (0.82, 0.9)
@@ -137,6 +143,7 @@ _INVALID_PATH_ERRNOS: Final = (errno.ELOOP, errno.ENAMETOOLONG)
 _NONZERO_TIMEOUTS: Final = frozenset({"FETCH_CONNECT_TIMEOUT_S", "FETCH_STALL_TIMEOUT_S"})
 #: Maximum number of digits of a timestamp, more than any valid one has.
 _DIGITS: Final = 18
+_MAX_PORT: Final = 65535
 #: Variables that name the trusted certificates, in order of precedence.
 _CA_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 #: Environment variables shared with other programs; a proxy variable may contain a password.
@@ -249,6 +256,7 @@ class Settings(NamedTuple):
                 no_proxy=environ.get("no_proxy") or environ.get("NO_PROXY", ""),
                 netrc=_netrc(environ),
                 denied=_networks(str(values["FETCH_DENY_NETWORKS"])),
+                credentials=list_credentials(table),
             ),
             limits=_limits(values),
             git_protocols=tuple(str(values["FETCH_GIT_PROTOCOLS"]).replace(",", " ").split()),
@@ -320,13 +328,25 @@ def list_effective(
             yield one, given, str(error).splitlines()[0]
 
 
+def list_credentials(project: Mapping[str, Any]) -> tuple[HostCredential, ...]:
+    """Return the credentials of hosts in the table `[tool.doit-fetch]`.
+
+    Raises:
+        SettingError: one is invalid; the message quotes no value, which may be a misplaced secret.
+    """
+    table = project.get(_AUTH, {})
+    if not isinstance(table, dict):
+        raise _auth_error("", "expected a table for each host")
+    return tuple(_credential(host, row) for host, row in table.items())
+
+
 def _normalize_keys(project: Mapping[str, Any]) -> dict[str, Any]:
     return {name.replace("-", "_"): value for name, value in project.items()}
 
 
 def _table(project: Mapping[str, Any]) -> dict[str, Any]:
     """Return the project's table with keys as in `Setting.key`."""
-    known = {one.key for one in SETTINGS}
+    known = {one.key for one in SETTINGS} | {_AUTH}
     table = _normalize_keys(project)
     for name in table:
         if name not in known:
@@ -403,6 +423,33 @@ def _directory(name: str, given: str, home: str) -> str:
             f"invalid value {given[:80]!r} for {name}: {reason}", hint="correct the path, or use another directory"
         )
     return path
+
+
+def _credential(host: str, row: Any) -> HostCredential:
+    found = _AUTH_HOST.fullmatch(_idna(host.lower()))
+    if found is None or int(found["port"] or 0) > _MAX_PORT:
+        raise _auth_error(host, "expected HOST or HOST:PORT")
+    if not isinstance(row, dict) or set(row) != {"header", "env"}:
+        raise _auth_error(host, "expected exactly the keys `header` and `env`")
+    header, env = row["header"], row["env"]
+    if not isinstance(header, str) or header_fault(header, "x"):
+        raise _auth_error(host, "`header` is not the name of a header that may be set")
+    if not isinstance(env, str) or not _VARIABLE.fullmatch(env):
+        raise _auth_error(host, "`env` is not the name of an environment variable")
+    return HostCredential(found["host"].strip("[]"), int(found["port"] or 0), header, env)
+
+
+def _idna(host: str) -> str:
+    try:
+        return host if host.isascii() else host.encode("idna").decode("ascii")
+    except UnicodeError:
+        return ""
+
+
+def _auth_error(host: str, reason: str) -> SettingError:
+    place = f"[tool.doit-fetch.auth{f'.{json.dumps(escape_text(host[:80]))}' if host else ''}]"
+    hint = 'write [tool.doit-fetch.auth."gitlab.example"] with header = "PRIVATE-TOKEN" and env = "GITLAB_TOKEN"'
+    return SettingError(f"{place}: {reason}", hint=hint)
 
 
 def _networks(text: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tasks_lib.definitions import FetchesEntry, Toolchain, parser
+from tasks_lib.definitions import FetchesEntry, StaticUrl, Toolchain, parser
 from tasks_lib.definitions.codec import decode, encode
 from tasks_lib.definitions.yaml_tree import Tree
 from tasks_lib.errors import DefinitionError
@@ -65,11 +65,17 @@ def library(directory: Path, code: str = "code") -> DefinitionCache:
 
 
 def test_values_survive(directory: Path) -> None:
-    """A value from the cache equals the parsed one in every field."""
+    """A value from the cache equals the parsed one in every field but the values of headers."""
     first = load(directory)
+    fetches = dict(first.fetches)
+    source = fetches["signed"].source
+    assert isinstance(source, StaticUrl)
+    assert source.headers == (("X-A", "b"),)
+    without = msgspec.structs.replace(source, headers=(("X-A", ""),))
+    fetches["signed"] = msgspec.structs.replace(fetches["signed"], source=without)
     load(directory, library(directory))
     again = load(directory, library(directory))
-    assert dict(again.fetches) == dict(first.fetches)
+    assert dict(again.fetches) == fetches
     assert dict(again.toolchains) == dict(first.toolchains)
     assert again.fetch("other") == first.fetch("other")
 

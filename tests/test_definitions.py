@@ -78,7 +78,7 @@ def test_file_urls_count_from_the_yaml_file() -> None:
 
 WRONG = {
     "no YAML": ("a: [", "f.yml:2: invalid YAML"),
-    "tag": ("a: !!python/object:os.system {}", "the tag"),
+    "tag": ("a: !!python/object:os.system {}", "a tag is not allowed"),
     "twice": (GOOD + GOOD, "f.yml:2: a: duplicate key: remove one"),
     "digest": (GOOD.replace(SHA, "zz"), "a.fetch.sha256: expected 64 hex digits, got 2 characters: 'zz'"),
     "size": (GOOD.replace("size: 3", "size: -1"), "a.fetch.size: must be a non-negative integer, got '-1'"),
@@ -117,6 +117,63 @@ def test_wrong(case: str) -> None:
     with pytest.raises(DefinitionError) as caught:
         read(text)
     assert expected in str(caught.value)
+
+
+WRONG_HEADERS = {
+    "no colon": ("['Authorization Bearer S3CRET']", "header 1: expected a name and a value"),
+    "name": ("{'X Token': S3CRET}", "header 1: expected a name"),
+    "value as name": ("{'Authorization: S3CRET': }", "header 1: expected a name"),
+    "comma": ("{Accept: a, X-A: b,S3CRET}", "header 3: expected a name"),
+    "line break": ('{X-Token: "S3CRET\\r\\nX: y"}', "header X-Token: the value contains a character"),
+    "not latin-1": ("{X-Token: S3CRET\u20ac}", "header X-Token: the value contains a character"),
+    "mapping in a list": ("[X-Token: S3CRET]", "header 1: must be a string"),
+    "list": ("{X-Token: [S3CRET]}", "header 1: must be a string"),
+    "text": ("'X-Token: S3CRET'", "headers: must be a mapping of headers"),
+    "alias": ("{X-Token: *S3CRET}", "unknown alias: quote a value"),
+    "tag": ("{X-Token: !S3CRET x}", "a tag is not allowed: quote a value"),
+    "reserved": ("{range: S3CRET}", "header range: is set by the transport: remove it"),
+    "lower case": ("{X-Token: 'S3CRET ${my_token}'}", "header X-Token: invalid reference ${my_token}: write ${NAME}"),
+    "text in braces": ("{X-Token: '${S3CRET text}'}", "header X-Token: '$' without a valid reference"),
+    "not closed": ("{X-Token: '${S3CRET'}", "header X-Token: '$' without a valid reference"),
+    "default": ("{X-Token: '${A:-S3CRET}'}", "header X-Token: '$' without a valid reference"),
+    "no braces": ("{X-Token: $S3CRET}", "header X-Token: '$' without a valid reference"),
+    "end": ("{X-Token: S3CRET$}", "header X-Token: '$' without a valid reference"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_HEADERS)
+def test_a_header_mistake_prints_no_value(case: str) -> None:
+    """A mistake in `headers:` is reported with the name or position of the header, never with its value."""
+    text, expected = WRONG_HEADERS[case]
+    with pytest.raises(DefinitionError) as caught:
+        read(fetch(f"headers: {text}"))
+    assert expected in str(caught.value)
+    assert "S3CRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("https://h/x", True),
+        ("HTTP://LOCALHOST:80/x", True),
+        ("http://127.1.2.3/x", True),
+        ("http://[::1]:8/x", True),
+        ("file:/x", True),
+        ("http://h/x", False),
+        ("http://localhost.h/x", False),
+        ("http://0.0.0.0/x", False),
+        ("http://127.0.0.1.h/x", False),
+    ],
+)
+def test_references_are_sent_over_private_routes_only(url: str, allowed: bool) -> None:
+    """A header with ${NAME} requires https, or http to this machine; a literal one does not."""
+    text = fetch("headers: {X-A: '${TOKEN}'}").replace("https://h/a.tar.gz", url)
+    read(text.replace("${TOKEN}", "$$a"))
+    if allowed:
+        read(text)
+    else:
+        with pytest.raises(DefinitionError, match=r"are sent over https only, or over http to loopback"):
+            read(text)
 
 
 def test_every_problem_of_every_file_is_reported() -> None:

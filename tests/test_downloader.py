@@ -36,7 +36,7 @@ def wanted(
     *urls: str, headers: dict[str, str] | None = None, content: tuple[int, str] | None = None, **more: Any
 ) -> Request:
     integrity = Integrity(size=content[0], digest=Digest.sha256(content[1])) if content else PINNED
-    return Request(name="a", integrity=integrity, urls=urls, headers=headers or {}, **more)
+    return Request(name="a", integrity=integrity, urls=urls, headers=lambda: headers or {}, **more)
 
 
 def stall(connection: socket.socket, _request: OriginRequest) -> None:

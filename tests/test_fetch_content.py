@@ -335,11 +335,15 @@ def test_permanent_errors_are_asked_once(run: Run, tmp_path: Path, origin: Origi
 
 
 def test_headers(run: Run, tmp_path: Path, origin: Origin) -> None:
-    """Header values may contain colons; -H and --header may be repeated."""
+    """Header values may contain colons; -H and --header may be repeated; a mistake prints no value."""
     words = ["-H", "X-Time: 12:30:00", "--header", "Authorization: Bearer a:b"]
     assert run("static-url", *pinned(b"plain"), *words, f"{origin.url}/d/plain.txt", tmp_path / "x").status == 0
     sent = origin.requests[-1].headers
     assert (sent["x-time"], sent["authorization"]) == ("12:30:00", "Bearer a:b")
+    wrong = [*words[:2], "-H", "Authorization Bearer S3CRET"]
+    ended = run("static-url", *pinned(b"plain"), *wrong, f"{origin.url}/x", tmp_path / "x")
+    assert "invalid --header, number 2" in ended.err
+    assert "S3CRET" not in ended.err
 
 
 @pytest.mark.parametrize("name", ["plain.txt", "plain.gz"])

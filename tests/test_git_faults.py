@@ -23,7 +23,7 @@ from tasks_lib.steps.commit import commit_archive
 from tasks_lib.vcs.git.program import http_trace
 from tests.githost import daemon, http, mute, ssh
 from tests.origin import Origin, reply
-from tests.project import PYTHONPATH
+from tests.project import CLEAN, PORTABLE, PYTHONPATH, ROOT
 from tests.repositories import FILES, committed, forged, git, made, with_submodule
 from tests.test_git import CHILD, archived, make_context, members, source
 
@@ -440,6 +440,44 @@ def test_ssh(tmp_path: Path) -> None:
         assert "ermission denied" in str(told)
         missing = replace(wanted, ssh_key="NO_KEY")
         assert "neither an environment variable nor a readable file" in str(refused(tmp_path / "c6", missing, environ))
+
+
+#: Starts git with an ssh that never ends, then is killed; with "sweep", opens another file of the same kind.
+HOLDING_A_KEY = """
+import os, sys
+from pathlib import Path
+from tasks_lib.fs.system_calls import transient_file
+from tests.test_git import make_context, source
+from tasks_lib.progress import Silent
+from tasks_lib.steps.commit import commit_archive
+home = Path(sys.argv[1])
+if sys.argv[2] == "sweep":
+    with transient_file():
+        sys.exit()
+environ = {"THE_KEY": "KEYSECRET", "HOME": str(home), "PATH": f"{home}/bin:/usr/bin:/bin", "TMPDIR": str(home / "tmp")}
+commit_archive(make_context(home / "c", environ), source("ssh://git@127.0.0.1/x", "a" * 40, ssh_key="THE_KEY"), Silent())
+"""
+#: Copies the key to standard output of this program, then kills the program that holds it.
+SSH = """#!/bin/sh
+for word in "$@"; do [ "$last" = -i ] && cat "$word" > {home}/seen; last=$word; done
+kill -9 $(cat {home}/pid)
+"""
+
+
+@pytest.mark.parametrize("path", [str(ROOT), PORTABLE], ids=["linux", "portable"])
+def test_a_kill_leaves_no_ssh_key(tmp_path: Path, path: str) -> None:
+    """A program can read the ssh key; after kill -9 no file has it, at the latest when the next run needs a key."""
+    for name in ("bin", "tmp"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "bin/ssh").write_text(SSH.format(home=tmp_path))
+    (tmp_path / "bin/ssh").chmod(0o755)
+    environ = {**CLEAN, "PYTHONPATH": path, "TMPDIR": str(tmp_path / "tmp")}
+    for mode in ("hold", "sweep"):
+        command = ["/bin/sh", "-c", 'echo $$ > "$2/pid"; exec "$0" -c "$1" "$2" "$3"', sys.executable, HOLDING_A_KEY]
+        done = subprocess.run([*command, str(tmp_path), mode], env=environ, cwd=ROOT, check=False, timeout=60)
+        assert done.returncode == (-9 if mode == "hold" else 0)
+    assert (tmp_path / "seen").read_text() == "KEYSECRET\n"
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 # --- what git's HTTP library heard

@@ -231,8 +231,13 @@ def test_settings_that_cannot_be_used(repository: Path) -> None:
 def test_no_secret_is_shown(repository: Path) -> None:
     """A password in a URL is left out, and what other programs read too is named only."""
     secrets = {"https_proxy": "http://user:hush@proxy:1", "FETCH_CACHE_DIR": "https://user:hush@host/cache?token=hush"}
+    auth = '[tool.doit-fetch.auth."h:1"]\nheader = "X-Token"\nenv = "A"\n[tool.doit-fetch.auth."g"]\nheader = "Y"\nenv = "B"\n'
+    written(repository, {"pyproject.toml": auth})
+    secrets["A"] = "hush"
     status, told, err = doit(repository, "help settings", **secrets)
     assert (status, err) == (0, "") and "hush" not in told
+    assert '\n    [tool.doit-fetch.auth."h:1"]\n        header X-Token from A (set)\n' in told
+    assert '\n    [tool.doit-fetch.auth."g"]\n        header Y from B (not set)\n' in told
     assert "https_proxy (set)" in told and "https://host/cache (environment; default: cache)" in told
 
 

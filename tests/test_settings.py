@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tasks_lib.errors import SettingError
+from tasks_lib.network import HostCredential
 from tasks_lib.settings import SETTINGS, Settings, find_misspelt, load_project_table
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
@@ -51,6 +52,53 @@ def test_pyproject_is_judged(text: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(f"[tool.doit-fetch]\n{text}\n")
     with pytest.raises(SettingError, match=told):
         Settings.parse(variables={}, environ={}, project=load_project_table(tmp_path / "pyproject.toml"))
+
+
+AUTH = 'header = "Private-Token"\nenv = "MY_TOKEN"'
+
+
+def credentials(host: str, text: str, directory: Path) -> tuple[HostCredential, ...]:
+    (directory / "pyproject.toml").write_text(f"[tool.doit-fetch.auth{host}]\n{text}\n", "utf-8")
+    table = load_project_table(directory / "pyproject.toml")
+    return Settings.parse(variables={}, environ={}, project=table).transport.credentials
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("gitlab.example", ("gitlab.example", 0)),
+        ("GitLab.example:8443", ("gitlab.example", 8443)),
+        ("b\u00fccher.example", ("xn--bcher-kva.example", 0)),
+        ("[::1]", ("::1", 0)),
+        ("[::1]:443", ("::1", 443)),
+    ],
+)
+def test_credentials(host: str, expected: tuple[str, int], tmp_path: Path) -> None:
+    """A credential names a host with or without a port, a header and a variable."""
+    assert credentials(f'."{host}"', AUTH, tmp_path) == (HostCredential(*expected, "Private-Token", "MY_TOKEN"),)
+
+
+@pytest.mark.parametrize(
+    ("host", "text", "told"),
+    [
+        ('."https://h"', AUTH, 'auth."https://h"]: expected HOST or HOST:PORT'),
+        ('."h:99999"', AUTH, "expected HOST or HOST:PORT"),
+        ('."h"', 'header = "A"', "expected exactly the keys `header` and `env`"),
+        ('."h"', f'{AUTH}\ntoken = "S3CRET"', "expected exactly the keys"),
+        (".h.example", AUTH, 'auth."h"]: expected exactly the keys'),
+        ('."h"', 'header = "A"\nenv = "S3CRET-x"', "`env` is not the name of an environment variable"),
+        ('."h"', 'header = "A: S3CRET"\nenv = "A"', "`header` is not the name of a header that may be set"),
+        ('."h"', 'header = "Host"\nenv = "A"', "`header` is not the name of a header that may be set"),
+        ('."h"', 'header = 1\nenv = "A"', "`header` is not the name"),
+        ("", 'h = "S3CRET"', "expected exactly the keys"),
+    ],
+)
+def test_credentials_are_judged(host: str, text: str, told: str, tmp_path: Path) -> None:
+    """A mistake in a credential is reported with its host, never with a value, which may be a misplaced secret."""
+    with pytest.raises(SettingError) as caught:
+        credentials(host, text, tmp_path)
+    assert told in str(caught.value)
+    assert "S3CRET" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import trustme
@@ -19,13 +20,15 @@ import trustme
 from tasks_lib.cache import Cache
 from tasks_lib.download import Downloader
 from tasks_lib.errors import AllSourcesFailedError
-from tasks_lib.network import Policy, TransportSettings
+from tasks_lib.network import HostCredential, Policy, TransportSettings
 from tasks_lib.progress import Silent
 from tasks_lib.transport import Transport
 from tests.origin import Answer, Origin, OriginRequest, raw, reply, serving
 from tests.test_downloader import BODY, PINNED, wanted
 
 CA = trustme.CA()
+#: Content of the size of `BODY` that no server sends.
+OTHER = (len(BODY), "0" * 64)
 LONG_AGO = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)
 LATER = datetime.datetime(2090, 1, 1, tzinfo=datetime.UTC)
 
@@ -53,11 +56,14 @@ def self_signed(tmp_path: Path) -> ssl.SSLContext:
     return context
 
 
-def trusting(store: Cache, tmp_path: Path, **settings: object) -> Downloader:
+def trusting(
+    store: Cache, tmp_path: Path, environ: Mapping[str, str] = MappingProxyType({}), **settings: object
+) -> Downloader:
     """Return a downloader that trusts only the certificate authority of the tests."""
     CA.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     chosen = {"ca_bundle": str(tmp_path / "ca.pem"), "connect_timeout_s": 2.0, **settings}
-    return Downloader(store, Transport(TransportSettings(**chosen)), Policy(retries=1, backoff_s=0.001))  # type: ignore[arg-type]
+    transport = Transport(TransportSettings(**chosen), environ=environ)  # type: ignore[arg-type]
+    return Downloader(store, transport, Policy(retries=1, backoff_s=0.001))
 
 
 def test_https(store: Cache, tmp_path: Path) -> None:
@@ -237,6 +243,99 @@ def test_a_netrc_that_cannot_be_read(store: Cache, tmp_path: Path) -> None:
     assert f"no credentials were sent because {path} is not a valid netrc file (line 2)" in told["a"]
     assert "netrc" not in told["b"]
     assert "hunter2" not in told["a"]
+
+
+TOKEN = {"MY_TOKEN": "ENVSECRET\n"}
+
+
+def credential(url: str = "", **facts: object) -> HostCredential:
+    """Return the credential of a host: of its port if there is a URL."""
+    port = int(url.rpartition(":")[2]) if url else 0
+    return HostCredential(**{"host": "127.0.0.1", "port": port, "header": "Private-Token", "env": "MY_TOKEN", **facts})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("case", ["host", "port", "another port", "another host", "not set", "own header"])
+def test_the_credential_of_a_host(case: str, store: Cache, tmp_path: Path) -> None:
+    """`auth` is sent to its host over https instead of netrc; a header of the definition takes precedence."""
+    with serving({"/a": reply(BODY)}, https("127.0.0.1")) as origin:
+        port = origin.url if case == "port" else origin.url + "0" if case == "another port" else ""
+        own = credential(port, host="localhost") if case == "another host" else credential(port)
+        others = (credential(header="X-Any"), own) if case == "port" else (own,)
+        environ = {} if case == "not set" else TOKEN
+        sources = trusting(store, tmp_path, environ, credentials=others, netrc=netrc_for(tmp_path))
+        given = {"private-token": "own"} if case == "own header" else {}
+        sources.obtain(wanted(f"{origin.url}/a", headers=given), Silent())
+    sent = origin.requests[0].headers
+    expected = {"host": "ENVSECRET", "port": "ENVSECRET", "own header": "own"}.get(case)
+    assert sent.get("private-token") == expected
+    assert ("authorization" in sent) == (expected is None)
+    assert "x-any" not in sent
+
+
+def test_the_credential_of_a_host_stays_there(store: Cache, tmp_path: Path, origin: Origin) -> None:
+    """`auth` is not sent over http, nor to where a redirect leads; the hint of a 401 or 403 says why."""
+    own = credential(), credential(header="X-Other", host="localhost")
+    for answer, path in ((reply(b"", "401 Unauthorized"), "/401"), (reply(b"", "403 Forbidden"), "/403")):
+        origin.answers[path] = answer
+    with serving({"/b": leads_to("/c"), "/d": reply(BODY)}, https("127.0.0.1")) as first:
+        with serving({"/c": leads_to(f"{first.url}/d")}, https("127.0.0.1")) as second:
+            first.answers["/c"] = leads_to(f"{second.url}/c")
+            trusting(store, tmp_path, TOKEN, credentials=own).obtain(wanted(f"{first.url}/b"), Silent())
+        first.answers["/e"] = reply(b"", "401 Unauthorized")
+        told = [
+            failing(trusting(store, tmp_path, environ, credentials=credentials), url)
+            for environ, credentials, url in (
+                (TOKEN, own, f"{origin.url}/401"),
+                ({}, own, f"{first.url}/e"),
+                ({}, (), f"{origin.url}/403"),
+                ({"MY_TOKEN": "ENV\nSECRET"}, own, f"{first.url}/e"),
+            )
+        ]
+    assert [request.headers.get("private-token") for request in first.requests] == ["ENVSECRET"] * 2 + [None] * 2
+    assert all("private-token" not in request.headers for request in [*second.requests, *origin.requests])
+    reasons = (
+        'no credentials were sent because [tool.doit-fetch.auth."127.0.0.1"] applies to https only',
+        'because the environment variable MY_TOKEN of [tool.doit-fetch.auth."127.0.0.1"] is not set',
+        'netrc file, to `headers:` of the definition, or to [tool.doit-fetch.auth."127.0.0.1"]; else open',
+        "the environment variable MY_TOKEN contains a character that HTTP does not allow",
+    )
+    assert [reason in text for reason, text in zip(reasons, told, strict=True)] == [True] * 4
+    assert "SECRET" not in "".join(told)
+
+
+def failing(sources: Downloader, url: str, **headers: str) -> str:
+    """Return the message of a download of `OTHER` that fails."""
+    with pytest.raises(AllSourcesFailedError) as caught:
+        sources.obtain(wanted(url, headers=headers, content=OTHER), Silent())
+    return str(caught.value)
+
+
+ECHOES = {
+    "401": reply(b"you sent Bearer S3CRET-word", "401 Unauthorized", Content_Type="text/plain"),
+    "cut quotation": reply(b"x" * 50 + b" S3CRET-word", "404 Not Found", Content_Type="text/plain"),
+    "reason": reply(b"", "400 S3CRET-word"),
+    "same size": reply(b"S3CRET-word".ljust(len(BODY))),
+    "page": reply(b"<html><title>S3CRET-word</title>"),
+    "JSON": reply(b'{"message": "Authorization: Bearer S3CRET-word"}', ETag='"S3CRET-word"'),
+    "cut body": reply(b"S3CRET-word", Content_Length=str(len(BODY)), ETag='"S3CRET-word"'),
+    "date": reply(b"x" * len(BODY), Date="S3CRET-word"),
+    "password": reply(b"the password hunter2 is wrong".ljust(len(BODY))),
+    "query": reply(b"no /a?key=Q3ERY-word here", "404 Not Found", Content_Type="text/plain"),
+    "location": leads_to("/S3CRET-word"),
+}
+
+
+@pytest.mark.parametrize("case", ECHOES)
+def test_an_answer_that_repeats_a_secret(case: str, store: Cache, tmp_path: Path) -> None:
+    """An answer that contains a credential of the request is neither quoted nor kept."""
+    headers = {} if case == "password" else {"Authorization": "Bearer S3CRET-word"}
+    sources = trusting(store, tmp_path, netrc=netrc_for(tmp_path))
+    with serving({"/a": ECHOES[case], "/S3CRET-word": reply(b"y")}) as origin:
+        told = failing(sources, f"{origin.url}/a?key=Q3ERY-word", **headers)
+    secrets = ("S3CRET", "Q3ERY", "hunter2")
+    assert [one for one in secrets if one in told] == []
+    kept = b"".join(path.read_bytes() for path in store.root.rglob("*") if path.is_file())
+    assert [one for one in secrets if one.encode() in kept] == []
 
 
 # --- proxies ------------------------------------------------------------------------------------

@@ -107,3 +107,18 @@ def test_many_retries(tmp_path: Path) -> None:
         dead = f"http://127.0.0.1:{taken.getsockname()[1]}/x"
     with pytest.raises(AllSourcesFailedError, match="connection refused"):
         obtained(tmp_path, UnverifiedRequest(name="x", urls=(dead,), limit=1), Policy(retries=1100, backoff_s=0.0))
+
+
+@pytest.mark.parametrize("on_secret", ["keep", "refuse"])
+def test_content_that_repeats_a_credential(tmp_path: Path, origin: Origin, on_secret: str) -> None:
+    """An answer with a credential of the request, in two pieces of it, is kept only where any content is wanted."""
+    origin.answers["/x"] = raw(CHUNKED + b"8\r\nyou S3CR\r\n5\r\nET-wo\r\n3\r\nrd!\r\n0\r\n\r\n")
+    sent = replace(asked(origin), headers={"Private-Token": "S3CRET-word"}, on_secret=on_secret)  # type: ignore[arg-type]  # a table
+    if on_secret == "keep":
+        assert obtained(tmp_path, sent) == b"you S3CRET-word!"
+    else:
+        with pytest.raises(AllSourcesFailedError, match="repeats a credential of the request, and is not kept"):
+            obtained(tmp_path, sent)
+        assert not [
+            path for path in (tmp_path / "cache").rglob("*") if path.is_file() and b"S3CRET" in path.read_bytes()
+        ]

@@ -1,6 +1,7 @@
 """Codec of definitions for the definition cache, which loads faster than YAML.
 
-A value is encoded as the name of its class and its fields in order. Decoding calls the initializers of the classes, so
+A value is encoded as the name of its class and its fields in order, without the values of headers, which may be
+secrets: a decoded header has the value "". Decoding calls the initializers of the classes, so
 that values are valid even if the cache is damaged. Pure: no I/O.
 """
 
@@ -10,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from tasks_lib.definitions.values import Fetch, RefusedDefinition, Toolchain
+from tasks_lib.definitions.values import Fetch, RefusedDefinition, StaticUrl, Toolchain
 
 _DECODER: Final = msgspec.msgpack.Decoder(Fetch | Toolchain)
 
@@ -21,6 +22,9 @@ def encode(value: Fetch | Toolchain | tuple[RefusedDefinition, ...]) -> bytes:
     Raises:
         TypeError: the value is not part of a definition.
     """
+    if isinstance(value, Fetch) and isinstance(value.source, StaticUrl) and value.source.headers:
+        names = tuple((name, "") for name, _ in value.source.headers)
+        value = msgspec.structs.replace(value, source=msgspec.structs.replace(value.source, headers=names))
     return msgspec.msgpack.encode(value)
 
 

@@ -16,7 +16,6 @@ from tasks_lib.definitions.fields import (
     COUNT,
     FILE_NAME,
     FINGERPRINT,
-    HEADERS,
     MINISIGN_KEY,
     NAME_FIELD,
     PREFIX,
@@ -32,6 +31,7 @@ from tasks_lib.definitions.fields import (
     resolve_url,
     url_field,
 )
+from tasks_lib.definitions.headers import HEADERS, has_reference, is_private_route
 from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of, suggest
 from tasks_lib.definitions.values import Checksums, Git, GpgSignature, Hg, Minisign, StaticUrl, file_name_of
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
@@ -185,7 +185,7 @@ _STATIC_URL: Final[FieldTable] = {
     "strip-components": COUNT.about("number of leading path components to remove from every entry"),
     "add-prefix": PREFIX.about("text to put before the name of every entry, usually with a trailing slash"),
     "duplicates": one_of("refuse", "last").about("last: if several entries have the same name, use the last one"),
-    "headers": HEADERS.about("request headers, sent only to the origin"),
+    "headers": HEADERS,
     **SIGNATURE_FIELDS,
     "archive": Field(_archive, schema_of(_ARCHIVE), "limits for this archive, which override the settings"),
 }
@@ -219,8 +219,7 @@ _SOURCES: Final[Mapping[str, FieldTable]] = {"static-url": _STATIC_URL, "git": _
 
 def _static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
     url = resolve_url(found["url"], where)
-    # Taskgraph uses everything after the last slash, including a query, and its digest depends on it
-    name = found.get("artifact-name") or url.rpartition("/")[2]
+    name = found.get("artifact-name") or file_name_of(url)
     try:
         RelPath.parse(name)
         RelPath.parse(file_name_of(url))
@@ -239,8 +238,11 @@ def _static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
     if starts and ends not in ("", starts, "zst"):
         where.wrong(f"cannot repack a .{starts} archive as {name!r}", "use a .tar.zst name: no other format is created")
         return None
-    if found.get("headers") and url.startswith("mirror:"):
+    headers = found.get("headers", ())
+    if headers and url.startswith("mirror:"):
         where.wrong("`headers` require a single origin, but a mirror group has several", "use the URL of the origin")
+    if has_reference(headers) and not is_private_route(url):
+        where.wrong("`headers` with ${NAME} are sent over https only, or over http to loopback", "use the https URL")
     return StaticUrl(
         url=url,
         integrity=Integrity(size=found["size"], digest=found["sha256"]),
@@ -249,11 +251,13 @@ def _static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
         strip_components=strip,
         add_prefix=prefix,
         duplicates=duplicates,
-        headers=found.get("headers", ()),
+        headers=headers,
         gpg_signature=found.get("gpg-signature"),
         minisign=found.get("minisign"),
         checksums=found.get("checksums"),
         archive=found.get("archive", ()),
+        # Taskgraph uses everything after the last slash, including a query, and its digest depends on it
+        taskgraph_name="" if "artifact-name" in found or name == (last := url.rpartition("/")[2]) else last,
     )
 
 
@@ -266,8 +270,7 @@ def _archive_suffix(name: str) -> str:
 
 
 def _repository(found: dict[str, Any], where: Location) -> Git | Hg | None:
-    prefix = str(found.get("path-prefix") or urls.repository_name(found["repo"]))
-    name = found.get("artifact-name") or f"{prefix.replace('/', '-')}.tar.zst"
+    prefix, name = _commit_names(urls.strip_query(found["repo"]), found)
     if not name.endswith(".tar.zst"):
         where.wrong(
             f"invalid artifact name {name!r}", "use a .tar.zst name: a repository is always archived as .tar.zst"
@@ -283,7 +286,15 @@ def _repository(found: dict[str, Any], where: Location) -> Git | Hg | None:
     if found.get("type") == "hg":
         return Hg(**places)
     dot_git = "kept" if found.get("include-dot-git") else "dropped"
-    return Git(**places, dot_git=dot_git, ssh_key=found.get("ssh-key", ""))
+    taskgraph = _commit_names(found["repo"], found)
+    names = taskgraph if taskgraph != (prefix, name) else ()
+    return Git(**places, dot_git=dot_git, ssh_key=found.get("ssh-key", ""), taskgraph_names=names)
+
+
+def _commit_names(repo: str, found: Mapping[str, Any]) -> tuple[str, str]:
+    """Return path prefix and artifact name of a commit, by default made of the last segment of `repo`."""
+    prefix = str(found.get("path-prefix") or urls.repository_name(repo))
+    return prefix, found.get("artifact-name") or f"{prefix.replace('/', '-')}.tar.zst"
 
 
 def _source(node: Node, where: Location) -> StaticUrl | Git | Hg | None:

@@ -160,7 +160,7 @@ def check_download_url(url: str, schemes: tuple[str, ...]) -> str:
     """
     if any(ord(character) <= 0x20 or ord(character) == 0x7F for character in url) or "\\" in url:
         raise FieldError("contains a space, a backslash or a control character", "percent-encode it")
-    scheme = url.partition(":")[0].lower()
+    scheme = url.partition("?")[0].partition(":")[0].lower()
     if scheme not in schemes or ":" not in url:
         hint = "use the https form of this origin" if scheme == "ftp" else f"use {' or '.join(schemes)}"
         raise FieldError(f"the URL scheme {scheme[:20]!r} is not supported", hint)
@@ -255,31 +255,6 @@ def _pair_text(node: Node, key: str) -> str:
     return node.text
 
 
-#: Syntax of a header name, and characters that are not allowed in a value. Source: RFC 9110 sections 5.1 and 5.5.
-_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HEADER_FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_RESERVED_HEADERS: Final = frozenset({"host", "range", "if-range", "content-length", "transfer-encoding", "connection"})
-
-
-def read_headers(node: Node, where: Location) -> tuple[tuple[str, str], ...]:
-    """Return request headers, written as a mapping (Taskgraph) or as a list of "Name: value" (Gecko).
-
-    Raises:
-        FieldError: HTTP does not allow a name or value, or the transport sets the header itself.
-    """
-    if isinstance(node, Sequence):
-        texts = [read_text(item) for item in node.items]
-        found = [(name.strip(), value.strip()) for name, _, value in (text.partition(":") for text in texts)]
-    else:
-        found = list(read_pairs(node, where))
-    for name, value in found:
-        if not _HEADER_NAME.fullmatch(name) or _HEADER_FORBIDDEN.search(value) or not value:
-            raise FieldError(f"invalid header {name[:60]!r}", 'write `Name: value` or a list of "Name: value"')
-        if name.lower() in _RESERVED_HEADERS:
-            raise FieldError(f"the header {name} is set by the transport", "remove it")
-    return tuple(found)
-
-
 def hex_reader(lengths: tuple[int, ...], what: str) -> Callable[[Node, Location], str]:
     """Return a reader of hex digits of one of these lengths, which it converts to lower case."""
 
@@ -319,15 +294,6 @@ PREFIX: Final = Field(_prefix, {"type": "string"})
 FILE_NAME: Final = Field(read_file_name, {"type": "string", "pattern": "^[^/]+$"})
 TEXTS: Final = Field(list_of(read_text), {"type": "array", "items": _TEXT})
 PAIRS: Final = Field(read_pairs, {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}})
-HEADERS: Final = Field(
-    read_headers,
-    {
-        "oneOf": [
-            {"type": "object", "additionalProperties": {"type": "string"}},
-            {"type": "array", "items": _TEXT},
-        ]
-    },
-)
 FINGERPRINT: Final = Field(hex_reader((40, 64), "primary key fingerprint"), _TEXT)
 MINISIGN_KEY: Final = Field(_minisign_key, {"type": "string", "pattern": "^[A-Za-z0-9+/]{56}$"})
 REVISION: Final = Field(

@@ -167,7 +167,9 @@ def _base(node: Node, _where: Location) -> str:
 def _template(node: Node, _where: Location) -> str:
     text = read_text(node)
     if text != _DIRECT and not re.match(r"(https?|mirror|file):", text):
-        raise FieldError(f"invalid target {text[:60]!r}", r"use a URL with \1, mirror://GROUP/\1, or direct")
+        raise FieldError(
+            f"invalid target {text.partition('?')[0][:60]!r}", r"use a URL with \1, mirror://GROUP/\1, or direct"
+        )
     if "\\" in _REFERENCE.sub("", text):
         raise FieldError(r"has a backslash that does not begin a group such as \1", "percent-encode it as %5C")
     return text
@@ -277,7 +279,7 @@ def _rules(node: Node, where: Location) -> tuple[Rule, ...]:
         for template in row["to"]:
             if not known.issuperset(filter(None, itertools.chain(*_REFERENCE.findall(template)))):
                 where.wrong(
-                    f"{template[:60]!r} refers to a group that {row['match'][:60]!r} does not define",
+                    f"{template.partition('?')[0][:60]!r} refers to a group that {row['match'][:60]!r} does not define",
                     "count its parentheses",
                 )
         rules.append(Rule(row["match"], row["to"], row.get("go-on", "any-error")))

@@ -60,7 +60,11 @@ class Place(NamedTuple):
 
 
 class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
-    """One file with a pinned digest; `mirrors` serve the same bytes, in order of preference."""
+    """One file with a pinned digest; `mirrors` serve the same bytes, in order of preference.
+
+    `taskgraph_name` is the artifact name that Taskgraph uses, "" for `artifact_name`. By default it contains the query
+    of the URL, which may be a secret and is part of no file name here.
+    """
 
     url: str
     integrity: Integrity
@@ -70,6 +74,7 @@ class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
     add_prefix: str = ""
     #: "refuse", or "last": if several entries have the same name, use the last one
     duplicates: str = "refuse"
+    #: Name and value of each; "" for a value that the cache of parsed definitions does not contain.
     headers: tuple[tuple[str, str], ...] = ()
     gpg_signature: GpgSignature | None = None
     minisign: Minisign | None = None
@@ -78,6 +83,11 @@ class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
     archive: tuple[tuple[str, int | str], ...] = ()
     #: URLs to try according to `mirrors.yml`; () without that file.
     rewritten: tuple[Place, ...] = ()
+    taskgraph_name: str = ""
+
+    def __repr__(self) -> str:
+        """Return a text without URLs and headers, which may contain secrets."""
+        return f"StaticUrl(artifact_name={self.artifact_name!r}, integrity={self.integrity!r})"
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -107,7 +117,11 @@ class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
 
 
 class Git(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
-    """One commit of a git repository as an archive; `revision` is the full commit id."""
+    """One commit of a git repository as an archive; `revision` is the full commit id.
+
+    `taskgraph_names` are path prefix and artifact name as Taskgraph uses them, () if they are the same here, as in
+    `StaticUrl`.
+    """
 
     repo: str
     revision: str
@@ -116,6 +130,7 @@ class Git(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     dot_git: str = "dropped"
     ssh_key: str = ""  # environment variable or file that contains the key
     archive: tuple[tuple[str, int | str], ...] = ()
+    taskgraph_names: tuple[str, ...] = ()
 
 
 class Hg(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):

@@ -125,12 +125,12 @@ class _Builder:
             raise YamlFaultError(line, f"nested deeper than {MAX_DEPTH} levels")
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self.anchors:
-                raise YamlFaultError(line, f"unknown alias *{event.anchor}")
+                raise YamlFaultError(line, "unknown alias: quote a value that begins with *")  # it may be a secret
             node, size = self.anchors[event.anchor]
             self.count(size, line)
             return node
         if event.tag is not None and not (isinstance(event, yaml.ScalarEvent) and event.implicit[1]):
-            raise YamlFaultError(line, f"the tag {event.tag} is not allowed")
+            raise YamlFaultError(line, "a tag is not allowed: quote a value that begins with !")  # it may be a secret
         before = self.nodes
         self.count(1, line)
         value = self.value(event, line, depth)

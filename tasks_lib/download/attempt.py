@@ -53,7 +53,7 @@ class Reader:
             TransportError: the content is incomplete; the bytes that arrived are kept if they can be resumed.
         """
         if source.origin is None:
-            facts: _Details = {"url": source.url}
+            facts: _Details = {"url": redacted(source.url)}
             self._read_file(download, source)
         else:
             facts = self._read_url(download, source)
@@ -66,7 +66,7 @@ class Reader:
     def _read_file(self, download: Download, source: SourceState) -> None:
         partial, progress = download.partial, download.progress
         partial.restart("")
-        progress.phase("body", url=source.url, total=partial.expected.size)
+        progress.phase("body", url=redacted(source.url), total=partial.expected.size)
         with open_local(source.url) as file:
             while partial.size <= partial.expected.size:
                 with translate_read_errors():
@@ -86,7 +86,11 @@ class Reader:
         assert source.origin is not None
         with self._hosts.turn(source.origin, redacted(source.url), download.progress):
             source.retry.begin()
-            result = self._resume_split(download, source) or self._read_in_order(download, source)
+            try:
+                result = self._resume_split(download, source) or self._read_in_order(download, source)
+            except TransportError:
+                self._drop_repeated_secret(download)
+                raise
         with self._explain_mismatch(download, result.sender, size=download.partial.size):
             download.partial.verify()
         return result.facts
@@ -110,7 +114,8 @@ class Reader:
                 assert source.origin is not None
                 self._hosts.alive(source.origin)
                 source.assembly = Assembly.RESUMED if response.start > 0 else Assembly.ONE_RESPONSE
-                result = _Received(_response_facts(response), _describe_sender(response))
+                facts = {name: self._redacted(fact) for name, fact in _response_facts(response).items()}
+                result = _Received(facts, _describe_sender(response))
                 pace.begin(response)
                 self._read_body(download, response)
         except SlowDownloadError as slow:
@@ -128,7 +133,7 @@ class Reader:
         download.progress.phase("connect", url=redacted(source.url), total=size)
         with self._transport.open(
             source.url,
-            headers=download.wanted.headers_for(source.url),
+            headers=download.headers_for(source.url),
             size=size,
             offset=partial.size if resumable else 0,
             validator=validator if resumable else "",
@@ -138,7 +143,8 @@ class Reader:
         ) as response:
             self._check_length(download, response)
             if response.start == 0:
-                partial.restart(response.validator, str(source.origin))
+                is_clean = self._redacted(response.validator) == response.validator
+                partial.restart(response.validator if is_clean else "", str(source.origin))
             download.progress.phase("body", url=response.url, total=size, resumed=response.start)
             yield response
 
@@ -182,6 +188,16 @@ class Reader:
 
     # --- errors
 
+    def _drop_repeated_secret(self, download: Download) -> None:
+        """Drop an incomplete body that contains a credential: an error page, not the wanted content."""
+        if 0 < download.partial.size <= _MAX_DIAGNOSED_BYTES:
+            with download.partial.reading() as file:
+                if self._transport.sent.are_in(file):
+                    download.partial.restart("")
+
+    def _redacted(self, fact: str | int | float) -> str | int | float:
+        return self._transport.sent.redact(fact) if isinstance(fact, str) else fact
+
     @contextlib.contextmanager
     def _explain_mismatch(self, download: Download, sender: str, *, size: int) -> Iterator[None]:
         """Move wrong bytes to quarantine, and add to the error what they are, who sent them, and the next step."""
@@ -190,14 +206,17 @@ class Reader:
         except IntegrityError as error:
             with download.partial.reading() as file:
                 self._explain(error, self._verdict(download, file, size), sender)
-            if download.partial.size:
+                repeats_secret = self._transport.sent.are_in(file)
+            if repeats_secret:
+                download.partial.restart("")
+                error.message += "; not kept, because it contains a credential that was sent"
+            elif download.partial.size:
                 aside = download.partial.quarantine(f"{download.wanted.name}: {error.message}")
                 error.message += f"; kept as {escape_text(str(aside))}"
             raise
 
-    @staticmethod
-    def _explain(error: IntegrityError, diagnosis: Diagnosis, sender: str) -> None:
-        error.message += f": {diagnosis.words}{sender}"
+    def _explain(self, error: IntegrityError, diagnosis: Diagnosis, sender: str) -> None:
+        error.message += self._transport.sent.redact(f": {diagnosis.words}{sender}")
         error.hint = diagnosis.advice
 
     def _verdict(self, download: Download, file: BinaryIO, size: int) -> Diagnosis:

@@ -61,12 +61,14 @@ class Downloader:
             OfflineError: the network is off and no local source has the content.
             CacheUnavailableError: the cache cannot be written.
             CancelledError: the run was asked to stop.
+            SettingError, DefinitionError: raised by `wanted.headers`.
         """
         with self._cache.lock(wanted.integrity.digest.hex, progress):
             if self._cache.has(wanted.integrity):
                 return {}
+            headers = wanted.headers()
             with self._cache.partial(wanted.integrity) as partial:
-                return self._from_any(Download(wanted, partial, progress, AttemptLog(wanted)))
+                return self._from_any(Download(wanted, partial, progress, AttemptLog(wanted), headers))
 
     def _from_any(self, download: Download) -> Provenance:
         """Ask source after source, then the postponed ones again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,12 +17,21 @@ from tasks_lib.transport import origin_of, redacted
 
 @dataclass(slots=True)
 class Download:
-    """One running download: the request, the partial content, the progress listener, and the failed attempts."""
+    """One running download: the request, the partial content, the progress listener, and the failed attempts.
+
+    `headers` are sent only to the origin of `wanted.home`.
+    """
 
     wanted: Request
     partial: Partial
     progress: Progress
     report: AttemptLog
+    headers: Mapping[str, str]
+
+    def headers_for(self, url: str) -> Mapping[str, str]:
+        """Return the headers to send to `url`."""
+        home = self.wanted.home or self.wanted.urls[0]
+        return self.headers if self.headers and network_origin(url) == network_origin(home) else {}
 
 
 class Mode(enum.Enum):
@@ -146,14 +155,15 @@ def _format_count(reason: str, times: int) -> str:
 class Request:
     """A blob to download: `urls` are in order of preference.
 
-    `headers` are sent only to the origin of `home` (default: the first URL). After a URL in `strict`, the next URL is
-    asked only if the response was 404 or 410. `refused` maps URLs that must not be asked to the reason.
+    `headers` returns headers for the origin of `home` (default: the first URL); it is called before any URL is asked,
+    and may raise. After a URL in `strict`, the next URL is asked only if the response was 404 or 410. `refused` maps
+    URLs that must not be asked to the reason.
     """
 
     name: str
     integrity: Integrity
     urls: tuple[str, ...]
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Callable[[], Mapping[str, str]] = dict
     home: str = ""
     strict: frozenset[str] = frozenset()
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -162,11 +172,6 @@ class Request:
     def allowed(self) -> tuple[str, ...]:
         """The URLs that may be asked. A refused one need not be a valid URL."""
         return tuple(url for url in self.urls if url not in self.refused) if self.refused else self.urls
-
-    def headers_for(self, url: str) -> Mapping[str, str]:
-        """Return the headers to send to `url`."""
-        home = self.home or self.urls[0]
-        return self.headers if self.headers and network_origin(url) == network_origin(home) else {}
 
     def name_in_url(self) -> str:
         """Return the file name in the URL of `home`, or in the first URL."""

@@ -247,7 +247,7 @@ class SplitDownload:
         own = network_origin(url) == source.origin
         with self._transport.open(
             url,
-            headers=download.wanted.headers_for(url),
+            headers=download.headers_for(url),
             size=partial.expected.size,
             offset=begin,
             stop=end,

@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final, Literal, NamedTuple
 
 from tasks_lib.cache import Cache, Writer
 from tasks_lib.digest import Digest, Integrity
@@ -44,7 +44,7 @@ class UnverifiedRequest:
 
     `urls` are in order of preference; `headers` are sent to the first one only; `limit` is the maximum size in bytes,
     both compressed and decompressed; `size` (-1: unknown) and `digest` describe the content without a gzip encoding
-    that the server applied.
+    that the server applied. If `on_secret` is "refuse", content that repeats a credential of a request is not kept.
     """
 
     name: str
@@ -53,6 +53,7 @@ class UnverifiedRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
     size: int = -1
     digest: Digest | None = None
+    on_secret: Literal["keep", "refuse"] = "keep"
 
 
 class _Source(NamedTuple):
@@ -136,6 +137,7 @@ class UnverifiedDownloader:
                 raise TransportError(f"expected {request.size} bytes, but the server announces {length}{known}")
             progress.phase("body", url=response.url, **({"total": length} if length >= 0 else {}))
             pieces = _limit_size(_read_body(response, length, progress), request.limit)
+            pieces = self._transport.sent.refuse(pieces) if request.on_secret == "refuse" else pieces
             if encoded:
                 return self._decoded(request, place.url, pieces)
             for piece in pieces:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from tasks_lib.engine.base_command import SETTINGS_ONLY, load_dodo
-from tasks_lib.engine.dodo import read_configuration
-from tasks_lib.errors import escape_text
+from tasks_lib.engine.dodo import Configuration, read_configuration
+from tasks_lib.errors import SettingError, escape_text
 from tasks_lib.session import current_session
-from tasks_lib.settings import CONVENTIONS, SETTINGS, GivenValue, Setting, list_effective
+from tasks_lib.settings import CONVENTIONS, SETTINGS, GivenValue, Setting, list_credentials, list_effective
 from tasks_lib.vcs.urls import display_url
 
 #: The name by which a dodo.py imports this package.
@@ -162,8 +162,22 @@ def render_settings_page() -> str:
     for one, given, problem in list_effective(*configuration):
         lines += ["", _value_line(one, given), *_wrap(one.meaning, 8)]
         lines += _wrap(escape_text(problem), 8) if problem else []
+    lines += _describe_credentials(configuration)
     names = [name + (" (set)" if configuration.environ.get(name) else "") for name in CONVENTIONS]
     return "\n".join(("SETTINGS", *lines, "", *_wrap(f"Other environment variables used: {', '.join(names)}.", 4)))
+
+
+def _describe_credentials(configuration: Configuration) -> list[str]:
+    """Describe the credentials of hosts: the header and the variable of each, not its value."""
+    try:
+        credentials = list_credentials(configuration.project)
+    except SettingError as error:
+        return ["", *_wrap(str(error), 4)]
+    lines = []
+    for one in credentials:
+        state = "set" if configuration.environ.get(one.env) else "not set"
+        lines += ["", f"    {one.key}", *_wrap(f"header {one.header} from {one.env} ({state})", 8)]
+    return lines
 
 
 def _value_line(one: Setting, given: GivenValue) -> str:

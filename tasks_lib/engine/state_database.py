@@ -74,17 +74,26 @@ def read_only_rows(name: str) -> dict[str, str]:
 
 
 def _make_private(path: Path, trust: Trust) -> None:
-    """Create the file, or correct its mode; sqlite gives the same mode to the WAL files, in which it takes locks."""
+    """Create the file, or correct its mode: it contains text of definitions, and sqlite takes locks in it.
+
+    sqlite gives the same mode to its WAL files. An existing file is not opened: to close it would release sqlite's locks.
+    Source: https://www.sqlite.org/howtocorrupt.html, section 2.2.
+    """
     with contextlib.suppress(OSError):  # a database that cannot be written is still read
         if not path.exists():
             os.close(_open_private(path, os.O_EXCL, trust))
-        elif (status := path.stat()).st_uid == os.geteuid() and status.st_mode & 0o007:
-            path.chmod(stat.S_IMODE(status.st_mode) & ~0o007)
+        status = path.stat()
+        if status.st_uid == os.geteuid() and stat.S_ISREG(status.st_mode):
+            path.chmod(_mode(trust))
+
+
+def _mode(trust: Trust) -> int:
+    return files.PRIVATE | (0o060 if trust.group >= 0 else 0)
 
 
 def _open_private(path: Path, flags: int, trust: Trust) -> int:
     """Open or create a file that only this user and the trusted group can open; return its descriptor."""
-    mode = files.PRIVATE | (0o060 if trust.group >= 0 else 0)
+    mode = _mode(trust)
     descriptor = os.open(path, flags | os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     with contextlib.suppress(OSError):  # another user owns the file
         os.fchmod(descriptor, mode)

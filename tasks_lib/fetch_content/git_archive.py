@@ -22,6 +22,7 @@ from tasks_lib.fetch_content.run import Run, check_destination, open_run
 from tasks_lib.steps.commit import commit_archive
 from tasks_lib.steps.repository_access import open_repositories
 from tasks_lib.transport import redacted
+from tasks_lib.vcs.urls import strip_query
 
 #: Largest response of the secrets service in bytes. Source: Taskcluster stores a secret in one database row.
 _MAX_SECRET_BYTES: Final = 1 << 20
@@ -57,7 +58,7 @@ def git_checkout_archive(checkout: Checkout, environ: Mapping[str, str]) -> None
 
 def _archive(run: Run, checkout: Checkout, key: str) -> Integrity:
     repo = _parse_repository(checkout.repo)
-    prefix = checkout.prefix or checkout.repo.rstrip("/").rpartition("/")[2]
+    prefix = checkout.prefix or strip_query(checkout.repo).rstrip("/").rpartition("/")[2]
     source = Git(
         repo=repo,
         revision="0" * 40,

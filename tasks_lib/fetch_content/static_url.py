@@ -106,12 +106,12 @@ def _check_url(url: str) -> None:
 
 
 def _parse_headers(texts: tuple[str, ...]) -> dict[str, str]:
-    """Return the headers by name; a value may contain colons."""
+    """Return the headers by name; a value may contain colons. A message has the position of a header, not its text."""
     headers = {}
-    for text in texts:
+    for number, text in enumerate(texts, 1):
         name, colon, value = text.partition(":")
         if not colon or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name.strip()):
-            raise SettingError(f"invalid --header {text[:80]!r}: expected 'Name: value'")
+            raise SettingError(f"invalid --header, number {number}: expected 'Name: value'")
         if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
             raise SettingError(f"invalid --header {name}: the value contains control characters")
         headers[name.strip()] = value.strip()
@@ -144,7 +144,7 @@ def _fetch(run: Run, request: StaticUrlOptions, headers: Mapping[str, str], dige
 def _download(run: Run, request: StaticUrlOptions, headers: Mapping[str, str], digest: Digest | None) -> Integrity:
     if digest is not None and request.size > 0:
         integrity = Integrity(size=request.size, digest=digest)
-        wanted = Request(name=request.original, integrity=integrity, urls=(request.url,), headers=headers)
+        wanted = Request(name=request.original, integrity=integrity, urls=(request.url,), headers=lambda: headers)
         try:
             run.sources.obtain(wanted, run.progress)
         except AllSourcesFailedError as error:

@@ -15,6 +15,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -39,6 +40,7 @@ class Features(NamedTuple):
     proc: str = ""  # the directory in procfs that describes this process and its descriptors
     clone: int = 0  # the request to ioctl(2) by which two files share their blocks
     syncfs: bool = False  # the C library has syncfs(2)
+    create_memory_file: Callable[[str], int] | None = None  # memfd_create(2)
 
 
 def _detect_features() -> Features:
@@ -49,6 +51,7 @@ def _detect_features() -> Features:
         proc="/proc/self" if linux and os.path.isdir("/proc/self/fd") else "",  # noqa: PTH112 - a stat, no Path
         clone=_FICLONE if linux else 0,
         syncfs=linux,
+        create_memory_file=getattr(os, "memfd_create", None),
     )
 
 
@@ -75,6 +78,57 @@ def open_nameless(directory: Path) -> int | None:
         if error.errno not in NOT_SUPPORTED:
             raise
         return None
+
+
+@contextlib.contextmanager
+def transient_file() -> Iterator[Path]:
+    """Yield the path of an empty file of mode 0600 that vanishes with this process, even if it is killed.
+
+    Other programs of the same user can open the path. Without memfd_create(2) and procfs, the file is in the directory
+    for temporary files, where the next call removes what killed processes left.
+
+    Raises:
+        OSError: no file descriptor or no space is left.
+    """
+    descriptor = _open_memory_file()
+    if descriptor is None:
+        with _temporary_file() as path:
+            yield path
+        return
+    try:
+        os.fchmod(descriptor, 0o600)  # ssh ignores a key that others can read
+        yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def _open_memory_file() -> int | None:
+    if FEATURES.create_memory_file is None or not FEATURES.proc:
+        return None
+    try:
+        return FEATURES.create_memory_file("doit-fetch")
+    except OSError as error:
+        if error.errno not in NOT_SUPPORTED:  # a sandbox may refuse the call
+            raise
+        return None
+
+
+#: Prefix of temporary files, before the id of their process.
+_TRANSIENT: Final = "doit-fetch-run."
+
+
+@contextlib.contextmanager
+def _temporary_file() -> Iterator[Path]:
+    import tempfile  # slow to import, needed only here
+
+    for left in Path(tempfile.gettempdir()).glob(f"{_TRANSIENT}*"):
+        with contextlib.suppress(OSError, ValueError):
+            try:
+                os.kill(int(left.name.split(".")[1]), 0)
+            except ProcessLookupError:
+                left.unlink()
+    with tempfile.NamedTemporaryFile(prefix=f"{_TRANSIENT}{os.getpid()}.") as file:
+        yield Path(file.name)
 
 
 def link_open_file(

@@ -9,6 +9,7 @@ from tasks_lib import recipe
 from tasks_lib.definitions import Fetch, StaticUrl
 from tasks_lib.formats import TREE_VERSION
 from tasks_lib.steps import Artifact, Delivery, ToolchainBuild
+from tasks_lib.vcs.urls import display_url
 
 
 class TaskInfo(Mapping[str, Any]):
@@ -53,14 +54,16 @@ def toolchain_info(made: ToolchainBuild) -> dict[str, Any]:
 
 def fetch_info(fetch: Fetch, key: str) -> dict[str, Any]:
     """Return the details of a fetch; `key` is its recipe key."""
+    from tasks_lib.transport.urls import redacted  # slow to import, needed only when the details are shown
+
     facts: dict[str, Any] = {"artifact": fetch.source.artifact_name, "defined": f"{fetch.file}:{fetch.line}"}
     if isinstance(fetch.source, StaticUrl):
         facts["size"] = fetch.source.integrity.size
         facts["sha256"] = fetch.source.integrity.digest.hex
-        facts["sources"] = [fetch.source.url, *fetch.source.mirrors]
+        facts["sources"] = [redacted(url) for url in (fetch.source.url, *fetch.source.mirrors)]
     else:
         facts["revision"] = fetch.source.revision
-        facts["sources"] = [fetch.source.repo]
+        facts["sources"] = [display_url(fetch.source.repo)]
     facts["recipe_key"] = key
     facts["taskgraph_digest"] = recipe.taskgraph_digest(fetch)
     if fetch.ignored:

@@ -66,17 +66,9 @@ def _task(ledger: RunState, name: str, numbers: Mapping[str, int], workers: list
     }
     if task is not None:
         record["needs"] = sorted(numbers[other] for other in task.task_dep if other in numbers)
-    for key in ("artifact", "size", "sha256", "defined"):
+    for key in ("artifact", "size", "sha256", "defined", "sources"):
         if facts.get(key):
             record[key] = facts[key]
-    if "?" in str(
-        record.get("artifact", "")
-    ):  # Taskgraph names an artifact after its URL; a query may contain a secret
-        record["artifact"] = f"{record['artifact'].partition('?')[0]}?..."
-    if facts.get("sources"):
-        from tasks_lib.transport import redacted  # slow to import, but already loaded if a task downloaded
-
-        record["sources"] = [redacted(str(url)) for url in facts["sources"]]
     return record | (_run_fields(run, workers, ledger.begun_s, now_s) if run is not None else {})
 
 

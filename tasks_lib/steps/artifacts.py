@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tasks_lib import recipe
@@ -164,7 +165,7 @@ def fetch(context: Context, definition: Fetch, artifact: Artifact, progress: Pro
 
 
 def _fetch_url(context: Context, name: str, source: StaticUrl, artifact: Artifact, progress: Progress) -> None:
-    provenance = context.sources.obtain(_build_request(name, source), progress)
+    provenance = context.sources.obtain(_build_request(context, name, source), progress)
     verdict: Mapping[str, str | int | float] = {}
     if source.vouchers:
         from tasks_lib.steps.signatures import verify_signatures  # slow to import, needed only with signatures
@@ -178,7 +179,7 @@ def _fetch_url(context: Context, name: str, source: StaticUrl, artifact: Artifac
     publish(context, source.integrity, artifact)
 
 
-def _build_request(name: str, source: StaticUrl) -> Request:
+def _build_request(context: Context, name: str, source: StaticUrl) -> Request:
     from tasks_lib.download import Request  # slow to import, needed only when a task downloads
 
     places = source.places
@@ -186,7 +187,7 @@ def _build_request(name: str, source: StaticUrl) -> Request:
         name=name,
         integrity=source.integrity,
         urls=tuple(place.url for place in places),
-        headers=dict(source.headers),
+        headers=partial(context.request_headers, name, source),
         home=source.url,
         strict=frozenset(place.url for place in places if place.go_on == "not-found"),
         refused={place.url: place.refused for place in places if place.refused},

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from tasks_lib.errors import (
     ToolError,
     TransportError,
 )
+from tasks_lib.fs.system_calls import transient_file
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.retry import Retry
 from tasks_lib.transport.client import MAX_REDIRECTS
@@ -123,7 +122,7 @@ class RepositoryAccess:
 def open_repositories(
     context: Context, source: Git | Hg, progress: Progress, ssh_key: str = ""
 ) -> Iterator[RepositoryAccess]:
-    """Yield access to the repositories of one definition; write a private key to a temporary file meanwhile.
+    """Yield access to the repositories of one definition; no file with its private key outlives this process.
 
     Args:
         context: the context of this run.
@@ -145,11 +144,8 @@ def open_repositories(
     if not text:
         yield RepositoryAccess(context=context, source=source, progress=progress, key=None)
         return
-    with tempfile.TemporaryDirectory(prefix="doit-fetch-") as directory:  # mode 0700
-        key = Path(directory) / "key"
-        descriptor = os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text.rstrip("\n") + "\n")  # OpenSSH rejects a key without a final line feed
+    with transient_file() as key:
+        key.write_text(text.rstrip("\n") + "\n", "utf-8")  # OpenSSH rejects a key without a final line feed
         yield RepositoryAccess(context=context, source=source, progress=progress, key=key)
 
 

@@ -25,6 +25,7 @@ from tasks_lib.errors import AllSourcesFailedError, CacheError, OfflineError, Si
 from tasks_lib.progress import Progress
 from tasks_lib.signature import MAX_KEYS_BYTES, MAX_SIGNATURE_BYTES, ValidSignature, find_listed_digest, verify_minisign
 from tasks_lib.steps.plan import list_key_files
+from tasks_lib.transport import redacted
 from tasks_lib.units import format_size
 
 #: Maximum size of a checksum list in bytes: 100,000 lines.
@@ -167,13 +168,17 @@ class _SignatureCheck:
         integrity = self._obtained(what, urls, limit, refusal)
         with cache.open(integrity) as file:
             verdict = check(file)
-        cache.record(Result(key=key, integrity=integrity, provenance={"url": urls[0]}))
+        cache.record(Result(key=key, integrity=integrity, provenance={"url": redacted(urls[0])}))
         return verdict
 
     def _obtained(self, what: str, urls: tuple[str, ...], limit: int, refusal: SignatureError | None) -> Integrity:
         try:
             request = UnverifiedRequest(
-                name=f"{self._name}: its {what}", urls=urls, limit=limit, headers=self._headers(urls[0])
+                name=f"{self._name}: its {what}",
+                urls=urls,
+                limit=limit,
+                headers=self._headers(urls[0]),
+                on_secret="refuse",
             )
             return self._context.unverified.obtain(request, _SignatureProgress(self._progress))
         except (AllSourcesFailedError, OfflineError):
@@ -183,7 +188,8 @@ class _SignatureCheck:
 
     def _headers(self, url: str) -> Mapping[str, str]:
         """Return the headers of the definition if the signature has the same origin as the download, else {}."""
-        return dict(self._source.headers) if _origin(url) == _origin(self._source.url) else {}
+        same = _origin(url) == _origin(self._source.url)
+        return self._context.request_headers(self._name, self._source) if same else {}
 
 
 class _SignatureProgress:

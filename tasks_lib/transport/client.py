@@ -9,22 +9,33 @@ import platform
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
 from typing import Final
 
-from tasks_lib.errors import HttpStatusError, RedirectError, TransportError, UnreachableError, escape_text
-from tasks_lib.network import Network, TransportSettings, is_denied, literal_addresses
+from tasks_lib.errors import (
+    FetchError,
+    HttpStatusError,
+    RedirectError,
+    SettingError,
+    TransportError,
+    UnreachableError,
+    escape_text,
+)
+from tasks_lib.network import HostCredential, Network, TransportSettings, is_denied, literal_addresses, read_secret
 from tasks_lib.transport.connect import connect, denied_error, judge, open_tunnel
 from tasks_lib.transport.deadline import Deadline, do_nothing
 from tasks_lib.transport.deadline_socket import DeadlineSocket, create_context
 from tasks_lib.transport.http_connection import HttpConnections, RawResponse, Route
 from tasks_lib.transport.proxy import PROXY_HINT, Proxy, basic_authorization, proxy_for
 from tasks_lib.transport.response import ByteRange, Response, check_response
+from tasks_lib.transport.secrets import SentSecrets
 from tasks_lib.transport.urls import Origin, next_url, redacted, safe_origin
 
 #: Most redirects of one request. Source: faults.md section 6; curl and browsers stop between 10 and 50.
 MAX_REDIRECTS: Final = 10
+_NO_ENVIRON: Final[Mapping[str, str]] = MappingProxyType({})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
@@ -36,9 +47,21 @@ def allow_all(_host: str) -> str:
 class Transport:
     """An HTTP client with kept connections; shared by all threads of a run."""
 
-    def __init__(self, settings: TransportSettings | None = None, refusal: Callable[[str], str] = allow_all) -> None:
-        """Create a client; `refusal` returns why a redirect to a host is not followed, "" if it is allowed."""
-        self.settings, self._refusal = settings or TransportSettings(), refusal
+    def __init__(
+        self,
+        settings: TransportSettings | None = None,
+        refusal: Callable[[str], str] = allow_all,
+        environ: Mapping[str, str] = _NO_ENVIRON,
+    ) -> None:
+        """Create a client.
+
+        Args:
+            settings: deadlines, trust and credentials.
+            refusal: returns why a redirect to a host is not followed, "" if it is allowed.
+            environ: the environment, from which the values of credentials are taken when a request is made.
+        """
+        self.settings, self._refusal, self._environ = settings or TransportSettings(), refusal, environ
+        self.sent: Final = SentSecrets()
         self._wire = HttpConnections(self._dialled)
         self._lock = threading.Lock()
         self._context: ssl.SSLContext | None = None
@@ -81,21 +104,42 @@ class Transport:
         """
         deadline = Deadline(self.settings, ends or time.monotonic() + self.settings.total_s(size), check, asked)
         span = ByteRange(offset, size if stop < 0 else stop, size)
-        final, response = self._follow(url, headers, self._asked(span, validator), deadline)
         try:
-            start = self._judged(response, span, validator, deadline)
-            yield Response(redacted(final), response.status, response.headers, start, response, deadline)
-        finally:
-            response.close()
+            final, response = self._follow(url, headers, self._asked(span, validator), deadline)
+            try:
+                start = self._judged(url, response, span, validator, deadline)
+                shown = self.sent.redact(redacted(final))
+                yield Response(shown, response.status, response.headers, start, response, deadline)
+            finally:
+                response.close()
+        except FetchError as error:
+            error.message = self.sent.redact(error.message)  # it may quote a response that repeats the request
+            raise
 
-    def _judged(self, response: RawResponse, span: ByteRange, validator: str, deadline: Deadline) -> int:
-        """As `check_response`; the hint of a 401 or 403 names a netrc file that cannot be read."""
+    def _judged(self, url: str, response: RawResponse, span: ByteRange, validator: str, deadline: Deadline) -> int:
+        """As `check_response`; the hint of a 401 or 403 says how to give credentials, or why none were sent."""
         try:
             return check_response(response, span, validator, deadline)
         except HttpStatusError as error:
-            if self._unread and error.status in (401, 403):
-                error.hint = f"no credentials were sent because {self._unread}; correct that file"
+            if error.status in (401, 403):
+                error.hint = self._credentials_hint(safe_origin(url))
             raise
+
+    def _credentials_hint(self, home: Origin) -> str:
+        """Return how to give credentials, or why those that are configured were not sent."""
+        own = _find_credential(self.settings.credentials, home)
+        if own is not None and home.scheme != "https":
+            reason = f"{own.key} applies to https only"
+        elif own is not None and not self._environ.get(own.env, "").strip():
+            reason = f"the environment variable {own.env} of {own.key} is not set"
+        elif own is None and self._unread:
+            reason = f"{self._unread}; correct that file"
+        else:
+            return (
+                "if a login is required, add it to the netrc file, to `headers:` of the definition, or to"
+                f' [tool.doit-fetch.auth."{home.host}"]; else open the URL in a browser'
+            )
+        return f"no credentials were sent because {reason}"
 
     def _asked(self, span: ByteRange, validator: str) -> dict[str, str]:
         asked = {"User-Agent": self._agent, "Accept": "*/*", "Accept-Encoding": "identity"}
@@ -107,7 +151,8 @@ class Transport:
         self, url: str, secret: Mapping[str, str], asked: Mapping[str, str], deadline: Deadline
     ) -> tuple[str, RawResponse]:
         home = safe_origin(url)
-        secret = self._with_login(home, secret)
+        secret = self._with_credentials(home, secret)
+        self.sent.add(secret, url)
         for _ in range(MAX_REDIRECTS + 1):
             here = safe_origin(url)
             if here != home:
@@ -120,6 +165,7 @@ class Transport:
                 return url, response
             response.close()
             url = next_url(url, _decode_location(response.headers.get("Location", "")))
+            self.sent.add({}, url)
         raise RedirectError(f"more than {MAX_REDIRECTS} redirects", hint="use the final URL in the definition")
 
     def _require(self, origin: Origin) -> None:
@@ -160,8 +206,19 @@ class Transport:
             if is_denied(address, self._denied):
                 raise denied_error(origin.authority, address)
 
-    def _with_login(self, home: Origin, secret: Mapping[str, str]) -> Mapping[str, str]:
-        """Add the netrc login of the first host, unless `secret` has credentials."""
+    def _with_credentials(self, home: Origin, secret: Mapping[str, str]) -> Mapping[str, str]:
+        """Add the credential of the first host, from the settings or else from netrc, unless `secret` has that header.
+
+        Raises:
+            TransportError: the variable with the credential has an invalid value.
+        """
+        own = _find_credential(self.settings.credentials, home) if home.scheme == "https" else None
+        try:
+            value = read_secret(self._environ, own.env) if own is not None else ""
+        except SettingError as error:
+            raise TransportError(error.message, hint=error.hint) from error
+        if own is not None and value:
+            return _merge_headers({own.header: value}, secret)
         if any(name.lower() == "authorization" for name in secret):
             return secret
         known = self._netrc is not None and home.host in self._netrc.hosts
@@ -213,6 +270,12 @@ def _connect_to_proxy(proxy: Proxy, origin: Origin, deadline: Deadline) -> Deadl
         raise
     deadline.host = origin.authority
     return sock
+
+
+def _find_credential(credentials: Iterable[HostCredential], origin: Origin) -> HostCredential | None:
+    """Return the credential of an origin's host; one for its port takes precedence over one for any port."""
+    found = [one for one in credentials if one.host == origin.host and one.port in (0, origin.port)]
+    return max(found, key=lambda one: one.port, default=None)
 
 
 def _decode_location(location: str) -> str:

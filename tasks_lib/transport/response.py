@@ -20,7 +20,7 @@ __all__ = ["CHUNK", "ByteRange", "Response", "check_response"]
 #: delivery networks use 52x for errors of their origin.
 TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 520, 521, 522, 523, 524})
 _BROWSE: Final = "open the URL in a browser"
-_NEXT_STEP: Final = {401: _BROWSE, 403: _BROWSE, 404: _BROWSE, 407: LOGIN_HINT, 410: _BROWSE}
+_NEXT_STEP: Final = {404: _BROWSE, 407: LOGIN_HINT, 410: _BROWSE}
 #: Characters that are not allowed in header values. Source: RFC 9110 section 5.5.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 #: Characters of a response quoted in an error, and the bytes read for them.

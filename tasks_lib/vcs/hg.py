@@ -17,7 +17,7 @@ from tasks_lib.network import RepositorySettings
 from tasks_lib.progress import Progress
 from tasks_lib.subprocesses import Completed, Invocation, Timeouts, last_line, run, stream_output
 from tasks_lib.vcs.environment import fetch_bounds, inherited_environment, ssh_command
-from tasks_lib.vcs.urls import display_url, scheme_of
+from tasks_lib.vcs.urls import display_url, redact_query, scheme_of
 
 #: Permanent errors, which a retry does not fix. Source: messages of Mercurial 5 and 6, OpenSSH.
 _FINAL: Final = re.compile(
@@ -142,7 +142,7 @@ def _failure(url: str, done: Completed) -> TransportError:
         if line.startswith(_REDIRECT):
             location = line.removeprefix(_REDIRECT).partition("?")[0]  # hg appends ?cmd=capabilities
             return MovedError(f"{display_url(url)} redirects to {display_url(location)}", location=location)
-    message = f"{display_url(url)}: hg exited with status {done.status}: {_said(done)}"
+    message = f"{display_url(url)}: hg exited with status {done.status}: {redact_query(_said(done), url)}"
     final = _FINAL.search(done.errors.lower())
     if status := _HTTP_STATUS.search(done.errors):  # hg does not print headers, so that Retry-After is unknown
         return HttpStatusError(message, status=int(status[1]), transient=not final)

@@ -78,7 +78,7 @@ def _fault(url: str, schemes: tuple[str, ...]) -> str:
     if ":" not in url:
         return "has no transport (use file:// for a local path)"
     if scheme not in schemes:
-        return f"uses the transport {(scheme or url.partition(':')[0])[:20]!r}, which is not allowed here"
+        return f"uses the transport {(scheme or strip_query(url).partition(':')[0])[:20]!r}, which is not allowed here"
     return "" if _SCP.fullmatch(url) else _fault_of_parts(url, scheme)
 
 
@@ -138,6 +138,17 @@ def repository_name(url: str) -> str:
     Source: taskgraph `transforms/fetch`, `path-prefix`.
     """
     return re.split(r"[/:]", url.rstrip("/"))[-1]
+
+
+def strip_query(url: str) -> str:
+    """Return `url` without its query and fragment, which may be secret; `user@host:path` has neither."""
+    return url.partition("#")[0].partition("?")[0] if "://" in url else url
+
+
+def redact_query(text: str, url: str) -> str:
+    """Return the message of a program without the query of `url`."""
+    secret = url.removeprefix(strip_query(url))
+    return text.replace(secret, "").replace(secret[1:], "...") if len(secret) > 1 else text
 
 
 def display_url(url: str) -> str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from tasks_lib.fs.system_calls import transient_file
 from tasks_lib.network import RepositorySettings
 from tasks_lib.retry import retry_after_s
 from tasks_lib.subprocesses import Invocation
@@ -136,6 +136,6 @@ class HttpTrace:
 
 @contextlib.contextmanager
 def http_trace() -> Iterator[HttpTrace]:
-    """Yield an empty trace, which is deleted on exit."""
-    with tempfile.NamedTemporaryFile(prefix="doit-fetch-") as file:
-        yield HttpTrace(Path(file.name))
+    """Yield an empty trace; no file of it outlives this process, because it contains the queries of URLs."""
+    with transient_file() as path:
+        yield HttpTrace(path)

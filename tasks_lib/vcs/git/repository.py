@@ -32,7 +32,7 @@ from tasks_lib.vcs.git.commit_tree import read_commit_tree
 from tasks_lib.vcs.git.objects import Objects
 from tasks_lib.vcs.git.program import LOCAL_SERVER, HttpTrace, git_command, http_trace
 from tasks_lib.vcs.git.submodules import Superproject
-from tasks_lib.vcs.urls import display_url, scheme_of
+from tasks_lib.vcs.urls import display_url, redact_query, scheme_of
 
 #: Errors of servers that do not serve a commit by its id; in this case everything is fetched.
 #: Source: git's fetch-pack.c and remote-curl.c.
@@ -47,6 +47,8 @@ _FINAL: Final = re.compile(
     r"|returned error: 4(?!08|25|29)\d\d|dubious ownership|not allowed|unable to find remote helper|certificate"
     r"|repository not exported|unable to look up|no such file|access denied|bad object|mismatched algorithms"
 )
+#: Messages of git after a 401 or 403. Source: git's http.c and credential.c.
+_LOGIN: Final = re.compile(r"authentication failed|could not read username|returned error: 40[13]\b")
 #: Status of the HTTP response that ended a fetch. Source: libcurl's message for CURLE_HTTP_RETURNED_ERROR.
 _HTTP_STATUS: Final = re.compile(r"The requested URL returned error: (\d{3})")
 #: A progress line of git. Source: git's progress.c.
@@ -86,6 +88,7 @@ class GitRepository:
             return
         with http_trace() as trace:
             done = self._received(url, commit, progress, key, trace)
+            (self.directory / "FETCH_HEAD").unlink(missing_ok=True)  # contains the query of the URL
             if done.status:
                 raise _failure(url, commit, done, trace)
 
@@ -193,7 +196,8 @@ def _scanned(directory: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _leftovers(directory: Path) -> Iterator[Path]:
-    """Yield lock files and incomplete packs."""
+    """Yield lock files, incomplete packs and the file that names the last URL."""
+    yield directory / "FETCH_HEAD"  # contains the query of the URL
     yield from directory.glob("*.lock")
     yield from (directory / REFS).glob("*.lock")
     yield from (directory / "objects" / "pack").glob("tmp_*")
@@ -211,13 +215,15 @@ def _failure(url: str, wanted: str, done: Completed, trace: HttpTrace) -> Transp
         for line in done.errors.replace("\r", "\n").splitlines()
         if "fatal:" in line or "error:" in line or _FINAL.search(line.lower())  # ssh prints its error before git does
     ]
-    said = last_line("\n".join(lines[:1]) or done.errors)
+    said = last_line(redact_query("\n".join(lines[:1]) or done.errors, url))
     final = _FINAL.search(done.errors.lower())
     hint = ""
     if "not our ref" in done.errors:
         hint = f"the repository has no commit {wanted}: check the revision"
     elif "host key verification" in done.errors.lower():
         hint = "add the key of the host to known_hosts, or set FETCH_SSH_KNOWN_HOSTS"
+    elif _LOGIN.search(done.errors.lower()):
+        hint = "if a login is required, add it to ~/.netrc: `headers` and `auth` do not apply to repositories"
     message = f"{display_url(url)}: git exited with status {done.status}: {said}"
     if status := _HTTP_STATUS.search(done.errors):
         return HttpStatusError(

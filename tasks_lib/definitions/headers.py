@@ -1,0 +1,125 @@
+"""Request headers of definitions: their field, and references to variables of the environment in their values.
+
+A message of this module contains the name or the position of a header, never its value. Pure: no I/O.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from tasks_lib.definitions.fields import TEXTS
+from tasks_lib.definitions.schema import Field, FieldError, Location
+from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree
+from tasks_lib.errors import SettingError
+from tasks_lib.network import HEADER_NAME, header_fault, read_secret
+
+#: Name and value of each header, in order; references in a value are not resolved.
+Headers = tuple[tuple[str, str], ...]
+
+#: In a value: a dollar and what may follow it, `$$` or `${NAME}`.
+_DOLLAR: Final = re.compile(r"\$(?:\$|\{([A-Z_][A-Z0-9_]*)\})?")
+#: A reference whose name is not an upper-case one; only a name is quoted, since other text may be a secret.
+_MISSPELT: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]{0,63})\}")
+
+
+class _Written(NamedTuple):
+    """A header as written; `label` names it in a message, by its position if its name may be part of its value."""
+
+    label: str
+    name: str
+    value: str
+    line: int
+
+
+def read_headers(node: Node, _where: Location) -> Headers:
+    """Return request headers, written as a mapping (Taskgraph) or as a list of "Name: value" (Gecko).
+
+    Raises:
+        FieldError: HTTP does not allow a name or value, the transport sets the header itself, or a reference to the
+            environment is misspelt.
+    """
+    written = list(_written(node))
+    for one in written:
+        if reason := header_fault(one.name, one.value) or _reference_fault(one.value):
+            raise FieldError(f"{one.label}: {reason}", line=one.line)
+    return tuple((one.name, one.value) for one in written)
+
+
+def _written(node: Node) -> Iterator[_Written]:
+    if isinstance(node, Tree):
+        pairs = list(node.items.items())
+    elif isinstance(node, Sequence):
+        pairs = [("", inner) for inner in node.items]
+    else:
+        raise FieldError("must be a mapping of headers, or a list", "write `Name: value` lines", node.line)
+    for number, (key, inner) in enumerate(pairs, 1):
+        if not isinstance(inner, Scalar):
+            raise FieldError(f"header {number}: must be a string, not a list or a mapping", "quote it", inner.line)
+        name, value = key, "" if inner.is_null else inner.text
+        if isinstance(node, Sequence):
+            name, _, value = (part.strip() for part in value.partition(":"))
+        is_name = value and HEADER_NAME.fullmatch(name)
+        yield _Written(f"header {name if is_name else number}", name, value, inner.line)
+
+
+def _reference_fault(value: str) -> str:
+    """Return which reference to the environment is misspelt, with the next step; "" if none is."""
+    for found in _DOLLAR.finditer(value):
+        if found[0] == "$":
+            named = _MISSPELT.match(value, found.start())
+            which = f"invalid reference ${{{named[1]}}}" if named else "'$' without a valid reference"
+            return f"{which}: write ${{NAME}}, in upper case, for a variable of the environment, and $$ for a dollar"
+    return ""
+
+
+def has_reference(headers: Headers) -> bool:
+    """Return whether a value refers to a variable of the environment."""
+    return any(found[1] for _, value in headers for found in _DOLLAR.finditer(value))
+
+
+def is_private_route(url: str) -> bool:
+    """Return whether nobody on the way to `url` can read a request: https, or http to this machine."""
+    parts = urlsplit(url)
+    if parts.scheme.lower() != "http":
+        return True
+    host = (parts.hostname or "").lower()
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def resolve_headers(headers: Headers, environ: Mapping[str, str], name: str) -> dict[str, str]:
+    """Return the headers to send: `${NAME}` replaced from `environ`, `$$` with a dollar.
+
+    Args:
+        headers: of a definition.
+        environ: the environment.
+        name: of the definition, for messages.
+
+    Raises:
+        SettingError: a variable is not set or empty, or HTTP does not allow its value.
+    """
+
+    def value_of(header: str, found: re.Match[str]) -> str:
+        if not (variable := found[1]):
+            return "$"
+        value = read_secret(environ, variable)
+        if not value:
+            message = f"{name}: the environment variable {variable} is not set, but the header {header} needs it"
+            raise SettingError(message, hint=f"set {variable}; no server was asked")
+        return value
+
+    return {header: _DOLLAR.sub(partial(value_of, header), text) for header, text in headers}
+
+
+HEADERS: Final = Field(
+    read_headers,
+    {"oneOf": [{"type": "object", "additionalProperties": {"type": "string"}}, TEXTS.schema]},
+    "request headers, sent only to the origin; ${NAME} is replaced from the environment, $$ is a dollar",
+)

@@ -1,0 +1,122 @@
+"""Secrets that were sent: find them in what servers answer, so that no output, record or file gets them.
+
+A server may repeat a request, for example on an error page. Pure: reads only the file that it is given.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import html
+import json
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import takewhile, tee
+from typing import BinaryIO, Final
+from urllib.parse import parse_qsl, quote
+
+from tasks_lib.errors import IntegrityError
+
+#: Least characters of a secret: shorter words occur in any text. The second one is for words of a query.
+_LEAST: Final = 4
+_LEAST_IN_QUERY: Final = 8
+#: Words of the latest queries that are remembered; many files may have one each.
+_MOST_OF_QUERIES: Final = 512
+#: Characters by which the beginning of a secret is recognised: a quotation may end in the middle of one.
+_RECOGNISED: Final = 6
+_CHUNK: Final = 1 << 20
+_HIDDEN: Final = "***"
+#: Schemes of an Authorization, which precede the secret. Source: RFC 9110 section 11.1 and its registry of schemes.
+_SCHEMES: Final = frozenset({"basic", "bearer", "digest", "negotiate", "token", "apikey"})
+#: Headers whose values are no secrets. Source: RFC 9110 sections 10.1 and 12.5.
+_PUBLIC: Final = re.compile(r"accept(-.*)?|user-agent|referer", re.IGNORECASE)
+
+
+class SentSecrets:
+    """The secrets in the requests of one transport; used by all its threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._words: dict[str, None] = {}  # a set that keeps its order
+        self._query_words: dict[str, None] = {}
+
+    def add(self, headers: Mapping[str, str], url: str) -> None:
+        """Add the values of `headers` and the query of `url`."""
+        words, query_words = _variants(_words_of_headers(headers)), _variants(_words_of_query(url.partition("?")[2]))
+        with self._lock:
+            self._words |= dict.fromkeys(words)
+            self._query_words |= dict.fromkeys(query_words)
+            for word in list(self._query_words)[:-_MOST_OF_QUERIES]:
+                del self._query_words[word]
+
+    def redact(self, text: str) -> str:
+        """Return `text` without the secrets; the beginning of one is replaced too."""
+        with self._lock:
+            words = [*self._words, *self._query_words]
+        for word in sorted(words, key=len, reverse=True):
+            at = text.find(word[:_RECOGNISED])
+            while at >= 0:
+                alike = takewhile(lambda pair: pair[0] == pair[1], zip(word, text[at:], strict=False))
+                text = text[:at] + _HIDDEN + text[at + sum(1 for _ in alike) :]
+                at = text.find(word[:_RECOGNISED], at + len(_HIDDEN))
+        return text
+
+    def are_in(self, file: BinaryIO) -> bool:
+        """Return whether the file contains a value of a header that was sent."""
+        file.seek(0)
+        return any(self._found(iter(lambda: file.read(_CHUNK), b"")))
+
+    def refuse(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield `pieces`, up to one with which they contain a value of a header that was sent.
+
+        Raises:
+            IntegrityError: they contain one.
+        """
+        first, second = tee(pieces)
+        for piece, found in zip(first, self._found(second), strict=True):
+            if found:
+                raise IntegrityError("the content repeats a credential of the request, and is not kept")
+            yield piece
+
+    def _found(self, pieces: Iterable[bytes]) -> Iterator[bool]:
+        """Yield for each piece whether a secret ends in it."""
+        with self._lock:
+            words = [word.encode("utf-8", "surrogateescape") for word in self._words]
+        longest = max(map(len, words), default=0)
+        before = b""
+        for piece in pieces:
+            window = before + piece
+            yield any(word in window for word in words)
+            before = window[-longest:]
+
+
+def _words_of_headers(headers: Mapping[str, str]) -> Iterator[str]:
+    """Yield the words of the values: a server may repeat only the token of `Bearer TOKEN` or `name=TOKEN`."""
+    for name, value in headers.items():
+        if _PUBLIC.fullmatch(name):
+            continue
+        words = [word for word in re.split(r'[\s,;"]+', value) if word.lower() not in _SCHEMES]
+        for word in (*words, *(word.partition("=")[2] for word in words)):
+            if len(word) >= _LEAST:
+                yield word
+        if value[:6].lower() == "basic ":
+            with contextlib.suppress(ValueError):
+                password = base64.b64decode(value[6:]).decode("utf-8", "replace").partition(":")[2]
+                yield from [password] if len(password) >= _LEAST else []
+
+
+def _words_of_query(query: str) -> Iterator[str]:
+    for word in (
+        query,
+        *(value for _, value in parse_qsl(query)),
+        *(part.partition("=")[2] for part in query.split("&")),
+    ):
+        if len(word) >= _LEAST_IN_QUERY:
+            yield word
+
+
+def _variants(words: Iterable[str]) -> Iterator[str]:
+    """Yield each word as plain text, in JSON, in HTML and percent-encoded."""
+    for word in words:
+        yield from (word, json.dumps(word)[1:-1], html.escape(word), quote(word, safe=""))
