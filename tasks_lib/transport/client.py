@@ -15,8 +15,9 @@ from typing import Final
 
 from tasks_lib.errors import HttpStatusError, RedirectError, TransportError, escape_text
 from tasks_lib.network import TransportSettings
+from tasks_lib.progress import do_nothing
 from tasks_lib.transport.connect import Network, connect, open_tunnel
-from tasks_lib.transport.deadline import Deadline, do_nothing
+from tasks_lib.transport.deadline import Deadline
 from tasks_lib.transport.deadline_socket import DeadlineSocket, create_context
 from tasks_lib.transport.http_connection import HttpConnections, RawResponse, Route
 from tasks_lib.transport.proxy import PROXY_HINT, Proxy, basic_authorization, proxy_for

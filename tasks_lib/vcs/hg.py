@@ -23,7 +23,7 @@ from tasks_lib.vcs.urls import display_url, scheme_of
 _FINAL: Final = re.compile(
     r"unknown revision|filtered revision|not found|authorization failed|authorization required|permission denied"
     r"|host key verification|certificate|no suitable response|unsupported url|http error 4(?!08|25|29)\d\d"
-    r"|repository .* not found|is not a repository|access denied"
+    r"|is not a repository|access denied"
 )
 #: Status of the HTTP response that ended a pull. Source: Python's urllib.error.HTTPError.
 _HTTP_STATUS: Final = re.compile(r"HTTP Error (\d{3})")

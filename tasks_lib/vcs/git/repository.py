@@ -35,7 +35,8 @@ _NOT_BY_ID: Final = re.compile(
 #: Permanent errors, which a retry does not fix. Source: messages of git 2.25 to 2.47, libcurl and OpenSSH.
 _FINAL: Final = re.compile(
     r"not our ref|authentication failed|could not read (?:username|password)|terminal prompts disabled"
-    r"|permission denied|host key verification failed|repository .*not found|does not appear to be a git repository"
+    r"|permission denied|host key verification failed|repository [^\n]{0,1000}not found"
+    r"|does not appear to be a git repository"
     r"|returned error: 4(?!08|25|29)\d\d|dubious ownership|not allowed|unable to find remote helper|certificate"
     r"|repository not exported|unable to look up|no such file|access denied|bad object|mismatched algorithms"
 )
