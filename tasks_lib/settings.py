@@ -106,6 +106,12 @@ SETTINGS: Final = (
     ),
     Setting("FETCH_MAX_PATH_BYTES", "", Limits().max_path_bytes, "maximum bytes of one path in an archive"),
     Setting("FETCH_MAX_COMPONENT_BYTES", "", Limits().max_component_bytes, "maximum bytes of one path component"),
+    Setting(
+        "FETCH_MAX_NAMES_BYTES",
+        "",
+        Limits().max_names_bytes,
+        "maximum bytes of all paths and link targets of an archive",
+    ),
     Setting("FETCH_MAX_DEPTH", "", Limits().max_depth, "maximum components of one path"),
     Setting(
         "FETCH_MAX_RATIO", "", Limits().max_ratio, "maximum ratio decompressed : compressed, beyond FETCH_FREE_BYTES"

@@ -26,7 +26,14 @@ from tasks_lib.archive.entries import (
     validate_target,
 )
 from tasks_lib.archive.exact_reader import BLOCK, ExactReader, byte_sum, decode_number, parse_decimal, parse_number
-from tasks_lib.archive.pax import SPARSE, PendingExtensions, SparseMap, read_old_gnu_sparse, read_pax_sparse
+from tasks_lib.archive.pax import (
+    MAX_ALL_PIECES,
+    SPARSE,
+    PendingExtensions,
+    SparseMap,
+    read_old_gnu_sparse,
+    read_pax_sparse,
+)
 from tasks_lib.limits import Limits
 
 #: Content up to this many bytes is passed on in one piece.
@@ -58,7 +65,7 @@ class TarReader:
         # the previous entry's directory (or the entry itself if it is one), the prefix of raw names in that directory,
         # and the second part of a plain file's header
         self._directory = self._start = self._tail = b""
-        self._extensions = 0
+        self._extensions = self._pieces = 0
         self.last: bytes | None = None  # the name of the entry being read
         self._left = 0  # bytes of the current entry's data, padding included
 
@@ -263,6 +270,10 @@ class TarReader:
             sparse = read_old_gnu_sparse(block, self._stream, size, name, offset)
         else:
             sparse = read_pax_sparse(pax, self._stream, size, name, offset)
+        self._pieces += len(sparse.pieces)
+        if self._pieces > MAX_ALL_PIECES:
+            reason = f"sparse files of more than {MAX_ALL_PIECES} pieces in total"
+            raise limit_exceeded(reason, "SPARSE", sparse.name, offset)
         if sparse.real > self._limits.max_member_bytes:
             raise limit_exceeded(
                 f"a sparse member of {sparse.real} bytes, more than max-member-bytes {self._limits.max_member_bytes}",

@@ -197,7 +197,7 @@ def _is_text(start: bytes) -> bool:
 #: Largest archive that is compared, the limits for reading it, and the longest time in seconds: a report must not take
 #: minutes.
 MAX_COMPARED_BYTES: Final = 256 << 20
-_LIMITS: Final = Limits(max_total_bytes=2 << 30, max_entries=200_000)
+_LIMITS: Final = Limits(max_total_bytes=2 << 30, max_entries=200_000, max_names_bytes=16 << 20)
 MAX_DIAGNOSIS_S: Final = 30.0
 #: Member names quoted in a report.
 _QUOTED_MEMBERS: Final = 3

@@ -16,6 +16,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from tasks_lib.errors import ArchiveError, DigestMismatchError, HttpStatusError, ToolError, TransportError, escape_text
+from tasks_lib.limits import Limits
 from tasks_lib.network import RepositorySettings
 from tasks_lib.progress import Progress
 from tasks_lib.subprocesses import Completed, last_line, run
@@ -232,8 +233,8 @@ class _ProgressReader:
 
 #: Prefix of the refs to the commits that a repository contains.
 REFS: Final = "refs/doit-fetch"
-#: Maximum number of entries of a commit to copy; a larger commit is fetched by git.
-_MAX_ENTRIES: Final = 2_000_000
+#: Limits for a commit to copy; a larger commit is fetched by git.
+_LIMITS: Final = Limits(max_entries=2_000_000, max_names_bytes=256 << 20)
 
 
 def copy_from_local(directory: Path, settings: RepositorySettings, url: str, commit: str, progress: Progress) -> bool:
@@ -249,7 +250,7 @@ def copy_from_local(directory: Path, settings: RepositorySettings, url: str, com
         return False
     try:
         with Objects(directory, settings, progress, objects) as found:
-            one = read_commit_tree(found, commit, name=place.name, max_entries=_MAX_ENTRIES)
+            one = read_commit_tree(found, commit, name=place.name, limits=_LIMITS)
     except (ArchiveError, DigestMismatchError, ToolError):
         return False  # `git fetch` reports the error
     wanted = dict.fromkeys([commit, *one.trees, *(leaf.identity for leaf in one.leaves)])
