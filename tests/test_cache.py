@@ -308,7 +308,11 @@ def test_hints_leave_nothing(tmp_path: Path) -> None:
     write_best_effort(tmp_path / "none/a", b"new")
 
 
-TORN = b"\0\0\0\0 17 1\n1\xff\xfe 5\n\xc2\xb2 \xc2\xb2 \xc2\xb2\nab \xc2\xb2\n-1 0 0\n" + b"9" * 5000 + b" 1 1\n1 2 3 4\n17 1\x0b2\n"
+TORN = (
+    b"\0\0\0\0 17 1\n1\xff\xfe 5\n\xc2\xb2 \xc2\xb2 \xc2\xb2\nab \xc2\xb2\n-1 0 0\n"
+    + b"9" * 5000
+    + b" 1 1\n1 2 3 4\n17 1\x0b2\n"
+)
 
 
 def test_torn_notes(tmp_path: Path) -> None:
