@@ -67,9 +67,10 @@ TYPOS = {
     ("info", "lst"): "no task or target is named 'lst'\n`doit list --all` shows every task",
     ("forget", "nope"): "`doit list --all` shows every task",
     ("clean", "ingore"): "`doit list --all` shows every task",
+    ("extract:plain",): "plain is not an archive (by its file name, plain.txt)\n`doit fetch:plain` makes cache",
     (
-        "extract:plain",
-    ): "plain is not an archive: its file name, plain.txt, has no suffix of one\n`doit fetch:plain` makes cache",
+        "extract:seven",
+    ): "seven is a 7z archive, which is not extracted (by its file name, s.7z)\n`doit fetch:seven` makes cache",
     ("info", "repack:plain"): "plain is not repacked\n`doit fetch:plain` makes cache",
     ("nothing-like-it-at-all",): "shows every task",
     ("fetch:x*",): "no task matches 'fetch:x*'",
@@ -83,7 +84,10 @@ def test_a_typo(words: tuple[str, ...], repository: Path) -> None:
 
     A command is proposed only where a word may be one.
     """
-    written(repository, {"fetchdefs/fetch/plain.yml": definition("plain", "https://h.example/plain.txt", b"plain")})
+    others = definition("plain", "https://h.example/plain.txt", b"1") + definition(
+        "seven", "https://h.example/s.7z", b"2"
+    )
+    written(repository, {"fetchdefs/fetch/others.yml": others})
     done = doit(repository, *words)
     assert done.returncode == 2, done.stdout
     assert TYPOS[words] in done.stdout

@@ -22,6 +22,7 @@ from tasks_lib.engine.base_command import load_dodo
 from tasks_lib.engine.dodo import task_fetchdefs
 from tasks_lib.engine.state import snapshot_path
 from tasks_lib.errors import DefinitionError, escape_text
+from tasks_lib.formats import describe_not_extracted
 from tasks_lib.graph.names import GROUPS, UnknownNameError, resolve_names
 from tasks_lib.incremental.run_plan import RunPlan, plan_run
 from tasks_lib.incremental.selection import Names, closure, owner_of, owners
@@ -211,7 +212,9 @@ def _step_not_made(found: Session, word: str) -> UnknownNameError | None:
     if step == "repack":
         hint = f"`doit fetch:{name}` makes {path}; an `artifact-name` that ends in .tar.zst requests a repack"
         return UnknownNameError(f"{name} is not repacked", hint=hint)
-    reason = f"{name} is not an archive: its file name, {escape_text(artifact.name)}, has no suffix of one"
+    known = describe_not_extracted(artifact.name)
+    reason = f"{name} is {known}, which is not extracted" if known else f"{name} is not an archive"
+    reason += f" (by its file name, {escape_text(artifact.name)})"
     return UnknownNameError(reason, hint=f"`doit fetch:{name}` makes {path}")
 
 
