@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from tasks_lib.errors import escape_text
+
 #: Networks that serve no public content, and whose addresses expose secrets on cloud machines.
 #: Source: RFC 3927 and RFC 4291 section 2.5.6 (link-local); faults.md section 6, "SSRF-like targets".
 LINK_LOCAL: Final = ("169.254.0.0/16", "fe80::/10")
@@ -18,6 +20,14 @@ _LEAST_TOTAL_S: Final = 300.0
 #: Longest window for the minimum rate, in seconds.
 _MAX_WINDOW_S: Final = 60.0
 _NONE: Final[Mapping[str, str]] = {}
+
+
+def format_trust_hint(authorities: str) -> str:
+    """Return the hint of an error about a certificate; "" for the authorities of the system."""
+    return (
+        f"trusted authorities: {escape_text(authorities) or 'those of the system'}; certificates are always verified;"
+        " set SSL_CERT_FILE or REQUESTS_CA_BUNDLE to trust another authority"
+    )
 
 
 class TransportSettings(NamedTuple):

@@ -43,6 +43,11 @@ class Deadline:
         self.received = 0
         self.total_waited_s = 0.0
 
+    @property
+    def ca_bundle(self) -> str:
+        """The trusted authorities, "" for those of the system."""
+        return self._settings.ca_bundle
+
     def connecting(self, phase: str) -> None:
         """Begin a phase before the request: resolving, connecting or TLS."""
         self.is_connected = self.is_in_body = False

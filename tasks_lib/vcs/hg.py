@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from tasks_lib.errors import HttpStatusError, ToolError, TransportError, UnsupportedArchiveError
-from tasks_lib.network import RepositorySettings
+from tasks_lib.network import RepositorySettings, format_trust_hint
 from tasks_lib.progress import Progress
 from tasks_lib.subprocesses import Completed, Invocation, Timeouts, last_line, run, stream_output
 from tasks_lib.vcs.environment import fetch_bounds, inherited_environment, ssh_command
@@ -66,7 +66,7 @@ class HgRepository:
                 raise
             raise TransportError(f"{display_url(url)}: {error.message}", transient=True) from error
         if done.status:
-            raise _failure(url, done)
+            raise _failure(url, done, self._settings)
         self._marker(changeset).parent.mkdir(exist_ok=True)
         self._marker(changeset).touch()
 
@@ -132,12 +132,13 @@ class HgRepository:
         )
 
 
-def _failure(url: str, done: Completed) -> TransportError:
+def _failure(url: str, done: Completed, settings: RepositorySettings) -> TransportError:
     message = f"{display_url(url)}: hg exited with status {done.status}: {_said(done)}"
     final = _FINAL.search(done.errors.lower())
     if status := _HTTP_STATUS.search(done.errors):  # hg does not print headers, so that Retry-After is unknown
         return HttpStatusError(message, status=int(status[1]), transient=not final)
-    return TransportError(message, transient=not final)
+    hint = format_trust_hint(settings.transport.ca_bundle) if "certificate" in done.errors.lower() else ""
+    return TransportError(message, hint=hint, transient=not final)
 
 
 def _said(done: Completed) -> str:

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from tasks_lib.errors import ArchiveError, DigestMismatchError, HttpStatusError, ToolError, TransportError, escape_text
 from tasks_lib.limits import Limits
-from tasks_lib.network import RepositorySettings
+from tasks_lib.network import RepositorySettings, format_trust_hint
 from tasks_lib.progress import Progress
 from tasks_lib.subprocesses import Completed, last_line, run
 from tasks_lib.units import format_size, parse_size
@@ -80,7 +80,7 @@ class GitRepository:
         with http_trace() as trace:
             done = self._received(url, commit, progress, key, trace)
             if done.status:
-                raise _failure(url, commit, done, trace.retry_after_s())
+                raise _failure(url, commit, done, self._settings, trace.retry_after_s())
 
     def _received(self, url: str, commit: str, progress: Progress, key: Path | None, trace: HttpTrace) -> Completed:
         """Run git once or twice to fetch the commit; return the result of the last call."""
@@ -119,7 +119,7 @@ class GitRepository:
         words = ["ls-remote", *_server(url), "--", url, name, f"{name}^{{}}"]
         done = run(git_command(self._settings, self.directory, words, scheme=scheme_of(url), key=key), progress)
         if done.status:
-            raise _failure(url, name, done)
+            raise _failure(url, name, done, self._settings)
         found = dict(line.split("\t")[::-1] for line in done.output.decode("utf-8", "replace").splitlines())
         for ref in (f"refs/tags/{name}^{{}}", f"refs/tags/{name}", f"refs/heads/{name}", f"{name}^{{}}", name):
             if ref in found:
@@ -193,7 +193,9 @@ def _server(url: str) -> list[str]:
     return [f"--upload-pack={LOCAL_SERVER}"] if scheme_of(url) == "file" else []
 
 
-def _failure(url: str, wanted: str, done: Completed, retry_after_s: float | None = None) -> TransportError:
+def _failure(
+    url: str, wanted: str, done: Completed, settings: RepositorySettings, retry_after_s: float | None = None
+) -> TransportError:
     lines = [
         line
         for line in done.errors.replace("\r", "\n").splitlines()
@@ -206,6 +208,8 @@ def _failure(url: str, wanted: str, done: Completed, retry_after_s: float | None
         hint = f"the repository has no commit {wanted}: check the revision"
     elif "host key verification" in done.errors.lower():
         hint = "add the key of the host to known_hosts, or set FETCH_SSH_KNOWN_HOSTS"
+    elif "certificate" in done.errors.lower():
+        hint = format_trust_hint(settings.transport.ca_bundle)
     message = f"{display_url(url)}: git exited with status {done.status}: {said}"
     if status := _HTTP_STATUS.search(done.errors):
         return HttpStatusError(
