@@ -62,7 +62,7 @@ class Downloader:
             CacheUnavailableError: the cache cannot be written.
             CancelledError: the run was asked to stop.
         """
-        with self._cache.lock(wanted.integrity.digest.hex, progress):
+        with self._cache.lock(wanted.integrity.digest.hex, progress, wanted.name):
             if self._cache.has(wanted.integrity):
                 return {}
             with self._cache.partial(wanted.integrity) as partial:
