@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import hashlib
 import io
@@ -282,6 +283,16 @@ def test_sparse_pieces_of_an_archive(monkeypatch: pytest.MonkeyPatch) -> None:
     repacked(tar(one for pair in files[:3] for one in pair), "tar")
     with pytest.raises(ArchiveError, match="sparse files of more than 99 pieces in total"):
         repacked(tar(one for pair in files for one in pair), "tar")
+
+
+def test_pax_records_of_an_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pax records of all headers of an archive are limited together; sixteen for each header are always allowed."""
+    monkeypatch.setattr("tasks_lib.archive.tar.MAX_SPARE_RECORDS", 99)
+    for each, code in ((16, ""), (60, "METADATA_TOO_LARGE")):
+        header = headers.pax(*(record(f"k{number}", "") for number in range(each)))
+        data = tar(one for number in range(10) for one in (header, Member(f"f{number}")))
+        with pytest.raises(ArchiveError, match=code) if code else contextlib.nullcontext():
+            repacked(data, "tar")
 
 
 @pytest.mark.parametrize("kind", ["gnu", "pax", "ustar", "v7", "oldgnu"])

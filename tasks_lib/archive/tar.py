@@ -47,6 +47,10 @@ _REFUSED: Final = {
     b"M": "a part of a multi-volume file",
     b"D": "a dump directory",
 }
+#: Maximum number of pax records: a constant plus a number per header; real headers have fewer than ten. Without it a
+#: few kilobytes that repeat one large header would take minutes.
+MAX_SPARE_RECORDS: Final = 1_000_000
+_RECORDS_EACH: Final = 16
 #: A name field that needs none of the checks of `normalize_path`: one component, NUL only after it.
 _PLAIN_NAME: Final = re.compile(rb"[^\x00-\x1f\x7f/.:\\][^\x00-\x1f\x7f/:\\]*\x00*")
 _new: Final = tuple.__new__  # creates an Entry in half the time of its constructor; there are up to a million
@@ -65,7 +69,7 @@ class TarReader:
         # the previous entry's directory (or the entry itself if it is one), the prefix of raw names in that directory,
         # and the second part of a plain file's header
         self._directory = self._start = self._tail = b""
-        self._extensions = self._pieces = 0
+        self._extensions = self._records = self._pieces = 0
         self.last: bytes | None = None  # the name of the entry being read
         self._left = 0  # bytes of the current entry's data, padding included
 
@@ -196,7 +200,12 @@ class TarReader:
             raise limit_exceeded(
                 f"metadata of {size} bytes, more than max-metadata-bytes {maximum}", "METADATA_TOO_LARGE", None, offset
             )
-        pending.add(kind, self._stream.padded(size), offset)
+        data = self._stream.padded(size)
+        self._records += data.count(b"\n")  # about one for each pax record; values may contain more
+        if self._records > MAX_SPARE_RECORDS + _RECORDS_EACH * self._extensions:
+            reason = f"more pax records than {MAX_SPARE_RECORDS} and {_RECORDS_EACH} for each extension header"
+            raise limit_exceeded(reason, "METADATA_TOO_LARGE", None, offset)
+        pending.add(kind, data, offset)
 
     def _entry(self, block: bytes, kind: bytes, size: int, pending: PendingExtensions, offset: int) -> Entry:
         pax = pending.pax
