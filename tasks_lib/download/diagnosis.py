@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 from tasks_lib.archive import Entry, Reshape, detect_format, read
 from tasks_lib.digest import Integrity
@@ -205,14 +205,29 @@ _QUOTED_MEMBERS: Final = 3
 Members = dict[bytes, tuple[object, ...]]
 
 
+class _CheckedFile:
+    """A file that calls `check` before each read: empty streams keep a decoder busy without any output."""
+
+    def __init__(self, file: BinaryIO, check: Callable[[], None]) -> None:
+        self._file, self._check = file, check
+
+    def read(self, size: int = -1) -> bytes:
+        self._check()
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 def read_members(file: BinaryIO, name: str, check: Callable[[], None]) -> Members | None:
     """Return the members of an archive by path, None when `file` is not an archive or cannot be read to its end.
 
     Raises:
-        Exception: any exception raised by `check`, which is called for every piece of content.
+        Exception: any exception raised by `check`, which is called for every piece of input and content.
     """
-    file.seek(0)
-    kind = detect_format(file, name)
+    source = cast("BinaryIO", _CheckedFile(file, check))
+    source.seek(0)
+    kind = detect_format(source, name)
     found: Members = {}
 
     def note(entry: Entry) -> None:
@@ -226,7 +241,7 @@ def read_members(file: BinaryIO, name: str, check: Callable[[], None]) -> Member
     if kind is None:
         return None
     try:
-        read(file, name=name, format=kind, reshape=Reshape(), limits=_LIMITS, sink=note, check=check)
+        read(source, name=name, format=kind, reshape=Reshape(), limits=_LIMITS, sink=note, check=check)
     except (ArchiveError, OSError):
         return None
     return found
