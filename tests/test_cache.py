@@ -308,6 +308,17 @@ def test_hints_leave_nothing(tmp_path: Path) -> None:
     write_best_effort(tmp_path / "none/a", b"new")
 
 
+def test_a_torn_note_of_definitions(tmp_path: Path) -> None:
+    """A torn note of a directory that uses the cache is written again by the next run there."""
+    store = Cache(tmp_path / "cache")
+    store.join(tmp_path / "defs")
+    (note,) = [path for path in (tmp_path / "cache/v1/roots").iterdir() if not path.suffix]
+    for torn in (b"", b"\0" * 40, note.read_bytes()[:11]):
+        note.write_bytes(torn)
+        Cache(tmp_path / "cache").join(tmp_path / "defs")
+        assert list(store.maintenance.definitions().values()) == [tmp_path / "defs"]
+
+
 TORN = (
     b"\0\0\0\0 17 1\n1\xff\xfe 5\n\xc2\xb2 \xc2\xb2 \xc2\xb2\nab \xc2\xb2\n-1 0 0\n"
     + b"9" * 5000

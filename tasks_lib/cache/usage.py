@@ -136,7 +136,7 @@ def record_definitions(top: Path, root: Path, directory: Path) -> None:
     """Record that the definitions in `directory` use this cache."""
     text = os.fsencode(directory.absolute()).hex()
     note = top / "roots" / hashlib.sha256(text.encode()).hexdigest()[:32]
-    if note.exists():
+    if _read_hex_line(note) == [[text]]:  # a torn note protects nothing: it is written again
         return
     with contextlib.suppress(OSError):
         files.make_directory(note.parent, root)
