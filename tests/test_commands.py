@@ -71,6 +71,7 @@ TYPOS = {
     (
         "extract:seven",
     ): "seven is a 7z archive, which is not extracted (by its file name, s.7z)\n`doit fetch:seven` makes cache",
+    ("extract:built",): "built is a toolchain, not an archive\n`doit 'extract:built/*'` extracts its fetches",
     ("info", "repack:plain"): "plain is not repacked\n`doit fetch:plain` makes cache",
     ("nothing-like-it-at-all",): "shows every task",
     ("fetch:x*",): "no task matches 'fetch:x*'",

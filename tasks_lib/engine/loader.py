@@ -205,6 +205,9 @@ class Loader:
 def _step_not_made(found: Session, word: str) -> UnknownNameError | None:
     """Return the error for `extract:NAME` or `repack:NAME` of a definition that has no such step."""
     step, _, name = word.partition(":")
+    if step == "extract" and name in found.definitions.toolchains:
+        hint = f"`doit 'extract:{name}/*'` extracts its fetches, `doit toolchain:{name}` makes it"
+        return UnknownNameError(f"{name} is a toolchain, not an archive", hint=hint)
     if step not in ("extract", "repack") or name not in found.definitions.fetches:
         return None
     artifact = found.plan.published(found.definitions.fetches[name]).path
