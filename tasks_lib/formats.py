@@ -30,6 +30,39 @@ _SUFFIXES: Final = {
 }  # fmt: skip
 
 
+#: Formats that look like archives and are not extracted: what they are, suffixes, first bytes (b"" for none).
+#: Source: file(1), magic/Magdir/archive and magic/Magdir/compress.
+_NOT_EXTRACTED: Final = (
+    ("a 7z archive", (".7z",), b"7z\xbc\xaf\x27\x1c"),
+    ("a RAR archive", (".rar",), b"Rar!\x1a\x07"),
+    ("lzip data", (".lz", ".tlz"), b"LZIP"),
+    ("data of compress", (".z", ".taz"), b"\x1f\x9d"),
+    ("lzma data", (".lzma",), b"\x5d\x00\x00"),
+    ("lz4 data", (".lz4",), b"\x04\x22\x4d\x18"),
+    ("lzop data", (".lzo",), b"\x89LZO"),
+    ("brotli data", (".br",), b""),
+    ("a cpio archive", (".cpio",), b"07070"),
+    ("an RPM package", (".rpm",), b"\xed\xab\xee\xdb"),
+    ("a cabinet archive", (".cab",), b"MSCF\0\0\0\0"),
+    ("a xar archive", (".xar",), b"xar!"),
+    ("a Debian package without the suffix .deb", (".udeb", ".ipk"), b"!<arch>\ndebian-binary"),
+    ("an ISO 9660 image", (".iso",), b""),
+    ("an Apple disk image", (".dmg",), b""),
+    ("a squashfs image", (".squashfs", ".sqfs"), b"hsqs"),
+    ("an LHA archive", (".lha", ".lzh"), b""),
+    ("an ARJ archive", (".arj",), b""),
+)
+
+
+def describe_not_extracted(name: str, first_bytes: bytes = b"") -> str:
+    """Return what a file is that looks like an archive, by name or content, and is not extracted; "" for others."""
+    lowered = name.lower()
+    for words, suffixes, magic in _NOT_EXTRACTED:
+        if lowered.endswith(suffixes) or (magic and first_bytes.startswith(magic)):
+            return words
+    return ""
+
+
 def format_from_name(name: str) -> str | None:
     """Return the archive format that a file name declares, None if it declares none."""
     lowered = name.lower()

@@ -19,6 +19,7 @@ class Limits(NamedTuple):
     max_metadata_bytes: int = 1 << 20
     max_path_bytes: int = 4095
     max_component_bytes: int = 255
+    max_names_bytes: int = 64 << 20  # paths and link targets of all entries together, implied directories included
     max_depth: int = 256  # components
     zstd_max_window_log: int = 27
     xz_memlimit_mib: int = 256

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
-from tasks_lib.errors import SettingError
+from tasks_lib.errors import SettingError, escape_text
 
 #: Networks that serve no public content, and whose addresses expose secrets on cloud machines.
 #: Source: RFC 3927 and RFC 4291 section 2.5.6 (link-local); faults.md section 6, "SSRF-like targets".
@@ -149,6 +149,14 @@ def literal_addresses(host: str) -> tuple[Address, ...]:
         return _LOOPBACK
     address = parse_address(host)
     return (address,) if address is not None else ()
+
+
+def format_trust_hint(authorities: str) -> str:
+    """Return the hint of an error about a certificate; "" for the authorities of the system."""
+    return (
+        f"trusted authorities: {escape_text(authorities) or 'those of the system'}; certificates are always verified;"
+        " set SSL_CERT_FILE or REQUESTS_CA_BUNDLE to trust another authority"
+    )
 
 
 class TransportSettings(NamedTuple):

@@ -57,6 +57,10 @@ class Silent:
         """Return; the work never stops."""
 
 
+def do_nothing() -> None:
+    """Do nothing: a `check` that never stops the work."""
+
+
 class LineProgress:
     """A progress that writes plain lines; safe to call from, and to cancel from, any thread."""
 

@@ -19,7 +19,7 @@ from tasks_lib.incremental.marks import unchanged
 from tasks_lib.incremental.path_notes import find_project
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.session import Session
-from tasks_lib.settings import Settings, load_project_table
+from tasks_lib.settings import Settings, load_project
 from tasks_lib.steps import Artifact, Delivery, Plan
 from tasks_lib.steps.artifacts import publish_from_cache
 
@@ -57,12 +57,12 @@ class Project:
         Raises:
             DefinitionError: lists every problem of every definition.
             SettingError: a setting is invalid.
-            CacheUnavailableError: the cache cannot be used.
+            CacheUnavailableError: the cache cannot be used, or untrusted users can write to it.
         """
         top = Path(directory).absolute() if directory else Path(find_project(str(Path.cwd())))
         variables = {} if offline is None else {"offline": str(int(offline))}
         settings = Settings.parse(
-            variables=variables, environ=_environ, project=load_project_table(top / "pyproject.toml")
+            variables=variables, environ=_environ, project=load_project(top / "pyproject.toml").table
         )
         settings = settings._replace(
             fetchdefs=top / settings.fetchdefs,
@@ -70,7 +70,10 @@ class Project:
             build=top / settings.build,
             shared=top / settings.shared if settings.shared is not None else None,
         )
-        project = cls(Session(settings, _environ), progress or Silent())
+        progress = progress or Silent()
+        for warning in settings.judge_cache():
+            progress.warn(warning)
+        project = cls(Session(settings, _environ), progress)
         project.definitions  # noqa: B018  # every problem is reported now
         return project
 

@@ -117,6 +117,12 @@ SETTINGS: Final = (
     ),
     Setting("FETCH_MAX_PATH_BYTES", "", Limits().max_path_bytes, "maximum bytes of one path in an archive"),
     Setting("FETCH_MAX_COMPONENT_BYTES", "", Limits().max_component_bytes, "maximum bytes of one path component"),
+    Setting(
+        "FETCH_MAX_NAMES_BYTES",
+        "",
+        Limits().max_names_bytes,
+        "maximum bytes of all paths and link targets of an archive",
+    ),
     Setting("FETCH_MAX_DEPTH", "", Limits().max_depth, "maximum components of one path"),
     Setting(
         "FETCH_MAX_RATIO", "", Limits().max_ratio, "maximum ratio decompressed : compressed, beyond FETCH_FREE_BYTES"
@@ -133,6 +139,11 @@ SETTINGS: Final = (
 _AUTH: Final = "auth"
 _AUTH_HOST: Final = re.compile(r"(?P<host>[a-z0-9_][a-z0-9_.-]*|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: The table of settings in a pyproject.toml, what its name may look like, and the similarity from which another name
+#: counts as misspelt.
+_TABLE: Final = "tool.doit-fetch"
+_NAMED: Final = re.compile(r"do-?it[^a-z\n]{0,9}f", re.IGNORECASE)
+_ALIKE_TABLE: Final = 0.8
 #: Similarity to a setting's name from which an unknown name counts as misspelt: in the environment, and on the command
 #: line, which may contain variables of the dodo.py.
 _ALIKE: Final = (0.82, 0.9)
@@ -292,27 +303,63 @@ def find_misspelt(variables: Iterable[str], environ: Iterable[str]) -> list[str]
     return [f"ignoring unknown setting {name}; did you mean {close[0]}?" for name, close in pairs if close]
 
 
-def load_project_table(path: Path) -> Mapping[str, Any]:
-    """Return `[tool.doit-fetch]` of a pyproject.toml, {} if there is none.
+class Project(NamedTuple):
+    """`[tool.doit-fetch]` of a pyproject.toml, and a warning for each table whose name is similar."""
+
+    table: Mapping[str, Any]
+    warnings: list[str]
+
+
+def load_project(path: Path) -> Project:
+    """Return the settings in a pyproject.toml; without a file there are none.
 
     Raises:
-        SettingError: the file is not valid TOML, or the value is not a table.
+        SettingError: the file cannot be read or is not valid TOML, or the value is not a table.
     """
     try:
         text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        return {}
-    if "doit-fetch" not in text:
-        return {}  # parsing takes longer than reading: skip a file without our table
-    import tomllib  # slow to import, needed only when pyproject.toml has our table
+    except (FileNotFoundError, NotADirectoryError):
+        return Project({}, [])
+    except OSError as error:
+        raise SettingError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingError(f"{path}: not UTF-8 at byte {error.start}") from error
+    if not _NAMED.search(text):
+        return Project({}, [])  # parsing takes longer than reading: skip a file without our table
+    import tomllib  # slow to import, needed only when pyproject.toml may have our table
 
     try:
-        table = tomllib.loads(text).get("tool", {}).get("doit-fetch", {})
+        content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SettingError(f"{path}: invalid TOML: {error}", hint="correct it, or set FETCH_* variables") from error
+        raise SettingError(_describe_toml_error(path, error)) from error
+    tools = content.get("tool", {})
+    table = tools.get("doit-fetch", {}) if isinstance(tools, dict) else {}
     if not isinstance(table, dict):
         raise SettingError(f"{path}: [tool.doit-fetch] is not a table", hint="write `name = value` lines below it")
-    return table
+    return Project(table, _find_misspelt_tables(path, content))
+
+
+def _describe_toml_error(path: Path, error: ValueError) -> str:
+    """Return the error as `file:line:column: reason`. Source: tomllib, which names the position in the message only."""
+    reason, _, position = str(error).rpartition(" (at ")
+    found = re.fullmatch(r"line ([0-9]+), column ([0-9]+)\)", position)
+    place = f"{path}:{found[1]}:{found[2]}" if found else str(path)
+    return f"{place}: invalid TOML: {reason if found else error}"
+
+
+def _find_misspelt_tables(path: Path, content: Mapping[str, Any]) -> list[str]:
+    """Return a warning for each table whose name is similar to `tool.doit-fetch`."""
+    tables = [(name, value) for name, value in content.items() if isinstance(value, dict)]
+    names = [f"{name}.{inner}" for name, value in tables for inner in value] + [name for name, _ in tables]
+    doit = content.get("tool", {}).get("doit", {})
+    names += [f"tool.doit.{inner}" for inner in doit] if isinstance(doit, dict) else []
+    odd = [name for name in names if _NAMED.search(name) and not name.startswith(_TABLE)]
+    if not odd:
+        return []
+    import difflib  # needed only for a name that is not ours
+
+    close = difflib.get_close_matches(_TABLE, odd, cutoff=_ALIKE_TABLE)
+    return [f"{path}: [{name}] is not read; did you mean [{_TABLE}]?" for name in close]
 
 
 def list_effective(

@@ -138,6 +138,8 @@ refused("tar-pax-then-gnu", "PAX_TWICE", tar([pax(record("path", "y")), gnu("z")
 refused("tar-gnu-then-pax", "PAX_TWICE", tar([gnu("z"), pax(record("path", "y")), X]))
 refused("tar-gnu-twice", "PAX_TWICE", tar([gnu("z"), gnu("y"), X]))
 refused("tar-pax-then-global", "PAX_TWICE", tar([pax(record("path", "y")), pax(record("comment", "c"), kind=b"g"), X]))
+LONG = "/".join(["d" * 250] * 15)
+refused("tar-long-names", "NAMES_TOO_LARGE", lambda: tar([x for n in range(900) for x in (gnu(f"{LONG}/{n}"), X)]))
 refused("tar-pax-40-MiB", "METADATA_TOO_LARGE", lambda: tar([pax(record("comment", b"x" * (40 << 20))), X]))
 refused("tar-gnu-40-MiB", "METADATA_TOO_LARGE", lambda: tar([gnu("x" * (40 << 20)), X]))
 refused(

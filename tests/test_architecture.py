@@ -85,6 +85,15 @@ def test_fixed_dependencies() -> None:
     assert any("requests" in imported(path) | {one.partition(".")[0] for one in imported(path)} for path in transport)
 
 
+def test_the_threat_model_names_tests() -> None:
+    """Every test that docs/threat-model.md names exists."""
+    page = (ROOT / "docs/threat-model.md").read_text("utf-8")
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", page)
+    assert len(named) > 20
+    for file, name in named:
+        assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text("utf-8"), (file, name)
+
+
 #: The parts of a run: each is created in one module, for every command.
 COMPOSED = {"Cache", "Transport", "Downloader", "UnverifiedDownloader", "Gpg", "RepositorySettings"}
 

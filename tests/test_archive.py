@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import hashlib
 import io
@@ -31,9 +32,15 @@ from tasks_lib.errors import ArchiveError, TreeError
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
 from tasks_lib.tree import Extraction, remove_tree
-from tests.archives import Member, tar, tar_header, zipped
+from tests import archives as headers
+from tests.archives import Member, gnu, record, tar, tar_header, zipped
 
-LIMITS = Limits(max_total_bytes=64 << 20, max_entries=1000, max_metadata_bytes=1 << 16)
+LIMITS = Limits(
+    max_total_bytes=64 << 20,
+    max_entries=1000,
+    max_metadata_bytes=1 << 16,
+    max_names_bytes=1 << 18,
+)
 
 
 def extract(data: bytes, kind: str, destination: Path, reshape: Reshape | None = None) -> Extraction:
@@ -132,6 +139,19 @@ def pax(records: bytes, name: str = "a", content: bytes = b"") -> bytes:
     return tar([Member("x", records, kind=b"x"), Member(name, content)])
 
 
+LONG = "/".join(["d" * 250] * 12)
+
+LONG = "/".join(["d" * 250] * 12)
+
+
+def empty_pieces(number: int) -> Member:
+    """Return the pax header of a sparse file of empty pieces, in format 0.1."""
+    size, count, places = b"GNU.sparse.size", b"GNU.sparse.numblocks", b",".join([b"0,0"] * number)
+    return headers.pax(
+        record(size.decode(), b"0"), record(count.decode(), b"%d" % number), record("GNU.sparse.map", places)
+    )
+
+
 REFUSED: dict[str, tuple[str, bytes, str]] = {
     "dotdot": ("tar", member("../a"), "DOTDOT"),
     "dotdot inside": ("tar", member("a/../b"), "DOTDOT"),
@@ -197,6 +217,16 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     ),
     "metadata bomb": ("tar", tar([Member("L", b"x" * (1 << 17), kind=b"L"), Member("a")]), "METADATA_TOO_LARGE"),
     "too many": ("tar", tar([Member(f"f{n}") for n in range(1001)]), "TOO_MANY_ENTRIES"),
+    "long names": (
+        "tar", tar(one for n in range(99) for one in (gnu(f"{LONG}/{n}"), Member("a"))), "NAMES_TOO_LARGE",
+    ),
+    "long targets": (
+        "tar", tar(one for n in range(99) for one in (gnu(LONG, b"K"), Member(f"{n}", kind=b"2"))), "NAMES_TOO_LARGE",
+    ),
+    "implied directories": (
+        "tar", tar([gnu("implied!/" * 250 + "x"), Member("a")]), "NAMES_TOO_LARGE",
+    ),
+    "zip long names": ("zip", zipped([(f"{LONG}/{n}", b"") for n in range(99)]), "NAMES_TOO_LARGE"),
     "bomb": ("tar.gz", GZ(member(content=bytes(65 << 20))), "TOO_LARGE"),
     "gz truncated": ("tar.gz", GZ(tar(PLAIN))[:-4], "TRUNCATED"),
     "gz wrong crc": ("tar.gz", GZ(tar(PLAIN))[:-8] + b"1234" + GZ(tar(PLAIN))[-4:], "CORRUPT"),
@@ -244,6 +274,25 @@ def test_refused(case: str, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["records"]
     with pytest.raises(ArchiveError):
         repacked(data, kind)
+
+
+def test_sparse_pieces_of_an_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pieces of all sparse files of an archive are limited together."""
+    monkeypatch.setattr("tasks_lib.archive.tar.MAX_ALL_PIECES", 99)
+    files = [(empty_pieces(33), Member(f"s{number}")) for number in range(4)]
+    repacked(tar(one for pair in files[:3] for one in pair), "tar")
+    with pytest.raises(ArchiveError, match="sparse files of more than 99 pieces in total"):
+        repacked(tar(one for pair in files for one in pair), "tar")
+
+
+def test_pax_records_of_an_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pax records of all headers of an archive are limited together; sixteen for each header are always allowed."""
+    monkeypatch.setattr("tasks_lib.archive.tar.MAX_SPARE_RECORDS", 99)
+    for each, code in ((16, ""), (60, "METADATA_TOO_LARGE")):
+        header = headers.pax(*(record(f"k{number}", "") for number in range(each)))
+        data = tar(one for number in range(10) for one in (header, Member(f"f{number}")))
+        with pytest.raises(ArchiveError, match=code) if code else contextlib.nullcontext():
+            repacked(data, "tar")
 
 
 @pytest.mark.parametrize("kind", ["gnu", "pax", "ustar", "v7", "oldgnu"])

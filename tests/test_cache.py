@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks_lib.cache import Cache, Options, Result, writer
+from tasks_lib.cache import Cache, Options, Result, usage, writer
 from tasks_lib.cache.hash_cache import HashCache
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import (
@@ -306,3 +306,32 @@ def test_hints_leave_nothing(tmp_path: Path) -> None:
         "a[b.stamp": b"new",
     }
     write_best_effort(tmp_path / "none/a", b"new")
+
+
+def test_a_torn_note_of_definitions(tmp_path: Path) -> None:
+    """A torn note of a directory that uses the cache is written again by the next run there."""
+    store = Cache(tmp_path / "cache")
+    store.join(tmp_path / "defs", "one")
+    (note,) = [path for path in (tmp_path / "cache/v1/roots").iterdir() if not path.suffix]
+    for torn in (b"", b"\0" * 40, note.read_bytes()[:11]):
+        note.write_bytes(torn)
+        Cache(tmp_path / "cache").join(tmp_path / "defs", "one")
+        assert list(store.maintenance.definitions().values()) == [tmp_path / "defs"]
+
+
+TORN = (
+    b"\0\0\0\0 17 1\n1\xff\xfe 5\n\xc2\xb2 \xc2\xb2 \xc2\xb2\nab \xc2\xb2\n-1 0 0\n"
+    + b"9" * 5000
+    + b" 1 1\n1 2 3 4\n17 1\x0b2\n"
+)
+
+
+def test_torn_notes(tmp_path: Path) -> None:
+    """Lines that a power loss tore are dropped from the notes; the others count, and the notes can be rewritten."""
+    (tmp_path / "runs").write_bytes(b"100 2 1\n" + TORN + b"200 3 0\n300 4")
+    (tmp_path / "used").write_bytes(b"ab12 100\n" + TORN + b"cd34 200\n")
+    assert usage.read_runs(tmp_path) == [(100, 2, 1), (200, 3, 0)]
+    uses = usage.read_last_uses(tmp_path)
+    assert {"ab12", "cd34"} <= set(uses) <= {"ab12", "cd34", "17"}
+    usage.compact(tmp_path, uses)
+    assert usage.read_last_uses(tmp_path) == uses

@@ -64,6 +64,15 @@ TYPOS = {
     ("graph", "extract:built/lab"): "did you mean extract:built/lib?",
     ("tool",): "did you mean extract:tool?",
     ("lst",): "did you mean list?",
+    ("info", "lst"): "no task or target is named 'lst'\n`doit list --all` shows every task",
+    ("forget", "nope"): "`doit list --all` shows every task",
+    ("clean", "ingore"): "`doit list --all` shows every task",
+    ("extract:plain",): "plain is not an archive (by its file name, plain.txt)\n`doit fetch:plain` makes cache",
+    (
+        "extract:seven",
+    ): "seven is a 7z archive, which is not extracted (by its file name, s.7z)\n`doit fetch:seven` makes cache",
+    ("extract:built",): "built is a toolchain, not an archive\n`doit 'extract:built/*'` extracts its fetches",
+    ("info", "repack:plain"): "plain is not repacked\n`doit fetch:plain` makes cache",
     ("nothing-like-it-at-all",): "shows every task",
     ("fetch:x*",): "no task matches 'fetch:x*'",
     ("info", "evil\x1b[31m"): r"evil\\x1b[31m",
@@ -72,7 +81,14 @@ TYPOS = {
 
 @pytest.mark.parametrize("words", TYPOS, ids=" ".join)
 def test_a_typo(words: tuple[str, ...], repository: Path) -> None:
-    """A word that means nothing gets a proposal and status 2, never a traceback, and nothing is done."""
+    """A word that means nothing gets a proposal and status 2, never a traceback, and nothing is done.
+
+    A command is proposed only where a word may be one.
+    """
+    others = definition("plain", "https://h.example/plain.txt", b"1") + definition(
+        "seven", "https://h.example/s.7z", b"2"
+    )
+    written(repository, {"fetchdefs/fetch/others.yml": others})
     done = doit(repository, *words)
     assert done.returncode == 2, done.stdout
     assert TYPOS[words] in done.stdout

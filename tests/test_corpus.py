@@ -26,8 +26,13 @@ from tests.corpus import CASES
 from tests.project import PORCH, PYTHONPATH
 
 ROOT = Path(__file__).parent.parent
-LIMITS = Limits(max_total_bytes=8 << 20, max_entries=1000, max_metadata_bytes=1 << 16)
-ENVIRON = {"FETCH_MAX_TOTAL_BYTES": str(8 << 20), "FETCH_MAX_ENTRIES": "1000", "FETCH_MAX_METADATA_BYTES": "65536"}
+LIMITS = Limits(max_total_bytes=8 << 20, max_entries=1000, max_metadata_bytes=1 << 16, max_names_bytes=3 << 20)
+ENVIRON = {
+    "FETCH_MAX_TOTAL_BYTES": str(8 << 20),
+    "FETCH_MAX_ENTRIES": "1000",
+    "FETCH_MAX_METADATA_BYTES": "65536",
+    "FETCH_MAX_NAMES_BYTES": str(3 << 20),
+}
 REFUSAL = re.compile(r"([^ :]+):(?: entry '.*')? \(offset \d+\): .+ \[([A-Z0-9_]+)\]")
 NOBODY = 65534
 

@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,9 @@ from tasks_lib.cache import Cache, quarantine
 from tasks_lib.cache.quarantine import Quarantine
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.download.diagnosis import diagnose
-from tasks_lib.errors import AllSourcesFailedError
+from tasks_lib.errors import AllSourcesFailedError, CancelledError
 from tasks_lib.progress import Silent
-from tests.archives import Member, tar
+from tests.archives import Member, blocks, pax, record, tar
 from tests.origin import reply, serving
 from tests.test_downloader import BODY, sources, wanted
 
@@ -27,10 +28,11 @@ PROMISED = gzip.compress(GOOD, mtime=0)
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
 
-def verdict(content: bytes, earlier: tuple[Path, ...] = (), size: int = -1) -> tuple[str, str]:
+def verdict(content: bytes, earlier: tuple[Path, ...] = (), size: int = -1, **more: Any) -> tuple[str, str]:
     integrity = Integrity(size=len(PROMISED), digest=Digest.sha256(hashlib.sha256(PROMISED).hexdigest()))
     actual = len(content) if size < 0 else size
-    found = diagnose(io.BytesIO(content), size=actual, expected=integrity, name="p-1.tar.gz", earlier=earlier)
+    file = io.BytesIO(content)
+    found = diagnose(file, size=actual, expected=integrity, name="p-1.tar.gz", earlier=earlier, **more)
     return found.words, found.advice
 
 
@@ -39,6 +41,11 @@ WORDS = {
     "page": (b"<!-- x -->\n<!DOCTYPE HTML><head><title>\n Sign  in &amp; go</title>", 'an HTML page titled "Sign in &amp; go"'),
     "page without a title": (b"  <html><p>Moved", 'an HTML page that begins with "<html><p>Moved"'),
     "page with escapes": (b"<title>\x1b[31mred", 'an HTML page titled "\\x1b[31mred"'),
+    "page of comments": (b"<!-- x -->\n" * 40 + b"moved", 'it begins with "<!-- x --> <!-- x -->'),
+    "comments before a page": (b"<!-- x -->\n" * 5000 + b"<html>", 'an HTML page that begins with "<!-- x -->'),
+    "comment without an end": (b"<!--" * 9000, 'it begins with "<!--<!--'),
+    "titles without an end": (b"<html>" + b"<title" * 9000, 'an HTML page that begins with "<html><title<title'),
+    "XML errors without a code": (b"<?xml ?>" + b"<Error>" * 8000, 'it begins with "<?xml ?><Error><Error>'),
     "JSON": (b'{"message": "API rate limit exceeded", "code": 7}', "a JSON error: API rate limit exceeded"),
     "JSON within": (b'{"error": {"message": "no such file"}}', "a JSON error: no such file"),
     "JSON list": (b'[{"a": 1}]', 'a JSON error: [{"a": 1}]'),
@@ -61,6 +68,36 @@ def test_words(case: str) -> None:
     assert expected in words
     assert words.isprintable()
     assert len(advice) > 20
+
+
+def test_time_is_limited(tmp_path: Path) -> None:
+    """The explanation ends with the attempt; what takes no time is still said, and a request to stop is heard."""
+    earlier = tmp_path / "p-1.tar.gz"
+    earlier.write_bytes(PROMISED)
+    content = gzip.compress(CHANGED, mtime=0)
+
+    def stop() -> None:
+        raise CancelledError("interrupted")
+
+    with pytest.raises(CancelledError):
+        verdict(content, (earlier,), check=stop)
+    assert "a different file" in verdict(content, (earlier,), ends=0.0)[0]
+    assert "an HTML page" in verdict(b"<html>moved", ends=0.0)[0]
+
+
+def test_metadata_without_entries_is_interrupted() -> None:
+    """A request to stop is heard while headers without any entry are read."""
+    calls = 0
+
+    def stop() -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 3:
+            raise CancelledError("interrupted")
+
+    content = gzip.compress(blocks([pax(record("comment", "x" * 500_000), kind=b"g")]) * 20)
+    with pytest.raises(CancelledError):
+        verdict(content, check=stop)
 
 
 def test_recompressed(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ import pytest
 import zstandard
 
 from tasks_lib.fetch_content.command import main
+from tasks_lib.fetch_content.run import private_directory
 from tests.archives import Member, tar
 from tests.origin import Origin, in_turn, reply, serving
 from tests.taskcluster import CLEAN, Taskcluster, fetch_content, taskcluster
@@ -649,9 +650,12 @@ def test_failure_ends_early(run: Run, tmp_path: Path, cluster: Taskcluster) -> N
     assert tree_of(tmp_path / "f") == {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_signals(tmp_path: Path, cluster: Taskcluster, number: signal.Signals) -> None:
-    """The command dies by the signal and removes its temporary files."""
+    """The command dies by the signal and removes its temporary files; after SIGKILL a later command does so.
+
+    The later command leaves the directory of a command that still runs.
+    """
 
     def never(connection: socket.socket, _request: object) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nx")
@@ -669,5 +673,19 @@ def test_signals(tmp_path: Path, cluster: Taskcluster, number: signal.Signals) -
     process.send_signal(number)
     _, told = process.communicate(timeout=20)
     assert process.returncode == -number
-    assert f"stopped by {number.name}" in told and "Traceback" not in told
-    assert tree_of(tmp_path / "f") == {}
+    if number != signal.SIGKILL:
+        assert f"stopped by {number.name}" in told and "Traceback" not in told
+        assert tree_of(tmp_path / "f") == {}
+        return
+    assert len(tree_of(tmp_path / "f")) > 0
+    (tmp_path / "f/.fetch-content.file").write_text("the user's own")
+    (tmp_path / "f/.fetch-content.link").symlink_to(tmp_path)
+    with private_directory(tmp_path / "f") as running:
+        (tmp_path / "a").write_bytes(b"a")
+        digest = hashlib.sha256(b"a").hexdigest()
+        url = f"file://{tmp_path}/a"
+        words = ("static-url", "--sha256", digest, "--size", "1", url, tmp_path / "f/a")
+        assert fetch_content(*words).returncode == 0
+        assert {path.name for path in (tmp_path / "f").iterdir()} == {
+            "a", ".fetch-content.file", ".fetch-content.link", running.name,
+        }  # fmt: skip

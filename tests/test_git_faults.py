@@ -289,9 +289,9 @@ def test_a_failing_git_is_an_error(tmp_path: Path, case: str) -> None:
 
 
 def test_limits(tmp_path: Path) -> None:
-    """Too many entries or bytes are rejected, also by limits in the definition."""
+    """Too many entries or bytes, of content or names, are rejected, also by limits in the definition."""
     commit = made(tmp_path / "r", FILES)
-    for limits in ((("max_entries", 3),), (("max_total_bytes", 100),)):
+    for limits in ((("max_entries", 3),), (("max_total_bytes", 100),), (("max_names_bytes", 9),)):
         error = refused(tmp_path / "c", source(tmp_path / "r", commit, archive=limits))
         assert isinstance(error, ArchiveLimitError)
 

@@ -51,6 +51,29 @@ def test_cold_then_warm(repository: Path, origin: Origin) -> None:
     assert sorted(origin.paths()) == ["/lib-1.0.tar", "/tool.tar"]
 
 
+def test_an_archive_that_is_not_extracted(tmp_path: Path) -> None:
+    """A file that looks like an archive, by name or content, is placed with a warning, unless this is asked for."""
+    contents = {
+        "a.7z": b"text", "b": b"7z\xbc\xaf\x27\x1c", "c.tar.Z": b"text", "d": b"\x04\x22\x4d\x18", "jq": b"\x7fELF",
+        "asked.rar": b"Rar!",
+    }  # fmt: skip
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    listed = ", ".join(f"{{artifact: {name}, extract: false}}" if name == "asked.rar" else name for name in contents)
+    files = {
+        "dodo.py": PORCH,
+        "fetchdefs/fetch/all.yml": "".join(
+            definition(name, f"file://{tmp_path}/{name}", contents[name]) for name in contents
+        ),
+        "fetchdefs/toolchain/all.yml": f"t:\n  description: t\n  fetches: {{fetch: [{listed}]}}\n",
+    }
+    done = doit(written(tmp_path / "r", files))
+    assert done.returncode == 0
+    assert {path.name for path in (tmp_path / "r/build/t/fetches").iterdir()} == set(contents)
+    warnings = sorted(line.partition(": ")[2] for line in done.stdout.splitlines() if "placed as it is" in line)
+    assert [line.split()[0] for line in warnings] == ["a.7z", "b", "c.tar.Z", "d"], done.stdout
+
+
 def test_lost_database_costs_no_network(repository: Path, origin: Origin) -> None:
     """Without doit's database all results are taken from the cache; no command runs again."""
     ran(doit(repository))

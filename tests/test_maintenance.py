@@ -172,6 +172,11 @@ def test_prune_removes_what_no_definitions_need(repository: Path) -> None:
     drop(repository, "data")
     done = doit(repository, "prune")
     assert "0 removed" in done.stdout, done.stdout
+    assert "3 younger than 1 h: --older-than 0)\n" in done.stdout, done.stdout
+    done = doit(repository, "prune", "--dry-run", "--older-than", "0.5h")
+    assert "0 would be removed" in done.stdout and "3 younger than --older-than)\n" in done.stdout, done.stdout
+    done = doit(repository, "prune", "--dry-run", "--older-than", "0")
+    assert "3 would be removed" in done.stdout and " needed)\n" in done.stdout, done.stdout
     age(repository, 2)
     done = doit(repository, "prune", "--dry-run")
     assert (

@@ -7,7 +7,7 @@ import pytest
 
 from tasks_lib.errors import SettingError
 from tasks_lib.network import HostCredential
-from tasks_lib.settings import SETTINGS, Settings, find_misspelt, load_project_table
+from tasks_lib.settings import SETTINGS, Settings, find_misspelt, load_project
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
@@ -24,11 +24,11 @@ def test_pyproject(tmp_path: Path) -> None:
     """A table of pyproject.toml comes after command line and environment, its keys with dashes or underscores."""
     path = tmp_path / "pyproject.toml"
     path.write_text("[tool.doit-fetch]\nretries = 1\njobs-per-host = 2\nmax_entries = 3\noffline = true\nbackoff=0.5\n")
-    project = load_project_table(path)
+    project = load_project(path).table
     found = Settings.parse(variables={"retries": "9"}, environ={"FETCH_BACKOFF_S": "7"}, project=project)
     assert (found.policy.retries, found.policy.backoff_s, found.policy.jobs_per_host) == (9, 7.0, 2)
     assert (found.limits.max_entries, found.policy.network) == (3, "off")
-    assert load_project_table(tmp_path / "none.toml") == {}
+    assert load_project(tmp_path / "none.toml").table == {}
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,13 @@ def test_pyproject(tmp_path: Path) -> None:
         ("retries = 1.5", "'1.5' for .* retries: expected a non-negative number"),
         ("retries = inf", "'inf' for .* retries: expected a non-negative number"),
         ("backoff = 1" + "0" * 400, "expected a non-negative number"),
-        ("retries = ", "invalid TOML"),
+        ("retries = ", "pyproject.toml:2:[0-9]+: invalid TOML: Invalid value$"),
+        (
+            "retries = 1\n[tool.other\nx = 1",
+            r"pyproject.toml:3:[0-9]+: invalid TOML: Expected ']' at the end of a table",
+        ),
+        ("retries = 'a", "pyproject.toml(:2:13)?: invalid TOML: "),
+        ("retries = 1\nretries = 2", "pyproject.toml:3:[0-9]+: invalid TOML: Cannot overwrite a value$"),
         ("cache = ['a']", r"invalid value \"\['a'\]\" for .* cache: expected a string"),
         ("cache = false", "invalid value 'False' for .* cache: expected a string"),
         ("git-protocols = ['https']", "git_protocols: expected a string\nwrite it as"),
@@ -51,7 +57,7 @@ def test_pyproject_is_judged(text: str, told: str, tmp_path: Path) -> None:
     """A key that is not known, a value that cannot be used and broken TOML are refused with a hint."""
     (tmp_path / "pyproject.toml").write_text(f"[tool.doit-fetch]\n{text}\n")
     with pytest.raises(SettingError, match=told):
-        Settings.parse(variables={}, environ={}, project=load_project_table(tmp_path / "pyproject.toml"))
+        Settings.parse(variables={}, environ={}, project=load_project(tmp_path / "pyproject.toml").table)
 
 
 AUTH = 'header = "Private-Token"\nenv = "MY_TOKEN"'
@@ -59,7 +65,7 @@ AUTH = 'header = "Private-Token"\nenv = "MY_TOKEN"'
 
 def credentials(host: str, text: str, directory: Path) -> tuple[HostCredential, ...]:
     (directory / "pyproject.toml").write_text(f"[tool.doit-fetch.auth{host}]\n{text}\n", "utf-8")
-    table = load_project_table(directory / "pyproject.toml")
+    table = load_project(directory / "pyproject.toml").table
     return Settings.parse(variables={}, environ={}, project=table).transport.credentials
 
 
@@ -107,7 +113,33 @@ def test_credentials_are_judged(host: str, text: str, told: str, tmp_path: Path)
 def test_pyproject_in_any_spelling(text: str, tmp_path: Path) -> None:
     """TOML has several ways to write one table."""
     (tmp_path / "pyproject.toml").write_text(text)
-    assert load_project_table(tmp_path / "pyproject.toml") == {"jobs": 3}
+    assert load_project(tmp_path / "pyproject.toml").table == {"jobs": 3}
+
+
+MISSPELT = [
+    "tool.doit_fetch", "tool.doitfetch", "tool.Doit-Fetch", "tool.doit.fetch", "tool.do-it-fetch", "tool.doit-fecth",
+    "doit-fetch", "tools.doit-fetch", "tool.doit_fetch.x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISSPELT)
+def test_misspelt_table(name: str, tmp_path: Path) -> None:
+    """A table whose name is similar to ours is reported, since it has no effect; other tables are not."""
+    path = tmp_path / "pyproject.toml"
+    path.write_text(f"[{name}]\njobs = 3\n")
+    name = name.removesuffix(".x")
+    assert load_project(path) == ({}, [f"{path}: [{name}] is not read; did you mean [tool.doit-fetch]?"])
+    path.write_text("[tool.doit-fetch]\njobs = 3\n[tool.doit]\nx = 1\n[tool.fetch]\n[project]\nname = 'doit-fetch'\n")
+    assert load_project(path) == ({"jobs": 3}, [])
+
+
+def test_unreadable_pyproject(tmp_path: Path) -> None:
+    """A file that is not text is refused, with its position."""
+    (tmp_path / "pyproject.toml").write_bytes(b"[tool.doit-fetch]\nx = '\xff'\n")
+    with pytest.raises(SettingError, match="not UTF-8 at byte 23"):
+        load_project(tmp_path / "pyproject.toml")
+    with pytest.raises(SettingError, match=re.escape(f"{tmp_path}: Is a directory")):
+        load_project(tmp_path)
 
 
 def test_a_directory_is_one_that_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

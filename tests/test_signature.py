@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tasks_lib.errors import SignatureError, ToolError
 from tasks_lib.progress import Silent
 from tasks_lib.signature import MAX_KEYS_BYTES, Gpg, ValidSignature, find_listed_digest, verify_minisign
+from tasks_lib.signature.packets import key_packets
 from tests.keys import Keyring, keyring
 
 CONTENT = b"the content\n" * 1000
@@ -76,6 +77,13 @@ def test_armor(ring: Keyring, tmp_path: Path) -> None:
     signature = ring.gpg("--local-user", "good", "--armor", "--detach-sign", stdin=CONTENT)
     keys = ring.public("other", armor=True) + b"\n" + ring.public("good", armor=True)
     assert checked(tmp_path, signature.replace(b"\n", b"\r\n"), keys).key == ring.fingerprints("good")[0]
+
+
+def test_armor_that_does_not_end() -> None:
+    """A key file of the largest size that only begins blocks is refused; the time is linear in its size."""
+    begin = b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n"
+    with pytest.raises(SignatureError, match="found invalid armor"):
+        key_packets(begin * (MAX_KEYS_BYTES // len(begin)))
 
 
 def test_days_until_expiry(ring: Keyring, tmp_path: Path) -> None:

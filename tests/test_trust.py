@@ -102,7 +102,7 @@ def test_bad_certificates(case: str, store: Cache, tmp_path: Path) -> None:
         with pytest.raises(AllSourcesFailedError, match=message) as caught:
             trusting(store, tmp_path).obtain(wanted(f"{bad.url}/a"), Silent())
         assert len(caught.value.attempts) == 1
-        assert "certificates are always verified" in str(caught.value)
+        assert f"trusted authorities: {tmp_path}/ca.pem; certificates are always verified" in str(caught.value)
         trusting(store, tmp_path).obtain(wanted(f"{bad.url}/a", f"{good.url}/a"), Silent())
         assert not bad.requests
     assert store.has(PINNED)

@@ -30,7 +30,7 @@ from tasks_lib.archive.zip import ZipReader
 from tasks_lib.errors import ArchiveError
 from tasks_lib.formats import format_from_name
 from tasks_lib.limits import Limits
-from tasks_lib.progress import Progress
+from tasks_lib.progress import Progress, do_nothing
 
 __all__ = [
     "HOLE",
@@ -76,7 +76,14 @@ def detect_format(file: BinaryIO, name: str) -> str | None:
 
 @contextlib.contextmanager
 def _open_entries(
-    source: BinaryIO, name: str, kind: str, limits: Limits, strip: int, slow_piece: int, duplicates: str = "refuse"
+    source: BinaryIO,
+    name: str,
+    kind: str,
+    limits: Limits,
+    strip: int,
+    slow_piece: int,
+    duplicates: str = "refuse",
+    check: Callable[[], None] = do_nothing,
 ) -> Iterator[Iterator[Entry]]:
     if kind == "zip":
         zipped = ZipReader(source, limits, strip, duplicates)
@@ -88,26 +95,41 @@ def _open_entries(
             source, kind = open_data_archive(source, limits)
     # close it explicitly: its thread reads `source`, which the caller may close next
     with contextlib.closing(read_ahead(decompress(source, kind, limits, slow_piece))) as chunks:
-        reader = TarReader(chunks, limits, strip)
+        reader = TarReader(_checked(chunks, check), limits, strip)
         with _name_errors(name, reader):
             yield reader.entries()
 
 
+def _checked(chunks: Iterator[bytes], check: Callable[[], None]) -> Iterator[bytes]:
+    for chunk in chunks:
+        check()
+        yield chunk
+
+
 def read(
-    source: BinaryIO, *, name: str, format: str, reshape: Reshape, limits: Limits, sink: Callable[[Entry], None]
+    source: BinaryIO,
+    *,
+    name: str,
+    format: str,
+    reshape: Reshape,
+    limits: Limits,
+    sink: Callable[[Entry], None],
+    check: Callable[[], None] = do_nothing,
 ) -> None:
     """Pass every accepted entry to `sink`, parents first, in the archive's order.
 
-    The tree is valid only after this function returns: symlinks and the end of the archive are checked last.
+    The tree is valid only after this function returns: symlinks and the end of the archive are checked last. Metadata
+    alone may keep the decoder busy without any entry, so `check` is called for every decompressed piece of a tar.
 
     Raises:
         ArchiveError: the archive is rejected (any subclass); `archive` is `name`.
+        Exception: any exception raised by `sink` or `check`.
     """
     table = EntryValidator(limits, limits.max_total_for(remaining_size(source)))
     add = table.add
     plain = not reshape.strip and not reshape.prefix
     reshaped = Reshaper(reshape, limits).reshape
-    with _open_entries(source, name, format, limits, reshape.strip, LARGE_PIECE) as entries:
+    with _open_entries(source, name, format, limits, reshape.strip, LARGE_PIECE, check=check) as entries:
         for entry in entries:
             if not plain or not entry.path:
                 renamed = reshaped(entry)

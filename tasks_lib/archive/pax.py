@@ -119,6 +119,8 @@ def _lines(data: bytes, offset: int) -> Iterator[tuple[bytes, bytes]]:
 
 #: Maximum number of pieces of one sparse file.
 MAX_PIECES: Final = 65_536
+#: Maximum number of pieces of all sparse files of an archive: reading a million takes a few seconds.
+MAX_ALL_PIECES: Final = 1_000_000
 #: Digits of the largest number, 2^63 - 1.
 _DIGITS: Final = 19
 #: Pieces in one extension block of the old format.

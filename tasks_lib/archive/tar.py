@@ -26,7 +26,14 @@ from tasks_lib.archive.entries import (
     validate_target,
 )
 from tasks_lib.archive.exact_reader import BLOCK, ExactReader, byte_sum, decode_number, parse_decimal, parse_number
-from tasks_lib.archive.pax import SPARSE, PendingExtensions, SparseMap, read_old_gnu_sparse, read_pax_sparse
+from tasks_lib.archive.pax import (
+    MAX_ALL_PIECES,
+    SPARSE,
+    PendingExtensions,
+    SparseMap,
+    read_old_gnu_sparse,
+    read_pax_sparse,
+)
 from tasks_lib.limits import Limits
 
 #: Content up to this many bytes is passed on in one piece.
@@ -40,6 +47,10 @@ _REFUSED: Final = {
     b"M": "a part of a multi-volume file",
     b"D": "a dump directory",
 }
+#: Maximum number of pax records: a constant plus a number per header; real headers have fewer than ten. Without it a
+#: few kilobytes that repeat one large header would take minutes.
+MAX_SPARE_RECORDS: Final = 1_000_000
+_RECORDS_EACH: Final = 16
 #: A name field that needs none of the checks of `normalize_path`: one component, NUL only after it.
 _PLAIN_NAME: Final = re.compile(rb"[^\x00-\x1f\x7f/.:\\][^\x00-\x1f\x7f/:\\]*\x00*")
 _new: Final = tuple.__new__  # creates an Entry in half the time of its constructor; there are up to a million
@@ -58,7 +69,7 @@ class TarReader:
         # the previous entry's directory (or the entry itself if it is one), the prefix of raw names in that directory,
         # and the second part of a plain file's header
         self._directory = self._start = self._tail = b""
-        self._extensions = 0
+        self._extensions = self._records = self._pieces = 0
         self.last: bytes | None = None  # the name of the entry being read
         self._left = 0  # bytes of the current entry's data, padding included
 
@@ -189,7 +200,12 @@ class TarReader:
             raise limit_exceeded(
                 f"metadata of {size} bytes, more than max-metadata-bytes {maximum}", "METADATA_TOO_LARGE", None, offset
             )
-        pending.add(kind, self._stream.padded(size), offset)
+        data = self._stream.padded(size)
+        self._records += data.count(b"\n")  # about one for each pax record; values may contain more
+        if self._records > MAX_SPARE_RECORDS + _RECORDS_EACH * self._extensions:
+            reason = f"more pax records than {MAX_SPARE_RECORDS} and {_RECORDS_EACH} for each extension header"
+            raise limit_exceeded(reason, "METADATA_TOO_LARGE", None, offset)
+        pending.add(kind, data, offset)
 
     def _entry(self, block: bytes, kind: bytes, size: int, pending: PendingExtensions, offset: int) -> Entry:
         pax = pending.pax
@@ -263,6 +279,10 @@ class TarReader:
             sparse = read_old_gnu_sparse(block, self._stream, size, name, offset)
         else:
             sparse = read_pax_sparse(pax, self._stream, size, name, offset)
+        self._pieces += len(sparse.pieces)
+        if self._pieces > MAX_ALL_PIECES:
+            reason = f"sparse files of more than {MAX_ALL_PIECES} pieces in total"
+            raise limit_exceeded(reason, "SPARSE", sparse.name, offset)
         if sparse.real > self._limits.max_member_bytes:
             raise limit_exceeded(
                 f"a sparse member of {sparse.real} bytes, more than max-member-bytes {self._limits.max_member_bytes}",

@@ -30,6 +30,7 @@ class EntryValidator:
 
     def __init__(self, limits: Limits, allowed: int, duplicates: str = "refuse") -> None:
         self._limits = limits
+        self._max_entries, self._max_names = limits.max_entries, limits.max_names_bytes
         self._allowed = allowed  # bytes of content
         self._duplicates = duplicates
         self.replaced = False
@@ -37,6 +38,7 @@ class EntryValidator:
         self._links: dict[bytes, Entry] = {}
         self._count = 0
         self._total = 0
+        self._names = 0  # bytes of paths and link targets
 
     def kind(self, path: bytes) -> str | None:
         """Return the kind of the entry at a path, None if there is none."""
@@ -49,9 +51,9 @@ class EntryValidator:
         Raises:
             UnsafeEntryError: the name is already used, a parent is a file or link, or the target of a hard link is not
                 an earlier file.
-            ArchiveLimitError: the archive has too many entries or bytes.
+            ArchiveLimitError: the archive has too many entries, or too many bytes of content or names.
         """
-        path, kind, size = entry[:3]
+        path, kind, size, _, target = entry[:5]
         directory, _, name = path.rpartition(b"/")
         names = self._directories.get(directory)
         implied: tuple[Entry, ...] = ()
@@ -67,7 +69,8 @@ class EntryValidator:
             self._note(entry)
         self._count += 1
         self._total += size
-        if self._count > self._limits.max_entries or self._total > self._allowed:
+        self._names += len(path) + len(target)
+        if self._count > self._max_entries or self._total > self._allowed or self._names > self._max_names:
             self._refuse(entry)
         return (*implied, entry) if implied else (entry,)
 
@@ -88,10 +91,15 @@ class EntryValidator:
             raise unsafe_entry(reason, "HARDLINK", entry.path, entry.offset)
 
     def _refuse(self, entry: Entry) -> NoReturn:
-        if self._count > self._limits.max_entries:
+        if self._count > self._max_entries:
             raise limit_exceeded(
-                f"more entries than max-entries {self._limits.max_entries}",
+                f"more entries than max-entries {self._max_entries}",
                 "TOO_MANY_ENTRIES", entry.path, entry.offset,
+            )  # fmt: skip
+        if self._names > self._max_names:
+            raise limit_exceeded(
+                f"paths and link targets of more than max-names-bytes {self._max_names} in total",
+                "NAMES_TOO_LARGE", entry.path[:80], entry.offset,
             )  # fmt: skip
         raise limit_exceeded(
             f"content of more than {self._allowed} bytes ({self._limits.total_name(self._allowed)})",

@@ -19,7 +19,7 @@ from tasks_lib.cache.partial import Partial, open_partial
 from tasks_lib.cache.results import Result
 from tasks_lib.cache.writer import Writer
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.errors import BlobCorruptError, BlobMissingError
+from tasks_lib.errors import BlobCorruptError, BlobMissingError, CacheUnavailableError, escape_text
 from tasks_lib.fs import atomic, files, locks, system_calls
 from tasks_lib.fs.copying import clone_or_copy
 from tasks_lib.fs.fingerprint import Fingerprint
@@ -34,6 +34,18 @@ if TYPE_CHECKING:
 _MAX_UNCHECKED_SIZE: Final = 1 << 20
 #: Attempts to name a blob; each one moves a file that is not the blob out of the way.
 _NAMING_ATTEMPTS: Final = 3
+#: errno values of writing to a cache that can only be read.
+_READ_ONLY: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+def _explain_miss(error: CacheUnavailableError, what: str, root: Path) -> CacheUnavailableError:
+    """Return the error that explains why a lock cannot be taken: a cache that can only be read lacks `what`."""
+    cause = error.__cause__
+    if not isinstance(cause, OSError) or cause.errno not in _READ_ONLY:
+        return error
+    reason = f"{escape_text(what)} is not in the read-only cache {escape_text(str(root))} ({cause.strerror})"
+    hint = "set FETCH_PRIVATE_CACHE_DIR to a writable directory for new content"
+    return CacheUnavailableError(reason, hint=hint)
 
 
 class Cache:
@@ -264,15 +276,21 @@ class Cache:
         partial.publish(lambda descriptor, path: self.name(descriptor, path, partial.expected), self.options.durability)
 
     @contextlib.contextmanager
-    def lock(self, name: str, progress: Progress | None = None) -> Iterator[None]:
+    def lock(self, name: str, progress: Progress | None = None, what: str = "what this task makes") -> Iterator[None]:
         """Hold the lock `name` (hex digits); another process waits, and reports the holder as progress.
 
+        `what` is missing in the cache and is written under the lock; it is named if the cache is read-only.
+
         Raises:
-            CacheUnavailableError: the holder does not release it in time.
+            CacheUnavailableError: the holder does not release it in time, or the cache is read-only.
             CancelledError: the run is cancelled.
         """
-        path = self._directory("locks") / name
-        with locked(path, timeout_s=self.options.lock_timeout_s, progress=progress or Silent()):
+        with contextlib.ExitStack() as stack:
+            try:
+                path = self._directory("locks") / name
+                stack.enter_context(locked(path, timeout_s=self.options.lock_timeout_s, progress=progress or Silent()))
+            except CacheUnavailableError as error:
+                raise _explain_miss(error, what, self.root) from error.__cause__
             yield
 
     def inputs(self, *, digest: Digest | None = None, key: str = "") -> list[str]:

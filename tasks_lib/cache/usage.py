@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import threading
 import time
 import weakref
@@ -26,6 +27,9 @@ _BATCH_S: Final = 5.0
 _COMPACT_BYTES: Final = 32 << 20
 #: Number of runs whose hit rate is kept.
 KEPT_RUNS: Final = 500
+#: A line of `used` (key, seconds since the epoch), and of `runs` (the same seconds, hits, misses).
+_USE: Final = re.compile(r"([0-9A-Za-z]{1,128}) ([0-9]{1,18})")
+_RUN: Final = re.compile(r"([0-9]{1,18}) ([0-9]{1,18}) ([0-9]{1,18})")
 
 
 class Usage:
@@ -101,10 +105,10 @@ def _write_run(top: Path, clock: Callable[[], float], hits: set[str], missed: se
             files.append_text(top / "runs", text, "anew")
 
 
-def _read_lines(path: Path, words: int) -> list[list[str]]:
+def _read_lines(path: Path, form: re.Pattern[str]) -> list[re.Match[str]]:
+    """Return the lines of this form; a torn line is dropped."""
     with contextlib.suppress(OSError, ValueError), files.open_regular(path) as file:
-        lines = (line.split() for line in files.read_text(file).splitlines())
-        return [line for line in lines if len(line) == words and line[-1].isdigit()]
+        return [match for line in files.read_text(file).split("\n") if (match := form.fullmatch(line))]
     return []
 
 
@@ -115,7 +119,7 @@ def read_last_uses(top: Path) -> dict[str, int]:
         newest = int(path.stat().st_mtime) + 1
     except OSError:
         return {}
-    return {hexed: min(int(when), newest) for hexed, when in _read_lines(path, 2)}
+    return {match[1]: min(int(match[2]), newest) for match in _read_lines(path, _USE)}
 
 
 def compact(top: Path, uses: dict[str, int]) -> None:
@@ -125,7 +129,7 @@ def compact(top: Path, uses: dict[str, int]) -> None:
 
 def read_runs(top: Path) -> list[tuple[int, int, int]]:
     """Return (time, hits, misses) of each recorded run."""
-    return [(int(when), int(hits), int(missed)) for when, hits, missed in _read_lines(top / "runs", 3)]
+    return [(int(match[1]), int(match[2]), int(match[3])) for match in _read_lines(top / "runs", _RUN)]
 
 
 #: Suffix of the file with the configurations with which a definitions directory used the cache. It is beside the note
@@ -138,7 +142,7 @@ def record_definitions(top: Path, root: Path, directory: Path, configuration: st
     text = os.fsencode(directory.absolute()).hex()
     note = top / "roots" / hashlib.sha256(text.encode()).hexdigest()[:32]
     with contextlib.suppress(OSError):
-        if not note.exists():
+        if _read_hex_line(note) != [[text]]:  # a torn note protects nothing: it is written again
             files.make_directory(note.parent, root)
             files.append_text(note, text + "\n", "anew")
         if configuration not in read_configurations(note):

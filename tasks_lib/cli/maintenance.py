@@ -13,7 +13,7 @@ import gc
 import os
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +32,7 @@ from tasks_lib.recipe import Configuration
 from tasks_lib.session import current_session
 from tasks_lib.steps import Plan
 from tasks_lib.steps.prune import (
+    YOUNG,
     PruneDecision,
     PruneLimits,
     Referenced,
@@ -117,7 +118,7 @@ class PruneCommand(_CacheCommand):
     doc_description: Any = (
         "Content is needed if the current definitions refer to it, or those of another directory that used this cache, "
         "under any SOURCE_DATE_EPOCH and limits that were used there. "
-        "Content that is younger than an hour, in use or locked is kept. "
+        "Content that is younger than an hour is kept, unless --older-than is given; so is content in use or locked. "
         "Exit status: 0 success; 1 over --max-size; 3 error."
     )
     cmd_options = (
@@ -127,7 +128,7 @@ class PruneCommand(_CacheCommand):
         },
         {
             "name": "older_than", "short": "", "long": "older-than", "metavar": "AGE", "type": str, "default": "",
-            "help": "remove content that was not used for this long (30d, 12h)",
+            "help": "remove content that was not used for this long (30d, 12h; 0 for all that is not needed)",
         },
         {
             "name": "dry_run", "short": "", "long": "dry-run", "type": bool, "default": False,
@@ -252,7 +253,8 @@ def _print_decisions(verdicts: list[PruneDecision], bounds: PruneLimits, kept: M
     lines += [f"kept: {escape_text(one.item.path)}: {kept[one.item.path]}" for one in staying if one.item.path in kept]
     left = total_size(one.item for one in staying)
     freed = total_size(one.item for one in shown) - left
-    lines.append(f"{len(going)} {word}, {format_size(freed)}; {len(staying)} kept, {format_size(left)}")
+    reasons = f" ({_count_reasons(staying, kept)})" if staying else ""
+    lines.append(f"{len(going)} {word}, {format_size(freed)}; {len(staying)} kept, {format_size(left)}{reasons}")
     status = 0
     if bounds.max_size is not None and left > bounds.max_size:
         status = 1
@@ -262,6 +264,13 @@ def _print_decisions(verdicts: list[PruneDecision], bounds: PruneLimits, kept: M
         )
     _print_lines(lines)
     return status
+
+
+def _count_reasons(staying: list[PruneDecision], kept: Mapping[str, str]) -> str:
+    """Return the number of items for each reason to stay, and the option that lifts the reason."""
+    counts = Counter(kept.get(one.item.path, one.why) for one in staying)
+    words = (f"{count} {why}" + (": --older-than 0" if why == YOUNG else "") for why, count in sorted(counts.items()))
+    return "; ".join(words)
 
 
 def _format_reasons(staying: list[PruneDecision], kept: Mapping[str, str]) -> str:

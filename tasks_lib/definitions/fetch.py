@@ -146,7 +146,7 @@ _REFUSED_TYPES: Final = {
 
 _NUMBERS: Final = (
     "max-total-bytes", "max-ratio", "free-bytes", "max-member-bytes", "max-entries", "max-metadata-bytes",
-    "max-path-bytes", "max-component-bytes", "max-depth", "zstd-max-window-log", "xz-memlimit-mib",
+    "max-path-bytes", "max-component-bytes", "max-names-bytes", "max-depth", "zstd-max-window-log", "xz-memlimit-mib",
 )  # fmt: skip
 #: Limits and strictness for one archive; the keys are the field names of `archive.Limits`.
 _ARCHIVE: Final[FieldTable] = {

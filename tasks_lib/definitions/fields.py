@@ -5,6 +5,7 @@ Pure: no I/O.
 
 from __future__ import annotations
 
+import base64
 import posixpath
 import re
 from collections.abc import Callable
@@ -108,14 +109,34 @@ def read_sha256(node: Node, where: Location) -> Digest:
     """Return a sha256 digest, in upper or lower case, with or without the prefix `sha256:`.
 
     Raises:
-        FieldError: it is not 64 hex digits.
+        FieldError: it is not 64 hex digits; another notation or algorithm is named.
     """
-    text = read_text(node, where).removeprefix("sha256:")
+    text = read_text(node, where)
     try:
-        return Digest.sha256(text)
+        return Digest.sha256(text.removeprefix("sha256:"))
     except ValueError as error:
-        reason = f"expected 64 hex digits, got {len(text)} characters: {text[:80]!r}"
-        raise FieldError(reason, "copy the output of `sha256sum`") from error
+        raise _explain_digest(text) from error
+
+
+#: Other algorithms by the number of their hex digits, and the notations that begin with the name of one.
+_OTHER_LENGTHS: Final = {32: "md5", 40: "sha1", 56: "sha224", 96: "sha384", 128: "sha512"}
+_OTHER_ALGORITHM: Final = re.compile(r"(md5|sha1|sha224|sha384|sha512|sha3|blake2b|blake3)[-:_]", re.IGNORECASE)
+#: Base64 of 32 bytes, as in an SRI. Source: https://www.w3.org/TR/SRI/, "hash-expression".
+_BASE64: Final = re.compile(r"(?:sha256[-:])?([A-Za-z0-9+/]{43}=)(?:\?.*)?")
+
+
+def _explain_digest(text: str) -> FieldError:
+    copy = "copy the output of `sha256sum`"
+    digits = text.removeprefix("sha256:")
+    if found := _BASE64.fullmatch(text):
+        return FieldError("expected 64 hex digits, got base64 (SRI)", f"write {base64.b64decode(found[1]).hex()}")
+    other = _OTHER_ALGORITHM.match(text)
+    algorithm = other[1].lower() if other else ""
+    if re.fullmatch("[0-9a-fA-F]+", digits):
+        algorithm = _OTHER_LENGTHS.get(len(digits), "")
+    if algorithm:
+        return FieldError(f"{algorithm} is not supported: only sha256 is", copy)
+    return FieldError(f"expected 64 hex digits, got {len(digits)} characters: {digits[:80]!r}", copy)
 
 
 def read_count(node: Node, where: Location) -> int:

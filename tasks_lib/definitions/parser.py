@@ -67,7 +67,7 @@ class _Reading:
         try:
             root = parse_yaml(source.text, lambda line, key: where.at(key, line).wrong("duplicate key", "remove one"))
         except YamlFaultError as fault:
-            where.wrong(f"invalid YAML: {fault.reason}", "check indentation and quotes", fault.line)
+            where.wrong(f"invalid YAML: {fault.reason}", fault.hint, fault.line)
             return None
         if root is None or (isinstance(root, Scalar) and root.is_null):
             return None

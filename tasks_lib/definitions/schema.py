@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from tasks_lib.definitions.yaml_tree import Node, Tree
 from tasks_lib.errors import Problem, Refusal
@@ -70,6 +70,12 @@ class Field(NamedTuple):
 
 FieldTable = Mapping[str, Field]
 
+#: Keys under which other tools have a digest.
+_DIGESTS: Final = frozenset({
+    "md5", "sha1", "sha224", "sha384", "sha512", "sha3", "blake2b", "blake3", "b2sum", "hash", "digest", "checksum",
+    "integrity", "sri",
+})  # fmt: skip
+
 
 def read_table(
     node: Node, where: Location, table: FieldTable, ignored: Callable[[str], bool] = lambda _: False
@@ -85,7 +91,7 @@ def read_table(
         field = table.get(key)
         if field is None:
             if not ignored(key):
-                place.wrong("unknown key", suggest(key, table))
+                place.wrong(*_explain_unknown(key, table))
             continue
         try:
             values[key] = field.read(inner, place)
@@ -95,6 +101,13 @@ def read_table(
         if field.required and key not in node.items:
             where.at(key, node.line).wrong("is missing", field.required)
     return values if len(where.problems) == before else None
+
+
+def _explain_unknown(key: str, table: FieldTable) -> tuple[str, str]:
+    """Return why a key is refused, and the hint."""
+    if key.lower().replace("-", "") in _DIGESTS and "sha256" in table:
+        return f"{key} is not supported: only sha256 is", "write `sha256:` with the output of `sha256sum`"
+    return "unknown key", suggest(key, table)
 
 
 def schema_of(table: FieldTable, patterns: Iterable[str] = ()) -> dict[str, Any]:

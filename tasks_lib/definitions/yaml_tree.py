@@ -61,10 +61,11 @@ Node = Scalar | Sequence | Tree
 class YamlFaultError(Exception):
     """Invalid or unsupported YAML; `line` counts from 1."""
 
-    def __init__(self, line: int, reason: str) -> None:
+    def __init__(self, line: int, reason: str, hint: str = "check indentation and quotes") -> None:
         super().__init__(reason)
         self.line = line
         self.reason = reason
+        self.hint = hint
 
 
 def parse_yaml(text: str, duplicate: Callable[[int, str], None]) -> Node | None:
@@ -79,11 +80,22 @@ def parse_yaml(text: str, duplicate: Callable[[int, str], None]) -> Node | None:
     try:
         return _Builder(iter(yaml.parse(text, Loader=_Loader)), duplicate).document()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = int(getattr(mark, "line", 0)) + 1
-        raise YamlFaultError(line, error.problem or str(error)) from error
+        raise _syntax_fault(error, text) from error
     except yaml.YAMLError as error:  # the error for an unreadable character has no mark
         raise YamlFaultError(1, str(error).splitlines()[0]) from error
+
+
+def _syntax_fault(error: yaml.MarkedYAMLError, text: str) -> YamlFaultError:
+    """Return the fault for a syntax error; a tab is often reported as another error."""
+    mark = error.problem_mark or error.context_mark
+    line, column = (mark.line, mark.column) if mark else (0, 0)
+    for number in (line, line - 1):
+        content = "".join(text.split("\n")[max(number, 0) : number + 1])
+        indentation = content[: len(content) - len(content.lstrip(" \t"))]
+        if "\t" in indentation:
+            at = indentation.index("\t") + 1
+            return YamlFaultError(number + 1, f"a tab in the indentation, column {at}", "indent with spaces")
+    return YamlFaultError(line + 1, f"{error.problem or error}, column {column + 1}")
 
 
 def merge(lower: Tree, upper: Tree) -> Tree:

@@ -76,7 +76,7 @@ class Reader:
                 partial.append(chunk)
                 progress.advance(len(chunk))
                 progress.check()
-        with self._explain_mismatch(download, "", size=partial.size):
+        with self._explain_mismatch(download, source, "", size=partial.size):
             partial.verify()
 
     # --- responses
@@ -91,7 +91,7 @@ class Reader:
             except TransportError:
                 self._drop_repeated_secret(download)
                 raise
-        with self._explain_mismatch(download, result.sender, size=download.partial.size):
+        with self._explain_mismatch(download, source, result.sender, size=download.partial.size):
             download.partial.verify()
         return result.facts
 
@@ -141,14 +141,14 @@ class Reader:
             check=check,
             asked=lambda: download.progress.phase("first-byte", url=redacted(source.url), total=size),
         ) as response:
-            self._check_length(download, response)
+            self._check_length(download, source, response)
             if response.start == 0:
                 is_clean = self._redacted(response.validator) == response.validator
                 partial.restart(response.validator if is_clean else "", str(source.origin))
             download.progress.phase("body", url=response.url, total=size, resumed=response.start)
             yield response
 
-    def _check_length(self, download: Download, response: Response) -> None:
+    def _check_length(self, download: Download, source: SourceState, response: Response) -> None:
         """Reject a response of the wrong length at once, and read only what the diagnosis needs.
 
         The bytes of earlier responses are kept: they are not affected by a login page, for example.
@@ -165,9 +165,9 @@ class Reader:
         message = f"expected {size} bytes, but the server announces {length}"
         error = SizeMismatchError(message, expected=size, actual=length)
         if partial.size and not small:
-            self._explain(error, self._verdict(download, start, length), _describe_sender(response))
+            self._explain(error, self._verdict(download, source, start, length), _describe_sender(response))
             raise error
-        with self._explain_mismatch(download, _describe_sender(response), size=length):
+        with self._explain_mismatch(download, source, _describe_sender(response), size=length):
             raise error
 
     @staticmethod
@@ -199,13 +199,13 @@ class Reader:
         return self._transport.sent.redact(fact) if isinstance(fact, str) else fact
 
     @contextlib.contextmanager
-    def _explain_mismatch(self, download: Download, sender: str, *, size: int) -> Iterator[None]:
+    def _explain_mismatch(self, download: Download, source: SourceState, sender: str, *, size: int) -> Iterator[None]:
         """Move wrong bytes to quarantine, and add to the error what they are, who sent them, and the next step."""
         try:
             yield
         except IntegrityError as error:
             with download.partial.reading() as file:
-                self._explain(error, self._verdict(download, file, size), sender)
+                self._explain(error, self._verdict(download, source, file, size), sender)
                 repeats_secret = self._transport.sent.are_in(file)
             if repeats_secret:
                 download.partial.restart("")
@@ -219,10 +219,17 @@ class Reader:
         error.message += self._transport.sent.redact(f": {diagnosis.words}{sender}")
         error.hint = diagnosis.advice
 
-    def _verdict(self, download: Download, file: BinaryIO, size: int) -> Diagnosis:
+    def _verdict(self, download: Download, source: SourceState, file: BinaryIO, size: int) -> Diagnosis:
         wanted = download.wanted
-        kept = list_previous_artifacts(self._cache.root, wanted.name)
-        return diagnose(file, size=size, expected=wanted.integrity, name=wanted.name_in_url(), earlier=kept)
+        return diagnose(
+            file,
+            size=size,
+            expected=wanted.integrity,
+            name=wanted.name_in_url(),
+            earlier=list_previous_artifacts(self._cache.root, wanted.name),
+            ends=source.retry.begin(),
+            check=download.progress.check,
+        )
 
 
 def _response_facts(response: Response) -> _Details:

@@ -63,7 +63,7 @@ class Downloader:
             CancelledError: the run was asked to stop.
             SettingError, DefinitionError: raised by `wanted.headers`.
         """
-        with self._cache.lock(wanted.integrity.digest.hex, progress):
+        with self._cache.lock(wanted.integrity.digest.hex, progress, wanted.name):
             if self._cache.has(wanted.integrity):
                 return {}
             headers = wanted.headers()

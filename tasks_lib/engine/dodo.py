@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from tasks_lib.engine.slim_task import slim_tasks
 from tasks_lib.engine.state import snapshot_path
 from tasks_lib.errors import FetchError, escape_lines, escape_text
 from tasks_lib.session import Session, current_session, start_session
-from tasks_lib.settings import SETTINGS, Settings, find_misspelt, load_project_table
+from tasks_lib.settings import SETTINGS, Settings, find_misspelt, load_project
 
 
 def start(environ: Mapping[str, str]) -> Mapping[str, Any]:
@@ -44,7 +44,8 @@ def _created(environ: Mapping[str, str]) -> Session:
     use_environment(environ)
     try:
         given = read_configuration()
-        found = Session(Settings.parse(**given._asdict()), environ)
+        places = {"variables": given.variables, "environ": given.environ, "project": given.project}
+        found = Session(Settings.parse(**places), environ)
         warnings = [] if SETTINGS_ONLY.get() else found.settings.judge_cache()
         # a snapshot shows that the cache was opened before, and may answer alone; `enter` reports an unusable path
         if not SETTINGS_ONLY.get() and not os.path.exists(snapshot_path(str(found.database))):  # noqa: PTH110 - never raises
@@ -52,7 +53,8 @@ def _created(environ: Mapping[str, str]) -> Session:
     except FetchError as error:
         raise InvalidDodoFile(escape_lines(str(error))) from None
     # Source: doit 0.37, `doit_cmd.get_var`, which returns one variable and does not list them
-    for line in [*warnings, *find_misspelt(getattr(doit_cmd, "_CMDLINE_VARS", None) or (), environ)]:
+    misspelt = find_misspelt(getattr(doit_cmd, "_CMDLINE_VARS", None) or (), environ)
+    for line in (*given.warnings, *warnings, *misspelt):
         sys.stderr.write(f"warning: {escape_text(line)}\n")
     start_session(found)
     return found
@@ -83,22 +85,23 @@ def use_environment(environ: Mapping[str, str]) -> None:
 
 
 class Configuration(NamedTuple):
-    """The three places of settings, as `Settings.parse` takes them."""
+    """The three places of settings, as `Settings.parse` takes them, and warnings about tables that are not read."""
 
     variables: Mapping[str, Any]
     environ: Mapping[str, str]
     project: Mapping[str, Any]
+    warnings: Sequence[str]
 
 
 def read_configuration() -> Configuration:
     """Read the configuration; doit has changed to the directory of dodo.py by now.
 
     Raises:
-        SettingError: pyproject.toml is not TOML, or `[tool.doit-fetch]` is not a table.
+        SettingError: pyproject.toml cannot be read or is not TOML, or `[tool.doit-fetch]` is not a table.
     """
     variables = {
         one.variable: get_var(one.variable)  # type: ignore[no-untyped-call]  # doit has no types
         for one in SETTINGS
         if one.variable
     }
-    return Configuration(variables, _environ, load_project_table(Path("pyproject.toml")))
+    return Configuration(variables, _environ, *load_project(Path("pyproject.toml")))

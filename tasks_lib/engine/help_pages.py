@@ -159,7 +159,7 @@ def render_settings_page() -> str:
         " the effective value and its origin.",
         4,
     )
-    for one, given, problem in list_effective(*configuration):
+    for one, given, problem in list_effective(*configuration[:3]):
         lines += ["", _value_line(one, given), *_wrap(one.meaning, 8)]
         lines += _wrap(escape_text(problem), 8) if problem else []
     lines += _describe_credentials(configuration)

@@ -22,6 +22,7 @@ from tasks_lib.engine.base_command import YIELDING, load_dodo
 from tasks_lib.engine.dodo import task_fetchdefs
 from tasks_lib.engine.state import snapshot_path
 from tasks_lib.errors import DefinitionError, UnknownNameError, escape_lines, escape_text
+from tasks_lib.formats import describe_not_extracted
 from tasks_lib.graph.names import GROUPS, resolve_names
 from tasks_lib.incremental.run_plan import RunPlan, plan_run
 from tasks_lib.incremental.selection import Names, closure, owner_of, owners
@@ -35,6 +36,7 @@ class Loader:
         self._inner = inner
         self.run_plan: RunPlan | None = None
         self._tasks: dict[str, Task] = {}
+        self._commands: list[str] = []  # names of commands that a word may mean: `doit lst`
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -56,6 +58,7 @@ class Loader:
             InvalidDodoFile: the definitions are wrong.
         """
         found = current_session()
+        self._commands = list(self._inner.cmd_names) if cmd.execute_tasks else []
         if found is None:
             return self._all(cmd, pos_args)
         try:
@@ -84,7 +87,7 @@ class Loader:
             UnknownNameError: a word matches nothing.
         """
         self._tasks = {task.name: task for task in tasks}
-        words[:] = resolve_names(words, self._tasks, self._inner.cmd_names)
+        words[:] = self._resolve(words)
         return tasks
 
     def _named_to_run(self, tasks: list[Task], words: list[str]) -> list[Task]:
@@ -102,7 +105,7 @@ class Loader:
         if any(task.loader for task in tasks):
             meant = [name for word in words[:own] for name in self._perhaps(word)]
         else:
-            meant = resolve_names(words[:own], self._tasks, self._inner.cmd_names)
+            meant = self._resolve(words[:own])
         for name in taking.intersection(meant):
             # otherwise doit passes the following names to this task instead of running them
             self._tasks[name].pos_arg_val = self._tasks[name].pos_arg_val or []
@@ -112,16 +115,29 @@ class Loader:
     def _perhaps(self, word: str) -> list[str]:
         """Return the names that a word matches, or the word itself when its task may not exist yet."""
         try:
-            return resolve_names([word], self._tasks, self._inner.cmd_names)
+            return self._resolve([word])
         except UnknownNameError:
             if "*" in word:  # doit expands globs over existing tasks only
                 raise
             return [word]
 
+    def _resolve(self, words: list[str]) -> list[str]:
+        """Return the names of the tasks that the words mean.
+
+        Raises:
+            UnknownNameError: a word matches nothing.
+        """
+        try:
+            return resolve_names(words, self._tasks, self._commands)
+        except UnknownNameError as error:
+            found = current_session()
+            refused = [_step_not_made(found, word) for word in words if word not in self._tasks] if found else []
+            raise next(filter(None, refused), error) from None
+
     def unknown(self, word: str) -> UnknownNameError:
         """Return the error for a word that doit did not find, possibly after the name of a task with parameters."""
         try:
-            (name, *_) = resolve_names([word], self._tasks, self._inner.cmd_names)
+            (name, *_) = self._resolve([word])
         except UnknownNameError as error:
             return error
         return UnknownNameError(f"unknown task {escape_text(word)!r}", hint=f"did you mean {escape_text(name)}?")
@@ -131,7 +147,7 @@ class Loader:
         by_name = {task.name: task for task in tasks}
         if selected is None:
             return [task.name for task in by_name.values() if not task.subtask_of]
-        return resolve_names(selected, by_name, self._inner.cmd_names)
+        return resolve_names(selected, by_name)
 
     def users(self, task: str) -> set[str]:
         """Return the tasks that use the artifact of a task, including tasks that are not loaded."""
@@ -186,6 +202,25 @@ class Loader:
             there = {task.name for task in tasks}
             cmd.sel_tasks = [name for name in cmd.sel_tasks if name in there or "*" in name]
         return tasks
+
+
+def _step_not_made(found: Session, word: str) -> UnknownNameError | None:
+    """Return the error for `extract:NAME` or `repack:NAME` of a definition that has no such step."""
+    step, _, name = word.partition(":")
+    if step == "extract" and name in found.definitions.toolchains:
+        hint = f"`doit 'extract:{name}/*'` extracts its fetches, `doit toolchain:{name}` makes it"
+        return UnknownNameError(f"{name} is a toolchain, not an archive", hint=hint)
+    if step not in ("extract", "repack") or name not in found.definitions.fetches:
+        return None
+    artifact = found.plan.published(found.definitions.fetches[name]).path
+    path = escape_text(str(artifact))
+    if step == "repack":
+        hint = f"`doit fetch:{name}` makes {path}; an `artifact-name` that ends in .tar.zst requests a repack"
+        return UnknownNameError(f"{name} is not repacked", hint=hint)
+    known = describe_not_extracted(artifact.name)
+    reason = f"{name} is {known}, which is not extracted" if known else f"{name} is not an archive"
+    reason += f" (by its file name, {escape_text(artifact.name)})"
+    return UnknownNameError(reason, hint=f"`doit fetch:{name}` makes {path}")
 
 
 def _only_ours(namespace: Mapping[str, Any] | None) -> bool:

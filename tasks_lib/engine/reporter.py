@@ -32,11 +32,11 @@ __all__ = ["JsonReporter", "LinesReporter", "QuietReporter", "Reporter", "Termin
 class Reporter:
     """doit's reporter: live on a terminal, line by line elsewhere."""
 
-    desc = "live on a terminal, one line per event elsewhere; a summary with every failure"
+    desc = "live on a terminal, one line per event elsewhere; a summary"
     kind: ClassVar[str] = ""
 
     def __init__(self, outstream: Any, options: object = None) -> None:
-        del options  # failures are always repeated at the end
+        del options  # doit's options for failures: the message of each is always printed
         session = current_session()  # doit creates reporters with two arguments only
         self.surroundings = session.surroundings if session is not None else TerminalInfo()
         self._ledger = RunState()
@@ -168,7 +168,7 @@ class JsonReporter(Reporter):
 class LinesReporter(Reporter):
     """One line per event, also on a terminal."""
 
-    desc = "one line per event, and a summary with every failure"
+    desc = "one line per event, and a summary"
     kind: ClassVar[str] = "lines"
 
 

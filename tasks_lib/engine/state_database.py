@@ -76,7 +76,7 @@ def read_only_rows(name: str) -> dict[str, str]:
 def _make_private(path: Path, trust: Trust) -> None:
     """Create the file, or correct its mode: it contains text of definitions, and sqlite takes locks in it.
 
-    sqlite gives the same mode to its WAL files. An existing file is not opened: to close it would release sqlite's locks.
+    sqlite gives its WAL files the same mode. An existing file is not opened: to close it would release sqlite's locks.
     Source: https://www.sqlite.org/howtocorrupt.html, section 2.2.
     """
     with contextlib.suppress(OSError):  # a database that cannot be written is still read

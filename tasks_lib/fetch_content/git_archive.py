@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from tasks_lib.definitions import Git
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import SettingError, UnsupportedArchiveError
 from tasks_lib.fetch_content.console import log
-from tasks_lib.fetch_content.run import Run, check_destination, open_run
+from tasks_lib.fetch_content.run import Run, check_destination, open_run, private_directory
 from tasks_lib.steps.commit import commit_archive
 from tasks_lib.steps.repository_access import open_repositories
 from tasks_lib.transport import redacted
@@ -69,14 +68,14 @@ def _archive(run: Run, checkout: Checkout, key: str) -> Integrity:
     )
     commit = checkout.commit.lower()
     if not _COMMIT.fullmatch(commit):
-        commit = _resolve(run, source, checkout.commit, key)
+        commit = _resolve(run, source, checkout.commit, key, Path(checkout.dest).parent)
         log(f"WARNING: {checkout.commit} of {redacted(repo)} is not pinned; it is commit {commit} now")
     log(f"Making {checkout.dest} of commit {commit} of {redacted(repo)}")
     return commit_archive(run, msgspec.structs.replace(source, revision=commit), run.progress, ssh_key=key)
 
 
-def _resolve(run: Run, source: Git, name: str, key: str) -> str:
-    """Return the commit that a branch or tag currently refers to.
+def _resolve(run: Run, source: Git, name: str, key: str, beside: Path) -> str:
+    """Return the commit that a branch or tag currently refers to; temporary files are in `beside`.
 
     Raises:
         SettingError: `name` is not a valid name of a branch or tag.
@@ -86,9 +85,9 @@ def _resolve(run: Run, source: Git, name: str, key: str) -> str:
         raise SettingError(f"{name[:80]!r} is neither a commit id nor a branch or tag")
     with (
         open_repositories(run, source, run.progress, key) as access,
-        tempfile.TemporaryDirectory(prefix="doit-fetch-") as directory,
+        private_directory(beside) as directory,
     ):
-        return access.resolve(name, Path(directory) / "names")
+        return access.resolve(name, directory / "names")
 
 
 def _parse_repository(repo: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from tasks_lib.context import Context
 from tasks_lib.errors import SettingError, TransportError, escape_text
 from tasks_lib.fetch_content.console import log
+from tasks_lib.fs import locks, system_calls
 from tasks_lib.fs.copying import link_or_copy
 from tasks_lib.progress import Facts, LineProgress, describe_wait
 from tasks_lib.retry import Retry
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 PRIVATE: Final = ".fetch-content."
 #: Seconds between the two removals of private directories when a signal ends the command.
 _LAST_LOOK_S: Final = 0.2
-#: Private directories that were created.
+#: Private directories that were created, and directories in which abandoned ones were removed.
 _created: Final[list[Path]] = []
+_cleaned: Final[set[Path]] = set()
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def _describe(name: str, facts: Facts) -> str:
@@ -120,15 +123,49 @@ def _run(environ: Mapping[str, str], progress: LineProgress, variables: Mapping[
 def private_directory(beside: Path) -> Iterator[Path]:
     """Yield a new directory in `beside`, on the same file system; it is removed afterwards.
 
+    The process holds a lock on it, so that a later run recognises and removes what a killed one left.
+
     Raises:
         OSError: the directory cannot be created.
     """
-    path = Path(tempfile.mkdtemp(prefix=PRIVATE, dir=beside))
+    _remove_abandoned(beside)
+    path, lock = _create_locked(beside)
     _created.append(path)
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
+def _create_locked(beside: Path) -> tuple[Path, int]:
+    """Create a private directory; return its path and the descriptor that holds its lock.
+
+    Another process may take a new directory for an abandoned one and remove it before it is locked: try again.
+    """
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=PRIVATE, dir=beside))
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(path, _DIRECTORY)
+            locks.lease(lock)
+            if system_calls.is_same(lock, path):
+                return path, lock
+            os.close(lock)
+
+
+def _remove_abandoned(beside: Path) -> None:
+    """Remove private directories of processes that no longer run, once per directory and process."""
+    if beside in _cleaned:
+        return
+    _cleaned.add(beside)
+    for path in beside.glob(f"{PRIVATE}*"):
+        with contextlib.suppress(OSError):
+            lock = os.open(path, _DIRECTORY)
+            try:
+                if os.fstat(lock).st_uid == os.geteuid() and locks.try_descriptor(lock):
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def remove_private_directories() -> None:

@@ -27,6 +27,7 @@ from tasks_lib.fetch_content.archive_detection import detect_archive
 from tasks_lib.fetch_content.console import log
 from tasks_lib.fetch_content.destinations import Destinations
 from tasks_lib.fetch_content.run import Run, open_run, private_directory
+from tasks_lib.formats import describe_not_extracted
 from tasks_lib.transport import redacted
 from tasks_lib.tree import Extraction
 from tasks_lib.tree.merge import merge_tree, set_mtime
@@ -113,6 +114,9 @@ def _fill(run: Run, artifact: MozFetch, integrity: Integrity, tree: Path, stagin
     with run.cache.open(integrity) as file:
         kind = detect_archive(file, artifact.file_name, limits) if artifact.delivery == "extract" else None
         if kind is None:
+            found = describe_not_extracted(artifact.file_name, file.read(64)) if artifact.delivery == "extract" else ""
+            if found:
+                log(f"WARNING: {escape_text(artifact.file_name)} is placed as it is: {found} is not extracted")
             tree.mkdir()
             run.put(integrity, tree / artifact.file_name)
             return

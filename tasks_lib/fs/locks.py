@@ -83,9 +83,18 @@ def try_lock(path: Path) -> Iterator[bool]:
         yield False
         return
     try:
-        yield _try(descriptor, fcntl.LOCK_EX)
+        yield try_descriptor(descriptor)
     finally:
         os.close(descriptor)
+
+
+def try_descriptor(descriptor: int) -> bool:
+    """Try to take the exclusive lock of an open file or directory, until it is closed; return whether it was free.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    return _try(descriptor, fcntl.LOCK_EX)
 
 
 def lease(descriptor: int) -> None:

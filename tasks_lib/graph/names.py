@@ -18,20 +18,21 @@ GROUPS: Final = {
     "extract": "extract an archive: TOOLCHAIN/NAME for a toolchain, NAME on its own",
     "toolchain": "build a toolchain: put its fetches in place and run its command",
 }
-#: Minimum similarity of two names for a suggestion; below it suggestions are noise.
+#: Minimum similarity of two names for a suggestion, and of a name to that of a command; below it suggestions are noise.
 _MIN_SIMILARITY: Final = 0.6
+_MIN_SIMILARITY_TO_COMMAND: Final = 0.7
 #: Maximum number of names that are compared with a typo; each comparison takes a few microseconds.
 _MAX_COMPARED: Final = 20_000
 _GLOB: Final = frozenset("*?[")
 
 
-def resolve_names(words: Iterable[str], tasks: Mapping[str, Any], others: Iterable[str] = ()) -> list[str]:
+def resolve_names(words: Iterable[str], tasks: Mapping[str, Any], commands: Iterable[str] = ()) -> list[str]:
     """Return the names of the matching tasks, each once, in order.
 
     Args:
         words: names, globs, or paths of targets in any notation.
         tasks: all tasks by name.
-        others: other names to suggest: names of commands.
+        commands: names of commands to suggest too, where a word may be one.
 
     Raises:
         UnknownNameError: a word matches nothing; contains a suggestion for the first such word.
@@ -49,7 +50,7 @@ def resolve_names(words: Iterable[str], tasks: Mapping[str, Any], others: Iterab
         elif _GLOB.intersection(word) and (matches := fnmatch.filter(tasks, word)):
             found.update(dict.fromkeys(matches))
         else:
-            raise _unknown(word, tasks, others)
+            raise _unknown(word, tasks, commands)
     return list(found)
 
 
@@ -67,17 +68,20 @@ def _relative(word: str) -> str:
     return path if here.startswith("..") or (os.path.isabs(path) and here == path) else here  # noqa: PTH117
 
 
-def _unknown(word: str, tasks: Mapping[str, Any], others: Iterable[str]) -> UnknownNameError:
+def _unknown(word: str, tasks: Mapping[str, Any], commands: Iterable[str]) -> UnknownNameError:
     if _GLOB.intersection(word):
         return UnknownNameError(f"no task matches {escape_text(word)!r}", hint="`doit list --all` shows every task")
     import difflib  # needed only for an error
 
-    names = [*others, *list(tasks)[:_MAX_COMPARED]]
+    commands = list(commands)
+    names = list(tasks)[:_MAX_COMPARED]
     group, _, rest = word.partition(":")
-    close = difflib.get_close_matches(word, names, n=1, cutoff=_MIN_SIMILARITY)
+    close = difflib.get_close_matches(word, commands, n=1, cutoff=_MIN_SIMILARITY_TO_COMMAND)
+    close = close or difflib.get_close_matches(word, names, n=1, cutoff=_MIN_SIMILARITY)
     if not rest:  # may be the name of a definition, without its kind
         ends = {name.partition(":")[2]: name for name in reversed(names) if ":" in name}
         near = [word] if word in ends else difflib.get_close_matches(group, ends, n=1, cutoff=_MIN_SIMILARITY)
         close = [ends[end] for end in near] if word in ends or not close else close
     hint = f"did you mean {escape_text(close[0])}?" if close else "`doit list --all` shows every task"
-    return UnknownNameError(f"no task, target or command is named {escape_text(word)!r}", hint=hint)
+    kinds = "task, target or command" if commands else "task or target"
+    return UnknownNameError(f"no {kinds} is named {escape_text(word)!r}", hint=hint)

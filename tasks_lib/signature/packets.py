@@ -30,9 +30,9 @@ _PUBLIC: Final = frozenset({6, 14, 13, 17, _SIGNATURE, 12, _MARKER})
 #: Compressed Data and Literal Data: parts of a message, which contains its own content.
 _MESSAGE: Final = frozenset({8, 11})
 
-_ARMOR: Final = re.compile(
-    rb"^-----BEGIN PGP ([A-Z ]+?)-----[ \t\r]*\n(.*?)^-----END PGP \1-----[ \t\r]*$", re.DOTALL | re.MULTILINE
-)
+_BEGIN: Final = re.compile(rb"-----BEGIN PGP ([A-Z ]+)-----")
+#: The kind of a block that does not end.
+_INVALID: Final = b"INVALID ARMOR"
 
 
 def signature_packets(data: bytes) -> bytes:
@@ -96,14 +96,35 @@ def _dearmor(data: bytes, kind: bytes) -> bytes:
     """
     if b"-----BEGIN PGP " not in data:
         return data
-    blocks = _ARMOR.findall(data)
+    blocks = list(_blocks(data))
     others = [found for found, _ in blocks if found != kind]
     if b"-----BEGIN PGP SIGNED MESSAGE-----" in data:
         others.insert(0, b"SIGNED MESSAGE")
     if others or not blocks:
-        actual = escape_text(others[0]) if others else "invalid armor"
+        actual = escape_text(others[0] if others else _INVALID)
         raise SignatureError(f"expected a PGP {kind.decode().lower()}, found {actual.lower()}")
     return b"".join(_decode_block(body) for _, body in blocks)
+
+
+def _blocks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield kind and body of each armored block; a block that does not end is `_INVALID`.
+
+    Source: RFC 9580 section 6.2.
+    """
+    kind, body = b"", list[bytes]()
+    for line in map(bytes.rstrip, data.split(b"\n")):
+        begin = _BEGIN.fullmatch(line)
+        if kind and line == b"-----END PGP %s-----" % kind:
+            yield kind, b"\n".join(body)
+            kind = b""
+        elif begin:
+            if kind:
+                yield _INVALID, b""
+            kind, body = begin[1], []
+        elif kind:
+            body.append(line)
+    if kind:
+        yield _INVALID, b""
 
 
 def _decode_block(body: bytes) -> bytes:

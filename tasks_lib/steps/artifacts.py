@@ -225,7 +225,7 @@ def repack(context: Context, definition: Fetch, origin: Artifact, artifact: Arti
         return
     if origin.integrity is None:
         raise AssertionError("the definition of a download has its integrity")
-    with context.cache.lock(artifact.key, progress):
+    with context.cache.lock(artifact.key, progress, artifact.path.name):
         if publish_from_cache(context, artifact):
             return
         progress.phase("repack", total=source.integrity.size)

@@ -110,7 +110,7 @@ class _GitWork:
             raise AssertionError("a git definition has a git repository")
         name = self.source.artifact_name
         with self.objects(repository) as objects:
-            listing = git.read_commit_tree(objects, commit, name=name, max_entries=self.limits.max_entries)
+            listing = git.read_commit_tree(objects, commit, name=name, limits=self.limits)
             submodules = git.read_submodules(listing, repository.context(url, name), objects, self.access.progress)
             return CommitPart(path, gitdir, repository, listing, tuple(submodules))
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from tasks_lib.context import Context
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import BlobCorruptError, BlobMissingError
+from tasks_lib.errors import BlobCorruptError, BlobMissingError, escape_text
+from tasks_lib.formats import describe_not_extracted
 from tasks_lib.gil import serialized
 from tasks_lib.progress import Progress
 from tasks_lib.steps import artifacts
@@ -17,6 +18,8 @@ from tasks_lib.steps.plan import FETCHES, RECORDS, Delivery
 if TYPE_CHECKING:
     from tasks_lib.tree import Extraction
 
+#: Bytes that are read to recognise a format.
+_LOOK_BYTES: Final = 64
 #: Size in bytes of an artifact up to which system calls dominate its delivery: two threads would only contend for the
 #: interpreter lock.
 _SMALL: Final = 256 << 10
@@ -131,6 +134,17 @@ def compare_delivery(context: Context, delivery: Delivery, progress: Progress) -
         return extraction_of(delivery).differences(file, name=name, format=archive, limits=limits, progress=progress)
 
 
+def _warn_of_archive(name: str, file: BinaryIO, progress: Progress) -> None:
+    """Warn about a file that looks like an archive and is placed unchanged."""
+    file.seek(0)
+    found = describe_not_extracted(name, file.read(_LOOK_BYTES))
+    file.seek(0)
+    if found:
+        progress.warn(
+            f"{escape_text(name)} is placed as it is: {found} is not extracted; set `extract: false` if that is right"
+        )
+
+
 def _fill(
     context: Context,
     delivery: Delivery,
@@ -145,6 +159,8 @@ def _fill(
     name = delivery.artifact.path.name
     archive = detect_format(file, name) if delivery.entry.delivery == "extract" else None
     if archive is None:
+        if delivery.entry.delivery == "extract":
+            _warn_of_archive(name, file, progress)
         progress.phase("place", total=integrity.size)
         how = context.settings.link_mode
         extraction.place(file, file_name=name, key=delivery.key, how=how, progress=progress)

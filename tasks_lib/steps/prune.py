@@ -23,8 +23,12 @@ from tasks_lib.steps.verify import list_deliveries
 from tasks_lib.tree import remove_tree
 from tasks_lib.units import format_age
 
-#: Age in seconds below which every item is kept: a run may be about to use it.
+#: Age in seconds below which every item is kept, unless the user gives an age: a run may be about to use it.
 YOUNG_S: Final = 3600.0
+#: Kinds that are kept up to that age whatever the user gives: no lease shows whether a run uses them.
+_UNLEASED_KINDS: Final = frozenset(("temporary", "lock"))
+#: Reasons of items that stay.
+YOUNG: Final = "younger than 1 h"
 #: Kinds that are never content: they are removed once they are older than that.
 _DISPOSABLE_KINDS: Final = frozenset(("temporary", "lock", "quarantine", "format"))
 #: Kinds whose last use is recorded.
@@ -146,11 +150,11 @@ def decide(
     finished = _find_finished(items)
     for item in items:
         used_s = max(item.written_s, uses.get(item.name, 0)) if item.kind in _KINDS_WITH_USES else item.written_s
-        age_s = now_s - used_s
+        age_s = max(0.0, now_s - used_s)  # a time in the future counts as now
         if reached.holds(item) and item.path not in finished:
             verdicts.append(PruneDecision(item, False, "needed", used_s))
-        elif age_s < YOUNG_S:  # a time in the future counts as young
-            verdicts.append(PruneDecision(item, False, "younger than an hour", used_s))
+        elif young := _explain_young(item, age_s, bounds):
+            verdicts.append(PruneDecision(item, False, young, used_s))
         elif item.kind in _DISPOSABLE_KINDS or item.path in finished:
             verdicts.append(PruneDecision(item, True, f"leftover, {age_of(int(age_s))} old", used_s))
         elif _is_over_age(age_s, bounds):
@@ -196,6 +200,17 @@ def _find_finished(items: list[InventoryItem]) -> frozenset[str]:
     partials = [item for item in items if item.kind == "partial"]
     blobs = {item.name for item in items if item.kind == "blob"} if partials else ()
     return frozenset(item.path for item in partials if item.name.partition(".")[0] in blobs)
+
+
+def _explain_young(item: InventoryItem, age_s: float, bounds: PruneLimits) -> str:
+    """Return why an item is too young to be removed, "" if it is not; an age that the user gives lifts the hour."""
+    if age_s >= YOUNG_S:
+        return ""
+    if item.kind in _UNLEASED_KINDS:
+        return "temporary"
+    if bounds.older_than_s is None:
+        return YOUNG
+    return "younger than --older-than" if age_s < bounds.older_than_s else ""
 
 
 def _is_over_age(age_s: float, bounds: PruneLimits) -> bool:

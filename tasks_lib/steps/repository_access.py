@@ -206,6 +206,6 @@ def _list_submodules(context: Context, source: Git, url: str, commit: str) -> li
         return []
     limits = context.limits(source.archive)
     with Objects(directory, context.repositories, Silent()) as objects:
-        listing = git.read_commit_tree(objects, commit, name=source.artifact_name, max_entries=limits.max_entries)
+        listing = git.read_commit_tree(objects, commit, name=source.artifact_name, limits=limits)
         submodules = git.read_submodules(listing, repository.context(url, source.artifact_name), objects, Silent())
         return [(one.url, one.commit) for one in submodules if one.url]

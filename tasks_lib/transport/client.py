@@ -24,8 +24,9 @@ from tasks_lib.errors import (
     escape_text,
 )
 from tasks_lib.network import HostCredential, Network, TransportSettings, is_denied, literal_addresses, read_secret
+from tasks_lib.progress import do_nothing
 from tasks_lib.transport.connect import connect, denied_error, judge, open_tunnel
-from tasks_lib.transport.deadline import Deadline, do_nothing
+from tasks_lib.transport.deadline import Deadline
 from tasks_lib.transport.deadline_socket import DeadlineSocket, create_context
 from tasks_lib.transport.http_connection import HttpConnections, RawResponse, Route
 from tasks_lib.transport.proxy import PROXY_HINT, Proxy, basic_authorization, proxy_for

@@ -8,6 +8,7 @@ from typing import Final
 
 from tasks_lib.errors import StalledError, TransportError, UnreachableError
 from tasks_lib.network import TransportSettings
+from tasks_lib.progress import do_nothing
 
 #: Seconds between two checks for cancellation.
 CHECK_INTERVAL_S: Final = 0.1
@@ -15,10 +16,6 @@ CHECK_INTERVAL_S: Final = 0.1
 _GLANCE_S: Final = 2.0
 _READING: Final = "reading the body"
 _GLANCING: Final = "reading the end"
-
-
-def do_nothing() -> None:
-    """Do nothing."""
 
 
 class Deadline:
@@ -45,6 +42,11 @@ class Deadline:
         self.host = ""
         self.received = 0
         self.total_waited_s = 0.0
+
+    @property
+    def ca_bundle(self) -> str:
+        """The trusted authorities, "" for those of the system."""
+        return self._settings.ca_bundle
 
     def connecting(self, phase: str) -> None:
         """Begin a phase before the request: resolving, connecting or TLS."""

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from tasks_lib.errors import TlsError, TransportError, escape_text
 from tasks_lib.gil import released
+from tasks_lib.network import format_trust_hint
 from tasks_lib.transport.deadline import CHECK_INTERVAL_S, Deadline
 
 #: Exceptions that mean "try again when the socket is ready".
@@ -194,7 +195,6 @@ _CERTIFICATE: Final = {
     62: "its certificate is for another host",
     64: "its certificate is for another address",
 }
-_HINT: Final = "certificates are always verified; set SSL_CERT_FILE or REQUESTS_CA_BUNDLE to trust another authority"
 #: Reasons that OpenSSL reports for data that is not a TLS record.
 _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"})
 _BROKEN: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError)
@@ -217,7 +217,13 @@ def create_context(ca_bundle: str) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=ca_bundle)
     except OSError as error:
         reason = error.strerror or "no certificates"
-        raise TlsError(f"cannot read the certificates of {escape_text(ca_bundle)}: {reason}", hint=_HINT) from error
+        hint = "correct SSL_CERT_FILE, SSL_CERT_DIR or REQUESTS_CA_BUNDLE; certificates are always verified"
+        raise TlsError(f"cannot read the certificates of {escape_text(ca_bundle)}: {reason}", hint=hint) from error
+
+
+def _system_authorities() -> str:
+    paths = ssl.get_default_verify_paths()
+    return f"those of the system ({paths.cafile or paths.capath or f'none: {paths.openssl_cafile} does not exist'})"
 
 
 def handshake_error(error: Exception, deadline: Deadline) -> TransportError:
@@ -228,7 +234,9 @@ def handshake_error(error: Exception, deadline: Deadline) -> TransportError:
         reason = (
             _CERTIFICATE.get(error.verify_code) or f"its certificate is rejected: {escape_text(error.verify_message)}"
         )
-        return TlsError(f"{deadline.host}: TLS: {reason}", hint=_HINT)
+        return TlsError(
+            f"{deadline.host}: TLS: {reason}", hint=format_trust_hint(deadline.ca_bundle or _system_authorities())
+        )
     if isinstance(error, ssl.SSLError):
         said = error.reason or "unknown reason"
         reason = "the server does not speak TLS" if said in _NO_TLS else f"the handshake failed ({escape_text(said)})"

@@ -95,8 +95,8 @@ class LinesRenderer:
         quiet = self._chatter == "quiet"
         for line in [] if quiet else summarize_totals(self._ledger, time.monotonic()):
             self._write(self._styled(line))
-        for run, lines in summarize_failures(self._ledger):
-            text = "".join(self._styled(line) for line in ([] if quiet else lines))
+        for run, line in summarize_failures(self._ledger):
+            text = "" if quiet else self._styled(line)
             self._write(text + (self._annotation(run) if self._ci == "github" else ""))
         for line in summarize_errors(self._ledger):
             self._write(self._styled(line))
@@ -248,15 +248,10 @@ def _slowest(ledger: RunState, now: float) -> list[SummaryLine]:
     return [SummaryLine(f"  slowest: {'; '.join(slowest)}", "dim")] if slowest else []
 
 
-def summarize_failures(ledger: RunState) -> list[tuple[TaskRun, list[SummaryLine]]]:
-    """Return the failures for the summary: the name of each task, then its message."""
-    failed = list(ledger.ended("failed"))
-    summary = []
-    for run in failed[:_FAILURES]:
-        lines = [SummaryLine(f"failed: {escape_text(run.name)}", "bad")]
-        lines += [SummaryLine(f"  {line}") for line in _without_traceback(escaped_lines(run.message))]
-        summary.append((run, lines))
-    return summary
+def summarize_failures(ledger: RunState) -> list[tuple[TaskRun, SummaryLine]]:
+    """Return the failed tasks, each with its line of the summary; its message is in the lines above."""
+    failed = list(ledger.ended("failed"))[:_FAILURES]
+    return [(run, SummaryLine(f"failed: {escape_text(run.name)}", "bad")) for run in failed]
 
 
 def summarize_errors(ledger: RunState) -> list[SummaryLine]:
@@ -264,11 +259,3 @@ def summarize_errors(ledger: RunState) -> list[SummaryLine]:
     left = ledger.counts["failed"] - _FAILURES
     lines = [SummaryLine(f"and {counted(left, 'more failure')}; see the lines above", "bad")] if left > 0 else []
     return lines + [SummaryLine(line, "bad") for error in ledger.errors for line in escaped_lines(error)]
-
-
-def _without_traceback(lines: list[str]) -> list[str]:
-    """Replace a traceback by its last line: the lines above have all of it."""
-    at = next((index for index, line in enumerate(lines) if line.startswith("Traceback")), None)
-    if at is None:
-        return lines
-    return [*lines[:at], lines[-1], "this is a bug: see the traceback above"]

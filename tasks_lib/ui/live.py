@@ -115,8 +115,7 @@ class LiveRenderer:
             self._noisy.add("")  # no frame after this
             self._erase()
             lines = summarize_totals(self._ledger, time.monotonic())
-            for _, failure in summarize_failures(self._ledger):
-                lines += failure
+            lines += [line for _, line in summarize_failures(self._ledger)]
             self._out.write("".join(map(self._rendered, [*lines, *summarize_errors(self._ledger)])))
 
     # --- the block ------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from tasks_lib.errors import HttpStatusError, MovedError, ToolError, TransportError, UnsupportedArchiveError
-from tasks_lib.network import RepositorySettings
+from tasks_lib.network import RepositorySettings, format_trust_hint
 from tasks_lib.progress import Progress
 from tasks_lib.subprocesses import Completed, Invocation, Timeouts, last_line, run, stream_output
 from tasks_lib.vcs.environment import fetch_bounds, inherited_environment, ssh_command
@@ -23,7 +23,7 @@ from tasks_lib.vcs.urls import display_url, redact_query, scheme_of
 _FINAL: Final = re.compile(
     r"unknown revision|filtered revision|not found|authorization failed|authorization required|permission denied"
     r"|host key verification|certificate|no suitable response|unsupported url|http error 4(?!08|25|29)\d\d"
-    r"|repository .* not found|is not a repository|access denied"
+    r"|is not a repository|access denied"
 )
 #: Status of the HTTP response that ended a pull. Source: Python's urllib.error.HTTPError.
 _HTTP_STATUS: Final = re.compile(r"HTTP Error (\d{3})")
@@ -70,7 +70,7 @@ class HgRepository:
                 raise
             raise TransportError(f"{display_url(url)}: {error.message}", transient=True) from error
         if done.status:
-            raise _failure(url, done)
+            raise _failure(url, done, self._settings)
         self._marker(changeset).parent.mkdir(exist_ok=True)
         self._marker(changeset).touch()
 
@@ -137,7 +137,7 @@ class HgRepository:
         )
 
 
-def _failure(url: str, done: Completed) -> TransportError:
+def _failure(url: str, done: Completed, settings: RepositorySettings) -> TransportError:
     for line in done.errors.splitlines():
         if line.startswith(_REDIRECT):
             location = line.removeprefix(_REDIRECT).partition("?")[0]  # hg appends ?cmd=capabilities
@@ -146,7 +146,8 @@ def _failure(url: str, done: Completed) -> TransportError:
     final = _FINAL.search(done.errors.lower())
     if status := _HTTP_STATUS.search(done.errors):  # hg does not print headers, so that Retry-After is unknown
         return HttpStatusError(message, status=int(status[1]), transient=not final)
-    return TransportError(message, transient=not final)
+    hint = format_trust_hint(settings.transport.ca_bundle) if "certificate" in done.errors.lower() else ""
+    return TransportError(message, hint=hint, transient=not final)
 
 
 def _said(done: Completed) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from tasks_lib.errors import ArchiveLimitError, DamagedArchiveError, UnsafeEntryError
+from tasks_lib.limits import Limits
 from tasks_lib.vcs.git.objects import Objects
 
 #: Maximum depth of directories; the limit of an archive is the same.
@@ -57,19 +58,19 @@ class Listing:
         return next((one.identity for one in self.leaves if one.path == path and one.kind == "file"), "")
 
 
-def read_commit_tree(objects: Objects, commit: str, *, name: str, max_entries: int) -> Listing:
+def read_commit_tree(objects: Objects, commit: str, *, name: str, limits: Limits) -> Listing:
     """Return the entries of a commit, verified from its id down.
 
     Args:
         objects: reader of its repository.
         commit: full commit id.
         name: name of the archive, for error messages.
-        max_entries: maximum number of entries in all directories.
+        limits: limits for the number of entries, and for the bytes of their paths, in all directories.
 
     Raises:
         DigestMismatchError, ToolError: as `Objects.small`.
         UnsafeEntryError: some file system treats a name as `.git`, or as a path out of its directory.
-        ArchiveLimitError: there are too many entries, or they are nested too deep.
+        ArchiveLimitError: there are too many entries, their paths are too long together, or they are nested too deep.
         DamagedArchiveError: a commit or tree is malformed.
     """
     tree, parents = _head(next(objects.small("commit", [commit])), commit, name)
@@ -77,7 +78,7 @@ def read_commit_tree(objects: Objects, commit: str, *, name: str, max_entries: i
     gitlinks: list[Gitlink] = []
     trees: list[str] = []
     level = [(b"", tree)]
-    depth = count = 0
+    depth = count = size = 0
     while level:
         depth += 1
         if depth > _MAX_DEPTH:
@@ -90,6 +91,7 @@ def read_commit_tree(objects: Objects, commit: str, *, name: str, max_entries: i
             for mode, entry, inner in _entries(content, len(identity) // 2, identity, name):
                 count += 1
                 path = directory + entry
+                size += len(path)
                 _judge(entry, path, mode, name)
                 if mode == _TREE:
                     below.append((path + b"/", inner))
@@ -98,10 +100,7 @@ def read_commit_tree(objects: Objects, commit: str, *, name: str, max_entries: i
                 else:
                     kind = "symlink" if mode == _LINK else "file"
                     leaves.append(Leaf(path, inner, kind, _FILES.get(mode, 0)))
-            if count > max_entries:
-                raise ArchiveLimitError(
-                    archive=name, reason=f"more than {max_entries} entries", code="TOO_MANY_ENTRIES"
-                )
+            _check_size(count, size, limits, name)
         level = below
     leaves.sort()
     return Listing(
@@ -112,6 +111,15 @@ def read_commit_tree(objects: Objects, commit: str, *, name: str, max_entries: i
         gitlinks=tuple(sorted(gitlinks)),
         trees=tuple(dict.fromkeys(trees)),
     )
+
+
+def _check_size(count: int, size: int, limits: Limits, name: str) -> None:
+    if count > limits.max_entries:
+        reason = f"more entries than max-entries {limits.max_entries}"
+        raise ArchiveLimitError(archive=name, reason=reason, code="TOO_MANY_ENTRIES")
+    if size > limits.max_names_bytes:
+        reason = f"paths of more than max-names-bytes {limits.max_names_bytes} in total"
+        raise ArchiveLimitError(archive=name, reason=reason, code="NAMES_TOO_LARGE")
 
 
 def _head(content: bytes, commit: str, name: str) -> tuple[str, tuple[str, ...]]:

@@ -24,7 +24,8 @@ from tasks_lib.errors import (
     TransportError,
     escape_text,
 )
-from tasks_lib.network import RepositorySettings
+from tasks_lib.limits import Limits
+from tasks_lib.network import RepositorySettings, format_trust_hint
 from tasks_lib.progress import Progress
 from tasks_lib.subprocesses import Completed, last_line, run
 from tasks_lib.units import format_size, parse_size
@@ -43,7 +44,8 @@ _NOT_BY_ID: Final = re.compile(
 #: Permanent errors, which a retry does not fix. Source: messages of git 2.25 to 2.47, libcurl and OpenSSH.
 _FINAL: Final = re.compile(
     r"not our ref|authentication failed|could not read (?:username|password)|terminal prompts disabled"
-    r"|permission denied|host key verification failed|repository .*not found|does not appear to be a git repository"
+    r"|permission denied|host key verification failed|repository [^\n]{0,1000}not found"
+    r"|does not appear to be a git repository"
     r"|returned error: 4(?!08|25|29)\d\d|dubious ownership|not allowed|unable to find remote helper|certificate"
     r"|repository not exported|unable to look up|no such file|access denied|bad object|mismatched algorithms"
 )
@@ -90,7 +92,7 @@ class GitRepository:
             done = self._received(url, commit, progress, key, trace)
             (self.directory / "FETCH_HEAD").unlink(missing_ok=True)  # contains the query of the URL
             if done.status:
-                raise _failure(url, commit, done, trace)
+                raise _failure(url, commit, done, trace, self._settings)
 
     def _received(self, url: str, commit: str, progress: Progress, key: Path | None, trace: HttpTrace) -> Completed:
         """Run git once or twice to fetch the commit; return the result of the last call."""
@@ -132,7 +134,7 @@ class GitRepository:
         with http_trace() as trace:
             done = run(replace(call, environ={**call.environ, **trace.environ}), progress)
             if done.status:
-                raise _failure(url, name, done, trace)
+                raise _failure(url, name, done, trace, self._settings)
         found = dict(line.split("\t")[::-1] for line in done.output.decode("utf-8", "replace").splitlines())
         for ref in (f"refs/tags/{name}^{{}}", f"refs/tags/{name}", f"refs/heads/{name}", f"{name}^{{}}", name):
             if ref in found:
@@ -207,7 +209,7 @@ def _server(url: str) -> list[str]:
     return [f"--upload-pack={LOCAL_SERVER}"] if scheme_of(url) == "file" else []
 
 
-def _failure(url: str, wanted: str, done: Completed, trace: HttpTrace) -> TransportError:
+def _failure(url: str, wanted: str, done: Completed, trace: HttpTrace, settings: RepositorySettings) -> TransportError:
     if location := trace.location():
         return MovedError(f"{display_url(url)} redirects to {display_url(location)}", location=location)
     lines = [
@@ -224,6 +226,8 @@ def _failure(url: str, wanted: str, done: Completed, trace: HttpTrace) -> Transp
         hint = "add the key of the host to known_hosts, or set FETCH_SSH_KNOWN_HOSTS"
     elif _LOGIN.search(done.errors.lower()):
         hint = "if a login is required, add it to ~/.netrc: `headers` and `auth` do not apply to repositories"
+    elif "certificate" in done.errors.lower():
+        hint = format_trust_hint(settings.transport.ca_bundle)
     message = f"{display_url(url)}: git exited with status {done.status}: {said}"
     if status := _HTTP_STATUS.search(done.errors):
         return HttpStatusError(
@@ -251,8 +255,8 @@ class _ProgressReader:
 
 #: Prefix of the refs to the commits that a repository contains.
 REFS: Final = "refs/doit-fetch"
-#: Maximum number of entries of a commit to copy; a larger commit is fetched by git.
-_MAX_ENTRIES: Final = 2_000_000
+#: Limits for a commit to copy; a larger commit is fetched by git.
+_LIMITS: Final = Limits(max_entries=2_000_000, max_names_bytes=256 << 20)
 
 
 def copy_from_local(directory: Path, settings: RepositorySettings, url: str, commit: str, progress: Progress) -> bool:
@@ -268,7 +272,7 @@ def copy_from_local(directory: Path, settings: RepositorySettings, url: str, com
         return False
     try:
         with Objects(directory, settings, progress, objects) as found:
-            one = read_commit_tree(found, commit, name=place.name, max_entries=_MAX_ENTRIES)
+            one = read_commit_tree(found, commit, name=place.name, limits=_LIMITS)
     except (ArchiveError, DigestMismatchError, ToolError):
         return False  # `git fetch` reports the error
     wanted = dict.fromkeys([commit, *one.trees, *(leaf.identity for leaf in one.leaves)])
