@@ -21,8 +21,10 @@ class Progress(Protocol):
     """The interface between a step and its observer; implementations are safe to call from any thread."""
 
     def phase(self, name: str, **facts: str | int | float) -> None:
-        """Report that a phase begins: queue, wait, connect, first-byte, body, verify, repack, extract, place, run.
+        """Report that a phase begins.
 
+        Names: queue, wait, connect, first-byte, body, verify, repack, extract, place, run, adopt (the content of the
+        cache is used although other phases came before).
         Usual facts: `url` (secrets redacted), `total` (bytes of this phase), `resumed` (bytes from an earlier run). A
         `wait` has `holder` (the process that holds the lock), or `seconds` and `reason` (the pause before a retry).
         """

@@ -8,11 +8,13 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
-from tasks_lib.cache import Cache
+from tasks_lib import recipe
+from tasks_lib.cache import Cache, identify_url
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.download import Downloader, Request
 from tasks_lib.download.unverified import UnverifiedDownloader, UnverifiedRequest
@@ -342,3 +344,139 @@ def test_who_waits_for_a_turn_at_a_host_says_so(origin: Origin, store: Cache) ->
     one.obtain(wanted(f"{origin.url}/b", content=(1, hashlib.sha256(b"b").hexdigest())), Told())
     first.join()
     assert waited == [f"{origin.url}/b"]
+
+
+class Heard(Silent):
+    """Remembers warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+class Moved(NamedTuple):
+    """A definition whose content is in the cache, fetched from /old; `url` and `mirrors` are new.
+
+    `asked` are the paths that confirm it, `again` those that the next run asks.
+    """
+
+    outcome: str
+    asked: list[str]
+    again: list[str]
+    url: str = "/new"
+    mirrors: tuple[str, ...] = ()
+
+
+MOVED: dict[str, Moved] = {
+    "the same URL": Moved("confirmed", [], [], "/old"),
+    "another mirror": Moved("confirmed", [], [], "/old", ("/mirror",)),
+    "the same bytes": Moved("confirmed", ["/new"], []),
+    "other bytes": Moved("other content", ["/other"] * 2, ["/other"] * 2, "/other"),
+    "longer": Moved("other content", ["/longer"], ["/longer"], "/longer"),
+    "a page": Moved("other content", ["/page"], ["/page"], "/page"),
+    "other bytes, and a mirror with the old ones": Moved(
+        "other content", ["/longer"], ["/longer"], "/longer", ("/mirror",)
+    ),
+    "not found": Moved("unconfirmed", ["/gone"], [], "/gone"),
+    "not found, and the known place as a mirror": Moved("unconfirmed", ["/gone"], [], "/gone", ("/old",)),
+    "not found, and a new mirror": Moved("confirmed", ["/gone", "/mirror"], [], "/gone", ("/mirror",)),
+    "not found, and a mirror with other bytes": Moved(
+        "other content", ["/gone", "/longer"], ["/gone", "/longer"], "/gone", ("/longer", "/mirror")
+    ),
+    "not found, and a content-addressed place": Moved("unconfirmed", ["/gone"], [], "/gone", ("/cas",)),
+    "an unknown query": Moved("confirmed", ["/new?version=2"], [], "/new?version=2"),
+}
+
+
+def origins_of(cache: Cache) -> list[str]:
+    """Return what the result of the content says about its origins."""
+    result = cache.result(recipe.fetch_key(PINNED))
+    assert result is not None
+    return [url.partition("//")[2].partition("/")[2] for url in result.origins.values()]
+
+
+@pytest.mark.parametrize("case", MOVED)
+def test_a_moved_url_is_asked_once(case: str, origin: Origin, store: Cache) -> None:
+    """Cached content from other URLs is confirmed by one download; other bytes fail, and unreachable URLs warn."""
+    moved = MOVED[case]
+    origin.answers |= dict.fromkeys(("/old", "/new", "/new?version=2", "/mirror", "/cas"), reply(BODY))
+    origin.answers |= {
+        "/other": reply(b"x" + BODY[1:]),
+        "/longer": reply(BODY + b"x"),
+        "/page": reply(b"<title>Log in"),
+    }
+    sources(store).obtain(wanted(f"{origin.url}/old"), Silent())
+    request = wanted(
+        *(f"{origin.url}{path}" for path in (moved.url, *moved.mirrors)), by_digest=frozenset({f"{origin.url}/cas"})
+    )
+    for expected in (moved.asked, moved.again):
+        before, heard = len(origin.requests), Heard()
+        if moved.outcome == "other content":
+            with pytest.raises(AllSourcesFailedError, match="update sha256 and size") as caught:
+                sources(store).obtain(request, heard)
+            assert f"{origin.url}/old" in str(caught.value)
+            assert f"{origin.url}{moved.url}" in str(caught.value)
+        else:
+            sources(store).obtain(request, heard)
+        assert origin.paths()[before:] == expected
+        warned = moved.outcome == "unconfirmed" and expected
+        assert len(heard.warnings) == bool(warned)
+        assert all(f"{origin.url}/old" in one and f"{origin.url}{moved.url}" in one for one in heard.warnings)
+    assert (moved.url.partition("?")[0][1:] in [one.partition("?")[0] for one in origins_of(store)]) is (
+        moved.outcome == "confirmed"
+    )
+    assert store.path(PINNED.digest).read_bytes() == BODY
+
+
+def test_the_place_counts_too(origin: Origin, store: Cache) -> None:
+    """A URL that becomes the mirror which had the bytes, or that mirrors.yml rewrites to it, asks nothing."""
+    origin.answers["/mirror"] = reply(BODY)
+    mirror = f"{origin.url}/mirror"
+    sources(store).obtain(wanted(f"{origin.url}/gone", mirror), Silent())
+    before = len(origin.requests)
+    for request in (wanted(mirror), wanted(mirror, home="mirror://group/a"), wanted(mirror, home="mirror://group/a")):
+        sources(store).obtain(request, Silent())
+    assert len(origin.requests) == before
+    assert "a" in origins_of(store)
+
+
+def test_no_network_and_a_day_later(origin: Origin, store: Cache) -> None:
+    """Without a network the next run asks; a URL that was asked in vain is asked again only after a day."""
+    origin.answers["/old"] = reply(BODY)
+    sources(store).obtain(wanted(f"{origin.url}/old"), Silent())
+    request = wanted(f"{origin.url}/new")
+    for network, expected in (("off", 0), ("on", 1), ("on", 1)):
+        sources(store, network).obtain(request, Silent())
+        assert origin.paths().count("/new") == expected
+    known = store.result(recipe.fetch_key(PINNED))
+    assert known is not None
+    ((identity, asked_s),) = known.unreached.items()
+    assert identity == identify_url(request.urls[0])
+    store.record(msgspec.structs.replace(known, unreached={identity: asked_s - 25 * 3600}))
+    origin.answers["/new"] = reply(BODY)
+    sources(store).obtain(request, Silent())
+    assert origin.paths().count("/new") == 2
+    assert "new" in origins_of(store)
+
+
+def test_content_of_unknown_origin_asks_nothing(origin: Origin, store: Cache) -> None:
+    """A blob without a record of its origins (restored, of an older version) is used as it is."""
+    origin.answers["/old"] = reply(BODY)
+    sources(store).obtain(wanted(f"{origin.url}/old"), Silent())
+    known = store.result(recipe.fetch_key(PINNED))
+    assert known is not None
+    store.record(msgspec.structs.replace(known, origins={}))
+    sources(store).obtain(wanted(f"{origin.url}/new"), Silent())
+    assert origin.paths() == ["/old"]
+
+
+def test_a_query_is_not_recorded(origin: Origin, store: Cache) -> None:
+    """The query of a URL, which may be secret, tells two URLs apart and is written nowhere."""
+    origin.answers["/a"] = reply(BODY)
+    for number in (1, 2):
+        sources(store).obtain(wanted(f"{origin.url}/a?token=s3cret{number}"), Silent())
+    assert len(origin.requests) == 2
+    files = [path.read_bytes() for path in store.root.rglob("*") if path.is_file()]
+    assert not any(b"s3cret" in content for content in files)

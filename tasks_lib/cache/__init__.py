@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tasks_lib.cache.cache import Cache
 from tasks_lib.cache.partial import Partial
-from tasks_lib.cache.results import Result
+from tasks_lib.cache.results import Confirmation, Result, identify_url
 from tasks_lib.cache.trust import LOCK_TIMEOUT_S, Options, Trust
 from tasks_lib.cache.writer import Writer
 from tasks_lib.fs.atomic import write_best_effort
@@ -20,6 +20,7 @@ from tasks_lib.fs.locks import locked
 __all__ = [
     "LOCK_TIMEOUT_S",
     "Cache",
+    "Confirmation",
     "Durability",
     "LinkMode",
     "Options",
@@ -28,6 +29,7 @@ __all__ = [
     "Trust",
     "Writer",
     "can_clone",
+    "identify_url",
     "link_or_copy",
     "link_or_copy_name",
     "locked",

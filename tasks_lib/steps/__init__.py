@@ -3,7 +3,16 @@
 Each step first reuses results from the cache and reports to its `Progress`. No step depends on doit.
 """
 
-from tasks_lib.steps.artifacts import fetch, is_published, list_artifact_files, needs_network, read_provenance, repack
+from tasks_lib.steps.artifacts import (
+    describe_unconfirmed,
+    fetch,
+    is_asked,
+    is_published,
+    list_artifact_files,
+    needs_network,
+    read_provenance,
+    repack,
+)
 from tasks_lib.steps.extract import clear_worked_fetches, deliver, extraction_of, is_delivered, list_delivery_files
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, ToolchainBuild
 from tasks_lib.steps.toolchain import SKIPPED, build_toolchain, is_built, list_build_files
@@ -17,8 +26,10 @@ __all__ = [
     "build_toolchain",
     "clear_worked_fetches",
     "deliver",
+    "describe_unconfirmed",
     "extraction_of",
     "fetch",
+    "is_asked",
     "is_built",
     "is_delivered",
     "is_published",

@@ -332,5 +332,5 @@ def _redeliver(context: Context, plan: Plan, delivery: Delivery, progress: Progr
 
 
 def _ensure_artifact(context: Context, plan: Plan, artifact: Artifact, progress: Progress) -> None:
-    if not publish_from_cache(context, artifact):
+    if artifact.task.startswith("fetch:") or not publish_from_cache(context, artifact):
         rebuild(context, plan, artifact.task, progress)

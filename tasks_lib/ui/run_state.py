@@ -308,7 +308,8 @@ def _size_of(task: Any) -> int:
 
 def _success_outcome(run: TaskRun) -> str:
     if run.name.startswith("fetch:"):
-        return "fetched" if run.worked else "adopted"
+        is_adopted = any(phase.name == "adopt" for phase in run.phases)
+        return "adopted" if is_adopted or not run.worked else "fetched"
     if run.name.startswith(("repack:", "toolchain:")) and not run.worked:
         return "adopted"
     return "made"
