@@ -163,7 +163,7 @@ class AttemptLog:
         url = redacted(self._wanted.written)
         why = "the network is off" if self.is_offline else "; ".join(self.lines()).removeprefix(f"{url}: ")
         return (
-            f"the cached bytes are used unconfirmed: they were fetched from {before}, and {url} could not be asked"
+            f"the cached bytes are used unconfirmed: they were fetched from {before}, and {url} did not confirm them"
             f" ({why or 'it must not be asked'})"
         )
 

@@ -30,11 +30,15 @@ _SIZES: Final = struct.Struct("5Q")
 
 
 class SnapshotRow(NamedTuple):
-    """One task that is up to date: its dependencies, the files that prove it, and the signs of those files."""
+    """One task that is up to date: its dependencies, the files that prove it, and the signs of those files.
+
+    `note` says what is not confirmed about its output.
+    """
 
     needs: tuple[str, ...]
     paths: tuple[str, ...]
     signs: tuple[int, ...]
+    note: str = ""
 
 
 class SnapshotHead(NamedTuple):
@@ -65,6 +69,7 @@ class Snapshot(NamedTuple):
     others: str
     signs: list[int]
     names: list[str]  # of the tasks with rows
+    notes: dict[str, str]  # of the rows that have one
     more: bytes  # needed only when something changed
 
     @property
@@ -96,7 +101,12 @@ class Snapshot(NamedTuple):
         """Return the rows by task name."""
         made, paths, signs = _unpacked(self.more)[2], self.paths, self.signs
         return {
-            task: SnapshotRow(needs, tuple([paths[at] for at in places]), tuple([signs[at] for at in places]))
+            task: SnapshotRow(
+                needs,
+                tuple([paths[at] for at in places]),
+                tuple([signs[at] for at in places]),
+                self.notes.get(task, ""),
+            )
             for task, (needs, places) in made.items()
         }
 
@@ -151,6 +161,7 @@ def read(path: Path, head: SnapshotHead) -> Snapshot | None:
             others=_text(parts[3]),
             signs=array("Q", bytes(parts[1])).tolist(),
             names=_words(_text(parts[4])),
+            notes=known["notes"],
             more=bytes(more),
         )
     except (ValueError, TypeError, KeyError, struct.error):
@@ -216,6 +227,7 @@ def write(
         "marks": dict(definition_cache.marks),
         "guards": {str(one): rights_of(one) for one in guarded},
         "directories": directories,
+        "notes": {task: row.note for task, row in rows.items() if row.note},
     }
     texts = ("\0".join(one).encode("utf-8", "surrogateescape") for one in (first, others, made))
     parts = [json.dumps(known).encode("ascii"), array("Q", [signs[one] for one in places]).tobytes(), *texts]

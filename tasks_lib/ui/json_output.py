@@ -128,7 +128,12 @@ class JsonRenderer:
         }
 
     def _seen(self, seen: tuple[str, str]) -> dict[str, Any]:
-        return self._facts(seen[0], seen[1], "") | {"started": None, "elapsed": None}
+        note = self._ledger.notes.get(seen[0])
+        return self._facts(seen[0], seen[1], "") | {
+            "started": None,
+            "elapsed": None,
+            "warnings": [note] if note else [],
+        }
 
     def _facts(self, name: str, outcome: str, message: str) -> dict[str, Any]:
         actions = getattr(self._ledger.tasks.get(name), "actions", ())

@@ -155,6 +155,7 @@ class RunState:
         self.runs: dict[str, TaskRun] = {}
         self.counts: Counter[str] = Counter()
         self.seen: dict[str, str] = {}  # outcome of tasks that did not run
+        self.notes: dict[str, str] = {}  # what is not confirmed about the output of some of them
         self.errors: list[str] = []  # doit's own errors
         self.tasks: Mapping[str, Any] = {}
         self.selected: tuple[str, ...] = ()
