@@ -122,7 +122,7 @@ def test_refused(case: str, origin: Origin, store: Cache) -> None:
         sources(store).obtain(wanted(f"{origin.url}/a"), Silent())
     assert len(origin.requests) == requests
     assert not store.has(PINNED)
-    assert len(str(caught.value).splitlines()) <= 3
+    assert len(str(caught.value).partition("\n    sha256:")[0].splitlines()) <= 3
 
 
 @pytest.mark.parametrize("answer", [stall, stall_in_headers, endless_continue])
@@ -480,3 +480,61 @@ def test_a_query_is_not_recorded(origin: Origin, store: Cache) -> None:
     assert len(origin.requests) == 2
     files = [path.read_bytes() for path in store.root.rglob("*") if path.is_file()]
     assert not any(b"s3cret" in content for content in files)
+
+
+def chunked(body: bytes) -> Answer:
+    return raw(CHUNKED + b"%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n")
+
+
+#: Answers with content that is read to its end, in several framings.
+PINS: dict[str, Answer] = {
+    "announced": reply(BODY),
+    "chunked": chunked(BODY),
+    "until the connection closes": reply(BODY, Content_Length=""),
+    "in ranges": ranged(BODY),
+}
+
+
+@pytest.mark.parametrize("case", PINS)
+@pytest.mark.parametrize("off_by", [1, -1, 150_000, -150_000, 1_000_000])
+def test_only_the_size_is_wrong(case: str, off_by: int, origin: Origin, store: Cache) -> None:
+    """Content with the pinned digest and another size is named as such, with both sizes and a block to paste."""
+    origin.answers["/a"] = PINS[case]
+    request = wanted(f"{origin.url}/a", content=(len(BODY) + off_by, PINNED.digest.hex))
+    with pytest.raises(AllSourcesFailedError) as caught:
+        sources(store).obtain(request, Silent())
+    text = str(caught.value)
+    assert f"the sha256 is the pinned one; size is {len(BODY)}, not {len(BODY) + off_by}" in text
+    assert text.endswith(f"\n    sha256: {PINNED.digest.hex}\n    size: {len(BODY)}")
+    assert not any(word in text for word in ("truncated", "re-released", "ask upstream", "different"))
+
+
+@pytest.mark.parametrize("case", PINS)
+@pytest.mark.parametrize("more", [-5, 0, 5, 100_000])
+def test_a_block_to_paste(case: str, more: int, origin: Origin, store: Cache, tmp_path: Path) -> None:
+    """A mismatch ends with digest and size of the content, if it was read to its end."""
+    content = b"x" + BODY[1:] + b"x" * more if more >= 0 else b"x" + BODY[1:more]
+    answers = {"announced": reply(content), "chunked": chunked(content), "in ranges": ranged(content)}
+    origin.answers["/a"] = answers.get(case, reply(content, Content_Length=""))
+    (tmp_path / "a").write_bytes(content)
+    cut_short = more < 0 and case in ("chunked", "until the connection closes")  # may be a broken connection
+    for url in (f"{origin.url}/a", (tmp_path / "a").as_uri()):
+        with pytest.raises(AllSourcesFailedError) as caught:
+            sources(store).obtain(wanted(url), Silent())
+        pin = f"\n    sha256: {hashlib.sha256(content).hexdigest()}\n    size: {len(content)}"
+        assert str(caught.value).endswith(pin) is not (cut_short and url.startswith("http"))
+
+
+def test_no_block_for_a_part(origin: Origin, store: Cache) -> None:
+    """The digest of content that was not read to its end is not offered."""
+
+    def endless_body(connection: socket.socket, _request: OriginRequest) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            connection.sendall(bytes(1 << 16))
+
+    origin.answers |= {"/a": endless_body, "/b": reply(b"", Content_Length=str(10**15))}
+    for path in ("/a", "/b"):
+        with pytest.raises(AllSourcesFailedError) as caught:
+            sources(store).obtain(wanted(f"{origin.url}{path}"), Silent())
+        assert "size: " not in str(caught.value)

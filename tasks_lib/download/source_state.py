@@ -98,7 +98,7 @@ class AttemptLog:
     def __init__(self, wanted: Request) -> None:
         self._wanted = wanted
         self._attempts: list[Attempt] = []
-        self._of_content = self._of_connection = ""
+        self._of_content = self._of_connection = self._pin = ""
 
     def __len__(self) -> int:
         return len(self._attempts)
@@ -127,7 +127,7 @@ class AttemptLog:
         """Add a failed attempt; the hint of a mismatch takes precedence over that of a connection."""
         self._attempts.append(Attempt(redacted(url), " ".join(error.message.split())))
         if isinstance(error, IntegrityError):
-            self._of_content = error.hint or _WRONG_CONTENT_HINT
+            self._of_content, self._pin = error.hint or _WRONG_CONTENT_HINT, error.pin
         else:
             self._of_connection = self._of_connection or error.hint
 
@@ -155,7 +155,7 @@ class AttemptLog:
         return AllSourcesFailedError(
             "\n".join([f"{wanted.name}: no source provided {wanted.integrity}", *self.lines()]),
             attempts=tuple(self._attempts),
-            hint=self._of_content or self._of_connection or _NO_RESPONSE_HINT,
+            hint=self._with_pin(self._of_content or self._of_connection or _NO_RESPONSE_HINT),
         )
 
     def describe_unconfirmed(self, before: str) -> str:
@@ -174,8 +174,11 @@ class AttemptLog:
         return AllSourcesFailedError(
             "\n".join([first, *self.lines()]),
             attempts=tuple(self._attempts),
-            hint=f"these bytes were fetched from {before}; update sha256 and size",
+            hint=self._with_pin(f"these bytes were fetched from {before}; update sha256 and size"),
         )
+
+    def _with_pin(self, hint: str) -> str:
+        return f"{hint}\n{self._pin}" if self._pin else hint
 
 
 def _format_count(reason: str, times: int) -> str:
