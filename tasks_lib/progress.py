@@ -10,11 +10,25 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tasks_lib.errors import CancelledError
 
 Facts = Mapping[str, str | int | float]
+
+
+class FailedSource(NamedTuple):
+    """A source that failed although another one provided the content; `role` is "origin" or "mirror".
+
+    `url` has its secrets redacted; `reason` is one line.
+    """
+
+    role: str
+    url: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.url} failed: {self.reason}"
 
 
 class Progress(Protocol):
@@ -35,6 +49,9 @@ class Progress(Protocol):
     def warn(self, message: str) -> None:
         """Report a warning of one line; the task continues."""
 
+    def failed_source(self, source: FailedSource) -> None:
+        """Report a source that failed although another one provided the content."""
+
     def check(self) -> None:
         """Raise when the run was asked to stop.
 
@@ -53,6 +70,9 @@ class Silent:
         """Ignore."""
 
     def warn(self, message: str) -> None:
+        """Ignore."""
+
+    def failed_source(self, source: FailedSource) -> None:
         """Ignore."""
 
     def check(self) -> None:
@@ -104,6 +124,10 @@ class LineProgress:
         """Write one message."""
         with self._lock:
             self._write(message)
+
+    def failed_source(self, source: FailedSource) -> None:
+        """Write it as a message."""
+        self.warn(str(source))
 
     def check(self) -> None:
         """Raise when `cancel` was called.

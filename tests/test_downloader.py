@@ -20,7 +20,7 @@ from tasks_lib.download import Downloader, Request
 from tasks_lib.download.unverified import UnverifiedDownloader, UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError, FetchError, OfflineError
 from tasks_lib.network import Policy, TransportSettings
-from tasks_lib.progress import Silent
+from tasks_lib.progress import FailedSource, Silent
 from tasks_lib.transport import Transport
 from tests.origin import Answer, Origin, OriginRequest, in_turn, ranged, raw, reply, serving
 
@@ -347,10 +347,14 @@ def test_who_waits_for_a_turn_at_a_host_says_so(origin: Origin, store: Cache) ->
 
 
 class Heard(Silent):
-    """Remembers warnings."""
+    """Remembers warnings and failed sources."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
+        self.failed: list[FailedSource] = []
+
+    def failed_source(self, source: FailedSource) -> None:
+        self.failed.append(source)
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
@@ -538,3 +542,46 @@ def test_no_block_for_a_part(origin: Origin, store: Cache) -> None:
         with pytest.raises(AllSourcesFailedError) as caught:
             sources(store).obtain(wanted(f"{origin.url}{path}"), Silent())
         assert "size: " not in str(caught.value)
+
+
+#: The paths in order, the definition's URL, and the failed sources that are reported: role, path, reason.
+FAILED_SOURCES: dict[str, tuple[list[str], str, list[tuple[str, str, str]]]] = {
+    "none": (["/good", "/gone"], "/good", []),
+    "an origin that is refused": (["refused", "/good"], "refused", [("origin", "", "connection refused")]),
+    "an origin that lost the file": (["/gone", "/good"], "/gone", [("origin", "/gone", "HTTP 404 Not Found")]),
+    "an origin with other bytes": (["/other", "/good"], "/other", [("origin", "/other", "expected sha256:")]),
+    "a mirror that does not have it": (["/gone", "/good"], "/good", []),
+    "a broken mirror first": (["/broken", "/good"], "/good", [("mirror", "/broken", "HTTP 500")]),
+    "a broken mirror, then the origin's mirror": (
+        ["/broken", "/gone", "/good"],
+        "/gone",
+        [("mirror", "/broken", "HTTP 500"), ("origin", "/gone", "HTTP 404")],
+    ),
+    "a retry that helped": (["/shaky", "/good"], "/shaky", []),
+}
+
+
+@pytest.mark.parametrize("case", FAILED_SOURCES)
+def test_failed_sources_are_reported(case: str, origin: Origin, store: Cache) -> None:
+    """When another source helps, an origin that failed and a mirror that is broken are reported with the reason."""
+    paths, home, expected = FAILED_SOURCES[case]
+    origin.answers |= {"/good": reply(BODY), "/gone": NOT_FOUND, "/other": OTHER, "/broken": reply(b"", "500 Broken")}
+    origin.answers["/shaky"] = in_turn(reply(b"", "503 Busy"), reply(BODY))
+    urls = {path: "http://127.0.0.1:1/a" if path == "refused" else f"{origin.url}{path}" for path in paths}
+    heard = Heard()
+    sources(store).obtain(wanted(*urls.values(), home=urls[home]), heard)
+    assert [one.role for one in heard.failed] == [role for role, _, _ in expected]
+    for one, (_, path, reason) in zip(heard.failed, expected, strict=True):
+        assert one.url.endswith(path)
+        assert one.reason.startswith(reason)
+
+
+def test_a_source_known_to_be_wrong_is_reported(origin: Origin, store: Cache) -> None:
+    """A source that is skipped because it had other content before is reported as failed."""
+    origin.answers |= {"/other": OTHER}
+    downloader, heard = sources(store), Heard()
+    with pytest.raises(AllSourcesFailedError):
+        downloader.obtain(wanted(f"{origin.url}/other"), Silent())
+    origin.answers["/good"] = reply(BODY)
+    downloader.obtain(wanted(f"{origin.url}/other", f"{origin.url}/good"), heard)
+    assert [one.role for one in heard.failed] == ["origin"]

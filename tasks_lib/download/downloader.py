@@ -4,7 +4,7 @@ The steps of a download, in order, each with the module that does it:
 
 1. Check the local cache. The caller decides from it whether to download (`needs_network`); `obtain` checks again after
    it has locked the digest, because another process may have published the blob meanwhile (`cache`). A cached blob that
-   came from other URLs is confirmed by one download (docs/decisions/0065-origins-of-a-result.md).
+   came from other URLs is confirmed by one download (docs/decisions/0066-origins-of-a-result.md).
 2. Order the sources: as in the definition, with hosts that did not answer lately last, unless the mirror rules fix
    the order (`hosts`). Yield them one by one (`retry.rounds`).
 3. Skip a source when the network is off or the URL served other content in this run (`downloader`, `hosts`).
@@ -26,6 +26,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from tasks_lib import recipe
 from tasks_lib.cache import Cache, Result
@@ -36,7 +37,7 @@ from tasks_lib.download.local_files import is_local_file
 from tasks_lib.download.source_state import Assembly, AttemptLog, Download, Mode, Purpose, Request, SourceState
 from tasks_lib.errors import DigestMismatchError, HttpStatusError, IntegrityError, TransportError
 from tasks_lib.network import Policy
-from tasks_lib.progress import Progress
+from tasks_lib.progress import FailedSource, Progress
 from tasks_lib.retry import Retry, is_unresponsive, iterate_sources
 from tasks_lib.transport import Transport, redacted
 
@@ -128,6 +129,7 @@ class Downloader:
             source = sources[number]
             found = self._from_one(download, source, 0 if wanted.strict else others)
             if found is not None:
+                _report_failed(download, sources, source)
                 return source.url, _build_provenance(found, download, begun)
             if source.url in wanted.strict and source.error is not None and not source.was_missing():
                 break
@@ -160,6 +162,7 @@ class Downloader:
         reason = self._hosts.known_wrong(source.url, str(download.wanted.integrity.digest))
         if reason:
             download.report.known_wrong(source.url, reason)
+            source.error = IntegrityError(reason)
         return bool(reason)
 
     def _again(
@@ -199,6 +202,18 @@ class Downloader:
             self._hosts.dead(origin)
             return False
         return source.retry.again(error, download.progress, redacted(source.url), others)
+
+
+def _report_failed(download: Download, sources: list[SourceState], used: SourceState) -> None:
+    """Report the sources that failed before the one that was used; that a mirror does not have a file is no failure."""
+    written = download.wanted.written
+    for source in sources:
+        is_origin = source.url == written
+        if source is used or source.error is None or (source.was_missing() and not is_origin):
+            continue
+        url = redacted(source.url)
+        reason = " ".join(source.error.message.split()).removeprefix(f"{urlsplit(url).netloc}: ")
+        download.progress.failed_source(FailedSource("origin" if is_origin else "mirror", url, reason))
 
 
 def _build_provenance(facts: _Details, download: Download, begun: float) -> Provenance:

@@ -34,7 +34,7 @@ _SEPARATOR: Final = "\n<------------------------------------------------>\n"
 
 def error_document(reason: str) -> dict[str, Any]:
     """Return the document of a run that could not start."""
-    summary = {"counts": {}, "bytes": 0, "elapsed_s": 0.0, "hosts": []}
+    summary = {"counts": {}, "bytes": 0, "elapsed_s": 0.0, "hosts": [], "failed_sources": []}
     return {"format": FORMAT, "tasks": [], "out": "", "err": reason, "summary": summary}
 
 
@@ -103,6 +103,10 @@ class JsonRenderer:
                 "hosts": [
                     {"host": host, "files": files, "bytes": size, "seconds": round(seconds, 4)}
                     for host, (files, size, seconds) in self._ledger.by_host().items()
+                ],
+                "failed_sources": [
+                    {"role": role, "host": host, "files": len(reasons)}
+                    for (role, host), reasons in self._ledger.by_failed_source().items()
                 ],
             },
         }

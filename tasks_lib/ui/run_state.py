@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from tasks_lib.progress import Facts
+from tasks_lib.progress import Facts, FailedSource
 from tasks_lib.ui.events import Event
 
 #: Phases in which a task only waits or checks: a task with no other phase found an existing result.
@@ -65,7 +65,7 @@ class TaskRun:
     """
 
     __slots__ = (
-        "_flow", "done_s", "end_s", "message", "name", "outcome",
+        "_flow", "done_s", "end_s", "failed_sources", "message", "name", "outcome",
         "phases", "ready_s", "start_s", "warnings", "worker",
     )  # fmt: skip
 
@@ -74,6 +74,7 @@ class TaskRun:
         self.done_s, self.end_s, self.outcome, self.message = 0.0, 0.0, "", ""
         self.phases: list[Phase] = []
         self.warnings: list[str] = []
+        self.failed_sources: list[FailedSource] = []
         self._flow: _TransferRate | None = None  # of the current phase
 
     @property
@@ -110,6 +111,8 @@ class TaskRun:
             self.done_s = event.at_s
         elif event.name == "warn":
             self.warnings.append(str(event.facts["message"]))
+            if "role" in event.facts:
+                self.failed_sources.append(FailedSource(*(str(event.facts[name]) for name in FailedSource._fields)))
         elif event.name == "skip":
             self.outcome, self.message = "skipped", str(event.facts["reason"])
 
@@ -300,6 +303,14 @@ class RunState:
                 took = seconds + phase.end_s - phase.start_s
                 found[host] = (files + last, size + phase.size, took)
         return dict(sorted(found.items(), key=lambda item: -item[1][2]))
+
+    def by_failed_source(self) -> dict[tuple[str, str], list[str]]:
+        """Return role and host of the sources that failed for fetched files -> the reason of each file's failure."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for run in self.ended("fetched"):
+            for source in run.failed_sources:
+                found.setdefault((source.role, host_of(source.url)), []).append(source.reason)
+        return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
 def _size_of(task: Any) -> int:
