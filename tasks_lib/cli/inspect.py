@@ -238,7 +238,8 @@ def _explain_checks(task: Any, status: Any, values: Mapping[str, Any]) -> Iterat
         if not isinstance(check, UpToDateCheck):
             yield f"its own check is false: {escape_text(str(check))}"
         elif not values:
-            yield "it has not run here yet, or was forgotten; content in the cache is adopted"
+            adopts = "" if check.note() else "; content in the cache is adopted"
+            yield f"it has not run here yet, or was forgotten{adopts}"
         elif values.get("key") == check.key:
             yield from check.explain_change()
         else:

@@ -86,15 +86,19 @@ class UpToDateCheck(msgspec.Struct, frozen=True):
 class FetchCheck(UpToDateCheck, frozen=True, kw_only=True):
     """The check of a fetch: also false while the URL of its definition was not asked for the cached content.
 
-    `url` identifies that URL. The last success knows the URL that it asked, so that the cache need not be read.
+    The last success knows the URL that it asked, so that the cache need not be read.
     """
 
     definition: Fetch
-    url: str
+
+    @property
+    def url(self) -> str:
+        """What identifies the URL of the definition."""
+        return identify_url(steps.url_of(self.definition))
 
     def __call__(self, task: Any, values: Mapping[str, Any]) -> bool:
         """Return whether the task is up to date; a success of an earlier version did not record its URL."""
-        return values.get("url", self.url) == self.url and UpToDateCheck.__call__(self, task, values)
+        return values.get("url") in (None, self.url) and UpToDateCheck.__call__(self, task, values)
 
     def holds(self) -> bool:
         """Return whether the output is unchanged, and the URL was asked."""
@@ -295,8 +299,7 @@ class TaskGraph:
         """Return the check of a download, None for a commit: its URL does not matter."""
         if not isinstance(fetch.source, StaticUrl):
             return None
-        arguments, url = (self._context, fetched), identify_url(fetch.source.url)
-        return FetchCheck(fetched.key, steps.is_published, arguments, definition=fetch, url=url)
+        return FetchCheck(fetched.key, steps.is_published, (self._context, fetched), definition=fetch)
 
     def _refused(self, one: RefusedDefinition) -> Task:
         """Return a task that fails; it belongs to no group, so it runs only if it is named."""

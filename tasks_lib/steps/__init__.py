@@ -12,6 +12,7 @@ from tasks_lib.steps.artifacts import (
     needs_network,
     read_provenance,
     repack,
+    url_of,
 )
 from tasks_lib.steps.extract import clear_worked_fetches, deliver, extraction_of, is_delivered, list_delivery_files
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, ToolchainBuild
@@ -39,4 +40,5 @@ __all__ = [
     "needs_network",
     "read_provenance",
     "repack",
+    "url_of",
 ]

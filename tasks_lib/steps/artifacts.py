@@ -54,12 +54,12 @@ def _read_result(context: Context, definition: Fetch) -> Result | None:
 def is_asked(context: Context, definition: Fetch) -> bool:
     """Return whether the URL of a definition confirmed the cached content, or was asked in vain."""
     result = _read_result(context, definition)
-    return result is None or result.confirmation(_url_of(definition)) is not Confirmation.UNASKED
+    return result is None or result.confirmation(url_of(definition)) is not Confirmation.UNASKED
 
 
 def describe_unconfirmed(context: Context, definition: Fetch) -> str:
     """Return what is not confirmed about the cached content of a download, "" if it is confirmed or absent."""
-    result, url = _read_result(context, definition), _url_of(definition)
+    result, url = _read_result(context, definition), url_of(definition)
     if result is None or result.confirmation(url) is Confirmation.CONFIRMED or not context.cache.has(result.integrity):
         return ""
     from tasks_lib.transport import redacted  # slow to import, rarely needed
@@ -68,7 +68,8 @@ def describe_unconfirmed(context: Context, definition: Fetch) -> str:
     return f"not confirmed: these bytes were fetched from {result.origin}; {redacted(url)} {asked}"
 
 
-def _url_of(definition: Fetch) -> str:
+def url_of(definition: Fetch) -> str:
+    """Return the URL of a download as its definition writes it, "" for a commit."""
     return definition.source.url if isinstance(definition.source, StaticUrl) else ""
 
 
