@@ -101,8 +101,13 @@ class FetchCheck(UpToDateCheck, frozen=True, kw_only=True):
         return values.get("url") in (None, self.url) and UpToDateCheck.__call__(self, task, values)
 
     def holds(self) -> bool:
-        """Return whether the output is unchanged, and the URL was asked."""
-        return UpToDateCheck.holds(self) and steps.is_asked(self.arguments[0], self.definition)
+        """Return whether the output of a run that succeeded is unchanged, and the URL was asked."""
+        return UpToDateCheck.holds(self) and self._was_asked()
+
+    def _was_asked(self) -> bool:
+        """Return whether a run that succeeded asked the URL if it had to: always, unless the network is off."""
+        context = self.arguments[0]
+        return context.settings.policy.network != "off" or steps.is_asked(context, self.definition)
 
     def note(self) -> str:
         """Return what is not confirmed about the content, "" for nothing."""
@@ -120,7 +125,7 @@ class FetchCheck(UpToDateCheck, frozen=True, kw_only=True):
 
     def success(self) -> dict[str, str]:
         """Return the values to record with a success: the URL, if it was asked."""
-        return {"url": self.url if steps.is_asked(self.arguments[0], self.definition) else ""}
+        return {"url": self.url if self._was_asked() else ""}
 
 
 class Step(msgspec.Struct, frozen=True):
