@@ -112,7 +112,9 @@ class TaskRun:
         elif event.name == "warn":
             self.warnings.append(str(event.facts["message"]))
             if "role" in event.facts:
-                self.failed_sources.append(FailedSource(*(str(event.facts[name]) for name in FailedSource._fields)))
+                self.failed_sources.append(
+                    FailedSource(*(str(event.facts[name]) for name in ("role", "url", "reason")))
+                )
         elif event.name == "skip":
             self.outcome, self.message = "skipped", str(event.facts["reason"])
 
