@@ -576,6 +576,20 @@ def test_failed_sources_are_reported(case: str, origin: Origin, store: Cache) ->
         assert one.reason.startswith(reason)
 
 
+def test_an_origin_that_is_not_asked_again_is_reported(origin: Origin, store: Cache) -> None:
+    """Every file of a dead origin names it, also when the mirror is asked first because its host did not respond."""
+    other = b"other"
+    origin.answers |= {"/good": reply(BODY), "/other": reply(other)}
+    downloader, heard = sources(store), Heard()
+    downloader.obtain(wanted("http://127.0.0.1:1/a", f"{origin.url}/good"), heard)
+    pinned = (len(other), hashlib.sha256(other).hexdigest())
+    downloader.obtain(wanted("http://127.0.0.1:1/b", f"{origin.url}/other", content=pinned), heard)
+    assert [(one.role, one.url[-1], one.reason.startswith("connection refused")) for one in heard.failed] == [
+        ("origin", "a", True),
+        ("origin", "b", True),
+    ]
+
+
 def test_a_source_known_to_be_wrong_is_reported(origin: Origin, store: Cache) -> None:
     """A source that is skipped because it had other content before is reported as failed."""
     origin.answers |= {"/other": OTHER}

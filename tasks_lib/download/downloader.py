@@ -129,7 +129,7 @@ class Downloader:
             source = sources[number]
             found = self._from_one(download, source, 0 if wanted.strict else others)
             if found is not None:
-                _report_failed(download, sources, source)
+                self._report_failed(download, sources, source)
                 return source.url, _build_provenance(found, download, begun)
             if source.url in wanted.strict and source.error is not None and not source.was_missing():
                 break
@@ -197,23 +197,26 @@ class Downloader:
         origin = source.origin
         assert origin is not None
         if is_unresponsive(error):
-            self._hosts.suspect(origin)
+            self._hosts.suspect(origin, error.message)
         if source.retry.is_used_up or self._hosts.is_dead(origin):
-            self._hosts.dead(origin)
+            self._hosts.dead(origin, error.message)
             return False
         return source.retry.again(error, download.progress, redacted(source.url), others)
 
+    def _report_failed(self, download: Download, sources: list[SourceState], used: SourceState) -> None:
+        """Report the sources that failed before the one that was used, and an origin whose host did not respond.
 
-def _report_failed(download: Download, sources: list[SourceState], used: SourceState) -> None:
-    """Report the sources that failed before the one that was used; that a mirror does not have a file is no failure."""
-    written = download.wanted.written
-    for source in sources:
-        is_origin = source.url == written
-        if source is used or source.error is None or (source.was_missing() and not is_origin):
-            continue
-        url = redacted(source.url)
-        reason = " ".join(source.error.message.split()).removeprefix(f"{urlsplit(url).netloc}: ")
-        download.progress.failed_source(FailedSource("origin" if is_origin else "mirror", url, reason))
+        That a mirror does not have the file is no failure.
+        """
+        for source in sources:
+            is_origin = source.url == download.wanted.written
+            unasked = self._hosts.why_suspect(source.origin) if is_origin and source.error is None else ""
+            reason = source.error.message if source.error is not None else unasked
+            if source is used or not reason or (source.was_missing() and not is_origin):
+                continue
+            url = redacted(source.url)
+            line = " ".join(reason.split()).removeprefix(f"{urlsplit(url).netloc}: ")
+            download.progress.failed_source(FailedSource("origin" if is_origin else "mirror", url, line))
 
 
 def _build_provenance(facts: _Details, download: Download, begun: float) -> Provenance:
