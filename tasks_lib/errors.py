@@ -178,7 +178,12 @@ class OfflineError(TransportError):
 
 
 class IntegrityError(FetchError):
-    """The downloaded bytes do not match the definition."""
+    """The downloaded bytes do not match the definition.
+
+    `pin` is digest and size of the content as lines of a definition, "" if the content was not read to its end.
+    """
+
+    pin: str = ""
 
 
 class SizeMismatchError(IntegrityError):

@@ -10,19 +10,35 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tasks_lib.errors import CancelledError
 
 Facts = Mapping[str, str | int | float]
 
 
+class FailedSource(NamedTuple):
+    """A source that failed although another one provided the content; `role` is "origin" or "mirror".
+
+    `url` has its secrets redacted; `reason` is one line.
+    """
+
+    role: str
+    url: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.url} failed: {self.reason}"
+
+
 class Progress(Protocol):
     """The interface between a step and its observer; implementations are safe to call from any thread."""
 
     def phase(self, name: str, **facts: str | int | float) -> None:
-        """Report that a phase begins: queue, wait, connect, first-byte, body, verify, repack, extract, place, run.
+        """Report that a phase begins.
 
+        Names: queue, wait, connect, first-byte, body, verify, repack, extract, place, run, adopt (the content of the
+        cache is used although other phases came before).
         Usual facts: `url` (secrets redacted), `total` (bytes of this phase), `resumed` (bytes from an earlier run). A
         `wait` has `holder` (the process that holds the lock), or `seconds` and `reason` (the pause before a retry).
         """
@@ -32,6 +48,9 @@ class Progress(Protocol):
 
     def warn(self, message: str) -> None:
         """Report a warning of one line; the task continues."""
+
+    def failed_source(self, source: FailedSource) -> None:
+        """Report a source that failed although another one provided the content."""
 
     def check(self) -> None:
         """Raise when the run was asked to stop.
@@ -51,6 +70,9 @@ class Silent:
         """Ignore."""
 
     def warn(self, message: str) -> None:
+        """Ignore."""
+
+    def failed_source(self, source: FailedSource) -> None:
         """Ignore."""
 
     def check(self) -> None:
@@ -106,6 +128,10 @@ class LineProgress:
         """Write one message."""
         with self._lock:
             self._write(message)
+
+    def failed_source(self, source: FailedSource) -> None:
+        """Write it as a message."""
+        self.warn(str(source))
 
     def check(self) -> None:
         """Raise when `cancel` was called.

@@ -187,15 +187,18 @@ class Project:
         context, plan = self._session.context, self._plan
         fetched, repacked = plan.fetched(definition), plan.repacked(definition)
         if repacked is None:
-            if not steps.is_published(context, fetched):
-                steps.fetch(context, definition, fetched, self._progress)
+            self._download(definition, fetched)
             return fetched
         signed = isinstance(definition.source, StaticUrl) and definition.source.vouchers
-        if signed or not publish_from_cache(context, repacked):
-            if not steps.is_published(context, fetched):
-                steps.fetch(context, definition, fetched, self._progress)
+        if signed or not steps.is_asked(context, definition) or not publish_from_cache(context, repacked):
+            self._download(definition, fetched)
             steps.repack(context, definition, fetched, repacked, self._progress)
         return repacked
+
+    def _download(self, definition: Fetch, artifact: Artifact) -> None:
+        context = self._session.context
+        if not steps.is_published(context, artifact) or not steps.is_asked(context, definition):
+            steps.fetch(context, definition, artifact, self._progress)
 
     def _deliver(self, delivery: Delivery) -> None:
         if not steps.is_delivered(delivery):

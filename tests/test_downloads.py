@@ -204,3 +204,43 @@ def test_a_fault_is_told_in_few_lines(fault: str, tmp_path: Path) -> None:
 
 def assert_asked(origin: Origin, times: int) -> None:
     assert len(origin.requests) == times
+
+
+def edit(here: Path, before: str, after: str) -> None:
+    """Replace text in the definitions."""
+    file = here / "fetchdefs/fetch/all.yml"
+    file.write_text(file.read_text().replace(before, after))
+
+
+def test_a_bumped_url_with_the_old_digest(tmp_path: Path) -> None:
+    """The task fails and names both URLs, nothing appears under the new name, and `why` and `info` know it."""
+    with serving({"/a-1.bin": reply(b"one"), "/a-2.bin": reply(b"number two")}) as origin:
+        here = repository(tmp_path, definition("a", f"{origin.url}/a-1.bin", b"one"))
+        assert ran(doit(here)) == ["fetch:a"]
+        edit(here, "a-1.bin", "a-2.bin")
+        done = doit(here)
+        assert done.returncode == 1
+        assert f"fetched from {origin.url}/a-1.bin; update sha256 and size" in done.stdout
+        assert f"{origin.url}/a-2.bin" in done.stdout
+        assert not list(here.glob("cache/artifacts/a/*/a-2.bin"))
+        for command in (["why"], ["info", "fetch:a"]):
+            assert f"not confirmed: these bytes were fetched from {origin.url}/a-1.bin" in doit(here, *command).stdout
+        assert origin.paths() == ["/a-1.bin", "/a-2.bin"]
+
+
+def test_a_moved_url_that_cannot_be_reached(tmp_path: Path) -> None:
+    """The cached bytes are used with a warning; a no-op asks nothing, but `-r json` and `verify` report it."""
+    with serving({"/a-1.bin": reply(b"one")}) as origin:
+        here = repository(tmp_path, definition("a", f"{origin.url}/a-1.bin", b"one"))
+        assert ran(doit(here)) == ["fetch:a"]
+        edit(here, "a-1.bin", "a-2.bin")
+        offline = doit(here, FETCH_OFFLINE="1")
+        assert offline.returncode == 0
+        assert "the network is off" in offline.stdout
+        for words in (["-r", "json"], ["-r", "json"], ["-r", "json", "fetch:a"]):
+            done = doit(here, *words)
+            assert done.returncode == 0
+            assert f"fetched from {origin.url}/a-1.bin" in done.stdout
+            assert f"{origin.url}/a-2.bin" in done.stdout
+            assert origin.paths() == ["/a-1.bin", "/a-2.bin"]
+        assert "1 not confirmed" in doit(here, "verify").stdout

@@ -375,6 +375,24 @@ def test_cache(run: Run, tmp_path: Path, origin: Origin) -> None:
     assert not list((tmp_path / "four").iterdir())
 
 
+def test_a_moved_url_with_a_kept_cache(run: Run, tmp_path: Path, origin: Origin) -> None:
+    """Cached content is confirmed once by a new URL; other content is an error, and an unreachable URL a warning."""
+    origin.answers |= {"/a-1": reply(b"one"), "/b-1": reply(b"one"), "/a-2": reply(b"two")}
+    cache = {"FETCH_CACHE_DIR": str(tmp_path / "cache")}
+    for name, status, words in (
+        ("a-1", 0, ""),
+        ("b-1", 0, ""),
+        ("b-1", 0, ""),
+        ("a-2", 1, f"fetched from {origin.url}/b-1; update sha256 and size"),
+        ("a-3", 0, f"fetched from {origin.url}/b-1, and {origin.url}/a-3 did not confirm them"),
+    ):
+        ended = run("static-url", *pinned(b"one"), f"{origin.url}/{name}", tmp_path / name, **cache)
+        assert ended.status == status, ended.err
+        assert words in ended.err
+    assert not (tmp_path / "a-2").exists()
+    assert [path for path in origin.paths() if path != "/a-2"] == ["/a-1", "/b-1", "/a-3"]
+
+
 def test_unchecked(run: Run, tmp_path: Path, origin: Origin) -> None:
     """As in upstream's command, size 0 and an empty digest disable their checks; the latter prints a warning."""
     words = ["--sha256", "", "--size", "0", f"{origin.url}/d/plain.txt", tmp_path / "x"]

@@ -310,7 +310,7 @@ def test_lost(case: str, origin: Origin, store: Cache) -> None:
     assert row.message in text
     assert "hunter2" not in text
     assert all(line.isprintable() for line in text.splitlines())
-    assert len(text.splitlines()) <= 3
+    assert len(text.partition("\n    sha256:")[0].splitlines()) <= 3
     assert 0 < len(origin.requests) <= row.requests
     assert not store.has(PINNED)
     check_cache(store)
@@ -423,7 +423,7 @@ def both(connection: socket.socket, request: OriginRequest) -> None:
 
 BAD_CONNECTIONS: dict[str, Callable[[], Answer]] = {
     "short": lambda: raw(HEAD + LENGTH + b"\r\n" + BODY[:99]),
-    "unread": lambda: kept(b"x" * 1_000_000),
+    "unread": lambda: kept(b"x" * 20_000_000),
     "more than declared": lambda: talkative,
     "chunked and length": lambda: both,
 }

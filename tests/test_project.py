@@ -151,6 +151,17 @@ def test_a_mismatch(top: Path, origin: Origin) -> None:
     assert not (top / "build/artifacts/plain").exists()
 
 
+def test_a_url_that_was_bumped_without_its_digest(top: Path, origin: Origin) -> None:
+    """A digest that stays while its URL changes is confirmed by one download before it is believed."""
+    doit_fetch.fetch("plain")
+    origin.answers["/plain-2.txt"] = reply(b"plain version 2\n")
+    text = (top / "fetchdefs/fetch/all.yml").read_text()
+    (top / "fetchdefs/fetch/all.yml").write_text(text.replace("/plain.txt", "/plain-2.txt"))
+    with pytest.raises(errors.AllSourcesFailedError, match=r"plain-2\.txt"):
+        doit_fetch.fetch("plain")
+    assert len(origin.requests) >= 2
+
+
 def test_a_project_elsewhere(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory, or a loaded project, may be named from anywhere; definitions are readable."""
     monkeypatch.chdir("/")

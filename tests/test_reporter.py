@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,7 +102,11 @@ def test_golden_failure(repository: Path) -> None:
     assert done.returncode != 0
     assert done.stdout.startswith(".  fetch:tool\nTaskFailed - taskid:fetch:tool\ntool: no source provided")
     assert "\n\nnot run: extract:tool: it needs fetch:tool\n1 failed, 1 not run; " in done.stdout
-    assert "\nask upstream why the content changed; if it is right, review it and pin" in done.stdout
+    pin = f"\n    sha256: {hashlib.sha256(TOOL).hexdigest()}\n    size: {len(TOOL)}\n"
+    assert (
+        f"\nask upstream why the content changed; if it is right, review it and pin its size and sha256{pin}"
+        in done.stdout
+    )
     assert done.stdout.endswith("\nfailed: fetch:tool\n")
     assert done.stdout.count("no source provided") == 1
     assert "Traceback" not in done.stdout + done.stderr
@@ -310,3 +316,26 @@ def test_what_a_failed_task_wrote(verbosity: int, tmp_path: Path) -> None:
     done = doit(tmp_path)
     lines = (done.stdout + done.stderr).splitlines()
     assert (lines.count("its"), lines.count("erring")) == (1, 1), done.stdout
+
+
+def test_a_dead_origin_is_named(tmp_path: Path, origin: Origin) -> None:
+    """When a mirror helps, the line, the summary, the events, the page and `-r json` name the origin and the reason."""
+    origin.answers["/data"] = reply(b"data")
+    mirrors = f"    mirrors: [{origin.url}/data]\n"
+    text = definition("data", "http://127.0.0.1:1/data", b"data", mirrors)
+    here = written(tmp_path / "here", {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": text})
+    lines = doit(here, FETCH_EVENTS="events").stdout.splitlines()
+    assert f"from mirror {origin.url}/data (origin: connection refused" in lines[1]
+    assert any(line.startswith("  origin 127.0.0.1:1 failed for 1 file: connection refused") for line in lines)
+    events = [json.loads(line) for line in (here / "events").read_text().splitlines()]
+    (event,) = [one for one in events if one["event"] == "warning"]
+    assert event["role"] == "origin" and "refused" in event["reason"]
+    assert doit(here, "report").returncode == 0
+    assert '"reason": "connection refused' in (here / "build/report.html").read_text()
+    shutil.rmtree(here / "cache")
+    document = json.loads(doit(here, "-r", "json").stdout)
+    assert [one["warnings"] for one in document["tasks"]] == [[event["message"]]]
+    assert document["summary"]["failed_sources"] == [{"role": "origin", "host": "127.0.0.1:1", "files": 1}]
+    shutil.rmtree(here / "cache")
+    quiet = doit(here, "-q").stdout
+    assert event["message"] in quiet

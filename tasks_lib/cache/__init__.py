@@ -10,7 +10,7 @@ from __future__ import annotations
 from tasks_lib.cache.cache import Cache
 from tasks_lib.cache.options import LOCK_TIMEOUT_S, Options
 from tasks_lib.cache.partial import Partial
-from tasks_lib.cache.results import Result
+from tasks_lib.cache.results import Confirmation, Result, identify_url
 from tasks_lib.cache.writer import Writer
 from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.fs.copying import LinkMode, can_clone, link_or_copy, link_or_copy_name
@@ -21,6 +21,7 @@ from tasks_lib.fs.trust import Trust
 __all__ = [
     "LOCK_TIMEOUT_S",
     "Cache",
+    "Confirmation",
     "Durability",
     "LinkMode",
     "Options",
@@ -29,6 +30,7 @@ __all__ = [
     "Trust",
     "Writer",
     "can_clone",
+    "identify_url",
     "link_or_copy",
     "link_or_copy_name",
     "locked",

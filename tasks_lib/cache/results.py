@@ -6,10 +6,12 @@ Each result carries a digest of itself, so that a flipped bit never names other 
 from __future__ import annotations
 
 import contextlib
+import enum
 import hashlib
 import json
 import os
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -22,12 +24,77 @@ from tasks_lib.fs.trust import Trust
 Provenance = Mapping[str, str | int | float]
 
 
+#: Seconds after which a URL that could not be reached may be asked again. Source: issue 17, "at most once a day".
+_ASK_AGAIN_S: Final = 24 * 3600
+#: Most origins of one result; older ones are dropped.
+_MAX_ORIGINS: Final = 64
+
+
+class Confirmation(enum.Enum):
+    """Whether the bytes of a result are known to come from a URL."""
+
+    CONFIRMED = enum.auto()  # they came from it, or nothing is known about their origins
+    UNREACHED = enum.auto()  # they came from elsewhere, and the URL was asked in vain
+    UNASKED = enum.auto()  # they came from elsewhere
+
+
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a recipe key: the integrity of its output, and its provenance."""
+    """The result of a recipe key: the integrity of its output, and its provenance.
+
+    `origins` are the URLs from which these bytes came: those of definitions, as written, and the places that were
+    asked. `unreached` are URLs of definitions that were asked in vain, with the time in seconds since the epoch. The
+    keys are those of `identify_url`, because a query may be secret; the values of `origins` are for messages.
+    """
 
     key: str
     integrity: Integrity
     provenance: Provenance = msgspec.field(default_factory=dict)
+    origins: Mapping[str, str] = msgspec.field(default_factory=dict)
+    unreached: Mapping[str, int] = msgspec.field(default_factory=dict)
+
+    def confirmation(self, url: str) -> Confirmation:
+        """Return whether these bytes are known to come from `url`, as a definition writes it."""
+        if not self.origins or self.has_origin(url):
+            return Confirmation.CONFIRMED
+        return Confirmation.UNREACHED if identify_url(url) in self.unreached else Confirmation.UNASKED
+
+    def is_due(self, url: str, now_s: float) -> bool:
+        """Return whether `url` is to be asked for these bytes: it did not confirm them, and was not asked lately."""
+        if self.confirmation(url) is Confirmation.CONFIRMED:
+            return False
+        return not 0 <= now_s - self.unreached.get(identify_url(url), 0) < _ASK_AGAIN_S
+
+    def with_origins(self, provenance: Provenance, origins: Mapping[str, str]) -> Result:
+        """Return the result with a new provenance and more origins: URL -> URL without secrets, the main one last."""
+        added = {identify_url(url): shown for url, shown in origins.items()}
+        known = {identity: shown for identity, shown in self.origins.items() if identity not in added} | added
+        return msgspec.structs.replace(
+            self,
+            provenance=provenance,
+            origins=dict(islice(known.items(), max(0, len(known) - _MAX_ORIGINS), None)),
+            unreached={identity: at_s for identity, at_s in self.unreached.items() if identity not in added},
+        )
+
+    def with_unreached(self, url: str, now_s: float) -> Result:
+        """Return the result with the note that `url` was asked in vain."""
+        noted = {**self.unreached, identify_url(url): int(now_s)}
+        return msgspec.structs.replace(
+            self, unreached=dict(islice(noted.items(), max(0, len(noted) - _MAX_ORIGINS), None))
+        )
+
+    def has_origin(self, url: str) -> bool:
+        """Return whether these bytes came from `url`."""
+        return identify_url(url) in self.origins
+
+    @property
+    def origin(self) -> str:
+        """The URL from which these bytes came last, without its secrets."""
+        return list(self.origins.values())[-1] if self.origins else ""
+
+
+def identify_url(url: str) -> str:
+    """Return a digest of a URL: equal for equal URLs, without their secrets."""
+    return hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def encode(result: Result) -> str:
@@ -37,6 +104,9 @@ def encode(result: Result) -> str:
         "digest": str(result.integrity.digest),
         "provenance": dict(result.provenance),
     }
+    # an array keeps the order
+    stored |= {"origins": list(result.origins.items())} if result.origins else {}
+    stored |= {"unreached": dict(result.unreached)} if result.unreached else {}
     text = json.dumps(stored, sort_keys=True)
     return f'{{"check": "{_check(result.key, text)}", {text[1:]}\n'
 
@@ -58,7 +128,13 @@ def read(path: Path, key: str, trust: Trust) -> Result:
         if stored.pop("check") != _check(key, json.dumps(stored, sort_keys=True)):
             raise ValueError("checksum mismatch")
         integrity = Integrity(size=stored["size"], digest=Digest.parse(stored["digest"]))
-        return Result(key=key, integrity=integrity, provenance=dict(stored["provenance"]))
+        return Result(
+            key=key,
+            integrity=integrity,
+            provenance=dict(stored["provenance"]),
+            origins=dict(stored.get("origins", ())),
+            unreached=dict(stored.get("unreached", ())),
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("missing or invalid fields") from error
 

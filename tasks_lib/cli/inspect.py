@@ -14,7 +14,7 @@ from tasks_lib.cli.commands import TaskCommand
 from tasks_lib.engine.base_command import format_write_error
 from tasks_lib.errors import escape_text
 from tasks_lib.graph import render
-from tasks_lib.graph.tasks import UpToDateCheck, step_of
+from tasks_lib.graph.tasks import UpToDateCheck, note_of, step_of
 from tasks_lib.incremental.selection import needed
 
 _FORMAT: Final = {
@@ -144,7 +144,11 @@ class WhyCommand(_ExplainCommand):
                 running[task.name] = why
             elif before:
                 running[task.name] = [f"it is up to date, but {', '.join(before[:5])} would run first"]
-        for name, why in (running | ignored).items():
+        shown = running | ignored
+        for task in tasks:
+            if note := note_of(task):
+                shown[task.name] = list(dict.fromkeys([*shown.get(task.name, ()), escape_text(note)]))
+        for name, why in shown.items():
             self.outstream.write(f"{escape_text(name)}\n" + "".join(f"  {one}\n" for one in why))
         self.outstream.write(f"{_summarize(len(tasks), len(running), len(ignored))}\n")
         return 0
@@ -234,7 +238,8 @@ def _explain_checks(task: Any, status: Any, values: Mapping[str, Any]) -> Iterat
         if not isinstance(check, UpToDateCheck):
             yield f"its own check is false: {escape_text(str(check))}"
         elif not values:
-            yield "it has not run here yet, or was forgotten; content in the cache is adopted"
+            adopts = "" if check.note() else "; content in the cache is adopted"
+            yield f"it has not run here yet, or was forgotten{adopts}"
         elif values.get("key") == check.key:
             yield from check.explain_change()
         else:

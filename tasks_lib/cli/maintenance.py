@@ -292,11 +292,13 @@ def _print_damage(damage: Damage) -> None:
 
 def _print_summary(report: VerifyReport, progress: LineProgress) -> int:
     lines = [f"not checked: {escape_text(text)}" for text in report.unchecked]
+    lines += [escape_text(text) for text in report.unconfirmed]
     lines += [f"not in the cache: {escape_text(task)}" for task in report.missing]
     lines += [f"repaired: {escape_text(task)}" for task in report.repaired]
     lines += [f"not repaired: {escape_text(task)}" for task in report.failed]
     checked = ", ".join(f"{count} {kind}s" for kind, count in report.checked.items()) or "nothing"
-    lines.append(f"verified {checked}, {format_size(progress.size)} read; {len(report.damaged)} damaged")
+    unconfirmed = f", {len(report.unconfirmed)} not confirmed" if report.unconfirmed else ""
+    lines.append(f"verified {checked}, {format_size(progress.size)} read; {len(report.damaged)} damaged{unconfirmed}")
     _print_lines(lines)
     unrepaired = [one for one in report.damaged if not set(one.tasks) & set(report.repaired)]
     return 1 if unrepaired or report.failed else 0

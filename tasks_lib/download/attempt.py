@@ -7,8 +7,9 @@ import io
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final, NamedTuple
 
-from tasks_lib.cache import Cache
+from tasks_lib.cache import Cache, Partial
 from tasks_lib.cache.results import list_previous_artifacts
+from tasks_lib.digest import Integrity
 from tasks_lib.download.diagnosis import LOOK_BYTES, Diagnosis, diagnose
 from tasks_lib.download.hosts import Hosts
 from tasks_lib.download.local_files import open_local, translate_read_errors
@@ -18,8 +19,10 @@ from tasks_lib.errors import IntegrityError, SizeMismatchError, TransportError, 
 from tasks_lib.network import Policy
 from tasks_lib.transport import CHUNK, Response, Transport, redacted
 
-#: Bytes read beyond the expected size of wrong content, for the diagnosis only.
-_EXTRA_BYTES: Final = LOOK_BYTES
+#: Size in bytes up to which wrong content is read to its end in any case, and the multiple of the expected size: only
+#: the digest of the whole content can be pinned, or shows that only `size:` is wrong.
+_READ_WHOLE_BYTES: Final = 16 << 20
+_READ_WHOLE_TIMES: Final = 2
 #: Largest wrong content that is read to its end for the diagnosis.
 _MAX_DIAGNOSED_BYTES: Final = 256 << 20
 
@@ -32,10 +35,14 @@ _Details = dict[str, str | int | float]
 
 
 class _Received(NamedTuple):
-    """A body that arrived: the facts for the provenance, and the words that name its sender in an error."""
+    """A body that arrived: the facts for the provenance, and the words that name its sender in an error.
+
+    `is_whole` says whether it was read to its end, and is the content itself, without a Content-Encoding.
+    """
 
     facts: _Details
     sender: str
+    is_whole: bool = True
 
 
 class Reader:
@@ -67,16 +74,17 @@ class Reader:
         partial, progress = download.partial, download.progress
         partial.restart("")
         progress.phase("body", url=redacted(source.url), total=partial.expected.size)
+        limit = _diagnosed_bytes(partial.expected.size)
         with open_local(source.url) as file:
-            while partial.size <= partial.expected.size:
+            while partial.size <= limit:
                 with translate_read_errors():
-                    chunk = file.read(min(CHUNK, partial.expected.size + 1 - partial.size))
+                    chunk = file.read(min(CHUNK, limit + 1 - partial.size))
                 if not chunk:
                     break
                 partial.append(chunk)
                 progress.advance(len(chunk))
                 progress.check()
-        with self._explain_mismatch(download, source, "", size=partial.size):
+        with self._explain_mismatch(download, source, "", size=partial.size if partial.size <= limit else -1):
             partial.verify()
 
     # --- responses
@@ -91,7 +99,8 @@ class Reader:
             except TransportError:
                 self._drop_repeated_secret(download)
                 raise
-        with self._explain_mismatch(download, source, result.sender, size=download.partial.size):
+        size = download.partial.size if result.is_whole else -1
+        with self._explain_mismatch(download, source, result.sender, size=size):
             download.partial.verify()
         return result.facts
 
@@ -117,12 +126,12 @@ class Reader:
                 facts = {name: self._redacted(fact) for name, fact in _response_facts(response).items()}
                 result = _Received(facts, _describe_sender(response))
                 pace.begin(response)
-                self._read_body(download, response)
+                is_whole = self._read_body(download, response)
         except SlowDownloadError as slow:
             source.assembly = Assembly.SPLIT
             connections = self._segments.run(download, source, slow.plan)
             return _Received(result.facts | {"connections": connections}, result.sender)
-        return result
+        return result._replace(is_whole=is_whole)
 
     @contextlib.contextmanager
     def _asked(self, download: Download, source: SourceState, check: Callable[[], None]) -> Iterator[Response]:
@@ -149,14 +158,14 @@ class Reader:
             yield response
 
     def _check_length(self, download: Download, source: SourceState, response: Response) -> None:
-        """Reject a response of the wrong length at once, and read only what the diagnosis needs.
+        """Reject a response of the wrong length, and read only what the diagnosis needs.
 
         The bytes of earlier responses are kept: they are not affected by a login page, for example.
         """
         partial, size, length = download.partial, download.wanted.integrity.size, response.length
         if response.start or length in (-1, size):
             return
-        small = length <= min(size + _EXTRA_BYTES, _MAX_DIAGNOSED_BYTES) and not partial.size
+        small = length <= _diagnosed_bytes(size) and not partial.size
         sample = LOOK_BYTES if small or response.kind.startswith("text/") else 0
         start = io.BytesIO()
         with contextlib.suppress(TransportError):
@@ -167,12 +176,16 @@ class Reader:
         if partial.size and not small:
             self._explain(error, self._verdict(download, source, start, length), _describe_sender(response))
             raise error
-        with self._explain_mismatch(download, source, _describe_sender(response), size=length):
+        whole = -1 if small and response.encoding else length
+        with self._explain_mismatch(download, source, _describe_sender(response), size=whole):
             raise error
 
     @staticmethod
-    def _read_body(download: Download, response: Response) -> None:
-        """Append the body; read at most one byte more than expected, which shows that the body is too long."""
+    def _read_body(download: Download, response: Response) -> bool:
+        """Append the body; return whether it was read to its end.
+
+        One byte more than expected shows that the body is too long; more bytes are read for the diagnosis only.
+        """
         partial, progress = download.partial, download.progress
         size = partial.expected.size
         try:
@@ -183,8 +196,9 @@ class Reader:
         except TransportError:
             if partial.size != size:  # a failure after the last expected byte does not matter
                 raise
-        if partial.size < size:
+        if partial.size < size and partial.digest != str(partial.expected.digest):
             raise TransportError(f"the connection ended after {partial.size} of {size} bytes", transient=True)
+        return (partial.size <= size or _read_rest(partial, response)) and not response.encoding
 
     # --- errors
 
@@ -200,18 +214,27 @@ class Reader:
 
     @contextlib.contextmanager
     def _explain_mismatch(self, download: Download, source: SourceState, sender: str, *, size: int) -> Iterator[None]:
-        """Move wrong bytes to quarantine, and add to the error what they are, who sent them, and the next step."""
+        """Move wrong bytes to quarantine, and add to the error what they are, who sent them, and the next step.
+
+        `size` is that of the whole content, -1 if it is unknown.
+        """
+        partial = download.partial
         try:
             yield
         except IntegrityError as error:
-            with download.partial.reading() as file:
-                self._explain(error, self._verdict(download, source, file, size), sender)
+            is_whole = partial.size == size
+            with partial.reading() as file:
+                if is_whole and partial.digest == str(partial.expected.digest):
+                    self._explain(error, _diagnose_wrong_size(partial.expected, size), sender)
+                else:
+                    self._explain(error, self._verdict(download, source, file, max(size, partial.size)), sender)
                 repeats_secret = self._transport.sent.are_in(file)
+            error.pin = _format_pin(partial.digest, size) if is_whole and size else ""
             if repeats_secret:
-                download.partial.restart("")
+                partial.restart("")
                 error.message += "; not kept, because it contains a credential that was sent"
-            elif download.partial.size:
-                aside = download.partial.quarantine(f"{download.wanted.name}: {error.message}")
+            elif partial.size:
+                aside = partial.quarantine(f"{download.wanted.name}: {error.message}")
                 error.message += f"; kept as {escape_text(str(aside))}"
             raise
 
@@ -230,6 +253,32 @@ class Reader:
             ends=source.retry.begin(),
             check=download.progress.check,
         )
+
+
+def _diagnosed_bytes(size: int) -> int:
+    """Return the size up to which content is read to its end although it has another size than the expected one."""
+    return max(size + 1, min(max(_READ_WHOLE_TIMES * size, _READ_WHOLE_BYTES), _MAX_DIAGNOSED_BYTES))
+
+
+def _read_rest(partial: Partial, response: Response) -> bool:
+    """Append the rest of a body that is too long, within a limit; return whether it was read to its end."""
+    limit = _diagnosed_bytes(partial.expected.size)
+    try:
+        for chunk in response.chunks(limit + 1 - partial.size):
+            partial.append(chunk)
+    except TransportError:
+        return False
+    return partial.size <= limit and not response.broken
+
+
+def _diagnose_wrong_size(expected: Integrity, size: int) -> Diagnosis:
+    words = f"the {expected.digest.algorithm} is the pinned one; size is {size}, not {expected.size}"
+    return Diagnosis(words, "correct `size:` in the definition")
+
+
+def _format_pin(digest: str, size: int) -> str:
+    """Return digest and size as lines to paste into a definition."""
+    return f"    {digest.replace(':', ': ')}\n    size: {size}"
 
 
 def _response_facts(response: Response) -> _Details:

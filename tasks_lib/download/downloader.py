@@ -3,7 +3,8 @@
 The steps of a download, in order, each with the module that does it:
 
 1. Check the local cache. The caller decides from it whether to download (`needs_network`); `obtain` checks again after
-   it has locked the digest, because another process may have published the blob meanwhile (`cache`).
+   it has locked the digest, because another process may have published the blob meanwhile (`cache`). A cached blob that
+   came from other URLs is confirmed by one download (docs/decisions/0066-origins-of-a-result.md).
 2. Order the sources: as in the definition, with hosts that did not answer lately last, unless the mirror rules fix
    the order (`hosts`). Yield them one by one (`retry.rounds`).
 3. Skip a source when the network is off or the URL served other content in this run (`downloader`, `hosts`).
@@ -16,23 +17,27 @@ The steps of a download, in order, each with the module that does it:
    right ones as a blob (`cache`).
 8. Retry: restart, ask the same source again after a wait, postpone it until the other sources were asked, or leave it
    (`downloader`, `retry`).
-9. Report: return the provenance (`downloader`), or raise one error that lists every attempt (`source_state`).
+9. Record the provenance and the URLs in the result of the content, and return the provenance (`downloader`), or raise
+   one error that lists every attempt (`source_state`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
-from tasks_lib.cache import Cache
+from tasks_lib import recipe
+from tasks_lib.cache import Cache, Result
 from tasks_lib.cache.results import Provenance
 from tasks_lib.download.attempt import Reader, _Details
 from tasks_lib.download.hosts import Hosts
 from tasks_lib.download.local_files import is_local_file
-from tasks_lib.download.source_state import Assembly, AttemptLog, Download, Mode, Request, SourceState
+from tasks_lib.download.source_state import Assembly, AttemptLog, Download, Mode, Purpose, Request, SourceState
 from tasks_lib.errors import DigestMismatchError, HttpStatusError, IntegrityError, TransportError
 from tasks_lib.network import Policy
-from tasks_lib.progress import Progress
+from tasks_lib.progress import FailedSource, Progress
 from tasks_lib.retry import Retry, is_unresponsive, iterate_sources
 from tasks_lib.transport import Transport, redacted
 
@@ -54,39 +59,88 @@ class Downloader:
         return not any(map(is_local_file, wanted.allowed))
 
     def obtain(self, wanted: Request, progress: Progress) -> Provenance:
-        """Download the blob into the cache and return its provenance; {} when the cache already has it.
+        """Download the blob into the cache, record and return its provenance; {} when the cache already has it.
+
+        A blob in the cache that came from other URLs than that of the definition is downloaded once more, to confirm
+        it. If that URL cannot be reached, a warning says so.
 
         Raises:
-            AllSourcesFailedError: no source provided the content; lists every attempt.
+            AllSourcesFailedError: no source provided the content, or the URL of the definition has other content than
+                the cache; lists every attempt.
             OfflineError: the network is off and no local source has the content.
             CacheUnavailableError: the cache cannot be written.
             CancelledError: the run was asked to stop.
             SettingError, DefinitionError: raised by `wanted.headers`.
         """
         with self._cache.lock(wanted.integrity.digest.hex, progress, wanted.name):
+            known = self._cache.result(recipe.fetch_key(wanted.integrity))
             if self._cache.has(wanted.integrity):
-                return {}
+                return {} if known is None else self._confirm(wanted, known, progress)
             headers = wanted.headers()
             with self._cache.partial(wanted.integrity) as partial:
-                return self._from_any(Download(wanted, partial, progress, AttemptLog(wanted), headers))
+                download = Download(wanted, partial, progress, AttemptLog(wanted), headers)
+                found = self._from_any(download)
+            if found is None:
+                raise download.report.failure()
+            return self._record(wanted, known, *found)
 
-    def _from_any(self, download: Download) -> Provenance:
-        """Ask source after source, then the postponed ones again."""
+    def _record(self, wanted: Request, known: Result | None, place: str, provenance: Provenance) -> Provenance:
+        """Record that the content came from `place` for the URL of the definition; return the provenance."""
+        result = known or Result(key=recipe.fetch_key(wanted.integrity), integrity=wanted.integrity)
+        origins = {place: redacted(place)} | {wanted.written: redacted(wanted.written)}
+        self._cache.record(result.with_origins(provenance, origins))
+        return provenance
+
+    def _confirm(self, wanted: Request, known: Result, progress: Progress) -> Provenance:
+        """Download content that the cache has, if it came from other URLs; return the provenance, {} if not downloaded.
+
+        Content-addressed URLs and those that the result names are not asked: they have the cached content in any case.
+
+        Raises:
+            AllSourcesFailedError: the URL of the definition has other content.
+            CacheUnavailableError, CancelledError: as `obtain`.
+        """
+        if not known.is_due(wanted.written, time.time()):
+            return {}
+        if known.has_origin(wanted.named[0] if wanted.named else ""):  # mirrors.yml rewrites the URL to a known place
+            return self._record(wanted, known, wanted.named[0], known.provenance)
+        unknown = tuple(url for url in wanted.named if not known.has_origin(url))
+        headers = wanted.headers()
+        with self._cache.partial(wanted.integrity) as partial:
+            request = dataclasses.replace(wanted, urls=unknown, home=wanted.written)
+            download = Download(request, partial, progress, AttemptLog(request), headers, Purpose.CONFIRM)
+            found = self._from_any(download)
+        if found is not None:
+            return self._record(wanted, known, *found)
+        if download.report.has_wrong_content:
+            raise download.report.contradiction(known.origin)
+        if not download.report.is_offline:
+            self._cache.record(known.with_unreached(wanted.written, time.time()))
+        progress.warn(download.report.describe_unconfirmed(known.origin))
+        progress.phase("adopt")
+        return {}
+
+    def _from_any(self, download: Download) -> tuple[str, Provenance] | None:
+        """Ask source after source, then the postponed ones again; return the URL that answered, and the provenance."""
         begun = time.monotonic()
         wanted = download.wanted
         total_s = self._transport.settings.total_s(wanted.integrity.size)
-        urls = wanted.allowed if wanted.strict else self._hosts.ordered(wanted.allowed)
+        is_fixed = wanted.strict or download.purpose is Purpose.CONFIRM
+        urls = wanted.allowed if is_fixed else self._hosts.ordered(wanted.allowed)
         sources = [SourceState.of(url, Retry(self._policy, total_s, self._sleep)) for url in urls]
         for number, others in iterate_sources([source.retry for source in sources], download.progress):
             source = sources[number]
             found = self._from_one(download, source, 0 if wanted.strict else others)
             if found is not None:
-                return _build_provenance(found, download, begun)
+                self._report_failed(download, sources, source)
+                return source.url, _build_provenance(found, download, begun)
             if source.url in wanted.strict and source.error is not None and not source.was_missing():
+                break
+            if download.purpose is Purpose.CONFIRM and download.report.has_wrong_content:
                 break
         for url, why in wanted.refused.items():
             download.report.refused(url, why)
-        raise download.report.failure()
+        return None
 
     def _from_one(self, download: Download, source: SourceState, others: int) -> _Details | None:
         """Attempt one source until it succeeds or must not be retried; `others` sources were not asked yet."""
@@ -111,6 +165,7 @@ class Downloader:
         reason = self._hosts.known_wrong(source.url, str(download.wanted.integrity.digest))
         if reason:
             download.report.known_wrong(source.url, reason)
+            source.error = IntegrityError(reason)
         return bool(reason)
 
     def _again(
@@ -145,11 +200,26 @@ class Downloader:
         origin = source.origin
         assert origin is not None
         if is_unresponsive(error):
-            self._hosts.suspect(origin)
+            self._hosts.suspect(origin, error.message)
         if source.retry.is_used_up or self._hosts.is_dead(origin):
-            self._hosts.dead(origin)
+            self._hosts.dead(origin, error.message)
             return False
         return source.retry.again(error, download.progress, redacted(source.url), others)
+
+    def _report_failed(self, download: Download, sources: list[SourceState], used: SourceState) -> None:
+        """Report the sources that failed before the one that was used, and an origin whose host did not respond.
+
+        That a mirror does not have the file is no failure.
+        """
+        for source in sources:
+            is_origin = source.url == download.wanted.written
+            unasked = self._hosts.why_suspect(source.origin) if is_origin and source.error is None else ""
+            reason = source.error.message if source.error is not None else unasked
+            if source is used or not reason or (source.was_missing() and not is_origin):
+                continue
+            url = redacted(source.url)
+            line = " ".join(reason.split()).removeprefix(f"{urlsplit(url).netloc}: ")
+            download.progress.failed_source(FailedSource("origin" if is_origin else "mirror", url, line))
 
 
 def _build_provenance(facts: _Details, download: Download, begun: float) -> Provenance:

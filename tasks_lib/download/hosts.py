@@ -30,7 +30,7 @@ class Hosts:
 
     def __init__(self, jobs_per_host: int) -> None:
         self._lock = threading.Lock()
-        self._suspect: set[HostAddress] = set()
+        self._suspect: dict[HostAddress, str] = {}  # with the reason
         self._dead: set[HostAddress] = set()
         self._wrong: dict[tuple[str, str], str] = {}
         self._running: dict[HostAddress, int] = defaultdict(int)
@@ -44,23 +44,27 @@ class Hosts:
                 return list(urls)
             return sorted(urls, key=lambda url: network_origin(url) in self._suspect)
 
-    def suspect(self, origin: HostAddress) -> None:
+    def suspect(self, origin: HostAddress, reason: str) -> None:
         """Mark a host that did not respond: other hosts are asked first."""
         with self._lock:
-            self._suspect.add(origin)
+            self._suspect[origin] = reason
 
-    def dead(self, origin: HostAddress) -> None:
+    def dead(self, origin: HostAddress, reason: str) -> None:
         """Mark a host that did not respond to any retry: it gets one attempt per source from now on."""
         with self._lock:
-            self._suspect.add(origin)
+            self._suspect[origin] = reason
             self._dead.add(origin)
 
     def alive(self, origin: HostAddress) -> None:
         """Unmark a host that responded."""
         if origin in self._suspect:
             with self._lock:
-                self._suspect.discard(origin)
+                self._suspect.pop(origin, None)
                 self._dead.discard(origin)
+
+    def why_suspect(self, origin: HostAddress | None) -> str:
+        """Return why a host did not respond to its last request, "" if it did."""
+        return self._suspect.get(origin, "") if origin is not None else ""
 
     def is_suspect(self, url: str) -> bool:
         """Whether the host of `url` did not respond to its last request."""

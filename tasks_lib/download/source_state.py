@@ -15,6 +15,13 @@ from tasks_lib.retry import Retry
 from tasks_lib.transport import origin_of, redacted
 
 
+class Purpose(enum.Enum):
+    """Why content is downloaded."""
+
+    OBTAIN = enum.auto()  # the cache does not have it: any source may provide it
+    CONFIRM = enum.auto()  # the cache has it: the first source that answers decides
+
+
 @dataclass(slots=True)
 class Download:
     """One running download: the request, the partial content, the progress listener, and the failed attempts.
@@ -27,11 +34,11 @@ class Download:
     progress: Progress
     report: AttemptLog
     headers: Mapping[str, str]
+    purpose: Purpose = Purpose.OBTAIN
 
     def headers_for(self, url: str) -> Mapping[str, str]:
         """Return the headers to send to `url`."""
-        home = self.wanted.home or self.wanted.urls[0]
-        return self.headers if self.headers and network_origin(url) == network_origin(home) else {}
+        return self.headers if self.headers and network_origin(url) == network_origin(self.wanted.written) else {}
 
 
 class Mode(enum.Enum):
@@ -99,16 +106,36 @@ class AttemptLog:
     def __init__(self, wanted: Request) -> None:
         self._wanted = wanted
         self._attempts: list[Attempt] = []
-        self._of_content = self._of_connection = ""
+        self._of_content = self._of_connection = self._pin = ""
 
     def __len__(self) -> int:
         return len(self._attempts)
+
+    @property
+    def has_wrong_content(self) -> bool:
+        """Whether a source has other content than the requested one."""
+        return bool(self._of_content)
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether every source was skipped because the network is off."""
+        return bool(self._attempts) and all(one.reason == _OFFLINE for one in self._attempts)
+
+    def lines(self) -> list[str]:
+        """Return one line for each source, with all its reasons."""
+        reasons: dict[str, dict[str, int]] = {}
+        for one in self._attempts:
+            counts = reasons.setdefault(one.url, {})
+            counts[one.reason] = counts.get(one.reason, 0) + 1
+        return [
+            f"{url}: {'; '.join(_format_count(*pair) for pair in counts.items())}" for url, counts in reasons.items()
+        ]
 
     def add(self, url: str, error: FetchError) -> None:
         """Add a failed attempt; the hint of a mismatch takes precedence over that of a connection."""
         self._attempts.append(Attempt(redacted(url), " ".join(error.message.split())))
         if isinstance(error, IntegrityError):
-            self._of_content = error.hint
+            self._of_content, self._pin = error.hint or _WRONG_CONTENT_HINT, error.pin
         else:
             self._of_connection = self._of_connection or error.hint
 
@@ -129,22 +156,37 @@ class AttemptLog:
     def failure(self) -> AllSourcesFailedError | OfflineError:
         """Return the error: one line per source with all its reasons, and the next step."""
         wanted = self._wanted
-        if self._attempts and all(one.reason == _OFFLINE for one in self._attempts):
+        if self.is_offline:
             return OfflineError(
                 f"{wanted.name}: not in the cache, and the network is off", hint="run once without offline"
             )
-        reasons: dict[str, dict[str, int]] = {}
-        for one in self._attempts:
-            counts = reasons.setdefault(one.url, {})
-            counts[one.reason] = counts.get(one.reason, 0) + 1
-        lines = [
-            f"{url}: {'; '.join(_format_count(*pair) for pair in counts.items())}" for url, counts in reasons.items()
-        ]
         return AllSourcesFailedError(
-            "\n".join([f"{wanted.name}: no source provided {wanted.integrity}", *lines]),
+            "\n".join([f"{wanted.name}: no source provided {wanted.integrity}", *self.lines()]),
             attempts=tuple(self._attempts),
-            hint=self._of_content or self._of_connection or _NO_RESPONSE_HINT,
+            hint=self._with_pin(self._of_content or self._of_connection or _NO_RESPONSE_HINT),
         )
+
+    def describe_unconfirmed(self, before: str) -> str:
+        """Return the warning for cached content that was fetched from `before`, and that no source confirmed."""
+        url = redacted(self._wanted.written)
+        why = "the network is off" if self.is_offline else "; ".join(self.lines()).removeprefix(f"{url}: ")
+        return (
+            f"the cached bytes are used unconfirmed: they were fetched from {before}, and {url} did not confirm them"
+            f" ({why or 'it must not be asked'})"
+        )
+
+    def contradiction(self, before: str) -> AllSourcesFailedError:
+        """Return the error for content that differs from the cached one, which was fetched from `before`."""
+        wanted = self._wanted
+        first = f"{wanted.name}: {wanted.integrity} is in the cache, but {redacted(wanted.written)} has other content"
+        return AllSourcesFailedError(
+            "\n".join([first, *self.lines()]),
+            attempts=tuple(self._attempts),
+            hint=self._with_pin(f"these bytes were fetched from {before}; update sha256 and size"),
+        )
+
+    def _with_pin(self, hint: str) -> str:
+        return f"{hint}\n{self._pin}" if self._pin else hint
 
 
 def _format_count(reason: str, times: int) -> str:
@@ -155,9 +197,10 @@ def _format_count(reason: str, times: int) -> str:
 class Request:
     """A blob to download: `urls` are in order of preference.
 
-    `headers` returns headers for the origin of `home` (default: the first URL); it is called before any URL is asked,
-    and may raise. After a URL in `strict`, the next URL is asked only if the response was 404 or 410. `refused` maps
-    URLs that must not be asked to the reason.
+    `headers` returns headers for the origin of `home`, the URL as the definition writes it (default: the first URL); it
+    is called before any URL is asked, and may raise. After a URL in `strict`, the next URL is asked only if the answer
+    was 404 or 410. `refused` maps URLs that must not be asked to the reason. `by_digest` are content-addressed URLs,
+    which say nothing about `home`.
     """
 
     name: str
@@ -167,6 +210,17 @@ class Request:
     home: str = ""
     strict: frozenset[str] = frozenset()
     refused: Mapping[str, str] = field(default_factory=dict)
+    by_digest: frozenset[str] = frozenset()
+
+    @property
+    def written(self) -> str:
+        """The URL as the definition writes it."""
+        return self.home or self.urls[0]
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The URLs that name the content by its path, those of the definition's URL first."""
+        return tuple(url for url in self.urls if url not in self.by_digest)
 
     @property
     def allowed(self) -> tuple[str, ...]:
@@ -175,7 +229,7 @@ class Request:
 
     def name_in_url(self) -> str:
         """Return the file name in the URL of `home`, or in the first URL."""
-        return (self.home or self.urls[0]).partition("?")[0].rpartition("/")[2]
+        return self.written.partition("?")[0].rpartition("/")[2]
 
 
 def network_origin(url: str) -> tuple[str, str, int] | None:

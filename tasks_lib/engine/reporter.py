@@ -11,7 +11,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any, ClassVar
@@ -92,8 +92,9 @@ class Reporter:
         BUS.say(task.name, "end", {"outcome": outcome, "message": message})
         self._face.ended(task.name, outcome, fail, _unseen_output(task) if outcome == "failed" else "")
 
-    def standing(self, names: Sequence[str]) -> None:
-        """Report tasks that are known to be up to date without a check of each."""
+    def standing(self, names: Sequence[str], notes: Mapping[str, str]) -> None:
+        """Report tasks that are known to be up to date without a check of each; `notes` are what is not confirmed."""
+        self._ledger.notes.update(notes)
         shown = names if self._log is not None else names[: MAX_UP_TO_DATE + 1]
         for name in shown:
             self._pass(name, "up-to-date")
@@ -158,6 +159,14 @@ class JsonReporter(Reporter):
 
     def _made(self, out: Output) -> Renderer:
         return JsonRenderer(out, self._ledger)
+
+    def skip_uptodate(self, task: Any) -> None:
+        """Report that a task is up to date, and what is not confirmed about it."""
+        from tasks_lib.graph.tasks import note_of  # slow to import, and a no-op run does not need it
+
+        if note := note_of(task):
+            self._ledger.notes[task.name] = note
+        super().skip_uptodate(task)
 
     def complete_run(self) -> None:
         """Write the document."""

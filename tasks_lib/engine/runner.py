@@ -98,7 +98,7 @@ class PooledRunner(Runner):
         self._tasks = task_dispatcher.tasks
         self._selected = task_dispatcher.selected_tasks
         if self._run_plan is not None:
-            self.reporter.standing(self._run_plan.up_to_date)
+            self.reporter.standing(self._run_plan.up_to_date, self._run_plan.notes)
         self._check = self.dep_manager.get_status
         self.dep_manager.get_status = lambda task, *rest, **more: (
             self._statuses.pop(task.name, None) or self._check(task, *rest, **more)

@@ -17,8 +17,9 @@ import msgspec
 from doit.exceptions import TaskFailed
 
 from tasks_lib import steps
+from tasks_lib.cache import identify_url
 from tasks_lib.context import Context
-from tasks_lib.definitions import Fetch, RefusedDefinition, Toolchain
+from tasks_lib.definitions import Fetch, RefusedDefinition, StaticUrl, Toolchain
 from tasks_lib.errors import CancelledError, FetchError, ToolError, escape_text
 from tasks_lib.formats import format_from_name
 from tasks_lib.graph import task_info
@@ -57,6 +58,10 @@ class UpToDateCheck(msgspec.Struct, frozen=True):
         """Yield the files on which `holds` depends: while none of them changes, the result does not change."""
         yield from _INPUTS[self.stands](*self.arguments)
 
+    def note(self) -> str:
+        """Return what is not confirmed about an output that is up to date, "" for nothing."""
+        return ""
+
     def explain_change(self) -> list[str]:
         """Return the changes of the output since the last success, for a success with this key."""
         missing = [path for path in self.inputs() if not os.path.lexists(path)]
@@ -77,6 +82,51 @@ class UpToDateCheck(msgspec.Struct, frozen=True):
         return f"made and unchanged (key {self.key[:16]})"
 
 
+class FetchCheck(UpToDateCheck, frozen=True, kw_only=True):
+    """The check of a fetch: also false while the URL of its definition was not asked for the cached content.
+
+    The last success knows the URL that it asked, so that the cache need not be read.
+    """
+
+    definition: Fetch
+
+    @property
+    def url(self) -> str:
+        """What identifies the URL of the definition."""
+        return identify_url(steps.url_of(self.definition))
+
+    def __call__(self, task: Any, values: Mapping[str, Any]) -> bool:
+        """Return whether the task is up to date; a success of an earlier version did not record its URL."""
+        return values.get("url") in (None, self.url) and UpToDateCheck.__call__(self, task, values)
+
+    def holds(self) -> bool:
+        """Return whether the output of a run that succeeded is unchanged, and the URL was asked."""
+        return UpToDateCheck.holds(self) and self._was_asked()
+
+    def _was_asked(self) -> bool:
+        """Return whether a run that succeeded asked the URL if it had to: always, unless the network is off."""
+        context = self.arguments[0]
+        return context.settings.policy.network != "off" or steps.is_asked(context, self.definition)
+
+    def note(self) -> str:
+        """Return what is not confirmed about the content, "" for nothing."""
+        return steps.describe_unconfirmed(self.arguments[0], self.definition)
+
+    def explain_change(self) -> list[str]:
+        """Return the changes of the output since the last success, first a URL that is to be asked."""
+        note = "" if steps.is_asked(self.arguments[0], self.definition) else self.note()
+        return [note] if note else UpToDateCheck.explain_change(self)
+
+    def history(self) -> dict[str, Any]:
+        """Return the recorded provenance of the content, and what is not confirmed about it."""
+        note = self.note()
+        return UpToDateCheck.history(self) | ({"content": note} if note else {})
+
+    def success(self) -> dict[str, str]:
+        """Return the values to record with a success: the URL, if it was asked."""
+        return {"url": self.url if self._was_asked() else ""}
+
+
 class Step(msgspec.Struct, frozen=True):
     """An action: runs a step and returns the values that `UpToDateCheck` looks for."""
 
@@ -85,6 +135,7 @@ class Step(msgspec.Struct, frozen=True):
     parts: tuple[Any, ...]
     verb: Callable[..., str | None]
     arguments: tuple[Any, ...]
+    check: FetchCheck | None = None  # records more values with a success
 
     @property
     def identity(self) -> task_info.Identity:
@@ -104,7 +155,7 @@ class Step(msgspec.Struct, frozen=True):
         if skipped:
             BUS.say(self.name, "skip", {"reason": skipped})
             return {"key": ""}
-        return {"key": self.key, "identity": self.identity}
+        return {"key": self.key, "identity": self.identity} | (self.check.success() if self.check is not None else {})
 
 
 def step_of(task: Any) -> Step | None:
@@ -113,6 +164,11 @@ def step_of(task: Any) -> Step | None:
         if isinstance(action, tuple) and isinstance(action[0], Step):
             return action[0]
     return None
+
+
+def note_of(task: Any) -> str:
+    """Return what is not confirmed about the output of a task, "" for nothing."""
+    return "; ".join(filter(None, (check.note() for check, *_ in task.uptodate if isinstance(check, UpToDateCheck))))
 
 
 def remove_delivery(delivery: Delivery, dryrun: bool) -> None:
@@ -203,14 +259,21 @@ class TaskGraph:
             yield self._refused(one)
 
     def _task(
-        self, name: str, key: str, parts: tuple[Any, ...], doc: str, verb: Callable[..., str | None], *arguments: Any
+        self,
+        name: str,
+        key: str,
+        parts: tuple[Any, ...],
+        doc: str,
+        verb: Callable[..., str | None],
+        *arguments: Any,
+        check: FetchCheck | None = None,
     ) -> Task:
         group, _, rest = name.partition(":")
         return {
             "basename": group,
             "name": rest,
             "doc": escape_text(doc.splitlines()[0]) if doc else "",
-            "actions": [(Step(name, key, parts, verb, (self._context, *arguments)),)],
+            "actions": [(Step(name, key, parts, verb, (self._context, *arguments), check),)],
             "io": {"capture": False},
             "verbosity": 2,
         }
@@ -224,6 +287,7 @@ class TaskGraph:
             yield self._extract(
                 f"extract:{fetch.name}", delivery, UpToDateCheck(delivery.key, steps.is_delivered, (delivery,))
             )
+        asked = self._fetch_check(fetch, fetched)
         task = self._task(
             f"fetch:{fetch.name}",
             fetched.key,
@@ -232,13 +296,20 @@ class TaskGraph:
             steps.fetch,
             fetch,
             fetched,
+            check=asked,
         )
         yield task | {
             "targets": _targets(fetched),
-            "uptodate": [UpToDateCheck(fetched.key, steps.is_published, (self._context, fetched))],
+            "uptodate": [asked or UpToDateCheck(fetched.key, steps.is_published, (self._context, fetched))],
             "clean": True,
             "meta": task_info.TaskInfo("network", task_info.fetch_info, fetch, fetched.key),
         }
+
+    def _fetch_check(self, fetch: Fetch, fetched: Artifact) -> FetchCheck | None:
+        """Return the check of a download, None for a commit: its URL does not matter."""
+        if not isinstance(fetch.source, StaticUrl):
+            return None
+        return FetchCheck(fetched.key, steps.is_published, (self._context, fetched), definition=fetch)
 
     def _refused(self, one: RefusedDefinition) -> Task:
         """Return a task that fails; it belongs to no group, so it runs only if it is named."""

@@ -80,7 +80,8 @@ class Observations:
             return None
         links = tuple(path for path in map(os.path.realpath, sources) if path not in sources)
         signs = look_at(paths) + look_at(sources + links, self._loaded_ns)
-        return SnapshotRow(tuple(task.task_dep), paths + sources + links, signs)
+        notes = filter(None, (check.note() for check, *_ in task.uptodate))
+        return SnapshotRow(tuple(task.task_dep), paths + sources + links, signs, "; ".join(notes))
 
     def note_up_to_date(self, task: Any, row: SnapshotRow | None) -> None:
         """Keep what `look` returned before the check that found the task up to date."""
@@ -111,6 +112,7 @@ class RunPlan(Observations):
     Attributes:
         is_noop: whether nothing changed, so that no task is loaded.
         up_to_date: names of the tasks that are known to be up to date and are not loaded.
+        notes: what is not confirmed about the output of some of them.
         definitions: names of the fetches and toolchains to load; None for all.
     """
 
@@ -118,6 +120,7 @@ class RunPlan(Observations):
         super().__init__(loaded_ns)
         self.is_noop = False
         self.up_to_date: list[str] = []
+        self.notes: dict[str, str] = {}
         self.definitions: Names | None = None
         self._inputs, self._path, self._head, self._before = inputs, path, head, before
 
@@ -132,6 +135,7 @@ class RunPlan(Observations):
             if owner in known and owner not in wanted[0 if kind == "fetch" else 1]:
                 self._rows[name] = row
         self.up_to_date, self.definitions = list(self._rows), wanted
+        self.notes = {name: row.note for name, row in self._rows.items() if row.note}
 
     def _write(self, database: str, requested: Iterable[str]) -> None:
         head = SnapshotHead(self._head.code, self._head.settings, self._head.selection, snapshots.inode_of(database))
@@ -174,6 +178,7 @@ def plan_run(
     same, changed = unchanged(before.marks, inputs.roots), before.changed()
     if same and not (changed or before.open):
         plan.is_noop, plan.up_to_date, plan.definitions = True, before.names, ({}, {})
+        plan.notes = before.notes
         return plan
     definitions = inputs.definitions
     open_database()

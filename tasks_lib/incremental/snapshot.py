@@ -31,11 +31,15 @@ _SIZES: Final = struct.Struct("5Q")
 
 
 class SnapshotRow(NamedTuple):
-    """One task that is up to date: its dependencies, the files that prove it, and the signs of those files."""
+    """One task that is up to date: its dependencies, the files that prove it, and the signs of those files.
+
+    `note` says what is not confirmed about its output.
+    """
 
     needs: tuple[str, ...]
     paths: tuple[str, ...]
     signs: tuple[int, ...]
+    note: str = ""
 
 
 class SnapshotHead(NamedTuple):
@@ -65,6 +69,7 @@ class Snapshot(NamedTuple):
     others: str
     signs: list[int]
     names: list[str]  # of the tasks with rows
+    notes: dict[str, str]  # of the rows that have one
     more: bytes  # needed only when something changed
 
     @property
@@ -91,7 +96,12 @@ class Snapshot(NamedTuple):
         """Return the rows by task name."""
         made, paths, signs = _unpacked(self.more)[2], self.paths, self.signs
         return {
-            task: SnapshotRow(needs, tuple([paths[at] for at in places]), tuple([signs[at] for at in places]))
+            task: SnapshotRow(
+                needs,
+                tuple([paths[at] for at in places]),
+                tuple([signs[at] for at in places]),
+                self.notes.get(task, ""),
+            )
             for task, (needs, places) in made.items()
         }
 
@@ -145,6 +155,7 @@ def read(path: Path, head: SnapshotHead, trust: Trust = NOBODY) -> Snapshot | No
             others=_text(parts[3]),
             signs=array("Q", bytes(parts[1])).tolist(),
             names=_words(_text(parts[4])),
+            notes=known["notes"],
             more=bytes(more),
         )
     except (ValueError, TypeError, KeyError, struct.error):
@@ -207,6 +218,7 @@ def write(
         "library": definition_cache.identity.hex(),
         "marks": dict(definition_cache.marks),
         "directories": directories,
+        "notes": {task: row.note for task, row in rows.items() if row.note},
     }
     texts = ("\0".join(one).encode("utf-8", "surrogateescape") for one in (first, others, made))
     parts = [json.dumps(known).encode("ascii"), array("Q", [signs[one] for one in places]).tobytes(), *texts]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
@@ -62,6 +62,25 @@ def summarize_hosts(record: Record) -> list[Host]:
             host[0] += 1
             host[3] += len(task.get("sources", ())) < 2
     return sorted((Host(name, *numbers) for name, numbers in totals.items()), key=lambda host: -host.ms)
+
+
+class FailedHost(NamedTuple):
+    """Sources of one host that failed although others provided the files: role, number of files, the usual reason."""
+
+    role: str
+    name: str
+    files: int
+    reason: str
+
+
+def summarize_failed_sources(record: Record) -> list[FailedHost]:
+    """Return the hosts whose sources failed, the one with most files first."""
+    reasons: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for task in record["tasks"]:
+        for role, url, reason in task.get("failed_sources", ()):
+            reasons[role, host_of(url)][reason] += 1
+    found = [FailedHost(*key, some.total(), some.most_common(1)[0][0]) for key, some in reasons.items()]
+    return sorted(found, key=lambda host: -host.files)
 
 
 def _network_phases(task: Record) -> Iterator[tuple[str, float, float, int, str]]:

@@ -12,7 +12,13 @@ import json
 from importlib.resources import files
 from typing import Any, Final
 
-from tasks_lib.report.analysis import build_advice, find_critical_path, sum_phases, summarize_hosts
+from tasks_lib.report.analysis import (
+    build_advice,
+    find_critical_path,
+    sum_phases,
+    summarize_failed_sources,
+    summarize_hosts,
+)
 from tasks_lib.report.record import Record
 
 #: The scripts, in dependency order.
@@ -27,6 +33,7 @@ def render_page(record: Record) -> str:
         "critical": find_critical_path(record),
         "advice": build_advice(record),
         "hosts": [host._asdict() for host in summarize_hosts(record)],
+        "failed": [host._asdict() for host in summarize_failed_sources(record)],
         "spent": sum_phases(record),
     }
     policy = (

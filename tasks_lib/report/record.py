@@ -85,6 +85,10 @@ def _run_fields(run: TaskRun, workers: list[str], begun_s: float, now_s: float) 
         record["message"] = run.message[:_MAX_TEXT]
     if run.warnings:
         record["warnings"] = [warning[:_MAX_TEXT] for warning in run.warnings[:_MAX_WARNINGS]]
+    if run.failed_sources:
+        record["failed_sources"] = [
+            [one.role, one.url, one.reason[:_MAX_TEXT]] for one in run.failed_sources[:_MAX_WARNINGS]
+        ]
     return record
 
 

@@ -3,7 +3,17 @@
 Each step first reuses results from the cache and reports to its `Progress`. No step depends on doit.
 """
 
-from tasks_lib.steps.artifacts import fetch, is_published, list_artifact_files, needs_network, read_provenance, repack
+from tasks_lib.steps.artifacts import (
+    describe_unconfirmed,
+    fetch,
+    is_asked,
+    is_published,
+    list_artifact_files,
+    needs_network,
+    read_provenance,
+    repack,
+    url_of,
+)
 from tasks_lib.steps.attempt import remove_attempts
 from tasks_lib.steps.extract import clear_worked_fetches, deliver, extraction_of, is_delivered, list_delivery_files
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, ToolchainBuild
@@ -18,8 +28,10 @@ __all__ = [
     "build_toolchain",
     "clear_worked_fetches",
     "deliver",
+    "describe_unconfirmed",
     "extraction_of",
     "fetch",
+    "is_asked",
     "is_built",
     "is_delivered",
     "is_published",
@@ -30,4 +42,5 @@ __all__ = [
     "read_provenance",
     "remove_attempts",
     "repack",
+    "url_of",
 ]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tasks_lib import recipe
-from tasks_lib.cache import Result
+from tasks_lib.cache import Confirmation, Result
 from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
 from tasks_lib.digest import Integrity
@@ -45,6 +45,34 @@ def is_published(context: Context, artifact: Artifact) -> bool:
         return context.cache.matches(artifact.path, integrity) and _is_linked(artifact)
     except CacheUnavailableError:
         return False  # the step reports the error
+
+
+def _read_result(context: Context, definition: Fetch) -> Result | None:
+    """Return the result of a download, None for a commit or if there is none."""
+    source = definition.source
+    return context.cache.result(recipe.fetch_key(source.integrity)) if isinstance(source, StaticUrl) else None
+
+
+def is_asked(context: Context, definition: Fetch) -> bool:
+    """Return whether the URL of a definition confirmed the cached content, or was asked in vain."""
+    result = _read_result(context, definition)
+    return result is None or result.confirmation(url_of(definition)) is not Confirmation.UNASKED
+
+
+def describe_unconfirmed(context: Context, definition: Fetch) -> str:
+    """Return what is not confirmed about the cached content of a download, "" if it is confirmed or absent."""
+    result, url = _read_result(context, definition), url_of(definition)
+    if result is None or result.confirmation(url) is Confirmation.CONFIRMED or not context.cache.has(result.integrity):
+        return ""
+    from tasks_lib.transport import redacted  # slow to import, rarely needed
+
+    asked = "could not be reached" if result.confirmation(url) is Confirmation.UNREACHED else "has not confirmed them"
+    return f"not confirmed: these bytes were fetched from {result.origin}; {redacted(url)} {asked}"
+
+
+def url_of(definition: Fetch) -> str:
+    """Return the URL of a download as its definition writes it, "" for a commit."""
+    return definition.source.url if isinstance(definition.source, StaticUrl) else ""
 
 
 def list_artifact_files(context: Context, artifact: Artifact) -> list[str]:
@@ -160,22 +188,25 @@ def fetch(context: Context, definition: Fetch, artifact: Artifact, progress: Pro
         )  # waits for programs such as gpg: no need to serialize
     else:
         with serialized(source.integrity.size, _SMALL):
-            if not publish_from_cache(context, artifact):
+            if _is_due(context, source) or not publish_from_cache(context, artifact):
                 _fetch_url(context, definition.name, source, artifact, progress)
 
 
+def _is_due(context: Context, source: StaticUrl) -> bool:
+    """Return whether the URL of a definition is to be asked whether it has the cached content."""
+    result = context.cache.result(recipe.fetch_key(source.integrity))
+    return result is not None and result.is_due(source.url, time.time())
+
+
 def _fetch_url(context: Context, name: str, source: StaticUrl, artifact: Artifact, progress: Progress) -> None:
-    provenance = context.sources.obtain(_build_request(context, name, source), progress)
-    verdict: Mapping[str, str | int | float] = {}
+    context.sources.obtain(_build_request(context, name, source), progress)
     if source.vouchers:
         from tasks_lib.steps.signatures import verify_signatures  # slow to import, needed only with signatures
 
         verdict = verify_signatures(context, name, source, artifact.verdict, progress)
-    if provenance or verdict:
-        previous = None if provenance else context.cache.result(artifact.key)
-        before = previous.provenance if previous is not None else {}
-        merged = {**before, **provenance, **verdict}
-        context.cache.record(Result(key=artifact.key, integrity=source.integrity, provenance=merged))
+        with context.cache.lock(source.integrity.digest.hex, progress):
+            known = context.cache.result(artifact.key) or Result(key=artifact.key, integrity=source.integrity)
+            context.cache.record(known.with_origins({**known.provenance, **verdict}, {}))
     publish(context, source.integrity, artifact)
 
 
@@ -191,6 +222,7 @@ def _build_request(context: Context, name: str, source: StaticUrl) -> Request:
         home=source.url,
         strict=frozenset(place.url for place in places if place.go_on == "not-found"),
         refused={place.url: place.refused for place in places if place.refused},
+        by_digest=frozenset(place.url for place in places if place.by == "content"),
     )
 
 

@@ -22,7 +22,7 @@ from tasks_lib.definitions import Checksums, GpgSignature, Minisign, StaticUrl
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError, CacheError, OfflineError, SignatureError, escape_text
-from tasks_lib.progress import Progress
+from tasks_lib.progress import FailedSource, Progress
 from tasks_lib.signature import MAX_KEYS_BYTES, MAX_SIGNATURE_BYTES, ValidSignature, find_listed_digest, verify_minisign
 from tasks_lib.steps.plan import list_key_files
 from tasks_lib.transport import redacted
@@ -209,6 +209,10 @@ class _SignatureProgress:
     def warn(self, message: str) -> None:
         """Report a warning."""
         self._progress.warn(message)
+
+    def failed_source(self, source: FailedSource) -> None:
+        """Report a failed source."""
+        self._progress.failed_source(source)
 
     def check(self) -> None:
         """Stop if the run is cancelled.

@@ -25,7 +25,7 @@ from tasks_lib.context import Context
 from tasks_lib.errors import CacheError, FetchError, SettingError
 from tasks_lib.fs.system_calls import usable_cores
 from tasks_lib.progress import Progress, Silent
-from tasks_lib.steps.artifacts import fetch, find_integrity, publish_from_cache, repack
+from tasks_lib.steps.artifacts import describe_unconfirmed, fetch, find_integrity, publish_from_cache, repack
 from tasks_lib.steps.extract import compare_delivery, deliver, extraction_of
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, ToolchainBuild
 from tasks_lib.steps.shared_trees import check_cached_trees, tree_key
@@ -47,12 +47,17 @@ class Damage(NamedTuple):
 
 @dataclass
 class VerifyReport:
-    """The result of a verification; `missing` is not built yet, `unchecked` could not be checked, with the reason."""
+    """The result of a verification.
+
+    `missing` is not built yet; `unchecked` could not be checked, with the reason; `unconfirmed` is intact, but did not
+    come from the URL of its definition.
+    """
 
     checked: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     damaged: list[Damage] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
+    unconfirmed: list[str] = field(default_factory=list)
     repaired: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
@@ -89,7 +94,15 @@ class Verification:
             report.damaged += damaged
             if repair == "yes":
                 self._repair([task for damage in damaged for task in damage.tasks], report)
+        report.unconfirmed += self._unconfirmed(chosen)
         return report
+
+    def _unconfirmed(self, chosen: frozenset[str]) -> Iterator[str]:
+        for fetch_definition in self.plan.definitions.fetches.values():
+            task = f"fetch:{fetch_definition.name}"
+            note = describe_unconfirmed(self.context, fetch_definition) if task in chosen else ""
+            if note:
+                yield f"{task}: {note}"
 
     # --- selection
 
@@ -332,5 +345,5 @@ def _redeliver(context: Context, plan: Plan, delivery: Delivery, progress: Progr
 
 
 def _ensure_artifact(context: Context, plan: Plan, artifact: Artifact, progress: Progress) -> None:
-    if not publish_from_cache(context, artifact):
+    if artifact.task.startswith("fetch:") or not publish_from_cache(context, artifact):
         rebuild(context, plan, artifact.task, progress)

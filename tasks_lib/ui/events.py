@@ -19,13 +19,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, NamedTuple
 
 from tasks_lib.errors import CancelledError, escape_text
-from tasks_lib.progress import LineProgress, describe_wait
+from tasks_lib.progress import FailedSource, LineProgress, describe_wait
 
 
 class Event(NamedTuple):
     """One event of a task.
 
-    Names and facts: `phase` (`phase` and facts of that phase), `advance` (`size` bytes), `warn` (`message`), `skip`
+    Names and facts: `phase` (`phase` and facts of that phase), `advance` (`size` bytes), `warn` (`message`, and
+    `role`, `url`, `reason` for a failed source), `skip`
     (`reason`). The reporter emits `start` first and `end` (`outcome`, `message`) last. Before `end` the runner emits
     `done` on the worker's thread, because the outcome is known only after doit has processed the task.
     `at_s` is in monotonic seconds, `worker` is the name of the thread that runs the task.
@@ -89,6 +90,10 @@ class TaskProgress(NamedTuple):
     def warn(self, message: str) -> None:
         """Report a warning of one line."""
         self.watch.say(self.task, "warn", {"message": message})
+
+    def failed_source(self, source: FailedSource) -> None:
+        """Report a source that failed although another one provided the content."""
+        self.watch.say(self.task, "warn", {"message": str(source), **source._asdict()})
 
     def check(self) -> None:
         """Stop the work if a stop was requested.

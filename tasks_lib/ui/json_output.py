@@ -34,7 +34,7 @@ _SEPARATOR: Final = "\n<------------------------------------------------>\n"
 
 def error_document(reason: str) -> dict[str, Any]:
     """Return the document of a run that could not start."""
-    summary = {"counts": {}, "bytes": 0, "elapsed_s": 0.0, "hosts": []}
+    summary = {"counts": {}, "bytes": 0, "elapsed_s": 0.0, "hosts": [], "failed_sources": []}
     return {"format": FORMAT, "tasks": [], "out": "", "err": reason, "summary": summary}
 
 
@@ -104,6 +104,10 @@ class JsonRenderer:
                     {"host": host, "files": files, "bytes": size, "seconds": round(seconds, 4)}
                     for host, (files, size, seconds) in self._ledger.by_host().items()
                 ],
+                "failed_sources": [
+                    {"role": role, "host": host, "files": len(reasons)}
+                    for (role, host), reasons in self._ledger.by_failed_source().items()
+                ],
             },
         }
         self._out.write(json.dumps(document) + "\n")
@@ -128,7 +132,12 @@ class JsonRenderer:
         }
 
     def _seen(self, seen: tuple[str, str]) -> dict[str, Any]:
-        return self._facts(seen[0], seen[1], "") | {"started": None, "elapsed": None}
+        note = self._ledger.notes.get(seen[0])
+        return self._facts(seen[0], seen[1], "") | {
+            "started": None,
+            "elapsed": None,
+            "warnings": [note] if note else [],
+        }
 
     def _facts(self, name: str, outcome: str, message: str) -> dict[str, Any]:
         actions = getattr(self._ledger.tasks.get(name), "actions", ())

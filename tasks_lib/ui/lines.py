@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +15,7 @@ from tasks_lib.errors import escape_text
 from tasks_lib.progress import describe_wait
 from tasks_lib.ui.events import Event
 from tasks_lib.ui.output import Output, counted, escaped_lines, painted
-from tasks_lib.ui.run_state import RunState, TaskRun
+from tasks_lib.ui.run_state import RunState, TaskRun, host_of
 from tasks_lib.units import format_duration, format_estimate, format_size
 
 #: Maximum number of up-to-date tasks that are listed: ten thousand would hide other lines. The summary counts all.
@@ -52,7 +53,7 @@ class LinesRenderer:
         name, facts = escape_text(event.task), event.facts
         if event.name == "start":
             self._say(f".  {name}", "")
-        elif event.name == "warn":
+        elif event.name == "warn" and ("role" not in facts or self._chatter == "quiet"):  # else the last line names it
             self._say(f"{name}: {escape_text(str(facts['message']))}", "warn")
         elif event.name == "skip":
             self._say(f"{name}: skipped: {escape_text(str(facts['reason']))}", "warn")
@@ -164,7 +165,24 @@ def describe_success(run: TaskRun) -> str:
         return f"in {took}"
     size = format_size(source.size + source.resumed)
     resumed = f" ({format_size(source.resumed)} resumed)" if source.resumed else ""
-    return f"{size}{resumed} from {escape_text(source.url)} in {took}"
+    mirror = "mirror " if any(one.role == "origin" for one in run.failed_sources) else ""
+    return f"{size}{resumed} from {mirror}{escape_text(source.url)}{_describe_failed(run)} in {took}"
+
+
+def _describe_failed(run: TaskRun) -> str:
+    """Return the sources that failed before the last one, "" for none: ` (origin: connection refused)`."""
+    shown = [
+        f"{one.role}{'' if one.role == 'origin' else f' {host_of(one.url)}'}: {shorten_reason(one.reason)}"
+        for one in run.failed_sources[:_SOURCES]
+    ]
+    more = len(run.failed_sources) - len(shown)
+    shown += [f"and {counted(more, 'more source')}"] if more > 0 else []
+    return f" ({escape_text('; '.join(shown))})" if shown else ""
+
+
+def shorten_reason(reason: str) -> str:
+    """Return at most a line's part of a reason."""
+    return reason if len(reason) <= _REASON else f"{reason[: _REASON - 3]}..."
 
 
 def describe_progress(run: TaskRun, now: float) -> str:
@@ -178,8 +196,12 @@ def describe_progress(run: TaskRun, now: float) -> str:
     return f"{phase.name}: {format_size(done)} of {format_size(phase.total)}, {format_size(rate)}/s{left}"
 
 
-#: Maximum numbers of hosts, slow tasks and failures in the summary; the report and the event log have all.
+#: Maximum numbers of hosts, slow tasks and failures in the summary, and of failed sources in the line of a task; the
+#: report and the event log have all.
 _HOSTS: Final = 5
+_SOURCES: Final = 3
+#: Longest reason of a failed source in a line, in characters.
+_REASON: Final = 80
 _SLOWEST: Final = 3
 _FAILURES: Final = 50
 #: Seconds below which the summary of a run has no line about slow tasks.
@@ -221,7 +243,23 @@ def summarize_totals(ledger: RunState, now: float) -> list[SummaryLine]:
     lines = [SummaryLine(f"{text}; {format_duration(now - ledger.begun_s)}", tone)]
     if ledger.counts["stopped"]:
         lines.append(SummaryLine("  run again to continue; partial downloads are resumed where possible", "dim"))
-    return [*lines, *_hosts(ledger), *_slowest(ledger, now)]
+    return [*lines, *_hosts(ledger), *_failed_sources(ledger), *_slowest(ledger, now)]
+
+
+def _failed_sources(ledger: RunState) -> list[SummaryLine]:
+    failed = ledger.by_failed_source()
+    lines = []
+    for (role, host), reasons in list(failed.items())[:_HOSTS]:
+        reason = shorten_reason(Counter(reasons).most_common(1)[0][0])
+        lines.append(
+            SummaryLine(
+                f"  {role} {escape_text(host)} failed for {counted(len(reasons), 'file')}: {escape_text(reason)}",
+                "warn",
+            )
+        )
+    if len(failed) > _HOSTS:
+        lines.append(SummaryLine(f"  and {counted(len(failed) - _HOSTS, 'more failed source')}", "warn"))
+    return lines
 
 
 def _hosts(ledger: RunState) -> list[SummaryLine]:

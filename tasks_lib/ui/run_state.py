@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from tasks_lib.progress import Facts
+from tasks_lib.progress import Facts, FailedSource
 from tasks_lib.ui.events import Event
 
 #: Phases in which a task only waits or checks: a task with no other phase found an existing result.
@@ -65,7 +65,7 @@ class TaskRun:
     """
 
     __slots__ = (
-        "_flow", "done_s", "end_s", "message", "name", "outcome",
+        "_flow", "done_s", "end_s", "failed_sources", "message", "name", "outcome",
         "phases", "ready_s", "start_s", "warnings", "worker",
     )  # fmt: skip
 
@@ -74,6 +74,7 @@ class TaskRun:
         self.done_s, self.end_s, self.outcome, self.message = 0.0, 0.0, "", ""
         self.phases: list[Phase] = []
         self.warnings: list[str] = []
+        self.failed_sources: list[FailedSource] = []
         self._flow: _TransferRate | None = None  # of the current phase
 
     @property
@@ -110,6 +111,10 @@ class TaskRun:
             self.done_s = event.at_s
         elif event.name == "warn":
             self.warnings.append(str(event.facts["message"]))
+            if "role" in event.facts:
+                self.failed_sources.append(
+                    FailedSource(*(str(event.facts[name]) for name in ("role", "url", "reason")))
+                )
         elif event.name == "skip":
             self.outcome, self.message = "skipped", str(event.facts["reason"])
 
@@ -155,6 +160,7 @@ class RunState:
         self.runs: dict[str, TaskRun] = {}
         self.counts: Counter[str] = Counter()
         self.seen: dict[str, str] = {}  # outcome of tasks that did not run
+        self.notes: dict[str, str] = {}  # what is not confirmed about the output of some of them
         self.errors: list[str] = []  # doit's own errors
         self.tasks: Mapping[str, Any] = {}
         self.selected: tuple[str, ...] = ()
@@ -300,6 +306,14 @@ class RunState:
                 found[host] = (files + last, size + phase.size, took)
         return dict(sorted(found.items(), key=lambda item: -item[1][2]))
 
+    def by_failed_source(self) -> dict[tuple[str, str], list[str]]:
+        """Return role and host of the sources that failed for fetched files -> the reason of each file's failure."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for run in self.ended("fetched"):
+            for source in run.failed_sources:
+                found.setdefault((source.role, host_of(source.url)), []).append(source.reason)
+        return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
 
 def _size_of(task: Any) -> int:
     size = (task.meta or {}).get("size")
@@ -308,7 +322,8 @@ def _size_of(task: Any) -> int:
 
 def _success_outcome(run: TaskRun) -> str:
     if run.name.startswith("fetch:"):
-        return "fetched" if run.worked else "adopted"
+        is_adopted = any(phase.name == "adopt" for phase in run.phases)
+        return "adopted" if is_adopted or not run.worked else "fetched"
     if run.name.startswith(("repack:", "toolchain:")) and not run.worked:
         return "adopted"
     return "made"

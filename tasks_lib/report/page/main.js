@@ -72,6 +72,15 @@ function hosts() {
   if (!DATA.hosts.length) rows.append(create("tr", {}, create("td", { colSpan: 5, textContent: "No host was contacted." })));
 }
 
+function failedSources() {
+  const rows = document.getElementById("failed-rows");
+  DATA.failed.forEach((host) => rows.append(create("tr", {},
+    create("td", { textContent: `${host.role} ${host.name}` }),
+    create("td", { class: "number", textContent: formatCount(host.files) }), create("td", { textContent: host.reason }),
+  )));
+  document.getElementById("failed").hidden = !DATA.failed.length;
+}
+
 function detail(task) {
   const facts = document.getElementById("detail-facts");
   const rows = [
@@ -105,6 +114,7 @@ function start() {
   legend();
   path(choose);
   hosts();
+  failedSources();
   timeline = new Timeline(choose);
   graph = new Graph(choose);
   new Table(choose);
