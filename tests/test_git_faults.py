@@ -80,14 +80,18 @@ def test_servers(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
-    """A 503 is retried, a 403 is not; both are reported."""
+    """A 503 and a 403 with Retry-After are retried, another 403 is not; all are reported."""
     commit = made(tmp_path / "r", FILES)
     listening = Listening()
     with http(tmp_path) as host:
-        host.faults = [503, 503]
+        host.faults = [503]
         home = make_context(tmp_path / "c", retries="2", backoff="0")
         commit_archive(home, source(f"{host.url}/r/.git", commit), listening)
+        host.faults, host.retry_after = [403], "1"
+        home = make_context(tmp_path / "c1", retries="2", backoff="0")
+        commit_archive(home, source(f"{host.url}/r/.git", commit), listening)
         assert len(listening.warnings) == 2
+        host.retry_after = ""
         host.faults, host.requests[:] = [403, 403], []
         error = refused(tmp_path / "c2", source(f"{host.url}/r/.git", commit), retries="2", backoff="0")
     assert "403" in str(error)

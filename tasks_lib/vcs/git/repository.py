@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from tasks_lib.errors import ArchiveError, DigestMismatchError, HttpStatusError, ToolError, TransportError, escape_text
 from tasks_lib.network import RepositorySettings
 from tasks_lib.progress import Progress
+from tasks_lib.retry import is_rate_limit
 from tasks_lib.subprocesses import Completed, last_line, run
 from tasks_lib.units import format_size, parse_size
 from tasks_lib.vcs.git.commit_tree import read_commit_tree
@@ -205,10 +206,10 @@ def _failure(url: str, wanted: str, done: Completed, retry_after_s: float | None
     elif "host key verification" in done.errors.lower():
         hint = "add the key of the host to known_hosts, or set FETCH_SSH_KNOWN_HOSTS"
     message = f"{display_url(url)}: git exited with status {done.status}: {said}"
-    if status := _HTTP_STATUS.search(done.errors):
-        return HttpStatusError(
-            message, status=int(status[1]), hint=hint, transient=not final, retry_after_s=retry_after_s
-        )
+    if found := _HTTP_STATUS.search(done.errors):
+        status = int(found[1])
+        transient = not final or is_rate_limit(status, retry_after_s)
+        return HttpStatusError(message, status=status, hint=hint, transient=transient, retry_after_s=retry_after_s)
     return TransportError(message, hint=hint, transient=not final)
 
 
