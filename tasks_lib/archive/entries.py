@@ -80,6 +80,12 @@ def damaged_archive(
     return DamagedArchiveError(archive="", reason=reason, code=code, entry=entry, offset=offset)
 
 
+def wrong_format(first: bytes) -> DamagedArchiveError:
+    """Return the error for content in another format than the expected one; `first` is its beginning."""
+    reason = f"not in the expected format: the content looks like {describe_content(first)}"
+    return damaged_archive(reason, "WRONG_FORMAT", offset=0)
+
+
 def limit_exceeded(reason: str, code: str, entry: bytes | None = None, offset: int | None = None) -> ArchiveLimitError:
     """Return the error for an archive that exceeds a limit."""
     return ArchiveLimitError(archive="", reason=reason, code=code, entry=entry, offset=offset)
