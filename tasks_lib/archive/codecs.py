@@ -62,7 +62,7 @@ def decompress(source: BinaryIO, kind: str, limits: Limits, slow_piece: int = LA
     """
     allowed = limits.max_total_for(remaining_size(source))
     total = 0
-    for chunk in _CODECS[kind](source, limits, slow_piece):
+    for chunk in CODECS[kind](source, limits, slow_piece):
         total += len(chunk)
         if total > allowed:
             raise limit_exceeded(f"more than {allowed} bytes decompressed ({limits.total_name(allowed)})", "TOO_LARGE")
@@ -265,7 +265,8 @@ def _zstd(source: BinaryIO, limits: Limits, _piece: int) -> Iterator[bytes]:
         raise damaged_archive(f"damaged compressed data: {error}", "CORRUPT") from error
 
 
-_CODECS: Final[dict[str, Callable[[BinaryIO, Limits, int], Iterator[bytes]]]] = {
+#: Decoders by format.
+CODECS: Final[dict[str, Callable[[BinaryIO, Limits, int], Iterator[bytes]]]] = {
     "tar": _plain,
     "tar.gz": _gzip,
     "tar.bz2": _bzip2,

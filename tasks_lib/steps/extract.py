@@ -10,6 +10,7 @@ from tasks_lib.context import Context
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError
 from tasks_lib.gil import serialized
+from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 from tasks_lib.steps import artifacts
 from tasks_lib.steps.plan import FETCHES, RECORDS, Delivery
@@ -119,16 +120,16 @@ def compare_delivery(context: Context, delivery: Delivery, progress: Progress) -
         ArchiveError, BlobMissingError, BlobCorruptError: the artifact cannot be read.
         CacheUnavailableError, CancelledError: as `deliver`.
     """
-    from tasks_lib.archive import detect_format  # slow to import, needed only to read an archive
-
     integrity = artifacts.find_integrity(context, delivery.artifact)
     if integrity is None:
         raise BlobMissingError("the artifact is not in the cache")
     name = delivery.artifact.path.name
     with context.cache.open(integrity) as file:
-        archive = detect_format(file, name) if delivery.entry.delivery == "extract" else None
         limits = context.limits(delivery.limits)
-        return extraction_of(delivery).differences(file, name=name, format=archive, limits=limits, progress=progress)
+        archive = _format_of(delivery, file, limits)
+        return extraction_of(delivery).differences(
+            file, name=name, format=archive, reshape=delivery.reshape, limits=limits, progress=progress
+        )
 
 
 def _fill(
@@ -139,21 +140,37 @@ def _fill(
     integrity: Integrity,
     progress: Progress,
 ) -> None:
-    from tasks_lib.archive import Reshape, detect_format  # slow to import, needed only to read an archive
+    from tasks_lib.archive import explain_placed  # slow to import, needed only to read an archive
     from tasks_lib.steps.shared_trees import Archive, link_from_cache  # slow to import, needed only to deliver
 
-    name = delivery.artifact.path.name
-    archive = detect_format(file, name) if delivery.entry.delivery == "extract" else None
+    name, reshape = delivery.artifact.path.name, delivery.reshape
+    limits = context.limits(delivery.limits)
+    archive = _format_of(delivery, file, limits)
     if archive is None:
+        if delivery.entry.delivery == "extract" and (warning := explain_placed(file, name, limits)):
+            progress.warn(warning)
         progress.phase("place", total=integrity.size)
         how = context.settings.link_mode
-        extraction.place(file, file_name=name, key=delivery.key, how=how, progress=progress)
+        extraction.place(
+            file, file_name=name, executable=reshape.executable, key=delivery.key, how=how, progress=progress
+        )
         return
-    limits = context.limits(delivery.limits)
-    if link_from_cache(context, delivery, extraction, Archive(file, integrity, name, archive, limits), progress):
+    unpacked = Archive(file, integrity, name, archive, limits, reshape, delivery.format)
+    if link_from_cache(context, delivery, extraction, unpacked, progress):
         return
     progress.phase("extract", total=integrity.size)
     file.seek(0)
     extraction.extract(
-        file, name=name, format=archive, reshape=Reshape(), limits=limits, key=delivery.key, progress=progress
+        file, name=name, format=archive, reshape=reshape, limits=limits, key=delivery.key, progress=progress
     )
+
+
+def _format_of(delivery: Delivery, file: BinaryIO, limits: Limits) -> str | None:
+    """Return the format in which an artifact is extracted, None if it is placed as it is."""
+    from tasks_lib.archive import detect_format  # slow to import, needed only to read an archive
+
+    if delivery.entry.delivery != "extract":
+        return None
+    if delivery.reshape.executable:  # a program that looks like an archive, such as a zipapp
+        return delivery.format or None
+    return delivery.format or detect_format(file, delivery.artifact.path.name, limits)

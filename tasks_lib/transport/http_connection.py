@@ -145,7 +145,7 @@ class _Connection(urllib3.connection.HTTPConnection):
         self.sock = cast(Any, sock)
         deadline.answering()
 
-    def request(self, method: str, _normalized: str, *arguments: Any, **options: Any) -> None:
+    def request(self, method: str, url: str, *arguments: Any, **options: Any) -> None:  # noqa: ARG002  # urllib3 calls it
         """Send a request for the target as written; urllib3 passes one with upper-case percent escapes."""
         if self.sock is not None:
             _serving.sock = cast(Any, self.sock)
