@@ -32,7 +32,7 @@ from tasks_lib.archive.validator import EntryValidator
 from tasks_lib.archive.writer import write_archive, write_in_order
 from tasks_lib.archive.zip import ZipReader
 from tasks_lib.errors import ArchiveError, DamagedArchiveError
-from tasks_lib.formats import SINGLE, uncompressed_name
+from tasks_lib.formats import MORE, SINGLE, uncompressed_name
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 
@@ -112,6 +112,10 @@ def _open_entries(
                 yield zipped.entries()
         elif kind in SINGLE:
             yield _open_single(source, name, kind, limits, reshape.executable)
+        elif kind in ("7z", "rpm"):
+            from tasks_lib.archive.more_formats import read_entries  # needed only for these formats
+
+            yield read_entries(source, kind, limits, reshape.strip)
         else:
             with _open_tar(source, name, kind, limits, reshape.strip, slow_piece) as entries:
                 yield entries
@@ -123,8 +127,14 @@ def _open_tar(
 ) -> Iterator[Iterator[Entry]]:
     if kind == "deb":
         source, kind = open_data_archive(source, limits)
+    if kind in MORE:
+        from tasks_lib.archive.more_formats import decompress_stream  # needed only for these formats
+
+        pieces = decompress_stream(source, kind, limits)
+    else:
+        pieces = decompress(source, kind, limits, slow_piece)
     # close it explicitly: its thread reads `source`, which the caller may close next
-    with contextlib.closing(read_ahead(decompress(source, kind, limits, slow_piece))) as chunks:
+    with contextlib.closing(read_ahead(pieces)) as chunks:
         reader = TarReader(chunks, limits, strip)
         with _name_errors(name, reader):
             yield reader.entries()

@@ -86,7 +86,7 @@ def _read_fields(file: io.BufferedIOBase) -> http.client.HTTPMessage:
     head = http.client.HTTPMessage()
     if not lines[-1] or not all(map(_FIELD.fullmatch, lines[:-1])):
         # as `http.client.parse_headers`, which accepts only 100 lines
-        head = email.parser.Parser(_class=http.client.HTTPMessage).parsestr(b"".join(lines).decode("iso-8859-1"))
+        head = email.parser.Parser(http.client.HTTPMessage).parsestr(b"".join(lines).decode("iso-8859-1"))
         given = head.items()
         for name, _ in given:
             del head[name]
