@@ -144,7 +144,13 @@ def test_no_commit(tmp_path: Path) -> None:
     assert "the repository has no commit " + "a" * 40 in str(refused(tmp_path / "c", source(tmp_path / "r", "a" * 40)))
     git(tmp_path / "r", "tag", "-a", "-m", "t", "v1")
     tag = git(tmp_path / "r", "rev-parse", "v1")
-    assert "is a tag, not a commit" in str(refused(tmp_path / "c", source(tmp_path / "r", tag)))
+    commit = git(tmp_path / "r", "rev-parse", "HEAD")
+    error = str(refused(tmp_path / "c", source(tmp_path / "r", tag)))
+    assert f"{tag} is the id of the annotated tag 'v1', not of a commit" in error
+    assert f"pin `revision: {commit}`" in error
+    git(tmp_path / "r", "tag", "-a", "-m", "t", "v2", "HEAD^{tree}")
+    tag = git(tmp_path / "r", "rev-parse", "v2")
+    assert f"{tag} is a tag, but not of a commit" in str(refused(tmp_path / "c", source(tmp_path / "r", tag)))
 
 
 def test_protocols_of_the_setting(tmp_path: Path) -> None:
