@@ -147,7 +147,8 @@ def _fill(
     limits = context.limits(delivery.limits)
     archive = _format_of(delivery, file, limits)
     if archive is None:
-        if delivery.entry.delivery == "extract" and (warning := explain_placed(file, name, limits)):
+        wanted = (delivery.entry.kind, delivery.entry.delivery) == ("fetch", "extract") and not reshape.executable
+        if wanted and (warning := explain_placed(file, name, limits)):
             progress.warn(warning)
         progress.phase("place", total=integrity.size)
         how = context.settings.link_mode
