@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import zstandard
 
 from tasks_lib.archive import Reshape, detect_format, explain_placed, read
 from tasks_lib.errors import ArchiveError
@@ -168,6 +169,14 @@ def test_what_is_placed_is_named(name: str, start: bytes, key: str) -> None:
     assert detect_format(file, name, Limits()) is None
     warning = explain_placed(file, name, Limits())
     assert f"set `format: {key}`" in warning if key else not warning
+
+
+def test_a_limit_is_not_taken_for_a_plain_file() -> None:
+    """A file without a name that exceeds a limit at its beginning is refused, not placed."""
+    big = zstandard.ZstdCompressor(compression_params=zstandard.ZstdCompressionParameters(window_log=28)).compressobj()
+    file = io.BytesIO(big.compress(bytes(600)) + big.flush())
+    with pytest.raises(ArchiveError, match=r"download: .*WINDOW"):
+        detect_format(file, "download", Limits())
 
 
 def test_names_without_their_ending() -> None:

@@ -31,7 +31,7 @@ from tasks_lib.archive.tar import TarReader
 from tasks_lib.archive.validator import EntryValidator
 from tasks_lib.archive.writer import write_archive, write_in_order
 from tasks_lib.archive.zip import ZipReader
-from tasks_lib.errors import ArchiveError, DamagedArchiveError
+from tasks_lib.errors import ArchiveError, ArchiveLimitError, DamagedArchiveError
 from tasks_lib.formats import MORE, SINGLE, uncompressed_name
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
@@ -76,7 +76,9 @@ def _name_format(source: BinaryIO, kind: str, limits: Limits) -> Iterator[None]:
     try:
         yield
     except DamagedArchiveError as error:
-        found = detect_content(source, limits)
+        found = None
+        with contextlib.suppress(ArchiveLimitError):
+            found = detect_content(source, limits)
         if found is not None and found != kind and not error.hint:
             error.hint = f"its content is in the format {found}: set `format: {found}` in its definition"
         raise

@@ -7,7 +7,7 @@ from typing import BinaryIO, Final
 
 from tasks_lib.archive.codecs import CODECS, decompress
 from tasks_lib.archive.entries import OTHER_MAGIC, sniff_format
-from tasks_lib.errors import ArchiveError, escape_text
+from tasks_lib.errors import ArchiveLimitError, DamagedArchiveError, escape_text
 from tasks_lib.formats import SINGLE, format_from_name
 from tasks_lib.limits import Limits
 
@@ -47,6 +47,9 @@ def detect_content(file: BinaryIO, limits: Limits) -> str | None:
 
     Compressed content is an archive if it contains a tar, else a single file. `tar.lz`, `tar.Z` and `tar.lz4` are not
     decompressed for this.
+
+    Raises:
+        ArchiveLimitError: decompressing the beginning exceeds a limit.
     """
     try:
         file.seek(0)
@@ -59,7 +62,7 @@ def detect_content(file: BinaryIO, limits: Limits) -> str | None:
                 "tar" if is_tar(start) else next((one for magic, one in OTHER_MAGIC if start.startswith(magic)), None)
             )
         return kind
-    except ArchiveError:
+    except DamagedArchiveError:  # the magic number of a compressed format in a file of another one
         return None
     finally:
         file.seek(0)
@@ -70,16 +73,26 @@ def detect_format(file: BinaryIO, name: str, limits: Limits) -> str | None:
 
     The formats in `formats.SINGLE` and `formats.MORE` are never detected: a definition must declare them, so that no
     file is extracted that its users expect as it is.
+
+    Raises:
+        ArchiveLimitError: as `detect_content`; `archive` is `name`.
     """
     declared = format_from_name(name)
-    if declared is None:
+    if declared is not None:
+        return declared
+    try:
         detected = detect_content(file, limits)
-        return detected if detected in (*CODECS, "zip") else None
-    return declared
+    except ArchiveLimitError as error:
+        raise ArchiveLimitError.of(error, archive=name) from error
+    return detected if detected in (*CODECS, "zip") else None
 
 
 def explain_placed(file: BinaryIO, name: str, limits: Limits) -> str:
-    """Return a warning that a file looks like an archive and is placed as it is, "" if it does not look like one."""
+    """Return a warning that a file looks like an archive and is placed as it is, "" if it does not look like one.
+
+    Raises:
+        ArchiveLimitError: as `detect_content`.
+    """
     kind = "tar.lzma" if name.lower().endswith((".tar.lzma", ".tlz")) else detect_content(file, limits)
     if kind is None or format_from_name(name):
         return ""

@@ -147,7 +147,6 @@ Members = dict[bytes, tuple[object, ...]]
 def read_members(file: BinaryIO, name: str) -> Members | None:
     """Return the members of an archive by path, None when `file` is not an archive or cannot be read to its end."""
     file.seek(0)
-    kind = detect_format(file, name, _LIMITS)
     found: Members = {}
 
     def note(entry: Entry) -> None:
@@ -156,9 +155,10 @@ def read_members(file: BinaryIO, name: str) -> Members | None:
             digest.update(chunk)
         found[entry.path] = (entry.kind, entry.size, entry.executable, entry.target, digest.digest())
 
-    if kind is None:
-        return None
     try:
+        kind = detect_format(file, name, _LIMITS)
+        if kind is None:
+            return None
         read(file, name=name, format=kind, reshape=Reshape(), limits=_LIMITS, sink=note)
     except (ArchiveError, OSError):
         return None
