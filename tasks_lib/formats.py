@@ -56,7 +56,13 @@ class Reshape(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def words(self) -> tuple[str, ...]:
         """What differs, for a recipe key; () for nothing."""
+        if self is UNCHANGED:  # for almost all of a plan's definitions
+            return ()
         return tuple(f"{name} {value}" for name, value in msgspec.structs.asdict(self).items() if value)
+
+
+#: A tree that does not differ from its archive.
+UNCHANGED: Final = Reshape()
 
 
 def uncompressed_name(name: str) -> str:

@@ -119,6 +119,9 @@ def test_keys_shape_the_output(tmp_path: Path) -> None:
         done = doit(top, "run", "extract:f0", FETCH_LINK_MODE="hardlink")
         assert done.returncode == 0, done.stdout
         assert content_of(top / "build/extracted/f0") == tree, keys
+    verified = doit(top, "verify", FETCH_LINK_MODE="hardlink")
+    assert verified.returncode == 0, verified.stdout
+    assert len(list((top / "cache/v1/trees").iterdir())) >= 1
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def explain_placed(file: BinaryIO, name: str, limits: Limits) -> str:
     Raises:
         ArchiveLimitError: as `detect_content`.
     """
-    kind = "tar.lzma" if name.lower().endswith((".tar.lzma", ".tlz")) else detect_content(file, limits)
+    kind = "tar.lzma" if name.lower().endswith((".lzma", ".tlz")) else detect_content(file, limits)
     if kind is None or format_from_name(name):
         return ""
     return (

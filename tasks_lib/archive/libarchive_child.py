@@ -6,6 +6,7 @@ It imports nothing of this package, has no environment and no program to call, a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import locale
 import os
@@ -51,7 +52,8 @@ def main(kind: str, memory: int, cpu_s: int) -> int:
             resource.setrlimit(what, (limit, limit))
         except (OSError, ValueError):  # macOS does not limit the address space
             continue
-    locale.setlocale(locale.LC_ALL, "")
+    with contextlib.suppress(locale.Error):  # a system without C.UTF-8
+        locale.setlocale(locale.LC_ALL, "")
     try:
         _write_records(kind)
     except MemoryError:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from tasks_lib.digest import Integrity
-from tasks_lib.formats import SINGLE, Reshape
+from tasks_lib.formats import SINGLE, UNCHANGED, Reshape
 from tasks_lib.relpath import RelPath
 
 #: Directory of fetch artifacts on Taskcluster. Source: taskgraph `transforms/fetch`, key `artifact-prefix`.
@@ -127,6 +127,8 @@ class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
     @property
     def reshape(self) -> Reshape:
         """What an extraction of the artifact changes; a repack has applied the rest."""
+        if not (self.strip_components or self.add_prefix or self.executable):
+            return UNCHANGED
         executable = int(self.executable)
         if self.needs_repack:
             return Reshape(executable=executable)

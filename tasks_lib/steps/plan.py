@@ -23,7 +23,7 @@ from tasks_lib.definitions import (
     Toolchain,
 )
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.formats import TREE_VERSION, Reshape, format_from_name
+from tasks_lib.formats import TREE_VERSION, UNCHANGED, Reshape, format_from_name
 
 #: Directory, inside a toolchain's own, with the manifests of its fetches.
 RECORDS: Final = ".fetches"
@@ -55,7 +55,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     limits: tuple[tuple[str, int | str], ...] = ()  # of this archive; they override the settings
     format: str = ""  # of this archive; "" for the format that its name or its content declares
-    reshape: Reshape = Reshape()
+    reshape: Reshape = UNCHANGED
     # name and key of all deliveries into this directory; entries of any other delivery are stale
     beside: tuple[tuple[str, str], ...] = ()
     worked: Path | None = None  # exists once a command ran in this directory; its leftovers are stale
@@ -236,7 +236,7 @@ class Plan:
             if preparation.output is None:
                 raise AssertionError(f"{entry.name} has no artifact: `definitions` rejects that")
             name, artifact, limits = preparation.toolchain.name, preparation.output, ()
-            kind, reshape, shape = "", Reshape(), ()
+            kind, reshape, shape = "", UNCHANGED, ()
         dest = str(entry.dest or "")
         return Delivery(
             artifact=artifact,
@@ -269,7 +269,7 @@ def _format(fetch: Fetch) -> str:
 
 
 def _reshape(fetch: Fetch) -> Reshape:
-    return fetch.source.reshape if isinstance(fetch.source, StaticUrl) else Reshape()
+    return fetch.source.reshape if isinstance(fetch.source, StaticUrl) else UNCHANGED
 
 
 def _shape(fetch: Fetch) -> tuple[str, ...]:
