@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 #: Increment when the archive writer may produce different bytes for the same content.
 REPACK_VERSION: Final = 3
 #: Increment when the same archive may be extracted to a different tree.
@@ -61,6 +63,51 @@ def describe_not_extracted(name: str, first_bytes: bytes = b"") -> str:
         if lowered.endswith(suffixes) or (magic and first_bytes.startswith(magic)):
             return words
     return ""
+
+
+#: Formats of one compressed file, and the format whose compression they share.
+SINGLE: Final = {"gz": "tar.gz", "bz2": "tar.bz2", "xz": "tar.xz", "zst": "tar.zst"}
+#: Formats that are read with libarchive, in a child process.
+MORE: Final = ("tar.lz", "tar.Z", "tar.lz4", "7z", "rpm")
+#: All formats that a definition can declare.
+FORMATS: Final = ("tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst", "tar.lzma", "zip", "deb", *SINGLE, *MORE)
+
+#: Endings of compressed files, and what replaces them. Source: gzip(1), bzip2(1), xz(1), zstd(1).
+_COMPRESSED: Final = {
+    ".gz": "", ".bz2": "", ".xz": "", ".zst": "", ".zstd": "", ".svgz": ".svg",
+    ".tgz": ".tar", ".tbz": ".tar", ".tbz2": ".tar", ".txz": ".tar", ".tzst": ".tar",
+}  # fmt: skip
+
+
+class Reshape(msgspec.Struct, frozen=True, kw_only=True):
+    """How a tree differs from its archive.
+
+    Drop `strip` leading components of every name, then prepend the text `prefix`; `executable` is 1 to make a single
+    file executable.
+    """
+
+    strip: int = 0
+    prefix: str = ""
+    executable: int = 0
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What differs, for a recipe key; () for nothing."""
+        if self is UNCHANGED:  # for almost all of a plan's definitions
+            return ()
+        return tuple(f"{name} {value}" for name, value in msgspec.structs.asdict(self).items() if value)
+
+
+#: A tree that does not differ from its archive.
+UNCHANGED: Final = Reshape()
+
+
+def uncompressed_name(name: str) -> str:
+    """Return the name of a compressed file without its ending; the whole name if it has none."""
+    for ending, replacement in _COMPRESSED.items():
+        if name.lower().endswith(ending) and len(name) > len(ending):
+            return name[: -len(ending)] + replacement
+    return name
 
 
 def format_from_name(name: str) -> str | None:

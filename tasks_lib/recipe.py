@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -27,6 +27,9 @@ IDENTITY_FIELDS: Final = frozenset(
         "strip_components",
         "add_prefix",
         "duplicates",
+        "format",
+        "executable",
+        "repack",
         "revision",
         "path_prefix",
         "dot_git",
@@ -122,6 +125,7 @@ def repack_key(source: StaticUrl, *, version: str) -> str:
         source.add_prefix,
         source.artifact_name,
         *([f"duplicates {source.duplicates}"] if source.duplicates != "refuse" else []),
+        *([f"format {source.format}"] if source.format else []),
     )
 
 
@@ -150,12 +154,14 @@ def repository_name(source: Git | Hg, url: str, commit: str) -> str:
     return hashlib.sha256(f"{kind} {len(commit)} {url}".encode()).hexdigest()
 
 
-def extract_key(artifact_key: str, *, dest: str, version: int) -> str:
-    """Return the key of one artifact extracted or placed into the directory `dest`."""
-    return _key("extract", str(version), artifact_key, dest)
+def extract_key(artifact_key: str, *, dest: str, version: int, shape: Sequence[str] = ()) -> str:
+    """Return the key of one artifact extracted or placed into the directory `dest`; `shape` is what that changes."""
+    return _key("extract", str(version), artifact_key, dest, *shape)
 
 
-def unpacked_key(integrity: Integrity, *, format: str, limits: Mapping[str, int | str], version: str) -> str:
+def unpacked_key(
+    integrity: Integrity, *, format: str, limits: Mapping[str, int | str], version: str, shape: Sequence[str] = ()
+) -> str:
     """Return the key of the unpacked tree of an archive.
 
     Args:
@@ -163,9 +169,10 @@ def unpacked_key(integrity: Integrity, *, format: str, limits: Mapping[str, int 
         format: the format that its name declares, "" to detect it from the content.
         limits: all limits: a definition never reuses a tree that was unpacked under the limits of another one.
         version: the version of the unpacking code.
+        shape: what the unpacking changes.
     """
     words = (f"{name}={value}" for name, value in sorted(limits.items()))
-    return _key("unpacked", version, str(integrity.size), str(integrity.digest), format, *words)
+    return _key("unpacked", version, str(integrity.size), str(integrity.digest), format, *words, *shape)
 
 
 def toolchain_key(toolchain: Toolchain, *, inputs: Mapping[str, str], files: Mapping[str, Digest]) -> str:

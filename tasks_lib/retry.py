@@ -19,6 +19,9 @@ from tasks_lib.gil import released
 from tasks_lib.network import Policy
 from tasks_lib.progress import Progress
 
+#: Status codes after which the same request may succeed. Source: RFC 9110 section 15, RFC 6585 section 4; servers that
+#: build an archive on demand send 202 until it is ready; content delivery networks use 52x for errors of their origin.
+_TRANSIENT: Final = frozenset({202, 408, 425, 429, 500, 502, 503, 504, 507, 520, 521, 522, 523, 524})
 #: Longest backoff in seconds, without a Retry-After. Source: half of the 60 s of Nix 2026, as mirrors are tried too.
 _MAX_BACKOFF_S: Final = 30.0
 #: Most doublings of the backoff: it has reached its maximum long before, and more would overflow a float.
@@ -159,8 +162,20 @@ def iterate_sources(retries: Sequence[Retry], progress: Progress) -> Iterator[tu
 
 
 def is_busy(error: Exception) -> bool:
-    """Whether the server reports too many requests or unavailability (429, 503)."""
-    return isinstance(error, HttpStatusError) and error.status in _BUSY
+    """Whether the server reports too many requests or unavailability (429, 503, or 403 with a Retry-After)."""
+    return isinstance(error, HttpStatusError) and (
+        error.status in _BUSY or is_rate_limit(error.status, error.retry_after_s)
+    )
+
+
+def is_rate_limit(status: int, retry_after_s: float | None) -> bool:
+    """Whether a status is a 403 with a Retry-After. Source: GitHub, "Rate limits for the REST API"."""
+    return status == 403 and retry_after_s is not None
+
+
+def is_transient_status(status: int, retry_after_s: float | None = None) -> bool:
+    """Whether the same request may succeed later after this status."""
+    return status in _TRANSIENT or is_rate_limit(status, retry_after_s)
 
 
 def is_unresponsive(error: Exception) -> bool:

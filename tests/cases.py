@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import lzma
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import zstandard
 from tests.archives import Member, tar, tar_header
 
 GZ, BZ, XZ = gzip.compress, bz2.compress, lzma.compress
+ALONE: Final = functools.partial(lzma.compress, format=lzma.FORMAT_ALONE)
 ZST: Final = zstandard.ZstdCompressor(write_checksum=True).compress
 Tree = dict[str, "str | bytes"]
 

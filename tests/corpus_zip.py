@@ -6,7 +6,7 @@ import struct
 import zlib
 
 from tests.archives import Member, Zipped, ar, tar, zip_end, zip_end64, zip_of
-from tests.cases import BZ, GZ, TAR, TREE, XZ, ZST, accepted, refused
+from tests.cases import ALONE, BZ, GZ, TAR, TREE, XZ, ZST, accepted, refused
 
 A, B = Zipped(name=b"a", content=b"content a"), Zipped(name=b"d/b", content=b"b" * 5000, deflate="yes")
 DESCRIBED = struct.pack("<4sIII", b"PK\x07\x08", zlib.crc32(b"described"), 9, 9)
@@ -129,13 +129,24 @@ accepted("zip-setuid", {"a": b"xx"}, zip_of(Zipped(name=b"a", content=b"x", mode
 
 CONTROL = ("control.tar.gz", GZ(tar([Member("./control", b"Package: x\n")])))
 BINARY = ("debian-binary", b"2.0\n")
-for label, data_member in (("gz", ("data.tar.gz", GZ(TAR))), ("xz", ("data.tar.xz", XZ(TAR))), ("zst", ("data.tar.zst", ZST(TAR))), ("bz2", ("data.tar.bz2", BZ(TAR))), ("tar", ("data.tar", TAR))):  # fmt: skip
+for label, data_member in (("gz", ("data.tar.gz", GZ(TAR))), ("xz", ("data.tar.xz", XZ(TAR))), ("zst", ("data.tar.zst", ZST(TAR))), ("bz2", ("data.tar.bz2", BZ(TAR))), ("lzma", ("data.tar.lzma", ALONE(TAR))), ("tar", ("data.tar", TAR))):  # fmt: skip
     accepted(f"deb-{label}", TREE, ar(BINARY, CONTROL, data_member), "deb")
 DATA = ("data.tar.gz", GZ(TAR))
 DEB = ar(BINARY, CONTROL, DATA)
+OWN = ("_x", b"x")
+for label, members in (
+    ("signed", (BINARY, CONTROL, DATA, ("_gpgorigin", b"signature"))), ("marked", (BINARY, OWN, ("_y", b""), CONTROL, OWN, DATA)),
+    ("more", (BINARY, CONTROL, DATA, ("future", b"x"), ("//", b"names"))), ("version-21", (("debian-binary", b"2.1\nmore\n"), CONTROL, DATA)),
+):  # fmt: skip
+    accepted(f"deb-{label}", TREE, ar(*members), "deb")
 for label, code, data in (
     ("order", "DEB", ar(BINARY, DATA, CONTROL)), ("two-data", "DEB", ar(BINARY, CONTROL, DATA, DATA)), ("no-data", "DEB", ar(BINARY, CONTROL)),
-    ("no-control", "DEB", ar(BINARY, DATA)), ("extra-member", "DEB", ar(BINARY, CONTROL, ("_x", b"x"), DATA)), ("version", "DEB", ar(("debian-binary", b"3.0\n"), CONTROL, DATA)),
+    ("no-control", "DEB", ar(BINARY, DATA)), ("extra-member", "DEB", ar(BINARY, CONTROL, ("x", b"x"), DATA)), ("extra-first", "DEB", ar(OWN, BINARY, CONTROL, DATA)),
+    ("two-control", "DEB", ar(BINARY, CONTROL, CONTROL, DATA)), ("two-data-kinds", "DEB", ar(BINARY, CONTROL, DATA, ("data.tar.lzma", ALONE(TAR)))), ("control-last", "DEB", ar(BINARY, CONTROL, DATA, CONTROL)),
+    ("many", "DEB", ar(BINARY, *[OWN] * 1000, CONTROL, DATA)), ("lzma-cut", "TRUNCATED", ar(BINARY, CONTROL, ("data.tar.lzma", ALONE(TAR)[:-9]))),
+    ("lzma-trailing", "TRAILING_GARBAGE", ar(BINARY, CONTROL, ("data.tar.lzma", ALONE(TAR) + b"x"))), ("lzma-xz", "WRONG_FORMAT", ar(BINARY, CONTROL, ("data.tar.lzma", XZ(TAR)))),
+    ("lzma-dictionary", "DICTIONARY", ar(BINARY, CONTROL, ("data.tar.lzma", ALONE(TAR)[:1] + (3 << 29).to_bytes(4, "little") + ALONE(TAR)[5:]))),
+    ("version", "DEB", ar(("debian-binary", b"3.0\n"), CONTROL, DATA)),
     ("name-path", "DEB", ar(BINARY, CONTROL, ("../data.tar.gz", GZ(TAR)))), ("compression", "DEB", ar(BINARY, CONTROL, ("data.tar.lz", GZ(TAR)))),
     ("size-letters", "DEB", DEB.replace(b"4         `", b"x         `", 1)), ("size-negative", "DEB", DEB.replace(b"4         `", b"-4        `", 1)),
     ("size-huge", "TRUNCATED", DEB.replace(b"4         `", b"9999999999`", 1)), ("magic", "DEB", DEB.replace(b"`\n", b"``", 1)),

@@ -270,7 +270,7 @@ def test_refused(case: str, tmp_path: Path) -> None:
         extract(data, kind, tmp_path / "out")
     assert caught.value.code in code.split() or not code
     assert str(caught.value).startswith("a:")
-    assert str(caught.value).isprintable()
+    assert all(map(str.isprintable, str(caught.value).splitlines()))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["records"]
     with pytest.raises(ArchiveError):
         repacked(data, kind)

@@ -108,8 +108,13 @@ WRONG = {
     "prefix": (fetch("add-prefix: ../x, artifact-name: a.tar.zst"), "a.fetch.add-prefix: contains the component '..'"),
     "strip": (fetch("strip-components: -1"), "a.fetch.strip-components: must be a non-negative integer, got '-1'"),
     "duplicates": (fetch("duplicates: first"), "invalid value 'first': use refuse or last"),
-    "duplicates name": (fetch("duplicates: last"), "require a .tar.zst artifact, got 'a.tar.gz'"),
-    "strip name": (fetch("strip-components: 1"), "require a .tar.zst artifact, got 'a.tar.gz'"),
+    "duplicates name": (fetch("duplicates: last"), "requires a repacked artifact, got 'a.tar.gz': set `artifact-name: NAME.tar.zst`"),
+    "format": (fetch("format: tar.zip"), "a.fetch.format: "),
+    "repack": (fetch("repack: always"), "a.fetch.repack: "),
+    "single repacked": (fetch("format: gz, artifact-name: a.tar.zst"), "`format: gz` is a single file, which excludes a .tar.zst artifact: use `format: tar.gz`"),
+    "single stripped": (fetch("format: xz, strip-components: 1"), "which excludes strip-components: use `format: tar.xz` for a tar"),
+    "executable archive": (fetch("executable: true"), "applies to a single file, not to an archive"),
+    "executable format": (fetch("executable: true, format: 7z"), "applies to a single file, not to an archive"),
     "artifact name": (fetch("artifact-name: a/b"), "a.fetch.artifact-name: contains a slash"),
     "other archive": (fetch("artifact-name: a.zip"), "cannot repack a .gz archive as 'a.zip': use a .tar.zst name"),
     "password": (GOOD.replace("https://", "https://u:p@"), "contains a user name or password"),
@@ -212,6 +217,9 @@ TOOLCHAINS = {
     "no artifact": (
         "t: {description: d}\nu: {description: d, fetches: {toolchain: [t]}}", "toolchain 't' has no artifact",
     ),
+    "placed, not stripped": (
+        "t: {description: d, fetches: {fetch: [{artifact: s, extract: false}]}}", "'s' is placed as it was downloaded, without strip-components: set `artifact-name: NAME.tar.zst` on it",
+    ),
     "circle": (
         "t: {description: d, fetches: {toolchain: [u]}, run: {command: x, toolchain-artifact: t.tar}}\n"
         "u: {description: d, fetches: {toolchain: [t]}, run: {command: x, toolchain-artifact: u.tar}}",
@@ -236,7 +244,7 @@ def test_wrong_toolchains(case: str) -> None:
     """Toolchains that conflict with other definitions are reported."""
     text, expected = TOOLCHAINS[case]
     with pytest.raises(DefinitionError) as caught:
-        read(GOOD, text)
+        read(GOOD + fetch("strip-components: 1", "s"), text)
     assert expected in str(caught.value)
 
 

@@ -76,7 +76,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "run").chmod(0o755)
     (path / "d").mkdir()
     (path / "d/link").symlink_to("../run")
-    for words in (["add", "."], ["commit", "-q", "-m", "two"]):
+    tags = ["tag", "-a", "-m", "t", "v2"], ["tag", "-a", "-m", "t", "v3", "v2"]
+    for words in (["add", "."], ["commit", "-q", "-m", "two"], *tags):
         subprocess.run(["git", "-C", path, *words], env=CLEAN, check=True)
     return path
 
@@ -86,10 +87,11 @@ def commit(repository: Path, name: str = "main") -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
 
-@pytest.mark.parametrize("form", ["commit", "branch", "HEAD", "path", "prefix"])
+@pytest.mark.parametrize("form", ["commit", "branch", "HEAD", "path", "prefix", "tag", "tag of a tag"])
 def test_git(run: Run, repository: Path, tmp_path: Path, form: str) -> None:
     """A commit, or that of a branch, is archived below the last part of the URL or the prefix."""
-    name = {"branch": "main", "HEAD": "HEAD"}.get(form, commit(repository))
+    tags = {"tag": commit(repository, "v2"), "tag of a tag": commit(repository, "v3")}
+    name = {"branch": "main", "HEAD": "HEAD", **tags}.get(form, commit(repository))
     url = str(repository) if form == "path" else f"file://{repository}/"
     flags = ["--path-prefix", "some/where"] if form == "prefix" else []
     ended = run("git-checkout-archive", *flags, url, name, tmp_path / "x.tar.zst")
@@ -97,6 +99,7 @@ def test_git(run: Run, repository: Path, tmp_path: Path, form: str) -> None:
     top = "some/where" if form == "prefix" else "project.git"
     found = unpacked(tmp_path / "x.tar.zst", tmp_path / "tree")
     assert found.items() >= {f"{top}/run": "x #!/bin/sh\n", f"{top}/d/link": "-> ../run"}.items()
+    assert (f"it names {commit(repository)}" in ended.err) == (form in tags)
     assert ("is not pinned; it is commit" in ended.err) == (form in ("branch", "HEAD"))
     assert not any("/.git/" in path for path in found)
 

@@ -82,14 +82,18 @@ def test_servers(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
-    """A 503 is retried, a 403 is not; both are reported."""
+    """A 503 and a 403 with Retry-After are retried, another 403 is not; all are reported."""
     commit = made(tmp_path / "r", FILES)
     listening = Listening()
     with http(tmp_path) as host:
-        host.faults = [503, 503]
+        host.faults = [503]
         home = make_context(tmp_path / "c", retries="2", backoff="0")
         commit_archive(home, source(f"{host.url}/r/.git", commit), listening)
+        host.faults, host.retry_after = [403], "1"
+        home = make_context(tmp_path / "c1", retries="2", backoff="0")
+        commit_archive(home, source(f"{host.url}/r/.git", commit), listening)
         assert len(listening.warnings) == 2
+        host.retry_after = ""
         host.faults, host.requests[:] = [403, 403], []
         error = refused(tmp_path / "c2", source(f"{host.url}/r/.git", commit), retries="2", backoff="0")
     assert "403" in str(error)
@@ -198,7 +202,13 @@ def test_no_commit(tmp_path: Path) -> None:
     assert "the repository has no commit " + "a" * 40 in str(refused(tmp_path / "c", source(tmp_path / "r", "a" * 40)))
     git(tmp_path / "r", "tag", "-a", "-m", "t", "v1")
     tag = git(tmp_path / "r", "rev-parse", "v1")
-    assert "is a tag, not a commit" in str(refused(tmp_path / "c", source(tmp_path / "r", tag)))
+    commit = git(tmp_path / "r", "rev-parse", "HEAD")
+    error = str(refused(tmp_path / "c", source(tmp_path / "r", tag)))
+    assert f"{tag} is the id of the annotated tag 'v1', not of a commit" in error
+    assert f"pin `revision: {commit}`" in error
+    git(tmp_path / "r", "tag", "-a", "-m", "t", "v2", "HEAD^{tree}")
+    tag = git(tmp_path / "r", "rev-parse", "v2")
+    assert f"{tag} is a tag, but not of a commit" in str(refused(tmp_path / "c", source(tmp_path / "r", tag)))
 
 
 def test_protocols_of_the_setting(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import email.parser
 import http.client
 import io
 
@@ -36,7 +37,6 @@ def read(head: bytes, parse: object) -> tuple[list[tuple[str, str]], list[str], 
     st.sampled_from(["\r\n", "\n", ""]),
 )
 @example([], "\r\n")
-@example([(b"A: 1", b"\r\n")] * 101, "\r\n")
 @example([(b"A: " + b"x" * 70_000, b"\r\n")], "\r\n")
 def test_same_result_as_python(lines: list[tuple[bytes, bytes]], end: str) -> None:
     """Names, values, their order, defects, and the start of the body are the same for any header."""
@@ -49,12 +49,12 @@ def test_same_result_as_python(lines: list[tuple[bytes, bytes]], end: str) -> No
 @pytest.mark.parametrize("odd", [b"", b" folded\r\n", b"no colon\r\n", b"A : 1\r\n"])
 def test_valid_header_needs_no_email_parser(odd: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only an unusual header is passed to the email parser."""
-    asked: list[bytes] = []
+    asked: list[str] = []
 
-    def email_parser(file: io.BytesIO) -> http.client.HTTPMessage:
-        asked.append(file.read())
+    def parsestr(_parser: email.parser.Parser, text: str) -> http.client.HTTPMessage:
+        asked.append(text)
         return http.client.HTTPMessage()
 
-    monkeypatch.setattr(http.client, "parse_headers", email_parser)
+    monkeypatch.setattr(email.parser.Parser, "parsestr", parsestr)
     _read_fields(io.BytesIO(b"Content-Length: 3\r\n" + odd + b"\r\n"))
     assert bool(asked) == bool(odd)

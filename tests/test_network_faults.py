@@ -172,6 +172,14 @@ SURVIVED = {
     ),
     "one 100": Row(lambda: raw(b"HTTP/1.1 100 Continue\r\n\r\n" + HEAD + LENGTH + b"\r\n" + BODY), 1),
     "folded header": Row(lambda: raw(HEAD + LENGTH + b"X: a\r\n b\r\n\r\n" + BODY), 1),
+    "150 headers": Row(lambda: raw(HEAD + LENGTH + b"".join(b"X-%d: y\r\n" % one for one in range(150)) + b"\r\n" + BODY), 1),
+    "150 headers, one folded": Row(lambda: raw(HEAD + LENGTH + b"X: a\r\n b\r\n" + b"Y: y\r\n" * 150 + b"\r\n" + BODY), 1),
+    "control character in an unused header": Row(lambda: reply(BODY, X_Evil="a\x1b]0;b\x07\x00"), 1),
+    "same validator and type twice": Row(lambda: raw(HEAD + LENGTH + b'ETag: "a"\r\nContent-Type: text/html\r\n' * 2 + b"\r\n" + BODY), 1),
+    "203": Row(lambda: reply(BODY, "203 Non-Authoritative Information"), 1),
+    "226": Row(lambda: reply(BODY, "226 IM Used"), 1),
+    "202 twice": Row(lambda: in_turn(*[reply(b"", "202 Accepted")] * 2, reply(BODY)), 3),
+    "403 with Retry-After": Row(lambda: in_turn(reply(b"", "403 Slow Down", Retry_After="0"), reply(BODY)), 2),
     "wrong bytes once": Row(lambda: in_turn(reply(ANOTHER), reply(BODY)), 2),
     "408": Row(lambda: in_turn(reply(b"", "408 Timeout"), reply(BODY)), 2),
     "425": Row(lambda: in_turn(reply(b"", "425 Too Early"), reply(BODY)), 2),
@@ -208,6 +216,8 @@ SURVIVED = {
     "301 relative": Row(lambda: redirect("b", "301 X"), 2),
     "301, then a blank": Row(lambda: redirect("/b ", "301 X"), 2),
     "302 protocol-relative": Row(lambda: in_turn(lambda c, r: redirect(f"//{r.headers['host']}/b")(c, r)), 2),
+    "302 to a name with a blank": Row(lambda: redirect("/b c"), 2),
+    "302 twice to one place": Row(lambda: raw(b"HTTP/1.1 302 X\r\nLocation: /b\r\nlocation:  /b \r\nContent-Length: 0\r\n\r\n"), 2),
     "303 to letters of UTF-8": Row(lambda: raw("HTTP/1.1 303 X\r\nLocation: /ä?c\r\nContent-Length: 0\r\n\r\n".encode()), 2),
     "307": Row(lambda: redirect("/b", "307 X"), 2),
     "308 with a query": Row(lambda: redirect("/b?x=1#y", "308 X"), 2),
@@ -218,7 +228,7 @@ SURVIVED = {
 def test_survived(case: str, origin: Origin, store: Cache) -> None:
     """The expected bytes arrive complete, in bounded time and memory, and the mirror is not used."""
     row = SURVIVED[case]
-    origin.answers |= {"/a": row.answer(), "/b": reply(BODY), "/%C3%A4": reply(BODY)}
+    origin.answers |= {"/a": row.answer()} | dict.fromkeys(("/b", "/b%20c", "/%C3%A4"), reply(BODY))
     with serving({"/a": reply(BODY)}) as second, bounded_memory():
         patient = impatient(
             store, stall_timeout_s=STALL_S if "stall" in case or "kept" in case or "trailers" in case else 5.0
@@ -270,6 +280,9 @@ LOST = {
     "redirect to no port": Row(lambda: redirect("http://h:99999/"), 1, "invalid redirect"),
     "redirect to port 0": Row(lambda: redirect("http://127.0.0.1:0/"), 1, "invalid redirect"),
     "redirect nowhere": Row(lambda: reply(b"", "302 Found"), 1, "invalid redirect"),
+    "redirect to two places": Row(lambda: raw(b"HTTP/1.1 302 X\r\nLocation: /b\r\nLocation: /c\r\nContent-Length: 0\r\n\r\n"), 1, "2 different Location headers"),
+    "redirect with a control character": Row(lambda: redirect("/b\tc"), 1, "invalid redirect"),
+    "202 always": Row(lambda: reply(b"", "202 Accepted"), 4, "HTTP 202 Accepted (4 times)"),
     "401": Row(lambda: reply(b"", "401 Unauthorized", WWW_Authenticate='Basic realm="x"'), 1, "HTTP 401"),
     "403": Row(lambda: reply(b'{"message": "rate limit"}', "403 No", Content_Type="application/json"), 1, "rate limit"),
     "404": Row(lambda: reply(b"gone", "404 Not Found"), 1, "HTTP 404"),
@@ -290,7 +303,9 @@ LOST = {
     "reset": Row(lambda: reset(HEAD + LENGTH + b"\r\n" + BODY[:99]), 4, "reset the connection while reading the body after 99"),
     "huge header": Row(lambda: endless(b"x" * 65536, HEAD + b"X: "), 1, "invalid HTTP response"),
     "endless headers": Row(lambda: endless(b"X-A: b\r\n" * 1000, HEAD), 1, "invalid HTTP response"),
-    "header with control characters": Row(lambda: reply(BODY, X_Evil="a\x1b]0;b\x07"), 1, "control characters in the header X-Evil"),
+    "control characters in a header that is read": Row(lambda: reply(BODY, ETag='"a\x1b"'), 1, "control characters in the header ETag"),
+    "5001 headers": Row(lambda: raw(HEAD + b"X: y\r\n" * 5001 + b"\r\n"), 1, "more than 5000 headers"),
+    "many long headers": Row(lambda: raw(HEAD + (b"X: " + b"y" * 60_000 + b"\r\n") * 6 + b"\r\n"), 1, "more than 307200 bytes of headers"),
     "garbage status": Row(lambda: raw(b"HTTP/1.1 abc\r\n\r\n"), 1, "invalid HTTP response"),
     "status 999": Row(lambda: raw(b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n"), 1, "HTTP 999"),
     "HTTP 0.9": Row(lambda: raw(b"hello\r\n"), 1, "invalid HTTP response"),
@@ -326,6 +341,15 @@ def test_lost_but_mirrored(case: str, origin: Origin, store: Cache) -> None:
         assert len(second.requests) in (1, 2)
     assert store.has(PINNED)
     check_cache(store)
+
+
+@pytest.mark.parametrize("target", ["/a%2fb%c3%b6?s=a%2fb%2B", "/%7euser/%41;x=(1)?a%3Db=%26"])
+def test_escapes_are_sent_as_written(target: str, origin: Origin, store: Cache) -> None:
+    """Percent escapes of the URL and of a Location reach the server unchanged."""
+    path = target.partition("?")[0]
+    origin.answers |= {path: in_turn(redirect(f"/b{target}"), redirect("/c")), f"/b{path}": reply(BODY)}
+    impatient(store).obtain(wanted(f"{origin.url}{target}"), Silent())
+    assert origin.paths() == [target, f"/b{target}"]
 
 
 def test_a_hang_up_is_answered_by_the_mirror_at_once(origin: Origin, store: Cache) -> None:

@@ -21,7 +21,7 @@ from tests.archives import Member, gnu, pax, record, tar
 
 def differences(slot: Extraction, *members: Member) -> dict[str, str]:
     return slot.differences(
-        io.BytesIO(tar(members)), name="a.tar", format="tar", limits=Limits(), progress=Silent()
+        io.BytesIO(tar(members)), name="a.tar", format="tar", reshape=Reshape(), limits=Limits(), progress=Silent()
     )  # fmt: skip
 
 

@@ -8,17 +8,21 @@ expensive, or that would write outside the destination. Each error names archive
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 from tasks_lib.archive.codecs import LARGE_PIECE, SMALL_PIECE, decompress, read_ahead, remaining_size
 from tasks_lib.archive.deb import open_data_archive
+from tasks_lib.archive.detection import detect_content, detect_format, explain_placed
 from tasks_lib.archive.entries import (
+    FILE,
     HOLE,
     SYMLINK,
     Entry,
     Reshape,
     Reshaper,
+    is_program,
     normalize_path,
     sniff_format,
     validate_target,
@@ -27,8 +31,8 @@ from tasks_lib.archive.tar import TarReader
 from tasks_lib.archive.validator import EntryValidator
 from tasks_lib.archive.writer import write_archive, write_in_order
 from tasks_lib.archive.zip import ZipReader
-from tasks_lib.errors import ArchiveError
-from tasks_lib.formats import format_from_name
+from tasks_lib.errors import ArchiveError, ArchiveLimitError, DamagedArchiveError
+from tasks_lib.formats import MORE, SINGLE, uncompressed_name
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress, do_nothing
 
@@ -38,6 +42,8 @@ __all__ = [
     "Limits",
     "Reshape",
     "detect_format",
+    "explain_placed",
+    "is_program",
     "make_entry",
     "read",
     "repack",
@@ -64,14 +70,31 @@ def _name_errors(archive: str, reader: TarReader | ZipReader | None = None) -> I
         ) from error.__cause__
 
 
-def detect_format(file: BinaryIO, name: str) -> str | None:
-    """Return the format that `name` declares, or the format detected from the content; None if it is not an archive."""
-    declared = format_from_name(name)
-    if declared is None:
-        file.seek(0)
-        declared = sniff_format(file.read(512))
-        file.seek(0)
-    return declared
+@contextlib.contextmanager
+def _name_format(source: BinaryIO, kind: str, limits: Limits) -> Iterator[None]:
+    """Add to an error about damaged data the key that overrides the format, if the content is in another format."""
+    try:
+        yield
+    except DamagedArchiveError as error:
+        found = None
+        with contextlib.suppress(ArchiveLimitError):
+            found = detect_content(source, limits)
+        if found is not None and found != kind and not error.hint:
+            error.hint = f"its content is in the format {found}: set `format: {found}` in its definition"
+        raise
+
+
+def _open_single(source: BinaryIO, name: str, kind: str, limits: Limits, executable: int) -> Iterator[Entry]:
+    """Yield the only entry of a compressed file: it is decoded twice, because an entry needs its size."""
+    begin = source.tell()
+    size, first = 0, b""
+    for chunk in decompress(source, SINGLE[kind], limits):
+        first = first or chunk[:4]
+        size += len(chunk)
+    source.seek(begin)
+    path = normalize_path(os.fsencode(uncompressed_name(name)), limits, 0)
+    chunks = decompress(source, SINGLE[kind], limits)
+    yield Entry(path, FILE, size, executable or is_program(first), chunks=chunks)
 
 
 @contextlib.contextmanager
@@ -80,21 +103,41 @@ def _open_entries(
     name: str,
     kind: str,
     limits: Limits,
-    strip: int,
+    reshape: Reshape,
     slow_piece: int,
     duplicates: str = "refuse",
     check: Callable[[], None] = do_nothing,
 ) -> Iterator[Iterator[Entry]]:
-    if kind == "zip":
-        zipped = ZipReader(source, limits, strip, duplicates)
-        with _name_errors(name, zipped):
-            yield zipped.entries()
-        return
+    with _name_format(source, kind, limits), _name_errors(name):
+        if kind == "zip":
+            zipped = ZipReader(source, limits, reshape.strip, duplicates)
+            with _name_errors(name, zipped):
+                yield zipped.entries()
+        elif kind in SINGLE:
+            yield _open_single(source, name, kind, limits, reshape.executable)
+        elif kind in ("7z", "rpm"):
+            from tasks_lib.archive.more_formats import read_entries  # needed only for these formats
+
+            yield read_entries(source, kind, limits, reshape.strip)
+        else:
+            with _open_tar(source, name, kind, limits, reshape.strip, slow_piece, check) as entries:
+                yield entries
+
+
+@contextlib.contextmanager
+def _open_tar(
+    source: BinaryIO, name: str, kind: str, limits: Limits, strip: int, slow_piece: int, check: Callable[[], None]
+) -> Iterator[Iterator[Entry]]:
     if kind == "deb":
-        with _name_errors(name):
-            source, kind = open_data_archive(source, limits)
+        source, kind = open_data_archive(source, limits)
+    if kind in MORE:
+        from tasks_lib.archive.more_formats import decompress_stream  # needed only for these formats
+
+        pieces = decompress_stream(source, kind, limits)
+    else:
+        pieces = decompress(source, kind, limits, slow_piece)
     # close it explicitly: its thread reads `source`, which the caller may close next
-    with contextlib.closing(read_ahead(decompress(source, kind, limits, slow_piece))) as chunks:
+    with contextlib.closing(read_ahead(pieces)) as chunks:
         reader = TarReader(_checked(chunks, check), limits, strip)
         with _name_errors(name, reader):
             yield reader.entries()
@@ -129,7 +172,7 @@ def read(
     add = table.add
     plain = not reshape.strip and not reshape.prefix
     reshaped = Reshaper(reshape, limits).reshape
-    with _open_entries(source, name, format, limits, reshape.strip, LARGE_PIECE, check=check) as entries:
+    with _open_entries(source, name, format, limits, reshape, LARGE_PIECE, check=check) as entries:
         for entry in entries:
             if not plain or not entry.path:
                 renamed = reshaped(entry)
@@ -165,7 +208,7 @@ def repack(
         OSError: an operation on `spool` failed.
     """
     table = EntryValidator(limits, limits.max_total_for(remaining_size(source)), duplicates)
-    with _open_entries(source, name, format, limits, reshape.strip, SMALL_PIECE, duplicates) as entries:
+    with _open_entries(source, name, format, limits, reshape, SMALL_PIECE, duplicates) as entries:
         return write_archive(
             entries,
             table=table,

@@ -10,12 +10,13 @@ import bz2
 import functools
 import lzma
 import queue
+import re
 import threading
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, BinaryIO, Final, cast
 
-from tasks_lib.archive.entries import damaged_archive, describe_content, limit_exceeded
+from tasks_lib.archive.entries import damaged_archive, limit_exceeded, wrong_format
 from tasks_lib.archive.zstd_frames import ZstdFraming
 from tasks_lib.limits import Limits
 
@@ -40,6 +41,11 @@ _WINDOWS: Final = (10, 31)
 _MOST_MEMORY: Final = (1 << 64) - 1
 
 
+#: The 13 bytes of a header: properties, dictionary size, and a size of unknown or less than 256 GiB, which together
+#: distinguish it from most other content. Source: lzma-file-format 1.1; xz, `alone_decoder.c`.
+_ALONE: Final = re.compile(rb"[\x00-\xe0].{4}(\xff{8}|.{4}[\x00-\x3f]\x00{3})", re.DOTALL)
+
+
 def decompress(source: BinaryIO, kind: str, limits: Limits, slow_piece: int = LARGE_PIECE) -> Iterator[bytes]:
     """Yield the decompressed content of `source` in chunks, and verify that it is complete.
 
@@ -56,7 +62,7 @@ def decompress(source: BinaryIO, kind: str, limits: Limits, slow_piece: int = LA
     """
     allowed = limits.max_total_for(remaining_size(source))
     total = 0
-    for chunk in _CODECS[kind](source, limits, slow_piece):
+    for chunk in CODECS[kind](source, limits, slow_piece):
         total += len(chunk)
         if total > allowed:
             raise limit_exceeded(f"more than {allowed} bytes decompressed ({limits.total_name(allowed)})", "TOO_LARGE")
@@ -174,11 +180,7 @@ def _streams(source: BinaryIO, start: Callable[[], Any], magic: bytes, padding: 
     """
     waiting = _Input(source)
     if waiting.peek(len(magic)) != magic:
-        raise damaged_archive(
-            f"not in the expected format: the content looks like {describe_content(waiting.peek(512))}",
-            "WRONG_FORMAT",
-            offset=0,
-        )
+        raise wrong_format(waiting.peek(512))
     while waiting.peek(1):
         yield from _stream(waiting, start(), most)
         zeros = waiting.skip_zeros() if padding else 0
@@ -235,6 +237,17 @@ def _xz(source: BinaryIO, limits: Limits, piece: int) -> Iterator[bytes]:
     return _streams(source, start, b"\xfd7zXZ\x00", 4, piece)
 
 
+def _lzma(source: BinaryIO, limits: Limits, piece: int) -> Iterator[bytes]:
+    """Decode the format that preceded xz, which has one stream and no checksum."""
+    waiting = _Input(source)
+    if not _ALONE.match(waiting.peek(13)):
+        raise wrong_format(waiting.peek(512))
+    memory = min(limits.xz_memlimit_mib << 20, _MOST_MEMORY)
+    yield from _stream(waiting, lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=memory), piece)
+    if waiting.peek(1):
+        raise damaged_archive("trailing garbage after the compressed data", "TRAILING_GARBAGE")
+
+
 def _zstd(source: BinaryIO, limits: Limits, _piece: int) -> Iterator[bytes]:
     import zstandard  # slow to import, needed only when a zstd stream is decoded
 
@@ -252,10 +265,12 @@ def _zstd(source: BinaryIO, limits: Limits, _piece: int) -> Iterator[bytes]:
         raise damaged_archive(f"damaged compressed data: {error}", "CORRUPT") from error
 
 
-_CODECS: Final[dict[str, Callable[[BinaryIO, Limits, int], Iterator[bytes]]]] = {
+#: Decoders by format.
+CODECS: Final[dict[str, Callable[[BinaryIO, Limits, int], Iterator[bytes]]]] = {
     "tar": _plain,
     "tar.gz": _gzip,
     "tar.bz2": _bzip2,
     "tar.xz": _xz,
+    "tar.lzma": _lzma,
     "tar.zst": _zstd,
 }

@@ -1,4 +1,7 @@
-"""Debian packages: finds the data archive in a strict ar archive of exactly three members.
+"""Debian packages: finds the data archive in a strict ar archive.
+
+The members are debian-binary, control.tar.* and data.tar.*, in this order. Members between them whose names begin with
+`_`, and all members after data.tar.*, are ignored, except a second control or data archive.
 
 Source: deb(5) "FORMAT"; ar(5) for the 60-byte header of each member.
 """
@@ -10,14 +13,18 @@ from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 from tasks_lib.archive.codecs import decompress, remaining_size
-from tasks_lib.archive.entries import damaged_archive, describe_content, unsafe_entry, unsupported_archive
+from tasks_lib.archive.entries import damaged_archive, unsafe_entry, unsupported_archive, wrong_format
 from tasks_lib.archive.tar import TarReader
 from tasks_lib.errors import ArchiveError
 from tasks_lib.limits import Limits
 
 MAGIC: Final = b"!<arch>\n"
 _HEADER: Final = 60
-_KINDS: Final = {b"": "tar", b".gz": "tar.gz", b".bz2": "tar.bz2", b".xz": "tar.xz", b".zst": "tar.zst"}
+#: Largest number of members. Real packages have three to five.
+_MAX_MEMBERS: Final = 100
+_KINDS: Final = {
+    b"": "tar", b".gz": "tar.gz", b".bz2": "tar.bz2", b".lzma": "tar.lzma", b".xz": "tar.xz", b".zst": "tar.zst",
+}  # fmt: skip
 
 
 class _ArMember(io.RawIOBase):
@@ -51,7 +58,7 @@ def open_data_archive(source: BinaryIO, limits: Limits) -> tuple[BinaryIO, str]:
     Raises:
         ArchiveError: the package is rejected (any subclass); the caller adds the archive's name.
     """
-    members = list(_members(source))
+    members = _required_members(list(_members(source)))
     names = [name for name, _ in members]
     kinds = [
         _KINDS.get(name.removeprefix(stem))
@@ -78,15 +85,23 @@ def open_data_archive(source: BinaryIO, limits: Limits) -> tuple[BinaryIO, str]:
     return members[2][1], str(kinds[1])
 
 
+def _required_members(members: list[tuple[bytes, BinaryIO]]) -> list[tuple[bytes, BinaryIO]]:
+    """Return the members that a reader must not ignore; the caller checks their number and order."""
+    required: list[tuple[bytes, BinaryIO]] = []
+    for name, part in members:
+        is_archive = name.startswith((b"control.tar", b"data.tar"))
+        if is_archive or (len(required) < 3 and not (required and name.startswith(b"_"))):
+            required.append((name, part))
+    return required
+
+
 def _members(source: BinaryIO) -> Iterator[tuple[bytes, BinaryIO]]:
     end = remaining_size(source)
     at = len(MAGIC)
     first = source.read(512)
     if not first.startswith(MAGIC):
-        raise damaged_archive(
-            f"not in the expected format: the content looks like {describe_content(first)}", "WRONG_FORMAT", offset=0
-        )
-    for _ in range(4):  # one more than allowed
+        raise wrong_format(first)
+    for _ in range(_MAX_MEMBERS + 1):
         if at == end:
             return
         source.seek(at)
@@ -104,4 +119,4 @@ def _members(source: BinaryIO) -> Iterator[tuple[bytes, BinaryIO]]:
         at = start + size + size % 2
         if at > end:
             raise damaged_archive("truncated: the file ends inside this member", "TRUNCATED", name, at)
-    raise unsafe_entry("more than three members", "DEB", offset=at)
+    raise unsafe_entry(f"more than {_MAX_MEMBERS} members", "DEB", offset=at)

@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-import msgspec
-
 from tasks_lib.errors import (
     ArchiveError,
     ArchiveLimitError,
@@ -19,6 +17,7 @@ from tasks_lib.errors import (
     UnsafeEntryError,
     UnsupportedArchiveError,
 )
+from tasks_lib.formats import Reshape as Reshape  # re-exported
 from tasks_lib.limits import Limits as Limits  # re-exported
 
 FILE: Final = "file"
@@ -33,8 +32,8 @@ _DRIVE: Final = re.compile(rb"[A-Za-z]:(\\|\Z)|\\\\")
 #: This object (by identity) among the chunks of a file stands for its zeros: a sink may write a hole instead.
 HOLE: Final = bytes(1 << 18)
 
-#: First bytes of the supported formats. Source: RFC 1952 2.3.1, bzip2 format, xz-file-format 2.1.1.1, RFC 8878 3.1.1,
-#: APPNOTE 4.3.7 and 4.3.16.
+#: First bytes of the formats that are recognized by content. Source: RFC 1952 2.3.1, bzip2 format, xz-file-format
+#: 2.1.1.1, RFC 8878 3.1.1, APPNOTE 4.3.7 and 4.3.16.
 MAGIC: Final = (
     (b"\x1f\x8b", "tar.gz"),
     (b"BZh", "tar.bz2"),
@@ -42,6 +41,18 @@ MAGIC: Final = (
     (b"\x28\xb5\x2f\xfd", "tar.zst"),
     (b"PK\x03\x04", "zip"),
     (b"PK\x05\x06", "zip"),
+)
+
+
+#: First bytes of other formats, which are read only if the definition declares them. Source: lzip manual "File format";
+#: compress(1), magic(5); LZ4 frame format; 7zFormat.txt; RPM package format "Lead"; deb(5).
+OTHER_MAGIC: Final = (
+    (b"LZIP\x01", "tar.lz"),
+    (b"\x1f\x9d", "tar.Z"),
+    (b"\x04\x22\x4d\x18", "tar.lz4"),
+    (b"7z\xbc\xaf\x27\x1c", "7z"),
+    (b"\xed\xab\xee\xdb", "rpm"),
+    (b"!<arch>\ndebian-binary", "deb"),
 )
 
 
@@ -61,13 +72,6 @@ class Entry(NamedTuple):
     chunks: Iterable[bytes | memoryview] = ()
 
 
-class Reshape(msgspec.Struct, frozen=True, kw_only=True):
-    """How to rename entries: drop `strip` leading components of every name, then prepend the text `prefix`."""
-
-    strip: int = 0
-    prefix: str = ""
-
-
 def unsafe_entry(reason: str, code: str, entry: bytes | None = None, offset: int | None = None) -> UnsafeEntryError:
     """Return the error for an entry that is dangerous or ambiguous; the caller adds the archive's name."""
     return UnsafeEntryError(archive="", reason=reason, code=code, entry=entry, offset=offset)
@@ -78,6 +82,12 @@ def damaged_archive(
 ) -> DamagedArchiveError:
     """Return the error for damaged data."""
     return DamagedArchiveError(archive="", reason=reason, code=code, entry=entry, offset=offset)
+
+
+def wrong_format(first: bytes) -> DamagedArchiveError:
+    """Return the error for content in another format than the expected one; `first` is its beginning."""
+    reason = f"not in the expected format: the content looks like {describe_content(first)}"
+    return damaged_archive(reason, "WRONG_FORMAT", offset=0)
 
 
 def limit_exceeded(reason: str, code: str, entry: bytes | None = None, offset: int | None = None) -> ArchiveLimitError:
@@ -161,9 +171,14 @@ def validate_target(target: bytes, kind: str, limits: Limits, name: bytes, offse
         ) from None
 
 
+def is_program(first: bytes) -> int:
+    """Return 1 for the first bytes of an ELF file or of a script with a `#!` line, else 0."""
+    return int(first.startswith((b"\x7fELF", b"#!")))
+
+
 def describe_content(first: bytes) -> str:
     """Return a description of the first bytes of a file, for an error message."""
-    kind = sniff_format(first)
+    kind = sniff_format(first) or _starting(first, OTHER_MAGIC)
     if kind:
         return kind
     if first.lstrip()[:1] == b"<":
@@ -173,10 +188,11 @@ def describe_content(first: bytes) -> str:
 
 def sniff_format(first_bytes: bytes) -> str | None:
     """Return the format detected from the first 512 bytes; a compressed stream is assumed to contain a tar."""
-    for magic, kind in MAGIC:
-        if first_bytes.startswith(magic):
-            return kind
-    return "tar" if first_bytes[257:262] == b"ustar" else None
+    return _starting(first_bytes, MAGIC) or ("tar" if first_bytes[257:262] == b"ustar" else None)
+
+
+def _starting(first: bytes, table: tuple[tuple[bytes, str], ...]) -> str | None:
+    return next((kind for magic, kind in table if first.startswith(magic)), None)
 
 
 class Reshaper:

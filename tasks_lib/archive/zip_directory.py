@@ -14,11 +14,11 @@ from typing import Any, BinaryIO, Final
 
 from tasks_lib.archive.entries import (
     damaged_archive,
-    describe_content,
     limit_exceeded,
     sniff_format,
     unsafe_entry,
     unsupported_archive,
+    wrong_format,
 )
 from tasks_lib.errors import ArchiveError
 from tasks_lib.limits import Limits
@@ -136,9 +136,7 @@ class Directory:
                 "TRUNCATED",
                 offset=total,
             )
-        return damaged_archive(
-            f"not in the expected format: the content looks like {describe_content(first)}", "WRONG_FORMAT", offset=0
-        )
+        return wrong_format(first)
 
     def _end64(self, end_at: int, short: tuple[int, int, int, int]) -> tuple[int, int, int, int, int]:
         if end_at < _LOCATOR64.size + _END64.size:

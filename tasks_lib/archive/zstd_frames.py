@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import BinaryIO, Final
 
-from tasks_lib.archive.entries import damaged_archive, describe_content, limit_exceeded
+from tasks_lib.archive.entries import damaged_archive, limit_exceeded, wrong_format
 from tasks_lib.limits import Limits
 
 #: Bytes read at a time.
@@ -59,9 +59,7 @@ class ZstdFraming:
             DamagedArchiveError: the source is empty or truncated.
         """
         if not self._source.tell():
-            raise damaged_archive(
-                "not in the expected format: the content looks like an empty file", "WRONG_FORMAT", offset=0
-            )
+            raise wrong_format(b"")
         if self._skip or self._held or self._state != self._magic or not self._frames:
             raise damaged_archive("truncated in the middle of the compressed data", "TRUNCATED")
 
@@ -90,9 +88,7 @@ class ZstdFraming:
         elif number & 0xFFFFFFF0 == 0x184D2A50:  # skippable frame
             self._then(4, self._skippable)
         elif not self._frames:
-            raise damaged_archive(
-                f"not in the expected format: the content looks like {describe_content(held)}", "WRONG_FORMAT", offset=0
-            )
+            raise wrong_format(held)
         else:
             raise damaged_archive("trailing garbage after the compressed data", "TRAILING_GARBAGE")
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from tasks_lib.definitions.schema import suggest
-from tasks_lib.definitions.values import Fetch, FetchesEntry, RefusedDefinition, Toolchain
+from tasks_lib.definitions.values import Fetch, FetchesEntry, RefusedDefinition, StaticUrl, Toolchain
 from tasks_lib.errors import Problem
+from tasks_lib.formats import Reshape
 
 Aliases = dict[str, str]
 
@@ -146,6 +147,10 @@ def _check_places(
         seen[name] = entry
         if entry.delivery != "place":
             continue
+        if entry.kind == "fetch" and (keys := _unapplied_keys(fetches.get(name))):
+            reason = f"{entry.name!r} is placed as it was downloaded, without {keys}"
+            hint = "set `artifact-name: NAME.tar.zst` on it, or extract it"
+            problems.append(_problem(toolchain, key, reason, hint, entry.line))
         file = f"{entry.dest}/" if entry.dest else ""
         file += _artifact_name(entry.kind, name, fetches, toolchains)
         if file in placed:
@@ -157,7 +162,15 @@ def _check_places(
 def _artifact_name(kind: str, name: str, fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain]) -> str:
     if kind == "toolchain":
         return toolchains[name].artifact_name if name in toolchains else name
-    return fetches[name].source.artifact_name if name in fetches else name
+    return fetches[name].published_name if name in fetches else name
+
+
+def _unapplied_keys(fetch: Fetch | None) -> str:
+    """Return the keys of a fetch that only its extraction applies, "" for none."""
+    reshape = fetch.source.reshape if fetch is not None and isinstance(fetch.source, StaticUrl) else Reshape()
+    return " and ".join(
+        key for key, value in (("strip-components", reshape.strip), ("add-prefix", reshape.prefix)) if value
+    )
 
 
 def _check_cycles(toolchains: Mapping[str, Toolchain], names: Mapping[str, str], problems: list[Problem]) -> None:

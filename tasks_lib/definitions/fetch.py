@@ -36,6 +36,7 @@ from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location
 from tasks_lib.definitions.values import Checksums, Git, GpgSignature, Hg, Minisign, StaticUrl, file_name_of
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
 from tasks_lib.digest import Integrity
+from tasks_lib.formats import FORMATS, SINGLE, format_from_name
 from tasks_lib.relpath import RelPath
 from tasks_lib.vcs import urls
 
@@ -185,6 +186,9 @@ _STATIC_URL: Final[FieldTable] = {
     "strip-components": COUNT.about("number of leading path components to remove from every entry"),
     "add-prefix": PREFIX.about("text to put before the name of every entry, usually with a trailing slash"),
     "duplicates": one_of("refuse", "last").about("last: if several entries have the same name, use the last one"),
+    "format": one_of(*FORMATS).about("format of the download, instead of the one that its name declares"),
+    "executable": SWITCH.about("true: make a plain or single file executable"),
+    "repack": one_of("auto", "never").about("never: strip and prefix names during extraction instead of repacking"),
     "headers": HEADERS,
     **SIGNATURE_FIELDS,
     "archive": Field(_archive, schema_of(_ARCHIVE), "limits for this archive, which override the settings"),
@@ -228,14 +232,16 @@ def _static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
         return None
     strip, prefix = found.get("strip-components", 0), found.get("add-prefix", "")
     duplicates = found.get("duplicates", "refuse")
-    if (strip or prefix or duplicates == "last") and not name.endswith(".tar.zst"):
+    if duplicates == "last" and (not name.endswith(".tar.zst") or found.get("repack") == "never"):
         where.wrong(
-            f"strip-components, add-prefix and duplicates require a .tar.zst artifact, got {name!r}",
-            "set `artifact-name: NAME.tar.zst`",
+            f"`duplicates: last` requires a repacked artifact, got {name!r}", "set `artifact-name: NAME.tar.zst`"
         )
         return None
+    if not _check_format(found, name, where):
+        return None
     ends, starts = _archive_suffix(name), _archive_suffix(file_name_of(url))
-    if starts and ends not in ("", starts, "zst"):
+    declared = _archive_suffix(f".{found['format']}") if "format" in found else starts
+    if starts and ends not in ("", starts, declared, "zst"):
         where.wrong(f"cannot repack a .{starts} archive as {name!r}", "use a .tar.zst name: no other format is created")
         return None
     headers = found.get("headers", ())
@@ -251,6 +257,9 @@ def _static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
         strip_components=strip,
         add_prefix=prefix,
         duplicates=duplicates,
+        format=found.get("format", ""),
+        executable=found.get("executable", False),
+        repack=found.get("repack", "auto"),
         headers=headers,
         gpg_signature=found.get("gpg-signature"),
         minisign=found.get("minisign"),
@@ -259,6 +268,22 @@ def _static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
         # Taskgraph uses everything after the last slash, including a query, and its digest depends on it
         taskgraph_name="" if "artifact-name" in found or name == (last := url.rpartition("/")[2]) else last,
     )
+
+
+def _check_format(found: dict[str, Any], name: str, where: Location) -> bool:
+    """Return whether the keys about format, names and mode fit each other; report a problem if they do not."""
+    kind = found.get("format") or ""
+    renamed = [key for key in ("strip-components", "add-prefix") if found.get(key)]
+    if kind in SINGLE and (renamed or (name.endswith(".tar.zst") and "artifact-name" in found)):
+        keys = ", ".join(renamed) or "a .tar.zst artifact"
+        where.wrong(
+            f"`format: {kind}` is a single file, which excludes {keys}", f"use `format: {SINGLE[kind]}` for a tar"
+        )
+        return False
+    if found.get("executable") and (kind or format_from_name(name)) not in (None, *SINGLE):
+        where.wrong("`executable: true` applies to a single file, not to an archive", "remove it")
+        return False
+    return True
 
 
 def _archive_suffix(name: str) -> str:

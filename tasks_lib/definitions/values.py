@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from tasks_lib.digest import Integrity
+from tasks_lib.formats import SINGLE, UNCHANGED, Reshape
 from tasks_lib.relpath import RelPath
 
 #: Directory of fetch artifacts on Taskcluster. Source: taskgraph `transforms/fetch`, key `artifact-prefix`.
@@ -74,6 +75,12 @@ class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
     add_prefix: str = ""
     #: "refuse", or "last": if several entries have the same name, use the last one
     duplicates: str = "refuse"
+    #: One of `formats.FORMATS`; "" for the format that the name or the content declares.
+    format: str = ""
+    #: Whether a plain file, or the only file of the download, is made executable.
+    executable: bool = False
+    #: "auto": repack if the artifact's name or another key requires it; "never": use the download as the artifact
+    repack: str = "auto"
     #: Name and value of each; "" for a value that the cache of parsed definitions does not contain.
     headers: tuple[tuple[str, str], ...] = ()
     gpg_signature: GpgSignature | None = None
@@ -112,8 +119,30 @@ class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
     @property
     def needs_repack(self) -> bool:
         """Whether the artifact is a repacked archive rather than the downloaded file."""
-        renamed = self.artifact_name.endswith(".tar.zst") and not self.file_name.lower().endswith((".tar.zst", ".tzst"))
-        return bool(self.strip_components or self.add_prefix or self.duplicates != "refuse" or renamed)
+        if self.repack == "never" or self.format in SINGLE or not self.artifact_name.endswith(".tar.zst"):
+            return False
+        reshaped = self.strip_components or self.add_prefix or self.duplicates != "refuse"
+        return bool(reshaped) or self._is_renamed or self.format not in ("", "tar.zst")
+
+    @property
+    def _is_renamed(self) -> bool:
+        """Whether the artifact, but not the download, has the name of a `.tar.zst`."""
+        return self.artifact_name.endswith(".tar.zst") and not self.file_name.lower().endswith((".tar.zst", ".tzst"))
+
+    @property
+    def published_name(self) -> str:
+        """The file name of the artifact; that of the download if the artifact is called `.tar.zst` and is not one."""
+        return self.file_name if self._is_renamed and not self.needs_repack else self.artifact_name
+
+    @property
+    def reshape(self) -> Reshape:
+        """What an extraction of the artifact changes; a repack has applied the rest."""
+        if not (self.strip_components or self.add_prefix or self.executable):
+            return UNCHANGED
+        executable = int(self.executable)
+        if self.needs_repack:
+            return Reshape(executable=executable)
+        return Reshape(strip=self.strip_components, prefix=self.add_prefix, executable=executable)
 
 
 class Git(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
@@ -154,6 +183,12 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True
     ignored: tuple[str, ...] = ()  # keys that only Taskcluster uses
     file: str
     line: int
+
+    @property
+    def published_name(self) -> str:
+        """The file name of the artifact."""
+        source = self.source
+        return source.published_name if isinstance(source, StaticUrl) else source.artifact_name
 
 
 class FetchesEntry(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):

@@ -227,7 +227,6 @@ def read_members(file: BinaryIO, name: str, check: Callable[[], None]) -> Member
     """
     source = cast("BinaryIO", _CheckedFile(file, check))
     source.seek(0)
-    kind = detect_format(source, name)
     found: Members = {}
 
     def note(entry: Entry) -> None:
@@ -238,9 +237,10 @@ def read_members(file: BinaryIO, name: str, check: Callable[[], None]) -> Member
             digest.update(chunk)
         found[entry.path] = (entry.kind, entry.size, entry.executable, entry.target, digest.digest())
 
-    if kind is None:
-        return None
     try:
+        kind = detect_format(source, name, _LIMITS)
+        if kind is None:
+            return None
         read(source, name=name, format=kind, reshape=Reshape(), limits=_LIMITS, sink=note, check=check)
     except (ArchiveError, OSError):
         return None

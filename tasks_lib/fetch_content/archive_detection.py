@@ -6,11 +6,10 @@ that is damaged or not an archive is an error instead of a plain file.
 
 from __future__ import annotations
 
-import re
 from typing import BinaryIO, Final
 
 from tasks_lib.archive import sniff_format
-from tasks_lib.archive.codecs import decompress
+from tasks_lib.archive.detection import first_block, is_tar
 from tasks_lib.errors import ArchiveError, DamagedArchiveError
 from tasks_lib.formats import format_from_name
 from tasks_lib.limits import Limits
@@ -18,8 +17,6 @@ from tasks_lib.limits import Limits
 _BLOCK: Final = 512
 #: The formats that upstream treats as archives; a Debian package, for example, is a plain file.
 _KINDS: Final = ("tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst", "zip")
-#: Position of the checksum in a tar header. Source: POSIX ustar, v7 tar.
-_CHECKSUM: Final = slice(148, 156)
 
 
 def detect_archive(file: BinaryIO, name: str, limits: Limits) -> str | None:
@@ -49,24 +46,9 @@ def detect_archive(file: BinaryIO, name: str, limits: Limits) -> str | None:
 
 def _detect(file: BinaryIO, start: bytes, kind: str | None, claimed: str | None, limits: Limits) -> str | None:
     if kind in ("zip", "tar"):
-        return kind if kind == "zip" or _is_tar(start) or claimed == "tar" else None
+        return kind if kind == "zip" or is_tar(start) or claimed == "tar" else None
     if kind is None:
-        return "tar" if _is_tar(start) else None
-    file.seek(0)
-    block = b""
-    for chunk in decompress(file, kind, limits):
-        block += chunk
-        if len(block) >= _BLOCK:
-            break
+        return "tar" if is_tar(start) else None
+    block = first_block(file, kind, limits)
     empty = claimed is not None and not block.strip(b"\0")
-    return kind if _is_tar(block) or (empty and len(block) >= _BLOCK) else None
-
-
-def _is_tar(block: bytes) -> bool:
-    """Return whether a block is a tar header, with a valid signed or unsigned checksum. Source: GNU tar, "Checksum"."""
-    text = block[_CHECKSUM].strip(b" \0")
-    if len(block) < _BLOCK or not re.fullmatch(rb"[0-7]{1,7}", text):
-        return False
-    rest = block[:148] + b" " * 8 + block[156:_BLOCK]
-    signed = sum(byte - 256 if byte > 127 else byte for byte in rest)
-    return int(text, 8) in (sum(rest), signed)
+    return kind if is_tar(block) or (empty and len(block) >= _BLOCK) else None

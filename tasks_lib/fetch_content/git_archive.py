@@ -21,10 +21,13 @@ from tasks_lib.fetch_content.run import Run, check_destination, open_run, privat
 from tasks_lib.steps.commit import commit_archive
 from tasks_lib.steps.repository_access import open_repositories
 from tasks_lib.transport import redacted
+from tasks_lib.vcs.git import AnnotatedTagError
 from tasks_lib.vcs.urls import strip_query
 
 #: Largest response of the secrets service in bytes. Source: Taskcluster stores a secret in one database row.
 _MAX_SECRET_BYTES: Final = 1 << 20
+#: Most annotated tags followed from one id, the first of a chain of tags included.
+_MAX_TAGS: Final = 5
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 
@@ -70,8 +73,14 @@ def _archive(run: Run, checkout: Checkout, key: str) -> Integrity:
     if not _COMMIT.fullmatch(commit):
         commit = _resolve(run, source, checkout.commit, key, Path(checkout.dest).parent)
         log(f"WARNING: {checkout.commit} of {redacted(repo)} is not pinned; it is commit {commit} now")
-    log(f"Making {checkout.dest} of commit {commit} of {redacted(repo)}")
-    return commit_archive(run, msgspec.structs.replace(source, revision=commit), run.progress, ssh_key=key)
+    for _ in range(_MAX_TAGS):
+        log(f"Making {checkout.dest} of commit {commit} of {redacted(repo)}")
+        try:
+            return commit_archive(run, msgspec.structs.replace(source, revision=commit), run.progress, ssh_key=key)
+        except AnnotatedTagError as error:  # `git checkout` accepts its id, which pins the commit too
+            log(f"{error.message}; it names {error.target}")
+            commit = error.target
+    raise SettingError(f"{checkout.commit} is a tag of more than {_MAX_TAGS} nested tags")
 
 
 def _resolve(run: Run, source: Git, name: str, key: str, beside: Path) -> str:

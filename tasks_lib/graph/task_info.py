@@ -56,7 +56,7 @@ def fetch_info(fetch: Fetch, key: str) -> dict[str, Any]:
     """Return the details of a fetch; `key` is its recipe key."""
     from tasks_lib.transport.urls import redacted  # slow to import, needed only when the details are shown
 
-    facts: dict[str, Any] = {"artifact": fetch.source.artifact_name, "defined": f"{fetch.file}:{fetch.line}"}
+    facts: dict[str, Any] = {"artifact": fetch.published_name, "defined": f"{fetch.file}:{fetch.line}"}
     if isinstance(fetch.source, StaticUrl):
         facts["size"] = fetch.source.integrity.size
         facts["sha256"] = fetch.source.integrity.digest.hex
@@ -92,6 +92,7 @@ def repack_identity(fetch: Fetch, writer_version: str) -> Identity:
     if isinstance(source, StaticUrl):
         shape |= {"strip-components": str(source.strip_components), "add-prefix": source.add_prefix}
         shape |= {"duplicates": source.duplicates} if source.duplicates != "refuse" else {}
+        shape |= {"format": source.format} if source.format else {}
     else:
         shape |= {"path-prefix": source.path_prefix}
     return fetch_identity(fetch) | shape
@@ -104,6 +105,8 @@ def delivery_identity(delivery: Delivery) -> Identity:
         "dest": str(delivery.entry.dest or ""),
         "delivery": delivery.entry.delivery,
         "version of the tree writer": str(TREE_VERSION),
+        **({"format": delivery.format} if delivery.format else {}),
+        **{word: value for word, _, value in (one.partition(" ") for one in delivery.reshape.words)},
     }
 
 

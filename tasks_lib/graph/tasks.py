@@ -21,7 +21,6 @@ from tasks_lib.cache import identify_url
 from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, RefusedDefinition, StaticUrl, Toolchain
 from tasks_lib.errors import CancelledError, FetchError, ToolError, escape_text
-from tasks_lib.formats import format_from_name
 from tasks_lib.graph import task_info
 from tasks_lib.graph.names import GROUPS
 from tasks_lib.progress import Progress, Silent
@@ -282,7 +281,7 @@ class TaskGraph:
         fetched, repacked = self._plan.fetched(fetch), self._plan.repacked(fetch)
         if repacked is not None:
             yield self._repack(fetch, fetched, repacked)
-        if format_from_name(self._plan.published(fetch).path.name):
+        if self._plan.can_extract(fetch):
             delivery = self._plan.extraction(fetch)
             yield self._extract(
                 f"extract:{fetch.name}", delivery, UpToDateCheck(delivery.key, steps.is_delivered, (delivery,))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Bytes of the digest of a definition, which only detects changes; an attacker gains nothing from a collision.
 _DIGEST_BYTES: Final = 8
 #: The first bytes of the file; raise the number when its layout changes.
-_MAGIC: Final = b"doit-fetch definitions 4\n"
+_MAGIC: Final = b"doit-fetch definitions 5\n"
 #: Lookups in the text of all names before a table is built, which takes as long as fifty lookups.
 _GLANCES: Final = 16
 

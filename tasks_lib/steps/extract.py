@@ -11,6 +11,7 @@ from tasks_lib.digest import Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError, escape_text
 from tasks_lib.formats import describe_not_extracted
 from tasks_lib.gil import serialized
+from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 from tasks_lib.steps import artifacts
 from tasks_lib.steps.plan import FETCHES, RECORDS, Delivery
@@ -122,27 +123,25 @@ def compare_delivery(context: Context, delivery: Delivery, progress: Progress) -
         ArchiveError, BlobMissingError, BlobCorruptError: the artifact cannot be read.
         CacheUnavailableError, CancelledError: as `deliver`.
     """
-    from tasks_lib.archive import detect_format  # slow to import, needed only to read an archive
-
     integrity = artifacts.find_integrity(context, delivery.artifact)
     if integrity is None:
         raise BlobMissingError("the artifact is not in the cache")
     name = delivery.artifact.path.name
     with context.cache.open(integrity) as file:
-        archive = detect_format(file, name) if delivery.entry.delivery == "extract" else None
         limits = context.limits(delivery.limits)
-        return extraction_of(delivery).differences(file, name=name, format=archive, limits=limits, progress=progress)
+        archive = _format_of(delivery, file, limits)
+        return extraction_of(delivery).differences(
+            file, name=name, format=archive, reshape=delivery.reshape, limits=limits, progress=progress
+        )
 
 
-def _warn_of_archive(name: str, file: BinaryIO, progress: Progress) -> None:
-    """Warn about a file that looks like an archive and is placed unchanged."""
+def _explain_not_extracted(name: str, file: BinaryIO) -> str:
+    """Return a warning about a file that looks like an archive that cannot be extracted, "" for other files."""
     file.seek(0)
     found = describe_not_extracted(name, file.read(_LOOK_BYTES))
     file.seek(0)
-    if found:
-        progress.warn(
-            f"{escape_text(name)} is placed as it is: {found} is not extracted; set `extract: false` if that is right"
-        )
+    warning = f"{escape_text(name)} is placed as it is: {found} is not extracted; set `extract: false` if that is right"
+    return warning if found else ""
 
 
 def _fill(
@@ -153,23 +152,38 @@ def _fill(
     integrity: Integrity,
     progress: Progress,
 ) -> None:
-    from tasks_lib.archive import Reshape, detect_format  # slow to import, needed only to read an archive
+    from tasks_lib.archive import explain_placed  # slow to import, needed only to read an archive
     from tasks_lib.steps.shared_trees import Archive, link_from_cache  # slow to import, needed only to deliver
 
-    name = delivery.artifact.path.name
-    archive = detect_format(file, name) if delivery.entry.delivery == "extract" else None
+    name, reshape = delivery.artifact.path.name, delivery.reshape
+    limits = context.limits(delivery.limits)
+    archive = _format_of(delivery, file, limits)
     if archive is None:
-        if delivery.entry.delivery == "extract":
-            _warn_of_archive(name, file, progress)
+        wanted = (delivery.entry.kind, delivery.entry.delivery) == ("fetch", "extract") and not reshape.executable
+        if wanted and (warning := explain_placed(file, name, limits) or _explain_not_extracted(name, file)):
+            progress.warn(warning)
         progress.phase("place", total=integrity.size)
         how = context.settings.link_mode
-        extraction.place(file, file_name=name, key=delivery.key, how=how, progress=progress)
+        extraction.place(
+            file, file_name=name, executable=reshape.executable, key=delivery.key, how=how, progress=progress
+        )
         return
-    limits = context.limits(delivery.limits)
-    if link_from_cache(context, delivery, extraction, Archive(file, integrity, name, archive, limits), progress):
+    unpacked = Archive(file, integrity, name, archive, limits, reshape, delivery.format)
+    if link_from_cache(context, delivery, extraction, unpacked, progress):
         return
     progress.phase("extract", total=integrity.size)
     file.seek(0)
     extraction.extract(
-        file, name=name, format=archive, reshape=Reshape(), limits=limits, key=delivery.key, progress=progress
+        file, name=name, format=archive, reshape=reshape, limits=limits, key=delivery.key, progress=progress
     )
+
+
+def _format_of(delivery: Delivery, file: BinaryIO, limits: Limits) -> str | None:
+    """Return the format in which an artifact is extracted, None if it is placed as it is."""
+    from tasks_lib.archive import detect_format  # slow to import, needed only to read an archive
+
+    if delivery.entry.delivery != "extract":
+        return None
+    if delivery.reshape.executable:  # a program that looks like an archive, such as a zipapp
+        return delivery.format or None
+    return delivery.format or detect_format(file, delivery.artifact.path.name, limits)

@@ -23,7 +23,7 @@ from tasks_lib.definitions import (
     Toolchain,
 )
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.formats import TREE_VERSION
+from tasks_lib.formats import TREE_VERSION, UNCHANGED, Reshape, format_from_name
 
 #: Directory, inside a toolchain's own, with the manifests of its fetches.
 RECORDS: Final = ".fetches"
@@ -58,6 +58,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     record: Path
     key: str
     limits: tuple[tuple[str, int | str], ...] = ()  # of this archive; they override the settings
+    format: str = ""  # of this archive; "" for the format that its name or its content declares
+    reshape: Reshape = UNCHANGED
     # name and key of all deliveries into this directory; entries of any other delivery are stale
     beside: tuple[tuple[str, str], ...] = ()
     worked: Path | None = None  # exists once a command ran in this directory; its leftovers are stale
@@ -166,7 +168,7 @@ class Plan:
             integrity = Integrity(size=len(content), digest=Digest.sha256(hashlib.sha256(content).hexdigest()))
             made = self._artifact(fetch.name, key, f"{fetch.name}.commit", task, integrity)
             return msgspec.structs.replace(made, link=None)
-        file_name = source.file_name if source.needs_repack else source.artifact_name
+        file_name = source.file_name if source.needs_repack else source.published_name
         plain = self._artifact(fetch.name, recipe.fetch_key(source.integrity), file_name, task, source.integrity)
         if source.needs_repack:
             plain = msgspec.structs.replace(plain, link=None)
@@ -201,6 +203,10 @@ class Plan:
             if output is not None:
                 yield output
 
+    def can_extract(self, fetch: Fetch) -> bool:
+        """Return whether `extract:NAME` exists: the artifact is declared an archive, or is changed when placed."""
+        return bool(format_from_name(self.published(fetch).path.name) or _shape(fetch))
+
     def extraction(self, fetch: Fetch) -> Delivery:
         """Return the delivery of `extract:NAME`: the artifact extracted outside of any toolchain."""
         root = self._build / "extracted"
@@ -210,8 +216,10 @@ class Plan:
             entry=FetchesEntry(kind="fetch", name=fetch.name),
             destination=root / fetch.name,
             record=root / ".records" / f"{fetch.name}.json",
-            key=recipe.extract_key(artifact.key, dest="", version=TREE_VERSION),
-            limits=_limits(fetch),
+            key=recipe.extract_key(artifact.key, dest="", version=TREE_VERSION, shape=_shape(fetch)),
+            limits=fetch.source.archive,
+            format=_format(fetch),
+            reshape=_reshape(fetch),
         )
 
     def _preparation(self, name: str) -> ToolchainBuild:
@@ -245,20 +253,24 @@ class Plan:
     def _delivery(self, directory: Path, entry: FetchesEntry) -> Delivery:
         if entry.kind == "fetch":
             fetch = self.definitions.fetch(entry.name)
-            name, artifact, limits = fetch.name, self.published(fetch), _limits(fetch)
+            name, artifact, limits = fetch.name, self.published(fetch), fetch.source.archive
+            kind, reshape, shape = _format(fetch), _reshape(fetch), _shape(fetch)
         else:
             preparation = self.preparation(self.definitions.toolchain(entry.name).name)
             if preparation.output is None:
                 raise AssertionError(f"{entry.name} has no artifact: `definitions` rejects that")
             name, artifact, limits = preparation.toolchain.name, preparation.output, ()
+            kind, reshape, shape = "", UNCHANGED, ()
         dest = str(entry.dest or "")
         return Delivery(
             artifact=artifact,
             entry=entry,
             destination=directory / FETCHES / dest,
             record=directory / RECORDS / f"{name}.json",
-            key=recipe.extract_key(f"{entry.delivery} {artifact.key}", dest=dest, version=TREE_VERSION),
+            key=recipe.extract_key(f"{entry.delivery} {artifact.key}", dest=dest, version=TREE_VERSION, shape=shape),
             limits=limits,
+            format=kind,
+            reshape=reshape,
             worked=directory / WORKED,
         )
 
@@ -274,5 +286,17 @@ def list_key_files(source: StaticUrl) -> tuple[str, ...]:
     return tuple(one.key_file for one in signed if isinstance(one, GpgSignature))
 
 
-def _limits(fetch: Fetch) -> tuple[tuple[str, int | str], ...]:
-    return fetch.source.archive
+def _format(fetch: Fetch) -> str:
+    """Return the declared format of the artifact, "" if there is none or it was repacked."""
+    source = fetch.source
+    return source.format if isinstance(source, StaticUrl) and not source.needs_repack else ""
+
+
+def _reshape(fetch: Fetch) -> Reshape:
+    return fetch.source.reshape if isinstance(fetch.source, StaticUrl) else UNCHANGED
+
+
+def _shape(fetch: Fetch) -> tuple[str, ...]:
+    """Return what an extraction changes, for its key; () if it changes nothing."""
+    kind = _format(fetch)
+    return (*([f"format {kind}"] if kind else []), *_reshape(fetch).words)

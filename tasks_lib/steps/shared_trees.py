@@ -5,10 +5,13 @@ If the cache cannot store an unpacked tree, or the file system cannot share file
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
+
+import msgspec
 
 from tasks_lib import recipe
 from tasks_lib.archive import Entry, Reshape, read
@@ -17,7 +20,7 @@ from tasks_lib.cache.trees import Trees
 from tasks_lib.context import Context
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import ArchiveError, CacheError, CacheUnavailableError
-from tasks_lib.formats import UNPACKED_VERSION, format_from_name
+from tasks_lib.formats import SINGLE, UNPACKED_VERSION, format_from_name
 from tasks_lib.fs.copying import can_clone
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
@@ -38,11 +41,13 @@ class Archive(NamedTuple):
     name: str
     format: str
     limits: Limits
+    reshape: Reshape = Reshape()
+    declared: str = ""  # format that its definition declares
 
     @property
     def key(self) -> str:
         """The key of its unpacked tree."""
-        return _key(self.integrity, self.name, self.limits._asdict())
+        return _key(self.integrity, self.name, self.declared, self.reshape, self.limits._asdict())
 
     def read(self, sink: Callable[[Entry], None]) -> None:
         """Pass every entry to `sink`.
@@ -51,17 +56,31 @@ class Archive(NamedTuple):
             ArchiveError: the archive is rejected.
         """
         self.file.seek(0)
-        read(self.file, name=self.name, format=self.format, reshape=Reshape(), limits=self.limits, sink=sink)
+        read(self.file, name=self.name, format=self.format, reshape=self.reshape, limits=self.limits, sink=sink)
 
 
-def _key(integrity: Integrity, name: str, limits: Mapping[str, int | str], version: str = UNPACKED_VERSION) -> str:
-    return recipe.unpacked_key(integrity, format=format_from_name(name) or "", limits=limits, version=version)
+def _key(
+    integrity: Integrity,
+    name: str,
+    declared: str,
+    reshape: Reshape,
+    limits: Mapping[str, int | str],
+    version: str = UNPACKED_VERSION,
+) -> str:
+    return recipe.unpacked_key(
+        integrity,
+        format=declared or format_from_name(name) or "",
+        limits=limits,
+        version=version,
+        shape=(*reshape.words, *([name] if declared in SINGLE else [])),
+    )
 
 
 def tree_key(configuration: recipe.Configuration, delivery: Delivery, integrity: Integrity) -> str:
     """Return the key of the cached tree that runs with this configuration can link a delivery from."""
     limits = {**configuration.limits, **dict(delivery.limits)}
-    return _key(integrity, delivery.artifact.path.name, limits, configuration.trees)
+    name = delivery.artifact.path.name
+    return _key(integrity, name, delivery.format, delivery.reshape, limits, configuration.trees)
 
 
 def link_from_cache(
@@ -124,6 +143,8 @@ def _unpack(empty: Path, archive: Archive, progress: Progress) -> None:
         "size": archive.integrity.size,
         "digest": str(archive.integrity.digest),
         "limits": archive.limits._asdict(),
+        "reshape": msgspec.structs.asdict(archive.reshape),
+        "declared": archive.declared,
     }
     copies = archive.limits.max_total_bytes
     write_cached_tree(empty, lambda writer: archive.read(writer.add), facts, copies=copies, progress=progress)
@@ -183,15 +204,23 @@ def check_cached_trees(
 
 def _compare_tree(context: Context, unpacked: CachedTree, key: str, progress: Progress) -> dict[str, str]:
     archive = _parse_facts(unpacked.facts())
-    if _key(archive[0], archive[1], archive[3]._asdict()) != key:
+    if archive.key != key:
         raise DamagedTreeError("its manifest describes another tree")
-    with context.cache.open(archive[0]) as file:
-        return unpacked.compare(Archive(file, *archive).read, progress)
+    with context.cache.open(archive.integrity) as file:
+        return unpacked.compare(archive._replace(file=file).read, progress)
 
 
-def _parse_facts(facts: dict[str, Any]) -> tuple[Integrity, str, str, Limits]:
+def _parse_facts(facts: dict[str, Any]) -> Archive:
+    """Return the archive of an unpacked tree, not open."""
     try:
-        integrity = Integrity(size=facts["size"], digest=Digest.parse(facts["digest"]))
-        return integrity, str(facts["name"]), str(facts["format"]), Limits(**facts["limits"])
+        return Archive(
+            file=io.BytesIO(),
+            integrity=Integrity(size=facts["size"], digest=Digest.parse(facts["digest"])),
+            name=str(facts["name"]),
+            format=str(facts["format"]),
+            limits=Limits(**facts["limits"]),
+            reshape=Reshape(**facts.get("reshape", {})),
+            declared=str(facts.get("declared", "")),
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedTreeError("cannot read its manifest") from error

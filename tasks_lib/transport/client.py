@@ -84,7 +84,7 @@ class Transport:
         check: Callable[[], None] = do_nothing,
         asked: Callable[[], None] = do_nothing,
     ) -> Iterator[Response]:
-        """Send a GET for `url` and yield the response of status 200, or of status 206 for exactly the requested range.
+        """Send a GET for `url` and yield the response: the whole content, or a 206 with exactly the requested range.
 
         Args:
             url: http or https.
@@ -165,7 +165,7 @@ class Transport:
             if response.status not in _REDIRECTS:
                 return url, response
             response.close()
-            url = next_url(url, _decode_location(response.headers.get("Location", "")))
+            url = next_url(url, _decode_location(response.location))
             self.sent.add({}, url)
         raise RedirectError(f"more than {MAX_REDIRECTS} redirects", hint="use the final URL in the definition")
 

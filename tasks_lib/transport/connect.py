@@ -18,10 +18,10 @@ from typing import Any, Final, cast
 from tasks_lib.errors import TransportError, UnreachableError, escape_text
 from tasks_lib.gil import released
 from tasks_lib.network import Address, Network, is_denied
+from tasks_lib.retry import is_transient_status
 from tasks_lib.transport.deadline import CHECK_INTERVAL_S, Deadline
 from tasks_lib.transport.deadline_socket import DeadlineSocket
 from tasks_lib.transport.proxy import LOGIN_HINT, Proxy
-from tasks_lib.transport.response import TRANSIENT
 from tasks_lib.transport.urls import Origin
 
 #: Seconds before the next address is tried in parallel to one that does not respond. Source: RFC 8305 section 5.
@@ -207,5 +207,5 @@ def _tunnel_error(origin: Origin, deadline: Deadline, reason: str, status: int =
     return TransportError(
         f"{deadline.host}: cannot open a tunnel to {origin.authority}: {escape_text(reason[:120])}",
         hint=LOGIN_HINT if status == 407 else "",
-        transient=status in TRANSIENT,
+        transient=is_transient_status(status),
     )

@@ -7,6 +7,7 @@ other modules apply the needed ones explicitly. Exceptions of the libraries are 
 from __future__ import annotations
 
 import contextlib
+import email.parser
 import http.client
 import io
 import re
@@ -19,7 +20,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from tasks_lib.errors import StalledError, TransportError, escape_text
+from tasks_lib.errors import RedirectError, StalledError, TransportError, escape_text
 from tasks_lib.transport.deadline import Deadline
 from tasks_lib.transport.deadline_socket import DeadlineSocket
 from tasks_lib.transport.proxy import Proxy
@@ -38,9 +39,11 @@ _serving = threading.local()
 
 #: An unambiguous field line. Source: RFC 9110 section 5.6.2 (token), RFC 9112 section 5.
 _FIELD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n]*\r?\n")
-#: Most bytes of a line and most lines of a head. Source: CPython's http.client, `_MAXLINE` and `_MAXHEADERS`.
+#: Most bytes of a line. Source: CPython's http.client, `_MAXLINE`.
 _MAX_LINE: Final = 1 << 16
-_MAX_FIELDS: Final = 100
+#: Most lines and bytes of a head. Source: curl, `MAX_HTTP_RESP_HEADER_COUNT` and `MAX_HTTP_RESP_HEADER_SIZE`.
+_MAX_FIELDS: Final = 5000
+_MAX_HEAD: Final = 300 << 10
 #: The status line of an interim response; 101 (Switching Protocols) is final. Source: RFC 9110 section 15.2.
 _INTERIM: Final = re.compile(rb"HTTP/1\.[0-9]+[ \t]+1(?!01)[0-9]{2}\s")
 #: Fields that determine the end of the body, and fields that determine whether the connection is kept.
@@ -56,15 +59,19 @@ def _read_lines(file: io.BufferedIOBase) -> list[bytes]:
         http.client.HTTPException: a line is too long, or there are too many.
     """
     lines: list[bytes] = []
+    size = 0
     while True:
         line = file.readline(_MAX_LINE + 1)
         if len(line) > _MAX_LINE:
             raise http.client.LineTooLong("header line")
         lines.append(line)
+        size += len(line)
         if line in (b"\r\n", b"\n", b""):
             return lines
         if len(lines) > _MAX_FIELDS:
             raise http.client.HTTPException(f"got more than {_MAX_FIELDS} headers")
+        if size > _MAX_HEAD:
+            raise http.client.HTTPException(f"got more than {_MAX_HEAD} bytes of headers")
 
 
 def _read_fields(file: io.BufferedIOBase) -> http.client.HTTPMessage:
@@ -78,7 +85,8 @@ def _read_fields(file: io.BufferedIOBase) -> http.client.HTTPMessage:
     lines = _read_lines(file)
     head = http.client.HTTPMessage()
     if not lines[-1] or not all(map(_FIELD.fullmatch, lines[:-1])):
-        head = http.client.parse_headers(io.BytesIO(b"".join(lines)))
+        # as `http.client.parse_headers`, which accepts only 100 lines
+        head = email.parser.Parser(http.client.HTTPMessage).parsestr(b"".join(lines).decode("iso-8859-1"))
         given = head.items()
         for name, _ in given:
             del head[name]
@@ -137,12 +145,13 @@ class _Connection(urllib3.connection.HTTPConnection):
         self.sock = cast(Any, sock)
         deadline.answering()
 
-    def request(self, *arguments: Any, **options: Any) -> None:
+    def request(self, method: str, url: str, *arguments: Any, **options: Any) -> None:  # noqa: ARG002  # urllib3 calls it
+        """Send a request for the target as written; urllib3 passes one with upper-case percent escapes."""
         if self.sock is not None:
             _serving.sock = cast(Any, self.sock)
             _serving.sock.serve(_serving.deadline)
             _serving.deadline.answering()
-        super().request(*arguments, **options)
+        super().request(method, _serving.target, *arguments, **options)
 
 
 class _Pool(urllib3.HTTPConnectionPool):
@@ -211,6 +220,7 @@ class HttpConnections:
         if proxy is not None and origin.scheme == "http":
             target, own = f"http://{origin.authority}{target}", own | proxy.headers
         request.headers = cast(Any, own)
+        _serving.target = target
         vars(request).update(route=route, target=target)
         try:
             with translate_errors(deadline):
@@ -249,6 +259,11 @@ def _reason(error: BaseException) -> str:
     return escape_text(" ".join(str(error).split())[:160]) or type(error).__name__
 
 
+def _merge_repeated(headers: urllib3.HTTPHeaderDict) -> Mapping[str, str]:
+    """Return the fields by name, in any case; equal values of a repeated field count once."""
+    return urllib3.HTTPHeaderDict({name: ", ".join(dict.fromkeys(headers.getlist(name))) for name in headers})
+
+
 class RawResponse:
     """The head of a response, and its raw body as a stream."""
 
@@ -256,8 +271,23 @@ class RawResponse:
         self._raw, self._deadline = response, deadline
         self.status: int = response.status
         self.reason: str = response.reason or ""
-        self.headers: Mapping[str, str] = response.headers
+        self.headers: Mapping[str, str] = _merge_repeated(response.headers)
         self.broken = False
+
+    @property
+    def location(self) -> str:
+        """The target of a redirect, "" if there is none.
+
+        Raises:
+            RedirectError: different Location headers.
+        """
+        targets = set(self._raw.headers.getlist("Location"))
+        if len(targets) > 1:
+            raise RedirectError(
+                f"the redirect has {len(targets)} different Location headers",
+                hint="open the URL in a browser, and use the final URL in the definition",
+            )
+        return targets.pop() if targets else ""
 
     @property
     def length(self) -> int:

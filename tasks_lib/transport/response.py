@@ -9,20 +9,22 @@ from dataclasses import dataclass
 from typing import Final
 
 from tasks_lib.errors import HttpStatusError, TransportError, escape_text
-from tasks_lib.retry import retry_after_s
+from tasks_lib.retry import is_transient_status, retry_after_s
 from tasks_lib.transport.deadline import Deadline
 from tasks_lib.transport.http_connection import CHUNK, RawResponse
 from tasks_lib.transport.proxy import LOGIN_HINT
 
 __all__ = ["CHUNK", "ByteRange", "Response", "check_response"]
 
-#: Status codes after which the same request may succeed. Source: RFC 9110 section 15, RFC 6585 section 4; content
-#: delivery networks use 52x for errors of their origin.
-TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 520, 521, 522, 523, 524})
+#: Status codes of a response with the whole content. Source: RFC 9110 sections 15.3.1 and 15.3.4; RFC 3229 section
+#: 10.4.1 (a server may send 226 for the identity instance manipulation).
+_WHOLE: Final = frozenset({200, 203, 226})
 _BROWSE: Final = "open the URL in a browser"
 _NEXT_STEP: Final = {404: _BROWSE, 407: LOGIN_HINT, 410: _BROWSE}
-#: Characters that are not allowed in header values. Source: RFC 9110 section 5.5.
+#: Characters that are not allowed in header values, and the headers in which they are refused: those that determine
+#: which bytes are read. Source: RFC 9110 section 5.5.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_DECISIVE: Final = ("Content-Length", "Transfer-Encoding", "Content-Range", "Content-Encoding", "ETag")
 #: Characters of a response quoted in an error, and the bytes read for them.
 _QUOTED: Final = 60
 _QUOTE_READ: Final = 512
@@ -121,24 +123,25 @@ def check_response(response: RawResponse, span: ByteRange, validator: str, deadl
 
     Raises:
         HttpStatusError: an error status, or a 206 of another range or version.
-        TransportError: a header with control characters.
+        TransportError: a header that determines which bytes are read has control characters.
     """
-    odd = next((name for name, value in response.headers.items() if _CONTROL.search(value)), None)
+    odd = next((name for name in _DECISIVE if _CONTROL.search(response.headers.get(name, ""))), None)
     if odd is not None:
-        raise TransportError(deadline.told(f"control characters in the header {escape_text(odd[:40])}"))
+        raise TransportError(deadline.told(f"control characters in the header {odd}"))
     if response.status == 206 and not span.is_whole:
         misfit = _describe_mismatch(response, span, validator)
         if misfit:
             raise HttpStatusError(f"{deadline.host}: requested {span.header}, received {misfit}", status=206)
         return span.start
-    if response.status != 200:
+    if response.status not in _WHOLE:
         status, reason = response.status, escape_text(response.reason[:_QUOTED])
+        after_s = retry_after_s(response.headers.get("Retry-After", ""))
         message = f"HTTP {status} {reason}".rstrip() + quote_body(response, deadline)
         raise HttpStatusError(
             message,
             status=status,
-            transient=status in TRANSIENT,
-            retry_after_s=retry_after_s(response.headers.get("Retry-After", "")),
+            transient=is_transient_status(status, after_s),
+            retry_after_s=after_s,
             hint=_NEXT_STEP.get(status, ""),
         )
     return 0

@@ -94,7 +94,8 @@ def next_url(url: str, location: str) -> str:
     Raises:
         RedirectError: no or invalid location, another scheme, http after https, or credentials in the URL.
     """
-    if not location or len(location) > _MAX_LOCATION or re.search(r"[\x00-\x20\x7f\\]", location):
+    location = location.replace(" ", "%20")  # as curl and browsers do; Source: WHATWG URL, path percent-encode set
+    if not location or len(location) > _MAX_LOCATION or re.search(r"[\x00-\x1f\x7f\\]", location):
         raise RedirectError(f"invalid redirect: {_redact_invalid(location)!r}")
     with contextlib.suppress(ValueError):
         target = urljoin(url, location).partition("#")[0]

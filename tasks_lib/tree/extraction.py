@@ -98,17 +98,20 @@ class Extraction(NamedTuple):
         """
         self._fill(lambda writer: unpacked.lay(writer, how), name, key, progress, limits.max_total_bytes)
 
-    def place(self, source: BinaryIO, *, file_name: str, key: str, how: LinkMode, progress: Progress) -> None:
+    def place(
+        self, source: BinaryIO, *, file_name: str, key: str, how: LinkMode, progress: Progress, executable: int = 0
+    ) -> None:
         """Link or copy one file into the destination; replace the previous content of this extraction.
 
-        ELF files and scripts become executable. An executable file is never a link because it needs its own mode.
+        ELF files and scripts become executable, and every file if `executable` is 1. An executable file is never a link
+        because it needs its own mode.
 
         Raises:
             TreeError, CancelledError: see `extract`.
         """
 
         def fill(writer: TreeWriter) -> None:
-            for entry in file_entry(source, file_name):
+            for entry in file_entry(source, file_name, executable):
                 writer.place(entry, source, how)
 
         self._fill(fill, file_name, key, progress, 0)
@@ -119,6 +122,7 @@ class Extraction(NamedTuple):
         *,
         name: str,
         format: str | None,
+        reshape: Reshape,
         limits: Limits,
         progress: Progress,
     ) -> dict[str, str]:
@@ -128,6 +132,7 @@ class Extraction(NamedTuple):
             source: the archive, or the file that was placed.
             name: the name of the archive, or of the placed file.
             format: the format of the archive, None for a placed file.
+            reshape: what the extraction changed.
             limits: limits for this archive.
             progress: receives the number of bytes compared.
 
@@ -137,10 +142,10 @@ class Extraction(NamedTuple):
         """
         with Comparison(self.destination, progress) as comparison:
             if format is None:
-                for entry in file_entry(source, name):
+                for entry in file_entry(source, name, reshape.executable):
                     comparison.add(entry)
             else:
-                read(source, name=name, format=format, reshape=Reshape(), limits=limits, sink=comparison.add)
+                read(source, name=name, format=format, reshape=reshape, limits=limits, sink=comparison.add)
         return comparison.differences
 
     def invalidate(self, progress: Progress) -> None:

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from tasks_lib.archive import HOLE, Entry
+from tasks_lib.archive import HOLE, Entry, is_program
 from tasks_lib.fs.copying import LinkMode, link_or_copy
 from tasks_lib.fs.files import OPEN_DIRECTORY, DirectoryChain
 from tasks_lib.fs.system_calls import NO_LINK, make_accessible
@@ -166,10 +166,9 @@ class TreeWriter:
         self._copied[entry.target] = entry.path
 
 
-def file_entry(source: BinaryIO, file_name: str) -> Iterator[Entry]:
+def file_entry(source: BinaryIO, file_name: str, executable: int = 0) -> Iterator[Entry]:
     """Yield the only entry of a placed file; the position of `source` is then at its start."""
-    start = source.read(4)
-    executable = int(start == b"\x7fELF" or start.startswith(b"#!"))
+    executable = is_program(source.read(4)) or executable
     size = source.seek(0, 2)
     source.seek(0)
     chunks = iter(lambda: source.read(_CHUNK), b"")

@@ -6,12 +6,13 @@ that exploit CVEs of git are rejected (docs/git.md).
 """
 
 from tasks_lib.vcs.git.commit_tree import Gitlink, Leaf, Listing, read_commit_tree
-from tasks_lib.vcs.git.objects import MissingObjectError, Objects
+from tasks_lib.vcs.git.objects import AnnotatedTagError, MissingObjectError, Objects
 from tasks_lib.vcs.git.repository import GitRepository
 from tasks_lib.vcs.git.submodules import Submodule, read_submodules
 from tasks_lib.vcs.git.synthetic_gitdir import Place, gitdir_files
 
 __all__ = [
+    "AnnotatedTagError",
     "GitRepository",
     "Gitlink",
     "Leaf",

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from tasks_lib.errors import DigestMismatchError, ToolError
+from tasks_lib.errors import DigestMismatchError, ToolError, escape_text
 from tasks_lib.network import RepositorySettings
 from tasks_lib.progress import Progress
 from tasks_lib.subprocesses import OutputStream, stream_output
@@ -27,6 +27,28 @@ _CHUNK: Final = 1 << 20
 
 class MissingObjectError(ToolError):
     """The repository lacks a required object, because it is damaged or incomplete."""
+
+
+class AnnotatedTagError(ToolError):
+    """The id of an annotated tag where a commit is expected; `target` is the object that the tag names."""
+
+    def __init__(self, message: str, *, target: str, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.target = target
+
+    @classmethod
+    def of(cls, identity: str, content: bytes) -> AnnotatedTagError:
+        """Return the error for a tag, from its content. Source: git's `fsck_tag_standalone`, the order of fields."""
+        digits = len(identity)
+        found = re.match(rb"object ([0-9a-f]{%d})\ntype (commit|tag)\ntag ([^\n]*)\n" % digits, content)
+        if found is None:
+            raise ToolError(f"{identity} is a tag, but not of a commit")
+        target, kind, name = found[1].decode(), found[2].decode(), escape_text(found[3][:100])
+        return cls(
+            f"{identity} is the id of the annotated tag {name!r}, not of a commit",
+            target=target,
+            hint=f"the tag names the {kind} {target}: pin `revision: {target}`" if kind == "commit" else "",
+        )
 
 
 def hasher(identity: str) -> hashlib._Hash:
@@ -61,6 +83,7 @@ class Objects:
         Raises:
             MissingObjectError: an object is missing.
             DigestMismatchError: an object does not match its id.
+            AnnotatedTagError: an object is a tag where a commit is expected.
             ToolError: an object is of another kind or too large, or git failed.
         """
         if self._stream is None:
@@ -120,12 +143,12 @@ def _size(stream: OutputStream, kind: str, identity: str) -> int:
     found = re.fullmatch(rb"([0-9a-f]+) ([a-z]+) ([0-9]{1,18})\n", line)
     if found is None or found[1].decode() != identity:
         raise stream.failure(f"did not return the {kind} {identity}")
-    if found[2].decode() != kind:
-        raise ToolError(
-            f"{identity} is a {found[2].decode()}, not a {kind}",
-            hint="an annotated tag has its own id: pin the commit, which `git rev-parse TAG^{commit}` prints",
-        )
-    return int(found[3])
+    actual, size = found[2].decode(), int(found[3])
+    if (actual, kind) == ("tag", "commit") and size <= MAX_SMALL:
+        raise AnnotatedTagError.of(identity, _whole(stream, "tag", identity, size))
+    if actual != kind:
+        raise ToolError(f"{identity} is a {actual}, not a {kind}")
+    return size
 
 
 def _whole(stream: OutputStream, kind: str, identity: str, size: int) -> bytes:

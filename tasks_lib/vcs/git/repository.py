@@ -27,6 +27,7 @@ from tasks_lib.errors import (
 from tasks_lib.limits import Limits
 from tasks_lib.network import RepositorySettings, format_trust_hint
 from tasks_lib.progress import Progress
+from tasks_lib.retry import is_rate_limit
 from tasks_lib.subprocesses import Completed, last_line, run
 from tasks_lib.units import format_size, parse_size
 from tasks_lib.vcs.git.commit_tree import read_commit_tree
@@ -229,10 +230,10 @@ def _failure(url: str, wanted: str, done: Completed, trace: HttpTrace, settings:
     elif "certificate" in done.errors.lower():
         hint = format_trust_hint(settings.transport.ca_bundle)
     message = f"{display_url(url)}: git exited with status {done.status}: {said}"
-    if status := _HTTP_STATUS.search(done.errors):
-        return HttpStatusError(
-            message, status=int(status[1]), hint=hint, transient=not final, retry_after_s=trace.retry_after_s()
-        )
+    if found := _HTTP_STATUS.search(done.errors):
+        status, retry_after_s = int(found[1]), trace.retry_after_s()
+        transient = not final or is_rate_limit(status, retry_after_s)
+        return HttpStatusError(message, status=status, hint=hint, transient=transient, retry_after_s=retry_after_s)
     return TransportError(message, hint=hint, transient=not final)
 
 
