@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tasks_lib.cache import Cache
 from tasks_lib.formats import mtime_for, writer_version
+from tasks_lib.layout import find_layout
 from tasks_lib.limits import Limits
 from tasks_lib.network import RepositorySettings
 from tasks_lib.settings import Settings
@@ -69,8 +70,9 @@ class Context:
         own = self.settings.transport
         if self._mirrors == "none":
             return Transport(own)
+        path = find_layout(self.settings.fetchdefs).mirrors_file
         try:
-            text = (self.settings.fetchdefs / "mirrors.yml").read_text("utf-8")
+            text = path.read_text("utf-8") if path is not None else ""
         except (OSError, UnicodeDecodeError):  # missing, or already reported when loading definitions
             return Transport(own)
         from tasks_lib.definitions.mirrors import parse_mirrors  # needed only when a task downloads

@@ -22,7 +22,9 @@ from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
 from tasks_lib.engine.base_command import BaseCommand, load_dodo
 from tasks_lib.errors import CacheError, DefinitionError, FetchError, SettingError, escape_text
-from tasks_lib.incremental.definition_files import digest_of, load
+from tasks_lib.incremental.definition_files import load
+from tasks_lib.incremental.resources import ReferencedFiles
+from tasks_lib.layout import find_layout
 from tasks_lib.progress import Facts, LineProgress, describe_wait
 from tasks_lib.session import current_session
 from tasks_lib.steps import Plan
@@ -181,13 +183,13 @@ def plan_of(context: Context, fetchdefs: Path) -> Plan:
     Raises:
         DefinitionError: the definitions cannot be read.
     """
-    settings = context.settings
+    settings, files = context.settings, ReferencedFiles(context.environ)
     return Plan(
-        load(fetchdefs),
+        load(fetchdefs, files=files, topsrcdir=settings.topsrcdir),
         cache=settings.cache,
         build=settings.build,
         writer_version=context.writer_version,
-        digest_of=digest_of,
+        files=files,
     )
 
 
@@ -199,10 +201,12 @@ def _roots(context: Context) -> Referenced:
     Raises:
         CacheError: the definitions of a directory cannot be read.
     """
-    own = context.settings.fetchdefs.absolute()
+    own = find_layout(context.settings.fetchdefs).taken.absolute()
     directories = {own, *context.cache.maintenance.definitions().values()}
     plans = []
-    for directory in sorted(path for path in directories if path == own or any(path.glob("*/*.y*ml"))):
+    for directory in sorted(
+        path for path in directories if path == own or path.is_file() or any(path.glob("*/*.y*ml"))
+    ):
         try:
             plans.append(plan_of(context, directory))
         except DefinitionError as error:

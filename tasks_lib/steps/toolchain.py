@@ -13,7 +13,6 @@ from typing import Final
 
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
-from tasks_lib.definitions import Toolchain
 from tasks_lib.errors import CacheUnavailableError, CancelledError, ToolError, TreeError, escape_text
 from tasks_lib.fs.system_calls import signal_group
 from tasks_lib.progress import Progress
@@ -67,7 +66,7 @@ def build_toolchain(context: Context, preparation: ToolchainBuild, progress: Pro
         ToolError: a resource or the command is missing, the command failed, or it did not write its artifact.
         TreeError, BlobMissingError, BlobCorruptError, CacheUnavailableError, CancelledError: as the earlier steps.
     """
-    _check_resources(preparation.toolchain)
+    _check_resources(preparation)
     wanted = [one.record.stem for one in preparation.deliveries]
     with context.cache.lock(preparation.key, progress), _translate_os_errors(preparation.directory):
         remove_stale_entries(context, preparation.fetches, preparation.records, wanted, progress)
@@ -83,13 +82,14 @@ def build_toolchain(context: Context, preparation: ToolchainBuild, progress: Pro
     return ""
 
 
-def _check_resources(toolchain: Toolchain) -> None:
-    """Reject a resource that is not a file: the key covers only the content of files."""
+def _check_resources(preparation: ToolchainBuild) -> None:
+    """Reject a resource that matches no file: the key covers only the names and contents of files."""
+    toolchain = preparation.toolchain
     for one in toolchain.run.resources if toolchain.run else ():
-        if not Path(one.path).is_file():
+        if one.text in preparation.unmatched and not Path(one.path).is_file():
             raise ToolError(
-                f"toolchain {toolchain.name}: resource {escape_text(one.text)} is not a file",
-                hint="list each file that the command reads",
+                f"toolchain {toolchain.name}: resource {escape_text(one.text)} matches no file",
+                hint="list files, directories or patterns that the command reads",
             )
 
 
