@@ -18,6 +18,7 @@ from tasks_lib.layout import find_layout
 from tests.archives import Member, tar
 from tests.origin import Origin, reply, serving
 from tests.project import PORCH, doit, ran, written
+from tests.repositories import git
 
 GMP = tar([Member("gmp-6.1.0/"), Member("gmp-6.1.0/gmp.h", b"gmp")])
 NASM = tar([Member("nasm/nasm.c", b"nasm")])
@@ -496,3 +497,93 @@ def test_a_refusal_ends_when_the_file_exists(tmp_path: Path) -> None:
     written(root, {"src/a.c": ""})
     assert list(load(root, cache).toolchains) == ["t"]
     assert list(load(root, cache).toolchains) == ["t"]
+
+
+def test_resources_of_a_checkout(tmp_path: Path) -> None:
+    """Directories and patterns are the tracked files: a change of their names or contents rebuilds, and nothing else does."""
+    root = small(
+        tmp_path,
+        {
+            "kinds/toolchain/kind.yml": """
+tasks:
+  tool:
+    description: d
+    worker: {env: {A: one}}
+    run: {script: x.sh, resources: [src/, "**/*.toml"], toolchain-artifact: public/tool.txt, foo-bar: 1}
+  used:
+    description: d
+    dependencies: {p: toolchain-kit}
+    run: {script: x.sh, arguments: [x], resources: [src], toolchain-artifact: public/tool.txt, sparse-profile: null}
+    worker: {env: {A: one}}
+  kit: {description: d}
+""",
+            "scripts/toolchain/x.sh": '#!/bin/sh\necho $A $1 > "$UPLOAD_DIR/tool.txt"\n',
+        },
+    )
+    written(root, {"src/a.c": "a", "src/deep/b.c": "b", "Cargo.toml": "c", "other.txt": "o"})
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "one"]):
+        git(root, *words)
+    user = written(tmp_path / "user", {"dodo.py": PORCH})
+    listed = doit(user, "fetchdefs=../repo", "list").stdout
+    assert "note: fetchdefs=../repo: using ../repo/taskcluster/kinds" in listed
+    assert (
+        "toolchain:tool   refused: unknown key 'run.foo-bar' (../repo/taskcluster/kinds/toolchain/kind.yml:6; known: arg"
+        in listed
+    )
+    assert ran(doit(user, "fetchdefs=../repo")) == ["toolchain:kit", "toolchain:used"]
+    assert (user / "build/used/artifacts/tool.txt").read_text() == "one x\n"
+    assert ran(doit(user, "fetchdefs=../repo")) == []
+    changes: list[tuple[str, str, str, list[str]]] = [
+        ("untracked", "src/new.c", "n", []),
+        ("not a resource", "other.txt", "2", []),
+        ("content", "src/deep/b.c", "2", ["toolchain:used"]),
+        ("add", "src/new.c", "n", ["toolchain:used"]),
+    ]
+    for change, name, text, expected in changes:
+        written(root, {name: text})
+        if change == "add":
+            git(root, "add", "-A")
+        assert ran(doit(user, "fetchdefs=../repo")) == expected, change
+    info = doit(user, "fetchdefs=../repo", "info", "toolchain:used").stdout
+    assert "ignored    : \n - run.sparse-profile\n" in info
+    assert "index      : unknown: its kind does not use cached_tasks\n" in info
+    assert "task_dep   : \n - toolchain:kit\n" in info
+    assert doit(user, "fetchdefs=../repo", "toolchain:tool").stdout.count("unknown key 'run.foo-bar'") == 2
+
+
+def test_resources_outside_of_a_checkout(tmp_path: Path) -> None:
+    """Without version control all files count, and a new one rebuilds."""
+    files = {
+        "dodo.py": PORCH,
+        "fetchdefs/toolchain/t.yml": "t: {description: d, run: {command: 'ls ../../../src > $UPLOAD_DIR/o', resources: ['../../src/'], toolchain-artifact: o}}\n",
+        "src/a": "",
+    }
+    written(tmp_path, files)
+    assert ran(doit(tmp_path)) == ["toolchain:t"]
+    assert ran(doit(tmp_path)) == []
+    written(tmp_path, {"src/deep/b": ""})
+    assert ran(doit(tmp_path)) == ["toolchain:t"]
+    written(tmp_path, {"src/deep/c": ""})
+    assert ran(doit(tmp_path)) == ["toolchain:t"]
+
+
+def test_info_of_a_fetch(tmp_path: Path) -> None:
+    """`doit info` shows the path in Taskcluster's index, and the equivalent command without the values of headers."""
+    root = small(
+        tmp_path,
+        {
+            "config.yml": "trust-domain: dom\n",
+            "kinds/fetch/kind.yml": "tasks:\n  " + one_fetch("a").replace("size: 3", "size: 3, headers: {X: secret}"),
+        },
+    )
+    written(tmp_path, {"dodo.py": PORCH, "fetchdefs/fetch/a.yml": one_fetch("a")})
+    digest = hashlib.sha256(f"--sha256\n{SHA}\n--size\n3\na.bin".encode()).hexdigest()
+    info = doit(tmp_path, f"fetchdefs={root}", "level=1", "info", "fetch:a").stdout
+    assert f"index      : dom.cache.level-1.content.v1.a.hash.{digest}\n" in info
+    assert (
+        f"fetch-content: fetch-content static-url --sha256 {SHA} --size 3 -H 'X: VALUE' https://h/a.bin a.bin\n" in info
+    )
+    assert (
+        "index      : unknown: no taskcluster/config.yml sets a trust-domain\n"
+        in doit(tmp_path, "info", "fetch:a").stdout
+    )

@@ -17,16 +17,20 @@ Report = Callable[[Fetch | Toolchain, Problem], None]
 
 
 def cross_check(
-    fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], problems: list[Problem]
+    fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], trees: Collection[str], problems: list[Problem]
 ) -> tuple[Aliases, Aliases]:
-    """Return the mappings from alias to name for fetches and for toolchains; append conflicts to `problems`."""
+    """Return the mappings from alias to name for fetches and for toolchains; append conflicts to `problems`.
+
+    `find_unavailable` has removed the conflicts of Taskgraph trees, whose files are `trees`.
+    """
     is_complete = not problems  # a missing name may only be a consequence of another broken definition
     aliases = _all_aliases(fetches, toolchains, lambda _one, problem: problems.append(problem))
     names = _names(fetches, toolchains, *aliases)
-    for toolchain in toolchains.values():
+    own = [toolchain for toolchain in toolchains.values() if toolchain.file not in trees]
+    for toolchain in own:
         _check_entries(toolchain, names, fetches, toolchains, problems if is_complete else [])
         _check_places(toolchain, names, fetches, toolchains, problems)
-    if is_complete and not problems and (cycle := _find_cycle(toolchains, names)):
+    if own and is_complete and not problems and (cycle := _find_cycle(toolchains, names)):
         problems.append(_cycle_problem(toolchains, cycle))
     return aliases
 
@@ -47,6 +51,8 @@ def find_unavailable(
         trees: files that belong to a Taskgraph tree.
         known: definitions that are already refused, by task.
     """
+    if not trees:
+        return
     conflicts: list[tuple[Fetch | Toolchain, Problem]] = []
     _all_aliases(fetches, toolchains, lambda one, problem: conflicts.append((one, problem)))
     names = _names(fetches, toolchains, *_all_aliases(fetches, toolchains, lambda _one, _problem: None))

@@ -57,7 +57,11 @@ class SourceFile:
 
     @cached_property
     def document(self) -> _Document:
-        """The parsed text."""
+        """The parsed text of a `kind.yml`, which is read twice: for its list of files, and for its definitions."""
+        return self.parse()
+
+    def parse(self) -> _Document:
+        """Return the parsed text."""
         faults: list[tuple[str, int, str, str]] = []
 
         def duplicate(line: int, key: str) -> str:
@@ -118,7 +122,7 @@ class _Reading:
 
     def parsed(self, source: SourceFile, where: Location) -> Node | None:
         """Return the root node of a file; None if it is empty or after reporting a problem."""
-        root, faults = source.document
+        root, faults = source.document if is_kind_file(source.path) else source.parse()
         for key, line, reason, hint in faults:
             (where.at(key, line) if key else where).wrong(reason, hint, line)
         if root is None or (isinstance(root, Scalar) and root.is_null):
@@ -284,7 +288,7 @@ def parse(files: Collection[SourceFile], memory: ParseCache | None = None) -> De
     reading.place(trees)
     for task, name, problem in find_unavailable(reading.fetches, reading.toolchains, trees, reading.refused):
         reading.refuse(task, name, problem)
-    fetch_aliases, toolchain_aliases = cross_check(reading.fetches, reading.toolchains, reading.problems)
+    fetch_aliases, toolchain_aliases = cross_check(reading.fetches, reading.toolchains, trees, reading.problems)
     if reading.problems:
         raise DefinitionError(tuple(reading.problems))
     return Definitions(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tasks_lib.definitions.yaml_tree import Node, Tree
@@ -40,7 +40,8 @@ class Location:
 
     def at(self, key: str, line: int) -> Location:
         """Return the position of a key below this one."""
-        return replace(self, key=f"{self.key}.{key}" if self.key else key, line=line)
+        below = f"{self.key}.{key}" if self.key else key
+        return Location(self.file, below, line, self.problems, self.base, self.root, self.scripts)  # `replace` is slow
 
     def refuse(self, reason: str, hint: str = "") -> None:
         """Report that this value is known but not supported."""

@@ -239,7 +239,7 @@ class TaskGraph:
 
     def _refused(self, one: RefusedDefinition) -> Task:
         """Return a task that fails; it belongs to no group, so it runs only if it is named."""
-        doc = f"refused: {one.reason} ({'; '.join(filter(None, (one.hint, one.place)))})"
+        doc = f"refused: {one.reason} ({'; '.join(filter(None, (one.place, one.hint)))})"
         task = self._task(one.task, "", (dict,), doc, fail_refused, one)
         del task["name"]
         facts = {"defined": one.place, "refused": one.reason, "hint": one.hint}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -183,9 +184,10 @@ def _with_existing_files(
     from tasks_lib.definitions import refuse
 
     problems: dict[str, Problem] = {}
+    fault_of = lru_cache(maxsize=None)(_fault)  # thousands of toolchains may have the same script
     for toolchain in definitions.toolchains.values():
         for key, one in _references(toolchain):
-            fault = _fault(files, key, one)
+            fault = fault_of(files, key, one)
             if fault:
                 marks[one.path] = UNTRUSTED if "*" in one.text else Fingerprint.at(one.path)
                 problems.setdefault(
