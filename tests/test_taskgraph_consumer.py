@@ -225,7 +225,7 @@ def test_its_index_paths_are_ours(project: Path, tmp_path: Path) -> None:
     tasks = graph(project)
     (tmp_path / "user").mkdir()
     (tmp_path / "user/dodo.py").write_text(PORCH)
-    shown = {}
+    shown: dict[str, str] = {}
     for kind, names in {
         "fetch": ["plain", "gmp-6.1.0", "renamed", "lib", "with-git"],
         "toolchain": ["consumer", "patterns", "other"],
