@@ -55,7 +55,7 @@ SETTINGS: Final = (
         "FETCH_TOPSRCDIR",
         "topsrcdir",
         "",
-        "directory to which scripts, resources and keys of a Taskgraph tree are relative; its repository if empty",
+        "repository around a nested Taskgraph tree, with its scripts and keys",
     ),
     Setting("FETCH_LEVEL", "level", 3, "level in Taskcluster's index paths"),
     Setting("FETCH_CACHE_DIR", "cache", "cache", "directory of the cache; may be deleted at any time"),

@@ -587,3 +587,18 @@ def test_info_of_a_fetch(tmp_path: Path) -> None:
         "index      : unknown: no taskcluster/config.yml sets a trust-domain\n"
         in doit(tmp_path, "info", "fetch:a").stdout
     )
+
+
+def test_ftp_and_null(tmp_path: Path) -> None:
+    """What Taskgraph accepts loads with its digest: an ftp origin, which only mirrors serve, and null for no value."""
+    with serving({"/a.bin": reply(NASM)}) as mirror:
+        text = one_fetch("a").replace("https://h", "ftp://ftp.h/pub").replace(SHA, hashlib.sha256(NASM).hexdigest())
+        text = text.replace("size: 3", f"size: {len(NASM)}, artifact-name: null, headers: ~")
+        root = small(tmp_path, {"kinds/fetch/kind.yml": "tasks:\n  " + text})
+        user = written(tmp_path / "user", {"dodo.py": PORCH})
+        done = doit(user, f"fetchdefs={root}", "fetch:a")
+        assert done.returncode == 1
+        assert "ftp is not supported: add a mirror or a rule to mirrors.yml" in done.stdout
+        rule = f"rewrite: [{{match: 'ftp://ftp.h/pub/(.*)', to: '{mirror.url}/\\1'}}]\n"
+        written(user, {"fetchdefs/mirrors.yml": rule})
+        assert ran(doit(user, f"fetchdefs={root}", "fetch:a")) == ["fetch:a"]

@@ -171,10 +171,17 @@ def _archive(node: Node, where: Location) -> tuple[tuple[str, int | str], ...]:
 #: Schemes that a definition may use; the settings decide which of them a run allows.
 REPOSITORY_SCHEMES: Final = ("https", "ssh", "http", "git", "file")
 
+
+def _origin(node: Node, where: Location) -> str:
+    """Return the URL of the origin. A Taskgraph tree may have ftp URLs, which only mirrors.yml can replace."""
+    return check_download_url(read_text(node), (*_ORIGINS, *(["ftp"] if where.root else [])))
+
+
+_ORIGINS: Final = ("https", "http", "file", "mirror")
 _NAMED: Final = FILE_NAME.about("file name of the artifact; a .tar.zst name requests a repack")
 _STATIC_URL: Final[FieldTable] = {
     "type": TEXT,
-    "url": url_field("https", "http", "file", "mirror")
+    "url": Field(_origin, url_field(*_ORIGINS).schema)
     .needed("add the URL where upstream publishes the file")
     .about("the origin"),
     "mirrors": Field(

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 from tasks_lib.definitions.fields import NAME, TEXT, TEXTS, check_download_url, one_of, one_or_list, read_text
 from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of, suggest
 from tasks_lib.definitions.taskgraph import taskgraph_digest
-from tasks_lib.definitions.values import Fetch, Place, StaticUrl
+from tasks_lib.definitions.values import Fetch, Place, StaticUrl, scheme_fault
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, parse_yaml
 
 #: Maximum number of URLs for one definition; more would be a mistake in the rules.
@@ -118,7 +118,7 @@ class Mirrors:
     def _judged(self, place: Place) -> Place:
         """Return `place` with the reason for refusal if its host is blocked or not allowed."""
         host = "" if place.refused else urlsplit(place.url).hostname or ""
-        return place._replace(refused=self.refusal(host)) if host else place
+        return place._replace(refused=self.refusal(host) or scheme_fault(place.url)) if host else place
 
     def refusal(self, host: str) -> str:
         """Return why a host must not be contacted (it is blocked or not allowed), "" if it may be."""

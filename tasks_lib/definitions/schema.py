@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tasks_lib.definitions.yaml_tree import Node, Tree
+from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
 from tasks_lib.errors import Problem, Refusal
 
 
@@ -88,6 +88,8 @@ def read_table(
             if not ignored(key):
                 place.wrong("unknown key", suggest(key, table))
             continue
+        if _is_absent(inner, field, where):
+            continue
         try:
             values[key] = field.read(inner, place)
         except FieldError as error:
@@ -96,6 +98,11 @@ def read_table(
         if field.required and key not in node.items:
             where.at(key, node.line).wrong("is missing", field.required)
     return values if len(where.problems) == before else None
+
+
+def _is_absent(node: Node, field: Field, where: Location) -> bool:
+    """Return whether a value of a Taskgraph tree is null, which its optional fields accept."""
+    return bool(where.root) and not field.required and isinstance(node, Scalar) and node.is_null
 
 
 def schema_of(table: FieldTable, patterns: Iterable[str] = ()) -> dict[str, Any]:

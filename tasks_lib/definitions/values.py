@@ -82,7 +82,7 @@ class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
     @property
     def places(self) -> tuple[Place, ...]:
         """URLs to try, in order."""
-        return self.rewritten or tuple(Place(url) for url in (self.url, *self.mirrors))
+        return self.rewritten or tuple(Place(url, refused=scheme_fault(url)) for url in (self.url, *self.mirrors))
 
     @property
     def locations(self) -> tuple[str, ...]:
@@ -259,6 +259,11 @@ class Definitions(msgspec.Struct, frozen=True, kw_only=True):
             KeyError: it does not exist; impossible for a name taken from these definitions.
         """
         return self.toolchains[self._toolchain_aliases.get(name, name)]
+
+
+def scheme_fault(url: str) -> str:
+    """Return why a URL is never requested, "" if it may be."""
+    return "ftp is not supported: add a mirror or a rule to mirrors.yml" if url[:4].lower() == "ftp:" else ""
 
 
 def file_name_of(url: str) -> str:
