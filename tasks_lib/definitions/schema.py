@@ -88,16 +88,21 @@ def read_table(
             if not ignored(key):
                 place.wrong("unknown key", suggest(key, table))
             continue
-        if _is_absent(inner, field, where):
-            continue
-        try:
-            values[key] = field.read(inner, place)
-        except FieldError as error:
-            place.wrong(error.reason, error.hint, error.line)
+        if not _is_absent(inner, field, where):
+            values |= _read_field(key, inner, field, place)
     for key, field in table.items():
         if field.required and key not in node.items:
             where.at(key, node.line).wrong("is missing", field.required)
     return values if len(where.problems) == before else None
+
+
+def _read_field(key: str, node: Node, field: Field, place: Location) -> dict[str, Any]:
+    """Return the value by its key, {} after reporting a problem."""
+    try:
+        return {key: field.read(node, place)}
+    except FieldError as error:
+        place.wrong(error.reason, error.hint, error.line)
+        return {}
 
 
 def _is_absent(node: Node, field: Field, where: Location) -> bool:
