@@ -116,9 +116,9 @@ class _Reading:
         else:
             self.problems += own
         if source.kind == "mirrors":
-            self.mirrors = read_mirrors(root, replace(where, problems=self.problems)) if root is not None else None
+            self.mirrors = read_mirrors(root, where._replace(problems=self.problems)) if root is not None else None
             return None
-        return self.tasks(source, root, replace(where, problems=self.problems), defaults) if root is not None else None
+        return self.tasks(source, root, where._replace(problems=self.problems), defaults) if root is not None else None
 
     def parsed(self, source: SourceFile, where: Location) -> Node | None:
         """Return the root node of a file; None if it is empty or after reporting a problem."""
@@ -194,7 +194,7 @@ class _Reading:
         if defaults is not None and isinstance(node, Tree):
             node = merge(defaults, node)
         own: list[Problem] = []
-        place = replace(where, problems=own)
+        place = where._replace(problems=own)
         try:
             check_name(name)
         except FieldError as error:

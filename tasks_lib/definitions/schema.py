@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
@@ -26,8 +25,7 @@ class FieldError(Exception):
         self.line = line
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(NamedTuple):
     """A position in a file, and the list that collects its problems."""
 
     file: str
@@ -41,7 +39,7 @@ class Location:
     def at(self, key: str, line: int) -> Location:
         """Return the position of a key below this one."""
         below = f"{self.key}.{key}" if self.key else key
-        return Location(self.file, below, line, self.problems, self.base, self.root, self.scripts)  # `replace` is slow
+        return Location(self.file, below, line, self.problems, self.base, self.root, self.scripts)
 
     def refuse(self, reason: str, hint: str = "") -> None:
         """Report that this value is known but not supported."""
