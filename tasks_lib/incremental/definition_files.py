@@ -108,7 +108,7 @@ class _Loading:
 
         described = next((path for path in files if path.stem == "kind"), None)
         if described is None:
-            if self._layout.kind and (above := files[0].with_name("kind.yml")).is_file():
+            if self._layout.kind and os.path.isfile(above := files[0].with_name("kind.yml")):  # noqa: PTH113  # never raises
                 source = self._read(kind, above, self._layout.root)
                 yield from [source.only_defaults()] if source is not None else []
             rest = files
@@ -151,6 +151,7 @@ class _Loading:
 
         self._marks[str(path)] = Fingerprint.at(path)
         reason = hint = text = ""
+        line = 1
         try:
             f"{path}{root}".encode()  # both are part of the cached definitions
             with path.open("rb") as file:
@@ -159,14 +160,15 @@ class _Loading:
             if len(data) > MAX_FILE_BYTES:
                 reason = f"is larger than {format_size(MAX_FILE_BYTES)}"
         except OSError as error:
-            reason = f"cannot be read: {error.strerror or error}"
+            reason, line = f"cannot be read: {error.strerror or error}", 0
+            hint = "check its permissions" if isinstance(error, PermissionError) else ""
         except UnicodeDecodeError as error:
             reason, hint = f"invalid UTF-8 at byte {error.start}", "save the file as UTF-8"
         except UnicodeEncodeError:
             reason, hint = "the path is not valid UTF-8", "rename it, or set a relative `fetchdefs=`"
         if reason:
             task = f"kind:{kind}/{path.name}" if path.stem != "kind" else f"kind:{kind}"
-            self._report(task, Problem(str(path), 1, "", reason, hint), root)
+            self._report(task, Problem(str(path), line, "", reason, hint), root)
             return None
         path = Path(os.path.normpath(path))
         directory = path.parent.absolute()
