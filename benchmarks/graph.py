@@ -172,12 +172,13 @@ def cold(directory: Path, count: int, rounds: int) -> None:
     definitions(project, count)
     script = (
         "import os, pathlib\n"
-        "from tasks_lib.incremental.definition_files import digest_of, load\nfrom tasks_lib.progress import Silent\n"
+        "from tasks_lib.incremental.definition_files import load\nfrom tasks_lib.progress import Silent\n"
+        "from tasks_lib.incremental.resources import ReferencedFiles\n"
         "from tasks_lib.settings import Settings\nfrom tasks_lib import context, steps\n"
         "settings = Settings.parse(variables={}, environ={})\n"
         "world = context.Context(settings, {})\n"
         "plan = steps.Plan(load(settings.fetchdefs), cache=settings.cache, build=settings.build,\n"
-        "    writer_version=world.writer_version, digest_of=digest_of)\n"
+        "    writer_version=world.writer_version, files=ReferencedFiles({}))\n"
         "for fetch in plan.definitions.fetches.values():\n"
         "    steps.fetch(world, fetch, plan.fetched(fetch), Silent())\n"
         "    steps.deliver(world, plan.extraction(fetch), Silent())\n"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from tasks_lib.cache import Cache
 from tasks_lib.errors import SettingError
 from tasks_lib.formats import UNPACKED_VERSION, mtime_for, writer_version
+from tasks_lib.layout import find_layout
 from tasks_lib.limits import Limits
 from tasks_lib.network import RepositorySettings
 from tasks_lib.settings import Settings
@@ -79,8 +80,9 @@ class Context:
         own = self.settings.transport
         if self._mirrors == "none":
             return Transport(own, environ=self.environ)
+        path = find_layout(self.settings.fetchdefs).mirrors_file
         try:
-            text = (self.settings.fetchdefs / "mirrors.yml").read_text("utf-8")
+            text = path.read_text("utf-8") if path is not None else ""
         except (OSError, UnicodeDecodeError):  # missing, or already reported when loading definitions
             return Transport(own, environ=self.environ)
         from tasks_lib.definitions.mirrors import parse_mirrors  # needed only when a task downloads

@@ -13,7 +13,8 @@ from typing import Final
 
 import msgspec
 
-from tasks_lib.definitions import Checksums, Fetch, Git, GpgSignature, Hg, Minisign, StaticUrl, Toolchain, ToolchainRun
+from tasks_lib.definitions import Checksums, Git, GpgSignature, Hg, Minisign, StaticUrl, Toolchain, ToolchainRun
+from tasks_lib.definitions.taskgraph import taskgraph_digest as taskgraph_digest
 from tasks_lib.digest import Digest, Integrity
 
 #: Increase to run every step again: only for a change of meaning, not of style.
@@ -190,22 +191,3 @@ def toolchain_key(toolchain: Toolchain, *, inputs: Mapping[str, str], files: Map
     parts += ["env", *(f"{name}={value}" for name, value in sorted(run.env))]
     parts += ["artifact", str(run.toolchain_artifact or "")]
     return _key("toolchain", *parts)
-
-
-def taskgraph_digest(fetch: Fetch) -> str:
-    """Return the digest under which Taskgraph caches this fetch (`content.v1`), "" for Mercurial.
-
-    Source: taskgraph `transforms/fetch.py`, `digest_data` of each type; newline-joined, sha256.
-    """
-    source = fetch.source
-    if isinstance(source, Hg):
-        return ""
-    if isinstance(source, Git):
-        words = [source.revision, *(source.taskgraph_names or (source.path_prefix, source.artifact_name))]
-        words += [".git"] if source.dot_git == "kept" else []
-    else:
-        words = ["--sha256", source.integrity.digest.hex, "--size", str(source.integrity.size)]
-        words += ["--strip-components", str(source.strip_components)] if source.strip_components else []
-        words += ["--add-prefix", source.add_prefix] if source.add_prefix else []
-        words.append(source.taskgraph_name or source.artifact_name)
-    return hashlib.sha256("\n".join(words).encode()).hexdigest()

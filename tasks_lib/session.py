@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks_lib.incremental.marks import code_mark, roots
+from tasks_lib.layout import find_layout
 from tasks_lib.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tasks_lib.definitions.headers import Headers
     from tasks_lib.graph.tasks import TaskGraph
     from tasks_lib.incremental.definition_cache import DefinitionCache
+    from tasks_lib.incremental.resources import ReferencedFiles
     from tasks_lib.steps import Plan
     from tasks_lib.ui.output import TerminalInfo
 
@@ -74,9 +76,11 @@ class Session:
         self.enter()
         fetchdefs = self.settings.fetchdefs
         # parsed definitions contain paths in the notation of `fetchdefs`
-        notation = b"absolute " if fetchdefs.is_absolute() else b""
-        where = hashlib.sha256(notation + os.fsencode(fetchdefs.absolute())).hexdigest()
-        return DefinitionCache(self.settings.cache / f"definitions-{where[:12]}.parsed", self.code, self.settings.trust)
+        where = hashlib.sha256(b"absolute " if fetchdefs.is_absolute() else b"")
+        where.update(os.fsencode(fetchdefs.absolute()))
+        where.update(os.fsencode(self.settings.topsrcdir))
+        path = self.settings.cache / f"definitions-{where.hexdigest()[:12]}.parsed"
+        return DefinitionCache(path, self.code, self.settings.trust)
 
     def enter(self) -> None:
         """Create the cache directory, register these definitions as its user, and wait while it is pruned; done once.
@@ -88,7 +92,7 @@ class Session:
             SettingError: the trusted group does not exist.
         """
         if not self._entered:
-            self._context.cache.join(self.settings.fetchdefs, self._context.configuration.encode())
+            self._context.cache.join(find_layout(self.settings.fetchdefs).taken, self._context.configuration.encode())
             self._entered = True
 
     @cached_property
@@ -123,12 +127,11 @@ class Session:
         """
         from tasks_lib.incremental.definition_files import load
 
-        return load(self.settings.fetchdefs, self.definition_cache)
+        return load(self.settings.fetchdefs, self.definition_cache, self._files, self.settings.topsrcdir)
 
     @cached_property
     def plan(self) -> Plan:
         """The keys, files and directories of each definition."""
-        from tasks_lib.incremental.definition_files import digest_of
         from tasks_lib.steps import Plan
 
         return Plan(
@@ -136,8 +139,14 @@ class Session:
             cache=self.settings.cache,
             build=self.settings.build,
             writer_version=self.context.writer_version,
-            digest_of=digest_of,
+            files=self._files,
         )
+
+    @cached_property
+    def _files(self) -> ReferencedFiles:
+        from tasks_lib.incremental.resources import ReferencedFiles
+
+        return ReferencedFiles(self.environ)
 
     @cached_property
     def graph(self) -> TaskGraph:

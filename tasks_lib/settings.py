@@ -54,7 +54,14 @@ class GivenValue(NamedTuple):
 
 #: Every setting, in the order of the documentation.
 SETTINGS: Final = (
-    Setting("FETCHDEFS_DIR", "fetchdefs", "fetchdefs", "directory of the definitions"),
+    Setting("FETCHDEFS_DIR", "fetchdefs", "fetchdefs", "definitions: a directory, a Taskgraph repository, or one file"),
+    Setting(
+        "FETCH_TOPSRCDIR",
+        "topsrcdir",
+        "",
+        "repository around a nested Taskgraph tree, with its scripts and keys",
+    ),
+    Setting("FETCH_LEVEL", "level", 3, "level in Taskcluster's index paths"),
     Setting("FETCH_CACHE_DIR", "cache", "cache", "directory of the cache; may be deleted at any time"),
     Setting("FETCH_BUILD_DIR", "build", "build", "directory of extracted trees and toolchains"),
     Setting("FETCH_PRIVATE_CACHE_DIR", "private_cache", "", "directory to write to; FETCH_CACHE_DIR is then read-only"),
@@ -148,7 +155,13 @@ _ALIKE_TABLE: Final = 0.8
 #: line, which may contain variables of the dodo.py.
 _ALIKE: Final = (0.82, 0.9)
 #: The settings that are directories, and the errno values for a path that cannot be a directory.
-_DIRECTORIES: Final = ("FETCHDEFS_DIR", "FETCH_CACHE_DIR", "FETCH_BUILD_DIR", "FETCH_PRIVATE_CACHE_DIR")
+_DIRECTORIES: Final = (
+    "FETCHDEFS_DIR",
+    "FETCH_TOPSRCDIR",
+    "FETCH_CACHE_DIR",
+    "FETCH_BUILD_DIR",
+    "FETCH_PRIVATE_CACHE_DIR",
+)
 _INVALID_PATH_ERRNOS: Final = (errno.ELOOP, errno.ENAMETOOLONG)
 #: Timeouts that must not be zero; zero does not disable them.
 _NONZERO_TIMEOUTS: Final = frozenset({"FETCH_CONNECT_TIMEOUT_S", "FETCH_STALL_TIMEOUT_S"})
@@ -189,6 +202,8 @@ class Settings(NamedTuple):
     progress: str = "auto"
     events: str = ""
     source_date_epoch: int | None = None
+    topsrcdir: str = ""
+    level: int = 3
     cache_parents: Parents = "refuse"
 
     @property
@@ -281,6 +296,8 @@ class Settings(NamedTuple):
             events=str(values["FETCH_EVENTS"]),
             source_date_epoch=_epoch(environ),
             cache_parents=cast("Parents", values["FETCH_CACHE_PARENTS"]),
+            topsrcdir=str(values["FETCH_TOPSRCDIR"]),
+            level=int(values["FETCH_LEVEL"]),
         )
 
 

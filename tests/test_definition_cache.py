@@ -35,7 +35,8 @@ USER = (
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)  # the mirrors of this repository do not apply
     files = {
         "fetch/one.yml": definition("one", "https://example.org/one.tar", b"1"),
         "fetch/more.yml": SIGNED,

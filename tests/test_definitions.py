@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks_lib.definitions import Definitions, SourceFile, StaticUrl, json_schema, kind_files, parse
+from tasks_lib.definitions import Definitions, SourceFile, StaticUrl, json_schema, list_kind_files, parse
 from tasks_lib.errors import DefinitionError
 from tasks_lib.incremental.definition_files import load
 
@@ -121,7 +121,7 @@ WRONG = {
     "no file name": (GOOD.replace("/a.tar.gz", "/"), "cannot derive a file name"),
     "branch": ("a: {description: d, fetch: {type: git, repo: 'https://h/r', revision: " + "a" * 40 + ", branch: b}}", "moves"),
     "short revision": ("a: {description: d, fetch: {type: git, repo: 'https://h/r', revision: abc}}", "invalid commit id 'abc': expected the full 40 or 64 hex digits"),
-    "alias": (GOOD.replace("fetch:", "fetch-alias: a, fetch:"), "alias 'a' is also the name of a definition"),
+    "alias": (GOOD.replace("fetch:", "fetch-alias: b, fetch:") + fetch("", "b"), "alias 'b' is also the name of a definition"),
     "header": (fetch("headers: {Host: x}"), "is set by the transport"),
     "bomb": ("a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"b{n}: &b{n} [*{'a' if not n else f'b{n - 1}'}" + f", *{'a' if not n else f'b{n - 1}'}" * 8 + "]\n" for n in range(9)), "more than"),
 }  # fmt: skip
@@ -248,11 +248,15 @@ def test_wrong_toolchains(case: str) -> None:
     assert expected in str(caught.value)
 
 
+def listed(text: str) -> tuple[str, ...] | None:
+    return list_kind_files(SourceFile(kind="fetch", path="kind.yml", text=text))
+
+
 def test_kind_files() -> None:
     """kind.yml may list the files of its tasks; a path that leaves its directory is ignored."""
-    assert kind_files("tasks-from: [a.yml, ../b.yml]") == ("a.yml",)
-    assert kind_files("tasks: {}") is None
-    assert kind_files("{") is None
+    assert listed("tasks-from: [a.yml, ../b.yml]") == ("a.yml",)
+    assert listed("tasks: {}") is None
+    assert listed("{") is None
 
 
 def test_schema_is_current() -> None:

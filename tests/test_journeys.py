@@ -277,14 +277,14 @@ def test_a_command_that_cannot_run_here_is_skipped(repository: Path) -> None:
     assert "the command exited with status 3: broken" in done.stdout
 
 
-@pytest.mark.parametrize("resource", ["gone.txt", "."])
-def test_a_resource_that_is_no_file(resource: str, repository: Path) -> None:
-    """The inputs of a command are part of its key: a missing resource, or a directory, is refused."""
+@pytest.mark.parametrize("resource", ["gone.txt", "'*.patch'", "gone/"])
+def test_a_resource_that_matches_nothing(resource: str, repository: Path) -> None:
+    """The inputs of a command are part of its key: a resource that does not exist is refused."""
     text = f"kit:\n  description: k\n  run: {{command: ['true'], resources: [{resource}]}}\n"
     written(repository, {"fetchdefs/toolchain/kit.yml": text})
     done = doit(repository, "toolchain:kit")
     assert done.returncode == 1
-    assert f"toolchain kit: resource {resource} is not a file\nlist each file that the command reads" in done.stdout
+    assert f"toolchain kit: resource {resource.strip(chr(39))} matches no file\n" in done.stdout
 
 
 def test_a_toolchain_that_asks_for_something_else(repository: Path) -> None:

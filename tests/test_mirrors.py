@@ -48,6 +48,8 @@ PLACES = {
     "a rule fits the whole URL": ("rewrite: [{match: 'https://o', to: 'https://c.example/'}]", "https://o.example/a", "", ["https://o.example/a"]),
     "each place once": (GROUP, "https://one.example/a", ", mirrors: ['mirror://g/a']", ["https://one.example/a", "https://two.example/sub/a"]),
     "content first and last": ("content-addressed: [{url: 'https://t.example/{algo}/{hex}'}, {url: 'https://c.example/cas/{sha256}', place: first}]", "https://o.example/a", "", [f"https://c.example/cas/{SHA}", "https://o.example/a", f"https://t.example/sha256/{SHA}"]),
+    "index of Taskcluster": ("content-addressed: [{url: 'https://t.example/{name}.hash.{taskgraph_digest}/public/{artifact}', place: first}]", "https://o.example/a b".replace(" ", "+"), "", [f"https://t.example/a.hash.{hashlib.sha256(f'--sha256{chr(10)}{SHA}{chr(10)}--size{chr(10)}5{chr(10)}a+b'.encode()).hexdigest()}/public/a%2Bb", "https://o.example/a+b"]),
+    "the index has no download of a repack": ("content-addressed: [{url: 'https://t.example/{taskgraph_digest}'}]", "https://o.example/a.tar", ", artifact-name: b.tar.zst", ["https://o.example/a.tar"]),
     "block": ("block: o.example", "https://sub.o.example/a", ", mirrors: ['https://xo.example/a']", ["https://sub.o.example/a !", "https://xo.example/a"]),
     "block with a dot": ("block: o.example", "https://o.example./a", "", ["https://o.example./a !"]),
     "block in every spelling": ("block: 127.9.0.1", "http://127.9.1/a", ", mirrors: ['http://2131296257/', 'http://0x7f.9.1/', 'http://[::ffff:127.9.0.1]/', 'http://[64:ff9b::7f09:1]/', 'http://127.9.0.1./', 'http://\uff11\uff12\uff17.9.0.1/', 'http://127.9.0.2/']", ["http://127.9.1/a !", "http://2131296257/ !", "http://0x7f.9.1/ !", "http://[::ffff:127.9.0.1]/ !", "http://[64:ff9b::7f09:1]/ !", "http://127.9.0.1./ !", "http://\uff11\uff12\uff17.9.0.1/ !", "http://127.9.0.2/"]),
@@ -210,3 +212,24 @@ def test_through_doit(tmp_path: Path) -> None:
         assert (origin.paths(), len(cache.requests)) == (["/a.bin"], 1)
         mirrors.write_text("groups: {dead: {urls: 'https://elsewhere.example/'}}\nblock: '*'\n")
         assert ran(doit(here)) == []
+
+
+def test_an_index_of_taskcluster(tmp_path: Path) -> None:
+    """The artifact of Taskgraph's task, behind the redirect of the index, replaces a dead origin."""
+    digest = hashlib.sha256(
+        f"--sha256\n{hashlib.sha256(BODY).hexdigest()}\n--size\n{len(BODY)}\na.bin".encode()
+    ).hexdigest()
+    task = f"/api/index/v1/task/dom.cache.level-3.content.v1.a.hash.{digest}/artifacts/public/a.bin"
+    with serving({"/bucket/x": reply(BODY)}) as storage, serving({}) as cluster:
+        cluster.answers[task] = reply(b"", "303 See Other", Location=f"{storage.url}/bucket/x")
+        url = (
+            cluster.url
+            + "/api/index/v1/task/dom.cache.level-3.content.v1.{name}.hash.{taskgraph_digest}/artifacts/public/{artifact}"
+        )
+        files = {
+            "dodo.py": PORCH,
+            "fetchdefs/fetch/a.yml": definition("a", f"{cluster.url}/gone/a.bin", BODY),
+            "fetchdefs/mirrors.yml": f"content-addressed: [{{url: '{url}'}}]\n",
+        }
+        assert ran(doit(written(tmp_path, files))) == ["fetch:a"]
+        assert cluster.paths() == ["/gone/a.bin", task]

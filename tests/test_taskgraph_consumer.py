@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -41,15 +42,17 @@ workers:
   aliases:
     images: {provisioner: p, implementation: docker-worker, os: linux, worker-type: images}
     b-linux: {provisioner: p, implementation: docker-worker, os: linux, worker-type: b-linux}
+    mac.*: {provisioner: p, implementation: generic-worker, os: macosx, worker-type: mac}
 """,
     "taskcluster/docker/fetch/Dockerfile": "FROM debian\n",
+    "taskcluster/docker/toolchain-build/Dockerfile": "FROM debian\n",
     "taskcluster/kinds/docker-image/kind.yml": """
 loader: taskgraph.loader.transform:loader
 transforms:
   - taskgraph.transforms.docker_image:transforms
   - taskgraph.transforms.cached_tasks:transforms
   - taskgraph.transforms.task:transforms
-tasks: {fetch: {symbol: I(fetch)}}
+tasks: {fetch: {symbol: I(fetch)}, toolchain-build: {symbol: I(tb)}}
 """,
     "taskcluster/kinds/fetch/kind.yml": """
 loader: taskgraph.loader.transform:loader
@@ -111,7 +114,35 @@ tasks:
         - {artifact: plain, extract: false}
         - lib
         - {artifact: with-git, dest: src}
+  patterns:
+    description: reads files of the checkout
+    worker-type: b-linux
+    worker: {max-run-time: 600, env: {A: "1"}}
+    run:
+      using: toolchain-script
+      script: build.sh
+      arguments: [one, two]
+      resources: [patches/*.patch, "src/**/*.txt", src/deep, src/a.c, "**/Cargo.toml"]
+      toolchain-artifact: public/build/patterns.tar.zst
+      toolchain-alias: patterns
+      toolchain-env: {B: b}
+  other:
+    description: needs the others
+    worker-type: macosx
+    worker: {max-run-time: 600}
+    dependencies: {edge: toolchain-consumer, of: fetch-lib}
+    run: {using: toolchain-script, script: sub/other.sh, toolchain-artifact: public/build/other.zip}
+    fetches:
+      toolchain: [patterns]
+      edge: [{artifact: out.txt, extract: false}]
 """,
+    "taskcluster/scripts/toolchain/sub/other.sh": "#!/bin/sh\n",
+    "patches/one.patch": "1",
+    "patches/sub/two.patch": "2",
+    "src/a.c": "a",
+    "src/deep/Cargo.toml": "c",
+    "src/deep/er/x.txt": "x",
+    "Cargo.toml": "top",
     "taskcluster/scripts/toolchain/build.sh": '#!/bin/sh\nfind . -name gmp.h | sort > "$UPLOAD_DIR/out.txt"\n',
 }
 PARAMETERS = """
@@ -152,7 +183,8 @@ def graph(project: Path) -> dict[str, Any]:
     """Return Taskgraph's tasks of the project, by label."""
     words = ["taskgraph", "full", "-J", "--root", "taskcluster", "-p", str(project.parent / "parameters.yml")]
     tool = Path(sys.executable).with_name("taskgraph")
-    done = subprocess.run([tool, *words[1:]], cwd=project, capture_output=True, text=True, check=False)
+    environ = {**os.environ, "TASKCLUSTER_ROOT_URL": "https://tc.example"}  # only written into the tasks
+    done = subprocess.run([tool, *words[1:]], cwd=project, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -165,7 +197,7 @@ def test_its_tasks_run_with_our_script(project: Path, tmp_path: Path) -> None:
     user = tmp_path / "user"
     user.mkdir()
     (user / "dodo.py").write_text(PORCH)
-    ran(doit(user, f"fetchdefs={project}/taskcluster/kinds"))
+    ran(doit(user, f"fetchdefs={project}/taskcluster/kinds", "fetch", "repack", "toolchain:consumer"))
     contents: dict[str, dict[str, bytes]] = {}
     for name, fetch in definitions.fetches.items():
         task = tasks[f"fetch-{name}"]
@@ -185,6 +217,25 @@ def test_its_tasks_run_with_our_script(project: Path, tmp_path: Path) -> None:
             assert name == "renamed" or ours.read_bytes() == left.read_bytes()
     consume(tasks["toolchain-consumer"]["task"]["payload"]["env"], contents, tmp_path / "fetches")
     assert (user / "build/consumer/artifacts/out.txt").read_text() == "./gmp-source/gmp.h\n./other/gmp-6.1.0/gmp.h\n"
+
+
+def test_its_index_paths_are_ours(project: Path, tmp_path: Path) -> None:
+    """`doit info` shows the path under which Taskgraph caches each fetch and toolchain, at each level."""
+    (project / "src/untracked.txt").write_text("not part of any pattern")
+    tasks = graph(project)
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user/dodo.py").write_text(PORCH)
+    shown: dict[str, str] = {}
+    for kind, names in {
+        "fetch": ["plain", "gmp-6.1.0", "renamed", "lib", "with-git"],
+        "toolchain": ["consumer", "patterns", "other"],
+    }.items():
+        done = doit(tmp_path / "user", f"fetchdefs={project}", "level=1", "info", *(f"{kind}:{name}" for name in names))
+        shown |= dict(
+            zip((f"{kind}-{name}" for name in names), re.findall("^index +: (.*)$", done.stdout, re.M), strict=True)
+        )
+    routes = {label: tasks[label]["task"]["routes"] for label in shown}
+    assert {f"index.{path}" in routes[label] for label, path in shown.items()} == {True}, (shown, routes)
 
 
 def consume(environ: dict[str, Any], contents: dict[str, dict[str, bytes]], directory: Path) -> None:

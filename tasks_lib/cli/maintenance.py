@@ -10,7 +10,6 @@ from __future__ import annotations
 import abc
 import contextlib
 import gc
-import os
 import sys
 import time
 from collections import Counter, defaultdict
@@ -26,7 +25,9 @@ from tasks_lib.context import Context
 from tasks_lib.definitions import Definitions
 from tasks_lib.engine.base_command import BaseCommand, load_dodo
 from tasks_lib.errors import CacheError, DefinitionError, FetchError, SettingError, escape_lines, escape_text
-from tasks_lib.incremental.definition_files import digest_of, load
+from tasks_lib.incremental.definition_files import load
+from tasks_lib.incremental.resources import ReferencedFiles
+from tasks_lib.layout import find_layout
 from tasks_lib.progress import Facts, LineProgress, describe_wait
 from tasks_lib.recipe import Configuration
 from tasks_lib.session import current_session
@@ -104,7 +105,9 @@ class VerifyCommand(_CacheCommand):
 
     def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Verify the content."""
-        plan = _make_plan(context, load(context.settings.fetchdefs), context.configuration)
+        files = ReferencedFiles(context.environ)
+        definitions = load(context.settings.fetchdefs, files=files, topsrcdir=context.settings.topsrcdir)
+        plan = _make_plan(context, definitions, context.configuration, files)
         verification = Verification(context, plan, args, progress)
         report = verification.run(_print_damage, repair="yes" if params["repair"] else "no")
         return _print_summary(report, progress)
@@ -191,14 +194,16 @@ class CacheCommand(_CacheCommand):
 # --- prune
 
 
-def _make_plan(context: Context, definitions: Definitions, configuration: Configuration) -> Plan:
+def _make_plan(
+    context: Context, definitions: Definitions, configuration: Configuration, files: ReferencedFiles
+) -> Plan:
     """Return the plan of definitions under a configuration, for the cache of this run."""
     return Plan(
         definitions,
         cache=context.settings.cache,
         build=context.settings.build,
         writer_version=configuration.writer_version,
-        digest_of=lambda path: digest_of(os.path.join(configuration.directory, path)),  # noqa: PTH118 - text only
+        files=files,
     )
 
 
@@ -210,12 +215,15 @@ def _roots(context: Context) -> Referenced:
     Raises:
         CacheError: the definitions of a directory cannot be read.
     """
-    own = context.settings.fetchdefs.absolute()
+    own = find_layout(context.settings.fetchdefs).taken.absolute()
     notes = {directory: note for note, directory in context.cache.maintenance.definitions().items()}
     roots = []
-    for directory in sorted(path for path in {own, *notes} if path == own or any(path.glob("*/*.y*ml"))):
+    for directory in sorted(
+        path for path in {own, *notes} if path == own or path.is_file() or any(path.glob("*/*.y*ml"))
+    ):
         try:
-            definitions = load(directory)
+            topsrcdir = context.settings.topsrcdir if directory == own else ""
+            definitions = load(directory, files=ReferencedFiles(context.environ), topsrcdir=topsrcdir)
         except DefinitionError as error:
             raise CacheError(
                 f"cannot read the definitions in {escape_text(str(directory))}, which used this cache:"
@@ -225,7 +233,8 @@ def _roots(context: Context) -> Referenced:
         for configuration in _list_configurations(context, notes.get(directory)):
             if directory == own:  # trees of an earlier link mode are not needed here any more
                 configuration = replace(configuration, link_mode=context.settings.link_mode)
-            roots.append(Root(_make_plan(context, definitions, configuration), configuration))
+            files = ReferencedFiles(context.environ, configuration.directory)
+            roots.append(Root(_make_plan(context, definitions, configuration, files), configuration))
     return find_referenced(context, roots)
 
 

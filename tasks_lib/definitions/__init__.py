@@ -16,6 +16,7 @@ from tasks_lib.definitions.values import (
     Git,
     GpgSignature,
     Hg,
+    IndexInputs,
     Minisign,
     Place,
     RefusedDefinition,
@@ -26,7 +27,7 @@ from tasks_lib.definitions.values import (
 
 if TYPE_CHECKING:
     from tasks_lib.definitions.mirrors import mirrors_schema
-    from tasks_lib.definitions.parser import SourceFile, json_schema, kind_files, parse
+    from tasks_lib.definitions.parser import SourceFile, json_schema, list_kind_files, parse, refuse
 
 __all__ = [
     "Checksums",
@@ -37,6 +38,7 @@ __all__ = [
     "Git",
     "GpgSignature",
     "Hg",
+    "IndexInputs",
     "Minisign",
     "Place",
     "RefusedDefinition",
@@ -45,9 +47,10 @@ __all__ = [
     "Toolchain",
     "ToolchainRun",
     "json_schema",
-    "kind_files",
+    "list_kind_files",
     "mirrors_schema",
     "parse",
+    "refuse",
 ]
 
 

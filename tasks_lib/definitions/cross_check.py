@@ -5,79 +5,143 @@ Pure: no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from tasks_lib.definitions.schema import suggest
-from tasks_lib.definitions.values import Fetch, FetchesEntry, RefusedDefinition, StaticUrl, Toolchain
+from tasks_lib.definitions.values import Definitions, Fetch, FetchesEntry, RefusedDefinition, StaticUrl, Toolchain
 from tasks_lib.errors import Problem
 from tasks_lib.formats import Reshape
 
 Aliases = dict[str, str]
+Names = dict[str, dict[str, str]]
+Report = Callable[[Fetch | Toolchain, Problem], None]
 
 
 def cross_check(
-    fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], problems: list[Problem]
+    fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], trees: Collection[str], problems: list[Problem]
 ) -> tuple[Aliases, Aliases]:
-    """Return the mappings from alias to name for fetches and for toolchains; append conflicts to `problems`."""
+    """Return the mappings from alias to name for fetches and for toolchains; append conflicts to `problems`.
+
+    `find_unavailable` has removed the conflicts of Taskgraph trees, whose files are `trees`.
+    """
     is_complete = not problems  # a missing name may only be a consequence of another broken definition
-    fetch_aliases, toolchain_aliases = _all_aliases(fetches, toolchains, problems)
-    names = _names(fetches, toolchains, fetch_aliases, toolchain_aliases)
-    for toolchain in toolchains.values():
-        _check_entries(toolchain, names, toolchains, problems if is_complete else [])
+    aliases = _all_aliases(fetches, toolchains, lambda _one, problem: problems.append(problem))
+    names = _names(fetches, toolchains, *aliases)
+    own = [toolchain for toolchain in toolchains.values() if toolchain.file not in trees]
+    for toolchain in own:
+        _check_entries(toolchain, names, fetches, toolchains, problems if is_complete else [])
         _check_places(toolchain, names, fetches, toolchains, problems)
-    if is_complete and not problems:
-        _check_cycles(toolchains, names["toolchain"], problems)
-    return fetch_aliases, toolchain_aliases
+    if own and is_complete and not problems and (cycle := _find_cycle(toolchains, names)):
+        problems.append(_cycle_problem(toolchains, cycle))
+    return aliases
 
 
-def refuse_toolchains(
-    fetches: Mapping[str, Fetch],
+def find_unavailable(
+    fetches: dict[str, Fetch],
     toolchains: dict[str, Toolchain],
     trees: Collection[str],
     known: Mapping[str, RefusedDefinition],
-) -> dict[str, RefusedDefinition]:
-    """Remove toolchains of Taskgraph trees with unavailable dependencies from `toolchains`; return them by task.
+) -> Iterator[tuple[str, str, Problem]]:
+    """Remove the definitions of Taskgraph trees that conflict with others, or need what does not exist here.
+
+    Yield task, name and problem of each. What needs a removed definition is removed, too.
 
     Args:
-        fetches: by name.
+        fetches: by name; modified in place.
         toolchains: by name; modified in place.
         trees: files that belong to a Taskgraph tree.
         known: definitions that are already refused, by task.
     """
-    found: dict[str, RefusedDefinition] = {}
-    while True:
-        names = _names(fetches, toolchains, *_all_aliases(fetches, toolchains, []))
-        conflicts: list[tuple[Toolchain, Problem]] = []
-        for toolchain in toolchains.values():
-            own: list[Problem] = []
-            if toolchain.file in trees:
-                _check_entries(toolchain, names, toolchains, own)
-                _check_places(toolchain, names, fetches, toolchains, own)
-            conflicts += [(toolchain, problem) for problem in own[:1]]
-        if not conflicts:
-            return found
-        for toolchain, problem in conflicts:
-            needed = {f"{entry.kind}:{entry.name}" for entry in toolchain.fetches} & (known.keys() | found.keys())
-            reason = f"it needs {min(needed)}, which is refused" if needed else problem.reason
-            task = f"toolchain:{toolchain.name}"
-            found[task] = RefusedDefinition(task=task, reason=reason, file=problem.file, line=problem.line)
-            del toolchains[toolchain.name]
+    if not trees:
+        return
+    conflicts: list[tuple[Fetch | Toolchain, Problem]] = []
+    _all_aliases(fetches, toolchains, lambda one, problem: conflicts.append((one, problem)))
+    names = _names(fetches, toolchains, *_all_aliases(fetches, toolchains, lambda _one, _problem: None))
+    for toolchain in toolchains.values():
+        own: list[Problem] = []
+        _check_entries(toolchain, names, fetches, toolchains, own)
+        _check_places(toolchain, names, fetches, toolchains, own)
+        needed = [f"{kind}:{name}" for kind, name in _needs(toolchain) if f"{kind}:{name}" in known]
+        if own and needed:
+            own[0] = own[0]._replace(key=toolchain.name, reason=f"it needs {min(needed)}, which is refused", hint="")
+        conflicts += [(toolchain, problem) for problem in own[:1]]
+    conflicts = [(one, problem) for one, problem in conflicts if one.file in trees]
+    users = _users(toolchains, names)
+    yield from _removed(conflicts, fetches, toolchains, users)
+    while cycle := _find_cycle(toolchains, names):
+        problem = _cycle_problem(toolchains, cycle)
+        if problem.file not in trees:
+            return
+        yield from _removed([(toolchains[cycle[0]], problem)], fetches, toolchains, users)
+
+
+def remove_toolchains(
+    problems: Mapping[str, Problem], toolchains: dict[str, Toolchain], definitions: Definitions
+) -> Iterator[tuple[str, str, Problem]]:
+    """Remove the toolchains that have these problems, by name, and their users; yield task, name and problem of each.
+
+    Args:
+        problems: by name of the toolchain.
+        toolchains: by name; modified in place.
+        definitions: that the toolchains belong to.
+    """
+    names = _names(
+        definitions.fetches, toolchains, dict(definitions._fetch_aliases), dict(definitions._toolchain_aliases)
+    )
+    conflicts = [(toolchains[name], problem) for name, problem in problems.items()]
+    yield from _removed(conflicts, {}, toolchains, _users(toolchains, names))
+
+
+def _removed(
+    conflicts: Iterable[tuple[Fetch | Toolchain, Problem]],
+    fetches: dict[str, Fetch],
+    toolchains: dict[str, Toolchain],
+    users: Mapping[str, list[str]],
+) -> Iterator[tuple[str, str, Problem]]:
+    """Remove the definitions with these problems and their users; yield task, name and problem of each."""
+    left = list(conflicts)
+    for one, problem in left:  # users are appended
+        kind = "fetch" if isinstance(one, Fetch) else "toolchain"
+        task, known = f"{kind}:{one.name}", fetches if kind == "fetch" else toolchains
+        if one.name not in known:
+            continue
+        del known[one.name]
+        yield task, one.name, problem
+        for user in users.get(task, ()):
+            if user in toolchains:
+                other = toolchains[user]
+                reason = f"it needs {task}, which is refused"
+                left.append((other, Problem(other.file, other.line, user, reason, "")))
+
+
+def _users(toolchains: Mapping[str, Toolchain], names: Names) -> dict[str, list[str]]:
+    """Return the toolchains that need each `fetch:NAME` and `toolchain:NAME`."""
+    users: dict[str, list[str]] = {}
+    for toolchain in toolchains.values():
+        for kind, name in _needs(toolchain):
+            users.setdefault(f"{kind}:{names[kind].get(name, name)}", []).append(toolchain.name)
+    return users
+
+
+def _needs(toolchain: Toolchain) -> list[tuple[str, str]]:
+    """Return kind and name, or alias, of the definitions that a toolchain consumes or depends on."""
+    return [*((entry.kind, entry.name) for entry in toolchain.fetches), *toolchain.dependencies]
 
 
 def _all_aliases(
-    fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], problems: list[Problem]
+    fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], report: Report
 ) -> tuple[Aliases, Aliases]:
     named = [(fetch, (fetch.alias,) if fetch.alias else ()) for fetch in fetches.values()]
     others = [(one, one.aliases) for one in toolchains.values()]
     return (
-        _aliases(fetches, named, "fetch-alias", problems),
-        _aliases(toolchains, others, "run.toolchain-alias", problems),
+        _aliases(fetches, named, "fetch-alias", report),
+        _aliases(toolchains, others, "run.toolchain-alias", report),
     )
 
 
 def _names(
     fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], fetch_aliases: Aliases, others: Aliases
-) -> dict[str, dict[str, str]]:
+) -> Names:
     return {
         "fetch": {name: name for name in fetches} | fetch_aliases,
         "toolchain": {name: name for name in toolchains} | others,
@@ -92,19 +156,18 @@ def _aliases(
     known: Iterable[str],
     named: Iterable[tuple[Fetch | Toolchain, tuple[str, ...]]],
     key: str,
-    problems: list[Problem],
+    report: Report,
 ) -> Aliases:
     names = set(known)
     aliases: Aliases = {}
     for one, own in named:
         for alias in own:
             if alias in names:
-                problems.append(
-                    _problem(one, key, f"alias {alias!r} is also the name of a definition", "choose another alias")
-                )
+                reason = f"alias {alias!r} is also the name of a definition"
+                report(one, _problem(one, key, reason, "choose another alias"))
             elif alias in aliases:
                 reason = f"{alias!r} is also an alias of {aliases[alias]}"
-                problems.append(_problem(one, key, reason, "choose another alias"))
+                report(one, _problem(one, key, reason, "choose another alias"))
             else:
                 aliases[alias] = one.name
     return aliases
@@ -112,26 +175,37 @@ def _aliases(
 
 def _check_entries(
     toolchain: Toolchain,
-    names: Mapping[str, Mapping[str, str]],
+    names: Names,
+    fetches: Mapping[str, Fetch],
     toolchains: Mapping[str, Toolchain],
     problems: list[Problem],
 ) -> None:
     for entry in toolchain.fetches:
-        known = names[entry.kind]
-        if entry.name not in known:
-            reason = f"unknown {entry.kind} {entry.name!r}"
-            hint = suggest(entry.name, known)
-            problems.append(_problem(toolchain, f"fetches.{entry.kind}", reason, hint, entry.line))
-        elif entry.kind == "toolchain" and not toolchains[known[entry.name]].artifact_name:
-            reason = f"toolchain {entry.name!r} has no artifact"
-            problems.append(
-                _problem(toolchain, "fetches.toolchain", reason, "add run.toolchain-artifact to it", entry.line)
-            )
+        if fault := _entry_fault(entry, names[entry.kind], fetches, toolchains):
+            problems.append(_problem(toolchain, f"fetches.{entry.kind}", *fault, entry.line))
+    for kind, name in toolchain.dependencies:
+        if name not in (fetches if kind == "fetch" else toolchains):
+            reason = f"the task '{kind}-{name}' does not exist here"
+            problems.append(_problem(toolchain, "dependencies", reason, suggest(name, names[kind])))
+
+
+def _entry_fault(
+    entry: FetchesEntry, known: Mapping[str, str], fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain]
+) -> tuple[str, str] | None:
+    """Return why an artifact does not exist, with a hint."""
+    if entry.name not in known:
+        return f"unknown {entry.kind} {entry.name!r}", suggest(entry.name, known)
+    found = _artifact_name(entry.kind, known[entry.name], fetches, toolchains)
+    if not found:
+        return f"toolchain {entry.name!r} has no artifact", "add run.toolchain-artifact to it"
+    if entry.artifact and entry.artifact != found:
+        return f"{entry.kind} {entry.name!r} has no artifact {entry.artifact!r}", f"its artifact is {found}"
+    return None
 
 
 def _check_places(
     toolchain: Toolchain,
-    names: Mapping[str, Mapping[str, str]],
+    names: Names,
     fetches: Mapping[str, Fetch],
     toolchains: Mapping[str, Toolchain],
     problems: list[Problem],
@@ -173,9 +247,15 @@ def _unapplied_keys(fetch: Fetch | None) -> str:
     )
 
 
-def _check_cycles(toolchains: Mapping[str, Toolchain], names: Mapping[str, str], problems: list[Problem]) -> None:
-    """Report the first dependency cycle; iterative, because a long chain would exceed the recursion limit."""
+def _cycle_problem(toolchains: Mapping[str, Toolchain], cycle: list[str]) -> Problem:
+    reason = f"depends on itself: {' -> '.join(cycle)}"
+    return _problem(toolchains[cycle[0]], "fetches.toolchain", reason, "remove one of these dependencies")
+
+
+def _find_cycle(toolchains: Mapping[str, Toolchain], names: Names) -> list[str]:
+    """Return the first dependency cycle; iterative, because a long chain would exceed the recursion limit."""
     done: set[str] = set()
+    known = names["toolchain"]
     for start in toolchains:
         path: dict[str, None] = {}
         stack = [(start, "enter")]
@@ -185,14 +265,10 @@ def _check_cycles(toolchains: Mapping[str, Toolchain], names: Mapping[str, str],
                 path.pop(name)
                 done.add(name)
             elif name in path:
-                cycle = [*list(path)[list(path).index(name) :], name]
-                reason = f"depends on itself: {' -> '.join(cycle)}"
-                problems.append(
-                    _problem(toolchains[name], "fetches.toolchain", reason, "remove one of these dependencies")
-                )
-                return
+                return [*list(path)[list(path).index(name) :], name]
             elif name not in done:
                 path[name] = None
                 stack.append((name, "leave"))
-                needed = [names[entry.name] for entry in toolchains[name].fetches if entry.kind == "toolchain"]
-                stack += [(inner, "enter") for inner in needed]
+                needed = [known.get(inner, inner) for kind, inner in _needs(toolchains[name]) if kind == "toolchain"]
+                stack += [(inner, "enter") for inner in needed if inner in toolchains]
+    return []

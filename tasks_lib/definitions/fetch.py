@@ -6,9 +6,10 @@ Source for keys and defaults: taskgraph 24.2 `transforms/fetch.py` (read as docu
 
 from __future__ import annotations
 
+import difflib
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from tasks_lib.definitions.fields import (
@@ -16,6 +17,7 @@ from tasks_lib.definitions.fields import (
     COUNT,
     FILE_NAME,
     FINGERPRINT,
+    KEYED_NAMES,
     MINISIGN_KEY,
     NAME_FIELD,
     PREFIX,
@@ -26,6 +28,7 @@ from tasks_lib.definitions.fields import (
     TEXT,
     check_download_url,
     list_of,
+    name_keyed,
     one_of,
     read_text,
     resolve_url,
@@ -33,7 +36,7 @@ from tasks_lib.definitions.fields import (
 )
 from tasks_lib.definitions.headers import HEADERS, has_reference, is_private_route
 from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of, suggest
-from tasks_lib.definitions.values import Checksums, Git, GpgSignature, Hg, Minisign, StaticUrl, file_name_of
+from tasks_lib.definitions.values import Checksums, Fetch, Git, GpgSignature, Hg, Minisign, StaticUrl, file_name_of
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
 from tasks_lib.digest import Integrity
 from tasks_lib.formats import FORMATS, SINGLE, format_from_name
@@ -169,10 +172,17 @@ def _archive(node: Node, where: Location) -> tuple[tuple[str, int | str], ...]:
 #: Schemes that a definition may use; the settings decide which of them a run allows.
 REPOSITORY_SCHEMES: Final = ("https", "ssh", "http", "git", "file")
 
+
+def _origin(node: Node, where: Location) -> str:
+    """Return the URL of the origin. A Taskgraph tree may have ftp URLs, which only mirrors.yml can replace."""
+    return check_download_url(read_text(node), (*_ORIGINS, *(["ftp"] if where.root else [])))
+
+
+_ORIGINS: Final = ("https", "http", "file", "mirror")
 _NAMED: Final = FILE_NAME.about("file name of the artifact; a .tar.zst name requests a repack")
 _STATIC_URL: Final[FieldTable] = {
     "type": TEXT,
-    "url": url_field("https", "http", "file", "mirror")
+    "url": Field(_origin, url_field(*_ORIGINS).schema)
     .needed("add the URL where upstream publishes the file")
     .about("the origin"),
     "mirrors": Field(
@@ -338,10 +348,22 @@ def _source(node: Node, where: Location) -> StaticUrl | Git | Hg | None:
         place = where.at("branch", node.lines["branch"])
         place.refuse("a branch moves, so the content would change under the same definition", "pin `revision:`")
         return None
-    found = read_table(node, where, table)
+    found = read_table(node, where, table, _is_foreign(table) if where.root else lambda _: False)
     if found is None:
         return None
     return _static_url(found, where) if kind.text == "static-url" else _repository(found, where)
+
+
+def _is_foreign(table: FieldTable) -> Callable[[str], bool]:
+    """Return whether a key of a Taskgraph tree belongs to a transform of the project, and is not a misspelt one.
+
+    Source: taskgraph's builders ignore unknown keys of `fetch:`.
+    """
+    return lambda key: not difflib.get_close_matches(key, table, n=1, cutoff=0.6)
+
+
+def _run_instead(where: Location) -> None:
+    where.refuse("`run:` executes a command, but only `fetch:` declares content", "declare its content with `fetch:`")
 
 
 FETCH: Final[FieldTable] = {
@@ -350,7 +372,44 @@ FETCH: Final[FieldTable] = {
     "fetch": Field(
         _source, {"oneOf": [schema_of(_STATIC_URL), schema_of(_GIT), schema_of(_HG)]}, "content to fetch"
     ).needed("add a mapping with type, url, sha256 and size"),
-    "fetch-alias": NAME_FIELD.about("alternative name for use in toolchains"),
+    "fetch-alias": KEYED_NAMES.about("alternative name for use in toolchains"),
     "artifact-prefix": RELATIVE.about("directory of the artifact on Taskcluster"),
     "attributes": ANYTHING,
 }
+
+
+def read_fetch(name: str, node: Node, where: Location, ignored: Callable[[str], bool]) -> Fetch | None:
+    """Return the fetch that a mapping defines, or None after reporting a problem.
+
+    Args:
+        name: of the definition.
+        node: the mapping, merged with the defaults of its kind.
+        where: its position.
+        ignored: whether only Taskcluster uses a key.
+    """
+    if isinstance(node, Tree) and "run" in node.items and "fetch" not in node.items:
+        _run_instead(where.at("run", node.lines["run"]))
+        return None
+    found = read_table(node, where, FETCH, ignored)
+    if found is None or not isinstance(node, Tree):
+        return None
+    prefix, aliases = found.get("artifact-prefix"), [one for one in found.get("fetch-alias", ()) if one != name]
+    return Fetch(
+        name=name,
+        description=found["description"].strip(),
+        source=found["fetch"],
+        alias=aliases[0] if aliases else "",
+        ignored=tuple(_ignored(node)),
+        file=where.file,
+        line=where.line,
+        **({"artifact_prefix": str(prefix)} if prefix else {}),
+    )
+
+
+def _ignored(node: Tree) -> list[str]:
+    """Return the keys that have no meaning here."""
+    keys = [key for key in node.items if key not in FETCH or key == "attributes"]
+    source = node.items["fetch"]
+    if isinstance(source, Tree) and isinstance(kind := source.items["type"], Scalar):
+        keys += [f"fetch.{key}" for key in source.items if key not in _SOURCES[kind.text]]
+    return keys + name_keyed("fetch-alias", node.items.get("fetch-alias"))

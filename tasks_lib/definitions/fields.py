@@ -247,6 +247,42 @@ def one_or_list(read: Callable[[Node, Location], Any]) -> Callable[[Node, Locati
     return read_either
 
 
+def default_of(node: Node) -> Node | None:
+    """Return the value of a node for unknown parameters: the `default:` below its `by-*:` keys, None if there is none.
+
+    Source: taskgraph `util/keyed_by`.
+    """
+    while (key := _by_key(node)) and isinstance(node, Tree):
+        choices = node.items[key]
+        default = choices.items.get("default") if isinstance(choices, Tree) else None
+        if default is None:
+            return None
+        node = default
+    return node
+
+
+def _by_key(node: Node | None) -> str:
+    return next((key for key in node.items if key.startswith("by-")), "") if isinstance(node, Tree) else ""
+
+
+def name_keyed(key: str, node: Node | None) -> list[str]:
+    """Return a note for `doit info` if the value of `key` depends on parameters of which the default is used."""
+    by = _by_key(node)
+    return [f"{key}.{by} (its default is used)"] if by else []
+
+
+def _read_keyed_names(node: Node, where: Location) -> tuple[str, ...]:
+    """Return names that may depend on parameters; the default of such names, () for null."""
+    node_or_none = default_of(node)
+    items = node_or_none.items if isinstance(node_or_none, Sequence) else [node_or_none]
+    found = [default_of(item) for item in items if item is not None]
+    return tuple(read_name(item, where) for item in found if not (item is None or _is_null(item)))
+
+
+def _is_null(node: Node) -> bool:
+    return isinstance(node, Scalar) and node.is_null
+
+
 def one_of(*words: str) -> Field:
     """Return a field whose value is one of these words."""
 
@@ -307,6 +343,8 @@ NAME_FIELD: Final = Field(read_name, {"type": "string", "pattern": f"^{NAME}$", 
 NAMES: Final = Field(
     one_or_list(read_name), {"oneOf": [NAME_FIELD.schema, {"type": "array", "items": NAME_FIELD.schema}]}
 )
+#: Names that may depend on parameters of Taskcluster: `by-project:` with a `default:`.
+KEYED_NAMES: Final = Field(_read_keyed_names, {"oneOf": [*NAMES.schema["oneOf"], {"type": ["object", "null"]}]})
 SHA256: Final = Field(read_sha256, {"type": "string", "pattern": "^(sha256:)?[0-9A-Fa-f]{64}$"})
 COUNT: Final = Field(read_count, {"type": "integer", "minimum": 0})
 SWITCH: Final = Field(read_bool, {"type": "boolean"})

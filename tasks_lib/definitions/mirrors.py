@@ -15,18 +15,21 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from tasks_lib.definitions.fields import NAME, TEXT, TEXTS, check_download_url, one_of, one_or_list, read_text
 from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of, suggest
-from tasks_lib.definitions.values import Place, StaticUrl
+from tasks_lib.definitions.taskgraph import taskgraph_digest
+from tasks_lib.definitions.values import Fetch, Place, StaticUrl, scheme_fault
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, parse_yaml
-from tasks_lib.digest import Integrity
 from tasks_lib.network import parse_address, reached_by
 
 #: Maximum number of URLs for one definition; more would be a mistake in the rules.
 MAX_PLACES: Final = 64
 _MIRROR: Final = re.compile(rf"mirror://({NAME})/(.+)")
+#: Placeholders of a content-addressed URL, and those of an artifact of Taskcluster.
+_PLACEHOLDER: Final = re.compile(r"\{(algo|hex|sha256|name|artifact|taskgraph_digest)\}")
+_OF_ARTIFACT: Final = re.compile(r"\{(name|artifact|taskgraph_digest)\}")
 #: In `to:`, the original URL. Source: the GOPROXY keyword for bypassing proxies.
 _DIRECT: Final = "direct"
 
@@ -47,7 +50,7 @@ class Rule(NamedTuple):
 
 
 class ContentAddress(NamedTuple):
-    """A content-addressed server: a URL template with {algo}, {hex} or {sha256}."""
+    """A content-addressed server: a URL template with {algo} and {hex}, {sha256}, or {taskgraph_digest}."""
 
     url: str
     place: str
@@ -65,11 +68,12 @@ class Mirrors:
     block: tuple[str, ...] = ()
     blocked_message: str = ""
 
-    def places(self, source: StaticUrl) -> tuple[Place, ...]:
-        """Return the URLs to try for a download, in order and without duplicates."""
+    def places(self, fetch: Fetch, source: StaticUrl) -> tuple[Place, ...]:
+        """Return the URLs to try for the download of `fetch` from its `source`, in order and without duplicates."""
         found: dict[str, Place] = {}
         named = (place for url in (source.url, *source.mirrors) for place in self._named(url))
-        for place in (*self._addressed(source.integrity, "first"), *named, *self._addressed(source.integrity, "last")):
+        first, last = (self._addressed(fetch, source, place) for place in ("first", "last"))
+        for place in (*first, *named, *last):
             found.setdefault(place.url, self._judged(place))
         return tuple(found.values())[:MAX_PLACES]
 
@@ -100,17 +104,24 @@ class Mirrors:
             for base in group.urls:
                 yield Place(url=base + match[2], go_on=group.go_on)
 
-    def _addressed(self, integrity: Integrity, place: str) -> Iterator[Place]:
-        digest = integrity.digest
+    def _addressed(self, fetch: Fetch, source: StaticUrl, place: str) -> Iterator[Place]:
+        digest = source.integrity.digest
         for one in self.addresses:
-            if one.place == place and not ("{sha256}" in one.url and digest.algorithm != "sha256"):
-                url = one.url.replace("{algo}", digest.algorithm).replace("{hex}", digest.hex)
-                yield Place(url=url.replace("{sha256}", digest.hex), go_on=one.go_on, by="content")
+            if one.place != place or ("{sha256}" in one.url and digest.algorithm != "sha256"):
+                continue
+            if source.needs_repack and _OF_ARTIFACT.search(one.url):
+                continue  # Taskcluster has the repacked artifact, not the download
+            values = {"algo": digest.algorithm, "hex": digest.hex, "sha256": digest.hex}
+            if _OF_ARTIFACT.search(one.url):
+                values |= {"name": quote(fetch.name), "artifact": quote(source.artifact_name)}
+                values["taskgraph_digest"] = taskgraph_digest(fetch)
+            url = _PLACEHOLDER.sub(lambda found, values=values: values[found[1]], one.url)  # type: ignore[misc]
+            yield Place(url=url, go_on=one.go_on, by="content")
 
     def _judged(self, place: Place) -> Place:
         """Return `place` with the reason for refusal if its host is blocked or not allowed."""
         host = "" if place.refused else urlsplit(place.url).hostname or ""
-        return place._replace(refused=self.refusal(host)) if host else place
+        return place._replace(refused=self.refusal(host) or scheme_fault(place.url)) if host else place
 
     def refusal(self, host: str) -> str:
         """Return why a host must not be contacted (it is blocked or not allowed), "" if it may be."""
@@ -177,10 +188,11 @@ def _template(node: Node, _where: Location) -> str:
 
 def _address(node: Node, _where: Location) -> str:
     url = check_download_url(read_text(node), ("https", "http"))
-    if "{hex}" not in url and "{sha256}" not in url:
-        raise FieldError("has no digest placeholder", "use {algo} and {hex}, or {sha256}")
-    if left := re.search(r"\{(?!algo\}|hex\}|sha256\})[^}]*\}?", url):
-        raise FieldError(f"unknown placeholder {left[0][:40]!r}", "known: {algo}, {hex}, {sha256}")
+    if not any(one in url for one in ("{hex}", "{sha256}", "{taskgraph_digest}")):
+        raise FieldError("has no digest placeholder", "use {algo} and {hex}, {sha256}, or {taskgraph_digest}")
+    if left := re.search(r"\{[^}]*\}?", _PLACEHOLDER.sub("", url)):
+        known = "{algo}, {hex}, {sha256}, {name}, {artifact}, {taskgraph_digest}"
+        raise FieldError(f"unknown placeholder {left[0][:40]!r}", f"known: {known}")
     return url
 
 
@@ -236,7 +248,7 @@ _RULE: Final[FieldTable] = {
     "go-on": _GO_ON,
 }
 _ADDRESS: Final[FieldTable] = {
-    "url": Field(_address, TEXT.schema).needed("add a URL with {algo} and {hex}, or {sha256}"),
+    "url": Field(_address, TEXT.schema).needed("add a URL with {algo} and {hex}, {sha256}, or {taskgraph_digest}"),
     "place": one_of("first", "last"),
     "go-on": _GO_ON,
 }

@@ -8,29 +8,39 @@ Source: taskgraph's default loader (`tasks`, `tasks-from`, `task-defaults`), rea
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from functools import cached_property
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
-from tasks_lib.definitions.cross_check import cross_check, refuse_toolchains
-from tasks_lib.definitions.fetch import FETCH
-from tasks_lib.definitions.fields import RESERVED_NAMES, check_name, read_relative_path
+from tasks_lib.definitions.cross_check import cross_check, find_unavailable, remove_toolchains
+from tasks_lib.definitions.fetch import FETCH, read_fetch
+from tasks_lib.definitions.fields import NAME, RESERVED_NAMES, check_name, read_relative_path
 from tasks_lib.definitions.mirrors import Mirrors, find_unknown_groups, read_mirrors
-from tasks_lib.definitions.schema import FieldError, Location, matcher, read_table, schema_of, suggest
-from tasks_lib.definitions.toolchain import TOOLCHAIN
+from tasks_lib.definitions.schema import FieldError, Location, matcher, schema_of, suggest
+from tasks_lib.definitions.toolchain import TOOLCHAIN, read_toolchain
 from tasks_lib.definitions.values import Definitions, Fetch, RefusedDefinition, StaticUrl, Toolchain
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, merge, parse_yaml
-from tasks_lib.errors import DefinitionError, Problem, Refusal
+from tasks_lib.errors import DefinitionError, Problem
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class _Document(NamedTuple):
+    """The root node of a file, None if it is empty or invalid, and what is wrong with it: key, line, reason, hint."""
+
+    root: Node | None
+    faults: list[tuple[str, int, str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class SourceFile:
     """One definition file: `kind` is "fetch", "toolchain" or "mirrors", `directory` its absolute directory.
 
     In a Taskgraph tree, `root` is the repository, to which key paths and resources are relative, and `scripts` is the
-    directory of the toolchain scripts; both are "" for other definitions.
+    directory of the toolchain scripts; both are "" for other definitions. `part` is "all", or "defaults" for a
+    `kind.yml` of which only the defaults are used.
     """
 
     kind: str
@@ -39,6 +49,32 @@ class SourceFile:
     directory: str = "/"
     root: str = ""
     scripts: str = ""
+    part: str = "all"
+
+    def only_defaults(self) -> SourceFile:
+        """Return this `kind.yml` without its definitions."""
+        return replace(self, part="defaults")
+
+    @cached_property
+    def document(self) -> _Document:
+        """The parsed text of a `kind.yml`, which is read twice: for its list of files, and for its definitions."""
+        return self.parse()
+
+    def parse(self) -> _Document:
+        """Return the parsed text."""
+        faults: list[tuple[str, int, str, str]] = []
+
+        def duplicate(line: int, key: str) -> str:
+            if self.root:
+                return "last"  # Source: PyYAML, with which Taskgraph reads its files
+            faults.append((key, line, "duplicate key", "remove one"))
+            return "first"
+
+        try:
+            return _Document(parse_yaml(self.text, duplicate), faults)
+        except YamlFaultError as fault:
+            faults.append(("", fault.line, f"invalid YAML: {fault.reason}", fault.hint))
+            return _Document(None, faults)
 
 
 @dataclass(slots=True)
@@ -47,10 +83,13 @@ class _Reading:
     fetches: dict[str, Fetch] = field(default_factory=dict)
     toolchains: dict[str, Toolchain] = field(default_factory=dict)
     refused: dict[str, RefusedDefinition] = field(default_factory=dict)
+    kinds: dict[str, Problem] = field(default_factory=dict)  # why a whole kind is refused
     mirrors: Mirrors | None = None
 
     def known(self, source: SourceFile, defaults: Tree | None, memory: ParseCache | None) -> None:
         """Read one file, or use the result that `memory` has cached for it."""
+        if source.kind in self.kinds:
+            memory = None
         found = memory.recall(source, defaults) if memory is not None else None
         if found is None or found[0].keys() & self.fetches.keys() or found[1].keys() & self.toolchains.keys():
             before = len(self.problems), len(self.refused), len(self.fetches), len(self.toolchains)
@@ -62,126 +101,164 @@ class _Reading:
         self.toolchains |= found[1]
 
     def file(self, source: SourceFile, defaults: Tree | None) -> Tree | None:
-        """Read one file; return the task defaults that it sets for its kind."""
-        where = Location(source.path, "", 1, self.problems, source.directory, source.root, source.scripts)
-        try:
-            root = parse_yaml(source.text, lambda line, key: where.at(key, line).wrong("duplicate key", "remove one"))
-        except YamlFaultError as fault:
-            where.wrong(f"invalid YAML: {fault.reason}", fault.hint, fault.line)
+        """Read one file; return the task defaults that it sets for its kind.
+
+        In a Taskgraph tree, a problem of the file refuses the definitions in it.
+        """
+        own: list[Problem] = []
+        where = Location(source.path, "", 1, own, source.directory, source.root, source.scripts)
+        root = self.parsed(source, where)
+        is_kind = is_kind_file(source.path) and source.kind != "mirrors"
+        if is_kind and isinstance(root, Tree):
+            _check_kind(root, where)
+        if own and source.root:
+            self.refuse_file(source, own[0])
+        else:
+            self.problems += own
+        if source.kind == "mirrors":
+            self.mirrors = read_mirrors(root, where._replace(problems=self.problems)) if root is not None else None
             return None
+        return self.tasks(source, root, where._replace(problems=self.problems), defaults) if root is not None else None
+
+    def parsed(self, source: SourceFile, where: Location) -> Node | None:
+        """Return the root node of a file; None if it is empty or after reporting a problem."""
+        root, faults = source.document if is_kind_file(source.path) else source.parse()
+        for key, line, reason, hint in faults:
+            (where.at(key, line) if key else where).wrong(reason, hint, line)
         if root is None or (isinstance(root, Scalar) and root.is_null):
             return None
-        if source.kind == "mirrors":
-            self.mirrors = read_mirrors(root, where)
-            return None
-        if not isinstance(root, Tree):
+        if source.kind != "mirrors" and not isinstance(root, Tree):
             where.wrong("must be a mapping of names", "write `name:` lines", root.line)
             return None
-        return self.tasks(source, root, where, defaults)
+        return root
 
-    def tasks(self, source: SourceFile, root: Tree, where: Location, defaults: Tree | None) -> Tree | None:
+    def refuse_file(self, source: SourceFile, problem: Problem) -> None:
+        """Refuse the definitions of a file, or the whole kind of a `kind.yml`; a broken file shows only their names."""
+        name = posixpath.basename(source.path)
+        if is_kind_file(source.path):
+            self.kinds[source.kind] = problem
+            self.refuse(f"kind:{source.kind}", "", problem)
+        else:
+            self.refuse(f"kind:{source.kind}/{name}", "", problem)
+            for found in re.findall(rf"^({NAME}):", source.text, re.MULTILINE):
+                if found not in _DEFAULTS:
+                    self.refuse(f"{source.kind}:{found}", "", problem)
+
+    def refuse(self, task: str, name: str, problem: Problem) -> None:
+        """Refuse a definition; `name` is its name in the key of the problem. The first reason is kept."""
+        self.refused.setdefault(task, _refusal(task, name, problem))
+
+    def tasks(self, source: SourceFile, root: Node, where: Location, defaults: Tree | None) -> Tree | None:
+        if not isinstance(root, Tree):
+            return None
         tasks = root
-        own = _first(root, "task-defaults", "job-defaults")
-        if posixpath.basename(source.path) in ("kind.yml", "kind.yaml"):
-            inner = _first(root, "tasks", "jobs")
-            self.kind_keys(root, where)
+        own = _first(root, *_DEFAULTS)
+        if is_kind_file(source.path):
+            inner = _first(root, "tasks", "jobs") if source.part == "all" else None
             tasks = inner if isinstance(inner, Tree) else Tree({}, {}, root.line)
         if isinstance(own, Tree):
             defaults = merge(defaults, own) if defaults else own
         for name, node in tasks.items.items():
-            if name in ("task-defaults", "job-defaults"):
-                continue
-            self.task(source, name, node, where.at(name, tasks.lines[name]), defaults)
+            if name not in _DEFAULTS:
+                self.task(source, name, node, where.at(name, tasks.lines[name]), defaults)
         return defaults
 
-    def place(self) -> None:
-        """Apply the mirrors to each download after all files have been read."""
+    def place(self, trees: Collection[str]) -> None:
+        """Apply the mirrors to each download; `trees` are the files of Taskgraph trees."""
         mirrors = self.mirrors or Mirrors()
-        for name, fetch in self.fetches.items():
+        for name, fetch in list(self.fetches.items()):
             source = fetch.source
             if not isinstance(source, StaticUrl):
                 continue
             for group, hint in find_unknown_groups(source, mirrors):
                 reason = f"unknown mirror group {group!r}"
-                self.problems.append(Problem(fetch.file, fetch.line, f"{name}.fetch.url", reason, hint))
-            if self.mirrors is not None:
+                problem = Problem(fetch.file, fetch.line, f"{name}.fetch.url", reason, hint)
+                if fetch.file in trees:
+                    self.refuse(f"fetch:{name}", name, problem)
+                else:
+                    self.problems.append(problem)
+            if f"fetch:{name}" in self.refused:
+                del self.fetches[name]
+            elif self.mirrors is not None:
                 self.fetches[name] = msgspec.structs.replace(
-                    fetch, source=msgspec.structs.replace(source, rewritten=mirrors.places(source))
-                )
-
-    def kind_keys(self, root: Tree, where: Location) -> None:
-        ignored = matcher(KIND_IGNORED)
-        for key, line in root.lines.items():
-            if key not in ("tasks", "jobs") and not ignored(key):
-                where.at(key, line).wrong(
-                    "unknown key in kind.yml", suggest(key, ["tasks", "task-defaults", "tasks-from"])
+                    fetch, source=msgspec.structs.replace(source, rewritten=mirrors.places(fetch, source))
                 )
 
     def task(self, source: SourceFile, name: str, node: Node, where: Location, defaults: Tree | None) -> None:
+        """Read one definition; in a Taskgraph tree, a problem refuses only this definition."""
+        task = f"{source.kind}:{name}"
+        if source.kind in self.kinds:
+            problem = self.kinds[source.kind]
+            self.refuse(task, "", problem._replace(reason=f"its kind is refused: {_refusal('', '', problem).reason}"))
+            return
         if defaults is not None and isinstance(node, Tree):
             node = merge(defaults, node)
+        own: list[Problem] = []
+        place = where._replace(problems=own)
         try:
             check_name(name)
         except FieldError as error:
-            where.wrong(error.reason, error.hint)
-        own: list[Problem] = []
+            place.wrong(error.reason, error.hint)
+            task = f"kind:{source.kind}/{posixpath.basename(source.path)}"  # doit cannot have a task of that name
         if name.casefold() in RESERVED_NAMES:
             reason = f"the name {name!r} is reserved for a directory or file that doit-fetch creates"
-            replace(where, problems=own).refuse(reason, "choose another name")
-        else:
-            self.definition(source, name, node, replace(where, problems=own))
-        if source.root and own and (source.kind == "toolchain" or all(isinstance(one, Refusal) for one in own)):
-            first = own[0]
-            task = f"{source.kind}:{name}"
-            self.refused[task] = RefusedDefinition(task=task, reason=first.reason, file=first.file, line=first.line)
+            place.refuse(reason, "choose another name")
+        elif not own or not source.root:
+            self.definition(source, name, node, place)
+        if not own:
+            return
+        if source.root:
+            (self.fetches if source.kind == "fetch" else self.toolchains).pop(name, None)
+            self.refuse(task, name, own[0])
         else:
             self.problems += own
 
     def definition(self, source: SourceFile, name: str, node: Node, where: Location) -> None:
-        table = FETCH if source.kind == "fetch" else TOOLCHAIN
         known: Mapping[str, Fetch | Toolchain] = self.fetches if source.kind == "fetch" else self.toolchains
         if name in known:
             where.wrong("is defined twice", f"the other definition is at {known[name].file}:{known[name].line}")
-            return
-        found = read_table(node, where, table, matcher(IGNORED))
-        if found is None or not isinstance(node, Tree):
-            return
-        if source.kind == "fetch":
-            ignored = tuple(key for key in node.items if key not in table or key == "attributes")
-            self.fetches[name] = _fetch(name, found, ignored, where)
+        elif (task := f"{source.kind}:{name}") in self.refused:
+            where.wrong("is defined twice", f"the other definition is at {self.refused[task].place}")
+        elif source.kind == "fetch":
+            fetch = read_fetch(name, node, where, _IS_IGNORED)
+            self.fetches |= {name: fetch} if fetch is not None else {}
         else:
-            self.toolchains[name] = _toolchain(name, found, where)
+            toolchain = read_toolchain(name, node, where, _IS_IGNORED)
+            self.toolchains |= {name: toolchain} if toolchain is not None else {}
+
+
+def _refusal(task: str, name: str, problem: Problem) -> RefusedDefinition:
+    """Return the refusal of a definition named `name`, with a reason that names the key."""
+    key, reason = problem.key.removeprefix(name).removeprefix("."), problem.reason
+    if reason == "unknown key":
+        reason = f"unknown key {key!r}"
+    elif key and not re.search(rf"\b{re.escape(key.rpartition('.')[2])}\b", reason):
+        reason = f"{key}: {reason}"
+    return RefusedDefinition(task=task, reason=reason, file=problem.file, line=problem.line, hint=problem.hint)
+
+
+def is_kind_file(path: str) -> bool:
+    """Return whether a file describes a kind."""
+    return posixpath.basename(path) in ("kind.yml", "kind.yaml")
+
+
+def _check_kind(root: Tree, where: Location) -> None:
+    """Report what Taskgraph's own loader does not read; the loader itself only in a Taskgraph tree."""
+    loader = root.items.get("loader")
+    if where.root and loader is not None and not (isinstance(loader, Scalar) and re.fullmatch(_LOADERS, loader.text)):
+        name = loader.text if isinstance(loader, Scalar) else ""
+        where.at("loader", root.lines["loader"]).refuse(
+            f"the loader {name!r} is not supported", "only Taskgraph's loaders read definitions from text"
+        )
+    ignored = matcher(KIND_IGNORED)
+    for key, line in root.lines.items():
+        if key not in ("tasks", "jobs") and not ignored(key):
+            hint = suggest(key, ["tasks", "task-defaults", "tasks-from"])
+            where.at(key, line).wrong("unknown key in kind.yml" if not where.root else "unknown key", hint)
 
 
 def _first(tree: Tree, *keys: str) -> Node | None:
     return next((tree.items[key] for key in keys if key in tree.items), None)
-
-
-def _fetch(name: str, found: dict[str, Any], ignored: tuple[str, ...], where: Location) -> Fetch:
-    prefix = found.get("artifact-prefix")
-    return Fetch(
-        name=name,
-        description=found["description"].strip(),
-        source=found["fetch"],
-        alias=found.get("fetch-alias", ""),
-        ignored=ignored,
-        file=where.file,
-        line=where.line,
-        **({"artifact_prefix": str(prefix)} if prefix else {}),
-    )
-
-
-def _toolchain(name: str, found: dict[str, Any], where: Location) -> Toolchain:
-    run, aliases = found.get("run", (None, ()))
-    return Toolchain(
-        name=name,
-        description=found["description"].strip(),
-        fetches=found.get("fetches", ()),
-        run=run,
-        aliases=aliases,
-        file=where.file,
-        line=where.line,
-    )
 
 
 class ParseCache(Protocol):
@@ -197,8 +274,8 @@ class ParseCache(Protocol):
 def parse(files: Collection[SourceFile], memory: ParseCache | None = None) -> Definitions:
     """Return the definitions of all files, which may refer to each other.
 
-    A `kind.yml` sets defaults for the files of its kind that follow it. In a Taskgraph tree, a fetch of a refused type
-    and a toolchain that cannot be built here are not errors: they are returned in `refused`.
+    A `kind.yml` sets defaults for the files of its kind that follow it. In a Taskgraph tree, a definition that is
+    invalid or that cannot be built here is not an error: it is returned in `refused`.
 
     Raises:
         DefinitionError: it contains all problems of all files, in reading order.
@@ -206,14 +283,15 @@ def parse(files: Collection[SourceFile], memory: ParseCache | None = None) -> De
     reading = _Reading()
     defaults: dict[str, Tree | None] = {}
     for source in files:
-        if source.kind == "mirrors" or posixpath.basename(source.path) in ("kind.yml", "kind.yaml"):
+        if source.kind == "mirrors" or is_kind_file(source.path):
             defaults[source.kind] = reading.file(source, defaults.get(source.kind))
         else:
             reading.known(source, defaults.get(source.kind), memory)
-    reading.place()
     trees = {source.path for source in files if source.root}
-    reading.refused |= refuse_toolchains(reading.fetches, reading.toolchains, trees, reading.refused)
-    fetch_aliases, toolchain_aliases = cross_check(reading.fetches, reading.toolchains, reading.problems)
+    reading.place(trees)
+    for task, name, problem in find_unavailable(reading.fetches, reading.toolchains, trees, reading.refused):
+        reading.refuse(task, name, problem)
+    fetch_aliases, toolchain_aliases = cross_check(reading.fetches, reading.toolchains, trees, reading.problems)
     if reading.problems:
         raise DefinitionError(tuple(reading.problems))
     return Definitions(
@@ -225,15 +303,24 @@ def parse(files: Collection[SourceFile], memory: ParseCache | None = None) -> De
     )
 
 
-def kind_files(text: str) -> tuple[str, ...] | None:
+def refuse(definitions: Definitions, problems: Mapping[str, Problem]) -> Definitions:
+    """Return the definitions without the toolchains that have these problems, by name, and what needs them."""
+    toolchains = dict(definitions.toolchains)
+    refused = {one.task: one for one in definitions.refused}
+    for task, name, problem in remove_toolchains(problems, toolchains, definitions):
+        refused.setdefault(task, _refusal(task, name, problem))
+    aliases = {alias: name for alias, name in definitions._toolchain_aliases.items() if name in toolchains}
+    return msgspec.structs.replace(
+        definitions, toolchains=toolchains, refused=tuple(refused.values()), _toolchain_aliases=aliases
+    )
+
+
+def list_kind_files(source: SourceFile) -> tuple[str, ...] | None:
     """Return the files that a `kind.yml` lists in `tasks-from`, or None if it has no tasks and lists no files.
 
     Return None for a `kind.yml` with invalid YAML; `parse` reports the problem.
     """
-    try:
-        root = parse_yaml(text, lambda _line, _key: None)
-    except YamlFaultError:
-        return None
+    root = source.document.root
     listed = _first(root, "tasks-from", "jobs-from") if isinstance(root, Tree) else None
     if not isinstance(listed, Sequence):
         own = _first(root, "tasks", "jobs") if isinstance(root, Tree) else None
@@ -253,14 +340,20 @@ def _is_plain_file(node: Scalar) -> bool:
 #: Source: taskgraph task, run and toolchain schemas.
 IGNORED: Final = (
     r"^(treeherder|docker-image|expires-after|worker|worker-.*|run-on-.*|run-task.*|scopes|routes|extra|index|priority|tier)$",
-    r"^(label|dependencies|soft-dependencies|if-dependencies|optimization|when|shipping-.*|always-target|tags)$",
-    r"^(attributes|task-from|use-.*|needs-sccache|deadline-after|from-deps|requires|copy-attributes|retries)$",
-    r"^(python-version|local-.*|require-signing|secrets|platform|job-symbol|trigger-.*|stable-.*)$",
+    r"^(label|soft-dependencies|if-dependencies|optimization|when|shipping-.*|always-target|tags)$",
+    r"^(attributes|task-from|use-.*|needs-sccache|deadline-after|requires|copy-attributes|retries)$",
+    r"^(max-run-time|job-from|python-version|local-.*|require-signing|secrets|platform|job-symbol|trigger-.*|stable-.*)$",
 )
 #: Other keys of `kind.yml` than the tasks; they are ignored. Source: taskgraph `kind` schema.
 KIND_IGNORED: Final = (
     r"^(loader|transforms|kind-dependencies|kind-.*|not-for-locales|only-for-.*|defaults|attributes|.*-defaults|.*-from)$",
 )
+
+
+#: Taskgraph's loaders, which read `tasks` and `tasks-from`. Source: taskgraph `loader/`; Gecko had a copy of one.
+_LOADERS: Final = r"(gecko_)?taskgraph\.loader\.(transform|default):loader"
+_DEFAULTS: Final = ("task-defaults", "job-defaults")
+_IS_IGNORED: Final[Callable[[str], bool]] = matcher(IGNORED)
 
 
 def json_schema() -> dict[str, Any]:

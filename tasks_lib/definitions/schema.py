@@ -9,10 +9,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
-from tasks_lib.definitions.yaml_tree import Node, Tree
+from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
 from tasks_lib.errors import Problem, Refusal
 
 
@@ -26,8 +25,7 @@ class FieldError(Exception):
         self.line = line
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(NamedTuple):
     """A position in a file, and the list that collects its problems."""
 
     file: str
@@ -40,7 +38,8 @@ class Location:
 
     def at(self, key: str, line: int) -> Location:
         """Return the position of a key below this one."""
-        return replace(self, key=f"{self.key}.{key}" if self.key else key, line=line)
+        below = f"{self.key}.{key}" if self.key else key
+        return Location(self.file, below, line, self.problems, self.base, self.root, self.scripts)
 
     def refuse(self, reason: str, hint: str = "") -> None:
         """Report that this value is known but not supported."""
@@ -93,10 +92,8 @@ def read_table(
             if not ignored(key):
                 place.wrong(*_explain_unknown(key, table))
             continue
-        try:
-            values[key] = field.read(inner, place)
-        except FieldError as error:
-            place.wrong(error.reason, error.hint, error.line)
+        if not _is_absent(inner, field, where):
+            values |= _read_field(key, inner, field, place)
     for key, field in table.items():
         if field.required and key not in node.items:
             where.at(key, node.line).wrong("is missing", field.required)
@@ -108,6 +105,20 @@ def _explain_unknown(key: str, table: FieldTable) -> tuple[str, str]:
     if key.lower().replace("-", "") in _DIGESTS and "sha256" in table:
         return f"{key} is not supported: only sha256 is", "write `sha256:` with the output of `sha256sum`"
     return "unknown key", suggest(key, table)
+
+
+def _read_field(key: str, node: Node, field: Field, place: Location) -> dict[str, Any]:
+    """Return the value by its key, {} after reporting a problem."""
+    try:
+        return {key: field.read(node, place)}
+    except FieldError as error:
+        place.wrong(error.reason, error.hint, error.line)
+        return {}
+
+
+def _is_absent(node: Node, field: Field, where: Location) -> bool:
+    """Return whether a value of a Taskgraph tree is null, which its optional fields accept."""
+    return bool(where.root) and not field.required and isinstance(node, Scalar) and node.is_null
 
 
 def schema_of(table: FieldTable, patterns: Iterable[str] = ()) -> dict[str, Any]:

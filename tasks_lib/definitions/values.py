@@ -99,7 +99,7 @@ class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
     @property
     def places(self) -> tuple[Place, ...]:
         """URLs to try, in order."""
-        return self.rewritten or tuple(Place(url) for url in (self.url, *self.mirrors))
+        return self.rewritten or tuple(Place(url, refused=scheme_fault(url)) for url in (self.url, *self.mirrors))
 
     @property
     def locations(self) -> tuple[str, ...]:
@@ -195,7 +195,7 @@ class FetchesEntry(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_li
     """One artifact that a toolchain consumes.
 
     `kind` is "fetch" or "toolchain", `delivery` is "extract" or "place"; `dest` is relative to the fetches
-    directory.
+    directory. `artifact` is the file name that the definition expects, "" for any.
     """
 
     kind: str
@@ -203,13 +203,18 @@ class FetchesEntry(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_li
     dest: RelPath | None = None
     delivery: str = "extract"
     line: int = 0
+    artifact: str = ""
 
 
 class FileReference(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
-    """A file that a definition refers to: `text` as written, and its `path`."""
+    """Files that a definition refers to: `text` as written, and its `path`, both possibly a directory or a pattern.
+
+    `base` is the directory to which `text` is relative.
+    """
 
     text: str
     path: str
+    base: str = ""
 
 
 class ToolchainRun(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
@@ -221,6 +226,23 @@ class ToolchainRun(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_li
     resources: tuple[FileReference, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     toolchain_artifact: RelPath | None = None
+    toolchain_env: tuple[tuple[str, str], ...] = ()  # environment of the commands that consume this toolchain
+
+    @property
+    def files(self) -> tuple[FileReference, ...]:
+        """The resources and the script."""
+        return (*self.resources, self.script) if self.script else self.resources
+
+
+class IndexInputs(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """What only Taskgraph's index path of a toolchain depends on; `artifact` is `toolchain-artifact` as written.
+
+    `image` is the docker image in the tree, "" for one that is not in the tree, None for the default one.
+    """
+
+    artifact: str
+    worker_type: str
+    image: str | None
 
 
 class Toolchain(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
@@ -231,6 +253,10 @@ class Toolchain(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
     fetches: tuple[FetchesEntry, ...]
     run: ToolchainRun | None = None
     aliases: tuple[str, ...] = ()
+    dependencies: tuple[tuple[str, str], ...] = ()  # kind and name of definitions to build first, without their output
+    ignored: tuple[str, ...] = ()  # keys that only Taskcluster uses
+    root: str = ""  # the checkout that a Taskgraph tree belongs to
+    index: IndexInputs | None = None
     file: str
     line: int
 
@@ -242,12 +268,21 @@ class Toolchain(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
 
 
 class RefusedDefinition(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
-    """A definition of a Taskgraph tree that cannot be built here, with the reason; `task` is its task name."""
+    """A definition of a Taskgraph tree that cannot be built here, with the reason; `task` is its task name.
+
+    `kind:KIND` stands for a whole kind, `kind:KIND/FILE` for a file.
+    """
 
     task: str
     reason: str
     file: str
     line: int
+    hint: str = ""
+
+    @property
+    def place(self) -> str:
+        """The file and line of what is not supported."""
+        return f"{self.file}:{self.line}" if self.line else self.file
 
 
 class Definitions(msgspec.Struct, frozen=True, kw_only=True):
@@ -274,6 +309,11 @@ class Definitions(msgspec.Struct, frozen=True, kw_only=True):
             KeyError: it does not exist; impossible for a name taken from these definitions.
         """
         return self.toolchains[self._toolchain_aliases.get(name, name)]
+
+
+def scheme_fault(url: str) -> str:
+    """Return why a URL is never requested, "" if it may be."""
+    return "ftp is not supported: add a mirror or a rule to mirrors.yml" if url[:4].lower() == "ftp:" else ""
 
 
 def file_name_of(url: str) -> str:

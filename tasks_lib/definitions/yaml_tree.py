@@ -68,10 +68,11 @@ class YamlFaultError(Exception):
         self.hint = hint
 
 
-def parse_yaml(text: str, duplicate: Callable[[int, str], None]) -> Node | None:
+def parse_yaml(text: str, duplicate: Callable[[int, str], object]) -> Node | None:
     """Return the tree of the only document in `text`, or None if there is none.
 
-    Call `duplicate(line, key)` for each duplicate key of a mapping; the first value is used.
+    Call `duplicate(line, key)` for each duplicate key of a mapping; the first value is used, or the last one if the
+    call returns "last".
 
     Raises:
         YamlFaultError: the text has a syntax error, a tag, an unknown alias or a second document, or is too deep or
@@ -111,7 +112,7 @@ def merge(lower: Tree, upper: Tree) -> Tree:
 @dataclass(slots=True)
 class _Builder:
     events: Iterator[Any]
-    duplicate: Callable[[int, str], None]
+    duplicate: Callable[[int, str], object]
     anchors: dict[str, tuple[Node, int]] = field(default_factory=dict)
     nodes: int = 0
 
@@ -172,9 +173,7 @@ class _Builder:
                 raise YamlFaultError(key.line, "a key must be a scalar, not a list or a mapping")
             if key.text == "<<" and key.plain:
                 below.extend(_merge_sources(value))
-            elif key.text in items:
-                self.duplicate(key.line, key.text)
-            else:
+            elif key.text not in items or self.duplicate(key.line, key.text) == "last":
                 items[key.text], lines[key.text] = value, key.line
         for tree in below:  # a YAML merge is shallow, and the first source takes precedence
             for name in tree.items:

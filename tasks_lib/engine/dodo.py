@@ -17,6 +17,7 @@ from tasks_lib.engine.checker import MD5Checker
 from tasks_lib.engine.slim_task import slim_tasks
 from tasks_lib.engine.state import snapshot_path
 from tasks_lib.errors import FetchError, escape_lines, escape_text
+from tasks_lib.layout import find_layout
 from tasks_lib.session import Session, current_session, start_session
 from tasks_lib.settings import SETTINGS, Settings, find_misspelt, load_project
 
@@ -56,6 +57,8 @@ def _created(environ: Mapping[str, str]) -> Session:
     misspelt = find_misspelt(getattr(doit_cmd, "_CMDLINE_VARS", None) or (), environ)
     for line in (*given.warnings, *warnings, *misspelt):
         sys.stderr.write(f"warning: {escape_text(line)}\n")
+    if note := find_layout(found.settings.fetchdefs).note:
+        sys.stderr.write(f"note: {escape_text(note)}\n")
     start_session(found)
     return found
 

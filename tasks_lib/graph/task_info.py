@@ -6,8 +6,10 @@ from collections.abc import Callable, ItemsView, Iterator, Mapping
 from typing import Any
 
 from tasks_lib import recipe
-from tasks_lib.definitions import Fetch, StaticUrl
+from tasks_lib.definitions import Fetch, Hg, StaticUrl
+from tasks_lib.definitions.taskgraph import fetch_content_command
 from tasks_lib.formats import TREE_VERSION
+from tasks_lib.graph.index import IndexPaths
 from tasks_lib.steps import Artifact, Delivery, ToolchainBuild
 from tasks_lib.vcs.urls import display_url
 
@@ -47,12 +49,17 @@ def artifact_info(made: Artifact) -> dict[str, Any]:
     return {"artifact": made.path.name, "recipe_key": made.key}
 
 
-def toolchain_info(made: ToolchainBuild) -> dict[str, Any]:
+def toolchain_info(made: ToolchainBuild, paths: IndexPaths) -> dict[str, Any]:
     """Return the details of a toolchain."""
-    return {"recipe_key": made.key, "directory": str(made.directory)}
+    toolchain = made.toolchain
+    facts: dict[str, Any] = {"recipe_key": made.key, "directory": str(made.directory)}
+    facts["defined"] = f"{toolchain.file}:{toolchain.line}"
+    facts["index"] = paths.of_toolchain(toolchain)
+    facts |= {"aliases": list(toolchain.aliases)} if toolchain.aliases else {}
+    return facts | ({"ignored": list(toolchain.ignored)} if toolchain.ignored else {})
 
 
-def fetch_info(fetch: Fetch, key: str) -> dict[str, Any]:
+def fetch_info(fetch: Fetch, key: str, paths: IndexPaths) -> dict[str, Any]:
     """Return the details of a fetch; `key` is its recipe key."""
     from tasks_lib.transport.urls import redacted  # slow to import, needed only when the details are shown
 
@@ -66,6 +73,10 @@ def fetch_info(fetch: Fetch, key: str) -> dict[str, Any]:
         facts["sources"] = [display_url(fetch.source.repo)]
     facts["recipe_key"] = key
     facts["taskgraph_digest"] = recipe.taskgraph_digest(fetch)
+    facts["index"] = paths.of_fetch(fetch)
+    if not isinstance(fetch.source, Hg):
+        facts["fetch-content"] = fetch_content_command(fetch.source)
+    facts |= {"alias": fetch.alias} if fetch.alias else {}
     if fetch.ignored:
         facts["ignored"] = list(fetch.ignored)
     return facts
@@ -114,7 +125,7 @@ def toolchain_identity(preparation: ToolchainBuild) -> Identity:
     """Return the inputs that determine a toolchain."""
     run = preparation.toolchain.run
     identity = {f"{one.entry.kind} {one.entry.name}": one.key[:_SHOWN] for one in preparation.deliveries}
-    identity |= {f"content of {one.text}": one.digest for one in preparation.files}
+    identity |= {f"content of {text}": digest for text, digest in preparation.files}
     if run is not None:
         identity |= {f"env {name}": value for name, value in run.env}
         identity |= {"command": " ".join(run.command), "script": run.script.text if run.script else ""}

@@ -22,6 +22,7 @@ from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, RefusedDefinition, StaticUrl, Toolchain
 from tasks_lib.errors import CancelledError, FetchError, ToolError, escape_text
 from tasks_lib.graph import task_info
+from tasks_lib.graph.index import IndexPaths
 from tasks_lib.graph.names import GROUPS
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.steps import Artifact, Delivery, Plan, ToolchainBuild
@@ -199,13 +200,13 @@ def _targets(artifact: Artifact) -> list[str]:
     return [str(artifact.path), *([str(artifact.link)] if artifact.link else [])]
 
 
-def fail_refused(_context: Context, reason: str, _progress: Progress) -> None:
+def fail_refused(_context: Context, one: RefusedDefinition, _progress: Progress) -> None:
     """Fail with the reason why a definition of a Taskgraph tree is not supported.
 
     Raises:
         ToolError: always.
     """
-    raise ToolError(reason)
+    raise ToolError(f"{one.task}: {one.reason}", hint="; ".join(filter(None, (one.hint, f"see {one.place}"))))
 
 
 def is_delivery_unchanged(delivery: Delivery, worked: Path) -> bool:
@@ -234,6 +235,7 @@ class TaskGraph:
 
     def __init__(self, plan: Plan, context: Context) -> None:
         self._plan, self._context = plan, context
+        self._paths = IndexPaths(plan, context.settings.level)
 
     def tasks(self, fetches: Iterable[str] | None = None, toolchains: Iterable[str] | None = None) -> Iterator[Task]:
         """Yield groups first, then tasks before their dependencies: doit starts tasks in this order.
@@ -301,7 +303,7 @@ class TaskGraph:
             "targets": _targets(fetched),
             "uptodate": [asked or UpToDateCheck(fetched.key, steps.is_published, (self._context, fetched))],
             "clean": True,
-            "meta": task_info.TaskInfo("network", task_info.fetch_info, fetch, fetched.key),
+            "meta": task_info.TaskInfo("network", task_info.fetch_info, fetch, fetched.key, self._paths),
         }
 
     def _fetch_check(self, fetch: Fetch, fetched: Artifact) -> FetchCheck | None:
@@ -312,9 +314,11 @@ class TaskGraph:
 
     def _refused(self, one: RefusedDefinition) -> Task:
         """Return a task that fails; it belongs to no group, so it runs only if it is named."""
-        task = self._task(one.task, "", (dict,), f"refused: {one.reason}", fail_refused, f"{one.task}: {one.reason}")
+        doc = f"refused: {one.reason} ({'; '.join(filter(None, (one.place, one.hint)))})"
+        task = self._task(one.task, "", (dict,), doc, fail_refused, one)
         del task["name"]
-        return task | {"basename": one.task, "meta": {"defined": f"{one.file}:{one.line}", "refused": one.reason}}
+        facts = {"defined": one.place, "refused": one.reason, "hint": one.hint}
+        return task | {"basename": one.task, "meta": {name: fact for name, fact in facts.items() if fact}}
 
     def _repack(self, fetch: Fetch, fetched: Artifact, repacked: Artifact) -> Task:
         task = self._task(
@@ -361,26 +365,29 @@ class TaskGraph:
             preparation,
         )
         targets = [str(preparation.stamp), *(_targets(preparation.output) if preparation.output else [])]
-        run = toolchain.run
-        files = [*run.resources, *([run.script] if run.script else [])] if run else []
+        definitions = self._plan.definitions
+        before = [
+            self._plan.published(definitions.fetches[name]).task if kind == "fetch" else f"toolchain:{name}"
+            for kind, name in toolchain.dependencies
+        ]
         yield task | {
             "file_dep": [
                 *(str(one.record) for one in extracted),
                 *(str(one.artifact.path) for one in placed),
-                *(file.path for file in files if Path(file.path).is_file()),
+                *preparation.sources,
             ],
-            "task_dep": [*names.values(), *(one.artifact.task for one in placed)],
+            "task_dep": [*names.values(), *(one.artifact.task for one in placed), *before],
             "targets": targets,
             "uptodate": [
                 UpToDateCheck(
                     preparation.key,
                     steps.is_built,
                     (self._context, preparation),
-                    tuple(file.path for file in files),
+                    (*preparation.sources, *preparation.watched),
                 )
             ],
             "clean": [(remove_toolchain_build, [self._context, preparation])],
-            "meta": task_info.TaskInfo("cpu", task_info.toolchain_info, preparation),
+            "meta": task_info.TaskInfo("cpu", task_info.toolchain_info, preparation, self._paths),
         }
         for one in extracted:
             # a command may change the files that it works on: then only the manifest can be compared

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tasks_lib.definitions import Definitions
-from tasks_lib.digest import Digest
-from tasks_lib.errors import DefinitionError, Problem
-from tasks_lib.fs.fingerprint import Fingerprint
+import msgspec
+
+from tasks_lib.definitions import Definitions, FileReference, RefusedDefinition, Toolchain
+from tasks_lib.errors import DefinitionError, Problem, ToolError
+from tasks_lib.fs.fingerprint import UNTRUSTED, Fingerprint
 from tasks_lib.incremental.definition_cache import CachedFiles, DefinitionCache, definitions_of
-from tasks_lib.incremental.marks import KINDS, MIRRORS, roots, unchanged
+from tasks_lib.incremental.marks import roots, unchanged
+from tasks_lib.incremental.resources import ReferencedFiles
+from tasks_lib.layout import KINDS, Layout, find_layout
 from tasks_lib.units import format_size
 
 if TYPE_CHECKING:
@@ -23,22 +27,35 @@ MAX_FILE_BYTES: Final = 64 << 20
 _SUFFIXES: Final = (".yml", ".yaml")
 
 
-def load(directory: Path, definition_cache: DefinitionCache | None = None) -> Definitions:
-    """Return the definitions of `directory`/fetch and `directory`/toolchain.
+def load(
+    given: Path,
+    definition_cache: DefinitionCache | None = None,
+    files: ReferencedFiles | None = None,
+    topsrcdir: str = "",
+) -> Definitions:
+    """Return the definitions at a path: see `find_layout`.
 
     Args:
-        directory: of the definitions.
+        given: the path.
         definition_cache: the cache of parsed definitions; None to parse everything.
+        files: reads the files that definitions refer to; None for a reader without an environment.
+        topsrcdir: the directory to which scripts, resources and keys of a Taskgraph tree are relative; "" for its
+            repository.
 
     Raises:
         DefinitionError: lists every problem of every file; also raised when there are no definitions.
     """
     kept = definition_cache.read() if definition_cache is not None else None
-    if kept is not None and unchanged(kept.marks, roots(directory)):
+    if kept is not None and unchanged(kept.marks, roots(given)):
         return definitions_of(kept)
-    marks = {str(root): Fingerprint.at(root) for root in roots(directory)}
+    marks = {str(root): Fingerprint.at(root) for root in roots(given)}
     memory = CachedFiles(kept)
-    definitions = _parsed(directory, marks, memory)
+    layout = find_layout(given)
+    if layout.root and topsrcdir:
+        layout = layout._replace(root=os.path.abspath(topsrcdir))  # noqa: PTH100  # a symlink is kept
+    definitions = _Loading(layout, marks, memory).definitions()
+    if layout.root:
+        definitions = _with_existing_files(definitions, files or ReferencedFiles({}), marks)
     if definition_cache is None:
         return definitions
     made = memory.kept(definition_cache.code, marks, definitions)
@@ -46,93 +63,139 @@ def load(directory: Path, definition_cache: DefinitionCache | None = None) -> De
     return definitions_of(made, definitions)
 
 
-def _parsed(directory: Path, marks: dict[str, Fingerprint], memory: CachedFiles) -> Definitions:
-    from tasks_lib.definitions import parse  # loads the YAML parser, needed only when something changed
+class _Loading:
+    """The reading of all files of a layout."""
 
-    problems: list[Problem] = []
-    root = _root_above(Path(os.path.normpath(directory.absolute())))
-    sources = []
-    for kind in KINDS:
-        for path in _files(directory / kind, problems):
-            marks[str(path)] = Fingerprint.at(path)
-            if (source := _read(kind, path, root, problems)) is not None:
-                sources.append(source)
-    if not sources and not problems:
-        reason = "holds no fetch/*.yml and no toolchain/*.yml"
-        hint = "set another directory: `doit fetchdefs=DIR` or FETCHDEFS_DIR"
-        raise DefinitionError((Problem(str(directory), 0, "", reason, hint),))
-    mirrors = directory / MIRRORS
-    # an unreadable directory was reported with the directories above
-    if os.path.isfile(mirrors) and (source := _read("mirrors", mirrors, root, problems)) is not None:  # noqa: PTH113
-        sources.append(source)
-        memory.common = source.text
-    try:
-        definitions = parse(sources, memory)
-    except DefinitionError as error:
-        problems += error.problems
-    if problems:
-        raise DefinitionError(tuple(problems))
-    return definitions
+    def __init__(self, layout: Layout, marks: dict[str, Fingerprint], memory: CachedFiles) -> None:
+        self._layout, self._marks, self._memory = layout, marks, memory
+        self._problems: list[Problem] = []
+        self._refused: dict[str, RefusedDefinition] = {}
+
+    def definitions(self) -> Definitions:
+        """Return the definitions.
+
+        Raises:
+            DefinitionError: as `load`.
+        """
+        from tasks_lib.definitions import parse  # loads the YAML parser, needed only when something changed
+
+        sources = list(self._sources())
+        if not sources and not self._problems and not self._refused:
+            reason = "holds no fetch/*.yml and no toolchain/*.yml"
+            hint = "set another directory: `doit fetchdefs=DIR` or FETCHDEFS_DIR"
+            raise DefinitionError((Problem(str(self._layout.taken), 0, "", reason, hint),))
+        mirrors = self._layout.mirrors_file
+        if mirrors is not None and (source := self._read("mirrors", mirrors, "")) is not None:
+            sources.append(source)
+            self._memory.common = source.text
+        try:
+            definitions = parse(sources, self._memory)
+        except DefinitionError as error:
+            self._problems += error.problems
+        if self._problems:
+            raise DefinitionError(tuple(self._problems))
+        return msgspec.structs.replace(definitions, refused=(*definitions.refused, *self._refused.values()))
+
+    def _sources(self) -> Iterator[SourceFile]:
+        """Yield the definition files, each `kind.yml` before the others of its kind."""
+        layout = self._layout
+        for kind in (layout.kind,) if layout.kind else KINDS:
+            files = [layout.taken] if layout.kind else self._files(kind)
+            yield from self._of_kind(kind, files)
+
+    def _of_kind(self, kind: str, files: list[Path]) -> Iterator[SourceFile]:
+        from tasks_lib.definitions import list_kind_files
+
+        described = next((path for path in files if path.stem == "kind"), None)
+        if described is None:
+            if self._layout.kind and os.path.isfile(above := files[0].with_name("kind.yml")):  # noqa: PTH113  # never raises
+                source = self._read(kind, above, self._layout.root)
+                yield from [source.only_defaults()] if source is not None else []
+            rest = files
+        else:
+            source = self._read(kind, described, self._layout.root)
+            if source is None:
+                return
+            yield source
+            others = [] if self._layout.kind else [path for path in files if path != described]
+            listed = list_kind_files(source)
+            rest = others if listed is None else [described.parent / name for name in listed]
+        for path in rest:
+            if (source := self._read(kind, path, self._layout.root)) is not None:
+                yield source
+
+    def _files(self, kind: str) -> list[Path]:
+        """Return the files of a kind; an unreadable directory is a problem, a missing one is empty."""
+        directory = self._layout.taken / kind
+        try:
+            return sorted(path for path in directory.iterdir() if path.suffix in _SUFFIXES and path.is_file())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror}"
+            problem = Problem(str(error.filename or directory), 0, "", reason, "check its permissions")
+            self._report(f"kind:{kind}", problem, self._layout.root)
+            return []
+
+    def _report(self, task: str, problem: Problem, root: str) -> None:
+        """Report a problem; in a Taskgraph tree it refuses only `task`."""
+        if root:
+            self._refused[task] = RefusedDefinition(
+                task=task, reason=problem.reason, file=problem.file, line=problem.line, hint=problem.hint
+            )
+        else:
+            self._problems.append(problem)
+
+    def _read(self, kind: str, path: Path, root: str) -> SourceFile | None:
+        from tasks_lib.definitions import SourceFile
+
+        self._marks[str(path)] = Fingerprint.at(path)
+        reason = hint = text = ""
+        line = 1
+        try:
+            f"{path}{root}".encode()  # both are part of the cached definitions
+            with path.open("rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+            text = data.decode("utf-8")
+            if len(data) > MAX_FILE_BYTES:
+                reason = f"is larger than {format_size(MAX_FILE_BYTES)}"
+        except OSError as error:
+            reason, line = f"cannot be read: {error.strerror or error}", 0
+            hint = "check its permissions" if isinstance(error, PermissionError) else ""
+        except UnicodeDecodeError as error:
+            reason, hint = f"invalid UTF-8 at byte {error.start}", "save the file as UTF-8"
+        except UnicodeEncodeError:
+            reason, hint = "the path is not valid UTF-8", "rename it, or set a relative `fetchdefs=`"
+        if reason:
+            task = f"kind:{kind}/{path.name}" if path.stem != "kind" else f"kind:{kind}"
+            self._report(task, Problem(str(path), line, "", reason, hint), root)
+            return None
+        path = Path(os.path.normpath(path))
+        directory = path.parent.absolute()
+        scripts = str(_scripts(Path(root))) if root else ""
+        return SourceFile(kind=kind, path=str(path), text=text, directory=str(directory), root=root, scripts=scripts)
 
 
-def _files(directory: Path, problems: list[Problem]) -> list[Path]:
-    """Return the definition files of one kind; an unreadable directory is a problem, a missing one is empty."""
-    try:
-        return _listed(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror}"
-        problems.append(Problem(str(error.filename or directory), 0, "", reason, "check its permissions"))
-        return []
+def _with_existing_files(
+    definitions: Definitions, files: ReferencedFiles, marks: dict[str, Fingerprint]
+) -> Definitions:
+    """Refuse toolchains whose scripts or resources do not exist, and those that need them.
 
-
-def _listed(directory: Path) -> list[Path]:
-    """Return the files of a directory, `kind.yml` first, which may list the others."""
-    from tasks_lib.definitions import kind_files
-
-    found = sorted(path for path in directory.iterdir() if path.suffix in _SUFFIXES and path.is_file())
-    kind = next((path for path in found if path.stem == "kind"), None)
-    if kind is None:
-        return found
-    rest = [path for path in found if path != kind]
-    listed = kind_files(kind.read_text("utf-8", "replace")) if kind.stat().st_size <= MAX_FILE_BYTES else None
-    return [kind, *(rest if listed is None else (directory / name for name in listed))]
-
-
-def _read(kind: str, path: Path, root: str, problems: list[Problem]) -> SourceFile | None:
-    from tasks_lib.definitions import SourceFile
-
-    reason = hint = ""
-    try:
-        f"{path}{root}".encode()  # both are part of the cached definitions
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-        text = data.decode("utf-8")
-        if len(data) > MAX_FILE_BYTES:
-            reason = f"is larger than {format_size(MAX_FILE_BYTES)}"
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror or error}"
-    except UnicodeDecodeError as error:
-        reason, hint = f"invalid UTF-8 at byte {error.start}", "save the file as UTF-8"
-    except UnicodeEncodeError:
-        reason, hint = "the path is not valid UTF-8", "rename it, or set a relative `fetchdefs=`"
-    if reason:
-        problems.append(Problem(str(path), 1, "", reason, hint))
-        return None
-    path = Path(os.path.normpath(path))
-    directory = path.parent.absolute()
-    scripts = str(_scripts(Path(root))) if root else ""
-    return SourceFile(kind=kind, path=str(path), text=text, directory=str(directory), root=root, scripts=scripts)
-
-
-def _root_above(directory: Path) -> str:
-    """Return the root of the Taskgraph repository whose kinds are in `directory`, "" for other definitions.
-
-    Source: Taskgraph keeps its kinds in `taskcluster/kinds` (before 2023 in `taskcluster/ci`) below the root.
+    What such a refusal depends on is marked, so that it ends when the files exist.
     """
-    parts = directory.parent.name, directory.name
-    return str(directory.parents[1]) if parts in (("taskcluster", "kinds"), ("taskcluster", "ci")) else ""
+    from tasks_lib.definitions import refuse
+
+    problems: dict[str, Problem] = {}
+    fault_of = lru_cache(maxsize=None)(_fault)  # thousands of toolchains may have the same script
+    for toolchain in definitions.toolchains.values():
+        for key, one in _references(toolchain):
+            fault = fault_of(files, key, one)
+            if fault:
+                marks[one.path] = UNTRUSTED if "*" in one.text else Fingerprint.at(one.path)
+                problems.setdefault(
+                    toolchain.name, Problem(toolchain.file, toolchain.line, f"{toolchain.name}.run.{key}", *fault)
+                )
+    return refuse(definitions, problems) if problems else definitions
 
 
 def _scripts(root: Path) -> Path:
@@ -145,10 +208,20 @@ def _scripts(root: Path) -> Path:
     return own if own.is_dir() else own.with_name("misc")
 
 
-def digest_of(path: str) -> Digest:
-    """Return the digest of a script's or resource's content; a missing file has a digest of its own."""
+def _references(toolchain: Toolchain) -> Iterator[tuple[str, FileReference]]:
+    run = toolchain.run
+    if run is not None and run.script is not None:
+        yield "script", run.script
+    yield from (("resources", one) for one in (run.resources if run else ()))
+
+
+def _fault(files: ReferencedFiles, key: str, one: FileReference) -> tuple[str, str] | None:
+    """Return why a reference names no file, with a hint; None if it names one."""
     try:
-        with Path(path).open("rb") as file:
-            return Digest.sha256(hashlib.file_digest(file, "sha256").hexdigest())
-    except OSError:
-        return Digest.sha256(hashlib.sha256(b"missing:" + os.fsencode(path)).hexdigest())
+        if files.paths(one):
+            return None
+    except ToolError as error:
+        return str(error).splitlines()[0], error.hint
+    if key == "script":
+        return f"the script {one.text!r} does not exist", f"expected {one.path}"
+    return f"the resource {one.text!r} matches no file", f"expected {one.path}"

@@ -13,10 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from tasks_lib.fs.fingerprint import Fingerprint, compact_fingerprint, copy_stable, is_racy
-
-#: Subdirectories and file of the definitions directory.
-KINDS: Final = ("fetch", "toolchain")
-MIRRORS: Final = "mirrors.yml"
+from tasks_lib.layout import find_layout
 
 _DIRECTORY: Final = 0o040000
 _FORMAT: Final = 0o170000
@@ -25,7 +22,10 @@ RACY: Final = (1 << 64) - 1
 
 
 def signs_of(paths: Iterable[str]) -> list[int]:
-    """Return a sign of the content of each file: 0 when it is missing; for a directory, its inode."""
+    """Return a sign of the content of each file: 0 when it is missing; for a directory, its inode.
+
+    A directory whose path ends with a slash has a sign of its names. Source: as `entries_of`.
+    """
     signs: list[int] = []
     add, look = signs.append, os.lstat
     for path in paths:
@@ -34,7 +34,8 @@ def signs_of(paths: Iterable[str]) -> list[int]:
         except OSError:
             add(0)
             continue
-        add(status.st_ino if status.st_mode & _FORMAT == _DIRECTORY else compact_fingerprint(status))
+        is_inode = status.st_mode & _FORMAT == _DIRECTORY and path[-1] != "/"
+        add(status.st_ino if is_inode else compact_fingerprint(status))
     return signs
 
 
@@ -53,7 +54,7 @@ def look_at(paths: Iterable[str], before: int = 0) -> tuple[int, ...]:
         except OSError:
             signs.append(0)
             continue
-        if status.st_mode & _FORMAT == _DIRECTORY:
+        if status.st_mode & _FORMAT == _DIRECTORY and path[-1] != "/":
             signs.append(status.st_ino)
         else:
             signs.append(RACY if is_racy(status, looked_ns) else compact_fingerprint(status))
@@ -72,9 +73,10 @@ def entries_of(directory: str) -> int:
     return RACY if is_racy(status, time.time_ns()) else compact_fingerprint(status)
 
 
-def roots(directory: Path) -> list[Path]:
+def roots(given: Path) -> list[Path]:
     """Return the places that may hold definitions; additions there are noticed."""
-    return [*(directory / kind for kind in KINDS), directory / MIRRORS]
+    layout = find_layout(given)
+    return [*layout.places, *layout.mirrors]
 
 
 def code_mark() -> str:

@@ -128,12 +128,13 @@ def _in_path(settings: Settings, word: str) -> list[str]:
 
 
 def closure(definitions: Definitions, fetches: Iterable[str], toolchains: Iterable[str]) -> Names:
-    """Return these definitions and everything that they consume."""
+    """Return these definitions and everything that they consume or depend on."""
 
     def consumed(name: str, kind: str) -> list[str]:
-        entries = definitions.toolchains[name].fetches
+        toolchain = definitions.toolchains[name]
         kept = definitions.fetch if kind == "fetch" else definitions.toolchain
-        return [kept(entry.name).name for entry in entries if entry.kind == kind]
+        before = [other for one, other in toolchain.dependencies if one == kind]
+        return before + [kept(entry.name).name for entry in toolchain.fetches if entry.kind == kind]
 
     found = dict.fromkeys(reached(toolchains, lambda name: consumed(name, "toolchain")))
     return dict.fromkeys([*fetches, *(one for name in found for one in consumed(name, "fetch"))]), found

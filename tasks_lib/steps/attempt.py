@@ -193,9 +193,9 @@ def _unchanged(preparation: ToolchainBuild) -> Iterator[None]:
         ToolError: one of them has another content than when the definitions were loaded, or changed since.
     """
     name = preparation.toolchain.name
-    before = {one.path: _measure(name, one) for one in preparation.files}
+    before = {one.path: _measure(name, one) for one in preparation.inputs}
     yield
-    for one in preparation.files:
+    for one in preparation.inputs:
         with contextlib.suppress(OSError):
             if Fingerprint.of(Path(one.path).stat()) == before[one.path]:
                 continue

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -16,6 +16,7 @@ from tasks_lib.definitions import (
     Definitions,
     Fetch,
     FetchesEntry,
+    FileReference,
     Git,
     GpgSignature,
     Hg,
@@ -81,7 +82,15 @@ class ToolchainBuild(msgspec.Struct, frozen=True, kw_only=True):
     directory: Path
     deliveries: tuple[Delivery, ...]
     output: Artifact | None
-    files: tuple[InputFile, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()  # as written, and digest, of each script and resource
+    inputs: tuple[InputFile, ...] = ()  # these files, and those that match patterns
+    watched: tuple[str, ...] = ()  # paths that change when other files match
+    unmatched: tuple[str, ...] = ()  # resources as written that match no file
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The paths of its scripts and resources."""
+        return tuple(one.path for one in self.inputs)
 
     @property
     def fetches(self) -> Path:
@@ -119,6 +128,25 @@ class ToolchainBuild(msgspec.Struct, frozen=True, kw_only=True):
         return self.directory / "run.log"
 
 
+class Files(Protocol):
+    """The files that definitions refer to."""
+
+    def digest_of(self, path: str) -> Digest:
+        """Return the digest of a file's content; a missing file has a digest of its own."""
+
+    def digest(self, one: FileReference) -> Digest:
+        """Return the digest of the files that a reference names."""
+
+    def tree_digest(self, references: Iterable[FileReference]) -> str:
+        """Return the hex digest of the names and contents of files, as Taskgraph computes it."""
+
+    def paths(self, one: FileReference) -> list[str]:
+        """Return the paths of these files, [] if there are none."""
+
+    def watched(self, one: FileReference) -> tuple[str, ...]:
+        """Return the paths that change when a reference names other files."""
+
+
 class Plan:
     """The plan for all definitions."""
 
@@ -129,7 +157,7 @@ class Plan:
         cache: Path,
         build: Path,
         writer_version: str,
-        digest_of: Callable[[str], Digest],
+        files: Files,
     ) -> None:
         """Create the plan.
 
@@ -138,14 +166,14 @@ class Plan:
             cache: the directory of the cache.
             build: the directory of extracted trees and toolchains.
             writer_version: version of the archive writer, `Context.writer_version`.
-            digest_of: returns the digest of a script or resource.
+            files: reads scripts, resources and key files.
         """
         self.definitions = definitions
         self.writer_version = writer_version
         self._artifacts = cache / "artifacts"
         self._build = build
         self._last: tuple[Fetch, Artifact] | None = None  # the graph requests each fetch three times
-        self._digest_of = lru_cache(maxsize=None)(digest_of)
+        self.files = files
         self.preparation = lru_cache(maxsize=None)(self._preparation)
 
     def _artifact(self, name: str, key: str, file_name: str, task: str, integrity: Integrity | None = None) -> Artifact:
@@ -176,7 +204,7 @@ class Plan:
 
     def verdict(self, source: StaticUrl) -> str:
         """Return the key of the result of verifying the signatures of a download, "" if it has none."""
-        return recipe.verdict_key(source, {path: self._digest_of(path) for path in list_key_files(source)})
+        return recipe.verdict_key(source, {path: self.files.digest_of(path) for path in list_key_files(source)})
 
     def repacked(self, fetch: Fetch) -> Artifact | None:
         """Return the artifact that `repack:NAME` publishes, None if there is nothing to repack."""
@@ -228,10 +256,9 @@ class Plan:
         alone = [self._delivery(directory, entry) for entry in toolchain.fetches]
         beside = tuple((one.record.stem, one.key) for one in alone)
         deliveries = tuple(msgspec.structs.replace(one, beside=beside) for one in alone)
-        run = toolchain.run
-        files = [*run.resources, *([run.script] if run.script else [])] if run else []
-        digests = {file.text: self._digest_of(file.path) for file in files}
-        paths = {file.text: file.path for file in files}
+        files = toolchain.run.files if toolchain.run else ()
+        digests = {file.text: self.files.digest(file) for file in files}
+        paths = {file.text: self.files.paths(file) for file in files}
         key = recipe.toolchain_key(
             toolchain, inputs={f"{one.entry.kind}:{one.entry.name}": one.key for one in deliveries}, files=digests
         )
@@ -247,7 +274,14 @@ class Plan:
             directory=directory,
             deliveries=deliveries,
             output=output,
-            files=tuple(InputFile(text=text, path=paths[text], digest=digest.hex) for text, digest in digests.items()),
+            files=tuple((text, digest.hex) for text, digest in digests.items()),
+            inputs=tuple(
+                InputFile(text=text, path=path, digest=self.files.digest_of(path).hex)
+                for text, found in paths.items()
+                for path in found
+            ),
+            watched=tuple(path for file in files for path in self.files.watched(file)),
+            unmatched=tuple(text for text, found in paths.items() if not found),
         )
 
     def _delivery(self, directory: Path, entry: FetchesEntry) -> Delivery:

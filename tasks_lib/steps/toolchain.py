@@ -10,7 +10,6 @@ from typing import Final
 
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
-from tasks_lib.definitions import Toolchain
 from tasks_lib.errors import ToolError, TreeError, escape_text
 from tasks_lib.fs.locks import locked
 from tasks_lib.progress import Progress
@@ -63,7 +62,7 @@ def build_toolchain(context: Context, preparation: ToolchainBuild, progress: Pro
             its artifact.
         TreeError, BlobMissingError, BlobCorruptError, CacheUnavailableError, CancelledError: as the earlier steps.
     """
-    _check_resources(preparation.toolchain)
+    _check_resources(preparation)
     wanted = [one.record.stem for one in preparation.deliveries]
     with _translate_os_errors(preparation.directory):
         preparation.directory.mkdir(parents=True, exist_ok=True)
@@ -97,13 +96,14 @@ def _adopt(context: Context, preparation: ToolchainBuild, progress: Progress) ->
     return True
 
 
-def _check_resources(toolchain: Toolchain) -> None:
-    """Reject a resource that is not a file: the key covers only the content of files."""
+def _check_resources(preparation: ToolchainBuild) -> None:
+    """Reject a resource that matches no file: the key covers only the names and contents of files."""
+    toolchain = preparation.toolchain
     for one in toolchain.run.resources if toolchain.run else ():
-        if not Path(one.path).is_file():
+        if one.text in preparation.unmatched and not Path(one.path).is_file():
             raise ToolError(
-                f"toolchain {toolchain.name}: resource {escape_text(one.text)} is not a file",
-                hint="list each file that the command reads",
+                f"toolchain {toolchain.name}: resource {escape_text(one.text)} matches no file",
+                hint="list files, directories or patterns that the command reads",
             )
 
 

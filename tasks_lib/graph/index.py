@@ -1,0 +1,143 @@
+"""Paths of the definitions in Taskcluster's index, for `doit info`.
+
+Source: taskgraph `util/cached_tasks.py`, `transforms/cached_tasks.py` and `transforms/run/toolchain.py`, read as
+documentation.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from tasks_lib.definitions import Fetch, FileReference, Toolchain
+from tasks_lib.definitions.taskgraph import index_path, taskgraph_digest, toolchain_digest
+from tasks_lib.errors import ToolError
+from tasks_lib.layout import find_kind_directory
+from tasks_lib.steps import Plan
+
+_CONTENT: Final = "content.v1"
+_TOOLCHAINS: Final = "toolchains.v3"
+#: The implementation of workers that run docker images, and the transforms of which the inputs are known.
+_DOCKER: Final = "docker-worker"
+_KNOWN_TRANSFORM: Final = r"taskgraph\.transforms\.\w+:transforms|taskgraph\.transforms\.\w+"
+_CACHED: Final = "taskgraph.transforms.cached_tasks"
+
+
+class UnknownPathError(Exception):
+    """A path cannot be computed here."""
+
+
+class IndexPaths:
+    """The index paths of the definitions of a plan."""
+
+    def __init__(self, plan: Plan, level: int) -> None:
+        self._plan, self._level = plan, level
+        self._digest = lru_cache(maxsize=None)(self._toolchain_digest)
+
+    def of_fetch(self, fetch: Fetch) -> str:
+        """Return the path of a fetch, or why it is unknown."""
+        try:
+            digest = taskgraph_digest(fetch)
+            if not digest:
+                raise UnknownPathError("Taskgraph has no such type")
+            return index_path(_prefix(fetch.file), self._level, _CONTENT, fetch.name, digest)
+        except UnknownPathError as error:
+            return f"unknown: {error}"
+
+    def of_toolchain(self, toolchain: Toolchain) -> str:
+        """Return the path of a toolchain, or why it is unknown."""
+        try:
+            digest = self._digest(toolchain.name)
+            return index_path(_prefix(toolchain.file), self._level, _TOOLCHAINS, toolchain.name, digest)
+        except UnknownPathError as error:
+            return f"unknown: {error}"
+
+    def _toolchain_digest(self, name: str) -> str:
+        toolchain = self._plan.definitions.toolchains[name]
+        run, inputs = toolchain.run, toolchain.index
+        if run is None or run.script is None or inputs is None:
+            raise UnknownPathError(f"toolchain {name} has no script and artifact of a Taskgraph tree")
+        _check_transforms(toolchain.file)
+        references = [*run.resources, run.script]
+        try:
+            words = [self._plan.files.tree_digest([_below_root(one, toolchain.root) for one in references])]
+        except ToolError as error:
+            raise UnknownPathError(str(error)) from error
+        image = inputs.image if inputs.image is not None else _default_image(toolchain.file, inputs.worker_type)
+        words += [inputs.artifact, *([image] if image else []), *run.arguments]
+        return toolchain_digest([*words, *sorted(self._inputs(toolchain)), "True"])
+
+    def _inputs(self, toolchain: Toolchain) -> Iterator[str]:
+        """Yield the digest of each definition that a toolchain consumes or depends on, as Taskgraph writes it."""
+        definitions = self._plan.definitions
+        needed = dict.fromkeys([*((one.kind, one.name) for one in toolchain.fetches), *toolchain.dependencies])
+        for kind, name in needed:
+            if kind == "fetch":
+                fetch = definitions.fetch(name)
+                yield f"{_CONTENT}/{fetch.name}/{taskgraph_digest(fetch)}"
+            else:
+                other = definitions.toolchain(name).name
+                yield f"{_TOOLCHAINS}/{other}/{self._digest(other)}"
+
+
+def _below_root(one: FileReference, root: str) -> FileReference:
+    return FileReference(text=os.path.relpath(one.path, root), path=one.path, base=root)
+
+
+def _read(path: Path) -> Any:
+    import yaml  # slow to import, needed only by `doit info`
+
+    try:
+        return yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+
+
+@cache
+def _configuration(kind_directory: Path | None) -> dict[str, Any]:
+    """Return the configuration of the Taskgraph tree of a kind, or of the current directory; {} if there is none."""
+    top = kind_directory.parents[1] if kind_directory is not None else Path("taskcluster")
+    found = (_read(path) for path in (top / "config.yml", top / "ci" / "config.yml"))
+    return next((one for one in found if isinstance(one, dict)), {})
+
+
+def _prefix(file: str) -> str:
+    configuration = _configuration(find_kind_directory(file))
+    inner = configuration.get("taskgraph")
+    prefix = inner.get("cached-task-prefix") if isinstance(inner, dict) else None
+    prefix = prefix or configuration.get("trust-domain")
+    if not prefix:
+        raise UnknownPathError("no taskcluster/config.yml sets a trust-domain")
+    return str(prefix)
+
+
+@cache
+def _transforms(kind_directory: Path | None) -> tuple[str, ...]:
+    found = _read(kind_directory / "kind.yml") if kind_directory is not None else None
+    listed = found.get("transforms") if isinstance(found, dict) else None
+    return tuple(map(str, listed)) if isinstance(listed, list) else ()
+
+
+def _check_transforms(file: str) -> None:
+    """Require that only Taskgraph's own transforms compute the digest."""
+    transforms = _transforms(find_kind_directory(file))
+    foreign = next((one for one in transforms if not re.fullmatch(_KNOWN_TRANSFORM, one)), "")
+    if foreign:
+        raise UnknownPathError(f"the transform {foreign} may add inputs")
+    if not any(one.startswith(_CACHED) for one in transforms):
+        raise UnknownPathError("its kind does not use cached_tasks")
+
+
+def _default_image(file: str, worker_type: str) -> str:
+    """Return the docker image of a toolchain that names none. Source: taskgraph `transforms/run/toolchain.py`."""
+    workers = _configuration(find_kind_directory(file)).get("workers")
+    aliases = workers.get("aliases") if isinstance(workers, dict) else None
+    aliases = aliases if isinstance(aliases, dict) else {}
+    found = [one for key, one in aliases.items() if key == worker_type or re.fullmatch(str(key), worker_type)]
+    if not found or not isinstance(found[0], dict):
+        raise UnknownPathError(f"taskcluster/config.yml does not define the worker type {worker_type!r}")
+    return "toolchain-build" if found[0].get("implementation") == _DOCKER else ""

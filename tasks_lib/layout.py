@@ -1,0 +1,96 @@
+"""Where the definitions are: a directory of kinds, a Taskgraph repository, or one file.
+
+This module is fast to import: a no-op `doit` needs it.
+Source: Taskgraph keeps its kinds in `taskcluster/kinds`, before 2023 in `taskcluster/ci`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+#: Subdirectories of a directory of kinds, its file of mirrors, and the directory of a project's own definitions.
+KINDS: Final = ("fetch", "toolchain")
+MIRRORS: Final = "mirrors.yml"
+OWN: Final = "fetchdefs"
+_TASKCLUSTER: Final = "taskcluster"
+_TREES: Final = ("kinds", "ci")
+
+
+class Layout(NamedTuple):
+    """What a path of definitions stands for.
+
+    Attributes:
+        given: the path.
+        taken: the directory of kinds, or the only file.
+        kind: the kind of the only file, "" for a directory.
+        root: the absolute root of the Taskgraph repository, "" for other definitions.
+    """
+
+    given: Path
+    taken: Path
+    kind: str
+    root: str
+
+    @property
+    def places(self) -> list[Path]:
+        """The directories and files that may hold definitions."""
+        if self.kind:
+            return list(dict.fromkeys((self.taken, self.taken.with_name("kind.yml"))))
+        return [self.taken / kind for kind in KINDS]
+
+    @property
+    def mirrors(self) -> list[Path]:
+        """The files that may hold the mirrors; the first that exists is used."""
+        beside = [self.given.parent] if self.kind else [self.given, self.taken]
+        return list(dict.fromkeys(place / MIRRORS for place in (*beside, Path(OWN))))
+
+    @property
+    def mirrors_file(self) -> Path | None:
+        """The file of mirrors, None if there is none."""
+        return next((path for path in self.mirrors if os.path.isfile(path)), None)  # noqa: PTH113  # never raises
+
+    @property
+    def note(self) -> str:
+        """What was taken, if it is not what was given; else ""."""
+        return "" if self.taken == self.given else f"fetchdefs={self.given}: using {self.taken}"
+
+
+def find_layout(given: Path) -> Layout:
+    """Return the layout of the definitions at a path, which may not exist.
+
+    Accept the root of a repository, its `taskcluster` directory, a directory of kinds, or one file.
+    """
+    if os.path.isfile(given):  # noqa: PTH113  # never raises
+        kind_directory = next((path for path in given.parents[:2] if path.name in KINDS), given.parent)
+        kind = kind_directory.name if kind_directory.name in KINDS else KINDS[0]
+        return Layout(given, given, kind, _root_above(kind_directory.parent))
+    found = [path for path in _trees(given) if os.path.isdir(path)]  # noqa: PTH112  # never raises
+    taken = next((path for path in found if _has_kinds(path)), next(iter(found), given))
+    return Layout(given, taken, "", _root_above(taken))
+
+
+def find_kind_directory(file: str) -> Path | None:
+    """Return the directory of the kind to which a file of a Taskgraph tree belongs, None for other definitions."""
+    path = Path(os.path.abspath(file))  # noqa: PTH100  # a symlink is kept
+    return next((kind for kind in path.parents if _root_above(kind.parent)), None)
+
+
+def _trees(given: Path) -> Iterator[Path]:
+    top = given if Path(os.path.abspath(given)).name == _TASKCLUSTER else given / _TASKCLUSTER  # noqa: PTH100
+    return (top / name for name in _TREES)
+
+
+def _has_kinds(directory: Path) -> bool:
+    return any(os.path.isdir(directory / kind) for kind in KINDS)  # noqa: PTH112  # never raises
+
+
+def _root_above(directory: Path) -> str:
+    """Return the root of the Taskgraph repository whose kinds are in a directory, "" for other definitions."""
+    path = Path(os.path.abspath(directory))  # noqa: PTH100  # a symlink is kept
+    if path.name not in _TREES:
+        return ""
+    is_tree = path.parent.name == _TASKCLUSTER or os.path.isfile(path.parent / "config.yml")  # noqa: PTH113  # never raises
+    return str(path.parents[1]) if is_tree else ""
