@@ -9,8 +9,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from tasks_lib.errors import SettingError, escape_text
 
@@ -22,6 +23,8 @@ _LEAST_BPS: Final = 50 * 1024
 _LEAST_TOTAL_S: Final = 300.0
 #: Longest window for the minimum rate, in seconds.
 _MAX_WINDOW_S: Final = 60.0
+#: URLs whose text for messages is remembered: those of one run.
+_REMEMBERED_URLS: Final = 4096
 _NONE: Final[Mapping[str, str]] = {}
 #: Syntax of a header name, and characters that are not allowed in a value. Source: RFC 9110 sections 5.1 and 5.5.
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -205,3 +208,16 @@ class RepositorySettings(NamedTuple):
     protocols: tuple[str, ...] = ()
     known_hosts: str = ""
     max_bytes: int = 50 << 30
+
+
+@lru_cache(maxsize=_REMEMBERED_URLS)
+def redacted(url: str) -> str:
+    """Return `url` for a message, without credentials and query (the query of presigned URLs is secret)."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        host = f"[{host}]" if ":" in host else host
+        netloc = f"{host}:{parts.port}" if parts.port else host
+    except ValueError:
+        return "(unreadable URL)"
+    return escape_text(urlunsplit((parts.scheme, netloc, parts.path, "..." if parts.query else "", "")))

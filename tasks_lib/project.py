@@ -21,7 +21,7 @@ from tasks_lib.progress import Progress, Silent
 from tasks_lib.session import Session
 from tasks_lib.settings import Settings, load_project
 from tasks_lib.steps import Artifact, Delivery, Plan
-from tasks_lib.steps.artifacts import publish_from_cache
+from tasks_lib.steps.artifacts import link_artifact, publish_from_cache
 
 _environ: Mapping[str, str] = {}
 
@@ -110,6 +110,7 @@ class Project:
         definition = self._find(name)
         with self._held(definition):
             artifact = self._obtain(definition) if isinstance(definition, Fetch) else self._output(definition)
+            link_artifact(artifact)
         return Path(os.path.abspath(artifact.link or artifact.path))  # noqa: PTH100  # does not resolve the link
 
     def tree(self, name: str) -> Path:

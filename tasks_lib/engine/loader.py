@@ -22,7 +22,6 @@ from tasks_lib.engine.base_command import YIELDING, load_dodo
 from tasks_lib.engine.dodo import task_fetchdefs
 from tasks_lib.engine.state import snapshot_path
 from tasks_lib.errors import DefinitionError, UnknownNameError, escape_lines, escape_text
-from tasks_lib.formats import describe_not_extracted
 from tasks_lib.graph.names import GROUPS, resolve_names
 from tasks_lib.incremental.run_plan import RunPlan, plan_run
 from tasks_lib.incremental.selection import Names, closure, owner_of, owners
@@ -217,6 +216,8 @@ def _step_not_made(found: Session, word: str) -> UnknownNameError | None:
     if step == "repack":
         hint = f"`doit fetch:{name}` makes {path}; an `artifact-name` that ends in .tar.zst requests a repack"
         return UnknownNameError(f"{name} is not repacked", hint=hint)
+    from tasks_lib.formats import describe_not_extracted  # slow to import, needed only for an error
+
     known = describe_not_extracted(artifact.name)
     reason = f"{name} is {known}, which is not extracted" if known else f"{name} is not an archive"
     reason += f" (by its file name, {escape_text(artifact.name)})"

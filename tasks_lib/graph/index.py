@@ -89,11 +89,15 @@ def _below_root(one: FileReference, root: str) -> FileReference:
 
 
 def _read(path: Path) -> Any:
-    import yaml  # slow to import, needed only by `doit info`
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, ValueError):
+        return None
+    import yaml  # slow to import, needed only by `doit info` in a Taskgraph tree
 
     try:
-        return yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        return yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError):
         return None
 
 

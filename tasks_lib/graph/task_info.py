@@ -10,6 +10,7 @@ from tasks_lib.definitions import Fetch, Hg, StaticUrl
 from tasks_lib.definitions.taskgraph import fetch_content_command
 from tasks_lib.formats import TREE_VERSION
 from tasks_lib.graph.index import IndexPaths
+from tasks_lib.network import redacted
 from tasks_lib.steps import Artifact, Delivery, ToolchainBuild
 from tasks_lib.vcs.urls import display_url
 
@@ -61,8 +62,6 @@ def toolchain_info(made: ToolchainBuild, paths: IndexPaths) -> dict[str, Any]:
 
 def fetch_info(fetch: Fetch, key: str, paths: IndexPaths) -> dict[str, Any]:
     """Return the details of a fetch; `key` is its recipe key."""
-    from tasks_lib.transport.urls import redacted  # slow to import, needed only when the details are shown
-
     facts: dict[str, Any] = {"artifact": fetch.published_name, "defined": f"{fetch.file}:{fetch.line}"}
     if isinstance(fetch.source, StaticUrl):
         facts["size"] = fetch.source.integrity.size

@@ -13,11 +13,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tasks_lib.definitions import FileReference
 from tasks_lib.digest import Digest
-from tasks_lib.vcs.checkout import Checkout, list_tracked
+
+if TYPE_CHECKING:
+    from tasks_lib.vcs.checkout import Checkout
 
 
 def digest_of(path: str) -> Digest:
@@ -102,6 +104,8 @@ class ReferencedFiles:
         return self.digest_of(path).hex if os.path.isfile(path) else ""  # noqa: PTH113
 
     def _listed(self, base: str) -> Checkout | None:
+        from tasks_lib.vcs.checkout import list_tracked  # slow to import, needed only for patterns
+
         return list_tracked(Path(base), self._environ)
 
     def _matched(self, one: FileReference) -> _Match:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from functools import partial
@@ -14,6 +15,7 @@ from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import CacheUnavailableError, TreeError, UnsupportedArchiveError
 from tasks_lib.gil import serialized
+from tasks_lib.network import redacted
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Artifact, commit_record
 
@@ -64,8 +66,6 @@ def describe_unconfirmed(context: Context, definition: Fetch) -> str:
     result, url = _read_result(context, definition), url_of(definition)
     if result is None or result.confirmation(url) is Confirmation.CONFIRMED or not context.cache.has(result.integrity):
         return ""
-    from tasks_lib.transport import redacted  # slow to import, rarely needed
-
     asked = "could not be reached" if result.confirmation(url) is Confirmation.UNREACHED else "has not confirmed them"
     return f"not confirmed: these bytes were fetched from {result.origin}; {redacted(url)} {asked}"
 
@@ -121,23 +121,28 @@ def needs_network(context: Context, definition: Fetch, artifact: Artifact) -> bo
 
 
 def publish(context: Context, integrity: Integrity, artifact: Artifact) -> None:
-    """Give a blob of the cache the names of the artifact.
+    """Give a blob of the cache the names of the artifact; the link only if the build directory can be written.
 
     Raises:
         CacheUnavailableError: the cache cannot be written.
-        TreeError: the link cannot be created.
     """
     if not context.cache.matches(artifact.path, integrity):
         context.cache.publish(integrity, artifact.path)
-    if not _is_linked(artifact):
-        _link(artifact)
+    with contextlib.suppress(TreeError):  # a run may fill a cache beside a build directory of another user
+        link_artifact(artifact)
 
 
-def _link(artifact: Artifact) -> None:
+def link_artifact(artifact: Artifact) -> None:
+    """Create the link to an artifact, unless it exists.
+
+    Raises:
+        TreeError: it cannot be created.
+    """
+    if _is_linked(artifact):
+        return
     from tasks_lib.fs.atomic import replace_symlink  # slow to import, needed only when an artifact is new
 
-    if artifact.link is None:
-        return
+    assert artifact.link is not None, "an artifact without a link counts as linked"
     try:
         replace_symlink(_link_text(artifact), artifact.link)
     except OSError as error:
@@ -257,6 +262,8 @@ def repack(context: Context, definition: Fetch, origin: Artifact, artifact: Arti
         return
     if origin.integrity is None:
         raise AssertionError("the definition of a download has its integrity")
+    if publish_from_cache(context, artifact):
+        return
     with context.cache.lock(artifact.key, progress, artifact.path.name):
         if publish_from_cache(context, artifact):
             return

@@ -23,7 +23,15 @@ from tasks_lib.errors import (
     UnreachableError,
     escape_text,
 )
-from tasks_lib.network import HostCredential, Network, TransportSettings, is_denied, literal_addresses, read_secret
+from tasks_lib.network import (
+    HostCredential,
+    Network,
+    TransportSettings,
+    is_denied,
+    literal_addresses,
+    read_secret,
+    redacted,
+)
 from tasks_lib.progress import do_nothing
 from tasks_lib.transport.connect import connect, denied_error, judge, open_tunnel
 from tasks_lib.transport.deadline import Deadline
@@ -32,7 +40,7 @@ from tasks_lib.transport.http_connection import HttpConnections, RawResponse, Ro
 from tasks_lib.transport.proxy import PROXY_HINT, Proxy, basic_authorization, proxy_for
 from tasks_lib.transport.response import ByteRange, Response, check_response
 from tasks_lib.transport.secrets import SentSecrets
-from tasks_lib.transport.urls import Origin, next_url, redacted, safe_origin
+from tasks_lib.transport.urls import Origin, next_url, safe_origin
 
 #: Most redirects of one request. Source: faults.md section 6; curl and browsers stop between 10 and 50.
 MAX_REDIRECTS: Final = 10

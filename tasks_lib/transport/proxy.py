@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from tasks_lib.errors import TransportError
-from tasks_lib.transport.urls import Origin, redacted
+from tasks_lib.network import redacted
+from tasks_lib.transport.urls import Origin
 
 #: Next steps for proxy errors.
 LOGIN_HINT: Final = "the proxy requires a login: set http_proxy and https_proxy to http://USER:PASSWORD@HOST:PORT"

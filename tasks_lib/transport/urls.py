@@ -6,9 +6,10 @@ import contextlib
 import re
 from functools import lru_cache
 from typing import Final, NamedTuple
-from urllib.parse import quote, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from tasks_lib.errors import RedirectError, escape_text
+from tasks_lib.network import redacted
 
 #: Longest accepted redirect target, in characters.
 _MAX_LOCATION: Final = 8192
@@ -73,19 +74,6 @@ def request_target(url: str) -> str:
     parts = urlsplit(url)
     target = quote(parts.path or "/", safe=_SAFE)
     return f"{target}?{quote(parts.query, safe=_SAFE)}" if parts.query else target
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def redacted(url: str) -> str:
-    """Return `url` for a message, without credentials and query (the query of presigned URLs is secret)."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        host = f"[{host}]" if ":" in host else host
-        netloc = f"{host}:{parts.port}" if parts.port else host
-    except ValueError:
-        return "(unreadable URL)"
-    return escape_text(urlunsplit((parts.scheme, netloc, parts.path, "..." if parts.query else "", "")))
 
 
 def next_url(url: str, location: str) -> str:
