@@ -23,7 +23,7 @@ IDENTITY_FIELDS: Final = frozenset(
         "artifact_name",
         "strip_components",
         "add_prefix",
-        "duplicates",
+        "shape",
         "revision",
         "path_prefix",
         "dot_git",
@@ -90,8 +90,13 @@ def repack_key(source: StaticUrl, *, version: str) -> str:
         str(source.strip_components),
         source.add_prefix,
         source.artifact_name,
-        *([f"duplicates {source.duplicates}"] if source.duplicates != "refuse" else []),
+        *_shape(source),
     )
+
+
+def _shape(source: StaticUrl | Git | Hg) -> list[str]:
+    """Return a word for each option that shapes the tree; none for the defaults, so that they change no key."""
+    return [f"{name} {value}" for name, value in sorted(source.shape)]
 
 
 #: Increase when the archive of a commit may change although the archive writer does not.
@@ -107,7 +112,8 @@ def repository_key(source: Git | Hg, *, version: str) -> str:
     """Return the key of the archive of a commit that version `version` of the archive writer writes."""
     dot_git = source.dot_git if isinstance(source, Git) else ""
     kind = "git" if isinstance(source, Git) else "hg"
-    return _key(kind, f"{COMMIT_VERSION}.{version}", source.revision, source.path_prefix, dot_git, source.artifact_name)
+    parts = (source.revision, source.path_prefix, dot_git, source.artifact_name, *_shape(source))
+    return _key(kind, f"{COMMIT_VERSION}.{version}", *parts)
 
 
 def repository_name(source: Git | Hg, url: str, commit: str) -> str:
@@ -116,9 +122,12 @@ def repository_name(source: Git | Hg, url: str, commit: str) -> str:
     return hashlib.sha256(f"{kind} {len(commit)} {url}".encode()).hexdigest()
 
 
-def extract_key(artifact_key: str, *, dest: str, version: int) -> str:
-    """Return the key of one artifact extracted or placed into the directory `dest`."""
-    return _key("extract", str(version), artifact_key, dest)
+def extract_key(artifact_key: str, *, dest: str, version: int, source: StaticUrl | Git | Hg | None = None) -> str:
+    """Return the key of one artifact extracted or placed into the directory `dest`.
+
+    `source` is the source of the artifact if it is a download whose definition shapes the tree.
+    """
+    return _key("extract", str(version), artifact_key, dest, *(_shape(source) if source is not None else ()))
 
 
 def unpacked_key(integrity: Integrity, *, format: str, limits: Mapping[str, int | str], version: str) -> str:

@@ -50,12 +50,12 @@ def repacked(
     reshape: Reshape | None = None,
     mtime: int = formats.mtime_for(None),
     limits: Limits = LIMITS,
-    duplicates: str = "refuse",
+    **options: Any,
 ) -> bytes:
     out = io.BytesIO()
     archive.repack(
-        io.BytesIO(data), name="a", format=kind, reshape=reshape or Reshape(), limits=limits,
-        mtime=mtime, spool=io.BytesIO(), write=out.write, progress=Silent(), duplicates=duplicates,
+        io.BytesIO(data), name="a", format=kind, reshape=reshape or Reshape(), limits=limits._replace(**options),
+        mtime=mtime, spool=io.BytesIO(), write=out.write, progress=Silent(),
     )  # fmt: skip
     return out.getvalue()
 
@@ -162,9 +162,6 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "below a file": ("tar", tar([Member("d", b"x"), Member("d/x", b"x")]), "BELOW_NON_DIRECTORY"),
     "hard link outside": ("tar", member(kind=b"1", target="../x"), "DOTDOT"),
     "hard link missing": ("tar", member(kind=b"1", target="x"), "HARDLINK"),
-    "hard link to a symlink": (
-        "tar", tar([Member("s", kind=b"2", target="x"), Member("h", kind=b"1", target="s")]), "HARDLINK",
-    ),
     "hard link with content": (
         "tar", tar([Member("a"), Member("h", b"x", kind=b"1", target="a")]), "LINK_WITH_CONTENT",
     ),
@@ -240,7 +237,7 @@ def test_refused(case: str, tmp_path: Path) -> None:
         extract(data, kind, tmp_path / "out")
     assert caught.value.code in code.split() or not code
     assert str(caught.value).startswith("a:")
-    assert str(caught.value).isprintable()
+    assert all(map(str.isprintable, str(caught.value).splitlines()))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["records"]
     with pytest.raises(ArchiveError):
         repacked(data, kind)

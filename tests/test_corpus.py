@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,9 +73,10 @@ DOTTED: dict[str, Tree] = {
 }
 
 
-def extract(data: bytes, kind: str, destination: Path) -> None:
+def extract(data: bytes, kind: str, destination: Path, options: dict[str, Any]) -> None:
     slot = Extraction(destination, destination.parent / "records" / "one.json")
-    slot.extract(io.BytesIO(data), name="a", format=kind, reshape=Reshape(), limits=LIMITS, key="k", progress=Silent())
+    limits = LIMITS._replace(**options)
+    slot.extract(io.BytesIO(data), name="a", format=kind, reshape=Reshape(), limits=limits, key="k", progress=Silent())
     assert slot.holds("k")
 
 
@@ -83,16 +86,16 @@ def test_exact_or_refused(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     data = case.make()
     if not case.code:
-        extract(data, case.kind, tmp_path / "out")
+        extract(data, case.kind, tmp_path / "out", case.options)
         assert leaves(tmp_path / "out") == wanted(case.tree)
     else:
         (tmp_path / "records").mkdir()
         with pytest.raises(ArchiveError) as caught:
-            extract(data, case.kind, tmp_path / "out")
-        said = REFUSAL.fullmatch(str(caught.value))
+            extract(data, case.kind, tmp_path / "out", case.options)
+        said = REFUSAL.fullmatch(caught.value.message)
         assert said, str(caught.value)
         assert said[2] in case.code.split(), str(caught.value)
-        assert str(caught.value).isprintable()
+        assert all(map(str.isprintable, str(caught.value).splitlines()))
         assert {path.name for path in tmp_path.rglob("*")} <= {"records", ".lock"}
     remove_tree(tmp_path)  # pytest's own removal gives up at such depths
 
@@ -102,11 +105,13 @@ def test_exact_or_refused(name: str, tmp_path: Path) -> None:
 def test_repacked_the_same(name: str, tmp_path: Path) -> None:
     """An archive that can be extracted can be repacked reproducibly to the same tree; a refused one is refused again."""
     case = CASES[name]
+    options: dict[str, Any] = case.options
+    limits = LIMITS._replace(**options)
 
     def repacked(data: bytes, kind: str) -> bytes:
         made = io.BytesIO()
         archive.repack(
-            io.BytesIO(data), name="a", format=kind, reshape=Reshape(), limits=LIMITS, mtime=0, spool=io.BytesIO(),
+            io.BytesIO(data), name="a", format=kind, reshape=Reshape(), limits=limits, mtime=0, spool=io.BytesIO(),
             write=made.write, progress=Silent(),
         )  # fmt: skip
         return made.getvalue()
@@ -118,7 +123,7 @@ def test_repacked_the_same(name: str, tmp_path: Path) -> None:
         return
     made = repacked(case.make(), case.kind)
     assert repacked(made, "tar.zst") == made
-    extract(made, "tar.zst", tmp_path / "out")
+    extract(made, "tar.zst", tmp_path / "out", case.options)
     assert leaves(tmp_path / "out") == wanted(case.tree)
     remove_tree(tmp_path)
 
@@ -126,7 +131,13 @@ def test_repacked_the_same(name: str, tmp_path: Path) -> None:
 def test_every_code_is_documented_and_tried() -> None:
     """The codes of the source, of docs/archives.md and of the corpus are the same."""
     source = "".join(path.read_text() for path in (ROOT / "tasks_lib/archive").glob("*.py"))
-    codes = set(re.findall(r'"([A-Z][A-Z0-9_]{2,})"', source)) - {"BINARY", "FORMAT", "HOLE", "NFKD"}
+    codes = set(re.findall(r'"([A-Z][A-Z0-9_]{2,})"', source)) - {
+        "ARCHIVE_VARIABLES",
+        "BINARY",
+        "FORMAT",
+        "HOLE",
+        "NFKD",
+    }
     documented = set(re.findall(r"\b[A-Z][A-Z0-9_]{2,}\b", (ROOT / "docs/archives.md").read_text()))
     assert not codes - documented
     assert codes - {"STRIPPED", "SIZE"} == {code for case in CASES.values() for code in case.code.split()}
@@ -157,6 +168,13 @@ def directory(request: pytest.FixtureRequest) -> Iterator[Path]:
             remove_tree(left)
 
 
+def definition_keys(options: dict[str, str]) -> str:
+    """Return the lines of a definition that set these options."""
+    permits = {name: value for name, value in options.items() if name in ("trailing", "end")}
+    lines = [f"    {name.replace('_', '-')}: {value}\n" for name, value in options.items() if name not in permits]
+    return "".join(lines) + (f"    archive: {json.dumps(permits)}\n" if permits else "")
+
+
 def repository(directory: Path, strip: int) -> None:
     """Write the whole corpus with its definitions; `strip` creates `repack:` tasks."""
     (directory / "fetchdefs/fetch").mkdir(parents=True)
@@ -169,6 +187,7 @@ def repository(directory: Path, strip: int) -> None:
             f"c{number}:\n  description: d\n  fetch:\n    type: static-url\n    url: file:../../{number}.{case.kind}\n"
             f"    sha256: {hashlib.sha256(data).hexdigest()}\n    size: {len(data)}\n"
             + (f"    strip-components: {strip}\n    artifact-name: {number}.tar.zst\n" if strip else "")
+            + definition_keys(case.options)
         )
     (directory / "fetchdefs/fetch/all.yml").write_text("".join(definitions))
 

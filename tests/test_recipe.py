@@ -99,11 +99,13 @@ def test_locators_do_not_change_a_key() -> None:
         replace(source, strip_components=2),
         replace(source, add_prefix="x"),
         replace(source, artifact_name="y.tar.zst"),
-        replace(source, duplicates="last"),
+        replace(source, shape=(("duplicates", "last"),)),
+        replace(source, shape=(("control_names", "keep"),)),
+        replace(source, shape=(("zip_prefix", "ignore"),)),
     ]
     assert (
         len({recipe.repack_key(other, version="1") for other in others} | {key, recipe.repack_key(source, version="2")})
-        == 6
+        == 8
     )
 
 

@@ -8,12 +8,15 @@ expensive, or that would write outside the destination. Each error names archive
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
 from typing import Any, BinaryIO
 
 from tasks_lib.archive.codecs import LARGE_PIECE, SMALL_PIECE, decompress, read_ahead, remaining_size
 from tasks_lib.archive.deb import open_data_archive
 from tasks_lib.archive.entries import (
+    ARCHIVE_VARIABLES,
     HOLE,
     SYMLINK,
     Entry,
@@ -24,7 +27,7 @@ from tasks_lib.archive.entries import (
     validate_target,
 )
 from tasks_lib.archive.tar import TarReader
-from tasks_lib.archive.validator import EntryValidator
+from tasks_lib.archive.validator import EntryValidator, find_last, never_repeats, select
 from tasks_lib.archive.writer import write_archive, write_in_order
 from tasks_lib.archive.zip import ZipReader
 from tasks_lib.errors import ArchiveError
@@ -33,6 +36,7 @@ from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 
 __all__ = [
+    "ARCHIVE_VARIABLES",
     "HOLE",
     "Entry",
     "Limits",
@@ -64,22 +68,25 @@ def _name_errors(archive: str, reader: TarReader | ZipReader | None = None) -> I
         ) from error.__cause__
 
 
-def detect_format(file: BinaryIO, name: str) -> str | None:
-    """Return the format that `name` declares, or the format detected from the content; None if it is not an archive."""
+def detect_format(file: BinaryIO, name: str, limits: Limits) -> str | None:
+    """Return the format that `name` declares, or the format detected from the content; None if it is not an archive.
+
+    A file whose definition allows a prefix of a zip is a zip.
+    """
     declared = format_from_name(name)
     if declared is None:
         file.seek(0)
-        declared = sniff_format(file.read(512))
+        declared = sniff_format(file.read(512)) or ("zip" if limits.zip_prefix == "ignore" else None)
         file.seek(0)
     return declared
 
 
 @contextlib.contextmanager
 def _open_entries(
-    source: BinaryIO, name: str, kind: str, limits: Limits, strip: int, slow_piece: int, duplicates: str = "refuse"
+    source: BinaryIO, name: str, kind: str, limits: Limits, strip: int, slow_piece: int
 ) -> Iterator[Iterator[Entry]]:
     if kind == "zip":
-        zipped = ZipReader(source, limits, strip, duplicates)
+        zipped = ZipReader(source, limits, strip)
         with _name_errors(name, zipped):
             yield zipped.entries()
         return
@@ -93,27 +100,56 @@ def _open_entries(
             yield reader.entries()
 
 
+def _rename(entries: Iterator[Entry], reshape: Reshape, limits: Limits) -> Iterator[Entry]:
+    """Return the renamed entries, without directories whose names are stripped completely."""
+    if not reshape.strip and not reshape.prefix:
+        return filter(itemgetter(0), entries)
+    return filter(None, map(Reshaper(reshape, limits).reshape, entries))
+
+
+@contextlib.contextmanager
+def _open_renamed(
+    source: BinaryIO, name: str, kind: str, reshape: Reshape, limits: Limits, slow_piece: int
+) -> Iterator[Iterator[Entry]]:
+    """Yield the renamed entries; if `limits.duplicates` is "last", read twice to yield each name once."""
+    opened = functools.partial(_open_entries, source, name, kind, limits, reshape.strip, slow_piece)
+    if limits.duplicates != "last":
+        with opened() as entries:
+            yield _rename(entries, reshape, limits)
+        return
+    start = source.tell()
+    validator = EntryValidator(limits, limits.max_total_for(remaining_size(source)))
+    with opened() as entries:
+        names = find_last(_rename(entries, reshape, limits), validator)
+    source.seek(start)
+    with opened() as entries:
+        yield select(_rename(entries, reshape, limits), names)
+
+
 def read(
-    source: BinaryIO, *, name: str, format: str, reshape: Reshape, limits: Limits, sink: Callable[[Entry], None]
+    source: BinaryIO,
+    *,
+    name: str,
+    format: str,
+    reshape: Reshape,
+    limits: Limits,
+    sink: Callable[[Entry], None],
+    repeats: Callable[[Entry], bool] = never_repeats,
 ) -> None:
     """Pass every accepted entry to `sink`, parents first, in the archive's order.
 
-    The tree is valid only after this function returns: symlinks and the end of the archive are checked last.
+    `repeats` is called for a file whose name `sink` has received before: it reads the content and returns whether it
+    and the executable bit are the same. The tree is valid only after this function returns: symlinks and the end of the
+    archive are checked last.
 
     Raises:
         ArchiveError: the archive is rejected (any subclass); `archive` is `name`.
+        Exception: any exception raised by `sink` or `repeats`.
     """
-    table = EntryValidator(limits, limits.max_total_for(remaining_size(source)))
+    table = EntryValidator(limits, limits.max_total_for(remaining_size(source)), repeats)
     add = table.add
-    plain = not reshape.strip and not reshape.prefix
-    reshaped = Reshaper(reshape, limits).reshape
-    with _open_entries(source, name, format, limits, reshape.strip, LARGE_PIECE) as entries:
+    with _open_renamed(source, name, format, reshape, limits, LARGE_PIECE) as entries:
         for entry in entries:
-            if not plain or not entry.path:
-                renamed = reshaped(entry)
-                if renamed is None:
-                    continue
-                entry = renamed
             for new in add(entry):
                 sink(new)
         table.check_links()
@@ -130,25 +166,21 @@ def repack(
     spool: BinaryIO,
     write: Callable[[bytes], object],
     progress: Progress,
-    duplicates: str = "refuse",
 ) -> str:
     """Write an archive as a deterministic `.tar.zst` through `write`; return the sha256 hex of the tar.
 
     `mtime` comes from `mtime_for`, as everywhere in this package; keys of the result contain its `writer_version`.
-    `duplicates` is "refuse", or "last" to keep the last of several entries with the same name, as GNU tar does on
-    extraction.
 
     Raises:
         ArchiveError: the archive is rejected (any subclass); `archive` is `name`.
         OSError: an operation on `spool` failed.
     """
-    table = EntryValidator(limits, limits.max_total_for(remaining_size(source)), duplicates)
-    with _open_entries(source, name, format, limits, reshape.strip, SMALL_PIECE, duplicates) as entries:
+    allowed = limits.max_total_for(remaining_size(source))
+    with _open_renamed(source, name, format, reshape, limits, SMALL_PIECE) as entries:
         return write_archive(
             entries,
-            table=table,
-            reshape=reshape,
             limits=limits,
+            allowed=allowed,
             mtime=mtime,
             spool=spool,
             write=write,
@@ -188,13 +220,11 @@ def write(
         ArchiveError: an entry is rejected (any subclass); `archive` is `name`.
         OSError: an operation on `spool` failed.
     """
-    table = EntryValidator(limits, limits.max_total_bytes)
     with _name_errors(name):
         return write_archive(
             entries,
-            table=table,
-            reshape=Reshape(),
             limits=limits,
+            allowed=limits.max_total_bytes,
             mtime=mtime,
             spool=spool,
             write=write,

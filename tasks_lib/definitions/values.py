@@ -68,8 +68,8 @@ class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
     mirrors: tuple[str, ...] = ()
     strip_components: int = 0
     add_prefix: str = ""
-    #: "refuse", or "last": if several entries have the same name, use the last one
-    duplicates: str = "refuse"
+    #: Options of `archive.Limits` that shape the tree, without those at their defaults.
+    shape: tuple[tuple[str, str], ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     gpg_signature: GpgSignature | None = None
     minisign: Minisign | None = None
@@ -103,7 +103,8 @@ class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
     def needs_repack(self) -> bool:
         """Whether the artifact is a repacked archive rather than the downloaded file."""
         renamed = self.artifact_name.endswith(".tar.zst") and not self.file_name.lower().endswith((".tar.zst", ".tzst"))
-        return bool(self.strip_components or self.add_prefix or self.duplicates != "refuse" or renamed)
+        named = self.artifact_name.endswith(".tar.zst") and "duplicates" in dict(self.shape)
+        return bool(self.strip_components or self.add_prefix or named or renamed)
 
 
 class Git(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
@@ -115,6 +116,7 @@ class Git(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     artifact_name: str
     dot_git: str = "dropped"
     ssh_key: str = ""  # environment variable or file that contains the key
+    shape: tuple[tuple[str, str], ...] = ()
     archive: tuple[tuple[str, int | str], ...] = ()
 
 
@@ -125,6 +127,7 @@ class Hg(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     revision: str
     path_prefix: str
     artifact_name: str
+    shape: tuple[tuple[str, str], ...] = ()
     archive: tuple[tuple[str, int | str], ...] = ()
 
 

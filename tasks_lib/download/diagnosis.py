@@ -147,7 +147,7 @@ Members = dict[bytes, tuple[object, ...]]
 def read_members(file: BinaryIO, name: str) -> Members | None:
     """Return the members of an archive by path, None when `file` is not an archive or cannot be read to its end."""
     file.seek(0)
-    kind = detect_format(file, name)
+    kind = detect_format(file, name, _LIMITS)
     found: Members = {}
 
     def note(entry: Entry) -> None:

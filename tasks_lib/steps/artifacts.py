@@ -188,7 +188,8 @@ def repack(context: Context, definition: Fetch, origin: Artifact, artifact: Arti
         progress.phase("repack", total=source.integrity.size)
         cache = context.cache
         with cache.open(origin.integrity) as file, cache.temporary() as spool, cache.writer() as writer:
-            kind = detect_format(file, source.file_name)
+            limits = context.limits((*source.archive, *source.shape))
+            kind = detect_format(file, source.file_name, limits)
             if kind is None:
                 reason = "has no supported archive format"
                 raise UnsupportedArchiveError(archive=source.file_name, reason=reason, code="WRONG_FORMAT")
@@ -197,12 +198,11 @@ def repack(context: Context, definition: Fetch, origin: Artifact, artifact: Arti
                 name=source.file_name,
                 format=kind,
                 reshape=Reshape(strip=source.strip_components, prefix=source.add_prefix),
-                limits=context.limits(source.archive),
+                limits=limits,
                 mtime=context.mtime,
                 spool=spool,
                 write=writer.write,
                 progress=progress,
-                duplicates=source.duplicates,
             )
             integrity = writer.commit()
         cache.record(Result(key=artifact.key, integrity=integrity, provenance={"tar": f"sha256:{tar_digest}"}))

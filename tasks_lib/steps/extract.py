@@ -126,8 +126,8 @@ def compare_delivery(context: Context, delivery: Delivery, progress: Progress) -
         raise BlobMissingError("the artifact is not in the cache")
     name = delivery.artifact.path.name
     with context.cache.open(integrity) as file:
-        archive = detect_format(file, name) if delivery.entry.delivery == "extract" else None
         limits = context.limits(delivery.limits)
+        archive = detect_format(file, name, limits) if delivery.entry.delivery == "extract" else None
         return extraction_of(delivery).differences(file, name=name, format=archive, limits=limits, progress=progress)
 
 
@@ -143,13 +143,13 @@ def _fill(
     from tasks_lib.steps.shared_trees import Archive, link_from_cache  # slow to import, needed only to deliver
 
     name = delivery.artifact.path.name
-    archive = detect_format(file, name) if delivery.entry.delivery == "extract" else None
+    limits = context.limits(delivery.limits)
+    archive = detect_format(file, name, limits) if delivery.entry.delivery == "extract" else None
     if archive is None:
         progress.phase("place", total=integrity.size)
         how = context.settings.link_mode
         extraction.place(file, file_name=name, key=delivery.key, how=how, progress=progress)
         return
-    limits = context.limits(delivery.limits)
     if link_from_cache(context, delivery, extraction, Archive(file, integrity, name, archive, limits), progress):
         return
     progress.phase("extract", total=integrity.size)

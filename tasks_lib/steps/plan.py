@@ -190,8 +190,8 @@ class Plan:
             entry=FetchesEntry(kind="fetch", name=fetch.name),
             destination=root / fetch.name,
             record=root / ".records" / f"{fetch.name}.json",
-            key=recipe.extract_key(artifact.key, dest="", version=TREE_VERSION),
-            limits=_limits(fetch),
+            key=recipe.extract_key(artifact.key, dest="", version=TREE_VERSION, source=_plain_source(fetch, artifact)),
+            limits=_limits(fetch, artifact),
         )
 
     def _preparation(self, name: str) -> ToolchainBuild:
@@ -219,21 +219,24 @@ class Plan:
         )
 
     def _delivery(self, directory: Path, entry: FetchesEntry) -> Delivery:
+        source: StaticUrl | None = None
+        limits: tuple[tuple[str, int | str], ...] = ()
         if entry.kind == "fetch":
             fetch = self.definitions.fetch(entry.name)
-            name, artifact, limits = fetch.name, self.published(fetch), _limits(fetch)
+            name, artifact = fetch.name, self.published(fetch)
+            source, limits = _plain_source(fetch, artifact), _limits(fetch, artifact)
         else:
             preparation = self.preparation(self.definitions.toolchain(entry.name).name)
             if preparation.output is None:
                 raise AssertionError(f"{entry.name} has no artifact: `definitions` rejects that")
-            name, artifact, limits = preparation.toolchain.name, preparation.output, ()
+            name, artifact = preparation.toolchain.name, preparation.output
         dest = str(entry.dest or "")
         return Delivery(
             artifact=artifact,
             entry=entry,
             destination=directory / FETCHES / dest,
             record=directory / RECORDS / f"{name}.json",
-            key=recipe.extract_key(f"{entry.delivery} {artifact.key}", dest=dest, version=TREE_VERSION),
+            key=recipe.extract_key(f"{entry.delivery} {artifact.key}", dest=dest, version=TREE_VERSION, source=source),
             limits=limits,
             worked=directory / WORKED,
         )
@@ -250,5 +253,13 @@ def list_key_files(source: StaticUrl) -> tuple[str, ...]:
     return tuple(one.key_file for one in signed if isinstance(one, GpgSignature))
 
 
-def _limits(fetch: Fetch) -> tuple[tuple[str, int | str], ...]:
-    return fetch.source.archive
+def _plain_source(fetch: Fetch, artifact: Artifact) -> StaticUrl | None:
+    """Return the source of an artifact that is a download as it came, None for one that is repacked."""
+    return fetch.source if isinstance(fetch.source, StaticUrl) and artifact.integrity is not None else None
+
+
+def _limits(fetch: Fetch, artifact: Artifact) -> tuple[tuple[str, int | str], ...]:
+    """Return the limits and options for reading an artifact; a repacked one has each name once."""
+    plain = _plain_source(fetch, artifact) is not None
+    shape = (pair for pair in fetch.source.shape if plain or pair[0] == "control_names")
+    return (*fetch.source.archive, *shape)
