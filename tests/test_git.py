@@ -112,6 +112,7 @@ def test_one_rule_for_symlink_targets(target: bytes, tmp_path: Path) -> None:
         assert of_git[0] == (SYMLINK_TARGETS[target] or ("" if shape else "LINK_TARGET"))
 
 
+@pytest.mark.slow
 def test_control_names_with_doit(tmp_path: Path) -> None:
     """Control characters in names are refused by default; with the key, commit and tar are extracted completely."""
     names = {"Icon\r": b"icon", "d/a\nb": b"x", "\x1b[31m": b"y"}
