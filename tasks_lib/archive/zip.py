@@ -24,6 +24,7 @@ from tasks_lib.archive.entries import (
 )
 from tasks_lib.archive.zip_directory import Directory, Member, apply_zip64, name_of, read_at
 from tasks_lib.archive.zip_gaps import GapChecker
+from tasks_lib.errors import UnsafeEntryError
 from tasks_lib.limits import Limits
 
 _CHUNK: Final = 1 << 18
@@ -57,7 +58,8 @@ class ZipReader:
         at = 0
         for member, end in directory.members():
             self.last, self.offset = member.name, member.offset
-            gaps.check(at, member.offset)
+            if at != member.offset:
+                gaps.check(at, member.offset)
             begin, described = self._local(member)
             at = self._end_of(member, begin + member.packed, end, described)
             yield self._entry(member, begin)
@@ -77,18 +79,19 @@ class ZipReader:
             reason = "no local header at the offset in the central directory"
             raise damaged_archive(reason, "ZIP_HEADER", member.name, member.offset)
         # the flag of UTF-8 may differ if the name does not; that of a descriptor may differ if the sizes do not
-        same = name_of(name, flags, member.host) == name_of(name, member.flags, member.host)
-        if (name, flags & 0x2041, method, same) != (member.raw_name, member.flags & 0x2041, member.method, True):
-            raise unsafe_entry("local header and central directory differ", "ZIP_DISAGREE", member.name, member.offset)
+        differs = flags != member.flags and name_of(name, flags, member.host) != name_of(
+            name, member.flags, member.host
+        )
+        if differs or (name, flags & 0x2041, method) != (member.raw_name, member.flags & 0x2041, member.method):
+            raise _disagreement(member)
         size, packed, _ = apply_zip64(extra, (size, packed, 0), name, member.name, member.offset)
         local, central = (crc, packed, size), (member.crc, member.packed, member.size)
-        matches = [one == other or (flags & 8 and not one) for one, other in zip(local, central, strict=True)]
-        if not all(matches):
-            raise unsafe_entry("local header and central directory differ", "ZIP_DISAGREE", member.name, member.offset)
         begin = member.offset + _LOCAL.size + name_size + extra_size
-        if local != central:
-            return begin, "required"
-        return begin, "optional" if (flags | member.flags) & 8 else "none"
+        if local == central:
+            return begin, "optional" if (flags | member.flags) & 8 else "none"
+        if not flags & 8 or any(one not in (0, other) for one, other in zip(local, central, strict=True)):
+            raise _disagreement(member)
+        return begin, "required"
 
     def _end_of(self, member: Member, at: int, end: int, described: str) -> int:
         """Return the end of the member at most `end`: the end of its data `at`, or of the descriptor that follows."""
@@ -180,6 +183,10 @@ class ZipReader:
                     "truncated in the middle of the compressed data", "TRUNCATED", member.name, member.offset
                 )
             yield chunk
+
+
+def _disagreement(member: Member) -> UnsafeEntryError:
+    return unsafe_entry("local header and central directory differ", "ZIP_DISAGREE", member.name, member.offset)
 
 
 def _kind_of(member: Member) -> str:
