@@ -23,7 +23,7 @@ from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
 from tasks_lib.tree import Extraction, remove_tree
 from tests.archives import Member, tar
-from tests.cases import ZST, Tree
+from tests.cases import ZST, Case, Tree
 from tests.corpus import CASES
 from tests.project import PORCH, PYTHONPATH
 
@@ -141,6 +141,56 @@ def test_every_code_is_documented_and_tried() -> None:
     documented = set(re.findall(r"\b[A-Z][A-Z0-9_]{2,}\b", (ROOT / "docs/archives.md").read_text()))
     assert not codes - documented
     assert codes - {"STRIPPED", "SIZE"} == {code for case in CASES.values() for code in case.code.split()}
+
+
+OPTION = re.compile(r"set `([a-z-]+): (\w+)` under `(fetch|archive):`")
+#: Codes with an option, and how it is written.
+LIFTED = {
+    "DUPLICATE": "duplicates: last", "SYMLINK_ABSOLUTE": "outward-symlinks: keep", "SYMLINK_OUTSIDE": "outward-symlinks: keep",
+    "CASE_TWIN": "case-twins: keep", "NAME_CONTROL": "control-names: keep", "LINK_TARGET": "control-names: keep",
+    "TRAILING_GARBAGE": "trailing: ignore", "TRUNCATED": "trailing: ignore", "NO_END": "end: missing",
+    "ZIP_BACKSLASH": "zip-backslash: separator", "ZIP_TILING": "zip-prefix: ignore",
+    "PATH_TOO_LONG": "max-path-bytes: 4220", "COMPONENT_TOO_LONG": "max-component-bytes: 256", "TOO_DEEP": "max-depth: 257",
+    "WINDOW": "zstd-max-window-log: 28", "METADATA_TOO_LARGE": "max-metadata-bytes: 41943041",
+}  # fmt: skip
+#: Codes of limits whose necessary value is not known.
+RAISED = {"TOO_LARGE": "max-total-bytes", "TOO_MANY_ENTRIES": "max-entries", "DICTIONARY": "xz-memlimit-mib"}
+
+
+def read_content(entry: archive.Entry) -> None:
+    for _ in entry.chunks:
+        pass
+
+
+def refusal(case: Case, options: dict[str, Any]) -> tuple[str, str]:
+    """Return code and hint of a refusal, empty if the archive is accepted."""
+    try:
+        archive.read(
+            io.BytesIO(case.make()), name="a", format=case.kind, reshape=Reshape(), limits=LIMITS._replace(**options),
+            sink=read_content,
+        )  # fmt: skip
+    except ArchiveError as error:
+        return error.code, error.hint
+    return "", ""
+
+
+def test_hints_lift_refusals() -> None:
+    """A hint names an option with its value, and that option lifts the refusal or leads to another one."""
+    named: dict[str, set[str]] = {}
+    for name, case in CASES.items():
+        if not case.code or "bomb" in name:
+            continue
+        code, hint = refusal(case, case.options)
+        found = OPTION.search(hint)
+        if found is None:
+            assert not hint or RAISED.get(code, "?") in hint, name
+            named.setdefault(code, set()).update({RAISED[code]} if code in RAISED else ())
+            continue
+        named.setdefault(code, set()).add(f"{found[1]}: {found[2]}")
+        value = int(found[2]) if found[2].isdigit() else found[2]
+        option = {found[1].replace("-", "_"): value}
+        assert refusal(case, case.options | option) != (code, hint), name
+    assert {code for code, hint in (LIFTED | RAISED).items() if hint not in named.get(code, ())} == set()
 
 
 def test_zstd_cut_anywhere() -> None:
