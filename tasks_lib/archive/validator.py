@@ -73,7 +73,7 @@ class EntryValidator:
             ArchiveLimitError: the archive has too many entries or bytes.
             Exception: any exception raised by `repeats`.
         """
-        if entry[1] is HARDLINK and (link := self._links.get(entry[4])) is not None:
+        if entry[1] == HARDLINK and (link := self._links.get(entry[4])) is not None:
             entry = link._replace(path=entry.path, offset=entry.offset)
         path, kind, size = entry[:3]
         directory, _, name = path.rpartition(b"/")
