@@ -228,7 +228,7 @@ def directory(request: pytest.FixtureRequest) -> Iterator[Path]:
     """Return a directory on the requested file system that all users can access."""
     with tempfile.TemporaryDirectory(dir=request.param if Path(request.param).is_dir() else None) as name:
         path = Path(name)
-        path.chmod(0o777)
+        path.chmod(0o1777)
         yield path
         for left in path.iterdir():
             remove_tree(left)
