@@ -1,4 +1,4 @@
-"""Resource limits for reading an archive.
+"""Limits and options for reading an archive.
 
 They are separate from `archive`, so that reading settings does not load the decoders. Pure: no I/O.
 """
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Limits(NamedTuple):
-    """Resource limits for reading an archive, in bytes unless the name says otherwise."""
+    """Limits, in bytes unless the name says otherwise, and options for reading an archive."""
 
     max_total_bytes: int = 50 << 30
     max_ratio: int = 200  # decompressed : compressed, applied above `free_bytes` of output
@@ -29,6 +29,18 @@ class Limits(NamedTuple):
     #: "refuse", or "keep": a symlink's name may differ from a directory's in case or Unicode form only
     #: (`Python -> python`)
     case_twins: str = "refuse"
+    #: "refuse", or "ignore" bytes after the end of a compressed stream, of a tar or of a zip
+    trailing: str = "refuse"
+    #: "required", or "missing": a tar may end without an end-of-archive block
+    end: str = "required"
+    #: "refuse", or "last": of several entries with the same name, use the last one, as GNU tar does on extraction
+    duplicates: str = "refuse"
+    #: "refuse", or "keep" names and link targets with control characters other than NUL
+    control_names: str = "refuse"
+    #: "refuse", or "separator": the names in a zip use backslashes instead of slashes
+    zip_backslash: str = "refuse"
+    #: "refuse", or "ignore" bytes that belong to no member of a zip
+    zip_prefix: str = "refuse"
 
     def max_total_for(self, compressed: int) -> int:
         """Return the largest decompressed size that is allowed for `compressed` bytes."""
@@ -36,4 +48,6 @@ class Limits(NamedTuple):
 
     def total_name(self, allowed: int) -> str:
         """Return the name of the limit that determined `allowed`."""
-        return "max-total-bytes" if allowed == self.max_total_bytes else "free-bytes or max-ratio"
+        if allowed == self.max_total_bytes:
+            return "max-total-bytes"
+        return "free-bytes" if allowed == self.free_bytes else "max-ratio"

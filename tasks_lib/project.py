@@ -14,7 +14,6 @@ from pathlib import Path
 from tasks_lib import steps
 from tasks_lib.definitions import Fetch, StaticUrl, Toolchain
 from tasks_lib.errors import ToolError, UnknownNameError, UnsupportedArchiveError, escape_text
-from tasks_lib.formats import format_from_name
 from tasks_lib.incremental.marks import unchanged
 from tasks_lib.incremental.path_notes import find_project
 from tasks_lib.progress import Progress, Silent
@@ -128,7 +127,7 @@ class Project:
             if isinstance(definition, Toolchain):
                 return self._build(definition)
             delivery = self._plan.extraction(definition)
-            if format_from_name(delivery.artifact.path.name) is None:
+            if not self._plan.can_extract(definition):
                 raise UnsupportedArchiveError(
                     archive=delivery.artifact.path.name,
                     reason="is not an archive",

@@ -27,7 +27,7 @@ IDENTITY_FIELDS: Final = frozenset(
         "artifact_name",
         "strip_components",
         "add_prefix",
-        "duplicates",
+        "shape",
         "format",
         "executable",
         "repack",
@@ -125,9 +125,14 @@ def repack_key(source: StaticUrl, *, version: str) -> str:
         str(source.strip_components),
         source.add_prefix,
         source.artifact_name,
-        *([f"duplicates {source.duplicates}"] if source.duplicates != "refuse" else []),
+        *option_words(source),
         *([f"format {source.format}"] if source.format else []),
     )
+
+
+def option_words(source: StaticUrl | Git | Hg) -> list[str]:
+    """Return a word for each option that shapes the tree; none for the defaults, so that they change no key."""
+    return [f"{name} {value}" for name, value in sorted(source.shape)]
 
 
 #: Increase when the archive of a commit may change although the archive writer does not.
@@ -146,7 +151,8 @@ def repository_key(source: Git | Hg, *, version: str) -> str:
     dot_git = source.dot_git if isinstance(source, Git) else ""
     dot_git = f"{dot_git} {DOT_GIT_VERSION}" if dot_git == "kept" else dot_git
     kind = "git" if isinstance(source, Git) else "hg"
-    return _key(kind, f"{COMMIT_VERSION}.{version}", source.revision, source.path_prefix, dot_git, source.artifact_name)
+    parts = (source.revision, source.path_prefix, dot_git, source.artifact_name, *option_words(source))
+    return _key(kind, f"{COMMIT_VERSION}.{version}", *parts)
 
 
 def repository_name(source: Git | Hg, url: str, commit: str) -> str:
@@ -156,7 +162,10 @@ def repository_name(source: Git | Hg, url: str, commit: str) -> str:
 
 
 def extract_key(artifact_key: str, *, dest: str, version: int, shape: Sequence[str] = ()) -> str:
-    """Return the key of one artifact extracted or placed into the directory `dest`; `shape` is what that changes."""
+    """Return the key of one artifact extracted or placed into the directory `dest`.
+
+    `shape` is what the extraction changes, and the options that it applies.
+    """
     return _key("extract", str(version), artifact_key, dest, *shape)
 
 

@@ -14,7 +14,11 @@ import zstandard
 
 from tests.archives import Member, tar, tar_header
 
-GZ, BZ, XZ = gzip.compress, bz2.compress, lzma.compress
+Pack = Callable[[bytes], bytes]
+# the same archive is packed often, and names of tests contain the result
+GZ: Final[Pack] = functools.cache(functools.partial(gzip.compress, mtime=0))
+BZ: Final[Pack] = functools.cache(bz2.compress)
+XZ: Final[Pack] = functools.cache(lzma.compress)
 ALONE: Final = functools.partial(lzma.compress, format=lzma.FORMAT_ALONE)
 ZST: Final = zstandard.ZstdCompressor(write_checksum=True).compress
 Tree = dict[str, "str | bytes"]
@@ -22,7 +26,7 @@ Tree = dict[str, "str | bytes"]
 
 @dataclass(frozen=True)
 class Case:
-    """An archive: `make` gives its bytes; accepted with `tree`, or refused with `code`.
+    """An archive: `make` gives its bytes; accepted with `tree`, or refused with `code`, when it is read with `options`.
 
     A tree maps paths to content, `x` before that of an executable file, `-> text` for symlinks, `/` for directories.
     """
@@ -31,17 +35,22 @@ class Case:
     make: Callable[[], bytes]
     code: str = ""
     tree: Tree = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
 
 
 CASES: Final[dict[str, Case]] = {}
 
 
-def refused(name: str, code: str, data: bytes | Callable[[], bytes], kind: str = "tar") -> None:
-    CASES[name] = Case(kind, data if callable(data) else lambda: data, code)
+def refused(
+    name: str, code: str, data: bytes | Callable[[], bytes], kind: str = "tar", options: dict[str, str] | None = None
+) -> None:
+    CASES[name] = Case(kind, data if callable(data) else lambda: data, code, {}, options or {})
 
 
-def accepted(name: str, tree: Tree, data: bytes | Callable[[], bytes], kind: str = "tar") -> None:
-    CASES[name] = Case(kind, data if callable(data) else lambda: data, "", tree)
+def accepted(
+    name: str, tree: Tree, data: bytes | Callable[[], bytes], kind: str = "tar", options: dict[str, str] | None = None
+) -> None:
+    CASES[name] = Case(kind, data if callable(data) else lambda: data, "", tree, options or {})
 
 
 X = Member("x", b"x")

@@ -125,8 +125,22 @@ refused("xz-odd-padding", "TRAILING_GARBAGE", XZ(TAR) + bytes(3), "tar.xz")
 refused("xz-odd-padding-between", "TRAILING_GARBAGE", XZ(TAR[:700]) + bytes(6) + XZ(TAR[700:]), "tar.xz")
 refused("xz-legacy-lzma", "WRONG_FORMAT", lzma.compress(TAR, format=lzma.FORMAT_ALONE), "tar.xz")
 refused("xz-dict-1.5-GiB", "DICTIONARY", xz_with(37), "tar.xz")
-refused("bz2-padding", "TRAILING_GARBAGE", BZ(TAR) + bytes(10), "tar.bz2")
-refused("zst-padding", "TRAILING_GARBAGE", ZST(TAR) + bytes(10), "tar.zst")
+IGNORE = {"trailing": "ignore"}
+for label, kind, pack, magic in (("gz", "tar.gz", GZ, b"\x1f"), ("bz2", "tar.bz2", BZ, b"BZ"), ("xz", "tar.xz", XZ, b"\xfd7z"), ("zst", "tar.zst", ZST, b"\x28\xb5")):  # fmt: skip
+    for number in (1, 3, 10) if label in ("bz2", "zst") else ():
+        accepted(f"{label}-padding-{number}", TREE, pack(TAR) + bytes(number), kind)
+    accepted(f"{label}-padding-megabyte", TREE, pack(TAR) + bytes(1 << 20), kind)
+    refused(f"{label}-garbage-after-padding", "TRAILING_GARBAGE", pack(TAR) + bytes(1 << 20) + b"x", kind)
+    refused(f"{label}-zero-and-garbage", "TRAILING_GARBAGE", pack(TAR) + b"\0x", kind)
+    for tail in (b"x", b"trailing\n", bytes(9) + b"y" * 999, b"z" * (1 << 20)):
+        accepted(f"{label}-ignored-{len(tail)}", TREE, pack(TAR) + tail, kind, IGNORE)
+    refused(f"{label}-ignored-cut", "TRUNCATED", pack(TAR)[:-1], kind, IGNORE)
+    refused(f"{label}-ignored-cut-magic", "TRUNCATED", pack(TAR) + magic, kind, IGNORE)
+    refused(f"{label}-ignored-cut-stream", "TRUNCATED", pack(TAR) + pack(TAR)[:-9], kind, IGNORE)
+    refused(
+        f"{label}-ignored-corrupt", "CORRUPT TRUNCATED", pack(TAR)[:-12] + b"1234" + pack(TAR)[-8:] + b"x", kind, IGNORE
+    )
+    refused(f"{label}-ignored-before", "WRONG_FORMAT", b"x" + pack(TAR), kind, IGNORE)
 refused("zst-wrong-checksum", "CORRUPT", ZST(TAR)[:-4] + b"1234", "tar.zst")
 refused("zst-content-size-lie", "CORRUPT", lambda: zst_streamed(len(TAR), len(TAR) - 512), "tar.zst")
 refused("zst-content-size-more", "CORRUPT", lambda: zst_streamed(len(TAR), len(TAR) + 512), "tar.zst")

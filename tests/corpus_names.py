@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.archives import Member, gnu, pax, record, tar
-from tests.cases import X, accepted, hard, link, refused
+from tests.cases import Tree, X, accepted, hard, link, refused
 
 for label, name, code in (
     ("dotdot", "../evil", "DOTDOT"), ("dotdot-middle", "a/../b", "DOTDOT"), ("dotdot-end", "a/..", "DOTDOT"),
@@ -36,6 +36,20 @@ refused("tar-depth-257", "TOO_DEEP", tar([gnu("d/" * 256 + "f"), X]))
 refused("tar-depth-1900", "TOO_DEEP", tar([gnu("d/" * 1900 + "f"), X]))
 accepted("tar-depth-256", {"d/" * 255 + "f": b"x"}, tar([gnu("d/" * 255 + "f"), X]))
 accepted("tar-component-255", {"n" * 255: b"x"}, tar([gnu("n" * 255), X]))
+KEEP = {"control_names": "keep"}
+CONTROL = ("Icon\r", "a\nb", "a\x1b[31mb", "a\x7fb", "\t", "d\r/Icon\r", "\x01")
+accepted("tar-control-names", dict.fromkeys(CONTROL, b"x"), tar([Member(name, b"x") for name in CONTROL]), options=KEEP)
+accepted("tar-control-pax", {"a\nb": b"x"}, tar([pax(record("path", "a\nb")), X]), options=KEEP)
+accepted("tar-control-targets", {"l": "-> Icon\r", "Icon\r": b"x", "h": b"x"},
+         tar([link("l", "Icon\r"), Member("Icon\r", b"x"), hard("h", "Icon\r")]), options=KEEP)  # fmt: skip
+for label, code, members in (
+    ("nul", "NAME_CONTROL", [Member("a\0b", b"x")]), ("pax-nul", "NAME_CONTROL", [pax(record("path", b"a\0b")), X]),
+    ("dotdot", "DOTDOT", [Member("\r/../../a", b"x")]), ("absolute", "ABSOLUTE", [Member("/\r", b"x")]),
+    ("target-nul", "LINK_TARGET", [pax(record("linkpath", b"a\0b")), link("a", "x")]), ("root", "ROOT", [Member("./.", b"x")]),
+    ("twice", "DUPLICATE", [Member("\r", b"x"), Member("\r", b"y")]), ("outside", "SYMLINK_OUTSIDE", [link("\r", "../\r")]),
+):  # fmt: skip
+    refused(f"tar-control-{label}", code, tar(members), options=KEEP)
+refused("tar-target-control", "LINK_TARGET", tar([link("a", "Icon\r")]))
 ODD = ("-rf", "~", "$HOME", "`id`", "a b", "*", "a'b", 'a"b', "a\\b", "a:b", "\u202egnp.exe", "\u200b", "a;b", "{x}", "a&b", "C:b", "A::B", "trailing.", " ", "\udcff\udcfe", "caf\udce9")  # fmt: skip
 accepted("tar-odd-names", {name: name.encode("utf-8", "surrogateescape") for name in ODD},
          tar([Member(name, name.encode("utf-8", "surrogateescape")) for name in ODD]))  # fmt: skip
@@ -135,11 +149,15 @@ for label, members in {
     "dir-then-symlink": [Member("d/"), link("d", "e")], "symlink-then-dir": [link("d", "e"), Member("d/")],
     "symlink-then-file": [link("d", "e"), Member("d", b"x")], "file-then-symlink": [Member("d", b"x"), link("d", "e")],
     "duplicate-symlink": [link("d", "e"), link("d", "f")], "duplicate-file": [Member("a", b"1"), Member("a", b"2")],
-    "duplicate-same": [Member("a", b"1"), Member("a", b"1")], "duplicate-dotted": [Member("a", b"1"), Member("./a", b"2")],
+    "duplicate-mode": [Member("a", b"1"), Member("a", b"1", mode=0o755)], "duplicate-shorter": [Member("a", b"12"), Member("a", b"1")],
+    "duplicate-longer": [Member("a", b"1"), Member("a", b"12")], "duplicate-empty": [Member("a", b"1"), Member("a")],
+    "duplicate-large": [Member("a", b"1" * (1 << 19)), Member("a", b"1" * ((1 << 19) - 1) + b"2")],
+    "hardlink-then-other": [Member("a", b"1"), hard("b", "a"), Member("c", b"1"), hard("b", "c")],
+    "hardlink-self-directory": [Member("a/"), hard("a", "a")], "hardlink-repeats-missing": [Member("a"), hard("a", "b")],
+    "duplicate-dotted": [Member("a", b"1"), Member("./a", b"2")],
     "file-then-directory": [Member("a", b"1"), Member("a/")], "directory-then-file": [Member("a/"), Member("a", b"1")],
     "implied-then-file": [Member("a/b", b"1"), Member("a", b"1")],
     "hardlink-alias-overwrite": [Member("a", b"1"), hard("b", "a"), Member("b", b"2")],
-    "hardlink-self": [Member("a", b"1"), hard("a", "a")],
 }.items():  # fmt: skip
     refused(f"tar-{label}", "DUPLICATE", tar(members))
 refused("tar-file-as-directory", "BELOW_NON_DIRECTORY", tar([Member("a", b"1"), Member("a/b", b"2")]))
@@ -149,6 +167,21 @@ accepted(
     {"d": "/", "d/x": b"x"},
     tar([Member("d/"), Member("d/x", b"x"), Member("d/"), Member("./d/")]),
 )
+REPEATED: dict[str, tuple[Tree, list[Member]]] = {
+    "file": ({"a": b"1", "b": b"2"}, [Member("a", b"1"), Member("b", b"2"), Member("a", b"1"), Member("./a", b"1")]),
+    "empty": ({"a": b""}, [Member("a"), Member("a")]),
+    "large": ({"a": b"1" * (1 << 19)}, [Member("a", b"1" * (1 << 19))] * 2),
+    "executable": ({"a": b"x1"}, [Member("a", b"1", mode=0o755), Member("a", b"1", mode=0o700)]),
+    "symlink": ({"a": "-> b"}, [link("a", "b"), link("a", "b")]),
+    "symlink-self": ({"a": "-> b"}, [link("a", "b"), hard("a", "a")]),
+    "hardlink-self": ({"a": b"1"}, [Member("a", b"1"), hard("a", "a"), hard("a", "./a")]),
+    "hardlink": ({"a": b"1", "b": b"1"}, [Member("a", b"1"), hard("b", "a"), hard("b", "a"), hard("a", "b"), hard("b", "b")]),
+    "file-over-its-hardlink": ({"a": b"1", "b": b"1"}, [Member("a", b"1"), hard("b", "a"), Member("b", b"1")]),
+    "hardlink-to-symlink": ({"s": "-> x", "d/h": "-> x"}, [link("s", "x"), hard("d/h", "s"), hard("d/h", "s"), hard("d/h", "d/h")]),
+    "hardlink-to-that": ({"s": "-> x", "h": "-> x", "i": "-> x"}, [link("s", "x"), hard("h", "s"), hard("i", "h")]),
+}  # fmt: skip
+for label, (tree, members) in REPEATED.items():
+    accepted(f"tar-repeated-{label}", tree, tar(members))
 for label, target in (("empty", ""), ("nul", "a\0b"), ("newline", "a\nb")):
     refused(f"tar-symlink-target-{label}", "LINK_TARGET NAME_CONTROL", tar([link("a", target)]))
 refused("tar-symlink-target-long", "LINK_TARGET", tar([gnu("n" * 5000, b"K"), link("a", "x")]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.archives import Member, blocks, gnu, padded, pax, record, resummed, tar, tar_header
-from tests.cases import SMUGGLED, X, accepted, hard, link, refused, sized
+from tests.cases import GZ, SMUGGLED, X, accepted, hard, link, refused, sized
 
 # --- hard links
 
@@ -11,10 +11,9 @@ for label, code, members in (
     ("outside", "DOTDOT", [hard("a", "../x")]), ("absolute", "ABSOLUTE", [hard("a", "/etc/passwd")]),
     ("dotdot-middle", "DOTDOT", [Member("d/f"), hard("a", "d/../../x")]), ("missing", "HARDLINK", [hard("a", "x")]),
     ("forward", "HARDLINK", [hard("a", "b"), Member("b")]), ("to-directory", "HARDLINK", [Member("d/"), hard("a", "d")]),
-    ("to-symlink", "HARDLINK", [link("s", "x"), hard("h", "s")]),
-    ("to-symlink-depth", "HARDLINK", [Member("d/"), link("d/s", "x"), hard("h", "d/s")]),
     ("through-symlink", "HARDLINK", [Member("d/f"), link("s", "d"), hard("h", "s/f")]),
-    ("fallback-symlink", "HARDLINK", [Member("a/"), link("a/b", "../x"), hard("c", "a/b")]),
+    ("fallback-symlink", "SYMLINK_OUTSIDE", [Member("a/"), link("a/b", "../x"), hard("c", "a/b")]),
+    ("below-hardlinked-symlink", "BELOW_NON_DIRECTORY", [link("s", "d"), hard("h", "s"), Member("h/x")]),
     ("to-root", "HARDLINK", [hard("a", ".")]), ("root", "ROOT", [Member("x"), hard(".", "x")]),
     ("self-missing", "HARDLINK", [hard("a", "a")]), ("target-empty", "LINK_TARGET", [Member("x"), hard("a", "")]),
     ("with-data", "LINK_WITH_CONTENT", [Member("x"), hard("a", "x", SMUGGLED)]),
@@ -67,6 +66,18 @@ refused("tar-trailing-byte", "TRAILING_GARBAGE", tar(TWO) + bytes(511) + b"x")
 refused("tar-two-concatenated", "TRAILING_GARBAGE", tar(TWO[:1]) + tar(TWO[1:]))
 refused("tar-pax-dangling", "DANGLING", tar([pax(record("path", "x"))]))
 refused("tar-gnu-dangling", "DANGLING", tar([gnu("x")]))
+IGNORE, MISSING = {"trailing": "ignore"}, {"end": "missing"}
+accepted("tar-ignored-data", {"b": b"2"}, tar(TWO[1:]) + b"x" * 512, options=IGNORE)
+accepted("tar-ignored-archive", {"a": b"1" * 600}, tar(TWO[:1]) + tar(TWO[1:]), options=IGNORE)
+refused("tar-ignored-no-end", "NO_END", blocks(TWO), options=IGNORE)
+refused("tar-ignored-garbage-block", "NUMBER CHECKSUM", blocks(TWO) + b"garbage!" * 64 + bytes(1024), options=IGNORE)
+accepted("tar-missing-end", {"a": b"1" * 600, "b": b"2"}, blocks(TWO), options=MISSING)
+refused("tar-missing-end-empty", "NO_END", b"", options=MISSING)
+refused("tar-missing-end-data", "TRUNCATED", blocks(TWO)[:-1], options=MISSING)
+refused("tar-missing-end-header", "TRUNCATED", blocks(TWO)[:-900], options=MISSING)
+refused("tar-missing-end-dangling", "DANGLING", blocks([*TWO, pax(record("path", "x"))]), options=MISSING)
+refused("tar-missing-end-trailing", "TRAILING_GARBAGE", tar(TWO) + b"x" * 512, options=MISSING)
+refused("tar-missing-end-gz-cut", "TRUNCATED", lambda: GZ(blocks(TWO))[:-1], "tar.gz", MISSING)
 accepted("tar-one-end-block", {"b": b"2"}, blocks(TWO[1:]) + bytes(512))
 accepted("tar-trailing-zeros", {"b": b"2"}, tar(TWO[1:]) + bytes(20480))
 accepted("tar-empty", {}, bytes(10240))

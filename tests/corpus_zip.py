@@ -6,7 +6,7 @@ import struct
 import zlib
 
 from tests.archives import Member, Zipped, ar, tar, zip_end, zip_end64, zip_of
-from tests.cases import ALONE, BZ, GZ, TAR, TREE, XZ, ZST, accepted, refused
+from tests.cases import ALONE, BZ, GZ, TAR, TREE, XZ, ZST, Tree, accepted, refused
 
 A, B = Zipped(name=b"a", content=b"content a"), Zipped(name=b"d/b", content=b"b" * 5000, deflate="yes")
 DESCRIBED = struct.pack("<4sIII", b"PK\x07\x08", zlib.crc32(b"described"), 9, 9)
@@ -34,6 +34,7 @@ accepted(
     "zip",
 )
 accepted("zip-non-utf8", {"\udcff": b"x"}, zip_of(Zipped(name=b"\xff", content=b"x")), "zip")
+accepted("zip-repeated", {"a": b"content a", "d/b": b"b" * 5000}, zip_of(A, B, A, B), "zip")
 accepted("zip-comment", {"a": b"content a"}, zip_of(A, comment=b"a comment"), "zip")
 accepted("zip-empty", {}, zip_of(), "zip")
 accepted("zip-descriptor", {"s": b"described", "a": b"content a"}, zip_of(described(DESCRIBED), A), "zip")
@@ -63,20 +64,121 @@ def zip64(count: int = 1, locator: int | None = None, before: bytes = b"", short
 
 
 accepted("zip-64-end", {"a": b"content a"}, zip64(), "zip")
+accepted("zip-64-end-not-needed", {"a": b"content a"}, zip64(short=1), "zip")
+accepted("zip-64-end-zeros", {"a": b"content a"}, zip64(before=bytes(7)) + bytes(9), "zip")
+accepted("zip-flag-in-local", {"a": b"x"}, zip_of(Zipped(name=b"a", content=b"x", local_flags=0x808)), "zip")
+accepted("zip-flag-in-central", {"a": b"x"}, zip_of(Zipped(name=b"a", content=b"x", flags=0x808, local_flags=0)), "zip")
+accepted("zip-flag-unix-name", {"\u00fc": b"x"}, zip_of(Zipped(name="\u00fc".encode(), content=b"x", local_flags=0x800)), "zip")  # fmt: skip
+accepted("zip-descriptor-local-only", {"s": b"described", "a": b"content a"}, zip_of(
+    Zipped(name=b"s", content=b"described", local_flags=8, descriptor=DESCRIBED, local_crc=0, local_size=0, local_packed=0), A), "zip")  # fmt: skip
+accepted("zip-descriptor-not-needed", {"s": b"described", "a": b"content a"}, zip_of(
+    Zipped(name=b"s", content=b"described", flags=8, descriptor=DESCRIBED64), A), "zip")  # fmt: skip
+accepted("zip-from-pipe", {"-": b"x", "named": b"x"}, zip_of(
+    Zipped(name=b"-", content=b"x", mode=0o010600), Zipped(name=b"named", content=b"x", mode=0o010600)), "zip")  # fmt: skip
+accepted("zip-symlink-empty", {"a": b"x"}, zip_of(Zipped(name=b"a", mode=0o120777)), "zip")
+accepted("zip-trailing-zeros", {"a": b"content a"}, zip_of(A) + bytes(10), "zip")
+accepted("zip-trailing-megabyte", {"a": b"content a"}, lambda: zip_of(A) + bytes(1 << 20), "zip")
+accepted("zip-empty-padded", {}, zip_of() + bytes(10240), "zip")
+accepted("zip-zeros-between", {"a": b"content a", "s": b"described", "d/b": b"b" * 5000}, zip_of(
+    Zipped(name=b"a", content=b"content a", before=bytes(5)), described(DESCRIBED + bytes(3)), Zipped(name=b"d/b", content=b"b" * 5000, before=bytes(4))), "zip")  # fmt: skip
+
+SEPARATOR, PREFIX, AFTER = {"zip_backslash": "separator"}, {"zip_prefix": "ignore"}, {"trailing": "ignore"}
+DOS = {"host": 0, "mode": 0}
+
+
+def dos(*names: bytes) -> bytes:
+    """Return a zip of MS-DOS with these names; those that end in a separator are directories."""
+    return zip_of(*(Zipped(name=name, content=b"" if name[-1:] in b"/\\" else b"x", host=0, mode=0) for name in names))
+
+
+accepted(
+    "zip-backslash",
+    {"top/a": b"x", "top/sub/b": b"x", "c": b"x", "top/e": "/"},
+    dos(b"top\\a", b"top\\sub\\b", b"c", b"top\\e\\"),
+    "zip",
+    SEPARATOR,
+)
+accepted("zip-backslash-unix", {"top/a": b"x"}, zip_of(Zipped(name=b"top\\a", content=b"x")), "zip", SEPARATOR)
+for label, code, data in (
+    ("mixed", "ZIP_BACKSLASH", dos(b"top\\a", b"top/b")), ("mixed-name", "ZIP_BACKSLASH", dos(b"a\\b/c")),
+    ("dotdot", "DOTDOT", dos(b"a\\..\\..\\b")), ("absolute", "ABSOLUTE", dos(b"\\a")), ("drive", "ABSOLUTE", dos(b"C:\\a")),
+    ("server", "ABSOLUTE", dos(b"\\\\server\\a")), ("twice", "DUPLICATE", dos(b"a\\b", b"a\\\\b").replace(b"x", b"y", 1)),
+    ("nul", "NAME_CONTROL", dos(b"a\\b\0")), ("directory-with-content", "LINK_WITH_CONTENT", zip_of(Zipped(name=b"a\\", content=b"x", host=0, mode=0))),
+):  # fmt: skip
+    refused(f"zip-backslash-{label}", code.replace("DUPLICATE", "DUPLICATE CHECKSUM"), data, "zip", SEPARATOR)
+
+STUB = b"#!/bin/sh\nexec unzip $0\nPK\5\6 PK\3\4 in the code\n" * 9
+BLOCK = Zipped(name=b"c", content=b"x", before=b"signing block" * 99)
+
+
+def moved(data: bytes, by: int) -> bytes:
+    """Return a zip of one member whose offsets count from the start of a prefix, as `zip -A` writes them."""
+    central, end = data.index(b"PK\1\2"), data.rindex(b"PK\5\6")
+    at, start = struct.unpack_from("<I", data, central + 42)[0], struct.unpack_from("<I", data, end + 16)[0]
+    data = data[: central + 42] + struct.pack("<I", at + by) + data[central + 46 :]
+    return data[: end + 16] + struct.pack("<I", start + by) + data[end + 20 :]
+
+
+def signed(data: bytes, block: bytes) -> bytes:
+    """Return a zip with a block before its central directory, as Android signs packages."""
+    central, end = data.index(b"PK\1\2"), data.rindex(b"PK\5\6")
+    start = struct.unpack_from("<I", data, end + 16)[0] + len(block)
+    return data[:central] + block + data[central : end + 16] + struct.pack("<I", start) + data[end + 20 :]
+
+
+ONE: Tree = {"a": b"content a"}
+accepted("zip-prefix", ONE, STUB + zip_of(A), "zip", PREFIX)
+accepted("zip-prefix-moved", ONE, STUB + moved(zip_of(A), len(STUB)), "zip", PREFIX)
+accepted("zip-prefix-64", ONE, STUB + zip64(), "zip", PREFIX)
+accepted("zip-prefix-empty", {}, STUB + zip_of(), "zip", PREFIX)
+accepted("zip-prefix-between", {**ONE, "c": b"x"}, zip_of(A, BLOCK), "zip", PREFIX)
+accepted("zip-prefix-signed", ONE, signed(zip_of(A), b"APK Sig Block 42" * 99), "zip", PREFIX)
+accepted(
+    "zip-prefix-old-member",
+    {**ONE, "c": b"x"},
+    zip_of(A, Zipped(name=b"c", content=b"x", before=zip_of(B, end=b"")[:60])),
+    "zip",
+    PREFIX,
+)
+for label, code, data in (
+    ("is-zip", "ZIP_TILING", zip_of(B) + zip_of(A)), ("is-moved-zip", "ZIP_TILING", zip_of(B) + moved(zip_of(A), len(zip_of(B)))),
+    ("hides-zip", "ZIP_TILING", STUB + zip_of(B) + STUB + zip_of(A)), ("is-empty-zip", "ZIP_TILING", zip_of() + zip_of(A)),
+    ("hides-directory", "ZIP_TILING", STUB + zip_of(B)[zip_of(B).index(b"PK\1\2"):-22] + STUB + zip_of(A)),
+    ("hides-member", "ZIP_TILING", STUB + zip_of(B, end=b"")[:60] + zip_of(A)),
+    ("between-hides-directory", "ZIP_TILING", zip_of(A, Zipped(name=b"c", content=b"x", before=zip_of(B)[zip_of(B).index(b"PK\1\2"):]))),
+    ("signed-hides-zip", "ZIP_TILING", signed(zip_of(A), zip_of(B))), ("hides-zip64", "ZIP_TILING", STUB + zip_end64(1, 47, 0, 0) + zip_of(A)),
+    ("many-signatures", "ZIP_TILING", b"PK\5\6" * 10_001 + STUB * 2000 + zip_of(A)),
+    ("two-directories", "ZIP_TILING", signed(zip_of(Zipped(name=b"a", content=zip_of(B)[zip_of(B).index(b"PK\1\2"):-22])), b"x")[:-6] + struct.pack("<IH", 31, 0)),
+    ("overlap", "ZIP_TILING", zip_of(Zipped(name=b"a", content=b"x" * 99, offset=0), Zipped(name=b"b", content=b"y", offset=35))),
+    ("disagree", "ZIP_DISAGREE", STUB + zip_of(Zipped(name=b"a", local_name=b"b"))), ("dotdot", "DOTDOT", STUB + zip_of(Zipped(name=b"../a"))),
+    ("cut", "TRUNCATED WRONG_FORMAT", (STUB + zip_of(A))[:-1]), ("comment", "ZIP_END", STUB + zip_of(A, comment=zip_of(B))),
+    ("offset", "ZIP_TILING ZIP_HEADER", zip_of(A, end=zip_end(1, 47, 5))), ("trailing", "WRONG_FORMAT", STUB + zip_of(A) + b"x"),
+    ("locator", "ZIP64", STUB + zip64(locator=3)),
+):  # fmt: skip
+    refused(f"zip-prefix-{label}", code, data, "zip", PREFIX)
+accepted("zip-trailing", ONE, zip_of(A) + b"certificate", "zip", AFTER)
+accepted("zip-trailing-after-comment", ONE, zip_of(A, comment=b"PK is a comment") + b"certificate", "zip", AFTER)
+for label, code, data in (
+    ("zip", "ZIP_END ZIP_TILING", zip_of(A) + zip_of(B)), ("end", "ZIP_END", zip_of(A) + zip_end(0, 0, 0)[:-1] + b"x"),
+    ("cut", "TRUNCATED", zip_of(A)[:-1]), ("cut-comment", "TRUNCATED", zip_of(A, comment=b"abc")[:-1]), ("prefix", "ZIP_TILING", STUB + zip_of(A) + b"x"),
+):  # fmt: skip
+    refused(f"zip-trailing-{label}", code, data, "zip", AFTER)
 for label, code, data in (
     ("dotdot", "DOTDOT", zip_of(Zipped(name=b"../a"))), ("dotdot-middle", "DOTDOT", zip_of(Zipped(name=b"a/../b"))),
     ("dotdot-backslash", "DOTDOT", zip_of(Zipped(name=b"..\\a"))), ("absolute", "ABSOLUTE", zip_of(Zipped(name=b"/a"))),
     ("absolute-drive", "ABSOLUTE", zip_of(Zipped(name=b"C:\\a"))), ("backslash-dos", "ZIP_BACKSLASH", zip_of(Zipped(name=b"d\\a", host=0, mode=0))),
     ("nul-name", "NAME_CONTROL", zip_of(Zipped(name=b"a\0b"))), ("empty-name", "NAME_EMPTY", zip_of(Zipped(name=b""))),
     ("control-name", "NAME_CONTROL", zip_of(Zipped(name=b"a\x1b"))), ("root", "ROOT", zip_of(Zipped(name=b"."))),
-    ("duplicate", "DUPLICATE", zip_of(A, A)), ("duplicate-dotted", "DUPLICATE", zip_of(A, Zipped(name=b"./a"))),
+    ("duplicate", "DUPLICATE", zip_of(A, Zipped(name=b"a", content=b"content b"))), ("duplicate-dotted", "DUPLICATE", zip_of(A, Zipped(name=b"./a"))),
     ("file-as-directory", "BELOW_NON_DIRECTORY", zip_of(A, Zipped(name=b"a/b"))),
     ("local-name", "ZIP_DISAGREE", zip_of(Zipped(name=b"a", local_name=b"b"))), ("local-crc", "ZIP_DISAGREE", zip_of(Zipped(name=b"a", content=b"x", local_crc=5))),
     ("local-size", "ZIP_DISAGREE", zip_of(Zipped(name=b"a", content=b"x", local_size=5))),
     ("local-packed", "ZIP_DISAGREE", zip_of(Zipped(name=b"a", content=b"x", local_packed=5))),
     ("local-method", "ZIP_DISAGREE", zip_of(Zipped(name=b"a", content=b"x", local_method=8))),
-    ("local-flags", "ZIP_DISAGREE", zip_of(Zipped(name=b"a", content=b"x", local_flags=0x800))),
-    ("local-descriptor-flag", "ZIP_DISAGREE", zip_of(Zipped(name=b"a", content=b"x", local_flags=8))),
+    ("local-flags", "ZIP_DISAGREE", zip_of(Zipped(name=b"\x81", content=b"x", host=0, mode=0, local_flags=0x800))), ("central-flags", "ZIP_DISAGREE", zip_of(Zipped(name=b"\xc3\xbc", content=b"x", host=0, mode=0, flags=0x800, local_flags=0))),
+    ("local-descriptor-only-zeros", "ZIP_DISAGREE", zip_of(Zipped(name=b"a", content=b"x", local_flags=8, local_crc=0, local_size=0, local_packed=0))),
+    ("central-descriptor-zeros", "ZIP_DISAGREE", zip_of(Zipped(name=b"a", content=b"x", flags=8, local_flags=0, local_crc=0, local_size=0, local_packed=0, descriptor=b""))),
+    ("descriptor-wrong-optional", "ZIP_DISAGREE", zip_of(Zipped(name=b"a", content=b"x", flags=8, descriptor=DESCRIBED))),
     ("local-zeros", "ZIP_DISAGREE", zip_of(Zipped(name=b"a", content=b"x", local_crc=0, local_size=0, local_packed=0))),
     ("hidden-before", "ZIP_TILING", zip_of(Zipped(name=b"a", content=b"x", before=zip_of(B, end=b"")[:60]))),
     ("hidden-between", "ZIP_TILING", zip_of(A, Zipped(name=b"c", content=b"x", before=b"hidden"))),
@@ -89,11 +191,11 @@ for label, code, data in (
     ("eocd-two", "ZIP_END", zip_of(A, comment=zip_end(0, 0, 0))), ("comment-embeds", "ZIP_END", zip_of(A, comment=zip_of(B))),
     ("comment-signature", "ZIP_END", zip_of(A, comment=b"PK\5\6")), ("comment-length", "TRUNCATED", zip_of(A, comment=b"abc")[:-1]),
     ("two-concatenated", "ZIP_TILING", zip_of(A) + zip_of(B)), ("trailing-garbage", "TRUNCATED", zip_of(A) + b"x"),
-    ("trailing-zeros", "TRUNCATED", zip_of(A) + bytes(10)), ("truncated", "TRUNCATED", zip_of(A)[:-5]), ("cut", "TRUNCATED", zip_of(A, B)[:60]),
+    ("truncated", "TRUNCATED", zip_of(A)[:-5]), ("cut", "TRUNCATED", zip_of(A, B)[:60]),
     ("no-end", "TRUNCATED", zip_of(A, end=b"")), ("html", "WRONG_FORMAT", b"<html>log in"), ("empty-file", "WRONG_FORMAT", b""), ("is-tar", "WRONG_FORMAT", TAR),
     ("unicode-path-extra", "ZIP_DISAGREE", zip_of(Zipped(name=b"a", content=b"x", extra=unicode_path(b"a", b"../evil")))),
     ("unicode-path-extra-local", "ZIP_DISAGREE", zip_of(Zipped(name=b"a", content=b"x", local_extra=unicode_path(b"a", b"evil")))),
-    ("zip64-locator-lie", "ZIP64", zip64(locator=3)), ("zip64-locator-gap", "ZIP64", zip64(before=b"gap!", locator=86)),
+    ("zip64-locator-lie", "ZIP64", zip64(locator=3)), ("zip64-locator-gap", "ZIP64 ZIP_TILING", zip64(before=b"gap!", locator=86)),
     ("zip64-count", "ZIP64", zip64(count=2, short=1)),
     ("zip64-member-missing", "ZIP64", zip_of(Zipped(name=b"a", content=b"x", size=0xFFFFFFFF, packed=0xFFFFFFFF))),
     ("zip64-member-twice", "ZIP_HEADER", zip_of(Zipped(name=b"a", content=b"x", extra=MEMBER64.extra * 2, size=0xFFFFFFFF, packed=0xFFFFFFFF))),
@@ -109,7 +211,7 @@ for label, code, data in (
     ("descriptor-unannounced", "ZIP_TILING", zip_of(Zipped(name=b"a", content=b"described", descriptor=DESCRIBED))),
     ("symlink-absolute", "SYMLINK_ABSOLUTE", zip_of(Zipped(name=b"a", content=b"/etc", mode=0o120777))), ("symlink-outside", "SYMLINK_OUTSIDE", zip_of(Zipped(name=b"a", content=b"../x", mode=0o120777))),
     ("symlink-write-through", "BELOW_NON_DIRECTORY", zip_of(Zipped(name=b"a", content=b"b", mode=0o120777), Zipped(name=b"a/x"))),
-    ("symlink-empty", "LINK_TARGET", zip_of(Zipped(name=b"a", mode=0o120777))), ("symlink-nul", "LINK_TARGET", zip_of(Zipped(name=b"a", content=b"b\0c", mode=0o120777))),
+    ("symlink-nul", "LINK_TARGET", zip_of(Zipped(name=b"a", content=b"b\0c", mode=0o120777))),
     ("symlink-long", "LINK_TARGET", zip_of(Zipped(name=b"a", content=b"b" * 5000, mode=0o120777))), ("symlink-dos", "ZIP_DISAGREE", zip_of(Zipped(name=b"a", content=b"b", mode=0o120777, host=0))),
     ("symlink-slash", "LINK_WITH_CONTENT", zip_of(Zipped(name=b"a/", content=b"b", mode=0o120777))),
     *((f"type-{label}", "TYPE", zip_of(Zipped(name=b"a", mode=mode))) for label, mode in (("fifo", 0o010644), ("chr", 0o020644), ("blk", 0o060644), ("socket", 0o140644))),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +24,7 @@ from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
 from tasks_lib.tree import Extraction, remove_tree
 from tests.archives import Member, tar
-from tests.cases import ZST, Tree
+from tests.cases import ZST, Case, Tree
 from tests.corpus import CASES
 from tests.project import PORCH, PYTHONPATH
 
@@ -76,9 +79,10 @@ DOTTED: dict[str, Tree] = {
 }
 
 
-def extract(data: bytes, kind: str, destination: Path) -> None:
+def extract(data: bytes, kind: str, destination: Path, options: dict[str, Any]) -> None:
     slot = Extraction(destination, destination.parent / "records" / "one.json")
-    slot.extract(io.BytesIO(data), name="a", format=kind, reshape=Reshape(), limits=LIMITS, key="k", progress=Silent())
+    limits = LIMITS._replace(**options)
+    slot.extract(io.BytesIO(data), name="a", format=kind, reshape=Reshape(), limits=limits, key="k", progress=Silent())
     assert slot.holds("k")
 
 
@@ -88,12 +92,12 @@ def test_exact_or_refused(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     data = case.make()
     if not case.code:
-        extract(data, case.kind, tmp_path / "out")
+        extract(data, case.kind, tmp_path / "out", case.options)
         assert leaves(tmp_path / "out") == wanted(case.tree)
     else:
         (tmp_path / "records").mkdir()
         with pytest.raises(ArchiveError) as caught:
-            extract(data, case.kind, tmp_path / "out")
+            extract(data, case.kind, tmp_path / "out", case.options)
         said = REFUSAL.fullmatch(caught.value.message)
         assert said, str(caught.value)
         assert said[2] in case.code.split(), str(caught.value)
@@ -107,11 +111,13 @@ def test_exact_or_refused(name: str, tmp_path: Path) -> None:
 def test_repacked_the_same(name: str, tmp_path: Path) -> None:
     """An archive that can be extracted can be repacked reproducibly to the same tree; a refused one is refused again."""
     case = CASES[name]
+    options: dict[str, Any] = case.options
+    limits = LIMITS._replace(**options)
 
     def repacked(data: bytes, kind: str) -> bytes:
         made = io.BytesIO()
         archive.repack(
-            io.BytesIO(data), name="a", format=kind, reshape=Reshape(), limits=LIMITS, mtime=0, spool=io.BytesIO(),
+            io.BytesIO(data), name="a", format=kind, reshape=Reshape(), limits=limits, mtime=0, spool=io.BytesIO(),
             write=made.write, progress=Silent(),
         )  # fmt: skip
         return made.getvalue()
@@ -123,7 +129,7 @@ def test_repacked_the_same(name: str, tmp_path: Path) -> None:
         return
     made = repacked(case.make(), case.kind)
     assert repacked(made, "tar.zst") == made
-    extract(made, "tar.zst", tmp_path / "out")
+    extract(made, "tar.zst", tmp_path / "out", case.options)
     assert leaves(tmp_path / "out") == wanted(case.tree)
     remove_tree(tmp_path)
 
@@ -131,12 +137,76 @@ def test_repacked_the_same(name: str, tmp_path: Path) -> None:
 def test_every_code_is_documented_and_tried() -> None:
     """The codes of the source, of docs/archives.md and of the corpus are the same."""
     source = "".join(path.read_text() for path in (ROOT / "tasks_lib/archive").glob("*.py"))
-    codes = set(re.findall(r'"([A-Z][A-Z0-9_]{2,})"', source)) - {"BINARY", "FORMAT", "HOLE", "LC_ALL", "NFKD"}
+    codes = set(re.findall(r'"([A-Z][A-Z0-9_]{2,})"', source)) - {
+        "ARCHIVE_VARIABLES",
+        "BINARY",
+        "FORMAT",
+        "HOLE",
+        "LC_ALL",
+        "NFKD",
+    }
     documented = set(re.findall(r"\b[A-Z][A-Z0-9_]{2,}\b", (ROOT / "docs/archives.md").read_text()))
     assert not codes - documented
     assert codes - {"STRIPPED", "SIZE", "MORE_FORMATS", "TIME"} == {
         code for case in CASES.values() for code in case.code.split()
     }
+
+
+OPTION = re.compile(r"set `([a-z-]+): (\w+)` under `(fetch|archive):`")
+OTHER_FORMAT = re.compile(r"set `format: ([a-zA-Z0-9.]+)` in its definition")
+#: Codes with an option, and how it is written.
+LIFTED = {
+    "DUPLICATE": "duplicates: last", "SYMLINK_ABSOLUTE": "outward-symlinks: keep", "SYMLINK_OUTSIDE": "outward-symlinks: keep",
+    "CASE_TWIN": "case-twins: keep", "NAME_CONTROL": "control-names: keep", "LINK_TARGET": "control-names: keep",
+    "TRAILING_GARBAGE": "trailing: ignore", "TRUNCATED": "trailing: ignore", "NO_END": "end: missing",
+    "ZIP_BACKSLASH": "zip-backslash: separator", "ZIP_TILING": "zip-prefix: ignore",
+    "PATH_TOO_LONG": "max-path-bytes: 4220", "COMPONENT_TOO_LONG": "max-component-bytes: 256", "TOO_DEEP": "max-depth: 257",
+    "WINDOW": "zstd-max-window-log: 28", "METADATA_TOO_LARGE": "max-metadata-bytes: 41943041",
+}  # fmt: skip
+#: Codes of limits whose necessary value is not known.
+RAISED = {
+    "TOO_LARGE": "max-total-bytes", "TOO_MANY_ENTRIES": "max-entries", "DICTIONARY": "xz-memlimit-mib",
+    "NAMES_TOO_LARGE": "max-names-bytes",
+}  # fmt: skip
+
+
+def read_content(entry: archive.Entry) -> None:
+    for _ in entry.chunks:
+        pass
+
+
+def refusal(case: Case, options: dict[str, Any]) -> tuple[str, str]:
+    """Return code and hint of a refusal, empty if the archive is accepted."""
+    try:
+        archive.read(
+            io.BytesIO(case.make()), name="a", format=case.kind, reshape=Reshape(), limits=LIMITS._replace(**options),
+            sink=read_content,
+        )  # fmt: skip
+    except ArchiveError as error:
+        return error.code, error.hint
+    return "", ""
+
+
+def test_hints_lift_refusals() -> None:
+    """A hint names an option with its value, and that option lifts the refusal or leads to another one."""
+    named: dict[str, set[str]] = {}
+    for name, case in CASES.items():
+        if not case.code or "bomb" in name:
+            continue
+        code, hint = refusal(case, case.options)
+        if other := OTHER_FORMAT.search(hint):
+            assert refusal(replace(case, kind=other[1]), case.options) != (code, hint), name
+            continue
+        found = OPTION.search(hint)
+        if found is None:
+            assert not hint or RAISED.get(code, "?") in hint, name
+            named.setdefault(code, set()).update({RAISED[code]} if code in RAISED else ())
+            continue
+        named.setdefault(code, set()).add(f"{found[1]}: {found[2]}")
+        value = int(found[2]) if found[2].isdigit() else found[2]
+        option = {found[1].replace("-", "_"): value}
+        assert refusal(case, case.options | option) != (code, hint), name
+    assert {code for code, hint in (LIFTED | RAISED).items() if hint not in named.get(code, ())} == set()
 
 
 def test_zstd_cut_anywhere() -> None:
@@ -158,10 +228,17 @@ def directory(request: pytest.FixtureRequest) -> Iterator[Path]:
     """Return a directory on the requested file system that all users can access."""
     with tempfile.TemporaryDirectory(dir=request.param if Path(request.param).is_dir() else None) as name:
         path = Path(name)
-        path.chmod(0o777)
+        path.chmod(0o1777)
         yield path
         for left in path.iterdir():
             remove_tree(left)
+
+
+def definition_keys(options: dict[str, str]) -> str:
+    """Return the lines of a definition that set these options."""
+    permits = {name: value for name, value in options.items() if name in ("trailing", "end")}
+    lines = [f"    {name.replace('_', '-')}: {value}\n" for name, value in options.items() if name not in permits]
+    return "".join(lines) + (f"    archive: {json.dumps(permits)}\n" if permits else "")
 
 
 def repository(directory: Path, strip: int) -> None:
@@ -176,6 +253,7 @@ def repository(directory: Path, strip: int) -> None:
             f"c{number}:\n  description: d\n  fetch:\n    type: static-url\n    url: file:../../{number}.{case.kind}\n"
             f"    sha256: {hashlib.sha256(data).hexdigest()}\n    size: {len(data)}\n"
             + (f"    strip-components: {strip}\n    artifact-name: {number}.tar.zst\n" if strip else "")
+            + definition_keys(case.options)
         )
     (directory / "fetchdefs/fetch/all.yml").write_text("".join(definitions))
 

@@ -25,7 +25,8 @@ import zstandard
 
 from tasks_lib.fetch_content.command import main
 from tasks_lib.fetch_content.run import private_directory
-from tests.archives import Member, tar
+from tasks_lib.settings import SETTINGS
+from tests.archives import Member, Zipped, tar, zip_of
 from tests.origin import Origin, in_turn, reply, serving
 from tests.taskcluster import CLEAN, Taskcluster, fetch_content, taskcluster
 
@@ -160,6 +161,58 @@ def cluster() -> Iterator[Taskcluster]:
 
 def pinned(content: bytes) -> list[str]:
     return ["--sha256", hashlib.sha256(content).hexdigest(), "--size", str(len(content))]
+
+
+#: Archives that an option accepts: the variable with its value, and the tree then.
+TWICE = [Member("a", b"1"), Member("b", b"2")]
+OPTIONAL: dict[str, tuple[bytes, str, dict[str, str]]] = {
+    "twice.tar.gz": (gzip.compress(tar([*TWICE, Member("a", b"3")])), "FETCH_DUPLICATES=last", {"a": "3", "b": "2"}),
+    "icon.tar.gz": (gzip.compress(tar([Member("Icon\r", b"i")])), "FETCH_CONTROL_NAMES=keep", {"Icon\r": "i"}),
+    "after.tar.gz": (gzip.compress(tar(TWICE)) + b"x", "FETCH_TRAILING=ignore", {"a": "1", "b": "2"}),
+    "inside.tar.gz": (gzip.compress(tar(TWICE) + b"x"), "FETCH_TRAILING=ignore", {"a": "1", "b": "2"}),
+    "prefix.zip": (b"#!/bin/sh\n" + zip_of(Zipped(name=b"a", content=b"1")), "FETCH_ZIP_PREFIX=ignore", {"a": "1"}),
+    "dos.zip": (zip_of(Zipped(name=b"d\\a", content=b"1", host=0, mode=0)), "FETCH_ZIP_BACKSLASH=separator", {"d": "directory", "d/a": "1"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_options_of_archives(run: Run, tmp_path: Path, origin: Origin, cluster: Taskcluster, name: str) -> None:
+    """A refusal names the variable that accepts the archive; with it, the archive is repacked and extracted."""
+    content, option, tree = OPTIONAL[name]
+    variable, _, value = option.partition("=")
+    origin.answers[f"/d/{name}"] = reply(content)
+    cluster.publish(f"public/{name}", content)
+    words = ["static-url", *pinned(content), f"{origin.url}/d/{name}", tmp_path / "out.tar.zst"]
+    for command, environ in ((words, {}), (["task-artifacts", "-d", tmp_path / "fetches"], cluster.environ)):
+        refused = run(*command, **environ)
+        assert refused.status == 1 and option in refused.err, refused.err
+        assert run(*command, **environ, **{variable: "yes"}).status == 1
+        accepted = run(*command, **environ, **{variable: value})
+        assert accepted.status == 0, accepted.err
+    assert unpacked(tmp_path / "out.tar.zst", tmp_path / "tree") == tree
+    assert tree_of(tmp_path / "fetches") == tree
+    assert variable not in {one.environ for one in SETTINGS}, "doit does not read it"
+
+
+REPEATED: dict[str, tuple[list[Member], int]] = {
+    "same": ([*TWICE, Member("a", b"1")], 0),
+    "over a link": ([*TWICE, Member("c", kind=b"1", target="a"), Member("c", b"1"), Member("a", kind=b"1", target="a")], 0),
+    "other": ([*TWICE, Member("a", b"2")], 1), "mode": ([*TWICE, Member("a", b"1", mode=0o755)], 1),
+    "over a link to other": ([*TWICE, Member("c", kind=b"1", target="b"), Member("c", b"1")], 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REPEATED)
+def test_repeated_entries(run: Run, tmp_path: Path, origin: Origin, case: str) -> None:
+    """The identical tar is kept if an entry only repeats an earlier one; other content is refused."""
+    members, status = REPEATED[case]
+    content = gzip.compress(tar(members))
+    origin.answers["/d/x.tar.gz"] = reply(content)
+    ended = run("static-url", *pinned(content), f"{origin.url}/d/x.tar.gz", tmp_path / "out.tar.zst")
+    assert ended.status == status, ended.err
+    if not status:
+        made = (tmp_path / "out.tar.zst").read_bytes()
+        assert zstandard.ZstdDecompressor().decompressobj().decompress(made) == tar(members)
 
 
 # --- the command line -------------------------------------------------------------------------
@@ -574,7 +627,7 @@ def test_broken_trust(
         ("short.tar.zst", zstandard.compress(TAR)[:20], "short.tar.zst"),
         ("page.tar.xz", b"<html>not found</html>", "page.tar.xz"),
         ("text.tgz", gzip.compress(b"text"), "its name declares tar.gz"),
-        ("empty.zip", b"", "its name declares zip"),
+        ("empty.zip", b"", "WRONG_FORMAT"),
         ("bad.zip", ZIP[:-30], "bad.zip"),
         ("noise", b"\x28\xb5\x2f\xfd" + b"\xff" * 60, "noise"),
         ("evil.tar", tar([Member("good", b"x"), Member("../evil", b"x")]), "DOTDOT"),

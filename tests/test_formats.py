@@ -22,6 +22,8 @@ from tests.test_archive import repacked
 PLAIN = GZ(b"not a tar")
 PROGRAM = b"\x7fELF not really\n"
 TOP = tar([Member("top/"), Member("top/a", b"a"), Member("top/sub/b", b"b", mode=0o755)])
+TWICE = tar([Member("top/a", b"old"), Member("top/a", b"a"), Member("top/sub/b", b"b", mode=0o755)])
+ZIPPED = zip_of(Zipped(name=b"top/a", content=b"a"))
 STRIPPED = {"a": b"a", "sub/b": b"xb"}
 WHOLE = {"top/a": b"a", "top/sub/b": b"xb"}
 ZIPAPP = zip_of(Zipped(name=b"__main__.py", content=b"pass"))
@@ -53,10 +55,16 @@ ROWS = {
     "strip": Row("s1.tar.gz", GZ(TOP), "{strip-components: 1, repack: never}", STRIPPED),
     "strip, automatic": Row("s2.tar.gz", GZ(TOP), "strip-components: 1", STRIPPED),
     "strip, unread name": Row("s3.tar.gz", GZ(TOP), "{strip-components: 1, repack: never, artifact-name: s.tar.zst}", STRIPPED),
-    "strip and prefix": Row("s4.zip", zip_of(Zipped(name=b"top/a", content=b"a")), "{strip-components: 1, add-prefix: new-}", {"new-a": b"a"}),
+    "strip and prefix": Row("s4.zip", ZIPPED, "{strip-components: 1, add-prefix: new-}", {"new-a": b"a"}),
     "strip, repacked": Row("s5.tar.gz", GZ(TOP), "{strip-components: 1, artifact-name: s5.tar.zst}", STRIPPED),
     "script": Row("macho", b"\xcf\xfa\xed\xfe", "executable: true", {"macho": b"x\xcf\xfa\xed\xfe"}),
     "zipapp": Row("app", ZIPAPP, "executable: true", {"app": b"x" + ZIPAPP}),
+    "last": Row("l1.bin", XZ(TWICE), "{format: tar.xz, duplicates: last, strip-components: 1}", STRIPPED),
+    "last, unread name": Row("l2.tar.gz", GZ(TWICE), "{duplicates: last, repack: never, artifact-name: l.tar.zst}", WHOLE),
+    "last, repacked": Row("l3.bin", ALONE(TWICE), "{format: tar.lzma, duplicates: last, artifact-name: l3.tar.zst}", WHOLE),
+    "prefix": Row("p.run", b"#!/bin/sh\n" + ZIPPED, "{zip-prefix: ignore, strip-components: 1}", {"a": b"a"}),
+    "prefix, declared": Row("p.tar", b"#!/bin/sh\n" + ZIPPED, "{format: zip, zip-prefix: ignore}", {"top/a": b"a"}),
+    "control names": Row("c.bin", tar([Member("Icon\r", b"i")]), "{control-names: keep, add-prefix: new/}", {"new/Icon\r": b"i"}),
     "gz without a key": Row("plain.gz", PLAIN, "", {"plain.gz": PLAIN}),
     "tar without a name": Row("tarball", GZ(TOP), "", WHOLE),
 }  # fmt: skip

@@ -10,6 +10,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ from msgspec.structs import replace
 from tasks_lib.context import Context
 from tasks_lib.definitions import Git
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import OfflineError, ToolError
+from tasks_lib.errors import ArchiveError, OfflineError, ToolError
 from tasks_lib.progress import Silent
 from tasks_lib.settings import Settings
 from tasks_lib.steps.commit import commit_archive
+from tests.archives import Member, pax, record, tar
 from tests.githost import http
-from tests.project import PORCH, PYTHONPATH, definition, doit, ran
+from tests.project import PORCH, PYTHONPATH, definition, doit, ran, written
 from tests.repositories import FILES, committed, forged, git, made, with_submodule
+from tests.test_archive import repacked
 
 ROOT = Path(__file__).parent.parent
 
@@ -82,6 +85,68 @@ def test_outward_symlinks(tmp_path: Path) -> None:
     wanted = source(tmp_path / "r", commit, archive=(("outward_symlinks", "keep"),))
     found = members(archived(make_context(tmp_path / "c"), wanted))
     assert (found["p/x"], found["p/y"]) == ("/usr/lib", "../../z")
+
+
+SYMLINK_TARGETS = {b"Icon\r": "", b"a\nb": "", b"": "LINK_TARGET", b"a\0b": "LINK_TARGET", b"../../x": "SYMLINK_OUTSIDE", b"/x": "SYMLINK_ABSOLUTE"}  # fmt: skip
+
+
+def outcome(attempt: Callable[..., object], *words: object, **options: str) -> tuple[str, str]:
+    """Return code and hint of a refusal, empty for success."""
+    try:
+        attempt(*words, **options)
+    except ArchiveError as error:
+        return error.code, error.hint
+    return "", ""
+
+
+@pytest.mark.parametrize("target", SYMLINK_TARGETS, ids=str)
+def test_one_rule_for_symlink_targets(target: bytes, tmp_path: Path) -> None:
+    """A symlink of a commit is accepted and refused as that of a tar, with the same code and hint."""
+    made(tmp_path / "r", FILES)
+    commit = forged(tmp_path / "r", [("120000", "x", target)])
+    data = tar([pax(record("linkpath", target)), Member("x", kind=b"2", target="y")])
+    for shape in ((), (("control_names", "keep"),)):
+        wanted = source(tmp_path / "r", commit, shape=shape)
+        of_git = outcome(archived, make_context(tmp_path / "c"), wanted)
+        assert of_git == outcome(repacked, data, "tar", **dict(shape))
+        assert of_git[0] == (SYMLINK_TARGETS[target] or ("" if shape else "LINK_TARGET"))
+
+
+@pytest.mark.slow
+def test_control_names_with_doit(tmp_path: Path) -> None:
+    """Control characters in names are refused by default; with the key, commit and tar are extracted completely."""
+    names = {"Icon\r": b"icon", "d/a\nb": b"x", "\x1b[31m": b"y"}
+    commit = made(tmp_path / "r", {**FILES, **names})
+    data = tar([Member(name, content) for name, content in names.items()])
+    (tmp_path / "icon.tar").write_bytes(data)
+    repository = tmp_path / "user"
+
+    def write(more: str) -> None:
+        where = f"repo: 'file:../../../r', revision: {commit}, include-dot-git: true"
+        git_definition = f"lib:\n  description: d\n  fetch: {{type: git, {where}{more and ', ' + more}}}\n"
+        files = {
+            "dodo.py": PORCH,
+            "fetchdefs/fetch/a.yml": git_definition
+            + definition("icon", "file:../../../icon.tar", data, more and f"    {more}\n"),
+            "fetchdefs/toolchain/a.yml": "t:\n  description: d\n  fetches: {fetch: [lib, icon]}\n",
+        }
+        written(repository, files)
+
+    write("")
+    refused = doit(repository, "-c", "toolchain:t")
+    for name in ("r.tar.zst", "icon.tar"):
+        line = next(line for line in refused.stdout.splitlines() if line.startswith(f"{name}: entry"))
+        assert "[NAME_CONTROL]" in line
+    assert "set `control-names: keep` under `fetch:`" in refused.stdout
+    write("control-names: keep")
+    assert doit(repository).returncode == 0
+    for root in (repository / "build/t/fetches/r", repository / "build/t/fetches"):
+        assert {name: (root / name).read_bytes() for name in names} == names
+    assert git(repository / "build/t/fetches/r", "status", "--porcelain", GIT_OPTIONAL_LOCKS="0") == ""
+    assert ran(doit(repository)) == []
+    (repository / "build/t/fetches/Icon\r").write_bytes(b"changed")
+    assert ran(doit(repository)) == ["extract:t/icon"]
+    assert doit(repository, "verify").returncode == 0
 
 
 CHILD = """

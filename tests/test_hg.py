@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tasks_lib.definitions import Hg
 from tasks_lib.errors import ArchiveError, FetchError, HttpStatusError, ToolError, TransportError
@@ -94,6 +95,19 @@ def test_refusals(tmp_path: Path) -> None:
     error = refused(tmp_path, source(tmp_path / "r", committed(tmp_path / "r")))
     assert isinstance(error, ArchiveError)
     assert error.code == "SUBREPOSITORIES"
+
+
+@pytest.mark.slow
+@needs_hg
+def test_control_names(tmp_path: Path) -> None:
+    """Control characters in names are refused with a hint; with the key they are kept."""
+    made(tmp_path / "r")
+    (tmp_path / "r/a\tb").write_text("tab")
+    wanted = source(tmp_path / "r", committed(tmp_path / "r"))
+    error = refused(tmp_path, wanted)
+    assert isinstance(error, ArchiveError)
+    assert (error.code, error.hint.partition(" under")[0]) == ("NAME_CONTROL", "set `control-names: keep`")
+    commit_archive(make_context(tmp_path / "c"), replace(wanted, shape=(("control_names", "keep"),)), Silent())
 
 
 def test_without_hg(tmp_path: Path) -> None:

@@ -415,20 +415,22 @@ def test_processes_at_once(farm: Farm) -> None:
             assert inodes(farm.top / f"b{number}/{kit}/fetches") == inodes(unpacked(farm) / "tree")
 
 
-def archive_of(data: bytes, kind: str) -> Callable[[Callable[[Entry], None]], None]:
-    def give(sink: Callable[[Entry], None]) -> None:
-        read(io.BytesIO(data), name="a", format=kind, reshape=Reshape(), limits=LIMITS, sink=sink)
+def archive_of(data: bytes, kind: str) -> Callable[[Callable[[Entry], None], Callable[[Entry], bool]], None]:
+    def give(sink: Callable[[Entry], None], repeats: Callable[[Entry], bool]) -> None:
+        read(io.BytesIO(data), name="a", format=kind, reshape=Reshape(), limits=LIMITS, sink=sink, repeats=repeats)
 
     return give
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.code])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not (case.code or case.options)])
 def test_every_archive_of_the_corpus(name: str, tmp_path: Path) -> None:
     """A tree that is placed from the cache equals the extracted one."""
     case = CASES[name]
     give = archive_of(case.make(), case.kind)
     (tmp_path / "kept").mkdir()
-    write_cached_tree(tmp_path / "kept", lambda writer: give(writer.add), {}, copies=1 << 20, progress=Silent())
+    write_cached_tree(
+        tmp_path / "kept", lambda writer: give(writer.add, writer.repeats), {}, copies=1 << 20, progress=Silent()
+    )
     kept = CachedTree(tmp_path / "kept")
     for how in ("hardlink", "auto"):
         slot = Extraction(tmp_path / how, tmp_path / "records" / f"{how}.json")
@@ -443,7 +445,11 @@ def test_a_damaged_tree_leaves_the_destination(tmp_path: Path) -> None:
     """An error found while placing a tree leaves existing entries unchanged."""
     (tmp_path / "kept").mkdir()
     write_cached_tree(
-        tmp_path / "kept", lambda writer: archive_of(ARCHIVE, "tar")(writer.add), {}, copies=0, progress=Silent()
+        tmp_path / "kept",
+        lambda writer: archive_of(ARCHIVE, "tar")(writer.add, writer.repeats),
+        {},
+        copies=0,
+        progress=Silent(),
     )
     slot = Extraction(tmp_path / "out", tmp_path / "records" / "one.json")
     slot.lay(CachedTree(tmp_path / "kept"), name="a", how="copy", limits=LIMITS, key="k", progress=Silent())

@@ -74,7 +74,7 @@ def test_a_file(top: Path, origin: Origin) -> None:
 
 
 def test_trees(top: Path, origin: Origin) -> None:
-    """An archive is extracted once, a repacked one from its artifact; what is damaged is made again."""
+    """An archive is extracted once, a repacked one from its artifact; what is damaged is made again; `format:` makes one."""
     assert (doit_fetch.tree("lib") / "lib-1.0/lib.h").read_bytes() == b"#define LIB 1\n"
     tree = doit_fetch.tree("tool")
     assert tree == top / "build/extracted/tool"
@@ -84,6 +84,10 @@ def test_trees(top: Path, origin: Origin) -> None:
     (tree / "tool.c").unlink()
     assert (doit_fetch.tree("tool") / "tool.c").is_file()
     assert len(origin.requests) == 2
+    origin.answers["/tool.bin"] = reply(TOOL)
+    unnamed = definition("unnamed", f"{origin.url}/tool.bin", TOOL, "    format: tar\n")
+    (top / "fetchdefs/fetch/unnamed.yml").write_text(unnamed)
+    assert (doit_fetch.tree("unnamed") / "tool/tool.c").is_file()
 
 
 def test_a_toolchain(top: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -99,12 +100,30 @@ def test_locators_do_not_change_a_key() -> None:
         replace(source, strip_components=2),
         replace(source, add_prefix="x"),
         replace(source, artifact_name="y.tar.zst"),
-        replace(source, duplicates="last"),
+        replace(source, shape=(("duplicates", "last"),)),
+        replace(source, shape=(("control_names", "keep"),)),
+        replace(source, shape=(("zip_prefix", "ignore"),)),
     ]
     assert (
         len({recipe.repack_key(other, version="1") for other in others} | {key, recipe.repack_key(source, version="2")})
-        == 6
+        == 8
     )
+
+
+def test_what_shapes_a_tree_is_in_its_keys() -> None:
+    """Options under `fetch:` change the key of an extraction and of a commit; those under `archive:` change none."""
+    source = DEFINITIONS.fetch("gmp-6.1.0").source
+    assert isinstance(source, StaticUrl)
+    commit = Git(repo="https://h/r", revision="0" * 40, path_prefix="r", artifact_name="r.tar.zst")
+
+    def keys(**more: Any) -> tuple[str, str]:
+        extracted = recipe.extract_key("k", dest="", version=1, shape=recipe.option_words(replace(source, **more)))
+        return extracted, recipe.repository_key(replace(commit, **more), version="1")
+
+    plain = keys()
+    assert plain[0] == recipe.extract_key("k", dest="", version=1)
+    assert keys(archive=(("trailing", "ignore"), ("end", "missing"))) == plain
+    assert not set(keys(shape=(("control_names", "keep"),))) & set(plain)
 
 
 def test_keys_are_golden() -> None:

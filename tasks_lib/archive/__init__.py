@@ -8,14 +8,17 @@ expensive, or that would write outside the destination. Each error names archive
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
 from typing import Any, BinaryIO
 
 from tasks_lib.archive.codecs import LARGE_PIECE, SMALL_PIECE, decompress, read_ahead, remaining_size
 from tasks_lib.archive.deb import open_data_archive
 from tasks_lib.archive.detection import detect_content, detect_format, explain_placed
 from tasks_lib.archive.entries import (
+    ARCHIVE_VARIABLES,
     FILE,
     HOLE,
     SYMLINK,
@@ -28,7 +31,7 @@ from tasks_lib.archive.entries import (
     validate_target,
 )
 from tasks_lib.archive.tar import TarReader
-from tasks_lib.archive.validator import EntryValidator
+from tasks_lib.archive.validator import EntryValidator, find_last, never_repeats, select
 from tasks_lib.archive.writer import write_archive, write_in_order
 from tasks_lib.archive.zip import ZipReader
 from tasks_lib.errors import ArchiveError, ArchiveLimitError, DamagedArchiveError
@@ -37,6 +40,7 @@ from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress, do_nothing
 
 __all__ = [
+    "ARCHIVE_VARIABLES",
     "HOLE",
     "Entry",
     "Limits",
@@ -105,12 +109,11 @@ def _open_entries(
     limits: Limits,
     reshape: Reshape,
     slow_piece: int,
-    duplicates: str = "refuse",
-    check: Callable[[], None] = do_nothing,
+    check: Callable[[], None],
 ) -> Iterator[Iterator[Entry]]:
     with _name_format(source, kind, limits), _name_errors(name):
         if kind == "zip":
-            zipped = ZipReader(source, limits, reshape.strip, duplicates)
+            zipped = ZipReader(source, limits, reshape.strip)
             with _name_errors(name, zipped):
                 yield zipped.entries()
         elif kind in SINGLE:
@@ -149,6 +152,38 @@ def _checked(chunks: Iterator[bytes], check: Callable[[], None]) -> Iterator[byt
         yield chunk
 
 
+def _rename(entries: Iterator[Entry], reshape: Reshape, limits: Limits) -> Iterator[Entry]:
+    """Return the renamed entries, without directories whose names are stripped completely."""
+    if not reshape.strip and not reshape.prefix:
+        return filter(itemgetter(0), entries)
+    return filter(None, map(Reshaper(reshape, limits).reshape, entries))
+
+
+@contextlib.contextmanager
+def _open_renamed(
+    source: BinaryIO,
+    name: str,
+    kind: str,
+    reshape: Reshape,
+    limits: Limits,
+    slow_piece: int,
+    check: Callable[[], None] = do_nothing,
+) -> Iterator[Iterator[Entry]]:
+    """Yield the renamed entries; if `limits.duplicates` is "last", read twice to yield each name once."""
+    opened = functools.partial(_open_entries, source, name, kind, limits, reshape, slow_piece, check)
+    if limits.duplicates != "last":
+        with opened() as entries:
+            yield _rename(entries, reshape, limits)
+        return
+    start = source.tell()
+    validator = EntryValidator(limits, limits.max_total_for(remaining_size(source)))
+    with opened() as entries:
+        names = find_last(_rename(entries, reshape, limits), validator)
+    source.seek(start)
+    with opened() as entries:
+        yield select(_rename(entries, reshape, limits), names)
+
+
 def read(
     source: BinaryIO,
     *,
@@ -157,28 +192,24 @@ def read(
     reshape: Reshape,
     limits: Limits,
     sink: Callable[[Entry], None],
+    repeats: Callable[[Entry], bool] = never_repeats,
     check: Callable[[], None] = do_nothing,
 ) -> None:
     """Pass every accepted entry to `sink`, parents first, in the archive's order.
 
-    The tree is valid only after this function returns: symlinks and the end of the archive are checked last. Metadata
-    alone may keep the decoder busy without any entry, so `check` is called for every decompressed piece of a tar.
+    `repeats` is called for a file whose name `sink` has received before: it reads the content and returns whether it
+    and the executable bit are the same. The tree is valid only after this function returns: symlinks and the end of the
+    archive are checked last. Metadata alone may keep the decoder busy without any entry, so `check` is called for every
+    decompressed piece of a tar.
 
     Raises:
         ArchiveError: the archive is rejected (any subclass); `archive` is `name`.
-        Exception: any exception raised by `sink` or `check`.
+        Exception: any exception raised by `sink`, `repeats` or `check`.
     """
-    table = EntryValidator(limits, limits.max_total_for(remaining_size(source)))
+    table = EntryValidator(limits, limits.max_total_for(remaining_size(source)), repeats)
     add = table.add
-    plain = not reshape.strip and not reshape.prefix
-    reshaped = Reshaper(reshape, limits).reshape
-    with _open_entries(source, name, format, limits, reshape, LARGE_PIECE, check=check) as entries:
+    with _open_renamed(source, name, format, reshape, limits, LARGE_PIECE, check) as entries:
         for entry in entries:
-            if not plain or not entry.path:
-                renamed = reshaped(entry)
-                if renamed is None:
-                    continue
-                entry = renamed
             for new in add(entry):
                 sink(new)
         table.check_links()
@@ -195,25 +226,21 @@ def repack(
     spool: BinaryIO,
     write: Callable[[bytes], object],
     progress: Progress,
-    duplicates: str = "refuse",
 ) -> str:
     """Write an archive as a deterministic `.tar.zst` through `write`; return the sha256 hex of the tar.
 
     `mtime` comes from `mtime_for`, as everywhere in this package; keys of the result contain its `writer_version`.
-    `duplicates` is "refuse", or "last" to keep the last of several entries with the same name, as GNU tar does on
-    extraction.
 
     Raises:
         ArchiveError: the archive is rejected (any subclass); `archive` is `name`.
         OSError: an operation on `spool` failed.
     """
-    table = EntryValidator(limits, limits.max_total_for(remaining_size(source)), duplicates)
-    with _open_entries(source, name, format, limits, reshape, SMALL_PIECE, duplicates) as entries:
+    allowed = limits.max_total_for(remaining_size(source))
+    with _open_renamed(source, name, format, reshape, limits, SMALL_PIECE) as entries:
         return write_archive(
             entries,
-            table=table,
-            reshape=reshape,
             limits=limits,
+            allowed=allowed,
             mtime=mtime,
             spool=spool,
             write=write,
@@ -253,13 +280,11 @@ def write(
         ArchiveError: an entry is rejected (any subclass); `archive` is `name`.
         OSError: an operation on `spool` failed.
     """
-    table = EntryValidator(limits, limits.max_total_bytes)
     with _name_errors(name):
         return write_archive(
             entries,
-            table=table,
-            reshape=Reshape(),
             limits=limits,
+            allowed=limits.max_total_bytes,
             mtime=mtime,
             spool=spool,
             write=write,

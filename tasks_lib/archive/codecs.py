@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, BinaryIO, Final, cast
 
-from tasks_lib.archive.entries import damaged_archive, limit_exceeded, wrong_format
+from tasks_lib.archive.entries import check_trailing, damaged_archive, limit_exceeded, wrong_format
 from tasks_lib.archive.zstd_frames import ZstdFraming
 from tasks_lib.limits import Limits
 
@@ -65,7 +65,8 @@ def decompress(source: BinaryIO, kind: str, limits: Limits, slow_piece: int = LA
     for chunk in CODECS[kind](source, limits, slow_piece):
         total += len(chunk)
         if total > allowed:
-            raise limit_exceeded(f"more than {allowed} bytes decompressed ({limits.total_name(allowed)})", "TOO_LARGE")
+            limit = limits.total_name(allowed)
+            raise limit_exceeded(f"more than {allowed} bytes decompressed ({limit})", "TOO_LARGE", limit=limit)
         yield chunk
 
 
@@ -168,24 +169,29 @@ class _Input:
         return zeros
 
 
-def _streams(source: BinaryIO, start: Callable[[], Any], magic: bytes, padding: int, most: int) -> Iterator[bytes]:
+def _streams(
+    source: BinaryIO, start: Callable[[], Any], magic: bytes, padding: int, most: int, trailing: str
+) -> Iterator[bytes]:
     """Decode concatenated streams.
 
     Args:
         source: the compressed bytes.
         start: returns a decoder for one stream.
         magic: the first bytes of each stream.
-        padding: zeros are allowed between and after streams in multiples of this number of bytes, 0 for none.
+        padding: zeros are allowed between and after streams in multiples of this number of bytes.
         most: maximum number of bytes produced at a time.
+        trailing: "refuse", or "ignore" other bytes after a stream.
     """
     waiting = _Input(source)
     if waiting.peek(len(magic)) != magic:
         raise wrong_format(waiting.peek(512))
     while waiting.peek(1):
         yield from _stream(waiting, start(), most)
-        zeros = waiting.skip_zeros() if padding else 0
-        if (zeros and zeros % padding) or waiting.peek(len(magic)) not in (b"", magic):
-            raise damaged_archive("trailing garbage after the compressed data", "TRAILING_GARBAGE")
+        zeros = waiting.skip_zeros()
+        following = waiting.peek(len(magic))
+        if zeros % padding or following not in (b"", magic):
+            check_trailing(following, (magic,), trailing)
+            return
 
 
 def _stream(waiting: _Input, decoder: Any, most: int) -> Iterator[bytes]:
@@ -222,19 +228,19 @@ def _decode_piece(decoder: Any, piece: bytes | memoryview, most: int) -> tuple[b
     return produced, getattr(decoder, "unconsumed_tail", b"")
 
 
-def _gzip(source: BinaryIO, _limits: Limits, _piece: int) -> Iterator[bytes]:
-    return _streams(source, lambda: zlib.decompressobj(wbits=31), b"\x1f\x8b", 1, _PRODUCED)
+def _gzip(source: BinaryIO, limits: Limits, _piece: int) -> Iterator[bytes]:
+    return _streams(source, lambda: zlib.decompressobj(wbits=31), b"\x1f\x8b", 1, _PRODUCED, limits.trailing)
 
 
-def _bzip2(source: BinaryIO, _limits: Limits, piece: int) -> Iterator[bytes]:
-    return _streams(source, bz2.BZ2Decompressor, b"BZh", 0, piece)
+def _bzip2(source: BinaryIO, limits: Limits, piece: int) -> Iterator[bytes]:
+    return _streams(source, bz2.BZ2Decompressor, b"BZh", 1, piece, limits.trailing)
 
 
 def _xz(source: BinaryIO, limits: Limits, piece: int) -> Iterator[bytes]:
     memory = min(limits.xz_memlimit_mib << 20, _MOST_MEMORY)
     # xz-file-format 2.2: stream padding is a multiple of four zero bytes
     start = functools.partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, memlimit=memory)
-    return _streams(source, start, b"\xfd7zXZ\x00", 4, piece)
+    return _streams(source, start, b"\xfd7zXZ\x00", 4, piece, limits.trailing)
 
 
 def _lzma(source: BinaryIO, limits: Limits, piece: int) -> Iterator[bytes]:
@@ -245,7 +251,7 @@ def _lzma(source: BinaryIO, limits: Limits, piece: int) -> Iterator[bytes]:
     memory = min(limits.xz_memlimit_mib << 20, _MOST_MEMORY)
     yield from _stream(waiting, lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=memory), piece)
     if waiting.peek(1):
-        raise damaged_archive("trailing garbage after the compressed data", "TRAILING_GARBAGE")
+        check_trailing(b"", (), limits.trailing)
 
 
 def _zstd(source: BinaryIO, limits: Limits, _piece: int) -> Iterator[bytes]:
@@ -261,7 +267,6 @@ def _zstd(source: BinaryIO, limits: Limits, _piece: int) -> Iterator[bytes]:
             while chunk := reader.read(_PRODUCED):
                 yield chunk
     except zstandard.ZstdError as error:
-        framing.check_trailing()
         raise damaged_archive(f"damaged compressed data: {error}", "CORRUPT") from error
 
 

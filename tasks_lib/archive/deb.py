@@ -81,6 +81,7 @@ def open_data_archive(source: BinaryIO, limits: Limits) -> tuple[BinaryIO, str]:
             code=error.code,
             entry=names[1],
             offset=control.offset,
+            hint=error.hint,
         ) from error
     return members[2][1], str(kinds[1])
 

@@ -72,7 +72,7 @@ def detect_format(file: BinaryIO, name: str, limits: Limits) -> str | None:
     """Return the format that `name` declares, or the format detected from the content; None for any other file.
 
     The formats in `formats.SINGLE` and `formats.MORE` are never detected: a definition must declare them, so that no
-    file is extracted that its users expect as it is.
+    file is extracted that its users expect as it is. A file whose definition allows a prefix of a zip is a zip.
 
     Raises:
         ArchiveLimitError: as `detect_content`; `archive` is `name`.
@@ -84,6 +84,8 @@ def detect_format(file: BinaryIO, name: str, limits: Limits) -> str | None:
         detected = detect_content(file, limits)
     except ArchiveLimitError as error:
         raise ArchiveLimitError.of(error, archive=name) from error
+    if detected is None and limits.zip_prefix == "ignore":
+        return "zip"
     return detected if detected in (*CODECS, "zip") else None
 
 

@@ -72,16 +72,69 @@ class Entry(NamedTuple):
     chunks: Iterable[bytes | memoryview] = ()
 
 
-def unsafe_entry(reason: str, code: str, entry: bytes | None = None, offset: int | None = None) -> UnsafeEntryError:
+#: Options that accept what is refused by default, and the effect of each. Those under `archive:` only permit; those
+#: under `fetch:` shape the tree.
+_FETCH_OPTIONS: Final = {
+    "duplicates": ("last", "to use the last entry of each name"),
+    "control-names": ("keep", "to keep such names"),
+    "zip-backslash": ("separator", "to read backslashes as slashes"),
+    "zip-prefix": ("ignore", "to ignore bytes that belong to no member"),
+}
+_ARCHIVE_OPTIONS: Final = {
+    "outward-symlinks": ("keep", "to keep such symlinks"),
+    "case-twins": ("keep", "to keep both"),
+    "trailing": ("ignore", "to ignore these bytes"),
+    "end": ("missing", "to accept an archive without an end"),
+}
+#: Options that are also environment variables of fetch-content, whose tasks have no definition.
+ARCHIVE_VARIABLES: Final = {
+    f"FETCH_{name.replace('-', '_').upper()}": (name.replace("-", "_"), value)
+    for name, (value, _) in (_FETCH_OPTIONS | {"trailing": _ARCHIVE_OPTIONS["trailing"]}).items()
+}
+
+
+def option_hint(name: str) -> str:
+    """Return the hint that names the option which lifts a refusal, with its value and place."""
+    value, effect = _FETCH_OPTIONS.get(name) or _ARCHIVE_OPTIONS[name]
+    place = "fetch" if name in _FETCH_OPTIONS else "archive"
+    variable = f"FETCH_{name.replace('-', '_').upper()}"
+    also = f" ({variable}={value} for fetch-content)" if variable in ARCHIVE_VARIABLES else ""
+    return f"set `{name}: {value}` under `{place}:`{also} {effect}"
+
+
+#: The limit that each code names; TOO_LARGE has several.
+_LIMITS: Final = {
+    "MEMBER_TOO_LARGE": "max-member-bytes",
+    "TOO_MANY_ENTRIES": "max-entries",
+    "METADATA_TOO_LARGE": "max-metadata-bytes",
+    "PATH_TOO_LONG": "max-path-bytes",
+    "COMPONENT_TOO_LONG": "max-component-bytes",
+    "TOO_DEEP": "max-depth",
+    "WINDOW": "zstd-max-window-log",
+    "DICTIONARY": "xz-memlimit-mib",
+    "NAMES_TOO_LARGE": "max-names-bytes",
+}
+
+
+def _limit_hint(name: str, least: int) -> str:
+    """Return the hint that names the limit to raise; `least` is the value that is needed, 0 if it is unknown."""
+    value = f"`{name}: {least}`" if least else f"a larger `{name}`"
+    variable = f"FETCH_{name.replace('-', '_').upper()}"
+    return f"set {value} under `archive:`, or {variable}, if you trust this archive"
+
+
+def unsafe_entry(
+    reason: str, code: str, entry: bytes | None = None, offset: int | None = None, hint: str = ""
+) -> UnsafeEntryError:
     """Return the error for an entry that is dangerous or ambiguous; the caller adds the archive's name."""
-    return UnsafeEntryError(archive="", reason=reason, code=code, entry=entry, offset=offset)
+    return UnsafeEntryError(archive="", reason=reason, code=code, entry=entry, offset=offset, hint=hint)
 
 
 def damaged_archive(
-    reason: str, code: str, entry: bytes | None = None, offset: int | None = None
+    reason: str, code: str, entry: bytes | None = None, offset: int | None = None, hint: str = ""
 ) -> DamagedArchiveError:
     """Return the error for damaged data."""
-    return DamagedArchiveError(archive="", reason=reason, code=code, entry=entry, offset=offset)
+    return DamagedArchiveError(archive="", reason=reason, code=code, entry=entry, offset=offset, hint=hint)
 
 
 def wrong_format(first: bytes) -> DamagedArchiveError:
@@ -90,9 +143,47 @@ def wrong_format(first: bytes) -> DamagedArchiveError:
     return damaged_archive(reason, "WRONG_FORMAT", offset=0)
 
 
-def limit_exceeded(reason: str, code: str, entry: bytes | None = None, offset: int | None = None) -> ArchiveLimitError:
-    """Return the error for an archive that exceeds a limit."""
-    return ArchiveLimitError(archive="", reason=reason, code=code, entry=entry, offset=offset)
+def limit_exceeded(
+    reason: str,
+    code: str,
+    entry: bytes | None = None,
+    offset: int | None = None,
+    least: int = 0,
+    limit: str | None = None,
+) -> ArchiveLimitError:
+    """Return the error for an archive that exceeds a limit.
+
+    Args:
+        reason: what exceeds it.
+        code: the code of the error.
+        entry: the name of the entry.
+        offset: the offset of the entry.
+        least: the value of the limit that accepts the archive, 0 if it is unknown.
+        limit: the key of the limit, None for the one that belongs to the code, "" if no key raises the limit.
+    """
+    key = _LIMITS.get(code, "") if limit is None else limit
+    hint = _limit_hint(key, least) if key else ""
+    return ArchiveLimitError(archive="", reason=reason, code=code, entry=entry, offset=offset, hint=hint)
+
+
+def check_trailing(following: bytes, magics: tuple[bytes, ...], trailing: str) -> None:
+    """Check the first bytes after a stream, which do not begin another one.
+
+    Args:
+        following: these bytes, as many as `magics` have, fewer only at the end.
+        magics: the first bytes of a stream; a part of them at the end of the file is a stream that was cut.
+        trailing: "refuse", or "ignore" such bytes.
+
+    Raises:
+        DamagedArchiveError: they are refused.
+    """
+    if following in magics:  # after padding of a wrong length
+        raise damaged_archive("invalid padding before another stream", "TRAILING_GARBAGE")
+    if following and any(magic.startswith(following) for magic in magics):
+        raise damaged_archive("truncated: another stream begins at the end", "TRUNCATED")
+    if trailing != "ignore":
+        hint = option_hint("trailing")
+        raise damaged_archive("trailing garbage after the compressed data", "TRAILING_GARBAGE", hint=hint)
 
 
 def unsupported_archive(reason: str, code: str, entry: bytes | None = None, offset: int | None = None) -> ArchiveError:
@@ -113,9 +204,9 @@ def normalize_path(name: bytes, limits: Limits, offset: int) -> bytes:
         raise unsafe_entry("has an absolute name", "ABSOLUTE", name, offset)
     if len(name) > limits.max_path_bytes:
         reason = f"name of {len(name)} bytes, more than max-path-bytes {limits.max_path_bytes}"
-        raise limit_exceeded(reason, "PATH_TOO_LONG", name[:80], offset)
+        raise limit_exceeded(reason, "PATH_TOO_LONG", name[:80], offset, len(name))
     if _CONTROL.search(name):
-        raise unsafe_entry("has a control character in its name", "NAME_CONTROL", name, offset)
+        _check_control(name, limits, offset)
     parts = name.split(b"/")
     if b".." in parts or (b"\\" in name and b".." in name.replace(b"\\", b"/").split(b"/")):
         raise unsafe_entry("has `..` in its name", "DOTDOT", name, offset)
@@ -125,6 +216,15 @@ def normalize_path(name: bytes, limits: Limits, offset: int) -> bytes:
         raise unsafe_entry("begins with a Windows drive or server name", "ABSOLUTE", name, offset)
     _check_lengths(name, parts, limits, offset)
     return b"/".join(parts)
+
+
+def _check_control(name: bytes, limits: Limits, offset: int) -> None:
+    """Check a name that has control characters; no file system can store a NUL."""
+    if b"\0" in name:
+        raise unsafe_entry("has a NUL character in its name", "NAME_CONTROL", name, offset)
+    if limits.control_names != "keep":
+        hint = option_hint("control-names")
+        raise unsafe_entry("has a control character in its name", "NAME_CONTROL", name, offset, hint)
 
 
 def keep_dot_components(path: bytes, name: bytes, strip: int) -> bytes:
@@ -139,12 +239,11 @@ def keep_dot_components(path: bytes, name: bytes, strip: int) -> bytes:
 
 def _check_lengths(name: bytes, parts: list[bytes], limits: Limits, offset: int) -> None:
     if len(parts) > limits.max_depth:
-        raise limit_exceeded(
-            f"name with {len(parts)} components, more than max-depth {limits.max_depth}", "TOO_DEEP", name[:80], offset
-        )
+        reason = f"name with {len(parts)} components, more than max-depth {limits.max_depth}"
+        raise limit_exceeded(reason, "TOO_DEEP", name[:80], offset, len(parts))
     if len(name) > limits.max_component_bytes and (longest := max(map(len, parts))) > limits.max_component_bytes:
         reason = f"name component of {longest} bytes, more than max-component-bytes {limits.max_component_bytes}"
-        raise limit_exceeded(reason, "COMPONENT_TOO_LONG", name[:80], offset)
+        raise limit_exceeded(reason, "COMPONENT_TOO_LONG", name[:80], offset, longest)
 
 
 def validate_target(target: bytes, kind: str, limits: Limits, name: bytes, offset: int) -> bytes:
@@ -153,10 +252,11 @@ def validate_target(target: bytes, kind: str, limits: Limits, name: bytes, offse
     Raises:
         UnsafeEntryError: the target is empty or too long, contains control characters, or is not an accepted path.
     """
-    if not target or len(target) > limits.max_path_bytes or _CONTROL.search(target):
-        raise unsafe_entry(
-            "has a link target that is empty, too long or has control characters", "LINK_TARGET", name, offset
-        )
+    if not target or len(target) > limits.max_path_bytes or b"\0" in target:
+        raise unsafe_entry("has a link target that is empty, too long or has a NUL", "LINK_TARGET", name, offset)
+    if limits.control_names != "keep" and _CONTROL.search(target):
+        hint = option_hint("control-names")
+        raise unsafe_entry("has a control character in its link target", "LINK_TARGET", name, offset, hint)
     if kind == SYMLINK:
         return target
     try:
@@ -168,6 +268,7 @@ def validate_target(target: bytes, kind: str, limits: Limits, name: bytes, offse
             code=error.code,
             entry=name,
             offset=offset,
+            hint=error.hint,
         ) from None
 
 

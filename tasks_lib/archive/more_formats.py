@@ -62,8 +62,8 @@ def decompress_stream(source: BinaryIO, kind: str, limits: Limits) -> Iterator[b
         for chunk in records.chunks():
             total += len(chunk)
             if total > allowed:
-                reason = f"more than {allowed} bytes decompressed ({limits.total_name(allowed)})"
-                raise limit_exceeded(reason, "TOO_LARGE")
+                limit = limits.total_name(allowed)
+                raise limit_exceeded(f"more than {allowed} bytes decompressed ({limit})", "TOO_LARGE", limit=limit)
             yield chunk
         records.next()
 
@@ -122,8 +122,9 @@ class _Records:
             ArchiveError: the child reports an error, or was ended by a limit.
         """
         kind, size, executable, name_size, target_size = child.RECORD.unpack(self._exact(child.RECORD.size))
-        if max(name_size, target_size) > self._limits.max_metadata_bytes:
-            raise limit_exceeded("a name is longer than max-metadata-bytes", "METADATA_TOO_LARGE")
+        longest = max(name_size, target_size)
+        if longest > self._limits.max_metadata_bytes:
+            raise limit_exceeded("a name is longer than max-metadata-bytes", "METADATA_TOO_LARGE", least=longest)
         name, target = self._exact(name_size), self._exact(target_size)
         if kind == child.END:
             return None

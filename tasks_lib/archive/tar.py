@@ -22,6 +22,7 @@ from tasks_lib.archive.entries import (
     keep_dot_components,
     limit_exceeded,
     normalize_path,
+    option_hint,
     unsafe_entry,
     validate_target,
 )
@@ -157,13 +158,14 @@ class TarReader:
         offset = self._stream.offset
         block = self._stream.piece(BLOCK)
         if not block:
-            raise damaged_archive("truncated: no end-of-archive block", "NO_END", offset=offset)
+            if offset and self._limits.end == "missing":
+                return None
+            hint = option_hint("end") if offset else ""
+            raise damaged_archive("truncated: no end-of-archive block", "NO_END", offset=offset, hint=hint)
         if len(block) < BLOCK:
             block = self._whole_block(block, offset)
         if not block[0] and block == _ZEROS:
-            while rest := self._stream.piece(1 << 18):
-                if rest.count(0) != len(rest):
-                    raise damaged_archive("data after the end of the archive", "TRAILING_GARBAGE", offset=offset)
+            self._skip_after_end(offset)
             return None
         if not offset and block[257:262] != b"ustar" and not _has_checksum(block):
             raise damaged_archive(
@@ -173,6 +175,13 @@ class TarReader:
         if not _has_checksum(block):
             raise damaged_archive("wrong header checksum", "CHECKSUM", offset=offset)
         return block
+
+    def _skip_after_end(self, offset: int) -> None:
+        """Read to the end of the stream, so that its checksums are verified."""
+        while rest := self._stream.piece(1 << 18):
+            if self._limits.trailing != "ignore" and rest.count(0) != len(rest):
+                hint = option_hint("trailing")
+                raise damaged_archive("data after the end of the archive", "TRAILING_GARBAGE", offset=offset, hint=hint)
 
     def _whole_block(self, block: bytes, offset: int) -> bytes:
         """Return a header that is split across chunks.
@@ -197,14 +206,13 @@ class TarReader:
             raise limit_exceeded("more extension headers than twice max-entries", "TOO_MANY_ENTRIES", offset=offset)
         maximum = self._limits.max_metadata_bytes
         if size > maximum:
-            raise limit_exceeded(
-                f"metadata of {size} bytes, more than max-metadata-bytes {maximum}", "METADATA_TOO_LARGE", None, offset
-            )
+            reason = f"metadata of {size} bytes, more than max-metadata-bytes {maximum}"
+            raise limit_exceeded(reason, "METADATA_TOO_LARGE", None, offset, size)
         data = self._stream.padded(size)
         self._records += data.count(b"\n")  # about one for each pax record; values may contain more
         if self._records > MAX_SPARE_RECORDS + _RECORDS_EACH * self._extensions:
             reason = f"more pax records than {MAX_SPARE_RECORDS} and {_RECORDS_EACH} for each extension header"
-            raise limit_exceeded(reason, "METADATA_TOO_LARGE", None, offset)
+            raise limit_exceeded(reason, "METADATA_TOO_LARGE", None, offset, limit="")
         pending.add(kind, data, offset)
 
     def _entry(self, block: bytes, kind: bytes, size: int, pending: PendingExtensions, offset: int) -> Entry:
@@ -253,7 +261,7 @@ class TarReader:
         if size > self._limits.max_member_bytes:
             raise limit_exceeded(
                 f"a member of {size} bytes, more than max-member-bytes {self._limits.max_member_bytes}",
-                "MEMBER_TOO_LARGE", name, offset,
+                "MEMBER_TOO_LARGE", name, offset, size,
             )  # fmt: skip
         self._left = size + -size % BLOCK
 
@@ -286,7 +294,7 @@ class TarReader:
         if sparse.real > self._limits.max_member_bytes:
             raise limit_exceeded(
                 f"a sparse member of {sparse.real} bytes, more than max-member-bytes {self._limits.max_member_bytes}",
-                "MEMBER_TOO_LARGE", sparse.name, offset,
+                "MEMBER_TOO_LARGE", sparse.name, offset, sparse.real,
             )  # fmt: skip
         self._left -= sparse.used
         if sparse.name.endswith(b"/"):

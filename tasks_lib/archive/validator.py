@@ -6,9 +6,19 @@ Links are checked against the complete tree that the archive describes, never ag
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NoReturn
 
-from tasks_lib.archive.entries import DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, limit_exceeded, unsafe_entry
+from tasks_lib.archive.entries import (
+    DIRECTORY,
+    FILE,
+    HARDLINK,
+    SYMLINK,
+    Entry,
+    limit_exceeded,
+    option_hint,
+    unsafe_entry,
+)
 from tasks_lib.limits import Limits
 
 #: Maximum number of symlinks followed for one name. Source: Linux path_resolution(7), 40.
@@ -19,23 +29,32 @@ _STEPS: Final = 100_000
 _STEPS_EACH: Final = 64
 
 
+def never_repeats(_entry: Entry) -> bool:
+    """Return False: the content of earlier entries is not available."""
+    return False
+
+
 class EntryValidator:
     """The tree that an archive describes, including directories that are only implied by names.
 
     It stores one table per directory and only the kind of each entry: a million entries need less than 200 MiB.
 
-    If `duplicates` is "last", an entry replaces an earlier one of the same name unless either is a directory;
-    `replaced` is true once this happened. Replaced entries count towards the limits.
+    An entry that repeats an earlier one is accepted and adds nothing: no reader can read it in two ways. `repeats`
+    compares content: it reads that of an entry, and returns whether it and the executable bit equal those of the file
+    that was added under the same name.
+
+    If `limits.duplicates` is "last", any entry replaces an earlier one of the same name unless either is a directory.
+    Repeated and replaced entries count towards the limits.
     """
 
-    def __init__(self, limits: Limits, allowed: int, duplicates: str = "refuse") -> None:
+    def __init__(self, limits: Limits, allowed: int, repeats: Callable[[Entry], bool] = never_repeats) -> None:
         self._limits = limits
         self._max_entries, self._max_names = limits.max_entries, limits.max_names_bytes
         self._allowed = allowed  # bytes of content
-        self._duplicates = duplicates
-        self.replaced = False
+        self._repeats = repeats
         self._directories: dict[bytes, dict[bytes, str]] = {b"": {}}
         self._links: dict[bytes, Entry] = {}
+        self._firsts: dict[bytes, bytes] = {}  # hard link -> the name of the file that has its content
         self._count = 0
         self._total = 0
         self._names = 0  # bytes of paths and link targets
@@ -46,13 +65,18 @@ class EntryValidator:
         return self._directories.get(directory, {}).get(name)
 
     def add(self, entry: Entry) -> tuple[Entry, ...]:
-        """Return the entries that this one adds: implied directories, then itself; () for a known directory.
+        """Return the entries that this one adds: implied directories, then itself; () if it repeats an earlier one.
+
+        A hard link to a symlink becomes a symlink with the same text, as GNU tar extracts it.
 
         Raises:
             UnsafeEntryError: the name is already used, a parent is a file or link, or the target of a hard link is not
-                an earlier file.
+                an earlier file or symlink.
             ArchiveLimitError: the archive has too many entries, or too many bytes of content or names.
+            Exception: any exception raised by `repeats`.
         """
+        if entry[1] == HARDLINK and (link := self._links.get(entry[4])) is not None:
+            entry = link._replace(path=entry.path, offset=entry.offset)
         path, kind, size, _, target = entry[:5]
         directory, _, name = path.rpartition(b"/")
         names = self._directories.get(directory)
@@ -61,25 +85,45 @@ class EntryValidator:
             implied = self._parents(directory, entry)
             names = self._directories[directory]
         before = len(names)
-        if names.setdefault(name, kind) is not kind or len(names) == before:
-            if kind == names[name] == DIRECTORY:
-                return ()
-            self._replace(names, name, entry)
-        if kind != FILE:
-            self._note(entry)
+        again = names.setdefault(name, kind) is not kind or len(names) == before
+        if again and kind == names[name] == DIRECTORY:
+            return ()
         self._count += 1
         self._total += size
         self._names += len(path) + len(target)
         if self._count > self._max_entries or self._total > self._allowed or self._names > self._max_names:
             self._refuse(entry)
+        if again and not self._replaces(names, name, entry):
+            return ()
+        if kind != FILE:
+            self._note(entry)
         return (*implied, entry) if implied else (entry,)
 
-    def _replace(self, names: dict[bytes, str], name: bytes, entry: Entry) -> None:
-        if self._duplicates != "last" or DIRECTORY in (entry.kind, names[name]):
+    def _replaces(self, names: dict[bytes, str], name: bytes, entry: Entry) -> bool:
+        """Return whether an entry replaces an earlier one of the same name, False if it repeats that one."""
+        known = names[name]
+        if DIRECTORY in (entry.kind, known):
             raise unsafe_entry("occurs twice in the archive", "DUPLICATE", entry.path, entry.offset)
-        names[name] = entry.kind
-        self._links.pop(entry.path, None)
-        self.replaced = True
+        if entry.kind == HARDLINK and entry.path == entry.target:
+            return False
+        if self._limits.duplicates == "last":
+            names[name] = entry.kind
+            self._links.pop(entry.path, None)
+            return True
+        if not self._is_same(entry, known):
+            reason = "occurs twice in the archive, and the two differ"
+            raise unsafe_entry(reason, "DUPLICATE", entry.path, entry.offset, option_hint("duplicates"))
+        return False
+
+    def _is_same(self, entry: Entry, known: str) -> bool:
+        if SYMLINK in (entry.kind, known):
+            return entry.kind == known and self._links[entry.path].target == entry.target
+        if entry.kind == HARDLINK:
+            return self._first(entry.path) == self._first(entry.target)
+        return self._repeats(entry)
+
+    def _first(self, path: bytes) -> bytes:
+        return self._firsts.get(path, path)
 
     def _note(self, entry: Entry) -> None:
         if entry.kind == DIRECTORY:
@@ -89,6 +133,8 @@ class EntryValidator:
         elif entry.path == entry.target or self.kind(entry.target) not in (FILE, HARDLINK):
             reason = "is a hard link whose target is not an earlier file of the archive"
             raise unsafe_entry(reason, "HARDLINK", entry.path, entry.offset)
+        else:
+            self._firsts[entry.path] = self._first(entry.target)
 
     def _refuse(self, entry: Entry) -> NoReturn:
         if self._count > self._max_entries:
@@ -101,10 +147,10 @@ class EntryValidator:
                 f"paths and link targets of more than max-names-bytes {self._max_names} in total",
                 "NAMES_TOO_LARGE", entry.path[:80], entry.offset,
             )  # fmt: skip
+        limit = self._limits.total_name(self._allowed)
         raise limit_exceeded(
-            f"content of more than {self._allowed} bytes ({self._limits.total_name(self._allowed)})",
-            "TOO_LARGE", entry.path, entry.offset,
-        )  # fmt: skip
+            f"content of more than {self._allowed} bytes ({limit})", "TOO_LARGE", entry.path, entry.offset, limit=limit
+        )
 
     def _parents(self, directory: bytes, entry: Entry) -> tuple[Entry, ...]:
         missing: list[bytes] = []
@@ -151,7 +197,7 @@ class EntryValidator:
             link = links.get(case_fold_key(path))
             if link is not None:
                 reason = "is a symlink whose name differs from a directory only in case or Unicode form"
-                raise unsafe_entry(reason, "CASE_TWIN", link.path, link.offset)
+                raise unsafe_entry(reason, "CASE_TWIN", link.path, link.offset, option_hint("case-twins"))
 
     def _check_link(self, link: Entry) -> None:
         here = link.path.split(b"/")[:-1]
@@ -185,9 +231,8 @@ class EntryValidator:
         # `..` of a path that this archive does not contain as a directory could lead anywhere once another archive is
         # extracted next to it
         if not here or b"/".join(here) not in self._directories:
-            raise unsafe_entry(
-                "is a symlink that leads outside the destination", "SYMLINK_OUTSIDE", link.path, link.offset
-            )
+            reason = "is a symlink that leads outside the destination"
+            raise unsafe_entry(reason, "SYMLINK_OUTSIDE", link.path, link.offset, option_hint("outward-symlinks"))
         here.pop()
 
 
@@ -196,7 +241,8 @@ def _steps(followed: Entry, link: Entry, hops: int = 0) -> list[bytes]:
     if hops >= MAX_HOPS:
         raise unsafe_entry(f"leads through more than {MAX_HOPS} symlinks", "SYMLINK_HOPS", link.path, link.offset)
     if followed.target.startswith(b"/"):
-        raise unsafe_entry("is a symlink to an absolute path", "SYMLINK_ABSOLUTE", link.path, link.offset)
+        reason, hint = "is a symlink to an absolute path", option_hint("outward-symlinks")
+        raise unsafe_entry(reason, "SYMLINK_ABSOLUTE", link.path, link.offset, hint)
     return followed.target.split(b"/")[::-1]
 
 
@@ -207,3 +253,39 @@ def case_fold_key(path: bytes) -> bytes:
     text = path.decode("utf-8", "surrogateescape")
     text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
     return text.encode("utf-8", "surrogateescape")
+
+
+def find_last(entries: Iterable[Entry], validator: EntryValidator) -> dict[int, list[bytes]]:
+    """Return the number of each entry whose content is part of the final tree -> its names there.
+
+    Of several entries with one name, the last one remains; a hard link keeps the content that its target had when the
+    link was read.
+
+    Raises:
+        ArchiveError: as `EntryValidator.add`.
+    """
+    holders: dict[bytes, int] = {}
+    for number, entry in enumerate(entries):
+        validator.add(entry)
+        if entry.kind == HARDLINK:
+            holders[entry.path] = holders[entry.target]
+        elif entry.kind != DIRECTORY:
+            holders[entry.path] = number
+    names: dict[int, list[bytes]] = {}
+    for path, number in holders.items():
+        names.setdefault(number, []).append(path)
+    return names
+
+
+def select(entries: Iterable[Entry], names: dict[int, list[bytes]]) -> Iterator[Entry]:
+    """Yield the entries of the final tree, each name once; `names` comes from `find_last` for the same entries."""
+    for number, entry in enumerate(entries):
+        if entry.kind == DIRECTORY:
+            yield entry
+            continue
+        leader, *others = names.get(number, (b"",))
+        if leader:
+            yield entry._replace(path=leader)
+        for path in others:
+            again = entry._replace(path=path)
+            yield again if entry.kind == SYMLINK else Entry(path, HARDLINK, target=leader, offset=entry.offset)

@@ -14,7 +14,7 @@ from struct import Struct
 from typing import Any, BinaryIO, Final
 
 from tasks_lib.archive.codecs import decompress, read_ahead
-from tasks_lib.archive.entries import FILE, HARDLINK, Entry, Reshape, Reshaper, damaged_archive
+from tasks_lib.archive.entries import FILE, HARDLINK, Entry, damaged_archive
 from tasks_lib.archive.exact_reader import BLOCK
 from tasks_lib.archive.tar_header import format_header, header_size
 from tasks_lib.archive.validator import EntryValidator
@@ -34,15 +34,13 @@ _CHUNK: Final = 1 << 20
 _REPORT_ENTRIES: Final = 1000
 #: Position of a record in the spool: its offset, header size, content size and executable flag.
 _PLACE: Final = Struct(">QIQ?")
-_AT: Final = Struct(">Q")
 
 
 def write_archive(
     entries: Iterator[Entry],
     *,
-    table: EntryValidator,
-    reshape: Reshape,
     limits: Limits,
+    allowed: int,
     mtime: int,
     spool: BinaryIO,
     write: Callable[[bytes], object],
@@ -55,9 +53,8 @@ def write_archive(
 
     Args:
         entries: in any order; records go through `spool` because the output is sorted.
-        table: validates the entries; empty.
-        reshape: applied to every name.
         limits: limits for the whole tree.
+        allowed: maximum number of bytes of content.
         mtime: the mtime of all entries, from `mtime_for`.
         spool: an empty temporary file, owned by the caller.
         write: receives compressed bytes.
@@ -68,10 +65,9 @@ def write_archive(
         OSError: an operation on `spool`, or `write`, failed.
     """
     pile = _SpoolBuffer(spool, mtime, progress)
-    reshaped = Reshaper(reshape, limits).reshape
+    table = EntryValidator(limits, allowed, pile.repeats)
     for entry in entries:
-        renamed = reshaped(entry)
-        for new in table.add(renamed) if renamed is not None else ():
+        for new in table.add(entry):
             pile.add(new)
     pile.flush()
     table.check_links()
@@ -79,8 +75,6 @@ def write_archive(
     records = pile.records
     records.sort()
     regrouped = _regroup_hard_links(records, pile.links, mtime)
-    if table.replaced:
-        records = [record for number, record in enumerate(records) if _is_last(records, number)]
     size = sum(len(head) + length for head, _, length in _runs(records, regrouped))
     return _compress(_read_ranges(_runs(records, regrouped), spool), size, write, progress)
 
@@ -127,8 +121,7 @@ class _SpoolBuffer:
     """Buffer of finished records, written to the spool one megabyte at a time.
 
     `records` holds the position of each record: its path, a NUL and `_PLACE`. It is one string because an archive has
-    up to a million records. Sorting these strings sorts by path, as paths contain no NUL; records with the same path
-    keep the order of the archive.
+    up to a million records. Sorting these strings sorts by path, as paths contain no NUL.
     """
 
     def __init__(self, spool: BinaryIO, mtime: int, progress: Progress) -> None:
@@ -137,7 +130,9 @@ class _SpoolBuffer:
         self._entries = self._size = self._content = 0
         self._at = 0
         self.records: list[bytes] = []
-        self.links: dict[bytes, bytes] = {}  # path of a hard link -> sort key of the record that follows its content
+        self.links: dict[bytes, bytes] = {}  # path of a hard link -> path of the file that has its content
+        self._found: dict[bytes, bytes] = {}  # path -> record, of the records before `_indexed`
+        self._indexed = 0
 
     def add(self, entry: Entry) -> None:
         """Add one entry.
@@ -147,9 +142,7 @@ class _SpoolBuffer:
         """
         path, kind, size, executable, target, _, chunks = entry
         if kind == HARDLINK:
-            self.links[path] = self.links.get(target) or target + b"\0" + _AT.pack(self._at)
-        elif path in self.links:
-            del self.links[path]
+            self.links[path] = self.links.get(target, target)
         head = format_header(entry, self._mtime)
         self.records.append(path + b"\0" + _PLACE.pack(self._at, len(head), size, executable))
         self._hold(head)
@@ -161,6 +154,25 @@ class _SpoolBuffer:
         self._entries += 1
         if self._entries >= _REPORT_ENTRIES:
             self.flush()
+
+    def repeats(self, entry: Entry) -> bool:
+        """Return whether the file of the same name has the content and the executable bit of this entry.
+
+        Raises:
+            OSError, ArchiveError, CancelledError: as `write_archive`.
+        """
+        self.flush()
+        for record in self.records[self._indexed :]:
+            self._found[record[: -_PLACE.size - 1]] = record
+        self._indexed = len(self.records)
+        record = self._found[self.links.get(entry.path, entry.path)]
+        at, head, size, executable = _PLACE.unpack_from(record, len(record) - _PLACE.size)
+        if (size, executable) != (entry.size, entry.executable):
+            return False
+        self._spool.seek(at + head)
+        same = all(self._spool.read(len(chunk)) == chunk for chunk in entry.chunks)
+        self._spool.seek(0, 2)
+        return same
 
     def _hold(self, piece: bytes | memoryview) -> None:
         self._held.append(piece)
@@ -188,29 +200,21 @@ _TarRange = tuple[bytes, int, int]
 def _regroup_hard_links(records: list[bytes], links: dict[bytes, bytes], mtime: int) -> dict[bytes, _TarRange]:
     """Return replacement ranges so that the first name of each group of hard links holds the content.
 
-    The result does not depend on the order of the archive. A hard link refers to the entry that had the target's name
-    when the link was read; a later entry may have replaced it.
+    The result does not depend on the order of the archive.
     """
-    groups: dict[int, list[bytes]] = {}
-    for path, after in links.items():
-        groups.setdefault(bisect_left(records, after) - 1, []).append(path)
+    groups: dict[bytes, list[bytes]] = {}
+    for path, first in links.items():
+        groups.setdefault(first, [first]).append(path)
     regrouped: dict[bytes, _TarRange] = {}
-    for number, paths in groups.items():
-        record = records[number]
+    for first, paths in groups.items():
+        record = records[bisect_left(records, first + b"\0")]
         at, head, size, executable = _PLACE.unpack_from(record, len(record) - _PLACE.size)
-        if _is_last(records, number):
-            paths.append(record[: -_PLACE.size - 1])
         leader = min(paths)
         for path in paths:
             regrouped[path] = format_header(Entry(path, HARDLINK, 0, executable, leader), mtime), 0, 0
         content = format_header(Entry(leader, FILE, size, executable), mtime)
         regrouped[leader] = content, at + head, size + -size % BLOCK
     return regrouped
-
-
-def _is_last(records: list[bytes], number: int) -> bool:
-    """Return whether no later entry of the archive has the same name."""
-    return not records[number + 1 : number + 2] or not records[number + 1].startswith(records[number][: -_PLACE.size])
 
 
 def _runs(records: list[bytes], regrouped: dict[bytes, _TarRange]) -> Iterator[_TarRange]:

@@ -1,4 +1,4 @@
-"""Strict zip reader: local headers and central directory agree, and the members cover the file without gaps.
+"""Strict zip reader: local headers and central directory agree, and only zeros are outside of members and directory.
 
 Two readers that interpret a zip differently see different content; an ambiguous archive is rejected.
 Source: PKWARE APPNOTE.TXT 6.3.10 (section numbers below).
@@ -22,23 +22,28 @@ from tasks_lib.archive.entries import (
     unsafe_entry,
     validate_target,
 )
-from tasks_lib.archive.zip_directory import Directory, Member, apply_zip64, read_at
+from tasks_lib.archive.zip_directory import Directory, Member, apply_zip64, name_of, read_at
+from tasks_lib.archive.zip_gaps import GapChecker
+from tasks_lib.errors import UnsafeEntryError
 from tasks_lib.limits import Limits
 
 _CHUNK: Final = 1 << 18
 _LOCAL: Final = struct.Struct("<4sHHHHHIIIHH")  # 4.3.7
 _MAX32: Final = 0xFFFFFFFF
+#: Types of members. Source: inode(7).
+_KINDS: Final = {0o120000: SYMLINK, 0o040000: DIRECTORY, 0o100000: FILE, 0: FILE}
+_FIFO: Final = 0o010000
 
 
 class ZipReader:
     """Reader of the members of a seekable zip, in the order of their data.
 
-    If the last of several members with the same name is kept (`duplicates` is "last"), the central directory must be
-    in that order too. `strip` has the same meaning as in `TarReader`.
+    If the last of several members with the same name is kept (`limits.duplicates` is "last"), the central
+    directory must be in that order too. `strip` has the same meaning as in `TarReader`.
     """
 
-    def __init__(self, source: BinaryIO, limits: Limits, strip: int, duplicates: str = "refuse") -> None:
-        self._source, self._limits, self._strip, self._duplicates = source, limits, strip, duplicates
+    def __init__(self, source: BinaryIO, limits: Limits, strip: int) -> None:
+        self._source, self._limits, self._strip = source, limits, strip
         self.last: bytes | None = None  # the name of the member being read
         self.offset = 0  # of the member being read
 
@@ -49,20 +54,22 @@ class ZipReader:
             ArchiveError: the archive is rejected (any subclass); the caller adds the archive's name.
         """
         directory = Directory(self._source, self._limits)
+        gaps = GapChecker(self._source, self._limits.zip_prefix)
         at = 0
-        for member, end in directory.members(self._duplicates):
+        for member, end in directory.members():
             self.last, self.offset = member.name, member.offset
-            if member.offset != at:
-                raise unsafe_entry("gap or overlap before this member", "ZIP_TILING", member.name, member.offset)
-            begin = self._local(member)
-            self._check_end(member, begin + member.packed, end)
+            if at != member.offset:
+                gaps.check(at, member.offset)
+            begin, described = self._local(member)
+            at = self._end_of(member, begin + member.packed, end, described)
             yield self._entry(member, begin)
-            at = end
-        if at != directory.start:
-            raise unsafe_entry("data that belongs to no member", "ZIP_TILING", offset=at)
+        gaps.check(at, directory.start)
 
-    def _local(self, member: Member) -> int:
-        """Check the local header against the central one; return where the data begins."""
+    def _local(self, member: Member) -> tuple[int, str]:
+        """Check the local header against the central one; return where the data begins, and if a descriptor follows it.
+
+        The latter is "required", "optional" or "none" (4.3.9, 4.4.4 bit 3).
+        """
         fields = _LOCAL.unpack(read_at(self._source, member.offset, _LOCAL.size))
         magic, _, flags, method, _, _, crc, packed, size = fields[:9]
         name_size, extra_size = int(fields[9]), int(fields[10])
@@ -71,33 +78,45 @@ class ZipReader:
         if magic != b"PK\x03\x04":
             reason = "no local header at the offset in the central directory"
             raise damaged_archive(reason, "ZIP_HEADER", member.name, member.offset)
-        if (name, flags & 0x2849, method) != (member.raw_name, member.flags & 0x2849, member.method):
-            raise unsafe_entry("local header and central directory differ", "ZIP_DISAGREE", member.name, member.offset)
+        # the flag of UTF-8 may differ if the name does not; that of a descriptor may differ if the sizes do not
+        differs = flags != member.flags and name_of(name, flags, member.host) != name_of(
+            name, member.flags, member.host
+        )
+        if differs or (name, flags & 0x2041, method) != (member.raw_name, member.flags & 0x2041, member.method):
+            raise _disagreement(member)
         size, packed, _ = apply_zip64(extra, (size, packed, 0), name, member.name, member.offset)
         local, central = (crc, packed, size), (member.crc, member.packed, member.size)
-        matches = [one == other or (flags & 8 and not one) for one, other in zip(local, central, strict=True)]
-        if not all(matches):
-            raise unsafe_entry("local header and central directory differ", "ZIP_DISAGREE", member.name, member.offset)
-        return member.offset + _LOCAL.size + name_size + extra_size
+        begin = member.offset + _LOCAL.size + name_size + extra_size
+        if local == central:
+            return begin, "optional" if (flags | member.flags) & 8 else "none"
+        if not flags & 8 or any(one not in (0, other) for one, other in zip(local, central, strict=True)):
+            raise _disagreement(member)
+        return begin, "required"
 
-    def _check_end(self, member: Member, at: int, end: int) -> None:
-        """Check that nothing follows the data except the data descriptor announced by the flags (4.3.9)."""
-        gap = end - at
-        if not member.flags & 8:
-            if gap:
-                raise unsafe_entry("gap or overlap after this member", "ZIP_TILING", member.name, member.offset)
-            return
+    def _end_of(self, member: Member, at: int, end: int, described: str) -> int:
+        """Return the end of the member at most `end`: the end of its data `at`, or of the descriptor that follows."""
+        if at > end:
+            raise unsafe_entry("overlaps the next member", "ZIP_TILING", member.name, member.offset)
+        if described == "none":
+            return at
         forms = (
-            struct.pack("<4sIII", b"PK\x07\x08", member.crc, member.packed & _MAX32, member.size & _MAX32),
             struct.pack("<4sIQQ", b"PK\x07\x08", member.crc, member.packed, member.size),
+            struct.pack("<4sIII", b"PK\x07\x08", member.crc, member.packed & _MAX32, member.size & _MAX32),
         )
-        if gap not in (12, 16, 20, 24) or read_at(self._source, at, gap) not in {*forms, *(form[4:] for form in forms)}:
+        following = read_at(self._source, at, min(end - at, len(forms[0])))
+        for form in (*forms, *(form[4:] for form in forms)):
+            if following.startswith(form):
+                return at + len(form)
+        if described == "required" or following.startswith(b"PK\x07\x08"):
             raise unsafe_entry(
                 "data descriptor and central directory differ", "ZIP_DISAGREE", member.name, member.offset
             )
+        return at
 
     def _entry(self, member: Member, begin: int) -> Entry:
         kind = _kind_of(member)
+        if kind == SYMLINK and not member.size:
+            kind = FILE  # as unzip and pip extract it: a symlink to nothing cannot be created
         path = normalize_path(member.name, self._limits, member.offset)
         if not path and kind != DIRECTORY:
             raise unsafe_entry("has the destination directory itself as its name", "ROOT", member.name, member.offset)
@@ -166,8 +185,14 @@ class ZipReader:
             yield chunk
 
 
+def _disagreement(member: Member) -> UnsafeEntryError:
+    return unsafe_entry("local header and central directory differ", "ZIP_DISAGREE", member.name, member.offset)
+
+
 def _kind_of(member: Member) -> str:
-    kind = {0o120000: SYMLINK, 0o040000: DIRECTORY, 0o100000: FILE, 0: FILE}.get(member.mode & 0o170000)
+    kind = _KINDS.get(member.mode & 0o170000)
+    if kind is None and (member.name == b"-" or (member.mode & 0o170000 == _FIFO and member.size)):
+        kind = FILE  # what Info-ZIP read from its standard input or, with -FI, from a FIFO. Source: zip(1)
     if kind is None:
         raise unsafe_entry("is a device, FIFO or socket", "TYPE", member.name, member.offset)
     if not member.name.endswith(b"/"):

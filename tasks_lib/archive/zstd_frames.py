@@ -8,18 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import BinaryIO, Final
 
-from tasks_lib.archive.entries import damaged_archive, limit_exceeded, wrong_format
+from tasks_lib.archive.entries import check_trailing, damaged_archive, limit_exceeded, wrong_format
 from tasks_lib.limits import Limits
 
 #: Bytes read at a time.
 _CHUNK: Final = 1 << 18
+#: First bytes of a frame and of the skippable frames. Source: RFC 8878 3.1.1, 3.1.2.
+_FRAME: Final = b"\x28\xb5\x2f\xfd"
+_SKIPPABLE: Final = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))
+_MAGICS: Final = (_FRAME, *_SKIPPABLE)
 
 
 class ZstdFraming:
     """File-like object that passes zstd bytes on while it parses their frame and block headers.
 
     python-zstandard reports neither a truncated stream nor an unknown frame; parsing the headers (RFC 8878 section 3)
-    detects both and costs a few operations per 128 KiB block.
+    detects both and costs a few operations per 128 KiB block. Bytes that belong to no frame do not reach the decoder:
+    zeros after the last frame are padding.
     """
 
     def __init__(self, source: BinaryIO, limits: Limits) -> None:
@@ -30,6 +35,8 @@ class ZstdFraming:
         self._skip = 0
         self._checksum = 0
         self._frames = 0
+        self._back = b""  # an incomplete magic number, which is not passed on yet
+        self._after = ""  # what follows the last frame: "zeros" or "garbage", "" while frames follow
 
     def read(self, size: int = -1) -> bytes:
         """Return up to `size` bytes of the source after checking their headers.
@@ -37,34 +44,40 @@ class ZstdFraming:
         Raises:
             ArchiveError: the stream is damaged or truncated, or needs too large a window.
         """
-        chunk = self._source.read(size if 0 < size < _CHUNK else _CHUNK)
-        if not chunk:
-            self.finish()
-        self._walk(chunk)
-        return chunk
+        passed = b""
+        while not passed:
+            chunk = self._source.read(size if 0 < size < _CHUNK else _CHUNK)
+            if not chunk:
+                self._finish()
+                break
+            if self._after:
+                self._check_after(chunk)
+                continue
+            data, self._back = self._back + chunk, b""
+            passed = data[: self._walk(data)]
+        return passed
 
-    def check_trailing(self) -> None:
-        """Reject bytes after a frame that are not another frame, even if they are too few for a magic number.
+    def _check_after(self, following: bytes) -> None:
+        if self._after == "zeros" and following.count(0) != len(following):
+            check_trailing(b"", (), self._limits.trailing)
+            self._after = "garbage"
+
+    def _finish(self) -> None:
+        """Check that the source ended at the end of a frame, or in padding.
 
         Raises:
-            DamagedArchiveError: there are such bytes.
-        """
-        if self._frames and self._state == self._magic and self._held:
-            raise damaged_archive("trailing garbage after the compressed data", "TRAILING_GARBAGE")
-
-    def finish(self) -> None:
-        """Check that the source ended at the end of a frame.
-
-        Raises:
-            DamagedArchiveError: the source is empty or truncated.
+            DamagedArchiveError: the source is empty or truncated, or has other bytes after its last frame.
         """
         if not self._source.tell():
             raise wrong_format(b"")
         if self._skip or self._held or self._state != self._magic or not self._frames:
             raise damaged_archive("truncated in the middle of the compressed data", "TRUNCATED")
+        if self._back.strip(b"\0"):
+            check_trailing(self._back, _MAGICS, self._limits.trailing)
 
-    def _walk(self, chunk: bytes) -> None:
-        position, end = 0, len(chunk)
+    def _walk(self, data: bytes) -> int:
+        """Parse the headers in `data`; return how many bytes belong to frames."""
+        position, end = 0, len(data)
         while position < end:
             if self._skip:
                 step = min(self._skip, end - position)
@@ -72,25 +85,33 @@ class ZstdFraming:
                 position += step
                 continue
             step = min(self._need - len(self._held), end - position)
-            self._held += chunk[position : position + step]
+            self._held += data[position : position + step]
             position += step
             if len(self._held) == self._need:
                 held, self._held = self._held, b""
                 self._state(held)
+                if self._after:
+                    self._check_after(data[position:])
+                    return position - len(held)
+        if self._state == self._magic:
+            self._back, self._held = self._held, b""
+        return end - len(self._back)
 
     def _then(self, need: int, state: Callable[[bytes], None]) -> None:
         self._need, self._state = need, state
 
     def _magic(self, held: bytes) -> None:
-        number = int.from_bytes(held, "little")
-        if number == 0xFD2FB528:
+        if held == _FRAME:
             self._then(1, self._descriptor)
-        elif number & 0xFFFFFFF0 == 0x184D2A50:  # skippable frame
+        elif held in _SKIPPABLE:
             self._then(4, self._skippable)
         elif not self._frames:
             raise wrong_format(held)
+        elif not any(held):
+            self._after = "zeros"
         else:
-            raise damaged_archive("trailing garbage after the compressed data", "TRAILING_GARBAGE")
+            check_trailing(held, (), self._limits.trailing)
+            self._after = "garbage"
 
     def _skippable(self, held: bytes) -> None:
         self._skip = int.from_bytes(held, "little")
@@ -118,7 +139,9 @@ class ZstdFraming:
         maximum = 1 << self._limits.zstd_max_window_log
         if window > maximum:
             raise limit_exceeded(
-                f"needs a window of {window} bytes, more than {maximum} (zstd-max-window-log)", "WINDOW"
+                f"needs a window of {window} bytes, more than {maximum} (zstd-max-window-log)",
+                "WINDOW",
+                least=(window - 1).bit_length(),
             )
         self._then(3, self._block)
 

@@ -161,6 +161,20 @@ _ARCHIVE: Final[FieldTable] = {
     "case-twins": one_of("refuse", "keep").about(
         "keep: allow a symlink and a directory whose names differ only in case"
     ),
+    "trailing": one_of("refuse", "ignore").about("ignore: allow bytes after the end of the archive"),
+    "end": one_of("required", "missing").about("missing: allow a tar without an end-of-archive block"),
+}
+#: Options that shape the tree, and so are part of the recipe key; the keys are the field names of `archive.Limits`.
+_CONTROL_NAMES: Final[FieldTable] = {
+    "control-names": one_of("refuse", "keep").about("keep: allow control characters in names, except NUL"),
+}
+_SHAPE: Final[FieldTable] = {
+    "duplicates": one_of("refuse", "last").about("last: if several entries have the same name, use the last one"),
+    **_CONTROL_NAMES,
+    "zip-backslash": one_of("refuse", "separator").about(
+        "separator: read backslashes in the names of a zip as slashes"
+    ),
+    "zip-prefix": one_of("refuse", "ignore").about("ignore: allow bytes that belong to no member of a zip"),
 }
 
 
@@ -195,7 +209,7 @@ _STATIC_URL: Final[FieldTable] = {
     "artifact-name": _NAMED,
     "strip-components": COUNT.about("number of leading path components to remove from every entry"),
     "add-prefix": PREFIX.about("text to put before the name of every entry, usually with a trailing slash"),
-    "duplicates": one_of("refuse", "last").about("last: if several entries have the same name, use the last one"),
+    **_SHAPE,
     "format": one_of(*FORMATS).about("format of the download, instead of the one that its name declares"),
     "executable": SWITCH.about("true: make a plain or single file executable"),
     "repack": one_of("auto", "never").about("never: strip and prefix names during extraction instead of repacking"),
@@ -223,10 +237,12 @@ _GIT: Final[FieldTable] = {
     "include-dot-git": SWITCH.about("keep .git in the archive"),
     "ssh-key": TEXT.about("environment variable or file that contains the key"),
     "fetch-mode": TEXT.about("accepted for compatibility with Taskgraph, and ignored"),
+    **_CONTROL_NAMES,
     "archive": _STATIC_URL["archive"],
 }
 _HG: Final[FieldTable] = {
-    key: _GIT[key] for key in ("type", "repo", "revision", "branch", "path-prefix", "artifact-name", "archive")
+    key: _GIT[key]
+    for key in ("type", "repo", "revision", "branch", "path-prefix", "artifact-name", "control-names", "archive")
 }
 _SOURCES: Final[Mapping[str, FieldTable]] = {"static-url": _STATIC_URL, "git": _GIT, "hg": _HG}
 
@@ -241,12 +257,6 @@ def _static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
         where.wrong("cannot derive a file name from the URL", "add `artifact-name:`")
         return None
     strip, prefix = found.get("strip-components", 0), found.get("add-prefix", "")
-    duplicates = found.get("duplicates", "refuse")
-    if duplicates == "last" and (not name.endswith(".tar.zst") or found.get("repack") == "never"):
-        where.wrong(
-            f"`duplicates: last` requires a repacked artifact, got {name!r}", "set `artifact-name: NAME.tar.zst`"
-        )
-        return None
     if not _check_format(found, name, where):
         return None
     ends, starts = _archive_suffix(name), _archive_suffix(file_name_of(url))
@@ -266,7 +276,7 @@ def _static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
         mirrors=tuple(resolve_url(mirror, where) for mirror in found.get("mirrors", ())),
         strip_components=strip,
         add_prefix=prefix,
-        duplicates=duplicates,
+        shape=_shape(found),
         format=found.get("format", ""),
         executable=found.get("executable", False),
         repack=found.get("repack", "auto"),
@@ -296,6 +306,11 @@ def _check_format(found: dict[str, Any], name: str, where: Location) -> bool:
     return True
 
 
+def _shape(found: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    given = ((key.replace("-", "_"), found.get(key, "refuse")) for key in _SHAPE)
+    return tuple((name, value) for name, value in given if value != "refuse")
+
+
 def _archive_suffix(name: str) -> str:
     """Return the normalized archive suffix of a file name, such as "gz" for .tgz and .tar.gz; "" for none."""
     same = {"tgz": "gz", "tbz2": "bz2", "txz": "xz", "tzst": "zst"}
@@ -316,6 +331,7 @@ def _repository(found: dict[str, Any], where: Location) -> Git | Hg | None:
         "revision": found["revision"],
         "path_prefix": prefix,
         "artifact_name": name,
+        "shape": _shape(found),
         "archive": found.get("archive", ()),
     }
     if found.get("type") == "hg":

@@ -73,8 +73,8 @@ class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
     mirrors: tuple[str, ...] = ()
     strip_components: int = 0
     add_prefix: str = ""
-    #: "refuse", or "last": if several entries have the same name, use the last one
-    duplicates: str = "refuse"
+    #: Options of `archive.Limits` that shape the tree, without those at their defaults.
+    shape: tuple[tuple[str, str], ...] = ()
     #: One of `formats.FORMATS`; "" for the format that the name or the content declares.
     format: str = ""
     #: Whether a plain file, or the only file of the download, is made executable.
@@ -121,7 +121,7 @@ class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
         """Whether the artifact is a repacked archive rather than the downloaded file."""
         if self.repack == "never" or self.format in SINGLE or not self.artifact_name.endswith(".tar.zst"):
             return False
-        reshaped = self.strip_components or self.add_prefix or self.duplicates != "refuse"
+        reshaped = self.strip_components or self.add_prefix or "duplicates" in dict(self.shape)
         return bool(reshaped) or self._is_renamed or self.format not in ("", "tar.zst")
 
     @property
@@ -158,6 +158,7 @@ class Git(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     artifact_name: str
     dot_git: str = "dropped"
     ssh_key: str = ""  # environment variable or file that contains the key
+    shape: tuple[tuple[str, str], ...] = ()
     archive: tuple[tuple[str, int | str], ...] = ()
     taskgraph_names: tuple[str, ...] = ()
 
@@ -169,6 +170,7 @@ class Hg(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     revision: str
     path_prefix: str
     artifact_name: str
+    shape: tuple[tuple[str, str], ...] = ()
     archive: tuple[tuple[str, int | str], ...] = ()
 
 

@@ -30,7 +30,7 @@ def detect_archive(file: BinaryIO, name: str, limits: Limits) -> str | None:
     claimed = format_from_name(name)
     claimed = claimed if claimed in _KINDS else None
     looks = sniff_format(start)
-    kind = looks if looks in _KINDS else claimed if claimed != "zip" else None
+    kind = looks if looks in _KINDS else claimed
     try:
         detected = _detect(file, start, kind, claimed, limits)
     except ArchiveError as error:

@@ -67,6 +67,7 @@ def _archive(run: Run, checkout: Checkout, key: str) -> Integrity:
         path_prefix=prefix.rstrip("/"),
         artifact_name=Path(checkout.dest).name,
         dot_git=checkout.dot_git,
+        shape=(("control_names", "keep"),) if run.settings.limits.control_names == "keep" else (),
         archive=(("outward_symlinks", "keep"),),  # refusing them is left to the extraction
     )
     commit = checkout.commit.lower()

@@ -9,8 +9,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from tasks_lib.archive import ARCHIVE_VARIABLES
 from tasks_lib.context import Context
 from tasks_lib.errors import SettingError, TransportError, escape_text
 from tasks_lib.fetch_content.console import log
@@ -116,7 +117,23 @@ def open_run(environ: Mapping[str, str], beside: Path) -> Iterator[Run]:
 
 def _run(environ: Mapping[str, str], progress: LineProgress, variables: Mapping[str, str]) -> Run:
     settings = Settings.parse(variables=variables, environ=environ)
-    return Run(settings, environ, progress)
+    limits = settings.limits._replace(**_archive_options(environ))
+    return Run(settings._replace(limits=limits), environ, progress)
+
+
+def _archive_options(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the options for archives: a definition has keys for them, a Taskgraph task only its environment.
+
+    Raises:
+        SettingError: a value is invalid.
+    """
+    options = {}
+    for variable, (name, value) in ARCHIVE_VARIABLES.items():
+        given = environ.get(variable) or "refuse"
+        if given not in ("refuse", value):
+            raise SettingError(f"invalid value {given[:80]!r} for {variable}: expected refuse or {value}")
+        options[name] = given
+    return options
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
 import re
@@ -187,11 +189,16 @@ def _repack(run: Run, request: StaticUrlOptions, integrity: Integrity) -> Integr
         kind = detect_archive(file, request.original, limits)
         if kind is None:
             _wrap(run, file, request, integrity.size, spool, writer, limits)
-        elif kind == "zip" or request.strip or request.prefix:
+        elif kind == "zip" or request.strip or request.prefix or _is_reshaped(limits):
             _reshape(run, file, request, kind, spool, writer, limits)
         else:
             _recompress(file, request, kind, writer, limits, run.progress)
         return writer.commit()
+
+
+def _is_reshaped(limits: Limits) -> bool:
+    """Return whether the identical tar would not be accepted without these options."""
+    return limits.duplicates == "last" or limits.trailing == "ignore"
 
 
 def _reshape(
@@ -215,14 +222,67 @@ def _recompress(
     file: BinaryIO, request: StaticUrlOptions, kind: str, writer: Writer, limits: Limits, progress: Progress
 ) -> None:
     """Write the identical tar, after reading and validating all of it."""
-
-    def read_content(entry: Entry) -> None:
-        for _ in entry.chunks:
-            progress.check()
-
-    read(file, name=request.original, format=kind, reshape=Reshape(), limits=limits, sink=read_content)
+    content = _ContentReader(progress)
+    check = functools.partial(
+        read,
+        file,
+        name=request.original,
+        format=kind,
+        reshape=Reshape(),
+        limits=limits,
+        sink=content.add,
+        repeats=content.repeats,
+    )
+    check()
     file.seek(0)
+    if content.is_unsure():
+        check()
+        file.seek(0)
     recompress(file, format=kind, limits=limits, write=writer.write, progress=progress)
+
+
+class _ContentReader:
+    """Reader of the content of an archive, which is not stored.
+
+    An archive in which a file is repeated is read a second time, to compare the digests of all files: most archives
+    need no digests.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._digests: dict[bytes, tuple[int, bytes]] = {}
+        self._state = "first pass"
+
+    def is_unsure(self) -> bool:
+        """Return whether the archive must be read again."""
+        if self._state != "repeated":
+            return False
+        self._state = "second pass"
+        return True
+
+    def add(self, entry: Entry) -> None:
+        """Read the content of an entry."""
+        if self._state == "second pass" and entry.kind == "hardlink":
+            self._digests[entry.path] = self._digests[entry.target]
+        elif self._state == "second pass":
+            self._digests[entry.path] = self._digest(entry)
+        else:
+            for _ in entry.chunks:
+                self._progress.check()
+
+    def repeats(self, entry: Entry) -> bool:
+        """Return whether an entry repeats the earlier one of this name; True in the first pass."""
+        if self._state == "second pass":
+            return self._digests[entry.path] == self._digest(entry)
+        self._state = "repeated"
+        return True
+
+    def _digest(self, entry: Entry) -> tuple[int, bytes]:
+        digest = hashlib.sha256()
+        for chunk in entry.chunks:
+            self._progress.check()
+            digest.update(chunk)
+        return entry.executable, digest.digest()
 
 
 def _wrap(

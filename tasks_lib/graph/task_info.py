@@ -101,7 +101,7 @@ def repack_identity(fetch: Fetch, writer_version: str) -> Identity:
     shape = {"artifact-name": source.artifact_name, "version of the archive writer": writer_version}
     if isinstance(source, StaticUrl):
         shape |= {"strip-components": str(source.strip_components), "add-prefix": source.add_prefix}
-        shape |= {"duplicates": source.duplicates} if source.duplicates != "refuse" else {}
+        shape |= {name.replace("_", "-"): value for name, value in source.shape}
         shape |= {"format": source.format} if source.format else {}
     else:
         shape |= {"path-prefix": source.path_prefix}

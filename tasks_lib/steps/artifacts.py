@@ -270,7 +270,7 @@ def repack(context: Context, definition: Fetch, origin: Artifact, artifact: Arti
         progress.phase("repack", total=source.integrity.size)
         cache = context.cache
         with cache.open(origin.integrity) as file, cache.temporary() as spool, cache.writer() as writer:
-            limits = context.limits(source.archive)
+            limits = context.limits((*source.archive, *source.shape))
             kind = source.format or detect_format(file, source.file_name, limits)
             if kind is None:
                 reason = "has no supported archive format"
@@ -285,7 +285,6 @@ def repack(context: Context, definition: Fetch, origin: Artifact, artifact: Arti
                 spool=spool,
                 write=writer.write,
                 progress=progress,
-                duplicates=source.duplicates,
             )
             integrity = writer.commit()
         cache.record(Result(key=artifact.key, integrity=integrity, provenance={"tar": f"sha256:{tar_digest}"}))

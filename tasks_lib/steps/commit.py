@@ -68,7 +68,7 @@ class _GitWork:
 
     @property
     def limits(self) -> Limits:
-        return self.access.context.limits(self.source.archive)
+        return self.access.context.limits((*self.source.archive, *self.source.shape))
 
     @property
     def keeps(self) -> bool:
@@ -211,7 +211,7 @@ class _HgWork:
                 name=source.artifact_name,
                 format="tar",
                 reshape=Reshape(strip=1, prefix=f"{source.path_prefix}/"),
-                limits=context.limits(source.archive),
+                limits=context.limits((*source.archive, *source.shape)),
                 mtime=context.mtime,
                 spool=spool,
                 write=writer.write,

@@ -245,7 +245,7 @@ class Plan:
             destination=root / fetch.name,
             record=root / ".records" / f"{fetch.name}.json",
             key=recipe.extract_key(artifact.key, dest="", version=TREE_VERSION, shape=_shape(fetch)),
-            limits=fetch.source.archive,
+            limits=_limits(fetch),
             format=_format(fetch),
             reshape=_reshape(fetch),
         )
@@ -287,7 +287,7 @@ class Plan:
     def _delivery(self, directory: Path, entry: FetchesEntry) -> Delivery:
         if entry.kind == "fetch":
             fetch = self.definitions.fetch(entry.name)
-            name, artifact, limits = fetch.name, self.published(fetch), fetch.source.archive
+            name, artifact, limits = fetch.name, self.published(fetch), _limits(fetch)
             kind, reshape, shape = _format(fetch), _reshape(fetch), _shape(fetch)
         else:
             preparation = self.preparation(self.definitions.toolchain(entry.name).name)
@@ -320,6 +320,17 @@ def list_key_files(source: StaticUrl) -> tuple[str, ...]:
     return tuple(one.key_file for one in signed if isinstance(one, GpgSignature))
 
 
+def _is_repacked(fetch: Fetch) -> bool:
+    return not isinstance(fetch.source, StaticUrl) or fetch.source.needs_repack
+
+
+def _limits(fetch: Fetch) -> tuple[tuple[str, int | str], ...]:
+    """Return the limits and options for reading an artifact; a repacked one has each name once."""
+    repacked = _is_repacked(fetch)
+    shape = (pair for pair in fetch.source.shape if not repacked or pair[0] == "control_names")
+    return (*fetch.source.archive, *shape)
+
+
 def _format(fetch: Fetch) -> str:
     """Return the declared format of the artifact, "" if there is none or it was repacked."""
     source = fetch.source
@@ -331,6 +342,7 @@ def _reshape(fetch: Fetch) -> Reshape:
 
 
 def _shape(fetch: Fetch) -> tuple[str, ...]:
-    """Return what an extraction changes, for its key; () if it changes nothing."""
+    """Return what an extraction changes and its options, for its key; () for a plain extraction."""
     kind = _format(fetch)
-    return (*([f"format {kind}"] if kind else []), *_reshape(fetch).words)
+    options = () if _is_repacked(fetch) else recipe.option_words(fetch.source)
+    return (*options, *([f"format {kind}"] if kind else []), *_reshape(fetch).words)

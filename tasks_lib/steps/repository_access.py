@@ -204,7 +204,7 @@ def _list_submodules(context: Context, source: Git, url: str, commit: str) -> li
     repository = git.GitRepository(directory, context.repositories)
     if not repository.holds(commit):
         return []
-    limits = context.limits(source.archive)
+    limits = context.limits((*source.archive, *source.shape))
     with Objects(directory, context.repositories, Silent()) as objects:
         listing = git.read_commit_tree(objects, commit, name=source.artifact_name, limits=limits)
         submodules = git.read_submodules(listing, repository.context(url, source.artifact_name), objects, Silent())

@@ -49,14 +49,22 @@ class Archive(NamedTuple):
         """The key of its unpacked tree."""
         return _key(self.integrity, self.name, self.declared, self.reshape, self.limits._asdict())
 
-    def read(self, sink: Callable[[Entry], None]) -> None:
-        """Pass every entry to `sink`.
+    def read(self, sink: Callable[[Entry], None], repeats: Callable[[Entry], bool]) -> None:
+        """Pass every entry to `sink`; see `archive.read` for `repeats`.
 
         Raises:
             ArchiveError: the archive is rejected.
         """
         self.file.seek(0)
-        read(self.file, name=self.name, format=self.format, reshape=self.reshape, limits=self.limits, sink=sink)
+        read(
+            self.file,
+            name=self.name,
+            format=self.format,
+            reshape=self.reshape,
+            limits=self.limits,
+            sink=sink,
+            repeats=repeats,
+        )
 
 
 def _key(
@@ -147,7 +155,9 @@ def _unpack(empty: Path, archive: Archive, progress: Progress) -> None:
         "declared": archive.declared,
     }
     copies = archive.limits.max_total_bytes
-    write_cached_tree(empty, lambda writer: archive.read(writer.add), facts, copies=copies, progress=progress)
+    write_cached_tree(
+        empty, lambda writer: archive.read(writer.add, writer.repeats), facts, copies=copies, progress=progress
+    )
     archive.file.seek(0, os.SEEK_END)
     archive.file.read(1)  # an open blob is verified when it is read to its end
 

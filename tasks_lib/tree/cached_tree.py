@@ -29,6 +29,8 @@ from tasks_lib.tree.writer import TreeWriter
 #: A hard link keeps these modes: only root can write to such a file by accident.
 _MODES: Final = (0o444, 0o555)
 _Put = Callable[[bytes, int, int], None]
+_Sink = Callable[[Entry], None]
+_Repeats = Callable[[Entry], bool]
 
 
 class DamagedTreeError(CacheError):
@@ -158,11 +160,11 @@ class CachedTree:
                     target = bytes.fromhex(row.target) if row.kind == "symlink" else os.fsencode(row.target)
                     writer.add(Entry(path=path, kind=row.kind, target=target))
 
-    def compare(self, read: Callable[[Callable[[Entry], None]], None], progress: Progress) -> dict[str, str]:
+    def compare(self, read: Callable[[_Sink, _Repeats], None], progress: Progress) -> dict[str, str]:
         """Compare the tree with its archive; return a mapping from path to the reason why it differs.
 
         Args:
-            read: passes every entry of the archive to its argument.
+            read: passes every entry of the archive to its arguments, as `archive.read` does.
             progress: receives the number of bytes compared.
 
         Raises:
@@ -170,7 +172,7 @@ class CachedTree:
             Exception: any exception raised by `read`.
         """
         comparison = Comparison(self.root, progress)
-        read(comparison.add)
+        read(comparison.add, comparison.repeats)
         return comparison.differences
 
     def is_touched(self) -> bool:

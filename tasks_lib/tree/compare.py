@@ -62,6 +62,15 @@ class Comparison:
         if reason:
             self.differences[os.fsdecode(entry.path)] = reason
 
+    def repeats(self, entry: Entry) -> bool:
+        """Compare an entry that repeats an earlier one; return True, because the tree decides.
+
+        Raises:
+            ArchiveError, CancelledError: see `add`.
+        """
+        self.add(entry)
+        return True
+
     def _reason(self, entry: Entry) -> str:
         directory, name = self._place(entry.path)
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)

@@ -83,7 +83,15 @@ class Extraction(NamedTuple):
         """
 
         def fill(writer: TreeWriter) -> None:
-            read(source, name=name, format=format, reshape=reshape, limits=limits, sink=writer.add)
+            read(
+                source,
+                name=name,
+                format=format,
+                reshape=reshape,
+                limits=limits,
+                sink=writer.add,
+                repeats=writer.repeats,
+            )
 
         self._fill(fill, name, key, progress, limits.max_total_bytes)
 
@@ -145,7 +153,15 @@ class Extraction(NamedTuple):
                 for entry in file_entry(source, name, reshape.executable):
                     comparison.add(entry)
             else:
-                read(source, name=name, format=format, reshape=reshape, limits=limits, sink=comparison.add)
+                read(
+                    source,
+                    name=name,
+                    format=format,
+                    reshape=reshape,
+                    limits=limits,
+                    sink=comparison.add,
+                    repeats=comparison.repeats,
+                )
         return comparison.differences
 
     def invalidate(self, progress: Progress) -> None:

@@ -22,6 +22,7 @@ from tasks_lib.progress import Progress
 from tasks_lib.tree.manifest import ManifestWriter
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Modes of plain and executable files, before the umask is applied.
 MODES: Final = (0o644, 0o755)
 _CHUNK: Final = 1 << 20
@@ -79,6 +80,23 @@ class TreeWriter:
         self._entries += 1
         if self._entries > _REPORT_ENTRIES:
             self._report()
+
+    def repeats(self, entry: Entry) -> bool:
+        """Return whether the file of the same name has the content and the executable bit of this entry.
+
+        Raises:
+            OSError, ArchiveError, CancelledError: see `add`.
+        """
+        directory, _, name = entry.path.rpartition(b"/")
+        descriptor = os.open(name, _READ, dir_fd=self._chain.enter(directory))
+        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
+            if os.fstat(descriptor).st_mode >> 6 & 1 != entry.executable:
+                return False
+            for chunk in entry.chunks:
+                self._progress.check()
+                if file.read(len(chunk)) != chunk:
+                    return False
+            return not file.read(1)
 
     def place(self, entry: Entry, source: BinaryIO, how: LinkMode) -> None:
         """Link or copy the whole file `source` as one entry.
@@ -154,7 +172,7 @@ class TreeWriter:
             self._copy(entry, directory, name)
 
     def _copy(self, entry: Entry, directory: int, name: bytes) -> None:
-        source = os.open(entry.target, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._chain.root)
+        source = os.open(entry.target, _READ, dir_fd=self._chain.root)
         with open(source, "rb") as file:  # noqa: PTH123 - a descriptor
             status = os.fstat(source)
             executable = status.st_mode >> 6 & 1
