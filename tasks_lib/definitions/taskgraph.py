@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable
 
 from tasks_lib.definitions.values import Fetch, Git, Hg, StaticUrl
+from tasks_lib.network import redacted
 
 
 def taskgraph_digest(fetch: Fetch) -> str:
@@ -18,13 +19,13 @@ def taskgraph_digest(fetch: Fetch) -> str:
     if isinstance(source, Hg):
         return ""
     if isinstance(source, Git):
-        words = [source.revision, source.path_prefix, source.artifact_name]
+        words = [source.revision, *(source.taskgraph_names or (source.path_prefix, source.artifact_name))]
         words += [".git"] if source.dot_git == "kept" else []
     else:
         words = ["--sha256", source.integrity.digest.hex, "--size", str(source.integrity.size)]
         words += ["--strip-components", str(source.strip_components)] if source.strip_components else []
         words += ["--add-prefix", source.add_prefix] if source.add_prefix else []
-        words.append(source.artifact_name)
+        words.append(source.taskgraph_name or source.artifact_name)
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
@@ -48,7 +49,7 @@ def fetch_content_command(source: StaticUrl | Git) -> str:
     """
     if isinstance(source, Git):
         words = ["git-checkout-archive", "--path-prefix", source.path_prefix]
-        words += [source.repo, source.revision, source.artifact_name]
+        words += [redacted(source.repo), source.revision, source.artifact_name]
         words += ["--ssh-key-secret", source.ssh_key] if source.ssh_key else []
         words += ["--include-dot-git"] if source.dot_git == "kept" else []
         return shlex.join(["fetch-content", *words])
@@ -59,4 +60,4 @@ def fetch_content_command(source: StaticUrl | Git) -> str:
         words += ["--gpg-sig-url", source.gpg_signature.sig_url.replace("{url}", source.url)]
         words += ["--gpg-key-env", "FETCH_GPG_KEY"]
     words += [word for name, _ in source.headers for word in ("-H", f"{name}: VALUE")]
-    return shlex.join(["fetch-content", *words, source.url, source.artifact_name])
+    return shlex.join(["fetch-content", *words, redacted(source.url), source.artifact_name])

@@ -178,8 +178,8 @@ def _replace(final: Path, scratches: Path, give: Callable[[Path], None]) -> None
             scratch.unlink(missing_ok=True)  # a rename onto the same file leaves both names
 
 
-def write_best_effort(path: Path, content: bytes) -> None:
-    """Write a file atomically, accessible only to its owner; ignore errors.
+def write_best_effort(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Write a file atomically, by default accessible only to its owner; ignore errors.
 
     Temporary files of killed runs are removed. If another process writes the same file at the same time, its write may
     be lost.
@@ -191,7 +191,7 @@ def write_best_effort(path: Path, content: bytes) -> None:
             if name.startswith(asides):
                 path.with_name(name).unlink()
         try:
-            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
             aside.replace(path)

@@ -227,7 +227,8 @@ def write(
     digest = hashlib.sha256()
     for part in body:
         digest.update(part)
-    write_best_effort(path, b"".join((_MAGIC, digest.digest(), *body)))
+    # other users of a shared cache read it: it holds names and paths, and no text of definitions
+    write_best_effort(path, b"".join((_MAGIC, digest.digest(), *body)), 0o644)
 
 
 def _agreed(rows: Mapping[str, SnapshotRow]) -> dict[str, int]:
