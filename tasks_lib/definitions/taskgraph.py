@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from tasks_lib.definitions.values import Fetch, Git, Hg, StaticUrl
 from tasks_lib.network import redacted
+from tasks_lib.vcs.urls import strip_query
 
 
 def taskgraph_digest(fetch: Fetch) -> str:
@@ -49,7 +50,7 @@ def fetch_content_command(source: StaticUrl | Git) -> str:
     """
     if isinstance(source, Git):
         words = ["git-checkout-archive", "--path-prefix", source.path_prefix]
-        words += [redacted(source.repo), source.revision, source.artifact_name]
+        words += [strip_query(source.repo), source.revision, source.artifact_name]
         words += ["--ssh-key-secret", source.ssh_key] if source.ssh_key else []
         words += ["--include-dot-git"] if source.dot_git == "kept" else []
         return shlex.join(["fetch-content", *words])
@@ -57,7 +58,7 @@ def fetch_content_command(source: StaticUrl | Git) -> str:
     words += ["--strip-components", str(source.strip_components)] if source.strip_components else []
     words += ["--add-prefix", source.add_prefix] if source.add_prefix else []
     if source.gpg_signature is not None:
-        words += ["--gpg-sig-url", source.gpg_signature.sig_url.replace("{url}", source.url)]
+        words += ["--gpg-sig-url", redacted(source.gpg_signature.sig_url.replace("{url}", source.url))]
         words += ["--gpg-key-env", "FETCH_GPG_KEY"]
     words += [word for name, _ in source.headers for word in ("-H", f"{name}: VALUE")]
     return shlex.join(["fetch-content", *words, redacted(source.url), source.artifact_name])
