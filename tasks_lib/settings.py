@@ -320,14 +320,14 @@ def find_misspelt(variables: Iterable[str], environ: Iterable[str]) -> list[str]
     return [f"ignoring unknown setting {name}; did you mean {close[0]}?" for name, close in pairs if close]
 
 
-class Project(NamedTuple):
+class ProjectFile(NamedTuple):
     """`[tool.doit-fetch]` of a pyproject.toml, and a warning for each table whose name is similar."""
 
     table: Mapping[str, Any]
     warnings: list[str]
 
 
-def load_project(path: Path) -> Project:
+def load_project(path: Path) -> ProjectFile:
     """Return the settings in a pyproject.toml; without a file there are none.
 
     Raises:
@@ -336,13 +336,13 @@ def load_project(path: Path) -> Project:
     try:
         text = path.read_text("utf-8")
     except (FileNotFoundError, NotADirectoryError):
-        return Project({}, [])
+        return ProjectFile({}, [])
     except OSError as error:
         raise SettingError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SettingError(f"{path}: not UTF-8 at byte {error.start}") from error
     if not _NAMED.search(text):
-        return Project({}, [])  # parsing takes longer than reading: skip a file without our table
+        return ProjectFile({}, [])  # parsing takes longer than reading: skip a file without our table
     import tomllib  # slow to import, needed only when pyproject.toml may have our table
 
     try:
@@ -353,7 +353,7 @@ def load_project(path: Path) -> Project:
     table = tools.get("doit-fetch", {}) if isinstance(tools, dict) else {}
     if not isinstance(table, dict):
         raise SettingError(f"{path}: [tool.doit-fetch] is not a table", hint="write `name = value` lines below it")
-    return Project(table, _find_misspelt_tables(path, content))
+    return ProjectFile(table, _find_misspelt_tables(path, content))
 
 
 def _describe_toml_error(path: Path, error: ValueError) -> str:

@@ -13,7 +13,7 @@ from tasks_lib.errors import Problem
 from tasks_lib.formats import Reshape
 
 Aliases = dict[str, str]
-Names = dict[str, dict[str, str]]
+AliasTables = dict[str, dict[str, str]]
 Report = Callable[[Fetch | Toolchain, Problem], None]
 
 
@@ -114,7 +114,7 @@ def _removed(
                 left.append((other, Problem(other.file, other.line, user, reason, "")))
 
 
-def _users(toolchains: Mapping[str, Toolchain], names: Names) -> dict[str, list[str]]:
+def _users(toolchains: Mapping[str, Toolchain], names: AliasTables) -> dict[str, list[str]]:
     """Return the toolchains that need each `fetch:NAME` and `toolchain:NAME`."""
     users: dict[str, list[str]] = {}
     for toolchain in toolchains.values():
@@ -141,7 +141,7 @@ def _all_aliases(
 
 def _names(
     fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain], fetch_aliases: Aliases, others: Aliases
-) -> Names:
+) -> AliasTables:
     return {
         "fetch": {name: name for name in fetches} | fetch_aliases,
         "toolchain": {name: name for name in toolchains} | others,
@@ -175,7 +175,7 @@ def _aliases(
 
 def _check_entries(
     toolchain: Toolchain,
-    names: Names,
+    names: AliasTables,
     fetches: Mapping[str, Fetch],
     toolchains: Mapping[str, Toolchain],
     problems: list[Problem],
@@ -205,7 +205,7 @@ def _entry_fault(
 
 def _check_places(
     toolchain: Toolchain,
-    names: Names,
+    names: AliasTables,
     fetches: Mapping[str, Fetch],
     toolchains: Mapping[str, Toolchain],
     problems: list[Problem],
@@ -252,7 +252,7 @@ def _cycle_problem(toolchains: Mapping[str, Toolchain], cycle: list[str]) -> Pro
     return _problem(toolchains[cycle[0]], "fetches.toolchain", reason, "remove one of these dependencies")
 
 
-def _find_cycle(toolchains: Mapping[str, Toolchain], names: Names) -> list[str]:
+def _find_cycle(toolchains: Mapping[str, Toolchain], names: AliasTables) -> list[str]:
     """Return the first dependency cycle; iterative, because a long chain would exceed the recursion limit."""
     done: set[str] = set()
     known = names["toolchain"]

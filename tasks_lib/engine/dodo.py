@@ -87,7 +87,7 @@ def use_environment(environ: Mapping[str, str]) -> None:
     _environ = environ
 
 
-class Configuration(NamedTuple):
+class GivenSettings(NamedTuple):
     """The three places of settings, as `Settings.parse` takes them, and warnings about tables that are not read."""
 
     variables: Mapping[str, Any]
@@ -96,7 +96,7 @@ class Configuration(NamedTuple):
     warnings: Sequence[str]
 
 
-def read_configuration() -> Configuration:
+def read_configuration() -> GivenSettings:
     """Read the configuration; doit has changed to the directory of dodo.py by now.
 
     Raises:
@@ -107,4 +107,4 @@ def read_configuration() -> Configuration:
         for one in SETTINGS
         if one.variable
     }
-    return Configuration(variables, _environ, *load_project(Path("pyproject.toml")))
+    return GivenSettings(variables, _environ, *load_project(Path("pyproject.toml")))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tasks_lib.engine.base_command import SETTINGS_ONLY, load_dodo
-from tasks_lib.engine.dodo import Configuration, read_configuration
+from tasks_lib.engine.dodo import GivenSettings, read_configuration
 from tasks_lib.errors import SettingError, escape_text
 from tasks_lib.session import current_session
 from tasks_lib.settings import CONVENTIONS, SETTINGS, GivenValue, Setting, list_credentials, list_effective
@@ -167,7 +167,7 @@ def render_settings_page() -> str:
     return "\n".join(("SETTINGS", *lines, "", *_wrap(f"Other environment variables used: {', '.join(names)}.", 4)))
 
 
-def _describe_credentials(configuration: Configuration) -> list[str]:
+def _describe_credentials(configuration: GivenSettings) -> list[str]:
     """Describe the credentials of hosts: the header and the variable of each, not its value."""
     try:
         credentials = list_credentials(configuration.project)

@@ -148,10 +148,10 @@ def _package(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
 
 
 def _git_checkout_archive(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
-    from tasks_lib.fetch_content.git_archive import Checkout, git_checkout_archive  # loads requests, as above
+    from tasks_lib.fetch_content.git_archive import CheckoutOptions, git_checkout_archive  # loads requests, as above
 
     git_checkout_archive(
-        Checkout(
+        CheckoutOptions(
             repo=options.repo,
             commit=options.commit,
             dest=options.dest,

@@ -32,7 +32,7 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checkout:
+class CheckoutOptions:
     """The flags; `prefix` "" means the last part of the repository's URL, `dot_git` is "dropped" or "kept"."""
 
     repo: str
@@ -43,7 +43,7 @@ class Checkout:
     dot_git: str = "dropped"
 
 
-def git_checkout_archive(checkout: Checkout, environ: Mapping[str, str]) -> None:
+def git_checkout_archive(checkout: CheckoutOptions, environ: Mapping[str, str]) -> None:
     """Fetch a commit with its submodules and write its archive.
 
     Raises:
@@ -58,7 +58,7 @@ def git_checkout_archive(checkout: Checkout, environ: Mapping[str, str]) -> None
         run.put(_archive(run, checkout, key), dest)
 
 
-def _archive(run: Run, checkout: Checkout, key: str) -> Integrity:
+def _archive(run: Run, checkout: CheckoutOptions, key: str) -> Integrity:
     repo = _parse_repository(checkout.repo)
     prefix = checkout.prefix or strip_query(checkout.repo).rstrip("/").rpartition("/")[2]
     source = Git(

@@ -144,7 +144,7 @@ class _GitWork:
         """Yield each entry of the repository of one commit, with its content."""
         with self.objects(part.repository) as objects:
             for piece in git.gitdir_files(
-                part.listing, part.submodules, git.Place(part.path, part.gitdir), objects, spool
+                part.listing, part.submodules, git.GitdirPaths(part.path, part.gitdir), objects, spool
             ):
                 kind = "directory" if piece.path.endswith(b"/") else "file"
                 yield self.entry(_below(top, piece.path), kind, size=piece.size), piece.chunks

@@ -9,17 +9,17 @@ from tasks_lib.vcs.git.commit_tree import Gitlink, Leaf, Listing, read_commit_tr
 from tasks_lib.vcs.git.objects import AnnotatedTagError, MissingObjectError, Objects
 from tasks_lib.vcs.git.repository import GitRepository
 from tasks_lib.vcs.git.submodules import Submodule, read_submodules
-from tasks_lib.vcs.git.synthetic_gitdir import Place, gitdir_files
+from tasks_lib.vcs.git.synthetic_gitdir import GitdirPaths, gitdir_files
 
 __all__ = [
     "AnnotatedTagError",
     "GitRepository",
+    "GitdirPaths",
     "Gitlink",
     "Leaf",
     "Listing",
     "MissingObjectError",
     "Objects",
-    "Place",
     "Submodule",
     "gitdir_files",
     "read_commit_tree",

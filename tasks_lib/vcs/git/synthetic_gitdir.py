@@ -27,7 +27,7 @@ _STORED: Final = 65_535
 _CHUNK: Final = 1 << 20
 
 
-class Place(NamedTuple):
+class GitdirPaths(NamedTuple):
     """Where a repository and its working tree are, relative to the working tree of the outermost commit."""
 
     worktree: bytes
@@ -43,7 +43,7 @@ class Piece(NamedTuple):
 
 
 def gitdir_files(
-    listing: Listing, submodules: Iterable[Submodule], place: Place, objects: Objects, spool: BinaryIO
+    listing: Listing, submodules: Iterable[Submodule], place: GitdirPaths, objects: Objects, spool: BinaryIO
 ) -> Iterator[Piece]:
     """Yield the files of the repository of a commit; for a submodule, also the file `.git` of its working tree.
 
@@ -97,7 +97,7 @@ def _read(spool: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
         yield spool.read(min(_CHUNK, end - at))
 
 
-def _config(commit: str, submodules: Iterable[Submodule], place: Place) -> bytes:
+def _config(commit: str, submodules: Iterable[Submodule], place: GitdirPaths) -> bytes:
     lines = ["[core]", "\trepositoryformatversion = 0", "\tfilemode = true", "\tbare = false"]
     if place.worktree:
         worktree = _relative(place.worktree, place.gitdir).decode("utf-8", "surrogateescape")
