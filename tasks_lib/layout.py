@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -74,8 +75,13 @@ def find_layout(given: Path) -> Layout:
 
 def find_kind_directory(file: str) -> Path | None:
     """Return the directory of the kind to which a file of a Taskgraph tree belongs, None for other definitions."""
-    path = Path(os.path.abspath(file))  # noqa: PTH100  # a symlink is kept
-    return next((kind for kind in path.parents if _root_above(kind.parent)), None)
+    return _find_kind_directory(os.path.dirname(os.path.abspath(file)))  # noqa: PTH100, PTH120  # a symlink is kept
+
+
+@lru_cache(maxsize=1024)
+def _find_kind_directory(directory: str) -> Path | None:
+    path = Path(directory)
+    return next((kind for kind in (path, *path.parents) if _root_above(kind.parent)), None)
 
 
 def _trees(given: Path) -> Iterator[Path]:

@@ -155,14 +155,19 @@ def replace_symlink(target: str, final: Path) -> None:
     Raises:
         OSError: the file system rejects the operation, for example because `final` is a directory.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    scratch = final.with_name(f".{scratch_name()}")
-    scratch.symlink_to(target)
     try:
-        scratch.replace(final)
-    except OSError:
-        scratch.unlink()
-        raise
+        os.symlink(target, final)  # noqa: PTH211  # for each artifact of a run
+    except FileNotFoundError:
+        os.makedirs(final.parent, exist_ok=True)  # noqa: PTH103
+        replace_symlink(target, final)
+    except FileExistsError:
+        scratch = final.with_name(f".{scratch_name()}")
+        scratch.symlink_to(target)
+        try:
+            scratch.replace(final)
+        except OSError:
+            scratch.unlink()
+            raise
 
 
 def _replace(final: Path, scratches: Path, give: Callable[[Path], None]) -> None:

@@ -144,7 +144,7 @@ def link_artifact(artifact: Artifact) -> None:
 
     assert artifact.link is not None, "an artifact without a link counts as linked"
     try:
-        replace_symlink(_link_text(artifact), artifact.link)
+        replace_symlink(artifact.link_text, artifact.link)
     except OSError as error:
         raise TreeError(
             f"cannot link {artifact.link}: {error.strerror or error}", hint="check permissions and existing entries"
@@ -153,14 +153,9 @@ def link_artifact(artifact: Artifact) -> None:
 
 def _is_linked(artifact: Artifact) -> bool:
     try:
-        return artifact.link is None or os.readlink(artifact.link) == _link_text(artifact)  # noqa: PTH115  # text
+        return artifact.link is None or os.readlink(artifact.link) == artifact.link_text  # noqa: PTH115  # text
     except OSError:
         return False
-
-
-def _link_text(artifact: Artifact) -> str:
-    """Return the target of the link, which is relative: a project may be moved together with its cache."""
-    return os.path.relpath(artifact.path, os.path.dirname(artifact.link or ""))  # noqa: PTH120  # ten times faster
 
 
 def publish_from_cache(context: Context, artifact: Artifact) -> bool:
@@ -193,7 +188,8 @@ def fetch(context: Context, definition: Fetch, artifact: Artifact, progress: Pro
         )  # waits for programs such as gpg: no need to serialize
     else:
         with serialized(source.integrity.size, _SMALL):
-            if _is_due(context, source) or not publish_from_cache(context, artifact):
+            known = context.cache.has(source.integrity)
+            if not known or _is_due(context, source) or not publish_from_cache(context, artifact):
                 _fetch_url(context, definition.name, source, artifact, progress)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -39,7 +40,8 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     """A published file, identified by its recipe key; `integrity` is known in advance only for fetches.
 
     `verdict` is the key of the result that records the verification of its signatures, "" if there are none. `link` is
-    the path of a symlink to the file that does not change with the key; None for a download that is repacked.
+    the path of a symlink to the file that does not change with the key, and `link_text` its target; None for a download
+    that is repacked.
     """
 
     key: str
@@ -48,6 +50,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     integrity: Integrity | None = None
     verdict: str = ""
     link: Path | None = None
+    link_text: str = ""
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,13 +175,23 @@ class Plan:
         self.writer_version = writer_version
         self._artifacts = cache / "artifacts"
         self._build = build
+        self._links = build / LINKS
+        # relative: a project may be moved together with its cache; each link is one directory below
+        self._to_artifacts = os.path.join(os.pardir, os.path.relpath(self._artifacts, self._links))  # noqa: PTH118
         self._last: tuple[Fetch, Artifact] | None = None  # the graph requests each fetch three times
         self.files = files
         self.preparation = lru_cache(maxsize=None)(self._preparation)
 
     def _artifact(self, name: str, key: str, file_name: str, task: str, integrity: Integrity | None = None) -> Artifact:
-        path = self._artifacts / name / key[:16] / file_name
-        return Artifact(key=key, path=path, task=task, integrity=integrity, link=self._build / LINKS / name / file_name)
+        inner = f"{name}/{key[:16]}/{file_name}"
+        return Artifact(
+            key=key,
+            path=self._artifacts / inner,
+            task=task,
+            integrity=integrity,
+            link=self._links / name / file_name,
+            link_text=f"{self._to_artifacts}/{inner}",
+        )
 
     def fetched(self, fetch: Fetch) -> Artifact:
         """Return the artifact that `fetch:NAME` publishes."""
