@@ -39,6 +39,9 @@ class TaskInfo(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.items())
 
+    def __bool__(self) -> bool:
+        return True  # else `task.meta or {}` computes the details
+
 
 def delivery_info(made: Delivery) -> dict[str, Any]:
     """Return the details of an extraction."""
