@@ -149,6 +149,16 @@ def test_words_of_doit_without_a_dodo(top: Path) -> None:
     assert program(top, "--version").stdout.startswith("doit-fetch ")
 
 
+def test_a_pyproject_that_is_broken(top: Path) -> None:
+    """A pyproject.toml that is not TOML is one line with its place, for doit's words too."""
+    (top / "pyproject.toml").write_text("[tool.doit-fetch]\njobs = = 3\n")
+    for words, status in ((("list",), 3), (("path", "plain"), 1)):
+        done = program(top, *words)
+        assert done.returncode == status
+        assert "pyproject.toml:2:" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_doit_path(top: Path) -> None:
     """`doit path` prints the same path."""
     (top / "dodo.py").write_text(PORCH)

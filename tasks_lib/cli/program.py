@@ -65,8 +65,14 @@ def _doit(words: list[str]) -> int:
     from doit.doit_cmd import DoitMain
 
     import doit_fetch
+    from tasks_lib.settings import load_project
 
     os.chdir(find_project(os.getcwd()))  # noqa: PTH109
+    try:
+        load_project(Path("pyproject.toml"))  # doit reads it first, and ends with a traceback if it is not TOML
+    except FetchError as error:
+        sys.stderr.write(f"ERROR: {error}\n")
+        return 3
     loader: Any = None
     builtin: Any = ModuleTaskLoader  # doit has no types
     if not Path("dodo.py").exists():
