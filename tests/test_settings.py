@@ -9,8 +9,6 @@ from tasks_lib.errors import SettingError
 from tasks_lib.network import HostCredential
 from tasks_lib.settings import SETTINGS, Settings, find_misspelt, load_project
 
-README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
-
 
 def test_precedence() -> None:
     """The command line overrides the environment, which overrides the default."""
@@ -206,19 +204,6 @@ def test_a_source_date_that_is_no_time_is_refused(text: str) -> None:
         Settings.parse(variables={}, environ={"SOURCE_DATE_EPOCH": text})
     assert Settings.parse(variables={}, environ={"SOURCE_DATE_EPOCH": ""}).source_date_epoch is None
     assert Settings.parse(variables={}, environ={"SOURCE_DATE_EPOCH": "007"}).source_date_epoch == 7
-
-
-def test_every_setting_is_documented() -> None:
-    """The README's table has every setting with its names and default, in the order of the settings; limits are named."""
-    rows = re.findall(r"^\| `(\w+)=[^`]+` \| `(\w+)` \| (.*?) ?\|", README, re.MULTILINE)
-    named = [one for one in SETTINGS if one.variable]
-    assert rows == [(one.variable, one.environ, written(one.default)) for one in named]
-    assert [one.environ for one in SETTINGS if f"`{one.environ}`" not in README] == []
-
-
-def written(default: str | float) -> str:
-    """Return a default as the README has it."""
-    return f"{default:.10g}" if isinstance(default, float) else str(default)
 
 
 def test_proxies_and_trust() -> None:

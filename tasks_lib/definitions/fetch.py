@@ -148,13 +148,23 @@ _REFUSED_TYPES: Final = {
     "fetch-url": "it is the format of 2018, which had no types",
 }
 
-_NUMBERS: Final = (
-    "max-total-bytes", "max-ratio", "free-bytes", "max-member-bytes", "max-entries", "max-metadata-bytes",
-    "max-path-bytes", "max-component-bytes", "max-names-bytes", "max-depth", "zstd-max-window-log", "xz-memlimit-mib",
-)  # fmt: skip
+_NUMBERS: Final = {
+    "max-total-bytes": "maximum content bytes of the archive",
+    "max-ratio": "maximum ratio decompressed : compressed, beyond free-bytes",
+    "free-bytes": "decompressed bytes exempt from max-ratio",
+    "max-member-bytes": "maximum content bytes of one entry",
+    "max-entries": "maximum entries",
+    "max-metadata-bytes": "maximum bytes of one metadata record",
+    "max-path-bytes": "maximum bytes of one path",
+    "max-component-bytes": "maximum bytes of one path component",
+    "max-names-bytes": "maximum bytes of all paths and link targets",
+    "max-depth": "maximum components of one path",
+    "zstd-max-window-log": "maximum log2 of the zstd window size",
+    "xz-memlimit-mib": "maximum MiB of memory for decoding xz",
+}
 #: Limits and strictness for one archive; the keys are the field names of `archive.Limits`.
 _ARCHIVE: Final[FieldTable] = {
-    **dict.fromkeys(_NUMBERS, COUNT),
+    **{key: COUNT.about(doc) for key, doc in _NUMBERS.items()},
     "outward-symlinks": one_of("refuse", "keep").about(
         "keep: create symlinks that point outside the archive, but never follow them"
     ),
@@ -193,9 +203,16 @@ def _origin(node: Node, where: Location) -> str:
 
 
 _ORIGINS: Final = ("https", "http", "file", "mirror")
+
+
+def _type(word: str, doc: str) -> Field:
+    """Return the field of the type, which was read before its table was chosen."""
+    return Field(read_text, {"enum": [word]}, doc, "use one of static-url, git, hg")
+
+
 _NAMED: Final = FILE_NAME.about("file name of the artifact; a .tar.zst name requests a repack")
 _STATIC_URL: Final[FieldTable] = {
-    "type": TEXT,
+    "type": _type("static-url", "one file at a URL"),
     "url": Field(_origin, url_field(*_ORIGINS).schema)
     .needed("add the URL where upstream publishes the file")
     .about("the origin"),
@@ -228,7 +245,7 @@ def _repository_url(node: Node, where: Location) -> str:
 
 
 _GIT: Final[FieldTable] = {
-    "type": TEXT,
+    "type": _type("git", "a commit of a git repository"),
     "repo": Field(_repository_url, TEXT.schema).needed("add the URL of the repository").about("URL of the repository"),
     "revision": REVISION.needed("add the full commit id; branches and tags can move").about("full commit id"),
     "branch": ANYTHING.about("refused, because a branch moves"),
@@ -241,8 +258,11 @@ _GIT: Final[FieldTable] = {
     "archive": _STATIC_URL["archive"],
 }
 _HG: Final[FieldTable] = {
-    key: _GIT[key]
-    for key in ("type", "repo", "revision", "branch", "path-prefix", "artifact-name", "control-names", "archive")
+    "type": _type("hg", "a changeset of a Mercurial repository"),
+    **{
+        key: _GIT[key]
+        for key in ("repo", "revision", "branch", "path-prefix", "artifact-name", "control-names", "archive")
+    },
 }
 _SOURCES: Final[Mapping[str, FieldTable]] = {"static-url": _STATIC_URL, "git": _GIT, "hg": _HG}
 
@@ -383,14 +403,14 @@ def _run_instead(where: Location) -> None:
 
 
 FETCH: Final[FieldTable] = {
-    "name": NAME_FIELD,
-    "description": TEXT.needed("describe the content in one line"),
+    "name": NAME_FIELD.about("name of the definition, instead of the key above it"),
+    "description": TEXT.needed("describe the content in one line").about("the content in one line"),
     "fetch": Field(
         _source, {"oneOf": [schema_of(_STATIC_URL), schema_of(_GIT), schema_of(_HG)]}, "content to fetch"
     ).needed("add a mapping with type, url, sha256 and size"),
     "fetch-alias": KEYED_NAMES.about("alternative name for use in toolchains"),
     "artifact-prefix": RELATIVE.about("directory of the artifact on Taskcluster"),
-    "attributes": ANYTHING,
+    "attributes": ANYTHING.about("ignored; Taskcluster uses it"),
 }
 
 

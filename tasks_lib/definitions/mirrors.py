@@ -237,19 +237,25 @@ _GO_ON: Final = one_of("any-error", "not-found")._replace(
 )
 _LIST: Final[dict[str, Any]] = {"oneOf": [TEXT.schema, TEXTS.schema]}
 _GROUP: Final[FieldTable] = {
-    "urls": Field(one_or_list(_base), _LIST).needed("list the base URLs with the same files, in order"),
+    "urls": Field(one_or_list(_base), _LIST)
+    .needed("list the base URLs with the same files, in order")
+    .about("directories with the same files, each with a final slash"),
     "go-on": _GO_ON,
 }
 _RULE: Final[FieldTable] = {
-    "match": Field(_pattern, TEXT.schema).needed("add a regular expression for the whole URL"),
-    "to": Field(one_or_list(_template), _LIST).needed(
-        r"list the targets in order: URLs with \1, mirror://GROUP/\1, direct"
-    ),
+    "match": Field(_pattern, TEXT.schema)
+    .needed("add a regular expression for the whole URL")
+    .about("regular expression for the whole URL, in RE2's syntax"),
+    "to": Field(one_or_list(_template), _LIST)
+    .needed(r"list the targets in order: URLs with \1, mirror://GROUP/\1, direct")
+    .about(r"what to request instead, in order: URLs with \1, mirror://GROUP/\1, or direct for the original URL"),
     "go-on": _GO_ON,
 }
 _ADDRESS: Final[FieldTable] = {
-    "url": Field(_address, TEXT.schema).needed("add a URL with {algo} and {hex}, {sha256}, or {taskgraph_digest}"),
-    "place": one_of("first", "last"),
+    "url": Field(_address, TEXT.schema)
+    .needed("add a URL with {algo} and {hex}, {sha256}, or {taskgraph_digest}")
+    .about("URL with {algo} and {hex}, {sha256}, or {taskgraph_digest} with {name} and {artifact}"),
+    "place": one_of("first", "last").about("first: before all other sources; last, the default: after them"),
     "go-on": _GO_ON,
 }
 
@@ -362,6 +368,7 @@ def mirrors_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of `mirrors.yml`."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "urn:doit-fetch:mirrors.schema.json",
         "title": "doit-fetch mirrors.yml: mirrors of downloads",
         **schema_of(_FILE),
     }

@@ -361,9 +361,13 @@ def json_schema() -> dict[str, Any]:
     kinds = {"fetch": schema_of(FETCH, IGNORED), "toolchain": schema_of(TOOLCHAIN, IGNORED)}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "urn:doit-fetch:fetchdefs.schema.json",
         "title": "doit-fetch definitions: fetches (fetch/*.yml) or toolchains (toolchain/*.yml) by name",
         "type": "object",
-        "properties": {"task-defaults": {"type": "object"}, "job-defaults": {"type": "object"}},
+        "properties": {
+            "task-defaults": {"type": "object", "description": "keys that every definition of the file has by default"},
+            "job-defaults": {"type": "object", "description": "the older name of task-defaults"},
+        },
         "additionalProperties": {"anyOf": [{"$ref": f"#/$defs/{kind}"} for kind in kinds]},
         "$defs": kinds,
     }

@@ -37,12 +37,15 @@ _RUN_IGNORED: Final = (
 )
 
 _ENTRY: Final[FieldTable] = {
-    "artifact": NAME_FIELD.needed("add the name of the fetch or toolchain"),
+    "artifact": NAME_FIELD.needed("add the name of the fetch or toolchain").about("name of the fetch or toolchain"),
     "dest": RELATIVE.about("directory below the fetches directory"),
     "extract": SWITCH.about("false: place the artifact without extracting it"),
     "verify-hash": SWITCH.about("accepted for compatibility with Taskgraph; every artifact is verified"),
 }
-_EDGE_ENTRY: Final[FieldTable] = {**_ENTRY, "artifact": TEXT.needed("add the file name of the artifact")}
+_EDGE_ENTRY: Final[FieldTable] = {
+    **_ENTRY,
+    "artifact": TEXT.needed("add the file name of the artifact").about("file name of the artifact"),
+}
 _ENTRIES_SCHEMA: Final[dict[str, Any]] = {
     "type": "array",
     "items": {"oneOf": [NAME_FIELD.schema, schema_of(_ENTRY)]},
@@ -223,13 +226,16 @@ def _worker(node: Node, where: Location) -> dict[str, Any] | None:
 
 
 TOOLCHAIN: Final[FieldTable] = {
-    "name": NAME_FIELD,
-    "description": TEXT.needed("describe the toolchain in one line"),
+    "name": NAME_FIELD.about("name of the definition, instead of the key above it"),
+    "description": TEXT.needed("describe the toolchain in one line").about("the toolchain in one line"),
     "fetches": Field(
         _fetches,
         {
             "type": "object",
-            "properties": {"fetch": _ENTRIES_SCHEMA, "toolchain": _ENTRIES_SCHEMA},
+            "properties": {
+                kind: {**_ENTRIES_SCHEMA, "description": f"{kind} definitions, by name or with options"}
+                for kind in _KINDS
+            },
             "additionalProperties": _ENTRIES_SCHEMA,
         },
         "artifacts to provide in the fetches directory, by kind or by name of a dependency",
@@ -243,7 +249,7 @@ TOOLCHAIN: Final[FieldTable] = {
     "worker": Field(_worker, schema_of(_WORKER, (".*",)), "the environment of the command; other keys are ignored"),
     "worker-type": Field(_worker_type, {}, "only part of Taskgraph's index path"),
     _INDEX_SEARCH: _SEARCH,
-    "attributes": ANYTHING,
+    "attributes": ANYTHING.about("ignored; Taskcluster uses it"),
 }
 
 
