@@ -323,6 +323,8 @@ TOOLCHAINS = {
     "no script": ("run: {script: gone.sh}", "the script 'gone.sh' does not exist"),
     "no resource": ("run: {resources: ['src/**/*.toml']}", "run.resources: the resource 'src/**/*.toml' matches no file"),
     "resources": ("run: {resources: [src, 'src/*.c', 'src/**', src/, src/a.c]}", ""),
+    "our network": ("run: {network: false}", "`run.network` is not a key of Taskgraph"),
+    "our pass-env": ("run: {pass-env: [CC]}", "`run.pass-env` is not a key of Taskgraph"),
     "environment": ("worker: {env: {A: 1}, max-run-time: 5}, run: {toolchain-env: {B: b}}", ""),
 }  # fmt: skip
 

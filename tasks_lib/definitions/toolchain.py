@@ -169,9 +169,9 @@ _PASSED: Final = r"(?!FETCH)[A-Za-z_][A-Za-z0-9_]*"
 
 
 def _refuse_in_tree(key: str, where: Location, setting: str) -> None:
-    """Refuse a key of ours in a Taskgraph tree. Source: taskgraph's schema does not allow it."""
+    """Refuse a key of ours in a Taskgraph tree: Taskgraph would run the command without it."""
     if where.root:
-        where.refuse(f"Taskgraph does not know `{key}`", f"use the setting {setting}")
+        where.refuse(f"`run.{key}` is not a key of Taskgraph", f"use the setting {setting}")
 
 
 def _pass_env(node: Node, where: Location) -> tuple[str, ...]:
