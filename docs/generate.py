@@ -320,6 +320,8 @@ SECTIONS: Final = (
             "command": "command: [make, -C, gmp]",
             "script": "script: build-mpc.sh",
             "arguments": "arguments: [--enable-shared]",
+            "pass-env": "pass-env: [CC, CFLAGS]",
+            "network": "network: false",
             "resources": "resources: [patches/, '**/*.toml']",
             "toolchain-artifact": "toolchain-artifact: mpc.tar\nscript: build-mpc.sh",
             "toolchain-alias": "toolchain-alias: mpc-latest",
@@ -417,6 +419,9 @@ VALUES: Final = {
     "FETCH_DENY_NETWORKS": "10.0.0.0/8,169.254.0.0/16",
     "FETCH_GIT_PROTOCOLS": "https",
     "FETCH_SSH_KNOWN_HOSTS": "ci/known_hosts",
+    "FETCH_PASS_ENV": "CC,CFLAGS",
+    "FETCH_TOOLCHAIN_NETWORK": "off",
+    "FETCH_HOST_IDENTITY": "sha256:0123abcd",
     "FETCH_PROGRESS": "lines",
     "FETCH_EVENTS": "events.jsonl",
     "FETCH_MAX_TOTAL_BYTES": "107374182400",
@@ -437,6 +442,7 @@ _PAGES: Final = {
     "FETCHDEFS_DIR": "taskgraph",
     "FETCH_TOPSRCDIR": "taskgraph",
     "FETCH_LEVEL": "taskgraph",
+    **dict.fromkeys(("FETCH_PASS_ENV", "FETCH_TOOLCHAIN_NETWORK", "FETCH_HOST_IDENTITY"), "graph"),
     **dict.fromkeys(
         (
             "FETCH_CACHE_DIR", "FETCH_PRIVATE_CACHE_DIR", "FETCH_CACHE_TRUST_GROUP", "FETCH_CACHE_PARENTS",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -170,10 +170,14 @@ class Context:
         """The version of the archive writer, part of the keys of archives that this run writes."""
         return writer_version(self.mtime)
 
-    @property
-    def configuration(self) -> Configuration:
-        """Everything besides the definitions that shapes the names of cache items in this run."""
-        from tasks_lib.recipe import Configuration  # slow to import, not needed by fetch-content
+    def configuration(self, passed: Iterable[str] = ()) -> Configuration:
+        """Return everything besides the definitions that shapes the names of cache items in this run.
+
+        Args:
+            passed: names of the variables that definitions pass to their commands.
+        """
+        from tasks_lib.host import digest_variables, platform_name  # slow to import, not needed by fetch-content
+        from tasks_lib.recipe import Configuration, Host  # as above
 
         return Configuration(
             writer_version=self.writer_version,
@@ -181,6 +185,13 @@ class Context:
             limits=self.settings.limits._asdict(),
             link_mode=self.settings.link_mode,
             directory=str(Path.cwd()),
+            host=Host(
+                platform=platform_name(),
+                identity=self.settings.host_identity,
+                network=self.settings.toolchain_network,
+                passed=self.settings.pass_env,
+                variables=digest_variables(self.environ, passed) | dict(self.settings.passed),
+            ),
         )
 
     def limits(self, own: tuple[tuple[str, int | str], ...]) -> Limits:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 #: Subdirectories of a directory of kinds, its file of mirrors, and the directory of a project's own definitions.
 KINDS: Final = ("fetch", "toolchain")
@@ -18,6 +18,9 @@ MIRRORS: Final = "mirrors.yml"
 OWN: Final = "fetchdefs"
 _TASKCLUSTER: Final = "taskcluster"
 _TREES: Final = ("kinds", "ci")
+#: The trust domain of Gecko, and the package of its transforms. Source: Gecko, `taskcluster/config.yml`.
+_GECKO: Final = "gecko"
+_GECKO_TRANSFORMS: Final = "gecko_taskgraph."
 
 
 class Layout(NamedTuple):
@@ -100,3 +103,42 @@ def _root_above(directory: Path) -> str:
         return ""
     is_tree = path.parent.name == _TASKCLUSTER or os.path.isfile(path.parent / "config.yml")  # noqa: PTH113  # never raises
     return str(path.parents[1]) if is_tree else ""
+
+
+@cache
+def load_tree_configuration(top: Path) -> dict[str, Any]:
+    """Return the configuration of the Taskgraph tree in the directory `top`; {} if there is none."""
+    found = (_load_yaml(path) for path in (top / "config.yml", top / "ci" / "config.yml"))
+    return next((one for one in found if isinstance(one, dict)), {})
+
+
+@cache
+def load_transforms(kind_directory: Path) -> tuple[str, ...]:
+    """Return the transforms of a kind."""
+    found = _load_yaml(kind_directory / "kind.yml")
+    listed = found.get("transforms") if isinstance(found, dict) else None
+    return tuple(map(str, listed)) if isinstance(listed, list) else ()
+
+
+def is_gecko(root: str, file: str) -> bool:
+    """Return whether the scripts of a definition file in a Taskgraph tree expect Gecko's variables."""
+    kind_directory = find_kind_directory(file)
+    tops = [Path(root, _TASKCLUSTER), *([kind_directory.parents[1]] if kind_directory is not None else [])]
+    if any(load_tree_configuration(top).get("trust-domain") == _GECKO for top in tops):
+        return True
+    return kind_directory is not None and any(
+        one.startswith(_GECKO_TRANSFORMS) for one in load_transforms(kind_directory)
+    )
+
+
+def _load_yaml(path: Path) -> Any:
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, ValueError):
+        return None
+    import yaml  # slow to import, needed only by `doit info` and the commands of a Taskgraph tree
+
+    try:
+        return yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError):
+        return None

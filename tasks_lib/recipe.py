@@ -46,6 +46,28 @@ LOCATOR_FIELDS: Final = frozenset(
 )  # fmt: skip
 
 
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """What the keys of toolchains say about the machine and its settings.
+
+    `passed` are the names of the variables that the settings pass to every command; `variables` has the digest of the
+    value of each passed variable, "" if it is not set. `network` is "on" or "off".
+    """
+
+    platform: str = ""
+    identity: str = ""
+    network: str = "on"
+    passed: tuple[str, ...] = ()
+    variables: Mapping[str, str] = {}
+
+    def network_of(self, run: ToolchainRun) -> str:
+        """Return "off" for a command that runs without network, else "on"."""
+        return "off" if "off" in (self.network, run.network) else "on"
+
+    def passed_to(self, run: ToolchainRun) -> dict[str, str]:
+        """Return name -> digest of each variable that is passed to a command, besides the declared ones."""
+        return {name: self.variables.get(name, "") for name in sorted({*self.passed, *run.pass_env})}
+
+
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     """Everything besides the definitions that shapes the names of cache items: `prune` needs that of earlier runs.
 
@@ -59,6 +81,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     limits: Mapping[str, int | str]
     link_mode: str
     directory: str
+    host: Host = Host()
 
     def encode(self) -> str:
         """Return the configuration as one line of ASCII text."""
@@ -185,18 +208,35 @@ def unpacked_key(
     return _key("unpacked", version, str(integrity.size), str(integrity.digest), format, *words, *shape)
 
 
-def toolchain_key(toolchain: Toolchain, *, inputs: Mapping[str, str], files: Mapping[str, Digest]) -> str:
+#: Increase when a toolchain's command runs in another way: its directory, its variables, what its key covers.
+TOOLCHAIN_VERSION: Final = 2
+
+
+def toolchain_key(
+    toolchain: Toolchain,
+    *,
+    inputs: Mapping[str, str],
+    files: Mapping[str, Digest],
+    env: Mapping[str, str],
+    host: Host,
+) -> str:
     """Return the key of a toolchain's output.
 
     Args:
         toolchain: the toolchain; its name, description and location are not part of the key.
-        inputs: `kind:name` of each of its fetches -> the key of its delivery.
+        inputs: `kind:name` of each of its fetches -> the key of its delivery; `before kind:name` of each definition
+            that is only built first -> its key.
         files: path of each script and resource as written -> digest of its content.
+        env: what the definition and the toolchains among the fetches set.
+        host: where the command runs.
     """
     run = toolchain.run or ToolchainRun()
-    parts = [f"{name}={key}" for name, key in sorted(inputs.items())]
+    parts = [f"version {TOOLCHAIN_VERSION}", "platform", host.platform, "identity", host.identity]
+    parts += [f"{name}={key}" for name, key in sorted(inputs.items())]
     parts += ["command", *run.command, "script", run.script.text if run.script else "", *run.arguments]
     parts += ["files", *(f"{name}={digest}" for name, digest in sorted(files.items()))]
-    parts += ["env", *(f"{name}={value}" for name, value in sorted(run.env))]
-    parts += ["artifact", str(run.toolchain_artifact or "")]
+    parts += ["env", *(f"{name}={value}" for name, value in sorted(env.items()))]
+    parts += ["passed", *(f"{name}={digest}" for name, digest in host.passed_to(run).items())]
+    parts += ["network", host.network_of(run), "layout", "vcs" if toolchain.root else "fetches"]
+    parts += ["artifact", str(run.toolchain_artifact or ""), toolchain.index.artifact if toolchain.index else ""]
     return _key("toolchain", *parts)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tasks_lib.graph.tasks import TaskGraph
     from tasks_lib.incremental.definition_cache import DefinitionCache
     from tasks_lib.incremental.resources import ReferencedFiles
+    from tasks_lib.recipe import Configuration
     from tasks_lib.steps import Plan
     from tasks_lib.ui.output import TerminalInfo
 
@@ -92,8 +93,11 @@ class Session:
             SettingError: the trusted group does not exist.
         """
         if not self._entered:
-            self._context.cache.join(find_layout(self.settings.fetchdefs).taken, self._context.configuration.encode())
+            self._join(self._context.configuration())
             self._entered = True
+
+    def _join(self, configuration: Configuration) -> None:
+        self._context.cache.join(find_layout(self.settings.fetchdefs).taken, configuration.encode())
 
     @cached_property
     def surroundings(self) -> TerminalInfo:
@@ -134,12 +138,16 @@ class Session:
         """The keys, files and directories of each definition."""
         from tasks_lib.steps import Plan
 
+        configuration = self.context.configuration(self.definitions.passed)
+        if self.definitions.passed:  # prune needs the values of variables that only the definitions name
+            self._join(configuration)
         return Plan(
             self.definitions,
             cache=self.settings.cache,
             build=self.settings.build,
             writer_version=self.context.writer_version,
             files=self._files,
+            host=configuration.host,
         )
 
     @cached_property

@@ -61,6 +61,15 @@ SETTINGS: Final = (
         "",
         "repository around a nested Taskgraph tree, with its scripts and keys",
     ),
+    Setting("FETCH_PASS_ENV", "pass_env", "", "variables that commands of toolchains see, such as CC,CFLAGS"),
+    Setting(
+        "FETCH_TOOLCHAIN_NETWORK",
+        "toolchain_network",
+        "on",
+        "off: commands of toolchains run in a network namespace of their own",
+        ("on", "off"),
+    ),
+    Setting("FETCH_HOST_IDENTITY", "host_identity", "", "what else toolchains depend on, such as an image's digest"),
     Setting("FETCH_LEVEL", "level", 3, "level in Taskcluster's index paths"),
     Setting("FETCH_CACHE_DIR", "cache", "cache", "directory of the cache; may be deleted at any time"),
     Setting("FETCH_BUILD_DIR", "build", "build", "directory of extracted trees and toolchains"),
@@ -205,6 +214,10 @@ class Settings(NamedTuple):
     topsrcdir: str = ""
     level: int = 3
     cache_parents: Parents = "refuse"
+    pass_env: tuple[str, ...] = ()
+    passed: tuple[tuple[str, str], ...] = ()  # name and digest of the value of each of them
+    toolchain_network: str = "on"
+    host_identity: str = ""
 
     @property
     def trust(self) -> Trust:
@@ -258,6 +271,7 @@ class Settings(NamedTuple):
         """
         table = _table(project or {})
         values = {one.environ: _value(one, variables, environ, table) for one in SETTINGS}
+        pass_env = _pass_env(str(values["FETCH_PASS_ENV"]))
         cache, private = Path(str(values["FETCH_CACHE_DIR"])), str(values["FETCH_PRIVATE_CACHE_DIR"])
         return cls(
             fetchdefs=Path(str(values["FETCHDEFS_DIR"])),
@@ -298,6 +312,10 @@ class Settings(NamedTuple):
             cache_parents=cast("Parents", values["FETCH_CACHE_PARENTS"]),
             topsrcdir=str(values["FETCH_TOPSRCDIR"]),
             level=int(values["FETCH_LEVEL"]),
+            pass_env=pass_env,
+            passed=tuple(_digest_variables(environ, pass_env)),
+            toolchain_network=str(values["FETCH_TOOLCHAIN_NETWORK"]),
+            host_identity=str(values["FETCH_HOST_IDENTITY"]),
         )
 
 
@@ -527,6 +545,26 @@ def _networks(text: str) -> tuple[str, ...]:
                 hint="write a network such as 10.0.0.0/8, or none",
             ) from error
     return words
+
+
+def _pass_env(text: str) -> tuple[str, ...]:
+    names = tuple(sorted({*text.replace(",", " ").split()}))
+    for name in names:
+        if not _VARIABLE.fullmatch(name) or name.startswith("FETCH"):
+            raise SettingError(
+                f"invalid value {name[:80]!r} for FETCH_PASS_ENV: expected names of environment variables",
+                hint="write names such as CC,CFLAGS; settings (FETCH_*) reach no command",
+            )
+    return names
+
+
+def _digest_variables(environ: Mapping[str, str], names: tuple[str, ...]) -> Iterable[tuple[str, str]]:
+    """Return name and digest of passed variables; a value, which may be a secret, is not part of the settings."""
+    if not names:
+        return ()
+    from tasks_lib.host import digest_variables  # slow to import, needed only for passed variables
+
+    return digest_variables(environ, names).items()
 
 
 def _limits(values: Mapping[str, str | int | float]) -> Limits:

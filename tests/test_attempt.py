@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tasks_lib.errors import ToolError
 from tasks_lib.fs.locks import locked
 from tasks_lib.fs.processes import is_running
 from tasks_lib.fs.system_calls import FEATURES
+from tasks_lib.host import isolate_network
 from tasks_lib.progress import Silent
 from tests.project import CLEAN, PORCH, PYTHONPATH, definition, doit, ran, written
 
@@ -52,7 +54,8 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 def start(repository: Path) -> subprocess.Popen[bytes]:
-    environ = {**CLEAN, "FETCH_DURABILITY": "fast", "PYTHONPATH": PYTHONPATH, "HERE": str(repository)}
+    environ = {**CLEAN, "FETCH_DURABILITY": "fast", "PYTHONPATH": PYTHONPATH}
+    environ |= {"HERE": str(repository), "FETCH_PASS_ENV": "HERE"}
     with (repository / "said").open("wb") as said:
         return subprocess.Popen(
             [sys.executable, "-m", "doit"], cwd=repository, env=environ, stdout=said, stderr=subprocess.STDOUT
@@ -83,7 +86,7 @@ def test_a_command_that_outlives_a_killed_run(repository: Path) -> None:
     assert (repository / "build/kit/artifacts").resolve().parent.name == "attempt-2"
     assert [path.name for path in repository.glob("build/kit/attempt-*")] == ["attempt-2"]
     shutil.rmtree(repository / "build")
-    assert ran(doit(repository)) == ["toolchain:kit"]
+    assert ran(doit(repository, HERE=str(repository), FETCH_PASS_ENV="HERE")) == ["toolchain:kit"]
     assert output(repository) == "1\n2\n"
 
 
@@ -192,3 +195,83 @@ def test_a_recorded_output_needs_no_lock(repository: Path) -> None:
             if path.name != "prune":
                 stack.enter_context(locked(path, timeout_s=1, progress=Silent()))
         assert ran(doit(repository, "lock_timeout=0.5")) == ["toolchain:kit"]
+
+
+#: Writes down the names of all variables, sorted, and one value.
+SEES = f"""#!{sys.executable}
+import os
+names = sorted(set(os.environ) - {{"LC_CTYPE"}})
+open(os.environ["UPLOAD_DIR"] + "/out", "w").write(" ".join(names) + " CC=" + os.environ.get("CC", ""))
+"""
+OURS = "MOZ_FETCHES MOZ_FETCHES_DIR PATH UPLOAD_DIR"
+
+
+def environment(repository: Path, *words: str, **environ: str) -> tuple[list[str], str]:
+    """Return what runs with exactly this environment, and what the command saw."""
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": PYTHONPATH, "FETCH_DURABILITY": "fast", **environ}
+    command = [sys.executable, "-m", "doit", *words]
+    done = subprocess.run(command, cwd=repository, env=environ, capture_output=True, text=True, check=False)
+    return ran(done), (repository / "build/artifacts/kit/out").read_text()
+
+
+def test_the_declared_environment(repository: Path) -> None:
+    """A command sees declared variables only; a passed one is part of the key, any other changes nothing."""
+    written(repository, {"fetchdefs/toolchain/make.sh": SEES})
+    made: list[str] = ["toolchain:kit"]
+    none: list[str] = []
+    more = {"HOME": "/h", "LC_ALL": "C", "https_proxy": "p", "CC": "gcc", "LD_LIBRARY_PATH": "/x", "FETCH_RETRIES": "1"}
+    assert environment(repository, **more) == (made, f"HOME LC_ALL {OURS} https_proxy CC=")
+    first = f"HOME LC_ALL {OURS} https_proxy CC="
+    assert environment(repository, **more | {"CC": "clang", "HOME": "/other"}) == (none, first)
+    assert environment(repository, "pass_env=CC", CC="gcc") == (made, f"CC {OURS} CC=gcc")
+    assert environment(repository, "pass_env=CC", CC="gcc") == (none, f"CC {OURS} CC=gcc")
+    assert environment(repository, "pass_env=CC", CC="clang") == (made, f"CC {OURS} CC=clang")
+    assert environment(repository, "pass_env=CC") == (made, f"{OURS} CC=")
+    assert environment(repository, "pass_env=CC", "host_identity=image-1") == (made, f"{OURS} CC=")
+    assert len(list(repository.glob("cache/artifacts/kit/*"))) == 5
+    written(repository, {"fetchdefs/toolchain/kit.yml": KIT.replace("run: {", "run: {pass-env: [CC], env: {A: b}, ")})
+    assert environment(repository, CC="gcc") == (made, f"A CC {OURS} CC=gcc")
+    assert environment(repository, CC="gcc") == (none, f"A CC {OURS} CC=gcc")
+    assert environment(repository, CC="tcc") == (made, f"A CC {OURS} CC=tcc")
+    # prune knows with which values the outputs were made
+    for path in repository.glob("cache/v1/**/*"):
+        if path.is_file() and "locks" not in path.parts:
+            os.utime(path, (1, 1))
+    pruned = doit(repository, "prune")
+    assert pruned.returncode == 0, pruned.stdout
+    assert len(list(repository.glob("cache/artifacts/kit/*"))) >= 2
+    (repository / "build/kit/run.log").unlink()
+    assert environment(repository, CC="gcc") == (made, f"A CC {OURS} CC=gcc")
+    assert not (repository / "build/kit/run.log").exists(), "the output is adopted"
+
+
+def test_a_command_without_network(repository: Path) -> None:
+    """Such a command sees no interface but its own loopback; a system without namespaces fails it, and does not allow it."""
+    files = {
+        "fetchdefs/toolchain/make.sh": '#!/bin/sh\nsed 1,2d /proc/net/dev | cut -d: -f1 > "$UPLOAD_DIR/out"\nid -u\n',
+        "fetchdefs/toolchain/kit.yml": KIT.replace("run: {", "run: {network: false, "),
+        "bin/unshare": "#!/bin/sh\necho 'unshare: unshare failed: Operation not permitted' >&2\nexit 1\n",
+    }
+    written(repository, files)
+    (repository / "bin/unshare").chmod(0o755)
+    refused = doit(repository, PATH=f"{repository}/bin{os.pathsep}{os.environ['PATH']}")
+    assert refused.returncode == 1 and not list(repository.glob("cache/artifacts/kit/*"))
+    assert (
+        "toolchain kit: cannot run the command without network: unshare: unshare failed: Operation not permitted"
+        in refused.stdout
+    )
+    if not isolates_network():
+        pytest.skip("the system does not allow network namespaces")
+    assert ran(doit(repository)) == ["toolchain:kit"]
+    assert (repository / "build/artifacts/kit/out").read_text().split() == ["lo"]
+    assert (repository / "build/kit/run.log").read_text() == f"{os.getuid()}\n"
+    written(repository, {"fetchdefs/toolchain/kit.yml": KIT})
+    assert ran(doit(repository, "toolchain_network=off")) == [], "the same key"
+    assert ran(doit(repository)) == ["toolchain:kit"]
+
+
+def isolates_network() -> bool:
+    try:
+        return bool(isolate_network("kit", os.environ))
+    except ToolError:
+        return False

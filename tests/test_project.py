@@ -23,6 +23,7 @@ kit:
   run:
     script: ../../build.sh
     toolchain-artifact: public/build/kit.txt
+    pass-env: [COUNT]
 """
 SCRIPT = '#!/bin/sh\necho ran >> "$COUNT"\ncat lib-1.0/lib.h plain.txt > "$UPLOAD_DIR/kit.txt"\n'
 

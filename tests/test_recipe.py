@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from tasks_lib import recipe
-from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
+from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl, Toolchain, ToolchainRun
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.incremental.definition_files import load
 
@@ -124,6 +124,48 @@ def test_what_shapes_a_tree_is_in_its_keys() -> None:
     assert plain[0] == recipe.extract_key("k", dest="", version=1)
     assert keys(archive=(("trailing", "ignore"), ("end", "missing"))) == plain
     assert not set(keys(shape=(("control_names", "keep"),))) & set(plain)
+
+
+def test_what_is_in_the_key_of_a_toolchain() -> None:
+    """Platform, host identity, network, passed variables, environment and inputs; golden for TOOLCHAIN_VERSION."""
+    run = ToolchainRun(command=("make",), pass_env=("CC",))
+    toolchain = Toolchain(name="t", description="d", fetches=(), run=run, file="f", line=1)
+    host = recipe.Host(platform="linux-x86_64-glibc", variables={"CC": "1"})
+
+    def key(one: Toolchain = toolchain, **more: Any) -> str:
+        return recipe.toolchain_key(one, **{"inputs": {}, "files": {}, "env": {}, "host": host, **more})
+
+    assert recipe.TOOLCHAIN_VERSION == 2
+    assert key() == "ede2330947d06792b29e0ed627d8a429287920d5d53563ff9d6b98a0d7ff2d2d"
+    others = [
+        key(inputs={"before toolchain:x": "k"}),
+        key(env={"A": "b"}),
+        key(replace(toolchain, root="/r")),
+        key(replace(toolchain, run=replace(run, network="off"))),
+        *(
+            key(host=replace(host, **{name: value}))
+            for name, value in (
+                ("platform", "linux-i686-glibc"),
+                ("identity", "image"),
+                ("passed", ("CFLAGS",)),
+                ("variables", {"CC": "2"}),
+                ("variables", {}),
+            )
+        ),
+    ]
+    assert len({key(), *others}) == len(others) + 1
+    assert key(host=replace(host, network="off")) == key(replace(toolchain, run=replace(run, network="off")))
+    assert key(host=replace(host, variables={"CC": "1", "X": "2"})) == key()
+    assert key(replace(toolchain, name="x", description="x", file="x", line=2)) == key()
+
+
+def test_a_configuration_of_an_earlier_version() -> None:
+    """A line without the fields of this version is read; what it says now is read as it was written."""
+    line = '{"writer_version": "1", "trees": "1", "limits": {}, "link_mode": "auto", "directory": "/d"}'
+    earlier = recipe.Configuration.decode(line)
+    assert earlier.host == recipe.Host()
+    now = replace(earlier, host=recipe.Host(platform="p", passed=("A",), variables={"A": "1"}))
+    assert recipe.Configuration.decode(now.encode()) == now
 
 
 def test_keys_are_golden() -> None:

@@ -225,3 +225,14 @@ def test_what_is_nearly_a_setting_is_told() -> None:
         "ignoring unknown setting offlin; did you mean offline?",
     ]
     assert find_misspelt([], [one.environ for one in SETTINGS]) == []
+
+
+def test_variables_to_pass() -> None:
+    """Names are a list; settings know digests of their values only, and no setting of ours is passed."""
+    found = Settings.parse(variables={"pass_env": "CFLAGS, CC"}, environ={"CC": "s3cret"})
+    assert found.pass_env == ("CC", "CFLAGS")
+    assert dict(found.passed).keys() == {"CC", "CFLAGS"} and "s3cret" not in repr(found)
+    assert found.passed != Settings.parse(variables={"pass_env": "CFLAGS, CC"}, environ={"CC": "other"}).passed
+    for text, name in (("A,B=c", "B=c"), ("FETCH_RETRIES", "FETCH_RETRIES"), ("FETCHDEFS_DIR", "FETCHDEFS_DIR")):
+        with pytest.raises(SettingError, match=f"^invalid value '{name}' for FETCH_PASS_ENV"):
+            Settings.parse(variables={"pass_env": text}, environ={})

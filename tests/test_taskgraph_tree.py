@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from tasks_lib.definitions import Definitions, GpgSignature, StaticUrl
 from tasks_lib.errors import DefinitionError
 from tasks_lib.fs.fingerprint import RACY_NS
+from tasks_lib.host import platform_name
 from tasks_lib.incremental.definition_cache import DefinitionCache
 from tasks_lib.incremental.definition_files import load
 from tasks_lib.layout import find_layout
@@ -157,7 +159,7 @@ needs-the-user:
   description: a refused toolchain
   fetches: {toolchain: [needs-chromium]}
 """,
-    "taskcluster/scripts/misc/build-gcc.sh": '#!/bin/sh\ncat gmp-source/gmp.h asm/nasm/nasm.c > "$UPLOAD_DIR/gcc.txt"\n',
+    "taskcluster/scripts/misc/build-gcc.sh": '#!/bin/sh\ncd fetches\ncat gmp-source/gmp.h asm/nasm/nasm.c > "$UPLOAD_DIR/gcc.txt"\n',
     "build/unix/build-gcc/build-gcc.sh": "# more of it\n",
 }
 
@@ -321,6 +323,8 @@ TOOLCHAINS = {
     "no script": ("run: {script: gone.sh}", "the script 'gone.sh' does not exist"),
     "no resource": ("run: {resources: ['src/**/*.toml']}", "run.resources: the resource 'src/**/*.toml' matches no file"),
     "resources": ("run: {resources: [src, 'src/*.c', 'src/**', src/, src/a.c]}", ""),
+    "our network": ("run: {network: false}", "`run.network` is not a key of Taskgraph"),
+    "our pass-env": ("run: {pass-env: [CC]}", "`run.pass-env` is not a key of Taskgraph"),
     "environment": ("worker: {env: {A: 1}, max-run-time: 5}, run: {toolchain-env: {B: b}}", ""),
 }  # fmt: skip
 
@@ -557,7 +561,7 @@ def test_resources_outside_of_a_checkout(tmp_path: Path) -> None:
     """Without version control all files count, and a new one rebuilds."""
     files = {
         "dodo.py": PORCH,
-        "fetchdefs/toolchain/t.yml": "t: {description: d, run: {command: 'ls ../../../src > $UPLOAD_DIR/o', resources: ['../../src/'], toolchain-artifact: o}}\n",
+        "fetchdefs/toolchain/t.yml": "t: {description: d, run: {command: 'ls ../../../../src > $UPLOAD_DIR/o', resources: ['../../src/'], toolchain-artifact: o}}\n",
         "src/a": "",
     }
     written(tmp_path, files)
@@ -604,3 +608,93 @@ def test_ftp_and_null(tmp_path: Path) -> None:
         rule = f"rewrite: [{{match: 'ftp://ftp.h/pub/(.*)', to: '{mirror.url}/\\1'}}]\n"
         written(user, {"fetchdefs/mirrors.yml": rule})
         assert ran(doit(user, f"fetchdefs={root}", "fetch:a")) == ["fetch:a"]
+
+
+#: A tree with a script that writes down what it sees; PATH of the script below is that of Gecko.
+SCRIPT = """#!/bin/sh
+set -e
+[ "$PWD" = "$TASK_WORKDIR" ] && [ "$MOZ_FETCHES_DIR" = "$TASK_WORKDIR/fetches" ]
+{
+  cat "$VCS_PATH/requirements.txt" "$VCS_PATH"/patches/*.patch vcs/requirements.txt
+  echo "$A $LEVEL $KIT ${GECKO_PATH:-no} $TOOLCHAIN_ARTIFACT $FETCHDEFS_DIR$FETCH_DURABILITY$SECRET"
+  ls -d "$MOZ_FETCHES_DIR/kit" "$VCS_PATH"/*.txt | sed "s|$TASK_WORKDIR/||"
+} > "$UPLOAD_DIR/used.txt"
+"""
+TOOLS = """
+tasks:
+  kit:
+    description: d
+    run:
+      using: toolchain-script
+      script: kit.sh
+      toolchain-artifact: public/build/kit.tar
+      toolchain-alias: the-kit
+      toolchain-env: {KIT: from-kit, A: from-kit}
+  used:
+    description: d
+    worker: {env: {A: one, LEVEL: 3}}
+    fetches: {toolchain: [the-kit]}
+    run:
+      using: toolchain-script
+      script: used.sh
+      resources: [requirements.txt, patches/*.patch]
+      toolchain-artifact: public/build/used.txt
+"""
+
+
+def test_a_script_finds_what_run_task_gives_it(tmp_path: Path) -> None:
+    """A script finds the checkout, its fetches and its variables; it runs again if a file or variable changes, only then."""
+    kit = '#!/bin/sh\nmkdir kit; tar cf "$UPLOAD_DIR/kit.tar" kit\n'
+    files = {
+        "config.yml": "trust-domain: small\n",
+        "kinds/toolchain/kind.yml": TOOLS,
+        "scripts/toolchain/kit.sh": kit,
+        "scripts/toolchain/used.sh": SCRIPT,
+    }
+    root = written(small(tmp_path, files), {"requirements.txt": "r1\n", "patches/a.patch": "a1\n", "other.txt": ""})
+    user = written(tmp_path / "user", {"dodo.py": PORCH})
+
+    def again() -> list[str]:
+        return ran(doit(user, "fetchdefs=../repo", SECRET="s3cret"))
+
+    assert again() == ["extract:used/kit", "toolchain:kit", "toolchain:used"]
+    output, kind = user / "build/used/artifacts/used.txt", root / "taskcluster/kinds/toolchain/kind.yml"
+    listed = "fetches/kit\nvcs/other.txt\nvcs/requirements.txt\n"
+    assert output.read_text() == f"r1\na1\nr1\none 3 from-kit no public/build/used.txt \n{listed}"
+    assert (user / "build/used/attempt-1/vcs").resolve() == root
+    assert again() == []
+    for name, text in (("other.txt", "x"), ("patches/read.me", "x"), ("taskcluster/config.yml", "trust-domain: x\n")):
+        written(root, {name: text})
+        assert again() == [], name
+    changes: list[tuple[Path, str, str, list[str]]] = [
+        (root / "requirements.txt", "r1", "r2", ["toolchain:used"]),
+        (root / "patches/b.patch", "", "b1\n", ["toolchain:used"]),
+        (kind, "LEVEL: 3", "LEVEL: 4", ["toolchain:used"]),
+        (kind, "KIT: from-kit", "KIT: of-kit", ["toolchain:used"]),
+        (root / "requirements.txt", "r2", "r1", ["toolchain:used"]),
+    ]
+    for path, before, after, expected in changes:
+        path.write_text(path.read_text().replace(before, after) if before else after)
+        assert again() == expected, (path, after)
+    assert output.read_text() == f"r1\na1\nb1\nr1\none 4 of-kit no public/build/used.txt \n{listed}"
+    info = doit(user, "fetchdefs=../repo", "info", "toolchain:used").stdout
+    assert f"platform   : {platform_name()}\n" in info
+    assert " - A=one\n" in info and " - KIT=of-kit\n" in info and " - PATH\n" in info and "SECRET" not in info
+    shutil.rmtree(user / "build")
+    uploads = len(list(user.glob("cache/artifacts/used/*")))
+    assert again() == ["extract:used/kit", "toolchain:kit", "toolchain:used"]  # adopted: the command does not run
+    assert not list(user.glob("build/used/attempt-*"))
+    assert len(list(user.glob("cache/artifacts/used/*"))) == uploads
+
+
+@pytest.mark.parametrize(
+    ("domain", "transforms"), [("gecko", "taskgraph.transforms.task"), ("x", "gecko_taskgraph.transforms.job")]
+)
+def test_gecko_path(domain: str, transforms: str, tmp_path: Path) -> None:
+    """Scripts of Gecko find the checkout as GECKO_PATH, too."""
+    kind = f"transforms: ['{transforms}:transforms']\n{TOOLS[: TOOLS.index('  used')]}"
+    script = '#!/bin/sh\n[ "$GECKO_PATH" = "$VCS_PATH" ] && echo y > "$UPLOAD_DIR/kit.tar"\n'
+    files = {"config.yml": f"trust-domain: {domain}\n", "kinds/toolchain/kind.yml": kind, "scripts/misc/kit.sh": script}
+    small(tmp_path, files)
+    user = written(tmp_path / "user", {"dodo.py": PORCH})
+    assert ran(doit(user, "fetchdefs=../repo")) == ["toolchain:kit"]

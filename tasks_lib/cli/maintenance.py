@@ -107,7 +107,7 @@ class VerifyCommand(_CacheCommand):
         """Verify the content."""
         files = ReferencedFiles(context.environ)
         definitions = load(context.settings.fetchdefs, files=files, topsrcdir=context.settings.topsrcdir)
-        plan = _make_plan(context, definitions, context.configuration, files)
+        plan = _make_plan(context, definitions, context.configuration(definitions.passed), files)
         verification = Verification(context, plan, args, progress)
         report = verification.run(_print_damage, repair="yes" if params["repair"] else "no")
         return _print_summary(report, progress)
@@ -204,6 +204,7 @@ def _make_plan(
         build=context.settings.build,
         writer_version=configuration.writer_version,
         files=files,
+        host=configuration.host,
     )
 
 
@@ -230,7 +231,8 @@ def _roots(context: Context) -> Referenced:
                 f" {str(error).splitlines()[0]}",
                 hint="correct them or remove that directory: nothing is removed while their needs are unknown",
             ) from None
-        for configuration in _list_configurations(context, notes.get(directory)):
+        own_configuration = context.configuration(definitions.passed)
+        for configuration in _list_configurations(context, own_configuration, notes.get(directory)):
             if directory == own:  # trees of an earlier link mode are not needed here any more
                 configuration = replace(configuration, link_mode=context.settings.link_mode)
             files = ReferencedFiles(context.environ, configuration.directory)
@@ -238,9 +240,9 @@ def _roots(context: Context) -> Referenced:
     return find_referenced(context, roots)
 
 
-def _list_configurations(context: Context, note: Path | None) -> list[Configuration]:
+def _list_configurations(context: Context, own: Configuration, note: Path | None) -> list[Configuration]:
     """Return the configuration of this run, and those with which the definitions of a note used the cache."""
-    configurations = [context.configuration]
+    configurations = [own]
     for line in context.cache.maintenance.configurations(note) if note is not None else ():
         with contextlib.suppress(ValueError):  # torn, or of another version
             configurations.append(Configuration.decode(line))

@@ -7,6 +7,7 @@ Source for keys and defaults: taskgraph 24.5 `transforms/run` (read as documenta
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -166,6 +167,30 @@ def _relative(node: Node, where: Location) -> RelPath:
     return read_relative_path(node, where)
 
 
+#: Names of variables that a command may see: settings of ours reach no command.
+_PASSED: Final = r"(?!FETCH)[A-Za-z_][A-Za-z0-9_]*"
+
+
+def _refuse_in_tree(key: str, where: Location, setting: str) -> None:
+    """Refuse a key of ours in a Taskgraph tree: Taskgraph would run the command without it."""
+    if where.root:
+        where.refuse(f"`run.{key}` is not a key of Taskgraph", f"use the setting {setting}")
+
+
+def _pass_env(node: Node, where: Location) -> tuple[str, ...]:
+    _refuse_in_tree("pass-env", where, "pass_env=NAMES")
+    names: tuple[str, ...] = TEXTS.read(node, where)
+    for name in names:
+        if not re.fullmatch(_PASSED, name):
+            raise FieldError(f"{name!r} is not a variable that a command may see", "write names such as CC", node.line)
+    return names
+
+
+def _network(node: Node, where: Location) -> str:
+    _refuse_in_tree("network", where, "toolchain_network=off")
+    return "on" if SWITCH.read(node, where) else "off"
+
+
 _SEARCH: Final = Field(_index_search, {}, "refused, because it takes a task of another project")
 _ENV: Final = Field(_env, PAIRS.schema, "environment of the command; part of the recipe key")
 _RUN: Final[FieldTable] = {
@@ -183,6 +208,12 @@ _RUN: Final[FieldTable] = {
     "toolchain-alias": KEYED_NAMES.about("alternative names of the toolchain"),
     "toolchain-env": _ENV.about("environment of the commands that consume this toolchain"),
     "env": _ENV,
+    "pass-env": Field(
+        _pass_env,
+        {"type": "array", "items": {"type": "string", "pattern": f"^{_PASSED}$"}},
+        "variables of doit's environment that the command sees; their values are part of the recipe key",
+    ),
+    "network": Field(_network, SWITCH.schema, "false: run the command in a network namespace of its own"),
     _INDEX_SEARCH: _SEARCH,
 }
 
@@ -315,6 +346,8 @@ def _run_of(run: dict[str, Any], worker: dict[str, Any], where: Location) -> Too
         env=tuple((dict(run.get("env", ())) | dict(worker.get("env", ()))).items()),
         toolchain_artifact=_left(artifact, where) if artifact else None,
         toolchain_env=run.get("toolchain-env", ()),
+        pass_env=run.get("pass-env", ()),
+        network=run.get("network", "on"),
     )
 
 

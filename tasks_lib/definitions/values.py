@@ -229,6 +229,8 @@ class ToolchainRun(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_li
     env: tuple[tuple[str, str], ...] = ()
     toolchain_artifact: RelPath | None = None
     toolchain_env: tuple[tuple[str, str], ...] = ()  # environment of the commands that consume this toolchain
+    pass_env: tuple[str, ...] = ()  # variables of doit's environment that the command sees
+    network: str = "on"
 
     @property
     def files(self) -> tuple[FileReference, ...]:
@@ -295,6 +297,11 @@ class Definitions(msgspec.Struct, frozen=True, kw_only=True):
     refused: tuple[RefusedDefinition, ...] = ()
     _fetch_aliases: Mapping[str, str] = msgspec.field(default_factory=dict)
     _toolchain_aliases: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def passed(self) -> set[str]:
+        """The names of the variables that toolchains pass to their commands."""
+        return {name for toolchain in self.toolchains.values() if toolchain.run for name in toolchain.run.pass_env}
 
     def fetch(self, name: str) -> Fetch:
         """Return the fetch with this name or alias.

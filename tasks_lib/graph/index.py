@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 from tasks_lib.definitions import Fetch, FileReference, Toolchain
 from tasks_lib.definitions.taskgraph import index_path, taskgraph_digest, toolchain_digest
 from tasks_lib.errors import ToolError
-from tasks_lib.layout import find_kind_directory
+from tasks_lib.layout import find_kind_directory, load_transforms, load_tree_configuration
 from tasks_lib.steps import Plan
 
 _CONTENT: Final = "content.v1"
@@ -88,29 +88,14 @@ def _below_root(one: FileReference, root: str) -> FileReference:
     return FileReference(text=os.path.relpath(one.path, root), path=one.path, base=root)
 
 
-def _read(path: Path) -> Any:
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, ValueError):
-        return None
-    import yaml  # slow to import, needed only by `doit info` in a Taskgraph tree
-
-    try:
-        return yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
-        return None
-
-
-@cache
-def _configuration(kind_directory: Path | None) -> dict[str, Any]:
-    """Return the configuration of the Taskgraph tree of a kind, or of the current directory; {} if there is none."""
-    top = kind_directory.parents[1] if kind_directory is not None else Path("taskcluster")
-    found = (_read(path) for path in (top / "config.yml", top / "ci" / "config.yml"))
-    return next((one for one in found if isinstance(one, dict)), {})
+def _configuration(file: str) -> dict[str, Any]:
+    """Return the configuration of the Taskgraph tree of a file, or of the current directory; {} if there is none."""
+    kind_directory = find_kind_directory(file)
+    return load_tree_configuration(kind_directory.parents[1] if kind_directory is not None else Path("taskcluster"))
 
 
 def _prefix(file: str) -> str:
-    configuration = _configuration(find_kind_directory(file))
+    configuration = _configuration(file)
     inner = configuration.get("taskgraph")
     prefix = inner.get("cached-task-prefix") if isinstance(inner, dict) else None
     prefix = prefix or configuration.get("trust-domain")
@@ -119,16 +104,10 @@ def _prefix(file: str) -> str:
     return str(prefix)
 
 
-@cache
-def _transforms(kind_directory: Path | None) -> tuple[str, ...]:
-    found = _read(kind_directory / "kind.yml") if kind_directory is not None else None
-    listed = found.get("transforms") if isinstance(found, dict) else None
-    return tuple(map(str, listed)) if isinstance(listed, list) else ()
-
-
 def _check_transforms(file: str) -> None:
     """Require that only Taskgraph's own transforms compute the digest."""
-    transforms = _transforms(find_kind_directory(file))
+    kind_directory = find_kind_directory(file)
+    transforms = load_transforms(kind_directory) if kind_directory is not None else ()
     foreign = next((one for one in transforms if not re.fullmatch(_KNOWN_TRANSFORM, one)), "")
     if foreign:
         raise UnknownPathError(f"the transform {foreign} may add inputs")
@@ -138,7 +117,7 @@ def _check_transforms(file: str) -> None:
 
 def _default_image(file: str, worker_type: str) -> str:
     """Return the docker image of a toolchain that names none. Source: taskgraph `transforms/run/toolchain.py`."""
-    workers = _configuration(find_kind_directory(file)).get("workers")
+    workers = _configuration(file).get("workers")
     aliases = workers.get("aliases") if isinstance(workers, dict) else None
     aliases = aliases if isinstance(aliases, dict) else {}
     found = [one for key, one in aliases.items() if key == worker_type or re.fullmatch(str(key), worker_type)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, ItemsView, Iterator, Mapping
 from typing import Any
 
-from tasks_lib import recipe
+from tasks_lib import recipe, steps
+from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, Hg, StaticUrl
 from tasks_lib.definitions.taskgraph import fetch_content_command
 from tasks_lib.formats import TREE_VERSION
@@ -53,12 +54,20 @@ def artifact_info(made: Artifact) -> dict[str, Any]:
     return {"artifact": made.path.name, "recipe_key": made.key}
 
 
-def toolchain_info(made: ToolchainBuild, paths: IndexPaths) -> dict[str, Any]:
+def toolchain_info(made: ToolchainBuild, paths: IndexPaths, context: Context) -> dict[str, Any]:
     """Return the details of a toolchain."""
     toolchain = made.toolchain
     facts: dict[str, Any] = {"recipe_key": made.key, "directory": str(made.directory)}
     facts["defined"] = f"{toolchain.file}:{toolchain.line}"
     facts["index"] = paths.of_toolchain(toolchain)
+    facts["platform"] = made.host.platform
+    facts |= {"host-identity": made.host.identity} if made.host.identity else {}
+    if toolchain.run is not None:
+        facts["network"] = made.host.network_of(toolchain.run)
+        # the values of inherited variables may be secrets
+        own = dict(made.env)
+        inherited = (name for name in steps.inherited_environment(context, made) if name not in own)
+        facts["environment"] = sorted([*inherited, *(f"{name}={value}" for name, value in own.items())])
     facts |= {"aliases": list(toolchain.aliases)} if toolchain.aliases else {}
     return facts | ({"ignored": list(toolchain.ignored)} if toolchain.ignored else {})
 
@@ -125,11 +134,15 @@ def delivery_identity(delivery: Delivery) -> Identity:
 
 def toolchain_identity(preparation: ToolchainBuild) -> Identity:
     """Return the inputs that determine a toolchain."""
-    run = preparation.toolchain.run
-    identity = {f"{one.entry.kind} {one.entry.name}": one.key[:_SHOWN] for one in preparation.deliveries}
+    run, host = preparation.toolchain.run, preparation.host
+    identity = {"platform": host.platform, "host-identity": host.identity}
+    identity |= {f"before {one}": key[:_SHOWN] for one, key in preparation.before}
+    identity |= {f"{one.entry.kind} {one.entry.name}": one.key[:_SHOWN] for one in preparation.deliveries}
     identity |= {f"content of {text}": digest for text, digest in preparation.files}
     if run is not None:
-        identity |= {f"env {name}": value for name, value in run.env}
+        identity |= {f"env {name}": value for name, value in preparation.env}
+        identity |= {f"passed {name}": digest[:_SHOWN] or "unset" for name, digest in host.passed_to(run).items()}
+        identity |= {"network": host.network_of(run)}
         identity |= {"command": " ".join(run.command), "script": run.script.text if run.script else ""}
         identity |= {"arguments": " ".join(run.arguments), "toolchain-artifact": str(run.toolchain_artifact or "")}
     return {name: value for name, value in identity.items() if value}

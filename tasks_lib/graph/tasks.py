@@ -40,6 +40,7 @@ class UpToDateCheck(msgspec.Struct, frozen=True):
     stands: Callable[..., bool]
     arguments: tuple[Any, ...]
     sources: tuple[str, ...] = ()  # files whose content is part of the key
+    variables: tuple[str, ...] = ()  # variables whose values are part of the key and of no setting
     # doit inspects each callable in each run; a precomputed signature makes a no-op run a fifth faster
     __signature__: ClassVar = inspect.Signature(
         [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("task", "values")]
@@ -384,10 +385,11 @@ class TaskGraph:
                     steps.is_built,
                     (self._context, preparation),
                     (*preparation.sources, *preparation.watched),
+                    toolchain.run.pass_env if toolchain.run else (),
                 )
             ],
             "clean": [(remove_toolchain_build, [self._context, preparation])],
-            "meta": task_info.TaskInfo("cpu", task_info.toolchain_info, preparation, self._paths),
+            "meta": task_info.TaskInfo("cpu", task_info.toolchain_info, preparation, self._paths, self._context),
         }
         for one in extracted:
             # a command may change the files that it works on: then only the manifest can be compared

@@ -73,11 +73,11 @@ class Observations:
         self._last_ns = 0
 
     def look(self, task: Any) -> SnapshotRow | None:
-        """Return the state of a task's files before it is checked; None for a task with checks of a user's own."""
+        """Return the state of a task's files before it is checked; None for a task with other inputs."""
         sources = tuple(path for check, *_ in task.uptodate for path in getattr(check, "sources", ()))
         paths = tuple(path for path in dict.fromkeys(_paths_of(task)) if path not in sources)
-        if not paths:
-            return None
+        if not paths or any(getattr(check, "variables", ()) for check, *_ in task.uptodate):
+            return None  # the snapshot knows files and settings only
         links = tuple(path for path in map(os.path.realpath, sources) if path not in sources)
         signs = look_at(paths) + look_at(sources + links, self._loaded_ns)
         notes = filter(None, (check.note() for check, *_ in task.uptodate))

@@ -17,7 +17,7 @@ from tasks_lib.steps.artifacts import (
 from tasks_lib.steps.attempt import remove_attempts
 from tasks_lib.steps.extract import clear_worked_fetches, deliver, extraction_of, is_delivered, list_delivery_files
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, ToolchainBuild
-from tasks_lib.steps.toolchain import SKIPPED, build_toolchain, is_built, list_build_files
+from tasks_lib.steps.toolchain import SKIPPED, build_toolchain, inherited_environment, is_built, list_build_files
 
 __all__ = [
     "SKIPPED",
@@ -31,6 +31,7 @@ __all__ = [
     "describe_unconfirmed",
     "extraction_of",
     "fetch",
+    "inherited_environment",
     "is_asked",
     "is_built",
     "is_delivered",

@@ -3,6 +3,7 @@
 Each attempt has a directory of its own, so that what a killed run left running never writes into a later one:
 
     DIRECTORY/attempt-1/fetches, artifacts    the command runs in `fetches` and writes its output to `artifacts`
+    DIRECTORY/attempt-1/vcs                   a symlink to the checkout of a Taskgraph tree; its commands run beside it
     DIRECTORY/fetches, artifacts              symlinks to those of the last attempt
 
 The number stays the same from build to build, because outputs may contain the path; after an attempt that was killed it
@@ -27,6 +28,7 @@ from tasks_lib.fs import processes
 from tasks_lib.fs.fingerprint import Fingerprint, settled_fingerprint
 from tasks_lib.fs.locks import held, try_lock
 from tasks_lib.fs.system_calls import signal_group
+from tasks_lib.layout import is_gecko
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import InputFile, ToolchainBuild
 
@@ -50,8 +52,30 @@ class Attempt(NamedTuple):
 
     @property
     def fetches(self) -> Path:
-        """The directory in which the command runs."""
+        """The directory of the fetches."""
         return self.directory / "fetches"
+
+    @property
+    def checkout(self) -> Path | None:
+        """The link to the checkout of a Taskgraph tree, None for other definitions."""
+        return self.directory / "vcs" if self.preparation.toolchain.root else None
+
+    @property
+    def work(self) -> Path:
+        """The directory in which the command runs. Source: taskgraph `transforms/run/toolchain.py`, `cwd`."""
+        return self.directory if self.checkout else self.fetches
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables that name these directories. Source: taskgraph `transforms/run`, `run-task`; Gecko's."""
+        toolchain, checkout = self.preparation.toolchain, self.checkout
+        variables = {"MOZ_FETCHES_DIR": str(self.fetches.absolute()), "UPLOAD_DIR": str(self.uploads.absolute())}
+        if checkout is None:
+            return variables
+        variables |= {"TASK_WORKDIR": str(self.directory.absolute()), "VCS_PATH": str(checkout.absolute())}
+        if is_gecko(toolchain.root, toolchain.file):
+            variables["GECKO_PATH"] = variables["VCS_PATH"]
+        return variables | ({"TOOLCHAIN_ARTIFACT": toolchain.index.artifact} if toolchain.index else {})
 
     @property
     def uploads(self) -> Path:
@@ -96,8 +120,8 @@ class Attempt(NamedTuple):
             with log.open("wb") as output:
                 return subprocess.Popen(
                     command,
-                    cwd=self.fetches,
-                    env={**environ, "UPLOAD_DIR": str(self.uploads.absolute())},
+                    cwd=self.work,
+                    env=environ,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -142,6 +166,8 @@ def begin_attempt(preparation: ToolchainBuild, progress: Progress) -> Attempt:
     if newest in earlier:
         _remove(earlier.pop(newest))
     attempt.uploads.mkdir(parents=True)
+    if attempt.checkout is not None:
+        attempt.checkout.symlink_to(preparation.toolchain.root)
     for directory in earlier.values():  # after the new one exists, whose number is higher
         _remove(directory)
     preparation.fetches.mkdir(exist_ok=True)

@@ -89,6 +89,9 @@ class ToolchainBuild(msgspec.Struct, frozen=True, kw_only=True):
     inputs: tuple[InputFile, ...] = ()  # these files, and those that match patterns
     watched: tuple[str, ...] = ()  # paths that change when other files match
     unmatched: tuple[str, ...] = ()  # resources as written that match no file
+    env: tuple[tuple[str, str], ...] = ()  # what its definition and the toolchains among its fetches set
+    before: tuple[tuple[str, str], ...] = ()  # kind and name, and key, of each definition that is only built first
+    host: recipe.Host = recipe.Host()
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -161,6 +164,7 @@ class Plan:
         build: Path,
         writer_version: str,
         files: Files,
+        host: recipe.Host,
     ) -> None:
         """Create the plan.
 
@@ -170,6 +174,7 @@ class Plan:
             build: the directory of extracted trees and toolchains.
             writer_version: version of the archive writer, `Context.writer_version`.
             files: reads scripts, resources and key files.
+            host: where the commands of toolchains run.
         """
         self.definitions = definitions
         self.writer_version = writer_version
@@ -179,7 +184,7 @@ class Plan:
         # relative: a project may be moved together with its cache; each link is one directory below
         self._to_artifacts = os.path.join(os.pardir, os.path.relpath(self._artifacts, self._links))  # noqa: PTH118
         self._last: tuple[Fetch, Artifact] | None = None  # the graph requests each fetch three times
-        self.files = files
+        self.files, self._host = files, host
         self.preparation = lru_cache(maxsize=None)(self._preparation)
 
     def _artifact(self, name: str, key: str, file_name: str, task: str, integrity: Integrity | None = None) -> Artifact:
@@ -272,9 +277,10 @@ class Plan:
         files = toolchain.run.files if toolchain.run else ()
         digests = {file.text: self.files.digest(file) for file in files}
         paths = {file.text: self.files.paths(file) for file in files}
-        key = recipe.toolchain_key(
-            toolchain, inputs={f"{one.entry.kind}:{one.entry.name}": one.key for one in deliveries}, files=digests
-        )
+        env, before = self._env(toolchain), self._before(toolchain)
+        inputs = {f"{one.entry.kind}:{one.entry.name}": one.key for one in deliveries}
+        inputs |= {f"before {one}": key for one, key in before}
+        key = recipe.toolchain_key(toolchain, inputs=inputs, files=digests, env=env, host=self._host)
         output = None
         if toolchain.artifact_name:
             output = self._artifact(toolchain.name, key, toolchain.artifact_name, f"toolchain:{toolchain.name}")
@@ -295,7 +301,32 @@ class Plan:
             ),
             watched=tuple(path for file in files for path in self.files.watched(file)),
             unmatched=tuple(text for text, found in paths.items() if not found),
+            env=tuple(env.items()),
+            before=before,
+            host=self._host,
         )
+
+    def _env(self, toolchain: Toolchain) -> dict[str, str]:
+        """Return the variables that a definition sets, and below them those of the toolchains among its fetches.
+
+        Source: taskgraph `use_fetches`, which reads `toolchain-env` only of the kind `toolchain`, sorted by name.
+        """
+        env: dict[str, str] = {}
+        for entry in sorted(toolchain.fetches, key=lambda one: one.name):
+            if entry.kind == "toolchain" and not entry.artifact:
+                fetched = self.definitions.toolchain(entry.name).run
+                env |= dict(fetched.toolchain_env if fetched else ())
+        return env | dict(toolchain.run.env if toolchain.run else ())
+
+    def _before(self, toolchain: Toolchain) -> tuple[tuple[str, str], ...]:
+        """Return the key of each definition that is built first: a command may use what it leaves."""
+        found = []
+        for kind, name in toolchain.dependencies:
+            if kind == "fetch":
+                found.append((f"{kind}:{name}", self.published(self.definitions.fetch(name)).key))
+            else:
+                found.append((f"{kind}:{name}", self.preparation(self.definitions.toolchain(name).name).key))
+        return tuple(found)
 
     def _delivery(self, directory: Path, entry: FetchesEntry) -> Delivery:
         if entry.kind == "fetch":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +12,7 @@ from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.errors import ToolError, TreeError, escape_text
 from tasks_lib.fs.locks import locked
+from tasks_lib.host import declared_environment, isolate_network
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import is_published, list_artifact_files, publish, publish_from_cache
 from tasks_lib.steps.attempt import Attempt, begin_attempt, remove_attempts
@@ -130,10 +131,11 @@ def _build(context: Context, preparation: ToolchainBuild, progress: Progress) ->
     for delivery in preparation.deliveries:
         if not extraction_of(delivery).holds(delivery.key):  # the command starts with unmodified fetches
             deliver(context, delivery, progress)
+    isolation = _isolation(preparation, context.environ)
     attempt = begin_attempt(preparation, progress)
     command = _command(preparation)
     progress.phase("run", command=escape_text(" ".join(command))[:200])
-    status = attempt.execute(command, _environment(context, attempt), progress)
+    status = attempt.execute([*isolation, *command], _environment(context, attempt), progress)
     if status == SKIPPED:
         return (
             _last_lines(preparation.log, 1)
@@ -194,22 +196,36 @@ def _command(preparation: ToolchainBuild) -> list[str]:
     run = preparation.toolchain.run
     if run is None:
         raise AssertionError("only a toolchain with `run` is executed")
-    if run.script is None:
-        return list(run.command)
-    return [str(Path(run.script.path).absolute()), *run.arguments]
+    return [str(Path(run.script.path).absolute()), *run.arguments] if run.script else list(run.command)
+
+
+def _isolation(preparation: ToolchainBuild, environ: Mapping[str, str]) -> list[str]:
+    """Return the words that run the command without network, [] if it may use it."""
+    toolchain = preparation.toolchain
+    if toolchain.run is None or preparation.host.network_of(toolchain.run) == "on":
+        return []
+    return isolate_network(toolchain.name, environ)
 
 
 def _environment(context: Context, attempt: Attempt) -> dict[str, str]:
-    """Return the command's environment. Source: Taskgraph's `fetches`: MOZ_FETCHES, MOZ_FETCHES_DIR."""
+    """Return the command's environment: the declared one, what definitions set, and what run-task sets.
+
+    Source: Taskgraph's `fetches`: MOZ_FETCHES, MOZ_FETCHES_DIR.
+    """
     preparation = attempt.preparation
-    run = preparation.toolchain.run
     fetches = sorted((_fetches_entry(one) for one in preparation.deliveries), key=lambda entry: str(entry["artifact"]))
     return {
-        **context.environ,
-        **dict(run.env if run else ()),
+        **inherited_environment(context, preparation),
+        **dict(preparation.env),
         "MOZ_FETCHES": json.dumps(fetches, sort_keys=True),
-        "MOZ_FETCHES_DIR": str(attempt.fetches.absolute()),
+        **attempt.variables,
     }
+
+
+def inherited_environment(context: Context, preparation: ToolchainBuild) -> dict[str, str]:
+    """Return the variables of doit's environment that the command sees."""
+    run = preparation.toolchain.run
+    return declared_environment(context.environ, preparation.host.passed_to(run) if run else ())
 
 
 def _fetches_entry(delivery: Delivery) -> dict[str, str | bool]:

@@ -184,7 +184,7 @@ class Verification:
         for task, delivery in self._deliveries().items() if items else ():
             integrity = find_integrity(self.context, delivery.artifact)
             if integrity is not None and (not self.names or task in chosen):
-                key = tree_key(self.context.configuration, delivery, integrity)
+                key = tree_key(self.context.configuration(), delivery, integrity)
                 placed[key] += [task] if extraction_of(delivery).key() == delivery.key else []
         items = [item for item in items if not self.names or item.name in placed]
         for item, reason, unjudged in check_cached_trees(self.context, items, self.progress):

@@ -1,0 +1,106 @@
+"""The machine on which commands of toolchains run: its platform, and the environment and network that they see."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Final
+
+from tasks_lib.errors import ToolError, escape_text
+
+#: Variables that every command sees. Source: POSIX.1-2017, 8.3; curl, "Environment"; the manuals of OpenSSL, curl, git,
+#: requests and Node.js for the variables that name certificates.
+DECLARED: Final = frozenset(
+    {
+        "PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "TERM",
+        "http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy",
+        "HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY",
+        "SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO",
+        "NODE_EXTRA_CA_CERTS",
+    }
+)  # fmt: skip
+_LOCALE: Final = "LC_"
+#: Machines whose kernel also runs 32-bit systems, and the machine of those. Source: Linux, uname26 and compat_uts.
+_NARROW: Final = {"x86_64": "i686", "amd64": "i386", "aarch64": "armv8l", "ppc64": "ppc", "s390x": "s390"}
+_PROBE_S: Final = 30
+
+
+@cache
+def platform_name() -> str:
+    """Return system, machine and libc, such as `linux-x86_64-glibc`; a 32-bit system on a 64-bit kernel is 32-bit."""
+    system, machine = os.uname().sysname.lower(), os.uname().machine
+    if sys.maxsize < 1 << 32:
+        machine = _NARROW.get(machine, machine)
+    return f"{system}-{machine}-{_libc(system)}"
+
+
+def _libc(system: str) -> str:
+    """Return the C library. Source: glibc, confstr(3), _CS_GNU_LIBC_VERSION, which other libraries do not know."""
+    if system != "linux":
+        return "libc"
+    try:
+        return "glibc" if (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc") else "musl"
+    except (OSError, ValueError):
+        return "musl"
+
+
+def declared_environment(environ: Mapping[str, str], passed: Iterable[str]) -> dict[str, str]:
+    """Return the variables of `environ` that a command sees: the declared ones and those with the names `passed`."""
+    names = DECLARED.union(passed)
+    return {name: value for name, value in environ.items() if name in names or name.startswith(_LOCALE)}
+
+
+def digest_variables(environ: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """Return name -> hex sha256 of the value, "" for a variable that is not set; no value may be a secret in a file."""
+    return {
+        name: hashlib.sha256(os.fsencode(environ[name])).hexdigest() if name in environ else ""
+        for name in sorted(set(names))
+    }
+
+
+def isolate_network(name: str, environ: Mapping[str, str]) -> list[str]:
+    """Return the words before the command of the toolchain `name` that run it in a network namespace of its own.
+
+    Source: util-linux, unshare(1); an unprivileged user also needs a user namespace: user_namespaces(7).
+
+    Raises:
+        ToolError: the system does not allow it.
+    """
+    path = environ.get("PATH", os.defpath)
+    words = (
+        ["unshare", "--net", "--"] if os.geteuid() == 0 else ["unshare", "--user", "--map-current-user", "--net", "--"]
+    )
+    reason = _probe(tuple(words), path)
+    if reason:
+        raise ToolError(
+            f"toolchain {name}: cannot run the command without network: {escape_text(reason)}",
+            hint="allow network namespaces (see unshare(1)), or the network: toolchain_network=on, `network: true`",
+        )
+    return words
+
+
+@cache
+def _probe(words: tuple[str, ...], path: str) -> str:
+    """Return why this system does not run a command after `words`, "" if it does."""
+    import subprocess  # slow to import, needed only here
+
+    try:
+        done = subprocess.run(
+            [*words, "true"],
+            env={"PATH": path},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PROBE_S,
+            check=False,
+        )
+    except OSError as error:
+        return f"{words[0]}: {error.strerror or error}"
+    except subprocess.TimeoutExpired:
+        return f"{words[0]} did not exit within {_PROBE_S} s"
+    lines = done.stderr.split("\n")
+    return "" if done.returncode == 0 else lines[0].strip() or f"{words[0]} exited with status {done.returncode}"
