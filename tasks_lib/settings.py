@@ -66,7 +66,7 @@ SETTINGS: Final = (
         "FETCH_TOOLCHAIN_NETWORK",
         "toolchain_network",
         "on",
-        "off: commands of toolchains run in a network namespace of their own",
+        "network of the commands of toolchains: on, or off (a network namespace of their own)",
         ("on", "off"),
     ),
     Setting("FETCH_HOST_IDENTITY", "host_identity", "", "what else toolchains depend on, such as an image's digest"),

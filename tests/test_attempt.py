@@ -83,7 +83,7 @@ def test_a_command_that_outlives_a_killed_run(repository: Path) -> None:
         gate.write_text("go\n")
     assert again.returncode == 0, said.read_text()
     assert output(repository) == "1\n2\n"
-    assert (repository / "build/kit/artifacts").resolve().parent.name == "attempt-2"
+    assert (repository / "build/kit/artifacts").resolve().name == "artifacts-2"
     assert [path.name for path in repository.glob("build/kit/attempt-*")] == ["attempt-2"]
     shutil.rmtree(repository / "build")
     assert ran(doit(repository, HERE=str(repository), FETCH_PASS_ENV="HERE")) == ["toolchain:kit"]
@@ -129,7 +129,7 @@ def test_processes_that_a_command_leaves(repository: Path) -> None:
     done = doit(repository)
     assert ran(done) == ["toolchain:kit"] and "ended processes" not in done.stdout
     kept = max(repository.glob("cache/artifacts/kit/*/out"), key=lambda path: path.stat().st_ctime_ns)
-    assert kept.read_text() == f"{repository}/build/kit/attempt-1/fetches\n"
+    assert kept.read_text() == f"{repository}/build/kit/fetches-1\n"
 
 
 #: Name of a toolchain -> which file changes, and what its command does; `before` is changed by another toolchain.

@@ -561,7 +561,7 @@ def test_resources_outside_of_a_checkout(tmp_path: Path) -> None:
     """Without version control all files count, and a new one rebuilds."""
     files = {
         "dodo.py": PORCH,
-        "fetchdefs/toolchain/t.yml": "t: {description: d, run: {command: 'ls ../../../../src > $UPLOAD_DIR/o', resources: ['../../src/'], toolchain-artifact: o}}\n",
+        "fetchdefs/toolchain/t.yml": "t: {description: d, run: {command: 'ls ../../../src > $UPLOAD_DIR/o', resources: ['../../src/'], toolchain-artifact: o}}\n",
         "src/a": "",
     }
     written(tmp_path, files)

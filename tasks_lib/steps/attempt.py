@@ -2,8 +2,9 @@
 
 Each attempt has a directory of its own, so that what a killed run left running never writes into a later one:
 
-    DIRECTORY/attempt-1/fetches, artifacts    the command runs in `fetches` and writes its output to `artifacts`
-    DIRECTORY/attempt-1/vcs                   a symlink to the checkout of a Taskgraph tree; its commands run beside it
+    DIRECTORY/fetches-1, artifacts-1          the command runs in `fetches-1` and writes its output to `artifacts-1`
+    DIRECTORY/attempt-1/fetches, artifacts    the same in a Taskgraph tree, whose commands run in `attempt-1`
+    DIRECTORY/attempt-1/vcs                   a symlink to the checkout of the tree
     DIRECTORY/fetches, artifacts              symlinks to those of the last attempt
 
 The number stays the same from build to build, because outputs may contain the path; after an attempt that was killed it
@@ -53,7 +54,7 @@ class Attempt(NamedTuple):
     @property
     def fetches(self) -> Path:
         """The directory of the fetches."""
-        return self.directory / "fetches"
+        return _part(self.directory, "fetches", self.checkout)
 
     @property
     def checkout(self) -> Path | None:
@@ -80,7 +81,7 @@ class Attempt(NamedTuple):
     @property
     def uploads(self) -> Path:
         """The directory for the output of the command."""
-        return self.directory / "artifacts"
+        return _part(self.directory, "artifacts", self.checkout)
 
     @property
     def _running(self) -> Path:
@@ -164,12 +165,13 @@ def begin_attempt(preparation: ToolchainBuild, progress: Progress) -> Attempt:
         newest += 1
     attempt = Attempt(preparation, preparation.directory / f"{_NAME}{newest}")
     if newest in earlier:
-        _remove(earlier.pop(newest))
-    attempt.uploads.mkdir(parents=True)
+        _remove_attempt(earlier.pop(newest))
+    attempt.directory.mkdir(parents=True)
+    attempt.uploads.mkdir()
     if attempt.checkout is not None:
         attempt.checkout.symlink_to(preparation.toolchain.root)
     for directory in earlier.values():  # after the new one exists, whose number is higher
-        _remove(directory)
+        _remove_attempt(directory)
     preparation.fetches.mkdir(exist_ok=True)
     preparation.worked.touch()
     preparation.fetches.rename(attempt.fetches)
@@ -188,7 +190,7 @@ def remove_attempts(preparation: ToolchainBuild) -> None:
     with try_lock(preparation.lock) as free:
         if free:
             for directory in _list_attempts(preparation.directory).values():
-                _remove(directory)
+                _remove_attempt(directory)
             _remove(preparation.uploads)
 
 
@@ -196,6 +198,19 @@ def _list_attempts(directory: Path) -> dict[int, Path]:
     """Return the directories of attempts by number."""
     named = {path.name.removeprefix(_NAME): path for path in directory.glob(f"{_NAME}*")}
     return {int(number): path for number, path in named.items() if number.isdecimal()}
+
+
+def _part(attempt: Path, name: str, checkout: Path | None) -> Path:
+    """Return the directory `name` of an attempt: in a Taskgraph tree below it, else beside it, with its number.
+
+    Beside it, relative paths to files of the project are the same as from the symlink `name`.
+    """
+    return attempt / name if checkout is not None else attempt.with_name(attempt.name.replace(_NAME, f"{name}-"))
+
+
+def _remove_attempt(directory: Path) -> None:
+    for path in (_part(directory, "fetches", None), _part(directory, "artifacts", None), directory):
+        _remove(path)
 
 
 def _remove(path: Path) -> None:
@@ -273,7 +288,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _end_processes(preparation: ToolchainBuild, session: int | None, settle_s: float) -> processes.Ended:
     """End the processes of the commands that ran in the toolchain's directory, and of a session."""
-    variable = f"UPLOAD_DIR={preparation.directory.absolute() / _NAME}"
+    variable = f"UPLOAD_DIR={preparation.directory.absolute()}/a"  # attempt-N or artifacts-N
     find = partial(processes.find_command_processes, variable, session, held())
     return processes.end(find, settle_s=settle_s, grace_s=_GRACE_S)
 
