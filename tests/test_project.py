@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -119,6 +120,27 @@ def test_a_removed_link_is_made_again(top: Path, origin: Origin) -> None:
     assert (top / "build/artifacts/plain/plain.txt").read_bytes() == PLAIN
     assert ran(doit(top, "fetch:plain")) == []
     assert len(origin.requests) == 1
+
+
+USER = """
+from doit_fetch import DOIT_CONFIG, task_fetchdefs
+
+def task_use():
+    given = {"plain": ("fetch:plain", "path"), "sha": ("repack:tool", "sha256"), "tree": ("extract:tool", "tree")}
+    return {"actions": ["echo %(plain)s %(sha)s %(tree)s; ls %(plain)s %(tree)s/tool.c"], "getargs": given, "verbosity": 2}
+"""
+
+
+def test_values_for_other_tasks(top: Path) -> None:
+    """A task of the user finds paths and digests of what our tasks made, also when those are up to date."""
+    (top / "dodo.py").write_text(USER)
+    for _ in range(2):
+        done = doit(top, "use", COUNT=str(top / "count"))
+        assert done.returncode == 0, done.stdout
+        path, sha, tree = next(line for line in done.stdout.splitlines() if "build/extracted" in line).split()
+        assert (top / path).read_bytes() == PLAIN
+        assert sha == hashlib.sha256(doit_fetch.fetch("tool").read_bytes()).hexdigest()
+        assert (top / tree / "tool.c").is_file()
 
 
 ERRORS: dict[str, tuple[str, str, type[errors.FetchError], str]] = {

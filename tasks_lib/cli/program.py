@@ -106,6 +106,10 @@ def _get(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
     source = _load(options).fetch(options.name)
     target = Path(options.dest or source.name)
     target = target / source.name if target.is_dir() else target
+    if not target.absolute().parent.is_dir():
+        raise FetchError(
+            f"{escape_text(str(target.parent))} is not a directory", hint="create it, or choose another DEST"
+        )
     with tempfile.TemporaryDirectory(prefix=".doit-fetch.", dir=target.absolute().parent) as staging:
         copy = Path(staging, source.name)
         shutil.copyfile(source, copy)
@@ -122,8 +126,10 @@ def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     tree = project.tree(options.name)
     roots = [tree / "fetches", tree] if (tree / "fetches").is_dir() else [tree]
     found = [path for root in roots for path in (root / "bin", *sorted(root.glob("*/bin")))]
-    output = tree / "artifacts"
-    places = [str(path) for path in (*found, output) if path.is_dir()]
+    own = (
+        tree / "artifacts" if (tree / "artifacts").is_dir() else tree
+    )  # the output of a toolchain, or a single program
+    places = [str(path) for path in (*found, own) if path.is_dir()]
     path = os.pathsep.join([*places, environ.get("PATH", os.defpath)])
     sys.stdout.flush()
     try:

@@ -156,7 +156,21 @@ class Step(msgspec.Struct, frozen=True):
         if skipped:
             BUS.say(self.name, "skip", {"reason": skipped})
             return {"key": ""}
-        return {"key": self.key, "identity": self.identity} | (self.check.success() if self.check is not None else {})
+        made = self.check.success() if self.check is not None else {}
+        return {"key": self.key, "identity": self.identity, **made, **_describe_output(*self.arguments)}
+
+
+def _describe_output(context: Context, *arguments: Any) -> dict[str, str | int]:
+    """Return what other tasks of a dodo.py can use by `getargs`: path, sha256 and size of the artifact, and the tree."""
+    made, found = arguments[-1], {}
+    artifact = (
+        made.artifact if isinstance(made, Delivery) else made.output if isinstance(made, ToolchainBuild) else made
+    )
+        found["tree"] = str(made.destination if isinstance(made, Delivery) else made.directory)
+    integrity = steps.find_integrity(context, artifact) if isinstance(artifact, Artifact) else None
+    if integrity is not None:
+        found |= {"path": str(artifact.link or artifact.path), "sha256": integrity.digest.hex, "size": integrity.size}
+    return found
 
 
 def step_of(task: Any) -> Step | None:

@@ -6,6 +6,7 @@ Each step first reuses results from the cache and reports to its `Progress`. No 
 from tasks_lib.steps.artifacts import (
     describe_unconfirmed,
     fetch,
+    find_integrity,
     is_asked,
     is_published,
     list_artifact_files,
@@ -31,6 +32,7 @@ __all__ = [
     "describe_unconfirmed",
     "extraction_of",
     "fetch",
+    "find_integrity",
     "inherited_environment",
     "is_asked",
     "is_built",
