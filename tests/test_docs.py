@@ -153,6 +153,7 @@ PRINTED = {
     "private-artifacts.md": "ok fetch:firmware",
     "editor.md": "fetchdefs.schema.json",
     "cache.md": "0 damaged",
+    "shared-cache.md": "/doit-fetch",
     "events.md": " fetch:hello",
     "taskgraph.md": "gmp-6.1.0",
 }
@@ -180,7 +181,14 @@ def run(directory: Path, script: str, **environ: str) -> subprocess.CompletedPro
     return subprocess.run(
         ["sh", "-euc", script],
         cwd=directory,
-        env={**CLEAN, "PATH": path, "FETCH_DURABILITY": "fast", "PIP_NO_INDEX": "1", **environ},
+        env={
+            **CLEAN,
+            "PATH": path,
+            "HOME": str(directory.parent / "home"),
+            "FETCH_DURABILITY": "fast",
+            "PIP_NO_INDEX": "1",
+            **environ,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
