@@ -198,7 +198,7 @@ def run(directory: Path, script: str, **environ: str) -> subprocess.CompletedPro
 
 
 def follow(page: Path, directory: Path, origin: str = "https://files.example.org") -> str:
-    """Do what a page says: write its files, run its commands; return their output. `origin` stands for its server."""
+    """Do what a page says: write its files, run its commands; return their output. `origin` replaces its server."""
     output = []
     for block in blocks(page):
         block = block._replace(text=block.text.replace("https://files.example.org", origin))
