@@ -92,13 +92,12 @@ def test_examples_of_keys(section: Any) -> None:
 
 def test_examples_of_settings() -> None:
     """Every setting has an example, which is valid and other than the default."""
-    assert list(GENERATOR["VALUES"]) == [one.environ for one in SETTINGS]
+    assert set(GENERATOR["VALUES"]) == {one.environ for one in SETTINGS}
     for one in SETTINGS:
         value = GENERATOR["VALUES"][one.environ]
         assert value != f"{one.default}"
         Settings.parse(variables={}, environ={one.environ: value})
         if one.choices:
-            assert all(f"{word}" in one.meaning or word == "full" for word in one.choices), one
             with pytest.raises(SettingError):
                 Settings.parse(variables={}, environ={one.environ: "banana"})
 
