@@ -566,7 +566,9 @@ def _row(one: Setting) -> str:
     value = VALUES[one.environ]
     example = _code(f"doit {one.variable}={value}" if one.variable else f"{one.environ}={value} doit")
     page = f" ([more](../{_PAGES[one.environ]}.md))" if one.environ in _PAGES else ""
-    cells = (f"`{one.key}`", f"`{one.environ}`", _code(default) if default else "", _cell(one.meaning) + page, example)
+    choices = f"; one of {', '.join(map(_code, one.choices))}" if one.choices else ""
+    meaning = _cell(one.meaning) + choices + page
+    cells = (f"`{one.key}`", f"`{one.environ}`", _code(default) if default else "", meaning, example)
     return f"| {' | '.join(cells)} |\n"
 
 

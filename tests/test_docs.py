@@ -92,13 +92,12 @@ def test_examples_of_keys(section: Any) -> None:
 
 def test_examples_of_settings() -> None:
     """Every setting has an example, which is valid and other than the default."""
-    assert list(GENERATOR["VALUES"]) == [one.environ for one in SETTINGS]
+    assert set(GENERATOR["VALUES"]) == {one.environ for one in SETTINGS}
     for one in SETTINGS:
         value = GENERATOR["VALUES"][one.environ]
         assert value != f"{one.default}"
         Settings.parse(variables={}, environ={one.environ: value})
         if one.choices:
-            assert all(f"{word}" in one.meaning or word == "full" for word in one.choices), one
             with pytest.raises(SettingError):
                 Settings.parse(variables={}, environ={one.environ: "banana"})
 
@@ -153,6 +152,7 @@ PRINTED = {
     "private-artifacts.md": "ok fetch:firmware",
     "editor.md": "fetchdefs.schema.json",
     "cache.md": "0 damaged",
+    "shared-cache.md": "/doit-fetch",
     "events.md": " fetch:hello",
     "taskgraph.md": "gmp-6.1.0",
 }
@@ -180,7 +180,14 @@ def run(directory: Path, script: str, **environ: str) -> subprocess.CompletedPro
     return subprocess.run(
         ["sh", "-euc", script],
         cwd=directory,
-        env={**CLEAN, "PATH": path, "FETCH_DURABILITY": "fast", "PIP_NO_INDEX": "1", **environ},
+        env={
+            **CLEAN,
+            "PATH": path,
+            "HOME": str(directory.parent / "home"),
+            "FETCH_DURABILITY": "fast",
+            "PIP_NO_INDEX": "1",
+            **environ,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -190,7 +197,7 @@ def run(directory: Path, script: str, **environ: str) -> subprocess.CompletedPro
 
 
 def follow(page: Path, directory: Path, origin: str = "https://files.example.org") -> str:
-    """Do what a page says: write its files, run its commands; return their output. `origin` stands for its server."""
+    """Do what a page says: write its files, run its commands; return their output. `origin` replaces its server."""
     output = []
     for block in blocks(page):
         block = block._replace(text=block.text.replace("https://files.example.org", origin))

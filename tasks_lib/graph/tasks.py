@@ -161,11 +161,11 @@ class Step(msgspec.Struct, frozen=True):
 
 
 def _describe_output(context: Context, *arguments: Any) -> dict[str, str | int]:
-    """Return what other tasks of a dodo.py can use by `getargs`: path, sha256 and size of the artifact, and the tree."""
-    made, found = arguments[-1], {}
-    artifact = (
-        made.artifact if isinstance(made, Delivery) else made.output if isinstance(made, ToolchainBuild) else made
-    )
+    """Return what tasks of the user can read by `getargs`: path, sha256 and size of the artifact, and the tree."""
+    found: dict[str, str | int] = {}
+    made = artifact = arguments[-1]
+    if isinstance(made, Delivery | ToolchainBuild):
+        artifact = made.artifact if isinstance(made, Delivery) else made.output
         found["tree"] = str(made.destination if isinstance(made, Delivery) else made.directory)
     integrity = steps.find_integrity(context, artifact) if isinstance(artifact, Artifact) else None
     if integrity is not None:
