@@ -127,7 +127,7 @@ from doit_fetch import DOIT_CONFIG, task_fetchdefs
 
 def task_use():
     given = {"plain": ("fetch:plain", "path"), "sha": ("repack:tool", "sha256"), "tree": ("extract:tool", "tree")}
-    return {"actions": ["echo %(plain)s %(sha)s %(tree)s; ls %(plain)s %(tree)s/tool.c"], "getargs": given, "verbosity": 2}
+    return {"actions": ["echo %(plain)s %(sha)s %(tree)s; ls %(plain)s %(tree)s/tool.c"], "getargs": given, "uptodate": [False], "verbosity": 2}
 """
 
 
