@@ -215,14 +215,22 @@ def _environment(context: Context, attempt: Attempt) -> dict[str, str]:
     preparation = attempt.preparation
     fetches = sorted((_fetches_entry(one) for one in preparation.deliveries), key=lambda entry: str(entry["artifact"]))
     return {
-        **inherited_environment(context, preparation),
+        **_inherited_environment(context, preparation),
         **dict(preparation.env),
         "MOZ_FETCHES": json.dumps(fetches, sort_keys=True),
         **attempt.variables,
     }
 
 
-def inherited_environment(context: Context, preparation: ToolchainBuild) -> dict[str, str]:
+def list_variables(context: Context, preparation: ToolchainBuild) -> list[str]:
+    """Return the variables that the command sees, sorted: `NAME=value` of definitions, only the names of all others."""
+    names = {*_inherited_environment(context, preparation), "MOZ_FETCHES"}
+    names.update(Attempt(preparation, preparation.directory).variables)
+    own = dict(preparation.env)
+    return sorted([*(names - own.keys()), *(f"{name}={value}" for name, value in own.items())])
+
+
+def _inherited_environment(context: Context, preparation: ToolchainBuild) -> dict[str, str]:
     """Return the variables of doit's environment that the command sees."""
     run = preparation.toolchain.run
     return declared_environment(context.environ, preparation.host.passed_to(run) if run else ())
