@@ -54,7 +54,7 @@ def declared_environment(environ: Mapping[str, str], passed: Iterable[str]) -> d
 
 
 def digest_variables(environ: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
-    """Return name -> hex sha256 of the value, "" for a variable that is not set; no value may be a secret in a file."""
+    """Return name -> hex sha256 of the value, "" for a variable that is not set: a value may be a secret."""
     return {
         name: hashlib.sha256(os.fsencode(environ[name])).hexdigest() if name in environ else ""
         for name in sorted(set(names))
@@ -69,11 +69,13 @@ def isolate_network(name: str, environ: Mapping[str, str]) -> list[str]:
     Raises:
         ToolError: the system does not allow it.
     """
+    import shutil  # slow to import, needed only here
+
     path = environ.get("PATH", os.defpath)
-    words = (
-        ["unshare", "--net", "--"] if os.geteuid() == 0 else ["unshare", "--user", "--map-current-user", "--net", "--"]
-    )
-    reason = _probe(tuple(words), path)
+    program = shutil.which("unshare", path=path)
+    user = [] if os.geteuid() == 0 else ["--user", "--map-current-user"]
+    words = [str(program), *user, "--net", "--"]
+    reason = _probe(tuple(words), path) if program else "unshare is not installed"
     if reason:
         raise ToolError(
             f"toolchain {name}: cannot run the command without network: {escape_text(reason)}",

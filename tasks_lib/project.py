@@ -14,6 +14,7 @@ from pathlib import Path
 from tasks_lib import steps
 from tasks_lib.definitions import Fetch, StaticUrl, Toolchain
 from tasks_lib.errors import ToolError, UnknownNameError, UnsupportedArchiveError, escape_text
+from tasks_lib.host import digest_variables
 from tasks_lib.incremental.marks import unchanged
 from tasks_lib.incremental.path_notes import find_project
 from tasks_lib.progress import Progress, Silent
@@ -74,6 +75,7 @@ class Project:
             progress.warn(warning)
         project = cls(Session(settings, _environ), progress)
         project.definitions  # noqa: B018  # every problem is reported now
+        project._passed  # noqa: B018  # as they are now
         return project
 
     @cached_property
@@ -87,8 +89,15 @@ class Project:
         return {**found.fetches, **toolchains}
 
     def is_current(self) -> bool:
-        """Return whether no file of definitions has changed since they were loaded."""
-        return unchanged(self._session.definition_cache.marks, self._session.roots)
+        """Return whether no file of definitions and no variable that they pass has changed since they were loaded."""
+        same = digest_variables(_environ, self._passed) == self._passed
+        return same and unchanged(self._session.definition_cache.marks, self._session.roots)
+
+    @cached_property
+    def _passed(self) -> dict[str, str]:
+        """The digest of each variable that is passed to a command, when the project was loaded."""
+        session = self._session
+        return digest_variables(session.environ, session.definitions.passed.union(session.settings.pass_env))
 
     def fetch(self, name: str) -> Path:
         """Return the path of an artifact; obtain or make it if it is missing.

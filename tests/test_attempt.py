@@ -245,6 +245,21 @@ def test_the_declared_environment(repository: Path) -> None:
     assert not (repository / "build/kit/run.log").exists(), "the output is adopted"
 
 
+@pytest.mark.skipif(shutil.which("setarch") is None or os.uname().machine != "x86_64", reason="needs a 32-bit machine")
+def test_another_machine(repository: Path) -> None:
+    """A run on a 32-bit machine does not adopt the output of a 64-bit one, and each finds its own again."""
+    written(repository, {"fetchdefs/toolchain/make.sh": '#!/bin/sh\nuname -m > "$UPLOAD_DIR/out"\n'})
+    narrow = ["setarch", "i686", sys.executable, "-m", "doit"]
+    environ = {**CLEAN, "FETCH_DURABILITY": "fast", "PYTHONPATH": PYTHONPATH}
+    assert ran(doit(repository)) == ["toolchain:kit"]
+    for expected in (["toolchain:kit"], []):
+        done = subprocess.run(narrow, cwd=repository, env=environ, stdout=subprocess.PIPE, text=True, check=False)
+        assert ran(done) == expected
+        assert (repository / "build/artifacts/kit/out").read_text() == "i686\n"
+    assert ran(doit(repository)) == ["toolchain:kit"]
+    assert (repository / "build/artifacts/kit/out").read_text() == "x86_64\n"
+
+
 def test_a_command_without_network(repository: Path) -> None:
     """Such a command sees no interface but its own loopback; a system without namespaces fails it, and does not allow it."""
     files = {

@@ -237,3 +237,18 @@ def test_names() -> None:
         check=True,
     )
     assert done.stdout == "set()\n"
+
+
+def test_a_variable_that_changes(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A passed variable with another value gives another output; a project that knows the earlier one refuses to run."""
+    path = doit_fetch.fetch("kit")
+    project = doit_fetch.Project.load()
+    assert project.fetch("kit") == path
+    target = path.resolve()
+    monkeypatch.setenv("COUNT", str(top / "other"))
+    for one in (top / "build/kit/.prepared.json", *top.glob("cache/v1/results/*/*")):
+        one.unlink()
+    with pytest.raises(doit_fetch.errors.ToolError, match="the variable COUNT changed after the project was loaded"):
+        project.fetch("kit")
+    assert doit_fetch.fetch("kit").resolve() != target
+    assert (top / "other").read_text() == "ran\n"

@@ -679,7 +679,13 @@ def test_a_script_finds_what_run_task_gives_it(tmp_path: Path) -> None:
     assert output.read_text() == f"r1\na1\nb1\nr1\none 4 of-kit no public/build/used.txt \n{listed}"
     info = doit(user, "fetchdefs=../repo", "info", "toolchain:used").stdout
     assert f"platform   : {platform_name()}\n" in info
-    assert " - A=one\n" in info and " - KIT=of-kit\n" in info and " - PATH\n" in info and "SECRET" not in info
+    assert (
+        " - A=one\n" in info
+        and " - KIT=of-kit\n" in info
+        and " - PATH\n" in info
+        and " - VCS_PATH\n" in info
+        and "SECRET" not in info
+    )
     shutil.rmtree(user / "build")
     uploads = len(list(user.glob("cache/artifacts/used/*")))
     assert again() == ["extract:used/kit", "toolchain:kit", "toolchain:used"]  # adopted: the command does not run

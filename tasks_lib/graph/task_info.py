@@ -64,10 +64,7 @@ def toolchain_info(made: ToolchainBuild, paths: IndexPaths, context: Context) ->
     facts |= {"host-identity": made.host.identity} if made.host.identity else {}
     if toolchain.run is not None:
         facts["network"] = made.host.network_of(toolchain.run)
-        # the values of inherited variables may be secrets
-        own = dict(made.env)
-        inherited = (name for name in steps.inherited_environment(context, made) if name not in own)
-        facts["environment"] = sorted([*inherited, *(f"{name}={value}" for name, value in own.items())])
+        facts["environment"] = steps.list_variables(context, made)  # inherited values may be secrets
     facts |= {"aliases": list(toolchain.aliases)} if toolchain.aliases else {}
     return facts | ({"ignored": list(toolchain.ignored)} if toolchain.ignored else {})
 

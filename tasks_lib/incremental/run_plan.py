@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tasks_lib.fs.fingerprint import RACY_NS
 from tasks_lib.fs.system_calls import boot_identity
+from tasks_lib.host import platform_name
 from tasks_lib.incremental import snapshot as snapshots
 from tasks_lib.incremental.marks import look_at, unchanged
 from tasks_lib.incremental.selection import Names, affected, closure, digests, owner_of
@@ -212,5 +213,5 @@ def _paths_of(task: Any) -> Iterator[str]:
 
 def _digest(*values: object) -> str:
     # trees are not synced: after a power loss a file may be shorter with the inode and the times that a snapshot knows
-    text = repr((*values, boot_identity(), sys.version_info, os.geteuid()))
+    text = repr((*values, boot_identity(), platform_name(), sys.version_info, os.geteuid()))
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -18,7 +18,7 @@ from tasks_lib.steps.artifacts import (
 from tasks_lib.steps.attempt import remove_attempts
 from tasks_lib.steps.extract import clear_worked_fetches, deliver, extraction_of, is_delivered, list_delivery_files
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, ToolchainBuild
-from tasks_lib.steps.toolchain import SKIPPED, build_toolchain, inherited_environment, is_built, list_build_files
+from tasks_lib.steps.toolchain import SKIPPED, build_toolchain, is_built, list_build_files, list_variables
 
 __all__ = [
     "SKIPPED",
@@ -33,7 +33,6 @@ __all__ = [
     "extraction_of",
     "fetch",
     "find_integrity",
-    "inherited_environment",
     "is_asked",
     "is_built",
     "is_delivered",
@@ -41,6 +40,7 @@ __all__ = [
     "list_artifact_files",
     "list_build_files",
     "list_delivery_files",
+    "list_variables",
     "needs_network",
     "read_provenance",
     "remove_attempts",

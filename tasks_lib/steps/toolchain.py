@@ -10,9 +10,10 @@ from typing import Final
 
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
+from tasks_lib.definitions import ToolchainRun
 from tasks_lib.errors import ToolError, TreeError, escape_text
 from tasks_lib.fs.locks import locked
-from tasks_lib.host import declared_environment, isolate_network
+from tasks_lib.host import declared_environment, digest_variables, isolate_network
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import is_published, list_artifact_files, publish, publish_from_cache
 from tasks_lib.steps.attempt import Attempt, begin_attempt, remove_attempts
@@ -211,21 +212,39 @@ def _environment(context: Context, attempt: Attempt) -> dict[str, str]:
     """Return the command's environment: the declared one, what definitions set, and what run-task sets.
 
     Source: Taskgraph's `fetches`: MOZ_FETCHES, MOZ_FETCHES_DIR.
+
+    Raises:
+        ToolError: a passed variable has another value than when the key was computed.
     """
     preparation = attempt.preparation
+    passed = preparation.host.passed_to(preparation.toolchain.run or ToolchainRun())
+    for name, digest in digest_variables(context.environ, passed).items():
+        if digest != passed[name]:
+            raise ToolError(
+                f"toolchain {preparation.toolchain.name}: the variable {name} changed after the project was loaded",
+                hint="load the project again",
+            )
     fetches = sorted((_fetches_entry(one) for one in preparation.deliveries), key=lambda entry: str(entry["artifact"]))
     return {
-        **inherited_environment(context, preparation),
+        **_inherited_environment(context, preparation),
         **dict(preparation.env),
         "MOZ_FETCHES": json.dumps(fetches, sort_keys=True),
         **attempt.variables,
     }
 
 
-def inherited_environment(context: Context, preparation: ToolchainBuild) -> dict[str, str]:
+def list_variables(context: Context, preparation: ToolchainBuild) -> list[str]:
+    """Return the variables that the command sees, sorted: `NAME=value` of definitions, only the names of all others."""
+    names = {*_inherited_environment(context, preparation), "MOZ_FETCHES"}
+    names.update(Attempt(preparation, preparation.directory).variables)
+    own = dict(preparation.env)
+    return sorted([*(names - own.keys()), *(f"{name}={value}" for name, value in own.items())])
+
+
+def _inherited_environment(context: Context, preparation: ToolchainBuild) -> dict[str, str]:
     """Return the variables of doit's environment that the command sees."""
-    run = preparation.toolchain.run
-    return declared_environment(context.environ, preparation.host.passed_to(run) if run else ())
+    run = preparation.toolchain.run or ToolchainRun()
+    return declared_environment(context.environ, preparation.host.passed_to(run))
 
 
 def _fetches_entry(delivery: Delivery) -> dict[str, str | bool]:
