@@ -34,6 +34,7 @@ class Loader:
         self._inner = inner
         self.run_plan: RunPlan | None = None
         self._tasks: dict[str, Task] = {}
+        self._extracted: dict[str, dict[str, list[str]]] = {}
         self._commands: list[str] = []  # names of commands that a word may mean: `doit lst`
 
     def __getattr__(self, name: str) -> Any:
@@ -159,13 +160,18 @@ class Loader:
         if kind == "fetch" and found.plan.published(found.definitions.fetches[name]).task != task:
             return set()
         users = found.definition_cache.consumers.get(f"{kind}:{name}", ()) if "/" not in task else ()
-        extractions = {
-            f"extract:{user}/{one.record.stem}"
-            for user in users
-            for one in found.plan.preparation(user).deliveries
-            if one.entry.delivery == "extract" and one.artifact.task == task
-        }
+        extractions = {name for user in users for name in self._extractions(found, user).get(task, ())}
         return extractions | {f"toolchain:{user}" for user in users}
+
+    def _extractions(self, found: Session, toolchain: str) -> dict[str, list[str]]:
+        """Return the extractions of a toolchain by the task that makes their artifact; computed once."""
+        known = self._extracted.get(toolchain)
+        if known is None:
+            known = self._extracted[toolchain] = {}
+            for one in found.plan.preparation(toolchain).deliveries:
+                if one.entry.delivery == "extract":
+                    known.setdefault(one.artifact.task, []).append(f"extract:{toolchain}/{one.record.stem}")
+        return known
 
     def _chosen(self, found: Session, cmd: Any, pos_args: list[str]) -> list[Task]:
         scope = getattr(cmd, "scope", "all")
