@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Bytes of the digest of a definition, which only detects changes; an attacker gains nothing from a collision.
 _DIGEST_BYTES: Final = 8
 #: The first bytes of the file; raise the number when its layout changes.
-_MAGIC: Final = b"doit-fetch definitions 5\n"
+_MAGIC: Final = b"doit-fetch definitions 6\n"
 #: Lookups in the text of all names before a table is built, which takes as long as fifty lookups.
 _GLANCES: Final = 16
 
@@ -73,6 +73,7 @@ class CachedDefinitions(msgspec.Struct, array_like=True):
     toolchain_aliases: dict[str, str]
     consumers: msgspec.Raw
     refused: msgspec.Raw
+    passed: list[str]
 
 
 class LazyDefinitions(Mapping[str, Value], Generic[Value]):
@@ -192,6 +193,7 @@ def definitions_of(kept: CachedDefinitions, parsed: Definitions | None = None) -
         refused=parsed.refused if parsed else decode_refused(kept.refused),
         _fetch_aliases=kept.fetch_aliases,
         _toolchain_aliases=kept.toolchain_aliases,
+        _passed=frozenset(kept.passed),
     )
 
 
@@ -257,6 +259,7 @@ class CachedFiles:
             toolchain_aliases=dict(definitions._toolchain_aliases),
             consumers=_raw(consumers_of(definitions)),
             refused=msgspec.Raw(encode(definitions.refused)),
+            passed=sorted(definitions.passed),
         )
 
     def _encoded(self, values: Mapping[str, Value], encode: Callable[[Value], bytes]) -> dict[str, bytes]:
