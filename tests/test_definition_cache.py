@@ -6,19 +6,27 @@ import ast
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
+from doit.cmd_base import ModuleTaskLoader
 
+from tasks_lib import session
 from tasks_lib.definitions import FetchesEntry, StaticUrl, Toolchain, parser
 from tasks_lib.definitions.codec import decode, encode
 from tasks_lib.definitions.yaml_tree import Tree
-from tasks_lib.errors import DefinitionError
+from tasks_lib.engine.dodo import task_fetchdefs
+from tasks_lib.engine.loader import Loader
+from tasks_lib.errors import DefinitionError, UnknownNameError
 from tasks_lib.fs.fingerprint import RACY_NS
+from tasks_lib.incremental import definition_cache
 from tasks_lib.incremental.definition_cache import DefinitionCache
 from tasks_lib.incremental.definition_files import load
 from tasks_lib.incremental.selection import digests
 from tasks_lib.relpath import RelPath
+from tasks_lib.settings import Settings
 from tests.project import PYTHONPATH, definition, written
 
 SIGNED = (
@@ -230,3 +238,96 @@ def test_heavy_modules_stay_out(directory: Path) -> None:
         check=True,
     )
     assert done.stdout.strip() == ""
+
+
+# --- globs
+
+#: Fetches with and without a repack and an extraction, and toolchains that need them and each other.
+FETCHES = "".join(
+    definition(f"{letter}{number}", f"https://example.org/{letter}{number}.{suffix}", b"x", more)
+    for number in range(3)
+    for letter, suffix, more in (
+        ("z", "bin", ""),
+        ("b", "tar.gz", ""),
+        ("a", "tar.gz", "    artifact-name: a.tar.zst\n    strip-components: 1\n"),
+    )
+)
+_TOOLCHAIN = "{}:\n  description: t\n  fetches: {{{}}}\n  run: {{command: [x], toolchain-artifact: o.tar}}\n"
+TOOLCHAINS = (
+    _TOOLCHAIN.format("u2", "fetch: [b1, a1], toolchain: [u1]")
+    + _TOOLCHAIN.format("u1", "fetch: [a0]")
+    + _TOOLCHAIN.format("b1", "fetch: [b0]")
+)
+#: The words, and the definitions that are decoded for them; None for all.
+GLOBS: dict[str, str | None] = {
+    "fetch:a*": "a0 a1 a2",
+    "fetch:[ab]1": "a1 b1",
+    "fetch:b* fetch:a*": "a0 a1 a2 b0 b1 b2",
+    "fetch:b1 *:[ab]1": "a1 b0 b1",
+    "repack:a*": "a0 a1 a2",
+    "repack:*": "a0 a1 a2 b0 b1 b2 z0 z1 z2",
+    "repack:z*": "z0 z1 z2",
+    "extract:a*": "a0 a1 a2",
+    "extract:u1*": "a0 u1",
+    "extract:*/a*": "a0 a1 b1 u1 u2",
+    "extract:b*": "b0 b1 b2",
+    "toolchain:*": "a0 a1 b0 b1 u1 u2",
+    "toolchain:u[12] fetch:z0": "a0 a1 b1 u1 u2 z0",
+    "fetch:q*": "",
+    "toolchain:a*": "",
+    "extract:u9/*": "",
+    "fetch:a* fetch:q*": "a0 a1 a2",
+    "kind:*": None,
+    "fetc?": None,
+    "f*": None,
+    "q*": None,
+    "*/a*": None,
+    "fetch:a* unknown": None,
+}
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with these definitions, old enough for their fingerprints to prove that they are unchanged."""
+    directory = tmp_path_factory.mktemp("globs")
+    written(directory / "fetchdefs", {"fetch/all.yml": FETCHES, "toolchain/all.yml": TOOLCHAINS})
+    time.sleep(2 * RACY_NS / 1e9)
+    return directory
+
+
+def selected(words: str, *, everything: bool) -> tuple[list[str], set[str]]:
+    """Return the tasks that the words mean, or the error, and the loaded tasks."""
+    settings = Settings.parse(variables={}, environ={})
+    session.start_session(session.Session(settings, {}))
+    others: dict[str, Any] = {"task_zz": lambda: {"actions": None}} if everything else {}
+    stock: Any = ModuleTaskLoader({"task_fetchdefs": task_fetchdefs, **others})  # type: ignore[no-untyped-call]
+    stock.cmd_names, stock.config = [], {}
+    named = words.split()
+    try:
+        tasks = Loader(stock).load_tasks(SimpleNamespace(execute_tasks=False, scope="all"), named)
+    except UnknownNameError as error:
+        return [str(error)], set()
+    return named, {task.name for task in tasks}
+
+
+@pytest.mark.parametrize("words", GLOBS)
+def test_a_glob_loads_what_it_selects(words: str, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A glob means the same tasks as with all of them loaded, and only what it selects is decoded."""
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr(session, "_current", None)
+    meant, _ = selected(words, everything=True)
+    found: set[str] = set()
+    true = definition_cache.decoded
+
+    def noted(text: memoryview) -> Any:
+        found.add(true(text).name)
+        return true(text)
+
+    monkeypatch.setattr(definition_cache, "decoded", noted)
+    here, loaded = selected(words, everything=False)
+    assert here == meant
+    expected = GLOBS[words]
+    assert found == (
+        {f"{a}{n}" for a in "abz" for n in range(3)} | {"u1", "u2"} if expected is None else set(expected.split())
+    )
+    assert not loaded or set(here) <= loaded

@@ -230,6 +230,48 @@ TOOLCHAINS = {
 }  # fmt: skip
 
 
+def test_every_cycle_of_a_tree_is_refused() -> None:
+    """A Taskgraph tree with several cycles keeps the toolchains that lead to none of them."""
+    needs = {
+        "a": "b",
+        "b": "a",
+        "c": "d",
+        "d": "e",
+        "e": "c",
+        "user": "d",
+        "itself": "itself",
+        "good": "base",
+        "base": "",
+    }
+    text = "".join(
+        f"{name}: {{description: d, fetches: {{toolchain: [{need}]}},"
+        f" run: {{script: s.sh, toolchain-artifact: public/{name}.tar}}}}\n"
+        for name, need in needs.items()
+    )
+    found = parse([SourceFile(kind="toolchain", path="t.yml", text=text, root="/r", scripts="/r/s")])
+    assert set(found.toolchains) == {"good", "base"}
+    reasons = {one.task: one.reason for one in found.refused}
+    assert reasons["toolchain:user"] == "it needs toolchain:d, which is refused"
+    assert sorted(one for one in reasons.values() if "itself" in one) == [
+        "fetches.toolchain: depends on itself: a -> b -> a",
+        "fetches.toolchain: depends on itself: c -> d -> e -> c",
+        "fetches.toolchain: depends on itself: itself -> itself",
+    ]
+
+
+def test_many_unknown_names() -> None:
+    """All unknown names are reported; the number of names compared for suggestions does not grow with theirs."""
+    fetches = "".join(fetch("strip-components: 0", f"name-a{number}") for number in range(1000))
+    entries = ", ".join(f"name-b{number}" for number in range(1000))
+    with pytest.raises(DefinitionError) as caught:
+        read(fetches, f"t: {{description: d, fetches: {{fetch: [{entries}]}}}}")
+    problems = caught.value.problems
+    assert len(problems) == 1000
+    hints = [bool(one.hint) for one in problems]
+    assert hints == sorted(hints, reverse=True)
+    assert 10 <= sum(hints) <= 300
+
+
 @pytest.mark.parametrize("name", ["extracted", "Extracted", "fetches", "artifacts", "report.html", "trace.json"])
 def test_reserved_names(name: str) -> None:
     """A fetch or toolchain with the name of a directory or file of the build directory is refused by name."""

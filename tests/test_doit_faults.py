@@ -21,6 +21,7 @@ from tasks_lib.definitions import parser
 from tasks_lib.engine.state import StateBackend
 from tasks_lib.incremental.definition_cache import DefinitionCache
 from tasks_lib.incremental.definition_files import load
+from tests.archives import Member, tar
 from tests.project import definition, doit
 from tests.test_runner import CORES, project
 
@@ -188,9 +189,9 @@ def _begins_early(directory: Path) -> bool:
     return told.index("toolchain:t0") < told.index("fetch:f7")
 
 
-def _defined(directory: Path, kind: str, text: str) -> None:
-    (directory / "fetchdefs" / kind).mkdir(parents=True)
-    (directory / "fetchdefs" / kind / "all.yml").write_text(text)
+def _defined(directory: Path, kind: str, text: str, name: str = "all.yml") -> None:
+    (directory / "fetchdefs" / kind).mkdir(parents=True, exist_ok=True)
+    (directory / "fetchdefs" / kind / name).write_text(text)
 
 
 RUN: dict[str, tuple[str, str, Callable[[Path], bool]]] = {
@@ -339,3 +340,61 @@ def test_parsed_definitions_are_cached(many: Path, monkeypatch: pytest.MonkeyPat
     for library, parsed in ((kept, 1), (kept, 1), (None, 2), (None, 3)):
         load(many / "fetchdefs", library)
         assert len(names) == parsed
+
+
+# --- growth
+
+#: A dodo.py that counts what the process does: lines, turns of loops, and calls of functions in C.
+WORK = """
+import atexit, os, sys, threading
+done = [0]
+def line(frame, event, arg):
+    done[0] += event == "line"
+    return line
+def call(frame, event, arg):
+    done[0] += event == "c_call"
+def told():
+    sys.settrace(None)
+    open("work", "w").write(str(done[0]))
+atexit.register(told)
+threading.settrace(line), threading.setprofile(call), sys.settrace(line), sys.setprofile(call)
+from doit_fetch import DOIT_CONFIG, task_fetchdefs
+"""
+#: Commands over one toolchain of many fetches; the first one reads the definitions, the later ones find them cached.
+GROWING = {
+    "first load": ("list",),
+    "list": ("list", "--all"),
+    "why": ("why", "toolchain:kit"),
+    "glob": ("list", "fetch:f*"),
+    "cold": ("run", "-n", "1", "toolchain:kit"),
+    "nothing to do": ("run", "-n", "1", "toolchain:kit"),
+    "info of all": ("info", "*:*"),
+    "clean": ("clean", "toolchain:kit"),
+}
+
+#: Largest growth of what is added when the number doubles: 2, and 4 for a quadratic part, of which a fiftieth shows.
+_LINEAR = 2.06
+
+
+@pytest.mark.slow  # 24 processes that count
+def test_work_grows_with_the_number_of_definitions(tmp_path: Path) -> None:
+    """No command does more work for each of many fetches of one toolchain than for each of a few."""
+    found: dict[str, list[int]] = {}
+    for count in (20, 40, 80):
+        directory = tmp_path / str(count)
+        directory.mkdir()
+        (directory / "dodo.py").write_text(WORK)
+        for start in range(0, count, 5):
+            names = range(start, start + 5)
+            for number in names:
+                (directory / f"s{number}.tar").write_bytes(tar([Member(f"p{number}", b"x")]))
+            text = "".join(definition(f"f{n}", f"file:../../s{n}.tar", tar([Member(f"p{n}", b"x")])) for n in names)
+            _defined(directory, "fetch", text, f"{start}.yml")
+        wanted = ", ".join(f"{{artifact: f{n}, extract: {'true' if n % 2 else 'false'}}}" for n in range(count))
+        _defined(directory, "toolchain", f"kit: {{description: k, fetches: {{fetch: [{wanted}]}}}}\n")
+        for name, words in GROWING.items():
+            done = doit(directory, *words)
+            assert done.returncode in (0, 1), done.stdout
+            found.setdefault(name, []).append(int((directory / "work").read_text()))
+    growth = {name: (many - more) / (more - few) for name, (few, more, many) in found.items()}
+    assert {name: grown for name, grown in growth.items() if grown > _LINEAR} == {}, found

@@ -68,6 +68,10 @@ class InfoCommand(_ExplainCommand):
                 f"`info` needs a task.\nCheck `{self.bin_name} help info`."
             )
         control = self.control()
+        self._users: dict[str, set[str]] = {}
+        for task in self.task_list:
+            for name in task.task_dep:
+                self._users.setdefault(name, set()).add(task.name)
         statuses = [self._show(control.tasks[name], control, hide_status) for name in pos_args]
         return max(statuses)
 
@@ -82,7 +86,7 @@ class InfoCommand(_ExplainCommand):
         meta = {key: value for key, value in (task.meta or {}).items() if key != "pool"}
         for name, value in (meta | self._history(task)).items():
             write(f"\n{name:11s}: {_format_lines(value)}")
-        users = self.loader.users(task.name) | {one.name for one in self.task_list if task.name in one.task_dep}
+        users = self.loader.users(task.name) | self._users.get(task.name, set())
         for name, values in (
             ("file_dep", sorted(task.file_dep)),
             ("task_dep", task.task_dep),

@@ -6,6 +6,7 @@ Pure: no I/O.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Final
 
 from tasks_lib.definitions.schema import suggest
 from tasks_lib.definitions.values import Definitions, Fetch, FetchesEntry, RefusedDefinition, StaticUrl, Toolchain
@@ -15,6 +16,22 @@ from tasks_lib.formats import Reshape
 Aliases = dict[str, str]
 AliasTables = dict[str, dict[str, str]]
 Report = Callable[[Fetch | Toolchain, Problem], None]
+#: Maximum number of names that are compared with unknown ones; each comparison takes up to twenty microseconds.
+_MAX_COMPARED: Final = 200_000
+
+
+class _Suggestions:
+    """Hints for unknown names; thousands of them, as after a renaming, get hints for the first ones only."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_COMPARED
+
+    def hint(self, word: str, known: Mapping[str, str]) -> str:
+        """Return the known word most similar to `word` as a hint, "" for none."""
+        if self._left <= 0:
+            return ""
+        self._left -= len(known)
+        return suggest(word, known)
 
 
 def cross_check(
@@ -28,10 +45,12 @@ def cross_check(
     aliases = _all_aliases(fetches, toolchains, lambda _one, problem: problems.append(problem))
     names = _names(fetches, toolchains, *aliases)
     own = [toolchain for toolchain in toolchains.values() if toolchain.file not in trees]
+    suggestions = _Suggestions()
     for toolchain in own:
-        _check_entries(toolchain, names, fetches, toolchains, problems if is_complete else [])
+        if is_complete:
+            _check_entries(toolchain, names, fetches, toolchains, problems, suggestions)
         _check_places(toolchain, names, fetches, toolchains, problems)
-    if own and is_complete and not problems and (cycle := _find_cycle(toolchains, names)):
+    if own and is_complete and not problems and (cycle := next(_cycles(toolchains, names), [])):
         problems.append(_cycle_problem(toolchains, cycle))
     return aliases
 
@@ -57,9 +76,10 @@ def find_unavailable(
     conflicts: list[tuple[Fetch | Toolchain, Problem]] = []
     _all_aliases(fetches, toolchains, lambda one, problem: conflicts.append((one, problem)))
     names = _names(fetches, toolchains, *_all_aliases(fetches, toolchains, lambda _one, _problem: None))
+    suggestions = _Suggestions()
     for toolchain in toolchains.values():
         own: list[Problem] = []
-        _check_entries(toolchain, names, fetches, toolchains, own)
+        _check_entries(toolchain, names, fetches, toolchains, own, suggestions)
         _check_places(toolchain, names, fetches, toolchains, own)
         needed = [f"{kind}:{name}" for kind, name in _needs(toolchain) if f"{kind}:{name}" in known]
         if own and needed:
@@ -68,7 +88,7 @@ def find_unavailable(
     conflicts = [(one, problem) for one, problem in conflicts if one.file in trees]
     users = _users(toolchains, names)
     yield from _removed(conflicts, fetches, toolchains, users)
-    while cycle := _find_cycle(toolchains, names):
+    for cycle in _cycles(toolchains, names):
         problem = _cycle_problem(toolchains, cycle)
         if problem.file not in trees:
             return
@@ -179,22 +199,27 @@ def _check_entries(
     fetches: Mapping[str, Fetch],
     toolchains: Mapping[str, Toolchain],
     problems: list[Problem],
+    suggestions: _Suggestions,
 ) -> None:
     for entry in toolchain.fetches:
-        if fault := _entry_fault(entry, names[entry.kind], fetches, toolchains):
+        if fault := _entry_fault(entry, names[entry.kind], fetches, toolchains, suggestions):
             problems.append(_problem(toolchain, f"fetches.{entry.kind}", *fault, entry.line))
     for kind, name in toolchain.dependencies:
         if name not in (fetches if kind == "fetch" else toolchains):
             reason = f"the task '{kind}-{name}' does not exist here"
-            problems.append(_problem(toolchain, "dependencies", reason, suggest(name, names[kind])))
+            problems.append(_problem(toolchain, "dependencies", reason, suggestions.hint(name, names[kind])))
 
 
 def _entry_fault(
-    entry: FetchesEntry, known: Mapping[str, str], fetches: Mapping[str, Fetch], toolchains: Mapping[str, Toolchain]
+    entry: FetchesEntry,
+    known: Mapping[str, str],
+    fetches: Mapping[str, Fetch],
+    toolchains: Mapping[str, Toolchain],
+    suggestions: _Suggestions,
 ) -> tuple[str, str] | None:
     """Return why an artifact does not exist, with a hint."""
     if entry.name not in known:
-        return f"unknown {entry.kind} {entry.name!r}", suggest(entry.name, known)
+        return f"unknown {entry.kind} {entry.name!r}", suggestions.hint(entry.name, known)
     found = _artifact_name(entry.kind, known[entry.name], fetches, toolchains)
     if not found:
         return f"toolchain {entry.name!r} has no artifact", "add run.toolchain-artifact to it"
@@ -252,23 +277,34 @@ def _cycle_problem(toolchains: Mapping[str, Toolchain], cycle: list[str]) -> Pro
     return _problem(toolchains[cycle[0]], "fetches.toolchain", reason, "remove one of these dependencies")
 
 
-def _find_cycle(toolchains: Mapping[str, Toolchain], names: AliasTables) -> list[str]:
-    """Return the first dependency cycle; iterative, because a long chain would exceed the recursion limit."""
+def _cycles(toolchains: Mapping[str, Toolchain], names: AliasTables) -> Iterator[list[str]]:
+    """Yield the dependency cycles; the caller removes each one, with its users, before it asks for the next.
+
+    Iterative, because a long chain would exceed the recursion limit. Each toolchain is visited once: what leads to a
+    cycle is a user of it, and what leads to none stays so.
+    """
     done: set[str] = set()
-    known = names["toolchain"]
-    for start in toolchains:
-        path: dict[str, None] = {}
-        stack = [(start, "enter")]
-        while stack:
-            name, step = stack.pop()
-            if step == "leave":
-                path.pop(name)
-                done.add(name)
-            elif name in path:
-                return [*list(path)[list(path).index(name) :], name]
-            elif name not in done:
-                path[name] = None
-                stack.append((name, "leave"))
-                needed = [known.get(inner, inner) for kind, inner in _needs(toolchains[name]) if kind == "toolchain"]
-                stack += [(inner, "enter") for inner in needed if inner in toolchains]
-    return []
+    for start in list(toolchains):
+        if start in toolchains and (cycle := _cycle_from(start, toolchains, names["toolchain"], done)):
+            yield cycle
+
+
+def _cycle_from(
+    start: str, toolchains: Mapping[str, Toolchain], known: Mapping[str, str], done: set[str]
+) -> list[str] | None:
+    """Return the first cycle that a toolchain leads to, None if there is none; add what leads to none to `done`."""
+    path: dict[str, None] = {}
+    stack = [(start, "enter")]
+    while stack:
+        name, step = stack.pop()
+        if step == "leave":
+            path.pop(name)
+            done.add(name)
+        elif name in path:
+            return [*list(path)[list(path).index(name) :], name]
+        elif name not in done:
+            path[name] = None
+            stack.append((name, "leave"))
+            needed = [known.get(inner, inner) for kind, inner in _needs(toolchains[name]) if kind == "toolchain"]
+            stack += [(inner, "enter") for inner in needed if inner in toolchains]
+    return None

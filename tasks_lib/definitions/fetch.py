@@ -36,7 +36,17 @@ from tasks_lib.definitions.fields import (
 )
 from tasks_lib.definitions.headers import HEADERS, has_reference, is_private_route
 from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of, suggest
-from tasks_lib.definitions.values import Checksums, Fetch, Git, GpgSignature, Hg, Minisign, StaticUrl, file_name_of
+from tasks_lib.definitions.values import (
+    DEFAULT_ARTIFACT_PREFIX,
+    Checksums,
+    Fetch,
+    Git,
+    GpgSignature,
+    Hg,
+    Minisign,
+    StaticUrl,
+    file_name_of,
+)
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
 from tasks_lib.digest import Integrity
 from tasks_lib.formats import FORMATS, SINGLE, format_from_name
@@ -269,17 +279,18 @@ _SOURCES: Final[Mapping[str, FieldTable]] = {"static-url": _STATIC_URL, "git": _
 
 def _static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
     url = resolve_url(found["url"], where)
-    name = found.get("artifact-name") or file_name_of(url)
+    last = file_name_of(url)
+    name = found.get("artifact-name") or last
     try:
         RelPath.parse(name)
-        RelPath.parse(file_name_of(url))
+        if last != name:
+            RelPath.parse(last)
     except ValueError:
         where.wrong("cannot derive a file name from the URL", "add `artifact-name:`")
         return None
-    strip, prefix = found.get("strip-components", 0), found.get("add-prefix", "")
     if not _check_format(found, name, where):
         return None
-    ends, starts = _archive_suffix(name), _archive_suffix(file_name_of(url))
+    ends, starts = _archive_suffix(name), _archive_suffix(last)
     declared = _archive_suffix(f".{found['format']}") if "format" in found else starts
     if starts and ends not in ("", starts, declared, "zst"):
         where.wrong(f"cannot repack a .{starts} archive as {name!r}", "use a .tar.zst name: no other format is created")
@@ -294,20 +305,22 @@ def _static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
         integrity=Integrity(size=found["size"], digest=found["sha256"]),
         artifact_name=name,
         mirrors=tuple(resolve_url(mirror, where) for mirror in found.get("mirrors", ())),
-        strip_components=strip,
-        add_prefix=prefix,
         shape=_shape(found),
-        format=found.get("format", ""),
-        executable=found.get("executable", False),
-        repack=found.get("repack", "auto"),
         headers=headers,
-        gpg_signature=found.get("gpg-signature"),
-        minisign=found.get("minisign"),
-        checksums=found.get("checksums"),
-        archive=found.get("archive", ()),
         # Taskgraph uses everything after the last slash, including a query, and its digest depends on it
-        taskgraph_name="" if "artifact-name" in found or name == (last := url.rpartition("/")[2]) else last,
+        taskgraph_name="" if "artifact-name" in found or name == (whole := url.rpartition("/")[2]) else whole,
+        **{_AS_WRITTEN[key]: value for key, value in found.items() if key in _AS_WRITTEN},
     )
+
+
+#: Keys of a `static-url` that are fields of `StaticUrl` as they were read, which has their defaults.
+_AS_WRITTEN: Final = {
+    key: key.replace("-", "_")
+    for key in (
+        "strip-components", "add-prefix", "format", "executable", "repack", "gpg-signature", "minisign",
+        "checksums", "archive",
+    )
+}  # fmt: skip
 
 
 def _check_format(found: dict[str, Any], name: str, where: Location) -> bool:
@@ -327,16 +340,19 @@ def _check_format(found: dict[str, Any], name: str, where: Location) -> bool:
 
 
 def _shape(found: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    given = ((key.replace("-", "_"), found.get(key, "refuse")) for key in _SHAPE)
-    return tuple((name, value) for name, value in given if value != "refuse")
+    given = found.keys() & _SHAPE.keys()  # usually none
+    return tuple((key.replace("-", "_"), found[key]) for key in _SHAPE if key in given and found[key] != "refuse")
 
 
 def _archive_suffix(name: str) -> str:
     """Return the normalized archive suffix of a file name, such as "gz" for .tgz and .tar.gz; "" for none."""
-    same = {"tgz": "gz", "tbz2": "bz2", "txz": "xz", "tzst": "zst"}
-    found = re.search(r"\.(?:tar\.(gz|bz2|xz|zst)|(tgz|tbz2|txz|tzst|tar|zip))$", name.lower())
+    found = _ARCHIVE_SUFFIX.search(name.lower())
     suffix = (found[1] or found[2]) if found else ""
-    return same.get(suffix, suffix)
+    return _SAME_SUFFIX.get(suffix, suffix)
+
+
+_ARCHIVE_SUFFIX: Final = re.compile(r"\.(?:tar\.(gz|bz2|xz|zst)|(tgz|tbz2|txz|tzst|tar|zip))$")
+_SAME_SUFFIX: Final = {"tgz": "gz", "tbz2": "bz2", "txz": "xz", "tzst": "zst"}
 
 
 def _repository(found: dict[str, Any], where: Location) -> Git | Hg | None:
@@ -429,7 +445,8 @@ def read_fetch(name: str, node: Node, where: Location, ignored: Callable[[str], 
     found = read_table(node, where, FETCH, ignored)
     if found is None or not isinstance(node, Tree):
         return None
-    prefix, aliases = found.get("artifact-prefix"), [one for one in found.get("fetch-alias", ()) if one != name]
+    prefix = found.get("artifact-prefix", DEFAULT_ARTIFACT_PREFIX)
+    aliases = [one for one in found.get("fetch-alias", ()) if one != name]
     return Fetch(
         name=name,
         description=found["description"].strip(),
@@ -438,7 +455,7 @@ def read_fetch(name: str, node: Node, where: Location, ignored: Callable[[str], 
         ignored=tuple(_ignored(node)),
         file=where.file,
         line=where.line,
-        **({"artifact_prefix": str(prefix)} if prefix else {}),
+        artifact_prefix=str(prefix),
     )
 
 

@@ -22,9 +22,16 @@ MAX_TEXT: Final = 65_536
 #: Characters of a name, which becomes a doit task name, a directory and part of URLs.
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._+~@-]*"
 MAX_NAME: Final = 200
+_NAME: Final = re.compile(NAME)
+_DIGITS: Final = re.compile("[0-9]{1,19}")
 #: Names that the build directory and the directory of a toolchain use themselves; case does not distinguish directories
 #: on every file system. Source: `steps.plan`, `cli.report`.
 RESERVED_NAMES: Final = frozenset({"artifacts", "extracted", "fetches", "report.html", "trace.json"})
+
+
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x20\x7f\\]")
+#: URLs in which no check finds a fault, unless the scheme is not allowed: most URLs.
+_PLAIN_URL: Final = re.compile(r"(https?)://[A-Za-z0-9][A-Za-z0-9.-]*/[A-Za-z0-9._~/+%@=&?-]*")
 
 
 # --- readers: node -> value -------------------------------------------------------------------
@@ -38,11 +45,12 @@ def read_text(node: Node, _where: Location | None = None) -> str:
     """
     if not isinstance(node, Scalar):
         raise FieldError("must be a string, not a list or a mapping", line=node.line)
-    if node.is_null or not node.text:
+    text = node.text
+    if not text or node.is_null:
         raise FieldError("is empty", "write a value or remove the key")
-    if len(node.text) > MAX_TEXT:
+    if len(text) > MAX_TEXT:
         raise FieldError(f"is longer than {MAX_TEXT} characters")
-    return node.text
+    return text
 
 
 def _prefix(node: Node, where: Location) -> str:
@@ -84,7 +92,7 @@ def check_name(name: str) -> str:
     Raises:
         FieldError: it is too long, or contains a character that is not allowed.
     """
-    if len(name) > MAX_NAME or not re.fullmatch(NAME, name):
+    if len(name) > MAX_NAME or not _NAME.fullmatch(name):
         raise FieldError(
             f"invalid name {name!r}",
             "use letters, digits, '.', '_', '+', '~', '@' or '-', starting with a letter or digit;"
@@ -146,7 +154,7 @@ def read_count(node: Node, where: Location) -> int:
         FieldError: it has a character other than a digit, or does not fit in 63 bits.
     """
     text = read_text(node, where)
-    if not re.fullmatch(r"[0-9]{1,19}", text) or int(text) >= 2**63:
+    if not _DIGITS.fullmatch(text) or int(text) >= 2**63:
         raise FieldError(f"must be a non-negative integer, got {text[:40]!r}", "write digits only, at most 2**63 - 1")
     return int(text)
 
@@ -179,7 +187,9 @@ def check_download_url(url: str, schemes: tuple[str, ...]) -> str:
     Raises:
         FieldError: it has another scheme, no host, spaces or control characters, or credentials.
     """
-    if any(ord(character) <= 0x20 or ord(character) == 0x7F for character in url) or "\\" in url:
+    if (plain := _PLAIN_URL.fullmatch(url)) and plain[1] in schemes:
+        return url
+    if _UNPRINTABLE.search(url):
         raise FieldError("contains a space, a backslash or a control character", "percent-encode it")
     scheme = url.partition("?")[0].partition(":")[0].lower()
     if scheme not in schemes or ":" not in url:

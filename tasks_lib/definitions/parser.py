@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
@@ -95,7 +96,7 @@ class _Reading:
             before = len(self.problems), len(self.refused), len(self.fetches), len(self.toolchains)
             self.file(source, defaults)
             if memory is not None and (len(self.problems), len(self.refused)) == before[:2]:
-                memory.keep(source, defaults, list(self.fetches)[before[2] :], list(self.toolchains)[before[3] :])
+                memory.keep(source, defaults, _added(self.fetches, before[2]), _added(self.toolchains, before[3]))
             return
         self.fetches |= found[0]
         self.toolchains |= found[1]
@@ -116,9 +117,9 @@ class _Reading:
         else:
             self.problems += own
         if source.kind == "mirrors":
-            self.mirrors = read_mirrors(root, where._replace(problems=self.problems)) if root is not None else None
+            self.mirrors = read_mirrors(root, where.collecting(self.problems)) if root is not None else None
             return None
-        return self.tasks(source, root, where._replace(problems=self.problems), defaults) if root is not None else None
+        return self.tasks(source, root, where.collecting(self.problems), defaults) if root is not None else None
 
     def parsed(self, source: SourceFile, where: Location) -> Node | None:
         """Return the root node of a file; None if it is empty or after reporting a problem."""
@@ -194,7 +195,7 @@ class _Reading:
         if defaults is not None and isinstance(node, Tree):
             node = merge(defaults, node)
         own: list[Problem] = []
-        place = where._replace(problems=own)
+        place = where.collecting(own)
         try:
             check_name(name)
         except FieldError as error:
@@ -221,10 +222,17 @@ class _Reading:
             where.wrong("is defined twice", f"the other definition is at {self.refused[task].place}")
         elif source.kind == "fetch":
             fetch = read_fetch(name, node, where, _IS_IGNORED)
-            self.fetches |= {name: fetch} if fetch is not None else {}
+            if fetch is not None:
+                self.fetches[name] = fetch
         else:
             toolchain = read_toolchain(name, node, where, _IS_IGNORED)
-            self.toolchains |= {name: toolchain} if toolchain is not None else {}
+            if toolchain is not None:
+                self.toolchains[name] = toolchain
+
+
+def _added(known: dict[str, Any], before: int) -> list[str]:
+    """Return the names that a mapping got since it had `before` names; the others are not visited."""
+    return list(islice(reversed(known), len(known) - before))[::-1]
 
 
 def _refusal(task: str, name: str, problem: Problem) -> RefusedDefinition:

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
 from tasks_lib.errors import Problem, Refusal
 
@@ -25,7 +27,7 @@ class FieldError(Exception):
         self.line = line
 
 
-class Location(NamedTuple):
+class Location(msgspec.Struct, frozen=True):
     """A position in a file, and the list that collects its problems."""
 
     file: str
@@ -40,6 +42,10 @@ class Location(NamedTuple):
         """Return the position of a key below this one."""
         below = f"{self.key}.{key}" if self.key else key
         return Location(self.file, below, line, self.problems, self.base, self.root, self.scripts)
+
+    def collecting(self, problems: list[Problem]) -> Location:
+        """Return this position with another list of problems."""
+        return msgspec.structs.replace(self, problems=problems)
 
     def refuse(self, reason: str, hint: str = "") -> None:
         """Report that this value is known but not supported."""
@@ -85,19 +91,40 @@ def read_table(
         return None
     before = len(where.problems)
     values: dict[str, Any] = {}
-    for key, inner in node.items.items():
-        place = where.at(key, node.lines.get(key, inner.line))
+    items, lines = node.items, node.lines
+    for key, inner in items.items():
+        place = where.at(key, lines.get(key, inner.line))
         field = table.get(key)
-        if field is None:
-            if not ignored(key):
-                place.wrong(*_explain_unknown(key, table))
-            continue
-        if not _is_absent(inner, field, where):
-            values |= _read_field(key, inner, field, place)
-    for key, field in table.items():
-        if field.required and key not in node.items:
-            where.at(key, node.line).wrong("is missing", field.required)
+        if field is not None:
+            _read_field(values, key, inner, field, place)
+        elif not ignored(key):
+            place.wrong(*_explain_unknown(key, table))
+    for key, hint in _required(table).items():
+        if key not in items:
+            where.at(key, node.line).wrong("is missing", hint)
     return values if len(where.problems) == before else None
+
+
+def _read_field(values: dict[str, Any], key: str, node: Node, field: Field, place: Location) -> None:
+    """Read a value into `values`, or report a problem; null is no value of an optional field in a Taskgraph tree."""
+    if place.root and not field.required and isinstance(node, Scalar) and node.is_null:
+        return
+    try:
+        values[key] = field.read(node, place)
+    except FieldError as error:
+        place.wrong(error.reason, error.hint, error.line)
+
+
+def _required(table: FieldTable) -> dict[str, str]:
+    """Return the hints of the required keys of a table, which are collected once."""
+    known = _REQUIRED.get(id(table))
+    if known is None or known[0] is not table:
+        known = _REQUIRED[id(table)] = table, {key: field.required for key, field in table.items() if field.required}
+    return known[1]
+
+
+#: The hints of the required keys, by the identity of their table, which is kept with them.
+_REQUIRED: Final[dict[int, tuple[FieldTable, dict[str, str]]]] = {}
 
 
 def _explain_unknown(key: str, table: FieldTable) -> tuple[str, str]:
@@ -105,20 +132,6 @@ def _explain_unknown(key: str, table: FieldTable) -> tuple[str, str]:
     if key.lower().replace("-", "") in _DIGESTS and "sha256" in table:
         return f"{key} is not supported: only sha256 is", "write `sha256:` with the output of `sha256sum`"
     return "unknown key", suggest(key, table)
-
-
-def _read_field(key: str, node: Node, field: Field, place: Location) -> dict[str, Any]:
-    """Return the value by its key, {} after reporting a problem."""
-    try:
-        return {key: field.read(node, place)}
-    except FieldError as error:
-        place.wrong(error.reason, error.hint, error.line)
-        return {}
-
-
-def _is_absent(node: Node, field: Field, where: Location) -> bool:
-    """Return whether a value of a Taskgraph tree is null, which its optional fields accept."""
-    return bool(where.root) and not field.required and isinstance(node, Scalar) and node.is_null
 
 
 def schema_of(table: FieldTable, patterns: Iterable[str] = ()) -> dict[str, Any]:
@@ -130,7 +143,7 @@ def schema_of(table: FieldTable, patterns: Iterable[str] = ()) -> dict[str, Any]
         },
         "additionalProperties": False,
     }
-    if required := [key for key, field in table.items() if field.required]:
+    if required := list(_required(table)):
         schema["required"] = required
     if patterns := list(patterns):
         schema["patternProperties"] = {pattern: {} for pattern in patterns}

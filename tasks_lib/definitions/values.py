@@ -297,11 +297,14 @@ class Definitions(msgspec.Struct, frozen=True, kw_only=True):
     refused: tuple[RefusedDefinition, ...] = ()
     _fetch_aliases: Mapping[str, str] = msgspec.field(default_factory=dict)
     _toolchain_aliases: Mapping[str, str] = msgspec.field(default_factory=dict)
+    _passed: frozenset[str] | None = None  # computed from all toolchains; None until then
 
     @property
-    def passed(self) -> set[str]:
+    def passed(self) -> frozenset[str]:
         """The names of the variables that toolchains pass to their commands."""
-        return {name for toolchain in self.toolchains.values() if toolchain.run for name in toolchain.run.pass_env}
+        if self._passed is not None:
+            return self._passed
+        return frozenset(name for one in self.toolchains.values() if one.run for name in one.run.pass_env)
 
     def fetch(self, name: str) -> Fetch:
         """Return the fetch with this name or alias.

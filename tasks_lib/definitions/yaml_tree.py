@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
 import yaml
+from yaml.events import MappingEndEvent, ScalarEvent, SequenceEndEvent
 
 #: Maximum nesting depth of a definition file; real files have fewer than 10 levels.
 MAX_DEPTH: Final = 40
@@ -24,8 +26,7 @@ _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-@dataclass(frozen=True, slots=True)
-class Scalar:
+class Scalar(msgspec.Struct, frozen=True):
     """A value as text; `plain` if it was written without quotes."""
 
     text: str
@@ -35,19 +36,17 @@ class Scalar:
     @property
     def is_null(self) -> bool:
         """Whether this is the YAML null value."""
-        return self.plain and self.text in _NULLS
+        return self.text in _NULLS and self.plain
 
 
-@dataclass(frozen=True, slots=True)
-class Sequence:
+class Sequence(msgspec.Struct, frozen=True):
     """A list of nodes."""
 
     items: list[Node]
     line: int
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
+class Tree(msgspec.Struct, frozen=True):
     """A mapping; `lines` contains the line number of each key."""
 
     items: dict[str, Node]
@@ -79,7 +78,11 @@ def parse_yaml(text: str, duplicate: Callable[[int, str], object]) -> Node | Non
             too large.
     """
     try:
-        return _Builder(iter(yaml.parse(text, Loader=_Loader)), duplicate).document()
+        loader = _Loader(text)
+        try:
+            return _Builder(iter(loader.get_event, None), duplicate).document()
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         raise _syntax_fault(error, text) from error
     except yaml.YAMLError as error:  # the error for an unreadable character has no mark
@@ -134,6 +137,15 @@ class _Builder:
 
     def node(self, event: Any, depth: int) -> Node:
         line = event.start_mark.line + 1
+        if type(event) is ScalarEvent and event.tag is event.anchor is None and depth <= MAX_DEPTH:
+            self.nodes += 1  # most nodes are such scalars
+            if self.nodes > MAX_NODES:
+                self.count(0, line)
+            return Scalar(event.value, not event.style, line)
+        return self.unusual(event, line, depth)
+
+    def unusual(self, event: Any, line: int, depth: int) -> Node:
+        """Return the node of a collection, an alias, or a scalar with a tag or an anchor."""
         if depth > MAX_DEPTH:
             raise YamlFaultError(line, f"nested deeper than {MAX_DEPTH} levels")
         if isinstance(event, yaml.AliasEvent):
@@ -142,7 +154,7 @@ class _Builder:
             node, size = self.anchors[event.anchor]
             self.count(size, line)
             return node
-        if event.tag is not None and not (isinstance(event, yaml.ScalarEvent) and event.implicit[1]):
+        if event.tag is not None and not (isinstance(event, ScalarEvent) and event.implicit[1]):
             raise YamlFaultError(line, "a tag is not allowed: quote a value that begins with !")  # it may be a secret
         before = self.nodes
         self.count(1, line)
@@ -152,12 +164,12 @@ class _Builder:
         return value
 
     def value(self, event: Any, line: int, depth: int) -> Node:
-        if isinstance(event, yaml.ScalarEvent):
+        if isinstance(event, ScalarEvent):
             # the style of a plain scalar is "" in libyaml, None in pure Python
             return Scalar(event.value, not event.style, line)
         if isinstance(event, yaml.SequenceStartEvent):
             items = []
-            while not isinstance(inner := next(self.events), yaml.SequenceEndEvent):
+            while type(inner := next(self.events)) is not SequenceEndEvent:
                 items.append(self.node(inner, depth + 1))
             return Sequence(items, line)
         return self.mapping(line, depth)
@@ -166,9 +178,9 @@ class _Builder:
         items: dict[str, Node] = {}
         lines: dict[str, int] = {}
         below: list[Tree] = []
-        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
-            key = self.node(event, depth + 1)
-            value = self.node(next(self.events), depth + 1)
+        events, node, inner = self.events, self.node, depth + 1
+        while type(event := next(events)) is not MappingEndEvent:
+            key, value = node(event, inner), node(next(events), inner)
             if not isinstance(key, Scalar):
                 raise YamlFaultError(key.line, "a key must be a scalar, not a list or a mapping")
             if key.text == "<<" and key.plain:

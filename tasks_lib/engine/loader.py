@@ -7,7 +7,6 @@ doit does; so does every case that is not handled here.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,9 +21,9 @@ from tasks_lib.engine.base_command import YIELDING, load_dodo
 from tasks_lib.engine.dodo import task_fetchdefs
 from tasks_lib.engine.state import snapshot_path
 from tasks_lib.errors import DefinitionError, UnknownNameError, escape_lines, escape_text
-from tasks_lib.graph.names import GROUPS, resolve_names
+from tasks_lib.graph.names import GROUPS, is_glob, resolve_names
 from tasks_lib.incremental.run_plan import RunPlan, plan_run
-from tasks_lib.incremental.selection import Names, closure, owner_of, owners
+from tasks_lib.incremental.selection import Names, closure, in_order, is_task_glob, owner_of, owners
 from tasks_lib.session import Session, current_session
 
 
@@ -35,6 +34,7 @@ class Loader:
         self._inner = inner
         self.run_plan: RunPlan | None = None
         self._tasks: dict[str, Task] = {}
+        self._extracted: dict[str, dict[str, list[str]]] = {}
         self._commands: list[str] = []  # names of commands that a word may mean: `doit lst`
 
     def __getattr__(self, name: str) -> Any:
@@ -160,28 +160,48 @@ class Loader:
         if kind == "fetch" and found.plan.published(found.definitions.fetches[name]).task != task:
             return set()
         users = found.definition_cache.consumers.get(f"{kind}:{name}", ()) if "/" not in task else ()
-        extractions = {
-            f"extract:{user}/{one.record.stem}"
-            for user in users
-            for one in found.plan.preparation(user).deliveries
-            if one.entry.delivery == "extract" and one.artifact.task == task
-        }
+        extractions = {name for user in users for name in self._extractions(found, user).get(task, ())}
         return extractions | {f"toolchain:{user}" for user in users}
+
+    def _extractions(self, found: Session, toolchain: str) -> dict[str, list[str]]:
+        """Return the extractions of a toolchain by the task that makes their artifact; computed once."""
+        known = self._extracted.get(toolchain)
+        if known is None:
+            known = self._extracted[toolchain] = {}
+            for one in found.plan.preparation(toolchain).deliveries:
+                if one.entry.delivery == "extract":
+                    known.setdefault(one.artifact.task, []).append(f"extract:{toolchain}/{one.record.stem}")
+        return known
 
     def _chosen(self, found: Session, cmd: Any, pos_args: list[str]) -> list[Task]:
         scope = getattr(cmd, "scope", "all")
         if scope == "stamp" and not pos_args:
             return self._bare(found, cmd)
         if pos_args:
-            names = owners(found.definitions, found.settings, pos_args)
-            if names is not None:
-                with contextlib.suppress(UnknownNameError):
-                    return self._named(_made(found, closure(found.definitions, *names)), pos_args)
-            return self._named(_made(found, None), pos_args)
+            return self._selected(found, pos_args)
         if scope == "groups":
             refused = found.definitions.refused  # refused definitions are reported even where no task is listed
             return [*slim_task.empty_groups().values(), *(_alone(found) if refused else ())]
         return _made(found, None)
+
+    def _selected(self, found: Session, words: list[str]) -> list[Task]:
+        """Return the tasks that the words mean, and their dependencies; all tasks if other ones may be meant.
+
+        Raises:
+            UnknownNameError: a word matches nothing.
+        """
+        definitions = found.definitions
+        names = owners(definitions, found.settings, found.definition_cache, words)
+        if names is not None:
+            names = closure(definitions, *names)
+            has_globs = any(map(is_glob, words))
+            tasks = _made(found, in_order(definitions, names)) + _alone(found) if has_globs else _made(found, names)
+            try:
+                return self._named(tasks, words)
+            except UnknownNameError:
+                if all(map(is_task_glob, words)):  # its error suggests no name, so that no other task is needed
+                    raise
+        return self._named(_made(found, None), words)
 
     def _bare(self, found: Session, cmd: Any) -> list[Task]:
         """Return the tasks that a bare run has to check."""

@@ -26,6 +26,11 @@ _MAX_COMPARED: Final = 20_000
 _GLOB: Final = frozenset("*?[")
 
 
+def is_glob(word: str) -> bool:
+    """Return whether a word has a wildcard."""
+    return not _GLOB.isdisjoint(word)
+
+
 def resolve_names(words: Iterable[str], tasks: Mapping[str, Any], commands: Iterable[str] = ()) -> list[str]:
     """Return the names of the matching tasks, each once, in order.
 
@@ -47,7 +52,7 @@ def resolve_names(words: Iterable[str], tasks: Mapping[str, Any], commands: Iter
             targets = {os.path.normpath(path): task.name for task in tasks.values() for path in task.targets}
         if path := next((one for one in _paths(word) if one in targets), ""):
             found[targets[path]] = None
-        elif _GLOB.intersection(word) and (matches := fnmatch.filter(tasks, word)):
+        elif is_glob(word) and (matches := fnmatch.filter(tasks, word)):
             found.update(dict.fromkeys(matches))
         else:
             raise _unknown(word, tasks, commands)
@@ -69,7 +74,7 @@ def _relative(word: str) -> str:
 
 
 def _unknown(word: str, tasks: Mapping[str, Any], commands: Iterable[str]) -> UnknownNameError:
-    if _GLOB.intersection(word):
+    if is_glob(word):
         return UnknownNameError(f"no task matches {escape_text(word)!r}", hint="`doit list --all` shows every task")
     import difflib  # needed only for an error
 

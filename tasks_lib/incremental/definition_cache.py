@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Bytes of the digest of a definition, which only detects changes; an attacker gains nothing from a collision.
 _DIGEST_BYTES: Final = 8
 #: The first bytes of the file; raise the number when its layout changes.
-_MAGIC: Final = b"doit-fetch definitions 5\n"
+_MAGIC: Final = b"doit-fetch definitions 6\n"
 #: Lookups in the text of all names before a table is built, which takes as long as fifty lookups.
 _GLANCES: Final = 16
 
@@ -73,6 +73,7 @@ class CachedDefinitions(msgspec.Struct, array_like=True):
     toolchain_aliases: dict[str, str]
     consumers: msgspec.Raw
     refused: msgspec.Raw
+    passed: list[str]
 
 
 class LazyDefinitions(Mapping[str, Value], Generic[Value]):
@@ -144,7 +145,7 @@ class DefinitionCache:
     def __init__(self, path: Path, code: str, trust: Trust = NOBODY) -> None:
         self._path, self.code, self._trust = path, code, trust
         self.identity = b""
-        self._consumers = msgspec.Raw(_NOTHING)
+        self._consumers: msgspec.Raw | dict[str, list[str]] = msgspec.Raw(_NOTHING)
         self.marks: Mapping[str, Fingerprint] = {}
 
     def read(self) -> CachedDefinitions | None:
@@ -167,8 +168,10 @@ class DefinitionCache:
 
     @property
     def consumers(self) -> Mapping[str, list[str]]:
-        """The toolchains that consume each `fetch:NAME` and `toolchain:NAME`."""
-        return msgspec.msgpack.decode(self._consumers, type=dict[str, list[str]])
+        """The toolchains that consume each `fetch:NAME` and `toolchain:NAME`; decoded once."""
+        if isinstance(self._consumers, msgspec.Raw):
+            self._consumers = msgspec.msgpack.decode(self._consumers, type=dict[str, list[str]])
+        return self._consumers
 
     def write(self, kept: CachedDefinitions) -> None:
         """Write the file; a failure is ignored, since the cache only saves time."""
@@ -190,6 +193,7 @@ def definitions_of(kept: CachedDefinitions, parsed: Definitions | None = None) -
         refused=parsed.refused if parsed else decode_refused(kept.refused),
         _fetch_aliases=kept.fetch_aliases,
         _toolchain_aliases=kept.toolchain_aliases,
+        _passed=frozenset(kept.passed),
     )
 
 
@@ -249,19 +253,19 @@ class CachedFiles:
             code=code,
             marks=marks,
             sources=_raw(self._sources),
-            fetches=Block.of({name: self._encoded(one) for name, one in definitions.fetches.items()}),
-            toolchains=Block.of({name: self._encoded(one) for name, one in definitions.toolchains.items()}),
+            fetches=Block.of(self._encoded(definitions.fetches, encode)),
+            toolchains=Block.of(self._encoded(definitions.toolchains, encode)),
             fetch_aliases=dict(definitions._fetch_aliases),
             toolchain_aliases=dict(definitions._toolchain_aliases),
             consumers=_raw(consumers_of(definitions)),
             refused=msgspec.Raw(encode(definitions.refused)),
+            passed=sorted(definitions.passed),
         )
 
-    def _encoded(self, value: Fetch | Toolchain) -> bytes:
-        from tasks_lib.definitions.codec import encode
-
-        known = self._raw.get(id(value))
-        return known[1] if known else encode(value)
+    def _encoded(self, values: Mapping[str, Value], encode: Callable[[Value], bytes]) -> dict[str, bytes]:
+        """Return the encoded definitions; those that were recalled are not encoded again."""
+        known = self._raw
+        return {name: known[id(one)][1] if id(one) in known else encode(one) for name, one in values.items()}
 
     def _key(self, source: SourceFile, defaults: object) -> str:
         """Return the digest of everything that affects the definitions of one file."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks_lib.graph.names import GROUPS
+from tasks_lib.graph.names import GROUPS, is_glob
 
 if TYPE_CHECKING:
     from tasks_lib.definitions import Definitions
+    from tasks_lib.incremental.definition_cache import DefinitionCache
     from tasks_lib.incremental.snapshot import Snapshot
     from tasks_lib.settings import Settings
 
@@ -101,19 +104,65 @@ def _with_dependents(stamp: Snapshot, tasks: set[str]) -> Iterable[str]:
     return reached(tasks, lambda task: users.get(task, ()))
 
 
-def owners(definitions: Definitions, settings: Settings, words: Iterable[str]) -> Names | None:
-    """Return the definitions whose tasks are named, None when a word may match other tasks."""
+def owners(
+    definitions: Definitions, settings: Settings, definition_cache: DefinitionCache, words: Iterable[str]
+) -> Names | None:
+    """Return the definitions whose tasks are named or match a glob, None when a word may mean other tasks."""
     names: Names = ({}, {})
     for word in words:
-        kind, name = owner_of(word)
-        meant = [name] if kind else _in_path(settings, word)
-        for one in meant:
-            if one in definitions.fetches and kind != "toolchain":
-                names[0][one] = None
-            if one in definitions.toolchains and kind != "fetch":
-                names[1][one] = None
-        if not any(one in names[0] or one in names[1] for one in meant):
+        meant = _matching(definitions, definition_cache, word) if is_glob(word) else _named(definitions, settings, word)
+        if not any(meant) and not is_task_glob(word):
             return None
+        names[0].update(meant[0])
+        names[1].update(meant[1])
+    return names
+
+
+def is_task_glob(word: str) -> bool:
+    """Return whether a glob begins with the name of a group, so that it can mean nothing but tasks of this group."""
+    return is_glob(word) and _fixed(word).startswith(tuple(f"{group}:" for group in GROUPS))
+
+
+def _named(definitions: Definitions, settings: Settings, word: str) -> Names:
+    kind, name = owner_of(word)
+    names: Names = ({}, {})
+    for one in [name] if kind else _in_path(settings, word):
+        if one in definitions.fetches and kind != "toolchain":
+            names[0][one] = None
+        if one in definitions.toolchains and kind != "fetch":
+            names[1][one] = None
+    return names
+
+
+def _fixed(glob: str) -> str:
+    """Return the text before the first wildcard."""
+    return re.split(r"[*?[]", glob, maxsplit=1)[0]
+
+
+def _matching(definitions: Definitions, definition_cache: DefinitionCache, glob: str) -> Names:
+    """Return the definitions of which a task may match, none if a whole group or the path of a target may match, too.
+
+    Only names are compared: no definition is decoded. The steps of a fetch are known once it is decoded, so that
+    `repack:x*` returns every fetch with such a name.
+    """
+    match = re.compile(fnmatch.translate(glob)).match
+    names: Names = ({}, {})
+    if any(map(match, GROUPS)) or ("/" in glob and not is_task_glob(glob)):
+        return names
+    fixed = _fixed(glob)
+    for group in GROUPS:
+        start = f"{group}:"
+        if not (start.startswith(fixed) or fixed.startswith(start)):
+            continue
+        at, known = (1, definitions.toolchains) if group == "toolchain" else (0, definitions.fetches)
+        names[at].update((name, None) for name in known if match(start + name))
+        if group == "extract":
+            names[1].update(
+                (user, None)
+                for need, users in definition_cache.consumers.items()
+                for user in users
+                if match(f"{start}{user}/{need.partition(':')[2]}")
+            )
     return names
 
 
@@ -138,3 +187,12 @@ def closure(definitions: Definitions, fetches: Iterable[str], toolchains: Iterab
 
     found = dict.fromkeys(reached(toolchains, lambda name: consumed(name, "toolchain")))
     return dict.fromkeys([*fetches, *(one for name in found for one in consumed(name, "fetch"))]), found
+
+
+def in_order(definitions: Definitions, names: Names) -> Names:
+    """Return the names in the order of the definitions, in which a glob lists what it matches."""
+    fetches, toolchains = names
+    return (
+        {name: None for name in definitions.fetches if name in fetches},
+        {name: None for name in definitions.toolchains if name in toolchains},
+    )
