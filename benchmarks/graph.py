@@ -3,9 +3,12 @@
     python benchmarks/graph.py noop changed commands [--definitions 10000] [--rounds 5] [--directory DIR]
     python benchmarks/graph.py cold [--definitions 2000]
     python benchmarks/graph.py schedule
+    python benchmarks/graph.py load [--definitions 100000]
 
 The N fetches and N extractions are real: file: URLs, an archive with one file each, 100 definitions in a file. ninja
-has the equivalent graph: N edges that depend on a file, N that depend on those. Needs ninja except for `schedule`.
+has the equivalent graph: N edges that depend on a file, N that depend on those. `load` compares the first load with the
+events of libyaml over the same text, and 50 definitions by a glob with the same 50 by name. Needs ninja except for
+`cold`, `schedule` and `load`.
 """
 
 from __future__ import annotations
@@ -212,9 +215,50 @@ def schedule(directory: Path) -> None:
     )
 
 
+#: Prints the processor seconds that libyaml takes for its events.
+EVENTS = """
+import pathlib, time, yaml
+texts = [path.read_text() for path in sorted(pathlib.Path("fetchdefs/fetch").iterdir())]
+start = time.process_time()
+for text in texts:
+    for _ in yaml.parse(text, Loader=yaml.CSafeLoader):
+        pass
+print(time.process_time() - start)
+"""
+
+
+def load(directory: Path, count: int, rounds: int) -> None:
+    """Compare the first load with libyaml's events, and a glob with the same names; 1,000 definitions to a file."""
+    project = directory / "load"
+    (project / "fetchdefs/fetch").mkdir(parents=True)
+    (project / "dodo.py").write_text(PORCH)
+    for start in range(0, count, 1000):
+        texts = [
+            f"d{n:06}:\n  description: package {n}\n  fetch:\n    type: static-url\n"
+            f"    url: https://example.org/pool/d{n:06}.tar.gz\n"
+            f"    sha256: {hashlib.sha256(b'%d' % n).hexdigest()}\n    size: {1000 + n}\n"
+            for n in range(start, min(count, start + 1000))
+        ]
+        (project / f"fetchdefs/fetch/f{start // 1000:05}.yml").write_text("".join(texts))
+    ours, theirs, later = [], [], []
+    for _ in range(rounds):
+        shutil.rmtree(project / "cache", ignore_errors=True)
+        ours.append(spent([*DOIT, "list"], project))
+        events = subprocess.run([sys.executable, "-c", EVENTS], cwd=project, capture_output=True, check=True)
+        theirs.append(float(events.stdout))
+        later.append(spent([*DOIT, "list"], project))
+    told("first load", "events", [one[0] for one in ours], theirs, max(one[2] for one in ours))
+    print(f"{'later load':28} {statistics.median(one[0] for one in later):.3f} s CPU, {later[0][2]} MiB")
+    names = [f"fetch:d{n:06}" for n in range(50)]
+    for command in ("list", "info"):
+        words = [*DOIT, command, "fetch:d0000[0-4]*"]
+        name, by_name = f"{command} of 50 by a glob", [*DOIT, command, *names]
+        compared(name, "by name", rounds, lambda one=words: spent(one, project), by_name, project)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", choices=["noop", "changed", "commands", "cold", "schedule"])
+    parser.add_argument("what", nargs="+", choices=["noop", "changed", "commands", "cold", "schedule", "load"])
     parser.add_argument("--definitions", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--directory", type=Path)
@@ -222,6 +266,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with tempfile.TemporaryDirectory(dir=words.directory or "/dev/shm") as directory:
         run(words.what, words.definitions, words.rounds, Path(directory))
+        if "load" in words.what:
+            load(Path(directory), words.definitions, words.rounds)
 
 
 if __name__ == "__main__":

@@ -360,6 +360,8 @@ def parse_mirrors(text: str) -> Mirrors:
 
 def find_unknown_groups(source: StaticUrl, mirrors: Mirrors) -> Iterable[tuple[str, str]]:
     """Return the undefined mirror groups that a download refers to, each with a hint."""
+    if not source.mirrors and not source.url.startswith("mirror:"):
+        return ()  # the usual case
     names = dict.fromkeys(filter(None, map(mirrors.unknown_group, (source.url, *source.mirrors))))
     return [(name, suggest(name, mirrors.groups) or "define it in mirrors.yml") for name in names]
 

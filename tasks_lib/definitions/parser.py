@@ -178,7 +178,7 @@ class _Reading:
                     self.refuse(f"fetch:{name}", name, problem)
                 else:
                     self.problems.append(problem)
-            if f"fetch:{name}" in self.refused:
+            if self.refused and f"fetch:{name}" in self.refused:
                 del self.fetches[name]
             elif self.mirrors is not None:
                 self.fetches[name] = msgspec.structs.replace(

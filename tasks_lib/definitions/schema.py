@@ -45,7 +45,7 @@ class Location(msgspec.Struct, frozen=True):
 
     def collecting(self, problems: list[Problem]) -> Location:
         """Return this position with another list of problems."""
-        return msgspec.structs.replace(self, problems=problems)
+        return Location(self.file, self.key, self.line, problems, self.base, self.root, self.scripts)
 
     def refuse(self, reason: str, hint: str = "") -> None:
         """Report that this value is known but not supported."""

@@ -183,10 +183,11 @@ class _Builder:
             key, value = node(event, inner), node(next(events), inner)
             if not isinstance(key, Scalar):
                 raise YamlFaultError(key.line, "a key must be a scalar, not a list or a mapping")
-            if key.text == "<<" and key.plain:
+            text = key.text
+            if text == "<<" and key.plain:
                 below.extend(_merge_sources(value))
-            elif key.text not in items or self.duplicate(key.line, key.text) == "last":
-                items[key.text], lines[key.text] = value, key.line
+            elif text not in items or self.duplicate(key.line, text) == "last":
+                items[text], lines[text] = value, key.line
         for tree in below:  # a YAML merge is shallow, and the first source takes precedence
             for name in tree.items:
                 if name not in items:
