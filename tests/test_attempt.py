@@ -290,3 +290,15 @@ def isolates_network() -> bool:
         return bool(isolate_network("kit", os.environ))
     except ToolError:
         return False
+
+
+def test_a_variable_that_a_command_names(repository: Path) -> None:
+    """A shell command sees the variables that it names in upper case, and is built again when one changes."""
+    command = 'echo "$CC ${CFLAGS-none} $LD_LIBRARY" > $UPLOAD_DIR/out'
+    kit = f"kit: {{description: d, run: {{command: '{command}', toolchain-artifact: out}}}}\n"
+    written(repository, {"fetchdefs/toolchain/kit.yml": kit})
+    made: list[str] = ["toolchain:kit"]
+    none: list[str] = []
+    assert environment(repository, CC="gcc", OTHER="x") == (made, "gcc none \n")
+    assert environment(repository, CC="gcc", OTHER="y") == (none, "gcc none \n")
+    assert environment(repository, CC="gcc", CFLAGS="-O2") == (made, "gcc -O2 \n")

@@ -171,6 +171,11 @@ def _relative(node: Node, where: Location) -> RelPath:
 _PASSED: Final = r"(?!FETCH)[A-Za-z_][A-Za-z0-9_]*"
 
 
+#: A variable in a shell command, in upper case like those of the environment, and those that are always set.
+_VARIABLE: Final = re.compile(r"\$\{?([A-Z_][A-Z0-9_]*)")
+_PROVIDED: Final = frozenset({"MOZ_FETCHES", "MOZ_FETCHES_DIR", "UPLOAD_DIR", "PATH", "HOME"})
+
+
 def _refuse_in_tree(key: str, where: Location, setting: str) -> None:
     """Refuse a key of ours in a Taskgraph tree: Taskgraph would run the command without it."""
     if where.root:
@@ -334,6 +339,14 @@ def _resolved(entry: FetchesEntry, edges: dict[str, tuple[str, str]], where: Loc
     )
 
 
+def _named_variables(run: dict[str, Any]) -> list[str]:
+    """Return the variables that a shell command names, such as `$CC`: to name one declares it."""
+    command = run.get("command", ())
+    names = _VARIABLE.findall(command[-1]) if command[:2] == ("/bin/sh", "-c") else ()
+    given = dict(run.get("env", ()))
+    return [name for name in names if re.fullmatch(_PASSED, name) and name not in given and name not in _PROVIDED]
+
+
 def _run_of(run: dict[str, Any], worker: dict[str, Any], where: Location) -> ToolchainRun | None:
     if "command" not in run and "script" not in run:
         return None
@@ -346,7 +359,7 @@ def _run_of(run: dict[str, Any], worker: dict[str, Any], where: Location) -> Too
         env=tuple((dict(run.get("env", ())) | dict(worker.get("env", ()))).items()),
         toolchain_artifact=_left(artifact, where) if artifact else None,
         toolchain_env=run.get("toolchain-env", ()),
-        pass_env=run.get("pass-env", ()),
+        pass_env=tuple(dict.fromkeys((*run.get("pass-env", ()), *_named_variables(run)))),
         network=run.get("network", "on"),
     )
 

@@ -43,6 +43,9 @@ class TaskInfo(Mapping[str, Any]):
     def __bool__(self) -> bool:
         return True  # else `task.meta or {}` computes the details
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self.items()),)  # for doit's own processes: not the plan with all definitions
+
 
 def delivery_info(made: Delivery) -> dict[str, Any]:
     """Return the details of an extraction."""
