@@ -663,7 +663,12 @@ def test_one_directory(run: Run, tmp_path: Path, cluster: Taskcluster) -> None:
         cluster.publish("public/same.txt", b"first")
         cluster.publish("public/a/same.txt", b"last", extract=False)
         place = tmp_path / f"f{round_}"
-        assert run("task-artifacts", "-d", place, **cluster.environ).status == 0
+        ended = run("task-artifacts", "-d", place, **cluster.environ)
+        assert ended.status == 0
+        replaced = [line for line in ended.err.splitlines() if "provided by more than one fetch" in line]
+        assert [line.split(" ")[0] for line in replaced] == [
+            f"{place}/{name}" for name in ("top/both", "top/l", "same.txt")
+        ]
         assert tree_of(place) == {
             "same.txt": "last", "top": "directory", "top/both": "x two", "top/one": "1", "top/two": "2",
             "top/d": "directory", "top/d/x": "x", "top/l": "directory", "top/l/y": "y",

@@ -34,6 +34,8 @@ from tasks_lib.tree.merge import merge_tree, set_mtime
 
 #: Largest chain of trust in bytes; it has about 150 bytes for each artifact of a task.
 _MAX_TRUST_BYTES: Final = 64 << 20
+#: Most replaced paths of one artifact that the log names.
+_MAX_NAMED: Final = 100
 
 
 def task_artifacts(dest: str, environ: Mapping[str, str]) -> None:
@@ -82,7 +84,12 @@ class _Staged:
         """Move the tree into the artifact's directory; its files replace existing ones."""
         try:
             places.check(self.tree, artifact.directory, artifact.name)
-            merge_tree(self.tree, artifact.directory, self.tree.parent)
+            replaced: list[str] = []
+            merge_tree(self.tree, artifact.directory, self.tree.parent, replaced.append)
+            for path in replaced[:_MAX_NAMED]:
+                log(f"{artifact.directory / path} is provided by more than one fetch, replacing it")
+            if len(replaced) > _MAX_NAMED:
+                log(f"{len(replaced) - _MAX_NAMED} more paths below {artifact.directory} are replaced")
         finally:
             self.close()
 
