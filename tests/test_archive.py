@@ -528,6 +528,7 @@ def test_definitions_name_every_limit() -> None:
     assert {name.replace("_", "-") for name in Limits._fields} <= said
 
 
+@pytest.mark.slow
 def test_removal_of_hostile_trees(tmp_path: Path) -> None:
     """A tree of depth 1,900 with directories of mode 000 is removed, and the targets of symlinks stay."""
     (tmp_path / "outside").mkdir()

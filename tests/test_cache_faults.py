@@ -774,6 +774,7 @@ def test_swaps_between_verify_and_use(tmp_path: Path, how: str, times: int) -> N
     assert len(list(tmp_path.glob("cache/v1/quarantine/*"))) < 100
 
 
+@pytest.mark.slow
 def test_an_open_blob_survives_prune(farm: Farm) -> None:
     """An open blob is leased: prune reports that it stays, and removes it once it is closed."""
     farm.succeed()

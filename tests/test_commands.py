@@ -33,6 +33,7 @@ def target(repository: Path, name: str = "tool") -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_a_task_by_name_glob_and_path(repository: Path) -> None:
     """Run, info, forget, clean and list take the same words, however a path is written."""
     assert ran(doit(repository, "fetch:too?")) == ["fetch:tool"]
@@ -188,6 +189,7 @@ def test_default_tasks_that_name_nothing(repository: Path) -> None:
     assert doit(repository).stdout.startswith("nothing to do; ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -369,6 +371,7 @@ def test_own_tasks_that_are_called_like_ours(repository: Path) -> None:
     assert (done.returncode, "up-to-date" in done.stdout) == (0, True), done.stdout
 
 
+@pytest.mark.slow
 def test_words_beside_own_tasks_that_take_words(repository: Path) -> None:
     """Paths and typos work the same beside tasks with parameters and delayed tasks, for every command."""
     with (repository / "dodo.py").open("a") as file:
@@ -406,6 +409,7 @@ def test_a_file_that_cannot_be_written(words: str, repository: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["--backend sqlite3 --db-file other.db", "--db-file ."])
 def test_another_database(words: str, repository: Path) -> None:
     """Another backend behaves as in stock doit; a database that cannot be opened is reported."""

@@ -187,6 +187,7 @@ def refusal(case: Case, options: dict[str, Any]) -> tuple[str, str]:
     return "", ""
 
 
+@pytest.mark.slow
 def test_hints_lift_refusals() -> None:
     """A hint names an option with its value, and that option lifts the refusal or leads to another one."""
     named: dict[str, set[str]] = {}

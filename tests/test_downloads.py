@@ -228,6 +228,7 @@ def test_a_bumped_url_with_the_old_digest(tmp_path: Path) -> None:
         assert origin.paths() == ["/a-1.bin", "/a-2.bin"]
 
 
+@pytest.mark.slow
 def test_a_moved_url_that_cannot_be_reached(tmp_path: Path) -> None:
     """The cached bytes are used with a warning; a no-op asks nothing, but `-r json` and `verify` report it."""
     with serving({"/a-1.bin": reply(b"one")}) as origin:

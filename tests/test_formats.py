@@ -114,6 +114,7 @@ def test_trees(tmp_path: Path) -> None:
     assert not [line for line in again.stdout.splitlines() if line.startswith(".  ")], again.stdout
 
 
+@pytest.mark.slow
 def test_keys_shape_the_output(tmp_path: Path) -> None:
     """A change of each key runs the extraction again, with another tree; a hard-linked tree is not shared."""
     row = Row("a.gz", GZ(TOP), "", {})

@@ -474,6 +474,7 @@ kill -9 $(cat {home}/pid)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [str(ROOT), PORTABLE], ids=["linux", "portable"])
 def test_a_kill_leaves_no_ssh_key(tmp_path: Path, path: str) -> None:
     """A program can read the ssh key; after kill -9 no file has it, at the latest when the next run needs a key."""

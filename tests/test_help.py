@@ -259,6 +259,7 @@ def test_a_reader_that_went_away(words: str, repository: Path) -> None:
     assert (piped.stderr, piped.stdout.count(b"\n")) == (b"", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", PAGES)
 def test_an_output_that_takes_nothing(words: str, repository: Path) -> None:
     """A full output ends with what to do, a closed one without a word."""

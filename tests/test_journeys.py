@@ -196,6 +196,7 @@ def test_an_edited_tree_is_extracted_again(repository: Path) -> None:
     assert edited.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_the_source_date_is_a_part_of_the_key(repository: Path) -> None:
     """An earlier SOURCE_DATE_EPOCH yields another archive beside the first; a later one, the usual case, does not."""
     assert ran(doit(repository, "repack:lib")) == ["fetch:lib", "repack:lib"]
@@ -287,6 +288,7 @@ def test_a_resource_that_matches_nothing(resource: str, repository: Path) -> Non
     assert f"toolchain kit: resource {resource.strip(chr(39))} matches no file\n" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_toolchain_that_asks_for_something_else(repository: Path) -> None:
     """After a change of version, directory or list of artifacts, the build contains exactly the current fetches."""
     for version in ("1", "2"):
@@ -351,6 +353,7 @@ def test_what_a_command_left_is_in_nobodys_way(change: str, repository: Path) ->
         assert ran(doit(repository, "toolchain:kit")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extract", ["true", "false"])
 def test_fetches_are_whole_when_the_output_is_adopted(extract: str, repository: Path) -> None:
     """Returning to an earlier version with a cached output runs no command, and places unchanged fetches again."""
@@ -405,6 +408,7 @@ sys.addaudithook(audit)
 )
 
 
+@pytest.mark.slow
 def test_many_fetches_of_one_toolchain(repository: Path) -> None:
     """The cost per fetch does not grow with their number: cold, all changed, all replaced, cleaned."""
     written(repository, {"dodo.py": AUDITED})

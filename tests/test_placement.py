@@ -239,6 +239,7 @@ def age(farm: Farm, hours: float) -> None:
             os.utime(path, (then, then), follow_symlinks=False)
 
 
+@pytest.mark.slow
 def test_prune(farm: Farm) -> None:
     """A tree stays while definitions use it, while it is recent, and while it is leased; then it is pruned."""
     run(farm, "link_mode=hardlink")
