@@ -143,7 +143,7 @@ tasks:
     "src/deep/Cargo.toml": "c",
     "src/deep/er/x.txt": "x",
     "Cargo.toml": "top",
-    "taskcluster/scripts/toolchain/build.sh": '#!/bin/sh\nfind . -name gmp.h | sort > "$UPLOAD_DIR/out.txt"\n',
+    "taskcluster/scripts/toolchain/build.sh": '#!/bin/sh\ncd "$MOZ_FETCHES_DIR" && find . -name gmp.h | sort > "$UPLOAD_DIR/out.txt"\n',
 }
 PARAMETERS = """
 head_repository: https://github.com/org/project
