@@ -18,7 +18,10 @@ ENDS = [b"\r\n", b"\n", b"\r\r\n"]
 
 
 def read(head: bytes, parse: object) -> tuple[list[tuple[str, str]], list[str], object, bytes] | str:
-    """Return fields, defects, payload and unread bytes, or the error."""
+    """Return fields, defects, payload and unread bytes, or the error.
+
+    The line end after the payload does not count: Python 3.15 does not pass the empty line to its parser.
+    """
     file = io.BytesIO(head)
     try:
         found = parse(file)  # type: ignore[operator]
@@ -27,7 +30,7 @@ def read(head: bytes, parse: object) -> tuple[list[tuple[str, str]], list[str], 
     return (
         [(name, value.rstrip(" \t")) for name, value in found.items()],
         [type(one).__name__ for one in found.defects],
-        found.get_payload() or "",
+        str(found.get_payload() or "").rstrip("\r\n"),
         file.read(),
     )
 
@@ -37,6 +40,7 @@ def read(head: bytes, parse: object) -> tuple[list[tuple[str, str]], list[str], 
     st.sampled_from(["\r\n", "\n", ""]),
 )
 @example([], "\r\n")
+@example([(b"A : 3", b"\r\n")], "\r\n")
 @example([(b"A: " + b"x" * 70_000, b"\r\n")], "\r\n")
 def test_same_result_as_python(lines: list[tuple[bytes, bytes]], end: str) -> None:
     """Names, values, their order, defects, and the start of the body are the same for any header."""
