@@ -7,7 +7,7 @@
     doit_fetch.tree("gmp")      # path of the extracted archive
 
 Importing this module loads only the exceptions; doit and the implementation (`tasks_lib`) when a name is used.
-Besides `tasks_lib.fetch_content`, this is the only module that reads the environment. `doit_fetch.errors` has the
+Only this module and the programs (`doit-fetch`, `fetch-content`) read the environment. `doit_fetch.errors` has the
 exceptions; their base is `FetchError`.
 """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import threading
 from collections import defaultdict
@@ -14,6 +13,7 @@ from pathlib import Path
 from tasks_lib import steps
 from tasks_lib.definitions import Fetch, StaticUrl, Toolchain
 from tasks_lib.errors import ToolError, UnknownNameError, UnsupportedArchiveError, escape_text
+from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.host import digest_variables
 from tasks_lib.incremental.marks import unchanged
 from tasks_lib.incremental.path_notes import find_project
@@ -42,6 +42,7 @@ class Project:
         self._session, self._progress = session, progress
         self._guard = threading.RLock()
         self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+        self._settings_marks: dict[str, Fingerprint] = {}
 
     @classmethod
     def load(
@@ -61,9 +62,9 @@ class Project:
         """
         top = Path(directory).absolute() if directory else Path(find_project(str(Path.cwd())))
         variables = {} if offline is None else {"offline": str(int(offline))}
-        settings = Settings.parse(
-            variables=variables, environ=_environ, project=load_project(top / "pyproject.toml").table
-        )
+        file = top / "pyproject.toml"
+        mark = Fingerprint.at(file)
+        settings = Settings.parse(variables=variables, environ=_environ, project=load_project(file).table)
         settings = settings._replace(
             fetchdefs=top / settings.fetchdefs,
             cache=top / settings.cache,
@@ -74,6 +75,7 @@ class Project:
         for warning in settings.judge_cache():
             progress.warn(warning)
         project = cls(Session(settings, _environ), progress)
+        project._settings_marks[str(file)] = mark
         project.definitions  # noqa: B018  # every problem is reported now
         project._passed  # noqa: B018  # as they are now
         return project
@@ -89,9 +91,13 @@ class Project:
         return {**found.fetches, **toolchains}
 
     def is_current(self) -> bool:
-        """Return whether no file of definitions and no variable that they pass has changed since they were loaded."""
+        """Return whether nothing that was read has changed since: definitions, settings, scripts, passed variables."""
         same = digest_variables(_environ, self._passed) == self._passed
-        return same and unchanged(self._session.definition_cache.marks, self._session.roots)
+        return same and unchanged(self._inputs(), self._session.roots)
+
+    def _inputs(self) -> dict[str, Fingerprint]:
+        """Return each file that was read for the definitions and their keys, as it was then."""
+        return {**self._settings_marks, **self._session.definition_cache.marks, **self._plan.files.marks}
 
     @cached_property
     def _passed(self) -> dict[str, str]:
@@ -147,21 +153,23 @@ class Project:
             self._deliver(delivery)
             return delivery.destination
 
-    def inputs(self, name: str, what: str) -> list[str]:
-        """Return the files and directories on which the path of `fetch` or `tree` (`what`) depends."""
+    def dependencies(self, name: str, what: str) -> dict[str, Fingerprint]:
+        """Return the files on which the path that `fetch` or `tree` (`what`) returned depends, as they were then.
+
+        Return {} if it depends on more than files: on variables that are passed to the command of a toolchain.
+        """
         definition, context, plan = self._find(name), self._session.context, self._plan
-        settings = self._session.settings
-        files = [*self._session.definition_cache.marks, str(settings.fetchdefs.parent / "pyproject.toml")]
+        outputs: list[str] = []
         if isinstance(definition, Toolchain):
-            preparation = plan.preparation(definition.name)
-            run = definition.run
-            files += [one.path for one in (*run.resources, *([run.script] if run.script else []))] if run else []
-            return files + list(steps.list_build_files(context, preparation))
-        for artifact in filter(None, (plan.fetched(definition), plan.repacked(definition))):
-            files += steps.list_artifact_files(context, artifact)
-        if what == "tree":
-            files += steps.list_delivery_files(plan.extraction(definition))
-        return files
+            if self._passed:
+                return {}
+            outputs += steps.list_build_files(context, plan.preparation(definition.name))
+        else:
+            for artifact in filter(None, (plan.fetched(definition), plan.repacked(definition))):
+                outputs += steps.list_artifact_files(context, artifact)
+            if what == "tree":
+                outputs += steps.list_delivery_files(plan.extraction(definition))
+        return {**self._inputs(), **{path: Fingerprint.at(path) for path in outputs}}
 
     @property
     def cache(self) -> Path:
@@ -188,9 +196,10 @@ class Project:
             if kind in ("", wanted):
                 with contextlib.suppress(KeyError):
                     return lookup(rest)
-        close = difflib.get_close_matches(rest, [*found.fetches, *found.toolchains], n=1)
-        hint = f"did you mean {escape_text(close[0])}?" if close else "`doit list` shows the definitions"
-        raise UnknownNameError(f"no definition is named {escape_text(name)!r}", hint=hint)
+        from tasks_lib.definitions.schema import suggest  # slow to import, needed only for an error
+
+        hint = suggest(rest, [*found.fetches, *found.toolchains]) or "`doit list --all` shows the definitions"
+        raise UnknownNameError(f"no definition is named {escape_text(name)!r}", hint=escape_text(hint))
 
     def _obtain(self, definition: Fetch) -> Artifact:
         context, plan = self._session.context, self._plan

@@ -14,6 +14,7 @@ import select
 import selectors
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,9 @@ _GRACE_S: Final = 3.0
 _MAX_ERRORS: Final = 16 << 10
 _MAX_OUTPUT: Final = 64 << 20
 _CHUNK: Final = 1 << 16
+#: Exit statuses of a command that does not exist and of one that cannot be executed. Source: POSIX, `env`, EXIT STATUS.
+_MISSING: Final = 127
+_NOT_EXECUTABLE: Final = 126
 #: Bytes that the pipe of a streaming program holds. Source: Linux pipe(7), /proc/sys/fs/pipe-max-size.
 _PIPE: Final = 1 << 20
 
@@ -126,7 +130,7 @@ def run(
     progress: Progress,
     *,
     input: bytes = b"",
-    told: Callable[[bytes], None] = lambda _: None,
+    on_errors: Callable[[bytes], None] = lambda _: None,
     look: Callable[[], None] = lambda: None,
 ) -> Completed:
     """Run a program until it exits and return its result, whatever its status.
@@ -135,7 +139,7 @@ def run(
         command: the program to run.
         progress: checked for cancellation.
         input: the standard input of the program.
-        told: receives each chunk of its standard error.
+        on_errors: receives each chunk of its standard error.
         look: called ten times a second; may raise to end the program.
 
     Raises:
@@ -147,7 +151,7 @@ def run(
         stdin.seek(0)
         process = _start(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        return _collect(process, command, _Watchdog(command, progress), told, look)
+        return _collect(process, command, _Watchdog(command, progress), on_errors, look)
     finally:
         stop(process)
         for stream in (process.stdout, process.stderr):
@@ -159,7 +163,7 @@ def _collect(
     process: subprocess.Popen[bytes],
     command: Invocation,
     watch: _Watchdog,
-    told: Callable[[bytes], None],
+    on_errors: Callable[[bytes], None],
     look: Callable[[], None],
 ) -> Completed:
     output, errors = bytearray(), bytearray()
@@ -175,7 +179,7 @@ def _collect(
                 watch.moved()
                 key.data.extend(chunk)
                 if key.data is errors:
-                    told(chunk)
+                    on_errors(chunk)
                     del errors[:-_MAX_ERRORS]
                 elif len(output) > _MAX_OUTPUT:
                     raise ToolError(f"{command.name} wrote more than {_MAX_OUTPUT} bytes")
@@ -279,3 +283,19 @@ def last_line(text: bytes | str) -> str:
         text = text.decode("utf-8", "backslashreplace")
     lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
     return escape_text(lines[-1])[:300] if lines else "no output"
+
+
+def replace_process(command: Sequence[str], environ: Mapping[str, str]) -> tuple[int, str]:
+    """Replace this process by a command, with every signal at its default; return a status and a reason on failure."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        with contextlib.suppress(OSError, ValueError):  # signals of the C library's threads
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        os.execvpe(command[0], list(command), dict(environ))
+    except (FileNotFoundError, NotADirectoryError):
+        return _MISSING, "command not found"
+    except OSError as error:
+        return _NOT_EXECUTABLE, error.strerror or str(error)

@@ -81,6 +81,44 @@ def test_a_known_path_loads_nothing(top: Path) -> None:
     assert done.stdout.endswith("\n0\n"), done
 
 
+KIT = """
+kit:
+  description: a tool
+  run: {{script: ../../make.sh, toolchain-artifact: public/build/kit, resources: ['../../src/**']{more}}}
+user:
+  description: uses it
+  fetches: {{toolchain: [{{artifact: kit, extract: false}}]}}
+  run: {{command: 'cp kit $UPLOAD_DIR/user', toolchain-artifact: public/build/user}}
+"""
+MAKE = '#!/bin/sh\ncat "$(dirname "$0")"/src/* > "$UPLOAD_DIR/kit"\necho "$CC" >> "$UPLOAD_DIR/kit"\n'
+#: What changes -> file and text, and what the output is then.
+CHANGES = {
+    "nothing": ("other", "", "a\n\n"),
+    "script": ("make.sh", MAKE.replace("$CC", "of another script"), "a\nof another script\n"),
+    "resource": ("src/a", "A\n", "A\n\n"),
+    "new resource": ("src/b", "b\n", "a\nb\n\n"),
+    "definition": ("fetchdefs/toolchain/all.yml", KIT.format(more="").replace("cp kit", "wc -l < kit >"), "2\n"),
+    "passed variable": ("other", "", "a\nclang\n"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_a_known_path_depends_on(change: str, tmp_path: Path) -> None:
+    """A path is known as long as nothing changes on which its content depends, also that of another toolchain."""
+    name, text, expected = CHANGES[change]
+    more = ", pass-env: [CC]" if change == "passed variable" else ""
+    top = written(tmp_path, {"fetchdefs/toolchain/all.yml": KIT.format(more=more), "make.sh": MAKE, "src/a": "a\n"})
+    for _ in range(3):  # files that changed just now are not trusted
+        path = Path(program(top, "path", "user", CC="gcc").stdout.strip())
+    assert path.read_text() == ("a\ngcc\n" if more else "a\n\n")
+    assert len(list(top.glob("cache/v1/paths/*"))) == (not more)
+    (top / name).write_text(text)
+    again = program(top, "path", "user", CC="clang")
+    assert again.stdout == f"{path}\n", again.stderr
+    assert path.read_text() == expected
+
+
 @pytest.mark.parametrize("broken", ["key", "json", "rights"])
 def test_a_note_that_cannot_be_trusted(broken: str, top: Path) -> None:
     """A damaged note, or one that another user could write, is not used."""

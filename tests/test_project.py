@@ -100,6 +100,22 @@ def test_a_toolchain(top: Path) -> None:
     assert (top / "count").read_text() == "ran\n"
 
 
+@pytest.mark.parametrize("change", ["script", "variable", "setting"])
+def test_a_change_in_a_long_process(change: str, top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that goes on notices what changed since its last call: scripts, passed variables, settings."""
+    first = doit_fetch.fetch("kit")
+    if change == "script":
+        (top / "build.sh").write_text(SCRIPT + 'echo more >> "$UPLOAD_DIR/kit.txt"\n')
+    elif change == "variable":
+        monkeypatch.setenv("COUNT", str(top / "other"))
+    else:
+        (top / "pyproject.toml").write_text('[tool.doit-fetch]\nbuild = "elsewhere"\n')
+    again = doit_fetch.fetch("kit")
+    assert (again == first) == (change != "setting")
+    assert again.read_text().endswith("more\n") == (change == "script")
+    assert (top / "other").exists() == (change == "variable")
+
+
 def test_doit_and_the_api_share_everything(top: Path, origin: Origin) -> None:
     """What doit made is there for the API, and what the API made for doit."""
     assert ran(doit(top, "fetch:plain", "toolchain:kit", COUNT=str(top / "count")))

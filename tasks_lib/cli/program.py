@@ -85,16 +85,17 @@ def _doit(words: list[str]) -> int:
 def _load(options: argparse.Namespace) -> Project:
     import doit_fetch
     from tasks_lib.progress import LineProgress, describe_wait
+    from tasks_lib.ui.events import write_to_stderr
 
-    progress = LineProgress(lambda line: print(line, file=sys.stderr), describe_wait)  # noqa: T201  # a program
+    progress = LineProgress(write_to_stderr, describe_wait)
     return doit_fetch.Project.load(offline=True if options.offline else None, progress=progress)
 
 
 def _path(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
     project = _load(options)
     path = str(project.tree(options.name) if options.tree else project.fetch(options.name))
-    files = project.inputs(options.name, "tree" if options.tree else "fetch")
-    path_notes.write(str(project.cache), sys.argv[1:], environ, path, files)
+    if files := project.dependencies(options.name, "tree" if options.tree else "fetch"):
+        path_notes.write(str(project.cache), sys.argv[1:], environ, path, files)
     print(path)  # noqa: T201  # a program
 
 
@@ -119,6 +120,8 @@ def _get(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
 
 def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Become a command whose PATH begins with the programs of a tree."""
+    from tasks_lib.subprocesses import replace_process  # slow to import, needed only by this command
+
     words = options.words[options.words[:1] == ["--"] :]
     if not words:
         raise FetchError("missing command", hint="doit-fetch run NAME -- COMMAND...")
@@ -126,17 +129,13 @@ def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     tree = project.tree(options.name)
     roots = [tree / "fetches", tree] if (tree / "fetches").is_dir() else [tree]
     found = [path for root in roots for path in (root / "bin", *sorted(root.glob("*/bin")))]
-    own = (
-        tree / "artifacts" if (tree / "artifacts").is_dir() else tree
-    )  # the output of a toolchain, or a single program
+    # the output of a toolchain, or a single program
+    own = tree / "artifacts" if (tree / "artifacts").is_dir() else tree
     places = [str(path) for path in (*found, own) if path.is_dir()]
     path = os.pathsep.join([*places, environ.get("PATH", os.defpath)])
-    sys.stdout.flush()
-    try:
-        os.execvpe(words[0], words, {**environ, "PATH": path})
-    except FileNotFoundError:
-        sys.stderr.write(f"doit-fetch: {escape_text(words[0])}: command not found\n")
-        return 127
+    status, reason = replace_process(words, {**environ, "PATH": path})
+    sys.stderr.write(f"doit-fetch: {escape_text(words[0])}: {reason}\n")
+    return status
 
 
 def _init(_options: argparse.Namespace, _environ: Mapping[str, str]) -> None:

@@ -67,17 +67,17 @@ class SlimTask(_TASK):  # type: ignore[misc]
     verbosity = 2
     has_subtask = False
 
-    def __init__(self, name: str, group: str, told: dict[str, Any]) -> None:
+    def __init__(self, name: str, group: str, definition: dict[str, Any]) -> None:
         """Create the task from a dict in doit's format."""
         self.name, self.subtask_of = name, group
-        self.doc, self.meta = told["doc"], told["meta"]
-        self._actions = told["actions"]
-        ((self._check),) = told["uptodate"]
-        needs: list[str] = told.get("task_dep") or []
+        self.doc, self.meta = definition["doc"], definition["meta"]
+        self._actions = definition["actions"]
+        ((self._check),) = definition["uptodate"]
+        needs: list[str] = definition.get("task_dep") or []
         self.task_dep = IndexedNames(needs) if len(needs) > _MANY_NEEDS else needs
-        self.file_dep = set(told["file_dep"]) if told.get("file_dep") else _NO_SET
-        self.targets: list[str] = told["targets"]
-        self._clean = told["clean"]
+        self.file_dep = set(definition["file_dep"]) if definition.get("file_dep") else _NO_SET
+        self.targets: list[str] = definition["targets"]
+        self._clean = definition["clean"]
         # set during a run: an attribute that is new to the class would give each task a larger table
         self.executed, self.result, self.values, self.dep_changed = False, None, _NO_WORDS, None
 

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from tasks_lib.errors import FetchError
 from tasks_lib.fetch_content import console
-from tasks_lib.fetch_content.launch import replace_process, task_environment
+from tasks_lib.fetch_content.launch import task_environment
 
 Subcommand = Callable[[argparse.Namespace, Mapping[str, str]], None]
 
@@ -41,6 +41,8 @@ def main(words: Sequence[str] | None = None) -> int:
     status = _fetch(options, environ)
     if status != 0 or options.command != "run" or not options.words:
         return status
+    from tasks_lib.subprocesses import replace_process  # slow to import, needed only by `run`
+
     status, reason = replace_process(options.words, environ)
     console.log(f"fetch-content: {options.words[0]}: {reason}")
     return status

@@ -37,7 +37,7 @@ class UpToDateCheck(msgspec.Struct, frozen=True):
     """An uptodate item: true if the last success had this key and its output is unchanged."""
 
     key: str
-    stands: Callable[..., bool]
+    is_unchanged: Callable[..., bool]
     arguments: tuple[Any, ...]
     sources: tuple[str, ...] = ()  # files whose content is part of the key
     variables: tuple[str, ...] = ()  # variables whose values are part of the key and of no setting
@@ -49,15 +49,15 @@ class UpToDateCheck(msgspec.Struct, frozen=True):
     def __call__(self, task: Any, values: Mapping[str, Any]) -> bool:
         """Return whether the task is up to date; `forget` deletes the values, so that the task runs."""
         del task  # doit passes it to every check by name
-        return values.get("key") == self.key and self.stands(*self.arguments)
+        return values.get("key") == self.key and self.is_unchanged(*self.arguments)
 
     def holds(self) -> bool:
         """Return whether the output is unchanged, regardless of doit's state."""
-        return self.stands(*self.arguments)
+        return self.is_unchanged(*self.arguments)
 
     def inputs(self) -> Iterator[str]:
         """Yield the files on which `holds` depends: while none of them changes, the result does not change."""
-        yield from _INPUTS[self.stands](*self.arguments)
+        yield from _INPUTS[self.is_unchanged](*self.arguments)
 
     def note(self) -> str:
         """Return what is not confirmed about an output that is up to date, "" for nothing."""

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from tasks_lib.fs.fingerprint import compact_fingerprint, is_racy
+from tasks_lib.fs.fingerprint import Fingerprint
 
-#: The sign of a missing file, and that of a file that changed too recently to trust, which never matches.
-_MISSING, _RACY = 0, -1
 _OTHERS_WRITE = 0o022
 #: A directory with one of these is that of a project.
 _SIGNS = ("fetchdefs", "dodo.py")
@@ -45,31 +42,40 @@ def read(top: str, words: list[str], environ: Mapping[str, str]) -> str | None:
     key = _key(words, environ)
     note = _place(cache, key)
     try:
-        if any(_can_others_write(path) for path in (cache, os.path.dirname(note), note)):  # noqa: PTH120
+        if not all(_is_private(path) for path in (cache, os.path.dirname(note), note)):  # noqa: PTH120
             return None
         with open(note, encoding="utf-8") as file:  # noqa: PTH123
             known = json.load(file)
-        if known["key"] != key or any(_sign(path) != sign for path, sign in known["files"]):
+        if known["key"] != key or not all(Fingerprint(*mark).is_at(path) for path, mark in known["files"].items()):
             return None
         return str(known["path"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def write(cache: str, words: list[str], environ: Mapping[str, str], path: str, files: Iterable[str]) -> None:
-    """Note a path and the files on which it depends; nothing is noted if one of them changed just now."""
+def write(
+    cache: str, words: list[str], environ: Mapping[str, str], path: str, files: Mapping[str, Fingerprint]
+) -> None:
+    """Note a path.
+
+    Args:
+        cache: the directory of the cache.
+        words: the command line.
+        environ: the process environment.
+        path: the answer.
+        files: the files on which it depends, each as it was when it was used; a racy one makes the note useless.
+    """
     from pathlib import Path  # slow to import, needed only when the answer is new
 
     from tasks_lib.fs.atomic import write_best_effort  # as above
 
     key = _key(words, environ)
-    signs = [(one, _sign(one)) for one in files]
     note = Path(_place(cache, key))
     try:
         note.parent.mkdir(mode=0o755, exist_ok=True)
     except OSError:
         return
-    write_best_effort(note, json.dumps({"key": key, "path": path, "files": signs}).encode())
+    write_best_effort(note, json.dumps({"key": key, "path": path, "files": files}).encode())
 
 
 def _key(words: list[str], environ: Mapping[str, str]) -> list[object]:
@@ -81,14 +87,7 @@ def _place(cache: str, key: list[object]) -> str:
     return f"{cache}/v1/paths/{zlib.crc32(json.dumps(key).encode()):08x}.json"
 
 
-def _can_others_write(path: str) -> bool:
+def _is_private(path: str) -> bool:
+    """Return whether only this user can change a file: a stricter rule than that of `fs.trust`, and faster to load."""
     status = os.lstat(path)
-    return status.st_uid != os.geteuid() or bool(status.st_mode & _OTHERS_WRITE)
-
-
-def _sign(path: str) -> int:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return _MISSING
-    return _RACY if is_racy(status, time.time_ns()) else compact_fingerprint(status)
+    return status.st_uid == os.geteuid() and not status.st_mode & _OTHERS_WRITE

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tasks_lib.definitions import FileReference
 from tasks_lib.digest import Digest
+from tasks_lib.fs.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
     from tasks_lib.vcs.checkout import Checkout
@@ -51,6 +52,8 @@ class ReferencedFiles:
         """
         self._environ = environ
         self._directory = directory
+        #: Of each file that was read and of each path that decides which files match, as it was then.
+        self.marks: dict[str, Fingerprint] = {}
         self.digest_of = lru_cache(maxsize=None)(self._digest_of)
         self._match = lru_cache(maxsize=None)(self._matched)
         self._checkout = lru_cache(maxsize=None)(self._listed)
@@ -97,7 +100,9 @@ class ReferencedFiles:
         return (one.path,) if _is_plain(one) else self._match(one).watched
 
     def _digest_of(self, path: str) -> Digest:
-        return digest_of(os.path.join(self._directory, path))  # noqa: PTH118  # texts
+        place = os.path.join(self._directory, path)  # noqa: PTH118  # texts
+        self.marks[place] = Fingerprint.at(place)
+        return digest_of(place)
 
     def _content(self, path: str) -> str:
         """Return the hex digest of a file, "" for what is not one: a submodule, or a file that was removed."""
@@ -117,6 +122,7 @@ class ReferencedFiles:
             names, watched = _walk(base, fixed)
         else:
             names, watched = _below(checkout.names, fixed), [checkout.marker]
+        self.marks |= {path: Fingerprint.at(path) for path in watched}
         expression = _expression(pattern)
         return _Match(base, tuple(name for name in names if expression.fullmatch(name)), tuple(watched))
 

@@ -258,7 +258,7 @@ def repack(context: Context, definition: Fetch, origin: Artifact, artifact: Arti
         return
     if origin.integrity is None:
         raise AssertionError("the definition of a download has its integrity")
-    if publish_from_cache(context, artifact):
+    if publish_from_cache(context, artifact):  # needs no lock, which a read-only cache does not offer
         return
     with context.cache.lock(artifact.key, progress, artifact.path.name):
         if publish_from_cache(context, artifact):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, Protocol
@@ -26,6 +26,7 @@ from tasks_lib.definitions import (
 )
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.formats import TREE_VERSION, UNCHANGED, Reshape, format_from_name
+from tasks_lib.fs.fingerprint import Fingerprint
 
 #: Directory, inside a toolchain's own, with the manifests of its fetches.
 RECORDS: Final = ".fetches"
@@ -136,6 +137,10 @@ class ToolchainBuild(msgspec.Struct, frozen=True, kw_only=True):
 
 class Files(Protocol):
     """The files that definitions refer to."""
+
+    @property
+    def marks(self) -> Mapping[str, Fingerprint]:
+        """Each file that was read and each path that decides which files match, as it was then."""
 
     def digest_of(self, path: str) -> Digest:
         """Return the digest of a file's content; a missing file has a digest of its own."""

@@ -174,7 +174,7 @@ class GitRepository:
 
         received = _ProgressReader(progress)
         try:
-            return run(call, progress, told=received.line, look=look)
+            return run(call, progress, on_errors=received.line, look=look)
         except ToolError as error:
             if "is not installed" in str(error):
                 raise
