@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tasks_lib.archive import Reshape
 from tasks_lib.errors import TreeError, UnsafeEntryError
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Extraction, remove_stale_entries, remove_tree
+from tasks_lib.tree import Extraction, remove_stale_entries, remove_tree, take_directory
 from tasks_lib.tree.manifest import is_incomplete, read_manifest, read_manifest_header
 from tests.archives import Member, gnu, pax, record, tar
 
@@ -438,3 +439,45 @@ def test_a_record_that_cannot_be_read_is_not_an_absent_one(slot: Extraction) -> 
         assert (slot.destination / "f").read_bytes() == b"1"
     aside.replace(slot.record)
     assert slot.holds("k")
+
+
+def test_a_command_of_another_run_has_the_directory(tmp_path: Path) -> None:
+    """An extraction that was checked before another run's command started resets the directory and completes."""
+    fetches, records, worked = tmp_path / "fetches", tmp_path / "records", tmp_path / ".worked"
+    first = Extraction(fetches / "a", records / "first.json", worked=worked)
+    second = Extraction(fetches, records / "second.json", worked=worked)
+    extract(first, Member("one", b"1"))
+    take_directory(fetches, tmp_path / "fetches-1", worked, records, {"first": "k"}, 1, Silent())
+    fetches.symlink_to("fetches-1")
+    extract(second, Member("two", b"2"))
+    assert second.holds("k") and not first.holds("k") and not worked.exists()
+    assert left(tmp_path / "fetches-1") == {"a", "a/one"}, "what the other run's command reads stays"
+
+
+def test_a_directory_is_taken_complete(tmp_path: Path) -> None:
+    """A command does not start on fetches that another run has changed since they were checked."""
+    fetches, records = tmp_path / "fetches", tmp_path / "records"
+    extract(Extraction(fetches, records / "one.json"), Member("one", b"1"))
+    with pytest.raises(TreeError, match="another process changed"):
+        take_directory(fetches, tmp_path / "fetches-1", tmp_path / ".worked", records, {"one": "l"}, 1, Silent())
+    assert left(fetches) == {"one"} and not (tmp_path / ".worked").exists()
+
+
+def test_a_manifest_is_there_at_every_moment(slot: Extraction) -> None:
+    """While an extraction is replaced its manifest exists: it is a dependency of another run's task."""
+    extract(slot, Member("a", b"1"))
+    ended, missing = threading.Event(), []
+
+    def look() -> None:
+        while not ended.is_set():
+            if not slot.record.exists():
+                missing.append(1)
+
+    watch = threading.Thread(target=look)
+    watch.start()
+    for number in range(30):
+        extract(slot, *(Member(f"{number}-{one}", b"1") for one in range(20)), key=str(number))
+    ended.set()
+    watch.join()
+    assert slot.holds("29")
+    assert not missing

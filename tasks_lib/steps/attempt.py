@@ -147,14 +147,17 @@ class Attempt(NamedTuple):
         return result
 
 
-def begin_attempt(preparation: ToolchainBuild, progress: Progress) -> Attempt:
+def begin_attempt(preparation: ToolchainBuild, lock_timeout_s: float, progress: Progress) -> Attempt:
     """Create the directory of an attempt, move the fetches into it, and remove the earlier ones.
 
     The caller holds the lock of the toolchain's directory: no process of an earlier attempt holds it any more.
 
     Raises:
-        OSError: a file system operation failed.
+        OSError, TreeError: a file system operation failed.
+        CacheUnavailableError, CancelledError: as `deliver`.
     """
+    from tasks_lib.tree import take_directory  # slow to import, needed only when a command runs
+
     ended = _end_processes(preparation, None, 0).ended
     if ended:
         name = preparation.toolchain.name
@@ -172,9 +175,15 @@ def begin_attempt(preparation: ToolchainBuild, progress: Progress) -> Attempt:
         attempt.checkout.symlink_to(preparation.toolchain.root)
     for directory in earlier.values():  # after the new one exists, whose number is higher
         _remove_attempt(directory)
-    preparation.fetches.mkdir(exist_ok=True)
-    preparation.worked.touch()
-    preparation.fetches.rename(attempt.fetches)
+    take_directory(
+        preparation.fetches,
+        attempt.fetches,
+        preparation.worked,
+        preparation.records,
+        {one.record.stem: one.key for one in preparation.deliveries},
+        lock_timeout_s,
+        progress,
+    )
     for link, target in ((preparation.fetches, attempt.fetches), (preparation.uploads, attempt.uploads)):
         _remove(link)
         link.symlink_to(target.relative_to(preparation.directory))

@@ -60,7 +60,7 @@ def deliver(context: Context, delivery: Delivery, progress: Progress) -> None:
     if delivery.worked is not None:
         clear_worked_fetches(context, delivery.worked, progress)
     extraction = extraction_of(delivery)._replace(
-        lock_timeout_s=context.settings.lock_timeout_s, beside=delivery.beside
+        lock_timeout_s=context.settings.lock_timeout_s, beside=delivery.beside, worked=delivery.worked
     )
     if delivery.beside:  # fetches that are no longer listed may have the same paths
         _remove_stale_entries_once(context, delivery, progress)

@@ -133,7 +133,7 @@ def _build(context: Context, preparation: ToolchainBuild, progress: Progress) ->
         if not extraction_of(delivery).holds(delivery.key):  # the command starts with unmodified fetches
             deliver(context, delivery, progress)
     isolation = _isolation(preparation, context.environ)
-    attempt = begin_attempt(preparation, progress)
+    attempt = begin_attempt(preparation, context.settings.lock_timeout_s, progress)
     command = _command(preparation)
     progress.phase("run", command=escape_text(" ".join(command))[:200])
     status = attempt.execute([*isolation, *command], _environment(context, attempt), progress)

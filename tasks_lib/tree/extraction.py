@@ -39,13 +39,15 @@ class Extraction(NamedTuple):
     """The extraction of one archive or file into a (possibly shared) directory; `record` is its manifest outside it.
 
     `beside` lists name and current key of the extractions that share the directory; entries of one of them with another
-    key are out of date and will be replaced.
+    key are out of date and will be replaced. `worked` is a file that marks the directory as one in which a command ran:
+    as long as it exists, the directory is reset before an entry is added.
     """
 
     destination: Path
     record: Path
     lock_timeout_s: float = LOCK_TIMEOUT_S
     beside: tuple[tuple[str, str], ...] = ()
+    worked: Path | None = None
 
     @contextlib.contextmanager
     def held(self, progress: Progress) -> Iterator[bool]:
@@ -227,11 +229,13 @@ class Extraction(NamedTuple):
 
     def _publish(self, record: ManifestWriter, name: str, progress: Progress) -> None:
         with self._locked(progress):
+            if self.worked is not None:  # the command of another process may have started since the last check
+                reset_worked(self._way()[-1], self.record.parent, self.worked)
             self.recover()
             self._adopt_incomplete(record)
             self._resolve_collisions(record, name)  # before anything is removed: on a collision nothing changes
             if os.path.lexists(self.record):
-                self.withdraw()
+                self._withdraw_entries()
             record.commit(self._moving)
             try:
                 self._move(name)
@@ -391,6 +395,16 @@ class Extraction(NamedTuple):
             self.record.replace(self._moving)
         stood._remove_recorded(others)
 
+    def _withdraw_entries(self) -> None:
+        """Remove all entries as `withdraw` does, but keep an empty manifest: it is a target of another run's task."""
+        stood = self._stood()
+        try:
+            os.link(self.record, self._moving)
+        except OSError:  # the file system has no hard links: for a moment there is no manifest
+            self.record.replace(self._moving)
+        self._rewrite(self.record, "", ())
+        stood._remove_recorded(frozenset())
+
     def _others(self, *suffixes: str) -> Iterator[Extraction]:
         """Yield the other extractions that have files with one of these suffixes in the manifest directory."""
         for stem in sorted(list_stems(self.record.parent, *suffixes) - {self.record.stem}):
@@ -518,6 +532,25 @@ class Extraction(NamedTuple):
         with os_errors_as_tree_errors(self.destination), self._locked(progress):
             self.recover()
             self.withdraw()
+
+
+def reset_worked(directory: Path, records: Path, worked: Path) -> None:
+    """Remove a directory in which a command ran, and make its manifests empty; without `worked`, do nothing.
+
+    The caller holds the lock of the manifest directory. The manifest files are kept because they are targets of doit
+    tasks; the mark is removed last.
+
+    Raises:
+        OSError: a file system operation failed; the next call continues.
+    """
+    if not os.path.lexists(worked):
+        return
+    for name in list_stems(records, ".json", ".moving"):
+        Extraction(directory, records / f"{name}.json").forget()
+    if directory.is_symlink() or directory.is_file():
+        directory.unlink()
+    remove_tree(directory)
+    worked.unlink()
 
 
 def _kind_of(path: Path) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
-from tasks_lib.errors import CacheUnavailableError
+from tasks_lib.errors import CacheUnavailableError, TreeError
 from tasks_lib.fs.locks import locked
 from tasks_lib.progress import Progress, Silent
-from tasks_lib.tree.extraction import Extraction, os_errors_as_tree_errors
+from tasks_lib.tree.extraction import Extraction, os_errors_as_tree_errors, reset_worked
 from tasks_lib.tree.manifest import list_stems
-from tasks_lib.tree.writer import remove_tree
 
 #: The files of an extraction except its lock: its manifest, a manifest being applied, and leftovers of a killed run.
 _SUFFIXES: Final = (".json", ".moving", ".part", ".new", ".next")
@@ -42,14 +41,12 @@ def remove_stale_entries(
 
 
 def reset_directory(destination: Path, records: Path, worked: Path, timeout_s: float, progress: Progress) -> None:
-    """Remove a directory in which a user or build has worked, and make its manifests empty.
-
-    The manifest files are kept because they are targets of doit tasks.
+    """Call `reset_worked` with the lock of the manifest directory.
 
     Args:
         destination: the directory to remove.
         records: the directory of its manifests.
-        worked: a file that marks the directory as used; without it nothing is removed. It is removed last.
+        worked: a file that marks the directory as used; without it nothing is removed.
         timeout_s: seconds to wait for another process.
         progress: receives a report while waiting.
 
@@ -61,14 +58,42 @@ def reset_directory(destination: Path, records: Path, worked: Path, timeout_s: f
     with os_errors_as_tree_errors(destination):
         records.mkdir(parents=True, exist_ok=True)
         with locked(records / ".lock", timeout_s=timeout_s, progress=progress):
-            if not os.path.lexists(worked):
-                return  # another process started over and may have extracted something since
-            for name in list_stems(records, ".json", ".moving"):
-                Extraction(destination, records / f"{name}.json").forget()
-            if destination.is_symlink() or destination.is_file():
-                destination.unlink()
-            remove_tree(destination)
-            worked.unlink()
+            reset_worked(destination, records, worked)
+
+
+def take_directory(
+    directory: Path,
+    target: Path,
+    worked: Path,
+    records: Path,
+    keys: Mapping[str, str],
+    timeout_s: float,
+    progress: Progress,
+) -> None:
+    """Mark a directory as one in which a command runs and move it to `target`; none of its entries changes meanwhile.
+
+    Args:
+        directory: the directory; created if it does not exist.
+        target: its new path.
+        worked: the mark, a file.
+        records: the directory of its manifests.
+        keys: name and key of the extractions that it must have.
+        timeout_s: seconds to wait for another process.
+        progress: receives a report while waiting.
+
+    Raises:
+        TreeError: another process failed to replace an extraction, or a file system operation failed.
+        CacheUnavailableError, CancelledError: see `Extraction.held`.
+    """
+    with os_errors_as_tree_errors(directory):
+        records.mkdir(parents=True, exist_ok=True)
+        with locked(records / ".lock", timeout_s=timeout_s, progress=progress):
+            for name, key in keys.items():
+                if Extraction(directory, records / f"{name}.json").key() != key:
+                    raise TreeError(f"another process changed {directory}", hint="run again")
+            directory.mkdir(exist_ok=True)
+            worked.touch()
+            directory.rename(target)
 
 
 def _drop(destination: Path, records: Path, names: Collection[str]) -> None:
