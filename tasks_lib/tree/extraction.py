@@ -14,7 +14,7 @@ from tasks_lib.archive import Reshape, read
 from tasks_lib.cache import LOCK_TIMEOUT_S
 from tasks_lib.errors import TreeError, escape_text
 from tasks_lib.fs.copying import LinkMode
-from tasks_lib.fs.files import DirectoryChain
+from tasks_lib.fs.directories import DirectoryChain, remove_tree
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.fs.locks import locked
 from tasks_lib.limits import Limits
@@ -32,7 +32,7 @@ from tasks_lib.tree.manifest import (
     read_manifest_header,
     remove_entries,
 )
-from tasks_lib.tree.writer import TreeWriter, file_entry, remove_tree
+from tasks_lib.tree.writer import TreeWriter, file_entry
 
 
 class Extraction(NamedTuple):
