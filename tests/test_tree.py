@@ -13,9 +13,10 @@ import pytest
 
 from tasks_lib.archive import Reshape
 from tasks_lib.errors import TreeError, UnsafeEntryError
+from tasks_lib.fs.directories import remove_tree
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Extraction, remove_stale_entries, remove_tree, take_directory
+from tasks_lib.tree import Extraction, remove_stale_entries, take_directory
 from tasks_lib.tree.manifest import is_incomplete, read_manifest, read_manifest_header
 from tests.archives import Member, gnu, pax, record, tar
 
