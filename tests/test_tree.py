@@ -465,6 +465,14 @@ def test_a_directory_is_taken_complete(tmp_path: Path) -> None:
     assert left(fetches) == {"one"} and not (tmp_path / ".worked").exists()
 
 
+def test_a_run_killed_before_it_emptied_the_manifest(slot: Extraction) -> None:
+    """The key of a manifest does not outlive the entries that the next run removes."""
+    extract(slot, Member("a", b"1"))
+    os.link(slot.record, slot.record.with_suffix(".moving"))
+    slot.recover()
+    assert left(slot.destination.parent) == {"records", "records/one.json"} and slot.key() == ""
+
+
 def test_a_manifest_is_there_at_every_moment(slot: Extraction) -> None:
     """While an extraction is replaced its manifest exists: it is a dependency of another run's task."""
     extract(slot, Member("a", b"1"))

@@ -162,6 +162,8 @@ class RecordedTree(NamedTuple):
         """
         if not os.path.lexists(self._moving):
             return
+        if os.path.lexists(self.record):  # killed in `_withdraw_entries`: its key must not outlive its entries
+            self._rewrite(self.record, "", ())
         if others is None:
             others = frozenset(path for other in self._others(".json") for path in other.owned_paths())
         self._placed_by(self._moving)._remove_recorded(others)
