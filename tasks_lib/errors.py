@@ -297,7 +297,7 @@ class ToolError(FetchError):
 # --- all attempts -----------------------------------------------------------------------------
 
 
-class Attempt(NamedTuple):
+class FailedAttempt(NamedTuple):
     """One attempt to download from one source; `url` has its secrets redacted, `reason` is one line."""
 
     url: str
@@ -307,6 +307,6 @@ class Attempt(NamedTuple):
 class AllSourcesFailedError(FetchError):
     """No source returned the expected bytes; contains every attempt with its reason, in order."""
 
-    def __init__(self, message: str, *, attempts: tuple[Attempt, ...], hint: str = "") -> None:
+    def __init__(self, message: str, *, attempts: tuple[FailedAttempt, ...], hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.attempts = attempts
