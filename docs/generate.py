@@ -30,6 +30,13 @@ gmp:
     sha256: {SHA}
     size: 2383840
 """
+_PLATFORMS: Final = """\
+jq:
+  description: jq, for each platform
+  fetch:
+    type: static-url
+    executable: true
+"""
 _GIT: Final = f"""\
 sccache:
   description: sccache, the commit that was reviewed
@@ -86,7 +93,8 @@ _FILES: Final = {"fetch": _STATIC_URL, "toolchain": _TOOLCHAIN, "mirrors": _MIRR
 class Section(NamedTuple):
     """The keys of one mapping: where its schema and its place in `base` are, and an example for each key.
 
-    An example is YAML below the mapping; it replaces the keys of `base` that it has.
+    An example is YAML below the mapping; it replaces the keys of `base` that it has. `keys` are those that the section
+    shows, () for all.
     """
 
     title: str
@@ -96,6 +104,7 @@ class Section(NamedTuple):
     base: str
     place: tuple[str | int, ...]
     examples: Mapping[str, str]
+    keys: tuple[str, ...] = ()
 
 
 _FETCH: Final = ("$defs", "fetch", "properties")
@@ -159,6 +168,20 @@ SECTIONS: Final = (
             "checksums": "checksums: {url: https://example.org/SHA256SUMS, signed-by: {key-path: keys/example.asc}}",
             "archive": "archive: {max-entries: 2000000}",
         },
+    ),
+    Section(
+        "A file for each platform",
+        "`fetch:` with `type: static-url` and `platforms:`. Each platform has its own `url`, `size` and `sha256`; the"
+        " other keys of a file at a URL may be beside `platforms:`, for every platform, or below one of them."
+        " [Content for several platforms](../how-to/several-platforms.md) explains them.",
+        "fetch",
+        (*_SOURCE, 3),
+        _PLATFORMS,
+        ("jq", "fetch"),
+        {
+            "platforms": f"platforms:\n  linux-x86_64: {{url: 'https://example.org/jq', size: 3, sha256: {SHA}}}",
+        },
+        ("platforms",),
     ),
     Section(
         "`gpg-signature:`",
@@ -399,6 +422,7 @@ VALUES: Final = {
     "FETCH_PASS_ENV": "CC,CFLAGS",
     "FETCH_TOOLCHAIN_NETWORK": "off",
     "FETCH_HOST_IDENTITY": "sha256:0123abcd",
+    "FETCH_PLATFORM": "macos-aarch64",
     "FETCH_LEVEL": "1",
     "FETCH_CACHE_DIR": "../fetch-cache",
     "FETCH_BUILD_DIR": "out",
@@ -442,6 +466,7 @@ _PAGES: Final = {
     "FETCHDEFS_DIR": "taskgraph",
     "FETCH_TOPSRCDIR": "taskgraph",
     "FETCH_LEVEL": "taskgraph",
+    "FETCH_PLATFORM": "how-to/several-platforms",
     **dict.fromkeys(("FETCH_PASS_ENV", "FETCH_TOOLCHAIN_NETWORK", "FETCH_HOST_IDENTITY"), "graph"),
     **dict.fromkeys(
         (
@@ -483,6 +508,9 @@ def schema_at(section: Section) -> dict[str, Any]:
     found: Any = mirrors_schema() if section.kind == "mirrors" else json_schema()
     for step in section.schema:
         found = found[step]
+    if section.keys:
+        kept = {key: found["properties"][key] for key in section.keys}
+        found = found | {"properties": kept, "required": [key for key in found["required"] if key in kept]}
     return dict(found)
 
 

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Final
 
 from tasks_lib.errors import ToolError, escape_text
+from tasks_lib.platforms import name_platform
 
 #: Variables that every command sees. Source: POSIX.1-2017, 8.3; curl, "Environment"; the manuals of OpenSSL, curl, git,
 #: requests and Node.js for the variables that name certificates.
@@ -33,10 +34,18 @@ _PROBE_S: Final = 30
 @cache
 def platform_name() -> str:
     """Return system, machine and libc, such as `linux-x86_64-glibc`; a 32-bit system on a 64-bit kernel is 32-bit."""
-    system, machine = os.uname().sysname.lower(), os.uname().machine
-    if sys.maxsize < 1 << 32:
-        machine = _NARROW.get(machine, machine)
+    system, machine = _uname()
     return f"{system}-{machine}-{_libc(system)}"
+
+
+def machine_platform() -> str:
+    """Return the platform of this machine as definitions name it, such as `linux-x86_64`."""
+    return name_platform(*_uname())
+
+
+def _uname() -> tuple[str, str]:
+    system, machine = os.uname().sysname.lower(), os.uname().machine
+    return system, _NARROW.get(machine, machine) if sys.maxsize < 1 << 32 else machine
 
 
 def _libc(system: str) -> str:

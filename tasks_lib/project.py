@@ -195,6 +195,9 @@ class Project:
             if kind in ("", wanted):
                 with contextlib.suppress(KeyError):
                     return lookup(rest)
+        for one in found.skipped:
+            if one.task in (name, f"fetch:{rest}", f"toolchain:{rest}"):
+                raise UnknownNameError(f"{one.task}: {one.reason}", hint=one.hint or f"see {one.place}")
         from tasks_lib.definitions.schema import suggest  # slow to import, needed only for an error
 
         hint = suggest(rest, [*found.fetches, *found.toolchains]) or "`doit list --all` shows the definitions"

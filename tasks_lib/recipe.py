@@ -39,7 +39,7 @@ IDENTITY_FIELDS: Final = frozenset(
 #: Fields that determine where the bytes are, how they are verified and how they are named.
 LOCATOR_FIELDS: Final = frozenset(
     {
-        "name", "description", "source", "alias", "artifact_prefix", "ignored", "file", "line",
+        "name", "description", "source", "alias", "artifact_prefix", "ignored", "file", "line", "platforms", "platform",
         "url", "mirrors", "rewritten", "headers", "gpg_signature", "minisign", "checksums",
         "repo", "ssh_key", "archive", "taskgraph_name", "taskgraph_names",
     }

@@ -153,6 +153,7 @@ PRINTED = {
     "editor.md": "fetchdefs.schema.json",
     "cache.md": "0 damaged",
     "shared-cache.md": "/doit-fetch",
+    "several-platforms.md": "ok fetch:tool@macos-aarch64",
     "events.md": " fetch:hello",
     "taskgraph.md": "gmp-6.1.0",
 }

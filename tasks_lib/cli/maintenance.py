@@ -105,7 +105,8 @@ class VerifyCommand(_CacheCommand):
     def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Verify the content."""
         files = ReferencedFiles(context.environ)
-        definitions = load(context.settings.fetchdefs, files=files, topsrcdir=context.settings.topsrcdir)
+        own = context.settings
+        definitions = load(own.fetchdefs, files=files, topsrcdir=own.topsrcdir, platform=own.platform)
         plan = _make_plan(context, definitions, context.configuration(definitions.passed), files)
         verification = Verification(context, plan, args, progress)
         report = verification.run(_print_damage, repair="yes" if params["repair"] else "no")
@@ -223,7 +224,12 @@ def _roots(context: Context) -> Referenced:
     ):
         try:
             topsrcdir = context.settings.topsrcdir if directory == own else ""
-            definitions = load(directory, files=ReferencedFiles(context.environ), topsrcdir=topsrcdir)
+            definitions = load(
+                directory,
+                files=ReferencedFiles(context.environ),
+                topsrcdir=topsrcdir,
+                platform=context.settings.platform,
+            )
         except DefinitionError as error:
             raise CacheError(
                 f"cannot read the definitions in {escape_text(str(directory))}, which used this cache:"

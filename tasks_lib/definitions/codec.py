@@ -22,10 +22,16 @@ def encode(value: Fetch | Toolchain | tuple[RefusedDefinition, ...]) -> bytes:
     Raises:
         TypeError: the value is not part of a definition.
     """
-    if isinstance(value, Fetch) and isinstance(value.source, StaticUrl) and value.source.headers:
-        names = tuple((name, "") for name, _ in value.source.headers)
-        value = msgspec.structs.replace(value, source=msgspec.structs.replace(value.source, headers=names))
+    if isinstance(value, Fetch) and isinstance(value.source, StaticUrl):
+        platforms = tuple((platform, _without_values(source)) for platform, source in value.platforms)
+        value = msgspec.structs.replace(value, source=_without_values(value.source), platforms=platforms)
     return msgspec.msgpack.encode(value)
+
+
+def _without_values(source: StaticUrl) -> StaticUrl:
+    if not source.headers:
+        return source
+    return msgspec.structs.replace(source, headers=tuple((name, "") for name, _ in source.headers))
 
 
 def decode(text: bytes | memoryview) -> Fetch | Toolchain:

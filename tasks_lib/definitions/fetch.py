@@ -10,16 +10,65 @@ from collections.abc import Callable
 from typing import Final
 
 from tasks_lib.definitions.fields import ANYTHING, KEYED_NAMES, NAME_FIELD, RELATIVE, TEXT, name_keyed
-from tasks_lib.definitions.schema import Field, FieldTable, Location, read_table, schema_of
-from tasks_lib.definitions.source_fields import GIT, HG, SOURCES, STATIC_URL, read_source
-from tasks_lib.definitions.values import DEFAULT_ARTIFACT_PREFIX, Fetch
+from tasks_lib.definitions.platform_fields import BY_PLATFORM, ByPlatform, read_platforms
+from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of, suggest
+from tasks_lib.definitions.source_fields import GIT, HG, SOURCES, STATIC_URL, read_repository, read_static_url
+from tasks_lib.definitions.values import DEFAULT_ARTIFACT_PREFIX, Fetch, Git, Hg, StaticUrl
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
+from tasks_lib.errors import find_similar
+
+_REFUSED_TYPES: Final = {
+    "chromium-fetch": "it runs a script from Mozilla that requests 'latest', which is not reproducible",
+    "cft-chromedriver-fetch": "it runs a script from Mozilla that requests 'latest', which is not reproducible",
+    "onnxruntime-deps-fetch": "it runs a shell script from Mozilla",
+    "crx3-url": "it runs a script from Mozilla that rewrites the extension",
+    "fetch-url": "it is the format of 2018, which had no types",
+}
+
+
+def read_source(node: Node, where: Location) -> StaticUrl | Git | Hg | ByPlatform | None:
+    """Return the source that a mapping describes, or None after reporting a problem.
+
+    Raises:
+        FieldError: the mapping has no type.
+    """
+    kind = node.items.get("type") if isinstance(node, Tree) else None
+    if not isinstance(kind, Scalar) or not isinstance(node, Tree):
+        raise FieldError("has no `type:`", f"use one of {', '.join(SOURCES)}")
+    table = SOURCES.get(kind.text)
+    if table is None:
+        place, reason = where.at("type", kind.line), f"the type {kind.text!r} is not supported"
+        if kind.text in _REFUSED_TYPES:
+            place.refuse(f"{reason}: {_REFUSED_TYPES[kind.text]}", "use static-url")
+        else:
+            place.wrong(reason, suggest(kind.text, SOURCES))
+        return None
+    if table is not STATIC_URL and "branch" in node.items:
+        place = where.at("branch", node.lines["branch"])
+        place.refuse("a branch moves, so the content would change under the same definition", "pin `revision:`")
+        return None
+    ignored = _is_foreign(table) if where.root else lambda _: False
+    if table is STATIC_URL and "platforms" in node.items:
+        return read_platforms(node, where, ignored)
+    found = read_table(node, where, table, ignored)
+    if found is None:
+        return None
+    return read_static_url(found, where) if kind.text == "static-url" else read_repository(found, where)
+
+
+def _is_foreign(table: FieldTable) -> Callable[[str], bool]:
+    """Return whether a key of a Taskgraph tree belongs to a transform of the project, and is not a misspelt one.
+
+    Source: taskgraph's builders ignore unknown keys of `fetch:`.
+    """
+    return lambda key: not find_similar(key, table)
+
 
 FETCH: Final[FieldTable] = {
     "name": NAME_FIELD.about("name of the definition, instead of the key above it"),
     "description": TEXT.needed("describe the content in one line").about("the content in one line"),
     "fetch": Field(
-        read_source, {"oneOf": [schema_of(STATIC_URL), schema_of(GIT), schema_of(HG)]}, "content to fetch"
+        read_source, {"oneOf": [schema_of(one) for one in (STATIC_URL, GIT, HG, BY_PLATFORM)]}, "content to fetch"
     ).needed("add a mapping with type, url, sha256 and size"),
     "fetch-alias": KEYED_NAMES.about("alternative name for use in toolchains"),
     "artifact-prefix": RELATIVE.about("directory of the artifact on Taskcluster"),
@@ -44,10 +93,13 @@ def read_fetch(name: str, node: Node, where: Location, ignored: Callable[[str], 
         return None
     prefix = found.get("artifact-prefix", DEFAULT_ARTIFACT_PREFIX)
     aliases = [one for one in found.get("fetch-alias", ()) if one != name]
+    source = found["fetch"]
+    platforms = source.sources if isinstance(source, ByPlatform) else ()
     return Fetch(
         name=name,
         description=found["description"].strip(),
-        source=found["fetch"],
+        source=platforms[0][1] if platforms else source,
+        platforms=platforms,
         alias=aliases[0] if aliases else "",
         ignored=tuple(_ignored(node)),
         file=where.file,
@@ -65,5 +117,5 @@ def _ignored(node: Tree) -> list[str]:
     keys = [key for key in node.items if key not in FETCH or key == "attributes"]
     source = node.items["fetch"]
     if isinstance(source, Tree) and isinstance(kind := source.items["type"], Scalar):
-        keys += [f"fetch.{key}" for key in source.items if key not in SOURCES[kind.text]]
+        keys += [f"fetch.{key}" for key in source.items if key not in SOURCES[kind.text] and key != "platforms"]
     return keys + name_keyed("fetch-alias", node.items.get("fetch-alias"))

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 from tasks_lib.definitions.schema import Field, FieldError, Location
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree
 from tasks_lib.digest import Digest
+from tasks_lib.platforms import parse_platform
 from tasks_lib.relpath import RelPath
 
 #: Maximum length of a field in characters; a one-page description has fewer than 4,000.
@@ -90,7 +91,7 @@ def check_name(name: str) -> str:
     """Return `name` if it is valid.
 
     Raises:
-        FieldError: it is too long, or contains a character that is not allowed.
+        FieldError: it is too long, contains a character that is not allowed, or ends with a platform.
     """
     if len(name) > MAX_NAME or not _NAME.fullmatch(name):
         raise FieldError(
@@ -98,6 +99,8 @@ def check_name(name: str) -> str:
             "use letters, digits, '.', '_', '+', '~', '@' or '-', starting with a letter or digit;"
             f" at most {MAX_NAME} characters",
         )
+    if "@" in name and parse_platform(name.rpartition("@")[2]):
+        raise FieldError(f"the name {name!r} ends with a platform", "choose another name, or use `platforms:`")
     return name
 
 

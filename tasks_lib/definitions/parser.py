@@ -168,10 +168,10 @@ class _Reading:
         """Apply the mirrors to each download; `trees` are the files of Taskgraph trees."""
         mirrors = self.mirrors or Mirrors()
         for name, fetch in list(self.fetches.items()):
-            source = fetch.source
-            if not isinstance(source, StaticUrl):
+            sources = [one for one in fetch.sources if isinstance(one, StaticUrl)]
+            if not sources:
                 continue
-            for group, hint in find_unknown_groups(source, mirrors):
+            for group, hint in (found for one in sources for found in find_unknown_groups(one, mirrors)):
                 reason = f"unknown mirror group {group!r}"
                 problem = Problem(fetch.file, fetch.line, f"{name}.fetch.url", reason, hint)
                 if fetch.file in trees:
@@ -181,8 +181,10 @@ class _Reading:
             if self.refused and f"fetch:{name}" in self.refused:
                 del self.fetches[name]
             elif self.mirrors is not None:
+                placed = [msgspec.structs.replace(one, rewritten=mirrors.places(fetch, one)) for one in sources]
+                names = [platform for platform, _ in fetch.platforms]
                 self.fetches[name] = msgspec.structs.replace(
-                    fetch, source=msgspec.structs.replace(source, rewritten=mirrors.places(fetch, source))
+                    fetch, source=placed[0], platforms=tuple(zip(names, placed, strict=False))
                 )
 
     def task(self, source: SourceFile, name: str, node: Node, where: Location, defaults: Tree | None) -> None:
@@ -306,6 +308,11 @@ def parse(files: Collection[SourceFile], memory: ParseCache | None = None) -> De
         fetches=reading.fetches,
         toolchains=reading.toolchains,
         refused=tuple(reading.refused.values()),
+        _platforms={
+            name: tuple(platform for platform, _ in one.platforms)
+            for name, one in reading.fetches.items()
+            if one.platforms
+        },
         _fetch_aliases=fetch_aliases,
         _toolchain_aliases=toolchain_aliases,
     )

@@ -7,7 +7,7 @@ Source for keys and defaults: taskgraph 24.2 `transforms/fetch.py` (read as docu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from tasks_lib.definitions.fields import (
@@ -28,23 +28,15 @@ from tasks_lib.definitions.fields import (
     url_field,
 )
 from tasks_lib.definitions.headers import HEADERS, has_reference, is_private_route
-from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of, suggest
+from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of
 from tasks_lib.definitions.signature_fields import SIGNATURE_FIELDS
 from tasks_lib.definitions.values import Git, Hg, StaticUrl, file_name_of
-from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
+from tasks_lib.definitions.yaml_tree import Node
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import find_similar
 from tasks_lib.formats import FORMATS, SINGLE, format_from_name
 from tasks_lib.relpath import RelPath
 from tasks_lib.vcs import urls
 
-_REFUSED_TYPES: Final = {
-    "chromium-fetch": "it runs a script from Mozilla that requests 'latest', which is not reproducible",
-    "cft-chromedriver-fetch": "it runs a script from Mozilla that requests 'latest', which is not reproducible",
-    "onnxruntime-deps-fetch": "it runs a shell script from Mozilla",
-    "crx3-url": "it runs a script from Mozilla that rewrites the extension",
-    "fetch-url": "it is the format of 2018, which had no types",
-}
 _NUMBERS: Final = {
     "max-total-bytes": "maximum content bytes of the archive",
     "max-ratio": "maximum ratio decompressed : compressed, beyond free-bytes",
@@ -164,7 +156,8 @@ HG: Final[FieldTable] = {
 SOURCES: Final[Mapping[str, FieldTable]] = {"static-url": STATIC_URL, "git": GIT, "hg": HG}
 
 
-def _static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
+def read_static_url(found: dict[str, Any], where: Location) -> StaticUrl | None:
+    """Return the download that the values of `STATIC_URL` describe, or None after reporting a problem."""
     url = resolve_url(found["url"], where)
     last = file_name_of(url)
     name = found.get("artifact-name") or last
@@ -242,7 +235,8 @@ _ARCHIVE_SUFFIX: Final = re.compile(r"\.(?:tar\.(gz|bz2|xz|zst)|(tgz|tbz2|txz|tz
 _SAME_SUFFIX: Final = {"tgz": "gz", "tbz2": "bz2", "txz": "xz", "tzst": "zst"}
 
 
-def _repository(found: dict[str, Any], where: Location) -> Git | Hg | None:
+def read_repository(found: dict[str, Any], where: Location) -> Git | Hg | None:
+    """Return the commit that the values of `GIT` or `HG` describe, or None after reporting a problem."""
     prefix, name = _commit_names(urls.strip_query(found["repo"]), found)
     if not name.endswith(".tar.zst"):
         where.wrong(
@@ -269,38 +263,3 @@ def _commit_names(repo: str, found: Mapping[str, Any]) -> tuple[str, str]:
     """Return path prefix and artifact name of a commit, by default made of the last segment of `repo`."""
     prefix = str(found.get("path-prefix") or urls.repository_name(repo))
     return prefix, found.get("artifact-name") or f"{prefix.replace('/', '-')}.tar.zst"
-
-
-def read_source(node: Node, where: Location) -> StaticUrl | Git | Hg | None:
-    """Return the source that a mapping describes, or None after reporting a problem.
-
-    Raises:
-        FieldError: the mapping has no type.
-    """
-    kind = node.items.get("type") if isinstance(node, Tree) else None
-    if not isinstance(kind, Scalar) or not isinstance(node, Tree):
-        raise FieldError("has no `type:`", f"use one of {', '.join(SOURCES)}")
-    table = SOURCES.get(kind.text)
-    if table is None:
-        place, reason = where.at("type", kind.line), f"the type {kind.text!r} is not supported"
-        if kind.text in _REFUSED_TYPES:
-            place.refuse(f"{reason}: {_REFUSED_TYPES[kind.text]}", "use static-url")
-        else:
-            place.wrong(reason, suggest(kind.text, SOURCES))
-        return None
-    if table is not STATIC_URL and "branch" in node.items:
-        place = where.at("branch", node.lines["branch"])
-        place.refuse("a branch moves, so the content would change under the same definition", "pin `revision:`")
-        return None
-    found = read_table(node, where, table, _is_foreign(table) if where.root else lambda _: False)
-    if found is None:
-        return None
-    return _static_url(found, where) if kind.text == "static-url" else _repository(found, where)
-
-
-def _is_foreign(table: FieldTable) -> Callable[[str], bool]:
-    """Return whether a key of a Taskgraph tree belongs to a transform of the project, and is not a misspelt one.
-
-    Source: taskgraph's builders ignore unknown keys of `fetch:`.
-    """
-    return lambda key: not find_similar(key, table)

@@ -183,8 +183,20 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True
     alias: str = ""
     artifact_prefix: str = DEFAULT_ARTIFACT_PREFIX
     ignored: tuple[str, ...] = ()  # keys that only Taskcluster uses
+    platforms: tuple[tuple[str, StaticUrl], ...] = ()  # the content for each; `source` is that of the first one
+    platform: str = ""  # that of `source`, once one is selected
     file: str
     line: int
+
+    @property
+    def sources(self) -> tuple[StaticUrl | Git | Hg, ...]:
+        """The content for each platform, or the only one."""
+        return tuple(source for _, source in self.platforms) or (self.source,)
+
+    @property
+    def is_other_platform(self) -> bool:
+        """Whether its content is that of another platform than the selected one."""
+        return bool(self.platform) and self.name.endswith(f"@{self.platform}")
 
     @property
     def published_name(self) -> str:
@@ -290,11 +302,16 @@ class RefusedDefinition(msgspec.Struct, frozen=True, kw_only=True, tag=True, arr
 
 
 class Definitions(msgspec.Struct, frozen=True, kw_only=True):
-    """All definitions by name; `fetch` and `toolchain` also accept aliases."""
+    """All definitions by name; `fetch` and `toolchain` also accept aliases.
+
+    `skipped` are those that a bare run skips, because they are not available for the selected platform.
+    """
 
     fetches: Mapping[str, Fetch]
     toolchains: Mapping[str, Toolchain]
     refused: tuple[RefusedDefinition, ...] = ()
+    skipped: tuple[RefusedDefinition, ...] = ()
+    _platforms: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)  # of each fetch that has some
     _fetch_aliases: Mapping[str, str] = msgspec.field(default_factory=dict)
     _toolchain_aliases: Mapping[str, str] = msgspec.field(default_factory=dict)
     _passed: frozenset[str] | None = None  # computed from all toolchains; None until then

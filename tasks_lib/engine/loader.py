@@ -60,6 +60,17 @@ class Loader:
         self._commands = list(self._inner.cmd_names) if cmd.execute_tasks else []
         if found is None:
             return self._all(cmd, pos_args)
+        if any("@" in word for word in pos_args):
+            from tasks_lib.definitions.platform_selection import canonical_name  # a no-op run needs no definitions
+
+            pos_args[:] = [canonical_name(found.definitions, word) for word in pos_args]
+        given = [word for word in pos_args if not is_glob(word)]
+        tasks = self._load(found, cmd, pos_args)
+        if cmd.execute_tasks and given:
+            self._refuse_skipped(found, given)
+        return tasks
+
+    def _load(self, found: Session, cmd: Any, pos_args: list[str]) -> list[Task]:
         try:
             if not _only_ours(getattr(self._inner, "namespace", None)):
                 named = self._named_to_run if cmd.execute_tasks else self._named
@@ -67,6 +78,17 @@ class Loader:
             return self._configured(self._chosen(found, cmd, pos_args))
         except DefinitionError as error:
             raise InvalidDodoFile(escape_lines(str(error))) from None
+
+    def _refuse_skipped(self, found: Session, words: Iterable[str]) -> None:
+        """Refuse definitions that are named although they are not available for the platform of this run.
+
+        Raises:
+            UnknownNameError: there is one.
+        """
+        skipped = {one.task: one for one in found.definitions.skipped}
+        for name in (name for word in words for name in self._perhaps(word) if skipped):
+            if one := skipped.get(name):
+                raise UnknownNameError(f"{one.task}: {one.reason}", hint=one.hint or f"see {one.place}")
 
     def _all(self, cmd: Any, pos_args: list[str]) -> list[Task]:
         tasks: list[Task] = self._inner.load_tasks(cmd=cmd, pos_args=pos_args)

@@ -152,7 +152,8 @@ def slim_tasks(described: Iterable[dict[str, Any]]) -> Iterator[Task]:
             continue
         if name:
             tasks.append(SlimTask(f"{group}:{name}", group, one))
-            groups[group].task_dep.append(tasks[-1].name)
+            if one.get("is_grouped", True):
+                groups[group].task_dep.append(tasks[-1].name)
         else:  # outside of the groups
             del one["basename"]
             tasks.append(Task(group, **one))  # type: ignore[no-untyped-call]

@@ -41,6 +41,8 @@ class IndexPaths:
     def of_fetch(self, fetch: Fetch) -> str:
         """Return the path of a fetch, or why it is unknown."""
         try:
+            if fetch.platform:
+                raise UnknownPathError("Taskgraph has no platforms")
             digest = taskgraph_digest(fetch)
             if not digest:
                 raise UnknownPathError("Taskgraph has no such type")

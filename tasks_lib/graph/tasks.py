@@ -19,6 +19,7 @@ from tasks_lib.graph.actions import Step, list_targets, remove_delivery, remove_
 from tasks_lib.graph.checks import FetchCheck, UpToDateCheck, is_delivery_unchanged
 from tasks_lib.graph.index import IndexPaths
 from tasks_lib.graph.names import GROUPS
+from tasks_lib.platforms import ALL
 from tasks_lib.steps import Artifact, Delivery, Plan
 
 Task = dict[str, Any]
@@ -47,6 +48,8 @@ class TaskGraph:
             yield from self._fetch(definitions.fetches[name])
         if fetches is None:
             yield from self.refused()
+        for one in definitions.skipped:
+            yield self._skipped(one)
 
     def refused(self) -> Iterator[Task]:
         """Yield the tasks of refused definitions, which belong to no group."""
@@ -74,6 +77,12 @@ class TaskGraph:
         }
 
     def _fetch(self, fetch: Fetch) -> Iterator[Task]:
+        """Yield the tasks of a fetch; a group does not run those of another platform, unless every one is wanted."""
+        is_grouped = not fetch.is_other_platform or self._context.settings.platform == ALL
+        for task in self._fetch_steps(fetch):
+            yield task | {"is_grouped": is_grouped}
+
+    def _fetch_steps(self, fetch: Fetch) -> Iterator[Task]:
         fetched, repacked = self._plan.fetched(fetch), self._plan.repacked(fetch)
         if repacked is not None:
             yield self._repack(fetch, fetched, repacked)
@@ -113,6 +122,12 @@ class TaskGraph:
         del task["name"]
         facts = {"defined": one.place, "refused": one.reason, "hint": one.hint}
         return task | {"basename": one.task, "meta": {name: fact for name, fact in facts.items() if fact}}
+
+    def _skipped(self, one: RefusedDefinition) -> Task:
+        """Return the task of a definition that is not available for the platform; it says so in each run."""
+        task = self._task(one.task, "", (dict,), f"skipped: {one.reason}", "skip_unavailable", one)
+        meta = {"defined": one.place, "skipped": one.reason}
+        return task | {"targets": [], "uptodate": [None], "clean": True, "meta": meta}
 
     def _repack(self, fetch: Fetch, fetched: Artifact, repacked: Artifact) -> Task:
         task = self._task(

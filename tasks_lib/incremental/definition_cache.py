@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: Bytes of the digest of a definition, which only detects changes; an attacker gains nothing from a collision.
 _DIGEST_BYTES: Final = 8
 #: The first bytes of the file; raise the number when its layout changes.
-_MAGIC: Final = b"doit-fetch definitions 6\n"
+_MAGIC: Final = b"doit-fetch definitions 7\n"
 #: Lookups in the text of all names before a table is built, which takes as long as fifty lookups.
 _GLANCES: Final = 16
 
@@ -77,6 +77,7 @@ class CachedDefinitions(msgspec.Struct, array_like=True):
     consumers: msgspec.Raw
     refused: msgspec.Raw
     passed: list[str]
+    platforms: dict[str, tuple[str, ...]]
 
 
 class LazyDefinitions(Mapping[str, Value], Generic[Value]):
@@ -178,6 +179,7 @@ def definitions_of(kept: CachedDefinitions, parsed: Definitions | None = None) -
         fetches=LazyDefinitions(kept.fetches, parsed.fetches if parsed else {}),
         toolchains=LazyDefinitions(kept.toolchains, parsed.toolchains if parsed else {}),
         refused=parsed.refused if parsed else decode_refused(kept.refused),
+        _platforms=kept.platforms,
         _fetch_aliases=kept.fetch_aliases,
         _toolchain_aliases=kept.toolchain_aliases,
         _passed=frozenset(kept.passed),
@@ -245,6 +247,7 @@ class CachedFiles:
             consumers=_raw(consumers_of(definitions)),
             refused=msgspec.Raw(encode(definitions.refused)),
             passed=sorted(definitions.passed),
+            platforms=dict(definitions._platforms),
         )
 
     def _encoded(self, values: Mapping[str, Value], encode: Callable[[Value], bytes]) -> dict[str, bytes]:

@@ -12,8 +12,10 @@ import msgspec
 
 from tasks_lib import definitions as parser  # a run with unchanged definitions uses none of its names
 from tasks_lib.definitions import Definitions, FileReference, RefusedDefinition, Toolchain
+from tasks_lib.definitions.platform_selection import select_platform
 from tasks_lib.errors import DefinitionError, Problem, ToolError
 from tasks_lib.fs.fingerprint import UNTRUSTED, Fingerprint
+from tasks_lib.host import machine_platform
 from tasks_lib.incremental.definition_cache import CachedFiles, DefinitionCache, definitions_of
 from tasks_lib.incremental.marks import roots, unchanged
 from tasks_lib.incremental.resources import ReferencedFiles
@@ -33,8 +35,9 @@ def load(
     definition_cache: DefinitionCache | None = None,
     files: ReferencedFiles | None = None,
     topsrcdir: str = "",
+    platform: str = "",
 ) -> Definitions:
-    """Return the definitions at a path: see `find_layout`.
+    """Return the definitions at a path, for one platform: see `find_layout`, `select_platform`.
 
     Args:
         given: the path.
@@ -42,10 +45,18 @@ def load(
         files: reads the files that definitions refer to; None for a reader without an environment.
         topsrcdir: the directory to which scripts, resources and keys of a Taskgraph tree are relative; "" for its
             repository.
+        platform: the platform, "" or "all" for that of this machine.
 
     Raises:
         DefinitionError: lists every problem of every file; also raised when there are no definitions.
     """
+    return select_platform(_load_all(given, definition_cache, files, topsrcdir), platform, machine_platform())
+
+
+def _load_all(
+    given: Path, definition_cache: DefinitionCache | None, files: ReferencedFiles | None, topsrcdir: str
+) -> Definitions:
+    """Return the definitions at a path, for all platforms."""
     kept = definition_cache.read() if definition_cache is not None else None
     if kept is not None and unchanged(kept.marks, roots(given)):
         return definitions_of(kept)

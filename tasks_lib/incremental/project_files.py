@@ -43,9 +43,11 @@ class ProjectFiles:
         Raises:
             DefinitionError: lists every problem of every file.
         """
-        return load(self._settings.fetchdefs, self.cache, self.references, self._settings.topsrcdir)
+        own = self._settings
+        return load(own.fetchdefs, self.cache, self.references, own.topsrcdir, own.platform)
 
     def load_headers(self) -> Mapping[str, Headers]:
         """Read the headers of all definitions from their files: the cache of parsed definitions has no values."""
-        sources = {name: fetch.source for name, fetch in load(self._settings.fetchdefs).fetches.items()}
+        definitions = load(self._settings.fetchdefs, platform=self._settings.platform)
+        sources = {name: fetch.source for name, fetch in definitions.fetches.items()}
         return {name: source.headers for name, source in sources.items() if isinstance(source, StaticUrl)}

@@ -17,6 +17,7 @@ from tasks_lib.fs.trust import Trust, set_aside_artifacts
 from tasks_lib.host import digest_variables
 from tasks_lib.limits import Limits
 from tasks_lib.network import Policy, TransportSettings
+from tasks_lib.platforms import ALL, HINT, parse_platform
 from tasks_lib.settings.project_file import ProjectFile, find_misspelt, list_credentials, load_project, normalize_table
 from tasks_lib.settings.table import CA_VARIABLES, CONVENTIONS, SETTINGS, VARIABLE, Setting
 from tasks_lib.settings.value import GivenValue, list_effective, read_setting
@@ -70,6 +71,7 @@ class Settings(NamedTuple):
     passed: tuple[tuple[str, str], ...] = ()  # name and digest of each value, which may be a secret
     toolchain_network: str = "on"
     host_identity: str = ""
+    platform: str = ""  # "" for that of this machine, or "all"
 
     @property
     def trust(self) -> Trust:
@@ -152,7 +154,15 @@ class Settings(NamedTuple):
             passed=tuple(digest_variables(environ, pass_env).items()),
             toolchain_network=str(values["FETCH_TOOLCHAIN_NETWORK"]),
             host_identity=str(values["FETCH_HOST_IDENTITY"]),
+            platform=_platform(str(values["FETCH_PLATFORM"])),
         )
+
+
+def _platform(text: str) -> str:
+    name = text if text in ("", ALL) else parse_platform(text)
+    if text and not name:
+        raise SettingError(f"invalid value {text[:80]!r} for FETCH_PLATFORM: unknown platform", hint=f"{HINT}, or all")
+    return name
 
 
 def _networks(text: str) -> tuple[str, ...]:

@@ -43,6 +43,12 @@ SETTINGS: Final = (
         ("on", "off"),
     ),
     Setting("FETCH_HOST_IDENTITY", "host_identity", "", "what else toolchains depend on, such as an image's digest"),
+    Setting(
+        "FETCH_PLATFORM",
+        "platform",
+        "",
+        "platform of the content, such as linux-aarch64 (default: this machine's); all",
+    ),
     Setting("FETCH_LEVEL", "level", 3, "level in Taskcluster's index paths"),
     Setting("FETCH_CACHE_DIR", "cache", "cache", "directory of the cache; may be deleted at any time"),
     Setting("FETCH_BUILD_DIR", "build", "build", "directory of extracted trees and toolchains"),

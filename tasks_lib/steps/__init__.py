@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tasks_lib.steps.attempt import remove_attempts
     from tasks_lib.steps.command import list_variables
     from tasks_lib.steps.extract import clear_worked_fetches, deliver
-    from tasks_lib.steps.fetching import fail_refused, fetch
+    from tasks_lib.steps.fetching import fail_refused, fetch, skip_unavailable
     from tasks_lib.steps.repacking import repack
     from tasks_lib.steps.toolchain import SKIPPED, build_toolchain
 
@@ -61,15 +61,17 @@ __all__ = [
     "read_provenance",
     "remove_attempts",
     "repack",
+    "skip_unavailable",
     "tree_of",
     "url_of",
 ]
 
 #: Names of the steps that a task runs.
-Verb = Literal["fetch", "repack", "deliver", "build_toolchain", "fail_refused"]
+Verb = Literal["fetch", "repack", "deliver", "build_toolchain", "fail_refused", "skip_unavailable"]
 #: Name -> module of what is imported on first use.
 _MODULES: Final = {
     "fail_refused": "fetching",
+    "skip_unavailable": "fetching",
     "fetch": "fetching",
     "link_artifact": "artifacts",
     "publish_from_cache": "artifacts",

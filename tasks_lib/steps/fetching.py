@@ -93,3 +93,8 @@ def fail_refused(_context: Context, one: RefusedDefinition, _progress: Progress)
         ToolError: always.
     """
     raise ToolError(f"{one.task}: {one.reason}", hint="; ".join(filter(None, (one.hint, f"see {one.place}"))))
+
+
+def skip_unavailable(_context: Context, one: RefusedDefinition, _progress: Progress) -> str:
+    """Return why a definition is skipped: it is not available for the platform of this run."""
+    return one.reason

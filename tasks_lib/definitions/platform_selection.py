@@ -1,0 +1,130 @@
+"""The definitions of one platform: `NAME` is its content, `NAME@PLATFORM` that of another one. Pure: no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+
+from tasks_lib.definitions.values import Definitions, Fetch, RefusedDefinition, Toolchain
+from tasks_lib.platforms import ALL, parse_platform
+
+Value = TypeVar("Value", bound="Fetch | Toolchain")
+
+
+class SelectedDefinitions(Mapping[str, Value], Generic[Value]):
+    """Some of the definitions; `names` maps each name to the name in `known` and to the platform, "" for any."""
+
+    def __init__(self, known: Mapping[str, Value], names: Mapping[str, tuple[str, str]]) -> None:
+        self._known, self._names = known, names
+        self._made: dict[str, Value] = {}
+
+    def __getitem__(self, name: str) -> Value:
+        own, platform = self._names[name]
+        if not platform:
+            return self._known[own]
+        if name not in self._made:
+            self._made[name] = cast("Value", _of_platform(cast("Fetch", self._known[own]), name, platform))
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def digests(self) -> dict[str, bytes]:
+        """Return a short digest of the bytes of each definition."""
+        known: Any = self._known  # a mapping of the cache of definitions
+        digests = known.digests()
+        return {name: digests[own] for name, (own, _) in self._names.items()}
+
+
+def _of_platform(fetch: Fetch, name: str, platform: str) -> Fetch:
+    source = dict(fetch.platforms)[platform]
+    return msgspec.structs.replace(fetch, name=name, source=source, platforms=(), platform=platform)
+
+
+def select_platform(definitions: Definitions, wanted: str, machine: str) -> Definitions:
+    """Return the definitions as they are on one platform.
+
+    Args:
+        definitions: of all platforms.
+        wanted: the platform, "" or "all" for that of this machine.
+        machine: the platform of this machine, on which the commands of toolchains run.
+    """
+    platform = machine if wanted in ("", ALL) else wanted
+    offers = definitions._platforms
+    if not offers and platform == machine:
+        return definitions
+    missing = {name: offered for name, offered in offers.items() if platform not in offered}
+    reasons = _find_unavailable(definitions, missing, platform, machine)
+    skipped = [_skip_fetch(definitions.fetches[name], offered, platform) for name, offered in missing.items()]
+    skipped += [_skip_toolchain(definitions.toolchains[name], reason) for name, reason in reasons.items()]
+    fetches: dict[str, tuple[str, str]] = {}
+    for name in definitions.fetches:
+        for one in sorted(offers.get(name, ("",)), key=lambda one: one != platform):
+            fetches[f"{name}@{one}" if one not in ("", platform) else name] = name, one
+    toolchains = {name: (name, "") for name in definitions.toolchains if name not in reasons}
+    return msgspec.structs.replace(
+        definitions,
+        fetches=SelectedDefinitions(definitions.fetches, fetches),
+        toolchains=SelectedDefinitions(definitions.toolchains, toolchains),
+        skipped=tuple(skipped),
+    )
+
+
+def _find_unavailable(
+    definitions: Definitions, missing: Mapping[str, object], platform: str, machine: str
+) -> dict[str, str]:
+    """Return the toolchains that cannot be built, and why: their command, or what they need."""
+    reasons: dict[str, str] = {}
+    if not missing and platform == machine:
+        return reasons
+    users: dict[str, list[str]] = {}
+    for name, toolchain in definitions.toolchains.items():
+        run = toolchain.run
+        if platform != machine and run is not None and (run.command or run.script):
+            reasons[name] = f"its command runs on {machine}, not on {platform}"
+        needs = {(one.kind, one.name) for one in toolchain.fetches} | set(toolchain.dependencies)
+        for kind, need in needs:
+            own = definitions.fetch(need).name if kind == "fetch" else definitions.toolchain(need).name
+            users.setdefault(f"{kind}:{own}", []).append(name)
+    left = [*(f"fetch:{name}" for name in missing), *(f"toolchain:{name}" for name in reasons)]
+    for task in left:  # users are appended
+        for user in users.get(task, ()):
+            if user not in reasons:
+                reasons[user] = f"it needs {task}, which is not available for {platform}"
+                left.append(f"toolchain:{user}")
+    return reasons
+
+
+def _skip_fetch(fetch: Fetch, offered: tuple[str, ...], platform: str) -> RefusedDefinition:
+    return RefusedDefinition(
+        task=f"fetch:{fetch.name}",
+        reason=f"it has no content for {platform}, only for {', '.join(offered)}",
+        file=fetch.file,
+        line=fetch.line,
+        hint=f"`doit fetch:{fetch.name}@{offered[0]}` fetches that of another platform",
+    )
+
+
+def _skip_toolchain(toolchain: Toolchain, reason: str) -> RefusedDefinition:
+    return RefusedDefinition(
+        task=f"toolchain:{toolchain.name}", reason=reason, file=toolchain.file, line=toolchain.line
+    )
+
+
+def canonical_name(definitions: Definitions, word: str) -> str:
+    """Return the name of a task whose word may end with another name of its platform, or with the selected one."""
+    task, _, last = word.rpartition("@")
+    platform = parse_platform(last)
+    name = task.partition(":")[2] or task
+    offered = definitions._platforms.get(name, ())
+    if platform not in offered:
+        return word
+    return f"{task}@{platform}" if f"{name}@{platform}" in definitions.fetches else task

@@ -1,0 +1,46 @@
+"""Platforms of content: `SYSTEM-MACHINE`, such as `linux-x86_64`, and other names of the same one. Pure: no I/O."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+#: Name -> other names of the same system, or of the same machine.
+#: Source: Go's GOOS and GOARCH; Node.js, `process.platform` and `process.arch`; Debian's ports; Rust's target triples.
+_SYSTEMS: Final = {
+    "linux": (),
+    "macos": ("darwin", "mac", "osx", "macosx"),
+    "windows": ("win", "win32", "win64"),
+    "freebsd": (),
+}
+_MACHINES: Final = {
+    "x86_64": ("amd64", "x64", "x86-64"),
+    "aarch64": ("arm64",),
+    "i686": ("i386", "i486", "i586", "x86", "386", "ia32"),
+    "armv7": ("armv7l", "armv7hl", "armhf"),
+    "armv6": ("armv6l", "armel"),
+    "ppc64le": ("ppc64el", "powerpc64le"),
+    "riscv64": ("riscv64gc",),
+    "s390x": (),
+    "loongarch64": ("loong64",),
+}
+_SYSTEM_OF: Final = {alias: name for name, others in _SYSTEMS.items() for alias in (name, *others)}
+_MACHINE_OF: Final = {alias: name for name, others in _MACHINES.items() for alias in (name, *others)}
+#: A platform in any of its spellings.
+PATTERN: Final = f"({'|'.join(sorted(_SYSTEM_OF, reverse=True))})[-_/]({'|'.join(sorted(_MACHINE_OF, reverse=True))})"
+#: The value of the setting that means every platform.
+ALL: Final = "all"
+EXAMPLES: Final = ("linux-x86_64", "linux-aarch64", "macos-aarch64", "macos-x86_64", "windows-x86_64")
+HINT: Final = f"write a platform such as {', '.join(EXAMPLES)}"
+
+
+def parse_platform(text: str) -> str:
+    """Return the platform that a text names, "" if it names none."""
+    found = re.fullmatch(PATTERN, text, re.IGNORECASE)
+    return f"{_SYSTEM_OF[found[1].lower()]}-{_MACHINE_OF[found[2].lower()]}" if found else ""
+
+
+def name_platform(system: str, machine: str) -> str:
+    """Return the platform of a machine, from the words of uname(1); unknown words stay as they are."""
+    system, machine = system.lower(), machine.lower()
+    return f"{_SYSTEM_OF.get(system, system)}-{_MACHINE_OF.get(machine, machine)}"
