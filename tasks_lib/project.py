@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tasks_lib import steps
 from tasks_lib.definitions import Fetch, StaticUrl, Toolchain
+from tasks_lib.definitions.platform_selection import canonical_name
 from tasks_lib.errors import ToolError, UnknownNameError, UnsupportedArchiveError, escape_text
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.host import digest_variables
@@ -190,7 +191,7 @@ class Project:
 
     def _find(self, name: str) -> Fetch | Toolchain:
         found = self._session.definitions
-        kind, _, rest = name.rpartition(":")
+        kind, _, rest = canonical_name(found, name).rpartition(":")
         for wanted, lookup in (("fetch", found.fetch), ("toolchain", found.toolchain)):
             if kind in ("", wanted):
                 with contextlib.suppress(KeyError):

@@ -134,6 +134,18 @@ def test_own_url_beside_platforms() -> None:
     assert static(select_platform(parsed(text), "linux-x86_64", "linux-x86_64"), "tool").url == "https://e/lin"
 
 
+@pytest.mark.parametrize("foreign", [["linux", "mac"], {"linux64": {}}, "all"])
+def test_a_key_of_a_transform(foreign: Any) -> None:
+    """In a Taskgraph tree, `platforms` of another shape belongs to a transform of the project, and is ignored."""
+    text = document(foreign, **entry())
+    found = parse([SourceFile(kind="fetch", path="f.yml", text=text, root="/tree")])
+    assert (list(found.fetches), found.fetches["tool"].platforms, found.refused) == (["tool"], (), ())
+    assert found.fetches["tool"].ignored == ("fetch.platforms",)
+    own = SourceFile(kind="fetch", path="f.yml", text=document({HERE: entry()}, **entry()), root="/tree")
+    used = parse([own]).fetches["tool"]
+    assert ([name for name, _ in used.platforms], used.ignored) == ([HERE], ())
+
+
 def test_schema() -> None:
     """The JSON Schema accepts platforms, and refuses what the reader refuses."""
     schema = json_schema()
@@ -245,6 +257,9 @@ def test_platform_of_another_machine(project: Path) -> None:
     assert f"toolchain:needs-command: skipped: it needs toolchain:command, which is not available for {OTHER}" in done.stdout  # fmt: skip
     assert (project / "build/files/fetches/there").read_bytes() == b"there"
     assert (project / "build/needs-away/fetches/there").exists()
+    info = doit(project, "info", "fetch:both", f"platform={OTHER}").stdout
+    assert ("toolchain:files" in info, "toolchain:command" in info) == (True, False)
+    assert doit(project, "extract:*", f"platform={OTHER}").returncode == 0
     done = doit(project, "toolchain:command", f"platform={OTHER}")
     assert (done.returncode, f"its command runs on {HERE}" in done.stdout) == (2, True)
     assert ran(doit(project, "toolchain:files"))[-1] == "toolchain:files"  # back on this machine

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tasks_lib.definitions.fields import ANYTHING, KEYED_NAMES, NAME_FIELD, RELATIVE, TEXT, name_keyed
-from tasks_lib.definitions.platform_fields import BY_PLATFORM, ByPlatform, read_platforms
+from tasks_lib.definitions.platform_fields import BY_PLATFORM, ByPlatform, has_platforms, read_platforms
 from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of, suggest
 from tasks_lib.definitions.source_fields import GIT, HG, SOURCES, STATIC_URL, read_repository, read_static_url
 from tasks_lib.definitions.values import DEFAULT_ARTIFACT_PREFIX, Fetch, Git, Hg, StaticUrl
@@ -48,7 +48,7 @@ def read_source(node: Node, where: Location) -> StaticUrl | Git | Hg | ByPlatfor
         place.refuse("a branch moves, so the content would change under the same definition", "pin `revision:`")
         return None
     ignored = _is_foreign(table) if where.root else lambda _: False
-    if table is STATIC_URL and "platforms" in node.items:
+    if table is STATIC_URL and has_platforms(node, where):
         return read_platforms(node, where, ignored)
     found = read_table(node, where, table, ignored)
     if found is None:
@@ -101,7 +101,7 @@ def read_fetch(name: str, node: Node, where: Location, ignored: Callable[[str], 
         source=platforms[0][1] if platforms else source,
         platforms=platforms,
         alias=aliases[0] if aliases else "",
-        ignored=tuple(_ignored(node)),
+        ignored=tuple(_ignored(node, ("platforms",) if platforms else ())),
         file=where.file,
         line=where.line,
         artifact_prefix=str(prefix),
@@ -112,10 +112,10 @@ def _run_instead(where: Location) -> None:
     where.refuse("`run:` executes a command, but only `fetch:` declares content", "declare its content with `fetch:`")
 
 
-def _ignored(node: Tree) -> list[str]:
-    """Return the keys that have no meaning here."""
+def _ignored(node: Tree, used: tuple[str, ...]) -> list[str]:
+    """Return the keys that have no meaning here; `used` are those that not every source has."""
     keys = [key for key in node.items if key not in FETCH or key == "attributes"]
     source = node.items["fetch"]
     if isinstance(source, Tree) and isinstance(kind := source.items["type"], Scalar):
-        keys += [f"fetch.{key}" for key in source.items if key not in SOURCES[kind.text] and key != "platforms"]
+        keys += [f"fetch.{key}" for key in source.items if key not in (*SOURCES[kind.text], *used)]
     return keys + name_keyed("fetch-alias", node.items.get("fetch-alias"))

@@ -63,6 +63,12 @@ class ByPlatform(NamedTuple):
     sources: tuple[tuple[str, StaticUrl], ...]
 
 
+def has_platforms(node: Tree, where: Location) -> bool:
+    """Return whether a `static-url` has platforms; in a Taskgraph tree the key may belong to a transform."""
+    inner = node.items.get("platforms")
+    return inner is not None and (not where.root or (isinstance(inner, Tree) and any(map(parse_platform, inner.items))))
+
+
 def read_platforms(node: Tree, where: Location, ignored: Callable[[str], bool]) -> ByPlatform | None:
     """Return the sources of a mapping with `platforms:`, or None after reporting a problem."""
     found = read_table(node, where, BY_PLATFORM, ignored)

@@ -182,6 +182,7 @@ class Loader:
         if kind == "fetch" and found.plan.published(found.definitions.fetches[name]).task != task:
             return set()
         users = found.definition_cache.consumers.get(f"{kind}:{name}", ()) if "/" not in task else ()
+        users = [user for user in users if user in found.definitions.toolchains]  # the others are skipped
         extractions = {name for user in users for name in self._extractions(found, user).get(task, ())}
         return extractions | {f"toolchain:{user}" for user in users}
 

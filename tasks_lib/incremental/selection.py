@@ -162,7 +162,7 @@ def _matching(definitions: Definitions, definition_cache: DefinitionCache, glob:
                 (user, None)
                 for need, users in definition_cache.consumers.items()
                 for user in users
-                if match(f"{start}{user}/{need.partition(':')[2]}")
+                if user in definitions.toolchains and match(f"{start}{user}/{need.partition(':')[2]}")
             )
     return names
 
