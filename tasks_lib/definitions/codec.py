@@ -22,15 +22,13 @@ def encode(value: Fetch | Toolchain | tuple[RefusedDefinition, ...]) -> bytes:
     Raises:
         TypeError: the value is not part of a definition.
     """
-    if isinstance(value, Fetch) and isinstance(value.source, StaticUrl):
+    if isinstance(value, Fetch) and isinstance(value.source, StaticUrl) and (value.source.headers or value.platforms):
         platforms = tuple((platform, _without_values(source)) for platform, source in value.platforms)
         value = msgspec.structs.replace(value, source=_without_values(value.source), platforms=platforms)
     return msgspec.msgpack.encode(value)
 
 
 def _without_values(source: StaticUrl) -> StaticUrl:
-    if not source.headers:
-        return source
     return msgspec.structs.replace(source, headers=tuple((name, "") for name, _ in source.headers))
 
 

@@ -38,7 +38,6 @@ def _entries(node: Node, where: Location) -> dict[str, tuple[str, Node]]:
 
 #: Keys of each platform, which has its own file.
 _OWN: Final = ("url", "size", "sha256")
-_ENTRY: Final[FieldTable] = {key: one for key, one in STATIC_URL.items() if key != "type"}
 #: A `static-url` with a file for each platform; its other keys are those of every platform that does not have them.
 BY_PLATFORM: Final[FieldTable] = {
     **{key: one._replace(required="") for key, one in STATIC_URL.items()},
@@ -48,9 +47,7 @@ BY_PLATFORM: Final[FieldTable] = {
             "type": "object",
             "minProperties": 1,
             "propertyNames": {"pattern": f"^({PATTERN})$"},
-            "additionalProperties": schema_of(
-                {key: one._replace(required=one.required if key in _OWN else "") for key, one in _ENTRY.items()}
-            ),
+            "additionalProperties": schema_of({key: one for key, one in STATIC_URL.items() if key != "type"}),
         },
         "the file for each platform, by its own url, size and sha256; other keys override those above",
     ).needed(HINT),

@@ -60,24 +60,22 @@ class Loader:
         self._commands = list(self._inner.cmd_names) if cmd.execute_tasks else []
         if found is None:
             return self._all(cmd, pos_args)
-        if any("@" in word for word in pos_args):
-            from tasks_lib.definitions.platform_selection import canonical_name  # a no-op run needs no definitions
-
-            pos_args[:] = [canonical_name(found.definitions, word) for word in pos_args]
-        given = [word for word in pos_args if not is_glob(word)]
-        tasks = self._load(found, cmd, pos_args)
-        if cmd.execute_tasks and given:
-            self._refuse_skipped(found, given)
+        try:
+            if any("@" in word for word in pos_args):
+                pos_args[:] = _canonical_names(found, pos_args)
+            given = [word for word in pos_args if not is_glob(word)]
+            tasks = self._load(found, cmd, pos_args)
+            if cmd.execute_tasks and given:
+                self._refuse_skipped(found, given)
+        except DefinitionError as error:
+            raise InvalidDodoFile(escape_lines(str(error))) from None
         return tasks
 
     def _load(self, found: Session, cmd: Any, pos_args: list[str]) -> list[Task]:
-        try:
-            if not _only_ours(getattr(self._inner, "namespace", None)):
-                named = self._named_to_run if cmd.execute_tasks else self._named
-                return named(self._all(cmd, pos_args), pos_args)
-            return self._configured(self._chosen(found, cmd, pos_args))
-        except DefinitionError as error:
-            raise InvalidDodoFile(escape_lines(str(error))) from None
+        if not _only_ours(getattr(self._inner, "namespace", None)):
+            named = self._named_to_run if cmd.execute_tasks else self._named
+            return named(self._all(cmd, pos_args), pos_args)
+        return self._configured(self._chosen(found, cmd, pos_args))
 
     def _refuse_skipped(self, found: Session, words: Iterable[str]) -> None:
         """Refuse definitions that are named although they are not available for the platform of this run.
@@ -244,6 +242,12 @@ class Loader:
             there = {task.name for task in tasks}
             cmd.sel_tasks = [name for name in cmd.sel_tasks if name in there or "*" in name]
         return tasks
+
+
+def _canonical_names(found: Session, words: Iterable[str]) -> list[str]:
+    from tasks_lib.definitions.platform_selection import canonical_name  # a no-op run needs no definitions
+
+    return [canonical_name(found.definitions, word) for word in words]
 
 
 def _step_not_made(found: Session, word: str) -> UnknownNameError | None:

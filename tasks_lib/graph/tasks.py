@@ -80,7 +80,9 @@ class TaskGraph:
         """Yield the tasks of a fetch; a group does not run those of another platform, unless every one is wanted."""
         is_grouped = not fetch.is_other_platform or self._context.settings.platform == ALL
         for task in self._fetch_steps(fetch):
-            yield task | {"is_grouped": is_grouped}
+            if not is_grouped:
+                task["is_grouped"] = False
+            yield task
 
     def _fetch_steps(self, fetch: Fetch) -> Iterator[Task]:
         fetched, repacked = self._plan.fetched(fetch), self._plan.repacked(fetch)
