@@ -76,6 +76,9 @@ class Store(Protocol):
     def can_list(self) -> bool:
         """Whether this kind of store can list what it holds."""
 
+    def probe(self) -> None:
+        """Check that it answers, whatever it holds, within one connection timeout."""
+
     def locate(self, method: Method, key: str) -> Location:
         """Return where to send a request for the item `key` now; large content is read from there."""
 
