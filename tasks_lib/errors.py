@@ -290,11 +290,15 @@ class CacheUnavailableError(CacheError):
 
 
 class StoreError(FetchError):
-    """A shared store failed; the run goes on without it. `store` is its name in messages."""
+    """A shared store failed; the run goes on without it.
 
-    def __init__(self, message: str, *, store: str, hint: str = "") -> None:
+    `store` is its name in messages, `status` the status with which it answered, 0 if it did not.
+    """
+
+    def __init__(self, message: str, *, store: str, hint: str = "", status: int = 0) -> None:
         super().__init__(message, hint=hint)
         self.store = store
+        self.status = status
 
 
 class StoreUnavailableError(StoreError):

@@ -12,9 +12,12 @@ run in their order, and `upload` writes in the background.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import BinaryIO, Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal, NamedTuple, Protocol
 
 from tasks_lib.store.address import StoreAddress, parse_stores
+
+if TYPE_CHECKING:
+    from tasks_lib.transport import Transport
 
 __all__ = [
     "EMPTY",
@@ -67,6 +70,10 @@ class Store(Protocol):
     @property
     def address(self) -> StoreAddress:
         """Its address."""
+
+    @property
+    def transport(self) -> Transport | None:
+        """What sends requests to its locations; None if they are files."""
 
     @property
     def can_write(self) -> bool:

@@ -34,6 +34,10 @@ class DirectoryStore:
         self._root: Final = Path(address.directory)
 
     @property
+    def transport(self) -> None:
+        """None: the locations are files."""
+
+    @property
     def can_write(self) -> bool:
         """Whether it can be written to."""
         return True

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tasks_lib.errors import StoreError, StoreRefusedError, UntrustedResultError, escape_text
 from tasks_lib.fs.atomic import write_best_effort
@@ -21,6 +21,9 @@ from tasks_lib.gil import released
 from tasks_lib.progress import Progress
 from tasks_lib.store import MAX_RECORD_BYTES, Store, record_key
 from tasks_lib.store.records import Record, TrustedKeys, accept_record
+
+if TYPE_CHECKING:
+    from tasks_lib.store.upload import Uploads
 
 #: Seconds for which a store that did not answer is left alone by other processes. Source: issue 22.
 LEFT_ALONE_S: Final = 60.0
@@ -42,7 +45,7 @@ class Member:
     def __init__(self, store: Store, hints: Path) -> None:
         self.store: Final = store
         self.state = State.UNASKED
-        self.refusal = ""  # why it refuses credentials, "" if it does not
+        self.is_greeted = False  # whether this run wrote the empty blob, or found it
         self._asking = threading.Lock()
         self._missing: set[str] = set()
         self._failures = 0
@@ -97,18 +100,16 @@ class Member:
         self._missing.discard(key)
 
     def note_failure(self, key: str, error: StoreError, progress: Progress) -> None:
-        """Close the store if it does not answer or refuses all; else treat the item as missing."""
+        """Close the store if it does not answer or fails repeatedly; else treat the item as missing."""
         self._missing.add(key)
         self._failures += 1
-        if self._failures >= _MOST_FAILURES or not isinstance(error, StoreRefusedError):
+        if self._failures >= _MOST_FAILURES or not error.status:
             self._fail(error, progress)
         else:
             self._warn(str(error.message), progress)
 
     def _fail(self, error: StoreError, progress: Progress) -> None:
-        if isinstance(error, StoreRefusedError):
-            self.refusal = error.message
-        elif not self.is_local:
+        if not isinstance(error, StoreRefusedError) and not self.is_local:
             with contextlib.suppress(OSError):
                 self._hint.parent.mkdir(exist_ok=True)
                 write_best_effort(self._hint, f"{int(time.time())}\n".encode())
@@ -136,19 +137,28 @@ class Fleet:
     """All stores of a run, in their order, and whose records are believed."""
 
     def __init__(
-        self, members: Sequence[Member], *, trust: str = "none", keys: TrustedKeys | None = None, offline: bool = False
+        self,
+        members: Sequence[Member],
+        counts: Counts,
+        *,
+        trust: str = "none",
+        keys: TrustedKeys | None = None,
+        uploads: Uploads | None = None,
     ) -> None:
         """Create the fleet.
 
         Args:
             members: the stores in their order.
+            counts: counts what the stores provided and received.
             trust: "none": records are not read; "any": they are believed; "signed": if one of `keys` signed them.
             keys: the trusted keys, needed for "signed".
-            offline: leave out the stores that need the network.
+            uploads: writes what the run obtains and makes; None if it does not write.
         """
-        self.members: Final = [one for one in members if one.is_local or not offline]
-        self._trust, self._keys = trust, keys if trust == "signed" else None
-        self.counts: Final = Counts()
+        self.members: Final = members
+        self.counts: Final = counts
+        self.trust: Final = trust
+        self.uploads: Final = uploads
+        self._keys = keys if trust == "signed" else None
 
     def holders(self, key: str, progress: Progress) -> Iterator[Member]:
         """Yield the stores that may hold an item, in their order."""
@@ -159,14 +169,14 @@ class Fleet:
     def records(self, recipe_key: str, platform: str, progress: Progress) -> Iterator[tuple[Member, Record]]:
         """Yield the believed records of a recipe key, in the order of the stores; a refused one is a warning."""
         key = record_key(recipe_key)
-        for member in self.holders(key, progress) if self._trust != "none" else ():
+        for member in self.holders(key, progress) if self.trust != "none" else ():
             record = self._record(member, recipe_key, platform, progress)
             if record is not None:
                 yield member, record
 
     def record_of(self, member: Member, recipe_key: str, progress: Progress) -> Record | None:
         """Return the believed record of a recipe key for any platform in one store, None if there is none."""
-        if self._trust == "none" or member.lacks(record_key(recipe_key)):
+        if self.trust == "none" or member.lacks(record_key(recipe_key)):
             return None
         return self._record(member, recipe_key, "", progress)
 

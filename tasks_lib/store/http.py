@@ -61,7 +61,8 @@ class HttpStore:
             check: called in every wait; raises to stop it.
         """
         self.address: Final = address
-        self.transport: Final = transport
+        self.transport: Final[Transport | None] = transport
+        self._transport = transport
         self._headers, self._check = headers, check
 
     @property
@@ -85,7 +86,7 @@ class HttpStore:
         Raises:
             StoreUnavailableError, StoreRefusedError: as `Store`.
         """
-        answer = self._ask("HEAD", EMPTY, ends=time.monotonic() + self.transport.settings.connect_timeout_s)
+        answer = self._ask("HEAD", EMPTY, ends=time.monotonic() + self._transport.settings.connect_timeout_s)
         if answer.status not in _READ | _ABSENT:
             self._fail(answer, "HEAD")
 
@@ -156,7 +157,7 @@ class HttpStore:
     ) -> Answer:
         location = self.locate(method, key)
         try:
-            return self.transport.send(
+            return self._transport.send(
                 method,
                 location.url,
                 headers=location.headers,
@@ -182,9 +183,9 @@ def status_error(store: str, status: int, said: str) -> StoreError:
     """Return the error for a status that is no answer to the question; `said` is what the server said."""
     message = f"store {store}: {escape_text(said.strip())}"
     if status in _DENIED:
-        return StoreRefusedError(message, store=store, hint=_LOGIN_HINT)
+        return StoreRefusedError(message, store=store, hint=_LOGIN_HINT, status=status)
     kind = StoreRefusedError if status in _READ_ONLY else StoreUnavailableError
-    return kind(message, store=store, hint=_NEXT_STEP.get(status, ""))
+    return kind(message, store=store, hint=_NEXT_STEP.get(status, ""), status=status)
 
 
 def unavailable(store: str, error: TransportError) -> StoreUnavailableError:

@@ -38,6 +38,8 @@ _MAX_INTEGER: Final = (1 << 53) - 1
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 _PLATFORM: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAX_BY: Final = 200
+#: What precedes the digest of a URL that may be secret.
+_SECRET: Final = "sha256:"
 _SIGNATURE_BYTES: Final = 64
 #: Bytes that `sig` adds to a record: its names, the base64 of 64 bytes, and a key id.
 _ROOM_FOR_SIGNATURE: Final = len(',"sig":{"ed25519":"","keyid":""}') + 88 + 64
@@ -128,7 +130,17 @@ class _Stored(msgspec.Struct, forbid_unknown_fields=True):
 
 def publish_url(url: str) -> str:
     """Return how a record names a URL: as written, or as `sha256:HEX` if its query or userinfo may be secret."""
-    return url if redacted(url) == url else f"sha256:{identify_url(url)}"
+    return url if redacted(url) == url else f"{_SECRET}{identify_url(url)}"
+
+
+def recorded_origins(urls: Iterable[str]) -> dict[str, str]:
+    """Return the URLs of a record as the origins of a result of the cache: `identify_url` -> what messages show."""
+    return {url.removeprefix(_SECRET) if url.startswith(_SECRET) else identify_url(url): url for url in urls}
+
+
+def published_origins(origins: Mapping[str, str]) -> list[str]:
+    """Return the origins of a result of the cache as a record names them; the inverse of `recorded_origins`."""
+    return [shown if identify_url(shown) == known else f"{_SECRET}{known}" for known, shown in origins.items()]
 
 
 def _encode(record: Record) -> bytes:
