@@ -160,6 +160,11 @@ class Fleet:
         self.uploads: Final = uploads
         self._keys = keys if trust == "signed" else None
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether a store did not answer or refused."""
+        return any(member.state is State.CLOSED for member in self.members)
+
     def holders(self, key: str, progress: Progress) -> Iterator[Member]:
         """Yield the stores that may hold an item, in their order."""
         for member in self.members:
