@@ -52,6 +52,11 @@ class StoreAddress(NamedTuple):
         return unquote(self.path, errors="surrogateescape") or "/"
 
     @property
+    def is_bucket(self) -> bool:
+        """Whether it is a bucket or container of a cloud."""
+        return self.scheme in ("s3", "gs", "az")
+
+    @property
     def is_private(self) -> bool:
         """Whether a credential may be sent: over TLS, or to this machine."""
         return self.scheme not in ("http", "taskcluster+http") or any(
@@ -108,6 +113,6 @@ def _fault(address: StoreAddress, url: str) -> str:
     is_taskcluster = address.scheme.startswith("taskcluster+")
     if is_taskcluster and not re.fullmatch(r"(?:/[A-Za-z0-9_.-]+)*/[a-z0-9-]+/[0-9]{1,2}", address.path):
         return "does not end with /TRUST-DOMAIN/LEVEL"
-    if address.scheme in ("s3", "gs", "az") and address.port:
+    if address.is_bucket and address.port:
         return "has a port: set the endpoint in the environment of the cloud"
     return ""

@@ -64,6 +64,7 @@ class HttpStore:
         self.transport: Final[Transport | None] = transport
         self._transport = transport
         self._headers, self._check = headers, check
+        self.login_hint = _LOGIN_HINT
 
     @property
     def can_write(self) -> bool:
@@ -176,14 +177,15 @@ class HttpStore:
         Raises:
             StoreUnavailableError, StoreRefusedError: always one of them.
         """
-        raise status_error(self.address.name, answer.status, f"{method}: HTTP {answer.status} {answer.reason[:60]}")
+        said = f"{method}: HTTP {answer.status} {answer.reason[:60]}"
+        raise status_error(self.address.name, answer.status, said, self.login_hint)
 
 
-def status_error(store: str, status: int, said: str) -> StoreError:
+def status_error(store: str, status: int, said: str, login_hint: str = _LOGIN_HINT) -> StoreError:
     """Return the error for a status that is no answer to the question; `said` is what the server said."""
     message = f"store {store}: {escape_text(said.strip())}"
     if status in _DENIED:
-        return StoreRefusedError(message, store=store, hint=_LOGIN_HINT, status=status)
+        return StoreRefusedError(message, store=store, hint=login_hint, status=status)
     kind = StoreRefusedError if status in _READ_ONLY else StoreUnavailableError
     return kind(message, store=store, hint=_NEXT_STEP.get(status, ""), status=status)
 
@@ -197,11 +199,11 @@ def store_settings(settings: TransportSettings, address: StoreAddress) -> Transp
     """Return the settings of the transport of one store.
 
     An answer may take as long as a connection: a store is asked before the origin, so it must not hold up a run. A
-    login of netrc is not sent over plain http to another machine.
+    login of netrc is not sent over plain http to another machine, nor with a signed URL, which is a credential itself.
     """
     return settings._replace(
         stall_timeout_s=min(settings.stall_timeout_s, settings.connect_timeout_s),
-        netrc=settings.netrc if address.is_private else "",
+        netrc=settings.netrc if address.is_private and not address.is_bucket else "",
     )
 
 

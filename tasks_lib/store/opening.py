@@ -85,6 +85,10 @@ def open_store(address: StoreAddress, settings: TransportSettings, environ: Mapp
     transport = Transport(store_settings(settings, address), environ=environ)
     if address.scheme in ("https", "http"):
         return HttpStore(address, transport, _bearer(address, environ))
+    if address.is_bucket:
+        from tasks_lib.store.s3 import BucketStore  # needed for buckets only
+
+        return BucketStore(address, transport)
     raise NotImplementedError(address.scheme)
 
 
