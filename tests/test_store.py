@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tasks_lib.errors import SettingError
+from tasks_lib.settings import Settings
 from tasks_lib.store import parse_stores
+from tests.project import PORCH, doit
 
 
 @pytest.mark.parametrize(
@@ -68,3 +72,29 @@ def test_a_list_of_addresses_keeps_its_order() -> None:
 def test_only_a_private_address_gets_credentials(text: str, private: bool) -> None:
     """A credential goes over TLS or to this machine only."""
     assert parse_stores(text)[0].is_private is private
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"FETCH_STORE": "https://u:hunter2@h/x"}, "contains a user name or password"),
+        ({"FETCH_STORE": "https://h/x?sig=hunter2"}, "contains a query or fragment"),
+        ({"FETCH_STORE": "http://h.example/x", "FETCH_STORE_TOKEN": "hunter2"}, "not sent over plain http"),
+        ({"FETCH_STORE": "https://h/x,https://i/x", "FETCH_STORE_TOKEN": "hunter2"}, "for one http store"),
+        ({"FETCH_STORE": "https://h/x", "FETCH_STORE_TOKEN": "hunter2\nX: y"}, "character that HTTP does not allow"),
+        ({"FETCH_STORE": "https://h/x", "FETCH_STORE_TRUST": "all"}, "expected one of signed, any, none"),
+        ({"FETCH_STORE": "https://h/x", "FETCH_STORE_WRITE": "yes"}, "expected one of auto, always, never"),
+    ],
+)
+def test_invalid_settings_of_stores(environ: dict[str, str], said: str) -> None:
+    """A setting that would expose a credential is refused before anything is asked, without echoing it."""
+    with pytest.raises(SettingError, match=said) as caught:
+        Settings.parse(variables={}, environ=environ)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_page_of_settings_shows_no_credential(tmp_path: Path) -> None:
+    """`doit help settings` does not quote an invalid store."""
+    (tmp_path / "dodo.py").write_text(PORCH)
+    shown = doit(tmp_path, "help", "settings", FETCH_STORE="https://h/x?sig=hunter2")
+    assert "contains a query or fragment" in shown.stdout and "hunter2" not in shown.stdout

@@ -326,8 +326,8 @@ class PooledRunner(Runner):
         if plan is not None:
             plan.settle()
         saved = plan is not None and backend.save()
-        written = finish_uploads(self.reporter, self._interruption)
-        status = max(int(super().finish()), written)  # type: ignore[no-untyped-call]
+        self.final_result = max(self.final_result, finish_uploads(self.reporter, self._interruption))
+        status = int(super().finish())  # type: ignore[no-untyped-call]
         if plan is not None and saved:
             requested = (task.name for task in needed(self._tasks, self._selected) if task.actions)
             finish_run(plan, backend.name, requested)

@@ -151,10 +151,12 @@ class StoreWriter:
 
     def _fail(self, member: Member, error: StoreError) -> None:
         """Write no more to a store that failed."""
+        is_known = member.name in self._closed
         self._closed.add(member.name)
         self.was_refused = self.was_refused or isinstance(error, StoreRefusedError)
-        hint = f"; {error.hint}" if error.hint else ""
-        self._counts.add_problem(f"{error.message}: not written{hint}")
+        if not is_known:
+            hint = f"; {error.hint}" if error.hint else ""
+            self._counts.add_problem(f"{error.message}: not written{hint}")
 
 
 def _says_the_same(store: Store, key: str, record: Record) -> bool:
