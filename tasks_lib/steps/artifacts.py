@@ -18,7 +18,7 @@ from tasks_lib.gil import serialized
 from tasks_lib.network import redacted
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Artifact, commit_record
-from tasks_lib.steps.shared_results import ANY, adopt_shared_result, share_result
+from tasks_lib.steps.shared_results import ANY, adopt_shared_result, is_in_local_store, share_result
 
 if TYPE_CHECKING:
     from tasks_lib.download import Request
@@ -118,7 +118,10 @@ def needs_network(context: Context, definition: Fetch, artifact: Artifact) -> bo
         if any(is_local_file(place.url) for place in source.places):
             return False
     integrity = find_integrity(context, artifact)
-    return integrity is None or not context.cache.has(integrity)
+    if integrity is not None and context.cache.has(integrity):
+        return False
+    key = recipe.repository_key(source, version=context.writer_version) if isinstance(source, Git | Hg) else ""
+    return not is_in_local_store(context, None if key else integrity, key)
 
 
 def publish(context: Context, integrity: Integrity, artifact: Artifact) -> None:
