@@ -53,6 +53,7 @@ class Context:
         *,
         mirrors: Literal["definitions", "none"] = "definitions",
         load_headers: Callable[[], Mapping[str, Headers]] = dict,
+        artifact_paths: Callable[[str, int], Mapping[str, str]] = lambda _domain, _level: {},
     ) -> None:
         """Create the context without opening anything.
 
@@ -61,11 +62,13 @@ class Context:
             environ: the environment that a toolchain's command inherits.
             mirrors: "definitions": the `mirrors.yml` of the definitions restricts redirects; "none": no restriction.
             load_headers: reads the headers of each definition from its file, for values that are not cached.
+            artifact_paths: returns which artifacts of Taskcluster's tasks the definitions reach, as `store.opening`.
         """
         self.settings: Final = settings
         self.environ: Final = environ
         self._mirrors: Final = mirrors
         self._load_headers: Final = load_headers
+        self._artifact_paths: Final = artifact_paths
         self.lock: Final = threading.RLock()
         # directory of manifests -> the deliveries for which stale entries were removed in this run
         self.cleaned_fetches: Final[dict[str, object]] = {}
@@ -123,6 +126,7 @@ class Context:
             trust=own.store_trust,
             write=own.store_write,
             network=own.policy.network,
+            paths=self._artifact_paths,
         )
 
     @property

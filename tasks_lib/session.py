@@ -59,7 +59,15 @@ class Session:
     def _context(self) -> Context:
         from tasks_lib.context import Context
 
-        return Context(self.settings, self.environ, load_headers=self._load_headers)
+        return Context(
+            self.settings, self.environ, load_headers=self._load_headers, artifact_paths=self._artifact_paths
+        )
+
+    def _artifact_paths(self, domain: str, level: int) -> Mapping[str, str]:
+        """Return which artifacts of Taskcluster's tasks the definitions reach: item key -> path below the index."""
+        from tasks_lib.graph.index import IndexPaths
+
+        return IndexPaths(self.plan, level, domain).artifacts()
 
     def _load_headers(self) -> Mapping[str, Headers]:
         """Read the headers of all definitions from their files: the cache of parsed definitions has no values."""

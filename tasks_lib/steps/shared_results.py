@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import StoreError
-from tasks_lib.progress import Progress, Silent
+from tasks_lib.errors import AllSourcesFailedError, StoreError
+from tasks_lib.network import redacted
+from tasks_lib.progress import FailedSource, Progress, Silent
 from tasks_lib.store import blob_key, record_key
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 #: The platform of results that are the same on every machine. Source: `store.records.ANY_PLATFORM`.
 ANY: Final = "any"
+#: How the reason begins why a store without an artifact did not provide it.
+_NOT_FOUND: Final = ("HTTP 404", "HTTP 410")
 
 
 def adopt_shared_result(context: Context, key: str, name: str, platform: str, progress: Progress) -> bool:
@@ -57,7 +60,41 @@ def adopt_shared_result(context: Context, key: str, name: str, platform: str, pr
             if known is None:
                 context.cache.record(Result(key=key, integrity=record.integrity, provenance=provenance))
             return True
+    return known is None and fleet.trust == "any" and _adopt_artifact(context, fleet, key, name, progress)
+
+
+def _adopt_artifact(context: Context, fleet: Fleet, key: str, name: str, progress: Progress) -> bool:
+    """Bring the result of a recipe key from a store that has artifacts without records, and record who is trusted."""
+    from tasks_lib.download.unverified import UnverifiedDownloader, UnverifiedRequest  # slow to import
+
+    item = record_key(key)
+    for member in fleet.holders(item, progress):
+        transport = member.store.transport
+        if member.store.address.has_records or transport is None:
+            continue
+        location = member.store.locate("GET", item)
+        limit = context.settings.limits.max_total_bytes
+        request = UnverifiedRequest(name=name, urls=(location.url,), limit=limit, headers=location.headers)
+        policy = context.settings.policy._replace(retries=0)  # a store is never waited for
+        try:
+            integrity = UnverifiedDownloader(context.cache, transport, policy).obtain(request, progress)
+        except AllSourcesFailedError as error:
+            member.note_missing(item)
+            _report(member, error, progress)
+            continue
+        member.note_held(item)
+        fleet.counts.add_read(member.name, integrity.size)
+        provenance = {"store": member.name, "trusted from": redacted(location.url)}
+        context.cache.record(Result(key=key, integrity=integrity, provenance=provenance))
+        return True
     return False
+
+
+def _report(member: Member, error: AllSourcesFailedError, progress: Progress) -> None:
+    """Report why an artifact was not read, unless no task made it."""
+    reason = error.attempts[-1].reason if error.attempts else error.message
+    if not reason.startswith(_NOT_FOUND):
+        progress.failed_source(FailedSource("store", member.name, reason))
 
 
 def share_result(context: Context, key: str, integrity: Integrity, platform: str, urls: Sequence[str] = ()) -> None:

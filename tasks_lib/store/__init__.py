@@ -89,6 +89,9 @@ class Store(Protocol):
     def locate(self, method: Method, key: str) -> Location:
         """Return where to send a request for the item `key` now; large content is read from there."""
 
+    def may_hold(self, key: str) -> bool:
+        """Return whether to ask for an item at all; needs no request."""
+
     def find(self, key: str) -> StoredItem | None:
         """Return what the store says about an item, None if it does not hold it; size -1 and time 0 if not known."""
 

@@ -52,6 +52,11 @@ class StoreAddress(NamedTuple):
         return unquote(self.path, errors="surrogateescape") or "/"
 
     @property
+    def has_records(self) -> bool:
+        """Whether results have records: Taskcluster has only the artifacts themselves."""
+        return not self.scheme.startswith("taskcluster+")
+
+    @property
     def is_bucket(self) -> bool:
         """Whether it is a bucket or container of a cloud."""
         return self.scheme in ("s3", "gs", "az")

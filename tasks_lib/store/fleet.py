@@ -168,14 +168,15 @@ class Fleet:
     def holders(self, key: str, progress: Progress) -> Iterator[Member]:
         """Yield the stores that may hold an item, in their order."""
         for member in self.members:
-            if not member.lacks(key) and member.is_open(progress):
+            if not member.lacks(key) and member.store.may_hold(key) and member.is_open(progress):
                 yield member
 
     def records(self, recipe_key: str, platform: str, progress: Progress) -> Iterator[tuple[Member, Record]]:
         """Yield the believed records of a recipe key, in the order of the stores; a refused one is a warning."""
         key = record_key(recipe_key)
         for member in self.holders(key, progress) if self.trust != "none" else ():
-            record = self._record(member, recipe_key, platform, progress)
+            has_records = member.store.address.has_records
+            record = self._record(member, recipe_key, platform, progress) if has_records else None
             if record is not None:
                 yield member, record
 

@@ -17,15 +17,23 @@ from tasks_lib.store.upload import StoreWriter, Uploads
 from tasks_lib.store.write_policy import Verdict, judge_write
 from tasks_lib.transport import Transport
 
+#: Returns, for a trust domain and a level of Taskcluster, item key -> `NAMESPACE/artifacts/NAME`.
+ArtifactPaths = Callable[[str, int], Mapping[str, str]]
+
 _TOKEN: Final = "FETCH_STORE_TOKEN"
 _SIGNING_KEY: Final = "FETCH_STORE_SIGNING_KEY"
+
+
+def no_paths(_domain: str, _level: int) -> Mapping[str, str]:
+    """Return no artifacts of tasks: there are no definitions."""
+    return {}
 
 
 class Opening(NamedTuple):
     """What the stores of a run are opened with.
 
     `trust` is "signed", "any", "none", or "" for "signed" if `keys` has a key and else "none". `write` is the setting
-    `store_write`; `network` is "on" or "off".
+    `store_write`; `network` is "on" or "off". `paths` says which artifacts of tasks the definitions reach.
     """
 
     addresses: tuple[StoreAddress, ...]
@@ -36,6 +44,7 @@ class Opening(NamedTuple):
     trust: str
     write: str
     network: str
+    paths: ArtifactPaths
 
     @property
     def verdict(self) -> Verdict:
@@ -50,7 +59,7 @@ class Opening(NamedTuple):
     def members(self) -> list[Member]:
         """Return the stores, without those that need the network if it is off."""
         hints = self.cache.shelf.top / "hints"
-        members = [Member(open_store(one, self.settings, self.environ), hints) for one in self.addresses]
+        members = [Member(open_store(one, self.settings, self.environ, self.paths), hints) for one in self.addresses]
         return [one for one in members if one.is_local or self.network == "on"]
 
     def writer(self, members: list[Member], counts: Counts) -> StoreWriter:
@@ -74,8 +83,13 @@ class Opening(NamedTuple):
         return Fleet(members, counts, trust=trust, keys=keys, uploads=uploads)
 
 
-def open_store(address: StoreAddress, settings: TransportSettings, environ: Mapping[str, str]) -> Store:
-    """Return one store; nothing is asked yet.
+def open_store(
+    address: StoreAddress,
+    settings: TransportSettings,
+    environ: Mapping[str, str],
+    paths: ArtifactPaths = no_paths,
+) -> Store:
+    """Return one store; nothing is asked yet. `paths` says which artifacts of tasks the definitions reach.
 
     Raises:
         SettingError: the extra for this kind of store is not installed.
@@ -89,7 +103,9 @@ def open_store(address: StoreAddress, settings: TransportSettings, environ: Mapp
         from tasks_lib.store.s3 import BucketStore  # needed for buckets only
 
         return BucketStore(address, transport)
-    raise NotImplementedError(address.scheme)
+    from tasks_lib.store.taskcluster import TaskclusterStore  # as above, for Taskcluster
+
+    return TaskclusterStore(address, transport, paths)
 
 
 def _bearer(address: StoreAddress, environ: Mapping[str, str]) -> Callable[[], Mapping[str, str]]:
