@@ -687,7 +687,7 @@ def test_fetch_content_reads_artifacts_with_a_digest(shared: Farm) -> None:
     cas.mkdir()
     (cas / hashlib.sha256(TOOL).hexdigest()).write_bytes(TOOL)
     with taskcluster() as cluster:
-        cluster.publish("public/tool.tar", reply(b"", "404 Not Found"), **{"verify-hash": True})
+        cluster.publish("public/tool.tar", reply(b"", "404 Not Found"), **{"verify-hash": True})  # type: ignore[arg-type]  # mypy takes it for `task`
         cluster.trust({"public/tool.tar": TOOL})
         environ = {
             **CLEAN,
