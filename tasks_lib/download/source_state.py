@@ -148,7 +148,7 @@ class AttemptLog:
 
     def store(self, name: str, reason: str) -> None:
         """Add a shared store that had other bytes or broke off; it says nothing about the sources."""
-        self._attempts.append(Attempt(f"store {name}", reason))
+        self._attempts.append(FailedAttempt(f"store {name}", reason))
 
     def offline(self, url: str) -> None:
         """Add a source that was skipped because the network is off."""
