@@ -18,7 +18,7 @@ from tasks_lib.host import digest_variables
 from tasks_lib.limits import Limits
 from tasks_lib.network import Policy, TransportSettings, read_secret
 from tasks_lib.settings.project_file import ProjectFile, find_misspelt, list_credentials, load_project, normalize_table
-from tasks_lib.settings.table import CA_VARIABLES, CONVENTIONS, SETTINGS, VARIABLE, Setting
+from tasks_lib.settings.table import CA_VARIABLES, CONVENTIONS, SECRETS, SETTINGS, VARIABLE, Setting
 from tasks_lib.settings.value import GivenValue, list_effective, read_setting
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONVENTIONS",
+    "SECRETS",
     "SETTINGS",
     "GivenValue",
     "ProjectFile",
