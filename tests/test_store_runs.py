@@ -23,6 +23,7 @@ from tests import stores
 from tests.origin import Answer, Origin, OriginRequest, reply, serving
 from tests.project import CLEAN, LIBRARY, PORCH, PYTHONPATH, TOOL, definition, doit, written
 from tests.stores import PASSWORD, USER
+from tests.taskcluster import taskcluster
 
 REPACKED = "    artifact-name: lib.tar.zst\n    strip-components: 1\n"
 TOOLCHAIN = "built:\n  description: b\n  fetches: {fetch: [lib]}\n  run:\n    script: build.sh\n    toolchain-artifact: out.txt\n"
@@ -636,3 +637,66 @@ def test_json_and_the_record_of_a_run(shared: Farm) -> None:
     size = sum(task["bytes"] for task in document["tasks"])
     assert document["summary"]["stores"] == [{"store": shared.url, "files": 4, "bytes": size}]
     assert {task["store"] for task in document["tasks"] if task["bytes"]} == {shared.url}
+
+
+@pytest.mark.slow
+def test_info_says_which_stores_hold_an_artifact(shared: Farm) -> None:
+    """`info` asks the stores whether they hold the content, or the result of what is not made yet."""
+    a = shared.checkout("a")
+    assert "held by    : no store" in shared.run(a, "info", "fetch:tool").stdout
+    shared.write(a)
+    for task in ("fetch:tool", "repack:lib", "toolchain:built"):
+        assert f"store {shared.url}" in shared.run(shared.checkout("b"), "info", task).stdout
+    assert "held by" not in doit(a, "info", "fetch:tool").stdout
+
+
+@pytest.mark.slow
+def test_offline_with_a_directory(shared: Farm) -> None:
+    """A store in a directory needs no network: it is used offline; another one is not asked."""
+    shared.write(shared.checkout("a"))
+    asked = len(shared.origin.requests)
+    done = shared.run(shared.checkout("b"), "offline=1", FETCH_STORE=f"http://127.0.0.1:1/x,{shared.url}")
+    assert done.returncode == 0 and "4 from store" in done.stdout, done.stdout
+    assert len(shared.origin.requests) == asked
+
+
+@pytest.mark.slow
+def test_fetch_content_uses_the_store(farm: Farm) -> None:
+    """`fetch-content static-url` with a digest reads from the store, and writes what it downloaded."""
+    environ = {**CLEAN, "PYTHONPATH": PYTHONPATH, "FETCH_STORE": farm.url, **farm.environ, "FETCH_RETRIES": "0"}
+    url, sha256 = f"{farm.origin.url}/tool.tar", hashlib.sha256(TOOL).hexdigest()
+
+    def fetch(dest: str, *flags: str, **more: str) -> str:
+        words = [sys.executable, "-m", "tasks_lib.fetch_content", "static-url", "--sha256", sha256, *flags, url, dest]
+        done = subprocess.run(words, cwd=farm.top, env={**environ, **more}, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    assert "pushed 1" in fetch("one.tar", "--size", str(len(TOOL)), FETCH_STORE_WRITE="always")
+    asked = len(farm.origin.requests)
+    assert "1 from store" in fetch("two.tar", "--size", str(len(TOOL)))
+    assert "1 from store" in fetch("three.tar", "--size", "0")
+    assert len(farm.origin.requests) == asked
+    assert (farm.top / "three.tar").read_bytes() == TOOL
+
+
+@pytest.mark.slow
+def test_fetch_content_reads_artifacts_with_a_digest(shared: Farm) -> None:
+    """`fetch-content task-artifacts` takes an artifact from the store whose chain of trust has its digest."""
+    cas = shared.root / "cas"
+    cas.mkdir()
+    (cas / hashlib.sha256(TOOL).hexdigest()).write_bytes(TOOL)
+    with taskcluster() as cluster:
+        cluster.publish("public/tool.tar", reply(b"", "404 Not Found"), **{"verify-hash": True})  # type: ignore[arg-type]  # mypy takes it for `task`
+        cluster.trust({"public/tool.tar": TOOL})
+        environ = {
+            **CLEAN,
+            **cluster.environ,
+            "PYTHONPATH": PYTHONPATH,
+            "FETCH_STORE": shared.url,
+            "FETCH_RETRIES": "0",
+        }
+        words = [sys.executable, "-m", "tasks_lib.fetch_content", "task-artifacts", "-d", "out"]
+        done = subprocess.run(words, cwd=shared.top, env=environ, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert (shared.top / "out/tool/tool.c").read_bytes() == b"int main;"

@@ -29,7 +29,7 @@ from tasks_lib.fetch_content.destinations import Destinations
 from tasks_lib.fetch_content.run import Run, open_run, private_directory
 from tasks_lib.formats import describe_not_extracted
 from tasks_lib.transport import redacted
-from tasks_lib.tree import Extraction
+from tasks_lib.tree.extraction import Extraction
 from tasks_lib.tree.merge import merge_tree, set_mtime
 
 #: Largest chain of trust in bytes; it has about 150 bytes for each artifact of a task.
@@ -101,7 +101,7 @@ def _stage(run: Run, artifact: MozFetch, trust: _TrustChains) -> _Staged:
     digest = trust.digest_of(artifact) if artifact.trust else None
     limit = run.settings.limits.max_total_bytes
     asked = UnverifiedRequest(name=artifact.name, urls=(artifact.url,), limit=limit, digest=digest)
-    integrity = run.unverified.obtain(asked, run.progress)
+    integrity = run.obtain(asked)
     seconds = time.monotonic() - begun
     log(f"{url} resolved to {integrity.size} bytes with sha256 {integrity.digest.hex} in {seconds:.3f}s")
     if digest is not None:

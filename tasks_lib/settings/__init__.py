@@ -8,20 +8,20 @@ module reads them.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from tasks_lib.errors import SettingError
 from tasks_lib.fs.trust import Trust, set_aside_artifacts
+from tasks_lib.host import digest_variables
 from tasks_lib.limits import Limits
 from tasks_lib.network import Policy, TransportSettings, read_secret
 from tasks_lib.settings.project_file import ProjectFile, find_misspelt, list_credentials, load_project, normalize_table
-from tasks_lib.settings.table import CA_VARIABLES, CONVENTIONS, SETTINGS, VARIABLE, Setting
+from tasks_lib.settings.table import CA_VARIABLES, CONVENTIONS, SECRETS, SETTINGS, VARIABLE, Setting
 from tasks_lib.settings.value import GivenValue, list_effective, read_setting
 
 if TYPE_CHECKING:
-    from tasks_lib.cache import Options
     from tasks_lib.fs.copying import LinkMode
     from tasks_lib.fs.files import Durability
     from tasks_lib.fs.trust import Parents
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONVENTIONS",
+    "SECRETS",
     "SETTINGS",
     "GivenValue",
     "ProjectFile",
@@ -68,7 +69,7 @@ class Settings(NamedTuple):
     level: int = 3
     cache_parents: Parents = "refuse"
     pass_env: tuple[str, ...] = ()
-    passed: tuple[tuple[str, str], ...] = ()  # name and digest of the value of each of them
+    passed: tuple[tuple[str, str], ...] = ()  # name and digest of each value, which may be a secret
     toolchain_network: str = "on"
     host_identity: str = ""
     stores: tuple[StoreAddress, ...] = ()
@@ -94,22 +95,6 @@ class Settings(NamedTuple):
         trust = self.trust
         warnings = [line for root in (self.cache, self.shared) if root for line in trust.require_root(root)]
         return warnings + set_aside_artifacts(self.cache, trust)
-
-    @property
-    def cache_options(self) -> Options:
-        """The options of the cache.
-
-        Raises:
-            SettingError: the trusted group does not exist.
-        """
-        from tasks_lib.cache import Options  # slow to import, needed only when the cache is opened
-
-        return Options(
-            durability=self.durability,
-            lock_timeout_s=self.lock_timeout_s,
-            trust=self.trust,
-            shared=self.shared,
-        )
 
     @classmethod
     def parse(
@@ -169,7 +154,7 @@ class Settings(NamedTuple):
             topsrcdir=str(values["FETCH_TOPSRCDIR"]),
             level=int(values["FETCH_LEVEL"]),
             pass_env=pass_env,
-            passed=tuple(_digest_variables(environ, pass_env)),
+            passed=tuple(digest_variables(environ, pass_env).items()),
             toolchain_network=str(values["FETCH_TOOLCHAIN_NETWORK"]),
             host_identity=str(values["FETCH_HOST_IDENTITY"]),
             stores=_stores(str(values["FETCH_STORE"]), environ),
@@ -222,15 +207,6 @@ def _pass_env(text: str) -> tuple[str, ...]:
                 hint="write names such as CC,CFLAGS; settings (FETCH_*) reach no command",
             )
     return names
-
-
-def _digest_variables(environ: Mapping[str, str], names: tuple[str, ...]) -> Iterable[tuple[str, str]]:
-    """Return name and digest of passed variables; a value, which may be a secret, is not part of the settings."""
-    if not names:
-        return ()
-    from tasks_lib.host import digest_variables  # slow to import, needed only for passed variables
-
-    return digest_variables(environ, names).items()
 
 
 def _limits(values: Mapping[str, str | int | float]) -> Limits:

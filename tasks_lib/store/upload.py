@@ -213,9 +213,9 @@ class Uploads:
                     self._left -= 1
                     self._changed.notify_all()
 
-    def finish(self, is_stopping: Callable[[], bool]) -> int:
-        """Wait until everything is written; return the number of results that were not, because the run is stopping."""
+    def finish(self, is_running: Callable[[], bool]) -> int:
+        """Wait until everything is written, or the run is stopping; return the number of results that are not."""
         with self._changed:
-            while self._left and not is_stopping():
+            while self._left and is_running():
                 self._changed.wait(_LOOK_S)
             return self._left
