@@ -83,8 +83,11 @@ class Running:
             from tasks_lib.engine.offline import refuse_missing  # loads the steps, which an online no-op does not need
 
             refuse_missing(command.control.tasks, command.control.selected_tasks or ())
+        run_plan = command.loader.run_plan
+        if session.settings.stores and not (run_plan is not None and run_plan.is_noop):
+            _ = session.context.fleet  # a key that is not usable ends the run here, not each of its tasks
         self._stack.enter_context(self._interruption.installed())
         pools = Pools.of(network=session.settings.jobs, asked=self._asked)
-        runner = PooledRunner(*words, pools=pools, interruption=self._interruption, run_plan=command.loader.run_plan)
+        runner = PooledRunner(*words, pools=pools, interruption=self._interruption, run_plan=run_plan)
         self._runners.append(runner)
         return runner
