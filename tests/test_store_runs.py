@@ -700,3 +700,41 @@ def test_fetch_content_reads_artifacts_with_a_digest(shared: Farm) -> None:
         done = subprocess.run(words, cwd=shared.top, env=environ, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     assert (shared.top / "out/tool/tool.c").read_bytes() == b"int main;"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fault", ["no cryptography", "a bad public key", "a bad signing key", "a signing key that is missing"]
+)
+def test_a_key_that_is_not_usable_ends_the_run(shared: Farm, fault: str) -> None:
+    """Signatures that cannot be made or checked are an error of the settings, never a silent rebuild."""
+    a, environ = shared.checkout("a"), {"FETCH_STORE_WRITE": "always"}
+    if fault == "no cryptography":
+        (a / "blocked/cryptography").mkdir(parents=True)
+        (a / "blocked/cryptography/__init__.py").write_text("raise ImportError")
+        environ["PYTHONPATH"] = f"{a}/blocked{os.pathsep}{PYTHONPATH}"
+    elif fault == "a bad public key":
+        (a / "fetchdefs/keys/store/other.pub").write_text(
+            "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"
+        )
+    else:
+        environ["FETCH_STORE_SIGNING_KEY"] = str(a / "dodo.py") if fault == "a bad signing key" else str(a / "none")
+    done = shared.run(a, **environ)
+    assert done.returncode == 3, done.stdout
+    assert ("doit-fetch[store]" in done.stdout) == (fault == "no cryptography")
+    assert not shared.origin.requests
+
+
+@pytest.mark.slow
+def test_a_store_that_lacks_much_is_asked_ahead(tmp_path: Path) -> None:
+    """From the first miss on, HEAD requests go ahead of the run; no item is asked for twice once it is known to lack."""
+    contents = {f"/{number}": f"content {number}".encode() for number in range(80)}
+    with stores.nginx(tmp_path) as server, serving({path: reply(text) for path, text in contents.items()}) as origin:
+        fetches = "".join(definition(f"f{path[1:]}", f"{origin.url}{path}", text) for path, text in contents.items())
+        a = written(tmp_path / "a", {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": fetches})
+        done = doit(a, FETCH_STORE=server.url)
+        assert done.returncode == 0, done.stdout
+        asked = [line.split() for line in server.requests()]
+        missed = [path for method, path, _ in asked if method == "HEAD" and "/cas/" in path]
+        assert len(missed) > 10 and len(set(missed)) == len(missed)
+        assert len([path for method, path, _ in asked if method == "GET"]) < len(contents)

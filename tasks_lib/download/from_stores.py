@@ -28,8 +28,8 @@ class StoreReader:
 
     def __init__(self, fleet: Fleet, cache: Cache, transport: Transport, policy: Policy, hosts: Hosts) -> None:
         self._fleet, self._policy = fleet, policy
-        self._readers: Mapping[str, Reader] = {
-            member.name: Reader(cache, member.store.transport or transport, policy, hosts) for member in fleet.members
+        self._readers: Mapping[Member, Reader] = {
+            member: Reader(cache, member.store.transport or transport, policy, hosts) for member in fleet.members
         }
 
     def read(self, download: Download) -> tuple[Member, _Details] | None:
@@ -71,7 +71,7 @@ class StoreReader:
             before = download.partial.size
             source.assembly = Assembly.ONE_RESPONSE
             try:
-                return self._readers[member.name].once(inner, source) | {"store": member.name}
+                return self._readers[member].once(inner, source) | {"store": member.name}
             except (IntegrityError, TransportError) as error:
                 failure = error
             if not _is_worth_another(inner, source, failure, before):

@@ -359,7 +359,7 @@ def finish_uploads(reporter: Any, interruption: Interruption) -> int:
     if fleet is None or fleet.uploads is None:
         return 0
     with released:
-        left = fleet.uploads.finish(lambda: not interruption.signal)
+        left = fleet.uploads.finish(lambda: not interruption.signal, BUS.progress("doit").warn)
     if left:
         fleet.counts.add_problem(f"{left} results were not written to the stores, because the run was interrupted")
     report = getattr(reporter, "stores", None)  # a dodo.py may set another reporter

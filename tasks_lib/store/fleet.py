@@ -11,7 +11,7 @@ import enum
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +20,7 @@ from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.gil import released
 from tasks_lib.progress import Progress
 from tasks_lib.store import MAX_RECORD_BYTES, Store, record_key
+from tasks_lib.store.ahead import HeadsAhead
 from tasks_lib.store.records import Record, TrustedKeys, accept_record
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Member:
         self.is_greeted = False  # whether this run wrote the empty blob, or found it
         self._asking = threading.Lock()
         self._missing: set[str] = set()
+        self._ahead: HeadsAhead | None = None
         self._failures = 0
         self._warned = False
         self._hint = hints / f"store-{hashlib.sha256(store.address.url.encode()).hexdigest()[:32]}"
@@ -86,6 +88,15 @@ class Member:
         else:
             self.state = State.OPEN
 
+    @property
+    def is_known_open(self) -> bool:
+        """Whether it answered, and did not fail since."""
+        return self.state is State.OPEN
+
+    def expect(self, keys: Callable[[], Iterable[str]]) -> None:
+        """Set the items that the run needs: after a first miss the store is asked for them ahead of the run."""
+        self._ahead = HeadsAhead(self, keys) if not self.is_local else None
+
     def lacks(self, key: str) -> bool:
         """Return whether the store is known not to hold an item."""
         return key in self._missing
@@ -93,6 +104,8 @@ class Member:
     def note_missing(self, key: str) -> None:
         """Remember for this run that the store does not hold an item."""
         self._missing.add(key)
+        if self._ahead is not None and key.startswith("cas/"):
+            self._ahead.begin()
 
     def note_held(self, key: str) -> None:
         """Remember that the store holds an item and answers."""
@@ -159,6 +172,11 @@ class Fleet:
         self.trust: Final = trust
         self.uploads: Final = uploads
         self._keys = keys if trust == "signed" else None
+
+    def expect(self, keys: Callable[[], Iterable[str]]) -> None:
+        """Set the items that the run needs, in its order."""
+        for member in self.members:
+            member.expect(keys)
 
     @property
     def has_failed(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import queue
 import threading
 import time
@@ -30,6 +31,8 @@ _JOBS: Final = 4
 AGED_S: Final = 45 * 24 * 3600
 #: Seconds between two checks whether the wait for uploads was interrupted.
 _LOOK_S: Final = 0.2
+#: Seconds after which the wait for uploads is announced.
+_PATIENCE_S: Final = 3.0
 #: Which stores get an item: all, or those that are known to lack it or to have wrong bytes.
 Receivers = Literal["all", "lacking"]
 
@@ -62,7 +65,7 @@ class StoreWriter:
         self.members: Final = [one for one in members if one.store.can_write]
         self._cache, self._key, self._counts = cache, key, counts
         self._notes = _Notes(counts)
-        self._closed: set[str] = set()
+        self._closed: set[Member] = set()
         self._lock = threading.Lock()
         self.was_refused = False
 
@@ -81,7 +84,7 @@ class StoreWriter:
         number = 0
         for member in self.members:
             lacks = member.lacks(blob_key(record.integrity.digest.hex))
-            if member.name in self._closed or (receivers == "lacking" and not lacks):
+            if member in self._closed or (receivers == "lacking" and not lacks):
                 continue
             try:
                 if member.is_open(self._notes):
@@ -151,8 +154,8 @@ class StoreWriter:
 
     def _fail(self, member: Member, error: StoreError) -> None:
         """Write no more to a store that failed."""
-        is_known = member.name in self._closed
-        self._closed.add(member.name)
+        is_known = member in self._closed
+        self._closed.add(member)
         self.was_refused = self.was_refused or isinstance(error, StoreRefusedError)
         if not is_known:
             hint = f"; {error.hint}" if error.hint else ""
@@ -213,9 +216,16 @@ class Uploads:
                     self._left -= 1
                     self._changed.notify_all()
 
-    def finish(self, is_running: Callable[[], bool]) -> int:
-        """Wait until everything is written, or the run is stopping; return the number of results that are not."""
+    def finish(self, is_running: Callable[[], bool], say: Callable[[str], None]) -> int:
+        """Wait until everything is written, or the run is stopping; return the number of results that are not.
+
+        A longer wait is announced to `say`.
+        """
+        announced_s = time.monotonic() + _PATIENCE_S
         with self._changed:
             while self._left and is_running():
                 self._changed.wait(_LOOK_S)
+                if self._left and time.monotonic() > announced_s:
+                    announced_s = math.inf
+                    say(f"writing {self._left} results to the stores")
             return self._left
