@@ -5,7 +5,7 @@
 The origin of every definition does not answer; all content comes from the store. Each round begins with an empty cache
 and a checkout that was never loaded. References:
 
-- nginx: a Python program with 16 threads and urllib, which hashes while it writes; and `curl --parallel`, which does not
+- nginx: a Python program with 16 threads and urllib, which hashes while it writes; `curl --parallel`, which does not
   verify
 - `rclone serve s3`: `rclone copy`
 - one large blob: `curl`, then `openssl sha256`
@@ -86,7 +86,9 @@ def timed(work: Callable[[Path], object], top: Path) -> float:
     return spent
 
 
-def compare(title: str, top: Path, ours: Callable[[Path], object], theirs: Callable[[Path], object], rounds: int) -> None:
+def compare(
+    title: str, top: Path, ours: Callable[[Path], object], theirs: Callable[[Path], object], rounds: int
+) -> None:
     times = [(timed(ours, top), timed(theirs, top)) for _ in range(rounds)]
     mine, other = [one for one, _ in times], [two for _, two in times]
     median, least = statistics.median(mine) / statistics.median(other), min(mine) / min(other)

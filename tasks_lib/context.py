@@ -145,6 +145,12 @@ class Context:
 
         return UnverifiedDownloader(self.cache, self._transport, self.settings.policy)
 
+    def asking_once(self, transport: Transport) -> UnverifiedDownloader:
+        """Return a downloader of content without a known digest from a store, which is never waited for."""
+        from tasks_lib.download.unverified import UnverifiedDownloader  # slow to import, needed only when it downloads
+
+        return UnverifiedDownloader(self.cache, transport, self.settings.policy._replace(retries=0))
+
     @shared
     def _written_headers(self) -> Mapping[str, Headers]:
         return self._load_headers()

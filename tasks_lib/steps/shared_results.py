@@ -65,7 +65,7 @@ def adopt_shared_result(context: Context, key: str, name: str, platform: str, pr
 
 def _adopt_artifact(context: Context, fleet: Fleet, key: str, name: str, progress: Progress) -> bool:
     """Bring the result of a recipe key from a store that has artifacts without records, and record who is trusted."""
-    from tasks_lib.download.unverified import UnverifiedDownloader, UnverifiedRequest  # slow to import
+    from tasks_lib.download.unverified import UnverifiedRequest  # slow to import, needed only for Taskcluster
 
     item = record_key(key)
     for member in fleet.holders(item, progress):
@@ -75,9 +75,8 @@ def _adopt_artifact(context: Context, fleet: Fleet, key: str, name: str, progres
         location = member.store.locate("GET", item)
         limit = context.settings.limits.max_total_bytes
         request = UnverifiedRequest(name=name, urls=(location.url,), limit=limit, headers=location.headers)
-        policy = context.settings.policy._replace(retries=0)  # a store is never waited for
         try:
-            integrity = UnverifiedDownloader(context.cache, transport, policy).obtain(request, progress)
+            integrity = context.asking_once(transport).obtain(request, progress)
         except AllSourcesFailedError as error:
             member.note_missing(item)
             _report(member, error, progress)
