@@ -47,6 +47,7 @@ class Member:
         self.store: Final = store
         self.state = State.UNASKED
         self.is_greeted = False  # whether this run wrote the empty blob, or found it
+        self.has_refused = False  # whether it refuses the credentials of this run
         self._asking = threading.Lock()
         self._missing: set[str] = set()
         self._ahead: HeadsAhead | None = None
@@ -122,7 +123,8 @@ class Member:
             self._warn(str(error.message), progress)
 
     def _fail(self, error: StoreError, progress: Progress) -> None:
-        if not isinstance(error, StoreRefusedError) and not self.is_local:
+        self.has_refused = isinstance(error, StoreRefusedError)
+        if not self.has_refused and not self.is_local:
             with contextlib.suppress(OSError):
                 self._hint.parent.mkdir(exist_ok=True)
                 write_best_effort(self._hint, f"{int(time.time())}\n".encode())

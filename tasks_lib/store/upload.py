@@ -67,12 +67,17 @@ class StoreWriter:
         self._notes = _Notes(counts)
         self._closed: set[Member] = set()
         self._lock = threading.Lock()
-        self.was_refused = False
+        self._was_refused = False
 
     @property
     def signs(self) -> bool:
         """Whether records are written."""
         return self._key is not None
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether a store refused what this run asked or wrote."""
+        return self._was_refused or any(member.has_refused for member in self.members)
 
     def write(
         self, record: Record, receivers: Receivers = "all", *, dry_run: Callable[[str], None] | None = None
@@ -156,7 +161,7 @@ class StoreWriter:
         """Write no more to a store that failed."""
         is_known = member in self._closed
         self._closed.add(member)
-        self.was_refused = self.was_refused or isinstance(error, StoreRefusedError)
+        self._was_refused = self._was_refused or isinstance(error, StoreRefusedError)
         if not is_known:
             hint = f"; {error.hint}" if error.hint else ""
             self._counts.add_problem(f"{error.message}: not written{hint}")
