@@ -16,6 +16,7 @@ from tasks_lib.errors import SettingError, StoreRefusedError, StoreUnavailableEr
 from tasks_lib.network import TransportSettings
 from tasks_lib.store import EMPTY, Store, parse_stores
 from tasks_lib.store.opening import open_store
+from tasks_lib.transport import Transport
 from tests.stores import ACCESS, SECRET, Server, environment, free_port, moto, rclone
 
 
@@ -28,7 +29,7 @@ def _no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opened(url: str) -> Store:
-    return open_store(parse_stores(url)[0], TransportSettings(connect_timeout_s=2), {})
+    return open_store(parse_stores(url)[0], Transport(TransportSettings(connect_timeout_s=2)), {})
 
 
 def test_signed_url(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,9 +85,9 @@ def test_missing_extra(tmp_path: Path) -> None:
     """Without obstore the setting is an error that names the extra."""
     (tmp_path / "obstore.py").write_text("raise ImportError('not here')\n")
     code = (
-        "from tasks_lib.network import TransportSettings\nfrom tasks_lib.store import parse_stores\n"
+        "from tasks_lib.transport import Transport\nfrom tasks_lib.store import parse_stores\n"
         "from tasks_lib.store.opening import open_store\nfrom tasks_lib.errors import SettingError\n"
-        "try:\n    open_store(parse_stores('s3://bucket/x')[0], TransportSettings(), {})\n"
+        "try:\n    open_store(parse_stores('s3://bucket/x')[0], Transport(), {})\n"
         "except SettingError as error:\n    print(error)\n"
     )
     environ = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parent.parent}"}
@@ -110,7 +111,7 @@ def test_netrc_is_not_for_buckets(bucket: Server, tmp_path: Path, monkeypatch: p
     for name, value in environment(bucket.url).items():
         monkeypatch.setenv(name, value)
     settings = TransportSettings(netrc=str(tmp_path / "netrc"))
-    assert open_store(parse_stores("s3://bucket/x")[0], settings, {}).find(EMPTY) is None
+    assert open_store(parse_stores("s3://bucket/x")[0], Transport(settings), {}).find(EMPTY) is None
 
 
 def test_another_access_key(bucket: Server, monkeypatch: pytest.MonkeyPatch) -> None:
