@@ -15,6 +15,7 @@ import pytest
 from tasks_lib.errors import SettingError, StoreRefusedError, StoreUnavailableError
 from tasks_lib.network import TransportSettings
 from tasks_lib.store import EMPTY, Store, parse_stores
+from tasks_lib.store.http import store_settings
 from tasks_lib.store.opening import open_store
 from tasks_lib.transport import Transport
 from tests.stores import ACCESS, SECRET, Server, environment, free_port, moto, rclone
@@ -110,8 +111,9 @@ def test_netrc_is_not_for_buckets(bucket: Server, tmp_path: Path, monkeypatch: p
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password hunter2\n")
     for name, value in environment(bucket.url).items():
         monkeypatch.setenv(name, value)
-    settings = TransportSettings(netrc=str(tmp_path / "netrc"))
-    assert open_store(parse_stores("s3://bucket/x")[0], Transport(settings), {}).find(EMPTY) is None
+    (address,) = parse_stores("s3://bucket/x")
+    settings = store_settings(TransportSettings(netrc=str(tmp_path / "netrc")), address)
+    assert open_store(address, Transport(settings), {}).find(EMPTY) is None
 
 
 def test_another_access_key(bucket: Server, monkeypatch: pytest.MonkeyPatch) -> None:
