@@ -638,6 +638,8 @@ def test_json_and_the_record_of_a_run(shared: Farm) -> None:
     size = sum(task["bytes"] for task in document["tasks"])
     assert document["summary"]["stores"] == [{"store": shared.url, "files": 4, "bytes": size}]
     assert {task["store"] for task in document["tasks"] if task["bytes"]} == {shared.url}
+    record = json.loads((shared.top / "b/build/.run.json").read_text())
+    assert record["stores"].startswith(f"4 from store {shared.url}")
 
 
 @pytest.mark.slow
