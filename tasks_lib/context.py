@@ -118,11 +118,13 @@ class Context:
     def opening(self) -> Opening:
         """What the stores are opened with."""
         from tasks_lib.store.opening import Opening  # slow to import, needed only with a store
+        from tasks_lib.transport import Transport  # as above
 
         own = self.settings
         return Opening(
             addresses=own.stores,
             settings=own.transport,
+            connect=lambda settings: Transport(settings, environ=self.environ),
             environ=self.environ,
             cache=self.cache,
             keys=find_layout(own.fetchdefs).store_keys,

@@ -106,4 +106,4 @@ def test_one_composition_root() -> None:
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in COMPOSED
     }
-    assert creators == {"context.py", "store/opening.py"}
+    assert creators == {"context.py"}

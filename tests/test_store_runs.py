@@ -20,8 +20,9 @@ from pathlib import Path
 import pytest
 
 from tests import stores
-from tests.origin import Answer, Origin, OriginRequest, reply, serving
+from tests.origin import Answer, Origin, OriginRequest, ranged, reply, serving
 from tests.project import CLEAN, LIBRARY, PORCH, PYTHONPATH, TOOL, definition, doit, written
+from tests.repositories import FILES, made
 from tests.stores import PASSWORD, USER
 from tests.taskcluster import taskcluster
 
@@ -335,11 +336,11 @@ def test_without_trust_only_content_is_used(shared: Farm) -> None:
     """`none`, the default without keys, uses pinned content only; `any` also believes unsigned records."""
     shared.write(shared.checkout("a"))
     _unsign(shared)
-    for trust, made in (("none", True), ("any", False), ("signed", True)):
+    for trust, builds in (("none", True), ("any", False), ("signed", True)):
         directory = shared.checkout(trust)
         done = shared.run(directory, FETCH_STORE_TRUST=trust)
         assert done.returncode == 0, done.stdout
-        assert (directory / "build/built/run.log").exists() is made, trust
+        assert (directory / "build/built/run.log").exists() is builds, trust
     shared.files["fetchdefs/keys/store/ci.pub"] = ""
     bare = shared.checkout("bare")
     shutil.rmtree(bare / "fetchdefs/keys")
@@ -637,6 +638,8 @@ def test_json_and_the_record_of_a_run(shared: Farm) -> None:
     size = sum(task["bytes"] for task in document["tasks"])
     assert document["summary"]["stores"] == [{"store": shared.url, "files": 4, "bytes": size}]
     assert {task["store"] for task in document["tasks"] if task["bytes"]} == {shared.url}
+    record = json.loads((shared.top / "b/build/.run.json").read_text())
+    assert record["stores"].startswith(f"4 from store {shared.url}")
 
 
 @pytest.mark.slow
@@ -738,3 +741,44 @@ def test_a_store_that_lacks_much_is_asked_ahead(tmp_path: Path) -> None:
         missed = [path for method, path, _ in asked if method == "HEAD" and "/cas/" in path]
         assert len(missed) > 10 and len(set(missed)) == len(missed)
         assert len([path for method, path, _ in asked if method == "GET"]) < len(contents)
+
+
+@pytest.mark.slow
+def test_a_commit_arrives_without_its_repository(shared: Farm) -> None:
+    """The archive of a commit comes from a store: neither git nor the repository is needed."""
+    commit = made(shared.top / "r", FILES)
+    text = f"c:\n  description: d\n  fetch: {{type: git, repo: 'file://{shared.top}/r', revision: {commit}}}\n"
+    shared.files["fetchdefs/fetch/commit.yml"] = text
+    assert shared.write(shared.checkout("a"), "repack:c").returncode == 0
+    (shared.top / "r").rename(shared.top / "moved")
+    b = shared.checkout("b")
+    done = shared.run(b, "repack:c")
+    assert done.returncode == 0 and f"1 from store {shared.url}" in done.stdout, done.stdout
+    name = f"c-{commit}.tar.zst"
+    found = [path.read_bytes() for path in shared.top.glob("[ab]/build/artifacts/c/*")]
+    assert len(found) == 2 and found[0] == found[1], name
+
+
+@pytest.mark.slow
+def test_large_content_is_resumed(shared: Farm) -> None:
+    """A store whose connection breaks in the middle is asked for the rest by Range."""
+    content = os.urandom(4 << 20)
+    name = hashlib.sha256(content).hexdigest()
+    text = definition("big", f"{shared.origin.url}/gone", content)
+    with serving({f"/x/cas/{name}": ranged(content, first=1 << 20)}) as store:
+        b = shared.checkout("b", **{"fetchdefs/fetch/big.yml": text})
+        done = shared.run(b, "fetch:big", FETCH_STORE=f"{store.url}/x", FETCH_RETRIES="3")
+        assert done.returncode == 0, done.stdout
+        ranges = [one.headers["range"] for one in store.requests if "range" in one.headers]
+    assert ranges and not shared.origin.requests
+
+
+@pytest.mark.slow
+def test_the_api_writes_before_it_returns(shared: Farm) -> None:
+    """`doit path` uses the stores as a run does, and what it obtained is written when it ends."""
+    a = shared.checkout("a")
+    assert shared.write(a, "path", "tool").returncode == 0
+    assert hashlib.sha256(TOOL).hexdigest() in shared.items("cas")
+    asked = len(shared.origin.requests)
+    assert shared.run(shared.checkout("b"), "path", "tool").returncode == 0
+    assert len(shared.origin.requests) == asked

@@ -17,8 +17,10 @@ import pytest
 from tasks_lib.errors import SettingError, StoreRefusedError, StoreUnavailableError
 from tasks_lib.network import TransportSettings
 from tasks_lib.store import EMPTY, Store, parse_stores
+from tasks_lib.store.http import store_settings
 from tasks_lib.store.opening import open_store
 from tasks_lib.store.records import generate_key
+from tasks_lib.transport import Transport
 from tests.origin import reply, serving
 from tests.project import LIBRARY, PORCH, definition, doit, ran, written
 from tests.stores import ACCESS, SECRET, Server, environment, free_port, moto, rclone
@@ -33,7 +35,7 @@ def _no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opened(url: str) -> Store:
-    return open_store(parse_stores(url)[0], TransportSettings(connect_timeout_s=2), {})
+    return open_store(parse_stores(url)[0], Transport(TransportSettings(connect_timeout_s=2)), {})
 
 
 def test_signed_url(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,9 +91,9 @@ def test_missing_extra(tmp_path: Path) -> None:
     """Without obstore the setting is an error that names the extra."""
     (tmp_path / "obstore.py").write_text("raise ImportError('not here')\n")
     code = (
-        "from tasks_lib.network import TransportSettings\nfrom tasks_lib.store import parse_stores\n"
+        "from tasks_lib.transport import Transport\nfrom tasks_lib.store import parse_stores\n"
         "from tasks_lib.store.opening import open_store\nfrom tasks_lib.errors import SettingError\n"
-        "try:\n    open_store(parse_stores('s3://bucket/x')[0], TransportSettings(), {})\n"
+        "try:\n    open_store(parse_stores('s3://bucket/x')[0], Transport(), {})\n"
         "except SettingError as error:\n    print(error)\n"
     )
     environ = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parent.parent}"}
@@ -114,8 +116,9 @@ def test_netrc_is_not_for_buckets(bucket: Server, tmp_path: Path, monkeypatch: p
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password hunter2\n")
     for name, value in environment(bucket.url).items():
         monkeypatch.setenv(name, value)
-    settings = TransportSettings(netrc=str(tmp_path / "netrc"))
-    assert open_store(parse_stores("s3://bucket/x")[0], settings, {}).find(EMPTY) is None
+    (address,) = parse_stores("s3://bucket/x")
+    settings = store_settings(TransportSettings(netrc=str(tmp_path / "netrc")), address)
+    assert open_store(address, Transport(settings), {}).find(EMPTY) is None
 
 
 def test_another_access_key(bucket: Server, monkeypatch: pytest.MonkeyPatch) -> None:

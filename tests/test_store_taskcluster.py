@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from tasks_lib.network import TransportSettings
 from tasks_lib.store import EMPTY, blob_key, parse_stores
 from tasks_lib.store.opening import open_store
+from tasks_lib.transport import Transport
 from tests.archives import Member, tar
 from tests.origin import Origin, reply, serving
 from tests.project import PORCH, doit, ran, written
@@ -182,7 +182,7 @@ def test_locations() -> None:
     key = blob_key(sha(PLAIN))
     store = open_store(
         parse_stores("taskcluster+https://tc.example/root/farm/1")[0],
-        TransportSettings(),
+        Transport(),
         {},
         lambda domain, level: {key: f"{domain}.cache.level-{level}.content.v1.a.hash.x/artifacts/public/a b.tar"},
     )

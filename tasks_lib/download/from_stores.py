@@ -91,7 +91,7 @@ class StoreReader:
         else:
             line = " ".join(error.message.split())
             download.report.store(member.name, line)
-            download.progress.failed_source(FailedSource("store", member.name, line))
+            download.progress.failed_source(FailedSource("store", member.store.address.url, line))
 
 
 def _is_worth_another(download: Download, source: SourceState, error: FetchError, before: int) -> bool:

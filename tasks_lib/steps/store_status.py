@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import time
 from email.utils import parsedate_to_datetime
+from typing import Final, Literal
 
 from tasks_lib.errors import SettingError, StoreError, TransportError
 from tasks_lib.store import EMPTY, Store
@@ -12,31 +14,32 @@ from tasks_lib.store.opening import Opening
 from tasks_lib.store.records import load_trusted_keys
 
 #: Seconds by which clocks may differ without a word.
-_CLOCK_S = 2.0
+_CLOCK_S: Final = 2.0
 
 
 def describe_stores(opening: Opening) -> tuple[list[str], int]:
     """Return lines about each store and about whose results are used, and 1 if a store does not answer, else 0."""
     lines: list[str] = []
     status = 0
+    verdict = opening.verdict
     for member in opening.members():
         store = member.store
         lines.append(f"store {store.address.name}")
         try:
-            lines += [f"  {line}" for line in _describe(store)]
+            lines += [f"  {line}" for line in _describe(store, tries="write" if verdict.writes else "read")]
         except StoreError as error:
             lines.append(f"  {error.message}" + (f" ({error.hint})" if error.hint else ""))
             status = 1
-    verdict = opening.verdict
     lines.append(f"writes: {'yes' if verdict.writes else 'no'} ({verdict.reason})")
     return [*lines, f"results: {_describe_trust(opening)}"], status
 
 
-def _describe(store: Store) -> list[str]:
+def _describe(store: Store, tries: Literal["read", "write"]) -> list[str]:
     begun = time.monotonic()
     store.probe()
     lines = [f"answers in {1000 * (time.monotonic() - begun):.0f} ms"]
-    lines.append(f"can write: {'yes' if store.can_write else 'no'}; can list: {'yes' if store.can_list else 'no'}")
+    lines.append(f"lists: {'yes' if store.can_list else 'no'}")
+    lines.append(f"writes: {_try_write(store) if tries == 'write' and store.can_write else 'not tried'}")
     transport = store.transport
     if transport is not None:
         location = store.locate("HEAD", EMPTY)
@@ -48,6 +51,15 @@ def _describe(store: Store) -> list[str]:
         lines.append(f"ranges: {'yes' if ranges else 'not announced'}")
         lines += _describe_clock(answer.headers.get("Date", ""))
     return lines
+
+
+def _try_write(store: Store) -> str:
+    """Write the empty blob, which every store holds; return what became of it."""
+    try:
+        store.put(EMPTY, io.BytesIO(), 0)
+    except StoreError as error:
+        return error.message
+    return "accepted"
 
 
 def _describe_clock(date: str) -> list[str]:

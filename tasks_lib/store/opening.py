@@ -33,11 +33,13 @@ class Opening(NamedTuple):
     """What the stores of a run are opened with.
 
     `trust` is "signed", "any", "none", or "" for "signed" if `keys` has a key and else "none". `write` is the setting
-    `store_write`; `network` is "on" or "off". `paths` says which artifacts of tasks the definitions reach.
+    `store_write`; `network` is "on" or "off". `connect` creates a transport, `paths` says which artifacts of tasks the
+    definitions reach.
     """
 
     addresses: tuple[StoreAddress, ...]
     settings: TransportSettings
+    connect: Callable[[TransportSettings], Transport]
     environ: Mapping[str, str]
     cache: Cache
     keys: Path
@@ -59,8 +61,12 @@ class Opening(NamedTuple):
     def members(self) -> list[Member]:
         """Return the stores, without those that need the network if it is off."""
         hints = self.cache.shelf.top / "hints"
-        members = [Member(open_store(one, self.settings, self.environ, self.paths), hints) for one in self.addresses]
-        return [one for one in members if one.is_local or self.network == "on"]
+        members = []
+        for one in self.addresses:
+            if one.scheme == "file" or self.network == "on":
+                transport = self.connect(store_settings(self.settings, one))
+                members.append(Member(open_store(one, transport, self.environ, self.paths), hints))
+        return members
 
     def writer(self, members: list[Member], counts: Counts) -> StoreWriter:
         """Return a writer to the stores.
@@ -84,10 +90,7 @@ class Opening(NamedTuple):
 
 
 def open_store(
-    address: StoreAddress,
-    settings: TransportSettings,
-    environ: Mapping[str, str],
-    paths: ArtifactPaths = no_paths,
+    address: StoreAddress, transport: Transport, environ: Mapping[str, str], paths: ArtifactPaths = no_paths
 ) -> Store:
     """Return one store; nothing is asked yet. `paths` says which artifacts of tasks the definitions reach.
 
@@ -96,7 +99,6 @@ def open_store(
     """
     if address.scheme == "file":
         return DirectoryStore(address)
-    transport = Transport(store_settings(settings, address), environ=environ)
     if address.scheme in ("https", "http"):
         return HttpStore(address, transport, _bearer(address, environ))
     if address.is_bucket:

@@ -250,16 +250,22 @@ def summarize_totals(ledger: RunState, now: float) -> list[SummaryLine]:
     return [*lines, *_stores(ledger), *_hosts(ledger), *_failed_sources(ledger), *_slowest(ledger, now)]
 
 
-def _stores(ledger: RunState) -> list[SummaryLine]:
+def describe_stores(ledger: RunState) -> str:
     """Return what came from and went to shared stores: `104 from store H (51 MB), 2 from origin, pushed 2`."""
     stores, pushed = ledger.by_store(), ledger.pushed
-    words = [f"{files} from store {escape_text(name)} ({format_size(size)})" for name, (files, size) in stores.items()]
+    if not stores and not pushed.files:
+        return ""
+    words = [f"{files} from store {name} ({format_size(size)})" for name, (files, size) in stores.items()]
     fetched = sum(run.source is not None and not run.source.store for run in ledger.ended("fetched"))
-    if stores or pushed.files:
-        words += [f"{fetched} from origin"] if fetched else []
-        words += [f"pushed {pushed.files}"] if pushed.files else []
-    lines = [SummaryLine(f"  {', '.join(words)}", "dim")] if words else []
-    return lines + [SummaryLine(f"  {problem}", "warn") for problem in pushed.problems[:_PROBLEMS]]
+    words += [f"{fetched} from origin"] if fetched else []
+    words += [f"pushed {pushed.files}"] if pushed.files else []
+    return ", ".join(words)
+
+
+def _stores(ledger: RunState) -> list[SummaryLine]:
+    words = describe_stores(ledger)
+    lines = [SummaryLine(f"  {escape_text(words)}", "dim")] if words else []
+    return lines + [SummaryLine(f"  {problem}", "warn") for problem in ledger.pushed.problems[:_PROBLEMS]]
 
 
 def _failed_sources(ledger: RunState) -> list[SummaryLine]:
