@@ -512,6 +512,8 @@ def test_a_directory_that_is_not_mounted(shared: Farm) -> None:
     gone = shared.top / "gone"
     done = shared.write(shared.checkout("a"), FETCH_STORE=gone.as_uri())
     assert done.returncode == 0 and "No such file or directory" in done.stdout
+    done = shared.write(shared.top / "a", "store", "push", FETCH_STORE=gone.as_uri())
+    assert done.returncode == 1 and "0 unchanged, 4 not written" in done.stdout
     assert not gone.exists()
 
 
