@@ -448,6 +448,9 @@ def test_a_store_that_refuses_is_a_warning(shared: Farm, status: str, said: str)
     assert done.returncode == 0, done.stdout
     assert said in done.stdout and "2 fetched" in done.stdout
     assert len(store.requests) == 1
+    with serving(_Everything(refuse)) as store:
+        done = shared.run(shared.checkout("b"), FETCH_STORE=f"{store.url}/x", FETCH_STORE_WRITE="always")
+    assert done.returncode == int(status.startswith("4")), done.stdout
 
 
 class _Everything(dict[str, Answer]):

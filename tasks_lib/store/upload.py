@@ -69,7 +69,6 @@ class StoreWriter:
         self._notes = _Notes(counts)
         self._closed: set[Member] = set()
         self._lock = threading.Lock()
-        self.was_refused = False
 
     @property
     def signs(self) -> bool:
@@ -162,7 +161,7 @@ class StoreWriter:
         """Write no more to a store that failed."""
         is_known = member in self._closed
         self._closed.add(member)
-        self.was_refused = self.was_refused or isinstance(error, StoreRefusedError)
+        member.was_refused = member.was_refused or isinstance(error, StoreRefusedError)
         if not is_known:
             hint = f"; {error.hint}" if error.hint else ""
             self._counts.add_problem(f"{error.message}: not written{hint}")
