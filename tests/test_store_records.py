@@ -95,9 +95,9 @@ def test_urls(tmp_path: Path) -> None:
 
 
 def test_text_of_the_maker_is_escaped_as_in_javascript() -> None:
-    """Other characters than `"`, a backslash and controls are written as they are. Source: RFC 8785 section 3.2.2.2."""
-    record = msgspec.structs.replace(RECORD, made=Made(by='é"\\\n\x01\x7f', platform="any", at=0))
-    assert '"by":"é\\"\\\\\\n\\u0001\x7f"'.encode() in record.encode()
+    """Other characters than `"` and a backslash are written as they are. Source: RFC 8785 section 3.2.2.2."""
+    record = msgspec.structs.replace(RECORD, made=Made(by='é"\\', platform="any", at=0))
+    assert '"by":"é\\"\\\\"'.encode() in record.encode()
     assert parse_record(record.encode()) == record
 
 
@@ -147,6 +147,9 @@ HOSTILE = {
     "a platform with a blank": edited(lambda it: it["made"].update(platform="linux x86")),
     "a negative time": edited(lambda it: it["made"].update(at=-1)),
     "a long maker": edited(lambda it: it["made"].update(by="x" * 300)),
+    "a maker with terminal codes": edited(lambda it: it["made"].update(by="\x1b[2J")),
+    "a maker with a command of a CI": edited(lambda it: it["made"].update(by="::error::x")),
+    "a url with a line separator": edited(lambda it: it.update(urls=["https://h/\u2028"])),
     "empty urls": edited(lambda it: it.update(urls=[])),
     "unsorted urls": edited(lambda it: it.update(urls=["b", "a"])),
     "a url twice": edited(lambda it: it.update(urls=["a", "a"])),
@@ -165,7 +168,7 @@ def test_hostile_bytes(name: str) -> None:
     """Bytes that are not exactly a record are refused with a message of one printable line."""
     with pytest.raises(UntrustedResultError) as caught:
         accept_record(HOSTILE[name], key=KEY, platform="any", keys=None, store="cache.example")
-    assert str(caught.value).startswith("cache.example: the result of aaaa") and str(caught.value).isprintable()
+    assert str(caught.value).startswith("store cache.example: the result of aaaa") and str(caught.value).isprintable()
 
 
 def test_a_flipped_bit_is_noticed(tmp_path: Path, keys: Path) -> None:
@@ -339,11 +342,13 @@ def test_signing_key_as_text(tmp_path: Path) -> None:
         ),
         (lambda: "-----BEGIN PRIVATE KEY-----", "not a private key in PEM"),
         (lambda: "/nothing/here", "No such file"),
+        (lambda: "c2VjcmV0LXRleHQ=" * 30, "too long"),
+        (lambda: "c2VjcmV0LXRleHQ=", "No such file"),
         (lambda: "/dev/null", "not a private key in PEM"),
         (lambda: "/dev/zero", "not a private key in PEM"),
         (lambda: "/", "Is a directory"),
     ],
-    ids=["encrypted", "rsa", "garbage", "truncated", "missing", "empty", "endless", "directory"],
+    ids=["encrypted", "rsa", "garbage", "truncated", "missing", "long", "only base64", "empty", "endless", "directory"],
 )
 def test_unusable_signing_keys(value: Callable[[], str], reason: str) -> None:
     """An unusable key is a fault of the setting, whose message does not quote the key."""

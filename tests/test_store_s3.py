@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +19,10 @@ from tasks_lib.network import TransportSettings
 from tasks_lib.store import EMPTY, Store, parse_stores
 from tasks_lib.store.http import store_settings
 from tasks_lib.store.opening import open_store
+from tasks_lib.store.records import generate_key
 from tasks_lib.transport import Transport
+from tests.origin import reply, serving
+from tests.project import LIBRARY, PORCH, definition, doit, ran, written
 from tests.stores import ACCESS, SECRET, Server, environment, free_port, moto, rclone
 
 
@@ -124,6 +129,46 @@ def test_another_access_key(bucket: Server, monkeypatch: pytest.MonkeyPatch) -> 
         opened("s3://bucket").probe()
     with pytest.raises(StoreRefusedError, match=r"(?s)403.*AWS_ACCESS_KEY_ID"):
         list(opened("s3://bucket").list())
+
+
+def test_runs_over_s3(bucket: Server, tmp_path: Path) -> None:
+    """One checkout writes content and a signed result to a bucket; another one needs neither origin nor repacking."""
+    more = "    artifact-name: lib.tar.zst\n"
+    with serving({"/lib-1.0.tar": reply(LIBRARY)}) as origin:
+        files = {
+            "dodo.py": PORCH,
+            "fetchdefs/fetch/all.yml": definition("lib", f"{origin.url}/lib-1.0.tar", LIBRARY, more),
+        }
+        first, second = written(tmp_path / "first", files), written(tmp_path / "second", files)
+        environ = {**environment(bucket.url), "FETCH_STORE": "s3://bucket/a%20b", "FETCH_STORE_WRITE": "always"}
+        generate_key(tmp_path / "key")
+        for one in (first, second):
+            (one / "fetchdefs/keys/store").mkdir(parents=True)
+            shutil.copy(tmp_path / "key.pub", one / "fetchdefs/keys/store")
+        ran(doit(first, **environ, FETCH_STORE_SIGNING_KEY=str(tmp_path / "key")))
+        asked = len(origin.requests)
+        assert asked > 0
+        done = doit(second, **environ)
+        assert done.returncode == 0 and "from store s3://bucket/a%20b" in done.stdout, done.stdout
+        assert len(origin.requests) == asked
+    (result,) = (second / "cache/artifacts/lib").glob("*/lib.tar.zst")
+    (made,) = (first / "cache/artifacts/lib").glob("*/lib.tar.zst")
+    assert result.read_bytes() == made.read_bytes()
+    results = [json.loads(path.read_text()) for path in (second / "cache/v1/results").glob("*/*")]
+    assert any("signed by" in one["provenance"] for one in results)
+
+
+@pytest.mark.parametrize(("mode", "status"), [("never", 0), ("always", 1)])
+def test_runs_with_a_wrong_secret(bucket: Server, tmp_path: Path, mode: str, status: int) -> None:
+    """A bucket that refuses is a warning, and the content comes from the origin; with `always` the run ends with 1."""
+    with serving({"/lib-1.0.tar": reply(LIBRARY)}) as origin:
+        files = {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": definition("lib", f"{origin.url}/lib-1.0.tar", LIBRARY)}
+        place = written(tmp_path / "checkout", files)
+        wrong = environment(bucket.url, "wrong-wrong-wrong")
+        done = doit(place, **wrong, FETCH_STORE="s3://bucket", FETCH_STORE_WRITE=mode)
+    assert done.returncode == status, done.stdout
+    assert "403" in done.stdout and "1 fetched" in done.stdout
+    assert "wrong-wrong" not in done.stdout and "X-Amz" not in done.stdout
 
 
 @pytest.mark.slow

@@ -77,6 +77,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("invalid artifact: expected a sha256 digest and a size below 2^53")
         if not _PLATFORM.fullmatch(made.platform) or not 0 <= made.at <= _MAX_INTEGER or len(made.by) > _MAX_BY:
             raise ValueError("invalid `made`")
+        if any(escape_text(text) != text for text in (made.by, *urls)):  # messages show them
+            raise ValueError("invalid text: expected printable characters")
         if list(urls) != sorted(set(urls)):
             raise ValueError("invalid `urls`: expected sorted URLs without duplicates")
         if self.signature is not None:
@@ -178,7 +180,7 @@ def accept_record(data: bytes, *, key: str, platform: str, keys: TrustedKeys | N
         if keys is not None:
             keys.verify(record)
     except ValueError as error:
-        reason = f"{store}: the result of {key[:16]}... is not used: {escape_text(str(error))}"
+        reason = f"store {store}: the result of {key[:16]}... is not used: {escape_text(str(error))}"
         hint = _TRUST_HINT if isinstance(error, _UntrustedKeyError) else ""
         raise UntrustedResultError(reason, store=store, hint=hint) from error
     return record
@@ -351,16 +353,13 @@ def load_signing_key(value: str) -> SigningKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # as above
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # as above
 
-    where = "FETCH_STORE_SIGNING_KEY"
+    where = "FETCH_STORE_SIGNING_KEY"  # never its value, which may be a key in another spelling
     try:
-        if _PEM in value:
-            data = value.strip().encode() + b"\n"
-        else:
-            where = f"{where} ({escape_text(value[:200])})"
-            data = _read_key_file(Path(value))
+        data = value.strip().encode() + b"\n" if _PEM in value else _read_key_file(Path(value))
         key = load_pem_private_key(data, password=None)
     except OSError as error:
-        raise SettingError(f"cannot read {where}: {error.strerror}") from error
+        hint = "expected a path, or the PEM text of a key"
+        raise SettingError(f"cannot read the file that {where} names: {error.strerror}", hint=hint) from error
     except TypeError as error:
         hint = "decrypt it with `openssl pkey -in FILE -out PLAIN`, and let the CI keep that as a secret"
         raise SettingError(f"{where} is encrypted, and no password can be given", hint=hint) from error

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: How long a signed URL is valid: longer than any request waits for its turn.
 _VALID: Final = timedelta(hours=1)
 #: Limits of obstore's own requests, which list and obtain credentials.
-_RETRIES: Final = 1
+_RETRIES: Final = 0
 _TOTAL: Final = timedelta(seconds=60)
 #: Attempts to write an item while the server answers.
 _PUTS: Final = 4
