@@ -194,9 +194,9 @@ class Project:
 
     def _finish_uploads(self) -> None:
         """Wait until the stores have what was obtained and made: the process may end after this."""
-        fleet = self._session.context.opened_fleet if self._session.settings.stores else None
-        if fleet is not None and fleet.uploads is not None:
-            fleet.uploads.finish(self._is_running, self._progress.warn)
+        fleet = self._session.opened_fleet
+        if fleet is not None:
+            fleet.finish(self._is_running, self._progress.warn)
             for problem in fleet.counts.problems:
                 self._progress.warn(problem)
             fleet.counts.problems.clear()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tasks_lib.incremental.project_files import ProjectFiles
     from tasks_lib.recipe import Configuration
     from tasks_lib.steps import Plan
+    from tasks_lib.store.fleet import Fleet
 
 
 _current: Session | None = None
@@ -51,6 +52,12 @@ class Session:
         """The context of the steps; the first access opens the cache."""
         self.enter()
         return self._context
+
+    @property
+    def opened_fleet(self) -> Fleet | None:
+        """The shared stores if a task of this process asked for them, else None; opens nothing."""
+        context: Context | None = vars(self).get("_context")
+        return context.opened_fleet if context is not None else None
 
     @cached_property
     def _context(self) -> Context:

@@ -448,6 +448,9 @@ def test_a_store_that_refuses_is_a_warning(shared: Farm, status: str, said: str)
     assert done.returncode == 0, done.stdout
     assert said in done.stdout and "2 fetched" in done.stdout
     assert len(store.requests) == 1
+    with serving(_Everything(refuse)) as store:
+        done = shared.run(shared.checkout("b"), FETCH_STORE=f"{store.url}/x", FETCH_STORE_WRITE="always")
+    assert done.returncode == int(status.startswith("4")), done.stdout
 
 
 class _Everything(dict[str, Answer]):
@@ -512,6 +515,8 @@ def test_a_directory_that_is_not_mounted(shared: Farm) -> None:
     gone = shared.top / "gone"
     done = shared.write(shared.checkout("a"), FETCH_STORE=gone.as_uri())
     assert done.returncode == 0 and "No such file or directory" in done.stdout
+    done = shared.write(shared.top / "a", "store", "push", FETCH_STORE=gone.as_uri())
+    assert done.returncode == 1 and "0 unchanged, 4 not written" in done.stdout
     assert not gone.exists()
 
 

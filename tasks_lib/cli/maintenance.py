@@ -30,7 +30,7 @@ from tasks_lib.incremental.resources import ReferencedFiles
 from tasks_lib.layout import find_layout
 from tasks_lib.progress import Facts, LineProgress, describe_wait
 from tasks_lib.recipe import Configuration
-from tasks_lib.session import current_session
+from tasks_lib.session import Session, current_session
 from tasks_lib.steps import Plan
 from tasks_lib.steps.prune import (
     YOUNG,
@@ -68,7 +68,9 @@ class SessionCommand(BaseCommand, abc.ABC):
 
             session = current_session()
             assert session is not None
-            return self.work(session.context, params, args, progress)
+            status = self.work(session.context, params, args, progress)
+            _finish_uploads(session, progress)
+            return status
         except (SettingError, DefinitionError) as error:
             raise usage_error(escape_lines(str(error))) from None
         except FetchError as error:
@@ -82,6 +84,15 @@ class SessionCommand(BaseCommand, abc.ABC):
     @abc.abstractmethod
     def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Do the work; return the exit status."""
+
+
+def _finish_uploads(session: Session, progress: LineProgress) -> None:
+    """Wait until the stores have what a repair obtained, if it asked them."""
+    fleet = session.opened_fleet
+    if fleet is not None:
+        fleet.finish(lambda: True, progress.warn)
+        for problem in fleet.counts.problems:
+            progress.warn(problem)
 
 
 class VerifyCommand(SessionCommand):

@@ -120,7 +120,8 @@ def _push(context: Context, names: list[str], params: Any, progress: LineProgres
     result = push(context, items, writer, progress, keys.append if params["dry_run"] else None)
     lines = sorted(keys)
     word = "to push" if params["dry_run"] else f"pushed ({format_size(counts.pushed_bytes)})"
-    lines.append(f"{result.written} {word}, {result.unchanged} unchanged, {result.absent} not in the cache")
+    failed = f", {result.failed} not written" if result.failed else ""
+    lines.append(f"{result.written} {word}, {result.unchanged} unchanged{failed}, {result.absent} not in the cache")
     if not writer.signs:
         lines.append("only content: without FETCH_STORE_SIGNING_KEY no result is written")
     print_lines([*counts.problems, *lines])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Final
 
 from tasks_lib.cache import Cache
 from tasks_lib.download.attempt import Reader, _Details
@@ -21,6 +22,9 @@ from tasks_lib.store import blob_key
 from tasks_lib.store.fleet import Fleet, Member
 from tasks_lib.store.http import status_error, unavailable
 from tasks_lib.transport import Transport
+
+#: Seconds allowed for reading an item of a directory, and for explaining wrong bytes.
+_LOCAL_S: Final = 300.0
 
 
 class StoreReader:
@@ -111,7 +115,7 @@ def _is_worth_another(download: Download, source: SourceState, error: FetchError
 
 def _total_s(member: Member, download: Download) -> float:
     transport = member.store.transport
-    return transport.settings.total_s(download.wanted.integrity.size) if transport is not None else 0.0
+    return transport.settings.total_s(download.wanted.integrity.size) if transport is not None else _LOCAL_S
 
 
 class StoreProgress:

@@ -353,20 +353,16 @@ def finish_uploads(reporter: Any, interruption: Interruption) -> int:
     Return the exit status that it asks for: 1 if a store refused a run that must write (`store_write=always`).
     """
     session = current_session()
-    if session is None or not session.settings.stores:
-        return 0
-    fleet = session.context.opened_fleet
-    if fleet is None or fleet.uploads is None:
+    fleet = session.opened_fleet if session is not None else None
+    if session is None or fleet is None or fleet.uploads is None:
         return 0
     with released:
-        left = fleet.uploads.finish(lambda: not interruption.signal, BUS.progress("doit").warn)
-    if left:
-        fleet.counts.add_problem(f"{left} results were not written to the stores, because the run was interrupted")
+        fleet.finish(lambda: not interruption.signal, BUS.progress("doit").warn)
     report = getattr(reporter, "stores", None)  # a dodo.py may set another reporter
     if report is not None:
         counts = fleet.counts
         report(Pushed(counts.pushed, counts.pushed_bytes, tuple(counts.problems)))
-    return int(fleet.uploads.writer.was_refused and session.settings.store_write == "always")
+    return int(fleet.was_refused and session.settings.store_write == "always")
 
 
 def _setup_of(dispatcher: Any, node: Any) -> str:

@@ -125,8 +125,7 @@ class Run(Context):
         fleet = self.opened_fleet
         if fleet is None:
             return
-        if fleet.uploads is not None:
-            fleet.uploads.finish(self._is_running, log)
+        fleet.finish(self._is_running, log)
         for name, (files, size) in fleet.counts.read.items():
             log(f"{files} from store {name} ({format_size(size)})")
         if fleet.counts.pushed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
@@ -17,7 +18,7 @@ from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Plan
 from tasks_lib.steps.shared_results import ANY, adopt_shared_result
 from tasks_lib.store.records import published_origins
-from tasks_lib.store.upload import StoreWriter, make_record
+from tasks_lib.store.upload import Outcome, StoreWriter, make_record
 
 #: Threads that transfer: enough for many small items over one connection each.
 _JOBS: Final = 8
@@ -88,10 +89,11 @@ def list_shared_items(plan: Plan, fetches: Iterable[str], toolchains: Iterable[s
 
 
 class Pushed(NamedTuple):
-    """Numbers of items: written or to be written, unchanged, and not in the cache."""
+    """Numbers of items: written or to be written, unchanged, not written, and not in the cache."""
 
     written: int
     unchanged: int
+    failed: int
     absent: int
 
 
@@ -112,16 +114,17 @@ def push(
     found = [(item, _find(context, item)) for item in items]
     made = [(item, result) for item, result in found if result is not None and not _is_adopted(item, result)]
 
-    def write(pair: tuple[SharedItem, Result]) -> int:
+    def write(pair: tuple[SharedItem, Result]) -> Outcome:
         progress.check()
         item, result = pair
         urls = published_origins(result.origins) if item.integrity is not None else ()
         return writer.write(make_record(item.key, result.integrity, item.platform, urls), dry_run=dry_run)
 
     with ThreadPoolExecutor(_JOBS) as pool:
-        written = [number > 0 for number in pool.map(write, made)]
+        outcomes = Counter(pool.map(write, made))
     absent = sum(result is None for _, result in found)
-    return Pushed(sum(written), len(found) - absent - sum(written), absent)
+    unchanged = len(found) - absent - outcomes["written"] - outcomes["failed"]
+    return Pushed(outcomes["written"], unchanged, outcomes["failed"], absent)
 
 
 def _is_adopted(item: SharedItem, result: Result) -> bool:

@@ -46,8 +46,8 @@ class Member:
     def __init__(self, store: Store, hints: Path) -> None:
         self.store: Final = store
         self.state = State.UNASKED
+        self.was_refused = False  # whether it refused the credentials, or to be written to
         self.is_greeted = False  # whether this run wrote the empty blob, or found it
-        self.has_refused = False  # whether it refuses the credentials of this run
         self._asking = threading.Lock()
         self._missing: set[str] = set()
         self._ahead: HeadsAhead | None = None
@@ -116,6 +116,7 @@ class Member:
     def note_failure(self, key: str, error: StoreError, progress: Progress) -> None:
         """Close the store if it does not answer or fails repeatedly; else treat the item as missing."""
         self._missing.add(key)
+        self.was_refused = self.was_refused or isinstance(error, StoreRefusedError)
         self._failures += 1
         if self._failures >= _MOST_FAILURES or not error.status:
             self._fail(error, progress)
@@ -123,8 +124,8 @@ class Member:
             self._warn(str(error.message), progress)
 
     def _fail(self, error: StoreError, progress: Progress) -> None:
-        self.has_refused = isinstance(error, StoreRefusedError)
-        if not self.has_refused and not self.is_local:
+        self.was_refused = self.was_refused or isinstance(error, StoreRefusedError)
+        if not isinstance(error, StoreRefusedError) and not self.is_local:
             with contextlib.suppress(OSError):
                 self._hint.parent.mkdir(exist_ok=True)
                 write_best_effort(self._hint, f"{int(time.time())}\n".encode())
@@ -179,6 +180,17 @@ class Fleet:
         """Set the items that the run needs, in its order."""
         for member in self.members:
             member.expect(keys)
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether a store refused the credentials, or to be written to."""
+        return any(member.was_refused for member in self.members)
+
+    def finish(self, is_running: Callable[[], bool], say: Callable[[str], None]) -> None:
+        """Wait until the stores have what the run obtained and made, or it is stopping; count what is not written."""
+        left = self.uploads.finish(is_running, say) if self.uploads is not None else 0
+        if left:
+            self.counts.add_problem(f"{left} results were not written to the stores, because the run was interrupted")
 
     @property
     def has_failed(self) -> bool:

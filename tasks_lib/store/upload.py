@@ -35,6 +35,8 @@ _LOOK_S: Final = 0.2
 _PATIENCE_S: Final = 3.0
 #: Which stores get an item: all, or those that are known to lack it or to have wrong bytes.
 Receivers = Literal["all", "lacking"]
+#: What became of content and its record; failed if one of the stores does not have both.
+Outcome = Literal["written", "unchanged", "failed"]
 
 
 def make_record(key: str, integrity: Integrity, platform: str, urls: Sequence[str] = ()) -> Record:
@@ -67,38 +69,36 @@ class StoreWriter:
         self._notes = _Notes(counts)
         self._closed: set[Member] = set()
         self._lock = threading.Lock()
-        self._was_refused = False
 
     @property
     def signs(self) -> bool:
         """Whether records are written."""
         return self._key is not None
 
-    @property
-    def was_refused(self) -> bool:
-        """Whether a store refused what this run asked or wrote."""
-        return self._was_refused or any(member.has_refused for member in self.members)
-
     def write(
         self, record: Record, receivers: Receivers = "all", *, dry_run: Callable[[str], None] | None = None
-    ) -> int:
-        """Write the content that a record names, then the record if there is a key; return the number of items.
+    ) -> Outcome:
+        """Write the content that a record names, then the record if there is a key.
 
-        Failures are counted. With `dry_run` nothing is written; it receives the key of each item that would be.
+        The reason of a failure is counted. With `dry_run` nothing is written; it receives the key of each item that
+        would be.
         """
-        number = 0
+        number, failed = 0, False
         for member in self.members:
-            lacks = member.lacks(blob_key(record.integrity.digest.hex))
-            if member in self._closed or (receivers == "lacking" and not lacks):
+            if receivers == "lacking" and not member.lacks(blob_key(record.integrity.digest.hex)):
                 continue
             try:
-                if member.is_open(self._notes):
+                if member in self._closed or not member.is_open(self._notes):
+                    failed = True
+                else:
                     number += self._to(member, record, dry_run)
             except StoreError as error:
                 self._fail(member, error)
+                failed = True
             except CacheError as error:
                 self._counts.add_problem(error.message)
-        return number
+                failed = True
+        return "failed" if failed else "written" if number else "unchanged"
 
     def _to(self, member: Member, record: Record, dry_run: Callable[[str], None] | None) -> int:
         integrity = record.integrity
@@ -161,7 +161,7 @@ class StoreWriter:
         """Write no more to a store that failed."""
         is_known = member in self._closed
         self._closed.add(member)
-        self._was_refused = self._was_refused or isinstance(error, StoreRefusedError)
+        member.was_refused = member.was_refused or isinstance(error, StoreRefusedError)
         if not is_known:
             hint = f"; {error.hint}" if error.hint else ""
             self._counts.add_problem(f"{error.message}: not written{hint}")
