@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from tasks_lib.definitions import json_schema
 from tasks_lib.definitions.mirrors import mirrors_schema
-from tasks_lib.settings import CONVENTIONS, SETTINGS, Setting
+from tasks_lib.settings import CONVENTIONS, SECRETS, SETTINGS, Setting
 
 DOCS: Final = Path(__file__).parent
 SHA: Final = "498449a994efeba527885c10405993427995d3f86b8768d8cdf8d9dd7c6b73e8"
@@ -443,6 +443,9 @@ VALUES: Final = {
     "FETCH_TOTAL_TIMEOUT_S": "600",
     "FETCH_CONNECTIONS": "1",
     "FETCH_SPLIT_SIZE": "67108864",
+    "FETCH_STORE": "https://cache.example.org/store",
+    "FETCH_STORE_WRITE": "always",
+    "FETCH_STORE_TRUST": "none",
     "FETCH_DENY_NETWORKS": "10.0.0.0/8,169.254.0.0/16",
     "FETCH_GIT_PROTOCOLS": "https",
     "FETCH_SSH_KNOWN_HOSTS": "ci/known_hosts",
@@ -483,6 +486,7 @@ _PAGES: Final = {
         ),
         "network",
     ),
+    **dict.fromkeys(("FETCH_STORE", "FETCH_STORE_WRITE", "FETCH_STORE_TRUST"), "how-to/shared-store"),
     "FETCH_OFFLINE": "graph",
     "FETCH_JOBS": "graph",
     "FETCH_GIT_PROTOCOLS": "git",
@@ -574,6 +578,7 @@ A definition can override them with the keys of [`archive:`](definitions.md#arch
     yield from (_row(one) for one in SETTINGS if not one.variable)
     yield "\n## Variables of other programs\n\n"
     yield f"doit-fetch honours {', '.join(map(_code, CONVENTIONS))}.\n"
+    yield f"\nSecrets of [shared stores](../how-to/shared-store.md): {', '.join(map(_code, SECRETS))}.\n"
     yield """
 ## Credentials
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tasks_lib.download.unverified import UnverifiedDownloader
     from tasks_lib.progress import Progress
     from tasks_lib.signature import Gpg
+    from tasks_lib.store.fleet import Fleet
+    from tasks_lib.store.opening import Opening
     from tasks_lib.transport import Transport
 
 
@@ -52,6 +54,7 @@ class Context:
         *,
         mirrors: Literal["definitions", "none"] = "definitions",
         load_headers: Callable[[], Mapping[str, Headers]] = dict,
+        artifact_paths: Callable[[str, int], Mapping[str, str]] = lambda _domain, _level: {},
     ) -> None:
         """Create the context without opening anything.
 
@@ -60,11 +63,13 @@ class Context:
             environ: the environment that a toolchain's command inherits.
             mirrors: "definitions": the `mirrors.yml` of the definitions restricts redirects; "none": no restriction.
             load_headers: reads the headers of each definition from its file, for values that are not cached.
+            artifact_paths: returns which artifacts of Taskcluster's tasks the definitions reach, as `store.opening`.
         """
         self.settings: Final = settings
         self.environ: Final = environ
         self._mirrors: Final = mirrors
         self._load_headers: Final = load_headers
+        self._artifact_paths: Final = artifact_paths
         self.lock: Final = threading.RLock()
         # directory of manifests -> the deliveries for which stale entries were removed in this run
         self.cleaned_fetches: Final[dict[str, object]] = {}
@@ -98,7 +103,42 @@ class Context:
         """The downloader of blobs."""
         from tasks_lib.download import Downloader  # slow to import, needed only when a task downloads
 
-        return Downloader(self.cache, self._transport, self.settings.policy)
+        return Downloader(self.cache, self._transport, self.settings.policy, fleet=self.fleet)
+
+    @shared
+    def fleet(self) -> Fleet | None:
+        """The shared stores, None if the settings name none.
+
+        Raises:
+            SettingError: a key or a credential is not usable, or an extra is not installed.
+        """
+        return self.opening.fleet() if self.settings.stores else None
+
+    @property
+    def opening(self) -> Opening:
+        """What the stores are opened with."""
+        from tasks_lib.store.opening import Opening  # slow to import, needed only with a store
+        from tasks_lib.transport import Transport  # as above
+
+        own = self.settings
+        return Opening(
+            addresses=own.stores,
+            settings=own.transport,
+            connect=lambda settings: Transport(settings, environ=self.environ),
+            environ=self.environ,
+            cache=self.cache,
+            keys=find_layout(own.fetchdefs).store_keys,
+            trust=own.store_trust,
+            write=own.store_write,
+            network=own.policy.network,
+            paths=self._artifact_paths,
+        )
+
+    @property
+    def opened_fleet(self) -> Fleet | None:
+        """The shared stores if this run asked for them, else None."""
+        found: Fleet | None = vars(self).get("fleet")
+        return found
 
     @shared
     def unverified(self) -> UnverifiedDownloader:
@@ -106,6 +146,12 @@ class Context:
         from tasks_lib.download.unverified import UnverifiedDownloader  # slow to import, needed only when it downloads
 
         return UnverifiedDownloader(self.cache, self._transport, self.settings.policy)
+
+    def asking_once(self, transport: Transport) -> UnverifiedDownloader:
+        """Return a downloader of content without a known digest from a store, which is never waited for."""
+        from tasks_lib.download.unverified import UnverifiedDownloader  # slow to import, needed only when it downloads
+
+        return UnverifiedDownloader(self.cache, transport, self.settings.policy._replace(retries=0))
 
     @shared
     def _written_headers(self) -> Mapping[str, Headers]:

@@ -125,6 +125,7 @@ class Project:
         with self._held(definition):
             artifact = self._obtain(definition) if isinstance(definition, Fetch) else self._output(definition)
             steps.link_artifact(artifact)
+        self._finish_uploads()
         return Path(os.path.abspath(artifact.link or artifact.path))  # noqa: PTH100  # does not resolve the link
 
     def tree(self, name: str) -> Path:
@@ -139,19 +140,22 @@ class Project:
         """
         definition = self._find(name)
         with self._held(definition):
-            if isinstance(definition, Toolchain):
-                return self._build(definition)
-            delivery = self._plan.extraction(definition)
-            if not self._plan.can_extract(definition):
-                raise UnsupportedArchiveError(
-                    archive=delivery.artifact.path.name,
-                    reason="is not an archive",
-                    code="WRONG_FORMAT",
-                    hint=f"use the file itself: doit path {definition.name}",
-                )
-            self._obtain(definition)
-            self._deliver(delivery)
-            return delivery.destination
+            found = self._build(definition) if isinstance(definition, Toolchain) else self._extract(definition)
+        self._finish_uploads()
+        return found
+
+    def _extract(self, definition: Fetch) -> Path:
+        delivery = self._plan.extraction(definition)
+        if not self._plan.can_extract(definition):
+            raise UnsupportedArchiveError(
+                archive=delivery.artifact.path.name,
+                reason="is not an archive",
+                code="WRONG_FORMAT",
+                hint=f"use the file itself: doit path {definition.name}",
+            )
+        self._obtain(definition)
+        self._deliver(delivery)
+        return delivery.destination
 
     def dependencies(self, name: str, what: str) -> dict[str, Fingerprint]:
         """Return the files on which the path that `fetch` or `tree` (`what`) returned depends, as they were then.
@@ -188,6 +192,24 @@ class Project:
             lock = self._locks[f"{type(definition).__name__} {definition.name}"]
         with lock:
             yield
+
+    def _finish_uploads(self) -> None:
+        """Wait until the stores have what was obtained and made: the process may end after this."""
+        fleet = self._session.opened_fleet
+        if fleet is not None:
+            fleet.finish(self._is_running, self._progress.warn)
+            for problem in fleet.counts.problems:
+                self._progress.warn(problem)
+            fleet.counts.problems.clear()
+
+    def _is_running(self) -> bool:
+        """Return True.
+
+        Raises:
+            CancelledError: the run was asked to stop.
+        """
+        self._progress.check()
+        return True
 
     def _find(self, name: str) -> Fetch | Toolchain:
         found = self._session.definitions

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tasks_lib.incremental.project_files import ProjectFiles
     from tasks_lib.recipe import Configuration
     from tasks_lib.steps import Plan
+    from tasks_lib.store.fleet import Fleet
 
 
 _current: Session | None = None
@@ -52,11 +53,28 @@ class Session:
         self.enter()
         return self._context
 
+    @property
+    def opened_fleet(self) -> Fleet | None:
+        """The shared stores if a task of this process asked for them, else None; opens nothing."""
+        context: Context | None = vars(self).get("_context")
+        return context.opened_fleet if context is not None else None
+
     @cached_property
     def _context(self) -> Context:
         from tasks_lib.context import Context  # opens the cache, which a no-op run does not need
 
-        return Context(self.settings, self.environ, load_headers=lambda: self._files.load_headers())
+        return Context(
+            self.settings,
+            self.environ,
+            load_headers=lambda: self._files.load_headers(),
+            artifact_paths=self._artifact_paths,
+        )
+
+    def _artifact_paths(self, domain: str, level: int) -> Mapping[str, str]:
+        """Return which artifacts of Taskcluster's tasks the definitions reach: item key -> path below the index."""
+        from tasks_lib.graph.index import IndexPaths  # loads the steps
+
+        return IndexPaths(self.plan, level, domain).artifacts()
 
     @cached_property
     def _files(self) -> ProjectFiles:

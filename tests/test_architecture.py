@@ -99,7 +99,7 @@ COMPOSED = {"Cache", "Transport", "Downloader", "UnverifiedDownloader", "Gpg", "
 
 
 def test_one_composition_root() -> None:
-    """One module creates the parts of a run; all others receive them."""
+    """One module creates the parts of a run, and one the transports of its stores; all others receive them."""
     creators = {
         name_of(path)
         for path in MODULES

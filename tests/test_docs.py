@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import re
 import runpy
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -127,7 +129,7 @@ class Block(NamedTuple):
 README = ROOT / "README.md"
 TUTORIAL = DOCS / "tutorial/getting-started.md"
 #: Programs of which a page needs one that may not be installed.
-NEEDED = {"make.md": "make", "cmake.md": "cmake", "meson.md": "meson"}
+NEEDED = {"store-nginx.md": "nginx", "make.md": "make", "cmake.md": "cmake", "meson.md": "meson"}
 #: The files of the README's definitions; xz is compressed by one version only.
 LIB = (
     "/Td6WFoAAATm1rRGAgAhARYAAAB0L+Wj4Cf/AHFdADYaSGYpio/nVjjeS2S7zoB1aCuN88QaOY9ZUKjpDZlikl44xo6GkanXOGpPpub5SpLWGnFMwdfJ"
@@ -154,6 +156,8 @@ PRINTED = {
     "cache.md": "0 damaged",
     "shared-cache.md": "/doit-fetch",
     "several-platforms.md": "ok fetch:tool@macos-aarch64",
+    "shared-store.md": "results: signed by writer.key.pub",
+    "store-nginx.md": "1 from store 127.0.0.1:8780",
     "events.md": " fetch:hello",
     "taskgraph.md": "gmp-6.1.0",
 }
@@ -237,13 +241,23 @@ def project(tutorial: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tutorial, tmp_path / "project", symlinks=True))
 
 
+@contextlib.contextmanager
+def stopping(server: Path) -> Iterator[None]:
+    """Stop the server that a page started and, after a failure, did not stop; the file has its process id."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            os.kill(int(server.read_text()), signal.SIGTERM)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_of_a_page(page: Path, project: Path) -> None:
     """Every command of a how-to page runs in the tutorial's project."""
     if (needed := NEEDED.get(page.name)) and not shutil.which(needed):
         pytest.skip(f"{needed} is not installed")
-    with serving({"/firmware-2.bin": with_token}) as origin:
+    with serving({"/firmware-2.bin": with_token}) as origin, stopping(project / "nginx/nginx.pid"):
         assert PRINTED.get(page.name, "") in follow(page, project, origin.url)
 
 

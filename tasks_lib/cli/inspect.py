@@ -17,6 +17,10 @@ from tasks_lib.graph import render
 from tasks_lib.graph.actions import step_of
 from tasks_lib.graph.checks import UpToDateCheck, note_of
 from tasks_lib.incremental.selection import needed
+from tasks_lib.progress import LineProgress, describe_wait
+from tasks_lib.session import current_session
+from tasks_lib.steps import Artifact, find_integrity
+from tasks_lib.ui.events import write_to_stderr
 
 _FORMAT: Final = {
     "name": "format",
@@ -108,7 +112,25 @@ class InfoCommand(_ExplainCommand):
         for check, *_ in task.uptodate:
             if isinstance(check, UpToDateCheck):
                 history |= check.history()
+                history |= _describe_holders(check)
         return history
+
+
+def _describe_holders(check: UpToDateCheck) -> dict[str, Any]:
+    """Return which shared stores hold the output of a task, asked now; {} without a store."""
+    session = current_session()
+    if session is None or not session.settings.stores:
+        return {}
+    from tasks_lib.steps.shared_results import list_holders  # slow to import, needed only with a store
+
+    context = session.context
+    for one in check.arguments[1:]:
+        artifact = getattr(one, "output", one)
+        if isinstance(artifact, Artifact):
+            integrity = find_integrity(context, artifact)
+            names = list_holders(context, integrity, artifact.key, LineProgress(write_to_stderr, describe_wait))
+            return {"held by": [f"store {name}" for name in names] or "no store"}
+    return {}
 
 
 def _format_lines(value: object) -> str:

@@ -14,7 +14,7 @@ from tasks_lib.engine.base_command import SETTINGS_ONLY, load_dodo
 from tasks_lib.engine.dodo import GivenSettings, read_configuration
 from tasks_lib.errors import SettingError, escape_text
 from tasks_lib.session import current_session
-from tasks_lib.settings import CONVENTIONS, SETTINGS, GivenValue, Setting, list_credentials, list_effective
+from tasks_lib.settings import CONVENTIONS, SECRETS, SETTINGS, GivenValue, Setting, list_credentials, list_effective
 from tasks_lib.vcs.urls import display_url
 
 #: The name by which a dodo.py imports this package.
@@ -163,7 +163,7 @@ def render_settings_page() -> str:
         lines += ["", _value_line(one, given), *_wrap(one.meaning, 8)]
         lines += _wrap(escape_text(problem), 8) if problem else []
     lines += _describe_credentials(configuration)
-    names = [name + (" (set)" if configuration.environ.get(name) else "") for name in CONVENTIONS]
+    names = [name + (" (set)" if configuration.environ.get(name) else "") for name in (*CONVENTIONS, *SECRETS)]
     return "\n".join(("SETTINGS", *lines, "", *_wrap(f"Other environment variables used: {', '.join(names)}.", 4)))
 
 

@@ -33,7 +33,9 @@ from tasks_lib.gil import released, run_alone
 from tasks_lib.incremental.run_plan import RunPlan, finish_run
 from tasks_lib.incremental.selection import needed
 from tasks_lib.incremental.snapshot import SnapshotRow
+from tasks_lib.session import current_session
 from tasks_lib.ui.events import BUS
+from tasks_lib.ui.run_state import Pushed
 
 #: Ready tasks that are always prepared, and the maximum while a class of workers is idle.
 _AHEAD: Final = 64
@@ -324,6 +326,7 @@ class PooledRunner(Runner):
         if plan is not None:
             plan.settle()
         saved = plan is not None and backend.save()
+        self.final_result = max(self.final_result, finish_uploads(self.reporter, self._interruption))
         status = int(super().finish())  # type: ignore[no-untyped-call]
         if plan is not None and saved:
             requested = (task.name for task in needed(self._tasks, self._selected) if task.actions)
@@ -342,6 +345,24 @@ class PooledRunner(Runner):
                     done = self._done.get(timeout=left)
                 self._collect(dispatcher, done)
         self.stuck = self._busy()
+
+
+def finish_uploads(reporter: Any, interruption: Interruption) -> int:
+    """Wait for what is being written to the stores, and let the reporter say what became of it.
+
+    Return the exit status that it asks for: 1 if a store refused a run that must write (`store_write=always`).
+    """
+    session = current_session()
+    fleet = session.opened_fleet if session is not None else None
+    if session is None or fleet is None or fleet.uploads is None:
+        return 0
+    with released:
+        fleet.finish(lambda: not interruption.signal, BUS.progress("doit").warn)
+    report = getattr(reporter, "stores", None)  # a dodo.py may set another reporter
+    if report is not None:
+        counts = fleet.counts
+        report(Pushed(counts.pushed, counts.pushed_bytes, tuple(counts.problems)))
+    return int(fleet.was_refused and session.settings.store_write == "always")
 
 
 def _setup_of(dispatcher: Any, node: Any) -> str:

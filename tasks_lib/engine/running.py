@@ -6,7 +6,8 @@ import contextlib
 import multiprocessing
 import os
 import sys
-from typing import Any, Self
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 from doit import cmd_run
 
@@ -14,7 +15,11 @@ from tasks_lib.engine.pools import Pools
 from tasks_lib.engine.reporter import shown
 from tasks_lib.engine.runner import PooledRunner
 from tasks_lib.engine.signals import Interruption, stop_children
+from tasks_lib.incremental.selection import needed
 from tasks_lib.session import current_session
+
+if TYPE_CHECKING:
+    from tasks_lib.context import Context
 
 #: The module in which `doit run` looks up its runners; doit has no types.
 _DOIT: Any = cmd_run
@@ -83,8 +88,29 @@ class Running:
             from tasks_lib.engine.offline import refuse_missing  # loads the steps, which an online no-op does not need
 
             refuse_missing(command.control.tasks, command.control.selected_tasks or ())
+        run_plan = command.loader.run_plan
+        if session.settings.stores and not (run_plan is not None and run_plan.is_noop):
+            fleet = session.context.fleet  # a key that is not usable ends the run here, not each of its tasks
+            if fleet is not None:
+                control = command.control
+                fleet.expect(lambda: _list_blobs(session.context, control.tasks, control.selected_tasks or ()))
         self._stack.enter_context(self._interruption.installed())
         pools = Pools.of(network=session.settings.jobs, asked=self._asked)
-        runner = PooledRunner(*words, pools=pools, interruption=self._interruption, run_plan=command.loader.run_plan)
+        runner = PooledRunner(*words, pools=pools, interruption=self._interruption, run_plan=run_plan)
         self._runners.append(runner)
         return runner
+
+
+def _list_blobs(context: Context, tasks: Mapping[str, Any], selected: Iterable[str]) -> Iterator[str]:
+    """Yield the key of each download that the selected tasks need and the cache lacks."""
+    from tasks_lib.definitions import Fetch, StaticUrl  # loads what only a run with stores needs
+    from tasks_lib.graph.actions import step_of
+    from tasks_lib.store import blob_key
+
+    for task in needed(tasks, selected):
+        step = step_of(task) if task.name.startswith("fetch:") else None
+        definition = step.arguments[1] if step is not None else None
+        if isinstance(definition, Fetch) and isinstance(definition.source, StaticUrl):
+            integrity = definition.source.integrity
+            if not os.path.exists(context.cache.path(integrity.digest)):  # noqa: PTH110  # a hint suffices
+                yield blob_key(integrity.digest.hex)

@@ -11,19 +11,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tasks_lib import recipe
 from tasks_lib.archive import ARCHIVE_VARIABLES
 from tasks_lib.context import Context
-from tasks_lib.errors import SettingError, TransportError, escape_text
+from tasks_lib.digest import Integrity
+from tasks_lib.errors import SettingError, StoreError, TransportError, escape_text
 from tasks_lib.fetch_content.console import log
 from tasks_lib.fs import locks, system_calls
 from tasks_lib.fs.copying import link_or_copy
 from tasks_lib.progress import Facts, LineProgress, describe_wait
 from tasks_lib.retry import Retry
 from tasks_lib.settings import Settings
+from tasks_lib.steps.shared_results import ANY, share_result
+from tasks_lib.store import blob_key
 from tasks_lib.transport import redacted
+from tasks_lib.units import format_size
 
 if TYPE_CHECKING:
-    from tasks_lib.digest import Integrity
+    from tasks_lib.download.unverified import UnverifiedRequest
 
 #: Prefix of the directories that this command creates and removes.
 PRIVATE: Final = ".fetch-content."
@@ -66,6 +71,67 @@ class Run(Context):
             except TransportError as error:
                 if not retry.again(error, self.progress, redacted(url)):
                     raise
+
+    def obtain(self, asked: UnverifiedRequest) -> Integrity:
+        """Obtain content with a known digest from a shared store, else download it; let the stores have it then.
+
+        Raises:
+            FetchError: as `UnverifiedDownloader.obtain`.
+        """
+        held = self._held_by_store(asked) if asked.digest is not None else None
+        if held is not None:
+            return held
+        integrity = self.unverified.obtain(asked, self.progress)
+        if asked.digest is not None:
+            share_result(self, recipe.fetch_key(integrity), integrity, ANY, asked.urls)
+        return integrity
+
+    def _held_by_store(self, asked: UnverifiedRequest) -> Integrity | None:
+        """Bring content into the cache from the first store that has it; its size may be known only to the store."""
+        fleet = self.fleet
+        if fleet is None or asked.digest is None or asked.digest.algorithm != "sha256":
+            return None
+        key = blob_key(asked.digest.hex)
+        for member in fleet.holders(key, self.progress):
+            try:
+                found = member.store.find(key)
+            except StoreError as error:
+                member.note_failure(key, error, self.progress)
+                continue
+            size = asked.size if asked.size >= 0 or found is None else found.size
+            if found is None or not 0 <= size <= asked.limit:
+                member.note_missing(key)
+                continue
+            integrity = Integrity(size=size, digest=asked.digest)
+            if self.sources.obtain_from_stores(asked.name, integrity, self.progress):
+                return integrity
+        return None
+
+    def _is_running(self) -> bool:
+        """Return True.
+
+        Raises:
+            CancelledError: the run was asked to stop.
+        """
+        self.progress.check()
+        return True
+
+    def finish_uploads(self) -> None:
+        """Wait until the stores have what this run obtained; log what came from them and went to them.
+
+        Raises:
+            CancelledError: the run was asked to stop.
+        """
+        fleet = self.opened_fleet
+        if fleet is None:
+            return
+        fleet.finish(self._is_running, log)
+        for name, (files, size) in fleet.counts.read.items():
+            log(f"{files} from store {name} ({format_size(size)})")
+        if fleet.counts.pushed:
+            log(f"pushed {fleet.counts.pushed} ({format_size(fleet.counts.pushed_bytes)})")
+        for problem in fleet.counts.problems:
+            log(f"warning: {problem}")
 
     def put(self, integrity: Integrity, path: Path) -> None:
         """Place a blob at `path` and atomically replace a file there.
@@ -110,9 +176,12 @@ def open_run(environ: Mapping[str, str], beside: Path) -> Iterator[Run]:
         for line in run.settings.judge_cache():
             log(f"warning: {line}")
         yield run
+        run.finish_uploads()
         return
     with private_directory(beside) as cache:
-        yield _run(environ, progress, {"cache": str(cache), "durability": "fast", "cache_parents": "ignore"})
+        run = _run(environ, progress, {"cache": str(cache), "durability": "fast", "cache_parents": "ignore"})
+        yield run
+        run.finish_uploads()
 
 
 def _run(environ: Mapping[str, str], progress: LineProgress, variables: Mapping[str, str]) -> Run:

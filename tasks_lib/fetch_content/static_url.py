@@ -162,7 +162,7 @@ def _download(run: Run, request: StaticUrlOptions, headers: Mapping[str, str], d
         size=request.size or -1,
         digest=digest,
     )
-    return run.unverified.obtain(asked, run.progress)
+    return run.obtain(asked)
 
 
 def _verify(run: Run, request: StaticUrlOptions, integrity: Integrity) -> None:

@@ -101,7 +101,7 @@ def _stage(run: Run, artifact: MozFetch, trust: _TrustChains) -> _Staged:
     digest = trust.digest_of(artifact) if artifact.trust else None
     limit = run.settings.limits.max_total_bytes
     asked = UnverifiedRequest(name=artifact.name, urls=(artifact.url,), limit=limit, digest=digest)
-    integrity = run.unverified.obtain(asked, run.progress)
+    integrity = run.obtain(asked)
     seconds = time.monotonic() - begun
     log(f"{url} resolved to {integrity.size} bytes with sha256 {integrity.digest.hex} in {seconds:.3f}s")
     if digest is not None:

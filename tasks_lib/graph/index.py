@@ -1,4 +1,4 @@
-"""Paths of the definitions in Taskcluster's index, for `doit info`.
+"""Paths of the definitions in Taskcluster's index, for `doit info` and for reading what its tasks made.
 
 Source: taskgraph `util/cached_tasks.py`, `transforms/cached_tasks.py` and `transforms/run/toolchain.py`, read as
 documentation.
@@ -13,12 +13,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from tasks_lib.definitions import Fetch, FileReference, Toolchain
+from tasks_lib.definitions import Fetch, FileReference, Git, StaticUrl, Toolchain
 from tasks_lib.definitions.taskgraph import index_path, taskgraph_digest, toolchain_digest
 from tasks_lib.errors import ToolError
 from tasks_lib.layout import find_kind_directory, load_transforms, load_tree_configuration
 from tasks_lib.steps import Plan
+from tasks_lib.store import blob_key, record_key
 
+#: How a path begins that is not known, and a name of an artifact that anybody can read. Source: Taskcluster, queue
+#: service, "Artifact names".
+_UNKNOWN: Final = "unknown: "
+_PUBLIC: Final = "public/"
 _CONTENT: Final = "content.v1"
 _TOOLCHAINS: Final = "toolchains.v3"
 #: The implementation of workers that run docker images, and the transforms of which the inputs are known.
@@ -34,8 +39,9 @@ class UnknownPathError(Exception):
 class IndexPaths:
     """The index paths of the definitions of a plan."""
 
-    def __init__(self, plan: Plan, level: int) -> None:
-        self._plan, self._level = plan, level
+    def __init__(self, plan: Plan, level: int, domain: str = "") -> None:
+        """Create the paths for a level, and a trust domain; "" for the one that each tree sets."""
+        self._plan, self._level, self._domain = plan, level, domain
         self._digest = lru_cache(maxsize=None)(self._toolchain_digest)
 
     def of_fetch(self, fetch: Fetch) -> str:
@@ -46,17 +52,53 @@ class IndexPaths:
             digest = taskgraph_digest(fetch)
             if not digest:
                 raise UnknownPathError("Taskgraph has no such type")
-            return index_path(_prefix(fetch.file), self._level, _CONTENT, fetch.name, digest)
+            return index_path(self._prefix(fetch.file), self._level, _CONTENT, fetch.name, digest)
         except UnknownPathError as error:
-            return f"unknown: {error}"
+            return f"{_UNKNOWN}{error}"
 
     def of_toolchain(self, toolchain: Toolchain) -> str:
         """Return the path of a toolchain, or why it is unknown."""
         try:
             digest = self._digest(toolchain.name)
-            return index_path(_prefix(toolchain.file), self._level, _TOOLCHAINS, toolchain.name, digest)
+            return index_path(self._prefix(toolchain.file), self._level, _TOOLCHAINS, toolchain.name, digest)
         except UnknownPathError as error:
-            return f"unknown: {error}"
+            return f"{_UNKNOWN}{error}"
+
+    def artifacts(self) -> dict[str, str]:
+        """Return item key of a store -> `NAMESPACE/artifacts/NAME`, for the public artifacts whose path is known."""
+        definitions = self._plan.definitions
+        found = [self._artifact_of_fetch(fetch) for fetch in definitions.fetches.values()]
+        found += [self._artifact_of_toolchain(toolchain) for toolchain in definitions.toolchains.values()]
+        return {
+            key: f"{path}/artifacts/{name}"
+            for key, path, name in filter(None, found)
+            if name.startswith(_PUBLIC) and not path.startswith(_UNKNOWN)
+        }
+
+    def _artifact_of_fetch(self, fetch: Fetch) -> tuple[str, str, str] | None:
+        """Return item key, path and artifact of a fetch: of what is repacked, or else of the pinned content."""
+        source, made = fetch.source, self._plan.repacked(fetch)
+        if isinstance(source, StaticUrl):
+            name, digest = source.taskgraph_name or source.artifact_name, source.integrity.digest
+            if made is None and digest.algorithm != "sha256":
+                return None
+            key = blob_key(digest.hex) if made is None else record_key(made.key)
+        elif made is None:
+            return None
+        else:
+            key, name = record_key(made.key), source.artifact_name
+            name = source.taskgraph_names[1] if isinstance(source, Git) and source.taskgraph_names else name
+        return key, self.of_fetch(fetch), f"{fetch.artifact_prefix}/{name}"
+
+    def _artifact_of_toolchain(self, toolchain: Toolchain) -> tuple[str, str, str] | None:
+        """Return item key, path and artifact of a toolchain's output."""
+        if toolchain.index is None:
+            return None
+        output = self._plan.preparation(toolchain.name).output
+        return (record_key(output.key), self.of_toolchain(toolchain), toolchain.index.artifact) if output else None
+
+    def _prefix(self, file: str) -> str:
+        return self._domain or _prefix(file)
 
     def _toolchain_digest(self, name: str) -> str:
         toolchain = self._plan.definitions.toolchains[name]

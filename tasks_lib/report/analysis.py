@@ -111,6 +111,8 @@ def _failures(record: Record) -> Iterator[str]:
     if failed := record["counts"].get("failed", 0):
         message = "its message" if failed == 1 else "their messages"
         yield f"{counted(failed, 'task')} failed: see {message} for the next step. The rest of this page is about time."
+    if stores := record.get("stores"):
+        yield f"Shared stores: {stores}."
     if record["left_out"]:
         yield f"The record contains only {len(record['tasks']):,} tasks; {record['left_out']:,} more are not shown."
 

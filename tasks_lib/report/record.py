@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from tasks_lib.errors import FetchError
 from tasks_lib.ui.events import installed_version
+from tasks_lib.ui.lines import describe_stores
 from tasks_lib.ui.run_state import Phase, RunState, TaskRun
 
 #: Increase when the page can no longer read older records.
@@ -52,6 +53,7 @@ def build_record(ledger: RunState, *, now_s: float, ended_at: float) -> Record:
         "counts": dict(+ledger.counts),
         "errors": [error[:_MAX_TEXT] for error in ledger.errors[:_MAX_WARNINGS]],
         "workers": workers,
+        "stores": "; ".join(filter(None, (describe_stores(ledger), *ledger.pushed.problems))),
         "left_out": len(names) - len(kept),
         "tasks": (_task(ledger, name, numbers, workers, now_s) for name in kept),
     }

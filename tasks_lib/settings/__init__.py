@@ -16,19 +16,21 @@ from tasks_lib.errors import SettingError
 from tasks_lib.fs.trust import Trust, set_aside_artifacts
 from tasks_lib.host import digest_variables
 from tasks_lib.limits import Limits
-from tasks_lib.network import Policy, TransportSettings
+from tasks_lib.network import Policy, TransportSettings, read_secret
 from tasks_lib.platforms import ALL, HINT, parse_platform
 from tasks_lib.settings.project_file import ProjectFile, find_misspelt, list_credentials, load_project, normalize_table
-from tasks_lib.settings.table import CA_VARIABLES, CONVENTIONS, SETTINGS, VARIABLE, Setting
+from tasks_lib.settings.table import CA_VARIABLES, CONVENTIONS, SECRETS, SETTINGS, VARIABLE, Setting
 from tasks_lib.settings.value import GivenValue, list_effective, read_setting
 
 if TYPE_CHECKING:
     from tasks_lib.fs.copying import LinkMode
     from tasks_lib.fs.files import Durability
     from tasks_lib.fs.trust import Parents
+    from tasks_lib.store import StoreAddress
 
 __all__ = [
     "CONVENTIONS",
+    "SECRETS",
     "SETTINGS",
     "GivenValue",
     "ProjectFile",
@@ -72,6 +74,9 @@ class Settings(NamedTuple):
     toolchain_network: str = "on"
     host_identity: str = ""
     platform: str = ""  # "" for that of this machine, or "all"
+    stores: tuple[StoreAddress, ...] = ()
+    store_write: str = "auto"
+    store_trust: str = ""  # "": signed if there are trusted keys, else none
 
     @property
     def trust(self) -> Trust:
@@ -155,6 +160,9 @@ class Settings(NamedTuple):
             toolchain_network=str(values["FETCH_TOOLCHAIN_NETWORK"]),
             host_identity=str(values["FETCH_HOST_IDENTITY"]),
             platform=_platform(str(values["FETCH_PLATFORM"])),
+            stores=_stores(str(values["FETCH_STORE"]), environ),
+            store_write=str(values["FETCH_STORE_WRITE"]),
+            store_trust=str(values["FETCH_STORE_TRUST"]),
         )
 
 
@@ -163,6 +171,28 @@ def _platform(text: str) -> str:
     if text and not name:
         raise SettingError(f"invalid value {text[:80]!r} for FETCH_PLATFORM: unknown platform", hint=f"{HINT}, or all")
     return name
+
+
+def _stores(text: str, environ: Mapping[str, str]) -> tuple[StoreAddress, ...]:
+    """Return the stores; check that their token goes to one server, and not unencrypted over a network.
+
+    Raises:
+        SettingError: the URLs or the use of the token are invalid.
+    """
+    if not text:
+        return ()
+    from tasks_lib.store import parse_stores  # needed only with a store
+
+    addresses = parse_stores(text)
+    http = [one for one in addresses if one.scheme in ("https", "http")]
+    if read_secret(environ, "FETCH_STORE_TOKEN"):
+        if len(http) > 1:
+            hint = 'name a variable for each host in [tool.doit-fetch.auth."HOST"] instead'
+            raise SettingError("FETCH_STORE_TOKEN is for one http store, and there are several", hint=hint)
+        if any(not one.is_private for one in http):
+            hint = "use https, or a store on this machine"
+            raise SettingError("FETCH_STORE_TOKEN is not sent over plain http to another machine", hint=hint)
+    return addresses
 
 
 def _networks(text: str) -> tuple[str, ...]:

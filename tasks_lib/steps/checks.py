@@ -122,7 +122,14 @@ def needs_network(context: Context, definition: Fetch, artifact: Artifact) -> bo
         if any(is_local_file(place.url) for place in source.places):
             return False
     integrity = find_integrity(context, artifact)
-    return integrity is None or not context.cache.has(integrity)
+    if integrity is not None and context.cache.has(integrity):
+        return False
+    if not context.settings.stores:
+        return True
+    from tasks_lib.steps.shared_results import is_in_local_store  # slow to import, needed only with a store
+
+    key = recipe.repository_key(source, version=context.writer_version) if isinstance(source, Git | Hg) else ""
+    return not is_in_local_store(context, None if key else integrity, key)
 
 
 def tree_of(delivery: Delivery) -> RecordedTree:

@@ -21,6 +21,9 @@ __all__ = ["CHUNK", "ByteRange", "Response", "check_response"]
 _WHOLE: Final = frozenset({200, 203, 226})
 _BROWSE: Final = "open the URL in a browser"
 _NEXT_STEP: Final = {404: _BROWSE, 407: LOGIN_HINT, 410: _BROWSE}
+#: Status codes of a response that may have only the requested range: `rclone serve s3` 1.75 says 200, and means it by
+#: Content-Range.
+_PARTIAL: Final = frozenset({200, 206})
 #: Characters that are not allowed in header values, and the headers in which they are refused: those that determine
 #: which bytes are read. Source: RFC 9110 section 5.5.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -119,7 +122,7 @@ def _media_type(headers: Mapping[str, str]) -> str:
 
 
 def check_response(response: RawResponse, span: ByteRange, validator: str, deadline: Deadline) -> int:
-    """Return the offset at which the body begins: 0, or `span.start` for a 206 of exactly the requested range.
+    """Return the offset at which the body begins: 0, or `span.start` for exactly the requested range.
 
     Raises:
         HttpStatusError: an error status, or a 206 of another range or version.
@@ -128,11 +131,12 @@ def check_response(response: RawResponse, span: ByteRange, validator: str, deadl
     odd = next((name for name in _DECISIVE if _CONTROL.search(response.headers.get(name, ""))), None)
     if odd is not None:
         raise TransportError(deadline.told(f"control characters in the header {odd}"))
-    if response.status == 206 and not span.is_whole:
+    if response.status in _PARTIAL and not span.is_whole:
         misfit = _describe_mismatch(response, span, validator)
-        if misfit:
+        if not misfit:
+            return span.start
+        if response.status == 206:
             raise HttpStatusError(f"{deadline.host}: requested {span.header}, received {misfit}", status=206)
-        return span.start
     if response.status not in _WHOLE:
         status, reason = response.status, escape_text(response.reason[:_QUOTED])
         after_s = retry_after_s(response.headers.get("Retry-After", ""))

@@ -1,0 +1,136 @@
+"""Results that machines share: adopt what another machine made, and let the stores have what this one makes.
+
+The content comes first, then the record: a result of the cache always names content that was there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from tasks_lib.cache import Result
+from tasks_lib.context import Context
+from tasks_lib.digest import Integrity
+from tasks_lib.errors import AllSourcesFailedError, StoreError
+from tasks_lib.network import redacted
+from tasks_lib.progress import FailedSource, Progress, Silent
+from tasks_lib.store import blob_key, record_key
+
+if TYPE_CHECKING:
+    from tasks_lib.store.fleet import Fleet, Member
+
+#: The platform of results that are the same on every machine. Source: `store.records.ANY_PLATFORM`.
+ANY: Final = "any"
+#: How the reason begins why a store without an artifact did not provide it.
+_NOT_FOUND: Final = ("HTTP 404", "HTTP 410")
+
+
+def adopt_shared_result(context: Context, key: str, name: str, platform: str, progress: Progress) -> bool:
+    """Bring the result of a recipe key and its content from a store into the cache; return whether there is one.
+
+    A result that the cache has is not replaced. The caller holds the lock of `key`.
+
+    Args:
+        context: the context of this run.
+        key: the recipe key.
+        name: the name of the artifact, for messages.
+        platform: `any`, or the platform of this machine for what depends on it.
+        progress: receives progress, and a warning for a record that is not trusted.
+
+    Raises:
+        CacheUnavailableError, CancelledError: as `Downloader.obtain`.
+        SettingError: the stores cannot be opened.
+    """
+    fleet = context.fleet
+    if fleet is None:
+        return False
+    known = context.cache.result(key)
+    for member, record in fleet.records(key, platform, progress):
+        if known is not None and known.integrity != record.integrity:
+            continue  # the same recipe had another output here
+        if context.sources.obtain_from_stores(name, record.integrity, progress):
+            signer = record.signature.keyid[:16] if record.signature is not None else ""
+            provenance: dict[str, str | int | float] = {
+                "store": member.name,
+                "made by": record.made.by,
+                "made on": record.made.platform,
+                "made at": record.made.at,
+                **({"signed by": signer} if signer else {}),
+            }
+            if known is None:
+                context.cache.record(Result(key=key, integrity=record.integrity, provenance=provenance))
+            return True
+    return known is None and fleet.trust == "any" and _adopt_artifact(context, fleet, key, name, progress)
+
+
+def _adopt_artifact(context: Context, fleet: Fleet, key: str, name: str, progress: Progress) -> bool:
+    """Bring the result of a recipe key from a store that has artifacts without records, and record who is trusted."""
+    from tasks_lib.download.unverified import UnverifiedRequest  # slow to import, needed only for Taskcluster
+
+    item = record_key(key)
+    for member in fleet.holders(item, progress):
+        transport = member.store.transport
+        if member.store.address.has_records or transport is None:
+            continue
+        location = member.store.locate("GET", item)
+        limit = context.settings.limits.max_total_bytes
+        request = UnverifiedRequest(name=name, urls=(location.url,), limit=limit, headers=location.headers)
+        try:
+            integrity = context.asking_once(transport).obtain(request, progress)
+        except AllSourcesFailedError as error:
+            member.note_missing(item)
+            _report(member, error, progress)
+            continue
+        member.note_held(item)
+        fleet.counts.add_read(member.name, integrity.size)
+        provenance = {"store": member.name, "trusted from": redacted(location.url)}
+        context.cache.record(Result(key=key, integrity=integrity, provenance=provenance))
+        return True
+    return False
+
+
+def _report(member: Member, error: AllSourcesFailedError, progress: Progress) -> None:
+    """Report why an artifact was not read, unless no task made it."""
+    reason = error.attempts[-1].reason if error.attempts else error.message
+    if not reason.startswith(_NOT_FOUND):
+        progress.failed_source(FailedSource("store", member.name, reason))
+
+
+def share_result(context: Context, key: str, integrity: Integrity, platform: str, urls: Sequence[str] = ()) -> None:
+    """Let the stores have a result that was made here, or obtained from `urls`, if this run writes to them."""
+    fleet = context.fleet
+    if fleet is not None and fleet.uploads is not None:
+        from tasks_lib.store.upload import make_record  # slow to import, needed only to write
+
+        fleet.uploads.add(make_record(key, integrity, platform, urls))
+
+
+def is_in_local_store(context: Context, integrity: Integrity | None, key: str) -> bool:
+    """Return whether a store that needs no network has the content, or a believed result of the recipe key."""
+    fleet = context.fleet
+    if fleet is None:
+        return False
+    silent = Silent()
+    if integrity is not None:
+        return any(one.is_local for one in find_holders(fleet, blob_key(integrity.digest.hex), silent))
+    return any(member.is_local for member, _ in fleet.records(key, ANY, silent))
+
+
+def find_holders(fleet: Fleet, key: str, progress: Progress) -> Iterator[Member]:
+    """Yield the stores that say that they hold an item."""
+    for member in fleet.holders(key, progress):
+        try:
+            if member.store.find(key) is not None:
+                yield member
+            else:
+                member.note_missing(key)
+        except StoreError as error:
+            member.note_failure(key, error, progress)
+
+
+def list_holders(context: Context, integrity: Integrity | None, key: str, progress: Progress) -> list[str]:
+    """Return the names of the stores that hold the content, or, if that is not known, a result of the recipe key."""
+    if context.fleet is None:
+        return []
+    wanted = blob_key(integrity.digest.hex) if integrity is not None else record_key(key)
+    return [member.name for member in find_holders(context.fleet, wanted, progress)]

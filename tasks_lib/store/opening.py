@@ -1,0 +1,120 @@
+"""Open the stores of a run from their addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tasks_lib.cache import Cache
+from tasks_lib.network import TransportSettings, read_secret
+from tasks_lib.store import Store, StoreAddress
+from tasks_lib.store.directory import DirectoryStore
+from tasks_lib.store.fleet import Counts, Fleet, Member
+from tasks_lib.store.http import HttpStore, store_settings
+from tasks_lib.store.records import load_signing_key, load_trusted_keys
+from tasks_lib.store.upload import StoreWriter, Uploads
+from tasks_lib.store.write_policy import Verdict, judge_write
+from tasks_lib.transport import Transport
+
+#: Returns, for a trust domain and a level of Taskcluster, item key -> `NAMESPACE/artifacts/NAME`.
+ArtifactPaths = Callable[[str, int], Mapping[str, str]]
+
+_TOKEN: Final = "FETCH_STORE_TOKEN"
+_SIGNING_KEY: Final = "FETCH_STORE_SIGNING_KEY"
+
+
+def no_paths(_domain: str, _level: int) -> Mapping[str, str]:
+    """Return no artifacts of tasks: there are no definitions."""
+    return {}
+
+
+class Opening(NamedTuple):
+    """What the stores of a run are opened with.
+
+    `trust` is "signed", "any", "none", or "" for "signed" if `keys` has a key and else "none". `write` is the setting
+    `store_write`; `network` is "on" or "off". `connect` creates a transport, `paths` says which artifacts of tasks the
+    definitions reach.
+    """
+
+    addresses: tuple[StoreAddress, ...]
+    settings: TransportSettings
+    connect: Callable[[TransportSettings], Transport]
+    environ: Mapping[str, str]
+    cache: Cache
+    keys: Path
+    trust: str
+    write: str
+    network: str
+    paths: ArtifactPaths
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether this run writes to its stores, and why."""
+        return judge_write(self.write, self.environ)
+
+    @property
+    def effective_trust(self) -> str:
+        """Whose results are used: "signed", "any" or "none"."""
+        return self.trust or ("signed" if any(self.keys.glob("*.pub")) else "none")
+
+    def members(self) -> list[Member]:
+        """Return the stores, without those that need the network if it is off."""
+        hints = self.cache.shelf.top / "hints"
+        members = []
+        for one in self.addresses:
+            if one.scheme == "file" or self.network == "on":
+                transport = self.connect(store_settings(self.settings, one))
+                members.append(Member(open_store(one, transport, self.environ, self.paths), hints))
+        return members
+
+    def writer(self, members: list[Member], counts: Counts) -> StoreWriter:
+        """Return a writer to the stores.
+
+        Raises:
+            SettingError: the signing key is not usable.
+        """
+        given = self.environ.get(_SIGNING_KEY, "").strip()
+        return StoreWriter(members, self.cache, load_signing_key(given) if given else None, counts)
+
+    def fleet(self) -> Fleet:
+        """Return the stores of a run.
+
+        Raises:
+            SettingError: a key or a credential is not usable, or an extra is not installed.
+        """
+        trust, members, counts = self.effective_trust, self.members(), Counts()
+        keys = load_trusted_keys(self.keys) if trust == "signed" and members else None
+        uploads = Uploads(self.writer(members, counts)) if members and self.verdict.writes else None
+        return Fleet(members, counts, trust=trust, keys=keys, uploads=uploads)
+
+
+def open_store(
+    address: StoreAddress, transport: Transport, environ: Mapping[str, str], paths: ArtifactPaths = no_paths
+) -> Store:
+    """Return one store; nothing is asked yet. `paths` says which artifacts of tasks the definitions reach.
+
+    Raises:
+        SettingError: the extra for this kind of store is not installed.
+    """
+    if address.scheme == "file":
+        return DirectoryStore(address)
+    if address.scheme in ("https", "http"):
+        return HttpStore(address, transport, _bearer(address, environ))
+    if address.is_bucket:
+        from tasks_lib.store.s3 import BucketStore  # needed for buckets only
+
+        return BucketStore(address, transport)
+    from tasks_lib.store.taskcluster import TaskclusterStore  # as above, for Taskcluster
+
+    return TaskclusterStore(address, transport, paths)
+
+
+def _bearer(address: StoreAddress, environ: Mapping[str, str]) -> Callable[[], Mapping[str, str]]:
+    """Return a function that returns the header with the token, when a request is made."""
+
+    def headers() -> Mapping[str, str]:
+        token = read_secret(environ, _TOKEN)
+        return {"Authorization": f"Bearer {token}"} if token and address.is_private else {}
+
+    return headers
