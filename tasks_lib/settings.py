@@ -20,6 +20,7 @@ from tasks_lib.errors import SettingError, escape_text
 from tasks_lib.fs.trust import Trust, set_aside_artifacts
 from tasks_lib.limits import Limits
 from tasks_lib.network import LINK_LOCAL, HostCredential, Policy, TransportSettings, header_fault
+from tasks_lib.shard import Shard
 from tasks_lib.vcs.urls import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -91,6 +92,12 @@ SETTINGS: Final = (
         ("auto", "reflink", "copy", "hardlink"),
     ),
     Setting("FETCH_LOCK_TIMEOUT_S", "lock_timeout", 1800.0, "seconds to wait for another process"),
+    Setting(
+        "FETCH_SHARD", "shard", "", "part of the definitions that a bare run fetches: 3/50, or auto in a CI matrix"
+    ),
+    Setting(
+        "FETCH_SHARD_BY", "shard_by", "key", "how shards are formed: key, or size for equal bytes", ("key", "size")
+    ),
     Setting("FETCH_OFFLINE", "offline", 0, "1: do not use the network"),
     Setting("FETCH_JOBS", "jobs", 16, "concurrent downloads, unless doit's -n is given"),
     Setting("FETCH_JOBS_PER_HOST", "jobs_per_host", 16, "concurrent requests to one host"),
@@ -218,6 +225,8 @@ class Settings(NamedTuple):
     passed: tuple[tuple[str, str], ...] = ()  # name and digest of the value of each of them
     toolchain_network: str = "on"
     host_identity: str = ""
+    shard: Shard | None = None
+    shard_by: str = "key"
 
     @property
     def trust(self) -> Trust:
@@ -316,6 +325,8 @@ class Settings(NamedTuple):
             passed=tuple(_digest_variables(environ, pass_env)),
             toolchain_network=str(values["FETCH_TOOLCHAIN_NETWORK"]),
             host_identity=str(values["FETCH_HOST_IDENTITY"]),
+            shard=Shard.parse(shard, environ) if (shard := str(values["FETCH_SHARD"])) else None,
+            shard_by=str(values["FETCH_SHARD_BY"]),
         )
 
 

@@ -8,10 +8,13 @@ doit does; so does every case that is not handled here.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from doit.cmd_base import NamespaceTaskLoader
+from doit.cmd_list import List as DoitList
+from doit.cmd_run import Run as DoitRun
 from doit.exceptions import InvalidDodoFile
 from doit.loader import TASK_STRING
 from doit.task import Task
@@ -23,8 +26,9 @@ from tasks_lib.engine.state import snapshot_path
 from tasks_lib.errors import DefinitionError, UnknownNameError, escape_lines, escape_text
 from tasks_lib.graph.names import GROUPS, is_glob, resolve_names
 from tasks_lib.incremental.run_plan import RunPlan, plan_run
-from tasks_lib.incremental.selection import Names, closure, in_order, is_task_glob, owner_of, owners
+from tasks_lib.incremental.selection import Names, closure, fetches_of_shard, in_order, is_task_glob, owner_of, owners
 from tasks_lib.session import Session, current_session
+from tasks_lib.units import format_size
 
 
 class Loader:
@@ -175,6 +179,8 @@ class Loader:
 
     def _chosen(self, found: Session, cmd: Any, pos_args: list[str]) -> list[Task]:
         scope = getattr(cmd, "scope", "all")
+        if not pos_args and found.settings.shard and isinstance(cmd, DoitRun | DoitList):
+            return self._sharded(found, cmd)
         if scope == "stamp" and not pos_args:
             return self._bare(found, cmd)
         if pos_args:
@@ -202,6 +208,19 @@ class Loader:
                 if all(map(is_task_glob, words)):  # its error suggests no name, so that no other task is needed
                     raise
         return self._named(_made(found, None), words)
+
+    def _sharded(self, found: Session, cmd: Any) -> list[Task]:
+        """Return the fetch and repack tasks of the shard, and select them; print which part it is."""
+        shard, definitions = found.settings.shard, found.definitions
+        assert shard is not None, "the caller checks it"
+        fetches, size = fetches_of_shard(definitions, found.definition_cache, shard, found.settings.shard_by)
+        sys.stderr.write(
+            f"shard {shard.number:,} of {shard.total:,}: {len(fetches):,} of {len(definitions.fetches):,} definitions,"
+            f" {format_size(size)}\n"
+        )
+        tasks = [task for task in _made(found, (fetches, {})) if not task.name.startswith("extract:")]
+        cmd.sel_tasks = [task.name for task in tasks if task.subtask_of]
+        return tasks
 
     def _bare(self, found: Session, cmd: Any) -> list[Task]:
         """Return the tasks that a bare run has to check."""

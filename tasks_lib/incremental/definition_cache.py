@@ -18,6 +18,7 @@ import msgspec
 
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.fs.trust import NOBODY, Trust
+from tasks_lib.shard import pack_shares
 
 if TYPE_CHECKING:
     from tasks_lib.definitions import Definitions, Fetch, SourceFile, Toolchain
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 #: Bytes of the digest of a definition, which only detects changes; an attacker gains nothing from a collision.
 _DIGEST_BYTES: Final = 8
 #: The first bytes of the file; raise the number when its layout changes.
-_MAGIC: Final = b"doit-fetch definitions 6\n"
+_MAGIC: Final = b"doit-fetch definitions 7\n"
 #: Lookups in the text of all names before a table is built, which takes as long as fifty lookups.
 _GLANCES: Final = 16
 
@@ -62,7 +63,10 @@ class Block(msgspec.Struct, array_like=True):
 
 
 class CachedDefinitions(msgspec.Struct, array_like=True):
-    """The content of the file; `sources` maps digests of files to the names that they define."""
+    """The content of the file; `sources` maps digests of files to the names that they define.
+
+    `shares` has the key and the size of the download of each fetch, see `shard.pack_shares`.
+    """
 
     code: str
     marks: dict[str, Fingerprint]
@@ -74,6 +78,7 @@ class CachedDefinitions(msgspec.Struct, array_like=True):
     consumers: msgspec.Raw
     refused: msgspec.Raw
     passed: list[str]
+    shares: bytes
 
 
 class LazyDefinitions(Mapping[str, Value], Generic[Value]):
@@ -146,6 +151,7 @@ class DefinitionCache:
         self._path, self.code, self._trust = path, code, trust
         self.identity = b""
         self._consumers: msgspec.Raw | dict[str, list[str]] = msgspec.Raw(_NOTHING)
+        self.shares = b""
         self.marks: Mapping[str, Fingerprint] = {}
 
     def read(self) -> CachedDefinitions | None:
@@ -163,8 +169,12 @@ class DefinitionCache:
             return None
         if kept.code != self.code:
             return None
-        self.identity, self._consumers, self.marks = identity, kept.consumers, kept.marks
+        self.identity = identity
+        self._remember(kept)
         return kept
+
+    def _remember(self, kept: CachedDefinitions) -> None:
+        self._consumers, self.marks, self.shares = kept.consumers, kept.marks, kept.shares
 
     @property
     def consumers(self) -> Mapping[str, list[str]]:
@@ -176,7 +186,8 @@ class DefinitionCache:
     def write(self, kept: CachedDefinitions) -> None:
         """Write the file; a failure is ignored, since the cache only saves time."""
         body = msgspec.msgpack.encode(kept)
-        self.identity, self._consumers, self.marks = hashlib.sha256(body).digest(), kept.consumers, kept.marks
+        self.identity = hashlib.sha256(body).digest()
+        self._remember(kept)
         from tasks_lib.fs.atomic import write_best_effort  # slow to import, and most runs write nothing
 
         write_best_effort(self._path, _MAGIC + self.identity + body)
@@ -205,6 +216,17 @@ def consumers_of(definitions: Definitions) -> dict[str, list[str]]:
             one = definitions.fetch(entry.name) if entry.kind == "fetch" else definitions.toolchain(entry.name)
             consumers.setdefault(f"{entry.kind}:{one.name}", []).append(toolchain.name)
     return consumers
+
+
+def _share(fetch: Fetch) -> tuple[int, int]:
+    """Return the first 8 bytes of the recipe key of a fetch, and the size of its download, 0 if it is unknown."""
+    from tasks_lib import recipe  # slow to import, needed only when definitions changed
+    from tasks_lib.definitions import StaticUrl
+
+    if not isinstance(fetch.source, StaticUrl):
+        return int(recipe.commit_key(fetch.source)[:16], 16), 0
+    integrity = fetch.source.integrity
+    return int(recipe.fetch_key(integrity)[:16], 16), integrity.size
 
 
 def _raw(value: object) -> msgspec.Raw:
@@ -260,6 +282,7 @@ class CachedFiles:
             consumers=_raw(consumers_of(definitions)),
             refused=msgspec.Raw(encode(definitions.refused)),
             passed=sorted(definitions.passed),
+            shares=pack_shares([_share(fetch) for fetch in definitions.fetches.values()]),
         )
 
     def _encoded(self, values: Mapping[str, Value], encode: Callable[[Value], bytes]) -> dict[str, bytes]:
