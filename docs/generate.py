@@ -408,6 +408,8 @@ VALUES: Final = {
     "FETCH_DURABILITY": "fast",
     "FETCH_LINK_MODE": "hardlink",
     "FETCH_LOCK_TIMEOUT_S": "60",
+    "FETCH_SHARD": "3/50",
+    "FETCH_SHARD_BY": "size",
     "FETCH_OFFLINE": "1",
     "FETCH_JOBS": "8",
     "FETCH_JOBS_PER_HOST": "4",
@@ -442,6 +444,8 @@ _PAGES: Final = {
     "FETCHDEFS_DIR": "taskgraph",
     "FETCH_TOPSRCDIR": "taskgraph",
     "FETCH_LEVEL": "taskgraph",
+    "FETCH_SHARD": "scale",
+    "FETCH_SHARD_BY": "scale",
     **dict.fromkeys(("FETCH_PASS_ENV", "FETCH_TOOLCHAIN_NETWORK", "FETCH_HOST_IDENTITY"), "graph"),
     **dict.fromkeys(
         (

@@ -65,10 +65,10 @@ SETTINGS: Final = (
     ),
     Setting("FETCH_LOCK_TIMEOUT_S", "lock_timeout", 1800.0, "seconds to wait for another process"),
     Setting(
-        "FETCH_SHARD", "shard", "", "part of the definitions that a bare run fetches: 3/50, or auto in a CI matrix"
+        "FETCH_SHARD", "shard", "", "part that a bare run fetches: 3/50, or auto in a CI matrix"
     ),
     Setting(
-        "FETCH_SHARD_BY", "shard_by", "key", "how shards are formed: key, or size for equal bytes", ("key", "size")
+        "FETCH_SHARD_BY", "shard_by", "key", "how to form shards: key, or size for equal bytes", ("key", "size")
     ),
     Setting("FETCH_OFFLINE", "offline", 0, "1: do not use the network"),
     Setting("FETCH_JOBS", "jobs", 16, "concurrent downloads, unless doit's -n is given"),
