@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tasks_lib.progress import Progress
     from tasks_lib.recipe import Configuration
     from tasks_lib.signature import Gpg
+    from tasks_lib.store.fleet import Fleet
+    from tasks_lib.store.opening import Opening
     from tasks_lib.transport import Transport
 
 
@@ -95,7 +97,39 @@ class Context:
         """The downloader of blobs."""
         from tasks_lib.download import Downloader  # slow to import, needed only when a task downloads
 
-        return Downloader(self.cache, self._transport, self.settings.policy)
+        return Downloader(self.cache, self._transport, self.settings.policy, fleet=self.fleet)
+
+    @shared
+    def fleet(self) -> Fleet | None:
+        """The shared stores, None if the settings name none.
+
+        Raises:
+            SettingError: a key or a credential is not usable, or an extra is not installed.
+        """
+        return self.opening.fleet() if self.settings.stores else None
+
+    @property
+    def opening(self) -> Opening:
+        """What the stores are opened with."""
+        from tasks_lib.store.opening import Opening  # slow to import, needed only with a store
+
+        own = self.settings
+        return Opening(
+            addresses=own.stores,
+            settings=own.transport,
+            environ=self.environ,
+            cache=self.cache,
+            keys=find_layout(own.fetchdefs).store_keys,
+            trust=own.store_trust,
+            write=own.store_write,
+            network=own.policy.network,
+        )
+
+    @property
+    def opened_fleet(self) -> Fleet | None:
+        """The shared stores if this run asked for them, else None."""
+        found: Fleet | None = vars(self).get("fleet")
+        return found
 
     @shared
     def unverified(self) -> UnverifiedDownloader:

@@ -286,6 +286,33 @@ class CacheUnavailableError(CacheError):
     """The cache directory cannot be used: permissions, space, a lock that is not released."""
 
 
+# --- shared stores ----------------------------------------------------------------------------
+
+
+class StoreError(FetchError):
+    """A shared store failed; the run goes on without it.
+
+    `store` is its name in messages, `status` the status with which it answered, 0 if it did not.
+    """
+
+    def __init__(self, message: str, *, store: str, hint: str = "", status: int = 0) -> None:
+        super().__init__(message, hint=hint)
+        self.store = store
+        self.status = status
+
+
+class StoreUnavailableError(StoreError):
+    """A store does not answer, fails, or has no space."""
+
+
+class StoreRefusedError(StoreError):
+    """A store refuses the credentials, or the policy does not allow to write to it."""
+
+
+class UntrustedResultError(StoreError):
+    """The record of a result is not signed by a trusted key, damaged, or for another recipe key or platform."""
+
+
 class TreeError(FetchError):
     """An extracted directory cannot be written: a collision, permissions, space."""
 

@@ -12,10 +12,12 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-#: Subdirectories of a directory of kinds, its file of mirrors, and the directory of a project's own definitions.
+#: Subdirectories of a directory of kinds, its file of mirrors, the directory of a project's own definitions, and below
+#: the definitions the directory of the keys that sign results.
 KINDS: Final = ("fetch", "toolchain")
 MIRRORS: Final = "mirrors.yml"
 OWN: Final = "fetchdefs"
+STORE_KEYS: Final = "keys/store"
 _TASKCLUSTER: Final = "taskcluster"
 _TREES: Final = ("kinds", "ci")
 #: The trust domain of Gecko, and the package of its transforms. Source: Gecko, `taskcluster/config.yml`.
@@ -55,6 +57,12 @@ class Layout(NamedTuple):
     def mirrors_file(self) -> Path | None:
         """The file of mirrors, None if there is none."""
         return next((path for path in self.mirrors if os.path.isfile(path)), None)  # noqa: PTH113  # never raises
+
+    @property
+    def store_keys(self) -> Path:
+        """The directory of the public keys whose signatures of results are trusted; it may be missing."""
+        places = [path.parent / STORE_KEYS for path in self.mirrors]
+        return next((path for path in places if os.path.isdir(path)), places[0])  # noqa: PTH112  # never raises
 
     @property
     def note(self) -> str:

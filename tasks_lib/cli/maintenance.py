@@ -53,8 +53,8 @@ _MAX_LISTED: Final = 5
 _PROGRESS_INTERVAL_S: Final = 5.0
 
 
-class _CacheCommand(BaseCommand, abc.ABC):
-    """A command that works on the cache of the project's settings."""
+class SessionCommand(BaseCommand, abc.ABC):
+    """A command that needs the settings and definitions of the project, not its tasks."""
 
     doc_usage = ""
 
@@ -62,7 +62,7 @@ class _CacheCommand(BaseCommand, abc.ABC):
         """Load dodo.py for its settings and do the work; report errors of this package in a few lines."""
         gc.disable()  # an inventory creates a million small values and frees none of them
         load_dodo(self.loader, params)
-        progress = LineProgress(write_to_stderr, _describe_phase, _PROGRESS_INTERVAL_S)
+        progress = LineProgress(write_to_stderr, describe_phase, _PROGRESS_INTERVAL_S)
         try:
             from doit_fetch import DOIT_CONFIG  # noqa: F401  # creates the session, also for a dodo.py without it
 
@@ -70,7 +70,7 @@ class _CacheCommand(BaseCommand, abc.ABC):
             assert session is not None
             return self.work(session.context, params, args, progress)
         except (SettingError, DefinitionError) as error:
-            raise _usage_error(escape_lines(str(error))) from None
+            raise usage_error(escape_lines(str(error))) from None
         except FetchError as error:
             sys.stderr.write(f"{escape_lines(str(error))}\n")
             return 3
@@ -84,7 +84,7 @@ class _CacheCommand(BaseCommand, abc.ABC):
         """Do the work; return the exit status."""
 
 
-class VerifyCommand(_CacheCommand):
+class VerifyCommand(SessionCommand):
     """`doit verify`."""
 
     name = "verify"
@@ -106,13 +106,13 @@ class VerifyCommand(_CacheCommand):
         """Verify the content."""
         files = ReferencedFiles(context.environ)
         definitions = load(context.settings.fetchdefs, files=files, topsrcdir=context.settings.topsrcdir)
-        plan = _make_plan(context, definitions, context.configuration(definitions.passed), files)
+        plan = make_plan(context, definitions, context.configuration(definitions.passed), files)
         verification = Verification(context, plan, args, progress)
         report = verification.run(_print_damage, repair="yes" if params["repair"] else "no")
         return _print_summary(report, progress)
 
 
-class PruneCommand(_CacheCommand):
+class PruneCommand(SessionCommand):
     """`doit prune`."""
 
     name = "prune"
@@ -141,7 +141,7 @@ class PruneCommand(_CacheCommand):
     def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Prune the cache."""
         if args:
-            raise _usage_error(f"`prune` takes no task names, got {escape_text(args[0])!r}")
+            raise usage_error(f"`prune` takes no task names, got {escape_text(args[0])!r}")
         older_than, max_size = params["older_than"], params["max_size"]
         bounds = PruneLimits(
             older_than_s=parse_duration(older_than, "--older-than") if older_than else None,
@@ -159,7 +159,7 @@ class PruneCommand(_CacheCommand):
         return _print_decisions(verdicts, bounds, kept, "removed")
 
 
-class CacheCommand(_CacheCommand):
+class CacheCommand(SessionCommand):
     """`doit cache`."""
 
     name = "cache"
@@ -186,16 +186,14 @@ class CacheCommand(_CacheCommand):
         lines += ["oldest:", *(f"  {age:>10}  {_format_item(item, names)}" for age, item in ages)]
         lines += ["used by the definitions in:"]
         lines += sorted(f"  {escape_text(str(path))}" for path in context.cache.maintenance.definitions().values())
-        _print_lines(lines)
+        print_lines(lines)
         return 0
 
 
 # --- prune
 
 
-def _make_plan(
-    context: Context, definitions: Definitions, configuration: Configuration, files: ReferencedFiles
-) -> Plan:
+def make_plan(context: Context, definitions: Definitions, configuration: Configuration, files: ReferencedFiles) -> Plan:
     """Return the plan of definitions under a configuration, for the cache of this run."""
     return Plan(
         definitions,
@@ -235,7 +233,7 @@ def _roots(context: Context) -> Referenced:
             if directory == own:  # trees of an earlier link mode are not needed here any more
                 configuration = replace(configuration, link_mode=context.settings.link_mode)
             files = ReferencedFiles(context.environ, configuration.directory)
-            roots.append(Root(_make_plan(context, definitions, configuration, files), configuration))
+            roots.append(Root(make_plan(context, definitions, configuration, files), configuration))
     return find_referenced(context, roots)
 
 
@@ -272,7 +270,7 @@ def _print_decisions(verdicts: list[PruneDecision], bounds: PruneLimits, kept: M
             f"still over --max-size ({format_size(bounds.max_size)}), because these are kept: "
             f"{_format_reasons(staying, kept)}"
         )
-    _print_lines(lines)
+    print_lines(lines)
     return status
 
 
@@ -296,7 +294,7 @@ def _format_reasons(staying: list[PruneDecision], kept: Mapping[str, str]) -> st
 def _print_damage(damage: Damage) -> None:
     tasks = ", ".join(damage.tasks) or "no current definition"
     reason = f"{escape_text(damage.reason)}; needed by {escape_text(tasks)}"
-    _print_lines([f"damaged {damage.kind} {escape_text(damage.name)}: {reason}"])
+    print_lines([f"damaged {damage.kind} {escape_text(damage.name)}: {reason}"])
     sys.stdout.flush()
 
 
@@ -309,7 +307,7 @@ def _print_summary(report: VerifyReport, progress: LineProgress) -> int:
     checked = ", ".join(f"{count} {kind}s" for kind, count in report.checked.items()) or "nothing"
     unconfirmed = f", {len(report.unconfirmed)} not confirmed" if report.unconfirmed else ""
     lines.append(f"verified {checked}, {format_size(progress.size)} read; {len(report.damaged)} damaged{unconfirmed}")
-    _print_lines(lines)
+    print_lines(lines)
     unrepaired = [one for one in report.damaged if not set(one.tasks) & set(report.repaired)]
     return 1 if unrepaired or report.failed else 0
 
@@ -350,7 +348,7 @@ def _format_item(item: InventoryItem, names: Mapping[tuple[int, int], str]) -> s
 # --- text
 
 
-def _describe_phase(name: str, facts: Facts) -> str:
+def describe_phase(name: str, facts: Facts) -> str:
     """Return the progress line of a phase: what it waits for, or how much was read."""
     if name != "advance":
         return describe_wait(name, facts)
@@ -358,9 +356,11 @@ def _describe_phase(name: str, facts: Facts) -> str:
     return f"{format_size(size)}{f' of {format_size(total)}' if total > size else ''} read"
 
 
-def _print_lines(lines: list[str]) -> None:
+def print_lines(lines: list[str]) -> None:
+    """Write escaped lines to stdout."""
     sys.stdout.write("".join(f"{escape_text(line)}\n" for line in lines))
 
 
-def _usage_error(message: str) -> InvalidCommand:
+def usage_error(message: str) -> InvalidCommand:
+    """Return the error of a command line; doit prints its message."""
     return InvalidCommand(message)  # type: ignore[no-untyped-call]  # doit has no types

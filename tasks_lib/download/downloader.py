@@ -25,13 +25,17 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
+
+import msgspec
 
 from tasks_lib import recipe
 from tasks_lib.cache import Cache, Result
 from tasks_lib.cache.results import Provenance
+from tasks_lib.digest import Integrity
 from tasks_lib.download.attempt import Reader, _Details
+from tasks_lib.download.from_stores import StoreReader
 from tasks_lib.download.hosts import Hosts
 from tasks_lib.download.local_files import is_local_file
 from tasks_lib.download.source_state import Assembly, AttemptLog, Download, Mode, Purpose, Request, SourceState
@@ -39,6 +43,9 @@ from tasks_lib.errors import DigestMismatchError, HttpStatusError, IntegrityErro
 from tasks_lib.network import Policy
 from tasks_lib.progress import FailedSource, Progress
 from tasks_lib.retry import Retry, is_unresponsive, iterate_sources
+from tasks_lib.store.fleet import Fleet, Member
+from tasks_lib.store.records import ANY_PLATFORM, recorded_origins
+from tasks_lib.store.upload import Receivers, make_record
 from tasks_lib.transport import Transport, redacted
 
 
@@ -46,11 +53,18 @@ class Downloader:
     """Downloads blobs; remembers for one run which hosts are dead and which URLs serve wrong content."""
 
     def __init__(
-        self, cache: Cache, transport: Transport, policy: Policy, sleep: Callable[[float], None] = time.sleep
+        self,
+        cache: Cache,
+        transport: Transport,
+        policy: Policy,
+        sleep: Callable[[float], None] = time.sleep,
+        fleet: Fleet | None = None,
     ) -> None:
         self._cache, self._transport, self._policy, self._sleep = cache, transport, policy, sleep
         self._hosts = Hosts(policy.jobs_per_host)
         self._reader = Reader(cache, transport, policy, self._hosts)
+        self._fleet = fleet
+        self._stores = StoreReader(fleet, cache, transport, policy, self._hosts) if fleet is not None else None
 
     def needs_network(self, wanted: Request) -> bool:
         """Whether neither the cache nor a local file has the content; opens no socket."""
@@ -76,19 +90,77 @@ class Downloader:
             known = self._cache.result(recipe.fetch_key(wanted.integrity))
             if self._cache.has(wanted.integrity):
                 return {} if known is None else self._confirm(wanted, known, progress)
-            headers = wanted.headers()
             with self._cache.partial(wanted.integrity) as partial:
-                download = Download(wanted, partial, progress, AttemptLog(wanted), headers)
-                found = self._from_any(download)
+                download = Download(wanted, partial, progress, AttemptLog(wanted), {})
+                held = self._from_store(download)
+                if held is None:
+                    download.headers = wanted.headers()
+                    found = self._from_any(download)
+            if held is not None:
+                return self._adopt(wanted, known, *held, progress)
             if found is None:
                 raise download.report.failure()
             return self._record(wanted, known, *found)
+
+    def obtain_from_stores(self, name: str, integrity: Integrity, progress: Progress) -> bool:
+        """Bring a blob from a store into the cache, without its origin; return whether the cache has it now.
+
+        Raises:
+            CacheUnavailableError, CancelledError: as `obtain`.
+        """
+        if self._cache.has(integrity):
+            return True
+        with self._cache.lock(integrity.digest.hex, progress, name):
+            if self._cache.has(integrity):
+                return True
+            wanted = Request(name=name, integrity=integrity, urls=(name,))
+            with self._cache.partial(integrity) as partial:
+                return self._from_store(Download(wanted, partial, progress, AttemptLog(wanted), {})) is not None
+
+    def _from_store(self, download: Download) -> tuple[Member, Provenance] | None:
+        """Read the blob from the first store that has it; let the stores before that one have it, too."""
+        begun = time.monotonic()
+        held = self._stores.read(download) if self._stores is not None else None
+        if held is None:
+            return None
+        member, facts = held
+        return member, _build_provenance(facts, download, begun)
+
+    def _adopt(
+        self, wanted: Request, known: Result | None, member: Member, provenance: Provenance, progress: Progress
+    ) -> Provenance:
+        """Record a blob that came from a store; confirm it if the store knows other URLs than the definition's.
+
+        Raises:
+            AllSourcesFailedError: the URL of the definition has other content.
+            CacheUnavailableError, CancelledError: as `obtain`.
+        """
+        assert self._fleet is not None, "a store of the fleet had the blob"
+        key = recipe.fetch_key(wanted.integrity)
+        record = self._fleet.record_of(member, key, progress)
+        urls = record.urls if record is not None and record.integrity == wanted.integrity else ()
+        result = known or Result(key=key, integrity=wanted.integrity)
+        origins = {**result.origins, **recorded_origins(urls)}
+        if record is not None and not origins:
+            origins = recorded_origins([member.name])  # bytes of an unknown origin: the URL has not confirmed them
+        result = msgspec.structs.replace(result, provenance=provenance, origins=origins)
+        self._cache.record(result)
+        self._upload(wanted, urls, "lacking")
+        return self._confirm(wanted, result, progress) or provenance
+
+    def _upload(self, wanted: Request, urls: Sequence[str], receivers: Receivers) -> None:
+        """Let the stores have a blob that this run obtained, if it writes to them."""
+        if self._fleet is None or self._fleet.uploads is None or wanted.integrity.digest.algorithm != "sha256":
+            return
+        key = recipe.fetch_key(wanted.integrity)
+        self._fleet.uploads.add(make_record(key, wanted.integrity, ANY_PLATFORM, urls), receivers)
 
     def _record(self, wanted: Request, known: Result | None, place: str, provenance: Provenance) -> Provenance:
         """Record that the content came from `place` for the URL of the definition; return the provenance."""
         result = known or Result(key=recipe.fetch_key(wanted.integrity), integrity=wanted.integrity)
         origins = {place: redacted(place)} | {wanted.written: redacted(wanted.written)}
         self._cache.record(result.with_origins(provenance, origins))
+        self._upload(wanted, [wanted.written], "all")
         return provenance
 
     def _confirm(self, wanted: Request, known: Result, progress: Progress) -> Provenance:

@@ -139,6 +139,10 @@ class AttemptLog:
         else:
             self._of_connection = self._of_connection or error.hint
 
+    def store(self, name: str, reason: str) -> None:
+        """Add a shared store that had other bytes or broke off; it says nothing about the sources."""
+        self._attempts.append(Attempt(f"store {name}", reason))
+
     def offline(self, url: str) -> None:
         """Add a source that was skipped because the network is off."""
         self._attempts.append(Attempt(redacted(url), _OFFLINE))

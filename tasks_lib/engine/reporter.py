@@ -24,7 +24,7 @@ from tasks_lib.ui.json_output import JsonRenderer, error_document
 from tasks_lib.ui.lines import MAX_UP_TO_DATE
 from tasks_lib.ui.output import Output, TerminalInfo
 from tasks_lib.ui.renderer import Renderer, create_renderer
-from tasks_lib.ui.run_state import RunState
+from tasks_lib.ui.run_state import Pushed, RunState
 
 __all__ = ["JsonReporter", "LinesReporter", "QuietReporter", "Reporter", "TerminalInfo"]
 
@@ -114,6 +114,10 @@ class Reporter:
         if self._log is not None:
             BUS.say(name, "end", {"outcome": outcome})
         self._face.passed(name, outcome)
+
+    def stores(self, pushed: Pushed) -> None:
+        """Record what the run wrote to its stores."""
+        self._ledger.pushed = pushed
 
     def cleanup_error(self, exception: Any) -> None:
         """Record that a teardown failed."""

@@ -33,7 +33,9 @@ from tasks_lib.gil import released, run_alone
 from tasks_lib.incremental.run_plan import RunPlan, finish_run
 from tasks_lib.incremental.selection import needed
 from tasks_lib.incremental.snapshot import SnapshotRow
+from tasks_lib.session import current_session
 from tasks_lib.ui.events import BUS
+from tasks_lib.ui.run_state import Pushed
 
 #: Ready tasks that are always prepared, and the maximum while a class of workers is idle.
 _AHEAD: Final = 64
@@ -324,7 +326,8 @@ class PooledRunner(Runner):
         if plan is not None:
             plan.settle()
         saved = plan is not None and backend.save()
-        status = int(super().finish())  # type: ignore[no-untyped-call]
+        written = finish_uploads(self.reporter, self._interruption)
+        status = max(int(super().finish()), written)  # type: ignore[no-untyped-call]
         if plan is not None and saved:
             requested = (task.name for task in needed(self._tasks, self._selected) if task.actions)
             finish_run(plan, backend.name, requested)
@@ -342,6 +345,28 @@ class PooledRunner(Runner):
                     done = self._done.get(timeout=left)
                 self._collect(dispatcher, done)
         self.stuck = self._busy()
+
+
+def finish_uploads(reporter: Any, interruption: Interruption) -> int:
+    """Wait for what is being written to the stores, and let the reporter say what became of it.
+
+    Return the exit status that it asks for: 1 if a store refused a run that must write (`store_write=always`).
+    """
+    session = current_session()
+    if session is None or not session.settings.stores:
+        return 0
+    fleet = session.context.opened_fleet
+    if fleet is None or fleet.uploads is None:
+        return 0
+    with released:
+        left = fleet.uploads.finish(lambda: bool(interruption.signal))
+    if left:
+        fleet.counts.add_problem(f"{left} results were not written to the stores, because the run was interrupted")
+    report = getattr(reporter, "stores", None)  # a dodo.py may set another reporter
+    if report is not None:
+        counts = fleet.counts
+        report(Pushed(counts.pushed, counts.pushed_bytes, tuple(counts.problems)))
+    return int(fleet.uploads.writer.was_refused and session.settings.store_write == "always")
 
 
 def _setup_of(dispatcher: Any, node: Any) -> str:

@@ -52,6 +52,8 @@ def build_record(ledger: RunState, *, now_s: float, ended_at: float) -> Record:
         "counts": dict(+ledger.counts),
         "errors": [error[:_MAX_TEXT] for error in ledger.errors[:_MAX_WARNINGS]],
         "workers": workers,
+        "stores": [[name, files, size] for name, (files, size) in ledger.by_store().items()],
+        "pushed": list(ledger.pushed[:2]),
         "left_out": len(names) - len(kept),
         "tasks": (_task(ledger, name, numbers, workers, now_s) for name in kept),
     }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from tasks_lib.errors import SettingError
 from tasks_lib.fs.trust import Trust, set_aside_artifacts
 from tasks_lib.limits import Limits
-from tasks_lib.network import Policy, TransportSettings
+from tasks_lib.network import Policy, TransportSettings, read_secret
 from tasks_lib.settings.project_file import ProjectFile, find_misspelt, list_credentials, load_project, normalize_table
 from tasks_lib.settings.table import CA_VARIABLES, CONVENTIONS, SETTINGS, VARIABLE, Setting
 from tasks_lib.settings.value import GivenValue, list_effective, read_setting
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tasks_lib.fs.copying import LinkMode
     from tasks_lib.fs.files import Durability
     from tasks_lib.fs.trust import Parents
+    from tasks_lib.store import StoreAddress
 
 __all__ = [
     "CONVENTIONS",
@@ -73,6 +74,9 @@ class Settings(NamedTuple):
     host_identity: str = ""
     shard: Shard | None = None
     shard_by: str = "key"
+    stores: tuple[StoreAddress, ...] = ()
+    store_write: str = "auto"
+    store_trust: str = ""  # "": signed if there are trusted keys, else none
 
     @property
     def trust(self) -> Trust:
@@ -171,9 +175,50 @@ class Settings(NamedTuple):
             passed=tuple(_digest_variables(environ, pass_env)),
             toolchain_network=str(values["FETCH_TOOLCHAIN_NETWORK"]),
             host_identity=str(values["FETCH_HOST_IDENTITY"]),
-            shard=Shard.parse(shard, environ) if (shard := str(values["FETCH_SHARD"])) else None,
+            shard=_shard(str(values["FETCH_SHARD"]), str(values["FETCH_STORE"]), environ),
             shard_by=str(values["FETCH_SHARD_BY"]),
+            stores=_stores(str(values["FETCH_STORE"]), environ),
+            store_write=str(values["FETCH_STORE_WRITE"]),
+            store_trust=str(values["FETCH_STORE_TRUST"]),
         )
+
+
+def _shard(text: str, stores: str, environ: Mapping[str, str]) -> Shard | None:
+    """Return the shard of a run, None for a run of everything.
+
+    Raises:
+        SettingError: it is not a shard, or there is no store.
+    """
+    if not text:
+        return None
+    if not stores:
+        raise SettingError(
+            f"shard={escape_text(text)} needs a store: no other machine could use what this one fetches",
+            hint="set store=URL or FETCH_STORE",
+        )
+    return Shard.parse(text, environ)
+
+
+def _stores(text: str, environ: Mapping[str, str]) -> tuple[StoreAddress, ...]:
+    """Return the stores; check that their token goes to one server, and not unencrypted over a network.
+
+    Raises:
+        SettingError: the URLs or the use of the token are invalid.
+    """
+    if not text:
+        return ()
+    from tasks_lib.store import parse_stores  # needed only with a store
+
+    addresses = parse_stores(text)
+    http = [one for one in addresses if one.scheme in ("https", "http")]
+    if read_secret(environ, "FETCH_STORE_TOKEN"):
+        if len(http) > 1:
+            hint = 'name a variable for each host in [tool.doit-fetch.auth."HOST"] instead'
+            raise SettingError("FETCH_STORE_TOKEN is for one http store, and there are several", hint=hint)
+        if any(not one.is_private for one in http):
+            hint = "use https, or a store on this machine"
+            raise SettingError("FETCH_STORE_TOKEN is not sent over plain http to another machine", hint=hint)
+    return addresses
 
 
 def _networks(text: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from tasks_lib.errors import SettingError, escape_text
 from tasks_lib.network import HostCredential, header_fault
-from tasks_lib.settings.table import SETTINGS, VARIABLE
+from tasks_lib.settings.table import SECRETS, SETTINGS, VARIABLE
 
 #: The table of credentials in `[tool.doit-fetch]`: `auth."HOST"` or `auth."HOST:PORT"`, each with `header` and `env`.
 _AUTH: Final = "auth"
@@ -34,7 +34,7 @@ def find_misspelt(variables: Iterable[str], environ: Iterable[str]) -> list[str]
         environ: names of the environment.
     """
     names = {one.environ for one in SETTINGS}, {one.variable for one in SETTINGS} - {""}
-    given = [name for name in environ if name.startswith("FETCH")], variables
+    given = [name for name in environ if name.startswith("FETCH") and name not in SECRETS], variables
     odd = [(name, known, like) for known, some, like in zip(names, given, _ALIKE, strict=True) for name in some]
     odd = [(name, known, like) for name, known, like in odd if name not in known]
     if not odd:

@@ -88,6 +88,21 @@ SETTINGS: Final = (
     ),
     Setting("FETCH_CONNECTIONS", "connections", 16, "maximum connections for one large file that downloads slowly"),
     Setting("FETCH_SPLIT_SIZE", "split_size", 16 << 20, "size in bytes from which a file counts as large"),
+    Setting("FETCH_STORE", "store", "", "shared stores, in the order in which they are asked before the origin"),
+    Setting(
+        "FETCH_STORE_WRITE",
+        "store_write",
+        "auto",
+        "when a run writes to its stores: auto (pushes to protected refs in a CI), always or never",
+        ("auto", "always", "never"),
+    ),
+    Setting(
+        "FETCH_STORE_TRUST",
+        "store_trust",
+        "",
+        "results of stores that are used: signed, any or none; default: signed if keys/store/*.pub exists, else none",
+        ("signed", "any", "none"),
+    ),
     Setting("FETCH_DENY_NETWORKS", "deny_networks", ",".join(LINK_LOCAL), "networks that are never contacted"),
     Setting(
         "FETCH_GIT_PROTOCOLS", "git_protocols", " ".join(PROTOCOLS), "protocols allowed for repositories and submodules"
@@ -132,6 +147,10 @@ SETTINGS: Final = (
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: Variables that name the trusted certificates, in order of precedence.
 CA_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+#: Environment variables with secrets of stores: read when they are needed, never shown, and not settings.
+SECRETS: Final = ("FETCH_STORE_TOKEN", "FETCH_STORE_SIGNING_KEY")
+#: The setting whose value is not quoted while it is invalid: a URL may contain a password.
+STORE: Final = "FETCH_STORE"
 #: Environment variables shared with other programs; a proxy variable may contain a password.
 CONVENTIONS: Final = (
     *CA_VARIABLES,

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from tasks_lib.errors import SettingError
 from tasks_lib.settings.project_file import normalize_keys
-from tasks_lib.settings.table import SETTINGS, Setting
+from tasks_lib.settings.table import SETTINGS, STORE, Setting
 
 
 class GivenValue(NamedTuple):
@@ -43,7 +43,8 @@ def list_effective(
         try:
             yield one, given._replace(value=read_setting(one, variables, environ, table)), ""
         except SettingError as error:
-            yield one, given, str(error).splitlines()[0]
+            shown = given._replace(value="(not shown)") if one.environ == STORE else given
+            yield one, shown, str(error).splitlines()[0]
 
 
 def _find_given(
@@ -71,6 +72,8 @@ def read_setting(
     name, given, _ = _find_given(one, variables, environ, table)
     if given == "":
         return ""
+    if one.environ == STORE:
+        return _store(name, given)
     value = _parse_value(one, name, given)
     return _directory(name, str(value), environ.get("HOME", "")) if one.environ in _DIRECTORIES else value
 
@@ -99,6 +102,23 @@ def _parse_value(one: Setting, name: str, given: Any) -> str | int | float:
     if not value and one.environ in _NONZERO_TIMEOUTS:
         raise SettingError(f"invalid value 0 for {name}: must be greater than zero", hint=f"meaning: {one.meaning}")
     return value
+
+
+def _store(name: str, given: Any) -> str:
+    """Return a list of stores; the message of an error does not quote it.
+
+    Raises:
+        SettingError: it is invalid.
+    """
+    from tasks_lib.store import parse_stores  # needed only with a store
+
+    if not isinstance(given, str):
+        raise SettingError(f"invalid value for {name}: expected a string", hint='write it as "URL,URL"')
+    try:
+        parse_stores(given)
+    except SettingError as error:
+        raise SettingError(f"invalid value for {name}: {error.message}", hint=error.hint) from None
+    return given
 
 
 def _directory(name: str, given: str, home: str) -> str:

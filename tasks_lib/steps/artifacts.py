@@ -18,6 +18,7 @@ from tasks_lib.gil import serialized
 from tasks_lib.network import redacted
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Artifact, commit_record
+from tasks_lib.steps.shared_results import ANY, adopt_shared_result, share_result
 
 if TYPE_CHECKING:
     from tasks_lib.download import Request
@@ -263,6 +264,9 @@ def repack(context: Context, definition: Fetch, origin: Artifact, artifact: Arti
     with context.cache.lock(artifact.key, progress, artifact.path.name):
         if publish_from_cache(context, artifact):
             return
+        if adopt_shared_result(context, artifact.key, artifact.path.name, ANY, progress):
+            publish_from_cache(context, artifact)
+            return
         progress.phase("repack", total=source.integrity.size)
         cache = context.cache
         with cache.open(origin.integrity) as file, cache.temporary() as spool, cache.writer() as writer:
@@ -284,4 +288,5 @@ def repack(context: Context, definition: Fetch, origin: Artifact, artifact: Arti
             )
             integrity = writer.commit()
         cache.record(Result(key=artifact.key, integrity=integrity, provenance={"tar": f"sha256:{tar_digest}"}))
+        share_result(context, artifact.key, integrity, ANY)
         publish_from_cache(context, artifact)

@@ -21,6 +21,7 @@ from tasks_lib.errors import DigestMismatchError, UnsafeEntryError
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 from tasks_lib.steps.repository_access import RepositoryAccess, open_repositories
+from tasks_lib.steps.shared_results import ANY, adopt_shared_result, share_result
 from tasks_lib.vcs import git, hg
 from tasks_lib.vcs.git import MissingObjectError, Objects
 from tasks_lib.vcs.urls import display_url
@@ -248,7 +249,12 @@ def fetch_commit(context: Context, source: Git | Hg, progress: Progress) -> None
         TransportError: a commit cannot be fetched.
         ToolError, ArchiveError, IntegrityError, CacheUnavailableError, CancelledError: as `commit_archive`.
     """
-    if _find_archive(context, source) is None:
+    if _find_archive(context, source) is not None:
+        return
+    key = recipe.repository_key(source, version=context.writer_version)
+    with context.cache.lock(key, progress):
+        is_held = adopt_shared_result(context, key, source.artifact_name, ANY, progress)
+    if not is_held:
         with open_repositories(context, source, progress) as one:
             _create_work(one).parts()
 
@@ -272,6 +278,8 @@ def commit_archive(context: Context, source: Git | Hg, progress: Progress, *, ss
     key = recipe.repository_key(source, version=context.writer_version)
     with context.cache.lock(key, progress):
         made = _find_archive(context, source)
+        if made is None and adopt_shared_result(context, key, source.artifact_name, ANY, progress):
+            made = _find_archive(context, source)
         if made is not None:
             return made
         with open_repositories(context, source, progress, ssh_key) as one:
@@ -291,4 +299,5 @@ def _write_archive(work: _GitWork | _HgWork, key: str) -> Integrity:
         integrity = writer.commit()
     provenance = {"url": display_url(source.repo), "commit": source.revision, **facts}
     cache.record(Result(key=key, integrity=integrity, provenance=provenance))
+    share_result(work.access.context, key, integrity, ANY)
     return integrity

@@ -25,6 +25,7 @@ from tasks_lib.steps.extract import (
     remove_stale_entries,
 )
 from tasks_lib.steps.plan import Delivery, ToolchainBuild
+from tasks_lib.steps.shared_results import adopt_shared_result, share_result
 
 #: Exit status of a command that cannot run on this machine. Source: Automake manual, "Scripts-based Testsuites".
 SKIPPED: Final = 77
@@ -76,7 +77,8 @@ def build_toolchain(context: Context, preparation: ToolchainBuild, progress: Pro
                 context.cache.lock(preparation.key, progress),
                 locked(preparation.lock, timeout_s=context.settings.lock_timeout_s, progress=progress),
             ):
-                skipped = "" if _adopt(context, preparation, progress) else _build(context, preparation, progress)
+                adopted = _adopt(context, preparation, progress) or _adopt_shared(context, preparation, progress)
+                skipped = "" if adopted else _build(context, preparation, progress)
             if skipped:
                 return skipped
         preparation.stamp.write_text(json.dumps({"key": preparation.key}), "ascii")
@@ -96,6 +98,15 @@ def _adopt(context: Context, preparation: ToolchainBuild, progress: Progress) ->
     if not preparation.worked.exists():
         remove_attempts(preparation)
     return True
+
+
+def _adopt_shared(context: Context, preparation: ToolchainBuild, progress: Progress) -> bool:
+    """As `_adopt`, with the output that another machine of this platform made and a store holds."""
+    output = preparation.output
+    if output is None or not _has_command(preparation):
+        return False
+    name, platform = output.path.name, preparation.host.platform
+    return adopt_shared_result(context, output.key, name, platform, progress) and _adopt(context, preparation, progress)
 
 
 def _check_resources(preparation: ToolchainBuild) -> None:
@@ -190,6 +201,7 @@ def _cache_output(context: Context, attempt: Attempt) -> None:
             writer.write(chunk)
         integrity = writer.commit()
     context.cache.record(Result(key=output.key, integrity=integrity, provenance={"made": "here"}))
+    share_result(context, output.key, integrity, preparation.host.platform)
     publish(context, integrity, output)
 
 

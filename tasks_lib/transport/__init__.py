@@ -7,7 +7,7 @@ run. The transport never retries: `download` and `retry` do that.
 
 from tasks_lib.network import TransportSettings as TransportSettings  # re-exported for callers of this package
 from tasks_lib.network import redacted
-from tasks_lib.transport.client import MAX_REDIRECTS, Transport
+from tasks_lib.transport.client import MAX_REDIRECTS, Answer, Transport
 from tasks_lib.transport.http_connection import CHUNK
 from tasks_lib.transport.response import Response
 from tasks_lib.transport.urls import origin_of
@@ -15,6 +15,7 @@ from tasks_lib.transport.urls import origin_of
 __all__ = [
     "CHUNK",
     "MAX_REDIRECTS",
+    "Answer",
     "Response",
     "Transport",
     "TransportSettings",

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
-from typing import Final
+from typing import BinaryIO, Final, Literal, NamedTuple
 
 from tasks_lib.errors import (
     FetchError,
@@ -36,7 +36,7 @@ from tasks_lib.progress import do_nothing
 from tasks_lib.transport.connect import connect, denied_error, judge, open_tunnel
 from tasks_lib.transport.deadline import Deadline
 from tasks_lib.transport.deadline_socket import DeadlineSocket, create_context
-from tasks_lib.transport.http_connection import HttpConnections, RawResponse, Route
+from tasks_lib.transport.http_connection import GET, HttpConnections, Outgoing, RawResponse, Route
 from tasks_lib.transport.proxy import PROXY_HINT, Proxy, basic_authorization, proxy_for
 from tasks_lib.transport.response import ByteRange, Response, check_response
 from tasks_lib.transport.secrets import SentSecrets
@@ -46,11 +46,23 @@ from tasks_lib.transport.urls import Origin, next_url, safe_origin
 MAX_REDIRECTS: Final = 10
 _NO_ENVIRON: Final[Mapping[str, str]] = MappingProxyType({})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+#: Methods of requests that are sent again to the target of a redirect: those that change nothing.
+_FOLLOWED: Final = frozenset({"GET", "HEAD"})
 
 
 def allow_all(_host: str) -> str:
     """Allow redirects to every host."""
     return ""
+
+
+class Answer(NamedTuple):
+    """A small response: `content` are the first bytes of its body, `is_cut` says whether more follow."""
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    content: bytes
+    is_cut: bool
 
 
 class Transport:
@@ -114,7 +126,7 @@ class Transport:
         deadline = Deadline(self.settings, ends or time.monotonic() + self.settings.total_s(size), check, asked)
         span = ByteRange(offset, size if stop < 0 else stop, size)
         try:
-            final, response = self._follow(url, headers, self._asked(span, validator), deadline)
+            final, response = self._follow(url, headers, self._asked(span, validator), deadline, GET)
             try:
                 start = self._judged(url, response, span, validator, deadline)
                 shown = self.sent.redact(redacted(final))
@@ -123,6 +135,49 @@ class Transport:
                 response.close()
         except FetchError as error:
             error.message = self.sent.redact(error.message)  # it may quote a response that repeats the request
+            raise
+
+    def send(
+        self,
+        method: Literal["GET", "HEAD", "PUT", "DELETE"],
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: BinaryIO | None = None,
+        size: int = 0,
+        limit: int = 0,
+        ends: float = 0.0,
+        check: Callable[[], None] = do_nothing,
+    ) -> Answer:
+        """Send a request with a small answer, and return the answer of any status.
+
+        Args:
+            method: only GET and HEAD follow redirects.
+            url: http or https.
+            headers: sent to the origin of `url` only.
+            body: the content to send, `size` bytes from its position; the caller keeps it open.
+            size: as above.
+            limit: most bytes of the answer that are read.
+            ends: deadline (`time.monotonic`); 0 for the time that the settings allow for `size` bytes.
+            check: called in every wait; raises to stop it.
+
+        Raises:
+            RedirectError: a redirect that must not be followed.
+            StalledError, TlsError, TransportError: see the class docstrings.
+            CancelledError: `check` raised it.
+        """
+        deadline = Deadline(self.settings, ends or time.monotonic() + self.settings.total_s(size), check)
+        outgoing = Outgoing(method, body, body.tell() if body is not None else 0, size)
+        try:
+            _, response = self._follow(url, headers, self._asked(ByteRange(0, -1, -1), ""), deadline, outgoing)
+            try:
+                deadline.reading()
+                content = b"".join(response.body(limit + 1))
+                return Answer(response.status, response.reason, response.headers, content[:limit], len(content) > limit)
+            finally:
+                response.close()
+        except FetchError as error:
+            error.message = self.sent.redact(error.message)
             raise
 
     def _judged(self, url: str, response: RawResponse, span: ByteRange, validator: str, deadline: Deadline) -> int:
@@ -157,7 +212,7 @@ class Transport:
         return asked
 
     def _follow(
-        self, url: str, secret: Mapping[str, str], asked: Mapping[str, str], deadline: Deadline
+        self, url: str, secret: Mapping[str, str], asked: Mapping[str, str], deadline: Deadline, outgoing: Outgoing
     ) -> tuple[str, RawResponse]:
         home = safe_origin(url)
         secret = self._with_credentials(home, secret)
@@ -169,8 +224,8 @@ class Transport:
                 secret = {}  # even if a later redirect leads back: another origin chose it
             deadline.host = here.authority
             self._judge_literal(here)
-            response = self._wire.ask(self._route(here), url, _merge_headers(asked, secret), deadline)
-            if response.status not in _REDIRECTS:
+            response = self._wire.ask(self._route(here), url, _merge_headers(asked, secret), deadline, outgoing)
+            if response.status not in _REDIRECTS or outgoing.method not in _FOLLOWED:
                 return url, response
             response.close()
             url = next_url(url, _decode_location(response.location))

@@ -59,6 +59,10 @@ class Deadline:
         self._begin("waiting for the response", self._settings.stall_timeout_s)
         self._asked()
 
+    def sending(self) -> None:
+        """Begin to send the next bytes of a body: the wait for the response begins when the last ones are sent."""
+        self._begin("sending the body", self._settings.stall_timeout_s)
+
     def reading(self) -> None:
         """Begin to read the body."""
         self._begin(_READING, self._settings.stall_timeout_s)

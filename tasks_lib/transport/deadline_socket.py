@@ -104,6 +104,11 @@ class DeadlineSocket:
                 self._deadline.moved(got)
                 return got
 
+    def has_input(self) -> bool:
+        """Return whether bytes can be read, or the peer closed the connection."""
+        self._poll.modify(self._sock, select.POLLIN)
+        return bool(self._poll.poll(0))
+
     def makefile(self, *_arguments: Any, **_options: Any) -> io.BufferedReader:
         """Return a file that reads from the socket; the socket stays open until the file is closed."""
         self._readers += 1

@@ -13,7 +13,7 @@ import io
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, cast
+from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 import requests
 import urllib3
@@ -31,10 +31,45 @@ CHUNK: Final = 1 << 20
 #: Most idle connections kept per route.
 _MAX_IDLE: Final = 32
 
+#: Bytes per read of a body that is sent.
+_SENT: Final = 1 << 18
+
 Route = tuple[Origin, Proxy | None]
 Connect = Callable[[Route, Deadline], DeadlineSocket]
 
 _serving = threading.local()
+
+
+class Outgoing(NamedTuple):
+    """The method of a request, and the body: `size` bytes from the position `start` of a file."""
+
+    method: str = "GET"
+    file: BinaryIO | None = None
+    start: int = 0
+    size: int = 0
+
+
+GET: Final = Outgoing()
+
+
+class _Body:
+    """The body of a request while it is sent; it ends early if the server answers before it is complete."""
+
+    def __init__(self, outgoing: Outgoing, file: BinaryIO, deadline: Deadline) -> None:
+        file.seek(outgoing.start)
+        self._file, self._deadline, self.left = file, deadline, outgoing.size
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, b"" at the end, or when a response arrived: a refusal does not need the rest."""
+        sock: DeadlineSocket = _serving.sock
+        if not self.left or sock.has_input():
+            return b""
+        self._deadline.sending()
+        chunk = self._file.read(min(size, self.left))
+        if not chunk:
+            raise TransportError(self._deadline.told("the content ended early"))
+        self.left -= len(chunk)
+        return chunk
 
 
 #: An unambiguous field line. Source: RFC 9110 section 5.6.2 (token), RFC 9112 section 5.
@@ -175,7 +210,13 @@ class _Adapter(HTTPAdapter):
             if route not in self._pools:
                 origin = route[0]
                 self._pools[route] = _Pool(
-                    origin.host, origin.port, maxsize=_MAX_IDLE, route=route, dial=self._dial, retries=False
+                    origin.host,
+                    origin.port,
+                    maxsize=_MAX_IDLE,
+                    route=route,
+                    dial=self._dial,
+                    retries=False,
+                    blocksize=_SENT,
                 )
             return self._pools[route]
 
@@ -196,27 +237,32 @@ class HttpConnections:
     def __init__(self, dial: Connect) -> None:
         self._adapter = _Adapter(dial)
 
-    def ask(self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline) -> RawResponse:
-        """Send a GET and read the head of the response; replace kept connections that turn out to be dead.
+    def ask(
+        self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline, outgoing: Outgoing = GET
+    ) -> RawResponse:
+        """Send a request and read the head of the response; replace kept connections that turn out to be dead.
 
         Raises:
             StalledError, TlsError, TransportError: no response, or an invalid one.
         """
         for _ in range(_MAX_IDLE):
             try:
-                return self._once(route, url, headers, deadline)
+                return self._once(route, url, headers, deadline, outgoing)
             except TransportError as error:
                 sock: DeadlineSocket | None = _serving.sock
                 if sock is None or sock.is_fresh or sock.was_heard or isinstance(error, StalledError):
                     raise
-        return self._once(route, url, headers, deadline)
+        return self._once(route, url, headers, deadline, outgoing)
 
-    def _once(self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline) -> RawResponse:
+    def _once(
+        self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline, outgoing: Outgoing
+    ) -> RawResponse:
         _serving.deadline, _serving.sock = deadline, None
         origin, proxy = route
         request = requests.PreparedRequest()
-        request.method, request.url, request.body, target = "GET", url, None, request_target(url)
-        own = {"Host": origin.authority, **headers}
+        body = _Body(outgoing, outgoing.file, deadline) if outgoing.file is not None else None
+        request.method, request.url, request.body, target = outgoing.method, url, cast(Any, body), request_target(url)
+        own = {"Host": origin.authority, **headers} | ({"Content-Length": str(outgoing.size)} if body else {})
         if proxy is not None and origin.scheme == "http":
             target, own = f"http://{origin.authority}{target}", own | proxy.headers
         request.headers = cast(Any, own)
@@ -224,7 +270,9 @@ class HttpConnections:
         vars(request).update(route=route, target=target)
         try:
             with translate_errors(deadline):
-                return RawResponse(self._adapter.send(request, stream=True), deadline)
+                response = RawResponse(self._adapter.send(request, stream=True), deadline)
+                response.broken = body is not None and body.left > 0  # the connection is not usable again
+                return response
         except BaseException:
             if _serving.sock is not None:
                 _serving.sock.abandon()

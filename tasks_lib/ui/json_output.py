@@ -34,7 +34,7 @@ _SEPARATOR: Final = "\n<------------------------------------------------>\n"
 
 def error_document(reason: str) -> dict[str, Any]:
     """Return the document of a run that could not start."""
-    summary = {"counts": {}, "bytes": 0, "elapsed_s": 0.0, "hosts": [], "failed_sources": []}
+    summary = {"counts": {}, "bytes": 0, "elapsed_s": 0.0, "hosts": [], "stores": [], "failed_sources": []}
     return {"format": FORMAT, "tasks": [], "out": "", "err": reason, "summary": summary}
 
 
@@ -104,6 +104,15 @@ class JsonRenderer:
                     {"host": host, "files": files, "bytes": size, "seconds": round(seconds, 4)}
                     for host, (files, size, seconds) in self._ledger.by_host().items()
                 ],
+                "stores": [
+                    {"store": store, "files": files, "bytes": size}
+                    for store, (files, size) in self._ledger.by_store().items()
+                ],
+                "pushed": {
+                    "files": self._ledger.pushed.files,
+                    "bytes": self._ledger.pushed.size,
+                    "problems": list(self._ledger.pushed.problems),
+                },
                 "failed_sources": [
                     {"role": role, "host": host, "files": len(reasons)}
                     for (role, host), reasons in self._ledger.by_failed_source().items()
@@ -123,6 +132,7 @@ class JsonRenderer:
             "worker": run.worker,
             "bytes": run.fetched_bytes,
             "source": source.url if source else None,
+            "store": source.store or None if source else None,
             "warnings": run.warnings,
             "phases": [
                 {"phase": one.name, "seconds": round((one.end_s or end_s) - one.start_s, 6), "bytes": one.size}

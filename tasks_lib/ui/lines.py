@@ -158,15 +158,17 @@ def _describe_retry(facts: Mapping[str, str | int | float]) -> str:
 def describe_success(run: TaskRun) -> str:
     """Return the source of the bytes and the duration of a run that succeeded."""
     took = format_duration(run.end_s - run.start_s)
-    if run.outcome == "adopted":
-        return f"adopted from the cache in {took}"
     source = run.source
+    if run.outcome == "adopted":
+        place = f"store {escape_text(source.store)}" if source is not None and source.store else "the cache"
+        return f"adopted from {place} in {took}"
     if run.outcome != "fetched" or source is None:
         return f"in {took}"
     size = format_size(source.size + source.resumed)
     resumed = f" ({format_size(source.resumed)} resumed)" if source.resumed else ""
     mirror = "mirror " if any(one.role == "origin" for one in run.failed_sources) else ""
-    return f"{size}{resumed} from {mirror}{escape_text(source.url)}{_describe_failed(run)} in {took}"
+    place = f"store {source.store}" if source.store else f"{mirror}{source.url}"
+    return f"{size}{resumed} from {escape_text(place)}{_describe_failed(run)} in {took}"
 
 
 def _describe_failed(run: TaskRun) -> str:
@@ -200,6 +202,8 @@ def describe_progress(run: TaskRun, now: float) -> str:
 #: report and the event log have all.
 _HOSTS: Final = 5
 _SOURCES: Final = 3
+#: Most lines about stores that could not be written to.
+_PROBLEMS: Final = 5
 #: Longest reason of a failed source in a line, in characters.
 _REASON: Final = 80
 _SLOWEST: Final = 3
@@ -243,7 +247,19 @@ def summarize_totals(ledger: RunState, now: float) -> list[SummaryLine]:
     lines = [SummaryLine(f"{text}; {format_duration(now - ledger.begun_s)}", tone)]
     if ledger.counts["stopped"]:
         lines.append(SummaryLine("  run again to continue; partial downloads are resumed where possible", "dim"))
-    return [*lines, *_hosts(ledger), *_failed_sources(ledger), *_slowest(ledger, now)]
+    return [*lines, *_stores(ledger), *_hosts(ledger), *_failed_sources(ledger), *_slowest(ledger, now)]
+
+
+def _stores(ledger: RunState) -> list[SummaryLine]:
+    """Return what came from and went to shared stores: `104 from store H (51 MB), 2 from origin, pushed 2`."""
+    stores, pushed = ledger.by_store(), ledger.pushed
+    words = [f"{files} from store {escape_text(name)} ({format_size(size)})" for name, (files, size) in stores.items()]
+    fetched = sum(run.source is not None and not run.source.store for run in ledger.ended("fetched"))
+    if stores or pushed.files:
+        words += [f"{fetched} from origin"] if fetched else []
+        words += [f"pushed {pushed.files}"] if pushed.files else []
+    lines = [SummaryLine(f"  {', '.join(words)}", "dim")] if words else []
+    return lines + [SummaryLine(f"  {problem}", "warn") for problem in pushed.problems[:_PROBLEMS]]
 
 
 def _failed_sources(ledger: RunState) -> list[SummaryLine]:

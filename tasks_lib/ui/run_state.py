@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from tasks_lib.progress import Facts, FailedSource
@@ -49,12 +49,17 @@ class _TransferRate:
 
 
 class Phase:
-    """One phase: `start_s` to `end_s` (0 while in progress), `size` bytes done of `total` (0: unknown)."""
+    """One phase: `start_s` to `end_s` (0 while in progress), `size` bytes done of `total` (0: unknown).
 
-    __slots__ = ("end_s", "name", "resumed", "size", "start_s", "total", "url")
+    `store` is the name of the shared store that is asked, "" for an origin or a mirror.
+    """
 
-    def __init__(self, name: str, start_s: float, url: str = "", total: int = 0, resumed: int = 0) -> None:
-        self.name, self.start_s, self.end_s, self.url = name, start_s, 0.0, url
+    __slots__ = ("end_s", "name", "resumed", "size", "start_s", "store", "total", "url")
+
+    def __init__(
+        self, name: str, start_s: float, url: str = "", total: int = 0, resumed: int = 0, store: str = ""
+    ) -> None:
+        self.name, self.start_s, self.end_s, self.url, self.store = name, start_s, 0.0, url, store
         self.size, self.total, self.resumed = 0, total, resumed
 
 
@@ -126,7 +131,7 @@ class TaskRun:
         number = {key: int(facts[key]) for key in ("total", "resumed") if key in facts}
         # git and hg report the URL in the phase `connect`
         url = self.phases[-1].url if name == "body" and self.phases and "url" not in facts else facts.get("url", "")
-        self.phases.append(Phase(name, at_s, url=str(url), **number))
+        self.phases.append(Phase(name, at_s, url=str(url), store=str(facts.get("store", "")), **number))
         self._flow = _TransferRate(at_s)
 
     def _advance(self, size: int, at_s: float) -> None:
@@ -152,6 +157,14 @@ def host_of(url: str) -> str:
         return "(unreadable URL)"
 
 
+class Pushed(NamedTuple):
+    """What a run wrote to its stores: blobs, bytes, and the reasons why something was not written."""
+
+    files: int = 0
+    size: int = 0
+    problems: tuple[str, ...] = ()
+
+
 class RunState:
     """State of one run; thread-safe."""
 
@@ -162,6 +175,7 @@ class RunState:
         self.seen: dict[str, str] = {}  # outcome of tasks that did not run
         self.notes: dict[str, str] = {}  # what is not confirmed about the output of some of them
         self.errors: list[str] = []  # doit's own errors
+        self.pushed = Pushed()
         self.tasks: Mapping[str, Any] = {}
         self.selected: tuple[str, ...] = ()
         self._active: dict[str, TaskRun] = {}
@@ -297,7 +311,7 @@ class RunState:
         found: dict[str, tuple[int, int, float]] = {}
         for run in self.ended("fetched"):
             for phase in run.phases:
-                if phase.name != "body" or not phase.url:
+                if phase.name != "body" or not phase.url or phase.store:
                     continue
                 host = host_of(phase.url)
                 files, size, seconds = found.get(host, (0, 0, 0.0))
@@ -305,6 +319,16 @@ class RunState:
                 took = seconds + phase.end_s - phase.start_s
                 found[host] = (files + last, size + phase.size, took)
         return dict(sorted(found.items(), key=lambda item: -item[1][2]))
+
+    def by_store(self) -> dict[str, tuple[int, int]]:
+        """Return files and bytes that each shared store provided, most files first."""
+        found: dict[str, tuple[int, int]] = {}
+        for run in self.ended("fetched", "adopted", "made"):
+            source = run.source
+            if source is not None and source.store:
+                files, size = found.get(source.store, (0, 0))
+                found[source.store] = files + 1, size + source.size + source.resumed
+        return dict(sorted(found.items(), key=lambda item: -item[1][0]))
 
     def by_failed_source(self) -> dict[tuple[str, str], list[str]]:
         """Return role and host of the sources that failed for fetched files -> the reason of each file's failure."""
@@ -324,6 +348,7 @@ def _success_outcome(run: TaskRun) -> str:
     if run.name.startswith("fetch:"):
         is_adopted = any(phase.name == "adopt" for phase in run.phases)
         return "adopted" if is_adopted or not run.worked else "fetched"
-    if run.name.startswith(("repack:", "toolchain:")) and not run.worked:
+    is_shared = run.source is not None and bool(run.source.store)
+    if run.name.startswith(("repack:", "toolchain:")) and (is_shared or not run.worked):
         return "adopted"
     return "made"

@@ -1,0 +1,175 @@
+"""`doit store`: show what the shared stores can do, copy content and results to and from them, and prune them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from tasks_lib.cli.maintenance import SessionCommand, make_plan, print_lines, usage_error
+from tasks_lib.context import Context
+from tasks_lib.errors import SettingError, StoreError, UnknownNameError, escape_text
+from tasks_lib.incremental.definition_files import load
+from tasks_lib.incremental.resources import ReferencedFiles
+from tasks_lib.incremental.selection import closure
+from tasks_lib.progress import LineProgress
+from tasks_lib.steps.plan import Plan
+from tasks_lib.store.fleet import Counts
+from tasks_lib.units import format_size, parse_duration
+
+_ACTIONS: Final = ("status", "push", "pull", "keygen", "prune")
+
+
+class StoreCommand(SessionCommand):
+    """`doit store`."""
+
+    name = "store"
+    doc_purpose = "show the shared stores, push to them, pull from them, prune them"
+    doc_usage = "[push [NAME ...] | pull [NAME ...] | keygen FILE | prune]"
+    doc_description: Any = (
+        "Without a word: what each store can do: reads, writes, ranges, latency, clock, whose results are used. "
+        "`push` writes content and results of the cache that the stores lack, of all definitions or of those named; "
+        "`pull` brings them into the cache. `keygen FILE` makes a key that signs results, and FILE.pub. "
+        "`prune` deletes what was not written for long, where the store can list; it keeps what these definitions "
+        "need, unless --all is given. "
+        "Exit status: 0 success; 1 a store failed or must not be written to; 3 error."
+    )
+    cmd_options = (
+        {
+            "name": "dry_run", "short": "", "long": "dry-run", "type": bool, "default": False,
+            "help": "push, prune: show what would be written or deleted",
+        },
+        {
+            "name": "older_than", "short": "", "long": "older-than", "metavar": "AGE", "type": str, "default": "",
+            "help": "prune: delete what was written longer ago than this (90d, 12h)",
+        },
+        {
+            "name": "all", "short": "", "long": "all", "type": bool, "default": False,
+            "help": "prune: also delete what these definitions need",
+        },
+        {
+            "name": "yes", "short": "", "long": "yes", "type": bool, "default": False,
+            "help": "prune: delete without --dry-run first",
+        },
+    )  # fmt: skip
+
+    def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
+        """Do one of the actions."""
+        action, names = (args[0], args[1:]) if args else ("status", [])
+        if action not in _ACTIONS:
+            raise usage_error(f"unknown word {escape_text(action)!r}: expected one of {', '.join(_ACTIONS[1:])}")
+        if action == "keygen":
+            return _keygen(names)
+        if not context.settings.stores:
+            hint = "set store=URL, FETCH_STORE, or `store` in [tool.doit-fetch]"
+            raise SettingError("no store is configured", hint=hint)
+        try:
+            if action == "push":
+                return _push(context, names, params, progress)
+            if action == "pull":
+                return _pull(context, names, progress)
+        except UnknownNameError as error:
+            raise usage_error(str(error)) from None
+        if names:
+            raise usage_error(f"`store {action}` takes no names, got {escape_text(names[0])!r}")
+        return _prune(context, params) if action == "prune" else _status(context)
+
+
+def _load_plan(context: Context) -> Plan:
+    files = ReferencedFiles(context.environ)
+    definitions = load(context.settings.fetchdefs, files=files, topsrcdir=context.settings.topsrcdir)
+    return make_plan(context, definitions, context.configuration(definitions.passed), files)
+
+
+def _list_items(context: Context, names: list[str]) -> list[Any]:
+    from tasks_lib.steps.transfer import list_shared_items, select_names
+
+    plan = _load_plan(context)
+    fetches, toolchains = closure(plan.definitions, *select_names(plan.definitions, names))
+    return list(list_shared_items(plan, fetches, toolchains))
+
+
+def _keygen(names: list[str]) -> int:
+    from tasks_lib.store.records import generate_key
+
+    if len(names) != 1:
+        raise usage_error("`store keygen` needs the name of one file")
+    path = Path(names[0])
+    keyid = generate_key(path)
+    print_lines(
+        [
+            f"wrote {path} (secret: give it to the writers as FETCH_STORE_SIGNING_KEY) and {path}.pub",
+            f"key id {keyid}",
+            f"commit {path.name}.pub to keys/store/ of the definitions, so that its results are used",
+        ]
+    )
+    return 0
+
+
+def _push(context: Context, names: list[str], params: Any, progress: LineProgress) -> int:
+    from tasks_lib.steps.transfer import push
+
+    opening, counts = context.opening, Counts()
+    verdict = opening.verdict
+    if not verdict.writes:
+        print_lines([f"nothing is written: {verdict.reason}", "set store_write=always to write from here"])
+        return 1
+    items = _list_items(context, names)
+    writer = opening.writer(opening.members(), counts)
+    keys: list[str] = []
+    result = push(context, items, writer, progress, keys.append if params["dry_run"] else None)
+    lines = sorted(keys)
+    word = "to push" if params["dry_run"] else f"pushed ({format_size(counts.pushed_bytes)})"
+    lines.append(f"{result.written} {word}, {result.unchanged} unchanged, {result.absent} not in the cache")
+    if not writer.signs:
+        lines.append("only content: without FETCH_STORE_SIGNING_KEY no result is written")
+    print_lines([*counts.problems, *lines])
+    return 1 if counts.problems else 0
+
+
+def _pull(context: Context, names: list[str], progress: LineProgress) -> int:
+    from tasks_lib.steps.transfer import pull
+
+    items = _list_items(context, names)
+    pulled, absent = pull(context, items, progress)
+    fleet = context.fleet
+    size = sum(size for _, size in fleet.counts.read.values()) if fleet is not None else 0
+    present = len(items) - pulled - absent
+    print_lines([f"{pulled} pulled ({format_size(size)}), {present} in the cache, {absent} in no store"])
+    return 1 if fleet is not None and fleet.has_failed else 0
+
+
+def _prune(context: Context, params: Any) -> int:
+    from tasks_lib.steps.store_prune import prune_store
+
+    if not params["older_than"]:
+        raise usage_error("`store prune` needs --older-than AGE, such as 90d")
+    older_than_s = parse_duration(params["older_than"], "--older-than")
+    if not params["dry_run"] and not params["yes"]:
+        raise usage_error("`store prune` deletes for every user of the store: add --dry-run, or --yes")
+    opening = context.opening
+    if not params["dry_run"] and not opening.verdict.writes:
+        print_lines([f"nothing is deleted: {opening.verdict.reason}", "set store_write=always to delete from here"])
+        return 1
+    plan = None if params["all"] else _load_plan(context)
+    status = 0
+    for member in opening.members():
+        try:
+            decided = prune_store(member.store, plan, time.time() - older_than_s, dry_run=params["dry_run"])
+        except StoreError as error:
+            print_lines([error.message])
+            status = 1
+            continue
+        word = "would be deleted" if params["dry_run"] else "deleted"
+        lines = [f"{one.key}: {format_size(one.size)}" for one in decided.going]
+        freed = format_size(sum(one.size for one in decided.going))
+        print_lines([*lines, f"store {member.name}: {len(decided.going)} {word}, {freed}; {decided.kept} kept"])
+    return status
+
+
+def _status(context: Context) -> int:
+    from tasks_lib.steps.store_status import describe_stores
+
+    lines, status = describe_stores(context.opening)
+    print_lines(lines)
+    return status

@@ -1,0 +1,156 @@
+"""Copy content and results between the cache and the shared stores, for definitions that are named or for all."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, NamedTuple
+
+from tasks_lib import recipe
+from tasks_lib.cache import Result
+from tasks_lib.context import Context
+from tasks_lib.definitions import Definitions, StaticUrl
+from tasks_lib.digest import Integrity
+from tasks_lib.errors import FetchError, UnknownNameError, escape_text
+from tasks_lib.progress import Progress
+from tasks_lib.steps.plan import Plan
+from tasks_lib.steps.shared_results import ANY, adopt_shared_result
+from tasks_lib.store.records import published_origins
+from tasks_lib.store.upload import StoreWriter, make_record
+
+#: Threads that transfer: enough for many small items over one connection each.
+_JOBS: Final = 8
+
+
+class SharedItem(NamedTuple):
+    """One artifact: its recipe key, its name, and the pinned integrity, None for what is made.
+
+    `platform` is `any`, or that of this machine for what depends on it.
+    """
+
+    key: str
+    name: str
+    integrity: Integrity | None
+    platform: str = ANY
+
+
+def select_names(definitions: Definitions, words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the fetches and toolchains that words name: names, aliases, `KIND:NAME` or globs; all without words.
+
+    Raises:
+        UnknownNameError: a word names nothing.
+    """
+    words = list(words)
+    if not words:
+        return list(definitions.fetches), list(definitions.toolchains)
+    fetches: dict[str, None] = {}
+    toolchains: dict[str, None] = {}
+    for word in words:
+        kind, _, rest = word.rpartition(":")
+        pattern = rest if kind else word
+        found = [] if kind == "toolchain" else _matching(definitions.fetches, pattern, definitions.fetch)
+        built = (
+            [] if kind not in ("", "toolchain") else _matching(definitions.toolchains, pattern, definitions.toolchain)
+        )
+        if not found and not built:
+            raise UnknownNameError(f"{escape_text(word)!r} names no definition", hint="`doit list` shows the names")
+        fetches |= dict.fromkeys(found)
+        toolchains |= dict.fromkeys(built)
+    return list(fetches), list(toolchains)
+
+
+def _matching(known: Iterable[str], pattern: str, resolve: Callable[[str], object]) -> list[str]:
+    found = [name for name in known if fnmatch.fnmatchcase(name, pattern)]
+    if not found:
+        try:
+            found = [str(getattr(resolve(pattern), "name"))]  # noqa: B009  # an alias
+        except (FetchError, KeyError):
+            found = []
+    return found
+
+
+def list_shared_items(plan: Plan, fetches: Iterable[str], toolchains: Iterable[str]) -> Iterator[SharedItem]:
+    """Yield what the definitions share: each download, each repacked archive or commit, each output."""
+    definitions = plan.definitions
+    for name in fetches:
+        fetch = definitions.fetches[name]
+        if isinstance(fetch.source, StaticUrl):
+            artifact = plan.fetched(fetch)
+            yield SharedItem(recipe.fetch_key(fetch.source.integrity), artifact.path.name, fetch.source.integrity)
+        repacked = plan.repacked(fetch)
+        if repacked is not None:
+            yield SharedItem(repacked.key, repacked.path.name, None)
+    for name in toolchains:
+        preparation = plan.preparation(name)
+        if preparation.output is not None:
+            yield SharedItem(preparation.key, preparation.output.path.name, None, preparation.host.platform)
+
+
+class Pushed(NamedTuple):
+    """Numbers of items: written or to be written, unchanged, and not in the cache."""
+
+    written: int
+    unchanged: int
+    absent: int
+
+
+def push(
+    context: Context,
+    items: Sequence[SharedItem],
+    writer: StoreWriter,
+    progress: Progress,
+    dry_run: Callable[[str], None] | None = None,
+) -> Pushed:
+    """Write what the stores lack; a result that came from a store is not written, because it was not made here.
+
+    With `dry_run` nothing is written; it receives the key of each item that would be.
+
+    Raises:
+        CacheUnavailableError, CancelledError: the cache cannot be read, or the run is cancelled.
+    """
+    found = [(item, _find(context, item)) for item in items]
+    made = [(item, result) for item, result in found if result is not None and not _is_adopted(item, result)]
+
+    def write(pair: tuple[SharedItem, Result]) -> int:
+        progress.check()
+        item, result = pair
+        urls = published_origins(result.origins) if item.integrity is not None else ()
+        return writer.write(make_record(item.key, result.integrity, item.platform, urls), dry_run=dry_run)
+
+    with ThreadPoolExecutor(_JOBS) as pool:
+        written = [number > 0 for number in pool.map(write, made)]
+    absent = sum(result is None for _, result in found)
+    return Pushed(sum(written), len(found) - absent - sum(written), absent)
+
+
+def _is_adopted(item: SharedItem, result: Result) -> bool:
+    return item.integrity is None and "store" in result.provenance
+
+
+def pull(context: Context, items: Sequence[SharedItem], progress: Progress) -> tuple[int, int]:
+    """Bring what the stores have into the cache; return how many items were pulled, and how many they lack.
+
+    Raises:
+        CacheUnavailableError, CancelledError, SettingError: as `adopt_shared_result`.
+    """
+    missing = [item for item in items if _find(context, item) is None]
+    with ThreadPoolExecutor(_JOBS) as pool:
+        found = list(pool.map(lambda item: _pull(context, item, progress), missing))
+    return sum(found), len(found) - sum(found)
+
+
+def _pull(context: Context, item: SharedItem, progress: Progress) -> bool:
+    progress.check()
+    if item.integrity is not None:
+        return context.sources.obtain_from_stores(item.name, item.integrity, progress)
+    with context.cache.lock(item.key, progress, item.name):
+        return adopt_shared_result(context, item.key, item.name, item.platform, progress)
+
+
+def _find(context: Context, item: SharedItem) -> Result | None:
+    """Return the result of an item whose content the cache has, else None."""
+    result = context.cache.result(item.key)
+    if result is None and item.integrity is not None:
+        result = Result(key=item.key, integrity=item.integrity)
+    return result if result is not None and context.cache.has(result.integrity) else None

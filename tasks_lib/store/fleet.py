@@ -1,0 +1,231 @@
+"""The stores of a run: their order, what they are known to lack, and which of them do not answer.
+
+A store is asked for its first item by one thread; the others wait for that answer. A store that does not answer is left
+alone: by this run from then on, and by other processes of the same cache for a minute, through a file in `v1/hints`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import hashlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tasks_lib.errors import StoreError, StoreRefusedError, UntrustedResultError, escape_text
+from tasks_lib.fs.atomic import write_best_effort
+from tasks_lib.gil import released
+from tasks_lib.progress import Progress
+from tasks_lib.store import MAX_RECORD_BYTES, Store, record_key
+from tasks_lib.store.records import Record, TrustedKeys, accept_record
+
+if TYPE_CHECKING:
+    from tasks_lib.store.upload import Uploads
+
+#: Seconds for which a store that did not answer is left alone by other processes. Source: issue 22.
+LEFT_ALONE_S: Final = 60.0
+#: Failures in a row after which a store that answers is left alone, too.
+_MOST_FAILURES: Final = 3
+
+
+class State(enum.Enum):
+    """Whether a store is asked in this run."""
+
+    UNASKED = enum.auto()
+    OPEN = enum.auto()
+    CLOSED = enum.auto()
+
+
+class Member:
+    """One store of a run, with what is known about it; safe to use from any thread."""
+
+    def __init__(self, store: Store, hints: Path) -> None:
+        self.store: Final = store
+        self.state = State.UNASKED
+        self.is_greeted = False  # whether this run wrote the empty blob, or found it
+        self._asking = threading.Lock()
+        self._missing: set[str] = set()
+        self._failures = 0
+        self._warned = False
+        self._hint = hints / f"store-{hashlib.sha256(store.address.url.encode()).hexdigest()[:32]}"
+
+    @property
+    def name(self) -> str:
+        """Its name in messages."""
+        return self.store.address.name
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it needs no network."""
+        return self.store.address.scheme == "file"
+
+    def is_open(self, progress: Progress) -> bool:
+        """Return whether to ask the store; the first caller finds out, the others wait for it."""
+        if self.state is State.UNASKED:
+            with released:
+                self._asking.acquire()
+            try:
+                if self.state is State.UNASKED:
+                    self._open(progress)
+            finally:
+                self._asking.release()
+        return self.state is State.OPEN
+
+    def _open(self, progress: Progress) -> None:
+        left_s = self._left_alone_s()
+        if left_s > 0:
+            self._close(f"store {self.name}: not asked for {left_s:.0f} s, because it did not answer", progress)
+            return
+        try:
+            self.store.probe()
+        except StoreError as error:
+            self._fail(error, progress)
+        else:
+            self.state = State.OPEN
+
+    def lacks(self, key: str) -> bool:
+        """Return whether the store is known not to hold an item."""
+        return key in self._missing
+
+    def note_missing(self, key: str) -> None:
+        """Remember for this run that the store does not hold an item."""
+        self._missing.add(key)
+
+    def note_held(self, key: str) -> None:
+        """Remember that the store holds an item and answers."""
+        self._failures = 0
+        self._missing.discard(key)
+
+    def note_failure(self, key: str, error: StoreError, progress: Progress) -> None:
+        """Close the store if it does not answer or fails repeatedly; else treat the item as missing."""
+        self._missing.add(key)
+        self._failures += 1
+        if self._failures >= _MOST_FAILURES or not error.status:
+            self._fail(error, progress)
+        else:
+            self._warn(str(error.message), progress)
+
+    def _fail(self, error: StoreError, progress: Progress) -> None:
+        if not isinstance(error, StoreRefusedError) and not self.is_local:
+            with contextlib.suppress(OSError):
+                self._hint.parent.mkdir(exist_ok=True)
+                write_best_effort(self._hint, f"{int(time.time())}\n".encode())
+        self._close(" ".join(filter(None, (f"{error.message};", error.hint))).rstrip("; "), progress)
+
+    def _close(self, message: str, progress: Progress) -> None:
+        self.state = State.CLOSED
+        self._warn(message, progress)
+
+    def _warn(self, message: str, progress: Progress) -> None:
+        """Warn once in a run: the same store fails for every task."""
+        if not self._warned:
+            self._warned = True
+            progress.warn(message)
+
+    def _left_alone_s(self) -> float:
+        """Return for how many seconds another process of this cache asks that the store is left alone."""
+        with contextlib.suppress(OSError, ValueError):
+            passed_s = time.time() - int(self._hint.read_text("ascii")[:20])
+            return LEFT_ALONE_S - passed_s if 0 <= passed_s < LEFT_ALONE_S else 0.0
+        return 0.0
+
+
+class Fleet:
+    """All stores of a run, in their order, and whose records are believed."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        counts: Counts,
+        *,
+        trust: str = "none",
+        keys: TrustedKeys | None = None,
+        uploads: Uploads | None = None,
+    ) -> None:
+        """Create the fleet.
+
+        Args:
+            members: the stores in their order.
+            counts: counts what the stores provided and received.
+            trust: "none": records are not read; "any": they are believed; "signed": if one of `keys` signed them.
+            keys: the trusted keys, needed for "signed".
+            uploads: writes what the run obtains and makes; None if it does not write.
+        """
+        self.members: Final = members
+        self.counts: Final = counts
+        self.trust: Final = trust
+        self.uploads: Final = uploads
+        self._keys = keys if trust == "signed" else None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a store did not answer or refused."""
+        return any(member.state is State.CLOSED for member in self.members)
+
+    def holders(self, key: str, progress: Progress) -> Iterator[Member]:
+        """Yield the stores that may hold an item, in their order."""
+        for member in self.members:
+            if not member.lacks(key) and member.is_open(progress):
+                yield member
+
+    def records(self, recipe_key: str, platform: str, progress: Progress) -> Iterator[tuple[Member, Record]]:
+        """Yield the believed records of a recipe key, in the order of the stores; a refused one is a warning."""
+        key = record_key(recipe_key)
+        for member in self.holders(key, progress) if self.trust != "none" else ():
+            record = self._record(member, recipe_key, platform, progress)
+            if record is not None:
+                yield member, record
+
+    def record_of(self, member: Member, recipe_key: str, progress: Progress) -> Record | None:
+        """Return the believed record of a recipe key for any platform in one store, None if there is none."""
+        if self.trust == "none" or member.lacks(record_key(recipe_key)):
+            return None
+        return self._record(member, recipe_key, "", progress)
+
+    def _record(self, member: Member, recipe_key: str, platform: str, progress: Progress) -> Record | None:
+        key = record_key(recipe_key)
+        try:
+            content = member.store.read(key, MAX_RECORD_BYTES)
+            if content is None:
+                member.note_missing(key)
+                return None
+            member.note_held(key)
+            return accept_record(content, key=recipe_key, platform=platform, keys=self._keys, store=member.name)
+        except UntrustedResultError as error:
+            member.note_missing(key)
+            progress.warn(" ".join(filter(None, (error.message, error.hint))))
+        except StoreError as error:
+            member.note_failure(key, error, progress)
+        return None
+
+
+class Counts:
+    """What stores provided and received in a run; safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.read: dict[str, tuple[int, int]] = {}  # store -> items, bytes
+        self.pushed = self.pushed_bytes = 0
+        self.problems: list[str] = []
+
+    def add_read(self, store: str, size: int) -> None:
+        """Count content that a store provided."""
+        with self._lock:
+            items, total = self.read.get(store, (0, 0))
+            self.read[store] = items + 1, total + size
+
+    def add_pushed(self, size: int) -> None:
+        """Count content that was written to a store."""
+        with self._lock:
+            self.pushed += 1
+            self.pushed_bytes += size
+
+    def add_problem(self, message: str) -> None:
+        """Add a reason why something was not written, once."""
+        line = escape_text(message)
+        with self._lock:
+            if line not in self.problems:
+                self.problems.append(line)
