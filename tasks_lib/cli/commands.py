@@ -26,7 +26,9 @@ from tasks_lib.errors import FetchError, OfflineError, UnknownNameError, escape_
 from tasks_lib.session import current_session
 
 if TYPE_CHECKING:
+    from tasks_lib.engine.dask_runner import DaskRunner
     from tasks_lib.engine.runner import PooledRunner
+    from tasks_lib.session import Session
 
 #: Exit statuses: a task failed or content is missing; unknown name; nothing could run; Ctrl-C before anything ran.
 FAILED: Final = 1
@@ -46,6 +48,15 @@ QUIET: Final = {
     "type": bool,
     "default": False,
     "help": "show only warnings and failures; same as `-r quiet`",
+}
+
+#: Option in doit's format.
+ON: Final = {
+    "name": "on",
+    "long": "on",
+    "type": str,
+    "default": "",
+    "help": "fetch and repack on the workers of a Dask cluster, dask://HOST:PORT; they write to the store",
 }
 
 # untyped aliases of doit's classes: the parameters of each command's `_execute` are the names of its options
@@ -133,7 +144,7 @@ class RunCommand(TaskCommand, _DOIT.Run):  # type: ignore[misc]
     """`doit run`, also the default command of bare `doit`."""
 
     name = "run"
-    cmd_options: Any = (*cmd_run.Run.cmd_options, QUIET)
+    cmd_options: Any = (*cmd_run.Run.cmd_options, QUIET, ON)
 
     def execute(self, params: Any, args: list[str]) -> int:
         """Run the tasks; return doit's exit status, or 128 + N after signal N."""
@@ -141,7 +152,7 @@ class RunCommand(TaskCommand, _DOIT.Run):  # type: ignore[misc]
 
         self._asked = params["num_process"] if "num_process" in params._non_default_keys else None
         self._interruption = Interruption()
-        self._runners: list[PooledRunner] = []
+        self._runners: list[PooledRunner | DaskRunner] = []
         with contextlib.ExitStack() as self._stack:
             self._replace_runner()
             status = super().execute(params, args)
@@ -159,7 +170,9 @@ class RunCommand(TaskCommand, _DOIT.Run):  # type: ignore[misc]
     def scope(self) -> str:
         """Which tasks a run without names loads: "stamp" when a matching snapshot may replace them, else "all"."""
         given = self.params._non_default_keys
-        needs_all = self.params["always"] or self.params["single"] or self.params["par_type"] == "process"
+        needs_all = (
+            self.params["on"] or self.params["always"] or self.params["single"] or self.params["par_type"] == "process"
+        )
         reporter = self.params["reporter"]
         is_default = "reporter" not in given and (reporter == "fetch" or hasattr(reporter, "standing"))
         accepts_summary = self.params["quiet"] or is_default
@@ -182,6 +195,8 @@ class RunCommand(TaskCommand, _DOIT.Run):  # type: ignore[misc]
         session = current_session()
         if session is None:
             return stock(*words)
+        if self.params["on"]:
+            return self._remote_runner(session, words)
         # a no-op run creates no runner, so it does not load these
         from tasks_lib.engine.pools import Pools
         from tasks_lib.engine.runner import PooledRunner
@@ -193,6 +208,14 @@ class RunCommand(TaskCommand, _DOIT.Run):  # type: ignore[misc]
         self._stack.enter_context(self._interruption.installed())
         pools = Pools.of(network=session.settings.jobs, asked=self._asked)
         runner = PooledRunner(*words, pools=pools, interruption=self._interruption, run_plan=self.loader.run_plan)
+        self._runners.append(runner)
+        return runner
+
+    def _remote_runner(self, session: Session, words: tuple[Any, ...]) -> DaskRunner:
+        from tasks_lib.engine.dask_runner import DaskRunner  # not needed without `--on`
+
+        runner = DaskRunner(*words, address=self.params["on"], session=session, interruption=self._interruption)
+        self._stack.enter_context(self._interruption.installed())
         self._runners.append(runner)
         return runner
 
