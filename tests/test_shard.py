@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +15,9 @@ from hypothesis import strategies as st
 
 from tasks_lib.errors import SettingError
 from tasks_lib.shard import Shard, pack_shares, unpack_shares
-from tests.project import LIBRARY, PORCH, definition, doit, ran
+from tests.origin import reply, serving
+from tests.project import LIBRARY, PORCH, definition, doit, ran, written
+from tests.test_runner import start
 
 KEYS = st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**40)), max_size=60)
 
@@ -100,3 +106,30 @@ def test_a_bare_run(tmp_path: Path) -> None:
     assert sorted(line.split()[0] for line in listed.splitlines() if line.startswith("fetch:")) == made[0]
     named = next(f"fetch:{name}" for name in files if f"fetch:{name}" not in made[0])
     assert ran(doit(tmp_path, "shard=1/3", named, f"store={tmp_path.as_uri()}/store")) == [named]
+
+
+@pytest.mark.slow
+def test_a_shard_is_lost(tmp_path: Path) -> None:
+    """Four shards at once, one killed and run again: the store has everything, and only what was in flight is repeated."""
+    bodies = {f"/d{number}": b"content %d" % number for number in range(400)}
+    (tmp_path / "store").mkdir()
+    with serving({path: reply(body) for path, body in bodies.items()}) as origin:
+        text = "".join(definition(path[1:], origin.url + path, body) for path, body in bodies.items())
+        runs = []
+        for number in range(1, 5):
+            place = tmp_path / str(number)
+            written(place, {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": text})
+            environ = {"FETCH_STORE": (tmp_path / "store").as_uri(), "FETCH_STORE_WRITE": "always"}
+            runs.append((place, (f"shard={number}/4",), environ))
+        processes = [start(place, *words, **environ) for place, words, environ in runs]
+        while len(origin.requests) < 40:
+            time.sleep(0.01)
+        processes[2].kill()
+        told = [process.communicate(timeout=120)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0, -signal.SIGKILL, 0], told
+        shutil.rmtree(runs[2][0] / "cache", ignore_errors=True)  # the next job is another machine
+        again = doit(runs[2][0], *runs[2][1], **runs[2][2])
+        assert again.returncode == 0, again.stdout
+        assert len(origin.requests) <= len(bodies) + 4 * 16 + 4
+    held = {path.name for path in (tmp_path / "store/cas").iterdir()}
+    assert held >= {hashlib.sha256(body).hexdigest() for body in bodies.values()}
