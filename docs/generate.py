@@ -432,6 +432,8 @@ VALUES: Final = {
     "FETCH_DURABILITY": "fast",
     "FETCH_LINK_MODE": "hardlink",
     "FETCH_LOCK_TIMEOUT_S": "60",
+    "FETCH_SHARD": "3/50",
+    "FETCH_SHARD_BY": "size",
     "FETCH_OFFLINE": "1",
     "FETCH_JOBS": "8",
     "FETCH_JOBS_PER_HOST": "4",
@@ -470,6 +472,8 @@ _PAGES: Final = {
     "FETCH_TOPSRCDIR": "taskgraph",
     "FETCH_LEVEL": "taskgraph",
     "FETCH_PLATFORM": "how-to/several-platforms",
+    "FETCH_SHARD": "scale",
+    "FETCH_SHARD_BY": "scale",
     **dict.fromkeys(("FETCH_PASS_ENV", "FETCH_TOOLCHAIN_NETWORK", "FETCH_HOST_IDENTITY"), "graph"),
     **dict.fromkeys(
         (

@@ -154,7 +154,12 @@ class Context:
         return UnverifiedDownloader(self.cache, transport, self.settings.policy._replace(retries=0))
 
     @shared
-    def _written_headers(self) -> Mapping[str, Headers]:
+    def written_headers(self) -> Mapping[str, Headers]:
+        """The headers of each definition as written in its file, with the names of variables.
+
+        Raises:
+            DefinitionError: a file is not valid any more.
+        """
         return self._load_headers()
 
     def request_headers(self, name: str, source: StaticUrl) -> Mapping[str, str]:
@@ -170,7 +175,7 @@ class Context:
         from tasks_lib.transport import proxy, urls  # as above
 
         cached = not all(value for _, value in source.headers)
-        headers = self._written_headers.get(name, ()) if cached else source.headers
+        headers = self.written_headers.get(name, ()) if cached else source.headers
         own = self.settings.transport
         if has_reference(headers) and source.url.lower().startswith("http:"):
             origin = urls.origin_of(source.url)

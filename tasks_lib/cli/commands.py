@@ -39,6 +39,15 @@ QUIET: Final = {
     "help": "show only warnings and failures; same as `-r quiet`",
 }
 
+#: Option in doit's format.
+ON: Final = {
+    "name": "on",
+    "long": "on",
+    "type": str,
+    "default": "",
+    "help": "fetch and repack on the workers of a Dask cluster, dask://HOST:PORT; they write to the store",
+}
+
 # untyped aliases of doit's classes: the parameters of each command's `_execute` are the names of its options
 _RUN: Any = DoitRun
 _LIST: Any = DoitList
@@ -111,7 +120,7 @@ class RunCommand(TaskCommand, _RUN):  # type: ignore[misc]
     """`doit run`, also the default command of bare `doit`."""
 
     name = "run"
-    cmd_options: Any = (*DoitRun.cmd_options, QUIET)
+    cmd_options: Any = (*DoitRun.cmd_options, QUIET, ON)
 
     def execute(self, params: Any, args: list[str]) -> int:
         """Run the tasks; return doit's exit status, or 128 + N after signal N."""
@@ -128,7 +137,9 @@ class RunCommand(TaskCommand, _RUN):  # type: ignore[misc]
     def scope(self) -> str:
         """Which tasks a run without names loads: "stamp" when a matching snapshot may replace them, else "all"."""
         given = self.params._non_default_keys
-        needs_all = self.params["always"] or self.params["single"] or self.params["par_type"] == "process"
+        needs_all = (
+            self.params["on"] or self.params["always"] or self.params["single"] or self.params["par_type"] == "process"
+        )
         reporter = self.params["reporter"]
         is_default = "reporter" not in given and (reporter == "fetch" or hasattr(reporter, "standing"))
         accepts_summary = self.params["quiet"] or is_default

@@ -8,10 +8,13 @@ doit does; so does every case that is not handled here.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from doit.cmd_base import NamespaceTaskLoader
+from doit.cmd_list import List as DoitList
+from doit.cmd_run import Run as DoitRun
 from doit.exceptions import InvalidDodoFile
 from doit.loader import TASK_STRING
 from doit.task import Task
@@ -23,8 +26,10 @@ from tasks_lib.engine.state import snapshot_path
 from tasks_lib.errors import DefinitionError, UnknownNameError, escape_lines, escape_text
 from tasks_lib.graph.names import GROUPS, is_glob, resolve_names
 from tasks_lib.incremental.run_plan import RunPlan, plan_run
-from tasks_lib.incremental.selection import Names, closure, in_order, is_task_glob, owner_of, owners
+from tasks_lib.incremental.selection import Names, closure, fetches_of_shard, in_order, is_task_glob, owner_of, owners
 from tasks_lib.session import Session, current_session
+from tasks_lib.shard import Shard
+from tasks_lib.units import format_size
 
 
 class Loader:
@@ -196,6 +201,9 @@ class Loader:
 
     def _chosen(self, found: Session, cmd: Any, pos_args: list[str]) -> list[Task]:
         scope = getattr(cmd, "scope", "all")
+        is_part = found.settings.shard or getattr(cmd, "params", {}).get("on")
+        if is_part and not pos_args and isinstance(cmd, DoitRun | DoitList):
+            return self._fetches_only(found, cmd)
         if scope == "stamp" and not pos_args:
             return self._bare(found, cmd)
         if pos_args:
@@ -223,6 +231,13 @@ class Loader:
                 if all(map(is_task_glob, words)):  # its error suggests no name, so that no other task is needed
                     raise
         return self._named(_made(found, None), words)
+
+    def _fetches_only(self, found: Session, cmd: Any) -> list[Task]:
+        """Return the tasks of the fetches of the shard, of all without one; select what fetches and repacks them."""
+        fetches = _fetches_of_shard(found, found.settings.shard) if found.settings.shard else found.definitions.fetches
+        tasks = _made(found, (dict.fromkeys(fetches), {}))
+        cmd.sel_tasks = [task.name for task in tasks if task.name.startswith(("fetch:", "repack:"))]
+        return tasks
 
     def _bare(self, found: Session, cmd: Any) -> list[Task]:
         """Return the tasks that a bare run has to check."""
@@ -269,6 +284,17 @@ def _step_not_made(found: Session, word: str) -> UnknownNameError | None:
     reason = f"{name} is {known}, which is not extracted" if known else f"{name} is not an archive"
     reason += f" (by its file name, {escape_text(artifact.name)})"
     return UnknownNameError(reason, hint=f"`doit fetch:{name}` makes {path}")
+
+
+def _fetches_of_shard(found: Session, shard: Shard) -> Mapping[str, None]:
+    """Return the fetches of a shard, and print which part it is."""
+    definitions = found.definitions
+    fetches, size = fetches_of_shard(definitions, found.definition_cache, shard, found.settings.shard_by)
+    sys.stderr.write(
+        f"shard {shard.number:,} of {shard.total:,}: {len(fetches):,} of {len(definitions.fetches):,} definitions,"
+        f" {format_size(size)}\n"
+    )
+    return fetches
 
 
 def _only_ours(namespace: Mapping[str, Any] | None) -> bool:

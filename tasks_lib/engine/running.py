@@ -20,6 +20,8 @@ from tasks_lib.session import current_session
 
 if TYPE_CHECKING:
     from tasks_lib.context import Context
+    from tasks_lib.engine.dask_runner import DaskRunner
+    from tasks_lib.session import Session
 
 #: The module in which `doit run` looks up its runners; doit has no types.
 _DOIT: Any = cmd_run
@@ -46,7 +48,7 @@ class Running:
         self._command, self._params = command, params
         self._asked = params["num_process"] if "num_process" in params._non_default_keys else None
         self._interruption = Interruption()
-        self._runners: list[PooledRunner] = []
+        self._runners: list[PooledRunner | DaskRunner] = []
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -84,6 +86,8 @@ class Running:
         session, command = current_session(), self._command
         if session is None:
             return stock(*words)
+        if self._params["on"]:
+            return self._create_remote_runner(session, words)
         if session.settings.policy.network == "off":
             from tasks_lib.engine.offline import refuse_missing  # loads the steps, which an online no-op does not need
 
@@ -97,6 +101,14 @@ class Running:
         self._stack.enter_context(self._interruption.installed())
         pools = Pools.of(network=session.settings.jobs, asked=self._asked)
         runner = PooledRunner(*words, pools=pools, interruption=self._interruption, run_plan=run_plan)
+        self._runners.append(runner)
+        return runner
+
+    def _create_remote_runner(self, session: Session, words: tuple[Any, ...]) -> DaskRunner:
+        from tasks_lib.engine.dask_runner import DaskRunner  # loads Dask, which only `--on` needs
+
+        runner = DaskRunner(*words, address=self._params["on"], session=session, interruption=self._interruption)
+        self._stack.enter_context(self._interruption.installed())
         self._runners.append(runner)
         return runner
 

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
-from tasks_lib.definitions import Definitions, Fetch, Toolchain
+from tasks_lib.definitions import Definitions, Fetch, StaticUrl, Toolchain
 from tasks_lib.definitions.codec import decode, decode_refused, encode
 from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.fs.trust import NOBODY, Trust
+from tasks_lib.shard import pack_shares
 
 if TYPE_CHECKING:
     from tasks_lib.definitions import SourceFile
@@ -65,7 +66,10 @@ class Block(msgspec.Struct, array_like=True):
 
 
 class CachedDefinitions(msgspec.Struct, array_like=True):
-    """The content of the file; `sources` maps digests of files to the names that they define."""
+    """The content of the file; `sources` maps digests of files to the names that they define.
+
+    `shares` has the key and the size of the download of each fetch, see `shard.pack_shares`.
+    """
 
     code: str
     marks: dict[str, Fingerprint]
@@ -78,6 +82,7 @@ class CachedDefinitions(msgspec.Struct, array_like=True):
     refused: msgspec.Raw
     passed: list[str]
     platforms: dict[str, tuple[str, ...]]
+    shares: bytes
 
 
 class LazyDefinitions(Mapping[str, Value], Generic[Value]):
@@ -139,6 +144,7 @@ class DefinitionCache:
         self._path, self.code, self._trust = path, code, trust
         self.identity = b""
         self._consumers: msgspec.Raw | dict[str, list[str]] = msgspec.Raw(_NOTHING)
+        self.shares = b""
         self.marks: Mapping[str, Fingerprint] = {}
 
     def read(self) -> CachedDefinitions | None:
@@ -156,8 +162,12 @@ class DefinitionCache:
             return None
         if kept.code != self.code:
             return None
-        self.identity, self._consumers, self.marks = identity, kept.consumers, kept.marks
+        self.identity = identity
+        self._remember(kept)
         return kept
+
+    def _remember(self, kept: CachedDefinitions) -> None:
+        self._consumers, self.marks, self.shares = kept.consumers, kept.marks, kept.shares
 
     @property
     def consumers(self) -> Mapping[str, list[str]]:
@@ -169,7 +179,8 @@ class DefinitionCache:
     def write(self, kept: CachedDefinitions) -> None:
         """Write the file; a failure is ignored, since the cache only saves time."""
         body = msgspec.msgpack.encode(kept)
-        self.identity, self._consumers, self.marks = hashlib.sha256(body).digest(), kept.consumers, kept.marks
+        self.identity = hashlib.sha256(body).digest()
+        self._remember(kept)
         write_best_effort(self._path, _MAGIC + self.identity + body)
 
 
@@ -194,6 +205,16 @@ def consumers_of(definitions: Definitions) -> dict[str, list[str]]:
             one = definitions.fetch(entry.name) if entry.kind == "fetch" else definitions.toolchain(entry.name)
             consumers.setdefault(f"{entry.kind}:{one.name}", []).append(toolchain.name)
     return consumers
+
+
+def _share(fetch: Fetch) -> tuple[int, int]:
+    """Return the first 8 bytes of the recipe key of a fetch, and the size of its download, 0 if it is unknown."""
+    from tasks_lib import recipe  # slow to import, needed only when definitions changed
+
+    if not isinstance(fetch.source, StaticUrl):
+        return int(recipe.commit_key(fetch.source)[:16], 16), 0
+    integrity = fetch.source.integrity
+    return int(recipe.fetch_key(integrity)[:16], 16), integrity.size
 
 
 def _raw(value: object) -> msgspec.Raw:
@@ -248,6 +269,7 @@ class CachedFiles:
             refused=msgspec.Raw(encode(definitions.refused)),
             passed=sorted(definitions.passed),
             platforms=dict(definitions._platforms),
+            shares=pack_shares([_share(fetch) for fetch in definitions.fetches.values()]),
         )
 
     def _encoded(self, values: Mapping[str, Value], encode: Callable[[Value], bytes]) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks_lib.graph.names import GROUPS, is_glob
+from tasks_lib.shard import Shard, unpack_shares
 
 if TYPE_CHECKING:
     from tasks_lib.definitions import Definitions
@@ -117,6 +118,23 @@ def owners(
         names[0].update(meant[0])
         names[1].update(meant[1])
     return names
+
+
+def fetches_of_shard(
+    definitions: Definitions, definition_cache: DefinitionCache, shard: Shard, by: str
+) -> tuple[dict[str, None], int]:
+    """Return the fetches of a shard, and the known size of their downloads; no definition is decoded.
+
+    Args:
+        definitions: all definitions.
+        definition_cache: the cache from which they were loaded.
+        shard: the shard.
+        by: "key", or "size" for shards of about the same number of bytes.
+    """
+    names = list(definitions.fetches)
+    keys, sizes = unpack_shares(definition_cache.shares)
+    own = shard.select(keys) if by == "key" else shard.select_by_size(keys, sizes)
+    return {names[at]: None for at in own}, sum(sizes[at] for at in own)
 
 
 def is_task_glob(word: str) -> bool:

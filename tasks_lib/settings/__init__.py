@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from tasks_lib.errors import SettingError
+from tasks_lib.errors import SettingError, escape_text
 from tasks_lib.fs.trust import Trust, set_aside_artifacts
 from tasks_lib.host import digest_variables
 from tasks_lib.limits import Limits
@@ -21,6 +21,7 @@ from tasks_lib.platforms import ALL, HINT, parse_platform
 from tasks_lib.settings.project_file import ProjectFile, find_misspelt, list_credentials, load_project, normalize_table
 from tasks_lib.settings.table import CA_VARIABLES, CONVENTIONS, SECRETS, SETTINGS, VARIABLE, Setting
 from tasks_lib.settings.value import GivenValue, list_effective, read_setting
+from tasks_lib.shard import Shard
 
 if TYPE_CHECKING:
     from tasks_lib.fs.copying import LinkMode
@@ -74,6 +75,8 @@ class Settings(NamedTuple):
     toolchain_network: str = "on"
     host_identity: str = ""
     platform: str = ""  # "" for that of this machine, or "all"
+    shard: Shard | None = None
+    shard_by: str = "key"
     stores: tuple[StoreAddress, ...] = ()
     store_write: str = "auto"
     store_trust: str = ""  # "": signed if there are trusted keys, else none
@@ -160,6 +163,8 @@ class Settings(NamedTuple):
             toolchain_network=str(values["FETCH_TOOLCHAIN_NETWORK"]),
             host_identity=str(values["FETCH_HOST_IDENTITY"]),
             platform=_platform(str(values["FETCH_PLATFORM"])),
+            shard=_shard(str(values["FETCH_SHARD"]), str(values["FETCH_STORE"]), environ),
+            shard_by=str(values["FETCH_SHARD_BY"]),
             stores=_stores(str(values["FETCH_STORE"]), environ),
             store_write=str(values["FETCH_STORE_WRITE"]),
             store_trust=str(values["FETCH_STORE_TRUST"]),
@@ -171,6 +176,22 @@ def _platform(text: str) -> str:
     if text and not name:
         raise SettingError(f"invalid value {text[:80]!r} for FETCH_PLATFORM: unknown platform", hint=f"{HINT}, or all")
     return name
+
+
+def _shard(text: str, stores: str, environ: Mapping[str, str]) -> Shard | None:
+    """Return the shard of a run, None for a run of everything.
+
+    Raises:
+        SettingError: it is not a shard, or there is no store.
+    """
+    if not text:
+        return None
+    if not stores:
+        raise SettingError(
+            f"shard={escape_text(text)} needs a store: no other machine could use what this one fetches",
+            hint="set store=URL or FETCH_STORE",
+        )
+    return Shard.parse(text, environ)
 
 
 def _stores(text: str, environ: Mapping[str, str]) -> tuple[StoreAddress, ...]:

@@ -70,6 +70,8 @@ SETTINGS: Final = (
         ("auto", "reflink", "copy", "hardlink"),
     ),
     Setting("FETCH_LOCK_TIMEOUT_S", "lock_timeout", 1800.0, "seconds to wait for another process"),
+    Setting("FETCH_SHARD", "shard", "", "part that a bare run fetches: 3/50, or auto in a CI matrix"),
+    Setting("FETCH_SHARD_BY", "shard_by", "key", "how to form shards: key, or size for equal bytes", ("key", "size")),
     Setting("FETCH_OFFLINE", "offline", 0, "1: do not use the network"),
     Setting("FETCH_JOBS", "jobs", 16, "concurrent downloads, unless doit's -n is given"),
     Setting("FETCH_JOBS_PER_HOST", "jobs_per_host", 16, "concurrent requests to one host"),

@@ -64,7 +64,10 @@ class EventBus:
 
     def say(self, task: str, name: str, facts: Mapping[str, str | int | float]) -> None:
         """Emit an event to every listener."""
-        event = Event(task, name, time.monotonic(), threading.current_thread().name, facts)
+        self.relay(Event(task, name, time.monotonic(), threading.current_thread().name, facts))
+
+    def relay(self, event: Event) -> None:
+        """Pass an event to every listener."""
         for listener in self._listeners:
             listener(event)
 

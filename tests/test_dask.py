@@ -1,0 +1,256 @@
+"""Runs on a Dask cluster: a real scheduler and real workers on loopback, which write to a store."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tasks_lib.batch import make_batch, run_batch
+from tasks_lib.definitions import Fetch, StaticUrl
+from tasks_lib.digest import Digest, Integrity
+from tasks_lib.errors import FetchError, SettingError, ToolError
+from tests.archives import Member, tar
+from tests.keys import keyring
+from tests.origin import Origin, OriginRequest, reply, serving
+from tests.project import CLEAN, PORCH, PYTHONPATH, definition, doit
+
+pytest.importorskip("distributed", reason="needs the extra [dask]")
+
+COUNT = 400
+FILES = {f"/d{number}": b"content %d" % number for number in range(COUNT)}
+
+
+class Cluster(NamedTuple):
+    """A scheduler, its workers, and the store to which they write."""
+
+    address: str
+    scheduler: subprocess.Popen[bytes]
+    workers: list[subprocess.Popen[bytes]]
+    store: Path
+
+    def blobs(self) -> set[str]:
+        """Return the digests of the store's content, without the empty one."""
+        return {path.name for path in (self.store / "cas").iterdir()} - {hashlib.sha256().hexdigest()}
+
+
+@contextlib.contextmanager
+def cluster(top: Path, *, workers: int = 2, **environ: str) -> Iterator[Cluster]:
+    """Run a cluster; its workers have caches of their own below `top`."""
+    top.mkdir()
+    store = top.parent / "store"
+    store.mkdir(exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**CLEAN, "PYTHONPATH": PYTHONPATH, "FETCH_STORE": store.as_uri(), "FETCH_STORE_WRITE": "always"}
+    environment |= {"FETCH_RETRIES": "0", "FETCH_DURABILITY": "fast", **environ}
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, *words: str) -> subprocess.Popen[bytes]:
+        place = top / name
+        place.mkdir()
+        command = [
+            sys.executable,
+            "-m",
+            f"distributed.cli.{words[0]}",
+            *words[1:],
+            "--host",
+            "127.0.0.1",
+            "--no-dashboard",
+        ]
+        with (place / "log").open("wb") as log:
+            started.append(subprocess.Popen(command, cwd=place, env=environment, stdout=log, stderr=log))
+        return started[-1]
+
+    try:
+        scheduler = start("scheduler", "dask_scheduler", "--port", str(port))
+        options = ("--nthreads", "1", "--no-nanny", "--local-directory", "scratch")
+        some = [start(f"w{one}", "dask_worker", f"tcp://127.0.0.1:{port}", *options) for one in range(workers)]
+        for one in range(workers):
+            until(lambda one=one: "Registered to" in (top / f"w{one}/log").read_text())
+        yield Cluster(f"dask://127.0.0.1:{port}", scheduler, some, store)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def until(condition: object) -> None:
+    ends = time.monotonic() + 60
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
+def slowly(body: bytes) -> object:
+    def answer(connection: socket.socket, request: OriginRequest) -> None:
+        time.sleep(0.05)
+        reply(body)(connection, request)
+
+    return answer
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    with serving({path: slowly(body) for path, body in FILES.items()}) as one:  # type: ignore[misc]
+        yield one
+
+
+@pytest.fixture
+def repository(tmp_path: Path, origin: Origin) -> Path:
+    place = tmp_path / "repository"
+    (place / "fetchdefs/fetch").mkdir(parents=True)
+    (place / "dodo.py").write_text(PORCH)
+    text = "".join(definition(path[1:], origin.url + path, body) for path, body in FILES.items())
+    (place / "fetchdefs/fetch/all.yml").write_text(text)
+    return place
+
+
+def begin(repository: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "doit", *words]
+    environment = {**CLEAN, "PYTHONPATH": PYTHONPATH}
+    return subprocess.Popen(
+        command, cwd=repository, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+@pytest.mark.slow
+def test_a_worker_is_lost(tmp_path: Path, repository: Path, origin: Origin) -> None:
+    """A worker killed in mid-run: all blobs are in the store, status 0, and only its batches are fetched twice."""
+    with cluster(tmp_path / "cluster") as one:
+        with begin(repository, "run", "--on", one.address) as process:
+            until(lambda: len(origin.requests) > 60)
+            os.kill(one.workers[0].pid, signal.SIGKILL)
+            told = process.communicate(timeout=120)[0]
+        assert process.returncode == 0, told
+        assert one.blobs() == {hashlib.sha256(body).hexdigest() for body in FILES.values()}
+        assert f"{COUNT} fetched" in told or "adopted" in told
+        repeated = sum(Counter(origin.paths()).values()) - COUNT
+        assert repeated <= 2 * 50, "at most the batches that the lost worker had"
+        origin.requests.clear()
+        again = doit(repository, "run", "--on", one.address)
+        assert again.returncode == 0 and not origin.requests, again.stdout
+
+
+@pytest.mark.slow
+def test_the_scheduler_is_lost(tmp_path: Path, repository: Path, origin: Origin) -> None:
+    """A scheduler killed in mid-run: the run fails within a minute and says what to do; the next one goes on."""
+    with cluster(tmp_path / "cluster") as one, begin(repository, "run", "--on", one.address) as process:
+        until(lambda: len(origin.requests) > 60)
+        one.scheduler.kill()
+        told = process.communicate(timeout=60)[0]
+        assert process.returncode != 0
+        assert "does not answer any more" in told and "Traceback" not in told, told
+        time.sleep(2)  # the workers finish what they have
+    before = len(set(origin.paths()))
+    origin.requests.clear()
+    with cluster(tmp_path / "other") as two:
+        done = doit(repository, "run", "--on", two.address)
+        assert done.returncode == 0, done.stdout
+        assert two.blobs() == {hashlib.sha256(body).hexdigest() for body in FILES.values()}
+    assert len(origin.requests) <= COUNT - before + 2 * 50
+
+
+@pytest.mark.slow
+def test_what_travels(tmp_path: Path, origin: Origin) -> None:
+    """Workers repack, verify with the key files of the definitions, and send headers with values of their own."""
+    place = tmp_path / "repository"
+    (place / "fetchdefs/fetch").mkdir(parents=True)
+    (place / "fetchdefs/toolchain").mkdir()
+    (place / "dodo.py").write_text(PORCH)
+    archive = tar([Member("top/a", b"1")])
+    with keyring() as keys:
+        fingerprint = keys.make("signer")
+        (place / "signer.gpg").write_bytes(keys.public("signer"))
+        origin.answers |= {"/a.tar": reply(archive), "/a.tar.sig": reply(keys.sign(archive, "signer"))}
+    signed = f"    gpg-signature: {{sig-url: '{{url}}.sig', key-path: signer.gpg, fingerprint: {fingerprint}}}\n"
+    text = definition("a", f"{origin.url}/a.tar", archive, f"{signed}    artifact-name: a.tar.zst\n")
+    secret = "    headers: ['Authorization: Bearer ${TOKEN}']\n"
+    text += definition("b", f"{origin.url}/d1", FILES["/d1"], secret)
+    text += definition("c", f"{origin.url}/d2", FILES["/d2"] + b"!")
+    (place / "fetchdefs/fetch/all.yml").write_text(text)
+    (place / "fetchdefs/toolchain/all.yml").write_text("t: {description: d, fetches: {fetch: [a]}}\n")
+    with cluster(tmp_path / "cluster", workers=1, TOKEN="worker's own") as one:
+        done = doit(place, "run", "--continue", "--on", one.address, TOKEN="never sent")
+        assert done.returncode == 1, done.stdout
+        assert "ok repack:a" in done.stdout and "failed: fetch:c" in done.stdout and "Traceback" not in done.stdout
+        sent = {request.path: request.headers.get("authorization") for request in origin.requests}
+        assert sent["/d1"] == "Bearer worker's own" and sent["/a.tar.sig"] is None
+        assert len(one.blobs()) >= 3
+        refused = doit(place, "run", "--on", one.address, "toolchain:t")
+        assert refused.returncode == 3 and "only fetches and repacks run on other machines" in refused.stdout
+        named = doit(place, "run", "--on", one.address, "fetch:b")
+        assert named.returncode == 0 and "1 adopted" in named.stdout, named.stdout
+
+
+@pytest.mark.slow
+def test_a_worker_without_a_store(tmp_path: Path, repository: Path, origin: Origin) -> None:
+    """A worker that would lose its work does nothing, and says which setting is missing."""
+    for number, (environ, reason) in enumerate(
+        [
+            ({"FETCH_STORE": ""}, "the worker has no store"),
+            ({"FETCH_STORE_WRITE": "never"}, "does not write to its stores"),
+        ]
+    ):
+        with cluster(tmp_path / f"cluster{number}", workers=1, **environ) as one:
+            done = doit(repository, "run", "--on", one.address)
+            assert done.returncode != 0 and reason in done.stdout and "Traceback" not in done.stdout, done.stdout
+    assert not origin.requests
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "invalid value"),
+        ("http://127.0.0.1:1", "invalid value"),
+        ("dask://user@host:1", "invalid value"),
+        ("dask://127.0.0.1:1", "cannot reach the Dask scheduler at dask://127.0.0.1:1"),
+    ],
+)
+@pytest.mark.slow
+def test_no_scheduler(address: str, message: str, tmp_path: Path) -> None:
+    """An address without a scheduler is an error with the next step."""
+    (tmp_path / "fetchdefs/fetch").mkdir(parents=True)
+    (tmp_path / "fetchdefs/fetch/a.yml").write_text(definition("a", "https://a.example/a", b"a"))
+    (tmp_path / "dodo.py").write_text(PORCH)
+    done = doit(tmp_path, "run", "--on", address)
+    assert done.returncode == 3 and message in done.stdout and "Traceback" not in done.stdout, done.stdout
+
+
+def fetch(**more: object) -> Fetch:
+    integrity = Integrity(size=1, digest=Digest.sha256(hashlib.sha256(b"1").hexdigest()))
+    source = StaticUrl(url="https://a.example/a", integrity=integrity, artifact_name="a", **more)  # type: ignore[arg-type]
+    return Fetch(name="a", description="d", source=source, file="f.yml", line=1)
+
+
+def test_a_literal_header_stays_here() -> None:
+    """A header without a variable may be a secret and never leaves the machine."""
+    one = fetch(headers=(("X-Key", ""),))
+    with pytest.raises(ToolError, match="not sent to workers") as caught:
+        make_batch({"a": one}, [], {"a": (("X-Key", "secret"),)}, {})
+    assert "secret'" not in str(caught.value)
+    assert b"secret" not in make_batch({"a": one}, [], {"a": (("X-Key", "${KEY}"),)}, {})
+
+
+def test_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker with another version of the package refuses a batch."""
+    data = make_batch({"a": fetch()}, [], {}, {})
+    monkeypatch.setattr("tasks_lib.batch.installed_version", lambda: "99")
+    with pytest.raises(FetchError, match="the worker has doit-fetch 99"):
+        run_batch(data)
+    monkeypatch.undo()
+    monkeypatch.delenv("FETCH_STORE", raising=False)
+    with pytest.raises(SettingError, match="no store"):
+        run_batch(data)
