@@ -25,6 +25,8 @@ _LEAST_TOTAL_S: Final = 300.0
 _MAX_WINDOW_S: Final = 60.0
 #: URLs whose text for messages is remembered: those of one run.
 _REMEMBERED_URLS: Final = 4096
+#: Hosts whose addresses are remembered.
+_REMEMBERED_HOSTS: Final = 256
 _NONE: Final[Mapping[str, str]] = {}
 #: Syntax of a header name, and characters that are not allowed in a value. Source: RFC 9110 sections 5.1 and 5.5.
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -145,6 +147,7 @@ def is_denied(address: Address, denied: Iterable[Network]) -> bool:
     return any(form.version == network.version and form in network for network in denied for form in forms)
 
 
+@lru_cache(maxsize=_REMEMBERED_HOSTS)
 def literal_addresses(host: str) -> tuple[Address, ...]:
     """Return the addresses that a host has without a name server. Source: RFC 6761 section 6.3 for localhost."""
     name = host.lower().rstrip(".")
