@@ -58,15 +58,29 @@ class Directories:
         Raises:
             OSError: the file system rejects the operation.
         """
-        self._make(path, durability)
+        place = str(path)
+        self.make(place, durability)
         try:
             return act()
         except FileNotFoundError:
-            self._made.clear()
-            self._make(path, durability)
+            self.make_again(place, durability)
             return act()
 
-    def _make(self, path: Path, durability: files.Durability) -> None:
-        if (place := str(path)) not in self._made:
-            files.make_directory(path, self._root, durability)
+    def make(self, place: str, durability: files.Durability) -> None:
+        """Create a directory, unless it is known to exist.
+
+        Raises:
+            OSError: the file system rejects the operation.
+        """
+        if place not in self._made:
+            files.make_directory(Path(place), self._root, durability)
             self._made.add(place)
+
+    def make_again(self, place: str, durability: files.Durability) -> None:
+        """Create a directory that another process removed.
+
+        Raises:
+            OSError: the file system rejects the operation.
+        """
+        self._made.clear()
+        self.make(place, durability)

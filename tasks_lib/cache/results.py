@@ -111,7 +111,7 @@ def encode(result: Result) -> str:
     return f'{{"check": "{_check(result.key, text)}", {text[1:]}\n'
 
 
-def read(path: Path, key: str, trust: Trust) -> Result:
+def read(path: str | Path, key: str, trust: Trust) -> Result:
     """Read the result of `key` from the file at `path`.
 
     Raises:

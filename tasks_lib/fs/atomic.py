@@ -107,7 +107,7 @@ class Temporary:
                 self.path.unlink()
 
 
-def link_new(descriptor: int, temporary: Path | None, final: Path) -> None:
+def link_new(descriptor: int, temporary: Path | None, final: str | Path) -> None:
     """Link an open file to the new name `final`; the open file gets it even if its temporary name was replaced.
 
     On a file system without hard links the temporary name is renamed instead; this may replace the same content that
@@ -131,7 +131,7 @@ def link_new(descriptor: int, temporary: Path | None, final: Path) -> None:
         temporary.rename(final)
 
 
-def replace_file(descriptor: int, temporary: Path | None, final: Path, scratches: Path) -> None:
+def replace_file(descriptor: int, temporary: Path | None, final: str | Path, scratches: Path) -> None:
     """Link an open file to `final`, atomically replacing an existing file, by way of a unique name in `scratches`.
 
     Raises:
@@ -140,7 +140,7 @@ def replace_file(descriptor: int, temporary: Path | None, final: Path, scratches
     _replace(final, scratches, lambda name: link_new(descriptor, temporary, name))
 
 
-def link_over(descriptor: int, known_as: Path, final: Path, scratches: Path) -> None:
+def link_over(descriptor: int, known_as: str | Path, final: str | Path, scratches: Path) -> None:
     """Like `replace_file`, for an open file that keeps its name `known_as`.
 
     Raises:
@@ -170,7 +170,7 @@ def replace_symlink(target: str, final: Path) -> None:
             raise
 
 
-def _replace(final: Path, scratches: Path, give: Callable[[Path], None]) -> None:
+def _replace(final: str | Path, scratches: Path, give: Callable[[str | Path], None]) -> None:
     """Call `give` with `final`; if that exists, call it with a unique name, then rename that to `final`."""
     try:
         give(final)

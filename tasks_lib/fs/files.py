@@ -47,12 +47,12 @@ class NotRegularError(OSError):
     """A symlink, FIFO, directory or device where a regular file is expected."""
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BinaryIO:
     """Open a regular file for reading; like `open_regular_descriptor`, but return a file object."""
     return os.fdopen(open_regular_descriptor(path)[0], "rb", buffering=0)
 
 
-def open_regular_descriptor(path: Path) -> tuple[int, os.stat_result]:
+def open_regular_descriptor(path: str | Path) -> tuple[int, os.stat_result]:
     """Open a regular file for reading, without following a symlink or blocking on a FIFO.
 
     Return its descriptor, which the caller closes, and its stat result.
@@ -159,7 +159,7 @@ def _make_one_directory(path: Path) -> bool:
     return True
 
 
-def open_shared(path: Path, flags: int, mode: int = 0o644) -> int:
+def open_shared(path: str | Path, flags: int, mode: int = 0o644) -> int:
     """Open or create a file that its group can read and write if its directory is group-writable.
 
     Return its descriptor.
@@ -167,7 +167,7 @@ def open_shared(path: Path, flags: int, mode: int = 0o644) -> int:
     Raises:
         OSError: the file system rejects the operation.
     """
-    grouped = _inherited_bits(str(path.parent), int(time.monotonic())) & stat.S_IWGRP
+    grouped = _inherited_bits(os.path.dirname(path), int(time.monotonic())) & stat.S_IWGRP  # noqa: PTH120
     mode |= 0o060 if grouped else 0
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
     if grouped or mode == PRIVATE:
@@ -183,7 +183,7 @@ def _inherited_bits(directory: str, _second: int) -> int:
     return os.stat(directory).st_mode & (stat.S_ISGID | stat.S_IWGRP)  # noqa: PTH116 - the key of the cache is a string
 
 
-def sync_directory(path: Path, durability: Durability = "full") -> None:
+def sync_directory(path: str | Path, durability: Durability = "full") -> None:
     """Sync a directory, so that a new name in it survives a power loss. Source: fsync(2), NOTES on directories.
 
     Raises:
@@ -226,14 +226,14 @@ def convert_os_errors(path: Path, needed: int = 0) -> Iterator[None]:
         raise cache_error(path, error, needed) from error
 
 
-def cache_error(path: Path, error: OSError, needed: int = 0) -> CacheUnavailableError:
+def cache_error(path: str | Path, error: OSError, needed: int = 0) -> CacheUnavailableError:
     """Return the error to raise when `path` fails with `error`; `needed` is the number of bytes to write, if known."""
     message = f"{escape_text(str(path))} cannot be used: {error.strerror or error}"
     if needed:
         message += f"; {needed} bytes are needed"
     if error.errno in _NO_SPACE:
         return CacheUnavailableError(
-            message + _free_space(path),
+            message + _free_space(Path(path)),
             hint="free some space (`doit prune --dry-run` lists unused content) and run again",
         )
     hints = {
