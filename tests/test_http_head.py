@@ -69,7 +69,7 @@ class Wire(io.BytesIO):
 
     def makefile(self, *_arguments: object) -> io.BufferedReader:
         """Return a file that reads the response."""
-        return io.BufferedReader(io.BytesIO(self.getvalue()))  # type: ignore[arg-type]
+        return io.BufferedReader(io.BytesIO(self.getvalue()))
 
 
 def begin(response: bytes, *, plainly: bool) -> tuple[object, ...] | None:
@@ -80,7 +80,7 @@ def begin(response: bytes, *, plainly: bool) -> tuple[object, ...] | None:
     if not plainly:
         head._begin_any({})
     fields = dict(head.plain_fields or Fields(head.msg.items()))
-    rest = head.fp.read()  # type: ignore[attr-defined]
+    rest = head.fp.read()
     return head.status, head.reason, head.version, head.length, bool(head.chunked), bool(head.will_close), fields, rest
 
 

@@ -389,9 +389,18 @@ class Cache:
             BlobMissingError, BlobCorruptError: as `open`.
             CacheUnavailableError: `path` is not writable.
         """
-        with self.open(integrity) as file, files.convert_os_errors(path, integrity.size):
-            # no directory is synced: a link that a power loss removes is created again
-            self._directories.inside(path.parent, "fast", lambda: self._put(file, path, integrity))
+        directory = os.path.dirname(path)  # noqa: PTH120  # for thousands of files
+        with self.open(integrity) as file:
+            try:
+                # no directory is synced: a link that a power loss removes is created again
+                self._directories.make(directory, "fast")
+                try:
+                    self._put(file, path, integrity)
+                except FileNotFoundError:  # prune removed the directory
+                    self._directories.make_again(directory, "fast")
+                    self._put(file, path, integrity)
+            except OSError as error:
+                raise files.cache_error(path, error, integrity.size) from error
 
     def _put(self, file: BinaryIO, path: Path, integrity: Integrity) -> None:
         if not self._linked(file, path, integrity):
@@ -402,10 +411,9 @@ class Cache:
 
     def _linked(self, file: BinaryIO, path: Path, integrity: Integrity) -> bool:
         """Link `path` to the open blob, which changes its fingerprint; return whether that succeeded."""
-        blob = self.path(integrity.digest)
-        if not isinstance(file, LeasedBlob) or not system_calls.is_same(file.fileno(), blob):
+        blob = self.shelf.place(integrity.digest)
+        if not isinstance(file, LeasedBlob) or file.place != blob:
             return False  # a shared cache is read-only
-        file.confirm()
         try:
             atomic.link_over(file.fileno(), blob, path, self._directory("tmp"))
         except OSError as error:

@@ -73,7 +73,7 @@ class Directories:
             OSError: the file system rejects the operation.
         """
         if place not in self._made:
-            files.make_directory(Path(place), self._root, durability)
+            files.make_directory(place, self._root, durability)
             self._made.add(place)
 
     def make_again(self, place: str, durability: files.Durability) -> None:

@@ -35,13 +35,13 @@ _Details = dict[str, str | int | float]
 
 
 class _Received(NamedTuple):
-    """A body that arrived: the facts for the provenance, and the words that name its sender in an error.
+    """A body that arrived: the facts for the provenance, and what returns the words for its sender in an error.
 
     `is_whole` says whether it was read to its end, and is the content itself, without a Content-Encoding.
     """
 
     facts: _Details
-    sender: str
+    describe_sender: Callable[[], str]
     is_whole: bool = True
 
 
@@ -84,7 +84,7 @@ class Reader:
                 partial.append(chunk)
                 progress.advance(len(chunk))
                 progress.check()
-        with self._explain_mismatch(download, source, "", size=partial.size if partial.size <= limit else -1):
+        with self._explain_mismatch(download, source, str, size=partial.size if partial.size <= limit else -1):
             partial.verify()
 
     # --- responses
@@ -100,7 +100,7 @@ class Reader:
                 self._drop_repeated_secret(download)
                 raise
         size = download.partial.size if result.is_whole else -1
-        with self._explain_mismatch(download, source, result.sender, size=size):
+        with self._explain_mismatch(download, source, result.describe_sender, size=size):
             download.partial.verify()
         return result.facts
 
@@ -114,7 +114,8 @@ class Reader:
         download.progress.phase("body", url=redacted(source.url), total=partial.expected.size, resumed=partial.size)
         source.assembly = Assembly.SPLIT
         connections = self._segments.run(download, source, SplitPlan.of(download, source, self._policy, self._hosts))
-        return _Received(facts | {"connections": connections}, f" (split download from {redacted(source.url)})")
+        sender = f" (split download from {redacted(source.url)})"
+        return _Received(facts | {"connections": connections}, lambda: sender)
 
     def _read_in_order(self, download: Download, source: SourceState) -> _Received:
         pace = RateMonitor(download, source, self._policy, self._hosts)
@@ -124,13 +125,13 @@ class Reader:
                 self._hosts.alive(source.origin)
                 source.assembly = Assembly.RESUMED if response.start > 0 else Assembly.ONE_RESPONSE
                 facts = {name: self._redacted(fact) for name, fact in _response_facts(response).items()}
-                result = _Received(facts, _describe_sender(response))
+                result = _Received(facts, lambda: _describe_sender(response))
                 pace.begin(response)
                 is_whole = self._read_body(download, response)
         except SlowDownloadError as slow:
             source.assembly = Assembly.SPLIT
             connections = self._segments.run(download, source, slow.plan)
-            return _Received(result.facts | {"connections": connections}, result.sender)
+            return _Received(result.facts | {"connections": connections}, result.describe_sender)
         return result._replace(is_whole=is_whole)
 
     @contextlib.contextmanager
@@ -177,7 +178,7 @@ class Reader:
             self._explain(error, self._verdict(download, source, start, length), _describe_sender(response))
             raise error
         whole = -1 if small and response.encoding else length
-        with self._explain_mismatch(download, source, _describe_sender(response), size=whole):
+        with self._explain_mismatch(download, source, lambda: _describe_sender(response), size=whole):
             raise error
 
     @staticmethod
@@ -213,7 +214,9 @@ class Reader:
         return self._transport.sent.redact(fact) if isinstance(fact, str) else fact
 
     @contextlib.contextmanager
-    def _explain_mismatch(self, download: Download, source: SourceState, sender: str, *, size: int) -> Iterator[None]:
+    def _explain_mismatch(
+        self, download: Download, source: SourceState, describe_sender: Callable[[], str], *, size: int
+    ) -> Iterator[None]:
         """Move wrong bytes to quarantine, and add to the error what they are, who sent them, and the next step.
 
         `size` is that of the whole content, -1 if it is unknown.
@@ -222,7 +225,7 @@ class Reader:
         try:
             yield
         except IntegrityError as error:
-            is_whole = partial.size == size
+            is_whole, sender = partial.size == size, describe_sender()
             with partial.reading() as file:
                 if is_whole and partial.digest == str(partial.expected.digest):
                     self._explain(error, _diagnose_wrong_size(partial.expected, size), sender)

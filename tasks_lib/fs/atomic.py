@@ -158,7 +158,7 @@ def replace_symlink(target: str, final: Path) -> None:
     try:
         os.symlink(target, final)  # noqa: PTH211  # for each artifact of a run
     except FileNotFoundError:
-        os.makedirs(final.parent, exist_ok=True)  # noqa: PTH103
+        os.makedirs(os.path.dirname(final), exist_ok=True)  # noqa: PTH103, PTH120
         replace_symlink(target, final)
     except FileExistsError:
         scratch = final.with_name(f".{scratch_name()}")

@@ -125,35 +125,37 @@ def hash_descriptor(descriptor: int, algorithm: str, progress: Progress | None =
     return digest.hexdigest()
 
 
-def make_directory(path: Path, root: Path, durability: Durability = "full") -> None:
+def make_directory(path: str | Path, root: str | Path, durability: Durability = "full") -> None:
     """Create a directory and its parents, writable for the owner; below `root` for the group too if the parent is.
 
     Raises:
         OSError: the file system rejects the operation.
     """
+    place = os.fspath(path)
+    parent = os.path.dirname(place) or "."  # noqa: PTH120  # for a directory or two of each artifact
     try:
-        new = _make_one_directory(path)
+        new = _make_one_directory(place)
     except FileNotFoundError:
-        make_directory(path.parent, root, durability)
-        new = _make_one_directory(path)
+        make_directory(parent, root, durability)
+        new = _make_one_directory(place)
     if not new:
         return
-    shared = _inherited_bits(str(path.parent), int(time.monotonic())) if str(path).startswith(f"{root}/") else 0
+    shared = _inherited_bits(parent, int(time.monotonic())) if place.startswith(f"{root}/") else 0
     if shared & stat.S_IWGRP:
-        path.chmod(0o755 | shared)
-    sync_directory(path.parent, durability)
+        os.chmod(place, 0o755 | shared)  # noqa: PTH101
+    sync_directory(parent, durability)
 
 
-def _make_one_directory(path: Path) -> bool:
+def _make_one_directory(path: str) -> bool:
     """Create one directory; return False if it exists, which a read-only file system may report as another error."""
     try:
-        path.mkdir(mode=0o755)
+        os.mkdir(path, 0o755)  # noqa: PTH102
     except FileExistsError:
         return False
     except FileNotFoundError:
         raise
     except OSError:  # for an existing directory too, a system may report EROFS first. Source: CPython, os.makedirs
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112
             return False
         raise
     return True

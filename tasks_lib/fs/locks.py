@@ -62,10 +62,10 @@ def acquire(path: str | Path, *, timeout_s: float, progress: Progress) -> int:
     """
     descriptor = _acquire(path, fcntl.LOCK_EX, timeout_s, progress)
     _own.descriptors = (*held(), descriptor)
-    try:
+    try:  # noqa: SIM105  # for thousands of files
         os.pwrite(descriptor, b"%-*d" % (_HOLDER_SIZE, os.getpid()), 0)
-    except OSError:
-        pass  # a full disk: the lock works without the process id
+    except OSError:  # a full disk: the lock works without the process id
+        pass
     return descriptor
 
 

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 from tasks_lib.errors import RedirectError, escape_text
-from tasks_lib.network import redacted
+from tasks_lib.network import PLAIN_URL, redacted
 
 #: Longest accepted redirect target, in characters.
 _MAX_LOCATION: Final = 8192
@@ -45,6 +45,8 @@ def origin_of(url: str) -> Origin:
     Raises:
         ValueError: invalid URL, or port 0, at which no server can listen.
     """
+    if plain := PLAIN_URL.fullmatch(url):
+        return Origin(plain[1], plain[2], int(plain[3] or 0) or _PORTS[plain[1]])
     parts = urlsplit(url)
     if parts.port == 0:
         raise ValueError("port 0")
@@ -71,6 +73,8 @@ def safe_origin(url: str) -> Origin:
 @lru_cache(maxsize=_REMEMBERED)
 def request_target(url: str) -> str:
     """Return path and query of `url`, the target of a request line. Source: RFC 9112 section 3.2.1."""
+    if plain := PLAIN_URL.fullmatch(url):
+        return plain[4]
     parts = urlsplit(url)
     target = quote(parts.path or "/", safe=_SAFE)
     return f"{target}?{quote(parts.query, safe=_SAFE)}" if parts.query else target

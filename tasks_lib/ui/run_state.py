@@ -123,16 +123,20 @@ class TaskRun:
             self.phases[-1].end_s = self.phases[-1].end_s or at_s
         if len(self.phases) >= MAX_PHASES:
             self.phases.pop(1)
-        number = {key: int(facts[key]) for key in ("total", "resumed") if key in facts}
+        number = {key: int(facts[key]) for key in ("total", "resumed") if key in facts} if len(facts) > 1 else {}
         # git and hg report the URL in the phase `connect`
         url = self.phases[-1].url if name == "body" and self.phases and "url" not in facts else facts.get("url", "")
         self.phases.append(Phase(name, at_s, url=str(url), **number))
-        self._flow = _TransferRate(at_s)
+        self._flow = None
 
     def _advance(self, size: int, at_s: float) -> None:
-        if self._flow is not None:
-            self.phases[-1].size += size
-            self._flow.add(size, at_s)
+        if not self.phases:
+            return
+        phase = self.phases[-1]
+        phase.size += size
+        if self._flow is None:
+            self._flow = _TransferRate(phase.start_s)
+        self._flow.add(size, at_s)
 
     def finish(self, at_s: float, outcome: str, message: str) -> None:
         """End the run, at `done_s` if known, else at `at_s`."""
