@@ -117,7 +117,8 @@ def parse_address(host: str) -> Address | None:
     return ipaddress.IPv4Address(sum(number << 8 * (3 - at) for at, number in enumerate(first)) + last)
 
 
-def reached_by(address: Address) -> set[Address]:
+@lru_cache(maxsize=_REMEMBERED_HOSTS)
+def reached_by(address: Address) -> frozenset[Address]:
     """Return the address, the IPv4 addresses in it, and for the unspecified address the loopback addresses."""
     found: set[Address] = {address}
     if isinstance(address, ipaddress.IPv6Address):
@@ -125,7 +126,7 @@ def reached_by(address: Address) -> set[Address]:
             found |= reached_by(inner)
     if address.is_unspecified:  # Linux connects to this machine
         found |= set(_LOOPBACK)
-    return found
+    return frozenset(found)
 
 
 def _embedded(address: ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:

@@ -196,7 +196,7 @@ class Cache:
             OSError: the file system rejects the operation.
         """
         final = self.shelf.place(integrity.digest)
-        directory, durability = os.path.dirname(final), self.options.durability  # noqa: PTH120  # for thousands of files
+        directory, durability = final.rpartition("/")[0], self.options.durability
         self._directories.make(directory, durability)
         try:
             named = self._named(descriptor, temporary, integrity, final)
@@ -342,7 +342,7 @@ class Cache:
         """
         self._directory("results")
         final = self.shelf.result_path(result.key)
-        directory = os.path.dirname(final)  # noqa: PTH120  # for thousands of results
+        directory = final.rpartition("/")[0]
         try:
             temporary = atomic.Temporary(self._directory("tmp"), 0o644)
             try:

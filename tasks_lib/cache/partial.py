@@ -19,8 +19,7 @@ from tasks_lib.cache.quarantine import Quarantine
 from tasks_lib.cache.writer import BackgroundHash
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import CacheUnavailableError, DigestMismatchError, SizeMismatchError
-from tasks_lib.fs import files, system_calls
-from tasks_lib.gil import released
+from tasks_lib.fs import files
 
 #: Longest validator that is kept, in characters; a longer one is ignored.
 MAX_VALIDATOR: Final = 512
@@ -301,8 +300,7 @@ class Partial:
             os.ftruncate(self._file, self.size)  # bytes after the hashed ones are not part of the content
         os.fchmod(self._file, 0o444)
         if durability == "full":
-            with released:
-                system_calls.sync(self._file)
+            files.sync_file(self._file)
         name(self._file, self._path)
         self._drop_pieces()
         self._drop_note()

@@ -153,8 +153,9 @@ class Reader:
         ) as response:
             self._check_length(download, source, response)
             if response.start == 0:
-                is_clean = self._redacted(response.validator) == response.validator
-                partial.restart(response.validator if is_clean else "", str(source.origin))
+                validator = response.validator
+                is_clean = self._redacted(validator) == validator
+                partial.restart(validator if is_clean else "", str(source.origin))
             download.progress.phase("body", url=response.url, total=size, resumed=response.start)
             yield response
 

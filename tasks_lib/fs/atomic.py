@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from tasks_lib.fs import system_calls
-from tasks_lib.fs.files import Durability, convert_os_errors
+from tasks_lib.fs.files import Durability, convert_os_errors, sync_file
 
 #: Buffer size of a spool in bytes.
 _SPOOL_BUFFER: Final = 1 << 18
@@ -96,7 +96,7 @@ class Temporary:
         """
         os.fchmod(self.descriptor, self._mode)
         if durability == "full":
-            system_calls.sync(self.descriptor)
+            sync_file(self.descriptor)
 
     def close(self) -> None:
         """Close the file and remove its temporary name; without a final name it is deleted."""

@@ -185,6 +185,35 @@ def _inherited_bits(directory: str, _second: int) -> int:
     return os.stat(directory).st_mode & (stat.S_ISGID | stat.S_IWGRP)  # noqa: PTH116 - the key of the cache is a string
 
 
+#: Seconds of a sync from which on other threads may work meanwhile: less time costs less than waking one of them.
+_SLOW_SYNC_S: Final = 0.0003
+
+
+class _Disk:
+    """The speed of syncs, as far as it is known."""
+
+    is_slow = True
+
+    @classmethod
+    def sync(cls, descriptor: int) -> None:
+        begun_s = time.perf_counter()
+        system_calls.sync(descriptor)
+        cls.is_slow = time.perf_counter() - begun_s > _SLOW_SYNC_S
+
+
+def sync_file(descriptor: int) -> None:
+    """Sync an open file, as `system_calls.sync`; let other threads of `run_alone` work if the last sync was slow.
+
+    Raises:
+        OSError: the file system rejects the operation.
+    """
+    if _Disk.is_slow:
+        with released:
+            _Disk.sync(descriptor)
+    else:
+        _Disk.sync(descriptor)
+
+
 def sync_directory(path: str | Path, durability: Durability = "full") -> None:
     """Sync a directory, so that a new name in it survives a power loss. Source: fsync(2), NOTES on directories.
 
@@ -195,8 +224,7 @@ def sync_directory(path: str | Path, durability: Durability = "full") -> None:
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with released:
-            system_calls.sync(descriptor)
+        sync_file(descriptor)
     except OSError as error:
         if error.errno != errno.EINVAL:  # EINVAL: the file system cannot sync directories
             raise

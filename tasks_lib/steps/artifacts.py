@@ -63,6 +63,9 @@ def is_asked(context: Context, definition: Fetch) -> bool:
 
 def describe_unconfirmed(context: Context, definition: Fetch) -> str:
     """Return what is not confirmed about the cached content of a download, "" if it is confirmed or absent."""
+    source = definition.source
+    if isinstance(source, StaticUrl) and (source.integrity.digest.hex, source.url) in context.fetched:
+        return ""
     result, url = _read_result(context, definition), url_of(definition)
     if result is None or result.confirmation(url) is Confirmation.CONFIRMED or not context.cache.has(result.integrity):
         return ""
@@ -200,7 +203,8 @@ def _is_due(context: Context, source: StaticUrl) -> bool:
 
 
 def _fetch_url(context: Context, name: str, source: StaticUrl, artifact: Artifact, progress: Progress) -> None:
-    context.sources.obtain(_build_request(context, name, source), progress)
+    if context.sources.obtain(_build_request(context, name, source), progress):
+        context.fetched.add((source.integrity.digest.hex, source.url))
     if source.vouchers:
         from tasks_lib.steps.signatures import verify_signatures  # slow to import, needed only with signatures
 

@@ -42,6 +42,8 @@ class _Connection(urllib3.connection.HTTPConnection):
     """A connection over one route; serves the attempt of the thread that uses it."""
 
     response_class = ResponseHead
+    #: urllib3's own looks for a value that only it passes, in every header of a request.
+    putheader = http.client.HTTPConnection.putheader
 
     def __init__(self, *arguments: Any, route: Route, dial: Connect, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -192,31 +194,30 @@ class HttpConnections:
         request.headers = cast(Any, own)
         vars(request).update(route=route, target=target)
         try:
-            with translate_errors(deadline):
-                head, connection, pool = cast(Any, self._adapter.send(request, stream=True))
-                return RawResponse(head, connection, pool, deadline)
+            head, connection, pool = cast(Any, self._adapter.send(request, stream=True))
+            return RawResponse(head, connection, pool, deadline)
+        except _INVALID as error:
+            if _serving.sock is not None:
+                _serving.sock.abandon()
+            raise _invalid_response(error, deadline) from error
         except BaseException:
             if _serving.sock is not None:
                 _serving.sock.abandon()
             raise
 
 
-@contextlib.contextmanager
-def translate_errors(deadline: Deadline) -> Iterator[None]:
-    """Translate exceptions of the libraries; errors of `DeadlineSocket` pass unchanged.
+#: Exceptions of the libraries that mean an invalid response; errors of `DeadlineSocket` are none of them.
+_INVALID: Final = (
+    requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError
+)  # fmt: skip
 
-    Raises:
-        TransportError: the response is not valid HTTP; permanent.
-    """
-    try:
-        yield
-    except (
-        requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError
-    ) as error:  # fmt: skip
-        raise TransportError(
-            deadline.told(f"invalid HTTP response ({_reason(error)})"),
-            hint="check the port, and that a web server listens there",
-        ) from error
+
+def _invalid_response(error: Exception, deadline: Deadline) -> TransportError:
+    """Return the error for a response that is not valid HTTP; permanent."""
+    return TransportError(
+        deadline.told(f"invalid HTTP response ({_reason(error)})"),
+        hint="check the port, and that a web server listens there",
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -244,6 +245,11 @@ class RawResponse:
         self.broken = False
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the head is plain; see `ResponseHead`."""
+        return self._plain is not None
+
+    @property
     def location(self) -> str:
         """The target of a redirect, "" if there is none.
 
@@ -265,6 +271,8 @@ class RawResponse:
         Raises:
             TransportError: conflicting lengths, or an invalid one.
         """
+        if self._plain is not None:
+            return cast(int, self._plain.length)
         text = self.headers.get("Content-Length", "")
         if not text or "Transfer-Encoding" in self.headers:
             return -1  # chunked framing takes precedence; the digest verifies a message with both

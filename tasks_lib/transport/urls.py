@@ -34,8 +34,13 @@ class Origin(NamedTuple):
     @property
     def authority(self) -> str:
         """`host` or `host:port`, the value of a Host header. Source: RFC 9110 section 7.2."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if _PORTS.get(self.scheme) == self.port else f"{host}:{self.port}"
+        return _authority(self.scheme, self.host, self.port)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _authority(scheme: str, name: str, port: int) -> str:
+    host = f"[{name}]" if ":" in name else name
+    return host if _PORTS.get(scheme) == port else f"{host}:{port}"
 
 
 @lru_cache(maxsize=_REMEMBERED)

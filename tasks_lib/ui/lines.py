@@ -112,8 +112,9 @@ class LinesRenderer:
     def _say(self, text: str, tone: str) -> None:
         if self._chatter == "quiet" and tone not in ("warn", "bad"):
             return
-        lines = text.split("\n")
-        shown = "\n".join(painted(line, tone if line else "", self._colour) for line in lines)
+        shown = text
+        if self._colour == "always":
+            shown = "\n".join(painted(line, tone if line else "", self._colour) for line in text.split("\n"))
         with self._lock:
             if not self._open and self._ci in ("github", "gitlab") and self._chatter == "all":
                 self._open = True
