@@ -7,9 +7,8 @@ once a second, and a directory that is known to exist is used without a check.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from tasks_lib.cache.blobs import BlobDirectory
 from tasks_lib.fs import files
@@ -18,8 +17,6 @@ from tasks_lib.fs import files
 _CACHEDIR_TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# cache of doit-fetch; may be deleted\n"
 #: Seconds for which a check of a directory is valid.
 _CHECK_VALID_S: Final = 1.0
-
-Done = TypeVar("Done")
 
 
 class Directories:
@@ -49,22 +46,6 @@ class Directories:
             self._options.trust.require(path, path.lstat())
         self._own[name] = path, now + _CHECK_VALID_S
         return path
-
-    def inside(self, path: Path, durability: files.Durability, act: Callable[[], Done]) -> Done:
-        """Create `path` if it is missing, call `act`, which needs it, and return its result.
-
-        If another process removed the directory meanwhile, create it again and call `act` once more.
-
-        Raises:
-            OSError: the file system rejects the operation.
-        """
-        place = str(path)
-        self.make(place, durability)
-        try:
-            return act()
-        except FileNotFoundError:
-            self.make_again(place, durability)
-            return act()
 
     def make(self, place: str, durability: files.Durability) -> None:
         """Create a directory, unless it is known to exist.
