@@ -171,11 +171,12 @@ class Run(NamedTuple):
     memory: int
 
 
-def run(prepare: Candidate, work: Work, here: Path, after: list[str]) -> Run:
-    """Run a candidate in an empty directory; its time includes `after`."""
-    command = prepare(work, here)
+def run(candidate: str, work: Work, here: Path, after: list[str]) -> Run:
+    """Run a candidate in an empty directory; its time includes `after`. `ours@DIR` runs another checkout."""
+    name, _, code = candidate.partition("@")
+    command = CANDIDATES[name](work, here)
     environ = {k: v for k, v in os.environ.items() if not k.startswith("FETCH") and k != "PYTHONDONTWRITEBYTECODE"} | {
-        "PYTHONPATH": str(ROOT)
+        "PYTHONPATH": code or str(ROOT)
     }
     begun = time.monotonic()
     process = subprocess.Popen(command, cwd=here, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -273,7 +274,7 @@ def main() -> None:
                     for name in names[number % len(names) :] + names[: number % len(names)]:
                         here = Path(tempfile.mkdtemp(dir=top))
                         after = ["sync", "-f", str(here)] if chosen.disk else ["true"]
-                        runs[name].append(run(CANDIDATES[name], work, here, after))
+                        runs[name].append(run(name, work, here, after))
                         if not chosen.disk:
                             shutil.rmtree(here)
         report(title, chosen.reference or scenario.reference, runs)
