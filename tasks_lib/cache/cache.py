@@ -279,14 +279,15 @@ class Cache:
         Raises:
             SizeMismatchError, DigestMismatchError: its content does not match its integrity.
         """
-        content = partial.take()
-        if content is None:
+        chunks = partial.take()
+        if chunks is None:
             durability = self.options.durability
             partial.publish(lambda descriptor, path: self.name(descriptor, path, partial.expected), durability)
             return
         temporary = atomic.Temporary(self._directory("tmp"), 0o444)
         try:
-            temporary.write(content)
+            for chunk in chunks:
+                temporary.write(chunk)
             temporary.finish(self.options.durability)
             self.name(temporary.descriptor, temporary.path, partial.expected)
         finally:

@@ -276,8 +276,8 @@ class Partial:
         """The digest of the bytes so far, as `algorithm:hex`."""
         return f"{self.expected.digest.algorithm}:{self._digest.hexdigest()}"
 
-    def take(self) -> bytes | None:
-        """Verify the download and return its content, if it is in memory; it is published then.
+    def take(self) -> list[bytes] | None:
+        """Verify the download and return the chunks of its content, if they are in memory; they are published then.
 
         Raises:
             SizeMismatchError, DigestMismatchError: as `verify`.
@@ -285,8 +285,8 @@ class Partial:
         if self._file >= 0:
             return None
         self.verify()
-        content, self._memory = b"".join(self._memory), []
-        return content
+        chunks, self._memory = self._memory, []
+        return chunks
 
     def publish(self, name: Callable[[int, Path], None], durability: files.Durability) -> None:
         """Verify the download, then call `name`, which gives the open file its final name and removes this one.

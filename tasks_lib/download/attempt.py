@@ -84,8 +84,11 @@ class Reader:
                 partial.append(chunk)
                 progress.advance(len(chunk))
                 progress.check()
-        with self._explain_mismatch(download, source, str, size=partial.size if partial.size <= limit else -1):
+        try:
             partial.verify()
+        except IntegrityError as error:
+            self._explain_mismatch(error, download, source, "", size=partial.size if partial.size <= limit else -1)
+            raise
 
     # --- responses
 
@@ -99,9 +102,12 @@ class Reader:
             except TransportError:
                 self._drop_repeated_secret(download)
                 raise
-        size = download.partial.size if result.is_whole else -1
-        with self._explain_mismatch(download, source, result.describe_sender, size=size):
+        try:
             download.partial.verify()
+        except IntegrityError as error:
+            size = download.partial.size if result.is_whole else -1
+            self._explain_mismatch(error, download, source, result.describe_sender(), size=size)
+            raise
         return result.facts
 
     def _resume_split(self, download: Download, source: SourceState) -> _Received | None:
@@ -179,8 +185,8 @@ class Reader:
             self._explain(error, self._verdict(download, source, start, length), _describe_sender(response))
             raise error
         whole = -1 if small and response.encoding else length
-        with self._explain_mismatch(download, source, lambda: _describe_sender(response), size=whole):
-            raise error
+        self._explain_mismatch(error, download, source, _describe_sender(response), size=whole)
+        raise error
 
     @staticmethod
     def _read_body(download: Download, response: Response) -> bool:
@@ -214,33 +220,28 @@ class Reader:
     def _redacted(self, fact: str | int | float) -> str | int | float:
         return self._transport.sent.redact(fact) if isinstance(fact, str) else fact
 
-    @contextlib.contextmanager
     def _explain_mismatch(
-        self, download: Download, source: SourceState, describe_sender: Callable[[], str], *, size: int
-    ) -> Iterator[None]:
+        self, error: IntegrityError, download: Download, source: SourceState, sender: str, *, size: int
+    ) -> None:
         """Move wrong bytes to quarantine, and add to the error what they are, who sent them, and the next step.
 
         `size` is that of the whole content, -1 if it is unknown.
         """
         partial = download.partial
-        try:
-            yield
-        except IntegrityError as error:
-            is_whole, sender = partial.size == size, describe_sender()
-            with partial.reading() as file:
-                if is_whole and partial.digest == str(partial.expected.digest):
-                    self._explain(error, _diagnose_wrong_size(partial.expected, size), sender)
-                else:
-                    self._explain(error, self._verdict(download, source, file, max(size, partial.size)), sender)
-                repeats_secret = self._transport.sent.are_in(file)
-            error.pin = _format_pin(partial.digest, size) if is_whole and size else ""
-            if repeats_secret:
-                partial.restart("")
-                error.message += "; not kept, because it contains a credential that was sent"
-            elif partial.size:
-                aside = partial.quarantine(f"{download.wanted.name}: {error.message}")
-                error.message += f"; kept as {escape_text(str(aside))}"
-            raise
+        is_whole = partial.size == size
+        with partial.reading() as file:
+            if is_whole and partial.digest == str(partial.expected.digest):
+                self._explain(error, _diagnose_wrong_size(partial.expected, size), sender)
+            else:
+                self._explain(error, self._verdict(download, source, file, max(size, partial.size)), sender)
+            repeats_secret = self._transport.sent.are_in(file)
+        error.pin = _format_pin(partial.digest, size) if is_whole and size else ""
+        if repeats_secret:
+            partial.restart("")
+            error.message += "; not kept, because it contains a credential that was sent"
+        elif partial.size:
+            aside = partial.quarantine(f"{download.wanted.name}: {error.message}")
+            error.message += f"; kept as {escape_text(str(aside))}"
 
     def _explain(self, error: IntegrityError, diagnosis: Diagnosis, sender: str) -> None:
         error.message += self._transport.sent.redact(f": {diagnosis.words}{sender}")
