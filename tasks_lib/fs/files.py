@@ -167,7 +167,7 @@ def open_shared(path: str | Path, flags: int, mode: int = 0o644) -> int:
     Raises:
         OSError: the file system rejects the operation.
     """
-    grouped = _inherited_bits(os.path.dirname(path), int(time.monotonic())) & stat.S_IWGRP  # noqa: PTH120
+    grouped = _inherited_bits(os.path.dirname(path) or ".", int(time.monotonic())) & stat.S_IWGRP  # noqa: PTH120
     mode |= 0o060 if grouped else 0
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
     if grouped or mode == PRIVATE:
