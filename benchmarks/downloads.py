@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import operator
 import os
+import platform
 import random
 import shutil
 import socket
@@ -20,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 1 << 20
@@ -46,23 +49,25 @@ SCENARIOS = {
 }
 
 URLLIB = """
-import concurrent.futures, hashlib, sys, urllib.request
+import concurrent.futures, hashlib, os, sys, urllib.request
 def fetch(line):
-    url, out, sha = line.split()
-    digest = hashlib.sha256()
-    with urllib.request.urlopen(url) as answer, open(out, "wb") as file:
+    url, out, sha, size = line.split()
+    digest, count = hashlib.sha256(), 0
+    with urllib.request.urlopen(url) as answer, open(out + ".part", "wb") as file:
         while chunk := answer.read(65536):
             digest.update(chunk)
             file.write(chunk)
-    assert digest.hexdigest() == sha
-with concurrent.futures.ThreadPoolExecutor() as pool:
+            count += len(chunk)
+    assert (digest.hexdigest(), count) == (sha, int(size))
+    os.rename(out + ".part", out)
+with concurrent.futures.ThreadPoolExecutor(8) as pool:
     list(pool.map(fetch, open(sys.argv[1])))
 """
 POOCH = """
 import logging, pooch, sys
 pooch.get_logger().setLevel(logging.ERROR)
 for line in open(sys.argv[1]):
-    url, out, sha = line.split()
+    url, out, sha, _ = line.split()
     pooch.retrieve(url, known_hash=sha, fname=out, path=".")
 """
 
@@ -139,7 +144,8 @@ def wget2(work: Work, here: Path) -> list[str]:
 
 def python(text: str) -> Callable[[Work, Path], list[str]]:
     def prepare(work: Work, here: Path) -> list[str]:
-        (here / "list").write_text("".join(f"{work.base}/{name} {name} {sha}\n" for name, sha in work.files))
+        size = work.scenario.size
+        (here / "list").write_text("".join(f"{work.base}/{name} {name} {sha} {size}\n" for name, sha in work.files))
         return [sys.executable, "-c", text, "list"]
 
     return prepare
@@ -157,10 +163,21 @@ CANDIDATES: dict[str, Candidate] = {
 }
 
 
-def run(prepare: Candidate, work: Work, here: Path, after: list[str]) -> tuple[float, int]:
-    """Run a candidate in an empty directory; return seconds including `after`, and MiB of its largest process."""
-    command = prepare(work, here)
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("FETCH")} | {"PYTHONPATH": str(ROOT)}
+class Run(NamedTuple):
+    """Seconds on the clock, seconds of processors (user and system, all processes), and MiB of the largest process."""
+
+    wall_s: float
+    processor_s: float
+    memory: int
+
+
+def run(candidate: str, work: Work, here: Path, after: list[str]) -> Run:
+    """Run a candidate in an empty directory; its time includes `after`. `ours@DIR` runs another checkout."""
+    name, _, code = candidate.partition("@")
+    command = CANDIDATES[name](work, here)
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("FETCH") and k != "PYTHONDONTWRITEBYTECODE"} | {
+        "PYTHONPATH": code or str(ROOT)
+    }
     begun = time.monotonic()
     process = subprocess.Popen(command, cwd=here, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
@@ -170,7 +187,7 @@ def run(prepare: Candidate, work: Work, here: Path, after: list[str]) -> tuple[f
     seconds = time.monotonic() - begun
     if status:
         raise SystemExit(f"{command[:3]} failed: {told[-2000:].decode(errors='replace')}")
-    return seconds, usage.ru_maxrss // 1024
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss // 1024)
 
 
 # --- the server -----------------------------------------------------------------------------------
@@ -230,6 +247,7 @@ def main() -> None:
     parser.add_argument("scenarios", nargs="*", default=list(SCENARIOS), help=", ".join(SCENARIOS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--candidates", default="ours,aria2c,curl+openssl,wget2+openssl,pooch,urllib-threads")
+    parser.add_argument("--reference", help="of the ratios, instead of the one of each scenario")
     parser.add_argument("--directory", default="/dev/shm", help="tmpfs by default, so that a slow disk does not matter")
     parser.add_argument(
         "--disk", action="store_true", help="count until all is on the disk; remove nothing before the end"
@@ -237,6 +255,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="of the file sizes, to try it out")
     chosen = parser.parse_args()
     names = chosen.candidates.split(",")
+    print(describe_machine(), flush=True)
     for title in chosen.scenarios:
         scenario = SCENARIOS[title]
         scenario = Scenario(**{**vars(scenario), "size": int(scenario.size * chosen.scale)})
@@ -245,8 +264,7 @@ def main() -> None:
             top.chmod(0o755)
             (top / "served").mkdir()
             files = generate(top / "served", scenario)
-            seconds: dict[str, list[float]] = {name: [] for name in names}
-            memory = dict.fromkeys(names, 0)
+            runs: dict[str, list[Run]] = {name: [] for name in names}
             with (
                 network(scenario.delay_ms) as (inside, address),
                 nginx(top, scenario.rate, inside, address) as base,
@@ -256,21 +274,37 @@ def main() -> None:
                     for name in names[number % len(names) :] + names[: number % len(names)]:
                         here = Path(tempfile.mkdtemp(dir=top))
                         after = ["sync", "-f", str(here)] if chosen.disk else ["true"]
-                        took, peak = run(CANDIDATES[name], work, here, after)
+                        runs[name].append(run(name, work, here, after))
                         if not chosen.disk:
                             shutil.rmtree(here)
-                        seconds[name].append(took)
-                        memory[name] = max(memory[name], peak)
-        report(title, scenario.reference, seconds, memory)
+        report(title, chosen.reference or scenario.reference, runs)
 
 
-def report(title: str, reference: str, seconds: dict[str, list[float]], memory: dict[str, int]) -> None:
-    print(f"\n{title}: seconds, median (minimum); ratio to {reference}, of medians (of minima); MiB at most")
-    base = seconds.get(reference)
-    for name, took in seconds.items():
-        median, least = statistics.median(took), min(took)
-        ratio = f"{median / statistics.median(base):.2f} ({least / min(base):.2f})" if base else "-"
-        print(f"  {name:16} {median:8.3f} ({least:.3f})   x {ratio}   {memory[name]} MiB", flush=True)
+def report(title: str, reference: str, runs: dict[str, list[Run]]) -> None:
+    print(f"\n{title}: median (minimum) of each; ratios to {reference}, of the medians (of the minima); MiB at most")
+    base = runs.get(reference)
+    for name, measured in runs.items():
+        columns = []
+        for unit, of in (("s", operator.attrgetter("wall_s")), ("s CPU", operator.attrgetter("processor_s"))):
+            took = list(map(of, measured))
+            median, least = statistics.median(took), min(took)
+            ratio = (
+                f"{median / statistics.median(map(of, base)):.2f} ({least / min(map(of, base)):.2f})" if base else "-"
+            )
+            columns.append(f"{median:7.3f} ({least:.3f}) {unit}   x {ratio}")
+        print(f"  {name:16} {'   '.join(columns)}   {max(one.memory for one in measured)} MiB", flush=True)
+
+
+def describe_machine() -> str:
+    """Return what the figures depend on: cores, load, Python, and the time of the smallest program in it."""
+    took = []
+    for _ in range(9):
+        begun = time.monotonic()
+        subprocess.run([sys.executable, "-c", "pass"], check=True)
+        took.append(time.monotonic() - begun)
+    load, python_ms = os.getloadavg()[0], statistics.median(took) * 1000
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} cores, load {load:.1f}, Python {platform.python_version()}, `python -c pass` {python_ms:.0f} ms"
 
 
 if __name__ == "__main__":

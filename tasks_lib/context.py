@@ -71,6 +71,8 @@ class Context:
         self._load_headers: Final = load_headers
         self._artifact_paths: Final = artifact_paths
         self.lock: Final = threading.RLock()
+        # digest and URL of the content that this run fetched from the URLs of definitions: all of it is confirmed
+        self.fetched: Final[set[tuple[str, str]]] = set()
         # directory of manifests -> the deliveries for which stale entries were removed in this run
         self.cleaned_fetches: Final[dict[str, object]] = {}
 

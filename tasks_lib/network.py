@@ -25,6 +25,8 @@ _LEAST_TOTAL_S: Final = 300.0
 _MAX_WINDOW_S: Final = 60.0
 #: URLs whose text for messages is remembered: those of one run.
 _REMEMBERED_URLS: Final = 4096
+#: Hosts whose addresses are remembered.
+_REMEMBERED_HOSTS: Final = 256
 _NONE: Final[Mapping[str, str]] = {}
 #: Syntax of a header name, and characters that are not allowed in a value. Source: RFC 9110 sections 5.1 and 5.5.
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -115,7 +117,8 @@ def parse_address(host: str) -> Address | None:
     return ipaddress.IPv4Address(sum(number << 8 * (3 - at) for at, number in enumerate(first)) + last)
 
 
-def reached_by(address: Address) -> set[Address]:
+@lru_cache(maxsize=_REMEMBERED_HOSTS)
+def reached_by(address: Address) -> frozenset[Address]:
     """Return the address, the IPv4 addresses in it, and for the unspecified address the loopback addresses."""
     found: set[Address] = {address}
     if isinstance(address, ipaddress.IPv6Address):
@@ -123,7 +126,7 @@ def reached_by(address: Address) -> set[Address]:
             found |= reached_by(inner)
     if address.is_unspecified:  # Linux connects to this machine
         found |= set(_LOOPBACK)
-    return found
+    return frozenset(found)
 
 
 def _embedded(address: ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
@@ -145,6 +148,7 @@ def is_denied(address: Address, denied: Iterable[Network]) -> bool:
     return any(form.version == network.version and form in network for network in denied for form in forms)
 
 
+@lru_cache(maxsize=_REMEMBERED_HOSTS)
 def literal_addresses(host: str) -> tuple[Address, ...]:
     """Return the addresses that a host has without a name server. Source: RFC 6761 section 6.3 for localhost."""
     name = host.lower().rstrip(".")
@@ -210,9 +214,18 @@ class RepositorySettings(NamedTuple):
     max_bytes: int = 50 << 30
 
 
+#: A URL without anything unusual: scheme, lower-case host, port, and a path of letters, digits and a few signs. It
+#: needs no parser, which is called three times for a download.
+PLAIN_URL: Final = re.compile(
+    r"(https?)://([a-z0-9](?:[a-z0-9.-]{0,250}[a-z0-9])?)(?::([1-9][0-9]{0,3}|[1-5][0-9]{4}))?((?:/[A-Za-z0-9_.~+-]{1,250}){1,50})"
+)
+
+
 @lru_cache(maxsize=_REMEMBERED_URLS)
 def redacted(url: str) -> str:
     """Return `url` for a message, without credentials and query (the query of presigned URLs is secret)."""
+    if PLAIN_URL.fullmatch(url):
+        return url
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -97,6 +98,10 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.convert(json.loads(line), cls)
 
 
+#: Contents whose keys are remembered: a download needs its key several times.
+_REMEMBERED: Final = 1024
+
+
 def _key(kind: str, *parts: str) -> str:
     """Return the hex sha256 of the parts, each prefixed with its length so that the concatenation is unambiguous."""
     digest = hashlib.sha256()
@@ -107,6 +112,7 @@ def _key(kind: str, *parts: str) -> str:
     return digest.hexdigest()
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def fetch_key(integrity: Integrity) -> str:
     """Return the key of a fetch: the integrity of its content."""
     return _key("fetch", str(integrity.size), str(integrity.digest))

@@ -157,6 +157,37 @@ def test_a_partial_survives_only_with_its_validator(store: Cache) -> None:
         assert partial.size == 0
 
 
+def test_a_small_download_has_no_partial_file(store: Cache) -> None:
+    """The bytes of a small download have no name before the blob has; if it ends early, they are kept for the next."""
+    place = store.root / "v1/partial"
+    with store.partial(PINNED) as partial:
+        partial.restart('"etag"')
+        partial.append(BYTES[:100])
+        with partial.reading() as file:
+            assert file.read() == BYTES[:100]
+        assert list(place.iterdir()) == []
+    assert {path.suffix for path in place.iterdir()} == {".part", ".validator"}
+    with store.partial(PINNED) as partial:
+        partial.restart("")
+        partial.append(BYTES)
+        store.finish(partial)
+    assert list(place.iterdir()) == []
+    with store.open(PINNED) as file:
+        assert file.read() == BYTES
+
+
+def test_a_small_download_that_is_too_long_is_a_file(store: Cache) -> None:
+    """Bytes after the expected end are kept for the diagnosis in a file, which goes to quarantine."""
+    with store.partial(PINNED) as partial:
+        partial.append(BYTES)
+        partial.append(b"more")
+        with pytest.raises(SizeMismatchError):
+            store.finish(partial)
+        aside = partial.quarantine("test")
+    assert aside.read_bytes() == BYTES + b"more"
+    assert not store.has(PINNED)
+
+
 def test_wrong_partial_goes_to_quarantine(store: Cache) -> None:
     """Wrong bytes are kept for the report and never resumed."""
     wrong = BYTES[:-1] + b"x"

@@ -114,6 +114,20 @@ def test_killed_and_continued(tmp_path: Path) -> None:
     assert blob_is_right(here, content)
 
 
+@pytest.mark.slow
+def test_a_slow_small_download_is_continued(tmp_path: Path) -> None:
+    """A download of less than 1 MiB that takes longer than a moment is on the disk too: a kill does not lose it."""
+    content = content_of(5, 400_000)
+    with serving({"/a.bin": throttled(content, 100_000)}) as origin:
+        here = repository(tmp_path, definition("a", f"{origin.url}/a.bin", content))
+        killed_after(here, 40_000)
+        origin.answers["/a.bin"] = ranged(content)
+        assert ran(doit(here)) == ["fetch:a"]
+        assert origin.requests[-1].headers["range"].startswith("bytes=")
+    assert blob_is_right(here, content)
+    assert not list(here.glob("cache/v1/partial/*"))
+
+
 def test_two_processes_make_one_download(tmp_path: Path) -> None:
     """Two simultaneous runs need the same definition: one downloads it, both succeed."""
     content = content_of(4, 1 << 20)

@@ -37,10 +37,10 @@ class LeasedBlob(io.FileIO):
     """
 
     def __init__(
-        self, descriptor: int, path: Path, fingerprint: Fingerprint, confirm: Callable[[LeasedBlob], None]
+        self, descriptor: int, place: str, fingerprint: Fingerprint, confirm: Callable[[LeasedBlob], None]
     ) -> None:
         super().__init__(descriptor, "rb")
-        self.path, self.fingerprint = path, fingerprint
+        self.place, self.fingerprint = place, fingerprint
         self._confirm = confirm
 
     def read(self, size: int | None = -1) -> bytes:
@@ -161,11 +161,11 @@ class BlobDirectory:
             BlobCorruptError: its content is not the pinned bytes; it is in quarantine now.
             CacheUnavailableError: the system cannot read it.
         """
-        path = self.path(integrity.digest)
+        path = self.place(integrity.digest)
         try:
             descriptor, status = files.open_regular_descriptor(path)
         except files.NotRegularError as error:
-            raise self._damaged(path, None, "not a regular file") from error
+            raise self._damaged(Path(path), None, "not a regular file") from error
         except OSError as error:
             if error.errno in _MISSING:
                 raise BlobMissingError(f"the cache does not contain {integrity.digest}") from error
@@ -178,7 +178,7 @@ class BlobDirectory:
             os.close(descriptor)
             raise
 
-    def _judge(self, descriptor: int, status: os.stat_result, integrity: Integrity, path: Path) -> Fingerprint:
+    def _judge(self, descriptor: int, status: os.stat_result, integrity: Integrity, path: str) -> Fingerprint:
         """Return the fingerprint of the open file, verified now or earlier."""
         fingerprint = Fingerprint.of(status)
         known = self.memo.get(fingerprint)
@@ -186,14 +186,15 @@ class BlobDirectory:
             return fingerprint
         objection = self.options.trust.objection(status)
         if objection:
-            raise self._damaged(path, descriptor, objection)
+            raise self._damaged(Path(path), descriptor, objection)
         return self._measure(descriptor, integrity, path)
 
-    def _measure(self, descriptor: int, integrity: Integrity, path: Path) -> Fingerprint:
+    def _measure(self, descriptor: int, integrity: Integrity, place: str) -> Fingerprint:
         """Return the fingerprint of the open file after hashing its content.
 
         A blob with the right digest stays even when its size differs from the expected one: the expectation is wrong.
         """
+        path = Path(place)
         fingerprint = settled_fingerprint(descriptor)
         actual = self.memo.get(fingerprint)
         if actual != integrity.digest.hex:
@@ -211,7 +212,7 @@ class BlobDirectory:
             )
         return fingerprint
 
-    def _again(self, opened: LeasedBlob, integrity: Integrity, path: Path) -> None:
+    def _again(self, opened: LeasedBlob, integrity: Integrity, path: str) -> None:
         """Verify a blob whose fingerprint changed while it was read; a new hard link changes it, but not the content.
 
         Raises:
@@ -220,7 +221,7 @@ class BlobDirectory:
         fingerprint = self._measure(opened.fileno(), integrity, path)
         if fingerprint.link_stable != opened.fingerprint.link_stable:
             raise BlobCorruptError(
-                f"{escape_text(str(path))} changed while it was read",
+                f"{escape_text(path)} changed while it was read",
                 hint="find the process that writes to it, then run again",
             )
         opened.fingerprint = fingerprint

@@ -23,7 +23,6 @@ from tasks_lib.errors import BlobCorruptError, BlobMissingError, CacheUnavailabl
 from tasks_lib.fs import atomic, files, locks, system_calls
 from tasks_lib.fs.copying import clone_or_copy
 from tasks_lib.fs.fingerprint import Fingerprint
-from tasks_lib.fs.locks import locked
 from tasks_lib.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -196,19 +195,22 @@ class Cache:
         Raises:
             OSError: the file system rejects the operation.
         """
-        final = self.path(integrity.digest)
-        durability = self.options.durability
-        named = self._directories.inside(
-            final.parent, durability, lambda: self._named(descriptor, temporary, integrity, final)
-        )
-        files.sync_directory(final.parent, durability)
+        final = self.shelf.place(integrity.digest)
+        directory, durability = final.rpartition("/")[0], self.options.durability
+        self._directories.make(directory, durability)
+        try:
+            named = self._named(descriptor, temporary, integrity, final)
+        except FileNotFoundError:  # prune removed the directory
+            self._directories.make_again(directory, durability)
+            named = self._named(descriptor, temporary, integrity, final)
+        files.sync_directory(directory, durability)
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         if named == "now":
             self.shelf.memo.put(Fingerprint.of(os.fstat(descriptor)), integrity.digest.hex)
 
     def _named(
-        self, descriptor: int, temporary: Path | None, integrity: Integrity, final: Path
+        self, descriptor: int, temporary: Path | None, integrity: Integrity, final: str
     ) -> Literal["now", "before"]:
         for _ in range(_NAMING_ATTEMPTS):
             try:
@@ -218,7 +220,7 @@ class Cache:
                     return "before"
             else:
                 return "now"
-        raise FileExistsError(errno.EEXIST, "another file keeps appearing at this path", str(final))
+        raise FileExistsError(errno.EEXIST, "another file keeps appearing at this path", final)
 
     def temporary(self) -> BinaryIO:
         """Return an anonymous file on the file system of the blobs; closing it deletes it.
@@ -242,23 +244,27 @@ class Cache:
         Raises:
             CacheUnavailableError: the cache is not writable.
         """
-        path = self._directory("partial") / f"{integrity.digest.hex}.part"
-        with files.convert_os_errors(path, integrity.size):
-            missing = integrity.size - self._resumable(path)
-            if missing > _MAX_UNCHECKED_SIZE:
-                files.require_space(path.parent, missing)
-        with open_partial(path, self._directory("quarantine"), integrity) as partial:
+        directory = self._directory("partial")
+        place = f"{directory}/{integrity.digest.hex}.part"
+        try:
+            existing_size = self._resumable(place)
+            if integrity.size - existing_size > _MAX_UNCHECKED_SIZE:
+                files.require_space(directory, integrity.size - existing_size)
+        except OSError as error:
+            raise files.cache_error(place, error, integrity.size) from error
+        with open_partial(place, self._directory("quarantine"), integrity, existing_size) as partial:
             yield partial
 
-    def _resumable(self, path: Path) -> int:
+    def _resumable(self, place: str) -> int:
         """Return how many bytes an earlier download left; remove a file that cannot be resumed.
 
         A kill between linking a blob and unlinking the partial leaves both names; the file then belongs to the blob.
         """
         try:
-            status = os.lstat(path)
+            status = os.lstat(place)
         except FileNotFoundError:
             return 0
+        path = Path(place)
         if not stat.S_ISREG(status.st_mode):
             self.shelf.quarantine(path, None, "not a partial download")
         elif status.st_nlink > 1 or self.options.trust.objection(status) or not os.access(path, os.R_OK | os.W_OK):
@@ -273,7 +279,19 @@ class Cache:
         Raises:
             SizeMismatchError, DigestMismatchError: its content does not match its integrity.
         """
-        partial.publish(lambda descriptor, path: self.name(descriptor, path, partial.expected), self.options.durability)
+        chunks = partial.take()
+        if chunks is None:
+            durability = self.options.durability
+            partial.publish(lambda descriptor, path: self.name(descriptor, path, partial.expected), durability)
+            return
+        temporary = atomic.Temporary(self._directory("tmp"), 0o444)
+        try:
+            for chunk in chunks:
+                temporary.write(chunk)
+            temporary.finish(self.options.durability)
+            self.name(temporary.descriptor, temporary.path, partial.expected)
+        finally:
+            temporary.close()
 
     @contextlib.contextmanager
     def lock(self, name: str, progress: Progress | None = None, what: str = "what this task makes") -> Iterator[None]:
@@ -285,13 +303,15 @@ class Cache:
             CacheUnavailableError: the holder does not release it in time, or the cache is read-only.
             CancelledError: the run is cancelled.
         """
-        with contextlib.ExitStack() as stack:
-            try:
-                path = self._directory("locks") / name
-                stack.enter_context(locked(path, timeout_s=self.options.lock_timeout_s, progress=progress or Silent()))
-            except CacheUnavailableError as error:
-                raise _explain_miss(error, what, self.root) from error.__cause__
+        try:
+            place = f"{self._directory('locks')}/{name}"
+            held = locks.acquire(place, timeout_s=self.options.lock_timeout_s, progress=progress or Silent())
+        except CacheUnavailableError as error:
+            raise _explain_miss(error, what, self.root) from error.__cause__
+        try:
             yield
+        finally:
+            locks.release(held)
 
     def inputs(self, *, digest: Digest | None = None, key: str = "") -> list[str]:
         """Return the files whose state decides whether the cache has a blob, or which result a recipe key has."""
@@ -307,8 +327,10 @@ class Cache:
             CacheUnavailableError: untrusted users can write to the cache.
         """
         for shelf in self._blob_directories:
-            with contextlib.suppress(OSError, ValueError):
-                return results.read(Path(shelf.result_path(key)), key, self.options.trust)
+            try:
+                return results.read(shelf.result_path(key), key, self.options.trust)
+            except (OSError, ValueError):
+                continue
         return None
 
     def record(self, result: Result) -> None:
@@ -320,16 +342,29 @@ class Cache:
             CacheUnavailableError: the cache is not writable.
         """
         self._directory("results")
-        final = Path(self.shelf.result_path(result.key))
-        with files.convert_os_errors(final), self._scratch(0o644) as temporary:
-            temporary.write(results.encode(result).encode("ascii"))
-            temporary.finish("fast")
-            scratches = self._directory("tmp")
-            self._directories.inside(
-                final.parent,
-                "fast",
-                lambda: atomic.replace_file(temporary.descriptor, temporary.path, final, scratches),
-            )
+        final = self.shelf.result_path(result.key)
+        directory = final.rpartition("/")[0]
+        try:
+            temporary = atomic.Temporary(self._directory("tmp"), 0o644)
+            try:
+                temporary.write(results.encode(result).encode("ascii"))
+                temporary.finish("fast")
+                self._directories.make(directory, "fast")
+                try:
+                    self._replace(temporary, final)
+                except FileNotFoundError:  # prune removed the directory
+                    self._directories.make_again(directory, "fast")
+                    self._replace(temporary, final)
+            finally:
+                temporary.close()
+        except OSError as error:
+            raise files.cache_error(final, error) from error
+
+    def _replace(self, temporary: atomic.Temporary, final: str) -> None:
+        try:
+            atomic.link_new(temporary.descriptor, temporary.path, final)
+        except FileExistsError:
+            atomic.replace_file(temporary.descriptor, temporary.path, final, self._directory("tmp"))
 
     @contextlib.contextmanager
     def _scratch(self, mode: int) -> Iterator[atomic.Temporary]:
@@ -355,9 +390,18 @@ class Cache:
             BlobMissingError, BlobCorruptError: as `open`.
             CacheUnavailableError: `path` is not writable.
         """
-        with self.open(integrity) as file, files.convert_os_errors(path, integrity.size):
-            # no directory is synced: a link that a power loss removes is created again
-            self._directories.inside(path.parent, "fast", lambda: self._put(file, path, integrity))
+        directory = os.path.dirname(path)  # noqa: PTH120  # for thousands of files
+        with self.open(integrity) as file:
+            try:
+                # no directory is synced: a link that a power loss removes is created again
+                self._directories.make(directory, "fast")
+                try:
+                    self._put(file, path, integrity)
+                except FileNotFoundError:  # prune removed the directory
+                    self._directories.make_again(directory, "fast")
+                    self._put(file, path, integrity)
+            except OSError as error:
+                raise files.cache_error(path, error, integrity.size) from error
 
     def _put(self, file: BinaryIO, path: Path, integrity: Integrity) -> None:
         if not self._linked(file, path, integrity):
@@ -368,10 +412,9 @@ class Cache:
 
     def _linked(self, file: BinaryIO, path: Path, integrity: Integrity) -> bool:
         """Link `path` to the open blob, which changes its fingerprint; return whether that succeeded."""
-        blob = self.path(integrity.digest)
-        if not isinstance(file, LeasedBlob) or not system_calls.is_same(file.fileno(), blob):
+        blob = self.shelf.place(integrity.digest)
+        if not isinstance(file, LeasedBlob) or file.place != blob:
             return False  # a shared cache is read-only
-        file.confirm()
         try:
             atomic.link_over(file.fileno(), blob, path, self._directory("tmp"))
         except OSError as error:

@@ -7,9 +7,8 @@ once a second, and a directory that is known to exist is used without a check.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from tasks_lib.cache.blobs import BlobDirectory
 from tasks_lib.fs import files
@@ -18,8 +17,6 @@ from tasks_lib.fs import files
 _CACHEDIR_TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# cache of doit-fetch; may be deleted\n"
 #: Seconds for which a check of a directory is valid.
 _CHECK_VALID_S: Final = 1.0
-
-Done = TypeVar("Done")
 
 
 class Directories:
@@ -50,23 +47,21 @@ class Directories:
         self._own[name] = path, now + _CHECK_VALID_S
         return path
 
-    def inside(self, path: Path, durability: files.Durability, act: Callable[[], Done]) -> Done:
-        """Create `path` if it is missing, call `act`, which needs it, and return its result.
-
-        If another process removed the directory meanwhile, create it again and call `act` once more.
+    def make(self, place: str, durability: files.Durability) -> None:
+        """Create a directory, unless it is known to exist.
 
         Raises:
             OSError: the file system rejects the operation.
         """
-        self._make(path, durability)
-        try:
-            return act()
-        except FileNotFoundError:
-            self._made.clear()
-            self._make(path, durability)
-            return act()
-
-    def _make(self, path: Path, durability: files.Durability) -> None:
-        if (place := str(path)) not in self._made:
-            files.make_directory(path, self._root, durability)
+        if place not in self._made:
+            files.make_directory(place, self._root, durability)
             self._made.add(place)
+
+    def make_again(self, place: str, durability: files.Durability) -> None:
+        """Create a directory that another process removed.
+
+        Raises:
+            OSError: the file system rejects the operation.
+        """
+        self._made.clear()
+        self.make(place, durability)

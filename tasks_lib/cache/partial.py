@@ -1,10 +1,15 @@
-"""Partial downloads: bytes and validator survive a kill, and are never used as a blob."""
+"""Partial downloads: bytes and validator survive a kill, and are never used as a blob.
+
+The bytes of a small download stay in memory until they are complete, or until it takes longer than a moment.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
+import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -14,39 +19,46 @@ from tasks_lib.cache.quarantine import Quarantine
 from tasks_lib.cache.writer import BackgroundHash
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import CacheUnavailableError, DigestMismatchError, SizeMismatchError
-from tasks_lib.fs import files, system_calls
-from tasks_lib.gil import released
+from tasks_lib.fs import files
 
 #: Longest validator that is kept, in characters; a longer one is ignored.
 MAX_VALIDATOR: Final = 512
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+#: Largest download whose bytes are kept in memory, and the seconds after which they are written to the file in any
+#: case, so that a kill does not lose them.
+SMALL: Final = 1 << 20
+_MOMENT_S: Final = 0.5
+
 #: errno values for a full disk, an exhausted quota or a file size limit.
 _FULL_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
-def open_partial(path: Path, quarantine: Path, expected: Integrity) -> Iterator[Partial]:
-    """Yield the download at `path`; delete it if the disk is full, so that it does not occupy the last space.
+def open_partial(place: str, quarantine: Path, expected: Integrity, existing_size: int) -> Iterator[Partial]:
+    """Yield the download at `place`; delete it if the disk is full, so that it does not occupy the last space.
 
     Raises:
         CacheUnavailableError: the cache is not writable.
     """
-    with files.convert_os_errors(path, expected.size):
-        partial = Partial(path, quarantine, expected)
-    full = False
     try:
-        with files.convert_os_errors(path, expected.size):
-            yield partial
+        partial = Partial(place, quarantine, expected, existing_size)
+    except OSError as error:
+        raise files.cache_error(place, error, expected.size) from error
+    try:
+        yield partial
+        partial.close()
+    except OSError as error:
+        if error.errno in _FULL_ERRNOS:
+            partial.drop()
+        raise files.cache_error(place, error, expected.size) from error
     except CacheUnavailableError as error:
-        full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL_ERRNOS
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL_ERRNOS:
+            partial.drop()
         raise
     finally:
         partial.close()
-        if full:
-            for name in (path, path.with_suffix(".validator"), path.with_suffix(".pieces")):
-                name.unlink(missing_ok=True)
 
 
 class Partial:
@@ -56,19 +68,48 @@ class Partial:
     validator with which the server at `origin` identified them.
     """
 
-    def __init__(self, path: Path, quarantine: Path, expected: Integrity) -> None:
-        self._path = path
-        self._quarantine = Quarantine(quarantine)
+    def __init__(self, place: str, quarantine: Path, expected: Integrity, existing_size: int) -> None:
+        """Continue the file at `place`, which has `existing_size` bytes, or begin in memory."""
+        self._place, self._aside = place, quarantine
         self.expected = expected
-        self._file = os.open(path, _FLAGS, 0o600)
         self._digest = BackgroundHash(expected.digest.algorithm, expected.size)
         self._pieces: Pieces | None = None
         self.size = 0
         self.validator = self.origin = ""
         self._noted = False
-        existing_size = os.fstat(self._file).st_size
+        self._memory: list[bytes] = []  # the bytes while there is no file
+        self._begun_s = 0.0
+        self._file = -1
+        if existing_size or expected.size > SMALL:
+            self._open()
         if existing_size:
             self._continue(existing_size)
+
+    def _open(self) -> None:
+        self._file = os.open(self._place, _FLAGS, 0o600)
+
+    @cached_property
+    def _path(self) -> Path:
+        return Path(self._place)
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the bytes are in memory only."""
+        return self._file < 0
+
+    def keep(self) -> None:
+        """Write bytes in memory to the file if they have been there for a moment; call during waits."""
+        if self._memory and time.monotonic() - self._begun_s > _MOMENT_S:
+            self._spill()
+
+    def _spill(self) -> None:
+        """Continue in the file."""
+        if self._file < 0:
+            self._open()
+            if self._memory:
+                self._write_note()
+            content, self._memory = b"".join(self._memory), []
+            self.write_at(0, content)
 
     @cached_property
     def _note(self) -> Path:
@@ -105,7 +146,9 @@ class Partial:
     def restart(self, validator: str, origin: str = "") -> None:
         """Drop the bytes; `validator` ("" for none) of `origin` identifies the bytes that follow."""
         if self.size or self._pieces:
-            os.ftruncate(self._file, 0)
+            self._memory.clear()
+            if self._file >= 0:
+                os.ftruncate(self._file, 0)
             self._digest.close()
             self._digest = BackgroundHash(self.expected.digest.algorithm, self.expected.size)
             self.size = 0
@@ -135,13 +178,21 @@ class Partial:
         Raises:
             OSError: no space, or another error of the file system.
         """
+        if self._file < 0 and self.size + len(chunk) <= self.expected.size:
+            self._begun_s = self._begun_s or time.monotonic()
+            self._memory.append(chunk)
+        else:
+            self._append_to_file(chunk)
+        self._digest.update(chunk)
+        self.size += len(chunk)
+
+    def _append_to_file(self, chunk: bytes) -> None:
+        self._spill()  # before the note about the bytes
         if self._pieces:
             self.join()
         if self.size + len(chunk) < self.expected.size:
             self._write_note()
         self.write_at(self.size, chunk)
-        self._digest.update(chunk)
-        self.size += len(chunk)
 
     def write_at(self, offset: int, chunk: bytes | memoryview) -> None:
         """Write part of a piece, from any thread; call `mark` when the piece is complete.
@@ -149,6 +200,7 @@ class Partial:
         Raises:
             OSError: no space, or another error of the file system.
         """
+        self._spill()
         view = memoryview(chunk)
         while view:
             written = os.pwrite(self._file, view, offset)
@@ -161,6 +213,8 @@ class Partial:
 
     def reading(self) -> BinaryIO:
         """Return a file that reads the bytes received so far; the caller closes it."""
+        if self._file < 0:
+            return io.BytesIO(b"".join(self._memory))
         return os.fdopen(os.dup(self._file), "rb")
 
     def split(self, piece: int) -> list[Span]:
@@ -169,6 +223,7 @@ class Partial:
         Raises:
             OSError: the file system rejects the operation.
         """
+        self._spill()
         self._write_note()
         if self._pieces is None:
             self._pieces = Pieces.begin(self._map, start=self.size, piece=piece, total=self.expected.size)
@@ -221,6 +276,18 @@ class Partial:
         """The digest of the bytes so far, as `algorithm:hex`."""
         return f"{self.expected.digest.algorithm}:{self._digest.hexdigest()}"
 
+    def take(self) -> list[bytes] | None:
+        """Verify the download and return the chunks of its content, if they are in memory; they are published then.
+
+        Raises:
+            SizeMismatchError, DigestMismatchError: as `verify`.
+        """
+        if self._file >= 0:
+            return None
+        self.verify()
+        chunks, self._memory = self._memory, []
+        return chunks
+
     def publish(self, name: Callable[[int, Path], None], durability: files.Durability) -> None:
         """Verify the download, then call `name`, which gives the open file its final name and removes this one.
 
@@ -233,8 +300,7 @@ class Partial:
             os.ftruncate(self._file, self.size)  # bytes after the hashed ones are not part of the content
         os.fchmod(self._file, 0o444)
         if durability == "full":
-            with released:
-                system_calls.sync(self._file)
+            files.sync_file(self._file)
         name(self._file, self._path)
         self._drop_pieces()
         self._drop_note()
@@ -243,15 +309,24 @@ class Partial:
 
     def quarantine(self, reason: str) -> Path:
         """Move the wrong bytes to quarantine with a note of the reason; return their path, keep an empty partial."""
-        aside = self._quarantine.take(self._path, f"{self._digest.hexdigest()}.download", reason)
+        self._spill()
+        aside = Quarantine(self._aside).take(self._path, f"{self._digest.hexdigest()}.download", reason)
         os.close(self._file)
         self._file = os.open(self._path, _FLAGS | os.O_TRUNC, 0o600)
         self.restart("")
         return aside
 
+    def drop(self) -> None:
+        """Delete the bytes and the notes about them."""
+        self._memory.clear()
+        for name in (self._path, self._note, self._map):
+            name.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Close the file and remove it if it is empty; closing it again has no effect."""
         self._digest.close()
+        if self._memory and self.validator:
+            self._spill()  # a later run continues them
         if self._file < 0:
             return
         empty = self.size == 0 and os.fstat(self._file).st_size == 0

@@ -92,6 +92,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return list(self.origins.values())[-1] if self.origins else ""
 
 
+_encode: Final = json.JSONEncoder(sort_keys=True).encode
+
+
 def identify_url(url: str) -> str:
     """Return a digest of a URL: equal for equal URLs, without their secrets."""
     return hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:32]
@@ -107,11 +110,11 @@ def encode(result: Result) -> str:
     # an array keeps the order
     stored |= {"origins": list(result.origins.items())} if result.origins else {}
     stored |= {"unreached": dict(result.unreached)} if result.unreached else {}
-    text = json.dumps(stored, sort_keys=True)
+    text = _encode(stored)
     return f'{{"check": "{_check(result.key, text)}", {text[1:]}\n'
 
 
-def read(path: Path, key: str, trust: Trust) -> Result:
+def read(path: str | Path, key: str, trust: Trust) -> Result:
     """Read the result of `key` from the file at `path`.
 
     Raises:
@@ -125,7 +128,7 @@ def read(path: Path, key: str, trust: Trust) -> Result:
         text = files.read_text(file)
     try:
         stored = json.loads(text)
-        if stored.pop("check") != _check(key, json.dumps(stored, sort_keys=True)):
+        if stored.pop("check") != _check(key, _encode(stored)):
             raise ValueError("checksum mismatch")
         integrity = Integrity(size=stored["size"], digest=Digest.parse(stored["digest"]))
         return Result(

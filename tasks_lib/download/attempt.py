@@ -35,13 +35,13 @@ _Details = dict[str, str | int | float]
 
 
 class _Received(NamedTuple):
-    """A body that arrived: the facts for the provenance, and the words that name its sender in an error.
+    """A body that arrived: the facts for the provenance, and what returns the words for its sender in an error.
 
     `is_whole` says whether it was read to its end, and is the content itself, without a Content-Encoding.
     """
 
     facts: _Details
-    sender: str
+    describe_sender: Callable[[], str]
     is_whole: bool = True
 
 
@@ -84,8 +84,11 @@ class Reader:
                 partial.append(chunk)
                 progress.advance(len(chunk))
                 progress.check()
-        with self._explain_mismatch(download, source, "", size=partial.size if partial.size <= limit else -1):
+        try:
             partial.verify()
+        except IntegrityError as error:
+            self._explain_mismatch(error, download, source, "", size=partial.size if partial.size <= limit else -1)
+            raise
 
     # --- responses
 
@@ -99,9 +102,12 @@ class Reader:
             except TransportError:
                 self._drop_repeated_secret(download)
                 raise
-        size = download.partial.size if result.is_whole else -1
-        with self._explain_mismatch(download, source, result.sender, size=size):
+        try:
             download.partial.verify()
+        except IntegrityError as error:
+            size = download.partial.size if result.is_whole else -1
+            self._explain_mismatch(error, download, source, result.describe_sender(), size=size)
+            raise
         return result.facts
 
     def _resume_split(self, download: Download, source: SourceState) -> _Received | None:
@@ -114,7 +120,8 @@ class Reader:
         download.progress.phase("body", url=redacted(source.url), total=partial.expected.size, resumed=partial.size)
         source.assembly = Assembly.SPLIT
         connections = self._segments.run(download, source, SplitPlan.of(download, source, self._policy, self._hosts))
-        return _Received(facts | {"connections": connections}, f" (split download from {redacted(source.url)})")
+        sender = f" (split download from {redacted(source.url)})"
+        return _Received(facts | {"connections": connections}, lambda: sender)
 
     def _read_in_order(self, download: Download, source: SourceState) -> _Received:
         pace = RateMonitor(download, source, self._policy, self._hosts)
@@ -124,13 +131,13 @@ class Reader:
                 self._hosts.alive(source.origin)
                 source.assembly = Assembly.RESUMED if response.start > 0 else Assembly.ONE_RESPONSE
                 facts = {name: self._redacted(fact) for name, fact in _response_facts(response).items()}
-                result = _Received(facts, _describe_sender(response))
+                result = _Received(facts, lambda: _describe_sender(response))
                 pace.begin(response)
                 is_whole = self._read_body(download, response)
         except SlowDownloadError as slow:
             source.assembly = Assembly.SPLIT
             connections = self._segments.run(download, source, slow.plan)
-            return _Received(result.facts | {"connections": connections}, result.sender)
+            return _Received(result.facts | {"connections": connections}, result.describe_sender)
         return result._replace(is_whole=is_whole)
 
     @contextlib.contextmanager
@@ -152,8 +159,9 @@ class Reader:
         ) as response:
             self._check_length(download, source, response)
             if response.start == 0:
-                is_clean = self._redacted(response.validator) == response.validator
-                partial.restart(response.validator if is_clean else "", str(source.origin))
+                validator = response.validator
+                is_clean = self._redacted(validator) == validator
+                partial.restart(validator if is_clean else "", str(source.origin))
             download.progress.phase("body", url=response.url, total=size, resumed=response.start)
             yield response
 
@@ -177,8 +185,8 @@ class Reader:
             self._explain(error, self._verdict(download, source, start, length), _describe_sender(response))
             raise error
         whole = -1 if small and response.encoding else length
-        with self._explain_mismatch(download, source, _describe_sender(response), size=whole):
-            raise error
+        self._explain_mismatch(error, download, source, _describe_sender(response), size=whole)
+        raise error
 
     @staticmethod
     def _read_body(download: Download, response: Response) -> bool:
@@ -212,31 +220,28 @@ class Reader:
     def _redacted(self, fact: str | int | float) -> str | int | float:
         return self._transport.sent.redact(fact) if isinstance(fact, str) else fact
 
-    @contextlib.contextmanager
-    def _explain_mismatch(self, download: Download, source: SourceState, sender: str, *, size: int) -> Iterator[None]:
+    def _explain_mismatch(
+        self, error: IntegrityError, download: Download, source: SourceState, sender: str, *, size: int
+    ) -> None:
         """Move wrong bytes to quarantine, and add to the error what they are, who sent them, and the next step.
 
         `size` is that of the whole content, -1 if it is unknown.
         """
         partial = download.partial
-        try:
-            yield
-        except IntegrityError as error:
-            is_whole = partial.size == size
-            with partial.reading() as file:
-                if is_whole and partial.digest == str(partial.expected.digest):
-                    self._explain(error, _diagnose_wrong_size(partial.expected, size), sender)
-                else:
-                    self._explain(error, self._verdict(download, source, file, max(size, partial.size)), sender)
-                repeats_secret = self._transport.sent.are_in(file)
-            error.pin = _format_pin(partial.digest, size) if is_whole and size else ""
-            if repeats_secret:
-                partial.restart("")
-                error.message += "; not kept, because it contains a credential that was sent"
-            elif partial.size:
-                aside = partial.quarantine(f"{download.wanted.name}: {error.message}")
-                error.message += f"; kept as {escape_text(str(aside))}"
-            raise
+        is_whole = partial.size == size
+        with partial.reading() as file:
+            if is_whole and partial.digest == str(partial.expected.digest):
+                self._explain(error, _diagnose_wrong_size(partial.expected, size), sender)
+            else:
+                self._explain(error, self._verdict(download, source, file, max(size, partial.size)), sender)
+            repeats_secret = self._transport.sent.are_in(file)
+        error.pin = _format_pin(partial.digest, size) if is_whole and size else ""
+        if repeats_secret:
+            partial.restart("")
+            error.message += "; not kept, because it contains a credential that was sent"
+        elif partial.size:
+            aside = partial.quarantine(f"{download.wanted.name}: {error.message}")
+            error.message += f"; kept as {escape_text(str(aside))}"
 
     def _explain(self, error: IntegrityError, diagnosis: Diagnosis, sender: str) -> None:
         error.message += self._transport.sent.redact(f": {diagnosis.words}{sender}")

@@ -158,7 +158,7 @@ class Downloader:
     def _record(self, wanted: Request, known: Result | None, place: str, provenance: Provenance) -> Provenance:
         """Record that the content came from `place` for the URL of the definition; return the provenance."""
         result = known or Result(key=recipe.fetch_key(wanted.integrity), integrity=wanted.integrity)
-        origins = {place: redacted(place)} | {wanted.written: redacted(wanted.written)}
+        origins = {url: redacted(url) for url in dict.fromkeys((place, wanted.written))}
         self._cache.record(result.with_origins(provenance, origins))
         self._upload(wanted, [wanted.written], "all")
         return provenance

@@ -109,13 +109,14 @@ class RateMonitor:
             self._since, self._size = time.monotonic(), partial.size
 
     def __call__(self) -> None:
-        """Return if the rate is sufficient or no connection is free.
+        """Return if the rate is sufficient or no connection is free; let a kill lose no more than the last moment.
 
         Raises:
             SlowDownloadError: a split is worthwhile; the connections of its plan are held.
             CancelledError: the run was asked to stop.
         """
         self._download.progress.check()
+        self._download.partial.keep()
         if self._response is None or not self._is_slow(self._response):
             return
         plan = SplitPlan.of(self._download, self._source, self._policy, self._hosts)

@@ -44,6 +44,8 @@ _MOST_AHEAD: Final = 4096
 _PULLS: Final = 32
 #: Number of tasks above which the garbage collector skips them during the run.
 _MANY: Final = 1000
+#: New objects between two looks of the garbage collector at the youngest: Python's 700 are those of one task.
+_NEW_OBJECTS: Final = 20_000
 #: Seconds that tasks have to stop after a signal; with saving and exit the total stays below two.
 _DRAIN_S: Final = 1.2
 #: Seconds for which the main thread yields the interpreter to busy workers: the time of a task or two.
@@ -94,8 +96,10 @@ class PooledRunner(Runner):
         Raises:
             InvalidDodoFile: tasks wait for each other.
         """
+        before = gc.get_threshold()
         if len(task_dispatcher.tasks) > _MANY:
             gc.freeze()
+            gc.set_threshold(_NEW_OBJECTS, *before[1:])
         gc.enable()
         self._tasks = task_dispatcher.tasks
         self._selected = task_dispatcher.selected_tasks
@@ -109,6 +113,7 @@ class PooledRunner(Runner):
             with thread_local_stdio(), run_alone:  # this thread also makes many short system calls
                 self._loop(task_dispatcher)
         finally:
+            gc.set_threshold(*before)
             self.dep_manager.get_status = self._check
             for workers in self._workers.values():
                 for _ in range(workers.threads):

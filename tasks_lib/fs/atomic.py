@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from tasks_lib.fs import system_calls
-from tasks_lib.fs.files import Durability, convert_os_errors
+from tasks_lib.fs.files import Durability, convert_os_errors, sync_file
 
 #: Buffer size of a spool in bytes.
 _SPOOL_BUFFER: Final = 1 << 18
@@ -96,7 +96,7 @@ class Temporary:
         """
         os.fchmod(self.descriptor, self._mode)
         if durability == "full":
-            system_calls.sync(self.descriptor)
+            sync_file(self.descriptor)
 
     def close(self) -> None:
         """Close the file and remove its temporary name; without a final name it is deleted."""
@@ -107,7 +107,7 @@ class Temporary:
                 self.path.unlink()
 
 
-def link_new(descriptor: int, temporary: Path | None, final: Path) -> None:
+def link_new(descriptor: int, temporary: Path | None, final: str | Path) -> None:
     """Link an open file to the new name `final`; the open file gets it even if its temporary name was replaced.
 
     On a file system without hard links the temporary name is renamed instead; this may replace the same content that
@@ -131,7 +131,7 @@ def link_new(descriptor: int, temporary: Path | None, final: Path) -> None:
         temporary.rename(final)
 
 
-def replace_file(descriptor: int, temporary: Path | None, final: Path, scratches: Path) -> None:
+def replace_file(descriptor: int, temporary: Path | None, final: str | Path, scratches: Path) -> None:
     """Link an open file to `final`, atomically replacing an existing file, by way of a unique name in `scratches`.
 
     Raises:
@@ -140,7 +140,7 @@ def replace_file(descriptor: int, temporary: Path | None, final: Path, scratches
     _replace(final, scratches, lambda name: link_new(descriptor, temporary, name))
 
 
-def link_over(descriptor: int, known_as: Path, final: Path, scratches: Path) -> None:
+def link_over(descriptor: int, known_as: str | Path, final: str | Path, scratches: Path) -> None:
     """Like `replace_file`, for an open file that keeps its name `known_as`.
 
     Raises:
@@ -158,7 +158,7 @@ def replace_symlink(target: str, final: Path) -> None:
     try:
         os.symlink(target, final)  # noqa: PTH211  # for each artifact of a run
     except FileNotFoundError:
-        os.makedirs(final.parent, exist_ok=True)  # noqa: PTH103
+        os.makedirs(os.path.dirname(final), exist_ok=True)  # noqa: PTH103, PTH120
         replace_symlink(target, final)
     except FileExistsError:
         scratch = final.with_name(f".{scratch_name()}")
@@ -170,7 +170,7 @@ def replace_symlink(target: str, final: Path) -> None:
             raise
 
 
-def _replace(final: Path, scratches: Path, give: Callable[[Path], None]) -> None:
+def _replace(final: str | Path, scratches: Path, give: Callable[[str | Path], None]) -> None:
     """Call `give` with `final`; if that exists, call it with a unique name, then rename that to `final`."""
     try:
         give(final)

@@ -45,12 +45,12 @@ class NotRegularError(OSError):
     """A symlink, FIFO, directory or device where a regular file is expected."""
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BinaryIO:
     """Open a regular file for reading; like `open_regular_descriptor`, but return a file object."""
     return os.fdopen(open_regular_descriptor(path)[0], "rb", buffering=0)
 
 
-def open_regular_descriptor(path: Path) -> tuple[int, os.stat_result]:
+def open_regular_descriptor(path: str | Path) -> tuple[int, os.stat_result]:
     """Open a regular file for reading, without following a symlink or blocking on a FIFO.
 
     Return its descriptor, which the caller closes, and its stat result.
@@ -123,41 +123,43 @@ def hash_descriptor(descriptor: int, algorithm: str, progress: Progress | None =
     return digest.hexdigest()
 
 
-def make_directory(path: Path, root: Path, durability: Durability = "full") -> None:
+def make_directory(path: str | Path, root: str | Path, durability: Durability = "full") -> None:
     """Create a directory and its parents, writable for the owner; below `root` for the group too if the parent is.
 
     Raises:
         OSError: the file system rejects the operation.
     """
+    place = os.fspath(path)
+    parent = os.path.dirname(place) or "."  # noqa: PTH120  # for a directory or two of each artifact
     try:
-        new = _make_one_directory(path)
+        new = _make_one_directory(place)
     except FileNotFoundError:
-        make_directory(path.parent, root, durability)
-        new = _make_one_directory(path)
+        make_directory(parent, root, durability)
+        new = _make_one_directory(place)
     if not new:
         return
-    shared = _inherited_bits(str(path.parent), int(time.monotonic())) if str(path).startswith(f"{root}/") else 0
+    shared = _inherited_bits(parent, int(time.monotonic())) if place.startswith(f"{root}/") else 0
     if shared & stat.S_IWGRP:
-        path.chmod(0o755 | shared)
-    sync_directory(path.parent, durability)
+        os.chmod(place, 0o755 | shared)  # noqa: PTH101
+    sync_directory(parent, durability)
 
 
-def _make_one_directory(path: Path) -> bool:
+def _make_one_directory(path: str) -> bool:
     """Create one directory; return False if it exists, which a read-only file system may report as another error."""
     try:
-        path.mkdir(mode=0o755)
+        os.mkdir(path, 0o755)  # noqa: PTH102
     except FileExistsError:
         return False
     except FileNotFoundError:
         raise
     except OSError:  # for an existing directory too, a system may report EROFS first. Source: CPython, os.makedirs
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112
             return False
         raise
     return True
 
 
-def open_shared(path: Path, flags: int, mode: int = 0o644) -> int:
+def open_shared(path: str | Path, flags: int, mode: int = 0o644) -> int:
     """Open or create a file that its group can read and write if its directory is group-writable.
 
     Return its descriptor.
@@ -165,7 +167,7 @@ def open_shared(path: Path, flags: int, mode: int = 0o644) -> int:
     Raises:
         OSError: the file system rejects the operation.
     """
-    grouped = _inherited_bits(str(path.parent), int(time.monotonic())) & stat.S_IWGRP
+    grouped = _inherited_bits(os.path.dirname(path) or ".", int(time.monotonic())) & stat.S_IWGRP  # noqa: PTH120
     mode |= 0o060 if grouped else 0
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
     if grouped or mode == PRIVATE:
@@ -181,7 +183,36 @@ def _inherited_bits(directory: str, _second: int) -> int:
     return os.stat(directory).st_mode & (stat.S_ISGID | stat.S_IWGRP)  # noqa: PTH116 - the key of the cache is a string
 
 
-def sync_directory(path: Path, durability: Durability = "full") -> None:
+#: Seconds of a sync from which on other threads may work meanwhile: less time costs less than waking one of them.
+_SLOW_SYNC_S: Final = 0.0003
+
+
+class _Disk:
+    """The speed of syncs, as far as it is known."""
+
+    is_slow = True
+
+    @classmethod
+    def sync(cls, descriptor: int) -> None:
+        begun_s = time.perf_counter()
+        system_calls.sync(descriptor)
+        cls.is_slow = time.perf_counter() - begun_s > _SLOW_SYNC_S
+
+
+def sync_file(descriptor: int) -> None:
+    """Sync an open file, as `system_calls.sync`; let other threads of `run_alone` work if the last sync was slow.
+
+    Raises:
+        OSError: the file system rejects the operation.
+    """
+    if _Disk.is_slow:
+        with released:
+            _Disk.sync(descriptor)
+    else:
+        _Disk.sync(descriptor)
+
+
+def sync_directory(path: str | Path, durability: Durability = "full") -> None:
     """Sync a directory, so that a new name in it survives a power loss. Source: fsync(2), NOTES on directories.
 
     Raises:
@@ -191,8 +222,7 @@ def sync_directory(path: Path, durability: Durability = "full") -> None:
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with released:
-            system_calls.sync(descriptor)
+        sync_file(descriptor)
     except OSError as error:
         if error.errno != errno.EINVAL:  # EINVAL: the file system cannot sync directories
             raise
@@ -224,14 +254,14 @@ def convert_os_errors(path: Path, needed: int = 0) -> Iterator[None]:
         raise cache_error(path, error, needed) from error
 
 
-def cache_error(path: Path, error: OSError, needed: int = 0) -> CacheUnavailableError:
+def cache_error(path: str | Path, error: OSError, needed: int = 0) -> CacheUnavailableError:
     """Return the error to raise when `path` fails with `error`; `needed` is the number of bytes to write, if known."""
     message = f"{escape_text(str(path))} cannot be used: {error.strerror or error}"
     if needed:
         message += f"; {needed} bytes are needed"
     if error.errno in _NO_SPACE:
         return CacheUnavailableError(
-            message + _free_space(path),
+            message + _free_space(Path(path)),
             hint="free some space (`doit prune --dry-run` lists unused content) and run again",
         )
     hints = {

@@ -47,16 +47,32 @@ def locked(path: Path, *, timeout_s: float, progress: Progress) -> Iterator[None
         CacheUnavailableError: another process held it for `timeout_s` seconds, or it cannot be created.
         CancelledError: the run is cancelled while it waits.
     """
-    descriptor = _acquire(path, fcntl.LOCK_EX, timeout_s, progress)
-    before = held()
-    _own.descriptors = (*before, descriptor)
+    descriptor = acquire(path, timeout_s=timeout_s, progress=progress)
     try:
-        with contextlib.suppress(OSError):  # a full disk: the lock works without the process id
-            os.pwrite(descriptor, b"%-*d" % (_HOLDER_SIZE, os.getpid()), 0)
         yield
     finally:
-        _own.descriptors = before
-        os.close(descriptor)
+        release(descriptor)
+
+
+def acquire(path: str | Path, *, timeout_s: float, progress: Progress) -> int:
+    """Take the exclusive lock at `path`; return its descriptor, which the same thread passes to `release`.
+
+    Raises:
+        CacheUnavailableError, CancelledError: as `locked`.
+    """
+    descriptor = _acquire(path, fcntl.LOCK_EX, timeout_s, progress)
+    _own.descriptors = (*held(), descriptor)
+    try:  # noqa: SIM105  # for thousands of files
+        os.pwrite(descriptor, b"%-*d" % (_HOLDER_SIZE, os.getpid()), 0)
+    except OSError:  # a full disk: the lock works without the process id
+        pass
+    return descriptor
+
+
+def release(descriptor: int) -> None:
+    """Release a lock that this thread took by `acquire`."""
+    _own.descriptors = tuple(one for one in held() if one != descriptor)
+    os.close(descriptor)
 
 
 def pass_through(path: Path, *, timeout_s: float, progress: Progress) -> None:
@@ -115,13 +131,16 @@ def remove_stale_files(directory: Path) -> None:
                     os.unlink(entry.path)  # noqa: PTH108 - a directory entry
 
 
-def _acquire(path: Path, kind: int, timeout_s: float, progress: Progress) -> int:
+def _acquire(path: str | Path, kind: int, timeout_s: float, progress: Progress) -> int:
     """Return the descriptor of the lock file at `path`, locked and not removed meanwhile."""
     while True:
-        with files.convert_os_errors(path):
-            descriptor = files.open_shared(path, _FLAGS, files.PRIVATE)
         try:
-            _wait_for(descriptor, kind, path, timeout_s, progress)
+            descriptor = files.open_shared(path, _FLAGS, files.PRIVATE)
+        except OSError as error:
+            raise files.cache_error(path, error) from error
+        try:
+            if not _lock(descriptor, kind, path):
+                _wait_for(descriptor, kind, path, timeout_s, progress)
         except BaseException:
             os.close(descriptor)
             raise
@@ -138,7 +157,7 @@ def _try(descriptor: int, kind: int) -> bool:
     return True
 
 
-def _wait_for(descriptor: int, kind: int, path: Path, timeout_s: float, progress: Progress) -> None:
+def _wait_for(descriptor: int, kind: int, path: str | Path, timeout_s: float, progress: Progress) -> None:
     started_s = time.monotonic()
     reported, searched_s = "", -_SEARCH_S
     while not _lock(descriptor, kind, path):
@@ -168,6 +187,8 @@ def _find_holder(descriptor: int) -> str:
     return escape_text(recorded) or "unknown"
 
 
-def _lock(descriptor: int, kind: int, path: Path) -> bool:
-    with files.convert_os_errors(path):
+def _lock(descriptor: int, kind: int, path: str | Path) -> bool:
+    try:
         return _try(descriptor, kind)
+    except OSError as error:
+        raise files.cache_error(path, error) from error

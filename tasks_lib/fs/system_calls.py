@@ -131,7 +131,7 @@ def _temporary_file() -> Iterator[Path]:
 
 
 def link_open_file(
-    descriptor: int, new: str | bytes | Path, *, known_as: Path | None, directory: int | None = None
+    descriptor: int, new: str | bytes | Path, *, known_as: str | Path | None, directory: int | None = None
 ) -> None:
     """Link an open file to a new name, which must not exist.
 

@@ -27,6 +27,10 @@ class TaskInfo(Mapping[str, Any]):
     def __init__(self, pool: str, tell: Callable[..., dict[str, Any]], *words: Any) -> None:
         self._pool, self._tell, self._words = pool, tell, words
 
+    def brief(self) -> dict[str, Any]:
+        """Return the details that the record of a run has: of a fetch the few that need no computation."""
+        return describe_fetch(self._words[0]) if self._tell is fetch_info else self._tell(*self._words)
+
     def items(self) -> ItemsView[str, Any]:
         """Return all items, computing the details once."""
         return (self._tell(*self._words) | {"pool": self._pool}).items()
@@ -72,8 +76,8 @@ def toolchain_info(made: ToolchainBuild, paths: IndexPaths, context: Context) ->
     return facts | ({"ignored": list(toolchain.ignored)} if toolchain.ignored else {})
 
 
-def fetch_info(fetch: Fetch, key: str, paths: IndexPaths) -> dict[str, Any]:
-    """Return the details of a fetch; `key` is its recipe key."""
+def describe_fetch(fetch: Fetch) -> dict[str, Any]:
+    """Return artifact, place of the definition, integrity or revision, and sources of a fetch."""
     facts: dict[str, Any] = {"artifact": fetch.published_name, "defined": f"{fetch.file}:{fetch.line}"}
     if isinstance(fetch.source, StaticUrl):
         facts["size"] = fetch.source.integrity.size
@@ -82,6 +86,12 @@ def fetch_info(fetch: Fetch, key: str, paths: IndexPaths) -> dict[str, Any]:
     else:
         facts["revision"] = fetch.source.revision
         facts["sources"] = [display_url(fetch.source.repo)]
+    return facts
+
+
+def fetch_info(fetch: Fetch, key: str, paths: IndexPaths) -> dict[str, Any]:
+    """Return the details of a fetch; `key` is its recipe key."""
+    facts = describe_fetch(fetch)
     facts["recipe_key"] = key
     facts["taskgraph_digest"] = recipe.taskgraph_digest(fetch)
     facts["index"] = paths.of_fetch(fetch)

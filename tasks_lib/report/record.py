@@ -61,7 +61,7 @@ def build_record(ledger: RunState, *, now_s: float, ended_at: float) -> Record:
 
 def _task(ledger: RunState, name: str, numbers: Mapping[str, int], workers: list[str], now_s: float) -> Record:
     task, run = ledger.tasks.get(name), ledger.runs.get(name)
-    facts = dict((task.meta or {}).items()) if task is not None else {}
+    facts = _brief(task.meta or {}) if task is not None else {}
     record: Record = {
         "name": name,
         "outcome": ledger.seen.get(name, "stopped") if run is None else run.outcome or "stopped",
@@ -72,6 +72,13 @@ def _task(ledger: RunState, name: str, numbers: Mapping[str, int], workers: list
         if facts.get(key):
             record[key] = facts[key]
     return record | (_run_fields(run, workers, ledger.begun_s, now_s) if run is not None else {})
+
+
+def _brief(meta: Any) -> Mapping[str, Any]:
+    """Return the facts of a task that a record has; those of our tasks are not computed one by one."""
+    brief = getattr(meta, "brief", None)
+    facts: Mapping[str, Any] = brief() if brief is not None else meta
+    return facts
 
 
 def _run_fields(run: TaskRun, workers: list[str], begun_s: float, now_s: float) -> Record:

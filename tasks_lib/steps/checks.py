@@ -102,6 +102,9 @@ def is_asked(context: Context, definition: Fetch) -> bool:
 
 def describe_unconfirmed(context: Context, definition: Fetch) -> str:
     """Return what is not confirmed about the cached content of a download, "" if it is confirmed or absent."""
+    source = definition.source
+    if isinstance(source, StaticUrl) and (source.integrity.digest.hex, source.url) in context.fetched:
+        return ""
     result, url = _read_result(context, definition), url_of(definition)
     if result is None or result.confirmation(url) is Confirmation.CONFIRMED or not context.cache.has(result.integrity):
         return ""

@@ -51,7 +51,8 @@ def _is_due(context: Context, source: StaticUrl) -> bool:
 
 
 def _fetch_url(context: Context, name: str, source: StaticUrl, artifact: Artifact, progress: Progress) -> None:
-    context.sources.obtain(_build_request(context, name, source), progress)
+    if context.sources.obtain(_build_request(context, name, source), progress):
+        context.fetched.add((source.integrity.digest.hex, source.url))
     if source.vouchers:
         from tasks_lib.steps.signatures import verify_signatures  # slow to import, needed only with signatures
 

@@ -351,6 +351,8 @@ def _decode_location(location: str) -> str:
 
 def _merge_headers(asked: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
     """Return the headers of both; `given` replaces headers of the same name."""
+    if not given:
+        return dict(asked)
     names = {name.lower() for name in given}
     return {name: value for name, value in asked.items() if name.lower() not in names} | dict(given)
 

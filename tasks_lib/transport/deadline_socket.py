@@ -34,6 +34,8 @@ class DeadlineSocket:
         self._sock, self._deadline = sock, deadline
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
+        self._event = select.POLLIN
+        self._has_asked = False  # the peer has yet to answer: there is nothing to read before a wait
         self._readers = 0
         self._closing = False
         self.is_fresh = True
@@ -76,6 +78,7 @@ class DeadlineSocket:
             StalledError, TransportError: a deadline passed, or the connection broke.
         """
         view = memoryview(data)
+        self._has_asked = not isinstance(self._sock, ssl.SSLSocket)  # TLS may hold data that was received
         while view:
             try:
                 view = view[self._sock.send(view) :]
@@ -90,6 +93,9 @@ class DeadlineSocket:
         Raises:
             StalledError, TransportError: a deadline passed, or the connection broke.
         """
+        if self._has_asked:
+            self._has_asked = False
+            self._wait(None)
         while True:
             try:
                 got = self._sock.recv_into(view)
@@ -103,11 +109,6 @@ class DeadlineSocket:
                 self.was_heard = True
                 self._deadline.moved(got)
                 return got
-
-    def has_input(self) -> bool:
-        """Return whether bytes can be read, or the peer closed the connection."""
-        self._poll.modify(self._sock, select.POLLIN)
-        return bool(self._poll.poll(0))
 
     def makefile(self, *_arguments: Any, **_options: Any) -> io.BufferedReader:
         """Return a file that reads from the socket; the socket stays open until the file is closed."""
@@ -143,11 +144,21 @@ class DeadlineSocket:
         if self._closing and not self._readers:
             self._sock.close()
 
-    def _wait(self, why: Exception, event: int = select.POLLIN) -> None:
+    def is_readable(self) -> bool:
+        """Whether data has arrived, or the peer has closed the connection."""
+        self._expect(select.POLLIN)
+        return bool(self._poll.poll(0))
+
+    def _expect(self, event: int) -> None:
+        if event != self._event:
+            self._event = event
+            self._poll.modify(self._sock, event)
+
+    def _wait(self, why: Exception | None, event: int = select.POLLIN) -> None:
         """Wait until the socket is ready, in short intervals so that cancellation takes effect soon."""
         if isinstance(why, ssl.SSLWantWriteError | ssl.SSLWantReadError):
             event = select.POLLOUT if isinstance(why, ssl.SSLWantWriteError) else select.POLLIN
-        self._poll.modify(self._sock, event)
+        self._expect(event)
         while True:
             left_s = min(CHECK_INTERVAL_S, self._deadline.left_s())
             begun = time.monotonic()

@@ -7,12 +7,12 @@ other modules apply the needed ones explicitly. Exceptions of the libraries are 
 from __future__ import annotations
 
 import contextlib
-import email.parser
 import http.client
-import io
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 import requests
@@ -24,6 +24,7 @@ from tasks_lib.errors import RedirectError, StalledError, TransportError, escape
 from tasks_lib.transport.deadline import Deadline
 from tasks_lib.transport.deadline_socket import DeadlineSocket
 from tasks_lib.transport.proxy import Proxy
+from tasks_lib.transport.response_head import Fields, ResponseHead
 from tasks_lib.transport.urls import Origin, request_target
 
 #: Bytes per read of a body: at this size hashing and writing run outside the interpreter lock.
@@ -62,7 +63,7 @@ class _Body:
     def read(self, size: int) -> bytes:
         """Return the next bytes, b"" at the end, or when a response arrived: a refusal does not need the rest."""
         sock: DeadlineSocket = _serving.sock
-        if not self.left or sock.has_input():
+        if not self.left or sock.is_readable():
             return b""
         self._deadline.sending()
         chunk = self._file.read(min(size, self.left))
@@ -72,102 +73,12 @@ class _Body:
         return chunk
 
 
-#: An unambiguous field line. Source: RFC 9110 section 5.6.2 (token), RFC 9112 section 5.
-_FIELD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n]*\r?\n")
-#: Most bytes of a line. Source: CPython's http.client, `_MAXLINE`.
-_MAX_LINE: Final = 1 << 16
-#: Most lines and bytes of a head. Source: curl, `MAX_HTTP_RESP_HEADER_COUNT` and `MAX_HTTP_RESP_HEADER_SIZE`.
-_MAX_FIELDS: Final = 5000
-_MAX_HEAD: Final = 300 << 10
-#: The status line of an interim response; 101 (Switching Protocols) is final. Source: RFC 9110 section 15.2.
-_INTERIM: Final = re.compile(rb"HTTP/1\.[0-9]+[ \t]+1(?!01)[0-9]{2}\s")
-#: Fields that determine the end of the body, and fields that determine whether the connection is kept.
-#: Source: RFC 9112 sections 6.3 and 9.3; http.client reads the last two in HTTP/1.0 responses.
-_LENGTH: Final = frozenset({"transfer-encoding", "content-length"})
-_FRAMING: Final = _LENGTH | {"connection", "keep-alive", "proxy-connection"}
-
-
-def _read_lines(file: io.BufferedIOBase) -> list[bytes]:
-    """Return the field lines of a head, including the empty line that ends it (b"" at the end of the stream).
-
-    Raises:
-        http.client.HTTPException: a line is too long, or there are too many.
-    """
-    lines: list[bytes] = []
-    size = 0
-    while True:
-        line = file.readline(_MAX_LINE + 1)
-        if len(line) > _MAX_LINE:
-            raise http.client.LineTooLong("header line")
-        lines.append(line)
-        size += len(line)
-        if line in (b"\r\n", b"\n", b""):
-            return lines
-        if len(lines) > _MAX_FIELDS:
-            raise http.client.HTTPException(f"got more than {_MAX_FIELDS} headers")
-        if size > _MAX_HEAD:
-            raise http.client.HTTPException(f"got more than {_MAX_HEAD} bytes of headers")
-
-
-def _read_fields(file: io.BufferedIOBase) -> http.client.HTTPMessage:
-    """Return the fields of a head. Only unusual lines use Python's email parser, which is ten times slower.
-
-    Strip whitespace around values, which neither Python nor urllib3 does. Source: RFC 9112 section 5.1.
-
-    Raises:
-        http.client.HTTPException: as `_read_lines`.
-    """
-    lines = _read_lines(file)
-    head = http.client.HTTPMessage()
-    if not lines[-1] or not all(map(_FIELD.fullmatch, lines[:-1])):
-        # as `http.client.parse_headers`, which accepts only 100 lines
-        head = email.parser.Parser(http.client.HTTPMessage).parsestr(b"".join(lines).decode("iso-8859-1"))
-        given = head.items()
-        for name, _ in given:
-            del head[name]
-    else:
-        parts = (line.decode("iso-8859-1").rstrip("\r\n").partition(":") for line in lines[:-1])
-        given = [(name, value) for name, _, value in parts]
-    for name, value in given:
-        head.set_raw(name, value.strip(" \t"))
-    return head
-
-
-def _framing_fields(fields: http.client.HTTPMessage) -> list[tuple[str, str]]:
-    """Return the fields that determine the end of the body and whether the connection is kept, unfolded."""
-    both = "Transfer-Encoding" in fields and "Content-Length" in fields
-    wanted = _LENGTH if both else _FRAMING
-    framing = [("Connection", "close")] if both else []  # Source: RFC 9112 section 6.3, item 3
-    for name, value in fields.items():
-        if name.lower() in wanted:
-            framing.append((name, value.replace("\r", " ").replace("\n", " ")))  # Source: RFC 9112 section 5.2
-    return framing
-
-
-class _ResponseHead(http.client.HTTPResponse):
-    """A response that skips every interim response (Python skips only 100) and parses ordinary fields fast."""
-
-    def begin(self, **options: Any) -> None:
-        """Read the head; Python derives the framing of the body from the status line and the framing fields."""
-        file: Any = self.fp
-        status_line = file.readline(_MAX_LINE + 1)
-        while _INTERIM.match(status_line):
-            _read_lines(file)
-            status_line = file.readline(_MAX_LINE + 1)
-        fields = _read_fields(file) if status_line.startswith(b"HTTP/") else http.client.HTTPMessage()
-        head = "".join(f"{name}: {value}\r\n" for name, value in _framing_fields(fields))
-        self.fp = cast(Any, io.BytesIO(status_line + head.encode("iso-8859-1") + b"\r\n"))
-        try:
-            super().begin(**options)
-        finally:
-            self.fp = file
-        self.headers = self.msg = fields
-
-
 class _Connection(urllib3.connection.HTTPConnection):
     """A connection over one route; serves the attempt of the thread that uses it."""
 
-    response_class = _ResponseHead
+    response_class = ResponseHead
+    #: urllib3's own looks for a value that only it passes, in every header of a request.
+    putheader = http.client.HTTPConnection.putheader
 
     def __init__(self, *arguments: Any, route: Route, dial: Connect, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -180,19 +91,81 @@ class _Connection(urllib3.connection.HTTPConnection):
         self.sock = cast(Any, sock)
         deadline.answering()
 
-    def request(self, method: str, url: str, *arguments: Any, **options: Any) -> None:  # noqa: ARG002  # urllib3 calls it
-        """Send a request for the target as written; urllib3 passes one with upper-case percent escapes."""
+    def is_silent(self) -> bool:
+        """Whether the connection is open and no data has arrived on it since the last response."""
+        return self.sock is not None and not cast(DeadlineSocket, self.sock).is_readable()
+
+    def request(self, method: str, url: str, *arguments: Any, **options: Any) -> None:
+        """Send a request."""
         if self.sock is not None:
             _serving.sock = cast(Any, self.sock)
             _serving.sock.serve(_serving.deadline)
             _serving.deadline.answering()
-        super().request(method, _serving.target, *arguments, **options)
+        http.client.HTTPConnection.request(self, method, url, *arguments, **options)
+
+    def getresponse(self) -> Any:
+        """Read the head of the response; a plain one needs no wrapper of urllib3, which takes as long as the head."""
+        head: ResponseHead = http.client.HTTPConnection.getresponse(self)  # type: ignore[assignment]
+        if head.plain_fields is not None:
+            return head
+        return urllib3.HTTPResponse(
+            body=head,
+            headers=urllib3.HTTPHeaderDict(head.msg.items()),
+            status=head.status,
+            version=head.version,
+            reason=head.reason,
+            preload_content=False,
+            decode_content=False,
+            original_response=cast(Any, head),
+            request_method=head.asked_method,
+        )
 
 
 class _Pool(urllib3.HTTPConnectionPool):
-    """Idle connections of one route. `DeadlineSocket` does TLS."""
+    """Idle connections of one route, the last one first. `DeadlineSocket` does TLS."""
 
-    ConnectionCls = _Connection
+    def __init__(self, route: Route, dial: Connect) -> None:
+        super().__init__(route[0].host, route[0].port)
+        self._route, self._dial = route, dial
+        self._idle: deque[_Connection] = deque()
+        weakref.finalize(self, _close_all, self._idle)
+
+    def urlopen(self, method: str, url: str, body: Any = None, headers: Any = None, **_options: Any) -> Any:  # type: ignore[override]
+        """Send a request; return the head of the response and its connection, which `keep` takes back.
+
+        urllib3's own retries, redirects and errors do the work of other modules twice.
+        """
+        connection = self._take() or _Connection(
+            self.host, self.port, route=self._route, dial=self._dial, blocksize=_SENT
+        )
+        try:
+            connection.request(method, url, body, headers)
+            return connection.getresponse(), connection
+        except BaseException:
+            connection.close()
+            raise
+
+    def _take(self) -> _Connection | None:
+        """Return an idle connection; a connection that was closed or has sent unexpected data is dropped."""
+        with contextlib.suppress(IndexError):
+            while True:
+                connection = self._idle.pop()
+                if connection.is_silent():
+                    return connection
+                connection.close()
+        return None
+
+    def keep(self, connection: _Connection) -> None:
+        """Take back a connection whose response was read to its end."""
+        if len(self._idle) < _MAX_IDLE:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+
+def _close_all(connections: Iterable[_Connection]) -> None:
+    for connection in connections:
+        connection.close()
 
 
 class _Adapter(HTTPAdapter):
@@ -206,18 +179,13 @@ class _Adapter(HTTPAdapter):
 
     def get_connection_with_tls_context(self, request: Any, *_arguments: Any, **_options: Any) -> _Pool:
         route: Route = request.route
+        request.pool = pool = self._pool(route)
+        return pool
+
+    def _pool(self, route: Route) -> _Pool:
         with self._lock:
             if route not in self._pools:
-                origin = route[0]
-                self._pools[route] = _Pool(
-                    origin.host,
-                    origin.port,
-                    maxsize=_MAX_IDLE,
-                    route=route,
-                    dial=self._dial,
-                    retries=False,
-                    blocksize=_SENT,
-                )
+                self._pools[route] = _Pool(route, self._dial)
             return self._pools[route]
 
     def cert_verify(self, *_arguments: Any, **_options: Any) -> None:
@@ -226,9 +194,9 @@ class _Adapter(HTTPAdapter):
     def request_url(self, request: Any, proxies: Any) -> str:  # noqa: ARG002  # requests' own signature
         return cast(str, request.target)
 
-    def build_response(self, req: Any, resp: Any) -> Any:  # noqa: ARG002  # requests' own signature
-        """Return the response of urllib3: the additions of requests (cookies, text, history) are not needed."""
-        return resp
+    def build_response(self, req: Any, resp: Any) -> Any:
+        """Return the response, its connection and pool: the additions of requests (cookies, text) are not needed."""
+        return (*resp, req.pool)
 
 
 class HttpConnections:
@@ -266,33 +234,34 @@ class HttpConnections:
         if proxy is not None and origin.scheme == "http":
             target, own = f"http://{origin.authority}{target}", own | proxy.headers
         request.headers = cast(Any, own)
-        _serving.target = target
         vars(request).update(route=route, target=target)
         try:
-            with translate_errors(deadline):
-                response = RawResponse(self._adapter.send(request, stream=True), deadline)
-                response.broken = body is not None and body.left > 0  # the connection is not usable again
-                return response
+            head, connection, pool = cast(Any, self._adapter.send(request, stream=True))
+            response = RawResponse(head, connection, pool, deadline)
+            response.broken = body is not None and body.left > 0  # the connection is not usable again
+            return response
+        except _INVALID as error:
+            if _serving.sock is not None:
+                _serving.sock.abandon()
+            raise _invalid_response(error, deadline) from error
         except BaseException:
             if _serving.sock is not None:
                 _serving.sock.abandon()
             raise
 
 
-@contextlib.contextmanager
-def translate_errors(deadline: Deadline) -> Iterator[None]:
-    """Translate exceptions of the libraries; errors of `DeadlineSocket` pass unchanged.
+#: Exceptions of the libraries that mean an invalid response; errors of `DeadlineSocket` are none of them.
+_INVALID: Final = (
+    requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError
+)  # fmt: skip
 
-    Raises:
-        TransportError: the response is not valid HTTP; permanent.
-    """
-    try:
-        yield
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-        raise TransportError(
-            deadline.told(f"invalid HTTP response ({_reason(error)})"),
-            hint="check the port, and that a web server listens there",
-        ) from error
+
+def _invalid_response(error: Exception, deadline: Deadline) -> TransportError:
+    """Return the error for a response that is not valid HTTP; permanent."""
+    return TransportError(
+        deadline.told(f"invalid HTTP response ({_reason(error)})"),
+        hint="check the port, and that a web server listens there",
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -307,20 +276,22 @@ def _reason(error: BaseException) -> str:
     return escape_text(" ".join(str(error).split())[:160]) or type(error).__name__
 
 
-def _merge_repeated(headers: urllib3.HTTPHeaderDict) -> Mapping[str, str]:
-    """Return the fields by name, in any case; equal values of a repeated field count once."""
-    return urllib3.HTTPHeaderDict({name: ", ".join(dict.fromkeys(headers.getlist(name))) for name in headers})
-
-
 class RawResponse:
     """The head of a response, and its raw body as a stream."""
 
-    def __init__(self, response: Any, deadline: Deadline) -> None:
-        self._raw, self._deadline = response, deadline
+    def __init__(self, response: Any, connection: _Connection, pool: _Pool, deadline: Deadline) -> None:
+        self._raw, self._connection, self._pool, self._deadline = response, connection, pool, deadline
+        self._plain: ResponseHead | None = response if isinstance(response, ResponseHead) else None
         self.status: int = response.status
         self.reason: str = response.reason or ""
-        self.headers: Mapping[str, str] = _merge_repeated(response.headers)
+        fields = self._plain.plain_fields if self._plain else None
+        self.headers: Fields = Fields(response.headers.iteritems()) if fields is None else fields
         self.broken = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the head is plain; see `ResponseHead`."""
+        return self._plain is not None
 
     @property
     def location(self) -> str:
@@ -329,7 +300,7 @@ class RawResponse:
         Raises:
             RedirectError: different Location headers.
         """
-        targets = set(self._raw.headers.getlist("Location"))
+        targets = set() if self._plain else set(self._raw.headers.getlist("Location"))
         if len(targets) > 1:
             raise RedirectError(
                 f"the redirect has {len(targets)} different Location headers",
@@ -344,6 +315,8 @@ class RawResponse:
         Raises:
             TransportError: conflicting lengths, or an invalid one.
         """
+        if self._plain is not None:
+            return cast(int, self._plain.length)
         text = self.headers.get("Content-Length", "")
         if not text or "Transfer-Encoding" in self.headers:
             return -1  # chunked framing takes precedence; the digest verifies a message with both
@@ -362,8 +335,8 @@ class RawResponse:
             if limit == 1:  # the content is complete; only check that no byte follows
                 self._deadline.begin_short_read()
             try:
-                chunk = self._raw.read1(min(largest, limit), decode_content=False)
-            except (urllib3.exceptions.HTTPError, OSError, ValueError):
+                chunk = self._read(min(largest, limit))
+            except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError):
                 self.broken = True
                 return
             if not chunk:
@@ -372,8 +345,24 @@ class RawResponse:
             self._deadline.received += len(chunk)
             yield chunk
 
+    def _read(self, size: int) -> bytes:
+        plain = self._plain
+        if plain is None:
+            return cast(bytes, self._raw.read1(size, decode_content=False))
+        if not plain.left:
+            return b""
+        chunk: bytes = cast(Any, plain.fp).read1(min(size, plain.left))
+        self.broken = not chunk
+        plain.left -= len(chunk)
+        return chunk
+
     def close(self) -> None:
         """Return the connection to the pool if the body was read to its end, else close it."""
-        if self.broken or not self._raw.closed:
+        plain = self._plain
+        if plain is not None and not plain.left:
+            plain.close()
+        if self.broken or not self._raw.closed or self._connection.sock is None:
             self._raw.close()
-        self._raw.release_conn()
+            self._connection.close()
+        else:
+            self._pool.keep(self._connection)

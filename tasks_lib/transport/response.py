@@ -31,6 +31,8 @@ _DECISIVE: Final = ("Content-Length", "Transfer-Encoding", "Content-Range", "Con
 #: Characters of a response quoted in an error, and the bytes read for them.
 _QUOTED: Final = 60
 _QUOTE_READ: Final = 512
+#: A strong validator. Source: RFC 9110 section 8.8.3.
+_STRONG: Final = re.compile(r'"[\x21\x23-\x7e]*"')
 #: Longest accepted validator, in characters.
 _MAX_VALIDATOR: Final = 512
 
@@ -114,7 +116,7 @@ class Response:
 
 
 def _strong_validator(etag: str) -> str:
-    return etag if len(etag) <= _MAX_VALIDATOR and re.fullmatch(r'"[\x21\x23-\x7e]*"', etag) else ""
+    return etag if len(etag) <= _MAX_VALIDATOR and _STRONG.fullmatch(etag) else ""
 
 
 def _media_type(headers: Mapping[str, str]) -> str:
@@ -128,7 +130,8 @@ def check_response(response: RawResponse, span: ByteRange, validator: str, deadl
         HttpStatusError: an error status, or a 206 of another range or version.
         TransportError: a header that determines which bytes are read has control characters.
     """
-    odd = next((name for name in _DECISIVE if _CONTROL.search(response.headers.get(name, ""))), None)
+    fields = () if response.is_plain else _DECISIVE  # a plain head has no control characters
+    odd = next((name for name in fields if _CONTROL.search(response.headers.get(name, ""))), None)
     if odd is not None:
         raise TransportError(deadline.told(f"control characters in the header {odd}"))
     if response.status in _PARTIAL and not span.is_whole:

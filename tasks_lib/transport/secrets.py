@@ -43,6 +43,8 @@ class SentSecrets:
 
     def add(self, headers: Mapping[str, str], url: str) -> None:
         """Add the values of `headers` and the query of `url`."""
+        if not headers and "?" not in url:
+            return
         words, query_words = _variants(_words_of_headers(headers)), _variants(_words_of_query(url.partition("?")[2]))
         with self._lock:
             self._words |= dict.fromkeys(words)
@@ -52,6 +54,8 @@ class SentSecrets:
 
     def redact(self, text: str) -> str:
         """Return `text` without the secrets; the beginning of one is replaced too."""
+        if not self._words and not self._query_words:
+            return text
         with self._lock:
             words = [*self._words, *self._query_words]
         for word in sorted(words, key=len, reverse=True):

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 from tasks_lib.errors import RedirectError, escape_text
-from tasks_lib.network import redacted
+from tasks_lib.network import PLAIN_URL, redacted
 
 #: Longest accepted redirect target, in characters.
 _MAX_LOCATION: Final = 8192
@@ -34,8 +34,13 @@ class Origin(NamedTuple):
     @property
     def authority(self) -> str:
         """`host` or `host:port`, the value of a Host header. Source: RFC 9110 section 7.2."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if _PORTS.get(self.scheme) == self.port else f"{host}:{self.port}"
+        return _authority(self.scheme, self.host, self.port)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _authority(scheme: str, name: str, port: int) -> str:
+    host = f"[{name}]" if ":" in name else name
+    return host if _PORTS.get(scheme) == port else f"{host}:{port}"
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -45,6 +50,8 @@ def origin_of(url: str) -> Origin:
     Raises:
         ValueError: invalid URL, or port 0, at which no server can listen.
     """
+    if plain := PLAIN_URL.fullmatch(url):
+        return Origin(plain[1], plain[2], int(plain[3] or 0) or _PORTS[plain[1]])
     parts = urlsplit(url)
     if parts.port == 0:
         raise ValueError("port 0")
@@ -71,6 +78,8 @@ def safe_origin(url: str) -> Origin:
 @lru_cache(maxsize=_REMEMBERED)
 def request_target(url: str) -> str:
     """Return path and query of `url`, the target of a request line. Source: RFC 9112 section 3.2.1."""
+    if plain := PLAIN_URL.fullmatch(url):
+        return plain[4]
     parts = urlsplit(url)
     target = quote(parts.path or "/", safe=_SAFE)
     return f"{target}?{quote(parts.query, safe=_SAFE)}" if parts.query else target

@@ -40,6 +40,7 @@ class Event(NamedTuple):
 
 
 Listener = Callable[[Event], None]
+_own: Final = threading.local()  # the name of each thread
 
 
 class EventBus:
@@ -64,7 +65,11 @@ class EventBus:
 
     def say(self, task: str, name: str, facts: Mapping[str, str | int | float]) -> None:
         """Emit an event to every listener."""
-        self.relay(Event(task, name, time.monotonic(), threading.current_thread().name, facts))
+        try:
+            worker = _own.worker
+        except AttributeError:
+            worker = _own.worker = threading.current_thread().name
+        self.relay(Event(task, name, time.monotonic(), worker, facts))
 
     def relay(self, event: Event) -> None:
         """Pass an event to every listener."""

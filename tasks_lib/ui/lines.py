@@ -20,6 +20,8 @@ from tasks_lib.units import format_duration, format_estimate, format_size
 
 #: Maximum number of up-to-date tasks that are listed: ten thousand would hide other lines. The summary counts all.
 MAX_UP_TO_DATE: Final = 100
+#: Events without a line, of which there are several for each task.
+_UNSEEN: Final = frozenset({"advance", "done", "end"})
 #: Seconds between two lines about a running task: CI services stop a job that writes nothing for ten minutes.
 STILL_RUNNING_S: Final = 30.0
 
@@ -50,6 +52,8 @@ class LinesRenderer:
 
     def on_event(self, event: Event) -> None:
         """Write the line of an event of a running task."""
+        if event.name in _UNSEEN or (event.name == "phase" and event.facts["phase"] != "wait"):
+            return
         name, facts = escape_text(event.task), event.facts
         if event.name == "start":
             self._say(f".  {name}", "")
@@ -108,8 +112,9 @@ class LinesRenderer:
     def _say(self, text: str, tone: str) -> None:
         if self._chatter == "quiet" and tone not in ("warn", "bad"):
             return
-        lines = text.split("\n")
-        shown = "\n".join(painted(line, tone if line else "", self._colour) for line in lines)
+        shown = text
+        if self._colour == "always":
+            shown = "\n".join(painted(line, tone if line else "", self._colour) for line in text.split("\n"))
         with self._lock:
             if not self._open and self._ci in ("github", "gitlab") and self._chatter == "all":
                 self._open = True

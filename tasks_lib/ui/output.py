@@ -43,7 +43,9 @@ class Output:
         if self._stream is None:
             return
         try:
-            self._stream.write(text.encode(self._encoding, "backslashreplace").decode(self._encoding))
+            if not text.isascii():
+                text = text.encode(self._encoding, "backslashreplace").decode(self._encoding)
+            self._stream.write(text)
             self._stream.flush()
         except (OSError, ValueError):
             self._abandon()

@@ -90,7 +90,10 @@ class TaskRun:
     @property
     def source(self) -> Phase | None:
         """The last body phase, which delivered the bytes; None if there was none."""
-        return next((phase for phase in reversed(self.phases) if phase.name == "body"), None)
+        for phase in reversed(self.phases):
+            if phase.name == "body":
+                return phase
+        return None
 
     @property
     def worked(self) -> bool:
@@ -108,19 +111,20 @@ class TaskRun:
 
     def on_event(self, event: Event) -> None:
         """Record an event that follows `start`."""
-        if event.name == "phase":
+        name = event.name
+        if name == "phase":
             self._begin(str(event.facts["phase"]), event.at_s, event.facts)
-        elif event.name == "advance":
+        elif name == "advance":
             self._advance(int(event.facts["size"]), event.at_s)
-        elif event.name == "done":
+        elif name == "done":
             self.done_s = event.at_s
-        elif event.name == "warn":
+        elif name == "warn":
             self.warnings.append(str(event.facts["message"]))
             if "role" in event.facts:
                 self.failed_sources.append(
                     FailedSource(*(str(event.facts[name]) for name in ("role", "url", "reason")))
                 )
-        elif event.name == "skip":
+        elif name == "skip":
             self.outcome, self.message = "skipped", str(event.facts["reason"])
 
     def _begin(self, name: str, at_s: float, facts: Facts) -> None:
@@ -128,16 +132,20 @@ class TaskRun:
             self.phases[-1].end_s = self.phases[-1].end_s or at_s
         if len(self.phases) >= MAX_PHASES:
             self.phases.pop(1)
-        number = {key: int(facts[key]) for key in ("total", "resumed") if key in facts}
         # git and hg report the URL in the phase `connect`
         url = self.phases[-1].url if name == "body" and self.phases and "url" not in facts else facts.get("url", "")
-        self.phases.append(Phase(name, at_s, url=str(url), store=str(facts.get("store", "")), **number))
-        self._flow = _TransferRate(at_s)
+        total, resumed = int(facts.get("total", 0)), int(facts.get("resumed", 0))
+        self.phases.append(Phase(name, at_s, str(url), total, resumed, str(facts.get("store", ""))))
+        self._flow = None
 
     def _advance(self, size: int, at_s: float) -> None:
-        if self._flow is not None:
-            self.phases[-1].size += size
-            self._flow.add(size, at_s)
+        if not self.phases:
+            return
+        phase = self.phases[-1]
+        phase.size += size
+        if self._flow is None:
+            self._flow = _TransferRate(phase.start_s)
+        self._flow.add(size, at_s)
 
     def finish(self, at_s: float, outcome: str, message: str) -> None:
         """End the run, at `done_s` if known, else at `at_s`."""
@@ -222,7 +230,7 @@ class RunState:
             if run is None:
                 return
             run.on_event(event)
-            if event.name == "advance" and run.phase is not None and run.phase.name == "body":
+            if event.name == "advance" and run.phases and run.phases[-1].name == "body":
                 self._flow.add(int(event.facts["size"]), event.at_s)
 
     def end(self, name: str, at_s: float, outcome: str, message: str = "") -> str:
