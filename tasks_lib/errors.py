@@ -204,6 +204,10 @@ class DigestMismatchError(IntegrityError):
         self.actual = actual
 
 
+class EditError(FetchError):
+    """A definition file cannot be edited as requested; nothing was written."""
+
+
 class SignatureError(FetchError):
     """The bytes are not signed as the definition requires."""
 
