@@ -1,0 +1,1 @@
+"""Maintenance of definitions: versions, look-ups of upstream, findings, bills of materials."""
