@@ -212,6 +212,10 @@ class SignatureError(FetchError):
     """The bytes are not signed as the definition requires."""
 
 
+class UnknownSignerError(SignatureError):
+    """The signature was made by a key that is not among the accepted ones."""
+
+
 # --- unusable or hostile archives -------------------------------------------------------------
 
 
