@@ -213,9 +213,7 @@ class HttpConnections:
                     raise
         return self._once(route, url, headers, deadline, method)
 
-    def _once(
-        self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline, method: str
-    ) -> RawResponse:
+    def _once(self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline, method: str) -> RawResponse:
         _serving.deadline, _serving.sock = deadline, None
         origin, proxy = route
         request = requests.PreparedRequest()
