@@ -117,7 +117,8 @@ def _ask(context: Context, url: str, base: str, progress: Progress) -> Any:
         ValueError: it is not JSON.
     """
     headers = api_headers(base, context.environ)
-    _, text = read_small(context, "the API of the forge", url, _MAX_BYTES, progress, headers)
+    once = context.settings.policy._replace(retries=0)  # a rate limit lasts for an hour
+    _, text = read_small(context, "the API of the forge", url, _MAX_BYTES, progress, headers, once)
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
