@@ -29,7 +29,7 @@ from tasks_lib.pins.add_url import GivenUrl, parse_url
 from tasks_lib.pins.edit import add_to_list, insert_definition
 from tasks_lib.pins.evidence import API_DIGEST, CACHED, FIRST_USE, LISTED, Evidence, rank
 from tasks_lib.pins.keys import PublicKey, load_keys
-from tasks_lib.pins.measure import Measured, Shape, inspect, measure
+from tasks_lib.pins.measure import Measured, Shape, inspect, measure, refuse_page
 from tasks_lib.pins.mirror_groups import propose_group
 from tasks_lib.pins.naming import file_name, propose_name, propose_repository_name
 from tasks_lib.pins.siblings import Locations, look_for_siblings
@@ -40,9 +40,6 @@ from tasks_lib.steps.repository_access import open_repositories
 from tasks_lib.vcs.urls import display_url
 
 _DODO: Final = "from doit_fetch import DOIT_CONFIG, task_fetchdefs\n"
-#: Bytes that are looked at to recognise a page.
-_LOOK: Final = 512
-_PAGES: Final = (".html", ".htm", ".xhtml")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +137,7 @@ def _add_file(workspace: Workspace, request: AddRequest, given: GivenUrl) -> Add
     expected = (*given.expected, *([promised] if promised is not None else []))
     label = request.name or file_name(url) or redacted(url)
     measured = measure(context, label, urls, progress, written=url, headers={}, expected=expected)
-    _refuse_page(workspace, measured.integrity, url)
+    refuse_page(context, measured.integrity, url)
     shape = inspect(context, measured.integrity, url, progress)
     name = request.name or propose_name(url, shape.top)
     if not name:
@@ -178,21 +175,6 @@ def _locations(workspace: Workspace, url: str) -> tuple[str, ...]:
             f"{redacted(url)}: {places[0].refused}", hint="allow the host in mirrors.yml, or use another URL"
         )
     return allowed
-
-
-def _refuse_page(workspace: Workspace, integrity: Integrity, url: str) -> None:
-    """Refuse a web page that came instead of a file.
-
-    Raises:
-        EditError: the content is HTML, and the URL does not say so.
-    """
-    with workspace.context.cache.open(integrity) as file:
-        start = file.read(_LOOK).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith((b"<!doctype html", b"<html")) and not file_name(url).lower().endswith(_PAGES):
-        raise EditError(
-            f"{redacted(url)} returned a web page, not a file",
-            hint="open it in a browser, and use the URL of the download itself",
-        )
 
 
 def _other_evidence(workspace: Workspace, given: GivenUrl, promised: object, measured: Measured) -> list[Evidence]:

@@ -50,7 +50,9 @@ class _Span:
     kind: str = "scalar"
 
     def value(self, key: str) -> _Span | None:
-        """Return the value of a key that is written in this mapping itself."""
+        """Return the value of a key, or the item of a list, that is written in this node itself."""
+        if self.kind == "sequence":
+            return self.items[int(key)] if key.isdecimal() and int(key) < len(self.items) else None
         return next((value for name, value in self.pairs if name.text == key and name.kind == "scalar"), None)
 
 
@@ -96,6 +98,18 @@ def set_values(text: str, values: Mapping[KeyPath, str | int]) -> str:
             _put(tree, path, value)
 
     return edited.apply(edits, change)
+
+
+def read_value(text: str, path: KeyPath) -> Any:
+    """Return the text, list or mapping at a path, with aliases and merges resolved; None if there is none.
+
+    Raises:
+        EditError: the file is not valid YAML.
+    """
+    found = _plain(_parsed(text.removeprefix(_BOM)))
+    for key in path:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
 
 
 def add_to_list(text: str, path: KeyPath, word: str) -> str:
@@ -159,14 +173,14 @@ class _Text:
 
     def apply(self, edits: Sequence[_Edit], change: Callable[[Any], None]) -> str:
         """Return the edited text, after checking that `change` is the only difference of its content."""
-        wanted = _plain(self._parsed(self.text))
+        wanted = _plain(_parsed(self.text))
         wanted = {} if not isinstance(wanted, dict) else wanted
         change(wanted)
         text = self.text
         for edit in sorted(edits, reverse=True):
             text = text[: edit.start] + edit.text.replace("\n", self.newline) + text[edit.end :]
         try:
-            is_right = _plain(self._parsed(text)) == wanted
+            is_right = _plain(_parsed(text)) == wanted
         except EditError:
             is_right = False
         if not is_right:
@@ -175,12 +189,6 @@ class _Text:
                 hint="edit the file by hand",
             )
         return self._bom + text
-
-    def _parsed(self, text: str) -> Node | None:
-        try:
-            return parse_yaml(text, lambda _line, _key: "last")
-        except YamlFaultError as error:
-            raise EditError(f"line {error.line}: {error.reason}", hint=error.hint) from error
 
     # --- places --------------------------------------------------------------------------------
 
@@ -363,6 +371,13 @@ class _Text:
         return _Edit(at, at, f"\n{' ' * self.column(found.start)}- {scalar(word, 'plain')}")
 
 
+def _parsed(text: str) -> Node | None:
+    try:
+        return parse_yaml(text, lambda _line, _key: "last")
+    except YamlFaultError as error:
+        raise EditError(f"line {error.line}: {error.reason}", hint=error.hint) from error
+
+
 def _is_node(event: Any) -> bool:
     return isinstance(event, NodeEvent | MappingEndEvent | SequenceEndEvent)
 
@@ -393,7 +408,11 @@ def _plain(node: Node | None) -> Any:
 
 def _put(tree: Any, path: KeyPath, value: Value) -> None:
     """Set a value in the content of a file."""
-    _mapping_above(tree, path)[path[-1]] = _copied(value)
+    above = _mapping_above(tree, path)
+    if isinstance(above, list):
+        above[int(path[-1])] = _copied(value)
+    else:
+        above[path[-1]] = _copied(value)
 
 
 def _append(tree: Any, path: KeyPath, word: str) -> None:
@@ -403,9 +422,9 @@ def _append(tree: Any, path: KeyPath, word: str) -> None:
 
 
 def _mapping_above(tree: Any, path: KeyPath) -> Any:
-    """Return the mapping of the last key of a path; create those that are missing."""
+    """Return the mapping or list of the last key of a path; create mappings that are missing."""
     for key in path[:-1]:
-        if not isinstance(tree.get(key), dict):
+        if not isinstance(tree.get(key), dict | list):
             tree[key] = {}
         tree = tree[key]
     return tree

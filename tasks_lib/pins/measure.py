@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 from tasks_lib import recipe
 from tasks_lib.archive import Entry, Reshape, detect_content, detect_format, read
@@ -11,12 +11,16 @@ from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.download.unverified import UnverifiedDownloader, UnverifiedRequest
-from tasks_lib.errors import ArchiveError, FetchError, IntegrityError
+from tasks_lib.errors import ArchiveError, EditError, FetchError, IntegrityError
 from tasks_lib.formats import SINGLE, format_from_name
 from tasks_lib.limits import Limits
 from tasks_lib.network import Policy, redacted
 from tasks_lib.pins.naming import file_name, has_ending
 from tasks_lib.progress import Progress
+
+#: Bytes that are looked at to recognise a page.
+_LOOK: Final = 512
+_PAGES: Final = (".html", ".htm", ".xhtml")
 
 
 class Measured(NamedTuple):
@@ -74,6 +78,21 @@ def measure(
         result = before or Result(key=key, integrity=integrity)
         cache.record(result.with_origins({"url": redacted(urls[0])}, {written: redacted(written)}))
     return Measured(integrity, (before.origin or "an unknown URL") if before is not None else "")
+
+
+def refuse_page(context: Context, integrity: Integrity, url: str) -> None:
+    """Refuse a web page that came instead of a file.
+
+    Raises:
+        EditError: the content is HTML, and the URL does not say so.
+    """
+    with context.cache.open(integrity) as file:
+        start = file.read(_LOOK).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype html", b"<html")) and not file_name(url).lower().endswith(_PAGES):
+        raise EditError(
+            f"{redacted(url)} returned a web page, not a file",
+            hint="open it in a browser, and use the URL of the download itself",
+        )
 
 
 class Shape(NamedTuple):
