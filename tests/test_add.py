@@ -66,16 +66,19 @@ class Project:
     def __init__(self, origin: Origin, **environ: str) -> None:
         self.origin, self.environ = origin, environ
 
-    def add(self, url: str, **options: Any) -> Added:
-        settings = Settings.parse(
-            variables={}, environ={"FETCH_DURABILITY": "fast", "FETCH_RETRIES": "0", **self.environ}
-        )
+    def workspace(self) -> Workspace:
+        """Return the files as they are, and a new run."""
+        environ = {"FETCH_DURABILITY": "fast", "FETCH_RETRIES": "0", **self.environ}
+        settings = Settings.parse(variables={}, environ=environ)
         try:
             definitions = load(settings.fetchdefs)
         except FetchError:
             definitions = Definitions(fetches={}, toolchains={})
         context = Context(settings, {"PATH": os.environ["PATH"], **self.environ})
-        return add(Workspace(context, definitions, Silent()), AddRequest(url=url, **options))
+        return Workspace(context, definitions, Silent())
+
+    def add(self, url: str, **options: Any) -> Added:
+        return add(self.workspace(), AddRequest(url=url, **options))
 
     def definition(self, name: str) -> Any:
         text = Path("fetchdefs/fetch/fetches.yml").read_text()

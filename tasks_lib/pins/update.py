@@ -145,7 +145,9 @@ def _write(
     """Edit the file; keep the difference."""
     with editing(workspace):
         before = read_text(done.file)
-        after = set_values(before, {(*key_path(fetch), "fetch", *path): value for path, value in values.items()})
+        own = (*key_path(fetch), "fetch")
+        tags = {(*own, "revision"): done.after} if done.after and not isinstance(fetch.source, StaticUrl) else {}
+        after = set_values(before, {(*own, *path): value for path, value in values.items()}, tags)
         lines = difflib.unified_diff(
             before.splitlines(keepends=True), after.splitlines(keepends=True), f"a/{done.file}", f"b/{done.file}"
         )
@@ -304,7 +306,7 @@ def _revise_commit(
         repo, tag = given.url, given.tag or tag
     if tag:
         found = _find_commit(workspace, source, repo, tag)
-        revision, done.after = found.commit, found.tag
+        revision, done.after = found.commit, found.tag if found.tag != found.commit else ""
     elif newest.commit and not request.url:
         revision, done.after = newest.commit, newest.tag or newest.version
     revised = msgspec.structs.replace(source, repo=repo, revision=revision)
