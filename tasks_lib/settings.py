@@ -109,6 +109,7 @@ SETTINGS: Final = (
     ),
     Setting("FETCH_CONNECTIONS", "connections", 16, "maximum connections for one large file that downloads slowly"),
     Setting("FETCH_SPLIT_SIZE", "split_size", 16 << 20, "size in bytes from which a file counts as large"),
+    Setting("FETCH_GITHUB_API", "github_api", "", "base URL of the API for release assets; GitHub's by default"),
     Setting("FETCH_DENY_NETWORKS", "deny_networks", ",".join(LINK_LOCAL), "networks that are never contacted"),
     Setting(
         "FETCH_GIT_PROTOCOLS", "git_protocols", " ".join(PROTOCOLS), "protocols allowed for repositories and submodules"
@@ -218,6 +219,7 @@ class Settings(NamedTuple):
     passed: tuple[tuple[str, str], ...] = ()  # name and digest of the value of each of them
     toolchain_network: str = "on"
     host_identity: str = ""
+    github_api: str = ""
 
     @property
     def trust(self) -> Trust:
@@ -316,6 +318,7 @@ class Settings(NamedTuple):
             passed=tuple(_digest_variables(environ, pass_env)),
             toolchain_network=str(values["FETCH_TOOLCHAIN_NETWORK"]),
             host_identity=str(values["FETCH_HOST_IDENTITY"]),
+            github_api=_api(str(values["FETCH_GITHUB_API"])),
         )
 
 
@@ -545,6 +548,15 @@ def _networks(text: str) -> tuple[str, ...]:
                 hint="write a network such as 10.0.0.0/8, or none",
             ) from error
     return words
+
+
+def _api(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[A-Za-z0-9\[][^\s?#@]*", text):
+        raise SettingError(
+            f"invalid value {escape_text(text[:80])!r} for FETCH_GITHUB_API: expected a URL without a query",
+            hint="write a URL such as https://github.example.org/api/v3",
+        )
+    return text.rstrip("/")
 
 
 def _pass_env(text: str) -> tuple[str, ...]:

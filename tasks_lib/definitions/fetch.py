@@ -36,6 +36,7 @@ from tasks_lib.definitions.fields import (
 )
 from tasks_lib.definitions.headers import HEADERS, has_reference, is_private_route
 from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of, suggest
+from tasks_lib.definitions.upstream import UPSTREAM_FIELDS
 from tasks_lib.definitions.values import (
     DEFAULT_ARTIFACT_PREFIX,
     Checksums,
@@ -243,6 +244,7 @@ _STATIC_URL: Final[FieldTable] = {
     "headers": HEADERS,
     **SIGNATURE_FIELDS,
     "archive": Field(_archive, schema_of(_ARCHIVE), "limits for this archive, which override the settings"),
+    **UPSTREAM_FIELDS,
 }
 
 
@@ -266,6 +268,7 @@ _GIT: Final[FieldTable] = {
     "fetch-mode": TEXT.about("accepted for compatibility with Taskgraph, and ignored"),
     **_CONTROL_NAMES,
     "archive": _STATIC_URL["archive"],
+    **UPSTREAM_FIELDS,
 }
 _HG: Final[FieldTable] = {
     "type": _type("hg", "a changeset of a Mercurial repository"),
@@ -273,6 +276,7 @@ _HG: Final[FieldTable] = {
         key: _GIT[key]
         for key in ("repo", "revision", "branch", "path-prefix", "artifact-name", "control-names", "archive")
     },
+    **UPSTREAM_FIELDS,
 }
 _SOURCES: Final[Mapping[str, FieldTable]] = {"static-url": _STATIC_URL, "git": _GIT, "hg": _HG}
 
@@ -318,7 +322,7 @@ _AS_WRITTEN: Final = {
     key: key.replace("-", "_")
     for key in (
         "strip-components", "add-prefix", "format", "executable", "repack", "gpg-signature", "minisign",
-        "checksums", "archive",
+        "checksums", "archive", "update", "purl",
     )
 }  # fmt: skip
 
@@ -369,6 +373,8 @@ def _repository(found: dict[str, Any], where: Location) -> Git | Hg | None:
         "artifact_name": name,
         "shape": _shape(found),
         "archive": found.get("archive", ()),
+        "update": found.get("update"),
+        "purl": found.get("purl", ""),
     }
     if found.get("type") == "hg":
         return Hg(**places)
