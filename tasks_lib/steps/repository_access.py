@@ -77,6 +77,15 @@ class RepositoryAccess:
             self.source.repo, lambda place: repository.resolve(place, name, self.progress, key=self.key)
         )
 
+    def tags(self, directory: Path) -> dict[str, str]:
+        """Return each tag and the commit to which it points; `directory` becomes a repository.
+
+        Raises:
+            TransportError, ToolError, CancelledError: as `GitRepository.tags`.
+        """
+        repository = git.GitRepository(directory, self.context.repositories)
+        return self._follow(self.source.repo, lambda place: repository.tags(place, self.progress, key=self.key))
+
     def _follow(self, url: str, ask: Callable[[str], Result]) -> Result:
         """Call `ask` with the URL, and again with the URL of each redirect; judge each before it is asked.
 
