@@ -19,7 +19,7 @@ def refuse_missing(tasks: Mapping[str, Any], selected: Iterable[str]) -> None:
         OfflineError: names everything that would have to come from the network.
     """
     from tasks_lib.definitions import Fetch
-    from tasks_lib.graph.tasks import step_of
+    from tasks_lib.graph.actions import step_of
     from tasks_lib.steps import needs_network  # loads modules that only a run needs
 
     missing = [

@@ -162,7 +162,7 @@ class JsonReporter(Reporter):
 
     def skip_uptodate(self, task: Any) -> None:
         """Report that a task is up to date, and what is not confirmed about it."""
-        from tasks_lib.graph.tasks import note_of  # slow to import, and a no-op run does not need it
+        from tasks_lib.graph.checks import note_of  # slow to import, and a no-op run does not need it
 
         if note := note_of(task):
             self._ledger.notes[task.name] = note

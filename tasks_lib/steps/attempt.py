@@ -224,7 +224,7 @@ def _remove_attempt(directory: Path) -> None:
 
 def _remove(path: Path) -> None:
     """Remove a directory tree, or a symlink or file."""
-    from tasks_lib.tree import remove_tree  # slow to import, needed only when a command runs
+    from tasks_lib.fs.directories import remove_tree
 
     if path.is_symlink() or path.is_file():
         path.unlink()

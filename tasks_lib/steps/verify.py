@@ -30,7 +30,6 @@ from tasks_lib.steps.extract import compare_delivery, deliver, extraction_of
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, ToolchainBuild
 from tasks_lib.steps.shared_trees import check_cached_trees, tree_key
 from tasks_lib.steps.toolchain import build_toolchain
-from tasks_lib.tree import remove_tree
 
 #: Maximum number of differences reported for one tree.
 _MOST_NAMED: Final = 20
@@ -196,7 +195,7 @@ class Verification:
                 yield Damage("unpacked tree", item.name, reason, tuple(placed.get(item.name, ())))
 
     def _has_trees(self) -> bool:
-        return self.context.cache.trees(remove_tree).any()
+        return self.context.cache.trees().any()
 
     def _delivered(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
         """Yield trees and placed files that differ from their artifact."""

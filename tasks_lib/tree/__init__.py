@@ -7,15 +7,15 @@ Only a complete, validated tree is renamed into place. The manifest is outside t
 
 from tasks_lib.tree.cached_tree import CachedTree, DamagedTreeError, write_cached_tree
 from tasks_lib.tree.extraction import Extraction
+from tasks_lib.tree.recorded_tree import RecordedTree
 from tasks_lib.tree.stale_entries import remove_stale_entries, reset_directory, take_directory
-from tasks_lib.tree.writer import remove_tree
 
 __all__ = [
     "CachedTree",
     "DamagedTreeError",
     "Extraction",
+    "RecordedTree",
     "remove_stale_entries",
-    "remove_tree",
     "reset_directory",
     "take_directory",
     "write_cached_tree",
