@@ -207,8 +207,16 @@ class DigestMismatchError(IntegrityError):
         self.actual = actual
 
 
+class EditError(FetchError):
+    """A definition file cannot be edited as requested; nothing was written."""
+
+
 class SignatureError(FetchError):
     """The bytes are not signed as the definition requires."""
+
+
+class UnknownSignerError(SignatureError):
+    """The signature was made by a key that is not among the accepted ones."""
 
 
 # --- unusable or hostile archives -------------------------------------------------------------

@@ -313,7 +313,7 @@ def test_statuses(tmp_path: Path, origin: Origin) -> None:
     fetches += definition("local", "file:///x/a-1.0.tar.gz", CONTENT)
     top = project(tmp_path, fetches)
     offline = printed(top, "a", "--offline", status=4)
-    assert offline["a"]["evidence"] == "the network is off; run once without offline=1"
+    assert offline["a"]["evidence"].startswith("the network is off")
     assert not origin.requests
     for words, status in (
         (["b"], 0),

@@ -77,6 +77,14 @@ class Mirrors:
             found.setdefault(place.url, self._judged(place))
         return tuple(found.values())[:MAX_PLACES]
 
+    def locations(self, url: str) -> tuple[Place, ...]:
+        """Return the URLs to try for content without a known digest."""
+        return tuple(self._judged(place) for place in self._named(url))
+
+    def is_rewritten(self, url: str) -> bool:
+        """Return whether a rewrite rule matches a URL."""
+        return any(compile_expression(rule.match).fullmatch(url) for rule in self.rules)
+
     def unknown_group(self, url: str) -> str:
         """Return the name of the group in `url` if it is not defined, else ""."""
         match = _MIRROR.fullmatch(url)

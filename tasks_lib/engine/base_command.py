@@ -27,7 +27,9 @@ _OUTPUT_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, err
 #: Whether dodo.py is loaded for its settings only, without creating anything or waiting.
 SETTINGS_ONLY: Final = ContextVar("settings only", default=False)
 #: Commands that did not exist in the first release: a task of dodo.py may have their name, and then it runs instead.
-YIELDING: Final = ("path", "outdated", "audit", "sbom")
+YIELDING: Final = ("path", "add", "update", "outdated", "audit", "sbom")
+#: The directory in which `doit-fetch` was started, if it changed to that of the project; "" for the current one.
+STARTED_IN: Final = ContextVar("directory at the start", default="")
 #: Exit status when the reader of the output is gone: 128 + SIGPIPE, as for a program killed by that signal.
 PIPE_CLOSED: Final = 141
 

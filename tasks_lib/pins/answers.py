@@ -14,9 +14,9 @@ import msgspec
 from tasks_lib.context import Context
 from tasks_lib.definitions import Git
 from tasks_lib.definitions.expressions import compile_expression
-from tasks_lib.definitions.headers import is_private_route
-from tasks_lib.errors import HttpStatusError, OfflineError, TransportError
-from tasks_lib.network import read_secret, redacted
+from tasks_lib.errors import HttpStatusError, TransportError
+from tasks_lib.network import redacted
+from tasks_lib.pins.forge import api_headers
 from tasks_lib.pins.pages import Pages
 from tasks_lib.pins.questions import Question
 from tasks_lib.progress import Progress
@@ -37,7 +37,7 @@ _MAX_NAME: Final = 255
 _MAX_DIRECTORIES: Final = 3
 #: Source: HTML, "the a element"; nginx ngx_http_autoindex_module and Apache mod_autoindex write one for each file.
 _LINK: Final = r"""(?is)<a\s[^>]*?\bhref\s*=\s*("[^"]*"|'[^']*'|[^\s"'>]+)"""
-_TOKENS: Final = ("GITHUB_TOKEN", "GH_TOKEN")
+_TAGS: Final = "refs/tags/"
 
 
 Entry = TypeVar("Entry")
@@ -106,15 +106,18 @@ class Upstream:
         return answer
 
     def _ask_git(self, question: Question) -> Answer:
-        if self._context.settings.policy.network == "off" and not question.url.startswith("file:"):
-            raise OfflineError("the network is off", hint="run once without offline=1")
         source = Git(repo=question.url, revision="0" * 40, path_prefix="-", artifact_name="-")
         with (
             open_repositories(self._context, source, self._progress) as access,
             tempfile.TemporaryDirectory(prefix="doit-fetch-") as directory,
         ):
-            tags = access.tags(Path(directory, "tags"))
-        found = (Candidate(name, "tag", commit) for name, commit in tags.items() if len(name) <= _MAX_NAME)
+            refs = access.list_refs([f"{_TAGS}*"], Path(directory, "tags"))
+        tags = {ref.removeprefix(_TAGS): target for ref, target in refs.items() if ref.startswith(_TAGS)}
+        found = (
+            Candidate(name, "tag", tags.get(f"{name}^{{}}", target))  # the commit of an annotated tag
+            for name, target in tags.items()
+            if len(name) <= _MAX_NAME and not name.endswith("^{}")
+        )
         return Answer(display_url(question.url), tuple(found))
 
     def _ask_github(self, question: Question) -> Answer:
@@ -133,7 +136,7 @@ class Upstream:
     def _list_pages(self, base: str, what: str, kind: type[list[Entry]]) -> list[Entry]:
         """Return all entries of a list; [] if the API does not have it."""
         found: list[Entry] = []
-        headers = {"Accept": "application/vnd.github+json", **self._authorization(base)}
+        headers = api_headers(base, self._context.environ)
         for number in range(1, _MAX_PAGES + 1):
             url = f"{base}/{what}?per_page={_PER_PAGE}&page={number}"
             try:
@@ -151,12 +154,6 @@ class Upstream:
             if not more:
                 break
         return found
-
-    def _authorization(self, url: str) -> dict[str, str]:
-        """Return the header with the token, if nobody on the way can read it."""
-        environ = self._context.environ
-        token = next(filter(None, (read_secret(environ, name) for name in _TOKENS)), "")
-        return {"Authorization": f"Bearer {token}"} if token and is_private_route(url) else {}
 
     def _ask_page(self, question: Question) -> Answer:
         page = self._pages.get(question.url, limit=_PAGE_BYTES)

@@ -38,7 +38,7 @@ from tasks_lib.transport.deadline import Deadline
 from tasks_lib.transport.deadline_socket import DeadlineSocket, create_context
 from tasks_lib.transport.http_connection import HttpConnections, RawResponse, Route
 from tasks_lib.transport.proxy import PROXY_HINT, Proxy, basic_authorization, proxy_for
-from tasks_lib.transport.response import ByteRange, Response, check_response
+from tasks_lib.transport.response import ByteRange, Head, Response, check_response
 from tasks_lib.transport.secrets import SentSecrets
 from tasks_lib.transport.urls import Origin, next_url, safe_origin
 
@@ -127,6 +127,26 @@ class Transport:
             error.message = self.sent.redact(error.message)  # it may quote a response that repeats the request
             raise
 
+    def head(self, url: str, *, headers: Mapping[str, str], check: Callable[[], None] = do_nothing) -> Head:
+        """Send a HEAD for `url`; return status and fields of the response, whatever the status is.
+
+        Args:
+            url: http or https.
+            headers: as for `open`.
+            check: as for `open`.
+
+        Raises:
+            RedirectError, StalledError, TlsError, TransportError, CancelledError: as `open`.
+        """
+        deadline = Deadline(self.settings, time.monotonic() + self.settings.total_s(0), check, do_nothing)
+        try:
+            _, response, _ = self._follow(url, headers, self._asked(ByteRange(0, -1, -1), ""), deadline, "HEAD")
+            response.close()
+        except FetchError as error:
+            error.message = self.sent.redact(error.message)
+            raise
+        return Head(response.status, response.headers)
+
     def _judged(self, url: str, response: RawResponse, span: ByteRange, validator: str, deadline: Deadline) -> int:
         """As `check_response`; the hint of a 401 or 403 says how to give credentials, or why none were sent."""
         try:
@@ -159,7 +179,12 @@ class Transport:
         return asked
 
     def _follow(
-        self, url: str, secret: Mapping[str, str], asked: Mapping[str, str], deadline: Deadline
+        self,
+        url: str,
+        secret: Mapping[str, str],
+        asked: Mapping[str, str],
+        deadline: Deadline,
+        method: str = "GET",
     ) -> tuple[str, RawResponse, str]:
         home, moved = safe_origin(url), ""
         secret = self._with_credentials(home, secret)
@@ -171,7 +196,7 @@ class Transport:
                 secret = {}  # even if a later redirect leads back: another origin chose it
             deadline.host = here.authority
             self._judge_literal(here)
-            response = self._wire.ask(self._route(here), url, _merge_headers(asked, secret), deadline)
+            response = self._wire.ask(self._route(here), url, _merge_headers(asked, secret), deadline, method)
             if response.status not in _REDIRECTS:
                 return url, response, moved
             response.close()

@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from tasks_lib.errors import HttpStatusError, TransportError, escape_text
 from tasks_lib.retry import is_transient_status, retry_after_s
@@ -14,7 +14,7 @@ from tasks_lib.transport.deadline import Deadline
 from tasks_lib.transport.http_connection import CHUNK, RawResponse
 from tasks_lib.transport.proxy import LOGIN_HINT
 
-__all__ = ["CHUNK", "ByteRange", "Response", "check_response"]
+__all__ = ["CHUNK", "ByteRange", "Head", "Response", "check_response"]
 
 #: Status codes of a response with the whole content. Source: RFC 9110 sections 15.3.1 and 15.3.4; RFC 3229 section
 #: 10.4.1 (a server may send 226 for the identity instance manipulation).
@@ -49,6 +49,18 @@ class ByteRange:
     def header(self) -> str:
         """The value of the Range header. Source: RFC 9110 section 14.2."""
         return f"bytes={self.start}-" if self.stop == self.size else f"bytes={self.start}-{self.stop - 1}"
+
+
+class Head(NamedTuple):
+    """The response to a HEAD: status and fields."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    @property
+    def kind(self) -> str:
+        """The media type without parameters, in lower case."""
+        return _media_type(self.headers)
 
 
 @dataclass(slots=True)
