@@ -155,6 +155,7 @@ PRINTED = {
     "shared-cache.md": "/doit-fetch",
     "events.md": " fetch:hello",
     "taskgraph.md": "gmp-6.1.0",
+    "outdated.md": "tool  1.9.0  1.10.0",
 }
 
 

@@ -190,8 +190,9 @@ def has_common_prefix(tag: Tag, present: str, names: tuple[str, ...]) -> bool:
 def _is_usual(prefix: str, names: tuple[str, ...]) -> bool:
     lowered = prefix.lower()
     for name in names:
-        if name and lowered.startswith(name.lower()):
-            lowered = lowered[len(name) :].lstrip("-_./")
+        rest = lowered.removeprefix(name.lower())
+        if rest != lowered and rest[:1] in ("", "-", "_", ".", "/", "v"):
+            lowered = rest.lstrip("-_./")
             break
     return "/" not in lowered and _PREFIXES.fullmatch(lowered) is not None
 
@@ -292,15 +293,52 @@ def _spell(version: str, separator: str) -> str:
     return re.sub(r"(?<=[0-9])[._](?=[0-9])", separator, version) if separator else version
 
 
+def split_at(text: str, version: str) -> tuple[str, str] | None:
+    """Return what is before and after a version in a text, None if the text does not have it."""
+    for one, _ in _spellings(version, version):
+        found = _occurrences(one).search(text)
+        if found is not None:
+            return text[: found.start()], text[found.end() :]
+    return None
+
+
+def split_directory(name: str, version: str) -> tuple[str, str] | None:
+    """Return what is before and after the start of a version that a directory has as its name, such as `v6.x`."""
+    found = _PARTIAL.fullmatch(name)
+    if found is None:
+        return None
+    parts, olds = found[2].split("."), re.findall(r"[0-9]+", version)
+    if len(parts) >= len(olds) or parts != olds[: len(parts)]:
+        return None
+    if len(parts) == 1 and not (found[1] or found[3] or len(parts[0]) > 1):
+        return None  # `/1/` may be anything
+    return found[1], found[3] or ""
+
+
+_PARTIAL: Final = re.compile(r"(v?)([0-9]{1,9}(?:\.[0-9]{1,9}){0,3})(\.x)?")
+
+
+def version_at(text: str, start: int) -> str:
+    """Return the version that starts there in a text, "" for none."""
+    there = text[start : start + _MAX_TEXT]
+    found = _DOTTED.match(there) or _SINGLE.match(there)
+    return there[: found.end("v")] if found is not None and found.start("v") == 0 else ""
+
+
+def is_version(text: str) -> bool:
+    """Return whether a text is a version and nothing else: `1.2-docs` is not."""
+    return len(text) <= _MAX_TEXT and any(_whole(pattern, text) for pattern in (_DOTTED, _SINGLE))
+
+
+def _whole(pattern: re.Pattern[str], text: str) -> bool:
+    found = pattern.match(text)
+    return found is not None and (found.start("v"), found.end("v")) == (0, len(text))
+
+
 def _directory(name: str, old: str, new: str) -> str:
     """Return a directory of the path; one that is named after the start of the old version gets the new one's."""
-    found = re.fullmatch(r"(v?)([0-9]+(?:\.[0-9]+)*)(\.x)?", name)
-    olds, news = re.findall(r"[0-9]+", old), re.findall(r"[0-9]+", new)
-    if found is None or name == new:
+    around, news = split_directory(name, old), re.findall(r"[0-9]+", new)
+    count = len(name.removesuffix(".x").split("."))
+    if around is None or name == new or len(news) < count:
         return name
-    parts = found[2].split(".")
-    if len(parts) >= len(olds) or parts != olds[: len(parts)] or len(news) < len(parts):
-        return name
-    if len(parts) == 1 and not (found[1] or found[3] or len(parts[0]) > 1):
-        return name  # `/1/` may be anything
-    return found[1] + ".".join(news[: len(parts)]) + (found[3] or "")
+    return around[0] + ".".join(news[:count]) + around[1]

@@ -46,6 +46,8 @@ from tasks_lib.transport.urls import Origin, next_url, safe_origin
 MAX_REDIRECTS: Final = 10
 _NO_ENVIRON: Final[Mapping[str, str]] = MappingProxyType({})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+#: Source: RFC 9110 sections 15.4.2 and 15.4.9.
+_PERMANENT: Final = frozenset({301, 308})
 
 
 def allow_all(_host: str) -> str:
@@ -114,11 +116,11 @@ class Transport:
         deadline = Deadline(self.settings, ends or time.monotonic() + self.settings.total_s(size), check, asked)
         span = ByteRange(offset, size if stop < 0 else stop, size)
         try:
-            final, response = self._follow(url, headers, self._asked(span, validator), deadline)
+            final, response, moved = self._follow(url, headers, self._asked(span, validator), deadline)
             try:
                 start = self._judged(url, response, span, validator, deadline)
-                shown = self.sent.redact(redacted(final))
-                yield Response(shown, response.status, response.headers, start, response, deadline)
+                shown, moved = (self.sent.redact(redacted(place)) for place in (final, moved))
+                yield Response(shown, response.status, response.headers, start, response, deadline, moved)
             finally:
                 response.close()
         except FetchError as error:
@@ -138,7 +140,7 @@ class Transport:
         """
         deadline = Deadline(self.settings, time.monotonic() + self.settings.total_s(0), check, do_nothing)
         try:
-            _, response = self._follow(url, headers, self._asked(ByteRange(0, -1, -1), ""), deadline, "HEAD")
+            _, response, _ = self._follow(url, headers, self._asked(ByteRange(0, -1, -1), ""), deadline, "HEAD")
             response.close()
         except FetchError as error:
             error.message = self.sent.redact(error.message)
@@ -183,8 +185,8 @@ class Transport:
         asked: Mapping[str, str],
         deadline: Deadline,
         method: str = "GET",
-    ) -> tuple[str, RawResponse]:
-        home = safe_origin(url)
+    ) -> tuple[str, RawResponse, str]:
+        home, moved = safe_origin(url), ""
         secret = self._with_credentials(home, secret)
         self.sent.add(secret, url)
         for _ in range(MAX_REDIRECTS + 1):
@@ -196,11 +198,17 @@ class Transport:
             self._judge_literal(here)
             response = self._wire.ask(self._route(here), url, _merge_headers(asked, secret), deadline, method)
             if response.status not in _REDIRECTS:
-                return url, response
+                return url, response, moved
             response.close()
             url = next_url(url, _decode_location(response.location))
+            if response.status in _PERMANENT:
+                moved = moved or url
             self.sent.add({}, url)
         raise RedirectError(f"more than {MAX_REDIRECTS} redirects", hint="use the final URL in the definition")
+
+    def refusal(self, host: str) -> str:
+        """Return why a host is not asked, unless a definition names it; "" if it may be."""
+        return self._refusal(host)
 
     def _require(self, origin: Origin) -> None:
         """Check that a redirect may lead to `origin`.

@@ -67,7 +67,8 @@ class Head(NamedTuple):
 class Response:
     """A response whose body has not been read; valid inside `Transport.open`.
 
-    `url` is redacted; `start` is the offset of the body's first byte in the content.
+    `url` is redacted; `start` is the offset of the body's first byte in the content; `moved` is the redacted target of
+    the first redirect that is permanent, "" if there is none.
     """
 
     url: str
@@ -76,6 +77,7 @@ class Response:
     start: int
     _raw: RawResponse
     _deadline: Deadline
+    moved: str = ""
 
     @property
     def validator(self) -> str:
@@ -155,8 +157,20 @@ def check_response(response: RawResponse, span: ByteRange, validator: str, deadl
             transient=is_transient_status(status, after_s),
             retry_after_s=after_s,
             hint=_NEXT_STEP.get(status, ""),
+            limited_until_s=_limited_until_s(response.headers) if status in (403, 429) else None,
         )
     return 0
+
+
+def _limited_until_s(headers: Mapping[str, str]) -> float | None:
+    """Return when the used-up limit of an API ends, 0 if that is unknown, None if no limit is used up.
+
+    Source: GitHub, "Rate limits for the REST API": x-ratelimit-remaining, x-ratelimit-reset.
+    """
+    if headers.get("X-RateLimit-Remaining", "").strip() != "0":
+        return None
+    reset = headers.get("X-RateLimit-Reset", "").strip()
+    return float(reset) if re.fullmatch("[0-9]{1,12}", reset) else 0.0
 
 
 def _describe_mismatch(response: RawResponse, span: ByteRange, validator: str) -> str:
