@@ -257,7 +257,7 @@ def _measure(workspace: Workspace, name: str, source: StaticUrl, given: GivenUrl
     urls = source.locations
     if not urls:
         raise EditError(f"{name}: no URL may be asked", hint="allow the host in mirrors.yml")
-    asset = forge.find_asset(source.url, context.environ)
+    asset = forge.find_asset(source.url, context.settings.github_api)
     promised = forge.read_digest(context, asset, progress) if asset is not None else None
     same = urls[0] == source.url
     measured = measure(
