@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ from tasks_lib.pins.update import Target, Updated, UpdateRequest, update
 from tests.archives import Member, tar
 from tests.keys import keyring
 from tests.origin import Origin, reply
-from tests.project import doit, written
+from tests.project import definition, doit, written
 from tests.repositories import committed, git, made
 from tests.test_add import Project as AddProject
 from tests.test_add import signed_with_minisign
+from tests.test_hg import committed as commit_hg
+from tests.test_hg import hg, needs_hg
+from tests.test_hg import made as make_hg
+from tests.test_program import program
 
 
 def lib(version: str, *more: str) -> bytes:
@@ -249,3 +254,52 @@ def test_git_refused(here: Project, upstream: tuple[str, str, str]) -> None:
         with pytest.raises(FetchError):
             here.update("tool", to=to)
     assert read() == text
+
+
+@needs_hg
+@pytest.mark.slow
+def test_hg(here: Project, tmp_path: Path) -> None:
+    """A changeset moves to that of a tag."""
+    first = make_hg(tmp_path / "r")
+    (tmp_path / "r/new").write_text("new")
+    second = commit_hg(tmp_path / "r")
+    hg(tmp_path / "r", "tag", "-d", "0 0", "-r", second, "v1.10")
+    text = f"tool:\n  description: t\n  fetch: {{type: hg, repo: 'file://{tmp_path}/r', revision: {first}}}\n"
+    written(Path(), {"fetchdefs/fetch/f.yml": text})
+    assert here.update("tool").state == "unchanged"
+    done = here.update("tool", to="1.10")
+    assert read() == text.replace(first, second)
+    assert done.tree == (["r/new"], [], [])
+    for to in ("9.9", "--config=x"):
+        with pytest.raises(FetchError):
+            here.update("tool", to=to)
+
+
+# --- the command
+
+
+@pytest.mark.slow
+def test_the_command_line(here: Project, tmp_path: Path) -> None:
+    """Names or --all; JSON is the only output; a definition that fails does not stop the others."""
+    listing = '<html><a href="lib-1.9.tar">lib-1.9.tar</a> <a href="lib-1.10.tar">lib-1.10.tar</a></html>'
+    here.origin.answers |= {"/pub/lib-1.9.tar": reply(OLD), "/pub/lib-1.10.tar": reply(NEW), "/gone/x-1.0": reply(OLD)}
+    here.origin.answers["/pub/"] = reply(listing.encode(), Content_Type="text/html")
+    files = definition("lib", f"{here.origin.url}/pub/lib-1.9.tar", OLD) + definition(
+        "x", f"{here.origin.url}/gone/x-1.0", NEW
+    )
+    written(tmp_path, {"fetchdefs/fetch/f.yml": files})
+    del here.origin.answers["/gone/x-1.0"]
+    done = program(tmp_path, "update", "--all", "--json")
+    found = {one["name"]: one for one in json.loads(done.stdout)}
+    assert done.returncode == 1
+    assert (found["lib"]["status"], found["lib"]["from"], found["lib"]["to"]) == ("updated", "1.9", "1.10")
+    assert found["lib"]["changes"]["size"] == {"old": str(len(OLD)), "new": str(len(NEW))}
+    assert found["lib"]["tree"] is None  # the old version is not in the cache
+    assert found["x"]["status"] == "failed"
+    shown = program(tmp_path, "update", "lib", "--url", f"{here.origin.url}/pub/lib-1.9.tar?raw=1")
+    assert shown.returncode == 0, shown.stderr
+    assert "lib: updated 1.10 -> 1.9\n  tree:" in shown.stdout
+    assert f"+    url: {here.origin.url}/pub/lib-1.9.tar?raw=1" in shown.stdout
+    for words in ((), ("lib", "--all"), ("none",), ("--all", "--to", "1"), ("--all", "--url", "x")):
+        assert program(tmp_path, "update", *words).returncode == 3
+    assert not (tmp_path / "dodo.py").exists()
