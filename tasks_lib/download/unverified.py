@@ -45,7 +45,8 @@ class UnverifiedRequest:
 
     `urls` are in order of preference; `headers` are sent to the first one only; `limit` is the maximum size in bytes,
     both compressed and decompressed; `size` (-1: unknown) and `digest` describe the content without a gzip encoding
-    that the server applied. If `on_secret` is "refuse", content that repeats a credential of a request is not kept.
+    that the server applied; if `encoding` is "keep", they describe the bytes as they are sent, as for `Downloader`. If
+    `on_secret` is "refuse", content that repeats a credential of a request is not kept.
     """
 
     name: str
@@ -55,6 +56,7 @@ class UnverifiedRequest:
     size: int = -1
     digest: Digest | None = None
     on_secret: Literal["keep", "refuse"] = "keep"
+    encoding: Literal["decode", "keep"] = "decode"
 
 
 class _Source(NamedTuple):
@@ -194,7 +196,7 @@ class UnverifiedDownloader:
             ends=place.retry.begin(),
             check=progress.check,
         ) as response:
-            encoded = response.encoding in ("gzip", "x-gzip")
+            encoded = request.encoding == "decode" and response.encoding in ("gzip", "x-gzip")
             length = _announced_size(response)
             whole = response.start + length if length >= 0 else -1
             if request.size >= 0 and whole >= 0 and not encoded and whole != request.size:

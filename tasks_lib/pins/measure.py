@@ -63,7 +63,7 @@ def measure(
         AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `UnverifiedDownloader.obtain`.
     """
     limit = context.settings.limits.max_total_bytes
-    request = UnverifiedRequest(name=name, urls=urls, limit=limit, headers=headers, on_secret="refuse")
+    request = UnverifiedRequest(name=name, urls=urls, limit=limit, headers=headers, on_secret="refuse", encoding="keep")
     integrity = context.unverified.obtain(request, progress)
     for one in expected:
         if one.digest != integrity.digest:
