@@ -19,8 +19,8 @@ from tasks_lib.digest import Digest, Integrity
 from tasks_lib.download.local_files import open_local, translate_read_errors
 from tasks_lib.errors import (
     AllSourcesFailedError,
-    Attempt,
     DigestMismatchError,
+    FailedAttempt,
     HttpStatusError,
     IntegrityError,
     OfflineError,
@@ -129,7 +129,7 @@ class UnverifiedDownloader:
             CacheUnavailableError: the cache cannot be written.
             CancelledError: the run was request to stop.
         """
-        attempts: list[Attempt] = []
+        attempts: list[FailedAttempt] = []
         total_s = self._transport.settings.total_s(request.size if request.size >= 0 else request.limit)
         places = [
             _Source(url, request.headers if url == request.urls[0] else {}, Retry(self._policy, total_s, self._sleep))
@@ -142,7 +142,7 @@ class UnverifiedDownloader:
         raise _build_failure(request, attempts)
 
     def _from_one(
-        self, request: UnverifiedRequest, place: _Source, others: int, attempts: list[Attempt], progress: Progress
+        self, request: UnverifiedRequest, place: _Source, others: int, attempts: list[FailedAttempt], progress: Progress
     ) -> Integrity | None:
         with _Arrived(self._cache) as arrived:
             return self._try_one(request, place, others, attempts, arrived, progress)
@@ -152,13 +152,13 @@ class UnverifiedDownloader:
         request: UnverifiedRequest,
         place: _Source,
         others: int,
-        attempts: list[Attempt],
+        attempts: list[FailedAttempt],
         arrived: _Arrived,
         progress: Progress,
     ) -> Integrity | None:
         url = redacted(place.url)
         if not _is_file(place.url) and self._policy.network == "off":
-            attempts.append(Attempt(url, "skipped: offline"))
+            attempts.append(FailedAttempt(url, "skipped: offline"))
             return None
         again = True
         while again:
@@ -177,7 +177,7 @@ class UnverifiedDownloader:
                 again = is_misfit or place.retry.again(error, progress, url, others)
                 if is_misfit:
                     arrived.drop()
-            attempts.append(Attempt(url, failure.message))
+            attempts.append(FailedAttempt(url, failure.message))
         return None
 
     def _from_file(self, request: UnverifiedRequest, url: str) -> Integrity:
@@ -324,7 +324,7 @@ def _verify_and_commit(writer: Writer, request: UnverifiedRequest) -> Integrity:
     return writer.commit()
 
 
-def _build_failure(request: UnverifiedRequest, attempts: list[Attempt]) -> AllSourcesFailedError | OfflineError:
+def _build_failure(request: UnverifiedRequest, attempts: list[FailedAttempt]) -> AllSourcesFailedError | OfflineError:
     last = {attempt.url: attempt.reason for attempt in attempts}
     if last and all(reason == "skipped: offline" for reason in last.values()):
         return OfflineError(
