@@ -156,6 +156,8 @@ PRINTED = {
     "events.md": " fetch:hello",
     "taskgraph.md": "gmp-6.1.0",
     "outdated.md": "tool  1.9.0  1.10.0",
+    "audit.md": "EXAMPLE-1: an example; fixed in 1.1",
+    "sbom.md": "fetch:hello",
 }
 
 

@@ -26,17 +26,20 @@ def top(tmp_path: Path) -> Path:
     (tmp_path / "plain-1.0.txt").write_bytes(CONTENT)
     fetches = definition(
         "flask",
-        "https://h/packages/ab/cd/ef01/Flask-2.3.0-py3-none-any.whl?token=secret",
+        "https://example.org/packages/ab/cd/ef01/Flask-2.3.0-py3-none-any.whl?token=secret",
         CONTENT,
         "    artifact-name: f.whl\n",
     )
     fetches += definition(
-        "plain", f"file://{tmp_path}/plain-1.0.txt", CONTENT, "    mirrors: ['https://m/plain-1.0.txt']\n"
+        "plain",
+        f"file://{tmp_path}/plain-1.0.txt",
+        CONTENT,
+        "    mirrors: ['https://mirror.example.org/plain-1.0.txt']\n",
     )
-    fetches += definition("a_b", "https://h/x-1.0~rc1.tar", CONTENT, f"    minisign: {{public-key: {KEY}}}\n")
-    fetches += definition("a-b", "https://h/x.tar", CONTENT, "    purl: pkg:deb/debian/x@1:2-3?arch=amd64\n")
-    fetches += f"git:\n  description: \"a 'quoted' <text> \u00e9\"\n  fetch: {{type: git, repo: 'https://u/r.git', revision: {COMMIT}}}\n"
-    fetches += f"hg:\n  description: d\n  fetch: {{type: hg, repo: 'https://u/h', revision: {COMMIT}}}\n"
+    fetches += definition("a_b", "https://example.org/x-1.0~rc1.tar", CONTENT, f"    minisign: {{public-key: {KEY}}}\n")
+    fetches += definition("a-b", "https://example.org/x.tar", CONTENT, "    purl: pkg:deb/debian/x@1:2-3?arch=amd64\n")
+    fetches += f"git:\n  description: \"a 'quoted' <text> \u00e9\"\n  fetch: {{type: git, repo: 'https://example.net/r.git', revision: {COMMIT}}}\n"
+    fetches += f"hg:\n  description: d\n  fetch: {{type: hg, repo: 'https://example.net/h', revision: {COMMIT}}}\n"
     toolchain = "kit:\n  description: d\n  fetches: {fetch: [plain, git]}\n  run: {command: ['true'], toolchain-artifact: x.tar}\n"
     files = {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": fetches, "fetchdefs/toolchain/all.yml": toolchain}
     return written(tmp_path / "top", files)
@@ -70,7 +73,10 @@ def test_cyclonedx(top: Path, version: str) -> None:
     flask = found["fetch:flask"]
     assert (flask["name"], flask["version"], flask["purl"]) == ("flask", "2.3.0", "pkg:pypi/flask@2.3.0")
     assert flask["hashes"][0]["alg"] == "SHA-256"
-    assert flask["externalReferences"][0]["url"] == "https://h/packages/ab/cd/ef01/Flask-2.3.0-py3-none-any.whl?..."
+    assert (
+        flask["externalReferences"][0]["url"]
+        == "https://example.org/packages/ab/cd/ef01/Flask-2.3.0-py3-none-any.whl?..."
+    )
     facts = {(one["name"], one["value"]) for one in found["fetch:plain"]["properties"]}
     assert {
         ("doit-fetch:size", "7"),
@@ -99,9 +105,11 @@ def test_spdx(top: Path) -> None:
     assert found["flask"]["externalRefs"][0]["referenceLocator"] == "pkg:pypi/flask@2.3.0"
     assert found["a-b"]["externalRefs"][0]["referenceLocator"] == "pkg:deb/debian/x@1:2-3?arch=amd64"
     assert found["plain"]["checksums"][0]["algorithm"] == "SHA256"
-    assert "7 bytes\nalso at https://m/plain-1.0.txt\nused by toolchain kit" in found["plain"]["comment"]
-    assert found["git"]["downloadLocation"] == f"git+https://u/r.git@{COMMIT}"
-    assert found["hg"]["downloadLocation"] == f"hg+https://u/h@{COMMIT}"
+    assert (
+        "7 bytes\nalso at https://mirror.example.org/plain-1.0.txt\nused by toolchain kit" in found["plain"]["comment"]
+    )
+    assert found["git"]["downloadLocation"] == f"git+https://example.net/r.git@{COMMIT}"
+    assert found["hg"]["downloadLocation"] == f"hg+https://example.net/h@{COMMIT}"
     assert {
         one["relatedSpdxElement"]
         for one in document["relationships"]

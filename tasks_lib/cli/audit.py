@@ -117,12 +117,7 @@ def format_sarif(reports: Sequence[Report]) -> dict[str, Any]:
         for text in report.not_covered
     ]
     invocation = {"executionSuccessful": True, "toolExecutionNotifications": notes}
-    run = {
-        "tool": {"driver": driver},
-        "invocations": [invocation],
-        "results": results,
-        "columnKind": "unicodeCodePoints",
-    }
+    run = {"tool": {"driver": driver}, "invocations": [invocation], "results": results}
     return {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
 
 
