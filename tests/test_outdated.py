@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -57,8 +58,12 @@ def project(top: Path, fetches: str) -> Path:
 
 def rows(top: Path, *names: str, **environ: str) -> dict[str, Any]:
     """Return the rows of `doit outdated --json` by name, made in this process."""
-    places = {"fetchdefs": str(top / "fetchdefs"), "cache": str(top / "cache"), "build": str(top / "build")}
-    settings = Settings.parse(variables=places, environ={"FETCH_RETRIES": "0", **environ})
+    with contextlib.chdir(top):
+        return _rows(names, environ)
+
+
+def _rows(names: tuple[str, ...], environ: dict[str, str]) -> dict[str, Any]:
+    settings = Settings.parse(variables={}, environ={"FETCH_RETRIES": "0", **environ})
     session = Session(settings, {"PATH": os.environ["PATH"], **environ})
     fetches = [fetch for name, fetch in session.definitions.fetches.items() if not names or name in names]
     return {
