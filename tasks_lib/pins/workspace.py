@@ -17,7 +17,8 @@ from tasks_lib.definitions.parser import is_kind_file
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import DefinitionError, EditError, Problem, escape_text
 from tasks_lib.layout import OWN, find_layout
-from tasks_lib.pins.edit import KeyPath, insert_definition
+from tasks_lib.pins.edit import insert_definition
+from tasks_lib.pins.yaml_spans import KeyPath
 from tasks_lib.pins.yaml_style import Value
 from tasks_lib.progress import Progress
 
