@@ -568,10 +568,10 @@ def test_a_tag(here: Project, upstream: tuple[str, dict[str, str]], tag: str) ->
     """A tag becomes the commit that it names, and a run fetches nothing more."""
     url, commits = upstream
     added = here.add(f"{url}#{tag}")
-    tag = tag.removeprefix("refs/tags/")
+    given, tag = tag, tag.removeprefix("refs/tags/")
     assert added.name == f"tool-{tag[1:]}"
     assert here.definition(added.name) == {"type": "git", "repo": url, "revision": commits[tag]}
-    if tag == "v1.10":
+    if given == "v1.10":
         done = doit(Path(), FETCH_OFFLINE="1", FETCH_GIT_PROTOCOLS="https")
         assert done.returncode == 0, done.stdout
     assert "already defined" in here.add(f"{url}#{tag}").notes[0]
@@ -612,6 +612,11 @@ def test_the_command_line(here: Project, tmp_path: Path) -> None:
     url = f"{here.origin.url}/a-1.0"
     written(tmp_path, {"fetchdefs/fetch/a.yml": "# mine\n", "fetchdefs/fetch/b.yml": "# mine\n"})
     done = program(tmp_path / "fetchdefs/fetch", "add", url, "--file", "b.yml", "--json")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "dodo.py").exists()  # `--file` is not doit's own option
+    again = program(tmp_path / "fetchdefs/fetch", "add", f"{url}?raw=1#x", "--file", "b.yml", "--name=c", "--dry-run")
+    assert again.returncode == 0, again.stderr
+    assert f"url: {url}?raw=1\n" in again.stdout
     found = json.loads(done.stdout)
     assert (found["name"], found["file"], found["written"]) == ("a-1.0", "fetchdefs/fetch/b.yml", True)
     assert found["evidence"] == [{"kind": "first use", "detail": "nothing else vouches for these bytes"}]

@@ -61,7 +61,8 @@ class Workspace(NamedTuple):
             return layout.taken
         directory = layout.taken / "fetch"
         if given is None:
-            files = sorted([*directory.glob("*.yml"), *directory.glob("*.yaml")])
+            found = sorted([*directory.glob("*.yml"), *directory.glob("*.yaml")])
+            files = [path for path in found if not is_kind_file(path.name)] or found
             return files[0] if len(files) == 1 else directory / _DEFAULT_FILE
         if given.suffix not in (".yml", ".yaml") or given.resolve().parent != directory.resolve():
             raise EditError(
