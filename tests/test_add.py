@@ -173,6 +173,14 @@ def test_redirect(here: Project) -> None:
     assert [one.kind for one in added.evidence] == ["listed"]
 
 
+@pytest.mark.parametrize("path", ["/tool/1.5/download", "/get.php?file=tool-1.5.zip"])
+def test_an_archive_without_a_suffix(here: Project, path: str) -> None:
+    """An archive that keeps its names, and whose URL does not say what it is, gets a name that does."""
+    here.origin.answers[path.partition("?")[0]] = reply(zipped("a", "b/c"))
+    assert here.add(here.origin.url + path).name == "tool-1.5"
+    assert here.definition("tool-1.5")["artifact-name"] == "tool-1.5.zip"
+
+
 def test_content_encoding(here: Project) -> None:
     """Size and digest are those of the bytes that a run receives, also if the server compresses them."""
     packed = gzip.compress(LIBRARY)
@@ -213,6 +221,7 @@ REFUSED: Mapping[str, tuple[str, Answer, dict[str, Any], str]] = {
     "missing": ("/x-1.0.zip", reply(b"", "404 Not Found"), {}, "404"),
     "fragment": ("/x-1.0#sha256=" + "0" * 64, reply(b"x"), {}, "the fragment of the URL has sha256:0000"),
     "bad fragment": ("/x-1.0#sha256=12", reply(b"x"), {}, "invalid sha256"),
+    "strip": ("/x-1.0", reply(ELF), {"strip": "1"}, "is not an archive"),
     "bad name": ("/x-1.0", reply(b"x"), {"name": "a b"}, "invalid name"),
     "bad key": ("/x-1.0", reply(b"x"), {"key": Path("nothing.asc")}, "cannot read the key"),
     "other file": ("/x-1.0", reply(b"x"), {"file": Path("other.yml")}, "not a file of fetch definitions"),

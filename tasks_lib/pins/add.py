@@ -20,8 +20,10 @@ from typing import Final
 from tasks_lib.definitions import Fetch, Git
 from tasks_lib.definitions.fields import check_name
 from tasks_lib.definitions.schema import FieldError
+from tasks_lib.definitions.values import file_name_of
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import EditError, escape_text
+from tasks_lib.formats import format_from_name
 from tasks_lib.network import redacted
 from tasks_lib.pins import forge
 from tasks_lib.pins.add_url import GivenUrl, parse_url
@@ -31,7 +33,7 @@ from tasks_lib.pins.evidence import API_DIGEST, CACHED, FIRST_USE, LISTED, Evide
 from tasks_lib.pins.keys import PublicKey, load_keys
 from tasks_lib.pins.measure import Measured, Shape, inspect, measure, refuse_page
 from tasks_lib.pins.mirror_groups import propose_group
-from tasks_lib.pins.naming import file_name, propose_name, propose_repository_name
+from tasks_lib.pins.naming import file_name, has_ending, propose_name, propose_repository_name
 from tasks_lib.pins.siblings import Locations, look_for_siblings
 from tasks_lib.pins.workspace import Workspace, editing, key_path, keys_above, read_text, write_bytes
 from tasks_lib.pins.yaml_style import Value
@@ -196,8 +198,12 @@ def _file_fields(
     if group is not None:
         fields["mirrors"] = [group.url]
     fields |= {"sha256": integrity.digest.hex, "size": integrity.size}
+    if (strip or request.prefix) and not shape.kind:
+        raise EditError(f"{redacted(url)} is not an archive", hint="leave --strip and --prefix out")
     if strip or request.prefix:
         fields["artifact-name"] = f"{name}.tar.zst"
+    elif shape.kind and not has_ending(file_name_of(url)) and format_from_name(file_name_of(url)) is None:
+        fields["artifact-name"] = f"{name}.{shape.kind}"  # the name in the URL does not say that it is an archive
     if strip:
         fields["strip-components"] = strip
     if request.prefix:
