@@ -290,6 +290,7 @@ def test_advisories_from_a_server(tmp_path: Path, origin: Origin) -> None:
     assert "advisories: crates.io/all.zip is missing" in found["crate"].not_covered
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"no zip", None])
 def test_a_broken_dump(tmp_path: Path, content: bytes | None) -> None:
     """A damaged archive and a missing directory are errors, not an all-clear."""
@@ -387,6 +388,7 @@ def check_sarif(log: Any) -> None:
             assert rules[result["ruleIndex"]]["id"] == result["ruleId"]
 
 
+@pytest.mark.slow
 def test_nothing_found(tmp_path: Path) -> None:
     """Without a finding the status is 0, and the output says what was not covered."""
     (tmp_path / "x").write_bytes(CONTENT)
@@ -399,6 +401,7 @@ def test_nothing_found(tmp_path: Path) -> None:
     assert doit(top, "audit").returncode == 2
 
 
+@pytest.mark.slow
 def test_hostile_text(tmp_path: Path, origin: Origin) -> None:
     """Text of servers and advisories reaches a terminal escaped."""
 

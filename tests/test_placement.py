@@ -27,7 +27,8 @@ from tasks_lib.fs.copying import link_or_copy_name
 from tasks_lib.fs.directories import DirectoryChain, remove_tree
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
-from tasks_lib.tree import CachedTree, DamagedTreeError, Extraction, write_cached_tree
+from tasks_lib.tree.cached_tree import CachedTree, DamagedTreeError, write_cached_tree
+from tasks_lib.tree.extraction import Extraction
 from tests.archives import Member, tar
 from tests.corpus import CASES
 from tests.project import PORCH, definition

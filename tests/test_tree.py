@@ -16,8 +16,9 @@ from tasks_lib.errors import TreeError, UnsafeEntryError
 from tasks_lib.fs.directories import remove_tree
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Extraction, remove_stale_entries, take_directory
+from tasks_lib.tree.extraction import Extraction
 from tasks_lib.tree.manifest import is_incomplete, read_manifest, read_manifest_header
+from tasks_lib.tree.stale_entries import remove_stale_entries, take_directory
 from tests.archives import Member, gnu, pax, record, tar
 
 

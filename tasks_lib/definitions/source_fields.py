@@ -6,7 +6,6 @@ Source for keys and defaults: taskgraph 24.2 `transforms/fetch.py` (read as docu
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -35,6 +34,7 @@ from tasks_lib.definitions.upstream import UPSTREAM_FIELDS
 from tasks_lib.definitions.values import Git, Hg, StaticUrl, file_name_of
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
 from tasks_lib.digest import Integrity
+from tasks_lib.errors import find_similar
 from tasks_lib.formats import FORMATS, SINGLE, format_from_name
 from tasks_lib.relpath import RelPath
 from tasks_lib.vcs import urls
@@ -309,4 +309,4 @@ def _is_foreign(table: FieldTable) -> Callable[[str], bool]:
 
     Source: taskgraph's builders ignore unknown keys of `fetch:`.
     """
-    return lambda key: not difflib.get_close_matches(key, table, n=1, cutoff=0.6)
+    return lambda key: not find_similar(key, table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,10 @@ from doit.exceptions import TaskFailed
 
 from tasks_lib import steps
 from tasks_lib.context import Context
-from tasks_lib.definitions import RefusedDefinition
-from tasks_lib.errors import CancelledError, FetchError, ToolError
+from tasks_lib.errors import CancelledError, FetchError
 from tasks_lib.graph import task_info
 from tasks_lib.graph.checks import FetchCheck
-from tasks_lib.progress import Progress, Silent
+from tasks_lib.progress import Silent
 from tasks_lib.steps import Artifact, Delivery, ToolchainBuild
 from tasks_lib.ui.events import BUS
 
@@ -26,7 +24,7 @@ class Step(msgspec.Struct, frozen=True):
     name: str
     key: str
     parts: tuple[Any, ...]
-    verb: Callable[..., str | None]
+    verb: steps.Verb
     arguments: tuple[Any, ...]
     check: FetchCheck | None = None  # records more values with a success
 
@@ -40,7 +38,7 @@ class Step(msgspec.Struct, frozen=True):
         """Run the step; report errors of this package as a message without a traceback."""
         progress = BUS.progress(self.name)
         try:
-            skipped = self.verb(*self.arguments, progress)
+            skipped = getattr(steps, self.verb)(*self.arguments, progress)
         except CancelledError as error:  # not reported: the user requested the stop
             return TaskFailed(str(error), report=False)  # type: ignore[no-untyped-call]  # doit has no types
         except FetchError as error:
@@ -76,7 +74,7 @@ def step_of(task: Any) -> Step | None:
 def remove_delivery(delivery: Delivery, dryrun: bool) -> None:
     """Remove the files that a delivery put into its directory (doit defines the name `dryrun`)."""
     if not dryrun:
-        steps.extraction_of(delivery).clear(Silent())
+        steps.tree_of(delivery).clear(Silent())
 
 
 def remove_toolchain_build(context: Context, preparation: ToolchainBuild, dryrun: bool) -> None:
@@ -91,7 +89,7 @@ def remove_toolchain_build(context: Context, preparation: ToolchainBuild, dryrun
     steps.remove_attempts(preparation)
     for delivery in preparation.deliveries:
         if delivery.entry.delivery == "place":
-            steps.extraction_of(delivery).clear(Silent())
+            steps.tree_of(delivery).clear(Silent())
     if preparation.output is not None:
         for target in list_targets(preparation.output):
             Path(target).unlink(missing_ok=True)
@@ -100,12 +98,3 @@ def remove_toolchain_build(context: Context, preparation: ToolchainBuild, dryrun
 def list_targets(artifact: Artifact) -> list[str]:
     """Return the paths of an artifact: the one named by its identity, and the link whose path never changes."""
     return [str(artifact.path), *([str(artifact.link)] if artifact.link else [])]
-
-
-def fail_refused(_context: Context, one: RefusedDefinition, _progress: Progress) -> None:
-    """Fail with the reason why a definition of a Taskgraph tree is not supported.
-
-    Raises:
-        ToolError: always.
-    """
-    raise ToolError(f"{one.task}: {one.reason}", hint="; ".join(filter(None, (one.hint, f"see {one.place}"))))

@@ -124,7 +124,7 @@ def is_delivery_unchanged(delivery: Delivery, worked: Path) -> bool:
     """Return whether a delivery is unchanged; if `worked` exists, a command has changed it, and only the key counts."""
     if not worked.exists():
         return steps.is_delivered(delivery)
-    return steps.extraction_of(delivery).key() == delivery.key and delivery.destination.is_dir()
+    return steps.tree_of(delivery).key() == delivery.key and delivery.destination.is_dir()
 
 
 def delivery_inputs(delivery: Delivery, worked: Path) -> Iterable[str]:

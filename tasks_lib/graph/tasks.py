@@ -7,7 +7,7 @@ Source of these rules: doit 0.37, measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tasks_lib import steps
@@ -15,7 +15,7 @@ from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, RefusedDefinition, StaticUrl, Toolchain
 from tasks_lib.errors import escape_text
 from tasks_lib.graph import task_info
-from tasks_lib.graph.actions import Step, fail_refused, list_targets, remove_delivery, remove_toolchain_build
+from tasks_lib.graph.actions import Step, list_targets, remove_delivery, remove_toolchain_build
 from tasks_lib.graph.checks import FetchCheck, UpToDateCheck, is_delivery_unchanged
 from tasks_lib.graph.index import IndexPaths
 from tasks_lib.graph.names import GROUPS
@@ -59,7 +59,7 @@ class TaskGraph:
         key: str,
         parts: tuple[Any, ...],
         doc: str,
-        verb: Callable[..., str | None],
+        verb: steps.Verb,
         *arguments: Any,
         check: FetchCheck | None = None,
     ) -> Task:
@@ -88,7 +88,7 @@ class TaskGraph:
             fetched.key,
             (task_info.fetch_identity, fetch),
             fetch.description,
-            steps.fetch,
+            "fetch",
             fetch,
             fetched,
             check=asked,
@@ -109,7 +109,7 @@ class TaskGraph:
     def _refused(self, one: RefusedDefinition) -> Task:
         """Return a task that fails; it belongs to no group, so it runs only if it is named."""
         doc = f"refused: {one.reason} ({'; '.join(filter(None, (one.place, one.hint)))})"
-        task = self._task(one.task, "", (dict,), doc, fail_refused, one)
+        task = self._task(one.task, "", (dict,), doc, "fail_refused", one)
         del task["name"]
         facts = {"defined": one.place, "refused": one.reason, "hint": one.hint}
         return task | {"basename": one.task, "meta": {name: fact for name, fact in facts.items() if fact}}
@@ -120,7 +120,7 @@ class TaskGraph:
             repacked.key,
             (task_info.repack_identity, fetch, self._plan.writer_version),
             f"{repacked.path.name} of {fetch.name}",
-            steps.repack,
+            "repack",
             fetch,
             fetched,
             repacked,
@@ -136,7 +136,7 @@ class TaskGraph:
 
     def _extract(self, name: str, delivery: Delivery, check: UpToDateCheck) -> Task:
         doc = f"{delivery.artifact.path.name} into {delivery.destination}"
-        return self._task(name, delivery.key, (task_info.delivery_identity, delivery), doc, steps.deliver, delivery) | {
+        return self._task(name, delivery.key, (task_info.delivery_identity, delivery), doc, "deliver", delivery) | {
             "file_dep": [str(delivery.artifact.path)],
             "task_dep": [delivery.artifact.task],
             "targets": [str(delivery.record)],
@@ -155,7 +155,7 @@ class TaskGraph:
             preparation.key,
             (task_info.toolchain_identity, preparation),
             toolchain.description,
-            steps.build_toolchain,
+            "build_toolchain",
             preparation,
         )
         targets = [str(preparation.stamp), *(list_targets(preparation.output) if preparation.output else [])]

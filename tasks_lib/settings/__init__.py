@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from tasks_lib.errors import SettingError, escape_text
 from tasks_lib.fs.trust import Trust, set_aside_artifacts
+from tasks_lib.host import digest_variables
 from tasks_lib.limits import Limits
 from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.settings.project_file import ProjectFile, find_misspelt, list_credentials, load_project, normalize_table
@@ -22,7 +23,6 @@ from tasks_lib.settings.table import CA_VARIABLES, CONVENTIONS, SETTINGS, VARIAB
 from tasks_lib.settings.value import GivenValue, list_effective, read_setting
 
 if TYPE_CHECKING:
-    from tasks_lib.cache import Options
     from tasks_lib.fs.copying import LinkMode
     from tasks_lib.fs.files import Durability
     from tasks_lib.fs.trust import Parents
@@ -68,7 +68,7 @@ class Settings(NamedTuple):
     level: int = 3
     cache_parents: Parents = "refuse"
     pass_env: tuple[str, ...] = ()
-    passed: tuple[tuple[str, str], ...] = ()  # name and digest of the value of each of them
+    passed: tuple[tuple[str, str], ...] = ()  # name and digest of each value, which may be a secret
     toolchain_network: str = "on"
     host_identity: str = ""
     github_api: str = ""
@@ -92,22 +92,6 @@ class Settings(NamedTuple):
         trust = self.trust
         warnings = [line for root in (self.cache, self.shared) if root for line in trust.require_root(root)]
         return warnings + set_aside_artifacts(self.cache, trust)
-
-    @property
-    def cache_options(self) -> Options:
-        """The options of the cache.
-
-        Raises:
-            SettingError: the trusted group does not exist.
-        """
-        from tasks_lib.cache import Options  # slow to import, needed only when the cache is opened
-
-        return Options(
-            durability=self.durability,
-            lock_timeout_s=self.lock_timeout_s,
-            trust=self.trust,
-            shared=self.shared,
-        )
 
     @classmethod
     def parse(
@@ -167,7 +151,7 @@ class Settings(NamedTuple):
             topsrcdir=str(values["FETCH_TOPSRCDIR"]),
             level=int(values["FETCH_LEVEL"]),
             pass_env=pass_env,
-            passed=tuple(_digest_variables(environ, pass_env)),
+            passed=tuple(digest_variables(environ, pass_env).items()),
             toolchain_network=str(values["FETCH_TOOLCHAIN_NETWORK"]),
             host_identity=str(values["FETCH_HOST_IDENTITY"]),
             github_api=_api(str(values["FETCH_GITHUB_API"])),
@@ -205,15 +189,6 @@ def _pass_env(text: str) -> tuple[str, ...]:
                 hint="write names such as CC,CFLAGS; settings (FETCH_*) reach no command",
             )
     return names
-
-
-def _digest_variables(environ: Mapping[str, str], names: tuple[str, ...]) -> Iterable[tuple[str, str]]:
-    """Return name and digest of passed variables; a value, which may be a secret, is not part of the settings."""
-    if not names:
-        return ()
-    from tasks_lib.host import digest_variables  # slow to import, needed only for passed variables
-
-    return digest_variables(environ, names).items()
 
 
 def _limits(values: Mapping[str, str | int | float]) -> Limits:

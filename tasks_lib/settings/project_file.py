@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tasks_lib.errors import SettingError, escape_text
+from tasks_lib.errors import SettingError, escape_text, find_similar
 from tasks_lib.network import HostCredential, header_fault
 from tasks_lib.settings.table import SETTINGS, VARIABLE
 
@@ -39,9 +39,7 @@ def find_misspelt(variables: Iterable[str], environ: Iterable[str]) -> list[str]
     odd = [(name, known, like) for name, known, like in odd if name not in known]
     if not odd:
         return []
-    import difflib  # needed only for a name that is not a setting
-
-    pairs = ((name, difflib.get_close_matches(name, known, n=1, cutoff=like)) for name, known, like in odd)
+    pairs = ((name, find_similar(name, known, like)) for name, known, like in odd)
     return [f"ignoring unknown setting {name}; did you mean {close[0]}?" for name, close in pairs if close]
 
 
@@ -98,9 +96,7 @@ def _find_misspelt_tables(path: Path, content: Mapping[str, Any]) -> list[str]:
     odd = [name for name in names if _NAMED.search(name) and not name.startswith(_TABLE)]
     if not odd:
         return []
-    import difflib  # needed only for a name that is not ours
-
-    close = difflib.get_close_matches(_TABLE, odd, cutoff=_ALIKE_TABLE)
+    close = find_similar(_TABLE, odd, _ALIKE_TABLE, 3)
     return [f"{path}: [{name}] is not read; did you mean [{_TABLE}]?" for name in close]
 
 
@@ -131,9 +127,7 @@ def normalize_table(project: Mapping[str, Any]) -> dict[str, Any]:
     table = normalize_keys(project)
     for name in table:
         if name not in known:
-            import difflib  # needed only for an error
-
-            close = difflib.get_close_matches(name, known, n=1)
+            close = find_similar(name, known)
             hint = f"did you mean {close[0]}?" if close else "run `doit help settings` to list the settings"
             raise SettingError(f"[tool.doit-fetch]: unknown key {name!r}", hint=hint)
     return table

@@ -16,7 +16,7 @@ from tasks_lib import recipe
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
 from tasks_lib.definitions import Checksums, Git, Hg, StaticUrl
-from tasks_lib.steps.artifacts import find_integrity
+from tasks_lib.steps.checks import find_integrity
 from tasks_lib.steps.plan import Plan
 from tasks_lib.steps.shared_trees import tree_key
 from tasks_lib.steps.verify import list_deliveries

@@ -25,7 +25,8 @@ from tasks_lib.fs.copying import can_clone
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Delivery
-from tasks_lib.tree import CachedTree, DamagedTreeError, Extraction, write_cached_tree
+from tasks_lib.tree.cached_tree import CachedTree, DamagedTreeError, write_cached_tree
+from tasks_lib.tree.extraction import Extraction
 
 #: Attempts for one delivery: drop a damaged tree, unpack it again, link it.
 _ROUNDS: Final = 3
