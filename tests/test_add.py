@@ -66,16 +66,19 @@ class Project:
     def __init__(self, origin: Origin, **environ: str) -> None:
         self.origin, self.environ = origin, environ
 
-    def add(self, url: str, **options: Any) -> Added:
-        settings = Settings.parse(
-            variables={}, environ={"FETCH_DURABILITY": "fast", "FETCH_RETRIES": "0", **self.environ}
-        )
+    def workspace(self) -> Workspace:
+        """Return the files as they are, and a new run."""
+        environ = {"FETCH_DURABILITY": "fast", "FETCH_RETRIES": "0", **self.environ}
+        settings = Settings.parse(variables={}, environ=environ)
         try:
             definitions = load(settings.fetchdefs)
         except FetchError:
             definitions = Definitions(fetches={}, toolchains={})
         context = Context(settings, {"PATH": os.environ["PATH"], **self.environ})
-        return add(Workspace(context, definitions, Silent()), AddRequest(url=url, **options))
+        return Workspace(context, definitions, Silent())
+
+    def add(self, url: str, **options: Any) -> Added:
+        return add(self.workspace(), AddRequest(url=url, **options))
 
     def definition(self, name: str) -> Any:
         text = Path("fetchdefs/fetch/fetches.yml").read_text()
@@ -170,6 +173,16 @@ def test_redirect(here: Project) -> None:
     assert [one.kind for one in added.evidence] == ["listed"]
 
 
+def test_content_encoding(here: Project) -> None:
+    """Size and digest are those of the bytes that a run receives, also if the server compresses them."""
+    packed = gzip.compress(LIBRARY)
+    here.origin.answers["/lib-1.0.tar"] = reply(packed, Content_Encoding="gzip")
+    here.add(f"{here.origin.url}/lib-1.0.tar")
+    found = here.definition("lib-1.0")
+    assert (found["size"], found["sha256"]) == (len(packed), hashlib.sha256(packed).hexdigest())
+    assert (found["format"], found["strip-components"]) == ("tar.gz", 1)
+
+
 def test_what_the_command_line_says(here: Project) -> None:
     """Name, strip, prefix and file are those of the command line."""
     here.origin.answers["/x-1.0.tar.gz"] = reply(single("x-1.0", "gz"))
@@ -186,6 +199,14 @@ REFUSED: Mapping[str, tuple[str, Answer, dict[str, Any], str]] = {
     "Azure": ("/x?sv=1&sig=abc", reply(b"x"), {}, "carries a credential"),
     "token": ("/x?access_token=abc", reply(b"x"), {}, "carries a credential"),
     "GitLab": ("/x?private_token=abc", reply(b"x"), {}, "carries a credential"),
+    "signed": ("/x?e=1&sign=abc", reply(b"x"), {}, "carries a credential"),
+    "user": ("/x", reply(b"x"), {"url": "http://me:abc@127.0.0.1/x"}, "credentials"),
+    "ftp": ("/x", reply(b"x"), {"url": "ftp://127.0.0.1/x"}, "not supported"),
+    "git token": ("/x.git?private_token=abc#v1", reply(b"x"), {}, "carries a credential"),
+    "git user": ("/x", reply(b"x"), {"url": "https://me:abc@127.0.0.1/x.git#v1"}, "user name or password"),
+    "no URL": ("/x", reply(b"x"), {"url": "x.tar.gz"}, "not supported"),
+    "bad URL": ("/x", reply(b"x"), {"url": "http://[x/y"}, "Invalid IPv6 URL"),
+    "relative": ("/x", reply(b"x"), {"url": "file:x"}, "is relative"),
     "no name": ("/download", reply(b"x"), {}, "shows no name"),
     "no file": ("/x/", reply(b"x"), {}, "cannot derive a file name"),
     "page": ("/x-1.0.zip", reply(PAGE), {}, "a web page"),
@@ -205,7 +226,7 @@ def test_refused(here: Project, case: str) -> None:
     path, answer, options, reason = REFUSED[case]
     here.origin.answers[re.split("[?#]", path)[0]] = answer
     with pytest.raises(FetchError, match=re.escape(reason)) as caught:
-        here.add(here.origin.url + path, **options)
+        here.add(**{"url": here.origin.url + path, **options})
     assert "abc" not in f"{caught.value}{caught.value.hint}"
     assert not Path("fetchdefs").exists()
     assert not Path("dodo.py").exists()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tasks_lib.cli.pin_command import DRY_RUN, FORMAT, JSON, PinCommand, given_path, usage_error
+from tasks_lib.cli.definition_command import JSON, invalid
+from tasks_lib.cli.pin_command import DRY_RUN, FORMAT, PinCommand, given_path
 from tasks_lib.errors import escape_lines, escape_text
 from tasks_lib.progress import LineProgress
 from tasks_lib.session import Session
@@ -23,7 +24,7 @@ class AddCommand(PinCommand):
     doc_description = (
         "URL is a file, or a repository with a tag or commit: https://example.org/x.git#v1.2. A fragment #sha256=HEX "
         "is checked. Exit status: 0 success; 1 the content cannot be had, or evidence contradicts it; "
-        "3 wrong command line, or error of the definitions."
+        "2 unusable definitions; 3 invalid command line."
     )
     cmd_options = (
         {
@@ -59,10 +60,10 @@ class AddCommand(PinCommand):
         from tasks_lib.pins.workspace import Workspace  # as above
 
         if len(args) != 1:
-            raise usage_error("`add` needs one URL\n`doit help add` shows its options")
+            raise invalid("`add` needs one URL\n`doit help add` shows its options")
         strip = params["strip"]
         if strip != "auto" and not (strip.isascii() and strip.isdigit() and len(strip) < 4):
-            raise usage_error(f"invalid value {escape_text(strip)!r} for --strip: expected auto or a number")
+            raise invalid(f"invalid value {escape_text(strip)!r} for --strip: expected auto or a number")
         request = AddRequest(
             url=args[0],
             name=params["name"],

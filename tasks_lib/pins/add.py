@@ -132,7 +132,7 @@ def _add_file(workspace: Workspace, request: AddRequest, given: GivenUrl) -> Add
     context, progress, url = workspace.context, workspace.progress, given.url
     keys = load_keys(workspace.keys, request.key)
     urls = _locations(workspace, url)
-    asset = forge.find_asset(url, context.environ)
+    asset = forge.find_asset(url, context.settings.github_api)
     promised = forge.read_digest(context, asset, progress) if asset is not None else None
     expected = (*given.expected, *([promised] if promised is not None else []))
     label = request.name or file_name(url) or redacted(url)
@@ -145,7 +145,7 @@ def _add_file(workspace: Workspace, request: AddRequest, given: GivenUrl) -> Add
     _require_free(workspace, name)
     siblings = look_for_siblings(context, url, {}, progress)
     found = list(siblings.verify(measured.integrity, keys, Locations(url, urls[0])))
-    evidence = [*found, *_other_evidence(workspace, given, promised, measured)]
+    evidence = [*found, *_other_evidence(given, promised, measured)]
     fields = _file_fields(workspace, request, url, name, measured.integrity, shape)
     for one in evidence:
         fields |= {key: value for key, value in one.fields.items() if key not in fields}
@@ -177,11 +177,11 @@ def _locations(workspace: Workspace, url: str) -> tuple[str, ...]:
     return allowed
 
 
-def _other_evidence(workspace: Workspace, given: GivenUrl, promised: object, measured: Measured) -> list[Evidence]:
+def _other_evidence(given: GivenUrl, promised: object, measured: Measured) -> list[Evidence]:
     """Return the evidence that is not beside the file."""
     found = [Evidence(LISTED, one.by) for one in given.expected]
     if promised is not None:
-        found.append(Evidence(API_DIGEST, f"{forge.api_base(workspace.context.environ)}: digest of the asset"))
+        found.append(Evidence(API_DIGEST, "digest of the asset in the release"))
     if measured.known:
         found.append(Evidence(CACHED, f"the same bytes came from {measured.known}"))
     return found

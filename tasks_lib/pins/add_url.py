@@ -8,17 +8,18 @@ from urllib.parse import parse_qsl, urlsplit
 
 from tasks_lib.definitions.fields import check_download_url
 from tasks_lib.definitions.schema import FieldError
+from tasks_lib.definitions.source_fields import REPOSITORY_SCHEMES
 from tasks_lib.digest import Digest
 from tasks_lib.errors import EditError
 from tasks_lib.network import redacted
 from tasks_lib.pins.measure import Expected
-from tasks_lib.vcs.urls import scheme_of
+from tasks_lib.vcs.urls import check_url, scheme_of
 
 #: Names in a query that carry a credential, as they are or after a prefix such as `X-Amz-`.
 #: Source: AWS Signature Version 4 (query), Google V4 signing, Azure shared access signatures, CloudFront signed URLs,
 #: GitLab `private_token`, RFC 6750 section 2.3.
 _SECRET_NAMES: Final = re.compile(
-    r"x-(?:amz|goog|oss|cos|ms)-(?:signature|credential|security-token)|signature|sig|hmac|key-pair-id|awsaccesskeyid"
+    r"sign|x-(?:amz|goog|oss|cos|ms)-(?:signature|credential|security-token)|signature|sig|hmac|key-pair-id|awsaccesskeyid"
     r"|googleaccessid|ossaccesskeyid|(?:[a-z]{1,20}[_-]?){0,3}(?:token|secret|password|passwd|apikey)|api[_-]?key|auth"
     r"|authorization|jwt|hdnts|hdnea|__gda__",
     re.IGNORECASE,
@@ -43,23 +44,34 @@ def parse_url(text: str) -> GivenUrl:
     """
     url, _, fragment = text.partition("#")
     repository = url.removeprefix("git+")
-    scheme = scheme_of(repository)
-    if scheme in ("git", "ssh") or repository != url or urlsplit(repository).path.rstrip("/").endswith(".git"):
-        return GivenUrl(repository, "git", tag=fragment)
     try:
+        parts = urlsplit(repository)
+        _refuse_credentials(url, parts.query, parts.hostname or "")
+        if scheme_of(repository) in ("git", "ssh") or repository != url or parts.path.rstrip("/").endswith(".git"):
+            return GivenUrl(check_url(repository, REPOSITORY_SCHEMES), "git", tag=fragment)
         check_download_url(url, ("https", "http", "file"))
     except FieldError as error:
         raise EditError(f"{redacted(url)}: {error.reason}", hint=error.hint) from error
-    names = [
-        name for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True) if _SECRET_NAMES.fullmatch(name)
-    ]
-    if names:
-        raise EditError(
-            f"the query of {redacted(url)} carries a credential ({names[0]}), which a definition must not contain",
-            hint="use the URL without it, and send the credential with `headers:` or "
-            f'[tool.doit-fetch.auth."{urlsplit(url).hostname}"] (docs/how-to/private-artifacts.md)',
-        )
+    except ValueError as error:
+        raise EditError(f"{redacted(url)}: {error}", hint="write https://host/path") from error
+    if url.lower().startswith("file:") and not url[5:].startswith("/"):
+        raise EditError(f"{redacted(url)} is relative", hint="use file:// and an absolute path")
     return GivenUrl(url, "file", _promised(fragment))
+
+
+def _refuse_credentials(url: str, query: str, host: str) -> None:
+    """Check that the query of a URL has no token and no signature.
+
+    Raises:
+        EditError: it has one.
+    """
+    for name, _ in parse_qsl(query, keep_blank_values=True):
+        if _SECRET_NAMES.fullmatch(name):
+            raise EditError(
+                f"the query of {redacted(url)} carries a credential ({name}), which a definition must not contain",
+                hint="use the URL without it, and send the credential with `headers:` or "
+                f'[tool.doit-fetch.auth."{host}"] (docs/how-to/private-artifacts.md)',
+            )
 
 
 def _promised(fragment: str) -> tuple[Expected, ...]:

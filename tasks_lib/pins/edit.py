@@ -19,6 +19,7 @@ from yaml.events import AliasEvent, MappingEndEvent, MappingStartEvent, NodeEven
 
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree, YamlFaultError, parse_yaml
 from tasks_lib.errors import EditError
+from tasks_lib.pins.versions import parse_tag
 from tasks_lib.pins.yaml_style import INDENT, Value, block, flow_value, scalar
 
 KeyPath = tuple[str, ...]
@@ -28,6 +29,7 @@ _BOM: Final = "\ufeff"
 #: Keys beside the definitions of a file. Source: Taskgraph, `task-defaults`.
 _DEFAULTS: Final = ("task-defaults", "job-defaults")
 #: An anchor or tag before a value, which an edit keeps.
+_TAG_COMMENT: Final = re.compile(r"[ \t]+#[ \t]*([^ \t#]+)[ \t]*")
 _PROPERTIES: Final = re.compile(r"(?:[&!]\S*\s+)+")
 
 
@@ -84,14 +86,20 @@ def insert_definition(text: str, name: str, content: Mapping[str, Value], under:
     return edited.apply([edit], lambda tree: _put(tree, (*under, name), content))
 
 
-def set_values(text: str, values: Mapping[KeyPath, str | int]) -> str:
+def set_values(text: str, values: Mapping[KeyPath, str | int], tags: Mapping[KeyPath, str] | None = None) -> str:
     """Return `text` with other scalars; a key that is missing is added to its mapping.
+
+    Args:
+        text: a definition file.
+        values: the new values.
+        tags: the new tag of a value, for a comment on its line that is only a tag: `revision: ID # v1.2`.
 
     Raises:
         EditError: a mapping does not exist in this file, or another definition shares a value.
     """
     edited = _Text(text)
     edits = [edited.assign(path, value) for path, value in values.items()]
+    edits += [edit for path, tag in (tags or {}).items() for edit in edited.retag(path, tag)]
 
     def change(tree: Any) -> None:
         for path, value in values.items():
@@ -326,6 +334,15 @@ class _Text:
             end = start + len(self.text[start:end].rstrip())
         space = " " if start == end and start and self.text[start - 1] == ":" else ""
         return _Edit(start, end, space + scalar(value, found.style))
+
+    def retag(self, path: KeyPath, tag: str) -> Iterator[_Edit]:
+        """Replace the tag that is the comment on the line of a value."""
+        found = self.find(path)
+        if found is not None:
+            end = self.line_end(found.end)
+            comment = _TAG_COMMENT.fullmatch(self.text, found.end, end)
+            if comment is not None and parse_tag(comment[1]) is not None:
+                yield _Edit(comment.start(1), comment.end(1), tag)
 
     def add_below(self, path: KeyPath, value: Value) -> _Edit:
         """Add a key and the mappings above it that are missing."""

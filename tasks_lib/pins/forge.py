@@ -17,10 +17,11 @@ from tasks_lib.definitions.headers import is_private_route
 from tasks_lib.digest import Digest
 from tasks_lib.errors import FetchError
 from tasks_lib.network import read_secret, redacted
-from tasks_lib.pins.measure import Expected, describe_failure, read_small
+from tasks_lib.pins.measure import Expected, describe_failure
+from tasks_lib.pins.pages import Pages
+from tasks_lib.pins.questions import GITHUB_API
 from tasks_lib.progress import Progress
 
-_DEFAULT_API: Final = "https://api.github.com"
 _HOST: Final = "github.com"
 _ASSET: Final = re.compile(r"/([^/]+)/([^/]+)/releases/download/(.+)/([^/]+)")
 _TOKENS: Final = ("GITHUB_TOKEN", "GH_TOKEN")
@@ -39,11 +40,11 @@ class Asset(NamedTuple):
     name: str
 
 
-def find_asset(url: str, environ: Mapping[str, str]) -> Asset | None:
-    """Return the release asset that a URL names, None if it names none; with FETCH_GITHUB_API, of any host."""
+def find_asset(url: str, api: str) -> Asset | None:
+    """Return the release asset that a URL names, None if it names none; with an `api` of its own, of any host."""
     parts = urlsplit(url)
     found = _ASSET.fullmatch(parts.path)
-    if found is None or (not environ.get("FETCH_GITHUB_API") and (parts.hostname or "").lower() != _HOST):
+    if found is None or (not api and (parts.hostname or "").lower() != _HOST):
         return None
     return Asset(*(unquote(one) for one in found.groups()))
 
@@ -59,14 +60,9 @@ def api_headers(base: str, environ: Mapping[str, str]) -> dict[str, str]:
     return headers | ({"Authorization": f"Bearer {token}"} if token and is_private_route(base) else {})
 
 
-def api_base(environ: Mapping[str, str]) -> str:
-    """Return the base URL of the API."""
-    return (environ.get("FETCH_GITHUB_API") or _DEFAULT_API).rstrip("/")
-
-
 def read_digest(context: Context, asset: Asset, progress: Progress) -> Expected | None:
     """Return the digest that the API has for an asset, None if it has none or cannot be asked."""
-    base = api_base(context.environ)
+    base = context.settings.github_api or GITHUB_API
     place = f"{base}/repos/{quote(asset.owner)}/{quote(asset.repository)}/releases"
     try:
         release = _ask(context, f"{place}/tags/{quote(asset.tag, safe='')}", base, progress)
@@ -116,10 +112,8 @@ def _ask(context: Context, url: str, base: str, progress: Progress) -> Any:
         FetchError: there is none.
         ValueError: it is not JSON.
     """
-    headers = api_headers(base, context.environ)
-    once = context.settings.policy._replace(retries=0)  # a rate limit lasts for an hour
-    _, text = read_small(context, "the API of the forge", url, _MAX_BYTES, progress, headers, once)
+    page = Pages(context, progress).get(url, limit=_MAX_BYTES, headers=api_headers(base, context.environ))
     try:
-        return msgspec.json.decode(text)
+        return msgspec.json.decode(page.text)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError("invalid JSON") from error

@@ -10,11 +10,11 @@ from tasks_lib.archive import Entry, Reshape, detect_content, detect_format, rea
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.digest import Digest, Integrity
-from tasks_lib.download.unverified import UnverifiedDownloader, UnverifiedRequest
+from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import ArchiveError, EditError, FetchError, IntegrityError
 from tasks_lib.formats import SINGLE, format_from_name
 from tasks_lib.limits import Limits
-from tasks_lib.network import Policy, redacted
+from tasks_lib.network import redacted
 from tasks_lib.pins.naming import file_name, has_ending
 from tasks_lib.progress import Progress
 
@@ -63,7 +63,7 @@ def measure(
         AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `UnverifiedDownloader.obtain`.
     """
     limit = context.settings.limits.max_total_bytes
-    request = UnverifiedRequest(name=name, urls=urls, limit=limit, headers=headers, on_secret="refuse")
+    request = UnverifiedRequest(name=name, urls=urls, limit=limit, headers=headers, on_secret="refuse", encoding="keep")
     integrity = context.unverified.obtain(request, progress)
     for one in expected:
         if one.digest != integrity.digest:
@@ -163,16 +163,14 @@ def read_small(
     limit: int,
     progress: Progress,
     headers: Mapping[str, str],
-    policy: Policy | None = None,
 ) -> tuple[Integrity, bytes]:
-    """Download a small file into the cache; return its integrity and content. The default policy is that of the run.
+    """Download a small file into the cache; return its integrity and content.
 
     Raises:
         AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `UnverifiedDownloader.obtain`.
     """
     request = UnverifiedRequest(name=name, urls=(url,), limit=limit, headers=headers, on_secret="refuse")
-    downloader = UnverifiedDownloader(context.cache, context.transport, policy or context.settings.policy)
-    integrity = downloader.obtain(request, progress)
+    integrity = context.unverified.obtain(request, progress)
     with context.cache.open(integrity) as file:
         return integrity, file.read(limit)
 

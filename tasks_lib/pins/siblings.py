@@ -214,7 +214,7 @@ class _Check(NamedTuple):
         is_minisign = signature.startswith(b"untrusted comment:")
         if not is_minisign and not _is_openpgp(signature):
             return Evidence(UNVERIFIED, f"{_name(sibling)} is neither an OpenPGP nor a minisign signature")
-        reason = "no minisign key" if is_minisign else "no OpenPGP key"
+        reason = f"{'a minisign' if is_minisign else 'an OpenPGP'} signature, but the project has no such key"
         for key in for_minisign(self.keys) if is_minisign else for_openpgp(self.keys):
             try:
                 return self._verify(content, signature, key), key

@@ -6,8 +6,10 @@ the definition has; compare the trees; edit the lines that change. A failure of 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +22,7 @@ from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
 from tasks_lib.definitions.values import file_name_of
 from tasks_lib.digest import Digest
-from tasks_lib.errors import EditError, FetchError, SignatureError, escape_text
+from tasks_lib.errors import EditError, FetchError, SignatureError, TransportError, escape_text
 from tasks_lib.network import redacted
 from tasks_lib.pins import forge
 from tasks_lib.pins.add import list_refs
@@ -33,6 +35,7 @@ from tasks_lib.pins.workspace import Workspace, editing, key_path, read_text, wr
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.steps.commit import commit_archive
 from tasks_lib.steps.plan import list_key_files
+from tasks_lib.steps.repository_access import open_repositories
 from tasks_lib.steps.signatures import verify_signatures
 from tasks_lib.vcs.urls import display_url
 
@@ -145,7 +148,9 @@ def _write(
     """Edit the file; keep the difference."""
     with editing(workspace):
         before = read_text(done.file)
-        after = set_values(before, {(*key_path(fetch), "fetch", *path): value for path, value in values.items()})
+        own = (*key_path(fetch), "fetch")
+        tags = {(*own, "revision"): done.after} if done.after and not isinstance(fetch.source, StaticUrl) else {}
+        after = set_values(before, {(*own, *path): value for path, value in values.items()}, tags)
         lines = difflib.unified_diff(
             before.splitlines(keepends=True), after.splitlines(keepends=True), f"a/{done.file}", f"b/{done.file}"
         )
@@ -255,7 +260,7 @@ def _measure(workspace: Workspace, name: str, source: StaticUrl, given: GivenUrl
     urls = source.locations
     if not urls:
         raise EditError(f"{name}: no URL may be asked", hint="allow the host in mirrors.yml")
-    asset = forge.find_asset(source.url, context.environ)
+    asset = forge.find_asset(source.url, context.settings.github_api)
     promised = forge.read_digest(context, asset, progress) if asset is not None else None
     same = urls[0] == source.url
     measured = measure(
@@ -304,7 +309,7 @@ def _revise_commit(
         repo, tag = given.url, given.tag or tag
     if tag:
         found = _find_commit(workspace, source, repo, tag)
-        revision, done.after = found.commit, found.tag
+        revision, done.after = found.commit, found.tag if found.tag != found.commit else ""
     elif newest.commit and not request.url:
         revision, done.after = newest.commit, newest.tag or newest.version
     revised = msgspec.structs.replace(source, repo=repo, revision=revision)
@@ -324,9 +329,7 @@ def _find_commit(workspace: Workspace, source: Git | Hg, repo: str, word: str) -
     if len(word) in (40, 64) and not word.strip("0123456789abcdef"):
         return Target(tag=word, commit=word)
     if isinstance(source, Hg):
-        raise EditError(
-            f"the tags of {display_url(repo)} cannot be listed without cloning it", hint="give the changeset: --to ID"
-        )
+        return _find_changeset(workspace, source, repo, word)
     refs = list_refs(workspace, repo, ("refs/tags/*",))
     tags = {name.removeprefix("refs/tags/"): commit for name, commit in refs.items() if not name.endswith("^{}")}
     wanted = parse_tag(word)
@@ -339,6 +342,25 @@ def _find_commit(workspace: Workspace, source: Git | Hg, repo: str, word: str) -
             f"{escape_text(display_url(repo))} has {escape_text(several)}", hint="`git ls-remote --tags URL` lists them"
         )
     return Target(tag=names[0], commit=refs.get(f"refs/tags/{names[0]}^{{}}") or tags[names[0]])
+
+
+def _find_changeset(workspace: Workspace, source: Hg, repo: str, word: str) -> Target:
+    """Return the changeset that a tag names, with or without the `v` of `v1.10`.
+
+    Raises:
+        TransportError: there is no such tag.
+    """
+    other = word[1:] if word.startswith("v") else f"v{word}"
+    with (
+        open_repositories(workspace.context, msgspec.structs.replace(source, repo=repo), workspace.progress) as one,
+        tempfile.TemporaryDirectory(prefix="doit-fetch.") as directory,
+    ):
+        try:
+            return Target(tag=word, commit=one.resolve(word, Path(directory, "tags")))
+        except TransportError as error:
+            with contextlib.suppress(TransportError):
+                return Target(tag=other, commit=one.resolve(other, Path(directory, "tags")))
+            raise error from None
 
 
 # --- trees ------------------------------------------------------------------------------------

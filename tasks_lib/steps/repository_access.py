@@ -70,9 +70,10 @@ class RepositoryAccess:
         """Return the commit to which a branch or tag points; `directory` becomes a repository.
 
         Raises:
-            TransportError, ToolError, CancelledError: as `GitRepository.resolve`.
+            TransportError, ToolError, CancelledError: as `GitRepository.resolve` and `HgRepository.resolve`.
         """
-        repository = git.GitRepository(directory, self.context.repositories)
+        kind = git.GitRepository if isinstance(self.source, Git) else hg.HgRepository
+        repository = kind(directory, self.context.repositories)
         return self._follow(
             self.source.repo, lambda place: repository.resolve(place, name, self.progress, key=self.key)
         )
