@@ -53,6 +53,7 @@ def says(report: Report, code: str) -> str:
 @pytest.fixture
 def clean(origin: Origin) -> Callable[..., str]:
     """Return a function that makes a definition with two sources that answer."""
+    origin.answers["/"] = reply(b'<a href="lib-1.0.tar">')
     origin.answers |= {"/m/lib-1.0.tar": ranged(CONTENT), "/lib-1.0.tar": ranged(CONTENT)}
     return lambda more="", name="lib": definition(
         name, f"{origin.url}/lib-1.0.tar", CONTENT, f"    mirrors: ['{origin.url}/m/lib-1.0.tar']\n{more}"
@@ -61,7 +62,7 @@ def clean(origin: Origin) -> Callable[..., str]:
 
 def test_plain_http_and_one_source(tmp_path: Path, origin: Origin) -> None:
     """Plain http and a single source are findings; nothing is downloaded."""
-    origin.answers["/lib-1.0.tar"] = ranged(CONTENT)
+    origin.answers |= {"/lib-1.0.tar": ranged(CONTENT), "/": reply(b'<a href="lib-1.0.tar">')}
     report = reports(project(tmp_path, definition("lib", f"{origin.url}/lib-1.0.tar", CONTENT)))["lib"]
     assert codes(report) == ["plain-http", "one-source"]
     assert says(report, "one-source").startswith(f"only {origin.url}/lib-1.0.tar has the content")
@@ -140,8 +141,11 @@ def test_signatures_beside_the_file(tmp_path: Path, origin: Origin, clean: Calla
     """A sibling with a signature is a finding; a page in HTML is the answer of a server that has none."""
     top = project(tmp_path, clean())
     origin.answers["/lib-1.0.tar.sig"] = reply(b"<html>", Content_Type="text/html")
+    origin.answers["/lib-1.0.tar.sign"] = reply(b"no such file", Content_Type="text/plain")
     assert "unused-signature" not in codes(reports(top)["lib"])
-    origin.answers["/lib-1.0.tar.asc"] = reply(b"", Content_Type="application/pgp-signature")
+    origin.answers["/lib-1.0.tar.asc"] = reply(
+        b"-----BEGIN PGP SIGNATURE-----\n", Content_Type="application/pgp-signature"
+    )
     assert says(reports(top)["lib"], "unused-signature").startswith(f"{origin.url}/lib-1.0.tar.asc exists")
 
 
@@ -185,7 +189,9 @@ def test_versions_that_cannot_be_looked_up(tmp_path: Path) -> None:
         "y", "https://h/y", CONTENT
     )
     found = reports(project(tmp_path, fetches), FETCH_OFFLINE="1")
-    assert "nothing newer than 1.0 can be found" in says(found["x"], "no-update-source")
+    assert "newer versions cannot be looked up: the path has no version; add `fetch.update`" in says(
+        found["x"], "no-update-source"
+    )
     assert codes(found["y"]) == ["one-source"]
     assert "newer versions: the URL has no version" in found["y"].not_covered
 
@@ -290,6 +296,7 @@ def test_advisories_from_a_server(tmp_path: Path, origin: Origin) -> None:
     assert "advisories: crates.io/all.zip is missing" in found["crate"].not_covered
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"no zip", None])
 def test_a_broken_dump(tmp_path: Path, content: bytes | None) -> None:
     """A damaged archive and a missing directory are errors, not an all-clear."""
@@ -339,7 +346,7 @@ def test_package_of_a_url(url: str, purl: str) -> None:
 def test_output(tmp_path: Path, origin: Origin, clean: Callable[..., str]) -> None:
     """JSON and SARIF name the line of the definition; the status says whether something was found."""
     top = project(tmp_path, "# a comment\n\n" + clean() + clean(name="b"))
-    origin.answers["/lib-1.0.tar.asc"] = reply(b"", Content_Type="text/plain")
+    origin.answers["/lib-1.0.tar.asc"] = reply(b"-----BEGIN PGP SIGNATURE-----\n", Content_Type="text/plain")
     text = doit(top, "audit", "b")
     assert text.returncode == 1
     place = "fetchdefs/fetch/all.yml:11: b: "
@@ -387,6 +394,7 @@ def check_sarif(log: Any) -> None:
             assert rules[result["ruleIndex"]]["id"] == result["ruleId"]
 
 
+@pytest.mark.slow
 def test_nothing_found(tmp_path: Path) -> None:
     """Without a finding the status is 0, and the output says what was not covered."""
     (tmp_path / "x").write_bytes(CONTENT)
@@ -399,6 +407,7 @@ def test_nothing_found(tmp_path: Path) -> None:
     assert doit(top, "audit").returncode == 2
 
 
+@pytest.mark.slow
 def test_hostile_text(tmp_path: Path, origin: Origin) -> None:
     """Text of servers and advisories reaches a terminal escaped."""
 

@@ -132,6 +132,7 @@ def test_same_bytes(top: Path, form: str) -> None:
     assert len(json.dumps(made(top, form, "hg"))) < len(json.dumps(json.loads(first.stdout))) / 2
 
 
+@pytest.mark.slow
 def test_evidence_of_a_download(top: Path) -> None:
     """The last download is evidence, once there was one."""
     assert program(top, "path", "plain").returncode == 0
@@ -139,6 +140,7 @@ def test_evidence_of_a_download(top: Path) -> None:
     assert f"downloaded from file://{top.parent}/plain-1.0.txt" in package["comment"]
 
 
+@pytest.mark.slow
 def test_the_extra_is_missing(top: Path) -> None:
     """Without the library, CycloneDX is an error that names the extra; SPDX works."""
     code = "import sys; sys.modules['cyclonedx'] = None\nfrom tasks_lib.cli.console import main; sys.exit(main())"
@@ -151,6 +153,7 @@ def test_the_extra_is_missing(top: Path) -> None:
         assert ("doit-fetch[sbom]" in done.stderr) is bool(status)
 
 
+@pytest.mark.slow
 def test_statuses(top: Path) -> None:
     """A wrong format or file is a wrong command line; unusable definitions have their own status."""
     assert doit(top, "sbom", "--format=cyclonedx-1.4").returncode == 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from tasks_lib import recipe
 from tasks_lib.context import Context
-from tasks_lib.definitions import Checksums, Fetch, GpgSignature, Minisign, StaticUrl
+from tasks_lib.definitions import Checksums, Fetch, Git, GpgSignature, Minisign, StaticUrl
 from tasks_lib.errors import (
     CancelledError,
     FetchError,
@@ -22,15 +22,18 @@ from tasks_lib.errors import (
     RedirectError,
     SignatureError,
     ToolError,
+    TransportError,
     escape_text,
 )
 from tasks_lib.network import redacted
+from tasks_lib.pins.answers import Upstream
 from tasks_lib.pins.osv import Verdict, find_advisories
+from tasks_lib.pins.outdated import Newest, look_up
 from tasks_lib.pins.pages import Pages, Probe
-from tasks_lib.pins.questions import inquire
+from tasks_lib.pins.questions import Question
 from tasks_lib.pins.siblings import look_for_siblings
 from tasks_lib.progress import Progress
-from tasks_lib.signature import MAX_KEYS_BYTES
+from tasks_lib.signature import MAX_KEYS_BYTES, MAX_SIGNATURE_BYTES
 from tasks_lib.signature.status import WARN_DAYS
 from tasks_lib.vcs.urls import display_url
 
@@ -59,6 +62,8 @@ _GENERATED: Final = re.compile(
     r"|bitbucket\.org/[^/]+/[^/]+/get/)"
 )
 _SIGNATURES: Final = (".asc", ".sig", ".sign", ".minisig", "SHA256SUMS.asc")
+#: Starts of signatures. Source: RFC 9580 section 6.2; minisign, "Signature format".
+_ARMOR: Final = ("-----BEGIN PGP SIGNATURE-----", "untrusted comment:")
 _PAGES: Final = ("text/html", "application/xhtml+xml")
 
 
@@ -98,10 +103,15 @@ def audit(context: Context, fetches: Sequence[Fetch], osv: str, progress: Progre
         CacheUnavailableError, CancelledError: as in every step.
     """
     verdicts = find_advisories(context, fetches, osv, progress) if osv else {}
+    newest = {one.name: one for one in look_up(context, fetches, progress)}
     checks = _Checks(context, progress)
 
     def report(fetch: Fetch) -> Report:
-        outcomes = list(dict.fromkeys([*checks.run(fetch), *_list_advisories(verdicts.get(fetch.name))]))
+        outcomes = list(
+            dict.fromkeys(
+                [*checks.run(fetch), *_check_versions(newest[fetch.name]), *_list_advisories(verdicts.get(fetch.name))]
+            )
+        )
         findings = tuple(one for one in outcomes if isinstance(one, Finding))
         return Report(
             fetch.name, fetch.file, fetch.line, findings, tuple(one for one in outcomes if isinstance(one, str))
@@ -111,6 +121,14 @@ def audit(context: Context, fetches: Sequence[Fetch], osv: str, progress: Progre
         return [report(fetch) for fetch in fetches]
     with ThreadPoolExecutor(min(_CONCURRENT, len(fetches))) as pool:
         return list(pool.map(report, fetches))
+
+
+def _check_versions(newest: Newest) -> Iterator[Outcome]:
+    reason = newest.evidence.removeprefix("not covered: ")
+    if newest.state == "unlisted":
+        yield Finding("no-update-source", f"newer versions cannot be looked up: {reason}; add `fetch.update`")
+    elif newest.state in ("unknown", "not covered"):
+        yield f"newer versions: {reason}"
 
 
 def _list_advisories(verdict: Verdict | None) -> Iterator[Outcome]:
@@ -130,6 +148,7 @@ class _Checks:
     def __init__(self, context: Context, progress: Progress) -> None:
         self._context, self._progress = context, progress
         self._pages = Pages(context, progress)
+        self._upstream = Upstream(context, self._pages, progress)
         self._dead: dict[str, str] = {}  # host -> reason
 
     def run(self, fetch: Fetch) -> Iterator[Outcome]:
@@ -140,14 +159,20 @@ class _Checks:
             live = yield from self._check_sources(fetch, source)
             yield from self._check_siblings(fetch, source, live)
             yield from self._check_keys(source)
+        elif isinstance(source, Git):
+            yield from self._check_repository(source)
         else:
-            yield "sources: repositories are not asked"
-        inquiry = inquire(fetch, self._context.settings.github_api)
-        reason = inquiry.reason.removeprefix("not covered: ")
-        if inquiry.question is None and inquiry.have:
-            yield Finding("no-update-source", f"nothing newer than {inquiry.have} can be found: {reason}")
-        elif inquiry.question is None:
-            yield f"newer versions: {reason}"
+            yield "sources: repositories of Mercurial are not asked"
+
+    def _check_repository(self, source: Git) -> Iterator[Outcome]:
+        try:
+            self._upstream.ask(Question("git-tags", source.repo))
+        except (OfflineError, ToolError) as error:
+            yield f"sources: {error.message}"
+        except CancelledError:
+            raise
+        except FetchError as error:
+            yield Finding("dead-source", error.message)
 
     def _headers(self, fetch: Fetch, source: StaticUrl, url: str) -> dict[str, str]:
         return dict(self._context.request_headers(fetch.name, source)) if url == source.url else {}
@@ -201,14 +226,26 @@ class _Checks:
         if source.vouchers or not live:
             return
         try:
-            found = look_for_siblings(self._context, live, self._headers(fetch, source, live), self._progress).existing
+            headers = self._headers(fetch, source, live)
+            siblings = look_for_siblings(self._context, live, headers, self._progress)
         except CancelledError:
             raise
         except FetchError as error:
             yield f"signatures: {error.message}"
             return
-        for name in (name for name in _SIGNATURES if name in found):
-            yield Finding("unused-signature", f"{redacted(found[name].url)} exists, but no signature is verified")
+        if siblings.failure:
+            yield f"signatures: {siblings.failure}"
+        for url in (siblings.existing[name].url for name in _SIGNATURES if name in siblings.existing):
+            if self._is_signature(url, headers):
+                yield Finding("unused-signature", f"{redacted(url)} exists, but no signature is verified")
+
+    def _is_signature(self, url: str, headers: Mapping[str, str]) -> bool:
+        """Return whether a URL has a signature: a server may answer a HEAD for everything, or for nothing."""
+        try:
+            text = self._pages.get(url, limit=MAX_SIGNATURE_BYTES, headers=headers).text
+        except TransportError:
+            return False
+        return text.startswith(_ARMOR) or text[:1] > "\x7f"  # a binary OpenPGP packet, decoded with replacements
 
     def _check_keys(self, source: StaticUrl) -> Iterator[Outcome]:
         for voucher in source.vouchers:

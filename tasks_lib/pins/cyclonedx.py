@@ -79,12 +79,20 @@ def _component(material: Material) -> Component:
         type=ComponentType.LIBRARY,
         description=material.description,
         bom_ref=f"fetch:{material.name}",
-        purl=PackageURL.from_string(str(material.purl)),
+        purl=_package_url(material),
         hashes=digests,
         external_references=[ExternalReference(type=kind, url=XsUri(url), hashes=digests) for url in material.urls],
         properties=properties,
         evidence=_evidence(material),
     )
+
+
+def _package_url(material: Material) -> PackageURL | None:
+    """Return the package URL, None if the library does not accept the one that a definition has."""
+    try:
+        return PackageURL.from_string(str(material.purl))
+    except ValueError:
+        return None
 
 
 def _evidence(material: Material) -> ComponentEvidence | None:
