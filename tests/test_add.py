@@ -251,6 +251,8 @@ def test_known_urls_and_digests(here: Project) -> None:
     assert (again.files, len(here.origin.requests)) == ({}, asked)
     assert "already defined as x-1.0 (fetchdefs/fetch/fetches.yml:1)" in again.notes[0]
     assert Path("fetchdefs/fetch/fetches.yml").read_bytes() == before
+    with pytest.raises(IntegrityError, match="the fragment of the URL has sha256:0000"):
+        here.add(f"{here.origin.url}/x-1.0#sha256={'0' * 64}")
     other = here.add(f"{here.origin.url}/y-1.0")
     assert "x-1.0 has the same content" in other.notes[0]
     assert other.evidence[0].kind == "also in the cache"

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tasks_lib.definitions import Fetch, Git
+from tasks_lib.definitions import Fetch, Git, StaticUrl
 from tasks_lib.definitions.fields import check_name
 from tasks_lib.definitions.schema import FieldError
 from tasks_lib.definitions.values import file_name_of
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import EditError, escape_text
+from tasks_lib.errors import EditError, IntegrityError, escape_text
 from tasks_lib.formats import format_from_name
 from tasks_lib.network import redacted
 from tasks_lib.pins import forge
@@ -88,6 +88,7 @@ def add(workspace: Workspace, request: AddRequest) -> Added:
     given = parse_url(request.url)
     known = workspace.find_url(given.url) if given.kind == "file" else _find_commit(workspace, given.url, given.tag)
     if known is not None and not request.name:
+        _require_promised(known, given)
         added = Added(name=known.name, file=Path(known.file), content={})
         added.notes.append(f"{redacted(given.url)} is already defined as {known.name} ({known.file}:{known.line})")
     else:
@@ -99,6 +100,20 @@ def add(workspace: Workspace, request: AddRequest) -> Added:
             for path, content in added.files.items():
                 write_bytes(path, content)
     return added
+
+
+def _require_promised(known: Fetch, given: GivenUrl) -> None:
+    """Check that a definition has the digest that the fragment of its URL promises.
+
+    Raises:
+        IntegrityError: it has another one.
+    """
+    for one in given.expected:
+        if isinstance(known.source, StaticUrl) and known.source.integrity.digest != one.digest:
+            raise IntegrityError(
+                f"{one.by} has {one.digest}, {known.name} has {known.source.integrity.digest}",
+                hint=f"find out which of them is wrong, then: doit update {known.name}",
+            )
 
 
 def _check_given_name(workspace: Workspace, name: str) -> None:

@@ -47,6 +47,8 @@ def insert_definition(text: str, name: str, content: Mapping[str, Value], under:
     edited = _Editor(text)
     parent = edited.find(under)
     entry: dict[str, Value] = {name: content}
+    if parent is not None and parent.value(name) is not None:
+        raise EditError(f"the file has a definition named {name} already", hint="choose another name")
     if parent is None and under:
         raise EditError(f"the file has no {'.'.join(under)}", hint="add it, or use another file")
     if parent is None or (parent.kind == "scalar" and not under):

@@ -35,9 +35,9 @@ class Workspace(NamedTuple):
 
     @property
     def keys(self) -> Path:
-        """The directory of public keys."""
+        """The directory of public keys, relative to the current one if possible, as `key-path:` is."""
         fetchdefs = self.context.settings.fetchdefs
-        return (Path(OWN) if fetchdefs.is_file() else fetchdefs) / "keys"
+        return Path(os.path.relpath(Path(OWN) if fetchdefs.is_file() else fetchdefs)) / "keys"
 
     @property
     def mirrors_file(self) -> Path:
