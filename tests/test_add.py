@@ -260,6 +260,19 @@ def test_known_urls_and_digests(here: Project) -> None:
         here.add(f"{here.origin.url}/y-1.0?again", name="x-1.0")
 
 
+def test_a_taskgraph_tree(here: Project) -> None:
+    """In a Taskgraph repository, the definition goes into the tasks of the kind."""
+    kind = "loader: taskgraph.loader.transform:loader\ntasks:\n  a:\n    description: a\n    fetch: {type: static-url, url: 'https://h/a', sha256: SHA, size: 1}\n"
+    written(Path(), {"taskcluster/kinds/fetch/kind.yml": kind.replace("SHA", "0" * 64)})
+    here.environ["FETCHDEFS_DIR"] = "."
+    here.origin.answers["/x-1.0"] = reply(ELF)
+    here.add(f"{here.origin.url}/x-1.0")
+    assert list(load(Path()).fetches) == ["a", "x-1.0"]
+    assert (
+        yaml.safe_load(Path("taskcluster/kinds/fetch/kind.yml").read_text())["tasks"]["x-1.0"]["description"] == "x-1.0"
+    )
+
+
 def test_dry_run(here: Project) -> None:
     """A dry run shows the same and writes nothing but the cache."""
     here.origin.answers["/x-1.0"] = reply(ELF)

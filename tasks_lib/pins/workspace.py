@@ -101,7 +101,8 @@ class Workspace(NamedTuple):
         """
         root = find_layout(self.context.settings.fetchdefs).root
         block = insert_definition("", name, content)
-        own = SourceFile(kind="fetch", path=str(file), text=block, directory=str(file.absolute().parent), root=root)
+        place = file.with_name("definition.yml") if keys_above(file) else file  # the block has no keys above it
+        own = SourceFile(kind="fetch", path=str(place), text=block, directory=str(file.absolute().parent), root=root)
         mirrors = SourceFile(
             kind="mirrors", path=str(self.mirrors_file), text=more_mirrors or read_text(self.mirrors_file)
         )
