@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import io
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tasks_lib.cli.sbom import write
+from tasks_lib.pins.materials import list_materials
+from tasks_lib.session import Session
+from tasks_lib.settings import Settings
+from tests.archives import Member, tar
 from tests.project import CLEAN, PORCH, PYTHONPATH, definition, doit, written
 from tests.test_program import program
 
@@ -160,3 +169,51 @@ def test_statuses(top: Path) -> None:
     assert doit(top, "sbom", "--format=spdx-2.3", "-o", "nowhere/x").returncode == 3
     (top / "fetchdefs/fetch/all.yml").write_text("x: {}\n")
     assert doit(top, "sbom").returncode == 2
+
+
+def wheel(metadata: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x/__init__.py", "")
+        archive.writestr("x-1.0.dist-info/METADATA", metadata)
+    return file.getvalue()
+
+
+def packed(name: str, text: str) -> bytes:
+    return gzip.compress(tar([Member("x-1.0/"), Member("x-1.0/a", b"1"), Member(name, text.encode())]))
+
+
+LICENCES = {
+    "wheel": (
+        "packages/a/b/c/x-1.0-py3-none-any.whl",
+        wheel("Name: x\nLicense-Expression: MIT\n\nLicense: none"),
+        "MIT",
+    ),
+    "old wheel": ("packages/a/b/c/x-1.0-py3-none-any.whl", wheel("Name: x\nLicense: Some words\n\n"), "Some words"),
+    "npm": ("x/-/x-1.0.tgz", packed("package/package.json", '{"license": "ISC"}'), "ISC"),
+    "crate": (
+        "crates/x/x-1.0.crate",
+        packed("x-1.0/Cargo.toml", '[package]\nlicense = "MIT/Apache-2.0"\n'),
+        "MIT OR Apache-2.0",
+    ),
+    "broken": ("x/-/x-1.0.tgz", packed("package/package.json", "[" * 10_000), ""),
+    "no archive": ("x/-/x-1.0.tgz", b"x", ""),
+}
+
+
+@pytest.mark.parametrize("case", LICENCES)
+def test_licence(tmp_path: Path, case: str) -> None:
+    """The licence that a cached package declares is known; another word than an identifier is a comment in SPDX."""
+    path, content, licence = LICENCES[case]
+    written(tmp_path, {"fetchdefs/fetch/a.yml": definition("x", f"https://example.org/{path}", content)})
+    with contextlib.chdir(tmp_path):
+        session = Session(Settings.parse(variables={}, environ={"FETCH_DURABILITY": "fast"}), {})
+        with session.context.cache.writer() as writer:
+            writer.write(content)
+            writer.commit()
+        (material,) = list_materials(session.context, session.definitions, session.definitions.fetches.values())
+        assert material.licence == licence
+        package = json.loads(write([material], "spdx-2.3", 0))["packages"][0]
+        assert package["licenseDeclared"] == (licence if licence and case != "old wheel" else "NOASSERTION")
+        component = json.loads(write([material], "cyclonedx-1.6", 0))["components"][0]
+        assert bool(component.get("licenses")) is bool(licence)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from tasks_lib.cli.definition_command import JSON, OFFLINE, DefinitionCommand, format_option
+from tasks_lib.engine.base_command import STARTED_IN
 from tasks_lib.errors import escape_text
 from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.session import Session
@@ -54,7 +55,10 @@ class AuditCommand(DefinitionCommand):
         from tasks_lib.pins.audit import audit  # loads the network, which `doit help` does not need
 
         form = "json" if params["json"] else "sarif" if params["sarif"] else params["format"]
-        reports = audit(session.context, fetches, params["osv"], LineProgress(write_to_stderr, describe_wait))
+        osv = params["osv"] and (
+            params["osv"] if "://" in params["osv"] else str(Path(STARTED_IN.get(), params["osv"]))
+        )
+        reports = audit(session.context, fetches, osv, LineProgress(write_to_stderr, describe_wait))
         if form == "text":
             self._write_text(reports)
         else:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks_lib.cli.definition_command import OFFLINE, DefinitionCommand, format_option, invalid
-from tasks_lib.engine.base_command import format_write_error
+from tasks_lib.engine.base_command import STARTED_IN, format_write_error
 from tasks_lib.errors import ToolError
 from tasks_lib.session import Session
 
@@ -54,7 +54,7 @@ class SbomCommand(DefinitionCommand):
             self.outstream.write(text)
             return 0
         try:
-            Path(params["into"]).write_text(text, "utf-8")
+            Path(STARTED_IN.get(), params["into"]).write_text(text, "utf-8")
         except OSError as error:
             raise invalid(format_write_error(params["into"], error)) from None
         return 0

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from cyclonedx.contrib.license.factories import LicenseFactory
 from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, Property, XsUri
 from cyclonedx.model.bom import Bom, BomMetaData
 from cyclonedx.model.component import Component, ComponentType
@@ -81,6 +82,7 @@ def _component(material: Material) -> Component:
         bom_ref=f"fetch:{material.name}",
         purl=_package_url(material),
         hashes=digests,
+        licenses=[LicenseFactory().make_from_string(material.licence)] if material.licence else [],
         external_references=[ExternalReference(type=kind, url=XsUri(url), hashes=digests) for url in material.urls],
         properties=properties,
         evidence=_evidence(material),

@@ -9,6 +9,7 @@ from tasks_lib import recipe
 from tasks_lib.context import Context
 from tasks_lib.definitions import Checksums, Definitions, Fetch, GpgSignature, Minisign, StaticUrl
 from tasks_lib.network import redacted
+from tasks_lib.pins.licences import find_licence
 from tasks_lib.pins.purl import Purl, describe_purl
 from tasks_lib.pins.versions import find_version
 from tasks_lib.vcs.urls import display_url
@@ -30,6 +31,7 @@ class Material(NamedTuple):
     sha256: str
     commit: str
     urls: tuple[str, ...]
+    licence: str
     evidence: tuple[str, ...]
     consumers: tuple[str, ...]
     place: str
@@ -63,6 +65,7 @@ def _describe(context: Context, fetch: Fetch, consumers: Mapping[str, set[str]])
         sha256=source.integrity.digest.hex if isinstance(source, StaticUrl) else "",
         commit="" if isinstance(source, StaticUrl) else source.revision,
         urls=tuple(dict.fromkeys(map(redacted, urls))) if is_file else (_repository_url(fetch),),
+        licence=find_licence(context, fetch, purl),
         evidence=tuple(_list_evidence(context, fetch)),
         consumers=tuple(sorted(consumers.get(fetch.name, ()))),
         place=f"{fetch.file}:{fetch.line}",

@@ -14,6 +14,13 @@ from typing import Any, Final
 from tasks_lib.pins.materials import Material
 
 _UNKNOWN: Final = "NOASSERTION"
+#: The most frequent licences; another one is in the comment of its package. Source: https://spdx.org/licenses/
+_LICENCES: Final = frozenset({
+    "0BSD", "AGPL-3.0-only", "AGPL-3.0-or-later", "Apache-2.0", "Artistic-2.0", "BSD-2-Clause", "BSD-3-Clause",
+    "BSL-1.0", "CC0-1.0", "EPL-2.0", "GPL-2.0-only", "GPL-2.0-or-later", "GPL-3.0-only", "GPL-3.0-or-later", "ISC",
+    "LGPL-2.1-only", "LGPL-2.1-or-later", "LGPL-3.0-only", "LGPL-3.0-or-later", "MIT", "MIT-0", "MPL-2.0", "PSF-2.0",
+    "Python-2.0", "Unicode-3.0", "Unlicense", "Zlib",
+})  # fmt: skip
 _DOCUMENT: Final = "SPDXRef-DOCUMENT"
 
 
@@ -49,6 +56,7 @@ def _identifier(kind: str, name: str) -> str:
 def _package(material: Material) -> dict[str, Any]:
     comments = [*material.evidence, f"defined in {material.place}"]
     comments += [f"{material.size} bytes"] if material.size >= 0 else []
+    comments += [f"declares the licence {material.licence}"] if material.licence else []
     comments += [f"also at {url}" for url in material.urls[1:]]
     comments += [f"used by toolchain {name}" for name in material.consumers]
     place = _download_location(material)
@@ -63,7 +71,7 @@ def _package(material: Material) -> dict[str, Any]:
         "packageFileName": material.file_name,
         "filesAnalyzed": False,
         "licenseConcluded": _UNKNOWN,
-        "licenseDeclared": _UNKNOWN,
+        "licenseDeclared": material.licence if _is_expression(material.licence) else _UNKNOWN,
         "copyrightText": _UNKNOWN,
         "externalRefs": [purl],
         "comment": "\n".join(comments),
@@ -73,6 +81,14 @@ def _package(material: Material) -> dict[str, Any]:
     if material.sha256:
         package["checksums"] = [{"algorithm": "SHA256", "checksumValue": material.sha256}]
     return package
+
+
+def _is_expression(licence: str) -> bool:
+    """Return whether a licence is an expression of identifiers that SPDX knows."""
+    words = re.findall(r"[^\s()]+", licence)
+    return bool(words) and all(
+        word in ("AND", "OR") if index % 2 else word in _LICENCES for index, word in enumerate(words)
+    )
 
 
 def _download_location(material: Material) -> str:
