@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -19,7 +19,7 @@ from tasks_lib import recipe
 from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
 from tasks_lib.definitions.values import file_name_of
-from tasks_lib.digest import Digest
+from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import EditError, FetchError, SignatureError
 from tasks_lib.network import redacted
 from tasks_lib.pins import forge
@@ -211,15 +211,14 @@ def _list_versioned(raw: Mapping[str, Any]) -> Iterator[KeyPath]:
     yield from (path for path in _VERSIONED if isinstance(_value_at(raw, path), str))
 
 
-def _move(workspace: Workspace, fetch: Fetch, source: StaticUrl, url: str, renew: Any) -> StaticUrl:
+def _move(workspace: Workspace, fetch: Fetch, source: StaticUrl, url: str, renew: Callable[[str], str]) -> StaticUrl:
     """Return the source at another URL, with the old integrity."""
     is_default = source.artifact_name == source.file_name
     gpg, minisign, sums = source.gpg_signature, source.minisign, source.checksums
     signer = sums.signed_by if sums is not None else None
-    resolved = source.url if url == "" or url.startswith("file:") else url
     moved = msgspec.structs.replace(
         source,
-        url=renew(source.url) if url.startswith("file:") else resolved,
+        url=renew(source.url) if _is_relative(url) else url,
         mirrors=tuple(map(renew, source.mirrors)),
         artifact_name=file_name_of(url) if is_default else renew(source.artifact_name),
         add_prefix=renew(source.add_prefix),
@@ -237,7 +236,12 @@ def _move(workspace: Workspace, fetch: Fetch, source: StaticUrl, url: str, renew
     return msgspec.structs.replace(moved, rewritten=workspace.mirrors.places(fetch, moved))
 
 
-def _measure(workspace: Workspace, name: str, source: StaticUrl, given: GivenUrl) -> Any:
+def _is_relative(url: str) -> bool:
+    """Return whether a URL as written is a file relative to the YAML file; a definition has it resolved."""
+    return url.lower().startswith("file:") and not url[5:].startswith("/")
+
+
+def _measure(workspace: Workspace, name: str, source: StaticUrl, given: GivenUrl) -> Integrity:
     """Download the content of a source, and return its integrity.
 
     Raises:
