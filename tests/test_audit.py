@@ -280,7 +280,27 @@ def test_advisories_of_a_commit(tmp_path: Path) -> None:
         for name, report in found.items()
     }
     assert hits == {"r": ["HIT-1", "HIT-2", "HIT-3"], "file": ["HIT-3"]}
+    assert any("the history is needed to compare the version with" in text for text in found["file"].not_covered)
     assert "advisories: the history is needed to compare the commit with UNCLEAR" in found["r"].not_covered
+
+
+def test_advisories_of_other_packages(tmp_path: Path) -> None:
+    """A package of another type may be named by its package URL; Debian's binary packages are not covered."""
+    records = [advisory("HIT", {"ecosystem": "", "name": "z", "purl": "pkg:generic/z"}, versions=["1.0"])]
+    fetches = definition("z", "https://h/z", CONTENT, "    purl: pkg:generic/z@1.0\n") + definition(
+        "deb", "https://h/pool/z/z_1.0_amd64.deb", CONTENT
+    )
+    fetches += definition("jar", "https://h/maven2/org/a/b/1.0/b-1.0.jar", CONTENT)
+    java = [advisory("JAR", {"ecosystem": "Maven", "name": "org.a:b"}, ranges=[events("introduced=0", "fixed=1.0.1")])]
+    found = reports(
+        project(tmp_path / "top", fetches),
+        osv=str(dump(tmp_path / "osv", Other=records, Maven=java, Debian=[])),
+        FETCH_OFFLINE="1",
+    )
+    assert says(found["z"], "advisory") == "HIT: about HIT"
+    assert "advisories: OSV has no ecosystem for packages of type generic" in found["z"].not_covered
+    assert says(found["jar"], "advisory") == "JAR: about JAR; fixed in 1.0.1"
+    assert any("name source packages" in text for text in found["deb"].not_covered)
 
 
 def test_advisories_from_a_server(tmp_path: Path, origin: Origin) -> None:
@@ -321,7 +341,7 @@ PURLS = {
     "https://h/crates/serde_json/serde_json-1.0.1.crate": "pkg:cargo/serde_json@1.0.1",
     "https://h/gems/rails-7.1.0.gem": "pkg:gem/rails@7.1.0",
     "https://h/proxy/github.com/pkg/errors/@v/v0.9.1.zip": "pkg:golang/github.com/pkg/errors@v0.9.1",
-    "https://h/maven2/org/apache/commons/commons-lang3/3.12.0/commons-lang3-3.12.0.jar": "pkg:maven/org/apache/commons/commons-lang3@3.12.0",
+    "https://h/maven2/org/apache/commons/commons-lang3/3.12.0/commons-lang3-3.12.0.jar": "pkg:maven/org.apache.commons/commons-lang3@3.12.0",
     "https://h/debian/pool/main/z/zlib/zlib1g_1.2.13.dfsg-1_amd64.deb": "pkg:deb/debian/zlib1g@1.2.13.dfsg-1?arch=amd64",
     "https://github.com/O/r/releases/download/v1.2/x.tgz": "pkg:github/o/r@v1.2",
     "https://github.com/O/r/archive/refs/tags/v1.2.tar.gz": "pkg:github/o/r@v1.2",

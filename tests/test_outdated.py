@@ -5,6 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,7 @@ from tasks_lib.progress import Silent
 from tasks_lib.session import Session
 from tasks_lib.settings import Settings
 from tests.origin import Answer, Origin, OriginRequest, reply
-from tests.project import PORCH, definition, doit, written
+from tests.project import CLEAN, PORCH, PYTHONPATH, definition, doit, written
 from tests.repositories import committed, git, made
 from tests.test_program import program
 
@@ -422,3 +426,30 @@ def test_a_command_that_runs_git_needs_it(tmp_path: Path) -> None:
         tmp_path, f"x:\n  description: d\n  fetch: {{type: git, repo: 'https://h/x', revision: {'a' * 40}}}\n"
     )
     assert "install git" in rows(top, PATH=str(tmp_path / "bin"))["x"]["evidence"]
+
+
+@pytest.mark.slow
+def test_an_interruption_stops_the_look_ups(tmp_path: Path, origin: Origin) -> None:
+    """SIGINT ends the command although the servers do not answer."""
+    held = threading.Event()
+
+    def hang(_connection: Any, _request: OriginRequest) -> None:
+        held.wait(60)
+
+    fetches = ""
+    for name in ("a", "b", "c"):
+        origin.answers[f"/{name}/"] = hang
+        fetches += definition(name, f"{origin.url}/{name}/{name}-1.0.tar", CONTENT)
+    top = project(tmp_path, fetches)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "doit", "outdated"], cwd=top, env={**CLEAN, "PYTHONPATH": PYTHONPATH}
+    )
+    try:
+        while len(origin.requests) < 3:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    finally:
+        process.kill()
+        held.set()

@@ -55,9 +55,9 @@ class AuditCommand(DefinitionCommand):
         from tasks_lib.pins.audit import audit  # loads the network, which `doit help` does not need
 
         form = "json" if params["json"] else "sarif" if params["sarif"] else params["format"]
-        osv = params["osv"] and (
-            params["osv"] if "://" in params["osv"] else str(Path(STARTED_IN.get(), params["osv"]))
-        )
+        osv = params["osv"]
+        if osv and "://" not in osv:
+            osv = str(Path(STARTED_IN.get(), osv))
         reports = audit(session.context, fetches, osv, LineProgress(write_to_stderr, describe_wait))
         if form == "text":
             self._write_text(reports)

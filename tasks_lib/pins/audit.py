@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -27,6 +26,7 @@ from tasks_lib.errors import (
 )
 from tasks_lib.network import redacted
 from tasks_lib.pins.answers import Upstream
+from tasks_lib.pins.concurrency import map_concurrently
 from tasks_lib.pins.osv import Verdict, find_advisories
 from tasks_lib.pins.outdated import Newest, look_up
 from tasks_lib.pins.pages import Pages, Probe
@@ -49,8 +49,6 @@ CODES: Final = {
     "no-update-source": "Newer versions cannot be looked up",
     "advisory": "An advisory is known for this version",
 }
-#: Definitions that are asked for at a time.
-_CONCURRENT: Final = 8
 #: Statuses that say nothing about the content. Source: RFC 9110 section 15.5, RFC 6585 section 4.
 _NO_ANSWER: Final = (401, 403, 407, 429)
 _GONE: Final = (404, 410)
@@ -117,10 +115,7 @@ def audit(context: Context, fetches: Sequence[Fetch], osv: str, progress: Progre
             fetch.name, fetch.file, fetch.line, findings, tuple(one for one in outcomes if isinstance(one, str))
         )
 
-    if len(fetches) < 2:
-        return [report(fetch) for fetch in fetches]
-    with ThreadPoolExecutor(min(_CONCURRENT, len(fetches))) as pool:
-        return list(pool.map(report, fetches))
+    return map_concurrently(report, fetches, progress)
 
 
 def _check_versions(newest: Newest) -> Iterator[Outcome]:

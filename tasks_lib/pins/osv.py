@@ -152,13 +152,16 @@ def _explain(subject: _Subject, ecosystems: list[str], read: set[str], unclear: 
     """Return why advisories about a definition may be missing, "" if nothing is known to be missing."""
     if subject.purl is None and not subject.commit:
         return "no package URL; add `fetch.purl`"
-    if not ecosystems:
-        kind = subject.purl.kind if subject.purl is not None else ""
+    kind = subject.purl.kind if subject.purl is not None else ""
+    if kind not in _ECOSYSTEMS and not subject.repository and not subject.commit:
         return f"OSV has no ecosystem for packages of type {escape_text(kind)}"
+    if kind == "deb" and subject.purl is not None and "arch=source" not in subject.purl.qualifiers:
+        return "advisories of Debian name source packages; add `fetch.purl` with arch=source"
     if not read.intersection(ecosystems):
         return f"{escape_text(ecosystems[0])}/all.zip is missing"
     if unclear:
-        return f"the history is needed to compare the commit with {escape_text(', '.join(unclear[:5]))}"
+        what = "the commit" if subject.commit else "the version"
+        return f"the history is needed to compare {what} with {escape_text(', '.join(unclear[:5]))}"
     return "" if subject.version or subject.commit else "no version"
 
 
@@ -198,8 +201,12 @@ class _Dump:
     def list_ecosystems(self, subject: _Subject) -> list[str]:
         """Return the directories that may have advisories about a definition."""
         own = _ECOSYSTEMS.get(subject.purl.kind, "") if subject.purl is not None else ""
-        of_commits = [*_OF_COMMITS, *self._all] if subject.repository or subject.commit else []
-        return list(dict.fromkeys([*([own] if own else []), *of_commits]))
+        found = [own] if own else []
+        if subject.repository or subject.commit:
+            found += _OF_COMMITS
+        if not own and (subject.purl is not None or subject.commit):
+            found += self._all  # any of them may name the package or the commit
+        return list(dict.fromkeys(found))
 
     def read(self, ecosystem: str) -> Iterator[_Record]:
         """Yield the advisories of an ecosystem; none if it has no archive."""
@@ -355,6 +362,6 @@ def _ranges_of(affected: _Affected, subject: _Subject) -> Iterator[_Range]:
 def _is_unclear(record: _Record, subject: _Subject) -> bool:
     """Return whether an advisory is about the repository, and only its history says whether about the commit."""
     if not subject.commit:
-        return False
+        return any(not affected.versions and any(_ranges_of(affected, subject)) for affected in record.affected or ())
     ranges = [one for affected in record.affected or () for one in _ranges_of(affected, subject)]
     return any(subject.commit not in {event.fixed for event in one.events} for one in ranges)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Literal, NamedTuple
 
 from tasks_lib.context import Context
@@ -13,6 +12,7 @@ from tasks_lib.definitions.expressions import compile_expression
 from tasks_lib.errors import CancelledError, FetchError, HttpStatusError, escape_text
 from tasks_lib.network import redacted
 from tasks_lib.pins.answers import Answer, Candidate, Upstream
+from tasks_lib.pins.concurrency import map_concurrently
 from tasks_lib.pins.pages import Pages
 from tasks_lib.pins.questions import Inquiry, Question, inquire
 from tasks_lib.pins.versions import (
@@ -30,8 +30,6 @@ from tasks_lib.pins.versions import (
 from tasks_lib.progress import Progress
 from tasks_lib.vcs.urls import display_url
 
-#: Questions that are asked at a time.
-_CONCURRENT: Final = 8
 #: Endings of archives, of which a project may choose another one for a new version.
 _ARCHIVE: Final = re.compile(r"\.(?:tar\.(?:gz|bz2|xz|zst|lz|lzma|Z)|tgz|tbz2?|txz|tzst|zip|tar)$")
 
@@ -75,11 +73,11 @@ def look_up(context: Context, fetches: Iterable[Fetch], progress: Progress) -> l
     """
     inquiries = [inquire(fetch, context.settings.github_api) for fetch in fetches]
     questions = list(dict.fromkeys(one.question for one in inquiries if one.question is not None))
-    answers = _ask(Upstream(context, Pages(context, progress), progress), questions)
+    answers = _ask(Upstream(context, Pages(context, progress), progress), questions, progress)
     return [_judge(one, answers) for one in inquiries]
 
 
-def _ask(upstream: Upstream, questions: list[Question]) -> Mapping[Question, Answer | FetchError]:
+def _ask(upstream: Upstream, questions: list[Question], progress: Progress) -> Mapping[Question, Answer | FetchError]:
     def ask(question: Question) -> Answer | FetchError:
         try:
             return upstream.ask(question)
@@ -88,10 +86,7 @@ def _ask(upstream: Upstream, questions: list[Question]) -> Mapping[Question, Ans
         except FetchError as error:
             return error
 
-    if len(questions) < 2:
-        return {one: ask(one) for one in questions}
-    with ThreadPoolExecutor(min(_CONCURRENT, len(questions))) as pool:
-        return dict(zip(questions, pool.map(ask, questions), strict=True))
+    return dict(zip(questions, map_concurrently(ask, questions, progress), strict=True))
 
 
 def _judge(inquiry: Inquiry, answers: Mapping[Question, Answer | FetchError]) -> Newest:

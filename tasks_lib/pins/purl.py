@@ -80,8 +80,7 @@ class Purl(NamedTuple):
     def full_name(self) -> str:
         """The name as the registry of the package writes it."""
         separator = ":" if self.kind == "maven" else "/"
-        space = self.namespace.replace("/", ".") if self.kind == "maven" else self.namespace
-        return f"{space}{separator}{self.name}" if self.namespace and self.kind != "deb" else self.name
+        return f"{self.namespace}{separator}{self.name}" if self.namespace and self.kind != "deb" else self.name
 
 
 def parse_purl(text: str) -> Purl:
@@ -152,6 +151,7 @@ def _suggest(url: str) -> Purl | None:
         if found is not None:
             groups = found.groupdict()
             space = "debian" if kind == "deb" else (groups.get("space") or "").strip("/")
+            space = space.replace("/", ".") if kind == "maven" else space
             version = f"v{found['version']}" if kind == "golang" else found["version"]
             more = f"arch={groups['arch']}" if kind == "deb" else ""
             return _normalize(Purl(kind, space, found["name"], version, more))
