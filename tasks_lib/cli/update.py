@@ -98,7 +98,7 @@ def _find_newest(workspace: Workspace, fetches: list[Fetch], request: UpdateRequ
         for one in look_up(workspace.context, fetches, workspace.progress):
             if one.state == "older":
                 targets[one.name] = Target(one.newest, one.tag, one.commit, one.where)
-            elif one.state == "unknown":
+            elif one.state in ("unknown", "unlisted"):
                 workspace.progress.warn(f"{one.name}: the newest version is not known: {one.evidence}")
     return targets
 
