@@ -84,7 +84,8 @@ class Context:
         return Cache(own.cache, options)
 
     @shared
-    def _transport(self) -> Transport:
+    def transport(self) -> Transport:
+        """The HTTP client."""
         from tasks_lib.transport import Transport  # slow to import, needed only when a task downloads
 
         own = self.settings.transport
@@ -105,7 +106,7 @@ class Context:
         """The downloader of blobs."""
         from tasks_lib.download import Downloader  # slow to import, needed only when a task downloads
 
-        return Downloader(self.cache, self._transport, self.settings.policy, fleet=self.fleet)
+        return Downloader(self.cache, self.transport, self.settings.policy, fleet=self.fleet)
 
     @shared
     def fleet(self) -> Fleet | None:
@@ -147,7 +148,7 @@ class Context:
         """The downloader of content without a known digest."""
         from tasks_lib.download.unverified import UnverifiedDownloader  # slow to import, needed only when it downloads
 
-        return UnverifiedDownloader(self.cache, self._transport, self.settings.policy)
+        return UnverifiedDownloader(self.cache, self.transport, self.settings.policy)
 
     def asking_once(self, transport: Transport) -> UnverifiedDownloader:
         """Return a downloader of content without a known digest from a store, which is never waited for."""
@@ -202,7 +203,7 @@ class Context:
         """
         endpoint = endpoint_of(url)
         if endpoint.host:
-            self._transport.judge(*endpoint, progress.check)
+            self.transport.judge(*endpoint, progress.check)
 
     @property
     def repositories(self) -> RepositorySettings:

@@ -42,7 +42,7 @@ LOCATOR_FIELDS: Final = frozenset(
     {
         "name", "description", "source", "alias", "artifact_prefix", "ignored", "file", "line", "platforms", "platform",
         "url", "mirrors", "rewritten", "headers", "gpg_signature", "minisign", "checksums",
-        "repo", "ssh_key", "archive", "taskgraph_name", "taskgraph_names",
+        "repo", "ssh_key", "archive", "taskgraph_name", "taskgraph_names", "update", "purl",
     }
 )  # fmt: skip
 

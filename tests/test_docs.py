@@ -160,6 +160,11 @@ PRINTED = {
     "store-nginx.md": "1 from store 127.0.0.1:8780",
     "events.md": " fetch:hello",
     "taskgraph.md": "gmp-6.1.0",
+    "add.md": "listed",
+    "update.md": "demo: updated 1.9 -> 1.10\n  tree: 0 added, 0 removed, 1 changed\n    ~ demo.c\n",
+    "outdated.md": "tool  1.9.0  1.10.0",
+    "audit.md": "EXAMPLE-1: an example; fixed in 1.1",
+    "sbom.md": "fetch:hello",
 }
 
 

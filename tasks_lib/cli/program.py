@@ -65,8 +65,10 @@ def _doit(words: list[str]) -> int:
     from doit.doit_cmd import DoitMain
 
     import doit_fetch
+    from tasks_lib.engine.base_command import STARTED_IN
     from tasks_lib.settings import load_project
 
+    STARTED_IN.set(os.getcwd())  # noqa: PTH109  # paths on the command line are relative to it
     os.chdir(find_project(os.getcwd()))  # noqa: PTH109
     try:
         load_project(Path("pyproject.toml"))  # doit reads it first, and ends with a traceback if it is not TOML

@@ -8,6 +8,7 @@ module reads them.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
@@ -80,6 +81,7 @@ class Settings(NamedTuple):
     stores: tuple[StoreAddress, ...] = ()
     store_write: str = "auto"
     store_trust: str = ""  # "": signed if there are trusted keys, else none
+    github_api: str = ""
 
     @property
     def trust(self) -> Trust:
@@ -168,6 +170,7 @@ class Settings(NamedTuple):
             stores=_stores(str(values["FETCH_STORE"]), environ),
             store_write=str(values["FETCH_STORE_WRITE"]),
             store_trust=str(values["FETCH_STORE_TRUST"]),
+            github_api=_api(str(values["FETCH_GITHUB_API"])),
         )
 
 
@@ -227,6 +230,15 @@ def _networks(text: str) -> tuple[str, ...]:
                 hint="write a network such as 10.0.0.0/8, or none",
             ) from error
     return words
+
+
+def _api(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[A-Za-z0-9\[][^\s?#@]*", text):
+        raise SettingError(
+            f"invalid value {escape_text(text[:80])!r} for FETCH_GITHUB_API: expected a URL without a query",
+            hint="write a URL such as https://github.example.org/api/v3",
+        )
+    return text.rstrip("/")
 
 
 def _pass_env(text: str) -> tuple[str, ...]:

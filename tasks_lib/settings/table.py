@@ -105,6 +105,7 @@ SETTINGS: Final = (
         "results to use: signed, any or none; default: signed if keys/store/*.pub exists, else none",
         ("signed", "any", "none"),
     ),
+    Setting("FETCH_GITHUB_API", "github_api", "", "base URL of the API for release assets; GitHub's by default"),
     Setting("FETCH_DENY_NETWORKS", "deny_networks", ",".join(LINK_LOCAL), "networks that are never contacted"),
     Setting(
         "FETCH_GIT_PROTOCOLS", "git_protocols", " ".join(PROTOCOLS), "protocols allowed for repositories and submodules"
