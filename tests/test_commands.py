@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks_lib.cli.info_json import EMPTY
 from tests.origin import Origin
 from tests.project import CLEAN, LIBRARY, PORCH, PYTHONPATH, TOOL, definition, doit, ran, written
 
@@ -141,6 +142,34 @@ def test_info_tells_where_it_came_from_and_who_uses_it(repository: Path, origin:
         in doit(repository, "info", "repack:lib").stdout
     )
     assert "Traceback" not in doit(repository, "info").stdout
+
+
+def test_info_as_json(repository: Path, origin: Origin) -> None:
+    """The facts are one list of objects with the same keys for every task; the status is that of the text."""
+    words = ("info", "--format", "json", "fetch:tool", "repack:lib", "extract:lib", "toolchain:built", "own")
+    (repository / "dodo.py").write_text(PORCH + 'def task_own():\n    return {"actions": None, "doc": "mine"}\n')
+    done = doit(repository, *words)
+    tool, lib, *_ = json.loads(done.stdout)
+    assert (done.returncode, tool["state"], tool["size"], lib["size"]) == (1, "run", len(TOOL), None)
+    ran(doit(repository, "toolchain", "extract:lib", "fetch"))
+    done = doit(repository, "info", "--json", *words[3:])
+    assert done.returncode == 0
+    tool, lib, extracted, built, own = found = json.loads(done.stdout)
+    assert [list(one) for one in found] == [list(EMPTY)] * 5
+    assert own == {**EMPTY, "name": "own", "description": "mine"}
+    assert (tool["name"], tool["definition"], tool["state"]) == ("fetch:tool", "tool", "up-to-date")
+    assert tool["path"] == str(repository / "build/artifacts/tool/tool.tar")
+    assert (tool["sha256"], tool["size"]) == (hashlib.sha256(TOOL).hexdigest(), len(TOOL))
+    assert tool["urls"] == [f"{origin.url}/tool.tar"]
+    assert tool["provenance"]["url"] == f"{origin.url}/tool.tar"
+    content = (repository / "build/artifacts/lib/lib.tar.zst").read_bytes()
+    assert (lib["sha256"], lib["size"], lib["tree"]) == (hashlib.sha256(content).hexdigest(), len(content), None)
+    assert lib["used_by"] == ["extract:built/lib", "extract:lib", "toolchain:built"]
+    assert (extracted["path"], extracted["tree"]) == (lib["path"], str(repository / "build/extracted/lib"))
+    assert built["path"] == str(repository / "build/artifacts/built/out.txt")
+    assert (built["tree"], built["urls"]) == (str(repository / "build/built"), [])
+    (tool,) = json.loads(doit(repository, "info", "--json", "--no-status", "fetch:tool").stdout)
+    assert tool["state"] is None
 
 
 def test_why_names_the_input_that_changed(repository: Path) -> None:

@@ -155,6 +155,7 @@ PRINTED = {
     "shared-cache.md": "/doit-fetch",
     "events.md": " fetch:hello",
     "taskgraph.md": "gmp-6.1.0",
+    "commands.md": "/build/artifacts/hello/hello-1.0.tar.gz",
 }
 
 

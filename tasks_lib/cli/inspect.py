@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,7 @@ from tasks_lib.errors import escape_text
 from tasks_lib.graph import render
 from tasks_lib.graph.tasks import UpToDateCheck, note_of, step_of
 from tasks_lib.incremental.selection import needed
+from tasks_lib.session import current_session
 
 _FORMAT: Final = {
     "name": "format",
@@ -25,6 +27,19 @@ _FORMAT: Final = {
     "default": "mermaid",
     "choices": (("mermaid", "for Markdown pages"), ("dot", "for Graphviz"), ("json", "for programs")),
     "help": "output format [default: %(default)s]",
+}
+_INFO_FORMAT: Final = {
+    **_FORMAT,
+    "default": "text",
+    "choices": (("text", "for people"), ("json", "one list of objects, for programs")),
+}
+_JSON: Final = {
+    "name": "json",
+    "short": "",
+    "long": "json",
+    "type": bool,
+    "default": False,
+    "help": "same as `--format json`",
 }
 _OUTPUT: Final = {
     "name": "into",
@@ -59,9 +74,9 @@ class InfoCommand(_ExplainCommand):
     doc_purpose = "show details of a task: artifact, sources, provenance, dependents, why it would run"
     doc_usage = "TASK/TARGET..."
     doc_description = None
-    cmd_options = (opt_hide_status,)
+    cmd_options = (opt_hide_status, _INFO_FORMAT, _JSON)
 
-    def _execute(self, pos_args: list[str], hide_status: bool = False) -> int:
+    def _execute(self, pos_args: list[str], hide_status: bool = False, format: str = "text") -> int:
         """Show the tasks; return 1 if one is not up to date, as doit does."""
         if not pos_args:
             raise InvalidCommand(  # type: ignore[no-untyped-call]
@@ -72,21 +87,43 @@ class InfoCommand(_ExplainCommand):
         for task in self.task_list:
             for name in task.task_dep:
                 self._users.setdefault(name, set()).add(task.name)
-        statuses = [self._show(control.tasks[name], control, hide_status) for name in pos_args]
-        return max(statuses)
+        tasks = [control.tasks[name] for name in pos_args]
+        known = {task.name: self.status_of(task, control) for task in tasks if task.actions and not hide_status}
+        if self.params["json"] or format == "json":
+            self._write_json(tasks, known)
+        else:
+            for task in tasks:
+                self._show(task, *known.get(task.name, ("", [])))
+        return int(any(state not in ("up-to-date", "ignored") for state, _ in known.values()))
 
-    def _show(self, task: Any, control: TaskControl, hide_status: bool) -> int:
+    def _write_json(self, tasks: list[Any], known: Mapping[str, tuple[str, list[str]]]) -> None:
+        from tasks_lib.cli.info_json import describe_task  # needed only for this format
+
+        session = current_session()
+        if session is None:
+            message = "this dodo.py does not use doit_fetch; `--format text` shows its tasks"
+            raise InvalidCommand(message)  # type: ignore[no-untyped-call]
+        found = []
+        for task in tasks:
+            state, reasons = known.get(task.name, (None, []))
+            users, history = self._users_of(task), self._history(task)
+            found.append(
+                describe_task(task, session.definitions, state=state, reasons=reasons, users=users, history=history)
+            )
+        self.outstream.write(f"{json.dumps(found, indent=2)}\n")
+
+    def _users_of(self, task: Any) -> set[str]:
+        users: set[str] = self.loader.users(task.name) | self._users.get(task.name, set())
+        return users - {task.subtask_of}
+
+    def _show(self, task: Any, state: str, why: list[str]) -> None:
         write = self.outstream.write
         write(f"\n{escape_text(task.name)}\n" + (f"\n{escape_text(task.doc)}\n" if task.doc else ""))
-        code = 0
-        if not hide_status and task.actions:
-            state, why = self.status_of(task, control)
+        if state:
             write(f"\nstatus     : {state}\n" + "".join(f" * {one}\n" for one in why))
-            code = int(state not in ("up-to-date", "ignored"))
         meta = {key: value for key, value in (task.meta or {}).items() if key != "pool"}
         for name, value in (meta | self._history(task)).items():
             write(f"\n{name:11s}: {_format_lines(value)}")
-        users = self.loader.users(task.name) | self._users.get(task.name, set())
         for name, values in (
             ("file_dep", sorted(task.file_dep)),
             ("task_dep", task.task_dep),
@@ -95,11 +132,10 @@ class InfoCommand(_ExplainCommand):
             ("targets", task.targets),
             ("getargs", task.getargs),
             ("params", list(task.params)),
-            ("used by", sorted(users - {task.subtask_of})),
+            ("used by", sorted(self._users_of(task))),
         ):
             if values:
                 write(f"\n{name:11s}: {_format_lines(values)}")
-        return code
 
     def _history(self, task: Any) -> dict[str, Any]:
         """Return the recorded provenance of the output: its source, how long it took, who signed it."""
