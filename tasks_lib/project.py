@@ -46,13 +46,19 @@ class Project:
 
     @classmethod
     def load(
-        cls, directory: str | os.PathLike[str] = "", *, offline: bool | None = None, progress: Progress | None = None
+        cls,
+        directory: str | os.PathLike[str] = "",
+        *,
+        offline: bool | None = None,
+        settings: Mapping[str, object] | None = None,
+        progress: Progress | None = None,
     ) -> Project:
         """Load a project.
 
         Args:
             directory: the directory that has `fetchdefs`; "" for the current directory or the closest one above it.
             offline: True to make no network request, False to allow them, None for the setting `offline`.
+            settings: settings as on doit's command line, such as {"jobs": 8}; environment and pyproject.toml are below.
             progress: receives progress and warnings; nothing is shown by default.
 
         Raises:
@@ -61,20 +67,20 @@ class Project:
             CacheUnavailableError: the cache cannot be used, or untrusted users can write to it.
         """
         top = Path(directory).absolute() if directory else Path(find_project(str(Path.cwd())))
-        variables = {} if offline is None else {"offline": str(int(offline))}
+        variables = {**(settings or {}), **({} if offline is None else {"offline": str(int(offline))})}
         file = top / "pyproject.toml"
         mark = Fingerprint.at(file)
-        settings = Settings.parse(variables=variables, environ=_environ, project=load_project(file).table)
-        settings = settings._replace(
-            fetchdefs=top / settings.fetchdefs,
-            cache=top / settings.cache,
-            build=top / settings.build,
-            shared=top / settings.shared if settings.shared is not None else None,
+        found = Settings.parse(variables=variables, environ=_environ, project=load_project(file).table)
+        found = found._replace(
+            fetchdefs=top / found.fetchdefs,
+            cache=top / found.cache,
+            build=top / found.build,
+            shared=top / found.shared if found.shared is not None else None,
         )
         progress = progress or Silent()
-        for warning in settings.judge_cache():
+        for warning in found.judge_cache():
             progress.warn(warning)
-        project = cls(Session(settings, _environ), progress)
+        project = cls(Session(found, _environ), progress)
         project._settings_marks[str(file)] = mark
         project.definitions  # noqa: B018  # every problem is reported now
         project._passed  # noqa: B018  # as they are now

@@ -55,6 +55,28 @@ def test_a_task_by_name_glob_and_path(repository: Path) -> None:
     assert ran(doit(repository, str(Path(path).relative_to(repository)))) == ["fetch:tool"]
 
 
+#: A command with the name of a definition, and what its output names.
+BARE = {
+    ("why", "built"): "toolchain:built\n  it has not run here yet",
+    ("run", "lib"): ".  repack:lib\n",
+    ("--offline", "tool"): "tool: not in the cache, and the network is off",
+    ("info", "lib"): "\nrepack:lib\n",
+    ("list", "tool", "built"): "fetch:tool ",
+    ("forget", "lib"): "forgetting repack:lib\n",
+    ("clean", "lib"): "repack:lib - removing file",
+    ("verify", "lib"): "verified 1 blob",
+}
+
+
+def test_the_name_of_a_definition(repository: Path) -> None:
+    """Every command that takes tasks takes the name of a definition for the task of its artifact."""
+    for words, expected in BARE.items():
+        assert expected in doit(repository, *words).stdout, words
+    with (repository / "dodo.py").open("a") as file:  # a task of the user has precedence
+        file.write('def task_lib():\n    return {"actions": ["echo mine"], "verbosity": 2}\n')
+    assert doit(repository, "lib").stdout.startswith(".  lib\nmine\n")
+
+
 TYPOS = {
     ("fetch:libb",): "did you mean fetch:lib?",
     ("run", "toolchain:buildt"): "did you mean toolchain:built?",
@@ -64,7 +86,8 @@ TYPOS = {
     ("list", "fetchs"): "did you mean fetch?",
     ("why", "repack:lab"): "did you mean repack:lib?",
     ("graph", "extract:built/lab"): "did you mean extract:built/lib?",
-    ("tool",): "did you mean extract:tool?",
+    ("tol",): "did you mean extract:tool?",
+    ("both",): "'both' is the name of a fetch and of a toolchain\nwrite fetch:both or toolchain:both",
     ("lst",): "did you mean list?",
     ("info", "lst"): "no task or target is named 'lst'\n`doit list --all` shows every task",
     ("forget", "nope"): "`doit list --all` shows every task",
@@ -90,7 +113,9 @@ def test_a_typo(words: tuple[str, ...], repository: Path) -> None:
     others = definition("plain", "https://h.example/plain.txt", b"1") + definition(
         "seven", "https://h.example/s.7z", b"2"
     )
-    written(repository, {"fetchdefs/fetch/others.yml": others})
+    others += definition("both", "https://h.example/both.txt", b"1")
+    toolchain = "both:\n  description: b\n  run: {command: [touch, ../artifacts/b], toolchain-artifact: b}\n"
+    written(repository, {"fetchdefs/fetch/others.yml": others, "fetchdefs/toolchain/others.yml": toolchain})
     done = doit(repository, *words)
     assert done.returncode == 2, done.stdout
     assert TYPOS[words] in done.stdout

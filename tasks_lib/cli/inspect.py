@@ -12,12 +12,11 @@ from doit.control import TaskControl
 from doit.exceptions import InvalidCommand
 
 from tasks_lib.cli.commands import TaskCommand
-from tasks_lib.engine.base_command import format_write_error
+from tasks_lib.engine.base_command import OFFLINE, format_write_error, require_session
 from tasks_lib.errors import escape_text
 from tasks_lib.graph import render
 from tasks_lib.graph.tasks import UpToDateCheck, note_of, step_of
 from tasks_lib.incremental.selection import needed
-from tasks_lib.session import current_session
 
 _FORMAT: Final = {
     "name": "format",
@@ -74,7 +73,7 @@ class InfoCommand(_ExplainCommand):
     doc_purpose = "show details of a task: artifact, sources, provenance, dependents, why it would run"
     doc_usage = "TASK/TARGET..."
     doc_description = None
-    cmd_options = (opt_hide_status, _INFO_FORMAT, _JSON)
+    cmd_options = (opt_hide_status, _INFO_FORMAT, _JSON, OFFLINE)
 
     def _execute(self, pos_args: list[str], hide_status: bool = False, format: str = "text") -> int:
         """Show the tasks; return 1 if one is not up to date, as doit does."""
@@ -99,17 +98,12 @@ class InfoCommand(_ExplainCommand):
     def _write_json(self, tasks: list[Any], known: Mapping[str, tuple[str, list[str]]]) -> None:
         from tasks_lib.cli.info_json import describe_task  # needed only for this format
 
-        session = current_session()
-        if session is None:
-            message = "this dodo.py does not use doit_fetch; `--format text` shows its tasks"
-            raise InvalidCommand(message)  # type: ignore[no-untyped-call]
+        definitions = require_session(f"{self.name} --format json").definitions
         found = []
         for task in tasks:
             state, reasons = known.get(task.name, (None, []))
             users, history = self._users_of(task), self._history(task)
-            found.append(
-                describe_task(task, session.definitions, state=state, reasons=reasons, users=users, history=history)
-            )
+            found.append(describe_task(task, definitions, state=state, reasons=reasons, users=users, history=history))
         self.outstream.write(f"{json.dumps(found, indent=2)}\n")
 
     def _users_of(self, task: Any) -> set[str]:
@@ -161,7 +155,7 @@ class WhyCommand(_ExplainCommand):
     doc_purpose = "show which tasks would run, and which inputs changed since the last run"
     doc_usage = "[TASK/TARGET...]"
     doc_description = "Without names: the default tasks. Runs nothing."
-    cmd_options = ()
+    cmd_options = (OFFLINE,)
 
     def _execute(self, pos_args: list[str]) -> int:
         del pos_args  # they are `sel_tasks`

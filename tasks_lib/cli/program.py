@@ -45,7 +45,9 @@ def run(words: list[str], environ: Mapping[str, str]) -> int:
     if not words:
         _parser().print_help()
         return 2
+    words, given, command = _split(words)
     options = _parser().parse_args(words)
+    options.settings, options.words = given, command
     try:
         return int(_COMMANDS[options.command](options, environ) or 0)
     except FetchError as error:
@@ -59,13 +61,36 @@ def run(words: list[str], environ: Mapping[str, str]) -> int:
         return 130
 
 
+def _split(words: list[str]) -> tuple[list[str], dict[str, str], list[str]]:
+    """Return the words for the parser, the settings among them (`offline=1`), and the command that `run` starts."""
+    from tasks_lib.settings import SETTINGS  # slow to import, not needed for words of doit
+
+    own, command = words, []
+    if words[0] == "run":  # the words after its name, or after `--`, belong to the command
+        names = [at for at, word in enumerate(words) if at and word[:1] != "-" and "=" not in word]
+        end = words.index("--") if "--" in words else (names or [len(words)])[0] + 1
+        own, command = words[:end], [word for at, word in enumerate(words[end:]) if at or word != "--"]
+    known = {one.variable for one in SETTINGS} - {""}
+    given = {name: value for word in own for name, sign, value in [word.partition("=")] if sign and name in known}
+    return [word for word in own if word.partition("=")[0] not in given or "=" not in word], given, command
+
+
 def _doit(words: list[str]) -> int:
     """Run doit in the directory of the project, with a built-in dodo.py if it has none."""
-    from doit.cmd_base import ModuleTaskLoader
+    from doit.cmd_base import NamespaceTaskLoader
     from doit.doit_cmd import DoitMain
 
-    import doit_fetch
+    from tasks_lib.engine.base_command import IS_OWN_PROGRAM
     from tasks_lib.settings import load_project
+
+    class BuiltinLoader(NamespaceTaskLoader):  # type: ignore[misc,unused-ignore]  # doit has no types
+        """Loader with the names of the dodo.py that `init` writes."""
+
+        def setup(self, _options: object) -> None:
+            """Import the names: the settings of the command line are known by now."""
+            import doit_fetch
+
+            self.namespace = {name: getattr(doit_fetch, name) for name in ("DOIT_CONFIG", "task_fetchdefs")}
 
     os.chdir(find_project(os.getcwd()))  # noqa: PTH109
     try:
@@ -73,13 +98,10 @@ def _doit(words: list[str]) -> int:
     except FetchError as error:
         sys.stderr.write(f"ERROR: {error}\n")
         return 3
-    loader: Any = None
-    builtin: Any = ModuleTaskLoader  # doit has no types
-    if not Path("dodo.py").exists():
-        names = ("DOIT_CONFIG", "task_fetchdefs")
-        loader = builtin({name: getattr(doit_fetch, name) for name in names})
-    main: Any = DoitMain
-    return int(main(loader).run(words) or 0)
+    IS_OWN_PROGRAM.set(True)
+    main: Any = DoitMain  # doit has no types
+    builtin: Any = BuiltinLoader
+    return int(main(None if Path("dodo.py").exists() else builtin()).run(words) or 0)
 
 
 def _load(options: argparse.Namespace) -> Project:
@@ -88,7 +110,8 @@ def _load(options: argparse.Namespace) -> Project:
     from tasks_lib.ui.events import write_to_stderr
 
     progress = LineProgress(write_to_stderr, describe_wait)
-    return doit_fetch.Project.load(offline=True if options.offline else None, progress=progress)
+    offline = True if options.offline else None
+    return doit_fetch.Project.load(offline=offline, settings=options.settings, progress=progress)
 
 
 def _path(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
@@ -122,7 +145,7 @@ def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Become a command whose PATH begins with the programs of a tree."""
     from tasks_lib.subprocesses import replace_process  # slow to import, needed only by this command
 
-    words = options.words[options.words[:1] == ["--"] :]
+    words = options.words
     if not words:
         raise FetchError("missing command", hint="doit-fetch run NAME -- COMMAND...")
     project = _load(options)
@@ -184,5 +207,5 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("name", metavar="NAME", help="name of a definition, or fetch:NAME or toolchain:NAME")
     path.add_argument("--tree", action="store_true", help="the extracted archive, or the directory of the toolchain")
     get.add_argument("dest", metavar="DEST", nargs="?", help="file or directory (default: the current directory)")
-    run.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command and its arguments")
+    run.usage = "doit-fetch run [-h] [--offline] NAME -- COMMAND..."
     return parser

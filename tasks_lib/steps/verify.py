@@ -24,6 +24,7 @@ from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
 from tasks_lib.errors import CacheError, FetchError, SettingError
 from tasks_lib.fs.system_calls import usable_cores
+from tasks_lib.layout import find_artifact_task
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.steps.artifacts import describe_unconfirmed, fetch, find_integrity, publish_from_cache, repack
 from tasks_lib.steps.extract import compare_delivery, deliver, extraction_of
@@ -118,6 +119,7 @@ class Verification:
         chosen: set[str] = set()
         for name in self.names:
             matches = fnmatch.filter(tasks, name) or [one for one in tasks if one.startswith(f"{name}:")]
+            matches = matches or list(filter(None, [find_artifact_task(name, tasks)]))
             if not matches:
                 raise SettingError(f"no task matches {name!r}", hint="run `doit list --all` to see all tasks")
             chosen.update(matches)
