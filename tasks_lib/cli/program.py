@@ -6,6 +6,7 @@ Exit status 0: success; 1: failure; 2: invalid command line; for `run`, that of 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tasks_lib.errors import FetchError, escape_text
 from tasks_lib.incremental import path_notes
 from tasks_lib.incremental.path_notes import find_project
+from tasks_lib.packaging.versions import add_arguments
 
 if TYPE_CHECKING:
     from tasks_lib.project import Project
@@ -172,11 +174,34 @@ def _init(_options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
         print(f"{state} {name}")  # noqa: T201  # a program
 
 
+def _package(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
+    from tasks_lib.packaging.build import DOIT_FETCH, package  # loads what only this command needs
+
+    package(DOIT_FETCH, Path(options.out), options.python)
+    print(Path(options.out).absolute())  # noqa: T201  # a program
+
+
+def _completion(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
+    from tasks_lib.cli.completion import write_script  # loads doit, which other commands do not need
+
+    if options.shell != "names":
+        program, commands = _parsers()
+        pages = {name: one.format_help() for name, one in {"": program, **commands}.items()}
+        sys.stdout.write(write_script(options.shell, pages))
+        return
+    with contextlib.suppress(FetchError, OSError):  # a shell shows no errors while a line is typed
+        options.offline = False
+        for name in _load(options).definitions:
+            print(name)  # noqa: T201  # a program
+
+
 _COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace, Mapping[str, str]], int | None]]] = {
     "init": _init,
     "get": _get,
     "path": _path,
     "run": _run,
+    "package": _package,
+    "completion": _completion,
 }
 
 
@@ -191,6 +216,11 @@ class _Version(argparse.Action):
 
 
 def _parser() -> argparse.ArgumentParser:
+    return _parsers()[0]
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """Return the parser of the program, and those of its commands."""
     parser = argparse.ArgumentParser(
         prog="doit-fetch",
         description="Obtain, verify and use pinned content.",
@@ -202,10 +232,14 @@ def _parser() -> argparse.ArgumentParser:
     get = commands.add_parser("get", help="copy an artifact")
     path = commands.add_parser("path", help="print the path of an artifact")
     run = commands.add_parser("run", help="run a command that finds the programs of a toolchain or an archive")
+    package = commands.add_parser("package", help="write doit-fetch as one file, for a machine that has only a Python")
+    completion = commands.add_parser("completion", help="print a script that completes commands, options and names")
     for command in (get, path, run):
         command.add_argument("--offline", action="store_true", help="make no network request")
         command.add_argument("name", metavar="NAME", help="name of a definition, or fetch:NAME or toolchain:NAME")
     path.add_argument("--tree", action="store_true", help="the extracted archive, or the directory of the toolchain")
     get.add_argument("dest", metavar="DEST", nargs="?", help="file or directory (default: the current directory)")
     run.usage = "doit-fetch run [-h] [--offline] NAME -- COMMAND..."
-    return parser
+    add_arguments(package, "out")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish", "names"), metavar="bash|zsh|fish")
+    return parser, commands.choices
