@@ -193,6 +193,7 @@ class Project:
         with self._guard:
             lock = self._locks[f"{type(definition).__name__} {definition.name}"]
         with lock:
+            self._session.context.build  # noqa: B018  # creates the directory
             yield
 
     def _find(self, name: str) -> Fetch | Toolchain:

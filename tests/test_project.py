@@ -282,3 +282,19 @@ def test_a_variable_that_changes(top: Path, monkeypatch: pytest.MonkeyPatch) -> 
         project.fetch("kit")
     assert doit_fetch.fetch("kit").resolve() != target
     assert (top / "other").read_text() == "ran\n"
+
+
+def test_outputs_are_ignored_by_git(top: Path) -> None:
+    """New directories ignore themselves; one that has files keeps what it has."""
+    doit_fetch.fetch("plain")
+    for name, own in (("cache", ".gitignore"), ("build", "other.o")):
+        assert (top / name / ".gitignore").read_text() == "*\n"
+        (top / name).rename(top / f"old-{name}")
+        written(top, {f"{name}/{own}": "mine\n"})
+    ran(doit(top, "extract:lib"))
+    assert (top / "cache/.gitignore").read_text() == "mine\n"
+    assert not (top / "build/.gitignore").exists()
+    for name in ("cache", "build"):
+        (top / name).rename(top / f"other-{name}")
+    ran(doit(top, "extract:lib"))
+    assert [(top / name / ".gitignore").read_text() for name in ("cache", "build")] == ["*\n"] * 2

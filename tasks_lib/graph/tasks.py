@@ -147,6 +147,7 @@ class Step(msgspec.Struct, frozen=True):
     def __call__(self) -> dict[str, Any] | TaskFailed:
         """Run the step; report errors of this package as a message without a traceback."""
         progress = BUS.progress(self.name)
+        self.arguments[0].build  # noqa: B018  # creates the directory
         try:
             skipped = self.verb(*self.arguments, progress)
         except CancelledError as error:  # not reported: the user requested the stop
