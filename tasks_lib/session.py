@@ -109,8 +109,11 @@ class Session:
 
     @property
     def database(self) -> Path:
-        """The path of doit's database."""
-        return self.settings.cache / "doit.db"
+        """The path of doit's database: in a cache outside of the project, which others may use too, one of its own."""
+        here = Path.cwd()
+        if self.settings.cache.absolute().is_relative_to(here):
+            return self.settings.cache / "doit.db"
+        return self.settings.cache / f"doit-{hashlib.sha256(os.fsencode(here)).hexdigest()[:12]}.db"
 
     @cached_property
     def code(self) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
+from tasks_lib.directories import expand_cache, expand_home
 from tasks_lib.errors import SettingError, escape_text
 from tasks_lib.fs.trust import Trust, set_aside_artifacts
 from tasks_lib.limits import Limits
@@ -71,7 +72,12 @@ SETTINGS: Final = (
     ),
     Setting("FETCH_HOST_IDENTITY", "host_identity", "", "what else toolchains depend on, such as an image's digest"),
     Setting("FETCH_LEVEL", "level", 3, "level in Taskcluster's index paths"),
-    Setting("FETCH_CACHE_DIR", "cache", "cache", "directory of the cache; may be deleted at any time"),
+    Setting(
+        "FETCH_CACHE_DIR",
+        "cache",
+        "cache",
+        "directory of the cache, which may be deleted at any time; user: one for all projects",
+    ),
     Setting("FETCH_BUILD_DIR", "build", "build", "directory of extracted trees and toolchains"),
     Setting("FETCH_PRIVATE_CACHE_DIR", "private_cache", "", "directory to write to; FETCH_CACHE_DIR is then read-only"),
     Setting("FETCH_CACHE_TRUST_GROUP", "trust_group", "", "group whose members may also write to the cache"),
@@ -171,6 +177,8 @@ _DIRECTORIES: Final = (
     "FETCH_BUILD_DIR",
     "FETCH_PRIVATE_CACHE_DIR",
 )
+#: Those that are caches.
+_CACHES: Final = ("FETCH_CACHE_DIR", "FETCH_PRIVATE_CACHE_DIR")
 _INVALID_PATH_ERRNOS: Final = (errno.ELOOP, errno.ENAMETOOLONG)
 #: Timeouts that must not be zero; zero does not disable them.
 _NONZERO_TIMEOUTS: Final = frozenset({"FETCH_CONNECT_TIMEOUT_S", "FETCH_STALL_TIMEOUT_S"})
@@ -188,6 +196,7 @@ CONVENTIONS: Final = (
     "no_proxy",
     "NETRC",
     "SOURCE_DATE_EPOCH",
+    "XDG_CACHE_HOME",
 )
 
 
@@ -461,7 +470,13 @@ def _value(
     if given == "":
         return ""
     value = _parse_value(one, name, given)
-    return _directory(name, str(value), environ.get("HOME", "")) if one.environ in _DIRECTORIES else value
+    if one.environ not in _DIRECTORIES:
+        return value
+    path = (expand_cache if one.environ in _CACHES else expand_home)(str(value), environ)
+    if not path:
+        hint = "set XDG_CACHE_HOME to an absolute path, or write the directory"
+        raise SettingError(f"invalid value 'user' for {name}: neither XDG_CACHE_HOME nor HOME is set", hint=hint)
+    return _directory(name, path)
 
 
 def _parse_value(one: Setting, name: str, given: Any) -> str | int | float:
@@ -490,9 +505,8 @@ def _parse_value(one: Setting, name: str, given: Any) -> str | int | float:
     return value
 
 
-def _directory(name: str, given: str, home: str) -> str:
-    """Return the path of a directory, which may not exist yet; expand `~/` to the home directory, as a shell does."""
-    path = home + given[1:] if home and given.startswith("~/") else given
+def _directory(name: str, path: str) -> str:
+    """Return the path of a directory, which may not exist yet."""
     reason = ""
     try:
         os.stat(path)  # noqa: PTH116  # a str
@@ -502,7 +516,7 @@ def _directory(name: str, given: str, home: str) -> str:
         reason = str(error.strerror) if error.errno in _INVALID_PATH_ERRNOS else ""
     if reason:
         raise SettingError(
-            f"invalid value {given[:80]!r} for {name}: {reason}", hint="correct the path, or use another directory"
+            f"invalid value {path[:80]!r} for {name}: {reason}", hint="correct the path, or use another directory"
         )
     return path
 

@@ -96,7 +96,7 @@ def test_examples_of_settings() -> None:
     for one in SETTINGS:
         value = GENERATOR["VALUES"][one.environ]
         assert value != f"{one.default}"
-        Settings.parse(variables={}, environ={one.environ: value})
+        Settings.parse(variables={}, environ={one.environ: value, "HOME": "/home/me"})
         if one.choices:
             with pytest.raises(SettingError):
                 Settings.parse(variables={}, environ={one.environ: "banana"})

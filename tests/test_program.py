@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks_lib.engine import base_command
+from tasks_lib.incremental import path_notes
 from tests.origin import Origin, reply
 from tests.project import CLEAN, LIBRARY, PORCH, PYTHONPATH, definition, doit, written
 
@@ -80,6 +81,26 @@ def test_a_known_path_loads_nothing(top: Path) -> None:
         if done.stdout.endswith("0\n"):
             break
     assert done.stdout.endswith("\n0\n"), done
+
+
+def test_a_known_path_with_settings(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path is known in whatever cache the environment and pyproject.toml name."""
+    monkeypatch.chdir(top)
+    (top / "pyproject.toml").write_text('[tool.doit-fetch]\ncache = "user"\n')
+    environ = {"XDG_CACHE_HOME": str(top / "xdg"), "PYTHONPATH": PYTHONPATH, "PATH": CLEAN["PATH"], "HOME": str(top)}
+    for cache, more in (("xdg/doit-fetch", {}), ("env", {"FETCH_CACHE_DIR": "env"})):
+        for _ in range(9):  # files that changed just now are not trusted
+            path = program(top, "path", "plain", **environ, **more).stdout
+            known = path_notes.read(
+                str(top),
+                ["path", "plain"],
+                {**CLEAN, "FETCH_RETRIES": "0", "FETCH_DURABILITY": "fast", **environ, **more},
+            )
+            if known:
+                break
+        assert f"{known}\n" == path
+        assert list((top / cache / "v1/paths").iterdir())
+        assert not (top / "cache").exists()
 
 
 KIT = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 import doit_fetch
 from doit_fetch import Project, errors
 from tests.origin import Origin, reply
-from tests.project import CLEAN, LIBRARY, PYTHONPATH, TOOL, definition, doit, ran, written
+from tests.project import CLEAN, LIBRARY, PORCH, PYTHONPATH, TOOL, definition, doit, ran, written
 
 PLAIN = b"a plain file\n"
 TOOLCHAIN = """
@@ -282,6 +283,25 @@ def test_a_variable_that_changes(top: Path, monkeypatch: pytest.MonkeyPatch) -> 
         project.fetch("kit")
     assert doit_fetch.fetch("kit").resolve() != target
     assert (top / "other").read_text() == "ran\n"
+
+
+def test_projects_that_share_a_cache(top: Path, tmp_path: Path, origin: Origin) -> None:
+    """In the user's cache each project has a database of its own: a task of one is not done because another ran it."""
+    once = (
+        "def task_once():\n    from doit.tools import run_once\n"
+        '    return {"actions": ["echo made here"], "uptodate": [run_once], "verbosity": 2}\n'
+    )
+    environ = {"FETCH_CACHE_DIR": "user", "XDG_CACHE_HOME": str(tmp_path / "xdg")}
+    for name in ("one", "two"):
+        here = tmp_path / name
+        shutil.copytree(top / "fetchdefs", here / "fetchdefs")
+        written(here, {"dodo.py": PORCH + once, "build.sh": SCRIPT})
+        done = doit(here, "once", "fetch:plain", **environ)
+        assert "made here" in done.stdout, done.stdout
+        assert "made here" not in doit(here, "once", **environ).stdout
+        assert not (here / "cache").exists()
+    assert len(origin.requests) == 1
+    assert len(list((tmp_path / "xdg/doit-fetch").glob("doit-*.db"))) == 2
 
 
 def test_outputs_are_ignored_by_git(top: Path) -> None:
