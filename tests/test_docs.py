@@ -13,6 +13,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ import jsonschema
 import pytest
 import yaml
 
+from tasks_lib import errors
+from tasks_lib.cli import program
 from tasks_lib.definitions import SourceFile, json_schema, parse
 from tasks_lib.definitions.mirrors import mirrors_schema
 from tasks_lib.errors import DefinitionError, SettingError
@@ -352,6 +355,19 @@ def test_messages_that_are_explained_exist() -> None:
     assert [piece for piece in pieces if len(piece) > 8 and piece not in code] == []
     for name in re.findall(r"^\| `(\w+Error)`", (DOCS / "troubleshooting.md").read_text("utf-8"), re.MULTILINE):
         assert f"class {name}(" in code
+
+
+def test_every_exception_and_command_is_explained() -> None:
+    """Each exception is on the troubleshooting page, and each command of doit and of `doit-fetch` on its page."""
+    explained = (DOCS / "troubleshooting.md").read_text("utf-8")
+    kinds = [name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert len(kinds) > 20
+    assert [name for name in kinds if f"`{name}`" not in explained] == []
+    commands = (DOCS / "reference/commands.md").read_text("utf-8")
+    ours = [one.name for one in entry_points(group="doit.COMMAND") if one.value.startswith("tasks_lib.")]
+    missing = [name for name in ours if not re.search(rf"`doit {name}\b", commands)]
+    assert missing == ["run"]  # the command of a bare `doit`
+    assert [name for name in program.COMMANDS if f"`doit-fetch {name}" not in commands] == []
 
 
 @pytest.mark.slow

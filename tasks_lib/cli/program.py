@@ -42,7 +42,7 @@ _PROJECT: Final = {
 
 def run(words: list[str], environ: Mapping[str, str]) -> int:
     """Run a command line; return its exit status."""
-    if words and words[0] not in _COMMANDS and words[0] not in ("-h", "--help", "--version"):
+    if words and words[0] not in COMMANDS and words[0] not in ("-h", "--help", "--version"):
         return _doit(words)
     if not words:
         _parser().print_help()
@@ -51,7 +51,7 @@ def run(words: list[str], environ: Mapping[str, str]) -> int:
     options = _parser().parse_args(words)
     options.settings, options.words = given, command
     try:
-        return int(_COMMANDS[options.command](options, environ) or 0)
+        return int(COMMANDS[options.command](options, environ) or 0)
     except FetchError as error:
         sys.stderr.write(f"doit-fetch: {error}\n")
         return 1
@@ -195,7 +195,8 @@ def _completion(options: argparse.Namespace, _environ: Mapping[str, str]) -> Non
             print(name)  # noqa: T201  # a program
 
 
-_COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace, Mapping[str, str]], int | None]]] = {
+#: Each command of the program by name; it gets the parsed command line and the environment.
+COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace, Mapping[str, str]], int | None]]] = {
     "init": _init,
     "get": _get,
     "path": _path,
