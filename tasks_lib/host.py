@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -69,8 +71,6 @@ def isolate_network(name: str, environ: Mapping[str, str]) -> list[str]:
     Raises:
         ToolError: the system does not allow it.
     """
-    import shutil  # slow to import, needed only here
-
     path = environ.get("PATH", os.defpath)
     program = shutil.which("unshare", path=path)
     user = [] if os.geteuid() == 0 else ["--user", "--map-current-user"]
@@ -87,8 +87,6 @@ def isolate_network(name: str, environ: Mapping[str, str]) -> list[str]:
 @cache
 def _probe(words: tuple[str, ...], path: str) -> str:
     """Return why this system does not run a command after `words`, "" if it does."""
-    import subprocess  # slow to import, needed only here
-
     try:
         done = subprocess.run(
             [*words, "true"],

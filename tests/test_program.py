@@ -173,6 +173,15 @@ def test_failures(case: str, top: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_mismatch(top: Path, origin: Origin) -> None:
+    """Other bytes than the pinned ones are a message with both digests, and nothing is printed or placed."""
+    origin.answers["/plain.txt"] = reply(b"another file\n")
+    done = program(top, "get", "plain", "copy.txt")
+    assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (1, "", False)
+    assert "expected sha256:" in done.stderr
+    assert not (top / "copy.txt").exists()
+
+
 #: Command lines that must make no request, and their exit status.
 OFFLINE = {
     "path": (("path", "lib", "--offline"), 1),

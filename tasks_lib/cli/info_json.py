@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from tasks_lib.definitions import Definitions, Fetch
+from tasks_lib.graph.actions import output_of, step_of
 from tasks_lib.graph.names import GROUPS
 from tasks_lib.graph.task_info import list_urls
-from tasks_lib.graph.tasks import output_of, step_of
 from tasks_lib.steps import Artifact, Delivery, ToolchainBuild
 
 #: Every key, in order, and its value for a task that has none.

@@ -8,6 +8,7 @@ from typing import Any, Final
 from doit.exceptions import InvalidCommand
 
 from tasks_lib.engine.base_command import BaseCommand, format_write_error, load_dodo, require_session, yield_to_task
+from tasks_lib.report.record import RecordError, load
 
 __all__ = ["ReportCommand"]
 
@@ -48,9 +49,7 @@ class ReportCommand(BaseCommand):
         Raises:
             InvalidCommand: nothing is recorded, or a file cannot be written; doit prints the message.
         """
-        from tasks_lib.report.page import render_page  # not needed by `doit help`, which imports this module
-        from tasks_lib.report.record import RecordError, load
-        from tasks_lib.report.trace import render_trace
+        from tasks_lib.report import page, trace  # not needed by `doit help`, which imports this module
 
         load_dodo(self.loader, params)
         yield_to_task(self.name, self.loader)
@@ -60,8 +59,8 @@ class ReportCommand(BaseCommand):
         recorded = require_session(self.name).surroundings.record
         assert recorded is not None, "a session has a build directory"
         files = {
-            Path(params["page"] or recorded.with_name("report.html")): render_page,
-            Path(params["trace"] or recorded.with_name("trace.json")): render_trace,
+            Path(params["page"] or recorded.with_name("report.html")): page.render_page,
+            Path(params["trace"] or recorded.with_name("trace.json")): trace.render_trace,
         }
         try:
             record = load(recorded)

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from doit.exceptions import UnmetDependency
 
+from tasks_lib.report import record
 from tasks_lib.session import current_session
 from tasks_lib.ui.events import BUS, Event, EventLog
 from tasks_lib.ui.json_output import JsonRenderer, error_document
@@ -143,8 +144,6 @@ class Reporter:
         path = self.surroundings.record
         if path is None or not self._ledger.runs:
             return
-        from tasks_lib.report import record  # a no-op run does not need it
-
         try:
             record.save(record.build_record(self._ledger, now_s=time.monotonic(), ended_at=time.time()), path)
         except OSError as error:
@@ -163,7 +162,8 @@ class JsonReporter(Reporter):
 
     def skip_uptodate(self, task: Any) -> None:
         """Report that a task is up to date, what is not confirmed about it, and what it made."""
-        from tasks_lib.graph.tasks import note_of, output_of  # slow to import, and a no-op run does not need it
+        from tasks_lib.graph.actions import output_of  # slow to import, and a no-op run does not need it
+        from tasks_lib.graph.checks import note_of
 
         if note := note_of(task):
             self._ledger.notes[task.name] = note
