@@ -13,6 +13,7 @@ from pathlib import Path
 from tasks_lib import steps
 from tasks_lib.definitions import Fetch, StaticUrl, Toolchain
 from tasks_lib.errors import ToolError, UnknownNameError, UnsupportedArchiveError, escape_text
+from tasks_lib.formats import format_from_name
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.host import digest_variables
 from tasks_lib.incremental.marks import unchanged
@@ -157,6 +158,14 @@ class Project:
             self._obtain(definition)
             self._deliver(delivery)
             return delivery.destination
+
+    def is_program(self, name: str) -> bool:
+        """Return whether the artifact of a definition is a file that its definition declares `executable`."""
+        definition = self._find(name)
+        if not isinstance(definition, Fetch) or not isinstance(definition.source, StaticUrl):
+            return False
+        is_archive = definition.source.format or format_from_name(self._plan.published(definition).path.name)
+        return definition.source.executable and not is_archive
 
     def dependencies(self, name: str, what: str) -> dict[str, Fingerprint]:
         """Return the files on which the path that `fetch` or `tree` (`what`) returned depends, as they were then.

@@ -232,6 +232,11 @@ def test_get(top: Path) -> None:
         assert os.access(top / path, os.W_OK)
         assert not (top / path).is_symlink()
     assert sorted(path.name for path in top.iterdir() if path.name.startswith(".")) == []
+    assert not os.access(top / "other.txt", os.X_OK)
+    text = (top / "fetchdefs/fetch/all.yml").read_text()
+    (top / "fetchdefs/fetch/all.yml").write_text(text.replace("lib:", "    executable: true\nlib:", 1))
+    assert program(top, "get", "plain", "other.txt").returncode == 0
+    assert os.access(top / "other.txt", os.X_OK)
 
 
 def test_a_new_project(tmp_path: Path) -> None:
@@ -239,9 +244,12 @@ def test_a_new_project(tmp_path: Path) -> None:
     assert program(tmp_path, "init").returncode == 0
     (tmp_path / "dodo.py").write_text(PORCH + "# mine\n")
     assert "kept dodo.py" in program(tmp_path, "init").stdout
+    with (tmp_path / "fetchdefs/fetch/fetches.yml").open("a") as file:  # below the comments, as one does
+        file.write(definition("plain", "https://h.example/plain.txt", PLAIN))
     done = program(tmp_path, "list")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "fetch" in done.stdout
+    assert "fetch:plain" in program(tmp_path, "list", "--all").stdout
 
 
 def test_words_of_doit_without_a_dodo(top: Path) -> None:

@@ -35,7 +35,6 @@ _PROJECT: Final = {
 #         url: https://example.org/hello-2.12.tar.gz
 #         sha256: (output of `sha256sum`)
 #         size: (output of `stat -c %s`)
-{}
 """,
 }
 
@@ -129,7 +128,8 @@ def _get(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
     import shutil
     import tempfile
 
-    source = _load(options).fetch(options.name)
+    project = _load(options)
+    source = project.fetch(options.name)
     target = Path(options.dest or source.name)
     target = target / source.name if target.is_dir() else target
     if not target.absolute().parent.is_dir():
@@ -139,6 +139,9 @@ def _get(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
     with tempfile.TemporaryDirectory(prefix=".doit-fetch.", dir=target.absolute().parent) as staging:
         copy = Path(staging, source.name)
         shutil.copyfile(source, copy)
+        if project.is_program(options.name):
+            mode = copy.stat().st_mode
+            copy.chmod(mode | (mode & 0o444) >> 2)  # who may read it may execute it
         copy.replace(target)
     print(target.absolute())  # noqa: T201  # a program
 
