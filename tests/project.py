@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests import zygote
 from tests.archives import Member, tar
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +30,9 @@ TOOL = tar([Member("tool/tool.c", b"int main;")])
 def doit(directory: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "doit", *words]
     environment = {**CLEAN, "FETCH_RETRIES": "0", "FETCH_DURABILITY": "fast", "PYTHONPATH": PYTHONPATH, **environ}
+    if zygote.can_fork(environment) and environment["PYTHONPATH"] == PYTHONPATH:
+        status, output, _ = zygote.run(words, directory, environment, subprocess.STDOUT)
+        return subprocess.CompletedProcess(command, status, output.decode())
     return subprocess.run(
         command,
         cwd=directory,
