@@ -220,6 +220,8 @@ def test_run(top: Path) -> None:
     """A command finds the output of a toolchain on its PATH; its exit status is returned."""
     done = program(top, "run", "kit", "--", "sh", "-c", "command -v kit; exit 7")
     assert (done.returncode, done.stdout) == (7, f"{top}/build/kit/artifacts/kit\n"), done.stderr
+    done = program(top, "run", "--offline", "kit", "jobs=2", "sh", "-c", "echo $*", "0", "--", "jobs=3", "--offline")
+    assert done.stdout == "-- jobs=3 --offline\n", done.stderr
 
 
 def test_get(top: Path) -> None:

@@ -66,14 +66,23 @@ def _split(words: list[str]) -> tuple[list[str], dict[str, str], list[str]]:
     """Return the words for the parser, the settings among them (`offline=1`), and the command that `run` starts."""
     from tasks_lib.settings import SETTINGS  # slow to import, not needed for words of doit
 
-    own, command = words, []
-    if words[0] == "run":  # the words after its name, or after `--`, belong to the command
-        names = [at for at, word in enumerate(words) if at and word[:1] != "-" and "=" not in word]
-        end = words.index("--") if "--" in words else (names or [len(words)])[0] + 1
-        own, command = words[:end], [word for at, word in enumerate(words[end:]) if at or word != "--"]
     known = {one.variable for one in SETTINGS} - {""}
-    given = {name: value for word in own for name, sign, value in [word.partition("=")] if sign and name in known}
-    return [word for word in own if word.partition("=")[0] not in given or "=" not in word], given, command
+    end = len(words)
+    if words[0] == "run":  # its command begins after `--`, or with the word after the name that is no option or setting
+        names = [at for at, word in enumerate(words) if at and not _is_option(word, known)]
+        end = names[1] if len(names) > 1 else end
+    command = words[end:]
+    given = {word.partition("=")[0]: word.partition("=")[2] for word in words[:end] if _is_setting(word, known)}
+    return [word for word in words[:end] if not _is_setting(word, known)], given, command[command[:1] == ["--"] :]
+
+
+def _is_setting(word: str, known: set[str]) -> bool:
+    name, sign, _ = word.partition("=")
+    return bool(sign) and name in known
+
+
+def _is_option(word: str, known: set[str]) -> bool:
+    return _is_setting(word, known) or (word[:1] == "-" and word != "--")
 
 
 def _doit(words: list[str]) -> int:
