@@ -73,7 +73,7 @@ def _load(project: str | os.PathLike[str] | Project, offline: bool | None) -> Pr
     if isinstance(project, kind):
         return project
     directory = str(project)
-    own = tuple(sorted(item for item in os.environ.items() if item[0].startswith("FETCH")))
+    own = tuple(sorted(item for item in os.environ.items() if item[0].startswith(("FETCH", "XDG_CACHE", "HOME"))))
     key = (os.path.abspath(directory or "."), bool(directory), offline, own)  # noqa: PTH100  # as text
     with _lock:
         if key not in _projects or not _projects[key].is_current():

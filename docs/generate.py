@@ -448,7 +448,7 @@ VALUES: Final = {
     "FETCH_HOST_IDENTITY": "sha256:0123abcd",
     "FETCH_PLATFORM": "macos-aarch64",
     "FETCH_LEVEL": "1",
-    "FETCH_CACHE_DIR": "../fetch-cache",
+    "FETCH_CACHE_DIR": "user",
     "FETCH_BUILD_DIR": "out",
     "FETCH_PRIVATE_CACHE_DIR": "my-cache",
     "FETCH_CACHE_TRUST_GROUP": "ci",
@@ -585,12 +585,13 @@ like a setting gets a warning.
 
 ```toml title=pyproject.toml
 [tool.doit-fetch]
-cache = "../fetch-cache"
+cache = "user"
 jobs-per-host = 4
 ```
 
-A directory that begins with `~/` is in the user's home directory. The Python API and `doit-fetch` read the same
-settings. A word for doit, such as `offline=1`, works with every command of doit.
+A directory that begins with `~/` is in the user's home directory. `cache = "user"` is `doit-fetch` in `$XDG_CACHE_HOME`
+or `~/.cache` (on macOS `~/Library/Caches`); [Share a cache](../how-to/shared-cache.md) says when to use it. The Python
+API and `doit-fetch` read the same settings. A word for doit, such as `offline=1`, works with every command of doit.
 
 | setting | environment | default | meaning | example |
 |---|---|---|---|---|

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from tasks_lib.cache import Cache, Options
 from tasks_lib.errors import SettingError
 from tasks_lib.formats import UNPACKED_VERSION, mtime_for, writer_version
+from tasks_lib.fs.files import make_ignored_directory
 from tasks_lib.host import digest_variables, platform_name
 from tasks_lib.layout import find_layout
 from tasks_lib.limits import Limits
@@ -75,6 +77,13 @@ class Context:
         self.fetched: Final[set[tuple[str, str]]] = set()
         # directory of manifests -> the deliveries for which stale entries were removed in this run
         self.cleaned_fetches: Final[dict[str, object]] = {}
+
+    @shared
+    def build(self) -> Path:
+        """The build directory; the first access creates it, if it can be created: each step reports its own errors."""
+        with contextlib.suppress(OSError):
+            make_ignored_directory(self.settings.build, self.settings.durability)
+        return self.settings.build
 
     @shared
     def cache(self) -> Cache:

@@ -7,10 +7,12 @@ Source: Taskgraph keeps its kinds in `taskcluster/kinds`, before 2023 in `taskcl
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+
+from tasks_lib.errors import UnknownNameError, escape_text
 
 #: Subdirectories of a directory of kinds, its file of mirrors, the directory of a project's own definitions, and below
 #: the definitions the directory of the keys that sign results.
@@ -18,6 +20,8 @@ KINDS: Final = ("fetch", "toolchain")
 MIRRORS: Final = "mirrors.yml"
 OWN: Final = "fetchdefs"
 STORE_KEYS: Final = "keys/store"
+#: The groups of tasks that make the artifact of a fetch, the last step first, and that of a toolchain.
+_MAKERS: Final = (("repack", "fetch"), ("toolchain",))
 _TASKCLUSTER: Final = "taskcluster"
 _TREES: Final = ("kinds", "ci")
 #: The trust domain of Gecko, and the package of its transforms. Source: Gecko, `taskcluster/config.yml`.
@@ -82,6 +86,21 @@ def find_layout(given: Path) -> Layout:
     found = [path for path in _trees(given) if os.path.isdir(path)]  # noqa: PTH112  # never raises
     taken = next((path for path in found if _has_kinds(path)), next(iter(found), given))
     return Layout(given, taken, "", _root_above(taken))
+
+
+def find_artifact_task(name: str, tasks: Container[str]) -> str:
+    """Return the task that makes the artifact of the definition with this name, "" if there is none.
+
+    Raises:
+        UnknownNameError: a fetch and a toolchain have this name.
+    """
+    found = [next((task for group in groups if (task := f"{group}:{name}") in tasks), "") for groups in _MAKERS]
+    if all(found):
+        fetch, toolchain = found
+        raise UnknownNameError(
+            f"{escape_text(name)!r} is the name of a fetch and of a toolchain", hint=f"write {fetch} or {toolchain}"
+        )
+    return next(filter(None, found), "")
 
 
 def find_kind_directory(file: str) -> Path | None:

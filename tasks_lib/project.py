@@ -14,6 +14,7 @@ from tasks_lib import steps
 from tasks_lib.definitions import Fetch, StaticUrl, Toolchain
 from tasks_lib.definitions.platform_selection import canonical_name
 from tasks_lib.errors import ToolError, UnknownNameError, UnsupportedArchiveError, escape_text
+from tasks_lib.formats import format_from_name
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.host import digest_variables
 from tasks_lib.incremental.marks import unchanged
@@ -46,13 +47,19 @@ class Project:
 
     @classmethod
     def load(
-        cls, directory: str | os.PathLike[str] = "", *, offline: bool | None = None, progress: Progress | None = None
+        cls,
+        directory: str | os.PathLike[str] = "",
+        *,
+        offline: bool | None = None,
+        settings: Mapping[str, object] | None = None,
+        progress: Progress | None = None,
     ) -> Project:
         """Load a project.
 
         Args:
             directory: the directory that has `fetchdefs`; "" for the current directory or the closest one above it.
             offline: True to make no network request, False to allow them, None for the setting `offline`.
+            settings: settings as on doit's command line, such as {"jobs": 8}; environment and pyproject.toml are below.
             progress: receives progress and warnings; nothing is shown by default.
 
         Raises:
@@ -61,20 +68,20 @@ class Project:
             CacheUnavailableError: the cache cannot be used, or untrusted users can write to it.
         """
         top = Path(directory).absolute() if directory else Path(find_project(str(Path.cwd())))
-        variables = {} if offline is None else {"offline": str(int(offline))}
+        variables = {**(settings or {}), **({} if offline is None else {"offline": str(int(offline))})}
         file = top / "pyproject.toml"
         mark = Fingerprint.at(file)
-        settings = Settings.parse(variables=variables, environ=_environ, project=load_project(file).table)
-        settings = settings._replace(
-            fetchdefs=top / settings.fetchdefs,
-            cache=top / settings.cache,
-            build=top / settings.build,
-            shared=top / settings.shared if settings.shared is not None else None,
+        found = Settings.parse(variables=variables, environ=_environ, project=load_project(file).table)
+        found = found._replace(
+            fetchdefs=top / found.fetchdefs,
+            cache=top / found.cache,
+            build=top / found.build,
+            shared=top / found.shared if found.shared is not None else None,
         )
         progress = progress or Silent()
-        for warning in settings.judge_cache():
+        for warning in found.judge_cache():
             progress.warn(warning)
-        project = cls(Session(settings, _environ), progress)
+        project = cls(Session(found, _environ), progress)
         project._settings_marks[str(file)] = mark
         project.definitions  # noqa: B018  # every problem is reported now
         project._passed  # noqa: B018  # as they are now
@@ -157,6 +164,14 @@ class Project:
         self._deliver(delivery)
         return delivery.destination
 
+    def is_program(self, name: str) -> bool:
+        """Return whether the artifact of a definition is a file that its definition declares `executable`."""
+        definition = self._find(name)
+        if not isinstance(definition, Fetch) or not isinstance(definition.source, StaticUrl):
+            return False
+        is_archive = definition.source.format or format_from_name(self._plan.published(definition).path.name)
+        return definition.source.executable and not is_archive
+
     def dependencies(self, name: str, what: str) -> dict[str, Fingerprint]:
         """Return the files on which the path that `fetch` or `tree` (`what`) returned depends, as they were then.
 
@@ -191,6 +206,7 @@ class Project:
         with self._guard:
             lock = self._locks[f"{type(definition).__name__} {definition.name}"]
         with lock:
+            self._session.context.build  # noqa: B018  # creates the directory
             yield
 
     def _finish_uploads(self) -> None:

@@ -5,6 +5,8 @@ Modules that only some commands need are imported on first use, too: they would 
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -112,8 +114,11 @@ class Session:
 
     @property
     def database(self) -> Path:
-        """The path of doit's database."""
-        return self.settings.cache / "doit.db"
+        """The path of doit's database: in a cache outside of the project, which others may use too, one of its own."""
+        here = Path.cwd()
+        if self.settings.cache.absolute().is_relative_to(here):
+            return self.settings.cache / "doit.db"
+        return self.settings.cache / f"doit-{hashlib.sha256(os.fsencode(here)).hexdigest()[:12]}.db"
 
     @cached_property
     def code(self) -> str:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests import zygote
 from tests.archives import Member, tar
 
 ROOT = Path(__file__).parent.parent
@@ -18,6 +19,7 @@ PYTHONPATH = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH
 PORTABLE = os.pathsep.join((str(ROOT), str(ROOT / "tests/portable")))
 #: The environment, without what would be heard here.
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("FETCH", "MOZ_", "UPLOAD"))}
+DOIT = (sys.executable, "-m", "doit")
 #: All that a user's dodo.py needs.
 PORCH = "from doit_fetch import DOIT_CONFIG, task_fetchdefs\n"
 LIBRARY = tar(
@@ -27,17 +29,29 @@ TOOL = tar([Member("tool/tool.c", b"int main;")])
 
 
 def doit(directory: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "doit", *words]
-    environment = {**CLEAN, "FETCH_RETRIES": "0", "FETCH_DURABILITY": "fast", "PYTHONPATH": PYTHONPATH, **environ}
+    """Run doit, if possible in a process that has its libraries."""
+    environment = _environment(environ)
+    if not zygote.can_fork(environment) or environment["PYTHONPATH"] != PYTHONPATH:
+        return doit_alone(directory, *words, **environ)
+    status, output, _ = zygote.run(words, directory, environment, subprocess.STDOUT)
+    return subprocess.CompletedProcess([*DOIT, *words], status, output.decode())
+
+
+def doit_alone(directory: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run doit in an interpreter of its own, for a test of what it loads."""
     return subprocess.run(
-        command,
+        [*DOIT, *words],
         cwd=directory,
-        env=environment,
+        env=_environment(environ),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,
     )
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, str]:
+    return {**CLEAN, "FETCH_RETRIES": "0", "FETCH_DURABILITY": "fast", "PYTHONPATH": PYTHONPATH, **environ}
 
 
 def ran(done: subprocess.CompletedProcess[str]) -> list[str]:

@@ -25,7 +25,7 @@ PURE = (
     "pins/spdx.py",
 )
 #: Starts of programs, which read the environment.
-PROGRAMS = ("fetch_content/console.py", "fetch_content/zipapp_main.py", "cli/console.py")
+PROGRAMS = ("fetch_content/console.py", "packaging/zipapp_main.py", "cli/console.py")
 IO = {"os", "pathlib", "time", "random", "subprocess", "socket", "requests", "tempfile", "shutil"}
 
 
@@ -57,7 +57,7 @@ def test_imports_are_confined() -> None:
         name = name_of(path)
         assert not roots & {"requests", "urllib3", "socket", "ssl"} or name.startswith("transport/"), name
         assert "doit" not in roots or name.startswith(("graph/", "engine/", "cli/")), name
-        assert not roots & {"tarfile", "zipfile"} or name == "fetch_content/package.py", name  # a zip application
+        assert not roots & {"tarfile", "zipfile"} or name == "packaging/build.py", name  # a zip application
         if name != "fs/system_calls.py":  # attributes of modules that only Linux has: mypy --platform darwin
             assert "ctypes" not in roots and not re.search(r"\bioctl\(|[\"']/proc/", path.read_text("utf-8")), name
         assert "os.environ" not in path.read_text("utf-8") or name in PROGRAMS, name

@@ -35,6 +35,7 @@ from tasks_lib.fs import system_calls
 from tasks_lib.fs.locks import locked
 from tasks_lib.fs.trust import Trust
 from tasks_lib.progress import Silent
+from tests import zygote
 from tests.archives import Member, tar
 from tests.origin import Origin, OriginRequest, reply, serving
 from tests.project import CLEAN, PORCH, PYTHONPATH, definition
@@ -60,6 +61,9 @@ class Farm:
     top: Path
 
     def doit(self, *words: str, before: tuple[str, ...] = (), **environ: str) -> subprocess.CompletedProcess[str]:
+        if not before and zygote.can_fork({**ENVIRON, **environ}):
+            status, out, _ = zygote.run(words, self.top, {**ENVIRON, **environ}, subprocess.STDOUT)
+            return subprocess.CompletedProcess(words, status, out.decode(errors="replace"))
         return subprocess.run(
             [*before, sys.executable, "-m", "doit", *words],
             cwd=self.top,

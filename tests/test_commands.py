@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks_lib.cli.info_json import EMPTY
 from tests.origin import Origin
 from tests.project import CLEAN, LIBRARY, PORCH, PYTHONPATH, TOOL, definition, doit, ran, written
 
@@ -54,6 +55,28 @@ def test_a_task_by_name_glob_and_path(repository: Path) -> None:
     assert ran(doit(repository, str(Path(path).relative_to(repository)))) == ["fetch:tool"]
 
 
+#: A command with the name of a definition, and what its output names.
+BARE = {
+    ("why", "built"): "toolchain:built\n  it has not run here yet",
+    ("run", "lib"): ".  repack:lib\n",
+    ("--offline", "tool"): "tool: not in the cache, and the network is off",
+    ("info", "lib"): "\nrepack:lib\n",
+    ("list", "tool", "built"): "fetch:tool ",
+    ("forget", "lib"): "forgetting repack:lib\n",
+    ("clean", "lib"): "repack:lib - removing file",
+    ("verify", "lib"): "verified 1 blob",
+}
+
+
+def test_the_name_of_a_definition(repository: Path) -> None:
+    """Every command that takes tasks takes the name of a definition for the task of its artifact."""
+    for words, expected in BARE.items():
+        assert expected in doit(repository, *words).stdout, words
+    with (repository / "dodo.py").open("a") as file:  # a task of the user has precedence
+        file.write('def task_lib():\n    return {"actions": ["echo mine"], "verbosity": 2}\n')
+    assert doit(repository, "lib").stdout.startswith(".  lib\nmine\n")
+
+
 TYPOS = {
     ("fetch:libb",): "did you mean fetch:lib?",
     ("run", "toolchain:buildt"): "did you mean toolchain:built?",
@@ -63,7 +86,8 @@ TYPOS = {
     ("list", "fetchs"): "did you mean fetch?",
     ("why", "repack:lab"): "did you mean repack:lib?",
     ("graph", "extract:built/lab"): "did you mean extract:built/lib?",
-    ("tool",): "did you mean extract:tool?",
+    ("tol",): "did you mean extract:tool?",
+    ("both",): "'both' is the name of a fetch and of a toolchain\nwrite fetch:both or toolchain:both",
     ("lst",): "did you mean list?",
     ("info", "lst"): "no task or target is named 'lst'\n`doit list --all` shows every task",
     ("forget", "nope"): "`doit list --all` shows every task",
@@ -89,7 +113,9 @@ def test_a_typo(words: tuple[str, ...], repository: Path) -> None:
     others = definition("plain", "https://h.example/plain.txt", b"1") + definition(
         "seven", "https://h.example/s.7z", b"2"
     )
-    written(repository, {"fetchdefs/fetch/others.yml": others})
+    others += definition("both", "https://h.example/both.txt", b"1")
+    toolchain = "both:\n  description: b\n  run: {command: [touch, ../artifacts/b], toolchain-artifact: b}\n"
+    written(repository, {"fetchdefs/fetch/others.yml": others, "fetchdefs/toolchain/others.yml": toolchain})
     done = doit(repository, *words)
     assert done.returncode == 2, done.stdout
     assert TYPOS[words] in done.stdout
@@ -141,6 +167,34 @@ def test_info_tells_where_it_came_from_and_who_uses_it(repository: Path, origin:
         in doit(repository, "info", "repack:lib").stdout
     )
     assert "Traceback" not in doit(repository, "info").stdout
+
+
+def test_info_as_json(repository: Path, origin: Origin) -> None:
+    """The facts are one list of objects with the same keys for every task; the status is that of the text."""
+    words = ("info", "--format", "json", "fetch:tool", "repack:lib", "extract:lib", "toolchain:built", "own")
+    (repository / "dodo.py").write_text(PORCH + 'def task_own():\n    return {"actions": None, "doc": "mine"}\n')
+    done = doit(repository, *words)
+    tool, lib, *_ = json.loads(done.stdout)
+    assert (done.returncode, tool["state"], tool["size"], lib["size"]) == (1, "run", len(TOOL), None)
+    ran(doit(repository, "toolchain", "extract:lib", "fetch"))
+    done = doit(repository, "info", "--json", *words[3:])
+    assert done.returncode == 0
+    tool, lib, extracted, built, own = found = json.loads(done.stdout)
+    assert [list(one) for one in found] == [list(EMPTY)] * 5
+    assert own == {**EMPTY, "name": "own", "description": "mine"}
+    assert (tool["name"], tool["definition"], tool["state"]) == ("fetch:tool", "tool", "up-to-date")
+    assert tool["path"] == str(repository / "build/artifacts/tool/tool.tar")
+    assert (tool["sha256"], tool["size"]) == (hashlib.sha256(TOOL).hexdigest(), len(TOOL))
+    assert tool["urls"] == [f"{origin.url}/tool.tar"]
+    assert tool["provenance"]["url"] == f"{origin.url}/tool.tar"
+    content = (repository / "build/artifacts/lib/lib.tar.zst").read_bytes()
+    assert (lib["sha256"], lib["size"], lib["tree"]) == (hashlib.sha256(content).hexdigest(), len(content), None)
+    assert lib["used_by"] == ["extract:built/lib", "extract:lib", "toolchain:built"]
+    assert (extracted["path"], extracted["tree"]) == (lib["path"], str(repository / "build/extracted/lib"))
+    assert built["path"] == str(repository / "build/artifacts/built/out.txt")
+    assert (built["tree"], built["urls"]) == (str(repository / "build/built"), [])
+    (tool,) = json.loads(doit(repository, "info", "--json", "--no-status", "fetch:tool").stdout)
+    assert tool["state"] is None
 
 
 def test_why_names_the_input_that_changed(repository: Path) -> None:

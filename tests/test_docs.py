@@ -15,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ import jsonschema
 import pytest
 import yaml
 
+from tasks_lib import errors
+from tasks_lib.cli import program
 from tasks_lib.definitions import SourceFile, json_schema, parse
 from tasks_lib.definitions.mirrors import mirrors_schema
 from tasks_lib.errors import DefinitionError, SettingError
@@ -98,7 +101,7 @@ def test_examples_of_settings() -> None:
     for one in SETTINGS:
         value = GENERATOR["VALUES"][one.environ]
         assert value != f"{one.default}"
-        Settings.parse(variables={}, environ={one.environ: value})
+        Settings.parse(variables={}, environ={one.environ: value, "HOME": "/home/me"})
         if one.choices:
             with pytest.raises(SettingError):
                 Settings.parse(variables={}, environ={one.environ: "banana"})
@@ -165,6 +168,7 @@ PRINTED = {
     "outdated.md": "tool  1.9.0  1.10.0",
     "audit.md": "EXAMPLE-1: an example; fixed in 1.1",
     "sbom.md": "fetch:hello",
+    "commands.md": "/build/artifacts/hello/hello-1.0.tar.gz",
 }
 
 
@@ -371,6 +375,19 @@ def test_messages_that_are_explained_exist() -> None:
     assert [piece for piece in pieces if len(piece) > 8 and piece not in code] == []
     for name in re.findall(r"^\| `(\w+Error)`", (DOCS / "troubleshooting.md").read_text("utf-8"), re.MULTILINE):
         assert f"class {name}(" in code
+
+
+def test_every_exception_and_command_is_explained() -> None:
+    """Each exception is on the troubleshooting page, and each command of doit and of `doit-fetch` on its page."""
+    explained = (DOCS / "troubleshooting.md").read_text("utf-8")
+    kinds = [name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert len(kinds) > 20
+    assert [name for name in kinds if f"`{name}`" not in explained] == []
+    commands = (DOCS / "reference/commands.md").read_text("utf-8")
+    ours = [one.name for one in entry_points(group="doit.COMMAND") if one.value.startswith("tasks_lib.")]
+    missing = [name for name in ours if not re.search(rf"`doit {name}\b", commands)]
+    assert missing == ["run"]  # the command of a bare `doit`
+    assert [name for name in program.COMMANDS if f"`doit-fetch {name}" not in commands] == []
 
 
 @pytest.mark.slow

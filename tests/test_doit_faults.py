@@ -22,7 +22,7 @@ from tasks_lib.engine.state import StateBackend
 from tasks_lib.incremental.definition_cache import DefinitionCache
 from tasks_lib.incremental.definition_files import load
 from tests.archives import Member, tar
-from tests.project import definition, doit
+from tests.project import definition, doit, doit_alone
 from tests.test_runner import CORES, project
 
 # --- the state
@@ -310,11 +310,11 @@ def stock() -> set[str]:
 def test_a_command_loads_what_it_needs(words: str, many: Path, stock: set[str]) -> None:
     """A command imports no module that it does not use, and none whose classes take half a millisecond to create."""
     (many / "dodo.py").write_text(LOADED)
-    assert doit(many, *words.split()).returncode == 0
+    assert doit_alone(many, *words.split()).returncode == 0
     loaded = (many / "loaded").read_text().split()
     assert not WITHOUT[words] & (set(loaded) - stock)
     assert [name for name in loaded if name.startswith("dataclass:")] == []
-    assert doit(many, "-a", "fetch:f7").returncode == 0  # what runs loads what runs it
+    assert doit_alone(many, "-a", "fetch:f7").returncode == 0  # what runs loads what runs it
     assert set((many / "loaded").read_text().split()) >= _RUNNING
 
 

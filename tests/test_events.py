@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -41,6 +42,10 @@ def test_every_line_is_of_the_schema(repository: Path) -> None:
     first = [line for line in lines if line["run"] == runs[0]]
     ends = {line["task"]: line["outcome"] for line in first if line["event"] == "end"}
     assert ends == {"fetch:lib": "fetched", "repack:lib": "made", "fetch:tool": "failed"}
+    (made,) = (line for line in first if line["event"] == "end" and line["task"] == "repack:lib")
+    content = (repository / "build/artifacts/lib/lib.tar.zst").read_bytes()
+    assert made["path"] == str(repository / "build/artifacts/lib/lib.tar.zst")
+    assert (made["sha256"], made["size"]) == (hashlib.sha256(content).hexdigest(), len(content))
     assert [line["event"] for line in (first[0], first[-1])] == ["begin", "finish"]
     for worker in {line.get("worker") for line in first}:  # two threads may write in another order than they spoke
         times = [line["at_s"] for line in first if line.get("worker") == worker]
@@ -103,6 +108,19 @@ def test_json_document(repository: Path) -> None:
     assert tasks["fetch:lib"]["elapsed"] > 0
     assert found["summary"]["counts"] == {"fetched": 1, "made": 1, "failed": 1, "not-run": 1}
     assert {"name", "result", "out", "err", "error", "started", "elapsed"} <= set(tasks["extract:tool"])
+    outputs = {name: [task[key] for key in ("path", "size", "tree")] for name, task in tasks.items()}
+    assert outputs["fetch:lib"] == [
+        str(next((repository / "cache/artifacts/lib").glob("*/lib-1.0.tar"))),
+        len(LIBRARY),
+        None,
+    ]
+    assert outputs["extract:tool"] == [None] * 3
+    tasks = {task["name"]: task for task in document(doit(repository, "-r", "json", "extract:lib"))["tasks"]}
+    assert tasks["extract:lib"]["tree"] == str(repository / "build/extracted/lib")
+    again = {task["name"]: task for task in document(doit(repository, "-r", "json", "extract:lib"))["tasks"]}
+    assert again["extract:lib"]["outcome"] == "up-to-date"
+    for key in ("path", "sha256", "size", "tree"):
+        assert again["extract:lib"][key] == tasks["extract:lib"][key]
 
 
 def test_json_document_with_threads_and_talkative_tasks(tmp_path: Path) -> None:

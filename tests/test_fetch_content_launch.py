@@ -241,7 +241,7 @@ def test_the_environment_of_the_command_is_its_own(one_file: Path, tmp_path: Pat
 @needs_system
 def test_a_version_that_was_not_packaged(tmp_path: Path) -> None:
     """Another version of Python gets one sentence, status 1."""
-    main = (ROOT / "tasks_lib/fetch_content/zipapp_main.py").read_text()
+    main = (ROOT / "tasks_lib/packaging/zipapp_main.py").read_text()
     (tmp_path / "main.py").write_text(main.replace("VERSIONS = [(3, 11)]", "VERSIONS = [(3, 2), (3, 99)]"))
     done = subprocess.run([SYSTEM, tmp_path / "main.py"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)

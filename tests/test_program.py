@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks_lib.engine import base_command
+from tasks_lib.incremental import path_notes
 from tests.origin import Origin, reply
 from tests.project import CLEAN, LIBRARY, PORCH, PYTHONPATH, definition, doit, written
 
@@ -81,6 +83,26 @@ def test_a_known_path_loads_nothing(top: Path) -> None:
     assert done.stdout.endswith("\n0\n"), done
 
 
+def test_a_known_path_with_settings(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path is known in whatever cache the environment and pyproject.toml name."""
+    monkeypatch.chdir(top)
+    (top / "pyproject.toml").write_text('[tool.doit-fetch]\ncache = "user"\n')
+    environ = {"XDG_CACHE_HOME": str(top / "xdg"), "PYTHONPATH": PYTHONPATH, "PATH": CLEAN["PATH"], "HOME": str(top)}
+    for cache, more in (("xdg/doit-fetch", {}), ("env", {"FETCH_CACHE_DIR": "env"})):
+        for _ in range(9):  # files that changed just now are not trusted
+            path = program(top, "path", "plain", **environ, **more).stdout
+            known = path_notes.read(
+                str(top),
+                ["path", "plain"],
+                {**CLEAN, "FETCH_RETRIES": "0", "FETCH_DURABILITY": "fast", **environ, **more},
+            )
+            if known:
+                break
+        assert f"{known}\n" == path
+        assert list((top / cache / "v1/paths").iterdir())
+        assert not (top / "cache").exists()
+
+
 KIT = """
 kit:
   description: a tool
@@ -151,10 +173,55 @@ def test_failures(case: str, top: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_mismatch(top: Path, origin: Origin) -> None:
+    """Other bytes than the pinned ones are a message with both digests, and nothing is printed or placed."""
+    origin.answers["/plain.txt"] = reply(b"another file\n")
+    done = program(top, "get", "plain", "copy.txt")
+    assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (1, "", False)
+    assert "expected sha256:" in done.stderr
+    assert not (top / "copy.txt").exists()
+
+
+#: Command lines that must make no request, and their exit status.
+OFFLINE = {
+    "path": (("path", "lib", "--offline"), 1),
+    "path, a setting": (("path", "lib", "offline=1"), 1),
+    "get": (("get", "lib", "out.tar", "offline=1"), 1),
+    "get, an option": (("get", "--offline", "lib"), 1),
+    "run": (("run", "kit", "offline=1", "--", "true"), 1),
+    "run, an option": (("run", "kit", "--offline", "--", "true"), 1),
+    "a word of doit": (("fetch:lib", "offline=1"), 1),
+    "an option of doit": (("--offline", "fetch:lib"), 1),
+    "doit run": (("run-of-doit", "--offline", "lib"), 1),
+}
+
+
+def test_offline(top: Path, origin: Origin) -> None:
+    """`--offline` and `offline=1` mean the same for every command, and for `doit` itself."""
+    for case, (words, status) in OFFLINE.items():
+        if words[0] == "run-of-doit":
+            (top / "dodo.py").write_text(PORCH)
+            done = doit(top, "run", *words[1:])
+        else:
+            done = program(top, *words)
+        text = done.stdout + (done.stderr or "")
+        assert done.returncode == status, (case, text)
+        assert "offline" in text, (case, text)
+        assert "Traceback" not in text
+    assert not origin.requests
+    assert not (top / "offline=1").exists()
+    done = program(top, "run", "kit", f"cache={top}/other", "--", "sh", "-c", "echo $0 $1", "jobs=1", "offline=1")
+    assert done.stdout == "jobs=1 offline=1\n", done.stderr
+    assert (top / "other/v1").is_dir()
+    assert not list((top / "cache/v1/blobs").glob("*/*/*"))
+
+
 def test_run(top: Path) -> None:
     """A command finds the output of a toolchain on its PATH; its exit status is returned."""
     done = program(top, "run", "kit", "--", "sh", "-c", "command -v kit; exit 7")
     assert (done.returncode, done.stdout) == (7, f"{top}/build/kit/artifacts/kit\n"), done.stderr
+    done = program(top, "run", "--offline", "kit", "jobs=2", "sh", "-c", "echo $*", "0", "--", "jobs=3", "--offline")
+    assert done.stdout == "-- jobs=3 --offline\n", done.stderr
 
 
 def test_get(top: Path) -> None:
@@ -167,6 +234,11 @@ def test_get(top: Path) -> None:
         assert os.access(top / path, os.W_OK)
         assert not (top / path).is_symlink()
     assert sorted(path.name for path in top.iterdir() if path.name.startswith(".")) == []
+    assert not os.access(top / "other.txt", os.X_OK)
+    text = (top / "fetchdefs/fetch/all.yml").read_text()
+    (top / "fetchdefs/fetch/all.yml").write_text(text.replace("lib:", "    executable: true\nlib:", 1))
+    assert program(top, "get", "plain", "other.txt").returncode == 0
+    assert os.access(top / "other.txt", os.X_OK)
 
 
 def test_a_new_project(tmp_path: Path) -> None:
@@ -174,9 +246,12 @@ def test_a_new_project(tmp_path: Path) -> None:
     assert program(tmp_path, "init").returncode == 0
     (tmp_path / "dodo.py").write_text(PORCH + "# mine\n")
     assert "kept dodo.py" in program(tmp_path, "init").stdout
+    with (tmp_path / "fetchdefs/fetch/fetches.yml").open("a") as file:  # below the comments, as one does
+        file.write(definition("plain", "https://h.example/plain.txt", PLAIN))
     done = program(tmp_path, "list")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "fetch" in done.stdout
+    assert "fetch:plain" in program(tmp_path, "list", "--all").stdout
 
 
 def test_words_of_doit_without_a_dodo(top: Path) -> None:
@@ -207,13 +282,42 @@ def test_doit_path(top: Path) -> None:
     assert doit(top, "path", "plane").returncode == 3
 
 
-def test_a_task_that_is_called_path(top: Path) -> None:
-    """A user's task of that name runs, with a sentence; a dodo.py without this package gets a message."""
-    (top / "dodo.py").write_text(PORCH + 'def task_path():\n    return {"actions": ["echo mine"], "verbosity": 2}\n')
-    done = doit(top, "path")
-    assert done.returncode == 0, done.stdout
-    assert "mine\n" in done.stdout
-    assert "`doit-fetch path` is the command" in done.stdout
+NEW_COMMANDS = ("cache", "graph", "path", "prune", "report", "verify", "why")
+MINE = """
+def task_{0}():
+    return {{"actions": ["echo mine %(at)s"], "verbosity": 2, "params": [{{"name": "at", "default": "{0}"}}]}}
+"""
+
+
+@pytest.mark.parametrize("names", [("path", "why"), pytest.param(NEW_COMMANDS, marks=pytest.mark.slow)])
+def test_a_task_with_the_name_of_a_command(names: tuple[str, ...], top: Path) -> None:
+    """A user's task runs, with a sentence, wherever its dodo.py is; `doit-fetch` and other commands still work."""
+    assert set(NEW_COMMANDS) == set(base_command.YIELDING)
+    (top / "own.py").write_text(PORCH + "".join(map(MINE.format, NEW_COMMANDS)))
+    for name in names:
+        done = doit(top / "fetchdefs", "-f", "../own.py", name)
+        assert done.returncode == 0, done.stdout
+        assert f"mine {name}\n" in done.stdout
+        assert f"running the task '{name}' of dodo.py; `doit-fetch {name}` is the command\n" in done.stdout
+    (top / "own.py").rename(top / "dodo.py")
+    assert "why" in doit(top, "list").stdout
+    assert "verified" in program(top, "verify").stdout
+    assert "task" in program(top, "why", "plain").stdout
+
+
+def test_commands_in_a_dodo_without_this_package(top: Path) -> None:
+    """A command that needs definitions says that dodo.py does not use them, and makes nothing."""
     (top / "dodo.py").write_text('def task_other():\n    return {"actions": None}\n')
-    done = doit(top, "path", "plain")
-    assert (done.returncode, "does not use doit_fetch" in done.stdout) == (3, True)
+    for words in (("path", "plain"), ("verify",), ("prune",), ("cache",), ("report",), ("info", "--json", "other")):
+        done = doit(top, *words)
+        assert done.returncode == 3, done.stdout
+        assert done.stdout.startswith("ERROR: this dodo.py does not use doit_fetch\n`doit-fetch "), done.stdout
+    assert not (top / "cache").exists()
+    assert program(top, "verify").returncode == 0
+
+
+def test_a_broken_setting_without_a_dodo(top: Path) -> None:
+    """A setting that is wrong is a message for words of doit, too."""
+    done = program(top, "list", FETCH_JOBS="banana")
+    assert (done.returncode, "Traceback" in done.stderr) == (3, False)
+    assert "FETCH_JOBS" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 import doit_fetch
 from doit_fetch import Project, errors
 from tests.origin import Origin, reply
-from tests.project import CLEAN, LIBRARY, PYTHONPATH, TOOL, definition, doit, ran, written
+from tests.project import CLEAN, LIBRARY, PORCH, PYTHONPATH, TOOL, definition, doit, ran, written
 
 PLAIN = b"a plain file\n"
 TOOLCHAIN = """
@@ -255,6 +256,36 @@ def test_threads_and_processes_download_once(top: Path, origin: Origin) -> None:
     assert len(origin.requests) == 1
 
 
+WARM = """
+import sys, time, doit_fetch
+seen = []
+sys.addaudithook(lambda name, words: seen.append((name, str(words[0]))) if name.partition(".")[0] in ("open", "socket") else None)
+for _ in range(100):  # files that changed just now are not trusted
+    seen.clear()
+    doit_fetch.fetch("plain"), doit_fetch.tree("lib"), doit_fetch.fetch("tool")
+    places = ("/blobs/", "/artifacts/", "extracted/lib/")
+    found = [one for one in seen if one[0] != "open" or any(place in one[1] for place in places)]
+    if not found:
+        break
+    time.sleep(0.05)
+print(found)
+"""
+
+
+def test_a_warm_call_reads_nothing(top: Path, origin: Origin) -> None:
+    """A file and a tree that exist are returned without a socket, and without opening any content."""
+    done = subprocess.run(
+        [sys.executable, "-c", WARM],
+        cwd=top,
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "[]\n", done.stdout + done.stderr
+    assert len(origin.requests) == 3
+
+
 def test_names() -> None:
     """The module has at most eight public names, and imports neither doit nor requests until one is used."""
     assert len(doit_fetch.__all__) <= 8
@@ -282,3 +313,38 @@ def test_a_variable_that_changes(top: Path, monkeypatch: pytest.MonkeyPatch) -> 
         project.fetch("kit")
     assert doit_fetch.fetch("kit").resolve() != target
     assert (top / "other").read_text() == "ran\n"
+
+
+def test_projects_that_share_a_cache(top: Path, tmp_path: Path, origin: Origin) -> None:
+    """In the user's cache each project has a database of its own: a task of one is not done because another ran it."""
+    once = (
+        "def task_once():\n    from doit.tools import run_once\n"
+        '    return {"actions": ["echo made here"], "uptodate": [run_once], "verbosity": 2}\n'
+    )
+    environ = {"FETCH_CACHE_DIR": "user", "XDG_CACHE_HOME": str(tmp_path / "xdg")}
+    for name in ("one", "two"):
+        here = tmp_path / name
+        shutil.copytree(top / "fetchdefs", here / "fetchdefs")
+        written(here, {"dodo.py": PORCH + once, "build.sh": SCRIPT})
+        done = doit(here, "once", "fetch:plain", **environ)
+        assert "made here" in done.stdout, done.stdout
+        assert "made here" not in doit(here, "once", **environ).stdout
+        assert not (here / "cache").exists()
+    assert len(origin.requests) == 1
+    assert len(list((tmp_path / "xdg/doit-fetch").glob("doit-*.db"))) == 2
+
+
+def test_outputs_are_ignored_by_git(top: Path) -> None:
+    """New directories ignore themselves; one that has files keeps what it has."""
+    doit_fetch.fetch("plain")
+    for name, own in (("cache", ".gitignore"), ("build", "other.o")):
+        assert (top / name / ".gitignore").read_text() == "*\n"
+        (top / name).rename(top / f"old-{name}")
+        written(top, {f"{name}/{own}": "mine\n"})
+    ran(doit(top, "extract:lib"))
+    assert (top / "cache/.gitignore").read_text() == "mine\n"
+    assert not (top / "build/.gitignore").exists()
+    for name in ("cache", "build"):
+        (top / name).rename(top / f"other-{name}")
+    ran(doit(top, "extract:lib"))
+    assert [(top / name / ".gitignore").read_text() for name in ("cache", "build")] == ["*\n"] * 2

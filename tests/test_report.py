@@ -69,6 +69,26 @@ ADVICE = {
 }  # fmt: skip
 
 
+LOCAL = [
+    task("fetch:a", 0, 7100, outcome="fetched", phases=[body("file:///srv/a", 7100)], sources=["file:///srv/a"]),
+    task("extract:a", 7100, 7200, needs=[0]),
+]
+#: Nothing can be advised: local files; tasks that were ready while the first one loaded modules.
+SILENT = {
+    "local files": run(*LOCAL, counts={"fetched": 1}),
+    "loading": run(
+        *(task(f"fetch:{name}", 900, 1000, ready=0, phases=[["connect", 900, 1000]]) for name in "ab"),
+        counts={"made": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SILENT)
+def test_no_advice(case: str) -> None:
+    """Neither a copy of a local file nor the time to load modules is a reason for advice."""
+    assert build_advice(SILENT[case]) == []
+
+
 @pytest.mark.parametrize("case", ADVICE)
 def test_advice(case: str) -> None:
     """Each finding is a sentence with figures and a next step."""

@@ -119,6 +119,25 @@ def test_it_renders(browser: Page, pages: Callable[[int], Path]) -> None:
     assert set(browser.requests()) == {path.as_uri()}
 
 
+def test_failures_and_meanings(browser: Page, tmp_path: Path) -> None:
+    """The page opens with the message of each failed task, and the legend says what waiting means."""
+    made = record(3)
+    made["tasks"][0] |= {
+        "outcome": "failed",
+        "message": "sha256 differs\nexpected a, got b",
+        "phases": [["wait", 0, 9]],
+    }
+    (tmp_path / "page.html").write_text(render_page(made), "utf-8")
+    browser.open(tmp_path / "page.html")
+    failures = browser.one("#failures").text
+    assert made["tasks"][0]["name"] in failures
+    assert "sha256 differs\nexpected a, got b" in failures
+    assert "waiting: for another process, or before a retry" in browser.one("#legend-help").text
+    (tmp_path / "page.html").write_text(render_page({**made, "tasks": made["tasks"][1:2]}), "utf-8")
+    browser.open(tmp_path / "page.html")
+    assert not browser.one("#failures").is_displayed()
+
+
 def test_it_sorts(browser: Page, pages: Callable[[int], Path]) -> None:
     """A click on a header sorts, another one turns the order, and the header says so to assistive technology."""
     browser.open(pages(60))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import zygote
 from tests.origin import Origin, in_turn, reply, serving
 from tests.project import CLEAN, PORCH, PYTHONPATH, TOOL, definition, written
 
@@ -40,6 +41,9 @@ def task_x():
 
 
 def doit(directory: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    if zygote.can_fork(ENVIRON | environ):
+        status, out, err = zygote.run(words, directory, ENVIRON | environ, subprocess.PIPE)
+        return subprocess.CompletedProcess([*DOIT, *words], status, out.decode(), err.decode(errors="replace"))
     done = subprocess.run(
         [*DOIT, *words], cwd=directory, env=ENVIRON | environ, capture_output=True, check=False, timeout=60
     )

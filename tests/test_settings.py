@@ -1,6 +1,7 @@
 """Settings: command line, environment, pyproject.toml, default; invalid values are refused by name."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,31 @@ def test_pyproject(tmp_path: Path) -> None:
     assert (found.policy.retries, found.policy.backoff_s, found.policy.jobs_per_host) == (9, 7.0, 2)
     assert (found.limits.max_entries, found.policy.network) == (3, "off")
     assert load_project(tmp_path / "none.toml").table == {}
+
+
+USER: dict[str, tuple[dict[str, str], str]] = {
+    "XDG": ({"XDG_CACHE_HOME": "/x/", "HOME": "/h"}, "/x/doit-fetch"),
+    "a relative XDG": ({"XDG_CACHE_HOME": "x", "HOME": "/h"}, "/h/.cache/doit-fetch"),
+    "home": ({"HOME": "/h/"}, "/h/.cache/doit-fetch"),
+    "a home that is empty": ({"HOME": ""}, ""),
+    "nothing": ({}, ""),
+}
+
+
+@pytest.mark.parametrize("case", USER)
+def test_the_cache_of_a_user(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`user` is a directory of the XDG specification; without a home it is refused."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    environ, expected = USER[case]
+    for given in (environ | {"FETCH_CACHE_DIR": "user"}, environ | {"FETCH_PRIVATE_CACHE_DIR": "user"}):
+        if expected:
+            assert str(Settings.parse(variables={}, environ=given).cache) == expected
+        else:
+            with pytest.raises(SettingError, match="neither XDG_CACHE_HOME nor HOME is set"):
+                Settings.parse(variables={}, environ=given)
+    project = {"cache": "./user", "build": "user"}
+    found = Settings.parse(variables={}, environ=environ, project=project)
+    assert (str(found.cache), str(found.build)) == ("user", "user")
 
 
 @pytest.mark.parametrize(

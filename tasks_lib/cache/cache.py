@@ -125,7 +125,7 @@ class Cache:
             CancelledError: the run is cancelled while it waits.
         """
         with files.convert_os_errors(self.root):
-            files.make_directory(self.root, self.root, self.options.durability)
+            files.make_ignored_directory(self.root, self.options.durability)
         top = self.shelf.top
         if not os.access(top if top.exists() else self.root, os.W_OK):
             return

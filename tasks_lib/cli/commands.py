@@ -18,7 +18,7 @@ from doit.cmd_list import List as DoitList
 from doit.cmd_run import Run as DoitRun
 from doit.exceptions import InvalidCommand
 
-from tasks_lib.engine.base_command import BaseCommand, format_write_error
+from tasks_lib.engine.base_command import OFFLINE, BaseCommand, format_write_error
 from tasks_lib.engine.loader import Loader
 from tasks_lib.errors import FetchError, OfflineError, UnknownNameError, escape_lines, escape_text
 from tasks_lib.session import current_session
@@ -58,6 +58,7 @@ _CLEAN: Any = DoitClean
 class TaskCommand(BaseCommand):
     """A command that accepts names, globs and paths of targets, and reports errors in a few lines."""
 
+    name: str
     loader: Any
     params: Any
     sel_tasks: Any
@@ -80,7 +81,7 @@ class TaskCommand(BaseCommand):
         """Execute the command; unknown names, closed pipes and Ctrl-C end it without a traceback."""
         self.params = params
         gc.disable()  # loaded objects live to the end: collecting among them takes a third of the time
-        self.loader = Loader(self.loader)
+        self.loader = Loader(self.loader, self.name)
         try:
             with self.reporting():
                 status = int(super().execute(params, args) or 0)
@@ -120,7 +121,7 @@ class RunCommand(TaskCommand, _RUN):  # type: ignore[misc]
     """`doit run`, also the default command of bare `doit`."""
 
     name = "run"
-    cmd_options: Any = (*DoitRun.cmd_options, QUIET, ON)
+    cmd_options: Any = (*DoitRun.cmd_options, QUIET, OFFLINE, ON)
 
     def execute(self, params: Any, args: list[str]) -> int:
         """Run the tasks; return doit's exit status, or 128 + N after signal N."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 from doit.doit_cmd import set_var
 from doit.exceptions import InvalidCommand
 
-from tasks_lib.engine.base_command import BaseCommand, load_dodo, run_task_instead
+from tasks_lib.engine.base_command import BaseCommand, load_dodo, yield_to_task
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, escape_lines, escape_text
 from tasks_lib.session import Session, current_session
 
@@ -45,7 +45,7 @@ class DefinitionCommand(BaseCommand):
         if params["offline"]:
             set_var("offline", "1")  # type: ignore[no-untyped-call]  # doit has no types
         load_dodo(self.loader, params)
-        run_task_instead(self.loader, str(self.name), args)
+        yield_to_task(str(self.name), self.loader)
         session = current_session()
         if session is None:
             raise invalid(f"this dodo.py does not use doit_fetch; `doit-fetch {self.name}` works without one")

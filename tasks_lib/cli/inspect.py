@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +12,7 @@ from doit.control import TaskControl
 from doit.exceptions import InvalidCommand
 
 from tasks_lib.cli.commands import TaskCommand
-from tasks_lib.engine.base_command import format_write_error
+from tasks_lib.engine.base_command import OFFLINE, format_write_error, require_session
 from tasks_lib.errors import escape_text
 from tasks_lib.graph import render
 from tasks_lib.graph.actions import step_of
@@ -30,6 +31,19 @@ _FORMAT: Final = {
     "default": "mermaid",
     "choices": (("mermaid", "for Markdown pages"), ("dot", "for Graphviz"), ("json", "for programs")),
     "help": "output format [default: %(default)s]",
+}
+_INFO_FORMAT: Final = {
+    **_FORMAT,
+    "default": "text",
+    "choices": (("text", "for people"), ("json", "one list of objects, for programs")),
+}
+_JSON: Final = {
+    "name": "json",
+    "short": "",
+    "long": "json",
+    "type": bool,
+    "default": False,
+    "help": "same as `--format json`",
 }
 _OUTPUT: Final = {
     "name": "into",
@@ -64,9 +78,9 @@ class InfoCommand(_ExplainCommand):
     doc_purpose = "show details of a task: artifact, sources, provenance, dependents, why it would run"
     doc_usage = "TASK/TARGET..."
     doc_description = None
-    cmd_options = (opt_hide_status,)
+    cmd_options = (opt_hide_status, _INFO_FORMAT, _JSON, OFFLINE)
 
-    def _execute(self, pos_args: list[str], hide_status: bool = False) -> int:
+    def _execute(self, pos_args: list[str], hide_status: bool = False, format: str = "text") -> int:
         """Show the tasks; return 1 if one is not up to date, as doit does."""
         if not pos_args:
             raise InvalidCommand(  # type: ignore[no-untyped-call]
@@ -77,21 +91,38 @@ class InfoCommand(_ExplainCommand):
         for task in self.task_list:
             for name in task.task_dep:
                 self._users.setdefault(name, set()).add(task.name)
-        statuses = [self._show(control.tasks[name], control, hide_status) for name in pos_args]
-        return max(statuses)
+        tasks = [control.tasks[name] for name in pos_args]
+        known = {task.name: self.status_of(task, control) for task in tasks if task.actions and not hide_status}
+        if self.params["json"] or format == "json":
+            self._write_json(tasks, known)
+        else:
+            for task in tasks:
+                self._show(task, *known.get(task.name, ("", [])))
+        return int(any(state not in ("up-to-date", "ignored") for state, _ in known.values()))
 
-    def _show(self, task: Any, control: TaskControl, hide_status: bool) -> int:
+    def _write_json(self, tasks: list[Any], known: Mapping[str, tuple[str, list[str]]]) -> None:
+        from tasks_lib.cli.info_json import describe_task  # needed only for this format
+
+        definitions = require_session(f"{self.name} --format json").definitions
+        found = []
+        for task in tasks:
+            state, reasons = known.get(task.name, (None, []))
+            users, history = self._users_of(task), self._history(task)
+            found.append(describe_task(task, definitions, state=state, reasons=reasons, users=users, history=history))
+        self.outstream.write(f"{json.dumps(found, indent=2)}\n")
+
+    def _users_of(self, task: Any) -> set[str]:
+        users: set[str] = self.loader.users(task.name) | self._users.get(task.name, set())
+        return users - {task.subtask_of}
+
+    def _show(self, task: Any, state: str, why: list[str]) -> None:
         write = self.outstream.write
         write(f"\n{escape_text(task.name)}\n" + (f"\n{escape_text(task.doc)}\n" if task.doc else ""))
-        code = 0
-        if not hide_status and task.actions:
-            state, why = self.status_of(task, control)
+        if state:
             write(f"\nstatus     : {state}\n" + "".join(f" * {one}\n" for one in why))
-            code = int(state not in ("up-to-date", "ignored"))
         meta = {key: value for key, value in (task.meta or {}).items() if key != "pool"}
         for name, value in (meta | self._history(task)).items():
             write(f"\n{name:11s}: {_format_lines(value)}")
-        users = self.loader.users(task.name) | self._users.get(task.name, set())
         for name, values in (
             ("file_dep", sorted(task.file_dep)),
             ("task_dep", task.task_dep),
@@ -100,11 +131,10 @@ class InfoCommand(_ExplainCommand):
             ("targets", task.targets),
             ("getargs", task.getargs),
             ("params", list(task.params)),
-            ("used by", sorted(users - {task.subtask_of})),
+            ("used by", sorted(self._users_of(task))),
         ):
             if values:
                 write(f"\n{name:11s}: {_format_lines(values)}")
-        return code
 
     def _history(self, task: Any) -> dict[str, Any]:
         """Return the recorded provenance of the output: its source, how long it took, who signed it."""
@@ -148,7 +178,7 @@ class WhyCommand(_ExplainCommand):
     doc_purpose = "show which tasks would run, and which inputs changed since the last run"
     doc_usage = "[TASK/TARGET...]"
     doc_description = "Without names: the default tasks. Runs nothing."
-    cmd_options = ()
+    cmd_options = (OFFLINE,)
 
     def _execute(self, pos_args: list[str]) -> int:
         del pos_args  # they are `sel_tasks`

@@ -23,14 +23,14 @@ from msgspec.structs import replace
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
 from tasks_lib.definitions import Definitions
-from tasks_lib.engine.base_command import BaseCommand, load_dodo
+from tasks_lib.engine.base_command import OFFLINE, BaseCommand, load_dodo, require_session, yield_to_task
 from tasks_lib.errors import CacheError, DefinitionError, FetchError, SettingError, escape_lines, escape_text
 from tasks_lib.incremental.definition_files import load
 from tasks_lib.incremental.resources import ReferencedFiles
 from tasks_lib.layout import find_layout
 from tasks_lib.progress import Facts, LineProgress, describe_wait
 from tasks_lib.recipe import Configuration
-from tasks_lib.session import Session, current_session
+from tasks_lib.session import Session
 from tasks_lib.steps import Plan
 from tasks_lib.steps.prune import (
     YOUNG,
@@ -56,18 +56,17 @@ _PROGRESS_INTERVAL_S: Final = 5.0
 class SessionCommand(BaseCommand, abc.ABC):
     """A command that needs the settings and definitions of the project, not its tasks."""
 
+    name: str
     doc_usage = ""
 
     def execute(self, params: Any, args: list[str]) -> int:
         """Load dodo.py for its settings and do the work; report errors of this package in a few lines."""
         gc.disable()  # an inventory creates a million small values and frees none of them
         load_dodo(self.loader, params)
+        yield_to_task(self.name, self.loader)
         progress = LineProgress(write_to_stderr, describe_phase, _PROGRESS_INTERVAL_S)
         try:
-            from doit_fetch import DOIT_CONFIG  # noqa: F401  # creates the session, also for a dodo.py without it
-
-            session = current_session()
-            assert session is not None
+            session = require_session(self.name)
             status = self.work(session.context, params, args, progress)
             _finish_uploads(session, progress)
             return status
@@ -111,6 +110,7 @@ class VerifyCommand(SessionCommand):
             "name": "repair", "short": "", "long": "repair", "type": bool, "default": False,
             "help": "rebuild damaged content: fetch, repack, extract",
         },
+        OFFLINE,
     )  # fmt: skip
 
     def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:

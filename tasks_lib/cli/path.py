@@ -5,13 +5,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from doit.doit_cmd import set_var
 from doit.exceptions import InvalidCommand
 
-from tasks_lib.engine.base_command import BaseCommand, load_dodo, run_task_instead
+from tasks_lib.engine.base_command import OFFLINE, BaseCommand, load_dodo, require_session, yield_to_task
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, UnknownNameError
 from tasks_lib.progress import LineProgress, describe_wait
-from tasks_lib.session import current_session
 from tasks_lib.ui.events import write_to_stderr
 
 
@@ -30,10 +28,7 @@ class PathCommand(BaseCommand):
             "name": "tree", "short": "", "long": "tree", "type": bool, "default": False,
             "help": "the extracted archive, or the directory of the toolchain",
         },
-        {
-            "name": "offline", "short": "", "long": "offline", "type": bool, "default": False,
-            "help": "make no network request",
-        },
+        OFFLINE,
     )  # fmt: skip
 
     def execute(self, params: Any, args: list[str]) -> int:
@@ -44,13 +39,9 @@ class PathCommand(BaseCommand):
         """
         from tasks_lib.project import Project  # loads the steps, which `doit help` does not need
 
-        if params["offline"]:
-            set_var("offline", "1")  # type: ignore[no-untyped-call]  # doit has no types
         load_dodo(self.loader, params)
-        run_task_instead(self.loader, self.name, args)
-        session = current_session()
-        if session is None:
-            raise _error("this dodo.py does not use doit_fetch; `doit-fetch path NAME` works without one")
+        yield_to_task(self.name, self.loader)
+        session = require_session("path NAME")
         if len(args) != 1:
             raise _error("`path` needs one name\n`doit help path` shows its options")
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tasks_lib.cli.definition_command import UNUSABLE, format_option, invalid
-from tasks_lib.engine.base_command import STARTED_IN, BaseCommand, load_dodo, run_task_instead
+from tasks_lib.engine.base_command import STARTED_IN, BaseCommand, load_dodo, yield_to_task
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, escape_lines
 from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.session import Session, current_session
@@ -64,7 +64,7 @@ class PinCommand(BaseCommand, abc.ABC):
         Raises:
             InvalidCommand: the command line, a setting or the definitions are wrong; doit prints the message.
         """
-        session = self._start(params, args)
+        session = self._start(params)
         if params["json"]:
             params["format"] = "json"
         try:
@@ -80,7 +80,7 @@ class PinCommand(BaseCommand, abc.ABC):
         except KeyboardInterrupt:
             return 130
 
-    def _start(self, params: Any, args: list[str]) -> Session:
+    def _start(self, params: Any) -> Session:
         """Return the session; a project without a dodo.py has the settings of its environment and pyproject.toml."""
         if not Path("dodo.py").exists() and params.get("dodoFile", "") == "dodo.py":
             import doit_fetch
@@ -88,7 +88,7 @@ class PinCommand(BaseCommand, abc.ABC):
             doit_fetch.DOIT_CONFIG  # noqa: B018  # starts the session
         else:
             load_dodo(self.loader, params)
-        run_task_instead(self.loader, str(self.name), args)
+        yield_to_task(str(self.name), self.loader)
         session = current_session()
         if session is None:
             raise invalid(

@@ -6,6 +6,7 @@ Exit status 0: success; 1: failure; 2: invalid command line; for `run`, that of 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tasks_lib.errors import FetchError, escape_text
 from tasks_lib.incremental import path_notes
 from tasks_lib.incremental.path_notes import find_project
+from tasks_lib.packaging.versions import add_arguments
 
 if TYPE_CHECKING:
     from tasks_lib.project import Project
@@ -33,21 +35,22 @@ _PROJECT: Final = {
 #         url: https://example.org/hello-2.12.tar.gz
 #         sha256: (output of `sha256sum`)
 #         size: (output of `stat -c %s`)
-{}
 """,
 }
 
 
 def run(words: list[str], environ: Mapping[str, str]) -> int:
     """Run a command line; return its exit status."""
-    if words and words[0] not in _COMMANDS and words[0] not in ("-h", "--help", "--version"):
+    if words and words[0] not in COMMANDS and words[0] not in ("-h", "--help", "--version"):
         return _doit(words)
     if not words:
         _parser().print_help()
         return 2
+    words, given, command = _split(words)
     options = _parser().parse_args(words)
+    options.settings, options.words = given, command
     try:
-        return int(_COMMANDS[options.command](options, environ) or 0)
+        return int(COMMANDS[options.command](options, environ) or 0)
     except FetchError as error:
         sys.stderr.write(f"doit-fetch: {error}\n")
         return 1
@@ -59,14 +62,45 @@ def run(words: list[str], environ: Mapping[str, str]) -> int:
         return 130
 
 
+def _split(words: list[str]) -> tuple[list[str], dict[str, str], list[str]]:
+    """Return the words for the parser, the settings among them (`offline=1`), and the command that `run` starts."""
+    from tasks_lib.settings import SETTINGS  # slow to import, not needed for words of doit
+
+    known = {one.variable for one in SETTINGS} - {""}
+    end = len(words)
+    if words[0] == "run":  # its command begins after `--`, or with the word after the name that is no option or setting
+        names = [at for at, word in enumerate(words) if at and not _is_option(word, known)]
+        end = names[1] if len(names) > 1 else end
+    command = words[end:]
+    given = {word.partition("=")[0]: word.partition("=")[2] for word in words[:end] if _is_setting(word, known)}
+    return [word for word in words[:end] if not _is_setting(word, known)], given, command[command[:1] == ["--"] :]
+
+
+def _is_setting(word: str, known: set[str]) -> bool:
+    name, sign, _ = word.partition("=")
+    return bool(sign) and name in known
+
+
+def _is_option(word: str, known: set[str]) -> bool:
+    return _is_setting(word, known) or (word[:1] == "-" and word != "--")
+
+
 def _doit(words: list[str]) -> int:
     """Run doit in the directory of the project, with a built-in dodo.py if it has none."""
-    from doit.cmd_base import ModuleTaskLoader
+    from doit.cmd_base import NamespaceTaskLoader
     from doit.doit_cmd import DoitMain
 
-    import doit_fetch
-    from tasks_lib.engine.base_command import STARTED_IN
+    from tasks_lib.engine.base_command import IS_OWN_PROGRAM, STARTED_IN
     from tasks_lib.settings import load_project
+
+    class BuiltinLoader(NamespaceTaskLoader):  # type: ignore[misc,unused-ignore]  # doit has no types
+        """Loader with the names of the dodo.py that `init` writes."""
+
+        def setup(self, _options: object) -> None:
+            """Import the names: the settings of the command line are known by now."""
+            import doit_fetch
+
+            self.namespace = {name: getattr(doit_fetch, name) for name in ("DOIT_CONFIG", "task_fetchdefs")}
 
     STARTED_IN.set(os.getcwd())  # noqa: PTH109  # paths on the command line are relative to it
     os.chdir(find_project(os.getcwd()))  # noqa: PTH109
@@ -75,13 +109,10 @@ def _doit(words: list[str]) -> int:
     except FetchError as error:
         sys.stderr.write(f"ERROR: {error}\n")
         return 3
-    loader: Any = None
-    builtin: Any = ModuleTaskLoader  # doit has no types
-    if not Path("dodo.py").exists():
-        names = ("DOIT_CONFIG", "task_fetchdefs")
-        loader = builtin({name: getattr(doit_fetch, name) for name in names})
-    main: Any = DoitMain
-    return int(main(loader).run(words) or 0)
+    IS_OWN_PROGRAM.set(True)
+    main: Any = DoitMain  # doit has no types
+    builtin: Any = BuiltinLoader
+    return int(main(None if Path("dodo.py").exists() else builtin()).run(words) or 0)
 
 
 def _load(options: argparse.Namespace) -> Project:
@@ -90,7 +121,8 @@ def _load(options: argparse.Namespace) -> Project:
     from tasks_lib.ui.events import write_to_stderr
 
     progress = LineProgress(write_to_stderr, describe_wait)
-    return doit_fetch.Project.load(offline=True if options.offline else None, progress=progress)
+    offline = True if options.offline else None
+    return doit_fetch.Project.load(offline=offline, settings=options.settings, progress=progress)
 
 
 def _path(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
@@ -106,7 +138,8 @@ def _get(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
     import shutil
     import tempfile
 
-    source = _load(options).fetch(options.name)
+    project = _load(options)
+    source = project.fetch(options.name)
     target = Path(options.dest or source.name)
     target = target / source.name if target.is_dir() else target
     if not target.absolute().parent.is_dir():
@@ -116,6 +149,9 @@ def _get(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
     with tempfile.TemporaryDirectory(prefix=".doit-fetch.", dir=target.absolute().parent) as staging:
         copy = Path(staging, source.name)
         shutil.copyfile(source, copy)
+        if project.is_program(options.name):
+            mode = copy.stat().st_mode
+            copy.chmod(mode | (mode & 0o444) >> 2)  # who may read it may execute it
         copy.replace(target)
     print(target.absolute())  # noqa: T201  # a program
 
@@ -124,7 +160,7 @@ def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Become a command whose PATH begins with the programs of a tree."""
     from tasks_lib.subprocesses import replace_process  # slow to import, needed only by this command
 
-    words = options.words[options.words[:1] == ["--"] :]
+    words = options.words
     if not words:
         raise FetchError("missing command", hint="doit-fetch run NAME -- COMMAND...")
     project = _load(options)
@@ -151,11 +187,35 @@ def _init(_options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
         print(f"{state} {name}")  # noqa: T201  # a program
 
 
-_COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace, Mapping[str, str]], int | None]]] = {
+def _package(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
+    from tasks_lib.packaging.build import DOIT_FETCH, package  # loads what only this command needs
+
+    package(DOIT_FETCH, Path(options.out), options.python)
+    print(Path(options.out).absolute())  # noqa: T201  # a program
+
+
+def _completion(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
+    from tasks_lib.cli.completion import write_script  # loads doit, which other commands do not need
+
+    if options.shell != "names":
+        program, commands = _parsers()
+        pages = {name: one.format_help() for name, one in {"": program, **commands}.items()}
+        sys.stdout.write(write_script(options.shell, pages))
+        return
+    with contextlib.suppress(FetchError, OSError):  # a shell shows no errors while a line is typed
+        options.offline = False
+        for name in _load(options).definitions:
+            print(name)  # noqa: T201  # a program
+
+
+#: Each command of the program by name; it gets the parsed command line and the environment.
+COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace, Mapping[str, str]], int | None]]] = {
     "init": _init,
     "get": _get,
     "path": _path,
     "run": _run,
+    "package": _package,
+    "completion": _completion,
 }
 
 
@@ -170,6 +230,11 @@ class _Version(argparse.Action):
 
 
 def _parser() -> argparse.ArgumentParser:
+    return _parsers()[0]
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """Return the parser of the program, and those of its commands."""
     parser = argparse.ArgumentParser(
         prog="doit-fetch",
         description="Obtain, verify and use pinned content.",
@@ -181,10 +246,14 @@ def _parser() -> argparse.ArgumentParser:
     get = commands.add_parser("get", help="copy an artifact")
     path = commands.add_parser("path", help="print the path of an artifact")
     run = commands.add_parser("run", help="run a command that finds the programs of a toolchain or an archive")
+    package = commands.add_parser("package", help="write doit-fetch as one file, for a machine that has only a Python")
+    completion = commands.add_parser("completion", help="print a script that completes commands, options and names")
     for command in (get, path, run):
         command.add_argument("--offline", action="store_true", help="make no network request")
         command.add_argument("name", metavar="NAME", help="name of a definition, or fetch:NAME or toolchain:NAME")
     path.add_argument("--tree", action="store_true", help="the extracted archive, or the directory of the toolchain")
     get.add_argument("dest", metavar="DEST", nargs="?", help="file or directory (default: the current directory)")
-    run.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command and its arguments")
-    return parser
+    run.usage = "doit-fetch run [-h] [--offline] NAME -- COMMAND..."
+    add_arguments(package, "out")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish", "names"), metavar="bash|zsh|fish")
+    return parser, commands.choices

@@ -7,9 +7,8 @@ from typing import Any, Final
 
 from doit.exceptions import InvalidCommand
 
-from tasks_lib.engine.base_command import BaseCommand, format_write_error, load_dodo
+from tasks_lib.engine.base_command import BaseCommand, format_write_error, load_dodo, require_session, yield_to_task
 from tasks_lib.report.record import RecordError, load
-from tasks_lib.session import current_session
 
 __all__ = ["ReportCommand"]
 
@@ -52,14 +51,13 @@ class ReportCommand(BaseCommand):
         """
         from tasks_lib.report import page, trace  # not needed by `doit help`, which imports this module
 
+        load_dodo(self.loader, params)
+        yield_to_task(self.name, self.loader)
         if args:
             raise _error(f"`report` takes no task names, got {args[0]!r}")
-        load_dodo(self.loader, params)
         self.loader.load_doit_config()
-        session = current_session()
-        recorded = session.surroundings.record if session is not None else None
-        if recorded is None:
-            raise _error("this dodo.py does not use doit_fetch, which records runs")
+        recorded = require_session(self.name).surroundings.record
+        assert recorded is not None, "a session has a build directory"
         files = {
             Path(params["page"] or recorded.with_name("report.html")): page.render_page,
             Path(params["trace"] or recorded.with_name("trace.json")): trace.render_trace,

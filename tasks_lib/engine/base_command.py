@@ -12,13 +12,13 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final
 
-from doit import doit_cmd
+from doit import doit_cmd, get_initial_workdir
 from doit.cmd_base import DoitCmdBase
 from doit.cmdparse import CmdParseError
 from doit.exceptions import InvalidCommand
 
 from tasks_lib.errors import escape_text
-from tasks_lib.session import current_session
+from tasks_lib.session import Session, current_session
 
 _COMMAND: Any = DoitCmdBase  # doit has no types
 _HELP: Final = ("--help", "-h")
@@ -26,8 +26,21 @@ _HELP: Final = ("--help", "-h")
 _OUTPUT_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 #: Whether dodo.py is loaded for its settings only, without creating anything or waiting.
 SETTINGS_ONLY: Final = ContextVar("settings only", default=False)
-#: Commands that did not exist in the first release: a task of dodo.py may have their name, and then it runs instead.
-YIELDING: Final = ("path", "store", "add", "update", "outdated", "audit", "sbom")
+#: Commands that doit itself does not have: a task of dodo.py may have their name, and then it runs instead.
+YIELDING: Final = (
+    "add", "audit", "cache", "graph", "outdated", "path", "prune", "report", "sbom", "store", "update", "verify", "why",
+)  # fmt: skip
+#: Whether this is the program `doit-fetch`, which needs no dodo.py and in which a command has precedence over a task.
+IS_OWN_PROGRAM: Final = ContextVar("own program", default=False)
+#: Option of commands that may use the network, in doit's format.
+OFFLINE: Final = {
+    "name": "offline",
+    "short": "",
+    "long": "offline",
+    "type": bool,
+    "default": False,
+    "help": "make no network request; same as `offline=1`",
+}
 #: The directory in which `doit-fetch` was started, if it changed to that of the project; "" for the current one.
 STARTED_IN: Final = ContextVar("directory at the start", default="")
 #: Exit status when the reader of the output is gone: 128 + SIGPIPE, as for a program killed by that signal.
@@ -127,15 +140,42 @@ def load_dodo(loader: Any, params: Any) -> None:
         Exception: any exception that dodo.py raises.
     """
     require_directory()
+    if params.get(OFFLINE["name"]):
+        doit_cmd.set_var("offline", "1")  # type: ignore[no-untyped-call]  # doit has no types
     loader.setup(params)
 
 
-def run_task_instead(loader: Any, name: str, args: list[str]) -> None:
-    """Run the task of the dodo.py that has the name of a newer command, if there is one; else return."""
-    if f"task_{name}" in (getattr(loader, "namespace", None) or {}):
-        sys.stderr.write(f"running the task {name!r} of dodo.py; `doit-fetch {name}` is the command\n")
-        sys.stderr.flush()
-        os.execv(sys.executable, [sys.executable, "-m", "doit", "run", name, *args])
+def yield_to_task(command: str, loader: Any) -> None:
+    """Become `doit run` if the loaded dodo.py has a task with the name of this command; return if it has none."""
+    if command not in YIELDING or IS_OWN_PROGRAM.get() or not has_task(loader, command):
+        return
+    sys.stderr.write(f"running the task {command!r} of dodo.py; `doit-fetch {command}` is the command\n")
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    words = sys.argv[1:]
+    at = words.index(command) if command in words else 0
+    os.chdir(get_initial_workdir())  # type: ignore[no-untyped-call]  # doit has no types
+    os.execv(sys.executable, [sys.executable, "-m", "doit", *words[:at], "run", *words[at:]])
+
+
+def has_task(loader: Any, name: str) -> bool:
+    """Return whether the loaded dodo.py has a task of this name."""
+    return f"task_{name}" in (getattr(loader, "namespace", None) or {})
+
+
+def require_session(command: str) -> Session:
+    """Return the session that dodo.py started; `doit-fetch` starts one if there is none.
+
+    Raises:
+        InvalidCommand: dodo.py does not use this package; doit prints the message.
+    """
+    if IS_OWN_PROGRAM.get():
+        from doit_fetch import DOIT_CONFIG  # noqa: F401  # starts the session
+    session = current_session()
+    if session is None:
+        message = f"this dodo.py does not use doit_fetch\n`doit-fetch {command}` works without one"
+        raise InvalidCommand(message)  # type: ignore[no-untyped-call]  # doit has no types
+    return session
 
 
 def require_directory() -> None:

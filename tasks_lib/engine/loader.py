@@ -20,7 +20,7 @@ from doit.loader import TASK_STRING
 from doit.task import Task
 
 from tasks_lib.engine import slim_task
-from tasks_lib.engine.base_command import YIELDING, load_dodo
+from tasks_lib.engine.base_command import YIELDING, has_task, load_dodo, yield_to_task
 from tasks_lib.engine.dodo import task_fetchdefs
 from tasks_lib.engine.state import snapshot_path
 from tasks_lib.errors import DefinitionError, UnknownNameError, escape_lines, escape_text
@@ -35,8 +35,9 @@ from tasks_lib.units import format_size
 class Loader:
     """Wraps doit's loader and chooses which tasks are loaded; everything else is delegated."""
 
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
+    def __init__(self, inner: Any, command: str = "") -> None:
+        """Wrap doit's loader for a command; "" for none."""
+        self._inner, self._command = inner, command
         self.run_plan: RunPlan | None = None
         self._tasks: dict[str, Task] = {}
         self._extracted: dict[str, dict[str, list[str]]] = {}
@@ -52,7 +53,8 @@ class Loader:
             InvalidCommand: as `load_dodo`.
         """
         load_dodo(self._inner, params)
-        own = {name for name in YIELDING if f"task_{name}" in (getattr(self._inner, "namespace", None) or {})}
+        yield_to_task(self._command, self._inner)
+        own = {name for name in YIELDING if has_task(self._inner, name)}
         self._inner.cmd_names = [name for name in self._inner.cmd_names if name not in own]
 
     def load_tasks(self, cmd: Any, pos_args: list[str]) -> list[Task]:

@@ -90,7 +90,8 @@ class Reporter:
     def _end(self, task: Any, outcome: str, fail: Any) -> None:
         message = str(fail.get_msg()).strip() if fail is not None else ""
         outcome = self._ledger.end(task.name, time.monotonic(), outcome, message)
-        BUS.say(task.name, "end", {"outcome": outcome, "message": message})
+        output = self._ledger.runs[task.name].output if task.name in self._ledger.runs else {}
+        BUS.say(task.name, "end", {"outcome": outcome, "message": message, **output})
         self._face.ended(task.name, outcome, fail, _unseen_output(task) if outcome == "failed" else "")
 
     def standing(self, names: Sequence[str], notes: Mapping[str, str]) -> None:
@@ -164,11 +165,13 @@ class JsonReporter(Reporter):
         return JsonRenderer(out, self._ledger)
 
     def skip_uptodate(self, task: Any) -> None:
-        """Report that a task is up to date, and what is not confirmed about it."""
-        from tasks_lib.graph.checks import note_of  # slow to import, and a no-op run does not need it
+        """Report that a task is up to date, what is not confirmed about it, and what it made."""
+        from tasks_lib.graph.actions import output_of  # slow to import, and a no-op run does not need it
+        from tasks_lib.graph.checks import note_of
 
         if note := note_of(task):
             self._ledger.notes[task.name] = note
+        self._ledger.outputs[task.name] = output_of(task)
         super().skip_uptodate(task)
 
     def complete_run(self) -> None:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import re
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from tasks_lib.errors import FetchError
 from tasks_lib.fetch_content import console
+from tasks_lib.packaging.versions import add_arguments
 
 Subcommand = Callable[[argparse.Namespace, Mapping[str, str]], None]
 
@@ -143,9 +142,9 @@ def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
 
 
 def _package(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
-    from tasks_lib.fetch_content.package import package  # loads what only this subcommand needs
+    from tasks_lib.packaging.build import FETCH_CONTENT, package  # loads what only this subcommand needs
 
-    package(Path(options.dest), options.python)
+    package(FETCH_CONTENT, Path(options.dest), options.python)
 
 
 def _git_checkout_archive(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
@@ -171,14 +170,6 @@ _COMMANDS: Mapping[str, Subcommand] = {
     "run": _run,
     "package": _package,
 }
-
-
-def _python_versions(text: str) -> list[tuple[int, int]]:
-    """Parse a list such as `3.11,3.13`; argparse reports the error."""
-    found = [re.fullmatch(r"3\.(\d{1,3})", one.strip()) for one in text.split(",")]
-    if not all(found):
-        raise argparse.ArgumentTypeError(f"invalid list of versions {text!r}: expected for example 3.11,3.13")
-    return sorted({(3, int(one[1])) for one in found if one})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -213,12 +204,5 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command and its arguments")
 
     package = commands.add_parser("package", help="build one file that needs only a Python, for an image")
-    package.add_argument(
-        "--python",
-        type=_python_versions,
-        default=[sys.version_info[:2]],
-        metavar="VERSIONS",
-        help="versions that will run the file, for example 3.11,3.13 (default: the running one)",
-    )
-    package.add_argument("dest", help="file to create")
+    add_arguments(package, "dest")
     return parser

@@ -87,6 +87,10 @@ def read_text(file: BinaryIO) -> str:
     return b"".join(parts).decode("ascii", "replace")
 
 
+#: Content of a `.gitignore`: everything beside it and below, also the file itself.
+_IGNORE_ALL: Final = "*\n"
+
+
 def append_text(path: Path, text: str, how: Literal["longer", "anew"]) -> None:
     """Append `text` in one write, or replace the content if `how` is "anew"; ignore errors.
 
@@ -142,6 +146,18 @@ def make_directory(path: str | Path, root: str | Path, durability: Durability = 
     if shared & stat.S_IWGRP:
         os.chmod(place, 0o755 | shared)  # noqa: PTH101
     sync_directory(parent, durability)
+
+
+def make_ignored_directory(path: Path, durability: Durability = "full") -> None:
+    """Create a directory of outputs, which git ignores; an existing one is left as it is unless it is empty.
+
+    Raises:
+        OSError: the file system rejects the operation.
+    """
+    make_directory(path, path, durability)
+    with contextlib.suppress(OSError), os.scandir(path) as entries:  # read-only, or another process fills it
+        if next(entries, None) is None:
+            append_text(path / ".gitignore", _IGNORE_ALL, "anew")
 
 
 def _make_one_directory(path: str) -> bool:

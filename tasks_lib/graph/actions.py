@@ -37,6 +37,7 @@ class Step(msgspec.Struct, frozen=True):
     def __call__(self) -> dict[str, Any] | TaskFailed:
         """Run the step; report errors of this package as a message without a traceback."""
         progress = BUS.progress(self.name)
+        self.arguments[0].build  # noqa: B018  # creates the directory
         try:
             skipped = getattr(steps, self.verb)(*self.arguments, progress)
         except CancelledError as error:  # not reported: the user requested the stop
@@ -47,20 +48,9 @@ class Step(msgspec.Struct, frozen=True):
             BUS.say(self.name, "skip", {"reason": skipped})
             return {"key": ""}
         made = self.check.success() if self.check is not None else {}
-        return {"key": self.key, "identity": self.identity, **made, **_describe_output(*self.arguments)}
-
-
-def _describe_output(context: Context, *arguments: Any) -> dict[str, str | int]:
-    """Return what tasks of the user can read by `getargs`: path, sha256 and size of the artifact, and the tree."""
-    found: dict[str, str | int] = {}
-    made = artifact = arguments[-1]
-    if isinstance(made, Delivery | ToolchainBuild):
-        artifact = made.artifact if isinstance(made, Delivery) else made.output
-        found["tree"] = str(made.destination if isinstance(made, Delivery) else made.directory)
-    integrity = steps.find_integrity(context, artifact) if isinstance(artifact, Artifact) else None
-    if integrity is not None:
-        found |= {"path": str(artifact.link or artifact.path), "sha256": integrity.digest.hex, "size": integrity.size}
-    return found
+        output = task_info.describe_output(*self.arguments)
+        BUS.say(self.name, "output", task_info.make_absolute(output))
+        return {"key": self.key, "identity": self.identity, **made, **output}
 
 
 def step_of(task: Any) -> Step | None:
@@ -69,6 +59,12 @@ def step_of(task: Any) -> Step | None:
         if isinstance(action, tuple) and isinstance(action[0], Step):
             return action[0]
     return None
+
+
+def output_of(task: Any) -> task_info.Output:
+    """Return what a task makes, with absolute paths; {} for a task that this package did not create."""
+    step = step_of(task)
+    return task_info.make_absolute(task_info.describe_output(*step.arguments)) if step is not None else {}
 
 
 def remove_delivery(delivery: Delivery, dryrun: bool) -> None:

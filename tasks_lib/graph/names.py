@@ -10,6 +10,7 @@ from typing import Any, Final
 from doit import get_initial_workdir
 
 from tasks_lib.errors import UnknownNameError, escape_text, find_similar
+from tasks_lib.layout import find_artifact_task
 
 #: The groups, with their descriptions for `doit list`.
 GROUPS: Final = {
@@ -35,12 +36,12 @@ def resolve_names(words: Iterable[str], tasks: Mapping[str, Any], commands: Iter
     """Return the names of the matching tasks, each once, in order.
 
     Args:
-        words: names, globs, or paths of targets in any notation.
+        words: names, globs, or paths of targets in any notation; a definition's name is the task of its artifact.
         tasks: all tasks by name.
         commands: names of commands to suggest too, where a word may be one.
 
     Raises:
-        UnknownNameError: a word matches nothing; contains a suggestion for the first such word.
+        UnknownNameError: a word matches nothing, or a fetch and a toolchain; names what it may mean.
     """
     found: dict[str, None] = {}
     targets: dict[str, str] = {}
@@ -54,6 +55,8 @@ def resolve_names(words: Iterable[str], tasks: Mapping[str, Any], commands: Iter
             found[targets[path]] = None
         elif is_glob(word) and (matches := fnmatch.filter(tasks, word)):
             found.update(dict.fromkeys(matches))
+        elif name := find_artifact_task(word, tasks):
+            found[name] = None
         else:
             raise _unknown(word, tasks, commands)
     return list(found)

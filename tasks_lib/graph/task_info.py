@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, ItemsView, Iterator, Mapping
 from typing import Any
 
@@ -51,6 +52,32 @@ class TaskInfo(Mapping[str, Any]):
         return dict, (dict(self.items()),)  # for doit's own processes: not the plan with all definitions
 
 
+Output = dict[str, str | int]
+
+
+def describe_output(context: Context, *arguments: Any) -> Output:
+    """Return what the task of a step makes, as far as it is known: `path`, `sha256` and `size` of the artifact, `tree`.
+
+    Args:
+        context: the first argument of the step.
+        arguments: its other arguments; the last one is what it makes.
+    """
+    found: Output = {}
+    made = artifact = arguments[-1]
+    if isinstance(made, Delivery | ToolchainBuild):
+        artifact = made.artifact if isinstance(made, Delivery) else made.output
+        found["tree"] = str(made.destination if isinstance(made, Delivery) else made.directory)
+    integrity = steps.find_integrity(context, artifact) if isinstance(artifact, Artifact) else None
+    if integrity is not None:
+        found |= {"path": str(artifact.link or artifact.path), "sha256": integrity.digest.hex, "size": integrity.size}
+    return found
+
+
+def make_absolute(output: Output) -> Output:
+    """Return an output with absolute paths, for readers that run in other directories."""
+    return {name: os.path.abspath(str(value)) if name in ("path", "tree") else value for name, value in output.items()}  # noqa: PTH100  # does not resolve links
+
+
 def delivery_info(made: Delivery) -> dict[str, Any]:
     """Return the details of an extraction."""
     return {"recipe_key": made.key}
@@ -76,16 +103,22 @@ def toolchain_info(made: ToolchainBuild, paths: IndexPaths, context: Context) ->
     return facts | ({"ignored": list(toolchain.ignored)} if toolchain.ignored else {})
 
 
+def list_urls(fetch: Fetch) -> list[str]:
+    """Return the URLs of a fetch, the origin first, without credentials."""
+    if isinstance(fetch.source, StaticUrl):
+        return [redacted(url) for url in (fetch.source.url, *fetch.source.mirrors)]
+    return [display_url(fetch.source.repo)]
+
+
 def describe_fetch(fetch: Fetch) -> dict[str, Any]:
     """Return artifact, place of the definition, integrity or revision, and sources of a fetch."""
     facts: dict[str, Any] = {"artifact": fetch.published_name, "defined": f"{fetch.file}:{fetch.line}"}
     if isinstance(fetch.source, StaticUrl):
         facts["size"] = fetch.source.integrity.size
         facts["sha256"] = fetch.source.integrity.digest.hex
-        facts["sources"] = [redacted(url) for url in (fetch.source.url, *fetch.source.mirrors)]
     else:
         facts["revision"] = fetch.source.revision
-        facts["sources"] = [display_url(fetch.source.repo)]
+    facts["sources"] = list_urls(fetch)
     return facts
 
 

@@ -11,6 +11,7 @@ import os
 import zlib
 from collections.abc import Mapping
 
+from tasks_lib.directories import expand_cache
 from tasks_lib.fs.fingerprint import Fingerprint
 
 _OTHERS_WRITE = 0o022
@@ -38,10 +39,10 @@ def read(top: str, words: list[str], environ: Mapping[str, str]) -> str | None:
         words: the command line.
         environ: the process environment.
     """
-    cache = os.path.join(top, environ.get("FETCH_PRIVATE_CACHE_DIR") or environ.get("FETCH_CACHE_DIR") or "cache")  # noqa: PTH118
     key = _key(words, environ)
-    note = _place(cache, key)
     try:
+        cache = _find_cache(top, environ)
+        note = _place(cache, key)
         if not all(_is_private(path) for path in (cache, os.path.dirname(note), note)):  # noqa: PTH120
             return None
         with open(note, encoding="utf-8") as file:  # noqa: PTH123
@@ -49,8 +50,29 @@ def read(top: str, words: list[str], environ: Mapping[str, str]) -> str | None:
         if known["key"] != key or not all(Fingerprint(*mark).is_at(path) for path, mark in known["files"].items()):
             return None
         return str(known["path"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _find_cache(top: str, environ: Mapping[str, str]) -> str:
+    """Return the directory of the cache by environment and pyproject.toml, with the precedence of `settings`.
+
+    Raises:
+        OSError, ValueError: pyproject.toml cannot be read; AttributeError: it has no table where one is expected.
+    """
+    table: dict[str, object] = {}
+    try:
+        with open(os.path.join(top, "pyproject.toml"), "rb") as file:  # noqa: PTH118, PTH123
+            content = file.read()
+    except FileNotFoundError:
+        content = b""
+    if b"doit-fetch" in content:
+        import tomllib  # slow to import, needed only for a project with settings
+
+        table = tomllib.loads(content.decode()).get("tool", {}).get("doit-fetch", {})
+    private = table.get("private-cache") or table.get("private_cache")
+    given = environ.get("FETCH_PRIVATE_CACHE_DIR") or private or environ.get("FETCH_CACHE_DIR") or table.get("cache")
+    return os.path.join(top, expand_cache(str(given or "cache"), environ))  # noqa: PTH118
 
 
 def write(
@@ -79,7 +101,7 @@ def write(
 
 
 def _key(words: list[str], environ: Mapping[str, str]) -> list[object]:
-    own = sorted(item for item in environ.items() if item[0].startswith(("FETCH", "SOURCE_DATE")))
+    own = sorted(item for item in environ.items() if item[0].startswith(("FETCH", "SOURCE_DATE", "XDG_CACHE", "HOME")))
     return [words, [list(item) for item in own]]
 
 

@@ -145,7 +145,7 @@ def is_task_glob(word: str) -> bool:
 def _named(definitions: Definitions, settings: Settings, word: str) -> Names:
     kind, name = owner_of(word)
     names: Names = ({}, {})
-    for one in [name] if kind else _in_path(settings, word):
+    for one in [name] if kind else [word, *_in_path(settings, word)]:
         if one in definitions.fetches and kind != "toolchain":
             names[0][one] = None
         if one in definitions.toolchains and kind != "fetch":

@@ -16,6 +16,8 @@ _NETWORK: Final = frozenset({"connect", "first-byte", "body"})
 #: Minimum share of a total, and minimum time in ms, to be mentioned in the advice.
 _SHARE: Final = 0.5
 _WORTH_MS: Final = 500.0
+#: The host of `file:` URLs.
+_LOCAL: Final = "files"
 #: Maximum length of the critical path. Graphs have fewer levels; a damaged record must not cause an endless loop.
 _MAX_STEPS: Final = 1000
 
@@ -118,7 +120,7 @@ def _failures(record: Record) -> Iterator[str]:
 
 
 def _host(record: Record) -> Iterator[str]:
-    remote = [host for host in summarize_hosts(record) if host.name != "files"]
+    remote = [host for host in summarize_hosts(record) if host.name != _LOCAL]
     total = sum(host.ms for host in remote)
     if not remote or total < _WORTH_MS or remote[0].ms < _SHARE * total:
         return
@@ -143,13 +145,20 @@ def _waits(record: Record) -> Iterator[str]:
 
 
 def _queue(record: Record) -> Iterator[str]:
-    turns = [task["start"] - task["ready"] for task in record["tasks"] if "end" in task]
+    loaded = _loaded_at(record)
+    turns = [max(0.0, task["start"] - max(task["ready"], loaded)) for task in record["tasks"] if "end" in task]
     queued, ran, elapsed = sum(turns) + sum_phases(record).get("queue", 0.0), len(turns), record["elapsed"]
     if ran and elapsed >= _WORTH_MS and queued / ran > _SHARE / 2 * elapsed:
         yield (
             f"Ready tasks were queued for {format_duration(queued / ran / 1000)} on average: if network and servers "
             "allow it, increase FETCH_JOBS and FETCH_JOBS_PER_HOST."
         )
+
+
+def _loaded_at(record: Record) -> float:
+    """Return when the first task had loaded the modules that it needs and began to work: until then none was queued."""
+    begun = (phases[0][1] for task in record["tasks"] if (phases := task.get("phases")))
+    return float(min(begun, default=0.0))
 
 
 def _path(record: Record) -> Iterator[str]:
@@ -159,7 +168,7 @@ def _path(record: Record) -> Iterator[str]:
         return
     longest = max(tasks, key=lambda task: task["end"] - task["start"])
     took = longest["end"] - longest["start"]
-    if took < _SHARE * whole or len(tasks) < 2:
+    if took < _SHARE * whole or len(tasks) < 2 or _is_local(longest):
         return
     words = {
         "fetch": "a nearer mirror or a shared cache would help most",
@@ -172,6 +181,12 @@ def _path(record: Record) -> Iterator[str]:
     yield f"{share} of the critical path is {longest['name']} ({format_duration(took / 1000)}): {hint}."
 
 
+def _is_local(task: Record) -> bool:
+    """Return whether a task copied a local file: neither a mirror nor a cache would make that faster."""
+    urls = [url for _, _, _, _, url in _network_phases(task)]
+    return bool(urls) and all(host_of(url) == _LOCAL for url in urls)
+
+
 def _cache(record: Record) -> Iterator[str]:
     counts = record["counts"]
     have = counts.get("adopted", 0) + counts.get("up-to-date", 0)
@@ -180,5 +195,7 @@ def _cache(record: Record) -> Iterator[str]:
         share = f"{have / whole:.0%}".replace("%", " %")
         yield f"{share} of the tasks ({have:,}) were up to date or in the cache."
     elif counts.get("fetched", 0):
-        size = sum(host.bytes for host in summarize_hosts(record))
+        size = sum(host.bytes for host in summarize_hosts(record) if host.name != _LOCAL)
+        if not size:
+            return
         yield f"The cache was empty: {format_size(size)} had to be fetched. Keep the cache directory between runs."

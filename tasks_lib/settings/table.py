@@ -50,7 +50,12 @@ SETTINGS: Final = (
         "platform of the content, such as linux-aarch64 (default: this machine's); all",
     ),
     Setting("FETCH_LEVEL", "level", 3, "level in Taskcluster's index paths"),
-    Setting("FETCH_CACHE_DIR", "cache", "cache", "directory of the cache; may be deleted at any time"),
+    Setting(
+        "FETCH_CACHE_DIR",
+        "cache",
+        "cache",
+        "directory of the cache, which may be deleted at any time; user: one for all projects",
+    ),
     Setting("FETCH_BUILD_DIR", "build", "build", "directory of extracted trees and toolchains"),
     Setting("FETCH_PRIVATE_CACHE_DIR", "private_cache", "", "directory to write to; FETCH_CACHE_DIR is then read-only"),
     Setting("FETCH_CACHE_TRUST_GROUP", "trust_group", "", "group whose members may also write to the cache"),
@@ -163,4 +168,5 @@ CONVENTIONS: Final = (
     "no_proxy",
     "NETRC",
     "SOURCE_DATE_EPOCH",
+    "XDG_CACHE_HOME",
 )

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from tasks_lib.directories import expand_cache, expand_home
 from tasks_lib.errors import SettingError
 from tasks_lib.settings.project_file import normalize_keys
 from tasks_lib.settings.table import SETTINGS, STORE, Setting
@@ -28,6 +29,8 @@ _DIRECTORIES: Final = (
     "FETCH_BUILD_DIR",
     "FETCH_PRIVATE_CACHE_DIR",
 )
+#: Those that are caches.
+_CACHES: Final = ("FETCH_CACHE_DIR", "FETCH_PRIVATE_CACHE_DIR")
 _INVALID_PATH_ERRNOS: Final = (errno.ELOOP, errno.ENAMETOOLONG)
 #: Timeouts that must not be zero; zero does not disable them.
 _NONZERO_TIMEOUTS: Final = frozenset({"FETCH_CONNECT_TIMEOUT_S", "FETCH_STALL_TIMEOUT_S"})
@@ -75,7 +78,13 @@ def read_setting(
     if one.environ == STORE:
         return _store(name, given)
     value = _parse_value(one, name, given)
-    return _directory(name, str(value), environ.get("HOME", "")) if one.environ in _DIRECTORIES else value
+    if one.environ not in _DIRECTORIES:
+        return value
+    path = (expand_cache if one.environ in _CACHES else expand_home)(str(value), environ)
+    if not path:
+        hint = "set XDG_CACHE_HOME to an absolute path, or write the directory"
+        raise SettingError(f"invalid value 'user' for {name}: neither XDG_CACHE_HOME nor HOME is set", hint=hint)
+    return _directory(name, path)
 
 
 def _parse_value(one: Setting, name: str, given: Any) -> str | int | float:
@@ -121,9 +130,8 @@ def _store(name: str, given: Any) -> str:
     return given
 
 
-def _directory(name: str, given: str, home: str) -> str:
-    """Return the path of a directory, which may not exist yet; expand `~/` to the home directory, as a shell does."""
-    path = home + given[1:] if home and given.startswith("~/") else given
+def _directory(name: str, path: str) -> str:
+    """Return the path of a directory, which may not exist yet."""
     reason = ""
     try:
         os.stat(path)  # noqa: PTH116  # a str
@@ -133,6 +141,6 @@ def _directory(name: str, given: str, home: str) -> str:
         reason = str(error.strerror) if error.errno in _INVALID_PATH_ERRNOS else ""
     if reason:
         raise SettingError(
-            f"invalid value {given[:80]!r} for {name}: {reason}", hint="correct the path, or use another directory"
+            f"invalid value {path[:80]!r} for {name}: {reason}", hint="correct the path, or use another directory"
         )
     return path

@@ -25,6 +25,7 @@ from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
 from tasks_lib.errors import CacheError, FetchError, SettingError
 from tasks_lib.fs.system_calls import usable_cores
+from tasks_lib.layout import find_artifact_task
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.steps.checks import describe_unconfirmed, find_integrity, tree_of
 from tasks_lib.steps.extract import compare_delivery, deliver
@@ -117,6 +118,7 @@ class Verification:
         chosen: set[str] = set()
         for name in self.names:
             matches = fnmatch.filter(tasks, name) or [one for one in tasks if one.startswith(f"{name}:")]
+            matches = matches or list(filter(None, [find_artifact_task(name, tasks)]))
             if not matches:
                 raise SettingError(f"no task matches {name!r}", hint="run `doit list --all` to see all tasks")
             chosen.update(matches)

@@ -27,7 +27,8 @@ class Event(NamedTuple):
 
     Names and facts: `phase` (`phase` and facts of that phase), `advance` (`size` bytes), `warn` (`message`, and
     `role`, `url`, `reason` for a failed source), `skip`
-    (`reason`). The reporter emits `start` first and `end` (`outcome`, `message`) last. Before `end` the runner emits
+    (`reason`), `output` (`path`, `sha256`, `size`, `tree`: what the task made). The reporter emits `start` first and
+    `end` (`outcome`, `message`, and the facts of `output`) last. Before `end` the runner emits
     `done` on the worker's thread, because the outcome is known only after doit has processed the task.
     `at_s` is in monotonic seconds, `worker` is the name of the thread that runs the task.
     """
@@ -181,7 +182,7 @@ class EventLog:
             if event.name == "advance":
                 self._progress(event)
                 return
-            if event.name == "done":  # `end` follows, with the outcome
+            if event.name in ("done", "output"):  # `end` follows, with the outcome and the output
                 return
             if event.name in ("phase", "end"):
                 self._rest(event)

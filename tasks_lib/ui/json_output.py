@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from io import StringIO
 from typing import Any, Final
 
+from tasks_lib.progress import Facts
 from tasks_lib.ui.events import Event
 from tasks_lib.ui.output import Output
 from tasks_lib.ui.run_state import RunState, TaskRun
@@ -126,28 +127,39 @@ class JsonRenderer:
         wall, monotonic = self._clock
         started = datetime.fromtimestamp(wall + run.start_s - monotonic, UTC)
         source = run.source
-        return self._facts(run.name, outcome, run.message) | {
-            "started": started.strftime("%Y-%m-%d %H:%M:%S.%f"),
-            "elapsed": end_s - run.start_s,
-            "worker": run.worker,
-            "bytes": run.fetched_bytes,
-            "source": source.url if source else None,
-            "store": source.store or None if source else None,
-            "warnings": run.warnings,
-            "phases": [
-                {"phase": one.name, "seconds": round((one.end_s or end_s) - one.start_s, 6), "bytes": one.size}
-                | ({"url": one.url} if one.url else {})
-                for one in run.phases
-            ],
-        }
+        return (
+            self._facts(run.name, outcome, run.message)
+            | self._output(run.output)
+            | {
+                "started": started.strftime("%Y-%m-%d %H:%M:%S.%f"),
+                "elapsed": end_s - run.start_s,
+                "worker": run.worker,
+                "bytes": run.fetched_bytes,
+                "source": source.url if source else None,
+                "store": source.store or None if source else None,
+                "warnings": run.warnings,
+                "phases": [
+                    {"phase": one.name, "seconds": round((one.end_s or end_s) - one.start_s, 6), "bytes": one.size}
+                    | ({"url": one.url} if one.url else {})
+                    for one in run.phases
+                ],
+            }
+        )
 
     def _seen(self, seen: tuple[str, str]) -> dict[str, Any]:
         note = self._ledger.notes.get(seen[0])
-        return self._facts(seen[0], seen[1], "") | {
-            "started": None,
-            "elapsed": None,
-            "warnings": [note] if note else [],
-        }
+        return (
+            self._facts(seen[0], seen[1], "")
+            | self._output(self._ledger.outputs.get(seen[0], {}))
+            | {
+                "started": None,
+                "elapsed": None,
+                "warnings": [note] if note else [],
+            }
+        )
+
+    def _output(self, output: Facts) -> dict[str, Any]:
+        return {key: output.get(key) for key in ("path", "sha256", "size", "tree")}
 
     def _facts(self, name: str, outcome: str, message: str) -> dict[str, Any]:
         actions = getattr(self._ledger.tasks.get(name), "actions", ())

@@ -71,7 +71,7 @@ class TaskRun:
 
     __slots__ = (
         "_flow", "done_s", "end_s", "failed_sources", "message", "name", "outcome",
-        "phases", "ready_s", "start_s", "warnings", "worker",
+        "output", "phases", "ready_s", "start_s", "warnings", "worker",
     )  # fmt: skip
 
     def __init__(self, name: str, ready_s: float, start_s: float, worker: str) -> None:
@@ -80,6 +80,7 @@ class TaskRun:
         self.phases: list[Phase] = []
         self.warnings: list[str] = []
         self.failed_sources: list[FailedSource] = []
+        self.output: Facts = {}  # `path`, `sha256`, `size` and `tree`, as far as the task has them
         self._flow: _TransferRate | None = None  # of the current phase
 
     @property
@@ -118,6 +119,8 @@ class TaskRun:
             self._advance(int(event.facts["size"]), event.at_s)
         elif name == "done":
             self.done_s = event.at_s
+        elif name == "output":
+            self.output = event.facts
         elif name == "warn":
             self.warnings.append(str(event.facts["message"]))
             if "role" in event.facts:
@@ -182,6 +185,7 @@ class RunState:
         self.counts: Counter[str] = Counter()
         self.seen: dict[str, str] = {}  # outcome of tasks that did not run
         self.notes: dict[str, str] = {}  # what is not confirmed about the output of some of them
+        self.outputs: dict[str, Facts] = {}  # of them, as far as a reporter asked for it
         self.errors: list[str] = []  # doit's own errors
         self.pushed = Pushed()
         self.tasks: Mapping[str, Any] = {}

@@ -22,6 +22,17 @@ function advice() {
   lines.forEach((text) => list.append(create("li", { textContent: text })));
 }
 
+function failures(choose) {
+  const failed = TASKS.filter((task) => task.outcome === "failed"), list = document.getElementById("failure-list");
+  failed.slice(0, 20).forEach((task) => {
+    const name = create("button", { type: "button", textContent: task.name });
+    name.addEventListener("click", () => choose(task));
+    list.append(create("dt", {}, name), create("dd", { textContent: task.message || "no message" }));
+  });
+  if (failed.length > 20) list.append(create("dd", { textContent: `and ${formatCount(failed.length - 20)} more, in the table` }));
+  document.getElementById("failures").hidden = !failed.length;
+}
+
 function legend() {
   const bar = document.getElementById("spent"), list = document.getElementById("legend");
   const parts = new Map();
@@ -36,6 +47,8 @@ function legend() {
     bar.append(part);
     list.append(create("li", {}, swatch(`var(--${name})`), `${PHASES[name]} ${formatTime(parts.get(name))}`));
   });
+  const meanings = shown.filter((name) => name in MEANINGS).map((name) => `${PHASES[name]}: ${MEANINGS[name]}`);
+  document.getElementById("legend-help").textContent = [...meanings, "grey: between phases, such as loading modules"].join("; ");
   bar.setAttribute("aria-label", shown.map((name) => `${PHASES[name]} ${Math.round(parts.get(name) / sum * 100)} %`).join(", "));
 }
 
@@ -111,6 +124,7 @@ function start() {
   const close = () => { document.getElementById("detail").hidden = true; timeline.reveal(null); };
   figures();
   advice();
+  failures(choose);
   legend();
   path(choose);
   hosts();

@@ -9,6 +9,10 @@ const PHASES = {
   verify: "verifying", signature: "signature", repack: "repacking", extract: "extracting", place: "placing",
   run: "running", other: "other",
 };
+const MEANINGS = {
+  queue: "for a slot at its host", wait: "for another process, or before a retry", "first-byte": "connected, until the server answers",
+  place: "files into the directory of a toolchain", run: "the command of a toolchain",
+};
 const STATES = {
   failed: "failed", stopped: "stopped", fetched: "fetched", adopted: "from the cache", made: "made", skipped: "skipped",
   "up-to-date": "up to date", ignored: "ignored", "not-run": "not run",

@@ -1,4 +1,4 @@
-"""Start the one-file `fetch-content` that `package.py` builds; it becomes `__main__.py` of that file.
+"""Start the one-file program that `packaging` builds; it becomes `__main__.py` of that file.
 
 Every Python 3 must be able to compile this module, so that an unsupported version gets a sentence and no traceback.
 """
@@ -7,8 +7,10 @@ import os
 import shutil
 import sys
 
-#: The versions of Python for which the file carries dependencies; `package.py` replaces this line.
+#: The versions of Python for which the file carries dependencies; `packaging` replaces this line.
 VERSIONS = [(3, 11)]
+#: The name of the program; replaced, too.
+PROGRAM = "fetch-content"
 
 
 def main() -> int:
@@ -16,7 +18,7 @@ def main() -> int:
     if sys.version_info[:2] not in VERSIONS:
         wanted = " or ".join("{}.{}".format(*version) for version in VERSIONS)
         found = "{}.{} ({})".format(sys.version_info[0], sys.version_info[1], sys.executable)
-        sys.stderr.write("fetch-content: this file needs Python {}, but Python {} runs it\n".format(wanted, found))
+        sys.stderr.write("{}: this file needs Python {}, but Python {} runs it\n".format(PROGRAM, wanted, found))
         return 1
     reasons = []
     for place in _places():
@@ -30,7 +32,7 @@ def main() -> int:
             for name in os.listdir(root) if os.path.isdir(root) else []:
                 if name.endswith(".tmp"):  # what was unpacked so far
                     shutil.rmtree(os.path.join(root, name), ignore_errors=True)
-    sys.stderr.write("fetch-content: cannot unpack itself: {}\n".format("; ".join(reasons)))
+    sys.stderr.write("{}: cannot unpack itself: {}\n".format(PROGRAM, "; ".join(reasons)))
     sys.stderr.write("set TMPDIR or SHIV_ROOT to a directory on a file system with free space\n")
     return 1
 
@@ -41,8 +43,8 @@ def _places() -> list:  # type: ignore[type-arg]  # `list[str]` needs Python 3.9
         return [os.environ["SHIV_ROOT"]]
     home = os.path.expanduser("~")
     cache = os.environ.get("XDG_CACHE_HOME") or (os.path.join(home, ".cache") if os.path.isdir(home) else "")
-    temporary = os.path.join(os.environ.get("TMPDIR") or "/tmp", "fetch-content-{}".format(os.getuid()))
-    return [os.path.join(cache, "fetch-content"), temporary] if os.path.isabs(cache) else [temporary]
+    temporary = os.path.join(os.environ.get("TMPDIR") or "/tmp", "{}-{}".format(PROGRAM, os.getuid()))
+    return [os.path.join(cache, PROGRAM), temporary] if os.path.isabs(cache) else [temporary]
 
 
 def _create_private(place: str) -> None:

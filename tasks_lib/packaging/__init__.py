@@ -1,0 +1,1 @@
+"""Programs of this package as one file, for a machine that has only a Python."""
