@@ -65,9 +65,11 @@ def _doit(words: list[str]) -> int:
     from doit.doit_cmd import DoitMain
 
     import doit_fetch
+    from tasks_lib.engine.base_command import STARTED_IN
     from tasks_lib.settings import load_project
 
-    os.chdir(find_project(os.getcwd()))  # noqa: PTH109
+    STARTED_IN.set(os.getcwd())  # noqa: PTH109
+    os.chdir(find_project(STARTED_IN.get()))
     try:
         load_project(Path("pyproject.toml"))  # doit reads it first, and ends with a traceback if it is not TOML
     except FetchError as error:

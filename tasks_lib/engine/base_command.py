@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final
 
-from doit import doit_cmd
+from doit import doit_cmd, get_initial_workdir
 from doit.cmd_base import DoitCmdBase
 from doit.cmdparse import CmdParseError
 from doit.exceptions import InvalidCommand
@@ -27,7 +27,9 @@ _OUTPUT_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, err
 #: Whether dodo.py is loaded for its settings only, without creating anything or waiting.
 SETTINGS_ONLY: Final = ContextVar("settings only", default=False)
 #: Commands that did not exist in the first release: a task of dodo.py may have their name, and then it runs instead.
-YIELDING: Final = ("path",)
+YIELDING: Final = ("path", "export")
+#: The directory in which the program `doit-fetch` was started, "" for doit: relative paths of its user are below it.
+STARTED_IN: Final = ContextVar("started in", default="")
 #: Exit status when the reader of the output is gone: 128 + SIGPIPE, as for a program killed by that signal.
 PIPE_CLOSED: Final = 141
 
@@ -126,6 +128,20 @@ def load_dodo(loader: Any, params: Any) -> None:
     """
     require_directory()
     loader.setup(params)
+
+
+def run_own_task(command: Any, args: list[str]) -> None:
+    """Become `doit run` if dodo.py, which is loaded, has a task with the name of a command in `YIELDING`."""
+    if f"task_{command.name}" in (getattr(command.loader, "namespace", None) or {}):
+        name = command.name
+        sys.stderr.write(f"running the task {name!r} of dodo.py; `doit-fetch {name}` is the command\n")
+        sys.stderr.flush()
+        os.execv(sys.executable, [sys.executable, "-m", "doit", "run", name, *args])
+
+
+def from_start(path: str) -> Path:
+    """Return a path of the command line, which is relative to the directory in which the program was started."""
+    return Path(STARTED_IN.get() or get_initial_workdir() or "", path)  # type: ignore[no-untyped-call]  # no types
 
 
 def require_directory() -> None:
