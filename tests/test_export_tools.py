@@ -1,0 +1,141 @@
+"""Real tools that build from an export after their origin died: each page of docs/how-to/export is followed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import io
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.archives import Member, tar
+from tests.origin import reply, serving
+from tests.project import CLEAN, PYTHONPATH, ROOT
+from tests.test_docs import blocks
+
+pytestmark = pytest.mark.slow
+
+PAGES = ROOT / "docs/how-to/export"
+CMAKE = b"""cmake_minimum_required(VERSION 3.18)
+project(greet NONE)
+add_library(greet INTERFACE)
+target_include_directories(greet INTERFACE ${CMAKE_CURRENT_SOURCE_DIR})
+"""
+MESON = b"""project('greet', version: '1.0')
+greet_dep = declare_dependency(include_directories: include_directories('.'))
+"""
+WHEEL = {
+    "greet.py": 'HELLO = "hello"\n',
+    "greet-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: greet\nVersion: 1.0\n",
+    "greet-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    "greet-1.0.dist-info/RECORD": "greet.py,,\ngreet-1.0.dist-info/METADATA,,\ngreet-1.0.dist-info/WHEEL,,\ngreet-1.0.dist-info/RECORD,,\n",
+}
+#: Page -> the program that it needs, and what it must have printed.
+TOOLS = {
+    "pip": ("", "hello\n"),
+    "cmake": ("cmake", "/build/extracted/greet/greet-1.0\n"),
+    "meson": ("meson", "greet"),
+    "conan": ("conan", '#define GREET "hello"'),
+    "mise": ("mise", "hello, world\n"),
+    "dotslash": ("dotslash", "hello, world\n"),
+    "bazel": ("bazel", "All external dependencies fetched successfully."),
+    "nix": ("nix-build", "-greet-1.0.tar\n"),
+    "store": ("", "/build/artifacts/greet/greet-1.0.tar\n"),
+}
+
+
+def wheel() -> bytes:
+    """Return a wheel, the same bytes each time."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, text in WHEEL.items():
+            archive.writestr(zipfile.ZipInfo(name), text)
+    return content.getvalue()
+
+
+def published() -> dict[str, bytes]:
+    """Return what the origin of the pages has, by path."""
+    members = [
+        Member("greet-1.0/"),
+        Member("greet-1.0/CMakeLists.txt", CMAKE),
+        Member("greet-1.0/meson.build", MESON),
+        Member("greet-1.0/greet.h", b'#define GREET "hello"\n'),
+    ]
+    script = b'#!/bin/sh\necho "hello, $*"\n'
+    return {"/greet-1.0.tar": tar(members), "/greet": script, "/greet-1.0-py3-none-any.whl": wheel()}
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def mirror(directory: Path) -> Iterator[str]:
+    """Serve a directory as any web server does; yield its URL."""
+    handler = functools.partial(_Quiet, directory=str(directory))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def run(directory: Path, script: str) -> str:
+    scripts = os.pathsep.join([sysconfig.get_path("scripts"), str(Path(sys.executable).parent)])
+    environ = {
+        **CLEAN,
+        "PATH": os.pathsep.join([scripts, CLEAN["PATH"]]),
+        "PYTHONPATH": PYTHONPATH,
+        "HOME": str(directory / "home"),
+        "XDG_CACHE_HOME": str(directory / "home/.cache"),
+        "FETCH_RETRIES": "0",
+        "FETCH_DURABILITY": "fast",
+    }
+    done = subprocess.run(
+        ["sh", "-euc", script], cwd=directory, env=environ, text=True, check=False, timeout=280,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{script}\n{done.stdout}"
+    return done.stdout
+
+
+def test_every_page_is_followed() -> None:
+    """Each page has a row."""
+    assert {path.stem for path in PAGES.glob("*.md")} == set(TOOLS)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_tool(tool: str, tmp_path: Path) -> None:
+    """The tool of a page gets everything from the export; its origin is dead since then."""
+    program, printed = TOOLS[tool]
+    if program and not shutil.which(program):
+        pytest.skip(f"{program} is not installed")
+    (tmp_path / "home").mkdir()
+    answers = {path: reply(body) for path, body in published().items()}
+    output: list[str] = []
+    with serving(answers) as origin, mirror(tmp_path / "mirror") as base:
+        for block in blocks(PAGES / f"{tool}.md"):
+            text = block.text.replace("https://files.example.org", origin.url).replace("http://mirror.example", base)
+            if block.title:
+                path = tmp_path / block.title
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+            elif block.language == "sh":
+                output.append(run(tmp_path, text))
+                origin.answers.clear()  # since the first block, the export, the origin has nothing
+        assert len(origin.paths()) == 1, "the origin was asked after the export"
+    assert printed in "".join(output), output
