@@ -77,10 +77,11 @@ def _doit(words: list[str]) -> int:
         return 3
     loader: Any = None
     builtin: Any = ModuleTaskLoader  # doit has no types
+    main: Any = DoitMain
+    main().process_args(words)  # sets the variables `name=value`, which the settings of a built-in dodo.py need
     if not Path("dodo.py").exists():
         names = ("DOIT_CONFIG", "task_fetchdefs")
         loader = builtin({name: getattr(doit_fetch, name) for name in names})
-    main: Any = DoitMain
     return int(main(loader).run(words) or 0)
 
 
