@@ -177,10 +177,8 @@ class Project:
         chosen: dict[str, Fetch] = {}
         if not (words := list(words)):
             return list(found.fetches.values())
-        for word in words:
-            matches = fnmatch.filter(self.definitions, word) if {*"*?["}.intersection(word) else []
-            for definition in map(self._find, matches or [word]):
-                chosen.update((one.name, one) for one in self._fetches_of(definition))
+        for definition in self._match(words):
+            chosen.update((one.name, one) for one in self._fetches_of(definition))
         return list(chosen.values())
 
     def _fetches_of(self, definition: Fetch | Toolchain) -> list[Fetch]:
@@ -196,6 +194,28 @@ class Project:
                 needed = [*((entry.kind, entry.name) for entry in one.fetches), *one.dependencies]
                 waiting += [self._find(f"{kind}:{name}") for kind, name in reversed(needed)]
         return list(chosen.values())
+
+    def list_tasks(self, words: Iterable[str]) -> list[str]:
+        """Return the names of the tasks that make the definitions with these names, aliases or globs.
+
+        Raises:
+            UnknownNameError: a word matches no definition.
+        """
+        tasks: list[str] = []
+        for definition in self._match(words):
+            if isinstance(definition, Toolchain):
+                tasks.append(f"toolchain:{definition.name}")
+                continue
+            tasks.append(self._plan.published(definition).task)
+            tasks += [f"extract:{definition.name}"] if self._plan.can_extract(definition) else []
+        return tasks
+
+    def _match(self, words: Iterable[str]) -> list[Fetch | Toolchain]:
+        found = []
+        for word in words:
+            matches = fnmatch.filter(self.definitions, word) if {*"*?["}.intersection(word) else []
+            found += [self._find(name) for name in matches or [word]]
+        return found
 
     def obtain(self, names: Iterable[str]) -> None:
         """Obtain the pinned downloads of fetches, several at a time; the cache has them, verified, afterwards.

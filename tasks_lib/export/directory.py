@@ -88,11 +88,11 @@ class ExportDirectory:
         """
         self.path, self._cache, self._progress = path, cache, progress
         self._own = f"{layout}-{hashlib.sha256(os.fsencode(owner)).hexdigest()[:12]}.json"
-        self.record = _read_record(path / RECORDS / self._own)
+        self.record = read_record(path / RECORDS / self._own)
         self._others: dict[str, RecordedFile] = {}
         for other in sorted((path / RECORDS).glob("*.json")):
             if other.name != self._own:
-                self._others.update(_read_record(other).files)
+                self._others.update(read_record(other).files)
         self._created = list(self.record.directories)
 
     def kept(self, is_stale: Callable[[RecordedFile], bool]) -> dict[str, RecordedFile]:
@@ -219,7 +219,7 @@ def _recorded(one: WantedFile, known: Mapping[str, RecordedFile]) -> RecordedFil
     return RecordedFile(one.integrity.size, one.integrity.digest.hex, names, one.text is not None)
 
 
-def _read_record(path: Path) -> Record:
+def read_record(path: Path) -> Record:
     """Return a record, an empty one if the file is missing.
 
     Raises:
