@@ -150,6 +150,7 @@ PRINTED = {
     "python.md": "1 passed",
     "coming-from.md": "fetch:zlib",
     "private-artifacts.md": "ok fetch:firmware",
+    "adopt.md": "unpinned",
     "prove.md": "proven: everything is built from store",
     "editor.md": "fetchdefs.schema.json",
     "cache.md": "0 damaged",

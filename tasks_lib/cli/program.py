@@ -65,10 +65,11 @@ def _doit(words: list[str]) -> int:
     from doit.doit_cmd import DoitMain
 
     import doit_fetch
-    from tasks_lib.engine.base_command import STARTED_IN
+    from tasks_lib.engine.base_command import SETTINGS_ONLY, STARTED_IN
     from tasks_lib.settings import load_project
 
     STARTED_IN.set(os.getcwd())  # noqa: PTH109
+    SETTINGS_ONLY.set(words[0] in _READING)
     os.chdir(find_project(STARTED_IN.get()))
     try:
         load_project(Path("pyproject.toml"))  # doit reads it first, and ends with a traceback if it is not TOML
@@ -158,6 +159,9 @@ _COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace, Mapping[str, str]], 
     "path": _path,
     "run": _run,
 }
+
+#: Commands of doit that create nothing, not even the directory of the cache.
+_READING: Final = ("adopt",)
 
 
 class _Version(argparse.Action):

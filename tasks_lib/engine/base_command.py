@@ -27,7 +27,7 @@ _OUTPUT_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, err
 #: Whether dodo.py is loaded for its settings only, without creating anything or waiting.
 SETTINGS_ONLY: Final = ContextVar("settings only", default=False)
 #: Commands that did not exist in the first release: a task of dodo.py may have their name, and then it runs instead.
-YIELDING: Final = ("path", "export", "prove")
+YIELDING: Final = ("path", "export", "prove", "adopt")
 #: The directory in which the program `doit-fetch` was started, "" for doit: relative paths of its user are below it.
 STARTED_IN: Final = ContextVar("started in", default="")
 #: Exit status when the reader of the output is gone: 128 + SIGPIPE, as for a program killed by that signal.
