@@ -89,11 +89,11 @@ def __getattr__(name: str) -> Any:
         doit.exceptions.InvalidDodoFile: a setting or the cache cannot be used (DOIT_CONFIG and task_fetchdefs).
     """
     if name in ("DOIT_CONFIG", "task_fetchdefs"):
-        from tasks_lib.engine import dodo
+        from tasks_lib.engine import dodo  # loads doit
 
         globals().update(DOIT_CONFIG=dodo.start(os.environ), task_fetchdefs=dodo.task_fetchdefs)
     elif name == "Project":
-        from tasks_lib import project
+        from tasks_lib import project  # a dodo.py does not need it
 
         project.use_environment(os.environ)
         globals().update(Project=project.Project)

@@ -42,7 +42,7 @@ def ours(verb: str, archive: Path, kind: str, out: Path) -> None:
     from tasks_lib.formats import mtime_for
     from tasks_lib.limits import Limits
     from tasks_lib.progress import Silent
-    from tasks_lib.tree import Extraction
+    from tasks_lib.tree.extraction import Extraction
 
     limits = Limits(max_entries=2_000_000)
     with archive.open("rb") as file:

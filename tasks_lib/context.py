@@ -9,12 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from tasks_lib.cache import Cache
+from tasks_lib.cache import Cache, Options
 from tasks_lib.errors import SettingError
 from tasks_lib.formats import UNPACKED_VERSION, mtime_for, writer_version
+from tasks_lib.host import digest_variables, platform_name
 from tasks_lib.layout import find_layout
 from tasks_lib.limits import Limits
 from tasks_lib.network import RepositorySettings
+from tasks_lib.recipe import Configuration, Host
 from tasks_lib.settings import Settings
 from tasks_lib.vcs.urls import endpoint_of
 
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from tasks_lib.download import Downloader
     from tasks_lib.download.unverified import UnverifiedDownloader
     from tasks_lib.progress import Progress
-    from tasks_lib.recipe import Configuration
     from tasks_lib.signature import Gpg
     from tasks_lib.transport import Transport
 
@@ -71,7 +72,9 @@ class Context:
     @shared
     def cache(self) -> Cache:
         """The cache."""
-        return Cache(self.settings.cache, self.settings.cache_options)
+        own = self.settings
+        options = Options(own.durability, own.lock_timeout_s, trust=own.trust, shared=own.shared)
+        return Cache(own.cache, options)
 
     @shared
     def _transport(self) -> Transport:
@@ -118,15 +121,14 @@ class Context:
         if not source.headers:
             return {}
         from tasks_lib.definitions.headers import has_reference, resolve_headers  # needed only with headers
-        from tasks_lib.transport.proxy import proxy_for  # as above
-        from tasks_lib.transport.urls import origin_of  # as above
+        from tasks_lib.transport import proxy, urls  # as above
 
         cached = not all(value for _, value in source.headers)
         headers = self._written_headers.get(name, ()) if cached else source.headers
         own = self.settings.transport
         if has_reference(headers) and source.url.lower().startswith("http:"):
-            origin = origin_of(source.url)
-            if proxy_for(origin, own.proxies, own.no_proxy) is not None:
+            origin = urls.origin_of(source.url)
+            if proxy.proxy_for(origin, own.proxies, own.no_proxy) is not None:
                 message = f"{name}: the proxy would receive the values of `headers` unencrypted"
                 raise SettingError(message, hint=f"add {origin.host} to no_proxy")
         return resolve_headers(headers, self.environ, name)
@@ -176,9 +178,6 @@ class Context:
         Args:
             passed: names of the variables that definitions pass to their commands.
         """
-        from tasks_lib.host import digest_variables, platform_name  # slow to import, not needed by fetch-content
-        from tasks_lib.recipe import Configuration, Host  # as above
-
         return Configuration(
             writer_version=self.writer_version,
             trees=UNPACKED_VERSION,

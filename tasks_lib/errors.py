@@ -8,6 +8,7 @@ and actual, the next step. This module imports nothing else of `tasks_lib`.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, Self
 
 #: Markers that a CI service acts on in the output of a job; the second character of each is escaped.
@@ -19,6 +20,13 @@ _CI_MARKERS: Final = re.compile(
     r"|section(?P<c>_)(?=(?:start|end):)|travis(?P<d>_)(?=fold:|time:)",
     re.IGNORECASE,
 )
+
+
+def find_similar(word: str, known: Iterable[str], cutoff: float = 0.6, count: int = 1) -> list[str]:
+    """Return the known words that are at least as similar to `word` as `cutoff`, at most `count`, the closest first."""
+    import difflib  # needed only for an error or a warning
+
+    return difflib.get_close_matches(word, known, count, cutoff)
 
 
 def escape_text(text: str | bytes) -> str:
@@ -297,7 +305,7 @@ class ToolError(FetchError):
 # --- all attempts -----------------------------------------------------------------------------
 
 
-class Attempt(NamedTuple):
+class FailedAttempt(NamedTuple):
     """One attempt to download from one source; `url` has its secrets redacted, `reason` is one line."""
 
     url: str
@@ -307,6 +315,6 @@ class Attempt(NamedTuple):
 class AllSourcesFailedError(FetchError):
     """No source returned the expected bytes; contains every attempt with its reason, in order."""
 
-    def __init__(self, message: str, *, attempts: tuple[Attempt, ...], hint: str = "") -> None:
+    def __init__(self, message: str, *, attempts: tuple[FailedAttempt, ...], hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.attempts = attempts

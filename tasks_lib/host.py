@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -81,8 +83,6 @@ def find_isolation(environ: Mapping[str, str]) -> tuple[list[str], str]:
 
     Source: util-linux, unshare(1); an unprivileged user also needs a user namespace: user_namespaces(7).
     """
-    import shutil  # slow to import, needed only here
-
     path = environ.get("PATH", os.defpath)
     program = shutil.which("unshare", path=path)
     user = [] if os.geteuid() == 0 else ["--user", "--map-current-user"]
@@ -93,8 +93,6 @@ def find_isolation(environ: Mapping[str, str]) -> tuple[list[str], str]:
 @cache
 def _probe(words: tuple[str, ...], path: str) -> str:
     """Return why this system does not run a command after `words`, "" if it does."""
-    import subprocess  # slow to import, needed only here
-
     try:
         done = subprocess.run(
             [*words, "true"],

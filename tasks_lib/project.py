@@ -24,7 +24,6 @@ from tasks_lib.progress import Progress, Silent
 from tasks_lib.session import Session
 from tasks_lib.settings import Settings, load_project
 from tasks_lib.steps import Artifact, Delivery, Plan
-from tasks_lib.steps.artifacts import link_artifact, publish_from_cache
 
 if TYPE_CHECKING:
     from tasks_lib.context import Context
@@ -130,7 +129,7 @@ class Project:
         definition = self._find(name)
         with self._held(definition):
             artifact = self._obtain(definition) if isinstance(definition, Fetch) else self._output(definition)
-            link_artifact(artifact)
+            steps.link_artifact(artifact)
         return Path(os.path.abspath(artifact.link or artifact.path))  # noqa: PTH100  # does not resolve the link
 
     def tree(self, name: str) -> Path:
@@ -309,7 +308,7 @@ class Project:
             self._download(definition, fetched)
             return fetched
         signed = isinstance(definition.source, StaticUrl) and definition.source.vouchers
-        if signed or not steps.is_asked(context, definition) or not publish_from_cache(context, repacked):
+        if signed or not steps.is_asked(context, definition) or not steps.publish_from_cache(context, repacked):
             self._download(definition, fetched)
             steps.repack(context, definition, fetched, repacked, self._progress)
         return repacked
@@ -330,7 +329,7 @@ class Project:
                 f"toolchain {definition.name} has no artifact",
                 hint=f"use its directory: doit path {definition.name} --tree",
             )
-        if not publish_from_cache(self._session.context, preparation.output):
+        if not steps.publish_from_cache(self._session.context, preparation.output):
             self._build(definition)
         return preparation.output
 

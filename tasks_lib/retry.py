@@ -12,6 +12,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 from tasks_lib.errors import HttpStatusError, StalledError, TransportError, UnreachableError
@@ -190,8 +191,6 @@ def retry_after_s(text: str) -> float | None:
     """
     if re.fullmatch("[0-9]{1,15}", text.strip()):
         return float(text)
-    from email.utils import parsedate_to_datetime  # slow to import (loads socket), needed only for dates
-
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     return None

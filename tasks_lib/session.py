@@ -5,8 +5,6 @@ Modules that only some commands need are imported on first use, too: they would 
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -15,17 +13,16 @@ from typing import TYPE_CHECKING
 from tasks_lib.incremental.marks import code_mark, roots
 from tasks_lib.layout import find_layout
 from tasks_lib.settings import Settings
+from tasks_lib.ui.output import TerminalInfo
 
 if TYPE_CHECKING:
     from tasks_lib.context import Context
     from tasks_lib.definitions import Definitions
-    from tasks_lib.definitions.headers import Headers
     from tasks_lib.graph.tasks import TaskGraph
     from tasks_lib.incremental.definition_cache import DefinitionCache
-    from tasks_lib.incremental.resources import ReferencedFiles
+    from tasks_lib.incremental.project_files import ProjectFiles
     from tasks_lib.recipe import Configuration
     from tasks_lib.steps import Plan
-    from tasks_lib.ui.output import TerminalInfo
 
 
 _current: Session | None = None
@@ -57,31 +54,21 @@ class Session:
 
     @cached_property
     def _context(self) -> Context:
-        from tasks_lib.context import Context
+        from tasks_lib.context import Context  # opens the cache, which a no-op run does not need
 
-        return Context(self.settings, self.environ, load_headers=self._load_headers)
-
-    def _load_headers(self) -> Mapping[str, Headers]:
-        """Read the headers of all definitions from their files: the cache of parsed definitions has no values."""
-        from tasks_lib.definitions import StaticUrl
-        from tasks_lib.incremental.definition_files import load
-
-        sources = {name: fetch.source for name, fetch in load(self.settings.fetchdefs).fetches.items()}
-        return {name: source.headers for name, source in sources.items() if isinstance(source, StaticUrl)}
+        return Context(self.settings, self.environ, load_headers=lambda: self._files.load_headers())
 
     @cached_property
+    def _files(self) -> ProjectFiles:
+        from tasks_lib.incremental.project_files import ProjectFiles  # a no-op run reads no definitions
+
+        return ProjectFiles(self.settings, self.environ, self.code)
+
+    @property
     def definition_cache(self) -> DefinitionCache:
         """The cache of parsed definitions; the first access opens the cache directory."""
-        from tasks_lib.incremental.definition_cache import DefinitionCache
-
         self.enter()
-        fetchdefs = self.settings.fetchdefs
-        # parsed definitions contain paths in the notation of `fetchdefs`
-        where = hashlib.sha256(b"absolute " if fetchdefs.is_absolute() else b"")
-        where.update(os.fsencode(fetchdefs.absolute()))
-        where.update(os.fsencode(self.settings.topsrcdir))
-        path = self.settings.cache / f"definitions-{where.hexdigest()[:12]}.parsed"
-        return DefinitionCache(path, self.code, self.settings.trust)
+        return self._files.cache
 
     def enter(self) -> None:
         """Create the cache directory, register these definitions as its user, and wait while it is pruned; done once.
@@ -102,8 +89,6 @@ class Session:
     @cached_property
     def surroundings(self) -> TerminalInfo:
         """The terminal and the CI that show the run, and the path of its record."""
-        from tasks_lib.ui.output import TerminalInfo
-
         own = self.settings
         return TerminalInfo.parse(self.environ, progress=own.progress, events=own.events, build=own.build)
 
@@ -122,21 +107,20 @@ class Session:
         """The directories and files that may hold definitions."""
         return roots(self.settings.fetchdefs)
 
-    @cached_property
+    @property
     def definitions(self) -> Definitions:
         """All definitions.
 
         Raises:
             DefinitionError: lists every problem of every file.
         """
-        from tasks_lib.incremental.definition_files import load
-
-        return load(self.settings.fetchdefs, self.definition_cache, self._files, self.settings.topsrcdir)
+        self.enter()
+        return self._files.definitions
 
     @cached_property
     def plan(self) -> Plan:
         """The keys, files and directories of each definition."""
-        from tasks_lib.steps import Plan
+        from tasks_lib.steps import Plan  # `doit list` needs no steps
 
         configuration = self.context.configuration(self.definitions.passed)
         if self.definitions.passed:  # prune needs the values of variables that only the definitions name
@@ -146,19 +130,13 @@ class Session:
             cache=self.settings.cache,
             build=self.settings.build,
             writer_version=self.context.writer_version,
-            files=self._files,
+            files=self._files.references,
             host=configuration.host,
         )
 
     @cached_property
-    def _files(self) -> ReferencedFiles:
-        from tasks_lib.incremental.resources import ReferencedFiles
-
-        return ReferencedFiles(self.environ)
-
-    @cached_property
     def graph(self) -> TaskGraph:
         """All tasks."""
-        from tasks_lib.graph.tasks import TaskGraph
+        from tasks_lib.graph.tasks import TaskGraph  # as above
 
         return TaskGraph(self.plan, self.context)

@@ -29,9 +29,10 @@ from tasks_lib import archive, formats
 from tasks_lib.archive import Reshape
 from tasks_lib.definitions import json_schema
 from tasks_lib.errors import ArchiveError, TreeError
+from tasks_lib.fs.directories import remove_tree
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Extraction, remove_tree
+from tasks_lib.tree.extraction import Extraction
 from tests import archives as headers
 from tests.archives import Member, gnu, record, tar, tar_header, zipped
 

@@ -19,7 +19,7 @@ from tasks_lib.archive import Reshape
 from tasks_lib.errors import ArchiveError
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Extraction
+from tasks_lib.tree.extraction import Extraction
 from tests.archives import Member, ar, pax, record, resummed, tar, zipped
 from tests.corpus import CASES
 from tests.test_archive import BZ, GZ, PLAIN, XZ, ZST, repacked, tree_of

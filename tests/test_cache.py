@@ -20,10 +20,10 @@ from tasks_lib.errors import (
     SizeMismatchError,
 )
 from tasks_lib.fs.atomic import write_best_effort
+from tasks_lib.fs.directories import remove_tree
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.fs.trust import Trust
 from tasks_lib.progress import Silent
-from tasks_lib.tree import remove_tree
 
 BYTES = b"content" * 1000
 
@@ -194,11 +194,11 @@ def test_what_is_open_is_leased(store: Cache) -> None:
     (item,) = [one for one in store.maintenance.items() if one.kind == "blob"]
     with store.maintenance.pruning(Silent()) as discard:
         with store.open(PINNED):
-            assert discard(item, remove_tree) == "in use"
+            assert discard(item) == "in use"
         with store.lock(item.name):
-            assert discard(item, remove_tree) == "locked"
+            assert discard(item) == "locked"
         assert store.has(PINNED)
-        assert discard(item, remove_tree) == ""
+        assert discard(item) == ""
     assert not store.has(PINNED)
 
 

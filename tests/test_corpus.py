@@ -20,9 +20,10 @@ import pytest
 from tasks_lib import archive
 from tasks_lib.archive import Reshape
 from tasks_lib.errors import ArchiveError
+from tasks_lib.fs.directories import remove_tree
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Extraction, remove_tree
+from tasks_lib.tree.extraction import Extraction
 from tests.archives import Member, tar
 from tests.cases import ZST, Case, Tree
 from tests.corpus import CASES

@@ -317,13 +317,13 @@ def test_a_glob_loads_what_it_selects(words: str, repository: Path, monkeypatch:
     monkeypatch.setattr(session, "_current", None)
     meant, _ = selected(words, everything=True)
     found: set[str] = set()
-    true = definition_cache.decoded
+    true = decode
 
     def noted(text: memoryview) -> Any:
         found.add(true(text).name)
         return true(text)
 
-    monkeypatch.setattr(definition_cache, "decoded", noted)
+    monkeypatch.setattr(definition_cache, "decode", noted)
     here, loaded = selected(words, everything=False)
     assert here == meant
     expected = GLOBS[words]

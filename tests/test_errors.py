@@ -37,7 +37,7 @@ def test_escaped(text: str | bytes, shown: str) -> None:
         errors.HttpStatusError("404", status=404, hint="look", transient=False),
         errors.DigestMismatchError("differs", expected="sha256:a", actual="sha256:b"),
         errors.UnsafeEntryError(archive="a.tar", reason="leaves", code="X", entry=b"../x", offset=512),
-        errors.AllSourcesFailedError("none", attempts=(errors.Attempt("https://a.invalid/", "refused"),)),
+        errors.AllSourcesFailedError("none", attempts=(errors.FailedAttempt("https://a.invalid/", "refused"),)),
     ],
 )
 def test_errors_survive_pickling(error: errors.FetchError) -> None:

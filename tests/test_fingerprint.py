@@ -25,7 +25,7 @@ from tasks_lib.fs.fingerprint import (
 )
 from tasks_lib.incremental.marks import unchanged
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Extraction
+from tasks_lib.tree.extraction import Extraction
 from tests.test_architecture import MODULES, name_of
 
 

@@ -16,7 +16,7 @@ from tasks_lib.archive import Reshape, read
 from tasks_lib.errors import ArchiveError
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Extraction
+from tasks_lib.tree.extraction import Extraction
 from tests.archives import Member, tar
 from tests.cases import ZST
 from tests.project import doit

@@ -24,10 +24,11 @@ from tasks_lib.archive import Entry, Reshape, read
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.fs import system_calls
 from tasks_lib.fs.copying import link_or_copy_name
-from tasks_lib.fs.files import DirectoryChain
+from tasks_lib.fs.directories import DirectoryChain, remove_tree
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
-from tasks_lib.tree import CachedTree, DamagedTreeError, Extraction, remove_tree, write_cached_tree
+from tasks_lib.tree.cached_tree import CachedTree, DamagedTreeError, write_cached_tree
+from tasks_lib.tree.extraction import Extraction
 from tests.archives import Member, tar
 from tests.corpus import CASES
 from tests.project import PORCH, definition

@@ -180,7 +180,7 @@ def test_facts_of_the_system(system: str) -> None:
 def test_directories_that_cannot_be_entered(system: str, mode: str) -> None:
     """An ordinary user removes a tree with directories of any mode, and nothing that a symlink in it leads to."""
     code = (
-        "import os, tempfile; from pathlib import Path; from tasks_lib.tree import remove_tree\n"
+        "import os, tempfile; from pathlib import Path; from tasks_lib.fs.directories import remove_tree\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "with tempfile.TemporaryDirectory() as name:\n"
         "    top = Path(name); (top / 'kept').mkdir(mode=0o500); (top / 'tree/a/b').mkdir(parents=True)\n"

@@ -18,8 +18,9 @@ import pytest
 
 from tasks_lib.errors import TreeError
 from tasks_lib.fs import system_calls
+from tasks_lib.fs.directories import remove_tree
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Extraction, remove_tree
+from tasks_lib.tree.extraction import Extraction
 from tests.archives import Member
 from tests.project import definition, doit, ran
 from tests.test_cache_faults import BIG, TREE, Farm, mounted, planted, root_only

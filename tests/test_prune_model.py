@@ -17,7 +17,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tasks_lib.cache import Cache
 from tasks_lib.progress import Silent
 from tasks_lib.steps.prune import PruneLimits, Referenced, decide, remove, total_size
-from tasks_lib.tree import remove_tree
 
 NAMES = st.integers(0, 11)
 HOUR_S = 3600.0
@@ -103,7 +102,7 @@ class Pruning(RuleBasedStateMachine):
         if dry:
             return
         with self.cache.maintenance.pruning(Silent()) as discard:
-            remove(verdicts, bounds, lambda item: discard(item, remove_tree), time.time())
+            remove(verdicts, bounds, discard, time.time())
         left = {n for n in before if any(self.cache.root.glob(f"v1/blobs/*/*/{hexed(n)}"))}
         gone = before - left
         assert not gone & self.needed
@@ -168,6 +167,6 @@ def test_what_is_in_use_makes_the_next_one_go(tmp_path: Path) -> None:
     reached = Referenced(keys=nothing, digests=nothing, artifacts=nothing, repositories=nothing)
     with store.open(made[0]), store.maintenance.pruning(Silent()) as discard:
         verdicts = decide(store.maintenance.items(), reached, {}, bounds, time.time())
-        _, kept = remove(verdicts, bounds, lambda item: discard(item, remove_tree), time.time())
+        _, kept = remove(verdicts, bounds, discard, time.time())
     assert kept == {str(store.path(made[0].digest)): "in use"}
     assert [item.name for item in store.maintenance.items() if item.kind == "blob"] == [made[0].digest.hex]

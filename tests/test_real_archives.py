@@ -18,9 +18,10 @@ import pytest
 
 from tasks_lib import archive, formats
 from tasks_lib.archive import Reshape
+from tasks_lib.fs.directories import remove_tree
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Extraction, remove_tree
+from tasks_lib.tree.extraction import Extraction
 from tests.test_archive import tree_of
 
 pytestmark = pytest.mark.slow

@@ -13,10 +13,12 @@ import pytest
 
 from tasks_lib.archive import Reshape
 from tasks_lib.errors import TreeError, UnsafeEntryError
+from tasks_lib.fs.directories import remove_tree
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
-from tasks_lib.tree import Extraction, remove_stale_entries, remove_tree, take_directory
+from tasks_lib.tree.extraction import Extraction
 from tasks_lib.tree.manifest import is_incomplete, read_manifest, read_manifest_header
+from tasks_lib.tree.stale_entries import remove_stale_entries, take_directory
 from tests.archives import Member, gnu, pax, record, tar
 
 
@@ -461,6 +463,14 @@ def test_a_directory_is_taken_complete(tmp_path: Path) -> None:
     with pytest.raises(TreeError, match="another process changed"):
         take_directory(fetches, tmp_path / "fetches-1", tmp_path / ".worked", records, {"one": "l"}, 1, Silent())
     assert left(fetches) == {"one"} and not (tmp_path / ".worked").exists()
+
+
+def test_a_run_killed_before_it_emptied_the_manifest(slot: Extraction) -> None:
+    """The key of a manifest does not outlive the entries that the next run removes."""
+    extract(slot, Member("a", b"1"))
+    os.link(slot.record, slot.record.with_suffix(".moving"))
+    slot.recover()
+    assert left(slot.destination.parent) == {"records", "records/one.json"} and slot.key() == ""
 
 
 def test_a_manifest_is_there_at_every_moment(slot: Extraction) -> None:

@@ -16,6 +16,8 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, BinaryIO, Final, cast
 
+import zstandard
+
 from tasks_lib.archive.entries import check_trailing, damaged_archive, limit_exceeded, wrong_format
 from tasks_lib.archive.zstd_frames import ZstdFraming
 from tasks_lib.limits import Limits
@@ -255,8 +257,6 @@ def _lzma(source: BinaryIO, limits: Limits, piece: int) -> Iterator[bytes]:
 
 
 def _zstd(source: BinaryIO, limits: Limits, _piece: int) -> Iterator[bytes]:
-    import zstandard  # slow to import, needed only when a zstd stream is decoded
-
     framing = ZstdFraming(source, limits)
     decompressor = zstandard.ZstdDecompressor(
         max_window_size=1 << min(max(limits.zstd_max_window_log, _WINDOWS[0]), _WINDOWS[1])

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from struct import Struct
 from typing import Any, BinaryIO, Final
 
+import zstandard
+
 from tasks_lib.archive.codecs import decompress, read_ahead
 from tasks_lib.archive.entries import FILE, HARDLINK, Entry, damaged_archive
 from tasks_lib.archive.exact_reader import BLOCK
@@ -247,8 +249,6 @@ def _read_ranges(runs: Iterator[_TarRange], spool: BinaryIO) -> Iterator[bytes]:
 
 def _compress(pieces: Iterator[bytes], size: int, write: Callable[[bytes], object], progress: Progress) -> str:
     """Write `size` bytes of records and the end of the tar as one frame; return the sha256 hex of the tar."""
-    import zstandard  # slow to import, needed only when an archive is written
-
     end = bytes(2 * BLOCK + -(size + 2 * BLOCK) % _RECORD)
     size += len(end)
     parameters = zstandard.ZstdCompressionParameters.from_level(
@@ -313,8 +313,6 @@ def recompress(
         ArchiveError: the compressed data is damaged or exceeds a limit.
         CancelledError: the run was asked to stop.
     """
-    import zstandard  # slow to import, needed only when an archive is written
-
     parameters = zstandard.ZstdCompressionParameters.from_level(_LEVEL, write_checksum=True, threads=_WORKERS)
     compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     with contextlib.closing(read_ahead(decompress(source, format, limits))) as chunks:

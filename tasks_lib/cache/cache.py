@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal
@@ -73,11 +73,11 @@ class Cache:
     def _usage(self) -> usage.Usage:
         return usage.Usage(self.shelf.top)
 
-    def trees(self, remove_tree: Callable[[Path], None]) -> Trees:
-        """Return the extracted trees of the cache; `remove_tree` removes a directory."""
+    def trees(self) -> Trees:
+        """Return the extracted trees of the cache."""
         from tasks_lib.cache.trees import Trees  # slow to import, needed only when archives are extracted
 
-        return Trees(self.shelf, self._lower, self._usage, remove_tree)
+        return Trees(self.shelf, self._lower, self._usage)
 
     def path(self, digest: Digest) -> Path:
         """Return the path of the blob, whether it exists or not.

@@ -19,11 +19,10 @@ from tasks_lib.cache import results, usage
 from tasks_lib.cache.blobs import BlobDirectory
 from tasks_lib.cache.quarantine import Quarantine
 from tasks_lib.fs import atomic, files, locks
+from tasks_lib.fs.directories import remove_tree
 from tasks_lib.fs.locks import locked
 from tasks_lib.fs.trust import FORMAT
 from tasks_lib.progress import Progress
-
-RemoveTree = Callable[[Path], None]
 
 
 class Maintenance:
@@ -75,7 +74,7 @@ class Maintenance:
         Quarantine(directory).shrink(aside)
 
     @contextlib.contextmanager
-    def pruning(self, progress: Progress) -> Iterator[Callable[[InventoryItem, RemoveTree], str]]:
+    def pruning(self, progress: Progress) -> Iterator[Callable[[InventoryItem], str]]:
         """Yield a function that removes an item and returns why it stays, "" if it is removed; no run starts meanwhile.
 
         Raises:
@@ -86,7 +85,7 @@ class Maintenance:
         with files.convert_os_errors(gate):
             files.make_directory(gate.parent, self._root)
         with locked(gate, timeout_s=self._options.lock_timeout_s, progress=progress):
-            yield lambda item, remove_tree: discard(item, self._root, remove_tree)
+            yield lambda item: discard(item, self._root)
             left = [item for item in self.items() if item.kind in ("blob", "tree")]
             self._blobs.memo.keep_only(frozenset(item.name for item in left if item.kind == "blob"))
             names = frozenset(item.name for item in left)
@@ -211,7 +210,7 @@ def _measure_tree(path: Path, kind: Kind) -> InventoryItem:
     return InventoryItem(kind, path.name, str(path), size, (status.st_dev, status.st_ino), newest)
 
 
-def discard(item: InventoryItem, root: Path, remove_tree: Callable[[Path], None]) -> str:
+def discard(item: InventoryItem, root: Path) -> str:
     """Remove an item; return "" or why it stays.
 
     An item stays if another process writes it (holds the lock of its name), reads it (holds a lease) or has replaced it
@@ -226,7 +225,7 @@ def discard(item: InventoryItem, root: Path, remove_tree: Callable[[Path], None]
         if item.kind in ("blob", "tree", "temporary", "lock") and not stack.enter_context(_unleased(path)):
             return "in use"
         try:
-            _remove(item, root, remove_tree)
+            _remove(item, root)
         except FileNotFoundError:
             return ""
         except OSError as error:
@@ -234,7 +233,7 @@ def discard(item: InventoryItem, root: Path, remove_tree: Callable[[Path], None]
     return ""
 
 
-def _remove(item: InventoryItem, root: Path, remove_tree: Callable[[Path], None]) -> None:
+def _remove(item: InventoryItem, root: Path) -> None:
     path = Path(item.path)
     status = path.lstat()
     if (status.st_dev, status.st_ino) != item.inode:
@@ -242,12 +241,12 @@ def _remove(item: InventoryItem, root: Path, remove_tree: Callable[[Path], None]
     if not stat.S_ISDIR(status.st_mode):
         path.unlink()
     else:
-        delete(path, root, remove_tree)
+        delete(path, root)
     if item.kind == "artifact":
         _drop_empty(path.parent, root / "artifacts")
 
 
-def delete(directory: Path, root: Path, remove_tree: Callable[[Path], None]) -> None:
+def delete(directory: Path, root: Path) -> None:
     """Rename a directory to a temporary name, then remove it, so that readers never see part of it.
 
     Raises:

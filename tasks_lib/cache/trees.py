@@ -16,6 +16,7 @@ from tasks_lib.cache.blobs import BlobDirectory
 from tasks_lib.cache.maintenance import delete
 from tasks_lib.cache.usage import Usage
 from tasks_lib.fs import files, locks, system_calls
+from tasks_lib.fs.directories import remove_tree
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -23,10 +24,8 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Trees:
     """The extracted trees of a cache and of the shared cache behind it."""
 
-    def __init__(
-        self, shelf: BlobDirectory, lower: BlobDirectory | None, usage: Usage, remove_tree: Callable[[Path], None]
-    ) -> None:
-        self._blobs, self._lower, self._usage, self._remove_tree = shelf, lower, usage, remove_tree
+    def __init__(self, shelf: BlobDirectory, lower: BlobDirectory | None, usage: Usage) -> None:
+        self._blobs, self._lower, self._usage = shelf, lower, usage
 
     def _place(self, shelf: BlobDirectory, key: str) -> Path:
         return shelf.top / "trees" / key[:2] / key
@@ -82,7 +81,7 @@ class Trees:
         with files.convert_os_errors(staging):
             files.make_directory(final.parent, self._blobs.root, durability)
             self._blobs.options.trust.require(final.parent.parent, final.parent.parent.lstat())
-            self._remove_tree(staging)
+            remove_tree(staging)
             if os.path.lexists(final):
                 return
             staging.mkdir(mode=0o755)
@@ -92,7 +91,7 @@ class Trees:
                     system_calls.sync_tree(staging)
                 staging.rename(final)
             except BaseException:
-                self._remove_tree(staging)
+                remove_tree(staging)
                 raise
             files.sync_directory(final.parent, durability)
 
@@ -107,4 +106,4 @@ class Trees:
         self._lower = None
         path = self._place(self._blobs, key)
         with files.convert_os_errors(path), contextlib.suppress(FileNotFoundError):
-            delete(path, self._blobs.root, self._remove_tree)
+            delete(path, self._blobs.root)

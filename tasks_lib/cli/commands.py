@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import multiprocessing
-import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from doit import cmd_run
 from doit.cmd_clean import Clean as DoitClean
 from doit.cmd_forget import Forget as DoitForget
 from doit.cmd_list import List as DoitList
+from doit.cmd_run import Run as DoitRun
 from doit.exceptions import InvalidCommand
 
 from tasks_lib.engine.base_command import BaseCommand, format_write_error
@@ -25,18 +23,11 @@ from tasks_lib.engine.loader import Loader
 from tasks_lib.errors import FetchError, OfflineError, UnknownNameError, escape_lines, escape_text
 from tasks_lib.session import current_session
 
-if TYPE_CHECKING:
-    from tasks_lib.engine.runner import PooledRunner
-
 #: Exit statuses: a task failed or content is missing; unknown name; nothing could run; Ctrl-C before anything ran.
 FAILED: Final = 1
 NOT_FOUND: Final = 2
 NOTHING_RAN: Final = 3
 INTERRUPTED: Final = 130
-
-#: The module in which `doit run` looks up its runners; doit has no types.
-_DOIT: Any = cmd_run
-
 
 #: Option in doit's format.
 QUIET: Final = {
@@ -49,6 +40,7 @@ QUIET: Final = {
 }
 
 # untyped aliases of doit's classes: the parameters of each command's `_execute` are the names of its options
+_RUN: Any = DoitRun
 _LIST: Any = DoitList
 _FORGET: Any = DoitForget
 _CLEAN: Any = DoitClean
@@ -115,45 +107,22 @@ def _restore_sigint() -> None:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-class ProcessRunner(_DOIT.MRunner):  # type: ignore[misc]
-    """doit's runner for `-P process`, with processes that inherit the tasks: an unpickled task cannot run.
-
-    Source: doit 0.37, `Task.__getstate__`. Python 3.14 changed the default start method on Linux from fork to
-    forkserver.
-    """
-
-    def run_tasks(self, task_dispatcher: Any) -> None:
-        """Run all tasks; keep a start method that dodo.py has set."""
-        if multiprocessing.get_start_method(allow_none=True) is None:
-            multiprocessing.set_start_method("fork")
-        super().run_tasks(task_dispatcher)
-
-
-class RunCommand(TaskCommand, _DOIT.Run):  # type: ignore[misc]
+class RunCommand(TaskCommand, _RUN):  # type: ignore[misc]
     """`doit run`, also the default command of bare `doit`."""
 
     name = "run"
-    cmd_options: Any = (*cmd_run.Run.cmd_options, QUIET)
+    cmd_options: Any = (*DoitRun.cmd_options, QUIET)
 
     def execute(self, params: Any, args: list[str]) -> int:
         """Run the tasks; return doit's exit status, or 128 + N after signal N."""
-        from tasks_lib.engine.signals import Interruption  # not needed by other commands
+        from tasks_lib.engine.running import Running  # loads the runner and the reporters, which only `run` needs
 
-        self._asked = params["num_process"] if "num_process" in params._non_default_keys else None
-        self._interruption = Interruption()
-        self._runners: list[PooledRunner] = []
-        with contextlib.ExitStack() as self._stack:
-            self._replace_runner()
-            status = super().execute(params, args)
-            if self._interruption.signal and self._runners:
-                return self._ended(self._runners[0].stuck, self._interruption.status)
-        return status
+        with Running(self, params) as self._running:
+            return self._running.end(super().execute(params, args))
 
     def reporting(self) -> contextlib.AbstractContextManager[None]:
         """Return a context that selects the reporter."""
-        from tasks_lib.engine.reporter import shown  # loads the reporters, which only `run` needs
-
-        return shown(self.params)
+        return self._running.reporting()
 
     @property
     def scope(self) -> str:
@@ -165,48 +134,6 @@ class RunCommand(TaskCommand, _DOIT.Run):  # type: ignore[misc]
         accepts_summary = self.params["quiet"] or is_default
         tracks_forget = self.params["backend"] == "doit-fetch"  # other backends do not report forgotten tasks
         return "stamp" if tracks_forget and accepts_summary and not needs_all else "all"
-
-    def _replace_runner(self) -> None:
-        """Make doit create the runners of this package instead of its own."""
-        threads, serial, processes = _DOIT.MThreadRunner, _DOIT.Runner, _DOIT.MRunner
-
-        def restore() -> None:
-            _DOIT.MThreadRunner, _DOIT.Runner, _DOIT.MRunner = threads, serial, processes
-
-        self._stack.callback(restore)
-        _DOIT.MRunner = ProcessRunner
-        _DOIT.MThreadRunner = lambda *words: self._runner(threads, words)
-        _DOIT.Runner = lambda *words: self._runner(serial, words)
-
-    def _runner(self, stock: Any, words: tuple[Any, ...]) -> Any:
-        session = current_session()
-        if session is None:
-            return stock(*words)
-        # a no-op run creates no runner, so it does not load these
-        from tasks_lib.engine.pools import Pools
-        from tasks_lib.engine.runner import PooledRunner
-
-        if session.settings.policy.network == "off":
-            from tasks_lib.engine.offline import refuse_missing  # not needed online
-
-            refuse_missing(self.control.tasks, self.control.selected_tasks or ())
-        self._stack.enter_context(self._interruption.installed())
-        pools = Pools.of(network=session.settings.jobs, asked=self._asked)
-        runner = PooledRunner(*words, pools=pools, interruption=self._interruption, run_plan=self.loader.run_plan)
-        self._runners.append(runner)
-        return runner
-
-    def _ended(self, stuck: int, status: int) -> int:
-        """Kill the children of this process; exit at once if a worker hangs. Return the exit status."""
-        from tasks_lib.engine.signals import stop_children  # not needed by other commands
-
-        stop_children()
-        if stuck:
-            with contextlib.suppress(OSError):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(status)
-        return status
 
 
 class ListCommand(TaskCommand, _LIST):  # type: ignore[misc]

@@ -14,7 +14,8 @@ from tasks_lib.cli.commands import TaskCommand
 from tasks_lib.engine.base_command import format_write_error
 from tasks_lib.errors import escape_text
 from tasks_lib.graph import render
-from tasks_lib.graph.tasks import UpToDateCheck, note_of, step_of
+from tasks_lib.graph.actions import step_of
+from tasks_lib.graph.checks import UpToDateCheck, note_of
 from tasks_lib.incremental.selection import needed
 
 _FORMAT: Final = {

@@ -44,7 +44,6 @@ from tasks_lib.steps.prune import (
     total_size,
 )
 from tasks_lib.steps.verify import Damage, Verification, VerifyReport
-from tasks_lib.tree import remove_tree
 from tasks_lib.ui.events import write_to_stderr
 from tasks_lib.units import format_age, format_size, parse_duration, parse_size
 
@@ -154,7 +153,7 @@ class PruneCommand(_CacheCommand):
 
             def taken_away(item: InventoryItem) -> str:
                 progress.check()
-                return discard(item, remove_tree)
+                return discard(item)
 
             verdicts, kept = remove(_decide_all(context, bounds), bounds, taken_away, time.time())
         return _print_decisions(verdicts, bounds, kept, "removed")

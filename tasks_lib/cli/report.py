@@ -8,6 +8,7 @@ from typing import Any, Final
 from doit.exceptions import InvalidCommand
 
 from tasks_lib.engine.base_command import BaseCommand, format_write_error, load_dodo
+from tasks_lib.report.record import RecordError, load
 from tasks_lib.session import current_session
 
 __all__ = ["ReportCommand"]
@@ -49,9 +50,7 @@ class ReportCommand(BaseCommand):
         Raises:
             InvalidCommand: nothing is recorded, or a file cannot be written; doit prints the message.
         """
-        from tasks_lib.report.page import render_page  # not needed by `doit help`, which imports this module
-        from tasks_lib.report.record import RecordError, load
-        from tasks_lib.report.trace import render_trace
+        from tasks_lib.report import page, trace  # not needed by `doit help`, which imports this module
 
         if args:
             raise _error(f"`report` takes no task names, got {args[0]!r}")
@@ -62,8 +61,8 @@ class ReportCommand(BaseCommand):
         if recorded is None:
             raise _error("this dodo.py does not use doit_fetch, which records runs")
         files = {
-            Path(params["page"] or recorded.with_name("report.html")): render_page,
-            Path(params["trace"] or recorded.with_name("trace.json")): render_trace,
+            Path(params["page"] or recorded.with_name("report.html")): page.render_page,
+            Path(params["trace"] or recorded.with_name("trace.json")): trace.render_trace,
         }
         try:
             record = load(recorded)

@@ -6,7 +6,6 @@ Pure: no I/O.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
@@ -14,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
-from tasks_lib.errors import Problem, Refusal
+from tasks_lib.errors import Problem, Refusal, find_similar
 
 
 class FieldError(Exception):
@@ -153,7 +152,7 @@ def schema_of(table: FieldTable, patterns: Iterable[str] = ()) -> dict[str, Any]
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return a hint: the known word most similar to `word`, else all known words if they are few."""
     names = list(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    close = find_similar(word, names)
     if close:
         return f"did you mean {close[0]}?"
     return f"known: {', '.join(sorted(names))}" if 0 < len(names) <= 20 else ""

@@ -9,7 +9,14 @@ from typing import Final
 
 from tasks_lib.cache import Partial
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import AllSourcesFailedError, Attempt, FetchError, HttpStatusError, IntegrityError, OfflineError
+from tasks_lib.errors import (
+    AllSourcesFailedError,
+    FailedAttempt,
+    FetchError,
+    HttpStatusError,
+    IntegrityError,
+    OfflineError,
+)
 from tasks_lib.progress import Progress
 from tasks_lib.retry import Retry
 from tasks_lib.transport import origin_of, redacted
@@ -105,7 +112,7 @@ class AttemptLog:
 
     def __init__(self, wanted: Request) -> None:
         self._wanted = wanted
-        self._attempts: list[Attempt] = []
+        self._attempts: list[FailedAttempt] = []
         self._of_content = self._of_connection = self._pin = ""
 
     def __len__(self) -> int:
@@ -133,7 +140,7 @@ class AttemptLog:
 
     def add(self, url: str, error: FetchError) -> None:
         """Add a failed attempt; the hint of a mismatch takes precedence over that of a connection."""
-        self._attempts.append(Attempt(redacted(url), " ".join(error.message.split())))
+        self._attempts.append(FailedAttempt(redacted(url), " ".join(error.message.split())))
         if isinstance(error, IntegrityError):
             self._of_content, self._pin = error.hint or _WRONG_CONTENT_HINT, error.pin
         else:
@@ -141,16 +148,16 @@ class AttemptLog:
 
     def offline(self, url: str) -> None:
         """Add a source that was skipped because the network is off."""
-        self._attempts.append(Attempt(redacted(url), _OFFLINE))
+        self._attempts.append(FailedAttempt(redacted(url), _OFFLINE))
 
     def refused(self, url: str, reason: str) -> None:
         """Add a source that must not be asked."""
-        self._attempts.append(Attempt(redacted(url), f"skipped: {reason}"))
+        self._attempts.append(FailedAttempt(redacted(url), f"skipped: {reason}"))
         self._of_connection = self._of_connection or _REFUSED_HINT
 
     def known_wrong(self, url: str, reason: str) -> None:
         """Add a source that served wrong content to an earlier task of this run."""
-        self._attempts.append(Attempt(redacted(url), f"skipped after an earlier failure in this run: {reason}"))
+        self._attempts.append(FailedAttempt(redacted(url), f"skipped after an earlier failure in this run: {reason}"))
         self._of_content = self._of_content or _WRONG_CONTENT_HINT
 
     def failure(self) -> AllSourcesFailedError | OfflineError:

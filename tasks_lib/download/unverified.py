@@ -19,8 +19,8 @@ from tasks_lib.digest import Digest, Integrity
 from tasks_lib.download.local_files import open_local, translate_read_errors
 from tasks_lib.errors import (
     AllSourcesFailedError,
-    Attempt,
     DigestMismatchError,
+    FailedAttempt,
     IntegrityError,
     OfflineError,
     SizeMismatchError,
@@ -81,7 +81,7 @@ class UnverifiedDownloader:
             CacheUnavailableError: the cache cannot be written.
             CancelledError: the run was request to stop.
         """
-        attempts: list[Attempt] = []
+        attempts: list[FailedAttempt] = []
         total_s = self._transport.settings.total_s(request.size if request.size >= 0 else request.limit)
         places = [
             _Source(url, request.headers if url == request.urls[0] else {}, Retry(self._policy, total_s, self._sleep))
@@ -94,11 +94,11 @@ class UnverifiedDownloader:
         raise _build_failure(request, attempts)
 
     def _from_one(
-        self, request: UnverifiedRequest, place: _Source, others: int, attempts: list[Attempt], progress: Progress
+        self, request: UnverifiedRequest, place: _Source, others: int, attempts: list[FailedAttempt], progress: Progress
     ) -> Integrity | None:
         url = redacted(place.url)
         if not _is_file(place.url) and self._policy.network == "off":
-            attempts.append(Attempt(url, "skipped: offline"))
+            attempts.append(FailedAttempt(url, "skipped: offline"))
             return None
         again = True
         while again:
@@ -113,7 +113,7 @@ class UnverifiedDownloader:
             except TransportError as error:
                 failure = error
                 again = place.retry.again(error, progress, url, others)
-            attempts.append(Attempt(url, failure.message))
+            attempts.append(FailedAttempt(url, failure.message))
         return None
 
     def _from_file(self, request: UnverifiedRequest, url: str) -> Integrity:
@@ -254,7 +254,7 @@ def _verify_and_commit(writer: Writer, request: UnverifiedRequest) -> Integrity:
     return writer.commit()
 
 
-def _build_failure(request: UnverifiedRequest, attempts: list[Attempt]) -> AllSourcesFailedError | OfflineError:
+def _build_failure(request: UnverifiedRequest, attempts: list[FailedAttempt]) -> AllSourcesFailedError | OfflineError:
     last = {attempt.url: attempt.reason for attempt in attempts}
     if last and all(reason == "skipped: offline" for reason in last.values()):
         return OfflineError(

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tasks_lib.definitions import Fetch
 from tasks_lib.errors import OfflineError, escape_text
+from tasks_lib.graph.actions import step_of
 from tasks_lib.incremental.selection import needed
+from tasks_lib.steps import needs_network
 
 #: Maximum number of missing artifacts that are named; the others are counted.
 _NAMED = 100
@@ -20,10 +23,6 @@ def refuse_missing(tasks: Mapping[str, Any], selected: Iterable[str]) -> None:
     Raises:
         OfflineError: names everything that would have to come from the network.
     """
-    from tasks_lib.definitions import Fetch
-    from tasks_lib.graph.tasks import step_of
-    from tasks_lib.steps import needs_network  # loads modules that only a run needs
-
     missing = [
         step.arguments[1].name
         for task in needed(tasks, selected)

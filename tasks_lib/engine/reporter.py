@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from doit.exceptions import UnmetDependency
 
+from tasks_lib.report import record
 from tasks_lib.session import current_session
 from tasks_lib.ui.events import BUS, Event, EventLog
 from tasks_lib.ui.json_output import JsonRenderer, error_document
@@ -142,8 +143,6 @@ class Reporter:
         path = self.surroundings.record
         if path is None or not self._ledger.runs:
             return
-        from tasks_lib.report import record  # a no-op run does not need it
-
         try:
             record.save(record.build_record(self._ledger, now_s=time.monotonic(), ended_at=time.time()), path)
         except OSError as error:
@@ -162,7 +161,7 @@ class JsonReporter(Reporter):
 
     def skip_uptodate(self, task: Any) -> None:
         """Report that a task is up to date, and what is not confirmed about it."""
-        from tasks_lib.graph.tasks import note_of  # slow to import, and a no-op run does not need it
+        from tasks_lib.graph.checks import note_of  # slow to import, and a no-op run does not need it
 
         if note := note_of(task):
             self._ledger.notes[task.name] = note

@@ -19,7 +19,7 @@ from tasks_lib.cache import Cache
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import TreeError, escape_text
 from tasks_lib.fs.atomic import scratch_name
-from tasks_lib.fs.files import DirectoryChain
+from tasks_lib.fs.directories import DirectoryChain
 from tasks_lib.fs.locks import remove_stale_files
 from tasks_lib.progress import Progress
 from tasks_lib.relpath import RelPath

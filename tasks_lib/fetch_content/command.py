@@ -18,7 +18,6 @@ from typing import NoReturn
 
 from tasks_lib.errors import FetchError
 from tasks_lib.fetch_content import console
-from tasks_lib.fetch_content.launch import task_environment
 
 Subcommand = Callable[[argparse.Namespace, Mapping[str, str]], None]
 
@@ -36,7 +35,7 @@ def main(words: Sequence[str] | None = None) -> int:
     environ = console.environment()
     options = _parse(console.arguments() if words is None else words, environ)
     if options.command == "run":
-        environ = task_environment(environ)
+        environ = console.task_environment(environ)
         options.dest = environ.get("MOZ_FETCHES_DIR")
     status = _fetch(options, environ)
     if status != 0 or options.command != "run" or not options.words:
@@ -113,7 +112,7 @@ def _signals() -> Iterator[None]:
 
 
 def _static_url(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
-    from tasks_lib.fetch_content.static_url import StaticUrlOptions, static_url
+    from tasks_lib.fetch_content.static_url import StaticUrlOptions, static_url  # loads requests, as below
 
     static_url(
         StaticUrlOptions(

@@ -29,7 +29,7 @@ from tasks_lib.fetch_content.destinations import Destinations
 from tasks_lib.fetch_content.run import Run, open_run, private_directory
 from tasks_lib.formats import describe_not_extracted
 from tasks_lib.transport import redacted
-from tasks_lib.tree import Extraction
+from tasks_lib.tree.extraction import Extraction
 from tasks_lib.tree.merge import merge_tree, set_mtime
 
 #: Largest chain of trust in bytes; it has about 150 bytes for each artifact of a task.

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, Self
+from typing import BinaryIO, Final, Literal
 
 from tasks_lib.errors import CacheUnavailableError, escape_text
 from tasks_lib.fs import system_calls
@@ -37,8 +37,6 @@ _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 _NOT_REGULAR: Final = (errno.ELOOP, errno.ENXIO, errno.EOPNOTSUPP)
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-
-
 #: Mode of files that other users must not open: a lock needs no write permission. Source: flock(2).
 PRIVATE: Final = 0o600
 
@@ -252,51 +250,3 @@ def _free_space(path: Path) -> str:
             status = os.statvfs(place)
             return f", {status.f_bavail * status.f_frsize} bytes are free"
     return ""
-
-
-OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class DirectoryChain:
-    """Open descriptors of the directory entered last and of its parents; efficient for entries in tree order.
-
-    Raises:
-        OSError: `root` is not a directory or cannot be opened.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = os.open(root, OPEN_DIRECTORY)
-        self._open: list[tuple[bytes, int]] = []
-        self.here: tuple[bytes, int] = (b"", self.root)  # the directory entered last
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._leave(0)
-        os.close(self.root)
-
-    def _leave(self, kept: int) -> None:
-        self.here = (b"", self.root)
-        while len(self._open) > kept:
-            os.close(self._open.pop()[1])
-
-    def enter(self, path: bytes) -> int:
-        """Return the descriptor of a directory below the root; it is valid until the next call.
-
-        Raises:
-            OSError: it does not exist, or a component is not a directory.
-        """
-        if self.here[0] == path:
-            return self.here[1]
-        parts = path.split(b"/") if path else []
-        shared = 0
-        while shared < min(len(parts), len(self._open)) and self._open[shared][0] == parts[shared]:
-            shared += 1
-        self._leave(shared)
-        descriptor = self._open[-1][1] if self._open else self.root
-        for part in parts[shared:]:
-            descriptor = os.open(part, OPEN_DIRECTORY, dir_fd=descriptor)
-            self._open.append((part, descriptor))
-        self.here = (path, descriptor)
-        return descriptor

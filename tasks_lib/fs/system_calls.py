@@ -15,6 +15,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -119,8 +120,6 @@ _TRANSIENT: Final = "doit-fetch-run."
 
 @contextlib.contextmanager
 def _temporary_file() -> Iterator[Path]:
-    import tempfile  # slow to import, needed only here
-
     for left in Path(tempfile.gettempdir()).glob(f"{_TRANSIENT}*"):
         with contextlib.suppress(OSError, ValueError):
             try:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from doit import get_initial_workdir
 
-from tasks_lib.errors import UnknownNameError, escape_text
+from tasks_lib.errors import UnknownNameError, escape_text, find_similar
 
 #: The groups, with their descriptions for `doit list`.
 GROUPS: Final = {
@@ -76,16 +76,15 @@ def _relative(word: str) -> str:
 def _unknown(word: str, tasks: Mapping[str, Any], commands: Iterable[str]) -> UnknownNameError:
     if is_glob(word):
         return UnknownNameError(f"no task matches {escape_text(word)!r}", hint="`doit list --all` shows every task")
-    import difflib  # needed only for an error
 
     commands = list(commands)
     names = list(tasks)[:_MAX_COMPARED]
     group, _, rest = word.partition(":")
-    close = difflib.get_close_matches(word, commands, n=1, cutoff=_MIN_SIMILARITY_TO_COMMAND)
-    close = close or difflib.get_close_matches(word, names, n=1, cutoff=_MIN_SIMILARITY)
+    close = find_similar(word, commands, _MIN_SIMILARITY_TO_COMMAND)
+    close = close or find_similar(word, names, _MIN_SIMILARITY)
     if not rest:  # may be the name of a definition, without its kind
         ends = {name.partition(":")[2]: name for name in reversed(names) if ":" in name}
-        near = [word] if word in ends else difflib.get_close_matches(group, ends, n=1, cutoff=_MIN_SIMILARITY)
+        near = [word] if word in ends else find_similar(group, ends, _MIN_SIMILARITY)
         close = [ends[end] for end in near] if word in ends or not close else close
     hint = f"did you mean {escape_text(close[0])}?" if close else "`doit list --all` shows every task"
     kinds = "task, target or command" if commands else "task or target"

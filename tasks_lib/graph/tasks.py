@@ -7,242 +7,21 @@ Source of these rules: doit 0.37, measured.
 
 from __future__ import annotations
 
-import inspect
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, ClassVar, Final
-
-import msgspec
-from doit.exceptions import TaskFailed
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from tasks_lib import steps
-from tasks_lib.cache import identify_url
 from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, RefusedDefinition, StaticUrl, Toolchain
-from tasks_lib.errors import CancelledError, FetchError, ToolError, escape_text
+from tasks_lib.errors import escape_text
 from tasks_lib.graph import task_info
+from tasks_lib.graph.actions import Step, list_targets, remove_delivery, remove_toolchain_build
+from tasks_lib.graph.checks import FetchCheck, UpToDateCheck, is_delivery_unchanged
 from tasks_lib.graph.index import IndexPaths
 from tasks_lib.graph.names import GROUPS
-from tasks_lib.progress import Progress, Silent
-from tasks_lib.steps import Artifact, Delivery, Plan, ToolchainBuild
-from tasks_lib.ui.events import BUS
+from tasks_lib.steps import Artifact, Delivery, Plan
 
 Task = dict[str, Any]
-#: Maximum number of missing files that are listed.
-_MAX_LISTED: Final = 5
-
-
-class UpToDateCheck(msgspec.Struct, frozen=True):
-    """An uptodate item: true if the last success had this key and its output is unchanged."""
-
-    key: str
-    is_unchanged: Callable[..., bool]
-    arguments: tuple[Any, ...]
-    sources: tuple[str, ...] = ()  # files whose content is part of the key
-    variables: tuple[str, ...] = ()  # variables whose values are part of the key and of no setting
-    # doit inspects each callable in each run; a precomputed signature makes a no-op run a fifth faster
-    __signature__: ClassVar = inspect.Signature(
-        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("task", "values")]
-    )
-
-    def __call__(self, task: Any, values: Mapping[str, Any]) -> bool:
-        """Return whether the task is up to date; `forget` deletes the values, so that the task runs."""
-        del task  # doit passes it to every check by name
-        return values.get("key") == self.key and self.is_unchanged(*self.arguments)
-
-    def holds(self) -> bool:
-        """Return whether the output is unchanged, regardless of doit's state."""
-        return self.is_unchanged(*self.arguments)
-
-    def inputs(self) -> Iterator[str]:
-        """Yield the files on which `holds` depends: while none of them changes, the result does not change."""
-        yield from _INPUTS[self.is_unchanged](*self.arguments)
-
-    def note(self) -> str:
-        """Return what is not confirmed about an output that is up to date, "" for nothing."""
-        return ""
-
-    def explain_change(self) -> list[str]:
-        """Return the changes of the output since the last success, for a success with this key."""
-        missing = [path for path in self.inputs() if not os.path.lexists(path)]
-        reasons = [f"{escape_text(path)} is missing" for path in missing[:_MAX_LISTED]]
-        reasons += [f"and {len(missing) - _MAX_LISTED} more are missing"] if len(missing) > _MAX_LISTED else []
-        return reasons or ["its output was changed by something else"]
-
-    def history(self) -> dict[str, Any]:
-        """Return the recorded provenance of the output; {} if there is none."""
-        history: dict[str, Any] = {}
-        for one in self.arguments[1:]:
-            artifact = getattr(one, "output", one)
-            if isinstance(artifact, Artifact):
-                history |= steps.read_provenance(self.arguments[0], artifact)
-        return history
-
-    def __repr__(self) -> str:
-        return f"made and unchanged (key {self.key[:16]})"
-
-
-class FetchCheck(UpToDateCheck, frozen=True, kw_only=True):
-    """The check of a fetch: also false while the URL of its definition was not asked for the cached content.
-
-    The last success knows the URL that it asked, so that the cache need not be read.
-    """
-
-    definition: Fetch
-
-    @property
-    def url(self) -> str:
-        """What identifies the URL of the definition."""
-        return identify_url(steps.url_of(self.definition))
-
-    def __call__(self, task: Any, values: Mapping[str, Any]) -> bool:
-        """Return whether the task is up to date; a success of an earlier version did not record its URL."""
-        return values.get("url") in (None, self.url) and UpToDateCheck.__call__(self, task, values)
-
-    def holds(self) -> bool:
-        """Return whether the output of a run that succeeded is unchanged, and the URL was asked."""
-        return UpToDateCheck.holds(self) and self._was_asked()
-
-    def _was_asked(self) -> bool:
-        """Return whether a run that succeeded asked the URL if it had to: always, unless the network is off."""
-        context = self.arguments[0]
-        return context.settings.policy.network != "off" or steps.is_asked(context, self.definition)
-
-    def note(self) -> str:
-        """Return what is not confirmed about the content, "" for nothing."""
-        return steps.describe_unconfirmed(self.arguments[0], self.definition)
-
-    def explain_change(self) -> list[str]:
-        """Return the changes of the output since the last success, first a URL that is to be asked."""
-        note = "" if steps.is_asked(self.arguments[0], self.definition) else self.note()
-        return [note] if note else UpToDateCheck.explain_change(self)
-
-    def history(self) -> dict[str, Any]:
-        """Return the recorded provenance of the content, and what is not confirmed about it."""
-        note = self.note()
-        return UpToDateCheck.history(self) | ({"content": note} if note else {})
-
-    def success(self) -> dict[str, str]:
-        """Return the values to record with a success: the URL, if it was asked."""
-        return {"url": self.url if self._was_asked() else ""}
-
-
-class Step(msgspec.Struct, frozen=True):
-    """An action: runs a step and returns the values that `UpToDateCheck` looks for."""
-
-    name: str
-    key: str
-    parts: tuple[Any, ...]
-    verb: Callable[..., str | None]
-    arguments: tuple[Any, ...]
-    check: FetchCheck | None = None  # records more values with a success
-
-    @property
-    def identity(self) -> task_info.Identity:
-        """The inputs that determine the output, by name; computed on access."""
-        compute, *arguments = self.parts
-        return dict(compute(*arguments))
-
-    def __call__(self) -> dict[str, Any] | TaskFailed:
-        """Run the step; report errors of this package as a message without a traceback."""
-        progress = BUS.progress(self.name)
-        try:
-            skipped = self.verb(*self.arguments, progress)
-        except CancelledError as error:  # not reported: the user requested the stop
-            return TaskFailed(str(error), report=False)  # type: ignore[no-untyped-call]  # doit has no types
-        except FetchError as error:
-            return TaskFailed(str(error))  # type: ignore[no-untyped-call]  # doit has no types
-        if skipped:
-            BUS.say(self.name, "skip", {"reason": skipped})
-            return {"key": ""}
-        made = self.check.success() if self.check is not None else {}
-        return {"key": self.key, "identity": self.identity, **made, **_describe_output(*self.arguments)}
-
-
-def _describe_output(context: Context, *arguments: Any) -> dict[str, str | int]:
-    """Return what tasks of the user can read by `getargs`: path, sha256 and size of the artifact, and the tree."""
-    found: dict[str, str | int] = {}
-    made = artifact = arguments[-1]
-    if isinstance(made, Delivery | ToolchainBuild):
-        artifact = made.artifact if isinstance(made, Delivery) else made.output
-        found["tree"] = str(made.destination if isinstance(made, Delivery) else made.directory)
-    integrity = steps.find_integrity(context, artifact) if isinstance(artifact, Artifact) else None
-    if integrity is not None:
-        found |= {"path": str(artifact.link or artifact.path), "sha256": integrity.digest.hex, "size": integrity.size}
-    return found
-
-
-def step_of(task: Any) -> Step | None:
-    """Return the step of a task, None for a task that this package did not create."""
-    for action in task._actions:
-        if isinstance(action, tuple) and isinstance(action[0], Step):
-            return action[0]
-    return None
-
-
-def note_of(task: Any) -> str:
-    """Return what is not confirmed about the output of a task, "" for nothing."""
-    return "; ".join(filter(None, (check.note() for check, *_ in task.uptodate if isinstance(check, UpToDateCheck))))
-
-
-def remove_delivery(delivery: Delivery, dryrun: bool) -> None:
-    """Remove the files that a delivery put into its directory (doit defines the name `dryrun`)."""
-    if not dryrun:
-        steps.extraction_of(delivery).clear(Silent())
-
-
-def remove_toolchain_build(context: Context, preparation: ToolchainBuild, dryrun: bool) -> None:
-    """Clean a toolchain's directory; keep the files of its extractions, unless its command has worked on them."""
-    if dryrun:
-        return
-    for path in (preparation.stamp, preparation.log):
-        path.unlink(missing_ok=True)
-    steps.clear_worked_fetches(
-        context, preparation.worked, Silent()
-    )  # else the next command would start from the files that this one left
-    steps.remove_attempts(preparation)
-    for delivery in preparation.deliveries:
-        if delivery.entry.delivery == "place":
-            steps.extraction_of(delivery).clear(Silent())
-    if preparation.output is not None:
-        for target in _targets(preparation.output):
-            Path(target).unlink(missing_ok=True)
-
-
-def _targets(artifact: Artifact) -> list[str]:
-    """Return the paths of an artifact: the one named by its identity, and the link whose path never changes."""
-    return [str(artifact.path), *([str(artifact.link)] if artifact.link else [])]
-
-
-def fail_refused(_context: Context, one: RefusedDefinition, _progress: Progress) -> None:
-    """Fail with the reason why a definition of a Taskgraph tree is not supported.
-
-    Raises:
-        ToolError: always.
-    """
-    raise ToolError(f"{one.task}: {one.reason}", hint="; ".join(filter(None, (one.hint, f"see {one.place}"))))
-
-
-def is_delivery_unchanged(delivery: Delivery, worked: Path) -> bool:
-    """Return whether a delivery is unchanged; if `worked` exists, a command has changed it, and only the key counts."""
-    if not worked.exists():
-        return steps.is_delivered(delivery)
-    return steps.extraction_of(delivery).key() == delivery.key and delivery.destination.is_dir()
-
-
-def delivery_inputs(delivery: Delivery, worked: Path) -> Iterable[str]:
-    """Return the files on which `is_delivery_unchanged` depends."""
-    known = (str(delivery.record),) if worked.exists() else steps.list_delivery_files(delivery)
-    return (str(worked), str(delivery.destination), *known)
-
-
-_INPUTS: Final[Mapping[Callable[..., bool], Callable[..., Iterable[str]]]] = {
-    steps.is_published: steps.list_artifact_files,
-    steps.is_delivered: steps.list_delivery_files,
-    steps.is_built: steps.list_build_files,
-    is_delivery_unchanged: delivery_inputs,
-}
 
 
 class TaskGraph:
@@ -280,7 +59,7 @@ class TaskGraph:
         key: str,
         parts: tuple[Any, ...],
         doc: str,
-        verb: Callable[..., str | None],
+        verb: steps.Verb,
         *arguments: Any,
         check: FetchCheck | None = None,
     ) -> Task:
@@ -309,13 +88,13 @@ class TaskGraph:
             fetched.key,
             (task_info.fetch_identity, fetch),
             fetch.description,
-            steps.fetch,
+            "fetch",
             fetch,
             fetched,
             check=asked,
         )
         yield task | {
-            "targets": _targets(fetched),
+            "targets": list_targets(fetched),
             "uptodate": [asked or UpToDateCheck(fetched.key, steps.is_published, (self._context, fetched))],
             "clean": True,
             "meta": task_info.TaskInfo("network", task_info.fetch_info, fetch, fetched.key, self._paths),
@@ -330,7 +109,7 @@ class TaskGraph:
     def _refused(self, one: RefusedDefinition) -> Task:
         """Return a task that fails; it belongs to no group, so it runs only if it is named."""
         doc = f"refused: {one.reason} ({'; '.join(filter(None, (one.place, one.hint)))})"
-        task = self._task(one.task, "", (dict,), doc, fail_refused, one)
+        task = self._task(one.task, "", (dict,), doc, "fail_refused", one)
         del task["name"]
         facts = {"defined": one.place, "refused": one.reason, "hint": one.hint}
         return task | {"basename": one.task, "meta": {name: fact for name, fact in facts.items() if fact}}
@@ -341,7 +120,7 @@ class TaskGraph:
             repacked.key,
             (task_info.repack_identity, fetch, self._plan.writer_version),
             f"{repacked.path.name} of {fetch.name}",
-            steps.repack,
+            "repack",
             fetch,
             fetched,
             repacked,
@@ -349,7 +128,7 @@ class TaskGraph:
         return task | {
             "file_dep": [str(fetched.path)],
             "task_dep": [fetched.task],
-            "targets": _targets(repacked),
+            "targets": list_targets(repacked),
             "uptodate": [UpToDateCheck(repacked.key, steps.is_published, (self._context, repacked))],
             "clean": True,
             "meta": task_info.TaskInfo("cpu", task_info.artifact_info, repacked),
@@ -357,7 +136,7 @@ class TaskGraph:
 
     def _extract(self, name: str, delivery: Delivery, check: UpToDateCheck) -> Task:
         doc = f"{delivery.artifact.path.name} into {delivery.destination}"
-        return self._task(name, delivery.key, (task_info.delivery_identity, delivery), doc, steps.deliver, delivery) | {
+        return self._task(name, delivery.key, (task_info.delivery_identity, delivery), doc, "deliver", delivery) | {
             "file_dep": [str(delivery.artifact.path)],
             "task_dep": [delivery.artifact.task],
             "targets": [str(delivery.record)],
@@ -376,10 +155,10 @@ class TaskGraph:
             preparation.key,
             (task_info.toolchain_identity, preparation),
             toolchain.description,
-            steps.build_toolchain,
+            "build_toolchain",
             preparation,
         )
-        targets = [str(preparation.stamp), *(_targets(preparation.output) if preparation.output else [])]
+        targets = [str(preparation.stamp), *(list_targets(preparation.output) if preparation.output else [])]
         definitions = self._plan.definitions
         before = [
             self._plan.published(definitions.fetches[name]).task if kind == "fetch" else f"toolchain:{name}"

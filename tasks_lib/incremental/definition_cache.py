@@ -12,15 +12,18 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
+from tasks_lib.definitions import Definitions, Fetch, Toolchain
+from tasks_lib.definitions.codec import decode, decode_refused, encode
+from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.fs.trust import NOBODY, Trust
 
 if TYPE_CHECKING:
-    from tasks_lib.definitions import Definitions, Fetch, SourceFile, Toolchain
+    from tasks_lib.definitions import SourceFile
 
 #: Bytes of the digest of a definition, which only detects changes; an attacker gains nothing from a collision.
 _DIGEST_BYTES: Final = 8
@@ -88,7 +91,7 @@ class LazyDefinitions(Mapping[str, Value], Generic[Value]):
 
     def __getitem__(self, name: str) -> Value:
         if name not in self._made:
-            self._made[name] = decoded(self.text(name))
+            self._made[name] = cast("Value", decode(self.text(name)))
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -126,17 +129,6 @@ class LazyDefinitions(Mapping[str, Value], Generic[Value]):
         self._glances += 1
         at = self._block.names.find(f"\0{name}\0")
         return -1 if at < 0 else self._block.names.count("\0", 0, at)
-
-
-def decoded(text: memoryview) -> Any:
-    """Decode a definition.
-
-    Raises:
-        ValueError: the bytes are invalid.
-    """
-    from tasks_lib.definitions.codec import decode
-
-    return decode(text)
 
 
 class DefinitionCache:
@@ -177,16 +169,11 @@ class DefinitionCache:
         """Write the file; a failure is ignored, since the cache only saves time."""
         body = msgspec.msgpack.encode(kept)
         self.identity, self._consumers, self.marks = hashlib.sha256(body).digest(), kept.consumers, kept.marks
-        from tasks_lib.fs.atomic import write_best_effort  # slow to import, and most runs write nothing
-
         write_best_effort(self._path, _MAGIC + self.identity + body)
 
 
 def definitions_of(kept: CachedDefinitions, parsed: Definitions | None = None) -> Definitions:
     """Return the definitions; those that were just `parsed` are reused, the others are decoded on first access."""
-    from tasks_lib.definitions import Definitions
-    from tasks_lib.definitions.codec import decode_refused
-
     return Definitions(
         fetches=LazyDefinitions(kept.fetches, parsed.fetches if parsed else {}),
         toolchains=LazyDefinitions(kept.toolchains, parsed.toolchains if parsed else {}),
@@ -237,7 +224,7 @@ class CachedFiles:
         return fetches, toolchains
 
     def _decoded(self, text: memoryview) -> Any:
-        value = decoded(text)
+        value = decode(text)
         self._raw[id(value)] = value, bytes(text)  # keep a reference, so that no other value gets its id
         return value
 
@@ -247,8 +234,6 @@ class CachedFiles:
 
     def kept(self, code: str, marks: dict[str, Fingerprint], definitions: Definitions) -> CachedDefinitions:
         """Return all definitions in the form of the cache file."""
-        from tasks_lib.definitions.codec import encode
-
         return CachedDefinitions(
             code=code,
             marks=marks,

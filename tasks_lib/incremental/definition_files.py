@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from tasks_lib import definitions as parser  # a run with unchanged definitions uses none of its names
 from tasks_lib.definitions import Definitions, FileReference, RefusedDefinition, Toolchain
 from tasks_lib.errors import DefinitionError, Problem, ToolError
 from tasks_lib.fs.fingerprint import UNTRUSTED, Fingerprint
@@ -77,8 +78,6 @@ class _Loading:
         Raises:
             DefinitionError: as `load`.
         """
-        from tasks_lib.definitions import parse  # loads the YAML parser, needed only when something changed
-
         sources = list(self._sources())
         if not sources and not self._problems and not self._refused:
             reason = "holds no fetch/*.yml and no toolchain/*.yml"
@@ -89,7 +88,7 @@ class _Loading:
             sources.append(source)
             self._memory.common = source.text
         try:
-            definitions = parse(sources, self._memory)
+            definitions = parser.parse(sources, self._memory)
         except DefinitionError as error:
             self._problems += error.problems
         if self._problems:
@@ -104,8 +103,6 @@ class _Loading:
             yield from self._of_kind(kind, files)
 
     def _of_kind(self, kind: str, files: list[Path]) -> Iterator[SourceFile]:
-        from tasks_lib.definitions import list_kind_files
-
         described = next((path for path in files if path.stem == "kind"), None)
         if described is None:
             if self._layout.kind and os.path.isfile(above := files[0].with_name("kind.yml")):  # noqa: PTH113  # never raises
@@ -118,7 +115,7 @@ class _Loading:
                 return
             yield source
             others = [] if self._layout.kind else [path for path in files if path != described]
-            listed = list_kind_files(source)
+            listed = parser.list_kind_files(source)
             rest = others if listed is None else [described.parent / name for name in listed]
         for path in rest:
             if (source := self._read(kind, path, self._layout.root)) is not None:
@@ -147,8 +144,6 @@ class _Loading:
             self._problems.append(problem)
 
     def _read(self, kind: str, path: Path, root: str) -> SourceFile | None:
-        from tasks_lib.definitions import SourceFile
-
         self._marks[str(path)] = Fingerprint.at(path)
         reason = hint = text = ""
         line = 1
@@ -173,7 +168,9 @@ class _Loading:
         path = Path(os.path.normpath(path))
         directory = path.parent.absolute()
         scripts = str(_scripts(Path(root))) if root else ""
-        return SourceFile(kind=kind, path=str(path), text=text, directory=str(directory), root=root, scripts=scripts)
+        return parser.SourceFile(
+            kind=kind, path=str(path), text=text, directory=str(directory), root=root, scripts=scripts
+        )
 
 
 def _with_existing_files(
@@ -183,8 +180,6 @@ def _with_existing_files(
 
     What such a refusal depends on is marked, so that it ends when the files exist.
     """
-    from tasks_lib.definitions import refuse
-
     problems: dict[str, Problem] = {}
     fault_of = lru_cache(maxsize=None)(_fault)  # thousands of toolchains may have the same script
     for toolchain in definitions.toolchains.values():
@@ -195,7 +190,7 @@ def _with_existing_files(
                 problems.setdefault(
                     toolchain.name, Problem(toolchain.file, toolchain.line, f"{toolchain.name}.run.{key}", *fault)
                 )
-    return refuse(definitions, problems) if problems else definitions
+    return parser.refuse(definitions, problems) if problems else definitions
 
 
 def _scripts(root: Path) -> Path:

@@ -55,7 +55,7 @@ def digests(definitions: Definitions) -> tuple[dict[str, bytes], dict[str, bytes
 
 
 def _digests(one: Mapping[str, Any]) -> dict[str, bytes]:
-    from tasks_lib.incremental.definition_cache import LazyDefinitions
+    from tasks_lib.incremental.definition_cache import LazyDefinitions  # slow to import, and a no-op run loads none
 
     if not isinstance(one, LazyDefinitions):
         raise AssertionError("a session caches its definitions")

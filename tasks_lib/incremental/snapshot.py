@@ -16,8 +16,9 @@ import struct
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.fs.fingerprint import Fingerprint, compact_fingerprint
 from tasks_lib.fs.trust import NOBODY, Trust
 from tasks_lib.incremental.marks import RACY, entries_of, signs_of
@@ -119,9 +120,16 @@ def _different(paths: list[str], signs: list[int], start: int) -> list[int]:
 
 
 def _unpacked(more: bytes) -> tuple[dict[str, bytes], dict[str, bytes], _Rows]:
+    found: tuple[dict[str, bytes], dict[str, bytes], _Rows] = _msgpack().decode(
+        more, type=tuple[dict[str, bytes], dict[str, bytes], _Rows]
+    )
+    return found
+
+
+def _msgpack() -> Any:
     import msgspec  # slow to import, needed only when something changed
 
-    return msgspec.msgpack.decode(more, type=tuple[dict[str, bytes], dict[str, bytes], _Rows])
+    return msgspec.msgpack
 
 
 def inode_of(path: str) -> int:
@@ -199,10 +207,6 @@ def write(
         wanted: names of all requested tasks.
         before: the snapshot that this one replaces.
     """
-    import msgspec
-
-    from tasks_lib.fs.atomic import write_best_effort  # both are slow to import, and most runs write no snapshot
-
     signs = _agreed(rows)
     seconds = _second_names(signs, _verified(before) if before is not None else {})
     first = [one for one in signs if one not in seconds]
@@ -222,7 +226,7 @@ def write(
     }
     texts = ("\0".join(one).encode("utf-8", "surrogateescape") for one in (first, others, made))
     parts = [json.dumps(known).encode("ascii"), array("Q", [signs[one] for one in places]).tobytes(), *texts]
-    rest = msgspec.msgpack.encode((*map(dict, digests), made))
+    rest: bytes = _msgpack().encode((*map(dict, digests), made))
     body = [_SIZES.pack(*map(len, parts)), *parts, rest]
     digest = hashlib.sha256()
     for part in body:

@@ -20,7 +20,7 @@ _WORTH_MS: Final = 500.0
 _MAX_STEPS: Final = 1000
 
 
-class Host(NamedTuple):
+class HostTotals(NamedTuple):
     """Statistics of one host: files and bytes served, ms spent with it, files that have no other source."""
 
     name: str
@@ -48,7 +48,7 @@ def find_critical_path(record: Record) -> list[int]:
     return path[::-1]
 
 
-def summarize_hosts(record: Record) -> list[Host]:
+def summarize_hosts(record: Record) -> list[HostTotals]:
     """Return the contacted hosts, the one that took longest first."""
     totals: dict[str, list[Any]] = defaultdict(lambda: [0, 0, 0.0, 0])
     for task in record["tasks"]:
@@ -61,7 +61,7 @@ def summarize_hosts(record: Record) -> list[Host]:
             host = totals[host_of(bodies[-1][4])]
             host[0] += 1
             host[3] += len(task.get("sources", ())) < 2
-    return sorted((Host(name, *numbers) for name, numbers in totals.items()), key=lambda host: -host.ms)
+    return sorted((HostTotals(name, *numbers) for name, numbers in totals.items()), key=lambda host: -host.ms)
 
 
 class FailedHost(NamedTuple):

@@ -1,24 +1,37 @@
 """Steps of a run, in order: fetch, repack, deliver (extract or place), build a toolchain.
 
-Each step first reuses results from the cache and reports to its `Progress`. No step depends on doit.
+Each step first reuses results from the cache and reports to its `Progress`. No step depends on doit. The modules that
+change files are imported on first use: `doit info`, and a run that finds everything up to date, need only the checks.
 """
 
-from tasks_lib.steps.artifacts import (
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from tasks_lib.steps.checks import (
     describe_unconfirmed,
-    fetch,
     find_integrity,
     is_asked,
+    is_built,
+    is_delivered,
     is_published,
     list_artifact_files,
+    list_build_files,
+    list_delivery_files,
     needs_network,
     read_provenance,
-    repack,
+    tree_of,
     url_of,
 )
-from tasks_lib.steps.attempt import remove_attempts
-from tasks_lib.steps.extract import clear_worked_fetches, deliver, extraction_of, is_delivered, list_delivery_files
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, ToolchainBuild
-from tasks_lib.steps.toolchain import SKIPPED, build_toolchain, is_built, list_build_files, list_variables
+
+if TYPE_CHECKING:
+    from tasks_lib.steps.artifacts import link_artifact, publish_from_cache
+    from tasks_lib.steps.attempt import remove_attempts
+    from tasks_lib.steps.command import list_variables
+    from tasks_lib.steps.extract import clear_worked_fetches, deliver
+    from tasks_lib.steps.fetching import fail_refused, fetch
+    from tasks_lib.steps.repacking import repack
+    from tasks_lib.steps.toolchain import SKIPPED, build_toolchain
 
 __all__ = [
     "SKIPPED",
@@ -26,24 +39,52 @@ __all__ = [
     "Delivery",
     "Plan",
     "ToolchainBuild",
+    "Verb",
     "build_toolchain",
     "clear_worked_fetches",
     "deliver",
     "describe_unconfirmed",
-    "extraction_of",
+    "fail_refused",
     "fetch",
     "find_integrity",
     "is_asked",
     "is_built",
     "is_delivered",
     "is_published",
+    "link_artifact",
     "list_artifact_files",
     "list_build_files",
     "list_delivery_files",
     "list_variables",
     "needs_network",
+    "publish_from_cache",
     "read_provenance",
     "remove_attempts",
     "repack",
+    "tree_of",
     "url_of",
 ]
+
+#: Names of the steps that a task runs.
+Verb = Literal["fetch", "repack", "deliver", "build_toolchain", "fail_refused"]
+#: Name -> module of what is imported on first use.
+_MODULES: Final = {
+    "fail_refused": "fetching",
+    "fetch": "fetching",
+    "link_artifact": "artifacts",
+    "publish_from_cache": "artifacts",
+    "repack": "repacking",
+    "deliver": "extract",
+    "clear_worked_fetches": "extract",
+    "build_toolchain": "toolchain",
+    "list_variables": "command",
+    "SKIPPED": "toolchain",
+    "remove_attempts": "attempt",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a step on first access to its name. Source: PEP 562."""
+    if name not in _MODULES:
+        raise AttributeError(name)
+    return getattr(import_module(f"tasks_lib.steps.{_MODULES[name]}"), name)

@@ -26,12 +26,14 @@ from typing import Final, NamedTuple
 
 from tasks_lib.errors import CacheUnavailableError, CancelledError, ToolError, escape_text
 from tasks_lib.fs import processes
+from tasks_lib.fs.directories import remove_tree
 from tasks_lib.fs.fingerprint import Fingerprint, settled_fingerprint
 from tasks_lib.fs.locks import held, try_lock
 from tasks_lib.fs.system_calls import signal_group
 from tasks_lib.layout import is_gecko
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import InputFile, ToolchainBuild
+from tasks_lib.tree.stale_entries import take_directory
 
 #: Seconds between SIGTERM and SIGKILL, and between two checks whether the command ended.
 _GRACE_S: Final = 0.8
@@ -156,8 +158,6 @@ def begin_attempt(preparation: ToolchainBuild, lock_timeout_s: float, progress: 
         OSError, TreeError: a file system operation failed.
         CacheUnavailableError, CancelledError: as `deliver`.
     """
-    from tasks_lib.tree import take_directory  # slow to import, needed only when a command runs
-
     ended = _end_processes(preparation, None, 0).ended
     if ended:
         name = preparation.toolchain.name
@@ -224,8 +224,6 @@ def _remove_attempt(directory: Path) -> None:
 
 def _remove(path: Path) -> None:
     """Remove a directory tree, or a symlink or file."""
-    from tasks_lib.tree import remove_tree  # slow to import, needed only when a command runs
-
     if path.is_symlink() or path.is_file():
         path.unlink()
     else:

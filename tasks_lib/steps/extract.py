@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import BinaryIO, Final
 
+from tasks_lib.archive import detect_format, explain_placed
 from tasks_lib.context import Context
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError, escape_text
@@ -13,35 +14,17 @@ from tasks_lib.formats import describe_not_extracted
 from tasks_lib.gil import serialized
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
-from tasks_lib.steps import artifacts
+from tasks_lib.steps.checks import find_integrity
 from tasks_lib.steps.plan import FETCHES, RECORDS, Delivery
-
-if TYPE_CHECKING:
-    from tasks_lib.tree import Extraction
+from tasks_lib.steps.shared_trees import Archive, link_from_cache
+from tasks_lib.tree import stale_entries
+from tasks_lib.tree.extraction import Extraction
 
 #: Bytes that are read to recognise a format.
 _LOOK_BYTES: Final = 64
 #: Size in bytes of an artifact up to which system calls dominate its delivery: two threads would only contend for the
 #: interpreter lock.
 _SMALL: Final = 256 << 10
-
-
-def extraction_of(delivery: Delivery) -> Extraction:
-    """Return the extraction of a delivery: its directory and its manifest."""
-    from tasks_lib.tree import Extraction  # slow to import, needed only when a tree is checked or extracted
-
-    return Extraction(delivery.destination, delivery.record)
-
-
-def is_delivered(delivery: Delivery) -> bool:
-    """Return whether every entry is as delivered."""
-    return extraction_of(delivery).holds(delivery.key)
-
-
-def list_delivery_files(delivery: Delivery) -> Iterator[str]:
-    """Yield the files on which `is_delivered` depends: the manifest and every delivered entry."""
-    yield str(delivery.record)
-    yield from map(str, extraction_of(delivery).paths())
 
 
 def deliver(context: Context, delivery: Delivery, progress: Progress) -> None:
@@ -54,13 +37,13 @@ def deliver(context: Context, delivery: Delivery, progress: Progress) -> None:
         CacheUnavailableError: another process holds the lock of this delivery for too long.
         CancelledError: the run is cancelled.
     """
-    integrity = artifacts.find_integrity(context, delivery.artifact)
+    integrity = find_integrity(context, delivery.artifact)
     if integrity is None:
         raise BlobMissingError(f"{delivery.entry.name} has not been built", hint=f"run `doit {delivery.artifact.task}`")
     if delivery.worked is not None:
         clear_worked_fetches(context, delivery.worked, progress)
-    extraction = extraction_of(delivery)._replace(
-        lock_timeout_s=context.settings.lock_timeout_s, beside=delivery.beside, worked=delivery.worked
+    extraction = Extraction(
+        delivery.destination, delivery.record, context.settings.lock_timeout_s, delivery.beside, delivery.worked
     )
     if delivery.beside:  # fetches that are no longer listed may have the same paths
         _remove_stale_entries_once(context, delivery, progress)
@@ -84,9 +67,7 @@ def remove_stale_entries(
         TreeError: an entry cannot be removed.
         CacheUnavailableError, CancelledError: as `deliver`.
     """
-    from tasks_lib.tree import remove_stale_entries  # slow to import, needed only when a tree is changed
-
-    remove_stale_entries(fetches, records, wanted, context.settings.lock_timeout_s, progress)
+    stale_entries.remove_stale_entries(fetches, records, wanted, context.settings.lock_timeout_s, progress)
 
 
 def _remove_stale_entries_once(context: Context, delivery: Delivery, progress: Progress) -> None:
@@ -110,10 +91,10 @@ def clear_worked_fetches(context: Context, worked: Path, progress: Progress) -> 
         TreeError: an entry cannot be removed.
         CacheUnavailableError, CancelledError: as `deliver`.
     """
-    from tasks_lib import tree  # slow to import, needed only when a tree is changed
-
     directory = worked.parent
-    tree.reset_directory(directory / FETCHES, directory / RECORDS, worked, context.settings.lock_timeout_s, progress)
+    stale_entries.reset_directory(
+        directory / FETCHES, directory / RECORDS, worked, context.settings.lock_timeout_s, progress
+    )
 
 
 def compare_delivery(context: Context, delivery: Delivery, progress: Progress) -> dict[str, str]:
@@ -123,14 +104,14 @@ def compare_delivery(context: Context, delivery: Delivery, progress: Progress) -
         ArchiveError, BlobMissingError, BlobCorruptError: the artifact cannot be read.
         CacheUnavailableError, CancelledError: as `deliver`.
     """
-    integrity = artifacts.find_integrity(context, delivery.artifact)
+    integrity = find_integrity(context, delivery.artifact)
     if integrity is None:
         raise BlobMissingError("the artifact is not in the cache")
     name = delivery.artifact.path.name
     with context.cache.open(integrity) as file:
         limits = context.limits(delivery.limits)
         archive = _format_of(delivery, file, limits)
-        return extraction_of(delivery).differences(
+        return Extraction(delivery.destination, delivery.record).differences(
             file, name=name, format=archive, reshape=delivery.reshape, limits=limits, progress=progress
         )
 
@@ -152,9 +133,6 @@ def _fill(
     integrity: Integrity,
     progress: Progress,
 ) -> None:
-    from tasks_lib.archive import explain_placed  # slow to import, needed only to read an archive
-    from tasks_lib.steps.shared_trees import Archive, link_from_cache  # slow to import, needed only to deliver
-
     name, reshape = delivery.artifact.path.name, delivery.reshape
     limits = context.limits(delivery.limits)
     archive = _format_of(delivery, file, limits)
@@ -180,8 +158,6 @@ def _fill(
 
 def _format_of(delivery: Delivery, file: BinaryIO, limits: Limits) -> str | None:
     """Return the format in which an artifact is extracted, None if it is placed as it is."""
-    from tasks_lib.archive import detect_format  # slow to import, needed only to read an archive
-
     if delivery.entry.delivery != "extract":
         return None
     if delivery.reshape.executable:  # a program that looks like an archive, such as a zipapp

@@ -16,11 +16,10 @@ from tasks_lib import recipe
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
 from tasks_lib.definitions import Checksums, Git, Hg, StaticUrl
-from tasks_lib.steps.artifacts import find_integrity
+from tasks_lib.steps.checks import find_integrity
 from tasks_lib.steps.plan import Plan
 from tasks_lib.steps.shared_trees import tree_key
 from tasks_lib.steps.verify import list_deliveries
-from tasks_lib.tree import remove_tree
 from tasks_lib.units import format_age
 
 #: Age in seconds below which every item is kept, unless the user gives an age: a run may be about to use it.
@@ -117,7 +116,7 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
 
 def _trees(context: Context, roots: Iterable[Root]) -> Iterator[str]:
     """Yield the keys of the cached trees that these roots link from; none for the link mode copy."""
-    if not context.cache.trees(remove_tree).any():
+    if not context.cache.trees().any():
         return
     for plan, configuration in roots:
         for delivery in list_deliveries(plan).values() if configuration.link_mode != "copy" else ():

@@ -25,7 +25,8 @@ from tasks_lib.fs.copying import can_clone
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Delivery
-from tasks_lib.tree import CachedTree, DamagedTreeError, Extraction, remove_tree, write_cached_tree
+from tasks_lib.tree.cached_tree import CachedTree, DamagedTreeError, write_cached_tree
+from tasks_lib.tree.extraction import Extraction
 
 #: Attempts for one delivery: drop a damaged tree, unpack it again, link it.
 _ROUNDS: Final = 3
@@ -101,7 +102,7 @@ def link_from_cache(
     Raises:
         ArchiveError, TreeError, BlobCorruptError, CancelledError: as `Extraction.extract`.
     """
-    how, trees = context.settings.link_mode, context.cache.trees(remove_tree)
+    how, trees = context.settings.link_mode, context.cache.trees()
     if how == "copy" or not _can_share(context, archive, extraction.destination):
         return False
     for _ in range(_ROUNDS):
@@ -133,7 +134,7 @@ def link_from_cache(
 def _can_share(context: Context, archive: Archive, destination: Path) -> bool:
     """Return whether files of the cache can be linked without a copy; `auto` also requires a cached tree."""
     how = context.settings.link_mode
-    if how == "auto" and not context.cache.trees(remove_tree).holds(archive.key):
+    if how == "auto" and not context.cache.trees().holds(archive.key):
         return False
     above = next(path for path in (destination.absolute().parent, *destination.absolute().parents) if path.is_dir())
     if how == "hardlink":
@@ -189,7 +190,7 @@ def check_cached_trees(
     Raises:
         CancelledError: the run is cancelled.
     """
-    trees = context.cache.trees(remove_tree)
+    trees = context.cache.trees()
     for item in items:
         with trees.leased(item.name) as directory:
             if directory is None:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
-from tasks_lib.definitions import ToolchainRun
 from tasks_lib.errors import ToolError, TreeError, escape_text
 from tasks_lib.fs.locks import locked
-from tasks_lib.host import declared_environment, digest_variables, isolate_network
 from tasks_lib.progress import Progress
-from tasks_lib.steps.artifacts import is_published, list_artifact_files, publish, publish_from_cache
+from tasks_lib.steps.artifacts import publish, publish_from_cache
 from tasks_lib.steps.attempt import Attempt, begin_attempt, remove_attempts
+from tasks_lib.steps.checks import is_placed, tree_of
+from tasks_lib.steps.command import build_environment, list_isolation, list_words
 from tasks_lib.steps.extract import (
     clear_worked_fetches,
     deliver,
-    extraction_of,
-    list_delivery_files,
     remove_stale_entries,
 )
 from tasks_lib.steps.plan import Delivery, ToolchainBuild
@@ -29,29 +27,6 @@ from tasks_lib.steps.plan import Delivery, ToolchainBuild
 #: Exit status of a command that cannot run on this machine. Source: Automake manual, "Scripts-based Testsuites".
 SKIPPED: Final = 77
 _CHUNK: Final = 1 << 20
-
-
-def is_built(context: Context, preparation: ToolchainBuild) -> bool:
-    """Return whether the toolchain is built with this key and the cache has its output."""
-    if _read_built_key(preparation.stamp) != preparation.key:
-        return False
-    if not all(_is_placed(preparation, one) for one in preparation.deliveries if one.entry.delivery == "place"):
-        return False
-    return preparation.output is None or is_published(context, preparation.output)
-
-
-def _is_placed(preparation: ToolchainBuild, delivery: Delivery) -> bool:
-    """Return whether a file is as placed; after the command ran, compare only the key: the command may change files."""
-    extraction = extraction_of(delivery)
-    return extraction.key() == delivery.key if preparation.worked.exists() else extraction.holds(delivery.key)
-
-
-def list_build_files(context: Context, preparation: ToolchainBuild) -> list[str]:
-    """Return the files on which `is_built` depends."""
-    placed = [one for one in preparation.deliveries if one.entry.delivery == "place"]
-    files = [path for one in placed for path in list_delivery_files(one)]
-    output = list_artifact_files(context, preparation.output) if preparation.output is not None else []
-    return [str(preparation.stamp), str(preparation.worked), *files, *output]
 
 
 def build_toolchain(context: Context, preparation: ToolchainBuild, progress: Progress) -> str:
@@ -120,23 +95,16 @@ def _translate_os_errors(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def _read_built_key(stamp: Path) -> str:
-    try:
-        return str(json.loads(stamp.read_text("ascii"))["key"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
 def _build(context: Context, preparation: ToolchainBuild, progress: Progress) -> str:
     clear_worked_fetches(context, preparation.worked, progress)
     for delivery in preparation.deliveries:
-        if not extraction_of(delivery).holds(delivery.key):  # the command starts with unmodified fetches
+        if not tree_of(delivery).holds(delivery.key):  # the command starts with unmodified fetches
             deliver(context, delivery, progress)
-    isolation = _isolation(preparation, context.environ)
+    isolation = list_isolation(preparation, context.environ)
     attempt = begin_attempt(preparation, context.settings.lock_timeout_s, progress)
-    command = _command(preparation)
+    command = list_words(preparation)
     progress.phase("run", command=escape_text(" ".join(command))[:200])
-    status = attempt.execute([*isolation, *command], _environment(context, attempt), progress)
+    status = attempt.execute([*isolation, *command], build_environment(context, attempt), progress)
     if status == SKIPPED:
         return (
             _last_lines(preparation.log, 1)
@@ -170,8 +138,8 @@ def _deliver_missing(context: Context, preparation: ToolchainBuild, progress: Pr
 def _is_present(preparation: ToolchainBuild, delivery: Delivery) -> bool:
     """Return whether a fetch is placed, or was extracted by its task and not removed since."""
     if delivery.entry.delivery == "place":
-        return _is_placed(preparation, delivery)
-    return extraction_of(delivery).key() == delivery.key
+        return is_placed(preparation, delivery)
+    return tree_of(delivery).key() == delivery.key
 
 
 def _cache_output(context: Context, attempt: Attempt) -> None:
@@ -191,70 +159,6 @@ def _cache_output(context: Context, attempt: Attempt) -> None:
         integrity = writer.commit()
     context.cache.record(Result(key=output.key, integrity=integrity, provenance={"made": "here"}))
     publish(context, integrity, output)
-
-
-def _command(preparation: ToolchainBuild) -> list[str]:
-    run = preparation.toolchain.run
-    if run is None:
-        raise AssertionError("only a toolchain with `run` is executed")
-    return [str(Path(run.script.path).absolute()), *run.arguments] if run.script else list(run.command)
-
-
-def _isolation(preparation: ToolchainBuild, environ: Mapping[str, str]) -> list[str]:
-    """Return the words that run the command without network, [] if it may use it."""
-    toolchain = preparation.toolchain
-    if toolchain.run is None or preparation.host.network_of(toolchain.run) == "on":
-        return []
-    return isolate_network(toolchain.name, environ)
-
-
-def _environment(context: Context, attempt: Attempt) -> dict[str, str]:
-    """Return the command's environment: the declared one, what definitions set, and what run-task sets.
-
-    Source: Taskgraph's `fetches`: MOZ_FETCHES, MOZ_FETCHES_DIR.
-
-    Raises:
-        ToolError: a passed variable has another value than when the key was computed.
-    """
-    preparation = attempt.preparation
-    passed = preparation.host.passed_to(preparation.toolchain.run or ToolchainRun())
-    for name, digest in digest_variables(context.environ, passed).items():
-        if digest != passed[name]:
-            raise ToolError(
-                f"toolchain {preparation.toolchain.name}: the variable {name} changed after the project was loaded",
-                hint="load the project again",
-            )
-    fetches = sorted((_fetches_entry(one) for one in preparation.deliveries), key=lambda entry: str(entry["artifact"]))
-    return {
-        **_inherited_environment(context, preparation),
-        **dict(preparation.env),
-        "MOZ_FETCHES": json.dumps(fetches, sort_keys=True),
-        **attempt.variables,
-    }
-
-
-def list_variables(context: Context, preparation: ToolchainBuild) -> list[str]:
-    """Return the variables that the command sees, sorted: `NAME=value` of definitions, only the names of all others."""
-    names = {*_inherited_environment(context, preparation), "MOZ_FETCHES"}
-    names.update(Attempt(preparation, preparation.directory).variables)
-    own = dict(preparation.env)
-    return sorted([*(names - own.keys()), *(f"{name}={value}" for name, value in own.items())])
-
-
-def _inherited_environment(context: Context, preparation: ToolchainBuild) -> dict[str, str]:
-    """Return the variables of doit's environment that the command sees."""
-    run = preparation.toolchain.run or ToolchainRun()
-    return declared_environment(context.environ, preparation.host.passed_to(run))
-
-
-def _fetches_entry(delivery: Delivery) -> dict[str, str | bool]:
-    """Return one entry of MOZ_FETCHES. Source: taskgraph `use_fetches`."""
-    entry: dict[str, str | bool] = {
-        "artifact": f"public/{delivery.artifact.path.name}",
-        "extract": delivery.entry.delivery == "extract",
-        "task": delivery.artifact.task.replace(":", "-"),
-    }
-    return entry | ({"dest": str(delivery.entry.dest)} if delivery.entry.dest else {})
 
 
 def _last_lines(log: Path, count: int) -> str:

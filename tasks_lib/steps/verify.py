@@ -19,18 +19,17 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
+from tasks_lib import steps
 from tasks_lib.cache import Cache
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
 from tasks_lib.errors import CacheError, FetchError, SettingError
 from tasks_lib.fs.system_calls import usable_cores
 from tasks_lib.progress import Progress, Silent
-from tasks_lib.steps.artifacts import describe_unconfirmed, fetch, find_integrity, publish_from_cache, repack
-from tasks_lib.steps.extract import compare_delivery, deliver, extraction_of
+from tasks_lib.steps.checks import describe_unconfirmed, find_integrity, tree_of
+from tasks_lib.steps.extract import compare_delivery, deliver
 from tasks_lib.steps.plan import Artifact, Delivery, Plan, ToolchainBuild
 from tasks_lib.steps.shared_trees import check_cached_trees, tree_key
-from tasks_lib.steps.toolchain import build_toolchain
-from tasks_lib.tree import remove_tree
 
 #: Maximum number of differences reported for one tree.
 _MOST_NAMED: Final = 20
@@ -185,7 +184,7 @@ class Verification:
             integrity = find_integrity(self.context, delivery.artifact)
             if integrity is not None and (not self.names or task in chosen):
                 key = tree_key(self.context.configuration(), delivery, integrity)
-                placed[key] += [task] if extraction_of(delivery).key() == delivery.key else []
+                placed[key] += [task] if tree_of(delivery).key() == delivery.key else []
         items = [item for item in items if not self.names or item.name in placed]
         for item, reason, unjudged in check_cached_trees(self.context, items, self.progress):
             if unjudged:
@@ -196,7 +195,7 @@ class Verification:
                 yield Damage("unpacked tree", item.name, reason, tuple(placed.get(item.name, ())))
 
     def _has_trees(self) -> bool:
-        return self.context.cache.trees(remove_tree).any()
+        return self.context.cache.trees().any()
 
     def _delivered(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
         """Yield trees and placed files that differ from their artifact."""
@@ -208,7 +207,7 @@ class Verification:
         }
         for task, delivery in self._deliveries().items():
             owner = f"toolchain:{task.removeprefix('extract:').partition('/')[0]}"
-            if not chosen & {task, owner} or extraction_of(delivery).key() != delivery.key:
+            if not chosen & {task, owner} or tree_of(delivery).key() != delivery.key:
                 continue
             if delivery.record in worked:
                 report.unchecked.append(f"{task}: a toolchain command ran in its directory")
@@ -224,7 +223,7 @@ class Verification:
         report.checked["tree"] += 1
         if not differences:
             return
-        extraction_of(delivery).invalidate(self.progress)
+        tree_of(delivery).invalidate(self.progress)
         for path in [path for path, reason in differences.items() if "content" in reason][:_MOST_NAMED]:
             self.context.cache.maintenance.set_aside(
                 delivery.destination / path, f"{delivery.destination / path}: content changed"
@@ -324,17 +323,17 @@ def rebuild(context: Context, plan: Plan, task: str, progress: Progress) -> None
     if kind in ("fetch", "repack"):
         definition = plan.definitions.fetches[name]
         origin, packed = plan.fetched(definition), plan.repacked(definition)
-        fetch(context, definition, origin, progress)
+        steps.fetch(context, definition, origin, progress)
         if kind == "repack" and packed is not None:
-            repack(context, definition, origin, packed, progress)
+            steps.repack(context, definition, origin, packed, progress)
     elif kind == "extract":
         _redeliver(context, plan, list_deliveries(plan)[task], progress)
     else:
         preparation = plan.preparation(name)
         for one in preparation.deliveries:
-            if extraction_of(one).key() != one.key:
+            if tree_of(one).key() != one.key:
                 _redeliver(context, plan, one, progress)
-        skipped = build_toolchain(context, preparation, progress)
+        skipped = steps.build_toolchain(context, preparation, progress)
         if skipped:
             raise CacheError(f"the command was skipped: {skipped}")
 
@@ -345,5 +344,5 @@ def _redeliver(context: Context, plan: Plan, delivery: Delivery, progress: Progr
 
 
 def _ensure_artifact(context: Context, plan: Plan, artifact: Artifact, progress: Progress) -> None:
-    if artifact.task.startswith("fetch:") or not publish_from_cache(context, artifact):
+    if artifact.task.startswith("fetch:") or not steps.publish_from_cache(context, artifact):
         rebuild(context, plan, artifact.task, progress)

@@ -4,19 +4,3 @@ All code that writes extracted trees is in this package. Entries are written to 
 manifest, component by component through directory descriptors that never follow symlinks. Symlinks are created last.
 Only a complete, validated tree is renamed into place. The manifest is outside the tree, so no archive can forge it.
 """
-
-from tasks_lib.tree.cached_tree import CachedTree, DamagedTreeError, write_cached_tree
-from tasks_lib.tree.extraction import Extraction
-from tasks_lib.tree.stale_entries import remove_stale_entries, reset_directory, take_directory
-from tasks_lib.tree.writer import remove_tree
-
-__all__ = [
-    "CachedTree",
-    "DamagedTreeError",
-    "Extraction",
-    "remove_stale_entries",
-    "remove_tree",
-    "reset_directory",
-    "take_directory",
-    "write_cached_tree",
-]

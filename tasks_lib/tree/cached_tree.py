@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from tasks_lib.archive import Entry
 from tasks_lib.errors import CacheError, escape_text
 from tasks_lib.fs.copying import LinkMode, link_or_copy_name
-from tasks_lib.fs.files import DirectoryChain
+from tasks_lib.fs.directories import DirectoryChain
 from tasks_lib.fs.fingerprint import RACY_NS, Fingerprint
 from tasks_lib.progress import Progress
 from tasks_lib.tree.compare import Comparison

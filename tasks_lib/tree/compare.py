@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from tasks_lib.archive import Entry
-from tasks_lib.fs.files import DirectoryChain
+from tasks_lib.fs.directories import DirectoryChain
 from tasks_lib.progress import Progress
 
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -16,7 +16,7 @@ from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tasks_lib.fs.files import DirectoryChain
+from tasks_lib.fs.directories import DirectoryChain
 from tasks_lib.fs.fingerprint import is_mtime_at_most
 
 _KINDS: Final = {

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tasks_lib.errors import TreeError, escape_text
-from tasks_lib.fs.files import OPEN_DIRECTORY
+from tasks_lib.fs.directories import OPEN_DIRECTORY
 
 
 def merge_tree(

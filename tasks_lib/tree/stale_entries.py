@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from tasks_lib.errors import CacheUnavailableError, TreeError
+from tasks_lib.fs.directories import remove_tree
 from tasks_lib.fs.locks import locked
 from tasks_lib.progress import Progress, Silent
-from tasks_lib.tree.extraction import Extraction, os_errors_as_tree_errors, reset_worked
 from tasks_lib.tree.manifest import list_stems
+from tasks_lib.tree.recorded_tree import RecordedTree, os_errors_as_tree_errors
 
 #: The files of an extraction except its lock: its manifest, a manifest being applied, and leftovers of a killed run.
 _SUFFIXES: Final = (".json", ".moving", ".part", ".new", ".next")
@@ -31,7 +32,7 @@ def remove_stale_entries(
         progress: receives a report while waiting.
 
     Raises:
-        CacheUnavailableError, TreeError, CancelledError: see `Extraction.held`.
+        CacheUnavailableError, TreeError, CancelledError: see `RecordedTree.held`.
     """
     with os_errors_as_tree_errors(destination):
         if not list_stems(records, *_SUFFIXES).difference(kept):
@@ -51,7 +52,7 @@ def reset_directory(destination: Path, records: Path, worked: Path, timeout_s: f
         progress: receives a report while waiting.
 
     Raises:
-        CacheUnavailableError, TreeError, CancelledError: see `Extraction.held`.
+        CacheUnavailableError, TreeError, CancelledError: see `RecordedTree.held`.
     """
     if not os.path.lexists(worked):
         return
@@ -59,6 +60,25 @@ def reset_directory(destination: Path, records: Path, worked: Path, timeout_s: f
         records.mkdir(parents=True, exist_ok=True)
         with locked(records / ".lock", timeout_s=timeout_s, progress=progress):
             reset_worked(destination, records, worked)
+
+
+def reset_worked(directory: Path, records: Path, worked: Path) -> None:
+    """Remove a directory in which a command ran, and make its manifests empty; without `worked`, do nothing.
+
+    The caller holds the lock of the manifest directory. The manifest files are kept because they are targets of doit
+    tasks; the mark is removed last.
+
+    Raises:
+        OSError: a file system operation failed; the next call continues.
+    """
+    if not os.path.lexists(worked):
+        return
+    for name in list_stems(records, ".json", ".moving"):
+        RecordedTree(directory, records / f"{name}.json").forget()
+    if directory.is_symlink() or directory.is_file():
+        directory.unlink()
+    remove_tree(directory)
+    worked.unlink()
 
 
 def take_directory(
@@ -83,13 +103,13 @@ def take_directory(
 
     Raises:
         TreeError: another process failed to replace an extraction, or a file system operation failed.
-        CacheUnavailableError, CancelledError: see `Extraction.held`.
+        CacheUnavailableError, CancelledError: see `RecordedTree.held`.
     """
     with os_errors_as_tree_errors(directory):
         records.mkdir(parents=True, exist_ok=True)
         with locked(records / ".lock", timeout_s=timeout_s, progress=progress):
             for name, key in keys.items():
-                if Extraction(directory, records / f"{name}.json").key() != key:
+                if RecordedTree(directory, records / f"{name}.json").key() != key:
                     raise TreeError(f"another process changed {directory}", hint="run again")
             directory.mkdir(exist_ok=True)
             worked.touch()
@@ -103,11 +123,11 @@ def _drop(destination: Path, records: Path, names: Collection[str]) -> None:
         OSError: a file system operation failed; the next call continues.
     """
     kept = (
-        Extraction(destination, records / f"{name}.json") for name in list_stems(records, ".json").difference(names)
+        RecordedTree(destination, records / f"{name}.json") for name in list_stems(records, ".json").difference(names)
     )
     others = frozenset(path for extraction in kept for path in extraction.owned_paths())
     for name in sorted(names):
-        extraction = Extraction(destination, records / f"{name}.json")
+        extraction = RecordedTree(destination, records / f"{name}.json")
         extraction.recover(others)
         extraction.withdraw(others)
         # another process with other definitions may be extracting it right now

@@ -1,4 +1,4 @@
-"""Writer of entries below a new directory, and removal of directory trees.
+"""Writer of entries below a new directory.
 
 Every file is created through a descriptor of its parent directory, with `O_NOFOLLOW` and `O_EXCL`. Symlinks are created
 last, so no write can go through one.
@@ -6,18 +6,16 @@ last, so no write can go through one.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
-from itertools import count
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from tasks_lib.archive import HOLE, Entry, is_program
 from tasks_lib.fs.copying import LinkMode, link_or_copy
-from tasks_lib.fs.files import OPEN_DIRECTORY, DirectoryChain
-from tasks_lib.fs.system_calls import NO_LINK, make_accessible
+from tasks_lib.fs.directories import DirectoryChain
+from tasks_lib.fs.system_calls import NO_LINK
 from tasks_lib.progress import Progress
 from tasks_lib.tree.manifest import ManifestWriter
 
@@ -191,56 +189,3 @@ def file_entry(source: BinaryIO, file_name: str, executable: int = 0) -> Iterato
     source.seek(0)
     chunks = iter(lambda: source.read(_CHUNK), b"")
     yield Entry(path=os.fsencode(file_name), kind="file", executable=executable, size=size, chunks=chunks)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory tree of any depth, including directories of mode 000, without following symlinks.
-
-    Subdirectories are moved up to the root and emptied there, so two open descriptors are enough for any depth and no
-    recursion is needed.
-
-    Raises:
-        OSError: a file system operation failed.
-    """
-    with contextlib.suppress(FileNotFoundError):
-        make_accessible(path)
-        root = os.open(path, OPEN_DIRECTORY)
-        try:
-            _empty(root)
-        finally:
-            os.close(root)
-        path.rmdir()
-
-
-def _empty(root: int) -> None:
-    numbers = count()
-    waiting = _clear_files(root)
-    while waiting:
-        name = waiting.pop()
-        make_accessible(name, root)
-        directory = os.open(name, OPEN_DIRECTORY, dir_fd=root)
-        try:
-            for inner in _clear_files(directory):
-                make_accessible(inner, directory)  # moving a directory writes its `..`
-                while True:
-                    moved = f".removed.{next(numbers)}"
-                    try:
-                        os.mkdir(moved, 0o700, dir_fd=root)  # a rename onto an empty directory replaces it
-                        break
-                    except FileExistsError:
-                        continue
-                os.rename(inner, moved, src_dir_fd=directory, dst_dir_fd=root)
-                waiting.append(moved)
-        finally:
-            os.close(directory)
-        os.rmdir(name, dir_fd=root)
-
-
-def _clear_files(directory: int) -> list[str]:
-    """Remove everything but directories; return their names."""
-    with os.scandir(directory) as listing:
-        entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in listing]
-    for name, is_directory in entries:
-        if not is_directory:
-            os.unlink(name, dir_fd=directory)
-    return [name for name, is_directory in entries if is_directory]

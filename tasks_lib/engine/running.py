@@ -1,0 +1,90 @@
+"""What `doit run` adds to doit's own: the pooled runner, the reporter, signals, and the check of offline runs."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import sys
+from typing import Any, Self
+
+from doit import cmd_run
+
+from tasks_lib.engine.pools import Pools
+from tasks_lib.engine.reporter import shown
+from tasks_lib.engine.runner import PooledRunner
+from tasks_lib.engine.signals import Interruption, stop_children
+from tasks_lib.session import current_session
+
+#: The module in which `doit run` looks up its runners; doit has no types.
+_DOIT: Any = cmd_run
+
+
+class ProcessRunner(_DOIT.MRunner):  # type: ignore[misc]
+    """doit's runner for `-P process`, with processes that inherit the tasks: an unpickled task cannot run.
+
+    Source: doit 0.37, `Task.__getstate__`. Python 3.14 changed the default start method on Linux from fork to
+    forkserver.
+    """
+
+    def run_tasks(self, task_dispatcher: Any) -> None:
+        """Run all tasks; keep a start method that dodo.py has set."""
+        if multiprocessing.get_start_method(allow_none=True) is None:
+            multiprocessing.set_start_method("fork")
+        super().run_tasks(task_dispatcher)
+
+
+class Running:
+    """Context in which the command `run` executes with the runners of this package instead of doit's."""
+
+    def __init__(self, command: Any, params: Any) -> None:
+        self._command, self._params = command, params
+        self._asked = params["num_process"] if "num_process" in params._non_default_keys else None
+        self._interruption = Interruption()
+        self._runners: list[PooledRunner] = []
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        threads, serial, processes = _DOIT.MThreadRunner, _DOIT.Runner, _DOIT.MRunner
+
+        def restore() -> None:
+            _DOIT.MThreadRunner, _DOIT.Runner, _DOIT.MRunner = threads, serial, processes
+
+        self._stack.callback(restore)
+        _DOIT.MRunner = ProcessRunner
+        _DOIT.MThreadRunner = lambda *words: self._create_runner(threads, words)
+        _DOIT.Runner = lambda *words: self._create_runner(serial, words)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def reporting(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context that selects the reporter."""
+        return shown(self._params)
+
+    def end(self, status: int) -> int:
+        """Return the exit status: that of a signal if one stopped the run. Exit at once if a worker hangs."""
+        if not self._interruption.signal or not self._runners:
+            return status
+        stop_children()
+        if self._runners[0].stuck:
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(self._interruption.status)
+        return self._interruption.status
+
+    def _create_runner(self, stock: Any, words: tuple[Any, ...]) -> Any:
+        session, command = current_session(), self._command
+        if session is None:
+            return stock(*words)
+        if session.settings.policy.network == "off":
+            from tasks_lib.engine.offline import refuse_missing  # loads the steps, which an online no-op does not need
+
+            refuse_missing(command.control.tasks, command.control.selected_tasks or ())
+        self._stack.enter_context(self._interruption.installed())
+        pools = Pools.of(network=session.settings.jobs, asked=self._asked)
+        runner = PooledRunner(*words, pools=pools, interruption=self._interruption, run_plan=command.loader.run_plan)
+        self._runners.append(runner)
+        return runner
