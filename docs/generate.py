@@ -111,6 +111,11 @@ _COMMIT: Final = {
     "archive": "archive: {max-entries: 2000000}",
 }
 
+_UPSTREAM: Final = {
+    "update": "update: {from: git-tags, url: 'https://example.org/gmp.git'}",
+    "purl": "purl: pkg:generic/gmp@6.1.0",
+}
+
 SECTIONS: Final = (
     Section(
         "A fetch",
@@ -158,6 +163,23 @@ SECTIONS: Final = (
             "minisign": f"minisign: {{public-key: {MINISIGN}}}",
             "checksums": "checksums: {url: https://example.org/SHA256SUMS, signed-by: {key-path: keys/example.asc}}",
             "archive": "archive: {max-entries: 2000000}",
+            **_UPSTREAM,
+        },
+    ),
+    Section(
+        "`update:`",
+        "Where newer versions are listed; `{}` is what the URL suggests. Neither this nor `purl` changes a key of the"
+        " cache. [Newer versions](../how-to/outdated.md) explains it.",
+        "fetch",
+        (*_SOURCE, 0, "properties", "update"),
+        _STATIC_URL + "    update: {from: html}\n",
+        ("gmp", "fetch", "update"),
+        {
+            "from": "from: html",
+            "url": "url: https://ftp.gnu.org/gnu/gmp/",
+            "match": r"match: gmp-([0-9.]+)\.tar\.xz",
+            "ignore": "ignore: '^7'",
+            "prereleases": "prereleases: true",
         },
     ),
     Section(
@@ -245,6 +267,7 @@ SECTIONS: Final = (
         {
             "type": "type: git",
             **_COMMIT,
+            **_UPSTREAM,
             "include-dot-git": "include-dot-git: true",
             "ssh-key": "ssh-key: SCCACHE_KEY",
             "fetch-mode": "fetch-mode: shallow",
@@ -260,6 +283,7 @@ SECTIONS: Final = (
         {
             "type": "type: hg",
             **_COMMIT,
+            **_UPSTREAM,
             "repo": "repo: https://hg.mozilla.org/projects/nss",
             "path-prefix": "path-prefix: nss",
             "artifact-name": "artifact-name: nss.tar.zst",
@@ -419,6 +443,7 @@ VALUES: Final = {
     "FETCH_TOTAL_TIMEOUT_S": "600",
     "FETCH_CONNECTIONS": "1",
     "FETCH_SPLIT_SIZE": "67108864",
+    "FETCH_GITHUB_API": "https://github.example.org/api/v3",
     "FETCH_DENY_NETWORKS": "10.0.0.0/8,169.254.0.0/16",
     "FETCH_GIT_PROTOCOLS": "https",
     "FETCH_SSH_KNOWN_HOSTS": "ci/known_hosts",
@@ -454,6 +479,7 @@ _PAGES: Final = {
         (
             "FETCH_RETRIES", "FETCH_BACKOFF_S", "FETCH_CONNECT_TIMEOUT_S", "FETCH_STALL_TIMEOUT_S",
             "FETCH_MIN_RATE_BPS", "FETCH_TOTAL_TIMEOUT_S", "FETCH_CONNECTIONS", "FETCH_SPLIT_SIZE",
+            "FETCH_GITHUB_API",
             "FETCH_DENY_NETWORKS",
         ),
         "network",

@@ -77,7 +77,8 @@ class Context:
         return Cache(own.cache, options)
 
     @shared
-    def _transport(self) -> Transport:
+    def transport(self) -> Transport:
+        """The HTTP client."""
         from tasks_lib.transport import Transport  # slow to import, needed only when a task downloads
 
         own = self.settings.transport
@@ -98,14 +99,14 @@ class Context:
         """The downloader of blobs."""
         from tasks_lib.download import Downloader  # slow to import, needed only when a task downloads
 
-        return Downloader(self.cache, self._transport, self.settings.policy)
+        return Downloader(self.cache, self.transport, self.settings.policy)
 
     @shared
     def unverified(self) -> UnverifiedDownloader:
         """The downloader of content without a known digest."""
         from tasks_lib.download.unverified import UnverifiedDownloader  # slow to import, needed only when it downloads
 
-        return UnverifiedDownloader(self.cache, self._transport, self.settings.policy)
+        return UnverifiedDownloader(self.cache, self.transport, self.settings.policy)
 
     @shared
     def _written_headers(self) -> Mapping[str, Headers]:
@@ -149,7 +150,7 @@ class Context:
         """
         endpoint = endpoint_of(url)
         if endpoint.host:
-            self._transport.judge(*endpoint, progress.check)
+            self.transport.judge(*endpoint, progress.check)
 
     @property
     def repositories(self) -> RepositorySettings:

@@ -148,9 +148,12 @@ class HttpStatusError(TransportError):
         hint: str = "",
         transient: bool = False,
         retry_after_s: float | None = None,
+        limited_until_s: float | None = None,
     ) -> None:
         super().__init__(message, hint=hint, transient=transient)
         self.status = status
+        #: When the limit of an API ends, in seconds since the epoch; None if the error is not about a limit.
+        self.limited_until_s = limited_until_s
         self.retry_after_s = retry_after_s
 
 
@@ -212,8 +215,16 @@ class DigestMismatchError(IntegrityError):
         self.actual = actual
 
 
+class EditError(FetchError):
+    """A definition file cannot be edited as requested; nothing was written."""
+
+
 class SignatureError(FetchError):
     """The bytes are not signed as the definition requires."""
+
+
+class UnknownSignerError(SignatureError):
+    """The signature was made by a key that is not among the accepted ones."""
 
 
 # --- unusable or hostile archives -------------------------------------------------------------

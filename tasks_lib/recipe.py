@@ -41,7 +41,7 @@ LOCATOR_FIELDS: Final = frozenset(
     {
         "name", "description", "source", "alias", "artifact_prefix", "ignored", "file", "line",
         "url", "mirrors", "rewritten", "headers", "gpg_signature", "minisign", "checksums",
-        "repo", "ssh_key", "archive", "taskgraph_name", "taskgraph_names",
+        "repo", "ssh_key", "archive", "taskgraph_name", "taskgraph_names", "update", "purl",
     }
 )  # fmt: skip
 

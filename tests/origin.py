@@ -23,6 +23,7 @@ class OriginRequest:
     headers: dict[str, str]
     connection: int = 0  # counts the connections of the server
     stays: bool = False  # set by an answer after which the connection takes another request
+    method: str = "GET"
 
 
 Answer = Callable[[socket.socket, OriginRequest], None]
@@ -134,7 +135,7 @@ def serving(
                 headers[name.strip().lower()] = value.strip()
             if len(words) < 2:
                 return False
-            request = OriginRequest(words[1].decode("latin-1"), headers, number)
+            request = OriginRequest(words[1].decode("latin-1"), headers, number, method=words[0].decode("latin-1"))
             origin.requests.append(request)
             answer = origin.answers.get(request.path.partition("?")[0], reply(b"nothing here", "404 Not Found"))
             answer(self.connection, request)

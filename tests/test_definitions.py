@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks_lib.definitions import Definitions, SourceFile, StaticUrl, json_schema, list_kind_files, parse
+from tasks_lib.definitions.values import Update
 from tasks_lib.errors import DefinitionError
 from tasks_lib.incremental.definition_files import load
 
@@ -76,6 +77,18 @@ def test_file_urls_count_from_the_yaml_file() -> None:
     assert source.mirrors == ("file:///base%20dir%FF/m/a%20b.tar.gz", "file:///x")
 
 
+def test_keys_about_upstream() -> None:
+    """`update` and `purl` are read for every type of source, and have defaults."""
+    update = "update: {from: git-tags, url: 'https://h/r.git', match: 'v(.*)', ignore: rc, prereleases: true}, purl: pkg:npm/%40a/b@1"
+    wanted = Update(origin="git-tags", url="https://h/r.git", match="v(.*)", ignore="rc", prereleases=True)
+    commit = f"a: {{description: d, fetch: {{type: git, repo: 'https://h/r', revision: {SHA[:40]}, {update}}}}}\n"
+    for text in (fetch(update), commit, commit.replace("type: git", "type: hg")):
+        source = read(text).fetch("a").source
+        assert (source.update, source.purl) == (wanted, "pkg:npm/%40a/b@1")
+    assert read(fetch("update: {}")).fetch("a").source.update == Update()
+    assert read(GOOD).fetch("a").source.update is None
+
+
 WRONG = {
     "no YAML": ("a: [", "f.yml:2: invalid YAML"),
     "tag": ("a: !!python/object:os.system {}", "a tag is not allowed"),
@@ -105,6 +118,15 @@ WRONG = {
     "mozilla type": (GOOD.replace("static-url", "chromium-fetch"), "it runs a script from Mozilla"),
     "name": (GOOD.replace("a:", "'../a':", 1), "invalid name '../a'"),
     "name begins": (GOOD.replace("a:", "_a:", 1), "invalid name '_a': use letters, digits, '.', '_', '+', '~', '@' or '-', starting with a letter or digit"),
+    "source of versions": (fetch("update: {from: gitlab}"), "a.fetch.update.from: invalid value 'gitlab': use git-tags or github or html"),
+    "page of versions": (fetch("update: {from: html, url: 'file:///x'}"), "a.fetch.update: the URL scheme 'file' is not supported"),
+    "page without a source": (fetch("update: {url: 'https://h/'}"), "a.fetch.update: `url` needs `from`"),
+    "tags of a helper": (fetch("update: {from: git-tags, url: 'ext::sh'}"), "a.fetch.update: the URL uses the transport 'ext'"),
+    "repository of a forge": (fetch("update: {from: github, url: '../x'}"), "a.fetch.update: invalid repository '../x': write OWNER/REPO"),
+    "expression": (fetch("update: {match: '('}"), "a.fetch.update.match: invalid regular expression: "),
+    "lookahead": (fetch("update: {ignore: '(?=a)'}"), "a.fetch.update.ignore: invalid regular expression: "),
+    "groups": (fetch("update: {match: '(a)(b)'}"), "a.fetch.update.match: has 2 groups: use one group around the version"),
+    "purl": (fetch("purl: flask"), "a.fetch.purl: invalid package URL 'flask': write pkg:TYPE/NAME@VERSION"),
     "prefix": (fetch("add-prefix: ../x, artifact-name: a.tar.zst"), "a.fetch.add-prefix: contains the component '..'"),
     "strip": (fetch("strip-components: -1"), "a.fetch.strip-components: must be a non-negative integer, got '-1'"),
     "duplicates": (fetch("duplicates: first"), "invalid value 'first': use refuse or last"),

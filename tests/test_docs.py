@@ -157,6 +157,9 @@ PRINTED = {
     "shared-cache.md": "/doit-fetch",
     "events.md": " fetch:hello",
     "taskgraph.md": "gmp-6.1.0",
+    "add.md": "listed",
+    "update.md": "demo: updated 1.9 -> 1.10\n  tree: 0 added, 0 removed, 1 changed\n    ~ demo.c\n",
+    "outdated.md": "tool  1.9.0  1.10.0",
 }
 
 

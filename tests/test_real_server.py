@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -54,7 +55,7 @@ def nginx(tmp_path: Path) -> Iterator[Server]:
         f"http {{ log_format one '$request_method $uri $status'; access_log {tmp_path}/access.log one;\n"
         f"client_body_temp_path {tmp_path}/b; proxy_temp_path {tmp_path}/p; fastcgi_temp_path {tmp_path}/f;\n"
         f"uwsgi_temp_path {tmp_path}/u; scgi_temp_path {tmp_path}/s;\n"
-        f"server {{ listen 127.0.0.1:{port}; root {root}; }} }}\n"
+        f"server {{ listen 127.0.0.1:{port}; root {root}; autoindex on; }} }}\n"
     )
     process = subprocess.Popen([NGINX, "-c", str(conf), "-e", str(tmp_path / "error.log")])
     server = Server(root, f"http://127.0.0.1:{port}", tmp_path / "access.log", process)
@@ -78,6 +79,29 @@ def repository(tmp_path: Path, fetches: str, toolchains: str = "", script: str =
         "fetchdefs/toolchain/build.sh": script,
     }
     return written(tmp_path / "repository", files)
+
+
+def test_newer_versions_in_a_listing(nginx: Server, tmp_path: Path) -> None:
+    """The listing that nginx writes has the newer version, also behind a name that it shortens, and is asked once."""
+    long = "a-name-that-is-so-long-that-nginx-shortens-it-in-its-listing"
+    for name in (
+        "hello-1.9.0.tar.gz",
+        "hello-1.10.0.tar.gz",
+        "hello-1.10.0-rc1.tar.gz",
+        f"{long}-1.0.tgz",
+        f"{long}-1.1.tgz",
+    ):
+        (nginx.root / name).write_bytes(b"x")
+    (nginx.root / "sub dir & more").mkdir()
+    fetches = "".join(
+        definition(name, f"{nginx.url}/{file}", b"x")
+        for name, file in (("hello", "hello-1.9.0.tar.gz"), ("long", f"{long}-1.0.tgz"))
+    )
+    top = written(tmp_path / "top", {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": fetches})
+    done = doit(top, "outdated", "--json")
+    assert done.returncode == 1, done.stdout
+    assert {row["name"]: row["newest"] for row in json.loads(done.stdout)} == {"hello": "1.10.0", "long": "1.1"}
+    assert nginx.asked() == ["GET / 200"]
 
 
 def test_cold_noop_lost_database_and_dead_server(nginx: Server, tmp_path: Path) -> None:

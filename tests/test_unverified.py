@@ -17,7 +17,7 @@ from tasks_lib.errors import AllSourcesFailedError, OfflineError
 from tasks_lib.network import Policy, TransportSettings
 from tasks_lib.progress import Silent
 from tasks_lib.transport import Transport
-from tests.origin import Answer, Origin, in_turn, raw, reply
+from tests.origin import Answer, Origin, in_turn, ranged, raw, reply
 
 CONTENT = b"some content\n" * 500
 PACKED = gzip.compress(CONTENT)
@@ -122,3 +122,37 @@ def test_content_that_repeats_a_credential(tmp_path: Path, origin: Origin, on_se
         assert not [
             path for path in (tmp_path / "cache").rglob("*") if path.is_file() and b"S3CRET" in path.read_bytes()
         ]
+
+
+def test_resume(tmp_path: Path, origin: Origin) -> None:
+    """A broken download goes on where it broke, if the server has a strong validator; the request has its range."""
+    origin.answers["/x"] = in_turn(ranged(CONTENT, first=1000), ranged(CONTENT))
+    assert obtained(tmp_path, asked(origin)) == CONTENT
+    assert [one.headers.get("range") for one in origin.requests] == [None, "bytes=1000-"]
+    assert origin.requests[1].headers["if-range"] == '"v1"'
+
+
+OTHERS = {
+    "another version": ranged(CONTENT[::-1], etag='"v2"'),
+    "no range": reply(CONTENT[::-1]),
+    "gzip": reply(gzip.compress(CONTENT[::-1]), Content_Encoding="gzip"),
+    "wrong range": in_turn(
+        reply(CONTENT[5:], "206 Partial Content", Content_Range=f"bytes 5-{len(CONTENT) - 1}/{len(CONTENT)}"),
+        reply(CONTENT[::-1]),
+    ),
+    "416": in_turn(reply(b"", "416 Range Not Satisfiable"), reply(CONTENT[::-1])),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_no_resume(tmp_path: Path, origin: Origin, case: str) -> None:
+    """The bytes of two versions are never joined."""
+    origin.answers["/x"] = in_turn(ranged(CONTENT, first=1000), OTHERS[case])
+    assert obtained(tmp_path, asked(origin)) == CONTENT[::-1]
+
+
+def test_no_resume_without_a_validator(tmp_path: Path, origin: Origin) -> None:
+    """A weak validator does not show that two responses belong together."""
+    origin.answers["/x"] = in_turn(ranged(CONTENT, etag='W/"v1"', first=1000), ranged(CONTENT, etag='W/"v1"'))
+    assert obtained(tmp_path, asked(origin)) == CONTENT
+    assert [one.headers.get("range") for one in origin.requests] == [None, None]

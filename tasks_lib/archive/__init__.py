@@ -45,6 +45,7 @@ __all__ = [
     "Entry",
     "Limits",
     "Reshape",
+    "detect_content",
     "detect_format",
     "explain_placed",
     "is_program",

@@ -27,6 +27,7 @@ from tasks_lib.fs.locks import locked
 from tasks_lib.progress import Progress, Silent
 
 if TYPE_CHECKING:
+    from tasks_lib.cache.lookups import Lookups
     from tasks_lib.cache.maintenance import Maintenance
     from tasks_lib.cache.trees import Trees
     from tasks_lib.fs.copying import LinkMode
@@ -104,6 +105,17 @@ class Cache:
             CacheUnavailableError: the cache is not writable.
         """
         return self._directory("repositories") / name
+
+    @cached_property
+    def lookups(self) -> Lookups:
+        """The answers of upstream.
+
+        Raises:
+            CacheUnavailableError: the cache is not writable.
+        """
+        from tasks_lib.cache.lookups import Lookups  # needed only when upstream is asked
+
+        return Lookups(self._directory("lookups"))
 
     def join(self, definitions: Path, configuration: str, progress: Progress | None = None) -> None:
         """Create the cache directory, record that `definitions` use it, and wait for a running prune.

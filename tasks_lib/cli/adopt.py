@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from doit.exceptions import InvalidCommand
 
 from tasks_lib.cli.sarif import SarifResult, SarifRule, format_sarif
-from tasks_lib.engine.base_command import SETTINGS_ONLY, BaseCommand, from_start, load_dodo, run_own_task
+from tasks_lib.engine.base_command import SETTINGS_ONLY, BaseCommand, from_start, load_dodo, run_task_instead
 from tasks_lib.errors import escape_text
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class AdoptCommand(BaseCommand):
         if Path("dodo.py").exists():
             SETTINGS_ONLY.set(True)
             load_dodo(self.loader, params)
-            run_own_task(self, args)
+            run_task_instead(self.loader, self.name, args)
         status = 0
         found: list[tuple[str, Finding]] = []
         for name, one in _find(args or ["."]):

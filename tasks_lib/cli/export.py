@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from doit.exceptions import InvalidCommand
 
-from tasks_lib.engine.base_command import BaseCommand, from_start, load_dodo, run_own_task
+from tasks_lib.engine.base_command import BaseCommand, from_start, load_dodo, run_task_instead
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, UnknownNameError, escape_lines
 from tasks_lib.session import current_session
 
@@ -41,7 +41,7 @@ class ExportCommand(BaseCommand):
             InvalidCommand: the command line or the definitions are wrong; doit prints the message.
         """
         load_dodo(self.loader, params)
-        run_own_task(self, args)
+        run_task_instead(self.loader, self.name, args)
         from doit_fetch import DOIT_CONFIG  # noqa: F401  # creates the session, also for a dodo.py without it
         from tasks_lib.export import export  # loads the steps, which `doit help` does not need
         from tasks_lib.progress import LineProgress, describe_wait

@@ -8,7 +8,7 @@ from typing import Any
 from doit.doit_cmd import set_var
 from doit.exceptions import InvalidCommand
 
-from tasks_lib.engine.base_command import BaseCommand, load_dodo, run_own_task
+from tasks_lib.engine.base_command import BaseCommand, load_dodo, run_task_instead
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, UnknownNameError
 from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.session import current_session
@@ -47,7 +47,7 @@ class PathCommand(BaseCommand):
         if params["offline"]:
             set_var("offline", "1")  # type: ignore[no-untyped-call]  # doit has no types
         load_dodo(self.loader, params)
-        run_own_task(self, args)
+        run_task_instead(self.loader, self.name, args)
         session = current_session()
         if session is None:
             raise _error("this dodo.py does not use doit_fetch; `doit-fetch path NAME` works without one")

@@ -68,7 +68,7 @@ def _doit(words: list[str]) -> int:
     from tasks_lib.engine.base_command import SETTINGS_ONLY, STARTED_IN
     from tasks_lib.settings import load_project
 
-    STARTED_IN.set(os.getcwd())  # noqa: PTH109
+    STARTED_IN.set(os.getcwd())  # noqa: PTH109  # paths on the command line are relative to it
     SETTINGS_ONLY.set(words[0] in _READING)
     os.chdir(find_project(STARTED_IN.get()))
     try:

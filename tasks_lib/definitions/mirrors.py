@@ -9,7 +9,6 @@ Source of the terms: Bazel's downloader configuration (rewrite, allow, block), G
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
+from tasks_lib.definitions.expressions import compile_expression
 from tasks_lib.definitions.fields import NAME, TEXT, TEXTS, check_download_url, one_of, one_or_list, read_text
 from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of, suggest
 from tasks_lib.definitions.taskgraph import taskgraph_digest
@@ -77,6 +77,14 @@ class Mirrors:
             found.setdefault(place.url, self._judged(place))
         return tuple(found.values())[:MAX_PLACES]
 
+    def locations(self, url: str) -> tuple[Place, ...]:
+        """Return the URLs to try for content without a known digest."""
+        return tuple(self._judged(place) for place in self._named(url))
+
+    def is_rewritten(self, url: str) -> bool:
+        """Return whether a rewrite rule matches a URL."""
+        return any(compile_expression(rule.match).fullmatch(url) for rule in self.rules)
+
     def unknown_group(self, url: str) -> str:
         """Return the name of the group in `url` if it is not defined, else ""."""
         match = _MIRROR.fullmatch(url)
@@ -85,7 +93,7 @@ class Mirrors:
     def _named(self, url: str) -> Iterator[Place]:
         """Yield the URLs to try for one URL: from the first matching rule, else from its group, else itself."""
         for rule in self.rules:
-            match = _compiled(rule.match).fullmatch(url)
+            match = compile_expression(rule.match).fullmatch(url)
             if match:
                 for template in rule.to:
                     if template == _DIRECT:
@@ -199,7 +207,7 @@ def _address(node: Node, _where: Location) -> str:
 def _pattern(node: Node, _where: Location) -> str:
     text = read_text(node)
     try:
-        _compiled(text)
+        compile_expression(text)
     except ValueError as error:
         raise FieldError(f"invalid regular expression: {error}", "write it in the syntax of RE2") from error
     return text
@@ -207,22 +215,6 @@ def _pattern(node: Node, _where: Location) -> str:
 
 #: A reference to a group in a target: its number, or its name.
 _REFERENCE: Final = re.compile(r"\\(?:(\d{1,3})|g<(\w+)>)")
-
-
-@functools.lru_cache(maxsize=256)
-def _compiled(pattern: str) -> Any:
-    """Compile a regular expression of RE2, whose time is linear in the length of a URL and whose memory is bounded.
-
-    Raises:
-        ValueError: it is invalid, too large, or has a construct that has no linear time, such as a lookahead.
-    """
-    import re2  # needed only with rewrite rules
-
-    re2.set_fallback_notification(re2.FALLBACK_EXCEPTION)  # never the backtracking matcher of the standard library
-    try:
-        return re2.compile(pattern)
-    except re2.error as error:
-        raise ValueError(str(error)) from error
 
 
 def _host(node: Node, _where: Location) -> str:
@@ -292,7 +284,7 @@ def _rows(table: FieldTable) -> Any:
 def _rules(node: Node, where: Location) -> tuple[Rule, ...]:
     rules = []
     for row in _rows(_RULE)(node, where):
-        pattern = _compiled(row["match"])
+        pattern = compile_expression(row["match"])
         known = {*map(str, range(pattern.groups + 1)), *pattern.groupindex}
         for template in row["to"]:
             if not known.issuperset(filter(None, itertools.chain(*_REFERENCE.findall(template)))):

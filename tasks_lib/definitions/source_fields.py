@@ -30,6 +30,7 @@ from tasks_lib.definitions.fields import (
 from tasks_lib.definitions.headers import HEADERS, has_reference, is_private_route
 from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, read_table, schema_of, suggest
 from tasks_lib.definitions.signature_fields import SIGNATURE_FIELDS
+from tasks_lib.definitions.upstream import UPSTREAM_FIELDS
 from tasks_lib.definitions.values import Git, Hg, StaticUrl, file_name_of
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree
 from tasks_lib.digest import Integrity
@@ -130,6 +131,7 @@ STATIC_URL: Final[FieldTable] = {
     "headers": HEADERS,
     **SIGNATURE_FIELDS,
     "archive": Field(_archive, schema_of(_ARCHIVE), "limits for this archive, which override the settings"),
+    **UPSTREAM_FIELDS,
 }
 
 
@@ -153,6 +155,7 @@ GIT: Final[FieldTable] = {
     "fetch-mode": TEXT.about("accepted for compatibility with Taskgraph, and ignored"),
     **_CONTROL_NAMES,
     "archive": STATIC_URL["archive"],
+    **UPSTREAM_FIELDS,
 }
 HG: Final[FieldTable] = {
     "type": _type("hg", "a changeset of a Mercurial repository"),
@@ -160,6 +163,7 @@ HG: Final[FieldTable] = {
         key: GIT[key]
         for key in ("repo", "revision", "branch", "path-prefix", "artifact-name", "control-names", "archive")
     },
+    **UPSTREAM_FIELDS,
 }
 SOURCES: Final[Mapping[str, FieldTable]] = {"static-url": STATIC_URL, "git": GIT, "hg": HG}
 
@@ -205,7 +209,7 @@ _AS_WRITTEN: Final = {
     key: key.replace("-", "_")
     for key in (
         "strip-components", "add-prefix", "format", "executable", "repack", "gpg-signature", "minisign",
-        "checksums", "archive",
+        "checksums", "archive", "update", "purl",
     )
 }  # fmt: skip
 
@@ -256,6 +260,8 @@ def _repository(found: dict[str, Any], where: Location) -> Git | Hg | None:
         "artifact_name": name,
         "shape": _shape(found),
         "archive": found.get("archive", ()),
+        "update": found.get("update"),
+        "purl": found.get("purl", ""),
     }
     if found.get("type") == "hg":
         return Hg(**places)

@@ -60,6 +60,19 @@ class Place(NamedTuple):
     refused: str = ""
 
 
+class Update(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """Where newer versions of a definition are listed; "" is derived from its URL, or no restriction.
+
+    `origin` is "git-tags", "github" or "html"; `match` and `ignore` are regular expressions of RE2.
+    """
+
+    origin: str = ""
+    url: str = ""
+    match: str = ""
+    ignore: str = ""
+    prereleases: bool = False
+
+
 class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """One file with a pinned digest; `mirrors` serve the same bytes, in order of preference.
 
@@ -91,6 +104,8 @@ class StaticUrl(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
     #: URLs to try according to `mirrors.yml`; () without that file.
     rewritten: tuple[Place, ...] = ()
     taskgraph_name: str = ""
+    update: Update | None = None
+    purl: str = ""
 
     def __repr__(self) -> str:
         """Return a text without URLs and headers, which may contain secrets."""
@@ -161,6 +176,8 @@ class Git(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     shape: tuple[tuple[str, str], ...] = ()
     archive: tuple[tuple[str, int | str], ...] = ()
     taskgraph_names: tuple[str, ...] = ()
+    update: Update | None = None
+    purl: str = ""
 
 
 class Hg(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
@@ -172,6 +189,8 @@ class Hg(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     artifact_name: str
     shape: tuple[tuple[str, str], ...] = ()
     archive: tuple[tuple[str, int | str], ...] = ()
+    update: Update | None = None
+    purl: str = ""
 
 
 class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):

@@ -1,8 +1,8 @@
 """Download of content without a pinned digest: a signature file, a list of digests, an artifact of a task.
 
-The content becomes a blob under its actual digest. Retries and deadlines are the same as in `downloader`, but there is
-no resume: without a digest, nothing shows whether two responses belong together. Truncation is still detected, by
-Content-Length or by the framing.
+The content becomes a blob under its actual digest. Retries and deadlines are the same as in `downloader`. A broken
+download is resumed only at the same URL and with a strong validator: without a digest, nothing else shows whether two
+responses belong together. Truncation is detected by Content-Length or by the framing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tasks_lib.errors import (
     AllSourcesFailedError,
     DigestMismatchError,
     FailedAttempt,
+    HttpStatusError,
     IntegrityError,
     OfflineError,
     SizeMismatchError,
@@ -44,7 +45,8 @@ class UnverifiedRequest:
 
     `urls` are in order of preference; `headers` are sent to the first one only; `limit` is the maximum size in bytes,
     both compressed and decompressed; `size` (-1: unknown) and `digest` describe the content without a gzip encoding
-    that the server applied. If `on_secret` is "refuse", content that repeats a credential of a request is not kept.
+    that the server applied; if `encoding` is "keep", they describe the bytes as they are sent, as for `Downloader`. If
+    `on_secret` is "refuse", content that repeats a credential of a request is not kept.
     """
 
     name: str
@@ -54,6 +56,7 @@ class UnverifiedRequest:
     size: int = -1
     digest: Digest | None = None
     on_secret: Literal["keep", "refuse"] = "keep"
+    encoding: Literal["decode", "keep"] = "decode"
 
 
 class _Source(NamedTuple):
@@ -62,6 +65,51 @@ class _Source(NamedTuple):
     url: str
     headers: Mapping[str, str]
     retry: Retry
+
+
+class _Arrived:
+    """What has arrived from one URL: kept between its attempts if the server has a strong validator for it.
+
+    `total` is the size of the whole content, and `size` what has arrived of it; without a validator they are -1 and 0.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._stack = contextlib.ExitStack()
+        self._writer: Writer | None = None
+        self._total, self.validator = -1, ""
+
+    def __enter__(self) -> _Arrived:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.drop()
+
+    @property
+    def size(self) -> int:
+        size = self._writer.size if self._writer is not None else 0
+        return size if self.validator and size < self._total else 0
+
+    @property
+    def total(self) -> int:
+        return self._total if self.size else -1
+
+    def begin(self, total: int, validator: str) -> Writer:
+        """Drop what has arrived, and return the writer of a new content."""
+        self.drop()
+        self._total, self.validator = total, validator
+        self._writer = self._stack.enter_context(self._cache.writer())
+        return self._writer
+
+    def resume(self) -> Writer:
+        """Return the writer of what has arrived."""
+        assert self._writer is not None, "a range is requested only when bytes have arrived"
+        return self._writer
+
+    def drop(self) -> None:
+        """Drop what has arrived."""
+        self._stack.close()
+        self._writer, self._total, self.validator = None, -1, ""
 
 
 class UnverifiedDownloader:
@@ -96,6 +144,18 @@ class UnverifiedDownloader:
     def _from_one(
         self, request: UnverifiedRequest, place: _Source, others: int, attempts: list[FailedAttempt], progress: Progress
     ) -> Integrity | None:
+        with _Arrived(self._cache) as arrived:
+            return self._try_one(request, place, others, attempts, arrived, progress)
+
+    def _try_one(
+        self,
+        request: UnverifiedRequest,
+        place: _Source,
+        others: int,
+        attempts: list[FailedAttempt],
+        arrived: _Arrived,
+        progress: Progress,
+    ) -> Integrity | None:
         url = redacted(place.url)
         if not _is_file(place.url) and self._policy.network == "off":
             attempts.append(FailedAttempt(url, "skipped: offline"))
@@ -104,15 +164,19 @@ class UnverifiedDownloader:
         while again:
             progress.check()
             try:
-                return (
-                    self._from_file(request, place.url) if _is_file(place.url) else self._once(request, place, progress)
-                )
+                if _is_file(place.url):
+                    return self._from_file(request, place.url)
+                return self._once(request, place, arrived, progress)
             except IntegrityError as error:
+                arrived.drop()
                 failure: IntegrityError | TransportError = error
                 again = not _is_file(place.url) and place.retry.once_more()
             except TransportError as error:
                 failure = error
-                again = place.retry.again(error, progress, url, others)
+                is_misfit = isinstance(error, HttpStatusError) and error.status in (206, 416) and arrived.size > 0
+                again = is_misfit or place.retry.again(error, progress, url, others)
+                if is_misfit:
+                    arrived.drop()
             attempts.append(FailedAttempt(url, failure.message))
         return None
 
@@ -121,25 +185,31 @@ class UnverifiedDownloader:
             _copy(file, writer, request.limit)
             return _verify_and_commit(writer, request)
 
-    def _once(self, request: UnverifiedRequest, place: _Source, progress: Progress) -> Integrity:
+    def _once(self, request: UnverifiedRequest, place: _Source, arrived: _Arrived, progress: Progress) -> Integrity:
         progress.phase("connect", url=redacted(place.url))
-        with (
-            self._transport.open(
-                place.url, headers=place.headers, size=-1, ends=place.retry.begin(), check=progress.check
-            ) as response,
-            self._cache.writer() as writer,
-        ):
-            encoded = response.encoding in ("gzip", "x-gzip")
+        with self._transport.open(
+            place.url,
+            headers=place.headers,
+            size=arrived.total,
+            offset=arrived.size,
+            validator=arrived.validator,
+            ends=place.retry.begin(),
+            check=progress.check,
+        ) as response:
+            encoded = request.encoding == "decode" and response.encoding in ("gzip", "x-gzip")
             length = _announced_size(response)
-            if request.size >= 0 and length >= 0 and not encoded and length != request.size:
+            whole = response.start + length if length >= 0 else -1
+            if request.size >= 0 and whole >= 0 and not encoded and whole != request.size:
                 cache = escape_text(response.headers.get("x-cache-status", "")[:40])
                 known = f" (x-cache-status: {cache})" if cache else ""
-                raise TransportError(f"expected {request.size} bytes, but the server announces {length}{known}")
+                raise TransportError(f"expected {request.size} bytes, but the server announces {whole}{known}")
             progress.phase("body", url=response.url, **({"total": length} if length >= 0 else {}))
-            pieces = _limit_size(_read_body(response, length, progress), request.limit)
+            pieces = _limit_size(_read_body(response, length, progress), request.limit - response.start)
             pieces = self._transport.sent.refuse(pieces) if request.on_secret == "refuse" else pieces
             if encoded:
+                arrived.drop()
                 return self._decoded(request, place.url, pieces)
+            writer = arrived.resume() if response.start else arrived.begin(whole, response.validator)
             for piece in pieces:
                 writer.write(piece)
             return _verify_and_commit(writer, request)

@@ -27,9 +27,9 @@ _OUTPUT_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, err
 #: Whether dodo.py is loaded for its settings only, without creating anything or waiting.
 SETTINGS_ONLY: Final = ContextVar("settings only", default=False)
 #: Commands that did not exist in the first release: a task of dodo.py may have their name, and then it runs instead.
-YIELDING: Final = ("path", "export", "prove", "adopt")
-#: The directory in which the program `doit-fetch` was started, "" for doit: relative paths of its user are below it.
-STARTED_IN: Final = ContextVar("started in", default="")
+YIELDING: Final = ("path", "export", "prove", "adopt", "add", "update", "outdated", "audit", "sbom")
+#: The directory in which `doit-fetch` was started, if it changed to that of the project; "" for the current one.
+STARTED_IN: Final = ContextVar("directory at the start", default="")
 #: Exit status when the reader of the output is gone: 128 + SIGPIPE, as for a program killed by that signal.
 PIPE_CLOSED: Final = 141
 
@@ -130,10 +130,9 @@ def load_dodo(loader: Any, params: Any) -> None:
     loader.setup(params)
 
 
-def run_own_task(command: Any, args: list[str]) -> None:
-    """Become `doit run` if dodo.py, which is loaded, has a task with the name of a command in `YIELDING`."""
-    if f"task_{command.name}" in (getattr(command.loader, "namespace", None) or {}):
-        name = command.name
+def run_task_instead(loader: Any, name: str, args: list[str]) -> None:
+    """Run the task of the dodo.py that has the name of a newer command, if there is one; else return."""
+    if f"task_{name}" in (getattr(loader, "namespace", None) or {}):
         sys.stderr.write(f"running the task {name!r} of dodo.py; `doit-fetch {name}` is the command\n")
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, "-m", "doit", "run", name, *args])

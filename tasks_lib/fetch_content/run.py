@@ -61,7 +61,7 @@ class Run(Context):
         retry, check = Retry(self.settings.policy, self.settings.transport.total_s(limit)), self.progress.check
         while True:
             try:
-                with self._transport.open(url, headers={}, size=-1, ends=retry.begin(), check=check) as response:
+                with self.transport.open(url, headers={}, size=-1, ends=retry.begin(), check=check) as response:
                     return b"".join(response.chunks(limit))
             except TransportError as error:
                 if not retry.again(error, self.progress, redacted(url)):

@@ -8,11 +8,12 @@ module reads them.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from tasks_lib.errors import SettingError
+from tasks_lib.errors import SettingError, escape_text
 from tasks_lib.fs.trust import Trust, set_aside_artifacts
 from tasks_lib.host import digest_variables
 from tasks_lib.limits import Limits
@@ -70,6 +71,7 @@ class Settings(NamedTuple):
     passed: tuple[tuple[str, str], ...] = ()  # name and digest of each value, which may be a secret
     toolchain_network: str = "on"
     host_identity: str = ""
+    github_api: str = ""
 
     @property
     def trust(self) -> Trust:
@@ -152,6 +154,7 @@ class Settings(NamedTuple):
             passed=tuple(digest_variables(environ, pass_env).items()),
             toolchain_network=str(values["FETCH_TOOLCHAIN_NETWORK"]),
             host_identity=str(values["FETCH_HOST_IDENTITY"]),
+            github_api=_api(str(values["FETCH_GITHUB_API"])),
         )
 
 
@@ -166,6 +169,15 @@ def _networks(text: str) -> tuple[str, ...]:
                 hint="write a network such as 10.0.0.0/8, or none",
             ) from error
     return words
+
+
+def _api(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[A-Za-z0-9\[][^\s?#@]*", text):
+        raise SettingError(
+            f"invalid value {escape_text(text[:80])!r} for FETCH_GITHUB_API: expected a URL without a query",
+            hint="write a URL such as https://github.example.org/api/v3",
+        )
+    return text.rstrip("/")
 
 
 def _pass_env(text: str) -> tuple[str, ...]:

@@ -82,6 +82,7 @@ SETTINGS: Final = (
     ),
     Setting("FETCH_CONNECTIONS", "connections", 16, "maximum connections for one large file that downloads slowly"),
     Setting("FETCH_SPLIT_SIZE", "split_size", 16 << 20, "size in bytes from which a file counts as large"),
+    Setting("FETCH_GITHUB_API", "github_api", "", "base URL of the API for release assets; GitHub's by default"),
     Setting("FETCH_DENY_NETWORKS", "deny_networks", ",".join(LINK_LOCAL), "networks that are never contacted"),
     Setting(
         "FETCH_GIT_PROTOCOLS", "git_protocols", " ".join(PROTOCOLS), "protocols allowed for repositories and submodules"

@@ -12,7 +12,7 @@ import hashlib
 import re
 from typing import BinaryIO, Final
 
-from tasks_lib.errors import SignatureError, ToolError, escape_text
+from tasks_lib.errors import SignatureError, ToolError, UnknownSignerError, escape_text
 from tasks_lib.progress import Progress
 from tasks_lib.signature.packets import MAX_SIGNATURE_BYTES
 from tasks_lib.signature.status import ValidSignature
@@ -50,7 +50,7 @@ def verify_minisign(content: BinaryIO, signature: bytes, *, public_key: str, pro
     algorithm, signer_id, signed = _split(_decode(lines[1], "signature"), (_LEGACY, _HASHED), 64, "signature")
     if signer_id != key_id:
         expected, actual = _format_key_id(key_id), _format_key_id(signer_id)
-        raise SignatureError(f"signature refused: expected one by key {expected}, found one by {actual}")
+        raise UnknownSignerError(f"signature refused: expected one by key {expected}, found one by {actual}")
     message = _hash(content, progress) if algorithm == _HASHED else _read_whole(content)
     comment = lines[2].removeprefix(_TRUSTED)
     _verify(key, signed, message, "it does not match the content")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from tasks_lib.errors import SignatureError, escape_text
+from tasks_lib.errors import SignatureError, UnknownSignerError, escape_text
 
 #: Seconds that a signer's clock may be ahead of this machine's.
 MAX_AHEAD_S: Final = 24 * 3600
@@ -38,6 +38,7 @@ _ERRORS: Final = {
     "4": "it uses an algorithm that gpg does not support",
     "9": "it was made by key {key}, which is not in the key file",
 }
+_NO_KEY: Final = "9"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,9 +120,11 @@ def _refuse_bad(status: Mapping[str, list[list[str]]]) -> None:
     for words in status.get("ERRSIG", []):
         if len(words) > 2 and words[2] in WEAK_DIGESTS:
             raise _weak(words[2])
-        reason = _ERRORS.get(words[5] if len(words) > 5 else "", "gpg cannot verify it (key {key})")
+        code = words[5] if len(words) > 5 else ""
+        reason = _ERRORS.get(code, "gpg cannot verify it (key {key})")
         key = words[6] if len(words) > 6 and len(words[6]) > 16 else _key_of(words)
-        raise _refused(reason.format(key=key), "")
+        refused = _refused(reason.format(key=key), "")
+        raise UnknownSignerError(refused.message) if code == _NO_KEY else refused
     if "FAILURE" in status and "VALIDSIG" not in status:
         raise _refused("gpg failed before verifying it", "")
 
@@ -140,9 +143,9 @@ def _check(words: list[str], user_id: str, allowed: Allowed, now: float) -> Vali
         raise _refused(f"expected a signature of a document, found one of class {escape_text(kind)}", "")
     if primary not in allowed.primaries:
         pinned = ", ".join(sorted(allowed.primaries)[:3])
-        raise _refused(
-            f"expected a signature by the pinned key {pinned}, found one by {escape_text(primary)}",
-            "if upstream announces this key, pin it",
+        raise UnknownSignerError(
+            f"signature refused: expected a signature by the pinned key {pinned}, found one by {escape_text(primary)}",
+            hint="if upstream announces this key, pin it",
         )
     signed_s = int(signed_at) if signed_at.isdigit() else 0
     if signed_s > now + MAX_AHEAD_S:

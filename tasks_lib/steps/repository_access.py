@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -70,12 +70,28 @@ class RepositoryAccess:
         """Return the commit to which a branch or tag points; `directory` becomes a repository.
 
         Raises:
-            TransportError, ToolError, CancelledError: as `GitRepository.resolve`.
+            TransportError, ToolError, CancelledError: as `GitRepository.resolve` and `HgRepository.resolve`.
         """
-        repository = git.GitRepository(directory, self.context.repositories)
+        kind = git.GitRepository if isinstance(self.source, Git) else hg.HgRepository
+        repository = kind(directory, self.context.repositories)
         return self._follow(
             self.source.repo, lambda place: repository.resolve(place, name, self.progress, key=self.key)
         )
+
+    def list_refs(self, patterns: Sequence[str], directory: Path) -> dict[str, str]:
+        """Return the refs of the definition's repository that match; `directory` becomes a repository.
+
+        Raises:
+            OfflineError: the network is off.
+            TransportError, ToolError, CancelledError: as `GitRepository.list_refs`.
+        """
+        url = self.source.repo
+        if self.context.settings.policy.network == "off" and not url.startswith("file:"):
+            raise OfflineError(
+                f"{display_url(url)} is not asked, because the network is off", hint="run without offline"
+            )
+        repository = git.GitRepository(directory, self.context.repositories)
+        return self._follow(url, lambda place: repository.list_refs(place, patterns, self.progress, key=self.key))
 
     def _follow(self, url: str, ask: Callable[[str], Result]) -> Result:
         """Call `ask` with the URL, and again with the URL of each redirect; judge each before it is asked.

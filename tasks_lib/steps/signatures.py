@@ -90,6 +90,12 @@ def _read_key_file(path: str) -> bytes:
     return content
 
 
+def record_evidence(context: Context, content: Integrity, url: str, evidence: Integrity) -> None:
+    """Record that a signature or list from `url` verified `content`, so that it is not downloaded again."""
+    key = recipe.evidence_key(content, url)
+    context.cache.record(Result(key=key, integrity=evidence, provenance={"url": redacted(url)}))
+
+
 class _SignatureCheck:
     """The verification of the signatures of one download."""
 
@@ -168,7 +174,7 @@ class _SignatureCheck:
         integrity = self._obtained(what, urls, limit, refusal)
         with cache.open(integrity) as file:
             verdict = check(file)
-        cache.record(Result(key=key, integrity=integrity, provenance={"url": redacted(urls[0])}))
+        record_evidence(self._context, self._source.integrity, urls[0], integrity)
         return verdict
 
     def _obtained(self, what: str, urls: tuple[str, ...], limit: int, refusal: SignatureError | None) -> Integrity:

@@ -38,7 +38,7 @@ from tasks_lib.transport.deadline import Deadline
 from tasks_lib.transport.deadline_socket import DeadlineSocket, create_context
 from tasks_lib.transport.http_connection import HttpConnections, RawResponse, Route
 from tasks_lib.transport.proxy import PROXY_HINT, Proxy, basic_authorization, proxy_for
-from tasks_lib.transport.response import ByteRange, Response, check_response
+from tasks_lib.transport.response import ByteRange, Head, Response, check_response
 from tasks_lib.transport.secrets import SentSecrets
 from tasks_lib.transport.urls import Origin, next_url, safe_origin
 
@@ -46,6 +46,8 @@ from tasks_lib.transport.urls import Origin, next_url, safe_origin
 MAX_REDIRECTS: Final = 10
 _NO_ENVIRON: Final[Mapping[str, str]] = MappingProxyType({})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+#: Source: RFC 9110 sections 15.4.2 and 15.4.9.
+_PERMANENT: Final = frozenset({301, 308})
 
 
 def allow_all(_host: str) -> str:
@@ -114,16 +116,36 @@ class Transport:
         deadline = Deadline(self.settings, ends or time.monotonic() + self.settings.total_s(size), check, asked)
         span = ByteRange(offset, size if stop < 0 else stop, size)
         try:
-            final, response = self._follow(url, headers, self._asked(span, validator), deadline)
+            final, response, moved = self._follow(url, headers, self._asked(span, validator), deadline)
             try:
                 start = self._judged(url, response, span, validator, deadline)
-                shown = self.sent.redact(redacted(final))
-                yield Response(shown, response.status, response.headers, start, response, deadline)
+                shown, moved = (self.sent.redact(redacted(place)) for place in (final, moved))
+                yield Response(shown, response.status, response.headers, start, response, deadline, moved)
             finally:
                 response.close()
         except FetchError as error:
             error.message = self.sent.redact(error.message)  # it may quote a response that repeats the request
             raise
+
+    def head(self, url: str, *, headers: Mapping[str, str], check: Callable[[], None] = do_nothing) -> Head:
+        """Send a HEAD for `url`; return status and fields of the response, whatever the status is.
+
+        Args:
+            url: http or https.
+            headers: as for `open`.
+            check: as for `open`.
+
+        Raises:
+            RedirectError, StalledError, TlsError, TransportError, CancelledError: as `open`.
+        """
+        deadline = Deadline(self.settings, time.monotonic() + self.settings.total_s(0), check, do_nothing)
+        try:
+            _, response, _ = self._follow(url, headers, self._asked(ByteRange(0, -1, -1), ""), deadline, "HEAD")
+            response.close()
+        except FetchError as error:
+            error.message = self.sent.redact(error.message)
+            raise
+        return Head(response.status, response.headers)
 
     def _judged(self, url: str, response: RawResponse, span: ByteRange, validator: str, deadline: Deadline) -> int:
         """As `check_response`; the hint of a 401 or 403 says how to give credentials, or why none were sent."""
@@ -157,9 +179,14 @@ class Transport:
         return asked
 
     def _follow(
-        self, url: str, secret: Mapping[str, str], asked: Mapping[str, str], deadline: Deadline
-    ) -> tuple[str, RawResponse]:
-        home = safe_origin(url)
+        self,
+        url: str,
+        secret: Mapping[str, str],
+        asked: Mapping[str, str],
+        deadline: Deadline,
+        method: str = "GET",
+    ) -> tuple[str, RawResponse, str]:
+        home, moved = safe_origin(url), ""
         secret = self._with_credentials(home, secret)
         self.sent.add(secret, url)
         for _ in range(MAX_REDIRECTS + 1):
@@ -169,13 +196,19 @@ class Transport:
                 secret = {}  # even if a later redirect leads back: another origin chose it
             deadline.host = here.authority
             self._judge_literal(here)
-            response = self._wire.ask(self._route(here), url, _merge_headers(asked, secret), deadline)
+            response = self._wire.ask(self._route(here), url, _merge_headers(asked, secret), deadline, method)
             if response.status not in _REDIRECTS:
-                return url, response
+                return url, response, moved
             response.close()
             url = next_url(url, _decode_location(response.location))
+            if response.status in _PERMANENT:
+                moved = moved or url
             self.sent.add({}, url)
         raise RedirectError(f"more than {MAX_REDIRECTS} redirects", hint="use the final URL in the definition")
+
+    def refusal(self, host: str) -> str:
+        """Return why a host is not asked, unless a definition names it; "" if it may be."""
+        return self._refusal(host)
 
     def _require(self, origin: Origin) -> None:
         """Check that a redirect may lead to `origin`.

@@ -196,26 +196,28 @@ class HttpConnections:
     def __init__(self, dial: Connect) -> None:
         self._adapter = _Adapter(dial)
 
-    def ask(self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline) -> RawResponse:
-        """Send a GET and read the head of the response; replace kept connections that turn out to be dead.
+    def ask(
+        self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline, method: str = "GET"
+    ) -> RawResponse:
+        """Send a request and read the head of the response; replace kept connections that turn out to be dead.
 
         Raises:
             StalledError, TlsError, TransportError: no response, or an invalid one.
         """
         for _ in range(_MAX_IDLE):
             try:
-                return self._once(route, url, headers, deadline)
+                return self._once(route, url, headers, deadline, method)
             except TransportError as error:
                 sock: DeadlineSocket | None = _serving.sock
                 if sock is None or sock.is_fresh or sock.was_heard or isinstance(error, StalledError):
                     raise
-        return self._once(route, url, headers, deadline)
+        return self._once(route, url, headers, deadline, method)
 
-    def _once(self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline) -> RawResponse:
+    def _once(self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline, method: str) -> RawResponse:
         _serving.deadline, _serving.sock = deadline, None
         origin, proxy = route
         request = requests.PreparedRequest()
-        request.method, request.url, request.body, target = "GET", url, None, request_target(url)
+        request.method, request.url, request.body, target = method, url, None, request_target(url)
         own = {"Host": origin.authority, **headers}
         if proxy is not None and origin.scheme == "http":
             target, own = f"http://{origin.authority}{target}", own | proxy.headers

@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from tasks_lib.errors import HttpStatusError, TransportError, escape_text
 from tasks_lib.retry import is_transient_status, retry_after_s
@@ -14,7 +14,7 @@ from tasks_lib.transport.deadline import Deadline
 from tasks_lib.transport.http_connection import CHUNK, RawResponse
 from tasks_lib.transport.proxy import LOGIN_HINT
 
-__all__ = ["CHUNK", "ByteRange", "Response", "check_response"]
+__all__ = ["CHUNK", "ByteRange", "Head", "Response", "check_response"]
 
 #: Status codes of a response with the whole content. Source: RFC 9110 sections 15.3.1 and 15.3.4; RFC 3229 section
 #: 10.4.1 (a server may send 226 for the identity instance manipulation).
@@ -51,11 +51,24 @@ class ByteRange:
         return f"bytes={self.start}-" if self.stop == self.size else f"bytes={self.start}-{self.stop - 1}"
 
 
+class Head(NamedTuple):
+    """The response to a HEAD: status and fields."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    @property
+    def kind(self) -> str:
+        """The media type without parameters, in lower case."""
+        return _media_type(self.headers)
+
+
 @dataclass(slots=True)
 class Response:
     """A response whose body has not been read; valid inside `Transport.open`.
 
-    `url` is redacted; `start` is the offset of the body's first byte in the content.
+    `url` is redacted; `start` is the offset of the body's first byte in the content; `moved` is the redacted target of
+    the first redirect that is permanent, "" if there is none.
     """
 
     url: str
@@ -64,6 +77,7 @@ class Response:
     start: int
     _raw: RawResponse
     _deadline: Deadline
+    moved: str = ""
 
     @property
     def validator(self) -> str:
@@ -143,8 +157,20 @@ def check_response(response: RawResponse, span: ByteRange, validator: str, deadl
             transient=is_transient_status(status, after_s),
             retry_after_s=after_s,
             hint=_NEXT_STEP.get(status, ""),
+            limited_until_s=_limited_until_s(response.headers) if status in (403, 429) else None,
         )
     return 0
+
+
+def _limited_until_s(headers: Mapping[str, str]) -> float | None:
+    """Return when the used-up limit of an API ends, 0 if that is unknown, None if no limit is used up.
+
+    Source: GitHub, "Rate limits for the REST API": x-ratelimit-remaining, x-ratelimit-reset.
+    """
+    if headers.get("X-RateLimit-Remaining", "").strip() != "0":
+        return None
+    reset = headers.get("X-RateLimit-Reset", "").strip()
+    return float(reset) if re.fullmatch("[0-9]{1,12}", reset) else 0.0
 
 
 def _describe_mismatch(response: RawResponse, span: ByteRange, validator: str) -> str:

@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from tasks_lib.errors import HttpStatusError, MovedError, ToolError, TransportError, UnsupportedArchiveError
+from tasks_lib.errors import (
+    HttpStatusError,
+    MovedError,
+    ToolError,
+    TransportError,
+    UnsupportedArchiveError,
+    escape_text,
+)
 from tasks_lib.network import RepositorySettings, format_trust_hint
 from tasks_lib.progress import Progress
 from tasks_lib.subprocesses import Completed, Invocation, Timeouts, last_line, run, stream_output
@@ -33,6 +40,8 @@ _EXTENSION: Final = Path(__file__).with_name("hg_redirects.py")
 #: Leading path component in the archive from hg, which the caller strips.
 TOP: Final = "x"
 _CHUNK: Final = 1 << 20
+#: A name that is looked up, and that hg reads as nothing else, such as an option or a set of revisions.
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]{0,127}")
 
 
 class HgRepository:
@@ -73,6 +82,27 @@ class HgRepository:
             raise _failure(url, done, self._settings)
         self._marker(changeset).parent.mkdir(exist_ok=True)
         self._marker(changeset).touch()
+
+    def resolve(self, url: str, name: str, progress: Progress, *, key: Path | None = None) -> str:
+        """Return the changeset to which a tag, bookmark or branch of the remote currently points.
+
+        Raises:
+            TransportError: the name does not exist, or the server does not respond.
+            MovedError: the server redirects; the caller asks the new URL.
+            ToolError, CancelledError: as `fetch`.
+        """
+        if not _NAME.fullmatch(name):
+            raise TransportError(f"invalid name {escape_text(name[:60])!r} of a tag")
+        self._prepare(progress)
+        words = ["identify", "--debug", "--id", f"--rev={name}", "--", url]  # --debug: the whole id
+        done = run(self._command(words, key), progress)
+        lines = done.output.decode("utf-8", "replace").split()
+        if done.status:
+            raise _failure(url, done, self._settings)
+        found = next((line for line in lines if re.fullmatch("[0-9a-f]{40}", line)), "")
+        if not found:
+            raise TransportError(f"{display_url(url)} did not name the changeset of {escape_text(name)}")
+        return found
 
     def forget(self) -> None:
         """Delete the repository."""

@@ -129,18 +129,33 @@ class GitRepository:
             MovedError: the server redirects; the caller asks the new URL.
             ToolError, CancelledError: as `fetch`.
         """
-        self._prepare("0" * 40, progress)
-        words = ["ls-remote", *_server(url), "--", url, name, f"{name}^{{}}"]
-        call = git_command(self._settings, self.directory, words, scheme=scheme_of(url), key=key)
-        with http_trace() as trace:
-            done = run(replace(call, environ={**call.environ, **trace.environ}), progress)
-            if done.status:
-                raise _failure(url, name, done, trace, self._settings)
-        found = dict(line.split("\t")[::-1] for line in done.output.decode("utf-8", "replace").splitlines())
+        found = self.list_refs(url, (name, f"{name}^{{}}"), progress, key=key)
         for ref in (f"refs/tags/{name}^{{}}", f"refs/tags/{name}", f"refs/heads/{name}", f"{name}^{{}}", name):
             if ref in found:
                 return str(found[ref])
         raise TransportError(f"{display_url(url)} has no branch or tag called {escape_text(name)}")
+
+    def list_refs(
+        self, url: str, patterns: Sequence[str], progress: Progress, *, key: Path | None = None
+    ) -> dict[str, str]:
+        """Return the refs of the remote that match the patterns, with the object of each.
+
+        A tag object has a second entry, with `^{}`, for the commit that it names.
+
+        Raises:
+            TransportError: the server does not respond.
+            MovedError: the server redirects; the caller asks the new URL.
+            ToolError, CancelledError: as `fetch`.
+        """
+        self._prepare("0" * 40, progress)
+        words = ["ls-remote", *_server(url), "--", url, *patterns]
+        call = git_command(self._settings, self.directory, words, scheme=scheme_of(url), key=key)
+        with http_trace() as trace:
+            done = run(replace(call, environ={**call.environ, **trace.environ}), progress)
+            if done.status:
+                raise _failure(url, patterns[0], done, trace, self._settings)
+        lines = done.output.decode("utf-8", "replace").splitlines()
+        return {name: commit for commit, _, name in (line.partition("\t") for line in lines) if name}
 
     def _prepare(self, commit: str, progress: Progress) -> None:
         try:

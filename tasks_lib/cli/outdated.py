@@ -1,0 +1,49 @@
+"""`doit outdated`: which definitions have a newer version."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from tasks_lib.cli.definition_command import JSON, OFFLINE, DefinitionCommand, format_option
+from tasks_lib.progress import LineProgress, describe_wait
+from tasks_lib.session import Session
+from tasks_lib.ui.events import write_to_stderr
+
+_FIELDS = ("name", "have", "newest", "where", "evidence")
+
+
+class OutdatedCommand(DefinitionCommand):
+    """`doit outdated`."""
+
+    name = "outdated"
+    doc_purpose = "show definitions of which upstream has a newer version"
+    doc_usage = "[NAME...]"
+    doc_description = (
+        "Without names: all definitions. Each project is asked once; answers are kept for an hour. "
+        "Exit status: 0 nothing is older; 1 something is older; 2 unusable definitions; 3 invalid command line; "
+        "4 something could not be looked up, whatever the rest."
+    )
+    cmd_options = (format_option(("text", "a table of what is older"), ("json", "all definitions")), JSON, OFFLINE)
+
+    def answer(self, session: Session, fetches: Sequence[Any], params: Any) -> int:
+        """Write the newest versions; return the exit status."""
+        from tasks_lib.pins.outdated import look_up  # loads the network, which `doit help` does not need
+
+        rows = look_up(session.context, fetches, LineProgress(write_to_stderr, describe_wait))
+        count = {state: sum(row.state == state for row in rows) for state in ("older", "unknown", "not covered")}
+        if params["json"] or params["format"] == "json":
+            listed = [{field: getattr(row, field) for field in _FIELDS} for row in rows]
+            self.outstream.write(f"{json.dumps(listed, indent=2)}\n")
+        else:
+            shown = [row for row in rows if row.state in ("older", "unknown")]
+            if shown:
+                self.write_table([[field.upper() for field in _FIELDS], *([*row[:5]] for row in shown)])
+            self.outstream.write(
+                f"{len(rows)} definitions: {count['older']} older, {count['unknown']} could not be looked up, "
+                f"{count['not covered']} not covered (no version)\n"
+            )
+        if count["unknown"]:
+            return 4
+        return 1 if count["older"] else 0

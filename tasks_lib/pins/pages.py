@@ -1,0 +1,102 @@
+"""Small texts of servers: pages with links, answers of an API, signatures beside a file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from tasks_lib.context import Context
+from tasks_lib.errors import HttpStatusError, OfflineError, TransportError
+from tasks_lib.network import redacted
+from tasks_lib.progress import Progress
+from tasks_lib.retry import Retry
+from tasks_lib.transport import Response
+from tasks_lib.transport.urls import safe_origin
+
+_NONE: Final[Mapping[str, str]] = {}
+#: Seconds for all attempts at one page.
+_TOTAL_S: Final = 60.0
+
+
+class Page(NamedTuple):
+    """A text: `url` has no secrets and is where it was in the end; `links` is the header that names further pages."""
+
+    url: str
+    text: str
+    kind: str = ""
+    links: str = ""
+
+
+class Pages:
+    """Requests of one run; several threads may use it."""
+
+    def __init__(self, context: Context, progress: Progress) -> None:
+        self._context, self._progress = context, progress
+        self._limited: dict[str, TransportError] = {}  # origin -> why it is not asked again in this run
+
+    def get(self, url: str, *, limit: int, headers: Mapping[str, str] = _NONE) -> Page:
+        """Return the text at a URL, with the retries of every download.
+
+        Raises:
+            OfflineError: the network is off.
+            TransportError: no answer, an error status, or more than `limit` bytes.
+            CancelledError: the run was asked to stop.
+        """
+        self._require(url)
+        origin = str(safe_origin(url))
+        retry = Retry(self._context.settings.policy, _TOTAL_S)
+        while True:
+            try:
+                return self._once(url, limit, headers, retry.begin())
+            except TransportError as error:
+                if isinstance(error, HttpStatusError) and error.limited_until_s is not None:
+                    self._limited[origin] = _limit_error(origin, error.limited_until_s)
+                    raise self._limited[origin] from error
+                if not retry.again(error, self._progress, redacted(url)):
+                    raise
+
+    def _require(self, url: str) -> None:
+        """Check that a URL may be asked.
+
+        Raises:
+            OfflineError, TransportError: as `get`.
+        """
+        if self._context.settings.policy.network == "off":
+            raise OfflineError("the network is off", hint="run once without offline=1")
+        origin = safe_origin(url)
+        if reason := self._context.transport.refusal(origin.host):
+            raise TransportError(f"{origin} is not asked: {reason}")
+        if str(origin) in self._limited:
+            raise self._limited[str(origin)]
+
+    def _once(self, url: str, limit: int, headers: Mapping[str, str], ends: float) -> Page:
+        check = self._progress.check
+        with self._context.transport.open(url, headers=headers, size=-1, ends=ends, check=check) as response:
+            body = _read(response, limit)
+            links = response.headers.get("Link", "")
+            return Page(response.url, body.decode("utf-8", "replace"), response.kind, links[:4096])
+
+
+def _read(response: Response, limit: int) -> bytes:
+    body = bytearray()
+    for chunk in response.chunks(limit + 1):
+        body += chunk
+    if len(body) > limit:
+        raise TransportError(f"the answer has more than {limit} bytes")
+    if response.broken:
+        raise TransportError(f"the connection ended after {len(body)} bytes", transient=True)
+    if response.encoding:
+        raise TransportError(f"the answer is encoded as {response.encoding[:20]!r}, which was not requested")
+    return bytes(body)
+
+
+def _limit_error(origin: str, until_s: float) -> TransportError:
+    """Return the error of an API whose limit is used up."""
+    when = ""
+    if 0 < until_s - time.time() < 7 * 24 * 3600:
+        when = f" until {datetime.fromtimestamp(until_s, UTC):%H:%M} UTC"
+    return TransportError(
+        f"{origin}: the rate limit of the API is used up{when}", hint="set GITHUB_TOKEN, or run again later"
+    )
