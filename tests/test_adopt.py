@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -15,7 +16,8 @@ from tasks_lib.adopt.containers import find_in_dockerfile
 from tasks_lib.adopt.declarations import find_in_cmake, find_in_dotslash, find_in_starlark, find_in_wrap
 from tasks_lib.adopt.shell import find_in_script
 from tasks_lib.adopt.workflows import find_in_workflow
-from tests.project import doit, written
+from tests.origin import Origin, reply
+from tests.project import definition, doit, written
 from tests.test_program import program
 
 SHA = "0123456789abcdef" * 4
@@ -233,7 +235,7 @@ def test_how_many(tmp_path: Path) -> None:
     result = found(written(tmp_path, REPOSITORY))
     assert result == EXPECTED
     assert sum(map(len, result.values())) >= 40
-    assert len({one.syntax for _, one in find_downloads(tmp_path)}) == 7  # FetchContent and ExternalProject are one
+    assert len({one.syntax for _, one in find_downloads(tmp_path)}) == 8
 
 
 READERS = {
@@ -330,3 +332,68 @@ def test_the_command(tmp_path: Path) -> None:
     ]
     written(top, {"dodo.py": "def task_adopt():\n    return {'actions': ['echo mine'], 'verbosity': 2}\n"})
     assert "mine" in doit(top, "adopt").stdout
+
+
+UNPINNED = {
+    "get.sh": "curl -fsSLO {url}/data.zip\ncurl -fsSL {url}/tool | sh\nwget {url}/gone\nwget {url}/$UNKNOWN\nwget -O out {url}/tool\n",
+    "Dockerfile": "ADD {url}/tool /opt/\n",
+    "BUILD": 'http_archive(name = "x", url = "{url}/data.zip")\n',
+    "CMakeLists.txt": "FetchContent_Declare(x URL {url}/data.zip)\n",
+    "subprojects/x.wrap": "[wrap-file]\nsource_url = {url}/data.zip\npatch_url = {url}/tool\n",
+}
+
+
+@pytest.fixture
+def unpinned(tmp_path: Path, origin: Origin) -> Path:
+    """Return a repository with downloads that are not pinned."""
+    origin.answers |= {"/data.zip": reply(b"data"), "/tool": reply(b"tool")}
+    return written(tmp_path, {name: text.replace("{url}", origin.url) for name, text in UNPINNED.items()})
+
+
+def test_dead_downloads(unpinned: Path, origin: Origin) -> None:
+    """`--check` asks once for each URL that is known, by HEAD, and marks what is gone; nothing is created."""
+    done = program(unpinned, "adopt", "--check", "get.sh")
+    assert done.stdout.splitlines() == [
+        f"get.sh:1: unpinned {origin.url}/data.zip",
+        f"get.sh:2: unpinned {origin.url}/tool",
+        f"get.sh:3: unpinned {origin.url}/gone dead",
+        f"get.sh:4: unpinned {origin.url}/$UNKNOWN",
+        f"get.sh:5: unpinned {origin.url}/tool",
+    ]
+    assert done.returncode == 1
+    assert sorted(origin.paths()) == ["/data.zip", "/gone", "/tool"]
+    assert {path.name for path in unpinned.iterdir()} == {
+        "get.sh",
+        "Dockerfile",
+        "BUILD",
+        "CMakeLists.txt",
+        "subprojects",
+    }
+    (log,) = json.loads(program(unpinned, "adopt", "--check", "--sarif", "get.sh").stdout)["runs"]
+    assert [result["ruleId"] for result in log["results"]].count("dead") == 1
+
+
+def test_definitions_are_written(unpinned: Path, origin: Origin) -> None:
+    """`--write` adds each download once and shows its replacement; the files that were found stay as they are."""
+    before = {name: (unpinned / name).read_bytes() for name in UNPINNED}
+    done = program(unpinned, "adopt", "--write")
+    data, tool = (hashlib.sha256(content).hexdigest() for content in (b"data", b"tool"))
+    assert [line for line in done.stdout.splitlines() if "replace with" in line] == [
+        f'BUILD:1: replace with: sha256 = "{data}",',
+        f"CMakeLists.txt:1: replace with: URL_HASH SHA256={data}",
+        f"Dockerfile:1: replace with: ADD --checksum=sha256:{tool} {origin.url}/tool /opt/",
+        "get.sh:1: replace with: doit-fetch get data data.zip",
+        'get.sh:2: replace with: cat "$(doit-fetch path tool)"',
+        "get.sh:5: replace with: doit-fetch get tool out",
+        f"subprojects/x.wrap:2: replace with: source_hash = {data}",
+        f"subprojects/x.wrap:3: replace with: patch_hash = {tool}",
+    ]
+    assert "get.sh:3: not added: " in done.stderr
+    assert "get.sh:4: not added: a variable in its URL is not known\n" in done.stderr
+    assert before == {name: (unpinned / name).read_bytes() for name in UNPINNED}
+    text = (unpinned / "fetchdefs/fetch/fetches.yml").read_text()
+    assert text.count("static-url") == 2
+    assert definition("data", f"{origin.url}/data.zip", b"data").splitlines()[3] in text
+    assert program(unpinned, "path", "tool").returncode == 0
+    assert program(unpinned, "adopt", "--write", "BUILD").stdout.count("replace with") == 1
+    assert text == (unpinned / "fetchdefs/fetch/fetches.yml").read_text()

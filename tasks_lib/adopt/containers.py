@@ -42,7 +42,7 @@ def _find_in_add(line: int, body: str, variables: dict[str, str]) -> Iterator[Fi
     for word in words[:-1]:
         if url := find_url(expand(word.strip('"'), variables)):
             at = line + body[: body.find(word)].count("\n")
-            yield Finding(at, "dockerfile", url, bool(checksum), words[-1].strip('"'), checksum)
+            yield Finding(at, "add", url, bool(checksum), words[-1].strip('"'), checksum)
 
 
 def _instructions(text: str) -> Iterator[tuple[int, str, str]]:

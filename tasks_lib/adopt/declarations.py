@@ -230,7 +230,9 @@ def find_in_wrap(text: str) -> list[Finding]:
             is_commit_pin = pin == "revision"
             pinned = is_commit(pinned_to) if is_commit_pin else is_strong(pinned_to)
             digest = pinned_to.lower() if len(pinned_to) == 64 and not is_commit_pin else ""
-            findings.append(Finding(number, "meson", url, pinned, name, digest, pinned_to if is_commit_pin else None))
+            findings.append(
+                Finding(number, "meson", url, pinned, name, digest, pinned_to if is_commit_pin else None, pin)
+            )
     return findings
 
 

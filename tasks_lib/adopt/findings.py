@@ -18,8 +18,10 @@ MAX_URL: Final = 2000
 
 
 class Finding(NamedTuple):
-    """A download: `syntax` names the kind of its file, `name` is that of its declaration or of the file that it writes.
+    """A download; `syntax` names the kind of its file.
 
+    `name` is that of its declaration, or of the file that a script writes, "-" if another program reads the download.
+    `key` is that of its digest in a wrap file.
     `digest` is the sha256 that pins it, "" if there is none or another algorithm pins it. `revision` is that
     of a repository, None for a file.
     """
@@ -31,6 +33,7 @@ class Finding(NamedTuple):
     name: str = ""
     digest: str = ""
     revision: str | None = None
+    key: str = ""
 
     @property
     def is_complete(self) -> bool:

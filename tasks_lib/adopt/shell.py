@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from tasks_lib.adopt.findings import Finding, expand, find_url, has_strong_digest
 from tasks_lib.adopt.shell_words import Command, Word, assignment, parse, substitutions
+from tasks_lib.definitions.values import file_name_of
 
 #: Commands whose words are text and no commands.
 _TEXT: Final = frozenset({"echo", "printf", "cat", ":", "read", "grep", "sed", "log", "info", "warn", "die", "error"})
@@ -118,7 +119,8 @@ class _Script:
                 read = _read_curl(arguments, following[0]) if tool == "curl" else _read_wget(arguments, following[0])
                 for url, output in self._urls(read.urls, read.outputs) if read.keeps else ():
                     pinned, digest = self._judge(url, output, following)
-                    yield Finding(url.line, self._syntax, url.text, pinned, output, digest)
+                    name = output or ("-" if _is_read(following[0]) else file_name_of(url.text))
+                    yield Finding(url.line, self._syntax, url.text, pinned, name, digest)
                 return
 
     def _urls(self, urls: Sequence[Word], outputs: Sequence[str]) -> Iterator[tuple[Word, str]]:
@@ -135,7 +137,7 @@ class _Script:
         """
         if not output and _is_read(following[0]):
             return False, ""
-        name = (output or url.text.partition("?")[0]).rpartition("/")[2]
+        name = output.rpartition("/")[2] or file_name_of(url.text)
         text, others = "", 0
         for command in following[1:]:
             words = [expand(word.text, self._variables) for word in command.words]
