@@ -135,6 +135,7 @@ def test_texts(top: Path, origin: Origin) -> None:
     shebang, _, text = (out / "lib").read_text().partition("\n")
     entry = json.loads(text)["platforms"]["linux-x86_64"]
     assert shebang == "#!/usr/bin/env dotslash" and os.access(out / "lib", os.X_OK)
+    assert (entry["format"], entry["path"]) == ("tar", "lib-1.0/run")
     assert entry["providers"] == [{"url": f"https://mirror.example/files/cas/{LIB}"}]
     run(top, "cmake")
     tree = top / "build/extracted/lib/lib-1.0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gzip
 import http.server
 import io
 import os
@@ -13,14 +14,14 @@ import sys
 import sysconfig
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.archives import Member, tar
 from tests.origin import reply, serving
-from tests.project import CLEAN, PYTHONPATH, ROOT
+from tests.project import CLEAN, PYTHONPATH, ROOT, definition, written
 from tests.test_docs import blocks
 
 pytestmark = pytest.mark.slow
@@ -116,6 +117,25 @@ def run(directory: Path, script: str) -> str:
 def test_every_page_is_followed() -> None:
     """Each page has a row."""
     assert {path.stem for path in PAGES.glob("*.md")} == set(TOOLS)
+
+
+ARCHIVES: dict[str, Callable[[list[Member]], bytes]] = {
+    "greet-1.tar": tar,
+    "greet-1.tar.gz": lambda members: gzip.compress(tar(members), mtime=0),
+}
+
+
+@pytest.mark.parametrize("name", [*ARCHIVES, "greet.gz"])
+def test_a_program_in_an_archive(name: str, tmp_path: Path) -> None:
+    """DotSlash runs the program of an archive, found among other files, and that of a compressed file."""
+    script = b'#!/bin/sh\necho "hello, $*"\n'
+    members = [Member("d/"), Member("d/bin/greet", script, mode=0o755), Member("d/bin/other", script, mode=0o755)]
+    content = ARCHIVES[name](members) if name in ARCHIVES else gzip.compress(script, mtime=0)
+    with serving({f"/{name}": reply(content)}) as origin, mirror(tmp_path / "mirror") as base:
+        written(tmp_path, {"fetchdefs/fetch/a.yml": definition("greet-1", f"{origin.url}/{name}", content)})
+        (tmp_path / "home").mkdir()
+        run(tmp_path, f"doit-fetch export dotslash mirror --url-base {base}")
+        assert run(tmp_path, "mirror/greet-1 world") == "hello, world\n"
 
 
 @pytest.mark.parametrize("tool", TOOLS)

@@ -15,6 +15,7 @@ from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import SettingError, TreeError, escape_text
 from tasks_lib.export.directory import RECORDS, Changes, ExportDirectory, RecordedFile, WantedFile
 from tasks_lib.export.layouts import LAYOUTS, Download, Exported, Layout, Target, Text, Tree
+from tasks_lib.export.program import Program, find_program
 from tasks_lib.fs.files import hash_descriptor
 from tasks_lib.progress import Progress
 from tasks_lib.project import Project
@@ -128,7 +129,13 @@ class _Exporter:
         return users
 
     def _download(self, name: str, source: StaticUrl) -> Download:
-        return Download(name, source, partial(self._sha512, name, source.integrity))
+        sha512 = partial(self._sha512, name, source.integrity)
+        return Download(name, source, sha512, partial(self._program, name, source))
+
+    def _program(self, name: str, source: StaticUrl) -> Program:
+        context = self._project.context
+        with context.cache.open(source.integrity) as file:
+            return find_program(file, source.file_name, name, context.limits((*source.archive, *source.shape)))
 
     def _known(self) -> list[Download]:
         sources = ((one.name, one.source) for one in self._project.select(()))

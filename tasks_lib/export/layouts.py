@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from tasks_lib.definitions import StaticUrl
+from tasks_lib.export.program import Program
 from tasks_lib.network import redacted
 
 #: The platforms of a DotSlash file that doit-fetch runs on. Source: DotSlash, "DotSlash File", `platforms`.
@@ -22,11 +23,15 @@ _PROGRAM: Final = 0o755
 
 
 class Download(NamedTuple):
-    """The pinned download of the definition `name`; `sha512` returns the hex digits of that digest."""
+    """The pinned download of the definition `name`.
+
+    `sha512` returns the hex digits of that digest, `program` the program in it; both read the content.
+    """
 
     name: str
     source: StaticUrl
     sha512: Callable[[], str]
+    program: Callable[[], Program]
 
     @property
     def sha256(self) -> str:
@@ -148,11 +153,13 @@ def _conan_sidecars(exported: Exported, _target: Target) -> Iterator[Text]:
 def _dotslash_files(exported: Exported, target: Target) -> Iterator[Text]:
     """Yield the DotSlash file of each download. Source: DotSlash, "DotSlash File"."""
     for one in exported.downloads:
+        program = one.program()
         entry = {
             "size": one.source.integrity.size,
             "hash": "sha256",
             "digest": one.sha256,
-            "path": one.source.file_name,
+            **({"format": program.format} if program.format else {}),
+            "path": program.path,
             "providers": [{"url": f"{target.url}/{_by_digest(one)}"}],
         }
         platforms = dict.fromkeys(_DOTSLASH_PLATFORMS, entry)

@@ -21,6 +21,7 @@ from tasks_lib.download import Request
 from tasks_lib.errors import FetchError, SettingError, escape_text
 from tasks_lib.export.directory import RECORDS, read_record
 from tasks_lib.export.layouts import LAYOUTS, Download
+from tasks_lib.export.program import Program
 from tasks_lib.host import find_isolation
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.project import Project
@@ -125,7 +126,7 @@ def _read_records(directory: Path) -> dict[str, list[str]]:
 
 def _in_layouts(base: str, name: str, source: StaticUrl) -> tuple[str, ...]:
     """Return the URLs that a download has in each layout; that of vcpkg needs its content."""
-    one = Download(name, source, str)
+    one = Download(name, source, str, lambda: Program("", ""))
     return tuple(dict.fromkeys(f"{base}/{path}" for path in _paths_of(one)))
 
 
