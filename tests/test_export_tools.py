@@ -8,6 +8,7 @@ import gzip
 import http.server
 import io
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -117,6 +118,66 @@ def run(directory: Path, script: str) -> str:
 def test_every_page_is_followed() -> None:
     """Each page has a row."""
     assert {path.stem for path in PAGES.glob("*.md")} == set(TOOLS)
+
+
+#: Page -> the Debian package of its program, and files that make it run without a daemon and users of its own.
+IN_CHROOT = {
+    "bazel": ("bazel-bootstrap", {".bazelrc": "startup --batch --output_user_root=/tmp/bazel\n"}),
+    "nix": ("nix-bin", {"nix/nix.conf": "build-users-group =\nsandbox = false\n"}),
+}
+#: Runs a script in a directory of a system, without a network; $1 is the system, $2 the directory, $3 the script.
+CHROOT = """
+mount --rbind /proc "$1/proc" && mount --rbind /dev "$1/dev" && mount --bind "$2" "$1/mnt"
+exec chroot "$1" env -i PATH=/usr/bin:/bin:/usr/sbin:/sbin HOME=/tmp NIX_CONF_DIR=/mnt/nix sh -euc "cd /mnt; $3"
+"""
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a Debian system with the programs that are not installed here."""
+    if "CHROOT_TESTS" not in os.environ:
+        pytest.skip("CHROOT_TESTS is not set: a Debian system takes two minutes and 2 GB")
+    if os.geteuid() or not shutil.which("mmdebstrap"):
+        pytest.skip("needs root and mmdebstrap")
+    root = tmp_path_factory.mktemp("debian") / "root"
+    include = "--include=" + ",".join(package for package, _ in IN_CHROOT.values())
+    sources = sorted(Path("/etc/apt/sources.list.d").glob("debian.sources"))
+    command = ["mmdebstrap", "--mode=root", "--variant=apt", include, "bookworm", str(root), *map(str, sources)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stderr
+    yield root
+    shutil.rmtree(root)
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("tool", IN_CHROOT)
+def test_a_tool_in_a_chroot(tool: str, system: Path, tmp_path: Path) -> None:
+    """Bazel and Nix of Debian follow their pages in a system of their own, which has no network."""
+    written(tmp_path, IN_CHROOT[tool][1])
+    (tmp_path / "home").mkdir()
+    output = ""
+    with serving({path: reply(body) for path, body in published().items()}) as origin:
+        for block in blocks(PAGES / f"{tool}.md"):
+            text = block.text.replace("https://files.example.org", origin.url)
+            if block.title:
+                written(tmp_path, {block.title: text})
+            elif block.language == "sh":
+                for line in text.splitlines():
+                    own = line.startswith("doit-fetch")
+                    words = [
+                        "unshare",
+                        "--net",
+                        "--mount",
+                        "sh",
+                        "-euc",
+                        CHROOT,
+                        "sh",
+                        str(system),
+                        str(tmp_path),
+                        line,
+                    ]
+                    output += run(tmp_path, line if own else shlex.join(words))
+    assert TOOLS[tool][1] in output, output
 
 
 ARCHIVES: dict[str, Callable[[list[Member]], bytes]] = {
