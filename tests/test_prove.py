@@ -107,6 +107,7 @@ def test_no_namespace(top: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_wrong_words(top: Path) -> None:
     """An unknown name or source is refused with what is expected."""
     for words, expected in (
