@@ -173,6 +173,14 @@ def test_redirect(here: Project) -> None:
     assert [one.kind for one in added.evidence] == ["listed"]
 
 
+@pytest.mark.parametrize("path", ["/tool/1.5/download", "/get.php?file=tool-1.5.zip"])
+def test_an_archive_without_a_suffix(here: Project, path: str) -> None:
+    """An archive that keeps its names, and whose URL does not say what it is, gets a name that does."""
+    here.origin.answers[path.partition("?")[0]] = reply(zipped("a", "b/c"))
+    assert here.add(here.origin.url + path).name == "tool-1.5"
+    assert here.definition("tool-1.5")["artifact-name"] == "tool-1.5.zip"
+
+
 def test_content_encoding(here: Project) -> None:
     """Size and digest are those of the bytes that a run receives, also if the server compresses them."""
     packed = gzip.compress(LIBRARY)
@@ -213,6 +221,7 @@ REFUSED: Mapping[str, tuple[str, Answer, dict[str, Any], str]] = {
     "missing": ("/x-1.0.zip", reply(b"", "404 Not Found"), {}, "404"),
     "fragment": ("/x-1.0#sha256=" + "0" * 64, reply(b"x"), {}, "the fragment of the URL has sha256:0000"),
     "bad fragment": ("/x-1.0#sha256=12", reply(b"x"), {}, "invalid sha256"),
+    "strip": ("/x-1.0", reply(ELF), {"strip": "1"}, "is not an archive"),
     "bad name": ("/x-1.0", reply(b"x"), {"name": "a b"}, "invalid name"),
     "bad key": ("/x-1.0", reply(b"x"), {"key": Path("nothing.asc")}, "cannot read the key"),
     "other file": ("/x-1.0", reply(b"x"), {"file": Path("other.yml")}, "not a file of fetch definitions"),
@@ -242,11 +251,26 @@ def test_known_urls_and_digests(here: Project) -> None:
     assert (again.files, len(here.origin.requests)) == ({}, asked)
     assert "already defined as x-1.0 (fetchdefs/fetch/fetches.yml:1)" in again.notes[0]
     assert Path("fetchdefs/fetch/fetches.yml").read_bytes() == before
+    with pytest.raises(IntegrityError, match="the fragment of the URL has sha256:0000"):
+        here.add(f"{here.origin.url}/x-1.0#sha256={'0' * 64}")
     other = here.add(f"{here.origin.url}/y-1.0")
     assert "x-1.0 has the same content" in other.notes[0]
     assert other.evidence[0].kind == "also in the cache"
     with pytest.raises(EditError, match=r"the name x-1\.0 is taken"):
         here.add(f"{here.origin.url}/y-1.0?again", name="x-1.0")
+
+
+def test_a_taskgraph_tree(here: Project) -> None:
+    """In a Taskgraph repository, the definition goes into the tasks of the kind."""
+    kind = "loader: taskgraph.loader.transform:loader\ntasks:\n  a:\n    description: a\n    fetch: {type: static-url, url: 'https://h/a', sha256: SHA, size: 1}\n"
+    written(Path(), {"taskcluster/kinds/fetch/kind.yml": kind.replace("SHA", "0" * 64)})
+    here.environ["FETCHDEFS_DIR"] = "."
+    here.origin.answers["/x-1.0"] = reply(ELF)
+    here.add(f"{here.origin.url}/x-1.0")
+    assert list(load(Path()).fetches) == ["a", "x-1.0"]
+    assert (
+        yaml.safe_load(Path("taskcluster/kinds/fetch/kind.yml").read_text())["tasks"]["x-1.0"]["description"] == "x-1.0"
+    )
 
 
 def test_dry_run(here: Project) -> None:
@@ -568,10 +592,10 @@ def test_a_tag(here: Project, upstream: tuple[str, dict[str, str]], tag: str) ->
     """A tag becomes the commit that it names, and a run fetches nothing more."""
     url, commits = upstream
     added = here.add(f"{url}#{tag}")
-    tag = tag.removeprefix("refs/tags/")
+    given, tag = tag, tag.removeprefix("refs/tags/")
     assert added.name == f"tool-{tag[1:]}"
     assert here.definition(added.name) == {"type": "git", "repo": url, "revision": commits[tag]}
-    if tag == "v1.10":
+    if given == "v1.10":
         done = doit(Path(), FETCH_OFFLINE="1", FETCH_GIT_PROTOCOLS="https")
         assert done.returncode == 0, done.stdout
     assert "already defined" in here.add(f"{url}#{tag}").notes[0]
@@ -612,6 +636,11 @@ def test_the_command_line(here: Project, tmp_path: Path) -> None:
     url = f"{here.origin.url}/a-1.0"
     written(tmp_path, {"fetchdefs/fetch/a.yml": "# mine\n", "fetchdefs/fetch/b.yml": "# mine\n"})
     done = program(tmp_path / "fetchdefs/fetch", "add", url, "--file", "b.yml", "--json")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "dodo.py").exists()  # `--file` is not doit's own option
+    again = program(tmp_path / "fetchdefs/fetch", "add", f"{url}?raw=1#x", "--file", "b.yml", "--name=c", "--dry-run")
+    assert again.returncode == 0, again.stderr
+    assert f"url: {url}?raw=1\n" in again.stdout
     found = json.loads(done.stdout)
     assert (found["name"], found["file"], found["written"]) == ("a-1.0", "fetchdefs/fetch/b.yml", True)
     assert found["evidence"] == [{"kind": "first use", "detail": "nothing else vouches for these bytes"}]

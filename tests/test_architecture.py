@@ -11,7 +11,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "tasks_lib").rglob("*.py"))
-PURE = ("errors.py", "digest.py", "relpath.py", "formats.py", "vcs/urls.py", "recipe.py", "definitions/")
+PURE = (
+    "errors.py",
+    "digest.py",
+    "relpath.py",
+    "formats.py",
+    "vcs/urls.py",
+    "recipe.py",
+    "definitions/",
+    "pins/versions.py",
+    "pins/purl.py",
+    "pins/questions.py",
+    "pins/spdx.py",
+)
 #: Starts of programs, which read the environment.
 PROGRAMS = ("fetch_content/console.py", "fetch_content/zipapp_main.py", "cli/console.py")
 IO = {"os", "pathlib", "time", "random", "subprocess", "socket", "requests", "tempfile", "shutil"}

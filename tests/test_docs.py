@@ -160,6 +160,8 @@ PRINTED = {
     "add.md": "listed",
     "update.md": "demo: updated 1.9 -> 1.10\n  tree: 0 added, 0 removed, 1 changed\n    ~ demo.c\n",
     "outdated.md": "tool  1.9.0  1.10.0",
+    "audit.md": "EXAMPLE-1: an example; fixed in 1.1",
+    "sbom.md": "fetch:hello",
 }
 
 

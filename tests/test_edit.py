@@ -65,6 +65,12 @@ def test_insert(case: str, newline: str) -> None:
     assert found == after.replace("\n", newline)
 
 
+def test_insert_a_name_that_exists() -> None:
+    """A name that another process has added in the meantime is not defined twice."""
+    with pytest.raises(EditError, match="already"):
+        insert_definition("new: {}\n", "new", CONTENT)
+
+
 def test_insert_into_a_kind() -> None:
     """In a kind.yml, definitions are below `tasks`."""
     text = "tasks:\n  a:\n    x: 1\n\n  z:\n    x: 1\nloader: x\n"

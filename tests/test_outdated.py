@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +23,7 @@ from tasks_lib.progress import Silent
 from tasks_lib.session import Session
 from tasks_lib.settings import Settings
 from tests.origin import Answer, Origin, OriginRequest, reply
-from tests.project import PORCH, definition, doit, written
+from tests.project import CLEAN, PORCH, PYTHONPATH, definition, doit, written
 from tests.repositories import committed, git, made
 from tests.test_program import program
 
@@ -57,8 +62,12 @@ def project(top: Path, fetches: str) -> Path:
 
 def rows(top: Path, *names: str, **environ: str) -> dict[str, Any]:
     """Return the rows of `doit outdated --json` by name, made in this process."""
-    places = {"fetchdefs": str(top / "fetchdefs"), "cache": str(top / "cache"), "build": str(top / "build")}
-    settings = Settings.parse(variables=places, environ={"FETCH_RETRIES": "0", **environ})
+    with contextlib.chdir(top):
+        return _rows(names, environ)
+
+
+def _rows(names: tuple[str, ...], environ: dict[str, str]) -> dict[str, Any]:
+    settings = Settings.parse(variables={}, environ={"FETCH_RETRIES": "0", **environ})
     session = Session(settings, {"PATH": os.environ["PATH"], **environ})
     fetches = [fetch for name, fetch in session.definitions.fetches.items() if not names or name in names]
     return {
@@ -88,15 +97,22 @@ def test_a_listing_names_newer_files(tmp_path: Path, origin: Origin, page: Any) 
     """Files with the name of the present one are versions; prereleases, documentation and other files are not."""
     origin.answers["/hello/"] = page(*HELLO)
     top = project(tmp_path, definition("hello", f"{origin.url}/hello/hello-1.9.0.tar.gz", CONTENT))
-    assert printed(top, status=1) == {
+    assert rows(top) == {
         "hello": {
             "name": "hello", "have": "1.9.0", "newest": "1.10.0", "where": f"{origin.url}/hello/", "evidence": "link hello-1.10.0.tar.gz",
         }
     }  # fmt: skip
+
+
+def test_the_table(tmp_path: Path, origin: Origin) -> None:
+    """The table lists what is older; `--json` has the fields of the contract."""
+    origin.answers["/hello/"] = nginx_page(*HELLO)
+    top = project(tmp_path, definition("hello", f"{origin.url}/hello/hello-1.9.0.tar.gz", CONTENT))
     text = doit(top, "outdated")
     assert text.returncode == 1
     assert "hello  1.9.0  1.10.0" in text.stdout
     assert "1 definitions: 1 older, 0 could not be looked up, 0 not covered" in text.stdout
+    assert [*printed(top, status=1)["hello"]] == [*FIELDS]
 
 
 def test_newest_and_other_archive_formats(tmp_path: Path, origin: Origin) -> None:
@@ -332,6 +348,7 @@ def test_statuses(tmp_path: Path, origin: Origin) -> None:
     assert program(top, "outdated").returncode == 2
 
 
+@pytest.mark.slow
 def test_a_task_of_the_user_has_precedence(tmp_path: Path) -> None:
     """A dodo.py that has a task with the name of the command keeps it."""
     top = written(
@@ -409,3 +426,30 @@ def test_a_command_that_runs_git_needs_it(tmp_path: Path) -> None:
         tmp_path, f"x:\n  description: d\n  fetch: {{type: git, repo: 'https://h/x', revision: {'a' * 40}}}\n"
     )
     assert "install git" in rows(top, PATH=str(tmp_path / "bin"))["x"]["evidence"]
+
+
+@pytest.mark.slow
+def test_an_interruption_stops_the_look_ups(tmp_path: Path, origin: Origin) -> None:
+    """SIGINT ends the command although the servers do not answer."""
+    held = threading.Event()
+
+    def hang(_connection: Any, _request: OriginRequest) -> None:
+        held.wait(60)
+
+    fetches = ""
+    for name in ("a", "b", "c"):
+        origin.answers[f"/{name}/"] = hang
+        fetches += definition(name, f"{origin.url}/{name}/{name}-1.0.tar", CONTENT)
+    top = project(tmp_path, fetches)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "doit", "outdated"], cwd=top, env={**CLEAN, "PYTHONPATH": PYTHONPATH}
+    )
+    try:
+        while len(origin.requests) < 3:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    finally:
+        process.kill()
+        held.set()

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from tasks_lib.errors import EditError, FetchError, IntegrityError, SignatureError
-from tasks_lib.pins.update import Target, Updated, UpdateRequest, update
+from tasks_lib.pins.commits import Target
+from tasks_lib.pins.update import Updated, UpdateRequest, update
 from tests.archives import Member, tar
 from tests.keys import keyring
 from tests.origin import Origin, reply

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.version import Version
 
@@ -15,7 +15,6 @@ from tasks_lib.pins.versions import (
     is_newer,
     is_prerelease,
     parse_tag,
-    project_url,
     replace_version,
     spell_like,
     version_key,
@@ -34,6 +33,7 @@ VERSIONS = st.builds("".join, st.tuples(NUMBERS, SUFFIXES)).filter(
 )
 
 
+@settings(deadline=None)
 @given(VERSIONS, VERSIONS)
 def test_versions_compare_as_packaging_does(one: str, other: str) -> None:
     """Versions that PEP 440 knows have its order."""
@@ -42,6 +42,7 @@ def test_versions_compare_as_packaging_does(one: str, other: str) -> None:
     assert is_prerelease(one) == Version(one).is_prerelease
 
 
+@settings(deadline=None)
 @given(TEXTS, TEXTS, TEXTS)
 def test_the_order_is_total(one: str, two: str, three: str) -> None:
     """Any texts compare: exactly one of less, equal, greater; and the order is transitive."""
@@ -133,7 +134,6 @@ def test_version_of_a_url(url: str, version: str) -> None:
         changed = replace_version(url, version, "77.8.9")
         assert version_key(find_version(changed)) == version_key("77.8.9")
         assert replace_version(url, version, version) == url
-        assert "*" in project_url(url, version)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +170,7 @@ def test_parse_tag(text: str, prefix: str, version: str) -> None:
     assert parse_tag(text) == (prefix, version)
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_any_tag_is_parsed_or_refused(text: str) -> None:
     """A tag is split without loss, or it has no version."""
@@ -204,6 +205,7 @@ def test_spelling() -> None:
     assert spell_like("1.2", "1.1") == "1.2"
 
 
+@settings(deadline=None)
 @given(TEXTS | st.from_regex(r"[0-9a-f._-]{0,60}", fullmatch=True), TEXTS, TEXTS)
 def test_hostile_text(text: str, old: str, new: str) -> None:
     """No text makes the functions fail."""

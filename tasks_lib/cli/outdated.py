@@ -32,18 +32,17 @@ class OutdatedCommand(DefinitionCommand):
         from tasks_lib.pins.outdated import look_up  # loads the network, which `doit help` does not need
 
         rows = look_up(session.context, fetches, LineProgress(write_to_stderr, describe_wait))
-        count = {state: sum(row.state == state for row in rows) for state in ("older", "unknown", "not covered")}
+        older = [row for row in rows if row.state == "older"]
+        unknown = [row for row in rows if row.state in ("unknown", "unlisted")]
         if params["json"] or params["format"] == "json":
             listed = [{field: getattr(row, field) for field in _FIELDS} for row in rows]
             self.outstream.write(f"{json.dumps(listed, indent=2)}\n")
         else:
-            shown = [row for row in rows if row.state in ("older", "unknown")]
-            if shown:
-                self.write_table([[field.upper() for field in _FIELDS], *([*row[:5]] for row in shown)])
+            if older or unknown:
+                self.write_table([[field.upper() for field in _FIELDS], *([*row[:5]] for row in older + unknown)])
+            uncovered = sum(row.state == "not covered" for row in rows)
             self.outstream.write(
-                f"{len(rows)} definitions: {count['older']} older, {count['unknown']} could not be looked up, "
-                f"{count['not covered']} not covered (no version)\n"
+                f"{len(rows)} definitions: {len(older)} older, {len(unknown)} could not be looked up, "
+                f"{uncovered} not covered (no version)\n"
             )
-        if count["unknown"]:
-            return 4
-        return 1 if count["older"] else 0
+        return 4 if unknown else int(bool(older))

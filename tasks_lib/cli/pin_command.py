@@ -41,6 +41,15 @@ class PinCommand(BaseCommand, abc.ABC):
             FetchError: it fails.
         """
 
+    def get_options(self) -> list[Any]:
+        """Return all options; one of doit's that has the name of an own one keeps its letter only: `-f` for dodo.py."""
+        options: list[Any] = super().get_options()
+        own = {one["long"] for one in self.cmd_options}
+        for option in options[: -len(self.cmd_options)]:
+            if option.long in own:
+                option.long = ""
+        return options
+
     def parse_execute(self, in_args: list[str]) -> int:
         """Run a command line; a URL with a query is an argument, although doit takes it for a variable.
 

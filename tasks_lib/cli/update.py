@@ -13,7 +13,8 @@ from tasks_lib.session import Session
 
 if TYPE_CHECKING:
     from tasks_lib.definitions import Fetch
-    from tasks_lib.pins.update import Target, Updated, UpdateRequest
+    from tasks_lib.pins.commits import Target
+    from tasks_lib.pins.update import Updated, UpdateRequest
     from tasks_lib.pins.workspace import Workspace
 
 
@@ -78,15 +79,19 @@ class UpdateCommand(PinCommand):
         self.outstream.write(f"{name}: {would}{done.state}{escape_text(versions)}\n")
         self.write_lines(f"  note: {escape_lines(note)}" for note in done.notes)
         if done.state == "updated":
-            tree = done.tree.lines() if done.tree is not None else ["tree: one of the two versions has none here"]
+            tree = (
+                done.tree.lines()
+                if done.tree is not None
+                else ["tree: not compared: the cache lacks the old content, or it is not an archive"]
+            )
             self.write_lines(f"  {escape_text(line)}" for line in tree)
             self.write_lines(escape_text(line) for line in done.diff.splitlines())
 
 
 def _find_newest(workspace: Workspace, fetches: list[Fetch], request: UpdateRequest) -> dict[str, Target]:
     """Return where each definition goes; nowhere if the command line says it, or if nothing newer is known."""
+    from tasks_lib.pins.commits import Target  # as above
     from tasks_lib.pins.outdated import look_up  # needs the network, which `doit help` does not
-    from tasks_lib.pins.update import Target  # as above
 
     targets = {fetch.name: Target() for fetch in fetches}
     if not request.to and not request.url:

@@ -12,31 +12,32 @@ The steps, in order, each with the module that does it:
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-from tasks_lib.definitions import Fetch, Git
+from tasks_lib.definitions import Fetch, Git, StaticUrl
 from tasks_lib.definitions.fields import check_name
 from tasks_lib.definitions.schema import FieldError
+from tasks_lib.definitions.values import file_name_of
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import EditError, escape_text
+from tasks_lib.errors import EditError, IntegrityError, escape_text
+from tasks_lib.formats import format_from_name
 from tasks_lib.network import redacted
 from tasks_lib.pins import forge
 from tasks_lib.pins.add_url import GivenUrl, parse_url
+from tasks_lib.pins.commits import resolve_tag
 from tasks_lib.pins.edit import add_to_list, insert_definition
 from tasks_lib.pins.evidence import API_DIGEST, CACHED, FIRST_USE, LISTED, Evidence, rank
 from tasks_lib.pins.keys import PublicKey, load_keys
 from tasks_lib.pins.measure import Measured, Shape, inspect, measure, refuse_page
 from tasks_lib.pins.mirror_groups import propose_group
-from tasks_lib.pins.naming import file_name, propose_name, propose_repository_name
+from tasks_lib.pins.naming import file_name, has_ending, propose_name, propose_repository_name
 from tasks_lib.pins.siblings import Locations, look_for_siblings
 from tasks_lib.pins.workspace import Workspace, editing, key_path, keys_above, read_text, write_bytes
 from tasks_lib.pins.yaml_style import Value
 from tasks_lib.steps.commit import commit_archive
-from tasks_lib.steps.repository_access import open_repositories
 from tasks_lib.vcs.urls import display_url
 
 _DODO: Final = "from doit_fetch import DOIT_CONFIG, task_fetchdefs\n"
@@ -87,6 +88,7 @@ def add(workspace: Workspace, request: AddRequest) -> Added:
     given = parse_url(request.url)
     known = workspace.find_url(given.url) if given.kind == "file" else _find_commit(workspace, given.url, given.tag)
     if known is not None and not request.name:
+        _require_promised(known, given)
         added = Added(name=known.name, file=Path(known.file), content={})
         added.notes.append(f"{redacted(given.url)} is already defined as {known.name} ({known.file}:{known.line})")
     else:
@@ -98,6 +100,20 @@ def add(workspace: Workspace, request: AddRequest) -> Added:
             for path, content in added.files.items():
                 write_bytes(path, content)
     return added
+
+
+def _require_promised(known: Fetch, given: GivenUrl) -> None:
+    """Check that a definition has the digest that the fragment of its URL promises.
+
+    Raises:
+        IntegrityError: it has another one.
+    """
+    for one in given.expected:
+        if isinstance(known.source, StaticUrl) and known.source.integrity.digest != one.digest:
+            raise IntegrityError(
+                f"{one.by} has {one.digest}, {known.name} has {known.source.integrity.digest}",
+                hint=f"find out which of them is wrong, then: doit update {known.name}",
+            )
 
 
 def _check_given_name(workspace: Workspace, name: str) -> None:
@@ -197,8 +213,12 @@ def _file_fields(
     if group is not None:
         fields["mirrors"] = [group.url]
     fields |= {"sha256": integrity.digest.hex, "size": integrity.size}
+    if (strip or request.prefix) and not shape.kind:
+        raise EditError(f"{redacted(url)} is not an archive", hint="leave --strip and --prefix out")
     if strip or request.prefix:
         fields["artifact-name"] = f"{name}.tar.zst"
+    elif shape.kind and not has_ending(file_name_of(url)) and format_from_name(file_name_of(url)) is None:
+        fields["artifact-name"] = f"{name}.{shape.kind}"  # the name in the URL does not say that it is an archive
     if strip:
         fields["strip-components"] = strip
     if request.prefix:
@@ -229,13 +249,6 @@ def _used_key(key: PublicKey, added: Added) -> PublicKey | None:
 # --- commits ----------------------------------------------------------------------------------
 
 
-class _Commit(NamedTuple):
-    """A commit, and the tag that names it, "" for none."""
-
-    revision: str
-    tag: str
-
-
 def _find_commit(workspace: Workspace, url: str, tag: str) -> Fetch | None:
     """Return the definition of this commit of a repository."""
     for fetch in workspace.definitions.fetches.values():
@@ -246,7 +259,7 @@ def _find_commit(workspace: Workspace, url: str, tag: str) -> Fetch | None:
 
 def _add_commit(workspace: Workspace, request: AddRequest, given: GivenUrl) -> Added:
     """Return the definition of a commit, after fetching it."""
-    commit = _resolve(workspace, given)
+    commit = resolve_tag(workspace, given)
     known = _find_commit(workspace, given.url, commit.revision)
     if known is not None and not request.name:
         added = Added(name=known.name, file=Path(known.file), content={})
@@ -265,46 +278,6 @@ def _add_commit(workspace: Workspace, request: AddRequest, given: GivenUrl) -> A
     what = f"tag {commit.tag}" if commit.tag else "commit"
     detail = f"{what} of {display_url(given.url)}"
     return Added(name=name, file=file, content=content, evidence=[Evidence(FIRST_USE, detail)])
-
-
-def _resolve(workspace: Workspace, given: GivenUrl) -> _Commit:
-    """Return the commit that a fragment names.
-
-    Raises:
-        EditError: it is missing, or names nothing that stays.
-        TransportError, ToolError: the repository cannot be asked.
-    """
-    wanted = given.tag.removeprefix("refs/tags/")
-    if len(wanted) in (40, 64) and not wanted.strip("0123456789abcdef"):
-        return _Commit(wanted, "")
-    refs = list_refs(workspace, given.url, ("refs/tags/*", "refs/heads/*"))
-    found = refs.get(f"refs/tags/{wanted}^{{}}") or refs.get(f"refs/tags/{wanted}")
-    if wanted and found:
-        return _Commit(found, wanted)
-    place = escape_text(display_url(given.url))
-    if not wanted:
-        raise EditError(f"which commit of {place}?", hint="append #TAG or #COMMIT")
-    branch = refs.get(f"refs/heads/{wanted.removeprefix('refs/heads/')}")
-    if branch:
-        raise EditError(
-            f"{escape_text(wanted)} is a branch of {place}, and branches move",
-            hint=f"append #{branch}, where it is now",
-        )
-    raise EditError(f"{place} has no tag {escape_text(wanted)}", hint="`git ls-remote --tags URL` lists them")
-
-
-def list_refs(workspace: Workspace, url: str, patterns: tuple[str, ...]) -> dict[str, str]:
-    """Return the refs of a repository, with the object of each.
-
-    Raises:
-        TransportError, ToolError, CancelledError: as `RepositoryAccess.list_refs`.
-    """
-    source = Git(repo=url, revision="0" * 40, path_prefix="", artifact_name="")
-    with (
-        open_repositories(workspace.context, source, workspace.progress) as one,
-        tempfile.TemporaryDirectory(prefix="doit-fetch.") as directory,
-    ):
-        return one.list_refs(patterns, Path(directory, "refs"))
 
 
 # --- writing ----------------------------------------------------------------------------------

@@ -10,22 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
-
-import yaml
-from yaml.events import AliasEvent, MappingEndEvent, MappingStartEvent, NodeEvent, ScalarEvent, SequenceEndEvent
 
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree, YamlFaultError, parse_yaml
 from tasks_lib.errors import EditError
 from tasks_lib.pins.versions import parse_tag
+from tasks_lib.pins.yaml_spans import BOM, KeyPath, Span, Text
 from tasks_lib.pins.yaml_style import INDENT, Value, block, flow_value, scalar
 
-KeyPath = tuple[str, ...]
-
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_BOM: Final = "\ufeff"
 #: Keys beside the definitions of a file. Source: Taskgraph, `task-defaults`.
 _DEFAULTS: Final = ("task-defaults", "job-defaults")
 #: An anchor or tag before a value, which an edit keeps.
@@ -37,25 +30,6 @@ class _Edit(NamedTuple):
     start: int
     end: int
     text: str
-
-
-@dataclass(slots=True)
-class _Span:
-    """A node: where its text is, its style ("block", "flow", or that of a scalar), and what is below it."""
-
-    start: int
-    end: int
-    style: str
-    text: str = ""
-    pairs: list[tuple[_Span, _Span]] = field(default_factory=list)
-    items: list[_Span] = field(default_factory=list)
-    kind: str = "scalar"
-
-    def value(self, key: str) -> _Span | None:
-        """Return the value of a key, or the item of a list, that is written in this node itself."""
-        if self.kind == "sequence":
-            return self.items[int(key)] if key.isdecimal() and int(key) < len(self.items) else None
-        return next((value for name, value in self.pairs if name.text == key and name.kind == "scalar"), None)
 
 
 def insert_definition(text: str, name: str, content: Mapping[str, Value], under: KeyPath = ()) -> str:
@@ -70,9 +44,11 @@ def insert_definition(text: str, name: str, content: Mapping[str, Value], under:
     Raises:
         EditError: the file has a form that cannot be edited.
     """
-    edited = _Text(text)
+    edited = _Editor(text)
     parent = edited.find(under)
     entry: dict[str, Value] = {name: content}
+    if parent is not None and parent.value(name) is not None:
+        raise EditError(f"the file has a definition named {name} already", hint="choose another name")
     if parent is None and under:
         raise EditError(f"the file has no {'.'.join(under)}", hint="add it, or use another file")
     if parent is None or (parent.kind == "scalar" and not under):
@@ -97,7 +73,7 @@ def set_values(text: str, values: Mapping[KeyPath, str | int], tags: Mapping[Key
     Raises:
         EditError: a mapping does not exist in this file, or another definition shares a value.
     """
-    edited = _Text(text)
+    edited = _Editor(text)
     edits = [edited.assign(path, value) for path, value in values.items()]
     edits += [edit for path, tag in (tags or {}).items() for edit in edited.retag(path, tag)]
 
@@ -114,7 +90,7 @@ def read_value(text: str, path: KeyPath) -> Any:
     Raises:
         EditError: the file is not valid YAML.
     """
-    found = _plain(_parsed(text.removeprefix(_BOM)))
+    found = _plain(_parsed(text.removeprefix(BOM)))
     for key in path:
         found = found.get(key) if isinstance(found, dict) else None
     return found
@@ -126,7 +102,7 @@ def add_to_list(text: str, path: KeyPath, word: str) -> str:
     Raises:
         EditError: there is no such definition, or its list has a form that cannot be edited.
     """
-    edited = _Text(text)
+    edited = _Editor(text)
     found = edited.find(path)
     if found is not None and found.kind == "sequence":
         edit = edited.extend(found, word)
@@ -137,47 +113,8 @@ def add_to_list(text: str, path: KeyPath, word: str) -> str:
     return edited.apply([edit], lambda tree: _append(tree, path, word))
 
 
-class _Text:
-    """The text of a file, with the spans of its nodes."""
-
-    def __init__(self, text: str) -> None:
-        self._bom = _BOM if text.startswith(_BOM) else ""
-        self.text = text.removeprefix(_BOM)
-        first = self.text.find("\n")
-        self.newline = "\r\n" if first > 0 and self.text[first - 1] == "\r" else "\n"
-        try:
-            events = iter([one for one in yaml.parse(self.text, Loader=_Loader) if _is_node(one)])
-            self.root = next((self._node(one, events) for one in events), None)
-        except yaml.YAMLError as error:
-            raise EditError("the file is not valid YAML", hint="run `doit list`, which reports the line") from error
-
-    def _node(self, event: Any, events: Iterator[Any]) -> _Span:
-        start, end = event.start_mark.index, event.end_mark.index
-        if isinstance(event, ScalarEvent):
-            return _Span(start, end, event.style or "plain", event.value)
-        if isinstance(event, AliasEvent):
-            return _Span(start, end, "alias", event.anchor or "", kind="alias")
-        span = _Span(start, end, "flow" if event.flow_style else "block")
-        if isinstance(event, MappingStartEvent):
-            span.kind = "mapping"
-            while not isinstance(one := next(events), MappingEndEvent):
-                key = self._node(one, events)
-                span.pairs.append((key, self._node(next(events), events)))
-            last = span.pairs[-1][1].end if span.pairs else end
-        else:
-            span.kind = "sequence"
-            while not isinstance(one := next(events), SequenceEndEvent):
-                span.items.append(self._node(one, events))
-            last = span.items[-1].end if span.items else end
-        span.end = one.end_mark.index if span.style == "flow" else last
-        return span
-
-    def find(self, path: KeyPath) -> _Span | None:
-        """Return the node at a path of keys that are written in the file, without aliases and merges."""
-        span = self.root
-        for key in path:
-            span = span.value(key) if span is not None else None
-        return span
+class _Editor(Text):
+    """Builds the edits of a text."""
 
     def apply(self, edits: Sequence[_Edit], change: Callable[[Any], None]) -> str:
         """Return the edited text, after checking that `change` is the only difference of its content."""
@@ -196,54 +133,7 @@ class _Text:
                 "the edit would change something else, because of an anchor, a merge key or an unusual form",
                 hint="edit the file by hand",
             )
-        return self._bom + text
-
-    # --- places --------------------------------------------------------------------------------
-
-    def column(self, at: int) -> int:
-        """Return the column of a position."""
-        return at - (self.text.rfind("\n", 0, at) + 1)
-
-    def line_end(self, at: int) -> int:
-        """Return the position of the line break after `at`, or of the end of the text."""
-        end = self.text.find("\n", at)
-        if end < 0:
-            return len(self.text)
-        return end - 1 if end > 0 and self.text[end - 1] == "\r" else end
-
-    def last_line(self, span: _Span) -> int:
-        """Return the end of the last line of a node, without blank lines after a block scalar."""
-        leaf = span
-        while leaf.style == "block" and (leaf.pairs or leaf.items):
-            leaf = leaf.pairs[-1][1] if leaf.pairs else leaf.items[-1]
-        body = self.text[leaf.start : leaf.end]
-        if leaf.style in ("|", ">"):
-            keeps = "+" in body.partition("\n")[0].partition("#")[0]
-            return self.line_end(leaf.start + len(body if keeps else body.rstrip()) - (1 if keeps else 0))
-        return self.line_end(leaf.end)
-
-    def _after(self, span: _Span, column: int) -> int:
-        """Return the end of the last line of a node and of the comments that belong to it."""
-        end = at = self.last_line(span)
-        is_adjacent = True
-        while start := self.text.find("\n", at) + 1:
-            at = self.line_end(start)
-            line = self.text[start:at]
-            bare = line.strip()
-            if bare and not bare.startswith("#"):
-                break
-            is_inner = len(line) - len(line.lstrip(" ")) > column
-            if bare and (is_inner or (is_adjacent and self._ends_paragraph(at))):
-                end = at
-            is_adjacent = bool(bare)
-        return end
-
-    def _ends_paragraph(self, at: int) -> bool:
-        """Return whether the comment that ends at `at` is followed by a blank line or the end of the file."""
-        lines = (line.strip() for line in self.text[at:].split("\n")[1:])
-        return not next((line for line in lines if not line.startswith("#")), "")
-
-    # --- edits ---------------------------------------------------------------------------------
+        return self.bom + text
 
     def append(self, entry: Mapping[str, Value]) -> _Edit:
         """Add a definition to a file that has none."""
@@ -254,7 +144,7 @@ class _Text:
         blank = "\n" if self.text.rstrip().rpartition("\n")[2].startswith("#") else ""
         return _Edit(len(self.text), len(self.text), f"{begin}{blank}{text}\n")
 
-    def intoflow_value(self, parent: _Span, entry: Mapping[str, Value], name: str) -> _Edit:
+    def intoflow_value(self, parent: Span, entry: Mapping[str, Value], name: str) -> _Edit:
         """Add a pair to a mapping in flow style; an empty one becomes a block."""
         if not parent.pairs:
             column = self.column(parent.start)
@@ -268,23 +158,23 @@ class _Text:
         at = parent.pairs[before][1].end
         return _Edit(at, at, f", {flow_value(entry)[1:-1]}")
 
-    def between(self, parent: _Span, entry: Mapping[str, Value], name: str) -> _Edit:
+    def between(self, parent: Span, entry: Mapping[str, Value], name: str) -> _Edit:
         """Add a definition to a block mapping, at its sorted place."""
         column = self.column(parent.start)
         text = block(entry, column, self._indentation(parent, column))
         blank = "\n" if self._has_blank_lines(parent) else ""
         before = self._predecessor(parent, name)
         if before is not None:
-            at = self._after(parent.pairs[before][1], column)
+            at = self.end_of(parent.pairs[before][1], column)
             return _Edit(at, at, f"\n{blank}{text}")
         first = next((key for key, _ in parent.pairs if key.text not in _DEFAULTS), None)
         if first is None:  # only defaults
-            at = self._after(parent.pairs[-1][1], column)
+            at = self.end_of(parent.pairs[-1][1], column)
             return _Edit(at, at, f"\n\n{text}")
         at = self._before(first)
         return _Edit(at, at, f"{text}\n{blank}")
 
-    def _before(self, key: _Span) -> int:
+    def _before(self, key: Span) -> int:
         """Return the start of the line of a key, or of the comment above it unless that begins the file."""
         start = self.text.rfind("\n", 0, key.start) + 1
         place = start
@@ -296,7 +186,7 @@ class _Text:
             place = line_start
         return start
 
-    def _predecessor(self, parent: _Span, name: str) -> int | None:
+    def _predecessor(self, parent: Span, name: str) -> int | None:
         """Return the index of the pair after which a name belongs, None for the first place."""
         names = [key.text for key, _ in parent.pairs]
         own = [one for one in names if one not in _DEFAULTS]
@@ -304,7 +194,7 @@ class _Text:
         found = [index for index, one in enumerate(names) if one not in _DEFAULTS and order(one) <= order(name)]
         return found[-1] if found else None
 
-    def _has_blank_lines(self, parent: _Span) -> bool:
+    def _has_blank_lines(self, parent: Span) -> bool:
         """Return whether blank lines separate the definitions."""
         gaps = [
             "\n" in self.text[self.last_line(value) : key.start].replace("\r", "").replace("\n", "", 1).replace(" ", "")
@@ -312,7 +202,7 @@ class _Text:
         ]
         return any(gaps) or not gaps
 
-    def _indentation(self, parent: _Span, column: int) -> int:
+    def _indentation(self, parent: Span, column: int) -> int:
         """Return the indentation of the definitions' own keys."""
         for _, value in parent.pairs:
             if value.kind == "mapping" and value.style == "block":
@@ -359,7 +249,7 @@ class _Text:
             return _Edit(known.start, known.end, f" {flow_value(value)}")  # `key:` without a value
         return self._add_pair(parent, {path[depth]: value}, ".".join(path[:depth]))
 
-    def _add_pair(self, parent: _Span, entry: Mapping[str, Value], name: str) -> _Edit:
+    def _add_pair(self, parent: Span, entry: Mapping[str, Value], name: str) -> _Edit:
         """Add a pair at the end of a mapping."""
         if parent.kind == "scalar" and not parent.text:
             return _Edit(parent.start, parent.end, f" {flow_value(entry)}")
@@ -373,7 +263,7 @@ class _Text:
         at = self.last_line(parent.pairs[-1][1])
         return _Edit(at, at, f"\n{block(entry, self.column(parent.start), INDENT)}")
 
-    def extend(self, found: _Span, word: str) -> _Edit:
+    def extend(self, found: Span, word: str) -> _Edit:
         """Add a word to a list."""
         if found.style == "flow":
             if not found.items:
@@ -393,10 +283,6 @@ def _parsed(text: str) -> Node | None:
         return parse_yaml(text, lambda _line, _key: "last")
     except YamlFaultError as error:
         raise EditError(f"line {error.line}: {error.reason}", hint=error.hint) from error
-
-
-def _is_node(event: Any) -> bool:
-    return isinstance(event, NodeEvent | MappingEndEvent | SequenceEndEvent)
 
 
 def _is_sorted(names: Sequence[str], order: Callable[[str], Any]) -> bool:

@@ -98,10 +98,11 @@ def refuse_page(context: Context, integrity: Integrity, url: str) -> None:
 class Shape(NamedTuple):
     """What a download is, by its content.
 
-    `top` is the only top directory of an archive, "" for several or none; `format` is the format if its name declares
-    another one; `fault` is why an archive is refused, "" if it is not.
+    `kind` is the format of an archive, "" for another file. `top` is its only top directory, "" for several or none.
+    `format` is the format if its name declares another one. `fault` is why an archive is refused, "" if it is not.
     """
 
+    kind: str = ""
     top: str = ""
     format: str = ""
     fault: str = ""
@@ -124,14 +125,16 @@ def inspect(context: Context, integrity: Integrity, url: str, progress: Progress
     declared = format_from_name(name)
     with context.cache.open(integrity) as file:
         try:
-            if declared == "deb" or (declared is None and has_ending(name)):
-                return Shape()
-            actual = detect_content(file, limits) if declared is not None else detect_format(file, name, limits)
-            kind = actual or declared
+            if declared in (None, "deb"):
+                kind = detect_format(file, name, limits)
+            else:
+                kind = detect_content(file, limits) or declared
+            other = kind if declared is not None and kind is not None and kind != declared else ""
             if kind is None or kind in SINGLE:
-                return Shape(format=kind or "" if declared is not None else "")
-            shape = Shape(format=kind if declared not in (None, kind) else "")
-            return shape._replace(top=_find_top(file, name, kind, limits, progress.check))
+                return Shape(format=other)
+            if declared == "deb" or (declared is None and has_ending(name)):
+                return Shape(kind=kind)
+            return Shape(kind=kind, format=other, top=_find_top(file, name, kind, limits, progress.check))
         except ArchiveError as error:
             return Shape(fault=error.message)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Literal, NamedTuple
 
 from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, Git, Hg
 from tasks_lib.definitions.expressions import compile_expression
-from tasks_lib.errors import CancelledError, FetchError, escape_text
+from tasks_lib.errors import CancelledError, FetchError, HttpStatusError, escape_text
 from tasks_lib.network import redacted
 from tasks_lib.pins.answers import Answer, Candidate, Upstream
+from tasks_lib.pins.concurrency import map_concurrently
 from tasks_lib.pins.pages import Pages
 from tasks_lib.pins.questions import Inquiry, Question, inquire
 from tasks_lib.pins.versions import (
@@ -30,18 +30,21 @@ from tasks_lib.pins.versions import (
 from tasks_lib.progress import Progress
 from tasks_lib.vcs.urls import display_url
 
-#: Questions that are asked at a time.
-_CONCURRENT: Final = 8
 #: Endings of archives, of which a project may choose another one for a new version.
 _ARCHIVE: Final = re.compile(r"\.(?:tar\.(?:gz|bz2|xz|zst|lz|lzma|Z)|tgz|tbz2?|txz|tzst|zip|tar)$")
+
+
+State = Literal["current", "older", "unknown", "unlisted", "not covered"]
+#: Statuses of a page or repository that does not exist.
+_MISSING: Final = (404, 410)
 
 
 class Newest(NamedTuple):
     """The newest version of a definition; `have` and `newest` are "" if unknown.
 
-    `state`: "current", "older" (a newer version exists), "unknown" (it could not be looked up), or "not covered" (there
-    is no version or nothing to ask). `evidence` is what names the version, or the reason. `tag` and `commit` are those
-    of the newest version, "" if unknown.
+    `state`: "current", "older" (a newer version exists), "unknown" (upstream did not answer), "unlisted" (no place that
+    lists versions is known, or it lists none), or "not covered" (there is no version to compare). `evidence` is what
+    names the version, or the reason. `tag` and `commit` are those of the newest version, "" if unknown.
     """
 
     name: str
@@ -49,7 +52,7 @@ class Newest(NamedTuple):
     newest: str
     where: str
     evidence: str
-    state: Literal["current", "older", "unknown", "not covered"]
+    state: State
     tag: str = ""
     commit: str = ""
 
@@ -70,11 +73,11 @@ def look_up(context: Context, fetches: Iterable[Fetch], progress: Progress) -> l
     """
     inquiries = [inquire(fetch, context.settings.github_api) for fetch in fetches]
     questions = list(dict.fromkeys(one.question for one in inquiries if one.question is not None))
-    answers = _ask(Upstream(context, Pages(context, progress), progress), questions)
+    answers = _ask(Upstream(context, Pages(context, progress), progress), questions, progress)
     return [_judge(one, answers) for one in inquiries]
 
 
-def _ask(upstream: Upstream, questions: list[Question]) -> Mapping[Question, Answer | FetchError]:
+def _ask(upstream: Upstream, questions: list[Question], progress: Progress) -> Mapping[Question, Answer | FetchError]:
     def ask(question: Question) -> Answer | FetchError:
         try:
             return upstream.ask(question)
@@ -83,31 +86,29 @@ def _ask(upstream: Upstream, questions: list[Question]) -> Mapping[Question, Ans
         except FetchError as error:
             return error
 
-    if len(questions) < 2:
-        return {one: ask(one) for one in questions}
-    with ThreadPoolExecutor(min(_CONCURRENT, len(questions))) as pool:
-        return dict(zip(questions, pool.map(ask, questions), strict=True))
+    return dict(zip(questions, map_concurrently(ask, questions, progress), strict=True))
 
 
 def _judge(inquiry: Inquiry, answers: Mapping[Question, Answer | FetchError]) -> Newest:
     name, have = inquiry.fetch.name, inquiry.have
     if inquiry.question is None:
         # a version of which nothing newer can be found is not known to be the newest one
-        state: Literal["unknown", "not covered"] = "unknown" if have or inquiry.update.origin else "not covered"
+        state: State = "unlisted" if have or inquiry.update.origin else "not covered"
         return Newest(name, have, "", "", inquiry.reason, state)
     answer = answers[inquiry.question]
     if isinstance(answer, FetchError):
         question = inquiry.question
         where = display_url(question.url) if question.kind == "git-tags" else redacted(question.url)
-        return Newest(name, have, "", where, "; ".join(str(answer).split("\n")), "unknown")
+        state = "unlisted" if isinstance(answer, HttpStatusError) and answer.status in _MISSING else "unknown"
+        return Newest(name, have, "", where, "; ".join(str(answer).split("\n")), state)
     if (present := _find_present(inquiry, answer)) is not None:
         inquiry, have = inquiry._replace(present=present), present.version
     matches = list(_matches(inquiry, answer))
     if not matches:
-        return Newest(name, have, "", answer.where, f"no version found among {_count(answer)}", "unknown")
+        return Newest(name, have, "", answer.where, f"no version found among {_count(answer)}", "unlisted")
     newest = max(matches, key=lambda one: version_key(one.version))
     if not have:
-        return Newest(name, "", newest.version, answer.where, "the present version is not known", "unknown")
+        return Newest(name, "", newest.version, answer.where, "the present version is not known", "unlisted")
     if not is_newer(newest.version, have):
         return Newest(name, have, have, answer.where, f"{_count(answer)}, none newer", "current")
     candidate, version = newest.candidate, spell_like(newest.version, have)

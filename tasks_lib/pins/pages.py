@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from tasks_lib.context import Context
 from tasks_lib.errors import HttpStatusError, OfflineError, TransportError
@@ -29,6 +29,18 @@ class Page(NamedTuple):
     links: str = ""
 
 
+class Probe(NamedTuple):
+    """What a server says about a file: where it is in the end, where it moved to for good, its media type and size."""
+
+    url: str
+    moved: str
+    kind: str
+    size: int
+
+
+Done = TypeVar("Done")
+
+
 class Pages:
     """Requests of one run; several threads may use it."""
 
@@ -44,12 +56,32 @@ class Pages:
             TransportError: no answer, an error status, or more than `limit` bytes.
             CancelledError: the run was asked to stop.
         """
+        return self._persist(url, lambda ends: self._once(url, limit, headers, ends))
+
+    def probe(self, url: str, *, size: int, headers: Mapping[str, str] = _NONE) -> Probe:
+        """Ask for the first byte of a file of `size` bytes; return what the response says about it.
+
+        Raises:
+            OfflineError, TransportError, CancelledError: as `get`; a status of 206 is a response for another size.
+        """
+
+        def act(ends: float) -> Probe:
+            transport, check = self._context.transport, self._progress.check
+            with transport.open(url, headers=headers, size=size, stop=min(1, size), ends=ends, check=check) as response:
+                return Probe(
+                    response.url, response.moved, response.kind, response.length if response.status != 206 else size
+                )
+
+        return self._persist(url, act)
+
+    def _persist(self, url: str, act: Callable[[float], Done]) -> Done:
+        """Return what `act` returns until the time it is given, with retries."""
         self._require(url)
         origin = str(safe_origin(url))
         retry = Retry(self._context.settings.policy, _TOTAL_S)
         while True:
             try:
-                return self._once(url, limit, headers, retry.begin())
+                return act(retry.begin())
             except TransportError as error:
                 if isinstance(error, HttpStatusError) and error.limited_until_s is not None:
                     self._limited[origin] = _limit_error(origin, error.limited_until_s)

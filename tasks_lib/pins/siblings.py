@@ -77,6 +77,7 @@ class Siblings:
         self._context, self._url, self._headers, self._progress = context, url, headers, progress
         self._requests = 0
         self.existing: dict[str, _Sibling] = {}
+        self.failure = ""  # why some are unknown
 
     def ask(self, name: str, sibling: _Sibling) -> None:
         """Add a sibling if the server has it; a page in HTML is the answer of a server that has it not.
@@ -91,7 +92,8 @@ class Siblings:
         try:
             head = self._context.transport.head(sibling.url, headers=self._headers, check=self._progress.check)
         except TransportError as error:
-            self._progress.warn(f"siblings of {redacted(self._url)} are unknown: {describe_failure(error)}")
+            self.failure = describe_failure(error)
+            self._progress.warn(f"siblings of {redacted(self._url)} are unknown: {self.failure}")
             raise _StoppedError from error
         if head.status in _NO_HEAD or (head.status == 200 and head.kind not in ("text/html", "application/xhtml+xml")):
             self.existing[name] = sibling

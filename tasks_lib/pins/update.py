@@ -6,11 +6,9 @@ the definition has; compare the trees; edit the lines that change. A failure of 
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -21,23 +19,22 @@ from tasks_lib import recipe
 from tasks_lib.context import Context
 from tasks_lib.definitions import Fetch, Git, Hg, StaticUrl
 from tasks_lib.definitions.values import file_name_of
-from tasks_lib.digest import Digest
-from tasks_lib.errors import EditError, FetchError, SignatureError, TransportError, escape_text
+from tasks_lib.digest import Digest, Integrity
+from tasks_lib.errors import EditError, FetchError, SignatureError
 from tasks_lib.network import redacted
 from tasks_lib.pins import forge
-from tasks_lib.pins.add import list_refs
 from tasks_lib.pins.add_url import GivenUrl, parse_url
-from tasks_lib.pins.edit import KeyPath, read_value, set_values
+from tasks_lib.pins.commits import Target, find_commit
+from tasks_lib.pins.edit import read_value, set_values
 from tasks_lib.pins.measure import inspect, measure, refuse_page
 from tasks_lib.pins.tree_diff import Tree, TreeDiff, compare, list_archive, list_tree
 from tasks_lib.pins.versions import Tag, find_version, parse_tag, replace_version, spell_like
 from tasks_lib.pins.workspace import Workspace, editing, key_path, read_text, write_text
+from tasks_lib.pins.yaml_spans import KeyPath
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.steps.commit import commit_archive
 from tasks_lib.steps.plan import list_key_files
-from tasks_lib.steps.repository_access import open_repositories
 from tasks_lib.steps.signatures import verify_signatures
-from tasks_lib.vcs.urls import display_url
 
 #: Keys of `fetch:` whose text may hold the version, beside `url` and `mirrors`.
 _VERSIONED: Final[tuple[KeyPath, ...]] = (
@@ -49,15 +46,6 @@ _VERSIONED: Final[tuple[KeyPath, ...]] = (
     ("checksums", "url"),
     ("checksums", "signed-by", "sig-url"),
 )
-
-
-class Target(NamedTuple):
-    """Where a definition goes: a version, the tag and commit that have it, "" if unknown, and where it was seen."""
-
-    version: str = ""
-    tag: str = ""
-    commit: str = ""
-    where: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,15 +211,14 @@ def _list_versioned(raw: Mapping[str, Any]) -> Iterator[KeyPath]:
     yield from (path for path in _VERSIONED if isinstance(_value_at(raw, path), str))
 
 
-def _move(workspace: Workspace, fetch: Fetch, source: StaticUrl, url: str, renew: Any) -> StaticUrl:
+def _move(workspace: Workspace, fetch: Fetch, source: StaticUrl, url: str, renew: Callable[[str], str]) -> StaticUrl:
     """Return the source at another URL, with the old integrity."""
     is_default = source.artifact_name == source.file_name
     gpg, minisign, sums = source.gpg_signature, source.minisign, source.checksums
     signer = sums.signed_by if sums is not None else None
-    resolved = source.url if url == "" or url.startswith("file:") else url
     moved = msgspec.structs.replace(
         source,
-        url=renew(source.url) if url.startswith("file:") else resolved,
+        url=renew(source.url) if _is_relative(url) else url,
         mirrors=tuple(map(renew, source.mirrors)),
         artifact_name=file_name_of(url) if is_default else renew(source.artifact_name),
         add_prefix=renew(source.add_prefix),
@@ -249,7 +236,12 @@ def _move(workspace: Workspace, fetch: Fetch, source: StaticUrl, url: str, renew
     return msgspec.structs.replace(moved, rewritten=workspace.mirrors.places(fetch, moved))
 
 
-def _measure(workspace: Workspace, name: str, source: StaticUrl, given: GivenUrl) -> Any:
+def _is_relative(url: str) -> bool:
+    """Return whether a URL as written is a file relative to the YAML file; a definition has it resolved."""
+    return url.lower().startswith("file:") and not url[5:].startswith("/")
+
+
+def _measure(workspace: Workspace, name: str, source: StaticUrl, given: GivenUrl) -> Integrity:
     """Download the content of a source, and return its integrity.
 
     Raises:
@@ -308,7 +300,7 @@ def _revise_commit(
         given = parse_url(request.url)
         repo, tag = given.url, given.tag or tag
     if tag:
-        found = _find_commit(workspace, source, repo, tag)
+        found = find_commit(workspace, source, repo, tag)
         revision, done.after = found.commit, found.tag if found.tag != found.commit else ""
     elif newest.commit and not request.url:
         revision, done.after = newest.commit, newest.tag or newest.version
@@ -318,49 +310,6 @@ def _revise_commit(
     if repo != source.repo:
         values["repo",] = repo
     return _Revised(revised, values)
-
-
-def _find_commit(workspace: Workspace, source: Git | Hg, repo: str, word: str) -> Target:
-    """Return the commit that a tag, a version or a commit id names.
-
-    Raises:
-        EditError: there is no such tag.
-    """
-    if len(word) in (40, 64) and not word.strip("0123456789abcdef"):
-        return Target(tag=word, commit=word)
-    if isinstance(source, Hg):
-        return _find_changeset(workspace, source, repo, word)
-    refs = list_refs(workspace, repo, ("refs/tags/*",))
-    tags = {name.removeprefix("refs/tags/"): commit for name, commit in refs.items() if not name.endswith("^{}")}
-    wanted = parse_tag(word)
-    names = [word] if word in tags else []
-    if not names and wanted is not None:
-        names = [tag for tag in tags if (parsed := parse_tag(tag)) and parsed.version == wanted.version]
-    if len(names) != 1:
-        several = f"several tags for {word}: {', '.join(sorted(names)[:5])}" if names else f"no tag {word}"
-        raise EditError(
-            f"{escape_text(display_url(repo))} has {escape_text(several)}", hint="`git ls-remote --tags URL` lists them"
-        )
-    return Target(tag=names[0], commit=refs.get(f"refs/tags/{names[0]}^{{}}") or tags[names[0]])
-
-
-def _find_changeset(workspace: Workspace, source: Hg, repo: str, word: str) -> Target:
-    """Return the changeset that a tag names, with or without the `v` of `v1.10`.
-
-    Raises:
-        TransportError: there is no such tag.
-    """
-    other = word[1:] if word.startswith("v") else f"v{word}"
-    with (
-        open_repositories(workspace.context, msgspec.structs.replace(source, repo=repo), workspace.progress) as one,
-        tempfile.TemporaryDirectory(prefix="doit-fetch.") as directory,
-    ):
-        try:
-            return Target(tag=word, commit=one.resolve(word, Path(directory, "tags")))
-        except TransportError as error:
-            with contextlib.suppress(TransportError):
-                return Target(tag=other, commit=one.resolve(other, Path(directory, "tags")))
-            raise error from None
 
 
 # --- trees ------------------------------------------------------------------------------------

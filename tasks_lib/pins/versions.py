@@ -252,11 +252,6 @@ def _parts(url: str) -> tuple[str, str]:
     return place, query
 
 
-def project_url(url: str, version: str) -> str:
-    """Return a URL with `*` for its version: the same for all versions of a file."""
-    return replace_version(url, version, "*") if version else url
-
-
 def replace_version(text: str, old: str, new: str) -> str:
     """Return a text, such as a URL or a name, with a new version wherever it has the old one.
 

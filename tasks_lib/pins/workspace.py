@@ -17,7 +17,8 @@ from tasks_lib.definitions.parser import is_kind_file
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import DefinitionError, EditError, Problem, escape_text
 from tasks_lib.layout import OWN, find_layout
-from tasks_lib.pins.edit import KeyPath, insert_definition
+from tasks_lib.pins.edit import insert_definition
+from tasks_lib.pins.yaml_spans import KeyPath
 from tasks_lib.pins.yaml_style import Value
 from tasks_lib.progress import Progress
 
@@ -34,9 +35,9 @@ class Workspace(NamedTuple):
 
     @property
     def keys(self) -> Path:
-        """The directory of public keys."""
+        """The directory of public keys, relative to the current one if possible, as `key-path:` is."""
         fetchdefs = self.context.settings.fetchdefs
-        return (Path(OWN) if fetchdefs.is_file() else fetchdefs) / "keys"
+        return Path(os.path.relpath(Path(OWN) if fetchdefs.is_file() else fetchdefs)) / "keys"
 
     @property
     def mirrors_file(self) -> Path:
@@ -60,7 +61,8 @@ class Workspace(NamedTuple):
             return layout.taken
         directory = layout.taken / "fetch"
         if given is None:
-            files = sorted([*directory.glob("*.yml"), *directory.glob("*.yaml")])
+            found = sorted([*directory.glob("*.yml"), *directory.glob("*.yaml")])
+            files = [path for path in found if not is_kind_file(path.name)] or found
             return files[0] if len(files) == 1 else directory / _DEFAULT_FILE
         if given.suffix not in (".yml", ".yaml") or given.resolve().parent != directory.resolve():
             raise EditError(
@@ -99,7 +101,8 @@ class Workspace(NamedTuple):
         """
         root = find_layout(self.context.settings.fetchdefs).root
         block = insert_definition("", name, content)
-        own = SourceFile(kind="fetch", path=str(file), text=block, directory=str(file.absolute().parent), root=root)
+        place = file.with_name("definition.yml") if keys_above(file) else file  # the block has no keys above it
+        own = SourceFile(kind="fetch", path=str(place), text=block, directory=str(file.absolute().parent), root=root)
         mirrors = SourceFile(
             kind="mirrors", path=str(self.mirrors_file), text=more_mirrors or read_text(self.mirrors_file)
         )

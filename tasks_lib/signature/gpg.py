@@ -90,6 +90,15 @@ class Gpg:
             verdict = evaluate(said, allowed, time.time())
             return verdict, output.read_bytes()
 
+    def list_expiries(self, keys: bytes, fingerprint: str, progress: Progress) -> dict[str, int]:
+        """Return the expiry of each primary key that may sign, in seconds since 1970 (0: never).
+
+        Raises:
+            SignatureError, ToolError, CancelledError: as `verify`.
+        """
+        with self._home(keys, fingerprint, progress) as (_, allowed):
+            return {key: allowed.expiries.get(key, 0) for key in sorted(allowed.primaries)}
+
     @contextlib.contextmanager
     def _home(self, keys: bytes, fingerprint: str, progress: Progress) -> Iterator[tuple[_Home, Allowed]]:
         program = shutil.which("gpg", path=self._search)

@@ -141,7 +141,7 @@ class Transport:
         deadline = Deadline(self.settings, time.monotonic() + self.settings.total_s(0), check, do_nothing)
         try:
             _, response, _ = self._follow(url, headers, self._asked(ByteRange(0, -1, -1), ""), deadline, "HEAD")
-            response.close()
+            response.close()  # with its connection: some servers send a body all the same
         except FetchError as error:
             error.message = self.sent.redact(error.message)
             raise
