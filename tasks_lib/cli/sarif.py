@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
@@ -10,14 +11,17 @@ _SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 class SarifRule(NamedTuple):
-    """What a result is an instance of; `level` is "error", "warning" or "note"."""
+    """What a result is an instance of; `level` is "error", "warning" or "note". Source: SARIF 2.1.0 section 3.27.10."""
 
     text: str
     level: str = "warning"
 
 
 class SarifResult(NamedTuple):
-    """A result: the id of its rule, a message, and a line of a file; the path is relative."""
+    """A result: the name of its rule, a message, and a line of a file; a relative path is below the current directory.
+
+    A note about the run itself has the rule "".
+    """
 
     rule: str
     message: str
@@ -25,8 +29,10 @@ class SarifResult(NamedTuple):
     line: int
 
 
-def format_sarif(rules: Mapping[str, SarifRule], results: Iterable[SarifResult]) -> dict[str, Any]:
-    """Return a log with one run, ready for JSON."""
+def format_sarif(
+    rules: Mapping[str, SarifRule], results: Iterable[SarifResult], notes: Iterable[SarifResult] = ()
+) -> dict[str, Any]:
+    """Return a log with one run, ready for JSON; `notes` are notifications of the tool and no findings."""
     from importlib.metadata import version  # slow to import, needed only for this format
 
     driver = {
@@ -42,16 +48,19 @@ def format_sarif(rules: Mapping[str, SarifRule], results: Iterable[SarifResult])
             "ruleId": one.rule,
             "ruleIndex": list(rules).index(one.rule),
             "level": rules[one.rule].level,
-            "message": {"text": one.message},
-            "locations": [locate(one.file, one.line)],
+            **_describe(one),
         }
         for one in results
     ]
-    run = {"tool": {"driver": driver}, "results": found, "columnKind": "unicodeCodePoints"}
+    notifications = [{"level": "note", **_describe(one)} for one in notes]
+    invocation = {"executionSuccessful": True, "toolExecutionNotifications": notifications}
+    run = {"tool": {"driver": driver}, "invocations": [invocation], "results": found}
     return {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
 
 
-def locate(file: str, line: int) -> dict[str, Any]:
-    """Return a line of a file as a location. Source: SARIF 2.1.0 section 3.28."""
-    uri = quote(file.encode("utf-8", "surrogateescape"))
-    return {"physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": max(line, 1)}}}
+def _describe(one: SarifResult) -> dict[str, Any]:
+    """Return the message and the location of a result."""
+    path = Path(one.file)
+    uri = path.as_uri() if path.is_absolute() else quote(path.as_posix(), errors="surrogateescape")
+    place = {"artifactLocation": {"uri": uri}, "region": {"startLine": max(1, one.line)}}
+    return {"message": {"text": one.message}, "locations": [{"physicalLocation": place}]}
