@@ -72,6 +72,9 @@ class _Exporter:
         self.layout, self.left_out = layout, list[str]()
         self._project, self._place, self._fetches, self._is_partial = project, place, fetches, is_partial
         self._names = {one.name for one in fetches}
+        recorded = place.record.files
+        self._recorded = {one.sha256: path for path, one in recorded.items() if not one.is_text}
+        self._earlier = {name for one in recorded.values() for name in one.names}
 
     def is_stale(self, one: RecordedFile) -> bool:
         """Return whether a file belongs to no other definition than those of this export."""
@@ -159,16 +162,14 @@ class _Exporter:
         for fetch in self._project.select(()):
             if not self._project.is_archive(fetch):
                 continue
-            earlier = any(fetch.name in one.names for one in self._place.record.files.values())
-            if fetch.name in self._names or earlier:
+            if fetch.name in self._names or fetch.name in self._earlier:
                 found.append(Tree(fetch.name, _source_directory(self._project.tree(fetch.name))))
         return tuple(found)
 
     def _sha512(self, name: str, integrity: Integrity) -> str:
         """Return the sha512 of a download, which an earlier export may have computed."""
-        for path, one in self._place.record.files.items():
-            if one.integrity == integrity:
-                return path
+        if integrity.digest.hex in self._recorded:
+            return self._recorded[integrity.digest.hex]
         self._project.obtain([name])
         with self._project.context.cache.open(integrity) as file:
             return hash_descriptor(file.fileno(), "sha512")
