@@ -75,22 +75,28 @@ def digest_variables(environ: Mapping[str, str], names: Iterable[str]) -> dict[s
 def isolate_network(name: str, environ: Mapping[str, str]) -> list[str]:
     """Return the words before the command of the toolchain `name` that run it in a network namespace of its own.
 
-    Source: util-linux, unshare(1); an unprivileged user also needs a user namespace: user_namespaces(7).
-
     Raises:
         ToolError: the system does not allow it.
     """
-    path = environ.get("PATH", os.defpath)
-    program = shutil.which("unshare", path=path)
-    user = [] if os.geteuid() == 0 else ["--user", "--map-current-user"]
-    words = [str(program), *user, "--net", "--"]
-    reason = _probe(tuple(words), path) if program else "unshare is not installed"
+    words, reason = find_isolation(environ)
     if reason:
         raise ToolError(
             f"toolchain {name}: cannot run the command without network: {escape_text(reason)}",
             hint="allow network namespaces (see unshare(1)), or the network: toolchain_network=on, `network: true`",
         )
     return words
+
+
+def find_isolation(environ: Mapping[str, str]) -> tuple[list[str], str]:
+    """Return the words before a command that run it in a network namespace, and why the system rejects them, or "".
+
+    Source: util-linux, unshare(1); an unprivileged user also needs a user namespace: user_namespaces(7).
+    """
+    path = environ.get("PATH", os.defpath)
+    program = shutil.which("unshare", path=path)
+    user = [] if os.geteuid() == 0 else ["--user", "--map-current-user"]
+    words = [str(program), *user, "--net", "--"]
+    return words, _probe(tuple(words), path) if program else "unshare is not installed"
 
 
 @cache

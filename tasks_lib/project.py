@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks_lib import steps
 from tasks_lib.definitions import Fetch, StaticUrl, Toolchain
 from tasks_lib.definitions.platform_selection import canonical_name
-from tasks_lib.errors import ToolError, UnknownNameError, UnsupportedArchiveError, escape_text
+from tasks_lib.errors import OfflineError, ToolError, UnknownNameError, UnsupportedArchiveError, escape_text
 from tasks_lib.formats import format_from_name
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.host import digest_variables
@@ -23,6 +26,9 @@ from tasks_lib.progress import Progress, Silent
 from tasks_lib.session import Session
 from tasks_lib.settings import Settings, load_project
 from tasks_lib.steps import Artifact, Delivery, Plan
+
+if TYPE_CHECKING:
+    from tasks_lib.context import Context
 
 _environ: Mapping[str, str] = {}
 
@@ -171,6 +177,101 @@ class Project:
             return False
         is_archive = definition.source.format or format_from_name(self._plan.published(definition).path.name)
         return definition.source.executable and not is_archive
+
+    @property
+    def context(self) -> Context:
+        """What the steps share: cache, settings, downloader."""
+        with self._guard:
+            return self._session.context
+
+    def select(self, words: Iterable[str]) -> list[Fetch]:
+        """Return the fetches with these names, aliases or globs, each once; a toolchain stands for all of its fetches.
+
+        Without words, return all.
+
+        Raises:
+            UnknownNameError: a word matches no definition.
+        """
+        found = self._session.definitions
+        chosen: dict[str, Fetch] = {}
+        if not (words := list(words)):
+            return list(found.fetches.values())
+        for definition in self._match(words):
+            chosen.update((one.name, one) for one in self._fetches_of(definition))
+        return list(chosen.values())
+
+    def _fetches_of(self, definition: Fetch | Toolchain) -> list[Fetch]:
+        """Return a fetch, or all that a toolchain and those that it needs consume."""
+        chosen: dict[str, Fetch] = {}
+        waiting, seen = [definition], set[str]()
+        while waiting:
+            one = waiting.pop()
+            if isinstance(one, Fetch):
+                chosen[one.name] = one
+            elif one.name not in seen:
+                seen.add(one.name)
+                needed = [*((entry.kind, entry.name) for entry in one.fetches), *one.dependencies]
+                waiting += [self._find(f"{kind}:{name}") for kind, name in reversed(needed)]
+        return list(chosen.values())
+
+    def list_tasks(self, words: Iterable[str]) -> list[str]:
+        """Return the names of the tasks that make the definitions with these names, aliases or globs.
+
+        Raises:
+            UnknownNameError: a word matches no definition.
+        """
+        tasks: list[str] = []
+        for definition in self._match(words):
+            if isinstance(definition, Toolchain):
+                tasks.append(f"toolchain:{definition.name}")
+                continue
+            tasks.append(self._plan.published(definition).task)
+            tasks += [f"extract:{definition.name}"] if self._plan.can_extract(definition) else []
+        return tasks
+
+    def _match(self, words: Iterable[str]) -> list[Fetch | Toolchain]:
+        found = []
+        for word in words:
+            matches = fnmatch.filter(self.definitions, word) if {*"*?["}.intersection(word) else []
+            found += [self._find(name) for name in matches or [word]]
+        return found
+
+    def obtain(self, names: Iterable[str]) -> None:
+        """Obtain the pinned downloads of fetches, several at a time; the cache has them, verified, afterwards.
+
+        Raises:
+            OfflineError: the network is disabled, and some are not in the cache; names all of them.
+            FetchError: one cannot be obtained; the others are obtained.
+        """
+        missing = [one for one in map(self._find, names) if isinstance(one, Fetch) and self._lacks(one)]
+        if not missing:
+            return
+        if self.context.settings.policy.network == "off" and (needed := list(filter(self._needs_network, missing))):
+            raise OfflineError(
+                f"offline, and not in the cache: {', '.join(one.name for one in needed)}", hint="run once with network"
+            )
+        with ThreadPoolExecutor(self.context.settings.jobs) as threads:
+            jobs = [threads.submit(self._obtain_download, one) for one in missing]
+        for job in jobs:
+            job.result()
+
+    def _lacks(self, definition: Fetch) -> bool:
+        """Return whether the cache lacks a download, the verdict on its signatures or the confirmation of its URL."""
+        context, artifact = self.context, self._plan.fetched(definition)
+        verified = not artifact.verdict or context.cache.result(artifact.verdict) is not None
+        known = artifact.integrity is not None and context.cache.has(artifact.integrity)
+        return not (known and verified and steps.is_asked(context, definition))
+
+    def _needs_network(self, definition: Fetch) -> bool:
+        return steps.needs_network(self.context, definition, self._plan.fetched(definition))
+
+    def _obtain_download(self, definition: Fetch) -> None:
+        with self._held(definition):
+            steps.fetch(self.context, definition, self._plan.fetched(definition), self._progress)
+
+    def is_archive(self, definition: Fetch) -> bool:
+        """Return whether a definition is one of an archive that `tree` extracts."""
+        return self._plan.can_extract(definition)
 
     def dependencies(self, name: str, what: str) -> dict[str, Fingerprint]:
         """Return the files on which the path that `fetch` or `tree` (`what`) returned depends, as they were then.

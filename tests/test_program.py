@@ -159,6 +159,7 @@ FAILURES = {
     "no command": (("run", "kit"), 1, "missing command"),
     "a missing command": (("run", "kit", "--", "no-such-program"), 127, "command not found"),
     "no name": (("path",), 2, "NAME"),
+    "a setting": (("offline=1", "fetch:lib"), 1, "lib: not in the cache, and the network is off"),
     "a word of doit": (("list", "fetch:nothing"), 2, "did you mean"),
 }
 

@@ -21,7 +21,7 @@ from tasks_lib.cache.writer import Writer
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import BlobCorruptError, BlobMissingError, CacheUnavailableError, escape_text
 from tasks_lib.fs import atomic, files, locks, system_calls
-from tasks_lib.fs.copying import clone_or_copy
+from tasks_lib.fs.copying import clone_or_copy, link_or_copy
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.progress import Progress, Silent
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tasks_lib.cache.lookups import Lookups
     from tasks_lib.cache.maintenance import Maintenance
     from tasks_lib.cache.trees import Trees
+    from tasks_lib.fs.copying import LinkMode
 
 #: Bytes that are written without a check for free space first: the write itself finds out as fast.
 _MAX_UNCHECKED_SIZE: Final = 1 << 20
@@ -415,6 +416,21 @@ class Cache:
             except OSError as error:
                 raise files.cache_error(path, error, integrity.size) from error
 
+    def export(self, integrity: Integrity, name: str, directory: int, progress: Progress) -> None:
+        """Create the new file `name` in an open directory anywhere: a hard link to a blob, else a clone, else a copy.
+
+        Raises:
+            BlobMissingError, BlobCorruptError, CacheUnavailableError: as `open`.
+            OSError: the file system of the directory rejects the operation.
+            CancelledError: the run is cancelled.
+        """
+        with self.open(integrity) as file:
+            own = isinstance(file, LeasedBlob) and system_calls.is_same(file.fileno(), self.path(integrity.digest))
+            how: LinkMode = "hardlink" if own else "auto"  # a shared cache is read-only
+            link_or_copy(file, name, directory=directory, mode=0o444, how=how, progress=progress)
+            if isinstance(file, LeasedBlob):
+                self._remember_links(file, integrity)
+
     def _put(self, file: BinaryIO, path: Path, integrity: Integrity) -> None:
         if not self._linked(file, path, integrity):
             with self._scratch(0o444) as temporary:
@@ -433,8 +449,12 @@ class Cache:
             if error.errno not in system_calls.NOT_SUPPORTED:
                 raise
             return False
+        self._remember_links(file, integrity)
+        return True
+
+    def _remember_links(self, file: LeasedBlob, integrity: Integrity) -> None:
+        """Keep an open blob verified after it got a link, which changes its fingerprint."""
         fingerprint = Fingerprint.of(os.fstat(file.fileno()))
         if (fingerprint.mtime_ns, fingerprint.size) == (file.fingerprint.mtime_ns, file.fingerprint.size):
             file.fingerprint = fingerprint  # only the links changed
             self.shelf.memo.put(fingerprint, integrity.digest.hex)
-        return True

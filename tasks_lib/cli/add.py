@@ -74,7 +74,7 @@ class AddCommand(PinCommand):
             toolchain=params["to"],
             mode="dry-run" if params["dry_run"] else "write",
         )
-        added = add(Workspace(session.context, _load_definitions(session), progress), request)
+        added = add(Workspace(session.context, load_definitions(session), progress), request)
         self._show(added, params)
         return 0
 
@@ -104,7 +104,7 @@ class AddCommand(PinCommand):
         self.write_lines(f"{verb} {escape_text(str(path))}" for path in added.files)
 
 
-def _load_definitions(session: Session) -> Definitions:
+def load_definitions(session: Session) -> Definitions:
     """Return the definitions; none for a project that has no files of definitions yet."""
     from tasks_lib.definitions import Definitions  # slow to import, not needed by `doit help`
     from tasks_lib.layout import find_layout  # as above

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
 
 from tasks_lib.cli.definition_command import JSON, OFFLINE, DefinitionCommand, format_option
+from tasks_lib.cli.sarif import SarifResult, SarifRule, format_sarif
 from tasks_lib.engine.base_command import STARTED_IN
 from tasks_lib.errors import escape_text
 from tasks_lib.progress import LineProgress, describe_wait
@@ -19,8 +19,6 @@ from tasks_lib.ui.events import write_to_stderr
 if TYPE_CHECKING:
     from tasks_lib.pins.audit import Report
 
-#: Source: SARIF 2.1.0, OASIS Standard; GitHub, "SARIF support for code scanning".
-_SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 #: Levels of findings; a warning unless it is named here. Source: SARIF 2.1.0 section 3.27.10.
 _LEVELS: Final = {"advisory": "error", "dead-source": "error", "one-source": "note", "no-update-source": "note"}
 
@@ -77,7 +75,7 @@ class AuditCommand(DefinitionCommand):
         self.outstream.write(f"{len(reports)} definitions: {count} findings; not covered: {unknown}\n")
 
     def _write_document(self, reports: Sequence[Report], form: str) -> None:
-        document = format_sarif(reports) if form == "sarif" else [_as_json(report) for report in reports]
+        document = _to_sarif(reports) if form == "sarif" else [_as_json(report) for report in reports]
         self.outstream.write(f"{json.dumps(document, indent=2)}\n")
         for report in reports:
             for text in report.not_covered:
@@ -89,48 +87,19 @@ def _as_json(report: Report) -> dict[str, Any]:
     return {"name": report.name, "file": report.file, "line": report.line, "findings": findings}
 
 
-def format_sarif(reports: Sequence[Report]) -> dict[str, Any]:
+def _to_sarif(reports: Sequence[Report]) -> dict[str, Any]:
     """Return the findings as a SARIF log; what is not covered are notifications of the tool."""
-    from importlib.metadata import version  # slow to import, needed only for this format
-
     from tasks_lib.pins.audit import CODES
 
-    rules = [
-        {
-            "id": code,
-            "shortDescription": {"text": text},
-            "defaultConfiguration": {"level": _level(code)},
-        }
-        for code, text in CODES.items()
-    ]
-    driver = {"name": "doit-fetch", "version": version("doit-fetch"), "rules": rules}
+    rules = {code: SarifRule(text, _LEVELS.get(code, "warning")) for code, text in CODES.items()}
     results = [
-        {
-            "ruleId": finding.code,
-            "ruleIndex": list(CODES).index(finding.code),
-            "level": _level(finding.code),
-            "message": {"text": f"{report.name}: {finding.message}"},
-            "locations": [_locate(report)],
-        }
+        SarifResult(finding.code, f"{report.name}: {finding.message}", report.file, report.line)
         for report in reports
         for finding in report.findings
     ]
     notes = [
-        {"level": "note", "message": {"text": f"{report.name}: not covered: {text}"}, "locations": [_locate(report)]}
+        SarifResult("", f"{report.name}: not covered: {text}", report.file, report.line)
         for report in reports
         for text in report.not_covered
     ]
-    invocation = {"executionSuccessful": True, "toolExecutionNotifications": notes}
-    run = {"tool": {"driver": driver}, "invocations": [invocation], "results": results}
-    return {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
-
-
-def _level(code: str) -> str:
-    return _LEVELS.get(code, "warning")
-
-
-def _locate(report: Report) -> dict[str, Any]:
-    """Return the location of a definition; a relative path is relative to the current directory."""
-    path = Path(report.file)
-    uri = path.as_uri() if path.is_absolute() else quote(path.as_posix(), errors="surrogateescape")
-    return {"physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": max(1, report.line)}}}
+    return format_sarif(rules, results, notes)

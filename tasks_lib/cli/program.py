@@ -90,7 +90,7 @@ def _doit(words: list[str]) -> int:
     from doit.cmd_base import NamespaceTaskLoader
     from doit.doit_cmd import DoitMain
 
-    from tasks_lib.engine.base_command import IS_OWN_PROGRAM, STARTED_IN
+    from tasks_lib.engine.base_command import IS_OWN_PROGRAM, SETTINGS_ONLY, STARTED_IN
     from tasks_lib.settings import load_project
 
     class BuiltinLoader(NamespaceTaskLoader):  # type: ignore[misc,unused-ignore]  # doit has no types
@@ -103,7 +103,8 @@ def _doit(words: list[str]) -> int:
             self.namespace = {name: getattr(doit_fetch, name) for name in ("DOIT_CONFIG", "task_fetchdefs")}
 
     STARTED_IN.set(os.getcwd())  # noqa: PTH109  # paths on the command line are relative to it
-    os.chdir(find_project(os.getcwd()))  # noqa: PTH109
+    SETTINGS_ONLY.set(words[0] in _READING)
+    os.chdir(find_project(STARTED_IN.get()))
     try:
         load_project(Path("pyproject.toml"))  # doit reads it first, and ends with a traceback if it is not TOML
     except FetchError as error:
@@ -217,6 +218,9 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace, Mapping[str, str]], i
     "package": _package,
     "completion": _completion,
 }
+
+#: Commands of doit that create nothing, not even the directory of the cache.
+_READING: Final = ("adopt",)
 
 
 class _Version(argparse.Action):

@@ -28,7 +28,8 @@ _OUTPUT_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, err
 SETTINGS_ONLY: Final = ContextVar("settings only", default=False)
 #: Commands that doit itself does not have: a task of dodo.py may have their name, and then it runs instead.
 YIELDING: Final = (
-    "add", "audit", "cache", "graph", "outdated", "path", "prune", "report", "sbom", "store", "update", "verify", "why",
+    "add", "adopt", "audit", "cache", "export", "graph", "outdated", "path", "prove", "prune", "report", "sbom",
+    "store", "update", "verify", "why",
 )  # fmt: skip
 #: Whether this is the program `doit-fetch`, which needs no dodo.py and in which a command has precedence over a task.
 IS_OWN_PROGRAM: Final = ContextVar("own program", default=False)
@@ -176,6 +177,11 @@ def require_session(command: str) -> Session:
         message = f"this dodo.py does not use doit_fetch\n`doit-fetch {command}` works without one"
         raise InvalidCommand(message)  # type: ignore[no-untyped-call]  # doit has no types
     return session
+
+
+def from_start(path: str) -> Path:
+    """Return a path of the command line, which is relative to the directory in which the program was started."""
+    return Path(STARTED_IN.get() or get_initial_workdir() or "", path)  # type: ignore[no-untyped-call]  # no types
 
 
 def require_directory() -> None:

@@ -13,6 +13,8 @@ from tasks_lib.steps import needs_network
 
 #: Maximum number of missing artifacts that are named; the others are counted.
 _NAMED = 100
+#: What follows the name of each of them.
+IS_MISSING = ": not in the cache, and the network is off"
 
 
 def refuse_missing(tasks: Mapping[str, Any], selected: Iterable[str]) -> None:
@@ -30,7 +32,7 @@ def refuse_missing(tasks: Mapping[str, Any], selected: Iterable[str]) -> None:
         and needs_network(*step.arguments)
     ]
     if missing:
-        lines = [f"{escape_text(name)}: not in the cache, and the network is off" for name in sorted(missing)[:_NAMED]]
+        lines = [f"{escape_text(name)}{IS_MISSING}" for name in sorted(missing)[:_NAMED]]
         lines += [f"... and {len(missing) - _NAMED} more"] if len(missing) > _NAMED else []
         hint = "nothing was run; run once without offline=1, or copy a cache that holds them"
         raise OfflineError("offline, and this is missing:\n" + "\n".join(lines), hint=hint)

@@ -1,0 +1,201 @@
+"""`doit adopt`: find downloads that a repository makes without a pin, and define them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from doit.exceptions import InvalidCommand
+
+from tasks_lib.cli.sarif import SarifResult, SarifRule, format_sarif
+from tasks_lib.engine.base_command import SETTINGS_ONLY, BaseCommand, from_start, load_dodo, yield_to_task
+from tasks_lib.errors import DefinitionError, FetchError, SettingError, escape_lines, escape_text
+from tasks_lib.session import Session, current_session
+
+if TYPE_CHECKING:
+    from tasks_lib.adopt import Finding
+
+_RULES: Final = {
+    "unpinned": SarifRule("A download is not pinned to a digest"),
+    "dead": SarifRule("A download is not available any more", "error"),
+}
+#: Statuses of servers that have a file but do not say so to a HEAD. Source: RFC 9110 section 15.
+_UNKNOWN: Final = (401, 403, 405, 407, 429, 501, 503)
+
+
+class _Download(NamedTuple):
+    """A download, and its file as the user would write it."""
+
+    file: str
+    found: Finding
+
+    @property
+    def place(self) -> str:
+        """Its file and line."""
+        return f"{escape_text(self.file)}:{self.found.line}"
+
+
+class AdoptCommand(BaseCommand):
+    """`doit adopt`."""
+
+    name = "adopt"
+    doc_purpose = "find downloads that are not pinned, in scripts, Dockerfiles and build files"
+    doc_usage = "[PATH ...]"
+    doc_description = (
+        "PATH is a file or a directory (default: the current one). Nothing that is found is executed or edited. "
+        "Exit status: 0 every download is pinned; 1 one is not, or is dead; 3 a path cannot be read."
+    )
+    cmd_options = (
+        {
+            "name": "check", "short": "", "long": "check", "type": bool, "default": False,
+            "help": "ask for each with a HEAD request, and show those that are dead",
+        },
+        {
+            "name": "write", "short": "", "long": "write", "type": bool, "default": False,
+            "help": "add a definition of each that is not pinned, as `doit add` does, and show its replacement",
+        },
+        {
+            "name": "sarif", "short": "", "long": "sarif", "type": bool, "default": False,
+            "help": "write what is not pinned as SARIF, for code scanning",
+        },
+    )  # fmt: skip
+
+    def execute(self, params: Any, args: list[str]) -> int:
+        """Find downloads; a task of the dodo.py that is called `adopt` runs instead.
+
+        Raises:
+            InvalidCommand: a path cannot be read, or settings or definitions are invalid; doit prints the message.
+        """
+        SETTINGS_ONLY.set(True)
+        if Path("dodo.py").exists():
+            load_dodo(self.loader, params)
+            yield_to_task(self.name, self.loader)
+        try:
+            downloads = list(_find(args or ["."]))
+            dead = _find_dead(downloads) if params["check"] else set()
+            if params["sarif"]:
+                self._write_sarif(downloads, dead)
+            else:
+                self._write_lines(downloads, dead)
+            if params["write"]:
+                out = sys.stderr if params["sarif"] else self.outstream
+                _define([one for one in downloads if not one.found.pinned], out)
+        except (SettingError, DefinitionError) as error:
+            raise InvalidCommand(escape_lines(str(error))) from None  # type: ignore[no-untyped-call]  # no types
+        except KeyboardInterrupt:
+            return 130
+        return int(bool(dead) or any(not one.found.pinned for one in downloads))
+
+    def _write_lines(self, downloads: Sequence[_Download], dead: set[str]) -> None:
+        for one in downloads:
+            state = "pinned" if one.found.pinned else "unpinned"
+            ending = " dead" if one.found.url in dead else ""
+            self.outstream.write(f"{one.place}: {state} {escape_text(one.found.url)}{ending}\n")
+
+    def _write_sarif(self, downloads: Sequence[_Download], dead: set[str]) -> None:
+        messages = {"unpinned": "is downloaded without a digest that pins it", "dead": "is not available any more"}
+        results = [
+            SarifResult(rule, f"{one.found.url} {message}", one.file, one.found.line)
+            for one in downloads
+            for rule, message in messages.items()
+            if (not one.found.pinned if rule == "unpinned" else one.found.url in dead)
+        ]
+        self.outstream.write(f"{json.dumps(format_sarif(_RULES, results), indent=2)}\n")
+
+
+def _find(paths: Iterable[str]) -> Iterator[_Download]:
+    """Yield the downloads below paths.
+
+    Raises:
+        InvalidCommand: a path cannot be read.
+    """
+    from tasks_lib.adopt import find_downloads  # loads the readers, which `doit help` does not need
+
+    for given in paths:
+        top = from_start(given)
+        try:
+            for path, one in find_downloads(top):
+                yield _Download(os.path.normpath(Path(given, path.relative_to(top))), one)
+        except OSError as error:
+            message = f"cannot read {escape_text(given)}: {error.strerror or error}\ngive a file or a directory"
+            raise InvalidCommand(message) from None  # type: ignore[no-untyped-call]  # doit has no types
+
+
+def _session() -> Session:
+    """Return a session that has read nothing yet; a directory without a dodo.py has settings, too."""
+    from doit_fetch import DOIT_CONFIG  # noqa: F401  # starts the session
+
+    session = current_session()
+    assert session is not None
+    return Session(session.settings, session.environ)
+
+
+def _find_dead(downloads: Sequence[_Download]) -> set[str]:
+    """Return the URLs of files that their servers do not have; a URL with an unknown variable is not asked."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tasks_lib.context import Context
+
+    session = _session()
+    transport = Context(session.settings, session.environ, mirrors="none").transport
+
+    def is_dead(url: str) -> bool:
+        try:
+            status = transport.head(url, headers={}).status
+        except FetchError:
+            return True
+        return status >= 400 and status not in _UNKNOWN
+
+    urls = sorted({one.found.url for one in downloads if one.found.is_complete and one.found.revision is None})
+    with ThreadPoolExecutor(session.settings.jobs) as threads:
+        return {url for url, dead in zip(urls, threads.map(is_dead, urls), strict=True) if dead}
+
+
+def _define(downloads: Sequence[_Download], out: Any) -> None:
+    """Add a definition of each download, and write the line that replaces it; report what cannot be added.
+
+    Raises:
+        SettingError, DefinitionError, CacheUnavailableError: nothing can be added.
+    """
+    session = _session()
+    for warning in session.settings.judge_cache():
+        sys.stderr.write(f"warning: {escape_text(warning)}\n")
+    for one in downloads:
+        if not one.found.is_complete:
+            sys.stderr.write(f"{one.place}: not added: a variable in its URL is not known\n")
+            continue
+        try:
+            out.write(f"{one.place}: replace with: {escape_text(_add(one.found))}\n")
+        except (SettingError, DefinitionError):
+            raise
+        except FetchError as error:
+            sys.stderr.write(f"{one.place}: not added: {escape_lines(str(error))}\n")
+
+
+def _add(one: Finding) -> str:
+    """Add the definition of a download; return the line that replaces it.
+
+    Raises:
+        FetchError: it cannot be downloaded or defined.
+    """
+    from tasks_lib.adopt.replacement import replace_commit, replace_file
+    from tasks_lib.cli.add import load_definitions
+    from tasks_lib.definitions import Git, StaticUrl
+    from tasks_lib.pins.add import AddRequest, add
+    from tasks_lib.pins.workspace import Workspace
+    from tasks_lib.progress import LineProgress, describe_wait
+    from tasks_lib.ui.events import write_to_stderr
+
+    session = _session()
+    progress = LineProgress(write_to_stderr, describe_wait)
+    workspace = Workspace(session.context, load_definitions(session), progress)
+    url = one.url if one.revision is None else f"{one.url}#{one.revision or 'HEAD'}"
+    added = add(workspace, AddRequest(url=url, strip="0"))
+    source = load_definitions(_session()).fetches[added.name].source
+    if isinstance(source, StaticUrl):
+        return replace_file(one, added.name, source.integrity)
+    return replace_commit(one, source.revision if isinstance(source, Git) else "")

@@ -1,0 +1,224 @@
+"""The layouts of an export: where each download is, which texts are beside it, and the tool's line of configuration.
+
+Pure: no I/O. URLs come from outside: each path is a `RelPath`, which cannot leave the directory of the export.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from tasks_lib.definitions import StaticUrl
+from tasks_lib.export.program import Program
+from tasks_lib.network import redacted
+
+#: The platforms of a DotSlash file that doit-fetch runs on. Source: DotSlash, "DotSlash File", `platforms`.
+_DOTSLASH_PLATFORMS: Final = ("linux-aarch64", "linux-x86_64", "macos-aarch64", "macos-x86_64")
+#: Mode of a text, and of one that is a program.
+_PLAIN: Final = 0o644
+_PROGRAM: Final = 0o755
+
+
+class Download(NamedTuple):
+    """The pinned download of the definition `name`.
+
+    `sha512` returns the hex digits of that digest, `program` the program in it; both read the content.
+    """
+
+    name: str
+    source: StaticUrl
+    sha512: Callable[[], str]
+    program: Callable[[], Program]
+
+    @property
+    def sha256(self) -> str:
+        """The hex digits of its digest."""
+        return self.source.integrity.digest.hex
+
+
+class Tree(NamedTuple):
+    """The extracted archive of the definition `name`, at an absolute path."""
+
+    name: str
+    path: str
+
+
+class Text(NamedTuple):
+    """A small file beside the downloads; `names` are the definitions to which it belongs, () for all."""
+
+    path: str
+    content: bytes
+    names: tuple[str, ...] = ()
+    mode: int = _PLAIN
+
+
+class Target(NamedTuple):
+    """Where an export goes: its absolute directory, and the URL at which that is served, without a slash at the end."""
+
+    directory: str
+    url: str
+
+
+class Exported(NamedTuple):
+    """What an export has: downloads, all that the project knows, the sha256 of each file by path, and trees."""
+
+    downloads: Sequence[Download]
+    known: Sequence[Download]
+    digests: Mapping[str, str]
+    trees: Sequence[Tree]
+
+
+class Layout(NamedTuple):
+    """A layout: the path of a download, the texts beside the downloads, and the line of configuration of its tool."""
+
+    place: Callable[[Download], str]
+    line: Callable[[Target], str]
+    texts: Callable[[Exported, Target], Iterator[Text]] = lambda _exported, _target: iter(())
+    has_trees: bool = False
+
+
+def _quoted(text: str) -> str:
+    """Return a path as one word of a shell."""
+    return shlex.quote(text)
+
+
+# --- paths
+
+
+def _by_file_name(one: Download) -> str:
+    """Return the file name of the URL, escapes kept; definitions reject a URL without one."""
+    return one.source.file_name
+
+
+def _by_decoded_name(one: Download) -> str:
+    """Return the file name as pip reads it from a URL. Source: pip, `Link.filename`.
+
+    Raises:
+        ValueError: it has an escaped slash.
+    """
+    return _decode(_by_file_name(one))
+
+
+def _by_url(one: Download) -> str:
+    """Return `HOST[:PORT]/path`, with escapes decoded, as servers of files do before they look for a file.
+
+    Raises:
+        ValueError: the URL has no host, or a component has an escaped slash.
+    """
+    parts = urlsplit(one.source.url)
+    host = parts.netloc.rpartition("@")[2].lower()
+    if not host:
+        raise ValueError("has no host")
+    return "/".join([host, *map(_decode, parts.path.split("/")[1:])])
+
+
+def _decode(component: str) -> str:
+    decoded = unquote(component, errors="surrogateescape")
+    if "/" in decoded:
+        raise ValueError("contains an escaped slash")
+    return decoded
+
+
+def _by_digest(one: Download) -> str:
+    return f"cas/{one.sha256}"
+
+
+# --- texts
+
+
+def _checksums(exported: Exported, _target: Target) -> Iterator[Text]:
+    lines = sorted(f"{digest}  {path}\n" for path, digest in exported.digests.items())
+    yield Text("SHA256SUMS", "".join(lines).encode("utf-8", "surrogateescape"))
+
+
+def _conan_sidecars(exported: Exported, _target: Target) -> Iterator[Text]:
+    """Yield the files without which Conan counts a source as a miss; definitions of one digest share one.
+
+    Source: Conan 2, "Backing up third-party sources with Conan".
+    """
+    urls: dict[str, set[str]] = {}
+    for one in exported.known:
+        urls.setdefault(one.sha256, set()).add(redacted(one.source.url))
+    names: dict[str, list[str]] = {}
+    for one in exported.downloads:
+        names.setdefault(one.sha256, []).append(one.name)
+    for digest, users in names.items():
+        content = json.dumps({"references": {"unknown": sorted(urls[digest])}}, indent=4)
+        yield Text(f"{digest}.json", f"{content}\n".encode(), tuple(users))
+
+
+def _dotslash_files(exported: Exported, target: Target) -> Iterator[Text]:
+    """Yield the DotSlash file of each download. Source: DotSlash, "DotSlash File"."""
+    for one in exported.downloads:
+        program = one.program()
+        entry = {
+            "size": one.source.integrity.size,
+            "hash": "sha256",
+            "digest": one.sha256,
+            **({"format": program.format} if program.format else {}),
+            "path": program.path,
+            "providers": [{"url": f"{target.url}/{_by_digest(one)}"}],
+        }
+        platforms = dict.fromkeys(_DOTSLASH_PLATFORMS, entry)
+        content = json.dumps({"name": one.name, "platforms": platforms}, indent=2)
+        yield Text(one.name, f"#!/usr/bin/env dotslash\n\n{content}\n".encode(), (one.name,), _PROGRAM)
+
+
+def _cmake_script(exported: Exported, _target: Target) -> Iterator[Text]:
+    """Yield the initial cache of CMake. Source: CMake, FetchContent, FETCHCONTENT_SOURCE_DIR_<uppercaseName>.
+
+    Raises:
+        ValueError: two names differ only in case.
+    """
+    lines = ["# written by `doit export cmake`; use it with `cmake -C`\n"]
+    names: dict[str, str] = {}
+    for one in sorted(exported.trees):
+        variable = f"FETCHCONTENT_SOURCE_DIR_{one.name.upper()}"
+        if variable in names:
+            raise ValueError(f"{names[variable]} and {one.name} have one name in CMake, {variable}")
+        names[variable] = one.name
+        lines.append(f'set({variable} {_cmake_word(one.path)} CACHE PATH "tree of {one.name}")\n')
+    yield Text("fetch.cmake", "".join(lines).encode("utf-8", "surrogateescape"))
+
+
+def _cmake_word(text: str) -> str:
+    """Return a text as one argument of CMake. Source: cmake-language(7), "Bracket Argument"."""
+    equals = "="
+    while f"]{equals}]" in text:
+        equals += "="
+    return f"[{equals}[{text}]{equals}]"
+
+
+#: The layouts by name. Source of each: reach.md section F, and the documentation of the tool.
+LAYOUTS: Final[Mapping[str, Layout]] = {
+    "url": Layout(_by_url, lambda to: f'url_replacements = {{"regex:^https?://" = "{to.url}/"}}'),
+    "cas": Layout(_by_digest, lambda to: f'content-addressed: [{{url: "{to.url}/cas/{{sha256}}", place: first}}]'),
+    "sha256sum": Layout(
+        _by_file_name,
+        lambda to: f"cd {_quoted(to.directory)} && sha256sum --check --quiet SHA256SUMS",
+        _checksums,
+    ),
+    "distdir": Layout(_by_file_name, lambda to: f"build --distdir={_quoted(to.directory)}"),
+    "bazel": Layout(
+        lambda one: f"content_addressable/sha256/{one.sha256}/file",
+        lambda to: f"build --repository_cache={_quoted(to.directory)}",
+    ),
+    "conan": Layout(
+        lambda one: one.sha256,
+        lambda to: f"core.sources:download_urls={json.dumps([f'{to.url}/', 'origin'])}",
+        _conan_sidecars,
+    ),
+    "nix": Layout(lambda one: f"sha256/{one.sha256}", lambda to: f"hashed-mirrors = {to.url}"),
+    "meson": Layout(_by_file_name, lambda to: f"export MESON_PACKAGE_CACHE_DIR={_quoted(to.directory)}"),
+    "vcpkg": Layout(
+        lambda one: one.sha512(), lambda to: f"export X_VCPKG_ASSET_SOURCES='clear;x-azurl,{to.url}/,,read'"
+    ),
+    "find-links": Layout(_by_decoded_name, lambda to: f"pip install --no-index --find-links={_quoted(to.directory)}"),
+    "dotslash": Layout(_by_digest, lambda to: f"export PATH={_quoted(to.directory)}:$PATH", _dotslash_files),
+    "cmake": Layout(
+        _by_digest, lambda to: f"cmake -C {_quoted(f'{to.directory}/fetch.cmake')}", _cmake_script, has_trees=True
+    ),
+}
