@@ -10,8 +10,8 @@ and a checkout that was never loaded. References:
 - `rclone serve s3`: `rclone copy`
 - one large blob: `curl`, then `openssl sha256`
 
-Rounds are interleaved; the ratios of the medians and of the minima are printed, and our peak memory. Both servers share
-the processors with the clients.
+Rounds are interleaved; the ratios of the medians and of the minima are printed, the least processor time of the
+clients, and our peak memory. The servers share the processors with the clients.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -76,24 +77,30 @@ def fill(directory: Path, blobs: dict[str, bytes]) -> None:
         (directory / "cas" / name).write_bytes(content)
 
 
-def timed(work: Callable[[Path], object], top: Path) -> float:
-    """Return the seconds of `work` in an empty directory, which is removed afterwards."""
+def timed(work: Callable[[Path], object], top: Path) -> tuple[float, float]:
+    """Return the seconds of `work` in an empty directory, which is removed afterwards, and its processor time."""
     place = Path(tempfile.mkdtemp(dir=top))
-    begun = time.perf_counter()
+    begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     work(place)
-    spent = time.perf_counter() - begun
+    spent, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
     shutil.rmtree(place)
-    return spent
+    return spent, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def compare(
     title: str, top: Path, ours: Callable[[Path], object], theirs: Callable[[Path], object], rounds: int
 ) -> None:
     times = [(timed(ours, top), timed(theirs, top)) for _ in range(rounds)]
-    mine, other = [one for one, _ in times], [two for _, two in times]
-    median, least = statistics.median(mine) / statistics.median(other), min(mine) / min(other)
-    print(f"{title}: ours {statistics.median(mine):.2f} s, theirs {statistics.median(other):.2f} s, ", end="")
-    print(f"ours / theirs {median:.2f} (of the minima {least:.2f}); load {os.getloadavg()[0]:.0f}", flush=True)
+    mine, other = zip(*times, strict=True)
+    wall = [statistics.median(one for one, _ in side) for side in (mine, other)]
+    least = [min(one for one, _ in side) for side in (mine, other)]
+    processor = [min(two for _, two in side) for side in (mine, other)]
+    print(f"{title}: ours {wall[0]:.2f} s, theirs {wall[1]:.2f} s, ours / theirs {wall[0] / wall[1]:.2f}", end=" ")
+    print(
+        f"(of the minima {least[0] / least[1]:.2f}); processor time {processor[0]:.2f} s and {processor[1]:.2f} s",
+        end="",
+    )
+    print(f"; load {os.getloadavg()[0]:.0f}", flush=True)
 
 
 class Doit:
@@ -131,7 +138,17 @@ def small(top: Path, count: int, size: int, rounds: int) -> None:
         )
         urls = top / "urls"
         urls.write_text("".join(f'url = "{server.url}/cas/{name}"\noutput = "{name}"\n' for name in blobs))
-        curl = ["curl", "--silent", "--fail", "--parallel", "--parallel-max", "16", "--config", str(urls)]
+        curl = [
+            "curl",
+            "--silent",
+            "--no-progress-meter",
+            "--fail",
+            "--parallel",
+            "--parallel-max",
+            "16",
+            "--config",
+            str(urls),
+        ]
         compare(
             f"{title}, nginx, against curl --parallel without verification",
             top,

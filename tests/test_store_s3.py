@@ -158,7 +158,7 @@ def test_runs_over_s3(bucket: Server, tmp_path: Path) -> None:
     assert any("signed by" in one["provenance"] for one in results)
 
 
-@pytest.mark.parametrize(("mode", "status"), [("never", 0), ("always", 1)])
+@pytest.mark.parametrize(("mode", "status"), [pytest.param("never", 0, marks=pytest.mark.slow), ("always", 1)])
 def test_runs_with_a_wrong_secret(bucket: Server, tmp_path: Path, mode: str, status: int) -> None:
     """A bucket that refuses is a warning, and the content comes from the origin; with `always` the run ends with 1."""
     with serving({"/lib-1.0.tar": reply(LIBRARY)}) as origin:

@@ -117,6 +117,7 @@ def test_pinned_content_is_read_and_measured(farm: Farm) -> None:
     assert farm.origin.requests == []
 
 
+@pytest.mark.slow
 def test_wrong_pinned_content_is_not_used(farm: Farm) -> None:
     """A task that published other bytes provides nothing, even if every result is believed."""
     farm.publish("fetch:plain", "public/plain.bin", PLAIN[::-1])
@@ -150,6 +151,7 @@ def test_toolchain_of_a_task(farm: Farm) -> None:
     assert again.returncode == 0, again.stdout
 
 
+@pytest.mark.slow
 def test_repacked_archive_of_a_task(farm: Farm) -> None:
     """With `store_trust=any` a repacked archive comes from its task; only the pinned archive comes from the origin."""
     farm.origin.answers["/lib-1.0.tar"] = reply(ARCHIVE)
@@ -159,6 +161,7 @@ def test_repacked_archive_of_a_task(farm: Farm) -> None:
     assert output.read_bytes() == REPACKED
 
 
+@pytest.mark.slow
 def test_nothing_indexed(farm: Farm) -> None:
     """An index without the task is an absence: the origin is asked, and nothing is warned about."""
     farm.index.answers = {"/api/index/v1/ping": reply(b"{}")}
@@ -168,6 +171,7 @@ def test_nothing_indexed(farm: Farm) -> None:
     assert "warning" not in done.stdout.lower()
 
 
+@pytest.mark.slow
 def test_index_that_fails(farm: Farm) -> None:
     """An index that answers with errors is left alone; the run goes on from the origin."""
     farm.index.answers = {"/api/index/v1/ping": reply(b"", "503 Service Unavailable")}
