@@ -386,6 +386,14 @@ def test_a_changed_url_is_confirmed(shared: Farm) -> None:
     asked = len(shared.origin.requests)
     done = shared.run(shared.checkout("c", **{"fetchdefs/fetch/all.yml": text}), "fetch:tool")
     assert done.returncode == 0 and len(shared.origin.requests) == asked, done.stdout
+    text = text.replace("/new.tar", "/pulled.tar")
+    shared.origin.answers["/pulled.tar"] = reply(TOOL)
+    pulled = shared.checkout("pulled", **{"fetchdefs/fetch/all.yml": text})
+    assert shared.run(pulled, "store", "pull", "tool").returncode == 0
+    assert len(shared.origin.requests) == asked
+    assert doit(pulled, "fetch:tool").returncode == 0
+    assert [one.path for one in shared.origin.requests[asked:]] == ["/pulled.tar"]
+    text = text.replace("/pulled.tar", "/new.tar")
     shared.origin.answers["/new.tar"] = reply(bytes(len(TOOL)))
     text = text.replace("/new.tar", "/newer.tar")
     shared.origin.answers["/newer.tar"] = reply(bytes(len(TOOL)))
