@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
 from tasks_lib.definitions import Definitions
-from tasks_lib.engine.base_command import BaseCommand, load_dodo
+from tasks_lib.engine.base_command import YIELDING, BaseCommand, load_dodo, yield_to_task
 from tasks_lib.errors import CacheError, DefinitionError, FetchError, SettingError, escape_lines, escape_text
 from tasks_lib.incremental.definition_files import load
 from tasks_lib.incremental.resources import ReferencedFiles
@@ -62,6 +62,8 @@ class SessionCommand(BaseCommand, abc.ABC):
         """Load dodo.py for its settings and do the work; report errors of this package in a few lines."""
         gc.disable()  # an inventory creates a million small values and frees none of them
         load_dodo(self.loader, params)
+        if self.name in YIELDING:
+            yield_to_task(self, args, "rename it to use the command")
         progress = LineProgress(write_to_stderr, describe_phase, _PROGRESS_INTERVAL_S)
         try:
             from doit_fetch import DOIT_CONFIG  # noqa: F401  # creates the session, also for a dodo.py without it

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
 from doit.doit_cmd import set_var
 from doit.exceptions import InvalidCommand
 
-from tasks_lib.engine.base_command import BaseCommand, load_dodo
+from tasks_lib.engine.base_command import BaseCommand, load_dodo, yield_to_task
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, UnknownNameError
 from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.session import current_session
@@ -48,10 +47,7 @@ class PathCommand(BaseCommand):
         if params["offline"]:
             set_var("offline", "1")  # type: ignore[no-untyped-call]  # doit has no types
         load_dodo(self.loader, params)
-        if f"task_{self.name}" in (getattr(self.loader, "namespace", None) or {}):
-            sys.stderr.write(f"running the task {self.name!r} of dodo.py; `doit-fetch {self.name}` is the command\n")
-            sys.stderr.flush()
-            os.execv(sys.executable, [sys.executable, "-m", "doit", "run", self.name, *args])
+        yield_to_task(self, args, f"`doit-fetch {self.name}` is the command")
         session = current_session()
         if session is None:
             raise _error("this dodo.py does not use doit_fetch; `doit-fetch path NAME` works without one")

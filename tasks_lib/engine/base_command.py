@@ -139,3 +139,17 @@ def require_directory() -> None:
     except FileNotFoundError:
         message = "the current directory was removed\nchange to an existing directory, then run again"
         raise InvalidCommand(message) from None  # type: ignore[no-untyped-call]  # doit has no types
+
+
+def yield_to_task(command: BaseCommand, args: list[str], hint: str) -> None:
+    """Run the task of dodo.py that has the name of a command instead of it, if there is one.
+
+    Args:
+        command: a command of `YIELDING`; dodo.py is loaded.
+        args: the words after its name.
+        hint: how to use the command although there is such a task.
+    """
+    if f"task_{command.name}" in (getattr(command.loader, "namespace", None) or {}):
+        sys.stderr.write(f"running the task {command.name!r} of dodo.py; {hint}\n")
+        sys.stderr.flush()
+        os.execv(sys.executable, [sys.executable, "-m", "doit", "run", command.name, *args])
