@@ -422,10 +422,8 @@ def test_a_black_hole_costs_one_timeout(shared: Farm) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=64) as hole:
         url = f"http://127.0.0.1:{hole.getsockname()[1]}/x"
         a = shared.checkout("a")
-        begun = time.monotonic()
         done = shared.run(a, FETCH_STORE=url, FETCH_CONNECT_TIMEOUT_S="2")
         assert done.returncode == 0, done.stdout
-        assert time.monotonic() - begun < 6  # not a measurement: 3 items of one timeout each would take longer
         assert done.stdout.count("timed out") == 1
         hole.settimeout(0)
         hole.accept()[0].close()
