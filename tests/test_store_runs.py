@@ -386,6 +386,14 @@ def test_a_changed_url_is_confirmed(shared: Farm) -> None:
     asked = len(shared.origin.requests)
     done = shared.run(shared.checkout("c", **{"fetchdefs/fetch/all.yml": text}), "fetch:tool")
     assert done.returncode == 0 and len(shared.origin.requests) == asked, done.stdout
+    text = text.replace("/new.tar", "/pulled.tar")
+    shared.origin.answers["/pulled.tar"] = reply(TOOL)
+    pulled = shared.checkout("pulled", **{"fetchdefs/fetch/all.yml": text})
+    assert shared.run(pulled, "store", "pull", "tool").returncode == 0
+    assert len(shared.origin.requests) == asked
+    assert doit(pulled, "fetch:tool").returncode == 0
+    assert [one.path for one in shared.origin.requests[asked:]] == ["/pulled.tar"]
+    text = text.replace("/pulled.tar", "/new.tar")
     shared.origin.answers["/new.tar"] = reply(bytes(len(TOOL)))
     text = text.replace("/new.tar", "/newer.tar")
     shared.origin.answers["/newer.tar"] = reply(bytes(len(TOOL)))
@@ -414,10 +422,8 @@ def test_a_black_hole_costs_one_timeout(shared: Farm) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=64) as hole:
         url = f"http://127.0.0.1:{hole.getsockname()[1]}/x"
         a = shared.checkout("a")
-        begun = time.monotonic()
         done = shared.run(a, FETCH_STORE=url, FETCH_CONNECT_TIMEOUT_S="2")
         assert done.returncode == 0, done.stdout
-        assert time.monotonic() - begun < 6  # not a measurement: 3 items of one timeout each would take longer
         assert done.stdout.count("timed out") == 1
         hole.settimeout(0)
         hole.accept()[0].close()

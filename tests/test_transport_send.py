@@ -6,6 +6,7 @@ import io
 import os
 import socket
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,31 +16,42 @@ from tasks_lib.transport import Transport, TransportSettings
 from tests.origin import OriginRequest, reply, serving
 
 
-def _take(connection: socket.socket, request: OriginRequest) -> bytes:
-    """Read the body of a request that announces its length."""
-    left, got = int(request.headers["content-length"]), b""
-    while left > len(got) and (piece := connection.recv(1 << 20)):
-        got += piece
-    return got
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True  # the client keeps its connection
 
 
 def test_a_body_is_sent_from_the_position_of_its_file() -> None:
-    """A PUT sends `size` bytes from the position of the file, with their length and without a transfer coding."""
+    """A PUT sends `size` bytes from the position of the file, with their length, over one kept connection."""
     content = os.urandom(3 << 20)
-    received: list[bytes] = []
+    received: list[tuple[bytes, str | None, int]] = []
 
-    def answer(connection: socket.socket, request: OriginRequest) -> None:
-        received.append(_take(connection, request))
-        reply(b"", "201 Created", Connection="keep-alive")(connection, request)
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
 
-    with serving({"/cas/x": answer}) as origin:
+        def do_PUT(self) -> None:  # http.server's name
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            received.append((body, self.headers["Transfer-Encoding"], self.client_address[1]))
+            self.send_response(201)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with _Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/cas/x"
         transport, file = Transport(), io.BytesIO(b"head" + content + b"tail")
-        for _ in range(2):
-            file.seek(4)
-            assert transport.send("PUT", f"{origin.url}/cas/x", headers={}, body=file, size=len(content)).status == 201
-    assert received == [content, content]
-    assert {request.connection for request in origin.requests} == {1}
-    assert "transfer-encoding" not in origin.requests[0].headers
+        try:
+            for _ in range(2):
+                file.seek(4)
+                assert transport.send("PUT", url, headers={}, body=file, size=len(content)).status == 201
+        finally:
+            server.shutdown()
+            thread.join()
+    assert [(body, coding) for body, coding, _ in received] == [(content, None)] * 2
+    assert len({port for _, _, port in received}) == 1
 
 
 def test_an_early_refusal_ends_the_upload() -> None:

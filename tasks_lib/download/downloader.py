@@ -26,6 +26,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -102,8 +103,12 @@ class Downloader:
                 raise download.report.failure()
             return self._record(wanted, known, *found)
 
-    def obtain_from_stores(self, name: str, integrity: Integrity, progress: Progress) -> bool:
+    def obtain_from_stores(
+        self, name: str, integrity: Integrity, progress: Progress, note: Literal["origins", "nothing"] = "nothing"
+    ) -> bool:
         """Bring a blob from a store into the cache, without its origin; return whether the cache has it now.
+
+        For the content of a definition, `note` its origins: a later run confirms it if its URL is not one of them.
 
         Raises:
             CacheUnavailableError, CancelledError: as `obtain`.
@@ -115,7 +120,10 @@ class Downloader:
                 return True
             wanted = Request(name=name, integrity=integrity, urls=(name,))
             with self._cache.partial(integrity) as partial:
-                return self._from_store(Download(wanted, partial, progress, AttemptLog(wanted), {})) is not None
+                held = self._from_store(Download(wanted, partial, progress, AttemptLog(wanted), {}))
+            if held is not None and note == "origins":
+                self._note_origins(integrity, self._cache.result(recipe.fetch_key(integrity)), *held, progress)
+            return held is not None
 
     def _from_store(self, download: Download) -> tuple[Member, Provenance] | None:
         """Read the blob from the first store that has it; let the stores before that one have it, too."""
@@ -135,18 +143,25 @@ class Downloader:
             AllSourcesFailedError: the URL of the definition has other content.
             CacheUnavailableError, CancelledError: as `obtain`.
         """
+        result, urls = self._note_origins(wanted.integrity, known, member, provenance, progress)
+        self._upload(wanted, urls, "lacking")
+        return self._confirm(wanted, result, progress) or provenance
+
+    def _note_origins(
+        self, integrity: Integrity, known: Result | None, member: Member, provenance: Provenance, progress: Progress
+    ) -> tuple[Result, tuple[str, ...]]:
+        """Record a blob that came from a store, with the URLs of its record there; return the result and those URLs."""
         assert self._fleet is not None, "a store of the fleet had the blob"
-        key = recipe.fetch_key(wanted.integrity)
+        key = recipe.fetch_key(integrity)
         record = self._fleet.record_of(member, key, progress)
-        urls = record.urls if record is not None and record.integrity == wanted.integrity else ()
-        result = known or Result(key=key, integrity=wanted.integrity)
+        urls = record.urls if record is not None and record.integrity == integrity else ()
+        result = known or Result(key=key, integrity=integrity)
         origins = {**result.origins, **recorded_origins(urls)}
         if record is not None and not origins:
             origins = recorded_origins([member.name])  # bytes of an unknown origin: the URL has not confirmed them
         result = msgspec.structs.replace(result, provenance=provenance, origins=origins)
         self._cache.record(result)
-        self._upload(wanted, urls, "lacking")
-        return self._confirm(wanted, result, progress) or provenance
+        return result, urls
 
     def _upload(self, wanted: Request, urls: Sequence[str], receivers: Receivers) -> None:
         """Let the stores have a blob that this run obtained, if it writes to them."""

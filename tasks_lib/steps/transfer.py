@@ -146,7 +146,7 @@ def pull(context: Context, items: Sequence[SharedItem], progress: Progress) -> t
 def _pull(context: Context, item: SharedItem, progress: Progress) -> bool:
     progress.check()
     if item.integrity is not None:
-        return context.sources.obtain_from_stores(item.name, item.integrity, progress)
+        return context.sources.obtain_from_stores(item.name, item.integrity, progress, "origins")
     with context.cache.lock(item.key, progress, item.name):
         return adopt_shared_result(context, item.key, item.name, item.platform, progress)
 

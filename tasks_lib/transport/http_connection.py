@@ -64,6 +64,7 @@ class _Body:
         """Return the next bytes, b"" at the end, or when a response arrived: a refusal does not need the rest."""
         sock: DeadlineSocket = _serving.sock
         if not self.left or sock.is_readable():
+            self._deadline.answering()
             return b""
         self._deadline.sending()
         chunk = self._file.read(min(size, self.left))
