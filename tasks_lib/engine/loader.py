@@ -68,12 +68,12 @@ class Loader:
         if found is None:
             return self._all(cmd, pos_args)
         try:
-            if any("@" in word for word in pos_args):
+            if any("@" in word for word in pos_args) and _has_ours(getattr(self._inner, "namespace", None)):
                 pos_args[:] = _canonical_names(found, pos_args)
             given = [word for word in pos_args if not is_glob(word)]
             tasks = self._load(found, cmd, pos_args)
             if cmd.execute_tasks and given:
-                self._refuse_skipped(found, given)
+                self._refuse_skipped(tasks, given)
         except DefinitionError as error:
             raise InvalidDodoFile(escape_lines(str(error))) from None
         return tasks
@@ -84,16 +84,17 @@ class Loader:
             return named(self._all(cmd, pos_args), pos_args)
         return self._configured(self._chosen(found, cmd, pos_args))
 
-    def _refuse_skipped(self, found: Session, words: Iterable[str]) -> None:
+    def _refuse_skipped(self, tasks: Iterable[Task], words: Iterable[str]) -> None:
         """Refuse definitions that are named although they are not available for the platform of this run.
 
         Raises:
             UnknownNameError: there is one.
         """
-        skipped = {one.task: one for one in found.definitions.skipped}
+        own = (one for one in tasks if isinstance(one, slim_task.SlimTask))
+        skipped = {one.name: one.meta for one in own if isinstance(one.meta, dict)}  # the others compute their details
         for name in (name for word in words for name in self._perhaps(word) if skipped):
-            if one := skipped.get(name):
-                raise UnknownNameError(f"{one.task}: {one.reason}", hint=one.hint or f"see {one.place}")
+            if meta := skipped.get(name):
+                raise UnknownNameError(f"{name}: {meta['skipped']}", hint=meta["hint"] or f"see {meta['defined']}")
 
     def _all(self, cmd: Any, pos_args: list[str]) -> list[Task]:
         tasks: list[Task] = self._inner.load_tasks(cmd=cmd, pos_args=pos_args)
@@ -309,6 +310,10 @@ def _only_ours(namespace: Mapping[str, Any] | None) -> bool:
         if (name.startswith(TASK_STRING) and inspect.isroutine(value)) or hasattr(value, "create_doit_tasks")
     ]
     return creators == [task_fetchdefs]
+
+
+def _has_ours(namespace: Mapping[str, Any] | None) -> bool:
+    return any(value is task_fetchdefs for value in (namespace or {}).values())
 
 
 def _made(found: Session, names: Names | None) -> list[Task]:

@@ -128,7 +128,7 @@ class TaskGraph:
     def _skipped(self, one: RefusedDefinition) -> Task:
         """Return the task of a definition that is not available for the platform; it says so in each run."""
         task = self._task(one.task, "", (dict,), f"skipped: {one.reason}", "skip_unavailable", one)
-        meta = {"defined": one.place, "skipped": one.reason}
+        meta = {"defined": one.place, "skipped": one.reason, "hint": one.hint}
         return task | {"targets": [], "uptodate": [None], "clean": True, "meta": meta}
 
     def _repack(self, fetch: Fetch, fetched: Artifact, repacked: Artifact) -> Task:

@@ -56,12 +56,10 @@ def digests(definitions: Definitions) -> tuple[dict[str, bytes], dict[str, bytes
 
 
 def _digests(one: Mapping[str, Any]) -> dict[str, bytes]:
-    from tasks_lib.definitions.platform_selection import SelectedDefinitions  # as below
-    from tasks_lib.incremental.definition_cache import LazyDefinitions  # slow to import, and a no-op run loads none
-
-    if not isinstance(one, LazyDefinitions | SelectedDefinitions):
+    compute: Callable[[], dict[str, bytes]] | None = getattr(one, "digests", None)
+    if compute is None:
         raise AssertionError("a session caches its definitions")
-    return one.digests()
+    return compute()
 
 
 def affected(stamp: Snapshot, changed: list[int], definitions: Definitions, definition_cache: bytes) -> Names:
