@@ -48,7 +48,6 @@ def open_partial(place: str, quarantine: Path, expected: Integrity, existing_siz
         raise files.cache_error(place, error, expected.size) from error
     try:
         yield partial
-        partial.close()
     except OSError as error:
         if error.errno in _FULL_ERRNOS:
             partial.drop()
@@ -91,11 +90,6 @@ class Partial:
     @cached_property
     def _path(self) -> Path:
         return Path(self._place)
-
-    @property
-    def is_in_memory(self) -> bool:
-        """Whether the bytes are in memory only."""
-        return self._file < 0
 
     def keep(self) -> None:
         """Write bytes in memory to the file if they have been there for a moment; call during waits."""
@@ -325,8 +319,11 @@ class Partial:
     def close(self) -> None:
         """Close the file and remove it if it is empty; closing it again has no effect."""
         self._digest.close()
-        if self._memory and self.validator:
-            self._spill()  # a later run continues them
+        if self._memory and self.validator:  # a later run continues them
+            try:
+                self._spill()
+            except OSError:  # the error that ended the download matters, not that its bytes are lost
+                self.drop()
         if self._file < 0:
             return
         empty = self.size == 0 and os.fstat(self._file).st_size == 0
