@@ -33,7 +33,7 @@ def doit(directory: Path, *words: str, **environ: str) -> subprocess.CompletedPr
     environment = _environment(environ)
     if not zygote.can_fork(environment) or environment["PYTHONPATH"] != PYTHONPATH:
         return doit_alone(directory, *words, **environ)
-    status, output, _ = zygote.run(words, directory, environment, subprocess.STDOUT)
+    status, output, _ = zygote.run(words, directory.absolute(), environment, subprocess.STDOUT)
     return subprocess.CompletedProcess([*DOIT, *words], status, output.decode())
 
 

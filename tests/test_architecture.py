@@ -25,7 +25,7 @@ PURE = (
     "pins/spdx.py",
 )
 #: Starts of programs, which read the environment.
-PROGRAMS = ("fetch_content/console.py", "packaging/zipapp_main.py", "cli/console.py")
+PROGRAMS = ("batch.py", "fetch_content/console.py", "packaging/zipapp_main.py", "cli/console.py")
 IO = {"os", "pathlib", "time", "random", "subprocess", "socket", "requests", "tempfile", "shutil"}
 
 

@@ -101,7 +101,8 @@ def test_examples_of_settings() -> None:
     for one in SETTINGS:
         value = GENERATOR["VALUES"][one.environ]
         assert value != f"{one.default}"
-        Settings.parse(variables={}, environ={one.environ: value, "HOME": "/home/me"})
+        store = {"FETCH_STORE": GENERATOR["VALUES"]["FETCH_STORE"]}  # which a shard needs
+        Settings.parse(variables={}, environ={**store, one.environ: value, "HOME": "/home/me"})
         if one.choices:
             with pytest.raises(SettingError):
                 Settings.parse(variables={}, environ={one.environ: "banana"})

@@ -283,7 +283,7 @@ def test_doit_path(top: Path) -> None:
     assert doit(top, "path", "plane").returncode == 3
 
 
-NEW_COMMANDS = ("cache", "graph", "path", "prune", "report", "verify", "why")
+NEW_COMMANDS = base_command.YIELDING
 MINE = """
 def task_{0}():
     return {{"actions": ["echo mine %(at)s"], "verbosity": 2, "params": [{{"name": "at", "default": "{0}"}}]}}
@@ -293,7 +293,6 @@ def task_{0}():
 @pytest.mark.parametrize("names", [("path", "why"), pytest.param(NEW_COMMANDS, marks=pytest.mark.slow)])
 def test_a_task_with_the_name_of_a_command(names: tuple[str, ...], top: Path) -> None:
     """A user's task runs, with a sentence, wherever its dodo.py is; `doit-fetch` and other commands still work."""
-    assert set(NEW_COMMANDS) == set(base_command.YIELDING)
     (top / "own.py").write_text(PORCH + "".join(map(MINE.format, NEW_COMMANDS)))
     for name in names:
         done = doit(top / "fetchdefs", "-f", "../own.py", name)

@@ -57,6 +57,7 @@ class DaskRunner(Runner):
         self._client = connect(address)
         self._address = address
         self._answered_s = time.monotonic()
+        self._is_ending = False  # a task failed, and the others need not run
         self.stuck = 0
 
     def run_tasks(self, task_dispatcher: Any) -> None:
@@ -98,7 +99,7 @@ class DaskRunner(Runner):
             if self._interruption.signal:
                 self._client.cancel(list(futures))
                 return
-            while has_more and not self._stop_running and len(futures) < self._window():
+            while has_more and not self._is_ending and len(futures) < self._window():
                 has_more = self._submit(next(batches, None), tasks, futures)
             if not futures:
                 return
@@ -188,7 +189,7 @@ class DaskRunner(Runner):
         if isinstance(fail, TaskFailed):
             self.final_result = max(self.final_result, FAILURE)
         if not self.continue_:
-            self._stop_running = True
+            self._is_ending = True
 
 
 def connect(address: str) -> Any:
