@@ -55,6 +55,18 @@ def test_an_export(top: Path) -> None:
     assert done.stdout.startswith("missing: d2\nnot proven: 1 download is not in"), done
 
 
+def test_the_store_of_the_settings(top: Path) -> None:
+    """Without `--from` a configured store feeds the build, and nothing else; with it, the store feeds nothing."""
+    store = (top.parent / "out").as_uri()
+    done = program(top, "prove", "d1", f"store={store}")
+    assert (done.returncode, done.stdout.partition(",")[0]) == (0, "proven: everything is built from the stores"), done
+    (top.parent / "other/cas").mkdir(parents=True)
+    empty = program(top, "prove", "d1", f"store={(top.parent / 'other').as_uri()}")
+    assert (empty.returncode, empty.stdout.splitlines()[0]) == (1, "missing: d1"), empty
+    given = program(top, "prove", "d1", "--from", "../other", f"store={store}")
+    assert (given.returncode, given.stdout.splitlines()[0]) == (1, "missing: d1"), given
+
+
 @pytest.mark.slow
 def test_a_served_export(top: Path) -> None:
     """A URL is read before the network is closed; the directories of the project stay as they are."""

@@ -26,7 +26,7 @@ class ProveCommand(BaseCommand):
     cmd_options = (
         {
             "name": "source", "short": "", "long": "from", "metavar": "DIR|URL", "type": str, "default": "",
-            "help": "what `doit export` wrote, or the URL at which it is served (default: the cache)",
+            "help": "what `doit export` wrote, or its URL (default: the stores of the settings, else the cache)",
         },
     )  # fmt: skip
 
@@ -60,7 +60,7 @@ class ProveCommand(BaseCommand):
             sys.stderr.write(
                 f"this proof is weaker: no network namespace ({proof.weakness}); only sockets of Python were denied\n"
             )
-        place = source or "the cache"
+        place = source or ("the stores" if session.settings.stores else "the cache")
         if proof.holds:
             self.outstream.write(f"proven: everything is built from {place}, without a network\n")
             return 0

@@ -66,7 +66,8 @@ def prove(
     Args:
         project: has the definitions.
         words: names or globs of definitions; () for what `doit` makes.
-        source: what feeds the build: a directory or a URL in the layout of an export, "" for the cache of the project.
+        source: what feeds the build: a directory or a URL in the layout of an export, "" for the stores of the project,
+            or without any for its cache.
         progress: receives progress.
         is_missing: what an offline run prints after the name of a missing download.
         start: the directory to which a relative `source` refers.
@@ -75,7 +76,7 @@ def prove(
         SettingError: `source` is neither a directory nor a URL.
         UnknownNameError: a word matches no definition.
     """
-    places = _find_places(project, source, start)
+    places = None if not source and project.context.settings.stores else _find_places(project, source, start)
     tasks = project.list_tasks(words)
     with tempfile.TemporaryDirectory(prefix="doit-fetch-prove-", ignore_cleanup_errors=True) as name:
         top = Path(name)
@@ -137,14 +138,25 @@ def _paths_of(one: Download) -> Iterator[str]:
                 yield quote(os.fsencode(path))
 
 
-def _feed(project: Project, cache: Path, places: _Places, progress: Progress) -> list[str]:
-    """Put into a new cache all blobs that a source has; return the names of the downloads that it lacks."""
+def _feed(project: Project, cache: Path, places: _Places | None, progress: Progress) -> list[str]:
+    """Put into a new cache all blobs that a source has; return the names of the downloads that it lacks.
+
+    Args:
+        project: has the definitions.
+        cache: the directory of the new cache.
+        places: returns the URLs of the content of a download; None to ask the stores of the project.
+        progress: asks to stop.
+    """
     settings = project.context.settings
-    context = Context(settings._replace(cache=cache, shared=None, durability="fast"), {}, mirrors="none")
+    stores = settings.stores if places is None else ()
+    new = settings._replace(cache=cache, shared=None, durability="fast", stores=stores, store_write="never")
+    context = Context(new, project.context.environ, mirrors="none")
     cache.mkdir(mode=0o700)
 
     def lacks(name: str, one: StaticUrl) -> bool:
         progress.check()
+        if places is None:
+            return not context.sources.obtain_from_stores(name, one.integrity, progress)
         urls = places(name, one)
         request = Request(name=name, integrity=one.integrity, urls=urls, home=urls[0], by_digest=frozenset(urls))
         try:
@@ -164,8 +176,12 @@ def _run(
     project: Project, top: Path, tasks: Sequence[str], isolation: Sequence[str], prelude: str
 ) -> subprocess.CompletedProcess[str]:
     """Run doit on the empty cache; its output is one text."""
+    nothing = top / "store"  # in place of the stores of the settings
+    nothing.mkdir()
     environ = {
         **project.context.environ,
+        "FETCH_STORE": nothing.as_uri(),
+        "FETCH_STORE_WRITE": "never",
         "FETCHDEFS_DIR": str(project.context.settings.fetchdefs),
         "FETCH_CACHE_DIR": str(top / "cache"),
         "FETCH_PRIVATE_CACHE_DIR": "",
