@@ -143,6 +143,28 @@ def test_texts(top: Path, origin: Origin) -> None:
     assert (tree / "lib.h").is_file()
 
 
+def test_a_dotslash_file_of_several_platforms(tmp_path: Path, origin: Origin) -> None:
+    """One DotSlash file has the content of each platform of a definition."""
+    origin.answers |= {"/linux": reply(b"l"), "/mac": reply(b"m")}
+    digests = {name: hashlib.sha256(name[:1].encode()).hexdigest() for name in ("linux", "mac")}
+    sources = {name: f"{{url: '{origin.url}/{name}', sha256: {digest}, size: 1}}" for name, digest in digests.items()}
+    top = project(
+        tmp_path,
+        "tool:\n  description: d\n  fetch:\n    type: static-url\n    artifact-name: tool\n    platforms:\n"
+        f"      linux-x86_64: {sources['linux']}\n      linux-aarch64: {sources['linux']}\n"
+        f"      macos-aarch64: {sources['mac']}\n",
+    )
+    run(top, "dotslash")
+    found = json.loads((top.parent / "out/tool").read_text().partition("\n")[2])
+    assert found["name"] == "tool"
+    assert {platform: one["digest"] for platform, one in found["platforms"].items()} == {
+        "linux-aarch64": digests["linux"],
+        "linux-x86_64": digests["linux"],
+        "macos-aarch64": digests["mac"],
+    }
+    assert not list((top.parent / "out").glob("tool@*"))
+
+
 def test_changes(top: Path, origin: Origin) -> None:
     """What a definition no longer has is removed; what others put there, and what they changed, stays."""
     out = top.parent / "out"

@@ -263,6 +263,19 @@ def test_words_of_doit_without_a_dodo(top: Path) -> None:
     assert program(top, "--version").stdout.startswith("doit-fetch ")
 
 
+def test_help_of_its_own_commands(tmp_path: Path) -> None:
+    """`help` shows the page of the command that the program runs, which has precedence over doit's."""
+    for name in ("run", "get", "package"):
+        assert program(tmp_path, "help", name).stdout == program(tmp_path, name, "--help").stdout != ""
+
+
+def test_an_empty_word(tmp_path: Path) -> None:
+    """An unset variable of a script is an error of two lines."""
+    done = program(tmp_path, "update", "")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "ERROR: a word of the command line is empty\ncheck the variables from which it comes\n"
+
+
 def test_a_pyproject_that_is_broken(top: Path) -> None:
     """A pyproject.toml that is not TOML is one line with its place, for doit's words too."""
     (top / "pyproject.toml").write_text("[tool.doit-fetch]\njobs = = 3\n")

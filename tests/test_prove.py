@@ -109,6 +109,23 @@ def test_the_cache(top: Path) -> None:
     assert done.stdout == "missing: d7\nnot proven: 1 download is not in the cache\n", done
 
 
+def test_only_the_source_feeds_a_proof(top: Path) -> None:
+    """Neither a store that is a directory nor a private cache, both of pyproject.toml, adds to what a proof has."""
+    (top.parent / "store").mkdir()
+    settings = f'[tool.doit-fetch]\nstore = "file://{top.parent}/store"\nshard = "1/2"\n'
+    written(top, {"pyproject.toml": settings})
+    assert program(top, "store", "push", FETCH_STORE_WRITE="always").returncode == 0
+    (top.parent / "empty").mkdir()
+    shutil.rmtree(top / "cache")
+    done = program(top, "prove", "d1", "d2", "--from", "../empty")
+    expected = "missing: d1\nmissing: d2\nnot proven: 2 downloads are not in ../empty\n"
+    assert (done.returncode, done.stdout) == (1, expected), done
+    written(top, {"pyproject.toml": '[tool.doit-fetch]\nprivate_cache = "own"\n'})
+    with mirror(top.parent / "out") as url:
+        assert program(top, "prove", "d1", "--from", url).returncode == 0
+    assert not list((top / "own").glob("v1/blobs/sha256/*"))
+
+
 @pytest.mark.slow
 def test_no_namespace(top: Path) -> None:
     """Where the system allows no network namespace, sockets are denied, and the proof says that it is weaker."""
@@ -125,6 +142,7 @@ def test_wrong_words(top: Path) -> None:
     for words, expected in (
         (("nothing",), "no definition is named 'nothing'"),
         (("--from", "../missing"), "invalid value '../missing' for --from: neither a directory nor a URL"),
+        (("--from", "http://me:secret@h/x"), "invalid value 'http://h/x' for --from: neither a directory nor a URL"),
     ):
         done = program(top, "prove", *words)
         assert done.returncode == 3 and expected in done.stderr, done

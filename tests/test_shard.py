@@ -109,6 +109,35 @@ def test_a_bare_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_platforms(tmp_path: Path) -> None:
+    """All shards together are what a bare run makes, also beside content of other platforms."""
+    (tmp_path / "dodo.py").write_text(PORCH)
+    (tmp_path / "fetchdefs/fetch").mkdir(parents=True)
+    text = ""
+    for number in range(6):
+        for name in (f"a{number}", f"b{number}", f"c{number}"):
+            (tmp_path / name).write_text(name)
+        one, other, plain = (
+            f"url: {(tmp_path / name).as_uri()}, sha256: {hashlib.sha256(name.encode()).hexdigest()}, size: 2"
+            for name in (f"a{number}", f"b{number}", f"c{number}")
+        )
+        platforms = f"{{linux-aarch64: {{{one}}}, linux-x86_64: {{{other}}}}}"
+        text += f"t{number}:\n  description: d\n  fetch:\n    type: static-url\n    artifact-name: x\n"
+        text += f"    platforms: {platforms}\n"
+        text += f"p{number}: {{description: d, fetch: {{type: static-url, {plain}}}}}\n"
+    (tmp_path / "fetchdefs/fetch/all.yml").write_text(text)
+    store = f"store={tmp_path.as_uri()}/store"
+    for platform, count in (("linux-aarch64", 12), ("all", 18)):
+        whole = doit(tmp_path, "list", "--all", store, f"platform={platform}").stdout
+        expected = sorted(line.split()[0] for line in whole.splitlines() if line.startswith("fetch:"))
+        for by in ("key", "size"):
+            words = ("list", "--all", store, f"platform={platform}", f"shard_by={by}")
+            made = [doit(tmp_path, *words, f"shard={number}/3").stdout for number in (1, 2, 3)]
+            listed = sorted(line.split()[0] for text in made for line in text.splitlines() if line[:6] == "fetch:")
+            assert len(listed) == count and set(listed) <= set(expected), (platform, by, listed)
+            assert len(set(listed)) == count
+
+
 def test_a_shard_is_lost(tmp_path: Path) -> None:
     """Four shards at once, one killed and run again: the store has everything, and only what was in flight is repeated."""
     bodies = {f"/d{number}": b"content %d" % number for number in range(400)}

@@ -34,6 +34,8 @@ from tasks_lib.store.records import (
     load_trusted_keys,
     parse_record,
 )
+from tests.project import written
+from tests.test_program import program
 
 KEY, OTHER = "a" * 64, "b" * 64
 SHA = hashlib.sha256(b"content").hexdigest()
@@ -270,6 +272,16 @@ def test_keygen(tmp_path: Path) -> None:
     assert (tmp_path / "ci").read_text().startswith("-----BEGIN PRIVATE KEY-----\n")
     assert (tmp_path / "ci.pub").read_text().startswith("-----BEGIN PUBLIC KEY-----\n")
     assert load_signing_key(str(tmp_path / "ci")).keyid == keyid
+
+
+def test_keygen_below_a_project(tmp_path: Path) -> None:
+    """A key is written relative to the current directory, not to that of the project above it."""
+    below = written(tmp_path, {"fetchdefs/fetch/all.yml": "", "below/x": ""}) / "below"
+    done = program(below, "store", "keygen", "ci")
+    assert done.returncode == 0, done
+    assert sorted(path.name for path in below.iterdir()) == ["ci", "ci.pub", "x"]
+    done = program(below, "store", "keygen", "/")
+    assert (done.returncode, done.stderr.partition("\n")[0]) == (3, "ERROR: cannot write /: File exists"), done
 
 
 @pytest.mark.parametrize("name", ["ci", "ci.pub"])

@@ -41,6 +41,8 @@ _PROJECT: Final = {
 
 def run(words: list[str], environ: Mapping[str, str]) -> int:
     """Run a command line; return its exit status."""
+    if words[:1] == ["help"] and words[1:2] and words[1] in COMMANDS:
+        words = [words[1], "--help"]
     if words and words[0] not in COMMANDS and words[0] not in ("-h", "--help", "--version"):
         return _doit(words)
     if not words:
@@ -87,6 +89,9 @@ def _is_option(word: str, known: set[str]) -> bool:
 
 def _doit(words: list[str]) -> int:
     """Run doit in the directory of the project, with a built-in dodo.py if it has none."""
+    if "" in words:  # doit ends with a traceback
+        sys.stderr.write("ERROR: a word of the command line is empty\ncheck the variables from which it comes\n")
+        return 3
     from doit.cmd_base import NamespaceTaskLoader
     from doit.doit_cmd import DoitMain
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from tasks_lib.cli.maintenance import SessionCommand, make_plan, print_lines, usage_error
 from tasks_lib.context import Context
+from tasks_lib.engine.base_command import from_start
 from tasks_lib.errors import SettingError, StoreError, UnknownNameError, escape_text
 from tasks_lib.incremental.definition_files import load
 from tasks_lib.incremental.resources import ReferencedFiles
@@ -95,7 +96,7 @@ def _keygen(names: list[str]) -> int:
     if len(names) != 1:
         raise usage_error("`store keygen` needs the name of one file")
     path = Path(names[0])
-    keyid = generate_key(path)
+    keyid = generate_key(from_start(names[0]))
     print_lines(
         [
             f"wrote {path} (secret: give it to the writers as FETCH_STORE_SIGNING_KEY) and {path}.pub",

@@ -37,6 +37,15 @@ class SelectedDefinitions(Mapping[str, Value], Generic[Value]):
     def __contains__(self, name: object) -> bool:
         return name in self._names
 
+    def origins(self) -> Iterator[tuple[str, int, str]]:
+        """Yield each name, the position of its definition among those of all platforms, and its platform, or ""."""
+        positions = {name: at for at, name in enumerate(self._known)}
+        return ((name, positions[own], platform) for name, (own, platform) in self._names.items())
+
+    def of_this_platform(self) -> Iterator[str]:
+        """Yield the names without a platform."""
+        return (name for name, (own, _) in self._names.items() if name == own)
+
     def digests(self) -> dict[str, bytes]:
         """Return a short digest of the bytes of each definition."""
         known: Any = self._known  # a mapping of the cache of definitions

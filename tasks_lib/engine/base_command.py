@@ -69,16 +69,12 @@ class BaseCommand(_COMMAND):  # type: ignore[misc]
                 errors="backslashreplace"
             )  # descriptions may contain characters that the encoding lacks
         own = in_args[:1] if self.execute_tasks else in_args
-        if not self.execute_tasks:
-            with contextlib.suppress(getopt.GetoptError):
-                options, words = getopt.gnu_getopt(in_args, self.cmdparser.get_short(), self.cmdparser.get_long())
-                in_args = [word for option in options for word in option if word] + words
         status = 0
         try:
             if any(word in _HELP for word in own):
                 sys.stdout.write(f"{self._manual(in_args)}\n")
             else:
-                status = int(super().parse_execute(in_args) or 0)
+                status = int(super().parse_execute(self._options_first(in_args)) or 0)
             sys.stdout.flush()
         except BrokenPipeError:
             _discard_stdout()
@@ -89,11 +85,18 @@ class BaseCommand(_COMMAND):  # type: ignore[misc]
             _discard_stdout()
             message = f"cannot write the output: {error.strerror}\ncheck its destination, then run again"
             raise InvalidCommand(message) from None  # type: ignore[no-untyped-call]  # doit has no types
-        except CmdParseError as error:
+        except (CmdParseError, getopt.GetoptError) as error:
             cause = error.__context__
             message = str(cause) if isinstance(cause, getopt.GetoptError) else " ".join(str(error).split())
             raise CmdParseError(f"{self.name}: {message}\n`doit help {self.name}` shows its options") from None
         return status
+
+    def _options_first(self, in_args: list[str]) -> list[str]:
+        """Return a command line with its options before its words, where doit's parser finds them."""
+        if self.execute_tasks:
+            return in_args
+        options, words = getopt.gnu_getopt(in_args, self.cmdparser.get_short(), self.cmdparser.get_long())
+        return [word for option in options for word in option if word] + words
 
     def help(self) -> str:
         """Return the help page: doit's own page for doit's commands if dodo.py does not use this package."""

@@ -26,7 +26,16 @@ from tasks_lib.engine.state import snapshot_path
 from tasks_lib.errors import DefinitionError, UnknownNameError, escape_lines, escape_text
 from tasks_lib.graph.names import GROUPS, is_glob, resolve_names
 from tasks_lib.incremental.run_plan import RunPlan, plan_run
-from tasks_lib.incremental.selection import Names, closure, fetches_of_shard, in_order, is_task_glob, owner_of, owners
+from tasks_lib.incremental.selection import (
+    Names,
+    closure,
+    fetches_of_run,
+    fetches_of_shard,
+    in_order,
+    is_task_glob,
+    owner_of,
+    owners,
+)
 from tasks_lib.session import Session, current_session
 from tasks_lib.shard import Shard
 from tasks_lib.units import format_size
@@ -237,8 +246,10 @@ class Loader:
 
     def _fetches_only(self, found: Session, cmd: Any) -> list[Task]:
         """Return the tasks of the fetches of the shard, of all without one; select what fetches and repacks them."""
-        fetches = _fetches_of_shard(found, found.settings.shard) if found.settings.shard else found.definitions.fetches
-        tasks = _made(found, (dict.fromkeys(fetches), {}))
+        fetches = fetches_of_run(found.definitions, found.settings.platform)
+        if found.settings.shard:
+            fetches = _fetches_of_shard(found, found.settings.shard, fetches)
+        tasks = _made(found, (fetches, {}))
         cmd.sel_tasks = [task.name for task in tasks if task.name.startswith(("fetch:", "repack:"))]
         return tasks
 
@@ -289,12 +300,12 @@ def _step_not_made(found: Session, word: str) -> UnknownNameError | None:
     return UnknownNameError(reason, hint=f"`doit fetch:{name}` makes {path}")
 
 
-def _fetches_of_shard(found: Session, shard: Shard) -> Mapping[str, None]:
-    """Return the fetches of a shard, and print which part it is."""
-    definitions = found.definitions
-    fetches, size = fetches_of_shard(definitions, found.definition_cache, shard, found.settings.shard_by)
+def _fetches_of_shard(found: Session, shard: Shard, names: Mapping[str, None]) -> dict[str, None]:
+    """Return the fetches of a shard, and print which part of all it is."""
+    by = found.settings.shard_by
+    fetches, size = fetches_of_shard(found.definitions, found.definition_cache, shard, by, names)
     sys.stderr.write(
-        f"shard {shard.number:,} of {shard.total:,}: {len(fetches):,} of {len(definitions.fetches):,} definitions,"
+        f"shard {shard.number:,} of {shard.total:,}: {len(fetches):,} of {len(names):,} definitions,"
         f" {format_size(size)}\n"
     )
     return fetches

@@ -119,7 +119,7 @@ class _Exporter:
                 if not self.layout.has_trees:
                     self._leave_out(fetch.name, "a commit is no download")
                 continue
-            one = self._download(fetch.name, source)
+            one = self._download(fetch.name, source, fetch.platform)
             try:
                 path = str(RelPath(self.layout.place(one)))
             except ValueError as error:
@@ -131,9 +131,10 @@ class _Exporter:
             others.append(one)
         return users
 
-    def _download(self, name: str, source: StaticUrl) -> Download:
+    def _download(self, name: str, source: StaticUrl, platform: str = "") -> Download:
         sha512 = partial(self._sha512, name, source.integrity)
-        return Download(name, source, sha512, partial(self._program, name, source))
+        program = partial(self._program, name.removesuffix(f"@{platform}"), source)
+        return Download(name, source, sha512, program, platform)
 
     def _program(self, name: str, source: StaticUrl) -> Program:
         context = self._project.context

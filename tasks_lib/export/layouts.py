@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from tasks_lib.definitions import StaticUrl
@@ -17,13 +17,15 @@ from tasks_lib.network import redacted
 
 #: The platforms of a DotSlash file that doit-fetch runs on. Source: DotSlash, "DotSlash File", `platforms`.
 _DOTSLASH_PLATFORMS: Final = ("linux-aarch64", "linux-x86_64", "macos-aarch64", "macos-x86_64")
+#: The other ones. Source: as above.
+_DOTSLASH_OTHERS: Final = ("windows-aarch64", "windows-x86_64")
 #: Mode of a text, and of one that is a program.
 _PLAIN: Final = 0o644
 _PROGRAM: Final = 0o755
 
 
 class Download(NamedTuple):
-    """The pinned download of the definition `name`.
+    """The pinned download of the definition `name`, for `platform`, or for any if that is "".
 
     `sha512` returns the hex digits of that digest, `program` the program in it; both read the content.
     """
@@ -32,6 +34,7 @@ class Download(NamedTuple):
     source: StaticUrl
     sha512: Callable[[], str]
     program: Callable[[], Program]
+    platform: str = ""
 
     @property
     def sha256(self) -> str:
@@ -151,20 +154,32 @@ def _conan_sidecars(exported: Exported, _target: Target) -> Iterator[Text]:
 
 
 def _dotslash_files(exported: Exported, target: Target) -> Iterator[Text]:
-    """Yield the DotSlash file of each download. Source: DotSlash, "DotSlash File"."""
+    """Yield a DotSlash file for each name, with the download of each platform. Source: DotSlash, "DotSlash File"."""
+    files: dict[str, list[Download]] = {}
     for one in exported.downloads:
-        program = one.program()
-        entry = {
-            "size": one.source.integrity.size,
-            "hash": "sha256",
-            "digest": one.sha256,
-            **({"format": program.format} if program.format else {}),
-            "path": program.path,
-            "providers": [{"url": f"{target.url}/{_by_digest(one)}"}],
+        if one.platform in ("", *_DOTSLASH_PLATFORMS, *_DOTSLASH_OTHERS):
+            files.setdefault(one.name.removesuffix(f"@{one.platform}"), []).append(one)
+    for name, downloads in files.items():
+        platforms = {
+            platform: _dotslash_entry(one, target)
+            for one in downloads
+            for platform in ((one.platform,) if one.platform else _DOTSLASH_PLATFORMS)
         }
-        platforms = dict.fromkeys(_DOTSLASH_PLATFORMS, entry)
-        content = json.dumps({"name": one.name, "platforms": platforms}, indent=2)
-        yield Text(one.name, f"#!/usr/bin/env dotslash\n\n{content}\n".encode(), (one.name,), _PROGRAM)
+        content = json.dumps({"name": name, "platforms": dict(sorted(platforms.items()))}, indent=2)
+        names = tuple(one.name for one in downloads)
+        yield Text(name, f"#!/usr/bin/env dotslash\n\n{content}\n".encode(), names, _PROGRAM)
+
+
+def _dotslash_entry(one: Download, target: Target) -> dict[str, Any]:
+    program = one.program()
+    return {
+        "size": one.source.integrity.size,
+        "hash": "sha256",
+        "digest": one.sha256,
+        **({"format": program.format} if program.format else {}),
+        "path": program.path,
+        "providers": [{"url": f"{target.url}/{_by_digest(one)}"}],
+    }
 
 
 def _cmake_script(exported: Exported, _target: Target) -> Iterator[Text]:

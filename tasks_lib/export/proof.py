@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from tasks_lib.context import Context
 from tasks_lib.definitions import StaticUrl
@@ -23,6 +23,7 @@ from tasks_lib.export.directory import RECORDS, read_record
 from tasks_lib.export.layouts import LAYOUTS, Download
 from tasks_lib.export.program import Program
 from tasks_lib.host import find_isolation
+from tasks_lib.network import redacted
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.project import Project
 from tasks_lib.transport.urls import safe_origin
@@ -73,7 +74,7 @@ def prove(
         start: the directory to which a relative `source` refers.
 
     Raises:
-        SettingError: `source` is neither a directory nor a URL.
+        SettingError: `source` is neither a directory nor a URL without credentials.
         UnknownNameError: a word matches no definition.
     """
     places = None if not source and project.context.settings.stores else _find_places(project, source, start)
@@ -94,7 +95,7 @@ def _find_places(project: Project, source: str, start: Path) -> _Places:
     """Return the function from a download to the URLs of its content in a source.
 
     Raises:
-        SettingError: it is neither a directory nor a URL.
+        SettingError: it is neither a directory nor a URL without credentials.
     """
     cache = project.context.cache
     if not source:
@@ -106,12 +107,14 @@ def _find_places(project: Project, source: str, start: Path) -> _Places:
         known = _read_records(directory)
         base = directory.absolute().as_uri()
         return lambda name, one: (*known.get(one.integrity.digest.hex, ()), *_in_layouts(base, name, one))
-    with contextlib.suppress(FetchError):
+    with contextlib.suppress(FetchError, ValueError):
         if not source.lower().startswith("file:"):
             safe_origin(source)
-        return partial(_in_layouts, source.rstrip("/"))
+        if "@" not in urlsplit(source).netloc:
+            return partial(_in_layouts, source.rstrip("/"))
+    shown = redacted(source) if "://" in source else escape_text(source)
     raise SettingError(
-        f"invalid value {escape_text(source)!r} for --from: neither a directory nor a URL",
+        f"invalid value {shown!r} for --from: neither a directory nor a URL without credentials",
         hint="give what `doit export` wrote, or the URL at which that is served",
     )
 
@@ -176,20 +179,23 @@ def _run(
     project: Project, top: Path, tasks: Sequence[str], isolation: Sequence[str], prelude: str
 ) -> subprocess.CompletedProcess[str]:
     """Run doit on the empty cache; its output is one text."""
-    nothing = top / "store"  # in place of the stores of the settings
-    nothing.mkdir()
     environ = {
         **project.context.environ,
-        "FETCH_STORE": nothing.as_uri(),
-        "FETCH_STORE_WRITE": "never",
         "FETCHDEFS_DIR": str(project.context.settings.fetchdefs),
         "FETCH_CACHE_DIR": str(top / "cache"),
-        "FETCH_PRIVATE_CACHE_DIR": "",
+        "FETCH_PRIVATE_CACHE_DIR": str(top / "private") if project.context.settings.shared else "",
         "FETCH_BUILD_DIR": str(top / "build"),
         "FETCH_OFFLINE": "1",
         "FETCH_PROGRESS": "quiet",
         "FETCH_DURABILITY": "fast",
     }
+    if project.context.settings.stores:  # a store that is empty: "" would leave the one of pyproject.toml in force
+        (top / "store").mkdir()
+        environ |= {
+            "FETCH_STORE": (top / "store").as_uri(),
+            "FETCH_STORE_WRITE": "never",
+            "FETCH_STORE_TRUST": "none",
+        }
     return subprocess.run(
         [*isolation, sys.executable, "-c", prelude + _RUN, "offline=1", *tasks],
         env=environ,

@@ -207,7 +207,7 @@ def consumers_of(definitions: Definitions) -> dict[str, list[str]]:
     return consumers
 
 
-def _share(fetch: Fetch) -> tuple[int, int]:
+def share_of(fetch: Fetch) -> tuple[int, int]:
     """Return the first 8 bytes of the recipe key of a fetch, and the size of its download, 0 if it is unknown."""
     from tasks_lib import recipe  # slow to import, needed only when definitions changed
 
@@ -269,7 +269,7 @@ class CachedFiles:
             refused=msgspec.Raw(encode(definitions.refused)),
             passed=sorted(definitions.passed),
             platforms=dict(definitions._platforms),
-            shares=pack_shares([_share(fetch) for fetch in definitions.fetches.values()]),
+            shares=pack_shares([share_of(fetch) for fetch in definitions.fetches.values()]),
         )
 
     def _encoded(self, values: Mapping[str, Value], encode: Callable[[Value], bytes]) -> dict[str, bytes]:

@@ -383,7 +383,7 @@ def generate_key(path: Path) -> str:
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
     public = key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
-    public_path = path.with_name(f"{path.name}.pub")
+    public_path = Path(f"{path}.pub")
     try:
         if public_path.exists() or public_path.is_symlink():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(public_path))
