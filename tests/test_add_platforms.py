@@ -15,14 +15,14 @@ from urllib.parse import quote
 import pytest
 import yaml
 
-from tasks_lib.errors import EditError, IntegrityError
+from tasks_lib.errors import EditError, IntegrityError, SignatureError
 from tasks_lib.host import machine_platform
 from tasks_lib.incremental.definition_files import load
 from tasks_lib.pins.asset_names import choose_siblings, parse_asset_name, without_platform
 from tests.archives import Member, tar
 from tests.origin import Origin, reply
 from tests.project import CLEAN, PYTHONPATH, doit, ran, written
-from tests.test_add import ELF, Project, _compressed, single, zipped
+from tests.test_add import ELF, Project, _compressed, signed_with_minisign, single, zipped
 from tests.test_outdated import apache_page, nginx_page
 from tests.test_program import program
 
@@ -182,6 +182,43 @@ def test_a_listing(here: Project, page: Any) -> None:
     assert written_fields["artifact-name"] == "tool+x-1.2"
     assert {platform: one["url"] for platform, one in written_fields["platforms"].items()} == {
         platform: f"{here.origin.url}/v1.2/tool+x-{word}" for platform, word in PLATFORMS.items()
+    }
+
+
+def test_signatures(here: Project) -> None:
+    """Each file is verified; a key of the definition that all platforms share is above them, others are below."""
+    signature, public = signed_with_minisign(ELF)
+    own = {"public-key": public.splitlines()[1]}
+    written(Path(), {"fetchdefs/keys/x.pub": public})
+    names = [f"tool-1.2-{word}" for word in PLATFORMS.values()]
+    here.origin.answers |= {
+        f"/a/{name}{end}": reply(body) for name in names for end, body in (("", ELF), (".minisig", signature))
+    }
+    here.origin.answers["/a/"] = nginx_page(*names)
+    here.add(f"{here.origin.url}/a/{names[0]}", scope="platforms", name="all")
+    found = here.definition("all")
+    assert found["minisign"] == own
+    assert not any("minisign" in one for one in found["platforms"].values())
+    del here.origin.answers[f"/a/{names[2]}.minisig"]
+    here.add(f"{here.origin.url}/a/{names[0]}", scope="platforms", name="two")
+    found = here.definition("two")
+    assert "minisign" not in found
+    assert [name for name, one in found["platforms"].items() if one.get("minisign") == own] == list(PLATFORMS)[1::-1]
+    here.origin.answers[f"/a/{names[2]}.minisig"] = reply(signature)
+    here.origin.answers[f"/a/{names[2]}"] = reply(ELF + b"changed")
+    with pytest.raises(SignatureError, match="does not match the content"):
+        here.add(f"{here.origin.url}/a/{names[0]}", scope="platforms", name="none")
+
+
+def test_mirrors(here: Project) -> None:
+    """Each platform has the mirrors of its own file."""
+    names = [f"tool-1.2-{word}" for word in PLATFORMS.values()]
+    here.origin.answers |= {f"/pub/{name}": reply(ELF) for name in names} | {"/pub/": nginx_page(*names)}
+    written(Path(), {"fetchdefs/mirrors.yml": f"groups: {{g: {{urls: ['{here.origin.url}/pub/', 'https://h/']}}}}"})
+    here.add(f"{here.origin.url}/pub/{names[0]}", scope="platforms")
+    entries = here.definition("tool-1.2")["platforms"]
+    assert {name: one["mirrors"] for name, one in entries.items()} == {
+        name: [f"mirror://g/tool-1.2-{word}"] for name, word in PLATFORMS.items()
     }
 
 

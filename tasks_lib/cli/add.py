@@ -107,7 +107,7 @@ class AddCommand(PinCommand):
             return
         if params["format"] == "json" or not (_is_terminal(sys.stdin) and _is_terminal(self.outstream)):
             raise invalid(
-                "`add --platforms` asks before it writes, and there is no terminal for the question\n"
+                "`add --platforms` asks before it writes, which needs a terminal, and text as the format\n"
                 "add --yes to write without a question, or --dry-run to see what would be written"
             )
 
