@@ -65,6 +65,16 @@ NAMES = {
             "macos-aarch64": "tool-aarch64-apple-darwin.tar.gz",
         },
     ),
+    "the same archive format": (
+        "tool-linux-amd64.zip",
+        ["tool-darwin-arm64.tar.gz", "tool-darwin-arm64.zip"],
+        {"macos-aarch64": "tool-darwin-arm64.zip"},
+    ),
+    "hostile": (
+        "tool-linux-amd64",
+        ["tool-linux/arm64", "tool-linux-arm64/..", "tool-linux-arm64\n", "a/tool-linux-arm64", "", "\0-linux-arm64", "linux-" * 9999],
+        {},
+    ),
     "any order": ("x64-linux-tool", ["arm64_osx_tool", "tool-cli-arm64-osx"], {"macos-aarch64": "arm64_osx_tool"}),
     "signatures, lists and packages": (
         "tool-linux-amd64.tar.gz",
@@ -124,7 +134,10 @@ def sha256(content: bytes) -> str:
 
 def test_a_release(here: Project) -> None:
     """The assets of a release become one definition; one that is missing, and those for Windows, are left out."""
-    more = [{"name": f"tool_1.2_{one}"} for one in ("Windows_x86_64.zip", "Linux_i386.tar.gz", "../x", "a\nb")]
+    more = [
+        {"name": f"tool_1.2_{one}"}
+        for one in ("Windows_x86_64.zip", "Linux_i386.tar.gz", "../x", "a\nb", f"Linux_s390x{'_gnu' * 99}.tar.gz")
+    ]
     project = forge(here, *more, {"name": None}, {"name": "tool_1.2_Linux_armv7/../x.tar.gz"})
     added = project.add(f"{here.origin.url}{DIRECTORY}{GIVEN}", scope="platforms")
     assert {platform: one.evidence[0].kind for platform, one in added.platforms.items()} == dict.fromkeys(

@@ -22,7 +22,7 @@ from tasks_lib.pins.pages import Pages
 from tasks_lib.pins.workspace import Workspace
 from tasks_lib.pins.yaml_style import Value
 
-#: Most bytes of the page of a directory, and most names of a list.
+#: Most bytes of the page of a directory, most names of a list, and most characters of a name.
 _PAGE_BYTES: Final = 8 << 20
 _MAX_NAMES: Final = 20_000
 _MAX_NAME: Final = 255
@@ -75,7 +75,7 @@ def add_siblings(
         IntegrityError, SignatureError: one is not what the evidence says.
         CacheUnavailableError, CancelledError: as `obtain_content`.
     """
-    chosen = choose_siblings(own, filter(_is_usable, assets))
+    chosen = choose_siblings(own, (name for name in assets if len(name) <= _MAX_NAME))
     found = Platforms({own.platform: content}, dict(chosen.left_out))
     for platform, name in chosen.assets.items():
         try:
@@ -154,10 +154,6 @@ def _shorten(
     """Yield the keys of each platform without those of all."""
     for platform, fields in entries.items():
         yield platform, {key: value for key, value in fields.items() if key not in common}
-
-
-def _is_usable(name: str) -> bool:
-    return name.isprintable() and "/" not in name and 0 < len(name) <= _MAX_NAME
 
 
 def _last_name(url: str) -> str:
