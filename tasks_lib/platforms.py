@@ -28,6 +28,13 @@ _SYSTEM_OF: Final = {alias: name for name, others in _SYSTEMS.items() for alias 
 _MACHINE_OF: Final = {alias: name for name, others in _MACHINES.items() for alias in (name, *others)}
 #: A platform in any of its spellings.
 PATTERN: Final = f"({'|'.join(sorted(_SYSTEM_OF, reverse=True))})[-_/]({'|'.join(sorted(_MACHINE_OF, reverse=True))})"
+#: A system or a machine as a word of a longer name.
+_SYSTEM_WORD: Final = re.compile(
+    rf"(?<![A-Za-z0-9])(?:{'|'.join(sorted(_SYSTEM_OF, reverse=True))})(?![A-Za-z0-9])", re.IGNORECASE
+)
+_MACHINE_WORD: Final = re.compile(
+    rf"(?<![A-Za-z0-9])(?:{'|'.join(sorted(_MACHINE_OF, reverse=True))})(?![A-Za-z0-9])", re.IGNORECASE
+)
 #: The value of the setting that means every platform.
 ALL: Final = "all"
 EXAMPLES: Final = ("linux-x86_64", "linux-aarch64", "macos-aarch64", "macos-x86_64", "windows-x86_64")
@@ -38,6 +45,15 @@ def parse_platform(text: str) -> str:
     """Return the platform that a text names, "" if it names none."""
     found = re.fullmatch(PATTERN, text, re.IGNORECASE)
     return f"{_SYSTEM_OF[found[1].lower()]}-{_MACHINE_OF[found[2].lower()]}" if found else ""
+
+
+def find_platform_words(name: str) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Return where a longer name, such as that of a file, has its system and its machine; None if one is missing.
+
+    The last words count: `mac-tools-linux-amd64` is for Linux.
+    """
+    systems, machines = list(_SYSTEM_WORD.finditer(name)), list(_MACHINE_WORD.finditer(name))
+    return (systems[-1].span(), machines[-1].span()) if systems and machines else None
 
 
 def name_platform(system: str, machine: str) -> str:

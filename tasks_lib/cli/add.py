@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from tasks_lib.cli.definition_command import JSON, invalid
@@ -23,7 +24,8 @@ class AddCommand(PinCommand):
     doc_usage = "URL"
     doc_description = (
         "URL is a file, or a repository with a tag or commit: https://example.org/x.git#v1.2. A fragment #sha256=HEX "
-        "is checked. Exit status: 0 success; 1 the content cannot be had, or evidence contradicts it; "
+        "is checked. --platforms adds the files of the same release that differ in the platform of their names. "
+        "Exit status: 0 success; 1 the content cannot be had, or evidence contradicts it; "
         "2 unusable definitions; 3 invalid command line."
     )
     cmd_options = (
@@ -51,12 +53,20 @@ class AddCommand(PinCommand):
             "name": "to", "short": "", "long": "to", "type": str, "default": "",
             "help": "toolchain:NAME gets the artifact",
         },
+        {
+            "name": "platforms", "short": "", "long": "platforms", "type": bool, "default": False,
+            "help": "also add the files of other platforms in the same release; ask before writing",
+        },
+        {
+            "name": "yes", "short": "", "long": "yes", "type": bool, "default": False,
+            "help": "with --platforms: write without asking",
+        },
         DRY_RUN, JSON, FORMAT,
     )  # fmt: skip
 
     def work(self, session: Session, params: Any, args: list[str], progress: LineProgress) -> int:
         """Add the definition, and show it with its evidence."""
-        from tasks_lib.pins.add import AddRequest, add  # needs the steps, which `doit help` does not
+        from tasks_lib.pins.add import AddRequest, apply, propose  # needs the steps, which `doit help` does not
         from tasks_lib.pins.workspace import Workspace  # as above
 
         if len(args) != 1:
@@ -64,6 +74,7 @@ class AddCommand(PinCommand):
         strip = params["strip"]
         if strip != "auto" and not (strip.isascii() and strip.isdigit() and len(strip) < 4):
             raise invalid(f"invalid value {escape_text(strip)!r} for --strip: expected auto or a number")
+        self._require_answer(params)
         request = AddRequest(
             url=args[0],
             name=params["name"],
@@ -73,16 +84,60 @@ class AddCommand(PinCommand):
             key=given_path(params["key"]),
             toolchain=params["to"],
             mode="dry-run" if params["dry_run"] else "write",
+            scope="platforms" if params["platforms"] else "file",
         )
-        added = add(Workspace(session.context, load_definitions(session), progress), request)
-        self._show(added, params)
+        workspace = Workspace(session.context, load_definitions(session), progress)
+        added = propose(workspace, request)
+        if params["format"] != "json":
+            self._show_proposal(added)
+        if added.platforms and not params["yes"] and not params["dry_run"] and not self._is_agreed(added):
+            sys.stderr.write("nothing was written\n")
+            return 1
+        apply(workspace, request, added)
+        self._show_result(added, params)
         return 0
 
-    def _show(self, added: Added, params: Any) -> None:
-        """Write the result."""
-        from tasks_lib.pins.evidence import format_table, to_json  # needs the steps, which `doit help` does not
-        from tasks_lib.pins.workspace import to_json as content_to_json  # as above
+    def _require_answer(self, params: Any) -> None:
+        """Check that a question can be answered.
+
+        Raises:
+            InvalidCommand: there is no terminal.
+        """
+        if not params["platforms"] or params["yes"] or params["dry_run"]:
+            return
+        if params["format"] == "json" or not (_is_terminal(sys.stdin) and _is_terminal(self.outstream)):
+            raise invalid(
+                "`add --platforms` asks before it writes, which needs a terminal, and text as the format\n"
+                "add --yes to write without a question, or --dry-run to see what would be written"
+            )
+
+    def _is_agreed(self, added: Added) -> bool:
+        """Ask whether to write a definition."""
+        self.outstream.write(f"write {escape_text(added.name)} with {len(added.platforms)} platforms? [y/N] ")
+        self.outstream.flush()
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    def _show_proposal(self, added: Added) -> None:
+        """Write the definition and its evidence."""
+        from tasks_lib.network import redacted  # slow to import, not needed by `doit help`
+        from tasks_lib.pins.evidence import format_table  # needs the steps, which `doit help` does not
         from tasks_lib.pins.yaml_style import INDENT, block  # as above
+
+        if added.content:
+            self.outstream.write(f"{block({added.name: added.content}, 0, INDENT)}\n\n")
+        for platform, content in added.platforms.items():
+            self.outstream.write(f"{platform}  {escape_text(redacted(content.url))}, {content.integrity.size} bytes\n")
+            self.outstream.write(format_table(content.evidence))
+        if added.content and not added.platforms:
+            self.outstream.write(format_table(added.evidence))
+        if added.content:
+            self.outstream.write("\n")
+        self.write_lines(f"left out: {escape_text(name)}: {escape_lines(why)}" for name, why in added.left_out.items())
+
+    def _show_result(self, added: Added, params: Any) -> None:
+        """Write what was written; everything as JSON."""
+        from tasks_lib.pins.evidence import to_json  # needs the steps, which `doit help` does not
+        from tasks_lib.pins.workspace import to_json as content_to_json  # as above
 
         own = added.integrity
         if params["format"] == "json":
@@ -92,16 +147,30 @@ class AddCommand(PinCommand):
                 "definition": content_to_json(added.content),
                 **({"size": own.size, "sha256": own.digest.hex} if own is not None else {}),
                 "evidence": to_json(added.evidence),
+                **({
+                    "platforms": {
+                        platform: {
+                            "url": content.url,
+                            "size": content.integrity.size,
+                            "sha256": content.integrity.digest.hex,
+                            "evidence": to_json(content.evidence),
+                        }
+                        for platform, content in added.platforms.items()
+                    },
+                    "left_out": added.left_out,
+                } if added.platforms else {}),
                 "notes": added.notes,
                 "changed": [str(path) for path in added.files],
                 "written": bool(added.files) and not params["dry_run"],
             })  # fmt: skip
             return
-        if added.content:
-            self.outstream.write(f"{block({added.name: added.content}, 0, INDENT)}\n\n{format_table(added.evidence)}\n")
         self.write_lines(f"note: {escape_lines(note)}" for note in added.notes)
         verb = "would write" if params["dry_run"] else "wrote"
         self.write_lines(f"{verb} {escape_text(str(path))}" for path in added.files)
+
+
+def _is_terminal(stream: Any) -> bool:
+    return bool(stream is not None and stream.isatty())
 
 
 def load_definitions(session: Session) -> Definitions:

@@ -4,9 +4,9 @@ The steps, in order, each with the module that does it:
 
 1. Check the URL (`add_url`), and whether it is defined already (`workspace`).
 2. Ask the forge for the digest of a release's asset (`forge`).
-3. Download once into the cache, and look into the content (`measure`).
-4. Propose a name, what to strip, mirrors (`naming`, `mirror_groups`).
-5. Look for signatures and lists beside the file, and verify them (`siblings`, `keys`).
+3. Download once into the cache, look into the content, and verify it with signatures and lists (`add_file`).
+4. Do the same with the files of other platforms, if they are asked for (`add_platforms`).
+5. Propose a name (`naming`), what to strip, and mirrors (`add_file`).
 6. Edit the text of the files (`edit`); write them when everything has succeeded (`workspace`).
 """
 
@@ -20,21 +20,29 @@ from typing import Final
 from tasks_lib.definitions import Fetch, Git, StaticUrl
 from tasks_lib.definitions.fields import check_name
 from tasks_lib.definitions.schema import FieldError
-from tasks_lib.definitions.values import file_name_of
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import EditError, IntegrityError, escape_text
-from tasks_lib.formats import format_from_name
 from tasks_lib.network import redacted
 from tasks_lib.pins import forge
+from tasks_lib.pins.add_file import Content, Reshaping, obtain_content, write_fields
+from tasks_lib.pins.add_platforms import (
+    Platforms,
+    add_siblings,
+    keep_for_taskgraph,
+    list_directory,
+    rename_without_platform,
+    require_platform,
+    write_platforms,
+)
 from tasks_lib.pins.add_url import GivenUrl, parse_url
+from tasks_lib.pins.asset_names import without_platform
 from tasks_lib.pins.commits import resolve_tag
 from tasks_lib.pins.edit import add_to_list, insert_definition
-from tasks_lib.pins.evidence import API_DIGEST, CACHED, FIRST_USE, LISTED, Evidence, rank
+from tasks_lib.pins.evidence import FIRST_USE, Evidence
 from tasks_lib.pins.keys import PublicKey, load_keys
-from tasks_lib.pins.measure import Measured, Shape, inspect, measure, refuse_page
+from tasks_lib.pins.measure import Expected
 from tasks_lib.pins.mirror_groups import propose_group
-from tasks_lib.pins.naming import file_name, has_ending, propose_name, propose_repository_name
-from tasks_lib.pins.siblings import Locations, look_for_siblings
+from tasks_lib.pins.naming import file_name, propose_name, propose_repository_name
 from tasks_lib.pins.workspace import Workspace, editing, key_path, keys_above, read_text, write_bytes
 from tasks_lib.pins.yaml_style import Value
 from tasks_lib.steps.commit import commit_archive
@@ -48,7 +56,7 @@ class AddRequest:
     """What to add: a URL, and what the command line says about it.
 
     `strip` is "auto" or a number; `toolchain` is the name of one that gets the artifact, "" for none; `mode` is "write"
-    or "dry-run".
+    or "dry-run"; `scope` is "file", or "platforms" for the files of all platforms in the same release.
     """
 
     url: str
@@ -59,21 +67,26 @@ class AddRequest:
     key: Path | None = None
     toolchain: str = ""
     mode: str = "write"
+    scope: str = "file"
 
 
 @dataclass(kw_only=True)
 class Added:
     """A definition as it is written: `content` is {} if the URL was defined already.
 
-    `files` maps each file that changes to its new content.
+    `platforms` has the content for each platform, {} without `platforms:`; `left_out` maps the names of files of other
+    platforms to why they are not used. `files` maps each file that changes to its new content.
     """
 
     name: str
     file: Path
     content: Mapping[str, Value]
+    url: str = ""
     evidence: list[Evidence] = field(default_factory=list)
     integrity: Integrity | None = None
     notes: list[str] = field(default_factory=list)
+    platforms: dict[str, Content] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     files: dict[Path, bytes] = field(default_factory=dict)
 
 
@@ -81,25 +94,48 @@ def add(workspace: Workspace, request: AddRequest) -> Added:
     """Add a definition, and write it unless the mode is "dry-run".
 
     Raises:
-        EditError: the URL, the name or a file cannot be used.
-        IntegrityError, SignatureError: the content is not what the evidence says; nothing is written.
+        EditError, IntegrityError, SignatureError, FetchError: as `propose` and `apply`.
+    """
+    added = propose(workspace, request)
+    apply(workspace, request, added)
+    return added
+
+
+def propose(workspace: Workspace, request: AddRequest) -> Added:
+    """Return the definition to add, after downloading and verifying its content.
+
+    Raises:
+        EditError: the URL or the name cannot be used.
+        IntegrityError, SignatureError: the content is not what the evidence says.
         FetchError: it cannot be downloaded.
     """
     given = parse_url(request.url)
+    if request.scope == "platforms" and given.kind != "file":
+        raise EditError(
+            f"{redacted(given.url)} is a repository", hint="leave --platforms out, or give the URL of a file"
+        )
     known = workspace.find_url(given.url) if given.kind == "file" else _find_commit(workspace, given.url, given.tag)
     if known is not None and not request.name:
         _require_promised(known, given)
-        added = Added(name=known.name, file=Path(known.file), content={})
+        name = known.name.removesuffix(f"@{known.platform}" if known.platform else "")
+        added = Added(name=name, file=Path(known.file), content={})
         added.notes.append(f"{redacted(given.url)} is already defined as {known.name} ({known.file}:{known.line})")
-    else:
-        _check_given_name(workspace, request.name)
-        added = _add_file(workspace, request, given) if given.kind == "file" else _add_commit(workspace, request, given)
+        return added
+    _check_given_name(workspace, request.name)
+    return _add_file(workspace, request, given) if given.kind == "file" else _add_commit(workspace, request, given)
+
+
+def apply(workspace: Workspace, request: AddRequest, added: Added) -> None:
+    """Compute the new content of the files, and write them unless the mode is "dry-run".
+
+    Raises:
+        EditError: a file cannot be used.
+    """
     with editing(workspace):
         _edit(workspace, request, added)
         if request.mode == "write":
             for path, content in added.files.items():
                 write_bytes(path, content)
-    return added
 
 
 def _require_promised(known: Fetch, given: GivenUrl) -> None:
@@ -144,96 +180,84 @@ def _require_free(workspace: Workspace, name: str) -> None:
 
 
 def _add_file(workspace: Workspace, request: AddRequest, given: GivenUrl) -> Added:
-    """Return the definition of a file, after downloading and verifying it."""
-    context, progress, url = workspace.context, workspace.progress, given.url
+    """Return the definition of a file, after downloading and verifying it; of all platforms if that was asked for."""
+    url = given.url
+    own = require_platform(url) if request.scope == "platforms" else None
     keys = load_keys(workspace.keys, request.key)
-    urls = _locations(workspace, url)
-    asset = forge.find_asset(url, context.settings.github_api)
-    promised = forge.read_digest(context, asset, progress) if asset is not None else None
-    expected = (*given.expected, *([promised] if promised is not None else []))
+    promised, names = _ask_release(workspace, request, url)
     label = request.name or file_name(url) or redacted(url)
-    measured = measure(context, label, urls, progress, written=url, headers={}, expected=expected)
-    refuse_page(context, measured.integrity, url)
-    shape = inspect(context, measured.integrity, url, progress)
-    name = request.name or propose_name(url, shape.top)
-    if not name:
-        raise EditError(f"{redacted(url)} shows no name", hint="choose one with --name")
-    _require_free(workspace, name)
-    siblings = look_for_siblings(context, url, {}, progress)
-    found = list(siblings.verify(measured.integrity, keys, Locations(url, urls[0])))
-    evidence = [*found, *_other_evidence(given, promised, measured)]
-    fields = _file_fields(workspace, request, url, name, measured.integrity, shape)
-    for one in evidence:
-        fields |= {key: value for key, value in one.fields.items() if key not in fields}
+    content = obtain_content(workspace, given, promised, keys, label)
+    name = _choose_name(workspace, request, content)
+    reshaping = Reshaping(request.strip, request.prefix)
+    found = Platforms({}, {})
+    if own is None:
+        fields = write_fields(workspace, content, name, reshaping)
+    else:
+        found = add_siblings(workspace, own, content, names, keys)
+        fields = write_platforms(workspace, found, name, reshaping, own.ending)
+    file = workspace.choose_file(request.file)
+    if own is not None and keys_above(file):
+        fields = keep_for_taskgraph(fields, content)
     added = Added(
         name=name,
-        file=workspace.choose_file(request.file),
+        file=file,
         content={"description": name, "fetch": fields},
-        evidence=rank(evidence),
-        integrity=measured.integrity,
+        url=url,
+        evidence=list(content.evidence),
+        integrity=content.integrity,
+        platforms=dict(sorted(found.contents.items())),
+        left_out=found.left_out,
     )
-    added.notes += _file_notes(workspace, measured.integrity, shape, added)
+    added.notes += _file_notes(workspace, content, added)
     if request.key is not None and (key := _used_key(keys[0], added)) is not None:
         added.files[key.path] = key.content
     return added
 
 
-def _locations(workspace: Workspace, url: str) -> tuple[str, ...]:
-    """Return the URLs to ask for a URL.
+def _ask_release(
+    workspace: Workspace, request: AddRequest, url: str
+) -> tuple[Expected | None, Mapping[str, Expected | None]]:
+    """Return the digest that the API of the forge has for a file, and for platforms the names beside it."""
+    context, progress = workspace.context, workspace.progress
+    asset = forge.find_asset(url, context.settings.github_api)
+    if request.scope == "file":
+        return (forge.read_digest(context, asset, progress) if asset is not None else None), {}
+    if asset is None:
+        return None, list_directory(workspace, url)
+    assets = dict(forge.read_assets(context, asset, progress))
+    return assets.get(asset.name), assets
+
+
+def _choose_name(workspace: Workspace, request: AddRequest, content: Content) -> str:
+    """Return the name of the definition of a file.
 
     Raises:
-        EditError: mirrors.yml blocks all of them.
+        EditError: there is none, or it is taken.
     """
-    places = workspace.mirrors.locations(url)
-    allowed = tuple(place.url for place in places if not place.refused)
-    if not allowed:
-        raise EditError(
-            f"{redacted(url)}: {places[0].refused}", hint="allow the host in mirrors.yml, or use another URL"
-        )
-    return allowed
+    url, top = content.url, content.shape.top
+    if request.scope == "platforms":
+        url, top = rename_without_platform(url), without_platform(top)
+    name = request.name or propose_name(url, top)
+    if not name:
+        raise EditError(f"{redacted(url)} shows no name", hint="choose one with --name")
+    _require_free(workspace, name)
+    return name
 
 
-def _other_evidence(given: GivenUrl, promised: object, measured: Measured) -> list[Evidence]:
-    """Return the evidence that is not beside the file."""
-    found = [Evidence(LISTED, one.by) for one in given.expected]
-    if promised is not None:
-        found.append(Evidence(API_DIGEST, "digest of the asset in the release"))
-    if measured.known:
-        found.append(Evidence(CACHED, f"the same bytes came from {measured.known}"))
-    return found
-
-
-def _file_fields(
-    workspace: Workspace, request: AddRequest, url: str, name: str, integrity: Integrity, shape: Shape
-) -> dict[str, Value]:
-    """Return the keys of `fetch:` for a file, without those of signatures."""
-    strip = int(bool(shape.top)) if request.strip == "auto" else int(request.strip)
-    fields: dict[str, Value] = {"type": "static-url", "url": url}
-    group = propose_group(url, workspace.mirrors)
-    if group is not None:
-        fields["mirrors"] = [group.url]
-    fields |= {"sha256": integrity.digest.hex, "size": integrity.size}
-    if (strip or request.prefix) and not shape.kind:
-        raise EditError(f"{redacted(url)} is not an archive", hint="leave --strip and --prefix out")
-    if strip or request.prefix:
-        fields["artifact-name"] = f"{name}.tar.zst"
-    elif shape.kind and not has_ending(file_name_of(url)) and format_from_name(file_name_of(url)) is None:
-        fields["artifact-name"] = f"{name}.{shape.kind}"  # the name in the URL does not say that it is an archive
-    if strip:
-        fields["strip-components"] = strip
-    if request.prefix:
-        fields["add-prefix"] = request.prefix
-    if shape.format:
-        fields["format"] = shape.format
-    return fields
-
-
-def _file_notes(workspace: Workspace, integrity: Integrity, shape: Shape, added: Added) -> list[str]:
-    notes = [f"{one.name} has the same content ({one.file}:{one.line})" for one in workspace.find_content(integrity)]
-    if shape.fault:
-        notes.append(f"it cannot be extracted: {shape.fault}")
-    if added.evidence[0].kind == FIRST_USE:
+def _file_notes(workspace: Workspace, content: Content, added: Added) -> list[str]:
+    contents = added.platforms or {"": content}
+    notes = [
+        f"{one.name} has the same content ({one.file}:{one.line})"
+        for own in contents.values()
+        for one in workspace.find_content(own.integrity)
+    ]
+    for platform, own in contents.items():
+        if own.shape.fault:
+            notes.append(f"{f'{platform}: ' if platform else ''}it cannot be extracted: {own.shape.fault}")
+    if any(own.evidence[0].kind == FIRST_USE for own in contents.values()):
         notes.append("compare the digest with an announcement of the project, if there is one")
+    if len(added.platforms) == 1:
+        notes.append("no file of another platform was found")
     return notes
 
 
@@ -303,9 +327,7 @@ def _edit(workspace: Workspace, request: AddRequest, added: Added) -> None:
 
 def _edit_mirrors(workspace: Workspace, added: Added) -> str:
     """Return the new text of mirrors.yml if the definition needs a group that it lacks, else ""."""
-    fields = added.content["fetch"]
-    url = str(fields.get("url", "")) if isinstance(fields, Mapping) else ""
-    group = propose_group(url, workspace.mirrors)
+    group = propose_group(added.url, workspace.mirrors)
     if group is None or group.name in workspace.mirrors.groups:
         return ""
     file = workspace.mirrors_file

@@ -1,4 +1,4 @@
-"""The API of GitHub: the digest of a release's asset.
+"""The API of GitHub: the assets of a release, and their digests.
 
 Source: https://docs.github.com/en/rest/releases ; `digest` of assets since June 2025.
 """
@@ -62,17 +62,23 @@ def api_headers(base: str, environ: Mapping[str, str]) -> dict[str, str]:
 
 def read_digest(context: Context, asset: Asset, progress: Progress) -> Expected | None:
     """Return the digest that the API has for an asset, None if it has none or cannot be asked."""
+    return next((digest for name, digest in read_assets(context, asset, progress) if name == asset.name), None)
+
+
+def read_assets(context: Context, asset: Asset, progress: Progress) -> Iterator[tuple[str, Expected | None]]:
+    """Yield the names of the assets in the release of one, each with its digest if the API has one.
+
+    It ends with a warning if the API cannot be asked.
+    """
     base = context.settings.github_api or GITHUB_API
     place = f"{base}/repos/{quote(asset.owner)}/{quote(asset.repository)}/releases"
     try:
         release = _ask(context, f"{place}/tags/{quote(asset.tag, safe='')}", base, progress)
         for one in _list_assets(context, release, place, base, progress):
-            if one.get("name") == asset.name:
-                return _expected(one.get("digest"), base)
+            yield str(one.get("name")), _expected(one.get("digest"), base)
     except (FetchError, ValueError) as error:
         reason = describe_failure(error) if isinstance(error, FetchError) else "the answer is not understood"
         progress.warn(f"the API of the forge is not asked further: {reason}")
-    return None
 
 
 def _expected(digest: object, base: str) -> Expected | None:

@@ -92,6 +92,12 @@ def _segments(url: str) -> Iterator[str]:
             yield _stem(segment)
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """Return the stem and the endings of a file name."""
+    stem = _stem(name)
+    return stem, name[len(stem) :]
+
+
 def _stem(name: str) -> str:
     """Return a file name without its endings."""
     name = _COMPRESSED.sub("", name)
