@@ -53,7 +53,7 @@ class Note(msgspec.Struct, array_like=True):
     facts: dict[str, str | int | float]
 
 
-class Batch(msgspec.Struct, array_like=True):
+class RemoteBatch(msgspec.Struct, array_like=True):
     """Definitions for one call, and what they need.
 
     Attributes:
@@ -111,7 +111,7 @@ def make_batch(
     Raises:
         ToolError: a header has a value without a variable, which may be a secret; or a key file cannot be read.
     """
-    batch = Batch(installed_version(), [], list(repacked), {}, dict(shared), {})
+    batch = RemoteBatch(installed_version(), [], list(repacked), {}, dict(shared), {})
     for fetch in fetches.values():
         batch.fetches.append(encode(fetch))
         if isinstance(fetch.source, StaticUrl):
@@ -121,7 +121,7 @@ def make_batch(
     return msgspec.msgpack.encode(batch)
 
 
-def _add_headers(batch: Batch, name: str, headers: Headers) -> None:
+def _add_headers(batch: RemoteBatch, name: str, headers: Headers) -> None:
     for header in headers:
         if not has_reference((header,)):
             raise ToolError(
@@ -132,7 +132,7 @@ def _add_headers(batch: Batch, name: str, headers: Headers) -> None:
         batch.headers[name] = headers
 
 
-def _add_key_file(batch: Batch, name: str, path: str) -> None:
+def _add_key_file(batch: RemoteBatch, name: str, path: str) -> None:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -149,7 +149,7 @@ def run_batch(data: bytes) -> bytes:
     Raises:
         FetchError: nothing can be made here: the settings, the store or the cache are not usable.
     """
-    batch = msgspec.msgpack.decode(data, type=Batch)
+    batch = msgspec.msgpack.decode(data, type=RemoteBatch)
     if batch.version != installed_version():
         raise ToolError(
             f"the worker has doit-fetch {installed_version()}, the run has {batch.version}",

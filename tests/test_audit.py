@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tasks_lib.definitions import SourceFile, parse
-from tasks_lib.pins.audit import Report, audit
+from tasks_lib.pins.audit import AuditReport, audit
 from tasks_lib.pins.purl import describe_purl, find_purl, parse_purl
 from tasks_lib.progress import Silent
 from tasks_lib.session import Session
@@ -27,7 +27,7 @@ from tests.test_program import program
 CONTENT = b"content"
 
 
-def reports(top: Path, *, osv: str = "", **environ: str) -> dict[str, Report]:
+def reports(top: Path, *, osv: str = "", **environ: str) -> dict[str, AuditReport]:
     """Return the reports of an audit in this process, by name."""
     with contextlib.chdir(top):
         settings = Settings.parse(variables={}, environ={"FETCH_RETRIES": "0", "FETCH_DURABILITY": "fast", **environ})
@@ -40,11 +40,11 @@ def project(top: Path, fetches: str) -> Path:
     return written(top, {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": fetches})
 
 
-def codes(report: Report) -> list[str]:
+def codes(report: AuditReport) -> list[str]:
     return [finding.code for finding in report.findings]
 
 
-def says(report: Report, code: str) -> str:
+def says(report: AuditReport, code: str) -> str:
     """Return the message of the only finding with a code."""
     (message,) = [finding.message for finding in report.findings if finding.code == code]
     return message

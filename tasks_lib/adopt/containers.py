@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from tasks_lib.adopt.findings import Finding, expand, find_url
+from tasks_lib.adopt.findings import FoundDownload, expand, find_url
 from tasks_lib.adopt.shell import find_in_script
 
 _INSTRUCTION: Final = re.compile(r"[ \t]*(RUN|ADD|ARG|ENV)[ \t]+", re.IGNORECASE)
@@ -17,10 +17,10 @@ _PAIR: Final = re.compile(r"([A-Za-z_]\w{0,99})=(\"[^\"]*\"|'[^']*'|\S*)")
 _OPTION: Final = re.compile(r"(?:--[\w-]+(?:=\S+)?[ \t]+)*")
 
 
-def find_in_dockerfile(text: str) -> list[Finding]:
+def find_in_dockerfile(text: str) -> list[FoundDownload]:
     """Return the downloads of a Dockerfile."""
     variables: dict[str, str] = {}
-    found: list[Finding] = []
+    found: list[FoundDownload] = []
     for line, name, body in _instructions(text):
         if name in ("ARG", "ENV"):
             variables.update((pair[0], expand(pair[1].strip("\"'"), variables)) for pair in _PAIR.findall(body))
@@ -35,14 +35,14 @@ def _blank(found: re.Match[str]) -> str:
     return " " * len(found[0])
 
 
-def _find_in_add(line: int, body: str, variables: dict[str, str]) -> Iterator[Finding]:
+def _find_in_add(line: int, body: str, variables: dict[str, str]) -> Iterator[FoundDownload]:
     """Yield the URLs that `ADD` copies; `--checksum` pins the only one. Source: Dockerfile reference, "ADD"."""
     words = re.findall(r"\"[^\"]*\"|[^\s,\[\]]+", body.replace("\\\n", " \n"))
     checksum = next((found[1].lower() for word in words if (found := _CHECKSUM.match(expand(word, variables)))), "")
     for word in words[:-1]:
         if url := find_url(expand(word.strip('"'), variables)):
             at = line + body[: body.find(word)].count("\n")
-            yield Finding(at, "add", url, bool(checksum), words[-1].strip('"'), checksum)
+            yield FoundDownload(at, "add", url, bool(checksum), words[-1].strip('"'), checksum)
 
 
 def _instructions(text: str) -> Iterator[tuple[int, str, str]]:

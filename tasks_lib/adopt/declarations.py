@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from tasks_lib.adopt.findings import MAX_URL, Finding, expand, find_url, is_commit, is_strong
+from tasks_lib.adopt.findings import MAX_URL, FoundDownload, expand, find_url, is_commit, is_strong
 
 #: Bazel's rules for downloads, and those for repositories. Source: Bazel, "repo:http.bzl" and "repo:git.bzl".
 _HTTP_RULES: Final = frozenset({"http_archive", "http_file", "http_jar"})
@@ -21,14 +21,14 @@ _UNREADABLE: Final = (SyntaxError, ValueError, RecursionError, MemoryError)
 # --- Bazel
 
 
-def find_in_starlark(text: str) -> list[Finding]:
+def find_in_starlark(text: str) -> list[FoundDownload]:
     """Return the downloads of a WORKSPACE, MODULE.bazel, BUILD or .bzl file; Starlark is a subset of Python."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(text)
         constants: dict[str, str] = {}
-        found: list[Finding] = []
+        found: list[FoundDownload] = []
         for node in ast.walk(tree):
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
                 value = _text_of(node.value, constants)
@@ -55,7 +55,7 @@ def _name_of(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def _find_in_rule(call: ast.Call, rule: str, constants: Mapping[str, str]) -> Iterator[Finding]:
+def _find_in_rule(call: ast.Call, rule: str, constants: Mapping[str, str]) -> Iterator[FoundDownload]:
     given = {one.arg: one.value for one in call.keywords if one.arg}
     name = _text_of(given["name"], constants) if "name" in given else ""
     places = [given[key] for key in ("urls", "url", "remote") if key in given]
@@ -66,13 +66,13 @@ def _find_in_rule(call: ast.Call, rule: str, constants: Mapping[str, str]) -> It
         return
     if rule in _GIT_RULES:
         commit = _text_of(given["commit"], constants) if "commit" in given else ""
-        yield Finding(line, "bazel", url, is_commit(commit), name, "", commit)
+        yield FoundDownload(line, "bazel", url, is_commit(commit), name, "", commit)
         return
     digest = _text_of(given["sha256"], constants) if "sha256" in given else ""
     unknown = "sha256" in given and not digest and not isinstance(given["sha256"], ast.Constant)
     integrity = _text_of(given["integrity"], constants) if "integrity" in given else ""
     pinned = is_strong(digest) or integrity.startswith(("sha256-", "sha384-", "sha512-")) or unknown
-    yield Finding(line, "bazel", url, pinned, name, digest if is_strong(digest) else "")
+    yield FoundDownload(line, "bazel", url, pinned, name, digest if is_strong(digest) else "")
 
 
 def _text_of(node: ast.expr, constants: Mapping[str, str]) -> str:
@@ -122,10 +122,10 @@ _DECLARES: Final = ("fetchcontent_declare", "externalproject_add", "cpmaddpackag
 _HASH: Final = re.compile(r"(SHA\d+(?:_\d+)?)=([0-9a-fA-F]+)")
 
 
-def find_in_cmake(text: str) -> list[Finding]:
+def find_in_cmake(text: str) -> list[FoundDownload]:
     """Return the downloads of a CMake file. Source: CMake, FetchContent; ExternalProject; file(DOWNLOAD)."""
     variables: dict[str, str] = {}
-    found: list[Finding] = []
+    found: list[FoundDownload] = []
     for name, arguments in _cmake_commands(text):
         if name == "set" and len(arguments) >= 2:
             variables[arguments[0].text] = expand(arguments[1].text, variables)
@@ -136,7 +136,7 @@ def find_in_cmake(text: str) -> list[Finding]:
     return found
 
 
-def _find_in_declaration(arguments: list[_Argument], variables: Mapping[str, str]) -> Iterator[Finding]:
+def _find_in_declaration(arguments: list[_Argument], variables: Mapping[str, str]) -> Iterator[FoundDownload]:
     name = arguments[0].text if arguments else ""
     given: dict[str, list[_Argument]] = {}
     key = ""
@@ -153,11 +153,11 @@ def _find_in_declaration(arguments: list[_Argument], variables: Mapping[str, str
         matches = [_HASH.fullmatch(one) for one in hashes]
         pinned = any(is_strong(one[2]) for one in matches if one) or any("${" in one for one in hashes)
         digest = next((one[2].lower() for one in matches if one and one[1] == "SHA256"), "")
-        yield Finding(line, "cmake", url, pinned, name, digest if is_strong(digest) else "")
+        yield FoundDownload(line, "cmake", url, pinned, name, digest if is_strong(digest) else "")
     for one in given.get("GIT_REPOSITORY", [])[:1]:
         if repository := find_url(one.text):
             tag = "".join(value.text for value in given.get("GIT_TAG", [])[:1])
-            yield Finding(one.line, "cmake", repository, is_commit(tag), name, "", tag)
+            yield FoundDownload(one.line, "cmake", repository, is_commit(tag), name, "", tag)
 
 
 def _cmake_commands(text: str) -> Iterator[tuple[str, list[_Argument]]]:
@@ -209,7 +209,7 @@ _WRAPS: Final = {
 }
 
 
-def find_in_wrap(text: str) -> list[Finding]:
+def find_in_wrap(text: str) -> list[FoundDownload]:
     """Return the downloads of a wrap file. Source: Meson, "Wrap dependency system manual"."""
     section, values = "", dict[str, tuple[int, str]]()
     for number, line in enumerate(text.split("\n"), 1):
@@ -220,7 +220,7 @@ def find_in_wrap(text: str) -> list[Finding]:
             values.setdefault(key.strip(), (number, value.strip()))
     if section not in _WRAPS:
         return []
-    findings: list[Finding] = []
+    findings: list[FoundDownload] = []
     pairs = [_WRAPS[section], ("patch_url", "patch_hash")]
     name = values.get("directory", (0, ""))[1]
     for place, pin in pairs:
@@ -231,7 +231,7 @@ def find_in_wrap(text: str) -> list[Finding]:
             pinned = is_commit(pinned_to) if is_commit_pin else is_strong(pinned_to)
             digest = pinned_to.lower() if len(pinned_to) == 64 and not is_commit_pin else ""
             findings.append(
-                Finding(number, "meson", url, pinned, name, digest, pinned_to if is_commit_pin else None, pin)
+                FoundDownload(number, "meson", url, pinned, name, digest, pinned_to if is_commit_pin else None, pin)
             )
     return findings
 
@@ -245,7 +245,7 @@ _MAX_PLATFORMS: Final = 100
 _COMMENT: Final = re.compile(r"(\"(?:[^\"\\\n]|\\.)*\")|//[^\n]*|/\*.*?(?:\*/|\Z)|,(?=\s*[}\]])", re.DOTALL)
 
 
-def find_in_dotslash(text: str) -> list[Finding]:
+def find_in_dotslash(text: str) -> list[FoundDownload]:
     """Return the downloads of a DotSlash file, one for each URL. Source: DotSlash, "DotSlash File"."""
     start = _MARK.match(text)
     if start is None:
@@ -255,7 +255,7 @@ def find_in_dotslash(text: str) -> list[Finding]:
     except (ValueError, RecursionError):
         return []
     platforms = document.get("platforms") if isinstance(document, dict) else None
-    found: dict[str, Finding] = {}
+    found: dict[str, FoundDownload] = {}
     for entry in list(platforms.values())[:_MAX_PLATFORMS] if isinstance(platforms, dict) else ():
         if not isinstance(entry, dict) or not isinstance(entry.get("providers"), list):
             continue
@@ -265,7 +265,7 @@ def find_in_dotslash(text: str) -> list[Finding]:
             line = text[: max(text.find(url.rpartition("/")[2]), 0)].count("\n") + 1
             strong = isinstance(digest, str) and is_strong(digest)
             sha256 = str(digest).lower() if strong and entry.get("hash") == "sha256" else ""
-            found[url] = Finding(line, "dotslash", url, strong, str(entry.get("path", "")), sha256)
+            found[url] = FoundDownload(line, "dotslash", url, strong, str(entry.get("path", "")), sha256)
     return list(found.values())
 
 

@@ -17,7 +17,7 @@ _VARIABLE: Final = re.compile(
 MAX_URL: Final = 2000
 
 
-class Finding(NamedTuple):
+class FoundDownload(NamedTuple):
     """A download; `syntax` names the kind of its file.
 
     `name` is that of its declaration, or of the file that a script writes, "-" if another program reads the download.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Final
 
-from tasks_lib.adopt.findings import Finding
+from tasks_lib.adopt.findings import FoundDownload
 from tasks_lib.digest import Integrity
 
 #: How each syntax pins a file, and a commit. Source: the documentation of each tool.
@@ -19,7 +19,7 @@ _FILES: Final = {
 _COMMITS: Final = {"bazel": 'commit = "{commit}",', "cmake": "GIT_TAG {commit}", "meson": "revision = {commit}"}
 
 
-def replace_file(one: Finding, name: str, integrity: Integrity) -> str:
+def replace_file(one: FoundDownload, name: str, integrity: Integrity) -> str:
     """Return the line for a file; `name` is its definition. A script takes the file from there."""
     template = _FILES.get(one.syntax, "")
     if not template:
@@ -30,6 +30,6 @@ def replace_file(one: Finding, name: str, integrity: Integrity) -> str:
     return template.format(digest=integrity.digest.hex, size=integrity.size, url=one.url, name=one.name, key=key)
 
 
-def replace_commit(one: Finding, commit: str) -> str:
+def replace_commit(one: FoundDownload, commit: str) -> str:
     """Return the line for a repository."""
     return _COMMITS.get(one.syntax, "{commit}").format(commit=commit)

@@ -10,7 +10,7 @@ from typing import Final
 
 from tasks_lib.adopt.containers import find_in_dockerfile
 from tasks_lib.adopt.declarations import find_in_cmake, find_in_dotslash, find_in_starlark, find_in_wrap
-from tasks_lib.adopt.findings import Finding
+from tasks_lib.adopt.findings import FoundDownload
 from tasks_lib.adopt.shell import find_in_script
 from tasks_lib.adopt.workflows import find_in_workflow
 from tasks_lib.fs.files import open_regular
@@ -23,15 +23,15 @@ _FOREIGN: Final = frozenset(
 )
 _SHEBANG: Final = re.compile(r"#!\s*\S*(?:/env(?: -S)?\s+)?\S*?\b(?:ba|da|k|z|a)?sh\b")
 
-_Reader = Callable[[str], list[Finding]]
+_RepositoryReader = Callable[[str], list[FoundDownload]]
 
 
-def _find_in_shell(text: str) -> list[Finding]:
+def _find_in_shell(text: str) -> list[FoundDownload]:
     return find_in_script(text, 1, {})
 
 
 #: The readers by file name. Source: the documentation of each tool.
-_NAMES: Final[tuple[tuple[re.Pattern[str], _Reader], ...]] = (
+_NAMES: Final[tuple[tuple[re.Pattern[str], _RepositoryReader], ...]] = (
     (re.compile(r"(.*/)?(.*\.)?(Dockerfile|Containerfile)(\..*)?|.*\.dockerfile", re.IGNORECASE), find_in_dockerfile),
     (re.compile(r"(.*/)?\.github/workflows/[^/]*\.ya?ml|(.*/)?action\.ya?ml"), find_in_workflow),
     (re.compile(r"(.*/)?CMakeLists\.txt|.*\.cmake(\.in)?"), find_in_cmake),
@@ -41,7 +41,7 @@ _NAMES: Final[tuple[tuple[re.Pattern[str], _Reader], ...]] = (
 )
 
 
-def find_downloads(top: Path) -> Iterator[tuple[Path, Finding]]:
+def find_downloads(top: Path) -> Iterator[tuple[Path, FoundDownload]]:
     """Yield the downloads of a file, or of the files below a directory, in the order of names and lines.
 
     Raises:
@@ -66,7 +66,7 @@ def _walk(top: Path) -> Iterator[Path]:
         yield from (Path(directory, name) for name in sorted(files))
 
 
-def _reader_of(path: Path, text: str) -> _Reader | None:
+def _reader_of(path: Path, text: str) -> _RepositoryReader | None:
     """Return the reader of a file by its name, else by its first line; None for another file."""
     name = path.absolute().as_posix()
     for pattern, reader in _NAMES:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from tasks_lib.adopt.findings import Finding, expand, find_url, has_strong_digest
+from tasks_lib.adopt.findings import FoundDownload, expand, find_url, has_strong_digest
 from tasks_lib.adopt.shell_words import Command, Word, assignment, parse, substitutions
 from tasks_lib.definitions.values import file_name_of
 
@@ -50,20 +50,22 @@ _NEAR: Final = 12
 _MAX_DEPTH: Final = 4
 
 
-def find_in_script(text: str, first_line: int, variables: Mapping[str, str], syntax: str = "shell") -> list[Finding]:
+def find_in_script(
+    text: str, first_line: int, variables: Mapping[str, str], syntax: str = "shell"
+) -> list[FoundDownload]:
     """Return the downloads of a script; `variables` are those that it gets."""
-    return _Script(dict(variables), syntax).findings(text, first_line, _Place())
+    return _Script(dict(variables), syntax).findings(text, first_line, _TextPlace())
 
 
-class _Place(NamedTuple):
+class _TextPlace(NamedTuple):
     """Where a text is: in how many others, and the program that reads what its last command prints, "" for none."""
 
     depth: int = 0
     reader: str = ""
 
-    def inside(self, reader: str) -> _Place:
+    def inside(self, reader: str) -> _TextPlace:
         """Return the place of a text inside this one."""
-        return _Place(self.depth + 1, reader)
+        return _TextPlace(self.depth + 1, reader)
 
 
 class _Script:
@@ -72,9 +74,9 @@ class _Script:
     def __init__(self, variables: dict[str, str], syntax: str) -> None:
         self._variables, self._syntax = variables, syntax
 
-    def findings(self, text: str, first_line: int, place: _Place) -> list[Finding]:
+    def findings(self, text: str, first_line: int, place: _TextPlace) -> list[FoundDownload]:
         commands = [*parse(text, first_line, place.reader)]
-        found: list[Finding] = []
+        found: list[FoundDownload] = []
         for number, command in enumerate(commands):
             words = self._program(command)
             name = words[0].text.rpartition("/")[2] if words else ""
@@ -84,7 +86,7 @@ class _Script:
                 found += self._nested(command, words, name, place)
         return found
 
-    def _nested(self, command: Command, words: Sequence[Word], name: str, place: _Place) -> Iterator[Finding]:
+    def _nested(self, command: Command, words: Sequence[Word], name: str, place: _TextPlace) -> Iterator[FoundDownload]:
         """Yield the downloads of texts inside a command: `sh -c TEXT`, `$(TEXT)`, `<(TEXT)`."""
         if name in _SHELLS:
             for before, word in itertools.pairwise(words):
@@ -111,7 +113,7 @@ class _Script:
             words = words[1:]
         return words
 
-    def _downloads(self, words: Sequence[Word], following: Sequence[Command]) -> Iterator[Finding]:
+    def _downloads(self, words: Sequence[Word], following: Sequence[Command]) -> Iterator[FoundDownload]:
         for number, word in enumerate(words):
             tool = word.text.rpartition("/")[2]
             if tool in _TOOLS and word.kind == "word":
@@ -120,7 +122,7 @@ class _Script:
                 for url, output in self._urls(read.urls, read.outputs) if read.keeps else ():
                     pinned, digest = self._judge(url, output, following)
                     name = output or ("-" if _is_read(following[0]) else file_name_of(url.text))
-                    yield Finding(url.line, self._syntax, url.text, pinned, name, digest)
+                    yield FoundDownload(url.line, self._syntax, url.text, pinned, name, digest)
                 return
 
     def _urls(self, urls: Sequence[Word], outputs: Sequence[str]) -> Iterator[tuple[Word, str]]:
@@ -173,7 +175,7 @@ class _Arguments(NamedTuple):
     keeps: bool
 
 
-class _Options(NamedTuple):
+class _CommandOptions(NamedTuple):
     """The options of a command line with their values ("" for none), and its other words."""
 
     given: Sequence[tuple[str, Word]]
@@ -184,7 +186,7 @@ class _Options(NamedTuple):
         return [word.text for name, word in self.given if name in names]
 
 
-def _read_options(words: Sequence[Word], valued: frozenset[str]) -> _Options:
+def _read_options(words: Sequence[Word], valued: frozenset[str]) -> _CommandOptions:
     """Split words into options and others, as getopt does; `valued` are the options with a value."""
     given: list[tuple[str, Word]] = []
     others: list[Word] = []
@@ -197,7 +199,7 @@ def _read_options(words: Sequence[Word], valued: frozenset[str]) -> _Options:
             given.append((name, word._replace(text=value) if equals or name not in valued else next(left, word)))
         else:
             given += _read_cluster(word, left, valued)
-    return _Options(given, others)
+    return _CommandOptions(given, others)
 
 
 def _read_cluster(word: Word, left: Iterator[Word], valued: frozenset[str]) -> Iterator[tuple[str, Word]]:

@@ -7,21 +7,21 @@ from typing import Any, Final
 
 import yaml
 
-from tasks_lib.adopt.findings import Finding
+from tasks_lib.adopt.findings import FoundDownload
 from tasks_lib.adopt.shell import find_in_script
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SHELLS: Final = ("bash", "sh")
 
 
-def find_in_workflow(text: str) -> list[Finding]:
+def find_in_workflow(text: str) -> list[FoundDownload]:
     """Return the downloads in the `run` of each step. Source: GitHub, "Workflow syntax for GitHub Actions"."""
     try:
         root = yaml.compose(text, Loader=_LOADER)
     except (yaml.YAMLError, ValueError, RecursionError):
         return []
     lines = text.split("\n")
-    found: list[Finding] = []
+    found: list[FoundDownload] = []
     for step, variables in _mappings(root):
         run, shell = step.get("run"), step.get("shell")
         if isinstance(run, yaml.ScalarNode) and _is_posix(shell):

@@ -17,7 +17,7 @@ from tasks_lib.errors import DefinitionError, FetchError, SettingError, escape_l
 from tasks_lib.session import Session, current_session
 
 if TYPE_CHECKING:
-    from tasks_lib.adopt import Finding
+    from tasks_lib.adopt import FoundDownload
 
 _RULES: Final = {
     "unpinned": SarifRule("A download is not pinned to a digest"),
@@ -27,11 +27,11 @@ _RULES: Final = {
 _UNKNOWN: Final = (401, 403, 405, 407, 429, 501, 503)
 
 
-class _Download(NamedTuple):
+class _CheckedDownload(NamedTuple):
     """A download, and its file as the user would write it."""
 
     file: str
-    found: Finding
+    found: FoundDownload
 
     @property
     def place(self) -> str:
@@ -90,13 +90,13 @@ class AdoptCommand(BaseCommand):
             return 130
         return int(bool(dead) or any(not one.found.pinned for one in downloads))
 
-    def _write_lines(self, downloads: Sequence[_Download], dead: set[str]) -> None:
+    def _write_lines(self, downloads: Sequence[_CheckedDownload], dead: set[str]) -> None:
         for one in downloads:
             state = "pinned" if one.found.pinned else "unpinned"
             ending = " dead" if one.found.url in dead else ""
             self.outstream.write(f"{one.place}: {state} {escape_text(one.found.url)}{ending}\n")
 
-    def _write_sarif(self, downloads: Sequence[_Download], dead: set[str]) -> None:
+    def _write_sarif(self, downloads: Sequence[_CheckedDownload], dead: set[str]) -> None:
         messages = {"unpinned": "is downloaded without a digest that pins it", "dead": "is not available any more"}
         results = [
             SarifResult(rule, f"{one.found.url} {message}", one.file, one.found.line)
@@ -107,7 +107,7 @@ class AdoptCommand(BaseCommand):
         self.outstream.write(f"{json.dumps(format_sarif(_RULES, results), indent=2)}\n")
 
 
-def _find(paths: Iterable[str]) -> Iterator[_Download]:
+def _find(paths: Iterable[str]) -> Iterator[_CheckedDownload]:
     """Yield the downloads below paths.
 
     Raises:
@@ -119,7 +119,7 @@ def _find(paths: Iterable[str]) -> Iterator[_Download]:
         top = from_start(given)
         try:
             for path, one in find_downloads(top):
-                yield _Download(os.path.normpath(Path(given, path.relative_to(top))), one)
+                yield _CheckedDownload(os.path.normpath(Path(given, path.relative_to(top))), one)
         except OSError as error:
             message = f"cannot read {escape_text(given)}: {error.strerror or error}\ngive a file or a directory"
             raise InvalidCommand(message) from None  # type: ignore[no-untyped-call]  # doit has no types
@@ -134,7 +134,7 @@ def _session() -> Session:
     return Session(session.settings, session.environ)
 
 
-def _find_dead(downloads: Sequence[_Download]) -> set[str]:
+def _find_dead(downloads: Sequence[_CheckedDownload]) -> set[str]:
     """Return the URLs of files that their servers do not have; a URL with an unknown variable is not asked."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -155,7 +155,7 @@ def _find_dead(downloads: Sequence[_Download]) -> set[str]:
         return {url for url, dead in zip(urls, threads.map(is_dead, urls), strict=True) if dead}
 
 
-def _define(downloads: Sequence[_Download], out: Any) -> None:
+def _define(downloads: Sequence[_CheckedDownload], out: Any) -> None:
     """Add a definition of each download, and write the line that replaces it; report what cannot be added.
 
     Raises:
@@ -176,7 +176,7 @@ def _define(downloads: Sequence[_Download], out: Any) -> None:
             sys.stderr.write(f"{one.place}: not added: {escape_lines(str(error))}\n")
 
 
-def _add(one: Finding) -> str:
+def _add(one: FoundDownload) -> str:
     """Add the definition of a download; return the line that replaces it.
 
     Raises:

@@ -17,7 +17,7 @@ from tasks_lib.session import Session
 from tasks_lib.ui.events import write_to_stderr
 
 if TYPE_CHECKING:
-    from tasks_lib.pins.audit import Report
+    from tasks_lib.pins.audit import AuditReport
 
 #: Levels of findings; a warning unless it is named here. Source: SARIF 2.1.0 section 3.27.10.
 _LEVELS: Final = {"advisory": "error", "dead-source": "error", "one-source": "note", "no-update-source": "note"}
@@ -63,7 +63,7 @@ class AuditCommand(DefinitionCommand):
             self._write_document(reports, form)
         return int(any(report.findings for report in reports))
 
-    def _write_text(self, reports: Sequence[Report]) -> None:
+    def _write_text(self, reports: Sequence[AuditReport]) -> None:
         for report in reports:
             place = escape_text(f"{report.file}:{report.line}: {report.name}")
             for finding in report.findings:
@@ -74,7 +74,7 @@ class AuditCommand(DefinitionCommand):
         unknown = sum(len(report.not_covered) for report in reports)
         self.outstream.write(f"{len(reports)} definitions: {count} findings; not covered: {unknown}\n")
 
-    def _write_document(self, reports: Sequence[Report], form: str) -> None:
+    def _write_document(self, reports: Sequence[AuditReport], form: str) -> None:
         document = _to_sarif(reports) if form == "sarif" else [_as_json(report) for report in reports]
         self.outstream.write(f"{json.dumps(document, indent=2)}\n")
         for report in reports:
@@ -82,12 +82,12 @@ class AuditCommand(DefinitionCommand):
                 sys.stderr.write(f"{escape_text(report.name)}: not covered: {escape_text(text)}\n")
 
 
-def _as_json(report: Report) -> dict[str, Any]:
+def _as_json(report: AuditReport) -> dict[str, Any]:
     findings = [finding._asdict() for finding in report.findings]
     return {"name": report.name, "file": report.file, "line": report.line, "findings": findings}
 
 
-def _to_sarif(reports: Sequence[Report]) -> dict[str, Any]:
+def _to_sarif(reports: Sequence[AuditReport]) -> dict[str, Any]:
     """Return the findings as a SARIF log; what is not covered are notifications of the tool."""
     from tasks_lib.pins.audit import CODES
 

@@ -44,7 +44,7 @@ from tasks_lib.errors import DigestMismatchError, HttpStatusError, IntegrityErro
 from tasks_lib.network import Policy
 from tasks_lib.progress import FailedSource, Progress
 from tasks_lib.retry import Retry, is_unresponsive, iterate_sources
-from tasks_lib.store.fleet import Fleet, Member
+from tasks_lib.store.fleet import Fleet, StoreMember
 from tasks_lib.store.records import ANY_PLATFORM, recorded_origins
 from tasks_lib.store.upload import Receivers, make_record
 from tasks_lib.transport import Transport, redacted
@@ -125,7 +125,7 @@ class Downloader:
                 self._note_origins(integrity, self._cache.result(recipe.fetch_key(integrity)), *held, progress)
             return held is not None
 
-    def _from_store(self, download: Download) -> tuple[Member, Provenance] | None:
+    def _from_store(self, download: Download) -> tuple[StoreMember, Provenance] | None:
         """Read the blob from the first store that has it; let the stores before that one have it, too."""
         begun = time.monotonic()
         held = self._stores.read(download) if self._stores is not None else None
@@ -135,7 +135,7 @@ class Downloader:
         return member, _build_provenance(facts, download, begun)
 
     def _adopt(
-        self, wanted: Request, known: Result | None, member: Member, provenance: Provenance, progress: Progress
+        self, wanted: Request, known: Result | None, member: StoreMember, provenance: Provenance, progress: Progress
     ) -> Provenance:
         """Record a blob that came from a store; confirm it if the store knows other URLs than the definition's.
 
@@ -148,7 +148,12 @@ class Downloader:
         return self._confirm(wanted, result, progress) or provenance
 
     def _note_origins(
-        self, integrity: Integrity, known: Result | None, member: Member, provenance: Provenance, progress: Progress
+        self,
+        integrity: Integrity,
+        known: Result | None,
+        member: StoreMember,
+        provenance: Provenance,
+        progress: Progress,
     ) -> tuple[Result, tuple[str, ...]]:
         """Record a blob that came from a store, with the URLs of its record there; return the result and those URLs."""
         assert self._fleet is not None, "a store of the fleet had the blob"

@@ -19,7 +19,7 @@ from tasks_lib.network import Policy
 from tasks_lib.progress import FailedSource, Progress
 from tasks_lib.retry import Retry
 from tasks_lib.store import blob_key
-from tasks_lib.store.fleet import Fleet, Member
+from tasks_lib.store.fleet import Fleet, StoreMember
 from tasks_lib.store.http import status_error, unavailable
 from tasks_lib.transport import Transport
 
@@ -32,11 +32,11 @@ class StoreReader:
 
     def __init__(self, fleet: Fleet, cache: Cache, transport: Transport, policy: Policy, hosts: Hosts) -> None:
         self._fleet, self._policy = fleet, policy
-        self._readers: Mapping[Member, Reader] = {
+        self._readers: Mapping[StoreMember, Reader] = {
             member: Reader(cache, member.store.transport or transport, policy, hosts) for member in fleet.members
         }
 
-    def read(self, download: Download) -> tuple[Member, _Details] | None:
+    def read(self, download: Download) -> tuple[StoreMember, _Details] | None:
         """Publish the content as a blob of the cache; return the store that had it, None if no store did.
 
         Raises:
@@ -55,7 +55,7 @@ class StoreReader:
                 return member, facts
         return None
 
-    def _from_one(self, download: Download, member: Member, key: str) -> _Details | None:
+    def _from_one(self, download: Download, member: StoreMember, key: str) -> _Details | None:
         try:
             if member.is_local and member.store.find(key) is None:
                 member.note_missing(key)
@@ -83,7 +83,7 @@ class StoreReader:
         self._note(download, member, key, failure)
         return None
 
-    def _note(self, download: Download, member: Member, key: str, error: FetchError) -> None:
+    def _note(self, download: Download, member: StoreMember, key: str, error: FetchError) -> None:
         """Remember why a store did not provide an item, and report it unless it only lacks the item."""
         member.note_missing(key)
         if isinstance(error, HttpStatusError):
@@ -113,7 +113,7 @@ def _is_worth_another(download: Download, source: SourceState, error: FetchError
     return isinstance(error, TransportError) and error.transient and partial.size > before
 
 
-def _total_s(member: Member, download: Download) -> float:
+def _total_s(member: StoreMember, download: Download) -> float:
     transport = member.store.transport
     return transport.settings.total_s(download.wanted.integrity.size) if transport is not None else _LOCAL_S
 

@@ -55,7 +55,7 @@ class RecordedFile(msgspec.Struct, frozen=True):
         return Integrity(size=self.size, digest=Digest.sha256(self.sha256))
 
 
-class Record(msgspec.Struct):
+class ExportRecord(msgspec.Struct):
     """What exports of one layout wrote: files by path, and the directories that they created."""
 
     files: dict[str, RecordedFile] = {}
@@ -202,7 +202,7 @@ class ExportDirectory:
         return removed
 
     def _write_record(self, files: dict[str, RecordedFile]) -> None:
-        record = Record(files=dict(sorted(files.items())), directories=tuple(sorted(self._created)))
+        record = ExportRecord(files=dict(sorted(files.items())), directories=tuple(sorted(self._created)))
         if record == self.record or not (record.files or self.record.files):
             return
         path = self.path / RECORDS / self._own
@@ -219,7 +219,7 @@ def _recorded(one: WantedFile, known: Mapping[str, RecordedFile]) -> RecordedFil
     return RecordedFile(one.integrity.size, one.integrity.digest.hex, names, one.text is not None)
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path) -> ExportRecord:
     """Return a record, an empty one if the file is missing.
 
     Raises:
@@ -227,13 +227,13 @@ def read_record(path: Path) -> Record:
     """
     try:
         with path.open("rb") as file:
-            record = msgspec.json.decode(file.read(_MAX_RECORD_BYTES), type=Record)
+            record = msgspec.json.decode(file.read(_MAX_RECORD_BYTES), type=ExportRecord)
         for name in (*record.files, *record.directories):
             RelPath(name)
         for one in record.files.values():
             one.integrity  # noqa: B018  # is validated
     except FileNotFoundError:
-        return Record()
+        return ExportRecord()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise TreeError(

@@ -14,8 +14,16 @@ from tasks_lib.definitions import Fetch, StaticUrl
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import SettingError, TreeError, escape_text
 from tasks_lib.export.directory import RECORDS, Changes, ExportDirectory, RecordedFile, WantedFile
-from tasks_lib.export.layouts import LAYOUTS, Download, Exported, Layout, Target, Text, Tree
-from tasks_lib.export.program import Program, find_program
+from tasks_lib.export.layouts import (
+    LAYOUTS,
+    Exported,
+    ExportedDownload,
+    ExportLayout,
+    ExportTarget,
+    ExtractedTree,
+    WrittenText,
+)
+from tasks_lib.export.program import ExportedProgram, find_program
 from tasks_lib.fs.files import hash_descriptor
 from tasks_lib.progress import Progress
 from tasks_lib.project import Project
@@ -52,7 +60,7 @@ def export(
     if layout_name not in LAYOUTS:
         raise SettingError(f"no layout is named {escape_text(layout_name)!r}", hint=f"use one of {', '.join(LAYOUTS)}")
     path = Path(os.path.realpath(directory))
-    target = Target(str(path), _check_url(url_base) or path.as_uri())
+    target = ExportTarget(str(path), _check_url(url_base) or path.as_uri())
     fetches = project.select(words)
     cache = project.context.cache
     with cache.lock(hashlib.sha256(b"export " + os.fsencode(path)).hexdigest(), progress, "the lock of the export"):
@@ -67,7 +75,7 @@ class _Exporter:
     """One export: the files that are wanted, computed from the definitions."""
 
     def __init__(
-        self, project: Project, layout: Layout, place: ExportDirectory, fetches: Sequence[Fetch], is_partial: bool
+        self, project: Project, layout: ExportLayout, place: ExportDirectory, fetches: Sequence[Fetch], is_partial: bool
     ) -> None:
         self.layout, self.left_out = layout, list[str]()
         self._project, self._place, self._fetches, self._is_partial = project, place, fetches, is_partial
@@ -80,7 +88,7 @@ class _Exporter:
         """Return whether a file belongs to no other definition than those of this export."""
         return not self._is_partial or bool(one.names and self._names.issuperset(one.names))
 
-    def wanted(self, target: Target) -> dict[str, WantedFile]:
+    def wanted(self, target: ExportTarget) -> dict[str, WantedFile]:
         """Return the files of the export by path; obtain their content.
 
         Raises:
@@ -106,13 +114,13 @@ class _Exporter:
         _check_directories(files)
         return files
 
-    def _paths(self) -> dict[str, list[Download]]:
+    def _paths(self) -> dict[str, list[ExportedDownload]]:
         """Return the downloads by path.
 
         Raises:
             TreeError: two definitions have one path, or a named one has none.
         """
-        users: dict[str, list[Download]] = {}
+        users: dict[str, list[ExportedDownload]] = {}
         for fetch in self._fetches:
             source = fetch.source
             if not isinstance(source, StaticUrl):
@@ -131,17 +139,17 @@ class _Exporter:
             others.append(one)
         return users
 
-    def _download(self, name: str, source: StaticUrl, platform: str = "") -> Download:
+    def _download(self, name: str, source: StaticUrl, platform: str = "") -> ExportedDownload:
         sha512 = partial(self._sha512, name, source.integrity)
         program = partial(self._program, name.removesuffix(f"@{platform}"), source)
-        return Download(name, source, sha512, program, platform)
+        return ExportedDownload(name, source, sha512, program, platform)
 
-    def _program(self, name: str, source: StaticUrl) -> Program:
+    def _program(self, name: str, source: StaticUrl) -> ExportedProgram:
         context = self._project.context
         with context.cache.open(source.integrity) as file:
             return find_program(file, source.file_name, name, context.limits((*source.archive, *source.shape)))
 
-    def _known(self) -> list[Download]:
+    def _known(self) -> list[ExportedDownload]:
         sources = ((one.name, one.source) for one in self._project.select(()))
         return [self._download(name, source) for name, source in sources if isinstance(source, StaticUrl)]
 
@@ -155,7 +163,7 @@ class _Exporter:
             raise TreeError(f"{name} cannot be exported: {escape_text(reason)}", hint="use another layout: cas has all")
         self.left_out.append(f"{name}: {escape_text(reason)}")
 
-    def _trees(self) -> tuple[Tree, ...]:
+    def _trees(self) -> tuple[ExtractedTree, ...]:
         """Return the trees of the exported archives, and of those of earlier exports that still exist."""
         if not self.layout.has_trees:
             return ()
@@ -164,7 +172,7 @@ class _Exporter:
             if not self._project.is_archive(fetch):
                 continue
             if fetch.name in self._names or fetch.name in self._earlier:
-                found.append(Tree(fetch.name, _source_directory(self._project.tree(fetch.name))))
+                found.append(ExtractedTree(fetch.name, _source_directory(self._project.tree(fetch.name))))
         return tuple(found)
 
     def _sha512(self, name: str, integrity: Integrity) -> str:
@@ -186,7 +194,7 @@ def _source_directory(tree: Path) -> str:
     return str((entries[0] if only else tree).absolute())
 
 
-def _wanted_text(text: Text) -> WantedFile:
+def _wanted_text(text: WrittenText) -> WantedFile:
     digest = Digest.sha256(hashlib.sha256(text.content).hexdigest())
     integrity = Integrity(size=len(text.content), digest=digest)
     return WantedFile(text.path, integrity, text.names, text.content, text.mode)

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from tasks_lib.definitions import StaticUrl
-from tasks_lib.export.program import Program
+from tasks_lib.export.program import ExportedProgram
 from tasks_lib.network import redacted
 
 #: The platforms of a DotSlash file that doit-fetch runs on. Source: DotSlash, "DotSlash File", `platforms`.
@@ -24,7 +24,7 @@ _PLAIN: Final = 0o644
 _PROGRAM: Final = 0o755
 
 
-class Download(NamedTuple):
+class ExportedDownload(NamedTuple):
     """The pinned download of the definition `name`, for `platform`, or for any if that is "".
 
     `sha512` returns the hex digits of that digest, `program` the program in it; both read the content.
@@ -33,7 +33,7 @@ class Download(NamedTuple):
     name: str
     source: StaticUrl
     sha512: Callable[[], str]
-    program: Callable[[], Program]
+    program: Callable[[], ExportedProgram]
     platform: str = ""
 
     @property
@@ -42,14 +42,14 @@ class Download(NamedTuple):
         return self.source.integrity.digest.hex
 
 
-class Tree(NamedTuple):
+class ExtractedTree(NamedTuple):
     """The extracted archive of the definition `name`, at an absolute path."""
 
     name: str
     path: str
 
 
-class Text(NamedTuple):
+class WrittenText(NamedTuple):
     """A small file beside the downloads; `names` are the definitions to which it belongs, () for all."""
 
     path: str
@@ -58,7 +58,7 @@ class Text(NamedTuple):
     mode: int = _PLAIN
 
 
-class Target(NamedTuple):
+class ExportTarget(NamedTuple):
     """Where an export goes: its absolute directory, and the URL at which that is served, without a slash at the end."""
 
     directory: str
@@ -68,18 +68,18 @@ class Target(NamedTuple):
 class Exported(NamedTuple):
     """What an export has: downloads, all that the project knows, the sha256 of each file by path, and trees."""
 
-    downloads: Sequence[Download]
-    known: Sequence[Download]
+    downloads: Sequence[ExportedDownload]
+    known: Sequence[ExportedDownload]
     digests: Mapping[str, str]
-    trees: Sequence[Tree]
+    trees: Sequence[ExtractedTree]
 
 
-class Layout(NamedTuple):
+class ExportLayout(NamedTuple):
     """A layout: the path of a download, the texts beside the downloads, and the line of configuration of its tool."""
 
-    place: Callable[[Download], str]
-    line: Callable[[Target], str]
-    texts: Callable[[Exported, Target], Iterator[Text]] = lambda _exported, _target: iter(())
+    place: Callable[[ExportedDownload], str]
+    line: Callable[[ExportTarget], str]
+    texts: Callable[[Exported, ExportTarget], Iterator[WrittenText]] = lambda _exported, _target: iter(())
     has_trees: bool = False
 
 
@@ -91,12 +91,12 @@ def _quoted(text: str) -> str:
 # --- paths
 
 
-def _by_file_name(one: Download) -> str:
+def _by_file_name(one: ExportedDownload) -> str:
     """Return the file name of the URL, escapes kept; definitions reject a URL without one."""
     return one.source.file_name
 
 
-def _by_decoded_name(one: Download) -> str:
+def _by_decoded_name(one: ExportedDownload) -> str:
     """Return the file name as pip reads it from a URL. Source: pip, `Link.filename`.
 
     Raises:
@@ -105,7 +105,7 @@ def _by_decoded_name(one: Download) -> str:
     return _decode(_by_file_name(one))
 
 
-def _by_url(one: Download) -> str:
+def _by_url(one: ExportedDownload) -> str:
     """Return `HOST[:PORT]/path`, with escapes decoded, as servers of files do before they look for a file.
 
     Raises:
@@ -125,19 +125,19 @@ def _decode(component: str) -> str:
     return decoded
 
 
-def _by_digest(one: Download) -> str:
+def _by_digest(one: ExportedDownload) -> str:
     return f"cas/{one.sha256}"
 
 
 # --- texts
 
 
-def _checksums(exported: Exported, _target: Target) -> Iterator[Text]:
+def _checksums(exported: Exported, _target: ExportTarget) -> Iterator[WrittenText]:
     lines = sorted(f"{digest}  {path}\n" for path, digest in exported.digests.items())
-    yield Text("SHA256SUMS", "".join(lines).encode("utf-8", "surrogateescape"))
+    yield WrittenText("SHA256SUMS", "".join(lines).encode("utf-8", "surrogateescape"))
 
 
-def _conan_sidecars(exported: Exported, _target: Target) -> Iterator[Text]:
+def _conan_sidecars(exported: Exported, _target: ExportTarget) -> Iterator[WrittenText]:
     """Yield the files without which Conan counts a source as a miss; definitions of one digest share one.
 
     Source: Conan 2, "Backing up third-party sources with Conan".
@@ -150,12 +150,12 @@ def _conan_sidecars(exported: Exported, _target: Target) -> Iterator[Text]:
         names.setdefault(one.sha256, []).append(one.name)
     for digest, users in names.items():
         content = json.dumps({"references": {"unknown": sorted(urls[digest])}}, indent=4)
-        yield Text(f"{digest}.json", f"{content}\n".encode(), tuple(users))
+        yield WrittenText(f"{digest}.json", f"{content}\n".encode(), tuple(users))
 
 
-def _dotslash_files(exported: Exported, target: Target) -> Iterator[Text]:
+def _dotslash_files(exported: Exported, target: ExportTarget) -> Iterator[WrittenText]:
     """Yield a DotSlash file for each name, with the download of each platform. Source: DotSlash, "DotSlash File"."""
-    files: dict[str, list[Download]] = {}
+    files: dict[str, list[ExportedDownload]] = {}
     for one in exported.downloads:
         if one.platform in ("", *_DOTSLASH_PLATFORMS, *_DOTSLASH_OTHERS):
             files.setdefault(one.name.removesuffix(f"@{one.platform}"), []).append(one)
@@ -167,10 +167,10 @@ def _dotslash_files(exported: Exported, target: Target) -> Iterator[Text]:
         }
         content = json.dumps({"name": name, "platforms": dict(sorted(platforms.items()))}, indent=2)
         names = tuple(one.name for one in downloads)
-        yield Text(name, f"#!/usr/bin/env dotslash\n\n{content}\n".encode(), names, _PROGRAM)
+        yield WrittenText(name, f"#!/usr/bin/env dotslash\n\n{content}\n".encode(), names, _PROGRAM)
 
 
-def _dotslash_entry(one: Download, target: Target) -> dict[str, Any]:
+def _dotslash_entry(one: ExportedDownload, target: ExportTarget) -> dict[str, Any]:
     program = one.program()
     return {
         "size": one.source.integrity.size,
@@ -182,7 +182,7 @@ def _dotslash_entry(one: Download, target: Target) -> dict[str, Any]:
     }
 
 
-def _cmake_script(exported: Exported, _target: Target) -> Iterator[Text]:
+def _cmake_script(exported: Exported, _target: ExportTarget) -> Iterator[WrittenText]:
     """Yield the initial cache of CMake. Source: CMake, FetchContent, FETCHCONTENT_SOURCE_DIR_<uppercaseName>.
 
     Raises:
@@ -196,7 +196,7 @@ def _cmake_script(exported: Exported, _target: Target) -> Iterator[Text]:
             raise ValueError(f"{names[variable]} and {one.name} have one name in CMake, {variable}")
         names[variable] = one.name
         lines.append(f'set({variable} {_cmake_word(one.path)} CACHE PATH "tree of {one.name}")\n')
-    yield Text("fetch.cmake", "".join(lines).encode("utf-8", "surrogateescape"))
+    yield WrittenText("fetch.cmake", "".join(lines).encode("utf-8", "surrogateescape"))
 
 
 def _cmake_word(text: str) -> str:
@@ -208,32 +208,36 @@ def _cmake_word(text: str) -> str:
 
 
 #: The layouts by name. Source of each: reach.md section F, and the documentation of the tool.
-LAYOUTS: Final[Mapping[str, Layout]] = {
-    "url": Layout(_by_url, lambda to: f'url_replacements = {{"regex:^https?://" = "{to.url}/"}}'),
-    "cas": Layout(_by_digest, lambda to: f'content-addressed: [{{url: "{to.url}/cas/{{sha256}}", place: first}}]'),
-    "sha256sum": Layout(
+LAYOUTS: Final[Mapping[str, ExportLayout]] = {
+    "url": ExportLayout(_by_url, lambda to: f'url_replacements = {{"regex:^https?://" = "{to.url}/"}}'),
+    "cas": ExportLayout(
+        _by_digest, lambda to: f'content-addressed: [{{url: "{to.url}/cas/{{sha256}}", place: first}}]'
+    ),
+    "sha256sum": ExportLayout(
         _by_file_name,
         lambda to: f"cd {_quoted(to.directory)} && sha256sum --check --quiet SHA256SUMS",
         _checksums,
     ),
-    "distdir": Layout(_by_file_name, lambda to: f"build --distdir={_quoted(to.directory)}"),
-    "bazel": Layout(
+    "distdir": ExportLayout(_by_file_name, lambda to: f"build --distdir={_quoted(to.directory)}"),
+    "bazel": ExportLayout(
         lambda one: f"content_addressable/sha256/{one.sha256}/file",
         lambda to: f"build --repository_cache={_quoted(to.directory)}",
     ),
-    "conan": Layout(
+    "conan": ExportLayout(
         lambda one: one.sha256,
         lambda to: f"core.sources:download_urls={json.dumps([f'{to.url}/', 'origin'])}",
         _conan_sidecars,
     ),
-    "nix": Layout(lambda one: f"sha256/{one.sha256}", lambda to: f"hashed-mirrors = {to.url}"),
-    "meson": Layout(_by_file_name, lambda to: f"export MESON_PACKAGE_CACHE_DIR={_quoted(to.directory)}"),
-    "vcpkg": Layout(
+    "nix": ExportLayout(lambda one: f"sha256/{one.sha256}", lambda to: f"hashed-mirrors = {to.url}"),
+    "meson": ExportLayout(_by_file_name, lambda to: f"export MESON_PACKAGE_CACHE_DIR={_quoted(to.directory)}"),
+    "vcpkg": ExportLayout(
         lambda one: one.sha512(), lambda to: f"export X_VCPKG_ASSET_SOURCES='clear;x-azurl,{to.url}/,,read'"
     ),
-    "find-links": Layout(_by_decoded_name, lambda to: f"pip install --no-index --find-links={_quoted(to.directory)}"),
-    "dotslash": Layout(_by_digest, lambda to: f"export PATH={_quoted(to.directory)}:$PATH", _dotslash_files),
-    "cmake": Layout(
+    "find-links": ExportLayout(
+        _by_decoded_name, lambda to: f"pip install --no-index --find-links={_quoted(to.directory)}"
+    ),
+    "dotslash": ExportLayout(_by_digest, lambda to: f"export PATH={_quoted(to.directory)}:$PATH", _dotslash_files),
+    "cmake": ExportLayout(
         _by_digest, lambda to: f"cmake -C {_quoted(f'{to.directory}/fetch.cmake')}", _cmake_script, has_trees=True
     ),
 }

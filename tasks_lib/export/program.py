@@ -16,16 +16,16 @@ _FORMATS: Final = ("tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst", "zip", *SING
 _VERSION: Final = re.compile(r"[-_.]v?\d[\w.+-]*$")
 
 
-class Program(NamedTuple):
+class ExportedProgram(NamedTuple):
     """The path of a program in a download of this format; format "" and the file's own name for a plain file."""
 
     format: str
     path: str
 
 
-def find_program(file: BinaryIO, file_name: str, name: str, limits: Limits) -> Program:
+def find_program(file: BinaryIO, file_name: str, name: str, limits: Limits) -> ExportedProgram:
     """Return the only program of an archive, or the one that is called as its definition; else the download itself."""
-    plain = Program("", file_name)
+    plain = ExportedProgram("", file_name)
     programs: list[str] = []
 
     def see(entry: Entry) -> None:
@@ -38,7 +38,7 @@ def find_program(file: BinaryIO, file_name: str, name: str, limits: Limits) -> P
         if kind not in _FORMATS:
             return plain
         if kind in SINGLE:
-            return Program(kind, file_name.removesuffix(f".{kind}"))
+            return ExportedProgram(kind, file_name.removesuffix(f".{kind}"))
         file.seek(0)
         read(file, name=file_name, format=kind, reshape=Reshape(), limits=limits, sink=see)
     except ArchiveError:
@@ -46,4 +46,4 @@ def find_program(file: BinaryIO, file_name: str, name: str, limits: Limits) -> P
     short = _VERSION.sub("", name)
     called = [path for path in programs if path.rpartition("/")[2] in (name, short)]
     found = programs if len(programs) == 1 else called
-    return Program(kind, found[0]) if len(found) == 1 else plain
+    return ExportedProgram(kind, found[0]) if len(found) == 1 else plain

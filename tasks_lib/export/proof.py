@@ -20,8 +20,8 @@ from tasks_lib.definitions import StaticUrl
 from tasks_lib.download import Request
 from tasks_lib.errors import FetchError, SettingError, escape_text
 from tasks_lib.export.directory import RECORDS, read_record
-from tasks_lib.export.layouts import LAYOUTS, Download
-from tasks_lib.export.program import Program
+from tasks_lib.export.layouts import LAYOUTS, ExportedDownload
+from tasks_lib.export.program import ExportedProgram
 from tasks_lib.host import find_isolation
 from tasks_lib.network import redacted
 from tasks_lib.progress import Progress, Silent
@@ -130,11 +130,11 @@ def _read_records(directory: Path) -> dict[str, list[str]]:
 
 def _in_layouts(base: str, name: str, source: StaticUrl) -> tuple[str, ...]:
     """Return the URLs that a download has in each layout; that of vcpkg needs its content."""
-    one = Download(name, source, str, lambda: Program("", ""))
+    one = ExportedDownload(name, source, str, lambda: ExportedProgram("", ""))
     return tuple(dict.fromkeys(f"{base}/{path}" for path in _paths_of(one)))
 
 
-def _paths_of(one: Download) -> Iterator[str]:
+def _paths_of(one: ExportedDownload) -> Iterator[str]:
     for layout in LAYOUTS.values():
         with contextlib.suppress(ValueError):
             if path := layout.place(one):

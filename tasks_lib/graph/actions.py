@@ -61,7 +61,7 @@ def step_of(task: Any) -> Step | None:
     return None
 
 
-def output_of(task: Any) -> task_info.Output:
+def output_of(task: Any) -> task_info.OutputFacts:
     """Return what a task makes, with absolute paths; {} for a task that this package did not create."""
     step = step_of(task)
     return task_info.make_absolute(task_info.describe_output(*step.arguments)) if step is not None else {}

@@ -52,17 +52,17 @@ class TaskInfo(Mapping[str, Any]):
         return dict, (dict(self.items()),)  # for doit's own processes: not the plan with all definitions
 
 
-Output = dict[str, str | int]
+OutputFacts = dict[str, str | int]
 
 
-def describe_output(context: Context, *arguments: Any) -> Output:
+def describe_output(context: Context, *arguments: Any) -> OutputFacts:
     """Return what the task of a step makes, as far as it is known: `path`, `sha256` and `size` of the artifact, `tree`.
 
     Args:
         context: the first argument of the step.
         arguments: its other arguments; the last one is what it makes.
     """
-    found: Output = {}
+    found: OutputFacts = {}
     made = artifact = arguments[-1]
     if isinstance(made, Delivery | ToolchainBuild):
         artifact = made.artifact if isinstance(made, Delivery) else made.output
@@ -73,7 +73,7 @@ def describe_output(context: Context, *arguments: Any) -> Output:
     return found
 
 
-def make_absolute(output: Output) -> Output:
+def make_absolute(output: OutputFacts) -> OutputFacts:
     """Return an output with absolute paths, for readers that run in other directories."""
     return {name: os.path.abspath(str(value)) if name in ("path", "tree") else value for name, value in output.items()}  # noqa: PTH100  # does not resolve links
 

@@ -55,7 +55,7 @@ class Candidate(NamedTuple):
     state: str = ""
 
 
-class Answer(NamedTuple):
+class UpstreamAnswer(NamedTuple):
     """The candidates of a question, and the URL that had them."""
 
     where: str
@@ -68,13 +68,13 @@ class _Release(msgspec.Struct):
     prerelease: bool = False
 
 
-class _Commit(msgspec.Struct):
+class _NamedCommit(msgspec.Struct):
     sha: str = ""
 
 
-class _Tag(msgspec.Struct):
+class _NamedTag(msgspec.Struct):
     name: str
-    commit: _Commit | None = None
+    commit: _NamedCommit | None = None
 
 
 class Upstream:
@@ -83,7 +83,7 @@ class Upstream:
     def __init__(self, context: Context, pages: Pages, progress: Progress) -> None:
         self._context, self._pages, self._progress = context, pages, progress
 
-    def ask(self, question: Question) -> Answer:
+    def ask(self, question: Question) -> UpstreamAnswer:
         """Return the answer of the last hour, or ask.
 
         Raises:
@@ -96,7 +96,7 @@ class Upstream:
         known = self._context.cache.lookups.get(key, KEPT_S)
         if known is not None:
             try:
-                return msgspec.json.decode(known, type=Answer)
+                return msgspec.json.decode(known, type=UpstreamAnswer)
             except msgspec.MsgspecError:
                 pass  # written by another version
         ask = {"git-tags": self._ask_git, "github": self._ask_github, "html": self._ask_page}[question.kind]
@@ -105,7 +105,7 @@ class Upstream:
         self._context.cache.lookups.put(key, msgspec.json.encode(answer))
         return answer
 
-    def _ask_git(self, question: Question) -> Answer:
+    def _ask_git(self, question: Question) -> UpstreamAnswer:
         source = Git(repo=question.url, revision="0" * 40, path_prefix="-", artifact_name="-")
         with (
             open_repositories(self._context, source, self._progress) as access,
@@ -118,9 +118,9 @@ class Upstream:
             for name, target in tags.items()
             if len(name) <= _MAX_NAME and not name.endswith("^{}")
         )
-        return Answer(display_url(question.url), tuple(found))
+        return UpstreamAnswer(display_url(question.url), tuple(found))
 
-    def _ask_github(self, question: Question) -> Answer:
+    def _ask_github(self, question: Question) -> UpstreamAnswer:
         """Ask for releases, and for tags if there are none."""
         releases = self._list_pages(question.url, "releases", list[_Release])
         found = [
@@ -129,9 +129,9 @@ class Upstream:
             if not one.draft
         ]
         if not found:
-            tags = self._list_pages(question.url, "tags", list[_Tag])
+            tags = self._list_pages(question.url, "tags", list[_NamedTag])
             found = [Candidate(one.name, "tag", one.commit.sha if one.commit else "") for one in tags]
-        return Answer(redacted(question.url), tuple(one for one in found if len(one.text) <= _MAX_NAME))
+        return UpstreamAnswer(redacted(question.url), tuple(one for one in found if len(one.text) <= _MAX_NAME))
 
     def _list_pages(self, base: str, what: str, kind: type[list[Entry]]) -> list[Entry]:
         """Return all entries of a list; [] if the API does not have it."""
@@ -155,14 +155,14 @@ class Upstream:
                 break
         return found
 
-    def _ask_page(self, question: Question) -> Answer:
+    def _ask_page(self, question: Question) -> UpstreamAnswer:
         page = self._pages.get(question.url, limit=_PAGE_BYTES)
         links = list(list_links(page.text))
         inner = question.inner
         if inner is None:
             found = [Candidate(name, "link") for name in links]
             # a page without links, such as a text with the newest version, is for `match`
-            return Answer(page.url, tuple(found or [Candidate(page.text[:_MAX_TEXT], "text")]))
+            return UpstreamAnswer(page.url, tuple(found or [Candidate(page.text[:_MAX_TEXT], "text")]))
         directories = sorted(
             (name for name in dict.fromkeys(links) if _is_between(name, inner.before, inner.after)),
             key=lambda name: [int(part) for part in _middle(name, inner.before, inner.after).split(".")],
@@ -171,7 +171,7 @@ class Upstream:
         for name in directories[-_MAX_DIRECTORIES:]:
             place = f"{question.url}{name}/{inner.rest}{'/' if inner.rest else ''}"
             found += [Candidate(link, "link") for link in list_links(self._pages.get(place, limit=_PAGE_BYTES).text)]
-        return Answer(page.url, tuple(found))
+        return UpstreamAnswer(page.url, tuple(found))
 
 
 #: Characters of a page without links that are kept for `match`.

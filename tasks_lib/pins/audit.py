@@ -27,7 +27,7 @@ from tasks_lib.errors import (
 from tasks_lib.network import redacted
 from tasks_lib.pins.answers import Upstream
 from tasks_lib.pins.concurrency import map_concurrently
-from tasks_lib.pins.osv import Verdict, find_advisories
+from tasks_lib.pins.osv import AdvisoryVerdict, find_advisories
 from tasks_lib.pins.outdated import Newest, look_up
 from tasks_lib.pins.pages import Pages, Probe
 from tasks_lib.pins.questions import Question
@@ -65,28 +65,28 @@ _ARMOR: Final = ("-----BEGIN PGP SIGNATURE-----", "untrusted comment:")
 _PAGES: Final = ("text/html", "application/xhtml+xml")
 
 
-class Finding(NamedTuple):
+class AuditFinding(NamedTuple):
     """A finding about a definition; `code` is one of `CODES`."""
 
     code: str
     message: str
 
 
-class Report(NamedTuple):
+class AuditReport(NamedTuple):
     """The findings about a definition, and what is not known about it."""
 
     name: str
     file: str
     line: int
-    findings: tuple[Finding, ...]
+    findings: tuple[AuditFinding, ...]
     not_covered: tuple[str, ...]
 
 
 #: A finding, or a text about what is not covered.
-Outcome = Finding | str
+AuditOutcome = AuditFinding | str
 
 
-def audit(context: Context, fetches: Sequence[Fetch], osv: str, progress: Progress) -> list[Report]:
+def audit(context: Context, fetches: Sequence[Fetch], osv: str, progress: Progress) -> list[AuditReport]:
     """Return the report about each definition, in their order.
 
     Args:
@@ -104,35 +104,35 @@ def audit(context: Context, fetches: Sequence[Fetch], osv: str, progress: Progre
     newest = {one.name: one for one in look_up(context, fetches, progress)}
     checks = _Checks(context, progress)
 
-    def report(fetch: Fetch) -> Report:
+    def report(fetch: Fetch) -> AuditReport:
         outcomes = list(
             dict.fromkeys(
                 [*checks.run(fetch), *_check_versions(newest[fetch.name]), *_list_advisories(verdicts.get(fetch.name))]
             )
         )
-        findings = tuple(one for one in outcomes if isinstance(one, Finding))
-        return Report(
+        findings = tuple(one for one in outcomes if isinstance(one, AuditFinding))
+        return AuditReport(
             fetch.name, fetch.file, fetch.line, findings, tuple(one for one in outcomes if isinstance(one, str))
         )
 
     return map_concurrently(report, fetches, progress)
 
 
-def _check_versions(newest: Newest) -> Iterator[Outcome]:
+def _check_versions(newest: Newest) -> Iterator[AuditOutcome]:
     reason = newest.evidence.removeprefix("not covered: ")
     if newest.state == "unlisted":
-        yield Finding("no-update-source", f"newer versions cannot be looked up: {reason}; add `fetch.update`")
+        yield AuditFinding("no-update-source", f"newer versions cannot be looked up: {reason}; add `fetch.update`")
     elif newest.state in ("unknown", "not covered"):
         yield f"newer versions: {reason}"
 
 
-def _list_advisories(verdict: Verdict | None) -> Iterator[Outcome]:
+def _list_advisories(verdict: AdvisoryVerdict | None) -> Iterator[AuditOutcome]:
     if verdict is None:
         yield "advisories: no source was given; use --osv"
         return
     for one in verdict.advisories:
         fixed = f"; fixed in {one.fixed}" if one.fixed else ""
-        yield Finding("advisory", f"{one.identity}: {one.summary or 'no summary'}{fixed}")
+        yield AuditFinding("advisory", f"{one.identity}: {one.summary or 'no summary'}{fixed}")
     if verdict.not_covered:
         yield f"advisories: {verdict.not_covered}"
 
@@ -146,7 +146,7 @@ class _Checks:
         self._upstream = Upstream(context, self._pages, progress)
         self._dead: dict[str, str] = {}  # host -> reason
 
-    def run(self, fetch: Fetch) -> Iterator[Outcome]:
+    def run(self, fetch: Fetch) -> Iterator[AuditOutcome]:
         """Yield the outcomes of all checks but that of advisories."""
         yield from _check_urls(fetch)
         source = fetch.source
@@ -159,7 +159,7 @@ class _Checks:
         else:
             yield "sources: repositories of Mercurial are not asked"
 
-    def _check_repository(self, source: Git) -> Iterator[Outcome]:
+    def _check_repository(self, source: Git) -> Iterator[AuditOutcome]:
         try:
             self._upstream.ask(Question("git-tags", source.repo))
         except (OfflineError, ToolError) as error:
@@ -167,17 +167,17 @@ class _Checks:
         except CancelledError:
             raise
         except FetchError as error:
-            yield Finding("dead-source", error.message)
+            yield AuditFinding("dead-source", error.message)
 
     def _headers(self, fetch: Fetch, source: StaticUrl, url: str) -> dict[str, str]:
         return dict(self._context.request_headers(fetch.name, source)) if url == source.url else {}
 
-    def _check_sources(self, fetch: Fetch, source: StaticUrl) -> Generator[Outcome, None, str]:
+    def _check_sources(self, fetch: Fetch, source: StaticUrl) -> Generator[AuditOutcome, None, str]:
         """Yield what the sources say, without downloading; return the first one that answers, "" for none."""
         live = ""
         for url in (url for url in source.locations if urlsplit(url).scheme in ("http", "https")):
             if reason := self._dead.get(urlsplit(url).netloc):
-                yield Finding("dead-source", f"{redacted(url)}: {reason}")
+                yield AuditFinding("dead-source", f"{redacted(url)}: {reason}")
                 continue
             try:
                 yield from self._check_source(fetch, source, url)
@@ -191,7 +191,7 @@ class _Checks:
                 yield self._judge_failure(url, error)
         return live
 
-    def _check_source(self, fetch: Fetch, source: StaticUrl, url: str) -> Iterator[Outcome]:
+    def _check_source(self, fetch: Fetch, source: StaticUrl, url: str) -> Iterator[AuditOutcome]:
         """Yield what a source says.
 
         Raises:
@@ -201,23 +201,23 @@ class _Checks:
         known = self._context.cache.result(recipe.fetch_key(source.integrity))
         recorded = str(known.provenance.get("url", "")) if known is not None else ""
         if reason := _describe_drift(source, url, probe, recorded):
-            yield Finding("redirect-drift", f"{redacted(url)} {reason}")
+            yield AuditFinding("redirect-drift", f"{redacted(url)} {reason}")
 
-    def _judge_failure(self, url: str, error: FetchError) -> Outcome:
+    def _judge_failure(self, url: str, error: FetchError) -> AuditOutcome:
         shown = redacted(url)
         if isinstance(error, RedirectError):
-            return Finding("redirect-drift", f"{shown}: {error.message}")
+            return AuditFinding("redirect-drift", f"{shown}: {error.message}")
         if isinstance(error, HttpStatusError):
             if error.status == 206:
-                return Finding("redirect-drift", f"{shown} serves content of another size: {error.message}")
+                return AuditFinding("redirect-drift", f"{shown} serves content of another size: {error.message}")
             if error.status in _NO_ANSWER:
                 return f"sources: {shown}: HTTP status {error.status}"
             reason = f"HTTP status {error.status}" + (": the file is gone" if error.status in _GONE else "")
-            return Finding("dead-source", f"{shown}: {reason}")
+            return AuditFinding("dead-source", f"{shown}: {reason}")
         self._dead[urlsplit(url).netloc] = error.message
-        return Finding("dead-source", f"{shown}: {error.message}")
+        return AuditFinding("dead-source", f"{shown}: {error.message}")
 
-    def _check_siblings(self, fetch: Fetch, source: StaticUrl, live: str) -> Iterator[Outcome]:
+    def _check_siblings(self, fetch: Fetch, source: StaticUrl, live: str) -> Iterator[AuditOutcome]:
         if source.vouchers or not live:
             return
         try:
@@ -232,7 +232,7 @@ class _Checks:
             yield f"signatures: {siblings.failure}"
         for url in (siblings.existing[name].url for name in _SIGNATURES if name in siblings.existing):
             if self._is_signature(url, headers):
-                yield Finding("unused-signature", f"{redacted(url)} exists, but no signature is verified")
+                yield AuditFinding("unused-signature", f"{redacted(url)} exists, but no signature is verified")
 
     def _is_signature(self, url: str, headers: Mapping[str, str]) -> bool:
         """Return whether a URL has a signature: a server may answer a HEAD for everything, or for nothing."""
@@ -242,14 +242,14 @@ class _Checks:
             return False
         return text.startswith(_ARMOR) or text[:1] > "\x7f"  # a binary OpenPGP packet, decoded with replacements
 
-    def _check_keys(self, source: StaticUrl) -> Iterator[Outcome]:
+    def _check_keys(self, source: StaticUrl) -> Iterator[AuditOutcome]:
         for voucher in source.vouchers:
             key = voucher.signed_by if isinstance(voucher, Checksums) else voucher
             if isinstance(key, Minisign):
                 continue  # minisign keys do not expire
             yield from self._check_key(key)
 
-    def _check_key(self, key: GpgSignature) -> Iterator[Outcome]:
+    def _check_key(self, key: GpgSignature) -> Iterator[AuditOutcome]:
         path = escape_text(str(key.key_path))
         try:
             with Path(key.key_file).open("rb") as file:
@@ -267,26 +267,26 @@ class _Checks:
             if expires and days < WARN_DAYS:
                 date = datetime.fromtimestamp(expires, UTC).strftime("%Y-%m-%d")
                 verb = f"expires in {days} days," if expires > now else "expired"
-                yield Finding("key-expiry", f"key {fingerprint} of {path} {verb} on {date}")
+                yield AuditFinding("key-expiry", f"key {fingerprint} of {path} {verb} on {date}")
 
 
-def _check_urls(fetch: Fetch) -> Iterator[Outcome]:
+def _check_urls(fetch: Fetch) -> Iterator[AuditOutcome]:
     """Yield what the definition itself shows."""
     source = fetch.source
     if not isinstance(source, StaticUrl):
         if source.repo.startswith(("http:", "git:")):
-            yield Finding("plain-http", f"{display_url(source.repo)} is not encrypted")
+            yield AuditFinding("plain-http", f"{display_url(source.repo)} is not encrypted")
         return
     for url in _list_urls(source):
         if url.lower().startswith("http:"):
-            yield Finding("plain-http", f"{redacted(url)} is not encrypted")
+            yield AuditFinding("plain-http", f"{redacted(url)} is not encrypted")
     # a content-addressed source may have the content, or not
     if len(set(source.locations)) < 2:
         only = redacted(next(iter(source.locations), source.url))
-        yield Finding("one-source", f"only {only} has the content: add `mirrors:` or a group in mirrors.yml")
+        yield AuditFinding("one-source", f"only {only} has the content: add `mirrors:` or a group in mirrors.yml")
     if _GENERATED.match(source.url):
         message = "is generated on demand: use a file of the release, or `type: git`"
-        yield Finding("generated-archive", f"{redacted(source.url)} {message}")
+        yield AuditFinding("generated-archive", f"{redacted(source.url)} {message}")
 
 
 def _list_urls(source: StaticUrl) -> Iterable[str]:

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree, YamlFaultError, parse_yaml
 from tasks_lib.errors import EditError
 from tasks_lib.pins.versions import parse_tag
-from tasks_lib.pins.yaml_spans import BOM, KeyPath, Span, Text
+from tasks_lib.pins.yaml_spans import BOM, KeyPath, SourceText, TextSpan
 from tasks_lib.pins.yaml_style import INDENT, Value, block, flow_value, scalar
 
 #: Keys beside the definitions of a file. Source: Taskgraph, `task-defaults`.
@@ -113,7 +113,7 @@ def add_to_list(text: str, path: KeyPath, word: str) -> str:
     return edited.apply([edit], lambda tree: _append(tree, path, word))
 
 
-class _Editor(Text):
+class _Editor(SourceText):
     """Builds the edits of a text."""
 
     def apply(self, edits: Sequence[_Edit], change: Callable[[Any], None]) -> str:
@@ -144,7 +144,7 @@ class _Editor(Text):
         blank = "\n" if self.text.rstrip().rpartition("\n")[2].startswith("#") else ""
         return _Edit(len(self.text), len(self.text), f"{begin}{blank}{text}\n")
 
-    def intoflow_value(self, parent: Span, entry: Mapping[str, Value], name: str) -> _Edit:
+    def intoflow_value(self, parent: TextSpan, entry: Mapping[str, Value], name: str) -> _Edit:
         """Add a pair to a mapping in flow style; an empty one becomes a block."""
         if not parent.pairs:
             column = self.column(parent.start)
@@ -158,7 +158,7 @@ class _Editor(Text):
         at = parent.pairs[before][1].end
         return _Edit(at, at, f", {flow_value(entry)[1:-1]}")
 
-    def between(self, parent: Span, entry: Mapping[str, Value], name: str) -> _Edit:
+    def between(self, parent: TextSpan, entry: Mapping[str, Value], name: str) -> _Edit:
         """Add a definition to a block mapping, at its sorted place."""
         column = self.column(parent.start)
         text = block(entry, column, self._indentation(parent, column))
@@ -174,7 +174,7 @@ class _Editor(Text):
         at = self._before(first)
         return _Edit(at, at, f"{text}\n{blank}")
 
-    def _before(self, key: Span) -> int:
+    def _before(self, key: TextSpan) -> int:
         """Return the start of the line of a key, or of the comment above it unless that begins the file."""
         start = self.text.rfind("\n", 0, key.start) + 1
         place = start
@@ -186,7 +186,7 @@ class _Editor(Text):
             place = line_start
         return start
 
-    def _predecessor(self, parent: Span, name: str) -> int | None:
+    def _predecessor(self, parent: TextSpan, name: str) -> int | None:
         """Return the index of the pair after which a name belongs, None for the first place."""
         names = [key.text for key, _ in parent.pairs]
         own = [one for one in names if one not in _DEFAULTS]
@@ -194,7 +194,7 @@ class _Editor(Text):
         found = [index for index, one in enumerate(names) if one not in _DEFAULTS and order(one) <= order(name)]
         return found[-1] if found else None
 
-    def _has_blank_lines(self, parent: Span) -> bool:
+    def _has_blank_lines(self, parent: TextSpan) -> bool:
         """Return whether blank lines separate the definitions."""
         gaps = [
             "\n" in self.text[self.last_line(value) : key.start].replace("\r", "").replace("\n", "", 1).replace(" ", "")
@@ -202,7 +202,7 @@ class _Editor(Text):
         ]
         return any(gaps) or not gaps
 
-    def _indentation(self, parent: Span, column: int) -> int:
+    def _indentation(self, parent: TextSpan, column: int) -> int:
         """Return the indentation of the definitions' own keys."""
         for _, value in parent.pairs:
             if value.kind == "mapping" and value.style == "block":
@@ -249,7 +249,7 @@ class _Editor(Text):
             return _Edit(known.start, known.end, f" {flow_value(value)}")  # `key:` without a value
         return self._add_pair(parent, {path[depth]: value}, ".".join(path[:depth]))
 
-    def _add_pair(self, parent: Span, entry: Mapping[str, Value], name: str) -> _Edit:
+    def _add_pair(self, parent: TextSpan, entry: Mapping[str, Value], name: str) -> _Edit:
         """Add a pair at the end of a mapping."""
         if parent.kind == "scalar" and not parent.text:
             return _Edit(parent.start, parent.end, f" {flow_value(entry)}")
@@ -263,7 +263,7 @@ class _Editor(Text):
         at = self.last_line(parent.pairs[-1][1])
         return _Edit(at, at, f"\n{block(entry, self.column(parent.start), INDENT)}")
 
-    def extend(self, found: Span, word: str) -> _Edit:
+    def extend(self, found: TextSpan, word: str) -> _Edit:
         """Add a word to a list."""
         if found.style == "flow":
             if not found.items:

@@ -49,7 +49,7 @@ class Advisory(NamedTuple):
     fixed: str = ""
 
 
-class Verdict(NamedTuple):
+class AdvisoryVerdict(NamedTuple):
     """The advisories about a definition, and why others may be missing ("" if nothing is known to be missing)."""
 
     advisories: tuple[Advisory, ...]
@@ -62,7 +62,7 @@ class _Package(msgspec.Struct):
     purl: str = ""
 
 
-class _Event(msgspec.Struct):
+class _RangeEvent(msgspec.Struct):
     introduced: str = ""
     fixed: str = ""
     last_affected: str = ""
@@ -72,7 +72,7 @@ class _Event(msgspec.Struct):
 class _Range(msgspec.Struct):
     type: str = ""
     repo: str = ""
-    events: list[_Event] = []  # msgspec copies it
+    events: list[_RangeEvent] = []  # msgspec copies it
 
 
 class _Affected(msgspec.Struct):
@@ -81,7 +81,7 @@ class _Affected(msgspec.Struct):
     versions: list[str] | None = None
 
 
-class _Record(msgspec.Struct):
+class _AdvisoryRecord(msgspec.Struct):
     id: str
     summary: str = ""
     withdrawn: str | None = None
@@ -98,7 +98,9 @@ class _Subject(NamedTuple):
     commit: str
 
 
-def find_advisories(context: Context, fetches: Iterable[Fetch], place: str, progress: Progress) -> dict[str, Verdict]:
+def find_advisories(
+    context: Context, fetches: Iterable[Fetch], place: str, progress: Progress
+) -> dict[str, AdvisoryVerdict]:
     """Return the advisories about each definition, by its name.
 
     Args:
@@ -118,7 +120,7 @@ def find_advisories(context: Context, fetches: Iterable[Fetch], place: str, prog
     for subject in subjects:
         for ecosystem in source.list_ecosystems(subject):
             wanted[ecosystem].append(subject)
-    notes = {one.name: _Notes({}, set(), set()) for one in subjects}
+    notes = {one.name: _AdvisoryNotes({}, set(), set()) for one in subjects}
     for ecosystem, group in wanted.items():
         for record in source.read(ecosystem):
             for subject in group:
@@ -129,23 +131,23 @@ def find_advisories(context: Context, fetches: Iterable[Fetch], place: str, prog
     return {one.name: notes[one.name].verdict(one, source.list_ecosystems(one)) for one in subjects}
 
 
-class _Notes(NamedTuple):
+class _AdvisoryNotes(NamedTuple):
     """What was found about one definition: advisories, those that are unclear, and the ecosystems that were read."""
 
     found: dict[str, Advisory]
     unclear: set[str]
     read: set[str]
 
-    def add(self, record: _Record, subject: _Subject) -> None:
+    def add(self, record: _AdvisoryRecord, subject: _Subject) -> None:
         advisory = _judge(record, subject)
         if advisory is not None:
             self.found[advisory.identity] = advisory
         elif _is_unclear(record, subject):
             self.unclear.add(record.id)
 
-    def verdict(self, subject: _Subject, ecosystems: list[str]) -> Verdict:
+    def verdict(self, subject: _Subject, ecosystems: list[str]) -> AdvisoryVerdict:
         reason = _explain(subject, ecosystems, self.read, sorted(self.unclear))
-        return Verdict(tuple(sorted(self.found.values())), reason)
+        return AdvisoryVerdict(tuple(sorted(self.found.values())), reason)
 
 
 def _explain(subject: _Subject, ecosystems: list[str], read: set[str], unclear: list[str]) -> str:
@@ -208,7 +210,7 @@ class _Dump:
             found += self._all  # any of them may name the package or the commit
         return list(dict.fromkeys(found))
 
-    def read(self, ecosystem: str) -> Iterator[_Record]:
+    def read(self, ecosystem: str) -> Iterator[_AdvisoryRecord]:
         """Yield the advisories of an ecosystem; none if it has no archive."""
         with self._open(ecosystem) as file:
             if file is not None:
@@ -238,14 +240,14 @@ class _Dump:
             yield blob
 
 
-def _read_records(file: BinaryIO, ecosystem: str, progress: Progress) -> Iterator[_Record]:
+def _read_records(file: BinaryIO, ecosystem: str, progress: Progress) -> Iterator[_AdvisoryRecord]:
     """Yield the advisories of an archive that are not withdrawn.
 
     Raises:
         ArchiveError: it is damaged.
     """
-    decoder = msgspec.json.Decoder(_Record)
-    records: list[_Record] = []
+    decoder = msgspec.json.Decoder(_AdvisoryRecord)
+    records: list[_AdvisoryRecord] = []
     broken = 0
 
     def add(entry: Entry) -> None:
@@ -274,7 +276,7 @@ def _read_records(file: BinaryIO, ecosystem: str, progress: Progress) -> Iterato
     yield from records
 
 
-def _judge(record: _Record, subject: _Subject) -> Advisory | None:
+def _judge(record: _AdvisoryRecord, subject: _Subject) -> Advisory | None:
     """Return the advisory if it is about this version or commit."""
     for affected in record.affected or ():
         fixed = _judge_package(affected, subject)
@@ -312,7 +314,7 @@ def _bare(version: str) -> str:
     return version[1:] if version[:1] in ("v", "V") else version
 
 
-def _find_fix(events: list[_Event], version: Key) -> str | None:
+def _find_fix(events: list[_RangeEvent], version: Key) -> str | None:
     """Return the fixed version if a version is in a range, None if it is not. Source: OSV schema, "Evaluation"."""
 
     def key(text: str) -> Key:
@@ -359,7 +361,7 @@ def _ranges_of(affected: _Affected, subject: _Subject) -> Iterator[_Range]:
             yield one
 
 
-def _is_unclear(record: _Record, subject: _Subject) -> bool:
+def _is_unclear(record: _AdvisoryRecord, subject: _Subject) -> bool:
     """Return whether an advisory is about the repository, and only its history says whether about the commit."""
     if not subject.commit:
         return any(not affected.versions and any(_ranges_of(affected, subject)) for affected in record.affected or ())

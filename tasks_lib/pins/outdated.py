@@ -11,7 +11,7 @@ from tasks_lib.definitions import Fetch, Git, Hg
 from tasks_lib.definitions.expressions import compile_expression
 from tasks_lib.errors import CancelledError, FetchError, HttpStatusError, escape_text
 from tasks_lib.network import redacted
-from tasks_lib.pins.answers import Answer, Candidate, Upstream
+from tasks_lib.pins.answers import Candidate, Upstream, UpstreamAnswer
 from tasks_lib.pins.concurrency import map_concurrently
 from tasks_lib.pins.pages import Pages
 from tasks_lib.pins.questions import Inquiry, Question, inquire
@@ -34,7 +34,7 @@ from tasks_lib.vcs.urls import display_url
 _ARCHIVE: Final = re.compile(r"\.(?:tar\.(?:gz|bz2|xz|zst|lz|lzma|Z)|tgz|tbz2?|txz|tzst|zip|tar)$")
 
 
-State = Literal["current", "older", "unknown", "unlisted", "not covered"]
+LookupState = Literal["current", "older", "unknown", "unlisted", "not covered"]
 #: Statuses of a page or repository that does not exist.
 _MISSING: Final = (404, 410)
 
@@ -52,12 +52,12 @@ class Newest(NamedTuple):
     newest: str
     where: str
     evidence: str
-    state: State
+    state: LookupState
     tag: str = ""
     commit: str = ""
 
 
-class _Match(NamedTuple):
+class _VersionMatch(NamedTuple):
     """A candidate that is a version of the project."""
 
     version: str
@@ -77,8 +77,10 @@ def look_up(context: Context, fetches: Iterable[Fetch], progress: Progress) -> l
     return [_judge(one, answers) for one in inquiries]
 
 
-def _ask(upstream: Upstream, questions: list[Question], progress: Progress) -> Mapping[Question, Answer | FetchError]:
-    def ask(question: Question) -> Answer | FetchError:
+def _ask(
+    upstream: Upstream, questions: list[Question], progress: Progress
+) -> Mapping[Question, UpstreamAnswer | FetchError]:
+    def ask(question: Question) -> UpstreamAnswer | FetchError:
         try:
             return upstream.ask(question)
         except CancelledError:
@@ -89,11 +91,11 @@ def _ask(upstream: Upstream, questions: list[Question], progress: Progress) -> M
     return dict(zip(questions, map_concurrently(ask, questions, progress), strict=True))
 
 
-def _judge(inquiry: Inquiry, answers: Mapping[Question, Answer | FetchError]) -> Newest:
+def _judge(inquiry: Inquiry, answers: Mapping[Question, UpstreamAnswer | FetchError]) -> Newest:
     name, have = inquiry.fetch.name, inquiry.have
     if inquiry.question is None:
         # a version of which nothing newer can be found is not known to be the newest one
-        state: State = "unlisted" if have or inquiry.update.origin else "not covered"
+        state: LookupState = "unlisted" if have or inquiry.update.origin else "not covered"
         return Newest(name, have, "", "", inquiry.reason, state)
     answer = answers[inquiry.question]
     if isinstance(answer, FetchError):
@@ -117,13 +119,13 @@ def _judge(inquiry: Inquiry, answers: Mapping[Question, Answer | FetchError]) ->
     return Newest(name, have, version, answer.where, evidence, "older", tag, candidate.commit)
 
 
-def _count(answer: Answer) -> str:
+def _count(answer: UpstreamAnswer) -> str:
     kind = answer.candidates[0].kind if answer.candidates else "tag"
     count = len(answer.candidates)
     return f"{count} {kind}{'' if count == 1 else 's'}"
 
 
-def _find_present(inquiry: Inquiry, answer: Answer) -> Tag | None:
+def _find_present(inquiry: Inquiry, answer: UpstreamAnswer) -> Tag | None:
     """Return the tag at the commit of a definition, of several one of the usual series, the newest one of that."""
     source = inquiry.fetch.source
     if not isinstance(source, Git | Hg):
@@ -134,7 +136,7 @@ def _find_present(inquiry: Inquiry, answer: Answer) -> Tag | None:
     return max(usual or found, key=lambda tag: version_key(tag.version), default=None)
 
 
-def _matches(inquiry: Inquiry, answer: Answer) -> Iterator[_Match]:
+def _matches(inquiry: Inquiry, answer: UpstreamAnswer) -> Iterator[_VersionMatch]:
     """Yield the candidates that are versions of the project and are not excluded."""
     update = inquiry.update
     ignore = compile_expression(update.ignore) if update.ignore else None
@@ -144,7 +146,7 @@ def _matches(inquiry: Inquiry, answer: Answer) -> Iterator[_Match]:
             if not version or (ignore is not None and (ignore.search(version) or ignore.search(_name(candidate)))):
                 continue
             if update.prereleases or not (candidate.state or _is_prerelease(version, candidate)):
-                yield _Match(version, candidate)
+                yield _VersionMatch(version, candidate)
 
 
 def _name(candidate: Candidate) -> str:

@@ -15,8 +15,8 @@ from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 
 #: What identifies an entry's content: kind, executable bit, and digest or link target.
-_Facts = tuple[str, int, bytes]
-Tree = Mapping[str, _Facts]
+_EntryFacts = tuple[str, int, bytes]
+EntryTable = Mapping[str, _EntryFacts]
 #: Entries of one kind that a text shows.
 _MAX_SHOWN: Final = 10
 
@@ -40,7 +40,7 @@ class TreeDiff(NamedTuple):
         return lines
 
 
-def compare(before: Tree, after: Tree) -> TreeDiff:
+def compare(before: EntryTable, after: EntryTable) -> TreeDiff:
     """Return how two trees differ."""
     return TreeDiff(
         added=sorted(after.keys() - before.keys()),
@@ -49,7 +49,7 @@ def compare(before: Tree, after: Tree) -> TreeDiff:
     )
 
 
-def list_tree(context: Context, source: StaticUrl, progress: Progress) -> Tree | None:
+def list_tree(context: Context, source: StaticUrl, progress: Progress) -> EntryTable | None:
     """Return the entries of a download in the cache, as an extraction names them; None if it has no tree.
 
     It has none if it is not an archive, if the archive is refused, or if the cache does not have it.
@@ -62,7 +62,7 @@ def list_tree(context: Context, source: StaticUrl, progress: Progress) -> Tree |
     return _list(context, source.integrity, source.file_name, source.format, reshape, limits, progress)
 
 
-def list_archive(context: Context, integrity: Integrity, name: str, progress: Progress) -> Tree | None:
+def list_archive(context: Context, integrity: Integrity, name: str, progress: Progress) -> EntryTable | None:
     """As `list_tree`, for an archive that a step has written."""
     return _list(context, integrity, name, "", Reshape(), context.limits(()), progress)
 
@@ -75,9 +75,9 @@ def _list(
     reshape: Reshape,
     limits: Limits,
     progress: Progress,
-) -> Tree | None:
+) -> EntryTable | None:
 
-    found: dict[str, _Facts] = {}
+    found: dict[str, _EntryFacts] = {}
 
     def see(entry: Entry) -> None:
         content = entry.target

@@ -27,7 +27,7 @@ from tasks_lib.pins.add_url import GivenUrl, parse_url
 from tasks_lib.pins.commits import Target, find_commit
 from tasks_lib.pins.edit import read_value, set_values
 from tasks_lib.pins.measure import inspect, measure, refuse_page
-from tasks_lib.pins.tree_diff import Tree, TreeDiff, compare, list_archive, list_tree
+from tasks_lib.pins.tree_diff import EntryTable, TreeDiff, compare, list_archive, list_tree
 from tasks_lib.pins.versions import Tag, find_version, parse_tag, replace_version, spell_like
 from tasks_lib.pins.workspace import Workspace, editing, key_path, read_text, write_text
 from tasks_lib.pins.yaml_spans import KeyPath
@@ -321,7 +321,7 @@ def _compare(workspace: Workspace, before: StaticUrl | Git | Hg, after: StaticUr
     return compare(old, new) if old is not None and new is not None else None
 
 
-def _tree(context: Context, source: StaticUrl | Git | Hg, progress: Progress) -> Tree | None:
+def _tree(context: Context, source: StaticUrl | Git | Hg, progress: Progress) -> EntryTable | None:
     if isinstance(source, StaticUrl):
         return list_tree(context, source, progress)
     try:

@@ -20,25 +20,25 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(slots=True)
-class Span:
+class TextSpan:
     """A node: where its text is, its style ("block", "flow", or that of a scalar), and what is below it."""
 
     start: int
     end: int
     style: str
     text: str = ""
-    pairs: list[tuple[Span, Span]] = field(default_factory=list)
-    items: list[Span] = field(default_factory=list)
+    pairs: list[tuple[TextSpan, TextSpan]] = field(default_factory=list)
+    items: list[TextSpan] = field(default_factory=list)
     kind: str = "scalar"
 
-    def value(self, key: str) -> Span | None:
+    def value(self, key: str) -> TextSpan | None:
         """Return the value of a key, or the item of a list, that is written in this node itself."""
         if self.kind == "sequence":
             return self.items[int(key)] if key.isdecimal() and int(key) < len(self.items) else None
         return next((value for name, value in self.pairs if name.text == key and name.kind == "scalar"), None)
 
 
-class Text:
+class SourceText:
     """The text of a file, with the spans of its nodes."""
 
     def __init__(self, text: str) -> None:
@@ -52,13 +52,13 @@ class Text:
         except yaml.YAMLError as error:
             raise EditError("the file is not valid YAML", hint="run `doit list`, which reports the line") from error
 
-    def _node(self, event: Any, events: Iterator[Any]) -> Span:
+    def _node(self, event: Any, events: Iterator[Any]) -> TextSpan:
         start, end = event.start_mark.index, event.end_mark.index
         if isinstance(event, ScalarEvent):
-            return Span(start, end, event.style or "plain", event.value)
+            return TextSpan(start, end, event.style or "plain", event.value)
         if isinstance(event, AliasEvent):
-            return Span(start, end, "alias", event.anchor or "", kind="alias")
-        span = Span(start, end, "flow" if event.flow_style else "block")
+            return TextSpan(start, end, "alias", event.anchor or "", kind="alias")
+        span = TextSpan(start, end, "flow" if event.flow_style else "block")
         if isinstance(event, MappingStartEvent):
             span.kind = "mapping"
             while not isinstance(one := next(events), MappingEndEvent):
@@ -73,7 +73,7 @@ class Text:
         span.end = one.end_mark.index if span.style == "flow" else last
         return span
 
-    def find(self, path: KeyPath) -> Span | None:
+    def find(self, path: KeyPath) -> TextSpan | None:
         """Return the node at a path of keys that are written in the file, without aliases and merges."""
         span = self.root
         for key in path:
@@ -91,7 +91,7 @@ class Text:
             return len(self.text)
         return end - 1 if end > 0 and self.text[end - 1] == "\r" else end
 
-    def last_line(self, span: Span) -> int:
+    def last_line(self, span: TextSpan) -> int:
         """Return the end of the last line of a node, without blank lines after a block scalar."""
         leaf = span
         while leaf.style == "block" and (leaf.pairs or leaf.items):
@@ -102,7 +102,7 @@ class Text:
             return self.line_end(leaf.start + len(body if keeps else body.rstrip()) - (1 if keeps else 0))
         return self.line_end(leaf.end)
 
-    def end_of(self, span: Span, column: int) -> int:
+    def end_of(self, span: TextSpan, column: int) -> int:
         """Return the end of the last line of a node and of the comments that belong to it."""
         end = at = self.last_line(span)
         is_adjacent = True

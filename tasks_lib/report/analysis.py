@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from tasks_lib.report.record import Record
+from tasks_lib.report.record import RunRecord
 from tasks_lib.ui.output import counted
 from tasks_lib.ui.run_state import host_of
 from tasks_lib.units import format_duration, format_size
@@ -32,7 +32,7 @@ class HostTotals(NamedTuple):
     alone: int
 
 
-def find_critical_path(record: Record) -> list[int]:
+def find_critical_path(record: RunRecord) -> list[int]:
     """Return the tasks on the critical path, the first one first.
 
     Start at the task that ended last and follow, from each task, the dependency that ended last.
@@ -50,7 +50,7 @@ def find_critical_path(record: Record) -> list[int]:
     return path[::-1]
 
 
-def summarize_hosts(record: Record) -> list[HostTotals]:
+def summarize_hosts(record: RunRecord) -> list[HostTotals]:
     """Return the contacted hosts, the one that took longest first."""
     totals: dict[str, list[Any]] = defaultdict(lambda: [0, 0, 0.0, 0])
     for task in record["tasks"]:
@@ -75,7 +75,7 @@ class FailedHost(NamedTuple):
     reason: str
 
 
-def summarize_failed_sources(record: Record) -> list[FailedHost]:
+def summarize_failed_sources(record: RunRecord) -> list[FailedHost]:
     """Return the hosts whose sources failed, the one with most files first."""
     reasons: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for task in record["tasks"]:
@@ -85,7 +85,7 @@ def summarize_failed_sources(record: Record) -> list[FailedHost]:
     return sorted(found, key=lambda host: -host.files)
 
 
-def _network_phases(task: Record) -> Iterator[tuple[str, float, float, int, str]]:
+def _network_phases(task: RunRecord) -> Iterator[tuple[str, float, float, int, str]]:
     """Yield the phases spent with a host; a phase without a URL belongs to the URL of the phase before it."""
     url = ""
     for phase in task.get("phases", ()):
@@ -94,7 +94,7 @@ def _network_phases(task: Record) -> Iterator[tuple[str, float, float, int, str]
             yield phase[0], phase[1], phase[2], phase[3] if len(phase) > 3 else 0, url
 
 
-def sum_phases(record: Record) -> dict[str, float]:
+def sum_phases(record: RunRecord) -> dict[str, float]:
     """Return phase name -> total ms of all tasks."""
     totals: dict[str, float] = defaultdict(float)
     for task in record["tasks"]:
@@ -103,13 +103,13 @@ def sum_phases(record: Record) -> dict[str, float]:
     return dict(totals)
 
 
-def build_advice(record: Record) -> list[str]:
+def build_advice(record: RunRecord) -> list[str]:
     """Return sentences of advice, the most important first."""
     rules = (_failures, _host, _waits, _queue, _path, _cache)
     return [sentence for rule in rules for sentence in rule(record)]
 
 
-def _failures(record: Record) -> Iterator[str]:
+def _failures(record: RunRecord) -> Iterator[str]:
     if failed := record["counts"].get("failed", 0):
         message = "its message" if failed == 1 else "their messages"
         yield f"{counted(failed, 'task')} failed: see {message} for the next step. The rest of this page is about time."
@@ -119,7 +119,7 @@ def _failures(record: Record) -> Iterator[str]:
         yield f"The record contains only {len(record['tasks']):,} tasks; {record['left_out']:,} more are not shown."
 
 
-def _host(record: Record) -> Iterator[str]:
+def _host(record: RunRecord) -> Iterator[str]:
     remote = [host for host in summarize_hosts(record) if host.name != _LOCAL]
     total = sum(host.ms for host in remote)
     if not remote or total < _WORTH_MS or remote[0].ms < _SHARE * total:
@@ -134,7 +134,7 @@ def _host(record: Record) -> Iterator[str]:
         yield f"{sentence}: put a faster mirror first, or use a shared cache nearby."
 
 
-def _waits(record: Record) -> Iterator[str]:
+def _waits(record: RunRecord) -> Iterator[str]:
     waited = sum_phases(record).get("wait", 0.0)
     if waited >= _WORTH_MS:
         tasks = sum(any(phase[0] == "wait" for phase in task.get("phases", ())) for task in record["tasks"])
@@ -144,7 +144,7 @@ def _waits(record: Record) -> Iterator[str]:
         )
 
 
-def _queue(record: Record) -> Iterator[str]:
+def _queue(record: RunRecord) -> Iterator[str]:
     loaded = _loaded_at(record)
     turns = [max(0.0, task["start"] - max(task["ready"], loaded)) for task in record["tasks"] if "end" in task]
     queued, ran, elapsed = sum(turns) + sum_phases(record).get("queue", 0.0), len(turns), record["elapsed"]
@@ -155,13 +155,13 @@ def _queue(record: Record) -> Iterator[str]:
         )
 
 
-def _loaded_at(record: Record) -> float:
+def _loaded_at(record: RunRecord) -> float:
     """Return when the first task had loaded the modules that it needs and began to work: until then none was queued."""
     begun = (phases[0][1] for task in record["tasks"] if (phases := task.get("phases")))
     return float(min(begun, default=0.0))
 
 
-def _path(record: Record) -> Iterator[str]:
+def _path(record: RunRecord) -> Iterator[str]:
     tasks = [record["tasks"][number] for number in find_critical_path(record)]
     whole = sum(task["end"] - task["start"] for task in tasks)
     if whole < _WORTH_MS:
@@ -181,13 +181,13 @@ def _path(record: Record) -> Iterator[str]:
     yield f"{share} of the critical path is {longest['name']} ({format_duration(took / 1000)}): {hint}."
 
 
-def _is_local(task: Record) -> bool:
+def _is_local(task: RunRecord) -> bool:
     """Return whether a task copied a local file: neither a mirror nor a cache would make that faster."""
     urls = [url for _, _, _, _, url in _network_phases(task)]
     return bool(urls) and all(host_of(url) == _LOCAL for url in urls)
 
 
-def _cache(record: Record) -> Iterator[str]:
+def _cache(record: RunRecord) -> Iterator[str]:
     counts = record["counts"]
     have = counts.get("adopted", 0) + counts.get("up-to-date", 0)
     whole = have + counts.get("fetched", 0) + counts.get("made", 0)

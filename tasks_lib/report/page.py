@@ -19,13 +19,13 @@ from tasks_lib.report.analysis import (
     summarize_failed_sources,
     summarize_hosts,
 )
-from tasks_lib.report.record import Record
+from tasks_lib.report.record import RunRecord
 
 #: The scripts, in dependency order.
 _SCRIPTS: Final = ("words.js", "table.js", "timeline.js", "graph.js", "main.js")
 
 
-def render_page(record: Record) -> str:
+def render_page(record: RunRecord) -> str:
     """Return the page as HTML."""
     style, script = _read_asset("page.css"), "\n".join(map(_read_asset, _SCRIPTS))
     data: dict[str, Any] = {

@@ -25,14 +25,14 @@ MAX_TASKS: Final = 60_000
 _MAX_TEXT: Final = 2000
 _MAX_WARNINGS: Final = 20
 
-Record = dict[str, Any]
+RunRecord = dict[str, Any]
 
 
 class RecordError(FetchError):
     """The record is missing or unusable."""
 
 
-def build_record(ledger: RunState, *, now_s: float, ended_at: float) -> Record:
+def build_record(ledger: RunState, *, now_s: float, ended_at: float) -> RunRecord:
     """Return the record of a run that ends now; `tasks` is a generator.
 
     Args:
@@ -59,10 +59,10 @@ def build_record(ledger: RunState, *, now_s: float, ended_at: float) -> Record:
     }
 
 
-def _task(ledger: RunState, name: str, numbers: Mapping[str, int], workers: list[str], now_s: float) -> Record:
+def _task(ledger: RunState, name: str, numbers: Mapping[str, int], workers: list[str], now_s: float) -> RunRecord:
     task, run = ledger.tasks.get(name), ledger.runs.get(name)
     facts = _brief(task.meta or {}) if task is not None else {}
-    record: Record = {
+    record: RunRecord = {
         "name": name,
         "outcome": ledger.seen.get(name, "stopped") if run is None else run.outcome or "stopped",
     }
@@ -81,9 +81,9 @@ def _brief(meta: Any) -> Mapping[str, Any]:
     return facts
 
 
-def _run_fields(run: TaskRun, workers: list[str], begun_s: float, now_s: float) -> Record:
+def _run_fields(run: TaskRun, workers: list[str], begun_s: float, now_s: float) -> RunRecord:
     end_s = run.end_s or now_s
-    record: Record = {
+    record: RunRecord = {
         "worker": workers.index(run.worker) if run.worker else -1,
         "ready": _ms(run.ready_s - begun_s),
         "start": _ms(run.start_s - begun_s),
@@ -121,7 +121,7 @@ def _ms(seconds: float) -> float:
     return round(max(0.0, seconds) * 1000, 1)
 
 
-def save(record: Record, path: Path) -> None:
+def save(record: RunRecord, path: Path) -> None:
     """Replace the record at `path` atomically. Encode task by task: all at once would double the memory of the run.
 
     Raises:
@@ -138,7 +138,7 @@ def save(record: Record, path: Path) -> None:
     temporary.replace(path)
 
 
-def load(path: Path) -> Record:
+def load(path: Path) -> RunRecord:
     """Return the record at `path`.
 
     Raises:

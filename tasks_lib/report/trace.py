@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any, Final
 
-from tasks_lib.report.record import Record
+from tasks_lib.report.record import RunRecord
 
 #: Process id, and thread id of the main thread: viewers show the thread with the id of the process as the main one.
 _MAIN: Final = 1
 
 
-def render_trace(record: Record) -> str:
+def render_trace(record: RunRecord) -> str:
     """Return the trace as text."""
     document = {
         "displayTimeUnit": "ms",
@@ -30,14 +30,14 @@ def render_trace(record: Record) -> str:
     return json.dumps(document)
 
 
-def _threads(record: Record) -> Iterator[dict[str, Any]]:
+def _threads(record: RunRecord) -> Iterator[dict[str, Any]]:
     yield {"ph": "M", "pid": _MAIN, "tid": _MAIN, "name": "process_name", "args": {"name": "doit"}}
     for thread, name in enumerate(("main", *record["workers"]), _MAIN):
         yield {"ph": "M", "pid": _MAIN, "tid": thread, "name": "thread_name", "args": {"name": name}}
         yield {"ph": "M", "pid": _MAIN, "tid": thread, "name": "thread_sort_index", "args": {"sort_index": thread}}
 
 
-def _slices(record: Record) -> Iterator[dict[str, Any]]:
+def _slices(record: RunRecord) -> Iterator[dict[str, Any]]:
     for task in record["tasks"]:
         if "start" not in task:
             continue
@@ -58,7 +58,7 @@ def _us(ms: float) -> int:
     return round(ms * 1000)
 
 
-def _counters(record: Record) -> Iterator[dict[str, Any]]:
+def _counters(record: RunRecord) -> Iterator[dict[str, Any]]:
     """Yield counters of running tasks and of the download rate."""
     edges: list[tuple[float, float]] = sorted(
         edge for task in record["tasks"] if "start" in task for edge in ((task["start"], 1), (task["end"], -1))

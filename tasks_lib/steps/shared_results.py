@@ -17,7 +17,7 @@ from tasks_lib.progress import FailedSource, Progress, Silent
 from tasks_lib.store import blob_key, record_key
 
 if TYPE_CHECKING:
-    from tasks_lib.store.fleet import Fleet, Member
+    from tasks_lib.store.fleet import Fleet, StoreMember
 
 #: The platform of results that are the same on every machine. Source: `store.records.ANY_PLATFORM`.
 ANY: Final = "any"
@@ -89,7 +89,7 @@ def _adopt_artifact(context: Context, fleet: Fleet, key: str, name: str, progres
     return False
 
 
-def _report(member: Member, error: AllSourcesFailedError, progress: Progress) -> None:
+def _report(member: StoreMember, error: AllSourcesFailedError, progress: Progress) -> None:
     """Report why an artifact was not read, unless no task made it."""
     reason = error.attempts[-1].reason if error.attempts else error.message
     if not reason.startswith(_NOT_FOUND):
@@ -116,7 +116,7 @@ def is_in_local_store(context: Context, integrity: Integrity | None, key: str) -
     return any(member.is_local for member, _ in fleet.records(key, ANY, silent))
 
 
-def find_holders(fleet: Fleet, key: str, progress: Progress) -> Iterator[Member]:
+def find_holders(fleet: Fleet, key: str, progress: Progress) -> Iterator[StoreMember]:
     """Yield the stores that say that they hold an item."""
     for member in fleet.holders(key, progress):
         try:

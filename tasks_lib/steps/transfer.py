@@ -88,7 +88,7 @@ def list_shared_items(plan: Plan, fetches: Iterable[str], toolchains: Iterable[s
             yield SharedItem(preparation.key, preparation.output.path.name, None, preparation.host.platform)
 
 
-class Pushed(NamedTuple):
+class PushedItems(NamedTuple):
     """Numbers of items: written or to be written, unchanged, not written, and not in the cache."""
 
     written: int
@@ -103,7 +103,7 @@ def push(
     writer: StoreWriter,
     progress: Progress,
     dry_run: Callable[[str], None] | None = None,
-) -> Pushed:
+) -> PushedItems:
     """Write what the stores lack; a result that came from a store is not written, because it was not made here.
 
     With `dry_run` nothing is written; it receives the key of each item that would be.
@@ -124,7 +124,7 @@ def push(
         outcomes = Counter(pool.map(write, made))
     absent = sum(result is None for _, result in found)
     unchanged = len(found) - absent - outcomes["written"] - outcomes["failed"]
-    return Pushed(outcomes["written"], unchanged, outcomes["failed"], absent)
+    return PushedItems(outcomes["written"], unchanged, outcomes["failed"], absent)
 
 
 def _is_adopted(item: SharedItem, result: Result) -> bool:

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 __all__ = [
     "EMPTY",
     "MAX_RECORD_BYTES",
-    "Location",
     "Method",
     "Store",
     "StoreAddress",
+    "StoreLocation",
     "StoredItem",
     "blob_key",
     "parse_stores",
@@ -40,7 +40,7 @@ EMPTY: Final = "cas/e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852
 MAX_RECORD_BYTES: Final = 4096
 
 
-class Location(NamedTuple):
+class StoreLocation(NamedTuple):
     """Where one request for an item goes: the URL (http, https or file), and headers for its origin only.
 
     The URL may contain a signature; the transport redacts the query.
@@ -86,7 +86,7 @@ class Store(Protocol):
     def probe(self) -> None:
         """Check that it answers, whatever it holds, within one connection timeout."""
 
-    def locate(self, method: Method, key: str) -> Location:
+    def locate(self, method: Method, key: str) -> StoreLocation:
         """Return where to send a request for the item `key` now; large content is read from there."""
 
     def may_hold(self, key: str) -> bool:

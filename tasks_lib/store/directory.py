@@ -15,7 +15,7 @@ from urllib.parse import quote
 from tasks_lib.errors import StoreRefusedError, StoreUnavailableError, escape_text
 from tasks_lib.fs import files
 from tasks_lib.fs.atomic import scratch_name
-from tasks_lib.store import Location, Method, StoreAddress, StoredItem
+from tasks_lib.store import Method, StoreAddress, StoredItem, StoreLocation
 
 _CHUNK: Final = 1 << 20
 _REFUSED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -47,10 +47,10 @@ class DirectoryStore:
         """Whether it can list."""
         return True
 
-    def locate(self, method: Method, key: str) -> Location:
+    def locate(self, method: Method, key: str) -> StoreLocation:
         """Return the file of an item."""
         del method  # the same for all
-        return Location(f"file://{quote(str(self._root / key), errors='surrogateescape')}")
+        return StoreLocation(f"file://{quote(str(self._root / key), errors='surrogateescape')}")
 
     def probe(self) -> None:
         """Check that the directory exists.

@@ -40,7 +40,7 @@ class State(enum.Enum):
     CLOSED = enum.auto()
 
 
-class Member:
+class StoreMember:
     """One store of a run, with what is known about it; safe to use from any thread."""
 
     def __init__(self, store: Store, hints: Path) -> None:
@@ -154,7 +154,7 @@ class Fleet:
 
     def __init__(
         self,
-        members: Sequence[Member],
+        members: Sequence[StoreMember],
         counts: Counts,
         *,
         trust: str = "none",
@@ -197,13 +197,13 @@ class Fleet:
         """Whether a store did not answer or refused."""
         return any(member.state is State.CLOSED for member in self.members)
 
-    def holders(self, key: str, progress: Progress) -> Iterator[Member]:
+    def holders(self, key: str, progress: Progress) -> Iterator[StoreMember]:
         """Yield the stores that may hold an item, in their order."""
         for member in self.members:
             if not member.lacks(key) and member.store.may_hold(key) and member.is_open(progress):
                 yield member
 
-    def records(self, recipe_key: str, platform: str, progress: Progress) -> Iterator[tuple[Member, Record]]:
+    def records(self, recipe_key: str, platform: str, progress: Progress) -> Iterator[tuple[StoreMember, Record]]:
         """Yield the believed records of a recipe key, in the order of the stores; a refused one is a warning."""
         key = record_key(recipe_key)
         for member in self.holders(key, progress) if self.trust != "none" else ():
@@ -212,13 +212,13 @@ class Fleet:
             if record is not None:
                 yield member, record
 
-    def record_of(self, member: Member, recipe_key: str, progress: Progress) -> Record | None:
+    def record_of(self, member: StoreMember, recipe_key: str, progress: Progress) -> Record | None:
         """Return the believed record of a recipe key for any platform in one store, None if there is none."""
         if self.trust == "none" or member.lacks(record_key(recipe_key)):
             return None
         return self._record(member, recipe_key, "", progress)
 
-    def _record(self, member: Member, recipe_key: str, platform: str, progress: Progress) -> Record | None:
+    def _record(self, member: StoreMember, recipe_key: str, platform: str, progress: Progress) -> Record | None:
         key = record_key(recipe_key)
         try:
             content = member.store.read(key, MAX_RECORD_BYTES)

@@ -20,7 +20,7 @@ from tasks_lib.errors import (
 )
 from tasks_lib.network import TransportSettings
 from tasks_lib.progress import do_nothing
-from tasks_lib.store import EMPTY, Location, Method, StoreAddress, StoredItem
+from tasks_lib.store import EMPTY, Method, StoreAddress, StoredItem, StoreLocation
 from tasks_lib.transport import Answer, Transport
 
 #: Bytes of an answer that are read so that its connection can be used again.
@@ -76,10 +76,10 @@ class HttpStore:
         """Whether it can list: plain HTTP cannot."""
         return False
 
-    def locate(self, method: Method, key: str) -> Location:
+    def locate(self, method: Method, key: str) -> StoreLocation:
         """Return where to send a request for the item `key`."""
         del method  # the same for all; a signature covers it
-        return Location(f"{self.address.url}/{key}", self._headers())
+        return StoreLocation(f"{self.address.url}/{key}", self._headers())
 
     def probe(self) -> None:
         """Check that it answers, whatever it holds, within one connection timeout.

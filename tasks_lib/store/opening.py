@@ -10,7 +10,7 @@ from tasks_lib.cache import Cache
 from tasks_lib.network import TransportSettings, read_secret
 from tasks_lib.store import Store, StoreAddress
 from tasks_lib.store.directory import DirectoryStore
-from tasks_lib.store.fleet import Counts, Fleet, Member
+from tasks_lib.store.fleet import Counts, Fleet, StoreMember
 from tasks_lib.store.http import HttpStore, store_settings
 from tasks_lib.store.records import load_signing_key, load_trusted_keys
 from tasks_lib.store.upload import StoreWriter, Uploads
@@ -58,17 +58,17 @@ class Opening(NamedTuple):
         """Whose results are used: "signed", "any" or "none"."""
         return self.trust or ("signed" if any(self.keys.glob("*.pub")) else "none")
 
-    def members(self) -> list[Member]:
+    def members(self) -> list[StoreMember]:
         """Return the stores, without those that need the network if it is off."""
         hints = self.cache.shelf.top / "hints"
         members = []
         for one in self.addresses:
             if one.scheme == "file" or self.network == "on":
                 transport = self.connect(store_settings(self.settings, one))
-                members.append(Member(open_store(one, transport, self.environ, self.paths), hints))
+                members.append(StoreMember(open_store(one, transport, self.environ, self.paths), hints))
         return members
 
-    def writer(self, members: list[Member], counts: Counts) -> StoreWriter:
+    def writer(self, members: list[StoreMember], counts: Counts) -> StoreWriter:
         """Return a writer to the stores.
 
         Raises:

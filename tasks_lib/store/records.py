@@ -114,7 +114,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return DOMAIN + _encode(msgspec.structs.replace(self, signature=None))
 
 
-class _Artifact(msgspec.Struct, forbid_unknown_fields=True):
+class _RecordedArtifact(msgspec.Struct, forbid_unknown_fields=True):
     sha256: str
     size: int
 
@@ -124,7 +124,7 @@ class _Stored(msgspec.Struct, forbid_unknown_fields=True):
 
     v: int
     key: str
-    artifact: _Artifact
+    artifact: _RecordedArtifact
     made: Made
     urls: tuple[str, ...] = ()
     sig: Signature | None = None

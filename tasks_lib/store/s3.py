@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from tasks_lib.errors import SettingError, StoreError, StoreRefusedError, StoreUnavailableError, escape_text
 from tasks_lib.network import literal_addresses
 from tasks_lib.progress import do_nothing
-from tasks_lib.store import Location, Method, StoreAddress, StoredItem
+from tasks_lib.store import Method, StoreAddress, StoredItem, StoreLocation
 from tasks_lib.store.http import HttpStore
 from tasks_lib.transport import Transport, origin_of
 
@@ -68,7 +68,7 @@ class BucketStore(HttpStore):
         """Whether it can list: a bucket can."""
         return True
 
-    def locate(self, method: Method, key: str) -> Location:
+    def locate(self, method: Method, key: str) -> StoreLocation:
         """Return a signed URL for a request for the item `key`.
 
         Raises:
@@ -82,7 +82,7 @@ class BucketStore(HttpStore):
                 store=self.address.name,
                 hint="use an https endpoint",
             )
-        return Location(url, _PUT_HEADERS.get(self.address.scheme, {}) if method == "PUT" else {})
+        return StoreLocation(url, _PUT_HEADERS.get(self.address.scheme, {}) if method == "PUT" else {})
 
     def put(self, key: str, file: BinaryIO, size: int) -> None:
         """Write an item of `size` bytes from the position of `file`.

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from tasks_lib.errors import StoreRefusedError
 from tasks_lib.progress import do_nothing
-from tasks_lib.store import EMPTY, Location, Method, StoreAddress, StoredItem
+from tasks_lib.store import EMPTY, Method, StoreAddress, StoredItem, StoreLocation
 from tasks_lib.store.http import HttpStore
 from tasks_lib.transport import Transport
 
@@ -60,7 +60,7 @@ class TaskclusterStore(HttpStore):
         """Return whether a definition names the artifact of a task for an item."""
         return key in self._paths
 
-    def locate(self, method: Method, key: str) -> Location:
+    def locate(self, method: Method, key: str) -> StoreLocation:
         """Return where the artifact of an item is; the index redirects to it. The empty blob is the index's `ping`.
 
         Raises:
@@ -68,11 +68,11 @@ class TaskclusterStore(HttpStore):
         """
         del method  # the same for all
         if key == EMPTY:  # what a store is asked first
-            return Location(f"{self._index}/ping")
+            return StoreLocation(f"{self._index}/ping")
         path = self._paths.get(key)
         if path is None:
             self._refuse(f"no definition names an artifact for {key[:20]}...")
-        return Location(f"{self._index}/task/{quote(path)}")
+        return StoreLocation(f"{self._index}/task/{quote(path)}")
 
     def find(self, key: str) -> StoredItem | None:
         """Return what the store says about an item, None if it does not hold it.

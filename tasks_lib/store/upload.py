@@ -21,7 +21,7 @@ from tasks_lib.digest import Integrity
 from tasks_lib.errors import CacheError, StoreError, StoreRefusedError, escape_text
 from tasks_lib.progress import Silent
 from tasks_lib.store import EMPTY, MAX_RECORD_BYTES, Store, blob_key, record_key
-from tasks_lib.store.fleet import Counts, Member
+from tasks_lib.store.fleet import Counts, StoreMember
 from tasks_lib.store.records import Made, Record, SigningKey, parse_record
 
 #: Threads that write; uploads and downloads share the machine.
@@ -55,7 +55,7 @@ def _version() -> str:
 class StoreWriter:
     """Writes items to stores; safe to use from any thread."""
 
-    def __init__(self, members: Sequence[Member], cache: Cache, key: SigningKey | None, counts: Counts) -> None:
+    def __init__(self, members: Sequence[StoreMember], cache: Cache, key: SigningKey | None, counts: Counts) -> None:
         """Create the writer.
 
         Args:
@@ -67,7 +67,7 @@ class StoreWriter:
         self.members: Final = [one for one in members if one.store.can_write]
         self._cache, self._key, self._counts = cache, key, counts
         self._notes = _Notes(counts)
-        self._closed: set[Member] = set()
+        self._closed: set[StoreMember] = set()
         self._lock = threading.Lock()
 
     @property
@@ -100,7 +100,7 @@ class StoreWriter:
                 failed = True
         return "failed" if failed else "written" if number else "unchanged"
 
-    def _to(self, member: Member, record: Record, dry_run: Callable[[str], None] | None) -> int:
+    def _to(self, member: StoreMember, record: Record, dry_run: Callable[[str], None] | None) -> int:
         integrity = record.integrity
         key, number = blob_key(integrity.digest.hex), 0
         if self._is_due(member, key, integrity.size):
@@ -115,7 +115,7 @@ class StoreWriter:
             number += self._put_record(member, self._key.sign(record), dry_run)
         return number
 
-    def _put_record(self, member: Member, record: Record, dry_run: Callable[[str], None] | None) -> int:
+    def _put_record(self, member: StoreMember, record: Record, dry_run: Callable[[str], None] | None) -> int:
         """Write a record, unless the store has one with the same content that this key signed and that is not aged."""
         key = record_key(record.key)
         if not self._is_due(member, key, -1) and _says_the_same(member.store, key, record):
@@ -127,13 +127,13 @@ class StoreWriter:
             dry_run(key)
         return 1
 
-    def _put(self, member: Member, key: str, file: BinaryIO, size: int, *, counted: bool = True) -> None:
+    def _put(self, member: StoreMember, key: str, file: BinaryIO, size: int, *, counted: bool = True) -> None:
         member.store.put(key, file, size)
         member.note_held(key)
         if counted:
             self._counts.add_pushed(size)
 
-    def _is_due(self, member: Member, key: str, size: int) -> bool:
+    def _is_due(self, member: StoreMember, key: str, size: int) -> bool:
         """Return whether a store lacks an item, has one of another size, or one that was written long ago."""
         if member.lacks(key):
             return True
@@ -144,7 +144,7 @@ class StoreWriter:
             return True
         return 0 < found.modified_s < time.time() - AGED_S
 
-    def _greet(self, member: Member) -> None:
+    def _greet(self, member: StoreMember) -> None:
         """Write the empty blob once, which other programs expect in every store."""
         with self._lock:
             if member.is_greeted:
@@ -157,7 +157,7 @@ class StoreWriter:
         """Keep an error that is not one of a store or of the cache."""
         self._counts.add_problem(f"not written: {type(error).__name__}: {escape_text(str(error))[:200]}")
 
-    def _fail(self, member: Member, error: StoreError) -> None:
+    def _fail(self, member: StoreMember, error: StoreError) -> None:
         """Write no more to a store that failed."""
         is_known = member in self._closed
         self._closed.add(member)
