@@ -9,10 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from doit.exceptions import InvalidCommand
-
 from tasks_lib.cli.sarif import SarifResult, SarifRule, format_sarif
-from tasks_lib.engine.base_command import SETTINGS_ONLY, BaseCommand, from_start, load_dodo, yield_to_task
+from tasks_lib.engine.base_command import SETTINGS_ONLY, BaseCommand, from_start, load_dodo, usage_error, yield_to_task
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, escape_lines, escape_text
 from tasks_lib.session import Session, current_session
 
@@ -85,7 +83,7 @@ class AdoptCommand(BaseCommand):
                 out = sys.stderr if params["sarif"] else self.outstream
                 _define([one for one in downloads if not one.found.pinned], out)
         except (SettingError, DefinitionError) as error:
-            raise InvalidCommand(escape_lines(str(error))) from None  # type: ignore[no-untyped-call]  # no types
+            raise usage_error(escape_lines(str(error))) from None
         except KeyboardInterrupt:
             return 130
         return int(bool(dead) or any(not one.found.pinned for one in downloads))
@@ -122,7 +120,7 @@ def _find(paths: Iterable[str]) -> Iterator[_Download]:
                 yield _Download(os.path.normpath(Path(given, path.relative_to(top))), one)
         except OSError as error:
             message = f"cannot read {escape_text(given)}: {error.strerror or error}\ngive a file or a directory"
-            raise InvalidCommand(message) from None  # type: ignore[no-untyped-call]  # doit has no types
+            raise usage_error(message) from None
 
 
 def _session() -> Session:

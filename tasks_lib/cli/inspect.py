@@ -9,10 +9,9 @@ from typing import Any, Final
 
 from doit.cmd_info import opt_hide_status
 from doit.control import TaskControl
-from doit.exceptions import InvalidCommand
 
 from tasks_lib.cli.commands import TaskCommand
-from tasks_lib.engine.base_command import OFFLINE, format_write_error, require_session
+from tasks_lib.engine.base_command import OFFLINE, format_write_error, require_session, usage_error
 from tasks_lib.errors import escape_text
 from tasks_lib.graph import render
 from tasks_lib.graph.actions import step_of
@@ -83,9 +82,7 @@ class InfoCommand(_ExplainCommand):
     def _execute(self, pos_args: list[str], hide_status: bool = False, format: str = "text") -> int:
         """Show the tasks; return 1 if one is not up to date, as doit does."""
         if not pos_args:
-            raise InvalidCommand(  # type: ignore[no-untyped-call]
-                f"`info` needs a task.\nCheck `{self.bin_name} help info`."
-            )
+            raise usage_error(f"`info` needs a task.\nCheck `{self.bin_name} help info`.")
         control = self.control()
         self._users: dict[str, set[str]] = {}
         for task in self.task_list:
@@ -254,7 +251,7 @@ class GraphCommand(_ExplainCommand):
         try:
             Path(into).write_text(text, "utf-8")
         except OSError as error:
-            raise InvalidCommand(format_write_error(into, error)) from None  # type: ignore[no-untyped-call]
+            raise usage_error(format_write_error(into, error)) from None
         return 0
 
 

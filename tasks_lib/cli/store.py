@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from tasks_lib.cli.maintenance import SessionCommand, make_plan, print_lines, usage_error
+from tasks_lib.cli.maintenance import SessionCommand, make_plan, print_lines
 from tasks_lib.context import Context
-from tasks_lib.engine.base_command import from_start
+from tasks_lib.engine.base_command import from_start, usage_error
 from tasks_lib.errors import SettingError, StoreError, UnknownNameError, escape_text
 from tasks_lib.incremental.definition_files import load
 from tasks_lib.incremental.resources import ReferencedFiles
