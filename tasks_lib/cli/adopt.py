@@ -92,17 +92,24 @@ class AdoptCommand(BaseCommand):
         for one in downloads:
             state = "pinned" if one.found.pinned else "unpinned"
             ending = " dead" if one.found.url in dead else ""
-            self.outstream.write(f"{one.place}: {state} {escape_text(one.found.url)}{ending}\n")
+            self.outstream.write(f"{one.place}: {state} {_shown(one.found)}{ending}\n")
 
     def _write_sarif(self, downloads: Sequence[_Download], dead: set[str]) -> None:
         messages = {"unpinned": "is downloaded without a digest that pins it", "dead": "is not available any more"}
         results = [
-            SarifResult(rule, f"{one.found.url} {message}", one.file, one.found.line)
+            SarifResult(rule, f"{_shown(one.found)} {message}", one.file, one.found.line)
             for one in downloads
             for rule, message in messages.items()
             if (not one.found.pinned if rule == "unpinned" else one.found.url in dead)
         ]
         self.outstream.write(f"{json.dumps(format_sarif(_RULES, results), indent=2)}\n")
+
+
+def _shown(one: Finding) -> str:
+    """Return the URL of a download without user name and password: the output may be public, the file may not."""
+    start, sign, rest = one.url.partition("://")
+    host, slash, path = rest.partition("/")
+    return escape_text(f"{start}{sign}{host.rpartition('@')[2]}{slash}{path}")
 
 
 def _find(paths: Iterable[str]) -> Iterator[_Download]:
