@@ -662,6 +662,9 @@ def test_info_says_which_stores_hold_an_artifact(shared: Farm) -> None:
     for task in ("fetch:tool", "repack:lib", "toolchain:built"):
         assert f"store {shared.url}" in shared.run(shared.checkout("b"), "info", task).stdout
     assert "held by" not in doit(a, "info", "fetch:tool").stdout
+    (found,) = json.loads(shared.run(a, "info", "fetch:tool", "--json").stdout)
+    assert found["stores"] == [shared.url] and "held by" not in found["provenance"]
+    assert json.loads(doit(a, "info", "fetch:tool", "--json").stdout)[0]["stores"] is None
 
 
 @pytest.mark.slow
