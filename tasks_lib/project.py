@@ -185,7 +185,7 @@ class Project:
             return self._session.context
 
     def select(self, words: Iterable[str]) -> list[Fetch]:
-        """Return the fetches with these names, aliases or globs, each once; a toolchain stands for all of its fetches.
+        """Return the fetches with these names, aliases or globs, each once; a toolchain means all of its fetches.
 
         Without words, return all.
 

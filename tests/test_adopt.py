@@ -397,3 +397,11 @@ def test_definitions_are_written(unpinned: Path, origin: Origin) -> None:
     assert program(unpinned, "path", "tool").returncode == 0
     assert program(unpinned, "adopt", "--write", "BUILD").stdout.count("replace with") == 1
     assert text == (unpinned / "fetchdefs/fetch/fetches.yml").read_text()
+
+
+def test_credentials_are_not_shown(tmp_path: Path) -> None:
+    """A user name and a password in a URL reach neither the lines nor SARIF."""
+    (tmp_path / "get.sh").write_text("curl -O https://me:secret@h.example/a@1.tgz\n")
+    lines, sarif = program(tmp_path, "adopt"), program(tmp_path, "adopt", "--sarif")
+    assert lines.stdout == "get.sh:1: unpinned https://h.example/a@1.tgz\n"
+    assert "https://h.example/a@1.tgz is" in sarif.stdout and "secret" not in sarif.stdout

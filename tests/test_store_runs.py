@@ -174,7 +174,7 @@ def test_push_and_pull_of_names(shared: Farm) -> None:
     assert set(shared.items("cas")) == {hashlib.sha256(TOOL).hexdigest(), hashlib.sha256().hexdigest()}
     assert "3 pushed" in shared.write(a, "store", "push", "toolchain:built").stdout
     wrong = shared.write(a, "store", "push", "nothing")
-    assert wrong.returncode == 3 and "'nothing' names no definition" in wrong.stdout
+    assert wrong.returncode == 3 and "no definition is named 'nothing'" in wrong.stdout
 
 
 @pytest.mark.slow
@@ -662,6 +662,9 @@ def test_info_says_which_stores_hold_an_artifact(shared: Farm) -> None:
     for task in ("fetch:tool", "repack:lib", "toolchain:built"):
         assert f"store {shared.url}" in shared.run(shared.checkout("b"), "info", task).stdout
     assert "held by" not in doit(a, "info", "fetch:tool").stdout
+    (found,) = json.loads(shared.run(a, "info", "fetch:tool", "--json").stdout)
+    assert found["stores"] == [shared.url] and "held by" not in found["provenance"]
+    assert json.loads(doit(a, "info", "fetch:tool", "--json").stdout)[0]["stores"] is None
 
 
 @pytest.mark.slow
@@ -672,6 +675,15 @@ def test_offline_with_a_directory(shared: Farm) -> None:
     done = shared.run(shared.checkout("b"), "offline=1", FETCH_STORE=f"http://127.0.0.1:1/x,{shared.url}")
     assert done.returncode == 0 and "4 from store" in done.stdout, done.stdout
     assert len(shared.origin.requests) == asked
+
+
+def test_commands_that_are_offline(shared: Farm) -> None:
+    """Offline, a store that needs the network is named as not asked, and what was asked of it fails."""
+    a = shared.checkout("a")
+    for words in ((), ("push",), ("pull",)):
+        done = shared.write(a, "store", *words, "offline=1", FETCH_STORE=f"http://127.0.0.1:1/x,{shared.url}")
+        assert done.returncode == 1, done
+        assert done.stdout.startswith("store 127.0.0.1:1: not asked, because the network is off\n"), done
 
 
 @pytest.mark.slow

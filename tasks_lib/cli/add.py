@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tasks_lib.cli.definition_command import JSON, invalid
+from tasks_lib.cli.definition_command import JSON
 from tasks_lib.cli.pin_command import DRY_RUN, FORMAT, PinCommand, given_path
+from tasks_lib.engine.base_command import usage_error
 from tasks_lib.errors import escape_lines, escape_text
 from tasks_lib.progress import LineProgress
 from tasks_lib.session import Session
@@ -70,10 +71,10 @@ class AddCommand(PinCommand):
         from tasks_lib.pins.workspace import Workspace  # as above
 
         if len(args) != 1:
-            raise invalid("`add` needs one URL\n`doit help add` shows its options")
+            raise usage_error("`add` needs one URL\n`doit help add` shows its options")
         strip = params["strip"]
         if strip != "auto" and not (strip.isascii() and strip.isdigit() and len(strip) < 4):
-            raise invalid(f"invalid value {escape_text(strip)!r} for --strip: expected auto or a number")
+            raise usage_error(f"invalid value {escape_text(strip)!r} for --strip: expected auto or a number")
         self._require_answer(params)
         request = AddRequest(
             url=args[0],
@@ -106,7 +107,7 @@ class AddCommand(PinCommand):
         if not params["platforms"] or params["yes"] or params["dry_run"]:
             return
         if params["format"] == "json" or not (_is_terminal(sys.stdin) and _is_terminal(self.outstream)):
-            raise invalid(
+            raise usage_error(
                 "`add --platforms` asks before it writes, which needs a terminal, and text as the format\n"
                 "add --yes to write without a question, or --dry-run to see what would be written"
             )

@@ -9,10 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from doit.exceptions import InvalidCommand
-
 from tasks_lib.cli.sarif import SarifResult, SarifRule, format_sarif
-from tasks_lib.engine.base_command import SETTINGS_ONLY, BaseCommand, from_start, load_dodo, yield_to_task
+from tasks_lib.engine.base_command import SETTINGS_ONLY, BaseCommand, from_start, load_dodo, usage_error, yield_to_task
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, escape_lines, escape_text
 from tasks_lib.session import Session, current_session
 
@@ -85,7 +83,7 @@ class AdoptCommand(BaseCommand):
                 out = sys.stderr if params["sarif"] else self.outstream
                 _define([one for one in downloads if not one.found.pinned], out)
         except (SettingError, DefinitionError) as error:
-            raise InvalidCommand(escape_lines(str(error))) from None  # type: ignore[no-untyped-call]  # no types
+            raise usage_error(escape_lines(str(error))) from None
         except KeyboardInterrupt:
             return 130
         return int(bool(dead) or any(not one.found.pinned for one in downloads))
@@ -94,17 +92,24 @@ class AdoptCommand(BaseCommand):
         for one in downloads:
             state = "pinned" if one.found.pinned else "unpinned"
             ending = " dead" if one.found.url in dead else ""
-            self.outstream.write(f"{one.place}: {state} {escape_text(one.found.url)}{ending}\n")
+            self.outstream.write(f"{one.place}: {state} {_shown(one.found)}{ending}\n")
 
     def _write_sarif(self, downloads: Sequence[_CheckedDownload], dead: set[str]) -> None:
         messages = {"unpinned": "is downloaded without a digest that pins it", "dead": "is not available any more"}
         results = [
-            SarifResult(rule, f"{one.found.url} {message}", one.file, one.found.line)
+            SarifResult(rule, f"{_shown(one.found)} {message}", one.file, one.found.line)
             for one in downloads
             for rule, message in messages.items()
             if (not one.found.pinned if rule == "unpinned" else one.found.url in dead)
         ]
         self.outstream.write(f"{json.dumps(format_sarif(_RULES, results), indent=2)}\n")
+
+
+def _shown(one: FoundDownload) -> str:
+    """Return the URL of a download without user name and password: the output may be public, the file may not."""
+    start, sign, rest = one.url.partition("://")
+    host, slash, path = rest.partition("/")
+    return escape_text(f"{start}{sign}{host.rpartition('@')[2]}{slash}{path}")
 
 
 def _find(paths: Iterable[str]) -> Iterator[_CheckedDownload]:
@@ -122,7 +127,7 @@ def _find(paths: Iterable[str]) -> Iterator[_CheckedDownload]:
                 yield _CheckedDownload(os.path.normpath(Path(given, path.relative_to(top))), one)
         except OSError as error:
             message = f"cannot read {escape_text(given)}: {error.strerror or error}\ngive a file or a directory"
-            raise InvalidCommand(message) from None  # type: ignore[no-untyped-call]  # doit has no types
+            raise usage_error(message) from None
 
 
 def _session() -> Session:

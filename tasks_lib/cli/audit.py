@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks_lib.cli.definition_command import JSON, OFFLINE, DefinitionCommand, format_option
+from tasks_lib.cli.definition_command import JSON, DefinitionCommand, format_option
 from tasks_lib.cli.sarif import SarifResult, SarifRule, format_sarif
-from tasks_lib.engine.base_command import STARTED_IN
+from tasks_lib.engine.base_command import OFFLINE, STARTED_IN
 from tasks_lib.errors import escape_text
 from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.session import Session
@@ -31,7 +31,7 @@ class AuditCommand(DefinitionCommand):
     doc_usage = "[NAME...]"
     doc_description = (
         "Without names: all definitions. Asks every source for one byte and downloads nothing. "
-        "Exit status: 0 nothing was found, which is no proof: what is not covered is shown; 1 something was found; "
+        "Exit status: 0 nothing was found; what was not covered is shown; 1 something was found; "
         "2 unusable definitions; 3 invalid command line."
     )
     cmd_options = (

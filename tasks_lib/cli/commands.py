@@ -18,7 +18,7 @@ from doit.cmd_list import List as DoitList
 from doit.cmd_run import Run as DoitRun
 from doit.exceptions import InvalidCommand
 
-from tasks_lib.engine.base_command import OFFLINE, BaseCommand, format_write_error
+from tasks_lib.engine.base_command import OFFLINE, BaseCommand, format_write_error, usage_error
 from tasks_lib.engine.loader import Loader
 from tasks_lib.errors import FetchError, OfflineError, UnknownNameError, escape_lines, escape_text
 from tasks_lib.session import current_session
@@ -94,7 +94,7 @@ class TaskCommand(BaseCommand):
         except OSError as error:
             if error.filename is None or error.filename != params.get("outfile"):
                 raise
-            raise InvalidCommand(format_write_error(error.filename, error)) from None  # type: ignore[no-untyped-call]
+            raise usage_error(format_write_error(error.filename, error)) from None
         except KeyboardInterrupt:
             return INTERRUPTED
         finally:
@@ -188,7 +188,7 @@ class CleanCommand(TaskCommand, _CLEAN):  # type: ignore[misc]
             if error.filename is None:
                 raise
             message = f"cannot remove {escape_text(str(error.filename))}: {error.strerror}\ncheck its permissions"
-            raise InvalidCommand(message) from None  # type: ignore[no-untyped-call]
+            raise usage_error(message) from None
 
     def _execute(self, dryrun: bool, cleandep: bool, cleanall: bool, cleanforget: bool, pos_args: Any = None) -> int:
         if self.sel_tasks is not None and not cleanall:  # default tasks may contain unknown names

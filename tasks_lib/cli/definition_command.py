@@ -7,19 +7,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from doit.doit_cmd import set_var
-from doit.exceptions import InvalidCommand
-
-from tasks_lib.engine.base_command import BaseCommand, load_dodo, yield_to_task
+from tasks_lib.engine.base_command import BaseCommand, load_dodo, require_session, usage_error, yield_to_task
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, escape_lines, escape_text
-from tasks_lib.session import Session, current_session
+from tasks_lib.session import Session
 
 #: Exit status for definitions that cannot be used.
 UNUSABLE: Final = 2
-OFFLINE: Final = {
-    "name": "offline", "short": "", "long": "offline", "type": bool, "default": False,
-    "help": "make no network request",
-}  # fmt: skip
 JSON: Final = {
     "name": "json", "short": "", "long": "json", "type": bool, "default": False, "help": "short for --format json",
 }  # fmt: skip
@@ -42,13 +35,9 @@ class DefinitionCommand(BaseCommand):
         Raises:
             InvalidCommand: the command line is wrong, or dodo.py does not use this package; doit prints the message.
         """
-        if params["offline"]:
-            set_var("offline", "1")  # type: ignore[no-untyped-call]  # doit has no types
         load_dodo(self.loader, params)
         yield_to_task(str(self.name), self.loader)
-        session = current_session()
-        if session is None:
-            raise invalid(f"this dodo.py does not use doit_fetch; `doit-fetch {self.name}` works without one")
+        session = require_session(str(self.name))
         try:
             fetches = select_fetches(session, args)
             return self.answer(session, fetches, params)
@@ -56,7 +45,7 @@ class DefinitionCommand(BaseCommand):
             sys.stderr.write(f"{escape_lines(str(error))}\n")
             return UNUSABLE
         except SettingError as error:
-            raise invalid(str(error)) from None
+            raise usage_error(str(error)) from None
         except FetchError as error:
             sys.stderr.write(f"{error}\n")
             return 1
@@ -94,7 +83,7 @@ def select_fetches(session: Session, words: Sequence[str]) -> list[Any]:
         except KeyError:
             found = fnmatch.filter(definitions.fetches, name) if "*" in name else []
         if not found:
-            raise invalid(_explain_unknown(name, definitions.fetches))
+            raise usage_error(_explain_unknown(name, definitions.fetches))
         chosen.update(found)
     return [fetch for name, fetch in definitions.fetches.items() if name in chosen]
 
@@ -104,8 +93,3 @@ def _explain_unknown(name: str, known: Iterable[str]) -> str:
 
     hint = escape_text(suggest(name, list(known)) or "`doit list --all` shows the definitions")
     return f"no fetch definition is named {escape_text(name)!r}\n{hint}"
-
-
-def invalid(reason: str) -> InvalidCommand:
-    """Return the error of a command line, which doit prints."""
-    return InvalidCommand(reason)  # type: ignore[no-untyped-call]  # doit has no types

@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Final
 
-from doit.exceptions import InvalidCommand
-
-from tasks_lib.engine.base_command import BaseCommand, from_start, load_dodo, yield_to_task
+from tasks_lib.engine.base_command import BaseCommand, from_start, load_dodo, usage_error, yield_to_task
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, UnknownNameError, escape_lines
 from tasks_lib.session import current_session
 
@@ -23,7 +21,7 @@ class ExportCommand(BaseCommand):
     doc_usage = "LAYOUT DIR [NAME ...]"
     doc_description = (
         "LAYOUT is url, cas, sha256sum, distdir, bazel, conan, nix, meson, vcpkg, find-links, dotslash or cmake. "
-        "NAME is the name of a definition or a glob; a toolchain stands for its fetches; without names, all. "
+        "NAME is the name of a definition or a glob; a toolchain means its fetches; without names, all. "
         "What the cache lacks is fetched first. Files of others in DIR stay. "
         "Prints the line that configures the program. Exit status: 0 success; 1 failure; 3 error of the definitions."
     )
@@ -49,7 +47,7 @@ class ExportCommand(BaseCommand):
         from tasks_lib.ui.events import write_to_stderr
 
         if len(args) < 2:
-            raise _error("`export` needs a layout and a directory\n`doit help export` shows the layouts")
+            raise usage_error("`export` needs a layout and a directory\n`doit help export` shows the layouts")
         session = current_session()
         assert session is not None
         progress = LineProgress(write_to_stderr, describe_wait)
@@ -59,7 +57,7 @@ class ExportCommand(BaseCommand):
                 Project(session, progress), layout, from_start(directory), words, params["url_base"], progress
             )
         except (UnknownNameError, SettingError, DefinitionError) as error:
-            raise _error(escape_lines(str(error))) from None
+            raise usage_error(escape_lines(str(error))) from None
         except FetchError as error:
             sys.stderr.write(f"{escape_lines(str(error))}\n")
             return 1
@@ -76,7 +74,3 @@ class ExportCommand(BaseCommand):
 def _shortened(lines: Any) -> list[str]:
     more = len(lines) - _MAX_SHOWN
     return [*lines[:_MAX_SHOWN], *([f"and {more} more"] if more > 0 else [])]
-
-
-def _error(reason: str) -> InvalidCommand:
-    return InvalidCommand(reason)  # type: ignore[no-untyped-call]  # doit has no types

@@ -9,10 +9,9 @@ from typing import Any, Final
 
 from doit.cmd_base import DoitCmdBase
 from doit.cmd_help import Help as DoitHelp
-from doit.exceptions import InvalidCommand
 
 from tasks_lib.engine import help_pages
-from tasks_lib.engine.base_command import BaseCommand, require_directory
+from tasks_lib.engine.base_command import BaseCommand, require_directory, usage_error
 from tasks_lib.errors import SettingError, escape_lines
 from tasks_lib.session import current_session
 
@@ -76,5 +75,5 @@ class HelpCommand(BaseCommand, _HELP):  # type: ignore[misc]
         try:
             sys.stdout.write(f"{help_pages.render_settings_page()}\n")
         except SettingError as error:
-            raise InvalidCommand(escape_lines(str(error))) from None  # type: ignore[no-untyped-call]  # doit has no types
+            raise usage_error(escape_lines(str(error))) from None
         return 0

@@ -28,6 +28,7 @@ EMPTY: Final[Mapping[str, Any]] = {
     "urls": [],
     "recipe_key": None,
     "provenance": {},
+    "stores": None,
     "targets": [],
     "task_dep": [],
     "used_by": [],

@@ -9,10 +9,9 @@ from typing import Any, Final
 
 from doit.cmd_info import opt_hide_status
 from doit.control import TaskControl
-from doit.exceptions import InvalidCommand
 
 from tasks_lib.cli.commands import TaskCommand
-from tasks_lib.engine.base_command import OFFLINE, format_write_error, require_session
+from tasks_lib.engine.base_command import OFFLINE, format_write_error, require_session, usage_error
 from tasks_lib.errors import escape_text
 from tasks_lib.graph import render
 from tasks_lib.graph.actions import step_of
@@ -83,9 +82,7 @@ class InfoCommand(_ExplainCommand):
     def _execute(self, pos_args: list[str], hide_status: bool = False, format: str = "text") -> int:
         """Show the tasks; return 1 if one is not up to date, as doit does."""
         if not pos_args:
-            raise InvalidCommand(  # type: ignore[no-untyped-call]
-                f"`info` needs a task.\nCheck `{self.bin_name} help info`."
-            )
+            raise usage_error(f"`info` needs a task.\nCheck `{self.bin_name} help info`.")
         control = self.control()
         self._users: dict[str, set[str]] = {}
         for task in self.task_list:
@@ -107,8 +104,10 @@ class InfoCommand(_ExplainCommand):
         found = []
         for task in tasks:
             state, reasons = known.get(task.name, (None, []))
-            users, history = self._users_of(task), self._history(task)
-            found.append(describe_task(task, definitions, state=state, reasons=reasons, users=users, history=history))
+            facts = describe_task(
+                task, definitions, state=state, reasons=reasons, users=self._users_of(task), history=self._history(task)
+            )
+            found.append({**facts, "stores": _list_holders(task)})
         self.outstream.write(f"{json.dumps(found, indent=2)}\n")
 
     def _users_of(self, task: Any) -> set[str]:
@@ -121,7 +120,9 @@ class InfoCommand(_ExplainCommand):
         if state:
             write(f"\nstatus     : {state}\n" + "".join(f" * {one}\n" for one in why))
         meta = {key: value for key, value in (task.meta or {}).items() if key != "pool"}
-        for name, value in (meta | self._history(task)).items():
+        holders = _list_holders(task)
+        held = {} if holders is None else {"held by": [f"store {name}" for name in holders] or "no store"}
+        for name, value in (meta | self._history(task) | held).items():
             write(f"\n{name:11s}: {_format_lines(value)}")
         for name, values in (
             ("file_dep", sorted(task.file_dep)),
@@ -142,25 +143,24 @@ class InfoCommand(_ExplainCommand):
         for check, *_ in task.uptodate:
             if isinstance(check, UpToDateCheck):
                 history |= check.history()
-                history |= _describe_holders(check)
         return history
 
 
-def _describe_holders(check: UpToDateCheck) -> dict[str, Any]:
-    """Return which shared stores hold the output of a task, asked now; {} without a store."""
+def _list_holders(task: Any) -> list[str] | None:
+    """Return the shared stores that hold the output of a task, asked now; None without a store or an artifact."""
     session = current_session()
     if session is None or not session.settings.stores:
-        return {}
+        return None
     from tasks_lib.steps.shared_results import list_holders  # slow to import, needed only with a store
 
     context = session.context
-    for one in check.arguments[1:]:
+    arguments = (one for check, *_ in task.uptodate if isinstance(check, UpToDateCheck) for one in check.arguments[1:])
+    for one in arguments:
         artifact = getattr(one, "output", one)
         if isinstance(artifact, Artifact):
             integrity = find_integrity(context, artifact)
-            names = list_holders(context, integrity, artifact.key, LineProgress(write_to_stderr, describe_wait))
-            return {"held by": [f"store {name}" for name in names] or "no store"}
-    return {}
+            return list_holders(context, integrity, artifact.key, LineProgress(write_to_stderr, describe_wait))
+    return None
 
 
 def _format_lines(value: object) -> str:
@@ -254,7 +254,7 @@ class GraphCommand(_ExplainCommand):
         try:
             Path(into).write_text(text, "utf-8")
         except OSError as error:
-            raise InvalidCommand(format_write_error(into, error)) from None  # type: ignore[no-untyped-call]
+            raise usage_error(format_write_error(into, error)) from None
         return 0
 
 

@@ -17,13 +17,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from doit.exceptions import InvalidCommand
 from msgspec.structs import replace
 
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
 from tasks_lib.definitions import Definitions
-from tasks_lib.engine.base_command import OFFLINE, BaseCommand, load_dodo, require_session, yield_to_task
+from tasks_lib.engine.base_command import OFFLINE, BaseCommand, load_dodo, require_session, usage_error, yield_to_task
 from tasks_lib.errors import CacheError, DefinitionError, FetchError, SettingError, escape_lines, escape_text
 from tasks_lib.incremental.definition_files import load
 from tasks_lib.incremental.resources import ReferencedFiles
@@ -376,8 +375,3 @@ def describe_phase(name: str, facts: Facts) -> str:
 def print_lines(lines: list[str]) -> None:
     """Write escaped lines to stdout."""
     sys.stdout.write("".join(f"{escape_text(line)}\n" for line in lines))
-
-
-def usage_error(message: str) -> InvalidCommand:
-    """Return the error of a command line; doit prints its message."""
-    return InvalidCommand(message)  # type: ignore[no-untyped-call]  # doit has no types

@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from tasks_lib.cli.definition_command import JSON, OFFLINE, DefinitionCommand, format_option
+from tasks_lib.cli.definition_command import JSON, DefinitionCommand, format_option
+from tasks_lib.engine.base_command import OFFLINE
 from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.session import Session
 from tasks_lib.ui.events import write_to_stderr

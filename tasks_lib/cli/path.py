@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from doit.exceptions import InvalidCommand
-
-from tasks_lib.engine.base_command import OFFLINE, BaseCommand, load_dodo, require_session, yield_to_task
+from tasks_lib.engine.base_command import OFFLINE, BaseCommand, load_dodo, require_session, usage_error, yield_to_task
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, UnknownNameError
 from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.ui.events import write_to_stderr
@@ -43,12 +41,12 @@ class PathCommand(BaseCommand):
         yield_to_task(self.name, self.loader)
         session = require_session("path NAME")
         if len(args) != 1:
-            raise _error("`path` needs one name\n`doit help path` shows its options")
+            raise usage_error("`path` needs one name\n`doit help path` shows its options")
         try:
             project = Project(session, LineProgress(write_to_stderr, describe_wait))
             path = project.tree(args[0]) if params["tree"] else project.fetch(args[0])
         except (UnknownNameError, SettingError, DefinitionError) as error:
-            raise _error(str(error)) from None
+            raise usage_error(str(error)) from None
         except FetchError as error:
             sys.stderr.write(f"{error}\n")
             return 1
@@ -56,7 +54,3 @@ class PathCommand(BaseCommand):
             return 130
         self.outstream.write(f"{path.absolute()}\n")
         return 0
-
-
-def _error(reason: str) -> InvalidCommand:
-    return InvalidCommand(reason)  # type: ignore[no-untyped-call]  # doit has no types

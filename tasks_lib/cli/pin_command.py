@@ -11,11 +11,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from tasks_lib.cli.definition_command import UNUSABLE, format_option, invalid
-from tasks_lib.engine.base_command import STARTED_IN, BaseCommand, load_dodo, yield_to_task
+from tasks_lib.cli.definition_command import UNUSABLE, format_option
+from tasks_lib.engine.base_command import (
+    STARTED_IN,
+    BaseCommand,
+    load_dodo,
+    require_session,
+    usage_error,
+    yield_to_task,
+)
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, escape_lines
 from tasks_lib.progress import LineProgress, describe_wait
-from tasks_lib.session import Session, current_session
+from tasks_lib.session import Session
 from tasks_lib.ui.events import write_to_stderr
 
 DRY_RUN: Final = {
@@ -73,7 +80,7 @@ class PinCommand(BaseCommand, abc.ABC):
             sys.stderr.write(f"{escape_lines(str(error))}\n")
             return UNUSABLE
         except SettingError as error:
-            raise invalid(escape_lines(str(error))) from None
+            raise usage_error(escape_lines(str(error))) from None
         except FetchError as error:
             sys.stderr.write(f"ERROR: {escape_lines(str(error))}\n")
             return 1
@@ -89,12 +96,7 @@ class PinCommand(BaseCommand, abc.ABC):
         else:
             load_dodo(self.loader, params)
         yield_to_task(str(self.name), self.loader)
-        session = current_session()
-        if session is None:
-            raise invalid(
-                "this dodo.py does not use doit_fetch\nadd to it: from doit_fetch import DOIT_CONFIG, task_fetchdefs"
-            )
-        return session
+        return require_session(str(self.name))
 
     def write_json(self, value: Any) -> None:
         """Write a JSON document."""

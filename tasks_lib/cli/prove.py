@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from doit.exceptions import InvalidCommand
-
-from tasks_lib.engine.base_command import BaseCommand, from_start, load_dodo, yield_to_task
+from tasks_lib.engine.base_command import BaseCommand, from_start, load_dodo, usage_error, yield_to_task
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, UnknownNameError, escape_lines
 from tasks_lib.session import current_session
 
@@ -50,7 +48,7 @@ class ProveCommand(BaseCommand):
         try:
             proof = prove(Project(session, Silent()), args, source, Silent(), IS_MISSING, from_start(""))
         except (UnknownNameError, SettingError, DefinitionError) as error:
-            raise InvalidCommand(escape_lines(str(error))) from None  # type: ignore[no-untyped-call]  # no types
+            raise usage_error(escape_lines(str(error))) from None
         except FetchError as error:
             sys.stderr.write(f"{escape_lines(str(error))}\n")
             return 1

@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from doit.exceptions import InvalidCommand
-
-from tasks_lib.engine.base_command import BaseCommand, format_write_error, load_dodo, require_session, yield_to_task
+from tasks_lib.engine.base_command import (
+    BaseCommand,
+    format_write_error,
+    load_dodo,
+    require_session,
+    usage_error,
+    yield_to_task,
+)
 from tasks_lib.report.record import RecordError, load
 
 __all__ = ["ReportCommand"]
@@ -54,7 +59,7 @@ class ReportCommand(BaseCommand):
         load_dodo(self.loader, params)
         yield_to_task(self.name, self.loader)
         if args:
-            raise _error(f"`report` takes no task names, got {args[0]!r}")
+            raise usage_error(f"`report` takes no task names, got {args[0]!r}")
         self.loader.load_doit_config()
         recorded = require_session(self.name).surroundings.record
         assert recorded is not None, "a session has a build directory"
@@ -66,22 +71,18 @@ class ReportCommand(BaseCommand):
             record = load(recorded)
             texts = {path: written(record) for path, written in files.items()}
         except (RecordError, OSError) as error:
-            raise _error(str(error)) from None
+            raise usage_error(str(error)) from None
         except (
             LookupError,
             TypeError,
             ValueError,
             AttributeError,
         ):  # not written by doit-fetch, which writes atomically
-            raise _error(f"the record {recorded} is damaged\nrun `doit` again") from None
+            raise usage_error(f"the record {recorded} is damaged\nrun `doit` again") from None
         for path, text in texts.items():
             try:
                 path.write_text(text, "utf-8")
             except OSError as error:
-                raise _error(format_write_error(path, error)) from None
+                raise usage_error(format_write_error(path, error)) from None
             self.outstream.write(f"{path}\n")
         return 0
-
-
-def _error(reason: str) -> InvalidCommand:
-    return InvalidCommand(reason)  # type: ignore[no-untyped-call]  # doit has no types

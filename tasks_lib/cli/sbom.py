@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks_lib.cli.definition_command import OFFLINE, DefinitionCommand, format_option, invalid
-from tasks_lib.engine.base_command import STARTED_IN, format_write_error
+from tasks_lib.cli.definition_command import DefinitionCommand, format_option
+from tasks_lib.engine.base_command import OFFLINE, STARTED_IN, format_write_error, usage_error
 from tasks_lib.errors import ToolError
 from tasks_lib.session import Session
 
@@ -56,7 +56,7 @@ class SbomCommand(DefinitionCommand):
         try:
             Path(STARTED_IN.get(), params["into"]).write_text(text, "utf-8")
         except OSError as error:
-            raise invalid(format_write_error(params["into"], error)) from None
+            raise usage_error(format_write_error(params["into"], error)) from None
         return 0
 
 

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from tasks_lib.cli.maintenance import SessionCommand, make_plan, print_lines, usage_error
+from tasks_lib.cli.maintenance import SessionCommand, make_plan, print_lines
 from tasks_lib.context import Context
-from tasks_lib.engine.base_command import from_start
+from tasks_lib.engine.base_command import from_start, usage_error
 from tasks_lib.errors import SettingError, StoreError, UnknownNameError, escape_text
 from tasks_lib.incremental.definition_files import load
 from tasks_lib.incremental.resources import ReferencedFiles
@@ -33,7 +33,7 @@ class StoreCommand(SessionCommand):
         "`pull` brings them into the cache. `keygen FILE` makes a key that signs results, and FILE.pub. "
         "`prune` deletes what was not written for long, where the store can list; it keeps what these definitions "
         "need, unless --all is given. "
-        "Exit status: 0 success; 1 a store failed or must not be written to; 3 error."
+        "Exit status: 0 success; 1 a store failed, was not asked or must not be written to; 3 error."
     )
     cmd_options = (
         {
@@ -64,6 +64,11 @@ class StoreCommand(SessionCommand):
         if not context.settings.stores:
             hint = "set store=URL, FETCH_STORE, or `store` in [tool.doit-fetch]"
             raise SettingError("no store is configured", hint=hint)
+        offline = [one.name for one in context.opening.unreachable]
+        print_lines([f"store {name}: not asked, because the network is off" for name in offline])
+        return max(self._use_stores(action, names, context, params, progress), int(bool(offline)))
+
+    def _use_stores(self, action: str, names: list[str], context: Context, params: Any, progress: LineProgress) -> int:
         try:
             if action == "push":
                 return _push(context, names, params, progress)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tasks_lib.cli.definition_command import JSON, invalid, select_fetches
+from tasks_lib.cli.definition_command import JSON, select_fetches
 from tasks_lib.cli.pin_command import DRY_RUN, FORMAT, PinCommand
+from tasks_lib.engine.base_command import usage_error
 from tasks_lib.errors import CancelledError, FetchError, escape_lines, escape_text
 from tasks_lib.progress import LineProgress
 from tasks_lib.session import Session
@@ -50,12 +51,12 @@ class UpdateCommand(PinCommand):
         from tasks_lib.pins.workspace import Workspace  # as above
 
         if bool(args) == params["all"]:
-            raise invalid("`update` needs names, or --all\n`doit help update` shows its options")
+            raise usage_error("`update` needs names, or --all\n`doit help update` shows its options")
         fetches = select_fetches(session, args)
         if params["url"] and len(fetches) != 1:
-            raise invalid("--url is for one definition\nname it")
+            raise usage_error("--url is for one definition\nname it")
         if params["to"] and params["all"]:
-            raise invalid("--to is for named definitions\nname them")
+            raise usage_error("--to is for named definitions\nname them")
         request = UpdateRequest(url=params["url"], to=params["to"], mode="dry-run" if params["dry_run"] else "write")
         workspace = Workspace(session.context, session.definitions, progress)
         targets = _find_newest(workspace, fetches, request)

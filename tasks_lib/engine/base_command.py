@@ -84,7 +84,7 @@ class BaseCommand(_COMMAND):  # type: ignore[misc]
                 raise
             _discard_stdout()
             message = f"cannot write the output: {error.strerror}\ncheck its destination, then run again"
-            raise InvalidCommand(message) from None  # type: ignore[no-untyped-call]  # doit has no types
+            raise usage_error(message) from None
         except (CmdParseError, getopt.GetoptError) as error:
             cause = error.__context__
             message = str(cause) if isinstance(cause, getopt.GetoptError) else " ".join(str(error).split())
@@ -178,13 +178,18 @@ def require_session(command: str) -> Session:
     session = current_session()
     if session is None:
         message = f"this dodo.py does not use doit_fetch\n`doit-fetch {command}` works without one"
-        raise InvalidCommand(message)  # type: ignore[no-untyped-call]  # doit has no types
+        raise usage_error(message)
     return session
 
 
 def from_start(path: str) -> Path:
     """Return a path of the command line, which is relative to the directory in which the program was started."""
     return Path(STARTED_IN.get() or get_initial_workdir() or "", path)  # type: ignore[no-untyped-call]  # no types
+
+
+def usage_error(message: str) -> InvalidCommand:
+    """Return the error of a command line; doit prints its message."""
+    return InvalidCommand(message)  # type: ignore[no-untyped-call]  # doit has no types
 
 
 def require_directory() -> None:
@@ -197,4 +202,4 @@ def require_directory() -> None:
         Path.cwd()
     except FileNotFoundError:
         message = "the current directory was removed\nchange to an existing directory, then run again"
-        raise InvalidCommand(message) from None  # type: ignore[no-untyped-call]  # doit has no types
+        raise usage_error(message) from None

@@ -70,7 +70,7 @@ class DaskRunner(Runner):
         try:
             self._run(tasks, self._batches(tasks))
         finally:
-            with contextlib.suppress(Exception):  # a scheduler that is gone cannot be told
+            with contextlib.suppress(Exception):  # the scheduler may be gone
                 self._client.close(timeout=2)
 
     def _batches(self, tasks: Mapping[str, Any]) -> Iterator[_Part]:

@@ -47,7 +47,7 @@ def export(
         project: has the definitions and the cache.
         layout_name: a name in `LAYOUTS`.
         directory: the directory; it is created, and files of others in it stay.
-        words: names or globs of definitions; () for all. A toolchain stands for its fetches.
+        words: names or globs of definitions; () for all. A toolchain means its fetches.
         url_base: the URL at which the directory is served, "" for its `file:` URL.
         progress: receives progress.
 

@@ -55,7 +55,8 @@ def select_names(definitions: Definitions, words: Iterable[str]) -> tuple[list[s
             [] if kind not in ("", "toolchain") else _matching(definitions.toolchains, pattern, definitions.toolchain)
         )
         if not found and not built:
-            raise UnknownNameError(f"{escape_text(word)!r} names no definition", hint="`doit list` shows the names")
+            hint = "`doit list --all` shows the definitions"
+            raise UnknownNameError(f"no definition is named {escape_text(word)!r}", hint=hint)
         fetches |= dict.fromkeys(found)
         toolchains |= dict.fromkeys(built)
     return list(fetches), list(toolchains)

@@ -58,12 +58,17 @@ class Opening(NamedTuple):
         """Whose results are used: "signed", "any" or "none"."""
         return self.trust or ("signed" if any(self.keys.glob("*.pub")) else "none")
 
+    @property
+    def unreachable(self) -> tuple[StoreAddress, ...]:
+        """The stores that need the network, if it is off."""
+        return tuple(one for one in self.addresses if one.scheme != "file" and self.network == "off")
+
     def members(self) -> list[StoreMember]:
         """Return the stores, without those that need the network if it is off."""
         hints = self.cache.shelf.top / "hints"
         members = []
         for one in self.addresses:
-            if one.scheme == "file" or self.network == "on":
+            if one not in self.unreachable:
                 transport = self.connect(store_settings(self.settings, one))
                 members.append(StoreMember(open_store(one, transport, self.environ, self.paths), hints))
         return members
