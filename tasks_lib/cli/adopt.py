@@ -69,7 +69,7 @@ class AdoptCommand(BaseCommand):
             InvalidCommand: a path cannot be read, or settings or definitions are invalid; doit prints the message.
         """
         SETTINGS_ONLY.set(True)
-        if Path("dodo.py").exists():
+        if Path("dodo.py").exists() or params.get("dodoFile", "dodo.py") != "dodo.py":
             load_dodo(self.loader, params)
             yield_to_task(self.name, self.loader)
         try:
