@@ -31,8 +31,8 @@ echo 2 >> "$UPLOAD_DIR/out"
 """
 HOLDS_THE_LOCK = f"#!/bin/sh\n{WORK}"
 GIVES_IT_UP = (
-    f"#!{sys.executable}\nimport os\nos.closerange(3, 4096)\nos.setsid() if os.fork() == 0 else None\n"
-    f"os.execvp('sh', ['sh', '-c', {WORK!r}])\n"
+    f"#!{sys.executable}\nimport os\nos.closerange(3, 4096)\nif os.fork():\n    os.wait()\nelse:\n    os.setsid()\n"
+    f"    os.execvp('sh', ['sh', '-c', {WORK!r}])\n"
 )
 #: Without /proc, only the processes of the command's process group are found, and a holder of a lock has no name.
 needs_proc = pytest.mark.skipif(not FEATURES.proc, reason="the system does not report processes in /proc")
