@@ -272,6 +272,7 @@ def released() -> dict[str, str]:
     return {f"pub/tool-{word}": word for word in (*PLATFORMS.values(), "windows-x64.exe")}
 
 
+@pytest.mark.slow
 def test_without_a_terminal(tmp_path: Path) -> None:
     """Without a terminal, --yes or --dry-run is needed; the result has all platforms, which a run fetches."""
     written(tmp_path, released())

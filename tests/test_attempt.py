@@ -214,6 +214,7 @@ def environment(repository: Path, *words: str, **environ: str) -> tuple[list[str
     return ran(done), (repository / "build/artifacts/kit/out").read_text()
 
 
+@pytest.mark.slow
 def test_the_declared_environment(repository: Path) -> None:
     """A command sees declared variables only; a passed one is part of the key, any other changes nothing."""
     written(repository, {"fetchdefs/toolchain/make.sh": SEES})

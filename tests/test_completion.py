@@ -56,6 +56,7 @@ def shell(top: Path, name: str, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_bash(top: Path) -> None:
     """Bash completes commands, names and options."""
     for typed, expected in TYPED.items():

@@ -281,6 +281,7 @@ def test_every_cycle_of_a_tree_is_refused() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_many_unknown_names() -> None:
     """All unknown names are reported; the number of names compared for suggestions does not grow with theirs."""
     fetches = "".join(fetch("strip-components: 0", f"name-a{number}") for number in range(1000))

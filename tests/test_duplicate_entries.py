@@ -181,6 +181,7 @@ def test_a_zip_in_two_orders_is_refused() -> None:
     assert refusal.value.code == "ZIP_DISAGREE"
 
 
+@pytest.mark.slow
 def test_a_definition_asks_for_it(tmp_path: Path) -> None:
     """Unset, such an archive is refused; set, it has a key of its own, and a toolchain finds the last one."""
     data = tar([Member("lib/a.h", b"old"), Member("lib/b.h", b"b"), Member("lib/a.h", b"new")])

@@ -265,6 +265,7 @@ def test_with_doit(tmp_path: Path) -> None:
     assert ran(doit(repository)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["sha1", "sha256"])
 def test_dot_git(tmp_path: Path, form: str) -> None:
     """A kept .git is a working repository of the commit with submodules, with the same bytes from any clone."""

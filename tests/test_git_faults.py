@@ -81,6 +81,7 @@ def test_servers(tmp_path: Path, kind: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
     """A 503 and a 403 with Retry-After are retried, another 403 is not; all are reported."""
     commit = made(tmp_path / "r", FILES)

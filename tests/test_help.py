@@ -89,6 +89,7 @@ def test_tasks_of_a_user(topic: str, dodo: str, repository: Path) -> None:
     assert ours[0] == 0 and not ours[2]
 
 
+@pytest.mark.slow
 def test_the_commands_are_listed(repository: Path) -> None:
     """The list has one line for each of our commands, and one for the settings if dodo.py is ours."""
     for name in ("cache", "graph", "info", "prune", "report", "verify", "why"):

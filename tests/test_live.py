@@ -166,6 +166,7 @@ def test_what_a_person_sees(tmp_path: Path, terminal: Terminal, gate: Gate) -> N
         assert terminal.drain(process).startswith("nothing to do: 1 cached; ")
 
 
+@pytest.mark.slow
 def test_it_is_calm(tmp_path: Path, terminal: Terminal, gate: Gate) -> None:
     """Without news the display writes at most ten frames a second, each in one write."""
     with repository(tmp_path, gate.answer, ["one"]), terminal.running(tmp_path, "fetch"):
@@ -178,6 +179,7 @@ def test_it_is_calm(tmp_path: Path, terminal: Terminal, gate: Gate) -> None:
         gate.open.set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(100, 24), (40, 10), (20, 4), (8, 3)], ids=str)
 def test_a_terminal_of_any_size(size: tuple[int, int], tmp_path: Path, gate: Gate) -> None:
     """Narrow and low terminals show less, and no line wraps."""
@@ -199,6 +201,7 @@ def test_a_terminal_of_any_size(size: tuple[int, int], tmp_path: Path, gate: Gat
     terminal.close()
 
 
+@pytest.mark.slow
 def test_resizing(tmp_path: Path, terminal: Terminal, gate: Gate) -> None:
     """After the window is resized there is one block, and the text above it is unchanged."""
     with repository(tmp_path, gate.answer, ["one"]), terminal.running(tmp_path, "fetch") as process:
@@ -268,6 +271,7 @@ def task_x():
 """
 
 
+@pytest.mark.slow
 def test_output_of_others_does_not_break_it(tmp_path: Path, terminal: Terminal) -> None:
     """Every line that Python code, a captured and an uncaptured child write is whole on the screen, above the summary."""
     (tmp_path / "dodo.py").write_text(NOISY)
@@ -282,6 +286,7 @@ def test_output_of_others_does_not_break_it(tmp_path: Path, terminal: Terminal) 
     assert lines[-1].startswith("4 made; ") or lines[-2].startswith("4 made; ")
 
 
+@pytest.mark.slow
 def test_a_stream_that_leads_elsewhere_stays(tmp_path: Path, terminal: Terminal) -> None:
     """With stderr in a file, text written to it does not reach the terminal; an unterminated line of stdout does."""
     (tmp_path / "dodo.py").write_text(NOISY)

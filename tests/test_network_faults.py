@@ -480,6 +480,7 @@ def test_refused_and_unresolvable(store: Cache) -> None:
     assert "name.invalid: cannot resolve the host name" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_port_that_accepts_nothing(store: Cache) -> None:
     """A listener that never accepts fails at the connect deadline, also with TLS."""
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -66,6 +66,7 @@ CALLS = {
 }
 
 
+@pytest.mark.slow
 @needs_strace
 @pytest.mark.parametrize("system", EITHER)
 def test_what_is_called(system: str, farm: Farm) -> None:
@@ -104,6 +105,7 @@ def blob_of(content: bytes) -> str:
     return subprocess.run(["sha256sum"], input=content, capture_output=True, check=True).stdout.decode().split()[0]
 
 
+@pytest.mark.slow
 @needs_strace
 def test_no_links(farm: Farm) -> None:
     """Without hard links a blob is renamed to its name, and an artifact is a copy."""

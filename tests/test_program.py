@@ -197,6 +197,7 @@ OFFLINE = {
 }
 
 
+@pytest.mark.slow
 def test_offline(top: Path, origin: Origin) -> None:
     """`--offline` and `offline=1` mean the same for every command, and for `doit` itself."""
     for case, (words, status) in OFFLINE.items():

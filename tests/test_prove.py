@@ -55,6 +55,7 @@ def test_an_export(top: Path) -> None:
     assert done.stdout.startswith("missing: d2\nnot proven: 1 download is not in"), done
 
 
+@pytest.mark.slow
 def test_the_store_of_the_settings(top: Path) -> None:
     """Without `--from` a configured store feeds the build, and nothing else; with it, the store feeds nothing."""
     store = (top.parent / "out").as_uri()
@@ -109,6 +110,7 @@ def test_the_cache(top: Path) -> None:
     assert done.stdout == "missing: d7\nnot proven: 1 download is not in the cache\n", done
 
 
+@pytest.mark.slow
 def test_only_the_source_feeds_a_proof(top: Path) -> None:
     """Neither a store that is a directory nor a private cache, both of pyproject.toml, adds to what a proof has."""
     (top.parent / "store").mkdir()

@@ -226,6 +226,7 @@ COMMANDS = re.compile(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ci", ["TF_BUILD", "GITHUB_ACTIONS"])
 def test_commands_of_a_ci_from_outside(ci: str, tmp_path: Path) -> None:
     """No output holds a CI command of a server or a definition, in the middle of a line either; it stays readable."""

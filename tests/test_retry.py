@@ -154,6 +154,7 @@ KEPT: dict[str, tuple[Callable[[], str], list[float]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("case", KEPT)
 def test_a_wait_within_the_time_is_kept(tmp_path: Path, user: str, case: str) -> None:
@@ -213,6 +214,7 @@ def test_the_time_of_a_large_file_of_unknown_size(tmp_path: Path) -> None:
     assert [seconds for _, seconds, _ in stopping.waits] == [8000]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", ["pinned", "unpinned"])
 @pytest.mark.parametrize(
     ("retry_after", "first", "second"),

@@ -88,6 +88,7 @@ def test_each_class_has_its_limit(tmp_path: Path) -> None:
     assert workers == {f"network-{i + 1}" for i in range(6)} | {f"cpu-{i + 1}" for i in range(CORES)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("asked", "network"), [("1", 1), ("0", 1), ("3", 3), ("12", 12)])
 def test_n_limits_everything(asked: str, network: int, tmp_path: Path) -> None:
     """With -n no more tasks than that run at once, and as many downloads may."""

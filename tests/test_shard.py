@@ -138,6 +138,7 @@ def test_platforms(tmp_path: Path) -> None:
             assert len(set(listed)) == count
 
 
+@pytest.mark.slow
 def test_a_shard_is_lost(tmp_path: Path) -> None:
     """Four shards at once, one killed and run again: the store has everything, and only what was in flight is repeated."""
     bodies = {f"/d{number}": b"content %d" % number for number in range(400)}

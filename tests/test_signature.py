@@ -232,6 +232,7 @@ def test_gpg_missing(ring: Keyring, tmp_path: Path) -> None:
         checked(tmp_path, ring.sign(CONTENT, "good"), ring.public("good"), search=str(tmp_path))
 
 
+@pytest.mark.slow
 def test_gpg_hangs(ring: Keyring, tmp_path: Path) -> None:
     """A gpg that hangs is killed with all its children, and reported in one line."""
     program = tmp_path / "gpg"

@@ -76,6 +76,7 @@ def test_one_connection_when_in_doubt(case: str, store: Cache, origin: Origin) -
     assert is_there(store)
 
 
+@pytest.mark.slow
 def test_many_downloads_are_not_split(store: Cache, origin: Origin) -> None:
     """Several downloads from one host are not split."""
     origin.answers |= {f"/{n}": throttled(BODY[n:], 4 * RATE) for n in range(5)}
@@ -128,6 +129,7 @@ def half(connection: socket.socket, request: OriginRequest) -> None:
 PIECE_FAULTS: dict[str, Answer] = {"cut short": half, "503": reply(b"", "503 Busy"), "reset": lambda c, _r: c.close()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", PIECE_FAULTS)
 def test_a_piece_is_asked_for_again(case: str, store: Cache, origin: Origin) -> None:
     """A failed piece is fetched again, alone; the whole file is requested once."""
@@ -189,6 +191,7 @@ def in_pieces(pieces: Answer, whole: Answer) -> Answer:
     return answer
 
 
+@pytest.mark.slow
 def test_what_a_mirror_did_is_not_the_fault_of_the_origin(store: Cache, origin: Origin) -> None:
     """A permanent failure of a mirror affects neither the origin nor the bytes received."""
 
@@ -267,6 +270,7 @@ def test_a_blocked_mirror_is_not_asked_for_pieces(store: Cache, origin: Origin) 
     assert is_there(store)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_line_that_ends_by_a_fault_of_ours_holds_nobody(store: Cache, origin: Origin) -> None:
     """The download does not wait for a connection whose thread ended; the remaining one continues."""

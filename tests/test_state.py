@@ -219,6 +219,7 @@ def test_a_lock_of_another_program_is_no_error(
     assert tasks(tmp_path) == {"a"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_in_the_middle(how: signal.Signals, tmp_path: Path) -> None:
     """A task that finished half a second before a kill is recorded, and the next run does not repeat it."""
