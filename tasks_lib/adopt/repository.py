@@ -17,7 +17,7 @@ from tasks_lib.fs.files import open_regular
 
 #: Maximum size in bytes of a file that is read: a script or a build file is smaller.
 MAX_BYTES: Final = 1 << 20
-#: Directories of other programs, whose files are no part of the repository.
+#: Directories of other programs, whose files do not belong to the repository.
 _FOREIGN: Final = frozenset(
     {".git", ".hg", ".svn", "node_modules", "__pycache__", ".tox", ".nox", ".venv", ".mypy_cache"}
 )

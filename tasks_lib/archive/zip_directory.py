@@ -209,7 +209,7 @@ class Directory:
             if _MAX32 in short[2:]:
                 raise damaged_archive("no zip64 end record", "ZIP64", offset=end_at)
             return *short, end_at, -1
-        _, disk, told, disks = _LOCATOR64.unpack(locator)
+        _, disk, stated, disks = _LOCATOR64.unpack(locator)
         at = locator_at - _END64.size
         if disk or disks > 1 or at < 0:
             raise unsafe_entry("invalid zip64 locator", "ZIP64", offset=end_at)
@@ -221,7 +221,7 @@ class Directory:
         for old, new, top in zip(short, (here, count, size, start), (_MAX16, _MAX16, _MAX32, _MAX32), strict=True):
             if old not in (top, new):
                 raise unsafe_entry("zip64 end record and end record differ", "ZIP64", offset=at)
-        return here, count, size, start, at, told
+        return here, count, size, start, at, stated
 
     def _central(self, start: int, size: int, count: int) -> bytes:
         # 4.3.12: maximum size of all members; name, extra field and comment of a member count as one metadata record

@@ -76,7 +76,7 @@ class Partial:
         self.size = 0
         self.validator = self.origin = ""
         self._noted = False
-        self._memory: list[bytes] = []  # the bytes while there is no file
+        self._memory: list[bytes] = []  # the bytes received so far, until a file is needed
         self._begun_s = 0.0
         self._file = -1
         if existing_size or expected.size > SMALL:

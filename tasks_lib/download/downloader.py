@@ -301,7 +301,7 @@ class Downloader:
     def _report_failed(self, download: Download, sources: list[SourceState], used: SourceState) -> None:
         """Report the sources that failed before the one that was used, and an origin whose host did not respond.
 
-        That a mirror does not have the file is no failure.
+        A mirror that does not have the file has not failed.
         """
         for source in sources:
             is_origin = source.url == download.wanted.written

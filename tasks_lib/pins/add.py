@@ -346,7 +346,7 @@ def _edit_toolchain(workspace: Workspace, word: str, added: Added) -> None:
     """Add the artifact to the fetches of a toolchain.
 
     Raises:
-        EditError: there is no such toolchain.
+        EditError: no toolchain has this name.
     """
     name = word.removeprefix("toolchain:")
     try:

@@ -78,7 +78,7 @@ def find_commit(workspace: Workspace, source: Git | Hg, repo: str, word: str) ->
     """Return the commit that a tag, a version or a commit id names.
 
     Raises:
-        EditError: there is no such tag.
+        EditError: the repository does not have the tag.
     """
     if len(word) in (40, 64) and not word.strip("0123456789abcdef"):
         return Target(tag=word, commit=word)
@@ -102,7 +102,7 @@ def _find_changeset(workspace: Workspace, source: Hg, repo: str, word: str) -> T
     """Return the changeset that a tag names, with or without the `v` of `v1.10`.
 
     Raises:
-        TransportError: there is no such tag.
+        TransportError: the repository does not have the tag.
     """
     other = word[1:] if word.startswith("v") else f"v{word}"
     with (

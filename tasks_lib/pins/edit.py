@@ -100,7 +100,7 @@ def add_to_list(text: str, path: KeyPath, word: str) -> str:
     """Return `text` with one more word in the list at `path`; missing mappings and a missing list are added.
 
     Raises:
-        EditError: there is no such definition, or its list has a form that cannot be edited.
+        EditError: no definition has this name, or its list has a form that cannot be edited.
     """
     edited = _Editor(text)
     found = edited.find(path)

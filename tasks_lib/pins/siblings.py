@@ -191,7 +191,7 @@ class _Check(NamedTuple):
         yield Evidence(LISTED, _name(sibling))
 
     def _read(self, sibling: _Sibling, limit: int) -> tuple[Integrity, bytes] | None:
-        """Return a sibling, None if the server does not have it: HTML is no signature and no list."""
+        """Return a sibling, None if the server does not have it: an HTML page is neither a signature nor a list."""
         try:
             blob, text = read_small(self.context, _name(sibling), sibling.url, limit, self.progress, self.headers)
         except (AllSourcesFailedError, OfflineError):

@@ -187,7 +187,7 @@ class HttpStore:
 
 
 def status_error(store: str, status: int, said: str, login_hint: str = _LOGIN_HINT) -> StoreError:
-    """Return the error for a status that is no answer to the question; `said` is what the server said."""
+    """Return the error for a status that does not answer the question; `said` is what the server said."""
     message = f"store {store}: {escape_text(said.strip())}"
     if status in _DENIED:
         return StoreRefusedError(message, store=store, hint=login_hint, status=status)

@@ -1,6 +1,6 @@
 """Whether a run writes to its stores, decided from the variables of the CI. Pure: no I/O.
 
-This is a convention, not a security boundary: whoever has the credential of a store can write to it.
+This is a convention, not a security boundary: everyone who has the credential of a store can write to it.
 """
 
 from __future__ import annotations
