@@ -76,7 +76,7 @@ def _find_in_rule(call: ast.Call, rule: str, constants: Mapping[str, str]) -> It
 
 
 def _text_of(node: ast.expr, constants: Mapping[str, str]) -> str:
-    """Return the value of an expression of texts, with `{}` for what is not known; "" if it is not text or is too long."""
+    """Return the value of an expression of texts, with `{}` for unknown parts; "" if it is not text or too long."""
     text = ""
     if isinstance(node, ast.Constant):
         text = node.value if isinstance(node.value, str) else ""

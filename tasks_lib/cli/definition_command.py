@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import fnmatch
 import sys
 from collections.abc import Iterable, Sequence
@@ -26,7 +27,7 @@ def format_option(*choices: tuple[str, str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class DefinitionCommand(BaseCommand):
+class DefinitionCommand(BaseCommand, abc.ABC):
     """A command about the fetch definitions that its arguments name, or all."""
 
     def execute(self, params: Any, args: list[str]) -> int:
@@ -52,9 +53,9 @@ class DefinitionCommand(BaseCommand):
         except KeyboardInterrupt:
             return 130
 
+    @abc.abstractmethod
     def answer(self, session: Session, fetches: Sequence[Any], params: Any) -> int:
         """Write the answer for these definitions; return the exit status."""
-        raise NotImplementedError
 
     def write_table(self, rows: Iterable[Sequence[str]]) -> None:
         """Write rows of escaped text in aligned columns; the first row is the header."""

@@ -112,7 +112,7 @@ def find_purl(fetch: Fetch) -> Purl | None:
 
 
 def describe_purl(fetch: Fetch) -> Purl:
-    """Return the package URL of a definition, one of the type `generic` if it does not come from a registry or forge."""
+    """Return the package URL of a definition; its type is `generic` if it does not come from a registry or forge."""
     found = find_purl(fetch)
     if found is not None:
         return found
