@@ -178,6 +178,25 @@ def test_push_and_pull_of_names(shared: Farm) -> None:
 
 
 @pytest.mark.slow
+def test_push_of_another_platform(tmp_path: Path) -> None:
+    """`push` writes the content of the platform that is selected, as a run with the same setting fetches it."""
+    (tmp_path / "store").mkdir()
+    files = {"macos-aarch64": b"for macOS", "linux-riscv64": b"for RISC-V"}
+    entries = []
+    for platform, content in files.items():
+        (tmp_path / platform).write_bytes(content)
+        facts = f"size: {len(content)}, sha256: {hashlib.sha256(content).hexdigest()}"
+        entries.append(f"      {platform}: {{url: '{(tmp_path / platform).as_uri()}', {facts}}}\n")
+    text = "tool:\n  description: d\n  fetch:\n    type: static-url\n    platforms:\n" + "".join(entries)
+    written(tmp_path, {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": text})
+    environ = {"FETCH_PLATFORM": "macos-aarch64"}
+    assert doit(tmp_path, **environ).returncode == 0
+    store = {"FETCH_STORE": (tmp_path / "store").as_uri(), "FETCH_STORE_WRITE": "always"}
+    done = doit(tmp_path, "store", "push", **environ, **store)
+    assert done.returncode == 0 and "1 pushed (9 B)" in done.stdout, done.stdout
+
+
+@pytest.mark.slow
 def test_nothing_is_written_outside_of_a_protected_push(shared: Farm) -> None:
     """`auto` reads only, `push` says why and ends with 1; in the CI's protected push it writes."""
     a = shared.checkout("a")

@@ -114,11 +114,7 @@ class VerifyCommand(SessionCommand):
 
     def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Verify the content."""
-        files = ReferencedFiles(context.environ)
-        own = context.settings
-        definitions = load(own.fetchdefs, files=files, topsrcdir=own.topsrcdir, platform=own.platform)
-        plan = make_plan(context, definitions, context.configuration(definitions.passed), files)
-        verification = Verification(context, plan, args, progress)
+        verification = Verification(context, load_plan(context), args, progress)
         report = verification.run(_print_damage, repair="yes" if params["repair"] else "no")
         return _print_summary(report, progress)
 
@@ -204,7 +200,20 @@ class CacheCommand(SessionCommand):
 # --- prune
 
 
-def make_plan(context: Context, definitions: Definitions, configuration: Configuration, files: ReferencedFiles) -> Plan:
+def load_plan(context: Context) -> Plan:
+    """Return the plan of the definitions of this project, parsed anew, for the selected platform.
+
+    Raises:
+        DefinitionError: lists every problem of every file.
+    """
+    own, files = context.settings, ReferencedFiles(context.environ)
+    definitions = load(own.fetchdefs, files=files, topsrcdir=own.topsrcdir, platform=own.platform)
+    return _make_plan(context, definitions, context.configuration(definitions.passed), files)
+
+
+def _make_plan(
+    context: Context, definitions: Definitions, configuration: Configuration, files: ReferencedFiles
+) -> Plan:
     """Return the plan of definitions under a configuration, for the cache of this run."""
     return Plan(
         definitions,
@@ -249,7 +258,7 @@ def _roots(context: Context) -> Referenced:
             if directory == own:  # trees of an earlier link mode are not needed here any more
                 configuration = replace(configuration, link_mode=context.settings.link_mode)
             files = ReferencedFiles(context.environ, configuration.directory)
-            roots.append(Root(make_plan(context, definitions, configuration, files), configuration))
+            roots.append(Root(_make_plan(context, definitions, configuration, files), configuration))
     return find_referenced(context, roots)
 
 

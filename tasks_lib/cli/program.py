@@ -70,9 +70,7 @@ def _split(words: list[str]) -> tuple[list[str], dict[str, str], list[str]]:
 
     known = {one.variable for one in SETTINGS} - {""}
     end = len(words)
-    if (
-        words[0] == "run"
-    ):  # its command begins after `--`, or with the word after the name that is neither an option nor a setting
+    if words[0] == "run":  # its command begins after `--`, or with the second word that is not an option or a setting
         names = [at for at, word in enumerate(words) if at and not _is_option(word, known)]
         end = names[1] if len(names) > 1 else end
     command = words[end:]

@@ -6,15 +6,12 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from tasks_lib.cli.maintenance import SessionCommand, make_plan, print_lines
+from tasks_lib.cli.maintenance import SessionCommand, load_plan, print_lines
 from tasks_lib.context import Context
 from tasks_lib.engine.base_command import from_start, usage_error
 from tasks_lib.errors import SettingError, StoreError, UnknownNameError, escape_text
-from tasks_lib.incremental.definition_files import load
-from tasks_lib.incremental.resources import ReferencedFiles
 from tasks_lib.incremental.selection import closure
 from tasks_lib.progress import LineProgress
-from tasks_lib.steps.plan import Plan
 from tasks_lib.store.fleet import Counts
 from tasks_lib.units import format_size, parse_duration
 
@@ -81,16 +78,10 @@ class StoreCommand(SessionCommand):
         return _prune(context, params) if action == "prune" else _status(context)
 
 
-def _load_plan(context: Context) -> Plan:
-    files = ReferencedFiles(context.environ)
-    definitions = load(context.settings.fetchdefs, files=files, topsrcdir=context.settings.topsrcdir)
-    return make_plan(context, definitions, context.configuration(definitions.passed), files)
-
-
 def _list_items(context: Context, names: list[str]) -> list[Any]:
     from tasks_lib.steps.transfer import list_shared_items, select_names
 
-    plan = _load_plan(context)
+    plan = load_plan(context)
     fetches, toolchains = closure(plan.definitions, *select_names(plan.definitions, names))
     return list(list_shared_items(plan, fetches, toolchains))
 
@@ -158,7 +149,7 @@ def _prune(context: Context, params: Any) -> int:
     if not params["dry_run"] and not opening.verdict.writes:
         print_lines([f"nothing is deleted: {opening.verdict.reason}", "set store_write=always to delete from here"])
         return 1
-    plan = None if params["all"] else _load_plan(context)
+    plan = None if params["all"] else load_plan(context)
     status = 0
     for member in opening.members():
         try:
