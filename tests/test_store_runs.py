@@ -189,11 +189,11 @@ def test_push_of_another_platform(tmp_path: Path) -> None:
         entries.append(f"      {platform}: {{url: '{(tmp_path / platform).as_uri()}', {facts}}}\n")
     text = "tool:\n  description: d\n  fetch:\n    type: static-url\n    platforms:\n" + "".join(entries)
     written(tmp_path, {"dodo.py": PORCH, "fetchdefs/fetch/all.yml": text})
-    environ = {"FETCH_PLATFORM": "macos-aarch64"}
+    environ = {"FETCH_PLATFORM": "linux-riscv64"}
     assert doit(tmp_path, **environ).returncode == 0
     store = {"FETCH_STORE": (tmp_path / "store").as_uri(), "FETCH_STORE_WRITE": "always"}
-    done = doit(tmp_path, "store", "push", **environ, **store)
-    assert done.returncode == 0 and "1 pushed (9 B)" in done.stdout, done.stdout
+    done = doit(tmp_path, "store", "push", "tool", **environ, **store)
+    assert done.returncode == 0 and "1 pushed (10 B)" in done.stdout, done.stdout
 
 
 @pytest.mark.slow
