@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from tasks_lib.engine.base_command import BaseCommand, from_start, load_dodo, usage_error, yield_to_task
-from tasks_lib.errors import DefinitionError, FetchError, SettingError, UnknownNameError, escape_lines
-from tasks_lib.session import current_session
+from tasks_lib.cli.project_command import ProjectCommand
+from tasks_lib.engine.base_command import from_start, usage_error
+
+if TYPE_CHECKING:
+    from tasks_lib.session import Session
 
 #: Definitions that are left out and shown by name.
 _MAX_SHOWN: Final = 5
 
 
-class ExportCommand(BaseCommand):
+class ExportCommand(ProjectCommand):
     """`doit export`."""
 
     name = "export"
@@ -32,15 +34,8 @@ class ExportCommand(BaseCommand):
         },
     )  # fmt: skip
 
-    def execute(self, params: Any, args: list[str]) -> int:
-        """Export; a task of the dodo.py that is called `export` runs instead.
-
-        Raises:
-            InvalidCommand: the command line or the definitions are wrong; doit prints the message.
-        """
-        load_dodo(self.loader, params)
-        yield_to_task(self.name, self.loader)
-        from doit_fetch import DOIT_CONFIG  # noqa: F401  # creates the session, also for a dodo.py without it
+    def work(self, session: Session, params: Any, args: list[str]) -> int:
+        """Export."""
         from tasks_lib.export import export  # loads the steps, which `doit help` does not need
         from tasks_lib.progress import LineProgress, describe_wait
         from tasks_lib.project import Project
@@ -48,21 +43,9 @@ class ExportCommand(BaseCommand):
 
         if len(args) < 2:
             raise usage_error("`export` needs a layout and a directory\n`doit help export` shows the layouts")
-        session = current_session()
-        assert session is not None
         progress = LineProgress(write_to_stderr, describe_wait)
-        try:
-            layout, directory, *words = args
-            done = export(
-                Project(session, progress), layout, from_start(directory), words, params["url_base"], progress
-            )
-        except (UnknownNameError, SettingError, DefinitionError) as error:
-            raise usage_error(escape_lines(str(error))) from None
-        except FetchError as error:
-            sys.stderr.write(f"{escape_lines(str(error))}\n")
-            return 1
-        except KeyboardInterrupt:
-            return 130
+        layout, directory, *words = args
+        done = export(Project(session, progress), layout, from_start(directory), words, params["url_base"], progress)
         for line in _shortened(done.left_out):
             sys.stderr.write(f"not exported: {line}\n")
         written, unchanged, removed = done.changes

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tasks_lib.engine.base_command import OFFLINE, BaseCommand, load_dodo, require_session, usage_error, yield_to_task
-from tasks_lib.errors import DefinitionError, FetchError, SettingError, UnknownNameError
+from tasks_lib.cli.project_command import ProjectCommand
+from tasks_lib.engine.base_command import OFFLINE, usage_error
 from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.ui.events import write_to_stderr
 
+if TYPE_CHECKING:
+    from tasks_lib.session import Session
 
-class PathCommand(BaseCommand):
+
+class PathCommand(ProjectCommand):
     """`doit path`."""
 
     name = "path"
@@ -29,28 +31,13 @@ class PathCommand(BaseCommand):
         OFFLINE,
     )  # fmt: skip
 
-    def execute(self, params: Any, args: list[str]) -> int:
-        """Print the path; a task of the dodo.py that is called `path` runs instead.
-
-        Raises:
-            InvalidCommand: the command line is wrong, or dodo.py does not use this package; doit prints the message.
-        """
+    def work(self, session: Session, params: Any, args: list[str]) -> int:
+        """Print the path."""
         from tasks_lib.project import Project  # loads the steps, which `doit help` does not need
 
-        load_dodo(self.loader, params)
-        yield_to_task(self.name, self.loader)
-        session = require_session("path NAME")
         if len(args) != 1:
             raise usage_error("`path` needs one name\n`doit help path` shows its options")
-        try:
-            project = Project(session, LineProgress(write_to_stderr, describe_wait))
-            path = project.tree(args[0]) if params["tree"] else project.fetch(args[0])
-        except (UnknownNameError, SettingError, DefinitionError) as error:
-            raise usage_error(str(error)) from None
-        except FetchError as error:
-            sys.stderr.write(f"{error}\n")
-            return 1
-        except KeyboardInterrupt:
-            return 130
+        project = Project(session, LineProgress(write_to_stderr, describe_wait))
+        path = project.tree(args[0]) if params["tree"] else project.fetch(args[0])
         self.outstream.write(f"{path.absolute()}\n")
         return 0

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tasks_lib.engine.base_command import BaseCommand, from_start, load_dodo, usage_error, yield_to_task
-from tasks_lib.errors import DefinitionError, FetchError, SettingError, UnknownNameError, escape_lines
-from tasks_lib.session import current_session
+from tasks_lib.cli.project_command import ProjectCommand
+from tasks_lib.engine.base_command import from_start
+from tasks_lib.errors import escape_lines
+
+if TYPE_CHECKING:
+    from tasks_lib.session import Session
 
 
-class ProveCommand(BaseCommand):
+class ProveCommand(ProjectCommand):
     """`doit prove`."""
 
     name = "prove"
@@ -28,32 +31,15 @@ class ProveCommand(BaseCommand):
         },
     )  # fmt: skip
 
-    def execute(self, params: Any, args: list[str]) -> int:
-        """Prove; a task of the dodo.py that is called `prove` runs instead.
-
-        Raises:
-            InvalidCommand: the command line or the definitions are wrong; doit prints the message.
-        """
-        load_dodo(self.loader, params)
-        yield_to_task(self.name, self.loader)
-        from doit_fetch import DOIT_CONFIG  # noqa: F401  # creates the session, also for a dodo.py without it
+    def work(self, session: Session, params: Any, args: list[str]) -> int:
+        """Prove."""
         from tasks_lib.engine.offline import IS_MISSING
         from tasks_lib.export.proof import prove  # loads the steps, which `doit help` does not need
         from tasks_lib.progress import Silent
         from tasks_lib.project import Project
 
-        session = current_session()
-        assert session is not None
         source = params["source"]
-        try:
-            proof = prove(Project(session, Silent()), args, source, Silent(), IS_MISSING, from_start(""))
-        except (UnknownNameError, SettingError, DefinitionError) as error:
-            raise usage_error(escape_lines(str(error))) from None
-        except FetchError as error:
-            sys.stderr.write(f"{escape_lines(str(error))}\n")
-            return 1
-        except KeyboardInterrupt:
-            return 130
+        proof = prove(Project(session, Silent()), args, source, Silent(), IS_MISSING, from_start(""))
         if proof.weakness:
             sys.stderr.write(
                 f"this proof is weaker: no network namespace ({proof.weakness}); only sockets of Python were denied\n"
