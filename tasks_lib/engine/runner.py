@@ -67,7 +67,7 @@ class _Workers:
     def __init__(self, pool: str) -> None:
         self.pool = pool
         self.jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.threads = 0
+        self.threads: list[threading.Thread] = []
 
 
 class PooledRunner(Runner):
@@ -115,9 +115,18 @@ class PooledRunner(Runner):
         finally:
             gc.set_threshold(*before)
             self.dep_manager.get_status = self._check
-            for workers in self._workers.values():
-                for _ in range(workers.threads):
-                    workers.jobs.put(None)
+            self._end_workers()
+
+    def _end_workers(self) -> None:
+        """End the threads, and wait for them: one that still runs when the interpreter ends keeps the namespace of
+        dodo.py, and a file that dodo.py left open is then closed without a flush. A task that hangs keeps its thread.
+        """
+        for workers in self._workers.values():
+            for _ in workers.threads:
+                workers.jobs.put(None)
+        for workers in self._workers.values() if not self._busy() else ():
+            for thread in workers.threads:
+                thread.join()
 
     def _loop(self, dispatcher: Any) -> None:
         more: bool | None = True
@@ -247,10 +256,10 @@ class PooledRunner(Runner):
         if workers is None:
             workers = self._workers[pool] = _Workers(pool)
         self._running[pool] += 1
-        if workers.threads < min(self._running[pool], self._pools.limit(pool)):
-            workers.threads += 1
-            name = f"{pool or 'task'}-{workers.threads}"
-            threading.Thread(target=self._work, args=(workers,), name=name, daemon=True).start()
+        if len(workers.threads) < min(self._running[pool], self._pools.limit(pool)):
+            name = f"{pool or 'task'}-{len(workers.threads) + 1}"
+            workers.threads.append(threading.Thread(target=self._work, args=(workers,), name=name, daemon=True))
+            workers.threads[-1].start()
         workers.jobs.put(job)
 
     def _work(self, workers: _Workers) -> None:
