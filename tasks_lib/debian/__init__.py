@@ -1,0 +1,1 @@
+"""Debian repositories: control files, locks, indexes, and flat repositories of packages."""
