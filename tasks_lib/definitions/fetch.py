@@ -78,7 +78,7 @@ FETCH: Final[FieldTable] = {
     "description": TEXT.needed("describe the content in one line").about("the content in one line"),
     "fetch": Field(
         read_source,
-        {"oneOf": [schema_of(one) for one in (STATIC_URL, GIT, HG, DEBIAN, BY_PLATFORM)]},
+        {"oneOf": [schema_of(one) for one in (STATIC_URL, GIT, HG, BY_PLATFORM, DEBIAN)]},
         "content to fetch",
     ).needed("add a mapping with type, url, sha256 and size"),
     "fetch-alias": KEYED_NAMES.about("alternative name for use in toolchains"),
