@@ -375,10 +375,14 @@ class ToolError(FetchError):
 
 
 class FailedAttempt(NamedTuple):
-    """One attempt to download from one source; `url` has its secrets redacted, `reason` is one line."""
+    """One attempt to download from one source; `url` has its secrets redacted, `reason` is one line.
+
+    `fault` is "content" if the source has other bytes, else "source".
+    """
 
     url: str
     reason: str
+    fault: str = "source"
 
 
 class AllSourcesFailedError(FetchError):

@@ -153,9 +153,18 @@ def read_lock(path: Path) -> Lock:
     """Return a lock, which may be stale.
 
     Raises:
-        LockStaleError: it does not exist.
-        LockMismatchError: it cannot be read, or is not a lock.
+        LockStaleError, LockMismatchError: as `read_lock_text`, or it is not a lock.
         UnsafePathError: a path in it leaves the repository.
+    """
+    return parse_lock(read_lock_text(path), str(path))
+
+
+def read_lock_text(path: Path) -> bytes:
+    """Return the text of a lock.
+
+    Raises:
+        LockStaleError: it does not exist.
+        LockMismatchError: it cannot be read.
     """
     try:
         with open_regular(path) as file:
@@ -166,7 +175,7 @@ def read_lock(path: Path) -> Lock:
         raise LockMismatchError(f"cannot read the lock {escape_text(str(path))}: {error.strerror or error}") from error
     if len(text) > MAX_LOCK_BYTES:
         raise LockMismatchError(f"the lock {escape_text(str(path))} is larger than {format_size(MAX_LOCK_BYTES)}")
-    return parse_lock(text, str(path))
+    return text
 
 
 #: What makes a lock.
