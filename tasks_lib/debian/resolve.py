@@ -152,9 +152,8 @@ class _Apt:
             )
             if done.status != 0:
                 raise _explain(name, self._architecture, done)
-        lines = map(_LINE.fullmatch, done.output.decode("utf-8", "replace").splitlines())
-        chosen = {_Chosen(*map(unquote, found.groups())) for found in lines if found is not None}
-        yield from self._find(name, chosen)
+        lines = done.output.decode("utf-8", "replace").splitlines()
+        yield from self._find(name, {_parse_line(name, line) for line in lines if line.startswith("'")})
 
     def _find(self, name: str, chosen: set[_Chosen]) -> Iterator[LockedPackage]:
         """Yield the paragraphs of packages as lines of a lock; of two suites with one package, the first counts."""
@@ -174,6 +173,21 @@ class _Apt:
         if chosen:
             first = min(chosen)
             raise UnresolvableError(f"{name}: apt chose {first.name} {first.version}, which no index lists")
+
+
+def _parse_line(name: str, line: str) -> _Chosen:
+    """Return the package that a line of `apt-get --print-uris` names.
+
+    Raises:
+        UnresolvableError: its index has no valid SHA256.
+    """
+    found = _LINE.fullmatch(line)
+    if found is None:
+        raise UnresolvableError(
+            f"{name}: apt chose a package without a SHA256: {escape_text(line.rpartition('/')[2])[:200]}",
+            hint="the repository has to list the SHA256 of its packages",
+        )
+    return _Chosen(*map(unquote, found.groups()))
 
 
 def _describe(release: Release, digest: str, size: int) -> str:

@@ -119,9 +119,12 @@ def obtain_indexes(context: Context, definition: Fetch, source: Debian, lock: Lo
     try:
         obtain_members(context, definition, list_index_members(source, lock).values(), progress)
     except AllSourcesFailedError as error:
-        if any(attempt.fault == "content" for attempt in error.attempts):
-            raise IndexDigestError(error.message, hint=error.hint) from error
-        raise
+        wrong = next((attempt for attempt in error.attempts if attempt.fault == "content"), None)
+        if wrong is None:
+            raise
+        first = error.message.partition("\n")[0]
+        hint = "use another mirror; a mirror that is being updated is complete again after some minutes"
+        raise IndexDigestError(f"{first}\n{wrong.url}: {wrong.reason}", hint=hint) from error
 
 
 def read_cached_index(context: Context, source: Debian, index: LockedIndex) -> Iterator[bytes]:
