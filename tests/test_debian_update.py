@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -32,7 +33,7 @@ from tasks_lib.pins.update import Updated, UpdateRequest, update
 from tests.debian_mirror import DATE, Deb, DebianMirror, pack, write
 from tests.keys import Keyring, keyring
 from tests.origin import Origin, reply
-from tests.project import PORCH, doit, written
+from tests.project import PORCH, ROOT, doit, written
 from tests.test_add import Project as AddProject
 
 needs_apt = pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt-get is not installed")
@@ -169,6 +170,9 @@ def test_a_lock_does_not_depend_on_the_machine(here: Project, tmp_path: Path, mo
     shutil.copytree(here.mirror.root, other.parent / "mirror")
     monkeypatch.chdir(other)
     Path(LOCK).unlink()
+    strange = tmp_path / 'a "temporary" directory'
+    strange.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(strange))
     for name, value in {"LC_ALL": "tr_TR.UTF-8", "LANGUAGE": "de", "TZ": "Asia/Tokyo"}.items():
         monkeypatch.setenv(name, value)
     here.update()
@@ -654,3 +658,11 @@ def test_the_command(here: Project) -> None:
     done = doit(Path(), "update", "--all")
     assert done.returncode == 1
     assert done.stdout.splitlines()[0].startswith("debs: InRelease of stable: the text is not signed")
+
+
+@needs_apt
+def test_the_lock_of_the_sample(tmp_path: Path) -> None:
+    """The committed lock of the sample is what an update writes."""
+    for name in ("dodo.py", "fetchdefs"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
+    assert doit(tmp_path, "update", "greeter-packages").stdout.splitlines()[-1] == "greeter-packages: unchanged"

@@ -40,6 +40,8 @@ Acquire::Check-Valid-Until "false";
 """
 #: A line of `apt-get --print-uris`: the file name is NAME_VERSION_ARCHITECTURE.deb, each part percent-encoded.
 _LINE: Final = re.compile(r"'[^']*' ([^\s_]+)_([^\s_]+)_([^\s_]+)\.deb \d+ SHA256:([0-9a-f]{64})")
+#: A path that needs no quoting in the files of apt.
+_PLAIN: Final = re.compile(r"[\w/.+-]+", re.ASCII)
 _ESSENTIAL: Final = b"\nEssential: yes"
 _SHA256: Final = b"\nSHA256: "
 _HEX: Final = 64
@@ -87,7 +89,9 @@ def resolve(
         Exception: any exception raised by `read`.
     """
     found: dict[tuple[str, str], LockedPackage] = {}
-    with tempfile.TemporaryDirectory(prefix="apt-", ignore_cleanup_errors=True) as directory:
+    usual = tempfile.gettempdir()
+    parent = usual if _PLAIN.fullmatch(usual) else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="apt-", dir=parent, ignore_cleanup_errors=True) as directory:
         for architecture in source.architectures:
             apt = _Apt(Path(directory) / architecture, architecture, search, progress)
             essential = [apt.add(release, indexes, read) for release, indexes in releases]
@@ -145,7 +149,6 @@ class _Apt:
         """Yield the wanted packages and their dependencies."""
         sources = "".join(f"deb [trusted=yes] file:{directory} ./\n" for directory in self._repositories)
         (self._state / "etc/apt/sources.list").write_text(sources)
-        self._progress.phase("resolve")
         for words in (["update"], ["install", "--print-uris", "--yes", "--", *wanted]):
             done = run(
                 Invocation(words=["apt-get", "-q", *words], environ=self._environ, bounds=_BOUNDS), self._progress

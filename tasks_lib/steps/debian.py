@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -109,15 +109,22 @@ def _make_repository(
     share_result(context, artifact.key, integrity, ANY)
 
 
-def obtain_indexes(context: Context, definition: Fetch, source: Debian, lock: Lock, progress: Progress) -> None:
-    """Obtain the indexes of a lock.
+def obtain_indexes(
+    context: Context,
+    definition: Fetch,
+    source: Debian,
+    lock: Lock,
+    progress: Progress,
+    unhashed: Collection[str] = (),
+) -> None:
+    """Obtain the indexes of a lock; `unhashed` are as in `list_index_members`.
 
     Raises:
         IndexDigestError: no source has an index as the lock names it, but one has another.
         AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `obtain_members`.
     """
     try:
-        obtain_members(context, definition, list_index_members(source, lock).values(), progress)
+        obtain_members(context, definition, list_index_members(source, lock, unhashed).values(), progress)
     except AllSourcesFailedError as error:
         wrong = next((attempt for attempt in error.attempts if attempt.fault == "content"), None)
         if wrong is None:
@@ -193,8 +200,10 @@ def load_packages(source: Debian) -> list[tuple[LockedPackage, str, tuple[str, .
     return [(one, codenames[one.release], member.urls) for one, member in members.items()]
 
 
-def list_index_members(source: Debian, lock: Lock) -> dict[str, Member]:
+def list_index_members(source: Debian, lock: Lock, unhashed: Collection[str] = ()) -> dict[str, Member]:
     """Return the indexes by path; each is asked for by its digest first, since a mirror may have a newer one.
+
+    `unhashed` are the suites whose Release files say that their mirrors have no indexes by digest.
 
     Source: Debian wiki, "DebianRepository/Format", "Acquire-By-Hash".
 
@@ -203,11 +212,14 @@ def list_index_members(source: Debian, lock: Lock) -> dict[str, Member]:
     """
     found = {}
     for release in lock.releases:
+        bases = _bases(source, release)[:: -1 if source.snapshot else 1]  # a mirror has the present indexes
         for index in release.indexes:
             path = f"dists/{release.suite}/{index.path}"
             by_hash = f"{posixpath.dirname(path)}/by-hash/SHA256/{index.sha256}"
-            urls = [f"{base}/{quote(one)}" for base in _bases(source, release) for one in (by_hash, path)]
-            found[path] = Member(path=path, integrity=index.integrity, urls=tuple(urls), home=urls[1])
+            places = (path, by_hash) if release.suite in unhashed else (by_hash, path)
+            urls = [f"{base}/{quote(one)}" for base in bases for one in places]
+            home = f"{bases[0]}/{quote(path)}"
+            found[path] = Member(path=path, integrity=index.integrity, urls=tuple(urls), home=home)
     return found
 
 
