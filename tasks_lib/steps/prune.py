@@ -17,6 +17,7 @@ from tasks_lib import recipe
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
 from tasks_lib.definitions import Checksums, Debian, Git, Hg, StaticUrl
+from tasks_lib.digest import Integrity
 from tasks_lib.steps.checks import find_integrity
 from tasks_lib.steps.plan import Plan
 from tasks_lib.steps.shared_trees import tree_key
@@ -100,14 +101,11 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
                 from tasks_lib.steps.repository_access import repository_names  # slow to import
 
                 repositories |= repository_names(context, fetch.source)
-            elif isinstance(fetch.source, Debian):
-                from tasks_lib.steps.debian import list_members  # slow to import
-
-                members = [one.integrity for one in list_members(fetch.source, Path(configuration.directory))]
-                keys |= {recipe.fetch_key(one) for one in members}
-                digests |= {one.digest.hex for one in members}
-            else:
+            elif isinstance(fetch.source, StaticUrl):
                 keys |= list_evidence_keys(fetch.source)
+        members = list(_list_members(plan, configuration))
+        keys |= {recipe.fetch_key(one) for one in members}
+        digests |= {one.digest.hex for one in members}
     for key in keys:
         result = context.cache.result(key) if key else None
         if result is not None:
@@ -119,6 +117,15 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
         repositories=frozenset(repositories),
         trees=frozenset(_trees(context, roots)),
     )
+
+
+def _list_members(plan: Plan, configuration: recipe.Configuration) -> Iterator[Integrity]:
+    """Yield the files of definitions that consist of several: the indexes and packages that locks name."""
+    for fetch in plan.definitions.fetches.values():
+        if isinstance(fetch.source, Debian):
+            from tasks_lib.steps.debian import list_members  # slow to import
+
+            yield from (one.integrity for one in list_members(fetch.source, Path(configuration.directory)))
 
 
 def _trees(context: Context, roots: Iterable[Root]) -> Iterator[str]:
