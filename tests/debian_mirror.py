@@ -146,7 +146,9 @@ def write(path: Path, content: bytes) -> None:
 
 def pack(text: bytes, packing: str) -> bytes:
     """Return a text as an index that ends with `packing`."""
-    return {"": bytes, ".xz": lzma.compress, ".gz": _gzip}[packing](text)
+    if packing == ".xz":
+        return lzma.compress(text)
+    return _gzip(text) if packing == ".gz" else text
 
 
 def _gzip(content: bytes) -> bytes:

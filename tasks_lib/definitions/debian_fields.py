@@ -68,18 +68,18 @@ def _list(read: Callable[[Node, Location], Any], item: dict[str, Any]) -> Field:
     return Field(read_list, {"type": "array", "items": item, "minItems": 1, "uniqueItems": True})
 
 
-def _uri(node: Node, where: Location) -> str:
-    """Return the URI of a repository, without a final slash."""
+def _uri(node: Node, where: Location) -> tuple[str, str]:
+    """Return the URI of a repository without a final slash, and as it is written."""
     text = read_text(node, where)
     if not re.fullmatch(rf"mirror://{NAME}/?", text):
         check_download_url(text, ("https", "http", "file", "mirror"))
     if urlsplit(text).query or "#" in text:
         raise FieldError("has a query or a fragment", "write the directory that has `dists/`")
-    return resolve_url(text, where).rstrip("/")
+    return resolve_url(text, where).rstrip("/"), text
 
 
-def _uris(node: Node, where: Location) -> dict[str, str]:
-    """Return the URI of each suite; "" is the suite of a URI for all of them."""
+def _uris(node: Node, where: Location) -> dict[str, tuple[str, str]]:
+    """Return the URI of each suite, resolved and as written; "" is the suite of a URI for all of them."""
     if not isinstance(node, Tree):
         return {"": _uri(node, where)}
     return {suite: _uri(inner, where.at(suite, node.lines[suite])) for suite, inner in node.items.items()}
@@ -167,18 +167,18 @@ def read_debian(found: dict[str, Any], where: Location) -> Debian | None:
 
 def _suite(name: str, found: dict[str, Any], where: Location) -> Suite:
     """Return a suite with its URIs; report a missing one."""
-    uri = _of_suite(found["uri"], name)
+    uri, written = _of_suite(found["uri"], name)
     if not uri:
         where.wrong(f"`uri` has no URI for the suite {name!r}", "add it")
-    snapshots = _of_suite(found.get("snapshots", {}), name)
+    snapshots, _ = _of_suite(found.get("snapshots", {}), name)
     if "snapshot" in found and not snapshots:
         snapshots = uri if SNAPSHOT_ID in uri else f"{uri}/{SNAPSHOT_ID}"
     if snapshots and SNAPSHOT_ID not in snapshots:
         where.wrong(f"`snapshots` has no {SNAPSHOT_ID}", "write it where the URI has the time")
     if SNAPSHOT_ID in uri and "snapshot" not in found:
         where.wrong(f"`uri` has {SNAPSHOT_ID}, but there is no `snapshot`", "add `snapshot: 20261101T000000Z`")
-    return Suite(name=name, uri=uri, snapshots=snapshots)
+    return Suite(name=name, uri=uri, written=written, snapshots=snapshots)
 
 
-def _of_suite(uris: dict[str, str], suite: str) -> str:
-    return uris.get(suite) or uris.get("", "")
+def _of_suite(uris: dict[str, tuple[str, str]], suite: str) -> tuple[str, str]:
+    return uris.get(suite) or uris.get("") or ("", "")

@@ -197,10 +197,12 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """A suite of a Debian repository, such as `bookworm-updates`, and the URI below which it has `dists/`.
 
     `snapshots` is the URI of its states at other times, with `@SNAPSHOTID@` for the time; "" if there is none.
+    `written` is the URI as the definition has it: a `file:` URI may be relative to the YAML file.
     """
 
     name: str
     uri: str
+    written: str
     snapshots: str = ""
 
 

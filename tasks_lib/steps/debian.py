@@ -74,18 +74,9 @@ def _make_repository(
     context: Context, definition: Fetch, source: Debian, artifact: Artifact, progress: Progress
 ) -> None:
     lock = _load_lock(context, source, artifact)
-    indexes, packages = list_index_members(source, lock), list_package_members(source, lock)
-    try:
-        obtain_members(context, definition, indexes.values(), progress)
-    except AllSourcesFailedError as error:
-        if any(attempt.fault == "content" for attempt in error.attempts):
-            raise IndexDigestError(error.message, hint=error.hint) from error
-        raise
+    packages = list_package_members(source, lock)
+    obtain_indexes(context, definition, source, lock, progress)
     limits, cache = context.limits(source.archive), context.cache
-
-    def read(index: LockedIndex) -> Iterator[bytes]:
-        with cache.open(index.integrity) as file:
-            yield from read_index(file, index, limits)
 
     def read_package(package: LockedPackage) -> Iterator[bytes]:
         with cache.open(package.integrity) as file:
@@ -93,7 +84,7 @@ def _make_repository(
                 progress.advance(len(chunk))
                 yield chunk
 
-    paragraphs = find_paragraphs(lock, read)
+    paragraphs = find_paragraphs(lock, lambda index: read_cached_index(context, source, index))
     obtain_members(context, definition, packages.values(), progress)
     progress.phase("repack", total=sum(one.size for one in lock.packages))
     with cache.writer() as writer:
@@ -116,6 +107,32 @@ def _make_repository(
     }
     cache.record(Result(key=artifact.key, integrity=integrity, provenance=provenance))
     share_result(context, artifact.key, integrity, ANY)
+
+
+def obtain_indexes(context: Context, definition: Fetch, source: Debian, lock: Lock, progress: Progress) -> None:
+    """Obtain the indexes of a lock.
+
+    Raises:
+        IndexDigestError: no source has an index as the lock names it, but one has another.
+        AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `obtain_members`.
+    """
+    try:
+        obtain_members(context, definition, list_index_members(source, lock).values(), progress)
+    except AllSourcesFailedError as error:
+        if any(attempt.fault == "content" for attempt in error.attempts):
+            raise IndexDigestError(error.message, hint=error.hint) from error
+        raise
+
+
+def read_cached_index(context: Context, source: Debian, index: LockedIndex) -> Iterator[bytes]:
+    """Yield the paragraphs of an index that `obtain_indexes` obtained.
+
+    Raises:
+        IndexDigestError: as `read_index`.
+        BlobMissingError, BlobCorruptError, CacheUnavailableError: as `Cache.open`.
+    """
+    with context.cache.open(index.integrity) as file:
+        yield from read_index(file, index, context.limits(source.archive))
 
 
 def _load_lock(context: Context, source: Debian, artifact: Artifact) -> Lock:
