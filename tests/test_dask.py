@@ -214,7 +214,7 @@ def test_tls(tmp_path: Path, repository: Path, origin: Origin) -> None:
         f"DASK_DISTRIBUTED__COMM__{'' if name.startswith('REQUIRE') else 'TLS__'}{name}": str(value)
         for name, value in tls.items()
     }
-    with cluster(tmp_path / "cluster", **environ) as one:
+    with cluster(tmp_path / "cluster", workers=2, **environ) as one:
         refused = doit(repository, "run", "--on", one.address)
         assert refused.returncode == 3 and "distributed.comm.tls" in refused.stdout, refused.stdout
         assert not origin.requests
