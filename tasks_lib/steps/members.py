@@ -59,8 +59,8 @@ def obtain_members(context: Context, fetch: Fetch, members: Iterable[Member], pr
         return
     lacking = list(missing.values())
     total = sum(one.integrity.size for one in lacking)
-    progress.phase("body", url=redacted(lacking[0].home), total=total)
-    shared = _MemberProgress(progress)
+    progress.phase("connect", url=redacted(lacking[0].home), total=total)
+    shared = _MemberProgress(progress, total)
     pool = ThreadPoolExecutor(min(len(lacking), context.settings.jobs), thread_name_prefix="member")
     try:
         tasks = [pool.submit(_obtain, context, fetch, one, shared) for one in lacking]
@@ -94,15 +94,26 @@ def _obtain(context: Context, fetch: Fetch, member: Member, progress: Progress) 
 
 
 class _MemberProgress:
-    """The progress of all members as one phase; a source that fails for many of them is reported once."""
+    """The progress of all members as one phase; a source that fails for many of them is reported once.
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress, self._lock = progress, threading.Lock()
+    The phase has the host, or the store, that provides the first bytes.
+    """
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._lock = progress, total, threading.Lock()
+        self._has_begun = False
         self._failed: set[tuple[str, str]] = set()
         self.advance, self.check, self.warn = progress.advance, progress.check, progress.warn
 
     def phase(self, name: str, **facts: str | int | float) -> None:
-        """Ignore the phases of one member."""
+        """Report the first phase with bytes for all members; ignore the others."""
+        with self._lock:
+            if name != "body" or self._has_begun:
+                return
+            self._has_begun = True
+            host = urlsplit(str(facts.get("url", "")))._replace(path="/", query="", fragment="").geturl()
+            store = {"store": facts["store"]} if "store" in facts else {}
+            self._progress.phase("body", url=host, total=self._total, **store)
 
     def failed_source(self, source: FailedSource) -> None:
         """Report a source, unless another member reported its host."""
