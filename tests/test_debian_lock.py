@@ -196,6 +196,9 @@ HOSTILE: dict[str, tuple[str, str, type[FetchError]]] = {
     "another order": ('"package": "git"', '"package": "zzz"', LockMismatchError),
     "two versions of a package": ('"package": "git"', '"package": "zstd"', LockMismatchError),
     "a date": ("2026-11-28T08:00:00Z", "yesterday", LockMismatchError),
+    "a month": ("2026-11-28T08:00:00Z", "2026-13-28T08:00:00Z", LockMismatchError),
+    "a codename": ('"codename": "bookworm"', '"codename": "bookworm\\nX: y"', LockMismatchError),
+    "a suite": ('"suite": "bookworm"', '"suite": ""', LockMismatchError),
     "a signer": (KEY, "me", LockMismatchError),
 }
 

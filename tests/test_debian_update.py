@@ -17,6 +17,7 @@ import pytest
 
 from tasks_lib.debian.lock import Lock, parse_lock
 from tasks_lib.errors import (
+    AllSourcesFailedError,
     EditError,
     FetchError,
     IndexDigestError,
@@ -383,6 +384,44 @@ def test_a_configuration_of_the_system_does_not_matter(here: Project, monkeypatc
     assert here.packages() == ["common 1.0", "hello 1:2.0-1", "libhello 1.4"]
 
 
+@needs_apt
+@pytest.mark.slow
+def test_an_old_suite(here: Project) -> None:
+    """A suite that should have been replaced is used, with a warning; a snapshot is meant to be old."""
+    old = dataclasses.replace(here.mirror, release=lambda text: f"Valid-Until: Mon, 02 Nov 2026 08:30:00 UTC\n{text}")
+    old.publish(DEBS)
+    shown = doit(Path(), "update", "debs").stdout
+    assert "debs: the suite stable was valid until Mon, 02 Nov 2026 08:30:00 UTC" in shown
+    shutil.copytree(here.mirror.root / "dists", here.mirror.root / "20261101T120000Z/dists")
+    here.define(snapshot="20261101T120000Z")
+    shown = doit(Path(), "update", "debs").stdout
+    assert "valid until" not in shown
+    assert "debs: updated" in shown
+
+
+@needs_apt
+@pytest.mark.parametrize(
+    ("fields", "codename", "date"),
+    [
+        ("Codename: my repository\n", "stable", "2026-11-01T08:30:00Z"),
+        ("", "stable", "2026-11-01T08:30:00Z"),
+        ("Date: Sun, 01 Nov 0926 10:30:00 +0200\n", "stable", "0926-11-01T08:30:00Z"),
+    ],
+)
+def test_fields_of_a_release(here: Project, fields: str, codename: str, date: str) -> None:
+    """A suite without a usable codename has its own name; dates are in UTC, with four digits of the year."""
+
+    def release(text: str) -> str:
+        kept = [
+            line for line in text.splitlines(keepends=True) if not line.startswith(("Codename:", fields[:5] or "-"))
+        ]
+        return fields + "".join(kept)
+
+    dataclasses.replace(here.mirror, release=release).publish(DEBS)
+    here.update()
+    assert (read().releases[0].codename, read().releases[0].date) == (codename, date)
+
+
 # --- signatures ---------------------------------------------------------------------------------
 
 
@@ -661,6 +700,15 @@ def test_options_for_other_definitions(here: Project, request_: dict[str, str]) 
     """Packages have no URL and no version of their own."""
     with pytest.raises(EditError, match="neither a URL nor a version"):
         here.update(**request_)
+
+
+def test_a_blocked_mirror(here: Project) -> None:
+    """A host that mirrors.yml blocks is not asked, and the message says why."""
+    here.define(uri=here.origin.url)
+    Path("fetchdefs/mirrors.yml").write_text("block: [127.0.0.1]\n")
+    with pytest.raises(AllSourcesFailedError, match=r"127\.0\.0\.1 is blocked by mirrors\.yml"):
+        here.update()
+    assert here.origin.requests == []
 
 
 def test_a_dead_mirror(here: Project) -> None:

@@ -25,6 +25,7 @@ from tasks_lib.subprocesses import Completed, Invocation, Timeouts, run
 
 #: Fields of a Release file that influence which packages apt chooses. Source: apt_preferences(5).
 _FIELDS: Final = ("Origin", "Label", "Suite", "Codename", "Version", "NotAutomatic", "ButAutomaticUpgrades")
+#: Phased updates would depend on the machine, which has no identity here. Source: apt_preferences(5).
 _CONFIGURATION: Final = """\
 Dir "{state}";
 Dir::State::status "{state}/status";
@@ -32,6 +33,7 @@ APT::Architecture "{architecture}";
 APT::Architectures {{ "{architecture}"; }};
 APT::Install-Recommends "false";
 APT::Install-Suggests "false";
+APT::Get::Never-Include-Phased-Updates "true";
 APT::Sandbox::User "root";
 Acquire::Languages "none";
 Acquire::ForceHash "SHA256";
