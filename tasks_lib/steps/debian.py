@@ -85,7 +85,7 @@ def _make_repository(
                 yield chunk
 
     paragraphs = find_paragraphs(lock, lambda index: read_cached_index(context, source, index))
-    obtain_members(context, definition, packages.values(), progress)
+    obtain_members(context, definition, packages.values(), progress, hint=_advise(definition))
     progress.phase("repack", total=sum(one.size for one in lock.packages))
     with cache.writer() as writer:
         tar = write_repository(
@@ -100,11 +100,7 @@ def _make_repository(
             progress=progress,
         )
         integrity = writer.commit()
-    provenance: dict[str, str | int] = {
-        "tar": f"sha256:{tar}",
-        "packages": len(lock.packages),
-        "lock": source.lock_file,
-    }
+    provenance: dict[str, str | int] = {"tar": f"sha256:{tar}", "packages": len(lock.packages)}
     cache.record(Result(key=artifact.key, integrity=integrity, provenance=provenance))
     share_result(context, artifact.key, integrity, ANY)
 
@@ -117,11 +113,17 @@ def obtain_indexes(context: Context, definition: Fetch, source: Debian, lock: Lo
         AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `obtain_members`.
     """
     try:
-        obtain_members(context, definition, list_index_members(source, lock).values(), progress)
+        members = list_index_members(source, lock).values()
+        obtain_members(context, definition, members, progress, hint=_advise(definition))
     except AllSourcesFailedError as error:
         if any(attempt.fault == "content" for attempt in error.attempts):
             raise IndexDigestError(error.message, hint=error.hint) from error
         raise
+
+
+def _advise(definition: Fetch) -> str:
+    """Return the next step when the mirrors lack what the lock names."""
+    return f"resolve again with: doit update {definition.name}; or name an archive of older states in `snapshots:`"
 
 
 def read_cached_index(context: Context, source: Debian, index: LockedIndex) -> Iterator[bytes]:
