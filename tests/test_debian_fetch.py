@@ -165,6 +165,16 @@ def _with(line: Line, **changes: object) -> Line:
     return line | changes
 
 
+def test_a_changed_lock_is_fetched_by_the_next_run(top: Path) -> None:
+    """A bare run notices it, after runs that had nothing to do."""
+    assert [ran(doit(top)) for _ in range(3)] == [["fetch:debs"], [], []]
+    lock = parse_lock((top / LOCK).read_bytes(), "lock")
+    edit(top, packages=lock.packages[:2])
+    assert [ran(doit(top)) for _ in range(2)] == [["fetch:debs"], []]
+    tree = fetch(top)
+    assert len(list(tree.rglob("*.deb"))) == 2
+
+
 @pytest.mark.parametrize("what", EDITS)
 def test_an_edited_lock_is_noticed(top: Path, what: str) -> None:
     """Each value of a line is compared with the index, and no path leaves the repository."""
@@ -353,7 +363,7 @@ def test_prune_keeps_what_the_lock_names(top: Path) -> None:
 
 COMMANDS: dict[str, Callable[[str], bool]] = {
     "info fetch:debs": lambda text: "fetchdefs/fetch/debs.lock" in text and "packages   : 3" in text,
-    "info --json fetch:debs": lambda text: '"lock"' in text,
+    "info --json fetch:debs": lambda text: '"state": "up-to-date"' in text,
     "list --all": lambda text: "fetch:debs     greeters" in text,
     "verify": lambda text: "; 0 damaged" in text,
     "why": lambda text: "Traceback" not in text,

@@ -75,7 +75,7 @@ def _make_repository(
 ) -> None:
     lock = _load_lock(context, source, artifact)
     packages = list_package_members(source, lock)
-    obtain_indexes(context, definition, source, lock, progress)
+    obtain_indexes(context, definition, source, lock, progress, hint=_advise(definition))
     limits, cache = context.limits(source.archive), context.cache
 
     def read_package(package: LockedPackage) -> Iterator[bytes]:
@@ -85,7 +85,7 @@ def _make_repository(
                 yield chunk
 
     paragraphs = find_paragraphs(lock, lambda index: read_cached_index(context, source, index))
-    obtain_members(context, definition, packages.values(), progress)
+    obtain_members(context, definition, packages.values(), progress, hint=_advise(definition))
     progress.phase("repack", total=sum(one.size for one in lock.packages))
     with cache.writer() as writer:
         tar = write_repository(
@@ -100,11 +100,7 @@ def _make_repository(
             progress=progress,
         )
         integrity = writer.commit()
-    provenance: dict[str, str | int] = {
-        "tar": f"sha256:{tar}",
-        "packages": len(lock.packages),
-        "lock": source.lock_file,
-    }
+    provenance: dict[str, str | int] = {"tar": f"sha256:{tar}", "packages": len(lock.packages)}
     cache.record(Result(key=artifact.key, integrity=integrity, provenance=provenance))
     share_result(context, artifact.key, integrity, ANY)
 
@@ -116,22 +112,29 @@ def obtain_indexes(
     lock: Lock,
     progress: Progress,
     unhashed: Collection[str] = (),
+    hint: str = "",
 ) -> None:
-    """Obtain the indexes of a lock; `unhashed` are as in `list_index_members`.
+    """Obtain the indexes of a lock; `unhashed` are as in `list_index_members`, `hint` as in `obtain_members`.
 
     Raises:
         IndexDigestError: no source has an index as the lock names it, but one has another.
         AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `obtain_members`.
     """
     try:
-        obtain_members(context, definition, list_index_members(source, lock, unhashed).values(), progress)
+        members = list_index_members(source, lock, unhashed).values()
+        obtain_members(context, definition, members, progress, hint=hint)
     except AllSourcesFailedError as error:
         wrong = next((attempt for attempt in error.attempts if attempt.fault == "content"), None)
         if wrong is None:
             raise
         first = error.message.partition("\n")[0]
-        hint = "use another mirror; a mirror that is being updated is complete again after some minutes"
+        hint = hint or "use another mirror; a mirror that is being updated is complete again after some minutes"
         raise IndexDigestError(f"{first}\n{wrong.url}: {wrong.reason}", hint=hint) from error
+
+
+def _advise(definition: Fetch) -> str:
+    """Return the next step when the mirrors lack what the lock names."""
+    return f"resolve again with: doit update {definition.name}; or name an archive of older states in `snapshots:`"
 
 
 def read_cached_index(context: Context, source: Debian, index: LockedIndex) -> Iterator[bytes]:
