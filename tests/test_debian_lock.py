@@ -185,6 +185,7 @@ HOSTILE: dict[str, tuple[str, str, type[FetchError]]] = {
     "another version": ('"version": 1', '"version": 2', LockMismatchError),
     "an unknown key": ('"version": 1', '"version": 1, "more": 1', LockMismatchError),
     "a path that leaves": ("pool/main/git", "pool/../../git", UnsafePathError),
+    "a path of an index": ("pool/main/git_1%3a1.0_amd64.deb", "Packages", LockMismatchError),
     "an absolute path": ("pool/main/git", "/pool/main/git", UnsafePathError),
     "an index that leaves": ("main/binary", "../main/binary", UnsafePathError),
     "a digest": (f'"sha256": "{SHA}", "size": 7', '"sha256": "ab", "size": 7', LockMismatchError),

@@ -315,7 +315,7 @@ def test_places_and_packings_of_indexes(here: Project, by_hash: Any, packings: t
     "path",
     [
         "pool/main/hello_1%3a2.0-1_amd64.deb",
-        *(pytest.param(one, marks=pytest.mark.slow) for one in ("pool/main/a b+c~d.deb", "hello.deb")),
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("pool/main/a b+c~d.deb", "hello.deb", "./hello.deb")),
     ],
 )
 def test_file_names(here: Project, path: str) -> None:
@@ -324,7 +324,7 @@ def test_file_names(here: Project, path: str) -> None:
     served(here)
     here.define(uri=here.origin.url)
     here.update()
-    assert read().packages[1].path == path
+    assert read().packages[1].path == path.removeprefix("./")
     fetched = doit(Path(), "fetch:debs")
     assert fetched.returncode == 0, fetched.stdout
 
@@ -620,7 +620,8 @@ def test_a_missing_index(here: Project) -> None:
         pytest.param("Filename: pool/", "Filename: /pool/", UnsafePathError, "is absolute", marks=pytest.mark.slow),
         pytest.param("Filename: pool/main/", "Filename: pool/../../", UnsafePathError, "'..'", marks=pytest.mark.slow),
         pytest.param("Filename: pool/", "Filename: pool\\", UnsafePathError, "backslash", marks=pytest.mark.slow),
-        ("SHA256: ", "SHA256: zz", UnresolvableError, "without a SHA256: hello_1.0_amd64.deb"),
+        ("_amd64.deb", "_amd64/Release", UnresolvableError, "without a .deb: Release"),
+        ("SHA256: ", "SHA256: zz", UnresolvableError, "without a SHA256 or without a .deb: hello_1.0_amd64.deb"),
         pytest.param("Size: ", "Size: 99999999999999999999", IndexDigestError, "size", marks=pytest.mark.slow),
         ("Maintainer: ", "Version: 9\nMaintainer: ", IndexDigestError, "occurs twice"),
     ],

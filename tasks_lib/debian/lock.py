@@ -108,6 +108,8 @@ class LockedPackage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _require(self.architecture, _ARCHITECTURE, "architecture")
         _require(self.version, _VERSION, "version")
         check_path(self.path)
+        if not self.path.endswith(".deb"):  # no package is at the path of an index
+            raise ValueError(f"the path {escape_text(self.path)[:200]!r} does not end in .deb")
         _check_file(self.sha256, self.size)
 
     @property
