@@ -128,7 +128,7 @@ class Farm:
         return place
 
     def run(self, name: str, words: Iterable[str], kill_after: int = 0, count: int = 0) -> Usage:
-        """Run doit on a new machine with `count` definitions, or all; kill it after `kill_after` requests to the origin."""
+        """Run doit on a new machine with `count` definitions, or all; kill it after some requests to the origin."""
         place, log = self.machine(name, count or self.count), self.top / f"{name}.out"
         watched = [self.top / "origin.log", self.top / "store.log"]
         ends = [path.stat().st_size for path in watched]
