@@ -122,7 +122,7 @@ def needs_network(context: Context, definition: Fetch, artifact: Artifact) -> bo
     elif isinstance(source, Debian):
         from tasks_lib.steps.debian import needs_packages  # slow to import, needed only for packages
 
-        return needs_packages(context, source, artifact)
+        return needs_packages(context, definition, source, artifact)
     else:
         from tasks_lib.download.local_files import is_local_file  # slow to import, needed only when offline
 

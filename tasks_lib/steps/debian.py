@@ -158,6 +158,9 @@ def _load_lock(context: Context, source: Debian, artifact: Artifact) -> Lock:
     text = read_lock_text(Path(source.lock_file))
     lock = parse_lock(text, source.lock_file)
     require_current(lock, source)
+    if missing := {suite.name for suite in source.suites}.difference(one.suite for one in lock.releases):
+        reason = f"{escape_text(source.lock_file)} lacks the suite {escape_text(min(missing))!r}"
+        raise LockMismatchError(reason, hint=UPDATE)
     digest = Digest.sha256(hashlib.sha256(text).hexdigest())
     if packages_key(source, digest, context.writer_version) != artifact.key:
         raise LockStaleError(f"{escape_text(source.lock_file)} changed during this run", hint="run the command again")
@@ -176,18 +179,18 @@ def list_members(source: Debian, directory: Path) -> list[Member]:
         return []  # the step reports it
 
 
-def needs_packages(context: Context, source: Debian, artifact: Artifact) -> bool:
+def needs_packages(context: Context, definition: Fetch, source: Debian, artifact: Artifact) -> bool:
     """Return whether the repository, or something that it is made of, is available only from the network."""
     made = find_integrity(context, artifact)
     if made is not None and context.cache.has(made):
         return False
     if context.settings.stores and is_in_local_store(context, None, artifact.key):
         return False
-    return any(_needs_network(context, one) for one in list_members(source, Path()))
+    return any(_needs_network(context, definition, one) for one in list_members(source, Path()))
 
 
-def _needs_network(context: Context, member: Member) -> bool:
-    if context.cache.has(member.integrity) or any(map(is_local_file, member.urls)):
+def _needs_network(context: Context, definition: Fetch, member: Member) -> bool:
+    if context.cache.has(member.integrity) or any(map(is_local_file, member.request(context, definition).allowed)):
         return False
     return not context.settings.stores or not is_in_local_store(context, member.integrity, "")
 
