@@ -142,6 +142,9 @@ def test_essential_packages(here: Project) -> None:
     here.define(essential=True, packages=["other"])
     here.update()
     assert here.packages() == ["base 1.0", "dash 1.0", "other 1.0"]
+    here.define(essential=True, packages=None)
+    here.update()
+    assert here.packages() == ["base 1.0", "dash 1.0"]
 
 
 @needs_apt
