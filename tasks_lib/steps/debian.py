@@ -41,7 +41,7 @@ from tasks_lib.errors import (
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import publish_from_cache
 from tasks_lib.steps.checks import find_integrity
-from tasks_lib.steps.members import Member, obtain_members
+from tasks_lib.steps.members import Member, obtain_members, obtaining
 from tasks_lib.steps.plan import Artifact
 from tasks_lib.steps.shared_results import ANY, adopt_shared_result, is_in_local_store, share_result
 
@@ -74,32 +74,32 @@ def _make_repository(
     context: Context, definition: Fetch, source: Debian, artifact: Artifact, progress: Progress
 ) -> None:
     lock = _load_lock(context, source, artifact)
-    packages = list_package_members(source, lock)
+    packages = sorted(list_package_members(source, lock).values(), key=lambda one: one.path.encode())
     obtain_indexes(context, definition, source, lock, progress, hint=_advise(definition))
-    limits, cache = context.limits(source.archive), context.cache
-
-    def read_package(package: LockedPackage) -> Iterator[bytes]:
-        with cache.open(package.integrity) as file:
-            while chunk := file.read(_CHUNK):
-                progress.advance(len(chunk))
-                yield chunk
-
     paragraphs = find_paragraphs(lock, lambda index: read_cached_index(context, source, index))
-    obtain_members(context, definition, packages.values(), progress, hint=_advise(definition))
+    cache = context.cache
     progress.phase("repack", total=sum(one.size for one in lock.packages))
-    with cache.writer() as writer:
-        tar = write_repository(
-            lock,
-            source.architectures,
-            paragraphs,
-            read_package,
-            name=artifact.path.name,
-            limits=limits,
-            mtime=context.mtime,
-            write=writer.write,
-            progress=progress,
-        )
-        integrity = writer.commit()
+    with obtaining(context, definition, packages, progress, hint=_advise(definition)) as wait_for:
+
+        def read_package(package: LockedPackage) -> Iterator[bytes]:
+            wait_for(package.integrity)
+            with cache.open(package.integrity) as file:
+                while chunk := file.read(_CHUNK):
+                    yield chunk
+
+        with cache.writer() as writer:
+            tar = write_repository(
+                lock,
+                source.architectures,
+                paragraphs,
+                read_package,
+                name=artifact.path.name,
+                limits=context.limits(source.archive),
+                mtime=context.mtime,
+                write=writer.write,
+                progress=progress,
+            )
+            integrity = writer.commit()
     provenance: dict[str, str | int] = {"tar": f"sha256:{tar}", "packages": len(lock.packages)}
     cache.record(Result(key=artifact.key, integrity=integrity, provenance=provenance))
     share_result(context, artifact.key, integrity, ANY)
