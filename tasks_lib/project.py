@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tasks_lib import steps
 from tasks_lib.definitions import Fetch, StaticUrl, Toolchain
 from tasks_lib.definitions.platform_selection import canonical_name
-from tasks_lib.errors import OfflineError, ToolError, UnknownNameError, UnsupportedArchiveError, escape_text
+from tasks_lib.errors import OfflineError, ToolError, UnknownNameError, UnsupportedArchiveError, escape_text, suggest
 from tasks_lib.formats import format_from_name
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.host import digest_variables
@@ -338,7 +338,6 @@ class Project:
         for one in found.skipped:
             if one.task in (name, f"fetch:{rest}", f"toolchain:{rest}"):
                 raise UnknownNameError(f"{one.task}: {one.reason}", hint=one.hint or f"see {one.place}")
-        from tasks_lib.definitions.schema import suggest  # slow to import, needed only for an error
 
         hint = suggest(rest, [*found.fetches, *found.toolchains]) or "`doit list --all` shows the definitions"
         raise UnknownNameError(f"no definition is named {escape_text(name)!r}", hint=escape_text(hint))
