@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks_lib.cli.definition_command import JSON
 from tasks_lib.cli.pin_command import DRY_RUN, FORMAT, PinCommand, given_path
-from tasks_lib.engine.base_command import usage_error
+from tasks_lib.definitions import Definitions
+from tasks_lib.engine.base_command import PURPOSES, usage_error
 from tasks_lib.errors import escape_lines, escape_text
+from tasks_lib.layout import find_layout
+from tasks_lib.network import redacted
+from tasks_lib.pins.add import Added, AddRequest, apply, propose
+from tasks_lib.pins.evidence import format_table, to_json
+from tasks_lib.pins.workspace import Workspace
+from tasks_lib.pins.workspace import to_json as content_to_json
+from tasks_lib.pins.yaml_style import INDENT, block
 from tasks_lib.progress import LineProgress
 from tasks_lib.session import Session
-
-if TYPE_CHECKING:
-    from tasks_lib.definitions import Definitions
-    from tasks_lib.pins.add import Added
 
 
 class AddCommand(PinCommand):
     """`doit add`."""
 
     name = "add"
-    doc_purpose = "write the definition of a URL, after downloading and verifying it"
+    doc_purpose = PURPOSES["add"]
     doc_usage = "URL"
     doc_description = (
         "URL is a file, or a repository with a tag or commit: https://example.org/x.git#v1.2. A fragment #sha256=HEX "
@@ -67,9 +71,6 @@ class AddCommand(PinCommand):
 
     def work(self, session: Session, params: Any, args: list[str], progress: LineProgress) -> int:
         """Add the definition, and show it with its evidence."""
-        from tasks_lib.pins.add import AddRequest, apply, propose  # needs the steps, which `doit help` does not
-        from tasks_lib.pins.workspace import Workspace  # as above
-
         if len(args) != 1:
             raise usage_error("`add` needs one URL\n`doit help add` shows its options")
         strip = params["strip"]
@@ -120,10 +121,6 @@ class AddCommand(PinCommand):
 
     def _show_proposal(self, added: Added) -> None:
         """Write the definition and its evidence."""
-        from tasks_lib.network import redacted  # slow to import, not needed by `doit help`
-        from tasks_lib.pins.evidence import format_table  # needs the steps, which `doit help` does not
-        from tasks_lib.pins.yaml_style import INDENT, block  # as above
-
         if added.content:
             self.outstream.write(f"{block({added.name: added.content}, 0, INDENT)}\n\n")
         for platform, content in added.platforms.items():
@@ -137,9 +134,6 @@ class AddCommand(PinCommand):
 
     def _show_result(self, added: Added, params: Any) -> None:
         """Write what was written; everything as JSON."""
-        from tasks_lib.pins.evidence import to_json  # needs the steps, which `doit help` does not
-        from tasks_lib.pins.workspace import to_json as content_to_json  # as above
-
         own = added.integrity
         if params["format"] == "json":
             self.write_json({
@@ -176,9 +170,6 @@ def _is_terminal(stream: Any) -> bool:
 
 def load_definitions(session: Session) -> Definitions:
     """Return the definitions; none for a project that has no files of definitions yet."""
-    from tasks_lib.definitions import Definitions  # slow to import, not needed by `doit help`
-    from tasks_lib.layout import find_layout  # as above
-
     layout = find_layout(session.settings.fetchdefs)
     if layout.kind or any(path.suffix in (".yml", ".yaml") for place in layout.places for path in _list(place)):
         return session.definitions

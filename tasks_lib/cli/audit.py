@@ -6,18 +6,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from tasks_lib.cli.definition_command import JSON, DefinitionCommand, format_option
 from tasks_lib.cli.sarif import SarifResult, SarifRule, format_sarif
-from tasks_lib.engine.base_command import OFFLINE, STARTED_IN
+from tasks_lib.engine.base_command import OFFLINE, PURPOSES, STARTED_IN
 from tasks_lib.errors import escape_text
+from tasks_lib.pins.audit import CODES, AuditReport, audit
 from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.session import Session
 from tasks_lib.ui.events import write_to_stderr
-
-if TYPE_CHECKING:
-    from tasks_lib.pins.audit import AuditReport
 
 #: Levels of findings; a warning unless it is named here. Source: SARIF 2.1.0 section 3.27.10.
 _LEVELS: Final = {"advisory": "error", "dead-source": "error", "one-source": "note", "no-update-source": "note"}
@@ -27,7 +25,7 @@ class AuditCommand(DefinitionCommand):
     """`doit audit`."""
 
     name = "audit"
-    doc_purpose = "show what makes definitions insecure, fragile or old"
+    doc_purpose = PURPOSES["audit"]
     doc_usage = "[NAME...]"
     doc_description = (
         "Without names: all definitions. Asks every source for one byte and downloads nothing. "
@@ -50,8 +48,6 @@ class AuditCommand(DefinitionCommand):
 
     def answer(self, session: Session, fetches: Sequence[Any], params: Any) -> int:
         """Write the findings; return the exit status."""
-        from tasks_lib.pins.audit import audit  # loads the network, which `doit help` does not need
-
         form = "json" if params["json"] else "sarif" if params["sarif"] else params["format"]
         osv = params["osv"]
         if osv and "://" not in osv:
@@ -89,8 +85,6 @@ def _as_json(report: AuditReport) -> dict[str, Any]:
 
 def _to_sarif(reports: Sequence[AuditReport]) -> dict[str, Any]:
     """Return the findings as a SARIF log; what is not covered are notifications of the tool."""
-    from tasks_lib.pins.audit import CODES
-
     rules = {code: SarifRule(text, _LEVELS.get(code, "warning")) for code, text in CODES.items()}
     results = [
         SarifResult(finding.code, f"{report.name}: {finding.message}", report.file, report.line)

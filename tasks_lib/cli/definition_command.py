@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from tasks_lib.engine.base_command import BaseCommand, load_dodo, require_session, usage_error, yield_to_task
-from tasks_lib.errors import DefinitionError, FetchError, SettingError, escape_lines, escape_text
+from tasks_lib.errors import DefinitionError, FetchError, SettingError, escape_lines, escape_text, suggest
 from tasks_lib.session import Session
 
 #: Exit status for definitions that cannot be used.
@@ -90,7 +90,6 @@ def select_fetches(session: Session, words: Sequence[str]) -> list[Any]:
 
 
 def _explain_unknown(name: str, known: Iterable[str]) -> str:
-    from tasks_lib.definitions.schema import suggest  # slow to import, needed only for an error
 
     hint = escape_text(suggest(name, list(known)) or "`doit list --all` shows the definitions")
     return f"no fetch definition is named {escape_text(name)!r}\n{hint}"

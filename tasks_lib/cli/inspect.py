@@ -11,7 +11,7 @@ from doit.cmd_info import opt_hide_status
 from doit.control import TaskControl
 
 from tasks_lib.cli.commands import TaskCommand
-from tasks_lib.engine.base_command import OFFLINE, format_write_error, require_session, usage_error
+from tasks_lib.engine.base_command import OFFLINE, PURPOSES, format_write_error, require_session, usage_error
 from tasks_lib.errors import escape_text
 from tasks_lib.graph import render
 from tasks_lib.graph.actions import step_of
@@ -74,7 +74,7 @@ class InfoCommand(_ExplainCommand):
     """`doit info`."""
 
     name = "info"
-    doc_purpose = "show details of a task: artifact, sources, provenance, dependents, why it would run"
+    doc_purpose = PURPOSES["info"]
     doc_usage = "TASK/TARGET..."
     doc_description = None
     cmd_options = (opt_hide_status, _INFO_FORMAT, _JSON, OFFLINE)
@@ -175,7 +175,7 @@ class WhyCommand(_ExplainCommand):
     """`doit why`."""
 
     name = "why"
-    doc_purpose = "show which tasks would run, and which inputs changed since the last run"
+    doc_purpose = PURPOSES["why"]
     doc_usage = "[TASK/TARGET...]"
     doc_description = "Without names: the default tasks. Runs nothing."
     cmd_options = (OFFLINE,)
@@ -237,7 +237,7 @@ class GraphCommand(_ExplainCommand):
     """`doit graph`."""
 
     name = "graph"
-    doc_purpose = "write the graph of tasks as Mermaid, DOT or JSON"
+    doc_purpose = PURPOSES["graph"]
     doc_usage = "[TASK/TARGET...]"
     doc_description = "Without names: the default tasks. Runs nothing and needs no other program."
     cmd_options = (_FORMAT, _OUTPUT)

@@ -22,7 +22,15 @@ from msgspec.structs import replace
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
 from tasks_lib.definitions import Definitions
-from tasks_lib.engine.base_command import OFFLINE, BaseCommand, load_dodo, require_session, usage_error, yield_to_task
+from tasks_lib.engine.base_command import (
+    OFFLINE,
+    PURPOSES,
+    BaseCommand,
+    load_dodo,
+    require_session,
+    usage_error,
+    yield_to_task,
+)
 from tasks_lib.errors import CacheError, DefinitionError, FetchError, SettingError, escape_lines, escape_text
 from tasks_lib.incremental.definition_files import load
 from tasks_lib.incremental.resources import ReferencedFiles
@@ -97,7 +105,7 @@ class VerifyCommand(SessionCommand):
     """`doit verify`."""
 
     name = "verify"
-    doc_purpose = "read all cached and extracted content and compare it with the digests"
+    doc_purpose = PURPOSES["verify"]
     doc_usage = "[TASK or GLOB ...]"
     doc_description: Any = (
         "Without names: every blob and result in the cache, every artifact and extracted tree of the definitions. "
@@ -123,7 +131,7 @@ class PruneCommand(SessionCommand):
     """`doit prune`."""
 
     name = "prune"
-    doc_purpose = "remove cached content that no definition needs"
+    doc_purpose = PURPOSES["prune"]
     doc_description: Any = (
         "Content is needed if the current definitions refer to it, or those of another directory that used this cache, "
         "under any SOURCE_DATE_EPOCH and limits that were used there. "
@@ -170,7 +178,7 @@ class CacheCommand(SessionCommand):
     """`doit cache`."""
 
     name = "cache"
-    doc_purpose = "show the content of the cache: sizes by kind, hit rates, largest and oldest items"
+    doc_purpose = PURPOSES["cache"]
 
     def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Show the content."""

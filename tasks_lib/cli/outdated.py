@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks_lib.cli.definition_command import JSON, DefinitionCommand, format_option
-from tasks_lib.engine.base_command import OFFLINE
+from tasks_lib.engine.base_command import OFFLINE, PURPOSES
+from tasks_lib.pins.outdated import look_up
 from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.session import Session
 from tasks_lib.ui.events import write_to_stderr
@@ -19,7 +20,7 @@ class OutdatedCommand(DefinitionCommand):
     """`doit outdated`."""
 
     name = "outdated"
-    doc_purpose = "show definitions of which upstream has a newer version"
+    doc_purpose = PURPOSES["outdated"]
     doc_usage = "[NAME...]"
     doc_description = (
         "Without names: all definitions. Each project is asked once; answers are kept for an hour. "
@@ -30,8 +31,6 @@ class OutdatedCommand(DefinitionCommand):
 
     def answer(self, session: Session, fetches: Sequence[Any], params: Any) -> int:
         """Write the newest versions; return the exit status."""
-        from tasks_lib.pins.outdated import look_up  # loads the network, which `doit help` does not need
-
         rows = look_up(session.context, fetches, LineProgress(write_to_stderr, describe_wait))
         older = [row for row in rows if row.state == "older"]
         unknown = [row for row in rows if row.state in ("unknown", "unlisted")]

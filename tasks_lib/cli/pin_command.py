@@ -17,6 +17,7 @@ from tasks_lib.engine.base_command import (
     BaseCommand,
     load_dodo,
     require_session,
+    start_without_dodo,
     usage_error,
     yield_to_task,
 )
@@ -90,9 +91,7 @@ class PinCommand(BaseCommand, abc.ABC):
     def _start(self, params: Any) -> Session:
         """Return the session; a project without a dodo.py has the settings of its environment and pyproject.toml."""
         if not Path("dodo.py").exists() and params.get("dodoFile", "") == "dodo.py":
-            import doit_fetch
-
-            doit_fetch.DOIT_CONFIG  # noqa: B018  # starts the session
+            start_without_dodo()
         else:
             load_dodo(self.loader, params)
         yield_to_task(str(self.name), self.loader)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import abc
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks_lib.engine.base_command import BaseCommand, load_dodo, require_session, usage_error, yield_to_task
 from tasks_lib.errors import DefinitionError, FetchError, SettingError, UnknownNameError, escape_lines
-
-if TYPE_CHECKING:
-    from tasks_lib.session import Session
+from tasks_lib.session import Session
 
 
 class ProjectCommand(BaseCommand, abc.ABC):

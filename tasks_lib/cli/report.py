@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tasks_lib.engine.base_command import (
+    PURPOSES,
     BaseCommand,
     format_write_error,
     load_dodo,
@@ -13,6 +14,7 @@ from tasks_lib.engine.base_command import (
     usage_error,
     yield_to_task,
 )
+from tasks_lib.report import page, trace
 from tasks_lib.report.record import RecordError, load
 
 __all__ = ["ReportCommand"]
@@ -43,7 +45,7 @@ class ReportCommand(BaseCommand):
     """`doit report`."""
 
     name = "report"
-    doc_purpose = "write a page and a trace of the last run"
+    doc_purpose = PURPOSES["report"]
     doc_usage = ""
     doc_description = "The page needs no network; open the trace in Perfetto."
     cmd_options = _OPTIONS
@@ -54,8 +56,6 @@ class ReportCommand(BaseCommand):
         Raises:
             InvalidCommand: nothing is recorded, or a file cannot be written; doit prints the message.
         """
-        from tasks_lib.report import page, trace  # not needed by `doit help`, which imports this module
-
         load_dodo(self.loader, params)
         yield_to_task(self.name, self.loader)
         if args:

@@ -8,11 +8,15 @@ from typing import Any, Final
 
 from tasks_lib.cli.maintenance import SessionCommand, load_plan, print_lines
 from tasks_lib.context import Context
-from tasks_lib.engine.base_command import from_start, usage_error
+from tasks_lib.engine.base_command import PURPOSES, from_start, usage_error
 from tasks_lib.errors import SettingError, StoreError, UnknownNameError, escape_text
 from tasks_lib.incremental.selection import closure
 from tasks_lib.progress import LineProgress
+from tasks_lib.steps.store_prune import prune_store
+from tasks_lib.steps.store_status import describe_stores
+from tasks_lib.steps.transfer import list_shared_items, pull, push, select_names
 from tasks_lib.store.fleet import Counts
+from tasks_lib.store.records import generate_key
 from tasks_lib.units import format_size, parse_duration
 
 _ACTIONS: Final = ("status", "push", "pull", "keygen", "prune")
@@ -22,7 +26,7 @@ class StoreCommand(SessionCommand):
     """`doit store`."""
 
     name = "store"
-    doc_purpose = "show the shared stores, push to them, pull from them, prune them"
+    doc_purpose = PURPOSES["store"]
     doc_usage = "[push [NAME ...] | pull [NAME ...] | keygen FILE | prune]"
     doc_description: Any = (
         "Without a word: what each store can do: reads, writes, ranges, latency, clock, whose results are used. "
@@ -79,7 +83,6 @@ class StoreCommand(SessionCommand):
 
 
 def _list_items(context: Context, names: list[str]) -> list[Any]:
-    from tasks_lib.steps.transfer import list_shared_items, select_names
 
     plan = load_plan(context)
     fetches, toolchains = closure(plan.definitions, *select_names(plan.definitions, names))
@@ -87,7 +90,6 @@ def _list_items(context: Context, names: list[str]) -> list[Any]:
 
 
 def _keygen(names: list[str]) -> int:
-    from tasks_lib.store.records import generate_key
 
     if len(names) != 1:
         raise usage_error("`store keygen` needs the name of one file")
@@ -104,7 +106,6 @@ def _keygen(names: list[str]) -> int:
 
 
 def _push(context: Context, names: list[str], params: Any, progress: LineProgress) -> int:
-    from tasks_lib.steps.transfer import push
 
     opening, counts = context.opening, Counts()
     verdict = opening.verdict
@@ -126,7 +127,6 @@ def _push(context: Context, names: list[str], params: Any, progress: LineProgres
 
 
 def _pull(context: Context, names: list[str], progress: LineProgress) -> int:
-    from tasks_lib.steps.transfer import pull
 
     items = _list_items(context, names)
     pulled, absent = pull(context, items, progress)
@@ -138,7 +138,6 @@ def _pull(context: Context, names: list[str], progress: LineProgress) -> int:
 
 
 def _prune(context: Context, params: Any) -> int:
-    from tasks_lib.steps.store_prune import prune_store
 
     if not params["older_than"]:
         raise usage_error("`store prune` needs --older-than AGE, such as 90d")
@@ -166,7 +165,6 @@ def _prune(context: Context, params: Any) -> int:
 
 
 def _status(context: Context) -> int:
-    from tasks_lib.steps.store_status import describe_stores
 
     lines, status = describe_stores(context.opening)
     print_lines(lines)

@@ -17,6 +17,7 @@ from doit.cmd_base import DoitCmdBase
 from doit.cmdparse import CmdParseError
 from doit.exceptions import InvalidCommand
 
+import doit_fetch
 from tasks_lib.errors import escape_text
 from tasks_lib.session import Session, current_session
 
@@ -26,11 +27,28 @@ _HELP: Final = ("--help", "-h")
 _OUTPUT_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 #: Whether dodo.py is loaded for its settings only, without creating anything or waiting.
 SETTINGS_ONLY: Final = ContextVar("settings only", default=False)
+#: What each command of this package does; `doit help` lists them without importing their modules.
+PURPOSES: Final = {
+    "add": "write the definition of a URL, after downloading and verifying it",
+    "adopt": "find downloads that are not pinned, in scripts, Dockerfiles and build files",
+    "audit": "show what makes definitions insecure, fragile or old",
+    "cache": "show the content of the cache: sizes by kind, hit rates, largest and oldest items",
+    "export": "give downloads to other programs: a directory in the layout of each",
+    "graph": "write the graph of tasks as Mermaid, DOT or JSON",
+    "info": "show details of a task: artifact, sources, provenance, dependents, why it would run",
+    "outdated": "show definitions of which upstream has a newer version",
+    "path": "print the path of an artifact or a tree, obtaining it if it is missing",
+    "prove": "build in an empty cache without a network, to show that no origin is needed",
+    "prune": "remove cached content that no definition needs",
+    "report": "write a page and a trace of the last run",
+    "sbom": "write a bill of materials: CycloneDX or SPDX",
+    "store": "show the shared stores, push to them, pull from them, prune them",
+    "update": "move definitions to other versions, after downloading and verifying them",
+    "verify": "read all cached and extracted content and compare it with the digests",
+    "why": "show which tasks would run, and which inputs changed since the last run",
+}
 #: Commands that doit itself does not have: a task of dodo.py may have their name, and then it runs instead.
-YIELDING: Final = (
-    "add", "adopt", "audit", "cache", "export", "graph", "outdated", "path", "prove", "prune", "report", "sbom",
-    "store", "update", "verify", "why",
-)  # fmt: skip
+YIELDING: Final = tuple(name for name in PURPOSES if name != "info")
 #: Whether this is the program `doit-fetch`, which needs no dodo.py and in which a command has precedence over a task.
 IS_OWN_PROGRAM: Final = ContextVar("own program", default=False)
 #: Option of commands that may use the network, in doit's format.
@@ -167,6 +185,11 @@ def has_task(loader: Any, name: str) -> bool:
     return f"task_{name}" in (getattr(loader, "namespace", None) or {})
 
 
+def start_without_dodo() -> None:
+    """Start the session as a dodo.py does that uses this package; keep the one that is started."""
+    doit_fetch.DOIT_CONFIG  # noqa: B018  # starts the session
+
+
 def require_session(command: str) -> Session:
     """Return the session that dodo.py started; `doit-fetch` starts one if there is none.
 
@@ -174,7 +197,7 @@ def require_session(command: str) -> Session:
         InvalidCommand: dodo.py does not use this package; doit prints the message.
     """
     if IS_OWN_PROGRAM.get():
-        from doit_fetch import DOIT_CONFIG  # noqa: F401  # starts the session
+        start_without_dodo()
     session = current_session()
     if session is None:
         message = f"this dodo.py does not use doit_fetch\n`doit-fetch {command}` works without one"
