@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 from tasks_lib.cache import results, usage
 from tasks_lib.cache.blobs import BlobDirectory, LeasedBlob
 from tasks_lib.cache.directories import Directories
+from tasks_lib.cache.lookups import Lookups
 from tasks_lib.cache.options import Options
 from tasks_lib.cache.partial import Partial, open_partial
 from tasks_lib.cache.results import Result
@@ -112,8 +113,6 @@ class Cache:
         Raises:
             CacheUnavailableError: the cache is not writable.
         """
-        from tasks_lib.cache.lookups import Lookups  # needed only when upstream is asked
-
         return Lookups(self._directory("lookups"))
 
     def join(self, definitions: Path, configuration: str, progress: Progress | None = None) -> None:
