@@ -11,6 +11,7 @@ from doit.cmd_info import opt_hide_status
 from doit.control import TaskControl
 
 from tasks_lib.cli.commands import TaskCommand
+from tasks_lib.cli.info_json import describe_task
 from tasks_lib.engine.base_command import OFFLINE, PURPOSES, format_write_error, require_session, usage_error
 from tasks_lib.errors import escape_text
 from tasks_lib.graph import render
@@ -98,8 +99,6 @@ class InfoCommand(_ExplainCommand):
         return int(any(state not in ("up-to-date", "ignored") for state, _ in known.values()))
 
     def _write_json(self, tasks: list[Any], known: Mapping[str, tuple[str, list[str]]]) -> None:
-        from tasks_lib.cli.info_json import describe_task  # needed only for this format
-
         definitions = require_session(f"{self.name} --format json").definitions
         found = []
         for task in tasks:
@@ -149,17 +148,15 @@ class InfoCommand(_ExplainCommand):
 def _list_holders(task: Any) -> list[str] | None:
     """Return the shared stores that hold the output of a task, asked now; None without a store or an artifact."""
     session = current_session()
-    if session is None or not session.settings.stores:
+    fleet = session.context.fleet if session is not None else None
+    if session is None or fleet is None:
         return None
-    from tasks_lib.steps.shared_results import list_holders  # slow to import, needed only with a store
-
-    context = session.context
     arguments = (one for check, *_ in task.uptodate if isinstance(check, UpToDateCheck) for one in check.arguments[1:])
     for one in arguments:
         artifact = getattr(one, "output", one)
         if isinstance(artifact, Artifact):
-            integrity = find_integrity(context, artifact)
-            return list_holders(context, integrity, artifact.key, LineProgress(write_to_stderr, describe_wait))
+            integrity = find_integrity(session.context, artifact)
+            return fleet.list_holders(integrity, artifact.key, LineProgress(write_to_stderr, describe_wait))
     return None
 
 

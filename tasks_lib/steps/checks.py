@@ -126,12 +126,11 @@ def needs_network(context: Context, definition: Fetch, artifact: Artifact) -> bo
     integrity = find_integrity(context, artifact)
     if integrity is not None and context.cache.has(integrity):
         return False
-    if not context.settings.stores:
+    fleet = context.fleet
+    if fleet is None:
         return True
-    from tasks_lib.steps.shared_results import is_in_local_store  # slow to import, needed only with a store
-
     key = recipe.repository_key(source, version=context.writer_version) if isinstance(source, Git | Hg) else ""
-    return not is_in_local_store(context, None if key else integrity, key)
+    return not fleet.has_local(None if key else integrity, key)
 
 
 def tree_of(delivery: Delivery) -> RecordedTree:

@@ -16,8 +16,8 @@ from tasks_lib.digest import Integrity
 from tasks_lib.errors import FetchError, UnknownNameError, escape_text
 from tasks_lib.progress import Progress
 from tasks_lib.steps.plan import Plan
-from tasks_lib.steps.shared_results import ANY, adopt_shared_result
-from tasks_lib.store.records import published_origins
+from tasks_lib.steps.shared_results import adopt_shared_result
+from tasks_lib.store.records import ANY_PLATFORM, published_origins
 from tasks_lib.store.upload import Outcome, StoreWriter, make_record
 
 #: Threads that transfer: enough for many small items over one connection each.
@@ -33,7 +33,7 @@ class SharedItem(NamedTuple):
     key: str
     name: str
     integrity: Integrity | None
-    platform: str = ANY
+    platform: str = ANY_PLATFORM
 
 
 def select_names(definitions: Definitions, words: Iterable[str]) -> tuple[list[str], list[str]]:
