@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from tasks_lib import steps
 from tasks_lib.definitions import Fetch, StaticUrl, Toolchain
-from tasks_lib.definitions.platform_selection import canonical_name
 from tasks_lib.errors import OfflineError, ToolError, UnknownNameError, UnsupportedArchiveError, escape_text, suggest
 from tasks_lib.formats import format_from_name
 from tasks_lib.fs.fingerprint import Fingerprint
@@ -330,7 +329,7 @@ class Project:
 
     def _find(self, name: str) -> Fetch | Toolchain:
         found = self._session.definitions
-        kind, _, rest = canonical_name(found, name).rpartition(":")
+        kind, _, rest = found.canonical_name(name).rpartition(":")
         for wanted, lookup in (("fetch", found.fetch), ("toolchain", found.toolchain)):
             if kind in ("", wanted):
                 with contextlib.suppress(KeyError):
