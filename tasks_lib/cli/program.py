@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import doit_fetch
 from tasks_lib.errors import FetchError, escape_text
+from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.incremental import path_notes
 from tasks_lib.packaging.versions import add_arguments
 from tasks_lib.progress import LineProgress, describe_wait
@@ -104,7 +105,10 @@ def _path(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
     project = _load(options)
     path = str(project.tree(options.name) if options.tree else project.fetch(options.name))
     if files := project.dependencies(options.name, "tree" if options.tree else "fetch"):
-        path_notes.write(str(project.cache), sys.argv[1:], environ, path, files)
+        note, content = path_notes.compose(str(project.cache), sys.argv[1:], environ, path, files)
+        with contextlib.suppress(OSError):
+            Path(note).parent.mkdir(mode=0o755, exist_ok=True)
+            write_best_effort(Path(note), content)
     print(path)  # noqa: T201  # a program
 
 

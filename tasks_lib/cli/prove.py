@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks_lib.cli.project_command import ProjectCommand
 from tasks_lib.engine.base_command import PURPOSES, from_start
-from tasks_lib.engine.offline import IS_MISSING
+from tasks_lib.engine.downloads import IS_MISSING
 from tasks_lib.errors import escape_lines
 from tasks_lib.export.proof import prove
 from tasks_lib.progress import Silent

@@ -10,6 +10,7 @@ import os
 import sys
 from contextvars import ContextVar
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 from doit import doit_cmd, get_initial_workdir
@@ -118,22 +119,24 @@ class BaseCommand(_COMMAND):  # type: ignore[misc]
 
     def help(self) -> str:
         """Return the help page: doit's own page for doit's commands if dodo.py does not use this package."""
-        from tasks_lib.engine import help_pages  # needed only when a page is shown
-
         is_stock = current_session() is None and isinstance(self, doit_cmd.DoitMain.DOIT_CMDS)
-        return str(super().help()) if is_stock else help_pages.render_page(self)
+        return str(super().help()) if is_stock else str(_help_pages().render_page(self))
 
     def _manual(self, in_args: list[str]) -> str:
         """Return the help page for a command line that contains `--help`."""
-        from tasks_lib.engine import help_pages  # needed only when a page is shown
-
         words = [word for word in in_args if word not in _HELP]
         try:
             params, _ = self.cmdparser.parse(words)
         except CmdParseError:  # unknown option: the page lists the known ones
             params, _ = self.cmdparser.parse([])
         params.update(self.opt_vals)
-        return help_pages.render_command_help(self, self.loader, params)
+        return str(_help_pages().render_command_help(self, self.loader, params))
+
+
+def _help_pages() -> ModuleType:
+    from tasks_lib.engine import help_pages  # needed only when a page is shown
+
+    return help_pages
 
 
 def _open_closed_streams() -> None:

@@ -75,10 +75,10 @@ def _find_cache(top: str, environ: Mapping[str, str]) -> str:
     return os.path.join(top, expand_cache(str(given or "cache"), environ))  # noqa: PTH118
 
 
-def write(
+def compose(
     cache: str, words: list[str], environ: Mapping[str, str], path: str, files: Mapping[str, Fingerprint]
-) -> None:
-    """Note a path.
+) -> tuple[str, bytes]:
+    """Return the path and the content of the note of an answer.
 
     Args:
         cache: the directory of the cache.
@@ -87,17 +87,8 @@ def write(
         path: the answer.
         files: the files on which it depends, each as it was when it was used; a racy one makes the note useless.
     """
-    from pathlib import Path  # slow to import, needed only when the answer is new
-
-    from tasks_lib.fs.atomic import write_best_effort  # as above
-
     key = _key(words, environ)
-    note = Path(_place(cache, key))
-    try:
-        note.parent.mkdir(mode=0o755, exist_ok=True)
-    except OSError:
-        return
-    write_best_effort(note, json.dumps({"key": key, "path": path, "files": files}).encode())
+    return _place(cache, key), json.dumps({"key": key, "path": path, "files": files}).encode()
 
 
 def _key(words: list[str], environ: Mapping[str, str]) -> list[object]:
