@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tasks_lib.cache import Cache, Options
-from tasks_lib.errors import SettingError
 from tasks_lib.formats import UNPACKED_VERSION, mtime_for, writer_version
 from tasks_lib.fs.files import make_ignored_directory
 from tasks_lib.host import digest_variables, platform_name
@@ -23,10 +22,9 @@ from tasks_lib.settings import Settings
 from tasks_lib.vcs.urls import endpoint_of
 
 if TYPE_CHECKING:
-    from tasks_lib.definitions import StaticUrl
-    from tasks_lib.definitions.headers import Headers
     from tasks_lib.download import Downloader
     from tasks_lib.download.unverified import UnverifiedDownloader
+    from tasks_lib.network import Headers
     from tasks_lib.progress import Progress
     from tasks_lib.signature import Gpg
     from tasks_lib.store.fleet import Fleet
@@ -130,13 +128,11 @@ class Context:
     def opening(self) -> Opening:
         """What the stores are opened with."""
         from tasks_lib.store.opening import Opening  # slow to import, needed only with a store
-        from tasks_lib.transport import Transport  # as above
 
         own = self.settings
         return Opening(
             addresses=own.stores,
             settings=own.transport,
-            connect=lambda settings: Transport(settings, environ=self.environ),
             environ=self.environ,
             cache=self.cache,
             keys=find_layout(own.fetchdefs).store_keys,
@@ -159,12 +155,6 @@ class Context:
 
         return UnverifiedDownloader(self.cache, self.transport, self.settings.policy)
 
-    def asking_once(self, transport: Transport) -> UnverifiedDownloader:
-        """Return a downloader of content without a known digest from a store, which is never waited for."""
-        from tasks_lib.download.unverified import UnverifiedDownloader  # slow to import, needed only when it downloads
-
-        return UnverifiedDownloader(self.cache, transport, self.settings.policy._replace(retries=0))
-
     @shared
     def written_headers(self) -> Mapping[str, Headers]:
         """The headers of each definition as written in its file, with the names of variables.
@@ -173,28 +163,6 @@ class Context:
             DefinitionError: a file is not valid any more.
         """
         return self._load_headers()
-
-    def request_headers(self, name: str, source: StaticUrl) -> Mapping[str, str]:
-        """Return the headers to send now to the origin of the definition `name`, with values from the environment.
-
-        Raises:
-            SettingError: a variable is not set, its value is not allowed, or a proxy would receive it unencrypted.
-            DefinitionError: the file of the definition is not valid any more.
-        """
-        if not source.headers:
-            return {}
-        from tasks_lib.definitions.headers import has_reference, resolve_headers  # needed only with headers
-        from tasks_lib.transport import proxy, urls  # as above
-
-        cached = not all(value for _, value in source.headers)
-        headers = self.written_headers.get(name, ()) if cached else source.headers
-        own = self.settings.transport
-        if has_reference(headers) and source.url.lower().startswith("http:"):
-            origin = urls.origin_of(source.url)
-            if proxy.proxy_for(origin, own.proxies, own.no_proxy) is not None:
-                message = f"{name}: the proxy would receive the values of `headers` unencrypted"
-                raise SettingError(message, hint=f"add {origin.host} to no_proxy")
-        return resolve_headers(headers, self.environ, name)
 
     @shared
     def gpg(self) -> Gpg:
