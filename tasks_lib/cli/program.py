@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import doit_fetch
 from tasks_lib.errors import FetchError, escape_text
 from tasks_lib.fs.atomic import write_best_effort
+from tasks_lib.fs.processes import replace_process
 from tasks_lib.incremental import path_notes
 from tasks_lib.packaging.versions import add_arguments
 from tasks_lib.progress import LineProgress, describe_wait
@@ -134,8 +135,6 @@ def _get(options: argparse.Namespace, _environ: Mapping[str, str]) -> None:
 
 def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Become a command whose PATH begins with the programs of a tree."""
-    from tasks_lib.subprocesses import replace_process  # slow to import, needed only by this command
-
     words = options.words
     if not words:
         raise FetchError("missing command", hint="doit-fetch run NAME -- COMMAND...")

@@ -288,16 +288,14 @@ def _step_not_made(found: Session, word: str) -> UnknownNameError | None:
         return UnknownNameError(f"{name} is a toolchain, not an archive", hint=hint)
     if step not in ("extract", "repack") or name not in found.definitions.fetches:
         return None
-    artifact = found.plan.published(found.definitions.fetches[name]).path
-    path = escape_text(str(artifact))
+    artifact = found.plan.published(found.definitions.fetches[name])
+    path = escape_text(str(artifact.path))
     if step == "repack":
         hint = f"`doit fetch:{name}` makes {path}; an `artifact-name` that ends in .tar.zst requests a repack"
         return UnknownNameError(f"{name} is not repacked", hint=hint)
-    from tasks_lib.formats import describe_not_extracted  # slow to import, needed only for an error
-
-    known = describe_not_extracted(artifact.name)
+    known = artifact.not_extracted
     reason = f"{name} is {known}, which is not extracted" if known else f"{name} is not an archive"
-    reason += f" (by its file name, {escape_text(artifact.name)})"
+    reason += f" (by its file name, {escape_text(artifact.path.name)})"
     return UnknownNameError(reason, hint=f"`doit fetch:{name}` makes {path}")
 
 

@@ -14,6 +14,7 @@ from tasks_lib.engine.pools import Pools
 from tasks_lib.engine.reporter import shown
 from tasks_lib.engine.runner import PooledRunner
 from tasks_lib.engine.signals import Interruption, stop_children
+from tasks_lib.errors import SettingError
 from tasks_lib.session import current_session
 
 if TYPE_CHECKING:
@@ -109,8 +110,10 @@ class Running:
                 fleet.expect(lambda: downloads.list_blobs(session.context, control.tasks, selected))
 
     def _create_remote_runner(self, session: Session, words: tuple[Any, ...]) -> DaskRunner:
-        from tasks_lib.engine.dask_runner import DaskRunner  # loads Dask, which only `--on` needs
-
+        try:
+            from tasks_lib.engine.dask_runner import DaskRunner  # an optional dependency
+        except ImportError as error:
+            raise SettingError("--on needs Dask", hint="pip install 'doit-fetch[dask]'") from error
         runner = DaskRunner(*words, address=self._params["on"], session=session, interruption=self._interruption)
         self._stack.enter_context(self._interruption.installed())
         self._runners.append(runner)

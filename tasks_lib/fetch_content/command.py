@@ -17,6 +17,7 @@ from typing import NoReturn
 from tasks_lib.errors import FetchError
 from tasks_lib.fetch_content import console
 from tasks_lib.fetch_content.console import SignalledError
+from tasks_lib.fs.processes import replace_process
 from tasks_lib.packaging.versions import add_arguments
 
 
@@ -30,8 +31,6 @@ def main(words: Sequence[str] | None = None) -> int:
     status = _fetch(options, environ)
     if status != 0 or options.command != "run" or not options.words:
         return status
-    from tasks_lib.subprocesses import replace_process  # slow to import, needed only by `run`
-
     status, reason = replace_process(options.words, environ)
     console.log(f"fetch-content: {options.words[0]}: {reason}")
     return status
