@@ -19,6 +19,7 @@ from tasks_lib.pins.workspace import to_json as content_to_json
 from tasks_lib.pins.yaml_style import INDENT, block
 from tasks_lib.progress import LineProgress
 from tasks_lib.session import Session
+from tasks_lib.units import counted
 
 
 class AddCommand(PinCommand):
@@ -69,7 +70,7 @@ class AddCommand(PinCommand):
         DRY_RUN, JSON, FORMAT,
     )  # fmt: skip
 
-    def work(self, session: Session, params: Any, args: list[str], progress: LineProgress) -> int:
+    def edit(self, session: Session, params: Any, args: list[str], progress: LineProgress) -> int:
         """Add the definition, and show it with its evidence."""
         if len(args) != 1:
             raise usage_error("`add` needs one URL\n`doit help add` shows its options")
@@ -115,7 +116,9 @@ class AddCommand(PinCommand):
 
     def _is_agreed(self, added: Added) -> bool:
         """Ask whether to write a definition."""
-        self.outstream.write(f"write {escape_text(added.name)} with {len(added.platforms)} platforms? [y/N] ")
+        self.outstream.write(
+            f"write {escape_text(added.name)} with {counted(len(added.platforms), 'platform')}? [y/N] "
+        )
         self.outstream.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 

@@ -8,13 +8,15 @@ from typing import Any, Final
 
 from tasks_lib.cli.maintenance import SessionCommand, load_plan, print_lines
 from tasks_lib.context import Context
+from tasks_lib.definitions import Definitions, Fetch, Toolchain
+from tasks_lib.definitions.lookup import find_definitions
 from tasks_lib.engine.base_command import PURPOSES, from_start, usage_error
 from tasks_lib.errors import SettingError, StoreError, UnknownNameError, escape_text
 from tasks_lib.incremental.selection import closure
 from tasks_lib.progress import LineProgress
 from tasks_lib.steps.store_prune import prune_store
 from tasks_lib.steps.store_status import describe_stores
-from tasks_lib.steps.transfer import list_shared_items, pull, push, select_names
+from tasks_lib.steps.transfer import list_shared_items, pull, push
 from tasks_lib.store.fleet import Counts
 from tasks_lib.store.records import generate_key
 from tasks_lib.units import format_size, parse_duration
@@ -82,10 +84,19 @@ class StoreCommand(SessionCommand):
         return _prune(context, params) if action == "prune" else _status(context)
 
 
+def _select(definitions: Definitions, names: list[str]) -> tuple[list[str], list[str]]:
+    """Return the fetches and toolchains that the names mean; all without names."""
+    if not names:
+        return list(definitions.fetches), list(definitions.toolchains)
+    found = find_definitions(definitions, names)
+    fetches = [one.name for one in found if isinstance(one, Fetch)]
+    return fetches, [one.name for one in found if isinstance(one, Toolchain)]
+
+
 def _list_items(context: Context, names: list[str]) -> list[Any]:
 
     plan = load_plan(context)
-    fetches, toolchains = closure(plan.definitions, *select_names(plan.definitions, names))
+    fetches, toolchains = closure(plan.definitions, *_select(plan.definitions, names))
     return list(list_shared_items(plan, fetches, toolchains))
 
 

@@ -45,7 +45,7 @@ class UpdateCommand(PinCommand):
         DRY_RUN, JSON, FORMAT,
     )  # fmt: skip
 
-    def work(self, session: Session, params: Any, args: list[str], progress: LineProgress) -> int:
+    def edit(self, session: Session, params: Any, args: list[str], progress: LineProgress) -> int:
         """Update the definitions one after the other; go on after a failure."""
         if bool(args) == params["all"]:
             raise usage_error("`update` needs names, or --all\n`doit help update` shows its options")
