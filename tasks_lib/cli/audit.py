@@ -10,12 +10,13 @@ from typing import Any, Final
 
 from tasks_lib.cli.definition_command import JSON, DefinitionCommand, format_option
 from tasks_lib.cli.sarif import SarifResult, SarifRule, format_sarif
-from tasks_lib.engine.base_command import OFFLINE, PURPOSES, STARTED_IN
+from tasks_lib.engine.base_command import OFFLINE, PURPOSES, STARTED_IN, usage_error
 from tasks_lib.errors import escape_text
 from tasks_lib.pins.audit import CODES, AuditReport, audit
 from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.session import Session
 from tasks_lib.ui.events import write_to_stderr
+from tasks_lib.units import counted
 
 #: Levels of findings; a warning unless it is named here. Source: SARIF 2.1.0 section 3.27.10.
 _LEVELS: Final = {"advisory": "error", "dead-source": "error", "one-source": "note", "no-update-source": "note"}
@@ -48,7 +49,11 @@ class AuditCommand(DefinitionCommand):
 
     def answer(self, session: Session, fetches: Sequence[Any], params: Any) -> int:
         """Write the findings; return the exit status."""
-        form = "json" if params["json"] else "sarif" if params["sarif"] else params["format"]
+        given = {name for name in ("json", "sarif") if params[name]}
+        given |= {params["format"]} if "format" in params._non_default_keys else set()
+        if len(given) > 1:
+            raise usage_error("--json, --sarif and --format name different formats\ngive one of them")
+        form = given.pop() if given else params["format"]
         osv = params["osv"]
         if osv and "://" not in osv:
             osv = str(Path(STARTED_IN.get(), osv))
@@ -68,7 +73,9 @@ class AuditCommand(DefinitionCommand):
                 self.outstream.write(f"{place}: not covered: {escape_text(text)}\n")
         count = sum(len(report.findings) for report in reports)
         unknown = sum(len(report.not_covered) for report in reports)
-        self.outstream.write(f"{len(reports)} definitions: {count} findings; not covered: {unknown}\n")
+        self.outstream.write(
+            f"{counted(len(reports), 'definition')}: {counted(count, 'finding')}; not covered: {unknown}\n"
+        )
 
     def _write_document(self, reports: Sequence[AuditReport], form: str) -> None:
         document = _to_sarif(reports) if form == "sarif" else [_as_json(report) for report in reports]

@@ -12,6 +12,7 @@ from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.project import Project
 from tasks_lib.session import Session
 from tasks_lib.ui.events import write_to_stderr
+from tasks_lib.units import counted
 
 #: Definitions that are left out and shown by name.
 _MAX_SHOWN: Final = 5
@@ -46,7 +47,7 @@ class ExportCommand(ProjectCommand):
         for line in _shortened(done.left_out):
             sys.stderr.write(f"not exported: {line}\n")
         written, unchanged, removed = done.changes
-        sys.stderr.write(f"{layout}: {written} files written, {unchanged} unchanged, {removed} removed\n")
+        sys.stderr.write(f"{layout}: {counted(written, 'file')} written, {unchanged} unchanged, {removed} removed\n")
         self.outstream.write(f"{done.line}\n")
         return 0
 

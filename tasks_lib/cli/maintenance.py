@@ -52,7 +52,7 @@ from tasks_lib.steps.prune import (
 )
 from tasks_lib.steps.verify import Damage, Verification, VerifyReport
 from tasks_lib.ui.events import write_to_stderr
-from tasks_lib.units import format_age, format_size, parse_duration, parse_size
+from tasks_lib.units import counted, format_age, format_size, parse_duration, parse_size
 
 #: Items that `doit cache` lists as the largest and as the oldest.
 _MAX_LISTED: Final = 5
@@ -366,7 +366,7 @@ def _format_hit_rates(runs: list[tuple[int, int, int]]) -> list[str]:
         hits, missed = map(sum, zip(*((hits, missed) for _, hits, missed in some), strict=True))
         return f"{hits} of {hits + missed} hits ({100 * hits / max(1, hits + missed):.0f} %)"
 
-    return [f"last run: {rate(runs[-1:])}", f"last {len(runs)} runs: {rate(runs)}"]
+    return [f"last run: {rate(runs[-1:])}", f"last {counted(len(runs), 'run')}: {rate(runs)}"]
 
 
 def _human_names(items: list[InventoryItem]) -> dict[tuple[int, int], str]:

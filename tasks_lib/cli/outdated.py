@@ -12,6 +12,7 @@ from tasks_lib.pins.outdated import look_up
 from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.session import Session
 from tasks_lib.ui.events import write_to_stderr
+from tasks_lib.units import counted
 
 _FIELDS = ("name", "have", "newest", "where", "evidence")
 
@@ -42,7 +43,7 @@ class OutdatedCommand(DefinitionCommand):
                 self.write_table([[field.upper() for field in _FIELDS], *([*row[:5]] for row in older + unknown)])
             uncovered = sum(row.state == "not covered" for row in rows)
             self.outstream.write(
-                f"{len(rows)} definitions: {len(older)} older, {len(unknown)} could not be looked up, "
+                f"{counted(len(rows), 'definition')}: {len(older)} older, {len(unknown)} could not be looked up, "
                 f"{uncovered} not covered (no version)\n"
             )
         return 4 if unknown else int(bool(older))

@@ -35,7 +35,7 @@ from tasks_lib.incremental.selection import (
     owners,
 )
 from tasks_lib.session import Session, current_session
-from tasks_lib.units import format_size
+from tasks_lib.units import counted, format_size
 
 
 class Loader:
@@ -253,7 +253,7 @@ class Loader:
                 found.definitions, found.definition_cache, shard, own.shard_by, fetches
             )
             sys.stderr.write(
-                f"shard {shard.number:,} of {shard.total:,}: {len(fetches):,} of {wanted:,} definitions,"
+                f"shard {shard.number:,} of {shard.total:,}: {len(fetches):,} of {counted(wanted, 'definition')},"
                 f" {format_size(size)}\n"
             )
         tasks = _made(found, (fetches, {}))

@@ -23,6 +23,7 @@ from tasks_lib.progress import Progress, Silent
 from tasks_lib.store import MAX_RECORD_BYTES, Store, blob_key, record_key
 from tasks_lib.store.ahead import HeadsAhead
 from tasks_lib.store.records import ANY_PLATFORM, Record, TrustedKeys, accept_record
+from tasks_lib.units import counted
 
 if TYPE_CHECKING:
     from tasks_lib.store.upload import Uploads
@@ -191,7 +192,9 @@ class Fleet:
         """Wait until the stores have what the run obtained and made, or it is stopping; count what is not written."""
         left = self.uploads.finish(is_running, say) if self.uploads is not None else 0
         if left:
-            self.counts.add_problem(f"{left} results were not written to the stores, because the run was interrupted")
+            self.counts.add_problem(
+                f"{counted(left, 'result')} not written to the stores, because the run was interrupted"
+            )
 
     @property
     def has_failed(self) -> bool:
