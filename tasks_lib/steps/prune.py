@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from tasks_lib import recipe
 from tasks_lib.cache.maintenance import InventoryItem
+from tasks_lib.cache.trees import Trees
 from tasks_lib.context import Context
 from tasks_lib.definitions import Checksums, Git, Hg, StaticUrl
 from tasks_lib.steps.checks import find_integrity
@@ -115,7 +116,7 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
 
 def _trees(context: Context, roots: Iterable[Root]) -> Iterator[str]:
     """Yield the keys of the cached trees that these roots link from; none for the link mode copy."""
-    if not context.cache.trees().any():
+    if not Trees(context.cache).any():
         return
     for plan, configuration in roots:
         for delivery in list_deliveries(plan).values() if configuration.link_mode != "copy" else ():
