@@ -8,7 +8,7 @@ from typing import Any
 from tasks_lib.cli.definition_command import JSON
 from tasks_lib.cli.pin_command import DRY_RUN, FORMAT, PinCommand, given_path
 from tasks_lib.definitions import Definitions
-from tasks_lib.engine.base_command import PURPOSES, usage_error
+from tasks_lib.engine.base_command import PURPOSES, flag, option, usage_error
 from tasks_lib.errors import escape_lines, escape_text
 from tasks_lib.layout import find_layout
 from tasks_lib.network import redacted
@@ -35,40 +35,22 @@ class AddCommand(PinCommand):
         "2 unusable definitions; 3 invalid command line."
     )
     cmd_options = (
-        {
-            "name": "name", "short": "", "long": "name", "type": str, "default": "",
-            "help": "name of the definition (default: the file's, with its version)",
-        },
-        {
-            "name": "file", "short": "", "long": "file", "type": str, "default": "",
-            "help": "definition file (default: the only one, else fetches.yml)",
-        },
-        {
-            "name": "strip", "short": "", "long": "strip", "type": str, "default": "auto",
-            "help": "leading path components to remove; auto: 1 if the archive has a single top directory",
-        },
-        {
-            "name": "prefix", "short": "", "long": "prefix", "type": str, "default": "",
-            "help": "text to put before every name of the archive",
-        },
-        {
-            "name": "key", "short": "", "long": "key", "type": str, "default": "",
-            "help": "public key (.asc, .gpg, .pub); copied to fetchdefs/keys if it verifies a signature",
-        },
-        {
-            "name": "to", "short": "", "long": "to", "type": str, "default": "",
-            "help": "toolchain:NAME gets the artifact",
-        },
-        {
-            "name": "platforms", "short": "", "long": "platforms", "type": bool, "default": False,
-            "help": "also add the files of other platforms in the same release; ask before writing",
-        },
-        {
-            "name": "yes", "short": "", "long": "yes", "type": bool, "default": False,
-            "help": "with --platforms: write without asking",
-        },
-        DRY_RUN, JSON, FORMAT,
-    )  # fmt: skip
+        option("name", "name of the definition (default: the file's, with its version)"),
+        option("file", "definition file (default: the only one, else fetches.yml)"),
+        option(
+            "strip",
+            "leading path components to remove; auto: 1 if the archive has a single top directory",
+            default="auto",
+        ),
+        option("prefix", "text to put before every name of the archive"),
+        option("key", "public key (.asc, .gpg, .pub); copied to fetchdefs/keys if it verifies a signature"),
+        option("to", "toolchain:NAME gets the artifact"),
+        flag("platforms", "also add the files of other platforms in the same release; ask before writing"),
+        flag("yes", "with --platforms: write without asking"),
+        DRY_RUN,
+        JSON,
+        FORMAT,
+    )
 
     def edit(self, session: Session, params: Any, args: list[str], progress: LineProgress) -> int:
         """Add the definition, and show it with its evidence."""

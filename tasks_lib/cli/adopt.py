@@ -20,6 +20,7 @@ from tasks_lib.engine.base_command import (
     PURPOSES,
     SETTINGS_ONLY,
     BaseCommand,
+    flag,
     from_start,
     load_dodo,
     start_without_dodo,
@@ -64,19 +65,10 @@ class AdoptCommand(BaseCommand):
         "Exit status: 0 every download is pinned; 1 one is not, or is dead; 3 a path cannot be read."
     )
     cmd_options = (
-        {
-            "name": "check", "short": "", "long": "check", "type": bool, "default": False,
-            "help": "ask for each with a HEAD request, and show those that are dead",
-        },
-        {
-            "name": "write", "short": "", "long": "write", "type": bool, "default": False,
-            "help": "add a definition of each that is not pinned, as `doit add` does, and show its replacement",
-        },
-        {
-            "name": "sarif", "short": "", "long": "sarif", "type": bool, "default": False,
-            "help": "write what is not pinned as SARIF, for code scanning",
-        },
-    )  # fmt: skip
+        flag("check", "ask for each with a HEAD request, and show those that are dead"),
+        flag("write", "add a definition of each that is not pinned, as `doit add` does, and show its replacement"),
+        flag("sarif", "write what is not pinned as SARIF, for code scanning"),
+    )
 
     def execute(self, params: Any, args: list[str]) -> int:
         """Find downloads; a task of the dodo.py that is called `adopt` runs instead.

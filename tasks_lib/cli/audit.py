@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tasks_lib.cli.definition_command import JSON, DefinitionCommand, format_option
 from tasks_lib.cli.sarif import SarifResult, SarifRule, format_sarif
-from tasks_lib.engine.base_command import OFFLINE, PURPOSES, STARTED_IN, usage_error
+from tasks_lib.engine.base_command import OFFLINE, PURPOSES, STARTED_IN, flag, option, usage_error
 from tasks_lib.errors import escape_text
 from tasks_lib.pins.audit import CODES, AuditReport, audit
 from tasks_lib.progress import LineProgress, describe_wait
@@ -36,16 +36,10 @@ class AuditCommand(DefinitionCommand):
     cmd_options = (
         format_option(("text", "lines"), ("json", "a list of definitions"), ("sarif", "SARIF 2.1.0")),
         JSON,
-        {
-            "name": "sarif", "short": "", "long": "sarif", "type": bool, "default": False,
-            "help": "short for --format sarif",
-        },
-        {
-            "name": "osv", "short": "", "long": "osv", "metavar": "DIR|URL", "type": str, "default": "",
-            "help": "advisories: a directory or URL that holds ECOSYSTEM/all.zip",
-        },
+        flag("sarif", "short for --format sarif"),
+        option("osv", "advisories: a directory or URL that holds ECOSYSTEM/all.zip", metavar="DIR|URL"),
         OFFLINE,
-    )  # fmt: skip
+    )
 
     def answer(self, session: Session, fetches: Sequence[Any], params: Any) -> int:
         """Write the findings; return the exit status."""

@@ -9,12 +9,11 @@ from typing import Any, Final
 from tasks_lib.cli.project_command import ProjectCommand
 from tasks_lib.definitions import Fetch
 from tasks_lib.definitions.lookup import find_definitions
+from tasks_lib.engine.base_command import flag
 from tasks_lib.errors import escape_text
 from tasks_lib.session import Session
 
-JSON: Final = {
-    "name": "json", "short": "", "long": "json", "type": bool, "default": False, "help": "short for --format json",
-}  # fmt: skip
+JSON: Final = flag("json", "short for --format json")
 
 
 def format_option(*choices: tuple[str, str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import sys
 from typing import Any, Final
 
 from tasks_lib.cli.project_command import ProjectCommand
-from tasks_lib.engine.base_command import PURPOSES, from_start, usage_error
+from tasks_lib.engine.base_command import PURPOSES, from_start, option, usage_error
 from tasks_lib.export import export
 from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.project import Project
@@ -30,12 +30,7 @@ class ExportCommand(ProjectCommand):
         "What the cache lacks is fetched first. Files of others in DIR stay. "
         "Prints the line that configures the program. Exit status: 0 success; 1 failure; 3 error of the definitions."
     )
-    cmd_options = (
-        {
-            "name": "url_base", "short": "", "long": "url-base", "metavar": "URL", "type": str, "default": "",
-            "help": "the URL at which DIR is served (default: its file: URL)",
-        },
-    )  # fmt: skip
+    cmd_options = (option("url-base", "the URL at which DIR is served (default: its file: URL)", metavar="URL"),)
 
     def work(self, session: Session, params: Any, args: list[str]) -> int:
         """Export."""

@@ -12,7 +12,15 @@ from doit.control import TaskControl
 
 from tasks_lib.cli.commands import TaskCommand
 from tasks_lib.cli.info_json import describe_task
-from tasks_lib.engine.base_command import OFFLINE, PURPOSES, format_write_error, require_session, usage_error
+from tasks_lib.engine.base_command import (
+    OFFLINE,
+    PURPOSES,
+    flag,
+    format_write_error,
+    option,
+    require_session,
+    usage_error,
+)
 from tasks_lib.errors import escape_text
 from tasks_lib.graph import render
 from tasks_lib.graph.actions import step_of
@@ -37,23 +45,8 @@ _INFO_FORMAT: Final = {
     "default": "text",
     "choices": (("text", "for people"), ("json", "one list of objects, for programs")),
 }
-_JSON: Final = {
-    "name": "json",
-    "short": "",
-    "long": "json",
-    "type": bool,
-    "default": False,
-    "help": "same as `--format json`",
-}
-_OUTPUT: Final = {
-    "name": "into",
-    "short": "o",
-    "long": "output-file",
-    "metavar": "FILE",
-    "type": str,
-    "default": "",
-    "help": "write to this file [default: stdout]",
-}
+_JSON: Final = flag("json", "same as `--format json`")
+_OUTPUT: Final = option("output-file", "write to this file [default: stdout]", metavar="FILE", short="o", name="into")
 
 
 class _ExplainCommand(TaskCommand):

@@ -26,7 +26,9 @@ from tasks_lib.engine.base_command import (
     OFFLINE,
     PURPOSES,
     BaseCommand,
+    flag,
     load_dodo,
+    option,
     require_session,
     usage_error,
     yield_to_task,
@@ -113,12 +115,9 @@ class VerifyCommand(SessionCommand):
         "Exit status: 0 nothing is damaged, or all is repaired; 1 damaged; 3 error."
     )
     cmd_options = (
-        {
-            "name": "repair", "short": "", "long": "repair", "type": bool, "default": False,
-            "help": "rebuild damaged content: fetch, repack, extract",
-        },
+        flag("repair", "rebuild damaged content: fetch, repack, extract"),
         OFFLINE,
-    )  # fmt: skip
+    )
 
     def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Verify the content."""
@@ -139,19 +138,18 @@ class PruneCommand(SessionCommand):
         "Exit status: 0 success; 1 over --max-size; 3 error."
     )
     cmd_options = (
-        {
-            "name": "max_size", "short": "", "long": "max-size", "metavar": "SIZE", "type": str, "default": "",
-            "help": "remove the least recently used content until the cache has at most this size (20GiB, 500MB)",
-        },
-        {
-            "name": "older_than", "short": "", "long": "older-than", "metavar": "AGE", "type": str, "default": "",
-            "help": "remove content that was not used for this long (30d, 12h; 0 for all that is not needed)",
-        },
-        {
-            "name": "dry_run", "short": "", "long": "dry-run", "type": bool, "default": False,
-            "help": "show what would be removed, why, and its size",
-        },
-    )  # fmt: skip
+        option(
+            "max-size",
+            "remove the least recently used content until the cache has at most this size (20GiB, 500MB)",
+            metavar="SIZE",
+        ),
+        option(
+            "older-than",
+            "remove content that was not used for this long (30d, 12h; 0 for all that is not needed)",
+            metavar="AGE",
+        ),
+        flag("dry-run", "show what would be removed, why, and its size"),
+    )
 
     def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Prune the cache."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tasks_lib.cli.project_command import ProjectCommand
-from tasks_lib.engine.base_command import OFFLINE, PURPOSES, usage_error
+from tasks_lib.engine.base_command import OFFLINE, PURPOSES, flag, usage_error
 from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.project import Project
 from tasks_lib.session import Session
@@ -23,12 +23,9 @@ class PathCommand(ProjectCommand):
         "Exit status: 0 success; 1 it cannot be obtained; 3 unknown name or error of the definitions."
     )
     cmd_options = (
-        {
-            "name": "tree", "short": "", "long": "tree", "type": bool, "default": False,
-            "help": "the extracted archive, or the directory of the toolchain",
-        },
+        flag("tree", "the extracted archive, or the directory of the toolchain"),
         OFFLINE,
-    )  # fmt: skip
+    )
 
     def work(self, session: Session, params: Any, args: list[str]) -> int:
         """Print the path."""

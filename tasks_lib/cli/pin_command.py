@@ -15,6 +15,7 @@ from tasks_lib.cli.definition_command import format_option
 from tasks_lib.cli.project_command import ProjectCommand
 from tasks_lib.engine.base_command import (
     STARTED_IN,
+    flag,
     require_session,
     start_without_dodo,
 )
@@ -22,10 +23,7 @@ from tasks_lib.progress import LineProgress, describe_wait
 from tasks_lib.session import Session
 from tasks_lib.ui.events import write_to_stderr
 
-DRY_RUN: Final = {
-    "name": "dry_run", "short": "", "long": "dry-run", "type": bool, "default": False,
-    "help": "show what would be written, and write nothing",
-}  # fmt: skip
+DRY_RUN: Final = flag("dry-run", "show what would be written, and write nothing")
 FORMAT: Final = format_option(("text", "for people"), ("json", "for programs"))
 #: A word that is a variable for doit, not an argument. Source: doit 0.37, `DoitMain.process_args`.
 _VARIABLE: Final = re.compile(r"[A-Za-z_]\w*=")

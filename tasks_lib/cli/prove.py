@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from tasks_lib.cli.project_command import ProjectCommand
-from tasks_lib.engine.base_command import PURPOSES, from_start
+from tasks_lib.engine.base_command import PURPOSES, from_start, option
 from tasks_lib.engine.downloads import IS_MISSING
 from tasks_lib.errors import escape_lines
 from tasks_lib.export.proof import prove
@@ -27,11 +27,13 @@ class ProveCommand(ProjectCommand):
         "Exit status: 0 no origin is needed; 1 downloads are missing, or the build failed; 3 error of the definitions."
     )
     cmd_options = (
-        {
-            "name": "source", "short": "", "long": "from", "metavar": "DIR|URL", "type": str, "default": "",
-            "help": "what `doit export` wrote, or its URL (default: the stores of the settings, else the cache)",
-        },
-    )  # fmt: skip
+        option(
+            "from",
+            "what `doit export` wrote, or its URL (default: the stores of the settings, else the cache)",
+            metavar="DIR|URL",
+            name="source",
+        ),
+    )
 
     def work(self, session: Session, params: Any, args: list[str]) -> int:
         """Prove."""

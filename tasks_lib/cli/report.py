@@ -10,6 +10,7 @@ from tasks_lib.engine.base_command import (
     BaseCommand,
     format_write_error,
     load_dodo,
+    option,
     require_session,
     usage_error,
     yield_to_task,
@@ -20,24 +21,8 @@ from tasks_lib.report.record import RecordError, load
 __all__ = ["ReportCommand"]
 
 _OPTIONS: Final = (
-    {
-        "name": "page",
-        "short": "o",
-        "long": "page",
-        "metavar": "FILE",
-        "type": str,
-        "default": "",
-        "help": "path of the page [default: report.html in the build directory]",
-    },
-    {
-        "name": "trace",
-        "short": "",
-        "long": "trace",
-        "metavar": "FILE",
-        "type": str,
-        "default": "",
-        "help": "path of the Chrome trace [default: trace.json in the build directory]",
-    },
+    option("page", "path of the page [default: report.html in the build directory]", metavar="FILE", short="o"),
+    option("trace", "path of the Chrome trace [default: trace.json in the build directory]", metavar="FILE"),
 )
 
 

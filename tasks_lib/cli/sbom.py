@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks_lib.cli.definition_command import DefinitionCommand, format_option
-from tasks_lib.engine.base_command import OFFLINE, PURPOSES, STARTED_IN, format_write_error, usage_error
+from tasks_lib.engine.base_command import OFFLINE, PURPOSES, STARTED_IN, format_write_error, option, usage_error
 from tasks_lib.errors import ToolError
 from tasks_lib.pins.materials import Material, list_materials
 from tasks_lib.pins.spdx import write_spdx
@@ -30,12 +30,9 @@ class SbomCommand(DefinitionCommand):
     )
     cmd_options = (
         format_option(("cyclonedx-1.6", "JSON"), ("cyclonedx-1.7", "JSON"), ("spdx-2.3", "JSON")),
-        {
-            "name": "into", "short": "o", "long": "output-file", "metavar": "FILE", "type": str, "default": "",
-            "help": "write to this file [default: stdout]",
-        },
+        option("output-file", "write to this file [default: stdout]", metavar="FILE", short="o", name="into"),
         OFFLINE,
-    )  # fmt: skip
+    )
 
     def answer(self, session: Session, fetches: Sequence[Any], params: Any) -> int:
         """Write the bill of materials; return the exit status.

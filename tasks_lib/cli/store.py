@@ -10,7 +10,7 @@ from tasks_lib.cli.maintenance import SessionCommand, load_plan, print_lines
 from tasks_lib.context import Context
 from tasks_lib.definitions import Definitions, Fetch, Toolchain
 from tasks_lib.definitions.lookup import find_definitions
-from tasks_lib.engine.base_command import PURPOSES, from_start, usage_error
+from tasks_lib.engine.base_command import PURPOSES, flag, from_start, option, usage_error
 from tasks_lib.errors import SettingError, StoreError, UnknownNameError, escape_text
 from tasks_lib.incremental.selection import closure
 from tasks_lib.progress import LineProgress
@@ -39,23 +39,11 @@ class StoreCommand(SessionCommand):
         "Exit status: 0 success; 1 a store failed, was not asked or must not be written to; 3 error."
     )
     cmd_options = (
-        {
-            "name": "dry_run", "short": "", "long": "dry-run", "type": bool, "default": False,
-            "help": "push, prune: show what would be written or deleted",
-        },
-        {
-            "name": "older_than", "short": "", "long": "older-than", "metavar": "AGE", "type": str, "default": "",
-            "help": "prune: delete what was written longer ago than this (90d, 12h)",
-        },
-        {
-            "name": "all", "short": "", "long": "all", "type": bool, "default": False,
-            "help": "prune: also delete what these definitions need",
-        },
-        {
-            "name": "yes", "short": "", "long": "yes", "type": bool, "default": False,
-            "help": "prune: delete without --dry-run first",
-        },
-    )  # fmt: skip
+        flag("dry-run", "push, prune: show what would be written or deleted"),
+        option("older-than", "prune: delete what was written longer ago than this (90d, 12h)", metavar="AGE"),
+        flag("all", "prune: also delete what these definitions need"),
+        flag("yes", "prune: delete without --dry-run first"),
+    )
 
     def work(self, context: Context, params: Any, args: list[str], progress: LineProgress) -> int:
         """Do one of the actions."""

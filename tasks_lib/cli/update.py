@@ -9,7 +9,7 @@ from typing import Any
 from tasks_lib.cli.definition_command import JSON, select_fetches
 from tasks_lib.cli.pin_command import DRY_RUN, FORMAT, PinCommand
 from tasks_lib.definitions import Fetch
-from tasks_lib.engine.base_command import PURPOSES, usage_error
+from tasks_lib.engine.base_command import PURPOSES, flag, option, usage_error
 from tasks_lib.errors import CancelledError, FetchError, escape_lines, escape_text
 from tasks_lib.pins.commits import Target
 from tasks_lib.pins.outdated import look_up
@@ -31,19 +31,13 @@ class UpdateCommand(PinCommand):
         "updated, and is as it was; 2 unusable definitions; 3 invalid command line."
     )
     cmd_options = (
-        {
-            "name": "all", "short": "", "long": "all", "type": bool, "default": False, "help": "all fetch definitions",
-        },
-        {
-            "name": "to", "short": "", "long": "to", "type": str, "default": "",
-            "help": "version or tag; 1.10 and v1.10 mean the same tag",
-        },
-        {
-            "name": "url", "short": "", "long": "url", "type": str, "default": "",
-            "help": "new URL, for one definition",
-        },
-        DRY_RUN, JSON, FORMAT,
-    )  # fmt: skip
+        flag("all", "all fetch definitions"),
+        option("to", "version or tag; 1.10 and v1.10 mean the same tag"),
+        option("url", "new URL, for one definition"),
+        DRY_RUN,
+        JSON,
+        FORMAT,
+    )
 
     def edit(self, session: Session, params: Any, args: list[str], progress: LineProgress) -> int:
         """Update the definitions one after the other; go on after a failure."""

@@ -52,15 +52,25 @@ PURPOSES: Final = {
 YIELDING: Final = tuple(name for name in PURPOSES if name != "info")
 #: Whether this is the program `doit-fetch`, which needs no dodo.py and in which a command has precedence over a task.
 IS_OWN_PROGRAM: Final = ContextVar("own program", default=False)
+
+
+def flag(long: str, meaning: str, *, short: str = "") -> dict[str, Any]:
+    """Return an option without a value, in doit's format."""
+    name = long.replace("-", "_")
+    return {"name": name, "short": short, "long": long, "type": bool, "default": False, "help": meaning}
+
+
+def option(
+    long: str, meaning: str, *, default: str = "", metavar: str = "", short: str = "", name: str = ""
+) -> dict[str, Any]:
+    """Return an option with a text as its value, in doit's format; `name` is its parameter if not that of `long`."""
+    given: dict[str, Any] = {"metavar": metavar} if metavar else {}
+    name = name or long.replace("-", "_")
+    return {**given, "name": name, "short": short, "long": long, "type": str, "default": default, "help": meaning}
+
+
 #: Option of commands that may use the network, in doit's format.
-OFFLINE: Final = {
-    "name": "offline",
-    "short": "",
-    "long": "offline",
-    "type": bool,
-    "default": False,
-    "help": "make no network request; same as `offline=1`",
-}
+OFFLINE: Final = flag("offline", "make no network request; same as `offline=1`")
 #: The directory in which `doit-fetch` was started, if it changed to that of the project; "" for the current one.
 STARTED_IN: Final = ContextVar("directory at the start", default="")
 #: Exit status when the reader of the output is gone: 128 + SIGPIPE, as for a program killed by that signal.
