@@ -16,7 +16,7 @@ from tasks_lib.fs.files import make_ignored_directory
 from tasks_lib.host import digest_variables, platform_name
 from tasks_lib.layout import find_layout
 from tasks_lib.limits import Limits
-from tasks_lib.network import RepositorySettings
+from tasks_lib.network import Policy, RepositorySettings, TransportSettings
 from tasks_lib.recipe import Configuration, Host
 from tasks_lib.settings import Settings
 from tasks_lib.vcs.urls import endpoint_of
@@ -93,20 +93,23 @@ class Context:
     @shared
     def transport(self) -> Transport:
         """The HTTP client."""
-        from tasks_lib.transport import Transport  # slow to import, needed only when a task downloads
-
         own = self.settings.transport
         if self._mirrors == "none":
-            return Transport(own, environ=self.environ)
+            return self._connect(own)
         path = find_layout(self.settings.fetchdefs).mirrors_file
         try:
             text = path.read_text("utf-8") if path is not None else ""
         except (OSError, UnicodeDecodeError):  # missing, or already reported when loading definitions
-            return Transport(own, environ=self.environ)
+            return self._connect(own)
         from tasks_lib.definitions.mirrors import parse_mirrors  # needed only when a task downloads
 
         # the URLs of definitions were checked when they were loaded; a redirect was not
-        return Transport(own, parse_mirrors(text).refusal, self.environ)
+        return self._connect(own, refusal=parse_mirrors(text).refusal)
+
+    def _connect(self, settings: TransportSettings, **rules: Callable[[str], str]) -> Transport:
+        from tasks_lib.transport import Transport  # slow to import, needed only when a task downloads
+
+        return Transport(settings, **rules, environ=self.environ)
 
     @shared
     def sources(self) -> Downloader:
@@ -133,6 +136,7 @@ class Context:
         return Opening(
             addresses=own.stores,
             settings=own.transport,
+            connect=self._connect,
             environ=self.environ,
             cache=self.cache,
             keys=find_layout(own.fetchdefs).store_keys,
@@ -151,9 +155,16 @@ class Context:
     @shared
     def unverified(self) -> UnverifiedDownloader:
         """The downloader of content without a known digest."""
+        return self._unverified(self.transport, self.settings.policy)
+
+    def asking_once(self, transport: Transport) -> UnverifiedDownloader:
+        """Return a downloader of content without a known digest from a store, which is never waited for."""
+        return self._unverified(transport, self.settings.policy._replace(retries=0))
+
+    def _unverified(self, transport: Transport, policy: Policy) -> UnverifiedDownloader:
         from tasks_lib.download.unverified import UnverifiedDownloader  # slow to import, needed only when it downloads
 
-        return UnverifiedDownloader(self.cache, self.transport, self.settings.policy)
+        return UnverifiedDownloader(self.cache, transport, policy)
 
     @shared
     def written_headers(self) -> Mapping[str, Headers]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.digest import Integrity
-from tasks_lib.download.unverified import UnverifiedDownloader, UnverifiedRequest
+from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError
 from tasks_lib.network import redacted
 from tasks_lib.progress import FailedSource, Progress
@@ -72,10 +72,9 @@ def _adopt_artifact(context: Context, fleet: Fleet, key: str, name: str, progres
             continue
         location = member.store.locate("GET", item)
         limit = context.settings.limits.max_total_bytes
-        asking = UnverifiedDownloader(context.cache, transport, context.settings.policy._replace(retries=0))
         request = UnverifiedRequest(name=name, urls=(location.url,), limit=limit, headers=location.headers)
         try:
-            integrity = asking.obtain(request, progress)
+            integrity = context.asking_once(transport).obtain(request, progress)
         except AllSourcesFailedError as error:
             member.note_missing(item)
             _report(member, error, progress)

@@ -35,12 +35,13 @@ class Opening(NamedTuple):
     """What the stores of a run are opened with.
 
     `trust` is "signed", "any", "none", or "" for "signed" if `keys` has a key and else "none". `write` is the setting
-    `store_write`; `network` is "on" or "off". `paths` says which artifacts of tasks the
+    `store_write`; `network` is "on" or "off". `connect` creates a transport, `paths` says which artifacts of tasks the
     definitions reach.
     """
 
     addresses: tuple[StoreAddress, ...]
     settings: TransportSettings
+    connect: Callable[[TransportSettings], Transport]
     environ: Mapping[str, str]
     cache: Cache
     keys: Path
@@ -70,7 +71,7 @@ class Opening(NamedTuple):
         members = []
         for one in self.addresses:
             if one not in self.unreachable:
-                transport = Transport(store_settings(self.settings, one), environ=self.environ)
+                transport = self.connect(store_settings(self.settings, one))
                 members.append(StoreMember(open_store(one, transport, self.environ, self.paths), hints))
         return members
 
