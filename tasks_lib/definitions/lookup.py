@@ -10,13 +10,15 @@ from typing import Final, Literal
 from tasks_lib.definitions.values import Definitions, Fetch, Toolchain
 from tasks_lib.errors import UnknownNameError, escape_text, suggest
 
-Kind = Literal["fetch", "toolchain"]
+DefinitionKind = Literal["fetch", "toolchain"]
 #: The kinds of definitions; a name that two definitions have means the first kind.
-KINDS: Final[tuple[Kind, ...]] = ("fetch", "toolchain")
+KINDS: Final[tuple[DefinitionKind, ...]] = ("fetch", "toolchain")
 _GLOB: Final = frozenset("*?[")
 
 
-def find_definition(definitions: Definitions, word: str, kinds: tuple[Kind, ...] = KINDS) -> Fetch | Toolchain:
+def find_definition(
+    definitions: Definitions, word: str, kinds: tuple[DefinitionKind, ...] = KINDS
+) -> Fetch | Toolchain:
     """Return the definition with this name or alias, which may begin with its kind and end with its platform.
 
     Raises:
@@ -37,7 +39,7 @@ def find_definition(definitions: Definitions, word: str, kinds: tuple[Kind, ...]
 
 
 def find_definitions(
-    definitions: Definitions, words: Iterable[str], kinds: tuple[Kind, ...] = KINDS
+    definitions: Definitions, words: Iterable[str], kinds: tuple[DefinitionKind, ...] = KINDS
 ) -> list[Fetch | Toolchain]:
     """Return the definitions that the words mean, each once, in the order of the words; a word may be a glob.
 
@@ -59,5 +61,5 @@ def find_definitions(
     return list(found.values())
 
 
-def _names(definitions: Definitions, kind: Kind) -> Iterable[str]:
+def _names(definitions: Definitions, kind: DefinitionKind) -> Iterable[str]:
     return definitions.fetches if kind == "fetch" else definitions.toolchains

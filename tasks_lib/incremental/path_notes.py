@@ -11,7 +11,7 @@ import os
 import zlib
 from collections.abc import Mapping
 
-from tasks_lib.directories import expand_cache
+from tasks_lib.directories import expand_cache, load_toml
 from tasks_lib.fs.fingerprint import Fingerprint
 
 _OTHERS_WRITE = 0o022
@@ -67,9 +67,7 @@ def _find_cache(top: str, environ: Mapping[str, str]) -> str:
     except FileNotFoundError:
         content = b""
     if b"doit-fetch" in content:
-        import tomllib  # slow to import, needed only for a project with settings
-
-        table = tomllib.loads(content.decode()).get("tool", {}).get("doit-fetch", {})
+        table = load_toml(content.decode()).get("tool", {}).get("doit-fetch", {})
     private = table.get("private-cache") or table.get("private_cache")
     given = environ.get("FETCH_PRIVATE_CACHE_DIR") or private or environ.get("FETCH_CACHE_DIR") or table.get("cache")
     return os.path.join(top, expand_cache(str(given or "cache"), environ))  # noqa: PTH118
