@@ -165,6 +165,10 @@ class UnreachableError(TransportError):
     """No connection was established: unknown host name, no address that answers, a broken handshake."""
 
 
+class MissingFileError(TransportError):
+    """A `file:` URL names no file: the local counterpart of status 404."""
+
+
 class TlsError(TransportError):
     """The TLS handshake or the certificate was refused; never retried without verification."""
 
