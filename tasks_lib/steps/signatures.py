@@ -25,6 +25,7 @@ from tasks_lib.progress import FailedSource, Progress
 from tasks_lib.signature import MAX_SIGNATURE_BYTES, ValidSignature, find_listed_digest, verify_minisign
 from tasks_lib.signature.key_files import read_key_file
 from tasks_lib.steps.plan import list_key_files
+from tasks_lib.steps.request_headers import request_headers
 from tasks_lib.transport import redacted
 
 #: Maximum size of a checksum list in bytes: 100,000 lines.
@@ -180,7 +181,7 @@ class _SignatureCheck:
     def _headers(self, url: str) -> Mapping[str, str]:
         """Return the headers of the definition if the signature has the same origin as the download, else {}."""
         same = _origin(url) == _origin(self._source.url)
-        return self._context.request_headers(self._name, self._source) if same else {}
+        return request_headers(self._context, self._name, self._source) if same else {}
 
 
 class _SignatureProgress:
