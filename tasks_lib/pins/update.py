@@ -138,7 +138,7 @@ def _update_lock(workspace: Workspace, fetch: Fetch, source: Debian, request: Up
 
     if request.url or request.to:
         raise EditError(
-            f"{fetch.name} has neither a URL nor a version of its own",
+            "a definition of Debian packages has neither a URL nor a version of its own",
             hint="to resolve the packages at another time, set `snapshot:` and run: doit update NAME",
         )
     with editing(workspace):
