@@ -14,11 +14,12 @@ from tasks_lib.cache import Cache, Options
 from tasks_lib.errors import SettingError
 from tasks_lib.formats import UNPACKED_VERSION, mtime_for, writer_version
 from tasks_lib.fs.files import make_ignored_directory
-from tasks_lib.host import digest_variables, platform_name
+from tasks_lib.host import digest_variables, machine_platform, platform_name
 from tasks_lib.layout import find_layout
 from tasks_lib.limits import Limits
 from tasks_lib.network import RepositorySettings
-from tasks_lib.recipe import Configuration, Host
+from tasks_lib.platforms import ALL
+from tasks_lib.recipe import Configuration, Host, ImageDefaults
 from tasks_lib.settings import Settings
 from tasks_lib.vcs.urls import endpoint_of
 
@@ -234,6 +235,13 @@ class Context:
     def writer_version(self) -> str:
         """The version of the archive writer, part of the keys of archives that this run writes."""
         return writer_version(self.mtime)
+
+    @property
+    def image_defaults(self) -> ImageDefaults:
+        """What images are that their definitions do not say."""
+        selected = self.settings.platform
+        platform = machine_platform() if selected in ("", ALL) else selected
+        return ImageDefaults(machine=platform.partition("-")[2], created_s=self.settings.source_date_epoch)
 
     def configuration(self, passed: Iterable[str] = ()) -> Configuration:
         """Return everything besides the definitions that shapes the names of cache items in this run.

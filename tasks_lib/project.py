@@ -7,14 +7,14 @@ import fnmatch
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks_lib import steps
-from tasks_lib.definitions import Fetch, StaticUrl, Toolchain
+from tasks_lib.definitions import Fetch, Image, StaticUrl, Toolchain
 from tasks_lib.definitions.platform_selection import canonical_name
 from tasks_lib.errors import OfflineError, ToolError, UnknownNameError, UnsupportedArchiveError, escape_text
 from tasks_lib.formats import format_from_name
@@ -94,14 +94,14 @@ class Project:
         return project
 
     @cached_property
-    def definitions(self) -> Mapping[str, Fetch | Toolchain]:
-        """The definitions by name; a toolchain that has the name of a fetch has the name `toolchain:NAME`."""
+    def definitions(self) -> Mapping[str, Fetch | Toolchain | Image]:
+        """The definitions by name; `toolchain:NAME` or `image:NAME` for one that has the name of another kind."""
         with self._guard:
             found = self._session.definitions
-        toolchains = {
-            (f"toolchain:{name}" if name in found.fetches else name): one for name, one in found.toolchains.items()
-        }
-        return {**found.fetches, **toolchains}
+        named: dict[str, Fetch | Toolchain | Image] = {}
+        for kind, known in found.kinds.items():
+            named |= {(f"{kind}:{name}" if name in named else name): one for name, one in known.items()}
+        return named
 
     def is_current(self) -> bool:
         """Return whether nothing that was read has changed since: definitions, settings, scripts, passed variables."""
@@ -122,8 +122,8 @@ class Project:
         """Return the path of an artifact; obtain or make it if it is missing.
 
         Args:
-            name: the name or alias of a definition; `fetch:NAME` or `toolchain:NAME` for one of that kind. The artifact
-                of a toolchain is its output.
+            name: the name or alias of a definition; `fetch:NAME`, `toolchain:NAME` or `image:NAME` for one of that
+                kind. The artifact of a toolchain is its output, that of an image an archive with an OCI layout.
 
         Returns:
             An absolute path that stays the same when the definition changes. The file is read-only and belongs to the
@@ -136,7 +136,7 @@ class Project:
         """
         definition = self._find(name)
         with self._held(definition):
-            artifact = self._obtain(definition) if isinstance(definition, Fetch) else self._output(definition)
+            artifact = self._artifact(definition)
             steps.link_artifact(artifact)
         self._finish_uploads()
         return Path(os.path.abspath(artifact.link or artifact.path))  # noqa: PTH100  # does not resolve the link
@@ -153,6 +153,13 @@ class Project:
         """
         definition = self._find(name)
         with self._held(definition):
+            if isinstance(definition, Image):
+                raise UnsupportedArchiveError(
+                    archive=definition.artifact_name,
+                    reason="is an image, which has no tree",
+                    code="WRONG_FORMAT",
+                    hint=f"use the archive: doit path image:{definition.name}",
+                )
             found = self._build(definition) if isinstance(definition, Toolchain) else self._extract(definition)
         self._finish_uploads()
         return found
@@ -200,16 +207,16 @@ class Project:
             chosen.update((one.name, one) for one in self._fetches_of(definition))
         return list(chosen.values())
 
-    def _fetches_of(self, definition: Fetch | Toolchain) -> list[Fetch]:
-        """Return a fetch, or all that a toolchain and those that it needs consume."""
+    def _fetches_of(self, definition: Fetch | Toolchain | Image) -> list[Fetch]:
+        """Return a fetch, or all that a toolchain or an image and those that it needs consume."""
         chosen: dict[str, Fetch] = {}
         waiting, seen = [definition], set[str]()
         while waiting:
             one = waiting.pop()
             if isinstance(one, Fetch):
                 chosen[one.name] = one
-            elif one.name not in seen:
-                seen.add(one.name)
+            elif (key := f"{type(one).__name__} {one.name}") not in seen:
+                seen.add(key)
                 needed = [*((entry.kind, entry.name) for entry in one.fetches), *one.dependencies]
                 waiting += [self._find(f"{kind}:{name}") for kind, name in reversed(needed)]
         return list(chosen.values())
@@ -222,14 +229,14 @@ class Project:
         """
         tasks: list[str] = []
         for definition in self._match(words):
-            if isinstance(definition, Toolchain):
-                tasks.append(f"toolchain:{definition.name}")
+            if not isinstance(definition, Fetch):
+                tasks.append(f"{type(definition).__name__.lower()}:{definition.name}")
                 continue
             tasks.append(self._plan.published(definition).task)
             tasks += [f"extract:{definition.name}"] if self._plan.can_extract(definition) else []
         return tasks
 
-    def _match(self, words: Iterable[str]) -> list[Fetch | Toolchain]:
+    def _match(self, words: Iterable[str]) -> list[Fetch | Toolchain | Image]:
         found = []
         for word in words:
             matches = fnmatch.filter(self.definitions, word) if {*"*?["}.intersection(word) else []
@@ -280,10 +287,12 @@ class Project:
         """
         definition, context, plan = self._find(name), self._session.context, self._plan
         outputs: list[str] = []
+        if not isinstance(definition, Fetch) and self._passed:
+            return {}
         if isinstance(definition, Toolchain):
-            if self._passed:
-                return {}
             outputs += steps.list_build_files(context, plan.preparation(definition.name))
+        elif isinstance(definition, Image):
+            outputs += steps.list_artifact_files(context, plan.image(definition.name).output)
         else:
             for artifact in filter(None, (plan.fetched(definition), plan.repacked(definition))):
                 outputs += steps.list_artifact_files(context, artifact)
@@ -302,7 +311,7 @@ class Project:
             return self._session.plan
 
     @contextlib.contextmanager
-    def _held(self, definition: Fetch | Toolchain) -> Iterator[None]:
+    def _held(self, definition: Fetch | Toolchain | Image) -> Iterator[None]:
         """Let one thread at a time work on a definition."""
         with self._guard:
             lock = self._locks[f"{type(definition).__name__} {definition.name}"]
@@ -328,20 +337,46 @@ class Project:
         self._progress.check()
         return True
 
-    def _find(self, name: str) -> Fetch | Toolchain:
+    def _find(self, name: str) -> Fetch | Toolchain | Image:
         found = self._session.definitions
         kind, _, rest = canonical_name(found, name).rpartition(":")
-        for wanted, lookup in (("fetch", found.fetch), ("toolchain", found.toolchain)):
+        lookups: Mapping[str, Callable[[str], Fetch | Toolchain | Image]] = {
+            "fetch": found.fetch,
+            "toolchain": found.toolchain,
+            "image": found.images.__getitem__,
+        }
+        for wanted, lookup in lookups.items():
             if kind in ("", wanted):
                 with contextlib.suppress(KeyError):
                     return lookup(rest)
         for one in found.skipped:
-            if one.task in (name, f"fetch:{rest}", f"toolchain:{rest}"):
+            if one.task in (name, *(f"{wanted}:{rest}" for wanted in lookups)):
                 raise UnknownNameError(f"{one.task}: {one.reason}", hint=one.hint or f"see {one.place}")
         from tasks_lib.definitions.schema import suggest  # slow to import, needed only for an error
 
-        hint = suggest(rest, [*found.fetches, *found.toolchains]) or "`doit list --all` shows the definitions"
+        hint = (
+            suggest(rest, [*found.fetches, *found.toolchains, *found.images])
+            or "`doit list --all` shows the definitions"
+        )
         raise UnknownNameError(f"no definition is named {escape_text(name)!r}", hint=escape_text(hint))
+
+    def _artifact(self, definition: Fetch | Toolchain | Image) -> Artifact:
+        if isinstance(definition, Image):
+            return self._assemble(definition)
+        return self._obtain(definition) if isinstance(definition, Fetch) else self._output(definition)
+
+    def _assemble(self, definition: Image) -> Artifact:
+        build = self._plan.image(definition.name)
+        if not steps.publish_from_cache(self._session.context, build.output):
+            self._obtain_inputs([one for layer in build.layers for one in layer.deliveries])
+            steps.build_image(self._session.context, build, self._progress)
+        return build.output
+
+    def _obtain_inputs(self, deliveries: Iterable[Delivery]) -> None:
+        for delivery in deliveries:
+            used = self._find(f"{delivery.entry.kind}:{delivery.entry.name}")
+            with self._held(used):
+                self._artifact(used)
 
     def _obtain(self, definition: Fetch) -> Artifact:
         context, plan = self._session.context, self._plan
@@ -378,10 +413,8 @@ class Project:
     def _build(self, definition: Toolchain) -> Path:
         context, preparation = self._session.context, self._plan.preparation(definition.name)
         if not steps.is_built(context, preparation):
+            self._obtain_inputs(preparation.deliveries)
             for delivery in preparation.deliveries:
-                used = self._find(f"{delivery.entry.kind}:{delivery.entry.name}")
-                with self._held(used):
-                    self._obtain(used) if isinstance(used, Fetch) else self._output(used)
                 if delivery.entry.delivery == "extract":
                     self._deliver(delivery)
             skipped = steps.build_toolchain(context, preparation, self._progress)

@@ -82,8 +82,8 @@ def _list_items(context: Context, names: list[str]) -> list[Any]:
     from tasks_lib.steps.transfer import list_shared_items, select_names
 
     plan = load_plan(context)
-    fetches, toolchains = closure(plan.definitions, *select_names(plan.definitions, names))
-    return list(list_shared_items(plan, fetches, toolchains))
+    chosen = closure(plan.definitions, *select_names(plan.definitions, names))
+    return list(list_shared_items(plan, *chosen))
 
 
 def _keygen(names: list[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -21,6 +20,8 @@ from tasks_lib.definitions import (
     Git,
     GpgSignature,
     Hg,
+    Image,
+    ImageLayer,
     StaticUrl,
     Toolchain,
 )
@@ -135,6 +136,30 @@ class ToolchainBuild(msgspec.Struct, frozen=True, kw_only=True):
         return self.directory / "run.log"
 
 
+class LayerBuild(msgspec.Struct, frozen=True, kw_only=True):
+    """A layer of an image: `deliveries` into the directory `dest` of its root file system.
+
+    `platform` is that of the toolchain whose output it has, "any" without one. `what` describes it in messages.
+    """
+
+    key: str
+    what: str
+    dest: str
+    deliveries: tuple[Delivery, ...]
+    platform: str
+
+
+class ImageBuild(msgspec.Struct, frozen=True, kw_only=True):
+    """An image with its layers, the lowest one first; `machine` as uname(1) says, `created_s` in seconds since 1970."""
+
+    image: Image
+    key: str
+    layers: tuple[LayerBuild, ...]
+    output: Artifact
+    machine: str
+    created_s: int
+
+
 class Files(Protocol):
     """The files that definitions refer to."""
 
@@ -170,6 +195,7 @@ class Plan:
         writer_version: str,
         files: Files,
         host: recipe.Host,
+        image_defaults: recipe.ImageDefaults = recipe.ImageDefaults(),  # noqa: B008  # immutable
     ) -> None:
         """Create the plan.
 
@@ -180,6 +206,7 @@ class Plan:
             writer_version: version of the archive writer, `Context.writer_version`.
             files: reads scripts, resources and key files.
             host: where the commands of toolchains run.
+            image_defaults: what the definitions of images do not say.
         """
         self.definitions = definitions
         self.writer_version = writer_version
@@ -190,7 +217,9 @@ class Plan:
         self._to_artifacts = os.path.join(os.pardir, os.path.relpath(self._artifacts, self._links))  # noqa: PTH118
         self._last: tuple[Fetch, Artifact] | None = None  # the graph requests each fetch three times
         self.files, self._host = files, host
+        self._image_defaults = image_defaults
         self.preparation = lru_cache(maxsize=None)(self._preparation)
+        self.image = lru_cache(maxsize=None)(self._image)
 
     def _artifact(self, name: str, key: str, file_name: str, task: str, integrity: Integrity | None = None) -> Artifact:
         inner = f"{name}/{key[:16]}/{file_name}"
@@ -215,8 +244,7 @@ class Plan:
         task = f"fetch:{fetch.name}"
         if isinstance(source, Git | Hg):
             key = recipe.commit_key(source)
-            content = commit_record(source)
-            integrity = Integrity(size=len(content), digest=Digest.sha256(hashlib.sha256(content).hexdigest()))
+            integrity = Integrity.of(commit_record(source))
             made = self._artifact(fetch.name, key, f"{fetch.name}.commit", task, integrity)
             return msgspec.structs.replace(made, link=None)
         file_name = source.file_name if source.needs_repack else source.published_name
@@ -253,6 +281,13 @@ class Plan:
             output = self.preparation(name).output
             if output is not None:
                 yield output
+        for name in self.definitions.images:
+            yield self.image(name).output
+
+    def layers(self) -> Iterator[LayerBuild]:
+        """Yield the layers of all images."""
+        for name in self.definitions.images:
+            yield from self.image(name).layers
 
     def can_extract(self, fetch: Fetch) -> bool:
         """Return whether `extract:NAME` exists: the artifact is declared an archive, or is changed when placed."""
@@ -309,6 +344,27 @@ class Plan:
             env=tuple(env.items()),
             before=before,
             host=self._host,
+        )
+
+    def _image(self, name: str) -> ImageBuild:
+        image = self.definitions.images[name]
+        layers = tuple(self._layer(layer) for layer in image.layers)
+        machine, created_s = self._image_defaults.machine, self._image_defaults.created_s or 0
+        keys = [layer.key for layer in layers]
+        key = recipe.image_key(image, layers=keys, machine=machine, created_s=created_s)
+        output = self._artifact(name, key, image.artifact_name, f"image:{name}")
+        return ImageBuild(image=image, key=key, layers=layers, output=output, machine=machine, created_s=created_s)
+
+    def _layer(self, layer: ImageLayer) -> LayerBuild:
+        root = Path("/", layer.dest)
+        deliveries = tuple(self._delivery(root, entry) for entry in layer.fetches)
+        is_output = any(entry.kind == "toolchain" for entry in layer.fetches)
+        return LayerBuild(
+            key=recipe.layer_key(layer.dest, [one.key for one in deliveries], version=self.writer_version),
+            what=f"layer {root}",
+            dest=layer.dest,
+            deliveries=deliveries,
+            platform=self._host.platform if is_output else "any",
         )
 
     def _env(self, toolchain: Toolchain) -> dict[str, str]:

@@ -36,30 +36,35 @@ class SharedItem(NamedTuple):
     platform: str = ANY
 
 
-def select_names(definitions: Definitions, words: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the fetches and toolchains that words name: names, aliases, `KIND:NAME` or globs; all without words.
+def select_names(definitions: Definitions, words: Iterable[str]) -> tuple[list[str], ...]:
+    """Return the definitions of each kind that words name: names, aliases, `KIND:NAME` or globs; all without words.
 
     Raises:
         UnknownNameError: a word names nothing.
     """
     words = list(words)
     if not words:
-        return list(definitions.fetches), list(definitions.toolchains)
-    fetches: dict[str, None] = {}
-    toolchains: dict[str, None] = {}
+        return tuple(list(known) for known in definitions.kinds.values())
+    chosen: dict[str, dict[str, None]] = {kind: {} for kind in definitions.kinds}
+    resolvers = {
+        "fetch": definitions.fetch,
+        "toolchain": definitions.toolchain,
+        "image": definitions.images.__getitem__,
+    }
     for word in words:
-        kind, _, rest = word.rpartition(":")
-        pattern = rest if kind else word
-        found = [] if kind == "toolchain" else _matching(definitions.fetches, pattern, definitions.fetch)
-        built = (
-            [] if kind not in ("", "toolchain") else _matching(definitions.toolchains, pattern, definitions.toolchain)
-        )
-        if not found and not built:
+        group, _, pattern = word.rpartition(":")
+        wanted = group if group in ("", "toolchain", "image") else "fetch"  # `repack:NAME` means the fetch
+        found = {
+            kind: _matching(known, pattern, resolvers[kind])
+            for kind, known in definitions.kinds.items()
+            if wanted in ("", kind)
+        }
+        if not any(found.values()):
             hint = "`doit list --all` shows the definitions"
             raise UnknownNameError(f"no definition is named {escape_text(word)!r}", hint=hint)
-        fetches |= dict.fromkeys(found)
-        toolchains |= dict.fromkeys(built)
-    return list(fetches), list(toolchains)
+        for kind, names in found.items():
+            chosen[kind] |= dict.fromkeys(names)
+    return tuple(list(names) for names in chosen.values())
 
 
 def _matching(known: Iterable[str], pattern: str, resolve: Callable[[str], object]) -> list[str]:
@@ -72,8 +77,13 @@ def _matching(known: Iterable[str], pattern: str, resolve: Callable[[str], objec
     return found
 
 
-def list_shared_items(plan: Plan, fetches: Iterable[str], toolchains: Iterable[str]) -> Iterator[SharedItem]:
-    """Yield what the definitions share: each download, each repacked archive or commit, each output."""
+def list_shared_items(
+    plan: Plan, fetches: Iterable[str], toolchains: Iterable[str], images: Iterable[str] = ()
+) -> Iterator[SharedItem]:
+    """Yield what the definitions share: each download, each repacked archive or commit, each output, each layer.
+
+    The archive of an image has the bytes of its layers again, and is made from them.
+    """
     definitions = plan.definitions
     for name in fetches:
         fetch = definitions.fetches[name]
@@ -87,6 +97,9 @@ def list_shared_items(plan: Plan, fetches: Iterable[str], toolchains: Iterable[s
         preparation = plan.preparation(name)
         if preparation.output is not None:
             yield SharedItem(preparation.key, preparation.output.path.name, None, preparation.host.platform)
+    for name in images:
+        for layer in plan.image(name).layers:
+            yield SharedItem(layer.key, f"{layer.what} of {name}", None, layer.platform)
 
 
 class PushedItems(NamedTuple):
