@@ -26,6 +26,7 @@ from tasks_lib.vcs.urls import endpoint_of
 if TYPE_CHECKING:
     from tasks_lib.definitions import StaticUrl
     from tasks_lib.definitions.headers import Headers
+    from tasks_lib.definitions.mirrors import Mirrors
     from tasks_lib.download import Downloader
     from tasks_lib.download.unverified import UnverifiedDownloader
     from tasks_lib.progress import Progress
@@ -94,6 +95,17 @@ class Context:
         return Cache(own.cache, options)
 
     @shared
+    def mirrors(self) -> Mirrors:
+        """What `mirrors.yml` says; nothing if it is missing or cannot be read."""
+        from tasks_lib.definitions.mirrors import Mirrors, parse_mirrors  # needed only when a task downloads
+
+        path = find_layout(self.settings.fetchdefs).mirrors_file
+        try:
+            return parse_mirrors(path.read_text("utf-8")) if path is not None else Mirrors()
+        except (OSError, UnicodeDecodeError):  # missing, or already reported when loading definitions
+            return Mirrors()
+
+    @shared
     def transport(self) -> Transport:
         """The HTTP client."""
         from tasks_lib.transport import Transport  # slow to import, needed only when a task downloads
@@ -101,15 +113,8 @@ class Context:
         own = self.settings.transport
         if self._mirrors == "none":
             return Transport(own, environ=self.environ)
-        path = find_layout(self.settings.fetchdefs).mirrors_file
-        try:
-            text = path.read_text("utf-8") if path is not None else ""
-        except (OSError, UnicodeDecodeError):  # missing, or already reported when loading definitions
-            return Transport(own, environ=self.environ)
-        from tasks_lib.definitions.mirrors import parse_mirrors  # needed only when a task downloads
-
         # the URLs of definitions were checked when they were loaded; a redirect was not
-        return Transport(own, parse_mirrors(text).refusal, self.environ)
+        return Transport(own, self.mirrors.refusal, self.environ)
 
     @shared
     def sources(self) -> Downloader:

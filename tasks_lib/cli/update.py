@@ -80,12 +80,7 @@ class UpdateCommand(PinCommand):
         self.outstream.write(f"{name}: {would}{done.state}{escape_text(versions)}\n")
         self.write_lines(f"  note: {escape_lines(note)}" for note in done.notes)
         if done.state == "updated":
-            tree = (
-                done.tree.lines()
-                if done.tree is not None
-                else ["tree: not compared: the cache lacks the old content, or it is not an archive"]
-            )
-            self.write_lines(f"  {escape_text(line)}" for line in tree)
+            self.write_lines(f"  {escape_text(line)}" for line in done.summary)
             self.write_lines(escape_text(line) for line in done.diff.splitlines())
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks_lib.definitions.values import (
     Checksums,
+    Debian,
     Definitions,
     Fetch,
     FetchesEntry,
@@ -24,6 +25,7 @@ from tasks_lib.definitions.values import (
     Place,
     RefusedDefinition,
     StaticUrl,
+    Suite,
     Toolchain,
     ToolchainRun,
 )
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Checksums",
+    "Debian",
     "Definitions",
     "Fetch",
     "FetchesEntry",
@@ -50,6 +53,7 @@ __all__ = [
     "RefusedDefinition",
     "SourceFile",
     "StaticUrl",
+    "Suite",
     "Toolchain",
     "ToolchainRun",
     "json_schema",

@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from tasks_lib import recipe
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
-from tasks_lib.definitions import Checksums, Git, Hg, StaticUrl
+from tasks_lib.definitions import Checksums, Debian, Git, Hg, StaticUrl
 from tasks_lib.steps.checks import find_integrity
 from tasks_lib.steps.plan import Plan
 from tasks_lib.steps.shared_trees import tree_key
@@ -88,7 +89,7 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
     artifacts: set[str] = set()
     repositories: set[str] = set()
     roots = list(roots)
-    for plan, _ in roots:
+    for plan, configuration in roots:
         for artifact in plan.artifacts():
             keys |= {artifact.key, artifact.verdict}
             artifacts.add("/".join(artifact.path.parts[-3:]))
@@ -100,15 +101,18 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
                 from tasks_lib.steps.repository_access import repository_names  # slow to import
 
                 repositories |= repository_names(context, fetch.source)
+            elif isinstance(fetch.source, Debian):
+                from tasks_lib.steps.debian import list_members  # slow to import
+
+                members = [one.integrity for one in list_members(fetch.source, Path(configuration.directory))]
+                keys |= {recipe.fetch_key(one) for one in members}
+                digests |= {one.digest.hex for one in members}
             else:
                 keys |= list_evidence_keys(fetch.source)
-    for key in keys:
-        result = context.cache.result(key) if key else None
-        if result is not None:
-            digests.add(result.integrity.digest.hex)
+    results = (context.cache.result(key) for key in keys if key)
     return Referenced(
         keys=frozenset(keys),
-        digests=frozenset(digests),
+        digests=frozenset(digests.union(one.integrity.digest.hex for one in results if one is not None)),
         artifacts=frozenset(artifacts),
         repositories=frozenset(repositories),
         trees=frozenset(_trees(context, roots)),

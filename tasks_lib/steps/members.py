@@ -1,0 +1,114 @@
+"""Members: the blobs of which a definition consists, obtained in parallel, cached and shared as downloads are."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterable
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from urllib.parse import urlsplit
+
+import msgspec
+
+from tasks_lib.context import Context
+from tasks_lib.definitions import Fetch, StaticUrl
+from tasks_lib.digest import Integrity
+from tasks_lib.download import Request
+from tasks_lib.errors import AllSourcesFailedError
+from tasks_lib.gil import serialized
+from tasks_lib.network import redacted
+from tasks_lib.progress import FailedSource, Progress
+from tasks_lib.steps.fetching import SMALL, build_request
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """A blob of a definition; `urls` are tried in order, `home` is the one that names it."""
+
+    path: str
+    integrity: Integrity
+    urls: tuple[str, ...]
+    home: str
+
+    def request(self, context: Context, fetch: Fetch) -> Request:
+        """Return what to download, from the places that mirrors.yml gives for the URLs."""
+        source = StaticUrl(
+            url=self.urls[0],
+            mirrors=self.urls[1:],
+            integrity=self.integrity,
+            artifact_name=self.path.rpartition("/")[2],
+            repack="never",
+        )
+        placed = msgspec.structs.replace(fetch, source=source, platforms=())
+        source = msgspec.structs.replace(source, rewritten=context.mirrors.places(placed, source))
+        request = build_request(context, f"{fetch.name}: {self.path}", source)
+        return dataclasses.replace(request, home=self.home)
+
+
+def obtain_members(context: Context, fetch: Fetch, members: Iterable[Member], progress: Progress) -> None:
+    """Obtain the blobs that the cache lacks; if some have no source, obtain the others and then fail.
+
+    A cached blob is not confirmed by its URL, as that of a download is: something signed names its digest.
+
+    Raises:
+        AllSourcesFailedError, OfflineError: a blob has no source; the hint says how many more have none.
+        CacheUnavailableError, CancelledError: as `Downloader.obtain`.
+    """
+    cache = context.cache
+    missing = {one.integrity.digest.hex: one for one in members if not cache.has(one.integrity)}
+    if not missing:
+        return
+    lacking = list(missing.values())
+    total = sum(one.integrity.size for one in lacking)
+    progress.phase("body", url=redacted(lacking[0].home), total=total)
+    shared = _MemberProgress(progress)
+    pool = ThreadPoolExecutor(min(len(lacking), context.settings.jobs), thread_name_prefix="member")
+    try:
+        tasks = [pool.submit(_obtain, context, fetch, one, shared) for one in lacking]
+        failures = _await(tasks)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if failures:
+        first, more = failures[0], len(failures) - 1
+        first.hint = f"{first.hint}\n{more} more files of {fetch.name} have no source" if more else first.hint
+        raise first
+
+
+def _await(tasks: list[Future[None]]) -> list[AllSourcesFailedError]:
+    """Wait for all tasks and return those failures after which the others go on; raise any other one at once."""
+    pending = set(tasks)
+    while pending:
+        done, pending = wait(pending, return_when=FIRST_EXCEPTION)
+        for task in done:
+            if not isinstance(task.exception(), AllSourcesFailedError):
+                task.result()
+    failures = (task.exception() for task in tasks)
+    return [error for error in failures if isinstance(error, AllSourcesFailedError)]
+
+
+def _obtain(context: Context, fetch: Fetch, member: Member, progress: Progress) -> None:
+    progress.check()
+    with serialized(member.integrity.size, SMALL):
+        name = f"{fetch.name}: {member.path}"
+        if context.fleet is None or not context.sources.obtain_from_stores(name, member.integrity, progress):
+            context.sources.obtain(member.request(context, fetch), progress)
+
+
+class _MemberProgress:
+    """The progress of all members as one phase; a source that fails for many of them is reported once."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._lock = progress, threading.Lock()
+        self._failed: set[tuple[str, str]] = set()
+        self.advance, self.check, self.warn = progress.advance, progress.check, progress.warn
+
+    def phase(self, name: str, **facts: str | int | float) -> None:
+        """Ignore the phases of one member."""
+
+    def failed_source(self, source: FailedSource) -> None:
+        """Report a source, unless another member reported its host."""
+        key = source.role, urlsplit(source.url).netloc
+        with self._lock:
+            is_known = key in self._failed
+            self._failed.add(key)
+        if not is_known:
+            self._progress.failed_source(source)
