@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tasks_lib.cache import Cache, Options
-from tasks_lib.errors import SettingError
+from tasks_lib.errors import SettingError, ToolError
 from tasks_lib.formats import UNPACKED_VERSION, mtime_for, writer_version
 from tasks_lib.fs.files import make_ignored_directory
 from tasks_lib.host import digest_variables, machine_platform, platform_name
@@ -246,7 +246,19 @@ class Context:
         """What images are that their definitions do not say."""
         selected = self.settings.platform
         platform = machine_platform() if selected in ("", ALL) else selected
-        return ImageDefaults(machine=platform.partition("-")[2], created_s=self.settings.source_date_epoch)
+        return ImageDefaults(
+            machine=platform.partition("-")[2],
+            created_s=self.settings.source_date_epoch,
+            find_builder=self._find_mmdebstrap,
+        )
+
+    def _find_mmdebstrap(self) -> str:
+        """Return the version of mmdebstrap, "" if it does not run here: the step that needs it reports that."""
+        from tasks_lib.image.rootfs import mmdebstrap_version  # slow to import, needed only for images with a base
+
+        with contextlib.suppress(ToolError):
+            return mmdebstrap_version(self.environ.get("PATH"))
+        return ""
 
     def configuration(self, passed: Iterable[str] = ()) -> Configuration:
         """Return everything besides the definitions that shapes the names of cache items in this run.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks_lib import steps
-from tasks_lib.definitions import Fetch, Image, StaticUrl, Toolchain
+from tasks_lib.definitions import Fetch, FetchesEntry, Image, StaticUrl, Toolchain
 from tasks_lib.definitions.platform_selection import canonical_name
 from tasks_lib.errors import OfflineError, ToolError, UnknownNameError, UnsupportedArchiveError, escape_text
 from tasks_lib.formats import format_from_name
@@ -368,13 +368,13 @@ class Project:
     def _assemble(self, definition: Image) -> Artifact:
         build = self._plan.image(definition.name)
         if not steps.publish_from_cache(self._session.context, build.output):
-            self._obtain_inputs([one for layer in build.layers for one in layer.deliveries])
+            self._obtain_inputs(definition.fetches)
             steps.build_image(self._session.context, build, self._progress)
         return build.output
 
-    def _obtain_inputs(self, deliveries: Iterable[Delivery]) -> None:
-        for delivery in deliveries:
-            used = self._find(f"{delivery.entry.kind}:{delivery.entry.name}")
+    def _obtain_inputs(self, entries: Iterable[FetchesEntry]) -> None:
+        for entry in entries:
+            used = self._find(f"{entry.kind}:{entry.name}")
             with self._held(used):
                 self._artifact(used)
 
@@ -413,7 +413,7 @@ class Project:
     def _build(self, definition: Toolchain) -> Path:
         context, preparation = self._session.context, self._plan.preparation(definition.name)
         if not steps.is_built(context, preparation):
-            self._obtain_inputs(preparation.deliveries)
+            self._obtain_inputs(one.entry for one in preparation.deliveries)
             for delivery in preparation.deliveries:
                 if delivery.entry.delivery == "extract":
                     self._deliver(delivery)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -89,13 +89,15 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImageDefaults(msgspec.Struct, frozen=True, kw_only=True):
-    """What an image is that its definition does not say: the machine it is for, such as `x86_64`, and its date.
+    """What an image depends on besides its definition.
 
-    `created_s` is in seconds since 1970, None for the date of its base.
+    `machine` is the one that it is for, such as `x86_64`; `created_s` its date in seconds since 1970, None for that of
+    its base. `find_builder` returns the version of the program that makes root file systems, "" if it is missing.
     """
 
     machine: str = ""
     created_s: int | None = None
+    find_builder: Callable[[], str] = str
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
@@ -290,6 +292,8 @@ def toolchain_key(
 
 #: Increase when a layer may have other bytes for the same inputs.
 LAYER_VERSION: Final = 1
+#: Increase when a root file system may have other bytes for the same packages.
+ROOT_VERSION: Final = 1
 #: Increase when an image may have other bytes for the same layers.
 IMAGE_VERSION: Final = 1
 
@@ -305,14 +309,25 @@ def layer_key(dest: str, inputs: Iterable[str], *, version: str) -> str:
     return _key("layer", f"{LAYER_VERSION}.{version}", dest, *sorted(inputs))
 
 
-def image_key(image: Image, *, layers: Sequence[str], machine: str, created_s: int) -> str:
+def root_key(packages: str, *, architecture: str, builder: str) -> str:
+    """Return the key of a root file system.
+
+    Args:
+        packages: the key of the repository of its packages.
+        architecture: Debian's name of the architecture.
+        builder: the version of mmdebstrap.
+    """
+    return _key("root", str(ROOT_VERSION), packages, architecture, builder)
+
+
+def image_key(image: Image, *, layers: Sequence[str], machine: str, created_s: int | None) -> str:
     """Return the key of the archive of an image.
 
     Args:
         image: the image; its description and location are not part of the key.
         layers: the key of each layer, the lowest one first.
         machine: the machine that the image is for.
-        created_s: the time of its creation, in seconds since 1970.
+        created_s: the time of its creation, in seconds since 1970; None for that of its packages.
     """
     config = json.dumps(msgspec.to_builtins(image.config))
     return _key("image", str(IMAGE_VERSION), image.name, machine, str(created_s), config, *layers)

@@ -10,6 +10,7 @@ from typing import Final
 
 from tasks_lib.definitions.schema import suggest
 from tasks_lib.definitions.values import (
+    Debian,
     Definitions,
     Fetch,
     FetchesEntry,
@@ -232,8 +233,12 @@ def _check_image(
     problems: list[Problem],
     suggestions: _Suggestions,
 ) -> None:
-    if image.base and image.base not in names["fetch"]:
+    base = fetches.get(names["fetch"].get(image.base, ""))
+    if image.base and base is None:
         reason, hint = f"unknown fetch {image.base!r}", suggestions.hint(image.base, names["fetch"])
+        problems.append(_problem(image, "base", reason, hint, image.base_line))
+    elif base is not None and not isinstance(base.source, Debian):
+        reason, hint = f"{image.base!r} is not a fetch of type debian", "list it in a layer"
         problems.append(_problem(image, "base", reason, hint, image.base_line))
     for at, layer in enumerate(image.layers, 1):
         seen: set[str] = set()

@@ -218,4 +218,6 @@ def image_identity(build: ImageBuild) -> Identity:
         for one in layer.deliveries
     }
     identity |= {f"config {name}": str(value) for name, value in msgspec.structs.asdict(build.image.config).items()}
-    return identity | {"machine": build.machine, "created": str(build.created_s)}
+    identity |= {layer.what: layer.key[:_SHOWN] for layer in build.layers if layer.root is not None}
+    created = "date of the base" if build.created_s is None else str(build.created_s)
+    return identity | {"machine": build.machine, "created": created}

@@ -172,7 +172,7 @@ class TaskGraph:
 
     def _image(self, name: str) -> Task:
         build = self._plan.image(name)
-        artifacts = [one.artifact for layer in build.layers for one in layer.deliveries]
+        artifacts = [one for layer in build.layers for one in layer.artifacts]
         task = self._task(
             f"image:{name}", build.key, (task_info.image_identity, build), build.image.description, "build_image", build
         )

@@ -73,7 +73,7 @@ def fetch_packages(context: Context, definition: Fetch, source: Debian, artifact
 def _make_repository(
     context: Context, definition: Fetch, source: Debian, artifact: Artifact, progress: Progress
 ) -> None:
-    lock = _load_lock(context, source, artifact)
+    lock = load_lock(context, source, artifact)
     packages = list_package_members(source, lock)
     obtain_indexes(context, definition, source, lock, progress)
     limits, cache = context.limits(source.archive), context.cache
@@ -135,7 +135,7 @@ def read_cached_index(context: Context, source: Debian, index: LockedIndex) -> I
         yield from read_index(file, index, context.limits(source.archive))
 
 
-def _load_lock(context: Context, source: Debian, artifact: Artifact) -> Lock:
+def load_lock(context: Context, source: Debian, artifact: Artifact) -> Lock:
     """Return the lock of a definition, which is the one that the key of its artifact covers.
 
     Raises:

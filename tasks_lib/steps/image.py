@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final
 
 from tasks_lib import archive
 from tasks_lib.archive import Entry, make_entry
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
+from tasks_lib.debian.lock import release_date
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import BlobMissingError
-from tasks_lib.formats import Reshape
+from tasks_lib.formats import UNCHANGED, Reshape
 from tasks_lib.image.oci import ImageFacts, ImageFile, ImageLayout, describe_layer, lay_out, write_index
+from tasks_lib.image.rootfs import RootFilesystem, build_rootfs
 from tasks_lib.image.stack import LayerStack
 from tasks_lib.limits import Limits
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import publish_from_cache
 from tasks_lib.steps.checks import find_integrity
+from tasks_lib.steps.debian import load_lock
 from tasks_lib.steps.extract import format_of
-from tasks_lib.steps.plan import Delivery, ImageBuild, LayerBuild
+from tasks_lib.steps.plan import Artifact, Delivery, ImageBuild, LayerBuild, RootBuild
 from tasks_lib.steps.shared_results import adopt_shared_result, share_result
+from tasks_lib.tree.extraction import Extraction
 from tasks_lib.tree.writer import file_entry
 
 #: How the name of an entry begins that removes what the layers below have.
@@ -60,9 +64,9 @@ def obtain_layers(context: Context, build: ImageBuild, progress: Progress) -> li
     return [_obtain(context, layer, progress) for layer in build.layers]
 
 
-def lay_out_image(build: ImageBuild, layers: list[ImageFile], diff_ids: list[str]) -> ImageLayout:
+def lay_out_image(context: Context, build: ImageBuild, layers: list[ImageFile], diff_ids: list[str]) -> ImageLayout:
     """Return the layout of an image with these layers, as stored, and the digests that they have uncompressed."""
-    facts = ImageFacts(build.image.name, build.machine, build.created_s, build.image.config)
+    facts = ImageFacts(build.image.name, build.machine, _date_of(context, build), build.image.config)
     return lay_out(facts, layers, diff_ids, [layer.what for layer in build.layers])
 
 
@@ -82,11 +86,60 @@ def _find(context: Context, layer: LayerBuild) -> Integrity | None:
     return result.integrity if result is not None and context.cache.has(result.integrity) else None
 
 
+def _date_of(context: Context, build: ImageBuild) -> int:
+    """Return the date of an image in seconds since 1970: the given one, or that of the newest package index, or 0."""
+    if build.created_s is not None:
+        return build.created_s
+    roots = [layer.root for layer in build.layers if layer.root is not None]
+    return max((release_date(load_lock(context, root.source, root.repository)) for root in roots), default=0)
+
+
 def _make(context: Context, layer: LayerBuild, progress: Progress) -> Integrity:
-    inputs = [(delivery, _integrity_of(context, delivery)) for delivery in layer.deliveries]
+    with context.cache.writer() as writer:
+        if layer.root is not None:
+            _write_root(context, layer.root, writer.write, progress)
+        else:
+            _write_layer(context, layer, writer.write, progress)
+        integrity = writer.commit()
+    context.cache.record(Result(key=layer.key, integrity=integrity, provenance={"made": "here"}))
+    share_result(context, layer.key, integrity, layer.platform)
+    return integrity
+
+
+def _write_root(context: Context, root: RootBuild, write: Callable[[bytes], object], progress: Progress) -> None:
+    """Write a root file system; the repository of its packages is unpacked for that time only."""
+    lock = load_lock(context, root.source, root.repository)
+    names = sorted({one.package for one in lock.packages if one.architecture in (root.architecture, "all")})
+    limits = context.limits(root.source.archive)
+    with context.cache.staging() as place, context.cache.staging() as staging:
+        repository = place / "repository"
+        with context.cache.open(_integrity_of(context, root.repository)) as file:
+            Extraction(repository, place / "repository.json").extract(
+                file, name=root.repository.path.name, format="tar.zst", reshape=UNCHANGED, limits=limits, key="",
+                progress=progress,
+            )  # fmt: skip
+        build_rootfs(
+            RootFilesystem(
+                repository=repository,
+                packages=names,
+                suite=lock.releases[0].codename,
+                architecture=root.architecture,
+                essential=root.source.essential,
+                epoch=release_date(lock),
+            ),
+            staging=staging,
+            write=write,
+            environ=context.environ,
+            limits=limits,
+            progress=progress,
+        )
+
+
+def _write_layer(context: Context, layer: LayerBuild, write: Callable[[bytes], object], progress: Progress) -> None:
+    inputs = [(delivery, _integrity_of(context, delivery.artifact)) for delivery in layer.deliveries]
     limits = _join_limits(context, layer)
     progress.phase("repack", total=sum(integrity.size for _, integrity in inputs))
-    with contextlib.ExitStack() as stack, context.cache.temporary() as spool, context.cache.writer() as writer:
+    with contextlib.ExitStack() as stack, context.cache.temporary() as spool:
         opened = [(delivery, stack.enter_context(context.cache.open(integrity))) for delivery, integrity in inputs]
         archive.write(
             _read_all(context, layer, opened, progress),
@@ -95,20 +148,16 @@ def _make(context: Context, layer: LayerBuild, progress: Progress) -> Integrity:
             allowed=sum(limits.max_total_for(integrity.size) for _, integrity in inputs),
             mtime=context.mtime,
             spool=spool,
-            write=writer.write,
+            write=write,
             progress=progress,
             compression="none",
         )
-        integrity = writer.commit()
-    context.cache.record(Result(key=layer.key, integrity=integrity, provenance={"made": "here"}))
-    share_result(context, layer.key, integrity, layer.platform)
-    return integrity
 
 
-def _integrity_of(context: Context, delivery: Delivery) -> Integrity:
-    integrity = find_integrity(context, delivery.artifact)
+def _integrity_of(context: Context, artifact: Artifact) -> Integrity:
+    integrity = find_integrity(context, artifact)
     if integrity is None:
-        raise BlobMissingError(f"{delivery.entry.name} has not been built", hint=f"run `doit {delivery.artifact.task}`")
+        raise BlobMissingError(f"{artifact.path.name} has not been built", hint=f"run `doit {artifact.task}`")
     return integrity
 
 
@@ -161,7 +210,7 @@ def _assemble(context: Context, build: ImageBuild, layers: list[Integrity], prog
         with context.cache.open(integrity) as file:
             stack.add(layer.what, file, progress.check)
     stored = [describe_layer(integrity) for integrity in layers]
-    layout = lay_out_image(build, stored, [str(integrity.digest) for integrity in layers])
+    layout = lay_out_image(context, build, stored, [str(integrity.digest) for integrity in layers])
     name = build.image.name
     documents = {**layout.documents, **write_index({name: layout}, {name: _TAG})}
     sizes = {path: len(content) for path, content in documents.items()} | {

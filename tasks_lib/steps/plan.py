@@ -29,6 +29,7 @@ from tasks_lib.definitions import (
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.formats import TREE_VERSION, UNCHANGED, Reshape, format_from_name
 from tasks_lib.fs.fingerprint import Fingerprint
+from tasks_lib.platforms import parse_platform
 
 #: Directory, inside a toolchain's own, with the manifests of its fetches.
 RECORDS: Final = ".fetches"
@@ -137,28 +138,45 @@ class ToolchainBuild(msgspec.Struct, frozen=True, kw_only=True):
         return self.directory / "run.log"
 
 
+class RootBuild(msgspec.Struct, frozen=True, kw_only=True):
+    """A root file system: the packages of a repository for one architecture of Debian."""
+
+    source: Debian
+    repository: Artifact
+    architecture: str
+
+
 class LayerBuild(msgspec.Struct, frozen=True, kw_only=True):
-    """A layer of an image: `deliveries` into the directory `dest` of its root file system.
+    """A layer of an image: the root file system `root`, or `deliveries` into the directory `dest` of it.
 
     `platform` is that of the toolchain whose output it has, "any" without one. `what` describes it in messages.
     """
 
     key: str
     what: str
-    dest: str
-    deliveries: tuple[Delivery, ...]
-    platform: str
+    dest: str = ""
+    deliveries: tuple[Delivery, ...] = ()
+    root: RootBuild | None = None
+    platform: str = "any"
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """What it is made from."""
+        return [*([self.root.repository] if self.root else []), *(one.artifact for one in self.deliveries)]
 
 
 class ImageBuild(msgspec.Struct, frozen=True, kw_only=True):
-    """An image with its layers, the lowest one first; `machine` as uname(1) says, `created_s` in seconds since 1970."""
+    """An image with its layers, the lowest one first.
+
+    `machine` is a word of uname(1), `created_s` in seconds since 1970, None for the date of the lowest layer.
+    """
 
     image: Image
     key: str
     layers: tuple[LayerBuild, ...]
     output: Artifact
     machine: str
-    created_s: int
+    created_s: int | None
 
 
 class Files(Protocol):
@@ -356,12 +374,27 @@ class Plan:
 
     def _image(self, name: str) -> ImageBuild:
         image = self.definitions.images[name]
-        layers = tuple(self._layer(layer) for layer in image.layers)
-        machine, created_s = self._image_defaults.machine, self._image_defaults.created_s or 0
+        base = self._root(image.base) if image.base else None
+        layers = (*([base] if base else []), *(self._layer(layer) for layer in image.layers))
+        machine, created_s = self._image_defaults.machine, self._image_defaults.created_s
+        if base is not None and base.root is not None:
+            machine = _machine_of(base.root.architecture)
         keys = [layer.key for layer in layers]
         key = recipe.image_key(image, layers=keys, machine=machine, created_s=created_s)
         output = self._artifact(name, key, image.artifact_name, f"image:{name}")
         return ImageBuild(image=image, key=key, layers=layers, output=output, machine=machine, created_s=created_s)
+
+    def _root(self, base: str) -> LayerBuild:
+        """Return the root file system of a base, for this machine if the base has packages for it."""
+        fetch, defaults = self.definitions.fetch(base), self._image_defaults
+        source, repository = fetch.source, self.published(fetch)
+        if not isinstance(source, Debian):
+            raise AssertionError(f"{base} has no packages: `definitions` rejects that")
+        own = [one for one in source.architectures if _machine_of(one) == defaults.machine]
+        architecture = (own or source.architectures)[0]
+        key = recipe.root_key(repository.key, architecture=architecture, builder=defaults.find_builder())
+        root = RootBuild(source=source, repository=repository, architecture=architecture)
+        return LayerBuild(key=key, what=f"root file system of {fetch.name}", root=root)
 
     def _layer(self, layer: ImageLayer) -> LayerBuild:
         root = Path("/", layer.dest)
@@ -420,6 +453,11 @@ class Plan:
             reshape=reshape,
             worked=directory / WORKED,
         )
+
+
+def _machine_of(architecture: str) -> str:
+    """Return the machine that Debian's name of an architecture means, in words of uname(1)."""
+    return parse_platform(f"linux-{architecture}").partition("-")[2] or architecture
 
 
 def commit_record(source: Git | Hg) -> bytes:

@@ -357,8 +357,8 @@ def rebuild(context: Context, plan: Plan, task: str, progress: Progress) -> None
 def _rebuild_image(context: Context, plan: Plan, name: str, progress: Progress) -> None:
     build = plan.image(name)
     for layer in build.layers:
-        for delivery in layer.deliveries:
-            _ensure_artifact(context, plan, delivery.artifact, progress)
+        for artifact in layer.artifacts:
+            _ensure_artifact(context, plan, artifact, progress)
     steps.build_image(context, build, progress)
 
 
