@@ -25,7 +25,7 @@ from tasks_lib.limits import Limits
 from tasks_lib.progress import Silent
 from tests.debian_root import EPOCH, needs_mmdebstrap, root_filesystem, write_flat_repository
 from tests.project import PYTHONPATH, written
-from tests.test_archive import as_nobody, open_directory
+from tests.test_archive import open_directory
 
 __all__ = ["open_directory"]
 
@@ -50,7 +50,10 @@ def directory(name: str, mode: int = 0o755) -> Member:
     return Member(name, type=tarfile.DIRTYPE, mode=mode)
 
 
-def layer_of(*members: Member, limits: Limits = Limits(), latest: int = EPOCH) -> bytes:
+LIMITS = Limits()
+
+
+def layer_of(*members: Member, limits: Limits = LIMITS, latest: int = EPOCH) -> bytes:
     """Return the layer of a tar with these members."""
     source, layer = io.BytesIO(), io.BytesIO()
     with tarfile.open(fileobj=source, mode="w", format=tarfile.PAX_FORMAT) as tar:
