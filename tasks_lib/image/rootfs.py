@@ -32,7 +32,10 @@ _OLDEST: Final = (1, 3)
 _INSTALL: Final = "install the Debian package mmdebstrap, version 1.3 or later"
 #: Directories of programs that need root, which other users may not have in PATH. Source: FHS 3.0, 3.16 and 4.10.
 _SBIN: Final = ("/usr/sbin", "/sbin")
-#: Lines of mmdebstrap that only say that it failed.
+#: How lines of mmdebstrap, apt and dpkg begin that give a reason, how many of them a message repeats, and those that
+#: only say that something failed.
+_REASONS: Final = ("E: ", "dpkg: ")
+_LINES: Final = 2
 _NO_REASON: Final = ("E: setup failed", "E: mmdebstrap failed")
 #: Hash seeds keep the order of what Perl and Python write; bytecode is written only by the scripts of packages, which
 #: honour SOURCE_DATE_EPOCH. Source: perlrun(1), PERL_HASH_SEED; Python, "Environment variables".
@@ -169,10 +172,10 @@ def _list_words(program: str, root: RootFilesystem, output: Path) -> list[str]:
 
 
 def _explain(done: Completed) -> str:
-    """Return the last line that gives a reason."""
-    lines = [line for line in done.errors.splitlines() if line.startswith(("E: ", "dpkg: error"))]
-    reasons = [line for line in lines if not line.startswith(_NO_REASON)]
-    return last_line(reasons[-1] if reasons else done.errors)
+    """Return the last lines that give a reason."""
+    lines = [line for line in done.errors.splitlines() if line.startswith(_REASONS)]
+    reasons = [line for line in lines if not line.startswith(_NO_REASON)] or [done.errors]
+    return "; ".join(map(last_line, reasons[-_LINES:]))
 
 
 def _remove(path: Path, isolation: Sequence[str], search: str | None) -> None:
