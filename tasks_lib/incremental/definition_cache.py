@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
@@ -18,6 +18,7 @@ import msgspec
 
 from tasks_lib.definitions import Debian, Definitions, Fetch, Image, StaticUrl, Toolchain
 from tasks_lib.definitions.codec import decode, decode_refused, encode
+from tasks_lib.definitions.packed import PackedDefinitions
 from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.fs.trust import NOBODY, Trust
@@ -180,24 +181,31 @@ class DefinitionCache:
 
     def write(self, kept: CachedDefinitions) -> None:
         """Write the file; a failure is ignored, since the cache only saves time."""
-        body = msgspec.msgpack.encode(kept)
-        self.identity = hashlib.sha256(body).digest()
+        start = len(_MAGIC)
+        content = bytearray(start + 32)
+        msgspec.msgpack.Encoder().encode_into(kept, content, start + 32)  # a join would take the memory twice
+        self.identity = hashlib.sha256(memoryview(content)[start + 32 :]).digest()
+        content[: start + 32] = _MAGIC + self.identity
         self._remember(kept)
-        write_best_effort(self._path, _MAGIC + self.identity + body)
+        write_best_effort(self._path, content)
 
 
 def definitions_of(kept: CachedDefinitions, parsed: Definitions | None = None) -> Definitions:
     """Return the definitions; those that were just `parsed` are reused, the others are decoded on first access."""
     return Definitions(
-        fetches=LazyDefinitions(kept.fetches, parsed.fetches if parsed else {}),
-        toolchains=LazyDefinitions(kept.toolchains, parsed.toolchains if parsed else {}),
-        images=LazyDefinitions(kept.images, parsed.images if parsed else {}),
+        fetches=LazyDefinitions(kept.fetches, _fresh(parsed.fetches) if parsed else {}),
+        toolchains=LazyDefinitions(kept.toolchains, _fresh(parsed.toolchains) if parsed else {}),
+        images=LazyDefinitions(kept.images, _fresh(parsed.images) if parsed else {}),
         refused=parsed.refused if parsed else decode_refused(kept.refused),
         _platforms=kept.platforms,
         _fetch_aliases=kept.fetch_aliases,
         _toolchain_aliases=kept.toolchain_aliases,
         _passed=frozenset(kept.passed),
     )
+
+
+def _fresh(values: Mapping[str, Value]) -> Mapping[str, Value]:
+    return values.fresh if isinstance(values, PackedDefinitions) else values
 
 
 def consumers_of(definitions: Definitions) -> dict[str, list[str]]:
@@ -225,6 +233,12 @@ def share_of(fetch: Fetch) -> tuple[int, int]:
     return int(recipe.commit_key(fetch.source)[:16], 16), 0
 
 
+def _encoded(values: Mapping[str, Value]) -> dict[str, bytes]:
+    if isinstance(values, PackedDefinitions):
+        return values.encoded()
+    return {name: encode(one) for name, one in values.items()}
+
+
 def _raw(value: object) -> msgspec.Raw:
     return msgspec.Raw(msgspec.msgpack.encode(value))
 
@@ -238,28 +252,21 @@ class CachedFiles:
         self._known = msgspec.msgpack.decode(kept.sources, type=_DefinedNames) if kept else {}
         self.common = ""  # text that affects the definitions of every file
         self._sources: _DefinedNames = {}
-        self._raw: dict[int, tuple[object, bytes]] = {}
 
-    def recall(self, source: SourceFile, defaults: object) -> list[dict[str, Any]] | None:
-        """Return the definitions of a file with this content by kind, None when it must be parsed."""
+    def recall(self, source: SourceFile, defaults: object) -> list[dict[str, bytes]] | None:
+        """Return the encoded definitions of a file with this content by kind, None when it must be parsed."""
         key = self._key(source, defaults)
         names = self._known.get(key)
         if names is None:
             return None
         try:
             found = [
-                {name: self._decoded(known.text(name)) for name in own}
-                for known, own in zip(self._by_kind, names, strict=True)
+                {name: bytes(known.text(name)) for name in own} for known, own in zip(self._by_kind, names, strict=True)
             ]
         except (KeyError, ValueError):
             return None
         self._sources[key] = names
         return found
-
-    def _decoded(self, text: memoryview) -> Any:
-        value = decode(text)
-        self._raw[id(value)] = value, bytes(text)  # keep a reference, so that no other value gets its id
-        return value
 
     def keep(self, source: SourceFile, defaults: object, names: Sequence[list[str]]) -> None:
         """Store the names of each kind that a file defines."""
@@ -271,9 +278,9 @@ class CachedFiles:
             code=code,
             marks=marks,
             sources=_raw(self._sources),
-            fetches=Block.of(self._encoded(definitions.fetches, encode)),
-            toolchains=Block.of(self._encoded(definitions.toolchains, encode)),
-            images=Block.of(self._encoded(definitions.images, encode)),
+            fetches=Block.of(_encoded(definitions.fetches)),
+            toolchains=Block.of(_encoded(definitions.toolchains)),
+            images=Block.of(_encoded(definitions.images)),
             fetch_aliases=dict(definitions._fetch_aliases),
             toolchain_aliases=dict(definitions._toolchain_aliases),
             consumers=_raw(consumers_of(definitions)),
@@ -282,11 +289,6 @@ class CachedFiles:
             platforms=dict(definitions._platforms),
             shares=pack_shares([share_of(fetch) for fetch in definitions.fetches.values()]),
         )
-
-    def _encoded(self, values: Mapping[str, Value], encode: Callable[[Value], bytes]) -> dict[str, bytes]:
-        """Return the encoded definitions; those that were recalled are not encoded again."""
-        known = self._raw
-        return {name: known[id(one)][1] if id(one) in known else encode(one) for name, one in values.items()}
 
     def _key(self, source: SourceFile, defaults: object) -> str:
         """Return the digest of everything that affects the definitions of one file."""
