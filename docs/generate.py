@@ -434,8 +434,8 @@ SECTIONS: Final = (
     ),
     Section(
         "An image",
-        "A block in `fetchdefs/image/*.yml`; the key above it is its name. [Build an image](../how-to/images.md) explains"
-        " it.",
+        "A block in `fetchdefs/image/*.yml`; the key above it is its name. [Build an image](../how-to/images.md) has the"
+        " details.",
         "image",
         ("$defs", "image"),
         _IMAGE,
@@ -450,8 +450,8 @@ SECTIONS: Final = (
     ),
     Section(
         "A layer of an image",
-        "Either `fetches` or `toolchain`. An entry is a name, or a mapping as under `fetches:`; its `dest` is then below"
-        " that of the layer.",
+        "Either `fetches` or `toolchain`. An entry is a name, or a mapping as under `fetches:`; its `dest` is then"
+        " below that of the layer.",
         "image",
         ("$defs", "image", "properties", "layers", "items"),
         _IMAGE.replace("    - fetches: [gmp]\n      dest: /opt/gmp", "    - dest: /opt"),
@@ -465,8 +465,8 @@ SECTIONS: Final = (
     Section(
         "`config:`",
         "What [the OCI specification](https://github.com/opencontainers/image-spec/blob/main/config.md) calls `Cmd`,"
-        " `Entrypoint`, `Env`, `User`, `WorkingDir` and `Labels`. A `cmd` or `entrypoint` that is a string is a command line"
-        " of `/bin/sh`.",
+        " `Entrypoint`, `Env`, `User`, `WorkingDir` and `Labels`. A `cmd` or `entrypoint` that is a string is a command"
+        " line of `/bin/sh`.",
         "image",
         ("$defs", "image", "properties", "config"),
         _IMAGE,
