@@ -434,8 +434,8 @@ SECTIONS: Final = (
     ),
     Section(
         "An image",
-        "A block in `fetchdefs/image/*.yml`; the key above it is its name. [Build an image](../how-to/images.md) has the"
-        " details.",
+        "A block in `fetchdefs/image/*.yml`; the key above it is its name. [Build an image](../how-to/images.md) has"
+        " the details.",
         "image",
         ("$defs", "image"),
         _IMAGE,
