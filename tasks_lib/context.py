@@ -252,13 +252,14 @@ class Context:
             find_builder=self._find_mmdebstrap,
         )
 
-    def _find_mmdebstrap(self) -> str:
-        """Return the version of mmdebstrap, "" if it does not run here: the step that needs it reports that."""
-        from tasks_lib.image.rootfs import mmdebstrap_version  # slow to import, needed only for images with a base
+    def _find_mmdebstrap(self) -> tuple[str, str]:
+        """Return version and path of mmdebstrap, "" if it does not run here: the step that needs it reports that."""
+        from tasks_lib.image.rootfs import find_mmdebstrap, mmdebstrap_version  # needed only for images with a base
 
+        path = self.environ.get("PATH")
         with contextlib.suppress(ToolError):
-            return mmdebstrap_version(self.environ.get("PATH"))
-        return ""
+            return mmdebstrap_version(path), find_mmdebstrap(path)
+        return "", ""
 
     def configuration(self, passed: Iterable[str] = ()) -> Configuration:
         """Return everything besides the definitions that shapes the names of cache items in this run.

@@ -294,6 +294,8 @@ class Project:
         if isinstance(definition, Toolchain):
             outputs += steps.list_build_files(context, plan.preparation(definition.name))
         elif isinstance(definition, Image):
+            if definition.base:  # its key has the version of a program
+                return {}
             outputs += steps.list_artifact_files(context, plan.image(definition.name).output)
         else:
             for artifact in filter(None, (plan.fetched(definition), plan.repacked(definition))):

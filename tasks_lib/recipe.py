@@ -92,12 +92,13 @@ class ImageDefaults(msgspec.Struct, frozen=True, kw_only=True):
     """What an image depends on besides its definition.
 
     `machine` is the one that it is for, such as `x86_64`; `created_s` its date in seconds since 1970, None for that of
-    its base. `find_builder` returns the version of the program that makes root file systems, "" if it is missing.
+    its base. `find_builder` returns the version and the path of the program that makes root file systems, "" if it is
+    missing.
     """
 
     machine: str = ""
     created_s: int | None = None
-    find_builder: Callable[[], str] = str
+    find_builder: Callable[[], tuple[str, str]] = lambda: ("", "")
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):

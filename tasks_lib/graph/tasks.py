@@ -175,6 +175,7 @@ class TaskGraph:
     def _image(self, name: str) -> Task:
         build = self._plan.image(name)
         artifacts = [one for layer in build.layers for one in layer.artifacts]
+        programs = tuple(filter(None, (layer.program for layer in build.layers)))
         task = self._task(
             f"image:{name}", build.key, (task_info.image_identity, build), build.image.description, "build_image", build
         )
@@ -182,7 +183,7 @@ class TaskGraph:
             "file_dep": list(dict.fromkeys(str(artifact.path) for artifact in artifacts)),
             "task_dep": list(dict.fromkeys(artifact.task for artifact in artifacts)),
             "targets": list_targets(build.output),
-            "uptodate": [UpToDateCheck(build.key, steps.is_published, (self._context, build.output))],
+            "uptodate": [UpToDateCheck(build.key, steps.is_published, (self._context, build.output), programs)],
             "clean": True,
             "meta": task_info.TaskInfo("cpu", task_info.image_info, build, self._context),
         }

@@ -71,7 +71,7 @@ def mmdebstrap_version(path: str | None) -> str:
     Raises:
         ToolError: it is missing, too old or does not run.
     """
-    program = _find(path)
+    program = find_mmdebstrap(path)
     done = run(Invocation(words=[program, "--version"], environ={"PATH": _search(path)}), Silent())
     found = re.search(rb"\d+(?:\.\d+){1,3}", done.output)
     if done.status or not found:
@@ -108,7 +108,7 @@ def build_rootfs(
         OSError: `staging` cannot be used.
     """
     path = environ.get("PATH")
-    program, isolation = _find(path), _isolate(environ)
+    program, isolation = find_mmdebstrap(path), _isolate(environ)
     with contextlib.suppress(ToolError):
         remove_stale_files(staging.parent, remove=lambda left: _remove(left, isolation, path))
     staging = staging.absolute()
@@ -131,7 +131,12 @@ def build_rootfs(
             _remove(left, isolation, path)
 
 
-def _find(path: str | None) -> str:
+def find_mmdebstrap(path: str | None) -> str:
+    """Return the path of mmdebstrap, found in the directories `path` (as in PATH).
+
+    Raises:
+        ToolError: it is missing.
+    """
     program = shutil.which(_PROGRAM, path=_search(path))
     if program is None:
         raise ToolError("the program mmdebstrap is not installed", hint=_INSTALL)

@@ -140,11 +140,15 @@ class ToolchainBuild(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RootBuild(msgspec.Struct, frozen=True, kw_only=True):
-    """A root file system: the packages of a repository for one architecture of Debian."""
+    """A root file system: the packages of a repository for one architecture of Debian.
+
+    `program` is the path of mmdebstrap, "" if it is missing.
+    """
 
     source: Debian
     repository: Artifact
     architecture: str
+    program: str
 
 
 class LayerBuild(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +163,11 @@ class LayerBuild(msgspec.Struct, frozen=True, kw_only=True):
     deliveries: tuple[Delivery, ...] = ()
     root: RootBuild | None = None
     platform: str = "any"
+
+    @property
+    def program(self) -> str:
+        """The path of the program that makes it, "" for none."""
+        return self.root.program if self.root else ""
 
     @property
     def artifacts(self) -> list[Artifact]:
@@ -383,6 +392,9 @@ class Plan:
         keys = [layer.key for layer in layers]
         key = recipe.image_key(image, layers=keys, machine=machine, created_s=created_s)
         output = self._artifact(name, key, image.artifact_name, f"image:{name}")
+        fetch, toolchain = self.definitions.fetches.get(name), self.definitions.toolchains.get(name)
+        if image.artifact_name in (fetch and fetch.published_name, toolchain and toolchain.artifact_name):
+            output = msgspec.structs.replace(output, link=None)  # the link of that definition has this path
         return ImageBuild(image=image, key=key, layers=layers, output=output, machine=machine, created_s=created_s)
 
     def _root(self, base: str) -> LayerBuild:
@@ -393,8 +405,9 @@ class Plan:
             raise AssertionError(f"{base} has no packages: `definitions` rejects that")
         own = [one for one in source.architectures if _machine_of(one) == defaults.machine]
         architecture = (own or source.architectures)[0]
-        key = recipe.root_key(repository.key, architecture=architecture, builder=defaults.find_builder())
-        root = RootBuild(source=source, repository=repository, architecture=architecture)
+        version, program = defaults.find_builder()
+        key = recipe.root_key(repository.key, architecture=architecture, builder=version)
+        root = RootBuild(source=source, repository=repository, architecture=architecture, program=program)
         return LayerBuild(key=key, what=f"root file system of {fetch.name}", root=root)
 
     def _layer(self, layer: ImageLayer) -> LayerBuild:
