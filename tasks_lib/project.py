@@ -29,6 +29,8 @@ from tasks_lib.steps import Artifact, Delivery, Plan
 
 if TYPE_CHECKING:
     from tasks_lib.context import Context
+    from tasks_lib.digest import Integrity
+    from tasks_lib.image.oci import ImageLayout
 
 _environ: Mapping[str, str] = {}
 
@@ -365,12 +367,49 @@ class Project:
             return self._assemble(definition)
         return self._obtain(definition) if isinstance(definition, Fetch) else self._output(definition)
 
+    def select_images(self, words: Iterable[str]) -> list[Image]:
+        """Return the images with these names or globs, each once; all without words.
+
+        Raises:
+            UnknownNameError: a word matches no image.
+        """
+        images = self._session.definitions.images
+        chosen: dict[str, Image] = {}
+        for word in [one.removeprefix("image:") for one in words] or ["*"]:
+            found = fnmatch.filter(images, word)
+            if not found and word != "*":
+                hint = f"the images are {', '.join(images)}" if images else "no file in image/ defines one"
+                raise UnknownNameError(f"no image is named {escape_text(word)!r}", hint=hint)
+            chosen |= {name: images[name] for name in found}
+        return list(chosen.values())
+
+    def lay_out(self, definition: Image, compression: str) -> ImageLayout:
+        """Return the layout of an image, of which the cache has the layers afterwards.
+
+        Args:
+            definition: the image.
+            compression: of the layers: "zstd", "gzip" or "none".
+
+        Raises:
+            FetchError: it cannot be made.
+        """
+        build, context = self._plan.image(definition.name), self._session.context
+        with self._held(definition):
+            layers = self._obtain_layers(definition)
+            return steps.lay_out_image(context, build, layers, compression, self._progress)
+
     def _assemble(self, definition: Image) -> Artifact:
         build = self._plan.image(definition.name)
         if not steps.publish_from_cache(self._session.context, build.output):
-            self._obtain_inputs(definition.fetches)
+            self._obtain_layers(definition)
             steps.build_image(self._session.context, build, self._progress)
         return build.output
+
+    def _obtain_layers(self, definition: Image) -> list[Integrity]:
+        context, build = self._session.context, self._plan.image(definition.name)
+        if not steps.has_layers(context, build):
+            self._obtain_inputs(definition.fetches)
+        return steps.obtain_layers(context, build, self._progress)
 
     def _obtain_inputs(self, entries: Iterable[FetchesEntry]) -> None:
         for entry in entries:

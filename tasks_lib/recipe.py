@@ -320,6 +320,11 @@ def root_key(packages: str, *, architecture: str, builder: str) -> str:
     return _key("root", str(ROOT_VERSION), packages, architecture, builder)
 
 
+def compressed_key(layer: Integrity, compression: str) -> str:
+    """Return the key of a compressed layer; `compression` is everything that determines its bytes."""
+    return _key("compressed", str(layer.size), str(layer.digest), compression)
+
+
 def image_key(image: Image, *, layers: Sequence[str], machine: str, created_s: int | None) -> str:
     """Return the key of the archive of an image.
 

@@ -92,6 +92,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "no keys": ({"key_files": None}, "fetch.key-files: is missing"),
     "no lock": ({"lock": None}, "fetch.lock: is missing"),
     "a lock elsewhere": ({"lock": "../image.lock"}, "contains the component '..'"),
+    "a lock that is a YAML file": ({"lock": "a.yml"}, "has the name of a file of definitions"),
     "an unknown group": ({"uri": "mirror://ubuntu/"}, "image.fetch.uri: unknown mirror group 'ubuntu'"),
     "a query": ({"uri": "https://a.example/?x"}, "has a query or a fragment"),
     "a suite without a URI": ({"uri": {"bookworm": "https://a.example/"}}, "no URI for the suite 'bookworm-updates'"),
@@ -185,6 +186,7 @@ HOSTILE: dict[str, tuple[str, str, type[FetchError]]] = {
     "another version": ('"version": 1', '"version": 2', LockMismatchError),
     "an unknown key": ('"version": 1', '"version": 1, "more": 1', LockMismatchError),
     "a path that leaves": ("pool/main/git", "pool/../../git", UnsafePathError),
+    "a path of an index": ("pool/main/git_1%3a1.0_amd64.deb", "Packages", LockMismatchError),
     "an absolute path": ("pool/main/git", "/pool/main/git", UnsafePathError),
     "an index that leaves": ("main/binary", "../main/binary", UnsafePathError),
     "a digest": (f'"sha256": "{SHA}", "size": 7', '"sha256": "ab", "size": 7', LockMismatchError),
@@ -196,6 +198,9 @@ HOSTILE: dict[str, tuple[str, str, type[FetchError]]] = {
     "another order": ('"package": "git"', '"package": "zzz"', LockMismatchError),
     "two versions of a package": ('"package": "git"', '"package": "zstd"', LockMismatchError),
     "a date": ("2026-11-28T08:00:00Z", "yesterday", LockMismatchError),
+    "a month": ("2026-11-28T08:00:00Z", "2026-13-28T08:00:00Z", LockMismatchError),
+    "a codename": ('"codename": "bookworm"', '"codename": "bookworm\\nX: y"', LockMismatchError),
+    "a suite": ('"suite": "bookworm"', '"suite": ""', LockMismatchError),
     "a signer": (KEY, "me", LockMismatchError),
 }
 

@@ -84,7 +84,7 @@ def test_examples_of_keys(section: Any) -> None:
             place = place[step]
         place.update(example)
         found = [SourceFile(kind=section.kind, path="own.yml", text=yaml.safe_dump(document), directory="/base")]
-        if section.kind == "toolchain":
+        if section.kind in ("toolchain", "image"):
             gmp = GENERATOR["_FILES"]["fetch"]
             found.insert(0, SourceFile(kind="fetch", path="f.yml", text=gmp, directory="/base"))
             found.append(SourceFile(kind="toolchain", path="o.yml", text=OTHERS, directory="/base"))
@@ -133,7 +133,13 @@ class Block(NamedTuple):
 README = ROOT / "README.md"
 TUTORIAL = DOCS / "tutorial/getting-started.md"
 #: Programs of which a page needs one that may not be installed.
-NEEDED = {"store-nginx.md": "nginx", "make.md": "make", "cmake.md": "cmake", "meson.md": "meson"}
+NEEDED = {
+    "store-nginx.md": "nginx",
+    "make.md": "make",
+    "cmake.md": "cmake",
+    "meson.md": "meson",
+    "debian.md": "apt-get",
+}
 #: The files of the README's definitions; xz is compressed by one version only.
 LIB = (
     "/Td6WFoAAATm1rRGAgAhARYAAAB0L+Wj4Cf/AHFdADYaSGYpio/nVjjeS2S7zoB1aCuN88QaOY9ZUKjpDZlikl44xo6GkanXOGpPpub5SpLWGnFMwdfJ"
@@ -171,6 +177,8 @@ PRINTED = {
     "outdated.md": "tool  1.9.0  1.10.0",
     "audit.md": "EXAMPLE-1: an example; fixed in 1.1",
     "sbom.md": "fetch:hello",
+    "debian.md": "  packages: 1, 1 added\n",
+    "images.md": "oci:",
     "commands.md": "/build/artifacts/hello/hello-1.0.tar.gz",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 import doit_fetch
 from tests.archives import Member, tar
@@ -307,6 +309,64 @@ def test_faults_of_definitions(name: str, tmp_path: Path) -> None:
     text, reason = FAULTS[name]
     found = doit(project(tmp_path, f"x:\n  description: x\n  {text}\n"), "list")
     assert (found.returncode, reason in found.stdout, "image/small.yml:" in found.stdout) == (3, True, True), found
+
+
+def layers_of(directory: Path, name: str) -> list[tuple[str, bytes]]:
+    """Return media type and content of each layer of an image in an exported layout."""
+
+    def blob(descriptor: dict[str, Any]) -> bytes:
+        content: bytes = (directory / "blobs" / descriptor["digest"].replace(":", "/")).read_bytes()
+        assert descriptor["digest"] == f"sha256:{hashlib.sha256(content).hexdigest()}"
+        return content
+
+    index = json.loads((directory / "index.json").read_bytes())
+    reference = "org.opencontainers.image.ref.name"
+    manifest = next(one for one in index["manifests"] if one["annotations"][reference] == name)
+    return [(one["mediaType"], blob(one)) for one in json.loads(blob(manifest))["layers"]]
+
+
+def decompressed(content: bytes, compression: str) -> bytes:
+    if compression == "zstd":
+        return zstandard.ZstdDecompressor().decompressobj().decompress(content)
+    return gzip.decompress(content) if compression == "gzip" else content
+
+
+def names_of(directory: Path) -> set[str]:
+    return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("compression", ["zstd", "gzip", "none"])
+def test_export(compression: str, tmp_path: Path) -> None:
+    """`doit export oci` compresses the layers, and a second one writes nothing."""
+    assert doit(project(tmp_path), "image:small").returncode == 0
+    command = ("export", "oci", "out", "--compression", compression)
+    assert f"oci:{tmp_path / 'out'}:small\n" in doit(tmp_path, *command).stdout
+    suffix = "" if compression == "none" else f"+{compression}"
+    found = layers_of(tmp_path / "out", "small")
+    assert {kind for kind, _ in found} == {f"application/vnd.oci.image.layer.v1.tar{suffix}"}
+    assert [decompressed(content, compression) for _, content in found] == read(archive_of(tmp_path))[3]
+    assert "0 files written" in doit(tmp_path, *command).stdout
+    two = project(tmp_path / "two")
+    assert doit(two, *command).returncode == 0  # makes the image first
+    assert layers_of(two / "out", "small") == found
+
+
+def test_export_of_some_images(tmp_path: Path) -> None:
+    """An export of one image leaves the others in the index; one of all removes what no image needs."""
+    more = "other:\n  description: o\n  layers: [{fetches: [data], dest: /opt}]\n"
+    assert doit(project(tmp_path, IMAGE + more), "export", "oci", "out", "other").returncode == 0
+    first = names_of(tmp_path / "out")
+    assert doit(tmp_path, "export", "oci", "out", "small").returncode == 0
+    assert first < names_of(tmp_path / "out")
+    assert [len(layers_of(tmp_path / "out", name)) for name in ("small", "other")] == [2, 1]
+    project(tmp_path, more)
+    assert doit(tmp_path, "export", "oci", "out").returncode == 0
+    assert names_of(tmp_path / "out") == first
+    unknown = doit(tmp_path, "export", "oci", "out", "smal")
+    assert (unknown.returncode, "no image is named 'smal'" in unknown.stdout) == (3, True)
+    for words in (("cas", "x", "--compression", "gzip"), ("oci", "x", "--url-base", "https://h/")):
+        refused = doit(tmp_path, "export", *words)
+        assert (refused.returncode, "has no meaning" in refused.stdout) == (3, True), refused.stdout
 
 
 def test_other_programs_read_it(tmp_path: Path) -> None:

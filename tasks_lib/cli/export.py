@@ -22,7 +22,8 @@ class ExportCommand(ProjectCommand):
     doc_purpose = "give downloads to other programs: a directory in the layout of each"
     doc_usage = "LAYOUT DIR [NAME ...]"
     doc_description = (
-        "LAYOUT is url, cas, sha256sum, distdir, bazel, conan, nix, meson, vcpkg, find-links, dotslash or cmake. "
+        "LAYOUT is url, cas, sha256sum, distdir, bazel, conan, nix, meson, vcpkg, find-links, dotslash, cmake, or oci "
+        "for images. "
         "NAME is the name of a definition or a glob; a toolchain means its fetches; without names, all. "
         "What the cache lacks is fetched first. Files of others in DIR stay. "
         "Prints the line that configures the program. Exit status: 0 success; 1 failure; 3 error of the definitions."
@@ -32,11 +33,16 @@ class ExportCommand(ProjectCommand):
             "name": "url_base", "short": "", "long": "url-base", "metavar": "URL", "type": str, "default": "",
             "help": "the URL at which DIR is served (default: its file: URL)",
         },
+        {
+            "name": "compression", "short": "", "long": "compression", "metavar": "HOW", "type": str, "default": "",
+            "choices": (("zstd", "the default"), ("gzip", "for old engines"), ("none", "no compression")),
+            "help": "compression of the layers of images, for oci",
+        },
     )  # fmt: skip
 
     def work(self, session: Session, params: Any, args: list[str]) -> int:
         """Export."""
-        from tasks_lib.export import export  # loads the steps, which `doit help` does not need
+        from tasks_lib.export import OCI, export, export_images  # loads the steps, which `doit help` does not need
         from tasks_lib.progress import LineProgress, describe_wait
         from tasks_lib.project import Project
         from tasks_lib.ui.events import write_to_stderr
@@ -45,7 +51,13 @@ class ExportCommand(ProjectCommand):
             raise usage_error("`export` needs a layout and a directory\n`doit help export` shows the layouts")
         progress = LineProgress(write_to_stderr, describe_wait)
         layout, directory, *words = args
-        done = export(Project(session, progress), layout, from_start(directory), words, params["url_base"], progress)
+        project, path = Project(session, progress), from_start(directory)
+        if unused := [option for option in ("compression" if layout != OCI else "url_base",) if params[option]]:
+            raise usage_error(f"`--{unused[0].replace('_', '-')}` has no meaning for the layout {layout}")
+        if layout == OCI:
+            done = export_images(project, path, words, params["compression"] or "zstd", progress)
+        else:
+            done = export(project, layout, path, words, params["url_base"], progress)
         for line in _shortened(done.left_out):
             sys.stderr.write(f"not exported: {line}\n")
         written, unchanged, removed = done.changes

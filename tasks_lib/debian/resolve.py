@@ -25,6 +25,7 @@ from tasks_lib.subprocesses import Completed, Invocation, Timeouts, run
 
 #: Fields of a Release file that influence which packages apt chooses. Source: apt_preferences(5).
 _FIELDS: Final = ("Origin", "Label", "Suite", "Codename", "Version", "NotAutomatic", "ButAutomaticUpgrades")
+#: Phased updates would depend on the machine, which has no identity here. Source: apt_preferences(5).
 _CONFIGURATION: Final = """\
 Dir "{state}";
 Dir::State::status "{state}/status";
@@ -32,6 +33,7 @@ APT::Architecture "{architecture}";
 APT::Architectures {{ "{architecture}"; }};
 APT::Install-Recommends "false";
 APT::Install-Suggests "false";
+APT::Get::Never-Include-Phased-Updates "true";
 APT::Sandbox::User "root";
 Acquire::Languages "none";
 Acquire::ForceHash "SHA256";
@@ -40,6 +42,8 @@ Acquire::Check-Valid-Until "false";
 """
 #: A line of `apt-get --print-uris`: the file name is NAME_VERSION_ARCHITECTURE.deb, each part percent-encoded.
 _LINE: Final = re.compile(r"'[^']*' ([^\s_]+)_([^\s_]+)_([^\s_]+)\.deb \d+ SHA256:([0-9a-f]{64})")
+#: A path that needs no quoting in the files of apt.
+_PLAIN: Final = re.compile(r"[\w/.+-]+", re.ASCII)
 _ESSENTIAL: Final = b"\nEssential: yes"
 _SHA256: Final = b"\nSHA256: "
 _HEX: Final = 64
@@ -87,7 +91,9 @@ def resolve(
         Exception: any exception raised by `read`.
     """
     found: dict[tuple[str, str], LockedPackage] = {}
-    with tempfile.TemporaryDirectory(prefix="apt-", ignore_cleanup_errors=True) as directory:
+    usual = tempfile.gettempdir()
+    parent = usual if _PLAIN.fullmatch(usual) else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="apt-", dir=parent, ignore_cleanup_errors=True) as directory:
         for architecture in source.architectures:
             apt = _Apt(Path(directory) / architecture, architecture, search, progress)
             essential = [apt.add(release, indexes, read) for release, indexes in releases]
@@ -145,16 +151,14 @@ class _Apt:
         """Yield the wanted packages and their dependencies."""
         sources = "".join(f"deb [trusted=yes] file:{directory} ./\n" for directory in self._repositories)
         (self._state / "etc/apt/sources.list").write_text(sources)
-        self._progress.phase("resolve")
         for words in (["update"], ["install", "--print-uris", "--yes", "--", *wanted]):
             done = run(
                 Invocation(words=["apt-get", "-q", *words], environ=self._environ, bounds=_BOUNDS), self._progress
             )
             if done.status != 0:
                 raise _explain(name, self._architecture, done)
-        lines = map(_LINE.fullmatch, done.output.decode("utf-8", "replace").splitlines())
-        chosen = {_Chosen(*map(unquote, found.groups())) for found in lines if found is not None}
-        yield from self._find(name, chosen)
+        lines = done.output.decode("utf-8", "replace").splitlines()
+        yield from self._find(name, {_parse_line(name, line) for line in lines if line.startswith("'")})
 
     def _find(self, name: str, chosen: set[_Chosen]) -> Iterator[LockedPackage]:
         """Yield the paragraphs of packages as lines of a lock; of two suites with one package, the first counts."""
@@ -174,6 +178,22 @@ class _Apt:
         if chosen:
             first = min(chosen)
             raise UnresolvableError(f"{name}: apt chose {first.name} {first.version}, which no index lists")
+
+
+def _parse_line(name: str, line: str) -> _Chosen:
+    """Return the package that a line of `apt-get --print-uris` names.
+
+    Raises:
+        UnresolvableError: its index has no valid SHA256, or its path is not that of a package.
+    """
+    found = _LINE.fullmatch(line)
+    if found is None:
+        raise UnresolvableError(
+            f"{name}: apt chose a package without a SHA256 or without a .deb: "
+            f"{escape_text(line.rpartition('/')[2])[:200]}",
+            hint="the index of the repository has to list both",
+        )
+    return _Chosen(*map(unquote, found.groups()))
 
 
 def _describe(release: Release, digest: str, size: int) -> str:
@@ -206,7 +226,7 @@ def _lock(fields: Mapping[str, str], release: Release) -> LockedPackage:
         return LockedPackage(
             architecture=fields["architecture"],
             package=fields["package"],
-            path=fields["filename"],
+            path=fields["filename"].removeprefix("./"),  # as dpkg-scanpackages(1) writes it for `.`
             release=release.suite.name,
             sha256=fields["sha256"],
             size=int(size) if size.isascii() and len(size) < 20 else -1,

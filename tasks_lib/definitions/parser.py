@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -22,6 +23,7 @@ from tasks_lib.definitions.fetch import FETCH, read_fetch
 from tasks_lib.definitions.fields import NAME, RESERVED_NAMES, check_name, read_relative_path
 from tasks_lib.definitions.image import IMAGE, read_image
 from tasks_lib.definitions.mirrors import Mirrors, find_unknown_groups, read_mirrors
+from tasks_lib.definitions.packed import MANY, PackedDefinitions
 from tasks_lib.definitions.schema import FieldError, Location, matcher, schema_of, suggest
 from tasks_lib.definitions.toolchain import TOOLCHAIN, read_toolchain
 from tasks_lib.definitions.values import Debian, Definitions, Fetch, Image, RefusedDefinition, StaticUrl, Toolchain
@@ -82,16 +84,17 @@ class SourceFile:
 
 @dataclass(slots=True)
 class _Reading:
+    fetches: PackedDefinitions[Fetch]
+    toolchains: PackedDefinitions[Toolchain]
+    images: PackedDefinitions[Image]
     problems: list[Problem] = field(default_factory=list)
-    fetches: dict[str, Fetch] = field(default_factory=dict)
-    toolchains: dict[str, Toolchain] = field(default_factory=dict)
-    images: dict[str, Image] = field(default_factory=dict)
     refused: dict[str, RefusedDefinition] = field(default_factory=dict)
+    platforms: dict[str, tuple[str, ...]] = field(default_factory=dict)
     kinds: dict[str, Problem] = field(default_factory=dict)  # why a whole kind is refused
     mirrors: Mirrors | None = None
 
     @property
-    def by_kind(self) -> dict[str, dict[str, Any]]:
+    def by_kind(self) -> dict[str, PackedDefinitions[Any]]:
         """The definitions of each kind, in the order of `Definitions.kinds`."""
         return {"fetch": self.fetches, "toolchain": self.toolchains, "image": self.images}
 
@@ -108,7 +111,7 @@ class _Reading:
                 memory.keep(source, defaults, [_added(known, size) for known, size in zip(own, sizes, strict=True)])
             return
         for new, known in zip(found, own, strict=True):
-            known |= new
+            known.add_encoded(new)
 
     def file(self, source: SourceFile, defaults: Tree | None) -> Tree | None:
         """Read one file; return the task defaults that it sets for its kind.
@@ -174,9 +177,12 @@ class _Reading:
         return defaults
 
     def place(self, trees: Collection[str]) -> None:
-        """Apply the mirrors to each download; `trees` are the files of Taskgraph trees."""
+        """Apply the mirrors to each download, and note its platforms; `trees` are the files of Taskgraph trees."""
         mirrors = self.mirrors or Mirrors()
-        for name, fetch in list(self.fetches.items()):
+        for name in list(self.fetches):
+            fetch = self.fetches[name]
+            if fetch.platforms:
+                self.platforms[name] = tuple(platform for platform, _ in fetch.platforms)
             sources = [one for one in fetch.sources if isinstance(one, StaticUrl)]
             located = [fetch.source] if isinstance(fetch.source, Debian) else sources
             if not located:
@@ -237,7 +243,7 @@ class _Reading:
             known[name] = found
 
 
-def _added(known: dict[str, Any], before: int) -> list[str]:
+def _added(known: PackedDefinitions[Any], before: int) -> list[str]:
     """Return the names that a mapping got since it had `before` names; the others are not visited."""
     return list(islice(reversed(known), len(known) - before))[::-1]
 
@@ -279,14 +285,14 @@ def _first(tree: Tree, *keys: str) -> Node | None:
 class ParseCache(Protocol):
     """A cache of the definitions in single files: read before a file is parsed, updated after."""
 
-    def recall(self, source: SourceFile, defaults: object) -> Sequence[dict[str, Any]] | None:
-        """Return the definitions of the file by kind, or None if it must be parsed."""
+    def recall(self, source: SourceFile, defaults: object) -> Sequence[dict[str, bytes]] | None:
+        """Return the encoded definitions of the file by kind, or None if it must be parsed."""
 
     def keep(self, source: SourceFile, defaults: object, names: Sequence[list[str]]) -> None:
         """Record the names of each kind that a file without problems defines."""
 
 
-def parse(files: Collection[SourceFile], memory: ParseCache | None = None) -> Definitions:
+def parse(files: Iterable[SourceFile], memory: ParseCache | None = None) -> Definitions:
     """Return the definitions of all files, which may refer to each other.
 
     A `kind.yml` sets defaults for the files of its kind that follow it. In a Taskgraph tree, a definition that is
@@ -295,14 +301,16 @@ def parse(files: Collection[SourceFile], memory: ParseCache | None = None) -> De
     Raises:
         DefinitionError: it contains all problems of all files, in reading order.
     """
-    reading = _Reading()
+    fresh = MANY if memory is not None else sys.maxsize  # an encoded definition loses the values of its headers
+    reading = _Reading(PackedDefinitions(fresh), PackedDefinitions(fresh), PackedDefinitions(fresh))
     defaults: dict[str, Tree | None] = {}
+    trees: set[str] = set()
     for source in files:
+        trees |= {source.path} if source.root else set()
         if source.kind == "mirrors" or is_kind_file(source.path):
             defaults[source.kind] = reading.file(source, defaults.get(source.kind))
         else:
             reading.known(source, defaults.get(source.kind), memory)
-    trees = {source.path for source in files if source.root}
     reading.place(trees)
     for task, name, problem in find_unavailable(reading.fetches, reading.toolchains, trees, reading.refused):
         reading.refuse(task, name, problem)
@@ -316,11 +324,7 @@ def parse(files: Collection[SourceFile], memory: ParseCache | None = None) -> De
         toolchains=reading.toolchains,
         images=reading.images,
         refused=tuple(reading.refused.values()),
-        _platforms={
-            name: tuple(platform for platform, _ in one.platforms)
-            for name, one in reading.fetches.items()
-            if one.platforms
-        },
+        _platforms={name: platforms for name, platforms in reading.platforms.items() if name in reading.fetches},
         _fetch_aliases=fetch_aliases,
         _toolchain_aliases=toolchain_aliases,
     )

@@ -31,6 +31,7 @@ _HOLDER_SIZE: Final = 20
 _FLAGS: Final = os.O_RDWR | os.O_CREAT
 #: Seconds between two searches for the process that holds a lock.
 _SEARCH_S: Final = 2.0
+_LOWEST_INHERITED: Final = 10
 
 _own: Final = threading.local()
 
@@ -61,7 +62,7 @@ def acquire(path: str | Path, *, timeout_s: float, progress: Progress) -> int:
     Raises:
         CacheUnavailableError, CancelledError: as `locked`.
     """
-    descriptor = _acquire(path, fcntl.LOCK_EX, timeout_s, progress)
+    descriptor = _make_high(_acquire(path, fcntl.LOCK_EX, timeout_s, progress))
     _own.descriptors = (*held(), descriptor)
     try:  # noqa: SIM105  # for thousands of files
         os.pwrite(descriptor, b"%-*d" % (_HOLDER_SIZE, os.getpid()), 0)
@@ -128,7 +129,7 @@ def hold_directory(path: Path) -> Iterator[None]:
     Raises:
         OSError: the directory cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = _make_high(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     try:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,6 +137,20 @@ def hold_directory(path: Path) -> Iterator[None]:
         yield
     finally:
         release(descriptor)
+
+
+def _make_high(descriptor: int) -> int:
+    """Return another descriptor of an open file, with a number of two digits, and close the first one.
+
+    Programs inherit it, and some redirect to the lowest free descriptors in shells that know only one digit: mmdebstrap
+    has dash run `cat >&10`.
+    """
+    try:
+        high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _LOWEST_INHERITED)
+    except OSError:  # no descriptor is left
+        return descriptor
+    os.close(descriptor)
+    return high
 
 
 def _remove_entry(path: Path) -> None:

@@ -29,6 +29,8 @@ _ARCHITECTURES: Final = {
     "x86_64": ("amd64", ""), "aarch64": ("arm64", ""), "i686": ("386", ""), "armv7": ("arm", "v7"),
     "armv6": ("arm", "v6"), "loongarch64": ("loong64", ""),
 }  # fmt: skip
+#: The annotation with the tag of an image. Source: OCI image specification, "Pre-Defined Annotation Keys".
+REFERENCE: Final = "org.opencontainers.image.ref.name"
 #: Name of an image in a registry. Source: OCI distribution specification, "Pulling manifests".
 _REPOSITORY: Final = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*")
 _LATEST_S: Final = 253_402_300_799  # 9999-12-31T23:59:59Z
@@ -115,11 +117,21 @@ def lay_out(
     return ImageLayout({first.path: config, second.path: manifest}, layers, descriptor)
 
 
-def write_index(images: Mapping[str, ImageLayout], tags: Mapping[str, str]) -> dict[str, bytes]:
-    """Return `oci-layout` and `index.json` of a layout with these images by name; `tags` has the reference of each."""
+def write_index(
+    images: Mapping[str, ImageLayout], tags: Mapping[str, str], others: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, bytes]:
+    """Return `oci-layout` and `index.json` of a layout.
+
+    Args:
+        images: by name.
+        tags: the reference of each.
+        others: descriptors of other images in the index.
+    """
     manifests = [
-        {**layout.descriptor, "annotations": _annotations(name, tags[name])} for name, layout in sorted(images.items())
+        *({**layout.descriptor, "annotations": _annotations(name, tags[name])} for name, layout in images.items()),
+        *others,
     ]
+    manifests.sort(key=lambda one: str(one["annotations"][REFERENCE]))
     index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": manifests}
     return {"oci-layout": _encode({"imageLayoutVersion": "1.0.0"}), "index.json": _encode(index)}
 
@@ -136,7 +148,7 @@ def _annotations(name: str, tag: str) -> dict[str, str]:
 
     Source: OCI image specification, "Pre-Defined Annotation Keys"; containerd, `io.containerd.image.name`.
     """
-    found = {"org.opencontainers.image.ref.name": tag}
+    found = {REFERENCE: tag}
     if _REPOSITORY.fullmatch(name):
         found["io.containerd.image.name"] = f"localhost/{name}:latest"
     return found

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tasks_lib.steps.command import list_variables
     from tasks_lib.steps.extract import clear_worked_fetches, deliver
     from tasks_lib.steps.fetching import fail_refused, fetch, skip_unavailable
-    from tasks_lib.steps.image import build_image
+    from tasks_lib.steps.image import build_image, has_layers, lay_out_image, obtain_layers
     from tasks_lib.steps.repacking import repack
     from tasks_lib.steps.toolchain import SKIPPED, build_toolchain
 
@@ -51,16 +51,19 @@ __all__ = [
     "fail_refused",
     "fetch",
     "find_integrity",
+    "has_layers",
     "is_asked",
     "is_built",
     "is_delivered",
     "is_published",
+    "lay_out_image",
     "link_artifact",
     "list_artifact_files",
     "list_build_files",
     "list_delivery_files",
     "list_variables",
     "needs_network",
+    "obtain_layers",
     "publish_from_cache",
     "read_provenance",
     "remove_attempts",
@@ -84,6 +87,9 @@ _MODULES: Final = {
     "clear_worked_fetches": "extract",
     "build_toolchain": "toolchain",
     "build_image": "image",
+    "has_layers": "image",
+    "lay_out_image": "image",
+    "obtain_layers": "image",
     "list_variables": "command",
     "SKIPPED": "toolchain",
     "remove_attempts": "attempt",

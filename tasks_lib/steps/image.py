@@ -7,15 +7,16 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final
 
-from tasks_lib import archive
+from tasks_lib import archive, recipe
 from tasks_lib.archive import Entry, make_entry
+from tasks_lib.archive.compression import compress, describe_compression
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
 from tasks_lib.debian.lock import release_date
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import BlobMissingError
 from tasks_lib.formats import UNCHANGED, Reshape
-from tasks_lib.image.oci import ImageFacts, ImageFile, ImageLayout, describe_layer, lay_out, write_index
+from tasks_lib.image.oci import ImageFacts, ImageLayout, describe_layer, lay_out, write_index
 from tasks_lib.image.rootfs import RootFilesystem, build_rootfs
 from tasks_lib.image.stack import LayerStack
 from tasks_lib.limits import Limits
@@ -64,10 +65,42 @@ def obtain_layers(context: Context, build: ImageBuild, progress: Progress) -> li
     return [_obtain(context, layer, progress) for layer in build.layers]
 
 
-def lay_out_image(context: Context, build: ImageBuild, layers: list[ImageFile], diff_ids: list[str]) -> ImageLayout:
-    """Return the layout of an image with these layers, as stored, and the digests that they have uncompressed."""
+def has_layers(context: Context, build: ImageBuild) -> bool:
+    """Return whether the cache has all layers of an image, so that nothing that it consumes is needed."""
+    return all(_find(context, layer) is not None for layer in build.layers)
+
+
+def lay_out_image(
+    context: Context, build: ImageBuild, layers: list[Integrity], compression: str, progress: Progress
+) -> ImageLayout:
+    """Return the layout of an image whose layers are compressed as "zstd" or "gzip", or as they are for "none".
+
+    The cache has the layers of the layout afterwards.
+
+    Raises:
+        LockStaleError, LockMismatchError: the lock of its base changed.
+        BlobMissingError, BlobCorruptError, CacheUnavailableError, CancelledError: as `build_image`.
+    """
     facts = ImageFacts(build.image.name, build.machine, _date_of(context, build), build.image.config)
-    return lay_out(facts, layers, diff_ids, [layer.what for layer in build.layers])
+    stored = [_compressed(context, layer, compression, progress) for layer in layers]
+    files = [describe_layer(layer, compression) for layer in stored]
+    return lay_out(facts, files, [str(layer.digest) for layer in layers], [layer.what for layer in build.layers])
+
+
+def _compressed(context: Context, layer: Integrity, compression: str, progress: Progress) -> Integrity:
+    """Return a layer compressed; the cache keeps it until it is pruned."""
+    if compression == "none":
+        return layer
+    key = recipe.compressed_key(layer, describe_compression(compression))
+    known = context.cache.result(key)
+    if known is not None and context.cache.has(known.integrity):
+        return known.integrity
+    progress.phase("repack", total=layer.size)
+    with context.cache.open(layer) as file, context.cache.writer() as writer:
+        compress(file, compression, size=layer.size, write=writer.write, progress=progress)
+        integrity = writer.commit()
+    context.cache.record(Result(key=key, integrity=integrity, provenance={"layer": str(layer.digest)}))
+    return integrity
 
 
 def _obtain(context: Context, layer: LayerBuild, progress: Progress) -> Integrity:
@@ -209,8 +242,8 @@ def _assemble(context: Context, build: ImageBuild, layers: list[Integrity], prog
     for layer, integrity in zip(build.layers, layers, strict=True):
         with context.cache.open(integrity) as file:
             stack.add(layer.what, file, progress.check)
-    stored = [describe_layer(integrity) for integrity in layers]
-    layout = lay_out_image(context, build, stored, [str(integrity.digest) for integrity in layers])
+    layout = lay_out_image(context, build, layers, "none", progress)
+    stored = layout.layers
     name = build.image.name
     documents = {**layout.documents, **write_index({name: layout}, {name: _TAG})}
     sizes = {path: len(content) for path, content in documents.items()} | {

@@ -44,10 +44,19 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         return dataclasses.replace(request, home=self.home)
 
 
-def obtain_members(context: Context, fetch: Fetch, members: Iterable[Member], progress: Progress) -> None:
+def obtain_members(
+    context: Context, fetch: Fetch, members: Iterable[Member], progress: Progress, *, hint: str = ""
+) -> None:
     """Obtain the blobs that the cache lacks; if some have no source, obtain the others and then fail.
 
     A cached blob is not confirmed by its URL, as that of a download is: something signed names its digest.
+
+    Args:
+        context: the context of this run.
+        fetch: the definition.
+        members: its blobs.
+        progress: receives the progress of all of them together.
+        hint: the next step when a blob has no source; "" for that of a download.
 
     Raises:
         AllSourcesFailedError, OfflineError: a blob has no source; the hint says how many more have none.
@@ -59,8 +68,8 @@ def obtain_members(context: Context, fetch: Fetch, members: Iterable[Member], pr
         return
     lacking = list(missing.values())
     total = sum(one.integrity.size for one in lacking)
-    progress.phase("body", url=redacted(lacking[0].home), total=total)
-    shared = _MemberProgress(progress)
+    progress.phase("connect", url=redacted(lacking[0].home), total=total)
+    shared = _MemberProgress(progress, total)
     pool = ThreadPoolExecutor(min(len(lacking), context.settings.jobs), thread_name_prefix="member")
     try:
         tasks = [pool.submit(_obtain, context, fetch, one, shared) for one in lacking]
@@ -69,7 +78,8 @@ def obtain_members(context: Context, fetch: Fetch, members: Iterable[Member], pr
         pool.shutdown(cancel_futures=True)
     if failures:
         first, more = failures[0], len(failures) - 1
-        first.hint = f"{first.hint}\n{more} more files of {fetch.name} have no source" if more else first.hint
+        first.hint = hint or first.hint
+        first.hint += f"\n{more} more files of {fetch.name} have no source" if more else ""
         raise first
 
 
@@ -94,15 +104,26 @@ def _obtain(context: Context, fetch: Fetch, member: Member, progress: Progress) 
 
 
 class _MemberProgress:
-    """The progress of all members as one phase; a source that fails for many of them is reported once."""
+    """The progress of all members as one phase; a source that fails for many of them is reported once.
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress, self._lock = progress, threading.Lock()
+    The phase has the host, or the store, that provides the first bytes.
+    """
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._lock = progress, total, threading.Lock()
+        self._has_begun = False
         self._failed: set[tuple[str, str]] = set()
         self.advance, self.check, self.warn = progress.advance, progress.check, progress.warn
 
     def phase(self, name: str, **facts: str | int | float) -> None:
-        """Ignore the phases of one member."""
+        """Report the first phase with bytes for all members; ignore the others."""
+        with self._lock:
+            if name != "body" or self._has_begun:
+                return
+            self._has_begun = True
+            host = urlsplit(str(facts.get("url", "")))._replace(path="/", query="", fragment="").geturl()
+            store = {"store": facts["store"]} if "store" in facts else {}
+            self._progress.phase("body", url=host, total=self._total, **store)
 
     def failed_source(self, source: FailedSource) -> None:
         """Report a source, unless another member reported its host."""

@@ -17,6 +17,7 @@ from tasks_lib import recipe
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
 from tasks_lib.definitions import Checksums, Debian, Git, Hg, StaticUrl
+from tasks_lib.digest import Integrity
 from tasks_lib.steps.checks import find_integrity
 from tasks_lib.steps.plan import Plan
 from tasks_lib.steps.shared_trees import tree_key
@@ -97,26 +98,33 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
                 digests.add(artifact.integrity.digest.hex)
         keys.update(layer.key for layer in plan.layers())
         for fetch in plan.definitions.fetches.values():
-            if isinstance(fetch.source, Git | Hg):
+            if isinstance(fetch.source, StaticUrl):
+                keys |= list_evidence_keys(fetch.source)
+            elif isinstance(fetch.source, Git | Hg):
                 from tasks_lib.steps.repository_access import repository_names  # slow to import
 
                 repositories |= repository_names(context, fetch.source)
-            elif isinstance(fetch.source, Debian):
-                from tasks_lib.steps.debian import list_members  # slow to import
-
-                members = [one.integrity for one in list_members(fetch.source, Path(configuration.directory))]
+            else:
+                members = _list_members(fetch.source, configuration)
                 keys |= {recipe.fetch_key(one) for one in members}
                 digests |= {one.digest.hex for one in members}
-            else:
-                keys |= list_evidence_keys(fetch.source)
-    results = (context.cache.result(key) for key in keys if key)
+    digests |= {
+        result.integrity.digest.hex for key in keys if key and (result := context.cache.result(key)) is not None
+    }
     return Referenced(
         keys=frozenset(keys),
-        digests=frozenset(digests.union(one.integrity.digest.hex for one in results if one is not None)),
+        digests=frozenset(digests),
         artifacts=frozenset(artifacts),
         repositories=frozenset(repositories),
         trees=frozenset(_trees(context, roots)),
     )
+
+
+def _list_members(source: Debian, configuration: recipe.Configuration) -> list[Integrity]:
+    """Return the files that a definition consists of: the indexes and packages that its lock names."""
+    from tasks_lib.steps.debian import list_members  # slow to import
+
+    return [one.integrity for one in list_members(source, Path(configuration.directory))]
 
 
 def _trees(context: Context, roots: Iterable[Root]) -> Iterator[str]:
