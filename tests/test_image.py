@@ -15,9 +15,17 @@ from typing import Any
 
 import pytest
 import zstandard
+from msgspec.structs import replace
 
 import doit_fetch
+from tasks_lib import recipe
+from tasks_lib.definitions import Image, ImageConfig
+from tasks_lib.errors import DefinitionError
+from tasks_lib.incremental.definition_files import load
 from tests.archives import Member, tar
+from tests.debian_project import DEBS, define, mirror
+from tests.debian_project import project as debian_project
+from tests.debian_root import needs_mmdebstrap
 from tests.project import PORCH, definition, doit, ran, written
 
 TREE = tar(
@@ -194,6 +202,7 @@ def test_commands_know_images(tmp_path: Path) -> None:
     assert ran(doit(tmp_path)) == []
 
 
+@pytest.mark.slow
 def test_date(tmp_path: Path) -> None:
     """SOURCE_DATE_EPOCH is the date of the image; the layers stay the same."""
     assert doit(project(tmp_path), "image:small").returncode == 0
@@ -205,28 +214,39 @@ def test_date(tmp_path: Path) -> None:
     assert read(archive_of(tmp_path))[2]["created"] == "9999-12-31T23:59:59Z"
 
 
+def shared_store(top: Path) -> dict[str, str]:
+    """Make a store and a key that signs results; return the variables of a run that writes to it."""
+    (top / "store").mkdir()
+    written(top, {"dodo.py": PORCH})
+    assert doit(top, "store", "keygen", "ci.key").returncode == 0
+    return {
+        "FETCH_STORE": (top / "store").as_uri(),
+        "FETCH_STORE_WRITE": "always",
+        "FETCH_STORE_SIGNING_KEY": str(top / "ci.key"),
+    }
+
+
+def is_adopted(root: Path, digest: str) -> bool:
+    """Return whether the cache of a project has a result with this digest from a store."""
+    results = (path.read_text() for path in (root / "cache/v1/results").rglob("*") if path.is_file())
+    return any(digest in text and '"made by"' in text for text in results)
+
+
 def test_second_checkout_from_a_store(tmp_path: Path) -> None:
     """Layers and inputs come from the store: without an origin and without the command, the image is the same."""
-    (tmp_path / "store").mkdir()
+    variables = shared_store(tmp_path)
     one, two = project(tmp_path / "one"), project(tmp_path / "two")
-    assert doit(one, "store", "keygen", "../ci.key").returncode == 0
     for root in (one, two):
         written(root, {"fetchdefs/keys/store/ci.pub": (tmp_path / "ci.key.pub").read_text()})
-    variables = {
-        "FETCH_STORE": (tmp_path / "store").as_uri(),
-        "FETCH_STORE_WRITE": "always",
-        "FETCH_STORE_SIGNING_KEY": str(tmp_path / "ci.key"),
-    }
     assert doit(one, "image:small", **variables).returncode == 0
     shutil.rmtree(two / "src")
     made = doit(two, "image:small", **variables)
     assert made.returncode == 0, made.stdout
     assert archive_of(one).read_bytes() == archive_of(two).read_bytes()
-    results = [path.read_text() for path in (two / "cache/v1/results").rglob("*") if path.is_file()]
-    for layer in read(archive_of(two))[1]["layers"]:
-        assert any(layer["digest"] in text and '"made by"' in text for text in results)
+    assert all(is_adopted(two, layer["digest"]) for layer in read(archive_of(two))[1]["layers"])
 
 
+@pytest.mark.slow
 def test_verify_and_prune(tmp_path: Path) -> None:
     """`prune` keeps the layers of an image, `verify` repairs them."""
     assert doit(project(tmp_path), "image:small").returncode == 0
@@ -307,8 +327,48 @@ FAULTS: dict[str, tuple[str, str]] = {
 def test_faults_of_definitions(name: str, tmp_path: Path) -> None:
     """A mistake is reported with file, line, key and reason before anything runs."""
     text, reason = FAULTS[name]
-    found = doit(project(tmp_path, f"x:\n  description: x\n  {text}\n"), "list")
-    assert (found.returncode, reason in found.stdout, "image/small.yml:" in found.stdout) == (3, True, True), found
+    with pytest.raises(DefinitionError) as found:
+        load(project(tmp_path, f"x:\n  description: x\n  {text}\n") / "fetchdefs")
+    assert (reason in str(found.value), "image/small.yml:" in str(found.value)) == (True, True), found.value
+
+
+BASE = """\
+debian:
+  description: packages and a tool
+  base: debs
+  layers:
+    - {toolchain: tool, dest: /usr/bin}
+"""
+
+
+@needs_mmdebstrap
+def test_base(tmp_path: Path) -> None:
+    """The packages of the base are the lowest layer, which stores share; the date of the image is that of the lock."""
+    packages, variables = mirror(tmp_path / "mirror"), shared_store(tmp_path)
+    one, two = (
+        debian_project(
+            tmp_path / name,
+            define(packages.url),
+            {"stable": (packages.root, DEBS)},
+            **{
+                "fetchdefs/image/a.yml": BASE,
+                "fetchdefs/toolchain/tool.yml": TOOLCHAIN.replace("VERSION", name),
+                "fetchdefs/keys/store/ci.pub": (tmp_path / "ci.key.pub").read_text(),
+            },
+        )
+        for name in ("one", "two")
+    )
+    assert ran(doit(one, "image:debian", **variables)) == ["fetch:debs", "image:debian", "toolchain:tool"]
+    _, manifest, config, (root, tool) = read(archive_of(one, "debian"))
+    with tarfile.open(fileobj=io.BytesIO(root)) as opened:
+        assert {"usr/bin/greet", "usr/lib/libgreet.so", "usr/share/greet"} <= set(opened.getnames())
+    assert list(entries(tool)) == ["usr", "usr/bin", "usr/bin/tool"]
+    assert (config["architecture"], config["created"]) == ("amd64", "2026-11-01T08:30:00Z")
+    shutil.rmtree(packages.root)
+    assert doit(two, "image:debian", **variables).returncode == 0
+    after = read(archive_of(two, "debian"))[1]["layers"]
+    assert (after[0], after[1] != manifest["layers"][1]) == (manifest["layers"][0], True)
+    assert is_adopted(two, after[0]["digest"])
 
 
 def layers_of(directory: Path, name: str) -> list[tuple[str, bytes]]:
@@ -335,7 +395,9 @@ def names_of(directory: Path) -> set[str]:
     return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("compression", ["zstd", "gzip", "none"])
+@pytest.mark.parametrize(
+    "compression", ["zstd", pytest.param("gzip", marks=pytest.mark.slow), pytest.param("none", marks=pytest.mark.slow)]
+)
 def test_export(compression: str, tmp_path: Path) -> None:
     """`doit export oci` compresses the layers, and a second one writes nothing."""
     assert doit(project(tmp_path), "image:small").returncode == 0
@@ -351,6 +413,7 @@ def test_export(compression: str, tmp_path: Path) -> None:
     assert layers_of(two / "out", "small") == found
 
 
+@pytest.mark.slow
 def test_export_of_some_images(tmp_path: Path) -> None:
     """An export of one image leaves the others in the index; one of all removes what no image needs."""
     more = "other:\n  description: o\n  layers: [{fetches: [data], dest: /opt}]\n"
@@ -367,6 +430,30 @@ def test_export_of_some_images(tmp_path: Path) -> None:
     for words in (("cas", "x", "--compression", "gzip"), ("oci", "x", "--url-base", "https://h/")):
         refused = doit(tmp_path, "export", *words)
         assert (refused.returncode, "has no meaning" in refused.stdout) == (3, True), refused.stdout
+
+
+def test_keys() -> None:
+    """What shapes an image or a layer is in its key; the description and the order of fetches are not."""
+    image = Image(name="x", description="d", layers=(), config=ImageConfig(cmd=("a",)), file="f", line=1)
+
+    def key(
+        one: Image, machine: str = "x86_64", created_s: int | None = 0, layers: tuple[str, ...] = ("1", "2")
+    ) -> str:
+        return recipe.image_key(one, layers=layers, machine=machine, created_s=created_s)
+
+    values: dict[str, Any] = {"env": (("a", "b"),), "labels": (("a", "b"),), "cmd": ("a", "b"), "entrypoint": ("a",)}
+    values |= {"user": "u", "workdir": "/w"}
+    assert set(values) == set(ImageConfig.__struct_fields__)
+    others = [replace(image, config=replace(image.config, **{name: value})) for name, value in values.items()]
+    found = [key(image), *map(key, others), key(replace(image, name="y")), key(image, machine="aarch64")]
+    found += [key(image, created_s=1), key(image, created_s=None), key(image, layers=("2", "1"))]
+    assert len(set(found)) == len(found)
+    assert key(replace(image, description="e", file="g", line=2)) == key(image)
+    layers = {recipe.layer_key(dest, ["a", "b"], version=version) for dest in ("", "opt") for version in ("1", "2")}
+    assert len(layers) == 4
+    assert recipe.layer_key("", ["b", "a"], version="1") in layers
+    roots = [("p", "amd64", "1.3"), ("q", "amd64", "1.3"), ("p", "arm64", "1.3"), ("p", "amd64", "1.4")]
+    assert len({recipe.root_key(one, architecture=two, builder=three) for one, two, three in roots}) == 4
 
 
 def test_other_programs_read_it(tmp_path: Path) -> None:

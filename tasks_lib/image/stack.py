@@ -42,6 +42,6 @@ class LayerStack:
             now, was = (f"{kind} of mode {mode:04o}", f"mode {old:04o}") if kind == below else (kind, f"a {below}")
             raise TreeError(
                 f"image {self._name}: {what} makes /{escape_text(path)} a {now}; {owner} has it as {was}",
-                hint="set another `dest:`, such as the directory that a symlink leads to",
+                hint=f"set another `dest:`{', such as the directory it leads to' if below == 'symlink' else ''}",
             )
         self._known[path] = kind, mode, what

@@ -27,6 +27,7 @@ from tasks_lib.definitions import (
     Toolchain,
 )
 from tasks_lib.digest import Digest, Integrity
+from tasks_lib.errors import escape_text
 from tasks_lib.formats import TREE_VERSION, UNCHANGED, Reshape, format_from_name
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.platforms import parse_platform
@@ -402,7 +403,7 @@ class Plan:
         is_output = any(entry.kind == "toolchain" for entry in layer.fetches)
         return LayerBuild(
             key=recipe.layer_key(layer.dest, [one.key for one in deliveries], version=self.writer_version),
-            what=f"layer {root}",
+            what=f"layer {escape_text(str(root))}",
             dest=layer.dest,
             deliveries=deliveries,
             platform=self._host.platform if is_output else "any",
