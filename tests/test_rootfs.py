@@ -123,7 +123,7 @@ def test_attributes() -> None:
     capabilities = b"\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\n\xff\x00".decode("utf-8", "surrogateescape")
     found = entries(
         layer_of(
-            directory("."),
+            directory(".", 0o755),
             Member("z", b"later", mtime=EPOCH + 1, uid=42, gid=65534, uname="_apt", gname="nogroup"),
             Member("ping", b"x", mode=0o4755, pax_headers={"SCHILY.xattr.security.capability": capabilities,
                                                             "SCHILY.xattr.user.note": "host"}, mtime=7.9),
@@ -131,7 +131,7 @@ def test_attributes() -> None:
             latest=EPOCH,
         )
     )  # fmt: skip
-    assert list(found) == ["ping", "tmp", "z"]
+    assert list(found) == [".", "ping", "tmp", "z"]
     assert (found["z"].mtime, found["z"].uid, found["z"].gid, found["z"].uname, found["z"].gname) == (
         EPOCH, 42, 65534, "", "",
     )  # fmt: skip

@@ -107,7 +107,7 @@ def _list_members(source: BinaryIO, latest: int, epoch: int, limits: Limits) -> 
             if total > limits.max_total_bytes:
                 raise limit_exceeded(f"more than {limits.max_total_bytes} bytes", "TOO_LARGE", limit="max-total-bytes")
             kind, path = _KINDS.get(found.type), _path(found.name)
-            if kind is not None and path:  # not devices and named pipes
+            if kind is not None:  # neither a device nor a named pipe
                 yield _Member(_entry(found, path, kind), _attributes(found, latest, epoch))
 
 
@@ -126,7 +126,8 @@ def _attributes(found: tarfile.TarInfo, latest: int, epoch: int) -> Attributes:
 
 
 def _path(name: str) -> bytes:
-    return os.fsencode(name.removeprefix("./")).rstrip(b"/").removeprefix(b".")
+    """Return the path below the root, which itself is `.`."""
+    return os.fsencode(name.removeprefix("./")).rstrip(b"/") or b"."
 
 
 def _place_links(members: list[_Member]) -> Iterator[_Member]:
