@@ -284,6 +284,7 @@ CONFLICTS: dict[str, tuple[str, str]] = {
         "layer / makes /lib a directory; layer / has it as a symlink",
     ),
     "a whiteout": ("  - {fetches: [hiding], dest: /}\n", "would remove a file of the layers below [WHITEOUT]"),
+    "a whiteout that is a directory": ("  - {fetches: [data], dest: /bin/.wh.sh}\n", "[WHITEOUT]"),
     "two files": ("  - {fetches: [pkg, twice], dest: /}\n", "occurs twice in the archive, and the two differ"),
     "a file": (
         "  - {fetches: [data], dest: /opt}\n  - {fetches: [pkg], dest: /opt/data}\n",

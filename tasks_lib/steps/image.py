@@ -30,9 +30,9 @@ from tasks_lib.steps.shared_results import adopt_shared_result, share_result
 from tasks_lib.tree.extraction import Extraction
 from tasks_lib.tree.writer import file_entry
 
-#: How the name of an entry begins that removes what the layers below have.
+#: How a name begins that removes what the layers below have; directories may be implied by what is in them.
 #: Source: OCI image specification, "Image Layer Filesystem Changeset", "Whiteouts".
-_WHITEOUT: Final = b".wh."
+_WHITEOUT: Final = b"/.wh."
 #: The tag of the only image in an archive, as buildah and BuildKit write it.
 _TAG: Final = "latest"
 _CHUNK: Final = 1 << 20
@@ -214,7 +214,7 @@ def _read_all(
     for delivery, file in opened:
         dest = "/".join(filter(None, (layer.dest, str(delivery.entry.dest or ""))))
         for entry in _read(context, delivery, dest, file, progress):
-            if entry.path.rpartition(b"/")[2].startswith(_WHITEOUT):
+            if _WHITEOUT in b"/" + entry.path:
                 raise archive.unsafe_entry("would remove a file of the layers below", "WHITEOUT", entry.path)
             yield entry
 
@@ -238,36 +238,31 @@ def _read(context: Context, delivery: Delivery, dest: str, file: BinaryIO, progr
 
 
 def _assemble(context: Context, build: ImageBuild, layers: list[Integrity], progress: Progress) -> None:
-    stack = LayerStack(build.image.name, context.settings.limits)
-    for layer, integrity in zip(build.layers, layers, strict=True):
-        with context.cache.open(integrity) as file:
-            stack.add(layer.what, file, progress.check)
-    layout = lay_out_image(context, build, layers, "none", progress)
-    stored = layout.layers
-    name = build.image.name
+    _check_stack(context, build, layers, progress)
+    layout, name = lay_out_image(context, build, layers, "none", progress), build.image.name
     documents = {**layout.documents, **write_index({name: layout}, {name: _TAG})}
-    sizes = {path: len(content) for path, content in documents.items()} | {
-        one.path: one.integrity.size for one in stored
-    }
-    by_path = {one.path: one.integrity for one in stored}
+    stored = {one.path: one.integrity for one in layout.layers}
+    files = {path: len(content) for path, content in documents.items()}
+    files |= {path: integrity.size for path, integrity in stored.items()}
+    total = sum(files.values())
 
     def contents(entry: Entry) -> Iterator[bytes]:
         path = os.fsdecode(entry.path)
         if path in documents:
             yield documents[path]
             return
-        with context.cache.open(by_path[path]) as file:
+        with context.cache.open(stored[path]) as file:
             while chunk := file.read(_CHUNK):
                 yield chunk
                 progress.advance(len(chunk))
 
-    progress.phase("repack", total=sum(sizes.values()))
+    progress.phase("repack", total=total)
     with context.cache.writer() as writer:
         archive.write_sized(
-            [Entry(os.fsencode(path), "file", size) for path, size in sizes.items()],
+            [Entry(os.fsencode(path), "file", size) for path, size in files.items()],
             contents,
             name=build.output.path.name,
-            limits=Limits(max_member_bytes=sum(sizes.values()), max_total_bytes=sum(sizes.values())),
+            limits=Limits(max_member_bytes=total, max_total_bytes=total),
             mtime=context.mtime,
             write=writer.write,
             progress=progress,
@@ -275,3 +270,10 @@ def _assemble(context: Context, build: ImageBuild, layers: list[Integrity], prog
         )
         integrity = writer.commit()
     context.cache.record(Result(key=build.key, integrity=integrity, provenance={"digest": layout.digest}))
+
+
+def _check_stack(context: Context, build: ImageBuild, layers: list[Integrity], progress: Progress) -> None:
+    stack = LayerStack(build.image.name, context.settings.limits)
+    for layer, integrity in zip(build.layers, layers, strict=True):
+        with context.cache.open(integrity) as file:
+            stack.add(layer.what, file, progress.check)
