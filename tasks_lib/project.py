@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from tasks_lib import steps
 from tasks_lib.definitions import Fetch, FetchesEntry, Image, StaticUrl, Toolchain
-from tasks_lib.definitions.platform_selection import canonical_name
-from tasks_lib.errors import OfflineError, ToolError, UnknownNameError, UnsupportedArchiveError, escape_text
+from tasks_lib.definitions.lookup import find_definition, find_definitions
+from tasks_lib.errors import OfflineError, ToolError, UnsupportedArchiveError
 from tasks_lib.formats import format_from_name
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.host import digest_variables
@@ -205,7 +204,7 @@ class Project:
         chosen: dict[str, Fetch] = {}
         if not (words := list(words)):
             return list(found.fetches.values())
-        for definition in self._match(words):
+        for definition in find_definitions(self._session.definitions, words):
             chosen.update((one.name, one) for one in self._fetches_of(definition))
         return list(chosen.values())
 
@@ -230,20 +229,13 @@ class Project:
             UnknownNameError: a word matches no definition.
         """
         tasks: list[str] = []
-        for definition in self._match(words):
+        for definition in find_definitions(self._session.definitions, words):
             if not isinstance(definition, Fetch):
                 tasks.append(f"{type(definition).__name__.lower()}:{definition.name}")
                 continue
             tasks.append(self._plan.published(definition).task)
             tasks += [f"extract:{definition.name}"] if self._plan.can_extract(definition) else []
         return tasks
-
-    def _match(self, words: Iterable[str]) -> list[Fetch | Toolchain | Image]:
-        found = []
-        for word in words:
-            matches = fnmatch.filter(self.definitions, word) if {*"*?["}.intersection(word) else []
-            found += [self._find(name) for name in matches or [word]]
-        return found
 
     def obtain(self, names: Iterable[str]) -> None:
         """Obtain the pinned downloads of fetches, several at a time; the cache has them, verified, afterwards.
@@ -342,27 +334,7 @@ class Project:
         return True
 
     def _find(self, name: str) -> Fetch | Toolchain | Image:
-        found = self._session.definitions
-        kind, _, rest = canonical_name(found, name).rpartition(":")
-        lookups: Mapping[str, Callable[[str], Fetch | Toolchain | Image]] = {
-            "fetch": found.fetch,
-            "toolchain": found.toolchain,
-            "image": found.images.__getitem__,
-        }
-        for wanted, lookup in lookups.items():
-            if kind in ("", wanted):
-                with contextlib.suppress(KeyError):
-                    return lookup(rest)
-        for one in found.skipped:
-            if one.task in (name, *(f"{wanted}:{rest}" for wanted in lookups)):
-                raise UnknownNameError(f"{one.task}: {one.reason}", hint=one.hint or f"see {one.place}")
-        from tasks_lib.definitions.schema import suggest  # slow to import, needed only for an error
-
-        hint = (
-            suggest(rest, [*found.fetches, *found.toolchains, *found.images])
-            or "`doit list --all` shows the definitions"
-        )
-        raise UnknownNameError(f"no definition is named {escape_text(name)!r}", hint=escape_text(hint))
+        return find_definition(self._session.definitions, name)
 
     def _artifact(self, definition: Fetch | Toolchain | Image) -> Artifact:
         if isinstance(definition, Image):
@@ -375,15 +347,10 @@ class Project:
         Raises:
             UnknownNameError: a word matches no image.
         """
-        images = self._session.definitions.images
-        chosen: dict[str, Image] = {}
-        for word in [one.removeprefix("image:") for one in words] or ["*"]:
-            found = fnmatch.filter(images, word)
-            if not found and word != "*":
-                hint = f"the images are {', '.join(images)}" if images else "no file in image/ defines one"
-                raise UnknownNameError(f"no image is named {escape_text(word)!r}", hint=hint)
-            chosen |= {name: images[name] for name in found}
-        return list(chosen.values())
+        definitions = self._session.definitions
+        if not (words := list(words)):
+            return list(definitions.images.values())
+        return [one for one in find_definitions(definitions, words, ("image",)) if isinstance(one, Image)]
 
     def lay_out(self, definition: Image, compression: str) -> ImageLayout:
         """Return the layout of an image, of which the cache has the layers afterwards.

@@ -427,7 +427,7 @@ def test_export_of_some_images(tmp_path: Path) -> None:
     assert doit(tmp_path, "export", "oci", "out").returncode == 0
     assert names_of(tmp_path / "out") == first
     unknown = doit(tmp_path, "export", "oci", "out", "smal")
-    assert (unknown.returncode, "no image is named 'smal'" in unknown.stdout) == (3, True)
+    assert (unknown.returncode, "no image definition is named 'smal'" in unknown.stdout) == (3, True)
     for words in (("cas", "x", "--compression", "gzip"), ("oci", "x", "--url-base", "https://h/")):
         refused = doit(tmp_path, "export", *words)
         assert (refused.returncode, "has no meaning" in refused.stdout) == (3, True), refused.stdout

@@ -24,12 +24,12 @@ from tasks_lib.definitions.fields import NAME, RESERVED_NAMES, check_name, read_
 from tasks_lib.definitions.image import IMAGE, read_image
 from tasks_lib.definitions.mirrors import Mirrors, find_unknown_groups, read_mirrors
 from tasks_lib.definitions.packed import MANY, PackedDefinitions
-from tasks_lib.definitions.schema import FieldError, Location, matcher, schema_of, suggest
+from tasks_lib.definitions.schema import FieldError, Location, matcher, schema_of
 from tasks_lib.definitions.toolchain import TOOLCHAIN, read_toolchain
 from tasks_lib.definitions.values import Debian, Definitions, Fetch, Image, RefusedDefinition, StaticUrl, Toolchain
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Tree, YamlFaultError, merge, parse_yaml
 from tasks_lib.definitions.yaml_tree import Sequence as YamlSequence
-from tasks_lib.errors import DefinitionError, Problem
+from tasks_lib.errors import DefinitionError, Problem, suggest
 
 
 class _Document(NamedTuple):

@@ -28,7 +28,7 @@ from tasks_lib.definitions import (
 )
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.errors import escape_text
-from tasks_lib.formats import TREE_VERSION, UNCHANGED, Reshape, format_from_name
+from tasks_lib.formats import TREE_VERSION, UNCHANGED, Reshape, describe_not_extracted, format_from_name
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.platforms import parse_platform
 
@@ -56,6 +56,11 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     verdict: str = ""
     link: Path | None = None
     link_text: str = ""
+
+    @property
+    def not_extracted(self) -> str:
+        """What it is by its file name, if it is of a known kind that is never extracted, else ""."""
+        return describe_not_extracted(self.path.name)
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
