@@ -19,6 +19,7 @@ from tasks_lib.archive.deb import open_data_archive
 from tasks_lib.archive.detection import detect_content, detect_format, explain_placed
 from tasks_lib.archive.entries import (
     ARCHIVE_VARIABLES,
+    DIRECTORY,
     FILE,
     HOLE,
     SYMLINK,
@@ -28,12 +29,13 @@ from tasks_lib.archive.entries import (
     is_program,
     normalize_path,
     sniff_format,
+    unsafe_entry,
     validate_target,
 )
 from tasks_lib.archive.more_formats import decompress_stream, read_entries
 from tasks_lib.archive.tar import TarReader
 from tasks_lib.archive.validator import EntryValidator, find_last, never_repeats, select
-from tasks_lib.archive.writer import write_archive, write_in_order
+from tasks_lib.archive.writer import Compression, write_archive, write_in_order
 from tasks_lib.archive.zip import ZipReader
 from tasks_lib.errors import ArchiveError, ArchiveLimitError, DamagedArchiveError
 from tasks_lib.formats import MORE, SINGLE, uncompressed_name
@@ -51,9 +53,12 @@ __all__ = [
     "explain_placed",
     "is_program",
     "make_entry",
+    "open_entries",
     "read",
+    "read_modes",
     "repack",
     "sniff_format",
+    "unsafe_entry",
     "write",
     "write_sized",
 ]
@@ -179,6 +184,36 @@ def _open_renamed(
         yield select(_rename(entries, reshape, limits), names)
 
 
+@contextlib.contextmanager
+def open_entries(
+    source: BinaryIO, *, name: str, format: str, reshape: Reshape, limits: Limits, check: Callable[[], None]
+) -> Iterator[Iterator[Entry]]:
+    """Yield the renamed entries of an archive, which a writer of this package validates together with others.
+
+    Raises:
+        ArchiveError: the archive is rejected; `archive` is `name`.
+        Exception: any exception raised by `check`, which is called for every decompressed piece of a tar.
+    """
+    with _open_renamed(source, name, format, reshape, limits, SMALL_PIECE, check) as entries:
+        yield entries
+
+
+def read_modes(
+    source: BinaryIO, *, name: str, limits: Limits, check: Callable[[], None]
+) -> Iterator[tuple[Entry, int]]:
+    """Yield the entries of a tar, each with its mode, 0 if it is not a directory; they are not validated together.
+
+    Raises:
+        ArchiveError: the archive is rejected; `archive` is `name`.
+        Exception: any exception raised by `check`.
+    """
+    with contextlib.closing(read_ahead(decompress(source, "tar", limits, LARGE_PIECE))) as chunks:
+        reader = TarReader(_checked(chunks, check), limits)
+        with _name_errors(name, reader):
+            for entry in reader.entries():
+                yield entry, reader.mode if entry.kind == DIRECTORY else 0
+
+
 def read(
     source: BinaryIO,
     *,
@@ -268,8 +303,12 @@ def write(
     spool: BinaryIO,
     write: Callable[[bytes], object],
     progress: Progress,
+    allowed: int = 0,
+    compression: Compression = "zstd",
 ) -> str:
     """Write `entries` as a deterministic `.tar.zst` through `write`; return the sha256 hex of the tar.
+
+    `allowed` is the maximum number of bytes of content, 0 for that of the limits. Without compression it is a `.tar`.
 
     Raises:
         ArchiveError: an entry is rejected (any subclass); `archive` is `name`.
@@ -279,11 +318,12 @@ def write(
         return write_archive(
             entries,
             limits=limits,
-            allowed=limits.max_total_bytes,
+            allowed=allowed or limits.max_total_bytes,
             mtime=mtime,
             spool=spool,
             write=write,
             progress=progress,
+            compression=compression,
         )
 
 
@@ -296,8 +336,9 @@ def write_sized(
     mtime: int,
     write: Callable[[bytes], object],
     progress: Progress,
+    compression: Compression = "zstd",
 ) -> str:
-    """Write entries with known sizes as a deterministic `.tar.zst`; see `writer.write_in_order`.
+    """Write entries with known sizes as a deterministic `.tar.zst` or `.tar`; see `writer.write_in_order`.
 
     Raises:
         ArchiveError: an entry is rejected (any subclass); `archive` is `name`.
@@ -305,4 +346,6 @@ def write_sized(
     """
     table = EntryValidator(limits, limits.max_total_bytes)
     with _name_errors(name):
-        return write_in_order(entries, contents, table=table, mtime=mtime, write=write, progress=progress)
+        return write_in_order(
+            entries, contents, table=table, mtime=mtime, write=write, progress=progress, compression=compression
+        )

@@ -72,6 +72,7 @@ class TarReader:
         self._directory = self._start = self._tail = b""
         self._extensions = self._records = self._pieces = 0
         self.last: bytes | None = None  # the name of the entry being read
+        self.mode = 0  # of the last entry that is no plain file
         self._left = 0  # bytes of the current entry's data, padding included
 
     @property
@@ -235,7 +236,8 @@ class TarReader:
             return self._sparse(block, kind, size, pax, name, offset)
         self._start_data(size, name, offset)
         path = self._path(block, name, what, offset)
-        executable = parse_number(block[100:108], "mode", offset) >> 6 & 1
+        self.mode = parse_number(block[100:108], "mode", offset)
+        executable = self.mode >> 6 & 1
         if what != FILE:
             return Entry(path, what, 0, executable, self._target(block, what, pending, name, offset), offset)
         return Entry(path, what, size, executable, b"", offset, self._whole(size))
