@@ -11,6 +11,7 @@ import json
 import lzma
 import os
 import re
+import resource
 import stat
 import subprocess
 import tarfile
@@ -668,3 +669,15 @@ def test_files_are_read_together() -> None:
         sink=lambda _: None, sink_files=lambda group: groups.append(len(group.files)),
     )  # fmt: skip
     assert groups == [49]
+
+
+def test_a_short_write_is_continued(tmp_path: Path) -> None:
+    """A file of a group that is written in part fails the extraction: here the system writes only up to its limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+    try:
+        with pytest.raises(TreeError, match="File too large"):
+            extract(tar([*MANY[:5], Member("d/large", bytes(6000))]), "tar", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "out").exists()

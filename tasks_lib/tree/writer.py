@@ -89,8 +89,8 @@ class TreeWriter:
         for name, size, executable, _, content in group.files:
             descriptor = os.open(name, _CREATE, modes[executable], dir_fd=directory)
             try:
-                if size:
-                    _write_all(descriptor, content)
+                if size and (written := os.write(descriptor, content)) < size:
+                    _write_all(descriptor, content[written:])
             finally:
                 os.close(descriptor)
             self._bytes += size
