@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from operator import itemgetter
+from typing import Final
 
 from tasks_lib.archive.entries import DIRECTORY, DRIVE, HARDLINK, Entry, Reshape, normalize_path, unsafe_entry
 from tasks_lib.archive.small_files import Item, SmallFiles
@@ -11,7 +12,7 @@ from tasks_lib.errors import ArchiveError
 from tasks_lib.limits import Limits
 
 #: Length of the longest name in a group of small files: that of a header's name field.
-_LONGEST = 100
+_LONGEST: Final = 100
 
 
 def rename(items: Iterator[Item], reshape: Reshape, limits: Limits) -> Iterator[Item]:
