@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,11 +80,12 @@ class StoreCommand(SessionCommand):
 
 
 def _list_items(context: Context, names: list[str]) -> list[Any]:
+    from tasks_lib.steps.source_package import list_shared_files
     from tasks_lib.steps.transfer import list_shared_items, select_names
 
     plan = load_plan(context)
     fetches, toolchains = closure(plan.definitions, *select_names(plan.definitions, names))
-    return list(list_shared_items(plan, fetches, toolchains))
+    return list(list_shared_items(plan, fetches, toolchains, partial(list_shared_files, context)))
 
 
 def _keygen(names: list[str]) -> int:

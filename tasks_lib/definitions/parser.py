@@ -23,7 +23,15 @@ from tasks_lib.definitions.fields import NAME, RESERVED_NAMES, check_name, read_
 from tasks_lib.definitions.mirrors import Mirrors, find_unknown_groups, read_mirrors
 from tasks_lib.definitions.schema import FieldError, Location, matcher, schema_of, suggest
 from tasks_lib.definitions.toolchain import TOOLCHAIN, read_toolchain
-from tasks_lib.definitions.values import Debian, Definitions, Fetch, RefusedDefinition, StaticUrl, Toolchain
+from tasks_lib.definitions.values import (
+    Debian,
+    DebianSource,
+    Definitions,
+    Fetch,
+    RefusedDefinition,
+    StaticUrl,
+    Toolchain,
+)
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, merge, parse_yaml
 from tasks_lib.errors import DefinitionError, Problem
 
@@ -169,12 +177,12 @@ class _Reading:
         mirrors = self.mirrors or Mirrors()
         for name, fetch in list(self.fetches.items()):
             sources = [one for one in fetch.sources if isinstance(one, StaticUrl)]
-            located = [fetch.source] if isinstance(fetch.source, Debian) else sources
+            located = [fetch.source] if isinstance(fetch.source, Debian | DebianSource) else sources
             if not located:
                 continue
             for group, hint in (found for one in located for found in find_unknown_groups(one, mirrors)):
                 reason = f"unknown mirror group {group!r}"
-                key = f"{name}.fetch.{'url' if sources else 'uri'}"
+                key = f"{name}.fetch.{_URL_KEYS.get(type(fetch.source), 'url')}"
                 problem = Problem(fetch.file, fetch.line, key, reason, hint)
                 if fetch.file in trees:
                     self.refuse(f"fetch:{name}", name, problem)
@@ -232,6 +240,10 @@ class _Reading:
             toolchain = read_toolchain(name, node, where, _IS_IGNORED)
             if toolchain is not None:
                 self.toolchains[name] = toolchain
+
+
+#: The key that has the URLs of a source, if it is not `url`.
+_URL_KEYS: Final[Mapping[type, str]] = {Debian: "uri", DebianSource: "dsc.url"}
 
 
 def _added(known: dict[str, Any], before: int) -> list[str]:

@@ -115,14 +115,15 @@ class Running:
 
 def _list_blobs(context: Context, tasks: Mapping[str, Any], selected: Iterable[str]) -> Iterator[str]:
     """Yield the key of each download that the selected tasks need and the cache lacks."""
-    from tasks_lib.definitions import Fetch, StaticUrl  # loads what only a run with stores needs
+    from tasks_lib.definitions import DebianSource, Fetch, StaticUrl  # loads what only a run with stores needs
     from tasks_lib.graph.actions import step_of
     from tasks_lib.store import blob_key
 
     for task in needed(tasks, selected):
         step = step_of(task) if task.name.startswith("fetch:") else None
         definition = step.arguments[1] if step is not None else None
-        if isinstance(definition, Fetch) and isinstance(definition.source, StaticUrl):
-            integrity = definition.source.integrity
-            if not os.path.exists(context.cache.path(integrity.digest)):  # noqa: PTH110  # a hint suffices
-                yield blob_key(integrity.digest.hex)
+        if isinstance(definition, Fetch) and isinstance(definition.source, StaticUrl | DebianSource):
+            source = definition.source
+            digest = source.digest if isinstance(source, DebianSource) else source.integrity.digest
+            if not os.path.exists(context.cache.path(digest)):  # noqa: PTH110  # a hint suffices
+                yield blob_key(digest.hex)

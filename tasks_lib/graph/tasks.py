@@ -12,7 +12,7 @@ from typing import Any
 
 from tasks_lib import steps
 from tasks_lib.context import Context
-from tasks_lib.definitions import Fetch, RefusedDefinition, StaticUrl, Toolchain
+from tasks_lib.definitions import DebianSource, Fetch, RefusedDefinition, StaticUrl, Toolchain
 from tasks_lib.errors import escape_text
 from tasks_lib.graph import task_info
 from tasks_lib.graph.actions import Step, list_targets, remove_delivery, remove_toolchain_build
@@ -21,6 +21,7 @@ from tasks_lib.graph.index import IndexPaths
 from tasks_lib.graph.names import GROUPS
 from tasks_lib.platforms import ALL
 from tasks_lib.steps import Artifact, Delivery, Plan
+from tasks_lib.steps.plan import list_read_files
 
 Task = dict[str, Any]
 
@@ -106,16 +107,23 @@ class TaskGraph:
         )
         yield task | {
             "targets": list_targets(fetched),
-            "uptodate": [asked or UpToDateCheck(fetched.key, steps.is_published, (self._context, fetched))],
+            "uptodate": [
+                asked
+                or UpToDateCheck(
+                    fetched.key, steps.is_published, (self._context, fetched), list_read_files(fetch.source)
+                )
+            ],
             "clean": True,
             "meta": task_info.TaskInfo("network", task_info.fetch_info, fetch, fetched.key, self._paths),
         }
 
     def _fetch_check(self, fetch: Fetch, fetched: Artifact) -> FetchCheck | None:
         """Return the check of a download, None for a commit: its URL does not matter."""
-        if not isinstance(fetch.source, StaticUrl):
+        if not isinstance(fetch.source, StaticUrl | DebianSource):
             return None
-        return FetchCheck(fetched.key, steps.is_published, (self._context, fetched), definition=fetch)
+        return FetchCheck(
+            fetched.key, steps.is_published, (self._context, fetched), list_read_files(fetch.source), definition=fetch
+        )
 
     def _refused(self, one: RefusedDefinition) -> Task:
         """Return a task that fails; it belongs to no group, so it runs only if it is named."""

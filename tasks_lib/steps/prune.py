@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from tasks_lib import recipe
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
-from tasks_lib.definitions import Checksums, Debian, Git, Hg, StaticUrl
+from tasks_lib.definitions import Checksums, Debian, DebianSource, Git, Hg, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.steps.checks import find_integrity
 from tasks_lib.steps.plan import Plan
@@ -101,15 +101,13 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
                 from tasks_lib.steps.repository_access import repository_names  # slow to import
 
                 repositories |= repository_names(context, fetch.source)
-            elif isinstance(fetch.source, StaticUrl):
+            elif isinstance(fetch.source, StaticUrl | DebianSource):
                 keys |= list_evidence_keys(fetch.source)
-        members = list(_list_members(plan, configuration))
+        members = list(_list_members(context, plan, configuration))
         keys |= {recipe.fetch_key(one) for one in members}
         digests |= {one.digest.hex for one in members}
-    for key in keys:
-        result = context.cache.result(key) if key else None
-        if result is not None:
-            digests.add(result.integrity.digest.hex)
+    results = [context.cache.result(key) for key in keys if key]
+    digests |= {result.integrity.digest.hex for result in results if result is not None}
     return Referenced(
         keys=frozenset(keys),
         digests=frozenset(digests),
@@ -119,13 +117,17 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
     )
 
 
-def _list_members(plan: Plan, configuration: recipe.Configuration) -> Iterator[Integrity]:
-    """Yield the files of definitions that consist of several: the indexes and packages that locks name."""
+def _list_members(context: Context, plan: Plan, configuration: recipe.Configuration) -> Iterator[Integrity]:
+    """Yield the files of definitions that consist of several: what locks name, and what a .dsc in the cache names."""
     for fetch in plan.definitions.fetches.values():
         if isinstance(fetch.source, Debian):
             from tasks_lib.steps.debian import list_members  # slow to import
 
             yield from (one.integrity for one in list_members(fetch.source, Path(configuration.directory)))
+        elif isinstance(fetch.source, DebianSource):
+            from tasks_lib.steps.source_package import list_pinned_files  # slow to import
+
+            yield from (one.integrity for one in list_pinned_files(context, fetch.source))
 
 
 def _trees(context: Context, roots: Iterable[Root]) -> Iterator[str]:
@@ -139,8 +141,10 @@ def _trees(context: Context, roots: Iterable[Root]) -> Iterator[str]:
                 yield tree_key(configuration, delivery, integrity)
 
 
-def list_evidence_keys(source: StaticUrl) -> set[str]:
-    """Return the keys of the signatures and checksum lists that verify a download."""
+def list_evidence_keys(source: StaticUrl | DebianSource) -> set[str]:
+    """Return the keys of the signatures and checksum lists that verify a download, and of a .dsc with its signature."""
+    if isinstance(source, DebianSource):
+        return {recipe.pinned_key(source)}
     keys = set()
     for voucher in source.vouchers:
         places = [voucher.url if isinstance(voucher, Checksums) else voucher.sig_url]

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from tasks_lib import recipe
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
-from tasks_lib.definitions import Checksums, GpgSignature, Minisign, StaticUrl
+from tasks_lib.definitions import Checksums, DebianSource, GpgSignature, Minisign, StaticUrl
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import AllSourcesFailedError, CacheError, OfflineError, SignatureError, escape_text
@@ -47,7 +47,7 @@ def verify_signatures(
         CacheUnavailableError, CancelledError: as in every step.
     """
     progress.phase("verify")
-    check = _SignatureCheck(context, name, source, _read_measured_keys(source, verdict), progress)
+    check = _SignatureCheck(context, name, source, read_measured_keys(source, verdict), progress)
     facts: dict[str, str | int | float] = {}
     with context.cache.open(source.integrity) as content:
         for one in source.vouchers:
@@ -59,7 +59,7 @@ def verify_signatures(
     return facts
 
 
-def _read_measured_keys(source: StaticUrl, verdict: str) -> Mapping[str, bytes]:
+def read_measured_keys(source: StaticUrl | DebianSource, verdict: str) -> Mapping[str, bytes]:
     """Return the content of each key file, by path.
 
     The key of the verdict was computed from the files as they were when the definitions were loaded. A verdict on other
@@ -83,7 +83,7 @@ def _read_key_file(path: str) -> bytes:
     except OSError as error:
         raise SignatureError(
             f"cannot read key file {path}: {error.strerror or error}",
-            hint="`key-path:` is relative to the root of the repository",
+            hint="paths of key files are relative to the root of the repository",
         ) from error
     if len(content) > MAX_KEYS_BYTES:
         raise SignatureError(f"key file {path} is larger than {format_size(MAX_KEYS_BYTES)}")

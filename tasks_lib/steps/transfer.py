@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from tasks_lib import recipe
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
-from tasks_lib.definitions import Debian, Definitions, Fetch, StaticUrl
+from tasks_lib.definitions import Debian, DebianSource, Definitions, Fetch, StaticUrl
 from tasks_lib.digest import Integrity
 from tasks_lib.errors import FetchError, UnknownNameError, escape_text
 from tasks_lib.progress import Progress
@@ -73,8 +73,16 @@ def _matching(known: Iterable[str], pattern: str, resolve: Callable[[str], objec
     return found
 
 
-def list_shared_items(plan: Plan, fetches: Iterable[str], toolchains: Iterable[str]) -> Iterator[SharedItem]:
-    """Yield what the definitions share: each download, each repacked archive or commit, each output."""
+def list_shared_items(
+    plan: Plan,
+    fetches: Iterable[str],
+    toolchains: Iterable[str],
+    list_files: Callable[[DebianSource], Iterable[StaticUrl]],
+) -> Iterator[SharedItem]:
+    """Yield what the definitions share: each download, each repacked archive or commit, each output.
+
+    `list_files` returns the files of a source package.
+    """
     definitions = plan.definitions
     for name in fetches:
         fetch = definitions.fetches[name]
@@ -83,6 +91,8 @@ def list_shared_items(plan: Plan, fetches: Iterable[str], toolchains: Iterable[s
             yield SharedItem(recipe.fetch_key(fetch.source.integrity), artifact.path.name, fetch.source.integrity)
         elif isinstance(fetch.source, Debian):
             yield from _list_packages(plan, fetch, fetch.source)
+        elif isinstance(fetch.source, DebianSource):
+            yield from _list_source_files(plan, fetch, list_files(fetch.source))
         repacked = plan.repacked(fetch)
         if repacked is not None:
             yield SharedItem(repacked.key, repacked.path.name, None)
@@ -90,6 +100,13 @@ def list_shared_items(plan: Plan, fetches: Iterable[str], toolchains: Iterable[s
         preparation = plan.preparation(name)
         if preparation.output is not None:
             yield SharedItem(preparation.key, preparation.output.path.name, None, preparation.host.platform)
+
+
+def _list_source_files(plan: Plan, fetch: Fetch, files: Iterable[StaticUrl]) -> Iterator[SharedItem]:
+    for file in files:
+        yield SharedItem(recipe.fetch_key(file.integrity), file.file_name, file.integrity)
+    artifact = plan.fetched(fetch)
+    yield SharedItem(artifact.key, artifact.path.name, None)
 
 
 def _list_packages(plan: Plan, fetch: Fetch, source: Debian) -> Iterator[SharedItem]:

@@ -23,6 +23,7 @@ from tasks_lib import steps
 from tasks_lib.cache import Cache
 from tasks_lib.cache.maintenance import InventoryItem
 from tasks_lib.context import Context
+from tasks_lib.definitions import DebianSource
 from tasks_lib.errors import CacheError, FetchError, SettingError
 from tasks_lib.fs.system_calls import usable_cores
 from tasks_lib.layout import find_artifact_task
@@ -146,6 +147,8 @@ class Verification:
                 needed[integrity.digest.hex].append(task)
             elif self.names and task in chosen:
                 report.missing.append(task)
+        for task, digest in self._members():
+            needed[digest].append(task)
         items = [item for item in self.context.cache.maintenance.items() if item.kind in ("blob", "result")]
         if self.names:
             items = [item for item in items if chosen & set(needed.get(item.name, ()))]
@@ -154,6 +157,15 @@ class Verification:
             report.checked[item.kind] += 1
             if reason:
                 yield Damage(item.kind, item.name, reason, tuple(needed.get(item.name, ())))
+
+    def _members(self) -> Iterator[tuple[str, str]]:
+        """Yield the task and the hex digest of each file of a source package that the cache knows."""
+        for fetch_definition in self.plan.definitions.fetches.values():
+            if isinstance(fetch_definition.source, DebianSource):
+                from tasks_lib.steps.source_package import list_pinned_files  # needed only with source packages
+
+                for file in list_pinned_files(self.context, fetch_definition.source):
+                    yield f"fetch:{fetch_definition.name}", file.integrity.digest.hex
 
     def _inspected(self, items: list[InventoryItem]) -> Iterator[tuple[InventoryItem, str]]:
         for item, reason in run_inspections(self.context.cache, items, self.progress):
