@@ -21,6 +21,7 @@ from tasks_lib.definitions.cross_check import cross_check, find_unavailable, rem
 from tasks_lib.definitions.fetch import FETCH, read_fetch
 from tasks_lib.definitions.fields import NAME, RESERVED_NAMES, check_name, read_relative_path
 from tasks_lib.definitions.mirrors import Mirrors, find_unknown_groups, read_mirrors
+from tasks_lib.definitions.packages import PACKAGES, read_package
 from tasks_lib.definitions.schema import FieldError, Location, matcher, schema_of, suggest
 from tasks_lib.definitions.toolchain import TOOLCHAIN, read_toolchain
 from tasks_lib.definitions.values import (
@@ -45,7 +46,7 @@ class _Document(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """One definition file: `kind` is "fetch", "toolchain" or "mirrors", `directory` its absolute directory.
+    """One definition file: `kind` is "fetch", "toolchain", "packages" or "mirrors", `directory` its absolute directory.
 
     In a Taskgraph tree, `root` is the repository, to which key paths and resources are relative, and `scripts` is the
     directory of the toolchain scripts; both are "" for other definitions. `part` is "all", or "defaults" for a
@@ -221,25 +222,45 @@ class _Reading:
         if not own:
             return
         if source.root:
-            (self.fetches if source.kind == "fetch" else self.toolchains).pop(name, None)
+            self.drop(source.kind, name)
             self.refuse(task, name, own[0])
         else:
             self.problems += own
 
+    def package(self, name: str, node: Node, where: Location) -> None:
+        """Read the source of a package, unless a fetch has this name as its alias."""
+        if alias := next((one for one in self.fetches.values() if one.alias == name), None):
+            where.wrong(f"{name!r} is an alias of {alias.name}", "choose another name")
+        package = read_package(name, node, where)
+        if package is not None and not where.problems:
+            self.fetches[name] = package
+
+    def drop(self, kind: str, name: str) -> None:
+        """Remove a definition; a package with a problem was not added, and a fetch of its name stays."""
+        known: Mapping[str, dict[str, Any]] = {"fetch": self.fetches, "toolchain": self.toolchains}
+        known.get(kind, {}).pop(name, None)
+
     def definition(self, source: SourceFile, name: str, node: Node, where: Location) -> None:
-        known: Mapping[str, Fetch | Toolchain] = self.fetches if source.kind == "fetch" else self.toolchains
+        known: Mapping[str, Fetch | Toolchain] = self.toolchains if source.kind == "toolchain" else self.fetches
         if name in known:
             where.wrong("is defined twice", f"the other definition is at {known[name].file}:{known[name].line}")
-        elif (task := f"{source.kind}:{name}") in self.refused:
-            where.wrong("is defined twice", f"the other definition is at {self.refused[task].place}")
+        elif other := next((one for one in _tasks(source.kind, name) if one in self.refused), ""):
+            where.wrong("is defined twice", f"the other definition is at {self.refused[other].place}")
         elif source.kind == "fetch":
             fetch = read_fetch(name, node, where, _IS_IGNORED)
             if fetch is not None:
                 self.fetches[name] = fetch
+        elif source.kind == PACKAGES:
+            self.package(name, node, where)
         else:
             toolchain = read_toolchain(name, node, where, _IS_IGNORED)
             if toolchain is not None:
                 self.toolchains[name] = toolchain
+
+
+def _tasks(kind: str, name: str) -> tuple[str, ...]:
+    """Return the tasks that a refused definition of this name may have; the source of a package is a fetch."""
+    return (f"{kind}:{name}", f"fetch:{name}") if kind == PACKAGES else (f"{kind}:{name}",)
 
 
 #: The key that has the URLs of a source, if it is not `url`.
