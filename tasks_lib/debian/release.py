@@ -57,6 +57,11 @@ class Release:
         """The codename, else the name of the suite."""
         return self.fields.get("codename") or self.fields.get("suite") or self.suite.name
 
+    @property
+    def has_by_hash(self) -> bool:
+        """Whether mirrors have each index also at a path with its digest."""
+        return self.fields.get("acquire-by-hash", "").lower() == "yes"
+
     def indexes(self, components: tuple[str, ...], architectures: tuple[str, ...]) -> list[LockedIndex]:
         """Return the indexes of packages for these components and architectures.
 

@@ -40,6 +40,8 @@ Acquire::Check-Valid-Until "false";
 """
 #: A line of `apt-get --print-uris`: the file name is NAME_VERSION_ARCHITECTURE.deb, each part percent-encoded.
 _LINE: Final = re.compile(r"'[^']*' ([^\s_]+)_([^\s_]+)_([^\s_]+)\.deb \d+ SHA256:([0-9a-f]{64})")
+#: A path that needs no quoting in the files of apt.
+_PLAIN: Final = re.compile(r"[\w/.+-]+", re.ASCII)
 _ESSENTIAL: Final = b"\nEssential: yes"
 _SHA256: Final = b"\nSHA256: "
 _HEX: Final = 64
@@ -87,7 +89,9 @@ def resolve(
         Exception: any exception raised by `read`.
     """
     found: dict[tuple[str, str], LockedPackage] = {}
-    with tempfile.TemporaryDirectory(prefix="apt-", ignore_cleanup_errors=True) as directory:
+    usual = tempfile.gettempdir()
+    parent = usual if _PLAIN.fullmatch(usual) else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="apt-", dir=parent, ignore_cleanup_errors=True) as directory:
         for architecture in source.architectures:
             apt = _Apt(Path(directory) / architecture, architecture, search, progress)
             essential = [apt.add(release, indexes, read) for release, indexes in releases]
@@ -145,16 +149,14 @@ class _Apt:
         """Yield the wanted packages and their dependencies."""
         sources = "".join(f"deb [trusted=yes] file:{directory} ./\n" for directory in self._repositories)
         (self._state / "etc/apt/sources.list").write_text(sources)
-        self._progress.phase("resolve")
         for words in (["update"], ["install", "--print-uris", "--yes", "--", *wanted]):
             done = run(
                 Invocation(words=["apt-get", "-q", *words], environ=self._environ, bounds=_BOUNDS), self._progress
             )
             if done.status != 0:
                 raise _explain(name, self._architecture, done)
-        lines = map(_LINE.fullmatch, done.output.decode("utf-8", "replace").splitlines())
-        chosen = {_Chosen(*map(unquote, found.groups())) for found in lines if found is not None}
-        yield from self._find(name, chosen)
+        lines = done.output.decode("utf-8", "replace").splitlines()
+        yield from self._find(name, {_parse_line(name, line) for line in lines if line.startswith("'")})
 
     def _find(self, name: str, chosen: set[_Chosen]) -> Iterator[LockedPackage]:
         """Yield the paragraphs of packages as lines of a lock; of two suites with one package, the first counts."""
@@ -174,6 +176,21 @@ class _Apt:
         if chosen:
             first = min(chosen)
             raise UnresolvableError(f"{name}: apt chose {first.name} {first.version}, which no index lists")
+
+
+def _parse_line(name: str, line: str) -> _Chosen:
+    """Return the package that a line of `apt-get --print-uris` names.
+
+    Raises:
+        UnresolvableError: its index has no valid SHA256.
+    """
+    found = _LINE.fullmatch(line)
+    if found is None:
+        raise UnresolvableError(
+            f"{name}: apt chose a package without a SHA256: {escape_text(line.rpartition('/')[2])[:200]}",
+            hint="the repository has to list the SHA256 of its packages",
+        )
+    return _Chosen(*map(unquote, found.groups()))
 
 
 def _describe(release: Release, digest: str, size: int) -> str:

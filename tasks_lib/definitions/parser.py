@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,6 +23,7 @@ from tasks_lib.definitions.fetch import FETCH, read_fetch
 from tasks_lib.definitions.fields import NAME, RESERVED_NAMES, check_name, read_relative_path
 from tasks_lib.definitions.mirrors import Mirrors, find_unknown_groups, read_mirrors
 from tasks_lib.definitions.packages import PACKAGES, read_package
+from tasks_lib.definitions.packed import MANY, PackedDefinitions
 from tasks_lib.definitions.schema import FieldError, Location, matcher, schema_of, suggest
 from tasks_lib.definitions.toolchain import TOOLCHAIN, read_toolchain
 from tasks_lib.definitions.values import (
@@ -89,12 +91,14 @@ class SourceFile:
 
 @dataclass(slots=True)
 class _Reading:
+    fetches: PackedDefinitions[Fetch]
+    toolchains: PackedDefinitions[Toolchain]
     problems: list[Problem] = field(default_factory=list)
-    fetches: dict[str, Fetch] = field(default_factory=dict)
-    toolchains: dict[str, Toolchain] = field(default_factory=dict)
     refused: dict[str, RefusedDefinition] = field(default_factory=dict)
+    platforms: dict[str, tuple[str, ...]] = field(default_factory=dict)
     kinds: dict[str, Problem] = field(default_factory=dict)  # why a whole kind is refused
     mirrors: Mirrors | None = None
+    aliases: dict[str, str] | None = None  # of the fetches, once the first package needs them
 
     def known(self, source: SourceFile, defaults: Tree | None, memory: ParseCache | None) -> None:
         """Read one file, or use the result that `memory` has cached for it."""
@@ -107,8 +111,8 @@ class _Reading:
             if memory is not None and (len(self.problems), len(self.refused)) == before[:2]:
                 memory.keep(source, defaults, _added(self.fetches, before[2]), _added(self.toolchains, before[3]))
             return
-        self.fetches |= found[0]
-        self.toolchains |= found[1]
+        self.fetches.add_encoded(found[0])
+        self.toolchains.add_encoded(found[1])
 
     def file(self, source: SourceFile, defaults: Tree | None) -> Tree | None:
         """Read one file; return the task defaults that it sets for its kind.
@@ -174,9 +178,12 @@ class _Reading:
         return defaults
 
     def place(self, trees: Collection[str]) -> None:
-        """Apply the mirrors to each download; `trees` are the files of Taskgraph trees."""
+        """Apply the mirrors to each download, and note its platforms; `trees` are the files of Taskgraph trees."""
         mirrors = self.mirrors or Mirrors()
-        for name, fetch in list(self.fetches.items()):
+        for name in list(self.fetches):
+            fetch = self.fetches[name]
+            if fetch.platforms:
+                self.platforms[name] = tuple(platform for platform, _ in fetch.platforms)
             sources = [one for one in fetch.sources if isinstance(one, StaticUrl)]
             located = [fetch.source] if isinstance(fetch.source, Debian | DebianSource) else sources
             if not located:
@@ -229,16 +236,19 @@ class _Reading:
 
     def package(self, name: str, node: Node, where: Location) -> None:
         """Read the source of a package, unless a fetch has this name as its alias."""
-        if alias := next((one for one in self.fetches.values() if one.alias == name), None):
-            where.wrong(f"{name!r} is an alias of {alias.name}", "choose another name")
+        if self.aliases is None:  # this kind is read after all others
+            self.aliases = {one.alias: one.name for one in self.fetches.values() if one.alias}
+        if name in self.aliases:
+            where.wrong(f"{name!r} is an alias of {self.aliases[name]}", "choose another name")
         package = read_package(name, node, where)
         if package is not None and not where.problems:
             self.fetches[name] = package
 
     def drop(self, kind: str, name: str) -> None:
         """Remove a definition; a package with a problem was not added, and a fetch of its name stays."""
-        known: Mapping[str, dict[str, Any]] = {"fetch": self.fetches, "toolchain": self.toolchains}
-        known.get(kind, {}).pop(name, None)
+        known: Mapping[str, PackedDefinitions[Any]] = {"fetch": self.fetches, "toolchain": self.toolchains}
+        if kind in known:
+            known[kind].pop(name, None)
 
     def definition(self, source: SourceFile, name: str, node: Node, where: Location) -> None:
         known: Mapping[str, Fetch | Toolchain] = self.toolchains if source.kind == "toolchain" else self.fetches
@@ -267,7 +277,7 @@ def _tasks(kind: str, name: str) -> tuple[str, ...]:
 _URL_KEYS: Final[Mapping[type, str]] = {Debian: "uri", DebianSource: "dsc.url"}
 
 
-def _added(known: dict[str, Any], before: int) -> list[str]:
+def _added(known: PackedDefinitions[Any], before: int) -> list[str]:
     """Return the names that a mapping got since it had `before` names; the others are not visited."""
     return list(islice(reversed(known), len(known) - before))[::-1]
 
@@ -309,14 +319,14 @@ def _first(tree: Tree, *keys: str) -> Node | None:
 class ParseCache(Protocol):
     """A cache of the definitions in single files: read before a file is parsed, updated after."""
 
-    def recall(self, source: SourceFile, defaults: object) -> tuple[dict[str, Fetch], dict[str, Toolchain]] | None:
-        """Return the definitions of the file, or None if it must be parsed."""
+    def recall(self, source: SourceFile, defaults: object) -> tuple[dict[str, bytes], dict[str, bytes]] | None:
+        """Return the encoded fetches and toolchains of the file, or None if it must be parsed."""
 
     def keep(self, source: SourceFile, defaults: object, fetches: Iterable[str], toolchains: Iterable[str]) -> None:
         """Record the names that a file without problems defines."""
 
 
-def parse(files: Collection[SourceFile], memory: ParseCache | None = None) -> Definitions:
+def parse(files: Iterable[SourceFile], memory: ParseCache | None = None) -> Definitions:
     """Return the definitions of all files, which may refer to each other.
 
     A `kind.yml` sets defaults for the files of its kind that follow it. In a Taskgraph tree, a definition that is
@@ -325,14 +335,16 @@ def parse(files: Collection[SourceFile], memory: ParseCache | None = None) -> De
     Raises:
         DefinitionError: it contains all problems of all files, in reading order.
     """
-    reading = _Reading()
+    fresh = MANY if memory is not None else sys.maxsize  # an encoded definition loses the values of its headers
+    reading = _Reading(PackedDefinitions(fresh), PackedDefinitions(fresh))
     defaults: dict[str, Tree | None] = {}
+    trees: set[str] = set()
     for source in files:
+        trees |= {source.path} if source.root else set()
         if source.kind == "mirrors" or is_kind_file(source.path):
             defaults[source.kind] = reading.file(source, defaults.get(source.kind))
         else:
             reading.known(source, defaults.get(source.kind), memory)
-    trees = {source.path for source in files if source.root}
     reading.place(trees)
     for task, name, problem in find_unavailable(reading.fetches, reading.toolchains, trees, reading.refused):
         reading.refuse(task, name, problem)
@@ -343,11 +355,7 @@ def parse(files: Collection[SourceFile], memory: ParseCache | None = None) -> De
         fetches=reading.fetches,
         toolchains=reading.toolchains,
         refused=tuple(reading.refused.values()),
-        _platforms={
-            name: tuple(platform for platform, _ in one.platforms)
-            for name, one in reading.fetches.items()
-            if one.platforms
-        },
+        _platforms={name: platforms for name, platforms in reading.platforms.items() if name in reading.fetches},
         _fetch_aliases=fetch_aliases,
         _toolchain_aliases=toolchain_aliases,
     )

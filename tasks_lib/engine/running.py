@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from doit import cmd_run
@@ -20,6 +21,8 @@ from tasks_lib.session import current_session
 
 if TYPE_CHECKING:
     from tasks_lib.context import Context
+    from tasks_lib.definitions import Fetch
+    from tasks_lib.digest import Digest
     from tasks_lib.engine.dask_runner import DaskRunner
     from tasks_lib.session import Session
 
@@ -115,15 +118,27 @@ class Running:
 
 def _list_blobs(context: Context, tasks: Mapping[str, Any], selected: Iterable[str]) -> Iterator[str]:
     """Yield the key of each download that the selected tasks need and the cache lacks."""
-    from tasks_lib.definitions import DebianSource, Fetch, StaticUrl  # loads what only a run with stores needs
+    from tasks_lib.definitions import Fetch  # loads what only a run with stores needs
     from tasks_lib.graph.actions import step_of
     from tasks_lib.store import blob_key
 
     for task in needed(tasks, selected):
         step = step_of(task) if task.name.startswith("fetch:") else None
         definition = step.arguments[1] if step is not None else None
-        if isinstance(definition, Fetch) and isinstance(definition.source, StaticUrl | DebianSource):
-            source = definition.source
-            digest = source.digest if isinstance(source, DebianSource) else source.integrity.digest
+        for digest in _list_digests(definition) if isinstance(definition, Fetch) else ():
             if not os.path.exists(context.cache.path(digest)):  # noqa: PTH110  # a hint suffices
                 yield blob_key(digest.hex)
+
+
+def _list_digests(fetch: Fetch) -> list[Digest]:
+    """Return the digests of the files that a definition names."""
+    from tasks_lib.definitions import Debian, DebianSource, StaticUrl  # loads what only a run with stores needs
+
+    source = fetch.source
+    if isinstance(source, Debian):
+        from tasks_lib.steps.debian import list_members  # as above
+
+        return [one.integrity.digest for one in list_members(source, Path())]
+    if isinstance(source, DebianSource):
+        return [source.digest]
+    return [source.integrity.digest] if isinstance(source, StaticUrl) else []

@@ -94,7 +94,7 @@ class TaskGraph:
             yield self._extract(
                 f"extract:{fetch.name}", delivery, UpToDateCheck(delivery.key, steps.is_delivered, (delivery,))
             )
-        asked = self._fetch_check(fetch, fetched)
+        check = self._fetch_check(fetch, fetched)
         task = self._task(
             f"fetch:{fetch.name}",
             fetched.key,
@@ -103,27 +103,22 @@ class TaskGraph:
             "fetch",
             fetch,
             fetched,
-            check=asked,
+            check=check if isinstance(check, FetchCheck) else None,
         )
         yield task | {
             "targets": list_targets(fetched),
-            "uptodate": [
-                asked
-                or UpToDateCheck(
-                    fetched.key, steps.is_published, (self._context, fetched), list_read_files(fetch.source)
-                )
-            ],
+            "uptodate": [check],
             "clean": True,
             "meta": task_info.TaskInfo("network", task_info.fetch_info, fetch, fetched.key, self._paths),
         }
 
-    def _fetch_check(self, fetch: Fetch, fetched: Artifact) -> FetchCheck | None:
-        """Return the check of a download, None for a commit: its URL does not matter."""
-        if not isinstance(fetch.source, StaticUrl | DebianSource):
-            return None
-        return FetchCheck(
-            fetched.key, steps.is_published, (self._context, fetched), list_read_files(fetch.source), definition=fetch
-        )
+    def _fetch_check(self, fetch: Fetch, fetched: Artifact) -> UpToDateCheck:
+        """Return the check of a fetch; only that of a download asks its URL."""
+        arguments = (self._context, fetched)
+        files = list_read_files(fetch.source)
+        if isinstance(fetch.source, StaticUrl | DebianSource):
+            return FetchCheck(fetched.key, steps.is_published, arguments, files, definition=fetch)
+        return UpToDateCheck(fetched.key, steps.is_published, arguments, files)
 
     def _refused(self, one: RefusedDefinition) -> Task:
         """Return a task that fails; it belongs to no group, so it runs only if it is named."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
@@ -18,6 +18,7 @@ import msgspec
 
 from tasks_lib.definitions import Debian, DebianSource, Definitions, Fetch, StaticUrl, Toolchain
 from tasks_lib.definitions.codec import decode, decode_refused, encode
+from tasks_lib.definitions.packed import PackedDefinitions
 from tasks_lib.fs.atomic import write_best_effort
 from tasks_lib.fs.fingerprint import Fingerprint
 from tasks_lib.fs.trust import NOBODY, Trust
@@ -178,23 +179,30 @@ class DefinitionCache:
 
     def write(self, kept: CachedDefinitions) -> None:
         """Write the file; a failure is ignored, since the cache only saves time."""
-        body = msgspec.msgpack.encode(kept)
-        self.identity = hashlib.sha256(body).digest()
+        start = len(_MAGIC)
+        content = bytearray(start + 32)
+        msgspec.msgpack.Encoder().encode_into(kept, content, start + 32)  # a join would take the memory twice
+        self.identity = hashlib.sha256(memoryview(content)[start + 32 :]).digest()
+        content[: start + 32] = _MAGIC + self.identity
         self._remember(kept)
-        write_best_effort(self._path, _MAGIC + self.identity + body)
+        write_best_effort(self._path, content)
 
 
 def definitions_of(kept: CachedDefinitions, parsed: Definitions | None = None) -> Definitions:
     """Return the definitions; those that were just `parsed` are reused, the others are decoded on first access."""
     return Definitions(
-        fetches=LazyDefinitions(kept.fetches, parsed.fetches if parsed else {}),
-        toolchains=LazyDefinitions(kept.toolchains, parsed.toolchains if parsed else {}),
+        fetches=LazyDefinitions(kept.fetches, _fresh(parsed.fetches) if parsed else {}),
+        toolchains=LazyDefinitions(kept.toolchains, _fresh(parsed.toolchains) if parsed else {}),
         refused=parsed.refused if parsed else decode_refused(kept.refused),
         _platforms=kept.platforms,
         _fetch_aliases=kept.fetch_aliases,
         _toolchain_aliases=kept.toolchain_aliases,
         _passed=frozenset(kept.passed),
     )
+
+
+def _fresh(values: Mapping[str, Value]) -> Mapping[str, Value]:
+    return values.fresh if isinstance(values, PackedDefinitions) else values
 
 
 def consumers_of(definitions: Definitions) -> dict[str, list[str]]:
@@ -223,6 +231,12 @@ def share_of(fetch: Fetch) -> tuple[int, int]:
     return int(recipe.commit_key(fetch.source)[:16], 16), 0
 
 
+def _encoded(values: Mapping[str, Value]) -> dict[str, bytes]:
+    if isinstance(values, PackedDefinitions):
+        return values.encoded()
+    return {name: encode(one) for name, one in values.items()}
+
+
 def _raw(value: object) -> msgspec.Raw:
     return msgspec.Raw(msgspec.msgpack.encode(value))
 
@@ -236,26 +250,20 @@ class CachedFiles:
         self._known = msgspec.msgpack.decode(kept.sources, type=_DefinedNames) if kept else {}
         self.common = ""  # text that affects the definitions of every file
         self._sources: _DefinedNames = {}
-        self._raw: dict[int, tuple[object, bytes]] = {}
 
-    def recall(self, source: SourceFile, defaults: object) -> tuple[dict[str, Fetch], dict[str, Toolchain]] | None:
-        """Return the definitions of a file with this content, None when it must be parsed."""
+    def recall(self, source: SourceFile, defaults: object) -> tuple[dict[str, bytes], dict[str, bytes]] | None:
+        """Return the encoded definitions of a file with this content, None when it must be parsed."""
         key = self._key(source, defaults)
         names = self._known.get(key)
         if names is None or self._fetches is None or self._toolchains is None:
             return None
         try:
-            fetches = {name: self._decoded(self._fetches.text(name)) for name in names[0]}
-            toolchains = {name: self._decoded(self._toolchains.text(name)) for name in names[1]}
-        except (KeyError, ValueError):
+            fetches = {name: bytes(self._fetches.text(name)) for name in names[0]}
+            toolchains = {name: bytes(self._toolchains.text(name)) for name in names[1]}
+        except KeyError:
             return None
         self._sources[key] = names
         return fetches, toolchains
-
-    def _decoded(self, text: memoryview) -> Any:
-        value = decode(text)
-        self._raw[id(value)] = value, bytes(text)  # keep a reference, so that no other value gets its id
-        return value
 
     def keep(self, source: SourceFile, defaults: object, fetches: Iterable[str], toolchains: Iterable[str]) -> None:
         """Store the names that a file defines."""
@@ -267,8 +275,8 @@ class CachedFiles:
             code=code,
             marks=marks,
             sources=_raw(self._sources),
-            fetches=Block.of(self._encoded(definitions.fetches, encode)),
-            toolchains=Block.of(self._encoded(definitions.toolchains, encode)),
+            fetches=Block.of(_encoded(definitions.fetches)),
+            toolchains=Block.of(_encoded(definitions.toolchains)),
             fetch_aliases=dict(definitions._fetch_aliases),
             toolchain_aliases=dict(definitions._toolchain_aliases),
             consumers=_raw(consumers_of(definitions)),
@@ -277,11 +285,6 @@ class CachedFiles:
             platforms=dict(definitions._platforms),
             shares=pack_shares([share_of(fetch) for fetch in definitions.fetches.values()]),
         )
-
-    def _encoded(self, values: Mapping[str, Value], encode: Callable[[Value], bytes]) -> dict[str, bytes]:
-        """Return the encoded definitions; those that were recalled are not encoded again."""
-        known = self._raw
-        return {name: known[id(one)][1] if id(one) in known else encode(one) for name, one in values.items()}
 
     def _key(self, source: SourceFile, defaults: object) -> str:
         """Return the digest of everything that affects the definitions of one file."""

@@ -107,7 +107,8 @@ def update_lock(workspace: Workspace, fetch: Fetch, source: Debian, mode: str) -
     indexes = [(one, one.indexes(source.components, source.architectures)) for one in releases]
     locked = sorted((one.locked(found) for one, found in indexes), key=lambda release: release.suite)
     lock = Lock(version=VERSION, definition=definition_digest(source), releases=tuple(locked), packages=())
-    obtain_indexes(context, fetch, source, lock, progress)
+    unhashed = [one.suite.name for one in releases if not one.has_by_hash]
+    obtain_indexes(context, fetch, source, lock, progress, unhashed)
     search = context.environ.get("PATH", os.defpath)
     packages = resolve(fetch.name, source, indexes, partial(read_cached_index, context, source), search, progress)
     lock = Lock(version=VERSION, definition=lock.definition, releases=lock.releases, packages=packages)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -75,7 +75,7 @@ def _make_repository(
 ) -> None:
     lock = _load_lock(context, source, artifact)
     packages = list_package_members(source, lock)
-    obtain_indexes(context, definition, source, lock, progress)
+    obtain_indexes(context, definition, source, lock, progress, hint=_advise(definition))
     limits, cache = context.limits(source.archive), context.cache
 
     def read_package(package: LockedPackage) -> Iterator[bytes]:
@@ -85,7 +85,7 @@ def _make_repository(
                 yield chunk
 
     paragraphs = find_paragraphs(lock, lambda index: read_cached_index(context, source, index))
-    obtain_members(context, definition, packages.values(), progress)
+    obtain_members(context, definition, packages.values(), progress, hint=_advise(definition))
     progress.phase("repack", total=sum(one.size for one in lock.packages))
     with cache.writer() as writer:
         tar = write_repository(
@@ -100,28 +100,41 @@ def _make_repository(
             progress=progress,
         )
         integrity = writer.commit()
-    provenance: dict[str, str | int] = {
-        "tar": f"sha256:{tar}",
-        "packages": len(lock.packages),
-        "lock": source.lock_file,
-    }
+    provenance: dict[str, str | int] = {"tar": f"sha256:{tar}", "packages": len(lock.packages)}
     cache.record(Result(key=artifact.key, integrity=integrity, provenance=provenance))
     share_result(context, artifact.key, integrity, ANY)
 
 
-def obtain_indexes(context: Context, definition: Fetch, source: Debian, lock: Lock, progress: Progress) -> None:
-    """Obtain the indexes of a lock.
+def obtain_indexes(
+    context: Context,
+    definition: Fetch,
+    source: Debian,
+    lock: Lock,
+    progress: Progress,
+    unhashed: Collection[str] = (),
+    hint: str = "",
+) -> None:
+    """Obtain the indexes of a lock; `unhashed` are as in `list_index_members`, `hint` as in `obtain_members`.
 
     Raises:
         IndexDigestError: no source has an index as the lock names it, but one has another.
         AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `obtain_members`.
     """
     try:
-        obtain_members(context, definition, list_index_members(source, lock).values(), progress)
+        members = list_index_members(source, lock, unhashed).values()
+        obtain_members(context, definition, members, progress, hint=hint)
     except AllSourcesFailedError as error:
-        if any(attempt.fault == "content" for attempt in error.attempts):
-            raise IndexDigestError(error.message, hint=error.hint) from error
-        raise
+        wrong = next((attempt for attempt in error.attempts if attempt.fault == "content"), None)
+        if wrong is None:
+            raise
+        first = error.message.partition("\n")[0]
+        hint = hint or "use another mirror; a mirror that is being updated is complete again after some minutes"
+        raise IndexDigestError(f"{first}\n{wrong.url}: {wrong.reason}", hint=hint) from error
+
+
+def _advise(definition: Fetch) -> str:
+    """Return the next step when the mirrors lack what the lock names."""
+    return f"resolve again with: doit update {definition.name}; or name an archive of older states in `snapshots:`"
 
 
 def read_cached_index(context: Context, source: Debian, index: LockedIndex) -> Iterator[bytes]:
@@ -190,8 +203,10 @@ def load_packages(source: Debian) -> list[tuple[LockedPackage, str, tuple[str, .
     return [(one, codenames[one.release], member.urls) for one, member in members.items()]
 
 
-def list_index_members(source: Debian, lock: Lock) -> dict[str, Member]:
+def list_index_members(source: Debian, lock: Lock, unhashed: Collection[str] = ()) -> dict[str, Member]:
     """Return the indexes by path; each is asked for by its digest first, since a mirror may have a newer one.
+
+    `unhashed` are the suites whose Release files say that their mirrors have no indexes by digest.
 
     Source: Debian wiki, "DebianRepository/Format", "Acquire-By-Hash".
 
@@ -200,11 +215,14 @@ def list_index_members(source: Debian, lock: Lock) -> dict[str, Member]:
     """
     found = {}
     for release in lock.releases:
+        bases = _bases(source, release)[:: -1 if source.snapshot else 1]  # a mirror has the present indexes
         for index in release.indexes:
             path = f"dists/{release.suite}/{index.path}"
             by_hash = f"{posixpath.dirname(path)}/by-hash/SHA256/{index.sha256}"
-            urls = [f"{base}/{quote(one)}" for base in _bases(source, release) for one in (by_hash, path)]
-            found[path] = Member(path=path, integrity=index.integrity, urls=tuple(urls), home=urls[1])
+            places = (path, by_hash) if release.suite in unhashed else (by_hash, path)
+            urls = [f"{base}/{quote(one)}" for base in bases for one in places]
+            home = f"{bases[0]}/{quote(path)}"
+            found[path] = Member(path=path, integrity=index.integrity, urls=tuple(urls), home=home)
     return found
 
 

@@ -44,10 +44,19 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         return dataclasses.replace(request, home=self.home)
 
 
-def obtain_members(context: Context, fetch: Fetch, members: Iterable[Member], progress: Progress) -> None:
+def obtain_members(
+    context: Context, fetch: Fetch, members: Iterable[Member], progress: Progress, *, hint: str = ""
+) -> None:
     """Obtain the blobs that the cache lacks; if some have no source, obtain the others and then fail.
 
     A cached blob is not confirmed by its URL, as that of a download is: something signed names its digest.
+
+    Args:
+        context: the context of this run.
+        fetch: the definition.
+        members: its blobs.
+        progress: receives the progress of all of them together.
+        hint: the next step when a blob has no source; "" for that of a download.
 
     Raises:
         AllSourcesFailedError, OfflineError: a blob has no source; the hint says how many more have none.
@@ -69,7 +78,8 @@ def obtain_members(context: Context, fetch: Fetch, members: Iterable[Member], pr
         pool.shutdown(cancel_futures=True)
     if failures:
         first, more = failures[0], len(failures) - 1
-        first.hint = f"{first.hint}\n{more} more files of {fetch.name} have no source" if more else first.hint
+        first.hint = hint or first.hint
+        first.hint += f"\n{more} more files of {fetch.name} have no source" if more else ""
         raise first
 
 

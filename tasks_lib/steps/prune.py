@@ -97,17 +97,19 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
             if artifact.integrity is not None:
                 digests.add(artifact.integrity.digest.hex)
         for fetch in plan.definitions.fetches.values():
+            if isinstance(fetch.source, StaticUrl | DebianSource):
+                keys |= list_evidence_keys(fetch.source)
             if isinstance(fetch.source, Git | Hg):
                 from tasks_lib.steps.repository_access import repository_names  # slow to import
 
                 repositories |= repository_names(context, fetch.source)
-            elif isinstance(fetch.source, StaticUrl | DebianSource):
-                keys |= list_evidence_keys(fetch.source)
-        members = list(_list_members(context, plan, configuration))
-        keys |= {recipe.fetch_key(one) for one in members}
-        digests |= {one.digest.hex for one in members}
-    results = [context.cache.result(key) for key in keys if key]
-    digests |= {result.integrity.digest.hex for result in results if result is not None}
+            elif isinstance(fetch.source, Debian | DebianSource):
+                members = _list_members(context, fetch.source, configuration)
+                keys |= {recipe.fetch_key(one) for one in members}
+                digests |= {one.digest.hex for one in members}
+    digests |= {
+        result.integrity.digest.hex for key in keys if key and (result := context.cache.result(key)) is not None
+    }
     return Referenced(
         keys=frozenset(keys),
         digests=frozenset(digests),
@@ -117,17 +119,17 @@ def find_referenced(context: Context, roots: Iterable[Root]) -> Referenced:
     )
 
 
-def _list_members(context: Context, plan: Plan, configuration: recipe.Configuration) -> Iterator[Integrity]:
-    """Yield the files of definitions that consist of several: what locks name, and what a .dsc in the cache names."""
-    for fetch in plan.definitions.fetches.values():
-        if isinstance(fetch.source, Debian):
-            from tasks_lib.steps.debian import list_members  # slow to import
+def _list_members(
+    context: Context, source: Debian | DebianSource, configuration: recipe.Configuration
+) -> list[Integrity]:
+    """Return the files that a definition consists of: what its lock names, or its .dsc in the cache."""
+    if isinstance(source, DebianSource):
+        from tasks_lib.steps.source_package import list_pinned_files  # slow to import
 
-            yield from (one.integrity for one in list_members(fetch.source, Path(configuration.directory)))
-        elif isinstance(fetch.source, DebianSource):
-            from tasks_lib.steps.source_package import list_pinned_files  # slow to import
+        return [one.integrity for one in list_pinned_files(context, source)]
+    from tasks_lib.steps.debian import list_members  # slow to import
 
-            yield from (one.integrity for one in list_pinned_files(context, fetch.source))
+    return [one.integrity for one in list_members(source, Path(configuration.directory))]
 
 
 def _trees(context: Context, roots: Iterable[Root]) -> Iterator[str]:
