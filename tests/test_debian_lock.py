@@ -185,6 +185,7 @@ HOSTILE: dict[str, tuple[str, str, type[FetchError]]] = {
     "another version": ('"version": 1', '"version": 2', LockMismatchError),
     "an unknown key": ('"version": 1', '"version": 1, "more": 1', LockMismatchError),
     "a path that leaves": ("pool/main/git", "pool/../../git", UnsafePathError),
+    "a path of an index": ("pool/main/git_1%3a1.0_amd64.deb", "Packages", LockMismatchError),
     "an absolute path": ("pool/main/git", "/pool/main/git", UnsafePathError),
     "an index that leaves": ("main/binary", "../main/binary", UnsafePathError),
     "a digest": (f'"sha256": "{SHA}", "size": 7', '"sha256": "ab", "size": 7', LockMismatchError),
@@ -196,6 +197,9 @@ HOSTILE: dict[str, tuple[str, str, type[FetchError]]] = {
     "another order": ('"package": "git"', '"package": "zzz"', LockMismatchError),
     "two versions of a package": ('"package": "git"', '"package": "zstd"', LockMismatchError),
     "a date": ("2026-11-28T08:00:00Z", "yesterday", LockMismatchError),
+    "a month": ("2026-11-28T08:00:00Z", "2026-13-28T08:00:00Z", LockMismatchError),
+    "a codename": ('"codename": "bookworm"', '"codename": "bookworm\\nX: y"', LockMismatchError),
+    "a suite": ('"suite": "bookworm"', '"suite": ""', LockMismatchError),
     "a signer": (KEY, "me", LockMismatchError),
 }
 

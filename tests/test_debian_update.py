@@ -17,6 +17,7 @@ import pytest
 
 from tasks_lib.debian.lock import Lock, parse_lock
 from tasks_lib.errors import (
+    AllSourcesFailedError,
     EditError,
     FetchError,
     IndexDigestError,
@@ -314,7 +315,7 @@ def test_places_and_packings_of_indexes(here: Project, by_hash: Any, packings: t
     "path",
     [
         "pool/main/hello_1%3a2.0-1_amd64.deb",
-        *(pytest.param(one, marks=pytest.mark.slow) for one in ("pool/main/a b+c~d.deb", "hello.deb")),
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("pool/main/a b+c~d.deb", "hello.deb", "./hello.deb")),
     ],
 )
 def test_file_names(here: Project, path: str) -> None:
@@ -323,7 +324,7 @@ def test_file_names(here: Project, path: str) -> None:
     served(here)
     here.define(uri=here.origin.url)
     here.update()
-    assert read().packages[1].path == path
+    assert read().packages[1].path == path.removeprefix("./")
     fetched = doit(Path(), "fetch:debs")
     assert fetched.returncode == 0, fetched.stdout
 
@@ -381,6 +382,44 @@ def test_a_configuration_of_the_system_does_not_matter(here: Project, monkeypatc
     monkeypatch.setenv("APT_CONFIG", str(Path("apt.conf").absolute()))
     here.update()
     assert here.packages() == ["common 1.0", "hello 1:2.0-1", "libhello 1.4"]
+
+
+@needs_apt
+@pytest.mark.slow
+def test_an_old_suite(here: Project) -> None:
+    """A suite that should have been replaced is used, with a warning; a snapshot is meant to be old."""
+    old = dataclasses.replace(here.mirror, release=lambda text: f"Valid-Until: Mon, 02 Nov 2026 08:30:00 UTC\n{text}")
+    old.publish(DEBS)
+    shown = doit(Path(), "update", "debs").stdout
+    assert "debs: the suite stable was valid until Mon, 02 Nov 2026 08:30:00 UTC" in shown
+    shutil.copytree(here.mirror.root / "dists", here.mirror.root / "20261101T120000Z/dists")
+    here.define(snapshot="20261101T120000Z")
+    shown = doit(Path(), "update", "debs").stdout
+    assert "valid until" not in shown
+    assert "debs: updated" in shown
+
+
+@needs_apt
+@pytest.mark.parametrize(
+    ("fields", "codename", "date"),
+    [
+        ("Codename: my repository\n", "stable", "2026-11-01T08:30:00Z"),
+        ("", "stable", "2026-11-01T08:30:00Z"),
+        ("Date: Sun, 01 Nov 0926 10:30:00 +0200\n", "stable", "0926-11-01T08:30:00Z"),
+    ],
+)
+def test_fields_of_a_release(here: Project, fields: str, codename: str, date: str) -> None:
+    """A suite without a usable codename has its own name; dates are in UTC, with four digits of the year."""
+
+    def release(text: str) -> str:
+        kept = [
+            line for line in text.splitlines(keepends=True) if not line.startswith(("Codename:", fields[:5] or "-"))
+        ]
+        return fields + "".join(kept)
+
+    dataclasses.replace(here.mirror, release=release).publish(DEBS)
+    here.update()
+    assert (read().releases[0].codename, read().releases[0].date) == (codename, date)
 
 
 # --- signatures ---------------------------------------------------------------------------------
@@ -581,7 +620,8 @@ def test_a_missing_index(here: Project) -> None:
         pytest.param("Filename: pool/", "Filename: /pool/", UnsafePathError, "is absolute", marks=pytest.mark.slow),
         pytest.param("Filename: pool/main/", "Filename: pool/../../", UnsafePathError, "'..'", marks=pytest.mark.slow),
         pytest.param("Filename: pool/", "Filename: pool\\", UnsafePathError, "backslash", marks=pytest.mark.slow),
-        ("SHA256: ", "SHA256: zz", UnresolvableError, "without a SHA256: hello_1.0_amd64.deb"),
+        ("_amd64.deb", "_amd64/Release", UnresolvableError, "without a .deb: Release"),
+        ("SHA256: ", "SHA256: zz", UnresolvableError, "without a SHA256 or without a .deb: hello_1.0_amd64.deb"),
         pytest.param("Size: ", "Size: 99999999999999999999", IndexDigestError, "size", marks=pytest.mark.slow),
         ("Maintainer: ", "Version: 9\nMaintainer: ", IndexDigestError, "occurs twice"),
     ],
@@ -661,6 +701,15 @@ def test_options_for_other_definitions(here: Project, request_: dict[str, str]) 
     """Packages have no URL and no version of their own."""
     with pytest.raises(EditError, match="neither a URL nor a version"):
         here.update(**request_)
+
+
+def test_a_blocked_mirror(here: Project) -> None:
+    """A host that mirrors.yml blocks is not asked, and the message says why."""
+    here.define(uri=here.origin.url)
+    Path("fetchdefs/mirrors.yml").write_text("block: [127.0.0.1]\n")
+    with pytest.raises(AllSourcesFailedError, match=r"127\.0\.0\.1 is blocked by mirrors\.yml"):
+        here.update()
+    assert here.origin.requests == []
 
 
 def test_a_dead_mirror(here: Project) -> None:

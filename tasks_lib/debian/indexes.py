@@ -80,7 +80,7 @@ def _select(paragraphs: Iterable[bytes], wanted: Mapping[bytes, LockedPackage]) 
         start = paragraph.find(_FILENAME) + len(_FILENAME)
         if start >= len(_FILENAME):
             end = paragraph.find(b"\n", start)
-            path = paragraph[start : end if end >= 0 else len(paragraph)]
+            path = paragraph[start : end if end >= 0 else len(paragraph)].removeprefix(b"./")
             if path in wanted:
                 yield path, paragraph
 

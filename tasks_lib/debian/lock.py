@@ -11,6 +11,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +32,8 @@ MAX_LOCK_BYTES: Final = 64 << 20
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9+.-]{0,254}")
 _ARCHITECTURE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+:~-]{0,254}")
+#: Names of suites and codenames, which Release files contain in one line.
+SUITE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~/-]{0,254}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _FINGERPRINT: Final = re.compile(r"[0-9A-F]{40}(?:[0-9A-F]{24})?")
@@ -80,7 +83,9 @@ class LockedRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     indexes: tuple[LockedIndex, ...]
 
     def __post_init__(self) -> None:
-        _require(self.date, _DATE, "date")
+        _require(self.suite, SUITE, "suite")
+        _require(self.codename, SUITE, "codename")
+        _require_date(self.date)
         for signer in self.signers:
             _require(signer, _FINGERPRINT, "fingerprint")
 
@@ -103,6 +108,8 @@ class LockedPackage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _require(self.architecture, _ARCHITECTURE, "architecture")
         _require(self.version, _VERSION, "version")
         check_path(self.path)
+        if not self.path.endswith(".deb"):  # no package is at the path of an index
+            raise ValueError(f"the path {escape_text(self.path)[:200]!r} does not end in .deb")
         _check_file(self.sha256, self.size)
 
     @property
@@ -241,6 +248,11 @@ def _check_file(sha256: str, size: int) -> None:
     _require(sha256, _SHA256, "sha256")
     if not 0 <= size < 1 << 63:
         raise ValueError(f"invalid size {size}")
+
+
+def _require_date(text: str) -> None:
+    _require(text, _DATE, "date")
+    datetime.fromisoformat(text)  # a ValueError for a month 13
 
 
 def _require(text: str, expression: re.Pattern[str], what: str) -> None:

@@ -15,19 +15,21 @@ from typing import Final
 
 from tasks_lib.context import Context
 from tasks_lib.debian.deb822 import parse_paragraph
-from tasks_lib.debian.lock import LockedFile, LockedIndex, LockedRelease
+from tasks_lib.debian.lock import SUITE, LockedFile, LockedIndex, LockedRelease
 from tasks_lib.definitions import Debian, Suite
 from tasks_lib.definitions.debian_fields import SNAPSHOT_ID
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import (
     AllSourcesFailedError,
+    FailedAttempt,
     ReleaseRolledBackError,
     ReleaseSignatureError,
     SignatureError,
     UnresolvableError,
     escape_text,
 )
+from tasks_lib.network import redacted
 from tasks_lib.progress import Progress
 from tasks_lib.signature import MAX_KEYS_BYTES, ValidSignature
 from tasks_lib.signature.packets import key_packets
@@ -38,7 +40,6 @@ _MAX_RELEASE: Final = 16 << 20
 _MAX_FILES: Final = 200_000
 #: Endings of an index, the smallest file first. Every mirror of Debian has the first one.
 _PACKINGS: Final = (".xz", ".gz", "")
-_DATE: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +55,19 @@ class Release:
 
     @property
     def codename(self) -> str:
-        """The codename, else the name of the suite."""
-        return self.fields.get("codename") or self.fields.get("suite") or self.suite.name
+        """The codename, or the name of the suite if the file has none, or one that is not a name."""
+        given = self.fields.get("codename", "")
+        return given if SUITE.fullmatch(given) else self.suite.name
+
+    def describe_age(self, now: datetime) -> str:
+        """Return that the file should have been replaced by now, "" if not.
+
+        An attacker, or a mirror that is not updated any more, can only repeat what was signed once.
+        """
+        until = self.fields.get("valid-until", "")
+        if not until or _parse_date(until) > now:
+            return ""
+        return f"the suite {self.suite.name} was valid until {until}: the mirror may be out of date"
 
     @property
     def has_by_hash(self) -> bool:
@@ -104,7 +116,7 @@ class Release:
             suite=self.suite.name,
             uri=self.suite.written,
             codename=self.codename,
-            date=self.date.strftime(_DATE),
+            date=format_date(self.date),
             inrelease=LockedFile(sha256=self.inrelease.digest.hex, size=self.inrelease.size),
             signers=self.signers,
             indexes=tuple(sorted(indexes, key=lambda one: one.path)),
@@ -122,32 +134,36 @@ def fetch_release(context: Context, name: str, source: Debian, suite: Suite, pro
     """
     uri = suite.snapshots.replace(SNAPSHOT_ID, source.snapshot) if source.snapshot else suite.uri
     places = context.mirrors.locations(f"{uri}/dists/{suite.name}/InRelease")
-    request = UnverifiedRequest(
-        name=f"{name}: InRelease of {suite.name}",
-        urls=tuple(place.url for place in places if not place.refused),
-        limit=_MAX_RELEASE,
-    )
+    urls = tuple(place.url for place in places if not place.refused)
+    title = f"{name}: InRelease of {suite.name}"
+    request = UnverifiedRequest(name=title, urls=urls, limit=_MAX_RELEASE)
     try:
+        if not urls:
+            refused = tuple(FailedAttempt(redacted(place.url), place.refused) for place in places)
+            raise AllSourcesFailedError(f"{title}: {refused[0].reason}", attempts=refused)
         integrity = context.unverified.obtain(request, progress)
     except AllSourcesFailedError as error:
-        raise _explain_missing(error, suite) from error
+        if _is_absent(error):
+            raise ReleaseSignatureError(
+                f"the suite {suite.name} is not signed: {redacted(uri)} has no dists/{suite.name}/InRelease",
+                hint="check `uri` and `suites`; a repository without InRelease is not supported",
+            ) from error
+        raise
     with context.cache.open(integrity) as file:
         message = file.read()
-    return verify_release(context, source, suite, message, integrity, progress)
+    release = verify_release(context, source, suite, message, integrity, progress)
+    if not source.snapshot and (reason := release.describe_age(datetime.now(UTC))):
+        progress.warn(f"{name}: {reason}")
+    return release
 
 
-def _explain_missing(error: AllSourcesFailedError, suite: Suite) -> AllSourcesFailedError | ReleaseSignatureError:
-    """Return the error for a suite without InRelease: a repository that answers but lacks it is not signed."""
-    if error.attempts and all(_ABSENT.search(attempt.reason) for attempt in error.attempts):
-        return ReleaseSignatureError(
-            f"the suite {suite.name} is not signed: {escape_text(suite.uri)} has no dists/{suite.name}/InRelease",
-            hint="check `uri` and `suites`; a repository without InRelease is not supported",
-        )
-    return error
+def _is_absent(error: AllSourcesFailedError) -> bool:
+    """Return whether every place answered that it does not have the file."""
+    return bool(error.attempts) and all(_ABSENT.match(attempt.reason) for attempt in error.attempts)
 
 
 #: Reasons of attempts that mean: no such file.
-_ABSENT: Final = re.compile(r"\b(?:404|410)\b|No such file|does not exist")
+_ABSENT: Final = re.compile(r"HTTP (?:404|410)\b|cannot read the file: No such file")
 
 
 def verify_release(
@@ -164,7 +180,8 @@ def verify_release(
             message, keys=keys, fingerprints=source.signed_by, progress=progress
         )
         fields = parse_paragraph(text.replace(b"\r\n", b"\n").strip(b"\n"))
-        date = _parse_date(fields)
+        date = _parse_date(fields.get("date", ""))
+        _parse_date(fields.get("valid-until") or fields["date"])
         signers = _valid_at(date, signatures)
         _check_suite(fields, suite)
         files = _list_files(fields)
@@ -190,13 +207,17 @@ def _read_keys(path: str) -> bytes:
         ) from error
 
 
-def _parse_date(fields: Mapping[str, str]) -> datetime:
-    """Return the date of a Release file.
+def format_date(date: datetime) -> str:
+    """Return a date as a lock has it."""
+    return f"{date.replace(microsecond=0, tzinfo=None).isoformat()}Z"
+
+
+def _parse_date(text: str) -> datetime:
+    """Return the date in a field.
 
     Raises:
-        ValueError: it is missing or not a date.
+        ValueError: it is not a date.
     """
-    text = fields.get("date", "")
     try:
         return parsedate_to_datetime(text).astimezone(UTC)
     except (ValueError, TypeError, OverflowError, IndexError) as error:
@@ -262,12 +283,12 @@ def refuse_rollback(source: Debian, release: Release, before: LockedRelease) -> 
     Raises:
         ReleaseRolledBackError: it is.
     """
-    locked = datetime.strptime(before.date, _DATE).replace(tzinfo=UTC)
+    locked = datetime.fromisoformat(before.date)
     if release.date >= locked or _is_chosen(source.snapshot, locked):
         return
     raise ReleaseRolledBackError(
         f"the Release file of {release.suite.name} is older than that of the lock: "
-        f"expected {before.date} or later, found {release.date.strftime(_DATE)}",
+        f"expected {before.date} or later, found {format_date(release.date)}",
         hint="use another mirror; to go back, set `snapshot:` or delete the lock",
     )
 

@@ -25,6 +25,7 @@ from tasks_lib.subprocesses import Completed, Invocation, Timeouts, run
 
 #: Fields of a Release file that influence which packages apt chooses. Source: apt_preferences(5).
 _FIELDS: Final = ("Origin", "Label", "Suite", "Codename", "Version", "NotAutomatic", "ButAutomaticUpgrades")
+#: Phased updates would depend on the machine, which has no identity here. Source: apt_preferences(5).
 _CONFIGURATION: Final = """\
 Dir "{state}";
 Dir::State::status "{state}/status";
@@ -32,6 +33,7 @@ APT::Architecture "{architecture}";
 APT::Architectures {{ "{architecture}"; }};
 APT::Install-Recommends "false";
 APT::Install-Suggests "false";
+APT::Get::Never-Include-Phased-Updates "true";
 APT::Sandbox::User "root";
 Acquire::Languages "none";
 Acquire::ForceHash "SHA256";
@@ -182,13 +184,14 @@ def _parse_line(name: str, line: str) -> _Chosen:
     """Return the package that a line of `apt-get --print-uris` names.
 
     Raises:
-        UnresolvableError: its index has no valid SHA256.
+        UnresolvableError: its index has no valid SHA256, or its path is not that of a package.
     """
     found = _LINE.fullmatch(line)
     if found is None:
         raise UnresolvableError(
-            f"{name}: apt chose a package without a SHA256: {escape_text(line.rpartition('/')[2])[:200]}",
-            hint="the repository has to list the SHA256 of its packages",
+            f"{name}: apt chose a package without a SHA256 or without a .deb: "
+            f"{escape_text(line.rpartition('/')[2])[:200]}",
+            hint="the index of the repository has to list both",
         )
     return _Chosen(*map(unquote, found.groups()))
 
@@ -223,7 +226,7 @@ def _lock(fields: Mapping[str, str], release: Release) -> LockedPackage:
         return LockedPackage(
             architecture=fields["architecture"],
             package=fields["package"],
-            path=fields["filename"],
+            path=fields["filename"].removeprefix("./"),  # as dpkg-scanpackages(1) writes it for `.`
             release=release.suite.name,
             sha256=fields["sha256"],
             size=int(size) if size.isascii() and len(size) < 20 else -1,
