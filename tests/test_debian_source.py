@@ -433,3 +433,97 @@ def test_the_size_is_required(tmp_path: Path, package: Package) -> None:
     done = doit(project(tmp_path, package.define("https://example.org/x.dsc", size="no")))
     assert done.returncode != 0
     assert "fetch.dsc.size: is missing" in done.stdout
+
+
+# --- other commands ---------------------------------------------------------------------------
+
+
+def test_add_writes_a_definition(tmp_path: Path, package: Package, origin: Origin) -> None:
+    """`add URL.dsc` downloads everything, so that a run without a network makes the archive."""
+    url = f"{origin.url}/pool/{package.dsc}"
+    done = doit(tmp_path, "add", url)
+    assert done.returncode == 0, done.stdout
+    text = (tmp_path / "fetchdefs/fetch/fetches.yml").read_text()
+    content = package.files[package.dsc]
+    for line in (
+        "greet-1.0-2:",
+        "    type: debian-source",
+        f"      url: {url}",
+        f"      sha256: {hashlib.sha256(content).hexdigest()}",
+        f"      size: {len(content)}",
+        "    purl: pkg:deb/debian/greet@1:1.0-2?arch=source",
+    ):
+        assert line in text.splitlines()
+    origin.answers.clear()
+    assert ran(doit(tmp_path, FETCH_OFFLINE="1")) == ["fetch:greet-1.0-2"]
+    assert "already defined as greet-1.0-2" in doit(tmp_path, "add", url).stdout
+
+
+def test_add_verifies_a_signature_by_a_key_of_the_project(tmp_path: Path, package: Package, ring: Keyring) -> None:
+    """The definition then requires the signature; one by an unknown key proves nothing, which is said."""
+    made = signed(package, ring)
+    with serving(made.answers) as origin:  # type: ignore[arg-type]  # answers
+        unknown = doit(tmp_path, "add", "--dry-run", f"{origin.url}/pool/{made.dsc}")
+        assert unknown.returncode == 0 and "unverified" in unknown.stdout
+        written(tmp_path, {"fetchdefs/keys/good.asc": ring.public("good", armor=True).decode()})
+        assert doit(tmp_path, "add", f"{origin.url}/pool/{made.dsc}").returncode == 0
+    text = (tmp_path / "fetchdefs/fetch/fetches.yml").read_text()
+    assert f"signed-by: [{ring.fingerprints('good')[0]}]" in text
+    assert "key-files: [fetchdefs/keys/good.asc]" in text
+    assert ran(doit(tmp_path, FETCH_OFFLINE="1")) == ["fetch:greet-1.0-2"]
+
+
+def test_add_refuses_what_is_not_a_dsc(tmp_path: Path) -> None:
+    """Nothing is written."""
+    with serving({"/x.dsc": reply(b"<html></html>")}) as origin:
+        done = doit(tmp_path, "add", f"{origin.url}/x.dsc")
+    assert done.returncode != 0
+    assert "not a .dsc" in done.stdout
+    assert not (tmp_path / "fetchdefs").exists()
+
+
+def test_a_bill_of_materials_has_the_source_package(tmp_path: Path, package: Package) -> None:
+    """The package URL is that of the source; Ubuntu is recognised by the URL, and `purl:` overrides it."""
+    base = "https://deb.example.org/{}/pool/main/g/greet/greet_1.0-2.dsc"
+    texts = [package.define(base.format(name)).replace("greet:", f"{name}:", 1) for name in ("debian", "ubuntu")]
+    texts.append(
+        package.define(base.format("debian"), "    purl: pkg:deb/debian/greet@1:1.0-2?arch=source\n").replace(
+            "greet:", "own:", 1
+        )
+    )
+    done = doit(project(tmp_path, "".join(texts)), "sbom", "--format", "spdx-2.3")
+    assert done.returncode == 0, done.stdout
+    for purl in (
+        "pkg:deb/debian/greet@1.0-2?arch=source",
+        "pkg:deb/ubuntu/greet@1.0-2?arch=source",
+        "pkg:deb/debian/greet@1:1.0-2?arch=source",
+    ):
+        assert purl in done.stdout
+    assert hashlib.sha256(package.files[package.dsc]).hexdigest() in done.stdout
+
+
+def test_export_has_every_file(tmp_path: Path, package: Package, origin: Origin) -> None:
+    """A mirror made by `export url` serves the .dsc and its files."""
+    repository = project(tmp_path / "a", package.define(f"{origin.url}/pool/{package.dsc}"))
+    done = doit(repository, "export", "url", "out")
+    assert done.returncode == 0, done.stdout
+    assert {path.name for path in (repository / "out").rglob("*") if path.is_file()} >= {*package.files}
+
+
+def test_audit_asks_for_the_dsc(tmp_path: Path, package: Package, origin: Origin) -> None:
+    """A .dsc that is gone is a finding, and so is plain http."""
+    repository = project(tmp_path, package.define(f"{origin.url}/pool/{package.dsc}"))
+    assert "dead-source" not in doit(repository, "audit").stdout
+    del origin.answers[f"/pool/{package.dsc}"]
+    assert "dead-source" in (text := doit(repository, "audit").stdout)
+    assert "plain-http" in text
+
+
+def test_outdated_and_update_say_that_they_do_not_look(tmp_path: Path, package: Package, origin: Origin) -> None:
+    """Nothing fails with a traceback."""
+    repository = project(tmp_path, package.define(f"{origin.url}/pool/{package.dsc}"))
+    assert "1 not covered" in doit(repository, "outdated", "greet").stdout
+    assert "newer source packages are not looked up" in doit(repository, "outdated", "--json", "greet").stdout
+    done = doit(repository, "update", "greet", "--to", "2.0")
+    assert done.returncode != 0
+    assert "is a source package, which `doit update` does not move" in done.stdout
