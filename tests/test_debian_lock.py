@@ -92,6 +92,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "no keys": ({"key_files": None}, "fetch.key-files: is missing"),
     "no lock": ({"lock": None}, "fetch.lock: is missing"),
     "a lock elsewhere": ({"lock": "../image.lock"}, "contains the component '..'"),
+    "a lock that is a YAML file": ({"lock": "a.yml"}, "has the name of a file of definitions"),
     "an unknown group": ({"uri": "mirror://ubuntu/"}, "image.fetch.uri: unknown mirror group 'ubuntu'"),
     "a query": ({"uri": "https://a.example/?x"}, "has a query or a fragment"),
     "a suite without a URI": ({"uri": {"bookworm": "https://a.example/"}}, "no URI for the suite 'bookworm-updates'"),

@@ -29,6 +29,7 @@ from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location
 from tasks_lib.definitions.upstream import UPSTREAM_FIELDS
 from tasks_lib.definitions.values import Debian, Suite
 from tasks_lib.definitions.yaml_tree import Node, Tree
+from tasks_lib.relpath import RelPath
 
 #: Where apt puts the time of a snapshot into a URI. Source: apt.conf(5), "Acquire::Snapshots::URI".
 SNAPSHOT_ID: Final = "@SNAPSHOTID@"
@@ -96,6 +97,13 @@ def _fingerprint(node: Node, where: Location) -> str:
     return hex_reader((40, 64), "primary key fingerprint")(node, where).upper()
 
 
+def _lock(node: Node, where: Location) -> RelPath:
+    path = read_relative_path(node, where)
+    if path.text.endswith((".yml", ".yaml")):
+        raise FieldError("has the name of a file of definitions", "write a name such as NAME.lock")
+    return path
+
+
 _ONE_OR_MORE: Final[dict[str, Any]] = {"oneOf": [TEXT.schema, {"type": "array", "items": TEXT.schema, "minItems": 1}]}
 _BY_SUITE: Final[dict[str, Any]] = {
     "oneOf": [TEXT.schema, {"type": "object", "additionalProperties": TEXT.schema, "minProperties": 1}]
@@ -132,8 +140,8 @@ DEBIAN: Final[FieldTable] = {
     "key-files": Field(
         one_or_list(read_relative_path), _ONE_OR_MORE, "files with these keys, relative to the repository root"
     ).needed("add the files with the public keys, relative to the repository root"),
-    "lock": RELATIVE.needed("name the file that `doit update` writes, such as NAME.lock").about(
-        "file with the resolved packages, beside the YAML file"
+    "lock": Field(_lock, RELATIVE.schema, "file with the resolved packages, beside the YAML file").needed(
+        "name the file that `doit update` writes, such as NAME.lock"
     ),
     "artifact-name": FILE_NAME.about("file name of the artifact; NAME.tar.zst by default"),
     "purl": UPSTREAM_FIELDS["purl"],
