@@ -325,7 +325,7 @@ def test_a_store_has_the_packages(tmp_path: Path, root: Path) -> None:
     other = project(tmp_path / "two", text, {"stable": (root, DEBS)})
     pulled = project(tmp_path / "three", text, {"stable": (root, DEBS)})
     shutil.rmtree(root)
-    assert doit(other, offline="1", **store).returncode == 0
+    assert doit(other, "offline=1", **store).returncode == 0
     assert doit(pulled, "store", "pull", **store).returncode == 0
     assert doit(pulled).returncode == 0
 
@@ -361,6 +361,18 @@ def test_prune_keeps_what_the_lock_names(top: Path) -> None:
     digest = hashlib.sha256(LIBGREET.content).hexdigest()
     assert not list(blobs.rglob(digest))
     assert list(blobs.rglob(hashlib.sha256(GREET.content).hexdigest()))
+
+
+def test_a_damaged_package_is_repaired(top: Path) -> None:
+    """`verify` names the definition that needs a package of the cache, and obtains the package again."""
+    assert doit(top).returncode == 0
+    digest = hashlib.sha256(GREET.content).hexdigest()
+    blob = top / f"cache/v1/blobs/sha256/{digest[:2]}/{digest}"
+    blob.chmod(0o644)
+    blob.write_bytes(b"damaged")
+    done = doit(top, "verify", "--repair")
+    assert "fetch:debs" in done.stdout and "1 damaged" in done.stdout, done.stdout
+    assert blob.read_bytes() == GREET.content
 
 
 COMMANDS: dict[str, Callable[[str], bool]] = {

@@ -22,6 +22,8 @@ from tests.project import PORCH, definition, doit, ran, written
 
 pytestmark = pytest.mark.skipif(shutil.which("dpkg-source") is None, reason="dpkg-source is not installed")
 
+#: Run with the slow tests: others show the same promise.
+SLOW = pytest.mark.slow
 CONTROL = """\
 Source: greet
 Section: misc
@@ -119,7 +121,7 @@ def unpack(directory: Path, to: Path) -> Path:
     return to
 
 
-@pytest.mark.parametrize("form", ["1.0", "3.0 (quilt)", "3.0 (native)"])
+@pytest.mark.parametrize("form", [*(pytest.param(one, marks=SLOW) for one in ("1.0", "3.0 (native)")), "3.0 (quilt)"])
 def test_dpkg_source_unpacks_what_is_fetched(tmp_path: Path, form: str) -> None:
     """A .dsc and its files are a flat tree in which dpkg-source finds everything; a second run does nothing."""
     (tmp_path / "make").mkdir()
@@ -134,6 +136,7 @@ def test_dpkg_source_unpacks_what_is_fetched(tmp_path: Path, form: str) -> None:
     assert ran(doit(repository)) == ran(doit(repository, "extract:greet")) == []
 
 
+@pytest.mark.slow
 def test_the_archive_is_the_same_everywhere(tmp_path: Path, package: Package, origin: Origin) -> None:
     """Neither URL, nor umask, nor zone, nor locale is part of the archive."""
     contents = set()
@@ -148,6 +151,7 @@ def test_the_archive_is_the_same_everywhere(tmp_path: Path, package: Package, or
     assert len(contents) == 1
 
 
+@pytest.mark.slow
 def test_the_files_come_from_beside_the_dsc(tmp_path: Path, package: Package, origin: Origin) -> None:
     """Each file is requested once, in the directory of the .dsc; offline, the cache has everything."""
     repository = project(tmp_path, package.define(f"{origin.url}/pool/{package.dsc}"))
@@ -160,6 +164,7 @@ def test_the_files_come_from_beside_the_dsc(tmp_path: Path, package: Package, or
     assert len(origin.paths()) == len(package.files)
 
 
+@pytest.mark.slow
 def test_offline_without_cache_fails_by_name(tmp_path: Path, package: Package, origin: Origin) -> None:
     """Nothing is requested, and the message says what to do."""
     repository = project(tmp_path, package.define(f"{origin.url}/pool/{package.dsc}"))
@@ -182,6 +187,7 @@ def test_another_file_than_the_dsc_names_is_refused(tmp_path: Path, package: Pac
     assert not (tmp_path / "build/artifacts/greet/greet.tar.zst").exists()
 
 
+@pytest.mark.slow
 def test_a_dead_origin_and_mirrors(tmp_path: Path, package: Package, origin: Origin) -> None:
     """A mirror of the .dsc has the files beside it, and so has a group of mirrors.yml."""
     dead = "http://127.0.0.1:1/pool"
@@ -195,6 +201,7 @@ def test_a_dead_origin_and_mirrors(tmp_path: Path, package: Package, origin: Ori
     assert ran(doit(repository)) == ["fetch:greet"]
 
 
+@pytest.mark.slow
 def test_every_file_is_found_by_its_digest(tmp_path: Path, package: Package) -> None:
     """A content-addressed mirror has the .dsc and each file that it names."""
     answers = {f"/cas/{hashlib.sha256(one).hexdigest()}": reply(one) for one in package.files.values()}
@@ -205,6 +212,7 @@ def test_every_file_is_found_by_its_digest(tmp_path: Path, package: Package) -> 
         assert len(cas.paths()) == len(package.files)
 
 
+@pytest.mark.slow
 def test_an_unknown_mirror_group_is_an_error_of_the_definition(tmp_path: Path, package: Package) -> None:
     """It is reported with the key, before anything is requested."""
     done = doit(project(tmp_path, package.define(f"mirror://nowhere/{package.dsc}")))
@@ -219,6 +227,7 @@ def store(tmp_path: Path) -> dict[str, str]:
     return {"FETCH_STORE": (tmp_path / "store").as_uri()}
 
 
+@pytest.mark.slow
 def test_a_store_replaces_the_origin(tmp_path: Path, package: Package, origin: Origin, store: dict[str, str]) -> None:
     """What one machine wrote to a store is enough for another one, which need not believe any result there."""
     text = package.define(f"{origin.url}/pool/{package.dsc}")
@@ -231,6 +240,7 @@ def test_a_store_replaces_the_origin(tmp_path: Path, package: Package, origin: O
     assert names(repository / "build/artifacts/greet/greet.tar.zst") == sorted(package.files)
 
 
+@pytest.mark.slow
 def test_a_signed_result_is_used_without_the_files(
     tmp_path: Path, package: Package, origin: Origin, store: dict[str, str]
 ) -> None:
@@ -250,6 +260,7 @@ def test_a_signed_result_is_used_without_the_files(
     assert names(second / "build/artifacts/greet/greet.tar.zst") == sorted(package.files)
 
 
+@pytest.mark.slow
 def test_push_pull_and_prune(tmp_path: Path, package: Package, origin: Origin, store: dict[str, str]) -> None:
     """`store push` writes the .dsc and its files, `store prune` keeps them, `store pull` brings them."""
     text = package.define(f"{origin.url}/pool/{package.dsc}")
@@ -262,6 +273,7 @@ def test_push_pull_and_prune(tmp_path: Path, package: Package, origin: Origin, s
     assert ran(doit(second, FETCH_OFFLINE="1")) == ["fetch:greet"]
 
 
+@pytest.mark.slow
 def test_prune_keeps_what_a_definition_needs(tmp_path: Path, package: Package, origin: Origin) -> None:
     """The .dsc and its files stay while the definition exists, and go with it."""
     repository = project(tmp_path, package.define(f"{origin.url}/pool/{package.dsc}"))
@@ -278,6 +290,7 @@ def test_prune_keeps_what_a_definition_needs(tmp_path: Path, package: Package, o
     assert kept() == set()
 
 
+@pytest.mark.slow
 def test_verify_checks_the_files(tmp_path: Path, package: Package, origin: Origin) -> None:
     """A damaged file of the package is found by its name, and repaired."""
     repository = project(tmp_path, package.define(f"{origin.url}/pool/{package.dsc}"))
@@ -293,6 +306,7 @@ def test_verify_checks_the_files(tmp_path: Path, package: Package, origin: Origi
     assert digest in done.stdout
 
 
+@pytest.mark.slow
 def test_info_shows_what_is_pinned(tmp_path: Path, package: Package, origin: Origin) -> None:
     """`info` has the pins of the .dsc, and after the fetch the name and version of the package."""
     url = f"{origin.url}/pool/{package.dsc}"
@@ -305,6 +319,7 @@ def test_info_shows_what_is_pinned(tmp_path: Path, package: Package, origin: Ori
     assert url in text
 
 
+@pytest.mark.slow
 def test_a_digest_that_stays_under_a_new_url_is_confirmed(tmp_path: Path, package: Package, origin: Origin) -> None:
     """The new URL is asked once; if it has another .dsc, the run fails."""
     repository = project(tmp_path, package.define(f"{origin.url}/pool/{package.dsc}"))
@@ -356,7 +371,9 @@ def run_signed(root: Path, package: Package, more: str, ring: Keyring) -> subpro
     return doit(repository)
 
 
-@pytest.mark.parametrize("users", [("good",), ("other", "good"), ("good", "other")])
+@pytest.mark.parametrize(
+    "users", [("other", "good"), *(pytest.param(one, marks=SLOW) for one in (("good",), ("good", "other")))]
+)
 def test_one_of_the_pinned_keys_suffices(
     tmp_path: Path, package: Package, ring: Keyring, users: tuple[str, ...]
 ) -> None:
@@ -386,7 +403,9 @@ def inject_changed(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "change", [inject_before, inject_after, inject_twice, inject_changed], ids=lambda one: one.__name__
+    "change",
+    [inject_changed, *(pytest.param(one, marks=SLOW) for one in (inject_before, inject_after, inject_twice))],
+    ids=lambda one: one.__name__,
 )
 def test_text_that_is_not_signed_is_refused(tmp_path: Path, package: Package, ring: Keyring, change: object) -> None:
     """The digest is right, but the signature does not cover what a reader may take for the .dsc."""
@@ -399,6 +418,7 @@ def test_text_that_is_not_signed_is_refused(tmp_path: Path, package: Package, ri
     assert not (tmp_path / "p/build/artifacts/greet/greet.tar.zst").exists()
 
 
+@pytest.mark.slow
 def test_another_key_and_no_signature_are_refused(tmp_path: Path, package: Package, ring: Keyring) -> None:
     """The .dsc must be signed by a pinned key."""
     done = run_signed(tmp_path / "a", signed(package, ring, "other"), signing(ring, "good"), ring)
@@ -409,6 +429,7 @@ def test_another_key_and_no_signature_are_refused(tmp_path: Path, package: Packa
     assert "not signed" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_signature_that_is_asked_for_later_is_verified(tmp_path: Path, package: Package, ring: Keyring) -> None:
     """A cached archive is not enough once the definition names keys, and a new key file verifies again."""
     made = signed(package, ring, "other")
@@ -420,6 +441,7 @@ def test_a_signature_that_is_asked_for_later_is_verified(tmp_path: Path, package
     assert ran(doit(tmp_path / "p")) == ["fetch:greet"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ["    signed-by: [{key}]\n", "    key-files: [fetchdefs/keys/all.asc]\n"])
 def test_keys_and_fingerprints_belong_together(tmp_path: Path, package: Package, line: str) -> None:
     """One without the other is an error of the definition."""
@@ -438,6 +460,7 @@ def test_the_size_is_required(tmp_path: Path, package: Package) -> None:
 # --- other commands ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_add_writes_a_definition(tmp_path: Path, package: Package, origin: Origin) -> None:
     """`add URL.dsc` downloads everything, so that a run without a network makes the archive."""
     url = f"{origin.url}/pool/{package.dsc}"
@@ -459,6 +482,7 @@ def test_add_writes_a_definition(tmp_path: Path, package: Package, origin: Origi
     assert "already defined as greet-1.0-2" in doit(tmp_path, "add", url).stdout
 
 
+@pytest.mark.slow
 def test_add_verifies_a_signature_by_a_key_of_the_project(tmp_path: Path, package: Package, ring: Keyring) -> None:
     """The definition then requires the signature; one by an unknown key proves nothing, which is said."""
     made = signed(package, ring)
@@ -473,6 +497,7 @@ def test_add_verifies_a_signature_by_a_key_of_the_project(tmp_path: Path, packag
     assert ran(doit(tmp_path, FETCH_OFFLINE="1")) == ["fetch:greet-1.0-2"]
 
 
+@pytest.mark.slow
 def test_add_refuses_what_is_not_a_dsc(tmp_path: Path) -> None:
     """Nothing is written."""
     with serving({"/x.dsc": reply(b"<html></html>")}) as origin:
@@ -482,6 +507,7 @@ def test_add_refuses_what_is_not_a_dsc(tmp_path: Path) -> None:
     assert not (tmp_path / "fetchdefs").exists()
 
 
+@pytest.mark.slow
 def test_a_bill_of_materials_has_the_source_package(tmp_path: Path, package: Package) -> None:
     """The package URL is that of the source; Ubuntu is recognised by the URL, and `purl:` overrides it."""
     base = "https://deb.example.org/{}/pool/main/g/greet/greet_1.0-2.dsc"
@@ -502,6 +528,7 @@ def test_a_bill_of_materials_has_the_source_package(tmp_path: Path, package: Pac
     assert hashlib.sha256(package.files[package.dsc]).hexdigest() in done.stdout
 
 
+@pytest.mark.slow
 def test_export_has_every_file(tmp_path: Path, package: Package, origin: Origin) -> None:
     """A mirror made by `export url` serves the .dsc and its files."""
     repository = project(tmp_path / "a", package.define(f"{origin.url}/pool/{package.dsc}"))
@@ -510,6 +537,7 @@ def test_export_has_every_file(tmp_path: Path, package: Package, origin: Origin)
     assert {path.name for path in (repository / "out").rglob("*") if path.is_file()} >= {*package.files}
 
 
+@pytest.mark.slow
 def test_audit_asks_for_the_dsc(tmp_path: Path, package: Package, origin: Origin) -> None:
     """A .dsc that is gone is a finding, and so is plain http."""
     repository = project(tmp_path, package.define(f"{origin.url}/pool/{package.dsc}"))
@@ -519,6 +547,7 @@ def test_audit_asks_for_the_dsc(tmp_path: Path, package: Package, origin: Origin
     assert "plain-http" in text
 
 
+@pytest.mark.slow
 def test_outdated_and_update_say_that_they_do_not_look(tmp_path: Path, package: Package, origin: Origin) -> None:
     """Nothing fails with a traceback."""
     repository = project(tmp_path, package.define(f"{origin.url}/pool/{package.dsc}"))

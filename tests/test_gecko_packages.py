@@ -178,6 +178,7 @@ def test_sources_without_a_size_are_fetched_by_their_digest(tmp_path: Path, orig
     assert ran(doit(repository, *names, FETCH_OFFLINE="1", **environ)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"x" * len(DSC), DSC + b"\n" * (5 << 20)])
 def test_other_bytes_are_refused_without_a_size(tmp_path: Path, origin: Origin, content: bytes) -> None:
     """The digest suffices, and a .dsc has a limit."""
@@ -188,6 +189,7 @@ def test_other_bytes_are_refused_without_a_size(tmp_path: Path, origin: Origin, 
     assert "Traceback" not in done.stdout
 
 
+@pytest.mark.slow
 def test_refused_packages_are_listed_with_their_reason(tmp_path: Path) -> None:
     """`doit list` shows them, and running one fails with the reason."""
     repository = tree(tmp_path, **{"dodo.py": PORCH})
