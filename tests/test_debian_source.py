@@ -301,9 +301,11 @@ def test_verify_checks_the_files(tmp_path: Path, package: Package, origin: Origi
     (blob,) = (repository / "cache/v1/blobs").rglob(digest)
     blob.chmod(0o644)
     blob.write_bytes(b"x" * len(package.files[name]))
-    done = doit(repository, "verify", "fetch:greet")
-    assert done.returncode == 1
+    done = doit(repository, "verify", "--repair", "fetch:greet")
     assert digest in done.stdout
+    (blob,) = (repository / "cache/v1/blobs").rglob(digest)
+    assert blob.read_bytes() == package.files[name]
+    assert doit(repository, "verify", "fetch:greet").returncode == 0
 
 
 @pytest.mark.slow
