@@ -432,6 +432,19 @@ def test_another_key_and_no_signature_are_refused(tmp_path: Path, package: Packa
 
 
 @pytest.mark.slow
+def test_a_key_that_has_expired_is_refused(tmp_path: Path, package: Package) -> None:
+    """As for other downloads: the digest of the .dsc does not lift this."""
+    with keyring() as ring:
+        for name in ("good", "other"):
+            ring.make(name, at="20200101T000000", expires="2020-06-01")
+        when = ("--faked-system-time", "20200201T000000")
+        text = ring.gpg(*when, "--local-user", "good", "--clearsign", stdin=package.files[package.dsc])
+        done = run_signed(tmp_path, Package({**package.files, package.dsc: text}), signing(ring, "good", "other"), ring)
+    assert done.returncode == 1
+    assert "has expired" in done.stdout
+
+
+@pytest.mark.slow
 def test_a_signature_that_is_asked_for_later_is_verified(tmp_path: Path, package: Package, ring: Keyring) -> None:
     """A cached archive is not enough once the definition names keys, and a new key file verifies again."""
     made = signed(package, ring, "other")
