@@ -59,6 +59,7 @@ class Project:
             "key-files": [f"keys/{name}.gpg" for name in keys], "lock": "debs.lock",
         }  # fmt: skip
         own |= {name.replace("_", "-"): value for name, value in fields.items()}
+        own = {name: value for name, value in own.items() if value is not None}
         text = json.dumps({"description": "packages", "fetch": own})
         written(Path(), {"fetchdefs/fetch/d.yml": f"debs: {text}\n{more}", "dodo.py": PORCH})
         for name in keys:

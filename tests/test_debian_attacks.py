@@ -265,3 +265,11 @@ def test_a_hostile_paragraph(here: Project, old: str, new: str, kind: type[Fetch
         "Suite: stable\nDate: Sun, 01 Nov 2026 08:30:00 UTC\nArchitectures: amd64\nComponents: main\n",
     )
     here.refused(kind, expected)
+
+
+@pytest.mark.parametrize("name", ["?installed", "hello-", "-oDir=x", "~nhello", "Hello"])
+def test_a_hostile_name(here: Project, name: str) -> None:
+    """The name of an essential package is an argument of apt, and has to be a name."""
+    here.mirror.publish([*DEBS, Deb(name, essential=True, path="pool/x.deb")])
+    here.define(essential=True)
+    here.refused(IndexDigestError, f"invalid package {name!r}")

@@ -190,6 +190,12 @@ def test_an_added_package_is_noticed(top: Path) -> None:
     refused(top, LockMismatchError, "no index of stable lists pool/main/z/zz-extra")
 
 
+def test_a_lock_without_a_suite_is_noticed(top: Path) -> None:
+    """A lock has a release of each suite of the definition."""
+    edit(top, packages=(), releases=())
+    refused(top, LockMismatchError, "lacks the suite 'stable'")
+
+
 def test_a_lock_of_another_definition_is_stale(top: Path) -> None:
     """A changed definition needs a new lock; another URI or description does not."""
     file = top / "fetchdefs/fetch/debs.yml"
@@ -346,6 +352,13 @@ def test_offline(tmp_path: Path, root: Path, origin: Origin) -> None:
     before = len(origin.requests)
     assert ran(doit(top, "offline=1")) == ["fetch:debs"]
     assert len(origin.requests) == before
+
+
+def test_a_group_of_local_directories_needs_no_network(tmp_path: Path, root: Path) -> None:
+    """An offline run reads the packages from a mirror group with a `file:` URL."""
+    files = {"fetchdefs/mirrors.yml": f"groups: {{debian: {{urls: ['{root.as_uri()}/']}}}}\n"}
+    top = project(tmp_path / "project", define("mirror://debian/"), {"stable": (root, DEBS)}, **files)
+    assert ran(doit(top, "offline=1")) == ["fetch:debs"]
 
 
 def test_prune_keeps_what_the_lock_names(top: Path) -> None:

@@ -66,6 +66,11 @@ def test_a_definition() -> None:
     assert decode(encode(fetch)) == fetch
 
 
+def test_only_essential_packages() -> None:
+    """A definition of the essential packages needs no others."""
+    assert (source(packages=None).packages, source(packages=None).essential) == ((), True)
+
+
 def test_a_uri_for_each_suite() -> None:
     """Suites of one definition may have different URIs, and snapshots are below them by default."""
     uris = {"bookworm": "https://a.example/debian/", "bookworm-updates": "https://b.example/@SNAPSHOTID@/debian"}
@@ -97,6 +102,12 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "a query": ({"uri": "https://a.example/?x"}, "has a query or a fragment"),
     "a suite without a URI": ({"uri": {"bookworm": "https://a.example/"}}, "no URI for the suite 'bookworm-updates'"),
     "a time": ({"snapshot": "20261101"}, "write it as 20261101T000000Z"),
+    "a month": ({"snapshot": "20261301T000000Z"}, "write it as 20261101T000000Z"),
+    "no packages": ({"packages": None, "essential": None}, "add `packages:` or `essential: true`"),
+    "a URI of an unknown suite": (
+        {"uri": {"bookworm": "https://a.example/", "bookworm-update": "https://a.example/"}},
+        "`uri` has the unknown suite 'bookworm-update': did you mean bookworm-updates?",
+    ),
     "no time": ({"uri": "https://a.example/@SNAPSHOTID@"}, "there is no `snapshot`"),
     "no place for a time": ({"snapshots": "https://a.example/"}, "has no @SNAPSHOTID@"),
     "another kind of artifact": ({"artifact_name": "image.zip"}, "use a .tar.zst name"),

@@ -142,6 +142,19 @@ def test_essential_packages(here: Project) -> None:
     here.define(essential=True, packages=["other"])
     here.update()
     assert here.packages() == ["base 1.0", "dash 1.0", "other 1.0"]
+    here.define(essential=True, packages=None)
+    here.update()
+    assert here.packages() == ["base 1.0", "dash 1.0"]
+
+
+@needs_apt
+@pytest.mark.slow
+def test_names_that_end_with_a_plus(here: Project) -> None:
+    """A name that ends with a plus is a name for apt, too, and no request to install another package."""
+    here.mirror.publish([Deb("g++", depends="libstdc++6"), Deb("g+"), Deb("g"), Deb("libstdc++6")])
+    here.define(packages=["g++"])
+    here.update()
+    assert here.packages() == ["g++ 1.0", "libstdc++6 1.0"]
 
 
 @needs_apt

@@ -373,3 +373,25 @@ def test_many_definitions_are_encoded(directory: Path, monkeypatch: pytest.Monke
         assert kept.fetch("other").name == "commit"
     headers = plain.fetches["signed"].source.headers  # type: ignore[union-attr]
     assert [str(value) for _, value in headers] == ["b"], "a load without a cache keeps the values of headers"
+
+
+@given(
+    names=st.lists(st.text("ab", min_size=1, max_size=4), unique=True, max_size=30),
+    asked=st.lists(st.text("ab\0", max_size=4), max_size=60),
+    chunk=st.sampled_from([1, 3, 512]),
+)
+def test_a_block_has_each_definition(names: list[str], asked: list[str], chunk: int) -> None:
+    """Whatever the order of the questions, a name leads to its own bytes, and other names to none."""
+    texts = {name: f"definition {name} ".encode() * 9 for name in names}
+    before, definition_cache._CHUNK = definition_cache._CHUNK, chunk  # type: ignore[misc]
+    try:
+        lazy: definition_cache.LazyDefinitions[Any] = definition_cache.LazyDefinitions(
+            definition_cache.Block.of(texts), {}
+        )
+        for name in [*asked, *names, *asked]:
+            assert (name in lazy) is (name in texts)
+            if name in texts:
+                assert bytes(lazy.text(name)) == texts[name]
+        assert list(lazy) == names and len(lazy) == len(names)
+    finally:
+        definition_cache._CHUNK = before  # type: ignore[misc]

@@ -27,8 +27,9 @@ class UpdateCommand(PinCommand):
     doc_usage = "NAME..."
     doc_description = (
         "Without --to and --url: to the newest version; if there is none, the present URL is measured again. Only the "
-        "lines that change are edited. Debian packages: resolved again, into their lock. Exit status: 0 success, also if nothing changed; 1 a definition could not be "
-        "updated, and is as it was; 2 unusable definitions; 3 invalid command line."
+        "lines that change are edited. Debian packages are resolved again, into their lock. Exit status: 0 success, "
+        "also if nothing changed; 1 a definition could not be updated, and is as it was; 2 unusable definitions; "
+        "3 invalid command line."
     )
     cmd_options = (
         {

@@ -29,7 +29,7 @@ VERSION: Final = 1
 #: Largest lock in bytes; the lock of all 64,000 packages of a release has 25 MiB.
 MAX_LOCK_BYTES: Final = 64 << 20
 #: Source: Debian Policy 4.7, sections 5.6.1 (names), 5.6.8 (architectures), 5.6.12 (versions).
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9+.-]{0,254}")
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9+.-]{0,254}")
 _ARCHITECTURE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+:~-]{0,254}")
 #: Names of suites and codenames, which Release files contain in one line.
@@ -103,8 +103,8 @@ class LockedPackage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     version: str
 
     def __post_init__(self) -> None:
-        _require(self.package, _NAME, "package")
-        _require(self.source, _NAME, "source package")
+        _require(self.package, NAME, "package")
+        _require(self.source, NAME, "source package")
         _require(self.architecture, _ARCHITECTURE, "architecture")
         _require(self.version, _VERSION, "version")
         check_path(self.path)

@@ -17,7 +17,7 @@ from tasks_lib.context import Context
 from tasks_lib.debian.deb822 import parse_paragraph
 from tasks_lib.debian.lock import SUITE, LockedFile, LockedIndex, LockedRelease
 from tasks_lib.definitions import Debian, Suite
-from tasks_lib.definitions.debian_fields import SNAPSHOT_ID
+from tasks_lib.definitions.debian_fields import SNAPSHOT_ID, SNAPSHOT_TIME
 from tasks_lib.digest import Digest, Integrity
 from tasks_lib.download.unverified import UnverifiedRequest
 from tasks_lib.errors import (
@@ -295,4 +295,4 @@ def refuse_rollback(source: Debian, release: Release, before: LockedRelease) -> 
 
 def _is_chosen(snapshot: str, locked: datetime) -> bool:
     """Return whether a definition asks for a time before that of its lock."""
-    return bool(snapshot) and datetime.strptime(snapshot, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) < locked
+    return bool(snapshot) and datetime.strptime(snapshot, SNAPSHOT_TIME).replace(tzinfo=UTC) < locked

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from tasks_lib.debian.deb822 import parse_paragraph, split_paragraphs
-from tasks_lib.debian.lock import LockedIndex, LockedPackage
+from tasks_lib.debian.lock import NAME, LockedIndex, LockedPackage
 from tasks_lib.debian.release import Release
 from tasks_lib.definitions import Debian
 from tasks_lib.errors import IndexDigestError, UnresolvableError, escape_text
@@ -80,7 +80,7 @@ def resolve(
         releases: the verified Release files, with their indexes.
         read: returns the paragraphs of an index.
         search: the PATH on which apt is found.
-        progress: receives the phase; checked for cancellation.
+        progress: checked for cancellation.
 
     Raises:
         UnresolvableError: apt cannot resolve them.
@@ -141,7 +141,7 @@ class _Apt:
                 for paragraph in read(index):
                     self._progress.check()
                     if _ESSENTIAL in paragraph:
-                        essential.add(_parse(paragraph, release).get("package", ""))
+                        essential.add(_read_name(paragraph, release))
                     size += file.write(text := paragraph + b"\n\n")
                     digest.update(text)
         (directory / "Release").write_text(_describe(release, digest.hexdigest(), size), "utf-8")
@@ -212,6 +212,18 @@ def _parse(paragraph: bytes, release: Release) -> dict[str, str]:
         return parse_paragraph(paragraph)
     except ValueError as error:
         raise IndexDigestError(f"invalid index of {release.suite.name}: {escape_text(str(error))}") from error
+
+
+def _read_name(paragraph: bytes, release: Release) -> str:
+    """Return the name of a package, which apt gets as an argument.
+
+    Raises:
+        IndexDigestError: it is not a name, but an expression or a removal.
+    """
+    name = _parse(paragraph, release).get("package", "")
+    if not NAME.fullmatch(name) or name.endswith("-"):
+        raise IndexDigestError(f"invalid index of {release.suite.name}: invalid package {escape_text(name)[:80]!r}")
+    return name
 
 
 def _lock(fields: Mapping[str, str], release: Release) -> LockedPackage:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -25,7 +26,7 @@ from tasks_lib.definitions.fields import (
     read_text,
     resolve_url,
 )
-from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location
+from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, suggest
 from tasks_lib.definitions.upstream import UPSTREAM_FIELDS
 from tasks_lib.definitions.values import Debian, Suite
 from tasks_lib.definitions.yaml_tree import Node, Tree
@@ -33,6 +34,8 @@ from tasks_lib.relpath import RelPath
 
 #: Where apt puts the time of a snapshot into a URI. Source: apt.conf(5), "Acquire::Snapshots::URI".
 SNAPSHOT_ID: Final = "@SNAPSHOTID@"
+#: How a definition has the time of a snapshot, as `datetime.strptime` reads it.
+SNAPSHOT_TIME: Final = "%Y%m%dT%H%M%SZ"
 _SNAPSHOT: Final = r"[0-9]{8}T[0-9]{6}Z"
 _SUITE: Final = r"[A-Za-z0-9][A-Za-z0-9._+~-]*(?:/[A-Za-z0-9][A-Za-z0-9._+~-]*)*"
 _COMPONENT: Final = r"[a-z0-9][a-z0-9._+-]*(?:/[a-z0-9][a-z0-9._+-]*)*"
@@ -88,9 +91,13 @@ def _uris(node: Node, where: Location) -> dict[str, tuple[str, str]]:
 
 def _snapshot(node: Node, _where: Location) -> str:
     text = read_text(node)
-    if not re.fullmatch(_SNAPSHOT, text):
-        raise FieldError(f"invalid time {text[:40]!r}", "write it as 20261101T000000Z")
-    return text
+    try:
+        if re.fullmatch(_SNAPSHOT, text):
+            datetime.strptime(text, SNAPSHOT_TIME)
+            return text
+    except ValueError:
+        pass  # a month 13
+    raise FieldError(f"invalid time {text[:40]!r}", "write it as 20261101T000000Z")
 
 
 def _fingerprint(node: Node, where: Location) -> str:
@@ -117,9 +124,9 @@ DEBIAN: Final[FieldTable] = {
     "architectures": _words(_ARCHITECTURE, "architecture", "amd64")
     .needed("list the architectures, such as [amd64]")
     .about("architectures for which the packages are resolved, each on its own"),
-    "packages": _words(_PACKAGE, "package", "git or git=1:2.39.5-0+deb12u2")
-    .needed("list the packages")
-    .about("packages to resolve with their dependencies, without recommended ones; NAME=VERSION requests a version"),
+    "packages": _words(_PACKAGE, "package", "git or git=1:2.39.5-0+deb12u2").about(
+        "packages to resolve with their dependencies, without recommended ones; NAME=VERSION requests a version"
+    ),
     "essential": SWITCH.about("true: add the essential packages, which a root file system needs"),
     "uri": Field(
         _uris, _BY_SUITE, "directory with `dists/`: a URL or mirror://GROUP/, or a mapping of each suite to one"
@@ -154,21 +161,25 @@ def read_debian(found: dict[str, Any], where: Location) -> Debian | None:
     name = found.get("artifact-name", "")
     if name and not name.endswith(".tar.zst"):
         where.wrong(f"invalid artifact name {name!r}", "use a .tar.zst name: the packages are archived as .tar.zst")
-    snapshot = found.get("snapshot", "")
+    if "packages" not in found and not found.get("essential"):
+        where.wrong("has no packages", "add `packages:` or `essential: true`")
+    for key in ("uri", "snapshots"):
+        for unknown in sorted({*found.get(key, {})} - {"", *found["suites"]}):
+            where.wrong(f"`{key}` has the unknown suite {unknown!r}", suggest(unknown, found["suites"]))
     suites = tuple(_suite(one, found, where) for one in found["suites"])
     if len(where.problems) > before:
         return None
     return Debian(
         suites=suites,
         architectures=found["architectures"],
-        packages=found["packages"],
+        packages=found.get("packages", ()),
         components=found.get("components", ("main",)),
         essential=found.get("essential", False),
         signed_by=found["signed-by"],
         key_files=tuple(posixpath.join(where.root, str(path)) for path in found["key-files"]),
         lock_file=posixpath.join(posixpath.dirname(where.file), str(found["lock"])),
         artifact_name=name,
-        snapshot=snapshot,
+        snapshot=found.get("snapshot", ""),
         purl=found.get("purl", ""),
     )
 

@@ -125,28 +125,28 @@ def evaluate_each(
         lines: the status lines, without their prefix.
         allowed: the accepted keys.
         now: seconds since 1970.
-
-    Raises:
-        SignatureError: a signature does not match the text, or gpg failed.
     """
     groups: list[list[str]] = []
     for line in lines:
         if line.split(" ", 1)[0] == "NEWSIG":
             groups.append([])
-        elif line.startswith("BADSIG "):
-            raise _refused(_BAD["BADSIG"].format(key=_key_of(line.split(" ")[1:])), _HINTS["BADSIG"])
         if groups:
             groups[-1].append(line)
     good: list[ValidSignature] = []
     refused: list[SignatureError] = []
     for group in groups:
         try:
-            one = evaluate([_EXPIRED.sub("GOODSIG ", line) for line in group], allowed, now)
+            good.append(_evaluate_expired(group, allowed, now))
         except SignatureError as error:
             refused.append(error)
-        else:
-            good.append(one)
     return good, refused
+
+
+def _evaluate_expired(lines: Iterable[str], allowed: Allowed, now: float) -> ValidSignature:
+    """Return the valid signature as `evaluate`, also by a key with a known expiry that has expired."""
+    renamed = [_EXPIRED.sub("GOODSIG ", line) for line in lines]
+    found = evaluate(renamed, allowed, now)
+    return found if found.key_expires else evaluate(lines, allowed, now)
 
 
 #: A good signature by a key that has expired.

@@ -134,7 +134,7 @@ def needs_network(context: Context, definition: Fetch, artifact: Artifact) -> bo
     elif isinstance(source, Debian):
         from tasks_lib.steps.debian import needs_packages  # slow to import, needed only for packages
 
-        return needs_packages(context, source, artifact)
+        return needs_packages(context, definition, source, artifact)
     elif isinstance(source, DebianSource):
         from tasks_lib.steps.source_package import needs_files  # as above
 

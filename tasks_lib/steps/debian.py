@@ -41,7 +41,7 @@ from tasks_lib.errors import (
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import publish_from_cache
 from tasks_lib.steps.checks import find_integrity
-from tasks_lib.steps.members import Member, obtain_members
+from tasks_lib.steps.members import Member, obtain_members, obtaining
 from tasks_lib.steps.plan import Artifact
 from tasks_lib.steps.shared_results import ANY, adopt_shared_result, is_in_local_store, share_result
 
@@ -74,32 +74,32 @@ def _make_repository(
     context: Context, definition: Fetch, source: Debian, artifact: Artifact, progress: Progress
 ) -> None:
     lock = _load_lock(context, source, artifact)
-    packages = list_package_members(source, lock)
+    packages = sorted(list_package_members(source, lock).values(), key=lambda one: one.path.encode())
     obtain_indexes(context, definition, source, lock, progress, hint=_advise(definition))
-    limits, cache = context.limits(source.archive), context.cache
-
-    def read_package(package: LockedPackage) -> Iterator[bytes]:
-        with cache.open(package.integrity) as file:
-            while chunk := file.read(_CHUNK):
-                progress.advance(len(chunk))
-                yield chunk
-
     paragraphs = find_paragraphs(lock, lambda index: read_cached_index(context, source, index))
-    obtain_members(context, definition, packages.values(), progress, hint=_advise(definition))
+    cache = context.cache
     progress.phase("repack", total=sum(one.size for one in lock.packages))
-    with cache.writer() as writer:
-        tar = write_repository(
-            lock,
-            source.architectures,
-            paragraphs,
-            read_package,
-            name=artifact.path.name,
-            limits=limits,
-            mtime=context.mtime,
-            write=writer.write,
-            progress=progress,
-        )
-        integrity = writer.commit()
+    with obtaining(context, definition, packages, progress, hint=_advise(definition)) as wait_for:
+
+        def read_package(package: LockedPackage) -> Iterator[bytes]:
+            wait_for(package.integrity)
+            with cache.open(package.integrity) as file:
+                while chunk := file.read(_CHUNK):
+                    yield chunk
+
+        with cache.writer() as writer:
+            tar = write_repository(
+                lock,
+                source.architectures,
+                paragraphs,
+                read_package,
+                name=artifact.path.name,
+                limits=context.limits(source.archive),
+                mtime=context.mtime,
+                write=writer.write,
+                progress=progress,
+            )
+            integrity = writer.commit()
     provenance: dict[str, str | int] = {"tar": f"sha256:{tar}", "packages": len(lock.packages)}
     cache.record(Result(key=artifact.key, integrity=integrity, provenance=provenance))
     share_result(context, artifact.key, integrity, ANY)
@@ -158,6 +158,9 @@ def _load_lock(context: Context, source: Debian, artifact: Artifact) -> Lock:
     text = read_lock_text(Path(source.lock_file))
     lock = parse_lock(text, source.lock_file)
     require_current(lock, source)
+    if missing := {suite.name for suite in source.suites}.difference(one.suite for one in lock.releases):
+        reason = f"{escape_text(source.lock_file)} lacks the suite {escape_text(min(missing))!r}"
+        raise LockMismatchError(reason, hint=UPDATE)
     digest = Digest.sha256(hashlib.sha256(text).hexdigest())
     if packages_key(source, digest, context.writer_version) != artifact.key:
         raise LockStaleError(f"{escape_text(source.lock_file)} changed during this run", hint="run the command again")
@@ -176,18 +179,18 @@ def list_members(source: Debian, directory: Path) -> list[Member]:
         return []  # the step reports it
 
 
-def needs_packages(context: Context, source: Debian, artifact: Artifact) -> bool:
+def needs_packages(context: Context, definition: Fetch, source: Debian, artifact: Artifact) -> bool:
     """Return whether the repository, or something that it is made of, is available only from the network."""
     made = find_integrity(context, artifact)
     if made is not None and context.cache.has(made):
         return False
     if context.settings.stores and is_in_local_store(context, None, artifact.key):
         return False
-    return any(_needs_network(context, one) for one in list_members(source, Path()))
+    return any(_needs_network(context, definition, one) for one in list_members(source, Path()))
 
 
-def _needs_network(context: Context, member: Member) -> bool:
-    if context.cache.has(member.integrity) or any(map(is_local_file, member.urls)):
+def _needs_network(context: Context, definition: Fetch, member: Member) -> bool:
+    if context.cache.has(member.integrity) or any(map(is_local_file, member.request(context, definition).allowed)):
         return False
     return not context.settings.stores or not is_in_local_store(context, member.integrity, "")
 

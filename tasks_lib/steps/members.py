@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from urllib.parse import urlsplit
 
@@ -47,9 +48,23 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 def obtain_members(
     context: Context, fetch: Fetch, members: Iterable[Member], progress: Progress, *, hint: str = ""
 ) -> None:
-    """Obtain the blobs that the cache lacks; if some have no source, obtain the others and then fail.
+    """Obtain the blobs that the cache lacks; see `obtaining`.
 
-    A cached blob is not confirmed by its URL, as that of a download is: something signed names its digest.
+    Raises:
+        AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `obtaining`.
+    """
+    with obtaining(context, fetch, members, progress, hint=hint):
+        pass
+
+
+@contextlib.contextmanager
+def obtaining(
+    context: Context, fetch: Fetch, members: Iterable[Member], progress: Progress, *, hint: str = ""
+) -> Iterator[Callable[[Integrity], None]]:
+    """Obtain the blobs that the cache lacks while the block runs, in their order; the block ends when all are there.
+
+    Yield a function that returns once the cache has a blob. If some have no source, the others are obtained before the
+    context fails. A cached blob is not confirmed by its URL, as that of a download is: something signed names it.
 
     Args:
         context: the context of this run.
@@ -62,18 +77,19 @@ def obtain_members(
         AllSourcesFailedError, OfflineError: a blob has no source; the hint says how many more have none.
         CacheUnavailableError, CancelledError: as `Downloader.obtain`.
     """
-    cache = context.cache
-    missing = {one.integrity.digest.hex: one for one in members if not cache.has(one.integrity)}
-    if not missing:
+    lacking = list({one.integrity: one for one in members if not context.cache.has(one.integrity)}.values())
+    if not lacking:
+        yield lambda _: None
         return
-    lacking = list(missing.values())
     total = sum(one.integrity.size for one in lacking)
     progress.phase("connect", url=redacted(lacking[0].home), total=total)
     shared = _MemberProgress(progress, total)
     pool = ThreadPoolExecutor(min(len(lacking), context.settings.jobs), thread_name_prefix="member")
     try:
-        tasks = [pool.submit(_obtain, context, fetch, one, shared) for one in lacking]
-        failures = _await(tasks)
+        tasks = {one.integrity: pool.submit(_obtain, context, fetch, one, shared) for one in lacking}
+        with contextlib.suppress(AllSourcesFailedError):  # the block met one of the failures
+            yield lambda integrity: tasks[integrity].result() if integrity in tasks else None
+        failures = _await(list(tasks.values()))
     finally:
         pool.shutdown(cancel_futures=True)
     if failures:
