@@ -89,6 +89,9 @@ TREE = {
     "taskcluster/kinds/fetch/kind.yml": "---\ntasks:\n  "
     + definition("gmp", "https://h/gmp.tar", b"gmp", "    \n").replace("\n", "\n  ").rstrip()
     + "\n    fetch-alias: gmp-alias\n",
+    "taskcluster/kinds/toolchain/kind.yml": "---\ntasks:\n  tool:\n    description: needs a built package\n"
+    "    fetches: {packages: [deb-greet]}\n    run: {using: toolchain-script, script: tool.sh}\n",
+    "taskcluster/scripts/toolchain/tool.sh": "#!/bin/sh\n",
     "taskcluster/kinds/packages/kind.yml": KIND,
     "taskcluster/kinds/packages/debian.yml": DEBIAN,
     "taskcluster/kinds/packages/ubuntu.yml": UBUNTU,
@@ -121,7 +124,9 @@ def test_what_becomes_a_fetch_and_what_is_refused(tmp_path: Path) -> None:
     assert (tarball.form, tarball.size, tarball.artifact_name) == ("tarball", -1, "greet-1.0.tar")
     assert definitions.fetches["deb-greet"].description == "a greeting for Debian"
     assert {"run.patch", "run.dist", "run.using", "treeherder"} <= {*definitions.fetches["deb-greet"].ignored}
-    assert {one.task: one.reason for one in definitions.refused} == {
+    refused = {one.task: one.reason for one in definitions.refused}
+    assert "packages" in refused.pop("toolchain:tool")
+    assert refused == {
         "packages:deb-git": "run: has neither `dsc:` nor `tarball:`",
         "packages:deb-both": "run: has both `dsc:` and `tarball:`",
         "packages:deb-wrong": "run.dsc.sha256: expected 64 hex digits, got 3 characters: 'abc'",

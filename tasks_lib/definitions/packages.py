@@ -15,8 +15,6 @@ from tasks_lib.definitions.schema import Field, FieldTable, Location, read_table
 from tasks_lib.definitions.values import DebianSource, Fetch, file_name_of
 from tasks_lib.definitions.yaml_tree import Node, Tree
 
-#: The kind, and the directory of its files.
-PACKAGES: Final = "packages"
 #: The keys that name a source, and the form of it.
 _FORMS: Final = ("dsc", "tarball")
 _SOURCE: Final = Field(read_source_file, {})

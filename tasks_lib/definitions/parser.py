@@ -22,7 +22,7 @@ from tasks_lib.definitions.cross_check import cross_check, find_unavailable, rem
 from tasks_lib.definitions.fetch import FETCH, read_fetch
 from tasks_lib.definitions.fields import NAME, RESERVED_NAMES, check_name, read_relative_path
 from tasks_lib.definitions.mirrors import Mirrors, find_unknown_groups, read_mirrors
-from tasks_lib.definitions.packages import PACKAGES, read_package
+from tasks_lib.definitions.packages import read_package
 from tasks_lib.definitions.packed import MANY, PackedDefinitions
 from tasks_lib.definitions.schema import FieldError, Location, matcher, schema_of, suggest
 from tasks_lib.definitions.toolchain import TOOLCHAIN, read_toolchain
@@ -37,6 +37,7 @@ from tasks_lib.definitions.values import (
 )
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, merge, parse_yaml
 from tasks_lib.errors import DefinitionError, Problem
+from tasks_lib.layout import PACKAGES
 
 
 class _Document(NamedTuple):
