@@ -85,7 +85,7 @@ def _list_items(context: Context, names: list[str]) -> list[Any]:
 
     plan = load_plan(context)
     fetches, toolchains = closure(plan.definitions, *select_names(plan.definitions, names))
-    return list(list_shared_items(plan, fetches, toolchains, partial(list_shared_files, context)))
+    return list(list_shared_items(plan, fetches, toolchains, list_files=partial(list_shared_files, context)))
 
 
 def _keygen(names: list[str]) -> int:

@@ -49,7 +49,7 @@ def _needed(store: Store, plan: Plan) -> set[str]:
     definitions = plan.definitions
     needed: set[str] = set()
     list_files = partial(list_stored_files, store)
-    for item in list_shared_items(plan, definitions.fetches, definitions.toolchains, list_files):
+    for item in list_shared_items(plan, definitions.fetches, definitions.toolchains, list_files=list_files):
         needed.add(record_key(item.key))
         needed.update([blob_key(item.integrity.digest.hex)] if item.integrity is not None else _named(store, item.key))
     return needed

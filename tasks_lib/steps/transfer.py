@@ -77,6 +77,7 @@ def list_shared_items(
     plan: Plan,
     fetches: Iterable[str],
     toolchains: Iterable[str],
+    *,
     list_files: Callable[[DebianSource], Iterable[StaticUrl]],
 ) -> Iterator[SharedItem]:
     """Yield what the definitions share: each download, each repacked archive or commit, each output.
