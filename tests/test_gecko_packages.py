@@ -203,3 +203,22 @@ def test_refused_packages_are_listed_with_their_reason(tmp_path: Path) -> None:
     done = doit(repository, "packages:deb-git", FETCHDEFS_DIR=".")
     assert done.returncode == 1
     assert "has neither `dsc:` nor `tarball:`" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dead", ["origin", "store"])
+def test_a_store_has_sources_without_a_size(tmp_path: Path, origin: Origin, dead: str) -> None:
+    """They are found there by their digest; a store that lost them is passed over."""
+    (tmp_path / "store").mkdir()
+    environ = {"FETCHDEFS_DIR": "taskcluster/kinds", "FETCH_STORE": (tmp_path / "store").as_uri()}
+    names = ["fetch:deb-greet", "fetch:deb-tarball"]
+    first, second = (tree(tmp_path / name, origin.url, **{"dodo.py": PORCH}) for name in ("a", "b"))
+    ran(doit(first, *names, FETCH_STORE_WRITE="always", **environ))
+    if dead == "origin":
+        origin.answers.clear()
+    else:
+        for one in (SOURCE, DSC, ORIG):
+            (blob,) = (tmp_path / "store").rglob(hashlib.sha256(one).hexdigest())
+            blob.write_bytes(b"x")
+    assert ran(doit(second, *names, **environ)) == names
+    assert (second / "build/artifacts/deb-tarball/greet-1.0.tar").read_bytes() == SOURCE

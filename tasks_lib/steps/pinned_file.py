@@ -6,7 +6,7 @@ recorded, and from then on it is a download as any other.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -16,13 +16,16 @@ from tasks_lib.context import Context
 from tasks_lib.debian.source import MAX_DSC_BYTES
 from tasks_lib.definitions import DebianSource, Fetch, Place, StaticUrl
 from tasks_lib.digest import Integrity
-from tasks_lib.errors import AllSourcesFailedError, FailedAttempt
+from tasks_lib.errors import AllSourcesFailedError, FailedAttempt, StoreError
 from tasks_lib.network import redacted
 from tasks_lib.progress import Progress
 from tasks_lib.steps.checks import find_pinned
 from tasks_lib.steps.members import Member
 from tasks_lib.steps.shared_results import ANY, find_holders, share_result
 from tasks_lib.store import blob_key
+
+if TYPE_CHECKING:
+    from tasks_lib.store.fleet import StoreMember
 
 _HINT: Final = "mirrors.yml blocks these URLs: add a mirror that it allows, or change its rule"
 
@@ -52,12 +55,22 @@ def _learn_size(context: Context, definition: Fetch, source: DebianSource, progr
     """Bring the file into the cache by its digest alone; return its integrity."""
     key = blob_key(source.digest.hex)
     for member in find_holders(context.fleet, key, progress) if context.fleet is not None else ():
-        item = member.store.find(key)
-        if item is not None and item.size >= 0:
-            integrity = Integrity(size=item.size, digest=source.digest)
+        size = _ask_size(member, key, progress)
+        if size >= 0:
+            integrity = Integrity(size=size, digest=source.digest)
             if context.sources.obtain_from_stores(definition.name, integrity, progress, "origins"):
                 return integrity
     return _download(context, definition, source, progress)
+
+
+def _ask_size(member: StoreMember, key: str, progress: Progress) -> int:
+    """Return the size that a store says an item has, -1 if it says none."""
+    try:
+        item = member.store.find(key)
+    except StoreError as error:
+        member.note_failure(key, error, progress)
+        return -1
+    return item.size if item is not None else -1
 
 
 def _download(context: Context, definition: Fetch, source: DebianSource, progress: Progress) -> Integrity:
