@@ -35,7 +35,7 @@ from tests.debian_update import (
     revoked,
     signing_keys,
 )
-from tests.keys import Keyring
+from tests.keys import Keyring, keyring
 from tests.origin import Origin
 
 
@@ -66,6 +66,23 @@ def test_several_signers(here: Project) -> None:
     here.update()
     both = sorted(here.mirror.keyring.fingerprints(name)[0] for name in ("archive", "second"))
     assert list(read().releases[0].signers) == both
+
+
+@needs_apt
+@pytest.mark.slow
+def test_a_subkey(here: Project) -> None:
+    """A subkey of a pinned primary key may sign, as Debian's do; the lock names the primary key."""
+    with keyring() as ring:
+        ring.gpg("--quick-gen-key", "archive <archive@example.org>", "rsa2048", "cert", "never")
+        primary = ring.fingerprints("archive")[0]
+        ring.gpg("--quick-add-key", primary, "rsa2048", "sign", "1y")
+        here.mirror.keyring = ring
+        here.mirror.publish(DEBS)
+        here.define()
+        here.update()
+        assert read().releases[0].signers == (primary,)
+        here.define(signed_by=ring.fingerprints("archive")[1:])
+        here.refused(ReleaseSignatureError, "is a subkey: pin its primary key")
 
 
 @needs_apt

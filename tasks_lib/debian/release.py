@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Final
 
 from tasks_lib.context import Context
@@ -31,7 +30,8 @@ from tasks_lib.errors import (
 )
 from tasks_lib.network import redacted
 from tasks_lib.progress import Progress
-from tasks_lib.signature import MAX_KEYS_BYTES, ValidSignature
+from tasks_lib.signature import ValidSignature
+from tasks_lib.signature.key_files import read_key_file
 from tasks_lib.signature.packets import key_packets
 
 #: Largest InRelease in bytes; that of Debian's unstable suite has 0.3 MiB.
@@ -64,10 +64,10 @@ class Release:
 
         An attacker, or a mirror that is not updated any more, can only repeat what was signed once.
         """
-        until = self.fields.get("valid-until", "")
-        if not until or _parse_date(until) > now:
+        text = self.fields.get("valid-until", "")
+        if not text or (until := _parse_date(text)) > now:
             return ""
-        return f"the suite {self.suite.name} was valid until {until}: the mirror may be out of date"
+        return f"the suite {self.suite.name} was valid until {format_date(until)}: the mirror may be out of date"
 
     @property
     def has_by_hash(self) -> bool:
@@ -90,10 +90,13 @@ class Release:
                 elif architecture != "all":
                     raise UnresolvableError(
                         f"the suite {escape_text(self.suite.name)} has no index of {component} for {architecture}",
-                        hint=f"it has the components {escape_text(self.fields.get('components', 'unknown'))}"
-                        f" and the architectures {escape_text(self.fields.get('architectures', 'unknown'))}",
+                        hint=f"it has the components {self._quote('components')}"
+                        f" and the architectures {self._quote('architectures')}",
                     )
         return found
+
+    def _quote(self, field: str) -> str:
+        return escape_text(self.fields.get(field, "unknown"))[:200]
 
     def _has_index_for_all(self) -> bool:
         """Return whether packages of all architectures have an index of their own, and no other one lists them.
@@ -175,7 +178,7 @@ def verify_release(
         ReleaseSignatureError, ToolError, CancelledError: as `fetch_release`.
     """
     try:
-        keys = b"".join(key_packets(_read_keys(path)) for path in source.key_files)
+        keys = b"".join(key_packets(read_key_file(path, "key-files")) for path in source.key_files)
         signatures, text = context.gpg.verify_by_any(
             message, keys=keys, fingerprints=source.signed_by, progress=progress
         )
@@ -189,22 +192,6 @@ def verify_release(
         reason, hint = (error.message, error.hint) if isinstance(error, SignatureError) else (str(error), "")
         raise ReleaseSignatureError(f"InRelease of {suite.name}: {escape_text(reason)}", hint=hint) from error
     return Release(suite=suite, fields=fields, date=date, signers=signers, inrelease=integrity, files=files)
-
-
-def _read_keys(path: str) -> bytes:
-    """Return the content of a key file.
-
-    Raises:
-        SignatureError: it cannot be read.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(MAX_KEYS_BYTES + 1)
-    except OSError as error:
-        raise SignatureError(
-            f"cannot read key file {path}: {error.strerror or error}",
-            hint="`key-files:` are relative to the root of the repository",
-        ) from error
 
 
 def format_date(date: datetime) -> str:

@@ -26,10 +26,11 @@ from tasks_lib.definitions.fields import (
     read_text,
     resolve_url,
 )
-from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location, suggest
+from tasks_lib.definitions.schema import Field, FieldError, FieldTable, Location
 from tasks_lib.definitions.upstream import UPSTREAM_FIELDS
 from tasks_lib.definitions.values import Debian, Suite
 from tasks_lib.definitions.yaml_tree import Node, Tree
+from tasks_lib.errors import suggest
 from tasks_lib.relpath import RelPath
 
 #: Where apt puts the time of a snapshot into a URI. Source: apt.conf(5), "Acquire::Snapshots::URI".

@@ -24,7 +24,7 @@ from tasks_lib.definitions.fields import NAME, RESERVED_NAMES, check_name, read_
 from tasks_lib.definitions.mirrors import Mirrors, find_unknown_groups, read_mirrors
 from tasks_lib.definitions.packages import read_package
 from tasks_lib.definitions.packed import MANY, PackedDefinitions
-from tasks_lib.definitions.schema import FieldError, Location, matcher, schema_of, suggest
+from tasks_lib.definitions.schema import FieldError, Location, matcher, schema_of
 from tasks_lib.definitions.toolchain import TOOLCHAIN, read_toolchain
 from tasks_lib.definitions.values import (
     Debian,
@@ -36,7 +36,7 @@ from tasks_lib.definitions.values import (
     Toolchain,
 )
 from tasks_lib.definitions.yaml_tree import Node, Scalar, Sequence, Tree, YamlFaultError, merge, parse_yaml
-from tasks_lib.errors import DefinitionError, Problem
+from tasks_lib.errors import DefinitionError, Problem, suggest
 from tasks_lib.layout import PACKAGES
 
 

@@ -15,6 +15,7 @@ from tasks_lib.errors import (
     FetchError,
     HttpStatusError,
     IntegrityError,
+    MissingFileError,
     OfflineError,
 )
 from tasks_lib.progress import Progress
@@ -97,7 +98,9 @@ class SourceState:
         return is_first
 
     def was_missing(self) -> bool:
-        """Whether the last attempt failed with status 404 or 410."""
+        """Whether the last attempt failed with status 404 or 410, or found no local file."""
+        if isinstance(self.error, MissingFileError):
+            return True
         return isinstance(self.error, HttpStatusError) and self.error.status in (404, 410)
 
 

@@ -29,7 +29,6 @@ from tasks_lib.debian.repository import REPOSITORY_VERSION, write_repository
 from tasks_lib.definitions import Debian, Fetch
 from tasks_lib.definitions.debian_fields import SNAPSHOT_ID
 from tasks_lib.digest import Digest
-from tasks_lib.download.local_files import is_local_file
 from tasks_lib.errors import (
     AllSourcesFailedError,
     FetchError,
@@ -38,12 +37,14 @@ from tasks_lib.errors import (
     LockStaleError,
     escape_text,
 )
+from tasks_lib.fs.local_urls import is_local_file
 from tasks_lib.progress import Progress
 from tasks_lib.steps.artifacts import publish_from_cache
 from tasks_lib.steps.checks import find_integrity
 from tasks_lib.steps.members import Member, obtain_members, obtaining
 from tasks_lib.steps.plan import Artifact
-from tasks_lib.steps.shared_results import ANY, adopt_shared_result, is_in_local_store, share_result
+from tasks_lib.steps.shared_results import adopt_shared_result, share_result
+from tasks_lib.store.records import ANY_PLATFORM
 
 #: Bytes read from a package at a time.
 _CHUNK: Final = 1 << 20
@@ -65,7 +66,7 @@ def fetch_packages(context: Context, definition: Fetch, source: Debian, artifact
     with context.cache.lock(artifact.key, progress, artifact.path.name):
         if publish_from_cache(context, artifact):
             return
-        if not adopt_shared_result(context, artifact.key, artifact.path.name, ANY, progress):
+        if not adopt_shared_result(context, artifact.key, artifact.path.name, ANY_PLATFORM, progress):
             _make_repository(context, definition, source, artifact, progress)
         publish_from_cache(context, artifact)
 
@@ -102,7 +103,7 @@ def _make_repository(
             integrity = writer.commit()
     provenance: dict[str, str | int] = {"tar": f"sha256:{tar}", "packages": len(lock.packages)}
     cache.record(Result(key=artifact.key, integrity=integrity, provenance=provenance))
-    share_result(context, artifact.key, integrity, ANY)
+    share_result(context, artifact.key, integrity, ANY_PLATFORM)
 
 
 def obtain_indexes(
@@ -184,7 +185,7 @@ def needs_packages(context: Context, definition: Fetch, source: Debian, artifact
     made = find_integrity(context, artifact)
     if made is not None and context.cache.has(made):
         return False
-    if context.settings.stores and is_in_local_store(context, None, artifact.key):
+    if context.fleet is not None and context.fleet.has_local(None, artifact.key):
         return False
     return any(_needs_network(context, definition, one) for one in list_members(source, Path()))
 
@@ -192,7 +193,7 @@ def needs_packages(context: Context, definition: Fetch, source: Debian, artifact
 def _needs_network(context: Context, definition: Fetch, member: Member) -> bool:
     if context.cache.has(member.integrity) or any(map(is_local_file, member.request(context, definition).allowed)):
         return False
-    return not context.settings.stores or not is_in_local_store(context, member.integrity, "")
+    return context.fleet is None or not context.fleet.has_local(member.integrity, "")
 
 
 def load_packages(source: Debian) -> list[tuple[LockedPackage, str, tuple[str, ...]]]:

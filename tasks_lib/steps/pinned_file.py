@@ -21,8 +21,9 @@ from tasks_lib.network import redacted
 from tasks_lib.progress import Progress
 from tasks_lib.steps.checks import find_pinned
 from tasks_lib.steps.members import Member
-from tasks_lib.steps.shared_results import ANY, find_holders, share_result
+from tasks_lib.steps.shared_results import share_result
 from tasks_lib.store import blob_key
+from tasks_lib.store.records import ANY_PLATFORM
 
 if TYPE_CHECKING:
     from tasks_lib.store.fleet import StoreMember
@@ -54,7 +55,7 @@ def to_member(file: StaticUrl) -> Member:
 def _learn_size(context: Context, definition: Fetch, source: DebianSource, progress: Progress) -> Integrity:
     """Bring the file into the cache by its digest alone; return its integrity."""
     key = blob_key(source.digest.hex)
-    for member in find_holders(context.fleet, key, progress) if context.fleet is not None else ():
+    for member in context.fleet.find_holders(key, progress) if context.fleet is not None else ():
         size = _ask_size(member, key, progress)
         if size >= 0:
             integrity = Integrity(size=size, digest=source.digest)
@@ -86,7 +87,7 @@ def _download(context: Context, definition: Fetch, source: DebianSource, progres
     result = Result(key=key, integrity=integrity).with_origins({"url": shown}, {source.url: shown})
     context.cache.record(result)
     context.fetched.add((source.digest.hex, source.url))
-    share_result(context, key, integrity, ANY, [source.url])
+    share_result(context, key, integrity, ANY_PLATFORM, [source.url])
     return integrity
 
 

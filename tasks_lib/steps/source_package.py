@@ -20,8 +20,8 @@ from tasks_lib.context import Context
 from tasks_lib.debian.source import MAX_DSC_BYTES, SourceFile, SourcePackage, parse_dsc, require_covered, signed_text
 from tasks_lib.definitions import DebianSource, Fetch, StaticUrl
 from tasks_lib.digest import Integrity
-from tasks_lib.download.local_files import is_local_file
 from tasks_lib.errors import CacheError, FetchError, SignatureError, SourcePackageError, escape_text
+from tasks_lib.fs.local_urls import is_local_file
 from tasks_lib.network import redacted
 from tasks_lib.progress import Progress, Silent
 from tasks_lib.signature import ValidSignature
@@ -31,9 +31,10 @@ from tasks_lib.steps.checks import find_integrity, find_pinned
 from tasks_lib.steps.members import Member, obtain_members
 from tasks_lib.steps.pinned_file import list_urls, obtain_pinned, to_member
 from tasks_lib.steps.plan import Artifact
-from tasks_lib.steps.shared_results import ANY, adopt_shared_result, is_in_local_store, share_result
+from tasks_lib.steps.shared_results import adopt_shared_result, share_result
 from tasks_lib.steps.signatures import read_measured_keys
 from tasks_lib.store import Store, blob_key
+from tasks_lib.store.records import ANY_PLATFORM
 from tasks_lib.units import format_size
 
 #: Bytes of a file that are copied into the archive at once.
@@ -75,7 +76,7 @@ def _is_made(context: Context, artifact: Artifact, progress: Progress) -> bool:
     result = context.cache.result(artifact.key)
     if result is not None and context.cache.has(result.integrity):
         return True
-    return adopt_shared_result(context, artifact.key, artifact.path.name, ANY, progress)
+    return adopt_shared_result(context, artifact.key, artifact.path.name, ANY_PLATFORM, progress)
 
 
 class _Making:
@@ -160,7 +161,7 @@ class _Making:
             "tar": f"sha256:{tar}",
         }
         context.cache.record(Result(key=self._artifact.key, integrity=integrity, provenance=provenance))
-        share_result(context, self._artifact.key, integrity, ANY)
+        share_result(context, self._artifact.key, integrity, ANY_PLATFORM)
 
     def _read(self, integrity: Integrity) -> Iterator[bytes]:
         with self._context.cache.open(integrity) as file:
@@ -240,7 +241,7 @@ def needs_files(context: Context, definition: Fetch, source: DebianSource, artif
         return False
     if any(map(is_local_file, list_urls(context, definition, source))):
         return False
-    if context.settings.stores and is_in_local_store(context, None, artifact.key):
+    if context.fleet is not None and context.fleet.has_local(None, artifact.key):
         return False
     files = list_shared_files(context, source)
     is_known = len(files) > 1 or (bool(files) and source.form == "tarball")
@@ -248,7 +249,7 @@ def needs_files(context: Context, definition: Fetch, source: DebianSource, artif
 
 
 def _is_here(context: Context, integrity: Integrity) -> bool:
-    return context.cache.has(integrity) or (bool(context.settings.stores) and is_in_local_store(context, integrity, ""))
+    return context.cache.has(integrity) or (context.fleet is not None and context.fleet.has_local(integrity, ""))
 
 
 def list_stored_files(store: Store, source: DebianSource) -> list[StaticUrl]:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from tasks_lib import steps
 from tasks_lib.cache import Cache
 from tasks_lib.cache.maintenance import InventoryItem
+from tasks_lib.cache.trees import Trees
 from tasks_lib.context import Context
 from tasks_lib.definitions import Debian, DebianSource
 from tasks_lib.errors import CacheError, FetchError, SettingError
@@ -225,7 +226,7 @@ class Verification:
                 yield Damage("unpacked tree", item.name, reason, tuple(placed.get(item.name, ())))
 
     def _has_trees(self) -> bool:
-        return self.context.cache.trees().any()
+        return Trees(self.context.cache).any()
 
     def _delivered(self, chosen: frozenset[str], report: VerifyReport) -> Iterator[Damage]:
         """Yield trees and placed files that differ from their artifact."""
