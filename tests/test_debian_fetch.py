@@ -169,6 +169,7 @@ def test_a_changed_lock_is_fetched_by_the_next_run(top: Path) -> None:
     assert [ran(doit(top)) for _ in range(3)] == [["fetch:debs"], [], []]
     lock = parse_lock((top / LOCK).read_bytes(), "lock")
     edit(top, packages=lock.packages[:2])
+    assert "lock was " in doit(top, "why", "fetch:debs").stdout
     assert [ran(doit(top)) for _ in range(2)] == [["fetch:debs"], []]
     tree = fetch(top)
     assert len(list(tree.rglob("*.deb"))) == 2

@@ -161,6 +161,11 @@ def fetch_identity(fetch: Fetch) -> Identity:
     return {"revision": source.revision}
 
 
+def packages_identity(fetch: Fetch, lock: str) -> Identity:
+    """Return the inputs that determine a repository of packages; `lock` is the digest of the lock."""
+    return fetch_identity(fetch) | {"lock": lock}
+
+
 def repack_identity(fetch: Fetch, writer_version: str) -> Identity:
     """Return the inputs that determine a normalised archive."""
     source = fetch.source

@@ -98,7 +98,7 @@ class TaskGraph:
         task = self._task(
             f"fetch:{fetch.name}",
             fetched.key,
-            (task_info.fetch_identity, fetch),
+            self._identity(fetch),
             fetch.description,
             "fetch",
             fetch,
@@ -111,6 +111,12 @@ class TaskGraph:
             "clean": True,
             "meta": task_info.TaskInfo("network", task_info.fetch_info, fetch, fetched.key, self._paths),
         }
+
+    def _identity(self, fetch: Fetch) -> tuple[Any, ...]:
+        """Return what computes the inputs of a fetch."""
+        if isinstance(fetch.source, Debian):
+            return task_info.packages_identity, fetch, self._plan.files.digest_of(fetch.source.lock_file).hex
+        return task_info.fetch_identity, fetch
 
     def _fetch_check(self, fetch: Fetch, fetched: Artifact) -> UpToDateCheck:
         """Return the check of a fetch; only that of a download asks its URL."""
