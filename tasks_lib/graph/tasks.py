@@ -12,7 +12,7 @@ from typing import Any
 
 from tasks_lib import steps
 from tasks_lib.context import Context
-from tasks_lib.definitions import DebianSource, Fetch, RefusedDefinition, StaticUrl, Toolchain
+from tasks_lib.definitions import Debian, DebianSource, Fetch, RefusedDefinition, StaticUrl, Toolchain
 from tasks_lib.errors import escape_text
 from tasks_lib.graph import task_info
 from tasks_lib.graph.actions import Step, list_targets, remove_delivery, remove_toolchain_build

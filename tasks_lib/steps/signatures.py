@@ -68,7 +68,8 @@ def read_measured_keys(source: StaticUrl | DebianSource, verdict: str) -> Mappin
     Raises:
         SignatureError: a file cannot be read, is too large, or has changed since.
     """
-    keys = {path: read_key_file(path, "key-path") for path in list_key_files(source)}
+    field = "key-files" if isinstance(source, DebianSource) else "key-path"
+    keys = {path: read_key_file(path, field) for path in list_key_files(source)}
     digests = {path: Digest.sha256(hashlib.sha256(content).hexdigest()) for path, content in keys.items()}
     if recipe.verdict_key(source, digests) != verdict:
         paths = ", ".join(escape_text(path) for path in keys)
