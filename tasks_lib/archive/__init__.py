@@ -188,8 +188,8 @@ def open_entries(
         ArchiveError: the archive is rejected; `archive` is `name`.
         Exception: any exception raised by `check`, which is called for every decompressed piece of a tar.
     """
-    with _open_renamed(source, name, format, reshape, limits, SMALL_PIECE, check) as entries:
-        yield entries
+    with _open_renamed(source, name, format, reshape, limits, SMALL_PIECE, check) as items:
+        yield one_by_one(items)
 
 
 def read_modes(
@@ -204,7 +204,7 @@ def read_modes(
     with contextlib.closing(read_ahead(decompress(source, "tar", limits, LARGE_PIECE))) as chunks:
         reader = TarReader(_checked(chunks, check), limits)
         with _name_errors(name, reader):
-            for entry in reader.entries():
+            for entry in one_by_one(reader.entries()):
                 yield entry, reader.mode if entry.kind == DIRECTORY else 0
 
 

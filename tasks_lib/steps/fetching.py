@@ -9,7 +9,7 @@ from typing import Final
 from tasks_lib import recipe
 from tasks_lib.cache import Result
 from tasks_lib.context import Context
-from tasks_lib.definitions import Debian, Fetch, Git, Hg, RefusedDefinition, StaticUrl
+from tasks_lib.definitions import Debian, DebianSource, Fetch, Git, Hg, RefusedDefinition, StaticUrl
 from tasks_lib.download import Request
 from tasks_lib.errors import ToolError
 from tasks_lib.gil import serialized
@@ -30,6 +30,7 @@ def fetch(context: Context, definition: Fetch, artifact: Artifact, progress: Pro
         AllSourcesFailedError, OfflineError, CacheUnavailableError, CancelledError: as `Downloader.obtain`.
         TransportError, ToolError, ArchiveError, IntegrityError: for a commit, as `fetch_commit`.
         LockStaleError, LockMismatchError, UnsafePathError, IndexDigestError, ArchiveError: as `fetch_packages`.
+        SourcePackageError, UnsafePathError: for a source package, as `fetch_source_package`.
         SignatureError: the bytes are not signed as required; they stay in the cache, since their digest matches.
     """
     source = definition.source
@@ -37,6 +38,10 @@ def fetch(context: Context, definition: Fetch, artifact: Artifact, progress: Pro
         from tasks_lib.steps.debian import fetch_packages  # slow to import, needed only for packages
 
         fetch_packages(context, definition, source, artifact, progress)
+    elif isinstance(source, DebianSource):
+        from tasks_lib.steps.source_package import fetch_source_package  # as above
+
+        fetch_source_package(context, definition, source, artifact, progress)
     elif not isinstance(source, StaticUrl):
         _fetch_commit(context, source, artifact, progress)
     elif source.vouchers:
