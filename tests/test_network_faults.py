@@ -243,6 +243,31 @@ def test_survived(case: str, origin: Origin, store: Cache) -> None:
     check_cache(store)
 
 
+#: Answers of `SURVIVED` whose head or framing matters, and that a kept connection gives as the second one.
+AGAIN = (
+    "no length", "longer than declared", "chunked", "chunked and length", "same length twice", "one 100", "early hints",
+    "folded header", "150 headers", "control character in an unused header", "203", "500", "closed before the answer",
+    "closed in the headers", "reset before the answer", "reset in the body", "stall in the headers once", "301 relative",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", AGAIN)
+def test_survived_on_a_kept_connection(case: str, origin: Origin, store: Cache, tmp_path: Path) -> None:
+    """A request that repeats the one before it on a kept connection reads every answer as the first one does."""
+    row = SURVIVED[case]
+    origin.answers |= {"/before": kept(BODY), "/a": row.answer(), "/b": reply(BODY)}
+    transport = Transport(TransportSettings(stall_timeout_s=STALL_S if "stall" in case else 5.0))
+    policy = Policy(backoff_s=0.001)
+    Downloader(Cache(tmp_path / "before"), transport, policy).obtain(wanted(f"{origin.url}/before"), Silent())
+    Downloader(store, transport, policy).obtain(wanted(f"{origin.url}/a"), Silent())
+    before, first, *_ = origin.requests
+    assert (first.path, first.connection, first.headers) == ("/a", before.connection, before.headers)
+    with store.open(PINNED) as file:
+        assert file.read() == BODY
+    assert len(origin.requests) == 1 + row.requests
+    check_cache(store)
+
+
 #: Faults that no retry repairs: a single source fails, and with a mirror the download succeeds.
 LOST = {
     "short": Row(lambda: reply(BODY[:500], Content_Length=str(SIZE)), 4, "ended after 500 of 200000 bytes"),

@@ -200,10 +200,11 @@ class Cache:
         with self._scratch(0o444) as temporary:
             yield Writer(self.root, temporary, self.options.durability, self.name)
 
-    def name(self, descriptor: int, temporary: Path | None, integrity: Integrity) -> None:
+    def name(self, descriptor: int, temporary: Path | None, integrity: Integrity, artifact: Path | None = None) -> None:
         """Link a hashed, synced, open file of the cache at its blob path; remove its temporary name.
 
-        If a file exists at that path, it stays if it is the blob; otherwise it goes to quarantine.
+        If a file exists at that path, it stays if it is the blob; otherwise it goes to quarantine. A new blob is also
+        linked at `artifact`, if that succeeds.
 
         Raises:
             OSError: the file system rejects the operation.
@@ -220,7 +221,16 @@ class Cache:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         if named == "now":
+            if artifact is not None:
+                self._link_artifact(descriptor, final, artifact)
             self.shelf.memo.put(Fingerprint.of(os.fstat(descriptor)), integrity.digest.hex)
+
+    def _link_artifact(self, descriptor: int, blob: str, artifact: Path) -> None:
+        """Link a new blob at `artifact`, unless that exists or fails: `publish` finds out, and reports an error."""
+        with contextlib.suppress(OSError):
+            # no directory is synced: a link that a power loss removes is created again
+            self._directories.make(os.path.dirname(artifact), "fast")  # noqa: PTH120  # for thousands of files
+            system_calls.link_open_file(descriptor, artifact, known_as=blob)
 
     def _named(
         self, descriptor: int, temporary: Path | None, integrity: Integrity, final: str
@@ -295,14 +305,16 @@ class Cache:
         chunks = partial.take()
         if chunks is None:
             durability = self.options.durability
-            partial.publish(lambda descriptor, path: self.name(descriptor, path, partial.expected), durability)
+            partial.publish(
+                lambda descriptor, path: self.name(descriptor, path, partial.expected, partial.artifact), durability
+            )
             return
         temporary = atomic.Temporary(self._directory("tmp"), 0o444)
         try:
             for chunk in chunks:
                 temporary.write(chunk)
             temporary.finish(self.options.durability)
-            self.name(temporary.descriptor, temporary.path, partial.expected)
+            self.name(temporary.descriptor, temporary.path, partial.expected, partial.artifact)
         finally:
             temporary.close()
 

@@ -64,7 +64,8 @@ class Partial:
     """A resumable download; `open_partial` creates it for `Cache.partial`, whose caller holds the lock of its digest.
 
     `size` is the number of contiguous bytes from the start, all of them hashed. `validator` is the strong
-    validator with which the server at `origin` identified them.
+    validator with which the server at `origin` identified them. `artifact` is the name that the content gets together
+    with that of its blob, None if something else is to be checked first.
     """
 
     def __init__(self, place: str, quarantine: Path, expected: Integrity, existing_size: int) -> None:
@@ -75,6 +76,7 @@ class Partial:
         self._pieces: Pieces | None = None
         self.size = 0
         self.validator = self.origin = ""
+        self.artifact: Path | None = None
         self._noted = False
         self._memory: list[bytes] = []  # the bytes received so far, until a file is needed
         self._begun_s = 0.0

@@ -95,7 +95,7 @@ class Downloader:
                 download = Download(wanted, partial, progress, AttemptLog(wanted), {})
                 held = self._from_store(download)
                 if held is None:
-                    download.headers = wanted.headers()
+                    download.headers, partial.artifact = wanted.headers(), wanted.artifact
                     found = self._from_any(download)
             if held is not None:
                 return self._adopt(wanted, known, *held, progress)

@@ -51,7 +51,7 @@ def _is_due(context: Context, source: StaticUrl) -> bool:
 
 
 def _fetch_url(context: Context, name: str, source: StaticUrl, artifact: Artifact, progress: Progress) -> None:
-    if context.sources.obtain(_build_request(context, name, source), progress):
+    if context.sources.obtain(_build_request(context, name, source, artifact), progress):
         context.fetched.add((source.integrity.digest.hex, source.url))
     if source.vouchers:
         from tasks_lib.steps.signatures import verify_signatures  # slow to import, needed only with signatures
@@ -63,7 +63,7 @@ def _fetch_url(context: Context, name: str, source: StaticUrl, artifact: Artifac
     publish(context, source.integrity, artifact)
 
 
-def _build_request(context: Context, name: str, source: StaticUrl) -> Request:
+def _build_request(context: Context, name: str, source: StaticUrl, artifact: Artifact) -> Request:
     places = source.places
     return Request(
         name=name,
@@ -74,6 +74,7 @@ def _build_request(context: Context, name: str, source: StaticUrl) -> Request:
         strict=frozenset(place.url for place in places if place.go_on == "not-found"),
         refused={place.url: place.refused for place in places if place.refused},
         by_digest=frozenset(place.url for place in places if place.by == "content"),
+        artifact=None if source.vouchers else artifact.path,
     )
 
 

@@ -37,6 +37,7 @@ class DeadlineSocket:
         self._event = select.POLLIN
         self._has_asked = False  # the peer has yet to answer: there is nothing to read before a wait
         self._readers = 0
+        self._unread = b""
         self._closing = False
         self.is_fresh = True
         self.was_heard = False
@@ -93,6 +94,10 @@ class DeadlineSocket:
         Raises:
             StalledError, TransportError: a deadline passed, or the connection broke.
         """
+        if self._unread:
+            count = min(len(view), len(self._unread))
+            view[:count], self._unread = self._unread[:count], self._unread[count:]
+            return count
         if self._has_asked:
             self._has_asked = False
             self._wait(None)
@@ -109,6 +114,10 @@ class DeadlineSocket:
                 self.was_heard = True
                 self._deadline.moved(got)
                 return got
+
+    def give_back(self, data: bytes) -> None:
+        """Let `receive` return bytes once more."""
+        self._unread = data
 
     def makefile(self, *_arguments: Any, **_options: Any) -> io.BufferedReader:
         """Return a file that reads from the socket; the socket stays open until the file is closed."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import re
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 import requests
@@ -24,7 +26,7 @@ from tasks_lib.errors import RedirectError, StalledError, TransportError, escape
 from tasks_lib.transport.deadline import Deadline
 from tasks_lib.transport.deadline_socket import DeadlineSocket
 from tasks_lib.transport.proxy import Proxy
-from tasks_lib.transport.response_head import Fields, ResponseHead
+from tasks_lib.transport.response_head import Fields, PlainHead, ResponseHead
 from tasks_lib.transport.urls import Origin, request_target
 
 #: Bytes per read of a body: at this size hashing and writing run outside the interpreter lock.
@@ -34,6 +36,8 @@ _MAX_IDLE: Final = 32
 
 #: Bytes per read of a body that is sent.
 _SENT: Final = 1 << 18
+#: Most bytes that are received at once while the head of a response is expected.
+_BEGIN: Final = 64 << 10
 
 Route = tuple[Origin, Proxy | None]
 Connect = Callable[[Route, Deadline], DeadlineSocket]
@@ -74,10 +78,54 @@ class _Body:
         return chunk
 
 
+class _Buffer(threading.local):
+    """The buffer of each thread into which the beginning of a response is received."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(_BEGIN))
+
+
+_BUFFER: Final = _Buffer()
+
+
+class _PlainResponse:
+    """A response with a plain head, and the bytes of its body that arrived with the head; as `ResponseHead`."""
+
+    def __init__(self, head: PlainHead, begin: bytes, sock: DeadlineSocket) -> None:
+        self.status, self.reason, self.plain_fields, self.left = head[:4]
+        self.length, self._sock = self.left, sock
+        self._begin, self._is_alone = begin[: self.left], len(begin) <= self.left
+        self.fp = self
+
+    @property
+    def closed(self) -> bool:
+        """Whether the body was read to its end, and nothing else arrived with it."""
+        return not self.left and self._is_alone
+
+    def read1(self, size: int) -> bytes:
+        """Return at least one byte and at most `size` of them, b"" at the end of the stream."""
+        begin = self._begin
+        if begin:
+            self._begin = begin[size:]
+            return begin[:size]
+        return self._file.read1(size)
+
+    @cached_property
+    def _file(self) -> io.BufferedReader:
+        return self._sock.makefile()
+
+    def close(self) -> None:
+        """Release the socket."""
+        if "_file" in vars(self):
+            self._file.close()
+
+
 class _Connection(urllib3.connection.HTTPConnection):
     """A connection over one route; serves the attempt of the thread that uses it."""
 
     response_class = ResponseHead
+    #: The bytes of the last request without a body, as http.client formatted them.
+    asked = b""
     #: urllib3's own looks for a value that only it passes, in every header of a request.
     putheader = http.client.HTTPConnection.putheader
 
@@ -104,9 +152,39 @@ class _Connection(urllib3.connection.HTTPConnection):
             _serving.deadline.answering()
         http.client.HTTPConnection.request(self, method, url, *arguments, **options)
 
+    def send(self, data: Any) -> None:
+        """Send a part of a request, and keep it."""
+        self.asked = data if isinstance(data, bytes) else b""
+        super().send(data)
+
+    def repeat(self, target: str, fields: bytes) -> Any:
+        """Send a GET for another target with the fields of an earlier request; read the head of the response."""
+        _serving.sock = sock = cast(DeadlineSocket, self.sock)
+        sock.serve(_serving.deadline)
+        _serving.deadline.answering()
+        sock.sendall(b"GET %b HTTP/1.1\r\n%b" % (target.encode("ascii"), fields))
+        begin = bytes(_BUFFER.view[: sock.receive(_BUFFER.view)])
+        plain = PlainHead.parse(begin)
+        if plain is not None:
+            return _PlainResponse(plain, begin[plain.end :], sock)
+        sock.give_back(begin)
+        head = ResponseHead(sock, method="GET")
+        try:
+            head.begin()
+        except BaseException:
+            head.close()
+            raise
+        if head.will_close:
+            self.close()
+        return self._wrapped(head)
+
     def getresponse(self) -> Any:
-        """Read the head of the response; a plain one needs no wrapper of urllib3, which takes as long as the head."""
-        head: ResponseHead = http.client.HTTPConnection.getresponse(self)  # type: ignore[assignment]
+        """Read the head of the response."""
+        return self._wrapped(cast(ResponseHead, http.client.HTTPConnection.getresponse(self)))
+
+    @staticmethod
+    def _wrapped(head: ResponseHead) -> Any:
+        """Return a head as it is if it is plain: a wrapper of urllib3 takes as long as the head."""
         if head.plain_fields is not None:
             return head
         return urllib3.HTTPResponse(
@@ -129,6 +207,7 @@ class _Pool(urllib3.HTTPConnectionPool):
         super().__init__(route[0].host, route[0].port)
         self._route, self._dial = route, dial
         self._idle: deque[_Connection] = deque()
+        self._formatted: tuple[Mapping[str, str], bytes] | None = None  # headers, and the fields that carried them
         weakref.finalize(self, _close_all, self._idle)
 
     def urlopen(self, method: str, url: str, body: Any = None, headers: Any = None, **_options: Any) -> Any:  # type: ignore[override]
@@ -141,7 +220,24 @@ class _Pool(urllib3.HTTPConnectionPool):
         )
         try:
             connection.request(method, url, body, headers)
+            if method == "GET" and body is None:
+                self._formatted = headers, connection.asked.partition(b"\r\n")[2]
             return connection.getresponse(), connection
+        except BaseException:
+            connection.close()
+            raise
+
+    def repeat(self, target: str, headers: Mapping[str, str]) -> tuple[Any, _Connection] | None:
+        """Send a GET like the last one, which differs in its target only, over a kept connection; return as `urlopen`.
+
+        Return None if there is no such request, or no such connection.
+        """
+        formatted = self._formatted
+        connection = self._take() if formatted is not None and formatted[0] == headers else None
+        if connection is None or formatted is None:
+            return None
+        try:
+            return connection.repeat(target, formatted[1]), connection
         except BaseException:
             connection.close()
             raise
@@ -178,12 +274,21 @@ class _Adapter(HTTPAdapter):
         self._lock = threading.Lock()
         self._pools: dict[Route, _Pool] = {}
 
-    def get_connection_with_tls_context(self, request: Any, *_arguments: Any, **_options: Any) -> _Pool:
-        route: Route = request.route
-        request.pool = pool = self._pool(route)
-        return pool
+    def ask(
+        self, route: Route, method: str, target: str, headers: Mapping[str, str], body: _Body | None
+    ) -> tuple[Any, _Connection]:
+        """Send a request; return the head of the response and its connection."""
+        request = requests.PreparedRequest()
+        request.method, request.url, request.body = method, target, cast(Any, body)
+        request.headers = cast(Any, headers)
+        vars(request).update(route=route)
+        return cast("tuple[Any, _Connection]", self.send(request, stream=True))
 
-    def _pool(self, route: Route) -> _Pool:
+    def get_connection_with_tls_context(self, request: Any, *_arguments: Any, **_options: Any) -> _Pool:
+        return self.pool(request.route)
+
+    def pool(self, route: Route) -> _Pool:
+        """Return the pool of a route."""
         with self._lock:
             if route not in self._pools:
                 self._pools[route] = _Pool(route, self._dial)
@@ -193,11 +298,11 @@ class _Adapter(HTTPAdapter):
         """Do nothing: `DeadlineSocket` verifies certificates."""
 
     def request_url(self, request: Any, proxies: Any) -> str:  # noqa: ARG002  # requests' own signature
-        return cast(str, request.target)
+        return cast(str, request.url)
 
-    def build_response(self, req: Any, resp: Any) -> Any:
-        """Return the response, its connection and pool: the additions of requests (cookies, text) are not needed."""
-        return (*resp, req.pool)
+    def build_response(self, req: Any, resp: Any) -> Any:  # noqa: ARG002  # requests' own signature
+        """Return the response and its connection: the additions of requests (cookies, text) are not needed."""
+        return resp
 
 
 class HttpConnections:
@@ -227,20 +332,16 @@ class HttpConnections:
         self, route: Route, url: str, headers: Mapping[str, str], deadline: Deadline, outgoing: Outgoing
     ) -> RawResponse:
         _serving.deadline, _serving.sock = deadline, None
-        origin, proxy = route
-        request = requests.PreparedRequest()
         body = _Body(outgoing, outgoing.file, deadline) if outgoing.file is not None else None
-        request.method, request.url, request.body, target = outgoing.method, url, cast(Any, body), request_target(url)
+        origin, proxy = route
+        target = request_target(url)
         own = {"Host": origin.authority, **headers} | ({"Content-Length": str(outgoing.size)} if body else {})
         if proxy is not None and origin.scheme == "http":
             target, own = f"http://{origin.authority}{target}", own | proxy.headers
-        request.headers = cast(Any, own)
-        vars(request).update(route=route, target=target)
+        pool = self._adapter.pool(route)
         try:
-            head, connection, pool = cast(Any, self._adapter.send(request, stream=True))
-            response = RawResponse(head, connection, pool, deadline)
-            response.broken = body is not None and body.left > 0  # the connection is not usable again
-            return response
+            answer = pool.repeat(target, own) if outgoing is GET else None
+            head, connection = answer or self._adapter.ask(route, outgoing.method, target, own, body)
         except _INVALID as error:
             if _serving.sock is not None:
                 _serving.sock.abandon()
@@ -249,6 +350,9 @@ class HttpConnections:
             if _serving.sock is not None:
                 _serving.sock.abandon()
             raise
+        response = RawResponse(head, connection, pool, deadline)
+        response.broken = body is not None and body.left > 0  # the connection is not usable again
+        return response
 
 
 #: Exceptions of the libraries that mean an invalid response; errors of `DeadlineSocket` are none of them.
@@ -282,7 +386,8 @@ class RawResponse:
 
     def __init__(self, response: Any, connection: _Connection, pool: _Pool, deadline: Deadline) -> None:
         self._raw, self._connection, self._pool, self._deadline = response, connection, pool, deadline
-        self._plain: ResponseHead | None = response if isinstance(response, ResponseHead) else None
+        is_plain = isinstance(response, ResponseHead | _PlainResponse)
+        self._plain: ResponseHead | _PlainResponse | None = response if is_plain else None
         self.status: int = response.status
         self.reason: str = response.reason or ""
         fields = self._plain.plain_fields if self._plain else None
